@@ -1,0 +1,1 @@
+"""Beam pipelines: labelled data to task records to meta embeddings."""

@@ -1,0 +1,1 @@
+"""Serving: the ranker client and the embedded TensorFlow Serving server."""

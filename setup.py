@@ -1,0 +1,80 @@
+"""Packaging: three import packages, two of which live below the folders ``beam/`` and ``serving/``."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+BEAM = ["apache-beam>=2.70", "tfx-bsl>=1.21"]
+SERVING = ["tensorflow-serving-api>=2.19.1", "grpcio-health-checking>=1.60", "grpcio-reflection>=1.60", "prometheus-client>=0.20"]
+REDIS = ["redis>=5"]
+PLOTS = ["matplotlib>=3.8"]
+DEV = [
+    "build",
+    "hypothesis",
+    "lightgbm",
+    "mypy",
+    "pip-tools",
+    "pre-commit",
+    "pytest",
+    "pytest-asyncio",
+    "pytest-cov",
+    "pytest-xdist",
+    "ruff",
+    "types-PyYAML",
+]
+
+setup(
+    name="tfrec-limaml",
+    version="0.1.0",
+    description="Personalise deep recommender models with LiMAML: meta-learned member embeddings for Keras 3, Beam and TF Serving.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.12",
+    packages=[
+        *find_packages(include=["tfrec_limaml", "tfrec_limaml.*"]),
+        *find_packages("beam", include=["limaml_beam", "limaml_beam.*"]),
+        *find_packages("serving", include=["limaml_serving", "limaml_serving.*"]),
+    ],
+    package_dir={"limaml_beam": "beam/limaml_beam", "limaml_serving": "serving/limaml_serving"},
+    package_data={
+        "tfrec_limaml": ["py.typed", "**/*.html", "**/*.css", "**/*.yaml"],
+        "limaml_beam": ["py.typed"],
+        "limaml_serving": ["py.typed"],
+    },
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "keras>=3.15,<4",
+        "tensorflow-recommenders==0.7.3",  # later versions refuse Keras 3
+        "lmdb>=1.4",
+        "numpy>=1.26",
+        "pandas>=2.2",
+        "pyarrow>=16",
+        "pyyaml>=6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "beam": BEAM,
+        "serving": SERVING,
+        "redis": REDIS,
+        "plots": PLOTS,
+        "dev": DEV,
+        "all": [*BEAM, *SERVING, *REDIS, *PLOTS],
+    },
+    entry_points={
+        "console_scripts": ["limaml = tfrec_limaml.cli:main"],
+        "limaml.commands": [
+            "datasets = tfrec_limaml.commands.datasets:COMMAND",
+            "train = tfrec_limaml.commands.train:COMMAND",
+            "evaluate = tfrec_limaml.commands.evaluate:COMMAND",
+            "export = tfrec_limaml.commands.export:COMMAND",
+            "demo = tfrec_limaml.commands.demo:COMMAND",
+            "prepare = limaml_beam.commands:PREPARE",
+            "embed = limaml_beam.commands:EMBED",
+            "refresh = limaml_beam.commands:REFRESH",
+            "serve = limaml_serving.commands:SERVE",
+            "rank = limaml_serving.commands:RANK",
+        ],
+    },
+)

@@ -1,0 +1,1 @@
+"""Personalise deep recommender models with LiMAML."""

@@ -1,0 +1,99 @@
+"""``limaml``: one command, subcommands contributed by each package.
+
+A package contributes subcommands through the entry-point group ``limaml.commands``; every entry point loads a
+`Command`. That way the core never imports the Beam or the serving package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Any
+
+from tfrec_limaml.errors import LimamlError
+
+#: Order in ``limaml --help``; unknown names follow.
+_ORDER = ("demo", "datasets", "prepare", "train", "evaluate", "export", "embed", "refresh", "serve", "rank")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """One subcommand.
+
+    Attributes:
+        help: One line for ``limaml --help``.
+        description: What ``limaml NAME --help`` teaches: purpose, an example, what to run next.
+        add_arguments: Adds options to the subcommand's parser. Must be cheap: no TensorFlow import.
+        run: Does the work and returns a JSON-able result, or ``None``. Heavy imports belong in here. Progress goes to
+            stderr; the result is printed by the caller (as JSON under ``--json``, else through ``render``).
+        render: Turns the result into text for people.
+    """
+
+    help: str
+    description: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], dict[str, Any] | None]
+    render: Callable[[dict[str, Any]], str] = lambda result: "\n".join(f"{k}: {v}" for k, v in result.items())
+
+
+def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of ``limaml`` with the subcommands `names` (all installed ones if empty)."""
+    parser = argparse.ArgumentParser(prog="limaml", description="Personalise deep recommender models with LiMAML.")
+    parser.add_argument("--version", action="version", version=f"limaml {version('tfrec-limaml')}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for entry in _installed():
+        if names and entry.name not in names:
+            continue
+        command = _load(entry)
+        if command is None:
+            continue
+        sub = subparsers.add_parser(
+            entry.name, help=command.help, description=command.description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        command.add_arguments(sub)
+        sub.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+        sub.set_defaults(run_command=command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``limaml``; returns the exit code (0 done, 2 bad arguments or input, 130 interrupted)."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    known = {entry.name for entry in _installed()}
+    named = [arguments[0]] if arguments and arguments[0] in known else []
+    parsed = build_parser(named).parse_args(arguments)
+    command: Command = parsed.run_command
+    try:
+        result = command.run(parsed)
+    except LimamlError as error:
+        print(f"limaml: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("limaml: interrupted", file=sys.stderr)
+        return 130
+    if result is not None:
+        print(json.dumps(result, indent=2, default=str) if parsed.json else command.render(result))
+    return 0
+
+
+def _installed() -> list[EntryPoint]:
+    found = {entry.name: entry for entry in entry_points(group="limaml.commands")}
+    return sorted(found.values(), key=lambda e: (_ORDER.index(e.name) if e.name in _ORDER else len(_ORDER), e.name))
+
+
+def _load(entry: EntryPoint) -> Command | None:
+    """The command, or None where its package's extra is not installed."""
+    module, _, attribute = entry.value.partition(":")
+    try:
+        command: Command = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        print(f"limaml: {entry.name} is not available ({error}); install it with: pip install 'tfrec-limaml[all]'", file=sys.stderr)
+        return None
+    return command

@@ -1,0 +1,1 @@
+"""The core's subcommands of ``limaml``, one module each."""

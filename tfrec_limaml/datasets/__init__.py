@@ -1,0 +1,1 @@
+"""Public data sets in the toolkit's raw layout."""

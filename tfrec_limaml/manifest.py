@@ -1,0 +1,106 @@
+"""The manifest: what an exported model is, so that no artefact of another model is ever mixed with it.
+
+One manifest is written twice, at ``ranker/<version>/assets.extra/manifest.json`` and
+``adapter/<version>/assets.extra/manifest.json``; both copies are equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.errors import VersionMismatchError
+from tfrec_limaml.schema import Schema
+
+MANIFEST_FILE = "manifest.json"
+EXTRA_DIRECTORY = "assets.extra"
+
+# Names on the wire: the adapter's and the ranker's signatures.
+ADAPTER_INPUT = "task_records"  # string [B], serialized task records
+ADAPTER_OUTPUTS = {
+    "task_key": "string [B, 1]",
+    "meta_embedding": "float32 [B, D]",
+    "sample_count": "int64 [B, 1]",
+    "last_timestamp": "int64 [B, 1], milliseconds",
+    "loss_before": "float32 [B, 1]",
+    "loss_after": "float32 [B, 1]",
+}
+META_EMBEDDING = "meta_embedding"  # float32 [N, D]
+HAS_META_EMBEDDING = "has_meta_embedding"  # bool [N]
+EXAMPLES = "examples"  # string [N], serialized tf.Example
+PROBABILITY = "probability"  # float32 [N]
+LOGIT = "logit"  # float32 [N]
+SERVING_SIGNATURE = "serving_default"  # every raw feature [N] + meta_embedding [N, D] + has_meta_embedding [N]
+RANK_SIGNATURE = "rank"  # the same inputs, each of length N or 1 (length 1 is repeated in the graph)
+EXAMPLES_SIGNATURE = "serve_examples"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What one exported version is and was made from.
+
+    Attributes:
+        model_version: Positive integer; names the ranker, the adapter and the embeddings made by it.
+        schema: The schema as a dictionary.
+        schema_fingerprint: `Schema.fingerprint` of it.
+        task_definition: Name of the task definition that the embeddings are keyed by.
+        embedding_dim: Width ``D`` of the meta embedding.
+        inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps``, ``pooling``.
+        training_window: ``{"start": ms, "end": ms}`` of the training rows, where known.
+        metrics: Evaluation results, where known.
+        libraries: Name to version of the libraries that made it.
+        created: ISO 8601 time of the export.
+    """
+
+    model_version: int
+    schema: Mapping[str, Any]
+    schema_fingerprint: str
+    task_definition: str
+    embedding_dim: int
+    inner_loop: Mapping[str, Any]
+    training_window: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    libraries: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    created: str = ""
+
+    def write(self, version_directory: str | Path) -> Path:
+        """Writes ``assets.extra/manifest.json`` below a SavedModel directory and returns its path."""
+        path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def read(cls, version_directory: str | Path) -> Manifest:
+        """Reads the manifest of a SavedModel directory.
+
+        Raises:
+            VersionMismatchError: No manifest there, or one that this version cannot read.
+        """
+        path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
+        if not path.is_file():
+            raise VersionMismatchError(f"no manifest at {path}: was this model exported by `limaml export`?")
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise VersionMismatchError(f"cannot read the manifest {path}: {error}") from error
+
+    def check_schema(self, schema: Schema) -> None:
+        """Raises `VersionMismatchError` unless `schema` is the one that the model was made with."""
+        if schema.fingerprint() != self.schema_fingerprint:
+            raise VersionMismatchError(
+                f"schema fingerprint {schema.fingerprint()} of {schema.name!r} differs from {self.schema_fingerprint} of model "
+                f"version {self.model_version}: prepare the data with the model's own schema, or train and export again"
+            )
+
+
+def latest_version(base_directory: str | Path) -> Path:
+    """The directory of the highest integer version below a SavedModel base directory."""
+    base = Path(base_directory)
+    versions = [p for p in base.iterdir() if p.is_dir() and p.name.isdigit()] if base.is_dir() else []
+    if not versions:
+        raise VersionMismatchError(f"no exported version below {base}; run `limaml export` first")
+    return max(versions, key=lambda p: int(p.name))

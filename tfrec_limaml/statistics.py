@@ -1,0 +1,52 @@
+"""Statistics of the training rows: what the preprocessing layers need, and what a data card shows.
+
+``statistics.json`` lies beside the task records::
+
+    {
+      "rows": 123, "label_mean": 0.44,
+      "window": {"start": 1650812741436, "end": 1651500000000},          milliseconds, training rows
+      "features": {
+        "duration_ms": {"mean": [9.1], "variance": [1.2]},               after the feature's `normalise` transform
+        "tab": {"vocabulary": ["1", "0"], "counts": [100, 23]}           most frequent first, ties by token
+      }
+    }
+
+Only training rows are counted. Numeric features have one mean and variance per vector element, in float64, of
+the transformed values (``"log"``: ``sign(x) log1p|x|``); hashed features have no entry. Vocabularies of int64 features hold
+integers, of string features strings (of single values, where the feature has a separator).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.errors import SchemaError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Contents of ``statistics.json``; see the module's text for the fields."""
+
+    rows: int
+    label_mean: float
+    window: Mapping[str, int]
+    features: Mapping[str, Mapping[str, Any]]
+
+    def save(self, path: str | Path) -> None:
+        """Writes JSON."""
+        Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Statistics:
+        """Reads JSON; raises `SchemaError` naming the file."""
+        path = Path(path)
+        if not path.is_file():
+            raise SchemaError(f"no statistics at {path}; `limaml prepare` writes them beside the task records")
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise SchemaError(f"cannot read statistics {path}: {error}") from error

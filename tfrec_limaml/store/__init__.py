@@ -1,0 +1,1 @@
+"""Embedding stores: one protocol, two backends (LMDB and Redis)."""

@@ -1,0 +1,51 @@
+# Everything that a person or CI does with this checkout. `make` alone lists the targets.
+
+PYTHON ?= python3.11
+DATASET ?= simulated
+DATA_DIR ?=
+WORKSPACE ?= runs/$(DATASET)
+DEMO_OPTIONS ?=
+PYTEST_OPTIONS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint format constraints clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  make demo DATASET=kuairand-pure DATA_DIR=<folder that holds KuaiRand-Pure/>   the demo on the real log"
+
+env: $(INSTALLED) ## Create .venv with the pinned dependencies and this project; nothing to do where it is up to date.
+
+# Older than what it is made from means: install again (quick where only the project changed).
+$(INSTALLED): setup.py pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all,dev]"
+	touch $@
+
+demo: env ## Run the whole loop and write report.html (DATASET=simulated or kuairand-pure, DATA_DIR=..., WORKSPACE=...).
+	$(BIN)/limaml demo --dataset $(DATASET) --workspace $(WORKSPACE) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(DEMO_OPTIONS)
+
+test: lint ## Lint, type check and run every test; prints the coverage.
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST_OPTIONS)
+
+lint: env ## Ruff (lint and format) and mypy (strict).
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: env ## Let ruff mend what it can.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+constraints: env ## Resolve the newest allowed dependencies again into constraints.txt.
+	CUSTOM_COMPILE_COMMAND="make constraints" $(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --output-file constraints.txt pyproject.toml
+
+clean: ## Remove the environment, caches and runs.
+	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info

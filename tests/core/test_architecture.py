@@ -1,0 +1,137 @@
+"""The house rules that no single module can see: who imports whom, sizes, links, entry points."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "tfrec_limaml": ROOT / "tfrec_limaml",
+    "limaml_beam": ROOT / "beam" / "limaml_beam",
+    "limaml_serving": ROOT / "serving" / "limaml_serving",
+}
+#: What each package must not import, anywhere, not even inside a function.
+FORBIDDEN = {
+    "tfrec_limaml": {"limaml_beam", "limaml_serving", "apache_beam", "tfx_bsl", "grpc", "grpc_health", "tensorflow_serving"},
+    "limaml_beam": {"limaml_serving", "grpc", "grpc_health", "tensorflow_serving"},
+    "limaml_serving": {"limaml_beam", "apache_beam", "tfx_bsl"},
+}
+MAXIMUM_LINES = 350
+COMMANDS = ["demo", "datasets", "prepare", "train", "evaluate", "export", "embed", "refresh", "serve", "rank"]
+
+
+def imported_roots(source: str) -> set[str]:
+    """Top-level names that a module imports, also through `importlib.import_module("...")`."""
+    roots = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            roots.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__"):
+                roots.add(str(node.args[0].value).partition(".")[0])
+    return roots
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Files of the repository; untracked ones count too, ignored ones do not."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.skip("needs the git checkout: the file list comes from `git ls-files`")
+    return [path for name in result.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_the_import_finder_sees_every_way_of_importing():
+    source = "import a.b\nfrom c.d import e\ndef f():\n    import g\n    importlib.import_module('h.i')\nfrom . import j\n"
+    assert imported_roots(source) == {"a", "c", "g", "h"}
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_dependencies_point_one_way(package):
+    modules = sorted(PACKAGES[package].rglob("*.py"))
+    assert modules
+    found = {
+        f"{path.relative_to(ROOT)} imports {root}"
+        for path in modules
+        for root in imported_roots(path.read_text(encoding="utf-8")) & FORBIDDEN[package]
+    }
+    assert not found
+
+
+def test_nobody_imports_the_folders_beam_and_serving_as_packages():
+    found = {str(path) for path in tracked("*.py") if imported_roots(path.read_text(encoding="utf-8")) & {"beam", "serving"}}
+    assert not found
+    assert not [folder for folder in ("beam", "serving") if (ROOT / folder / "__init__.py").exists()]
+
+
+def test_no_module_is_longer_than_one_can_read():
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in tracked("*.py")}
+    assert not {name: lines for name, lines in lengths.items() if lines > MAXIMUM_LINES}
+
+
+def test_no_file_names_a_path_of_one_machine():
+    path = re.compile(rb"(^|[^A-Za-z0-9_.])/(work|root|farm|home/[a-z]+)/", re.MULTILINE)
+    assert not [str(p.relative_to(ROOT)) for p in tracked() if path.search(p.read_bytes())]
+
+
+def test_constraints_pin_every_package_and_name_no_index():
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+    assert len(lines) > 50
+    assert not [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", line)]
+
+
+def test_every_link_in_the_documentation_leads_somewhere():
+    broken = []
+    for page in tracked("*.md"):
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
+        for target in targets:
+            if re.match(r"[a-z]+:", target):
+                continue
+            file, _, anchor = target.partition("#")
+            destination = (page.parent / file).resolve() if file else page
+            if not destination.exists() or (anchor and anchor not in headings(destination)):
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a Markdown page, as GitHub makes them."""
+    titles = re.findall(r"^#+\s+(.+?)\s*$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_package_declares_every_command():
+    assert {entry.name for entry in entry_points(group="limaml.commands")} >= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_loads_and_teaches_with_an_example(name):
+    from tfrec_limaml.cli import Command
+
+    command = next(entry for entry in entry_points(group="limaml.commands") if entry.name == name).load()
+    assert isinstance(command, Command)
+    assert f"limaml {name}" in command.description
+    assert len(command.help) < 100
+
+
+def test_help_is_quick_because_it_loads_no_heavy_library():
+    script = (
+        "import sys\nfrom tfrec_limaml.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'tensorflow', 'keras', 'apache_beam', 'grpc', 'matplotlib', 'pandas'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout

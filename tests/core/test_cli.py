@@ -1,0 +1,84 @@
+"""The command line: exit codes, one readable line per error, JSON on request, and life without the extras."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from tfrec_limaml import cli
+from tfrec_limaml.errors import LimamlError
+
+
+def _add_arguments(parser):
+    parser.add_argument("--number", type=int, default=1)
+
+
+def _run(options):
+    if options.number < 0:
+        raise LimamlError(f"--number must not be negative, received {options.number}; use 0 or more")
+    if options.number == 99:
+        raise KeyboardInterrupt
+    return {"double": 2 * options.number} if options.number else None
+
+
+COMMAND = cli.Command(help="Doubles.", description="Doubles.\n\n  limaml double --number 2", add_arguments=_add_arguments, run=_run)
+
+
+@pytest.fixture(autouse=True)
+def commands(monkeypatch):
+    """Two entry points: one that loads and one whose package is not installed."""
+    entries = [
+        EntryPoint("double", "fake_commands:COMMAND", "limaml.commands"),
+        EntryPoint("absent", "package_that_is_not_installed:COMMAND", "limaml.commands"),
+    ]
+    load = cli._load
+    monkeypatch.setattr(cli, "_installed", lambda: entries)
+    monkeypatch.setattr(cli, "_load", lambda entry: COMMAND if entry.name == "double" else load(entry))
+
+
+def test_a_result_is_rendered_for_people_by_default(capsys):
+    assert cli.main(["double", "--number", "4"]) == 0
+    assert capsys.readouterr().out == "double: 8\n"
+
+
+def test_json_prints_the_result_alone_on_standard_output(capsys):
+    assert cli.main(["double", "--number", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"double": 8}
+
+
+def test_a_command_without_result_prints_nothing(capsys):
+    assert cli.main(["double", "--number", "0"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_an_error_that_the_user_can_mend_is_one_line_and_exit_code_2(capsys):
+    assert cli.main(["double", "--number", "-3"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "limaml: error: --number must not be negative, received -3; use 0 or more\n"
+    assert captured.out == ""
+
+
+def test_an_interrupt_exits_130_without_a_traceback(capsys):
+    assert cli.main(["double", "--number", "99"]) == 130
+    assert capsys.readouterr().err == "limaml: interrupted\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["double", "--number", "many"], ["unheard-of"], ["double", "--unknown"]])
+def test_arguments_that_argparse_refuses_exit_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_command_of_a_package_that_is_not_installed_says_how_to_get_it(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["absent"])
+    assert "pip install 'tfrec-limaml[all]'" in capsys.readouterr().err
+
+
+def test_other_commands_work_without_the_missing_package(capsys):
+    assert cli.main(["double", "--json"]) == 0
+    assert "absent" not in capsys.readouterr().err

@@ -1,1 +1,34 @@
 """Serving: the ranker client and the embedded TensorFlow Serving server."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limaml_serving.async_client import AsyncRanker
+    from limaml_serving.channel import Tls
+    from limaml_serving.client import Ranker
+    from limaml_serving.counters import Counters, PrometheusCounters
+    from limaml_serving.errors import RequestError, ServingError
+    from limaml_serving.ranking import Ranked
+
+__all__ = ["AsyncRanker", "Counters", "PrometheusCounters", "Ranked", "Ranker", "RequestError", "ServingError", "Tls"]
+
+# Loaded on first use, so that `limaml --help` does not pay for gRPC.
+_HOMES = {
+    "AsyncRanker": "async_client",
+    "Counters": "counters",
+    "PrometheusCounters": "counters",
+    "Ranked": "ranking",
+    "Ranker": "client",
+    "RequestError": "errors",
+    "ServingError": "errors",
+    "Tls": "channel",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

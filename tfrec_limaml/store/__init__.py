@@ -1,1 +1,13 @@
-"""Embedding stores: one protocol, two backends (LMDB and Redis)."""
+"""Embedding stores: one protocol, two backends (LMDB and Redis).
+
+`open_store` turns an address into a store::
+
+    lmdb:/var/lib/limaml/store                     a folder on this machine, no server
+    lmdb:/var/lib/limaml/store?dtype=float16       half the space, about three decimal digits
+    redis://127.0.0.1:6379/0?prefix=limaml         a Redis server shared by many readers
+"""
+
+from tfrec_limaml.store.address import open_store
+from tfrec_limaml.store.base import EmbeddingStore, Generation, GenerationWriter, Mask, Matrix
+
+__all__ = ["EmbeddingStore", "Generation", "GenerationWriter", "Mask", "Matrix", "open_store"]

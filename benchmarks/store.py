@@ -1,0 +1,96 @@
+"""Bulk rate, size and read latency of both embedding stores.
+
+python benchmarks/store.py --rows 1000000 --dim 32 --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tfrec_limaml.store import EmbeddingStore, open_store
+
+BATCH = 50_000
+
+
+def measure(store: EmbeddingStore, rows: int, dim: int, reads: int) -> dict[str, float]:
+    random = np.random.default_rng(7)
+    seconds = 0.0
+    with store.new_generation(1, dim) as writer:
+        for start in range(0, rows, BATCH):
+            keys = [f"member-{n * 2654435761 % 4294967296:010d}" for n in range(start, min(start + BATCH, rows))]
+            matrix = random.standard_normal((len(keys), dim), np.float32)
+            began = time.perf_counter()
+            writer.put(keys, matrix)
+            seconds += time.perf_counter() - began
+        began = time.perf_counter()
+        writer.publish(rows)
+        seconds += time.perf_counter() - began
+    result = {"bulk_rows_per_s": rows / seconds}
+    for count in (1, 500):
+        asked = [[f"member-{n * 2654435761 % 4294967296:010d}" for n in random.integers(0, rows, count)] for _ in range(reads)]
+        store.get_many(asked[0], 1)
+        times = []
+        for keys in asked:
+            began = time.perf_counter()
+            _, found = store.get_many(keys, 1)
+            times.append(time.perf_counter() - began)
+            assert found.all()
+        result[f"get_{count}_us"] = float(np.median(times)) * 1e6
+        result[f"get_{count}_p99_us"] = float(np.quantile(times, 0.99)) * 1e6
+    return result
+
+
+def measure_lmdb(folder: Path, rows: int, dim: int, reads: int) -> dict[str, float]:
+    store = open_store(f"lmdb:{folder}/store")
+    result = measure(store, rows, dim, reads)
+    used = sum(p.stat().st_blocks * 512 for p in (folder / "store").rglob("*") if p.is_file())
+    store.close()
+    return result | {"bytes_per_row": used / rows}
+
+
+def measure_redis(folder: Path, rows: int, dim: int, reads: int) -> dict[str, float]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(0.5)
+        store = open_store(f"redis://127.0.0.1:{port}/0")
+        before = store.client.info("memory")["used_memory"]  # type: ignore[attr-defined]
+        result = measure(store, rows, dim, reads)
+        used = store.client.info("memory")["used_memory"] - before  # type: ignore[attr-defined]
+        store.close()
+    finally:
+        server.terminate()
+        server.wait()
+    return result | {"bytes_per_row": used / rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=32)
+    parser.add_argument("--reads", type=int, default=2_000, help="timed reads of each size")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    report: dict[str, object] = {"rows": arguments.rows, "embedding_dim": arguments.dim}
+    for name, run in (("lmdb", measure_lmdb), ("redis", measure_redis)):
+        if name == "redis" and shutil.which("redis-server") is None:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            report[name] = run(Path(folder), arguments.rows, arguments.dim, arguments.reads)
+    print(json.dumps(report, indent=2) if arguments.json else "\n".join(f"{k}: {v}" for k, v in report.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What only the folder backend promises."""
+
+import multiprocessing
+import os
+import resource
+
+import numpy as np
+import pytest
+
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.store import open_store
+
+
+def write(store, value, identifier, rows=100):
+    with store.new_generation(1, 8, identifier) as writer:
+        writer.put([str(n) for n in range(rows)], np.full((rows, 8), value, np.float32))
+        return writer.publish(rows)
+
+
+def test_pruning_gives_the_disk_space_back_to_other_readers_too(tmp_path):
+    store, reader = open_store(f"lmdb:{tmp_path}"), open_store(f"lmdb:{tmp_path}")
+    write(store, 1, "g1")
+    assert reader.get_many(["0"], 1)[0][0, 0] == 1
+    write(store, 2, "g2")
+    store.prune(1, keep=1, grace_seconds=0)
+    assert reader.get_many(["0"], 1)[0][0, 0] == 2
+    held = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    assert not [path for path in held if str(tmp_path) in path and "g1" in path]
+
+
+def test_a_full_disk_is_reported_and_leaves_the_published_generation_whole(tmp_path):
+    store = open_store(f"lmdb:{tmp_path}")
+    write(store, 1, "g1")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, before[1]))
+    try:
+        with pytest.raises(StoreError, match="cannot write"):
+            write(store, 2, "g2", rows=50_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert store.get_many(["7"], 1)[0].tolist() == [[1.0] * 8]
+    write(store, 3, "g3", rows=50_000)
+    assert store.current(1).identifier == "g3"
+
+
+def _read(address, answers):
+    answers.put(float(open_store(address).get_many(["0"], 1)[0][0, 0]))
+
+
+def test_a_forked_process_opens_its_own_handles(tmp_path):
+    store = open_store(f"lmdb:{tmp_path}")
+    write(store, 4, "g1")
+    assert store.get_many(["0"], 1)[0][0, 0] == 4
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    process = fork.Process(target=_read, args=(f"lmdb:{tmp_path}", answers))
+    process.start()
+    assert answers.get(timeout=20) == 4
+    process.join()
+
+
+def test_reading_does_not_create_the_folder(tmp_path):
+    store = open_store(f"lmdb:{tmp_path}/missing")
+    assert store.current(1) is None
+    assert store.generations() == []
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("lmdb:", "names no folder"),
+        ("/var/lib/store", "no known backend"),
+        ("lmdb:/tmp/x?prefix=a", r"unknown options \['prefix'\]"),
+        ("lmdb:/tmp/x?dtype=int8", "dtype must be one of"),
+        ("redis://h:1/0?ttl=soon", "ttl must be a number"),
+        ("redis://h:1/0?ttl=0", "positive number of seconds"),
+        ("redis://h:port/0", "cannot read the store address"),
+    ],
+)
+def test_a_wrong_address_is_explained(address, message):
+    with pytest.raises(StoreError, match=message):
+        open_store(address)

@@ -1,0 +1,77 @@
+"""What only the Redis backend promises."""
+
+import time
+
+import numpy as np
+import pytest
+
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.store import open_store
+
+
+@pytest.fixture
+def own_server(redis_server, tmp_path):
+    """A server of this test alone, for stopping."""
+    server = type(redis_server)(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def write(store, value, rows=4):
+    with store.new_generation(1, 2) as writer:
+        writer.put([str(n) for n in range(rows)], np.full((rows, 2), value, np.float32))
+        return writer.publish(rows)
+
+
+def test_a_server_that_went_away_is_an_error_and_its_return_needs_no_new_client(own_server):
+    store = open_store(own_server.address)
+    write(store, 1)
+    assert store.get_many(["0"], 1)[1].all()
+    writer = store.new_generation(1, 2)
+    own_server.stop()
+    for use in (lambda: store.get_many(["0"], 1), lambda: writer.put(["0"], np.ones((1, 2), np.float32)), lambda: store.current(1)):
+        with pytest.raises(StoreError, match=r"127\.0\.0\.1.*did not answer"):
+            use()
+    writer.abort()
+    own_server.start()
+    assert store.current(1) is None
+    write(store, 2)
+    assert store.get_many(["0"], 1)[0][0, 0] == 2
+
+
+def test_a_generation_outlives_its_job_no_longer_than_its_ttl(redis_server, tmp_path):
+    store = open_store(f"{redis_server.address}?prefix={tmp_path.name}&ttl=0.2")
+    write(store, 1)
+    assert store.get_many(["0"], 1)[1].all()
+    time.sleep(0.3)
+    assert not store.get_many(["0"], 1)[1].any()
+
+
+def test_a_writer_that_lost_its_lease_may_not_publish(redis_server, tmp_path):
+    store = open_store(f"{redis_server.address}?prefix={tmp_path.name}&lease=0.1")
+    with store.new_generation(1, 1, "g1") as slow:
+        slow.put(["a"], np.ones((1, 1), np.float32))
+        time.sleep(0.2)
+        with store.new_generation(1, 1, "g1") as fast:
+            fast.put(["b"], np.ones((1, 1), np.float32))
+            with pytest.raises(StoreError, match="lease"):
+                slow.publish()
+            fast.publish(1)
+    assert store.get_many(["a", "b"], 1)[1].tolist() == [False, True]
+
+
+def test_prefixes_with_pattern_characters_do_not_touch_each_other(redis_server, tmp_path):
+    plain = open_store(f"{redis_server.address}?prefix={tmp_path.name}ax")
+    starred = open_store(f"{redis_server.address}?prefix={tmp_path.name}a*&lease=0.1")
+    with plain.new_generation(1, 1, "g1") as writer:
+        writer.put(["a"], np.ones((1, 1), np.float32))
+        starred.prune(1)
+        assert writer.publish(1).count == 1
+
+
+def test_the_password_stays_out_of_error_messages(redis_server):
+    store = open_store(f"redis://someone:secret@127.0.0.1:{redis_server.port}/0")
+    with pytest.raises(StoreError) as caught:
+        store.current(1)
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,102 @@
+"""Handles of LMDB environments.
+
+LMDB forbids opening one environment twice in a process, and using a handle after a fork. Handles are therefore shared by
+path and process, and closed with the last user.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+# Address space, not disk space: a file grows with what is written.
+_GENERATION_MAP_BYTES = 1 << 40
+_CATALOG_MAP_BYTES = 1 << 26
+
+_lock = threading.Lock()
+_shared: dict[tuple[int, str], Any] = {}
+_users: dict[tuple[int, str], int] = {}
+
+
+def _let_go_after_fork() -> None:
+    """Inherited handles are the parent's: closing them here frees their names in this process only."""
+    global _lock
+    _lock = threading.Lock()
+    for environment in _shared.values():
+        environment.close()
+    _shared.clear()
+    _users.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
+
+
+class Environments:
+    """The environments that one store object uses; all paths are absolute."""
+
+    def __init__(self) -> None:
+        self._mine: dict[tuple[int, str], Any] = {}
+
+    def catalog(self, path: Path, create: bool) -> Any:
+        """The catalog, opened for reading and writing (`FileNotFoundError` where there is none and `create` is False)."""
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+        writable = create or os.access(path, os.W_OK)
+        return self._get(path, {"map_size": _CATALOG_MAP_BYTES, "max_readers": 1024, "readonly": not writable, "create": create})
+
+    def immutable(self, path: Path) -> Any:
+        """A published generation, opened for reading without locks."""
+        if (os.getpid(), str(path)) not in self._mine:
+            self._forget_removed()
+        return self._get(path, {"map_size": _GENERATION_MAP_BYTES, "readonly": True, "lock": False, "readahead": False})
+
+    def forget(self, path: Path) -> None:
+        """Lets go of an environment that is about to be removed."""
+        self._release((os.getpid(), str(path)))
+
+    def _forget_removed(self) -> None:
+        """Frees the disk space of generations that another process has pruned."""
+        for name in list(self._mine):
+            if not os.path.exists(name[1]):
+                self._release(name)
+
+    def close(self) -> None:
+        """Lets go of all environments."""
+        for name in list(self._mine):
+            self._release(name)
+
+    def _get(self, path: Path, options: dict[str, Any]) -> Any:
+        name = (os.getpid(), str(path))
+        environment = self._mine.get(name)
+        if environment is not None:
+            return environment
+        with _lock:
+            environment = _shared.get(name)
+            if environment is None:
+                if not (path / "data.mdb").exists() and not options.get("create"):
+                    raise FileNotFoundError(path)
+                environment = _shared[name] = lmdb.open(str(path), **options)
+            _users[name] = _users.get(name, 0) + 1
+            self._mine[name] = environment
+        return environment
+
+    def _release(self, name: tuple[int, str]) -> None:
+        with _lock:
+            environment = self._mine.pop(name, None)
+            if environment is None:
+                return
+            _users[name] -= 1
+            if _users[name] == 0:
+                del _users[name], _shared[name]
+                if name[0] == os.getpid():
+                    environment.close()
+
+
+def open_writable(path: Path) -> Any:
+    """A new environment for one writer; durable only after ``sync(True)``."""
+    path.mkdir(parents=True)
+    return lmdb.open(str(path), map_size=_GENERATION_MAP_BYTES, sync=False, metasync=False, lock=False, meminit=False)

@@ -1,0 +1,67 @@
+"""The reference work that benchmarks share: 64 meta and 128 other features, meta MLP 128-32, global MLP 256-128-1."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock, Vanilla
+
+META, OTHER = 64, 128
+ALGORITHMS = {
+    "vanilla": (Vanilla, {}),
+    "limaml_n1": (LiMAML, {"inner_steps": 1}),
+    "limaml_n5": (LiMAML, {"inner_steps": 5}),
+    "limaml_n1_first_order": (LiMAML, {"inner_steps": 1, "first_order": True}),
+    "limaml_n5_cheap": (LiMAML, {"inner_steps": 5, "second_order_steps": 1}),
+}
+
+
+def model(name="limaml_n1", params=None, **kwargs):
+    """A compiled reference model; `params` are weights as {"meta": {W1, b1, ...}, "global": {...}}."""
+    cls, own = ALGORITHMS[name]
+    built = cls(MLPMetaBlock((128,), 32), MLPGlobalBlock((256, 128)), inner_learning_rate=0.1, **{**own, **kwargs})
+    built.compile("adam")
+    built.build({"meta": (None, META), "other": (None, OTHER)})
+    built.optimizer.build(built.trainable_variables)
+    if params is not None:
+        meta, head, block = params["meta"], params["global"], built.global_block
+        built.meta_block.network.set_weights([meta[k] for k in ("W1", "b1", "W2", "b2")])
+        block.context_layer.set_weights([head["W1"][: META + OTHER], head["b1"]])
+        block.embedding_layer.set_weights([head["W1"][META + OTHER :]])
+        block.network.set_weights([head[k] for k in ("W2", "b2", "W3", "b3")])
+    return built
+
+
+def samples(data):
+    """Arrays m, o, y, w to the form of a task batch."""
+    return {
+        "features": {"meta": tf.constant(data["m"]), "other": tf.constant(data["o"])},
+        "label": tf.constant(data["y"]),
+        "weight": tf.constant(data["w"]),
+    }
+
+
+def random_samples(rng, tasks, size):
+    return samples(
+        {
+            "m": rng.standard_normal((tasks, size, META), dtype=np.float32),
+            "o": rng.standard_normal((tasks, size, OTHER), dtype=np.float32),
+            "y": (rng.random((tasks, size)) < 0.5).astype(np.float32),
+            "w": np.ones((tasks, size), np.float32),
+        }
+    )
+
+
+def training_step(name, params, support, query):
+    """A function that takes one outer step on fixed data, as `fit` does, and returns the loss."""
+    built = model(name, params)
+    batch = {"support": samples(support), "query": samples(query)}
+    step = tf.function(built.train_step)
+    return lambda: step(batch)["loss"]
+
+
+def embedder(params, steps):
+    """Fine-tunes and embeds a batch of support sets."""
+    built = model("limaml_n1", params, fine_tune_steps=steps)
+    return tf.function(built.task_embeddings, reduce_retracing=True)

@@ -1,0 +1,86 @@
+"""What a meta block and a global block promise.
+
+Both split their work in two, so that the inner loop never repeats what does not change: a meta block reads its features
+once (`MetaBlock.encode_features`) and is then applied with per-task weights; a global block encodes everything that does
+not depend on the meta embedding once (`GlobalBlock.encode_context`) and only its `GlobalBlock.head` runs in every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.features import Features
+
+
+class MetaBlock(keras.layers.Layer):
+    """The part of the network that is adapted per task; its output is the meta embedding.
+
+    Subclasses implement `encode_features`, `adaptable_variables` and `call_adapted`; `initial_weights` where a task starts from
+    anything but a copy of the shared weights.
+
+    Args:
+        embedding_dim: Width ``D`` of the meta embedding.
+    """
+
+    def __init__(self, embedding_dim: int, **kwargs: Any) -> None:
+        if embedding_dim < 1:
+            raise ValueError(f"embedding_dim must be at least 1, received {embedding_dim}")
+        super().__init__(**kwargs)
+        self.embedding_dim = int(embedding_dim)
+
+    def encode_features(self, features: Features) -> tf.Tensor:
+        """The block's input ``[..., F]``; whatever is learned here is shared by all tasks and trained in the outer loop only."""
+        raise NotImplementedError
+
+    @property
+    def adaptable_variables(self) -> list[keras.Variable]:
+        """The variables that the inner loop adapts."""
+        raise NotImplementedError
+
+    def initial_weights(self, encoded: tf.Tensor) -> list[tf.Tensor]:
+        """Each task's weights before the first step, ``[T, ...]``; `encoded` is ``[T, S, F]``."""
+        tasks = tf.shape(encoded)[:1]
+        return [tf.broadcast_to(v, tf.concat([tasks, v.shape], 0)) for v in self.adaptable_variables]
+
+    def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Meta embeddings ``[T, S, D]`` of ``encoded`` ``[T, S, F]`` under per-task `weights` ``[T, ...]``."""
+        raise NotImplementedError
+
+    def call(self, features: Features, training: bool = False) -> tf.Tensor:
+        """Un-adapted meta embeddings ``[N, D]`` of rows ``[N, ...]``."""
+        return self.call_encoded(self.encode_features(features), training)
+
+    def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Un-adapted meta embeddings ``[N, D]`` of encoded rows ``[N, F]``."""
+        raise NotImplementedError
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """``[N, D]``."""
+        return (next(iter(input_shape.values()))[0], self.embedding_dim)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "embedding_dim": self.embedding_dim}
+
+
+class GlobalBlock(keras.layers.Layer):
+    """The shared part of the network: everything else, and the meta embedding, to one logit per row."""
+
+    def encode_context(self, features: Features, training: bool = False) -> Any:
+        """All that does not depend on the meta embedding: any nest of tensors ``[N, ...]``."""
+        raise NotImplementedError
+
+    def head(self, context: Any, meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits ``[N]`` from a context and meta embeddings ``[N, D]``."""
+        raise NotImplementedError
+
+    def call(self, features: Features, meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits ``[N]``."""
+        return self.head(self.encode_context(features, training), meta_embedding, training)
+
+    def compute_output_shape(self, features_shape: Any, meta_embedding_shape: Any = None) -> tuple[int | None, ...]:
+        """``[N]``."""
+        return (next(iter(features_shape.values()))[0],)

@@ -1,0 +1,154 @@
+"""Multi-layer perceptrons as meta block and as global block: the paper's plain architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.features import META, OTHER, FeatureEmbeddings, Features
+from tfrec_limaml.per_task import apply_per_task
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class MLPMetaBlock(MetaBlock):
+    """``dense -> activation -> ... -> dense`` on the meta features.
+
+    Args:
+        hidden_units: Widths of the hidden layers.
+        embedding_dim: Width ``D`` of the meta embedding.
+        activation: Of the hidden layers; the output is linear.
+        dropout: Rate after each hidden layer.
+        embeddings: Categorical meta features to embed: name to ``(number of ids, width)``. The tables are shared by all tasks.
+    """
+
+    def __init__(
+        self,
+        hidden_units: Sequence[int] = (128,),
+        embedding_dim: int = 32,
+        activation: Any = "relu",
+        dropout: float = 0.0,
+        embeddings: Mapping[str, tuple[int, int]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(embedding_dim, **kwargs)
+        self.hidden_units = tuple(hidden_units)
+        self.activation = keras.activations.get(activation)
+        self.dropout = float(dropout)
+        self.inputs_layer = FeatureEmbeddings((META,), embeddings, dtype=self.dtype_policy, name="inputs")
+        self.network = keras.Sequential(_hidden(self.hidden_units, self.activation, self.dropout, self.dtype_policy), name="network")
+        self.network.add(keras.layers.Dense(self.embedding_dim, dtype=self.dtype_policy, name="embedding"))
+
+    def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
+        """Builds from the shapes of the encoded features."""
+        self.inputs_layer.build(features_shape)
+        self.network.build((None, self.inputs_layer.compute_output_shape(features_shape)[-1]))
+        self.built = True
+
+    def encode_features(self, features: Features) -> tf.Tensor:
+        """Dense meta features and embeddings, concatenated."""
+        return self.inputs_layer(features)
+
+    @property
+    def adaptable_variables(self) -> list[keras.Variable]:
+        """All kernels and biases; not the embedding tables."""
+        return self.network.trainable_variables
+
+    def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `MetaBlock.call_adapted`."""
+        return apply_per_task(self.network, weights, encoded, training)
+
+    def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `MetaBlock.call_encoded`."""
+        return self.network(encoded, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "hidden_units": self.hidden_units,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "embeddings": self.inputs_layer.embeddings,
+        }
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class MLPGlobalBlock(GlobalBlock):
+    """``dense -> activation -> ... -> logit`` on all features and the meta embedding.
+
+    The first layer is linear in its input, so its product with the features is part of the context and only its product
+    with the ``D`` embedding columns is repeated in every inner step.
+
+    Args:
+        hidden_units: Widths of the hidden layers, at least one.
+        activation: Of the hidden layers.
+        dropout: Rate after each hidden layer.
+        embeddings: Categorical features to embed: name to ``(number of ids, width)``.
+        embeddings_regularizer: Keras regularizer of the embedding tables.
+    """
+
+    def __init__(
+        self,
+        hidden_units: Sequence[int] = (256, 128),
+        activation: Any = "relu",
+        dropout: float = 0.0,
+        embeddings: Mapping[str, tuple[int, int]] | None = None,
+        embeddings_regularizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if not hidden_units:
+            raise ValueError("hidden_units needs at least one width, received none")
+        super().__init__(**kwargs)
+        self.hidden_units = tuple(hidden_units)
+        self.activation = keras.activations.get(activation)
+        self.dropout = float(dropout)
+        policy = self.dtype_policy
+        self.inputs_layer = FeatureEmbeddings((META, OTHER), embeddings, embeddings_regularizer, dtype=policy, name="inputs")
+        self.context_layer = keras.layers.Dense(self.hidden_units[0], dtype=policy, name="context")
+        self.embedding_layer = keras.layers.Dense(self.hidden_units[0], use_bias=False, dtype=policy, name="embedding")
+        self.first_dropout = keras.layers.Dropout(self.dropout, dtype=policy)
+        self.network = keras.Sequential(_hidden(self.hidden_units[1:], self.activation, self.dropout, policy), name="network")
+        self.network.add(keras.layers.Dense(1, dtype=policy, name="logit"))
+
+    def build(self, features_shape: Mapping[str, tuple[int | None, ...]], meta_embedding_shape: tuple[int | None, ...]) -> None:
+        """Builds from the shapes of the encoded features and of the meta embedding."""
+        self.inputs_layer.build(features_shape)
+        self.context_layer.build((None, self.inputs_layer.compute_output_shape(features_shape)[-1]))
+        self.embedding_layer.build((None, meta_embedding_shape[-1]))
+        self.network.build((None, self.hidden_units[0]))
+        self.built = True
+
+    def encode_context(self, features: Features, training: bool = False) -> tf.Tensor:
+        """The features' share of the first layer, ``[N, hidden_units[0]]``."""
+        return self.context_layer(self.inputs_layer(features))
+
+    def head(self, context: tf.Tensor, meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Logits ``[N]``."""
+        hidden = self.activation(context + self.embedding_layer(meta_embedding))
+        if self.dropout:
+            hidden = self.first_dropout(hidden, training=training)
+        return self.network(hidden, training=training)[..., 0]
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "hidden_units": self.hidden_units,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "embeddings": self.inputs_layer.embeddings,
+            "embeddings_regularizer": keras.regularizers.serialize(self.inputs_layer.embeddings_regularizer),
+        }
+
+
+def _hidden(units: Sequence[int], activation: Any, dropout: float, policy: Any) -> list[keras.layers.Layer]:
+    layers: list[keras.layers.Layer] = []
+    for i, width in enumerate(units):
+        layers.append(keras.layers.Dense(width, activation=activation, dtype=policy, name=f"hidden_{i}"))
+        if dropout:
+            layers.append(keras.layers.Dropout(dropout, dtype=policy, name=f"dropout_{i}"))
+    return layers

@@ -1,0 +1,8 @@
+"""Algorithms: `LiMAML`, and what it is compared with."""
+
+from tfrec_limaml.models.limaml import LiMAML
+from tfrec_limaml.models.maml_model import EntireNetworkMAML
+from tfrec_limaml.models.task_model import TaskModel
+from tfrec_limaml.models.vanilla import Vanilla
+
+__all__ = ["EntireNetworkMAML", "LiMAML", "TaskModel", "Vanilla"]

@@ -1,0 +1,88 @@
+"""LiMAML: only the meta block is adapted; its output is a vector that can be stored.
+
+Method: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Meta Learning", KDD 2024, arXiv 2403.00803.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.features import Features, flatten_tasks, merge_axes, split_axes
+from tfrec_limaml.inner_loop import Weights, adapt
+from tfrec_limaml.models.maml_model import MAMLModel
+from tfrec_limaml.models.task_model import Samples
+from tfrec_limaml.pooling import pool
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class LiMAML(MAMLModel):
+    """Adapts the meta block per task and shares the global block.
+
+    Example:
+        >>> model = LiMAML(MLPMetaBlock(), MLPGlobalBlock(), inner_steps=1, inner_learning_rate=0.1)
+        >>> model.compile(optimizer=keras.optimizers.Adam(1e-3))
+        >>> model.fit(train_tasks, validation_data=validation_tasks, epochs=3)
+
+    Args:
+        pooling: How the meta embedding that is stored is made from a task's samples: ``"latest"`` (the paper's), ``"mean"``,
+            ``"max"`` or ``"cosine"`` (mean weighted by cosine similarity to the latest).
+        **kwargs: See `MAMLModel` and `TaskModel`.
+    """
+
+    def __init__(self, meta_block: Any, global_block: Any, *, pooling: str = "latest", **kwargs: Any) -> None:
+        super().__init__(meta_block, global_block, **kwargs)
+        if pooling not in ("latest", "mean", "max", "cosine"):
+            raise ValueError(f"pooling must be 'latest', 'mean', 'max' or 'cosine', received {pooling!r}")
+        self.pooling = pooling
+
+    @property
+    def inner_variables(self) -> list[keras.Variable]:
+        """The meta block's adaptable weights."""
+        return self.meta_block.adaptable_variables
+
+    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> tuple[Weights, list[tf.Tensor]]:
+        """Adapts the meta block; what does not depend on the meta embedding is computed once, before the first step."""
+        encoded = self._encode_meta(support["features"])
+        start = self.meta_block.initial_weights(encoded)
+        if not steps:
+            return start, []
+        context = self._encode_context(support["features"], training)
+
+        def losses(weights: Weights) -> tf.Tensor:
+            return self.task_loss(self._head(weights, encoded, context, training), support)
+
+        return adapt(start, losses, steps, self.inner_rates(), self.second_order_steps)
+
+    def adapted_outputs(self, weights: Weights, features: Features, training: bool = False) -> tf.Tensor:
+        """Outputs ``[T, S]``: adapted meta block, shared global block."""
+        return self._head(weights, self._encode_meta(features), self._encode_context(features, training), training)
+
+    def task_embeddings(self, support: Samples) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """What the embedding job stores.
+
+        Returns:
+            Meta embeddings ``[T, D]`` after `fine_tune_steps` steps, pooled over each task's samples; support losses ``[T]`` before
+            and after.
+        """
+        weights, losses = self.adapt_tasks(support, self.fine_tune_steps)
+        after = self.task_loss(self.adapted_outputs(weights, support["features"]), support)
+        embeddings = self.meta_block.call_adapted(weights, self._encode_meta(support["features"]))
+        return pool(embeddings, support["weight"], self.pooling), losses[0] if losses else after, after
+
+    def _encode_meta(self, features: Features) -> tf.Tensor:
+        like = next(iter(features.values()))
+        return split_axes(self.meta_block.encode_features(flatten_tasks(features)), like)
+
+    def _encode_context(self, features: Features, training: bool) -> Any:
+        return self.global_block.encode_context(flatten_tasks(features), training)
+
+    def _head(self, weights: Weights, encoded: tf.Tensor, context: Any, training: bool) -> tf.Tensor:
+        embeddings = self.meta_block.call_adapted(weights, encoded, training)
+        return split_axes(self.global_block.head(context, merge_axes(embeddings), training), encoded)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "pooling": self.pooling}

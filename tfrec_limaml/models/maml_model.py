@@ -1,0 +1,134 @@
+"""Meta-learning's outer objective: the query loss after adaptation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.features import Features
+from tfrec_limaml.inner_loop import Weights, adapt
+from tfrec_limaml.models.task_model import OuterLoss, Samples, TaskModel
+
+
+class MAMLModel(TaskModel):
+    """Base of `LiMAML` and `EntireNetworkMAML`.
+
+    Args:
+        inner_steps: Steps ``n`` of the inner loop in training.
+        first_order: Treat inner gradients as constants (first-order MAML).
+        second_order_steps: Differentiate twice through this many of the last inner steps only; ``None`` means all. A documented
+            cheaper gradient for many steps.
+        unadapted_loss_weight: Weight of the support loss *before* adaptation in the outer objective. Beyond the paper: it also makes
+            members without history score well. 0 is the paper's objective.
+        learn_inner_rates: Learn one inner rate per parameter, from `inner_learning_rate` on (Meta-SGD). Beyond the paper.
+        **kwargs: See `TaskModel`; `fine_tune_steps` is `inner_steps` by default.
+    """
+
+    def __init__(
+        self,
+        meta_block: Any,
+        global_block: Any,
+        *,
+        inner_steps: int = 1,
+        first_order: bool = False,
+        second_order_steps: int | None = None,
+        unadapted_loss_weight: float = 0.0,
+        learn_inner_rates: bool = False,
+        fine_tune_steps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if inner_steps < 0:
+            raise ValueError(f"inner_steps must be at least 0, received {inner_steps}")
+        if first_order and second_order_steps:
+            raise ValueError(f"first_order=True means second_order_steps=0, received second_order_steps={second_order_steps}")
+        if unadapted_loss_weight < 0:
+            raise ValueError(f"unadapted_loss_weight must not be negative, received {unadapted_loss_weight}")
+        self.inner_steps = int(inner_steps)
+        self.first_order = bool(first_order)
+        self.second_order_steps = 0 if first_order else second_order_steps
+        self.unadapted_loss_weight = float(unadapted_loss_weight)
+        self.learn_inner_rates = bool(learn_inner_rates)
+        super().__init__(
+            meta_block, global_block, fine_tune_steps=inner_steps if fine_tune_steps is None else fine_tune_steps, **kwargs
+        )
+
+    @property
+    def inner_variables(self) -> list[keras.Variable]:
+        """The variables that the inner loop adapts."""
+        raise NotImplementedError
+
+    def build(self, features_shape: Any) -> None:
+        """Builds the blocks and, for Meta-SGD, one rate per adapted parameter."""
+        super().build(features_shape)
+        if self.learn_inner_rates:
+            rate = keras.initializers.Constant(self.inner_learning_rate)
+            self.rates = [
+                self.add_weight(shape=v.shape, initializer=rate, constraint="non_neg", name=f"inner_rate_{i}")
+                for i, v in enumerate(self.inner_variables)
+            ]
+
+    def inner_rates(self) -> Any:
+        """The inner rate, or one tensor of rates for each adapted variable."""
+        return [tf.convert_to_tensor(rate) for rate in self.rates] if self.learn_inner_rates else self.inner_learning_rate
+
+    def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
+        """Query loss at the adapted weights, plus the weighted support loss before adaptation."""
+        weights, losses = self.adapt_tasks(support, self.inner_steps, training=True)
+        query_loss = self.task_loss(self.adapted_outputs(weights, query["features"], training=True), query)
+        counts = tf.reduce_sum(query["weight"], -1)
+        auxiliary = None
+        if self.unadapted_loss_weight:
+            before = losses[0] if losses else self.task_loss(self.adapted_outputs(weights, support["features"], training=True), support)
+            auxiliary = self.unadapted_loss_weight * before
+        return OuterLoss(query_loss, counts if self.averaging == "sample" else tf.cast(counts > 0, counts.dtype), auxiliary)
+
+    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> tuple[Weights, list[tf.Tensor]]:
+        """See `TaskModel.adapt_tasks`."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "inner_steps": self.inner_steps,
+            "first_order": self.first_order,
+            "second_order_steps": None if self.first_order else self.second_order_steps,
+            "unadapted_loss_weight": self.unadapted_loss_weight,
+            "learn_inner_rates": self.learn_inner_rates,
+        }
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class EntireNetworkMAML(MAMLModel):
+    """MAML on the whole network (the paper's Algorithm 1): every weight but the embedding tables is adapted per task.
+
+    Costs a copy of the network per task; nothing of it can be stored for serving. It is here to be compared with.
+    """
+
+    @property
+    def inner_variables(self) -> list[keras.Variable]:
+        """The whole network's, without embedding tables."""
+        return self.network.adaptable_variables
+
+    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> tuple[Weights, list[tf.Tensor]]:
+        """Adapts the whole network."""
+        return adapt_network(self, support, steps, self.inner_rates(), self.second_order_steps, training)
+
+    def adapted_outputs(self, weights: Weights, features: Features, training: bool = False) -> tf.Tensor:
+        """Outputs ``[T, S]`` of each task's own network."""
+        return self.network.call_adapted(weights, features, training)
+
+
+def adapt_network(
+    model: TaskModel, support: Samples, steps: int, rates: Any, second_order_steps: int | None, training: bool = False
+) -> tuple[Weights, list[tf.Tensor]]:
+    """Adapts every task's copy of the whole network."""
+    tasks = tf.shape(support["label"])[:1]
+    start = [tf.broadcast_to(v, tf.concat([tasks, v.shape], 0)) for v in model.network.adaptable_variables]
+
+    def losses(weights: Weights) -> tf.Tensor:
+        return model.task_loss(model.network.call_adapted(weights, support["features"], training), support)
+
+    return adapt(start, losses, steps, rates, second_order_steps)

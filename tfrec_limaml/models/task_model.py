@@ -1,0 +1,318 @@
+"""What all algorithms share: one ``train_step`` shape over batches of tasks, fine-tuning at evaluation, Keras conventions.
+
+A batch of tasks is a dictionary (made by `tfrec_limaml.task_dataset`)::
+
+    {"support": {"features": {name: [T, S, ...]}, "label": [T, S], "weight": [T, S]},
+     "query":   {"features": {name: [T, Q, ...]}, "label": [T, Q], "weight": [T, Q]}}
+
+Padded samples have weight 0 and change nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.features import Features
+from tfrec_limaml.inner_loop import Weights
+from tfrec_limaml.losses import is_binary, per_task_mean, sample_loss
+from tfrec_limaml.models.network import RecommenderNetwork
+
+Samples = Mapping[str, Any]
+TaskBatch = Mapping[str, Any]
+
+
+class OuterLoss(NamedTuple):
+    """Per-task pieces of the outer objective: ``sum(weights * losses) / sum(weights)``.
+
+    Attributes:
+        losses: ``[T]``.
+        weights: ``[T]``, 0 for tasks that do not count.
+        auxiliary: ``[T]`` further losses in the same mean, or None.
+    """
+
+    losses: tf.Tensor
+    weights: tf.Tensor
+    auxiliary: tf.Tensor | None = None
+
+
+class TaskModel(keras.Model):
+    """Base class of `LiMAML`, `EntireNetworkMAML` and `Vanilla`.
+
+    Args:
+        meta_block: Maps meta features to the meta embedding.
+        global_block: Maps everything else and the meta embedding to a logit.
+        encoder: The `FeatureEncoder` that made the features; saved with the model, and needed for export.
+        fine_tune: Whether `evaluate` and `predict` adapt on each task's support set first.
+        fine_tune_steps: Steps ``k`` of that adaptation.
+        inner_learning_rate: Rate alpha of the inner loop and of fine-tuning.
+        averaging: Outer mean over ``"task"`` losses, or over all their ``"sample"`` weights.
+    """
+
+    def __init__(
+        self,
+        meta_block: MetaBlock,
+        global_block: GlobalBlock,
+        *,
+        encoder: keras.layers.Layer | None = None,
+        fine_tune: bool = True,
+        fine_tune_steps: int = 1,
+        inner_learning_rate: float = 0.1,
+        averaging: Literal["task", "sample"] = "task",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        _at_least("fine_tune_steps", fine_tune_steps, 0)
+        _at_least("inner_learning_rate", inner_learning_rate, 0.0)
+        if averaging not in ("task", "sample"):
+            raise ValueError(f"averaging must be 'task' or 'sample', received {averaging!r}")
+        self.network = RecommenderNetwork(meta_block, global_block, dtype=self.dtype_policy, name="network")
+        self.encoder = encoder
+        self._fine_tune = bool(fine_tune)
+        self.fine_tune_steps = int(fine_tune_steps)
+        self.inner_learning_rate = float(inner_learning_rate)
+        self.averaging = averaging
+        self._task_loss = sample_loss("binary_crossentropy")
+        self.binary = True
+        self.dropped_tasks = keras.Variable(0, dtype="int64", trainable=False, name="dropped_tasks")
+        if encoder is not None:
+            self.build(encoder.output_shapes)
+
+    @property
+    def meta_block(self) -> MetaBlock:
+        """The adapted part."""
+        return self.network.meta_block
+
+    @property
+    def global_block(self) -> GlobalBlock:
+        """The shared part."""
+        return self.network.global_block
+
+    @property
+    def fine_tune(self) -> bool:
+        """Whether `evaluate` and `predict` adapt on the support set first."""
+        return self._fine_tune
+
+    @fine_tune.setter
+    def fine_tune(self, value: bool) -> None:
+        if bool(value) != self._fine_tune:
+            self._fine_tune = bool(value)
+            self.test_function = self.predict_function = None  # traced with the old setting
+
+    def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
+        """Builds both blocks from the shapes ``[N, ...]`` of the encoded features."""
+        self.network.build(dict(features_shape))
+        self.built = True
+
+    def call(self, features: Features, training: bool = False) -> tf.Tensor:
+        """Un-adapted predictions ``[N]`` of encoded rows: probabilities, or values under a regression loss."""
+        return self.predictions(self.network(features, training=training))
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = "binary_crossentropy",
+        metrics: Any = None,
+        jit_compile: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training like `keras.Model.compile`.
+
+        Args:
+            optimizer: Of the outer loop.
+            loss: See `tfrec_limaml.losses.sample_loss`.
+            metrics: Measured at evaluation, on query predictions; AUC and log loss by default for binary labels. Training reports
+                its loss alone: metrics of rows that were just trained on cost time and say little.
+            jit_compile: Off by default: on CPUs XLA was no faster here.
+            **kwargs: As in Keras.
+        """
+        self._task_loss = sample_loss(loss)
+        self.binary = is_binary(loss)
+        if metrics is None and self.binary:
+            metrics = [keras.metrics.AUC(name="auc"), keras.metrics.BinaryCrossentropy(name="log_loss")]
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile, **kwargs)
+
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        """Compiles a loaded model as it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def predictions(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Outputs to predictions: the sigmoid for binary labels."""
+        return tf.sigmoid(outputs) if self.binary else outputs
+
+    # -- what an algorithm defines
+
+    def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
+        """The training objective's per-task pieces."""
+        raise NotImplementedError
+
+    def adapt_tasks(self, support: Samples, steps: int) -> tuple[Weights, list[tf.Tensor]]:
+        """Adapts on the support sets; returns each task's weights and the support losses before each step."""
+        raise NotImplementedError
+
+    def adapted_outputs(self, weights: Weights, features: Features, training: bool = False) -> tf.Tensor:
+        """Outputs (logits) ``[T, S]`` under adapted weights."""
+        raise NotImplementedError
+
+    # -- Keras steps
+
+    def train_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
+        """One outer step on a batch of tasks. A task whose loss is not finite is dropped and counted."""
+        support, query = data["support"], data["query"]
+        loss, gradients, good = self._gradients(support, query)
+        finite = tf.math.is_finite(tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients]))
+        loss, gradients = tf.cond(finite, lambda: (loss, gradients), lambda: self._gradients_without_bad_tasks(support, query, good))
+        self.optimizer.apply(gradients, self.trainable_variables)
+        self._loss_tracker.update_state(loss)
+        return {"loss": self._loss_tracker.result()}
+
+    def test_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
+        """Measures query predictions, after fine-tuning on the support set where `fine_tune` is on."""
+        support, query = data["support"], data["query"]
+        outputs = self.task_outputs(support, query)
+        mask = query["weight"] > 0
+        label, outputs = tf.boolean_mask(query["label"], mask), tf.boolean_mask(outputs, mask)
+        losses = self._task_loss(label, tf.cast(outputs, label.dtype))
+        weight = tf.boolean_mask(query["weight"], mask)
+        self._loss_tracker.update_state(tf.math.divide_no_nan(tf.reduce_sum(weight * losses), tf.reduce_sum(weight)), tf.reduce_sum(weight))
+        return self.compute_metrics(None, label, self.predictions(outputs), weight)
+
+    def predict_step(self, data: Any) -> Any:
+        """Query predictions of a batch of tasks, one row each in order; or un-adapted predictions of encoded rows.
+
+        For tasks the result is a dictionary: ``probability`` (``prediction`` under a regression loss) ``[N]``, and ``task_key``,
+        ``timestamp`` and ``label`` where the batch holds them.
+        """
+        if not (isinstance(data, Mapping) and "support" in data):
+            return self(data[0] if isinstance(data, tuple) else data, training=False)
+        query = data["query"]
+        mask = query["weight"] > 0
+        outputs = self.task_outputs(data["support"], query)
+        result = {"probability" if self.binary else "prediction": self.predictions(tf.boolean_mask(outputs, mask))}
+        for name in ("label", "timestamp"):
+            if name in query:
+                result[name] = tf.boolean_mask(query[name], mask)
+        if "task_key" in data:
+            result["task_key"] = tf.boolean_mask(tf.broadcast_to(data["task_key"][:, None], tf.shape(mask)), mask)
+        return result
+
+    def task_outputs(self, support: Samples, query: Samples) -> tf.Tensor:
+        """Query outputs ``[T, Q]``, fine-tuned where `fine_tune` is on."""
+        steps = self.fine_tune_steps if self.fine_tune else 0
+        weights, _ = self.adapt_tasks(support, steps)
+        return self.adapted_outputs(weights, query["features"])
+
+    def task_loss(self, outputs: tf.Tensor, samples: Samples) -> tf.Tensor:
+        """Weighted mean loss ``[T]`` of outputs ``[T, S]``."""
+        label = samples["label"]
+        losses = self._task_loss(tf.reshape(label, [-1]), tf.reshape(tf.cast(outputs, label.dtype), [-1]))
+        return per_task_mean(tf.reshape(losses, tf.shape(label)), samples["weight"])
+
+    # -- fit, evaluate and predict build the blocks from the dataset's element_spec first
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """`keras.Model.fit` on a dataset of task batches."""
+        self._build_from(x)
+        before = int(self.dropped_tasks.value)
+        history = super().fit(x, *args, **kwargs)
+        dropped = int(self.dropped_tasks.value) - before
+        if dropped:
+            warnings.warn(
+                f"{dropped} task(s) had a loss that is not finite and were left out; check their features, or lower inner_learning_rate "
+                f"(now {self.inner_learning_rate})",
+                stacklevel=2,
+            )
+        return history
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.evaluate` on a dataset of task batches."""
+        self._build_from(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.predict` on a dataset of task batches, or on encoded rows."""
+        self._build_from(x)
+        return super().predict(x, *args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "meta_block": keras.saving.serialize_keras_object(self.meta_block),
+            "global_block": keras.saving.serialize_keras_object(self.global_block),
+            "encoder": None if self.encoder is None else keras.saving.serialize_keras_object(self.encoder),
+            "fine_tune": self.fine_tune,
+            "fine_tune_steps": self.fine_tune_steps,
+            "inner_learning_rate": self.inner_learning_rate,
+            "averaging": self.averaging,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TaskModel:
+        """Inverse of `get_config`."""
+        parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("meta_block", "global_block", "encoder")}
+        return cls(**{**config, **parts})
+
+    # -- details
+
+    def _gradients(self, support: Samples, query: Samples) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+        """This replica's loss, its gradients, and which tasks ``[T]`` are finite."""
+        variables = [v.value for v in self.trainable_variables]
+        with tf.GradientTape() as tape:
+            outer = self.outer_loss(support, query)
+            total = outer.losses if outer.auxiliary is None else outer.losses + outer.auxiliary
+            count, replicas = _count_over_replicas(tf.reduce_sum(outer.weights))
+            loss = tf.math.divide_no_nan(tf.reduce_sum(total * outer.weights), count)
+            if self.losses:
+                loss = loss + tf.cast(tf.add_n([tf.cast(extra, loss.dtype) for extra in self.losses]), loss.dtype) / replicas
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return loss * replicas, [tf.convert_to_tensor(g) for g in gradients], tf.math.is_finite(total)
+
+    def _gradients_without_bad_tasks(self, support: Samples, query: Samples, good: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The same without the tasks that are not finite; zero gradients if even that is not finite."""
+        self.dropped_tasks.assign_add(tf.reduce_sum(tf.cast(~good, tf.int64)))
+        loss, gradients, _ = self._gradients(_without(support, good), _without(query, good))
+        finite = tf.math.is_finite(tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients])) & tf.math.is_finite(loss)
+        return tf.where(finite, loss, 0.0), [tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
+
+    def _build_from(self, data: Any) -> None:
+        spec = getattr(data, "element_spec", None)
+        if self.built or spec is None:
+            return
+        if not (isinstance(spec, Mapping) and "support" in spec):
+            raise ValueError(f"expected a dataset of task batches with 'support' and 'query' (see task_dataset), received {spec}")
+        self.build({name: (None, *s.shape[2:]) for name, s in spec["support"]["features"].items()})
+
+
+def _without(samples: Samples, good: tf.Tensor) -> dict[str, Any]:
+    """The samples with everything of the other tasks, features included, set to 0."""
+
+    def keep(value: tf.Tensor) -> tf.Tensor:
+        mask = tf.reshape(good, [-1, *[1] * (value.shape.rank - 1)])
+        return tf.where(mask, value, tf.zeros_like(value))
+
+    return {
+        "features": {name: keep(value) for name, value in samples["features"].items()},
+        "label": keep(samples["label"]),
+        "weight": keep(samples["weight"]),
+    }
+
+
+def _count_over_replicas(count: tf.Tensor) -> tuple[tf.Tensor, int]:
+    """The count summed over replicas (the optimizer sums their gradients), and the number of replicas."""
+    context = tf.distribute.get_replica_context()
+    replicas = context.num_replicas_in_sync if context is not None else 1
+    return (context.all_reduce("SUM", count), replicas) if replicas > 1 else (count, 1)
+
+
+def _at_least(name: str, value: float, minimum: float) -> None:
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, received {value}")

@@ -1,0 +1,72 @@
+"""What happened so far: plain counters, readable as a dataclass and, where wanted, by Prometheus."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+@dataclasses.dataclass(kw_only=True)
+class Counters:
+    """Counts since the client was made; safe to increase from several threads.
+
+    Attributes:
+        requests: Calls of ``rank`` and entries of ``rank_many``.
+        candidates: Candidates scored.
+        adapted: Candidates scored with a meta embedding.
+        missing: Candidates scored without one because the store does not hold the key.
+        anonymous: Candidates scored without one because a key column was given as ``None``.
+        store_errors: Look-ups that failed; their candidates were scored without embeddings.
+        version_mismatches: Requests that met no embeddings made by the model version that serves.
+        version_changes: Times that another model version began to answer.
+        filled: Feature columns with values replaced by the schema's filler.
+        deadline_exceeded: Requests that ran out of time.
+        unavailable: Requests given up after the retries (``UNAVAILABLE``, ``RESOURCE_EXHAUSTED``).
+        failed: Requests that the server refused for any other reason.
+    """
+
+    requests: int = 0
+    candidates: int = 0
+    adapted: int = 0
+    missing: int = 0
+    anonymous: int = 0
+    store_errors: int = 0
+    version_mismatches: int = 0
+    version_changes: int = 0
+    filled: int = 0
+    deadline_exceeded: int = 0
+    unavailable: int = 0
+    failed: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def add(self, **amounts: int) -> None:
+        """Increases counters by name."""
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+    def snapshot(self) -> dict[str, int]:
+        """All counters at one moment."""
+        with self._lock:
+            return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+class PrometheusCounters:
+    """A collector: ``prometheus_client.REGISTRY.register(PrometheusCounters(ranker.counters))``.
+
+    Every counter appears as ``limaml_ranker_<name>_total``.
+    """
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    def collect(self) -> Iterator[Any]:
+        """Called by Prometheus at every scrape."""
+        from prometheus_client.core import CounterMetricFamily
+
+        for name, value in self._counters.snapshot().items():
+            yield CounterMetricFamily(f"limaml_ranker_{name}", f"Ranker client: {name.replace('_', ' ')}.", value=value)

@@ -1,0 +1,21 @@
+"""What can go wrong between a request and its scores."""
+
+from __future__ import annotations
+
+from tfrec_limaml.errors import LimamlError
+
+
+class RequestError(LimamlError):
+    """The caller's member or candidates do not fit the model's schema; nothing was sent."""
+
+
+class ServingError(LimamlError):
+    """The model server did not answer with scores.
+
+    Attributes:
+        code: Name of the gRPC status code, for example ``"DEADLINE_EXCEEDED"``.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,180 @@
+"""The blocking client against a scripted server that parses requests with TensorFlow's own protos."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from limaml_serving import RequestError, ServingError
+
+from tfrec_limaml.errors import LimamlError
+
+
+def _inputs(request):
+    return {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+
+
+def test_candidates_come_back_best_first_with_the_members_embedding(make_ranker, member, candidates):
+    ranked = make_ranker().rank(member, candidates)
+    assert ranked.order.tolist() == [1, 2, 0, 3]
+    np.testing.assert_allclose(ranked.logit, [10109, 10105, 10103, 10101])
+    assert ranked.used_embedding.all()
+    assert ranked.model_version == 1
+    assert ranked.filled == ()
+
+
+def test_the_request_carries_each_feature_once_in_its_own_type(make_ranker, server, member, candidates):
+    make_ranker().rank(member, candidates)
+    request = server.requests[0]
+    assert request.model_spec.signature_name == "rank"
+    assert request.model_spec.version.value == 1
+    assert list(request.output_filter) == ["probability", "logit"]
+    inputs = _inputs(request)
+    assert sorted(inputs) == ["age", "country", "has_meta_embedding", "image", "meta_embedding", "price", "tab"]
+    assert inputs["age"].tolist() == [41.0]
+    assert inputs["country"].tolist() == [b"CH"]
+    assert inputs["tab"].dtype == np.int64
+    assert inputs["tab"].tolist() == [0, 1, 1, 2]
+    assert inputs["image"].shape == (4, 2)
+    assert inputs["meta_embedding"].tolist() == [[1.0, 0.0, 0.0]]
+    assert inputs["has_meta_embedding"].tolist() == [True]
+
+
+def test_a_list_of_mappings_ranks_like_columns(make_ranker, member, candidates):
+    ranker = make_ranker()
+    rows = [{name: values[i] for name, values in candidates.items()} for i in range(4)]
+    np.testing.assert_array_equal(ranker.rank(member, rows).logit, ranker.rank(member, candidates).logit)
+
+
+def test_top_returns_the_best_only(make_ranker, member, candidates):
+    ranked = make_ranker().rank(member, candidates, top=2)
+    assert ranked.order.tolist() == [1, 2]
+    assert len(ranked.probability) == len(ranked.used_embedding) == 2
+
+
+def test_a_member_without_embedding_is_scored_unadapted_and_counted(make_ranker, member, candidates):
+    ranker = make_ranker()
+    ranked = ranker.rank({**member, "user_id": 99}, candidates)
+    assert not ranked.used_embedding.any()
+    np.testing.assert_allclose(ranked.logit, [10009, 10005, 10003, 10001])
+    assert (ranker.counters.missing, ranker.counters.adapted, ranker.counters.candidates) == (4, 0, 4)
+
+
+def test_someone_unknown_is_scored_unadapted_without_a_look_up(make_ranker, store, member, candidates):
+    ranker = make_ranker()
+    assert not ranker.rank({**member, "user_id": None}, candidates).used_embedding.any()
+    assert store.asked == []
+    assert ranker.counters.anonymous == 4
+
+
+def test_no_candidates_give_an_empty_ranking_without_asking_the_server(make_ranker, server, member):
+    ranked = make_ranker().rank(member, [])
+    assert ranked.order.tolist() == []
+    assert server.requests == []
+
+
+def test_keys_that_vary_by_candidate_are_looked_up_once_each(make_ranker, make_manifest, server, store, member, candidates):
+    store.versions[1] = {"7|0": [1.0, 0, 0], "7|1": [2.0, 0, 0]}
+    ranker = make_ranker(manifest=make_manifest(task_definition="user_tab"))
+    ranked = ranker.rank(member, candidates)
+    assert store.asked == [(("7|0", "7|1", "7|2"), 1)]
+    assert dict(zip(ranked.order.tolist(), ranked.used_embedding.tolist(), strict=True)) == {0: True, 1: True, 2: True, 3: False}
+    assert _inputs(server.requests[0])["meta_embedding"][:, 0].tolist() == [1.0, 2.0, 2.0, 0.0]
+    assert (ranker.counters.adapted, ranker.counters.missing) == (3, 1)
+
+
+def test_many_requests_are_one_look_up_and_one_call_with_the_same_scores(make_ranker, server, store, member, candidates):
+    ranker = make_ranker()
+    stranger = {**member, "user_id": 99}
+    short = {name: values[:1] for name, values in candidates.items()}
+    answers = ranker.rank_many([(member, candidates), (stranger, short), (member, []), ({**member, "user_id": 8}, candidates)])
+    assert len(server.requests) == len(store.asked) == 1
+    assert server.requests[0].model_spec.signature_name == "serving_default"
+    assert {len(v) for v in _inputs(server.requests[0]).values()} == {9}
+    for answer, request in zip(
+        answers, [(member, candidates), (stranger, short), (member, []), ({**member, "user_id": 8}, candidates)], strict=True
+    ):
+        alone = ranker.rank(*request)
+        np.testing.assert_array_equal(answer.logit, alone.logit)
+        np.testing.assert_array_equal(answer.order, alone.order)
+        np.testing.assert_array_equal(answer.used_embedding, alone.used_embedding)
+
+
+def test_a_faulty_request_among_many_is_named_by_position(make_ranker, member, candidates):
+    with pytest.raises(RequestError, match=r"request 1: .*price.* is missing"):
+        make_ranker().rank_many([(member, candidates), (member, {"tab": [1]})])
+
+
+def test_a_failing_store_is_counted_and_the_model_scores_unadapted(make_ranker, store, store_failure, member, candidates):
+    store.failure = store_failure
+    ranker = make_ranker()
+    assert not ranker.rank(member, candidates).used_embedding.any()
+    assert ranker.counters.store_errors == 1
+
+
+def test_a_slow_server_ends_in_deadline_exceeded_without_a_second_attempt(make_ranker, server, member, candidates):
+    import threading
+
+    release = threading.Event()
+    server.script = lambda call, request, context: release.wait(20) and None
+    ranker = make_ranker(version=1)
+    try:
+        with pytest.raises(ServingError) as caught:
+            ranker.rank(member, candidates, timeout=0.2)
+    finally:
+        release.set()
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert len(server.requests) == 1
+    assert ranker.counters.deadline_exceeded == 1
+
+
+def test_a_store_that_eats_the_deadline_leaves_the_server_unasked(make_ranker, server, store, member, candidates):
+    store.delay = 0.3
+    with pytest.raises(ServingError, match="no time left"):
+        make_ranker(version=1).rank(member, candidates, timeout=0.2)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
+def test_safe_codes_are_tried_again_until_the_server_answers(make_ranker, server, member, candidates, code):
+    import grpc
+
+    server.script = lambda call, request, context: context.abort(grpc.StatusCode[code], "later") if call < 3 else None
+    assert make_ranker(retries=2).rank(member, candidates).model_version == 1
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "INTERNAL", "ABORTED", "FAILED_PRECONDITION", "UNKNOWN"])
+def test_other_codes_are_never_tried_again(make_ranker, server, member, candidates, code):
+    import grpc
+
+    server.script = lambda call, request, context: context.abort(grpc.StatusCode[code], "no")
+    ranker = make_ranker(retries=4)
+    with pytest.raises(ServingError) as caught:
+        ranker.rank(member, candidates)
+    assert caught.value.code == code
+    assert len(server.requests) == 1
+    assert ranker.counters.failed == 1
+
+
+def test_a_server_that_is_not_there_is_unavailable(make_ranker, member, candidates):
+    ranker = make_ranker(target="127.0.0.1:1", timeout=5.0)
+    with pytest.raises(ServingError) as caught:
+        ranker.rank(member, candidates)
+    assert caught.value.code == "UNAVAILABLE"
+    assert ranker.counters.unavailable == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"retries": 5}, r"retries must lie in 0\.\.4"),
+        ({"timeout": 0.0}, "timeout must be a positive"),
+        ({"version": 1, "version_label": "stable"}, "not both"),
+        ({"version": 0}, "version must be positive"),
+        ({"on_version_mismatch": "ignore"}, "on_version_mismatch must be"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(make_ranker, change, message):
+    with pytest.raises(LimamlError, match=message):
+        make_ranker(**change)

@@ -1,0 +1,92 @@
+"""``limaml rank`` as a user runs it: files in, lines out, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from tfrec_limaml.cli import main
+from tfrec_limaml.store import open_store
+
+GOOD = {"member": {"user_id": 7, "age": 41, "country": "CH"}, "candidates": [{"price": 3.0, "tab": 0}, {"price": 9.0, "tab": 1}]}
+
+
+@pytest.fixture
+def rank(server, make_manifest, tmp_path, monkeypatch, capsys):
+    make_manifest().write(tmp_path / "export" / "ranker" / "1")
+    address = f"lmdb:{tmp_path / 'store'}"
+    store = open_store(address)
+    with store.new_generation(1, 3) as writer:
+        writer.put(["7"], np.array([[1, 0, 0]], np.float32))
+        writer.publish()
+    store.close()
+
+    def run(text: bytes, *more: str) -> tuple[int, list[dict], list[str]]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+        settings = ["--target", server.target, "--export", str(tmp_path / "export"), "--store", address, "--timeout", "20"]
+        code = main(["rank", *settings, *more])
+        out, err = capsys.readouterr()
+        return code, [json.loads(line) for line in out.splitlines()], err.splitlines()
+
+    return run
+
+
+def _lines(*items):
+    return b"".join((item if isinstance(item, bytes) else json.dumps(item).encode()) + b"\n" for item in items)
+
+
+def test_every_line_is_ranked_with_the_stored_embedding(rank):
+    code, out, err = rank(_lines(GOOD, GOOD))
+    assert code == 0
+    assert [line["line"] for line in out] == [1, 2]
+    assert [r["candidate"] for r in out[0]["ranked"]] == [1, 0]
+    assert out[0]["ranked"][0]["logit"] == 10109.0
+    assert out[0]["ranked"][0]["used_embedding"] is True
+    assert out[0]["model_version"] == 1
+    assert out[0]["filled"] == ["image"]
+    assert "ranked 2 of 2 lines; 4 candidates, 4 with a meta embedding" in err[-1]
+
+
+def test_top_limits_what_is_written(rank):
+    assert [len(line["ranked"]) for line in rank(_lines(GOOD), "--top", "1")[1]] == [1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (b"{not json", "not a JSON object"),
+        (b"\xff\xfe\xfa", "not a JSON object"),
+        (b"[" * 100_000, "not a JSON object"),
+        (b"3", "expected"),
+        ({"member": {}}, "expected"),
+        ({"member": {"user_id": 7}, "candidates": [1]}, "candidates must be"),
+        ({"member": {"user_id": 7}, "candidates": [{"tab": 1}]}, "'price' is missing"),
+        ({"member": {"user_id": [7]}, "candidates": [{"price": 1}]}, "key columns"),
+        ({"member": {"user_id": 7}, "candidates": [{"price": "dear"}]}, "'price' needs numbers"),
+    ],
+)
+def test_a_bad_line_is_named_by_number_and_the_others_are_ranked(rank, bad, message):
+    code, out, err = rank(_lines(GOOD, b"", bad, GOOD))
+    assert code == 2
+    assert [line["line"] for line in out] == [1, 4]
+    named = [line for line in err if line.startswith("limaml: line 3: ")]
+    assert len(named) == 1
+    assert message in named[0]
+    assert "1 of 3 lines could not be ranked" in err[-1]
+
+
+def test_a_server_that_is_away_ends_the_run_with_one_message(rank):
+    code, out, err = rank(_lines(GOOD, GOOD), "--target", "127.0.0.1:1")
+    assert (code, out) == (2, [])
+    assert len(err) == 1
+    assert "UNAVAILABLE" in err[0]
+
+
+def test_an_export_without_manifests_is_refused(rank, tmp_path):
+    code, _, err = rank(_lines(GOOD), "--export", str(tmp_path / "nowhere"))
+    assert code == 2
+    assert "limaml export" in err[-1]

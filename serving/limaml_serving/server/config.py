@@ -1,0 +1,126 @@
+"""Which models to serve: settings, checked on the way in, and the ``models.config`` text proto of TensorFlow Serving."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tfrec_limaml.errors import LimamlError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+class ConfigError(LimamlError):
+    """A model configuration that cannot be served."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VersionPolicy:
+    """Which of the version directories found on disk to serve.
+
+    Attributes:
+        kind: ``"latest"`` (the `count` highest), ``"all"`` or ``"specific"`` (those of `versions` that exist).
+        count: For ``"latest"``.
+        versions: For ``"specific"``.
+    """
+
+    kind: Literal["latest", "all", "specific"] = "latest"
+    count: int = 1
+    versions: tuple[int, ...] = ()
+
+    def choose(self, found: Iterable[int]) -> set[int]:
+        """The versions to serve out of those found on disk."""
+        if self.kind == "latest":
+            return set(sorted(found)[-self.count :])
+        return set(found) if self.kind == "all" else set(found) & set(self.versions)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """One served model.
+
+    Attributes:
+        name: The name in requests: letters, digits, ``_``, ``.``, ``-``. It is never used as a path.
+        base_path: Directory that holds one SavedModel per version, named by whole numbers.
+        policy: Which versions to serve.
+        labels: Names for versions, e.g. ``{"stable": 3, "canary": 4}``.
+    """
+
+    name: str
+    base_path: Path
+    policy: VersionPolicy = VersionPolicy()
+    labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"model name {self.name!r} is not allowed: use 1 to 128 letters, digits, '_', '.' or '-', a letter or digit first"
+            )
+        if not self.base_path.is_absolute():
+            raise ConfigError(f"model {self.name!r}: base_path must be absolute, received {str(self.base_path)!r}")
+
+
+def as_settings(models: Mapping[str, str | Path] | Sequence[ModelSettings]) -> dict[str, ModelSettings]:
+    """Checks and normalises what the caller passed: name to directory, or full settings.
+
+    Raises:
+        ConfigError: No model, one name twice, or a bad name.
+    """
+    if isinstance(models, Mapping):
+        models = [ModelSettings(name=name, base_path=Path(path).absolute()) for name, path in models.items()]
+    names = [model.name for model in models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"models are listed more than once: {twice}; give each a name of its own")
+    return {model.name: model for model in models}
+
+
+def read_models_config(path: str | Path) -> dict[str, ModelSettings]:
+    """Reads a ``models.config`` (text proto of ``ModelServerConfig``).
+
+    Raises:
+        ConfigError: No such file, not a valid text proto, or settings that cannot be served.
+    """
+    from google.protobuf import text_format
+    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
+
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no models config at {path}; pass a text proto of tensorflow.serving.ModelServerConfig")
+    try:
+        config = text_format.Parse(path.read_text(encoding="utf-8"), ModelServerConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a text proto of tensorflow.serving.ModelServerConfig: {error}") from error
+    return from_proto(config)
+
+
+def from_proto(config: Any) -> dict[str, ModelSettings]:
+    """Settings from a ``ModelServerConfig`` message.
+
+    Raises:
+        ConfigError: Not a list of models, or settings that cannot be served.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise ConfigError("only a model_config_list is supported, received " + str(config.WhichOneof("config")))
+    return as_settings([_model(model) for model in config.model_config_list.config])
+
+
+def _model(model: Any) -> ModelSettings:
+    if model.model_platform != "tensorflow":
+        raise ConfigError(f"model {model.name!r}: model_platform must be 'tensorflow', received {model.model_platform!r}")
+    return ModelSettings(
+        name=model.name,
+        base_path=Path(model.base_path),
+        policy=_policy(model.name, model.model_version_policy),
+        labels=dict(model.version_labels),
+    )
+
+
+def _policy(name: str, policy: Any) -> VersionPolicy:
+    kind: Any = policy.WhichOneof("policy_choice") or "latest"
+    if kind == "specific" and not policy.specific.versions:
+        raise ConfigError(f"model {name!r}: the 'specific' version policy names no version")
+    return VersionPolicy(kind=kind, count=max(policy.latest.num_versions, 1), versions=tuple(policy.specific.versions))

@@ -1,0 +1,47 @@
+"""Errors that travel to a client as a gRPC status."""
+
+from __future__ import annotations
+
+import grpc
+
+from tfrec_limaml.errors import LimamlError
+
+#: gRPC and TensorFlow number their status codes alike.
+CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+#: Longest message that goes into a status; gRPC carries it in a header, which is bounded.
+MESSAGE_LIMIT = 1024
+
+
+class RequestError(LimamlError):
+    """A request that is answered with a status instead of a result.
+
+    Attributes:
+        code: The gRPC status code.
+        message: What is wrong, shortened to `MESSAGE_LIMIT` characters.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 3] + "..."
+
+
+def invalid(message: str) -> RequestError:
+    """INVALID_ARGUMENT."""
+    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+def failed_precondition(message: str) -> RequestError:
+    """FAILED_PRECONDITION."""
+    return RequestError(grpc.StatusCode.FAILED_PRECONDITION, message)
+
+
+def not_found(message: str) -> RequestError:
+    """NOT_FOUND."""
+    return RequestError(grpc.StatusCode.NOT_FOUND, message)
+
+
+def from_runtime(code: int, message: str) -> RequestError:
+    """The status of an error raised by the TensorFlow runtime (``tf.errors.OpError``)."""
+    return RequestError(CODES.get(code, grpc.StatusCode.UNKNOWN), message)

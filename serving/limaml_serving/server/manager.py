@@ -1,0 +1,187 @@
+"""The models being served: which versions are loaded, which one a request means, and how that changes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from limaml_serving.server.config import ModelSettings
+from limaml_serving.server.errors import RequestError, failed_precondition, invalid, not_found
+from limaml_serving.server.runner import SavedModelRunner
+from limaml_serving.server.versions import State, Version, find_versions
+
+logger = logging.getLogger(__name__)
+
+
+class ModelManager:
+    """Loads and unloads versions as directories come and go, and leases loaded ones to requests.
+
+    New versions are loaded before old ones are retired, so that a swap leaves no gap, and a model whose newest version cannot be
+    loaded keeps its old one.
+
+    Args:
+        models: Settings by name.
+        poll_seconds: Time between two looks at the disk.
+        on_change: Called after each look.
+    """
+
+    def __init__(
+        self, models: Mapping[str, ModelSettings], *, poll_seconds: float = 1.0, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self._settings = dict(models)
+        self._poll_seconds = poll_seconds
+        self._on_change = on_change
+        self._versions: dict[str, dict[int, Version]] = {}
+        self._unreadable: set[str] = set()
+        self._changing = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Loads what is there, then keeps looking in a thread of its own."""
+        self.refresh()
+        self._thread = threading.Thread(target=self._watch, name="limaml-serve-versions", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops looking and retires every version."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._changing:
+            for version in self._all_versions():
+                version.retire()
+
+    def refresh(self) -> None:
+        """Looks at the disk once, and loads and retires accordingly."""
+        with self._changing:
+            for settings in list(self._settings.values()):
+                self._refresh_model(settings)
+            for name in self._versions.keys() - self._settings.keys():
+                for version in self._versions[name].values():
+                    version.retire()
+        self._on_change()
+
+    @contextmanager
+    def lease(self, spec: Any) -> Iterator[tuple[int, SavedModelRunner]]:
+        """The version number and the model that a ``ModelSpec`` means; it stays loaded inside the ``with`` block.
+
+        Raises:
+            RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND where no such version is available.
+        """
+        version, runner = self._acquire(spec)
+        try:
+            yield version.number, runner
+        finally:
+            version.release()
+
+    def statuses(self, name: str) -> dict[int, tuple[int, str]]:
+        """State and error of every version ever seen of model `name`."""
+        return {number: (version.state, version.error) for number, version in sorted(self._versions.get(name, {}).items())}
+
+    def is_configured(self, name: str) -> bool:
+        """True for a model of the present configuration."""
+        return name in self._settings
+
+    def available(self) -> dict[str, list[int]]:
+        """Configured models and their available versions."""
+        return {name: [n for n, (state, _) in self.statuses(name).items() if state == State.AVAILABLE] for name in list(self._settings)}
+
+    def reload(self, models: Mapping[str, ModelSettings]) -> None:
+        """Replaces the configuration; returns once it is in force.
+
+        Raises:
+            RequestError: FAILED_PRECONDITION where a label would move to a version that is not available (nothing is changed
+                then); UNKNOWN where a new model has no version that can be served.
+        """
+        with self._changing:
+            for name, settings in models.items():
+                self._check_labels(name, settings)
+            new = models.keys() - self._settings.keys()
+            self._settings = dict(models)
+        self.refresh()
+        available = self.available()
+        absent = sorted(name for name in new if not available.get(name))
+        if absent:
+            raise RequestError(grpc.StatusCode.UNKNOWN, f"no version became available of the new models {absent}; see GetModelStatus")
+
+    def _check_labels(self, name: str, settings: ModelSettings) -> None:
+        old = self._settings[name].labels if name in self._settings else {}
+        states = self.statuses(name)
+        for label, number in settings.labels.items():
+            if old.get(label, number) != number and states.get(number, (State.UNKNOWN, ""))[0] != State.AVAILABLE:
+                raise failed_precondition(
+                    f"Request to assign label {label} to version {number} of model {name}, which is not currently available for inference"
+                )
+
+    def _acquire(self, spec: Any) -> tuple[Version, SavedModelRunner]:
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        number = self._number(spec)
+        versions = self._versions.get(spec.name, {})
+        # A version may be retired between look-up and lease, by when its successor is there: hence highest first.
+        for candidate in sorted(versions, reverse=True) if number is None else [number]:
+            version = versions.get(candidate)
+            runner = version.acquire() if version is not None else None
+            if version is not None and runner is not None:
+                return version, runner
+        meant = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
+        raise not_found(f"Servable not found for request: {meant}")
+
+    def _number(self, spec: Any) -> int | None:
+        choice = spec.WhichOneof("version_choice")
+        if choice == "version":
+            return spec.version.value
+        if choice == "version_label":
+            settings = self._settings.get(spec.name)
+            if settings is None or spec.version_label not in settings.labels:
+                raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+            return settings.labels[spec.version_label]
+        return None
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._poll_seconds):
+            self.refresh()
+
+    def _refresh_model(self, settings: ModelSettings) -> None:
+        found = self._look(settings)
+        if found is None:
+            return
+        known = self._versions.get(settings.name, {})
+        tried: set[int] = set()
+        while True:
+            # A version that cannot be loaded does not count, so that "latest" falls back to the one before it.
+            failed = {n for n in found if n in known and known[n].failed and (n in tried or known[n].unchanged())}
+            wanted = settings.policy.choose(found.keys() - failed)
+            missing = [n for n in sorted(wanted) if n not in known or known[n].state == State.END]
+            if not missing:
+                break
+            for number in missing:
+                version = Version(model=settings.name, number=number, directory=found[number])
+                known = {**known, number: version}
+                self._versions = {**self._versions, settings.name: known}
+                version.load(settings.base_path)
+            tried.update(missing)
+        if wanted or not found:
+            for number in known.keys() - wanted:
+                known[number].retire()
+
+    def _look(self, settings: ModelSettings) -> dict[int, Path] | None:
+        try:
+            found = find_versions(settings.base_path)
+        except OSError as error:
+            if settings.name not in self._unreadable:
+                logger.warning("model %s: cannot read %s: %s", settings.name, settings.base_path, error)
+            self._unreadable.add(settings.name)
+            return None
+        self._unreadable.discard(settings.name)
+        return found
+
+    def _all_versions(self) -> list[Version]:
+        return [version for versions in self._versions.values() for version in versions.values()]

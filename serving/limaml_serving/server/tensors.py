@@ -1,0 +1,179 @@
+"""TensorProto to array and back, with every check made before anything is allocated."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
+
+from limaml_serving.server.errors import RequestError, invalid
+
+#: What one string costs in the runtime beside its characters (bytes).
+_STRING_OVERHEAD = 24
+
+#: The TensorProto field that holds a dtype's values, where it holds them as they are.
+_FIELDS = {
+    tf.float32: "float_val",
+    tf.float64: "double_val",
+    tf.int64: "int64_val",
+    tf.int32: "int_val",
+    tf.int16: "int_val",
+    tf.int8: "int_val",
+    tf.uint8: "int_val",
+    tf.uint16: "int_val",
+    tf.uint32: "uint32_val",
+    tf.uint64: "uint64_val",
+    tf.bool: "bool_val",
+    tf.string: "string_val",
+    tf.half: "half_val",
+    tf.bfloat16: "half_val",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a signature.
+
+    Attributes:
+        name: Its name in requests and responses.
+        tensor: Name of the tensor in the graph.
+        dtype: Element type.
+        shape: Sizes, ``None`` for a free axis; ``None`` as a whole for unknown rank.
+    """
+
+    name: str
+    tensor: str
+    dtype: tf.DType
+    shape: tuple[int | None, ...] | None
+
+    @classmethod
+    def of(cls, name: str, info: Any) -> TensorSpec:
+        """From a SavedModel's ``TensorInfo``."""
+        shape = info.tensor_shape
+        sizes = None if shape.unknown_rank else tuple(None if d.size < 0 else d.size for d in shape.dim)
+        return cls(name=name, tensor=info.name, dtype=tf.as_dtype(info.dtype), shape=sizes)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Budget:
+    """What one request may still ask the server to hold.
+
+    Attributes:
+        rows: Largest first axis of any input.
+        remaining: Bytes that the request's inputs may still take once decoded.
+    """
+
+    rows: int
+    remaining: int
+
+    def take(self, name: str, size: int) -> None:
+        """Sets `size` bytes aside for input `name`; raises INVALID_ARGUMENT where they are not left."""
+        if size > self.remaining:
+            raise invalid(f"input {name}: {size} bytes once decoded, more than the {self.remaining} left to this request")
+        self.remaining -= size
+
+
+def decode(spec: TensorSpec, proto: tensor_pb2.TensorProto, budget: Budget) -> np.ndarray:
+    """The array that `proto` holds.
+
+    As in TensorFlow, fewer values than elements repeat the last value. No value at all for a tensor that is not empty, and more
+    values than elements, are refused.
+
+    Raises:
+        RequestError: INVALID_ARGUMENT for another dtype, rank or size than the signature's, content that disagrees with the
+            shape, or more than the budget allows.
+    """
+    if proto.dtype != spec.dtype.as_datatype_enum:
+        raise invalid(f"input {spec.name}: expected dtype {spec.dtype.name}, received {_dtype_name(proto.dtype)}")
+    shape = _check_shape(spec, proto.tensor_shape, budget)
+    elements = math.prod(shape)
+    if proto.tensor_content:
+        return _from_content(spec, proto, shape, elements, budget)
+    field = _FIELDS.get(spec.dtype)
+    if field is None:
+        raise invalid(f"input {spec.name}: send dtype {spec.dtype.name} as tensor_content")
+    values = getattr(proto, field)
+    count = len(values)
+    if count > elements or (count == 0 and elements > 0):
+        raise invalid(f"input {spec.name}: {count} values do not fit shape {list(shape)} of {elements} elements")
+    if spec.dtype == tf.string:
+        last = len(values[-1]) if count else 0
+        budget.take(spec.name, sum(map(len, values)) + (elements - count) * last + elements * _STRING_OVERHEAD)
+    else:
+        budget.take(spec.name, elements * spec.dtype.size)
+    return _from_values(spec, values, count, shape, elements)
+
+
+def encode(spec: TensorSpec, array: np.ndarray) -> tensor_pb2.TensorProto:
+    """`array` as a TensorProto with its values in the field of its dtype, as TensorFlow Serving answers by default."""
+    field = _FIELDS.get(spec.dtype)
+    array = np.asarray(array)
+    if field is None:
+        return tf.make_tensor_proto(array, dtype=spec.dtype)
+    dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
+    proto = tensor_pb2.TensorProto(dtype=spec.dtype.as_datatype_enum, tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims))
+    flat = array.ravel()
+    getattr(proto, field).extend((flat.view(np.uint16) if field == "half_val" else flat).tolist())
+    return proto
+
+
+def _check_shape(spec: TensorSpec, proto: tensor_shape_pb2.TensorShapeProto, budget: Budget) -> tuple[int, ...]:
+    shape = tuple(dim.size for dim in proto.dim)
+    if proto.unknown_rank or any(size < 0 for size in shape):
+        raise invalid(f"input {spec.name}: the shape must be fully known, received {_describe(proto)}")
+    if len(shape) > 32:
+        raise invalid(f"input {spec.name}: rank {len(shape)} is more than 32")
+    if spec.shape is not None:
+        fits = len(shape) == len(spec.shape) and all(want in (None, got) for want, got in zip(spec.shape, shape, strict=True))
+        if not fits:
+            wanted = [-1 if size is None else size for size in spec.shape]
+            raise invalid(f"input {spec.name}: expected shape {wanted} (-1 is free), received {list(shape)}")
+    if shape and shape[0] > budget.rows:
+        raise invalid(f"input {spec.name}: {shape[0]} rows, more than the {budget.rows} that this server takes in one request")
+    return shape
+
+
+def _from_content(spec: TensorSpec, proto: tensor_pb2.TensorProto, shape: tuple[int, ...], elements: int, budget: Budget) -> np.ndarray:
+    content = proto.tensor_content
+    if spec.dtype == tf.string:
+        # Each string takes at least its length byte, so that the content bounds what the runtime allocates.
+        if elements > len(content):
+            raise invalid(f"input {spec.name}: {len(content)} bytes of tensor_content do not fit shape {list(shape)}")
+        budget.take(spec.name, len(content) + elements * _STRING_OVERHEAD)
+        return tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy()
+    expected = elements * spec.dtype.size
+    if len(content) != expected:
+        raise invalid(
+            f"input {spec.name}: {len(content)} bytes of tensor_content, expected {expected} for shape {list(shape)} of {spec.dtype.name}"
+        )
+    budget.take(spec.name, expected)
+    return np.frombuffer(content, dtype=spec.dtype.as_numpy_dtype).reshape(shape)
+
+
+def _from_values(spec: TensorSpec, values: Any, count: int, shape: tuple[int, ...], elements: int) -> np.ndarray:
+    dtype = spec.dtype.as_numpy_dtype
+    try:
+        array = np.array(values, dtype=np.uint16).view(dtype) if spec.dtype in (tf.half, tf.bfloat16) else np.array(values, dtype=dtype)
+    except (ValueError, OverflowError) as error:
+        raise invalid(f"input {spec.name}: a value does not fit dtype {spec.dtype.name}: {error}") from error
+    if count < elements:
+        array = np.concatenate([array, np.full(elements - count, array[-1], dtype=dtype)])
+    return array.reshape(shape)
+
+
+def _describe(shape: tensor_shape_pb2.TensorShapeProto) -> str:
+    return "unknown rank" if shape.unknown_rank else str([dim.size for dim in shape.dim][:32])
+
+
+def _dtype_name(number: int) -> str:
+    try:
+        return tf.as_dtype(number).name
+    except TypeError:
+        return f"number {number}"
+
+
+__all__ = ["Budget", "RequestError", "TensorSpec", "decode", "encode"]

@@ -1,0 +1,134 @@
+"""Version directories on disk, and the life of one loaded version."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+from pathlib import Path
+
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
+
+from limaml_serving.server.runner import LoadError, SavedModelRunner
+from limaml_serving.server.warmup import warm_up
+
+logger = logging.getLogger(__name__)
+
+State = ModelVersionStatus.State
+
+_LARGEST_VERSION = 2**63 - 1
+
+
+def find_versions(base_path: Path) -> dict[int, Path]:
+    """The version directories below `base_path`, those whose name is a whole number; raises OSError if it cannot be read."""
+    found: dict[int, Path] = {}
+    with os.scandir(base_path) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.isascii() and entry.name.isdigit() and int(entry.name) <= _LARGEST_VERSION and entry.is_dir():
+                found[int(entry.name)] = Path(entry.path)
+    return found
+
+
+def fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and modification time of every file below `directory`: changes while a copy is under way."""
+    found = []
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(folder, name)
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue  # a file that is just being renamed; the next look sees it
+            found.append((path, status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found))
+
+
+def check_inside(directory: Path, base_path: Path) -> None:
+    """Raises `LoadError` where `directory`, or a file in it, is a link that leads out of `base_path`."""
+    base = base_path.resolve()
+    folders = [directory]
+    folders += [Path(folder, name) for folder, inner, files in os.walk(directory) for name in (*inner, *files)]
+    for path in folders:
+        if path.is_symlink() and not path.resolve().is_relative_to(base):
+            raise LoadError(f"{path} is a link that leads out of {base_path}: copy the files into the version directory")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Version:
+    """One version of one model, from the moment it was found to its end.
+
+    Attributes:
+        model: Name of the model.
+        number: The version.
+        directory: Where it was found.
+        state: As in ``GetModelStatus``.
+        error: Why loading failed; empty otherwise.
+        seen: `fingerprint` of the directory before it was loaded.
+    """
+
+    model: str
+    number: int
+    directory: Path
+    state: int = State.START
+    error: str = ""
+    seen: tuple[tuple[str, int, int], ...] = ()
+    runner: SavedModelRunner | None = None
+    _users: int = 0
+    _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    @property
+    def failed(self) -> bool:
+        """True if it could not be loaded."""
+        return bool(self.error)
+
+    def unchanged(self) -> bool:
+        """True if the files are the ones that were there before loading."""
+        return fingerprint(self.directory) == self.seen
+
+    def load(self, base_path: Path) -> None:
+        """Loads and warms up; ends AVAILABLE, or END with an `error`."""
+        self.state = State.LOADING
+        self.seen = fingerprint(self.directory)
+        try:
+            check_inside(self.directory, base_path)
+            runner = SavedModelRunner(self.directory)
+            try:
+                warmed = warm_up(runner, self.directory)
+            except LoadError:
+                runner.close()
+                raise
+        except LoadError as error:
+            self.error, self.state = str(error), State.END
+            logger.error("model %s version %d is not served: %s", self.model, self.number, error)
+            return
+        self.runner, self.state = runner, State.AVAILABLE
+        logger.info("model %s version %d is available (%d warm-up requests)", self.model, self.number, warmed)
+
+    def acquire(self) -> SavedModelRunner | None:
+        """The loaded model, kept until `release`; ``None`` if it is not (or no longer) available."""
+        with self._lock:
+            if self.state != State.AVAILABLE:
+                return None
+            self._users += 1
+            return self.runner
+
+    def release(self) -> None:
+        """Gives the model back; the last user of a retired version frees it."""
+        with self._lock:
+            self._users -= 1
+            self._free_if_idle()
+
+    def retire(self) -> None:
+        """Takes no new request; the model is freed once the running ones are done."""
+        with self._lock:
+            if self.state == State.AVAILABLE:
+                self.state = State.UNLOADING
+                self._free_if_idle()
+
+    def _free_if_idle(self) -> None:
+        if self._users == 0 and self.state == State.UNLOADING and self.runner is not None:
+            self.runner.close()
+            self.runner = None
+            self.state = State.END
+            logger.info("model %s version %d is unloaded", self.model, self.number)

@@ -67,7 +67,7 @@ class ScriptedServer:
         self.resolutions = 0
         self._lock = threading.Lock()
         self._server = grpc.server(futures.ThreadPoolExecutor(8))
-        self._server.add_generic_rpc_handlers((self._handlers(),))
+        self._server.add_generic_rpc_handlers((self.handlers(),))
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         self.target = f"127.0.0.1:{self.port}"
         self._server.start()
@@ -75,7 +75,7 @@ class ScriptedServer:
     def stop(self) -> None:
         self._server.stop(0).wait()
 
-    def _handlers(self) -> grpc.GenericRpcHandler:
+    def handlers(self) -> grpc.GenericRpcHandler:
         predict, metadata = self._protos
         serialize = lambda message: message.SerializeToString()  # noqa: E731
         return grpc.method_handlers_generic_handler(

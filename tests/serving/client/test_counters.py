@@ -1,0 +1,32 @@
+"""Counters as a dataclass and as Prometheus sees them; and what importing the client costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import prometheus_client
+from limaml_serving import Counters, PrometheusCounters
+
+
+def test_threads_lose_no_count():
+    counters = Counters()
+    threads = [threading.Thread(target=lambda: [counters.add(requests=1, candidates=3) for _ in range(2000)]) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert (counters.requests, counters.candidates) == (8000, 24000)
+
+
+def test_prometheus_reads_every_counter():
+    counters, registry = Counters(), prometheus_client.CollectorRegistry()
+    registry.register(PrometheusCounters(counters))
+    counters.add(missing=5)
+    assert registry.get_sample_value("limaml_ranker_missing_total") == 5.0
+    text = prometheus_client.generate_latest(registry).decode()
+    assert all(f"limaml_ranker_{name}_total " in text for name in counters.snapshot())
+
+
+def test_the_client_is_imported_without_tensorflow():
+    script = "import sys, limaml_serving as s; s.Ranker, s.AsyncRanker; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0

@@ -1,0 +1,218 @@
+"""Columns: what a caller may pass, and the bytes that TensorFlow reads back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import hypothesis.extra.numpy as arrays
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from limaml_serving import RequestError, ServingError, wire
+from limaml_serving.columns import read_rows
+from limaml_serving.requests import fill_tensor, read_output
+from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
+
+from tfrec_limaml.schema import Feature
+
+
+def _column(feature, values):
+    """The column that candidates with these values give for the feature."""
+    return read_rows([feature], ["k"], {"k": 1}, {feature.name: values}).columns[feature.name]
+
+
+def _number(dtype="float32", **more):
+    return Feature(name="x", dtype=dtype, encoding="numeric", **more)
+
+
+def _text(**more):
+    return Feature(name="x", dtype="string", encoding="vocabulary", **more)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays.arrays(st.sampled_from([np.float32, np.int64, np.bool_]), arrays.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=5))
+)
+def test_tensorflow_reads_back_any_array_bit_for_bit(array):
+    tensor = wire.TensorProto()
+    fill_tensor(tensor, array)
+    back = tf.make_ndarray(tf.make_tensor_proto(0).FromString(tensor.SerializeToString()))
+    assert back.dtype == array.dtype
+    assert back.shape == array.shape
+    assert back.tobytes() == array.tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), min_size=1, max_size=6))
+def test_tensorflow_reads_back_any_text(texts):
+    tensor = wire.TensorProto()
+    fill_tensor(tensor, _column(_text(), texts))
+    back = tf.make_ndarray(tf.make_tensor_proto(0).FromString(tensor.SerializeToString()))
+    assert [value.decode() for value in back] == texts
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (wire.PredictRequest, predict_pb2.PredictRequest),
+        (wire.PredictResponse, predict_pb2.PredictResponse),
+        (wire.GetModelMetadataRequest, get_model_metadata_pb2.GetModelMetadataRequest),
+        (wire.GetModelMetadataResponse, get_model_metadata_pb2.GetModelMetadataResponse),
+    ],
+)
+def test_every_field_has_the_number_and_type_of_the_original(ours, theirs):
+    def compare(mine, real):
+        for field in mine.fields:
+            other = real.fields_by_name[field.name]
+            enum = other.type == other.TYPE_ENUM
+            assert (field.number, field.is_repeated) == (other.number, other.is_repeated)
+            assert field.type == (field.TYPE_INT32 if enum else other.type)
+            if field.message_type is not None:
+                compare(field.message_type, other.message_type)
+
+    compare(ours.DESCRIPTOR, theirs.DESCRIPTOR)
+    assert (
+        tf.float32.as_datatype_enum,
+        tf.string.as_datatype_enum,
+        tf.int64.as_datatype_enum,
+        tf.bool.as_datatype_enum,
+    ) == (wire.DT_FLOAT, wire.DT_STRING, wire.DT_INT64, wire.DT_BOOL)
+
+
+@pytest.mark.parametrize(
+    "values", [[1, 2.5], np.array([1, 2.5]), np.array([1, 2.5], np.float16), pd.Series([1, 2.5]), (1, np.float32(2.5))]
+)
+def test_numbers_may_come_in_any_container(values):
+    column = _column(_number(), values)
+    assert column.dtype == np.float32
+    assert column.tolist() == [1.0, 2.5]
+
+
+@pytest.mark.parametrize("values", [[1, -2], np.array([1, -2], np.int8), np.array([1.0, -2.0]), [True, -2], pd.Series([1, -2])])
+def test_whole_numbers_may_come_as_any_exact_type(values):
+    column = _column(_number("int64"), values)
+    assert column.dtype == np.int64
+    assert column.tolist() == [1, -2]
+
+
+@pytest.mark.parametrize(
+    "values", [["a", "é"], np.array(["a", "é"]), np.array(["a", "é"], object), ["a", "é".encode()], pd.Series(["a", "é"])]
+)
+def test_text_may_come_in_any_container(values):
+    assert _column(_text(), values) == [b"a", "é".encode()]
+
+
+def test_numbers_given_for_text_become_what_task_records_hold():
+    assert _column(_text(), [7, 7.5, True]) == [b"7", b"7.5", b"True"]
+
+
+@pytest.mark.parametrize("bad", [[1.0, "a"], ["1"], [b"1"], [{}], [[1.0]], [1j], [[1], [2, 3]]])
+def test_what_is_not_a_number_is_refused_by_the_features_name(bad):
+    with pytest.raises(RequestError, match="feature 'x' needs"):
+        _column(_number(), bad)
+
+
+@pytest.mark.parametrize("bad", [[2.5], [None, 2.5], [2**63], [2**70], np.array([2**63], np.uint64), [1e30], ["1"], [[1]]])
+def test_what_is_not_a_whole_number_of_64_bits_is_refused(bad):
+    with pytest.raises(RequestError, match="feature 'x' needs"):
+        _column(_number("int64"), bad)
+
+
+@pytest.mark.parametrize("bad", [[["a"]], [{}], ["\ud800"], [object()]])
+def test_what_is_not_text_is_refused(bad):
+    with pytest.raises(RequestError, match="feature 'x'"):
+        _column(_text(), bad)
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "expected"),
+    [
+        (_number(fill_value=9.0), [1.0, None, np.nan, np.inf, 1e300], [1, 9, 9, 9, 9]),
+        (_number(fill_value=9.0), np.array([1.0, np.nan], np.float32), [1, 9]),
+        (_number(width=2, fill_value=9.0), [[1.0, None], [np.nan, 2.0]], [[1, 9], [9, 2]]),
+        (_number("int64", fill_value=9), [1, None], [1, 9]),
+        (_number("int64", fill_value=9), np.array([1.0, np.nan]), [1, 9]),
+        (_text(fill_value="?"), ["a", None, float("nan")], [b"a", b"?", b"?"]),
+    ],
+)
+def test_invalid_values_are_filled_and_reported_where_the_schema_says_so(feature, values, expected):
+    rows = read_rows([feature], ["k"], {"k": 1}, {"x": values})
+    column = rows.columns["x"]
+    assert (column if isinstance(column, list) else column.tolist()) == expected
+    assert rows.filled == ("x",)
+
+
+@pytest.mark.parametrize("on_invalid", ["error", "skip"])
+@pytest.mark.parametrize("feature", [_number(on_invalid="error"), _number("int64", on_invalid="error"), _text(on_invalid="error")])
+def test_without_a_filler_invalid_and_missing_values_are_errors_that_name_the_feature(feature, on_invalid):
+    feature = dataclasses.replace(feature, on_invalid=on_invalid)
+    good = "a" if feature.dtype == "string" else 1
+    with pytest.raises(RequestError, match=f"feature 'x' has a missing.*on_invalid: {on_invalid}"):
+        _column(feature, [good, None])
+    with pytest.raises(RequestError, match="feature 'x' is missing"):
+        read_rows([feature], ["k"], {"k": 1}, {"other": [1]})
+
+
+def test_the_callers_own_arrays_are_never_written_to():
+    values = np.array([1.0, np.nan], np.float32)
+    _column(_number(), values)
+    assert np.isnan(values[1])
+
+
+def test_an_absent_feature_is_filled_once_for_all_candidates():
+    rows = read_rows([_number(width=2, fill_value=3.0), Feature(name="y")], ["k"], {"k": 1}, {"y": [1, 2]})
+    assert rows.columns["x"].tolist() == [[3.0, 3.0]]
+    assert rows.filled == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("member", "candidates", "message"),
+    [
+        ({"x": 1}, {"x": [1]}, "'x' is given for the member and for the candidates"),
+        ({}, {"x": [1, 2], "y": [1]}, "equal lengths"),
+        ({}, {"x": 1}, "single values for"),
+        ({}, {"x": "ab"}, "single values for"),
+        ({}, "ab", "candidates must be a mapping"),
+        ({}, [1, 2], "candidates must be a mapping"),
+        ({"k": [1]}, {"x": [1]}, "key columns"),
+        ({}, {"x": [1]}, "key column 'k' is missing"),
+    ],
+)
+def test_malformed_requests_are_refused_with_the_reason(member, candidates, message):
+    with pytest.raises(RequestError, match=message):
+        read_rows([_number()], ["k"], {"k": 1, **member} if "missing" not in message else member, candidates)
+
+
+def test_task_keys_are_encoded_as_the_job_encodes_them():
+    rows = read_rows([], ["a", "b"], {"a": "50%|x"}, {"b": np.array([1, 2, 1]), "id": [1, 2, 3]})
+    assert rows.keys == ("50%25%7Cx|1", "50%25%7Cx|2")
+    assert rows.key_index.tolist() == [0, 1, 0]
+
+
+def test_candidates_without_any_field_still_count():
+    assert read_rows([], ["k"], {"k": 1}, [{}, {}]).count == 2
+
+
+@pytest.mark.parametrize("content", [True, False])
+def test_scores_are_read_whichever_way_the_server_wrote_them(content):
+    response = predict_pb2.PredictResponse()
+    values = np.array([0.25, -3.0], np.float32)
+    proto = tf.make_tensor_proto(values)
+    if not content:
+        proto.ClearField("tensor_content")
+        proto.float_val.extend(values)
+    response.outputs["logit"].CopyFrom(proto)
+    back = wire.PredictResponse.FromString(response.SerializeToString())
+    assert read_output(back, "logit", 2).tolist() == [0.25, -3.0]
+
+
+@pytest.mark.parametrize("tensor", [tf.make_tensor_proto([1.0]), tf.make_tensor_proto([1, 2]), tf.make_tensor_proto([[1.0, 2.0]]), None])
+def test_an_answer_that_is_not_one_score_per_candidate_is_refused(tensor):
+    response = predict_pb2.PredictResponse()
+    if tensor is not None:
+        response.outputs["logit"].CopyFrom(tensor)
+    with pytest.raises(ServingError, match="output"):
+        read_output(wire.PredictResponse.FromString(response.SerializeToString()), "logit", 2)

@@ -1,1 +1,66 @@
-"""Public data sets in the toolkit's raw layout."""
+"""Public data sets, simulated ones and the user's own, in one raw layout.
+
+>>> from tfrec_limaml import datasets
+>>> card = datasets.prepare("simulated", "runs/raw", settings={"members": 500})    # doctest: +SKIP
+>>> card["rows"], card["label_rate"]                                               # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def prepare(
+    name: str,
+    output: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    label: str | None = None,
+    tasks: Sequence[str] | None = None,
+    history: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes a known data set in the raw layout (see `tfrec_limaml.datasets.raw`).
+
+    Args:
+        name: One of `names`.
+        output: Folder to write.
+        data_dir: Folder with the official files; where they are missing they are downloaded into it.
+        label: Label column; the data set's first by default.
+        tasks: Task definitions; the data set's first by default.
+        history: Declare point-in-time history features.
+        settings: Further settings of the data set, e.g. ``{"members": 500, "seed": 1}``.
+        overwrite: Replace an earlier output.
+
+    Returns:
+        The data card.
+
+    Raises:
+        LimamlError: Unknown name or option, an output in the way, files that cannot be had.
+        SchemaError: Files that do not hold what they should.
+    """
+    from tfrec_limaml.datasets import raw, registry
+
+    path = raw.check_output(output, overwrite)
+    dataset = registry.get(name)
+    request = dataset.request(data_dir=data_dir, label=label, tasks=tuple(tasks or ()), history=history, settings=settings)
+    return _finish(dataset.load(request), path)
+
+
+def names() -> list[str]:
+    """Names of the known data sets."""
+    from tfrec_limaml.datasets import registry
+
+    return sorted(registry.all_datasets())
+
+
+def _finish(data: Any, path: Path) -> dict[str, Any]:
+    from tfrec_limaml.datasets import card, conform, raw
+
+    conformed, invalid = conform.conform(data)
+    result = card.data_card(conformed, invalid)
+    raw.write_raw(conformed, result, path)
+    return {**result, "written": str(path)}

@@ -1,0 +1,144 @@
+"""``limaml datasets``: what there is, what is in it, and making it ready."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.cli import Command
+from tfrec_limaml.errors import LimamlError
+
+_DESCRIPTION = """\
+Lists, describes and prepares data sets. Prepared data lie in a folder of plain files (schema.yaml, Parquet tables,
+data_card.json), which `limaml prepare` turns into task records.
+
+examples:
+  limaml datasets list
+  limaml datasets prepare simulated --output runs/raw
+  limaml datasets prepare kuairand-pure --data-dir ~/data --output runs/raw
+  limaml datasets describe clicks.csv
+  limaml datasets prepare --schema my.yaml --interactions clicks.csv --table users=users.parquet --output runs/raw
+
+next: limaml prepare runs/raw --output runs/tasks
+"""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listed = actions.add_parser("list", help="name the data sets that prepare knows")
+    describe = actions.add_parser(
+        "describe",
+        help="print a data card; of a plain file also the schema it suggests",
+        description="Prints a data card of a prepared folder, of a CSV or Parquet file (with the schema it would guess), or facts about a known data set.",
+    )
+    describe.add_argument("target", metavar="PATH_OR_NAME", help="a prepared folder, a CSV or Parquet file, or a known name")
+    describe.add_argument("--schema", metavar="FILE", help="YAML schema of the file, instead of guessing one")
+    describe.add_argument("--write-schema", metavar="FILE", help="also write the guessed schema to FILE, for editing")
+    prepare = actions.add_parser(
+        "prepare",
+        help="write a data set in the raw layout",
+        description="Writes a known data set (NAME) or your own (--schema, --interactions, --table) in the raw layout.",
+    )
+    _add_prepare(prepare)
+    for sub in (listed, describe, prepare):
+        # Suppressed default: the flag may stand before or after the action.
+        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the result as one JSON object on stdout")
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a known data set (see `limaml datasets list`)")
+    parser.add_argument("--output", required=True, metavar="RAW", help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier output")
+    known = parser.add_argument_group("known data sets")
+    known.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="folder with the official files, downloaded into it where missing (default: $LIMAML_DATA_DIR or the cache)",
+    )
+    known.add_argument("--label", help="label column, e.g. is_click, long_view or is_like of kuairand-pure")
+    known.add_argument("--tasks", metavar="NAME[,NAME]", help="task definitions, e.g. user or user,user_tab; the first is the default one")
+    known.add_argument("--history", action="store_true", help="declare point-in-time history features")
+    known.add_argument(
+        "--random-log", action="store_true", default=None, help="kuairand-pure: also read the log of randomly exposed videos"
+    )
+    known.add_argument("--members", type=int, metavar="N", help="simulated: number of members (default 4000)")
+    known.add_argument("--seed", type=int, metavar="N", help="simulated: seed (default 0)")
+    known.add_argument("--days", type=int, metavar="N", help="simulated: length of the period (default 42)")
+    own = parser.add_argument_group("your own data")
+    own.add_argument("--schema", metavar="FILE", help="YAML schema; `limaml datasets describe FILE` draws a first one")
+    own.add_argument("--interactions", metavar="FILE", help="CSV or Parquet file, one row per interaction")
+    own.add_argument("--table", action="append", default=[], metavar="NAME=FILE", help="a feature table that the schema joins; repeatable")
+
+
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    action = {"list": _list, "describe": _describe, "prepare": _prepare}[arguments.action]
+    return action(arguments)
+
+
+def _list(arguments: argparse.Namespace) -> dict[str, Any]:
+    from tfrec_limaml.datasets import registry
+
+    return {"datasets": {name: dataset.facts() for name, dataset in sorted(registry.all_datasets().items())}}
+
+
+def _describe(arguments: argparse.Namespace) -> dict[str, Any]:
+    from tfrec_limaml import datasets
+
+    return datasets.describe(arguments.target, schema=arguments.schema, write_schema=arguments.write_schema)
+
+
+def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
+    from tfrec_limaml import datasets
+
+    own = arguments.schema or arguments.interactions or arguments.table
+    if bool(arguments.name) == bool(own):
+        raise LimamlError("give either the NAME of a known data set, or --schema and --interactions of your own (not both)")
+    settings = {
+        name: getattr(arguments, name) for name in ("random_log", "members", "seed", "days") if getattr(arguments, name) is not None
+    }
+    if not own:
+        return datasets.prepare(
+            arguments.name,
+            arguments.output,
+            data_dir=arguments.data_dir,
+            label=arguments.label,
+            tasks=arguments.tasks.split(",") if arguments.tasks else None,
+            history=arguments.history,
+            settings=settings,
+            overwrite=arguments.overwrite,
+        )
+    foreign = [name for name in ("data_dir", "label", "tasks", "history") if getattr(arguments, name)] + list(settings)
+    if foreign:
+        raise LimamlError(f"--{foreign[0].replace('_', '-')} is for known data sets; your own schema file says it")
+    if not (arguments.schema and arguments.interactions):
+        raise LimamlError("your own data need both --schema FILE and --interactions FILE")
+    return datasets.prepare_own(
+        arguments.schema, arguments.interactions, arguments.output, tables=_tables(arguments.table), overwrite=arguments.overwrite
+    )
+
+
+def _tables(pairs: list[str]) -> dict[str, Path]:
+    tables = {}
+    for pair in pairs:
+        name, sign, file = pair.partition("=")
+        if not (name and sign and file):
+            raise LimamlError(f"--table must look like users=users.csv, received {pair!r}")
+        tables[name] = Path(os.path.expanduser(file))
+    return tables
+
+
+def _render(result: dict[str, Any]) -> str:
+    from tfrec_limaml.datasets import render
+
+    return render.render(result)
+
+
+COMMAND = Command(
+    help="list, describe and prepare data sets",
+    description=_DESCRIPTION,
+    add_arguments=_add_arguments,
+    run=_run,
+    render=_render,
+)

@@ -1,0 +1,85 @@
+"""The data card: what is in a data set, in a dozen numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from tfrec_limaml.datasets.raw import RawData
+from tfrec_limaml.schema import Schema, parse_time
+
+QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
+
+
+def data_card(raw: RawData, invalid: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, Any]:
+    """Counts a conformed data set.
+
+    Args:
+        raw: Canonical data, with a split in the schema.
+        invalid: Column to kind to number of invalid values, as `tfrec_limaml.datasets.conform.conform` returns them.
+
+    Returns:
+        A JSON-able mapping. ``tasks``, ``samples_per_task`` and ``share_of_test_tasks_with_history`` are those of the default
+        task definition; ``definitions`` has them for each.
+    """
+    schema, frame = raw.schema, raw.interactions
+    label = frame[schema.label.name]
+    definitions = {name: _definition(schema, frame, name) for name in schema.tasks}
+    card: dict[str, Any] = {
+        "name": schema.name,
+        "rows": len(frame),
+        "duplicates_dropped": int(raw.dropped.get("exact duplicate", 0)),
+        "dropped": dict(raw.dropped),
+        "invalid": {column: dict(counts) for column, counts in (invalid or {}).items()},
+        "label": schema.label.name,
+        ("label_rate" if schema.label.kind == "binary" else "label_mean"): round(float(label.mean()), 6),
+        **definitions[schema.default_task],
+        "definitions": definitions,
+        "time_span": [_iso(frame[schema.timestamp].min()), _iso(frame[schema.timestamp].max())],
+        "split": {"rows": _split_rows(schema, frame), **({} if schema.split is None else _dates(schema))},
+        "tables": {name: len(table) for name, table in raw.tables.items()},
+        "source": dict(raw.source),
+    }
+    return card
+
+
+def _definition(schema: Schema, frame: pd.DataFrame, name: str) -> dict[str, Any]:
+    groups = frame.groupby(list(schema.tasks[name]), sort=False)[schema.timestamp]
+    sizes = groups.size()
+    quantiles = sizes.quantile(list(QUANTILES.values()), interpolation="lower")
+    result: dict[str, Any] = {
+        "tasks": len(sizes),
+        "samples_per_task": {label: int(value) for label, value in zip(QUANTILES, quantiles, strict=True)},
+    }
+    if schema.split is not None:
+        cut = parse_time(schema.split.test_start)
+        tested = groups.max() >= cut
+        known = groups.min() < cut
+        result["test_tasks"] = int(tested.sum())
+        result["share_of_test_tasks_with_history"] = round(float((tested & known).sum() / max(int(tested.sum()), 1)), 6)
+    return result
+
+
+def _split_rows(schema: Schema, frame: pd.DataFrame) -> dict[str, int]:
+    if schema.split is None:
+        return {}
+    split, times = schema.split, frame[schema.timestamp]
+    marks = [split.train_start, split.validation_start, split.test_start, split.test_end]
+    start, validation, test, end = (None if mark is None else parse_time(mark) for mark in marks)
+    inside = (times >= (times.min() if start is None else start)) & (times < (times.max() + 1 if end is None else end))
+    return {
+        "train": int((inside & (times < validation)).sum()),
+        "validation": int((inside & (times >= validation) & (times < test)).sum()),
+        "test": int((inside & (times >= test)).sum()),
+    }
+
+
+def _dates(schema: Schema) -> dict[str, str]:
+    assert schema.split is not None
+    return {"validation_start": schema.split.validation_start, "test_start": schema.split.test_start}
+
+
+def _iso(timestamp: int) -> str:
+    return str(pd.Timestamp(int(timestamp), unit="ms", tz="UTC").isoformat(timespec="seconds"))

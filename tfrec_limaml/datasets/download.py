@@ -1,0 +1,127 @@
+"""Fetches official archives: with progress, resumed where it stopped, checked against the published md5, unpacked safely."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import re
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tfrec_limaml.errors import LimamlError
+
+_LOG = logging.getLogger(__name__)
+_BLOCK = 1 << 18
+_TIMEOUT = 30.0  # seconds without any data
+
+
+def fetch(url: str, folder: Path, md5: str) -> Path:
+    """Downloads a file, unless a copy with the right checksum is there already.
+
+    Bytes arrive in ``<name>.part``; a second call goes on where the first stopped. The file gets its own name only once
+    its checksum is right.
+
+    Args:
+        url: Where the file is.
+        folder: Receives it.
+        md5: The published checksum, or the address of a text that holds it.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        LimamlError: The place cannot be reached, does not have the file, or sends other bytes than published.
+    """
+    target = folder / url.rsplit("/", 1)[-1]
+    part = target.with_name(target.name + ".part")
+    folder.mkdir(parents=True, exist_ok=True)
+    expected = md5 if "://" not in md5 else _published_md5(md5)
+    if target.is_file() and _md5(target) == expected:
+        return target
+    _receive(url, part)
+    actual = _md5(part)
+    if actual != expected:
+        part.unlink()
+        raise LimamlError(f"{url} arrived with md5 {actual}, published is {expected}; the download was removed, try again")
+    part.replace(target)
+    return target
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks a ``.tar.gz`` or ``.zip`` into `folder`.
+
+    Raises:
+        LimamlError: The archive is broken, or a member would land outside `folder`.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as box:
+                for name in box.namelist():
+                    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                        raise LimamlError(f"{archive}: the member {name!r} points outside the folder; not unpacked")
+                box.extractall(folder)
+        else:
+            with tarfile.open(archive) as roll:
+                roll.extractall(folder, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise LimamlError(f"cannot unpack {archive}: {error}") from error
+
+
+def _receive(url: str, part: Path) -> None:
+    have = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+            # A server that ignores Range answers 200 with the whole file: start over.
+            resumed = response.status == http.client.PARTIAL_CONTENT
+            length = response.headers.get("Content-Length")
+            begin = have if resumed else 0
+            with (
+                part.open("ab" if resumed else "wb") as file,
+                tqdm(
+                    total=None if length is None else begin + int(length),
+                    initial=begin,
+                    unit="B",
+                    unit_scale=True,
+                    desc=part.name.removesuffix(".part"),
+                ) as bar,
+            ):
+                while block := response.read(_BLOCK):
+                    file.write(block)
+                    bar.update(len(block))
+        if length is not None and part.stat().st_size < begin + int(length):
+            raise LimamlError(f"{url} broke off after {part.stat().st_size} bytes; run the same command again to go on from there")
+    except urllib.error.HTTPError as error:
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # everything had arrived already; the checksum decides
+        raise LimamlError(
+            f"cannot download {url}: HTTP {error.code} {error.reason}; fetch it by hand and name its folder with --data-dir"
+        ) from error
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise LimamlError(
+            f"cannot download {url}: {reason}; run the same command again to go on, or fetch it by hand and name its folder with --data-dir"
+        ) from error
+
+
+def _published_md5(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
+            text = response.read(4096).decode("ascii", "replace")
+    except (urllib.error.URLError, OSError) as error:
+        raise LimamlError(f"cannot read the published checksum {url}: {error}") from error
+    found = re.search(r"\b[0-9a-fA-F]{32}\b", text)
+    if found is None:
+        raise LimamlError(f"{url} holds no md5 checksum, received {text[:80]!r}")
+    return found.group().lower()
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,0 +1,96 @@
+"""The raw layout: what every data set looks like once prepared, whatever it looked like before.
+
+::
+
+    RAW/schema.yaml            the declaration (`tfrec_limaml.schema.Schema`), timestamps in milliseconds
+    RAW/interactions.parquet   one row per interaction, in time order
+    RAW/<table>.parquet        one file per entry of ``schema.tables``
+    RAW/data_card.json         see `tfrec_limaml.datasets.card`
+
+Text columns are strings, the others int64 or float32 (lists of float32 for fixed vectors). A missing or unusable value
+is null; what happens to it is the schema's ``on_invalid``, applied when task records are built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tfrec_limaml.errors import LimamlError, SchemaError
+from tfrec_limaml.records import DATA_CARD_FILE, SCHEMA_FILE
+from tfrec_limaml.schema import Schema
+
+INTERACTIONS = "interactions"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RawData:
+    """A data set in memory.
+
+    Attributes:
+        schema: Names and types of the columns.
+        interactions: One row per interaction.
+        tables: Feature tables by the names that ``schema.tables`` uses.
+        dropped: Reason to number of rows left out on the way here.
+        source: Facts for the data card: ``licence``, ``citation``, ``homepage``, files read and the like.
+    """
+
+    schema: Schema
+    interactions: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def check_output(output: str | Path, overwrite: bool) -> Path:
+    """The output folder as a path; raises `LimamlError` where something lies there and may not be replaced."""
+    path = Path(output)
+    if path.exists() and not overwrite:
+        raise LimamlError(f"{path} exists already; choose another --output or replace it with --overwrite")
+    if path.exists() and not (path / SCHEMA_FILE).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise LimamlError(f"{path} is not a prepared data set (no {SCHEMA_FILE} in it), so --overwrite leaves it alone; remove it yourself")
+    return path
+
+
+def write_raw(raw: RawData, card: Mapping[str, Any], output: Path) -> None:
+    """Writes the raw layout beside `output` and renames it into place, so that no half-written data set is ever seen."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    replaced = output.with_name(f".{output.name}.replaced-{os.getpid()}")
+    partial.mkdir()
+    try:
+        raw.schema.save(partial / SCHEMA_FILE)
+        for name, frame in {INTERACTIONS: raw.interactions, **raw.tables}.items():
+            pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), partial / f"{name}.parquet", compression="zstd")
+        (partial / DATA_CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if output.exists():
+            output.rename(replaced)
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def read_raw(path: str | Path) -> RawData:
+    """Reads a folder that `write_raw` wrote; raises `SchemaError` naming what is missing."""
+    folder = Path(path)
+    schema = Schema.load(folder / SCHEMA_FILE)
+    frames = {}
+    for name in (INTERACTIONS, *schema.tables):
+        file = folder / f"{name}.parquet"
+        if not file.is_file():
+            raise SchemaError(f"{folder} lacks {file.name}; prepare the data set again")
+        frames[name] = pd.read_parquet(file)
+    card_file = folder / DATA_CARD_FILE
+    card = json.loads(card_file.read_text(encoding="utf-8")) if card_file.is_file() else {}
+    interactions = frames.pop(INTERACTIONS)
+    return RawData(schema=schema, interactions=interactions, tables=frames, dropped=card.get("dropped", {}), source=card.get("source", {}))

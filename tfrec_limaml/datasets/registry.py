@@ -1,0 +1,120 @@
+"""The data sets that ``limaml datasets`` knows: one module each, listed here."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.datasets.raw import RawData
+from tfrec_limaml.errors import LimamlError
+
+#: Modules of this package that define ``DATASETS``; a new data set is one module and one word here.
+_MODULES = ("simulated", "kuairand")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for, checked against the data set's own lists.
+
+    Attributes:
+        data_dir: Folder that holds (or receives) the official files; ``None`` for the default places.
+        label: Name of the label.
+        tasks: Names of the task definitions; the first becomes the schema's default.
+        history: Whether to declare point-in-time history features.
+        settings: The data set's further settings, complete.
+    """
+
+    data_dir: Path | None
+    label: str
+    tasks: tuple[str, ...]
+    history: bool
+    settings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One public data set.
+
+    Attributes:
+        name: What ``limaml datasets prepare`` calls it.
+        summary: One line for the list.
+        homepage: Where it comes from.
+        licence: Under which terms.
+        citation: Whom to cite.
+        labels: Label columns to choose from; the first is the default.
+        tasks: Task definitions to choose from: name to key columns; the first is the default.
+        load: Reads it.
+        settings: Further settings and their defaults.
+    """
+
+    name: str
+    summary: str
+    homepage: str
+    licence: str
+    citation: str
+    labels: tuple[str, ...]
+    tasks: Mapping[str, tuple[str, ...]]
+    load: Callable[[Request], RawData]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def request(
+        self,
+        *,
+        data_dir: str | Path | None = None,
+        label: str | None = None,
+        tasks: tuple[str, ...] | None = None,
+        history: bool = False,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Request:
+        """Fills in defaults; raises `LimamlError` for choices that this data set does not have."""
+        wanted = tuple(tasks) if tasks else (next(iter(self.tasks)),)
+        for chosen, known, what in ((label, self.labels, "label"), *((t, tuple(self.tasks), "task definition") for t in wanted)):
+            if chosen is not None and chosen not in known:
+                raise LimamlError(f"{self.name} has no {what} {chosen!r}; it has {list(known)}")
+        unknown = sorted(set(settings or {}) - set(self.settings))
+        if unknown:
+            raise LimamlError(f"{self.name} has no setting {unknown[0]!r}; it has {sorted(self.settings) or 'none'}")
+        return Request(
+            data_dir=None if data_dir is None else Path(data_dir),
+            label=label or self.labels[0],
+            tasks=wanted,
+            history=history,
+            settings={**self.settings, **(settings or {})},
+        )
+
+    def task_columns(self, request: Request) -> dict[str, tuple[str, ...]]:
+        """The chosen task definitions, in the order asked for."""
+        return {name: self.tasks[name] for name in request.tasks}
+
+    def facts(self) -> dict[str, Any]:
+        """What ``limaml datasets list`` says."""
+        return {
+            "summary": self.summary,
+            "homepage": self.homepage,
+            "licence": self.licence,
+            "citation": self.citation,
+            "labels": list(self.labels),
+            "tasks": {name: list(keys) for name, keys in self.tasks.items()},
+            "settings": dict(self.settings),
+        }
+
+    def source(self, **facts: Any) -> dict[str, Any]:
+        """Licence, citation and further facts for the data card."""
+        return {"dataset": self.name, "homepage": self.homepage, "licence": self.licence, "citation": self.citation, **facts}
+
+
+def all_datasets() -> dict[str, Dataset]:
+    """Every known data set by name."""
+    modules = (importlib.import_module(f"tfrec_limaml.datasets.{name}") for name in _MODULES)
+    return {dataset.name: dataset for module in modules for dataset in module.DATASETS}
+
+
+def get(name: str) -> Dataset:
+    """The data set called `name`; raises `LimamlError` with the known names."""
+    found = all_datasets()
+    if name not in found:
+        raise LimamlError(f"unknown data set {name!r}; known ones are {sorted(found)}, or bring your own with --schema and --interactions")
+    return found[name]

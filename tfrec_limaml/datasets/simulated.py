@@ -1,0 +1,277 @@
+"""A seeded world of notifications in which the best possible prediction is known.
+
+Members have a latent taste vector. A third of its variance follows from what the platform knows about them (industry,
+seniority, country); the rest is their own, drifts from day to day, and can only be learned from what they clicked. Items
+carry topics, and topics live in the same latent space, so a few clicks tell about many topics. A click is drawn with
+probability
+
+    sigmoid(base + bias_m + taste_m(day) . topic_i + type_m + quality_i - age_i + hour fit)
+
+and that probability, which no model can beat, travels with every row in ``bayes_probability``.
+
+Activity follows Zipf's law; some members are cold (first seen in the test period) and some dormant (silent for the middle
+of the period, about half of them back for the test).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tfrec_limaml.datasets.raw import RawData
+from tfrec_limaml.datasets.registry import Dataset, Request
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema import Feature, History, Label, Schema, Split
+
+Array = npt.NDArray[Any]
+
+START = pd.Timestamp("2025-01-06", tz="UTC")  # a Monday
+DAY_MS = 86_400_000
+TYPES = ("message", "invitation", "post", "job", "event", "digest")
+INDUSTRIES = 12
+SENIORITIES = 5
+COUNTRIES = 8
+TOPICS = 24
+LATENT = 3
+
+# Standard deviations of the parts of the logit: what any model can see ...
+_SEEN = {"type": 0.35, "quality": 0.35, "age": 0.25, "sender": 0.2}
+# ... and what only a member's own clicks can tell.
+_BIAS, _TASTE, _AFFINITY = 0.55, 1.0, 0.5
+_FROM_PROFILE = 0.3  # share of the taste's variance that the profile explains
+_DRIFT_DAYS = 90.0  # the own part of a taste keeps exp(-days / 90) of itself
+_BASE = -1.1
+_MEDIAN_ROWS, _ZIPF, _MOST_ROWS = 30, 0.35, 400
+_COLD, _DORMANT = 0.06, 0.10
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Who lives there: latent parameters of members (axis ``M``), items (``I``) and topics (``K``)."""
+
+    profile: pd.DataFrame  # [M] observable features
+    taste: Array  # [M, days, LATENT]
+    bias: Array  # [M]
+    affinity: Array  # [M, types]
+    favourite_hour: Array  # [M]
+    topic_vectors: Array  # [K, LATENT]
+    items: pd.DataFrame  # topic, quality, publication time in days
+    first_day: Array  # [M] first day on which the member may be notified
+    silence: Array  # [M, 2] days between which a dormant member is silent
+
+
+def simulate(members: int = 4000, seed: int = 0, days: int = 42) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Draws a world and what happens in it.
+
+    Args:
+        members: Number of members, at least 20.
+        seed: Everything follows from it.
+        days: Length of the period, at least 10; the last fifth tests, the tenth before it validates.
+
+    Returns:
+        The interactions and the members' features.
+    """
+    if members < 20 or days < 10:
+        raise LimamlError(f"simulated: members must be >= 20 and days >= 10, received members={members}, days={days}")
+    rng = np.random.default_rng(seed)
+    world = _world(rng, members, days)
+    return _interactions(rng, world, days), world.profile
+
+
+def _cuts(days: int) -> tuple[int, int]:
+    """First days of validation and test."""
+    return round(0.7 * days), round(0.8 * days)
+
+
+def _world(rng: np.random.Generator, members: int, days: int) -> World:
+    industry, seniority, country = (rng.integers(0, n, members) for n in (INDUSTRIES, SENIORITIES, COUNTRIES))
+    expected = sum(
+        rng.normal(size=(n, LATENT))[codes] for n, codes in ((INDUSTRIES, industry), (SENIORITIES, seniority), (COUNTRIES, country))
+    )
+    expected = _standardise(np.asarray(expected))
+    own = np.empty((days, members, LATENT))
+    own[0] = rng.normal(size=(members, LATENT))
+    keep = np.exp(-1.0 / _DRIFT_DAYS)
+    for day in range(1, days):
+        own[day] = keep * own[day - 1] + np.sqrt(1 - keep**2) * rng.normal(size=(members, LATENT))
+    taste = np.sqrt(_FROM_PROFILE) * expected[:, None] + np.sqrt(1 - _FROM_PROFILE) * own.transpose(1, 0, 2)
+    topics = rng.normal(size=(TOPICS, LATENT))
+    topics *= _TASTE / np.linalg.norm(topics, axis=1, keepdims=True)
+    bias = rng.normal(scale=_BIAS, size=members)
+    connections = np.round(np.exp(rng.normal(5.0, 1.0, members) + 0.5 * bias))  # livelier members know more people: a weak hint
+    profile = pd.DataFrame(
+        {
+            "member_id": np.char.add("m", np.char.zfill(np.arange(members).astype(str), 5)),
+            "industry": np.char.add("industry_", industry.astype(str)),
+            "seniority": np.char.add("seniority_", seniority.astype(str)),
+            "country": np.char.add("country_", country.astype(str)),
+            "connections": connections,
+            "account_age_days": np.round(rng.gamma(2.0, 600.0, members)),
+        }
+    )
+    items = 25 * days
+    table = pd.DataFrame(
+        {"topic": rng.integers(0, TOPICS, items), "quality": rng.normal(size=items), "born": np.sort(rng.uniform(-3, days, items))}
+    )
+    first_day, silence = _presence(rng, members, days)
+    return World(
+        profile=profile,
+        taste=taste,
+        bias=bias,
+        affinity=rng.normal(scale=_AFFINITY, size=(members, len(TYPES))),
+        favourite_hour=rng.normal(14.0, 4.0, members),
+        topic_vectors=topics,
+        items=table,
+        first_day=first_day,
+        silence=silence,
+    )
+
+
+def _presence(rng: np.random.Generator, members: int, days: int) -> tuple[Array, Array]:
+    _, test = _cuts(days)
+    fate = rng.uniform(size=members)
+    first = np.where(fate < _COLD, test, 0)
+    dormant = (fate >= _COLD) & (fate < _COLD + _DORMANT)
+    back = np.where(rng.uniform(size=members) < 0.5, test, days)
+    silence = np.stack([np.where(dormant, round(0.25 * days), days), np.where(dormant, back, days)], axis=1)
+    return first, silence
+
+
+def _interactions(rng: np.random.Generator, world: World, days: int) -> pd.DataFrame:
+    member = _visits(rng, len(world.profile))
+    moment = rng.uniform(world.first_day[member], days)
+    awake = ~((moment >= world.silence[member, 0]) & (moment < world.silence[member, 1]))
+    order = np.argsort(moment[awake], kind="stable")
+    member, moment = member[awake][order], moment[awake][order]
+    day = moment.astype(int)
+    hour = np.round(rng.normal(world.favourite_hour[member], 5.0)).astype(int) % 24
+    moment = day + (hour + rng.uniform(size=len(member))) / 24.0
+    item = _pick_items(rng, world, moment)
+    kind = rng.choice(len(TYPES), size=len(member), p=[0.12, 0.10, 0.34, 0.18, 0.10, 0.16])
+    topic = world.items["topic"].to_numpy()[item]
+    quality = world.items["quality"].to_numpy()[item]
+    age = np.maximum(moment - world.items["born"].to_numpy()[item], 0.0)
+    closeness = rng.beta(1.5, 3.0, len(member))
+    off = np.abs((hour - world.favourite_hour[member] + 12) % 24 - 12)
+    type_effect = _standardise(np.array([1.5, 1.0, 0.0, -0.2, -0.6, -1.4]))
+    logit = (
+        _BASE
+        + world.bias[member]
+        + np.einsum("nr,nr->n", world.taste[member, day], world.topic_vectors[topic])
+        + world.affinity[member, kind]
+        + _SEEN["type"] * type_effect[kind]
+        + _SEEN["quality"] * quality
+        - _SEEN["age"] * (np.log1p(age) - 0.8)
+        + _SEEN["sender"] * (closeness - 0.33) / 0.19
+        - 0.04 * (off - 4.0)
+    )
+    probability = 1.0 / (1.0 + np.exp(-logit))
+    frame = pd.DataFrame(
+        {
+            "member_id": world.profile["member_id"].to_numpy()[member],
+            "timestamp": START.value // 1_000_000 + (moment * DAY_MS).astype(np.int64),
+            "clicked": (rng.uniform(size=len(member)) < probability).astype(np.int64),
+            "notification_type": np.array(TYPES)[kind],
+            "item_id": np.char.add("i", item.astype(str)),
+            "topic": np.char.add("topic_", topic.astype(str)),
+            "item_quality": quality.astype(np.float32),
+            "item_age_hours": (24.0 * age).astype(np.float32),
+            "sender_closeness": closeness.astype(np.float32),
+            "hour": hour,
+            "weekday": day % 7,
+            "bayes_probability": probability.astype(np.float32),
+        }
+    )
+    return frame.sort_values("timestamp", kind="stable").reset_index(drop=True)
+
+
+def _visits(rng: np.random.Generator, members: int) -> Array:
+    """Index of the member behind each row; rows per member fall with the member's rank by Zipf's law."""
+    rank = rng.permutation(members) + 1
+    rows = np.clip(np.round(_MEDIAN_ROWS * (rank / (members / 2)) ** -_ZIPF), 1, _MOST_ROWS).astype(int)
+    return np.repeat(np.arange(members), rows)
+
+
+def _pick_items(rng: np.random.Generator, world: World, moment: Array) -> Array:
+    """Items published before the moment, recent ones more often."""
+    born = world.items["born"].to_numpy()
+    newest = np.searchsorted(born, moment, side="right") - 1
+    back = np.floor(rng.exponential(40.0, len(moment))).astype(int)
+    return np.asarray(np.maximum(newest - back, 0))
+
+
+def _standardise(values: Array) -> Array:
+    return np.asarray((values - values.mean(axis=0)) / values.std(axis=0))
+
+
+def _schema(request: Request, days: int) -> Schema:
+    tasks = DATASETS[0].task_columns(request)
+    type_is_key = any("notification_type" in keys for keys in tasks.values())
+    validation, test = ((START + pd.Timedelta(days=d)).isoformat() for d in _cuts(days))
+
+    def profile(name: str, tokens: int) -> Feature:
+        return Feature(name=name, role="meta", dtype="string", encoding="vocabulary", max_vocabulary=tokens, table="members")
+
+    return Schema(
+        name="simulated",
+        label=Label(name="clicked"),
+        timestamp="timestamp",
+        tasks=tasks,
+        features=(
+            profile("industry", INDUSTRIES),
+            profile("seniority", SENIORITIES),
+            profile("country", COUNTRIES),
+            Feature(name="connections", role="meta", normalise="log", table="members"),
+            Feature(name="account_age_days", role="meta", normalise="log", table="members"),
+            Feature(
+                name="notification_type",
+                role="meta" if type_is_key else "other",
+                dtype="string",
+                encoding="vocabulary",
+                max_vocabulary=len(TYPES),
+            ),
+            Feature(name="topic", dtype="string", encoding="vocabulary", max_vocabulary=TOPICS, embedding_width=8),
+            Feature(name="item_quality"),
+            Feature(name="item_age_hours", normalise="log"),
+            Feature(name="sender_closeness"),
+            Feature(name="hour", dtype="int64", encoding="vocabulary", max_vocabulary=24),
+            Feature(name="weekday", dtype="int64", encoding="vocabulary", max_vocabulary=7),
+        ),
+        tables={"members": "member_id"},
+        history=_HISTORY if request.history else (),
+        carry=("bayes_probability",),
+        split=Split(validation_start=validation, test_start=test),
+    )
+
+
+_HISTORY = tuple(History(keys=keys) for keys in (("member_id",), ("item_id",), ("member_id", "notification_type"), ("member_id", "topic")))
+
+
+def _load(request: Request) -> RawData:
+    settings = request.settings
+    interactions, members = simulate(settings["members"], settings["seed"], settings["days"])
+    return RawData(
+        schema=_schema(request, settings["days"]),
+        interactions=interactions,
+        tables={"members": members},
+        source=DATASETS[0].source(**settings),
+    )
+
+
+DATASETS = (
+    Dataset(
+        name="simulated",
+        summary="a seeded world of notifications with drifting tastes and a known best possible prediction; needs no files",
+        homepage="made by this package",
+        licence="Apache-2.0 (made by this package)",
+        citation="none",
+        labels=("clicked",),
+        tasks={"member": ("member_id",), "member_type": ("member_id", "notification_type")},
+        load=_load,
+        settings={"members": 4000, "seed": 0, "days": 42},
+    ),
+)

@@ -21,13 +21,13 @@ _HOMES = {
     "MetaBlock": "tfrec_limaml.blocks",
     "GlobalBlock": "tfrec_limaml.blocks",
     "FeatureEncoder": "tfrec_limaml.preprocessing",
-    "task_dataset": "tfrec_limaml.task_dataset",
+    "task_dataset": "tfrec_limaml.input_pipeline",
     "Schema": "tfrec_limaml.schema",
     "Feature": "tfrec_limaml.schema",
     "Manifest": "tfrec_limaml.manifest",
     "LimamlError": "tfrec_limaml.errors",
-    "open_store": "tfrec_limaml.store",
     "export_for_serving": "tfrec_limaml.export",
+    "open_store": "tfrec_limaml.store",
 }
 
 __all__ = sorted(_HOMES)

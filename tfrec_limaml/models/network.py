@@ -23,8 +23,10 @@ class RecommenderNetwork(keras.layers.Layer):
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Builds both blocks from the shapes ``[N, ...]`` of the encoded features."""
-        self.meta_block.build(features_shape)
-        self.global_block.build(features_shape, (None, self.meta_block.embedding_dim))
+        if not self.meta_block.built:  # blocks of a loaded model are
+            self.meta_block.build(features_shape)
+        if not self.global_block.built:
+            self.global_block.build(features_shape, (None, self.meta_block.embedding_dim))
         self.built = True
 
     def call(self, features: Features, training: bool = False) -> tf.Tensor:

@@ -10,8 +10,9 @@ Padded samples have weight 0 and change nothing.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -182,13 +183,14 @@ class TaskModel(keras.Model):
         losses = self._task_loss(label, tf.cast(outputs, label.dtype))
         weight = tf.boolean_mask(query["weight"], mask)
         self._loss_tracker.update_state(tf.math.divide_no_nan(tf.reduce_sum(weight * losses), tf.reduce_sum(weight)), tf.reduce_sum(weight))
-        return self.compute_metrics(None, label, self.predictions(outputs), weight)
+        return self.compute_metrics(None, label[:, None], self.predictions(outputs)[:, None], weight)
 
     def predict_step(self, data: Any) -> Any:
         """Query predictions of a batch of tasks, one row each in order; or un-adapted predictions of encoded rows.
 
-        For tasks the result is a dictionary: ``probability`` (``prediction`` under a regression loss) ``[N]``, and ``task_key``,
-        ``timestamp`` and ``label`` where the batch holds them.
+        For tasks the result is a dictionary of arrays ``[N]``: ``probability`` (``prediction`` under a regression loss), ``history``
+        (samples in the task's support set), and whatever else the query holds for each row: ``label``, and with
+        ``task_dataset(..., with_keys=True)`` also ``timestamp``, ``task_key`` and carried columns.
         """
         if not (isinstance(data, Mapping) and "support" in data):
             return self(data[0] if isinstance(data, tuple) else data, training=False)
@@ -196,11 +198,12 @@ class TaskModel(keras.Model):
         mask = query["weight"] > 0
         outputs = self.task_outputs(data["support"], query)
         result = {"probability" if self.binary else "prediction": self.predictions(tf.boolean_mask(outputs, mask))}
-        for name in ("label", "timestamp"):
-            if name in query:
-                result[name] = tf.boolean_mask(query[name], mask)
+        result.update({name: tf.boolean_mask(value, mask) for name, value in query.items() if name not in ("features", "weight")})
+        per_task = {"history": tf.math.count_nonzero(data["support"]["weight"], -1)}
         if "task_key" in data:
-            result["task_key"] = tf.boolean_mask(tf.broadcast_to(data["task_key"][:, None], tf.shape(mask)), mask)
+            per_task["task_key"] = data["task_key"]
+        for name, value in per_task.items():
+            result[name] = tf.boolean_mask(tf.broadcast_to(value[:, None], tf.shape(mask)), mask)
         return result
 
     def task_outputs(self, support: Samples, query: Samples) -> tf.Tensor:
@@ -221,7 +224,8 @@ class TaskModel(keras.Model):
         """`keras.Model.fit` on a dataset of task batches."""
         self._build_from(x)
         before = int(self.dropped_tasks.value)
-        history = super().fit(x, *args, **kwargs)
+        with _quiet_iteration():
+            history = super().fit(x, *args, **{"shuffle": False, **kwargs})
         dropped = int(self.dropped_tasks.value) - before
         if dropped:
             warnings.warn(
@@ -234,12 +238,14 @@ class TaskModel(keras.Model):
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate` on a dataset of task batches."""
         self._build_from(x)
-        return super().evaluate(x, *args, **kwargs)
+        with _quiet_iteration():
+            return super().evaluate(x, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict` on a dataset of task batches, or on encoded rows."""
         self._build_from(x)
-        return super().predict(x, *args, **kwargs)
+        with _quiet_iteration():
+            return super().predict(x, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -284,6 +290,8 @@ class TaskModel(keras.Model):
         return tf.where(finite, loss, 0.0), [tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
 
     def _build_from(self, data: Any) -> None:
+        if self._compile_metrics is not None and not self._compile_metrics.built:
+            self._compile_metrics.build(tf.zeros([1, 1]), tf.zeros([1, 1]))  # training steps report the loss alone and would leave them unbuilt
         spec = getattr(data, "element_spec", None)
         if self.built or spec is None:
             return
@@ -304,6 +312,14 @@ def _without(samples: Samples, good: tf.Tensor) -> dict[str, Any]:
         "label": keep(samples["label"]),
         "weight": keep(samples["weight"]),
     }
+
+
+@contextlib.contextmanager
+def _quiet_iteration() -> Iterator[None]:
+    """Hides Keras' warning that a dataset of unknown length came to its end: that is how an epoch ends here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Your input ran out of data")
+        yield
 
 
 def _count_over_replicas(count: tf.Tensor) -> tuple[tf.Tensor, int]:

@@ -1,0 +1,88 @@
+"""Task records to tensors: many records per op, real rows only until the very end."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfrec_limaml import records
+from tfrec_limaml.features import Features
+from tfrec_limaml.preprocessing import DTYPES, FeatureEncoder
+from tfrec_limaml.schema import Schema
+
+
+class Tasks(NamedTuple):
+    """A block of parsed tasks.
+
+    Attributes:
+        task_key: string ``[T]``.
+        query_start: int64 ``[T]``, ``-1`` where the record is not cut.
+        splits: int64 ``[T + 1]``: rows of task t are ``splits[t]:splits[t + 1]``.
+        columns: Every row's values ``[R, ...]``: raw features, ``label``, ``timestamp``, ``weight`` and carried columns.
+    """
+
+    task_key: tf.Tensor
+    query_start: tf.Tensor
+    splits: tf.Tensor
+    columns: dict[str, tf.Tensor]
+
+    @property
+    def counts(self) -> tf.Tensor:
+        """Rows of each task, int64 ``[T]``."""
+        return self.splits[1:] - self.splits[:-1]
+
+
+def parse_tasks(serialized: tf.Tensor, schema: Schema) -> Tasks:
+    """Parses records.
+
+    Args:
+        serialized: string ``[T]``, see `tfrec_limaml.records`.
+        schema: Names and types of the columns.
+
+    Raises:
+        tf.errors.InvalidArgumentError: A record is not a task record of this schema.
+    """
+    steps = {records.LABEL: tf.float32, records.TIMESTAMP: tf.int64}
+    steps.update({name: tf.float32 for name in schema.carry})
+    if schema.weight is not None:
+        steps[records.WEIGHT] = tf.float32
+    vectors = {f.name: f.width for f in schema.all_features if f.width > 1}
+    steps.update({f.name: DTYPES[f.dtype] for f in schema.all_features})
+    context, ragged, _ = tf.io.parse_sequence_example(
+        serialized,
+        context_features={
+            records.TASK_KEY: tf.io.FixedLenFeature([], tf.string),
+            records.QUERY_START: tf.io.FixedLenFeature([], tf.int64),
+        },
+        sequence_features={name: tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64) for name, dtype in steps.items()},
+    )
+    columns: dict[str, tf.Tensor] = {}
+    splits = ragged[records.TIMESTAMP].row_splits
+    rows = splits[-1]
+    for name, value in ragged.items():
+        flat = value.flat_values
+        width = vectors.get(name, 1)
+        message = f"a task record's feature list {name!r} does not hold one value per sample"
+        tf.debugging.assert_equal(tf.shape(flat, tf.int64)[0], rows * width, message)
+        columns[name] = tf.reshape(flat, [-1, width]) if width > 1 else flat
+    columns.setdefault(records.WEIGHT, tf.ones_like(columns[records.LABEL]))
+    return Tasks(context[records.TASK_KEY], context[records.QUERY_START], splits, columns)
+
+
+def encode_rows(tasks: Tasks, encoder: FeatureEncoder) -> Features:
+    """Encoded features ``[R, ...]`` of all rows."""
+    names = [f.name for f in encoder.schema.all_features]
+    return encoder({name: tasks.columns[name] for name in names})
+
+
+def pad_rows(values: tf.Tensor, first: tf.Tensor, counts: tf.Tensor, width: tf.Tensor | int) -> tf.Tensor:
+    """Gathers rows ``first[t] .. first[t] + counts[t]`` of ``[R, ...]`` into ``[T, width, ...]``, zeros behind them."""
+    position = tf.range(width, dtype=first.dtype)[None]
+    real = position < counts[:, None]
+    index = tf.where(real, first[:, None] + position, 0)
+    empty = tf.shape(values)[0] == 0
+    values = tf.cond(empty, lambda: tf.zeros(tf.concat([[1], tf.shape(values)[1:]], 0), values.dtype), lambda: values)
+    gathered = tf.gather(values, index)
+    mask = tf.reshape(real, tf.concat([tf.shape(real), tf.ones([tf.rank(values) - 1], tf.int32)], 0))
+    return tf.where(mask, gathered, tf.zeros((), values.dtype))

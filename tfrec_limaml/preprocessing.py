@@ -1,0 +1,122 @@
+"""Raw columns to encoded features, inside the graph, so that training, Beam and serving cannot differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.features import META, OTHER
+from tfrec_limaml.schema import Feature, Schema
+from tfrec_limaml.statistics import Statistics
+
+DTYPES = {"string": tf.string, "int64": tf.int64, "float32": tf.float32}
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class FeatureEncoder(keras.layers.Layer):
+    """Encodes rows as their schema says, with statistics of the training data.
+
+    Numeric features are normalised; categorical ones become one-hot (multi-hot) vectors, or ids where the schema asks for an
+    embedding. All dense vectors of one role are concatenated in the schema's order.
+
+    Args:
+        schema: The columns (a `Schema` or its dictionary).
+        statistics: Means, variances and vocabularies (a `Statistics` or its dictionary).
+
+    Input: dictionary of raw columns, ``[N]`` each (``[N, width]`` for vectors), of the schema's dtypes.
+    Output: ``{"meta": float32 [N, F_m], "other": float32 [N, F_o]}`` and one entry per embedded feature: int32 ids ``[N]``, or a float32
+    multi-hot ``[N, V]`` for multi-valued ones.
+    """
+
+    def __init__(self, schema: Schema | Mapping[str, Any], statistics: Statistics | Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
+        self.statistics = statistics if isinstance(statistics, Statistics) else Statistics(**statistics)
+        self.lookups = {f.name: self._lookup(f) for f in self.schema.all_features if f.encoding != "numeric"}
+        self.built = True
+
+    def call(self, columns: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """See the class; raises `SchemaError` naming columns that are missing."""
+        missing = [f.name for f in self.schema.all_features if f.name not in columns]
+        if missing:
+            raise SchemaError(f"the input lacks the columns {missing} of schema {self.schema.name!r}; received {sorted(columns)}")
+        dense: dict[str, list[tf.Tensor]] = {META: [], OTHER: []}
+        encoded: dict[str, tf.Tensor] = {}
+        for feature in self.schema.all_features:
+            value = self._encode(feature, columns[feature.name])
+            if feature.embedding_width is None:
+                dense[feature.role].append(value)
+            else:
+                encoded[feature.name] = value
+        rows = tf.shape(columns[self.schema.all_features[0].name])[0]
+        for role, parts in dense.items():
+            encoded[role] = tf.concat(parts, -1) if parts else tf.zeros((rows, 0))
+        return encoded
+
+    @property
+    def output_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of the output, for building blocks before any data are seen."""
+        widths = {META: 0, OTHER: 0}
+        shapes: dict[str, tuple[int | None, ...]] = {}
+        for feature in self.schema.all_features:
+            if feature.embedding_width is None:
+                widths[feature.role] += self.size(feature)
+            else:
+                shapes[feature.name] = (None,) if feature.separator is None else (None, self.size(feature))
+        return {**shapes, META: (None, widths[META]), OTHER: (None, widths[OTHER])}
+
+    def size(self, feature: Feature) -> int:
+        """Width of a dense feature, or number of ids of a categorical one."""
+        if feature.encoding == "numeric":
+            return feature.width
+        return feature.buckets if feature.encoding == "hash" else len(self._vocabulary(feature)) + 1
+
+    def embeddings(self, role: str | None = None) -> dict[str, tuple[int, int]]:
+        """Embedded features as ``{name: (number of ids, width)}``, as the blocks' `embeddings` argument takes them."""
+        features = (f for f in self.schema.all_features if f.embedding_width is not None and role in (None, f.role))
+        return {f.name: (self.size(f), int(f.embedding_width or 0)) for f in features}
+
+    def get_config(self) -> dict[str, Any]:
+        """Schema and statistics as dictionaries."""
+        statistics = {name: getattr(self.statistics, name) for name in ("rows", "label_mean", "window", "features")}
+        return {**super().get_config(), "schema": self.schema.to_dict(), "statistics": statistics}
+
+    def _encode(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
+        if feature.encoding == "numeric":
+            return self._normalise(feature, value)
+        lookup = self.lookups[feature.name]
+        if feature.separator is None:
+            ids = tf.cast(lookup(value), tf.int32)
+            return ids if feature.embedding_width is not None else tf.one_hot(ids, self.size(feature))
+        tokens = tf.strings.split(value, feature.separator)
+        hot = tf.one_hot(tf.cast(lookup(tokens.flat_values), tf.int32), self.size(feature))
+        return tf.minimum(tf.math.unsorted_segment_sum(hot, tokens.value_rowids(), tf.shape(value)[0]), 1.0)
+
+    def _normalise(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
+        value = tf.reshape(tf.cast(value, tf.float32), [-1, feature.width])
+        if feature.normalise == "none":
+            return value
+        if feature.normalise == "log":
+            value = tf.sign(value) * tf.math.log1p(tf.abs(value))
+        found = self._found(feature)
+        deviation = tf.maximum(tf.sqrt(tf.constant(found["variance"], tf.float32)), 1e-6)
+        return (value - tf.constant(found["mean"], tf.float32)) / deviation
+
+    def _lookup(self, feature: Feature) -> keras.layers.Layer:
+        if feature.encoding == "hash":
+            return keras.layers.Hashing(feature.buckets, name=f"{feature.name}_hash")
+        kind = keras.layers.StringLookup if feature.dtype == "string" else keras.layers.IntegerLookup
+        return kind(vocabulary=self._vocabulary(feature), num_oov_indices=1, name=f"{feature.name}_lookup")
+
+    def _vocabulary(self, feature: Feature) -> list[Any]:
+        reserved = "[UNK]" if feature.dtype == "string" else -1  # Keras' own names for unknown values
+        return [token for token in self._found(feature)["vocabulary"] if token != reserved][: feature.max_vocabulary]
+
+    def _found(self, feature: Feature) -> Mapping[str, Any]:
+        if feature.name not in self.statistics.features:
+            raise SchemaError(f"the statistics lack feature {feature.name!r}; run `limaml prepare` again with this schema")
+        return self.statistics.features[feature.name]

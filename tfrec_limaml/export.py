@@ -153,7 +153,9 @@ def ranker_module(model: LiMAML) -> tuple[tf.Module, dict[str, Any]]:
     )
 
 
-def _module(model: LiMAML, functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, tf.TensorSpec]]]) -> tuple[tf.Module, dict[str, Any]]:
+def _module(
+    model: LiMAML, functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, tf.TensorSpec]]]
+) -> tuple[tf.Module, dict[str, Any]]:
     """A module that holds what the functions need, and their traced signatures."""
     module = tf.Module()
     module.parts = [model.encoder, model.network, *([model.rates] if getattr(model, "learn_inner_rates", False) else [])]

@@ -48,9 +48,7 @@ class FeatureEmbeddings(keras.layers.Layer):
         if missing:
             raise ValueError(f"{self.name}: the features lack {missing}; received {sorted(input_shape)}")
         self.tables = {
-            name: self.add_weight(
-                name=f"{name}_embedding", shape=size, initializer="uniform", regularizer=self.embeddings_regularizer
-            )
+            name: self.add_weight(name=f"{name}_embedding", shape=size, initializer="uniform", regularizer=self.embeddings_regularizer)
             for name, size in self.embeddings.items()
         }
         self.built = True

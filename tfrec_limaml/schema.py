@@ -137,9 +137,10 @@ class History:
     def features(self) -> tuple[Feature, ...]:
         """The three numeric features that this declaration adds to the schema."""
         stem = "history_" + "_".join(self.keys)
-        return tuple(
-            Feature(name=f"{stem}_{what}", normalise=normalise)
-            for what, normalise in (("rate", "standard"), ("count", "log"), ("recency", "log"))
+        return (
+            Feature(name=f"{stem}_rate"),
+            Feature(name=f"{stem}_count", normalise="log"),
+            Feature(name=f"{stem}_recency", normalise="log"),
         )
 
 

@@ -50,9 +50,7 @@ class MAMLModel(TaskModel):
         self.second_order_steps = 0 if first_order else second_order_steps
         self.unadapted_loss_weight = float(unadapted_loss_weight)
         self.learn_inner_rates = bool(learn_inner_rates)
-        super().__init__(
-            meta_block, global_block, fine_tune_steps=inner_steps if fine_tune_steps is None else fine_tune_steps, **kwargs
-        )
+        super().__init__(meta_block, global_block, fine_tune_steps=inner_steps if fine_tune_steps is None else fine_tune_steps, **kwargs)
 
     @property
     def inner_variables(self) -> list[keras.Variable]:

@@ -73,7 +73,7 @@ class TaskModel(keras.Model):
         if averaging not in ("task", "sample"):
             raise ValueError(f"averaging must be 'task' or 'sample', received {averaging!r}")
         self.network = RecommenderNetwork(meta_block, global_block, dtype=self.dtype_policy, name="network")
-        self.encoder = encoder
+        self.encoder: Any = encoder
         self._fine_tune = bool(fine_tune)
         self.fine_tune_steps = int(fine_tune_steps)
         self.inner_learning_rate = float(inner_learning_rate)
@@ -291,7 +291,9 @@ class TaskModel(keras.Model):
 
     def _build_from(self, data: Any) -> None:
         if self._compile_metrics is not None and not self._compile_metrics.built:
-            self._compile_metrics.build(tf.zeros([1, 1]), tf.zeros([1, 1]))  # training steps report the loss alone and would leave them unbuilt
+            self._compile_metrics.build(
+                tf.zeros([1, 1]), tf.zeros([1, 1])
+            )  # training steps report the loss alone and would leave them unbuilt
         spec = getattr(data, "element_spec", None)
         if self.built or spec is None:
             return

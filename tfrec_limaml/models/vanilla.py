@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -23,7 +23,9 @@ class Vanilla(TaskModel):
         **kwargs: See `TaskModel`; here `averaging` is ``"sample"`` and `fine_tune` is off by default.
     """
 
-    def __init__(self, meta_block: Any, global_block: Any, *, averaging: str = "sample", fine_tune: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, meta_block: Any, global_block: Any, *, averaging: Literal["task", "sample"] = "sample", fine_tune: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(meta_block, global_block, averaging=averaging, fine_tune=fine_tune, **kwargs)
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:

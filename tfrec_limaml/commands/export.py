@@ -1,0 +1,71 @@
+"""``limaml export``: a trained model to the ranker and the adapter."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.cli import Command
+from tfrec_limaml.errors import LimamlError
+
+_DESCRIPTION = """\
+Writes EXPORT/ranker/<version> (for TensorFlow Serving) and EXPORT/adapter/<version> (for the embedding job) from RUN/limaml.keras, with
+one manifest that names the model version, the schema and its fingerprint.
+
+example:
+  limaml export runs/model --output runs/export
+next: limaml embed runs/tasks --export runs/export --output runs/embeddings --store lmdb:runs/store
+      limaml serve runs/export/ranker
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``limaml export``."""
+    parser.add_argument("run_directory", metavar="RUN", type=Path, help="folder written by `limaml train`")
+    parser.add_argument("--output", type=Path, required=True, metavar="EXPORT", help="folder that gets ranker/ and adapter/")
+    parser.add_argument("--model-version", type=int, help="positive integer (default: one more than the highest there)")
+    parser.add_argument("--task", help="task definition that embeddings are keyed by (default: the schema's first)")
+    parser.add_argument("--fine-tune-steps", type=int, help="k: steps of the embedding job (default: as trained)")
+    parser.add_argument("--pooling", choices=("latest", "mean", "max", "cosine"), help="how the stored vector is pooled (default: latest)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Exports; see the description."""
+    path = args.run_directory / "limaml.keras"
+    if not path.exists():
+        raise LimamlError(f"no model at {path}; run `limaml train` first")
+    import keras
+
+    import tfrec_limaml.models  # noqa: F401  registers the classes
+    from tfrec_limaml.export import export_for_serving
+
+    model = keras.saving.load_model(path)
+    if args.fine_tune_steps is not None:
+        model.fine_tune_steps = args.fine_tune_steps
+    if args.pooling is not None:
+        model.pooling = args.pooling
+    manifest = export_for_serving(
+        model, args.output, model_version=args.model_version, task_definition=args.task, metrics=_metrics(args.run_directory)
+    )
+    version = str(manifest.model_version)
+    return {
+        "model_version": manifest.model_version,
+        "ranker": str(args.output / "ranker" / version),
+        "adapter": str(args.output / "adapter" / version),
+        "embedding_dim": manifest.embedding_dim,
+        "schema_fingerprint": manifest.schema_fingerprint,
+    }
+
+
+def _metrics(run_directory: Path) -> dict[str, Any]:
+    """Test AUCs of the model, where `limaml evaluate` has measured them."""
+    path = run_directory / "evaluation.json"
+    if not path.exists():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["results"]
+    return {f"auc_{'fine_tuned' if r['fine_tune'] else 'unadapted'}": r["auc"] for r in rows if r["algorithm"] == "limaml"}
+
+
+COMMAND = Command(help="write the ranker and the adapter for serving", description=_DESCRIPTION, add_arguments=add_arguments, run=run)

@@ -1,0 +1,86 @@
+"""From a folder of task records to a model and its datasets: what the command line builds, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tfrec_limaml import records
+from tfrec_limaml.blocks import MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.input_pipeline import task_dataset
+from tfrec_limaml.models import EntireNetworkMAML, LiMAML, TaskModel, Vanilla
+from tfrec_limaml.preprocessing import FeatureEncoder
+from tfrec_limaml.schema import Schema
+from tfrec_limaml.statistics import Statistics
+
+
+def load_encoder(tasks: str | Path) -> FeatureEncoder:
+    """The feature encoder of a folder written by ``limaml prepare``; raises `SchemaError` where its files are missing."""
+    folder = Path(tasks)
+    return FeatureEncoder(Schema.load(folder / records.SCHEMA_FILE), Statistics.load(folder / records.STATISTICS_FILE))
+
+
+def split_pattern(tasks: str | Path, definition: str | None, split: str, schema: Schema) -> str:
+    """File pattern of one split of one task definition."""
+    if split not in records.SPLITS:
+        raise LimamlError(f"split must be one of {list(records.SPLITS)}, received {split!r}")
+    schema.task_columns(definition)
+    return str(Path(tasks) / (definition or schema.default_task) / f"{split}-*.tfrecord*")
+
+
+def datasets(
+    tasks: str | Path,
+    encoder: FeatureEncoder,
+    definition: str | None,
+    batch_size: int,
+    support_fraction: float | tuple[float, float],
+    max_samples: int | None,
+    seed: int | None,
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Training and validation datasets."""
+    train, validation = (split_pattern(tasks, definition, split, encoder.schema) for split in ("train", "validation"))
+    return (
+        task_dataset(train, encoder, batch_size, support_fraction=support_fraction, max_samples=max_samples, shuffle=True, seed=seed),
+        task_dataset(validation, encoder, 4 * batch_size, max_samples=max_samples),
+    )
+
+
+def build_model(algorithm: str, encoder: FeatureEncoder, options: Mapping[str, Any]) -> TaskModel:
+    """An MLP meta block and an MLP global block with embeddings, under one of the algorithms.
+
+    Args:
+        algorithm: ``"limaml"``, ``"vanilla"`` or ``"maml"``.
+        encoder: Encodes the features; fixes the blocks' inputs.
+        options: ``meta_units``, ``embedding_dim``, ``global_units``, ``dropout``, ``inner_steps``, ``inner_learning_rate``,
+            ``fine_tune_steps``, ``first_order``, ``unadapted_loss_weight``.
+    """
+    meta_block = MLPMetaBlock(options["meta_units"], options["embedding_dim"], embeddings=encoder.embeddings("meta"), name="meta_block")
+    global_block = MLPGlobalBlock(
+        options["global_units"],
+        dropout=options["dropout"],
+        embeddings=encoder.embeddings(),
+        embeddings_regularizer={"class_name": "L2", "config": {"l2": 1e-5}},
+        name="global_block",
+    )
+    steps = options["inner_steps"]
+    shared = {
+        "encoder": encoder,
+        "inner_learning_rate": options["inner_learning_rate"],
+        "fine_tune_steps": options["fine_tune_steps"] or steps,
+        "name": algorithm,
+    }
+    if algorithm == "vanilla":
+        return Vanilla(meta_block, global_block, **shared)
+    cls = {"limaml": LiMAML, "maml": EntireNetworkMAML}[algorithm]
+    return cls(
+        meta_block,
+        global_block,
+        inner_steps=steps,
+        first_order=options["first_order"],
+        unadapted_loss_weight=options["unadapted_loss_weight"],
+        **shared,
+    )

@@ -1,0 +1,143 @@
+"""The adapter SavedModel under tfx-bsl's RunInference, one packed batch per element.
+
+tfx-bsl builds one PredictionLog per element, in Python: per task that costs more than adapting it. An element here is a packed
+batch of tasks, unpacked by what `load_override_fn` (tfx-bsl's own seam) returns in place of a session; one
+PredictionLog then carries hundreds of tasks, its outputs with a leading axis of length 1.
+
+A task that the graph refuses does not cost its batch: the batch is halved until the culprit stands alone. It comes back
+with ``sample_count`` `REFUSED` and the reason in place of the task key.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+from apache_beam.ml.inference import base
+
+from limaml_beam.record_batches import unpack
+from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS
+
+_LOGGER = logging.getLogger(__name__)
+
+REFUSED = -1
+
+Outputs = dict[str, npt.NDArray[Any]]
+
+
+def adapt_with(model_directory: str | Path, embedding_dim: int, intra_op_threads: int = 0) -> beam.PTransform:
+    """A transform from packed batches (bytes) to PredictionLogs.
+
+    Args:
+        model_directory: ``adapter/<version>``; workers load it from there, once per process.
+        embedding_dim: Width ``D``, from the manifest.
+        intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
+    """
+    from tfx_bsl.beam import run_inference
+    from tfx_bsl.public.proto import model_spec_pb2
+
+    spec = model_spec_pb2.InferenceSpecType()
+    spec.saved_model_spec.model_path = str(model_directory)
+    # An element is a batch already; tfx-bsl's public transform would gather many of them and hold them in memory.
+    spec.batch_parameters.min_batch_size = 1
+    spec.batch_parameters.max_batch_size = 1
+    load = functools.partial(load_packed, embedding_dim=embedding_dim, intra_op_threads=intra_op_threads)
+    return base.RunInference(run_inference.create_model_handler(spec, load, None))
+
+
+def load_packed(model_directory: str, tags: Sequence[str], *, embedding_dim: int, intra_op_threads: int) -> PackedAdapter:
+    """Loads the SavedModel behind the interface that tfx-bsl calls."""
+    import tensorflow as tf
+
+    if intra_op_threads:
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(intra_op_threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError:
+            _LOGGER.warning("TensorFlow already runs in this process: intra_op_threads=%d has no effect", intra_op_threads)
+    model = tf.saved_model.load(model_directory, tags=list(tags))
+    signature = model.signatures["serving_default"]
+
+    def call(records: Sequence[bytes]) -> Outputs:
+        outputs = signature(**{ADAPTER_INPUT: tf.constant(records, tf.string)})
+        return {name: outputs[name].numpy() for name in ADAPTER_OUTPUTS}
+
+    return PackedAdapter(call, embedding_dim, tf.errors.OpError, keep_alive=model)
+
+
+class PackedAdapter:
+    """Stands where tfx-bsl expects a session: `run` takes packed batches and returns outputs by name.
+
+    Args:
+        call: Serialized task records to the adapter's outputs, each ``[n, ...]``.
+        embedding_dim: Width ``D``.
+        refusal: What `call` raises on records that the graph cannot take.
+        keep_alive: Owner of the graph that `call` runs.
+    """
+
+    def __init__(
+        self, call: Callable[[Sequence[bytes]], Outputs], embedding_dim: int, refusal: type[Exception], keep_alive: object = None
+    ) -> None:
+        self._call = call
+        self._embedding_dim = embedding_dim
+        self._refusal = refusal
+        self._keep_alive = keep_alive
+
+    def run(self, fetches: Mapping[str, str], feed_dict: Mapping[str, Sequence[bytes]]) -> Outputs:
+        """Adapts packed batches; every output is an array of one array per batch."""
+        (batches,) = feed_dict.values()
+        results = [self.adapt(unpack(batch)) for batch in batches]
+        return {name: _array_of([result[name] for result in results]) for name in fetches}
+
+    def adapt(self, records: Sequence[bytes]) -> Outputs:
+        """Outputs ``[n, ...]`` of all records; refused ones are marked with ``sample_count`` `REFUSED`."""
+        try:
+            return self._call(records)
+        except self._refusal as error:
+            if len(records) == 1:
+                return self._refused(str(error))
+        half = len(records) // 2
+        first, second = self.adapt(records[:half]), self.adapt(records[half:])
+        return {name: np.concatenate([first[name], second[name]]) for name in first}
+
+    def _refused(self, reason: str) -> Outputs:
+        zero = np.zeros((1, 1), np.float32)
+        return {
+            "task_key": np.array([[_first_cause(reason).encode()]], object),
+            "meta_embedding": np.zeros((1, self._embedding_dim), np.float32),
+            "sample_count": np.array([[REFUSED]], np.int64),
+            "last_timestamp": np.zeros((1, 1), np.int64),
+            "loss_before": zero,
+            "loss_after": zero,
+        }
+
+
+def read_log(log: Any) -> tuple[list[bytes], Outputs]:
+    """Records and outputs ``[n, ...]`` of one PredictionLog."""
+    import tensorflow as tf
+
+    predict = log.predict_log
+    records = unpack(predict.request.inputs[ADAPTER_INPUT].string_val[0])
+    return records, {name: tf.make_ndarray(tensor)[0] for name, tensor in predict.response.outputs.items()}
+
+
+def _first_cause(message: str) -> str:
+    """The telling line of a TensorFlow error: the one before its list of nodes."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    nodes = [i for i, line in enumerate(lines) if line.startswith("[[")]
+    index = nodes[0] - 1 if nodes and nodes[0] > 0 else 0
+    return lines[index][:500] if lines else "no reason given"
+
+
+def _array_of(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """An object array of arrays: batches may differ in length."""
+    holder = np.empty(len(arrays), object)
+    for i, array in enumerate(arrays):
+        holder[i] = array
+    return holder

@@ -1,0 +1,103 @@
+"""``limaml embed``: task records to embeddings, and into the store."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.cli import Command
+from tfrec_limaml.errors import LimamlError
+
+DESCRIPTION = """\
+Adapts the exported model to every task in TASKS and writes the meta embeddings as Parquet; with --store they
+are published there as one generation, visible all at once after their number was checked.
+
+example:
+  limaml embed TASKS --export EXPORT --output EMBEDDINGS --store lmdb:STORE
+
+every next day, adapting again only the tasks that changed:
+  limaml embed TASKS2 --export EXPORT --output EMBEDDINGS2 --previous EMBEDDINGS --store lmdb:STORE
+
+on another engine:
+  limaml embed ... --beam-args="--runner=FlinkRunner --flink_master=HOST:8081"
+
+next: limaml serve EXPORT/ranker, then limaml rank --store lmdb:STORE (or limaml refresh, which does all of it daily)
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``limaml embed``."""
+    parser.add_argument("tasks", type=Path, metavar="TASKS", help="folder that `limaml prepare` wrote")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; refused where it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument("--previous", type=Path, help="output of the last run: adapt only tasks whose record has changed since")
+    add_job_arguments(parser)
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that ``limaml embed`` and ``limaml refresh`` share."""
+    parser.add_argument("--export", type=Path, required=True, help="folder that `limaml export` wrote; its newest adapter is used")
+    parser.add_argument("--store", metavar="ADDRESS", help="publish here: lmdb:FOLDER or redis://HOST:PORT/DB")
+    parser.add_argument(
+        "--max-age-days", type=float, default=0.0, help="keep tasks that left the window this long after their last interaction (default 0)"
+    )
+    parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="fail above this share of dead letters (default 0.01)")
+    parser.add_argument("--batch-size", type=int, default=512, help="tasks in one call of the adapter at most (default 512)")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes on this machine (default 1)")
+    parser.add_argument("--beam-args", default="", metavar="TEXT", help="further Beam options, quoted as one argument")
+
+
+def beam_flags(arguments: argparse.Namespace) -> list[str]:
+    """Beam options from ``--workers`` and ``--beam-args``."""
+    if arguments.workers < 1:
+        raise LimamlError(f"--workers must be at least 1, received {arguments.workers}")
+    flags = shlex.split(arguments.beam_args)
+    if arguments.workers > 1:
+        flags += [f"--direct_num_workers={arguments.workers}", "--direct_running_mode=multi_processing"]
+    return flags
+
+
+def intra_op_threads(workers: int) -> int:
+    """TensorFlow threads per worker: several workers share the cores, one takes what TensorFlow takes."""
+    return 0 if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Runs the job and publishes."""
+    from limaml_beam import generate_embeddings as job
+    from limaml_beam.publish import publish
+    from tfrec_limaml.manifest import Manifest
+    from tfrec_limaml.store import open_store
+
+    flags = beam_flags(arguments)
+    store = open_store(arguments.store) if arguments.store else None
+    if arguments.output.exists() and not arguments.overwrite:
+        raise LimamlError(f"output {arguments.output} exists; choose another folder, or pass --overwrite")
+    adapter = job.adapter_below(arguments.export)
+    settings = job.EmbeddingJob(
+        tasks=arguments.tasks,
+        adapter=adapter,
+        output=arguments.output,
+        generation=job.new_generation_name(store, Manifest.read(adapter).model_version),
+        previous=arguments.previous,
+        max_age_days=arguments.max_age_days,
+        batch_size=arguments.batch_size,
+        max_bad_fraction=arguments.max_bad_fraction,
+        intra_op_threads=intra_op_threads(arguments.workers),
+    )
+    report = job.generate(settings, flags, overwrite=arguments.overwrite)
+    if store is not None:
+        report["published"] = publish(arguments.output, report, store).identifier
+        store.close()
+    return report
+
+
+EMBED = Command(
+    help="adapt the model to every task and publish the meta embeddings",
+    description=DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+)

@@ -1,0 +1,100 @@
+"""Arrow tables that the embedding job writes: embeddings, and dead letters.
+
+The embeddings' schema loads as it is into BigQuery (``list<float>`` becomes ``REPEATED FLOAT``) and into a Feast file source
+(``event_timestamp`` is the time of the member's last interaction, UTC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+EMBEDDINGS_SCHEMA = pa.schema(
+    [
+        pa.field("task_key", pa.string(), nullable=False),
+        pa.field("embedding", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=False),
+        pa.field("event_timestamp", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("sample_count", pa.int64(), nullable=False),
+        pa.field("loss_before", pa.float32()),
+        pa.field("loss_after", pa.float32()),
+        pa.field("model_version", pa.int64(), nullable=False),
+        pa.field("generation", pa.string(), nullable=False),
+        pa.field("record_digest", pa.binary(), nullable=False),
+    ]
+)
+DEAD_LETTERS_SCHEMA = pa.schema(
+    [pa.field("reason", pa.string(), nullable=False), pa.field("detail", pa.string(), nullable=False), pa.field("record", pa.binary())]
+)
+
+#: Reasons in dead letters.
+UNDECODABLE = "undecodable"
+NOT_FINITE = "not_finite"
+UNREADABLE_FILE = "unreadable_file"
+
+EMBEDDINGS_PREFIX = "embeddings"
+DEAD_LETTERS_FOLDER = "dead_letters"
+
+
+def embeddings_table(
+    *,
+    keys: Sequence[str],
+    embeddings: npt.NDArray[np.float32],
+    timestamps: npt.NDArray[np.int64],
+    sample_counts: npt.NDArray[np.int64],
+    losses: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    digests: Sequence[bytes],
+    model_version: int,
+    generation: str,
+) -> pa.Table:
+    """One table of `n` embeddings ``[n, D]``."""
+    count, dim = embeddings.shape
+    offsets = pa.array(np.arange(0, (count + 1) * dim, dim, dtype=np.int32))
+    columns = [
+        pa.array(keys, pa.string()),
+        pa.ListArray.from_arrays(
+            offsets, pa.array(np.ascontiguousarray(embeddings).ravel(), pa.float32()), type=EMBEDDINGS_SCHEMA.field(1).type
+        ),
+        pa.array(timestamps, pa.timestamp("ms", tz="UTC")),
+        pa.array(sample_counts, pa.int64()),
+        pa.array(losses[0], pa.float32()),
+        pa.array(losses[1], pa.float32()),
+        pa.array(np.full(count, model_version), pa.int64()),
+        pa.repeat(pa.scalar(generation), count),
+        pa.array(digests, pa.binary()),
+    ]
+    return pa.Table.from_arrays(columns, schema=EMBEDDINGS_SCHEMA)
+
+
+def dead_letter_table(reasons: Sequence[str], details: Sequence[str], records: Sequence[bytes | None]) -> pa.Table:
+    """One table of dead letters; `records` holds the bytes where there are any."""
+    return pa.Table.from_arrays([pa.array(reasons), pa.array(details), pa.array(records, pa.binary())], schema=DEAD_LETTERS_SCHEMA)
+
+
+def embedding_matrix(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float32]:
+    """An ``embedding`` column as ``[n, D]``; raises `ValueError` where the widths differ."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if len(column) == 0:
+        return np.zeros((0, 0), np.float32)
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    widths = np.diff(column.offsets.to_numpy())
+    if (widths != widths[0]).any():
+        raise ValueError(f"embeddings of widths {sorted(set(widths.tolist()))} in one column")
+    return np.asarray(flat, np.float32).reshape(len(column), int(widths[0]))
+
+
+def embedding_files(folder: str | Path) -> list[Path]:
+    """Parquet files of embeddings in an output folder of the job, sorted."""
+    return sorted(Path(folder).glob(f"{EMBEDDINGS_PREFIX}-*.parquet"))
+
+
+def read_batches(files: Sequence[Path], columns: Sequence[str], rows: int = 65_536) -> Iterator[Any]:
+    """Record batches of some columns of several Parquet files."""
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            yield from parquet.iter_batches(rows, columns=list(columns))

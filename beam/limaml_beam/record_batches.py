@@ -1,0 +1,193 @@
+"""Task records in packed batches: bytes in, bytes out, no proto decoded in Python.
+
+A packed batch is one `bytes`: the number of records, their lengths (little-endian uint32) and the records. One element of a
+pipeline then carries hundreds of tasks, and the cost of an element is paid once per batch. Records of similar length go
+into one batch, so that the adapter's padding is not the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO
+
+import apache_beam as beam
+import google_crc32c
+import numpy as np
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import Metrics
+from apache_beam.utils.shared import Shared
+
+from limaml_beam.embedding_tables import UNREADABLE_FILE, dead_letter_table
+
+NAMESPACE = "limaml_embeddings"
+DEAD_LETTERS = "dead_letters"
+UNCHANGED = "unchanged"
+DIGEST_BYTES = 16
+
+# What may be held at once while records are sorted by length, and what one batch may grow to once padded.
+BLOCK_RECORDS = 8192
+BLOCK_BYTES = 64 << 20
+BATCH_BYTES = 32 << 20
+
+
+def pack(records: Sequence[bytes]) -> bytes:
+    """One `bytes` out of many."""
+    header = np.array([len(records), *map(len, records)], "<u4")
+    return b"".join((header.tobytes(), *records))
+
+
+def unpack(batch: bytes) -> list[bytes]:
+    """Inverse of `pack`."""
+    count = int(np.frombuffer(batch, "<u4", 1)[0])
+    ends = 4 * (count + 1) + np.cumsum(np.frombuffer(batch, "<u4", count, 4), dtype=np.int64)
+    starts = np.concatenate(([4 * (count + 1)], ends[:-1]))
+    return [batch[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+def digest(record: bytes) -> bytes:
+    """16 bytes that tell whether a record has changed (it holds its task key)."""
+    return hashlib.blake2b(record, digest_size=DIGEST_BYTES).digest()
+
+
+def read_records(file: IO[bytes]) -> Iterator[bytes]:
+    """Records of an open, uncompressed TFRecord stream.
+
+    Raises:
+        ValueError: A checksum is wrong or the file ends inside a record; what follows is lost.
+    """
+    position = 0
+    while head := file.read(12):
+        if len(head) < 12:
+            raise ValueError(f"ends inside the header of a record at byte {position}")
+        length, check = struct.unpack("<QI", head)
+        if _masked_crc(head[:8]) != check:
+            raise ValueError(f"wrong checksum of a record's length at byte {position}")
+        body = file.read(length + 4)
+        if len(body) < length + 4:
+            raise ValueError(f"ends inside the record at byte {position}")
+        record = body[:length]
+        if _masked_crc(record) != struct.unpack_from("<I", body, length)[0]:
+            raise ValueError(f"wrong checksum of the record at byte {position}")
+        position += length + 16
+        yield record
+
+
+@contextlib.contextmanager
+def open_records(path: str) -> Iterator[IO[bytes]]:
+    """Opens a record file, ``.gz`` or plain, on any Beam filesystem.
+
+    Beam's own gzip reader takes the end of a truncated file for the end of the records; this one raises `EOFError`.
+    """
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
+        if path.endswith(".gz"):
+            with gzip.GzipFile(fileobj=raw) as file:
+                yield io.BufferedReader(file, 1 << 20)
+        else:
+            yield raw
+
+
+def write_records(file: IO[bytes], records: Iterable[bytes]) -> None:
+    """Writes a TFRecord stream; inverse of `read_records`."""
+    for record in records:
+        head = struct.pack("<Q", len(record))
+        file.write(head + struct.pack("<I", _masked_crc(head)) + record + struct.pack("<I", _masked_crc(record)))
+
+
+def batches_by_length(records: Iterable[bytes], batch_size: int) -> Iterator[list[bytes]]:
+    """Batches of at most `batch_size` records of similar length, sorted within blocks of bounded memory."""
+    for block in _blocks(records):
+        block.sort(key=len)
+        batch: list[bytes] = []
+        for record in block:
+            if batch and (len(batch) == batch_size or (len(batch) + 1) * len(record) > BATCH_BYTES):
+                yield batch
+                batch = []
+            batch.append(record)
+        yield batch
+
+
+class ReadBatches(beam.DoFn):  # type: ignore[misc]
+    """File paths to packed batches.
+
+    Outputs: packed batches; `DEAD_LETTERS`: a table for each file that cannot be read to its end; `UNCHANGED`: digests, joined, of
+    records that the previous generation has already seen.
+
+    Args:
+        batch_size: Records in one batch at most.
+        load_previous: Loads the digests of the previous generation, or None for a full run. Called once per process.
+    """
+
+    def __init__(self, batch_size: int, load_previous: Callable[[], frozenset[bytes]] | None = None) -> None:
+        self._batch_size = batch_size
+        self._load_previous = load_previous
+        self._shared = Shared()
+        self._previous: frozenset[bytes] = frozenset()
+        self._read = Metrics.counter(NAMESPACE, "tasks_read")
+        self._unreadable = Metrics.counter(NAMESPACE, "unreadable_files")
+
+    def setup(self) -> None:
+        """Loads the previous digests once per process."""
+        if self._load_previous is not None:
+            self._previous = self._shared.acquire(_Digests(self._load_previous)).values
+
+    def process(self, path: str) -> Iterator[object]:
+        """Reads one file."""
+        seen: list[bytes] = []
+        errors: list[str] = []
+        for batch in batches_by_length(self._changed(path, seen, errors), self._batch_size):
+            self._read.inc(len(batch))
+            yield pack(batch)
+        self._read.inc(len(seen))
+        if seen:
+            yield beam.pvalue.TaggedOutput(UNCHANGED, b"".join(seen))
+        if errors:
+            self._unreadable.inc()
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, dead_letter_table([UNREADABLE_FILE], errors, [None]))
+
+    def _changed(self, path: str, seen: list[bytes], errors: list[str]) -> Iterator[bytes]:
+        try:
+            with open_records(path) as file:
+                for record in read_records(file):
+                    if self._load_previous is not None and (mark := digest(record)) in self._previous:
+                        seen.append(mark)
+                    else:
+                        yield record
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            errors.append(f"{path}: {error}")
+
+
+class _Digests:
+    """A holder that can be weakly referenced, as `Shared` needs."""
+
+    def __init__(self, load: Callable[[], frozenset[bytes]]) -> None:
+        self._load = load
+        self.values: frozenset[bytes] = frozenset()
+
+    def __call__(self) -> _Digests:
+        self.values = self._load()
+        return self
+
+
+def _blocks(records: Iterable[bytes]) -> Iterator[list[bytes]]:
+    block: list[bytes] = []
+    size = 0
+    for record in records:
+        block.append(record)
+        size += len(record)
+        if len(block) == BLOCK_RECORDS or size >= BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _masked_crc(content: bytes) -> int:
+    crc = google_crc32c.value(content)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

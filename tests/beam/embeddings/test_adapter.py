@@ -1,0 +1,54 @@
+"""The seam between packed batches and tfx-bsl."""
+
+import numpy as np
+from limaml_beam.adapter import REFUSED, PackedAdapter
+from limaml_beam.record_batches import pack
+
+from tfrec_limaml.manifest import ADAPTER_OUTPUTS
+
+
+class Refusal(Exception):
+    pass
+
+
+def fake(calls):
+    def call(records):
+        calls.append(len(records))
+        if b"bad" in records:
+            raise Refusal("Graph execution error:\n\nunusable feature\n\t [[{{node x}}]]")
+        column = np.array([[float(len(r))] for r in records], np.float32)
+        outputs = {name: column for name in ADAPTER_OUTPUTS}
+        outputs["task_key"] = np.array([[r] for r in records], object)
+        outputs["sample_count"] = column.astype(np.int64)
+        return outputs
+
+    return PackedAdapter(call, 1, Refusal)
+
+
+def test_batches_of_different_sizes_come_back_one_by_one():
+    outputs = fake([]).run(dict.fromkeys(ADAPTER_OUTPUTS, ""), {"input": [pack([b"a", b"bb"]), pack([b"ccc"])]})
+    assert outputs["task_key"].shape == (2,)
+    assert outputs["task_key"][0].tolist() == [[b"a"], [b"bb"]]
+    assert outputs["meta_embedding"][1].tolist() == [[3.0]]
+
+
+def test_one_refused_record_costs_a_logarithm_of_calls_and_no_neighbour():
+    calls = []
+    records = [b"%d" % n for n in range(64)]
+    records[37] = b"bad"
+    outputs = fake(calls).adapt(records)
+    assert outputs["sample_count"][:, 0].tolist() == [REFUSED if n == 37 else len(str(n)) for n in range(64)]
+    assert outputs["task_key"][37, 0] == b"unusable feature"
+    assert len(calls) == 1 + 2 * 6
+
+
+def test_the_model_is_loaded_once_per_process_however_many_files_there_are(tmp_path, export, write_tasks, encode, monkeypatch):
+    import tensorflow as tf
+    from limaml_beam.generate_embeddings import EmbeddingJob, generate
+
+    loads = []
+    original = tf.saved_model.load
+    monkeypatch.setattr(tf.saved_model, "load", lambda *args, **kwargs: loads.append(args) or original(*args, **kwargs))
+    tasks = write_tasks([encode(f"u{n}", [n]) for n in range(20)], files=5)
+    generate(EmbeddingJob(tasks=tasks, adapter=export / "adapter" / "7", output=tmp_path / "out", generation="g1"))
+    assert [args[0] for args in loads] == [str(export / "adapter" / "7")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -15,8 +16,8 @@ from limaml_serving.server.tensors import Budget, decode, encode
 
 _SIGNATURES = "signature_def"
 
-#: Longest run without a client's deadline, in seconds.
-_LONGEST_RUN = 3600.0
+#: Longest time that a client may ask for, in seconds; the runner has a shorter limit of its own.
+_LONGEST_WAIT = 3600.0
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
@@ -99,9 +100,7 @@ def _time_left_ms(context: grpc.ServicerContext) -> int:
     """Milliseconds until the client's deadline; raises where nobody waits for the answer any more."""
     if not context.is_active():
         raise RequestError(grpc.StatusCode.CANCELLED, "the client has gone")
-    left = context.time_remaining()
-    if left is None:
-        return int(_LONGEST_RUN * 1000)
+    left = context.time_remaining()  # infinite without a deadline
     if left <= 0:
         raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed while the request waited")
-    return max(int(min(left, _LONGEST_RUN) * 1000), 1)
+    return math.ceil(min(left, _LONGEST_WAIT) * 1000)

@@ -1,0 +1,128 @@
+"""Rows travel through the pipelines as Arrow tables of many rows: one Beam element costs as much as hundreds of rows.
+
+A *block* is a `pa.Table` of validated rows: the schema's features under their own names, carried columns, and the
+reserved columns below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TIME = "__time"  # int64, milliseconds since the epoch
+LABEL = "__label"  # float32
+WEIGHT = "__weight"  # float32, where the schema names a weight column
+ORDER = "__order"  # uint64, hash of the row's content: finds duplicates and breaks ties of time, whatever order rows arrive in
+TASK = "__task"  # string, encoded task key
+
+Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+def key_column(name: str) -> str:
+    """Name of the block column that holds the key column `name` as text."""
+    return f"__key:{name}"
+
+
+class TableCoder(beam.coders.Coder):
+    """Arrow IPC with LZ4: compact enough that the runner's shuffle, not our rows, sets the pace."""
+
+    def encode(self, value: pa.Table) -> bytes:
+        """Serialises a table."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, value.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+            writer.write_table(value.combine_chunks())
+        return bytes(sink.getvalue())
+
+    def decode(self, encoded: bytes) -> pa.Table:
+        """Inverse of `encode`."""
+        with pa.ipc.open_stream(encoded) as reader:
+            return reader.read_all()
+
+    def is_deterministic(self) -> bool:
+        """Tables are never keys."""
+        return False
+
+    def to_type_hint(self) -> type:
+        """The type this coder is registered for."""
+        return pa.Table
+
+
+beam.coders.registry.register_coder(pa.Table, TableCoder)
+
+
+def to_numpy(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.generic]:
+    """A column without nulls as a NumPy array."""
+    return column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+
+
+def codes_of(column: pa.ChunkedArray | pa.Array) -> tuple[Integers, pa.Array]:
+    """Dictionary codes ``[n]`` and the distinct values of a column."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary
+
+
+def stable_hash(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash per value, the same in every process and on every machine."""
+    if pa.types.is_fixed_size_list(column.type):
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        width = column.type.list_size
+        flat = pd.util.hash_array(array.flatten().to_numpy(zero_copy_only=False))
+        return mix_hashes(list(flat.reshape(-1, width).T))
+    if pa.types.is_string(column.type):
+        codes, values = codes_of(column)
+        hashed = pd.util.hash_array(values.to_numpy(zero_copy_only=False).astype(object), categorize=False)
+        return hashed[codes] if len(values) else np.zeros(0, np.uint64)
+    return pd.util.hash_array(to_numpy(column))
+
+
+def mix_hashes(hashes: Sequence[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
+    """One order-dependent hash per row from one hash per row and column."""
+    mixed = np.full(len(hashes[0]), 0x9E3779B97F4A7C15, np.uint64)
+    for hashed in hashes:
+        mixed = (mixed ^ hashed) * np.uint64(0x100000001B3)
+        mixed ^= mixed >> np.uint64(29)
+    return mixed
+
+
+def join_keys(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
+    """`tfrec_limaml.schema.encode_task_key` of the key columns, for every row."""
+    parts = []
+    for name in columns:
+        part = table[key_column(name)]
+        codes, values = codes_of(part)
+        escaped = pc.replace_substring(pc.replace_substring(values, "%", "%25"), "|", "%7C")
+        parts.append(escaped.take(pa.array(codes)))
+    if len(parts) == 1:
+        return pa.chunked_array([parts[0]])
+    return pa.chunked_array([pc.binary_join_element_wise(*parts, "|")])
+
+
+def partition(table: pa.Table, hashes: npt.NDArray[np.uint64], partitions: int) -> Iterator[tuple[int, pa.Table]]:
+    """Splits a table by ``hash mod partitions``; yields only the parts that hold rows."""
+    if table.num_rows == 0:
+        return
+    target = (hashes % np.uint64(partitions)).astype(np.int64)
+    order = np.argsort(target, kind="stable")
+    bounds = np.searchsorted(target[order], np.arange(partitions + 1))
+    ordered = table.take(pa.array(order))
+    for index in range(partitions):
+        start, stop = int(bounds[index]), int(bounds[index + 1])
+        if stop > start:
+            yield index, ordered.slice(start, stop - start)
+
+
+def sum_counts(parts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Adds counts by name."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, number in part.items():
+            total[name] = total.get(name, 0) + number
+    return total

@@ -1,0 +1,188 @@
+"""Reads interactions and feature tables: Parquet, CSV and TFRecord files of `tf.train.Example`, on any Beam filesystem."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+
+import apache_beam as beam
+import google_crc32c
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from tfrec_limaml.errors import LimamlError
+
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tfrecord": "tfrecord", ".tfrecord.gz": "tfrecord"}
+_READ_ERRORS = (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeDecodeError)
+
+
+class SourceError(LimamlError):
+    """An input file is missing, unreadable or lacks a column."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Files of one table.
+
+    Attributes:
+        name: What messages call it.
+        files: Paths.
+        size: Total bytes.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    size: int
+
+    @classmethod
+    def match(cls, name: str, patterns: str | Sequence[str]) -> Source:
+        """Expands file patterns; raises `SourceError` where nothing matches or an extension is unknown."""
+        wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+        try:
+            matches = [found for result in FileSystems.match(wanted) for found in result.metadata_list]
+        except beam.io.filesystem.BeamIOError as error:
+            raise SourceError(f"{name}: cannot list {wanted}: {error}") from error
+        if not matches:
+            raise SourceError(f"{name}: no file matches {wanted}")
+        for found in matches:
+            format_of(found.path)
+        return cls(name, tuple(sorted({m.path for m in matches})), sum(m.size_in_bytes for m in matches))
+
+
+def format_of(path: str) -> str:
+    """``"parquet"``, ``"csv"`` or ``"tfrecord"`` from a file name; sharded names (``x.tfrecord-00000-of-00002``) count too."""
+    name = path.rsplit("/", 1)[-1].lower()
+    for extension, kind in FORMATS.items():
+        if name.endswith(extension) or f"{extension}-" in name:
+            return kind
+    raise SourceError(f"cannot tell the format of {path!r} from its name; expected one of {sorted(FORMATS)}")
+
+
+def read_tables(path: str, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+    """Yields tables of at most `batch_rows` rows with the named columns, raw.
+
+    Raises:
+        SourceError: The file cannot be read, is truncated, or lacks a column; the message names it.
+    """
+    readers = {"parquet": _read_parquet, "csv": _read_csv, "tfrecord": _read_tfrecord}
+    rows = 0
+    try:
+        for table in readers[format_of(path)](path, columns, batch_rows):
+            missing = sorted(set(columns) - set(table.column_names))
+            if missing:
+                raise SourceError(f"{path} lacks the columns {missing}; it has {sorted(table.column_names)}")
+            rows += table.num_rows
+            yield table.select(list(columns))
+    except _READ_ERRORS as error:
+        raise SourceError(f"cannot read {path} after {rows} rows: {error}; is the file complete, and what its extension says?") from error
+
+
+def check_columns(source: Source, columns: Sequence[str]) -> None:
+    """Fails early, before any worker starts, where a source's first file lacks a column."""
+    for _ in read_tables(source.files[0], columns, 1):
+        return
+
+
+def _read_parquet(path: str, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
+        file = pq.ParquetFile(handle)
+        present = [name for name in columns if name in file.schema_arrow.names]
+        if len(present) < len(set(columns)):
+            yield pa.table({name: pa.array([], pa.null()) for name in file.schema_arrow.names})
+        for batch in file.iter_batches(batch_size=batch_rows, columns=present):
+            yield pa.Table.from_batches([batch])
+
+
+def _read_csv(path: str, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+    # All columns arrive as text: a type guessed from a file's first block would differ between files.
+    with FileSystems.open(path) as handle:
+        with FileSystems.open(path) as first:
+            header = _header(first.readline().decode("utf-8-sig").strip("\r\n"), path)
+        present = [name for name in columns if name in header] if set(columns) <= set(header) else header
+        convert = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()),
+            include_columns=present,
+            strings_can_be_null=True,
+            null_values=["", "NULL", "null"],
+        )
+        reader = pyarrow.csv.open_csv(handle, convert_options=convert)
+        for batch in reader:
+            table = pa.Table.from_batches([batch])
+            for start in range(0, table.num_rows, batch_rows):
+                yield table.slice(start, batch_rows)
+
+
+def _header(line: str, path: str) -> list[str]:
+    if not line:
+        raise SourceError(f"{path} is empty; a CSV file starts with a line of column names")
+    return list(pyarrow.csv.read_csv(pa.BufferReader(f"{line}\n".encode())).column_names)
+
+
+def _read_tfrecord(path: str, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+    from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
+
+    decoder = ExamplesToRecordBatchDecoder()
+    batch: list[bytes] = []
+    for record in read_records(path):
+        batch.append(record)
+        if len(batch) == batch_rows:
+            yield _flat(decoder, batch, columns, path)
+            batch = []
+    if batch:
+        yield _flat(decoder, batch, columns, path)
+
+
+def _flat(decoder: object, records: list[bytes], columns: Sequence[str], path: str) -> pa.Table:
+    """Scalars out of tf.Example's lists; vectors stay lists."""
+    try:
+        decoded = pa.Table.from_batches([decoder.DecodeBatch(records)])  # type: ignore[attr-defined]
+    except (RuntimeError, ValueError) as error:
+        raise SourceError(f"{path} holds a record that is not a tf.train.Example: {error}") from error
+    out = {}
+    for name in decoded.column_names:
+        column = decoded[name].combine_chunks()
+        # A column that is absent from this batch has no values at all.
+        out[name] = pa.nulls(len(column)) if pa.types.is_null(column.type) else _first_values(column)
+    return pa.table(out)
+
+
+def _first_values(column: pa.Array) -> pa.Array:
+    lengths = pa.compute.fill_null(pa.compute.list_value_length(column), 0)
+    if pa.compute.max(lengths).as_py() not in (0, 1):
+        return column
+    filled = pa.compute.equal(lengths, 1)
+    positions = pa.compute.if_else(filled, pa.compute.subtract(pa.compute.cumulative_sum(filled.cast(pa.int64())), 1), None)
+    return column.flatten().take(positions)
+
+
+def read_records(path: str) -> Iterator[bytes]:
+    """The records of a TFRecord file (gzip by its name); raises `SourceError` on a bad checksum or a cut end."""
+    compression = CompressionTypes.GZIP if ".gz" in path.rsplit("/", 1)[-1] else CompressionTypes.UNCOMPRESSED
+    with FileSystems.open(path, compression_type=compression) as handle:
+        index = 0
+        while header := handle.read(12):
+            size = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
+            if len(header) < 12 or masked_checksum(header[:8]) != header[8:]:
+                raise SourceError(f"{path}: record {index} has a damaged header; the file is truncated or not a TFRecord file")
+            body = handle.read(size + 4)
+            if len(body) < size + 4 or masked_checksum(body[:size]) != body[size:]:
+                raise SourceError(f"{path}: record {index} is truncated or damaged (its checksum does not fit)")
+            yield body[:size]
+            index += 1
+
+
+def frame_record(record: bytes) -> bytes:
+    """One record as it lies in a TFRecord file: length, checksum, bytes, checksum."""
+    size = struct.pack("<Q", len(record))
+    return b"".join((size, masked_checksum(size), record, masked_checksum(record)))
+
+
+def masked_checksum(data: bytes) -> bytes:
+    """TFRecord's masked CRC-32C, little endian."""
+    value = google_crc32c.value(data)
+    return struct.pack("<I", (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -1,0 +1,185 @@
+"""Reads, joins and validates: every input row becomes a row of a block, or a dead letter with its reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+
+from limaml_beam import columnar, values
+from limaml_beam.columnar import LABEL, ORDER, TIME, WEIGHT, Mask, key_column
+from limaml_beam.options import TaskSettings
+from limaml_beam.sources import Source, SourceError, read_tables
+from tfrec_limaml.schema import Feature, Schema
+
+REJECTED, COUNTS = "rejected", "counts"
+ERROR = "error: "  # prefix of reasons that stop the run before anything is published
+OUTSIDE = "outside_dates"
+DUPLICATE = "duplicate"
+
+
+def key_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]:
+    """Every column that task definitions or history features are keyed by."""
+    wanted = [*(c for d in definitions for c in schema.task_columns(d)), *(c for h in schema.history for c in h.keys)]
+    return tuple(dict.fromkeys(wanted))
+
+
+def owner(schema: Schema, column: str) -> str | None:
+    """The feature table that holds a column; None for the interactions."""
+    return next((f.table for f in schema.features if f.name == column), None)
+
+
+def interaction_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]:
+    """Columns that the interaction files must have."""
+    keys = [c for c in key_columns(schema, definitions) if owner(schema, c) is None]
+    own = [f.name for f in schema.features if f.table is None]
+    weight = [] if schema.weight is None else [schema.weight]
+    return tuple(dict.fromkeys([schema.timestamp, schema.label.name, *weight, *schema.carry, *schema.tables.values(), *keys, *own]))
+
+
+def table_columns(schema: Schema, table: str) -> tuple[str, ...]:
+    """Columns that the files of a feature table must have."""
+    return tuple(dict.fromkeys([schema.tables[table], *(f.name for f in schema.features if f.table == table)]))
+
+
+class FeatureTable:
+    """One feature table in memory, validated, indexed by its key as text."""
+
+    def __init__(self, schema: Schema, name: str, source: Source, batch_rows: int) -> None:
+        columns = table_columns(schema, name)
+        parts = [part for path in source.files for part in read_tables(path, columns, batch_rows)]
+        if not parts:
+            raise SourceError(f"table {name!r} ({', '.join(source.files)}) has no rows")
+        raw = pa.concat_tables(parts, promote_options="permissive")
+        key = schema.tables[name]
+        self.index = pd.Index(values.as_text(raw[key]).to_numpy(zero_copy_only=False))
+        if not self.index.is_unique:
+            twice = self.index[self.index.duplicated()][0]
+            raise SourceError(f"table {name!r} holds the key {key} = {twice!r} more than once; one row per key is needed")
+        self.columns = {f.name: values.as_feature(raw[f.name], f) for f in schema.features if f.table == name}
+
+    def find(self, keys: pa.Array) -> npt.NDArray[np.int64]:
+        """Row of each key, -1 where the table has none."""
+        return np.asarray(self.index.get_indexer(pd.Index(keys.to_numpy(zero_copy_only=False))), np.int64)
+
+    def column(self, feature: Feature, rows: npt.NDArray[np.int64]) -> tuple[pa.Array, Mask]:
+        """A feature at `rows`, and a mask of invalid values; missing rows are invalid and filled."""
+        stored, invalid = self.columns[feature.name]
+        missing = rows < 0
+        taken = stored.take(pa.array(np.where(missing, 0, rows)))
+        if missing.any():
+            filler = pa.array([feature.filler if feature.width == 1 else [feature.filler] * feature.width], stored.type)
+            order = np.where(missing, len(taken), np.arange(len(taken)))
+            taken = pa.concat_arrays([taken, filler]).take(pa.array(order))
+        return taken, invalid[np.where(missing, 0, rows)] | missing
+
+
+class ReadAndValidate(beam.DoFn):
+    """Path of an interactions file -> blocks of valid rows; dead letters and counts as tagged outputs.
+
+    Feature tables are loaded once per worker from their paths (they must fit into a worker's memory) and joined by look-up.
+    """
+
+    def __init__(self, schema: Schema, settings: TaskSettings, tables: Mapping[str, Source]) -> None:
+        self.schema = schema
+        self.settings = settings
+        self.sources = dict(tables)
+        self.rejections: dict[str, beam.metrics.metric.DelegatingCounter] = {}
+
+    def setup(self) -> None:
+        """Loads the feature tables."""
+        batch = self.settings.batch_rows
+        self.tables = {name: FeatureTable(self.schema, name, source, batch) for name, source in self.sources.items()}
+
+    def process(self, path: str) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
+        """Reads one file."""
+        columns = interaction_columns(self.schema, self.settings.definitions)
+        for raw in read_tables(path, columns, self.settings.batch_rows):
+            block, reasons, counts = validate(self.schema, self.settings, self.tables, raw)
+            for name, number in counts.items():
+                Metrics.counter("build_tasks", name).inc(number)
+            yield beam.pvalue.TaggedOutput(COUNTS, counts)
+            rejected = np.flatnonzero((reasons != "") & (reasons != OUTSIDE))
+            if len(rejected):
+                rows = raw.take(pa.array(rejected)).to_pylist()
+                for position, row in zip(rejected, rows, strict=True):
+                    letter = {"reason": reasons[position], "file": path, "row": row}
+                    yield beam.pvalue.TaggedOutput(REJECTED, json.dumps(letter, default=str, ensure_ascii=False))
+            if block.num_rows:
+                yield block
+
+
+def validate(
+    schema: Schema, settings: TaskSettings, tables: Mapping[str, FeatureTable], raw: pa.Table
+) -> tuple[pa.Table, npt.NDArray[np.object_], dict[str, int]]:
+    """Checks every row of a raw table.
+
+    Returns:
+        The block of valid rows, the reason for each raw row (``""`` for valid ones), and counts by name: ``rows_read``,
+        ``skipped:<reason>``, ``filled:<feature>``, ``unknown_key:<table>``.
+    """
+    reasons = np.full(raw.num_rows, "", object)
+    counts = {"rows_read": raw.num_rows}
+    columns: dict[str, pa.Array] = {}
+
+    def reject(mask: Mask, reason: str) -> None:
+        reasons[mask & (reasons == "")] = reason
+
+    times, bad = values.as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
+    reject(bad, "invalid_timestamp")
+    labels, bad = values.as_label(raw[schema.label.name], schema.label)
+    reject(bad, (ERROR if schema.label.on_invalid == "error" else "") + "invalid_label")
+    columns[TIME], columns[LABEL] = pa.array(times), pa.array(labels, pa.float32())
+    if schema.weight is not None:
+        weights = values.as_floats(raw[schema.weight])
+        reject(~(weights >= 0), "invalid_weight")
+        columns[WEIGHT] = pa.array(weights, pa.float32())
+    for name in schema.carry:
+        columns[name] = pa.array(values.as_floats(raw[name]), pa.float32())
+    rows_in = {name: table.find(values.as_text(raw[schema.tables[name]])) for name, table in tables.items()}
+    for name, rows in rows_in.items():
+        counts[f"unknown_key:{name}"] = int((rows < 0).sum())
+    for feature in schema.features:
+        if feature.table is None:
+            columns[feature.name], bad = values.as_feature(raw[feature.name], feature)
+        else:
+            columns[feature.name], bad = tables[feature.table].column(feature, rows_in[feature.table])
+        if feature.on_invalid == "fill":
+            counts[f"filled:{feature.name}"] = int(bad.sum())
+        else:
+            reject(bad, (ERROR if feature.on_invalid == "error" else "") + f"invalid_feature:{feature.name}")
+    for name in key_columns(schema, settings.definitions):
+        text = values.as_text(raw[name] if name in raw.column_names else columns[name])
+        if any(name in schema.task_columns(d) for d in settings.definitions):
+            reject(values.pc.is_null(text).to_numpy(zero_copy_only=False), f"missing_key:{name}")
+        columns[key_column(name)] = values.pc.fill_null(text, "")
+    reject((times < settings.first) | (times >= settings.last), OUTSIDE)
+
+    own = [n for n in columns if owner(schema, n) is None and not (n.startswith("__key:") and owner(schema, n[6:]))]
+    columns[ORDER] = pa.array(columnar.mix_hashes([columnar.stable_hash(columns[n]) for n in own]))
+    names, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
+    counts.update({f"skipped:{name}": int(number) for name, number in zip(names, numbers, strict=True)})
+    return pa.table(columns).filter(pa.array(reasons == "")), reasons, {n: c for n, c in counts.items() if c}
+
+
+class DropDuplicates(beam.DoFn):
+    """(partition, blocks) -> one block of distinct rows; every copy of a row lies in the same partition."""
+
+    def process(self, element: tuple[int, list[pa.Table]]) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
+        """Concatenates, sorts by content and drops repeats."""
+        table = pa.concat_tables(list(element[1]))
+        times, order = columnar.to_numpy(table[TIME]), columnar.to_numpy(table[ORDER])
+        ranking = np.lexsort((times, order))
+        repeat = np.zeros(len(ranking), bool)
+        repeat[1:] = (np.diff(order[ranking]) == 0) & (np.diff(times[ranking]) == 0)
+        dropped = int(repeat.sum())
+        if dropped:
+            Metrics.counter("build_tasks", f"skipped:{DUPLICATE}").inc(dropped)
+        yield beam.pvalue.TaggedOutput(COUNTS, {f"skipped:{DUPLICATE}": dropped, "rows_used": len(ranking) - dropped})
+        yield table.take(pa.array(ranking[~repeat]))

@@ -14,7 +14,7 @@ from limaml_serving import wire
 from limaml_serving.channel import Tls, channel_options
 from limaml_serving.columns import Candidates
 from limaml_serving.counters import Counters
-from limaml_serving.ranking import LookUp, OnVersionMismatch, Predict, Ranked, RankingProtocol, Request, Resolve, Steps
+from limaml_serving.ranking import LookUp, OnVersionMismatch, Predict, Ranked, RankingProtocol, Request, Resolve, Signature, Steps
 from limaml_serving.version_lock import KnownVersions, VersionLock
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.manifest import Manifest
@@ -40,6 +40,7 @@ class AsyncRanker:
         timeout: float = 1.0,
         retries: int = 2,
         on_version_mismatch: OnVersionMismatch = "unadapted",
+        signature: Signature = "rank",
         refresh_seconds: float = 5.0,
         tls: Tls | None = None,
         options: Sequence[tuple[str, Any]] = (),
@@ -51,6 +52,7 @@ class AsyncRanker:
             lock=VersionLock(version, version_label, refresh_seconds),
             timeout=timeout,
             on_version_mismatch=on_version_mismatch,
+            signature=signature,
         )
         settings = channel_options(retries, tls, options)
         self._channel = (

@@ -13,7 +13,7 @@ from limaml_serving import wire
 from limaml_serving.channel import Tls, channel_options
 from limaml_serving.columns import Candidates
 from limaml_serving.counters import Counters
-from limaml_serving.ranking import LookUp, OnVersionMismatch, Predict, Ranked, RankingProtocol, Request, Resolve, Steps
+from limaml_serving.ranking import LookUp, OnVersionMismatch, Predict, Ranked, RankingProtocol, Request, Resolve, Signature, Steps
 from limaml_serving.version_lock import KnownVersions, VersionLock
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.manifest import Manifest
@@ -37,6 +37,8 @@ class Ranker:
         retries: Further attempts, with back-off, after ``UNAVAILABLE`` and ``RESOURCE_EXHAUSTED`` alone; 0 to 4.
         on_version_mismatch: Where no embeddings made by the answering version are to be had: ``"unadapted"`` scores
             without embeddings, ``"raise"`` raises `VersionMismatchError`.
+        signature: ``"rank"`` sends the member's columns once; ``"serving_default"`` repeats them for every candidate, which a
+            server with ``--enable_batching`` asks for.
         refresh_seconds: How often a label (or the newest version) is resolved anew.
         tls: TLS settings; ``None`` speaks plain text.
         options: Further gRPC channel options.
@@ -58,6 +60,7 @@ class Ranker:
         timeout: float = 1.0,
         retries: int = 2,
         on_version_mismatch: OnVersionMismatch = "unadapted",
+        signature: Signature = "rank",
         refresh_seconds: float = 5.0,
         tls: Tls | None = None,
         options: Sequence[tuple[str, Any]] = (),
@@ -69,6 +72,7 @@ class Ranker:
             lock=VersionLock(version, version_label, refresh_seconds),
             timeout=timeout,
             on_version_mismatch=on_version_mismatch,
+            signature=signature,
         )
         settings = channel_options(retries, tls, options)
         self._channel = grpc.insecure_channel(target, settings) if tls is None else grpc.secure_channel(target, tls.credentials(), settings)

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="when no embeddings of the answering version exist: score without them, or stop (default: unadapted)",
     )
     parser.add_argument("--tls-ca", metavar="PEM", help="authorities to trust; speaks TLS")
-    parser.add_argument("--tls-cert", metavar="PEM", help="client certificate, for mutual TLS")
+    parser.add_argument("--tls-certificate", metavar="PEM", help="client certificate, for mutual TLS")
     parser.add_argument("--tls-key", metavar="PEM", help="client key, for mutual TLS")
 
 
@@ -68,8 +68,8 @@ def run(arguments: argparse.Namespace) -> None:
     from tfrec_limaml.store import open_store
 
     tls = None
-    if arguments.tls_ca or arguments.tls_cert or arguments.tls_key:
-        tls = Tls(root_certificates=arguments.tls_ca, certificate_chain=arguments.tls_cert, private_key=arguments.tls_key)
+    if arguments.tls_ca or arguments.tls_certificate or arguments.tls_key:
+        tls = Tls(root_certificates=arguments.tls_ca, certificate_chain=arguments.tls_certificate, private_key=arguments.tls_key)
     store = open_store(arguments.store)
     try:
         with Ranker(

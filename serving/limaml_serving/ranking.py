@@ -23,11 +23,12 @@ from limaml_serving.errors import RequestError, ServingError
 from limaml_serving.requests import predict_request, read_output
 from limaml_serving.version_lock import KnownVersion, KnownVersions, VersionLock
 from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
-from tfrec_limaml.manifest import LOGIT, PROBABILITY
+from tfrec_limaml.manifest import LOGIT, PROBABILITY, RANK_SIGNATURE, SERVING_SIGNATURE
 from tfrec_limaml.store.base import Mask, Matrix
 
 logger = logging.getLogger(__name__)
 
+Signature = Literal["rank", "serving_default"]
 OnVersionMismatch = Literal["unadapted", "raise"]
 _COUNTED = {"DEADLINE_EXCEEDED": "deadline_exceeded", "UNAVAILABLE": "unavailable", "RESOURCE_EXHAUSTED": "unavailable"}
 
@@ -94,7 +95,10 @@ class RankingProtocol:
         lock: VersionLock,
         timeout: float,
         on_version_mismatch: OnVersionMismatch,
+        signature: Signature,
     ) -> None:
+        if signature not in (RANK_SIGNATURE, SERVING_SIGNATURE):
+            raise LimamlError(f"signature must be {RANK_SIGNATURE!r} or {SERVING_SIGNATURE!r}, received {signature!r}")
         if on_version_mismatch not in ("unadapted", "raise"):
             raise LimamlError(f"on_version_mismatch must be 'unadapted' or 'raise', received {on_version_mismatch!r}")
         if timeout <= 0:
@@ -104,6 +108,7 @@ class RankingProtocol:
         self._model = model_name
         self._lock = lock
         self._timeout = timeout
+        self._compact = signature == RANK_SIGNATURE
         self._raise_on_mismatch = on_version_mismatch == "raise"
 
     def rank(self, requests: Sequence[Request], top: int | None, timeout: float | None) -> Steps:
@@ -162,7 +167,7 @@ class RankingProtocol:
         if not rows:
             return [_ranked(r, np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_), version, top) for r in every]
         embeddings, has = yield from self._embeddings(model, version, rows, deadline)
-        request = predict_request(self._model, version, rows, embeddings, has)
+        request = predict_request(self._model, version, rows, embeddings, has, compact=self._compact)
         try:
             response = yield Predict(request, self._left(deadline))
         except grpc.RpcError as error:

@@ -30,11 +30,13 @@ def fill_tensor(tensor: Any, column: Column) -> None:
     tensor.tensor_content = column.tobytes()
 
 
-def predict_request(model: str, version: int, rows: Sequence[Rows], embeddings: Sequence[Matrix], has: Sequence[Mask]) -> Any:
+def predict_request(
+    model: str, version: int, rows: Sequence[Rows], embeddings: Sequence[Matrix], has: Sequence[Mask], *, compact: bool = True
+) -> Any:
     """One `PredictRequest`, pinned to a version number.
 
-    A single request uses the ``rank`` signature: the member's columns travel once. Several are laid end to end for
-    ``serving_default``, every column repeated to its request's length.
+    A single compact request uses the ``rank`` signature: the member's columns travel once. Others are laid end to end
+    for ``serving_default``, every column repeated to its request's length.
 
     Args:
         model: Name of the model on the server.
@@ -42,13 +44,14 @@ def predict_request(model: str, version: int, rows: Sequence[Rows], embeddings: 
         rows: Checked requests.
         embeddings: For each request, ``[1 or N, D]``.
         has: For each request, which embeddings are real, ``[1 or N]``.
+        compact: Whether ``rank`` may be used; a server that batches requests needs all columns of one length.
     """
     request = wire.PredictRequest()
     request.model_spec.name = model
     request.model_spec.version.value = version
     request.output_filter.extend((PROBABILITY, LOGIT))
     inputs = request.inputs
-    if len(rows) == 1:
+    if compact and len(rows) == 1:
         request.model_spec.signature_name = RANK_SIGNATURE
         for name, column in rows[0].columns.items():
             fill_tensor(inputs[name], column)
@@ -59,8 +62,8 @@ def predict_request(model: str, version: int, rows: Sequence[Rows], embeddings: 
     counts = [r.count for r in rows]
     for name in rows[0].columns:
         fill_tensor(inputs[name], _end_to_end([r.columns[name] for r in rows], counts))
-    fill_tensor(inputs[META_EMBEDDING], _end_to_end(list(embeddings), counts))
-    fill_tensor(inputs[HAS_META_EMBEDDING], _end_to_end(list(has), counts))
+    fill_tensor(inputs[META_EMBEDDING], _end_to_end(embeddings, counts))
+    fill_tensor(inputs[HAS_META_EMBEDDING], _end_to_end(has, counts))
     return request
 
 

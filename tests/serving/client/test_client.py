@@ -46,6 +46,18 @@ def test_a_list_of_mappings_ranks_like_columns(make_ranker, member, candidates):
     np.testing.assert_array_equal(ranker.rank(member, rows).logit, ranker.rank(member, candidates).logit)
 
 
+def test_equal_scores_keep_their_order(make_ranker, member):
+    assert make_ranker().rank(member, {"price": np.repeat([5.0, 7.0], 40)}).order.tolist() == [*range(40, 80), *range(40)]
+
+
+def test_a_server_that_batches_is_sent_columns_of_one_length(make_ranker, server, member, candidates):
+    expected = make_ranker().rank(member, candidates)
+    ranked = make_ranker(signature="serving_default").rank(member, candidates)
+    assert server.requests[-1].model_spec.signature_name == "serving_default"
+    assert {len(values) for values in _inputs(server.requests[-1]).values()} == {4}
+    np.testing.assert_array_equal(ranked.logit, expected.logit)
+
+
 def test_top_returns_the_best_only(make_ranker, member, candidates):
     ranked = make_ranker().rank(member, candidates, top=2)
     assert ranked.order.tolist() == [1, 2]
@@ -98,6 +110,14 @@ def test_many_requests_are_one_look_up_and_one_call_with_the_same_scores(make_ra
         np.testing.assert_array_equal(answer.logit, alone.logit)
         np.testing.assert_array_equal(answer.order, alone.order)
         np.testing.assert_array_equal(answer.used_embedding, alone.used_embedding)
+
+
+def test_someone_unknown_among_members_gets_nobodys_embedding(make_ranker, member, candidates):
+    ranker = make_ranker()
+    known, unknown = ranker.rank_many([(member, candidates), ({**member, "user_id": None}, candidates)])
+    assert known.used_embedding.all()
+    assert not unknown.used_embedding.any()
+    assert (ranker.counters.adapted, ranker.counters.anonymous) == (4, 4)
 
 
 def test_a_faulty_request_among_many_is_named_by_position(make_ranker, member, candidates):
@@ -172,6 +192,7 @@ def test_a_server_that_is_not_there_is_unavailable(make_ranker, member, candidat
         ({"timeout": 0.0}, "timeout must be a positive"),
         ({"version": 1, "version_label": "stable"}, "not both"),
         ({"version": 0}, "version must be positive"),
+        ({"signature": "serve_examples"}, "signature must be 'rank' or 'serving_default'"),
         ({"on_version_mismatch": "ignore"}, "on_version_mismatch must be"),
     ],
 )

@@ -11,10 +11,13 @@ from limaml_serving import Counters, PrometheusCounters
 
 
 def test_threads_lose_no_count():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
     counters = Counters()
     threads = [threading.Thread(target=lambda: [counters.add(requests=1, candidates=3) for _ in range(2000)]) for _ in range(4)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
+    sys.setswitchinterval(interval)
     assert (counters.requests, counters.candidates) == (8000, 24000)
 
 

@@ -1,0 +1,103 @@
+"""What a report shows, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfrec_limaml.errors import LimamlError
+
+ALGORITHMS = {"limaml": "LiMAML", "maml": "MAML", "vanilla": "Vanilla", "id": "ID embedding"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingMap:
+    """Embeddings and what their members like.
+
+    Attributes:
+        embeddings: ``[T, D]``.
+        groups: One name per embedding, for example the member's most clicked tab.
+        meaning: What the names are, for example ``"most clicked tab"``.
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    groups: Sequence[str]
+    meaning: str
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.embeddings)
+        if len(shape) != 2 or shape[0] != len(self.groups):
+            raise LimamlError(f"an embedding map needs one group per row, received embeddings {shape} and {len(self.groups)} groups")
+        if not np.isfinite(self.embeddings).all():
+            raise LimamlError("an embedding map needs finite embeddings, received NaN or infinity; generate the embeddings again")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankedItem:
+    """One candidate and its probability under three embeddings of the same member.
+
+    Attributes:
+        name: Item identifier.
+        group: What kind of item it is, in the words of `EmbeddingMap.groups`.
+        without: Without an embedding (the un-adapted model).
+        before: With the embedding that the member had.
+        after: With the embedding made after a few more clicks.
+    """
+
+    name: str
+    group: str
+    without: float
+    before: float
+    after: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MemberStory:
+    """One member's candidates before and after a few more interactions.
+
+    Attributes:
+        task_key: The member.
+        seen: Interactions that the first embedding was made of.
+        clicks: The further interactions, in words.
+        items: The candidates.
+    """
+
+    task_key: str
+    seen: int
+    clicks: Sequence[str]
+    items: Sequence[RankedItem]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything on the page; parts that are None or empty are left out.
+
+    Attributes:
+        title: Heading.
+        summary: One paragraph of plain text.
+        facts: Name and value of each line of the summary table.
+        training: Contents of the ``*.training.json`` files.
+        evaluation: Content of ``evaluation.json``.
+        embedding_map: Embeddings to draw.
+        story: One member's list.
+        next_steps: Commands to try.
+    """
+
+    title: str
+    summary: str
+    facts: Sequence[tuple[str, str]] = ()
+    training: Sequence[Mapping[str, Any]] = ()
+    evaluation: Mapping[str, Any] | None = None
+    embedding_map: EmbeddingMap | None = None
+    story: MemberStory | None = None
+    next_steps: Sequence[str] = ()
+
+
+def algorithm_label(algorithm: str, fine_tune: bool | None = None) -> str:
+    """A name for people: ``LiMAML, fine-tuned``."""
+    name = ALGORITHMS.get(algorithm, algorithm)
+    return name if fine_tune is None else f"{name}, {'fine-tuned' if fine_tune else 'not fine-tuned'}"

@@ -1,0 +1,161 @@
+"""``report.html``: sections of charts, each with its numbers in a table for those who cannot or would not look."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from tfrec_limaml.report import charts, svg
+from tfrec_limaml.report.contents import MemberStory, Report, algorithm_label
+
+
+def write_report(path: str | Path, report: Report) -> Path:
+    """Writes the page, under a temporary name first, and returns its path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(render(report), encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def render(report: Report) -> str:
+    """The page as one HTML document that loads nothing."""
+    style = files("tfrec_limaml.report").joinpath("report.css").read_text(encoding="utf-8")
+    sections = [_summary(report), _training(report), _evaluation(report), _map(report), _story(report), _next(report)]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        f"<title>{html.escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<header><h1>{html.escape(report.title)}</h1><p>{html.escape(report.summary)}</p></header>\n"
+        f"<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
+    )
+
+
+def _summary(report: Report) -> str:
+    if not report.facts:
+        return ""
+    rows = "".join(f'<tr><th scope="row">{html.escape(n)}</th><td>{html.escape(v)}</td></tr>' for n, v in report.facts)
+    return _section("In short", "", f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>')
+
+
+def _training(report: Report) -> str:
+    curves = [charts.learning_curves(report.training, m, label) for m, label in (("val_auc", "validation AUC"), ("loss", "training loss"))]
+    if not any(curves):
+        return ""
+    names = [algorithm_label(run["algorithm"]) for run in report.training]
+    rows = [
+        (name, str(len(run["history"].get("loss", ()))), _number(max(run["history"].get("val_auc") or [None])), f"{run['seconds']:.0f} s")
+        for name, run in zip(names, report.training, strict=True)
+    ]
+    return _section(
+        "Learning curves",
+        "How each algorithm did on members' later interactions after each pass over the training tasks.",
+        _legend(names),
+        f'<div class="pair">{"".join(_figure(c) for c in curves if c)}</div>',
+        _table(("algorithm", "epochs", "best validation AUC", "time"), rows),
+    )
+
+
+def _evaluation(report: Report) -> str:
+    results = (report.evaluation or {}).get("results", ())
+    chart = charts.auc_by_history(results)
+    if not chart:
+        return ""
+    names = [algorithm_label(r["algorithm"], r["fine_tune"]) for r in results]
+    slices = list(dict.fromkeys(s["slice"] for r in results for s in r["slices"]))
+    found = [{s["slice"]: s for s in r["slices"]} for r in results]
+    rows = [
+        (name, _interval(result), *(_interval(cells.get(s)) for s in slices))
+        for name, result, cells in zip(names, results, found, strict=True)
+    ]
+    return _section(
+        "AUC by length of history",
+        "Test AUC of members grouped by how many interactions they had before the test period. Vertical bars: 95 % confidence intervals.",
+        _legend(names),
+        _figure(chart, wide=True),
+        _table(("algorithm", "all", *slices), rows),
+    )
+
+
+def _map(report: Report) -> str:
+    if report.embedding_map is None:
+        return ""
+    chart, names = charts.embedding_map(report.embedding_map)
+    meaning = report.embedding_map.meaning
+    return _section(
+        "Map of the meta embeddings",
+        f"Each point is one member's embedding, seen along its two directions of largest variance; colour and shape: {meaning}.",
+        _legend(names),
+        _figure(chart, wide=True),
+    )
+
+
+def _story(report: Report) -> str:
+    story = report.story
+    if story is None or not story.items:
+        return ""
+    clicks = "".join(f"<li>{html.escape(click)}</li>" for click in story.clicks)
+    names = sorted({item.group for item in story.items})
+    return _section(
+        "One member's list, before and after a few clicks",
+        f"Member {story.task_key}: the first embedding was made of {story.seen} interactions, the second one saw these as well:",
+        f"<ul>{clicks}</ul>",
+        _legend(names) if len(names) <= svg.SERIES else "",
+        _figure(charts.rank_change(story), wide=True),
+        _story_table(story),
+    )
+
+
+def _story_table(story: MemberStory) -> str:
+    before = sorted(story.items, key=lambda item: -item.before)
+    after = sorted(story.items, key=lambda item: -item.after)
+    rows = []
+    for place, item in enumerate(after, 1):
+        moved = before.index(item) + 1 - place
+        arrow = f"▲ {moved}" if moved > 0 else f"▼ {-moved}" if moved < 0 else "="
+        rows.append((str(place), item.name, item.group, f"{item.without:.3f}", f"{item.before:.3f}", f"{item.after:.3f}", arrow))
+    return _table(("place", "candidate", "kind", "no embedding", "before", "after", "moved"), rows, opened=True)
+
+
+def _next(report: Report) -> str:
+    if not report.next_steps:
+        return ""
+    return _section("What to try next", "", *(f"<pre><code>{html.escape(step)}</code></pre>" for step in report.next_steps))
+
+
+def _section(title: str, introduction: str, *parts: str) -> str:
+    paragraph = f"<p>{html.escape(introduction)}</p>" if introduction else ""
+    return f"<section><h2>{html.escape(title)}</h2>{paragraph}{''.join(parts)}</section>\n"
+
+
+def _figure(chart: str, wide: bool = False) -> str:
+    return f'<figure class="{"wide" if wide else "half"}">{chart}</figure>'
+
+
+def _legend(names: Sequence[str]) -> str:
+    items = []
+    for series, name in enumerate(names):
+        key = svg.element("svg", svg.marker(series, 8, 8), viewBox="0 0 16 16", aria_hidden="true")
+        items.append(f"<li>{key}{html.escape(name)}</li>")
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], opened: bool = False) -> str:
+    titles = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in head)
+    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    table = f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>'
+    return f"<details{' open' if opened else ''}><summary>The numbers</summary>{table}</details>"
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}"
+
+
+def _interval(cell: object) -> str:
+    if not isinstance(cell, dict) or cell.get("auc") is None:
+        return "n/a"
+    return f"{cell['auc']:.4f} ({cell['auc_low']:.3f} to {cell['auc_high']:.3f})"

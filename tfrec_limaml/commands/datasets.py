@@ -31,7 +31,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     describe = actions.add_parser(
         "describe",
         help="print a data card; of a plain file also the schema it suggests",
-        description="Prints a data card of a prepared folder, of a CSV or Parquet file (with the schema it would guess), or facts about a known data set.",
+        description="Prints a data card of a prepared folder or a file (with a guessed schema), or facts about a known data set.",
     )
     describe.add_argument("target", metavar="PATH_OR_NAME", help="a prepared folder, a CSV or Parquet file, or a known name")
     describe.add_argument("--schema", metavar="FILE", help="YAML schema of the file, instead of guessing one")

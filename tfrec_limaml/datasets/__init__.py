@@ -50,6 +50,56 @@ def prepare(
     return _finish(dataset.load(request), path)
 
 
+def prepare_own(
+    schema: str | Path,
+    interactions: str | Path,
+    output: str | Path,
+    *,
+    tables: Mapping[str, str | Path] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes your own CSV or Parquet files in the raw layout, after checking them against your schema.
+
+    Args:
+        schema: YAML file, see `tfrec_limaml.schema.Schema`.
+        interactions: CSV, TSV or Parquet file with one row per interaction.
+        output: Folder to write.
+        tables: Feature tables by the names that the schema's ``tables`` uses.
+        overwrite: Replace an earlier output.
+
+    Returns:
+        The data card.
+
+    Raises:
+        SchemaError: The files do not fit the schema; see `tfrec_limaml.datasets.conform.conform`.
+    """
+    from tfrec_limaml.datasets import own, raw
+
+    path = raw.check_output(output, overwrite)
+    return _finish(own.load_own(schema, interactions, tables or {}), path)
+
+
+def describe(target: str | Path, *, schema: str | Path | None = None, write_schema: str | Path | None = None) -> dict[str, Any]:
+    """What is in a data set.
+
+    Args:
+        target: A prepared folder, a CSV or Parquet file of interactions, or the name of a known data set.
+        schema: Schema of the file; guessed without one.
+        write_schema: Also writes the guessed schema there, as YAML.
+
+    Returns:
+        A data card, for a file with ``schema_yaml`` and ``warnings`` (what to check about the guess); for a known name its
+        facts.
+
+    Raises:
+        SchemaError: The file cannot be read, does not fit, or gives no clue about label, time and task key.
+        LimamlError: Neither a file nor a known name.
+    """
+    from tfrec_limaml.datasets import describing
+
+    return describing.describe(str(target), schema, write_schema)
+
+
 def names() -> list[str]:
     """Names of the known data sets."""
     from tfrec_limaml.datasets import registry

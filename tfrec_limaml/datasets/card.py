@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tfrec_limaml.datasets.raw import RawData
+from tfrec_limaml.records import DATA_CARD_FILE
 from tfrec_limaml.schema import Schema, parse_time
 
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
@@ -43,6 +46,12 @@ def data_card(raw: RawData, invalid: Mapping[str, Mapping[str, int]] | None = No
         "source": dict(raw.source),
     }
     return card
+
+
+def stored(folder: Path) -> dict[str, Any]:
+    """The card that lies in a prepared folder; empty where there is none."""
+    path = folder / DATA_CARD_FILE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _definition(schema: Schema, frame: pd.DataFrame, name: str) -> dict[str, Any]:

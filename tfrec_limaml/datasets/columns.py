@@ -36,7 +36,10 @@ def to_string(series: pd.Series) -> Converted:
 def to_float32(series: pd.Series) -> Converted:
     """Finite numbers; ``true`` and ``false`` count as 1 and 0."""
     numbers, counts = _numbers(series)
-    return numbers.astype("float32").astype("Float32").where(numbers.notna(), pd.NA), counts
+    small = numbers.astype("float32")
+    overflow = pd.Series(np.isinf(small.to_numpy()), index=series.index)
+    counts.update(_counts(non_finite=overflow))
+    return small.where(~overflow).astype("Float32"), counts
 
 
 def to_int64(series: pd.Series) -> Converted:
@@ -45,8 +48,16 @@ def to_int64(series: pd.Series) -> Converted:
         return series.astype("Int64"), _counts(missing=series.isna())
     numbers, counts = _numbers(series)
     fraction = (numbers % 1 != 0) & numbers.notna()
-    counts.update(_counts(unparsable=fraction))
-    return numbers.where(~fraction).astype("Int64"), counts
+    huge = (numbers.abs() >= 2.0**63) & numbers.notna()
+    counts.update(_counts(unparsable=fraction | huge))
+    out = numbers.where(~(fraction | huge)).astype("Int64")
+    if not pd.api.types.is_numeric_dtype(series.dtype):
+        # Digits beyond 2**53 would be rounded on the way through floats: long identifiers are read directly.
+        long = (numbers.abs() > 2.0**53) & out.notna()
+        exact = series[long].astype(str).str.strip()
+        exact = exact[exact.str.fullmatch(r"[+-]?\d+")]
+        out.loc[exact.index] = exact.map(int).astype("Int64")
+    return out, counts
 
 
 def to_vector(series: pd.Series, width: int) -> Converted:
@@ -61,7 +72,7 @@ def to_milliseconds(series: pd.Series, unit: str) -> Converted:
     """Milliseconds since the epoch from numbers in `unit`, ISO 8601 text (UTC without an offset) or datetime columns."""
     missing = series.isna()
     if unit == "iso" or pd.api.types.is_datetime64_any_dtype(series.dtype):
-        moments = pd.to_datetime(series, utc=True, errors="coerce", **({} if unit != "iso" else {"format": "ISO8601"}))
+        moments = pd.to_datetime(series, utc=True, errors="coerce", format="ISO8601")
         values = moments.dt.tz_localize(None).astype("datetime64[ms]").astype("int64").astype("Int64").where(moments.notna(), pd.NA)
         return values, _counts(missing=missing, unparsable=moments.isna() & ~missing)
     factor = TIMESTAMP_UNITS[unit]

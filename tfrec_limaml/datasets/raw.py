@@ -70,7 +70,7 @@ def write_raw(raw: RawData, card: Mapping[str, Any], output: Path) -> None:
     try:
         raw.schema.save(partial / SCHEMA_FILE)
         for name, frame in {INTERACTIONS: raw.interactions, **raw.tables}.items():
-            pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), partial / f"{name}.parquet", compression="zstd")
+            pq.write_table(_table(frame), partial / f"{name}.parquet", compression="zstd")
         (partial / DATA_CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if output.exists():
             output.rename(replaced)
@@ -90,7 +90,11 @@ def read_raw(path: str | Path) -> RawData:
         if not file.is_file():
             raise SchemaError(f"{folder} lacks {file.name}; prepare the data set again")
         frames[name] = pd.read_parquet(file)
-    card_file = folder / DATA_CARD_FILE
-    card = json.loads(card_file.read_text(encoding="utf-8")) if card_file.is_file() else {}
-    interactions = frames.pop(INTERACTIONS)
-    return RawData(schema=schema, interactions=interactions, tables=frames, dropped=card.get("dropped", {}), source=card.get("source", {}))
+    return RawData(schema=schema, interactions=frames.pop(INTERACTIONS), tables=frames)
+
+
+def _table(frame: pd.DataFrame) -> pa.Table:
+    """Arrow types by the columns' contents: string, int64, float32, list of float32."""
+    types = {"string": pa.string(), "Int64": pa.int64(), "int64": pa.int64(), "Float32": pa.float32(), "object": pa.list_(pa.float32())}
+    schema = pa.schema([(str(name), types[str(dtype)]) for name, dtype in frame.dtypes.items()])
+    return pa.Table.from_pandas(frame, schema=schema, preserve_index=False)

@@ -39,11 +39,11 @@ TOPICS = 24
 LATENT = 3
 
 # Standard deviations of the parts of the logit: what any model can see ...
-_SEEN = {"type": 0.35, "quality": 0.35, "age": 0.25, "sender": 0.2}
+_SEEN = {"type": 0.45, "quality": 0.45, "age": 0.25, "sender": 0.2}
 # ... and what only a member's own clicks can tell.
-_BIAS, _TASTE, _AFFINITY = 0.55, 1.0, 0.5
-_FROM_PROFILE = 0.3  # share of the taste's variance that the profile explains
-_DRIFT_DAYS = 90.0  # the own part of a taste keeps exp(-days / 90) of itself
+_BIAS, _TASTE, _AFFINITY = 0.6, 1.3, 0.2
+_FROM_PROFILE = 0.35  # share of the taste's variance that the profile explains
+_DRIFT_DAYS = 150.0  # the own part of a taste keeps exp(-days / 150) of itself
 _BASE = -1.1
 _MEDIAN_ROWS, _ZIPF, _MOST_ROWS = 30, 0.35, 400
 _COLD, _DORMANT = 0.06, 0.10

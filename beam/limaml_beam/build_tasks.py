@@ -1,7 +1,7 @@
 """Pipeline 1: labelled interactions and feature tables to task records, statistics and a data card.
 
-As a program: ``python -m limaml_beam.build_tasks --help``. As a library: `ReadInteractions` and `WriteTasks` are composite
-transforms; `build_tasks` runs both and publishes the result.
+As a program: ``python -m limaml_beam.build_tasks --help``. As a library: `ReadInteractions`, `AddHistory` and `WriteTasks` are
+composite transforms, `construct` puts them together, and `build_tasks` runs them and publishes the result.
 """
 
 from __future__ import annotations
@@ -9,34 +9,34 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
+import re
 import sys
-import uuid
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
+import yaml
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from limaml_beam import columnar, task_writing
+from limaml_beam import columnar, data_card, history, progress, task_output
 from limaml_beam.columnar import ORDER
 from limaml_beam.feature_statistics import StatisticsFn
 from limaml_beam.options import TaskSettings
-from limaml_beam.sources import Source, check_columns
+from limaml_beam.sources import Part, Source, check_columns, parts_of
+from limaml_beam.split_summary import SplitSummary, SummariseSplits
 from limaml_beam.task_grouping import GroupTasks
-from limaml_beam.validation import COUNTS, ERROR, REJECTED, DropDuplicates, ReadAndValidate, interaction_columns, table_columns
+from limaml_beam.task_writing import WriteShard, write_file
+from limaml_beam.validation import COUNTS, REJECTED, DropDuplicates, ReadAndValidate, interaction_columns, table_columns
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.records import DATA_CARD_FILE, SCHEMA_FILE, STATISTICS_FILE
 from tfrec_limaml.schema import Schema
-from tfrec_limaml.statistics import Statistics
 
-_LOGGER = logging.getLogger(__name__)
 _REPORT = "_report"
-_QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
+# How a runner wraps a worker's exception: as text, after the exception's type.
+_WRAPPED = re.compile(r"(?:tfrec_limaml|limaml_beam)\.[\w.]*Error: (.*)")
+_WHERE = re.compile(r" \[while running '.*", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Inputs:
 
     @classmethod
     def find(cls, schema: Schema, interactions: str | Sequence[str], tables: Mapping[str, str | Sequence[str]]) -> Inputs:
-        """Matches file patterns; raises `LimamlError` for missing or unknown tables and for empty patterns."""
+        """Matches file patterns; raises `LimamlError` for missing or unknown tables and for patterns without files."""
         missing, unknown = sorted(set(schema.tables) - set(tables)), sorted(set(tables) - set(schema.tables))
         if missing or unknown:
             raise LimamlError(
@@ -57,14 +57,14 @@ class Inputs:
         return cls(Source.match("interactions", interactions), {n: Source.match(f"table {n!r}", p) for n, p in tables.items()})
 
     def check(self, schema: Schema, definitions: tuple[str, ...]) -> None:
-        """Fails early where a first file lacks a column."""
+        """Fails before any worker starts where a first file lacks a column."""
         check_columns(self.interactions, interaction_columns(schema, definitions))
         for name, source in self.tables.items():
             check_columns(source, table_columns(schema, name))
 
 
 class ReadInteractions(beam.PTransform):
-    """Files -> ``{"blocks": distinct valid rows, "rejected": dead letters as JSON lines, "counts": dictionaries}``."""
+    """Files -> ``{"homes": (partition, block of distinct valid rows), "rejected": JSON lines, "counts": dictionaries}``."""
 
     def __init__(self, schema: Schema, settings: TaskSettings, inputs: Inputs) -> None:
         super().__init__()
@@ -75,6 +75,7 @@ class ReadInteractions(beam.PTransform):
         read = (
             begin
             | "files" >> beam.Create(self.inputs.interactions.files)
+            | "parts of files" >> beam.FlatMap(parts_of).with_output_types(Part)
             | "spread" >> beam.Reshuffle()
             | "read and validate"
             >> beam.ParDo(ReadAndValidate(self.schema, self.settings, self.inputs.tables))
@@ -85,10 +86,10 @@ class ReadInteractions(beam.PTransform):
             read.blocks
             | "deal by content" >> beam.FlatMap(_deal_by_content, self.settings.partitions).with_output_types(tuple[int, pa.Table])
             | "same content together" >> beam.GroupByKey()
-            | "drop duplicates" >> beam.ParDo(DropDuplicates()).with_outputs(COUNTS, main="blocks").with_output_types(pa.Table)
+            | "drop duplicates" >> beam.ParDo(DropDuplicates()).with_outputs(COUNTS, main="homes").with_output_types(tuple[int, pa.Table])
         )
         counts = (read[COUNTS], distinct[COUNTS]) | "all counts" >> beam.Flatten()
-        return {"blocks": distinct.blocks, REJECTED: read[REJECTED], COUNTS: counts}
+        return {"homes": distinct.homes, REJECTED: read[REJECTED], COUNTS: counts}
 
 
 class WriteTasks(beam.PTransform):
@@ -103,56 +104,35 @@ class WriteTasks(beam.PTransform):
         written = [
             blocks
             | f"group {definition}" >> GroupTasks(self.schema, self.settings, definition)
-            | f"write {definition}" >> beam.ParDo(task_writing.WriteShard(self.schema, self.settings, definition, self.directory))
+            | f"write {definition}" >> beam.ParDo(WriteShard(self.schema, self.settings, definition, self.directory))
             for definition in self.settings.definitions
         ]
         return written | "all definitions" >> beam.Flatten()
 
 
-def _deal_by_content(block: pa.Table, partitions: int) -> Any:
-    return columnar.partition(block, columnar.to_numpy(block[ORDER]), partitions)  # type: ignore[arg-type]
-
-
 def construct(pipeline: beam.Pipeline, schema: Schema, settings: TaskSettings, inputs: Inputs, directory: str) -> None:
     """Adds the whole of pipeline 1 to a Beam pipeline; its files go below `directory`."""
     found = pipeline | "interactions" >> ReadInteractions(schema, settings, inputs)
-    sizes = found["blocks"] | "tasks" >> WriteTasks(schema, settings, directory)
-    statistics = found["blocks"] | "statistics" >> beam.CombineGlobally(StatisticsFn(schema, settings))
+    blocks = found["homes"] | "blocks" >> beam.Values().with_output_types(pa.Table)
+    summary = blocks | "summary" >> beam.CombineGlobally(SummariseSplits(settings))
+    if schema.history:
+        added = found["homes"] | "history" >> history.AddHistory(schema, settings, summary)
+        blocks = added["blocks"]
+        added[history.ONLINE] | "write online copy" >> beam.Map(history.write_online, directory, settings.partitions)
+    sizes = blocks | "tasks" >> WriteTasks(schema, settings, directory)
     found[REJECTED] | "dead letters" >> beam.io.WriteToText(
-        FileSystems.join(directory, "dead_letter", "rows"), file_name_suffix=".jsonl", skip_if_empty=True
+        FileSystems.join(directory, task_output.DEAD_LETTERS, "rows"), file_name_suffix=".jsonl", skip_if_empty=True
     )
-    parts = {
+    report = {
         "counts": found[COUNTS] | "add counts" >> beam.CombineGlobally(columnar.sum_counts),
-        "statistics": statistics | "as dictionary" >> beam.Map(dataclasses.asdict),
-        "sizes": sizes | "summaries" >> beam.combiners.ToList() | "card" >> beam.Map(describe_sizes),
+        "summary": summary | "summary as dictionary" >> beam.Map(dataclasses.asdict),
+        "statistics": blocks
+        | "statistics" >> beam.CombineGlobally(StatisticsFn(schema, settings))
+        | "statistics as dictionary" >> beam.Map(dataclasses.asdict),
+        "sizes": sizes | "sizes of shards" >> beam.combiners.ToList() | "describe" >> beam.Map(data_card.describe_sizes),
     }
-    for name, part in parts.items():
+    for name, part in report.items():
         part | f"report {name}" >> beam.Map(_write_json, FileSystems.join(directory, _REPORT, f"{name}.json"))
-
-
-def describe_sizes(summaries: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Tasks, samples and quantiles of samples per task, by definition and split."""
-    gathered: dict[str, dict[str, list[Any]]] = {}
-    for definition, by_split in summaries:
-        for split, pairs in by_split.items():
-            gathered.setdefault(definition, {}).setdefault(split, []).append(pairs)
-    return {d: {s: _describe(np.concatenate(p)) for s, p in by_split.items()} for d, by_split in gathered.items()}
-
-
-def _describe(pairs: Any) -> dict[str, Any]:
-    support, query = pairs[:, 0], pairs[:, 1]
-    card: dict[str, Any] = {"tasks": len(pairs), "support_rows": int(support.sum()), "query_rows": int(query.sum())}
-    if len(pairs):
-        card["support_quantiles"] = {str(q): float(np.percentile(support, q)) for q in _QUANTILES}
-        if query.any():
-            card["query_quantiles"] = {str(q): float(np.percentile(query, q)) for q in _QUANTILES}
-            card["share_of_tasks_with_history"] = float((support > 0).mean())
-            card["share_of_query_rows_with_history"] = float(query[support > 0].sum() / query.sum())
-    return card
-
-
-def _write_json(content: Any, path: str) -> None:
-    task_writing.write_file(path, json.dumps(content).encode())
 
 
 def build_tasks(
@@ -167,81 +147,87 @@ def build_tasks(
 ) -> dict[str, Any]:
     """Runs the pipeline and publishes its output directory; returns the data card.
 
+    Args:
+        schema: The columns.
+        inputs: The files.
+        output: Directory to make, local or on any Beam filesystem.
+        settings: Definitions, dates, caps and shards.
+        options: Beam's options; see `limaml_beam.options.local_by_default`.
+        max_bad_fraction: Largest share of invalid rows (duplicates and rows outside the dates do not count).
+        overwrite: Replace an existing output.
+
     Raises:
-        LimamlError: The output exists, an input cannot be read, or too many rows are invalid. Nothing is published then; the
-            dead letters are left beside the output.
+        LimamlError: The output exists, an input cannot be read, too many rows are invalid, or a split is empty. Nothing is
+            published then; dead letters of a local run are left in ``<output>.rejected``.
     """
-    if FileSystems.exists(output) and not overwrite:
-        raise LimamlError(f"{output} exists; give --overwrite to replace it, or another --output")
+    task_output.check_free(output, overwrite)
     inputs.check(schema, settings.definitions)
-    aside = f"{output.rstrip('/')}.partial-{uuid.uuid4().hex[:8]}"
+    aside = task_output.aside_of(output)
     try:
-        pipeline = beam.Pipeline(options=options)
-        construct(pipeline, schema, settings, inputs, aside)
+        with progress.display():
+            _run(schema, settings, inputs, aside, options)
+        card = _finish(schema, settings, aside, max_bad_fraction)
+        task_output.publish(aside, output)
+    except LimamlError as error:
+        kept = task_output.keep_dead_letters(aside, output)
+        raise type(error)(f"{error}; the rejected rows are in {kept}" if kept else str(error)) from error
+    finally:
+        task_output.discard(aside)
+    return card
+
+
+def _run(schema: Schema, settings: TaskSettings, inputs: Inputs, directory: str, options: PipelineOptions | None) -> None:
+    pipeline = beam.Pipeline(options=options)
+    construct(pipeline, schema, settings, inputs, directory)
+    try:
         pipeline.run().wait_until_finish()
-        card = finish(schema, settings, aside, max_bad_fraction, output)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+    except LimamlError as error:
+        raise type(error)(_WHERE.sub("", str(error))) from error
+    except OSError as error:
+        raise LimamlError(f"cannot write below {directory}: {_WHERE.sub('', str(error))}") from error
+    except RuntimeError as error:
+        # Other processes send their exception as text; ours are the ones a user can mend.
+        if found := _WRAPPED.search(str(error)):
+            raise LimamlError(_WHERE.sub("", found.group(1))) from error
         raise
-    _publish(aside, output)
+
+
+def _finish(schema: Schema, settings: TaskSettings, directory: str, max_bad_fraction: float) -> dict[str, Any]:
+    """Checks the counts; writes schema, statistics and data card beside the records."""
+    names = ("counts", "summary", "statistics", "sizes")
+    report = {name: _read_json(FileSystems.join(directory, _REPORT, f"{name}.json")) for name in names}
+    rows = data_card.check_counts(report["counts"], max_bad_fraction)
+    summary = SplitSummary(**report["summary"])
+    data_card.check_splits(summary, settings)
+    card = data_card.make_card(schema, settings, rows, report["counts"], summary, report["sizes"])
+    text = yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True)
+    write_file(FileSystems.join(directory, SCHEMA_FILE), text.encode())
+    write_file(FileSystems.join(directory, STATISTICS_FILE), (json.dumps(report["statistics"], indent=1) + "\n").encode())
+    write_file(FileSystems.join(directory, DATA_CARD_FILE), (json.dumps(card, indent=1) + "\n").encode())
+    task_output.discard(FileSystems.join(directory, _REPORT))
     return card
 
 
-def finish(schema: Schema, settings: TaskSettings, directory: str, max_bad_fraction: float, output: str) -> dict[str, Any]:
-    """Checks the counts and writes schema, statistics and data card beside the records."""
-    report = {name: json.loads(_read(FileSystems.join(directory, _REPORT, f"{name}.json"))) for name in ("counts", "statistics", "sizes")}
-    counts = report["counts"]
-    skipped = {name.removeprefix("skipped:"): n for name, n in sorted(counts.items()) if name.startswith("skipped:")}
-    read, used = counts.get("rows_read", 0), counts.get("rows_used", 0)
-    invalid = {name: n for name, n in skipped.items() if name not in ("duplicate", "outside_dates") and n}
-    stopping = {name.removeprefix(ERROR): n for name, n in invalid.items() if name.startswith(ERROR)}
-    if stopping:
-        raise LimamlError(f"{sum(stopping.values())} of {read} rows are invalid where the schema says on_invalid: error: {stopping}")
-    if sum(invalid.values()) > max_bad_fraction * read:
-        raise LimamlError(f"{sum(invalid.values())} of {read} rows are invalid, more than --max-bad-fraction {max_bad_fraction}: {invalid}")
-    if not used:
-        raise LimamlError(f"no usable row among {read} read: {skipped}; check the dates of the split or the window")
-    if read != used + sum(skipped.values()):
-        raise LimamlError(f"rows do not add up: read {read}, used {used}, skipped {skipped}; this is a defect, please report it")
-    card = {
-        "name": schema.name,
-        "rows": {"read": read, "used": used, "skipped": skipped},
-        "filled": {n.removeprefix("filled:"): c for n, c in sorted(counts.items()) if n.startswith("filled:")},
-        "unknown_keys": {n.removeprefix("unknown_key:"): c for n, c in sorted(counts.items()) if n.startswith("unknown_key:")},
-        "label_rate": report["statistics"]["label_mean"],
-        "training_rows": report["statistics"]["rows"],
-        "tasks": report["sizes"],
-        "settings": dataclasses.asdict(settings),
-    }
-    root = Path(directory)
-    schema.save(root / SCHEMA_FILE)
-    Statistics(**report["statistics"]).save(root / STATISTICS_FILE)
-    (root / DATA_CARD_FILE).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(root / _REPORT)
-    return card
+def _deal_by_content(block: pa.Table, partitions: int) -> Iterator[tuple[int, pa.Table]]:
+    return columnar.partition(block, columnar.to_numpy(block[ORDER]), partitions)
 
 
-def _read(path: str) -> bytes:
+def _write_json(content: Any, path: str) -> None:
+    write_file(path, json.dumps(content).encode())
+
+
+def _read_json(path: str) -> Any:
     with FileSystems.open(path) as handle:
-        return handle.read()
+        return json.loads(handle.read())
 
 
-def _publish(aside: str, output: str) -> None:
-    """Renames; an older output is moved away first and removed last, so that no half-written one is ever seen."""
-    target = Path(output)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    old = target.with_name(f"{target.name}.old-{uuid.uuid4().hex[:8]}")
-    if target.exists():
-        target.rename(old)
-    Path(aside).rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def main() -> int:
-    """Entry point of ``python -m limaml_beam.build_tasks``."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m limaml_beam.build_tasks``: as ``limaml prepare``, with Beam's flags given directly."""
+    from limaml_beam.prepare_command import parse_with_beam_flags
     from tfrec_limaml.cli import main as limaml
 
-    return limaml(["prepare", *sys.argv[1:]])
+    logging.basicConfig(level=logging.WARNING)
+    return limaml(["prepare", *parse_with_beam_flags(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ Builds task records: joins feature tables to interactions, splits by date, group
   limaml prepare --schema s.yaml --interactions 'log/*.parquet' --table users=users.csv --output tasks
   limaml prepare raw --output tasks --recent-only --window-days 28     a daily job's input for `limaml embed`
 
-Unknown options go to Beam, for example --runner=DataflowRunner or
---direct_running_mode=multi_processing --direct_num_workers=2. Next: limaml train tasks --output run
+Beam's own flags are given as --beam=FLAG, for example --beam=--runner=DataflowRunner, or directly to
+`python -m limaml_beam.build_tasks`. Next: limaml train tasks --output run
 """
 
 
@@ -59,6 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def parse_with_beam_flags(argv: Sequence[str]) -> list[str]:
+    """Arguments of ``limaml prepare`` in which flags that it does not know are handed to Beam."""
+    parser = argparse.ArgumentParser(prog="limaml_beam.build_tasks", add_help=False)
+    add_arguments(parser)
+    parser.add_argument("--json", action="store_true")
+    if {"-h", "--help"} & set(argv):
+        return list(argv)
+    unknown = parser.parse_known_args(argv)[1]
+    return [f"--beam={argument}" if argument in unknown else argument for argument in argv]
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the pipeline; returns the data card with ``output``."""
     from limaml_beam.build_tasks import Inputs, build_tasks
@@ -81,6 +94,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         partitions=by_size,
         **cut_dates(schema, **dates),  # type: ignore[arg-type]
     )
+    # Beam logs a worker's traceback before it raises; the error itself is what helps.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     card = build_tasks(
         schema,
         inputs,
@@ -119,7 +134,9 @@ def _sources(arguments: argparse.Namespace) -> tuple[Schema, list[str], dict[str
 def render(card: dict[str, Any]) -> str:
     """The data card for people."""
     rows = card["rows"]
-    lines = [f"wrote {card['output']}: {rows['used']} of {rows['read']} rows used, label rate {card['label_rate']:.4f}"]
+    lines = [
+        f"wrote {card['output']}: {rows['used']} of {rows['read']} rows used, training label rate {card['splits']['train']['label_rate']:.4f}"
+    ]
     lines += [f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items() if number]
     for definition, splits in card["tasks"].items():
         for split, part in splits.items():

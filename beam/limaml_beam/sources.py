@@ -18,6 +18,8 @@ from apache_beam.io.filesystems import FileSystems
 from tfrec_limaml.errors import LimamlError
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tfrecord": "tfrecord", ".tfrecord.gz": "tfrecord"}
+#: A file and, for one of several row groups of a Parquet file, its number.
+Part = tuple[str, int | None]
 _READ_ERRORS = (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeDecodeError)
 
 
@@ -63,42 +65,61 @@ def format_of(path: str) -> str:
     raise SourceError(f"cannot tell the format of {path!r} from its name; expected one of {sorted(FORMATS)}")
 
 
-def read_tables(path: str, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+def parts_of(path: str) -> list[Part]:
+    """What can be read of a file in parallel: the row groups of a Parquet file, other files as a whole."""
+    if format_of(path) != "parquet":
+        return [(path, None)]
+    try:
+        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
+            return [(path, group) for group in range(pq.ParquetFile(handle).num_row_groups)]
+    except _READ_ERRORS as error:
+        raise _unreadable(path, 0, error) from error
+
+
+def read_tables(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
     """Yields tables of at most `batch_rows` rows with the named columns, raw.
 
     Raises:
         SourceError: The file cannot be read, is truncated, or lacks a column; the message names it.
     """
     readers = {"parquet": _read_parquet, "csv": _read_csv, "tfrecord": _read_tfrecord}
-    rows = 0
+    path, rows = part[0], 0
     try:
-        for table in readers[format_of(path)](path, columns, batch_rows):
+        for table in readers[format_of(path)](part, columns, batch_rows):
             missing = sorted(set(columns) - set(table.column_names))
             if missing:
                 raise SourceError(f"{path} lacks the columns {missing}; it has {sorted(table.column_names)}")
             rows += table.num_rows
             yield table.select(list(columns))
     except _READ_ERRORS as error:
-        raise SourceError(f"cannot read {path} after {rows} rows: {error}; is the file complete, and what its extension says?") from error
+        raise _unreadable(path, rows, error) from error
+
+
+def _unreadable(path: str, rows: int, error: BaseException) -> SourceError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return SourceError(f"cannot read {path} after {rows} rows: {reason}; is the file complete, and what its name says?")
 
 
 def check_columns(source: Source, columns: Sequence[str]) -> None:
     """Fails early, before any worker starts, where a source's first file lacks a column."""
-    for _ in read_tables(source.files[0], columns, 1):
+    for _ in read_tables((source.files[0], None), columns, 1):
         return
 
 
-def _read_parquet(path: str, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+def _read_parquet(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+    path, group = part
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
         file = pq.ParquetFile(handle)
         present = [name for name in columns if name in file.schema_arrow.names]
         if len(present) < len(set(columns)):
             yield pa.table({name: pa.array([], pa.null()) for name in file.schema_arrow.names})
-        for batch in file.iter_batches(batch_size=batch_rows, columns=present):
+        groups = range(file.num_row_groups) if group is None else [group]
+        for batch in file.iter_batches(batch_size=batch_rows, columns=present, row_groups=groups):
             yield pa.Table.from_batches([batch])
 
 
-def _read_csv(path: str, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+def _read_csv(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+    path, _ = part
     # All columns arrive as text: a type guessed from a file's first block would differ between files.
     with FileSystems.open(path) as handle:
         with FileSystems.open(path) as first:
@@ -123,7 +144,8 @@ def _header(line: str, path: str) -> list[str]:
     return list(pyarrow.csv.read_csv(pa.BufferReader(f"{line}\n".encode())).column_names)
 
 
-def _read_tfrecord(path: str, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+def _read_tfrecord(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+    path, _ = part
     from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
     decoder = ExamplesToRecordBatchDecoder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import uuid
 from collections.abc import Iterator
@@ -10,11 +11,11 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
-from limaml_beam import columnar
+from limaml_beam import columnar, progress
 from limaml_beam.columnar import LABEL, TASK, TIME, WEIGHT
 from limaml_beam.options import TaskSettings
 from limaml_beam.sources import frame_record
@@ -78,6 +79,7 @@ class WriteShard(beam.DoFn):
         """Encodes and writes every split of the shard."""
         shard, table = element
         table = table.combine_chunks()
+        progress.advance(f"writing {self.definition}", table.num_rows)
         encode = encoder(self.schema, table).encode
         framed: dict[str, list[bytes]] = {split: [] for split in splits(self.settings)}
         sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in framed}
@@ -101,10 +103,8 @@ def write_file(path: str, content: bytes) -> None:
     """Writes a file under a name of its own, then renames it: a retried or doubled bundle leaves one whole file."""
     parent = path.rsplit("/", 1)[0]
     if not FileSystems.exists(parent):
-        try:
+        with contextlib.suppress(BeamIOError, OSError):  # another worker made it first
             FileSystems.mkdirs(parent)
-        except OSError:  # another worker made it first
-            pass
     aside = f"{path}.{uuid.uuid4().hex}"
     with FileSystems.create(aside, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
         handle.write(content)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
-from limaml_beam import columnar, values
+from limaml_beam import columnar, progress, values
 from limaml_beam.columnar import LABEL, ORDER, TIME, WEIGHT, Mask, key_column
 from limaml_beam.options import TaskSettings
-from limaml_beam.sources import Source, SourceError, read_tables
+from limaml_beam.sources import Part, Source, SourceError, read_tables
 from tfrec_limaml.schema import Feature, Schema
 
 REJECTED, COUNTS = "rejected", "counts"
@@ -53,7 +54,7 @@ class FeatureTable:
 
     def __init__(self, schema: Schema, name: str, source: Source, batch_rows: int) -> None:
         columns = table_columns(schema, name)
-        parts = [part for path in source.files for part in read_tables(path, columns, batch_rows)]
+        parts = [part for path in source.files for part in read_tables((path, None), columns, batch_rows)]
         if not parts:
             raise SourceError(f"table {name!r} ({', '.join(source.files)}) has no rows")
         raw = pa.concat_tables(parts, promote_options="permissive")
@@ -81,7 +82,7 @@ class FeatureTable:
 
 
 class ReadAndValidate(beam.DoFn):
-    """Path of an interactions file -> blocks of valid rows; dead letters and counts as tagged outputs.
+    """Part of an interactions file -> blocks of valid rows; dead letters and counts as tagged outputs.
 
     Feature tables are loaded once per worker from their paths (they must fit into a worker's memory) and joined by look-up.
     """
@@ -90,17 +91,17 @@ class ReadAndValidate(beam.DoFn):
         self.schema = schema
         self.settings = settings
         self.sources = dict(tables)
-        self.rejections: dict[str, beam.metrics.metric.DelegatingCounter] = {}
 
     def setup(self) -> None:
         """Loads the feature tables."""
         batch = self.settings.batch_rows
         self.tables = {name: FeatureTable(self.schema, name, source, batch) for name, source in self.sources.items()}
 
-    def process(self, path: str) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
-        """Reads one file."""
+    def process(self, part: Part) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
+        """Reads one part of a file."""
         columns = interaction_columns(self.schema, self.settings.definitions)
-        for raw in read_tables(path, columns, self.settings.batch_rows):
+        for raw in read_tables(part, columns, self.settings.batch_rows):
+            progress.advance("reading", raw.num_rows)
             block, reasons, counts = validate(self.schema, self.settings, self.tables, raw)
             for name, number in counts.items():
                 Metrics.counter("build_tasks", name).inc(number)
@@ -109,7 +110,7 @@ class ReadAndValidate(beam.DoFn):
             if len(rejected):
                 rows = raw.take(pa.array(rejected)).to_pylist()
                 for position, row in zip(rejected, rows, strict=True):
-                    letter = {"reason": reasons[position], "file": path, "row": row}
+                    letter = {"reason": reasons[position], "file": part[0], "row": row}
                     yield beam.pvalue.TaggedOutput(REJECTED, json.dumps(letter, default=str, ensure_ascii=False))
             if block.num_rows:
                 yield block
@@ -157,8 +158,8 @@ def validate(
     for name in key_columns(schema, settings.definitions):
         text = values.as_text(raw[name] if name in raw.column_names else columns[name])
         if any(name in schema.task_columns(d) for d in settings.definitions):
-            reject(values.pc.is_null(text).to_numpy(zero_copy_only=False), f"missing_key:{name}")
-        columns[key_column(name)] = values.pc.fill_null(text, "")
+            reject(pc.is_null(text).to_numpy(zero_copy_only=False), f"missing_key:{name}")
+        columns[key_column(name)] = pc.fill_null(text, "")
     reject((times < settings.first) | (times >= settings.last), OUTSIDE)
 
     own = [n for n in columns if owner(schema, n) is None and not (n.startswith("__key:") and owner(schema, n[6:]))]
@@ -169,9 +170,9 @@ def validate(
 
 
 class DropDuplicates(beam.DoFn):
-    """(partition, blocks) -> one block of distinct rows; every copy of a row lies in the same partition."""
+    """(partition, blocks) -> (partition, one block of distinct rows); every copy of a row lies in the same partition."""
 
-    def process(self, element: tuple[int, list[pa.Table]]) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
+    def process(self, element: tuple[int, Iterable[pa.Table]]) -> Iterator[tuple[int, pa.Table] | beam.pvalue.TaggedOutput]:
         """Concatenates, sorts by content and drops repeats."""
         table = pa.concat_tables(list(element[1]))
         times, order = columnar.to_numpy(table[TIME]), columnar.to_numpy(table[ORDER])
@@ -182,4 +183,4 @@ class DropDuplicates(beam.DoFn):
         if dropped:
             Metrics.counter("build_tasks", f"skipped:{DUPLICATE}").inc(dropped)
         yield beam.pvalue.TaggedOutput(COUNTS, {f"skipped:{DUPLICATE}": dropped, "rows_used": len(ranking) - dropped})
-        yield table.take(pa.array(ranking[~repeat]))
+        yield element[0], table.take(pa.array(ranking[~repeat]))

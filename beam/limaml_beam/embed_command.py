@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
-import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ every next day, adapting again only the tasks that changed:
   limaml embed TASKS2 --export EXPORT --output EMBEDDINGS2 --previous EMBEDDINGS --store lmdb:STORE
 
 on another engine:
-  limaml embed ... --beam-args="--runner=FlinkRunner --flink_master=HOST:8081"
+  limaml embed ... --beam=--runner=FlinkRunner --beam=--flink_master=HOST:8081
 
 next: limaml serve EXPORT/ranker, then limaml rank --store lmdb:STORE (or limaml refresh, which does all of it daily)
 """
@@ -47,14 +48,16 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="fail above this share of dead letters (default 0.01)")
     parser.add_argument("--batch-size", type=int, default=512, help="tasks in one call of the adapter at most (default 512)")
     parser.add_argument("--workers", type=int, default=1, help="worker processes on this machine (default 1)")
-    parser.add_argument("--beam-args", default="", metavar="TEXT", help="further Beam options, quoted as one argument")
+    parser.add_argument(
+        "--beam", action="append", default=[], metavar="FLAG", help="flag for Beam, e.g. --beam=--runner=FlinkRunner; may be repeated"
+    )
 
 
 def beam_flags(arguments: argparse.Namespace) -> list[str]:
-    """Beam options from ``--workers`` and ``--beam-args``."""
+    """Beam options from ``--workers`` and ``--beam``."""
     if arguments.workers < 1:
         raise LimamlError(f"--workers must be at least 1, received {arguments.workers}")
-    flags = shlex.split(arguments.beam_args)
+    flags = list(arguments.beam)
     if arguments.workers > 1:
         flags += [f"--direct_num_workers={arguments.workers}", "--direct_running_mode=multi_processing"]
     return flags
@@ -65,6 +68,17 @@ def intra_op_threads(workers: int) -> int:
     return 0 if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
 
 
+def parse_with_beam_flags(argv: Sequence[str]) -> list[str]:
+    """Arguments of ``limaml embed`` in which flags that it does not know are handed to Beam."""
+    parser = argparse.ArgumentParser(prog="limaml_beam.generate_embeddings", add_help=False)
+    add_arguments(parser)
+    parser.add_argument("--json", action="store_true")
+    if {"-h", "--help"} & set(argv):
+        return list(argv)
+    unknown = parser.parse_known_args(argv)[1]
+    return [f"--beam={argument}" if argument in unknown else argument for argument in argv]
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the job and publishes."""
     from limaml_beam import generate_embeddings as job
@@ -72,10 +86,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.manifest import Manifest
     from tfrec_limaml.store import open_store
 
+    # Beam logs a worker's traceback before it raises; the error itself is what helps.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     flags = beam_flags(arguments)
     store = open_store(arguments.store) if arguments.store else None
-    if arguments.output.exists() and not arguments.overwrite:
-        raise LimamlError(f"output {arguments.output} exists; choose another folder, or pass --overwrite")
     adapter = job.adapter_below(arguments.export)
     settings = job.EmbeddingJob(
         tasks=arguments.tasks,
@@ -95,7 +109,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-EMBED = Command(
+COMMAND = Command(
     help="adapt the model to every task and publish the meta embeddings",
     description=DESCRIPTION,
     add_arguments=add_arguments,

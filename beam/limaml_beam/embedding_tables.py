@@ -93,6 +93,11 @@ def embedding_files(folder: str | Path) -> list[Path]:
     return sorted(Path(folder).glob(f"{EMBEDDINGS_PREFIX}-*.parquet"))
 
 
+def row_count(file: str | Path) -> int:
+    """Rows of one Parquet file, from its footer."""
+    return int(pq.read_metadata(file).num_rows)
+
+
 def read_batches(files: Sequence[Path], columns: Sequence[str], rows: int = 65_536) -> Iterator[Any]:
     """Record batches of some columns of several Parquet files."""
     for file in files:

@@ -1,6 +1,6 @@
 """Pipeline 2: task records to meta embeddings, as Parquet.
 
-    python -m limaml_beam.generate_embeddings --tasks TASKS --export EXPORT --output EMBEDDINGS [--store lmdb:DIR] [Beam options]
+    python -m limaml_beam.generate_embeddings TASKS --export EXPORT --output EMBEDDINGS [--store lmdb:DIR] [Beam flags]
 
 Files of task records are read in packed batches of similar length, adapted by the SavedModel under tfx-bsl's RunInference and
 written as Parquet, column by column. Record bytes are never decoded in Python.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from limaml_beam import embedding_tables as tables
+from limaml_beam import task_output
 from limaml_beam.adapter import adapt_with
+from limaml_beam.checks import describe
 from limaml_beam.embedding_transforms import KEYS, CarryOver, ToTables
 from limaml_beam.options import DAY_MS, local_by_default
 from limaml_beam.record_batches import DEAD_LETTERS, NAMESPACE, UNCHANGED, ReadBatches
@@ -131,26 +132,27 @@ def generate(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = Fal
     Raises:
         LimamlError: Nothing to read, artefacts that do not belong together, or too many dead letters.
     """
+    task_output.check_free(str(job.output), overwrite)
     manifest = Manifest.read(job.adapter)
     manifest.check_schema(Schema.load(job.tasks / SCHEMA_FILE))
     files = sorted(str(p) for p in (job.tasks / manifest.task_definition).glob("recent-*.tfrecord*"))
     if not files:
         raise LimamlError(f"no recent-*.tfrecord.gz below {job.tasks / manifest.task_definition}; run `limaml prepare` first")
     oldest = 0 if job.previous is None else _check_previous(job, job.previous, manifest)
-    partial = job.output.with_name(f".{job.output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = Path(task_output.aside_of(str(job.output)))
     try:
+        partial.mkdir(parents=True)
         began = time.monotonic()
         counters = _run(job, manifest, files, oldest, partial, flags)
-        report = _report(job, manifest, counters, partial) | {"seconds": round(time.monotonic() - began, 3)}
+        report = _report(job, manifest, counters, partial)
         _check_report(report, job.max_bad_fraction)
+        report |= {"statistics": describe(partial), "seconds": round(time.monotonic() - began, 3)}
         (partial / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        if overwrite:
-            shutil.rmtree(job.output, ignore_errors=True)
-        partial.rename(job.output)
+        task_output.publish(str(partial), str(job.output))
+    except OSError as error:
+        raise LimamlError(f"cannot write {job.output}: {error}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        task_output.discard(str(partial))
     return report
 
 
@@ -191,7 +193,7 @@ def _write(prefix: Path, schema: pa.Schema) -> beam.PTransform:
 
 
 def _report(job: EmbeddingJob, manifest: Manifest, counters: Mapping[str, int], folder: Path) -> dict[str, Any]:
-    rows = sum(pq.read_metadata(path).num_rows for path in tables.embedding_files(folder))
+    rows = sum(tables.row_count(path) for path in tables.embedding_files(folder))
     dead = {name.removeprefix("dead_"): count for name, count in sorted(counters.items()) if name.startswith("dead_")}
     return {
         "generation": job.generation,
@@ -254,3 +256,15 @@ def new_generation_name(store: EmbeddingStore | None, model_version: int) -> str
 def adapter_below(export: str | Path) -> Path:
     """The newest adapter of an export folder."""
     return latest_version(Path(export) / "adapter")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m limaml_beam.generate_embeddings``: as ``limaml embed``, with Beam's flags given directly."""
+    from limaml_beam.embed_command import parse_with_beam_flags
+    from tfrec_limaml.cli import main as limaml
+
+    return limaml(["embed", *parse_with_beam_flags(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

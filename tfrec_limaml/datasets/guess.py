@@ -16,7 +16,7 @@ from tfrec_limaml.schema import DType, Feature, Label, Role, Schema
 _LABEL_NAMES = r"^(label|target|y|clicked|is_click|click|liked|converted|rating)$"
 _OUTCOME_PARTS = r"click|conver|like|purchase|view|follow|comment|forward|share|hate|stay|dwell|play_time|watch|response|outcome"
 _LABEL_PARTS = r"click|label|target|conver|like|purchase|view|response|outcome"
-_TIME_PARTS = r"time|date|(^|_)ts($|_)|moment|created|_at$"
+_TIME_PARTS = r"time|date|(^|_)ts($|_)|moment|created|(^|_)at$"
 _DATE = r"(^|_)date$|^date"
 _TASK_PARTS = r"user|member|customer|client|account|person|visitor|session"
 _ID_PARTS = r"(^|_)id$|[a-z]Id$"

@@ -73,7 +73,7 @@ def encode_task(schema: Schema, task_key: str, rows: Sequence[Mapping[str, Any]]
             if feature.dtype == "string":
                 steps.add().bytes_list.value.append(value if isinstance(value, bytes) else str(value).encode())
             elif feature.dtype == "int64":
-                steps.add().int64_list.value.append(int(value))
+                steps.add().int64_list.value.extend([int(value)] if feature.width == 1 else value)
             elif feature.width == 1:
                 steps.add().float_list.value.append(float(value))
             else:
@@ -86,6 +86,9 @@ def encode_task(schema: Schema, task_key: str, rows: Sequence[Mapping[str, Any]]
     for row in rows:
         steps.add().int64_list.value.append(int(row[TIMESTAMP]))
     return record.SerializeToString(deterministic=True)
+
+
+_Steps = Callable[[int, int], bytes]
 
 
 class TaskEncoder:
@@ -107,7 +110,7 @@ class TaskEncoder:
         floats = (LABEL, *((WEIGHT,) if schema.weight is not None else ()), *schema.carry)
         kinds.update(dict.fromkeys(floats, "float32"))
         kinds[TIMESTAMP] = "int64"
-        makers = {"string": _text_steps, "float32": _float_steps, "int64": _integer_steps}
+        makers: dict[str, Callable[[Any], _Steps]] = {"string": _text_steps, "float32": _float_steps, "int64": _integer_steps}
         self._lists = [
             (_field(_FIELD_1, name.encode()), makers[kinds[name]](columns[name]))
             for name in sorted(kinds, key=str.encode)  # maps are written in the order of their keys' bytes
@@ -123,9 +126,6 @@ class TaskEncoder:
         features = b"".join(_field(_FIELD_1, _field(_FIELD_1, k.encode()) + _field(_FIELD_2, v)) for k, v in context)
         lists = b"".join(_field(_FIELD_1, name + _field(_FIELD_2, steps(start, stop))) for name, steps in self._lists)
         return _field(_FIELD_1, features) + _field(_FIELD_2, lists)
-
-
-_Steps = Callable[[int, int], bytes]
 
 
 def _varint(number: int) -> bytes:
@@ -172,8 +172,8 @@ def _integer_steps(column: Sequence[Any] | npt.NDArray[Any]) -> _Steps:
     if values.ndim > 1:
         cells = [_field(_FIELD_1, _field(_INT64_LIST, _field(_FIELD_1, b"".join(_varint(int(v) % 2**64) for v in row)))) for row in values]
         return lambda start, stop: b"".join(cells[start:stop])
-    septets = (values.view(np.uint64)[:, None] >> np.arange(0, 70, 7, dtype=np.uint64)[:10].clip(max=63)) & np.uint64(127)
-    lengths = np.maximum(10 - (septets[:, ::-1] != 0).argmax(axis=1), 1) * (septets.any(axis=1)) + (~septets.any(axis=1))
+    septets = (values.view(np.uint64)[:, None] >> np.arange(0, 70, 7, dtype=np.uint64)) & np.uint64(127)
+    lengths = np.where(septets.any(axis=1), 10 - (septets[:, ::-1] != 0).argmax(axis=1), 1)  # a varint has at least one byte
     position = np.arange(10)
     rows = np.empty((len(values), 16), np.uint8)
     rows[:, 0], rows[:, 1], rows[:, 2] = _FIELD_1[0], lengths + 4, _INT64_LIST[0]

@@ -7,6 +7,7 @@ reserved columns below.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -57,7 +58,7 @@ class TableCoder(beam.coders.Coder):
 beam.coders.registry.register_coder(pa.Table, TableCoder)
 
 
-def to_numpy(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.generic]:
+def to_numpy(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
     """A column without nulls as a NumPy array."""
     return column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
 

@@ -133,10 +133,8 @@ def _sources(arguments: argparse.Namespace) -> tuple[Schema, list[str], dict[str
 
 def render(card: dict[str, Any]) -> str:
     """The data card for people."""
-    rows = card["rows"]
-    lines = [
-        f"wrote {card['output']}: {rows['used']} of {rows['read']} rows used, training label rate {card['splits']['train']['label_rate']:.4f}"
-    ]
+    rows, train = card["rows"], card["splits"]["train"]
+    lines = [f"wrote {card['output']}: {rows['used']} of {rows['read']} rows used, training label rate {train['label_rate']:.4f}"]
     lines += [f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items() if number]
     for definition, splits in card["tasks"].items():
         for split, part in splits.items():

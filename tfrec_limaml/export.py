@@ -158,7 +158,11 @@ def _module(
 ) -> tuple[tf.Module, dict[str, Any]]:
     """A module that holds what the functions need, and their traced signatures."""
     module = tf.Module()
-    module.parts = [model.encoder, model.network, *([model.rates] if getattr(model, "learn_inner_rates", False) else [])]
+    module.encoder = model.encoder
+    # The TensorFlow variables inside Keras's own: tracked through their layers, a graph session (TensorFlow Serving) restores
+    # copies of them that no signature reads.
+    rates = model.rates if getattr(model, "learn_inner_rates", False) else []
+    module.weights = [variable.value for variable in (*model.network.weights, *rates)]
     signatures: dict[str, Any] = {}
     for name, (function, specs) in functions.items():
         named = {key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in specs.items()}

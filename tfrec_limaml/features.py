@@ -26,6 +26,7 @@ class FeatureEmbeddings(keras.layers.Layer):
         dense: Keys of dense inputs, concatenated first, in this order.
         embeddings: Feature name to ``(number of ids, width)``.
         embeddings_regularizer: Keras regularizer of every table.
+        embeddings_initializer: Keras initializer of every table.
 
     Input: encoded features with leading axes ``[...]``; output: ``[..., F]`` in the compute dtype.
     """
@@ -35,12 +36,14 @@ class FeatureEmbeddings(keras.layers.Layer):
         dense: tuple[str, ...] = (META, OTHER),
         embeddings: Mapping[str, tuple[int, int]] | None = None,
         embeddings_regularizer: Any = None,
+        embeddings_initializer: Any = "uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.dense = tuple(dense)
         self.embeddings = {name: (int(size), int(width)) for name, (size, width) in (embeddings or {}).items()}
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
 
     def build(self, input_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Creates one table per embedded feature; raises `ValueError` naming inputs that are missing."""
@@ -48,7 +51,12 @@ class FeatureEmbeddings(keras.layers.Layer):
         if missing:
             raise ValueError(f"{self.name}: the features lack {missing}; received {sorted(input_shape)}")
         self.tables = {
-            name: self.add_weight(name=f"{name}_embedding", shape=size, initializer="uniform", regularizer=self.embeddings_regularizer)
+            name: self.add_weight(
+                name=f"{name}_embedding",
+                shape=size,
+                initializer=self.embeddings_initializer.clone(),
+                regularizer=self.embeddings_regularizer,
+            )
             for name, size in self.embeddings.items()
         }
         self.built = True
@@ -75,6 +83,7 @@ class FeatureEmbeddings(keras.layers.Layer):
             "dense": self.dense,
             "embeddings": self.embeddings,
             "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
         }
 
 

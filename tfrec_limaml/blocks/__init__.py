@@ -1,6 +1,17 @@
 """Meta blocks and global blocks."""
 
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.blocks.features_and_id import FeaturesAndIDMetaBlock
+from tfrec_limaml.blocks.id_embedding import IDEmbeddingMetaBlock
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.blocks.wide_and_deep import WideAndDeepGlobalBlock
 
-__all__ = ["GlobalBlock", "MLPGlobalBlock", "MLPMetaBlock", "MetaBlock"]
+__all__ = [
+    "FeaturesAndIDMetaBlock",
+    "GlobalBlock",
+    "IDEmbeddingMetaBlock",
+    "MLPGlobalBlock",
+    "MLPMetaBlock",
+    "MetaBlock",
+    "WideAndDeepGlobalBlock",
+]

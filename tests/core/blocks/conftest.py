@@ -1,0 +1,100 @@
+"""One tiny world for all blocks: five tasks with uneven histories, encoded features, every block under a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock, blocks
+
+SIZES = {"user": 6, "item": 9}
+SHAPES = {"user": (None,), "item": (None,), "meta": (None, 3), "other": (None, 2)}
+D = 4
+
+
+def _stack() -> keras.Sequential:
+    return keras.Sequential([keras.layers.Dense(5, "tanh"), keras.layers.LayerNormalization(), keras.layers.Dense(D)])
+
+
+META_BLOCKS: dict[str, Callable[..., Any]] = {
+    "mlp": lambda **k: MLPMetaBlock((5,), D, "tanh", **k),
+    "id": lambda **k: blocks.IDEmbeddingMetaBlock("user", SIZES["user"], D, **k),
+    "features+id": lambda **k: blocks.FeaturesAndIDMetaBlock(
+        "user", SIZES["user"], 2, hidden_units=(5,), embedding_dim=D, activation="tanh", **k
+    ),
+}
+GLOBAL_BLOCKS: dict[str, Callable[..., Any]] = {
+    "mlp": lambda **k: MLPGlobalBlock((6, 5), "tanh", embeddings={"item": (SIZES["item"], 3)}, **k),
+    "wide_and_deep": lambda **k: blocks.WideAndDeepGlobalBlock(
+        (6, 5), {"user": SIZES["user"], "item": SIZES["item"]}, activation="tanh", embeddings={"item": (SIZES["item"], 3)}, **k
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def shapes() -> dict[str, tuple[int | None, ...]]:
+    return dict(SHAPES)
+
+
+@pytest.fixture(scope="session")
+def meta_blocks() -> Mapping[str, Callable[..., Any]]:
+    return META_BLOCKS
+
+
+@pytest.fixture(scope="session")
+def global_blocks() -> Mapping[str, Callable[..., Any]]:
+    return GLOBAL_BLOCKS
+
+
+@pytest.fixture(params=META_BLOCKS)
+def meta_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=GLOBAL_BLOCKS)
+def global_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def make_samples() -> Callable[..., dict[str, Any]]:
+    """``make_samples(lengths, dtype, seed)``: samples of one task per length, padded with zeros to the longest."""
+
+    def make(lengths: Any, dtype: str = "float64", seed: int = 0) -> dict[str, Any]:
+        rng = np.random.default_rng(seed)
+        tasks, width = len(lengths), max(*lengths, 1)
+        real = np.arange(width) < np.asarray(lengths)[:, None]
+        values = {
+            "user": np.arange(1, tasks + 1)[:, None] * real,
+            "item": rng.integers(0, SIZES["item"], (tasks, width)) * real,
+            "meta": rng.normal(size=(tasks, width, 3)) * real[..., None],
+            "other": rng.normal(size=(tasks, width, 2)) * real[..., None],
+        }
+        features = {name: tf.constant(v, "int32" if v.ndim == 2 else dtype) for name, v in values.items()}
+        label = (rng.random((tasks, width)) < 0.5) * real
+        return {"features": features, "label": tf.constant(label, dtype), "weight": tf.constant(real, dtype)}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., LiMAML]:
+    """``make_model(meta_name, global_name, dtype, **options)``: a built LiMAML model whose every weight is random."""
+
+    def make(meta: str = "mlp", head: str = "mlp", dtype: str = "float64", **options: Any) -> LiMAML:
+        keras.utils.set_random_seed(7)
+        options = {"inner_learning_rate": 0.5, **options}
+        model = LiMAML(META_BLOCKS[meta](dtype=dtype), GLOBAL_BLOCKS[head](dtype=dtype), dtype=dtype, **options)
+        model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+        model.build(dict(SHAPES))
+        rng = np.random.default_rng(8)
+        for variable in model.trainable_variables:
+            variable.assign(rng.normal(size=variable.shape) * 0.5)
+        return model
+
+    return make

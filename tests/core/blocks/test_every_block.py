@@ -1,0 +1,86 @@
+"""What every block must keep, whatever it computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec_limaml.features import flatten_tasks
+
+
+def _task(samples, task):
+    return tf.nest.map_structure(lambda value: value[task : task + 1], samples)
+
+
+def _check_tasks(model, make_samples):
+    """Together == one task at a time; without steps == the plain network; no support == the plain network."""
+    support, query = make_samples([3, 1, 0, 2]), make_samples([2, 2, 2, 2], seed=1)
+    together = model.adapted_outputs(model.adapt_tasks(support, 2)[0], query["features"])
+    for task in range(4):
+        alone = model.adapted_outputs(model.adapt_tasks(_task(support, task), 2)[0], _task(query, task)["features"])
+        np.testing.assert_allclose(together[task], alone[0], rtol=1e-10, err_msg=f"task {task}")
+    plain = tf.reshape(model.network(flatten_tasks(query["features"])), [4, 2])
+    unadapted = model.adapted_outputs(model.adapt_tasks(support, 0)[0], query["features"])
+    np.testing.assert_allclose(unadapted, plain, rtol=1e-10)
+    np.testing.assert_allclose(together[2], plain[2], rtol=1e-10)
+    assert np.abs(together[0] - plain[0]).min() > 1e-6
+
+
+def test_a_meta_block_keeps_tasks_apart_and_unadapted_equals_plain(meta_name, make_model, make_samples):
+    _check_tasks(make_model(meta_name), make_samples)
+
+
+def test_a_global_block_keeps_tasks_apart_and_unadapted_equals_plain(global_name, make_model, make_samples):
+    _check_tasks(make_model("mlp", global_name), make_samples)
+
+
+def test_a_global_block_is_its_head_on_its_context(global_name, make_model, make_samples):
+    block = make_model("mlp", global_name).global_block
+    features = flatten_tasks(make_samples([3, 2])["features"])
+    embedding = tf.random.stateless_normal([6, 4], [1, 2], dtype=tf.float64)
+    np.testing.assert_allclose(block(features, embedding), block.head(block.encode_context(features), embedding), rtol=1e-12)
+    moved = block.head(block.encode_context(features), embedding + 1)
+    assert np.abs(moved - block(features, embedding)).min() > 1e-9, "every logit must see the meta embedding"
+
+
+def _check_training(model, make_samples):
+    before = {v.path: v.numpy() for v in model.trainable_variables}
+    model.train_step({"support": make_samples([3, 2, 3, 1]), "query": make_samples([2, 2, 1, 2], seed=1)})
+    for variable in model.trainable_variables:
+        assert np.isfinite(variable.numpy()).all(), variable.path
+        assert np.abs(variable.numpy() - before[variable.path]).max() > 0, f"{variable.path} has no gradient"
+
+
+def test_a_training_step_moves_every_variable_of_a_meta_block(meta_name, make_model, make_samples):
+    _check_training(make_model(meta_name, inner_steps=2), make_samples)
+
+
+def test_a_training_step_moves_every_variable_of_a_global_block(global_name, make_model, make_samples):
+    _check_training(make_model("mlp", global_name, unadapted_loss_weight=0.5), make_samples)
+
+
+def test_blocks_train_in_mixed_precision(meta_name, make_model, make_samples):
+    model = make_model(meta_name, dtype="mixed_bfloat16")
+    model.train_step({"support": make_samples([3, 1], "float32"), "query": make_samples([2, 2], "float32", seed=1)})
+    assert all(v.dtype == "float32" and np.isfinite(v.numpy()).all() for v in model.trainable_variables)
+    rows = flatten_tasks(make_samples([3], "float32")["features"])
+    assert model.meta_block(rows).dtype == tf.bfloat16
+
+
+def test_global_blocks_train_in_mixed_precision(global_name, make_model, make_samples):
+    model = make_model("mlp", global_name, dtype="mixed_bfloat16")
+    model.train_step({"support": make_samples([3, 1], "float32"), "query": make_samples([2, 2], "float32", seed=1)})
+    assert all(v.dtype == "float32" and np.isfinite(v.numpy()).all() for v in model.trainable_variables)
+
+
+@pytest.mark.parametrize("name", ["id", "features+id"])
+def test_an_id_that_training_never_saw_starts_at_the_prior_and_gets_a_row_of_its_own(name, make_model, make_samples):
+    model = make_model(name)
+    support = make_samples([3, 2, 2])
+    support["features"]["user"] *= 0
+    support["features"]["meta"] = tf.ones_like(support["features"]["meta"])
+    start = model.meta_block(flatten_tasks(support["features"]))
+    np.testing.assert_allclose(start, np.broadcast_to(start[:1], start.shape), rtol=1e-12)
+    stored = model.task_embeddings(support)[0]
+    assert np.abs(stored[0] - stored[1]).max() > 1e-6

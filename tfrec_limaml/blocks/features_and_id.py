@@ -1,0 +1,86 @@
+"""An MLP on the meta features and on the entity's own ID row, both adapted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.blocks.id_offsets import IDOffsets
+from tfrec_limaml.blocks.mlp import MLPMetaBlock
+from tfrec_limaml.features import Features
+from tfrec_limaml.per_task import apply_per_task
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class FeaturesAndIDMetaBlock(MLPMetaBlock):
+    """`MLPMetaBlock` whose input also holds the entity's ID row; the inner loop adapts the row and the layers.
+
+    The row is a learned prior plus a learned offset, as in `IDEmbeddingMetaBlock`: unseen IDs start at the prior.
+
+    Args:
+        feature: Name of the single-valued meta feature that holds the ID; its schema entry needs an ``embedding_width``.
+        size: Number of ids, as `FeatureEncoder.size` counts them.
+        id_width: Width ``W`` of the ID row.
+        unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash buckets.
+        embeddings_regularizer: Keras regularizer of the offsets.
+        **kwargs: See `MLPMetaBlock`; its ``embeddings`` should not hold `feature` once more.
+    """
+
+    def __init__(
+        self,
+        feature: str,
+        size: int,
+        id_width: int = 16,
+        unknown_id: int | None = 0,
+        embeddings_regularizer: Any = None,
+        hidden_units: Sequence[int] = (128,),
+        embedding_dim: int = 32,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(hidden_units, embedding_dim, **kwargs)
+        self.offsets = IDOffsets(feature, size, id_width, unknown_id, embeddings_regularizer, dtype=self.dtype_policy, name="offsets")
+
+    def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
+        """Creates the prior and the offsets, and builds the layers."""
+        self.inputs_layer.build(features_shape)
+        self.offsets.build(features_shape)
+        width = self.offsets.width
+        self.prior = self.add_weight(name="prior", shape=(width,), initializer="uniform")
+        self.network.build((None, self.inputs_layer.compute_output_shape(features_shape)[-1] + width))
+        self.built = True
+
+    def encode_features(self, features: Features) -> tf.Tensor:
+        """The ID's offset, dense meta features and embeddings, concatenated."""
+        return tf.concat([self.offsets(features), self.inputs_layer(features)], -1)
+
+    @property
+    def adaptable_variables(self) -> list[keras.Variable]:
+        """The prior (its per-task copy moves as the task's row does), then all kernels and biases."""
+        return [self.prior, *self.network.trainable_variables]
+
+    def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `MetaBlock.call_adapted`."""
+        return apply_per_task(self.network, weights[1:], self._add_prior(encoded, weights[0][:, None]), training)
+
+    def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `MetaBlock.call_encoded`."""
+        return self.network(self._add_prior(encoded, tf.convert_to_tensor(self.prior)), training=training)
+
+    def _add_prior(self, encoded: tf.Tensor, prior: tf.Tensor) -> tf.Tensor:
+        width = self.offsets.width
+        return tf.concat([encoded[..., :width] + tf.cast(prior, encoded.dtype), encoded[..., width:]], -1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        offsets = self.offsets
+        return {
+            **super().get_config(),
+            "feature": offsets.feature,
+            "size": offsets.size,
+            "id_width": offsets.width,
+            "unknown_id": offsets.unknown_id,
+            "embeddings_regularizer": keras.regularizers.serialize(offsets.embeddings_regularizer),
+        }

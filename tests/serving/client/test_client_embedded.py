@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,3 +123,76 @@ def test_a_new_version_directory_is_followed_under_load_without_a_failed_or_mixe
         thread.join()
     assert problems == []
     assert 2 in versions
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """An export of a real, untrained LiMAML model with a string, an integer, a number and an embedded feature."""
+    from tfrec_limaml.export import export_for_serving
+    from tfrec_limaml.preprocessing import FeatureEncoder
+    from tfrec_limaml.recipes import build_model
+    from tfrec_limaml.schema import Feature, Label, Schema
+    from tfrec_limaml.statistics import Statistics
+
+    schema = Schema(
+        name="small",
+        label=Label(name="y"),
+        timestamp="t",
+        tasks={"user": ("user_id",)},
+        features=(
+            Feature(name="country", role="meta", dtype="string", encoding="vocabulary"),
+            Feature(name="age", role="meta", fill_value=30.0),
+            Feature(name="item", dtype="string", encoding="hash", buckets=50, embedding_width=4),
+            Feature(name="tab", dtype="int64", encoding="vocabulary"),
+        ),
+    )
+    statistics = Statistics(
+        rows=1,
+        label_mean=0.5,
+        window={"start": 0, "end": 1},
+        features={
+            "country": {"vocabulary": ["CH", "NZ"], "counts": [2, 1]},
+            "age": {"mean": [30.0], "variance": [100.0]},
+            "tab": {"vocabulary": [0, 1], "counts": [2, 1]},
+        },
+    )
+    options = {"meta_units": (8,), "embedding_dim": 3, "global_units": (8,), "dropout": 0.0, "inner_steps": 1, "inner_learning_rate": 0.1}
+    options |= {"fine_tune_steps": 1, "first_order": False, "unadapted_loss_weight": 0.0}
+    base = tmp_path_factory.mktemp("exported")
+    export_for_serving(build_model("limaml", FeatureEncoder(schema, statistics), options), base, model_version=2)
+    return base
+
+
+def test_an_exported_model_scores_through_server_and_client_as_it_does_in_process(exported, embeddings):
+    member = {"user_id": 7, "country": "NZ", "age": 55}
+    candidates = {"item": ["a", "b", "c"], "tab": np.array([0, 1, 5])}
+    with (
+        EmbeddedServer({"ranker": exported / "ranker"}) as server,
+        Ranker(server.target, embeddings, manifest=exported, timeout=20.0) as ranker,
+    ):
+        ranked = {True: ranker.rank(member, candidates), False: ranker.rank({**member, "user_id": 99}, candidates)}
+    signature = tf.saved_model.load(str(exported / "ranker" / "2")).signatures["serving_default"]
+    for adapted, answer in ranked.items():
+        expected = signature(
+            country=tf.constant(["NZ"] * 3),
+            age=tf.constant([55.0] * 3),
+            item=tf.constant(candidates["item"]),
+            tab=tf.constant(candidates["tab"]),
+            meta_embedding=tf.constant([[2.0, 0.0, 0.0]] * 3),
+            has_meta_embedding=tf.constant([adapted] * 3),
+        )
+        np.testing.assert_allclose(answer.logit, expected["logit"].numpy()[answer.order], rtol=1e-5)
+        np.testing.assert_allclose(answer.probability, expected["probability"].numpy()[answer.order], rtol=1e-5)
+        assert answer.used_embedding.tolist() == [adapted] * 3
+    assert not np.allclose(np.sort(ranked[True].logit), np.sort(ranked[False].logit))
+
+
+def test_the_example_with_stock_stubs_ranks(embedded, tmp_path):
+    request = {"age": [41.0], "country": ["CH"], "tab": [0], "price": [3.0, 9.0], "image": [[0.0, 0.0]]}
+    request |= {"meta_embedding": [[2.0, 0.0, 0.0]], "has_meta_embedding": [True]}
+    (tmp_path / "requests.json").write_text(json.dumps(request))
+    script = Path(__file__).parents[3] / "serving" / "examples" / "plain_stub_client.py"
+    command = [sys.executable, script, embedded.target, tmp_path / "requests.json"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
+    assert [line.split()[3] for line in lines] == ["1", "0"]
+    assert all(line.startswith("version 2:") for line in lines)

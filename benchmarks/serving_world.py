@@ -1,0 +1,163 @@
+"""What the serving benchmarks share: an exported model of a realistic size, requests for it, and a server in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.schema import Feature, Label, Schema
+
+MEMBERS = 10_000
+TAGS = [f"tag{n}" for n in range(60)]
+COUNTRIES = [f"country{n}" for n in range(40)]
+
+
+def schema() -> Schema:
+    """Sixteen features of the member (role meta) and sixteen of the candidate, of every kind."""
+    member = [
+        Feature(name="country", role="meta", dtype="string", encoding="vocabulary"),
+        Feature(name="interests", role="meta", dtype="string", encoding="vocabulary", separator=","),
+        *(Feature(name=f"activity_{n}", role="meta", dtype="int64", encoding="vocabulary") for n in range(6)),
+        *(Feature(name=f"member_{n}", role="meta", normalise="log") for n in range(8)),
+    ]
+    candidate = [
+        Feature(name="item", dtype="string", encoding="hash", buckets=20_000, embedding_width=16),
+        Feature(name="tags", dtype="string", encoding="vocabulary", separator=",", embedding_width=8),
+        *(Feature(name=f"kind_{n}", dtype="int64", encoding="vocabulary") for n in range(4)),
+        *(Feature(name=f"item_{n}") for n in range(9)),
+        Feature(name="content", width=32),
+    ]
+    return Schema(name="serving", label=Label(name="y"), timestamp="t", tasks={"user": ("user_id",)}, features=(*member, *candidate))
+
+
+def export(base: Path) -> Path:
+    """Exports an untrained model (weights do not change latency): meta MLP 128-32, global MLP 256-128. Returns EXPORT."""
+    from tfrec_limaml.export import export_for_serving
+    from tfrec_limaml.preprocessing import FeatureEncoder
+    from tfrec_limaml.recipes import build_model
+    from tfrec_limaml.statistics import Statistics
+
+    vocabularies = {"country": COUNTRIES, "interests": TAGS, "tags": TAGS}
+    features: dict[str, Any] = {}
+    for f in schema().all_features:
+        if f.encoding == "numeric":
+            features[f.name] = {"mean": [0.0] * f.width, "variance": [1.0] * f.width}
+        elif f.encoding == "vocabulary":
+            tokens = vocabularies.get(f.name, list(range(10)))
+            features[f.name] = {"vocabulary": tokens, "counts": [1] * len(tokens)}
+    statistics = Statistics(rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features=features)
+    options = {
+        "meta_units": (128,),
+        "embedding_dim": 32,
+        "global_units": (256, 128),
+        "dropout": 0.0,
+        "inner_steps": 1,
+        "inner_learning_rate": 0.1,
+        "fine_tune_steps": 1,
+        "first_order": False,
+        "unadapted_loss_weight": 0.0,
+    }
+    export_for_serving(build_model("limaml", FeatureEncoder(schema(), statistics), options), base, model_version=1)
+    return base
+
+
+def add_version(base: Path, version: int) -> None:
+    """A further version of the exported ranker: the same graph, with a manifest of its own; appears by one rename."""
+    final = base / "ranker" / str(version)
+    aside = final.with_name(f".writing-{version}")
+    shutil.copytree(base / "ranker" / "1", aside)
+    manifest = Manifest.read(aside)
+    Manifest(**{**json.loads(json.dumps(vars(manifest))), "model_version": version}).write(aside)
+    aside.rename(final)
+
+
+def requests(count: int, candidates: int, seed: int = 7) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Members and candidate columns as an application would hold them."""
+    random = np.random.default_rng(seed)
+
+    def tags() -> str:
+        return ",".join(random.choice(TAGS, 3, replace=False))
+
+    def one() -> tuple[dict[str, Any], dict[str, Any]]:
+        member: dict[str, Any] = {"user_id": int(random.integers(MEMBERS)), "country": str(random.choice(COUNTRIES)), "interests": tags()}
+        member |= {f"activity_{n}": int(random.integers(10)) for n in range(6)}
+        member |= {f"member_{n}": float(random.exponential()) for n in range(8)}
+        columns: dict[str, Any] = {
+            "item": [f"item{n}" for n in random.integers(0, 1_000_000, candidates)],
+            "tags": [tags() for _ in range(candidates)],
+            "content": random.standard_normal((candidates, 32), np.float32),
+        }
+        columns |= {f"kind_{n}": random.integers(0, 10, candidates) for n in range(4)}
+        columns |= {f"item_{n}": random.standard_normal(candidates, np.float32) for n in range(9)}
+        return member, columns
+
+    return [one() for _ in range(count)]
+
+
+def publish(store: Any, version: int, dim: int = 32) -> None:
+    """One generation of random embeddings for every member."""
+    random = np.random.default_rng(version)
+    with store.new_generation(version, dim) as writer:
+        writer.put([str(n) for n in range(MEMBERS)], random.standard_normal((MEMBERS, dim), np.float32))
+        writer.publish(MEMBERS)
+
+
+def _serve(ranker: Path, pipe: Any) -> None:
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    from limaml_serving.server import EmbeddedServer
+
+    with EmbeddedServer({"ranker": ranker}, poll_seconds=0.5) as server:
+        pipe.send(server.target)
+        pipe.recv()
+
+
+@contextlib.contextmanager
+def served(ranker: Path) -> Iterator[tuple[str, int]]:
+    """The embedded server in another process: its target and its process id."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(ranker, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield ours.recv(), process.pid or 0
+    finally:
+        with contextlib.suppress(OSError):
+            ours.send(None)
+        process.join(30)
+        if process.is_alive():
+            process.kill()
+
+
+@contextlib.contextmanager
+def redis_address(folder: Path) -> Iterator[str | None]:
+    """A Redis on a free port, or None where there is no redis-server."""
+    if shutil.which("redis-server") is None:
+        yield None
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), "--loglevel", "warning"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(100):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.terminate()

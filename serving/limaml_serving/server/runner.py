@@ -25,12 +25,12 @@ from tfrec_limaml.errors import LimamlError
 #: Signatures that Predict may run; the same three as in TensorFlow Serving.
 _METHODS = {f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress")}
 
-#: Selections of outputs prepared per model. Clients choose them freely, so that there must be a limit.
-_PREPARED_LIMIT = 64
+#: Selections of outputs, and time limits, prepared per model. Clients choose them freely, so that there must be a limit.
+_PREPARED_LIMIT = 128
 
-#: Times after which a run is given up, in milliseconds. They are part of what is prepared, so that there are only a few: a run is
-#: stopped at the first of them that is not before its deadline, and never lasts longer than the last.
-_TIME_LIMITS_MS = (50, 200, 1_000, 5_000, 30_000, 300_000)
+#: Times after which a run is given up, in milliseconds: round deadlines and a tenth. They are part of what is prepared, so that there
+#: are only a few: a run is stopped at the first of them that is not before its deadline, and never lasts longer than the last.
+_TIME_LIMITS_MS = (55, 110, 220, 550, 1_100, 2_200, 5_500, 11_000, 33_000, 300_000)
 
 _Callable = Callable[..., list[np.ndarray]]
 

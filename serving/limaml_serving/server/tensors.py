@@ -10,27 +10,29 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
 
-from limaml_serving.server.errors import RequestError, invalid
+from limaml_serving.server.errors import invalid
 
 #: What one string costs in the runtime beside its characters (bytes).
 _STRING_OVERHEAD = 24
 
-#: The TensorProto field that holds a dtype's values, where it holds them as they are.
-_FIELDS = {
-    tf.float32: "float_val",
-    tf.float64: "double_val",
-    tf.int64: "int64_val",
-    tf.int32: "int_val",
-    tf.int16: "int_val",
-    tf.int8: "int_val",
-    tf.uint8: "int_val",
-    tf.uint16: "int_val",
-    tf.uint32: "uint32_val",
-    tf.uint64: "uint64_val",
-    tf.bool: "bool_val",
-    tf.string: "string_val",
-    tf.half: "half_val",
-    tf.bfloat16: "half_val",
+#: The TensorProto field that holds a dtype's values, and as what: half precision comes as bit patterns, complex numbers as pairs.
+_FIELDS: dict[tf.DType, tuple[str, type[np.generic]]] = {
+    tf.float32: ("float_val", np.float32),
+    tf.float64: ("double_val", np.float64),
+    tf.int64: ("int64_val", np.int64),
+    tf.int32: ("int_val", np.int32),
+    tf.int16: ("int_val", np.int16),
+    tf.int8: ("int_val", np.int8),
+    tf.uint8: ("int_val", np.uint8),
+    tf.uint16: ("int_val", np.uint16),
+    tf.uint32: ("uint32_val", np.uint32),
+    tf.uint64: ("uint64_val", np.uint64),
+    tf.bool: ("bool_val", np.bool_),
+    tf.string: ("string_val", np.object_),
+    tf.half: ("half_val", np.uint16),
+    tf.bfloat16: ("half_val", np.uint16),
+    tf.complex64: ("scomplex_val", np.float32),
+    tf.complex128: ("dcomplex_val", np.float64),
 }
 
 
@@ -93,31 +95,18 @@ def decode(spec: TensorSpec, proto: tensor_pb2.TensorProto, budget: Budget) -> n
     elements = math.prod(shape)
     if proto.tensor_content:
         return _from_content(spec, proto, shape, elements, budget)
-    field = _FIELDS.get(spec.dtype)
-    if field is None:
-        raise invalid(f"input {spec.name}: send dtype {spec.dtype.name} as tensor_content")
-    values = getattr(proto, field)
-    count = len(values)
-    if count > elements or (count == 0 and elements > 0):
-        raise invalid(f"input {spec.name}: {count} values do not fit shape {list(shape)} of {elements} elements")
-    if spec.dtype == tf.string:
-        last = len(values[-1]) if count else 0
-        budget.take(spec.name, sum(map(len, values)) + (elements - count) * last + elements * _STRING_OVERHEAD)
-    else:
-        budget.take(spec.name, elements * spec.dtype.size)
-    return _from_values(spec, values, count, shape, elements)
+    return _from_values(spec, proto, shape, elements, budget)
 
 
 def encode(spec: TensorSpec, array: np.ndarray) -> tensor_pb2.TensorProto:
     """`array` as a TensorProto with its values in the field of its dtype, as TensorFlow Serving answers by default."""
-    field = _FIELDS.get(spec.dtype)
     array = np.asarray(array)
-    if field is None:
+    if spec.dtype not in _FIELDS:
         return tf.make_tensor_proto(array, dtype=spec.dtype)
+    field, stored_as = _FIELDS[spec.dtype]
     dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
     proto = tensor_pb2.TensorProto(dtype=spec.dtype.as_datatype_enum, tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims))
-    flat = array.ravel()
-    getattr(proto, field).extend((flat.view(np.uint16) if field == "half_val" else flat).tolist())
+    getattr(proto, field).extend(array.ravel().view(stored_as).tolist())
     return proto
 
 
@@ -144,7 +133,10 @@ def _from_content(spec: TensorSpec, proto: tensor_pb2.TensorProto, shape: tuple[
         if elements > len(content):
             raise invalid(f"input {spec.name}: {len(content)} bytes of tensor_content do not fit shape {list(shape)}")
         budget.take(spec.name, len(content) + elements * _STRING_OVERHEAD)
-        return tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy()
+        try:
+            return tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy()
+        except tf.errors.OpError as error:
+            raise invalid(f"input {spec.name}: tensor_content does not hold {elements} strings") from error
     expected = elements * spec.dtype.size
     if len(content) != expected:
         raise invalid(
@@ -154,15 +146,30 @@ def _from_content(spec: TensorSpec, proto: tensor_pb2.TensorProto, shape: tuple[
     return np.frombuffer(content, dtype=spec.dtype.as_numpy_dtype).reshape(shape)
 
 
-def _from_values(spec: TensorSpec, values: Any, count: int, shape: tuple[int, ...], elements: int) -> np.ndarray:
-    dtype = spec.dtype.as_numpy_dtype
+def _from_values(spec: TensorSpec, proto: tensor_pb2.TensorProto, shape: tuple[int, ...], elements: int, budget: Budget) -> np.ndarray:
+    if spec.dtype not in _FIELDS:
+        raise invalid(f"input {spec.name}: send dtype {spec.dtype.name} as tensor_content")
+    field, stored_as = _FIELDS[spec.dtype]
+    values = getattr(proto, field)
+    per_element = 2 if spec.dtype.is_complex else 1
+    count, odd = divmod(len(values), per_element)
+    if odd or count > elements or (count == 0 and elements > 0):
+        raise invalid(f"input {spec.name}: {len(values)} values do not fit shape {list(shape)} of {elements} elements")
+    budget.take(spec.name, _decoded_size(spec, values, elements))
     try:
-        array = np.array(values, dtype=np.uint16).view(dtype) if spec.dtype in (tf.half, tf.bfloat16) else np.array(values, dtype=dtype)
+        array = np.array(values, dtype=stored_as).view(spec.dtype.as_numpy_dtype)
     except (ValueError, OverflowError) as error:
         raise invalid(f"input {spec.name}: a value does not fit dtype {spec.dtype.name}: {error}") from error
     if count < elements:
-        array = np.concatenate([array, np.full(elements - count, array[-1], dtype=dtype)])
+        array = np.concatenate([array, np.full(elements - count, array[-1], dtype=array.dtype)])
     return array.reshape(shape)
+
+
+def _decoded_size(spec: TensorSpec, values: Any, elements: int) -> int:
+    if spec.dtype != tf.string:
+        return elements * spec.dtype.size
+    repeated = (elements - len(values)) * len(values[-1]) if elements else 0
+    return sum(map(len, values)) + repeated + elements * _STRING_OVERHEAD
 
 
 def _describe(shape: tensor_shape_pb2.TensorShapeProto) -> str:
@@ -174,6 +181,3 @@ def _dtype_name(number: int) -> str:
         return tf.as_dtype(number).name
     except TypeError:
         return f"number {number}"
-
-
-__all__ = ["Budget", "RequestError", "TensorSpec", "decode", "encode"]

@@ -25,32 +25,35 @@ def find_versions(base_path: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     with os.scandir(base_path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.isascii() and entry.name.isdigit() and int(entry.name) <= _LARGEST_VERSION and entry.is_dir():
+            if entry.name.isascii() and entry.name.isdigit() and int(entry.name) <= _LARGEST_VERSION and os.path.isdir(entry.path):
                 found[int(entry.name)] = Path(entry.path)
     return found
 
 
 def fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and modification time of every file below `directory`: changes while a copy is under way."""
-    found = []
+    """Name, size and modification time of `directory` and every file below it: changes while a copy is under way."""
+    found = [(str(directory), *_size_and_time(os.lstat(directory)))]
     for folder, _, names in os.walk(directory):
         for name in names:
             path = os.path.join(folder, name)
             try:
-                status = os.stat(path)
+                found.append((path, *_size_and_time(os.stat(path))))
             except OSError:
                 continue  # a file that is just being renamed; the next look sees it
-            found.append((path, status.st_size, status.st_mtime_ns))
     return tuple(sorted(found))
+
+
+def _size_and_time(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 def check_inside(directory: Path, base_path: Path) -> None:
     """Raises `LoadError` where `directory`, or a file in it, is a link that leads out of `base_path`."""
-    base = base_path.resolve()
-    folders = [directory]
-    folders += [Path(folder, name) for folder, inner, files in os.walk(directory) for name in (*inner, *files)]
-    for path in folders:
-        if path.is_symlink() and not path.resolve().is_relative_to(base):
+    base = os.path.realpath(base_path)
+    paths = [str(directory)]
+    paths += [os.path.join(folder, name) for folder, inner, files in os.walk(directory) for name in (*inner, *files)]
+    for path in paths:
+        if os.path.islink(path) and os.path.commonpath([base, os.path.realpath(path)]) != base:
             raise LoadError(f"{path} is a link that leads out of {base_path}: copy the files into the version directory")
 
 

@@ -1,0 +1,294 @@
+"""The embedded server as a process: overload, limits, TLS, drain, warm-up, metrics, reflection."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from limaml_serving.server import ConfigError, EmbeddedServer, Tls
+
+ENDLESS = {"count": np.array([10**15])}
+
+
+@pytest.fixture
+def base(add_version, tmp_path):
+    """A base directory with version 1."""
+    add_version(1)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def connected(serve, connect, base):
+    """Serves ``base`` as model ``m`` with the given settings; returns the server and a client."""
+
+    def start(**settings):
+        server = serve({"m": base}, **settings)
+        return server, connect(server.target, name="m", credentials=settings.pop("credentials", None))
+
+    return start
+
+
+def wait_until(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def sample(server, name, **labels):
+    return server.metrics.registry.get_sample_value(f"limaml_serve_{name}", labels) or 0.0
+
+
+def test_a_full_queue_refuses_at_once_while_health_and_status_still_answer(connected, refusal):
+    server, client = connected(workers=1, max_queue=2)
+    slow = [client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1) for _ in range(3)]
+    wait_until(lambda: sample(server, "pending") == 3)
+    code, message = refusal(client.logits)
+    assert code == "RESOURCE_EXHAUSTED"
+    assert "queue" in message
+    assert client.is_serving()
+    assert client.status() == {1: (30, "")}
+    assert sample(server, "refused_total") == 1
+    assert {call.code().name for call in slow} == {"DEADLINE_EXCEEDED"}
+    wait_until(lambda: sample(server, "pending") == 0)
+    assert client.logits() == [111.0, 1.0]
+
+
+def test_a_request_whose_client_gave_up_while_it_waited_is_not_run(connected):
+    server, client = connected(workers=1, max_queue=10)
+    first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
+    wait_until(lambda: sample(server, "pending") == 1)
+    others = [client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=0.2) for _ in range(5)]
+    for call in (*others, first):
+        assert call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_until(lambda: sample(server, "pending") == 0, seconds=5)  # five more endless runs would take longer
+    assert client.logits() == [111.0, 1.0]
+
+
+def test_a_request_larger_than_the_limit_is_refused_and_one_below_is_answered(connected, refusal):
+    _, client = connected(max_message_bytes=1024 * 1024, max_rows=10**6)
+    half = {"anything": np.ones(2**17, np.float32)}
+    assert tf.make_ndarray(client.predict(half, signature="total").outputs["total"]) == 2**17 + 1
+    assert refusal(client.predict, {"anything": np.ones(2**19, np.float32)}, signature="total")[0] == "RESOURCE_EXHAUSTED"
+
+
+def test_more_rows_than_allowed_are_refused(connected, refusal):
+    _, client = connected(max_rows=10)
+    assert client.predict({"anything": np.ones(10, np.float32)}, signature="total")
+    code, message = refusal(client.predict, {"anything": np.ones(11, np.float32)}, signature="total")
+    assert code == "INVALID_ARGUMENT"
+    assert "11 rows, more than the 10" in message
+
+
+def test_by_default_only_this_machine_is_listened_to(connected):
+    server, _ = connected(metrics_port=0)
+    assert server.target.startswith("127.0.0.1:")
+    assert server.metrics_target.startswith("127.0.0.1:")
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.2", server.port)) != 0
+
+
+def test_two_servers_cannot_share_a_port(connected, base):
+    server, _ = connected()
+    with pytest.raises(ConfigError, match="cannot listen"):
+        EmbeddedServer({"m": base}, port=server.port).start()
+
+
+def test_health_is_not_serving_until_every_model_has_a_version(serve, connect, base, tmp_path, add_version):
+    server = serve({"m": base, "later": tmp_path / "later"})
+    client = connect(server.target, name="m")
+    assert not client.is_serving()
+    assert client.logits() == [111.0, 1.0]
+    (tmp_path / "later").mkdir()
+    add_version(2).rename(tmp_path / "later" / "2")
+    server.manager.refresh()
+    assert client.is_serving()
+    assert client.is_serving("tensorflow.serving.PredictionService")
+
+
+def test_stopping_lets_running_requests_end_and_takes_no_new_ones(connected, refusal, rows):
+    server, client = connected(workers=1)
+    # Two requests that take a while: the second one still waits in the queue when the server is told to stop.
+    running = [client.prediction.Predict.future(client.request({"count": np.array([50_000])}, signature="spin"), timeout=60) for _ in "ab"]
+    wait_until(lambda: sample(server, "pending") == 2)
+    stopping = threading.Thread(target=server.stop, args=(60.0,))
+    stopping.start()
+    for call in running:
+        assert call.result().outputs["sum"].int64_val[0] == 50_000
+    stopping.join()
+    assert refusal(client.predict, rows)[0] == "UNAVAILABLE"
+    assert server.manager.statuses("m") == {1: (50, "")}
+
+
+def write_warmup(directory, requests):
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    (directory / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(directory / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        for request in requests:
+            log = PredictionLog()
+            log.predict_log.request.CopyFrom(request)
+            writer.write(log.SerializeToString())
+
+
+def test_warm_up_requests_are_replayed_before_a_version_serves(connected, add_version, rows, monkeypatch):
+    from limaml_serving.server import versions
+
+    server, client = connected()
+    replayed = []
+
+    class Recording(versions.SavedModelRunner):
+        def run(self, signature, inputs, *rest):
+            replayed.append((signature.name, server.manager.statuses("m")[2][0]))
+            return super().run(signature, inputs, *rest)
+
+    write_warmup(add_version(2, like=2), [client.request(rows), client.request({"anything": np.ones(3, np.float32)}, signature="total")])
+    monkeypatch.setattr(versions, "SavedModelRunner", Recording)
+    server.manager.refresh()
+    assert replayed == [("serving_default", 20), ("total", 20)]
+    assert client.logits() == [112.0, 2.0]
+
+
+def test_a_version_whose_warm_up_fails_does_not_serve(connected, add_version, rows):
+    server, client = connected()
+    write_warmup(add_version(2), [client.request({**rows, "country": [1, 2]})])
+    third = add_version(3)
+    write_warmup(third, [client.request(rows)])
+    (third / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"no TFRecord at all")
+    server.manager.refresh()
+    assert client.logits() == [111.0, 1.0]
+    assert "request 1 of assets.extra/tf_serving_warmup_requests fails: input country" in client.status()[2][1]
+    assert "cannot read record" in client.status()[3][1]
+
+
+def test_metrics_count_requests_by_code_without_taking_names_from_clients(connected, refusal, rows):
+    server, client = connected(metrics_port=0)
+    client.logits()
+    client.logits()
+    refusal(client.predict, {})
+    for number in range(3):
+        refusal(client.predict, rows, name=f"made-up-{number}")
+    with urllib.request.urlopen(f"http://{server.metrics_target}/metrics") as answer:
+        text = answer.read().decode()
+    assert 'limaml_serve_requests_total{code="OK",method="Predict",model="m"} 2.0' in text
+    assert 'limaml_serve_requests_total{code="INVALID_ARGUMENT",method="Predict",model="m"} 1.0' in text
+    assert 'limaml_serve_requests_total{code="NOT_FOUND",method="Predict",model="(other)"} 3.0' in text
+    assert 'limaml_serve_available{model="m",version="1"} 1.0' in text
+    assert "made-up" not in text
+
+
+def test_reflection_describes_every_service(connected):
+    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+    _, client = connected()
+    database = ProtoReflectionDescriptorDatabase(client.channel)
+    services = set(database.get_services())
+    assert {"tensorflow.serving.PredictionService", "tensorflow.serving.ModelService", "grpc.health.v1.Health"} <= services
+    (service,) = database.FindFileContainingSymbol("tensorflow.serving.PredictionService").service
+    assert {method.name for method in service.method} == {"Predict", "GetModelMetadata", "Classify", "Regress", "MultiInference"}
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory):
+    """An authority, a server certificate for localhost and a client certificate, made with openssl."""
+    folder = tmp_path_factory.mktemp("pki")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
+    for name in ("server", "client"):
+        (folder / f"{name}.ext").write_text("subjectAltName=DNS:localhost\n")
+        request = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        openssl(*request, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/CN=localhost")
+        authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"]
+        openssl("x509", "-req", "-in", f"{name}.csr", *authority, "-extfile", f"{name}.ext", "-out", f"{name}.pem")
+    return folder
+
+
+def test_tls_encrypts_and_a_plain_client_is_turned_away(serve, connect, base, pki, refusal, rows):
+    server = serve({"m": base}, tls=Tls(key=pki / "server.key", certificate=pki / "server.pem"))
+    trusted = grpc.ssl_channel_credentials((pki / "ca.pem").read_bytes())
+    client = connect(f"localhost:{server.port}", name="m", credentials=trusted)
+    assert client.logits() == [111.0, 1.0]
+    plain = connect(server.target, name="m")
+    assert refusal(plain.predict, rows)[0] == "UNAVAILABLE"
+
+
+def test_mutual_tls_demands_a_client_certificate(serve, connect, base, pki, refusal, rows):
+    server = serve({"m": base}, tls=Tls(key=pki / "server.key", certificate=pki / "server.pem", client_ca=pki / "ca.pem"))
+    authority = (pki / "ca.pem").read_bytes()
+    known = grpc.ssl_channel_credentials(authority, (pki / "client.key").read_bytes(), (pki / "client.pem").read_bytes())
+    assert connect(f"localhost:{server.port}", name="m", credentials=known).logits() == [111.0, 1.0]
+    unknown = connect(f"localhost:{server.port}", name="m", credentials=grpc.ssl_channel_credentials(authority))
+    assert refusal(unknown.predict, rows)[0] == "UNAVAILABLE"
+
+
+def test_a_missing_tls_file_is_a_readable_error(base, tmp_path):
+    with pytest.raises(ConfigError, match="cannot read a TLS file"):
+        EmbeddedServer({"m": base}, tls=Tls(key=tmp_path / "none", certificate=tmp_path / "none")).start()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
+    port, metrics_port = free_port(), free_port()
+    command = [sys.executable, "-c", "import sys; from tfrec_limaml.cli import main; sys.exit(main())", "serve", str(base), "--name", "m"]
+    options = ["--port", str(port), "--metrics-port", str(metrics_port), "--workers", "1", "--json"]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def pending():
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as answer:
+            return "limaml_serve_pending 1.0" in answer.read().decode()
+
+    try:
+        client = connect(f"127.0.0.1:{port}", name="m")
+        grpc.channel_ready_future(client.channel).result(timeout=120)
+        assert client.logits() == [111.0, 1.0]
+        running = client.prediction.Predict.future(client.request({"count": np.array([50_000])}, signature="spin"), timeout=60)
+        wait_until(pending)
+        process.terminate()
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert json.loads(output) == {"target": f"127.0.0.1:{port}", "models": {"m": [1]}}
+    assert running.result().outputs["sum"].int64_val[0] == 50_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "either a model's base directory or --models-config"),
+        (["{base}", "--models-config", "x"], "either a model's base directory or --models-config"),
+        (["{base}/nowhere"], "no directory at"),
+        (["{base}/1"], "pass the directory above it"),
+        (["--models-config", "{base}/nowhere"], "no models config at"),
+        (["{base}", "--name", "../x"], "is not allowed"),
+        (["{base}", "--workers", "0"], "--workers must be at least 1"),
+        (["{base}", "--max-queue", "-1"], "--max-queue must not be negative"),
+        (["{base}", "--port", "70000"], "--port must be between"),
+        (["{base}", "--tls-key", "x"], "needs both"),
+        (["{base}", "--tls-client-ca", "x"], "needs both"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_serve_in_one_line(base, capsys, arguments, words):
+    from tfrec_limaml.cli import main
+
+    assert main(["serve", *(each.format(base=base) for each in arguments)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line

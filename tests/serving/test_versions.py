@@ -1,0 +1,316 @@
+"""Version directories: found, loaded, swapped, refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+from limaml_serving.server import ConfigError, ModelSettings, VersionPolicy, read_models_config
+from limaml_serving.server.versions import find_versions
+
+START, LOADING, AVAILABLE, UNLOADING, END = 10, 20, 30, 40, 50
+
+
+@pytest.fixture
+def base(tmp_path):
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def serve_base(serve, connect, base):
+    """Serves ``base`` as model ``m``; returns the server and a client."""
+
+    def start(policy=None, labels=None, **settings):
+        model = ModelSettings(name="m", base_path=base, policy=policy or VersionPolicy(), labels=labels or {})
+        server = serve([model], **settings)
+        return server, connect(server.target, name="m")
+
+    return start
+
+
+def states(client):
+    return {number: state for number, (state, _) in client.status().items()}
+
+
+def test_only_directories_named_by_whole_numbers_are_versions(tmp_path):
+    for name in ("1", "007", "12", "-3", "4.0", "٣", "new", "9" * 40, "tmp5"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "8").write_text("a file")
+    (tmp_path / "6").symlink_to(tmp_path / "6")
+    assert sorted(find_versions(tmp_path)) == [1, 7, 12]
+
+
+@pytest.mark.parametrize(
+    ("policy", "chosen"),
+    [
+        (VersionPolicy(), {9}),
+        (VersionPolicy(count=2), {4, 9}),
+        (VersionPolicy(count=5), {1, 4, 9}),
+        (VersionPolicy(kind="all"), {1, 4, 9}),
+        (VersionPolicy(kind="specific", versions=(1, 5)), {1}),
+    ],
+)
+def test_a_policy_chooses_among_the_versions_found(policy, chosen):
+    assert policy.choose([4, 1, 9]) == chosen
+
+
+def test_a_new_version_takes_over_and_the_old_one_is_unloaded(serve_base, add_version):
+    add_version(1)
+    server, client = serve_base()
+    assert client.logits() == [111.0, 1.0]
+    add_version(2, like=2)
+    server.manager.refresh()
+    assert client.logits() == [112.0, 2.0]
+    assert states(client) == {1: END, 2: AVAILABLE}
+
+
+def test_removing_the_newest_version_goes_back_to_the_one_before(serve_base, add_version, base):
+    add_version(1)
+    add_version(2, like=2)
+    server, client = serve_base()
+    assert client.logits() == [112.0, 2.0]
+    shutil.rmtree(base / "2")
+    server.manager.refresh()
+    assert client.logits() == [111.0, 1.0]
+    assert states(client) == {1: AVAILABLE, 2: END}
+
+
+def test_a_vanished_base_directory_unloads_nothing(serve_base, add_version, base):
+    add_version(1)
+    server, client = serve_base()
+    base.rename(base.with_name("elsewhere"))
+    server.manager.refresh()
+    assert client.logits() == [111.0, 1.0]
+
+
+def test_the_disk_is_watched_and_swaps_lose_no_request(serve_base, add_version, base):
+    add_version(1)
+    server, client = serve_base(poll_seconds=0.05, workers=2, max_queue=1000)
+    wrong, answered, stop = [], [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            answer = client.predict(client_rows)
+            bias = 1.0 + (answer.model_spec.version.value + 1) % 2
+            if answer.outputs["logit"].float_val[1] != bias:
+                wrong.append(answer)
+            answered.append(answer.model_spec.version.value)
+
+    client_rows = {"country": [b"CH", b"XX"], "meta_embedding": [[1.0] * 4] * 2, "has_meta_embedding": [True, False]}
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(2, 8):
+            add_version(number, like=1 + (number + 1) % 2)
+            deadline = time.monotonic() + 60
+            while not (answered and answered[-1] == number) and time.monotonic() < deadline and all(t.is_alive() for t in threads):
+                time.sleep(0.01)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+    assert set(answered) == set(range(1, 8))  # a failed request would have ended its thread
+    while server.manager.statuses("m")[6][0] != END:
+        time.sleep(0.01)
+
+
+def test_a_version_in_use_is_freed_only_after_its_last_request(serve_base, add_version):
+    add_version(1)
+    server, client = serve_base()
+    with server.manager.lease(client.request({}).model_spec) as (number, runner):
+        add_version(2, like=2)
+        server.manager.refresh()
+        assert states(client) == {1: UNLOADING, 2: AVAILABLE}
+        signature = runner.signature("total")
+        assert number == 1
+        assert runner.run(signature, {"anything": np.float32(1.0)}, signature.select_outputs([])) == [2.0]
+    assert states(client) == {1: END, 2: AVAILABLE}
+
+
+def damage_truncate_graph(directory):
+    graph = directory / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes()[: graph.stat().st_size // 2])
+
+
+def damage_no_graph(directory):
+    (directory / "saved_model.pb").unlink()
+
+
+def damage_garbage(directory):
+    (directory / "saved_model.pb").write_bytes(os.urandom(4000))
+
+
+def damage_empty_graph(directory):
+    (directory / "saved_model.pb").write_bytes(b"")
+
+
+def damage_truncate_variables(directory):
+    (data,) = directory.glob("variables/*.data*")
+    data.write_bytes(b"")
+
+
+def damage_no_variables(directory):
+    shutil.rmtree(directory / "variables")
+
+
+def damage_pickle(directory):
+    damage_no_graph(directory)
+    (directory / "saved_model.pkl").write_bytes(pickle.dumps(["not", "a", "model"]))
+
+
+def damage_everything(directory):
+    shutil.rmtree(directory)
+    directory.mkdir()
+
+
+@pytest.mark.parametrize("damage", [value for name, value in sorted(globals().items()) if name.startswith("damage_")])
+def test_a_damaged_version_beside_a_good_one_is_reported_and_the_good_one_serves(serve_base, add_version, refusal, damage):
+    add_version(1)
+    server, client = serve_base()
+    damage(add_version(2, like=2))
+    server.manager.refresh()
+    assert client.logits() == [111.0, 1.0]
+    status = client.status()
+    assert status[1] == (AVAILABLE, "")
+    assert status[2][0] == END
+    assert "cannot load the SavedModel" in status[2][1]
+    assert refusal(client.logits, version=2)[0] == "NOT_FOUND"
+
+
+def test_after_a_restart_a_damaged_newest_version_does_not_hide_the_good_one(serve_base, add_version):
+    add_version(1)
+    damage_no_variables(add_version(2))
+    _, client = serve_base()
+    assert client.logits() == [111.0, 1.0]
+    assert client.status()[2][0] == END
+
+
+def test_a_half_copied_version_is_loaded_once_the_copy_is_complete(serve_base, add_version, base, tmp_path):
+    add_version(1)
+    server, client = serve_base()
+    add_version(2, like=2)
+    whole = (base / "2").rename(tmp_path / "whole")
+    (base / "2").mkdir()
+    shutil.copy(whole / "saved_model.pb", base / "2")
+    server.manager.refresh()
+    assert client.status()[2][0] == END
+    shutil.copytree(whole, base / "2", dirs_exist_ok=True)
+    server.manager.refresh()
+    assert client.logits() == [112.0, 2.0]
+
+
+def test_a_damaged_version_is_not_tried_again_until_its_files_change(serve_base, add_version, monkeypatch):
+    from limaml_serving.server import versions
+
+    add_version(1)
+    server, client = serve_base()
+    damage_garbage(add_version(2))
+    tries = []
+
+    class Counting(versions.SavedModelRunner):
+        def __init__(self, directory):
+            tries.append(directory)
+            super().__init__(directory)
+
+    monkeypatch.setattr(versions, "SavedModelRunner", Counting)
+    for _ in range(3):
+        server.manager.refresh()
+    assert len(tries) == 1
+    assert client.logits() == [111.0, 1.0]
+
+
+def test_a_link_out_of_the_base_directory_is_refused_and_one_inside_is_followed(serve_base, add_version, base, tmp_path):
+    add_version(1)
+    outside = add_version(2, like=2).rename(tmp_path / "outside")
+    (base / "3").symlink_to(outside)
+    inner = add_version(4, like=2)
+    variables = (inner / "variables").rename(tmp_path / "variables")
+    (inner / "variables").symlink_to(variables)
+    (base / "5").symlink_to(base / "1")
+    _, client = serve_base(VersionPolicy(kind="all"))
+    assert states(client) == {1: AVAILABLE, 3: END, 4: END, 5: AVAILABLE}
+    for number in (3, 4):
+        assert "leads out of" in client.status()[number][1]
+    assert client.logits(version=5) == [111.0, 1.0]
+
+
+def test_labels_move_only_to_versions_that_are_available(serve_base, add_version, base, refusal):
+    def config(stable, versions="1, 2"):
+        return f"""model_config_list {{ config {{ name: "m" base_path: "{base}" model_platform: "tensorflow"
+            model_version_policy {{ specific {{ versions: [{versions}] }} }} version_labels {{ key: "stable" value: {stable} }} }} }}"""
+
+    add_version(1)
+    _, client = serve_base(VersionPolicy(kind="specific", versions=(1,)), {"stable": 1})
+    add_version(2, like=2)
+    assert client.logits(label="stable") == [111.0, 1.0]
+    code, message = refusal(client.reload, config(stable=2))
+    assert code == "FAILED_PRECONDITION"
+    assert "version 2 of model m, which is not currently available" in message
+    assert states(client) == {1: AVAILABLE}
+    client.reload(config(stable=1))
+    assert client.logits(label="stable") == [111.0, 1.0]
+    assert states(client) == {1: AVAILABLE, 2: AVAILABLE}
+    client.reload(config(stable=2))
+    assert client.logits(label="stable") == [112.0, 2.0]
+    client.reload(config(stable=2, versions="2"))
+    assert states(client) == {1: END, 2: AVAILABLE}
+
+
+def test_a_reload_adds_and_removes_models_and_says_where_a_new_one_cannot_serve(serve_base, add_version, base, refusal, tmp_path):
+    add_version(1)
+    _, client = serve_base()
+    text = 'config {{ name: "{}" base_path: "{}" model_platform: "tensorflow" }}'
+    client.reload("model_config_list { " + text.format("other", base) + " }")
+    assert client.logits(name="other") == [111.0, 1.0]
+    assert refusal(client.logits)[0] == "NOT_FOUND"
+    code, message = refusal(client.reload, "model_config_list { " + text.format("empty", tmp_path / "nowhere") + " }")
+    assert code == "UNKNOWN"
+    assert "empty" in message
+    code, message = refusal(client.reload, "model_config_list { " + text.format("m", "relative/path") + " }")
+    assert code == "INVALID_ARGUMENT"
+    assert "absolute" in message
+
+
+@pytest.mark.parametrize("name", ["", "..", "../etc", "a/b", "a\0b", ".hidden", "x" * 200, "naïve"])
+def test_a_model_name_that_could_pass_for_a_path_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="is not allowed"):
+        ModelSettings(name=name, base_path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hello", "not a text proto"),
+        ("custom_model_config {}", "only a model_config_list"),
+        ('model_config_list { config { name: "m" base_path: "/m" } }', "model_platform must be 'tensorflow'"),
+        ('model_config_list { config { name: "m" base_path: "m" model_platform: "tensorflow" } }', "must be absolute"),
+        (
+            'model_config_list { config { name: "m" base_path: "/m" model_platform: "tensorflow" model_version_policy { specific {} } } }',
+            "names no version",
+        ),
+        (
+            "model_config_list { " + 'config { name: "m" base_path: "/m" model_platform: "tensorflow" } ' * 2 + "}",
+            "more than once",
+        ),
+    ],
+)
+def test_a_models_config_that_cannot_be_served_is_refused_with_the_reason(tmp_path, text, words):
+    path = tmp_path / "models.config"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_models_config(path)
+
+
+def test_a_models_config_gives_policies_and_labels(conformance_config):
+    (settings,) = read_models_config(conformance_config).values()
+    assert settings.policy.kind == "all"
+    assert settings.labels == {"stable": 1, "canary": 2}
+    with pytest.raises(ConfigError, match="no models config"):
+        read_models_config(conformance_config / "nowhere")

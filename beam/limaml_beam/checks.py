@@ -50,7 +50,7 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether the value lies within its limits; NaN does not."""
-        return self.minimum <= self.value <= self.maximum
+        return bool(self.minimum <= self.value <= self.maximum)
 
     def __str__(self) -> str:
         return f"{self.name} is {self.value:.4g}, allowed {self.minimum:.4g} to {self.maximum:.4g}"
@@ -113,7 +113,7 @@ def describe(folder: Path) -> dict[str, float | None]:
         pair = np.stack([batch[name].to_numpy(zero_copy_only=False) for name in ("loss_before", "loss_after")]).astype(np.float64)
         known = np.isfinite(pair).all(axis=0)
         losses += [*pair[:, known].sum(axis=1), known.sum()]
-    before, after, known_count = losses
+    before, after, known_count = losses.tolist()
     return {
         "mean_norm": norms / max(count, 1),
         "max_norm": largest,

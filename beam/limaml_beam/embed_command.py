@@ -38,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_job_arguments(parser)
 
 
-def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = False) -> None:
     """Options that ``limaml embed`` and ``limaml refresh`` share."""
     parser.add_argument("--export", type=Path, required=True, help="folder that `limaml export` wrote; its newest adapter is used")
-    parser.add_argument("--store", metavar="ADDRESS", help="publish here: lmdb:FOLDER or redis://HOST:PORT/DB")
+    parser.add_argument("--store", metavar="ADDRESS", required=store_required, help="publish here: lmdb:FOLDER or redis://HOST:PORT/DB")
     parser.add_argument(
         "--max-age-days", type=float, default=0.0, help="keep tasks that left the window this long after their last interaction (default 0)"
     )
@@ -51,6 +51,12 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--beam", action="append", default=[], metavar="FLAG", help="flag for Beam, e.g. --beam=--runner=FlinkRunner; may be repeated"
     )
+
+
+def quiet_beam() -> None:
+    """Beam logs a worker's traceback before it raises, and remarks of no use; the error itself is what helps."""
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    logging.getLogger().setLevel(logging.ERROR)
 
 
 def beam_flags(arguments: argparse.Namespace) -> list[str]:
@@ -86,8 +92,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.manifest import Manifest
     from tfrec_limaml.store import open_store
 
-    # Beam logs a worker's traceback before it raises; the error itself is what helps.
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    quiet_beam()
     flags = beam_flags(arguments)
     store = open_store(arguments.store) if arguments.store else None
     adapter = job.adapter_below(arguments.export)

@@ -45,6 +45,7 @@ def data_card(raw: RawData, invalid: Mapping[str, Mapping[str, int]] | None = No
         "tables": {name: len(table) for name, table in raw.tables.items()},
         "source": dict(raw.source),
     }
+    card["warnings"] = _warnings(schema, frame, card)
     return card
 
 
@@ -88,6 +89,18 @@ def _split_rows(schema: Schema, frame: pd.DataFrame) -> dict[str, int]:
 def _dates(schema: Schema) -> dict[str, str]:
     assert schema.split is not None
     return {"validation_start": schema.split.validation_start, "test_start": schema.split.test_start}
+
+
+def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> list[str]:
+    warnings = []
+    year = pd.Timestamp(int(frame[schema.timestamp].median()), unit="ms").year
+    if not 1980 <= year <= 2100:
+        warnings.append(f"most timestamps lie in the year {year}: is `timestamp_unit` right?")
+    if card.get("share_of_test_tasks_with_history", 1.0) < 0.2:
+        warnings.append(
+            "few of the tested tasks have a history, so adaptation can hardly show: choose earlier split dates or coarser tasks"
+        )
+    return warnings
 
 
 def _iso(timestamp: int) -> str:

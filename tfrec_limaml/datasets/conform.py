@@ -125,12 +125,11 @@ def _label(frame: pd.DataFrame, schema: Schema, invalid: Invalid) -> pd.Series:
     out, counts = columns.to_float32(raw)
     columns.require_some(out, raw, label.name, "a number", "the label must be 0 or 1, or a number with `kind: regression`")
     if label.kind == "binary":
-        outside = ~out.isin([0.0, 1.0]) & out.notna()
+        outside = out.notna() & ~out.isin([0.0, 1.0])
     else:
-        outside = ((out < label.minimum) if label.minimum is not None else False) | (
-            (out > label.maximum) if label.maximum is not None else out.isna() & False
-        )
-        outside = outside.fillna(False)
+        lowest = -float("inf") if label.minimum is None else label.minimum
+        highest = float("inf") if label.maximum is None else label.maximum
+        outside = out.notna() & ~out.between(lowest, highest).fillna(False)
     if outside.any():
         counts["out_of_range"] = int(outside.sum())
     _record(label.name, counts, invalid, label.on_invalid)

@@ -41,8 +41,11 @@ def _file(path: Path, schema: str | Path | None, write_schema: str | Path | None
     data, invalid = conform.conform(raw.RawData(schema=alone, interactions=frame, source={"files": [path.name]}))
     result = card.data_card(data, invalid)
     if guessed is not None:
-        result["warnings"] = list(guessed.checks)
+        result["warnings"] += guessed.checks
         result["schema_yaml"] = yaml.safe_dump(guessed.schema.to_dict(), sort_keys=False, allow_unicode=True)
         if write_schema is not None:
-            guessed.schema.save(write_schema)
+            try:
+                guessed.schema.save(write_schema)
+            except OSError as error:
+                raise LimamlError(f"cannot write {write_schema}: {error}") from error
     return result

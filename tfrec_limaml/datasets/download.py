@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import logging
 import re
 import tarfile
 import urllib.error
@@ -16,7 +15,6 @@ from tqdm import tqdm
 
 from tfrec_limaml.errors import LimamlError
 
-_LOG = logging.getLogger(__name__)
 _BLOCK = 1 << 18
 _TIMEOUT = 30.0  # seconds without any data
 

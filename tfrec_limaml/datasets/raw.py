@@ -62,12 +62,15 @@ def check_output(output: str | Path, overwrite: bool) -> Path:
 
 
 def write_raw(raw: RawData, card: Mapping[str, Any], output: Path) -> None:
-    """Writes the raw layout beside `output` and renames it into place, so that no half-written data set is ever seen."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the raw layout beside `output` and renames it into place, so that no half-written data set is ever seen.
+
+    Raises:
+        LimamlError: The disk is full, or the folder may not be written.
+    """
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     replaced = output.with_name(f".{output.name}.replaced-{os.getpid()}")
-    partial.mkdir()
     try:
+        partial.mkdir(parents=True)
         raw.schema.save(partial / SCHEMA_FILE)
         for name, frame in {INTERACTIONS: raw.interactions, **raw.tables}.items():
             pq.write_table(_table(frame), partial / f"{name}.parquet", compression="zstd")
@@ -75,6 +78,8 @@ def write_raw(raw: RawData, card: Mapping[str, Any], output: Path) -> None:
         if output.exists():
             output.rename(replaced)
         partial.rename(output)
+    except OSError as error:
+        raise LimamlError(f"cannot write {output}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)

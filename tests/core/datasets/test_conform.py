@@ -179,3 +179,10 @@ def test_the_card_counts_tested_tasks_with_history(checked, own_frame):
     assert card["samples_per_task"] == {"min": 2, "q25": 9, "median": 9, "q75": 10, "q90": 10, "max": 10}
     assert card["label_rate"] == 0.5
     assert card["time_span"] == ["2024-01-01T00:00:00+00:00", "2024-01-10T18:00:00+00:00"]
+
+
+def test_a_wrong_time_unit_and_tasks_without_history_are_pointed_out(checked, own_frame):
+    raw, _ = checked(timestamp_unit="ms", split=None)
+    assert any("year 1970: is `timestamp_unit` right?" in warning for warning in data_card(raw)["warnings"])
+    raw, _ = checked(frame=own_frame.assign(user_id=[f"u{n}" for n in range(40)]), tables={}, features=[{"name": "price", "role": "meta"}])
+    assert any("few of the tested tasks have a history" in warning for warning in data_card(raw)["warnings"])

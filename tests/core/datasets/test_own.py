@@ -89,7 +89,7 @@ def test_a_failure_leaves_neither_output_nor_rubbish_and_keeps_what_was_there(fi
         raise OSError("disk full")
 
     monkeypatch.setattr(raw.pq, "write_table", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(LimamlError, match=r"cannot write .*disk full"):
         prepare(files, overwrite=True)
     assert {p.name for p in files.iterdir()} == before | {"raw"}
     assert raw.read_raw(files / "raw").interactions.shape[0] == 40

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 import google_crc32c
@@ -70,7 +72,7 @@ def parts_of(path: str) -> list[Part]:
     if format_of(path) != "parquet":
         return [(path, None)]
     try:
-        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
+        with _open(path) as handle:
             return [(path, group) for group in range(pq.ParquetFile(handle).num_row_groups)]
     except _READ_ERRORS as error:
         raise _unreadable(path, 0, error) from error
@@ -106,9 +108,15 @@ def check_columns(source: Source, columns: Sequence[str]) -> None:
         return
 
 
+def _open(path: str) -> Any:
+    """A binary file of any Beam filesystem; gzip by its name (Beam's own decompressing reader is not a file in Arrow's eyes)."""
+    raw = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    return gzip.GzipFile(fileobj=raw) if ".gz" in path.rsplit("/", 1)[-1].lower() else raw
+
+
 def _read_parquet(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
     path, group = part
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
+    with _open(path) as handle:
         file = pq.ParquetFile(handle)
         present = [name for name in columns if name in file.schema_arrow.names]
         if len(present) < len(set(columns)):
@@ -121,8 +129,8 @@ def _read_parquet(part: Part, columns: Sequence[str], batch_rows: int) -> Iterat
 def _read_csv(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
     path, _ = part
     # All columns arrive as text: a type guessed from a file's first block would differ between files.
-    with FileSystems.open(path) as handle:
-        with FileSystems.open(path) as first:
+    with _open(path) as handle:
+        with _open(path) as first:
             header = _header(first.readline().decode("utf-8-sig").strip("\r\n"), path)
         present = [name for name in columns if name in header] if set(columns) <= set(header) else header
         convert = pyarrow.csv.ConvertOptions(
@@ -184,8 +192,7 @@ def _first_values(column: pa.Array) -> pa.Array:
 
 def read_records(path: str) -> Iterator[bytes]:
     """The records of a TFRecord file (gzip by its name); raises `SourceError` on a bad checksum or a cut end."""
-    compression = CompressionTypes.GZIP if ".gz" in path.rsplit("/", 1)[-1] else CompressionTypes.UNCOMPRESSED
-    with FileSystems.open(path, compression_type=compression) as handle:
+    with _open(path) as handle:
         index = 0
         while header := handle.read(12):
             size = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0

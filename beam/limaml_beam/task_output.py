@@ -50,7 +50,7 @@ def publish(aside: str, output: str) -> None:
 def keep_dead_letters(aside: str, output: str) -> str | None:
     """Moves the dead letters of a failed local run to ``<output>.rejected``; returns that folder, or None without any."""
     letters = Path(aside) / DEAD_LETTERS
-    if not is_local(output) or not letters.is_dir() or not any(letters.iterdir()):
+    if not is_local(output) or not letters.is_dir() or not any(letters.glob("*.jsonl")):
         return None
     kept = Path(f"{output.rstrip('/')}.rejected")
     shutil.rmtree(kept, ignore_errors=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
 from limaml_beam.build_tasks import Inputs, build_tasks
 from limaml_beam.options import TaskSettings, cut_dates, local_by_default
+
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema import Feature, Label, encode_task_key, parse_time
@@ -20,7 +20,9 @@ from tfrec_limaml.schema import Feature, Label, encode_task_key, parse_time
 def run(raw: Path, schema, output: Path, files=None, bad=0.05, **changes):
     tables = {name: str(raw / f"{name}.parquet") for name in schema.tables}
     inputs = Inputs.find(schema, files or str(raw / "interactions.parquet"), tables)
-    dates = {k: changes.pop(k) for k in list(changes) if k in ("window_days", "recent_only", "window_end", "validation_start", "test_start")}
+    dates = {
+        k: changes.pop(k) for k in list(changes) if k in ("window_days", "recent_only", "window_end", "validation_start", "test_start")
+    }
     settings = {"definitions": tuple(schema.tasks), "shards": 2, "partitions": 3, "batch_rows": 64, **cut_dates(schema, **dates), **changes}
     return build_tasks(schema, inputs, str(output), TaskSettings(**settings), options=local_by_default([]), max_bad_fraction=bad)
 
@@ -108,7 +110,9 @@ def test_the_window_limits_support_rows_but_not_queries(tmp_path, shop_schema, s
     assert card["rows"]["skipped"]["outside_dates"] > 0
 
 
-def test_a_daily_job_writes_recent_records_only_and_sees_nothing_after_the_window(tmp_path, shop_schema, shop_frames, write_raw, read_tasks):
+def test_a_daily_job_writes_recent_records_only_and_sees_nothing_after_the_window(
+    tmp_path, shop_schema, shop_frames, write_raw, read_tasks
+):
     raw = write_raw(tmp_path / "raw", shop_schema, shop_frames())
     run(raw, shop_schema.replace(split=None), tmp_path / "tasks", recent_only=True, window_end="2024-01-08", window_days=2)
     assert {path.name.split("-")[0] for path in (tmp_path / "tasks" / "member").iterdir()} == {"recent"}

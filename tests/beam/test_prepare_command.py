@@ -1,0 +1,138 @@
+"""``limaml prepare`` as people type it."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from limaml_beam.options import LOCAL_RUNNER, TaskSettings, cut_dates, local_by_default
+from limaml_beam.prepare_command import parse_with_beam_flags
+from limaml_beam.sources import Source
+from limaml_beam.validation import FeatureTable, validate
+
+from tfrec_limaml.cli import main
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema import Split, parse_time
+
+
+@pytest.fixture
+def raw(tmp_path, shop_schema, shop_frames, write_raw):
+    return write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=150))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no folder nowhere"),
+        ([], "give the folder RAW, or both --schema and --interactions"),
+        (["RAW", "--task", "team"], "unknown task definition 'team'"),
+        (["RAW", "--table", "members"], "--table needs NAME=PATTERN"),
+        (["RAW", "--table", "shops=x.csv"], "unknown: ['shops']"),
+        (["RAW", "--max-samples", "0"], "max_samples must be at least 1"),
+        (["RAW", "--max-bad-fraction", "5"], "between 0 and 1"),
+        (["RAW", "--test-start", "2024-01-02"], "split dates must increase"),
+        (["RAW", "--test-start", "tomorrow"], "cannot read 'tomorrow'"),
+        (["RAW", "--window-days", "-1"], "--window-days must be positive"),
+        (["RAW", "--interactions", "RAW/none-*.parquet"], "no file matches"),
+    ],
+)
+def test_bad_arguments_end_with_one_readable_line(raw, tmp_path, capsys, arguments, message):
+    line = [argument.replace("RAW", str(raw)) for argument in arguments]
+    assert main(["prepare", *line, "--output", str(tmp_path / "tasks")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert message in error[0]
+    assert not (tmp_path / "tasks").exists()
+
+
+def test_a_damaged_file_is_named_and_leaves_no_output(raw, tmp_path, capsys):
+    whole = (raw / "interactions.parquet").read_bytes()
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "a.parquet").write_bytes(whole)
+    (log / "b.parquet").write_bytes(whole[:-100])
+    assert main(["prepare", str(raw), "--interactions", str(log / "*.parquet"), "--output", str(tmp_path / "tasks")]) == 2
+    error = capsys.readouterr().err
+    assert "b.parquet" in error
+    assert "Traceback" not in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "raw"]
+
+
+def test_text_files_give_the_same_records_as_parquet(tmp_path, shop_schema, shop_frames, write_raw, read_tasks):
+    features = tuple(f for f in shop_schema.features if f.width == 1)
+    schema = shop_schema.replace(features=features)
+    frames = shop_frames(rows=150)
+    raw = write_raw(tmp_path / "raw", schema, frames)
+    for name, frame in frames.items():
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+    assert main(["prepare", str(raw), "--output", str(tmp_path / "one"), "--task", "member"]) == 0
+    tables = [f"--table={name}={tmp_path}/{name}.csv" for name in schema.tables]
+    files = ["--schema", str(raw / "schema.yaml"), "--interactions", f"{tmp_path}/interactions.csv", *tables]
+    assert main(["prepare", *files, "--output", str(tmp_path / "two"), "--task", "member"]) == 0
+    for split in ("train", "test"):
+        ours, theirs = (read_tasks(tmp_path / name, "member", split) for name in ("one", "two"))
+        assert ours
+        assert ours == theirs
+
+
+def test_beam_flags_pass_through_the_program():
+    line = ["raw", "--output", "x", "--runner=DataflowRunner", "--region", "eu", "--task", "member"]
+    assert parse_with_beam_flags(line) == [
+        "raw",
+        "--output",
+        "x",
+        "--beam=--runner=DataflowRunner",
+        "--beam=--region",
+        "--beam=eu",
+        "--task",
+        "member",
+    ]
+    options = local_by_default(["--runner=DirectRunner"]).get_all_options()
+    assert options["runner"] == LOCAL_RUNNER
+    assert local_by_default(["--runner=FlinkRunner"]).get_all_options()["runner"] == "FlinkRunner"
+
+
+def test_dates_come_from_the_arguments_before_the_schema(shop_schema):
+    dates = cut_dates(shop_schema, test_start="2024-01-08", window_days=2)
+    assert dates["test_start"] == parse_time("2024-01-08")
+    assert dates["validation_start"] == parse_time("2024-01-07")
+    assert dates["first"] == parse_time("2024-01-05")
+    assert dates["last"] == parse_time("2024-01-11")
+    with pytest.raises(LimamlError, match="has no split"):
+        cut_dates(shop_schema.replace(split=None))
+    with pytest.raises(LimamlError, match="needs --recent-only"):
+        cut_dates(shop_schema, window_end="2024-01-08")
+    assert cut_dates(shop_schema.replace(split=Split(validation_start="2020-01-01", test_start="2020-01-02")))["last"] > 2**60
+
+
+def test_a_feature_table_with_a_key_twice_is_refused(tmp_path, shop_schema):
+    pd.DataFrame({"member": [1, 2, 1], "country": "de", "age": 3}).to_parquet(tmp_path / "members.parquet")
+    with pytest.raises(LimamlError, match="key member = '1' more than once"):
+        FeatureTable(shop_schema, "members", Source.match("m", str(tmp_path / "members.parquet")), 10)
+
+
+def test_keys_meet_across_types_and_odd_keys_stay_whole(tmp_path, shop_schema, shop_frames):
+    frames = shop_frames(rows=20)
+    frames["members"].astype({"member": str}).to_csv(tmp_path / "members.csv", index=False)
+    frames["items"].to_parquet(tmp_path / "items.parquet")
+    how = TaskSettings(definitions=("member_kind",), **cut_dates(shop_schema))
+    files = {"members": "members.csv", "items": "items.parquet"}
+    tables = {n: FeatureTable(shop_schema, n, Source.match(n, str(tmp_path / f)), 10) for n, f in files.items()}
+    log = frames["interactions"].astype({"member": float})
+    block, reasons, counts = validate(shop_schema, how, tables, pa.Table.from_pandas(log, preserve_index=False))
+    assert set(reasons) == {""}
+    assert counts == {"rows_read": 20}
+    assert block["age"].to_pylist() == frames["members"].set_index("member").age[log.member.astype(int)].tolist()
+
+
+def test_the_json_result_is_the_data_card(raw, tmp_path, capsys):
+    assert main(["prepare", str(raw), "--output", str(tmp_path / "tasks"), "--task", "member", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("output") == str(tmp_path / "tasks")
+    card = json.loads((tmp_path / "tasks" / "data_card.json").read_text())
+    assert printed == card
+    assert card["tasks"]["member"]["test"]["tasks"] > 0
+    assert 0 < card["tasks"]["member"]["test"]["share_of_tasks_with_history"] <= 1
+    assert card["splits"]["train"]["last"] < "2024-01-07"

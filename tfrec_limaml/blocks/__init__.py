@@ -1,12 +1,16 @@
 """Meta blocks and global blocks."""
 
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.blocks.dcn import DCNGlobalBlock
+from tfrec_limaml.blocks.dlrm import DLRMGlobalBlock
 from tfrec_limaml.blocks.features_and_id import FeaturesAndIDMetaBlock
 from tfrec_limaml.blocks.id_embedding import IDEmbeddingMetaBlock
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock, MLPMetaBlock
 from tfrec_limaml.blocks.wide_and_deep import WideAndDeepGlobalBlock
 
 __all__ = [
+    "DCNGlobalBlock",
+    "DLRMGlobalBlock",
     "FeaturesAndIDMetaBlock",
     "GlobalBlock",
     "IDEmbeddingMetaBlock",

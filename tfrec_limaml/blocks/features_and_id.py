@@ -49,7 +49,7 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
         self.offsets.build(features_shape)
         width = self.offsets.width
         self.prior = self.add_weight(name="prior", shape=(width,), initializer="uniform")
-        self.network.build((None, self.inputs_layer.compute_output_shape(features_shape)[-1] + width))
+        self.network.build((None, width + int(self.inputs_layer.compute_output_shape(features_shape)[-1] or 0)))
         self.built = True
 
     def encode_features(self, features: Features) -> tf.Tensor:

@@ -33,6 +33,9 @@ GLOBAL_BLOCKS: dict[str, Callable[..., Any]] = {
     "wide_and_deep": lambda **k: blocks.WideAndDeepGlobalBlock(
         (6, 5), {"user": SIZES["user"], "item": SIZES["item"]}, activation="tanh", embeddings={"item": (SIZES["item"], 3)}, **k
     ),
+    "dcn": lambda **k: blocks.DCNGlobalBlock((6, 5), 2, activation="tanh", embeddings={"item": (SIZES["item"], 3)}, **k),
+    "dcn of all": lambda **k: blocks.DCNGlobalBlock((6,), 1, 2, True, activation="tanh", **k),
+    "dlrm": lambda **k: blocks.DLRMGlobalBlock((6, 5), SIZES, 3, activation="tanh", **k),
 }
 
 

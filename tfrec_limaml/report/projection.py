@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 OTHER = "other"
+NOTHING = "nothing yet"
 
 
 def principal_components(vectors: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], tuple[float, float]]:
@@ -36,7 +37,7 @@ def principal_components(vectors: npt.NDArray[np.floating]) -> tuple[npt.NDArray
 def favourite(values: Iterable[str]) -> str:
     """The most frequent value; the smallest one of equals; ``"nothing yet"`` without any."""
     counts = Counter(values)
-    return min(counts, key=lambda value: (-counts[value], value)) if counts else "nothing yet"
+    return min(counts, key=lambda value: (-counts[value], value)) if counts else NOTHING
 
 
 def largest_groups(groups: Sequence[str], keep: int) -> tuple[list[str], list[str]]:

@@ -1,0 +1,1 @@
+"""The demo: every stage of the loop through its own command, then one member's list in words and pictures."""

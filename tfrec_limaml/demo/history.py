@@ -1,0 +1,76 @@
+"""Task records as plain rows, and what each member liked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfrec_limaml import records
+from tfrec_limaml.report.projection import favourite
+from tfrec_limaml.schema import Feature, Schema
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class History:
+    """All rows of one split, task after task.
+
+    Attributes:
+        keys: Task key of each task, ``[T]``.
+        splits: Rows of task t are ``splits[t]:splits[t + 1]``.
+        columns: Name to values ``[R]``: raw features, ``label``, ``timestamp``.
+    """
+
+    keys: tuple[str, ...]
+    splits: npt.NDArray[np.int64]
+    columns: Mapping[str, npt.NDArray[Any]]
+
+    def rows_of(self, task: int) -> range:
+        """Positions of a task's rows."""
+        return range(int(self.splits[task]), int(self.splits[task + 1]))
+
+    def row(self, position: int) -> dict[str, Any]:
+        """One row as plain Python values."""
+        return {name: _plain(values[position]) for name, values in self.columns.items()}
+
+
+def read_history(tasks: Path, schema: Schema, split: str) -> History:
+    """Reads one split of the schema's first task definition; see `tfrec_limaml.records`."""
+    import tensorflow as tf
+
+    from tfrec_limaml.parsing import parse_tasks
+    from tfrec_limaml.recipes import split_pattern
+
+    files = sorted(str(p) for p in Path(tasks).glob(str(Path(split_pattern(tasks, None, split, schema)).relative_to(tasks))))
+    serialized = list(tf.data.TFRecordDataset(files, "GZIP"))
+    parsed = parse_tasks(tf.stack(serialized), schema)
+    columns = {name: value.numpy() for name, value in parsed.columns.items()}
+    return History(keys=tuple(key.decode() for key in parsed.task_key.numpy()), splits=parsed.splits.numpy(), columns=columns)
+
+
+def kinds(row: Mapping[str, Any], feature: Feature) -> list[str]:
+    """The values of a categorical feature in one row: several where it is multi-valued."""
+    text = str(row[feature.name])
+    values = text.split(feature.separator) if feature.separator else [text]
+    return [value for value in values if value]
+
+
+def likes(history: History, feature: Feature) -> list[str]:
+    """Each task's most clicked kind, ``[T]``."""
+    clicked = history.columns[records.LABEL] > 0.5
+    values = history.columns[feature.name]
+    found = []
+    for task in range(len(history.keys)):
+        chosen = (values[i] for i in history.rows_of(task) if clicked[i])
+        found.append(favourite(kind for value in chosen for kind in kinds({feature.name: _plain(value)}, feature)))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

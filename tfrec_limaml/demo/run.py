@@ -1,0 +1,197 @@
+"""The whole demo: stages, serving, one member's story, the table and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfrec_limaml import records
+from tfrec_limaml.demo import history, serving, story
+from tfrec_limaml.demo.stages import Workspace, run_stage, say, stages
+from tfrec_limaml.manifest import Manifest, latest_version
+from tfrec_limaml.report import EmbeddingMap, MemberStory, RankedItem, Report, write_report
+from tfrec_limaml.report.contents import algorithm_label
+from tfrec_limaml.report.projection import NOTHING
+from tfrec_limaml.schema import Schema
+from tfrec_limaml.store import open_store
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoData:
+    """How the demo speaks about a data set, and what it trains with.
+
+    Attributes:
+        title: For headings.
+        kind: The categorical feature that says what kind of item a row shows.
+        kind_words: Turns a value of it into words, for example ``"tag {}"``.
+        names: Columns that name an item.
+        name_words: Turns them into words.
+        training: Options of ``limaml train``.
+    """
+
+    title: str
+    kind: str
+    kind_words: str = "{}"
+    names: tuple[str, ...]
+    name_words: str = "{}"
+    training: tuple[str, ...] = ()
+
+
+DATA = {
+    "simulated": DemoData(title="simulated notifications", kind="notification_type", names=("notification_type", "topic")),
+    "kuairand-pure": DemoData(title="KuaiRand-Pure", kind="tag", kind_words="tag {}", names=("video_id",), name_words="video {}"),
+}
+
+
+def run_demo(
+    dataset: str, root: Path, *, data: Sequence[str] = (), training: Sequence[str] = (), overwrite: bool = False
+) -> dict[str, Any]:
+    """Runs what is not done yet and returns the results.
+
+    Args:
+        dataset: A key of `DATA`.
+        root: The workspace.
+        data: Further options of ``limaml datasets prepare``.
+        training: Further options of ``limaml train``.
+        overwrite: Start anew.
+    """
+    words = DATA[dataset]
+    workspace = Workspace(root=root)
+    state = workspace.open({"dataset": dataset, "data": list(data), "training": list(training)}, overwrite)
+    todo = stages(workspace, dataset, data=data, training=(*words.training, *training))
+    redo = False
+    for number, stage in enumerate(todo, 1):
+        if redo:  # made from what an earlier stage has just replaced
+            state["stages"].pop(stage.name, None)
+        redo = run_stage(stage, f"{number}/{len(todo) + 1}", workspace, state) or redo
+    say(f"[{len(todo) + 1}/{len(todo) + 1}] serve, and rank one member's candidates through gRPC")
+    schema = Schema.load(workspace.tasks / records.SCHEMA_FILE)
+    recent = history.read_history(workspace.tasks, schema, "recent")
+    told = _tell(workspace, schema, recent, words)
+    result = _result(dataset, workspace, state, told)
+    write_report(workspace.report, _report(words, workspace, schema, recent, told, result))
+    say(f"      report at {workspace.report}")
+    return result
+
+
+def _tell(workspace: Workspace, schema: Schema, recent: history.History, words: DemoData) -> MemberStory:
+    """Ranks without an embedding, with the published one, and with the one after a few more clicks."""
+    kind = next(f for f in schema.all_features if f.name == words.kind)
+    scene = story.choose_scene(schema, recent, history.read_history(workspace.tasks, schema, "test"), kind, words.names)
+    version = Manifest.read(latest_version(workspace.export / "ranker")).model_version
+    with serving.serving(workspace.export / "ranker") as target:
+
+        def scores(store: str) -> Any:
+            return serving.rank(target, workspace.export, workspace.store(store), scene.request)
+
+        without, _ = scores("no_embeddings")
+        before, _ = scores("store")
+        rows, clicks = story.imagine_clicks(scene, before)
+        embedding = story.embed_rows(workspace.export, schema, scene.key, [*scene.rows, *rows])
+        store = open_store(workspace.store("after_clicks"))
+        with store.new_generation(version, embedding.shape[1]) as writer:
+            writer.put([scene.key], embedding)
+            writer.publish(expected_count=1)
+        store.close()
+        after, _ = scores("after_clicks")
+    items = [
+        RankedItem(name=words.name_words.format(n), group=words.kind_words.format(k), without=float(w), before=float(b), after=float(a))
+        for n, k, w, b, a in zip(scene.names, scene.kinds, without, before, after, strict=True)
+    ]
+    return MemberStory(task_key=scene.key, seen=len(scene.rows), clicks=[words.kind_words.format(c) for c in clicks], items=items)
+
+
+def _result(dataset: str, workspace: Workspace, state: dict[str, Any], told: MemberStory) -> dict[str, Any]:
+    evaluation = json.loads((workspace.run / "evaluation.json").read_text(encoding="utf-8"))
+    embedded = state["stages"]["embed"]["result"]
+    return {
+        "dataset": dataset,
+        "test_rows": evaluation["rows"],
+        "auc": [{key: row[key] for key in ("algorithm", "fine_tune", "auc", "auc_low", "auc_high")} for row in evaluation["results"]],
+        **({"best_possible_auc": evaluation["bayes_auc"]} if "bayes_auc" in evaluation else {}),
+        "embeddings": {"count": embedded["embedded"], "dimension": embedded["embedding_dim"], "seconds": embedded["seconds"]},
+        "ranking": {
+            "member": told.task_key,
+            "interactions": told.seen,
+            "clicks": list(told.clicks),
+            "candidates": [dataclasses.asdict(item) for item in told.items],
+        },
+        "seconds": {name: stage["seconds"] for name, stage in state["stages"].items()},
+        "written": {"workspace": str(workspace.root), "report": str(workspace.report)},
+    }
+
+
+def facts(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The summary table's lines."""
+    lines = [
+        (
+            f"Test AUC: {algorithm_label(r['algorithm'], r['fine_tune'])}",
+            f"{r['auc']:.4f}  (95 %: {r['auc_low']:.4f} to {r['auc_high']:.4f})",
+        )
+        for r in result["auc"]
+    ]
+    if "best_possible_auc" in result:
+        lines.append(("Best possible test AUC (known here)", f"{result['best_possible_auc']:.4f}"))
+    made = result["embeddings"]
+    rate = made["count"] / max(made["seconds"], 1e-9)
+    lines.append(("Embeddings", f"{made['count']:,} of width {made['dimension']} in {made['seconds']:.1f} s ({rate:,.0f} per second)"))
+    lines.append(("Time of the stages", f"{sum(result['seconds'].values()):.0f} s in all"))
+    return lines
+
+
+def next_steps(dataset: str, workspace: Path) -> list[str]:
+    """Commands worth trying after the demo."""
+    tasks, run = workspace / "tasks", workspace / "model"
+    other = "kuairand-pure" if dataset == "simulated" else "simulated"
+    return [
+        f"make demo DATASET={other}",
+        f"limaml train {tasks} --output {run} --algorithm maml && limaml evaluate {tasks} --run {run} --overwrite",
+        f"limaml serve {workspace / 'export' / 'ranker'} --port 8500",
+        "limaml datasets describe your-clicks.csv",
+    ]
+
+
+def _report(
+    words: DemoData, workspace: Workspace, schema: Schema, recent: history.History, told: MemberStory, result: dict[str, Any]
+) -> Report:
+    kind = next(f for f in schema.all_features if f.name == words.kind)
+    version = Manifest.read(latest_version(workspace.export / "ranker")).model_version
+    store = open_store(workspace.store())
+    matrix, found = store.get_many(recent.keys, version)
+    store.close()
+    liked = [words.kind_words.format(name) if name != NOTHING else name for name in history.likes(recent, kind)]
+    training = [json.loads((workspace.run / f"{name}.training.json").read_text(encoding="utf-8")) for name in ("vanilla", "limaml")]
+    return Report(
+        title=f"LiMAML on {words.title}",
+        summary=(
+            "A model that adapts to each member from a handful of interactions; each adaptation is one vector, made offline and "
+            "served as an ordinary feature. This page shows one run of `limaml demo`."
+        ),
+        facts=facts(result),
+        training=training,
+        evaluation=json.loads((workspace.run / "evaluation.json").read_text(encoding="utf-8")),
+        embedding_map=EmbeddingMap(
+            embeddings=matrix[found],
+            groups=[name for name, ok in zip(liked, found, strict=True) if ok],
+            meaning=f"most clicked {words.kind.replace('_', ' ')}",
+        ),
+        story=told,
+        next_steps=next_steps(result["dataset"], workspace.root),
+    )
+
+
+def ranking_table(result: dict[str, Any]) -> list[str]:
+    """The member's candidates, best first with the embedding; each with its place under the three embeddings."""
+    rows = result["ranking"]["candidates"]
+    places = {name: np.argsort(np.argsort([-row[name] for row in rows])) + 1 for name in ("without", "before", "after")}
+    width = max(len(row["name"]) for row in rows)
+    lines = [f"{'candidate':{width}}  {'no embedding':>14}  {'embedding':>14}  {'after clicks':>14}"]
+    for i in np.argsort(places["before"]):
+        cells = [f"{rows[i][name]:.3f} (no. {places[name][i]:2d})" for name in places]
+        lines.append(f"{rows[i]['name']:{width}}  " + "  ".join(f"{cell:>14}" for cell in cells))
+    return lines

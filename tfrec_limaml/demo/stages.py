@@ -1,0 +1,205 @@
+"""The stages of the loop: each is an installed ``limaml`` command and the output that tells that it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tfrec_limaml.cli import build_parser
+from tfrec_limaml.errors import LimamlError
+
+STATE_FILE = "demo.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: Its key in the demo's state.
+        words: What it does, for people.
+        arguments: The command line after ``limaml``.
+        output: What exists once it is done.
+    """
+
+    name: str
+    words: str
+    arguments: tuple[str, ...]
+    output: Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Where everything of one demo lies.
+
+    Attributes:
+        root: The folder.
+    """
+
+    root: Path
+
+    @property
+    def raw(self) -> Path:
+        """The data set in the raw layout."""
+        return self.root / "raw"
+
+    @property
+    def tasks(self) -> Path:
+        """Task records."""
+        return self.root / "tasks"
+
+    @property
+    def run(self) -> Path:
+        """Trained models, learning curves, evaluation."""
+        return self.root / "model"
+
+    @property
+    def export(self) -> Path:
+        """SavedModels of the ranker and the adapter."""
+        return self.root / "export"
+
+    @property
+    def embeddings(self) -> Path:
+        """Embeddings as Parquet."""
+        return self.root / "embeddings"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / "report.html"
+
+    def store(self, name: str = "store") -> str:
+        """Address of an embedding store in the workspace."""
+        return f"lmdb:{quote(str((self.root / name).resolve()))}"
+
+    def open(self, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+        """Reads the state of an earlier demo, or starts a new one.
+
+        Args:
+            settings: What the demo is made with; must not change between a run and its continuation.
+            overwrite: Remove what an earlier demo left.
+
+        Returns:
+            The state: ``settings`` and the result of each finished stage.
+
+        Raises:
+            LimamlError: The folder holds something else, or a demo made with other settings.
+        """
+        path = self.root / STATE_FILE
+        if self.root.exists() and any(self.root.iterdir()) and not path.is_file():
+            raise LimamlError(f"--workspace {self.root} is not empty and holds no earlier demo; choose another folder")
+        if overwrite and path.is_file():
+            shutil.rmtree(self.root)
+        if path.is_file():
+            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if state["settings"] != settings:
+                raise LimamlError(
+                    f"--workspace {self.root} holds a demo made with {state['settings']}, received {settings}; "
+                    "choose another folder, or pass --overwrite"
+                )
+            return state
+        state = {"settings": settings, "stages": {}}
+        self.save(state)
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes the state, aside first."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        aside = self.root / f".writing-{STATE_FILE}"
+        aside.write_text(json.dumps(state, indent=1, default=str) + "\n", encoding="utf-8")
+        os.replace(aside, self.root / STATE_FILE)
+
+
+def stages(workspace: Workspace, dataset: str, *, data: Sequence[str] = (), training: Sequence[str] = ()) -> list[Stage]:
+    """The stages up to the published embeddings, in order.
+
+    Args:
+        workspace: Where they write.
+        dataset: Name of the data set.
+        data: Further options of ``limaml datasets prepare``.
+        training: Further options of ``limaml train``.
+    """
+    w, tasks, run, export = workspace, str(workspace.tasks), str(workspace.run), str(workspace.export)
+
+    def train(algorithm: str) -> Stage:
+        arguments = ("train", tasks, "--output", run, "--algorithm", algorithm, *training)
+        return Stage(name=f"train_{algorithm}", words=f"train {algorithm}", arguments=arguments, output=w.run / f"{algorithm}.keras")
+
+    embed = ("embed", tasks, "--export", export, "--output", str(w.embeddings), "--store", w.store())
+    return [
+        Stage(name="data", words="get the data", arguments=("datasets", "prepare", dataset, "--output", str(w.raw), *data), output=w.raw),
+        Stage(name="prepare", words="build task records (Beam)", arguments=("prepare", str(w.raw), "--output", tasks), output=w.tasks),
+        train("vanilla"),
+        train("limaml"),
+        Stage(
+            name="evaluate",
+            words="measure on the test period",
+            arguments=("evaluate", tasks, "--run", run),
+            output=w.run / "evaluation.json",
+        ),
+        Stage(name="export", words="export ranker and adapter", arguments=("export", run, "--output", export), output=w.export),
+        Stage(name="embed", words="make and publish embeddings (Beam)", arguments=embed, output=w.embeddings),
+    ]
+
+
+def run_stage(stage: Stage, position: str, workspace: Workspace, state: dict[str, Any]) -> bool:
+    """Runs one stage, unless it is done; its result and seconds go into the state.
+
+    Args:
+        stage: What to run.
+        position: For example ``"3/8"``.
+        workspace: Keeps the state.
+        state: Extended in place.
+
+    Returns:
+        Whether there was something to do.
+    """
+    if stage.output.exists() and stage.name in state["stages"]:
+        say(f"[{position}] {stage.words}: done before, {stage.output} exists")
+        return False
+    say(f"[{position}] {stage.words}\n      limaml {shlex.join(stage.arguments)}")
+    _remove(stage.output)  # left by a run that was interrupted, or made from what has changed since
+    started = time.perf_counter()
+    result = call(stage.arguments)
+    seconds = round(time.perf_counter() - started, 2)
+    state["stages"][stage.name] = {"seconds": seconds, "result": result}
+    workspace.save(state)
+    say(f"      done in {seconds:.0f} s")
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def call(arguments: Sequence[str]) -> dict[str, Any] | None:
+    """Runs an installed ``limaml`` command in this process and returns its result; raises what it raises."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed = build_parser([arguments[0]]).parse_args(list(arguments))
+    except SystemExit as error:
+        reason = complaint.getvalue().strip().splitlines()
+        raise LimamlError(f"cannot run `limaml {shlex.join(arguments)}`: {reason[-1] if reason else error}") from error
+    result: dict[str, Any] | None = parsed.run_command.run(parsed)
+    return result
+
+
+def say(line: str) -> None:
+    """Progress, on standard error."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,121 @@
+"""What if a member clicked a few more times: new record, new embedding, new list."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfrec_limaml import records
+from tfrec_limaml.demo.history import History, kinds
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.manifest import ADAPTER_INPUT, META_EMBEDDING, SERVING_SIGNATURE, latest_version
+from tfrec_limaml.schema import Feature, Schema, decode_task_key
+
+CANDIDATES = 10
+CLICKS = 5
+_TYPICAL_HISTORY = 8  # long enough for an embedding that says something, short enough for a few clicks to matter
+_MINUTE_MS = 60_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One member and what can be shown to them.
+
+    Attributes:
+        task: Position of the member in the history.
+        key: The member's task key.
+        rows: The member's interactions, in time order.
+        request: A line for ``limaml rank``: ``{"member": {...}, "candidates": [{...}, ...]}``.
+        names: Each candidate in words.
+        kinds: What kind of item each candidate is.
+        spare: Further items by kind, for the member to click.
+    """
+
+    task: int
+    key: str
+    rows: Sequence[Mapping[str, Any]]
+    request: Mapping[str, Any]
+    names: Sequence[str]
+    kinds: Sequence[str]
+    spare: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def choose_scene(schema: Schema, recent: History, test: History, kind: Feature, name_columns: Sequence[str], seed: int = 0) -> Scene:
+    """A member with a few interactions, and candidates drawn from what was shown to anybody in the test period.
+
+    Args:
+        schema: The data's schema.
+        recent: What embeddings were made of.
+        test: Where candidates come from.
+        kind: A categorical feature of items.
+        name_columns: Columns that name an item for people.
+        seed: Of the draw.
+    """
+    lengths = np.diff(recent.splits)
+    task = int(np.argmin(np.abs(lengths - _TYPICAL_HISTORY)))
+    rows = [recent.row(i) for i in recent.rows_of(task)]
+    meta = [f.name for f in schema.features if f.role == "meta"]
+    member = {**dict(zip(schema.task_columns(), decode_task_key(recent.keys[task]), strict=True)), **{n: rows[-1][n] for n in meta}}
+    items = [f.name for f in schema.all_features if f.role == "other"]
+    pool: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for position in np.random.default_rng(seed).permutation(len(test.columns[records.LABEL]))[: 200 * CANDIDATES]:
+        row = test.row(int(position))
+        if kinds(row, kind):
+            pool.setdefault(tuple(row[n] for n in name_columns), {n: row[n] for n in items})
+    if len(pool) < CANDIDATES + CLICKS:
+        raise LimamlError(f"the test period shows only {len(pool)} different items; the demo needs {CANDIDATES + CLICKS}")
+    drawn = list(pool.items())
+    spare: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for _, item in drawn[CANDIDATES:]:
+        spare[kinds(item, kind)[0]].append(item)
+    chosen = drawn[:CANDIDATES]
+    return Scene(
+        task=task,
+        key=recent.keys[task],
+        rows=rows,
+        request={"member": member, "candidates": [item for _, item in chosen]},
+        names=[" ".join(str(part) for part in dict.fromkeys(name)) for name, _ in chosen],
+        kinds=[kinds(item, kind)[0] for _, item in chosen],
+        spare=spare,
+    )
+
+
+def imagine_clicks(scene: Scene, scores: npt.NDArray[np.float64]) -> tuple[list[dict[str, Any]], list[str]]:
+    """A change of heart: the member clicks items of a kind that now ranks low, and passes over the kind that ranks first.
+
+    Args:
+        scene: The member and the items.
+        scores: Present probability of each candidate.
+
+    Returns:
+        The further interactions, in time order, and each in words.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = [scene.kinds[i] for i in order]
+    passed = ranked[0]
+    wanted = max(set(ranked) - {passed} or {passed}, key=lambda kind: (min(len(scene.spare[kind]), CLICKS), ranked.index(kind)))
+    clicked, ignored = scene.spare[wanted][:CLICKS], scene.spare[passed][: CLICKS // 2] if wanted != passed else []
+    moment = int(scene.rows[-1][records.TIMESTAMP])
+    rows, words = [], []
+    for item, label, kind in [*((item, 1.0, wanted) for item in clicked), *((item, 0.0, passed) for item in ignored)]:
+        moment += _MINUTE_MS
+        rows.append({**scene.rows[-1], **item, records.LABEL: label, records.TIMESTAMP: moment})
+        words.append(f"{kind}: {'clicked' if label else 'passed over'}")
+    return rows, words
+
+
+def embed_rows(export: Path, schema: Schema, key: str, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
+    """The meta embedding ``[1, D]`` that the exported adapter makes of these rows."""
+    import tensorflow as tf
+
+    adapter = tf.saved_model.load(str(latest_version(export / "adapter")))
+    record = records.encode_task(schema, key, rows)
+    outputs = adapter.signatures[SERVING_SIGNATURE](**{ADAPTER_INPUT: tf.constant([record])})
+    embedding: npt.NDArray[np.float32] = outputs[META_EMBEDDING].numpy()
+    return embedding

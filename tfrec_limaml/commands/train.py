@@ -125,7 +125,7 @@ def _progress(name: str, epochs: int) -> Any:
     class EpochBar(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             total = (self.params or {}).get("steps")
-            self.bar = tqdm(total=total, desc=f"{name} epoch {epoch + 1}/{epochs}", unit="batch", file=sys.stderr, leave=False)
+            self.bar = tqdm(total=total, desc=f"{name} epoch {epoch + 1}/{epochs}", unit="batch", file=sys.stderr, leave=False, disable=None)
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.bar.update()

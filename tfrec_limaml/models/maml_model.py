@@ -75,12 +75,15 @@ class MAMLModel(TaskModel):
         """Query loss at the adapted weights, plus the weighted support loss before adaptation."""
         weights, losses = self.adapt_tasks(support, self.inner_steps, training=True)
         query_loss = self.task_loss(self.adapted_outputs(weights, query["features"], training=True), query)
-        counts = tf.reduce_sum(query["weight"], -1)
         auxiliary = None
         if self.unadapted_loss_weight:
             before = losses[0] if losses else self.task_loss(self.adapted_outputs(weights, support["features"], training=True), support)
             auxiliary = self.unadapted_loss_weight * before
-        return OuterLoss(query_loss, counts if self.averaging == "sample" else tf.cast(counts > 0, counts.dtype), auxiliary)
+        return OuterLoss(query_loss, self.outer_weights(support, query), auxiliary)
+
+    def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
+        """Tasks without query samples do not count."""
+        return self.mean_weights(query["weight"])
 
     def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> tuple[Weights, list[tf.Tensor]]:
         """See `TaskModel.adapt_tasks`."""

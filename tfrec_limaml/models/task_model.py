@@ -80,7 +80,7 @@ class TaskModel(keras.Model):
         self.averaging = averaging
         self._task_loss = sample_loss("binary_crossentropy")
         self.binary = True
-        self.dropped_tasks = keras.Variable(0, dtype="int64", trainable=False, name="dropped_tasks")
+        self.dropped_tasks = keras.Variable(0, dtype="int64", trainable=False, aggregation="sum", name="dropped_tasks")
         if encoder is not None:
             self.build(encoder.output_shapes)
 
@@ -154,6 +154,19 @@ class TaskModel(keras.Model):
         """The training objective's per-task pieces."""
         raise NotImplementedError
 
+    def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
+        """Each task's weight ``[T]`` in the outer mean: 0 for tasks that do not count."""
+        raise NotImplementedError
+
+    def outer_count(self, support: Samples, query: Samples) -> tf.Tensor:
+        """Sum of the tasks' weights."""
+        return tf.reduce_sum(self.outer_weights(support, query))
+
+    def mean_weights(self, sample_weights: tf.Tensor) -> tf.Tensor:
+        """Per-task weights ``[T]`` of a mean over tasks or samples, from sample weights ``[T, S]``."""
+        counts = tf.reduce_sum(sample_weights, -1)
+        return counts if self.averaging == "sample" else tf.cast(counts > 0, counts.dtype)
+
     def adapt_tasks(self, support: Samples, steps: int) -> tuple[Weights, list[tf.Tensor]]:
         """Adapts on the support sets; returns each task's weights and the support losses before each step."""
         raise NotImplementedError
@@ -167,9 +180,16 @@ class TaskModel(keras.Model):
     def train_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
         """One outer step on a batch of tasks. A task whose loss is not finite is dropped and counted."""
         support, query = data["support"], data["query"]
-        loss, gradients, good = self._gradients(support, query)
-        finite = tf.math.is_finite(tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients]))
-        loss, gradients = tf.cond(finite, lambda: (loss, gradients), lambda: self._gradients_without_bad_tasks(support, query, good))
+        own = self.outer_count(support, query)
+        count, replicas = _sum_over_replicas(own)
+        loss, gradients, good = self._gradients(support, query, count, replicas)
+
+        def without_bad_tasks() -> tuple[tf.Tensor, list[tf.Tensor]]:
+            kept = _without(support, good), _without(query, good)
+            return _zero_unless_finite(*self._gradients(*kept, count - own + self.outer_count(*kept), replicas)[:2])
+
+        loss, gradients = tf.cond(_all_finite(gradients), lambda: (loss, gradients), without_bad_tasks)
+        self.dropped_tasks.assign_add(tf.math.count_nonzero(~good))
         self.optimizer.apply(gradients, self.trainable_variables)
         self._loss_tracker.update_state(loss)
         return {"loss": self._loss_tracker.result()}
@@ -223,10 +243,10 @@ class TaskModel(keras.Model):
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """`keras.Model.fit` on a dataset of task batches."""
         self._build_from(x)
-        before = int(self.dropped_tasks.value)
+        before = int(self.dropped_tasks.numpy())
         with _quiet_iteration():
             history = super().fit(x, *args, **{"shuffle": False, **kwargs})
-        dropped = int(self.dropped_tasks.value) - before
+        dropped = int(self.dropped_tasks.numpy()) - before
         if dropped:
             warnings.warn(
                 f"{dropped} task(s) had a loss that is not finite and were left out; check their features, or lower inner_learning_rate "
@@ -268,13 +288,17 @@ class TaskModel(keras.Model):
 
     # -- details
 
-    def _gradients(self, support: Samples, query: Samples) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-        """This replica's loss, its gradients, and which tasks ``[T]`` are finite."""
+    def _gradients(
+        self, support: Samples, query: Samples, count: tf.Tensor, replicas: int = 1
+    ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+        """The loss (an estimate from this replica's share), its gradients, and which tasks ``[T]`` are finite.
+
+        The optimizer sums gradients over replicas, so that each replica divides by the `count` of all of them.
+        """
         variables = [v.value for v in self.trainable_variables]
         with tf.GradientTape() as tape:
             outer = self.outer_loss(support, query)
             total = outer.losses if outer.auxiliary is None else outer.losses + outer.auxiliary
-            count, replicas = _count_over_replicas(tf.reduce_sum(outer.weights))
             loss = tf.math.divide_no_nan(tf.reduce_sum(total * outer.weights), count)
             if self.losses:
                 loss = loss + tf.cast(tf.add_n([tf.cast(extra, loss.dtype) for extra in self.losses]), loss.dtype) / replicas
@@ -282,18 +306,10 @@ class TaskModel(keras.Model):
         gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return loss * replicas, [tf.convert_to_tensor(g) for g in gradients], tf.math.is_finite(total)
 
-    def _gradients_without_bad_tasks(self, support: Samples, query: Samples, good: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """The same without the tasks that are not finite; zero gradients if even that is not finite."""
-        self.dropped_tasks.assign_add(tf.reduce_sum(tf.cast(~good, tf.int64)))
-        loss, gradients, _ = self._gradients(_without(support, good), _without(query, good))
-        finite = tf.math.is_finite(tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients])) & tf.math.is_finite(loss)
-        return tf.where(finite, loss, 0.0), [tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
-
     def _build_from(self, data: Any) -> None:
-        if self._compile_metrics is not None and not self._compile_metrics.built:
-            self._compile_metrics.build(
-                tf.zeros([1, 1]), tf.zeros([1, 1])
-            )  # training steps report the loss alone and would leave them unbuilt
+        for part in (self._compile_loss, self._compile_metrics):
+            if part is not None and not part.built:  # Keras builds them on a forward pass over `data`, which holds tasks, not rows
+                part.build(tf.zeros([1, 1]), tf.zeros([1, 1]))
         spec = getattr(data, "element_spec", None)
         if self.built or spec is None:
             return
@@ -324,11 +340,20 @@ def _quiet_iteration() -> Iterator[None]:
         yield
 
 
-def _count_over_replicas(count: tf.Tensor) -> tuple[tf.Tensor, int]:
-    """The count summed over replicas (the optimizer sums their gradients), and the number of replicas."""
+def _sum_over_replicas(count: tf.Tensor) -> tuple[tf.Tensor, int]:
+    """The count summed over replicas, and their number."""
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync if context is not None else 1
     return (context.all_reduce("SUM", count), replicas) if replicas > 1 else (count, 1)
+
+
+def _all_finite(gradients: list[tf.Tensor]) -> tf.Tensor:
+    return tf.math.is_finite(tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients]))
+
+
+def _zero_unless_finite(loss: tf.Tensor, gradients: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    finite = _all_finite(gradients) & tf.math.is_finite(loss)
+    return tf.where(finite, loss, tf.zeros_like(loss)), [tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
 
 
 def _at_least(name: str, value: float, minimum: float) -> None:

@@ -32,8 +32,11 @@ class Vanilla(TaskModel):
         """The loss of all samples of a task."""
         samples = tf.nest.map_structure(lambda s, q: tf.concat([s, q], 1), _plain(support), _plain(query))
         outputs = split_axes(self.network(flatten_tasks(samples["features"]), training=True), samples["label"])
-        counts = tf.reduce_sum(samples["weight"], -1)
-        return OuterLoss(self.task_loss(outputs, samples), counts if self.averaging == "sample" else tf.cast(counts > 0, counts.dtype))
+        return OuterLoss(self.task_loss(outputs, samples), self.outer_weights(support, query))
+
+    def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
+        """All samples count."""
+        return self.mean_weights(tf.concat([support["weight"], query["weight"]], 1))
 
     def adapt_tasks(self, support: Samples, steps: int) -> tuple[Weights, list[tf.Tensor]]:
         """Adapts the whole network."""

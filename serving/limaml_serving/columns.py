@@ -14,6 +14,12 @@ from tfrec_limaml.schema import Feature, encode_task_key
 
 #: A checked column of 1 or N rows: numbers as an array ``[n]`` or ``[n, width]``, strings as a list of bytes.
 Column = npt.NDArray[Any] | list[bytes]
+# NumPy kind, type on the wire, Python type and largest magnitude of a number
+_KINDS: dict[str, tuple[str, str, type[float], float]] = {
+    "int64": ("i", "<i8", int, 2**63 - 1),
+    "float32": ("f", "<f4", float, float(np.finfo(np.float32).max)),
+}
+
 Candidates = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
@@ -107,14 +113,28 @@ def _values(name: str, member: Mapping[str, Any], columns: Mapping[str, Any], co
 def _read(feature: Feature, values: Any, length: int) -> tuple[Column, bool]:
     if feature.dtype == "string":
         return _strings(feature, values)
-    array, invalid = _integers(feature, values) if feature.dtype == "int64" else _floats(feature, values)
+    array, invalid = _plain(feature, values), None
+    if array is None:
+        array, invalid = _integers(feature, values) if feature.dtype == "int64" else _floats(feature, values)
     expected = (length,) if feature.width == 1 else (length, feature.width)
     if array.shape != expected:
         raise RequestError(f"feature {feature.name!r} needs the shape {list(expected)}, received {list(array.shape)}")
-    if invalid.any():
+    if invalid is not None and invalid.any():
         array[invalid] = _filler(feature, "a missing, NaN or infinite value")
         return array, True
     return array, False
+
+
+def _plain(feature: Feature, values: Any) -> npt.NDArray[Any] | None:
+    """The usual case, and the fast one: an array, or a single number, of the feature's own kind with nothing to mend."""
+    kind, dtype, python, limit = _KINDS[feature.dtype]
+    if type(values) is np.ndarray and values.dtype.kind == kind:
+        if kind == "f" and not np.isfinite(values).all():
+            return None
+        return np.asarray(values, dtype) if values.itemsize <= int(dtype[-1]) else None
+    if len(values) == 1 and isinstance(values[0], python) and -limit <= values[0] <= limit:
+        return np.array(values, dtype)
+    return None
 
 
 def _strings(feature: Feature, values: Any) -> tuple[list[bytes], bool]:

@@ -107,12 +107,13 @@ def require_some(series: pd.Series, raw: pd.Series, column: str, wanted: str, re
 
 def _numbers(series: pd.Series) -> tuple[pd.Series, Counter[str]]:
     missing = series.isna()
+    written_nan = pd.Series(False, index=series.index)
     if pd.api.types.is_bool_dtype(series.dtype) or pd.api.types.is_numeric_dtype(series.dtype):
         numbers = series.astype("Float64").astype("float64")
     else:
-        text = series.astype("object").map(lambda v: _TRUTH.get(str(v).strip().lower(), v), na_action="ignore")
-        numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    written_nan = series.astype("object").map(lambda v: str(v).strip().lower() == "nan", na_action="ignore").eq(True) & ~missing
+        text = series.astype("object").map(lambda v: str(v).strip().lower(), na_action="ignore")
+        written_nan = text.eq("nan") & ~missing
+        numbers = pd.to_numeric(text.map(lambda v: _TRUTH.get(v, v), na_action="ignore"), errors="coerce").astype("float64")
     non_finite = pd.Series(np.isinf(numbers.to_numpy()), index=series.index) | written_nan
     unparsable = numbers.isna() & ~missing & ~written_nan
     return numbers.where(~non_finite), _counts(missing=missing, unparsable=unparsable, non_finite=non_finite)

@@ -53,7 +53,7 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
     if duplicates:
         dropped["exact duplicate"] = duplicates
     interactions = interactions.sort_values(schema.timestamp, kind="stable").reset_index(drop=True)
-    split = schema.split or split_by_quantile(interactions[schema.timestamp])
+    split = _as_text(schema.split) if schema.split else split_by_quantile(interactions[schema.timestamp])
     schema = schema.replace(timestamp_unit="ms", split=split)
     _check_split(schema, interactions[schema.timestamp])
     totals = dict(Counter(raw.dropped) + dropped)
@@ -108,7 +108,8 @@ def closest(name: str, candidates: Iterable[str]) -> str:
 def _drop_duplicates(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, int]:
     if frame.empty:
         raise SchemaError(f"{where} has no rows")
-    lists = [c for c in frame.columns if frame[c].map(lambda v: hasattr(v, "__len__") and not isinstance(v, str | bytes)).any()]
+    objects = [c for c in frame.columns if frame[c].dtype == object]
+    lists = [c for c in objects if frame[c].map(lambda v: hasattr(v, "__len__") and not isinstance(v, str | bytes)).any()]
     duplicate = frame.assign(**{c: frame[c].map(str) for c in lists}).duplicated()
     return frame[~duplicate].reset_index(drop=True), int(duplicate.sum())
 
@@ -224,6 +225,12 @@ def _drop_rows(schema: Schema, frame: pd.DataFrame) -> tuple[pd.DataFrame, Count
     if frame.empty:
         raise SchemaError(f"no row is left: {dict(dropped)}")
     return frame, dropped
+
+
+def _as_text(split: Split) -> Split:
+    """The split with its dates as text: YAML reads an unquoted date as a date object."""
+    marks = {field.name: getattr(split, field.name) for field in dataclasses.fields(split)}
+    return Split(**{name: str(mark) for name, mark in marks.items() if mark is not None})
 
 
 def _check_split(schema: Schema, timestamps: pd.Series) -> None:

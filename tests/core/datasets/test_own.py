@@ -156,3 +156,19 @@ def test_an_unknown_name_is_answered_with_the_closest_one():
     with pytest.raises(LimamlError, match="did you mean 'kuairand-pure'"):
         datasets.describe("kuairand")
     assert datasets.describe("kuairand-pure")["licence"] == "CC BY-SA 4.0"
+
+
+def test_unquoted_dates_in_a_schema_are_dates_too(files, own_schema):
+    del own_schema["split"]
+    text = yaml.safe_dump(own_schema) + "split: {validation_start: 2024-01-08, test_start: 2024-01-09 12:00:00+08:00}\n"
+    (files / "my.yaml").write_text(text)
+    card = prepare(files)
+    assert card["split"]["rows"] == {"train": 28, "validation": 5, "test": 7}
+
+
+def test_the_schema_in_the_documentation_is_a_schema(checkout, tmp_path):
+    text = (checkout / "docs" / "data.md").read_text(encoding="utf-8")
+    (tmp_path / "my.yaml").write_text(text.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    schema = Schema.load(tmp_path / "my.yaml")
+    assert schema.default_task == "user"
+    assert {f.name for f in schema.features if f.role == "meta"} == {"age", "country"}

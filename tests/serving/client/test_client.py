@@ -140,7 +140,7 @@ def test_a_slow_server_ends_in_deadline_exceeded_without_a_second_attempt(make_r
     ranker = make_ranker(version=1)
     try:
         with pytest.raises(ServingError) as caught:
-            ranker.rank(member, candidates, timeout=0.2)
+            ranker.rank(member, candidates, timeout=1.0)
     finally:
         release.set()
     assert caught.value.code == "DEADLINE_EXCEEDED"

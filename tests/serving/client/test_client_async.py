@@ -52,10 +52,10 @@ def test_requests_overlap(with_ranker, server, member, candidates):
 
 
 def test_a_hanging_store_is_given_up_in_time_to_score_without_it(with_ranker, store, member, candidates):
-    store.delay = 1.5
+    store.delay = 2.5
 
     async def work(ranker):
-        return await ranker.rank(member, candidates, timeout=2.0), ranker.counters.store_errors
+        return await ranker.rank(member, candidates, timeout=4.0), ranker.counters.store_errors
 
     ranked, errors = with_ranker(work, version=1)
     assert not ranked.used_embedding.any()

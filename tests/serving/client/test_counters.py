@@ -33,3 +33,9 @@ def test_prometheus_reads_every_counter():
 def test_the_client_is_imported_without_tensorflow():
     script = "import sys, limaml_serving as s; s.Ranker, s.AsyncRanker; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0
+
+
+def test_the_documentation_names_every_counter(checkout):
+    text = (checkout / "docs" / "serving.md").read_text()
+    missing = [name for name in Counters().snapshot() if f"`{name}`" not in text and f"limaml_ranker_{name}_total" not in text]
+    assert missing == []

@@ -44,7 +44,7 @@ format: env ## Let ruff mend what it can.
 	$(BIN)/ruff format .
 
 constraints: env ## Resolve the newest allowed dependencies again into constraints.txt.
-	CUSTOM_COMPILE_COMMAND="make constraints" $(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras \
+	CUSTOM_COMPILE_COMMAND="make constraints" $(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --allow-unsafe \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --output-file constraints.txt pyproject.toml
 
 clean: ## Remove the environment, caches and runs.

@@ -20,6 +20,7 @@ DEV = [
     "pytest-cov",
     "pytest-xdist",
     "ruff",
+    "setuptools>=77",  # builds the wheel that a test installs
     "types-PyYAML",
 ]
 

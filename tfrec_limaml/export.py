@@ -20,7 +20,7 @@ from tfrec_limaml import records
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.models import LiMAML
-from tfrec_limaml.parsing import encode_rows, pad_rows, parse_tasks
+from tfrec_limaml.parsing import encode_rows, padding_index, parse_tasks, sample_weights
 from tfrec_limaml.preprocessing import DTYPES
 from tfrec_limaml.schema import Feature, Schema
 
@@ -90,21 +90,18 @@ def adapter_module(model: LiMAML) -> tuple[tf.Module, dict[str, Any]]:
         tasks = parse_tasks(task_records, model.encoder.schema)
         features = encode_rows(tasks, model.encoder)
         counts = tf.where(tasks.query_start >= 0, tasks.query_start, tasks.counts)
-        width = tf.maximum(tf.reduce_max(counts), 1)
-
-        def pad(values: tf.Tensor) -> tf.Tensor:
-            return pad_rows(values, tasks.splits[:-1], counts, width)
-
+        first = tasks.splits[:-1]
+        index = padding_index(first, counts, first)
         support = {
-            "features": {name: pad(value) for name, value in features.items()},
-            "label": pad(tasks.columns[records.LABEL]),
-            "weight": pad(tasks.columns[records.WEIGHT]),
+            "features": {name: tf.gather(value, index) for name, value in features.items()},
+            "label": tf.gather(tasks.columns[records.LABEL], index),
+            "weight": sample_weights(tasks.columns[records.WEIGHT], index, counts),
         }
         embeddings, before, after = model.task_embeddings(support)
         outputs = {
             "task_key": tasks.task_key,
             "sample_count": counts,
-            "last_timestamp": tf.reduce_max(pad(tasks.columns[records.TIMESTAMP]), -1),
+            "last_timestamp": tf.reduce_max(tf.gather(tasks.columns[records.TIMESTAMP], index), -1),
             "loss_before": tf.cast(before, tf.float32),
             "loss_after": tf.cast(after, tf.float32),
         }

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfrec_limaml import records
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import Features
-from tfrec_limaml.parsing import Tasks, encode_rows, pad_rows, parse_tasks
+from tfrec_limaml.parsing import Tasks, encode_rows, padding_index, parse_tasks, sample_weights
 from tfrec_limaml.preprocessing import FeatureEncoder
 
 #: Batches taken from one sorted block of tasks: more means less padding and coarser shuffling.
@@ -44,8 +44,8 @@ def task_dataset(
         max_samples: Keep only the most recent samples of the support part (for uncut records: of the record).
         shuffle: Shuffle tasks anew in each epoch.
         seed: Makes shuffling and cuts repeatable.
-        with_keys: Add ``task_key`` to the batch and ``timestamp`` and carried columns to its query, for `predict`. Keeps the order of
-            the files.
+        with_keys: Add ``task_key`` to the batch, ``timestamp`` to both parts and carried columns to the query, for `predict`. Keeps the
+            order of the files.
 
     Returns:
         A dataset of batches as `tfrec_limaml.models.TaskModel` takes them.
@@ -105,28 +105,26 @@ def _batches(
     number = tf.shape(counts, tf.int64)[0]
     order = tf.range(number) if with_keys else tf.argsort(counts, stable=True)
     starts = tf.range(0, number, batch_size, tf.int64)
+    extra = (records.LABEL, records.TIMESTAMP, *carry) if with_keys else (records.LABEL,)
+
+    def samples(begin: tf.Tensor, length: tf.Tensor, filler: tf.Tensor, wanted: Sequence[str]) -> dict[str, Any]:
+        index = padding_index(begin, length, filler)
+        padded = {name: tf.gather(value, index) for name, value in features.items()}
+        weight = sample_weights(tasks.columns[records.WEIGHT], index, length)
+        return {"features": padded, "weight": weight, **{name: tf.gather(tasks.columns[name], index) for name in wanted}}
 
     def one_batch(start: tf.Tensor) -> dict[str, Any]:
         chosen = order[start : start + batch_size]
-        at, of_support, total = (tf.gather(v, chosen) for v in (first, support, counts))
-        extra = (records.TIMESTAMP, *carry) if with_keys else ()
+        at, of_support, total, filler = (tf.gather(v, chosen) for v in (first, support, counts, tasks.splits[:-1]))
         batch: dict[str, Any] = {
-            "support": _samples(tasks, features, at, of_support),
-            "query": _samples(tasks, features, at + of_support, total - of_support, extra),
+            "support": samples(at, of_support, filler, (records.LABEL,)),
+            "query": samples(at + of_support, total - of_support, filler, extra),
         }
         if with_keys:
             batch["task_key"] = tf.gather(tasks.task_key, chosen)
         return batch
 
     return tf.data.Dataset.from_tensor_slices(starts).map(one_batch)
-
-
-def _samples(tasks: Tasks, features: Features, first: tf.Tensor, counts: tf.Tensor, extra: Sequence[str] = ()) -> dict[str, Any]:
-    width = tf.maximum(tf.reduce_max(counts), 1)
-    samples: dict[str, Any] = {"features": {name: pad_rows(value, first, counts, width) for name, value in features.items()}}
-    for name in (records.LABEL, records.WEIGHT, *extra):
-        samples[name] = pad_rows(tasks.columns[name], first, counts, width)
-    return samples
 
 
 def _files(pattern: str | Sequence[str]) -> list[str]:

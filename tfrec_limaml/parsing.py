@@ -76,13 +76,16 @@ def encode_rows(tasks: Tasks, encoder: FeatureEncoder) -> Features:
     return encoder({name: tasks.columns[name] for name in names})
 
 
-def pad_rows(values: tf.Tensor, first: tf.Tensor, counts: tf.Tensor, width: tf.Tensor | int) -> tf.Tensor:
-    """Gathers rows ``first[t] .. first[t] + counts[t]`` of ``[R, ...]`` into ``[T, width, ...]``, zeros behind them."""
-    position = tf.range(width, dtype=first.dtype)[None]
-    real = position < counts[:, None]
-    index = tf.where(real, first[:, None] + position, 0)
-    empty = tf.shape(values)[0] == 0
-    values = tf.cond(empty, lambda: tf.zeros(tf.concat([[1], tf.shape(values)[1:]], 0), values.dtype), lambda: values)
-    gathered = tf.gather(values, index)
-    mask = tf.reshape(real, tf.concat([tf.shape(real), tf.ones([tf.rank(values) - 1], tf.int32)], 0))
-    return tf.where(mask, gathered, tf.zeros((), values.dtype))
+def padding_index(first: tf.Tensor, counts: tf.Tensor, filler: tf.Tensor) -> tf.Tensor:
+    """Row numbers ``[T, S]`` of ``first[t] .. first[t] + counts[t]``; S is the largest count, at least 1.
+
+    Behind them stands `filler` ``[T]``, a row of the same task: it weighs nothing, and whatever is wrong with it stays in its task.
+    """
+    position = tf.range(tf.maximum(tf.reduce_max(counts), 1))[None]
+    return tf.where(position < counts[:, None], first[:, None] + position, filler[:, None])
+
+
+def sample_weights(weight: tf.Tensor, index: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    """Weights ``[T, S]`` of the rows at `index`, 0 for padding."""
+    real = tf.range(tf.shape(index, counts.dtype)[1])[None] < counts[:, None]
+    return tf.where(real, tf.gather(weight, index), 0.0)

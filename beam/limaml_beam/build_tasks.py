@@ -23,12 +23,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from limaml_beam import columnar, data_card, history, progress, task_output
 from limaml_beam.columnar import ORDER
 from limaml_beam.feature_statistics import StatisticsFn
+from limaml_beam.feature_tables import JoinTables, table_columns
 from limaml_beam.options import TaskSettings
 from limaml_beam.sources import Part, Source, check_columns, parts_of
 from limaml_beam.split_summary import SplitSummary, SummariseSplits
 from limaml_beam.task_grouping import GroupTasks
 from limaml_beam.task_writing import WriteShard, write_file
-from limaml_beam.validation import COUNTS, REJECTED, DropDuplicates, ReadAndValidate, interaction_columns, table_columns
+from limaml_beam.validation import COUNTS, REJECTED, DropDuplicates, ReadAndValidate, interaction_columns
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.records import DATA_CARD_FILE, SCHEMA_FILE, STATISTICS_FILE
 from tfrec_limaml.schema import Schema
@@ -95,16 +96,16 @@ class ReadInteractions(beam.PTransform):
 class WriteTasks(beam.PTransform):
     """Blocks -> task record files of every definition; returns ``(definition, record sizes by split)`` per shard."""
 
-    def __init__(self, schema: Schema, settings: TaskSettings, directory: str) -> None:
+    def __init__(self, schema: Schema, settings: TaskSettings, tables: Mapping[str, Source], directory: str) -> None:
         super().__init__()
-        self.schema, self.settings, self.directory = schema, settings, directory
+        self.schema, self.settings, self.tables, self.directory = schema, settings, dict(tables), directory
 
     def expand(self, blocks: beam.PCollection) -> beam.PCollection:
         """One branch per task definition, all from one pass over the data."""
         written = [
             blocks
             | f"group {definition}" >> GroupTasks(self.schema, self.settings, definition)
-            | f"write {definition}" >> beam.ParDo(WriteShard(self.schema, self.settings, definition, self.directory))
+            | f"write {definition}" >> beam.ParDo(WriteShard(self.schema, self.settings, self.tables, definition, self.directory))
             for definition in self.settings.definitions
         ]
         return written | "all definitions" >> beam.Flatten()
@@ -119,7 +120,7 @@ def construct(pipeline: beam.Pipeline, schema: Schema, settings: TaskSettings, i
         added = found["homes"] | "history" >> history.AddHistory(schema, settings, summary)
         blocks = added["blocks"]
         added[history.ONLINE] | "write online copy" >> beam.Map(history.write_online, directory, settings.partitions)
-    sizes = blocks | "tasks" >> WriteTasks(schema, settings, directory)
+    sizes = blocks | "tasks" >> WriteTasks(schema, settings, inputs.tables, directory)
     found[REJECTED] | "dead letters" >> beam.io.WriteToText(
         FileSystems.join(directory, task_output.DEAD_LETTERS, "rows"), file_name_suffix=".jsonl", skip_if_empty=True
     )
@@ -127,6 +128,7 @@ def construct(pipeline: beam.Pipeline, schema: Schema, settings: TaskSettings, i
         "counts": found[COUNTS] | "add counts" >> beam.CombineGlobally(columnar.sum_counts),
         "summary": summary | "summary as dictionary" >> beam.Map(dataclasses.asdict),
         "statistics": blocks
+        | "join for statistics" >> beam.ParDo(JoinTables(schema, inputs.tables)).with_output_types(pa.Table)
         | "statistics" >> beam.CombineGlobally(StatisticsFn(schema, settings))
         | "statistics as dictionary" >> beam.Map(dataclasses.asdict),
         "sizes": sizes | "sizes of shards" >> beam.combiners.ToList() | "describe" >> beam.Map(data_card.describe_sizes),

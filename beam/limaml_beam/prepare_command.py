@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for definition in definitions:
         schema.task_columns(definition)
     dates = {name: getattr(arguments, name) for name in _DATES}
-    by_size = max(4, min(4096, inputs.interactions.size // 2**23))
+    by_size = max(4, min(4096, inputs.interactions.size // 2**21))
     settings = TaskSettings(
         definitions=definitions,
         max_samples=arguments.max_samples,

@@ -37,11 +37,13 @@ class Source:
         name: What messages call it.
         files: Paths.
         size: Total bytes.
+        updated: When the newest file was written, seconds since the epoch (0 where the filesystem does not say).
     """
 
     name: str
     files: tuple[str, ...]
     size: int
+    updated: float
 
     @classmethod
     def match(cls, name: str, patterns: str | Sequence[str]) -> Source:
@@ -53,9 +55,11 @@ class Source:
             raise SourceError(f"{name}: cannot list {wanted}: {error}") from error
         if not matches:
             raise SourceError(f"{name}: no file matches {wanted}")
-        for found in matches:
-            format_of(found.path)
-        return cls(name, tuple(sorted({m.path for m in matches})), sum(m.size_in_bytes for m in matches))
+        for match in matches:
+            format_of(match.path)
+        found = {m.path: m for m in matches}
+        updated = max(m.last_updated_in_seconds for m in matches)
+        return cls(name, tuple(sorted(found)), sum(m.size_in_bytes for m in found.values()), updated)
 
 
 def format_of(path: str) -> str:

@@ -97,7 +97,8 @@ class LatestPerTask(beam.CombineFn):
 def deal(block: pa.Table, schema: Schema, definition: str, shards: int) -> Iterator[tuple[int, pa.Table]]:
     """Adds the task key and splits a block by the shard that the task belongs to."""
     keyed = block.append_column(TASK, columnar.join_keys(block, schema.task_columns(definition)))
-    keyed = keyed.drop_columns([name for name in keyed.column_names if name.startswith(columnar.key_column(""))])
+    needed = {columnar.key_column(name) for name in schema.tables.values()}  # for the join in the writer
+    keyed = keyed.drop_columns([n for n in keyed.column_names if n.startswith(columnar.key_column("")) and n not in needed])
     yield from columnar.partition(keyed, columnar.stable_hash(keyed[TASK]), shards)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -17,8 +17,9 @@ from apache_beam.metrics import Metrics
 
 from limaml_beam import columnar, progress
 from limaml_beam.columnar import LABEL, TASK, TIME, WEIGHT
+from limaml_beam.feature_tables import join, load_tables
 from limaml_beam.options import TaskSettings
-from limaml_beam.sources import frame_record
+from limaml_beam.sources import Source, frame_record
 from limaml_beam.task_grouping import segments
 from tfrec_limaml import records
 from tfrec_limaml.schema import Schema
@@ -72,15 +73,20 @@ def encoder(schema: Schema, table: pa.Table) -> records.TaskEncoder:
 class WriteShard(beam.DoFn):
     """(shard, sorted table) -> files of one task definition; yields a summary for the data card."""
 
-    def __init__(self, schema: Schema, settings: TaskSettings, definition: str, directory: str) -> None:
-        self.schema, self.settings, self.definition, self.directory = schema, settings, definition, directory
+    def __init__(self, schema: Schema, settings: TaskSettings, sources: Mapping[str, Source], definition: str, directory: str) -> None:
+        self.schema, self.settings, self.sources = schema, settings, dict(sources)
+        self.definition, self.directory = definition, directory
+
+    def setup(self) -> None:
+        """Loads the feature tables."""
+        self.tables = load_tables(self.schema, self.sources)
 
     def process(self, element: tuple[int, pa.Table]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Encodes and writes every split of the shard."""
         shard, table = element
         table = table.combine_chunks()
         progress.advance(f"writing {self.definition}", table.num_rows)
-        encode = encoder(self.schema, table).encode
+        encode = encoder(self.schema, join(self.schema, self.tables, table)).encode
         framed: dict[str, list[bytes]] = {split: [] for split in splits(self.settings)}
         sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in framed}
         for split, key, start, stop, query_start in spans(table, self.settings):

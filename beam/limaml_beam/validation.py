@@ -8,16 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 
 from limaml_beam import columnar, progress, values
 from limaml_beam.columnar import LABEL, ORDER, TIME, WEIGHT, Mask, key_column
+from limaml_beam.feature_tables import Tables, load_tables, owner
 from limaml_beam.options import TaskSettings
-from limaml_beam.sources import Part, Source, SourceError, read_tables
-from tfrec_limaml.schema import Feature, Schema
+from limaml_beam.sources import Part, Source, read_tables
+from tfrec_limaml.schema import Schema
 
 REJECTED, COUNTS = "rejected", "counts"
 ERROR = "error: "  # prefix of reasons that stop the run before anything is published
@@ -26,14 +26,13 @@ DUPLICATE = "duplicate"
 
 
 def key_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]:
-    """Every column that task definitions or history features are keyed by."""
-    wanted = [*(c for d in definitions for c in schema.task_columns(d)), *(c for h in schema.history for c in h.keys)]
+    """Every column that task definitions, history features or joins are keyed by."""
+    wanted = [
+        *schema.tables.values(),
+        *(c for d in definitions for c in schema.task_columns(d)),
+        *(c for h in schema.history for c in h.keys),
+    ]
     return tuple(dict.fromkeys(wanted))
-
-
-def owner(schema: Schema, column: str) -> str | None:
-    """The feature table that holds a column; None for the interactions."""
-    return next((f.table for f in schema.features if f.name == column), None)
 
 
 def interaction_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]:
@@ -44,47 +43,10 @@ def interaction_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[s
     return tuple(dict.fromkeys([schema.timestamp, schema.label.name, *weight, *schema.carry, *schema.tables.values(), *keys, *own]))
 
 
-def table_columns(schema: Schema, table: str) -> tuple[str, ...]:
-    """Columns that the files of a feature table must have."""
-    return tuple(dict.fromkeys([schema.tables[table], *(f.name for f in schema.features if f.table == table)]))
-
-
-class FeatureTable:
-    """One feature table in memory, validated, indexed by its key as text."""
-
-    def __init__(self, schema: Schema, name: str, source: Source, batch_rows: int) -> None:
-        columns = table_columns(schema, name)
-        parts = [part for path in source.files for part in read_tables((path, None), columns, batch_rows)]
-        if not parts:
-            raise SourceError(f"table {name!r} ({', '.join(source.files)}) has no rows")
-        raw = pa.concat_tables(parts, promote_options="permissive")
-        key = schema.tables[name]
-        self.index = pd.Index(values.as_text(raw[key]).to_numpy(zero_copy_only=False))
-        if not self.index.is_unique:
-            twice = self.index[self.index.duplicated()][0]
-            raise SourceError(f"table {name!r} holds the key {key} = {twice!r} more than once; one row per key is needed")
-        self.columns = {f.name: values.as_feature(raw[f.name], f) for f in schema.features if f.table == name}
-
-    def find(self, keys: pa.Array) -> npt.NDArray[np.int64]:
-        """Row of each key, -1 where the table has none."""
-        return np.asarray(self.index.get_indexer(pd.Index(keys.to_numpy(zero_copy_only=False))), np.int64)
-
-    def column(self, feature: Feature, rows: npt.NDArray[np.int64]) -> tuple[pa.Array, Mask]:
-        """A feature at `rows`, and a mask of invalid values; missing rows are invalid and filled."""
-        stored, invalid = self.columns[feature.name]
-        missing = rows < 0
-        taken = stored.take(pa.array(np.where(missing, 0, rows)))
-        if missing.any():
-            filler = pa.array([feature.filler if feature.width == 1 else [feature.filler] * feature.width], stored.type)
-            order = np.where(missing, len(taken), np.arange(len(taken)))
-            taken = pa.concat_arrays([taken, filler]).take(pa.array(order))
-        return taken, invalid[np.where(missing, 0, rows)] | missing
-
-
 class ReadAndValidate(beam.DoFn):
     """Part of an interactions file -> blocks of valid rows; dead letters and counts as tagged outputs.
 
-    Feature tables are loaded once per worker from their paths (they must fit into a worker's memory) and joined by look-up.
+    Joined columns are checked, but left out of the blocks; see `limaml_beam.feature_tables`.
     """
 
     def __init__(self, schema: Schema, settings: TaskSettings, tables: Mapping[str, Source]) -> None:
@@ -94,8 +56,7 @@ class ReadAndValidate(beam.DoFn):
 
     def setup(self) -> None:
         """Loads the feature tables."""
-        batch = self.settings.batch_rows
-        self.tables = {name: FeatureTable(self.schema, name, source, batch) for name, source in self.sources.items()}
+        self.tables = load_tables(self.schema, self.sources)
 
     def process(self, part: Part) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
         """Reads one part of a file."""
@@ -117,7 +78,7 @@ class ReadAndValidate(beam.DoFn):
 
 
 def validate(
-    schema: Schema, settings: TaskSettings, tables: Mapping[str, FeatureTable], raw: pa.Table
+    schema: Schema, settings: TaskSettings, tables: Tables, raw: pa.Table
 ) -> tuple[pa.Table, npt.NDArray[np.object_], dict[str, int]]:
     """Checks every row of a raw table.
 
@@ -150,19 +111,24 @@ def validate(
         if feature.table is None:
             columns[feature.name], bad = values.as_feature(raw[feature.name], feature)
         else:
-            columns[feature.name], bad = tables[feature.table].column(feature, rows_in[feature.table])
+            bad = tables[feature.table].invalid(feature, rows_in[feature.table])
         if feature.on_invalid == "fill":
             counts[f"filled:{feature.name}"] = int(bad.sum())
         else:
             reject(bad, (ERROR if feature.on_invalid == "error" else "") + f"invalid_feature:{feature.name}")
+    joined = {f.name: (f, f.table) for f in schema.features if f.table is not None}
     for name in key_columns(schema, settings.definitions):
-        text = values.as_text(raw[name] if name in raw.column_names else columns[name])
+        if name in joined:
+            feature, table = joined[name]
+            text = values.as_text(tables[table].column(feature, rows_in[table]))
+        else:
+            text = values.as_text(raw[name])
         if any(name in schema.task_columns(d) for d in settings.definitions):
             reject(pc.is_null(text).to_numpy(zero_copy_only=False), f"missing_key:{name}")
         columns[key_column(name)] = pc.fill_null(text, "")
     reject((times < settings.first) | (times >= settings.last), OUTSIDE)
 
-    own = [n for n in columns if owner(schema, n) is None and not (n.startswith("__key:") and owner(schema, n[6:]))]
+    own = [name for name in columns if name not in map(key_column, joined)]
     columns[ORDER] = pa.array(columnar.mix_hashes([columnar.stable_hash(columns[n]) for n in own]))
     names, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
     counts.update({f"skipped:{name}": int(number) for name, number in zip(names, numbers, strict=True)})

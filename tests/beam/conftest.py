@@ -14,7 +14,7 @@ from tfrec_limaml.schema import Feature, History, Label, Schema, Split, parse_ti
 DAY = 86_400_000
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shop_schema() -> Schema:
     """Members open notifications: two task definitions, two joined tables, history on two keys."""
     return Schema(
@@ -39,7 +39,7 @@ def shop_schema() -> Schema:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shop_frames() -> Callable[..., dict[str, pd.DataFrame]]:
     """Random interactions (distinct rows, some at equal times) and their feature tables."""
 
@@ -58,7 +58,9 @@ def shop_frames() -> Callable[..., dict[str, pd.DataFrame]]:
                 "importance": draw.choice([0.5, 1.0], rows),
             }
         )
-        people = pd.DataFrame({"member": range(members), "country": draw.choice(["de", "fr"], members), "age": draw.integers(18, 80, members)})
+        people = pd.DataFrame(
+            {"member": range(members), "country": draw.choice(["de", "fr"], members), "age": draw.integers(18, 80, members)}
+        )
         items = pd.DataFrame({"item": range(9), "tags": ["a,b", "b", "c", "", "a", "d,a", "b,c", "e", "a"]})
         items["look"] = [draw.random(2).tolist() for _ in range(9)]
         return {"interactions": log.sort_values("time", kind="stable"), "members": people, "items": items}
@@ -66,7 +68,7 @@ def shop_frames() -> Callable[..., dict[str, pd.DataFrame]]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_raw() -> Callable[[Path, Schema, dict[str, pd.DataFrame]], Path]:
     """Writes a folder as `limaml datasets prepare` lays it out."""
 
@@ -80,7 +82,7 @@ def write_raw() -> Callable[[Path, Schema, dict[str, pd.DataFrame]], Path]:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def read_tasks() -> Callable[[Path, str, str], dict[str, tuple[int, list[dict[str, object]]]]]:
     """Decodes the records of one split: task key to (query_start, rows)."""
 

@@ -38,9 +38,9 @@ def expected(frames, keys, start, stop, cap):
     return out
 
 
-@pytest.fixture
-def prepared(tmp_path, shop_schema, shop_frames, write_raw):
-    frames = shop_frames()
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, shop_schema, shop_frames, write_raw):
+    frames, tmp_path = shop_frames(), tmp_path_factory.mktemp("prepared")
     raw = write_raw(tmp_path / "raw", shop_schema, frames)
     card = run(raw, shop_schema, tmp_path / "tasks", max_samples=7, max_query=9)
     return tmp_path / "tasks", frames, card

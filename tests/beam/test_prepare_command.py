@@ -7,10 +7,11 @@ import json
 import pandas as pd
 import pyarrow as pa
 import pytest
+from limaml_beam.feature_tables import FeatureTable, join
 from limaml_beam.options import LOCAL_RUNNER, TaskSettings, cut_dates, local_by_default
 from limaml_beam.prepare_command import parse_with_beam_flags
 from limaml_beam.sources import Source
-from limaml_beam.validation import FeatureTable, validate
+from limaml_beam.validation import validate
 
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
@@ -110,7 +111,7 @@ def test_dates_come_from_the_arguments_before_the_schema(shop_schema):
 def test_a_feature_table_with_a_key_twice_is_refused(tmp_path, shop_schema):
     pd.DataFrame({"member": [1, 2, 1], "country": "de", "age": 3}).to_parquet(tmp_path / "members.parquet")
     with pytest.raises(LimamlError, match="key member = '1' more than once"):
-        FeatureTable(shop_schema, "members", Source.match("m", str(tmp_path / "members.parquet")), 10)
+        FeatureTable(shop_schema, "members", Source.match("m", str(tmp_path / "members.parquet")))
 
 
 def test_keys_meet_across_types_and_odd_keys_stay_whole(tmp_path, shop_schema, shop_frames):
@@ -119,12 +120,12 @@ def test_keys_meet_across_types_and_odd_keys_stay_whole(tmp_path, shop_schema, s
     frames["items"].to_parquet(tmp_path / "items.parquet")
     how = TaskSettings(definitions=("member_kind",), **cut_dates(shop_schema))
     files = {"members": "members.csv", "items": "items.parquet"}
-    tables = {n: FeatureTable(shop_schema, n, Source.match(n, str(tmp_path / f)), 10) for n, f in files.items()}
+    tables = {n: FeatureTable(shop_schema, n, Source.match(n, str(tmp_path / f))) for n, f in files.items()}
     log = frames["interactions"].astype({"member": float})
     block, reasons, counts = validate(shop_schema, how, tables, pa.Table.from_pandas(log, preserve_index=False))
     assert set(reasons) == {""}
     assert counts == {"rows_read": 20}
-    assert block["age"].to_pylist() == frames["members"].set_index("member").age[log.member.astype(int)].tolist()
+    assert join(shop_schema, tables, block)["age"].to_pylist() == frames["members"].set_index("member").age[log.member.astype(int)].tolist()
 
 
 def test_the_json_result_is_the_data_card(raw, tmp_path, capsys):

@@ -61,15 +61,19 @@ def read_rows(features: Sequence[Feature], key_columns: Sequence[str], member: M
         return Rows(count=0, columns={}, keys=(), key_index=np.zeros(0, np.int64), filled=())
     checked: dict[str, Column] = {}
     filled = []
+    twice = member.keys() & columns.keys() & {*key_columns, *(feature.name for feature in features)}
+    if twice:
+        raise RequestError(f"{sorted(twice)[0]!r} is given for the member and for the candidates: give it once")
     for feature in features:
-        values, length = _values(feature.name, member, columns, count)
-        if values is None:
-            checked[feature.name] = _filler_column(feature)
-            was_filled = True
+        name = feature.name
+        if name in columns:
+            checked[name], was_filled = _read(feature, columns[name], count)
+        elif name in member:
+            checked[name], was_filled = _read(feature, (member[name],), 1)
         else:
-            checked[feature.name], was_filled = _read(feature, values, length)
+            checked[name], was_filled = _filler_column(feature), True
         if was_filled:
-            filled.append(feature.name)
+            filled.append(name)
     keys, key_index = _task_keys(key_columns, member, columns, count)
     return Rows(count=count, columns=checked, keys=keys, key_index=key_index, filled=tuple(filled))
 
@@ -97,17 +101,6 @@ def _common_length(columns: Mapping[str, Any]) -> int:
     if len(set(lengths.values())) > 1:
         raise RequestError(f"the columns of candidates must have equal lengths, received {lengths}")
     return next(iter(lengths.values()), 0)
-
-
-def _values(name: str, member: Mapping[str, Any], columns: Mapping[str, Any], count: int) -> tuple[Any, int]:
-    """The raw values of a column, candidates' or member's, and how many; ``None`` if neither has it."""
-    if name in columns:
-        if name in member:
-            raise RequestError(f"{name!r} is given for the member and for the candidates: give it once")
-        return columns[name], count
-    if name in member:
-        return [member[name]], 1
-    return None, 0
 
 
 def _read(feature: Feature, values: Any, length: int) -> tuple[Column, bool]:
@@ -212,9 +205,9 @@ def _task_keys(
     """The distinct task keys and the position of each row's key; one row where every key column is the member's."""
     lists = []
     for name in names:
-        values, _ = _values(name, member, columns, count)
-        if values is None:
+        if name not in columns and name not in member:
             raise RequestError(f"the key column {name!r} is missing: give it (None for someone unknown) to look up the meta embedding")
+        values = columns[name] if name in columns else [member[name]]
         lists.append(values.tolist() if hasattr(values, "tolist") else list(values))
     length = count if any(name in columns for name in names) else 1
     tuples = zip(*(values if len(values) == length else values * length for values in lists), strict=True)

@@ -177,6 +177,7 @@ class RankingProtocol:
             raise VersionMismatchError(
                 f"asked {self._model} for version {version}, but version {answered} answered: its scores are dropped"
             )
+        self._count(rows, has)
         return self._split(response, every, has, version, top)
 
     def _model_of(self, version: int) -> KnownVersion:
@@ -191,31 +192,31 @@ class RankingProtocol:
         self, model: KnownVersion, version: int, rows: Sequence[Rows], deadline: float
     ) -> Generator[LookUp, Any, tuple[list[Matrix], list[Mask]]]:
         """Embeddings ``[1 or N, D]`` and mask ``[1 or N]`` of each request, from one look-up."""
-        width = model.embedding_dim
         keys = tuple({key: None for r in rows for key in r.keys if key is not None})
-        matrix, found = np.zeros((len(keys), width), np.float32), np.zeros(len(keys), np.bool_)
+        # One more row than keys: it stays empty and stands for nobody, the key None.
+        matrix, found = np.zeros((len(keys) + 1, model.embedding_dim), np.float32), np.zeros(len(keys) + 1, np.bool_)
         if keys and model.version == version:
             try:
-                answer = yield LookUp(keys, version, self._left(deadline) / 2)
+                embeddings, mask = yield LookUp(keys, version, self._left(deadline) / 2)
             except (StoreError, TimeoutError) as error:
                 self.counters.add(store_errors=1)
                 logger.warning("ranking without meta embeddings, the store failed: %s", error or "too slow")
             else:
-                matrix, found = self._checked(answer, matrix, found, version)
-        # One extra row stands for "nobody": keys that are None point there.
-        matrix, found = np.vstack([matrix, np.zeros((1, width), np.float32)]), np.append(found, False)
-        position = {key: index for index, key in enumerate(keys)}
-        picks = [np.array([position.get(key, len(keys)) if key is not None else len(keys) for key in r.keys])[r.key_index] for r in rows]
-        self._count(rows, picks, found)
+                if self._fits(embeddings, model):
+                    matrix[:-1], found[:-1] = embeddings, mask
+        position: dict[str | None, int] = {key: index for index, key in enumerate((*keys, None))}
+        picks = [r.key_index if r.keys == keys else np.array([position[key] for key in r.keys])[r.key_index] for r in rows]
         return [matrix[pick] for pick in picks], [found[pick] for pick in picks]
 
-    def _checked(self, answer: tuple[Matrix, Mask], matrix: Matrix, found: Mask, version: int) -> tuple[Matrix, Mask]:
-        embeddings, mask = answer
-        if embeddings.shape == matrix.shape:
-            return embeddings.astype("<f4", copy=False), mask
-        what = "none are published" if embeddings.shape[1] == 0 else f"the store's have width {embeddings.shape[1]}"
-        self._mismatch(f"model version {version} needs meta embeddings of width {matrix.shape[1]}, but {what}: run `limaml embed` for it")
-        return matrix, found
+    def _fits(self, embeddings: Matrix, model: KnownVersion) -> bool:
+        width = embeddings.shape[1]
+        if width == model.embedding_dim:
+            return True
+        what = "none are published" if width == 0 else f"the store's have width {width}"
+        self._mismatch(
+            f"model version {model.version} needs meta embeddings of width {model.embedding_dim}, but {what}: run `limaml embed`"
+        )
+        return False
 
     def _mismatch(self, message: str) -> None:
         self.counters.add(version_mismatches=1)
@@ -223,14 +224,13 @@ class RankingProtocol:
             raise VersionMismatchError(message)
         logger.warning("ranking without meta embeddings: %s", message)
 
-    def _count(self, rows: Sequence[Rows], picks: Sequence[npt.NDArray[Any]], found: Mask) -> None:
-        nobody = len(found) - 1
-        for r, pick in zip(rows, picks, strict=True):
-            scale = r.count // len(pick)
-            adapted, anonymous = scale * int(found[pick].sum()), scale * int((pick == nobody).sum())
-            self.counters.add(
-                candidates=r.count, adapted=adapted, anonymous=anonymous, missing=r.count - adapted - anonymous, filled=len(r.filled)
-            )
+    def _count(self, rows: Sequence[Rows], has: Sequence[Mask]) -> None:
+        for r, used in zip(rows, has, strict=True):
+            scale = r.count // len(used)
+            adapted = scale * int(np.count_nonzero(used))
+            anonymous = scale * int(np.count_nonzero(r.key_index == r.keys.index(None))) if None in r.keys else 0
+            missing = r.count - adapted - anonymous
+            self.counters.add(candidates=r.count, adapted=adapted, anonymous=anonymous, missing=missing, filled=len(r.filled))
 
     def _split(self, response: Any, every: Sequence[Rows], has: Sequence[Mask], version: int, top: int | None) -> list[Ranked]:
         total = sum(r.count for r in every)
@@ -238,7 +238,9 @@ class RankingProtocol:
         out, start, masks = [], 0, iter(has)
         for r in every:
             part = slice(start, start + r.count)
-            used = np.broadcast_to(next(masks), r.count) if r.count else np.zeros(0, np.bool_)
+            used = next(masks) if r.count else np.zeros(0, np.bool_)
+            if len(used) < r.count:
+                used = np.full(r.count, used[0])
             out.append(_ranked(r, probability[part], logit[part], used, version, top))
             start += r.count
         return out

@@ -86,7 +86,7 @@ def read_output(response: Any, name: str, count: int) -> npt.NDArray[np.float32]
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     if tensor.dtype != wire.DT_FLOAT or shape != [count]:
         raise ServingError(f"output {name!r} should be float32 [{count}], received dtype {tensor.dtype} and shape {shape}", "INTERNAL")
-    values = np.frombuffer(tensor.tensor_content, "<f4") if tensor.tensor_content else np.array(tensor.float_val, np.float32)
+    values = np.frombuffer(tensor.tensor_content, "<f4") if tensor.tensor_content else np.fromiter(tensor.float_val, np.float32)
     if len(values) != count:
         raise ServingError(f"output {name!r} should hold {count} values, received {len(values)}", "INTERNAL")
     return values

@@ -121,7 +121,7 @@ def test_a_version_without_published_embeddings_is_scored_unadapted_or_refused(
     assert not ranked.used_embedding.any()
     assert ranker.counters.version_mismatches == 1
     strict = make_ranker(manifest=export, on_version_mismatch="raise")
-    with pytest.raises(VersionMismatchError, match=r"model version 2 .* none are published: run `limaml embed`"):
+    with pytest.raises(VersionMismatchError, match=r"version 2 .* none are published: run `limaml embed`"):
         strict.rank(member, candidates)
 
 

@@ -53,7 +53,6 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     _check(arguments)
     models = _models(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("grpc._common").setLevel(logging.CRITICAL)  # else every malformed request would leave a stack trace
     from limaml_serving.server import EmbeddedServer
 
     server = EmbeddedServer(

@@ -245,6 +245,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
     port, metrics_port = free_port(), free_port()
     command = [sys.executable, "-c", "import sys; from tfrec_limaml.cli import main; sys.exit(main())", "serve", str(base), "--name", "m"]
@@ -256,8 +261,8 @@ def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
             return "limaml_serve_pending 1.0" in answer.read().decode()
 
     try:
+        wait_until(lambda: listens(port), seconds=120)
         client = connect(f"127.0.0.1:{port}", name="m")
-        grpc.channel_ready_future(client.channel).result(timeout=120)
         assert client.logits() == [111.0, 1.0]
         running = client.prediction.Predict.future(client.request({"count": np.array([50_000])}, signature="spin"), timeout=60)
         wait_until(pending)

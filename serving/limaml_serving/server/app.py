@@ -17,6 +17,7 @@ from limaml_serving.server.config import ConfigError, ModelSettings, as_settings
 from limaml_serving.server.manager import ModelManager
 from limaml_serving.server.metrics import Metrics
 from limaml_serving.server.model_service import ModelService
+from limaml_serving.server.parsing import Parsing
 from limaml_serving.server.predict import PredictionService
 from limaml_serving.server.reflection import MODEL_SERVICE, PREDICTION_SERVICE, enable_reflection
 
@@ -99,7 +100,10 @@ class EmbeddedServer:
         self._health = health.HealthServicer()
         self._server = grpc.server(
             self._control,
-            interceptors=[Admission(self._workers, self._control, limit=workers + max_queue, on_refusal=self.metrics.refuse)],
+            interceptors=[
+                Admission(self._workers, self._control, limit=workers + max_queue, on_refusal=self.metrics.refuse),
+                Parsing(),
+            ],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),

@@ -170,7 +170,7 @@ def _report(
         title=f"LiMAML on {words.title}",
         summary=(
             "A model that adapts to each member from a handful of interactions; each adaptation is one vector, made offline and "
-            "served as an ordinary feature. This page shows one run of `limaml demo`."
+            "served as an ordinary feature. This page shows one run of the demo."
         ),
         facts=facts(result),
         training=training,

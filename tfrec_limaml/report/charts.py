@@ -13,6 +13,7 @@ from tfrec_limaml.report.projection import largest_groups, principal_components
 
 MAP_POINTS = 1200
 STORY_ITEMS = 12
+SLICE_ROWS = 100  # below that an interval is as wide as the chart
 
 
 def learning_curves(training: Sequence[Mapping[str, Any]], measure: str, label: str) -> str:
@@ -54,10 +55,10 @@ def auc_by_history(results: Sequence[Mapping[str, Any]]) -> str:
     Args:
         results: ``evaluation.json``'s ``results``.
     """
-    slices = list(dict.fromkeys(s["slice"] for r in results for s in r["slices"] if s["auc"] is not None))
-    cells = [(i, r, s) for i, r in enumerate(results) for s in r["slices"] if s["auc"] is not None]
+    cells = [(i, r, s) for i, r in enumerate(results) for s in r["slices"] if s["auc"] is not None and s["rows"] >= SLICE_ROWS]
     if not cells:
         return ""
+    slices = list(dict.fromkeys(cell["slice"] for _, _, cell in cells))
     marks = svg.ticks(min(s["auc_low"] for _, _, s in cells), max(s["auc_high"] for _, _, s in cells))
     frame = svg.Frame(x_range=(-0.5, len(slices) - 0.5), y_range=(marks[0], marks[-1]), bottom=60)
     body = [
@@ -75,11 +76,11 @@ def auc_by_history(results: Sequence[Mapping[str, Any]]) -> str:
         name = algorithm_label(result["algorithm"], result["fine_tune"])
         title = f"{name}, {cell['slice']} interactions: {cell['auc']:.4f} ({cell['auc_low']:.4f} to {cell['auc_high']:.4f})"
         body.append(_titled(whisker + svg.marker(series, x, frame.y(cell["auc"])), svg.element("title", title)))
-    return frame.svg("Test AUC by length of history", "Bars are 95 % confidence intervals. The table below holds the numbers.", *body)
+    return frame.svg("Test AUC by length of history", "Bars are 95 % confidence intervals. The table holds the numbers.", *body)
 
 
 def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
-    """The embeddings in two dimensions, coloured by group, each group named at its median.
+    """The embeddings in two dimensions, coloured by group; groups are named at their medians where there is room.
 
     Returns:
         The SVG and the names of the groups, in the order of their colours.
@@ -94,9 +95,13 @@ def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
     ]
     shown = np.random.default_rng(0).permutation(len(groups))[:MAP_POINTS]
     body += [svg.marker(names.index(groups[i]), frame.x(coordinates[i, 0]), frame.y(coordinates[i, 1]), opacity="0.6") for i in shown]
+    placed: list[tuple[float, float]] = []
     for series, name in enumerate(names):
-        middle = np.median(coordinates[[g == name for g in groups]], axis=0)
-        body.append(svg.text(name, frame.x(middle[0]), frame.y(middle[1]), class_=f"t{series % svg.SERIES} halo", text_anchor="middle"))
+        median = np.median(coordinates[[g == name for g in groups]], axis=0)
+        x, y = frame.x(median[0]), frame.y(median[1])
+        if all(abs(x - a) > 9 * len(name) or abs(y - b) > 16 for a, b in placed):  # the legend names the others
+            placed.append((x, y))
+            body.append(svg.text(name, x, y, class_=f"t{series % svg.SERIES} halo", text_anchor="middle"))
     counts = ", ".join(f"{groups.count(name)} {name}" for name in names)
     return frame.svg("Map of the meta embeddings", f"Two principal components of {len(groups)} embeddings. Groups: {counts}.", *body), names
 
@@ -108,7 +113,7 @@ def rank_change(story: MemberStory) -> str:
     shown = [item for item in after if after.index(item) < STORY_ITEMS or before.index(item) < STORY_ITEMS]
     names = list(dict.fromkeys(item.group for item in sorted(story.items, key=lambda item: item.group)))
     count = len(story.items)
-    frame = svg.Frame(x_range=(0, 1), y_range=(count + 0.5, 0.5), left=135, right=135, top=34, bottom=8, height=60.0 + 22 * count)
+    frame = svg.Frame(x_range=(0, 1), y_range=(count + 0.5, 0.5), left=150, right=150, top=34, bottom=8, height=60.0 + 22 * count)
     body = [
         svg.text("before", frame.left, 16, class_="axis", text_anchor="middle"),
         svg.text("after the clicks", frame.width - frame.right, 16, class_="axis", text_anchor="middle"),
@@ -132,5 +137,5 @@ def _titled(mark: str, title: str) -> str:
     return svg.element("g", title, mark)
 
 
-def _short(name: str, length: int = 14) -> str:
+def _short(name: str, length: int = 16) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"

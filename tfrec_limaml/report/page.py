@@ -74,7 +74,8 @@ def _evaluation(report: Report) -> str:
     ]
     return _section(
         "AUC by length of history",
-        "Test AUC of members grouped by how many interactions they had before the test period. Vertical bars: 95 % confidence intervals.",
+        "Test AUC of members grouped by how many interactions they had before the test period. Vertical bars: 95 % confidence intervals; "
+        f"groups of less than {charts.SLICE_ROWS} rows are in the table alone.",
         _legend(names),
         _figure(chart, wide=True),
         _table(("algorithm", "all", *slices), rows),

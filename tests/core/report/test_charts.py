@@ -74,11 +74,13 @@ def test_whiskers_end_at_the_confidence_limits(evaluation):
     assert np.allclose(np.divide(lengths, widths), lengths[0] / widths[0], rtol=0.01)
 
 
-def test_a_slice_without_auc_is_left_out(evaluation):
+def test_a_slice_without_auc_or_with_few_rows_is_left_out(evaluation):
     for result in evaluation["results"]:
         result["slices"][0].update(auc=None, auc_low=None, auc_high=None)
+        result["slices"][4].update(rows=charts.SLICE_ROWS - 1)
     drawing = charts.auc_by_history(evaluation["results"])
     assert "8,000 rows" not in drawing
+    assert "31+" not in drawing
     assert "5,200 rows" in drawing
 
 

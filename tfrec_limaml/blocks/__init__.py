@@ -4,7 +4,9 @@ from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.blocks.dcn import DCNGlobalBlock
 from tfrec_limaml.blocks.dlrm import DLRMGlobalBlock
 from tfrec_limaml.blocks.features_and_id import FeaturesAndIDMetaBlock
+from tfrec_limaml.blocks.functional import FunctionalGlobalBlock
 from tfrec_limaml.blocks.id_embedding import IDEmbeddingMetaBlock
+from tfrec_limaml.blocks.keras_meta import KerasMetaBlock
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock, MLPMetaBlock
 from tfrec_limaml.blocks.wide_and_deep import WideAndDeepGlobalBlock
 
@@ -12,8 +14,10 @@ __all__ = [
     "DCNGlobalBlock",
     "DLRMGlobalBlock",
     "FeaturesAndIDMetaBlock",
+    "FunctionalGlobalBlock",
     "GlobalBlock",
     "IDEmbeddingMetaBlock",
+    "KerasMetaBlock",
     "MLPGlobalBlock",
     "MLPMetaBlock",
     "MetaBlock",

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock
 from tfrec_limaml.blocks.recommenders import feature_interaction
-from tfrec_limaml.features import META, OTHER, FeatureEmbeddings, Features
+from tfrec_limaml.features import FeatureEmbeddings, Features
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")

@@ -17,8 +17,25 @@ SHAPES = {"user": (None,), "item": (None,), "meta": (None, 3), "other": (None, 2
 D = 4
 
 
-def _stack() -> keras.Sequential:
-    return keras.Sequential([keras.layers.Dense(5, "tanh"), keras.layers.LayerNormalization(), keras.layers.Dense(D)])
+def _stack(dtype: str = "float32") -> keras.Sequential:
+    return keras.Sequential(
+        [
+            keras.layers.Dense(5, "tanh", dtype=dtype),
+            keras.layers.LayerNormalization(dtype=dtype),
+            keras.layers.Dense(D, dtype=dtype),
+        ]
+    )
+
+
+def _functional(dtype: str = "float32") -> keras.Model:
+    kind = keras.dtype_policies.get(dtype).compute_dtype
+    item = keras.Input((), dtype="int32", name="item")
+    dense = [keras.Input((width,), dtype=kind, name=name) for name, width in (("meta", 3), ("other", 2))]
+    own = keras.Input((D,), dtype=kind, name="meta_embedding")
+    hidden = keras.layers.Dense(5, "tanh", dtype=dtype)(keras.layers.Concatenate(dtype=dtype)(dense))
+    looked_up = keras.layers.Embedding(SIZES["item"], 3, dtype=dtype)(item)
+    joined = keras.layers.Concatenate(dtype=dtype)([looked_up, keras.layers.Dense(5, dtype=dtype)(own), hidden])
+    return keras.Model([item, *dense, own], keras.layers.Dense(1, dtype=dtype)(keras.layers.Dense(4, "tanh", dtype=dtype)(joined)))
 
 
 META_BLOCKS: dict[str, Callable[..., Any]] = {
@@ -27,6 +44,7 @@ META_BLOCKS: dict[str, Callable[..., Any]] = {
     "features+id": lambda **k: blocks.FeaturesAndIDMetaBlock(
         "user", SIZES["user"], 2, hidden_units=(5,), embedding_dim=D, activation="tanh", **k
     ),
+    "keras": lambda **k: blocks.KerasMetaBlock(_stack(**k), D, **k),
 }
 GLOBAL_BLOCKS: dict[str, Callable[..., Any]] = {
     "mlp": lambda **k: MLPGlobalBlock((6, 5), "tanh", embeddings={"item": (SIZES["item"], 3)}, **k),
@@ -36,6 +54,7 @@ GLOBAL_BLOCKS: dict[str, Callable[..., Any]] = {
     "dcn": lambda **k: blocks.DCNGlobalBlock((6, 5), 2, activation="tanh", embeddings={"item": (SIZES["item"], 3)}, **k),
     "dcn of all": lambda **k: blocks.DCNGlobalBlock((6,), 1, 2, True, activation="tanh", **k),
     "dlrm": lambda **k: blocks.DLRMGlobalBlock((6, 5), SIZES, 3, activation="tanh", **k),
+    "functional": lambda **k: blocks.FunctionalGlobalBlock(_functional(**k), **k),
 }
 
 

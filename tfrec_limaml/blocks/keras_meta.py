@@ -1,0 +1,91 @@
+"""Bring your own Keras layers as meta block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.blocks.base import MetaBlock
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.features import META, FeatureEmbeddings, Features
+from tfrec_limaml.per_task import apply_per_task, check_batchable
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class KerasMetaBlock(MetaBlock):
+    """Any Keras layer, `keras.Sequential` or functional model that maps ``[N, F]`` to ``[N, D]``.
+
+    Example:
+        >>> stack = keras.Sequential([keras.layers.Dense(64, "gelu"), keras.layers.LayerNormalization(), keras.layers.Dense(32)])
+        >>> block = KerasMetaBlock(stack, embedding_dim=32)
+
+    All its trainable variables are adapted per task; a part with ``trainable=False`` is shared and fixed. Its dtype policy is its own.
+
+    Args:
+        layer: The layer; custom ones must be registered with `keras.saving.register_keras_serializable` to be saved.
+        embedding_dim: Width ``D`` of its output.
+        embeddings: Categorical meta features to embed: name to ``(number of ids, width)``. The tables are shared by all tasks.
+    """
+
+    def __init__(
+        self, layer: keras.layers.Layer, embedding_dim: int, embeddings: Mapping[str, tuple[int, int]] | None = None, **kwargs: Any
+    ) -> None:
+        if not isinstance(layer, keras.layers.Layer):
+            raise ValueError(f"layer must be a Keras layer or model, received {layer!r}")
+        super().__init__(embedding_dim, **kwargs)
+        self.layer = layer
+        self.inputs_layer = FeatureEmbeddings((META,), embeddings, dtype=self.dtype_policy, name="inputs")
+
+    def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
+        """Builds the layer and tries it on two tasks.
+
+        Raises:
+            LimamlError: The layer's output is not ``[N, D]``, or a part of it, which the message names, cannot be batched over tasks.
+        """
+        self.inputs_layer.build(features_shape)
+        width = self.inputs_layer.compute_output_shape(features_shape)[-1]
+        if not self.layer.built:
+            self.layer.build((None, width))
+        received = tuple(self.layer.compute_output_shape((None, width)))
+        if received != (None, self.embedding_dim):
+            raise LimamlError(
+                f"layer {self.layer.name!r} must give [N, {self.embedding_dim}] (embedding_dim) of [N, {width}], gives {received}"
+            )
+        try:
+            check_batchable(self.layer, tf.zeros((2, width), self.compute_dtype))
+        except ValueError as error:
+            raise LimamlError(str(error)) from error
+        self.built = True
+
+    def encode_features(self, features: Features) -> tf.Tensor:
+        """Dense meta features and embeddings, concatenated."""
+        return self.inputs_layer(features)
+
+    @property
+    def adaptable_variables(self) -> list[keras.Variable]:
+        """The layer's trainable variables; not the embedding tables."""
+        return self.layer.trainable_variables
+
+    def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `MetaBlock.call_adapted`."""
+        return apply_per_task(self.layer, weights, encoded, training)
+
+    def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `MetaBlock.call_encoded`."""
+        return self.layer(encoded, training=training) if self.layer._call_has_training_arg else self.layer(encoded)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "layer": keras.saving.serialize_keras_object(self.layer),
+            "embeddings": self.inputs_layer.embeddings,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> KerasMetaBlock:
+        """Inverse of `get_config`."""
+        return cls(**{**config, "layer": keras.saving.deserialize_keras_object(config["layer"])})

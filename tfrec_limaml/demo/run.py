@@ -43,8 +43,27 @@ class DemoData:
 
 
 DATA = {
-    "simulated": DemoData(title="simulated notifications", kind="notification_type", names=("notification_type", "topic")),
-    "kuairand-pure": DemoData(title="KuaiRand-Pure", kind="tag", kind_words="tag {}", names=("video_id",), name_words="video {}"),
+    "simulated": DemoData(
+        title="simulated notifications",
+        kind="notification_type",
+        names=("notification_type", "topic"),
+        training=(
+            "--batch-size",
+            "32",
+            "--learning-rate",
+            "0.003",
+            "--epochs",
+            "10",
+        ),  # few members: small batches, so that there are steps
+    ),
+    "kuairand-pure": DemoData(
+        title="KuaiRand-Pure",
+        kind="tag",
+        kind_words="tag {}",
+        names=("video_id",),
+        name_words="video {}",
+        training=("--epochs", "6"),
+    ),
 }
 
 

@@ -1,0 +1,253 @@
+"""Times the learning core on the reference work: 128 tasks x (24 support + 8 query), float32, Adam.
+
+    python benchmarks/training.py [--json] [--rounds 9]
+
+What is compared is interleaved, round by round; each figure is a median. Ratios are medians of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import reference_work as work
+import tensorflow as tf
+
+from tfrec_limaml import FeatureEncoder, task_dataset
+from tfrec_limaml.records import encode_task
+from tfrec_limaml.schema import Feature, Label, Schema
+from tfrec_limaml.statistics import Statistics
+
+TASKS, SUPPORT, QUERY = 128, 24, 8
+EMBED_TASKS, EMBED_MAX, EMBED_BATCH, EMBED_STEPS = 20_000, 24, 512, 3
+NAMES = ("vanilla", "limaml_n1", "limaml_n5", "limaml_n1_first_order", "limaml_n5_cheap")
+
+
+def keras_fit_step(batch):
+    """One step of a plain `keras.Model.fit` on the same network and samples."""
+    meta, other = keras.Input([work.META]), keras.Input([work.OTHER])
+    hidden = keras.layers.Dense(128, activation="relu")(meta)
+    inputs = keras.layers.Concatenate()([meta, other, keras.layers.Dense(32)(hidden)])
+    hidden = keras.layers.Dense(128, activation="relu")(keras.layers.Dense(256, activation="relu")(inputs))
+    model = keras.Model([meta, other], keras.layers.Dense(1)(hidden))
+    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
+    rows = TASKS * (SUPPORT + QUERY)
+    parts = [batch["support"], batch["query"]]
+    x = [tf.concat([tf.reshape(p["features"][k], [-1, p["features"][k].shape[-1]]) for p in parts], 0) for k in ("meta", "other")]
+    y = tf.reshape(tf.concat([tf.reshape(p["label"], [-1]) for p in parts], 0), [rows, 1])
+    return model, tf.data.Dataset.from_tensors((tuple(x), y))
+
+
+def ours_fit_step(name, batch):
+    return work.model(name), tf.data.Dataset.from_tensors(batch)
+
+
+class FitTimer:
+    """Milliseconds per step inside `fit`, over a repeated batch that is ready in memory."""
+
+    def __init__(self, model, dataset, steps):
+        self.model, self.dataset, self.steps = model, dataset.repeat(), steps
+
+    def __call__(self):
+        started = time.perf_counter()
+        self.model.fit(self.dataset, steps_per_epoch=self.steps, verbose=0)
+        return (time.perf_counter() - started) / self.steps
+
+
+class StepTimer:
+    """Seconds per call of a function that returns a tensor."""
+
+    def __init__(self, function, calls):
+        self.function, self.calls = function, calls
+
+    def __call__(self):
+        started = time.perf_counter()
+        for _ in range(self.calls):
+            result = self.function()
+        result.numpy()
+        return (time.perf_counter() - started) / self.calls
+
+
+def gemm(size=1024, repeats=10):
+    a, b = tf.random.normal([size, size]), tf.random.normal([size, size])
+
+    @tf.function
+    def product():
+        c = a
+        for _ in range(repeats):
+            c = tf.matmul(c, b) * 1e-2
+        return c
+
+    return StepTimer(product, 3), 2 * size**3 * repeats / 1e9
+
+
+def embedding_batches(counts, rng, bucketed):
+    """Support sets of 512 tasks: padded to the batch's longest after sorting by length, or all to 24 in the order given."""
+    order = np.argsort(counts, kind="stable") if bucketed else np.arange(len(counts))
+    for start in range(0, len(counts), EMBED_BATCH):
+        own = counts[order[start : start + EMBED_BATCH]]
+        width = int(own.max()) if bucketed else EMBED_MAX
+        samples = work.random_samples(rng, len(own), width)
+        samples["weight"] = tf.constant((np.arange(width) < own[:, None]).astype(np.float32))
+        yield samples
+
+
+class EmbedTimer:
+    """Tasks per second of fine-tuning and embedding some batches, one call per batch."""
+
+    def __init__(self, function, batches):
+        self.function, self.batches = function, list(batches)
+        self.tasks = sum(int(b["label"].shape[0]) for b in self.batches)
+
+    def __call__(self):
+        started = time.perf_counter()
+        for batch in self.batches:
+            self.function(batch).numpy()
+        return self.tasks / (time.perf_counter() - started)
+
+
+def naive_embedder():
+    """As one would write it first: the whole network anew in every step, on concatenated inputs."""
+    model = work.model("limaml_n1")
+
+    @tf.function(reduce_retracing=True)
+    def run(samples):
+        meta, other = samples["features"]["meta"], samples["features"]["other"]
+        weights = [tf.repeat(tf.convert_to_tensor(v)[None], tf.shape(meta)[0], 0) for v in model.inner_variables]
+
+        def embed(w):
+            return tf.matmul(tf.nn.relu(tf.matmul(meta, w[0]) + w[1][:, None]), w[2]) + w[3][:, None]
+
+        block = model.global_block
+        for _ in range(EMBED_STEPS):
+            with tf.GradientTape() as tape:
+                tape.watch(weights)
+                rows = {"meta": tf.reshape(meta, [-1, work.META]), "other": tf.reshape(other, [-1, work.OTHER])}
+                kernel = tf.concat([block.context_layer.kernel.value, block.embedding_layer.kernel.value], 0)
+                inputs = tf.concat([rows["meta"], rows["other"], tf.reshape(embed(weights), [-1, 32])], -1)
+                logits = block.network(tf.nn.relu(tf.matmul(inputs, kernel) + block.context_layer.bias.value))[:, 0]
+                loss = tf.reduce_sum(model.task_loss(tf.reshape(logits, tf.shape(samples["label"])), samples))
+            weights = [w - 0.1 * g for w, g in zip(weights, tape.gradient(loss, weights), strict=True)]
+        return embed(weights)
+
+    return run
+
+
+def task_files(folder, rng, tasks):
+    """Task records of the reference sizes, and their encoder."""
+    schema = Schema(
+        name="reference",
+        label=Label(name="label"),
+        timestamp="timestamp",
+        tasks={"member": ("member",)},
+        features=(
+            Feature(name="m", role="meta", width=work.META, normalise="none"),
+            Feature(name="o", width=work.OTHER, normalise="none"),
+        ),
+    )
+    encoder = FeatureEncoder(schema, Statistics(rows=1, label_mean=0.5, window={}, features={}))
+    with tf.io.TFRecordWriter(str(folder / "train-00000-of-00001.tfrecord")) as writer:
+        for task in range(tasks):
+            m, o = (rng.standard_normal((SUPPORT + QUERY, width), dtype=np.float32) for width in (work.META, work.OTHER))
+            rows = [{"m": m[i], "o": o[i], "label": i % 2, "timestamp": i} for i in range(SUPPORT + QUERY)]
+            writer.write(encode_task(schema, f"t{task}", rows))
+    return str(folder / "train-*"), encoder
+
+
+def measure(rounds):
+    rng = np.random.default_rng(0)
+    batch = {"support": work.random_samples(rng, TASKS, SUPPORT), "query": work.random_samples(rng, TASKS, QUERY)}
+    timers = {}
+    for name in NAMES:
+        step = tf.function(work.model(name).train_step)
+        timers[name] = StepTimer(lambda s=step: s(batch)["loss"], 3 if "n5" in name else 6)
+    timers["fit_vanilla"] = FitTimer(*ours_fit_step("vanilla", batch), 12)
+    timers["fit_limaml_n1"] = FitTimer(*ours_fit_step("limaml_n1", batch), 8)
+    timers["keras_fit"] = FitTimer(*keras_fit_step(batch), 12)
+    timers["gemm"], gflop = gemm()
+
+    counts = rng.integers(1, EMBED_MAX + 1, EMBED_TASKS)
+    bucketed = list(embedding_batches(counts, rng, bucketed=True))
+    model = work.model("limaml_n1", fine_tune_steps=EMBED_STEPS)
+    embed = tf.function(lambda s: model.task_embeddings(s)[0], reduce_retracing=True)
+    naive = naive_embedder()
+    padded = list(embedding_batches(counts[: 8 * EMBED_BATCH], rng, bucketed=False))
+    one_by_one = [tf.nest.map_structure(lambda x, t=t: x[t : t + 1], padded[0]) for t in range(100)]
+    timers["embed"] = EmbedTimer(embed, bucketed)
+    timers["embed_naive"] = EmbedTimer(naive, padded)
+    timers["embed_loop"] = EmbedTimer(eager_loop(model), one_by_one[:20])
+
+    with tempfile.TemporaryDirectory() as folder:
+        pattern, encoder = task_files(Path(folder), rng, 4096)
+        dataset = task_dataset(pattern, encoder, TASKS, shuffle=True, seed=1)
+        timers["input"] = lambda: 4096 / _drain(dataset)
+        fitted = work.model("limaml_n1")
+        timers["fit_from_files"] = lambda: _fit_once(fitted, dataset)
+        for timer in timers.values():
+            timer()
+        seen = {name: [] for name in timers}
+        for number in range(rounds):
+            for name, timer in timers.items():
+                if name in ("embed", "embed_naive", "embed_loop", "input", "fit_from_files") and number % 3:
+                    continue
+                seen[name].append(timer())
+            print(f"round {number + 1}/{rounds}", file=sys.stderr)
+    return summarise(seen, gflop)
+
+
+def eager_loop(model):
+    """Task by task, step by step, from Python: what a loop over members costs."""
+    return lambda samples: model.task_embeddings(samples)[0]
+
+
+def _drain(dataset):
+    started = time.perf_counter()
+    for _ in dataset:
+        pass
+    return time.perf_counter() - started
+
+
+def _fit_once(model, dataset):
+    started = time.perf_counter()
+    model.fit(dataset, verbose=0)
+    return (time.perf_counter() - started) / (4096 / TASKS)
+
+
+def summarise(seen, gflop):
+    middle = {name: statistics.median(values) for name, values in seen.items()}
+    result = {f"{name}_ms": 1e3 * middle[name] for name in (*NAMES, "fit_vanilla", "fit_limaml_n1", "keras_fit", "fit_from_files")}
+    for name in NAMES[1:]:
+        result[f"{name}_ratio"] = statistics.median(a / b for a, b in zip(seen[name], seen["vanilla"], strict=True))
+    result["fit_vanilla_over_keras_fit"] = statistics.median(a / b for a, b in zip(seen["fit_vanilla"], seen["keras_fit"], strict=True))
+    result["train_step_share_of_fit_from_files"] = middle["limaml_n1"] / middle["fit_from_files"]
+    for name in ("embed", "embed_naive", "embed_loop", "input"):
+        result[f"{name}_tasks_per_s"] = middle[name]
+    result["embed_over_naive"] = middle["embed"] / middle["embed_naive"]
+    result["embed_over_loop"] = middle["embed"] / middle["embed_loop"]
+    result["gemm_gflops"] = gflop / middle["gemm"]
+    for name, work_gflop in (("vanilla", 2.050), ("limaml_n1", 3.059), ("limaml_n5", 10.829), ("limaml_n1_first_order", 1.496)):
+        result[f"{name}_share_of_gemm"] = work_gflop / middle[name] / result["gemm_gflops"]
+    return {name: round(value, 4) for name, value in result.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    result = measure(args.rounds)
+    print(json.dumps(result) if args.json else "\n".join(f"{name:40} {value:12.3f}" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfrec_limaml.features import Features, flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.inner_loop import Weights, adapt
 from tfrec_limaml.models.maml_model import MAMLModel
-from tfrec_limaml.models.task_model import Samples
+from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.pooling import pool
 
 

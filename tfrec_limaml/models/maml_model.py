@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tfrec_limaml.features import Features
 from tfrec_limaml.inner_loop import Weights, adapt
-from tfrec_limaml.models.task_model import OuterLoss, Samples, TaskModel
+from tfrec_limaml.models.outer_step import OuterLoss, Samples
+from tfrec_limaml.models.task_model import TaskModel
 
 
 class MAMLModel(TaskModel):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -23,23 +23,9 @@ from tfrec_limaml.features import Features
 from tfrec_limaml.inner_loop import Weights
 from tfrec_limaml.losses import is_binary, per_task_mean, sample_loss
 from tfrec_limaml.models.network import RecommenderNetwork
+from tfrec_limaml.models.outer_step import OuterLoss, Samples, all_finite, sum_over_replicas, without_tasks, zero_unless_finite
 
-Samples = Mapping[str, Any]
 TaskBatch = Mapping[str, Any]
-
-
-class OuterLoss(NamedTuple):
-    """Per-task pieces of the outer objective: ``sum(weights * losses) / sum(weights)``.
-
-    Attributes:
-        losses: ``[T]``.
-        weights: ``[T]``, 0 for tasks that do not count.
-        auxiliary: ``[T]`` further losses in the same mean, or None.
-    """
-
-    losses: tf.Tensor
-    weights: tf.Tensor
-    auxiliary: tf.Tensor | None = None
 
 
 class TaskModel(keras.Model):
@@ -83,6 +69,11 @@ class TaskModel(keras.Model):
         self.dropped_tasks = keras.Variable(0, dtype="int64", trainable=False, aggregation="sum", name="dropped_tasks")
         if encoder is not None:
             self.build(encoder.output_shapes)
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The encoder, where there is one, and the two blocks: what `summary` shows and `get_layer` finds."""
+        return [layer for layer in (self.encoder, self.meta_block, self.global_block) if layer is not None]
 
     @property
     def meta_block(self) -> MetaBlock:
@@ -181,14 +172,14 @@ class TaskModel(keras.Model):
         """One outer step on a batch of tasks. A task whose loss is not finite is dropped and counted."""
         support, query = data["support"], data["query"]
         own = self.outer_count(support, query)
-        count, replicas = _sum_over_replicas(own)
+        count, replicas = sum_over_replicas(own)
         loss, gradients, good = self._gradients(support, query, count, replicas)
 
         def without_bad_tasks() -> tuple[tf.Tensor, list[tf.Tensor]]:
-            kept = _without(support, good), _without(query, good)
-            return _zero_unless_finite(*self._gradients(*kept, count - own + self.outer_count(*kept), replicas)[:2])
+            kept = without_tasks(support, ~good), without_tasks(query, ~good)
+            return zero_unless_finite(*self._gradients(*kept, count - own + self.outer_count(*kept), replicas)[:2])
 
-        loss, gradients = tf.cond(_all_finite(gradients), lambda: (loss, gradients), without_bad_tasks)
+        loss, gradients = tf.cond(all_finite(gradients), lambda: (loss, gradients), without_bad_tasks)
         self.dropped_tasks.assign_add(tf.math.count_nonzero(~good))
         self.optimizer.apply(gradients, self.trainable_variables)
         self._loss_tracker.update_state(loss)
@@ -210,16 +201,22 @@ class TaskModel(keras.Model):
 
         For tasks the result is a dictionary of arrays ``[N]``: ``probability`` (``prediction`` under a regression loss), ``history``
         (samples in the task's support set), and whatever else the query holds for each row: ``label``, and with
-        ``task_dataset(..., with_keys=True)`` also ``timestamp``, ``task_key`` and carried columns.
+        ``task_dataset(..., with_keys=True)`` also ``timestamp``, ``task_key``, ``last_seen`` (the task's latest support timestamp, 0
+        without any) and carried columns.
         """
         if not (isinstance(data, Mapping) and "support" in data):
             return self(data[0] if isinstance(data, tuple) else data, training=False)
-        query = data["query"]
+        return self.query_rows(data, self.task_outputs(data["support"], data["query"]))
+
+    def query_rows(self, data: TaskBatch, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Query outputs ``[T, Q]`` as predictions of the real rows ``[N]``, with what is known of each; see `predict_step`."""
+        support, query = data["support"], data["query"]
         mask = query["weight"] > 0
-        outputs = self.task_outputs(data["support"], query)
         result = {"probability" if self.binary else "prediction": self.predictions(tf.boolean_mask(outputs, mask))}
         result.update({name: tf.boolean_mask(value, mask) for name, value in query.items() if name not in ("features", "weight")})
-        per_task = {"history": tf.math.count_nonzero(data["support"]["weight"], -1)}
+        per_task = {"history": tf.math.count_nonzero(support["weight"], -1)}
+        if "timestamp" in support:
+            per_task["last_seen"] = tf.reduce_max(support["timestamp"], -1)
         if "task_key" in data:
             per_task["task_key"] = data["task_key"]
         for name, value in per_task.items():
@@ -318,42 +315,12 @@ class TaskModel(keras.Model):
         self.build({name: (None, *s.shape[2:]) for name, s in spec["support"]["features"].items()})
 
 
-def _without(samples: Samples, good: tf.Tensor) -> dict[str, Any]:
-    """The samples with everything of the other tasks, features included, set to 0."""
-
-    def keep(value: tf.Tensor) -> tf.Tensor:
-        mask = tf.reshape(good, [-1, *[1] * (value.shape.rank - 1)])
-        return tf.where(mask, value, tf.zeros_like(value))
-
-    return {
-        "features": {name: keep(value) for name, value in samples["features"].items()},
-        "label": keep(samples["label"]),
-        "weight": keep(samples["weight"]),
-    }
-
-
 @contextlib.contextmanager
 def _quiet_iteration() -> Iterator[None]:
     """Hides Keras' warning that a dataset of unknown length came to its end: that is how an epoch ends here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Your input ran out of data")
         yield
-
-
-def _sum_over_replicas(count: tf.Tensor) -> tuple[tf.Tensor, int]:
-    """The count summed over replicas, and their number."""
-    context = tf.distribute.get_replica_context()
-    replicas = context.num_replicas_in_sync if context is not None else 1
-    return (context.all_reduce("SUM", count), replicas) if replicas > 1 else (count, 1)
-
-
-def _all_finite(gradients: list[tf.Tensor]) -> tf.Tensor:
-    return tf.math.is_finite(tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients]))
-
-
-def _zero_unless_finite(loss: tf.Tensor, gradients: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    finite = _all_finite(gradients) & tf.math.is_finite(loss)
-    return tf.where(finite, loss, tf.zeros_like(loss)), [tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
 
 
 def _at_least(name: str, value: float, minimum: float) -> None:

@@ -44,8 +44,13 @@ class LiMAML(MAMLModel):
         return self.meta_block.adaptable_variables
 
     def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> tuple[Weights, list[tf.Tensor]]:
-        """Adapts the meta block; what does not depend on the meta embedding is computed once, before the first step."""
+        """Adapts the meta block; what does not depend on the meta embedding is computed once, before the first step.
+
+        Behind the adapted weights comes what the meta block keeps of the support set (most keep nothing); without steps, nothing.
+        """
         encoded = self._encode_meta(support["features"])
+        memory = self.meta_block.encode_support(encoded, support["label"], support["weight"]) if steps else []
+        encoded = self.meta_block.read_support(encoded, memory, causal=True)
         start = self.meta_block.initial_weights(encoded)
         if not steps:
             return start, []
@@ -54,11 +59,14 @@ class LiMAML(MAMLModel):
         def losses(weights: Weights) -> tf.Tensor:
             return self.task_loss(self._head(weights, encoded, context, training), support)
 
-        return adapt(start, losses, steps, self.inner_rates(), self.second_order_steps)
+        adapted, before = adapt(start, losses, steps, self.inner_rates(), self.second_order_steps)
+        return [*adapted, *memory], before
 
     def adapted_outputs(self, weights: Weights, features: Features, training: bool = False) -> tf.Tensor:
         """Outputs ``[T, S]``: adapted meta block, shared global block."""
-        return self._head(weights, self._encode_meta(features), self._encode_context(features, training), training)
+        weights, memory = self._without_memory(weights)
+        encoded = self.meta_block.read_support(self._encode_meta(features), memory, causal=False)
+        return self._head(weights, encoded, self._encode_context(features, training), training)
 
     def task_embeddings(self, support: Samples) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """What the embedding job stores.
@@ -68,9 +76,18 @@ class LiMAML(MAMLModel):
             and after.
         """
         weights, losses = self.adapt_tasks(support, self.fine_tune_steps)
-        after = self.task_loss(self.adapted_outputs(weights, support["features"]), support)
-        embeddings = self.meta_block.call_adapted(weights, self._encode_meta(support["features"]))
+        weights, memory = self._without_memory(weights)
+        encoded = self._encode_meta(support["features"])
+        outputs = self._head(
+            weights, self.meta_block.read_support(encoded, memory, causal=True), self._encode_context(support["features"], False), False
+        )
+        after = self.task_loss(outputs, support)
+        embeddings = self.meta_block.call_adapted(weights, self.meta_block.read_support(encoded, memory, causal=False))
         return pool(embeddings, support["weight"], self.pooling), losses[0] if losses else after, after
+
+    def _without_memory(self, weights: Weights) -> tuple[Weights, Weights]:
+        count = len(self.inner_variables)
+        return weights[:count], weights[count:]
 
     def _encode_meta(self, features: Features) -> tf.Tensor:
         like = next(iter(features.values()))

@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py --json
 
-Every second request carries the member's meta embedding, every other is the same request of someone unknown (no look-up), so that
-both see the same machine. `client_share_of_p50` is the CPU time of the calling thread (look-up, checks, request building,
-serialisation, parsing, ordering) over the p50. Weights are random: they do not change the time.
+Three measurements take turns, so that all see the same machine: a request with the member's meta embedding, the same one of someone
+unknown (no look-up), and the SavedModel called in this process. `client_share_of_p50` is the CPU time of the calling thread (look-up,
+checks, request building, gRPC, parsing, ordering) over the p50. Weights are random: they do not change the time.
 """
 
 from __future__ import annotations
@@ -37,42 +37,45 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
     return 1000 * (time.perf_counter() - wall), 1000 * (time.thread_time() - cpu)
 
 
-def latency(ranker: Ranker, requests: list[Any], pairs: int) -> dict[str, Any]:
-    """p50 with and without the embedding, measured in turns at concurrency 1."""
+def latency(ranker: Ranker, signature: Callable[..., Any], requests: list[Any], pairs: int) -> dict[str, Any]:
+    """p50 with and without the embedding and in this process, measured in turns at concurrency 1."""
     unknown = [({**member, "user_id": None}, candidates) for member, candidates in requests]
-    for member, candidates in requests[:100]:
-        ranker.rank(member, candidates)
-    adapted, plain = [], []
-    for n in range(pairs):
-        i = n % len(requests)
-        order = ((adapted, requests), (plain, unknown)) if n % 2 else ((plain, unknown), (adapted, requests))
-        for times, source in order:
-            times.append(timed(functools.partial(ranker.rank, *source[i])))
-    (wall, cpu), (other, _) = np.array(adapted).T, np.array(plain).T
-    p50, p50_plain = float(np.median(wall)), float(np.median(other))
+    calls = {
+        "adapted": [functools.partial(ranker.rank, *request) for request in requests],
+        "plain": [functools.partial(ranker.rank, *request) for request in unknown],
+        "in_process": in_process(signature, requests),
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for n in range(-100, pairs):
+        for name in calls if n % 2 else reversed(calls):
+            spent = timed(calls[name][n % len(requests)])
+            if n >= 0:
+                times[name].append(spent)
+    wall, cpu = np.array(times["adapted"]).T
+    p50 = {name: float(np.median([spent for spent, _ in each])) for name, each in times.items()}
     return {
-        "p50_ms_with_embedding": p50,
-        "p50_ms_without_embedding": p50_plain,
-        "embedding_cost_share_of_p50": p50 / p50_plain - 1,
+        "p50_ms_with_embedding": p50["adapted"],
+        "p50_ms_without_embedding": p50["plain"],
+        "embedding_cost_share_of_p50": p50["adapted"] / p50["plain"] - 1,
         "p99_ms": float(np.percentile(wall, 99)),
+        "in_process_ms": p50["in_process"],
+        "serving_overhead_ms": p50["adapted"] - p50["in_process"],
         "client_ms": float(np.median(cpu)),
-        "client_share_of_p50": float(np.median(cpu)) / p50,
+        "client_share_of_p50": float(np.median(cpu)) / p50["adapted"],
     }
 
 
-def in_process(export: Path, requests: list[Any], calls: int) -> float:
-    """p50 of the same SavedModel called in this process, tensors made beforehand."""
+def in_process(signature: Callable[..., Any], requests: list[Any]) -> list[Callable[[], Any]]:
+    """Calls of the same SavedModel in this process, tensors made beforehand."""
     import tensorflow as tf
 
-    signature = tf.saved_model.load(str(export / "ranker" / "1")).signatures["rank"]
     dtypes = {f.name: tf.dtypes.as_dtype(f.dtype) for f in world.schema().all_features}
-    inputs = []
-    for member, candidates in requests[:50]:
-        values = {f.name: candidates.get(f.name, [member.get(f.name)]) for f in world.schema().all_features}
-        tensors = {name: tf.constant(value, dtypes[name]) for name, value in values.items()}
-        inputs.append({**tensors, "meta_embedding": tf.zeros([1, 32]), "has_meta_embedding": tf.constant([True])})
-    times = [timed(lambda n=n: signature(**inputs[n % len(inputs)])["logit"].numpy())[0] for n in range(calls + 50)]
-    return float(np.median(times[50:]))
+    calls = []
+    for member, candidates in requests:
+        inputs = {name: tf.constant(candidates.get(name, [member.get(name)]), dtype) for name, dtype in dtypes.items()}
+        inputs |= {"meta_embedding": tf.zeros([1, 32]), "has_meta_embedding": tf.constant([True])}
+        calls.append(lambda inputs=inputs: signature(**inputs)["logit"].numpy())
+    return calls
 
 
 def throughput(ranker: Ranker, requests: list[Any], threads: int, seconds: float) -> dict[str, float]:
@@ -113,8 +116,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    import tensorflow as tf
+
     say("exporting")
     export = world.export(folder / "export")
+    signature = tf.saved_model.load(str(export / "ranker" / "1")).signatures["rank"]
     address = f"lmdb:{folder / 'store'}"
     store = open_store(address)
     world.publish(store, 1)
@@ -122,7 +128,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"candidates": arguments.candidates, "cores": os.cpu_count()}
     with world.served(export / "ranker") as (target, _), Ranker(target, store, manifest=export, timeout=30.0) as ranker:
         say("latency")
-        result |= latency(ranker, requests, arguments.pairs)
+        result |= latency(ranker, signature, requests, arguments.pairs)
         loads = {}
         for threads in (1, 8, 32):
             say(f"throughput at {threads}")
@@ -131,9 +137,6 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         result["latency_ms"] = {name: {key: load[key] for key in ("p50_ms", "p99_ms")} for name, load in loads.items()}
         counters = ranker.counters.snapshot()
     assert counters["failed"] == counters["unavailable"] == counters["missing"] == 0, counters
-    say("in process")
-    result["in_process_ms"] = in_process(export, requests, arguments.pairs)
-    result["serving_overhead_ms"] = result["p50_ms_with_embedding"] - result["in_process_ms"]
     say("look-ups")
     with world.redis_address(folder) as redis:
         result["look_up_ms"] = {
@@ -148,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--candidates", type=int, default=100)
-    parser.add_argument("--pairs", type=int, default=2000, help="requests with and as many without an embedding")
+    parser.add_argument("--pairs", type=int, default=1500, help="rounds of the latency measurements")
     parser.add_argument("--seconds", type=float, default=8.0, help="of load at each concurrency")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

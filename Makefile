@@ -5,7 +5,8 @@ DATASET ?= simulated
 DATA_DIR ?=
 WORKSPACE ?= runs/$(DATASET)
 DEMO_OPTIONS ?=
-PYTEST_OPTIONS ?=
+# Two workers, whole files each: many tests wait for processes of their own, and module fixtures stay in one worker.
+PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -1,0 +1,161 @@
+"""The embedding job against calling the adapter directly, at the core's reference sizes.
+
+    python benchmarks/embedding_job.py --tasks 20000 --json
+
+The adapter is exported by the toolkit from a reference model (64 meta and 128 other features, meta MLP 128-32, global MLP
+256-128-1, k = 3). Both sides adapt the same records in the same batches; the direct loop has them in memory and throws its results
+away, the job reads gzipped files and writes Parquet. A job's start-up is what a job on eight tasks takes. Rates are the
+medians of alternating repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gzip
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+from limaml_beam import record_batches
+from limaml_beam.adapter import load_packed
+from limaml_beam.embed_command import intra_op_threads, quiet_beam
+from limaml_beam.generate_embeddings import EmbeddingJob, generate
+
+from tfrec_limaml import export_for_serving
+from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.recipes import build_model
+from tfrec_limaml.records import LABEL, TIMESTAMP, TaskEncoder
+from tfrec_limaml.schema import Feature, Label, Schema
+from tfrec_limaml.statistics import Statistics
+
+SCHEMA = Schema(
+    name="reference",
+    label=Label(name="click"),
+    timestamp="time",
+    tasks={"user": ("user_id",)},
+    features=(
+        Feature(name="m", role="meta", width=64, normalise="none"),
+        Feature(name="o", width=128, normalise="none"),
+    ),
+)
+MODEL = {
+    "meta_units": (128,),
+    "embedding_dim": 32,
+    "global_units": (256, 128),
+    "dropout": 0.0,
+    "inner_steps": 3,
+    "inner_learning_rate": 0.1,
+    "fine_tune_steps": 3,
+    "first_order": False,
+    "unadapted_loss_weight": 0.5,
+}
+
+
+def make_export(folder: Path) -> Path:
+    """Exports the reference model; returns the adapter's directory."""
+    from tfrec_limaml.preprocessing import FeatureEncoder
+
+    encoder = FeatureEncoder(SCHEMA, Statistics(rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features={}))
+    model = build_model("limaml", encoder, MODEL)
+    model.build(encoder.output_shapes)
+    manifest = export_for_serving(model, folder)
+    return folder / "adapter" / str(manifest.model_version)
+
+
+def make_records(tasks: int, seed: int = 7) -> list[bytes]:
+    """Tasks of 1 to 24 samples."""
+    random = np.random.default_rng(seed)
+    counts = random.integers(1, 25, tasks)
+    ends = np.cumsum(counts)
+    rows = int(ends[-1])
+    columns = {
+        "m": random.standard_normal((rows, 64), np.float32),
+        "o": random.standard_normal((rows, 128), np.float32),
+        LABEL: (random.random(rows) < 0.4).astype(np.float32),
+        TIMESTAMP: np.arange(rows) + 1_650_000_000_000,
+    }
+    encoder = TaskEncoder(SCHEMA, columns)
+    return [
+        encoder.encode(f"member-{n:08d}", end - count, end)
+        for n, (end, count) in enumerate(zip(ends.tolist(), counts.tolist(), strict=True))
+    ]
+
+
+def write_tasks(folder: Path, records: Sequence[bytes], files: int = 4) -> Path:
+    """Task records as `limaml prepare` lays them down."""
+    (folder / "user").mkdir(parents=True)
+    SCHEMA.save(folder / "schema.yaml")
+    for n in range(files):
+        with gzip.open(folder / "user" / f"recent-{n:05d}-of-{files:05d}.tfrecord.gz", "wb", compresslevel=6) as file:
+            record_batches.write_records(file, records[n::files])
+    return folder
+
+
+def seconds(function: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def measure(folder: Path, tasks: int, repeat: int) -> dict[str, float]:
+    records = make_records(tasks)
+    adapter = make_export(folder / "export")
+    dim = Manifest.read(adapter).embedding_dim
+    job = EmbeddingJob(tasks=write_tasks(folder / "tasks", records), adapter=adapter, output=folder / "out", generation="benchmark")
+    tiny = dataclasses.replace(job, tasks=write_tasks(folder / "tiny", records[:8]))
+    # The very batches that the job forms: file by file, block by block.
+    batches = [batch for n in range(4) for batch in record_batches.batches_by_length(records[n::4], job.batch_size)]
+    packed = load_packed(str(adapter), ["serve"], embedding_dim=dim, intra_op_threads=0)
+
+    def direct() -> None:
+        for batch in batches:
+            packed.adapt(batch)
+
+    def run(what: EmbeddingJob, workers: int) -> float:
+        flags = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"] if workers else []
+        what = dataclasses.replace(what, intra_op_threads=intra_op_threads(2) if workers else 0)
+        return seconds(lambda: generate(what, flags, overwrite=True))
+
+    direct()
+    timings: dict[str, list[float]] = {"direct": [], "start": [], "job": []}
+    for _ in range(repeat):
+        timings["direct"].append(seconds(direct))
+        timings["start"].append(run(tiny, 0))
+        timings["job"].append(run(job, 0))
+    medians = {name: statistics.median(values) for name, values in timings.items()}
+    single, double = (run(job, workers) - run(tiny, workers) for workers in (1, 2))
+    adapter_rate, job_rate = tasks / medians["direct"], tasks / (medians["job"] - medians["start"])
+    return {
+        "tasks": tasks,
+        "adapter_tasks_per_s": adapter_rate,
+        "job_tasks_per_s": job_rate,
+        "job_share": job_rate / adapter_rate,
+        "start_up_s": medians["start"],
+        "one_single_threaded_worker_tasks_per_s": tasks / single,
+        "two_single_threaded_workers_tasks_per_s": tasks / double,
+        "two_workers_speedup": single / double,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=20_000)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    quiet_beam()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(Path(folder), arguments.tasks, arguments.repeat)
+    print(json.dumps(result, indent=2) if arguments.json else "\n".join(f"{name}: {value:.4g}" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -45,6 +45,26 @@ class MetaBlock(keras.layers.Layer):
         tasks = tf.shape(encoded)[:1]
         return [tf.broadcast_to(v, tf.concat([tasks, v.shape], 0)) for v in self.adaptable_variables]
 
+    def encode_support(self, encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> list[tf.Tensor]:
+        """What rows of a task may see of its support set, ``[T, ...]`` each; most blocks keep nothing.
+
+        Args:
+            encoded: The support rows' encoded features ``[T, S, F]``.
+            label: Their labels ``[T, S]``.
+            weight: Their weights ``[T, S]``, 0 for padding.
+        """
+        return []
+
+    def read_support(self, encoded: tf.Tensor, memory: list[tf.Tensor], causal: bool) -> tf.Tensor:
+        """Encoded rows ``[T, N, F]`` with what they see of their task's support set: the input of `call_adapted`.
+
+        Args:
+            encoded: Encoded rows.
+            memory: What `encode_support` kept; empty for rows that are not to see it.
+            causal: The rows are the support rows themselves, and each may see earlier ones only.
+        """
+        return encoded
+
     def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Meta embeddings ``[T, S, D]`` of ``encoded`` ``[T, S, F]`` under per-task `weights` ``[T, ...]``."""
         raise NotImplementedError
@@ -57,9 +77,9 @@ class MetaBlock(keras.layers.Layer):
         """Un-adapted meta embeddings ``[N, D]`` of encoded rows ``[N, F]``."""
         raise NotImplementedError
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(self, features_shape: Any) -> tuple[int | None, ...]:
         """``[N, D]``."""
-        return (next(iter(input_shape.values()))[0], self.embedding_dim)
+        return (next(iter(features_shape.values()))[0], self.embedding_dim)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

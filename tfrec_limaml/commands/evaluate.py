@@ -1,9 +1,11 @@
-"""``limaml evaluate``: AUC of every trained algorithm, without and with fine-tuning."""
+"""``limaml evaluate``: AUC of every trained algorithm, without and with fine-tuning, and as production serves it."""
 
 from __future__ import annotations
 
 import argparse
+import glob
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from tfrec_limaml.errors import LimamlError
 
 _DESCRIPTION = """\
 Scores the test rows of `limaml prepare` with every model in RUN, un-adapted and after fine-tuning on each task's history before the
-test, and writes RUN/evaluation.json: AUC with 95 % intervals, log loss, calibration, AUC within tasks, and AUC by length of history.
+test, and writes RUN/evaluation.json: AUC with 95 % intervals, the gain over the first model, log loss, calibration, AUC within tasks,
+the same by length of history and by cohort (cold, dormant, active, few or many test rows), and whether fine-tuning lowered the loss
+that it descends. A LiMAML model is scored once more "as served": with the one embedding per task that `limaml embed` would store.
 
 example:
   limaml evaluate runs/tasks --run runs/model
@@ -28,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--task", help="task definition (default: the schema's first)")
     parser.add_argument("--batch-size", type=int, default=512, help="tasks per batch (default: %(default)s)")
+    parser.add_argument(
+        "--dormant-days",
+        type=float,
+        default=7.0,
+        metavar="DAYS",
+        help="a task without rows for so long before its first test row is dormant (default: %(default)g)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing evaluation.json")
 
 
@@ -40,35 +51,57 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not models:
         raise LimamlError(f"no model in {args.run}; run `limaml train` first")
     import keras
-    import numpy as np
     from tqdm import tqdm
 
     import tfrec_limaml.models  # noqa: F401  registers the classes
-    from tfrec_limaml.evaluation import bayes_auc, measure
+    from tfrec_limaml.evaluation import bayes_auc, task_keys
     from tfrec_limaml.input_pipeline import task_dataset
     from tfrec_limaml.recipes import load_encoder, split_pattern
 
     schema = load_encoder(args.tasks).schema
     pattern = split_pattern(args.tasks, args.task, args.split, schema)
+    trained = task_keys(sorted(glob.glob(split_pattern(args.tasks, args.task, "train", schema))))
+    options = {"trained_keys": trained, "dormant_days": args.dormant_days}
     results: list[dict[str, Any]] = []
     rows: dict[str, Any] = {}
-    progress = tqdm(total=2 * len(models), desc="evaluate", unit="pass", file=sys.stderr)
-    for file in models:
-        model = keras.saving.load_model(file)
-        _check_schema(model, schema, file)
-        dataset = task_dataset(pattern, model.encoder, args.batch_size, with_keys=True)
-        for fine_tune in (False, True):
-            model.fine_tune = fine_tune
-            rows = model.predict(dataset, verbose=0)
-            results.append({"algorithm": file.stem, "fine_tune": fine_tune, **measure(rows)})
+    with tqdm(total=len(models), desc="evaluate", unit="model", file=sys.stderr) as progress:
+        for file in models:
+            model = keras.saving.load_model(file)
+            _check_schema(model, schema, file)
+            rows = _evaluate(file.stem, model, task_dataset(pattern, model.encoder, args.batch_size, with_keys=True), options, results)
             progress.update()
-    progress.close()
-    result = {"split": args.split, "rows": len(rows["label"]), "tasks": len(np.unique(rows["task_key"])), "results": results}
+    result = {
+        "split": args.split,
+        "rows": results[0]["rows"],
+        "tasks": results[0]["tasks"],
+        "gain_over": models[0].stem,
+        "results": results,
+    }
     best = bayes_auc(rows)
     if best is not None:
         result["bayes_auc"] = best
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = _without_nan(result)
+    aside = path.with_name(f".writing-{path.name}")
+    aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)
     return result
+
+
+def _evaluate(name: str, model: Any, dataset: Any, options: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Appends the rows of one model to `results` and returns its scored rows; the first ones become the reference."""
+    from tfrec_limaml.evaluation import adaptation_losses, measure, served_rows
+    from tfrec_limaml.models import LiMAML
+
+    rows: dict[str, Any] = {}
+    for fine_tune in (False, True):
+        model.fine_tune = fine_tune
+        rows = model.predict(dataset, verbose=0)
+        options.setdefault("reference", rows["probability"])
+        results.append({"algorithm": name, "fine_tune": fine_tune, **measure(rows, **options)})
+    results[-1].update(adaptation_losses(model, dataset))
+    if isinstance(model, LiMAML):
+        results.append({"algorithm": name, "fine_tune": True, "served": True, **measure(served_rows(model, dataset), **options)})
+    return rows
 
 
 def _check_schema(model: Any, schema: Any, file: Path) -> None:
@@ -76,19 +109,48 @@ def _check_schema(model: Any, schema: Any, file: Path) -> None:
         raise LimamlError(f"{file} was trained under another schema than the task records; prepare or train again")
 
 
+def _without_nan(value: Any) -> Any:
+    """NaN is not JSON: undefined metrics become null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _render(result: dict[str, Any]) -> str:
     lines = [f"{result['split']}: {result['rows']} rows of {result['tasks']} tasks", ""]
+    over = f"gain over {result['gain_over']} (95 %)"
     lines.append(
-        f"{'algorithm':10} {'fine-tuned':>10} {'AUC':>8} {'95 % interval':>18} {'log loss':>9} {'calibration':>12} {'task AUC':>9}"
+        f"{'algorithm':10} {'fine-tuned':>10} {'AUC':>8} {'95 % interval':>17} {over:>28} {'log loss':>9} {'calibr.':>8} {'task AUC':>9}"
     )
     for row in result["results"]:
+        tuned = "as served" if row.get("served") else "yes" if row["fine_tune"] else "no"
+        interval = f"{_number(row['auc_low'])} - {_number(row['auc_high'])}"
+        gain = f"{_number(row['gain'], '+.4f')} ({_number(row['gain_low'], '+.4f')} {_number(row['gain_high'], '+.4f')})"
         lines.append(
-            f"{row['algorithm']:10} {'yes' if row['fine_tune'] else 'no':>10} {row['auc']:8.4f} "
-            f"{row['auc_low']:8.4f} - {row['auc_high']:.4f} {row['log_loss']:9.4f} {row['calibration']:12.3f} {row['per_task_auc']:9.4f}"
+            f"{row['algorithm']:10} {tuned:>10} {_number(row['auc']):>8} {interval:>17} {gain:>28} {_number(row['log_loss']):>9} "
+            f"{_number(row['calibration'], '.3f'):>8} {_number(row['per_task_auc']):>9}"
         )
     if "bayes_auc" in result:
         lines.append(f"best possible AUC {result['bayes_auc']:.4f} (known, as the data are simulated)")
+    best = max(result["results"], key=lambda row: row["auc"] or 0.0)
+    lines += ["", f"AUC of {best['algorithm']} by samples of history, and by cohort"]
+    for part in [*best["slices"], *best["cohorts"]]:
+        interval = f"{_number(part['auc_low'])} - {_number(part['auc_high'])}"
+        note = f"  ({part['note']})" if "note" in part else ""
+        lines.append(f"  {part['slice']:16} {part['rows']:8} rows {part['tasks']:8} tasks {_number(part['auc']):>8} {interval:>17}{note}")
+    for row in result["results"]:
+        if "support_loss_before" in row:
+            lines.append(
+                f"support loss of {row['algorithm']}: {_number(row['support_loss_before'])} before fine-tuning, "
+                f"{_number(row['support_loss_after'])} after; it rose for {_number(row['support_loss_rose'], '.1%')} of the tasks"
+            )
     return "\n".join(lines)
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "n/a" if value is None else format(value, form)
 
 
 COMMAND = Command(

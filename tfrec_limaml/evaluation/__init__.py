@@ -1,5 +1,7 @@
 """Metrics with confidence intervals, overall and by cohort."""
 
+from tfrec_limaml.evaluation.adaptation import adaptation_losses, served_rows
+from tfrec_limaml.evaluation.cohorts import cohorts, history_slices, task_keys
 from tfrec_limaml.evaluation.evaluate import bayes_auc, evaluate_tasks, measure
 from tfrec_limaml.evaluation.metrics import (
     auc,
@@ -12,14 +14,19 @@ from tfrec_limaml.evaluation.metrics import (
 )
 
 __all__ = [
+    "adaptation_losses",
     "auc",
     "auc_difference",
     "auc_interval",
     "bayes_auc",
     "calibration",
     "calibration_curve",
+    "cohorts",
     "evaluate_tasks",
+    "history_slices",
     "log_loss",
     "measure",
     "per_task_auc",
+    "served_rows",
+    "task_keys",
 ]

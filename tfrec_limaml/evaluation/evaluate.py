@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfrec_limaml.evaluation.metrics import auc, auc_interval, calibration, log_loss, per_task_auc
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.evaluation.cohorts import HISTORY_BOUNDS, cohorts, history_slices
+from tfrec_limaml.evaluation.metrics import auc, auc_difference, auc_interval, calibration, calibration_curve, log_loss, per_task_auc
 from tfrec_limaml.models import TaskModel
 
 Rows = Mapping[str, npt.NDArray[Any]]
 
-#: Lower bounds of the slices by samples in the support set; 25 is the paper's.
-HISTORY_BOUNDS = (0, 1, 3, 6, 12, 25)
 #: Fewer tasks than this in a slice make its metrics noise.
 FEW_TASKS = 30
 
 
-def evaluate_tasks(model: TaskModel, dataset: tf.data.Dataset, fine_tune: bool, verbose: int = 0) -> dict[str, Any]:
+def evaluate_tasks(model: TaskModel, dataset: tf.data.Dataset, fine_tune: bool, verbose: int = 0, **options: Any) -> dict[str, Any]:
     """Predicts the query rows of a dataset (made with ``with_keys=True``) and measures them.
 
     Args:
@@ -29,6 +29,7 @@ def evaluate_tasks(model: TaskModel, dataset: tf.data.Dataset, fine_tune: bool, 
         dataset: Tasks with keys.
         fine_tune: Whether to adapt on each task's support set first.
         verbose: Of `predict`.
+        **options: Of `measure`.
 
     Returns:
         The entries of one row of ``evaluation.json``: see `measure`.
@@ -39,39 +40,65 @@ def evaluate_tasks(model: TaskModel, dataset: tf.data.Dataset, fine_tune: bool, 
         rows = model.predict(dataset, verbose=verbose)
     finally:
         model.fine_tune = before
-    return measure(rows)
+    return measure(rows, **options)
 
 
-def measure(rows: Rows, bounds: Sequence[int] = HISTORY_BOUNDS) -> dict[str, Any]:
-    """Metrics of scored rows, overall and by length of history.
+def measure(
+    rows: Rows,
+    bounds: Sequence[int] = HISTORY_BOUNDS,
+    *,
+    reference: npt.NDArray[Any] | None = None,
+    trained_keys: Collection[bytes] | None = None,
+    dormant_days: float = 7.0,
+) -> dict[str, Any]:
+    """Metrics of scored rows, overall, by length of history and by cohort.
 
     Args:
-        rows: Arrays ``[N]``: ``probability``, ``label``, ``history``, ``task_key``.
+        rows: Arrays ``[N]``: ``probability``, ``label``, ``history``, ``task_key``, and for the dormant cohort ``timestamp`` and
+            ``last_seen``.
         bounds: Lower bounds of the slices by history.
+        reference: Another model's probabilities ``[N]`` of the same rows, to report the gain over.
+        trained_keys: See `cohorts`.
+        dormant_days: See `cohorts`.
 
     Returns:
-        ``auc`` with ``auc_low`` and ``auc_high``, ``log_loss``, ``calibration``, ``per_task_auc`` over ``per_task_auc_tasks`` tasks, and
-        ``slices``, a list of the same by cohort.
+        ``rows``, ``tasks``, ``auc`` with ``auc_low`` and ``auc_high`` (95 %, rows of one task taken as dependent), ``log_loss``,
+        ``calibration``, ``calibration_curve``, ``per_task_auc`` over ``per_task_auc_tasks`` tasks, with a `reference` also ``gain``,
+        ``gain_low`` and ``gain_high`` in AUC; ``slices`` by history and ``cohorts``: lists of some of the same, each with its name under
+        ``slice``. A degenerate metric is NaN, or carries a ``note``; overall ones are warned of as well.
+
+    Raises:
+        LimamlError: No rows, or no probabilities.
     """
-    label, score = rows["label"], rows["probability"]
-    value, low, high = auc_interval(label, score)
-    if np.isnan(value):
-        warnings.warn(f"AUC is undefined: all {len(label)} labels are of one class", stacklevel=2)
-    within, tasks = per_task_auc(rows["task_key"], label, score)
-    slices = []
-    for lower, upper in zip(bounds, [*bounds[1:], None], strict=True):
-        inside = (rows["history"] >= lower) & (rows["history"] < (np.inf if upper is None else upper))
-        if inside.any():
-            slices.append(_slice(_slice_name(lower, upper), {name: values[inside] for name, values in rows.items()}))
+    if "probability" not in rows:
+        raise LimamlError(f"evaluation needs the column 'probability' of a model for binary labels, received {sorted(rows)}")
+    if not len(rows["label"]):
+        raise LimamlError("there are no query rows to evaluate; check the split dates of the schema")
+    codes = np.unique(rows["task_key"], return_inverse=True)[1]
+    columns = {"label": rows["label"], "probability": rows["probability"], "task": codes}
+    if reference is not None:
+        columns["reference"] = reference
+    result = _measure_rows(columns)
+    within, tasks = per_task_auc(codes, rows["label"], rows["probability"])
+    if tasks < FEW_TASKS:
+        result["per_task_note"] = f"fewer than {FEW_TASKS} tasks have rows of both classes"
+    for name in ("note", "per_task_note"):
+        if name in result:
+            warnings.warn(f"{'AUC' if name == 'note' else 'AUC within tasks'} says little here: {result[name]}", stacklevel=2)
+
+    def part(name: str, inside: npt.NDArray[Any]) -> dict[str, Any]:
+        return {"slice": name, **_measure_rows({column: values[inside] for column, values in columns.items()})}
+
+    groups = cohorts(rows, trained_keys, dormant_days)
     return {
-        "auc": value,
-        "auc_low": low,
-        "auc_high": high,
-        "log_loss": log_loss(label, score),
-        "calibration": calibration(label, score),
+        **result,
+        "log_loss": log_loss(rows["label"], rows["probability"]),
+        "calibration": calibration(rows["label"], rows["probability"]),
+        "calibration_curve": calibration_curve(rows["label"], rows["probability"]),
         "per_task_auc": within,
         "per_task_auc_tasks": tasks,
-        "slices": slices,
+        "slices": [part(name, inside) for name, inside in history_slices(rows["history"], bounds)],
+        "cohorts": [part(name, inside) for name, inside in groups if inside.any()],
     }
 
 
@@ -80,16 +107,15 @@ def bayes_auc(rows: Rows, column: str = "bayes_probability") -> float | None:
     return auc(rows["label"], rows[column]) if column in rows else None
 
 
-def _slice(name: str, rows: Rows) -> dict[str, Any]:
-    value, low, high = auc_interval(rows["label"], rows["probability"])
-    tasks = len(np.unique(rows["task_key"]))
-    result = {"slice": name, "rows": len(rows["label"]), "tasks": tasks, "auc": value, "auc_low": low, "auc_high": high}
-    if tasks < FEW_TASKS or np.isnan(value):
-        result["note"] = "one class" if np.isnan(value) else f"fewer than {FEW_TASKS} tasks"
+def _measure_rows(columns: Rows) -> dict[str, Any]:
+    label, score, task = columns["label"], columns["probability"], columns["task"]
+    value, low, high = auc_interval(label, score, task)
+    tasks = len(np.unique(task))
+    result: dict[str, Any] = {"rows": len(label), "tasks": tasks, "auc": value, "auc_low": low, "auc_high": high}
+    if "reference" in columns:
+        result["gain"], result["gain_low"], result["gain_high"] = auc_difference(label, score, columns["reference"], task)
+    if np.isnan(value):
+        result["note"] = f"all {len(label)} labels are of one class"
+    elif tasks < FEW_TASKS:
+        result["note"] = f"fewer than {FEW_TASKS} tasks"
     return result
-
-
-def _slice_name(lower: int, upper: int | None) -> str:
-    if upper is None:
-        return f"{lower}+"
-    return str(lower) if upper == lower + 1 else f"{lower}-{upper - 1}"

@@ -1,0 +1,79 @@
+"""Who the scored rows belong to: slices by length of history, and cohorts that behave differently in production."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tfrec_limaml import records
+
+Array = npt.NDArray[Any]
+Rows = Mapping[str, Array]
+
+#: Lower bounds of the slices by samples in the support set.
+HISTORY_BOUNDS = (0, 1, 3, 6, 12, 25)
+#: The paper cuts its tasks at this many samples in the test data.
+PAPER_BOUND = 25
+DAY_MS = 86_400_000
+
+
+def history_slices(history: Array, bounds: Sequence[int] = HISTORY_BOUNDS) -> Iterator[tuple[str, Array]]:
+    """Names and row masks ``[N]`` of the slices that hold rows, by samples in the row's support set."""
+    for lower, upper in zip(bounds, [*bounds[1:], None], strict=True):
+        inside = (history >= lower) & (history < (np.inf if upper is None else upper))
+        if inside.any():
+            yield _slice_name(lower, upper), inside
+
+
+def cohorts(rows: Rows, trained_keys: Collection[bytes] | None = None, dormant_days: float = 7.0) -> Iterator[tuple[str, Array]]:
+    """Names and row masks ``[N]`` of the cohorts that hold rows.
+
+    - ``cold``: no record of the task was trained on (needs `trained_keys`).
+    - ``dormant``: the task was seen before, but not in the last `dormant_days` days before its first scored row (needs the columns
+      ``timestamp`` and ``last_seen``).
+    - ``active``: neither.
+    - ``under 25 rows`` and ``25 rows or more``: by the task's scored rows, the paper's slices.
+
+    Args:
+        rows: Scored rows with ``task_key``.
+        trained_keys: Task keys of the training records; see `task_keys`.
+        dormant_days: How long a silence makes a task dormant.
+    """
+    keys, task = np.unique(rows["task_key"], return_inverse=True)
+    usual = np.ones(len(task), bool)
+    if trained_keys is not None:
+        trained = set(trained_keys)
+        cold = np.array([key not in trained for key in keys], bool)[task]
+        usual &= ~cold
+        yield "cold", cold
+    if "timestamp" in rows and "last_seen" in rows:
+        first = np.full(len(keys), np.iinfo(np.int64).max)
+        np.minimum.at(first, task, rows["timestamp"])
+        dormant = (rows["last_seen"] > 0) & (first[task] - rows["last_seen"] > dormant_days * DAY_MS)
+        yield "dormant", dormant & usual
+        usual &= ~dormant
+        yield "active", usual
+    many = np.bincount(task, minlength=len(keys))[task] >= PAPER_BOUND
+    yield f"under {PAPER_BOUND} rows", ~many
+    yield f"{PAPER_BOUND} rows or more", many
+
+
+def task_keys(files: Sequence[str]) -> set[bytes]:
+    """The task keys in files of task records."""
+    dataset = tf.data.TFRecordDataset(files, "GZIP" if files and files[0].endswith(".gz") else "").batch(1024)
+    feature = {records.TASK_KEY: tf.io.FixedLenFeature([], tf.string)}
+
+    def keys(serialized: tf.Tensor) -> tf.Tensor:
+        return tf.io.parse_sequence_example(serialized, context_features=feature)[0][records.TASK_KEY]
+
+    return {key for batch in dataset.map(keys).as_numpy_iterator() for key in batch}
+
+
+def _slice_name(lower: int, upper: int | None) -> str:
+    if upper is None:
+        return f"{lower}+"
+    return str(lower) if upper == lower + 1 else f"{lower}-{upper - 1}"

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfrec_limaml import records
-from tfrec_limaml.blocks import MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.blocks.catalogue import GLOBAL_BLOCKS, META_BLOCKS
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.input_pipeline import task_dataset
 from tfrec_limaml.models import EntireNetworkMAML, LiMAML, TaskModel, Vanilla
@@ -50,22 +50,17 @@ def datasets(
 
 
 def build_model(algorithm: str, encoder: FeatureEncoder, options: Mapping[str, Any]) -> TaskModel:
-    """An MLP meta block and an MLP global block with embeddings, under one of the algorithms.
+    """A meta block and a global block (MLPs unless named otherwise) under one of the algorithms.
 
     Args:
         algorithm: ``"limaml"``, ``"vanilla"`` or ``"maml"``.
         encoder: Encodes the features; fixes the blocks' inputs.
         options: ``meta_units``, ``embedding_dim``, ``global_units``, ``dropout``, ``inner_steps``, ``inner_learning_rate``,
-            ``fine_tune_steps``, ``first_order``, ``unadapted_loss_weight``.
+            ``fine_tune_steps``, ``first_order``, ``unadapted_loss_weight``; optionally ``meta_block``, ``global_block`` (names in
+            `tfrec_limaml.blocks.catalogue`) and ``task``, the task definition, for ID meta blocks.
     """
-    meta_block = MLPMetaBlock(options["meta_units"], options["embedding_dim"], embeddings=encoder.embeddings("meta"), name="meta_block")
-    global_block = MLPGlobalBlock(
-        options["global_units"],
-        dropout=options["dropout"],
-        embeddings=encoder.embeddings(),
-        embeddings_regularizer={"class_name": "L2", "config": {"l2": 1e-5}},
-        name="global_block",
-    )
+    meta_block = META_BLOCKS[options.get("meta_block", "mlp")](encoder, options)
+    global_block = GLOBAL_BLOCKS[options.get("global_block", "mlp")](encoder, options)
     steps = options["inner_steps"]
     shared = {
         "encoder": encoder,

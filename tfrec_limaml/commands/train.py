@@ -13,6 +13,8 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 
 ALGORITHMS = ("limaml", "vanilla", "maml")
+META_BLOCKS = ("mlp", "id", "features+id", "transformer")
+GLOBAL_BLOCKS = ("mlp", "wide_and_deep", "dcn", "dlrm")
 
 _DESCRIPTION = """\
 Trains a model on the task records that `limaml prepare` wrote, with early stopping on validation AUC (after fine-tuning, where
@@ -52,6 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paper's is 0.75 (default: %(default)s)",
     )
     parser.add_argument("--max-samples", type=int, help="most recent support samples per task (default: all in the records)")
+    parser.add_argument(
+        "--meta-block",
+        choices=META_BLOCKS,
+        default="mlp",
+        help="what is adapted per task: an MLP on meta features, the task's own ID row, both, or an MLP on what attention finds in the "
+        "task's interactions (default: %(default)s)",
+    )
+    parser.add_argument("--global-block", choices=GLOBAL_BLOCKS, default="mlp", help="the shared network (default: %(default)s)")
     parser.add_argument("--meta-units", type=_widths, default=(64,), metavar="64,32", help="meta block's hidden layers (default: 64)")
     parser.add_argument("--embedding-dim", type=int, default=32, help="width of the meta embedding (default: %(default)s)")
     parser.add_argument("--global-units", type=_widths, default=(128, 64), metavar="128,64", help="global block (default: 128,64)")
@@ -125,7 +135,9 @@ def _progress(name: str, epochs: int) -> Any:
     class EpochBar(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             total = (self.params or {}).get("steps")
-            self.bar = tqdm(total=total, desc=f"{name} epoch {epoch + 1}/{epochs}", unit="batch", file=sys.stderr, leave=False, disable=None)
+            self.bar = tqdm(
+                total=total, desc=f"{name} epoch {epoch + 1}/{epochs}", unit="batch", file=sys.stderr, leave=False, disable=None
+            )
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.bar.update()

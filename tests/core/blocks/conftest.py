@@ -44,6 +44,7 @@ META_BLOCKS: dict[str, Callable[..., Any]] = {
     "features+id": lambda **k: blocks.FeaturesAndIDMetaBlock(
         "user", SIZES["user"], 2, hidden_units=(5,), embedding_dim=D, activation="tanh", **k
     ),
+    "transformer": lambda **k: blocks.TransformerMetaBlock((5,), D, 4, 2, activation="tanh", **k),
     "keras": lambda **k: blocks.KerasMetaBlock(_stack(**k), D, **k),
 }
 GLOBAL_BLOCKS: dict[str, Callable[..., Any]] = {

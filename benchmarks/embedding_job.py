@@ -28,6 +28,7 @@ from limaml_beam import record_batches
 from limaml_beam.adapter import load_packed
 from limaml_beam.embed_command import intra_op_threads, quiet_beam
 from limaml_beam.generate_embeddings import EmbeddingJob, generate
+from limaml_beam.sources import frame_record
 
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import Manifest
@@ -95,7 +96,7 @@ def write_tasks(folder: Path, records: Sequence[bytes], files: int = 4) -> Path:
     SCHEMA.save(folder / "schema.yaml")
     for n in range(files):
         with gzip.open(folder / "user" / f"recent-{n:05d}-of-{files:05d}.tfrecord.gz", "wb", compresslevel=6) as file:
-            record_batches.write_records(file, records[n::files])
+            file.writelines(map(frame_record, records[n::files]))
     return folder
 
 

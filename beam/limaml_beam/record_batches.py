@@ -7,25 +7,18 @@ into one batch, so that the adapter's padding is not the work.
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import hashlib
-import io
-import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO
 
 import apache_beam as beam
-import google_crc32c
 import numpy as np
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from limaml_beam.embedding_tables import UNREADABLE_FILE, dead_letter_table
+from limaml_beam.sources import SourceError, read_records
 
 NAMESPACE = "limaml_embeddings"
 DEAD_LETTERS = "dead_letters"
@@ -55,50 +48,6 @@ def unpack(batch: bytes) -> list[bytes]:
 def digest(record: bytes) -> bytes:
     """16 bytes that tell whether a record has changed (it holds its task key)."""
     return hashlib.sha256(record).digest()[:DIGEST_BYTES]  # processors have instructions for this one
-
-
-def read_records(file: IO[bytes]) -> Iterator[bytes]:
-    """Records of an open, uncompressed TFRecord stream.
-
-    Raises:
-        ValueError: A checksum is wrong or the file ends inside a record; what follows is lost.
-    """
-    position = 0
-    while head := file.read(12):
-        if len(head) < 12:
-            raise ValueError(f"ends inside the header of a record at byte {position}")
-        length, check = struct.unpack("<QI", head)
-        if _masked_crc(head[:8]) != check:
-            raise ValueError(f"wrong checksum of a record's length at byte {position}")
-        body = file.read(length + 4)
-        if len(body) < length + 4:
-            raise ValueError(f"ends inside the record at byte {position}")
-        record = body[:length]
-        if _masked_crc(record) != struct.unpack_from("<I", body, length)[0]:
-            raise ValueError(f"wrong checksum of the record at byte {position}")
-        position += length + 16
-        yield record
-
-
-@contextlib.contextmanager
-def open_records(path: str) -> Iterator[IO[bytes]]:
-    """Opens a record file, ``.gz`` or plain, on any Beam filesystem.
-
-    Beam's own gzip reader takes the end of a truncated file for the end of the records; this one raises `EOFError`.
-    """
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
-        if path.endswith(".gz"):
-            with gzip.GzipFile(fileobj=raw) as file:
-                yield io.BufferedReader(file, 1 << 20)
-        else:
-            yield raw
-
-
-def write_records(file: IO[bytes], records: Iterable[bytes]) -> None:
-    """Writes a TFRecord stream; inverse of `read_records`."""
-    for record in records:
-        head = struct.pack("<Q", len(record))
-        file.write(head + struct.pack("<I", _masked_crc(head)) + record + struct.pack("<I", _masked_crc(record)))
 
 
 def batches_by_length(records: Iterable[bytes], batch_size: int) -> Iterator[list[bytes]]:
@@ -154,13 +103,14 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
 
     def _changed(self, path: str, seen: list[bytes], errors: list[str]) -> Iterator[bytes]:
         try:
-            with open_records(path) as file:
-                for record in read_records(file):
-                    if self._load_previous is not None and (mark := digest(record)) in self._previous:
-                        seen.append(mark)
-                    else:
-                        yield record
-        except (OSError, EOFError, ValueError, zlib.error) as error:
+            for record in read_records(path):
+                if self._load_previous is not None and (mark := digest(record)) in self._previous:
+                    seen.append(mark)
+                else:
+                    yield record
+        except SourceError as error:
+            errors.append(str(error))
+        except (OSError, EOFError, zlib.error) as error:
             errors.append(f"{path}: {error}")
 
 
@@ -196,8 +146,3 @@ def _blocks(records: Iterable[bytes]) -> Iterator[list[bytes]]:
             block, size = [], 0
     if block:
         yield block
-
-
-def _masked_crc(content: bytes) -> int:
-    crc = google_crc32c.value(content)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

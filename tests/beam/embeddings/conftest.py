@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from limaml_beam.record_batches import write_records
+from limaml_beam.sources import frame_record
 
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.records import SCHEMA_FILE, encode_task
@@ -93,7 +93,7 @@ def write_tasks(tmp_path: Path, schema: Schema) -> Callable[..., Path]:
         schema.save(folder / SCHEMA_FILE)
         for i in range(files):
             with gzip.open(folder / "user" / f"recent-{i:05d}-of-{files:05d}.tfrecord.gz", "wb") as file:
-                write_records(file, records[i::files])
+                file.writelines(map(frame_record, records[i::files]))
         return folder
 
     return write

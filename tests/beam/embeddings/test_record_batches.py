@@ -1,11 +1,12 @@
 """Packed batches and the TFRecord stream."""
 
-import io
+import gzip
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from limaml_beam import record_batches as rb
+from limaml_beam.sources import SourceError, frame_record, read_records
 
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=30))
@@ -45,29 +46,33 @@ def test_tensorflow_reads_what_is_written_and_the_other_way_round(tmp_path):
     import tensorflow as tf
 
     records = [b"", b"abc", bytes(range(256)) * 10]
-    with open(tmp_path / "ours", "wb") as file:
-        rb.write_records(file, records)
-    assert [r.numpy() for r in tf.data.TFRecordDataset(str(tmp_path / "ours"))] == records
-    with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
+    ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
+    (tmp_path / "ours").write_bytes(b"".join(map(frame_record, records)))
+    assert [r.numpy() for r in tf.data.TFRecordDataset(ours)] == records
+    with tf.io.TFRecordWriter(theirs) as writer:
         for record in records:
             writer.write(record)
-    with open(tmp_path / "theirs", "rb") as file:
-        assert list(rb.read_records(file)) == records
+    assert list(read_records(theirs)) == records
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda c: c[:-3], "ends inside the record at byte 20"),
-        (lambda c: c[:25], "ends inside the header"),
-        (lambda c: c[:-6] + b"?" + c[-5:], "checksum of the record at byte 20"),
-        (lambda c: c[:20] + b"\xff" + c[21:], "checksum of a record's length at byte 20"),
-    ],
+    "damage",
+    [lambda c: c[:-3], lambda c: c[:25], lambda c: c[:-6] + b"?" + c[-5:], lambda c: c[:20] + b"\xff" + c[21:]],
+    ids=["cut body", "cut header", "wrong byte", "wrong length"],
 )
-def test_damage_is_named_after_the_whole_records_were_read(damage, message):
-    file = io.BytesIO()
-    rb.write_records(file, [b"good", b"second"])
-    reader = rb.read_records(io.BytesIO(damage(file.getvalue())))
+def test_damage_is_named_after_the_whole_records_were_read(damage, tmp_path):
+    path = tmp_path / "records"
+    path.write_bytes(damage(frame_record(b"good") + frame_record(b"second")))
+    reader = read_records(str(path))
     assert next(reader) == b"good"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(SourceError, match="record 1"):
         next(reader)
+
+
+def test_a_truncated_gzip_file_is_never_taken_for_a_shorter_one(tmp_path):
+    whole = gzip.compress(b"".join(frame_record(b"%d" % n * 1000) for n in range(200)))
+    path = tmp_path / "records.gz"
+    for cut in range(1, len(whole) - 20, len(whole) // 40):
+        path.write_bytes(whole[:-cut])
+        with pytest.raises((SourceError, EOFError)):
+            list(read_records(str(path)))

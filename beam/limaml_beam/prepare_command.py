@@ -74,8 +74,10 @@ def parse_with_beam_flags(argv: Sequence[str]) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the pipeline; returns the data card with ``output``."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
     from limaml_beam.build_tasks import Inputs, build_tasks
-    from limaml_beam.options import TaskSettings, cut_dates, local_by_default
+    from limaml_beam.options import LOCAL_RUNNER, TaskSettings, cut_dates, local_by_default
 
     if not 0 <= arguments.max_bad_fraction <= 1:
         raise LimamlError(f"--max-bad-fraction must lie between 0 and 1, received {arguments.max_bad_fraction}")
@@ -94,14 +96,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         partitions=by_size,
         **cut_dates(schema, **dates),  # type: ignore[arg-type]
     )
-    # Beam logs a worker's traceback before it raises; the error itself is what helps.
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    options = local_by_default(arguments.beam)
+    if options.view_as(StandardOptions).runner == LOCAL_RUNNER:
+        # It logs a worker's traceback before it raises; the error itself is what helps. Other runners' logs are their display.
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     card = build_tasks(
         schema,
         inputs,
         arguments.output,
         settings,
-        options=local_by_default(arguments.beam),
+        options=options,
         max_bad_fraction=arguments.max_bad_fraction,
         overwrite=arguments.overwrite,
     )

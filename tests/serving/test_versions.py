@@ -184,6 +184,15 @@ def test_a_damaged_version_beside_a_good_one_is_reported_and_the_good_one_serves
     assert refusal(client.logits, version=2)[0] == "NOT_FOUND"
 
 
+def test_the_last_good_version_goes_on_where_only_damaged_ones_are_left_on_disk(serve_base, add_version, base):
+    add_version(1)
+    server, client = serve_base()
+    damage_no_variables(add_version(2))
+    shutil.rmtree(base / "1")
+    server.manager.refresh()
+    assert client.logits() == [111.0, 1.0]
+
+
 def test_after_a_restart_a_damaged_newest_version_does_not_hide_the_good_one(serve_base, add_version):
     add_version(1)
     damage_no_variables(add_version(2))

@@ -199,29 +199,31 @@ class LmdbWriter:
             self._lock: IO[str] = open_locked(self._lock_path, "a")
             shutil.rmtree(self._path, ignore_errors=True)
             self._environment = lmdb_environment.open_writable(self._path)
+            # One transaction for the whole generation: every commit in between would copy most pages of the tree again.
+            self._transaction = self._environment.begin(write=True)
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"cannot write the store {store.folder}: {error}") from error
         self._open = True
 
     def put(self, keys: Sequence[str], embeddings: Matrix) -> None:
-        """See `GenerationWriter.put`; sorted batches of some ten thousand rows are the fastest."""
+        """See `GenerationWriter.put`; from the thread that opened the generation. Batches of some ten thousand rows are the fastest."""
         self._check_open()
         stored = common.encode_embeddings(keys, embeddings, self._embedding_dim, self._store.dtype)
         content = memoryview(stored.tobytes())
         width = self._embedding_dim * stored.itemsize
         rows = {key: content[i * width : (i + 1) * width] for i, key in enumerate(common.encode_keys(keys))}
         try:
-            with self._environment.begin(write=True) as transaction:
-                transaction.cursor().putmulti(sorted(rows.items(), key=lambda item: item[0]))
+            self._transaction.cursor().putmulti(sorted(rows.items(), key=lambda item: item[0]))
         except lmdb.Error as error:
             raise StoreError(f"cannot write generation {self.identifier!r} below {self._store.folder}: {error}") from error
 
     def publish(self, expected_count: int | None = None) -> Generation:
         """See `GenerationWriter.publish`. What was put is on disk before the pointer moves."""
         self._check_open()
-        count = int(self._environment.stat()["entries"])
+        count = int(self._transaction.stat(self._environment.open_db(txn=self._transaction))["entries"])
         common.check_count(self.identifier, count, expected_count)
         try:
+            self._transaction.commit()
             self._environment.sync(True)
         except lmdb.Error as error:
             raise StoreError(f"cannot write generation {self.identifier!r} to disk: {error}") from error
@@ -241,6 +243,7 @@ class LmdbWriter:
     def abort(self) -> None:
         """See `GenerationWriter.abort`."""
         if self._open:
+            self._transaction.abort()
             self._environment.close()
             shutil.rmtree(self._path, ignore_errors=True)
             self._release()

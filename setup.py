@@ -70,6 +70,7 @@ setup(
             "datasets = tfrec_limaml.commands.datasets:COMMAND",
             "train = tfrec_limaml.commands.train:COMMAND",
             "evaluate = tfrec_limaml.commands.evaluate:COMMAND",
+            "diagnose = tfrec_limaml.commands.diagnose:COMMAND",
             "export = tfrec_limaml.commands.export:COMMAND",
             "demo = tfrec_limaml.commands.demo:COMMAND",
             "prepare = limaml_beam.commands:PREPARE",

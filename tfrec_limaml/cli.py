@@ -19,7 +19,7 @@ from typing import Any
 from tfrec_limaml.errors import LimamlError
 
 #: Order in ``limaml --help``; unknown names follow.
-_ORDER = ("demo", "datasets", "prepare", "train", "evaluate", "export", "embed", "refresh", "serve", "rank")
+_ORDER = ("demo", "datasets", "prepare", "diagnose", "train", "evaluate", "export", "embed", "refresh", "serve", "rank")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,101 @@
+"""Keras callbacks: TensorBoard's scalars and graph, and meta embeddings for its Embedding Projector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.models import LiMAML
+
+_CONFIG = "projector_config.pbtxt"
+_VECTORS, _METADATA = "meta_embeddings.tsv", "meta_embeddings_metadata.tsv"
+
+
+class EmbeddingProjector(keras.callbacks.Callback):
+    """Writes the meta embeddings of a dataset's tasks for TensorBoard's Embedding Projector when training ends.
+
+    Writes plain files (vectors, labels and the projector's configuration), so that training needs no TensorBoard package::
+
+        model.fit(train, callbacks=[EmbeddingProjector(recent, "runs/logs", {b"m1": "engineer"})])
+        # tensorboard --logdir runs/logs
+
+    Args:
+        dataset: Batches of tasks with keys (``task_dataset(..., with_keys=True)``); embeddings are made of their support sets.
+        log_dir: Folder that TensorBoard reads; made if missing.
+        labels: What to show and colour each task by, by task key; without it the keys alone are shown.
+        max_tasks: Only the first so many tasks: the projector draws some ten thousand points at most.
+    """
+
+    def __init__(
+        self, dataset: tf.data.Dataset, log_dir: str | Path, labels: Mapping[bytes, str] | None = None, max_tasks: int = 10_000
+    ) -> None:
+        super().__init__()
+        if "task_key" not in dataset.element_spec:
+            raise LimamlError("EmbeddingProjector needs a dataset with task keys: task_dataset(..., with_keys=True)")
+        if max_tasks < 1:
+            raise LimamlError(f"max_tasks must be at least 1, received {max_tasks}")
+        self.dataset = dataset
+        self.log_dir = Path(log_dir)
+        self.labels = labels
+        self.max_tasks = max_tasks
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Makes the embeddings and writes them."""
+        if not isinstance(self.model, LiMAML):
+            raise LimamlError(f"only LiMAML models have meta embeddings to project, received {type(self.model).__name__}")
+        keys, vectors = task_embeddings(self.model, self.dataset, self.max_tasks)
+        write_projector(self.log_dir, keys, vectors, self.labels)
+
+
+def task_embeddings(model: LiMAML, dataset: tf.data.Dataset, max_tasks: int) -> tuple[list[bytes], npt.NDArray[Any]]:
+    """Task keys and meta embeddings ``[T, D]`` of the first tasks that have support."""
+
+    def step(batch: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+        support = batch["support"]
+        known = tf.reduce_any(support["weight"] > 0, -1)
+        embeddings = tf.cast(model.task_embeddings(support)[0], tf.float32)
+        return tf.boolean_mask(batch["task_key"], known), tf.boolean_mask(embeddings, known)
+
+    traced = tf.function(step, input_signature=[dataset.element_spec], autograph=False)
+    keys: list[bytes] = []
+    parts = []
+    for batch in dataset:
+        key, embedding = traced(batch)
+        keys += list(key.numpy())
+        parts.append(embedding.numpy())
+        if len(keys) >= max_tasks:
+            break
+    vectors = np.concatenate(parts) if parts else np.zeros((0, model.meta_block.embedding_dim), "f")
+    return keys[:max_tasks], vectors[:max_tasks]
+
+
+def write_projector(
+    log_dir: str | Path, keys: Sequence[bytes], vectors: npt.NDArray[Any], labels: Mapping[bytes, str] | None = None
+) -> None:
+    """Writes vectors ``[T, D]`` with their keys and labels, and the configuration by which TensorBoard finds them.
+
+    The files: https://www.tensorflow.org/tensorboard/tensorboard_projector_plugin and, for the configuration,
+    ``tensorboard/plugins/projector/projector_config.proto`` in text form.
+    """
+    folder = Path(log_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [_cell(key.decode("utf-8", "replace")) for key in keys]
+    if labels is None:  # a single column has no header
+        metadata = names
+    else:
+        metadata = ["task\tlabel", *(f"{name}\t{_cell(labels.get(key, ''))}" for name, key in zip(names, keys, strict=True))]
+    np.savetxt(folder / _VECTORS, vectors, fmt="%.6g", delimiter="\t")
+    (folder / _METADATA).write_text("".join(f"{line}\n" for line in metadata), encoding="utf-8")
+    entry = f'embeddings {{\n  tensor_name: "meta_embeddings"\n  tensor_path: "{_VECTORS}"\n  metadata_path: "{_METADATA}"\n}}\n'
+    (folder / _CONFIG).write_text(entry, encoding="utf-8")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()) or "-"

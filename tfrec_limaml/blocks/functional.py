@@ -46,10 +46,7 @@ class FunctionalGlobalBlock(GlobalBlock):
         super().__init__(**kwargs)
         self.model = model
         self.feature_names = [name for name in names if name != META_EMBEDDING]
-        # Bound methods, not attributes that Keras tracks: both halves share the layers of `model`, which are saved with it.
-        context, head = _cut(model)
-        self._run_context = None if context is None else context.__call__
-        self._run_head = head.__call__
+        self._halves = _Halves(model)
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]], meta_embedding_shape: tuple[int | None, ...]) -> None:
         """Checks the model's inputs against the encoded features; raises `LimamlError` naming what does not fit."""
@@ -65,14 +62,11 @@ class FunctionalGlobalBlock(GlobalBlock):
 
     def encode_context(self, features: Features, training: bool = False) -> list[tf.Tensor]:
         """The tensors that the part with the meta embedding reads."""
-        if self._run_context is None:
-            return []
-        context = self._run_context([features[name] for name in self.feature_names], training=training)
-        return list(tf.nest.flatten(context))  # Keras unwraps lists of one tensor
+        return self._halves.before([features[name] for name in self.feature_names], training)
 
     def head(self, context: list[tf.Tensor], meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits ``[N]``."""
-        return tf.reshape(self._run_head([*context, meta_embedding], training=training), [-1])
+        return tf.reshape(self._halves.after(context, meta_embedding, training), [-1])
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -84,35 +78,52 @@ class FunctionalGlobalBlock(GlobalBlock):
         return cls(**{**config, "model": keras.saving.deserialize_keras_object(config["model"])})
 
 
-def _cut(model: keras.Model) -> tuple[keras.Model | None, keras.Model]:
-    """The model in two: features to a list of tensors (None if there are none), and these and the meta embedding to the logit."""
-    own = next(tensor for tensor in model.inputs if tensor.name == META_EMBEDDING)
-    dependent: dict[int, bool] = {id(tensor): tensor is own for tensor in model.inputs}
+class _Halves:
+    """A functional model cut in two, without touching it: the calls before the meta embedding enters, and those after.
 
-    def depends(tensor: Any) -> bool:
-        if id(tensor) not in dependent:
-            dependent[id(tensor)] = any([depends(source) for source in _sources(tensor)])
-        return dependent[id(tensor)]
+    (Sub-models made of a model's inner tensors would add calls to its layers, after which it cannot be serialised.)
+    """
 
-    output = model.outputs[0]
-    if not depends(output):
-        raise LimamlError(f"the model's output does not depend on its input {META_EMBEDDING!r}")
-    border: dict[int, Any] = {}
-    visited: set[int] = {id(own)}
-    pending = [output]
-    while pending:
-        tensor = pending.pop()
-        if not depends(tensor):
-            border[id(tensor)] = tensor
-        elif id(tensor) not in visited:
-            visited.add(id(tensor))
-            pending.extend(_sources(tensor))
-    features = [tensor for tensor in model.inputs if tensor is not own]
-    context = keras.Model(features, list(border.values())) if border else None
-    return context, keras.Model([*border.values(), own], output)
+    def __init__(self, model: keras.Model) -> None:
+        own = next(tensor for tensor in model.inputs if tensor.name == META_EMBEDDING)
+        self.own, self.features = own, [tensor for tensor in model.inputs if tensor is not own]
+        self.output = model.outputs[0]
+        self.calls_before: list[Any] = []
+        self.calls_after: list[Any] = []
+        late, border = {id(own)}, {}
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for node in model._nodes_by_depth[depth]:
+                if node.is_input:
+                    continue
+                if not any(id(tensor) in late for tensor in node.input_tensors):
+                    self.calls_before.append(node)
+                    continue
+                self.calls_after.append(node)
+                border.update({id(tensor): tensor for tensor in node.input_tensors if id(tensor) not in late})
+                late.update(id(tensor) for tensor in node.outputs)
+        if id(self.output) not in late:
+            raise LimamlError(f"the model's output does not depend on its input {META_EMBEDDING!r}")
+        self.border = list(border.values())
+
+    def before(self, features: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
+        """The tensors that cross the border."""
+        known = {id(tensor): tf.cast(value, tensor.dtype) for tensor, value in zip(self.features, features, strict=True)}
+        _run(self.calls_before, known, training)
+        return [known[id(tensor)] for tensor in self.border]
+
+    def after(self, border: list[tf.Tensor], meta_embedding: tf.Tensor, training: bool) -> tf.Tensor:
+        """The model's output."""
+        known = {id(tensor): value for tensor, value in zip(self.border, border, strict=True)}
+        known[id(self.own)] = tf.cast(meta_embedding, self.own.dtype)
+        _run(self.calls_after, known, training)
+        return known[id(self.output)]
 
 
-def _sources(tensor: Any) -> list[Any]:
-    """The tensors that the call which made `tensor` read."""
-    operation, node, _ = tensor._keras_history
-    return list(operation._inbound_nodes[node].input_tensors)
+def _run(calls: list[Any], known: dict[int, tf.Tensor], training: bool) -> None:
+    """Makes the calls in order; `known` maps symbolic tensors to values and grows."""
+    for node in calls:
+        args, kwargs = node.arguments.fill_in(known)
+        if getattr(node.operation, "_call_has_training_arg", False):
+            kwargs = {**kwargs, "training": training}
+        outputs = tf.nest.flatten(node.operation(*args, **kwargs))
+        known.update({id(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)})

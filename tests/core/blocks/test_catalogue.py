@@ -40,7 +40,7 @@ LOAD = """
 import json, sys
 import keras
 import numpy as np
-import tfrec_limaml
+from tfrec_limaml import LiMAML
 folder = sys.argv[1]
 rows = {name: value for name, value in np.load(folder + "/rows.npz").items()}
 found = {name: keras.saving.load_model(f"{folder}/{name}.keras")(rows).numpy().tolist() for name in json.loads(sys.argv[2])}

@@ -1,0 +1,32 @@
+"""The code in the guide to one's own models runs as it stands."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import tensorflow as tf
+
+
+@pytest.fixture(scope="module")
+def names(checkout):
+    text = (checkout / "docs" / "bring_your_own_model.md").read_text(encoding="utf-8")
+    found: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "bring_your_own_model.md", "exec"), found)
+    return found
+
+
+def test_the_model_of_the_guide_is_trained_and_adapts(names):
+    model = names["model"]
+    assert model.optimizer.iterations == 2
+    assert [type(block).__name__ for block in (model.meta_block, model.global_block)] == ["KerasMetaBlock", "FunctionalGlobalBlock"]
+
+
+def test_the_guide_s_own_block_works_in_a_model(names):
+    model = names["LiMAML"](names["meta_block"], names["GatedGlobalBlock"](8))
+    model.build({"meta": (None, 6), "other": (None, 4), "item": (None,)})
+    batch = tf.nest.map_structure(tf.constant, names["samples"](3, 2))
+    weights, losses = model.adapt_tasks(batch, 1)
+    assert model.adapted_outputs(weights, batch["features"]).shape == (3, 2)
+    assert losses[0].shape == (3,)

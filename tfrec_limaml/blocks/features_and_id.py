@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.blocks.base import MetaBlock
 from tfrec_limaml.blocks.id_offsets import IDOffsets
 from tfrec_limaml.blocks.mlp import MLPMetaBlock
 from tfrec_limaml.features import Features
@@ -60,6 +61,10 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
     def adaptable_variables(self) -> list[keras.Variable]:
         """The prior (its per-task copy moves as the task's row does), then all kernels and biases."""
         return [self.prior, *self.network.trainable_variables]
+
+    def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
+        """The prior with a task axis, then the layers as `MLPMetaBlock` starts them."""
+        return [*MetaBlock.initial_weights(self, encoded)[:1], *super().initial_weights(encoded)[1:]]
 
     def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""

@@ -117,7 +117,7 @@ def _batches(
         chosen = order[start : start + batch_size]
         at, of_support, total, filler = (tf.gather(v, chosen) for v in (first, support, counts, tasks.splits[:-1]))
         batch: dict[str, Any] = {
-            "support": samples(at, of_support, filler, (records.LABEL,)),
+            "support": samples(at, of_support, filler, (records.LABEL, records.TIMESTAMP) if with_keys else (records.LABEL,)),
             "query": samples(at + of_support, total - of_support, filler, extra),
         }
         if with_keys:

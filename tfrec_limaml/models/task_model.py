@@ -216,7 +216,7 @@ class TaskModel(keras.Model):
         result.update({name: tf.boolean_mask(value, mask) for name, value in query.items() if name not in ("features", "weight")})
         per_task = {"history": tf.math.count_nonzero(support["weight"], -1)}
         if "timestamp" in support:
-            per_task["last_seen"] = tf.reduce_max(support["timestamp"], -1)
+            per_task["last_seen"] = tf.reduce_max(tf.where(support["weight"] > 0, support["timestamp"], 0), -1)
         if "task_key" in data:
             per_task["task_key"] = data["task_key"]
         for name, value in per_task.items():

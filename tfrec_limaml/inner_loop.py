@@ -7,11 +7,14 @@ The gradient of the sum of the tasks' losses with respect to per-task weights *i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-Weights = list[tf.Tensor]
+from tfrec_limaml.inner_weights import DualKernel, SharedWeight
+
+#: Tensors ``[T, ...]``, or the cheaper forms of `tfrec_limaml.inner_weights`.
+Weights = list[Any]
 
 
 class Adaptation(NamedTuple):
@@ -36,7 +39,7 @@ def adapt(
     """Takes `steps` steps of gradient descent from `weights`.
 
     Args:
-        weights: Each task's starting weights, ``[T, ...]``.
+        weights: Each task's starting weights, ``[T, ...]`` or in a form of `tfrec_limaml.inner_weights`.
         task_losses: Maps such weights to the tasks' support losses ``[T]``.
         steps: Number of steps; 0 returns the weights unchanged.
         learning_rates: One rate for all weights, or one for each (a number or a tensor that broadcasts against it).
@@ -47,17 +50,25 @@ def adapt(
         The adapted weights and the losses before each step.
     """
     rates = list(learning_rates) if isinstance(learning_rates, Sequence) else [learning_rates] * len(weights)
+    weights = [w.without_dual() if isinstance(w, DualKernel) and tf.is_tensor(r) else w for w, r in zip(weights, rates, strict=True)]
     losses: list[tf.Tensor] = []
     for step in range(steps):
         exact = second_order_steps is None or step >= steps - second_order_steps
+        watched = [w.ghost if isinstance(w, SharedWeight | DualKernel) else w for w in weights]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(weights)
+            tape.watch(watched)
             loss = task_losses(weights)
             total = tf.reduce_sum(loss)
         losses.append(loss)
-        gradients = tape.gradient(total, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = tape.gradient(total, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         if not exact:
             gradients = [tf.stop_gradient(g) for g in gradients]
-        weights = [w - tf.cast(g, w.dtype) * rate for w, g, rate in zip(weights, gradients, rates, strict=True)]
+        weights = [_descend(w, g, rate) for w, g, rate in zip(weights, gradients, rates, strict=True)]
     return Adaptation(weights, losses)
+
+
+def _descend(weight: Any, gradient: tf.Tensor, rate: Any) -> Any:
+    if isinstance(weight, SharedWeight | DualKernel):
+        return weight.descend(gradient, rate)
+    return weight - tf.cast(gradient, weight.dtype) * rate

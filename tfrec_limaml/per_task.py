@@ -15,8 +15,9 @@ import tensorflow as tf
 from keras.src.models.functional import Functional  # not exported, and a rule must not catch subclasses with a call of their own
 
 from tfrec_limaml.features import merge_axes, split_axes
+from tfrec_limaml.inner_weights import DualKernel, SharedWeight, shared_bias, shared_product, with_task_axis
 
-Weights = Sequence[tf.Tensor]
+Weights = Sequence[Any]  # tensors with a task axis, or the cheaper forms of `inner_weights`
 
 
 def apply_per_task(layer: keras.layers.Layer, weights: Weights, inputs: Any, training: bool = False) -> Any:
@@ -57,6 +58,8 @@ def _apply(operation: Any, weights: Weights, args: tuple[Any, ...], kwargs: dict
     if not weights and _keeps_no_state(operation):
         return _all_rows(operation, args, kwargs, training)
     rule = _RULES.get(type(operation))
+    if rule not in (_dense, _sequential, _functional):
+        weights = [with_task_axis(w) for w in weights]
     if rule is not None and len(args) == 1 and not kwargs:
         return rule(operation, weights, args[0], training)
     return _vectorized(operation, weights, args, kwargs, training)
@@ -72,11 +75,19 @@ def _all_rows(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tra
 
 def _dense(layer: keras.layers.Dense, weights: Weights, inputs: tf.Tensor, training: bool) -> tf.Tensor:
     if inputs.shape.rank != 3:
-        return _vectorized(layer, weights, (inputs,), {}, training)
-    kernel, *bias = (tf.cast(w, layer.compute_dtype) for w in weights)
-    outputs = tf.matmul(tf.cast(inputs, layer.compute_dtype), kernel)
-    if bias:
-        outputs = outputs + bias[0][:, None]
+        return _vectorized(layer, [with_task_axis(w) for w in weights], (inputs,), {}, training)
+    inputs = tf.cast(inputs, layer.compute_dtype)
+    kernel, *bias = weights
+    if isinstance(kernel, DualKernel) and kernel.value.dtype == inputs.dtype:
+        outputs = kernel.product(inputs)
+    elif isinstance(kernel, SharedWeight) and kernel.value.dtype == inputs.dtype:
+        outputs = shared_product(inputs, kernel)
+    else:
+        outputs = tf.matmul(inputs, tf.cast(with_task_axis(kernel), inputs.dtype))
+    if bias and isinstance(bias[0], SharedWeight) and bias[0].value.dtype == inputs.dtype:
+        outputs = shared_bias(outputs, bias[0])
+    elif bias:
+        outputs = outputs + tf.cast(with_task_axis(bias[0]), inputs.dtype)[:, None]
     return layer.activation(outputs) if layer.activation is not None else outputs
 
 

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import LiMAML
-from tfrec_limaml.blocks import MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.blocks import MLPGlobalBlock, MLPMetaBlock, mlp
+from tfrec_limaml.inner_weights import with_task_axis
 
 CASES = [(steps, order) for steps in (1, 2, 5) for order in ("second", "first")]
 
@@ -65,7 +66,9 @@ def _ordered_variables(model):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-4)])
 @pytest.mark.parametrize(("steps", "order"), CASES)
-def test_losses_weights_embeddings_and_gradients_match_the_reference(golden, dtype, tolerance, steps, order):
+@pytest.mark.parametrize("dual", [True, False])
+def test_losses_weights_embeddings_and_gradients_match_the_reference(monkeypatch, golden, dtype, tolerance, steps, order, dual):
+    monkeypatch.setattr(mlp, "DUAL_FROM_WIDTH", 1 if dual else 1000)
     model = _model(golden, dtype, inner_steps=steps, first_order=order == "first")
     support, query = _samples(golden, "support", dtype), _samples(golden, "query", dtype)
 
@@ -78,7 +81,18 @@ def test_losses_weights_embeddings_and_gradients_match_the_reference(golden, dty
         outputs = model.adapted_outputs(weights, query["features"])
         embeddings, before, after = model.task_embeddings(support)
         loss, gradients, good = _gradients(model, support, query)
-        return weights, losses, outputs, model.task_loss(outputs, query), embeddings, before, after, loss, gradients, good
+        return (
+            [with_task_axis(w) for w in weights],
+            losses,
+            outputs,
+            model.task_loss(outputs, query),
+            embeddings,
+            before,
+            after,
+            loss,
+            gradients,
+            good,
+        )
 
     weights, losses, outputs, per_task, embeddings, before, after, loss, gradients, good = run()
     close(tf.stack(losses, 1), golden[f"n{steps}.support_loss"])

@@ -40,8 +40,8 @@ class MetaBlock(keras.layers.Layer):
         """The variables that the inner loop adapts."""
         raise NotImplementedError
 
-    def initial_weights(self, encoded: tf.Tensor) -> list[tf.Tensor]:
-        """Each task's weights before the first step, ``[T, ...]``; `encoded` is ``[T, S, F]``."""
+    def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
+        """Each task's weights before the first step, ``[T, ...]`` or `SharedWeight`; `encoded` is ``[T, S, F]``."""
         tasks = tf.shape(encoded)[:1]
         return [tf.broadcast_to(v, tf.concat([tasks, v.shape], 0)) for v in self.adaptable_variables]
 

@@ -10,7 +10,11 @@ import tensorflow as tf
 
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.features import META, OTHER, FeatureEmbeddings, Features
+from tfrec_limaml.inner_weights import DualKernel, SharedWeight
 from tfrec_limaml.per_task import apply_per_task
+
+#: Input width from which the first kernel is kept in dual form: about the number of support samples where the two cost the same.
+DUAL_FROM_WIDTH = 48
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -56,6 +60,13 @@ class MLPMetaBlock(MetaBlock):
     def adaptable_variables(self) -> list[keras.Variable]:
         """All kernels and biases; not the embedding tables."""
         return self.network.trainable_variables
+
+    def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
+        """The shared weights in forms that need no copy per task: the first kernel dual, where its input is wide."""
+        values = [tf.convert_to_tensor(v) for v in self.adaptable_variables]
+        tasks = tf.shape(encoded)[0]
+        first = DualKernel(values[0], encoded) if _is_wide(encoded, values[0]) else SharedWeight(values[0], tasks)
+        return [first, *(SharedWeight(v, tasks) for v in values[1:])]
 
     def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""
@@ -143,6 +154,10 @@ class MLPGlobalBlock(GlobalBlock):
             "embeddings": self.inputs_layer.embeddings,
             "embeddings_regularizer": keras.regularizers.serialize(self.inputs_layer.embeddings_regularizer),
         }
+
+
+def _is_wide(encoded: tf.Tensor, kernel: tf.Tensor) -> bool:
+    return encoded.dtype == kernel.dtype and kernel.shape[0] >= DUAL_FROM_WIDTH
 
 
 def _hidden(units: Sequence[int], activation: Any, dropout: float, policy: Any) -> list[keras.layers.Layer]:

@@ -1,0 +1,112 @@
+"""Forms of a task's weights in the inner loop that cost less than a tensor ``[T, ...]`` per weight.
+
+`SharedWeight`: before the first step all tasks have the same weights, and only their *gradient* needs a task axis.
+
+`DualKernel`: a first layer's input ``M`` ``[T, S, in]`` does not change in the inner loop, so that gradient descent only ever adds
+combinations of its rows to the kernel: ``W_k = W + M' A_k`` with ``A_k = -alpha * (sum of the deltas so far)``. Products become ``x W + (x M') A``:
+per-task kernels are never formed. Exact, with less work and less memory wherever rows are fewer than inputs.
+
+In both, a tape watches a *ghost* of zeros, which is never formed either: what flows back to it is the gradient per task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfrec_limaml.features import merge_axes, split_axes
+
+
+class SharedWeight:
+    """A weight that all tasks share until the first step.
+
+    Args:
+        value: The shared tensor.
+        tasks: Number of tasks, a scalar.
+    """
+
+    def __init__(self, value: tf.Tensor, tasks: tf.Tensor) -> None:
+        self.value = value
+        self.ghost = tf.zeros(tf.concat([tasks[None], tf.shape(value)], 0), value.dtype)
+
+    def descend(self, gradient: tf.Tensor, rate: Any) -> tf.Tensor:
+        """The tasks' weights ``[T, ...]`` one step later."""
+        return self.value[None] - gradient * rate
+
+    def per_task(self) -> tf.Tensor:
+        """The weight with a task axis."""
+        return self.value[None] + self.ghost
+
+
+class DualKernel:
+    """A dense layer's kernel as the shared one plus combinations of the task's own support rows.
+
+    Args:
+        value: The shared kernel ``[in, out]``.
+        rows: The layer's input on the support set, ``[T, S, in]``.
+    """
+
+    def __init__(self, value: tf.Tensor, rows: tf.Tensor) -> None:
+        self.value, self.rows = value, rows
+        self._base = _product(rows, value)
+        self._gram = tf.matmul(rows, rows, transpose_b=True)
+        self._coefficients: tf.Tensor | None = None
+        self.ghost = tf.zeros_like(self._base)
+
+    def product(self, inputs: tf.Tensor) -> tf.Tensor:
+        """``inputs @ kernel`` for inputs ``[T, N, in]``; the support rows themselves are recognised by identity."""
+        own = inputs is self.rows
+        outputs = self._base if own else _product(inputs, self.value)
+        if self._coefficients is not None:
+            outputs = outputs + tf.matmul(self._gram if own else tf.matmul(inputs, self.rows, transpose_b=True), self._coefficients)
+        return _with_ghost(outputs, self.ghost, lambda upstream: upstream) if own else outputs
+
+    def descend(self, gradient: tf.Tensor, rate: Any) -> DualKernel:
+        """The kernel one step later; `gradient` is the ghost's, the delta ``[T, S, out]`` of the layer's output."""
+        later = DualKernel.__new__(DualKernel)
+        later.__dict__.update(self.__dict__)
+        step = gradient * rate
+        later._coefficients = -step if self._coefficients is None else self._coefficients - step
+        return later
+
+    def per_task(self) -> tf.Tensor:
+        """The kernels ``[T, in, out]``."""
+        if self._coefficients is None:
+            return tf.broadcast_to(self.value, tf.concat([tf.shape(self.rows)[:1], tf.shape(self.value)], 0))
+        return self.value[None] + tf.matmul(self.rows, self._coefficients, transpose_a=True)
+
+    def without_dual(self) -> SharedWeight:
+        """The same kernel for steps with a rate per parameter, which leave the span of the rows."""
+        return SharedWeight(self.value, tf.shape(self.rows)[0])
+
+
+def with_task_axis(weight: Any) -> tf.Tensor:
+    """A weight ``[T, ...]``, whichever form it has."""
+    return weight.per_task() if isinstance(weight, SharedWeight | DualKernel) else weight
+
+
+def shared_product(inputs: tf.Tensor, kernel: SharedWeight) -> tf.Tensor:
+    """``inputs @ kernel`` for inputs ``[T, S, in]``: one large product, with a gradient per task for the ghost."""
+    outputs = _product(inputs, kernel.value)
+    return _with_ghost(outputs, kernel.ghost, lambda upstream: tf.matmul(inputs, upstream, transpose_a=True))
+
+
+def shared_bias(inputs: tf.Tensor, bias: SharedWeight) -> tf.Tensor:
+    """``inputs + bias`` for inputs ``[T, S, out]``, with a gradient per task for the ghost."""
+    return _with_ghost(inputs + bias.value, bias.ghost, lambda upstream: tf.reduce_sum(upstream, 1))
+
+
+def _product(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    return split_axes(tf.matmul(merge_axes(inputs), kernel), inputs)
+
+
+def _with_ghost(outputs: tf.Tensor, ghost: tf.Tensor, per_task: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """The outputs unchanged; the ghost's gradient is `per_task` of theirs."""
+
+    @tf.custom_gradient
+    def attach(value: tf.Tensor, ghost: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+        return tf.identity(value), lambda upstream: (upstream, per_task(upstream))
+
+    return attach(outputs, ghost)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrec_limaml import EntireNetworkMAML
 from tfrec_limaml.features import flatten_tasks
 
 
@@ -72,6 +73,19 @@ def test_global_blocks_train_in_mixed_precision(global_name, make_model, make_sa
     model = make_model("mlp", global_name, dtype="mixed_bfloat16")
     model.train_step({"support": make_samples([3, 1], "float32"), "query": make_samples([2, 2], "float32", seed=1)})
     assert all(v.dtype == "float32" and np.isfinite(v.numpy()).all() for v in model.trainable_variables)
+
+
+@pytest.mark.parametrize(("meta", "head"), [("transformer", "dlrm"), ("features+id", "dcn"), ("keras", "functional")])
+def test_the_whole_network_can_be_adapted_too(meta, head, make_model, make_samples, shapes):
+    limaml = make_model(meta, head)
+    model = EntireNetworkMAML(limaml.meta_block, limaml.global_block, inner_learning_rate=0.5, dtype="float64")
+    model.compile("sgd")
+    model.build(shapes)
+    support, query = make_samples([3, 1, 0]), make_samples([2, 2, 2], seed=1)
+    together = model.adapted_outputs(model.adapt_tasks(support, 1)[0], query["features"])
+    plain = tf.reshape(model.network(flatten_tasks(query["features"])), [3, 2])
+    np.testing.assert_allclose(together[2], plain[2], rtol=1e-6)
+    assert np.abs(together[0] - plain[0]).min() > 1e-6
 
 
 @pytest.mark.parametrize("name", ["id", "features+id"])

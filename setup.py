@@ -8,6 +8,8 @@ BEAM = ["apache-beam>=2.70", "tfx-bsl>=1.21"]
 SERVING = ["tensorflow-serving-api>=2.19.1", "grpcio-health-checking>=1.60", "grpcio-reflection>=1.60", "prometheus-client>=0.20"]
 REDIS = ["redis>=5"]
 PLOTS = ["matplotlib>=3.8"]
+TENSORBOARD = ["tensorboard>=2.20"]
+SEARCH = ["optuna>=4"]
 DEV = [
     "build",
     "hypothesis",
@@ -20,6 +22,7 @@ DEV = [
     "pytest-cov",
     "pytest-xdist",
     "ruff",
+    "tensorboard",
     "setuptools>=77",  # builds the wheel that a test installs
     "types-PyYAML",
 ]
@@ -60,8 +63,10 @@ setup(
         "serving": SERVING,
         "redis": REDIS,
         "plots": PLOTS,
+        "tensorboard": TENSORBOARD,
+        "search": SEARCH,
         "dev": DEV,
-        "all": [*BEAM, *SERVING, *REDIS, *PLOTS],
+        "all": [*BEAM, *SERVING, *REDIS, *PLOTS, *TENSORBOARD],
     },
     entry_points={
         "console_scripts": ["limaml = tfrec_limaml.cli:main"],

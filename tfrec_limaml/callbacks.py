@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,17 @@ from tfrec_limaml.models import LiMAML
 
 _CONFIG = "projector_config.pbtxt"
 _VECTORS, _METADATA = "meta_embeddings.tsv", "meta_embeddings_metadata.tsv"
+
+
+def tensorboard(log_dir: str | Path, **options: Any) -> keras.callbacks.TensorBoard:
+    """`keras.callbacks.TensorBoard`: scalars of every epoch and the graph.
+
+    Raises:
+        LimamlError: The TensorBoard package, through which Keras writes them, is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise LimamlError("TensorBoard is not installed; install it with: pip install 'tfrec-limaml[tensorboard]'")
+    return keras.callbacks.TensorBoard(str(log_dir), **options)
 
 
 class EmbeddingProjector(keras.callbacks.Callback):

@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patience", type=int, default=2, help="epochs without a better validation AUC (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=128, help="tasks per batch (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="outer rate, Adam (default: %(default)s)")
+    parser.add_argument(
+        "--decay-steps", type=int, metavar="N", help="let the outer rate fall to 0 along a cosine over N batches (default: constant)"
+    )
+    parser.add_argument(
+        "--warmup-steps", type=int, default=0, metavar="N", help="raise the outer rate from 0 over N batches first; needs --decay-steps"
+    )
     parser.add_argument("--inner-steps", type=int, default=3, help="n: inner steps in training (default: %(default)s)")
     parser.add_argument("--inner-learning-rate", type=float, default=0.3, help="alpha (default: %(default)s)")
     parser.add_argument("--fine-tune-steps", type=int, help="k: steps at evaluation and for embeddings (default: inner steps)")
@@ -66,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--embedding-dim", type=int, default=32, help="width of the meta embedding (default: %(default)s)")
     parser.add_argument("--global-units", type=_widths, default=(128, 64), metavar="128,64", help="global block (default: 128,64)")
     parser.add_argument("--dropout", type=float, default=0.1, help="in the global block (default: %(default)s)")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard scalars, the graph and meta embeddings there")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing model of this algorithm")
 
@@ -77,6 +84,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise LimamlError(f"{path} exists; pass --overwrite to train it again")
     import keras
 
+    from tfrec_limaml.evaluation import adaptation_losses
     from tfrec_limaml.recipes import build_model, datasets, load_encoder
 
     keras.utils.set_random_seed(args.seed)
@@ -85,12 +93,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     train, validation = datasets(
         args.tasks, encoder, args.task, args.batch_size, _fraction(args.support_fraction), args.max_samples, args.seed
     )
-    model.compile(keras.optimizers.Adam(args.learning_rate, global_clipnorm=1.0))
+    model.compile(keras.optimizers.Adam(_rate(args), global_clipnorm=1.0))
     started = time.perf_counter()
     stopping = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=args.patience, restore_best_weights=True)
-    history = model.fit(
-        train, validation_data=validation, epochs=args.epochs, callbacks=[stopping, _progress(args.algorithm, args.epochs)], verbose=0
-    )
+    callbacks = [stopping, _progress(args.algorithm, args.epochs), *_tensorboard(args, encoder)]
+    history = model.fit(train, validation_data=validation, epochs=args.epochs, callbacks=callbacks, verbose=0)
     curves = {name: [float(v) for v in values] for name, values in history.history.items()}
     result = {
         "algorithm": args.algorithm,
@@ -99,6 +106,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "best_val_auc": max(curves["val_auc"]),
         "seconds": round(time.perf_counter() - started, 2),
         "history": curves,
+        **adaptation_losses(model, validation),
     }
     args.output.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".writing-{path.name}")
@@ -111,8 +119,34 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _render(result: dict[str, Any]) -> str:
     return (
         f"{result['algorithm']}: {result['epochs']} epochs in {result['seconds']:.0f} s, best validation AUC {result['best_val_auc']:.4f}; "
-        f"model at {result['model']}"
+        f"model at {result['model']}\nfine-tuning took the support loss of validation tasks from {result['support_loss_before']:.4f} to "
+        f"{result['support_loss_after']:.4f}"
     )
+
+
+def _rate(args: argparse.Namespace) -> Any:
+    """The outer rate: a number, or a schedule of it."""
+    from tfrec_limaml.schedules import warmup_cosine
+
+    if args.decay_steps is None:
+        if args.warmup_steps:
+            raise LimamlError(f"--warmup-steps {args.warmup_steps} needs --decay-steps: the number of batches to train for")
+        return args.learning_rate
+    return warmup_cosine(args.learning_rate, args.decay_steps, args.warmup_steps)
+
+
+def _tensorboard(args: argparse.Namespace, encoder: Any) -> list[Any]:
+    if args.tensorboard is None:
+        return []
+    from tfrec_limaml.callbacks import EmbeddingProjector, tensorboard
+    from tfrec_limaml.input_pipeline import task_dataset
+    from tfrec_limaml.recipes import split_pattern
+
+    callbacks = [tensorboard(args.tensorboard)]
+    if args.algorithm == "limaml":
+        recent = task_dataset(split_pattern(args.tasks, args.task, "recent", encoder.schema), encoder, support_fraction=1.0, with_keys=True)
+        callbacks.append(EmbeddingProjector(recent, args.tensorboard))
+    return callbacks
 
 
 def _widths(text: str) -> tuple[int, ...]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import pytest
 
 from tfrec_limaml import Vanilla
-from tfrec_limaml.callbacks import EmbeddingProjector, write_projector
+from tfrec_limaml.callbacks import EmbeddingProjector, tensorboard, write_projector
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schedules import scale_learning_rate, warmup_cosine
 
@@ -16,7 +15,7 @@ def test_training_leaves_scalars_the_graph_and_embeddings_with_their_labels(make
     pytest.importorskip("tensorboard")  # Keras writes scalars through it
     model = make_model()
     labels = {f"m{i}".encode(): "even" if i % 2 == 0 else "odd" for i in range(60)}
-    board = keras.callbacks.TensorBoard(tmp_path)
+    board = tensorboard(tmp_path)
     model.fit(test_tasks, epochs=1, verbose=0, callbacks=[board, EmbeddingProjector(test_tasks, tmp_path, labels)])
     assert list(tmp_path.glob("train/events.out.tfevents.*"))
     vectors = np.loadtxt(tmp_path / "meta_embeddings.tsv", delimiter="\t")

@@ -77,3 +77,14 @@ def test_inputs_that_do_not_fit_the_features_are_named(shapes):
         block.build({"meta": (None, 3)}, (None, 4))
     with pytest.raises(LimamlError, match=r"input 'meta_embedding' has shape \(None, 4\), the feature has \(None, 7\)"):
         block.build(shapes, (None, 7))
+
+
+def test_dropout_on_either_side_of_the_cut_drops_in_training_alone(shapes):
+    other, own = _inputs("other", "meta_embedding")
+    early, late = L.Dropout(0.5, seed=1)(other), L.Dropout(0.5, seed=2)(own)
+    total = L.Dense(1, use_bias=False, kernel_initializer="ones")(L.Concatenate()([early, late]))
+    block = FunctionalGlobalBlock(keras.Model([other, own], total))
+    rows = {"other": tf.ones((50, 2))}
+    np.testing.assert_array_equal(block(rows, tf.zeros((50, 4))), np.full(50, 2.0))
+    assert set(np.unique(block(rows, tf.zeros((50, 4)), training=True))) == {0.0, 2.0, 4.0}
+    assert len(np.unique(block.head(block.encode_context(rows), tf.ones((50, 4)), training=True))) > 1

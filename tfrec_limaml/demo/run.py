@@ -131,7 +131,10 @@ def _result(dataset: str, workspace: Workspace, state: dict[str, Any], told: Mem
     return {
         "dataset": dataset,
         "test_rows": evaluation["rows"],
-        "auc": [{key: row[key] for key in ("algorithm", "fine_tune", "auc", "auc_low", "auc_high")} for row in evaluation["results"]],
+        "auc": [
+            {key: row[key] for key in ("algorithm", "fine_tune", "served", "auc", "auc_low", "auc_high") if key in row}
+            for row in evaluation["results"]
+        ],
         **({"best_possible_auc": evaluation["bayes_auc"]} if "bayes_auc" in evaluation else {}),
         "embeddings": {"count": embedded["embedded"], "dimension": embedded["embedding_dim"], "seconds": embedded["seconds"]},
         "ranking": {
@@ -149,7 +152,7 @@ def facts(result: dict[str, Any]) -> list[tuple[str, str]]:
     """The summary table's lines."""
     lines = [
         (
-            f"Test AUC: {algorithm_label(r['algorithm'], r['fine_tune'])}",
+            f"Test AUC: {algorithm_label(r['algorithm'], r['fine_tune'], r.get('served', False))}",
             f"{r['auc']:.4f}  (95 %: {r['auc_low']:.4f} to {r['auc_high']:.4f})",
         )
         for r in result["auc"]

@@ -73,7 +73,7 @@ def auc_by_history(results: Sequence[Mapping[str, Any]]) -> str:
         x = frame.x(slices.index(cell["slice"]) + (series - (len(results) - 1) / 2) * width)
         low, high = frame.y(cell["auc_low"]), frame.y(cell["auc_high"])
         whisker = svg.element("line", class_=f"s{series % svg.SERIES} line", x1=x, x2=x, y1=low, y2=high)
-        name = algorithm_label(result["algorithm"], result["fine_tune"])
+        name = algorithm_label(result["algorithm"], result["fine_tune"], result.get("served", False))
         title = f"{name}, {cell['slice']} interactions: {cell['auc']:.4f} ({cell['auc_low']:.4f} to {cell['auc_high']:.4f})"
         body.append(_titled(whisker + svg.marker(series, x, frame.y(cell["auc"])), svg.element("title", title)))
     return frame.svg("Test AUC by length of history", "Bars are 95 % confidence intervals. The table holds the numbers.", *body)

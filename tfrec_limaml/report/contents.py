@@ -97,7 +97,9 @@ class Report:
     next_steps: Sequence[str] = ()
 
 
-def algorithm_label(algorithm: str, fine_tune: bool | None = None) -> str:
+def algorithm_label(algorithm: str, fine_tune: bool | None = None, served: bool = False) -> str:
     """A name for people: ``LiMAML, fine-tuned``."""
     name = ALGORITHMS.get(algorithm, algorithm)
+    if served:
+        return f"{name}, as served"
     return name if fine_tune is None else f"{name}, {'fine-tuned' if fine_tune else 'not fine-tuned'}"

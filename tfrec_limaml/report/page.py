@@ -65,7 +65,7 @@ def _evaluation(report: Report) -> str:
     chart = charts.auc_by_history(results)
     if not chart:
         return ""
-    names = [algorithm_label(r["algorithm"], r["fine_tune"]) for r in results]
+    names = [algorithm_label(r["algorithm"], r["fine_tune"], r.get("served", False)) for r in results]
     slices = list(dict.fromkeys(s["slice"] for r in results for s in r["slices"]))
     found = [{s["slice"]: s for s in r["slices"]} for r in results]
     rows = [

@@ -3,8 +3,8 @@
 `SharedWeight`: before the first step all tasks have the same weights, and only their *gradient* needs a task axis.
 
 `DualKernel`: a first layer's input ``M`` ``[T, S, in]`` does not change in the inner loop, so that gradient descent only ever adds
-combinations of its rows to the kernel: ``W_k = W + M' A_k`` with ``A_k = -alpha * (sum of the deltas so far)``. Products become ``x W + (x M') A``:
-per-task kernels are never formed. Exact, with less work and less memory wherever rows are fewer than inputs.
+combinations of its rows to the kernel: ``W_k = W + M' A_k``, where ``A_k`` is ``-alpha`` times the sum of the deltas so far. Products
+become ``x W + (x M') A``: per-task kernels are never formed. Exact, with less work and less memory where rows are fewer than inputs.
 
 In both, a tape watches a *ghost* of zeros, which is never formed either: what flows back to it is the gradient per task.
 """

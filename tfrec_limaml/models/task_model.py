@@ -61,6 +61,7 @@ class TaskModel(keras.Model):
         self.network = RecommenderNetwork(meta_block, global_block, dtype=self.dtype_policy, name="network")
         self.encoder: Any = encoder
         self._fine_tune = bool(fine_tune)
+        self._task_spec: Any = None
         self.fine_tune_steps = int(fine_tune_steps)
         self.inner_learning_rate = float(inner_learning_rate)
         self.averaging = averaging
@@ -261,8 +262,21 @@ class TaskModel(keras.Model):
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict` on a dataset of task batches, or on encoded rows."""
         self._build_from(x)
+        spec = getattr(x, "element_spec", None)
+        spec = spec if isinstance(spec, Mapping) and "support" in spec else None
+        if spec != self._task_spec:
+            self._task_spec, self.predict_function = spec, None
         with _quiet_iteration():
             return super().predict(x, *args, **kwargs)
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """Keras' own, but traced once for all batch shapes: Keras passes `predict` tensors, whose shapes differ from batch to batch."""
+        if self._task_spec is None or self.run_eagerly or self.distribute_strategy.num_replicas_in_sync > 1:
+            return super().make_predict_function(force)
+        if self.predict_function is None or force:
+            step = tf.function(lambda data: self.predict_step(data[0]), input_signature=[[self._task_spec]], autograph=False)
+            self.predict_function = step
+        return self.predict_function
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -96,8 +96,9 @@ def _layer_norm(layer: keras.layers.LayerNormalization, weights: Weights, inputs
         return _vectorized(layer, weights, (inputs,), {}, training)
     exact = "float64" if layer.compute_dtype == "float64" else "float32"  # as Keras does: statistics of half-precision values lose digits
     inputs = tf.cast(inputs, exact)
-    mean, variance = tf.nn.moments(inputs, -1, keepdims=True)
-    outputs = (inputs - mean) * tf.math.rsqrt(variance + layer.epsilon)
+    # Not tf.nn.moments: it takes the mean as a constant within the variance, which is right for first derivatives alone.
+    centred = inputs - tf.reduce_mean(inputs, -1, keepdims=True)
+    outputs = centred * tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + layer.epsilon)
     remaining = [tf.cast(w, exact)[:, None] for w in weights]
     if layer.scale:
         outputs = outputs * remaining.pop(0)

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.blocks.base import MetaBlock
 from tfrec_limaml.blocks.id_offsets import IDOffsets
 from tfrec_limaml.blocks.mlp import MLPMetaBlock
 from tfrec_limaml.features import Features
+from tfrec_limaml.inner_weights import SharedWeight
 from tfrec_limaml.per_task import apply_per_task
 
 
@@ -63,8 +63,10 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
         return [self.prior, *self.network.trainable_variables]
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """The prior with a task axis, then the layers as `MLPMetaBlock` starts them."""
-        return [*MetaBlock.initial_weights(self, encoded)[:1], *super().initial_weights(encoded)[1:]]
+        """The prior with a task axis; the layers as shared weights (their input moves with the prior, so none is dual)."""
+        tasks = tf.shape(encoded)[0]
+        layers = [SharedWeight(tf.convert_to_tensor(v), tasks) for v in self.network.trainable_variables]
+        return [tf.repeat(tf.convert_to_tensor(self.prior)[None], tasks, 0), *layers]
 
     def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""

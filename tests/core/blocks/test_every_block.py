@@ -61,6 +61,34 @@ def test_a_training_step_moves_every_variable_of_a_global_block(global_name, mak
     _check_training(make_model("mlp", global_name, unadapted_loss_weight=0.5), make_samples)
 
 
+def test_the_outer_gradient_matches_finite_differences(meta_name, make_model, make_samples):
+    model = make_model(meta_name, inner_steps=2, unadapted_loss_weight=0.5)
+    support, query = make_samples([3, 2, 1]), make_samples([2, 2, 2], seed=1)
+    variables = model.trainable_variables
+    rng = np.random.default_rng(5)
+    start, direction = [v.numpy() for v in variables], [rng.normal(size=v.shape) for v in variables]
+
+    def loss():
+        outer = model.outer_loss(support, query)
+        return tf.reduce_sum((outer.losses + outer.auxiliary) * outer.weights)
+
+    @tf.function(autograph=False)
+    def slope():
+        with tf.GradientTape() as tape:
+            value = loss()
+        gradients = tape.gradient(value, [v.value for v in variables])
+        return tf.add_n([tf.reduce_sum(tf.convert_to_tensor(g) * d) for g, d in zip(gradients, direction, strict=True)])
+
+    # Attention takes its softmax in float32, so that its differences need a longer step and are less exact.
+    step, tolerance = (1e-4, 1e-2) if meta_name == "transformer" else (1e-6, 1e-6)
+    found, ends = float(slope()), []
+    for sign in (1, -1):
+        for variable, value, way in zip(variables, start, direction, strict=True):
+            variable.assign(value + sign * step * way)
+        ends.append(float(loss()))
+    np.testing.assert_allclose(found, (ends[0] - ends[1]) / (2 * step), rtol=tolerance)
+
+
 def test_blocks_train_in_mixed_precision(meta_name, make_model, make_samples):
     model = make_model(meta_name, dtype="mixed_bfloat16")
     model.train_step({"support": make_samples([3, 1], "float32"), "query": make_samples([2, 2], "float32", seed=1)})

@@ -4,25 +4,21 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-BEAM = ["apache-beam>=2.70", "tfx-bsl>=1.21"]
+BEAM = ["apache-beam>=2.70", "google-crc32c>=1.5", "tfx-bsl>=1.21"]
 SERVING = ["tensorflow-serving-api>=2.19.1", "grpcio-health-checking>=1.60", "grpcio-reflection>=1.60", "prometheus-client>=0.20"]
 REDIS = ["redis>=5"]
-PLOTS = ["matplotlib>=3.8"]
 TENSORBOARD = ["tensorboard>=2.20"]
 SEARCH = ["optuna>=4"]
 DEV = [
     "build",
     "hypothesis",
-    "lightgbm",
     "mypy",
     "pip-tools",
     "pre-commit",
     "pytest",
-    "pytest-asyncio",
     "pytest-cov",
     "pytest-xdist",
     "ruff",
-    "tensorboard",
     "setuptools>=77",  # builds the wheel that a test installs
     "types-PyYAML",
 ]
@@ -62,11 +58,10 @@ setup(
         "beam": BEAM,
         "serving": SERVING,
         "redis": REDIS,
-        "plots": PLOTS,
         "tensorboard": TENSORBOARD,
         "search": SEARCH,
         "dev": DEV,
-        "all": [*BEAM, *SERVING, *REDIS, *PLOTS, *TENSORBOARD],
+        "all": [*BEAM, *SERVING, *REDIS, *TENSORBOARD],
     },
     entry_points={
         "console_scripts": ["limaml = tfrec_limaml.cli:main"],

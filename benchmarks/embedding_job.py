@@ -24,12 +24,12 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+
 from limaml_beam import record_batches
 from limaml_beam.adapter import load_packed
 from limaml_beam.embed_command import intra_op_threads, quiet_beam
 from limaml_beam.generate_embeddings import EmbeddingJob, generate
 from limaml_beam.sources import frame_record
-
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.recipes import build_model

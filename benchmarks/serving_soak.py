@@ -21,8 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import serving_world as world
-from limaml_serving import Ranker
 
+from limaml_serving import Ranker
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.store import open_store
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
 from limaml_beam.build_tasks import Inputs, build_tasks
 from limaml_beam.options import TaskSettings, cut_dates, local_by_default
-
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema import Feature, Label, encode_task_key, parse_time

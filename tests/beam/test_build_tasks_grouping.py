@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from limaml_beam.columnar import ORDER, TASK, TIME, TableCoder
 from limaml_beam.options import TaskSettings
 from limaml_beam.task_grouping import LatestPerTask, latest
 from limaml_beam.task_writing import spans
-
 from tfrec_limaml.errors import LimamlError
 
 VALIDATION, TEST = 100, 200

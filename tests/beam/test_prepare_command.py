@@ -7,12 +7,12 @@ import json
 import pandas as pd
 import pyarrow as pa
 import pytest
+
 from limaml_beam.feature_tables import FeatureTable, join
 from limaml_beam.options import LOCAL_RUNNER, TaskSettings, cut_dates, local_by_default
 from limaml_beam.prepare_command import parse_with_beam_flags
 from limaml_beam.sources import Source
 from limaml_beam.validation import validate
-
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema import Split, parse_time

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from limaml_beam.columnar import LABEL, TIME
 from limaml_beam.feature_statistics import StatisticsFn
 from limaml_beam.options import TaskSettings
-
 from tfrec_limaml.schema import Feature, Label, Schema
 
 SCHEMA = Schema(

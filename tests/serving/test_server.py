@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from limaml_serving.server import ConfigError, EmbeddedServer, Tls
 
 #: Half a minute of work and more: far beyond every deadline here, yet a broken server ends some day.

@@ -10,9 +10,10 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
+from tensorflow.core.framework import tensor_pb2
+
 from limaml_serving.server.errors import RequestError
 from limaml_serving.server.tensors import Budget, TensorSpec, decode, encode
-from tensorflow.core.framework import tensor_pb2
 
 MIB = 1024 * 1024
 NUMPY_DTYPES = "f4 f8 f2 ? i1 i2 i4 i8 u1 u2 u4 u8 c8 c16"

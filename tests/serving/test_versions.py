@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+
 from limaml_serving.server import ConfigError, ModelSettings, VersionPolicy, read_models_config
 from limaml_serving.server.versions import find_versions
 

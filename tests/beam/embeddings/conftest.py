@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from limaml_beam.sources import frame_record
 
+from limaml_beam.sources import frame_record
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.records import SCHEMA_FILE, encode_task
 from tfrec_limaml.schema import Feature, Label, Schema

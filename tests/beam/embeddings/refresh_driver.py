@@ -10,9 +10,9 @@ import os
 import sys
 import time
 
-import limaml_beam.refresh  # noqa: F401
 import tensorflow  # noqa: F401 - imported before the forks, not used before them
 
+import limaml_beam.refresh  # noqa: F401
 from tfrec_limaml.cli import main
 
 #: Where a refresh may be hit: what is called there, and whether it is hit before or after the call.

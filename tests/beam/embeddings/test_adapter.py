@@ -1,9 +1,9 @@
 """The seam between packed batches and tfx-bsl."""
 
 import numpy as np
+
 from limaml_beam.adapter import REFUSED, PackedAdapter
 from limaml_beam.record_batches import pack
-
 from tfrec_limaml.manifest import ADAPTER_OUTPUTS
 
 
@@ -44,6 +44,7 @@ def test_one_refused_record_costs_a_logarithm_of_calls_and_no_neighbour():
 
 def test_the_model_is_loaded_once_per_process_however_many_files_there_are(tmp_path, export, write_tasks, encode, monkeypatch):
     import tensorflow as tf
+
     from limaml_beam.generate_embeddings import EmbeddingJob, generate
 
     loads = []

@@ -5,6 +5,7 @@ import gzip
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from limaml_beam import record_batches as rb
 from limaml_beam.sources import SourceError, frame_record, read_records
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from limaml_beam.generate_embeddings import EmbeddingJob
 
+from limaml_beam.generate_embeddings import EmbeddingJob
 from tfrec_limaml.records import LABEL, SCHEMA_FILE, TIMESTAMP, TaskEncoder
 from tfrec_limaml.schema import Feature, Label, Schema
 

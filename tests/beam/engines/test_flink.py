@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from limaml_beam import embedding_tables as tables
 from limaml_beam.generate_embeddings import generate
 

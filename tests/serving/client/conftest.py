@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from limaml_serving import Ranker
 
+from limaml_serving import Ranker
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.schema import Schema

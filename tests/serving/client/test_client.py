@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from limaml_serving import RequestError, ServingError
 
+from limaml_serving import RequestError, ServingError
 from tfrec_limaml.errors import LimamlError
 
 

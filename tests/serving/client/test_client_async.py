@@ -8,6 +8,7 @@ import threading
 import grpc
 import numpy as np
 import pytest
+
 from limaml_serving import AsyncRanker, RequestError, ServingError
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from limaml_serving import Ranker, ServingError
 from limaml_serving.server import EmbeddedServer
-
 from tfrec_limaml.store import open_store
 
 

@@ -8,8 +8,8 @@ from concurrent import futures
 
 import grpc
 import pytest
-from limaml_serving import ServingError, Tls
 
+from limaml_serving import ServingError, Tls
 from tfrec_limaml.errors import LimamlError
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import prometheus_client
+
 from limaml_serving import Counters, PrometheusCounters
 
 

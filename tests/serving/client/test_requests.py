@@ -11,11 +11,11 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
+
 from limaml_serving import RequestError, ServingError, wire
 from limaml_serving.columns import read_rows
 from limaml_serving.requests import fill_tensor, read_output
-from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
-
 from tfrec_limaml.schema import Feature
 
 

@@ -8,9 +8,9 @@ import threading
 
 import numpy as np
 import pytest
+
 from limaml_serving import AsyncRanker, ServingError
 from limaml_serving.version_lock import KnownVersions, VersionLock
-
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 
 

@@ -57,7 +57,8 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: Mapping[str, A
         encoder: Encodes the features; fixes the blocks' inputs.
         options: ``meta_units``, ``embedding_dim``, ``global_units``, ``dropout``, ``inner_steps``, ``inner_learning_rate``,
             ``fine_tune_steps``, ``first_order``, ``unadapted_loss_weight``; optionally ``meta_block``, ``global_block`` (names in
-            `tfrec_limaml.blocks.catalogue`) and ``task``, the task definition, for ID meta blocks.
+            `tfrec_limaml.blocks.catalogue`), ``task``, the task definition, for ID meta blocks, ``second_order_steps`` and
+            ``learn_inner_rates``.
     """
     meta_block = META_BLOCKS[options.get("meta_block", "mlp")](encoder, options)
     global_block = GLOBAL_BLOCKS[options.get("global_block", "mlp")](encoder, options)
@@ -65,7 +66,7 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: Mapping[str, A
     shared = {
         "encoder": encoder,
         "inner_learning_rate": options["inner_learning_rate"],
-        "fine_tune_steps": options["fine_tune_steps"] or steps,
+        "fine_tune_steps": steps if options["fine_tune_steps"] is None else options["fine_tune_steps"],
         "name": algorithm,
     }
     if algorithm == "vanilla":
@@ -76,6 +77,8 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: Mapping[str, A
         global_block,
         inner_steps=steps,
         first_order=options["first_order"],
+        second_order_steps=options.get("second_order_steps"),
+        learn_inner_rates=options.get("learn_inner_rates", False),
         unadapted_loss_weight=options["unadapted_loss_weight"],
         **shared,
     )

@@ -48,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fine-tune-steps", type=int, help="k: steps at evaluation and for embeddings (default: inner steps)")
     parser.add_argument("--first-order", action="store_true", help="take inner gradients as constants: cheaper, less exact")
     parser.add_argument(
+        "--second-order-steps", type=int, metavar="N", help="differentiate twice through the last N inner steps only: cheaper"
+    )
+    parser.add_argument("--learn-inner-rates", action="store_true", help="learn alpha per parameter (Meta-SGD); beyond the paper")
+    parser.add_argument(
         "--unadapted-loss-weight",
         type=float,
         default=1.0,

@@ -1,0 +1,21 @@
+"""Entry point of the Dataflow flex template: a template has named parameters only, the command takes TASKS by its place."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def arguments_of(argv: Sequence[str]) -> list[str]:
+    """Arguments of ``python -m limaml_beam.generate_embeddings`` from a template's parameters."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--tasks", required=True)
+    known, rest = parser.parse_known_args(argv)
+    return [known.tasks, "--no_save_main_session", *rest]
+
+
+if __name__ == "__main__":
+    from limaml_beam.generate_embeddings import main
+
+    sys.exit(main(arguments_of(sys.argv[1:])))

@@ -1,0 +1,160 @@
+"""The Dataflow job as it would be submitted: built by Beam's own runner up to the request, without a network."""
+
+import base64
+import bz2
+import dataclasses
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import IO, Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
+
+from limaml_beam import build_tasks
+from limaml_beam import embedding_tables as tables
+from limaml_beam.generate_embeddings import EmbeddingJob, GenerateEmbeddings
+from limaml_beam.options import TaskSettings, cut_dates
+from tfrec_limaml.manifest import Manifest
+
+IMAGE = "europe-docker.pkg.dev/project/limaml/worker:0.1.0"
+MOST_PICKLED_BYTES = 200_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """A job that Beam wrote down instead of submitting."""
+
+    job: dict[str, Any]
+    graph: beam_runner_api_pb2.Pipeline
+    staged: Path
+
+    def options(self) -> dict[str, Any]:
+        return self.job["environment"]["sdkPipelineOptions"]["options"]
+
+    def pickled(self) -> dict[str, int]:
+        """Bytes of every step's payload, which holds its pickled function."""
+        return {transform.unique_name: len(transform.spec.payload) for transform in self.graph.components.transforms.values()}
+
+
+@pytest.fixture(scope="module")
+def source(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what setup.py packs: building leaves files behind."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(checkout / name, folder)
+    for name in ("tfrec_limaml", "beam", "serving"):
+        shutil.copytree(checkout / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def stage(folder: Path, name: str, stream: IO[bytes]) -> None:
+    (folder / name).write_bytes(stream.read())
+
+
+def write_template(folder: Path, source: Path, construct: Any) -> Template:
+    flags = [
+        *(source / "beam" / "dataflow.flags").read_text().split(),
+        "--project=project",
+        "--region=europe-west1",
+        "--no_auth",
+        "--job_name=limaml-embed",
+        "--temp_location=gs://bucket/temp",
+        "--staging_location=gs://bucket/staging",
+        f"--template_location={folder}/job.json",
+        f"--sdk_container_image={IMAGE}",
+        "--setup_file=./setup.py",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(source)
+        # The one question about the bucket that is asked before there is a job.
+        patch.setattr(GoogleCloudOptions, "_warn_if_soft_delete_policy_enabled", lambda *_: None)
+        patch.setattr(DataflowApplicationClient, "stage_file", lambda _, __, name, stream, *___: stage(folder, name, stream))
+        pipeline = beam.Pipeline(options=PipelineOptions(flags))
+        construct(pipeline)
+        pipeline.run()
+    graph = beam_runner_api_pb2.Pipeline.FromString((folder / "pipeline.pb").read_bytes())
+    return Template(json.loads((folder / "job.json").read_text()), graph, folder)
+
+
+@pytest.fixture(scope="module")
+def embedding_template(tmp_path_factory, source, adapter) -> Template:
+    """The embedding job, incremental: the graph with every branch."""
+    folder = tmp_path_factory.mktemp("embedding")
+    previous = folder / "previous"
+    previous.mkdir()
+    (previous / f"{tables.EMBEDDINGS_PREFIX}-00000-of-00001.parquet").touch()
+    job = EmbeddingJob(tasks=folder, adapter=adapter, output=folder, generation="g", previous=previous)
+
+    def construct(pipeline: beam.Pipeline) -> None:
+        found = pipeline | beam.Create(["a", "b"]) | GenerateEmbeddings(job, Manifest.read(adapter))
+        for name, schema in (("embeddings", tables.EMBEDDINGS_SCHEMA), ("dead_letters", tables.DEAD_LETTERS_SCHEMA)):
+            found[name] | name >> beam.io.WriteToParquetBatched(f"gs://bucket/{name}", schema)
+
+    return write_template(folder, source, construct)
+
+
+@pytest.fixture(scope="module")
+def tasks_template(tmp_path_factory, source, shop_schema, shop_frames, write_raw) -> Template:
+    folder = tmp_path_factory.mktemp("tasks")
+    raw = write_raw(folder / "raw", shop_schema, shop_frames())
+    paths = {name: str(raw / f"{name}.parquet") for name in ("interactions", *shop_schema.tables)}
+    inputs = build_tasks.Inputs.find(shop_schema, paths.pop("interactions"), paths)
+    settings = TaskSettings(definitions=tuple(shop_schema.tasks), **cut_dates(shop_schema))
+    return write_template(
+        folder,
+        source,
+        lambda pipeline: build_tasks.construct(pipeline, shop_schema, settings, inputs, FileSystems.join(str(folder), "out")),
+    )
+
+
+@pytest.fixture(params=["embedding_template", "tasks_template"])
+def template(request: pytest.FixtureRequest) -> Template:
+    return request.getfixturevalue(request.param)
+
+
+def test_every_step_runs_in_the_one_container_that_was_named(template):
+    (pool,) = template.job["environment"]["workerPools"]
+    images = {image["containerImage"] for image in pool["sdkHarnessContainerImages"]}
+    assert images == {IMAGE}
+    used = {template.graph.components.environments[t.environment_id].payload for t in template.graph.components.transforms.values()} - {b""}
+    assert {beam_runner_api_pb2.DockerPayload.FromString(payload).container_image for payload in used} <= {IMAGE}
+    assert (pool["machineType"], pool["autoscalingSettings"]["maxNumWorkers"]) == ("n2-standard-4", 20)
+
+
+def test_the_job_is_a_batch_job(template):
+    assert template.job["environment"]["version"]["job_type"] == "FNAPI_BATCH"
+
+
+def test_the_staged_source_holds_all_three_import_packages(template):
+    names = [package["name"] for package in template.job["environment"]["workerPools"][0]["packages"]]
+    assert "workflow.tar.gz" in names
+    with tarfile.open(template.staged / "workflow.tar.gz") as archive:
+        files = {member.split("/", 1)[1] for member in archive.getnames() if "/" in member}
+    assert {"setup.py", "pyproject.toml", "README.md", "tfrec_limaml/store/base.py"} <= files
+    assert {"beam/limaml_beam/adapter.py", "serving/limaml_serving/client.py"} <= files
+
+
+def test_nothing_of_the_main_session_is_pickled(template):
+    names = [package["name"] for package in template.job["environment"]["workerPools"][0]["packages"]]
+    assert not [name for name in names if "session" in name]
+    assert not template.options()["save_main_session"]
+
+
+def test_no_step_carries_anything_heavy(template):
+    sizes = template.pickled()
+    assert len(sizes) > 20
+    heaviest = max(sizes, key=sizes.__getitem__)
+    assert sizes[heaviest] < MOST_PICKLED_BYTES, heaviest
+
+
+def test_workers_are_told_where_the_adapter_lies_and_not_given_it(embedding_template, adapter):
+    (step,) = (t for t in embedding_template.graph.components.transforms.values() if t.unique_name.endswith("/BeamML_RunInference"))
+    pickled = bz2.decompress(base64.b64decode(beam_runner_api_pb2.ParDoPayload.FromString(step.spec.payload).do_fn.payload))
+    assert str(adapter).encode() in pickled
+    assert len(pickled) < MOST_PICKLED_BYTES

@@ -3,7 +3,7 @@
 
     python beam/flink/make_job_server.py build/flink
 
-With Maven Central in full reach nobody needs this: Beam's FlinkRunner fetches its job server by itself. Mirrors often leave the
+With Maven Central in full reach nobody needs this: Beam's FlinkRunner fetches its job server by itself. Some mirrors leave the
 ready-made job servers out (each is a few hundred megabytes), yet hold the libraries that they are made of. This takes
 Beam's own job server where it can be had, else the libraries that pom.xml names, with a manifest around them.
 """

@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format constraints clean
+.PHONY: help env demo test flink lint format constraints clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ demo: env ## Run the whole loop and write report.html (DATASET=simulated or kuai
 
 test: lint ## Lint, type check and run every test; prints the coverage.
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST_OPTIONS)
+
+flink: env ## Fetch or assemble Beam's Flink job server (needs Java and Maven), so that the Flink test runs instead of being skipped.
+	$(BIN)/python beam/flink/make_job_server.py build/flink
 
 lint: env ## Ruff (lint and format) and mypy (strict).
 	$(BIN)/ruff check .

@@ -36,7 +36,8 @@ class FeatureEncoder(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.statistics = statistics if isinstance(statistics, Statistics) else Statistics(**statistics)
-        self.lookups = {f.name: self._lookup(f) for f in self.schema.all_features if f.encoding != "numeric"}
+        # Numbered: a column's name need not be a layer's.
+        self.lookups = {f.name: self._lookup(f, f"lookup_{i}") for i, f in enumerate(self.schema.all_features) if f.encoding != "numeric"}
         self.built = True
 
     def call(self, columns: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -106,11 +107,14 @@ class FeatureEncoder(keras.layers.Layer):
         deviation = tf.maximum(tf.sqrt(tf.constant(found["variance"], tf.float32)), 1e-6)
         return (value - tf.constant(found["mean"], tf.float32)) / deviation
 
-    def _lookup(self, feature: Feature) -> keras.layers.Layer:
+    def _lookup(self, feature: Feature, name: str) -> keras.layers.Layer:
         if feature.encoding == "hash":
-            return keras.layers.Hashing(feature.buckets, name=f"{feature.name}_hash")
+            return keras.layers.Hashing(feature.buckets, name=name)
         kind = keras.layers.StringLookup if feature.dtype == "string" else keras.layers.IntegerLookup
-        return kind(vocabulary=self._vocabulary(feature), num_oov_indices=1, name=f"{feature.name}_lookup")
+        vocabulary = self._vocabulary(feature)
+        if not vocabulary:
+            raise SchemaError(f"the statistics hold an empty vocabulary for feature {feature.name!r}; leave it out, or use encoding 'hash'")
+        return kind(vocabulary=vocabulary, num_oov_indices=1, name=name)
 
     def _vocabulary(self, feature: Feature) -> list[Any]:
         reserved = "[UNK]" if feature.dtype == "string" else -1  # Keras' own names for unknown values

@@ -27,6 +27,9 @@ Invalid = Literal["skip", "error", "fill"]
 #: Milliseconds in one unit of a raw timestamp column; records always hold milliseconds since the epoch (UTC).
 TIMESTAMP_UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 
+#: Names that features and carried columns may not have: records and requests hold something else under them.
+RESERVED_NAMES = frozenset({"label", "timestamp", "weight", "meta_embedding", "has_meta_embedding"})
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feature:
@@ -206,9 +209,12 @@ class Schema:
 
     def __post_init__(self) -> None:
         names = [f.name for f in self.all_features]
-        double = sorted({n for n in names if names.count(n) > 1})
+        columns = [*names, *self.carry]
+        double = sorted({n for n in columns if columns.count(n) > 1})
         if double:
-            raise SchemaError(f"schema {self.name!r}: feature names must be unique, received twice: {double}")
+            raise SchemaError(f"schema {self.name!r}: names of features and carried columns must be unique, received twice: {double}")
+        if reserved := sorted(RESERVED_NAMES.intersection(columns)):
+            raise SchemaError(f"schema {self.name!r}: {reserved} have a meaning of their own in records and requests; rename the columns")
         if self.label.name in names:
             raise SchemaError(f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too")
         if not self.tasks or any(not keys for keys in self.tasks.values()):

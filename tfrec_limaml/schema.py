@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
+from tfrec_limaml.declarations import build, items, mapping, names, strip_defaults
 from tfrec_limaml.errors import SchemaError
 
 Role = Literal["meta", "other"]
@@ -208,14 +209,14 @@ class Schema:
     split: Split | None = None
 
     def __post_init__(self) -> None:
-        names = [f.name for f in self.all_features]
-        columns = [*names, *self.carry]
+        features = [f.name for f in self.all_features]
+        columns = [*features, *self.carry]
         double = sorted({n for n in columns if columns.count(n) > 1})
         if double:
             raise SchemaError(f"schema {self.name!r}: names of features and carried columns must be unique, received twice: {double}")
         if reserved := sorted(RESERVED_NAMES.intersection(columns)):
             raise SchemaError(f"schema {self.name!r}: {reserved} have a meaning of their own in records and requests; rename the columns")
-        if self.label.name in names:
+        if self.label.name in features:
             raise SchemaError(f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too")
         if not self.tasks or any(not keys for keys in self.tasks.values()):
             raise SchemaError(f"schema {self.name!r}: tasks needs at least one definition with key columns, received {dict(self.tasks)}")
@@ -255,7 +256,7 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON/YAML types, without fields left at their defaults."""
-        content = _strip_defaults(self)
+        content = strip_defaults(self)
         content["tasks"] = {name: list(keys) for name, keys in self.tasks.items()}
         return content
 
@@ -265,14 +266,15 @@ class Schema:
         fields = dict(content)
         if "label" in fields:
             label = fields["label"]
-            fields["label"] = _build(Label, {"name": label} if isinstance(label, str) else label, "label")
-        fields["features"] = tuple(_build(Feature, f, "feature") for f in fields.get("features", ()))
-        fields["history"] = tuple(_build(History, {**h, "keys": tuple(h.get("keys", ()))}, "history") for h in fields.get("history", ()))
-        fields["carry"] = tuple(fields.get("carry", ()))
-        fields["tasks"] = {name: tuple(keys) for name, keys in fields.get("tasks", {}).items()}
+            fields["label"] = build(Label, {"name": label} if isinstance(label, str) else label, "label")
+        fields["features"] = tuple(build(Feature, f, "feature") for f in items(fields.get("features", ()), "features"))
+        history = items(fields.get("history", ()), "history")
+        fields["history"] = tuple(build(History, {**h, "keys": names(h.get("keys"), "history keys")}, "history") for h in history)
+        fields["carry"] = names(fields.get("carry", ()), "carry")
+        fields["tasks"] = {name: names(keys, f"task {name!r}") for name, keys in mapping(fields.get("tasks", {}), "tasks").items()}
         if fields.get("split") is not None:
-            fields["split"] = _build(Split, fields["split"], "split")
-        return _build(cls, fields, "schema")
+            fields["split"] = build(Split, fields["split"], "split")
+        return build(cls, fields, "schema")
 
     def save(self, path: str | Path) -> None:
         """Writes the schema as YAML."""
@@ -323,33 +325,3 @@ def decode_task_key(key: str) -> tuple[str, ...]:
 def _choice(owner: str, field: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise SchemaError(f"{owner!r}: {field} must be one of {list(allowed)}, received {value!r}")
-
-
-def _build(cls: type, content: Mapping[str, Any], what: str) -> Any:
-    if not isinstance(content, Mapping):
-        raise SchemaError(f"{what} must be a mapping, received {content!r}")
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(content) - set(known))
-    if unknown:
-        raise SchemaError(f"{what} has unknown fields {unknown}; known ones are {sorted(known)}")
-    required = [n for n, f in known.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
-    missing = [n for n in required if n not in content]
-    if missing:
-        raise SchemaError(f"{what} lacks the required fields {missing}")
-    return cls(**content)
-
-
-def _strip_defaults(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        out: dict[str, Any] = {}
-        for f in dataclasses.fields(value):
-            item = getattr(value, f.name)
-            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-            if item != default:
-                out[f.name] = _strip_defaults(item)
-        return out
-    if isinstance(value, Mapping):
-        return {k: _strip_defaults(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_strip_defaults(v) for v in value]
-    return value

@@ -53,7 +53,8 @@ def _training(report: Report) -> str:
     ]
     return _section(
         "Learning curves",
-        "How each algorithm did on members' later interactions after each pass over the training tasks.",
+        "How each algorithm did on members' later interactions after each pass over the training tasks. Training losses are of different "
+        "objectives (LiMAML adds the loss before adaptation), so that only their course compares.",
         _legend(names),
         f'<div class="pair">{"".join(_figure(c) for c in curves if c)}</div>',
         _table(("algorithm", "epochs", "best validation AUC", "time"), rows),

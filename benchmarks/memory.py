@@ -1,0 +1,95 @@
+"""Peak memory of a training step as inner steps n and tasks per batch T grow, on the reference network.
+
+    python benchmarks/memory.py [--json] [--svg docs/images/memory.svg]
+
+Each case runs in a process of its own, which reports how far its peak resident memory rose above what it held with data and model ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+STEPS, TASKS = (1, 2, 3, 5, 10), (32, 64, 128, 256, 512)
+BASE_STEPS, BASE_TASKS = 1, 128
+
+
+def measure_here(steps, tasks):
+    """Megabytes above the start after three training steps in this process."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import numpy as np
+    import reference_work as work
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    batch = {"support": work.random_samples(rng, tasks, 24), "query": work.random_samples(rng, tasks, 8)}
+    step = tf.function(work.model("limaml_n1", inner_steps=steps).train_step)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    graph = step.get_concrete_function(batch)
+    traced = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        graph(batch)["loss"].numpy()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"steps": steps, "tasks": tasks, "graph_mb": (traced - before) / 1024, "step_mb": (after - traced) / 1024}
+
+
+def measure(steps, tasks):
+    command = [sys.executable, __file__, "--case", str(steps), str(tasks)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    print(f"n={steps} T={tasks}: {done.stdout.strip()}", file=sys.stderr)
+    return {key: round(value, 1) for key, value in json.loads(done.stdout).items()}
+
+
+def draw(by_steps, by_tasks):
+    """Two charts side by side, as one standalone SVG."""
+    from tfrec_limaml.report import svg
+
+    style = (
+        "text{font:12px sans-serif;fill:#444}.axis{font-weight:bold}.grid{stroke:#ddd}.base{stroke:#888}"
+        ".s0{stroke:#0868ac;fill:#0868ac}.line{fill:none;stroke-width:2}"
+    )
+    parts = []
+    for index, (rows, key, label) in enumerate(
+        ((by_steps, "steps", "inner steps n (T = 128)"), (by_tasks, "tasks", "tasks per batch T (n = 1)"))
+    ):
+        points = [(row[key], row["step_mb"]) for row in rows]
+        marks = svg.ticks(0, max(y for _, y in points))
+        frame = svg.Frame(x_range=(0, points[-1][0] * 1.05), y_range=(marks[0], marks[-1]))
+        body = [
+            frame.y_axis(marks, "peak memory of a step, MB"),
+            frame.x_axis([(x, str(x)) for x, _ in points[-4:]], label),
+            frame.line(0, points),
+        ]
+        body += [svg.marker(0, frame.x(x), frame.y(y)) for x, y in points]
+        parts.append(svg.element("g", *body, transform=f"translate({index * 430},0)"))
+    background = svg.element("rect", width=860, height=300, fill="#fff")
+    head = svg.element("title", "Peak memory of a LiMAML training step")
+    return svg.element(
+        "svg", head, svg.element("style", style), background, *parts, xmlns="http://www.w3.org/2000/svg", viewBox="0 0 860 300"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--svg", type=Path, help="draw both curves there")
+    parser.add_argument("--case", type=int, nargs=2, metavar=("N", "T"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.case:
+        print(json.dumps(measure_here(*args.case)))
+        return
+    by_steps = [measure(steps, BASE_TASKS) for steps in STEPS]
+    by_tasks = [measure(BASE_STEPS, tasks) for tasks in TASKS]
+    if args.svg:
+        args.svg.write_text(draw(by_steps, by_tasks) + "\n", encoding="utf-8")
+    result = {"by_inner_steps": by_steps, "by_tasks": by_tasks}
+    print(json.dumps(result) if args.json else "\n".join(str(row) for rows in result.values() for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema import Schema, Split, parse_time
@@ -125,8 +125,13 @@ LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
 def local_by_default(flags: list[str]) -> PipelineOptions:
-    """Pipeline options in which no runner, or ``DirectRunner``, means Beam's in-process runner."""
+    """Pipeline options in which no runner, or ``DirectRunner``, means Beam's in-process runner.
+
+    The main session is not pickled unless asked for: the jobs need nothing of it, and Dataflow would do it by default.
+    """
     options = PipelineOptions(flags)
+    setup = options.view_as(SetupOptions)
+    setup.save_main_session = bool(setup.save_main_session)
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner", "direct"):
         standard.runner = LOCAL_RUNNER

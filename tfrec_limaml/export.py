@@ -7,6 +7,8 @@ embedding job. Both hold all preprocessing and load without any Python class of 
 from __future__ import annotations
 
 import datetime as dt
+import keyword
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points, version
@@ -14,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
+from tfrec_limaml import batch_shapes, records
 from tfrec_limaml import manifest as names
-from tfrec_limaml import records
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.models import LiMAML
@@ -72,6 +75,7 @@ def export_for_serving(
             shutil.rmtree(aside[kind], ignore_errors=True)
             module, signatures = build(model)
             tf.saved_model.save(module, str(aside[kind]), signatures=signatures)
+            _rename_inputs(aside[kind], _arguments(model.encoder.schema))
             manifest.write(aside[kind])
         for hook in entry_points(group=EXPORT_HOOKS):
             hook.load()(aside["ranker"], manifest)
@@ -88,24 +92,27 @@ def adapter_module(model: LiMAML) -> tuple[tf.Module, dict[str, Any]]:
 
     def adapt(task_records: tf.Tensor) -> dict[str, tf.Tensor]:
         tasks = parse_tasks(task_records, model.encoder.schema)
-        features = encode_rows(tasks, model.encoder)
         counts = tf.where(tasks.query_start >= 0, tasks.query_start, tasks.counts)
-        first = tasks.splits[:-1]
-        index = padding_index(first, counts, first)
+        width, order = _batch_shape(counts)
+        first, padded = tf.gather(tasks.splits, order), tf.gather(counts, order)
+        index = padding_index(first, padded, first, width)
+        rows = tasks._replace(columns={name: tf.gather(column, tf.reshape(index, [-1])) for name, column in tasks.columns.items()})
         support = {
-            "features": {name: tf.gather(value, index) for name, value in features.items()},
-            "label": tf.gather(tasks.columns[records.LABEL], index),
-            "weight": sample_weights(tasks.columns[records.WEIGHT], index, counts),
+            # Encoded after padding: the arithmetic of a column depends on its length as well.
+            "features": {name: _per_task(value, index) for name, value in encode_rows(rows, model.encoder).items()},
+            "label": _per_task(rows.columns[records.LABEL], index),
+            "weight": sample_weights(tasks.columns[records.WEIGHT], index, padded),
         }
         embeddings, before, after = model.task_embeddings(support)
         outputs = {
             "task_key": tasks.task_key,
             "sample_count": counts,
-            "last_timestamp": tf.reduce_max(tf.gather(tasks.columns[records.TIMESTAMP], index), -1),
+            "last_timestamp": tf.where(padded > 0, tf.reduce_max(_per_task(rows.columns[records.TIMESTAMP], index), -1), 0),
             "loss_before": tf.cast(before, tf.float32),
             "loss_after": tf.cast(after, tf.float32),
         }
-        return {names.META_EMBEDDING: tf.cast(embeddings, tf.float32), **{name: value[:, None] for name, value in outputs.items()}}
+        outputs = {names.META_EMBEDDING: tf.cast(embeddings, tf.float32), **{name: value[:, None] for name, value in outputs.items()}}
+        return {name: value[: tf.shape(task_records)[0]] for name, value in outputs.items()}
 
     return _module(model, {names.SERVING_SIGNATURE: (adapt, {names.ADAPTER_INPUT: tf.TensorSpec([None], tf.string)})})
 
@@ -160,18 +167,66 @@ def _module(
     # copies of them that no signature reads.
     rates = model.rates if getattr(model, "learn_inner_rates", False) else []
     module.weights = [variable.value for variable in (*model.network.weights, *rates)]
+    arguments = _arguments(model.encoder.schema)
     signatures: dict[str, Any] = {}
     for name, (function, specs) in functions.items():
-        named = {key: tf.TensorSpec(spec.shape, spec.dtype, name=key) for key, spec in specs.items()}
-        signatures[name] = tf.function(function).get_concrete_function(**named)
+        taken = {key: arguments.get(key, key) for key in specs}
+        named = {taken[key]: tf.TensorSpec(spec.shape, spec.dtype, name=taken[key]) for key, spec in specs.items()}
+        signatures[name] = tf.function(_renamed(function, taken)).get_concrete_function(**named)
     return module, signatures
+
+
+def _renamed(function: Callable[..., Any], arguments: Mapping[str, str]) -> Callable[..., Any]:
+    return lambda **given: function(**{key: given[argument] for key, argument in arguments.items()})
+
+
+def _arguments(schema: Schema) -> dict[str, str]:
+    """Stand-ins for column names that `tf.saved_model.save` refuses or changes: those that are no plain argument names."""
+    plain = re.compile(r"[a-zA-Z]\w*", re.ASCII)
+    odd = [f.name for f in schema.all_features if not plain.fullmatch(f.name) or keyword.iskeyword(f.name)]
+    return {name: f"limaml_input_{i}" for i, name in enumerate(odd)}
+
+
+def _rename_inputs(directory: Path, arguments: Mapping[str, str]) -> None:
+    """Gives a SavedModel's inputs their columns' names, in its signatures (TensorFlow Serving) and functions (`tf.saved_model.load`)."""
+    if not arguments:
+        return
+    path = directory / "saved_model.pb"
+    columns = {argument: column for column, argument in arguments.items()}
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    (graph,) = saved.meta_graphs
+    for signature in graph.signature_def.values():
+        for argument in columns.keys() & signature.inputs.keys():
+            signature.inputs[columns[argument]].CopyFrom(signature.inputs.pop(argument))
+    for node in graph.object_graph_def.nodes:
+        if node.WhichOneof("kind") == "bare_concrete_function":
+            taken = node.bare_concrete_function.argument_keywords
+            taken[:] = [columns.get(argument, argument) for argument in taken]
+    path.write_bytes(saved.SerializeToString(deterministic=True))
+
+
+def _batch_shape(counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The width in samples, and which task ``[T']`` stands where: all of them and, up to a full multiple, the last one again."""
+    longest = tf.maximum(tf.reduce_max(counts), 1)
+    widths = tf.constant(batch_shapes.SAMPLE_WIDTHS, counts.dtype)
+    place = tf.searchsorted(widths, longest[None])[0]
+    width = tf.maximum(longest, tf.gather(widths, tf.minimum(place, len(batch_shapes.SAMPLE_WIDTHS) - 1)))
+    multiple = tf.clip_by_value(batch_shapes.ROWS // width, 1, batch_shapes.TASK_MULTIPLE)
+    number = tf.size(counts, counts.dtype)
+    return width, tf.minimum(tf.range(-(-number // multiple) * multiple), number - 1)
+
+
+def _per_task(rows: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """Rows ``[T * S, ...]`` as ``[T, S, ...]``."""
+    return tf.reshape(rows, tf.concat([tf.shape(index), tf.shape(rows)[1:]], 0))
 
 
 def _repeat(name: str, value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     own = tf.shape(value)[0]
     allowed = tf.logical_or(tf.equal(own, rows), tf.equal(own, 1))
-    tf.debugging.Assert(allowed, [f"input {name} must have 1 row or as many as the longest input; rows:", own, rows])
-    return tf.broadcast_to(value, tf.concat([[rows], tf.shape(value)[1:]], 0))
+    check = tf.debugging.Assert(allowed, [f"input {name} must have 1 row or as many as the longest input; rows:", own, rows])
+    with tf.control_dependencies([check]):  # or an operation that fails on its own may be first
+        return tf.broadcast_to(value, tf.concat([[rows], tf.shape(value)[1:]], 0))
 
 
 def _example_feature(feature: Feature) -> tf.io.FixedLenFeature:

@@ -58,16 +58,23 @@ def parse_tasks(serialized: tf.Tensor, schema: Schema) -> Tasks:
         sequence_features={name: tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64) for name, dtype in steps.items()},
     )
     columns: dict[str, tf.Tensor] = {}
+    checks: list[tf.Operation] = []
     splits = ragged[records.TIMESTAMP].row_splits
     rows = splits[-1]
     for name, value in ragged.items():
         flat = value.flat_values
         width = vectors.get(name, 1)
-        message = f"a task record's feature list {name!r} does not hold one value per sample"
-        tf.debugging.assert_equal(tf.shape(flat, tf.int64)[0], rows * width, message)
-        columns[name] = tf.reshape(flat, [-1, width]) if width > 1 else flat
+        message = f"a task record's feature list {name!r} does not hold one value per sample of this schema"
+        checks.append(tf.debugging.assert_equal(tf.shape(flat, tf.int64)[0], rows * width, message))
+        columns[name] = flat
     columns.setdefault(records.WEIGHT, tf.ones_like(columns[records.LABEL]))
-    return Tasks(context[records.TASK_KEY], context[records.QUERY_START], splits, columns)
+    tasks = Tasks(context[records.TASK_KEY], context[records.QUERY_START], splits, columns)
+    checks.append(tf.debugging.assert_positive(tasks.counts, "a task record holds no samples"))
+    cuts = "a task record's query_start lies behind its last sample"
+    checks.append(tf.debugging.assert_less_equal(tasks.query_start, tasks.counts, cuts))
+    with tf.control_dependencies(checks):  # or an operation that fails on its own may be first
+        columns = {name: tf.reshape(value, [-1, vectors[name]] if name in vectors else [-1]) for name, value in columns.items()}
+        return tasks._replace(splits=tf.identity(splits), columns=columns)
 
 
 def encode_rows(tasks: Tasks, encoder: FeatureEncoder) -> Features:
@@ -76,12 +83,12 @@ def encode_rows(tasks: Tasks, encoder: FeatureEncoder) -> Features:
     return encoder({name: tasks.columns[name] for name in names})
 
 
-def padding_index(first: tf.Tensor, counts: tf.Tensor, filler: tf.Tensor) -> tf.Tensor:
-    """Row numbers ``[T, S]`` of ``first[t] .. first[t] + counts[t]``; S is the largest count, at least 1.
+def padding_index(first: tf.Tensor, counts: tf.Tensor, filler: tf.Tensor, width: tf.Tensor | None = None) -> tf.Tensor:
+    """Row numbers ``[T, S]`` of ``first[t] .. first[t] + counts[t]``; S is `width`, or the largest count, at least 1.
 
     Behind them stands `filler` ``[T]``, a row of the same task: it weighs nothing, and whatever is wrong with it stays in its task.
     """
-    position = tf.range(tf.maximum(tf.reduce_max(counts), 1))[None]
+    position = tf.range(tf.maximum(tf.reduce_max(counts), 1) if width is None else width)[None]
     return tf.where(position < counts[:, None], first[:, None] + position, filler[:, None])
 
 

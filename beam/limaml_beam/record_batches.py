@@ -1,14 +1,16 @@
 """Task records in packed batches: bytes in, bytes out, no proto decoded in Python.
 
 A packed batch is one `bytes`: the number of records, their lengths (little-endian uint32) and the records. One element of a
-pipeline then carries hundreds of tasks, and the cost of an element is paid once per batch. Records of similar length go
-into one batch, so that the adapter's padding is not the work.
+pipeline then carries hundreds of tasks, and the cost of an element is paid once per batch. Tasks that the adapter pads to the same width go
+into one batch: padding is not the work, and a task's embedding does not depend on the others in its batch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,16 +21,21 @@ from apache_beam.utils.shared import Shared
 
 from limaml_beam.embedding_tables import UNREADABLE_FILE, dead_letter_table
 from limaml_beam.sources import SourceError, read_records
+from tfrec_limaml.batch_shapes import most_tasks, sample_width
 
 NAMESPACE = "limaml_embeddings"
 DEAD_LETTERS = "dead_letters"
 UNCHANGED = "unchanged"
 DIGEST_BYTES = 16
 
-# What may be held (twice) while records are sorted by length, and what one batch may grow to once padded.
+# What is read at once and what may wait for more tasks of its width; what one batch may grow to.
 BLOCK_RECORDS = 8192
 BLOCK_BYTES = 32 << 20
 BATCH_BYTES = 32 << 20
+
+# The entry `sample_count` of a record's context, packed or not, as the protobuf wire format has it; the context comes first.
+CONTEXT_BYTES = 4096
+_SAMPLE_COUNT = re.compile(rb"\x0a\x0csample_count\x12.\x1a.(?:\x0a.|\x08)([\x80-\xff]*[\x00-\x7f])", re.DOTALL)
 
 
 def pack(records: Sequence[bytes]) -> bytes:
@@ -50,17 +57,32 @@ def digest(record: bytes) -> bytes:
     return hashlib.sha256(record).digest()[:DIGEST_BYTES]  # processors have instructions for this one
 
 
-def batches_by_length(records: Iterable[bytes], batch_size: int) -> Iterator[list[bytes]]:
-    """Batches of at most `batch_size` records of similar length, sorted within blocks of bounded memory."""
+def sample_count(record: bytes) -> int:
+    """The number of samples that a record states; 0 where it states none."""
+    found = _SAMPLE_COUNT.search(record, 0, CONTEXT_BYTES)
+    return sum((byte & 127) << 7 * n for n, byte in enumerate(found[1])) if found else 0
+
+
+def batches_by_width(records: Iterable[bytes], batch_size: int) -> Iterator[list[bytes]]:
+    """Batches of tasks that the adapter pads to one width, `batch_size` of them at most; see `tfrec_limaml.batch_shapes`."""
+    waiting: dict[int, list[bytes]] = defaultdict(list)
+    sizes: dict[int, int] = defaultdict(int)
     for block in _one_ahead(_blocks(records)):
-        block.sort(key=len)
-        batch: list[bytes] = []
         for record in block:
-            if batch and (len(batch) == batch_size or (len(batch) + 1) * len(record) > BATCH_BYTES):
-                yield batch
-                batch = []
-            batch.append(record)
-        yield batch
+            width = sample_width(sample_count(record))
+            if waiting[width] and sizes[width] + len(record) > BATCH_BYTES:
+                del sizes[width]
+                yield waiting.pop(width)
+            waiting[width].append(record)
+            sizes[width] += len(record)
+            if len(waiting[width]) == most_tasks(width, batch_size):
+                del sizes[width]
+                yield waiting.pop(width)
+        while sum(sizes.values()) > BLOCK_BYTES:
+            largest = max(sizes, key=sizes.__getitem__)
+            del sizes[largest]
+            yield waiting.pop(largest)
+    yield from waiting.values()
 
 
 class ReadBatches(beam.DoFn):  # type: ignore[misc]
@@ -91,7 +113,7 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
         """Reads one file."""
         seen: list[bytes] = []
         errors: list[str] = []
-        for batch in batches_by_length(self._changed(path, seen, errors), self._batch_size):
+        for batch in batches_by_width(self._changed(path, seen, errors), self._batch_size):
             self._read.inc(len(batch))
             yield pack(batch)
         self._read.inc(len(seen))

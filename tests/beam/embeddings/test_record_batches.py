@@ -8,6 +8,30 @@ from hypothesis import strategies as st
 
 from limaml_beam import record_batches as rb
 from limaml_beam.sources import SourceError, frame_record, read_records
+from tfrec_limaml.batch_shapes import most_tasks, sample_width
+from tfrec_limaml.records import TaskEncoder
+
+
+def varint(number):
+    low, shift = bytearray(), max(number.bit_length() - 1, 0) // 7 * 7
+    low.extend((number >> n) & 127 | 128 for n in range(0, shift, 7))
+    return bytes(low) + bytes([number >> shift])
+
+
+def entry(values):
+    """The context entry of a feature ``int64_list { values }``, as the wire has it."""
+    feature = bytes([0x1A, len(values)]) + values
+    content = b"\x0a\x0csample_count\x12" + bytes([len(feature)]) + feature
+    return bytes([0x0A, len(content)]) + content
+
+
+def stating(count):
+    """The start of a record that states a number of samples, by protobuf's own library."""
+    from tensorflow.core.example import example_pb2
+
+    record = example_pb2.SequenceExample()
+    record.context.feature["sample_count"].int64_list.value.append(count)
+    return record.SerializeToString()
 
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=30))
@@ -15,18 +39,43 @@ def test_packing_is_undone_by_unpacking(records):
     assert rb.unpack(rb.pack(records)) == records
 
 
-@given(st.lists(st.binary(max_size=300), max_size=40), st.integers(1, 7))
-def test_batches_hold_every_record_once_sorted_by_length(records, batch_size):
-    batches = list(rb.batches_by_length(records, batch_size))
-    flat = [record for batch in batches for record in batch]
-    assert sorted(flat) == sorted(records)
-    assert [len(r) for r in flat] == sorted(len(r) for r in records)
-    assert all(1 <= len(batch) <= batch_size for batch in batches)
+@given(st.lists(st.tuples(st.integers(0, 700), st.binary(max_size=30)), max_size=60), st.integers(1, 40))
+def test_batches_hold_every_record_once_and_one_width_each(tasks, batch_size):
+    records = [stating(count) + rest for count, rest in tasks]
+    batches = list(rb.batches_by_width(records, batch_size))
+    assert sorted(record for batch in batches for record in batch) == sorted(records)
+    for batch in batches:
+        (width,) = {sample_width(rb.sample_count(record)) for record in batch}
+        assert 1 <= len(batch) <= most_tasks(width, batch_size)
+
+
+@given(st.integers(0, 2**40))
+def test_the_sample_count_is_read_from_the_bytes_of_either_encoding(count):
+    assert rb.sample_count(stating(count) + b"...") == count
+    packed, unpacked = bytes([10, len(varint(count))]) + varint(count), b"\x08" + varint(count)
+    for values in (packed, unpacked):
+        assert rb.sample_count(b"before" + entry(values) + b"\x0a\x01after") == count
+    assert rb.sample_count(b"junk") == 0
+
+
+def test_the_sample_count_of_both_encoders_is_found(schema, make_rows, encode):
+    for count in (1, 5, 200):
+        rows = make_rows([1.0] * count)
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        assert rb.sample_count(encode("member", [1.0] * count)) == count
+        assert rb.sample_count(TaskEncoder(schema, columns).encode("member", 0, count)) == count
+
+
+@given(st.integers(1, 1 << 21))
+def test_widths_grow_by_a_quarter_at_most_and_wide_tasks_come_in_smaller_groups(count):
+    width = sample_width(count)
+    assert count <= width <= max(8, 1.25 * count)
+    assert most_tasks(width, 512) == (512 if width <= 256 else max(1, 4096 // width))
 
 
 def test_a_heavy_task_gets_a_batch_of_its_own(monkeypatch):
     monkeypatch.setattr(rb, "BATCH_BYTES", 100)
-    batches = list(rb.batches_by_length([b"x" * 90, b"y" * 20, b"z" * 20], 512))
+    batches = list(rb.batches_by_width([b"x" * 20, b"y" * 20, b"z" * 90], 512))
     assert [len(batch) for batch in batches] == [2, 1]
 
 
@@ -39,7 +88,7 @@ def test_blocks_bound_the_bytes_that_are_held(monkeypatch):
             drawn.append(n)
             yield bytes(10)
 
-    next(rb.batches_by_length(source(), 4))
+    next(rb.batches_by_width(source(), 4))
     assert len(drawn) <= 20
 
 

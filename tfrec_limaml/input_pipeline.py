@@ -7,6 +7,7 @@ padding is not the work.
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import Features
 from tfrec_limaml.parsing import Tasks, encode_rows, padding_index, parse_tasks, sample_weights
 from tfrec_limaml.preprocessing import FeatureEncoder
+from tfrec_limaml.schema import Schema
 
 #: Batches taken from one sorted block of tasks: more means less padding and coarser shuffling.
 BATCHES_PER_BLOCK = 8
@@ -51,7 +53,7 @@ def task_dataset(
         A dataset of batches as `tfrec_limaml.models.TaskModel` takes them.
 
     Raises:
-        LimamlError: No file matches, or an argument is out of range.
+        LimamlError: No file matches, the first record is not one of the encoder's schema, or an argument is out of range.
     """
     files = _files(pattern)
     low, high = support_fraction if isinstance(support_fraction, tuple) else (support_fraction, support_fraction)
@@ -60,6 +62,7 @@ def task_dataset(
     if batch_size < 1:
         raise LimamlError(f"batch_size must be at least 1, received {batch_size}")
     dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
+    _check_first_record(dataset, files[0], encoder.schema)
     block = batch_size * BATCHES_PER_BLOCK
     if shuffle:
         dataset = dataset.shuffle(4 * block, seed=seed)
@@ -125,6 +128,17 @@ def _batches(
         return batch
 
     return tf.data.Dataset.from_tensor_slices(starts).map(one_batch)
+
+
+def _check_first_record(dataset: tf.data.Dataset, file: str, schema: Schema) -> None:
+    try:
+        for serialized in dataset.batch(1).take(1):
+            parse_tasks(serialized, schema)
+    except tf.errors.OpError as error:
+        reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", str(error.message).splitlines()[0])
+        raise LimamlError(
+            f"{file} does not hold task records of schema {schema.name!r} ({reason}); `limaml prepare` writes them"
+        ) from error
 
 
 def _files(pattern: str | Sequence[str]) -> list[str]:

@@ -4,8 +4,11 @@
 
 The adapter is exported by the toolkit from a reference model (64 meta and 128 other features, meta MLP 128-32, global MLP
 256-128-1, k = 3). Both sides adapt the same records in the same batches; the direct loop has them in memory and throws its results
-away, the job reads gzipped files and writes Parquet. A job's start-up is what a job on eight tasks takes. Rates are the
-medians of alternating repetitions.
+away, the job reads gzipped files and writes Parquet. They take turns, and rates are medians; a job's start-up is what a job on
+eight tasks takes, and is subtracted. Shares are given by the clock and by processor time: the latter is less disturbed by other work.
+
+One and two worker processes, single-threaded, adapt the same files several times over, so that the work is long against their start-up,
+which is subtracted as well.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import numpy as np
 
 from limaml_beam import record_batches
 from limaml_beam.adapter import load_packed
-from limaml_beam.embed_command import intra_op_threads, quiet_beam
+from limaml_beam.embed_command import quiet_beam
 from limaml_beam.generate_embeddings import EmbeddingJob, generate
 from limaml_beam.sources import frame_record
 from tfrec_limaml import export_for_serving
@@ -47,6 +50,7 @@ SCHEMA = Schema(
         Feature(name="o", width=128, normalise="none"),
     ),
 )
+FILES = 4
 MODEL = {
     "meta_units": (128,),
     "embedding_dim": 32,
@@ -90,58 +94,90 @@ def make_records(tasks: int, seed: int = 7) -> list[bytes]:
     ]
 
 
-def write_tasks(folder: Path, records: Sequence[bytes], files: int = 4) -> Path:
+def write_tasks(folder: Path, records: Sequence[bytes]) -> Path:
     """Task records as `limaml prepare` lays them down."""
     (folder / "user").mkdir(parents=True)
     SCHEMA.save(folder / "schema.yaml")
-    for n in range(files):
-        with gzip.open(folder / "user" / f"recent-{n:05d}-of-{files:05d}.tfrecord.gz", "wb", compresslevel=6) as file:
-            file.writelines(map(frame_record, records[n::files]))
+    for n in range(FILES):
+        with gzip.open(folder / "user" / f"recent-{n:05d}-of-{FILES:05d}.tfrecord.gz", "wb", compresslevel=3) as file:
+            file.writelines(map(frame_record, records[n::FILES]))
     return folder
 
 
-def seconds(function: Callable[[], object]) -> float:
-    began = time.perf_counter()
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds by the clock, and of this process's processor time."""
+
+    wall: float
+    processor: float
+
+    def __sub__(self, other: Times) -> Times:
+        return Times(self.wall - other.wall, self.processor - other.processor)
+
+
+def timed(function: Callable[[], object]) -> Times:
+    began = Times(time.perf_counter(), time.process_time())
     function()
-    return time.perf_counter() - began
+    return Times(time.perf_counter(), time.process_time()) - began
 
 
-def measure(folder: Path, tasks: int, repeat: int) -> dict[str, float]:
+def median(times: Sequence[Times]) -> Times:
+    return Times(statistics.median(t.wall for t in times), statistics.median(t.processor for t in times))
+
+
+def copies_of(tasks: Path, folder: Path, copies: int) -> Path:
+    """The same files several times, by links."""
+    (folder / "user").mkdir(parents=True)
+    SCHEMA.save(folder / "schema.yaml")
+    for file in (tasks / "user").iterdir():
+        for copy in range(copies):
+            os.link(file, folder / "user" / file.name.replace("recent-", f"recent-{copy}-"))
+    return folder
+
+
+def run(job: EmbeddingJob, workers: int = 0) -> Times:
+    """One run of the job: in this process, or in worker processes of one thread each."""
+    flags = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"] if workers else []
+    job = dataclasses.replace(job, intra_op_threads=1 if workers else 0)
+    return timed(lambda: generate(job, flags, overwrite=True))
+
+
+def measure(folder: Path, tasks: int, repeat: int, copies: int) -> dict[str, float]:
     records = make_records(tasks)
     adapter = make_export(folder / "export")
-    dim = Manifest.read(adapter).embedding_dim
     job = EmbeddingJob(tasks=write_tasks(folder / "tasks", records), adapter=adapter, output=folder / "out", generation="benchmark")
     tiny = dataclasses.replace(job, tasks=write_tasks(folder / "tiny", records[:8]))
-    # The very batches that the job forms: file by file, block by block.
-    batches = [batch for n in range(4) for batch in record_batches.batches_by_length(records[n::4], job.batch_size)]
-    packed = load_packed(str(adapter), ["serve"], embedding_dim=dim, intra_op_threads=0)
+    return {"tasks": tasks, **compare_with_loop(job, tiny, records, repeat), **compare_workers(job, tiny, tasks, copies, folder)}
+
+
+def compare_with_loop(job: EmbeddingJob, tiny: EmbeddingJob, records: Sequence[bytes], repeat: int) -> dict[str, float]:
+    # The very batches that the job forms, file by file.
+    batches = [batch for n in range(FILES) for batch in record_batches.batches_by_width(records[n::FILES], job.batch_size)]
+    packed = load_packed(str(job.adapter), ["serve"], embedding_dim=Manifest.read(job.adapter).embedding_dim, intra_op_threads=0)
 
     def direct() -> None:
         for batch in batches:
             packed.adapt(batch)
 
-    def run(what: EmbeddingJob, workers: int) -> float:
-        flags = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"] if workers else []
-        what = dataclasses.replace(what, intra_op_threads=intra_op_threads(2) if workers else 0)
-        return seconds(lambda: generate(what, flags, overwrite=True))
-
     direct()
-    timings: dict[str, list[float]] = {"direct": [], "start": [], "job": []}
-    for _ in range(repeat):
-        timings["direct"].append(seconds(direct))
-        timings["start"].append(run(tiny, 0))
-        timings["job"].append(run(job, 0))
-    medians = {name: statistics.median(values) for name, values in timings.items()}
-    single, double = (run(job, workers) - run(tiny, workers) for workers in (1, 2))
-    adapter_rate, job_rate = tasks / medians["direct"], tasks / (medians["job"] - medians["start"])
+    turns = [(timed(direct), run(tiny), run(job)) for _ in range(repeat)]
+    loop, start, whole = (median(times) for times in zip(*turns, strict=True))
+    work = whole - start
     return {
-        "tasks": tasks,
-        "adapter_tasks_per_s": adapter_rate,
-        "job_tasks_per_s": job_rate,
-        "job_share": job_rate / adapter_rate,
-        "start_up_s": medians["start"],
-        "one_single_threaded_worker_tasks_per_s": tasks / single,
-        "two_single_threaded_workers_tasks_per_s": tasks / double,
+        "adapter_tasks_per_s": len(records) / loop.wall,
+        "job_tasks_per_s": len(records) / work.wall,
+        "job_share": loop.wall / work.wall,
+        "job_share_of_processor_time": loop.processor / work.processor,
+        "start_up_s": start.wall,
+    }
+
+
+def compare_workers(job: EmbeddingJob, tiny: EmbeddingJob, tasks: int, copies: int, folder: Path) -> dict[str, float]:
+    many = dataclasses.replace(job, tasks=copies_of(job.tasks, folder / "many", copies))
+    single, double = ((run(many, workers) - run(tiny, workers)).wall for workers in (1, 2))
+    return {
+        "one_single_threaded_worker_tasks_per_s": tasks * copies / single,
+        "two_single_threaded_workers_tasks_per_s": tasks * copies / double,
         "two_workers_speedup": single / double,
     }
 
@@ -149,12 +185,13 @@ def measure(folder: Path, tasks: int, repeat: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=20_000)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=3, help="turns of loop and job (default 3)")
+    parser.add_argument("--copies", type=int, default=6, help="times that the worker processes adapt the tasks (default 6)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     quiet_beam()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), arguments.tasks, arguments.repeat)
+        result = measure(Path(folder), arguments.tasks, arguments.repeat, arguments.copies)
     print(json.dumps(result, indent=2) if arguments.json else "\n".join(f"{name}: {value:.4g}" for name, value in result.items()))
 
 

@@ -18,6 +18,11 @@ from tfrec_limaml.schema import Schema
 from tfrec_limaml.statistics import Statistics
 
 
+def without_remapping() -> None:
+    """Switches off a graph optimisation of TensorFlow that fails on these graphs, with errors on stderr, and gains nothing."""
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+
+
 def load_encoder(tasks: str | Path) -> FeatureEncoder:
     """The feature encoder of a folder written by ``limaml prepare``; raises `SchemaError` where its files are missing."""
     folder = Path(tasks)

@@ -51,15 +51,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not models:
         raise LimamlError(f"no model in {args.run}; run `limaml train` first")
     import keras
-    import tensorflow as tf
     from tqdm import tqdm
 
     import tfrec_limaml.models  # noqa: F401  registers the classes
     from tfrec_limaml.evaluation import bayes_auc, task_keys
     from tfrec_limaml.input_pipeline import task_dataset
-    from tfrec_limaml.recipes import load_encoder, split_pattern
+    from tfrec_limaml.recipes import load_encoder, split_pattern, without_remapping
 
-    tf.config.optimizer.set_experimental_options({"remapping": False})  # it fails on these graphs with errors on stderr, and gains nothing
+    without_remapping()
     schema = load_encoder(args.tasks).schema
     pattern = split_pattern(args.tasks, args.task, args.split, schema)
     trained = task_keys(sorted(glob.glob(split_pattern(args.tasks, args.task, "train", schema))))

@@ -89,8 +89,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import keras
 
     from tfrec_limaml.evaluation import adaptation_losses
-    from tfrec_limaml.recipes import build_model, datasets, load_encoder
+    from tfrec_limaml.recipes import build_model, datasets, load_encoder, without_remapping
 
+    without_remapping()
     keras.utils.set_random_seed(args.seed)
     encoder = load_encoder(args.tasks)
     model = build_model(args.algorithm, encoder, vars(args))

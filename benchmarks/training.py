@@ -29,6 +29,7 @@ from tfrec_limaml.schema import Feature, Label, Schema
 from tfrec_limaml.statistics import Statistics
 
 TASKS, SUPPORT, QUERY = 128, 24, 8
+FILE_TASKS, PASSES = 4096, 4  # tasks on disk, and how often one measurement goes through them
 EMBED_TASKS, EMBED_MAX, EMBED_BATCH, EMBED_STEPS = 20_000, 24, 512, 3
 NAMES = ("vanilla", "limaml_n1", "limaml_n5", "limaml_n1_first_order", "limaml_n5_cheap")
 
@@ -188,11 +189,11 @@ def measure(rounds):
     timers["embed_loop"] = EmbedTimer(eager_loop(model), one_by_one[:20])
 
     with tempfile.TemporaryDirectory() as folder:
-        pattern, encoder = task_files(Path(folder), rng, 4096)
+        pattern, encoder = task_files(Path(folder), rng, FILE_TASKS)
         dataset = task_dataset(pattern, encoder, TASKS, shuffle=True, seed=1)
-        timers["input"] = lambda: 4096 / _drain(dataset)
+        timers["input"] = lambda: _input_rate(dataset)
         fitted = work.model("limaml_n1")
-        timers["fit_from_files"] = lambda: _fit_once(fitted, dataset)
+        timers["fit_from_files"] = FitTimer(fitted, dataset, PASSES * FILE_TASKS // TASKS)
         for timer in timers.values():
             timer()
         seen = {name: [] for name in timers}
@@ -210,17 +211,13 @@ def eager_loop(model):
     return lambda samples: model.task_embeddings(samples)[0]
 
 
-def _drain(dataset):
+def _input_rate(dataset):
+    """Tasks per second from files to batches, once the pipeline runs."""
+    batches = iter(dataset.repeat(PASSES))
+    next(batches)
     started = time.perf_counter()
-    for _ in dataset:
-        pass
-    return time.perf_counter() - started
-
-
-def _fit_once(model, dataset):
-    started = time.perf_counter()
-    model.fit(dataset, verbose=0)
-    return (time.perf_counter() - started) / (4096 / TASKS)
+    tasks = sum(int(batch["support"]["label"].shape[0]) for batch in batches)
+    return tasks / (time.perf_counter() - started)
 
 
 def summarise(seen, gflop):

@@ -64,11 +64,13 @@ def adapt(
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         if not exact:
             gradients = [tf.stop_gradient(g) for g in gradients]
-        weights = [_descend(w, g, rate) for w, g, rate in zip(weights, gradients, rates, strict=True)]
+        weights = [_descend(w, g, rate, exact) for w, g, rate in zip(weights, gradients, rates, strict=True)]
     return Adaptation(weights, losses)
 
 
-def _descend(weight: Any, gradient: tf.Tensor, rate: Any) -> Any:
-    if isinstance(weight, SharedWeight | DualKernel):
+def _descend(weight: Any, gradient: tf.Tensor, rate: Any, exact: bool) -> Any:
+    if isinstance(weight, DualKernel):
+        return weight.descend(gradient, rate, exact)
+    if isinstance(weight, SharedWeight):
         return weight.descend(gradient, rate)
     return weight - tf.cast(gradient, weight.dtype) * rate

@@ -51,31 +51,38 @@ class DualKernel:
     def __init__(self, value: tf.Tensor, rows: tf.Tensor) -> None:
         self.value, self.rows = value, rows
         self._base = _product(rows, value)
-        self._gram = tf.matmul(rows, rows, transpose_b=True)
-        self._coefficients: tf.Tensor | None = None
+        # By whether an outer tape sees the step: behind a first-order step the rows are constants too.
+        self._rows_of_step = {True: rows, False: tf.stop_gradient(rows)}
+        self._grams = {exact: tf.matmul(rows, seen, transpose_b=True) for exact, seen in self._rows_of_step.items()}
+        self._coefficients: dict[bool, tf.Tensor] = {}
         self.ghost = tf.zeros_like(self._base)
 
     def product(self, inputs: tf.Tensor) -> tf.Tensor:
         """``inputs @ kernel`` for inputs ``[T, N, in]``; the support rows themselves are recognised by identity."""
         own = inputs is self.rows
         outputs = self._base if own else _product(inputs, self.value)
-        if self._coefficients is not None:
-            outputs = outputs + tf.matmul(self._gram if own else tf.matmul(inputs, self.rows, transpose_b=True), self._coefficients)
+        for exact, coefficients in self._coefficients.items():
+            gram = self._grams[exact] if own else tf.matmul(inputs, self._rows_of_step[exact], transpose_b=True)
+            outputs = outputs + tf.matmul(gram, coefficients)
         return _with_ghost(outputs, self.ghost, lambda upstream: upstream) if own else outputs
 
-    def descend(self, gradient: tf.Tensor, rate: Any) -> DualKernel:
-        """The kernel one step later; `gradient` is the ghost's, the delta ``[T, S, out]`` of the layer's output."""
+    def descend(self, gradient: tf.Tensor, rate: Any, exact: bool = True) -> DualKernel:
+        """The kernel one step later; `gradient` is the ghost's, the delta ``[T, S, out]`` of the layer's output.
+
+        Not `exact` means a first-order step, of which an outer tape sees nothing.
+        """
         later = DualKernel.__new__(DualKernel)
         later.__dict__.update(self.__dict__)
         step = gradient * rate
-        later._coefficients = -step if self._coefficients is None else self._coefficients - step
+        later._coefficients = {**self._coefficients, exact: self._coefficients[exact] - step if exact in self._coefficients else -step}
         return later
 
     def per_task(self) -> tf.Tensor:
         """The kernels ``[T, in, out]``."""
-        if self._coefficients is None:
-            return tf.broadcast_to(self.value, tf.concat([tf.shape(self.rows)[:1], tf.shape(self.value)], 0))
-        return self.value[None] + tf.matmul(self.rows, self._coefficients, transpose_a=True)
+        kernels = tf.broadcast_to(self.value, tf.concat([tf.shape(self.rows)[:1], tf.shape(self.value)], 0))
+        for exact, coefficients in self._coefficients.items():
+            kernels = kernels + tf.matmul(self._rows_of_step[exact], coefficients, transpose_a=True)
+        return kernels
 
     def without_dual(self) -> SharedWeight:
         """The same kernel for steps with a rate per parameter, which leave the span of the rows."""

@@ -163,6 +163,7 @@ def compare_with_loop(job: EmbeddingJob, tiny: EmbeddingJob, records: Sequence[b
     turns = [(timed(direct), run(tiny), run(job)) for _ in range(repeat)]
     loop, start, whole = (median(times) for times in zip(*turns, strict=True))
     work = whole - start
+    check_work(work, start)
     return {
         "adapter_tasks_per_s": len(records) / loop.wall,
         "job_tasks_per_s": len(records) / work.wall,
@@ -172,13 +173,25 @@ def compare_with_loop(job: EmbeddingJob, tiny: EmbeddingJob, records: Sequence[b
     }
 
 
+def check_work(work: Times, start: Times) -> None:
+    """A difference of two times of which the smaller one is the work would be noise."""
+    if work.wall < start.wall / 2:
+        raise SystemExit(f"start-up takes {start.wall:.1f} s, the work {work.wall:.1f} s: pass more --tasks (or --copies)")
+
+
 def compare_workers(job: EmbeddingJob, tiny: EmbeddingJob, tasks: int, copies: int, folder: Path) -> dict[str, float]:
     many = dataclasses.replace(job, tasks=copies_of(job.tasks, folder / "many", copies))
-    single, double = ((run(many, workers) - run(tiny, workers)).wall for workers in (1, 2))
+    rates = []
+    for workers in (1, 2):
+        start = run(tiny, workers)
+        work = run(many, workers) - start
+        check_work(work, start)
+        rates.append(tasks * copies / work.wall)
+    single, double = rates
     return {
-        "one_single_threaded_worker_tasks_per_s": tasks * copies / single,
-        "two_single_threaded_workers_tasks_per_s": tasks * copies / double,
-        "two_workers_speedup": single / double,
+        "one_single_threaded_worker_tasks_per_s": single,
+        "two_single_threaded_workers_tasks_per_s": double,
+        "two_workers_speedup": double / single,
     }
 
 

@@ -29,6 +29,7 @@ PLACES = (
     "just before the pointer moves",
     "just after the pointer moved",
 )
+FOLLOWED_BY_A_WHOLE_RUN = ("while writing embeddings", "while loading the store", "just after the pointer moved")
 
 
 @pytest.fixture
@@ -144,24 +145,28 @@ def test_a_full_disk_fails_the_run_and_the_next_one_succeeds(raw, arguments, tmp
 @pytest.mark.slow
 def test_a_refresh_killed_anywhere_leaves_the_published_generation_whole(raw, arguments, tmp_path):
     store = open_store(f"lmdb:{tmp_path}/store")
-    arguments = [*arguments, "--max-drift", "3"]
+    arguments = [*arguments, "--max-drift", "100", "--max-norm-ratio", "100"]
     assert main(["refresh", raw(1), *arguments]) == 0
+    published = 1
     with subprocess.Popen([sys.executable, DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
         for days, place in enumerate(PLACES, start=2):
+            # Each starts from what the one killed before it has left.
             driver.stdin.write(json.dumps([place, "refresh", raw(days), *arguments]) + "\n")
             driver.stdin.flush()
             answer = json.loads(driver.stdout.readline())
             assert "reached" in answer, (place, answer)
             os.kill(answer["reached"], signal.SIGKILL)
             assert json.loads(driver.stdout.readline()) == {"ended": signal.SIGKILL}
-            moved = place == "just after the pointer moved"
-            np.testing.assert_array_equal(sums(store), expected(days if moved else days - 1), place)
+            published = days if place == "just after the pointer moved" else published
+            np.testing.assert_array_equal(sums(store), expected(published), place)
             assert store.current(7).count == 30
-            assert main(["refresh", raw(days), *arguments]) == 0, place
-            np.testing.assert_array_equal(sums(store), expected(days), place)
-            kept = {p.name for p in (tmp_path / "work" / "embeddings").iterdir()}
-            assert kept == {g.identifier for g in store.generations(7)}, place
-            assert not list((tmp_path / "work").glob("*partial*")), place
+            if place in FOLLOWED_BY_A_WHOLE_RUN:
+                assert main(["refresh", raw(days), *arguments]) == 0, place
+                published = days
+                np.testing.assert_array_equal(sums(store), expected(days), place)
+                kept = {p.name for p in (tmp_path / "work" / "embeddings").iterdir()}
+                assert kept == {g.identifier for g in store.generations(7)}, place
+                assert not list((tmp_path / "work").glob("*partial*")), place
         driver.stdin.close()
 
 

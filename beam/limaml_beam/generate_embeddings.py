@@ -2,7 +2,7 @@
 
     python -m limaml_beam.generate_embeddings TASKS --export EXPORT --output EMBEDDINGS [--store lmdb:DIR] [Beam flags]
 
-Files of task records are read in packed batches of similar length, adapted by the SavedModel under tfx-bsl's RunInference and
+Files of task records are read in packed batches of one padded width, adapted by the SavedModel under tfx-bsl's RunInference and
 written as Parquet, column by column. Record bytes are never decoded in Python.
 """
 

@@ -172,7 +172,7 @@ def _module(
     for name, (function, specs) in functions.items():
         taken = {key: arguments.get(key, key) for key in specs}
         named = {taken[key]: tf.TensorSpec(spec.shape, spec.dtype, name=taken[key]) for key, spec in specs.items()}
-        signatures[name] = tf.function(_renamed(function, taken)).get_concrete_function(**named)
+        signatures[name] = tf.function(_renamed(function, taken), autograph=False).get_concrete_function(**named)
     return module, signatures
 
 

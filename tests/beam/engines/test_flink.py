@@ -26,13 +26,23 @@ WORKERS = 2
 
 
 @pytest.fixture(scope="module")
-def job_server(checkout: Path) -> Path:
+def job_server(checkout: Path) -> Iterator[Path]:
     if shutil.which("java") is None:
         pytest.skip("Java is not installed (apt-get install openjdk-17-jre-headless)")
     jar = Path(os.environ.get("LIMAML_FLINK_JOB_SERVER") or checkout / "build" / "flink" / "job-server.jar")
     if not jar.is_file():
         pytest.skip(f"no Flink job server at {jar}: python beam/flink/make_job_server.py build/flink, or set LIMAML_FLINK_JOB_SERVER")
-    return jar
+    yield jar
+    stop_own_children_that_run(jar)
+
+
+def stop_own_children_that_run(jar: Path) -> None:
+    """Beam stops its job server when Python exits, which a test worker never does in the ordinary way."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end while we look
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and str(jar).encode() in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGTERM)
 
 
 class WorkerPool:

@@ -83,10 +83,15 @@ class Manifest:
         path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
         if not path.is_file():
             raise VersionMismatchError(f"no manifest at {path}: was this model exported by `limaml export`?")
+        return cls.from_json(path.read_text(encoding="utf-8"), path)
+
+    @classmethod
+    def from_json(cls, text: str, where: str | Path) -> Manifest:
+        """A manifest from its file's text; raises `VersionMismatchError` naming `where` if this version cannot read it."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return cls(**json.loads(text))
         except (TypeError, json.JSONDecodeError) as error:
-            raise VersionMismatchError(f"cannot read the manifest {path}: {error}") from error
+            raise VersionMismatchError(f"cannot read the manifest {where}: {error}") from error
 
     def check_schema(self, schema: Schema) -> None:
         """Raises `VersionMismatchError` unless `schema` is the one that the model was made with."""

@@ -286,12 +286,17 @@ class Schema:
         path = Path(path)
         if not path.is_file():
             raise SchemaError(f"no schema file at {path}; write one, or let `limaml datasets describe` draw one")
+        return cls.from_yaml(path.read_text(encoding="utf-8"), path)
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str | Path) -> Schema:
+        """A schema from its file's text; raises `SchemaError` naming `where`."""
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise SchemaError(f"{path} is not valid YAML: {error}") from error
+            raise SchemaError(f"{where} is not valid YAML: {error}") from error
         if not isinstance(content, Mapping):
-            raise SchemaError(f"{path} holds {type(content).__name__}, expected a mapping of schema fields")
+            raise SchemaError(f"{where} holds {type(content).__name__}, expected a mapping of schema fields")
         return cls.from_dict(content)
 
     def replace(self, **changes: Any) -> Schema:

@@ -58,9 +58,7 @@ class AsyncRanker:
         self._channel = (
             grpc.aio.insecure_channel(target, settings) if tls is None else grpc.aio.secure_channel(target, tls.credentials(), settings)
         )
-        self._predict = self._channel.unary_unary(
-            wire.PREDICT_METHOD, wire.PredictRequest.SerializeToString, wire.PredictResponse.FromString
-        )
+        self._predict = self._channel.unary_unary(wire.PREDICT_METHOD, None, wire.PredictResponse.FromString)
         self._metadata = self._channel.unary_unary(
             wire.METADATA_METHOD, wire.GetModelMetadataRequest.SerializeToString, wire.GetModelMetadataResponse.FromString
         )

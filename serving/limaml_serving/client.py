@@ -76,9 +76,7 @@ class Ranker:
         )
         settings = channel_options(retries, tls, options)
         self._channel = grpc.insecure_channel(target, settings) if tls is None else grpc.secure_channel(target, tls.credentials(), settings)
-        self._predict = self._channel.unary_unary(
-            wire.PREDICT_METHOD, wire.PredictRequest.SerializeToString, wire.PredictResponse.FromString
-        )
+        self._predict = self._channel.unary_unary(wire.PREDICT_METHOD, None, wire.PredictResponse.FromString)
         self._metadata = self._channel.unary_unary(
             wire.METADATA_METHOD, wire.GetModelMetadataRequest.SerializeToString, wire.GetModelMetadataResponse.FromString
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,10 @@ from tfrec_limaml.schema import Feature, encode_task_key
 
 #: A checked column of 1 or N rows: numbers as an array ``[n]`` or ``[n, width]``, strings as a list of bytes.
 Column = npt.NDArray[Any] | list[bytes]
-# NumPy kind, type on the wire, Python type and largest magnitude of a number
-_KINDS: dict[str, tuple[str, str, type[float], float]] = {
-    "int64": ("i", "<i8", int, 2**63 - 1),
-    "float32": ("f", "<f4", float, float(np.finfo(np.float32).max)),
+# Type on the wire, types of a single number that need no mending, and its largest magnitude.
+_NUMBERS: dict[str, tuple[str, frozenset[type], float]] = {
+    "int64": ("<i8", frozenset({int, bool, np.int64}), 2**63 - 1),
+    "float32": ("<f4", frozenset({float, int, np.float32, np.float64}), float(np.finfo(np.float32).max)),
 }
 
 Candidates = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -42,40 +43,96 @@ class Rows:
     filled: tuple[str, ...]
 
 
-def read_rows(features: Sequence[Feature], key_columns: Sequence[str], member: Mapping[str, Any], candidates: Candidates) -> Rows:
-    """Checks one request against the schema's features.
+class RowReader:
+    """Checks requests against one model's inputs; made once per model version.
 
     Names that the schema does not know are ignored, so that candidates may carry their own identifiers.
 
     Args:
         features: The model's inputs.
         key_columns: The columns of the task key.
-        member: One value per name.
-        candidates: Columns of equal length by name, or one mapping per candidate (slower: it is turned into columns).
-
-    Raises:
-        RequestError: A name is given twice or missing, columns differ in length, or a value does not fit its feature.
     """
-    columns, count = _as_columns(candidates)
-    if count == 0:
-        return Rows(count=0, columns={}, keys=(), key_index=np.zeros(0, np.int64), filled=())
-    checked: dict[str, Column] = {}
-    filled = []
-    twice = member.keys() & columns.keys() & {*key_columns, *(feature.name for feature in features)}
-    if twice:
-        raise RequestError(f"{sorted(twice)[0]!r} is given for the member and for the candidates: give it once")
-    for feature in features:
-        name = feature.name
-        if name in columns:
-            checked[name], was_filled = _read(feature, columns[name], count)
-        elif name in member:
-            checked[name], was_filled = _read(feature, (member[name],), 1)
-        else:
-            checked[name], was_filled = _filler_column(feature), True
-        if was_filled:
-            filled.append(name)
-    keys, key_index = _task_keys(key_columns, member, columns, count)
-    return Rows(count=count, columns=checked, keys=keys, key_index=key_index, filled=tuple(filled))
+
+    def __init__(self, features: Sequence[Feature], key_columns: Sequence[str]) -> None:
+        self._inputs = tuple(_Input.of(feature) for feature in features)
+        self._key_columns = tuple(key_columns)
+        self._names = frozenset((*self._key_columns, *(feature.name for feature in features)))
+
+    def read(self, member: Mapping[str, Any], candidates: Candidates) -> Rows:
+        """One checked request.
+
+        Args:
+            member: One value per name.
+            candidates: Columns of equal length by name, or one mapping per candidate (slower: it is turned into columns).
+
+        Raises:
+            RequestError: A name is given twice or missing, columns differ in length, or a value does not fit its feature.
+        """
+        given, count = _as_columns(candidates)
+        if count == 0:
+            return Rows(count=0, columns={}, keys=(), key_index=np.zeros(0, np.int64), filled=())
+        if twice := member.keys() & given.keys() & self._names:
+            raise RequestError(f"{sorted(twice)[0]!r} is given for the member and for the candidates: give it once")
+        columns: dict[str, Column] = {}
+        filled: list[str] = []
+        for each in self._inputs:
+            name = each.feature.name
+            if name in given:
+                column, was_filled = each.of_candidates(given[name], count)
+            elif name in member:
+                column, was_filled = each.of_member(member[name])
+            else:
+                column, was_filled = each.absent(), True
+            columns[name] = column
+            if was_filled:
+                filled.append(name)
+        keys, key_index = _task_keys(self._key_columns, member, given, count)
+        return Rows(count=count, columns=columns, keys=keys, key_index=key_index, filled=tuple(filled))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Input:
+    """How one feature's values are read, worked out beforehand; the usual values take the first lines of each method."""
+
+    feature: Feature
+    dtype: np.dtype[Any] | None
+    types: frozenset[type]
+    limit: float
+    tail: tuple[int, ...]
+    filler: Column
+
+    @classmethod
+    def of(cls, feature: Feature) -> _Input:
+        tail = () if feature.width == 1 else (feature.width,)
+        if feature.dtype == "string":
+            return cls(feature, None, frozenset(), 0, tail, [str(feature.filler).encode()])
+        dtype, types, limit = _NUMBERS[feature.dtype]
+        return cls(feature, np.dtype(dtype), frozenset() if tail else types, limit, tail, np.full((1, *tail), feature.filler, dtype))
+
+    def of_candidates(self, values: Any, count: int) -> tuple[Column, bool]:
+        """The column of N values, and whether some were filled."""
+        if self.dtype is None:
+            return _strings(self.feature, values)
+        shape = (count, *self.tail)
+        plain = type(values) is np.ndarray and values.dtype == self.dtype and values.shape == shape
+        # A sum of squares is finite only if every value is; if it is not, one may just be large, which is looked at closely.
+        if plain and (self.dtype.kind == "i" or math.isfinite(np.vdot(values, values))):
+            return values, False
+        return _numbers(self.feature, values, shape)
+
+    def of_member(self, value: Any) -> tuple[Column, bool]:
+        """The column of one value, and whether it was filled."""
+        if self.dtype is None:
+            return _strings(self.feature, (value,))
+        if type(value) in self.types and -self.limit <= value <= self.limit:
+            return np.array((value,), self.dtype), False
+        return _numbers(self.feature, (value,), (1, *self.tail))
+
+    def absent(self) -> Column:
+        """The filler's column of length 1."""
+        if self.feature.on_invalid != "fill":
+            raise RequestError(f"feature {self.feature.name!r} is missing: give it for the member or for the candidates")
+        return self.filler
 
 
 def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
@@ -94,7 +151,7 @@ def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
 
 
 def _common_length(columns: Mapping[str, Any]) -> int:
-    scalars = [name for name, values in columns.items() if isinstance(values, str | bytes) or not hasattr(values, "__len__")]
+    scalars = [name for name, values in columns.items() if isinstance(values, (str, bytes)) or not hasattr(values, "__len__")]
     if scalars:
         raise RequestError(f"every column of candidates needs one value per candidate, received single values for {scalars}")
     lengths = {name: len(values) for name, values in columns.items()}
@@ -103,35 +160,18 @@ def _common_length(columns: Mapping[str, Any]) -> int:
     return next(iter(lengths.values()), 0)
 
 
-def _read(feature: Feature, values: Any, length: int) -> tuple[Column, bool]:
-    if feature.dtype == "string":
-        return _strings(feature, values)
-    array, invalid = _plain(feature, values), None
-    if array is None:
-        array, invalid = _integers(feature, values) if feature.dtype == "int64" else _floats(feature, values)
-    expected = (length,) if feature.width == 1 else (length, feature.width)
-    if array.shape != expected:
-        raise RequestError(f"feature {feature.name!r} needs the shape {list(expected)}, received {list(array.shape)}")
-    if invalid is not None and invalid.any():
+def _numbers(feature: Feature, values: Any, shape: tuple[int, ...]) -> tuple[Column, bool]:
+    array, invalid = _integers(feature, values) if feature.dtype == "int64" else _floats(feature, values)
+    if array.shape != shape:
+        raise RequestError(f"feature {feature.name!r} needs the shape {list(shape)}, received {list(array.shape)}")
+    if invalid.any():
         array[invalid] = _filler(feature, "a missing, NaN or infinite value")
         return array, True
     return array, False
 
 
-def _plain(feature: Feature, values: Any) -> npt.NDArray[Any] | None:
-    """The usual case, and the fast one: an array, or a single number, of the feature's own kind with nothing to mend."""
-    kind, dtype, python, limit = _KINDS[feature.dtype]
-    if type(values) is np.ndarray and values.dtype.kind == kind:
-        if kind == "f" and not np.isfinite(values).all():
-            return None
-        return np.asarray(values, dtype) if values.itemsize <= int(dtype[-1]) else None
-    if len(values) == 1 and isinstance(values[0], python) and -limit <= values[0] <= limit:
-        return np.array(values, dtype)
-    return None
-
-
 def _strings(feature: Feature, values: Any) -> tuple[list[bytes], bool]:
-    items = values.tolist() if hasattr(values, "tolist") else list(values)
+    items = values.tolist() if hasattr(values, "tolist") else values
     try:
         return list(map(str.encode, items)), False
     except TypeError:
@@ -189,14 +229,6 @@ def _filler(feature: Feature, what: str) -> float | int | str:
     if feature.on_invalid != "fill":
         raise RequestError(f"feature {feature.name!r} has {what}, and the schema (on_invalid: {feature.on_invalid}) gives no filler for it")
     return feature.filler
-
-
-def _filler_column(feature: Feature) -> Column:
-    if feature.on_invalid != "fill":
-        raise RequestError(f"feature {feature.name!r} is missing: give it for the member or for the candidates")
-    if feature.dtype == "string":
-        return [str(feature.filler).encode()]
-    return np.full((1,) if feature.width == 1 else (1, feature.width), feature.filler, "<i8" if feature.dtype == "int64" else "<f4")
 
 
 def _task_keys(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limaml_serving import wire
-from limaml_serving.columns import Candidates, Rows, read_rows
+from limaml_serving.columns import Candidates, Rows
 from limaml_serving.counters import Counters
 from limaml_serving.errors import RequestError, ServingError
 from limaml_serving.requests import predict_request, read_output
@@ -77,7 +77,7 @@ class LookUp:
 class Predict:
     """Ask the server for scores."""
 
-    request: Any
+    request: bytes
     timeout: float
 
 
@@ -258,7 +258,7 @@ class RankingProtocol:
 
 def _numbered(model: KnownVersion, request: Request, index: int | None) -> Rows:
     try:
-        return read_rows(model.features, model.key_columns, *request)
+        return model.reader.read(*request)
     except RequestError as error:
         if index is None:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,23 +18,10 @@ from tfrec_limaml.store.base import Mask, Matrix
 _DTYPES = {"f": wire.DT_FLOAT, "i": wire.DT_INT64, "b": wire.DT_BOOL}
 
 
-def fill_tensor(tensor: Any, column: Column) -> None:
-    """Writes a column into a `TensorProto`: numbers as one block of little-endian bytes, strings one by one."""
-    if isinstance(column, list):
-        tensor.dtype = wire.DT_STRING
-        tensor.tensor_shape.dim.add().size = len(column)
-        tensor.string_val.extend(column)
-        return
-    tensor.dtype = _DTYPES[column.dtype.kind]
-    for size in column.shape:
-        tensor.tensor_shape.dim.add().size = size
-    tensor.tensor_content = column.tobytes()
-
-
 def predict_request(
     model: str, version: int, rows: Sequence[Rows], embeddings: Sequence[Matrix], has: Sequence[Mask], *, compact: bool = True
-) -> Any:
-    """One `PredictRequest`, pinned to a version number.
+) -> bytes:
+    """One serialized `PredictRequest`, pinned to a version number.
 
     A single compact request uses the ``rank`` signature: the member's columns travel once. Others are laid end to end
     for ``serving_default``, every column repeated to its request's length.
@@ -46,25 +34,51 @@ def predict_request(
         has: For each request, which embeddings are real, ``[1 or N]``.
         compact: Whether ``rank`` may be used; a server that batches requests needs all columns of one length.
     """
-    request = wire.PredictRequest()
+    if compact and len(rows) == 1:
+        inputs = {**rows[0].columns, META_EMBEDDING: embeddings[0], HAS_META_EMBEDDING: has[0]}
+        parts = [_opening(model, version, RANK_SIGNATURE)]
+    else:
+        counts = [r.count for r in rows]
+        every = [{**r.columns, META_EMBEDDING: e, HAS_META_EMBEDDING: h} for r, e, h in zip(rows, embeddings, has, strict=True)]
+        inputs = {name: _end_to_end([each[name] for each in every], counts) for name in every[0]}
+        parts = [_opening(model, version, SERVING_SIGNATURE)]
+    for name, column in inputs.items():
+        parts += serialized_input(name, column)
+    return b"".join(parts)
+
+
+@functools.lru_cache(maxsize=64)
+def _opening(model: str, version: int, signature: str) -> bytes:
+    """Everything of a request but its inputs."""
+    request = wire.PredictRequest(output_filter=(PROBABILITY, LOGIT))
     request.model_spec.name = model
     request.model_spec.version.value = version
-    request.output_filter.extend((PROBABILITY, LOGIT))
-    inputs = request.inputs
-    if compact and len(rows) == 1:
-        request.model_spec.signature_name = RANK_SIGNATURE
-        for name, column in rows[0].columns.items():
-            fill_tensor(inputs[name], column)
-        fill_tensor(inputs[META_EMBEDDING], embeddings[0])
-        fill_tensor(inputs[HAS_META_EMBEDDING], has[0])
-        return request
-    request.model_spec.signature_name = SERVING_SIGNATURE
-    counts = [r.count for r in rows]
-    for name in rows[0].columns:
-        fill_tensor(inputs[name], _end_to_end([r.columns[name] for r in rows], counts))
-    fill_tensor(inputs[META_EMBEDDING], _end_to_end(embeddings, counts))
-    fill_tensor(inputs[HAS_META_EMBEDDING], _end_to_end(has, counts))
-    return request
+    request.model_spec.signature_name = signature
+    content: bytes = request.SerializeToString()
+    return content
+
+
+def serialized_input(name: str, column: Column) -> tuple[bytes, bytes]:
+    """One entry of a request's ``inputs`` map in two parts: what goes before a column's content, and the content.
+
+    A serialized message is its fields one after another. So a request is put together from parts, and what goes before numbers,
+    which only depends on the feature and the shape, is made once: a tenth of the time that filling protobuf messages takes.
+    """
+    if isinstance(column, list):
+        tensor = wire.TensorProto(dtype=wire.DT_STRING, string_val=column)
+        tensor.tensor_shape.dim.add().size = len(column)
+        content = tensor.SerializeToString()
+        return wire.entry_head(name, len(content)), content
+    return _number_head(name, column.dtype.kind, column.shape, column.nbytes), column.tobytes()
+
+
+@functools.lru_cache(maxsize=4096)
+def _number_head(name: str, kind: str, shape: tuple[int, ...], size: int) -> bytes:
+    tensor = wire.TensorProto(dtype=_DTYPES[kind])
+    for each in shape:
+        tensor.tensor_shape.dim.add().size = each
+    head = tensor.SerializeToString() + wire.content_head(size)
+    return wire.entry_head(name, len(head) + size) + head
 
 
 def _end_to_end(columns: Sequence[Column], counts: Sequence[int]) -> Column:

@@ -12,9 +12,10 @@ import threading
 import time
 from pathlib import Path
 
+from limaml_serving.columns import RowReader
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.manifest import Manifest, latest_version
-from tfrec_limaml.schema import Feature, Schema
+from tfrec_limaml.schema import Schema
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,14 +24,12 @@ class KnownVersion:
 
     Attributes:
         version: The model version.
-        features: The inputs.
-        key_columns: The columns of the task key.
+        reader: Checks requests against its inputs and the columns of its task key.
         embedding_dim: Width ``D`` of its meta embeddings.
     """
 
     version: int
-    features: tuple[Feature, ...]
-    key_columns: tuple[str, ...]
+    reader: RowReader
     embedding_dim: int
 
     @classmethod
@@ -39,8 +38,7 @@ class KnownVersion:
         schema = Schema.from_dict(manifest.schema)
         return cls(
             version=manifest.model_version,
-            features=schema.all_features,
-            key_columns=schema.task_columns(manifest.task_definition),
+            reader=RowReader(schema.all_features, schema.task_columns(manifest.task_definition)),
             embedding_dim=manifest.embedding_dim,
         )
 

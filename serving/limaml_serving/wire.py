@@ -84,3 +84,25 @@ PredictRequest = _class("PredictRequest")
 PredictResponse = _class("PredictResponse")
 GetModelMetadataRequest = _class("GetModelMetadataRequest")
 GetModelMetadataResponse = _class("GetModelMetadataResponse")
+
+
+def entry_head(name: str, size: int) -> bytes:
+    """The bytes of an entry of ``PredictRequest.inputs`` that go before a serialized `TensorProto` of `size` bytes."""
+    key = name.encode()
+    key = _delimited(1, len(key)) + key
+    value = _delimited(2, size)
+    return _delimited(2, len(key) + len(value) + size) + key + value
+
+
+def content_head(size: int) -> bytes:
+    """The bytes that go before ``TensorProto.tensor_content`` of `size` bytes."""
+    return _delimited(4, size)
+
+
+def _delimited(field: int, size: int) -> bytes:
+    """Tag and length of a field of `size` bytes (https://protobuf.dev/programming-guides/encoding)."""
+    out = [field << 3 | 2]
+    while size > 0x7F:
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes((*out, size))

@@ -58,10 +58,15 @@ class Record:
             published=self.published,
         )
 
+    @functools.cached_property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Element type of the stored vectors, little-endian."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
     @property
     def value_bytes(self) -> int:
         """Bytes of one stored vector."""
-        return self.embedding_dim * np.dtype(self.dtype).itemsize
+        return self.embedding_dim * self.stored_dtype.itemsize
 
 
 def check_dtype(dtype: str) -> str:
@@ -101,12 +106,11 @@ def encode_embeddings(keys: Sequence[str], embeddings: npt.ArrayLike, embedding_
 
 def decode_values(values: Sequence[bytes | None], record: Record) -> tuple[Matrix, Mask]:
     """Stored values (None where missing) as ``[n, D]`` float32 and the found mask ``[n]``."""
-    stored_dtype = np.dtype(record.dtype).newbyteorder("<")
     if None not in values:
-        flat = np.frombuffer(b"".join(values), stored_dtype)  # type: ignore[arg-type]
+        flat = np.frombuffer(b"".join(values), record.stored_dtype)  # type: ignore[arg-type]
         return flat.reshape(len(values), record.embedding_dim).astype(np.float32), np.ones(len(values), np.bool_)
     zeros = bytes(record.value_bytes)
-    flat = np.frombuffer(b"".join(zeros if v is None else v for v in values), stored_dtype)
+    flat = np.frombuffer(b"".join(zeros if v is None else v for v in values), record.stored_dtype)
     found = np.fromiter((v is not None for v in values), np.bool_, len(values))
     return flat.reshape(len(values), record.embedding_dim).astype(np.float32), found
 

@@ -18,8 +18,8 @@ _GENERATION_MAP_BYTES = 1 << 40
 _CATALOG_MAP_BYTES = 1 << 26
 
 _lock = threading.Lock()
-_shared: dict[tuple[int, str], Any] = {}
-_users: dict[tuple[int, str], int] = {}
+_shared: dict[tuple[int, Path], Any] = {}
+_users: dict[tuple[int, Path], int] = {}
 
 
 def _let_go_after_fork() -> None:
@@ -39,10 +39,13 @@ class Environments:
     """The environments that one store object uses; all paths are absolute."""
 
     def __init__(self) -> None:
-        self._mine: dict[tuple[int, str], Any] = {}
+        self._mine: dict[tuple[int, Path], Any] = {}
 
     def catalog(self, path: Path, create: bool) -> Any:
         """The catalog, opened for reading and writing (`FileNotFoundError` where there is none and `create` is False)."""
+        known = self._mine.get((os.getpid(), path))
+        if known is not None:
+            return known
         if create:
             path.mkdir(parents=True, exist_ok=True)
         writable = create or os.access(path, os.W_OK)
@@ -50,18 +53,20 @@ class Environments:
 
     def immutable(self, path: Path) -> Any:
         """A published generation, opened for reading without locks."""
-        if (os.getpid(), str(path)) not in self._mine:
-            self._forget_removed()
+        known = self._mine.get((os.getpid(), path))
+        if known is not None:
+            return known
+        self._forget_removed()
         return self._get(path, {"map_size": _GENERATION_MAP_BYTES, "readonly": True, "lock": False, "readahead": False})
 
     def forget(self, path: Path) -> None:
         """Lets go of an environment that is about to be removed."""
-        self._release((os.getpid(), str(path)))
+        self._release((os.getpid(), path))
 
     def _forget_removed(self) -> None:
         """Frees the disk space of generations that another process has pruned."""
         for name in list(self._mine):
-            if not os.path.exists(name[1]):
+            if not name[1].exists():
                 self._release(name)
 
     def close(self) -> None:
@@ -70,11 +75,10 @@ class Environments:
             self._release(name)
 
     def _get(self, path: Path, options: dict[str, Any]) -> Any:
-        name = (os.getpid(), str(path))
-        environment = self._mine.get(name)
-        if environment is not None:
-            return environment
+        name = (os.getpid(), path)
         with _lock:
+            if name in self._mine:  # another thread was faster
+                return self._mine[name]
             environment = _shared.get(name)
             if environment is None:
                 if not (path / "data.mdb").exists() and not options.get("create"):
@@ -84,7 +88,7 @@ class Environments:
             self._mine[name] = environment
         return environment
 
-    def _release(self, name: tuple[int, str]) -> None:
+    def _release(self, name: tuple[int, Path]) -> None:
         with _lock:
             environment = self._mine.pop(name, None)
             if environment is None:

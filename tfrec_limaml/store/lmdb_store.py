@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import time
@@ -43,6 +44,7 @@ class LmdbStore:
     def __init__(self, folder: str | Path, dtype: str = "float32") -> None:
         self.folder = Path(folder).absolute()
         self.dtype = common.check_dtype(dtype)
+        self._catalog = self.folder / "catalog"
         self._environments = lmdb_environment.Environments()
 
     def get_many(self, keys: Sequence[str], model_version: int) -> tuple[Matrix, Mask]:
@@ -117,7 +119,7 @@ class LmdbStore:
             transaction.put(_pointer(record.model_version), record.identifier.encode())
 
     def _path(self, model_version: int, identifier: str) -> Path:
-        return self.folder / str(model_version) / identifier
+        return _generation_path(self.folder, model_version, identifier)
 
     def _drop(self, model_version: int, identifier: str) -> None:
         path = self._path(model_version, identifier)
@@ -138,47 +140,49 @@ class LmdbStore:
                     self._drop(model_version, identifier)
 
     def _is_published(self, model_version: int, identifier: str) -> bool:
-        with self._catalog_read() as transaction:
-            return transaction is not None and transaction.get(_record_key(model_version, identifier)) is not None
+        catalog = self._readable_catalog()
+        if catalog is None:
+            return False
+        with catalog.begin() as transaction:
+            return transaction.get(_record_key(model_version, identifier)) is not None
 
     def _versions(self) -> list[int]:
         return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
 
     def _current(self, model_version: int) -> common.Record | None:
-        with self._catalog_read() as transaction:
-            if transaction is None:
-                return None
+        catalog = self._readable_catalog()
+        if catalog is None:
+            return None
+        with catalog.begin() as transaction:
             name = transaction.get(_pointer(model_version))
             content = None if name is None else transaction.get(_record_key(model_version, name.decode()))
         return None if content is None else common.Record.from_bytes(content)
 
     def _records(self, model_version: int) -> list[common.Record]:
         prefix = f"{_RECORD}{model_version}/".encode()
+        catalog = self._readable_catalog()
+        if catalog is None:
+            return []
         found = []
-        with self._catalog_read() as transaction:
-            if transaction is not None:
-                cursor = transaction.cursor()
-                more = cursor.set_range(prefix)
-                while more and cursor.key().startswith(prefix):
-                    found.append(common.Record.from_bytes(cursor.value()))
-                    more = cursor.next()
+        with catalog.begin() as transaction:
+            cursor = transaction.cursor()
+            more = cursor.set_range(prefix)
+            while more and cursor.key().startswith(prefix):
+                found.append(common.Record.from_bytes(cursor.value()))
+                more = cursor.next()
         return found
 
-    @contextlib.contextmanager
-    def _catalog_read(self) -> Iterator[Any]:
-        path = self.folder / "catalog"
+    def _readable_catalog(self) -> Any:
+        """The catalog's environment; None before the first generation."""
         try:
-            environment = self._environments.catalog(path, create=False)
+            return self._environments.catalog(self._catalog, create=False)
         except FileNotFoundError:
-            yield None
-            return
-        with environment.begin() as transaction:
-            yield transaction
+            return None
 
     @contextlib.contextmanager
     def _catalog_write(self) -> Iterator[Any]:
         try:
-            with self._environments.catalog(self.folder / "catalog", create=True).begin(write=True) as transaction:
+            with self._environments.catalog(self._catalog, create=True).begin(write=True) as transaction:
                 yield transaction
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"cannot write the catalog of the store {self.folder}: {error}") from error
@@ -192,7 +196,7 @@ class LmdbWriter:
         self._store = store
         self._model_version = model_version
         self._embedding_dim = embedding_dim
-        self._path = store.folder / str(model_version) / identifier
+        self._path = _generation_path(store.folder, model_version, identifier)
         self._lock_path = Path(f"{self._path}.lock")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,6 +281,11 @@ def open_locked(path: Path, mode: str) -> IO[str]:
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
         file.close()
+
+
+@functools.lru_cache(maxsize=256)
+def _generation_path(folder: Path, model_version: int, identifier: str) -> Path:
+    return folder / str(model_version) / identifier
 
 
 def _pointer(model_version: int) -> bytes:

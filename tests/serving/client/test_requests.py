@@ -14,14 +14,21 @@ from hypothesis import strategies as st
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from limaml_serving import RequestError, ServingError, wire
-from limaml_serving.columns import read_rows
-from limaml_serving.requests import fill_tensor, read_output
+from limaml_serving.columns import RowReader
+from limaml_serving.requests import read_output, serialized_input
 from tfrec_limaml.schema import Feature
 
 
 def _column(feature, values):
     """The column that candidates with these values give for the feature."""
-    return read_rows([feature], ["k"], {"k": 1}, {feature.name: values}).columns[feature.name]
+    return RowReader([feature], ["k"]).read({"k": 1}, {feature.name: values}).columns[feature.name]
+
+
+def _as_tensorflow_reads(column, name="x"):
+    """The array that a server of TensorFlow's own messages makes of the column."""
+    request = predict_pb2.PredictRequest.FromString(b"".join(serialized_input(name, column)))
+    assert list(request.inputs) == [name]
+    return tf.make_ndarray(request.inputs[name])
 
 
 def _number(dtype="float32", **more):
@@ -37,9 +44,7 @@ def _text(**more):
     arrays.arrays(st.sampled_from([np.float32, np.int64, np.bool_]), arrays.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=5))
 )
 def test_tensorflow_reads_back_any_array_bit_for_bit(array):
-    tensor = wire.TensorProto()
-    fill_tensor(tensor, array)
-    back = tf.make_ndarray(tf.make_tensor_proto(0).FromString(tensor.SerializeToString()))
+    back = _as_tensorflow_reads(array)
     assert back.dtype == array.dtype
     assert back.shape == array.shape
     assert back.tobytes() == array.tobytes()
@@ -48,9 +53,7 @@ def test_tensorflow_reads_back_any_array_bit_for_bit(array):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), min_size=1, max_size=6))
 def test_tensorflow_reads_back_any_text(texts):
-    tensor = wire.TensorProto()
-    fill_tensor(tensor, _column(_text(), texts))
-    back = tf.make_ndarray(tf.make_tensor_proto(0).FromString(tensor.SerializeToString()))
+    back = _as_tensorflow_reads(_column(_text(), texts))
     assert [value.decode() for value in back] == texts
 
 
@@ -139,7 +142,7 @@ def test_what_is_not_text_is_refused(bad):
     ],
 )
 def test_invalid_values_are_filled_and_reported_where_the_schema_says_so(feature, values, expected):
-    rows = read_rows([feature], ["k"], {"k": 1}, {"x": values})
+    rows = RowReader([feature], ["k"]).read({"k": 1}, {"x": values})
     column = rows.columns["x"]
     assert (column if isinstance(column, list) else column.tolist()) == expected
     assert rows.filled == ("x",)
@@ -153,7 +156,7 @@ def test_without_a_filler_invalid_and_missing_values_are_errors_that_name_the_fe
     with pytest.raises(RequestError, match=f"feature 'x' has a missing.*on_invalid: {on_invalid}"):
         _column(feature, [good, None])
     with pytest.raises(RequestError, match="feature 'x' is missing"):
-        read_rows([feature], ["k"], {"k": 1}, {"other": [1]})
+        RowReader([feature], ["k"]).read({"k": 1}, {"other": [1]})
 
 
 def test_the_callers_own_arrays_are_never_written_to():
@@ -163,7 +166,7 @@ def test_the_callers_own_arrays_are_never_written_to():
 
 
 def test_an_absent_feature_is_filled_once_for_all_candidates():
-    rows = read_rows([_number(width=2, fill_value=3.0), Feature(name="y")], ["k"], {"k": 1}, {"y": [1, 2]})
+    rows = RowReader([_number(width=2, fill_value=3.0), Feature(name="y")], ["k"]).read({"k": 1}, {"y": [1, 2]})
     assert rows.columns["x"].tolist() == [[3.0, 3.0]]
     assert rows.filled == ("x",)
 
@@ -183,17 +186,17 @@ def test_an_absent_feature_is_filled_once_for_all_candidates():
 )
 def test_malformed_requests_are_refused_with_the_reason(member, candidates, message):
     with pytest.raises(RequestError, match=message):
-        read_rows([_number()], ["k"], {"k": 1, **member} if "missing" not in message else member, candidates)
+        RowReader([_number()], ["k"]).read({"k": 1, **member} if "missing" not in message else member, candidates)
 
 
 def test_task_keys_are_encoded_as_the_job_encodes_them():
-    rows = read_rows([], ["a", "b"], {"a": "50%|x"}, {"b": np.array([1, 2, 1]), "id": [1, 2, 3]})
+    rows = RowReader([], ["a", "b"]).read({"a": "50%|x"}, {"b": np.array([1, 2, 1]), "id": [1, 2, 3]})
     assert rows.keys == ("50%25%7Cx|1", "50%25%7Cx|2")
     assert rows.key_index.tolist() == [0, 1, 0]
 
 
 def test_candidates_without_any_field_still_count():
-    assert read_rows([], ["k"], {"k": 1}, [{}, {}]).count == 2
+    assert RowReader([], ["k"]).read({"k": 1}, [{}, {}]).count == 2
 
 
 @pytest.mark.parametrize("content", [True, False])

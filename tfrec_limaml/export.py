@@ -7,25 +7,24 @@ embedding job. Both hold all preprocessing and load without any Python class of 
 from __future__ import annotations
 
 import datetime as dt
-import keyword
-import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from tfrec_limaml import batch_shapes, records
 from tfrec_limaml import manifest as names
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.models import LiMAML
+from tfrec_limaml.models.limaml import SubtaskEmbeddings
 from tfrec_limaml.parsing import encode_rows, padding_index, parse_tasks, sample_weights
 from tfrec_limaml.preprocessing import DTYPES
 from tfrec_limaml.schema import Feature, Schema
+from tfrec_limaml.signatures import Exported, rename_inputs, traced
 
 #: Entry points of this group are called as ``hook(ranker_directory, manifest)`` before a version becomes visible.
 EXPORT_HOOKS = "limaml.export_hooks"
@@ -47,7 +46,8 @@ def export_for_serving(
         model: A trained `LiMAML` model with an encoder.
         base_directory: Gets the folders ``ranker`` and ``adapter``.
         model_version: Positive integer; one more than the highest exported one by default.
-        task_definition: What the embeddings are keyed by; the schema's first definition by default.
+        task_definition: What the embeddings are keyed by; the schema's first definition, or the one that the encoder was made for, by
+            default.
         metrics: Evaluation results to record.
 
     Returns:
@@ -73,9 +73,9 @@ def export_for_serving(
     try:
         for kind, build in (("adapter", adapter_module), ("ranker", ranker_module)):
             shutil.rmtree(aside[kind], ignore_errors=True)
-            module, signatures = build(model)
+            module, signatures, arguments = build(model)
             tf.saved_model.save(module, str(aside[kind]), signatures=signatures)
-            _rename_inputs(aside[kind], _arguments(model.encoder.schema))
+            rename_inputs(aside[kind], arguments)
             manifest.write(aside[kind])
         for hook in entry_points(group=EXPORT_HOOKS):
             hook.load()(aside["ranker"], manifest)
@@ -87,7 +87,7 @@ def export_for_serving(
     return manifest
 
 
-def adapter_module(model: LiMAML) -> tuple[tf.Module, dict[str, Any]]:
+def adapter_module(model: LiMAML) -> Exported:
     """The adapter and its signature: serialized task records to meta embeddings, ``fine_tune_steps`` in the graph."""
 
     def adapt(task_records: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -103,31 +103,38 @@ def adapter_module(model: LiMAML) -> tuple[tf.Module, dict[str, Any]]:
             "label": _per_task(rows.columns[records.LABEL], index),
             "weight": sample_weights(tasks.columns[records.WEIGHT], index, padded),
         }
-        embeddings, before, after = model.task_embeddings(support)
+        stored = model.task_embeddings(support)
+        times = _per_task(rows.columns[records.TIMESTAMP], index)
         outputs = {
             "task_key": tasks.task_key,
             "sample_count": counts,
-            "last_timestamp": tf.where(padded > 0, tf.reduce_max(_per_task(rows.columns[records.TIMESTAMP], index), -1), 0),
-            "loss_before": tf.cast(before, tf.float32),
-            "loss_after": tf.cast(after, tf.float32),
+            "last_timestamp": tf.where(padded > 0, tf.reduce_max(times, -1), 0),
+            "loss_before": tf.cast(stored.loss_before, tf.float32),
+            "loss_after": tf.cast(stored.loss_after, tf.float32),
         }
-        outputs = {names.META_EMBEDDING: tf.cast(embeddings, tf.float32), **{name: value[:, None] for name, value in outputs.items()}}
+        outputs = {names.META_EMBEDDING: tf.cast(stored.embedding, tf.float32), **{name: value[:, None] for name, value in outputs.items()}}
+        if stored.nested:
+            further = [_per_task(model.encoder.further_key(name, rows.columns), index) for name in model.meta_block.nested_definitions]
+            outputs.update(_nested_outputs(stored.nested, further, tf.gather(tasks.task_key, order), times))
         return {name: value[: tf.shape(task_records)[0]] for name, value in outputs.items()}
 
-    return _module(model, {names.SERVING_SIGNATURE: (adapt, {names.ADAPTER_INPUT: tf.TensorSpec([None], tf.string)})})
+    return traced(model, {names.SERVING_SIGNATURE: (adapt, {names.ADAPTER_INPUT: tf.TensorSpec([None], tf.string)})})
 
 
-def ranker_module(model: LiMAML) -> tuple[tf.Module, dict[str, Any]]:
+def ranker_module(model: LiMAML) -> Exported:
     """The ranker and its three signatures; see `tfrec_limaml.manifest` for their names and shapes."""
     schema: Schema = model.encoder.schema
-    dim = model.meta_block.embedding_dim
+    dim = model.meta_block.stored_dim
+    embedding_inputs = names.embedding_inputs(model.meta_block.nested_definitions)
 
     def score(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         features = model.encoder({f.name: inputs[f.name] for f in schema.all_features})
-        own = model.meta_block(features)
-        stored = tf.cast(inputs[names.META_EMBEDDING], own.dtype)
-        embedding = tf.where(inputs[names.HAS_META_EMBEDDING][:, None], stored, own)
-        outputs = tf.cast(model.global_block(features, embedding), tf.float32)
+        own = tf.split(model.meta_block(features), len(embedding_inputs), -1)
+        parts = [
+            tf.where(inputs[has][:, None], tf.cast(inputs[stored], unadapted.dtype), unadapted)
+            for (stored, has), unadapted in zip(embedding_inputs, own, strict=True)
+        ]
+        outputs = tf.cast(model.global_block(features, tf.concat(parts, -1)), tf.float32)
         return {names.PROBABILITY: model.predictions(outputs), names.LOGIT: outputs}
 
     def rank(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -137,17 +144,20 @@ def ranker_module(model: LiMAML) -> tuple[tf.Module, dict[str, Any]]:
     def parsed(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         examples = inputs[names.EXAMPLES]
         columns = tf.io.parse_example(examples, {f.name: _example_feature(f) for f in schema.all_features})
-        stored = tf.io.parse_example(examples, {names.META_EMBEDDING: tf.io.RaggedFeature(tf.float32)})[names.META_EMBEDDING]
-        has = stored.row_lengths() > 0
-        width = tf.where(has, stored.row_lengths(), dim)
-        tf.debugging.assert_equal(width, tf.cast(dim, width.dtype), f"{names.META_EMBEDDING} must hold {dim} values or none")
-        return score({**columns, names.META_EMBEDDING: stored.to_tensor(shape=[None, dim]), names.HAS_META_EMBEDDING: has})
+        found = tf.io.parse_example(examples, {name: tf.io.RaggedFeature(tf.float32) for name, _ in embedding_inputs})
+        for name, has in embedding_inputs:
+            lengths = found[name].row_lengths()
+            columns[has] = lengths > 0
+            width = tf.where(columns[has], lengths, dim)
+            tf.debugging.assert_equal(width, tf.cast(dim, width.dtype), f"{name} must hold {dim} values or none")
+            columns[name] = found[name].to_tensor(shape=[None, dim])
+        return score(columns)
 
     rows = {f.name: tf.TensorSpec([None] if f.width == 1 else [None, f.width], DTYPES[f.dtype]) for f in schema.all_features}
-    rows[names.META_EMBEDDING] = tf.TensorSpec([None, dim], tf.float32)
-    rows[names.HAS_META_EMBEDDING] = tf.TensorSpec([None], tf.bool)
+    for stored, has in embedding_inputs:
+        rows[stored], rows[has] = tf.TensorSpec([None, dim], tf.float32), tf.TensorSpec([None], tf.bool)
     serialized = {names.EXAMPLES: tf.TensorSpec([None], tf.string)}
-    return _module(
+    return traced(
         model,
         {
             names.SERVING_SIGNATURE: (lambda **inputs: score(inputs), rows),
@@ -157,52 +167,32 @@ def ranker_module(model: LiMAML) -> tuple[tf.Module, dict[str, Any]]:
     )
 
 
-def _module(
-    model: LiMAML, functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, tf.TensorSpec]]]
-) -> tuple[tf.Module, dict[str, Any]]:
-    """A module that holds what the functions need, and their traced signatures."""
-    module = tf.Module()
-    module.encoder = model.encoder
-    # The TensorFlow variables inside Keras's own: tracked through their layers, a graph session (TensorFlow Serving) restores
-    # copies of them that no signature reads.
-    rates = model.rates if getattr(model, "learn_inner_rates", False) else []
-    module.weights = [variable.value for variable in (*model.network.weights, *rates)]
-    arguments = _arguments(model.encoder.schema)
-    signatures: dict[str, Any] = {}
-    for name, (function, specs) in functions.items():
-        taken = {key: arguments.get(key, key) for key in specs}
-        named = {taken[key]: tf.TensorSpec(spec.shape, spec.dtype, name=taken[key]) for key, spec in specs.items()}
-        signatures[name] = tf.function(_renamed(function, taken), autograph=False).get_concrete_function(**named)
-    return module, signatures
+def _nested_outputs(
+    nested: Sequence[SubtaskEmbeddings], further: Sequence[tf.Tensor], task_key: tf.Tensor, times: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """`manifest.NESTED_OUTPUTS`: the subtasks of each task ``[T]`` side by side, those of one definition behind those of the other.
 
-
-def _renamed(function: Callable[..., Any], arguments: Mapping[str, str]) -> Callable[..., Any]:
-    return lambda **given: function(**{key: given[argument] for key, argument in arguments.items()})
-
-
-def _arguments(schema: Schema) -> dict[str, str]:
-    """Stand-ins for column names that `tf.saved_model.save` refuses or changes: those that are no plain argument names."""
-    plain = re.compile(r"[a-zA-Z]\w*", re.ASCII)
-    odd = [f.name for f in schema.all_features if not plain.fullmatch(f.name) or keyword.iskeyword(f.name)]
-    return {name: f"limaml_input_{i}" for i, name in enumerate(odd)}
-
-
-def _rename_inputs(directory: Path, arguments: Mapping[str, str]) -> None:
-    """Gives a SavedModel's inputs their columns' names, in its signatures (TensorFlow Serving) and functions (`tf.saved_model.load`)."""
-    if not arguments:
-        return
-    path = directory / "saved_model.pb"
-    columns = {argument: column for column, argument in arguments.items()}
-    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    (graph,) = saved.meta_graphs
-    for signature in graph.signature_def.values():
-        for argument in columns.keys() & signature.inputs.keys():
-            signature.inputs[columns[argument]].CopyFrom(signature.inputs.pop(argument))
-    for node in graph.object_graph_def.nodes:
-        if node.WhichOneof("kind") == "bare_concrete_function":
-            taken = node.bare_concrete_function.argument_keywords
-            taken[:] = [columns.get(argument, argument) for argument in taken]
-    path.write_bytes(saved.SerializeToString(deterministic=True))
+    Args:
+        nested: The subtasks and their embeddings, by definition.
+        further: What each row ``[T, S]`` adds to its task's key, by definition.
+        task_key: Of each task ``[T]``.
+        times: Of each row ``[T, S]``.
+    """
+    parts: dict[str, list[tf.Tensor]] = {name: [] for name in names.NESTED_OUTPUTS}
+    for position, ((subtasks, embedding), texts) in enumerate(zip(nested, further, strict=True)):
+        members = subtasks.members()
+        opening = tf.gather_nd(texts, tf.stack([subtasks.owner, subtasks.opener], -1))
+        values = {
+            "nested_definition": tf.fill(tf.shape(subtasks.owner), tf.constant(position, tf.int64)),
+            "nested_task_key": tf.strings.join([tf.gather(task_key, subtasks.owner), opening], "|"),
+            "nested_meta_embedding": tf.cast(embedding, tf.float32),
+            "nested_sample_count": tf.math.count_nonzero(members, -1),
+            "nested_last_timestamp": tf.reduce_max(tf.where(members, tf.gather(times, subtasks.owner), 0), -1),
+        }
+        for name, value in values.items():
+            by_task = tf.RaggedTensor.from_value_rowids(value[: subtasks.count], subtasks.owner[: subtasks.count], tf.shape(task_key)[0])
+            parts[name].append(by_task.to_tensor(-1 if name == "nested_definition" else None))
+    return {name: tf.concat(values, 1) for name, values in parts.items()}
 
 
 def _batch_shape(counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -236,14 +226,22 @@ def _example_feature(feature: Feature) -> tf.io.FixedLenFeature:
 
 def _manifest(model: LiMAML, model_version: int, task_definition: str | None, metrics: Mapping[str, Any]) -> Manifest:
     schema: Schema = model.encoder.schema
-    definition = schema.default_task if task_definition is None else task_definition
+    own = model.encoder.task
+    definition = task_definition or own or schema.default_task
     schema.task_columns(definition)
+    nested = model.meta_block.nested_definitions
+    if nested and definition != (own or schema.default_task):
+        raise LimamlError(f"{nested} of this model refine the task definition {own or schema.default_task!r}, received {definition!r}")
+    taken = {name for pair in names.embedding_inputs(nested) for name in pair} & {f.name for f in schema.all_features}
+    if taken:
+        raise LimamlError(f"the features {sorted(taken)} are named like the ranker's inputs for embeddings; rename them in the schema")
     return Manifest(
         model_version=model_version,
         schema=schema.to_dict(),
         schema_fingerprint=schema.fingerprint(),
         task_definition=definition,
-        embedding_dim=model.meta_block.embedding_dim,
+        nested_definitions=nested,
+        embedding_dim=model.meta_block.stored_dim,
         inner_loop={
             "inner_learning_rate": model.inner_learning_rate,
             "inner_steps": model.inner_steps,

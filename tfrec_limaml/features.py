@@ -1,7 +1,8 @@
 """Encoded features: the dictionary of tensors that every block reads.
 
 `FeatureEncoder` turns raw columns into ``{"meta": float [..., F_m], "other": float [..., F_o]}`` plus one entry for each
-feature that asks for an embedding: int32 ids ``[...]``, or, for multi-valued ones, a float multi-hot ``[..., V]``.
+feature that asks for an embedding: int32 ids ``[...]``, or, for multi-valued ones, a float multi-hot ``[..., V]``; and one for each
+nested task definition, see `subtask_feature`.
 """
 
 from __future__ import annotations
@@ -85,6 +86,11 @@ class FeatureEmbeddings(keras.layers.Layer):
             "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
         }
+
+
+def subtask_feature(definition: str) -> str:
+    """Name of the encoded feature, int64 ``[N]``, that is equal for rows of one task which also share the key of `definition`."""
+    return f"subtask:{definition}"
 
 
 def flatten_tasks(features: Features) -> dict[str, tf.Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,20 @@ ADAPTER_OUTPUTS = {
     "loss_before": "float32 [B, 1]",
     "loss_after": "float32 [B, 1]",
 }
+# Further outputs where the model has nested task definitions: G is the largest number of subtasks of a task, all definitions together.
+NESTED_OUTPUTS = {
+    "nested_definition": "int64 [B, G], position in `Manifest.nested_definitions`, -1 for padding",
+    "nested_task_key": "string [B, G]",
+    "nested_meta_embedding": "float32 [B, G, D]",
+    "nested_sample_count": "int64 [B, G]",
+    "nested_last_timestamp": "int64 [B, G], milliseconds",
+}
 META_EMBEDDING = "meta_embedding"  # float32 [N, D]
 HAS_META_EMBEDDING = "has_meta_embedding"  # bool [N]
 EXAMPLES = "examples"  # string [N], serialized tf.Example
 PROBABILITY = "probability"  # float32 [N]
 LOGIT = "logit"  # float32 [N]
-SERVING_SIGNATURE = "serving_default"  # every raw feature [N] + meta_embedding [N, D] + has_meta_embedding [N]
+SERVING_SIGNATURE = "serving_default"  # every raw feature [N] + the `embedding_inputs` [N, D] and [N]
 RANK_SIGNATURE = "rank"  # the same inputs, each of length N or 1 (length 1 is repeated in the graph)
 EXAMPLES_SIGNATURE = "serve_examples"
 
@@ -47,6 +55,7 @@ class Manifest:
         schema: The schema as a dictionary.
         schema_fingerprint: `Schema.fingerprint` of it.
         task_definition: Name of the task definition that the embeddings are keyed by.
+        nested_definitions: Further definitions, refining that one, that the model has embeddings for.
         embedding_dim: Width ``D`` of the meta embedding.
         inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps``, ``pooling``.
         training_window: ``{"start": ms, "end": ms}`` of the training rows, where known.
@@ -61,10 +70,14 @@ class Manifest:
     task_definition: str
     embedding_dim: int
     inner_loop: Mapping[str, Any]
+    nested_definitions: Sequence[str] = ()
     training_window: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     libraries: Mapping[str, str] = dataclasses.field(default_factory=dict)
     created: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nested_definitions", tuple(self.nested_definitions))  # JSON gives a list
 
     def write(self, version_directory: str | Path) -> Path:
         """Writes ``assets.extra/manifest.json`` below a SavedModel directory and returns its path."""
@@ -100,6 +113,11 @@ class Manifest:
                 f"schema fingerprint {schema.fingerprint()} of {schema.name!r} differs from {self.schema_fingerprint} of model "
                 f"version {self.model_version}: prepare the data with the model's own schema, or train and export again"
             )
+
+
+def embedding_inputs(nested_definitions: Sequence[str]) -> list[tuple[str, str]]:
+    """The ranker's inputs for stored embeddings: ``(embedding, whether there is one)`` for the first definition and each nested one."""
+    return [(f"{META_EMBEDDING}{suffix}", f"{HAS_META_EMBEDDING}{suffix}") for suffix in ("", *(f"_{name}" for name in nested_definitions))]
 
 
 def latest_version(base_directory: str | Path) -> Path:

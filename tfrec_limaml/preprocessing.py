@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.features import META, OTHER
+from tfrec_limaml.features import META, OTHER, subtask_feature
 from tfrec_limaml.schema import Feature, Schema
 from tfrec_limaml.statistics import Statistics
 
@@ -26,16 +26,28 @@ class FeatureEncoder(keras.layers.Layer):
     Args:
         schema: The columns (a `Schema` or its dictionary).
         statistics: Means, variances and vocabularies (a `Statistics` or its dictionary).
+        task: The records' task definition; the schema's first by default.
+        nested: Task definitions that refine it, for a `NestedMetaBlocks`.
 
     Input: dictionary of raw columns, ``[N]`` each (``[N, width]`` for vectors), of the schema's dtypes.
     Output: ``{"meta": float32 [N, F_m], "other": float32 [N, F_o]}`` and one entry per embedded feature: int32 ids ``[N]``, or a float32
-    multi-hot ``[N, V]`` for multi-valued ones.
+    multi-hot ``[N, V]`` for multi-valued ones; and int64 ``[N]`` for each nested definition, see `tfrec_limaml.features.subtask_feature`.
     """
 
-    def __init__(self, schema: Schema | Mapping[str, Any], statistics: Statistics | Mapping[str, Any], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        schema: Schema | Mapping[str, Any],
+        statistics: Statistics | Mapping[str, Any],
+        task: str | None = None,
+        nested: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.statistics = statistics if isinstance(statistics, Statistics) else Statistics(**statistics)
+        self.task = task
+        self.nested = tuple(nested)
+        self._further_columns = {name: self.schema.further_columns(task, name) for name in self.nested}
         # Numbered: a column's name need not be a layer's.
         self.lookups = {f.name: self._lookup(f, f"lookup_{i}") for i, f in enumerate(self.schema.all_features) if f.encoding != "numeric"}
         self.built = True
@@ -56,7 +68,18 @@ class FeatureEncoder(keras.layers.Layer):
         rows = tf.shape(columns[self.schema.all_features[0].name])[0]
         for role, parts in dense.items():
             encoded[role] = tf.concat(parts, -1) if parts else tf.zeros((rows, 0))
+        for name in self.nested:
+            encoded[subtask_feature(name)] = tf.strings.to_hash_bucket_fast(self.further_key(name, columns), 2**62)
         return encoded
+
+    def further_key(self, nested: str, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """What a nested definition's task key holds behind the task's own key and a ``|``, string ``[N]``."""
+        texts = [
+            columns[name] if columns[name].dtype == tf.string else tf.strings.as_string(columns[name])
+            for name in self._further_columns[nested]
+        ]
+        escaped = [tf.strings.regex_replace(tf.strings.regex_replace(text, "%", "%25"), r"\|", "%7C") for text in texts]
+        return tf.strings.join(escaped, "|")
 
     @property
     def output_shapes(self) -> dict[str, tuple[int | None, ...]]:
@@ -68,6 +91,7 @@ class FeatureEncoder(keras.layers.Layer):
                 widths[feature.role] += self.size(feature)
             else:
                 shapes[feature.name] = (None,) if feature.separator is None else (None, self.size(feature))
+        shapes.update({subtask_feature(name): (None,) for name in self.nested})
         return {**shapes, META: (None, widths[META]), OTHER: (None, widths[OTHER])}
 
     def size(self, feature: Feature) -> int:
@@ -82,9 +106,10 @@ class FeatureEncoder(keras.layers.Layer):
         return {f.name: (self.size(f), int(f.embedding_width or 0)) for f in features}
 
     def get_config(self) -> dict[str, Any]:
-        """Schema and statistics as dictionaries."""
+        """Constructor arguments, schema and statistics as dictionaries."""
         statistics = {name: getattr(self.statistics, name) for name in ("rows", "label_mean", "window", "features")}
-        return {**super().get_config(), "schema": self.schema.to_dict(), "statistics": statistics}
+        own = {"schema": self.schema.to_dict(), "statistics": statistics, "task": self.task, "nested": self.nested}
+        return {**super().get_config(), **own}
 
     def _encode(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
         if feature.encoding == "numeric":

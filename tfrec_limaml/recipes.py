@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from tfrec_limaml import records
+from tfrec_limaml.blocks import MetaBlock, NestedMetaBlocks
 from tfrec_limaml.blocks.catalogue import GLOBAL_BLOCKS, META_BLOCKS
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.input_pipeline import task_dataset
@@ -23,10 +24,19 @@ def without_remapping() -> None:
     tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
-def load_encoder(tasks: str | Path) -> FeatureEncoder:
-    """The feature encoder of a folder written by ``limaml prepare``; raises `SchemaError` where its files are missing."""
+def load_encoder(tasks: str | Path, task: str | None = None, nested: Sequence[str] = ()) -> FeatureEncoder:
+    """The feature encoder of a folder written by ``limaml prepare``.
+
+    Args:
+        tasks: The folder.
+        task: Task definition whose records are read; the schema's first by default.
+        nested: Definitions that refine it, for a model that adapts to several at once.
+
+    Raises:
+        SchemaError: The folder's files are missing, or a nested definition does not refine the other one.
+    """
     folder = Path(tasks)
-    return FeatureEncoder(Schema.load(folder / records.SCHEMA_FILE), Statistics.load(folder / records.STATISTICS_FILE))
+    return FeatureEncoder(Schema.load(folder / records.SCHEMA_FILE), Statistics.load(folder / records.STATISTICS_FILE), task, nested)
 
 
 def split_pattern(tasks: str | Path, definition: str | None, split: str, schema: Schema) -> str:
@@ -54,18 +64,27 @@ def datasets(
     )
 
 
+def _meta_block(encoder: FeatureEncoder, options: Mapping[str, Any]) -> MetaBlock:
+    """The block of that name; where the encoder has nested definitions, one for each of them beside the first."""
+    make = META_BLOCKS[options.get("meta_block", "mlp")]
+    if not encoder.nested:
+        return make(encoder, options)
+    definitions = (encoder.task or encoder.schema.default_task, *encoder.nested)
+    return NestedMetaBlocks({name: make(encoder, {**options, "task": name}) for name in definitions}, name="meta_block")
+
+
 def build_model(algorithm: str, encoder: FeatureEncoder, options: Mapping[str, Any]) -> TaskModel:
     """A meta block and a global block (MLPs unless named otherwise) under one of the algorithms.
 
     Args:
         algorithm: ``"limaml"``, ``"vanilla"`` or ``"maml"``.
-        encoder: Encodes the features; fixes the blocks' inputs.
+        encoder: Encodes the features; fixes the blocks' inputs, and whether the meta block is one of several (its `nested`).
         options: ``meta_units``, ``embedding_dim``, ``global_units``, ``dropout``, ``inner_steps``, ``inner_learning_rate``,
             ``fine_tune_steps``, ``first_order``, ``unadapted_loss_weight``; optionally ``meta_block``, ``global_block`` (names in
             `tfrec_limaml.blocks.catalogue`), ``task``, the task definition, for ID meta blocks, ``second_order_steps`` and
             ``learn_inner_rates``.
     """
-    meta_block = META_BLOCKS[options.get("meta_block", "mlp")](encoder, options)
+    meta_block = _meta_block(encoder, options)
     global_block = GLOBAL_BLOCKS[options.get("global_block", "mlp")](encoder, options)
     steps = options["inner_steps"]
     shared = {

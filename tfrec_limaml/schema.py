@@ -247,6 +247,23 @@ class Schema:
             raise SchemaError(f"unknown task definition {name!r}; the schema {self.name!r} has {sorted(self.tasks)}")
         return tuple(self.tasks[name])
 
+    def further_columns(self, definition: str | None, nested: str) -> tuple[str, ...]:
+        """The key columns that a nested task definition adds to those of `definition`.
+
+        Raises:
+            SchemaError: `nested` does not refine `definition`, or records of `definition` lack the further columns.
+        """
+        outer, inner = self.task_columns(definition), self.task_columns(nested)
+        further = inner[len(outer) :]
+        if not further or inner[: len(outer)] != outer:
+            raise SchemaError(
+                f"task definition {nested!r} {list(inner)} does not refine {list(outer)}: its key must begin with these and go on"
+            )
+        fit = {f.name for f in self.features if f.dtype in ("string", "int64") and f.separator is None}
+        if unfit := [name for name in further if name not in fit]:
+            raise SchemaError(f"task definition {nested!r}: {unfit} must be single-valued features of dtype string or int64 to nest it")
+        return further
+
     def fingerprint(self) -> str:
         """16 hex digits over everything that changes what a model sees (not the default split, not carried columns)."""
         content = self.to_dict()

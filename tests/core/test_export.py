@@ -194,7 +194,7 @@ def _support(model, as_columns, rows):
 def test_the_adapter_embeds_like_the_model_whoever_shares_the_batch(model, adapter, as_columns, tasks):
     together = adapter(*_encode(model.encoder.schema, tasks))
     for i, task in enumerate(tasks):
-        embedding, before, after = model.task_embeddings(_support(model, as_columns, task[1]))
+        embedding, before, after, _ = model.task_embeddings(_support(model, as_columns, task[1]))
         np.testing.assert_allclose(together["meta_embedding"][i], embedding[0], atol=2e-6)
         np.testing.assert_allclose(together["loss_before"][i], before, rtol=1e-5)
         np.testing.assert_allclose(together["loss_after"][i], after, rtol=1e-5)
@@ -240,7 +240,7 @@ def test_a_nan_in_one_record_stays_in_it(model, adapter, tasks):
 @pytest.mark.parametrize("pooling", ["mean", "max", "cosine"])
 def test_the_adapter_pools_as_the_model_says(make_model, as_columns, tasks, pooling):
     model = make_model(pooling=pooling)
-    _, signatures = adapter_module(model)
+    signatures = adapter_module(model).signatures
     found = signatures["serving_default"](task_records=tf.constant(_encode(model.encoder.schema, tasks)))["meta_embedding"]
     for i, (_, rows, _) in enumerate(tasks):
         np.testing.assert_allclose(found[i], model.task_embeddings(_support(model, as_columns, rows))[0][0], atol=2e-6)
@@ -341,6 +341,6 @@ def test_learned_inner_rates_reach_the_adapter(make_model, tasks):
     model = make_model(learn_inner_rates=True)
     for rate in model.rates:
         rate.assign(tf.zeros_like(rate))
-    _, signatures = adapter_module(model)
+    signatures = adapter_module(model).signatures
     found = signatures["serving_default"](task_records=tf.constant(_encode(model.encoder.schema, tasks)))
     np.testing.assert_array_equal(found["loss_before"], found["loss_after"])

@@ -22,10 +22,10 @@ def model(make_model):
 @pytest.fixture
 def quick_save(monkeypatch):
     """Writes an empty folder instead of a SavedModel; no traces, no hooks."""
-    monkeypatch.setattr(export_module, "adapter_module", lambda model: (None, {}))
-    monkeypatch.setattr(export_module, "ranker_module", lambda model: (None, {}))
+    monkeypatch.setattr(export_module, "adapter_module", lambda model: (None, {}, {}))
+    monkeypatch.setattr(export_module, "ranker_module", lambda model: (None, {}, {}))
     monkeypatch.setattr(export_module, "entry_points", lambda group: [])
-    monkeypatch.setattr(export_module, "_rename_inputs", lambda *_: None)
+    monkeypatch.setattr(export_module, "rename_inputs", lambda *_: None)
     monkeypatch.setattr(tf.saved_model, "save", lambda module, path, signatures: tf.io.gfile.makedirs(path))
 
 

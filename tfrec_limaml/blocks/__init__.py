@@ -8,6 +8,7 @@ from tfrec_limaml.blocks.functional import FunctionalGlobalBlock
 from tfrec_limaml.blocks.id_embedding import IDEmbeddingMetaBlock
 from tfrec_limaml.blocks.keras_meta import KerasMetaBlock
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.blocks.nested import NestedMetaBlocks
 from tfrec_limaml.blocks.transformer import TransformerMetaBlock
 from tfrec_limaml.blocks.wide_and_deep import WideAndDeepGlobalBlock
 
@@ -22,6 +23,7 @@ __all__ = [
     "MLPGlobalBlock",
     "MLPMetaBlock",
     "MetaBlock",
+    "NestedMetaBlocks",
     "TransformerMetaBlock",
     "WideAndDeepGlobalBlock",
 ]

@@ -31,6 +31,16 @@ class MetaBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         self.embedding_dim = int(embedding_dim)
 
+    @property
+    def nested_definitions(self) -> tuple[str, ...]:
+        """Task definitions, beside the records' own, that parts of the block are adapted to; see `NestedMetaBlocks`."""
+        return ()
+
+    @property
+    def stored_dim(self) -> int:
+        """Width of one stored embedding: a row's meta embedding holds one for each definition."""
+        return self.embedding_dim // (1 + len(self.nested_definitions))
+
     def encode_features(self, features: Features) -> tf.Tensor:
         """The block's input ``[..., F]``; whatever is learned here is shared by all tasks and trained in the outer loop only."""
         raise NotImplementedError

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with tqdm(total=len(models), desc="evaluate", unit="model", file=sys.stderr) as progress:
         for file in models:
             model = keras.saving.load_model(file)
-            _check_schema(model, schema, file)
+            _check(model, schema, args.task, file)
             rows = _evaluate(file.stem, model, task_dataset(pattern, model.encoder, args.batch_size, with_keys=True), options, results)
             progress.update()
     result = {
@@ -105,9 +105,12 @@ def _evaluate(name: str, model: Any, dataset: Any, options: dict[str, Any], resu
     return rows
 
 
-def _check_schema(model: Any, schema: Any, file: Path) -> None:
+def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:
     if model.encoder is None or model.encoder.schema.fingerprint() != schema.fingerprint():
         raise LimamlError(f"{file} was trained under another schema than the task records; prepare or train again")
+    own = model.encoder.task or schema.default_task
+    if model.encoder.nested and own != (task or schema.default_task):
+        raise LimamlError(f"{file} adapts to parts of {own!r} tasks; pass --task {own}, not {task or schema.default_task}")
 
 
 def _without_nan(value: Any) -> Any:

@@ -33,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder for the model and its learning curve")
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="limaml")
     parser.add_argument("--task", help="task definition (default: the schema's first)")
+    parser.add_argument(
+        "--nested-task",
+        action="append",
+        default=[],
+        metavar="TASK",
+        help="adapt a further meta block per part of a task: by this definition, which refines --task as user_tab refines user; repeatable",
+    )
     parser.add_argument("--epochs", type=int, default=15, help="at most this many (default: %(default)s)")
     parser.add_argument("--patience", type=int, default=2, help="epochs without a better validation AUC (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=128, help="tasks per batch (default: %(default)s)")
@@ -93,7 +100,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     without_remapping()
     keras.utils.set_random_seed(args.seed)
-    encoder = load_encoder(args.tasks)
+    encoder = load_encoder(args.tasks, args.task, args.nested_task)
     model = build_model(args.algorithm, encoder, vars(args))
     train, validation = datasets(
         args.tasks, encoder, args.task, args.batch_size, _fraction(args.support_fraction), args.max_samples, args.seed

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfrec_limaml.features import Features, flatten_tasks, split_axes
+from tfrec_limaml.features import Features, flatten_tasks, merge_axes, split_axes, subtask_feature
 from tfrec_limaml.models import LiMAML, TaskModel
 from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.models.task_model import TaskBatch
@@ -71,13 +71,18 @@ def served_rows(model: LiMAML, dataset: tf.data.Dataset) -> Rows:
 
 def served_outputs(model: LiMAML, support: Samples, features: Features) -> tf.Tensor:
     """Logits ``[T, Q]`` of query `features` under the embeddings that the embedding job would store."""
-    stored, _, _ = model.task_embeddings(support)
+    stored = model.task_embeddings(support)
     rows = flatten_tasks(features)
     like = next(iter(features.values()))
     own = split_axes(model.meta_block(rows), like)
+    definitions = model.meta_block.nested_definitions
+    first, *others = tf.split(own, 1 + len(definitions), -1)
     known = tf.reduce_any(support["weight"] > 0, -1)[:, None, None]
-    embedding = tf.where(known, tf.cast(stored, own.dtype)[:, None], own)
-    return split_axes(model.global_block(rows, tf.reshape(embedding, [-1, own.shape[-1]])), like)
+    parts = [tf.where(known, tf.cast(stored.embedding, own.dtype)[:, None], first)]
+    for definition, (subtasks, embedding), mine in zip(definitions, stored.nested, others, strict=True):
+        number = subtasks.of_rows(features[subtask_feature(definition)])
+        parts.append(tf.where(number[..., None] >= 0, tf.gather(tf.cast(embedding, own.dtype), tf.maximum(number, 0)), mine))
+    return split_axes(model.global_block(rows, merge_axes(tf.concat(parts, -1))), like)
 
 
 def _collect(dataset: tf.data.Dataset, step: Callable[[TaskBatch], Mapping[str, tf.Tensor]]) -> Rows:

@@ -5,16 +5,45 @@ Method: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Met
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.features import Features, flatten_tasks, merge_axes, split_axes
+from tfrec_limaml.blocks.nested import Subtasks
+from tfrec_limaml.features import Features, flatten_tasks, merge_axes, split_axes, subtask_feature
 from tfrec_limaml.inner_loop import Weights, adapt
 from tfrec_limaml.models.maml_model import MAMLModel
 from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.pooling import pool
+
+
+class SubtaskEmbeddings(NamedTuple):
+    """What is stored for one nested task definition.
+
+    Attributes:
+        subtasks: The subtasks of the batch.
+        embedding: Their meta embeddings ``[P, D]``; those behind ``subtasks.count`` are padding.
+    """
+
+    subtasks: Subtasks
+    embedding: tf.Tensor
+
+
+class TaskEmbeddings(NamedTuple):
+    """What is stored for a batch of tasks.
+
+    Attributes:
+        embedding: Meta embeddings ``[T, D]``.
+        loss_before: Support losses ``[T]`` before adaptation.
+        loss_after: Support losses ``[T]`` after it.
+        nested: One entry for each nested task definition of the meta block.
+    """
+
+    embedding: tf.Tensor
+    loss_before: tf.Tensor
+    loss_after: tf.Tensor
+    nested: tuple[SubtaskEmbeddings, ...] = ()
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -68,13 +97,8 @@ class LiMAML(MAMLModel):
         encoded = self.meta_block.read_support(self._encode_meta(features), memory, causal=False)
         return self._head(weights, encoded, self._encode_context(features, training), training)
 
-    def task_embeddings(self, support: Samples) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What the embedding job stores.
-
-        Returns:
-            Meta embeddings ``[T, D]`` after `fine_tune_steps` steps, pooled over each task's samples; support losses ``[T]`` before
-            and after.
-        """
+    def task_embeddings(self, support: Samples) -> TaskEmbeddings:
+        """What the embedding job stores: meta embeddings after `fine_tune_steps` steps, pooled over each task's samples."""
         weights, losses = self.adapt_tasks(support, self.fine_tune_steps)
         weights, memory = self._without_memory(weights)
         encoded = self._encode_meta(support["features"])
@@ -83,22 +107,33 @@ class LiMAML(MAMLModel):
         )
         after = self.task_loss(outputs, support)
         embeddings = self.meta_block.call_adapted(weights, self.meta_block.read_support(encoded, memory, causal=False))
-        return pool(embeddings, support["weight"], self.pooling), losses[0] if losses else after, after
+        first, *nested = tf.split(embeddings, 1 + len(self.meta_block.nested_definitions), -1)
+        pooled = pool(first, support["weight"], self.pooling)
+        return TaskEmbeddings(pooled, losses[0] if losses else after, after, self._subtask_embeddings(nested, support))
+
+    def _subtask_embeddings(self, nested: list[tf.Tensor], support: Samples) -> tuple[SubtaskEmbeddings, ...]:
+        found = []
+        for definition, embeddings in zip(self.meta_block.nested_definitions, nested, strict=True):
+            subtasks = Subtasks.of(support["features"][subtask_feature(definition)], support["weight"])
+            weight = tf.gather(support["weight"], subtasks.owner) * tf.cast(subtasks.members(), support["weight"].dtype)
+            pooled = pool(tf.gather(embeddings, subtasks.owner), weight, self.pooling)
+            found.append(SubtaskEmbeddings(subtasks, pooled))
+        return tuple(found)
 
     def _without_memory(self, weights: Weights) -> tuple[Weights, Weights]:
         count = len(self.inner_variables)
         return weights[:count], weights[count:]
 
-    def _encode_meta(self, features: Features) -> tf.Tensor:
+    def _encode_meta(self, features: Features) -> Any:
         like = next(iter(features.values()))
-        return split_axes(self.meta_block.encode_features(flatten_tasks(features)), like)
+        return tf.nest.map_structure(lambda value: split_axes(value, like), self.meta_block.encode_features(flatten_tasks(features)))
 
     def _encode_context(self, features: Features, training: bool) -> Any:
         return self.global_block.encode_context(flatten_tasks(features), training)
 
-    def _head(self, weights: Weights, encoded: tf.Tensor, context: Any, training: bool) -> tf.Tensor:
+    def _head(self, weights: Weights, encoded: Any, context: Any, training: bool) -> tf.Tensor:
         embeddings = self.meta_block.call_adapted(weights, encoded, training)
-        return split_axes(self.global_block.head(context, merge_axes(embeddings), training), encoded)
+        return split_axes(self.global_block.head(context, merge_axes(embeddings), training), embeddings)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

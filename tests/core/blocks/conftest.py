@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock, blocks
 
 SIZES = {"user": 6, "item": 9}
-SHAPES = {"user": (None,), "item": (None,), "meta": (None, 3), "other": (None, 2)}
+SHAPES = {"user": (None,), "item": (None,), "meta": (None, 3), "other": (None, 2), "subtask:tab": (None,)}
 D = 4
 
 
@@ -46,6 +46,10 @@ META_BLOCKS: dict[str, Callable[..., Any]] = {
     ),
     "transformer": lambda **k: blocks.TransformerMetaBlock((5,), D, 4, 2, activation="tanh", **k),
     "keras": lambda **k: blocks.KerasMetaBlock(_stack(**k), D, **k),
+    "nested": lambda **k: blocks.NestedMetaBlocks(
+        {"user": MLPMetaBlock((5,), D // 2, "tanh", **k), "tab": blocks.TransformerMetaBlock((5,), D // 2, 4, 2, activation="tanh", **k)},
+        **k,
+    ),
 }
 GLOBAL_BLOCKS: dict[str, Callable[..., Any]] = {
     "mlp": lambda **k: MLPGlobalBlock((6, 5), "tanh", embeddings={"item": (SIZES["item"], 3)}, **k),
@@ -99,6 +103,7 @@ def make_samples() -> Callable[..., dict[str, Any]]:
             "other": rng.normal(size=(tasks, width, 2)) * real[..., None],
         }
         features = {name: tf.constant(v, "int32" if v.ndim == 2 else dtype) for name, v in values.items()}
+        features["subtask:tab"] = tf.constant(np.random.default_rng(seed).integers(0, 2, (tasks, width)), "int64")
         label = (rng.random((tasks, width)) < 0.5) * real
         return {"features": features, "label": tf.constant(label, dtype), "weight": tf.constant(real, dtype)}
 

@@ -85,13 +85,13 @@ def test_served_scores_are_those_of_the_exported_adapter_and_ranker(make_model, 
     model = make_model()
     served = served_rows(model, test_tasks)
     records = list(tf.data.TFRecordDataset(str(tasks_folder / "member" / "test-00000-of-00001.tfrecord.gz"), "GZIP").as_numpy_iterator())
-    _, signatures = adapter_module(model)
+    signatures = adapter_module(model).signatures
     made = signatures["serving_default"](task_records=tf.constant(records))
     embeddings = dict(zip(made["task_key"].numpy()[:, 0], made["meta_embedding"].numpy(), strict=True))
     counts = dict(zip(made["task_key"].numpy()[:, 0], made["sample_count"].numpy()[:, 0], strict=True))
     tasks = parse_tasks(tf.constant(records), model.encoder.schema)
     query = np.concatenate([np.arange(n) >= s for n, s in zip(tasks.counts.numpy(), tasks.query_start.numpy(), strict=True)])
-    _, signatures = ranker_module(model)
+    signatures = ranker_module(model).signatures
     scores = signatures["serving_default"](
         own=tasks.columns["own"][query],
         kind=tasks.columns["kind"][query],

@@ -1,0 +1,213 @@
+"""Several meta blocks at once: one per task, others per part of a task (the paper's future work).
+
+A task definition refines another one where its key holds the other's columns and more: ``(user_id, tab)`` refines ``(user_id,)``.
+Records of the coarser definition then hold all that either needs, since the further columns are features of each row. The rows of a
+task that agree in them are a *subtask*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.blocks.base import MetaBlock
+from tfrec_limaml.features import Features, merge_axes, split_axes, subtask_feature
+
+#: Subtasks come in multiples of this number, so that a result does not depend on how many there are (see `tfrec_limaml.batch_shapes`).
+SUBTASK_MULTIPLE = 16
+
+
+class Subtasks(NamedTuple):
+    """The subtasks of a batch of support sets.
+
+    Attributes:
+        number: Subtask of each support row, int32 ``[T, S]``; -1 for padding.
+        ids: What rows of one subtask have in common, int64 ``[T, S]``.
+        owner: Task of each subtask, int32 ``[P]``; behind the `count` real ones come repeats of task 0, up to a full multiple.
+        opener: Position of each subtask's first row in its task, int32 ``[P]``.
+        count: Number of real subtasks, a scalar.
+    """
+
+    number: tf.Tensor
+    ids: tf.Tensor
+    owner: tf.Tensor
+    opener: tf.Tensor
+    count: tf.Tensor
+
+    @classmethod
+    def of(cls, ids: tf.Tensor, weight: tf.Tensor) -> Subtasks:
+        """Numbers the subtasks in the order of tasks and of their first rows; `ids` and `weight` (0 for padding) are ``[T, S]``."""
+        real, width = weight > 0, tf.shape(ids)[1]
+        first = _first_match(ids, ids, real)
+        opens = real & (first == tf.range(width))
+        numbers = tf.reshape(tf.cumsum(tf.cast(tf.reshape(opens, [-1]), tf.int32)) - 1, tf.shape(ids))
+        number = tf.where(real, tf.gather(numbers, first, batch_dims=1), -1)
+        places = tf.cast(tf.where(tf.reshape(opens, [-1]))[:, 0], tf.int32)
+        count = tf.size(places)
+        padding = tf.maximum(-(-count // SUBTASK_MULTIPLE), 1) * SUBTASK_MULTIPLE - count
+        places = tf.pad(places, [[0, padding]])
+        return cls(number, ids, places // width, places % width, count)
+
+    def of_rows(self, ids: tf.Tensor) -> tf.Tensor:
+        """Subtask of each of the tasks' other rows, int32 ``[T, N]``; -1 where the support set holds no row of it."""
+        real = self.number >= 0
+        found = tf.reduce_any(_matches(ids, self.ids, real), -1)
+        return tf.where(found, tf.gather(self.number, _first_match(ids, self.ids, real), batch_dims=1), -1)
+
+    def members(self) -> tf.Tensor:
+        """Which rows of its task belong to each subtask, bool ``[P, S]``."""
+        return tf.gather(self.number, self.owner) == tf.range(tf.size(self.owner))[:, None]
+
+
+class SubtaskRows(NamedTuple):
+    """Rows of tasks as a block that is adapted per subtask reads them.
+
+    Attributes:
+        own: Encoded rows ``[T, N, F]``; None where every row has a subtask.
+        number: Subtask of each row ``[T, N]``; None where nothing is adapted.
+        rows: All rows of the task of each subtask ``[P, N, F']``; None where nothing is adapted.
+    """
+
+    own: tf.Tensor | None
+    number: tf.Tensor | None = None
+    rows: tf.Tensor | None = None
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class NestedMetaBlocks(MetaBlock):
+    """Meta blocks of a task definition and of others that refine it, adapted together by the task's one loss.
+
+    The first block is adapted per task, each further one per subtask, from the same support set. A row's meta embedding is the blocks'
+    embeddings side by side; where the support set holds no row of its subtask, the further block stays un-adapted. A subtask
+    moves by its share of the task's mean loss: those with few of the task's rows move little.
+
+    A further block runs once for every subtask of a task, on all of the task's rows.
+
+    Example:
+        >>> block = NestedMetaBlocks({"user": MLPMetaBlock(), "user_tab": MLPMetaBlock()})
+        >>> encoder = FeatureEncoder(schema, statistics, task="user", nested=block.nested_definitions)
+
+    Args:
+        blocks: Task definition to meta block, the records' own definition first; all of one `embedding_dim`, so that one store holds
+            their embeddings.
+    """
+
+    def __init__(self, blocks: Mapping[str, MetaBlock], **kwargs: Any) -> None:
+        widths = {name: block.embedding_dim for name, block in blocks.items()}
+        if len(blocks) < 2 or len(set(widths.values())) > 1:
+            raise ValueError(f"blocks needs two or more meta blocks of one embedding_dim, received the widths {widths}")
+        if unfit := [name for name, block in blocks.items() if isinstance(block, NestedMetaBlocks)]:
+            raise ValueError(f"blocks may not be nested themselves, received NestedMetaBlocks for {unfit}")
+        super().__init__(sum(widths.values()), **kwargs)
+        self.definitions = tuple(blocks)
+        self.blocks = list(blocks.values())
+
+    @property
+    def nested_definitions(self) -> tuple[str, ...]:
+        """The definitions behind the first."""
+        return self.definitions[1:]
+
+    def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
+        """Builds all blocks; raises `ValueError` where the encoder gives no subtasks."""
+        missing = [name for name in self.nested_definitions if subtask_feature(name) not in features_shape]
+        if missing:
+            raise ValueError(f"{self.name}: the features hold no subtasks of {missing}; make the encoder with nested={missing}")
+        for block in self.blocks:
+            if not block.built:
+                block.build(features_shape)
+        self.built = True
+
+    def encode_features(self, features: Features) -> Any:
+        """The first block's encoded rows, then a pair of encoded rows and subtask ids for each further one."""
+        nested = zip(self.nested_definitions, self.blocks[1:], strict=True)
+        pairs = [(block.encode_features(features), features[subtask_feature(name)]) for name, block in nested]
+        return (self.blocks[0].encode_features(features), *pairs)
+
+    @property
+    def adaptable_variables(self) -> list[keras.Variable]:
+        """All blocks', in their order."""
+        return [variable for block in self.blocks for variable in block.adaptable_variables]
+
+    def initial_weights(self, encoded: Any) -> list[Any]:
+        """The first block's per task, the others' per subtask; `encoded` comes from `read_support`."""
+        first, *nested = encoded
+        weights = self.blocks[0].initial_weights(first)
+        for block, rows in zip(self.blocks[1:], nested, strict=True):
+            weights += block.initial_weights(rows.own if rows.rows is None else rows.rows)
+        return weights
+
+    def encode_support(self, encoded: Any, label: tf.Tensor, weight: tf.Tensor) -> list[Any]:
+        """What the first block keeps; then, for each further one, its subtasks and what it keeps of theirs."""
+        first, *nested = encoded
+        memory: list[Any] = [self.blocks[0].encode_support(first, label, weight)]
+        for block, (rows, ids) in zip(self.blocks[1:], nested, strict=True):
+            subtasks = Subtasks.of(ids, weight)
+            weights = tf.gather(weight, subtasks.owner) * tf.cast(subtasks.members(), weight.dtype)
+            kept = block.encode_support(tf.gather(rows, subtasks.owner), tf.gather(label, subtasks.owner), weights)
+            memory.append((subtasks, kept))
+        return memory
+
+    def read_support(self, encoded: Any, memory: list[Any], causal: bool) -> Any:
+        """The first block's rows, then `SubtaskRows` for each further one."""
+        first, *nested = encoded
+        if not memory:
+            return (self.blocks[0].read_support(first, [], causal), *(SubtaskRows(rows) for rows, _ in nested))
+        read = [self.blocks[0].read_support(first, memory[0], causal)]
+        for block, (rows, ids), (subtasks, kept) in zip(self.blocks[1:], nested, memory[1:], strict=True):
+            number = subtasks.number if causal else subtasks.of_rows(ids)
+            every = block.read_support(tf.gather(rows, subtasks.owner), kept, causal)
+            read.append(SubtaskRows(None if causal else rows, number, every))
+        return tuple(read)
+
+    def call_adapted(self, weights: list[Any], encoded: Any, training: bool = False) -> tf.Tensor:
+        """See `MetaBlock.call_adapted`."""
+        first, *nested = encoded
+        counts = [len(block.adaptable_variables) for block in self.blocks]
+        parts = [self.blocks[0].call_adapted(weights[: counts[0]], first, training)]
+        start = counts[0]
+        for block, rows, count in zip(self.blocks[1:], nested, counts[1:], strict=True):
+            parts.append(_call_subtasks(block, weights[start : start + count], rows, training))
+            start += count
+        return tf.concat(parts, -1)
+
+    def call_encoded(self, encoded: Any, training: bool = False) -> tf.Tensor:
+        """See `MetaBlock.call_encoded`."""
+        first, *nested = encoded
+        parts = [block.call_encoded(rows, training) for block, (rows, _) in zip(self.blocks[1:], nested, strict=True)]
+        return tf.concat([self.blocks[0].call_encoded(first, training), *parts], -1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        config = super().get_config()
+        del config["embedding_dim"]
+        pairs = zip(self.definitions, self.blocks, strict=True)
+        return {**config, "blocks": {name: keras.saving.serialize_keras_object(block) for name, block in pairs}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> NestedMetaBlocks:
+        """Inverse of `get_config`."""
+        blocks = {name: keras.saving.deserialize_keras_object(block) for name, block in config["blocks"].items()}
+        return cls(**{**config, "blocks": blocks})
+
+
+def _call_subtasks(block: MetaBlock, weights: list[Any], rows: SubtaskRows, training: bool) -> tf.Tensor:
+    """Meta embeddings ``[T, N, D]``: each row's under the weights of its subtask, un-adapted where it has none."""
+    own = None if rows.own is None else split_axes(block.call_encoded(merge_axes(rows.own), training), rows.own)
+    if rows.number is None or rows.rows is None:
+        return own
+    number, position = tf.maximum(rows.number, 0), tf.range(tf.shape(rows.number)[1])
+    places = tf.stack([number, tf.broadcast_to(position, tf.shape(number))], -1)
+    adapted = tf.gather_nd(block.call_adapted(weights, rows.rows, training), places)
+    return adapted if own is None else tf.where(rows.number[..., None] >= 0, adapted, own)
+
+
+def _matches(ids: tf.Tensor, others: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
+    """Where a row ``[T, N]`` has the id of a real row ``[T, S]``: bool ``[T, N, S]``."""
+    return (ids[:, :, None] == others[:, None]) & real[:, None]
+
+
+def _first_match(ids: tf.Tensor, others: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
+    return tf.argmax(tf.cast(_matches(ids, others, real), tf.int8), -1, tf.int32)

@@ -1,0 +1,74 @@
+"""Functions to SavedModel signatures, whatever their inputs are called."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from tfrec_limaml.models import LiMAML
+
+
+class Exported(NamedTuple):
+    """A module to save.
+
+    Attributes:
+        module: Holds what the signatures need.
+        signatures: Traced functions by name.
+        arguments: Stand-ins for inputs' names that are no plain argument names.
+    """
+
+    module: tf.Module
+    signatures: dict[str, Any]
+    arguments: dict[str, str]
+
+
+def traced(model: LiMAML, functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, tf.TensorSpec]]]) -> Exported:
+    """A module that holds what the functions need."""
+    module = tf.Module()
+    module.encoder = model.encoder
+    # The TensorFlow variables inside Keras's own: tracked through their layers, a graph session (TensorFlow Serving) restores
+    # copies of them that no signature reads.
+    rates = model.rates if getattr(model, "learn_inner_rates", False) else []
+    module.weights = [variable.value for variable in (*model.network.weights, *rates)]
+    arguments = _arguments({name for _, specs in functions.values() for name in specs})
+    signatures: dict[str, Any] = {}
+    for name, (function, specs) in functions.items():
+        taken = {key: arguments.get(key, key) for key in specs}
+        named = {taken[key]: tf.TensorSpec(spec.shape, spec.dtype, name=taken[key]) for key, spec in specs.items()}
+        signatures[name] = tf.function(_renamed(function, taken), autograph=False).get_concrete_function(**named)
+    return Exported(module, signatures, arguments)
+
+
+def _renamed(function: Callable[..., Any], arguments: Mapping[str, str]) -> Callable[..., Any]:
+    return lambda **given: function(**{key: given[argument] for key, argument in arguments.items()})
+
+
+def _arguments(inputs: Collection[str]) -> dict[str, str]:
+    """Stand-ins for inputs' names that `tf.saved_model.save` refuses or changes: those that are no plain argument names."""
+    plain = re.compile(r"[a-zA-Z]\w*", re.ASCII)
+    odd = sorted(name for name in inputs if not plain.fullmatch(name) or keyword.iskeyword(name))
+    return {name: f"limaml_input_{i}" for i, name in enumerate(odd)}
+
+
+def rename_inputs(directory: Path, arguments: Mapping[str, str]) -> None:
+    """Gives a SavedModel's inputs their columns' names, in its signatures (TensorFlow Serving) and functions (`tf.saved_model.load`)."""
+    if not arguments:
+        return
+    path = directory / "saved_model.pb"
+    columns = {argument: column for column, argument in arguments.items()}
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    (graph,) = saved.meta_graphs
+    for signature in graph.signature_def.values():
+        for argument in columns.keys() & signature.inputs.keys():
+            signature.inputs[columns[argument]].CopyFrom(signature.inputs.pop(argument))
+    for node in graph.object_graph_def.nodes:
+        if node.WhichOneof("kind") == "bare_concrete_function":
+            taken = node.bare_concrete_function.argument_keywords
+            taken[:] = [columns.get(argument, argument) for argument in taken]
+    path.write_bytes(saved.SerializeToString(deterministic=True))

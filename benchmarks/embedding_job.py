@@ -31,7 +31,7 @@ import numpy as np
 from limaml_beam import record_batches
 from limaml_beam.adapter import load_packed
 from limaml_beam.embed_command import quiet_beam
-from limaml_beam.generate_embeddings import EmbeddingJob, generate
+from limaml_beam.generate_embeddings import EmbeddingJob, generate, use_options
 from limaml_beam.sources import frame_record
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import Manifest
@@ -64,7 +64,7 @@ MODEL = {
 }
 
 
-def make_export(folder: Path) -> Path:
+def make_export(folder: Path) -> str:
     """Exports the reference model; returns the adapter's directory."""
     from tfrec_limaml.preprocessing import FeatureEncoder
 
@@ -72,7 +72,7 @@ def make_export(folder: Path) -> Path:
     model = build_model("limaml", encoder, MODEL)
     model.build(encoder.output_shapes)
     manifest = export_for_serving(model, folder)
-    return folder / "adapter" / str(manifest.model_version)
+    return f"{folder}/adapter/{manifest.model_version}"
 
 
 def make_records(tasks: int, seed: int = 7) -> list[bytes]:
@@ -94,14 +94,14 @@ def make_records(tasks: int, seed: int = 7) -> list[bytes]:
     ]
 
 
-def write_tasks(folder: Path, records: Sequence[bytes]) -> Path:
+def write_tasks(folder: Path, records: Sequence[bytes]) -> str:
     """Task records as `limaml prepare` lays them down."""
     (folder / "user").mkdir(parents=True)
     SCHEMA.save(folder / "schema.yaml")
     for n in range(FILES):
         with gzip.open(folder / "user" / f"recent-{n:05d}-of-{FILES:05d}.tfrecord.gz", "wb", compresslevel=3) as file:
             file.writelines(map(frame_record, records[n::FILES]))
-    return folder
+    return str(folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,14 +125,14 @@ def median(times: Sequence[Times]) -> Times:
     return Times(statistics.median(t.wall for t in times), statistics.median(t.processor for t in times))
 
 
-def copies_of(tasks: Path, folder: Path, copies: int) -> Path:
+def copies_of(tasks: str, folder: Path, copies: int) -> str:
     """The same files several times, by links."""
     (folder / "user").mkdir(parents=True)
     SCHEMA.save(folder / "schema.yaml")
-    for file in (tasks / "user").iterdir():
+    for file in Path(tasks, "user").iterdir():
         for copy in range(copies):
             os.link(file, folder / "user" / file.name.replace("recent-", f"recent-{copy}-"))
-    return folder
+    return str(folder)
 
 
 def run(job: EmbeddingJob, workers: int = 0) -> Times:
@@ -145,7 +145,7 @@ def run(job: EmbeddingJob, workers: int = 0) -> Times:
 def measure(folder: Path, tasks: int, repeat: int, copies: int) -> dict[str, float]:
     records = make_records(tasks)
     adapter = make_export(folder / "export")
-    job = EmbeddingJob(tasks=write_tasks(folder / "tasks", records), adapter=adapter, output=folder / "out", generation="benchmark")
+    job = EmbeddingJob(tasks=write_tasks(folder / "tasks", records), adapter=adapter, output=f"{folder}/out", generation="benchmark")
     tiny = dataclasses.replace(job, tasks=write_tasks(folder / "tiny", records[:8]))
     return {"tasks": tasks, **compare_with_loop(job, tiny, records, repeat), **compare_workers(job, tiny, tasks, copies, folder)}
 
@@ -153,7 +153,7 @@ def measure(folder: Path, tasks: int, repeat: int, copies: int) -> dict[str, flo
 def compare_with_loop(job: EmbeddingJob, tiny: EmbeddingJob, records: Sequence[bytes], repeat: int) -> dict[str, float]:
     # The very batches that the job forms, file by file.
     batches = [batch for n in range(FILES) for batch in record_batches.batches_by_width(records[n::FILES], job.batch_size)]
-    packed = load_packed(str(job.adapter), ["serve"], embedding_dim=Manifest.read(job.adapter).embedding_dim, intra_op_threads=0)
+    packed = load_packed(job.adapter, ["serve"], embedding_dim=Manifest.read(job.adapter).embedding_dim, intra_op_threads=0)
 
     def direct() -> None:
         for batch in batches:
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=6, help="times that the worker processes adapt the tasks (default 6)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    quiet_beam()
+    quiet_beam(use_options([]))
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), arguments.tasks, arguments.repeat, arguments.copies)
     print(json.dumps(result, indent=2) if arguments.json else "\n".join(f"{name}: {value:.4g}" for name, value in result.items()))

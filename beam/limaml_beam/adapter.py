@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.ml.inference import base
 
+from limaml_beam import files
 from limaml_beam.record_batches import unpack
 from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS
 
@@ -31,11 +31,11 @@ REFUSED = -1
 Outputs = dict[str, npt.NDArray[Any]]
 
 
-def adapt_with(model_directory: str | Path, embedding_dim: int, intra_op_threads: int = 0) -> beam.PTransform:
+def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> beam.PTransform:
     """A transform from packed batches (bytes) to PredictionLogs.
 
     Args:
-        model_directory: ``adapter/<version>``; workers load it from there, once per process.
+        adapter: ``adapter/<version>`` on any Beam filesystem; workers load it from there, once per process.
         embedding_dim: Width ``D``, from the manifest.
         intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
     """
@@ -43,15 +43,23 @@ def adapt_with(model_directory: str | Path, embedding_dim: int, intra_op_threads
     from tfx_bsl.public.proto import model_spec_pb2
 
     spec = model_spec_pb2.InferenceSpecType()
-    spec.saved_model_spec.model_path = str(model_directory)
     # An element is a batch already; tfx-bsl's public transform would gather many of them and hold them in memory.
     spec.batch_parameters.min_batch_size = 1
     spec.batch_parameters.max_batch_size = 1
-    load = functools.partial(load_packed, embedding_dim=embedding_dim, intra_op_threads=intra_op_threads)
-    return base.RunInference(run_inference.create_model_handler(spec, load, None))
+    load = functools.partial(_load, adapter, embedding_dim, intra_op_threads)
+    with files.local_copy(adapter) as folder:
+        # tfx-bsl reads the signature now, through TensorFlow's own file access.
+        spec.saved_model_spec.model_path = folder
+        handler = run_inference.create_model_handler(spec, load, None)
+    return base.RunInference(handler)
 
 
-def load_packed(model_directory: str, tags: Sequence[str], *, embedding_dim: int, intra_op_threads: int) -> PackedAdapter:
+def _load(adapter: str, embedding_dim: int, intra_op_threads: int, _launchers_path: str, tags: Sequence[str]) -> PackedAdapter:
+    """What tfx-bsl calls on a worker; the path that it hands over is the one of the process that built the job."""
+    return load_packed(adapter, tags, embedding_dim=embedding_dim, intra_op_threads=intra_op_threads)
+
+
+def load_packed(adapter: str, tags: Sequence[str], *, embedding_dim: int, intra_op_threads: int) -> PackedAdapter:
     """Loads the SavedModel behind the interface that tfx-bsl calls."""
     import tensorflow as tf
 
@@ -61,7 +69,8 @@ def load_packed(model_directory: str, tags: Sequence[str], *, embedding_dim: int
             tf.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError:
             _LOGGER.warning("TensorFlow already runs in this process: intra_op_threads=%d has no effect", intra_op_threads)
-    model = tf.saved_model.load(model_directory, tags=list(tags))
+    with files.local_copy(adapter) as folder:
+        model = tf.saved_model.load(folder, tags=list(tags))
     signature = model.signatures["serving_default"]
 
     def call(records: Sequence[bytes]) -> Outputs:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from limaml_beam import embedding_tables as tables
-from limaml_beam.embedding_transforms import key_digest
+from limaml_beam.digests import key_digest
 from tfrec_limaml.errors import LimamlError
 
 #: Tasks of either run at most that are compared one by one.
@@ -57,7 +56,7 @@ class Check:
 
 
 def check_run(
-    folder: Path, report: dict[str, Any], previous: Path | None, reference: dict[str, Any] | None, limits: Thresholds
+    folder: str, report: dict[str, Any], previous: str | None, reference: dict[str, Any] | None, limits: Thresholds
 ) -> list[Check]:
     """Measures a finished run against the published one.
 
@@ -96,7 +95,7 @@ def require(checks: list[Check]) -> None:
         raise LimamlError(f"not published: {'; '.join(failed)}. Mend the cause, or pass wider limits if the change is meant")
 
 
-def describe(folder: Path) -> dict[str, float | None]:
+def describe(folder: str) -> dict[str, float | None]:
     """Statistics of a run's embeddings: mean and largest norm, norm of the mean vector, mean losses and their improvement."""
     count, norms, largest = 0, 0.0, 0.0
     total: npt.NDArray[np.float64] | float = 0.0
@@ -124,7 +123,7 @@ def describe(folder: Path) -> dict[str, float | None]:
     }
 
 
-def drift(previous: Path, folder: Path) -> float:
+def drift(previous: str, folder: str) -> float:
     """Root mean square change of the vectors of tasks in both runs, relative to the previous vectors' root mean square length.
 
     Measured on tasks chosen by a hash of their key, the same in every run; 0 where no task is in both.
@@ -139,7 +138,7 @@ def drift(previous: Path, folder: Path) -> float:
     return float(np.sqrt(np.square(after - before).sum() / scale)) if scale else float("inf")
 
 
-def _sample(folder: Path, share: float) -> dict[str, npt.NDArray[np.float32]]:
+def _sample(folder: str, share: float) -> dict[str, npt.NDArray[np.float32]]:
     limit = int(share * 2**32)
     found: dict[str, npt.NDArray[np.float32]] = {}
     for batch in tables.read_batches(tables.embedding_files(folder), ["task_key", "embedding"]):
@@ -149,5 +148,5 @@ def _sample(folder: Path, share: float) -> dict[str, npt.NDArray[np.float32]]:
     return found
 
 
-def _rows(folder: Path) -> int:
+def _rows(folder: str) -> int:
     return sum(tables.row_count(file) for file in tables.embedding_files(folder))

@@ -6,11 +6,13 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 DESCRIPTION = """\
 Adapts the exported model to every task in TASKS and writes the meta embeddings as Parquet; with --store they
@@ -22,8 +24,12 @@ example:
 every next day, adapting again only the tasks that changed:
   limaml embed TASKS2 --export EXPORT --output EMBEDDINGS2 --previous EMBEDDINGS --store lmdb:STORE
 
-on another engine:
-  limaml embed ... --beam=--runner=FlinkRunner --beam=--flink_master=HOST:8081
+on another engine, with folders that its workers reach (gs://, s3://, a mount):
+  limaml embed gs://B/TASKS --export gs://B/EXPORT --output gs://B/EMBEDDINGS --beam=--runner=DataflowRunner ...
+
+where the process that starts the job cannot wait for it, in two steps:
+  limaml embed ... --launch-only        submits the job and returns
+  limaml embed ... --finish             once the engine says that it is done: checks, names the output, publishes
 
 next: limaml serve EXPORT/ranker, then limaml rank --store lmdb:STORE (or limaml refresh, which does all of it daily)
 """
@@ -31,16 +37,19 @@ next: limaml serve EXPORT/ranker, then limaml rank --store lmdb:STORE (or limaml
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml embed``."""
-    parser.add_argument("tasks", type=Path, metavar="TASKS", help="folder that `limaml prepare` wrote")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write; refused where it exists")
+    parser.add_argument("tasks", metavar="TASKS", help="folder that `limaml prepare` wrote, local or on any Beam filesystem")
+    parser.add_argument("--output", required=True, help="folder to write; refused where it exists")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    parser.add_argument("--previous", type=Path, help="output of the last run: adapt only tasks whose record has changed since")
+    parser.add_argument("--previous", help="output of the last run: adapt only tasks whose record has changed since")
+    steps = parser.add_mutually_exclusive_group()
+    steps.add_argument("--launch-only", action="store_true", help="submit the job and return; --finish completes it")
+    steps.add_argument("--finish", action="store_true", help="check and publish what a launched job has written")
     add_job_arguments(parser)
 
 
 def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = False) -> None:
     """Options that ``limaml embed`` and ``limaml refresh`` share."""
-    parser.add_argument("--export", type=Path, required=True, help="folder that `limaml export` wrote; its newest adapter is used")
+    parser.add_argument("--export", required=True, help="folder that `limaml export` wrote; its newest adapter is used")
     parser.add_argument("--store", metavar="ADDRESS", required=store_required, help="publish here: lmdb:FOLDER or redis://HOST:PORT/DB")
     parser.add_argument(
         "--max-age-days", type=float, default=0.0, help="keep tasks that left the window this long after their last interaction (default 0)"
@@ -53,10 +62,17 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
     )
 
 
-def quiet_beam() -> None:
-    """Beam logs a worker's traceback before it raises, and remarks of no use; the error itself is what helps."""
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+def quiet_beam(options: PipelineOptions) -> None:
+    """The local runner logs a worker's traceback before it raises, and remarks of no use; other runners' logs are their display."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    from limaml_beam.options import LOCAL_RUNNER
+
     logging.getLogger().setLevel(logging.ERROR)
+    if options.view_as(StandardOptions).runner == LOCAL_RUNNER:
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    else:
+        logging.getLogger("apache_beam").setLevel(logging.INFO)
 
 
 def beam_flags(arguments: argparse.Namespace) -> list[str]:
@@ -86,30 +102,33 @@ def parse_with_beam_flags(argv: Sequence[str]) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Runs the job and publishes."""
+    """Runs the job and publishes, or does one of the two steps."""
     from limaml_beam import generate_embeddings as job
+    from limaml_beam.artefacts import newest_adapter, read_manifest
     from limaml_beam.publish import publish
-    from tfrec_limaml.manifest import Manifest
     from tfrec_limaml.store import open_store
 
-    quiet_beam()
     flags = beam_flags(arguments)
+    quiet_beam(job.use_options(flags))
+    if arguments.launch_only and arguments.store:
+        raise LimamlError("--store belongs to --finish: --launch-only returns before there is anything to publish")
     store = open_store(arguments.store) if arguments.store else None
-    adapter = job.adapter_below(arguments.export)
+    adapter = newest_adapter(arguments.export)
     settings = job.EmbeddingJob(
         tasks=arguments.tasks,
         adapter=adapter,
         output=arguments.output,
-        generation=job.new_generation_name(store, Manifest.read(adapter).model_version),
+        generation=job.new_generation_name(store, read_manifest(adapter).model_version),
         previous=arguments.previous,
         max_age_days=arguments.max_age_days,
         batch_size=arguments.batch_size,
         max_bad_fraction=arguments.max_bad_fraction,
         intra_op_threads=intra_op_threads(arguments.workers),
     )
-    report = job.generate(settings, flags, overwrite=arguments.overwrite)
+    step = job.launch if arguments.launch_only else job.finish if arguments.finish else job.generate
+    report = step(settings, flags, overwrite=arguments.overwrite)
     if store is not None:
-        report["published"] = publish(arguments.output, report, store).identifier
+        report["published"] = publish(arguments.output, store).identifier
         store.close()
     return report
 

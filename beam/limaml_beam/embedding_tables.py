@@ -6,14 +6,17 @@ The embeddings' schema loads as it is into BigQuery (``list<float>`` becomes ``R
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from limaml_beam import files
+from limaml_beam.digests import Digests, DigestSet, as_array
+from tfrec_limaml.errors import LimamlError
 
 EMBEDDINGS_SCHEMA = pa.schema(
     [
@@ -88,18 +91,42 @@ def embedding_matrix(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float
     return np.asarray(flat, np.float32).reshape(len(column), int(widths[0]))
 
 
-def embedding_files(folder: str | Path) -> list[Path]:
+def embedding_files(folder: str) -> list[str]:
     """Parquet files of embeddings in an output folder of the job, sorted."""
-    return sorted(Path(folder).glob(f"{EMBEDDINGS_PREFIX}-*.parquet"))
+    return files.matching(folder, f"{EMBEDDINGS_PREFIX}-*.parquet")
 
 
-def row_count(file: str | Path) -> int:
+def row_count(path: str) -> int:
     """Rows of one Parquet file, from its footer."""
-    return int(pq.read_metadata(file).num_rows)
+    with _opened(path) as parquet:
+        return int(parquet.metadata.num_rows)
 
 
-def read_batches(files: Sequence[Path], columns: Sequence[str], rows: int = 65_536) -> Iterator[Any]:
-    """Record batches of some columns of several Parquet files."""
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            yield from parquet.iter_batches(rows, columns=list(columns))
+def read_batches(paths: Sequence[str], columns: Sequence[str] | None = None, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+    """Record batches of some columns (all of them without `columns`) of several Parquet files.
+
+    Raises:
+        LimamlError: A file cannot be read, or is no Parquet file; the message names it.
+    """
+    for path in paths:
+        with _opened(path) as parquet:
+            yield from parquet.iter_batches(rows, columns=None if columns is None else list(columns))
+
+
+def load_digests(paths: Sequence[str]) -> DigestSet:
+    """Digests of all records behind the rows of some Parquet files."""
+    return DigestSet(digest_column(batch).tobytes() for batch in read_batches(paths, ["record_digest"]))
+
+
+def digest_column(batch: pa.RecordBatch) -> Digests:
+    """The digests of a batch's rows ``[n]``."""
+    return as_array(b"".join(batch["record_digest"].to_pylist()))
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with files.open_binary(path) as file, pq.ParquetFile(file) as parquet:
+            yield parquet
+    except (pa.ArrowException, OSError) as error:
+        raise LimamlError(f"cannot read {path}: {error}") from error

@@ -13,33 +13,35 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
+from limaml_beam import artefacts, files, runner_errors, task_output
 from limaml_beam import embedding_tables as tables
-from limaml_beam import task_output
 from limaml_beam.adapter import adapt_with
 from limaml_beam.checks import describe
+from limaml_beam.counts import COUNTS, WriteCounts, read_counts
 from limaml_beam.embedding_transforms import KEYS, CarryOver, ToTables
 from limaml_beam.options import DAY_MS, local_by_default
-from limaml_beam.record_batches import DEAD_LETTERS, NAMESPACE, UNCHANGED, ReadBatches
+from limaml_beam.record_batches import DEAD_LETTERS, UNCHANGED, ReadBatches
+from limaml_beam.run_report import check_report, make_report, read_report, write_report
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
-from tfrec_limaml.manifest import EXTRA_DIRECTORY, MANIFEST_FILE, Manifest, latest_version
-from tfrec_limaml.records import SCHEMA_FILE
-from tfrec_limaml.schema import Schema
+from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import EmbeddingStore
 from tfrec_limaml.store.common import choose_identifier
 
-REPORT_FILE = "report.json"
+#: Beside the embeddings of a launched job: what it was told.
+LAUNCH_FILE = "launch.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbeddingJob:
-    """What one run of the job is told.
+    """What one run of the job is told. Every path may be local or on any Beam filesystem.
 
     Attributes:
         tasks: Folder that `limaml prepare` wrote.
@@ -54,11 +56,11 @@ class EmbeddingJob:
         intra_op_threads: TensorFlow threads per worker; 0 leaves it to TensorFlow.
     """
 
-    tasks: Path
-    adapter: Path
-    output: Path
+    tasks: str
+    adapter: str
+    output: str
     generation: str
-    previous: Path | None = None
+    previous: str | None = None
     max_age_days: float = 0.0
     batch_size: int = 512
     max_bad_fraction: float = 0.01
@@ -74,7 +76,7 @@ class EmbeddingJob:
 
 
 class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
-    """Paths of task-record files to tables: ``["embeddings"]`` and ``["dead_letters"]``.
+    """Paths of task-record files to ``["embeddings"]`` and ``["dead_letters"]`` (tables) and ``["counts"]`` (dictionaries).
 
     Args:
         job: The settings.
@@ -91,35 +93,40 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
     def expand(self, paths: beam.PCollection) -> dict[str, beam.PCollection]:
         """Builds the graph."""
         job, manifest = self._job, self._manifest
-        previous = [] if job.previous is None else [str(p) for p in tables.embedding_files(job.previous)]
-        load = functools.partial(load_digests, previous) if job.previous is not None else None
+        previous = [] if job.previous is None else tables.embedding_files(job.previous)
+        load = functools.partial(tables.load_digests, previous) if previous else None
         read = (
             paths
             | "OneFileEach" >> beam.Reshuffle()
-            | "ReadBatches" >> beam.ParDo(ReadBatches(job.batch_size, load)).with_outputs(DEAD_LETTERS, UNCHANGED, main="batches")
+            | "ReadBatches" >> beam.ParDo(ReadBatches(job.batch_size, load)).with_outputs(DEAD_LETTERS, UNCHANGED, COUNTS, main="batches")
         )
         rows = (
             read.batches
             | "Adapt" >> adapt_with(job.adapter, manifest.embedding_dim, job.intra_op_threads)
-            | "ToTables" >> beam.ParDo(ToTables(manifest.model_version, job.generation)).with_outputs(DEAD_LETTERS, KEYS, main="rows")
+            | "ToTables"
+            >> beam.ParDo(ToTables(manifest.model_version, job.generation)).with_outputs(DEAD_LETTERS, KEYS, COUNTS, main="rows")
         )
-        embeddings = [rows.rows]
+        embeddings, counts = [rows.rows], [read[COUNTS], rows[COUNTS]]
         if previous:
-            embeddings.append(
+            carry = CarryOver(job.generation, self._oldest)
+            carried = (
                 paths.pipeline
                 | "PreviousFiles" >> beam.Create(previous)
                 | "OnePreviousEach" >> beam.Reshuffle()
                 | "CarryOver"
-                >> beam.ParDo(CarryOver(job.generation, self._oldest), beam.pvalue.AsIter(read[UNCHANGED]), beam.pvalue.AsIter(rows[KEYS]))
+                >> beam.ParDo(carry, beam.pvalue.AsIter(read[UNCHANGED]), beam.pvalue.AsIter(rows[KEYS])).with_outputs(COUNTS, main="rows")
             )
+            embeddings.append(carried.rows)
+            counts.append(carried[COUNTS])
         return {
             "embeddings": embeddings | "AllRows" >> beam.Flatten(),
             "dead_letters": (read[DEAD_LETTERS], rows[DEAD_LETTERS]) | "AllDeadLetters" >> beam.Flatten(),
+            "counts": counts | "AllCounts" >> beam.Flatten(),
         }
 
 
 def generate(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
-    """Runs the job; `job.output` appears complete, with ``report.json``, or not at all.
+    """Runs the job and waits for it; `job.output` appears complete, with ``report.json``, or not at all.
 
     Args:
         job: The settings.
@@ -132,130 +139,121 @@ def generate(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = Fal
     Raises:
         LimamlError: Nothing to read, artefacts that do not belong together, or too many dead letters.
     """
-    task_output.check_free(str(job.output), overwrite)
-    manifest = Manifest.read(job.adapter)
-    manifest.check_schema(Schema.load(job.tasks / SCHEMA_FILE))
-    files = sorted(str(p) for p in (job.tasks / manifest.task_definition).glob("recent-*.tfrecord*"))
-    if not files:
-        raise LimamlError(f"no recent-*.tfrecord.gz below {job.tasks / manifest.task_definition}; run `limaml prepare` first")
-    oldest = 0 if job.previous is None else _check_previous(job, job.previous, manifest)
-    partial = Path(task_output.aside_of(str(job.output)))
+    options = use_options(flags)
+    task_output.check_free(job.output, overwrite)
+    began = time.time()
+    aside = task_output.aside_of(job.output)
     try:
-        partial.mkdir(parents=True)
-        began = time.monotonic()
-        counters = _run(job, manifest, files, oldest, partial, flags)
-        report = _report(job, manifest, counters, partial)
-        _check_report(report, job.max_bad_fraction)
-        report |= {"statistics": describe(partial), "seconds": round(time.monotonic() - began, 3)}
-        (partial / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        task_output.publish(str(partial), str(job.output))
-    except OSError as error:
-        raise LimamlError(f"cannot write {job.output}: {error}") from error
+        _run(job, aside, options, wait=True)
+        return _finish(job, aside, began)
     finally:
-        task_output.discard(str(partial))
+        task_output.discard(aside)
+
+
+def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
+    """Submits the job and returns; what it writes waits in ``<output>.launched`` for `finish`. As `generate`, otherwise."""
+    options = use_options(flags)
+    task_output.check_free(job.output, overwrite)
+    aside = _launched(job.output)
+    if not overwrite and files.exists(aside):
+        raise LimamlError(f"{aside} exists: a launched job that is running, or waits for --finish; --overwrite drops it")
+    task_output.discard(aside)
+    told = {"generation": job.generation, "manifest_digest": artefacts.manifest_digest(job.adapter), "began": time.time()}
+    with runner_errors.readable(job.output):
+        files.write_text(files.join(aside, LAUNCH_FILE), json.dumps(told) + "\n")
+    try:
+        _run(job, aside, options, wait=False)
+    except LimamlError:
+        task_output.discard(aside)
+        raise
+    return {"launched": aside, "generation": job.generation}
+
+
+def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
+    """Checks what a launched job has written and makes it `job.output`; see `generate`.
+
+    Raises:
+        LimamlError: No job was launched for this output, or it is not done; or as `generate`. What it wrote stays where it is.
+    """
+    use_options(flags)
+    task_output.check_free(job.output, overwrite)
+    aside = _launched(job.output)
+    text = files.read_text(files.join(aside, LAUNCH_FILE))
+    if text is None:
+        raise LimamlError(f"no job was launched for {job.output}: there is no {files.join(aside, LAUNCH_FILE)}")
+    told = json.loads(text)
+    if told["manifest_digest"] != artefacts.manifest_digest(job.adapter):
+        raise VersionMismatchError(f"the job was launched with another export than {job.adapter}: launch it again")
+    return _finish(dataclasses.replace(job, generation=told["generation"]), aside, told["began"])
+
+
+def use_options(flags: Sequence[str]) -> PipelineOptions:
+    """Beam's options from flags; filesystems use them from here on."""
+    options = local_by_default(list(flags))
+    FileSystems.set_options(options)
+    return options
+
+
+def _launched(output: str) -> str:
+    return f"{output.rstrip('/')}.launched"
+
+
+def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -> None:
+    manifest = artefacts.read_manifest(job.adapter)
+    manifest.check_schema(artefacts.read_schema(job.tasks))
+    paths = artefacts.task_files(job.tasks, manifest.task_definition)
+    oldest = 0 if job.previous is None else _check_previous(job, job.previous, manifest)
+    pipeline = beam.Pipeline(options=options)
+    results = pipeline | "Files" >> beam.Create(paths) | "GenerateEmbeddings" >> GenerateEmbeddings(job, manifest, oldest)
+    write_results(results, folder)
+    with runner_errors.readable(job.output):
+        running = pipeline.run()
+        if wait:
+            running.wait_until_finish()
+
+
+def write_results(results: dict[str, beam.PCollection], folder: str) -> None:
+    """Writes what `GenerateEmbeddings` returns: Parquet files, and the counts when all of them are complete."""
+    rows = results["embeddings"] | "WriteEmbeddings" >> _write(folder, tables.EMBEDDINGS_PREFIX, tables.EMBEDDINGS_SCHEMA)
+    dead = results["dead_letters"] | "WriteDeadLetters" >> _write(folder, f"{tables.DEAD_LETTERS_FOLDER}/part", tables.DEAD_LETTERS_SCHEMA)
+    _ = results["counts"] | "WriteCounts" >> WriteCounts(folder, [rows, dead])
+
+
+def _write(folder: str, prefix: str, schema: pa.Schema) -> beam.PTransform:
+    return beam.io.WriteToParquetBatched(
+        files.join(folder, prefix), schema, codec="snappy", file_name_suffix=".parquet", use_compliant_nested_type=True
+    )
+
+
+def _finish(job: EmbeddingJob, folder: str, began: float) -> dict[str, Any]:
+    counts = read_counts(folder)
+    if counts is None:
+        raise LimamlError(f"the job that writes {job.output} is not done: look for it where its engine shows jobs, and finish it then")
+    report = make_report(job.generation, artefacts.read_manifest(job.adapter), artefacts.manifest_digest(job.adapter), counts, folder)
+    check_report(report, job.max_bad_fraction)
+    report |= {"statistics": describe(folder), "seconds": round(time.time() - began, 3)}
+    with runner_errors.readable(job.output):
+        write_report(folder, report)
+        task_output.publish(folder, job.output)
     return report
 
 
-def read_report(folder: Path) -> dict[str, Any]:
-    """The report of a finished run; raises `LimamlError` where there is none."""
-    path = folder / REPORT_FILE
-    if not path.is_file():
-        raise LimamlError(f"{folder} holds no {REPORT_FILE}: not the finished output of `limaml embed`")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def load_digests(files: Sequence[str]) -> frozenset[bytes]:
-    """Digests of all records behind the rows of some Parquet files."""
-    found: set[bytes] = set()
-    for batch in tables.read_batches([Path(f) for f in files], ["record_digest"]):
-        found.update(batch["record_digest"].to_pylist())
-    return frozenset(found)
-
-
-def manifest_digest(adapter: Path) -> str:
-    """Names one export exactly: a model exported anew under its old number gets another one."""
-    from limaml_beam.record_batches import digest
-
-    return digest((adapter / EXTRA_DIRECTORY / MANIFEST_FILE).read_bytes()).hex()
-
-
-def _run(job: EmbeddingJob, manifest: Manifest, files: Sequence[str], oldest: int, folder: Path, flags: Sequence[str]) -> dict[str, int]:
-    with beam.Pipeline(options=local_by_default(list(flags))) as pipeline:
-        results = pipeline | "Files" >> beam.Create(files) | "GenerateEmbeddings" >> GenerateEmbeddings(job, manifest, oldest)
-        _ = results["embeddings"] | "WriteEmbeddings" >> _write(folder / tables.EMBEDDINGS_PREFIX, tables.EMBEDDINGS_SCHEMA)
-        _ = results["dead_letters"] | "WriteDeadLetters" >> _write(folder / tables.DEAD_LETTERS_FOLDER / "part", tables.DEAD_LETTERS_SCHEMA)
-    found = pipeline.result.metrics().query(beam.metrics.MetricsFilter().with_namespace(NAMESPACE))["counters"]
-    return {metric.key.metric.name: int(metric.result or 0) for metric in found}
-
-
-def _write(prefix: Path, schema: pa.Schema) -> beam.PTransform:
-    return beam.io.WriteToParquetBatched(str(prefix), schema, codec="snappy", file_name_suffix=".parquet", use_compliant_nested_type=True)
-
-
-def _report(job: EmbeddingJob, manifest: Manifest, counters: Mapping[str, int], folder: Path) -> dict[str, Any]:
-    rows = sum(tables.row_count(path) for path in tables.embedding_files(folder))
-    dead = {name.removeprefix("dead_"): count for name, count in sorted(counters.items()) if name.startswith("dead_")}
-    return {
-        "generation": job.generation,
-        "model_version": manifest.model_version,
-        "embedding_dim": manifest.embedding_dim,
-        "task_definition": manifest.task_definition,
-        "manifest_digest": manifest_digest(job.adapter),
-        "rows": rows,
-        "tasks_read": counters.get("tasks_read", 0),
-        "embedded": counters.get("tasks_embedded", 0),
-        "carried": counters.get("tasks_carried", 0),
-        "kept_outside_window": counters.get("tasks_kept_outside_window", 0),
-        "aged_out": counters.get("tasks_aged_out", 0),
-        "dead_letters": dead,
-        "unreadable_files": counters.get("unreadable_files", 0),
-    }
-
-
-def _check_report(report: Mapping[str, Any], max_bad_fraction: float) -> None:
-    dead = sum(report["dead_letters"].values())
-    read, used = report["tasks_read"], report["embedded"] + report["carried"]
-    if report["unreadable_files"]:
-        raise LimamlError(f"{report['unreadable_files']} task-record files cannot be read to their end: prepare the tasks again")
-    if read != used + dead:
-        raise LimamlError(
-            f"{read} tasks read, but {used} embedded or carried and {dead} dead letters: two records of one task, or rows lost"
-        )
-    if report["rows"] != used + report["kept_outside_window"]:
-        raise LimamlError(f"{report['rows']} rows written, expected {used + report['kept_outside_window']}")
-    if dead > max_bad_fraction * read:
-        raise LimamlError(
-            f"{dead} of {read} tasks are dead letters {report['dead_letters']}, more than max_bad_fraction "
-            f"{max_bad_fraction}: nothing written or published"
-        )
-    if not report["rows"]:
-        raise LimamlError("no task was embedded: the window is empty, or every record was refused")
-
-
-def _check_previous(job: EmbeddingJob, previous: Path, manifest: Manifest) -> int:
+def _check_previous(job: EmbeddingJob, previous: str, manifest: Manifest) -> int:
     """Checks that rows may be carried over; returns the last interaction from which on tasks outside the window are kept."""
     report = read_report(previous)
-    if report["manifest_digest"] != manifest_digest(job.adapter):
+    if report["manifest_digest"] != artefacts.manifest_digest(job.adapter):
         raise VersionMismatchError(
             f"{previous} was made by another export (model version {report['model_version']}) than {job.adapter} "
             f"(version {manifest.model_version}): leave out --previous for a full run"
         )
-    newest = max((batch["event_timestamp"].cast(pa.int64()).to_numpy().max() for batch in _timestamps(previous) if len(batch)), default=0)
+    batches = tables.read_batches(tables.embedding_files(previous), ["event_timestamp"])
+    newest = max((batch["event_timestamp"].cast(pa.int64()).to_numpy().max() for batch in batches if len(batch)), default=0)
     return int(newest) - round(job.max_age_days * DAY_MS) + (1 if job.max_age_days == 0 else 0)
-
-
-def _timestamps(previous: Path) -> Any:
-    return tables.read_batches(tables.embedding_files(previous), ["event_timestamp"])
 
 
 def new_generation_name(store: EmbeddingStore | None, model_version: int) -> str:
     """The present time, made to sort after what the store holds."""
     return choose_identifier(None, [g.identifier for g in store.generations(model_version)] if store is not None else [])
-
-
-def adapter_below(export: str | Path) -> Path:
-    """The newest adapter of an export folder."""
-    return latest_version(Path(export) / "adapter")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from tqdm import tqdm
 
 from limaml_beam import embedding_tables as tables
+from limaml_beam.run_report import read_report
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.store import EmbeddingStore, Generation
 
@@ -16,12 +14,11 @@ KEEP_GENERATIONS = 2
 GRACE_SECONDS = 3600.0
 
 
-def publish(folder: Path, report: dict[str, Any], store: EmbeddingStore) -> Generation:
+def publish(folder: str, store: EmbeddingStore) -> Generation:
     """Loads a finished output folder into the store and makes it current.
 
     Args:
         folder: Output of `generate`.
-        report: Its report.
         store: Where to.
 
     Returns:
@@ -30,8 +27,9 @@ def publish(folder: Path, report: dict[str, Any], store: EmbeddingStore) -> Gene
     Raises:
         StoreError: The store refused, or holds another number of task keys than the report says. Readers keep
             what they had.
-        LimamlError: A file does not hold what the report says.
+        LimamlError: The folder is no finished output, or a file does not hold what its report says.
     """
+    report = read_report(folder)
     version, identifier, dim = report["model_version"], report["generation"], report["embedding_dim"]
     current = store.current(version)
     if current is not None and current.identifier == identifier and current.count == report["rows"]:

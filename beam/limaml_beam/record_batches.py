@@ -7,7 +7,7 @@ into one batch: padding is not the work, and a task's embedding does not depend 
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import re
 import zlib
 from collections import defaultdict
@@ -16,17 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
+from limaml_beam.counts import counted
+from limaml_beam.digests import DigestSet, as_array, digest
 from limaml_beam.embedding_tables import UNREADABLE_FILE, dead_letter_table
 from limaml_beam.sources import SourceError, read_records
 from tfrec_limaml.batch_shapes import most_tasks, sample_width
 
-NAMESPACE = "limaml_embeddings"
 DEAD_LETTERS = "dead_letters"
 UNCHANGED = "unchanged"
-DIGEST_BYTES = 16
 
 # What is read at once and what may wait for more tasks of its width; what one batch may grow to.
 BLOCK_RECORDS = 8192
@@ -50,11 +49,6 @@ def unpack(batch: bytes) -> list[bytes]:
     ends = 4 * (count + 1) + np.cumsum(np.frombuffer(batch, "<u4", count, 4), dtype=np.int64)
     starts = np.concatenate(([4 * (count + 1)], ends[:-1]))
     return [batch[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-
-
-def digest(record: bytes) -> bytes:
-    """16 bytes that tell whether a record has changed (it holds its task key)."""
-    return hashlib.sha256(record).digest()[:DIGEST_BYTES]  # processors have instructions for this one
 
 
 def sample_count(record: bytes) -> int:
@@ -89,63 +83,54 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
     """File paths to packed batches.
 
     Outputs: packed batches; `DEAD_LETTERS`: a table for each file that cannot be read to its end; `UNCHANGED`: digests, joined, of
-    records that the previous generation has already seen.
+    records that the previous generation has already seen; `COUNTS`.
 
     Args:
         batch_size: Records in one batch at most.
         load_previous: Loads the digests of the previous generation, or None for a full run. Called once per process.
     """
 
-    def __init__(self, batch_size: int, load_previous: Callable[[], frozenset[bytes]] | None = None) -> None:
+    def __init__(self, batch_size: int, load_previous: Callable[[], DigestSet] | None = None) -> None:
         self._batch_size = batch_size
         self._load_previous = load_previous
         self._shared = Shared()
-        self._previous: frozenset[bytes] = frozenset()
-        self._read = Metrics.counter(NAMESPACE, "tasks_read")
-        self._unreadable = Metrics.counter(NAMESPACE, "unreadable_files")
+        self._previous: DigestSet | None = None
 
     def setup(self) -> None:
         """Loads the previous digests once per process."""
         if self._load_previous is not None:
-            self._previous = self._shared.acquire(_Digests(self._load_previous)).values
+            self._previous = self._shared.acquire(self._load_previous)
 
     def process(self, path: str) -> Iterator[object]:
         """Reads one file."""
         seen: list[bytes] = []
         errors: list[str] = []
+        read = 0
         for batch in batches_by_width(self._changed(path, seen, errors), self._batch_size):
-            self._read.inc(len(batch))
+            read += len(batch)
             yield pack(batch)
-        self._read.inc(len(seen))
-        if seen:
-            yield beam.pvalue.TaggedOutput(UNCHANGED, b"".join(seen))
+        unchanged = b"".join(seen)
+        if unchanged:
+            yield beam.pvalue.TaggedOutput(UNCHANGED, unchanged)
         if errors:
-            self._unreadable.inc()
             yield beam.pvalue.TaggedOutput(DEAD_LETTERS, dead_letter_table([UNREADABLE_FILE], errors, [None]))
+        yield counted(tasks_read=read + len(as_array(unchanged)), unreadable_files=len(errors))
 
     def _changed(self, path: str, seen: list[bytes], errors: list[str]) -> Iterator[bytes]:
+        """Records that the previous generation has not seen; the digests of the others go to `seen`."""
         try:
-            for record in read_records(path):
-                if self._load_previous is not None and (mark := digest(record)) in self._previous:
-                    seen.append(mark)
-                else:
-                    yield record
+            if self._previous is None:
+                yield from read_records(path)
+                return
+            for block in _blocks(read_records(path)):
+                marks = as_array(b"".join(map(digest, block)))
+                known = self._previous.contains(marks)
+                seen.append(marks[known].tobytes())
+                yield from itertools.compress(block, ~known)
         except SourceError as error:
             errors.append(str(error))
         except (OSError, EOFError, zlib.error) as error:
             errors.append(f"{path}: {error}")
-
-
-class _Digests:
-    """A holder that can be weakly referenced, as `Shared` needs."""
-
-    def __init__(self, load: Callable[[], frozenset[bytes]]) -> None:
-        self._load = load
-        self.values: frozenset[bytes] = frozenset()
-
-    def __call__(self) -> _Digests:
-        self.values = self._load()
-        return self
 
 
 def _one_ahead(items: Iterator[list[bytes]]) -> Iterator[list[bytes]]:

@@ -1,6 +1,6 @@
 """The daily job: build task records, adapt what changed, check, publish or refuse.
 
-State lies in one work folder::
+State lies in one work folder, which is local: its lock is one of this machine::
 
     <work>/refresh.lock              held while a refresh runs; a dead one's lock is free
     <work>/tasks/                    task records of the last run
@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from limaml_beam import checks
-from limaml_beam.generate_embeddings import EmbeddingJob, generate, manifest_digest, new_generation_name, read_report
+from limaml_beam.artefacts import manifest_digest, read_manifest
+from limaml_beam.generate_embeddings import EmbeddingJob, generate, new_generation_name
 from limaml_beam.publish import publish
+from limaml_beam.run_report import read_report
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import EmbeddingStore
 
 RESULT_FILE = "refresh.json"
@@ -39,8 +40,8 @@ class Refresh:
     """Settings of one refresh.
 
     Attributes:
-        work: Folder for the state, one per model and store.
-        adapter: ``adapter/<version>`` to use.
+        work: Local folder for the state, one per model and store.
+        adapter: ``adapter/<version>`` to use, local or on any Beam filesystem.
         store: Where to publish.
         prepare: Writes task records to the folder that it is given.
         limits: Thresholds of the checks.
@@ -50,7 +51,7 @@ class Refresh:
     """
 
     work: Path
-    adapter: Path
+    adapter: str
     store: EmbeddingStore
     prepare: Callable[[Path], dict[str, Any]]
     limits: checks.Thresholds = dataclasses.field(default_factory=checks.Thresholds)
@@ -78,13 +79,13 @@ def refresh(settings: Refresh) -> dict[str, Any]:
         _clear(work, reference, settings.store)
         card = settings.prepare(work / "tasks")
         report, output = _generate(settings, outputs, reference)
-        previous = None if reference is None else outputs / reference["generation"]
-        measured = checks.check_run(output, report, previous, reference, settings.limits)
+        previous = None if reference is None else str(outputs / reference["generation"])
+        measured = checks.check_run(str(output), report, previous, reference, settings.limits)
         result = report | {"checks": [dataclasses.asdict(check) | {"passed": check.passed} for check in measured]}
         result["rows_prepared"] = card.get("rows", {}).get("used")
         _write_result(work, result | {"published": None})
         checks.require(measured)
-        result["published"] = publish(output, report, settings.store).identifier
+        result["published"] = publish(str(output), settings.store).identifier
         (output / _PUBLISHED_MARK).touch()
         _write_result(work, result)
         return result
@@ -112,13 +113,13 @@ def exclusive(work: Path) -> Iterator[None]:
 
 def _generate(settings: Refresh, outputs: Path, reference: dict[str, Any] | None) -> tuple[dict[str, Any], Path]:
     """Runs the embedding job, from the published run on where the same model made it."""
-    name = new_generation_name(settings.store, Manifest.read(settings.adapter).model_version)
+    name = new_generation_name(settings.store, read_manifest(settings.adapter).model_version)
     same_model = reference is not None and reference["manifest_digest"] == manifest_digest(settings.adapter)
-    previous = outputs / reference["generation"] if reference is not None and same_model and not settings.full else None
+    previous = str(outputs / reference["generation"]) if reference is not None and same_model and not settings.full else None
     job = EmbeddingJob(
-        tasks=settings.work / "tasks",
+        tasks=str(settings.work / "tasks"),
         adapter=settings.adapter,
-        output=outputs / name,
+        output=str(outputs / name),
         generation=name,
         previous=previous,
         max_age_days=settings.max_age_days,
@@ -126,7 +127,7 @@ def _generate(settings: Refresh, outputs: Path, reference: dict[str, Any] | None
         max_bad_fraction=settings.max_bad_fraction,
         intra_op_threads=settings.intra_op_threads,
     )
-    return generate(job, settings.flags, overwrite=True), job.output
+    return generate(job, settings.flags, overwrite=True), outputs / name
 
 
 def _published(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | None:
@@ -134,7 +135,7 @@ def _published(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | None:
     reports = []
     for folder in sorted(outputs.glob("*"), reverse=True):
         with contextlib.suppress(LimamlError):
-            reports.append(read_report(folder))
+            reports.append(read_report(str(folder)))
     for report in reports:
         current = store.current(report["model_version"])
         if current is not None and current.identifier == report["generation"]:

@@ -14,6 +14,8 @@ DESCRIPTION = """\
 Builds task records from the last days, adapts the model to the members whose records changed, checks the result against what is
 published, and publishes it as one generation; or refuses, with the reason, and leaves the published one alone.
 Safe to run twice, beside itself and to kill at any point: state lies in the work folder, and the store's pointer moves last.
+The work folder is local (its lock is this machine's); where tasks and embeddings lie on gs:// or the like, schedule
+`limaml prepare` and `limaml embed` instead.
 
 example (from cron, every night):
   limaml refresh RAW --export EXPORT --store lmdb:STORE --work WORK --window-days 28
@@ -36,7 +38,7 @@ _PREPARE_OPTIONS = ("schema", "window_days", "window_end", "max_samples", "shard
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml refresh``."""
     parser.add_argument("raw", nargs="?", metavar="RAW", help="folder with schema.yaml, interactions.parquet and the feature tables")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the state, one per model and store")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the state, one per model and store; local, or mounted")
     embed_command.add_job_arguments(parser, store_required=True)
     parser.add_argument("--full", action="store_true", help="adapt every task again, changed or not")
     source = parser.add_argument_group("task records (as in limaml prepare)")
@@ -54,17 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs one refresh."""
+    from limaml_beam.artefacts import newest_adapter, read_manifest
     from limaml_beam.checks import Thresholds
-    from limaml_beam.generate_embeddings import adapter_below
+    from limaml_beam.generate_embeddings import use_options
     from limaml_beam.refresh import Refresh, refresh
-    from tfrec_limaml.manifest import Manifest
     from tfrec_limaml.store import open_store
 
-    embed_command.quiet_beam()
-    adapter = adapter_below(arguments.export)
-    definition = Manifest.read(adapter).task_definition
-    given = {name: getattr(arguments, name) for name in _LIMITS if getattr(arguments, name) is not None}
     flags = embed_command.beam_flags(arguments)
+    embed_command.quiet_beam(use_options(flags))
+    adapter = newest_adapter(arguments.export)
+    definition = read_manifest(adapter).task_definition
+    given = {name: getattr(arguments, name) for name in _LIMITS if getattr(arguments, name) is not None}
     store = open_store(arguments.store)
     try:
         return refresh(

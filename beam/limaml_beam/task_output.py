@@ -8,19 +8,20 @@ from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
 
+from limaml_beam import files
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.records import SCHEMA_FILE
 
 DEAD_LETTERS = "dead_letter"
-
-
-def is_local(path: str) -> bool:
-    """Whether a path lies on this machine's filesystem."""
-    return "://" not in path
+#: In every finished output of the embedding job.
+REPORT_FILE = "report.json"
+#: On object stores, what is renamed last and removed first. Readers open it before anything else, and refuse an output without it.
+MARKERS = (SCHEMA_FILE, REPORT_FILE)
 
 
 def check_free(output: str, overwrite: bool) -> None:
     """Raises `LimamlError` where the output exists and may not be replaced."""
-    if not overwrite and (Path(output).exists() if is_local(output) else bool(_files(output))):
+    if not overwrite and files.exists(output):
         raise LimamlError(f"{output} exists; give --overwrite to replace it, or another --output")
 
 
@@ -30,27 +31,22 @@ def aside_of(output: str) -> str:
 
 
 def publish(aside: str, output: str) -> None:
-    """Renames; a former output is moved away first and removed last. On object stores, where nothing renames whole folders,
-    files are renamed one by one and the schema, which every reader opens first, comes last."""
-    if not is_local(output):
-        discard(output)
-        pairs = [(path, FileSystems.join(output, path[len(aside) :].lstrip("/"))) for path in _files(aside)]
-        pairs.sort(key=lambda pair: pair[0].endswith("schema.yaml"))
-        FileSystems.rename([a for a, _ in pairs], [b for _, b in pairs])
+    """Renames. Where folders can be renamed, a former output is moved away first and removed last. On object stores the
+    former output is removed, then files are renamed one by one, the marker last."""
+    output = output.rstrip("/")
+    if files.has_folders(output):
+        _rename_folder(aside, output)
         return
-    target = Path(output)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    old = target.with_name(f"{target.name}.old-{uuid.uuid4().hex[:8]}")
-    if target.exists():
-        target.rename(old)
-    Path(aside).rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    discard(output)
+    marker, others = _marker_apart(aside)
+    for group in (others, marker):
+        FileSystems.rename(group, [files.join(output, path[len(aside) :].lstrip("/")) for path in group])
 
 
 def keep_dead_letters(aside: str, output: str) -> str | None:
     """Moves the dead letters of a failed local run to ``<output>.rejected``; returns that folder, or None without any."""
     letters = Path(aside) / DEAD_LETTERS
-    if not is_local(output) or not letters.is_dir() or not any(letters.glob("*.jsonl")):
+    if not files.is_local(output) or not letters.is_dir() or not any(letters.glob("*.jsonl")):
         return None
     kept = Path(f"{output.rstrip('/')}.rejected")
     shutil.rmtree(kept, ignore_errors=True)
@@ -59,13 +55,28 @@ def keep_dead_letters(aside: str, output: str) -> str | None:
 
 
 def discard(directory: str) -> None:
-    """Removes a directory and everything below it, where it exists."""
-    if is_local(directory):
+    """Removes a directory and everything below it, where it exists; on object stores its marker first."""
+    if files.is_local(directory):
         shutil.rmtree(directory, ignore_errors=True)
-    elif found := _files(directory):
-        FileSystems.delete(found)
+    elif files.has_folders(directory):
+        FileSystems.delete([directory] if FileSystems.exists(directory) else [])
+    else:
+        for group in _marker_apart(directory):
+            FileSystems.delete(group)
 
 
-def _files(directory: str) -> list[str]:
-    result = FileSystems.match([FileSystems.join(directory, "**")])[0]
-    return [found.path for found in result.metadata_list]
+def _rename_folder(aside: str, output: str) -> None:
+    old = f"{output}.old-{uuid.uuid4().hex[:8]}"
+    parent = FileSystems.split(output)[0]
+    if not FileSystems.exists(parent):
+        FileSystems.mkdirs(parent)
+    if FileSystems.exists(output):
+        FileSystems.rename([output], [old])
+    FileSystems.rename([aside], [output])
+    discard(old)
+
+
+def _marker_apart(directory: str) -> tuple[list[str], list[str]]:
+    found = files.matching(directory, "**")
+    marker = [path for path in found if path in {files.join(directory, name) for name in MARKERS}]
+    return marker, [path for path in found if path not in marker]

@@ -19,7 +19,7 @@ from tfrec_limaml.cli import main
 PLACES = {
     "while preparing": ("limaml_beam.task_output:publish", "before"),
     "after preparing": ("limaml_beam.refresh:_generate", "before"),
-    "while writing embeddings": ("limaml_beam.generate_embeddings:_report", "before"),
+    "while writing embeddings": ("limaml_beam.generate_embeddings:make_report", "before"),
     "before the checks": ("limaml_beam.checks:check_run", "before"),
     "while loading the store": ("tfrec_limaml.store.lmdb_store:LmdbWriter.put", "after"),
     "just before the pointer moves": ("tfrec_limaml.store.lmdb_store:LmdbStore.publish", "before"),

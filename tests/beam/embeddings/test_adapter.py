@@ -51,5 +51,5 @@ def test_the_model_is_loaded_once_per_process_however_many_files_there_are(tmp_p
     original = tf.saved_model.load
     monkeypatch.setattr(tf.saved_model, "load", lambda *args, **kwargs: loads.append(args) or original(*args, **kwargs))
     tasks = write_tasks([encode(f"u{n}", [n]) for n in range(20)], files=5)
-    generate(EmbeddingJob(tasks=tasks, adapter=export / "adapter" / "7", output=tmp_path / "out", generation="g1"))
+    generate(EmbeddingJob(tasks=str(tasks), adapter=f"{export}/adapter/7", output=f"{tmp_path}/out", generation="g1"))
     assert [args[0] for args in loads] == [str(export / "adapter" / "7")]

@@ -60,7 +60,7 @@ def adapter(tmp_path_factory):
     model.build(encoder.output_shapes)
     folder = tmp_path_factory.mktemp("export")
     export_for_serving(model, folder)
-    return folder / "adapter" / "1"
+    return str(folder / "adapter" / "1")
 
 
 def make_records(tasks, seed):
@@ -123,13 +123,13 @@ def test_an_incremental_run_is_bit_by_bit_a_full_one(adapter, tmp_path):
         for n in range(2):
             with gzip.open(folder / "user" / f"recent-{n:05d}-of-00002.tfrecord.gz", "wb", compresslevel=1) as file:
                 file.writelines(map(frame_record, records[n::2]))
-        return folder
+        return str(folder)
 
     yesterday = make_records(1000, seed=3)
     today = [new if n % 3 == 0 else old for n, (old, new) in enumerate(zip(yesterday, make_records(1000, seed=4), strict=True))]
-    first = EmbeddingJob(tasks=write(yesterday, "yesterday"), adapter=adapter, output=tmp_path / "first", generation="g1")
-    full = dataclasses.replace(first, tasks=write(today[::-1], "today"), output=tmp_path / "full", generation="g2")
-    increment = dataclasses.replace(full, output=tmp_path / "increment", previous=first.output)
+    first = EmbeddingJob(tasks=write(yesterday, "yesterday"), adapter=adapter, output=f"{tmp_path}/first", generation="g1")
+    full = dataclasses.replace(first, tasks=write(today[::-1], "today"), output=f"{tmp_path}/full", generation="g2")
+    increment = dataclasses.replace(full, output=f"{tmp_path}/increment", previous=first.output)
     generate(first)
     generate(full)
     report = generate(increment)

@@ -33,13 +33,13 @@ def write(folder, embeddings, losses=(1.0, 0.5), files=2):
         "embedded": count,
         "dead_letters": {},
         "manifest_digest": "same",
-        "statistics": describe(folder),
+        "statistics": describe(str(folder)),
     }
 
 
 def failed(tmp_path, old, new, **changes):
     reference, report = write(tmp_path / "old", old), write(tmp_path / "new", **({"embeddings": new} | changes))
-    measured = check_run(tmp_path / "new", report, tmp_path / "old", reference, Thresholds())
+    measured = check_run(f"{tmp_path}/new", report, f"{tmp_path}/old", reference, Thresholds())
     return [check.name.split()[0] for check in measured if not check.passed]
 
 
@@ -57,15 +57,15 @@ def test_statistics_are_those_of_all_files_together(tmp_path):
 def test_drift_is_the_relative_root_mean_square_change(tmp_path):
     write(tmp_path / "old", BASE)
     write(tmp_path / "new", BASE * 1.1)
-    assert drift(tmp_path / "old", tmp_path / "new") == pytest.approx(0.1, rel=1e-5)
-    assert drift(tmp_path / "old", tmp_path / "old") == 0.0
+    assert drift(f"{tmp_path}/old", f"{tmp_path}/new") == pytest.approx(0.1, rel=1e-5)
+    assert drift(f"{tmp_path}/old", f"{tmp_path}/old") == 0.0
 
 
 def test_drift_is_measured_on_the_same_tasks_of_both_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("limaml_beam.checks.SAMPLED_TASKS", 7)
     write(tmp_path / "old", BASE)
     write(tmp_path / "new", -BASE)
-    assert drift(tmp_path / "old", tmp_path / "new") == pytest.approx(2.0)
+    assert drift(f"{tmp_path}/old", f"{tmp_path}/new") == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_losses_that_are_not_numbers_are_left_out_of_the_mean(tmp_path):
 def test_vectors_of_another_model_are_not_compared(tmp_path):
     reference, report = write(tmp_path / "old", BASE), write(tmp_path / "new", -BASE * 9)
     other = report | {"manifest_digest": "other"}
-    assert all(check.passed for check in check_run(tmp_path / "new", other, tmp_path / "old", reference, Thresholds()))
+    assert all(check.passed for check in check_run(f"{tmp_path}/new", other, f"{tmp_path}/old", reference, Thresholds()))
 
 
 def test_too_many_vectors_that_are_not_finite_are_noticed(tmp_path):
     report = write(tmp_path / "run", BASE) | {"dead_letters": {tables.NOT_FINITE: 5}}
-    (check, *_) = check_run(tmp_path / "run", report, None, None, Thresholds())
+    (check, *_) = check_run(f"{tmp_path}/run", report, None, None, Thresholds())
     assert check.value == pytest.approx(0.8)
     assert not check.passed
 
@@ -100,4 +100,4 @@ def test_too_many_vectors_that_are_not_finite_are_noticed(tmp_path):
 def test_a_refusal_names_every_failed_check_and_its_limits(tmp_path):
     report = write(tmp_path / "run", BASE, losses=(1.0, 2.0))
     with pytest.raises(LimamlError, match=r"loss improvement is -1, allowed 0.2 to 1"):
-        require(check_run(tmp_path / "run", report, None, None, dataclasses.replace(Thresholds(), min_loss_improvement=0.2)))
+        require(check_run(f"{tmp_path}/run", report, None, None, dataclasses.replace(Thresholds(), min_loss_improvement=0.2)))

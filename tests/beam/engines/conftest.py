@@ -79,4 +79,4 @@ def tasks(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
 
 @pytest.fixture
 def job(tmp_path: Path, tasks: Path, adapter: Path) -> EmbeddingJob:
-    return EmbeddingJob(tasks=tasks, adapter=adapter, output=tmp_path / "direct", generation="g1", intra_op_threads=1)
+    return EmbeddingJob(tasks=str(tasks), adapter=str(adapter), output=str(tmp_path / "direct"), generation="g1", intra_op_threads=1)

@@ -88,13 +88,13 @@ def worker_pool(tmp_path: Path) -> Iterator[WorkerPool]:
         pool.stop()
 
 
-def read(folder: Path) -> pa.Table:
+def read(folder: str) -> pa.Table:
     return pa.concat_tables(map(pq.read_table, tables.embedding_files(folder))).sort_by("task_key")
 
 
 def test_two_worker_processes_under_flink_make_the_embeddings_of_the_direct_runner(job, job_server, worker_pool):
     direct = generate(job)
-    on_flink = dataclasses.replace(job, output=job.output.with_name("flink"))
+    on_flink = dataclasses.replace(job, output=f"{job.output}-on-flink")
     flags = [
         "--runner=FlinkRunner",
         "--flink_master=[local]",

@@ -1,0 +1,61 @@
+"""Digests of records and task keys, and sets of them: 16 bytes a task, as one sorted array."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+DIGEST_BYTES = 16
+# Compared byte by byte. NumPy ignores zero bytes at the end of such values, which changes nothing where all are equally long.
+_TYPE = np.dtype(f"S{DIGEST_BYTES}")
+
+Digests = npt.NDArray[np.bytes_]
+
+
+def digest(record: bytes) -> bytes:
+    """16 bytes that tell whether a record has changed (it holds its task key)."""
+    return hashlib.sha256(record).digest()[:DIGEST_BYTES]  # processors have instructions for this one
+
+
+def key_digest(key: str) -> bytes:
+    """16 bytes that stand for a task key."""
+    return hashlib.blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def as_array(joined: bytes | bytearray) -> Digests:
+    """Joined digests as an array ``[n]``, without a copy."""
+    return np.frombuffer(joined, _TYPE)
+
+
+class DigestSet:
+    """A set of digests that takes 16 bytes for each.
+
+    Args:
+        parts: Joined digests; one may occur several times.
+    """
+
+    def __init__(self, parts: Iterable[bytes]) -> None:
+        joined = bytearray()
+        for part in parts:
+            joined += part
+        self._sorted = as_array(joined)
+        self._sorted.sort()
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the digests take."""
+        return int(self._sorted.nbytes)
+
+    def contains(self, digests: Digests) -> npt.NDArray[np.bool_]:
+        """Which of some digests ``[n]`` are in the set."""
+        if not len(self):
+            return np.zeros(len(digests), bool)
+        places = np.searchsorted(self._sorted, digests)
+        places[places == len(self)] = 0
+        return np.asarray(self._sorted[places] == digests)

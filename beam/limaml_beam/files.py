@@ -1,0 +1,98 @@
+"""Files and folders by path: local, or on any filesystem that Beam knows (gs://, s3://, hdfs://, ...).
+
+Filesystems come in two kinds. One has folders and renames them at once (this machine's, HDFS); an object store has names only, so that a
+folder is what its names have in common, and renaming it is renaming its files one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from tfrec_limaml.errors import LimamlError
+
+
+def is_local(path: str) -> bool:
+    """Whether a path lies on this machine's filesystem."""
+    return FileSystems.get_scheme(path) is None
+
+
+def has_folders(path: str) -> bool:
+    """Whether the path's filesystem has folders, which can be renamed at once.
+
+    Raises:
+        LimamlError: Beam knows no filesystem for the path.
+    """
+    try:
+        return bool(FileSystems.get_filesystem(path).has_dirs())
+    except ValueError as error:
+        raise LimamlError(f"no filesystem for {path!r}: {error}") from error
+
+
+def join(folder: str, *names: str) -> str:
+    """A path below a folder."""
+    return "/".join((folder.rstrip("/"), *names))
+
+
+def matching(folder: str, pattern: str) -> list[str]:
+    """Paths below a folder that match a pattern (``*`` within a name, ``**`` across folders), sorted; none where there is no folder.
+
+    Raises:
+        LimamlError: The filesystem cannot be listed, or there is none of that kind.
+    """
+    has_folders(folder)
+    try:
+        return sorted(found.path for found in FileSystems.match([join(glob.escape(folder), pattern)])[0].metadata_list)
+    except BeamIOError as error:
+        raise LimamlError(f"cannot list {join(folder, pattern)}: {error}") from error
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or a folder."""
+    return bool(FileSystems.exists(path)) if has_folders(path) else bool(FileSystems.exists(path) or matching(path, "**"))
+
+
+def open_binary(path: str) -> Any:
+    """A binary file for reading, as it lies there (no decompression by name)."""
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+def read_text(path: str) -> str | None:
+    """A whole text file; None where there is none."""
+    if not FileSystems.exists(path):
+        return None
+    with open_binary(path) as file:
+        return bytes(file.read()).decode()
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a text file, and the folders above it where the filesystem has any."""
+    with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def local_copy(folder: str) -> Iterator[str]:
+    """The folder itself where it is local; else a copy of it on this machine until the block ends.
+
+    TensorFlow opens few filesystems beside the local one, and gs:// only with a package of its own; Beam's are those that tasks and outputs
+    lie on already.
+    """
+    if is_local(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="limaml-") as target:
+        for path in matching(folder, "**"):
+            local = Path(target, path[len(folder) :].lstrip("/"))
+            local.parent.mkdir(parents=True, exist_ok=True)
+            with open_binary(path) as source, local.open("wb") as file:
+                while chunk := source.read(1 << 24):
+                    file.write(chunk)
+        yield target

@@ -1,0 +1,44 @@
+"""One-line errors out of what runners raise."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
+
+from tfrec_limaml.errors import LimamlError
+
+# Runners with worker processes send a worker's exception as text: the last line of its traceback, after the exception's type.
+_OURS = re.compile(r"(?:tfrec_limaml|limaml_beam)\.[\w.]*Error: (.*)")
+_FILES = re.compile(r"^(?:[\w.]+\.)?(?:OSError|IOError|BeamIOError|PermissionError|FileNotFoundError): (.*)", re.MULTILINE)
+_WHERE = re.compile(r" \[while running '.*", re.DOTALL)
+
+
+@contextlib.contextmanager
+def readable(output: str) -> Iterator[None]:
+    """Turns what a runner raises into the error that a worker meant, where a user can mend it; all else passes unchanged.
+
+    Args:
+        output: Where the pipeline writes, for messages.
+
+    Raises:
+        LimamlError: The worker's, without the runner's additions; or a file that could not be written.
+    """
+    try:
+        yield
+    except LimamlError as error:
+        raise type(error)(_WHERE.sub("", str(error))) from error
+    except OSError as error:
+        raise _cannot_write(output, str(error)) from error
+    except (RuntimeError, DataflowRuntimeException) as error:
+        if found := _OURS.search(str(error)):
+            raise LimamlError(_WHERE.sub("", found.group(1))) from error
+        if found := _FILES.search(str(error)):
+            raise _cannot_write(output, found.group(1)) from error
+        raise
+
+
+def _cannot_write(output: str, reason: str) -> LimamlError:
+    return LimamlError(f"cannot write below {output}: {_WHERE.sub('', reason)}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileSystem
 from apache_beam.io.filesystems import FileSystems
 
 from tfrec_limaml.errors import LimamlError
@@ -25,15 +25,8 @@ def is_local(path: str) -> bool:
 
 
 def has_folders(path: str) -> bool:
-    """Whether the path's filesystem has folders, which can be renamed at once.
-
-    Raises:
-        LimamlError: Beam knows no filesystem for the path.
-    """
-    try:
-        return bool(FileSystems.get_filesystem(path).has_dirs())
-    except ValueError as error:
-        raise LimamlError(f"no filesystem for {path!r}: {error}") from error
+    """Whether the path's filesystem has folders, which can be renamed at once; raises `LimamlError` where Beam knows none."""
+    return bool(_filesystem(path).has_dirs())
 
 
 def join(folder: str, *names: str) -> str:
@@ -47,16 +40,16 @@ def matching(folder: str, pattern: str) -> list[str]:
     Raises:
         LimamlError: The filesystem cannot be listed, or there is none of that kind.
     """
-    has_folders(folder)
+    filesystem = _filesystem(folder)
     try:
-        return sorted(found.path for found in FileSystems.match([join(glob.escape(folder), pattern)])[0].metadata_list)
+        return sorted(found.path for found in filesystem.match([join(glob.escape(folder), pattern)])[0].metadata_list)
     except BeamIOError as error:
         raise LimamlError(f"cannot list {join(folder, pattern)}: {error}") from error
 
 
 def exists(path: str) -> bool:
     """Whether there is a file or a folder."""
-    return bool(FileSystems.exists(path)) if has_folders(path) else bool(FileSystems.exists(path) or matching(path, "**"))
+    return bool(_filesystem(path).exists(path)) or (not has_folders(path) and bool(matching(path, "**")))
 
 
 def open_binary(path: str) -> Any:
@@ -65,11 +58,15 @@ def open_binary(path: str) -> Any:
 
 
 def read_text(path: str) -> str | None:
-    """A whole text file; None where there is none."""
-    if not FileSystems.exists(path):
-        return None
-    with open_binary(path) as file:
-        return bytes(file.read()).decode()
+    """A whole text file; None where there is none. Raises `LimamlError` where it cannot be read."""
+    filesystem = _filesystem(path)
+    try:
+        if not filesystem.exists(path):
+            return None
+        with open_binary(path) as file:
+            return bytes(file.read()).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LimamlError(f"cannot read {path}: {error}") from error
 
 
 def write_text(path: str, text: str) -> None:
@@ -96,3 +93,10 @@ def local_copy(folder: str) -> Iterator[str]:
                 while chunk := source.read(1 << 24):
                     file.write(chunk)
         yield target
+
+
+def _filesystem(path: str) -> FileSystem:
+    try:
+        return FileSystems.get_filesystem(path)
+    except ValueError as error:
+        raise LimamlError(f"no filesystem for {path!r}: {error}") from error

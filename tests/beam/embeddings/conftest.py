@@ -1,11 +1,13 @@
-"""A small adapter with a closed form, an export folder around it, and folders of task records."""
+"""A small adapter with a closed form, an export folder around it, folders of task records, and a filesystem that is not local."""
 
 import gzip
-from collections.abc import Callable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
 from limaml_beam.sources import frame_record
 from tfrec_limaml.manifest import Manifest
@@ -107,3 +109,107 @@ def encode(schema: Schema, make_rows: Callable[..., Rows]) -> Callable[..., byte
         return encode_task(schema, key, make_rows(xs, start))
 
     return one
+
+
+class ObjectStore(FileSystem):
+    """Names and bytes, as S3 and Google's storage have them: no folders, and a rename moves one object.
+
+    Attributes:
+        objects: What it holds.
+        changes: Every change in order: what was done, and to which name.
+    """
+
+    objects: ClassVar[dict[str, bytes]] = {}
+    changes: ClassVar[list[tuple[str, str]]] = []
+
+    @classmethod
+    def scheme(cls) -> str:
+        return "objects"
+
+    def join(self, basepath: str, *paths: str) -> str:
+        return "/".join((basepath.rstrip("/"), *paths))
+
+    def split(self, path: str) -> tuple[str, str]:
+        head, _, tail = path.rpartition("/")
+        return head, tail
+
+    def mkdirs(self, path: str) -> None:
+        pass
+
+    def has_dirs(self) -> bool:
+        return False
+
+    def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
+        yield from (self.metadata(name) for name in list(self.objects) if name.startswith(dir_or_prefix))
+
+    def create(self, path: str, mime_type: str = "", compression_type: str = CompressionTypes.AUTO) -> io.BytesIO:
+        assert path.startswith("objects://")
+        store = self
+
+        class Upload(io.BytesIO):
+            def close(self) -> None:
+                if not self.closed:
+                    store.objects[path] = self.getvalue()
+                    store.changes.append(("create", path))
+                super().close()
+
+        return Upload()
+
+    def open(self, path: str, mime_type: str = "", compression_type: str = CompressionTypes.AUTO) -> io.BytesIO:
+        if path not in self.objects:
+            raise FileNotFoundError(path)
+        return io.BytesIO(self.objects[path])
+
+    def copy(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
+        for source, target in zip(source_file_names, destination_file_names, strict=True):
+            self.objects[target] = self.objects[source]
+
+    def rename(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
+        for source, target in zip(source_file_names, destination_file_names, strict=True):
+            self.objects[target] = self.objects.pop(source)
+            self.changes.append(("rename", target))
+
+    def exists(self, path: str) -> bool:
+        return path in self.objects
+
+    def size(self, path: str) -> int:
+        return len(self.objects[path])
+
+    def last_updated(self, path: str) -> float:
+        return 0.0
+
+    def checksum(self, path: str) -> str:
+        return str(hash(self.objects[path]))
+
+    def metadata(self, path: str) -> FileMetadata:
+        return FileMetadata(path, self.size(path), 0.0)
+
+    def delete(self, paths: list[str]) -> None:
+        for path in paths:
+            gone = [name for name in self.objects if name == path or name.startswith(f"{path.rstrip('/')}/")]
+            if not gone:
+                raise BeamIOError("Delete operation failed", {path: FileNotFoundError(path)})
+            for name in gone:
+                del self.objects[name]
+                self.changes.append(("delete", name))
+
+
+@pytest.fixture
+def object_store() -> Iterator[type[ObjectStore]]:
+    """An empty `ObjectStore`, reached as ``objects://...``."""
+    yield ObjectStore
+    ObjectStore.objects.clear()
+    ObjectStore.changes.clear()
+
+
+@pytest.fixture
+def upload(object_store: type[ObjectStore]) -> Callable[..., str]:
+    """``upload(folder, "objects://bucket/tasks")``: puts a folder there and returns its address."""
+
+    def put(folder: Path, address: str) -> str:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                object_store.objects[f"{address}/{path.relative_to(folder)}"] = path.read_bytes()
+        return address
+
+    return put

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ import yaml
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from limaml_beam import columnar, data_card, history, progress, task_output
+from limaml_beam import columnar, data_card, history, progress, runner_errors, task_output
 from limaml_beam.columnar import ORDER
 from limaml_beam.feature_statistics import StatisticsFn
 from limaml_beam.feature_tables import JoinTables, table_columns
@@ -35,9 +34,6 @@ from tfrec_limaml.records import DATA_CARD_FILE, SCHEMA_FILE, STATISTICS_FILE
 from tfrec_limaml.schema import Schema
 
 _REPORT = "_report"
-# How a runner wraps a worker's exception: as text, after the exception's type.
-_WRAPPED = re.compile(r"(?:tfrec_limaml|limaml_beam)\.[\w.]*Error: (.*)")
-_WHERE = re.compile(r" \[while running '.*", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,17 +177,8 @@ def build_tasks(
 def _run(schema: Schema, settings: TaskSettings, inputs: Inputs, directory: str, options: PipelineOptions | None) -> None:
     pipeline = beam.Pipeline(options=options)
     construct(pipeline, schema, settings, inputs, directory)
-    try:
+    with runner_errors.readable(directory):
         pipeline.run().wait_until_finish()
-    except LimamlError as error:
-        raise type(error)(_WHERE.sub("", str(error))) from error
-    except OSError as error:
-        raise LimamlError(f"cannot write below {directory}: {_WHERE.sub('', str(error))}") from error
-    except RuntimeError as error:
-        # Other processes send their exception as text; ours are the ones a user can mend.
-        if found := _WRAPPED.search(str(error)):
-            raise LimamlError(_WHERE.sub("", found.group(1))) from error
-        raise
 
 
 def _finish(schema: Schema, settings: TaskSettings, directory: str, max_bad_fraction: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,12 @@ import numpy.typing as npt
 from limaml_serving.errors import RequestError
 from tfrec_limaml.schema import Feature, encode_task_key
 
-#: A checked column of 1 or N rows: numbers as an array ``[n]`` or ``[n, width]``, strings as a list of bytes.
-Column = npt.NDArray[Any] | list[bytes]
-# Type on the wire, types of a single number that need no mending, and its largest magnitude.
-_NUMBERS: dict[str, tuple[str, frozenset[type], float]] = {
-    "int64": ("<i8", frozenset({int, bool, np.int64}), 2**63 - 1),
-    "float32": ("<f4", frozenset({float, int, np.float32, np.float64}), float(np.finfo(np.float32).max)),
+#: A checked column of 1 or N rows, as it travels: numbers as little-endian bytes row after row, strings one by one.
+Column = bytes | list[bytes]
+# A single number that needs no mending: its types, and its largest magnitude.
+_NUMBERS: dict[str, tuple[frozenset[type], float]] = {
+    "int64": (frozenset({int, bool, np.int64}), 2**63 - 1),
+    "float32": (frozenset({float, int, np.float32, np.float64}), float(np.finfo(np.float32).max)),
 }
 
 Candidates = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -30,7 +31,7 @@ class Rows:
 
     Attributes:
         count: Number of candidates ``N``.
-        columns: Feature to column of length 1 (the member's) or N (the candidates').
+        columns: Feature to column of 1 row (the member's) or N (the candidates').
         keys: Distinct task keys; ``None`` for one with a key column that is ``None``.
         key_index: Position in `keys` of the one shared key, ``[1]``, or of each candidate's, ``[N]``.
         filled: Features with values that the schema's filler replaced.
@@ -54,7 +55,7 @@ class RowReader:
     """
 
     def __init__(self, features: Sequence[Feature], key_columns: Sequence[str]) -> None:
-        self._inputs = tuple(_Input.of(feature) for feature in features)
+        self._readers = tuple(_FeatureReader(feature) for feature in features)
         self._key_columns = tuple(key_columns)
         self._names = frozenset((*self._key_columns, *(feature.name for feature in features)))
 
@@ -75,14 +76,14 @@ class RowReader:
             raise RequestError(f"{sorted(twice)[0]!r} is given for the member and for the candidates: give it once")
         columns: dict[str, Column] = {}
         filled: list[str] = []
-        for each in self._inputs:
-            name = each.feature.name
+        for reader in self._readers:
+            name = reader.name
             if name in given:
-                column, was_filled = each.of_candidates(given[name], count)
+                column, was_filled = reader.of_candidates(given[name], count)
             elif name in member:
-                column, was_filled = each.of_member(member[name])
+                column, was_filled = reader.of_member(member[name])
             else:
-                column, was_filled = each.absent(), True
+                column, was_filled = reader.absent(), True
             columns[name] = column
             if was_filled:
                 filled.append(name)
@@ -90,49 +91,47 @@ class RowReader:
         return Rows(count=count, columns=columns, keys=keys, key_index=key_index, filled=tuple(filled))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Input:
-    """How one feature's values are read, worked out beforehand; the usual values take the first lines of each method."""
+class _FeatureReader:
+    """Reads one feature's values; the usual ones take the short way through each method."""
 
-    feature: Feature
-    dtype: np.dtype[Any] | None
-    types: frozenset[type]
-    limit: float
-    tail: tuple[int, ...]
-    filler: Column
-
-    @classmethod
-    def of(cls, feature: Feature) -> _Input:
-        tail = () if feature.width == 1 else (feature.width,)
+    def __init__(self, feature: Feature) -> None:
+        self.name = feature.name
+        self._feature = feature
+        self._tail = () if feature.width == 1 else (feature.width,)
         if feature.dtype == "string":
-            return cls(feature, None, frozenset(), 0, tail, [str(feature.filler).encode()])
-        dtype, types, limit = _NUMBERS[feature.dtype]
-        return cls(feature, np.dtype(dtype), frozenset() if tail else types, limit, tail, np.full((1, *tail), feature.filler, dtype))
+            self._dtype = None
+            self._filler: Column = [str(feature.filler).encode()]
+            return
+        self._dtype = np.dtype("<i8" if feature.dtype == "int64" else "<f4")
+        self._pack = struct.Struct("<q" if feature.dtype == "int64" else "<f").pack
+        types, self._limit = _NUMBERS[feature.dtype]
+        self._types = frozenset() if self._tail else types
+        self._filler = np.full(feature.width, feature.filler, self._dtype).tobytes()
 
     def of_candidates(self, values: Any, count: int) -> tuple[Column, bool]:
         """The column of N values, and whether some were filled."""
-        if self.dtype is None:
-            return _strings(self.feature, values)
-        shape = (count, *self.tail)
-        plain = type(values) is np.ndarray and values.dtype == self.dtype and values.shape == shape
+        if self._dtype is None:
+            return _strings(self._feature, values)
+        shape = (count, *self._tail)
+        plain = type(values) is np.ndarray and values.dtype == self._dtype and values.shape == shape
         # A sum of squares is finite only if every value is; if it is not, one may just be large, which is looked at closely.
-        if plain and (self.dtype.kind == "i" or math.isfinite(np.vdot(values, values))):
-            return values, False
-        return _numbers(self.feature, values, shape)
+        if plain and (self._dtype.kind == "i" or math.isfinite(np.vdot(values, values))):
+            return values.tobytes(), False
+        return _numbers(self._feature, values, shape)
 
     def of_member(self, value: Any) -> tuple[Column, bool]:
         """The column of one value, and whether it was filled."""
-        if self.dtype is None:
-            return _strings(self.feature, (value,))
-        if type(value) in self.types and -self.limit <= value <= self.limit:
-            return np.array((value,), self.dtype), False
-        return _numbers(self.feature, (value,), (1, *self.tail))
+        if self._dtype is None:
+            return _strings(self._feature, (value,))
+        if type(value) in self._types and -self._limit <= value <= self._limit:
+            return self._pack(value), False
+        return _numbers(self._feature, (value,), (1, *self._tail))
 
     def absent(self) -> Column:
         """The filler's column of length 1."""
-        if self.feature.on_invalid != "fill":
-            raise RequestError(f"feature {self.feature.name!r} is missing: give it for the member or for the candidates")
-        return self.filler
+        if self._feature.on_invalid != "fill":
+            raise RequestError(f"feature {self.name!r} is missing: give it for the member or for the candidates")
+        return self._filler
 
 
 def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
@@ -166,8 +165,8 @@ def _numbers(feature: Feature, values: Any, shape: tuple[int, ...]) -> tuple[Col
         raise RequestError(f"feature {feature.name!r} needs the shape {list(shape)}, received {list(array.shape)}")
     if invalid.any():
         array[invalid] = _filler(feature, "a missing, NaN or infinite value")
-        return array, True
-    return array, False
+        return array.tobytes(), True
+    return array.tobytes(), False
 
 
 def _strings(feature: Feature, values: Any) -> tuple[list[bytes], bool]:

@@ -20,7 +20,7 @@ from limaml_serving import wire
 from limaml_serving.columns import Candidates, Rows
 from limaml_serving.counters import Counters
 from limaml_serving.errors import RequestError, ServingError
-from limaml_serving.requests import predict_request, read_output
+from limaml_serving.requests import read_output
 from limaml_serving.version_lock import KnownVersion, KnownVersions, VersionLock
 from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
 from tfrec_limaml.manifest import LOGIT, PROBABILITY, RANK_SIGNATURE, SERVING_SIGNATURE
@@ -167,7 +167,7 @@ class RankingProtocol:
         if not rows:
             return [_ranked(r, np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_), version, top) for r in every]
         embeddings, has = yield from self._embeddings(model, version, rows, deadline)
-        request = predict_request(self._model, version, rows, embeddings, has, compact=self._compact)
+        request = model.writer.write(self._model, version, rows, embeddings, has, compact=self._compact)
         try:
             response = yield Predict(request, self._left(deadline))
         except grpc.RpcError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,38 +14,61 @@ from limaml_serving import wire
 from limaml_serving.columns import Column, Rows
 from limaml_serving.errors import ServingError
 from tfrec_limaml.manifest import HAS_META_EMBEDDING, LOGIT, META_EMBEDDING, PROBABILITY, RANK_SIGNATURE, SERVING_SIGNATURE
+from tfrec_limaml.schema import Feature
 from tfrec_limaml.store.base import Mask, Matrix
 
-_DTYPES = {"f": wire.DT_FLOAT, "i": wire.DT_INT64, "b": wire.DT_BOOL}
+# Types of numbers on the wire, and bytes of one.
+_NUMBERS = {"float32": (wire.DT_FLOAT, 4), "int64": (wire.DT_INT64, 8), "bool": (wire.DT_BOOL, 1)}
 
 
-def predict_request(
-    model: str, version: int, rows: Sequence[Rows], embeddings: Sequence[Matrix], has: Sequence[Mask], *, compact: bool = True
-) -> bytes:
-    """One serialized `PredictRequest`, pinned to a version number.
+class RequestWriter:
+    """Writes `PredictRequest` messages for one model; made once per model version.
 
-    A single compact request uses the ``rank`` signature: the member's columns travel once. Others are laid end to end
-    for ``serving_default``, every column repeated to its request's length.
+    A serialized message is its fields one after another. So a request is put together from parts, most of which are the
+    same every time; filling protobuf messages field by field takes several times as long.
 
     Args:
-        model: Name of the model on the server.
-        version: The version that must answer.
-        rows: Checked requests.
-        embeddings: For each request, ``[1 or N, D]``.
-        has: For each request, which embeddings are real, ``[1 or N]``.
-        compact: Whether ``rank`` may be used; a server that batches requests needs all columns of one length.
+        features: The model's inputs beside the embedding.
+        embedding_dim: Width ``D`` of the meta embeddings.
     """
-    if compact and len(rows) == 1:
-        inputs = {**rows[0].columns, META_EMBEDDING: embeddings[0], HAS_META_EMBEDDING: has[0]}
-        parts = [_opening(model, version, RANK_SIGNATURE)]
-    else:
+
+    def __init__(self, features: Sequence[Feature], embedding_dim: int) -> None:
+        self._inputs = (
+            *(_Input(feature.name, feature.dtype, () if feature.width == 1 else (feature.width,)) for feature in features),
+            _Input(META_EMBEDDING, "float32", (embedding_dim,)),
+            _Input(HAS_META_EMBEDDING, "bool", ()),
+        )
+
+    def write(
+        self, model: str, version: int, rows: Sequence[Rows], embeddings: Sequence[Matrix], has: Sequence[Mask], *, compact: bool = True
+    ) -> bytes:
+        """One serialized request, pinned to a version number.
+
+        A single compact request uses the ``rank`` signature: the member's columns travel once. Others are laid end to end
+        for ``serving_default``, every column repeated to its request's length.
+
+        Args:
+            model: Name of the model on the server.
+            version: The version that must answer.
+            rows: Checked requests.
+            embeddings: For each request, ``[1 or N, D]``.
+            has: For each request, which embeddings are real, ``[1 or N]``.
+            compact: Whether ``rank`` may be used; a server that batches requests needs all columns of one length.
+        """
+        every = [
+            {**r.columns, META_EMBEDDING: e.tobytes(), HAS_META_EMBEDDING: h.tobytes()}
+            for r, e, h in zip(rows, embeddings, has, strict=True)
+        ]
+        if compact and len(rows) == 1:
+            parts = [_opening(model, version, RANK_SIGNATURE)]
+            for each in self._inputs:
+                parts += each.parts(every[0][each.name])
+            return b"".join(parts)
         counts = [r.count for r in rows]
-        every = [{**r.columns, META_EMBEDDING: e, HAS_META_EMBEDDING: h} for r, e, h in zip(rows, embeddings, has, strict=True)]
-        inputs = {name: _end_to_end([each[name] for each in every], counts) for name in every[0]}
         parts = [_opening(model, version, SERVING_SIGNATURE)]
-    for name, column in inputs.items():
-        parts += serialized_input(name, column)
-    return b"".join(parts)
+        for each in self._inputs:
+            parts += each.parts(each.end_to_end([columns[each.name] for columns in every], counts))
+        return b"".join(parts)
 
 
 @functools.lru_cache(maxsize=64)
@@ -58,34 +82,39 @@ def _opening(model: str, version: int, signature: str) -> bytes:
     return content
 
 
-def serialized_input(name: str, column: Column) -> tuple[bytes, bytes]:
-    """One entry of a request's ``inputs`` map in two parts: what goes before a column's content, and the content.
+class _Input:
+    """One named input: how its columns become entries of a request's ``inputs`` map."""
 
-    A serialized message is its fields one after another. So a request is put together from parts, and what goes before numbers,
-    which only depends on the feature and the shape, is made once: a tenth of the time that filling protobuf messages takes.
-    """
-    if isinstance(column, list):
-        tensor = wire.TensorProto(dtype=wire.DT_STRING, string_val=column)
-        tensor.tensor_shape.dim.add().size = len(column)
-        content = tensor.SerializeToString()
-        return wire.entry_head(name, len(content)), content
-    return _number_head(name, column.dtype.kind, column.shape, column.nbytes), column.tobytes()
+    def __init__(self, name: str, dtype: str, tail: tuple[int, ...]) -> None:
+        self.name = name
+        self._tail = tail
+        if dtype != "string":
+            self._dtype, size = _NUMBERS[dtype]
+            self._row_bytes = size * math.prod(tail)
+            self._head = functools.lru_cache(maxsize=512)(self._make_head)
 
+    def parts(self, column: Column) -> tuple[bytes, bytes]:
+        """An entry in two parts: what goes before the column's content, and the content."""
+        if isinstance(column, list):
+            tensor = wire.TensorProto(dtype=wire.DT_STRING, string_val=column)
+            tensor.tensor_shape.dim.add().size = len(column)
+            content = tensor.SerializeToString()
+            return wire.entry_head(self.name, len(content)), content
+        return self._head(len(column)), column
 
-@functools.lru_cache(maxsize=4096)
-def _number_head(name: str, kind: str, shape: tuple[int, ...], size: int) -> bytes:
-    tensor = wire.TensorProto(dtype=_DTYPES[kind])
-    for each in shape:
-        tensor.tensor_shape.dim.add().size = each
-    head = tensor.SerializeToString() + wire.content_head(size)
-    return wire.entry_head(name, len(head) + size) + head
+    def end_to_end(self, columns: Sequence[Column], counts: Sequence[int]) -> Column:
+        """Several requests' columns as one, those of one row repeated."""
+        if isinstance(columns[0], list):
+            return [value for column, n in zip(columns, counts, strict=True) for value in (column if len(column) == n else column * n)]
+        size = self._row_bytes
+        return b"".join(column if len(column) == n * size else column * n for column, n in zip(columns, counts, strict=True))
 
-
-def _end_to_end(columns: Sequence[Column], counts: Sequence[int]) -> Column:
-    if isinstance(columns[0], list):
-        return [value for column, n in zip(columns, counts, strict=True) for value in (column if len(column) == n else column * n)]
-    parts = [np.broadcast_to(column, (n, *np.shape(column)[1:])) for column, n in zip(columns, counts, strict=True)]
-    return np.concatenate(parts)
+    def _make_head(self, size: int) -> bytes:
+        tensor = wire.TensorProto(dtype=self._dtype)
+        for each in (size // self._row_bytes, *self._tail):
+            tensor.tensor_shape.dim.add().size = each
+        head = tensor.SerializeToString() + wire.content_head(size)
+        return wire.entry_head(self.name, len(head) + size) + head
 
 
 def read_output(response: Any, name: str, count: int) -> npt.NDArray[np.float32]:
@@ -97,10 +126,11 @@ def read_output(response: Any, name: str, count: int) -> npt.NDArray[np.float32]
     if name not in response.outputs:
         raise ServingError(f"the server's answer has no output {name!r}, only {sorted(response.outputs)}: is this a ranker?", "INTERNAL")
     tensor = response.outputs[name]
-    shape = [dim.size for dim in tensor.tensor_shape.dim]
-    if tensor.dtype != wire.DT_FLOAT or shape != [count]:
+    dims = tensor.tensor_shape.dim
+    if tensor.dtype != wire.DT_FLOAT or len(dims) != 1 or dims[0].size != count:
+        shape = [dim.size for dim in dims]
         raise ServingError(f"output {name!r} should be float32 [{count}], received dtype {tensor.dtype} and shape {shape}", "INTERNAL")
-    values = np.frombuffer(tensor.tensor_content, "<f4") if tensor.tensor_content else np.fromiter(tensor.float_val, np.float32)
-    if len(values) != count:
-        raise ServingError(f"output {name!r} should hold {count} values, received {len(values)}", "INTERNAL")
-    return values
+    content = tensor.tensor_content or tensor.float_val
+    if len(content) != 4 * count:
+        raise ServingError(f"output {name!r} should hold {count} values, received {len(content) / 4:g}", "INTERNAL")
+    return np.frombuffer(content, "<f4")

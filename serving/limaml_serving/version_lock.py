@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from limaml_serving.columns import RowReader
+from limaml_serving.requests import RequestWriter
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.manifest import Manifest, latest_version
 from tfrec_limaml.schema import Schema
@@ -25,11 +26,13 @@ class KnownVersion:
     Attributes:
         version: The model version.
         reader: Checks requests against its inputs and the columns of its task key.
+        writer: Writes requests to it.
         embedding_dim: Width ``D`` of its meta embeddings.
     """
 
     version: int
     reader: RowReader
+    writer: RequestWriter
     embedding_dim: int
 
     @classmethod
@@ -39,6 +42,7 @@ class KnownVersion:
         return cls(
             version=manifest.model_version,
             reader=RowReader(schema.all_features, schema.task_columns(manifest.task_definition)),
+            writer=RequestWriter(schema.all_features, manifest.embedding_dim),
             embedding_dim=manifest.embedding_dim,
         )
 

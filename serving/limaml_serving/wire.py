@@ -20,7 +20,7 @@ METADATA_METHOD = "/tensorflow.serving.PredictionService/GetModelMetadata"
 DT_FLOAT, DT_STRING, DT_INT64, DT_BOOL = 1, 7, 9, 10
 
 _PACKAGE = "limaml.wire"
-_TYPES = {"int64": 3, "int32": 5, "bool": 8, "string": 9, "bytes": 12, "float": 2}
+_TYPES = {"int64": 3, "int32": 5, "bool": 8, "string": 9, "bytes": 12}
 
 # message -> field -> (number, type); "*" marks a repeated field, "map:" a map from string
 _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
@@ -31,7 +31,7 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "dtype": (1, "int32"),
         "tensor_shape": (2, "TensorShapeProto"),
         "tensor_content": (4, "bytes"),
-        "float_val": (5, "*float"),
+        "float_val": (5, "bytes"),  # packed floats, which travel as one block of little-endian bytes: read as such
         "string_val": (8, "*bytes"),
     },
     "ModelSpec": {

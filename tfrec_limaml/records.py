@@ -96,6 +96,7 @@ Integers = npt.NDArray[np.int64]
 Column: TypeAlias = Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray
 #: A column's cells as bytes, one after another, and where each begins (one more entry than cells).
 _Cells: TypeAlias = tuple[pa.Buffer, Integers]
+_CACHED = 2**16  # openings of fields that are kept: sizes repeat from task to task
 
 
 class TaskEncoder:
@@ -137,6 +138,8 @@ class TaskEncoder:
         Returns:
             Serialized `tf.train.SequenceExample` ``[t]``.
         """
+        if not len(task_keys):
+            return pa.array([], pa.large_binary())
         keys = task_keys.cast(pa.large_binary())
         context = [
             _each(query_starts, lambda cut: _entry(QUERY_START, _integer_feature(cut))),
@@ -153,7 +156,12 @@ class TaskEncoder:
         for tag, content in ((_FIELD_1, context), (_FIELD_2, lists)):
             size = np.stack([_lengths(part) for part in content]).sum(axis=0)
             parts += [_each(size, functools.partial(_opening, tag)), *content]
-        return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
+        return _joined(*parts)
+
+
+def _joined(*parts: pa.Array) -> pa.LargeBinaryArray:
+    """First with first, second with second, and so on."""
+    return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
 
 
 def _each(numbers: Integers, make: Callable[[int], bytes]) -> pa.Array:
@@ -173,11 +181,13 @@ def _slices(cells: pa.Buffer, first: Integers, last: Integers) -> pa.Array:
     return between.take(pa.array(np.arange(0, len(edges), 2)))
 
 
+@functools.lru_cache(maxsize=_CACHED)
 def _opening(tag: bytes, size: int) -> bytes:
     """What comes before the content of a field."""
     return tag + _varint(size)
 
 
+@functools.lru_cache(maxsize=_CACHED)
 def _list_opening(name: bytes, size: int) -> bytes:
     """What comes before the cells of a feature list."""
     inner = name + _opening(_FIELD_2, size)
@@ -220,13 +230,19 @@ def _text_cells(column: Column) -> _Cells:
         column = column.dictionary_decode()  # a slice of a long column
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
-    distinct = column.dictionary.cast(pa.binary()).to_pylist()
-    return _joined([_field(_FIELD_1, _field(_BYTES_LIST, _field(_FIELD_1, value))) for value in distinct], column.indices)
+    distinct = column.dictionary.cast(pa.large_binary())
+    return _taken(_joined(_each(_lengths(distinct), _text_opening), distinct), column.indices)
 
 
-def _joined(cells: Sequence[bytes], indices: pa.Array) -> _Cells:
+def _text_opening(size: int) -> bytes:
+    """What comes before the text of a cell."""
+    whole = _field(_FIELD_1, _field(_BYTES_LIST, _field(_FIELD_1, bytes(size))))
+    return whole[: len(whole) - size]
+
+
+def _taken(cells: pa.Array, indices: pa.Array) -> _Cells:
     """The cells at the indices, one after another."""
-    taken = pa.array(cells, pa.large_binary()).take(indices)
+    taken = cells.take(indices)
     return taken.buffers()[2] or pa.py_buffer(b""), np.concatenate([[0], np.cumsum(_lengths(taken))])
 
 
@@ -246,7 +262,7 @@ def _integer_cells(column: Column) -> _Cells:
     if values.shape[1] > 1:
         packed = [b"".join(_varint(int(value) % 2**64) for value in row) for row in values]
         made = [_field(_FIELD_1, _field(_INT64_LIST, _field(_FIELD_1, row))) for row in packed]
-        return _joined(made, pa.array(np.arange(len(made))))
+        return _taken(pa.array(made, pa.large_binary()), pa.array(np.arange(len(made))))
     septets = (values.view(np.uint64) >> np.arange(0, 70, 7, dtype=np.uint64)) & np.uint64(127)
     lengths = np.where(septets.any(axis=1), 10 - (septets[:, ::-1] != 0).argmax(axis=1), 1)  # a varint has at least one byte
     more = np.arange(10) < lengths[:, None] - 1

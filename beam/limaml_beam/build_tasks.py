@@ -17,13 +17,14 @@ import apache_beam as beam
 import pyarrow as pa
 import yaml
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from limaml_beam import columnar, data_card, history, progress, runner_errors, task_output
+from limaml_beam import columnar, data_card, files, history, progress, runner_errors, task_output
 from limaml_beam.columnar import ORDER
-from limaml_beam.feature_statistics import StatisticsFn
+from limaml_beam.feature_statistics import StatisticsFn, training_rows
 from limaml_beam.feature_tables import JoinTables, table_columns
-from limaml_beam.options import TaskSettings
+from limaml_beam.options import LOCAL_RUNNER, TaskSettings
+from limaml_beam.shuffle import Shuffle
 from limaml_beam.sources import Part, Source, check_columns, parts_of
 from limaml_beam.split_summary import SplitSummary, SummariseSplits
 from limaml_beam.task_grouping import GroupTasks
@@ -33,7 +34,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.records import DATA_CARD_FILE, SCHEMA_FILE, STATISTICS_FILE
 from tfrec_limaml.schema import Schema
 
-_REPORT = "_report"
+_REPORT, _SHUFFLE = "_report", "_shuffle"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Inputs:
 class ReadInteractions(beam.PTransform):
     """Files -> ``{"homes": (partition, block of distinct valid rows), "rejected": JSON lines, "counts": dictionaries}``."""
 
-    def __init__(self, schema: Schema, settings: TaskSettings, inputs: Inputs) -> None:
+    def __init__(self, schema: Schema, settings: TaskSettings, inputs: Inputs, shuffle: Shuffle) -> None:
         super().__init__()
-        self.schema, self.settings, self.inputs = schema, settings, inputs
+        self.schema, self.settings, self.inputs, self.shuffle = schema, settings, inputs, shuffle
 
     def expand(self, begin: Any) -> dict[str, Any]:
         """Reads, validates, joins, drops duplicates."""
@@ -81,42 +82,48 @@ class ReadInteractions(beam.PTransform):
         )
         distinct = (
             read.blocks
-            | "deal by content" >> beam.FlatMap(_deal_by_content, self.settings.partitions).with_output_types(tuple[int, pa.Table])
+            | "deal by content"
+            >> beam.FlatMap(_deal_by_content, self.settings.partitions, self.shuffle).with_output_types(tuple[int, bytes])
             | "same content together" >> beam.GroupByKey()
-            | "drop duplicates" >> beam.ParDo(DropDuplicates()).with_outputs(COUNTS, main="homes").with_output_types(tuple[int, pa.Table])
+            | "drop duplicates"
+            >> beam.ParDo(DropDuplicates(self.shuffle)).with_outputs(COUNTS, main="homes").with_output_types(tuple[int, pa.Table])
         )
         counts = (read[COUNTS], distinct[COUNTS]) | "all counts" >> beam.Flatten()
         return {"homes": distinct.homes, REJECTED: read[REJECTED], COUNTS: counts}
 
 
 class WriteTasks(beam.PTransform):
-    """Blocks -> task record files of every definition; returns ``(definition, record sizes by split)`` per shard."""
+    """Blocks -> task record files of every definition; returns ``(definition, counted record sizes by split)`` per shard."""
 
-    def __init__(self, schema: Schema, settings: TaskSettings, tables: Mapping[str, Source], directory: str) -> None:
+    def __init__(self, schema: Schema, settings: TaskSettings, tables: Mapping[str, Source], directory: str, shuffle: Shuffle) -> None:
         super().__init__()
+        self.shuffle = shuffle
         self.schema, self.settings, self.tables, self.directory = schema, settings, dict(tables), directory
 
     def expand(self, blocks: beam.PCollection) -> beam.PCollection:
         """One branch per task definition, all from one pass over the data."""
         written = [
             blocks
-            | f"group {definition}" >> GroupTasks(self.schema, self.settings, definition)
+            | f"group {definition}" >> GroupTasks(self.schema, self.settings, definition, self.shuffle)
             | f"write {definition}" >> beam.ParDo(WriteShard(self.schema, self.settings, self.tables, definition, self.directory))
             for definition in self.settings.definitions
         ]
         return written | "all definitions" >> beam.Flatten()
 
 
-def construct(pipeline: beam.Pipeline, schema: Schema, settings: TaskSettings, inputs: Inputs, directory: str) -> None:
+def construct(
+    pipeline: beam.Pipeline, schema: Schema, settings: TaskSettings, inputs: Inputs, directory: str, shuffle: Shuffle | None = None
+) -> None:
     """Adds the whole of pipeline 1 to a Beam pipeline; its files go below `directory`."""
-    found = pipeline | "interactions" >> ReadInteractions(schema, settings, inputs)
+    shuffle = shuffle or Shuffle()
+    found = pipeline | "interactions" >> ReadInteractions(schema, settings, inputs, shuffle)
     blocks = found["homes"] | "blocks" >> beam.Values().with_output_types(pa.Table)
     summary = blocks | "summary" >> beam.CombineGlobally(SummariseSplits(settings))
     if schema.history:
-        added = found["homes"] | "history" >> history.AddHistory(schema, settings, summary)
+        added = found["homes"] | "history" >> history.AddHistory(schema, settings, summary, shuffle)
         blocks = added["blocks"]
         added[history.ONLINE] | "write online copy" >> beam.Map(history.write_online, directory, settings.partitions)
-    sizes = blocks | "tasks" >> WriteTasks(schema, settings, inputs.tables, directory)
+    sizes = blocks | "tasks" >> WriteTasks(schema, settings, inputs.tables, directory, shuffle)
     found[REJECTED] | "dead letters" >> beam.io.WriteToText(
         FileSystems.join(directory, task_output.DEAD_LETTERS, "rows"), file_name_suffix=".jsonl", skip_if_empty=True
     )
@@ -124,6 +131,7 @@ def construct(pipeline: beam.Pipeline, schema: Schema, settings: TaskSettings, i
         "counts": found[COUNTS] | "add counts" >> beam.CombineGlobally(columnar.sum_counts),
         "summary": summary | "summary as dictionary" >> beam.Map(dataclasses.asdict),
         "statistics": blocks
+        | "training rows" >> beam.Map(training_rows, settings).with_output_types(pa.Table)
         | "join for statistics" >> beam.ParDo(JoinTables(schema, inputs.tables)).with_output_types(pa.Table)
         | "statistics" >> beam.CombineGlobally(StatisticsFn(schema, settings))
         | "statistics as dictionary" >> beam.Map(dataclasses.asdict),
@@ -176,9 +184,18 @@ def build_tasks(
 
 def _run(schema: Schema, settings: TaskSettings, inputs: Inputs, directory: str, options: PipelineOptions | None) -> None:
     pipeline = beam.Pipeline(options=options)
-    construct(pipeline, schema, settings, inputs, directory)
+    shuffle = _shuffle(directory, options)
+    construct(pipeline, schema, settings, inputs, directory, shuffle)
     with runner_errors.readable(directory):
         pipeline.run().wait_until_finish()
+    if shuffle.scratch is not None:
+        task_output.discard(shuffle.scratch)
+
+
+def _shuffle(directory: str, options: PipelineOptions | None) -> Shuffle:
+    """Shuffles of the in-process runner go through files beside the output: it would hold them in memory."""
+    in_process = options is not None and options.view_as(StandardOptions).runner == LOCAL_RUNNER
+    return Shuffle(FileSystems.join(directory, _SHUFFLE) if in_process and files.is_local(directory) else None)
 
 
 def _finish(schema: Schema, settings: TaskSettings, directory: str, max_bad_fraction: float) -> dict[str, Any]:
@@ -197,8 +214,9 @@ def _finish(schema: Schema, settings: TaskSettings, directory: str, max_bad_frac
     return card
 
 
-def _deal_by_content(block: pa.Table, partitions: int) -> Iterator[tuple[int, pa.Table]]:
-    return columnar.partition(block, columnar.to_numpy(block[ORDER]), partitions)
+def _deal_by_content(block: pa.Table, partitions: int, shuffle: Shuffle) -> Iterator[tuple[int, bytes]]:
+    for part, rows in columnar.partition(block, columnar.to_numpy(block[ORDER]), partitions):
+        yield part, shuffle.pack(rows)
 
 
 def _write_json(content: Any, path: str) -> None:

@@ -46,6 +46,10 @@ class TableCoder(beam.coders.Coder):
         with pa.ipc.open_stream(encoded) as reader:
             return reader.read_all()
 
+    def estimate_size(self, value: pa.Table) -> int:
+        """Bytes in memory: runners sample sizes, and should not encode a table only to measure it."""
+        return int(value.nbytes)
+
     def is_deterministic(self) -> bool:
         """Tables are never keys."""
         return False

@@ -18,7 +18,7 @@ _QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
 
 
 def describe_sizes(summaries: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Tasks, rows and quantiles of rows per task, by definition and split, from the sizes that `WriteShard` yields."""
+    """Tasks, rows and quantiles of rows per task, by definition and split, from the counted sizes that `WriteShard` yields."""
     gathered: dict[str, dict[str, list[Any]]] = {}
     for definition, by_split in summaries:
         for split, pairs in by_split.items():
@@ -26,16 +26,30 @@ def describe_sizes(summaries: list[tuple[str, dict[str, Any]]]) -> dict[str, Any
     return {d: {s: _describe(np.concatenate(p)) for s, p in by_split.items()} for d, by_split in sorted(gathered.items())}
 
 
-def _describe(pairs: Any) -> dict[str, Any]:
-    support, query = pairs[:, 0], pairs[:, 1]
-    card: dict[str, Any] = {"tasks": len(pairs), "support_rows": int(support.sum()), "query_rows": int(query.sum())}
-    if len(pairs):
-        card["support_quantiles"] = {str(q): float(np.percentile(support, q)) for q in _QUANTILES}
+def _describe(counted: Any) -> dict[str, Any]:
+    support, query, tasks = counted.T
+    card: dict[str, Any] = {"tasks": int(tasks.sum()), "support_rows": int(support @ tasks), "query_rows": int(query @ tasks)}
+    if len(counted):
+        card["support_quantiles"] = _quantiles(support, tasks)
         if query.any():
-            card["query_quantiles"] = {str(q): float(np.percentile(query, q)) for q in _QUANTILES}
-            card["share_of_tasks_with_history"] = float((support > 0).mean())
-            card["share_of_query_rows_with_history"] = float(query[support > 0].sum() / query.sum())
+            known = support > 0
+            card["query_quantiles"] = _quantiles(query, tasks)
+            card["share_of_tasks_with_history"] = float(tasks[known].sum() / tasks.sum())
+            card["share_of_query_rows_with_history"] = float((query @ (tasks * known)) / (query @ tasks))
     return card
+
+
+def _quantiles(values: Any, counts: Any) -> dict[str, float]:
+    """Percentiles of counted values, with linear interpolation, as `np.percentile` of the repeated values has them."""
+    order = np.argsort(values, kind="stable")
+    ends = np.cumsum(counts[order])
+
+    def at(position: Any) -> Any:
+        return values[order][np.searchsorted(ends, position, side="right")]
+
+    place = np.array(_QUANTILES) / 100 * (ends[-1] - 1)
+    low, high = at(np.floor(place)), at(np.ceil(place))
+    return {str(q): float(v) for q, v in zip(_QUANTILES, low + (high - low) * (place - np.floor(place)), strict=True)}
 
 
 def check_counts(counts: dict[str, int], max_bad_fraction: float) -> dict[str, Any]:

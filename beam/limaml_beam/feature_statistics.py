@@ -53,6 +53,11 @@ def token_counts(column: pa.ChunkedArray, feature: Feature) -> Counter[Any]:
     return tokens
 
 
+def training_rows(block: pa.Table, settings: TaskSettings) -> pa.Table:
+    """The training rows of a block: others need no join."""
+    return block.filter(pa.array(segments(columnar.to_numpy(block[TIME]), settings) == TRAIN))
+
+
 class StatisticsFn(beam.CombineFn):
     """Combines blocks into `Statistics`; memory grows with the number of distinct tokens of vocabulary features."""
 

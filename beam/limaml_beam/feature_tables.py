@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from limaml_beam import values
+from limaml_beam import columnar, values
 from limaml_beam.columnar import Mask, key_column
 from limaml_beam.sources import Source, SourceError, read_tables
 from tfrec_limaml.schema import Feature, Schema
@@ -37,38 +37,68 @@ def table_columns(schema: Schema, table: str) -> tuple[str, ...]:
 
 
 class FeatureTable:
-    """One feature table in memory, validated, indexed by its key as text."""
+    """One feature table in memory, validated, found by its key as text.
+
+    A row takes 12 bytes of index, its key, four bytes per number, and one to four per text: columns of text hold codes.
+    """
 
     def __init__(self, schema: Schema, name: str, source: Source) -> None:
         columns = table_columns(schema, name)
         parts = [part for path in source.files for part in read_tables((path, None), columns, _BATCH_ROWS)]
-        if not parts:
+        if not sum(part.num_rows for part in parts):
             raise SourceError(f"table {name!r} ({', '.join(source.files)}) has no rows")
         raw = pa.concat_tables(parts, promote_options="permissive")
+        del parts
         key = schema.tables[name]
-        self.index = pd.Index(values.as_text(raw[key]).to_numpy(zero_copy_only=False))
-        if not self.index.is_unique:
-            twice = self.index[self.index.duplicated()][0]
-            raise SourceError(f"table {name!r} holds the key {key} = {twice!r} more than once; one row per key is needed")
-        self.columns = {f.name: values.as_feature(raw[f.name], f) for f in schema.features if f.table == name}
+        self._keys = values.as_text(raw[key])
+        hashes = columnar.stable_hash(pc.fill_null(self._keys, ""))
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._rows = hashes[order], order.astype(np.int32)
+        alike = np.diff(np.flatnonzero(np.append(np.diff(self._hashes, prepend=~self._hashes[:1]) != 0, True)))
+        self._most_alike = int(alike.max(initial=1))
+        if self._most_alike > 1:
+            counted = pc.value_counts(self._keys)
+            twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+            if len(twice):
+                raise SourceError(f"table {name!r} holds the key {key} = {twice[0].as_py()!r} more than once; one row per key is needed")
+        self._columns: dict[str, tuple[pa.Array, Mask | None]] = {}
+        for feature in schema.features:
+            if feature.table == name:
+                self._columns[feature.name] = _stored(*values.as_feature(raw[feature.name], feature), feature)
 
     def find(self, keys: pa.Array) -> npt.NDArray[np.int64]:
         """Row of each key, -1 where the table has none."""
-        return np.asarray(self.index.get_indexer(pd.Index(keys.to_numpy(zero_copy_only=False))), np.int64)
+        codes, distinct = columnar.codes_of(pc.fill_null(keys, ""))
+        wanted = columnar.stable_hash(distinct)
+        found = np.full(len(distinct), -1, np.int64)
+        place = np.searchsorted(self._hashes, wanted)
+        for _ in range(self._most_alike):
+            rows = self._rows[np.minimum(place, len(self._rows) - 1)]
+            equal = pc.fill_null(pc.equal(self._keys.take(pa.array(rows)), distinct), False).to_numpy(zero_copy_only=False)
+            found[equal] = rows[equal]
+            place += 1
+        return np.where(pc.is_null(keys).to_numpy(zero_copy_only=False), -1, found[codes])
 
     def invalid(self, feature: Feature, rows: npt.NDArray[np.int64]) -> Mask:
         """Which of `rows` have no valid value of a feature: -1, or a value that was filled."""
-        missing = rows < 0
-        return self.columns[feature.name][1][np.where(missing, 0, rows)] | missing
+        mask = self._columns[feature.name][1]
+        return rows < 0 if mask is None else mask[rows]
 
     def column(self, feature: Feature, rows: npt.NDArray[np.int64]) -> pa.Array:
         """A feature's values at `rows`, filled where there is none."""
-        stored, missing = self.columns[feature.name][0], rows < 0
-        taken = stored.take(pa.array(np.where(missing, 0, rows)))
-        if not missing.any():
-            return taken
-        filler = pa.array([feature.filler if feature.width == 1 else [feature.filler] * feature.width], stored.type)
-        return pa.concat_arrays([taken, filler]).take(pa.array(np.where(missing, len(taken), np.arange(len(taken)))))
+        stored = self._columns[feature.name][0]
+        return stored.take(pa.array(np.where(rows < 0, len(stored) - 1, rows)))
+
+
+def _stored(array: pa.Array, invalid: Mask, feature: Feature) -> tuple[pa.Array, Mask | None]:
+    """A column with the filler behind its last row, where row -1 finds it; text as codes as narrow as they can be."""
+    filler = pa.array([feature.filler if feature.width == 1 else [feature.filler] * feature.width], array.type)
+    array = pa.concat_arrays([array, filler])
+    if pa.types.is_string(array.type):
+        encoded = array.dictionary_encode()
+        narrow = next(t for t in (pa.int8(), pa.int16(), pa.int32()) if len(encoded.dictionary) <= 2 ** (t.bit_width - 1))
+        array = pa.DictionaryArray.from_arrays(encoded.indices.cast(narrow), encoded.dictionary)
+    return array, np.append(invalid, True) if invalid.any() else None
 
 
 def load_tables(schema: Schema, sources: Mapping[str, Source]) -> Tables:

@@ -21,6 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 from limaml_beam import columnar, progress
 from limaml_beam.columnar import LABEL, TIME, Integers, key_column
 from limaml_beam.options import DAY_MS, TaskSettings
+from limaml_beam.shuffle import Shuffle
 from limaml_beam.split_summary import SplitSummary
 from limaml_beam.task_grouping import TRAIN, VALIDATION, segments
 from limaml_beam.task_writing import write_file
@@ -76,12 +77,12 @@ def moments_of(times: Integers, settings: TaskSettings) -> Integers:
 
 
 class _Deal(beam.DoFn):
-    """(home, block) -> ((history, partition), narrow rows that remember where they came from)."""
+    """(home, block) -> (history and partition, packed narrow rows that remember where they came from)."""
 
-    def __init__(self, schema: Schema, partitions: int) -> None:
-        self.schema, self.partitions = schema, partitions
+    def __init__(self, schema: Schema, partitions: int, shuffle: Shuffle) -> None:
+        self.schema, self.partitions, self.shuffle = schema, partitions, shuffle
 
-    def process(self, element: tuple[int, pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+    def process(self, element: tuple[int, pa.Table]) -> Iterator[tuple[int, bytes]]:
         home, block = element
         rows = pa.array(np.arange(block.num_rows, dtype=np.int32))
         homes = pa.array(np.full(block.num_rows, home, np.int32))
@@ -90,19 +91,19 @@ class _Deal(beam.DoFn):
             narrow = pa.table({**keys, TIME: block[TIME], LABEL: block[LABEL], _HOME: homes, _ROW: rows})
             hashes = columnar.stable_hash(columnar.join_keys(narrow, history.keys))
             for part, table in columnar.partition(narrow, hashes, self.partitions):
-                yield index * self.partitions + part, table
+                yield index * self.partitions + part, self.shuffle.pack(table)
 
 
 class _Compute(beam.DoFn):
-    """All rows of some keys -> (home, values by row), and the keys' values frozen at the cut as the tagged output ``online``."""
+    """All rows of some keys -> (home, packed values by row), and the keys' values frozen at the cut as the tagged output ``online``."""
 
-    def __init__(self, schema: Schema, settings: TaskSettings) -> None:
-        self.schema, self.settings = schema, settings
+    def __init__(self, schema: Schema, settings: TaskSettings, shuffle: Shuffle) -> None:
+        self.schema, self.settings, self.shuffle = schema, settings, shuffle
 
-    def process(self, element: tuple[int, Iterable[pa.Table]], summary: SplitSummary) -> Iterator[Any]:
+    def process(self, element: tuple[int, Iterable[bytes]], summary: SplitSummary) -> Iterator[Any]:
         number, part = divmod(element[0], self.settings.partitions)
         history, prior = self.schema.history[number], summary.label_mean(TRAIN)
-        table = pa.concat_tables(list(element[1])).combine_chunks()
+        table = pa.concat_tables(list(map(self.shuffle.unpack, element[1]))).combine_chunks()
         progress.advance("history features", table.num_rows)
         codes, _ = columnar.codes_of(columnar.join_keys(table, history.keys))
         times = columnar.to_numpy(table[TIME])
@@ -111,7 +112,7 @@ class _Compute(beam.DoFn):
         values = known.as_of(codes, moments_of(times, self.settings), prior, history.smoothing)
         named = _named(history, values) | {_HOME: table[_HOME], _ROW: table[_ROW]}
         for home, rows in columnar.partition(pa.table(named), columnar.to_numpy(table[_HOME]).astype(np.uint64), self.settings.partitions):
-            yield home, rows.drop_columns([_HOME])
+            yield home, self.shuffle.pack(rows.drop_columns([_HOME]))
 
         first = np.unique(codes, return_index=True)[1]
         cut = np.full(len(first), self.settings.test_start)
@@ -131,12 +132,15 @@ def _named(history: History, values: tuple[Any, ...]) -> dict[str, pa.Array]:
 
 
 class _Join(beam.DoFn):
-    """(home, its block and all its values) -> the block with the history features."""
+    """(home, its packed block and all its packed values) -> the block with the history features."""
 
-    def process(self, element: tuple[int, dict[str, Iterable[pa.Table]]]) -> Iterator[pa.Table]:
-        (block,) = element[1]["blocks"]
+    def __init__(self, shuffle: Shuffle) -> None:
+        self.shuffle = shuffle
+
+    def process(self, element: tuple[int, dict[str, Iterable[bytes]]]) -> Iterator[pa.Table]:
+        (block,) = map(self.shuffle.unpack, element[1]["blocks"])
         columns: dict[str, npt.NDArray[np.float32]] = {}
-        for values in element[1]["values"]:
+        for values in map(self.shuffle.unpack, element[1]["values"]):
             rows = columnar.to_numpy(values[_ROW])
             for name in values.column_names:
                 if name != _ROW:
@@ -162,24 +166,27 @@ class AddHistory(beam.PTransform):
     their values back by row number.
     """
 
-    def __init__(self, schema: Schema, settings: TaskSettings, summary: Any) -> None:
+    def __init__(self, schema: Schema, settings: TaskSettings, summary: Any, shuffle: Shuffle) -> None:
         super().__init__()
-        self.schema, self.settings, self.summary = schema, settings, summary
+        self.schema, self.settings, self.summary, self.shuffle = schema, settings, summary, shuffle
 
     def expand(self, homes: beam.PCollection) -> dict[str, Any]:
         """Deals by key, computes, joins back."""
         computed = (
             homes
-            | "deal by key" >> beam.ParDo(_Deal(self.schema, self.settings.partitions)).with_output_types(tuple[int, pa.Table])
+            | "deal by key" >> beam.ParDo(_Deal(self.schema, self.settings.partitions, self.shuffle)).with_output_types(tuple[int, bytes])
             | "same key together" >> beam.GroupByKey()
             | "compute"
-            >> beam.ParDo(_Compute(self.schema, self.settings), beam.pvalue.AsSingleton(self.summary))
+            >> beam.ParDo(_Compute(self.schema, self.settings, self.shuffle), beam.pvalue.AsSingleton(self.summary))
             .with_outputs(ONLINE, main="values")
-            .with_output_types(tuple[int, pa.Table])
+            .with_output_types(tuple[int, bytes])
+        )
+        packed = homes | "pack rows" >> beam.MapTuple(lambda home, block: (home, self.shuffle.pack(block))).with_output_types(
+            tuple[int, bytes]
         )
         blocks = (
-            {"blocks": homes, "values": computed.values}
+            {"blocks": packed, "values": computed.values}
             | "back to the rows" >> beam.CoGroupByKey()
-            | "join" >> beam.ParDo(_Join()).with_output_types(pa.Table)
+            | "join" >> beam.ParDo(_Join(self.shuffle)).with_output_types(pa.Table)
         )
         return {"blocks": blocks, ONLINE: computed[ONLINE]}

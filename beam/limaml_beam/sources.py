@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
+import itertools
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 
 import apache_beam as beam
 import google_crc32c
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -211,8 +214,25 @@ def read_records(path: str) -> Iterator[bytes]:
 
 def frame_record(record: bytes) -> bytes:
     """One record as it lies in a TFRecord file: length, checksum, bytes, checksum."""
-    size = struct.pack("<Q", len(record))
-    return b"".join((size, masked_checksum(size), record, masked_checksum(record)))
+    return b"".join((_size_field(len(record)), record, masked_checksum(record)))
+
+
+def frame_records(records: pa.LargeBinaryArray) -> bytes:
+    """`frame_record` of many records, one after another."""
+    _, offsets, content = records.buffers()
+    body = content.to_pybytes() if content else b""
+    edges = np.frombuffer(offsets, np.int64, len(records) + 1).tolist()
+    parts: list[bytes] = []
+    for start, stop in itertools.pairwise(edges):
+        record = body[start:stop]
+        parts += (_size_field(stop - start), record, masked_checksum(record))
+    return b"".join(parts)
+
+
+@functools.lru_cache(maxsize=2**16)
+def _size_field(size: int) -> bytes:
+    packed = struct.pack("<Q", size)
+    return packed + masked_checksum(packed)
 
 
 def masked_checksum(data: bytes) -> bytes:

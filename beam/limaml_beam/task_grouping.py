@@ -1,4 +1,8 @@
-"""Groups rows into tasks and keeps the most recent of each, without ever holding a heavy task whole."""
+"""Groups rows into tasks and keeps the most recent of each, without ever holding a heavy task whole.
+
+Rows of a shard are combined twice: in each block before the shuffle, and block by block behind it. Beam's own lifting of a
+combiner would gather the rows of 1,000 shards in every worker's memory and save nothing more.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from limaml_beam import columnar
-from limaml_beam.columnar import ORDER, TASK, TIME, Integers, TableCoder
+from limaml_beam.columnar import ORDER, TASK, TIME, Integers
 from limaml_beam.options import TaskSettings
+from limaml_beam.shuffle import Shuffle
 from tfrec_limaml.schema import Schema
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-_SLACK_ROWS = 50_000  # rows that an accumulator gathers before it is trimmed again
+_SLACK_ROWS = 50_000  # rows that are gathered before they are trimmed again
 
 
 def segments(times: npt.NDArray[np.int64], settings: TaskSettings) -> Integers:
@@ -42,77 +47,60 @@ def latest(table: pa.Table, settings: TaskSettings) -> pa.Table:
     return table.take(pa.array(order[from_end <= cap]))
 
 
-class _TablesCoder(beam.coders.Coder):
-    """An accumulator of `LatestPerTask` as one table (empty bytes for none)."""
-
-    def encode(self, value: list[pa.Table]) -> bytes:
-        return TableCoder().encode(pa.concat_tables(value)) if value else b""
-
-    def decode(self, encoded: bytes) -> list[pa.Table]:
-        return [TableCoder().decode(encoded)] if encoded else []
-
-
-class LatestPerTask(beam.CombineFn):
-    """Combines blocks of one shard; an accumulator holds at most the rows to keep plus a fixed slack."""
-
-    def __init__(self, settings: TaskSettings) -> None:
-        self.settings = settings
-
-    def create_accumulator(self) -> list[pa.Table]:
-        """No rows."""
-        return []
-
-    def add_input(self, accumulator: list[pa.Table], block: pa.Table) -> list[pa.Table]:
-        """Adds a block."""
-        return self._trim([*accumulator, block])
-
-    def merge_accumulators(self, accumulators: Iterable[list[pa.Table]]) -> list[pa.Table]:
-        """Adds accumulators up, one at a time."""
-        merged: list[pa.Table] = []
-        for accumulator in accumulators:
-            merged = self._trim([*merged, *accumulator])
-        return merged
-
-    def compact(self, accumulator: list[pa.Table]) -> list[pa.Table]:
-        """Trims before the accumulator travels."""
-        return [latest(pa.concat_tables(accumulator), self.settings)] if accumulator else []
-
-    def extract_output(self, accumulator: list[pa.Table]) -> pa.Table:
-        """The rows to keep, sorted by task and time."""
-        return latest(pa.concat_tables(accumulator), self.settings)
-
-    def get_accumulator_coder(self) -> beam.coders.Coder:
-        """Tables, not pickles."""
-        return _TablesCoder()
-
-    def _trim(self, tables: list[pa.Table]) -> list[pa.Table]:
+def latest_of(blocks: Iterable[pa.Table], settings: TaskSettings) -> pa.Table:
+    """`latest` of many blocks, one after another; holds the rows to keep and at most as many again, or a fixed slack."""
+    kept: list[pa.Table] = []
+    for block in blocks:
+        kept.append(block)
         # The first table is what the last trimming left; later ones came since. Trimming when they outgrow it keeps the
         # total work proportional to the rows.
-        gathered = sum(t.num_rows for t in tables[1:])
-        if gathered > max(_SLACK_ROWS, tables[0].num_rows if tables else 0):
-            return [latest(pa.concat_tables(tables), self.settings)]
-        return tables
+        if sum(t.num_rows for t in kept[1:]) > max(_SLACK_ROWS, kept[0].num_rows):
+            kept = [latest(pa.concat_tables(kept), settings)]
+    return latest(pa.concat_tables(kept), settings)
 
 
-def deal(block: pa.Table, schema: Schema, definition: str, shards: int) -> Iterator[tuple[int, pa.Table]]:
-    """Adds the task key and splits a block by the shard that the task belongs to."""
-    keyed = block.append_column(TASK, columnar.join_keys(block, schema.task_columns(definition)))
-    needed = {columnar.key_column(name) for name in schema.tables.values()}  # for the join in the writer
-    keyed = keyed.drop_columns([n for n in keyed.column_names if n.startswith(columnar.key_column("")) and n not in needed])
-    yield from columnar.partition(keyed, columnar.stable_hash(keyed[TASK]), shards)
+class Deal(beam.DoFn):
+    """Blocks -> (shard that a task belongs to, packed rows with their task key)."""
+
+    def __init__(self, schema: Schema, settings: TaskSettings, definition: str, shuffle: Shuffle) -> None:
+        self.columns, self.settings, self.shuffle = schema.task_columns(definition), settings, shuffle
+        self.needed = {columnar.key_column(name) for name in schema.tables.values()}  # for the join in the writer
+
+    def process(self, block: pa.Table) -> Iterator[tuple[int, bytes]]:
+        """Drops what the block alone shows to be too old, and splits the rest by shard."""
+        keyed = block.append_column(TASK, columnar.join_keys(block, self.columns))
+        keys = [n for n in keyed.column_names if n.startswith(columnar.key_column("")) and n not in self.needed]
+        keyed = keyed.drop_columns(keys)
+        codes, _ = columnar.codes_of(keyed[TASK])
+        if len(codes) and np.bincount(codes).max() > self.settings.max_samples:
+            keyed = latest(keyed, self.settings)
+        for shard, rows in columnar.partition(keyed, columnar.stable_hash(keyed[TASK]), self.settings.shards):
+            yield shard, self.shuffle.pack(rows)
+
+
+class KeepLatest(beam.DoFn):
+    """(shard, packed blocks) -> (shard, table of the rows to keep, sorted by task and time)."""
+
+    def __init__(self, settings: TaskSettings, shuffle: Shuffle) -> None:
+        self.settings, self.shuffle = settings, shuffle
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, pa.Table]]:
+        """Takes one block after another."""
+        yield element[0], latest_of(map(self.shuffle.unpack, element[1]), self.settings)
 
 
 class GroupTasks(beam.PTransform):
     """Blocks -> (shard, table of the rows to keep, sorted by task and time) for one task definition."""
 
-    def __init__(self, schema: Schema, settings: TaskSettings, definition: str) -> None:
+    def __init__(self, schema: Schema, settings: TaskSettings, definition: str, shuffle: Shuffle) -> None:
         super().__init__()
-        self.schema, self.settings, self.definition = schema, settings, definition
+        self.schema, self.settings, self.definition, self.shuffle = schema, settings, definition, shuffle
 
     def expand(self, blocks: beam.PCollection) -> beam.PCollection:
-        """Deals rows to shards, then combines."""
+        """Deals rows to shards, then keeps the latest of each task."""
         return (
             blocks
-            | "deal" >> beam.FlatMap(deal, self.schema, self.definition, self.settings.shards).with_output_types(tuple[int, pa.Table])
-            | "keep latest" >> beam.CombinePerKey(LatestPerTask(self.settings)).with_output_types(tuple[int, pa.Table])
+            | "deal" >> beam.ParDo(Deal(self.schema, self.settings, self.definition, self.shuffle)).with_output_types(tuple[int, bytes])
+            | "same shard together" >> beam.GroupByKey()
+            | "keep latest" >> beam.ParDo(KeepLatest(self.settings, self.shuffle)).with_output_types(tuple[int, pa.Table])
         )

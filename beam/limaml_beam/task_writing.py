@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
+import dataclasses
 import uuid
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -16,15 +17,16 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 
 from limaml_beam import columnar, progress
-from limaml_beam.columnar import LABEL, TASK, TIME, WEIGHT
+from limaml_beam.columnar import LABEL, TASK, TIME, WEIGHT, Integers
 from limaml_beam.feature_tables import join, load_tables
 from limaml_beam.options import TaskSettings
-from limaml_beam.sources import Source, frame_record
+from limaml_beam.sources import Source, frame_records
 from limaml_beam.task_grouping import segments
 from tfrec_limaml import records
 from tfrec_limaml.schema import Schema
 
-Spans = Iterator[tuple[str, str, int, int, int]]
+_ROWS = 32_768  # rows that are encoded at a time: a shard never lies in memory as records
+_COMPRESSION = 1
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:
@@ -32,32 +34,70 @@ def shard_name(split: str, shard: int, shards: int) -> str:
     return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord.gz"
 
 
-def spans(table: pa.Table, settings: TaskSettings) -> Spans:
-    """(split, task key, start, stop, query_start) of every record that a sorted table holds.
+@dataclasses.dataclass(frozen=True)
+class Spans:
+    """Where the records of one split lie in a sorted table; all ``[records]``.
+
+    Attributes:
+        keys: Task keys.
+        starts, stops: Rows, ascending and without overlap.
+        query_starts: Index of the first query row within the record, or -1.
+    """
+
+    keys: pa.Array
+    starts: Integers
+    stops: Integers
+    query_starts: Integers
+
+    def sizes(self) -> Integers:
+        """Support and query rows of each record ``[records, 2]``."""
+        counts = self.stops - self.starts
+        support = np.where(self.query_starts >= 0, self.query_starts, counts)
+        return np.stack([support, counts - support], axis=1)
+
+
+def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
+    """The records that a sorted table holds, by split.
 
     A support set ends before the split's start, whatever lies behind it: the cut is by date, never by count.
     """
     codes, keys = columnar.codes_of(table[TASK])
     times = columnar.to_numpy(table[TIME])
-    segment = segments(times, settings)
-    names = keys.to_pylist()
-    first = np.searchsorted(codes, np.arange(len(names)))
-    last = np.append(first[1:], len(codes))
-    # Codes follow the rows' order, so that both searches below run over sorted numbers.
-    cuts = np.searchsorted(codes * 3 + segment, (np.arange(len(names)) * 3)[:, None] + [1, 2])
-    for name, start, stop, (validation, test) in zip(names, first.tolist(), last.tolist(), cuts.tolist(), strict=True):
-        train = max(start + int(np.searchsorted(times[start:validation], settings.support_start)), validation - settings.max_samples)
-        recent = max(start + int(np.searchsorted(times[start:test], settings.recent_start)), test - settings.max_samples)
-        if test > recent:
-            yield "recent", name, recent, test, -1
-        if settings.recent_only:
-            continue
-        if validation > train:
-            yield "train", name, train, validation, -1
-        if test > validation:
-            yield "validation", name, train, test, validation - train
-        if stop > test:
-            yield "test", name, recent, stop, test - recent
+    tasks = np.arange(len(keys))
+    first = np.searchsorted(codes, tasks)
+    stop = np.append(first[1:], len(codes))
+    # Codes follow the rows' order, so that the search below runs over sorted numbers.
+    validation, test = np.searchsorted(codes * 3 + segments(times, settings), (tasks * 3)[:, None] + [1, 2]).T
+
+    def support_from(cut: Integers, earliest: int) -> Integers:
+        too_early = np.concatenate([[0], np.cumsum(times < earliest)])
+        return np.maximum(first + too_early[cut] - too_early[first], cut - settings.max_samples)
+
+    train, recent = support_from(validation, settings.support_start), support_from(test, settings.recent_start)
+    uncut = np.full(len(tasks), -1)
+    limits = {
+        "train": (train, validation, train, uncut),
+        "validation": (validation, test, train, validation - train),
+        "test": (test, stop, recent, test - recent),
+        "recent": (recent, test, recent, uncut),
+    }
+    found = {}
+    for split in splits(settings):
+        needed_from, end, start, query_start = limits[split]
+        kept = np.flatnonzero(end > needed_from)
+        found[split] = Spans(keys.take(pa.array(kept)), start[kept], end[kept], query_start[kept])
+    return found
+
+
+def whole_tasks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+    """Slices of a sorted table, of at least `rows` rows but the last, that end where a task ends."""
+    codes, _ = columnar.codes_of(table[TASK])
+    start = 0
+    while start < len(codes):
+        last = min(start + rows, len(codes)) - 1
+        stop = int(np.searchsorted(codes, codes[last], side="right"))
+        yield table.slice(start, stop - start)
+        start = stop
 
 
 def encoder(schema: Schema, table: pa.Table) -> records.TaskEncoder:
@@ -67,7 +107,7 @@ def encoder(schema: Schema, table: pa.Table) -> records.TaskEncoder:
     named |= {records.LABEL: table[LABEL], records.TIMESTAMP: table[TIME]}
     if schema.weight is not None:
         named[records.WEIGHT] = table[WEIGHT]
-    return records.TaskEncoder(schema, {name: _values(column) for name, column in named.items()})
+    return records.TaskEncoder(schema, named)
 
 
 class WriteShard(beam.DoFn):
@@ -81,23 +121,27 @@ class WriteShard(beam.DoFn):
         """Loads the feature tables."""
         self.tables = load_tables(self.schema, self.sources)
 
-    def process(self, element: tuple[int, pa.Table]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Encodes and writes every split of the shard."""
+    def process(self, element: tuple[int, pa.Table]) -> Iterator[tuple[str, dict[str, Integers]]]:
+        """Encodes and writes every split of the shard; yields how often each (support rows, query rows) occurs ``[sizes, 3]``."""
         shard, table = element
-        table = table.combine_chunks()
-        progress.advance(f"writing {self.definition}", table.num_rows)
-        encode = encoder(self.schema, join(self.schema, self.tables, table)).encode
-        framed: dict[str, list[bytes]] = {split: [] for split in splits(self.settings)}
-        sizes: dict[str, list[tuple[int, int]]] = {split: [] for split in framed}
-        for split, key, start, stop, query_start in spans(table, self.settings):
-            framed[split].append(frame_record(encode(key, start, stop, query_start)))
-            support = query_start if query_start >= 0 else stop - start
-            sizes[split].append((support, stop - start - support))
-        for split, parts in framed.items():
-            name = shard_name(split, shard, self.settings.shards)
-            write_file(FileSystems.join(self.directory, self.definition, name), gzip.compress(b"".join(parts), compresslevel=3, mtime=0))
-            Metrics.counter("build_tasks", f"tasks:{self.definition}:{split}").inc(len(parts))
-        yield self.definition, {split: np.array(pairs, np.int64).reshape(-1, 2) for split, pairs in sizes.items()}
+        sizes: dict[str, list[Integers]] = {split: [np.empty((0, 2), np.int64)] for split in splits(self.settings)}
+        with contextlib.ExitStack() as stack:
+            files = {split: stack.enter_context(_compressed(self._path(split, shard))) for split in sizes}
+            for part in whole_tasks(table, _ROWS):
+                progress.advance(f"writing {self.definition}", part.num_rows)
+                encode = encoder(self.schema, join(self.schema, self.tables, part)).encode_tasks
+                for split, found in spans(part, self.settings).items():
+                    files[split](frame_records(encode(found.keys, found.starts, found.stops, found.query_starts)))
+                    sizes[split].append(found.sizes())
+        counted = {}
+        for split, pairs in sizes.items():
+            distinct, counts = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
+            Metrics.counter("build_tasks", f"tasks:{self.definition}:{split}").inc(int(counts.sum()))
+            counted[split] = np.concatenate([distinct, counts[:, None]], axis=1)
+        yield self.definition, counted
+
+    def _path(self, split: str, shard: int) -> str:
+        return str(FileSystems.join(self.directory, self.definition, shard_name(split, shard, self.settings.shards)))
 
 
 def splits(settings: TaskSettings) -> tuple[str, ...]:
@@ -105,24 +149,34 @@ def splits(settings: TaskSettings) -> tuple[str, ...]:
     return ("recent",) if settings.recent_only else records.SPLITS
 
 
-def write_file(path: str, content: bytes) -> None:
-    """Writes a file under a name of its own, then renames it: a retried or doubled bundle leaves one whole file."""
+@contextlib.contextmanager
+def _compressed(path: str) -> Iterator[Callable[[bytes], None]]:
+    """A function that appends to a gzip file; the file holds no time, so that equal records give equal bytes."""
+    squeeze = zlib.compressobj(_COMPRESSION, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    with written_aside(path) as file:
+        yield lambda content: file.write(squeeze.compress(content))
+        file.write(squeeze.flush())
+
+
+@contextlib.contextmanager
+def written_aside(path: str) -> Iterator[Any]:
+    """A file under a name of its own, renamed at the end: a retried or doubled bundle leaves one whole file."""
     parent = path.rsplit("/", 1)[0]
     if not FileSystems.exists(parent):
         with contextlib.suppress(BeamIOError, OSError):  # another worker made it first
             FileSystems.mkdirs(parent)
     aside = f"{path}.{uuid.uuid4().hex}"
-    with FileSystems.create(aside, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
-        handle.write(content)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(FileSystems.delete, [aside])
+        with FileSystems.create(aside, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
+            yield handle
+        on_failure.pop_all()
     if FileSystems.exists(path):
         FileSystems.delete([path])
     FileSystems.rename([aside], [path])
 
 
-def _values(column: pa.ChunkedArray) -> Any:
-    if pa.types.is_string(column.type):
-        return column.to_pylist()
-    if pa.types.is_fixed_size_list(column.type):
-        array = column.combine_chunks()
-        return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
-    return columnar.to_numpy(column)
+def write_file(path: str, content: bytes) -> None:
+    """Writes a file as `written_aside` does."""
+    with written_aside(path) as handle:
+        handle.write(content)

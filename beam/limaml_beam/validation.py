@@ -16,6 +16,7 @@ from limaml_beam import columnar, progress, values
 from limaml_beam.columnar import LABEL, ORDER, TIME, WEIGHT, Mask, key_column
 from limaml_beam.feature_tables import Tables, load_tables, owner
 from limaml_beam.options import TaskSettings
+from limaml_beam.shuffle import Shuffle
 from limaml_beam.sources import Part, Source, read_tables
 from tfrec_limaml.schema import Schema
 
@@ -91,7 +92,8 @@ def validate(
     columns: dict[str, pa.Array] = {}
 
     def reject(mask: Mask, reason: str) -> None:
-        reasons[mask & (reasons == "")] = reason
+        if mask.any():  # comparing objects is slow
+            reasons[mask & (reasons == "")] = reason
 
     times, bad = values.as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
     reject(bad, "invalid_timestamp")
@@ -136,11 +138,14 @@ def validate(
 
 
 class DropDuplicates(beam.DoFn):
-    """(partition, blocks) -> (partition, one block of distinct rows); every copy of a row lies in the same partition."""
+    """(partition, packed blocks) -> (partition, one block of distinct rows); every copy of a row lies in the same partition."""
 
-    def process(self, element: tuple[int, Iterable[pa.Table]]) -> Iterator[tuple[int, pa.Table] | beam.pvalue.TaggedOutput]:
+    def __init__(self, shuffle: Shuffle) -> None:
+        self.shuffle = shuffle
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, pa.Table] | beam.pvalue.TaggedOutput]:
         """Concatenates, sorts by content and drops repeats."""
-        table = pa.concat_tables(list(element[1]))
+        table = pa.concat_tables(list(map(self.shuffle.unpack, element[1])))
         times, order = columnar.to_numpy(table[TIME]), columnar.to_numpy(table[ORDER])
         ranking = np.lexsort((times, order))
         repeat = np.zeros(len(ranking), bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import multiprocessing
 from collections import defaultdict
 
 import numpy as np
@@ -10,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limaml_beam import task_grouping
 from limaml_beam.columnar import ORDER, TASK, TIME, TableCoder
 from limaml_beam.options import TaskSettings
-from limaml_beam.task_grouping import LatestPerTask, latest
-from limaml_beam.task_writing import spans
+from limaml_beam.shuffle import Shuffle
+from limaml_beam.task_grouping import Deal, latest, latest_of
+from limaml_beam.task_writing import spans, whole_tasks
 from tfrec_limaml.errors import LimamlError
 
 VALIDATION, TEST = 100, 200
@@ -40,7 +44,12 @@ def test_no_record_has_a_support_row_from_its_own_split_or_later_nor_a_query_row
     table = latest(block(*zip(*drawn, strict=True)), how)
     times, tasks = table[TIME].to_pylist(), table[TASK].to_pylist()
     seen = set()
-    for split, task, start, stop, query_start in spans(table, how):
+    found = [
+        (split, *record)
+        for split, s in spans(table, how).items()
+        for record in zip(s.keys.to_pylist(), s.starts.tolist(), s.stops.tolist(), s.query_starts.tolist(), strict=True)
+    ]
+    for split, task, start, stop, query_start in found:
         assert (split, task) not in seen
         seen.add((split, task))
         assert set(tasks[start:stop]) == {task}
@@ -63,35 +72,57 @@ def test_no_record_has_a_support_row_from_its_own_split_or_later_nor_a_query_row
 
 
 @settings(deadline=None, max_examples=100)
-@given(rows, st.randoms(use_true_random=False))
-def test_the_combiner_keeps_the_same_rows_however_they_are_split_into_bundles(drawn, random):
+@given(rows, st.randoms(use_true_random=False), st.integers(1, 9))
+def test_the_same_rows_are_kept_however_they_are_split_into_blocks(drawn, random, size):
     table = block(*zip(*drawn, strict=True))
-    combine = LatestPerTask(make())
     order = list(range(len(drawn)))
     random.shuffle(order)
-    accumulators = []
-    for start in range(0, len(order), 7):
-        piece = table.take(pa.array(order[start : start + 7]))
-        accumulator = combine.add_input(combine.create_accumulator(), piece.slice(0, 3))
-        accumulators.append(combine.compact(combine.add_input(accumulator, piece.slice(3))))
-    coder = combine.get_accumulator_coder()
-    merged = combine.merge_accumulators([coder.decode(coder.encode(a)) for a in [*accumulators, combine.create_accumulator()]])
-    assert combine.extract_output(merged).equals(latest(table, make()))
+    blocks = [table.take(pa.array(order[start : start + size])) for start in range(0, len(order), size)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task_grouping, "_SLACK_ROWS", 5)
+        assert latest_of(blocks, make()).equals(latest(table, make()))
+        assert latest_of([latest(piece, make()) for piece in blocks], make()).equals(latest(table, make()))
 
 
-def test_a_task_of_100_000_rows_never_lies_whole_in_an_accumulator():
+def test_a_task_of_100_000_rows_never_lies_whole_in_memory(monkeypatch):
     how = make(max_samples=50, max_query=60)
-    combine = LatestPerTask(how)
-    accumulator, most = combine.create_accumulator(), 0
-    draw = np.random.default_rng(0)
-    times = draw.permutation(100_000).astype(np.int64) - 100_000  # all before the cut
-    for start in range(0, len(times), 1000):
-        accumulator = combine.add_input(accumulator, block(["heavy"] * 1000, times[start : start + 1000]))
-        most = max(most, sum(t.num_rows for t in accumulator))
-    assert most <= 52_000
-    kept = combine.extract_output(accumulator)[TIME].to_pylist()
-    assert kept == list(range(-50, 0))
-    assert sum(t.num_rows for t in combine.compact(accumulator)) == 50
+    most = []
+    whole = latest
+    monkeypatch.setattr(task_grouping, "latest", lambda table, settings: most.append(table.num_rows) or whole(table, settings))
+    times = np.random.default_rng(0).permutation(100_000).astype(np.int64) - 100_000  # all before the cut
+    blocks = (block(["heavy"] * 1000, times[start : start + 1000]) for start in range(0, len(times), 1000))
+    assert latest_of(blocks, how)[TIME].to_pylist() == list(range(-50, 0))
+    assert max(most) <= 52_000
+
+
+def test_a_heavy_task_is_cut_down_before_it_is_shuffled(shop_schema):
+    rows = block(["x"] * 500, range(500)).rename_columns(["__key:member", TIME, ORDER])
+    how = make(max_samples=3, max_query=4)
+    packed = dict(Deal(shop_schema, how, "member", Shuffle()).process(rows))
+    (kept,) = (Shuffle().unpack(value)[TIME].to_pylist() for value in packed.values())
+    assert kept == [*range(97, 100), *range(196, 200), *range(496, 500)]
+
+
+@settings(deadline=None, max_examples=50)
+@given(rows, st.integers(1, 20))
+def test_slices_of_whole_tasks_add_up_and_split_no_task(drawn, size):
+    table = latest(block(*zip(*drawn, strict=True)), make())
+    slices = list(whole_tasks(table, size))
+    assert pa.concat_tables(slices).equals(table)
+    tasks = [set(piece[TASK].to_pylist()) for piece in slices]
+    assert sum(map(len, tasks)) == len(set.union(*tasks))
+    assert all(piece.num_rows >= size for piece in slices[:-1])
+
+
+@pytest.mark.parametrize("scratch", [None, "scratch"])
+def test_packed_tables_come_back_from_any_process_whole(tmp_path, scratch):
+    shuffle = Shuffle(scratch and str(tmp_path / scratch))
+    tables = [block(["ä"] * n, range(n)) for n in (3, 0, 5)]
+    packed = [shuffle.pack(table) for table in tables]
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert list(pool.map(shuffle.unpack, packed)) == tables
+    assert all(isinstance(one, bytes) for one in packed)
+    assert bool(scratch) == (max(map(len, packed)) < 100)
 
 
 def test_tables_survive_the_coder_with_vectors_and_text():

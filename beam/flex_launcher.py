@@ -1,4 +1,8 @@
-"""Entry point of the Dataflow flex template: a template has named parameters only, the command takes TASKS by its place."""
+"""Entry point of the Dataflow flex template.
+
+A template has named parameters only, the command takes TASKS by its place. And a template's launcher is told to write the job down
+(``--template_location``), not to submit it: it cannot wait, so that checks and publication are left to `limaml embed --finish`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ def arguments_of(argv: Sequence[str]) -> list[str]:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--tasks", required=True)
     known, rest = parser.parse_known_args(argv)
-    return [known.tasks, "--no_save_main_session", *rest]
+    return [known.tasks, "--launch-only", "--no_save_main_session", *rest]
 
 
 if __name__ == "__main__":

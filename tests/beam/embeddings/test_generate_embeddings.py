@@ -167,3 +167,18 @@ def test_two_worker_processes_write_what_one_writes(job, write_tasks, encode, tm
 def test_settings_out_of_range_are_named(job, field, value):
     with pytest.raises(LimamlError, match=f"{field} must.*received {value}"):
         dataclasses.replace(job, **{field: value})
+
+
+def test_a_damaged_previous_output_is_named_in_one_line(job, write_tasks, encode, tmp_path):
+    write_tasks([encode(f"u{n}", [n]) for n in range(50)])
+    generate(job)
+    file = tables.embedding_files(job.output)[0]
+    group = pq.read_metadata(file).row_group(0)
+    (column,) = (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "record_digest")
+    damaged = bytearray(Path(file).read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    damaged[start : start + 20] = bytes(20)
+    Path(file).write_bytes(damaged)
+    with pytest.raises(LimamlError, match=r"^cannot read .*embeddings-\S+\.parquet: ") as raised:
+        generate(dataclasses.replace(job, output=f"{tmp_path}/next", previous=job.output))
+    assert "while running" not in str(raised.value)

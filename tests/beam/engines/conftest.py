@@ -1,6 +1,9 @@
 """A small real model, exported, and tasks for it."""
 
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,3 +83,16 @@ def tasks(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
 @pytest.fixture
 def job(tmp_path: Path, tasks: Path, adapter: Path) -> EmbeddingJob:
     return EmbeddingJob(tasks=str(tasks), adapter=str(adapter), output=str(tmp_path / "direct"), generation="g1", intra_op_threads=1)
+
+
+@pytest.fixture
+def load_deployed(checkout: Path) -> Callable[[str], Any]:
+    """Loads a script of the deployment folder as a module."""
+
+    def module(name: str) -> Any:
+        spec = importlib.util.spec_from_file_location(Path(name).stem, checkout / "beam" / name)
+        loaded = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+        return loaded
+
+    return module

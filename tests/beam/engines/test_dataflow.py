@@ -2,10 +2,12 @@
 
 import base64
 import bz2
+import contextlib
 import dataclasses
 import json
 import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,9 +20,9 @@ from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationC
 
 from limaml_beam import build_tasks
 from limaml_beam import embedding_tables as tables
-from limaml_beam.generate_embeddings import EmbeddingJob, GenerateEmbeddings
+from limaml_beam.artefacts import read_manifest
+from limaml_beam.generate_embeddings import EmbeddingJob, GenerateEmbeddings, main, write_results
 from limaml_beam.options import TaskSettings, cut_dates
-from tfrec_limaml.manifest import Manifest
 
 IMAGE = "europe-docker.pkg.dev/project/limaml/worker:0.1.0"
 MOST_PICKLED_BYTES = 200_000
@@ -57,8 +59,8 @@ def stage(folder: Path, name: str, stream: IO[bytes]) -> None:
     (folder / name).write_bytes(stream.read())
 
 
-def write_template(folder: Path, source: Path, construct: Any) -> Template:
-    flags = [
+def flags_for(folder: Path, source: Path) -> list[str]:
+    return [
         *(source / "beam" / "dataflow.flags").read_text().split(),
         "--project=project",
         "--region=europe-west1",
@@ -70,12 +72,22 @@ def write_template(folder: Path, source: Path, construct: Any) -> Template:
         f"--sdk_container_image={IMAGE}",
         "--setup_file=./setup.py",
     ]
+
+
+@contextlib.contextmanager
+def without_a_network(folder: Path, source: Path) -> Iterator[None]:
+    """What would be uploaded goes to a folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(source)
         # The one question about the bucket that is asked before there is a job.
         patch.setattr(GoogleCloudOptions, "_warn_if_soft_delete_policy_enabled", lambda *_: None)
         patch.setattr(DataflowApplicationClient, "stage_file", lambda _, __, name, stream, *___: stage(folder, name, stream))
-        pipeline = beam.Pipeline(options=PipelineOptions(flags))
+        yield
+
+
+def write_template(folder: Path, source: Path, construct: Any) -> Template:
+    with without_a_network(folder, source):
+        pipeline = beam.Pipeline(options=PipelineOptions(flags_for(folder, source)))
         construct(pipeline)
         pipeline.run()
     graph = beam_runner_api_pb2.Pipeline.FromString((folder / "pipeline.pb").read_bytes())
@@ -89,12 +101,12 @@ def embedding_template(tmp_path_factory, source, adapter) -> Template:
     previous = folder / "previous"
     previous.mkdir()
     (previous / f"{tables.EMBEDDINGS_PREFIX}-00000-of-00001.parquet").touch()
-    job = EmbeddingJob(tasks=folder, adapter=adapter, output=folder, generation="g", previous=previous)
+    job = EmbeddingJob(tasks="gs://bucket/tasks", adapter=str(adapter), output="gs://bucket/out", generation="g", previous=str(previous))
 
     def construct(pipeline: beam.Pipeline) -> None:
-        found = pipeline | beam.Create(["a", "b"]) | GenerateEmbeddings(job, Manifest.read(adapter))
-        for name, schema in (("embeddings", tables.EMBEDDINGS_SCHEMA), ("dead_letters", tables.DEAD_LETTERS_SCHEMA)):
-            found[name] | name >> beam.io.WriteToParquetBatched(f"gs://bucket/{name}", schema)
+        paths = ["gs://bucket/tasks/user/recent-00000-of-00001.tfrecord.gz"]
+        found = pipeline | beam.Create(paths) | GenerateEmbeddings(job, read_manifest(job.adapter))
+        write_results(found, "gs://bucket/out.launched")
 
     return write_template(folder, source, construct)
 
@@ -158,3 +170,25 @@ def test_workers_are_told_where_the_adapter_lies_and_not_given_it(embedding_temp
     pickled = bz2.decompress(base64.b64decode(beam_runner_api_pb2.ParDoPayload.FromString(step.spec.payload).do_fn.payload))
     assert str(adapter).encode() in pickled
     assert len(pickled) < MOST_PICKLED_BYTES
+
+
+def test_the_counts_are_written_when_all_else_is(embedding_template):
+    """Where the counts lie, a launched job is done: their step waits for the names of all written files."""
+    steps = {transform.unique_name: transform for transform in embedding_template.graph.components.transforms.values()}
+    (write,) = (step for name, step in steps.items() if name.endswith("WriteCounts/Write"))
+    assert len([name for name in write.inputs if name.startswith("python_side_input")]) == 2
+
+
+def test_the_flex_templates_launcher_writes_the_job_down_and_returns(tmp_path, source, adapter, tasks, load_deployed, capsys):
+    output = tmp_path / "out"
+    parameters = [f"--tasks={tasks}", f"--export={adapter.parents[1]}", f"--output={output}"]
+    arguments = load_deployed("flex_launcher.py").arguments_of([*parameters, *flags_for(tmp_path, source)])
+    with without_a_network(tmp_path, source):
+        assert main([*arguments, "--json"]) == 0
+    launched = json.loads(capsys.readouterr().out)
+    assert launched["launched"] == f"{output}.launched"
+    told = json.loads((tmp_path / "out.launched" / "launch.json").read_text())
+    assert told["generation"] == launched["generation"]
+    job = json.loads((tmp_path / "job.json").read_text())
+    assert job["environment"]["workerPools"][0]["sdkHarnessContainerImages"][0]["containerImage"] == IMAGE
+    assert not output.exists()

@@ -1,7 +1,6 @@
 """The container and the template, as far as they can be checked without Docker and Dataflow."""
 
 import argparse
-import importlib.util
 import json
 import re
 import zipfile
@@ -25,19 +24,6 @@ def instructions(checkout: Path) -> list[tuple[str, str]]:
 def parameters(checkout: Path) -> dict[str, dict[str, object]]:
     metadata = json.loads((checkout / "beam" / "flex_template_metadata.json").read_text())
     return {parameter["name"]: parameter for parameter in metadata["parameters"]}
-
-
-@pytest.fixture
-def load(checkout: Path):
-    """Loads a script of the deployment folder as a module."""
-
-    def module(name: str):
-        spec = importlib.util.spec_from_file_location(Path(name).stem, checkout / "beam" / name)
-        loaded = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loaded)
-        return loaded
-
-    return module
 
 
 def test_the_image_holds_the_beam_release_that_the_constraints_pin(instructions, checkout):
@@ -69,10 +55,17 @@ def test_every_parameter_of_the_template_is_an_option_of_the_command(parameters)
     assert {name for name, optional in named.items() if not optional} == {name for name, required in options.items() if required}
 
 
-def test_the_launcher_turns_parameters_into_the_commands_arguments(load):
-    arguments = load("flex_launcher.py").arguments_of(["--tasks=T", "--export=E", "--output=O", "--runner=DataflowRunner"])
+def test_what_the_launcher_takes_is_what_launching_alone_takes(parameters):
+    # A store is published to when the job is done, and the launcher is gone by then.
+    assert "store" not in parameters
+    assert {"finish", "launch-only", "overwrite"}.isdisjoint(parameters)
+
+
+def test_the_launcher_turns_parameters_into_the_commands_arguments(load_deployed):
+    arguments = load_deployed("flex_launcher.py").arguments_of(["--tasks=T", "--export=E", "--output=O", "--runner=DataflowRunner"])
     assert parse_with_beam_flags(arguments) == [
         "T",
+        "--launch-only",
         "--beam=--no_save_main_session",
         "--export=E",
         "--output=O",
@@ -80,15 +73,15 @@ def test_the_launcher_turns_parameters_into_the_commands_arguments(load):
     ]
 
 
-@pytest.mark.parametrize(("name", "good", "bad"), [("store", "redis://h:1/0", "lmdb:x"), ("max-bad-fraction", "0.05", "2")])
+@pytest.mark.parametrize(("name", "good", "bad"), [("output", "gs://b/out", "/tmp/out"), ("max-bad-fraction", "0.05", "2")])
 def test_the_templates_patterns_take_and_refuse(parameters, name, good, bad):
     (pattern,) = parameters[name]["regexes"]
     assert re.match(pattern, good)
     assert not re.match(pattern, bad)
 
 
-def test_the_job_servers_manifest_names_every_library_in_lines_that_java_reads(load, tmp_path, monkeypatch):
-    script = load("flink/make_job_server.py")
+def test_the_job_servers_manifest_names_every_library_in_lines_that_java_reads(load_deployed, tmp_path, monkeypatch):
+    script = load_deployed("flink/make_job_server.py")
     (tmp_path / "lib").mkdir()
     names = [f"library-{n:03d}.jar" for n in range(40)]
     for name in names:

@@ -22,6 +22,9 @@ _NUMBERS: dict[str, tuple[frozenset[type], float]] = {
     "float32": (frozenset({float, int, np.float32, np.float64}), float(np.finfo(np.float32).max)),
 }
 
+_ONE_KEY = np.zeros(1, np.int64)
+_ONE_KEY.flags.writeable = False
+
 Candidates = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
@@ -234,20 +237,27 @@ def _task_keys(
     names: Sequence[str], member: Mapping[str, Any], columns: Mapping[str, Any], count: int
 ) -> tuple[tuple[str | None, ...], npt.NDArray[np.int64]]:
     """The distinct task keys and the position of each row's key; one row where every key column is the member's."""
-    lists = []
     for name in names:
         if name not in columns and name not in member:
             raise RequestError(f"the key column {name!r} is missing: give it (None for someone unknown) to look up the meta embedding")
-        values = columns[name] if name in columns else [member[name]]
-        lists.append(values.tolist() if hasattr(values, "tolist") else list(values))
-    length = count if any(name in columns for name in names) else 1
-    tuples = zip(*(values if len(values) == length else values * length for values in lists), strict=True)
-    positions: dict[tuple[Any, ...], int] = {}
     try:
-        index = np.fromiter((positions.setdefault(key, len(positions)) for key in tuples), np.int64, length)
+        if columns.keys().isdisjoint(names):
+            positions, index = {tuple([member[name] for name in names]): 0}, _ONE_KEY
+        else:
+            positions, index = _distinct([_values(columns[name]) if name in columns else [member[name]] * count for name in names], count)
     except TypeError as error:
         raise RequestError(f"the key columns {list(names)} need text or numbers ({error})") from error
-    return tuple(_task_key(key) for key in positions), index
+    return tuple([_task_key(key) for key in positions]), index
+
+
+def _distinct(lists: Sequence[Sequence[Any]], count: int) -> tuple[dict[tuple[Any, ...], int], npt.NDArray[np.int64]]:
+    positions: dict[tuple[Any, ...], int] = {}
+    index = np.fromiter((positions.setdefault(key, len(positions)) for key in zip(*lists, strict=True)), np.int64, count)
+    return positions, index
+
+
+def _values(column: Any) -> list[Any]:
+    return column.tolist() if hasattr(column, "tolist") else list(column)
 
 
 def _task_key(values: Sequence[Any]) -> str | None:

@@ -240,7 +240,7 @@ class RankingProtocol:
             part = slice(start, start + r.count)
             used = next(masks) if r.count else np.zeros(0, np.bool_)
             if len(used) < r.count:
-                used = np.full(r.count, used[0])
+                used = used.repeat(r.count)
             out.append(_ranked(r, probability[part], logit[part], used, version, top))
             start += r.count
         return out
@@ -268,7 +268,7 @@ def _numbered(model: KnownVersion, request: Request, index: int | None) -> Rows:
 def _ranked(
     rows: Rows, probability: npt.NDArray[Any], logit: npt.NDArray[Any], used: npt.NDArray[np.bool_], version: int, top: int | None
 ) -> Ranked:
-    order = np.argsort(-logit, kind="stable")[:top]
+    order = (-logit).argsort(kind="stable")[:top]
     return Ranked(
         order=order,
         probability=probability[order],

@@ -102,7 +102,7 @@ class _Input:
             return wire.entry_head(self.name, len(content)), content
         return self._head(len(column)), column
 
-    def end_to_end(self, columns: Sequence[Column], counts: Sequence[int]) -> Column:
+    def end_to_end(self, columns: Sequence[Any], counts: Sequence[int]) -> Column:
         """Several requests' columns as one, those of one row repeated."""
         if isinstance(columns[0], list):
             return [value for column, n in zip(columns, counts, strict=True) for value in (column if len(column) == n else column * n)]

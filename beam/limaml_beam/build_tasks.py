@@ -164,16 +164,18 @@ def build_tasks(
 
     Raises:
         LimamlError: The output exists, an input cannot be read, too many rows are invalid, or a split is empty. Nothing is
-            published then; dead letters of a local run are left in ``<output>.rejected``.
+            published then; dead letters of a local run are left in ``<output>.rejected``. What a killed run left beside a local
+            output goes with the next run to the same output.
     """
     task_output.check_free(output, overwrite)
     inputs.check(schema, settings.definitions)
     aside = task_output.aside_of(output)
     try:
-        with progress.display():
-            _run(schema, settings, inputs, aside, options)
-        card = _finish(schema, settings, aside, max_bad_fraction)
-        task_output.publish(aside, output)
+        with task_output.held(aside, output):
+            with progress.display():
+                _run(schema, settings, inputs, aside, options)
+            card = _finish(schema, settings, aside, max_bad_fraction)
+            task_output.publish(aside, output)
     except LimamlError as error:
         kept = task_output.keep_dead_letters(aside, output)
         raise type(error)(f"{error}; the rejected rows are in {kept}" if kept else str(error)) from error

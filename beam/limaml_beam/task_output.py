@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from apache_beam.io.filesystems import FileSystems
@@ -13,6 +17,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.records import SCHEMA_FILE
 
 DEAD_LETTERS = "dead_letter"
+_LOCK = ".lock"
 #: In every finished output of the embedding job.
 REPORT_FILE = "report.json"
 #: On object stores, what is renamed last and removed first. Readers open it before anything else, and refuse an output without it.
@@ -28,6 +33,34 @@ def check_free(output: str, overwrite: bool) -> None:
 def aside_of(output: str) -> str:
     """A fresh name beside the output."""
     return f"{output.rstrip('/')}.partial-{uuid.uuid4().hex[:8]}"
+
+
+@contextlib.contextmanager
+def held(aside: str, output: str) -> Iterator[None]:
+    """Holds a lock in the folder beside a local output while this process lives, and removes what dead processes left there."""
+    if not files.is_local(aside):
+        yield
+        return
+    _remove_leftovers(Path(output))
+    Path(aside).mkdir(parents=True)
+    new = Path(aside, f"{_LOCK}.new")
+    with new.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        new.rename(new.with_name(_LOCK))  # who finds it under its name finds it locked
+        yield
+    Path(output, _LOCK).unlink(missing_ok=True)
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Removes the folders beside an output whose process is dead, and a former output that an overwriting run had no time to remove."""
+    name = glob.escape(output.name)
+    for lock in output.parent.glob(f"{name}.partial-*/{_LOCK}"):
+        with contextlib.suppress(OSError), lock.open() as file:  # it is alive, or just finished
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    if output.exists():
+        for old in output.parent.glob(f"{name}.old-*"):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def publish(aside: str, output: str) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pandas as pd
 import pyarrow as pa
@@ -137,3 +142,41 @@ def test_the_json_result_is_the_data_card(raw, tmp_path, capsys):
     assert card["tasks"]["member"]["test"]["tasks"] > 0
     assert 0 < card["tasks"]["member"]["test"]["share_of_tasks_with_history"] <= 1
     assert card["splits"]["train"]["last"] < "2024-01-07"
+
+
+def test_what_a_killed_run_left_goes_with_the_next_run_and_what_a_live_one_writes_stays(raw, tmp_path):
+    output = tmp_path / "tasks"
+    processes = []
+
+    def hit(sent: signal.Signals):
+        """Starts a run and sends it a signal once it has begun to write."""
+        before = set(tmp_path.glob("tasks.partial-*/.lock"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tfrec_limaml", "prepare", str(raw), "--output", str(output)], stderr=subprocess.PIPE
+        )
+        processes.append(process)
+        deadline = time.monotonic() + 60
+        while not (new := set(tmp_path.glob("tasks.partial-*/.lock")) - before) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(process.pid, sent)
+        (lock,) = new
+        return lock.parent
+
+    try:
+        live = hit(signal.SIGSTOP)
+        dead = hit(signal.SIGKILL)
+        processes[1].wait()
+        assert dead.is_dir()
+        former = tmp_path / "tasks.old-0123"  # left by an overwriting run that was killed at its very end
+        former.mkdir()
+        assert main(["prepare", str(raw), "--output", str(output)]) == 0
+        assert {path.name for path in tmp_path.iterdir()} == {"raw", "tasks", live.name, former.name}
+        assert main(["prepare", str(raw), "--output", str(output), "--overwrite"]) == 0
+        assert {path.name for path in tmp_path.iterdir()} == {"raw", "tasks", live.name}
+        assert not list(output.glob(".*"))
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert main(["prepare", str(raw), "--output", str(output), "--overwrite"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "tasks"}

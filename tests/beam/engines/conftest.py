@@ -1,7 +1,15 @@
-"""A small real model, exported, and tasks for it."""
+"""A small real model, exported, and tasks for it; what Flink needs."""
 
+import contextlib
 import importlib.util
-from collections.abc import Callable
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +104,81 @@ def load_deployed(checkout: Path) -> Callable[[str], Any]:
         return loaded
 
     return module
+
+
+@pytest.fixture(scope="module")
+def job_server(checkout: Path) -> Iterator[Path]:
+    if shutil.which("java") is None:
+        pytest.skip("Java is not installed (apt-get install openjdk-17-jre-headless)")
+    jar = Path(os.environ.get("LIMAML_FLINK_JOB_SERVER") or checkout / "build" / "flink" / "job-server.jar")
+    if not jar.is_file():
+        pytest.skip(f"no Flink job server at {jar}: python beam/flink/make_job_server.py build/flink, or set LIMAML_FLINK_JOB_SERVER")
+    yield jar
+    stop_own_children_that_run(jar)
+
+
+def stop_own_children_that_run(jar: Path) -> None:
+    """Beam stops its job server when Python exits, which a test worker never does in the ordinary way."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end while we look
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and str(jar).encode() in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGTERM)
+
+
+class WorkerPool:
+    """Beam's worker pool: starts one process for each SDK worker that Flink asks for."""
+
+    def __init__(self, log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"localhost:{probe.getsockname()[1]}"
+        self._log = log
+        command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={self.address.split(':')[1]}"]
+        # The pool starts its workers as plain `python`.
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(command, stderr=file, env=environment, start_new_session=True)
+
+    def wait_until_it_listens(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with socket.socket() as probe:
+                host, port = self.address.split(":")
+                if probe.connect_ex((host, int(port))) == 0:
+                    return
+            time.sleep(0.1)
+        raise RuntimeError(f"the worker pool did not start: {self._log.read_text()}")
+
+    def workers_started(self) -> int:
+        return self._log.read_text(errors="replace").count("Starting worker with command")
+
+    def stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.fixture
+def worker_pool(tmp_path: Path) -> Iterator[WorkerPool]:
+    pool = WorkerPool(tmp_path / "worker_pool.log")
+    try:
+        pool.wait_until_it_listens()
+        yield pool
+    finally:
+        pool.stop()
+
+
+@pytest.fixture
+def flink_flags(job_server: Path, worker_pool: WorkerPool) -> list[str]:
+    """Beam's flags for a job on Flink's embedded cluster with two worker processes."""
+    return [
+        "--runner=FlinkRunner",
+        "--flink_master=[local]",
+        f"--flink_job_server_jar={job_server}",
+        "--parallelism=2",
+        "--environment_type=EXTERNAL",
+        f"--environment_config={worker_pool.address}",
+        "--sdk_worker_parallelism=2",
+        "--environment_cache_millis=60000",  # else each stage starts its own
+    ]

@@ -88,7 +88,7 @@ def make_card(
     def named(prefix: str) -> dict[str, int]:
         return {name.removeprefix(prefix): n for name, n in sorted(counts.items()) if name.startswith(prefix)}
 
-    prior = summary.label_mean(0)
+    prior = summary.prior(settings)
     return {
         "name": schema.name,
         "schema_fingerprint": schema.fingerprint(),

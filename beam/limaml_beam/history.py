@@ -2,7 +2,8 @@
 
 A training row sees the rows of its key with a strictly earlier timestamp. A validation or test row sees what was known when
 its split began, as a job that refreshes the numbers once, at the cut, would have it. The smoothed rate leans on the mean
-label of all training rows.
+label of all training rows. A run without evaluation splits takes every row for a training row: it is told the prior that the
+model was trained with, or a rate would mean another thing than it did in training.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class _Compute(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[bytes]], summary: SplitSummary) -> Iterator[Any]:
         number, part = divmod(element[0], self.settings.partitions)
-        history, prior = self.schema.history[number], summary.label_mean(TRAIN)
+        history, prior = self.schema.history[number], summary.prior(self.settings)
         table = pa.concat_tables(list(map(self.shuffle.unpack, element[1]))).combine_chunks()
         progress.advance("history features", table.num_rows)
         codes, _ = columnar.codes_of(columnar.join_keys(table, history.keys))

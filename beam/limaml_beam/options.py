@@ -29,6 +29,7 @@ class TaskSettings:
         shards: Output files per split; also the number of groups that tasks are dealt into.
         partitions: Groups that rows are dealt into for the removal of duplicates and for history features.
         batch_rows: Rows per block as read.
+        prior: Mean label that history features lean on; None for that of this run's training rows.
     """
 
     definitions: tuple[str, ...]
@@ -43,6 +44,7 @@ class TaskSettings:
     shards: int = 4
     partitions: int = 4
     batch_rows: int = 65_536
+    prior: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("window", "max_samples", "shards", "partitions", "batch_rows"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.records import SCHEMA_FILE
+from tfrec_limaml.records import DATA_CARD_FILE, SCHEMA_FILE
 from tfrec_limaml.schema import Schema
 
 DESCRIPTION = """\
@@ -18,7 +19,8 @@ Builds task records: joins feature tables to interactions, splits by date, group
 
   limaml prepare raw --output tasks
   limaml prepare --schema s.yaml --interactions 'log/*.parquet' --table users=users.csv --output tasks
-  limaml prepare raw --output tasks --recent-only --window-days 28     a daily job's input for `limaml embed`
+  limaml prepare raw --output today --recent-only --window-days 28     a daily job's input for `limaml embed`;
+                                                                       with history features: --history-prior tasks
 
 Beam's own flags are given as --beam=FLAG, for example --beam=--runner=DataflowRunner, or directly to
 `python -m limaml_beam.build_tasks`. Next: limaml train tasks --output run
@@ -45,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dates.add_argument(f"--{name}", metavar="DATE")
     dates.add_argument("--window-days", type=float, metavar="X", help="support rows come from the last X days before a split only")
     dates.add_argument("--recent-only", action="store_true", help="no evaluation splits: write only what embeddings are made of")
+    dates.add_argument(
+        "--history-prior",
+        metavar="TRAINED",
+        help="with --recent-only and history features: the folder of task records that the model was trained on, whose mean label "
+        "their rates lean on (default: the mean label of this run's rows, which is not what the model saw)",
+    )
     dates.add_argument("--window-end", metavar="DATE", help="end of the window with --recent-only (default: now)")
     work = parser.add_argument_group("work")
     work.add_argument("--shards", type=int, metavar="N", help="files per split (default: by the size of the input)")
@@ -94,6 +102,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         max_query=arguments.max_query,
         shards=arguments.shards or by_size,
         partitions=by_size,
+        prior=_prior(schema, arguments),
         **cut_dates(schema, **dates),  # type: ignore[arg-type]
     )
     options = local_by_default(arguments.beam)
@@ -110,6 +119,26 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         overwrite=arguments.overwrite,
     )
     return {"output": arguments.output, **card}
+
+
+def _prior(schema: Schema, arguments: argparse.Namespace) -> float | None:
+    """The mean label of the rows that the model was trained on, from the data card beside their records."""
+    if arguments.history_prior is None:
+        if arguments.recent_only and schema.history:
+            logging.getLogger(__name__).warning(
+                "history features lean on the mean label of this run's rows, not on that of the training; "
+                "give --history-prior with the folder that the model was trained on"
+            )
+        return None
+    if not arguments.recent_only:
+        raise LimamlError("--history-prior needs --recent-only; with evaluation splits the prior is that of the training rows")
+    path = Path(arguments.history_prior) / DATA_CARD_FILE
+    if not path.is_file():
+        raise LimamlError(f"no data card at {path}; --history-prior names a folder made by `limaml prepare`")
+    card = json.loads(path.read_text(encoding="utf-8"))
+    if card["schema_fingerprint"] != schema.fingerprint():
+        raise LimamlError(f"--history-prior {arguments.history_prior} has another schema ({card['name']!r}) than {schema.name!r}")
+    return float(card["splits"]["train"]["label_rate"])
 
 
 _DATES = ("train_start", "validation_start", "test_start", "test_end", "window_days", "recent_only", "window_end")

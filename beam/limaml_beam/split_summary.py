@@ -14,7 +14,7 @@ import pyarrow as pa
 from limaml_beam import columnar
 from limaml_beam.columnar import LABEL, TIME
 from limaml_beam.options import TaskSettings
-from limaml_beam.task_grouping import segments
+from limaml_beam.task_grouping import TRAIN, segments
 
 NAMES = ("train", "validation", "test")
 
@@ -31,6 +31,10 @@ class SplitSummary:
     def label_mean(self, split: int) -> float:
         """Mean label of a split; 0 without rows."""
         return self.label_sum[split] / self.rows[split] if self.rows[split] else 0.0
+
+    def prior(self, settings: TaskSettings) -> float:
+        """The mean label that history features lean on: as told, or that of the training rows."""
+        return self.label_mean(TRAIN) if settings.prior is None else settings.prior
 
     def __add__(self, other: SplitSummary) -> SplitSummary:
         def best(pick: Any, a: int | None, b: int | None) -> int | None:

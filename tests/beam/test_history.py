@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from limaml_beam.build_tasks import Inputs, build_tasks
 from limaml_beam.history import KeyHistory, moments_of
 from limaml_beam.options import DAY_MS, TaskSettings, cut_dates, local_by_default
+from tfrec_limaml.cli import main
 from tfrec_limaml.schema import parse_time
 
 rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30), st.sampled_from([0.0, 1.0])), min_size=1, max_size=40)
@@ -82,3 +83,29 @@ def test_records_and_the_online_copy_carry_the_features(tmp_path, shop_schema, s
         assert value.history_member_recency == pytest.approx((test - own.time.max()) / DAY_MS, rel=1e-6)
         assert value.event_timestamp == pd.Timestamp("2024-01-09", tz="UTC")
     assert card["history"]["member"]["without_rows"]["history_member_rate"] == pytest.approx(prior)
+
+
+def test_a_daily_run_gives_a_row_the_features_that_training_gave_it(tmp_path, shop_schema, shop_frames, write_raw, read_tasks):
+    frames = shop_frames(rows=300)
+    log = frames["interactions"]
+    log.loc[log.time >= parse_time("2024-01-07"), "opened"] = 1  # a rate of today that is far from the training's
+    raw = write_raw(tmp_path / "raw", shop_schema, frames)
+    trained, leaning, told = (str(tmp_path / name) for name in ("trained", "leaning", "told"))
+    daily = ["prepare", str(raw), "--task", "member", "--recent-only", "--window-end", "2024-01-09"]
+    assert main(["prepare", str(raw), "--task", "member", "--output", trained]) == 0
+    assert main([*daily, "--output", leaning]) == 0
+    assert main([*daily, "--output", told, "--history-prior", trained]) == 0
+
+    def rates(tasks):
+        """Of rows before the validation split began, which see their past alone in every run."""
+        found = {}
+        for key, (_, steps) in read_tasks(tmp_path / tasks, "member", "recent").items():
+            steps = [step for step in steps if step["timestamp"] < parse_time("2024-01-07")]
+            found[key] = [(step["timestamp"], step["history_member_rate"], step["history_kind_tags_rate"]) for step in steps]
+        return found
+
+    assert sum(map(len, rates("trained").values())) > 100
+    assert rates("told") == rates("trained")
+    assert rates("leaning") != rates("trained")
+    other = write_raw(tmp_path / "other", shop_schema.replace(features=shop_schema.features[1:]), frames)
+    assert main(["prepare", str(other), *daily[2:], "--output", str(tmp_path / "x"), "--history-prior", trained]) == 2

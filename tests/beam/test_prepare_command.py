@@ -42,6 +42,8 @@ def raw(tmp_path, shop_schema, shop_frames, write_raw):
         (["RAW", "--test-start", "tomorrow"], "cannot read 'tomorrow'"),
         (["RAW", "--window-days", "-1"], "--window-days must be positive"),
         (["RAW", "--interactions", "RAW/none-*.parquet"], "no file matches"),
+        (["RAW", "--history-prior", "RAW"], "--history-prior needs --recent-only"),
+        (["RAW", "--recent-only", "--history-prior", "RAW"], "no data card at"),
     ],
 )
 def test_bad_arguments_end_with_one_readable_line(raw, tmp_path, capsys, arguments, message):

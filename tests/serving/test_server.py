@@ -82,6 +82,25 @@ def test_a_request_whose_client_gave_up_while_it_waited_is_not_run(connected, mo
     assert client.logits() == [111.0, 1.0]
 
 
+def test_requests_cancelled_while_they_waited_are_not_run_and_leave_the_queue_to_others(connected, monkeypatch):
+    from limaml_serving.server.runner import SavedModelRunner
+
+    server, client = connected(workers=1, max_queue=3)
+    runs = []
+    run = SavedModelRunner.run
+    monkeypatch.setattr(SavedModelRunner, "run", lambda self, *given: runs.append(given) or run(self, *given))
+    first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
+    wait_until(lambda: sample(server, "pending") == 1)
+    others = [client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=600) for _ in range(3)]
+    wait_until(lambda: sample(server, "pending") == 4)
+    for call in others:
+        call.cancel()
+    assert first.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_until(lambda: sample(server, "pending") == 0)
+    assert len(runs) == 1
+    assert client.logits() == [111.0, 1.0]
+
+
 def test_a_request_larger_than_the_limit_is_refused_and_one_below_is_answered(connected, refusal):
     _, client = connected(max_message_bytes=1024 * 1024, max_rows=10**6)
     half = {"anything": np.ones(2**17, np.float32)}

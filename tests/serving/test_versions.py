@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
 
-from limaml_serving.server import ConfigError, ModelSettings, VersionPolicy, read_models_config
+from limaml_serving.server import ConfigError, ModelSettings, VersionPolicy, read_models_config, versions
 from limaml_serving.server.versions import find_versions
 
 START, LOADING, AVAILABLE, UNLOADING, END = 10, 20, 30, 40, 50
@@ -135,6 +137,24 @@ def test_a_version_in_use_is_freed_only_after_its_last_request(serve_base, add_v
     assert states(client) == {1: END, 2: AVAILABLE}
 
 
+def test_a_retired_version_is_freed_at_once_and_not_by_the_collector_some_day(serve_base, add_version, rows):
+    add_version(1)
+    server, client = serve_base()
+    gc.collect()
+    gc.disable()
+    try:
+        with server.manager.lease(client.request({}).model_spec) as (_, runner):
+            graph, session = weakref.ref(runner._graph), weakref.ref(runner._session)
+        del runner
+        client.predict(rows)
+        add_version(2, like=2)
+        server.manager.refresh()
+        assert client.logits() == [112.0, 2.0]
+        assert (graph(), session()) == (None, None)
+    finally:
+        gc.enable()
+
+
 def damage_truncate_graph(directory):
     graph = directory / "saved_model.pb"
     graph.write_bytes(graph.read_bytes()[: graph.stat().st_size // 2])
@@ -217,7 +237,6 @@ def test_a_half_copied_version_is_loaded_once_the_copy_is_complete(serve_base, a
 
 
 def test_a_damaged_version_is_not_tried_again_until_its_files_change(serve_base, add_version, monkeypatch):
-    from limaml_serving.server import versions
 
     add_version(1)
     server, client = serve_base()

@@ -1,9 +1,11 @@
 """Load for some minutes while, every period, a new version replaces the old one and embeddings are published again.
 
-    python benchmarks/serving_soak.py --json
+    python benchmarks/serving_soak.py --json                              # ten minutes, ten swaps
+    python benchmarks/serving_soak.py --json --periods 30 --seconds 5      # thirty swaps: does memory go on growing?
 
 Every score is compared with the same model called in this process with the embedding of the version that answered, so that
-a mixed score is seen. Memory is anonymous resident memory, noted at the end of each period.
+a mixed score is seen. Memory is anonymous resident memory, noted at the end of each period, before the next version appears;
+`growth_mb_per_swap` is its slope from the 10th swap on, when all threads have done all kinds of work.
 """
 
 from __future__ import annotations
@@ -96,9 +98,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             time.sleep(arguments.seconds / 2)
             world.publish(store, version)
             expected.learn(store, version)
+            memory.append({"server_mb": anonymous_mb(server), "client_mb": anonymous_mb(os.getpid())})
             world.add_version(export, version)
             store.prune(version - 1, keep=1, grace_seconds=0.0)
-            memory.append({"server_mb": anonymous_mb(server), "client_mb": anonymous_mb(os.getpid())})
         time.sleep(arguments.seconds / 2)
         stop.set()
         for worker in workers:
@@ -106,7 +108,15 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         counters = ranker.counters.snapshot()
     store.close()
     totals = {key: sum(tally.get(key, 0) for tally in tallies) for key in {key for tally in tallies for key in tally}}
-    return {**totals, "version_changes": counters["version_changes"], "memory": memory}
+    return {**totals, "version_changes": counters["version_changes"], "memory": memory, "growth_mb_per_swap": growth(memory)}
+
+
+def growth(memory: list[dict[str, float]]) -> dict[str, float] | None:
+    """Slope of each process's memory from the 10th swap on; None where fewer than 5 came after it."""
+    late = memory[10:]  # memory[n] is noted after n swaps
+    if len(late) < 5:
+        return None
+    return {name: float(np.polyfit(range(len(late)), [each[name] for each in late], 1)[0]) for name in late[0]}
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
 """Rows per second and memory of `limaml prepare` on the KuaiRand log and on copies of it (simulated members).
 
     python benchmarks/build_tasks.py --json
-    python benchmarks/build_tasks.py --copies 1 10 100 --history
+    python benchmarks/build_tasks.py --copies 1,10,100 --history
 
 Needs the log: a folder with the official files below LIMAML_DATA_DIR. Every copy renumbers the members, so that ten copies
-are ten times the members with the same number of rows each. Start-up of Python and Beam is part of every time.
+are ten times the members with the same number of rows each. Each size is a process of its own. `rows_per_s` counts everything,
+start-up of Python and Beam too; `us_per_row` is processor time less what a run of every 200th member takes, and `linearity` its ratio
+to that of the first size: 1 where twice the rows cost twice as much.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,27 +27,38 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 MEMBER = "user_id"
+LIMAML = [sys.executable, "-m", "tfrec_limaml"]
 
 
-def copy_members(raw: Path, target: Path, copies: int) -> int:
-    """Writes `copies` times the data, one file of interactions per copy; returns the number of rows."""
+def copy_members(raw: Path, target: Path, copies: int, every: int = 1) -> int:
+    """Writes `copies` times the data of every `every`-th member, one file of interactions per copy; returns the number of rows.
+
+    One copy of one table is in memory at a time.
+    """
     target.mkdir()
     (target / "schema.yaml").write_bytes((raw / "schema.yaml").read_bytes())
+    rows = 0
     for path in raw.glob("*.parquet"):
         table = pq.read_table(path)
         if MEMBER not in table.column_names:
             pq.write_table(table, target / path.name)
             continue
-        parts = []
-        for copy in range(copies):
-            shifted = pc.add(table[MEMBER].cast(pa.int64()), copy * 10_000_000)
-            parts.append(table.set_column(table.column_names.index(MEMBER), MEMBER, shifted))
+        members = table[MEMBER].cast(pa.int64())
+        kept = pc.equal(pc.subtract(members, pc.multiply(pc.divide(members, every), every)), 0)
+        table, members = table.filter(kept), members.filter(kept)
+
+        def renumbered(copy: int, table: pa.Table = table, members: pa.ChunkedArray = members) -> pa.Table:
+            return table.set_column(table.column_names.index(MEMBER), MEMBER, pc.add(members, copy * 10_000_000))
+
         if path.stem == "interactions":
-            for copy, part in enumerate(parts):
-                pq.write_table(part, target / f"interactions-{copy:05d}.parquet")
+            for copy in range(copies):
+                pq.write_table(renumbered(copy), target / f"interactions-{copy:05d}.parquet")
+            rows = copies * table.num_rows
         else:
-            pq.write_table(pa.concat_tables(parts), target / path.name)
-    return copies * pq.read_metadata(raw / "interactions.parquet").num_rows
+            with pq.ParquetWriter(target / path.name, renumbered(0).schema) as writer:
+                for copy in range(copies):
+                    writer.write_table(renumbered(copy))
+    return rows
 
 
 def tree_bytes(pid: int) -> int:
@@ -86,33 +100,51 @@ def measure(command: list[str]) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "processor_seconds": processor, "peak_bytes": peak}
 
 
+def prepare(source: Path, flags: list[str]) -> dict[str, float]:
+    """Measures one run; its output goes at once."""
+    output = source.with_name("tasks")
+    files = ["--interactions", str(source / "interactions-*.parquet")]
+    found = measure([*LIMAML, "prepare", str(source), "--output", str(output), *files, *flags])
+    shutil.rmtree(output)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--copies", type=int, nargs="+", default=[1, 10], help="sizes to measure (default: 1 10; 100 takes long)")
+    parser.add_argument("--copies", default="1,10", metavar="N[,N]", help="sizes to measure (default: 1,10; 100 takes long)")
     parser.add_argument("--history", action="store_true", help="with point-in-time history features")
+    parser.add_argument("--recent-only", action="store_true", help="the daily job's records alone")
     parser.add_argument("--workers", type=int, default=1, help="worker processes (default 1: in this process)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    flags = ["--beam=--direct_running_mode=multi_processing", f"--beam=--direct_num_workers={arguments.workers}"]
-    limaml = [sys.executable, "-m", "tfrec_limaml"]
-    runs = []
+    flags = ["--recent-only", "--window-end", "2022-05-09"] if arguments.recent_only else []
+    if arguments.workers > 1:
+        flags += ["--beam=--direct_running_mode=multi_processing", f"--beam=--direct_num_workers={arguments.workers}"]
+    runs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder, "raw")
+        raw, source = Path(folder, "raw"), Path(folder, "copies")
         history = ["--history"] if arguments.history else []
-        measure([*limaml, "datasets", "prepare", "kuairand-pure", "--output", str(raw), *history])
-        for copies in arguments.copies:
-            source, output = Path(folder, f"raw-{copies}"), Path(folder, f"tasks-{copies}")
+        measure([*LIMAML, "datasets", "prepare", "kuairand-pure", "--output", str(raw), *history])
+        copy_members(raw, source, 1, every=200)
+        start_up = prepare(source, flags)["processor_seconds"]
+        for copies in map(int, arguments.copies.split(",")):
+            shutil.rmtree(source)
             rows = copy_members(raw, source, copies)
-            command = [*limaml, "prepare", str(source), "--output", str(output), "--interactions", str(source / "interactions-*.parquet")]
-            found = measure([*command, *(flags if arguments.workers > 1 else [])])
-            runs.append({"copies": copies, "rows": rows, **found, "rows_per_s": rows / found["seconds"]})
+            found = prepare(source, flags)
+            per_row = (found["processor_seconds"] - start_up) / rows * 1e6
+            linearity = per_row / (runs[0]["us_per_row"] if runs else per_row)
+            speeds = {"rows_per_s": rows / found["seconds"], "us_per_row": per_row, "linearity": linearity}
+            runs.append({"copies": copies, "rows": rows, **found, **speeds})
     if arguments.json:
-        print(json.dumps({"workers": arguments.workers, "history": arguments.history, "runs": runs}, indent=2))
+        facts = {"workers": arguments.workers, "history": arguments.history, "recent_only": arguments.recent_only}
+        print(json.dumps({**facts, "start_up_processor_seconds": start_up, "runs": runs}, indent=2))
         return
+    print(f"start-up {start_up:.1f} processor seconds")
     for run in runs:
         print(
             f"{run['copies']:4d} x: {run['rows']:10,d} rows in {run['seconds']:7.1f} s ({run['rows_per_s']:8,.0f} rows/s, "
-            f"{run['processor_seconds']:.1f} processor seconds), peak {run['peak_bytes'] / 2**20:,.0f} MiB"
+            f"{run['processor_seconds']:.1f} processor seconds), {run['us_per_row']:.1f} us of them per row ({run['linearity']:.2f} of the first), "
+            f"peak {run['peak_bytes'] / 2**20:,.0f} MiB"
         )
 
 

@@ -4,7 +4,8 @@
 
 Three measurements take turns, so that all see the same machine: a request with the member's meta embedding, the same one of someone
 unknown (no look-up), and the SavedModel called in this process. `client_share_of_p50` is the CPU time of the calling thread (look-up,
-checks, request building, gRPC, parsing, ordering) over the p50. Weights are random: they do not change the time.
+checks, request building, gRPC, parsing, ordering) over the p50; `grpc_client_ms` is what gRPC takes of it for the finished bytes of such a
+request. Weights are random: they do not change the time.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import grpc
 import numpy as np
 import serving_world as world
 
-from limaml_serving import Ranker
+from limaml_serving import Ranker, wire
+from limaml_serving.channel import channel_options
+from limaml_serving.version_lock import KnownVersions
 from tfrec_limaml.store import open_store
 
 
@@ -63,6 +67,16 @@ def latency(ranker: Ranker, signature: Callable[..., Any], requests: list[Any], 
         "client_ms": float(np.median(cpu)),
         "client_share_of_p50": float(np.median(cpu)) / p50["adapted"],
     }
+
+
+def grpc_client_ms(target: str, requests: list[Any], export: Path, calls: int) -> float:
+    """CPU time of the calling thread that gRPC takes for one request's finished bytes, retries and deadline as the client's."""
+    known = KnownVersions(export).newest
+    rows = known.reader.read(*requests[0])
+    content = known.writer.write("ranker", known.version, [rows], [np.zeros((1, known.embedding_dim), np.float32)], [np.array([True])])
+    with grpc.insecure_channel(target, channel_options(2, None)) as channel:
+        call = channel.unary_unary(wire.PREDICT_METHOD)
+        return float(np.median([timed(lambda: call(content, timeout=30.0))[1] for _ in range(calls)]))
 
 
 def in_process(signature: Callable[..., Any], requests: list[Any]) -> list[Callable[[], Any]]:
@@ -129,6 +143,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with world.served(export / "ranker") as (target, _), Ranker(target, store, manifest=export, timeout=30.0) as ranker:
         say("latency")
         result |= latency(ranker, signature, requests, arguments.pairs)
+        result["grpc_client_ms"] = grpc_client_ms(target, requests, export, arguments.pairs)
         loads = {}
         for threads in (1, 8, 32):
             say(f"throughput at {threads}")

@@ -39,6 +39,7 @@ def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> b
         embedding_dim: Width ``D``, from the manifest.
         intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
     """
+    from tensorflow_serving.apis import prediction_log_pb2
     from tfx_bsl.beam import run_inference
     from tfx_bsl.public.proto import model_spec_pb2
 
@@ -51,7 +52,29 @@ def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> b
         # tfx-bsl reads the signature now, through TensorFlow's own file access.
         spec.saved_model_spec.model_path = folder
         handler = run_inference.create_model_handler(spec, load, None)
-    return base.RunInference(handler)
+    beam.coders.registry.register_coder(prediction_log_pb2.PredictionLog, LogCoder)
+    return base.RunInference(handler).with_output_types(prediction_log_pb2.PredictionLog)
+
+
+class LogCoder(beam.coders.Coder):  # type: ignore[misc]
+    """PredictionLogs of packed batches.
+
+    Beam asks a coder how large the elements are that pass from step to step; its own would serialise megabytes to answer.
+    """
+
+    def encode(self, log: Any) -> bytes:
+        """The message's bytes."""
+        return bytes(log.SerializeToString())
+
+    def decode(self, encoded: bytes) -> Any:
+        """Inverse of `encode`."""
+        from tensorflow_serving.apis import prediction_log_pb2
+
+        return prediction_log_pb2.PredictionLog.FromString(encoded)
+
+    def estimate_size(self, log: Any) -> int:
+        """Bytes of the packed batch, which is nearly all of it."""
+        return len(log.predict_log.request.inputs[ADAPTER_INPUT].string_val[0])
 
 
 def _load(adapter: str, embedding_dim: int, intra_op_threads: int, _launchers_path: str, tags: Sequence[str]) -> PackedAdapter:

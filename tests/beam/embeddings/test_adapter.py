@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from limaml_beam.adapter import REFUSED, PackedAdapter
+from limaml_beam.adapter import REFUSED, LogCoder, PackedAdapter
+from limaml_beam.generate_embeddings import EmbeddingJob, generate
 from limaml_beam.record_batches import pack
-from tfrec_limaml.manifest import ADAPTER_OUTPUTS
+from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS
 
 
 class Refusal(Exception):
@@ -42,10 +43,27 @@ def test_one_refused_record_costs_a_logarithm_of_calls_and_no_neighbour():
     assert len(calls) == 1 + 2 * 6
 
 
+def test_a_log_is_coded_as_itself_and_weighed_by_its_batch():
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    log = prediction_log_pb2.PredictionLog()
+    log.predict_log.request.inputs[ADAPTER_INPUT].string_val.append(bytes(1000))
+    coder = LogCoder()
+    assert coder.decode(coder.encode(log)) == log
+    assert coder.estimate_size(log) == 1000
+
+
+def test_no_log_is_serialised_between_the_steps_of_the_job(tmp_path, export, write_tasks, encode, monkeypatch):
+    weighed = []
+    monkeypatch.setattr(LogCoder, "encode", None)
+    monkeypatch.setattr(LogCoder, "estimate_size", lambda _, log: weighed.append(log) or 1)
+    tasks = write_tasks([encode(f"u{n}", [n]) for n in range(20)])
+    generate(EmbeddingJob(tasks=str(tasks), adapter=f"{export}/adapter/7", output=f"{tmp_path}/out", generation="g1"))
+    assert weighed
+
+
 def test_the_model_is_loaded_once_per_process_however_many_files_there_are(tmp_path, export, write_tasks, encode, monkeypatch):
     import tensorflow as tf
-
-    from limaml_beam.generate_embeddings import EmbeddingJob, generate
 
     loads = []
     original = tf.saved_model.load

@@ -143,7 +143,7 @@ def main() -> None:
     for run in runs:
         print(
             f"{run['copies']:4d} x: {run['rows']:10,d} rows in {run['seconds']:7.1f} s ({run['rows_per_s']:8,.0f} rows/s, "
-            f"{run['processor_seconds']:.1f} processor seconds), {run['us_per_row']:.1f} us of them per row ({run['linearity']:.2f} of the first), "
+            f"{run['processor_seconds']:.1f} processor seconds), {run['us_per_row']:.1f} us of them per row (x {run['linearity']:.2f}), "
             f"peak {run['peak_bytes'] / 2**20:,.0f} MiB"
         )
 

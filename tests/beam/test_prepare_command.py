@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
+from limaml_beam import columnar
+from limaml_beam.data_card import describe_sizes
 from limaml_beam.feature_tables import FeatureTable, join
 from limaml_beam.options import LOCAL_RUNNER, TaskSettings, cut_dates, local_by_default
 from limaml_beam.prepare_command import parse_with_beam_flags
@@ -121,6 +124,23 @@ def test_a_feature_table_with_a_key_twice_is_refused(tmp_path, shop_schema):
         FeatureTable(shop_schema, "members", Source.match("m", str(tmp_path / "members.parquet")))
 
 
+@pytest.mark.parametrize("hashed", ["as always", "all alike"])
+def test_rows_of_a_feature_table_are_found_by_key_and_by_nothing_else(tmp_path, shop_schema, monkeypatch, hashed):
+    if hashed == "all alike":
+        monkeypatch.setattr(columnar, "stable_hash", lambda column: np.zeros(len(column), np.uint64))
+    frame = pd.DataFrame({"member": [7, 5, 6], "country": ["de", None, "fr"], "age": [1.0, 2.0, np.nan]})
+    frame.to_parquet(tmp_path / "members.parquet")
+    table = FeatureTable(shop_schema, "members", Source.match("m", str(tmp_path / "members.parquet")))
+    rows = table.find(pa.array(["6", "x", "5", None, "", "7", "6"]))
+    assert rows.tolist() == [2, -1, 1, -1, -1, 0, 2]
+    country, age = (next(f for f in shop_schema.features if f.name == name) for name in ("country", "age"))
+    filler = country.filler
+    assert table.column(country, rows).to_pylist() == ["fr", filler, filler, filler, filler, "de", "fr"]
+    assert table.invalid(country, rows).tolist() == [False, True, True, True, True, False, False]
+    assert table.column(age, rows).to_pylist() == [0.0, 0.0, 2.0, 0.0, 0.0, 1.0, 0.0]
+    assert table.invalid(age, rows).tolist() == [True, True, False, True, True, False, True]
+
+
 def test_keys_meet_across_types_and_odd_keys_stay_whole(tmp_path, shop_schema, shop_frames):
     frames = shop_frames(rows=20)
     frames["members"].astype({"member": str}).to_csv(tmp_path / "members.csv", index=False)
@@ -182,3 +202,19 @@ def test_what_a_killed_run_left_goes_with_the_next_run_and_what_a_live_one_write
             process.communicate()
     assert main(["prepare", str(raw), "--output", str(output), "--overwrite"]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "tasks"}
+
+
+def test_quantiles_of_counted_sizes_are_those_of_the_sizes():
+    draw = np.random.default_rng(5)
+    pairs = np.stack([draw.integers(0, 9, 300), draw.integers(1, 40, 300)], axis=1)
+    shards = []
+    for part in (pairs[:100], pairs[100:]):
+        distinct, counts = np.unique(part, axis=0, return_counts=True)
+        shards.append(("member", {"test": np.concatenate([distinct, counts[:, None]], axis=1)}))
+    card = describe_sizes([*shards, ("member", {"test": np.empty((0, 3), np.int64)})])["member"]["test"]
+    assert card["tasks"] == 300
+    assert [card["support_rows"], card["query_rows"]] == pairs.sum(axis=0).tolist()
+    for name, sizes in (("support", pairs[:, 0]), ("query", pairs[:, 1])):
+        assert card[f"{name}_quantiles"] == {q: pytest.approx(np.percentile(sizes, int(q))) for q in card[f"{name}_quantiles"]}
+    assert card["share_of_tasks_with_history"] == pytest.approx((pairs[:, 0] > 0).mean())
+    assert card["share_of_query_rows_with_history"] == pytest.approx(pairs[pairs[:, 0] > 0, 1].sum() / pairs[:, 1].sum())

@@ -9,14 +9,14 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfrec_limaml import records
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import Features
-from tfrec_limaml.parsing import Tasks, encode_rows, padding_index, parse_tasks, sample_weights
+from tfrec_limaml.parsing import Tasks, encode_rows, most_recent, padding_index, parse_tasks, sample_weights
 from tfrec_limaml.preprocessing import FeatureEncoder
 from tfrec_limaml.schema import Schema
 
@@ -63,6 +63,8 @@ def task_dataset(
         raise LimamlError(f"batch_size must be at least 1, received {batch_size}")
     dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
     _check_first_record(dataset, files[0], encoder.schema)
+    of_support = (records.LABEL, records.TIMESTAMP) if with_keys else (records.LABEL,)
+    of_query = (*of_support, *encoder.schema.carry) if with_keys else of_support
     block = batch_size * BATCHES_PER_BLOCK
     if shuffle:
         dataset = dataset.shuffle(4 * block, seed=seed)
@@ -70,12 +72,22 @@ def task_dataset(
     generator_seed = 0 if seed is None else seed
     draws = tf.data.Dataset.random(seed, rerandomize_each_iteration=True) if low < high else tf.data.Dataset.range(2**62)
 
-    def to_batches(serialized: tf.Tensor, draw: tf.Tensor) -> tf.data.Dataset:
+    def to_block(serialized: tf.Tensor, draw: tf.Tensor) -> _Block:
         tasks = parse_tasks(serialized, encoder.schema)
+        if max_samples is not None:
+            tasks = most_recent(tasks, max_samples)
         share = tf.random.stateless_uniform(tf.shape(tasks.task_key), tf.stack([draw, generator_seed]), low, high) if low < high else low
-        return _batches(tasks, encode_rows(tasks, encoder), share, batch_size, max_samples, with_keys, encoder.schema.carry)
+        order = tf.range(tf.size(tasks.counts)) if with_keys else tf.argsort(tasks.counts, stable=True)
+        features, support = encode_rows(tasks, encoder), cut(tasks.counts, tasks.query_start, share)
+        columns = {name: tasks.columns[name] for name in {records.WEIGHT, *of_support, *of_query}}
+        return _Block(tasks._replace(columns=columns), features, support, order)
 
-    dataset = tf.data.Dataset.zip(dataset, draws).flat_map(to_batches)
+    def to_batch(block: _Block, number: tf.Tensor) -> dict[str, Any]:
+        batch = _batch(block, block.order[number * batch_size : (number + 1) * batch_size], of_support, of_query)
+        return batch if with_keys else {name: batch[name] for name in ("support", "query")}
+
+    blocks = tf.data.Dataset.zip(dataset, draws).map(to_block, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = blocks.flat_map(lambda block: _once_per_batch(block, batch_size)).map(to_batch)
     if shuffle:
         dataset = dataset.shuffle(2 * BATCHES_PER_BLOCK, seed=seed)
     return dataset.prefetch(BATCHES_PER_BLOCK)
@@ -90,44 +102,37 @@ def cut(counts: tf.Tensor, query_start: tf.Tensor, share: tf.Tensor | float) -> 
     return tf.where(query_start >= 0, query_start, tf.clip_by_value(drawn, 0, tf.maximum(counts - 1, 0)))
 
 
-def _batches(
-    tasks: Tasks,
-    features: Features,
-    share: Any,
-    batch_size: int,
-    max_samples: int | None,
-    with_keys: bool,
-    carry: Sequence[str],
-) -> tf.data.Dataset:
-    first, counts = tasks.splits[:-1], tasks.counts
-    if max_samples is not None:
-        drop = tf.maximum(tf.where(tasks.query_start >= 0, tasks.query_start, counts) - max_samples, 0)
-        first, counts = first + drop, counts - drop
-        tasks = tasks._replace(query_start=tf.where(tasks.query_start >= 0, tasks.query_start - drop, -1))
-    support = cut(counts, tasks.query_start, share)
-    number = tf.shape(counts, tf.int64)[0]
-    order = tf.range(number) if with_keys else tf.argsort(counts, stable=True)
-    starts = tf.range(0, number, batch_size, tf.int64)
-    extra = (records.LABEL, records.TIMESTAMP, *carry) if with_keys else (records.LABEL,)
+class _Block(NamedTuple):
+    """A block of tasks with their encoded rows, the lengths of their support parts and the order in which they go into batches."""
 
-    def samples(begin: tf.Tensor, length: tf.Tensor, filler: tf.Tensor, wanted: Sequence[str]) -> dict[str, Any]:
-        index = padding_index(begin, length, filler)
-        padded = {name: tf.gather(value, index) for name, value in features.items()}
+    tasks: Tasks
+    features: Features
+    support: tf.Tensor
+    order: tf.Tensor
+
+
+def _once_per_batch(block: _Block, batch_size: int) -> tf.data.Dataset:
+    """The same block once per batch, with the batch's number. Nothing is copied."""
+    batches = (tf.size(block.order, tf.int64) + batch_size - 1) // batch_size
+    return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(block).repeat(batches), tf.data.Dataset.range(batches))
+
+
+def _batch(block: _Block, chosen: tf.Tensor, of_support: Sequence[str], of_query: Sequence[str]) -> dict[str, Any]:
+    """The block's tasks at `chosen` ``[T]``, with these columns of their support and query rows."""
+    tasks = block.tasks
+    first, counts, support = (tf.gather(v, chosen) for v in (tasks.splits[:-1], tasks.counts, block.support))
+
+    def samples(begin: tf.Tensor, length: tf.Tensor, wanted: Sequence[str]) -> dict[str, Any]:
+        index = padding_index(begin, length, first)
+        padded = {name: tf.gather(value, index) for name, value in block.features.items()}
         weight = sample_weights(tasks.columns[records.WEIGHT], index, length)
         return {"features": padded, "weight": weight, **{name: tf.gather(tasks.columns[name], index) for name in wanted}}
 
-    def one_batch(start: tf.Tensor) -> dict[str, Any]:
-        chosen = order[start : start + batch_size]
-        at, of_support, total, filler = (tf.gather(v, chosen) for v in (first, support, counts, tasks.splits[:-1]))
-        batch: dict[str, Any] = {
-            "support": samples(at, of_support, filler, (records.LABEL, records.TIMESTAMP) if with_keys else (records.LABEL,)),
-            "query": samples(at + of_support, total - of_support, filler, extra),
-        }
-        if with_keys:
-            batch["task_key"] = tf.gather(tasks.task_key, chosen)
-        return batch
-
-    return tf.data.Dataset.from_tensor_slices(starts).map(one_batch)
+    return {
+        "support": samples(first, support, of_support),
+        "query": samples(first + support, counts - support, of_query),
+        "task_key": tf.gather(tasks.task_key, chosen),
+    }
 
 
 def _check_first_record(dataset: tf.data.Dataset, file: str, schema: Schema) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -57,24 +58,42 @@ def parse_tasks(serialized: tf.Tensor, schema: Schema) -> Tasks:
         },
         sequence_features={name: tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64) for name, dtype in steps.items()},
     )
-    columns: dict[str, tf.Tensor] = {}
-    checks: list[tf.Operation] = []
     splits = ragged[records.TIMESTAMP].row_splits
-    rows = splits[-1]
-    for name, value in ragged.items():
-        flat = value.flat_values
-        width = vectors.get(name, 1)
-        message = f"a task record's feature list {name!r} does not hold one value per sample of this schema"
-        checks.append(tf.debugging.assert_equal(tf.shape(flat, tf.int64)[0], rows * width, message))
-        columns[name] = flat
+    columns = {name: value.flat_values for name, value in ragged.items()}
     columns.setdefault(records.WEIGHT, tf.ones_like(columns[records.LABEL]))
     tasks = Tasks(context[records.TASK_KEY], context[records.QUERY_START], splits, columns)
-    checks.append(tf.debugging.assert_positive(tasks.counts, "a task record holds no samples"))
-    cuts = "a task record's query_start lies behind its last sample"
-    checks.append(tf.debugging.assert_less_equal(tasks.query_start, tasks.counts, cuts))
-    with tf.control_dependencies(checks):  # or an operation that fails on its own may be first
-        columns = {name: tf.reshape(value, [-1, vectors[name]] if name in vectors else [-1]) for name, value in columns.items()}
-        return tasks._replace(splits=tf.identity(splits), columns=columns)
+    with tf.control_dependencies([_check(tasks, vectors)]):  # or an operation that fails on its own may be first
+        splits, *values = tf.identity_n([splits, *columns.values()])
+    columns = dict(zip(columns, values, strict=True))
+    columns.update({name: tf.reshape(columns[name], [-1, width]) for name, width in vectors.items()})
+    return tasks._replace(splits=splits, columns=columns)
+
+
+def _check(tasks: Tasks, vectors: Mapping[str, int]) -> tf.Operation:
+    """Fails, with the reason, where values are missing or a record is empty: one operation, since each costs time in every epoch."""
+    sizes = tf.stack([tf.size(value, tf.int64) for value in tasks.columns.values()])
+    widths = tf.constant([vectors.get(name, 1) for name in tasks.columns], tf.int64)
+    wrong = tf.concat(
+        [sizes != widths * tasks.splits[-1], [tf.reduce_any(tasks.counts < 1), tf.reduce_any(tasks.query_start > tasks.counts)]], 0
+    )
+    reasons = [f"a task record's feature list `{name}` does not hold one value per sample of this schema" for name in tasks.columns]
+    reasons += ["a task record holds no samples", "a task record's query_start lies behind its last sample"]
+    reason = tf.gather(tf.constant(reasons), tf.argmax(wrong, output_type=tf.int32))
+    return tf.raw_ops.Assert(condition=~tf.reduce_any(wrong), data=[reason])
+
+
+def most_recent(tasks: Tasks, samples: int) -> Tasks:
+    """The tasks with at most so many of the last rows before their cut (without a cut: of all rows), and all rows behind it."""
+    cut = tasks.query_start >= 0
+    drop = tf.maximum(tf.where(cut, tasks.query_start, tasks.counts) - samples, 0)
+    position = tf.range(tasks.splits[-1]) - tf.repeat(tasks.splits[:-1], tasks.counts)
+    kept = position >= tf.repeat(drop, tasks.counts)
+    return Tasks(
+        tasks.task_key,
+        tf.where(cut, tasks.query_start - drop, -1),
+        tf.concat([[0], tf.cumsum(tasks.counts - drop)], 0),
+        {name: tf.boolean_mask(value, kept) for name, value in tasks.columns.items()},
+    )
 
 
 def encode_rows(tasks: Tasks, encoder: FeatureEncoder) -> Features:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tfrec_limaml import input_pipeline
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.input_pipeline import cut, task_dataset
-from tfrec_limaml.parsing import parse_tasks
+from tfrec_limaml.parsing import most_recent, parse_tasks
 from tfrec_limaml.preprocessing import FeatureEncoder
 from tfrec_limaml.records import encode_task
 from tfrec_limaml.schema import Feature, Label, Schema
@@ -208,7 +208,7 @@ def _text_kind():
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
-        (_without_kind(), r"'kind' does not hold one value per sample"),
+        (_without_kind(), r"`kind` does not hold one value per sample"),
         (_text_kind(), r"kind.*Data types don't match. Expected type: int64"),
     ],
 )
@@ -242,3 +242,20 @@ def test_parsing_many_records_keeps_them_apart():
     assert tasks.splits.numpy().tolist() == [0, 2, 3, 7]
     assert tasks.columns["row_id"].numpy().tolist() == [0, 1, 100, 200, 201, 202, 203]
     assert tasks.columns["weight"].numpy().tolist() == [1.0] * 7
+
+
+def test_rows_that_a_cap_drops_are_gone_before_anything_is_encoded():
+    records = [encode_task(SCHEMA, f"t{t}", _task(t, n), start) for t, (n, start) in enumerate([(5, -1), (5, 3), (1, -1), (2, 0)])]
+    tasks = most_recent(parse_tasks(tf.constant(records), SCHEMA), 2)
+    assert tasks.splits.numpy().tolist() == [0, 2, 6, 7, 9]
+    assert tasks.columns["row_id"].numpy().tolist() == [3, 4, 101, 102, 103, 104, 200, 300, 301]
+    assert tasks.query_start.numpy().tolist() == [-1, 2, -1, 0]
+
+
+def test_batches_come_in_the_order_of_the_files_with_keys_and_by_length_without(write):
+    """Blocks are parsed in parallel, but the order is the same every time."""
+    path = write([(n % 7 + 1, -1) for n in range(100)])
+    keyed = [key for batch in task_dataset(path, ENCODER, 3, with_keys=True).as_numpy_iterator() for key in batch["task_key"]]
+    assert keyed == [f"t{n}".encode() for n in range(100)]
+    shuffled = task_dataset(path, ENCODER, 3, shuffle=True, seed=5)
+    assert _pairs(task_dataset(path, ENCODER, 3, shuffle=True, seed=5)) == _pairs(shuffled)

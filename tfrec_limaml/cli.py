@@ -11,6 +11,8 @@ import dataclasses
 import importlib
 import json
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
@@ -63,9 +65,21 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``limaml``; returns the exit code (0 done, 2 bad arguments or input, 130 interrupted)."""
+    """Runs ``limaml``; returns the exit code (0 done, 2 bad arguments or input, 130 interrupted, 141 the reader of the output has gone)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()  # here, not when the interpreter ends, which would complain in its own words
+    except BrokenPipeError:  # as in ``limaml ... | head -1``
+        if not _reader_has_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: Sequence[str]) -> int:
     known = {entry.name for entry in _installed()}
     named = [arguments[0]] if arguments and arguments[0] in known else []
     parsed = build_parser(named).parse_args(arguments)
@@ -81,6 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if result is not None:
         print(json.dumps(result, indent=2, default=str) if parsed.json else command.render(result))
     return 0
+
+
+def _reader_has_gone() -> bool:
+    """Whether it is standard output that is broken, rather than a pipe or socket of the command's own."""
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _installed() -> list[EntryPoint]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -82,3 +86,28 @@ def test_a_command_of_a_package_that_is_not_installed_says_how_to_get_it(capsys)
 def test_other_commands_work_without_the_missing_package(capsys):
     assert cli.main(["double", "--json"]) == 0
     assert "absent" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["datasets", "list"], ["datasets", "list", "--json"]])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_goes_away_ends_it_quietly(arguments, buffered):
+    """``limaml ... | true``: neither a traceback nor the interpreter's own message at its end."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tfrec_limaml", *arguments], stdout=writing, stderr=subprocess.PIPE, env=environment, check=False
+    )
+    os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 141 or arguments == ["--help"]  # argparse may take no notice itself
+
+
+def test_a_broken_pipe_of_the_command_itself_is_not_hushed_up(monkeypatch):
+    def run(options):
+        raise BrokenPipeError("a worker died")
+
+    monkeypatch.setattr(cli, "_load", lambda entry: dataclasses.replace(COMMAND, run=run))
+    monkeypatch.setattr(cli, "_reader_has_gone", lambda: False)
+    with pytest.raises(BrokenPipeError, match="a worker died"):
+        cli.main(["double"])

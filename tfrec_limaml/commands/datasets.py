@@ -61,6 +61,11 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     known.add_argument("--tasks", metavar="NAME[,NAME]", help="task definitions, e.g. user or user,user_tab; the first is the default one")
     known.add_argument("--history", action="store_true", help="declare point-in-time history features")
     known.add_argument(
+        "--id-feature",
+        action="store_true",
+        help="declare the first task definition's key as an embedded feature, for `limaml train --meta-block id` or features+id",
+    )
+    known.add_argument(
         "--random-log", action="store_true", default=None, help="kuairand-pure: also read the log of randomly exposed videos"
     )
     known.add_argument("--members", type=int, metavar="N", help="simulated: number of members (default 4000)")
@@ -106,10 +111,11 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
             label=arguments.label,
             tasks=arguments.tasks.split(",") if arguments.tasks else None,
             history=arguments.history,
+            id_feature=arguments.id_feature,
             settings=settings,
             overwrite=arguments.overwrite,
         )
-    foreign = [name for name in ("data_dir", "label", "tasks", "history") if getattr(arguments, name)] + list(settings)
+    foreign = [name for name in ("data_dir", "label", "tasks", "history", "id_feature") if getattr(arguments, name)] + list(settings)
     if foreign:
         raise LimamlError(f"--{foreign[0].replace('_', '-')} is for known data sets; your own schema file says it")
     if not (arguments.schema and arguments.interactions):

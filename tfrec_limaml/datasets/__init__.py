@@ -20,6 +20,7 @@ def prepare(
     label: str | None = None,
     tasks: Sequence[str] | None = None,
     history: bool = False,
+    id_feature: bool = False,
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def prepare(
         label: Label column; the data set's first by default.
         tasks: Task definitions; the data set's first by default.
         history: Declare point-in-time history features.
+        id_feature: Declare the key of the first task definition as an embedded meta feature, which ID meta blocks need.
         settings: Further settings of the data set, e.g. ``{"members": 500, "seed": 1}``.
         overwrite: Replace an earlier output.
 
@@ -47,7 +49,8 @@ def prepare(
     path = raw.check_output(output, overwrite)
     dataset = registry.get(name)
     request = dataset.request(data_dir=data_dir, label=label, tasks=tuple(tasks or ()), history=history, settings=settings)
-    return _finish(dataset.load(request), path)
+    data = dataset.load(request)
+    return _finish(raw.with_id_feature(data) if id_feature else data, path)
 
 
 def prepare_own(

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.records import DATA_CARD_FILE, SCHEMA_FILE
-from tfrec_limaml.schema import Schema
+from tfrec_limaml.schema import Feature, Schema
 
 INTERACTIONS = "interactions"
 
@@ -49,6 +49,31 @@ class RawData:
     tables: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+#: Width of the embedding, and the most members, of an ID that is declared as a feature.
+ID_WIDTH, MOST_IDS = 16, 1_000_000
+
+
+def with_id_feature(data: RawData) -> RawData:
+    """The data set with the key of its first task definition as an embedded meta feature, as ID meta blocks need it.
+
+    A vocabulary rather than hash buckets: no two IDs share a row, and IDs that training never saw start from the blocks' learned prior.
+
+    Raises:
+        LimamlError: The first task definition has several key columns.
+    """
+    schema = data.schema
+    keys = schema.task_columns()
+    if len(keys) != 1:
+        raise LimamlError(
+            f"--id-feature needs a task definition with one key column, but {schema.default_task!r} has {list(keys)}; "
+            "name one that has first in --tasks"
+        )
+    if any(feature.name == keys[0] for feature in schema.features):
+        return data
+    feature = Feature(name=keys[0], role="meta", dtype="string", encoding="vocabulary", max_vocabulary=MOST_IDS, embedding_width=ID_WIDTH)
+    return dataclasses.replace(data, schema=schema.replace(features=(feature, *schema.features)))
 
 
 def check_output(output: str | Path, overwrite: bool) -> Path:

@@ -91,3 +91,12 @@ def test_a_broken_file_is_a_schema_error(prepared):
             path.write_text("")
     with pytest.raises(SchemaError, match=r"cannot read the files|no rows"):
         prepared()
+
+
+def test_members_become_a_feature_once(prepared):
+    plain = prepared()[1].features
+    declared = prepared(id_feature=True)[1].features
+    assert [feature.name for feature in declared].count("user_id") == 1
+    assert [feature for feature in declared if feature.name != "user_id"] == [f for f in plain if f.name != "user_id"]
+    (member,) = [feature for feature in declared if feature.name == "user_id"]
+    assert (member.role, member.encoding, member.embedding_width) == ("meta", "vocabulary", 16)

@@ -1,0 +1,56 @@
+"""The task's key as a feature of the data sets that are built in."""
+
+from __future__ import annotations
+
+import pytest
+
+from tfrec_limaml.cli import main
+from tfrec_limaml.datasets.registry import all_datasets
+from tfrec_limaml.schema import Schema
+
+
+def _prepare(run_limaml, tmp_path, *arguments):
+    run_limaml("datasets", "prepare", *arguments, "--output", tmp_path / "raw")
+    return Schema.load(tmp_path / "raw" / "schema.yaml")
+
+
+def test_the_members_of_the_simulated_world_become_a_feature(run_limaml, tmp_path):
+    plain = _prepare(run_limaml, tmp_path / "plain", "simulated", "--members", 40, "--days", 12)
+    schema = _prepare(run_limaml, tmp_path / "id", "simulated", "--members", 40, "--days", 12, "--id-feature")
+    first, *others = schema.features
+    assert others == list(plain.features)
+    assert (first.name, first.role, first.encoding, first.embedding_width) == ("member_id", "meta", "vocabulary", 16)
+
+
+def test_the_users_of_kuairand_become_a_feature(run_limaml, tmp_path, tiny_kuairand):
+    schema = _prepare(run_limaml, tmp_path, "kuairand-pure", "--data-dir", tiny_kuairand, "--tasks", "user,user_tab", "--id-feature")
+    assert schema.features[0].name == "user_id"
+
+
+def test_every_data_set_has_a_task_definition_that_one_column_identifies():
+    assert [name for name, dataset in all_datasets().items() if len(next(iter(dataset.tasks.values()))) != 1] == []
+
+
+def test_a_task_of_two_columns_has_no_id(capsys, tmp_path):
+    arguments = ["simulated", "--members", "40", "--days", "12", "--tasks", "member_type,member"]
+    assert main(["datasets", "prepare", *arguments, "--id-feature", "--output", str(tmp_path / "raw")]) == 2
+    assert "'member_type' has ['member_id', 'notification_type']; name one that has first in --tasks" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", ["id", "features+id"])
+def test_an_id_meta_block_trains_on_it_through_the_commands(run_limaml, tmp_path, block):
+    _prepare(run_limaml, tmp_path, "simulated", "--members", 80, "--days", 12, "--id-feature")
+    run_limaml("prepare", tmp_path / "raw", "--output", tmp_path / "tasks")
+    trained = run_limaml(
+        "train", tmp_path / "tasks", "--output", tmp_path / "run", "--meta-block", block, "--epochs", 1, "--inner-steps", 1
+    )
+    assert trained["algorithm"] == "limaml"
+    import keras
+
+    model = keras.models.load_model(tmp_path / "run" / "limaml.keras")
+    assert model.meta_block.offsets.feature == "member_id"
+    (table,) = model.meta_block.offsets.trainable_variables
+    moved = (table.numpy() != 0).any(axis=1)
+    assert not moved[0], "members that training never saw keep the prior"
+    assert moved[1:].all(), "every member of the training rows has an offset of its own"

@@ -56,10 +56,16 @@ def task_deviation(label: Array, offset: Array, task: Array, confidence: float =
     return _maximise(lambda tau: rows.log_likelihood(tau, 0.0), confidence)
 
 
-def group_deviation(label: Array, offset: Array, task: Array, category: Array, tau: float, confidence: float = 0.95) -> Deviation:
-    """Deviation of intercepts of (task, category) that comes on top of task intercepts of deviation `tau`."""
+def group_deviation(
+    label: Array, offset: Array, task: Array, category: Array, tau: float, confidence: float = 0.95, copies: float = 1.0
+) -> Deviation:
+    """Deviation of intercepts of (task, category) that comes on top of task intercepts of deviation `tau`.
+
+    Where rows hold several values of the category they come once for each; `copies` is how often on average. The estimate is then
+    the one of a composite likelihood, and the interval counts what a row says once, not `copies` times.
+    """
     rows = _Sorted(label, offset, task, category)
-    return _maximise(lambda tau_group: rows.log_likelihood(tau, tau_group), confidence)
+    return _maximise(lambda tau_group: rows.log_likelihood(tau, tau_group) / copies, confidence)
 
 
 def auc_gains(

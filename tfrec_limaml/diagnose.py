@@ -36,6 +36,21 @@ MOST_VALUES = 200
 
 
 @dataclasses.dataclass(frozen=True)
+class Category:
+    """Which values of a category the query rows hold; a row with several values is there once for each.
+
+    Attributes:
+        row: Index of the query row.
+        code: Integer code of the value.
+        history: Support rows of the row's task with the same value.
+    """
+
+    row: Array
+    code: Array
+    history: Array
+
+
+@dataclasses.dataclass(frozen=True)
 class ScoredRows:
     """Query rows ``[N]`` with their logits, and what came before them.
 
@@ -44,16 +59,14 @@ class ScoredRows:
         label: 0 or 1.
         logit: Of the baseline, out of sample.
         history: Support rows of the row's task.
-        categories: By feature: integer codes of its values.
-        category_history: By feature: support rows of the row's task with the row's value.
+        categories: By feature.
     """
 
     task: Array
     label: Array
     logit: Array
     history: Array
-    categories: dict[str, Array]
-    category_history: dict[str, Array]
+    categories: dict[str, Category]
 
     def sample(self) -> ScoredRows:
         """At most `ROWS_PER_TASK` rows of a task and, by whole tasks, about `MOST_ROWS` rows."""
@@ -61,8 +74,11 @@ class ScoredRows:
         tasks = int(self.task.max()) + 1
         share = min(1.0, MOST_ROWS / max(int(kept.sum()), 1))
         kept &= (np.random.default_rng(0).random(tasks) < share)[self.task]
-        dictionaries = ({name: v[kept] for name, v in d.items()} for d in (self.categories, self.category_history))
-        return ScoredRows(self.task[kept], self.label[kept], self.logit[kept], self.history[kept], *dictionaries)
+        categories = {}
+        for name, found in self.categories.items():
+            of_kept = kept[found.row]
+            categories[name] = Category((np.cumsum(kept) - 1)[found.row[of_kept]], found.code[of_kept], found.history[of_kept])
+        return ScoredRows(self.task[kept], self.label[kept], self.logit[kept], self.history[kept], categories)
 
 
 def train_baseline(model: Vanilla, pattern: str | Sequence[str], validation: str | Sequence[str], epochs: int, seed: int) -> None:
@@ -119,16 +135,17 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
     confidence = 1 - 0.05 / (1 + len(rows.categories))  # as many chances to find something by accident
     between = task_deviation(rows.label, offset, rows.task, confidence)
 
-    def gains(name: str | None, tau: float) -> tuple[float, float]:
-        if name is None:
-            return auc_gains(offset, rows.task, tau, rows.history)
-        group = np.unique(np.stack([rows.task, rows.categories[name]]), axis=1, return_inverse=True)[1].reshape(-1)
-        return auc_gains(offset, rows.task, between.value, rows.history, group, tau, rows.category_history[name])
+    def gains(found: Category, tau: float) -> tuple[float, float]:
+        task = rows.task[found.row]
+        group = np.unique(np.stack([task, found.code]), axis=1, return_inverse=True)[1].reshape(-1)
+        return auc_gains(offset[found.row], task, between.value, rows.history[found.row], group, tau, found.history)
 
-    sources = [_source("task", between, gains(None, between.value), gains(None, between.high)[1])]
-    for name, category in rows.categories.items():
-        inside = group_deviation(rows.label, offset, rows.task, category, between.value, confidence)
-        sources.append(_source(f"task x {name}", inside, gains(name, inside.value), gains(name, inside.high)[1]))
+    overall, at_most = (auc_gains(offset, rows.task, tau, rows.history) for tau in (between.value, between.high))
+    sources = [_source("task", between, overall, at_most[1])]
+    for name, found in rows.categories.items():
+        task, copies = rows.task[found.row], len(found.row) / len(rows.task)
+        inside = group_deviation(rows.label[found.row], offset[found.row], task, found.code, between.value, confidence, copies)
+        sources.append(_source(f"task x {name}", inside, gains(found, inside.value), gains(found, inside.high)[1]))
     return {
         "definition": definition,
         "tasks": len(np.unique(rows.task)),
@@ -166,25 +183,28 @@ def record_files(tasks: str | Path, definition: str, split: str) -> list[str]:
 def _with_history(rows: dict[str, Array], features: Sequence[Feature]) -> ScoredRows:
     query = rows["query"]
     tasks = int(rows["task"].max()) + 1
-    codes, history = {}, {}
+    number = np.cumsum(query) - 1
+    found = {}
     for feature in features:
-        code = np.unique(_first_value(rows[feature.name], feature.separator), return_inverse=True)[1]
+        row, value = _values(rows[feature.name], feature.separator)
+        code = np.unique(value, return_inverse=True)[1]
         values = int(code.max()) + 1
         if not 1 < values <= MOST_VALUES:
             continue
-        pair = rows["task"] * values + code
-        codes[feature.name] = code[query]
-        history[feature.name] = np.bincount(pair[~query], minlength=tasks * values)[pair[query]]
+        pair, of_query = rows["task"][row] * values + code, query[row]
+        before = np.bincount(pair[~of_query], minlength=tasks * values)
+        found[feature.name] = Category(number[row[of_query]], code[of_query], before[pair[of_query]])
     support = np.bincount(rows["task"][~query], minlength=tasks)
     task = rows["task"][query]
-    return ScoredRows(task, rows[records.LABEL][query], rows["logit"][query].astype(float), support[task], codes, history)
+    return ScoredRows(task, rows[records.LABEL][query], rows["logit"][query].astype(float), support[task], found)
 
 
-def _first_value(column: Array, separator: str | None) -> Array:
-    if column.dtype != object:
-        return column
-    mark = None if separator is None else separator.encode()
-    return np.array([value if mark is None else value.split(mark)[0] for value in column], "S")
+def _values(column: Array, separator: str | None) -> tuple[Array, Array]:
+    """Row numbers and values; a row with several values comes once for each."""
+    if separator is None:
+        return np.arange(len(column)), column.astype("S") if column.dtype == object else column
+    cells = [sorted(set(cell.split(separator.encode()))) for cell in column]
+    return np.repeat(np.arange(len(cells)), [len(cell) for cell in cells]), np.array([value for cell in cells for value in cell], "S")
 
 
 def _position_in_task(task: Array) -> Array:

@@ -5,8 +5,9 @@ adapter therefore pads the samples of its batch to one of a few widths, and the 
 wide tasks). Where all tasks of a batch share one width, as the embedding job arranges it, what a task is computed in follows from the task.
 
 Measured (TensorFlow 2.21 on x86 with oneDNN): the number of tasks does not matter as long as it is a multiple of 16; the width
-does where it passes 16. One thing is left that no padding mends: `tf.reduce_sum` over the middle axis of ``[T, S, D]`` depends on
-the place in the batch where S is 16 or more and D is not a multiple of 8 (the packets of its vectorised loop straddle two tasks).
+does where it passes 16. One kernel knows no padding that mends it: `tf.reduce_sum` over the middle axis of ``[T, S, D]`` depends on
+the place in the batch where S is 16 or more and D is not a multiple of 8. So nothing in the adapter sums in that way, see
+`tfrec_limaml.pooling.sum_over_samples`.
 """
 
 from __future__ import annotations

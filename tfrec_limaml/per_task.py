@@ -15,7 +15,15 @@ import tensorflow as tf
 from keras.src.models.functional import Functional  # not exported, and a rule must not catch subclasses with a call of their own
 
 from tfrec_limaml.features import merge_axes, split_axes
-from tfrec_limaml.inner_weights import DualKernel, SharedWeight, shared_bias, shared_product, with_task_axis
+from tfrec_limaml.inner_weights import (
+    DualKernel,
+    SharedWeight,
+    add_to_samples,
+    scale_samples,
+    shared_bias,
+    shared_product,
+    with_task_axis,
+)
 
 Weights = Sequence[Any]  # tensors with a task axis, or the cheaper forms of `inner_weights`
 
@@ -87,7 +95,7 @@ def _dense(layer: keras.layers.Dense, weights: Weights, inputs: tf.Tensor, train
     if bias and isinstance(bias[0], SharedWeight) and bias[0].value.dtype == inputs.dtype:
         outputs = shared_bias(outputs, bias[0])
     elif bias:
-        outputs = outputs + tf.cast(with_task_axis(bias[0]), inputs.dtype)[:, None]
+        outputs = add_to_samples(outputs, tf.cast(with_task_axis(bias[0]), inputs.dtype))
     return layer.activation(outputs) if layer.activation is not None else outputs
 
 
@@ -99,11 +107,11 @@ def _layer_norm(layer: keras.layers.LayerNormalization, weights: Weights, inputs
     # Not tf.nn.moments: it takes the mean as a constant within the variance, which is right for first derivatives alone.
     centred = inputs - tf.reduce_mean(inputs, -1, keepdims=True)
     outputs = centred * tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + layer.epsilon)
-    remaining = [tf.cast(w, exact)[:, None] for w in weights]
+    remaining = [tf.cast(w, exact) for w in weights]
     if layer.scale:
-        outputs = outputs * remaining.pop(0)
+        outputs = scale_samples(outputs, remaining.pop(0))
     if layer.center:
-        outputs = outputs + remaining.pop(0)
+        outputs = add_to_samples(outputs, remaining.pop(0))
     return tf.cast(outputs, layer.compute_dtype)
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfrec_limaml.blocks.id_offsets import IDOffsets
 from tfrec_limaml.blocks.mlp import MLPMetaBlock
 from tfrec_limaml.features import Features
-from tfrec_limaml.inner_weights import SharedWeight
+from tfrec_limaml.inner_weights import SharedWeight, add_to_samples
 from tfrec_limaml.per_task import apply_per_task
 
 
@@ -70,15 +70,17 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
 
     def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""
-        return apply_per_task(self.network, weights[1:], self._add_prior(encoded, weights[0][:, None]), training)
+        rows, others = self._split(encoded)
+        rows = add_to_samples(rows, tf.cast(weights[0], rows.dtype))
+        return apply_per_task(self.network, weights[1:], tf.concat([rows, others], -1), training)
 
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_encoded`."""
-        return self.network(self._add_prior(encoded, tf.convert_to_tensor(self.prior)), training=training)
+        rows, others = self._split(encoded)
+        return self.network(tf.concat([rows + tf.cast(tf.convert_to_tensor(self.prior), rows.dtype), others], -1), training=training)
 
-    def _add_prior(self, encoded: tf.Tensor, prior: tf.Tensor) -> tf.Tensor:
-        width = self.offsets.width
-        return tf.concat([encoded[..., :width] + tf.cast(prior, encoded.dtype), encoded[..., width:]], -1)
+    def _split(self, encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return encoded[..., : self.offsets.width], encoded[..., self.offsets.width :]
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

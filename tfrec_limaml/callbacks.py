@@ -13,21 +13,48 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.models import LiMAML
+from tfrec_limaml.features import Features
+from tfrec_limaml.models import LiMAML, TaskModel
 
 _CONFIG = "projector_config.pbtxt"
 _VECTORS, _METADATA = "meta_embeddings.tsv", "meta_embeddings_metadata.tsv"
 
 
 def tensorboard(log_dir: str | Path, **options: Any) -> keras.callbacks.TensorBoard:
-    """`keras.callbacks.TensorBoard`: scalars of every epoch and the graph.
+    """`keras.callbacks.TensorBoard`: scalars of every epoch, and the graph of a model that has an encoder.
 
     Raises:
         LimamlError: The TensorBoard package, through which Keras writes them, is not installed.
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise LimamlError("TensorBoard is not installed; install it with: pip install 'tfrec-limaml[tensorboard]'")
-    return keras.callbacks.TensorBoard(str(log_dir), **options)
+    return _TensorBoard(str(log_dir), **options)
+
+
+class _TensorBoard(keras.callbacks.TensorBoard):
+    """Keras 3 itself writes no graphs."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Writes the graph, before Keras opens a file of its own: of a run's files TensorBoard follows the newest."""
+        if self.write_graph and self.model.encoder is not None:
+            write_graph(self.model, Path(self.log_dir) / "train")
+        super().on_train_begin(logs)
+
+
+def write_graph(model: TaskModel, folder: str | Path) -> None:
+    """Writes the graph of the un-adapted forward pass, both blocks, from encoded rows to logits."""
+    shapes = model.encoder.output_shapes
+    rows = {name: tf.TensorSpec(shape, tf.int32 if len(shape) == 1 else tf.float32, name) for name, shape in shapes.items()}
+
+    def forward(features: Features) -> tf.Tensor:
+        with tf.name_scope("meta_block"):
+            embedding = model.meta_block(features)
+        with tf.name_scope("global_block"):
+            return model.global_block(features, embedding)
+
+    graph = tf.function(forward, autograph=False).get_concrete_function(rows).graph
+    with tf.summary.create_file_writer(str(folder)).as_default():
+        tf.summary.graph(graph)
 
 
 class EmbeddingProjector(keras.callbacks.Callback):

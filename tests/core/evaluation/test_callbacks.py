@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfrec_limaml import Vanilla
 from tfrec_limaml.callbacks import EmbeddingProjector, tensorboard, write_projector
@@ -29,6 +30,29 @@ def test_training_leaves_scalars_the_graph_and_embeddings_with_their_labels(make
     (batch,) = test_tasks.take(1)
     expected = model.task_embeddings(batch["support"])[0].numpy()[5:]
     np.testing.assert_allclose(vectors[: len(expected)], expected, atol=1e-4)
+
+
+def test_tensorboard_itself_reads_the_scalars_the_graph_of_both_blocks_and_the_projector(make_model, test_tasks, tmp_path):
+    """With TensorBoard's own readers, as its pages use them."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector import projector_config_pb2
+
+    callbacks = [tensorboard(tmp_path), EmbeddingProjector(test_tasks, tmp_path)]
+    history = make_model().fit(test_tasks, validation_data=test_tasks, epochs=2, verbose=0, callbacks=callbacks).history
+
+    def read(run, tag):
+        events = accumulator.EventAccumulator(str(tmp_path / run)).Reload()
+        return [(event.step, tf.make_ndarray(event.tensor_proto).item()) for event in events.Tensors(tag)]
+
+    assert read("train", "epoch_loss") == [(n, pytest.approx(value)) for n, value in enumerate(history["loss"])]
+    assert read("validation", "epoch_auc") == [(n, pytest.approx(value)) for n, value in enumerate(history["val_auc"])]
+    graph = accumulator.EventAccumulator(str(tmp_path / "train")).Reload().Graph()
+    scopes = {part for node in graph.node for part in node.name.split("/")}
+    assert {"meta_block", "global_block"} <= scopes
+    config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), projector_config_pb2.ProjectorConfig())
+    (embedding,) = config.embeddings
+    assert len((tmp_path / embedding.metadata_path).read_text().splitlines()) == len(np.loadtxt(tmp_path / embedding.tensor_path)) == 55
 
 
 def test_labels_cannot_break_the_table(tmp_path):

@@ -44,13 +44,15 @@ class FeatureTable:
 
     def __init__(self, schema: Schema, name: str, source: Source) -> None:
         columns = table_columns(schema, name)
-        parts = [part for path in source.files for part in read_tables((path, None), columns, _BATCH_ROWS)]
-        if not sum(part.num_rows for part in parts):
-            raise SourceError(f"table {name!r} ({', '.join(source.files)}) has no rows")
-        raw = pa.concat_tables(parts, promote_options="permissive")
-        del parts
+        parts: dict[str, list[pa.Array]] = {column: [] for column in columns}
+        for path in source.files:
+            for part in read_tables((path, None), columns, _BATCH_ROWS):
+                for column in columns:
+                    parts[column].append(_narrow(part[column].combine_chunks()))
         key = schema.tables[name]
-        self._keys = values.as_text(raw[key])
+        if not sum(map(len, parts[key])):
+            raise SourceError(f"table {name!r} ({', '.join(source.files)}) has no rows")
+        self._keys = values.as_text(_whole(parts[key]))
         hashes = columnar.stable_hash(pc.fill_null(self._keys, ""))
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._rows = hashes[order], order.astype(np.int32)
@@ -64,7 +66,8 @@ class FeatureTable:
         self._columns: dict[str, tuple[pa.Array, Mask | None]] = {}
         for feature in schema.features:
             if feature.table == name:
-                self._columns[feature.name] = _stored(*values.as_feature(raw[feature.name], feature), feature)
+                self._columns[feature.name] = _stored(*values.as_feature(_whole(parts[feature.name]), feature), feature)
+                del parts[feature.name]
 
     def find(self, keys: pa.Array) -> npt.NDArray[np.int64]:
         """Row of each key, -1 where the table has none."""
@@ -93,12 +96,21 @@ class FeatureTable:
 def _stored(array: pa.Array, invalid: Mask, feature: Feature) -> tuple[pa.Array, Mask | None]:
     """A column with the filler behind its last row, where row -1 finds it; text as codes as narrow as they can be."""
     filler = pa.array([feature.filler if feature.width == 1 else [feature.filler] * feature.width], array.type)
-    array = pa.concat_arrays([array, filler])
-    if pa.types.is_string(array.type):
-        encoded = array.dictionary_encode()
-        narrow = next(t for t in (pa.int8(), pa.int16(), pa.int32()) if len(encoded.dictionary) <= 2 ** (t.bit_width - 1))
-        array = pa.DictionaryArray.from_arrays(encoded.indices.cast(narrow), encoded.dictionary)
-    return array, np.append(invalid, True) if invalid.any() else None
+    return _narrow(pa.concat_arrays([array, filler])), np.append(invalid, True) if invalid.any() else None
+
+
+def _narrow(array: pa.Array) -> pa.Array:
+    """Text as codes as narrow as they can be; anything else as it is."""
+    if not pa.types.is_string(array.type):
+        return array
+    encoded = array.dictionary_encode()
+    narrow = next(t for t in (pa.int8(), pa.int16(), pa.int32()) if len(encoded.dictionary) <= 2 ** (t.bit_width - 1))
+    return pa.DictionaryArray.from_arrays(encoded.indices.cast(narrow), encoded.dictionary)
+
+
+def _whole(parts: list[pa.Array]) -> pa.ChunkedArray:
+    """One column from the parts it was read in, whose types may differ as far as Arrow can unite them."""
+    return pa.concat_tables([pa.table([values.plain(part)], ["column"]) for part in parts], promote_options="permissive")["column"]
 
 
 def load_tables(schema: Schema, sources: Mapping[str, Source]) -> Tables:

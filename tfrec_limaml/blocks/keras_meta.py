@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfrec_limaml.blocks.base import MetaBlock
+from tfrec_limaml.blocks.mlp import initial_forms
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import META, FeatureEmbeddings, Features
 from tfrec_limaml.per_task import apply_per_task, check_batchable
@@ -69,6 +70,12 @@ class KerasMetaBlock(MetaBlock):
         """The layer's trainable variables; not the embedding tables."""
         return self.layer.trainable_variables
 
+    def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
+        """Forms that need no copy per task where the layer is a plain stack of dense layers, else as every block's."""
+        if isinstance(self.layer, keras.Sequential) and _starts_dense(self.layer.layers, encoded):
+            return initial_forms(self.adaptable_variables, encoded)
+        return super().initial_weights(encoded)
+
     def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""
         return apply_per_task(self.layer, weights, encoded, training)
@@ -89,3 +96,10 @@ class KerasMetaBlock(MetaBlock):
     def from_config(cls, config: dict[str, Any]) -> KerasMetaBlock:
         """Inverse of `get_config`."""
         return cls(**{**config, "layer": keras.saving.deserialize_keras_object(config["layer"])})
+
+
+def _starts_dense(layers: Sequence[keras.layers.Layer], encoded: tf.Tensor) -> bool:
+    """Whether all weights are dense layers', and the first of those reads the rows as they are: a dual kernel knows no others."""
+    first = layers[0]
+    weighted = [layer for layer in layers if layer.trainable_variables]
+    return first in weighted and all(type(layer) is keras.layers.Dense and layer.compute_dtype == encoded.dtype for layer in weighted)

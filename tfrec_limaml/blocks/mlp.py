@@ -63,10 +63,7 @@ class MLPMetaBlock(MetaBlock):
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
         """The shared weights in forms that need no copy per task: the first kernel dual, where its input is wide."""
-        values = [tf.convert_to_tensor(v) for v in self.adaptable_variables]
-        tasks = tf.shape(encoded)[0]
-        first = DualKernel(values[0], encoded) if _is_wide(encoded, values[0]) else SharedWeight(values[0], tasks)
-        return [first, *(SharedWeight(v, tasks) for v in values[1:])]
+        return initial_forms(self.adaptable_variables, encoded)
 
     def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""
@@ -154,6 +151,14 @@ class MLPGlobalBlock(GlobalBlock):
             "embeddings": self.inputs_layer.embeddings,
             "embeddings_regularizer": keras.regularizers.serialize(self.inputs_layer.embeddings_regularizer),
         }
+
+
+def initial_forms(variables: Sequence[keras.Variable], encoded: tf.Tensor) -> list[Any]:
+    """Cheap forms of the weights of dense layers, the first of which reads `encoded` ``[T, S, F]`` itself."""
+    values = [tf.convert_to_tensor(v) for v in variables]
+    tasks = tf.shape(encoded)[0]
+    first = DualKernel(values[0], encoded) if _is_wide(encoded, values[0]) else SharedWeight(values[0], tasks)
+    return [first, *(SharedWeight(v, tasks) for v in values[1:])]
 
 
 def _is_wide(encoded: tf.Tensor, kernel: tf.Tensor) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tfrec_limaml.blocks import KerasMetaBlock
+from tfrec_limaml.blocks import KerasMetaBlock, MetaBlock, mlp
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import flatten_tasks
+from tfrec_limaml.inner_weights import DualKernel, SharedWeight
 
 L = keras.layers
 
@@ -44,3 +46,43 @@ def test_a_layer_that_does_not_fit_is_refused_when_the_block_is_built(layer, mes
 def test_what_is_no_layer_is_refused():
     with pytest.raises(ValueError, match="layer must be a Keras layer or model, received 'relu'"):
         KerasMetaBlock("relu", 4)
+
+
+@pytest.mark.parametrize("wide_from", [1, 99])
+def test_a_stack_of_dense_layers_learns_the_same_in_cheaper_forms(make_model, make_samples, meta_blocks, monkeypatch, wide_from):
+    def stack(dtype):
+        layers = [keras.layers.Dense(5, "tanh", dtype=dtype), keras.layers.Dense(4, dtype=dtype)]
+        return KerasMetaBlock(keras.Sequential(layers), 4, dtype=dtype)
+
+    monkeypatch.setitem(meta_blocks, "keras", stack)
+    monkeypatch.setattr(mlp, "DUAL_FROM_WIDTH", wide_from)
+    support, query = make_samples([3, 5, 2], seed=1), make_samples([4, 1, 2], seed=2)
+
+    def gradients():
+        model = make_model("keras", inner_steps=2)
+        encoded = tf.zeros([2, 3, 3], tf.float64)
+        forms = [type(weight) for weight in model.meta_block.initial_weights(encoded)]
+        return forms, model._gradients(support, query, model.outer_count(support, query))
+
+    forms, cheap = gradients()
+    assert forms == [DualKernel if wide_from == 1 else SharedWeight, *[SharedWeight] * 3]
+    monkeypatch.setattr(KerasMetaBlock, "initial_weights", MetaBlock.initial_weights)
+    forms, plain = gradients()
+    assert not {DualKernel, SharedWeight} & set(forms)
+    for one, other in zip(tf.nest.flatten(cheap), tf.nest.flatten(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [keras.layers.Dropout(0.5), keras.layers.Dense(4)],
+        [keras.layers.Dense(5), keras.layers.LayerNormalization(), keras.layers.Dense(4)],
+        [keras.layers.Dense(4, dtype="float64")],
+    ],
+    ids=["not dense first", "not dense alone", "another dtype"],
+)
+def test_any_other_stack_starts_from_tensors(layers):
+    block = KerasMetaBlock(keras.Sequential(layers), 4)
+    block.build({"meta": (None, 3)})
+    assert all(tf.is_tensor(weight) for weight in block.initial_weights(tf.zeros([2, 3, 3])))

@@ -239,8 +239,6 @@ class RankingProtocol:
         for r in every:
             part = slice(start, start + r.count)
             used = next(masks) if r.count else np.zeros(0, np.bool_)
-            if len(used) < r.count:
-                used = used.repeat(r.count)
             out.append(_ranked(r, probability[part], logit[part], used, version, top))
             start += r.count
         return out
@@ -271,9 +269,9 @@ def _ranked(
     order = (-logit).argsort(kind="stable")[:top]
     return Ranked(
         order=order,
-        probability=probability[order],
-        logit=logit[order],
-        used_embedding=used[order],
+        probability=probability.take(order),
+        logit=logit.take(order),
+        used_embedding=used.repeat(len(order)) if len(used) == 1 else used.take(order),
         model_version=version,
         filled=rows.filled,
     )

@@ -8,6 +8,7 @@ written as Parquet, column by column. Record bytes are never decoded in Python.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -141,11 +142,11 @@ def generate(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = Fal
     """
     options = use_options(flags)
     task_output.check_free(job.output, overwrite)
-    began = time.time()
+    began, made_by = time.time(), artefacts.manifest_digest(job.adapter)
     aside = task_output.aside_of(job.output)
     try:
         _run(job, aside, options, wait=True)
-        return _finish(job, aside, began)
+        return _finish(job, aside, made_by, began)
     finally:
         task_output.discard(aside)
 
@@ -159,13 +160,12 @@ def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
         raise LimamlError(f"{aside} exists: a launched job that is running, or waits for --finish; --overwrite drops it")
     task_output.discard(aside)
     told = {"generation": job.generation, "manifest_digest": artefacts.manifest_digest(job.adapter), "began": time.time()}
-    with runner_errors.readable(job.output):
-        files.write_text(files.join(aside, LAUNCH_FILE), json.dumps(told) + "\n")
-    try:
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(task_output.discard, aside)
+        with runner_errors.readable(job.output):
+            files.write_text(files.join(aside, LAUNCH_FILE), json.dumps(told) + "\n")
         _run(job, aside, options, wait=False)
-    except LimamlError:
-        task_output.discard(aside)
-        raise
+        on_failure.pop_all()
     return {"launched": aside, "generation": job.generation}
 
 
@@ -182,9 +182,7 @@ def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
     if text is None:
         raise LimamlError(f"no job was launched for {job.output}: there is no {files.join(aside, LAUNCH_FILE)}")
     told = json.loads(text)
-    if told["manifest_digest"] != artefacts.manifest_digest(job.adapter):
-        raise VersionMismatchError(f"the job was launched with another export than {job.adapter}: launch it again")
-    return _finish(dataclasses.replace(job, generation=told["generation"]), aside, told["began"])
+    return _finish(dataclasses.replace(job, generation=told["generation"]), aside, told["manifest_digest"], told["began"])
 
 
 def use_options(flags: Sequence[str]) -> PipelineOptions:
@@ -225,11 +223,13 @@ def _write(folder: str, prefix: str, schema: pa.Schema) -> beam.PTransform:
     )
 
 
-def _finish(job: EmbeddingJob, folder: str, began: float) -> dict[str, Any]:
+def _finish(job: EmbeddingJob, folder: str, made_by: str, began: float) -> dict[str, Any]:
     counts = read_counts(folder)
     if counts is None:
         raise LimamlError(f"the job that writes {job.output} is not done: look for it where its engine shows jobs, and finish it then")
-    report = make_report(job.generation, artefacts.read_manifest(job.adapter), artefacts.manifest_digest(job.adapter), counts, folder)
+    if made_by != artefacts.manifest_digest(job.adapter):
+        raise VersionMismatchError(f"the job began with another export than {job.adapter} is now: run it again")
+    report = make_report(job.generation, artefacts.read_manifest(job.adapter), made_by, counts, folder)
     check_report(report, job.max_bad_fraction)
     report |= {"statistics": describe(folder), "seconds": round(time.time() - began, 3)}
     with runner_errors.readable(job.output):

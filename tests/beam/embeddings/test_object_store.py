@@ -10,7 +10,7 @@ import pytest
 
 from limaml_beam import embedding_tables as tables
 from limaml_beam import task_output
-from limaml_beam.generate_embeddings import EmbeddingJob, generate
+from limaml_beam.generate_embeddings import EmbeddingJob, finish, generate, launch
 from limaml_beam.publish import publish
 from limaml_beam.run_report import read_report
 from tfrec_limaml.cli import main
@@ -121,6 +121,23 @@ def test_what_is_missing_in_the_bucket_is_named(job, object_store):
         object_store.objects[f"{BUCKET}/{name}"] = kept
     with pytest.raises(LimamlError, match="no filesystem for 'nowhere://x"):
         generate(dataclasses.replace(job, tasks="nowhere://x"))
+
+
+def test_a_job_is_not_finished_under_an_export_that_it_did_not_begin_with(job, object_store):
+    launch(job)
+    name = f"{job.adapter}/assets.extra/manifest.json"
+    object_store.objects[name] = object_store.objects[name].replace(b'"created": ""', b'"created": "later"')
+    with pytest.raises(VersionMismatchError, match="run it again"):
+        finish(job)
+    assert f"{job.output}.launched/counts.json" in object_store.objects
+
+
+def test_a_launch_that_fails_leaves_nothing_to_finish(job, object_store):
+    for name in [name for name in object_store.objects if "recent-" in name]:
+        del object_store.objects[name]
+    with pytest.raises(LimamlError, match=r"no recent-\*"):
+        launch(job)
+    assert [name for name in object_store.objects if ".launched" in name] == []
 
 
 def test_the_commands_two_steps_publish_what_one_step_publishes(local, job, object_store, tmp_path, capsys):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from limaml_beam import task_output
 from limaml_beam.build_tasks import Inputs, build_tasks
 from limaml_beam.options import TaskSettings, cut_dates, local_by_default
 from tfrec_limaml.cli import main
@@ -198,3 +199,19 @@ def test_an_existing_output_is_kept_unless_overwriting_is_asked_for(tmp_path, sh
     assert main(["prepare", str(raw), "--output", str(output), "--overwrite"]) == 0
     assert not (output / "mark").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "tasks"]
+
+
+def test_shuffles_of_the_in_process_runner_lie_in_files_that_go_with_the_run(tmp_path, shop_schema, shop_frames, write_raw, monkeypatch):
+    raw = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=200))
+    discard, scratch = task_output.discard, []
+
+    def spy(directory: str) -> None:
+        if directory.endswith("_shuffle"):
+            scratch.append(sum(path.stat().st_size for path in Path(directory).iterdir()))
+        discard(directory)
+
+    monkeypatch.setattr(task_output, "discard", spy)
+    run(raw, shop_schema, tmp_path / "tasks")
+    (size,) = scratch
+    assert size > 200 * 50  # every row, several times
+    assert sorted(path.name for path in (tmp_path / "tasks").iterdir() if path.name.startswith((".", "_"))) == []

@@ -39,7 +39,6 @@ def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> b
         embedding_dim: Width ``D``, from the manifest.
         intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
     """
-    from tensorflow_serving.apis import prediction_log_pb2
     from tfx_bsl.beam import run_inference
     from tfx_bsl.public.proto import model_spec_pb2
 
@@ -52,8 +51,9 @@ def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> b
         # tfx-bsl reads the signature now, through TensorFlow's own file access.
         spec.saved_model_spec.model_path = folder
         handler = run_inference.create_model_handler(spec, load, None)
-    beam.coders.registry.register_coder(prediction_log_pb2.PredictionLog, LogCoder)
-    return base.RunInference(handler).with_output_types(prediction_log_pb2.PredictionLog)
+    log = run_inference.prediction_log_pb2.PredictionLog
+    beam.coders.registry.register_coder(log, LogCoder)
+    return base.RunInference(handler).with_output_types(log)
 
 
 class LogCoder(beam.coders.Coder):  # type: ignore[misc]
@@ -68,9 +68,9 @@ class LogCoder(beam.coders.Coder):  # type: ignore[misc]
 
     def decode(self, encoded: bytes) -> Any:
         """Inverse of `encode`."""
-        from tensorflow_serving.apis import prediction_log_pb2
+        from tfx_bsl.beam import run_inference
 
-        return prediction_log_pb2.PredictionLog.FromString(encoded)
+        return run_inference.prediction_log_pb2.PredictionLog.FromString(encoded)
 
     def estimate_size(self, log: Any) -> int:
         """Bytes of the packed batch, which is nearly all of it."""

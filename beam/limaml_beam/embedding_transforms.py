@@ -9,6 +9,7 @@ import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from apache_beam.utils.shared import Shared
 
 from limaml_beam import embedding_tables as tables
 from limaml_beam.adapter import REFUSED, Outputs, read_log
@@ -71,12 +72,13 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
     def __init__(self, generation: str, oldest: int) -> None:
         self._generation = generation
         self._oldest = oldest
+        self._shared = Shared(), Shared()
         self._today: tuple[DigestSet, DigestSet] | None = None
 
     def process(self, path: str, unchanged: Iterable[bytes], keys: Iterable[bytes]) -> Iterator[object]:
         """Filters one file, column by column."""
-        if self._today is None:  # in a batch job, side inputs are the same for all files
-            self._today = DigestSet(unchanged), DigestSet(keys)
+        if self._today is None:  # in a batch job, side inputs are the same for all files; the sets are for all threads of a process
+            self._today = self._shared[0].acquire(lambda: DigestSet(unchanged)), self._shared[1].acquire(lambda: DigestSet(keys))
         same, today = self._today
         for batch in tables.read_batches([path]):
             carried = same.contains(tables.digest_column(batch))

@@ -73,7 +73,7 @@ def grpc_client_ms(target: str, requests: list[Any], export: Path, calls: int) -
     """CPU time of the calling thread that gRPC takes for one request's finished bytes, retries and deadline as the client's."""
     known = KnownVersions(export).newest
     rows = known.reader.read(*requests[0])
-    content = known.writer.write("ranker", known.version, [rows], [np.zeros((1, known.embedding_dim), np.float32)], [np.array([True])])
+    content = known.writer.write("ranker", known.version, [rows], [[np.zeros((1, known.embedding_dim), np.float32)]], [[np.array([True])]])
     with grpc.insecure_channel(target, channel_options(2, None)) as channel:
         call = channel.unary_unary(wire.PREDICT_METHOD)
         return float(np.median([timed(lambda: call(content, timeout=30.0))[1] for _ in range(calls)]))

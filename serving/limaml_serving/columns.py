@@ -6,7 +6,7 @@ import dataclasses
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,18 @@ _ONE_KEY.flags.writeable = False
 Candidates = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
+class TaskKeys(NamedTuple):
+    """A request's task keys under one task definition.
+
+    Attributes:
+        distinct: ``None`` stands for one with a key column that is ``None``.
+        index: Position in `distinct` of the one shared key, ``[1]``, or of each candidate's, ``[N]``.
+    """
+
+    distinct: tuple[str | None, ...]
+    index: npt.NDArray[np.int64]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
     """One checked request: a member and N candidates.
@@ -35,15 +47,13 @@ class Rows:
     Attributes:
         count: Number of candidates ``N``.
         columns: Feature to column of 1 row (the member's) or N (the candidates').
-        keys: Distinct task keys; ``None`` for one with a key column that is ``None``.
-        key_index: Position in `keys` of the one shared key, ``[1]``, or of each candidate's, ``[N]``.
+        keys: The task keys under each of the model's task definitions, its records' own first.
         filled: Features with values that the schema's filler replaced.
     """
 
     count: int
     columns: Mapping[str, Column]
-    keys: tuple[str | None, ...]
-    key_index: npt.NDArray[np.int64]
+    keys: tuple[TaskKeys, ...]
     filled: tuple[str, ...]
 
 
@@ -54,13 +64,13 @@ class RowReader:
 
     Args:
         features: The model's inputs.
-        key_columns: The columns of the task key.
+        key_columns: The columns of the task key, for each task definition.
     """
 
-    def __init__(self, features: Sequence[Feature], key_columns: Sequence[str]) -> None:
+    def __init__(self, features: Sequence[Feature], key_columns: Sequence[Sequence[str]]) -> None:
         self._readers = tuple(_FeatureReader(feature) for feature in features)
-        self._key_columns = tuple(key_columns)
-        self._names = frozenset((*self._key_columns, *(feature.name for feature in features)))
+        self._key_columns = tuple(map(tuple, key_columns))
+        self._names = frozenset((*(name for names in key_columns for name in names), *(feature.name for feature in features)))
 
     def read(self, member: Mapping[str, Any], candidates: Candidates) -> Rows:
         """One checked request.
@@ -74,7 +84,7 @@ class RowReader:
         """
         given, count = _as_columns(candidates)
         if count == 0:
-            return Rows(count=0, columns={}, keys=(), key_index=np.zeros(0, np.int64), filled=())
+            return Rows(count=0, columns={}, keys=(), filled=())
         if twice := member.keys() & given.keys() & self._names:
             raise RequestError(f"{sorted(twice)[0]!r} is given for the member and for the candidates: give it once")
         columns: dict[str, Column] = {}
@@ -90,8 +100,8 @@ class RowReader:
             columns[name] = column
             if was_filled:
                 filled.append(name)
-        keys, key_index = _task_keys(self._key_columns, member, given, count)
-        return Rows(count=count, columns=columns, keys=keys, key_index=key_index, filled=tuple(filled))
+        keys = tuple([_task_keys(names, member, given, count) for names in self._key_columns])
+        return Rows(count=count, columns=columns, keys=keys, filled=tuple(filled))
 
 
 class _FeatureReader:
@@ -233,10 +243,8 @@ def _filler(feature: Feature, what: str) -> float | int | str:
     return feature.filler
 
 
-def _task_keys(
-    names: Sequence[str], member: Mapping[str, Any], columns: Mapping[str, Any], count: int
-) -> tuple[tuple[str | None, ...], npt.NDArray[np.int64]]:
-    """The distinct task keys and the position of each row's key; one row where every key column is the member's."""
+def _task_keys(names: Sequence[str], member: Mapping[str, Any], columns: Mapping[str, Any], count: int) -> TaskKeys:
+    """One row where every key column is the member's."""
     for name in names:
         if name not in columns and name not in member:
             raise RequestError(f"the key column {name!r} is missing: give it (None for someone unknown) to look up the meta embedding")
@@ -247,7 +255,7 @@ def _task_keys(
             positions, index = _distinct([_values(columns[name]) if name in columns else [member[name]] * count for name in names], count)
     except TypeError as error:
         raise RequestError(f"the key columns {list(names)} need text or numbers ({error})") from error
-    return tuple([_task_key(key) for key in positions]), index
+    return TaskKeys(tuple([_task_key(key) for key in positions]), index)
 
 
 def _distinct(lists: Sequence[Sequence[Any]], count: int) -> tuple[dict[tuple[Any, ...], int], npt.NDArray[np.int64]]:

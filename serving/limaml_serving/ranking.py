@@ -43,7 +43,8 @@ class Ranked:
         order: Positions in the candidates given, by falling logit (equal ones keep their order; NaN comes last).
         probability: float32.
         logit: float32; it still orders candidates whose probability rounds to 1.
-        used_embedding: Whether the member's meta embedding took part in the score.
+        used_embedding: Whether the member's meta embedding took part in the score (the first task definition's, where the model has
+            several).
         model_version: The version that scored, whose embeddings were used.
         filled: Features with missing or invalid values that the schema's filler replaced.
     """
@@ -190,9 +191,9 @@ class RankingProtocol:
 
     def _embeddings(
         self, model: KnownVersion, version: int, rows: Sequence[Rows], deadline: float
-    ) -> Generator[LookUp, Any, tuple[list[Matrix], list[Mask]]]:
-        """Embeddings ``[1 or N, D]`` and mask ``[1 or N]`` of each request, from one look-up."""
-        keys = tuple({key: None for r in rows for key in r.keys if key is not None})
+    ) -> Generator[LookUp, Any, tuple[list[list[Matrix]], list[list[Mask]]]]:
+        """Embeddings ``[1 or N, D]`` and masks ``[1 or N]`` of each request, by task definition, from one look-up."""
+        keys = tuple({key: None for r in rows for own in r.keys for key in own.distinct if key is not None})
         # One more row than keys: it stays empty and stands for nobody, the key None.
         matrix, found = np.zeros((len(keys) + 1, model.embedding_dim), np.float32), np.zeros(len(keys) + 1, np.bool_)
         if keys and model.version == version:
@@ -205,8 +206,11 @@ class RankingProtocol:
                 if self._fits(embeddings, model):
                     matrix[:-1], found[:-1] = embeddings, mask
         position: dict[str | None, int] = {key: index for index, key in enumerate((*keys, None))}
-        picks = [r.key_index if r.keys == keys else np.array([position[key] for key in r.keys])[r.key_index] for r in rows]
-        return [matrix[pick] for pick in picks], [found[pick] for pick in picks]
+        picks = [
+            [own.index if own.distinct == keys else np.array([position[key] for key in own.distinct])[own.index] for own in r.keys]
+            for r in rows
+        ]
+        return [[matrix[pick] for pick in own] for own in picks], [[found[pick] for pick in own] for own in picks]
 
     def _fits(self, embeddings: Matrix, model: KnownVersion) -> bool:
         width = embeddings.shape[1]
@@ -224,18 +228,19 @@ class RankingProtocol:
             raise VersionMismatchError(message)
         logger.warning("ranking without meta embeddings: %s", message)
 
-    def _count(self, rows: Sequence[Rows], has: Sequence[Mask]) -> None:
-        for r, used in zip(rows, has, strict=True):
+    def _count(self, rows: Sequence[Rows], has: Sequence[Sequence[Mask]]) -> None:
+        for r, (used, *_) in zip(rows, has, strict=True):
+            keys = r.keys[0]
             scale = r.count // len(used)
             adapted = scale * int(np.count_nonzero(used))
-            anonymous = scale * int(np.count_nonzero(r.key_index == r.keys.index(None))) if None in r.keys else 0
+            anonymous = scale * int(np.count_nonzero(keys.index == keys.distinct.index(None))) if None in keys.distinct else 0
             missing = r.count - adapted - anonymous
             self.counters.add(candidates=r.count, adapted=adapted, anonymous=anonymous, missing=missing, filled=len(r.filled))
 
-    def _split(self, response: Any, every: Sequence[Rows], has: Sequence[Mask], version: int, top: int | None) -> list[Ranked]:
+    def _split(self, response: Any, every: Sequence[Rows], has: Sequence[Sequence[Mask]], version: int, top: int | None) -> list[Ranked]:
         total = sum(r.count for r in every)
         probability, logit = read_output(response, PROBABILITY, total), read_output(response, LOGIT, total)
-        out, start, masks = [], 0, iter(has)
+        out, start, masks = [], 0, iter([own[0] for own in has])
         for r in every:
             part = slice(start, start + r.count)
             used = next(masks) if r.count else np.zeros(0, np.bool_)

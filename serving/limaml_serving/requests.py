@@ -13,7 +13,7 @@ import numpy.typing as npt
 from limaml_serving import wire
 from limaml_serving.columns import Column, Rows
 from limaml_serving.errors import ServingError
-from tfrec_limaml.manifest import HAS_META_EMBEDDING, LOGIT, META_EMBEDDING, PROBABILITY, RANK_SIGNATURE, SERVING_SIGNATURE
+from tfrec_limaml.manifest import LOGIT, PROBABILITY, RANK_SIGNATURE, SERVING_SIGNATURE, embedding_inputs
 from tfrec_limaml.schema import Feature
 from tfrec_limaml.store.base import Mask, Matrix
 
@@ -28,19 +28,30 @@ class RequestWriter:
     same every time; filling protobuf messages field by field takes several times as long.
 
     Args:
-        features: The model's inputs beside the embedding.
+        features: The model's inputs beside the embeddings.
         embedding_dim: Width ``D`` of the meta embeddings.
+        nested_definitions: The model's task definitions behind the first.
     """
 
-    def __init__(self, features: Sequence[Feature], embedding_dim: int) -> None:
+    def __init__(self, features: Sequence[Feature], embedding_dim: int, nested_definitions: Sequence[str] = ()) -> None:
+        pairs = embedding_inputs(nested_definitions)
+        self._embedding_names = tuple(stored for stored, _ in pairs)
+        self._mask_names = tuple(has for _, has in pairs)
         self._inputs = (
             *(_Input(feature.name, feature.dtype, () if feature.width == 1 else (feature.width,)) for feature in features),
-            _Input(META_EMBEDDING, "float32", (embedding_dim,)),
-            _Input(HAS_META_EMBEDDING, "bool", ()),
+            *(_Input(name, "float32", (embedding_dim,)) for name in self._embedding_names),
+            *(_Input(name, "bool", ()) for name in self._mask_names),
         )
 
     def write(
-        self, model: str, version: int, rows: Sequence[Rows], embeddings: Sequence[Matrix], has: Sequence[Mask], *, compact: bool = True
+        self,
+        model: str,
+        version: int,
+        rows: Sequence[Rows],
+        embeddings: Sequence[Sequence[Matrix]],
+        has: Sequence[Sequence[Mask]],
+        *,
+        compact: bool = True,
     ) -> bytes:
         """One serialized request, pinned to a version number.
 
@@ -51,14 +62,15 @@ class RequestWriter:
             model: Name of the model on the server.
             version: The version that must answer.
             rows: Checked requests.
-            embeddings: For each request, ``[1 or N, D]``.
-            has: For each request, which embeddings are real, ``[1 or N]``.
+            embeddings: For each request, one ``[1 or N, D]`` for each task definition.
+            has: Likewise, which embeddings are real, ``[1 or N]``.
             compact: Whether ``rank`` may be used; a server that batches requests needs all columns of one length.
         """
-        every = [
-            {**r.columns, META_EMBEDDING: e.tobytes(), HAS_META_EMBEDDING: h.tobytes()}
-            for r, e, h in zip(rows, embeddings, has, strict=True)
-        ]
+        every: list[dict[str, Column]] = []
+        for each_rows, of_rows, masks in zip(rows, embeddings, has, strict=True):
+            every.append(dict(each_rows.columns))
+            every[-1].update(zip(self._embedding_names, [matrix.tobytes() for matrix in of_rows], strict=True))
+            every[-1].update(zip(self._mask_names, [mask.tobytes() for mask in masks], strict=True))
         if compact and len(rows) == 1:
             parts = [_opening(model, version, RANK_SIGNATURE)]
             for each in self._inputs:

@@ -25,7 +25,7 @@ class KnownVersion:
 
     Attributes:
         version: The model version.
-        reader: Checks requests against its inputs and the columns of its task key.
+        reader: Checks requests against its inputs and the columns of its task keys.
         writer: Writes requests to it.
         embedding_dim: Width ``D`` of its meta embeddings.
     """
@@ -39,10 +39,11 @@ class KnownVersion:
     def of(cls, manifest: Manifest) -> KnownVersion:
         """Reads a manifest."""
         schema = Schema.from_dict(manifest.schema)
+        definitions = (manifest.task_definition, *manifest.nested_definitions)
         return cls(
             version=manifest.model_version,
-            reader=RowReader(schema.all_features, schema.task_columns(manifest.task_definition)),
-            writer=RequestWriter(schema.all_features, manifest.embedding_dim),
+            reader=RowReader(schema.all_features, [schema.task_columns(name) for name in definitions]),
+            writer=RequestWriter(schema.all_features, manifest.embedding_dim, manifest.nested_definitions),
             embedding_dim=manifest.embedding_dim,
         )
 

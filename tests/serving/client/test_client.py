@@ -95,6 +95,31 @@ def test_keys_that_vary_by_candidate_are_looked_up_once_each(make_ranker, make_m
     assert (ranker.counters.adapted, ranker.counters.missing) == (3, 1)
 
 
+def test_nested_definitions_share_the_look_up_and_have_an_input_of_their_own(make_ranker, make_manifest, server, store, member, candidates):
+    store.versions[1] |= {"7|0": [10.0, 0, 0], "7|1": [20.0, 0, 0]}
+    ranker = make_ranker(manifest=make_manifest(nested_definitions=("user_tab",)))
+    ranked = ranker.rank(member, candidates)
+    assert store.asked == [(("7", "7|0", "7|1", "7|2"), 1)]
+    inputs = _inputs(server.requests[0])
+    assert inputs["meta_embedding"].tolist() == [[1.0, 0.0, 0.0]]
+    assert inputs["has_meta_embedding"].tolist() == [True]
+    assert inputs["meta_embedding_user_tab"][:, 0].tolist() == [10.0, 20.0, 20.0, 0.0]
+    assert inputs["has_meta_embedding_user_tab"].tolist() == [True, True, True, False]
+    assert ranked.used_embedding.all()
+    assert (ranker.counters.adapted, ranker.counters.missing) == (4, 0)
+
+
+def test_nested_definitions_are_laid_end_to_end_for_many_requests(make_ranker, make_manifest, server, store, member, candidates):
+    store.versions[1] |= {"7|1": [20.0, 0, 0], "8|2": [30.0, 0, 0]}
+    ranker = make_ranker(manifest=make_manifest(nested_definitions=("user_tab",)))
+    one = {"price": np.array([3.0]), "image": np.ones((1, 2), np.float32)}
+    ranker.rank_many([(member, candidates), ({**member, "user_id": 8, "tab": 2}, one), ({**member, "user_id": 99, "tab": 1}, one)])
+    inputs = _inputs(server.requests[0])
+    assert inputs["meta_embedding"][:, 0].tolist() == [1, 1, 1, 1, 2, 0]
+    assert inputs["meta_embedding_user_tab"][:, 0].tolist() == [0, 20, 20, 0, 30, 0]
+    assert inputs["has_meta_embedding_user_tab"].tolist() == [False, True, True, False, True, False]
+
+
 def test_many_requests_are_one_look_up_and_one_call_with_the_same_scores(make_ranker, server, store, member, candidates):
     ranker = make_ranker()
     stranger = {**member, "user_id": 99}

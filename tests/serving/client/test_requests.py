@@ -21,9 +21,9 @@ from tfrec_limaml.schema import Feature
 
 def _sent(feature, values, dim=1, has=True):
     """The request for candidates with these values as TensorFlow's own messages read it: arrays by input."""
-    rows = RowReader([feature], ["k"]).read({"k": 1}, {feature.name: values})
+    rows = RowReader([feature], [["k"]]).read({"k": 1}, {feature.name: values})
     embedding = np.arange(dim, dtype=np.float32)[None]
-    content = RequestWriter([feature], dim).write("m", 3, [rows], [embedding], [np.array([has])])
+    content = RequestWriter([feature], dim).write("m", 3, [rows], [[embedding]], [[np.array([has])]])
     return {name: tf.make_ndarray(tensor) for name, tensor in predict_pb2.PredictRequest.FromString(content).inputs.items()}
 
 
@@ -72,14 +72,14 @@ def test_tensorflow_reads_back_any_text(texts):
 
 
 def test_several_requests_are_laid_end_to_end_with_the_members_columns_repeated():
-    reader = RowReader([_number(), Feature(name="y", width=2), Feature(name="z", dtype="string", encoding="vocabulary")], ["k"])
+    reader = RowReader([_number(), Feature(name="y", width=2), Feature(name="z", dtype="string", encoding="vocabulary")], [["k"]])
     rows = [
         reader.read({"k": 1, "x": 5.0, "z": "a"}, {"y": [[1, 2], [3, 4]]}),
         reader.read({"k": 2, "y": [7.0, 8.0]}, {"x": [6.0, 7.0, 8.0], "z": ["b", "c", "d"]}),
     ]
-    embeddings = [np.array([[1.0]], np.float32), np.array([[2.0], [3.0], [4.0]], np.float32)]
+    embeddings = [[np.array([[1.0]], np.float32)], [np.array([[2.0], [3.0], [4.0]], np.float32)]]
     content = RequestWriter([_number(), Feature(name="y", width=2), Feature(name="z", dtype="string", encoding="vocabulary")], 1).write(
-        "m", 3, rows, embeddings, [np.array([True]), np.array([False, True, False])]
+        "m", 3, rows, embeddings, [[np.array([True])], [np.array([False, True, False])]]
     )
     request = predict_pb2.PredictRequest.FromString(content)
     assert (request.model_spec.name, request.model_spec.version.value, request.model_spec.signature_name) == ("m", 3, "serving_default")
@@ -182,7 +182,7 @@ def test_what_is_not_text_is_refused(bad):
     ],
 )
 def test_invalid_values_are_filled_and_reported_where_the_schema_says_so(feature, values, expected):
-    rows = RowReader([feature], ["k"]).read({"k": 1}, {"x": values})
+    rows = RowReader([feature], [["k"]]).read({"k": 1}, {"x": values})
     assert _column(feature, values).tolist() == expected
     assert rows.filled == ("x",)
 
@@ -195,7 +195,7 @@ def test_without_a_filler_invalid_and_missing_values_are_errors_that_name_the_fe
     with pytest.raises(RequestError, match=f"feature 'x' has a missing.*on_invalid: {on_invalid}"):
         _column(feature, [good, None])
     with pytest.raises(RequestError, match="feature 'x' is missing"):
-        RowReader([feature], ["k"]).read({"k": 1}, {"other": [1]})
+        RowReader([feature], [["k"]]).read({"k": 1}, {"other": [1]})
 
 
 def test_the_callers_own_arrays_are_never_written_to():
@@ -205,7 +205,7 @@ def test_the_callers_own_arrays_are_never_written_to():
 
 
 def test_an_absent_feature_is_filled_once_for_all_candidates():
-    rows = RowReader([_number(width=2, fill_value=3.0), Feature(name="y")], ["k"]).read({"k": 1}, {"y": [1, 2]})
+    rows = RowReader([_number(width=2, fill_value=3.0), Feature(name="y")], [["k"]]).read({"k": 1}, {"y": [1, 2]})
     assert np.frombuffer(rows.columns["x"], np.float32).tolist() == [3.0, 3.0]
     assert rows.filled == ("x",)
 
@@ -225,17 +225,17 @@ def test_an_absent_feature_is_filled_once_for_all_candidates():
 )
 def test_malformed_requests_are_refused_with_the_reason(member, candidates, message):
     with pytest.raises(RequestError, match=message):
-        RowReader([_number()], ["k"]).read({"k": 1, **member} if "missing" not in message else member, candidates)
+        RowReader([_number()], [["k"]]).read({"k": 1, **member} if "missing" not in message else member, candidates)
 
 
 def test_task_keys_are_encoded_as_the_job_encodes_them():
-    rows = RowReader([], ["a", "b"]).read({"a": "50%|x"}, {"b": np.array([1, 2, 1]), "id": [1, 2, 3]})
-    assert rows.keys == ("50%25%7Cx|1", "50%25%7Cx|2")
-    assert rows.key_index.tolist() == [0, 1, 0]
+    rows = RowReader([], [["a", "b"]]).read({"a": "50%|x"}, {"b": np.array([1, 2, 1]), "id": [1, 2, 3]})
+    assert rows.keys[0].distinct == ("50%25%7Cx|1", "50%25%7Cx|2")
+    assert rows.keys[0].index.tolist() == [0, 1, 0]
 
 
 def test_candidates_without_any_field_still_count():
-    assert RowReader([], ["k"]).read({"k": 1}, [{}, {}]).count == 2
+    assert RowReader([], [["k"]]).read({"k": 1}, [{}, {}]).count == 2
 
 
 @pytest.mark.parametrize("content", [True, False])

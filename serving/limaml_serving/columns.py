@@ -33,11 +33,11 @@ class TaskKeys(NamedTuple):
 
     Attributes:
         distinct: ``None`` stands for one with a key column that is ``None``.
-        index: Position in `distinct` of the one shared key, ``[1]``, or of each candidate's, ``[N]``.
+        position: Place in `distinct` of the one shared key, ``[1]``, or of each candidate's, ``[N]``.
     """
 
     distinct: tuple[str | None, ...]
-    index: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -207,7 +207,7 @@ class RankingProtocol:
                     matrix[:-1], found[:-1] = embeddings, mask
         position: dict[str | None, int] = {key: index for index, key in enumerate((*keys, None))}
         picks = [
-            [own.index if own.distinct == keys else np.array([position[key] for key in own.distinct])[own.index] for own in r.keys]
+            [own.position if own.distinct == keys else np.array([position[key] for key in own.distinct])[own.position] for own in r.keys]
             for r in rows
         ]
         return [[matrix[pick] for pick in own] for own in picks], [[found[pick] for pick in own] for own in picks]
@@ -233,7 +233,7 @@ class RankingProtocol:
             keys = r.keys[0]
             scale = r.count // len(used)
             adapted = scale * int(np.count_nonzero(used))
-            anonymous = scale * int(np.count_nonzero(keys.index == keys.distinct.index(None))) if None in keys.distinct else 0
+            anonymous = scale * int(np.count_nonzero(keys.position == keys.distinct.index(None))) if None in keys.distinct else 0
             missing = r.count - adapted - anonymous
             self.counters.add(candidates=r.count, adapted=adapted, anonymous=anonymous, missing=missing, filled=len(r.filled))
 

@@ -231,7 +231,7 @@ def test_malformed_requests_are_refused_with_the_reason(member, candidates, mess
 def test_task_keys_are_encoded_as_the_job_encodes_them():
     rows = RowReader([], [["a", "b"]]).read({"a": "50%|x"}, {"b": np.array([1, 2, 1]), "id": [1, 2, 3]})
     assert rows.keys[0].distinct == ("50%25%7Cx|1", "50%25%7Cx|2")
-    assert rows.keys[0].index.tolist() == [0, 1, 0]
+    assert rows.keys[0].position.tolist() == [0, 1, 0]
 
 
 def test_candidates_without_any_field_still_count():

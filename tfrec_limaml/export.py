@@ -249,6 +249,7 @@ def _manifest(model: LiMAML, model_version: int, task_definition: str | None, me
             "pooling": model.pooling,
         },
         training_window=dict(model.encoder.statistics.window),
+        training_label_mean=model.encoder.statistics.label_mean,
         metrics=dict(metrics),
         libraries={name: version(name) for name in ("tensorflow", "keras", "tfrec-limaml")},
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

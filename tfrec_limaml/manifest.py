@@ -59,6 +59,7 @@ class Manifest:
         embedding_dim: Width ``D`` of the meta embedding.
         inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps``, ``pooling``.
         training_window: ``{"start": ms, "end": ms}`` of the training rows, where known.
+        training_label_mean: Mean label of the training rows, which history features lean on; None where unknown.
         metrics: Evaluation results, where known.
         libraries: Name to version of the libraries that made it.
         created: ISO 8601 time of the export.
@@ -72,6 +73,7 @@ class Manifest:
     inner_loop: Mapping[str, Any]
     nested_definitions: Sequence[str] = ()
     training_window: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    training_label_mean: float | None = None
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     libraries: Mapping[str, str] = dataclasses.field(default_factory=dict)
     created: str = ""

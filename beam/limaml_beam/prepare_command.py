@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--history-prior",
         metavar="TRAINED",
         help="with --recent-only and history features: the folder of task records that the model was trained on, whose mean label "
-        "their rates lean on (default: the mean label of this run's rows, which is not what the model saw)",
+        "their rates lean on, or that mean (default: the mean label of this run's rows, which is not what the model saw)",
     )
     dates.add_argument("--window-end", metavar="DATE", help="end of the window with --recent-only (default: now)")
     work = parser.add_argument_group("work")
@@ -122,7 +123,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prior(schema: Schema, arguments: argparse.Namespace) -> float | None:
-    """The mean label of the rows that the model was trained on, from the data card beside their records."""
+    """The mean label of the rows that the model was trained on: as given, or from the data card beside their records."""
     if arguments.history_prior is None:
         if arguments.recent_only and schema.history:
             logging.getLogger(__name__).warning(
@@ -132,6 +133,8 @@ def _prior(schema: Schema, arguments: argparse.Namespace) -> float | None:
         return None
     if not arguments.recent_only:
         raise LimamlError("--history-prior needs --recent-only; with evaluation splits the prior is that of the training rows")
+    with contextlib.suppress(ValueError):
+        return float(arguments.history_prior)
     path = Path(arguments.history_prior) / DATA_CARD_FILE
     if not path.is_file():
         raise LimamlError(f"no data card at {path}; --history-prior names a folder made by `limaml prepare`")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limaml_beam import embed_command, prepare_command
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+
+if TYPE_CHECKING:
+    from tfrec_limaml.manifest import Manifest
 
 DESCRIPTION = """\
 Builds task records from the last days, adapts the model to the members whose records changed, checks the result against what is
@@ -65,7 +68,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     flags = embed_command.beam_flags(arguments)
     embed_command.quiet_beam(use_options(flags))
     adapter = newest_adapter(arguments.export)
-    definition = read_manifest(adapter).task_definition
+    manifest = read_manifest(adapter)
     given = {name: getattr(arguments, name) for name in _LIMITS if getattr(arguments, name) is not None}
     store = open_store(arguments.store)
     try:
@@ -74,7 +77,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 work=arguments.work,
                 adapter=adapter,
                 store=store,
-                prepare=lambda output: prepare_command.run(_prepare_arguments(arguments, output, definition, flags)),
+                prepare=lambda output: prepare_command.run(_prepare_arguments(arguments, output, manifest, flags)),
                 limits=Thresholds(**given),
                 full=arguments.full,
                 max_age_days=arguments.max_age_days,
@@ -90,10 +93,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         store.close()
 
 
-def _prepare_arguments(arguments: argparse.Namespace, output: Path, definition: str, flags: list[str]) -> argparse.Namespace:
+def _prepare_arguments(arguments: argparse.Namespace, output: Path, manifest: Manifest, flags: list[str]) -> argparse.Namespace:
     """What ``limaml prepare`` would be given."""
     command = [] if arguments.raw is None else [arguments.raw]
-    command += ["--output", str(output), "--overwrite", "--recent-only", "--task", definition]
+    command += ["--output", str(output), "--overwrite", "--recent-only", "--task", manifest.task_definition]
+    if manifest.training_label_mean is not None:
+        command.append(f"--history-prior={manifest.training_label_mean!r}")
     for name in _PREPARE_OPTIONS:
         value = getattr(arguments, name)
         command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -107,5 +109,8 @@ def test_a_daily_run_gives_a_row_the_features_that_training_gave_it(tmp_path, sh
     assert sum(map(len, rates("trained").values())) > 100
     assert rates("told") == rates("trained")
     assert rates("leaning") != rates("trained")
+    mean = json.loads((tmp_path / "trained" / "statistics.json").read_text())["label_mean"]  # what the manifest of a model tells
+    assert main([*daily, "--output", str(tmp_path / "number"), f"--history-prior={mean!r}"]) == 0
+    assert rates("number") == rates("trained")
     other = write_raw(tmp_path / "other", shop_schema.replace(features=shop_schema.features[1:]), frames)
     assert main(["prepare", str(other), *daily[2:], "--output", str(tmp_path / "x"), "--history-prior", trained]) == 2

@@ -22,7 +22,7 @@ from apache_beam.ml.inference import base
 
 from limaml_beam import files
 from limaml_beam.record_batches import unpack
-from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS
+from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS, NESTED_OUTPUTS
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -96,11 +96,13 @@ def load_packed(adapter: str, tags: Sequence[str], *, embedding_dim: int, intra_
         model = tf.saved_model.load(folder, tags=list(tags))
     signature = model.signatures["serving_default"]
 
+    nested = NESTED_OUTPUTS if NESTED_OUTPUTS.keys() <= signature.structured_outputs.keys() else ()
+
     def call(records: Sequence[bytes]) -> Outputs:
         outputs = signature(**{ADAPTER_INPUT: tf.constant(records, tf.string)})
-        return {name: outputs[name].numpy() for name in ADAPTER_OUTPUTS}
+        return {name: outputs[name].numpy() for name in (*ADAPTER_OUTPUTS, *nested)}
 
-    return PackedAdapter(call, embedding_dim, tf.errors.OpError, keep_alive=model)
+    return PackedAdapter(call, embedding_dim, tf.errors.OpError, nested=bool(nested), keep_alive=model)
 
 
 class PackedAdapter:
@@ -110,15 +112,22 @@ class PackedAdapter:
         call: Serialized task records to the adapter's outputs, each ``[n, ...]``.
         embedding_dim: Width ``D``.
         refusal: What `call` raises on records that the graph cannot take.
+        nested: Whether `call` gives `NESTED_OUTPUTS` too.
         keep_alive: Owner of the graph that `call` runs.
     """
 
     def __init__(
-        self, call: Callable[[Sequence[bytes]], Outputs], embedding_dim: int, refusal: type[Exception], keep_alive: object = None
+        self,
+        call: Callable[[Sequence[bytes]], Outputs],
+        embedding_dim: int,
+        refusal: type[Exception],
+        nested: bool = False,
+        keep_alive: object = None,
     ) -> None:
         self._call = call
         self._embedding_dim = embedding_dim
         self._refusal = refusal
+        self._nested = nested
         self._keep_alive = keep_alive
 
     def run(self, fetches: Mapping[str, str], feed_dict: Mapping[str, Sequence[bytes]]) -> Outputs:
@@ -136,18 +145,38 @@ class PackedAdapter:
                 return self._refused(str(error))
         half = len(records) // 2
         first, second = self.adapt(records[:half]), self.adapt(records[half:])
-        return {name: np.concatenate([first[name], second[name]]) for name in first}
+        return {name: _one_above_other(name, first[name], second[name]) for name in first}
 
     def _refused(self, reason: str) -> Outputs:
-        zero = np.zeros((1, 1), np.float32)
+        zero, dim = np.zeros((1, 1), np.float32), self._embedding_dim
+        nested = {
+            "nested_definition": np.zeros((1, 0), np.int64),
+            "nested_task_key": np.zeros((1, 0), object),
+            "nested_meta_embedding": np.zeros((1, 0, dim), np.float32),
+            "nested_sample_count": np.zeros((1, 0), np.int64),
+            "nested_last_timestamp": np.zeros((1, 0), np.int64),
+        }
         return {
             "task_key": np.array([[_first_cause(reason).encode()]], object),
-            "meta_embedding": np.zeros((1, self._embedding_dim), np.float32),
+            "meta_embedding": np.zeros((1, dim), np.float32),
             "sample_count": np.array([[REFUSED]], np.int64),
             "last_timestamp": np.zeros((1, 1), np.int64),
             "loss_before": zero,
             "loss_after": zero,
+            **(nested if self._nested else {}),
         }
+
+
+def _one_above_other(name: str, first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Outputs of two batches as one; nested ones may hold different numbers of subtasks per task, and are padded."""
+    if name in NESTED_OUTPUTS:
+        width = max(first.shape[1], second.shape[1])
+        filler: Any = -1 if name == "nested_definition" else b"" if first.dtype == object else 0
+        first, second = (
+            np.pad(part, [(0, 0), (0, width - part.shape[1]), *[(0, 0)] * (part.ndim - 2)], constant_values=filler)
+            for part in (first, second)
+        )
+    return np.concatenate([first, second])
 
 
 def read_log(log: Any) -> tuple[list[bytes], Outputs]:

@@ -21,6 +21,7 @@ from tfrec_limaml.errors import LimamlError
 EMBEDDINGS_SCHEMA = pa.schema(
     [
         pa.field("task_key", pa.string(), nullable=False),
+        pa.field("task_definition", pa.string(), nullable=False),
         pa.field("embedding", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=False),
         pa.field("event_timestamp", pa.timestamp("ms", tz="UTC"), nullable=False),
         pa.field("sample_count", pa.int64(), nullable=False),
@@ -47,26 +48,27 @@ DEAD_LETTERS_FOLDER = "dead_letters"
 def embeddings_table(
     *,
     keys: Sequence[str],
+    definitions: Sequence[str],
     embeddings: npt.NDArray[np.float32],
     timestamps: npt.NDArray[np.int64],
     sample_counts: npt.NDArray[np.int64],
-    losses: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+    losses: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None,
     digests: Sequence[bytes],
     model_version: int,
     generation: str,
 ) -> pa.Table:
-    """One table of `n` embeddings ``[n, D]``."""
+    """One table of `n` embeddings ``[n, D]``; `losses` are None for nested tasks, which have none of their own."""
     count, dim = embeddings.shape
     offsets = pa.array(np.arange(0, (count + 1) * dim, dim, dtype=np.int32))
     columns = [
         pa.array(keys, pa.string()),
+        pa.array(definitions, pa.string()),
         pa.ListArray.from_arrays(
-            offsets, pa.array(np.ascontiguousarray(embeddings).ravel(), pa.float32()), type=EMBEDDINGS_SCHEMA.field(1).type
+            offsets, pa.array(np.ascontiguousarray(embeddings).ravel(), pa.float32()), type=EMBEDDINGS_SCHEMA.field("embedding").type
         ),
         pa.array(timestamps, pa.timestamp("ms", tz="UTC")),
         pa.array(sample_counts, pa.int64()),
-        pa.array(losses[0], pa.float32()),
-        pa.array(losses[1], pa.float32()),
+        *(pa.nulls(count, pa.float32()) if losses is None else pa.array(losses[i], pa.float32()) for i in range(2)),
         pa.array(np.full(count, model_version), pa.int64()),
         pa.repeat(pa.scalar(generation), count),
         pa.array(digests, pa.binary()),

@@ -9,6 +9,7 @@ import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
 
 from limaml_beam import embedding_tables as tables
@@ -16,6 +17,7 @@ from limaml_beam.adapter import REFUSED, Outputs, read_log
 from limaml_beam.counts import counted
 from limaml_beam.digests import DigestSet, as_array, digest, key_digest
 from limaml_beam.record_batches import DEAD_LETTERS
+from tfrec_limaml.manifest import Manifest
 
 KEYS = "keys"
 
@@ -23,12 +25,14 @@ KEYS = "keys"
 class ToTables(beam.DoFn):  # type: ignore[misc]
     """PredictionLogs to tables of embeddings.
 
-    Outputs: tables of embeddings; `DEAD_LETTERS`: tables of refused records; `KEYS`: digests of the task keys, joined;
-    `COUNTS`.
+    Outputs: tables of embeddings, those of a batch's tasks and those of its nested tasks; `DEAD_LETTERS`: tables of refused
+    records; `KEYS`: digests of the task keys, joined; `COUNTS`.
     """
 
-    def __init__(self, model_version: int, generation: str) -> None:
-        self._model_version = model_version
+    def __init__(self, manifest: Manifest, generation: str) -> None:
+        self._definition = manifest.task_definition
+        self._nested_definitions = manifest.nested_definitions
+        self._model_version = manifest.model_version
         self._generation = generation
 
     def process(self, log: Any) -> Iterator[object]:
@@ -36,23 +40,53 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
         records, outputs = read_log(log)
         refused = outputs["sample_count"][:, 0] == REFUSED
         finite = np.asarray(np.isfinite(outputs["meta_embedding"]).all(axis=1))
+        if self._nested_definitions:
+            finite &= np.isfinite(outputs["nested_meta_embedding"]).all(axis=(1, 2))
         good = np.flatnonzero(~refused & finite)
+        nested = 0
         if good.size:
-            keys = [key.decode() for key in outputs["task_key"][good, 0]]
-            yield self._table(keys, [records[i] for i in good], outputs, good)
-            yield beam.pvalue.TaggedOutput(KEYS, b"".join(map(key_digest, keys)))
+            digests = [digest(records[i]) for i in good]
+            made = [self._table(outputs, good, digests)]
+            if self._nested_definitions:
+                made.append(self._nested_table(outputs, good, digests))
+                nested = len(made[1])
+            for table in made:
+                yield table
+                yield beam.pvalue.TaggedOutput(KEYS, b"".join(map(key_digest, table["task_key"].to_pylist())))
         if good.size < len(records):
             yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _dead_letters(records, outputs, refused, finite))
-        yield counted(tasks_embedded=good.size, dead_undecodable=int(refused.sum()), dead_not_finite=int((~refused & ~finite).sum()))
+        yield counted(
+            tasks_embedded=good.size,
+            nested_embedded=nested,
+            dead_undecodable=int(refused.sum()),
+            dead_not_finite=int((~refused & ~finite).sum()),
+        )
 
-    def _table(self, keys: list[str], records: list[bytes], outputs: Outputs, rows: Any) -> pa.Table:
+    def _table(self, outputs: Outputs, rows: Any, digests: list[bytes]) -> pa.Table:
         return tables.embeddings_table(
-            keys=keys,
+            keys=[key.decode() for key in outputs["task_key"][rows, 0]],
+            definitions=[self._definition] * len(rows),
             embeddings=outputs["meta_embedding"][rows],
             timestamps=outputs["last_timestamp"][rows, 0],
             sample_counts=outputs["sample_count"][rows, 0],
             losses=(outputs["loss_before"][rows, 0], outputs["loss_after"][rows, 0]),
-            digests=[digest(record) for record in records],
+            digests=digests,
+            model_version=self._model_version,
+            generation=self._generation,
+        )
+
+    def _nested_table(self, outputs: Outputs, rows: Any, digests: list[bytes]) -> pa.Table:
+        """The subtasks of the good tasks, with the digest of the record that they were made of."""
+        definition = outputs["nested_definition"][rows]
+        task, place = np.nonzero(definition >= 0)
+        return tables.embeddings_table(
+            keys=[key.decode() for key in outputs["nested_task_key"][rows][task, place]],
+            definitions=[self._nested_definitions[i] for i in definition[task, place]],
+            embeddings=outputs["nested_meta_embedding"][rows][task, place],
+            timestamps=outputs["nested_last_timestamp"][rows][task, place],
+            sample_counts=outputs["nested_sample_count"][rows][task, place],
+            losses=None,
+            digests=[digests[i] for i in task],
             model_version=self._model_version,
             generation=self._generation,
         )
@@ -65,11 +99,13 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
     while its last interaction is at or after `oldest`.
 
     Args:
+        definition: The records' task definition: tasks of it are counted apart from nested ones.
         generation: Name that carried rows get.
         oldest: Milliseconds.
     """
 
-    def __init__(self, generation: str, oldest: int) -> None:
+    def __init__(self, definition: str, generation: str, oldest: int) -> None:
+        self._definition = definition
         self._generation = generation
         self._oldest = oldest
         self._shared = Shared(), Shared()
@@ -87,8 +123,13 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
             kept = left & young
             if (carried | kept).any():
                 yield self._renamed(batch.filter(pa.array(carried | kept)))
+            own = pc.equal(batch["task_definition"], self._definition).to_numpy(zero_copy_only=False)
             yield counted(
-                tasks_carried=int(carried.sum()), tasks_kept_outside_window=int(kept.sum()), tasks_aged_out=int((left & ~young).sum())
+                tasks_carried=int((carried & own).sum()),
+                tasks_kept_outside_window=int((kept & own).sum()),
+                tasks_aged_out=int((left & ~young & own).sum()),
+                nested_carried=int((carried & ~own).sum()),
+                nested_kept_outside_window=int((kept & ~own).sum()),
             )
 
     def _renamed(self, batch: pa.RecordBatch) -> pa.Table:

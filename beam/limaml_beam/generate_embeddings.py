@@ -104,12 +104,11 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
         rows = (
             read.batches
             | "Adapt" >> adapt_with(job.adapter, manifest.embedding_dim, job.intra_op_threads)
-            | "ToTables"
-            >> beam.ParDo(ToTables(manifest.model_version, job.generation)).with_outputs(DEAD_LETTERS, KEYS, COUNTS, main="rows")
+            | "ToTables" >> beam.ParDo(ToTables(manifest, job.generation)).with_outputs(DEAD_LETTERS, KEYS, COUNTS, main="rows")
         )
         embeddings, counts = [rows.rows], [read[COUNTS], rows[COUNTS]]
         if previous:
-            carry = CarryOver(job.generation, self._oldest)
+            carry = CarryOver(manifest.task_definition, job.generation, self._oldest)
             carried = (
                 paths.pipeline
                 | "PreviousFiles" >> beam.Create(previous)

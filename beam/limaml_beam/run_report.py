@@ -31,6 +31,7 @@ def make_report(generation: str, manifest: Manifest, manifest_digest: str, count
         "carried": counts.get("tasks_carried", 0),
         "kept_outside_window": counts.get("tasks_kept_outside_window", 0),
         "aged_out": counts.get("tasks_aged_out", 0),
+        "nested": sum(counts.get(f"nested_{name}", 0) for name in ("embedded", "carried", "kept_outside_window")),
         "dead_letters": dead,
         "unreadable_files": counts.get("unreadable_files", 0),
     }
@@ -46,8 +47,9 @@ def check_report(report: Mapping[str, Any], max_bad_fraction: float) -> None:
         raise LimamlError(
             f"{read} tasks read, but {used} embedded or carried and {dead} dead letters: two records of one task, or rows lost"
         )
-    if report["rows"] != used + report["kept_outside_window"]:
-        raise LimamlError(f"{report['rows']} rows written, expected {used + report['kept_outside_window']}")
+    expected = used + report["kept_outside_window"] + report["nested"]
+    if report["rows"] != expected:
+        raise LimamlError(f"{report['rows']} rows written, expected {expected}")
     if dead > max_bad_fraction * read:
         raise LimamlError(
             f"{dead} of {read} tasks are dead letters {report['dead_letters']}, more than max_bad_fraction "

@@ -32,10 +32,9 @@ STATISTICS = Statistics(
     window={"start": 0, "end": 1},
     features={name: {"mean": [0.1] * width, "variance": [1.7] * width} for name, width in (("m", 21), ("o", 3))},
 )
-# Widths are multiples of 8: with others, TensorFlow sums over samples in an order that depends on the place in the batch.
 MODEL = {
-    "meta_units": (48,),
-    "embedding_dim": 8,
+    "meta_units": (45,),
+    "embedding_dim": 6,
     "global_units": (24,),
     "dropout": 0.0,
     "inner_steps": 2,

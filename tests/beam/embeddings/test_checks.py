@@ -17,6 +17,7 @@ def write(folder, embeddings, losses=(1.0, 0.5), files=2):
     count = len(embeddings)
     table = tables.embeddings_table(
         keys=[f"u{n}" for n in range(count)],
+        definitions=["user"] * count,
         embeddings=embeddings,
         timestamps=np.zeros(count, np.int64),
         sample_counts=np.ones(count, np.int64),

@@ -22,6 +22,8 @@ from tfrec_limaml.schema import Schema
 
 #: Batches taken from one sorted block of tasks: more means less padding and coarser shuffling.
 BATCHES_PER_BLOCK = 8
+#: Blocks that are parsed side by side.
+BLOCKS_AT_ONCE = 2
 
 
 def task_dataset(
@@ -86,11 +88,18 @@ def task_dataset(
         batch = _batch(block, block.order[number * batch_size : (number + 1) * batch_size], of_support, of_query)
         return batch if with_keys else {name: batch[name] for name in ("support", "query")}
 
-    blocks = tf.data.Dataset.zip(dataset, draws).map(to_block, num_parallel_calls=tf.data.AUTOTUNE)
+    blocks = tf.data.Dataset.zip(dataset, draws).map(to_block, num_parallel_calls=BLOCKS_AT_ONCE)
     dataset = blocks.flat_map(lambda block: _once_per_batch(block, batch_size)).map(to_batch)
     if shuffle:
         dataset = dataset.shuffle(2 * BATCHES_PER_BLOCK, seed=seed)
-    return dataset.prefetch(BATCHES_PER_BLOCK)
+    return dataset.prefetch(BATCHES_PER_BLOCK).with_options(_without_tuner())
+
+
+def _without_tuner() -> tf.data.Options:
+    """There is nothing to tune; and at the end of each epoch `fit` would wait for the tuner, whose naps double in length, to wake up."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def cut(counts: tf.Tensor, query_start: tf.Tensor, share: tf.Tensor | float) -> tf.Tensor:

@@ -17,11 +17,11 @@ ALGORITHMS = {
 }
 
 
-def model(name="limaml_n1", params=None, **kwargs):
+def model(name="limaml_n1", params=None, steps_per_execution=1, **kwargs):
     """A compiled reference model; `params` are weights as {"meta": {W1, b1, ...}, "global": {...}}."""
     cls, own = ALGORITHMS[name]
     built = cls(MLPMetaBlock((128,), 32), MLPGlobalBlock((256, 128)), inner_learning_rate=0.1, **{**own, **kwargs})
-    built.compile("adam")
+    built.compile("adam", steps_per_execution=steps_per_execution)
     built.build({"meta": (None, META), "other": (None, OTHER)})
     built.optimizer.build(built.trainable_variables)
     if params is not None:

@@ -24,6 +24,7 @@ import reference_work as work
 import tensorflow as tf
 
 from tfrec_limaml import FeatureEncoder, task_dataset
+from tfrec_limaml.commands.train import STEPS_PER_EXECUTION
 from tfrec_limaml.records import encode_task
 from tfrec_limaml.schema import Feature, Label, Schema
 from tfrec_limaml.statistics import Statistics
@@ -31,6 +32,7 @@ from tfrec_limaml.statistics import Statistics
 TASKS, SUPPORT, QUERY = 128, 24, 8
 FILE_TASKS, PASSES = 4096, 4  # tasks on disk, and how often one measurement goes through them
 EMBED_TASKS, EMBED_MAX, EMBED_BATCH, EMBED_STEPS = 20_000, 24, 512, 3
+EVERY = 3  # rounds between two measurements of what takes long
 NAMES = ("vanilla", "limaml_n1", "limaml_n5", "limaml_n1_first_order", "limaml_n5_cheap")
 
 
@@ -57,7 +59,9 @@ class FitTimer:
     """Milliseconds per step inside `fit`, over a repeated batch that is ready in memory."""
 
     def __init__(self, model, dataset, steps):
-        self.model, self.dataset, self.steps = model, dataset.repeat(), steps
+        options = tf.data.Options()
+        options.autotune.enabled = False  # its thread would hold up the end of `fit`, as it would in task_dataset
+        self.model, self.dataset, self.steps = model, dataset.repeat().with_options(options), steps
 
     def __call__(self):
         started = time.perf_counter()
@@ -192,14 +196,15 @@ def measure(rounds):
         pattern, encoder = task_files(Path(folder), rng, FILE_TASKS)
         dataset = task_dataset(pattern, encoder, TASKS, shuffle=True, seed=1)
         timers["input"] = lambda: _input_rate(dataset)
-        fitted = work.model("limaml_n1")
+        fitted = work.model("limaml_n1", steps_per_execution=STEPS_PER_EXECUTION)  # as `limaml train` does
+        timers["step_beside_files"] = StepTimer(timers["limaml_n1"].function, 64)
         timers["fit_from_files"] = FitTimer(fitted, dataset, PASSES * FILE_TASKS // TASKS)
         for timer in timers.values():
             timer()
         seen = {name: [] for name in timers}
         for number in range(rounds):
             for name, timer in timers.items():
-                if name in ("embed", "embed_naive", "embed_loop", "input", "fit_from_files") and number % 3:
+                if name in ("embed", "embed_naive", "embed_loop", "input", "step_beside_files", "fit_from_files") and number % EVERY:
                     continue
                 seen[name].append(timer())
             print(f"round {number + 1}/{rounds}", file=sys.stderr)
@@ -226,7 +231,8 @@ def summarise(seen, gflop):
     for name in NAMES[1:]:
         result[f"{name}_ratio"] = statistics.median(a / b for a, b in zip(seen[name], seen["vanilla"], strict=True))
     result["fit_vanilla_over_keras_fit"] = statistics.median(a / b for a, b in zip(seen["fit_vanilla"], seen["keras_fit"], strict=True))
-    result["train_step_share_of_fit_from_files"] = middle["limaml_n1"] / middle["fit_from_files"]
+    pairs = zip(seen["step_beside_files"], seen["fit_from_files"], strict=True)
+    result["train_step_share_of_fit_from_files"] = statistics.median(a / b for a, b in pairs)
     for name in ("embed", "embed_naive", "embed_loop", "input"):
         result[f"{name}_tasks_per_s"] = middle[name]
     result["embed_over_naive"] = middle["embed"] / middle["embed_naive"]

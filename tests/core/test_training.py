@@ -57,6 +57,20 @@ def test_fit_lowers_the_loss_and_a_seed_repeats_it(cls):
     assert {"loss", "val_loss", "val_auc", "val_log_loss"} <= set(first)
 
 
+def test_several_steps_per_execution_change_nothing_but_the_number_of_visits_to_python():
+    dataset, found = _dataset(batches=5), []
+    for steps in (1, 3):
+        model = _model()
+        model.compile(keras.optimizers.Adam(0.05), steps_per_execution=steps)
+        history = model.fit(dataset, epochs=2, verbose=0, validation_data=dataset).history
+        found.append((history, model.predict(dataset, verbose=0)))
+    (one, rows), (several, same_rows) = found
+    for name, values in one.items():
+        np.testing.assert_allclose(several[name], values, rtol=1e-6, err_msg=name)
+    assert len(rows["label"]) == sum(int((batch["query"]["weight"] > 0).sum()) for batch in dataset.as_numpy_iterator())
+    np.testing.assert_allclose(same_rows["probability"], rows["probability"], rtol=1e-5)
+
+
 def test_a_saved_and_restored_model_and_optimizer_continue_identically(tmp_path):
     dataset = _dataset()
     model = _model(learn_inner_rates=True)

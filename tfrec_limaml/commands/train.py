@@ -15,6 +15,8 @@ from tfrec_limaml.errors import LimamlError
 ALGORITHMS = ("limaml", "vanilla", "maml")
 META_BLOCKS = ("mlp", "id", "features+id", "transformer")
 GLOBAL_BLOCKS = ("mlp", "wide_and_deep", "dcn", "dlrm")
+#: Batches between two visits to Python.
+STEPS_PER_EXECUTION = 8
 
 _DESCRIPTION = """\
 Trains a model on the task records that `limaml prepare` wrote, with early stopping on validation AUC (after fine-tuning, where
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     train, validation = datasets(
         args.tasks, encoder, args.task, args.batch_size, _fraction(args.support_fraction), args.max_samples, args.seed
     )
-    model.compile(keras.optimizers.Adam(_rate(args), global_clipnorm=1.0))
+    model.compile(keras.optimizers.Adam(_rate(args), global_clipnorm=1.0), steps_per_execution=STEPS_PER_EXECUTION)
     started = time.perf_counter()
     stopping = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=args.patience, restore_best_weights=True)
     callbacks = [stopping, _progress(args.algorithm, args.epochs), *_tensorboard(args, encoder)]
@@ -186,7 +188,7 @@ def _progress(name: str, epochs: int) -> Any:
             )
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            self.bar.update()
+            self.bar.update(batch + 1 - self.bar.n)
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             self.bar.close()

@@ -55,7 +55,7 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
         "--max-age-days", type=float, default=0.0, help="keep tasks that left the window this long after their last interaction (default 0)"
     )
     parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="fail above this share of dead letters (default 0.01)")
-    parser.add_argument("--batch-size", type=int, default=512, help="tasks in one call of the adapter at most (default 512)")
+    parser.add_argument("--batch-size", type=int, default=256, help="tasks in one call of the adapter at most (default 256)")
     parser.add_argument("--workers", type=int, default=1, help="worker processes on this machine (default 1)")
     parser.add_argument(
         "--beam", action="append", default=[], metavar="FLAG", help="flag for Beam, e.g. --beam=--runner=FlinkRunner; may be repeated"

@@ -63,7 +63,7 @@ class EmbeddingJob:
     generation: str
     previous: str | None = None
     max_age_days: float = 0.0
-    batch_size: int = 512
+    batch_size: int = 256
     max_bad_fraction: float = 0.01
     intra_op_threads: int = 0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +20,14 @@ from apache_beam.utils.shared import Shared
 from limaml_beam.counts import counted
 from limaml_beam.digests import DigestSet, as_array, digest
 from limaml_beam.embedding_tables import UNREADABLE_FILE, dead_letter_table
-from limaml_beam.sources import SourceError, read_records
+from limaml_beam.sources import READ_ERRORS, SourceError, read_records
 from tfrec_limaml.batch_shapes import most_tasks, sample_width
 
 DEAD_LETTERS = "dead_letters"
 UNCHANGED = "unchanged"
 
 # What is read at once and what may wait for more tasks of its width; what one batch may grow to.
-BLOCK_RECORDS = 8192
+BLOCK_RECORDS = 1024
 BLOCK_BYTES = 32 << 20
 BATCH_BYTES = 32 << 20
 
@@ -129,7 +128,7 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
                 yield from itertools.compress(block, ~known)
         except SourceError as error:
             errors.append(str(error))
-        except (OSError, EOFError, zlib.error) as error:
+        except READ_ERRORS as error:
             errors.append(f"{path}: {error}")
 
 

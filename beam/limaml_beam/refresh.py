@@ -58,7 +58,7 @@ class Refresh:
     full: bool = False
     max_age_days: float = 0.0
     max_bad_fraction: float = 0.01
-    batch_size: int = 512
+    batch_size: int = 256
     intra_op_threads: int = 0
     flags: Sequence[str] = ()
 

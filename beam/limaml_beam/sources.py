@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gzip
 import itertools
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,13 +17,17 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from isal import igzip
+from isal.igzip_lib import IsalError
 
 from tfrec_limaml.errors import LimamlError
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tfrecord": "tfrecord", ".tfrecord.gz": "tfrecord"}
 #: A file and, for one of several row groups of a Parquet file, its number.
 Part = tuple[str, int | None]
-_READ_ERRORS = (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeDecodeError)
+_BROKEN_GZIP: type[Exception] = IsalError  # type: ignore[assignment]  # declared as an instance by its stub
+#: What reading a damaged file may raise.
+READ_ERRORS = (pa.ArrowException, OSError, EOFError, _BROKEN_GZIP, UnicodeDecodeError)
 
 
 class SourceError(LimamlError):
@@ -81,7 +83,7 @@ def parts_of(path: str) -> list[Part]:
     try:
         with _open(path) as handle:
             return [(path, group) for group in range(pq.ParquetFile(handle).num_row_groups)]
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, 0, error) from error
 
 
@@ -100,7 +102,7 @@ def read_tables(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator
                 raise SourceError(f"{path} lacks the columns {missing}; it has {sorted(table.column_names)}")
             rows += table.num_rows
             yield table.select(list(columns))
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _unreadable(path, rows, error) from error
 
 
@@ -118,7 +120,7 @@ def check_columns(source: Source, columns: Sequence[str]) -> None:
 def _open(path: str) -> Any:
     """A binary file of any Beam filesystem; gzip by its name (Beam's own decompressing reader is not a file in Arrow's eyes)."""
     raw = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    return gzip.GzipFile(fileobj=raw) if ".gz" in path.rsplit("/", 1)[-1].lower() else raw
+    return igzip.IGzipFile(fileobj=raw) if ".gz" in path.rsplit("/", 1)[-1].lower() else raw
 
 
 def _read_parquet(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:

@@ -232,11 +232,12 @@ def _read_json(path: str) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m limaml_beam.build_tasks``: as ``limaml prepare``, with Beam's flags given directly."""
-    from limaml_beam.prepare_command import parse_with_beam_flags
+    from limaml_beam.beam_flags import wrap_beam_flags
+    from limaml_beam.prepare_command import add_arguments
     from tfrec_limaml.cli import main as limaml
 
     logging.basicConfig(level=logging.WARNING)
-    return limaml(["prepare", *parse_with_beam_flags(sys.argv[1:] if argv is None else argv)])
+    return limaml(["prepare", *wrap_beam_flags(add_arguments, sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from limaml_beam.beam_flags import add_beam_flag
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 
@@ -57,9 +57,7 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
     parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="fail above this share of dead letters (default 0.01)")
     parser.add_argument("--batch-size", type=int, default=256, help="tasks in one call of the adapter at most (default 256)")
     parser.add_argument("--workers", type=int, default=1, help="worker processes on this machine (default 1)")
-    parser.add_argument(
-        "--beam", action="append", default=[], metavar="FLAG", help="flag for Beam, e.g. --beam=--runner=FlinkRunner; may be repeated"
-    )
+    add_beam_flag(parser)
 
 
 def quiet_beam(options: PipelineOptions) -> None:
@@ -88,17 +86,6 @@ def beam_flags(arguments: argparse.Namespace) -> list[str]:
 def intra_op_threads(workers: int) -> int:
     """TensorFlow threads per worker: several workers share the cores, one takes what TensorFlow takes."""
     return 0 if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
-
-
-def parse_with_beam_flags(argv: Sequence[str]) -> list[str]:
-    """Arguments of ``limaml embed`` in which flags that it does not know are handed to Beam."""
-    parser = argparse.ArgumentParser(prog="limaml_beam.generate_embeddings", add_help=False)
-    add_arguments(parser)
-    parser.add_argument("--json", action="store_true")
-    if {"-h", "--help"} & set(argv):
-        return list(argv)
-    unknown = parser.parse_known_args(argv)[1]
-    return [f"--beam={argument}" if argument in unknown else argument for argument in argv]
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:

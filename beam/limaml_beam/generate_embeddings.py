@@ -257,10 +257,11 @@ def new_generation_name(store: EmbeddingStore | None, model_version: int) -> str
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m limaml_beam.generate_embeddings``: as ``limaml embed``, with Beam's flags given directly."""
-    from limaml_beam.embed_command import parse_with_beam_flags
+    from limaml_beam.beam_flags import wrap_beam_flags
+    from limaml_beam.embed_command import add_arguments
     from tfrec_limaml.cli import main as limaml
 
-    return limaml(["embed", *parse_with_beam_flags(sys.argv[1:] if argv is None else argv)])
+    return limaml(["embed", *wrap_beam_flags(add_arguments, sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ import argparse
 import contextlib
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from limaml_beam.beam_flags import add_beam_flag
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.records import DATA_CARD_FILE, SCHEMA_FILE
@@ -65,20 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="fail above this share of invalid rows (default 0.05)",
     )
-    parser.add_argument(
-        "--beam", action="append", default=[], metavar="FLAG", help="flag for Beam, e.g. --beam=--runner=FlinkRunner; may be repeated"
-    )
-
-
-def parse_with_beam_flags(argv: Sequence[str]) -> list[str]:
-    """Arguments of ``limaml prepare`` in which flags that it does not know are handed to Beam."""
-    parser = argparse.ArgumentParser(prog="limaml_beam.build_tasks", add_help=False)
-    add_arguments(parser)
-    parser.add_argument("--json", action="store_true")
-    if {"-h", "--help"} & set(argv):
-        return list(argv)
-    unknown = parser.parse_known_args(argv)[1]
-    return [f"--beam={argument}" if argument in unknown else argument for argument in argv]
+    add_beam_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:

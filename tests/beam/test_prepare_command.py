@@ -15,10 +15,11 @@ import pyarrow as pa
 import pytest
 
 from limaml_beam import columnar
+from limaml_beam.beam_flags import wrap_beam_flags
 from limaml_beam.data_card import describe_sizes
 from limaml_beam.feature_tables import FeatureTable, join
 from limaml_beam.options import LOCAL_RUNNER, TaskSettings, cut_dates, local_by_default
-from limaml_beam.prepare_command import parse_with_beam_flags
+from limaml_beam.prepare_command import add_arguments
 from limaml_beam.sources import Source
 from limaml_beam.validation import validate
 from tfrec_limaml.cli import main
@@ -90,7 +91,7 @@ def test_text_files_give_the_same_records_as_parquet(tmp_path, shop_schema, shop
 
 def test_beam_flags_pass_through_the_program():
     line = ["raw", "--output", "x", "--runner=DataflowRunner", "--region", "eu", "--task", "member"]
-    assert parse_with_beam_flags(line) == [
+    assert wrap_beam_flags(add_arguments, line) == [
         "raw",
         "--output",
         "x",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from limaml_beam.embed_command import add_arguments, parse_with_beam_flags
+from limaml_beam.beam_flags import wrap_beam_flags
+from limaml_beam.embed_command import add_arguments
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_what_the_launcher_takes_is_what_launching_alone_takes(parameters):
 
 def test_the_launcher_turns_parameters_into_the_commands_arguments(load_deployed):
     arguments = load_deployed("flex_launcher.py").arguments_of(["--tasks=T", "--export=E", "--output=O", "--runner=DataflowRunner"])
-    assert parse_with_beam_flags(arguments) == [
+    assert wrap_beam_flags(add_arguments, arguments) == [
         "T",
         "--launch-only",
         "--beam=--no_save_main_session",

@@ -3,9 +3,9 @@
     python benchmarks/serving.py --json
 
 Three measurements take turns, so that all see the same machine: a request with the member's meta embedding, the same one of someone
-unknown (no look-up), and the SavedModel called in this process. `client_share_of_p50` is the CPU time of the calling thread (look-up,
-checks, request building, gRPC, parsing, ordering) over the p50; `grpc_client_ms` is what gRPC takes of it for the finished bytes of such a
-request. Weights are random: they do not change the time.
+unknown (no look-up), and the SavedModel called in this process. Then requests alone, as a client process sends them:
+`client_share_of_p50` is the CPU time of the calling thread (look-up, checks, request building, gRPC, parsing, ordering) over their
+p50; `grpc_client_ms` is what gRPC takes of it for the finished bytes of such a request. Weights are random: they do not change the time.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def latency(ranker: Ranker, signature: Callable[..., Any], requests: list[Any], 
             spent = timed(calls[name][n % len(requests)])
             if n >= 0:
                 times[name].append(spent)
-    wall, cpu = np.array(times["adapted"]).T
+    wall = [spent for spent, _ in times["adapted"]]
     p50 = {name: float(np.median([spent for spent, _ in each])) for name, each in times.items()}
     return {
         "p50_ms_with_embedding": p50["adapted"],
@@ -64,9 +64,14 @@ def latency(ranker: Ranker, signature: Callable[..., Any], requests: list[Any], 
         "p99_ms": float(np.percentile(wall, 99)),
         "in_process_ms": p50["in_process"],
         "serving_overhead_ms": p50["adapted"] - p50["in_process"],
-        "client_ms": float(np.median(cpu)),
-        "client_share_of_p50": float(np.median(cpu)) / p50["adapted"],
     }
+
+
+def client_share(ranker: Ranker, requests: list[Any], calls: int) -> dict[str, float]:
+    """What the client takes of a request, in a process that does nothing else: TensorFlow's turns would leave it cold caches."""
+    spent = [timed(functools.partial(ranker.rank, *requests[n % len(requests)])) for n in range(-100, calls)][100:]
+    wall, cpu = (float(np.median(times)) for times in zip(*spent, strict=True))
+    return {"p50_ms_alone": wall, "client_ms": cpu, "client_share_of_p50": cpu / wall}
 
 
 def grpc_client_ms(target: str, requests: list[Any], export: Path, calls: int) -> float:
@@ -143,6 +148,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with world.served(export / "ranker") as (target, _), Ranker(target, store, manifest=export, timeout=30.0) as ranker:
         say("latency")
         result |= latency(ranker, signature, requests, arguments.pairs)
+        result |= client_share(ranker, requests, arguments.pairs)
         result["grpc_client_ms"] = grpc_client_ms(target, requests, export, arguments.pairs)
         loads = {}
         for threads in (1, 8, 32):

@@ -47,7 +47,8 @@ class Counters:
         """Increases counters by name."""
         with self._lock:
             for name, amount in amounts.items():
-                setattr(self, name, getattr(self, name) + amount)
+                if amount:
+                    setattr(self, name, getattr(self, name) + amount)
 
     def snapshot(self) -> dict[str, int]:
         """All counters at one moment."""

@@ -232,8 +232,9 @@ class RankingProtocol:
         for r, (used, *_) in zip(rows, has, strict=True):
             keys = r.keys[0]
             scale = r.count // len(used)
-            adapted = scale * int(np.count_nonzero(used))
-            anonymous = scale * int(np.count_nonzero(keys.position == keys.distinct.index(None))) if None in keys.distinct else 0
+            adapted = scale * sum(used.tolist())
+            unknown = keys.distinct.index(None) if None in keys.distinct else -1
+            anonymous = scale * keys.position.tolist().count(unknown) if unknown >= 0 else 0
             missing = r.count - adapted - anonymous
             self.counters.add(candidates=r.count, adapted=adapted, anonymous=anonymous, missing=missing, filled=len(r.filled))
 

@@ -146,8 +146,8 @@ class _Join(beam.DoFn):
             for name in values.column_names:
                 if name != _ROW:
                     columns.setdefault(name, np.full(block.num_rows, np.nan, np.float32))[rows] = columnar.to_numpy(values[name])
-        for name, column in columns.items():
-            block = block.append_column(name, pa.array(column))
+        for name in sorted(columns):  # values arrive in any order, and blocks of one run must have one
+            block = block.append_column(name, pa.array(columns[name]))
         yield block
 
 

@@ -6,13 +6,16 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limaml_beam import history
 from limaml_beam.build_tasks import Inputs, build_tasks
 from limaml_beam.history import KeyHistory, moments_of
 from limaml_beam.options import DAY_MS, TaskSettings, cut_dates, local_by_default
+from limaml_beam.shuffle import Shuffle
 from tfrec_limaml.cli import main
 from tfrec_limaml.schema import parse_time
 
@@ -114,3 +117,13 @@ def test_a_daily_run_gives_a_row_the_features_that_training_gave_it(tmp_path, sh
     assert rates("number") == rates("trained")
     other = write_raw(tmp_path / "other", shop_schema.replace(features=shop_schema.features[1:]), frames)
     assert main(["prepare", str(other), *daily[2:], "--output", str(tmp_path / "x"), "--history-prior", trained]) == 2
+
+
+def test_blocks_get_their_features_in_one_order_whichever_arrives_first():
+    shuffle = Shuffle()
+    block = shuffle.pack(pa.table({"x": pa.array([1.0, 2.0])}))
+    rows = pa.array([0, 1], pa.int32())
+    values = [shuffle.pack(pa.table({name: pa.array([0.5, 1.5], pa.float32()), history._ROW: rows})) for name in ("b_rate", "a_rate")]
+    joined = [next(history._Join(shuffle).process((0, {"blocks": [block], "values": order}))) for order in (values, values[::-1])]
+    assert joined[0].column_names == joined[1].column_names == ["x", "a_rate", "b_rate"]
+    assert joined[0].equals(joined[1])

@@ -114,7 +114,7 @@ def test_where_members_do_not_differ_limaml_diagnose_says_that_nothing_is_left(t
 
 
 def test_a_liking_that_only_a_rows_second_tag_shows_is_found(tmp_path, run_limaml):
-    (found,) = run_limaml("diagnose", _write_tags(tmp_path, liking=1.5, tasks=300))["definitions"]
+    (found,) = run_limaml("diagnose", _write_tags(tmp_path, liking=1.5, tasks=1200))["definitions"]
     assert found["verdict"] == "worth it"
     assert found["sources"][1]["low"] > 0.3
 

@@ -61,6 +61,10 @@ class Subtasks(NamedTuple):
         """Which rows of its task belong to each subtask, bool ``[P, S]``."""
         return tf.gather(self.number, self.owner) == tf.range(tf.size(self.owner))[:, None]
 
+    def weights(self, weight: tf.Tensor) -> tf.Tensor:
+        """Weights ``[P, S]`` of its task's rows in each subtask, from those of the rows ``[T, S]``: 0 for rows of others."""
+        return tf.gather(weight, self.owner) * tf.cast(self.members(), weight.dtype)
+
 
 class SubtaskRows(NamedTuple):
     """Rows of tasks as a block that is adapted per subtask reads them.
@@ -145,8 +149,7 @@ class NestedMetaBlocks(MetaBlock):
         memory: list[Any] = [self.blocks[0].encode_support(first, label, weight)]
         for block, (rows, ids) in zip(self.blocks[1:], nested, strict=True):
             subtasks = Subtasks.of(ids, weight)
-            weights = tf.gather(weight, subtasks.owner) * tf.cast(subtasks.members(), weight.dtype)
-            kept = block.encode_support(tf.gather(rows, subtasks.owner), tf.gather(label, subtasks.owner), weights)
+            kept = block.encode_support(tf.gather(rows, subtasks.owner), tf.gather(label, subtasks.owner), subtasks.weights(weight))
             memory.append((subtasks, kept))
         return memory
 

@@ -115,8 +115,7 @@ class LiMAML(MAMLModel):
         found = []
         for definition, embeddings in zip(self.meta_block.nested_definitions, nested, strict=True):
             subtasks = Subtasks.of(support["features"][subtask_feature(definition)], support["weight"])
-            weight = tf.gather(support["weight"], subtasks.owner) * tf.cast(subtasks.members(), support["weight"].dtype)
-            pooled = pool(tf.gather(embeddings, subtasks.owner), weight, self.pooling)
+            pooled = pool(tf.gather(embeddings, subtasks.owner), subtasks.weights(support["weight"]), self.pooling)
             found.append(SubtaskEmbeddings(subtasks, pooled))
         return tuple(found)
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
 from tfrec_limaml.blocks import NestedMetaBlocks
+from tfrec_limaml.commands import evaluate
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.export import export_for_serving
 from tfrec_limaml.manifest import NESTED_OUTPUTS, Manifest
@@ -138,3 +139,19 @@ def test_definitions_that_do_not_refine_the_records_are_refused_with_the_reason(
     words = schema.replace(tasks={"member": ("member",), "member_word": ("member", "words")})
     with pytest.raises(SchemaError, match=r"\['words'\] must be single-valued features"):
         FeatureEncoder(words, statistics, nested=("member_word",))
+
+
+def test_warm_up_requests_hold_the_inputs_of_both_definitions(exported):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    path = exported / "ranker" / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        assert {"has_meta_embedding", "meta_embedding_member_tab", "has_meta_embedding_member_tab"} <= set(request.inputs)
+        assert tf.make_ndarray(request.inputs["meta_embedding_member_tab"]).shape[1] == DIM
+
+
+def test_a_nested_model_is_evaluated_on_the_tasks_that_its_definitions_refine(model, every_kind):
+    with pytest.raises(LimamlError, match="pass --task member, not member_tab"):
+        evaluate._check(model, every_kind[0], "member_tab", "limaml.keras")
+    evaluate._check(model, every_kind[0], None, "limaml.keras")

@@ -259,3 +259,7 @@ def test_batches_come_in_the_order_of_the_files_with_keys_and_by_length_without(
     assert keyed == [f"t{n}".encode() for n in range(100)]
     shuffled = task_dataset(path, ENCODER, 3, shuffle=True, seed=5)
     assert _pairs(task_dataset(path, ENCODER, 3, shuffle=True, seed=5)) == _pairs(shuffled)
+
+
+def test_nothing_tunes_the_pipeline_so_that_an_epoch_ends_with_its_last_batch(write):
+    assert task_dataset(write([(3, -1)]), ENCODER, 2).options().autotune.enabled is False

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from limaml_beam import embedding_tables as tables
+from limaml_beam import embedding_transforms
 from limaml_beam.generate_embeddings import EmbeddingJob, generate
 from limaml_beam.publish import publish
 from limaml_beam.sources import frame_record
+from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.records import SCHEMA_FILE, encode_task
 from tfrec_limaml.schema import Feature, Label, Schema
 from tfrec_limaml.statistics import Statistics
@@ -152,3 +154,27 @@ def test_the_store_holds_what_the_ranker_needs_for_both_definitions(job, export,
     alone = rank(**{**inputs, "has_meta_embedding_user_tab": tf.constant([False, False])})["logit"]
     assert abs(both[0] - alone[0]) > 1e-6
     np.testing.assert_allclose(both[1], alone[1], rtol=1e-6)
+
+
+def test_a_task_with_a_part_that_is_not_finite_is_a_dead_letter_with_all_its_parts(export, monkeypatch):
+    one, two = np.zeros((2, 1)), np.zeros((2, 2), np.int64)
+    outputs = {
+        "task_key": np.array([[b"a"], [b"b"]], object),
+        "meta_embedding": np.zeros((2, DIM), np.float32),
+        "sample_count": one.astype(np.int64),
+        "last_timestamp": one.astype(np.int64),
+        "loss_before": one,
+        "loss_after": one,
+        "nested_definition": two,
+        "nested_task_key": np.array([[b"a|1", b"a|2"], [b"b|1", b"b|2"]], object),
+        "nested_meta_embedding": np.zeros((2, 2, DIM), np.float32),
+        "nested_sample_count": two,
+        "nested_last_timestamp": two,
+    }
+    outputs["nested_meta_embedding"][0, 1, 2] = np.inf
+    monkeypatch.setattr(embedding_transforms, "read_log", lambda log: ([b"first", b"second"], outputs))
+    found = list(embedding_transforms.ToTables(Manifest.read(export / "adapter" / "1"), "g").process(None))
+    rows = [key for table in found if isinstance(table, pa.Table) for key in table["task_key"].to_pylist()]
+    assert rows == ["b", "b|1", "b|2"]
+    (dead,) = [output.value for output in found if getattr(output, "tag", None) == "dead_letters"]
+    assert dead["record"].to_pylist() == [b"first"]

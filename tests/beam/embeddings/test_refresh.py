@@ -1,6 +1,7 @@
 """The daily job: publication, refusal, and every kind of violent end."""
 
 import argparse
+import dataclasses
 import fcntl
 import json
 import os
@@ -15,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from limaml_beam import refresh_command
 from tfrec_limaml.cli import main
+from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import open_store
 
 DRIVER = Path(__file__).with_name("refresh_driver.py")
@@ -194,3 +197,13 @@ def test_the_help_shows_an_example_and_every_limit():
     assert "The work folder is local" in text
     for name in Thresholds.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
+
+
+def test_a_refresh_prepares_with_the_mean_label_of_the_model_s_training(export, tmp_path):
+    manifest = dataclasses.replace(Manifest.read(export / "adapter" / "7"), training_label_mean=1 / 3)
+    parser = argparse.ArgumentParser()
+    refresh_command.add_arguments(parser)
+    given = parser.parse_args(["RAW", "--work", "W", "--export", "E", "--store", "lmdb:S"])
+    made = refresh_command._prepare_arguments(given, tmp_path, manifest, [])
+    assert float(made.history_prior) == 1 / 3
+    assert made.recent_only

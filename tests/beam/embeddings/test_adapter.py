@@ -71,3 +71,26 @@ def test_the_model_is_loaded_once_per_process_however_many_files_there_are(tmp_p
     tasks = write_tasks([encode(f"u{n}", [n]) for n in range(20)], files=5)
     generate(EmbeddingJob(tasks=str(tasks), adapter=f"{export}/adapter/7", output=f"{tmp_path}/out", generation="g1"))
     assert [args[0] for args in loads] == [str(export / "adapter" / "7")]
+
+
+def test_tasks_with_different_numbers_of_parts_are_padded_with_parts_that_count_for_nothing():
+    def call(records):
+        if b"bad" in records:
+            raise Refusal("no")
+        parts = max(len(record) for record in records)
+        keys = np.array([[b"k"] * len(r) + [b""] * (parts - len(r)) for r in records], object)
+        definition = np.where(keys == b"", -1, 0).astype(np.int64)
+        counts = (definition + 1).astype(np.int64)
+        outputs = {name: np.ones((len(records), 1), np.float32) for name in ADAPTER_OUTPUTS}
+        return outputs | {
+            "nested_definition": definition,
+            "nested_task_key": keys,
+            "nested_meta_embedding": counts[..., None].astype(np.float32),
+            "nested_sample_count": counts,
+            "nested_last_timestamp": counts,
+        }
+
+    found = PackedAdapter(call, 1, Refusal, nested=True).adapt([b"aaa", b"bad", b"b", b"b"])
+    assert found["nested_definition"].tolist() == [[0, 0, 0], [-1, -1, -1], [0, -1, -1], [0, -1, -1]]
+    assert found["nested_task_key"].tolist() == [[b"k"] * 3, [b""] * 3, [b"k", b"", b""], [b"k", b"", b""]]
+    assert found["nested_meta_embedding"].sum(axis=(1, 2)).tolist() == [3, 0, 1, 1]

@@ -5,23 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from limaml_serving import wire
 from limaml_serving.errors import RequestError
 from tfrec_limaml.schema import Feature, encode_task_key
 
-#: A checked column of 1 or N rows, as it travels: numbers as little-endian bytes row after row, strings one by one.
-Column = bytes | list[bytes]
-# A single number that needs no mending: its types, and its largest magnitude.
-_NUMBERS: dict[str, tuple[frozenset[type], float]] = {
-    "int64": (frozenset({int, bool, np.int64}), 2**63 - 1),
-    "float32": (frozenset({float, int, np.float32, np.float64}), float(np.finfo(np.float32).max)),
+#: A checked column: its number of rows (1 or N), and their bytes as they travel. Numbers are little-endian, row after row;
+#: texts are the fields ``string_val`` of a `TensorProto`. Either way, columns are put together by putting their bytes together.
+Column = tuple[int, bytes]
+# How a number travels: its type in arrays; the types of a single one that needs no mending, and how that one becomes bytes.
+_NUMBERS: dict[str, tuple[np.dtype[Any], frozenset[type], Callable[[Any], bytes]]] = {
+    "int64": (np.dtype("<i8"), frozenset({int, bool, np.int64}), struct.Struct("<q").pack),
+    "float32": (np.dtype("<f4"), frozenset({float, int, np.float32, np.float64}), struct.Struct("<f").pack),
 }
 
+_SINGLE = frozenset({str, bytes})
 _ONE_KEY = np.zeros(1, np.int64)
 _ONE_KEY.flags.writeable = False
 
@@ -46,13 +49,13 @@ class Rows:
 
     Attributes:
         count: Number of candidates ``N``.
-        columns: Feature to column of 1 row (the member's) or N (the candidates').
+        columns: One for each of the model's features, in their order: 1 row (the member's) or N (the candidates').
         keys: The task keys under each of the model's task definitions, its records' own first.
         filled: Features with values that the schema's filler replaced.
     """
 
     count: int
-    columns: Mapping[str, Column]
+    columns: Sequence[Column]
     keys: tuple[TaskKeys, ...]
     filled: tuple[str, ...]
 
@@ -69,6 +72,7 @@ class RowReader:
 
     def __init__(self, features: Sequence[Feature], key_columns: Sequence[Sequence[str]]) -> None:
         self._readers = tuple(_FeatureReader(feature) for feature in features)
+        self._floats = tuple(index for index, feature in enumerate(features) if feature.dtype == "float32")
         self._key_columns = tuple(map(tuple, key_columns))
         self._names = frozenset((*(name for names in key_columns for name in names), *(feature.name for feature in features)))
 
@@ -84,28 +88,32 @@ class RowReader:
         """
         given, count = _as_columns(candidates)
         if count == 0:
-            return Rows(count=0, columns={}, keys=(), filled=())
-        if twice := member.keys() & given.keys() & self._names:
+            return Rows(count=0, columns=(), keys=(), filled=())
+        if not member.keys().isdisjoint(given) and (twice := member.keys() & given.keys() & self._names):
             raise RequestError(f"{sorted(twice)[0]!r} is given for the member and for the candidates: give it once")
-        columns: dict[str, Column] = {}
+        # Hardly ever is a value not finite: all are looked at together, and one by one only if that finds something.
+        columns, filled = self._columns(member, given, count, False)
+        if not _all_finite([columns[index][1] for index in self._floats]):
+            columns, filled = self._columns(member, given, count, True)
+        keys = tuple([_task_keys(names, member, given, count) for names in self._key_columns])
+        return Rows(count=count, columns=columns, keys=keys, filled=tuple(filled))
+
+    def _columns(self, member: Mapping[str, Any], given: Mapping[str, Any], count: int, closely: bool) -> tuple[list[Column], list[str]]:
+        columns: list[Column] = []
         filled: list[str] = []
         for reader in self._readers:
             name = reader.name
             if name in given:
-                column, was_filled = reader.of_candidates(given[name], count)
+                columns.append(reader.of_candidates(given[name], count, closely, filled))
             elif name in member:
-                column, was_filled = reader.of_member(member[name])
+                columns.append(reader.of_member(member[name], closely, filled))
             else:
-                column, was_filled = reader.absent(), True
-            columns[name] = column
-            if was_filled:
-                filled.append(name)
-        keys = tuple([_task_keys(names, member, given, count) for names in self._key_columns])
-        return Rows(count=count, columns=columns, keys=keys, filled=tuple(filled))
+                columns.append(reader.absent(filled))
+        return columns, filled
 
 
 class _FeatureReader:
-    """Reads one feature's values; the usual ones take the short way through each method."""
+    """Reads one feature's values; the usual ones take the short way through each method. A feature with filled values is noted."""
 
     def __init__(self, feature: Feature) -> None:
         self.name = feature.name
@@ -113,38 +121,38 @@ class _FeatureReader:
         self._tail = () if feature.width == 1 else (feature.width,)
         if feature.dtype == "string":
             self._dtype = None
-            self._filler: Column = [str(feature.filler).encode()]
+            self._filler = _texts([str(feature.filler)])
             return
-        self._dtype = np.dtype("<i8" if feature.dtype == "int64" else "<f4")
-        self._pack = struct.Struct("<q" if feature.dtype == "int64" else "<f").pack
-        types, self._limit = _NUMBERS[feature.dtype]
+        self._dtype, types, self._pack = _NUMBERS[feature.dtype]
         self._types = frozenset() if self._tail else types
         self._filler = np.full(feature.width, feature.filler, self._dtype).tobytes()
 
-    def of_candidates(self, values: Any, count: int) -> tuple[Column, bool]:
-        """The column of N values, and whether some were filled."""
+    def of_candidates(self, values: Any, count: int, closely: bool, filled: list[str]) -> Column:
+        """The column of N values; whether they are finite is only certain if looked at closely."""
         if self._dtype is None:
-            return _strings(self._feature, values)
+            return count, _strings(self._feature, values, filled)
         shape = (count, *self._tail)
-        plain = type(values) is np.ndarray and values.dtype == self._dtype and values.shape == shape
-        # A sum of squares is finite only if every value is; if it is not, one may just be large, which is looked at closely.
-        if plain and (self._dtype.kind == "i" or math.isfinite(np.vdot(values, values))):
-            return values.tobytes(), False
-        return _numbers(self._feature, values, shape)
+        if not closely and type(values) is np.ndarray and values.dtype == self._dtype and values.shape == shape:
+            return count, values.tobytes()
+        return count, _numbers(self._feature, values, shape, filled)
 
-    def of_member(self, value: Any) -> tuple[Column, bool]:
-        """The column of one value, and whether it was filled."""
+    def of_member(self, value: Any, closely: bool, filled: list[str]) -> Column:
+        """The column of one value; likewise."""
         if self._dtype is None:
-            return _strings(self._feature, (value,))
-        if type(value) in self._types and -self._limit <= value <= self._limit:
-            return self._pack(value), False
-        return _numbers(self._feature, (value,), (1, *self._tail))
+            return 1, _strings(self._feature, (value,), filled)
+        if not closely and type(value) in self._types:
+            try:
+                return 1, self._pack(value)
+            except (struct.error, OverflowError):
+                pass  # too large for its type: told, or filled, below
+        return 1, _numbers(self._feature, (value,), (1, *self._tail), filled)
 
-    def absent(self) -> Column:
-        """The filler's column of length 1."""
+    def absent(self, filled: list[str]) -> Column:
+        """The filler's column of one row."""
         if self._feature.on_invalid != "fill":
             raise RequestError(f"feature {self.name!r} is missing: give it for the member or for the candidates")
-        return self._filler
+        filled.append(self.name)
+        return 1, self._filler
 
 
 def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
@@ -163,30 +171,37 @@ def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
 
 
 def _common_length(columns: Mapping[str, Any]) -> int:
+    if _SINGLE.isdisjoint(map(type, columns.values())):
+        try:
+            lengths = set(map(len, columns.values()))
+        except TypeError:
+            lengths = set()
+        if len(lengths) == 1:
+            return lengths.pop()
     scalars = [name for name, values in columns.items() if isinstance(values, (str, bytes)) or not hasattr(values, "__len__")]
     if scalars:
         raise RequestError(f"every column of candidates needs one value per candidate, received single values for {scalars}")
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise RequestError(f"the columns of candidates must have equal lengths, received {lengths}")
-    return next(iter(lengths.values()), 0)
+    if columns:
+        given = {name: len(values) for name, values in columns.items()}
+        raise RequestError(f"the columns of candidates must have equal lengths, received {given}")
+    return 0
 
 
-def _numbers(feature: Feature, values: Any, shape: tuple[int, ...]) -> tuple[Column, bool]:
+def _numbers(feature: Feature, values: Any, shape: tuple[int, ...], filled: list[str]) -> bytes:
     array, invalid = _integers(feature, values) if feature.dtype == "int64" else _floats(feature, values)
     if array.shape != shape:
         raise RequestError(f"feature {feature.name!r} needs the shape {list(shape)}, received {list(array.shape)}")
     if invalid.any():
         array[invalid] = _filler(feature, "a missing, NaN or infinite value")
-        return array.tobytes(), True
-    return array.tobytes(), False
+        filled.append(feature.name)
+    return array.tobytes()
 
 
-def _strings(feature: Feature, values: Any) -> tuple[list[bytes], bool]:
+def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
     items = values.tolist() if hasattr(values, "tolist") else values
     try:
-        return list(map(str.encode, items)), False
-    except TypeError:
+        return _texts(items)
+    except (TypeError, UnicodeDecodeError):
         pass  # not all of them are text: look at each
     except UnicodeEncodeError as error:
         raise RequestError(f"feature {feature.name!r} holds text that is not valid Unicode: {error}") from error
@@ -196,7 +211,21 @@ def _strings(feature: Feature, values: Any) -> tuple[list[bytes], bool]:
     invalid = [item is None or (isinstance(item, float) and item != item) for item in items]
     filler = str(_filler(feature, "a missing value")).encode() if any(invalid) else b""
     out = [filler if bad else item if isinstance(item, bytes) else str(item).encode() for item, bad in zip(items, invalid, strict=True)]
-    return out, any(invalid)
+    if any(invalid):
+        filled.append(feature.name)
+    content: bytes = wire.TensorProto(string_val=out).SerializeToString()
+    return content
+
+
+def _all_finite(floats: Sequence[bytes]) -> bool:
+    """Whether all are finite; a false alarm is possible, where values are so large that their squares are not."""
+    values = np.frombuffer(b"".join(floats), "<f4")
+    return math.isfinite(np.vdot(values, values))
+
+
+def _texts(items: Sequence[str]) -> bytes:
+    content: bytes = wire.Texts(string_val=items).SerializeToString()
+    return content
 
 
 def _floats(feature: Feature, values: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -250,9 +279,10 @@ def _task_keys(names: Sequence[str], member: Mapping[str, Any], columns: Mapping
             raise RequestError(f"the key column {name!r} is missing: give it (None for someone unknown) to look up the meta embedding")
     try:
         if columns.keys().isdisjoint(names):
-            positions, index = {tuple([member[name] for name in names]): 0}, _ONE_KEY
-        else:
-            positions, index = _distinct([_values(columns[name]) if name in columns else [member[name]] * count for name in names], count)
+            values = tuple([member[name] for name in names])
+            hash(values)  # as text and numbers can be
+            return TaskKeys((_task_key(values),), _ONE_KEY)
+        positions, index = _distinct([_values(columns[name]) if name in columns else [member[name]] * count for name in names], count)
     except TypeError as error:
         raise RequestError(f"the key columns {list(names)} need text or numbers ({error})") from error
     return TaskKeys(tuple([_task_key(key) for key in positions]), index)
@@ -269,7 +299,7 @@ def _values(column: Any) -> list[Any]:
 
 
 def _task_key(values: Sequence[Any]) -> str | None:
-    if any(value is None for value in values):
+    if None in values:
         return None
     return encode_task_key([value.decode() if isinstance(value, bytes) else value for value in values])
 

@@ -45,10 +45,10 @@ class Counters:
 
     def add(self, **amounts: int) -> None:
         """Increases counters by name."""
+        counts = vars(self)
         with self._lock:
             for name, amount in amounts.items():
-                if amount:
-                    setattr(self, name, getattr(self, name) + amount)
+                counts[name] += amount
 
     def snapshot(self) -> dict[str, int]:
         """All counters at one moment."""

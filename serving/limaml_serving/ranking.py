@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import grpc
 import numpy as np
@@ -35,7 +35,7 @@ _COUNTED = {"DEADLINE_EXCEEDED": "deadline_exceeded", "UNAVAILABLE": "unavailabl
 Request = tuple[Mapping[str, Any], Candidates]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True)
 class Ranked:
     """Scored candidates, best first; every array has one entry per candidate returned.
 
@@ -57,16 +57,14 @@ class Ranked:
     filled: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Resolve:
+class Resolve(NamedTuple):
     """Ask the server which version a label, or the lack of one, stands for."""
 
     request: Any
     timeout: float
 
 
-@dataclasses.dataclass(frozen=True)
-class LookUp:
+class LookUp(NamedTuple):
     """Ask the store for embeddings."""
 
     keys: Sequence[str]
@@ -74,8 +72,7 @@ class LookUp:
     timeout: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Predict:
+class Predict(NamedTuple):
     """Ask the server for scores."""
 
     request: bytes
@@ -178,7 +175,6 @@ class RankingProtocol:
             raise VersionMismatchError(
                 f"asked {self._model} for version {version}, but version {answered} answered: its scores are dropped"
             )
-        self._count(rows, has)
         return self._split(response, every, has, version, top)
 
     def _model_of(self, version: int) -> KnownVersion:
@@ -194,22 +190,26 @@ class RankingProtocol:
     ) -> Generator[LookUp, Any, tuple[list[list[Matrix]], list[list[Mask]]]]:
         """Embeddings ``[1 or N, D]`` and masks ``[1 or N]`` of each request, by task definition, from one look-up."""
         keys = tuple({key: None for r in rows for own in r.keys for key in own.distinct if key is not None})
-        # One more row than keys: it stays empty and stands for nobody, the key None.
-        matrix, found = np.zeros((len(keys) + 1, model.embedding_dim), np.float32), np.zeros(len(keys) + 1, np.bool_)
+        answer: tuple[Matrix, Mask] | None = None
         if keys and model.version == version:
             try:
-                embeddings, mask = yield LookUp(keys, version, self._left(deadline) / 2)
+                answer = yield LookUp(keys, version, self._left(deadline) / 2)
             except (StoreError, TimeoutError) as error:
                 self.counters.add(store_errors=1)
                 logger.warning("ranking without meta embeddings, the store failed: %s", error or "too slow")
             else:
-                if self._fits(embeddings, model):
-                    matrix[:-1], found[:-1] = embeddings, mask
-        position: dict[str | None, int] = {key: index for index, key in enumerate((*keys, None))}
-        picks = [
-            [own.position if own.distinct == keys else np.array([position[key] for key in own.distinct])[own.position] for own in r.keys]
-            for r in rows
-        ]
+                if not self._fits(answer[0], model):
+                    answer = None
+        if answer is None:
+            answer = np.zeros((len(keys), model.embedding_dim), np.float32), np.zeros(len(keys), np.bool_)
+        matrix, found = answer
+        if all(own.distinct == keys for r in rows for own in r.keys):
+            picks = [[own.position if len(own.position) > 1 else slice(None) for own in r.keys] for r in rows]
+        else:
+            # One more row, which stays empty and stands for nobody: the key None.
+            matrix, found = np.concatenate([matrix, np.zeros((1, model.embedding_dim), np.float32)]), np.append(found, False)
+            position: dict[str | None, int] = {key: index for index, key in enumerate((*keys, None))}
+            picks = [[np.array([position[key] for key in own.distinct])[own.position] for own in r.keys] for r in rows]
         return [[matrix[pick] for pick in own] for own in picks], [[found[pick] for pick in own] for own in picks]
 
     def _fits(self, embeddings: Matrix, model: KnownVersion) -> bool:
@@ -228,26 +228,31 @@ class RankingProtocol:
             raise VersionMismatchError(message)
         logger.warning("ranking without meta embeddings: %s", message)
 
-    def _count(self, rows: Sequence[Rows], has: Sequence[Sequence[Mask]]) -> None:
-        for r, (used, *_) in zip(rows, has, strict=True):
-            keys = r.keys[0]
-            scale = r.count // len(used)
-            adapted = scale * sum(used.tolist())
-            unknown = keys.distinct.index(None) if None in keys.distinct else -1
-            anonymous = scale * keys.position.tolist().count(unknown) if unknown >= 0 else 0
-            missing = r.count - adapted - anonymous
-            self.counters.add(candidates=r.count, adapted=adapted, anonymous=anonymous, missing=missing, filled=len(r.filled))
-
     def _split(self, response: Any, every: Sequence[Rows], has: Sequence[Sequence[Mask]], version: int, top: int | None) -> list[Ranked]:
-        total = sum(r.count for r in every)
-        probability, logit = read_output(response, PROBABILITY, total), read_output(response, LOGIT, total)
-        out, start, masks = [], 0, iter([own[0] for own in has])
+        """Each request's part of the answer, ordered and counted."""
+        total = 0
         for r in every:
+            total += r.count
+        probability, logit = read_output(response, PROBABILITY, total), read_output(response, LOGIT, total)
+        out, start, masks = [], 0, iter(has)
+        for r in every:
+            if r.count:
+                used = next(masks)[0]
+                self._count(r, used)
+            else:
+                used = np.zeros(0, np.bool_)
             part = slice(start, start + r.count)
-            used = next(masks) if r.count else np.zeros(0, np.bool_)
             out.append(_ranked(r, probability[part], logit[part], used, version, top))
             start += r.count
         return out
+
+    def _count(self, rows: Rows, used: Mask) -> None:
+        scale, keys = rows.count // len(used), rows.keys[0]
+        adapted, anonymous = scale * used.tolist().count(True), 0
+        if None in keys.distinct:
+            anonymous = scale * keys.position.tolist().count(keys.distinct.index(None))
+        missing = rows.count - adapted - anonymous
+        self.counters.add(candidates=rows.count, adapted=adapted, anonymous=anonymous, missing=missing, filled=len(rows.filled))
 
     def _left(self, deadline: float) -> float:
         left = deadline - time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,7 @@ from tfrec_limaml.manifest import LOGIT, PROBABILITY, RANK_SIGNATURE, SERVING_SI
 from tfrec_limaml.schema import Feature
 from tfrec_limaml.store.base import Mask, Matrix
 
-# Types of numbers on the wire, and bytes of one.
-_NUMBERS = {"float32": (wire.DT_FLOAT, 4), "int64": (wire.DT_INT64, 8), "bool": (wire.DT_BOOL, 1)}
+_DTYPES = {"float32": wire.DT_FLOAT, "int64": wire.DT_INT64, "bool": wire.DT_BOOL, "string": wire.DT_STRING}
 
 
 class RequestWriter:
@@ -35,12 +33,10 @@ class RequestWriter:
 
     def __init__(self, features: Sequence[Feature], embedding_dim: int, nested_definitions: Sequence[str] = ()) -> None:
         pairs = embedding_inputs(nested_definitions)
-        self._embedding_names = tuple(stored for stored, _ in pairs)
-        self._mask_names = tuple(has for _, has in pairs)
         self._inputs = (
             *(_Input(feature.name, feature.dtype, () if feature.width == 1 else (feature.width,)) for feature in features),
-            *(_Input(name, "float32", (embedding_dim,)) for name in self._embedding_names),
-            *(_Input(name, "bool", ()) for name in self._mask_names),
+            *(_Input(name, "float32", (embedding_dim,)) for name, _ in pairs),
+            *(_Input(name, "bool", ()) for _, name in pairs),
         )
 
     def write(
@@ -66,20 +62,17 @@ class RequestWriter:
             has: Likewise, which embeddings are real, ``[1 or N]``.
             compact: Whether ``rank`` may be used; a server that batches requests needs all columns of one length.
         """
-        every: list[dict[str, Column]] = []
-        for each_rows, of_rows, masks in zip(rows, embeddings, has, strict=True):
-            every.append(dict(each_rows.columns))
-            every[-1].update(zip(self._embedding_names, [matrix.tobytes() for matrix in of_rows], strict=True))
-            every[-1].update(zip(self._mask_names, [mask.tobytes() for mask in masks], strict=True))
+        every = [
+            [*r.columns, *[(len(m), m.tobytes()) for m in matrices], *[(len(m), m.tobytes()) for m in masks]]
+            for r, matrices, masks in zip(rows, embeddings, has, strict=True)
+        ]
         if compact and len(rows) == 1:
-            parts = [_opening(model, version, RANK_SIGNATURE)]
-            for each in self._inputs:
-                parts += each.parts(every[0][each.name])
-            return b"".join(parts)
-        counts = [r.count for r in rows]
-        parts = [_opening(model, version, SERVING_SIGNATURE)]
-        for each in self._inputs:
-            parts += each.parts(each.end_to_end([columns[each.name] for columns in every], counts))
+            signature, columns = RANK_SIGNATURE, every[0]
+        else:
+            signature, columns = SERVING_SIGNATURE, _end_to_end(every, [r.count for r in rows])
+        parts = [_opening(model, version, signature)]
+        for each, (count, content) in zip(self._inputs, columns, strict=True):
+            parts += (each.head(count, len(content)), content)
         return b"".join(parts)
 
 
@@ -98,35 +91,29 @@ class _Input:
     """One named input: how its columns become entries of a request's ``inputs`` map."""
 
     def __init__(self, name: str, dtype: str, tail: tuple[int, ...]) -> None:
-        self.name = name
+        self._name = name
+        self._dtype = dtype
         self._tail = tail
-        if dtype != "string":
-            self._dtype, size = _NUMBERS[dtype]
-            self._row_bytes = size * math.prod(tail)
-            self._head = functools.lru_cache(maxsize=512)(self._make_head)
+        #: What goes before a column's bytes, by its number of rows and of bytes.
+        self.head = functools.lru_cache(maxsize=512)(self._make_head)
 
-    def parts(self, column: Column) -> tuple[bytes, bytes]:
-        """An entry in two parts: what goes before the column's content, and the content."""
-        if isinstance(column, list):
-            tensor = wire.TensorProto(dtype=wire.DT_STRING, string_val=column)
-            tensor.tensor_shape.dim.add().size = len(column)
-            content = tensor.SerializeToString()
-            return wire.entry_head(self.name, len(content)), content
-        return self._head(len(column)), column
-
-    def end_to_end(self, columns: Sequence[Any], counts: Sequence[int]) -> Column:
-        """Several requests' columns as one, those of one row repeated."""
-        if isinstance(columns[0], list):
-            return [value for column, n in zip(columns, counts, strict=True) for value in (column if len(column) == n else column * n)]
-        size = self._row_bytes
-        return b"".join(column if len(column) == n * size else column * n for column, n in zip(columns, counts, strict=True))
-
-    def _make_head(self, size: int) -> bytes:
-        tensor = wire.TensorProto(dtype=self._dtype)
-        for each in (size // self._row_bytes, *self._tail):
+    def _make_head(self, count: int, size: int) -> bytes:
+        tensor = wire.TensorProto(dtype=_DTYPES[self._dtype])
+        for each in (count, *self._tail):
             tensor.tensor_shape.dim.add().size = each
-        head = tensor.SerializeToString() + wire.content_head(size)
-        return wire.entry_head(self.name, len(head) + size) + head
+        head = tensor.SerializeToString()
+        if self._dtype != "string":
+            head += wire.content_head(size)
+        return wire.entry_head(self._name, len(head) + size) + head
+
+
+def _end_to_end(requests: Sequence[Sequence[Column]], counts: Sequence[int]) -> list[Column]:
+    """Several requests' columns as one, those of one row repeated."""
+    total = sum(counts)
+    return [
+        (total, b"".join([content if rows == n else content * n for (rows, content), n in zip(columns, counts, strict=True)]))
+        for columns in zip(*requests, strict=True)
+    ]
 
 
 def read_output(response: Any, name: str, count: int) -> npt.NDArray[np.float32]:
@@ -135,9 +122,9 @@ def read_output(response: Any, name: str, count: int) -> npt.NDArray[np.float32]
     Raises:
         ServingError: The output is missing, of another type or of another length.
     """
-    if name not in response.outputs:
+    tensor = response.outputs.get(name)
+    if tensor is None:
         raise ServingError(f"the server's answer has no output {name!r}, only {sorted(response.outputs)}: is this a ranker?", "INTERNAL")
-    tensor = response.outputs[name]
     dims = tensor.tensor_shape.dim
     if tensor.dtype != wire.DT_FLOAT or len(dims) != 1 or dims[0].size != count:
         shape = [dim.size for dim in dims]

@@ -34,6 +34,7 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "float_val": (5, "bytes"),  # packed floats, which travel as one block of little-endian bytes: read as such
         "string_val": (8, "*bytes"),
     },
+    "Texts": {"string_val": (8, "*string")},  # a TensorProto of text alone: takes str as it is, without encoding it first
     "ModelSpec": {
         "name": (1, "string"),
         "version": (2, "Int64Value"),
@@ -79,6 +80,7 @@ def _class(name: str) -> Any:
 
 
 TensorProto = _class("TensorProto")
+Texts = _class("Texts")
 ModelSpec = _class("ModelSpec")
 PredictRequest = _class("PredictRequest")
 PredictResponse = _class("PredictResponse")

@@ -106,13 +106,11 @@ def encode_embeddings(keys: Sequence[str], embeddings: npt.ArrayLike, embedding_
 
 def decode_values(values: Sequence[bytes | None], record: Record) -> tuple[Matrix, Mask]:
     """Stored values (None where missing) as ``[n, D]`` float32 and the found mask ``[n]``."""
-    if None not in values:
-        flat = np.frombuffer(b"".join(values), record.stored_dtype)  # type: ignore[arg-type]
-        return flat.reshape(len(values), record.embedding_dim).astype(np.float32), np.ones(len(values), np.bool_)
-    zeros = bytes(record.value_bytes)
-    flat = np.frombuffer(b"".join(zeros if v is None else v for v in values), record.stored_dtype)
-    found = np.fromiter((v is not None for v in values), np.bool_, len(values))
-    return flat.reshape(len(values), record.embedding_dim).astype(np.float32), found
+    missing = bytes(record.value_bytes)
+    # A bytearray, so that the caller may write to what he gets without another copy of it.
+    content = bytearray().join([missing if value is None else value for value in values])
+    matrix = np.frombuffer(content, record.stored_dtype).reshape(len(values), record.embedding_dim)
+    return matrix.astype(np.float32, copy=False), np.array([value is not None for value in values], np.bool_)
 
 
 def nothing_found(count: int) -> tuple[Matrix, Mask]:

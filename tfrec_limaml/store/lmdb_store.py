@@ -57,8 +57,8 @@ class LmdbStore:
             with contextlib.suppress(FileNotFoundError, lmdb.Error):
                 environment = self._environments.immutable(self._path(model_version, record.identifier))
                 with environment.begin() as transaction:
-                    values = dict(transaction.cursor().getmulti(encoded))
-                return common.decode_values([values.get(key) for key in encoded], record)
+                    values = list(map(transaction.get, encoded))
+                return common.decode_values(values, record)
         raise StoreError(f"the current generation of model version {model_version} in {self.folder} is damaged: roll back, or publish anew")
 
     def new_generation(self, model_version: int, embedding_dim: int, identifier: str | None = None) -> LmdbWriter:

@@ -148,6 +148,10 @@ def test_text_may_come_in_any_container(values):
     assert _column(_text(), values).tolist() == [b"a", "é".encode()]
 
 
+def test_bytes_that_are_no_text_arrive_as_they_are():
+    assert _column(_text(), [b"\xff", "a"]).tolist() == [b"\xff", b"a"]
+
+
 def test_numbers_given_for_text_become_what_task_records_hold():
     assert _column(_text(), [7, 7.5, True]).tolist() == [b"7", b"7.5", b"True"]
 
@@ -206,7 +210,7 @@ def test_the_callers_own_arrays_are_never_written_to():
 
 def test_an_absent_feature_is_filled_once_for_all_candidates():
     rows = RowReader([_number(width=2, fill_value=3.0), Feature(name="y")], [["k"]]).read({"k": 1}, {"y": [1, 2]})
-    assert np.frombuffer(rows.columns["x"], np.float32).tolist() == [3.0, 3.0]
+    assert np.frombuffer(rows.columns[0][1], np.float32).tolist() == [3.0, 3.0]
     assert rows.filled == ("x",)
 
 

@@ -47,11 +47,6 @@ class DigestSet:
     def __len__(self) -> int:
         return len(self._sorted)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the digests take."""
-        return int(self._sorted.nbytes)
-
     def contains(self, digests: Digests) -> npt.NDArray[np.bool_]:
         """Which of some digests ``[n]`` are in the set."""
         if not len(self):

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
-from limaml_serving import wire
-from limaml_serving.channel import Tls, channel_options
+from limaml_serving.base_client import RankerBase
 from limaml_serving.columns import Candidates
-from limaml_serving.counters import Counters
-from limaml_serving.ranking import LookUp, OnVersionMismatch, Predict, Ranked, RankingProtocol, Request, Resolve, Signature, Steps
-from limaml_serving.version_lock import KnownVersions, VersionLock
+from limaml_serving.ranking import LookUp, Predict, Ranked, Request, Resolve, Steps
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.store.base import EmbeddingStore
 
 
-class Ranker:
+class Ranker(RankerBase):
     """Ranks candidates for a member through TensorFlow Serving's gRPC protocol.
 
     One object serves a whole process: it is safe to share between threads. Make it after forking, not before.
@@ -48,43 +42,7 @@ class Ranker:
         VersionMismatchError: There is no manifest.
     """
 
-    def __init__(
-        self,
-        target: str,
-        store: EmbeddingStore,
-        *,
-        manifest: Manifest | str | Path,
-        model_name: str = "ranker",
-        version: int | None = None,
-        version_label: str | None = None,
-        timeout: float = 1.0,
-        retries: int = 2,
-        on_version_mismatch: OnVersionMismatch = "unadapted",
-        signature: Signature = "rank",
-        refresh_seconds: float = 5.0,
-        tls: Tls | None = None,
-        options: Sequence[tuple[str, Any]] = (),
-    ) -> None:
-        self._store = store
-        self._protocol = RankingProtocol(
-            known=KnownVersions(manifest),
-            model_name=model_name,
-            lock=VersionLock(version, version_label, refresh_seconds),
-            timeout=timeout,
-            on_version_mismatch=on_version_mismatch,
-            signature=signature,
-        )
-        settings = channel_options(retries, tls, options)
-        self._channel = grpc.insecure_channel(target, settings) if tls is None else grpc.secure_channel(target, tls.credentials(), settings)
-        self._predict = self._channel.unary_unary(wire.PREDICT_METHOD, None, wire.PredictResponse.FromString)
-        self._metadata = self._channel.unary_unary(
-            wire.METADATA_METHOD, wire.GetModelMetadataRequest.SerializeToString, wire.GetModelMetadataResponse.FromString
-        )
-
-    @property
-    def counters(self) -> Counters:
-        """What happened so far."""
-        return self._protocol.counters
+    _grpc = grpc
 
     def rank(self, member: Mapping[str, Any], candidates: Candidates, *, top: int | None = None, timeout: float | None = None) -> Ranked:
         """Scores and orders one member's candidates.

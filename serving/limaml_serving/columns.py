@@ -24,7 +24,8 @@ _NUMBERS: dict[str, tuple[np.dtype[Any], frozenset[type], Callable[[Any], bytes]
     "float32": (np.dtype("<f4"), frozenset({float, int, np.float32, np.float64}), struct.Struct("<f").pack),
 }
 
-_SINGLE = frozenset({str, bytes})
+# Types that have a length and yet are one value.
+_SINGLE = frozenset({str, bytes, np.str_, np.bytes_})
 _ONE_KEY = np.zeros(1, np.int64)
 _ONE_KEY.flags.writeable = False
 
@@ -178,13 +179,17 @@ def _common_length(columns: Mapping[str, Any]) -> int:
             lengths = set()
         if len(lengths) == 1:
             return lengths.pop()
-    scalars = [name for name, values in columns.items() if isinstance(values, (str, bytes)) or not hasattr(values, "__len__")]
+    scalars = [name for name, values in columns.items() if _is_single(values)]
     if scalars:
         raise RequestError(f"every column of candidates needs one value per candidate, received single values for {scalars}")
     if columns:
         given = {name: len(values) for name, values in columns.items()}
         raise RequestError(f"the columns of candidates must have equal lengths, received {given}")
     return 0
+
+
+def _is_single(values: Any) -> bool:
+    return isinstance(values, str | bytes) or getattr(values, "ndim", 1) == 0 or not hasattr(values, "__len__")
 
 
 def _numbers(feature: Feature, values: Any, shape: tuple[int, ...], filled: list[str]) -> bytes:

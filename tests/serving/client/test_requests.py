@@ -221,6 +221,8 @@ def test_an_absent_feature_is_filled_once_for_all_candidates():
         ({}, {"x": [1, 2], "y": [1]}, "equal lengths"),
         ({}, {"x": 1}, "single values for"),
         ({}, {"x": "ab"}, "single values for"),
+        ({}, {"x": np.str_("ab")}, "single values for"),
+        ({}, {"x": np.array(1.0)}, "single values for"),
         ({}, "ab", "candidates must be a mapping"),
         ({}, [1, 2], "candidates must be a mapping"),
         ({"k": [1]}, {"x": [1]}, "key columns"),

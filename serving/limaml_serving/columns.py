@@ -77,6 +77,17 @@ class RowReader:
         self._key_columns = tuple(map(tuple, key_columns))
         self._names = frozenset((*(name for names in key_columns for name in names), *(feature.name for feature in features)))
 
+    def example(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """A member and two candidates with a made-up value of the right type for every name."""
+        first, *nested = self._key_columns
+        of_candidates = {name for names in nested for name in names}.difference(first)
+        member: dict[str, Any] = dict.fromkeys(first, "1")
+        candidate: dict[str, Any] = {}
+        for feature in [reader.feature for reader in self._readers]:
+            of_member = feature.name in first or (feature.role == "meta" and feature.name not in of_candidates)
+            (member if of_member else candidate)[feature.name] = _made_up(feature)
+        return member, [candidate, dict(candidate)]
+
     def read(self, member: Mapping[str, Any], candidates: Candidates) -> Rows:
         """One checked request.
 
@@ -118,7 +129,7 @@ class _FeatureReader:
 
     def __init__(self, feature: Feature) -> None:
         self.name = feature.name
-        self._feature = feature
+        self.feature = feature
         self._tail = () if feature.width == 1 else (feature.width,)
         if feature.dtype == "string":
             self._dtype = None
@@ -131,29 +142,36 @@ class _FeatureReader:
     def of_candidates(self, values: Any, count: int, closely: bool, filled: list[str]) -> Column:
         """The column of N values; whether they are finite is only certain if looked at closely."""
         if self._dtype is None:
-            return count, _strings(self._feature, values, filled)
+            return count, _strings(self.feature, values, filled)
         shape = (count, *self._tail)
         if not closely and type(values) is np.ndarray and values.dtype == self._dtype and values.shape == shape:
             return count, values.tobytes()
-        return count, _numbers(self._feature, values, shape, filled)
+        return count, _numbers(self.feature, values, shape, filled)
 
     def of_member(self, value: Any, closely: bool, filled: list[str]) -> Column:
         """The column of one value; likewise."""
         if self._dtype is None:
-            return 1, _strings(self._feature, (value,), filled)
+            return 1, _strings(self.feature, (value,), filled)
         if not closely and type(value) in self._types:
             try:
                 return 1, self._pack(value)
             except (struct.error, OverflowError):
                 pass  # too large for its type: told, or filled, below
-        return 1, _numbers(self._feature, (value,), (1, *self._tail), filled)
+        return 1, _numbers(self.feature, (value,), (1, *self._tail), filled)
 
     def absent(self, filled: list[str]) -> Column:
         """The filler's column of one row."""
-        if self._feature.on_invalid != "fill":
+        if self.feature.on_invalid != "fill":
             raise RequestError(f"feature {self.name!r} is missing: give it for the member or for the candidates")
         filled.append(self.name)
         return 1, self._filler
+
+
+def _made_up(feature: Feature) -> Any:
+    if feature.dtype == "string":
+        return "text"
+    value = 1 if feature.dtype == "int64" else 1.0
+    return value if feature.width == 1 else [value] * feature.width
 
 
 def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:

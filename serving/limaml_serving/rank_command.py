@@ -26,6 +26,8 @@ and writes one per line on stdout, best candidate first ("candidate" is its posi
 
     {"line": 1, "model_version": 3, "ranked": [{"candidate": 1, "probability": 0.71, "logit": 0.9, "used_embedding": true}, ...]}
 
+What a line has to hold for your model, `limaml rank --export runs/export --example` shows: a line with made-up values.
+
 example:
     limaml serve runs/export/ranker --port 8500 &
     limaml rank --target 127.0.0.1:8500 --export runs/export --store lmdb:runs/store < requests.jsonl > ranked.jsonl
@@ -40,9 +42,10 @@ _ONE_LINE_CODES = ("INVALID_ARGUMENT", "DEADLINE_EXCEEDED")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``limaml rank``."""
-    parser.add_argument("--target", required=True, metavar="HOST:PORT", help="gRPC address of the model server")
+    parser.add_argument("--target", metavar="HOST:PORT", help="gRPC address of the model server")
     parser.add_argument("--export", required=True, metavar="EXPORT", help="folder written by `limaml export` (its manifests are read)")
-    parser.add_argument("--store", required=True, metavar="ADDRESS", help="embedding store, for example lmdb:runs/store")
+    parser.add_argument("--store", metavar="ADDRESS", help="embedding store, for example lmdb:runs/store")
+    parser.add_argument("--example", action="store_true", help="write one line as this command reads it, values made up, and end")
     parser.add_argument("--model-name", default="ranker", metavar="NAME", help="name of the model on the server (default: ranker)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--version", type=int, metavar="N", help="ask for this model version (default: the server's newest)")
@@ -63,6 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Ranks every line of stdin; raises `LimamlError` at the end if any could not be ranked."""
+    if arguments.example:
+        from limaml_serving.version_lock import KnownVersions
+
+        member, candidates = KnownVersions(arguments.export).newest.reader.example()
+        sys.stdout.write(json.dumps({"member": member, "candidates": candidates}) + "\n")
+        return
+    for option in ("target", "store"):
+        if getattr(arguments, option) is None:
+            raise LimamlError(f"--{option} is missing; only --example goes without it")
     from limaml_serving.channel import Tls
     from limaml_serving.client import Ranker
     from tfrec_limaml.store import open_store

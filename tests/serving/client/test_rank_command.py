@@ -51,6 +51,24 @@ def test_every_line_is_ranked_with_the_stored_embedding(rank):
     assert "ranked 2 of 2 lines; 4 candidates, 4 with a meta embedding" in err[-1]
 
 
+def test_the_example_that_it_shows_is_a_line_that_it_ranks(rank):
+    code, (example,), _ = rank(b"", "--example")
+    assert code == 0
+    assert set(example["member"]) == {"user_id", "age", "country"}
+    assert [set(candidate) for candidate in example["candidates"]] == [{"price", "tab", "image"}] * 2
+    code, (line,), _ = rank(_lines(example))
+    assert code == 0
+    assert len(line["ranked"]) == 2
+    assert "filled" not in line
+
+
+@pytest.mark.parametrize("option", ["--target", "--store"])
+def test_without_a_server_or_a_store_it_says_which_option_is_missing(option, tmp_path, capsys):
+    other = {"--target": ["--store", "lmdb:x"], "--store": ["--target", "localhost:1"]}[option]
+    assert main(["rank", "--export", str(tmp_path), *other]) == 2
+    assert f"{option} is missing" in capsys.readouterr().err
+
+
 def test_top_limits_what_is_written(rank):
     assert [len(line["ranked"]) for line in rank(_lines(GOOD), "--top", "1")[1]] == [1]
 

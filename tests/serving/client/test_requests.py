@@ -240,6 +240,22 @@ def test_task_keys_are_encoded_as_the_job_encodes_them():
     assert rows.keys[0].position.tolist() == [0, 1, 0]
 
 
+def test_an_example_gives_the_member_what_is_the_members_and_is_read_without_filling():
+    features = [
+        Feature(name="age", role="meta", dtype="int64", encoding="vocabulary"),
+        Feature(name="tab", role="meta", dtype="string", encoding="vocabulary", on_invalid="error"),
+        Feature(name="kind", dtype="string", encoding="vocabulary"),
+        Feature(name="image", width=2),
+    ]
+    reader = RowReader(features, [["user", "kind"], ["user", "kind", "tab"]])
+    member, candidates = reader.example()
+    assert member == {"user": "1", "kind": "text", "age": 1}
+    assert candidates == [{"tab": "text", "image": [1.0, 1.0]}] * 2
+    rows = reader.read(member, candidates)
+    assert rows.filled == ()
+    assert [keys.distinct for keys in rows.keys] == [("1|text",), ("1|text|text",)]
+
+
 def test_candidates_without_any_field_still_count():
     assert RowReader([], [["k"]]).read({"k": 1}, [{}, {}]).count == 2
 

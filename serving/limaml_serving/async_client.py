@@ -35,6 +35,13 @@ class AsyncRanker(RankerBase):
         """See `limaml_serving.client.Ranker.rank_many`."""
         return await self._drive(self._protocol.rank(requests, top, timeout))
 
+    async def wait_for_server(self, timeout: float) -> None:
+        """See `limaml_serving.client.Ranker.wait_for_server`."""
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), timeout)
+        except TimeoutError as error:
+            raise self._nobody(timeout) from error
+
     async def close(self) -> None:
         """Closes the channel."""
         await self._channel.close()

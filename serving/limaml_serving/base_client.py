@@ -9,6 +9,7 @@ from typing import Any
 from limaml_serving import wire
 from limaml_serving.channel import Tls, channel_options
 from limaml_serving.counters import Counters
+from limaml_serving.errors import ServingError
 from limaml_serving.ranking import OnVersionMismatch, RankingProtocol, Signature
 from limaml_serving.version_lock import KnownVersions, VersionLock
 from tfrec_limaml.manifest import Manifest
@@ -38,6 +39,7 @@ class RankerBase:
         tls: Tls | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
+        self._target = target
         self._store = store
         self._protocol = RankingProtocol(
             known=KnownVersions(manifest),
@@ -60,3 +62,7 @@ class RankerBase:
     def counters(self) -> Counters:
         """What happened so far."""
         return self._protocol.counters
+
+    def _nobody(self, timeout: float) -> ServingError:
+        message = f"no server answers at {self._target} after {timeout:g} seconds: is it running, and is this its port?"
+        return ServingError(message, "UNAVAILABLE")

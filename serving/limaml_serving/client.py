@@ -73,6 +73,17 @@ class Ranker(RankerBase):
         """
         return self._drive(self._protocol.rank(requests, top, timeout))
 
+    def wait_for_server(self, timeout: float) -> None:
+        """Returns once the server can be reached; calls do not need it, their retries bridge a short absence.
+
+        Raises:
+            ServingError: UNAVAILABLE; not within `timeout` seconds.
+        """
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout)
+        except grpc.FutureTimeoutError as error:
+            raise self._nobody(timeout) from error
+
     def close(self) -> None:
         """Closes the channel."""
         self._channel.close()

@@ -33,7 +33,7 @@ example:
     limaml rank --target 127.0.0.1:8500 --export runs/export --store lmdb:runs/store < requests.jsonl > ranked.jsonl
 
 A line that cannot be ranked gives one error line on stderr, with its number; the others are still ranked, and the exit
-code is 2 at the end. A server that cannot be reached ends the run at once.
+code is 2 at the end. A server that is starting is waited for (--wait); one that goes away ends the run.
 """
 
 # The server refused this one request; the next may be well.
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--label", metavar="LABEL", help="ask for the version behind this label, for example stable")
     parser.add_argument("--top", type=int, metavar="N", help="write only the best N candidates of each line")
     parser.add_argument("--timeout", type=float, default=1.0, metavar="SECONDS", help="time for one line, retries included (default: 1)")
+    parser.add_argument("--wait", type=float, default=15.0, metavar="SECONDS", help="time for the server to come up (default: 15)")
     parser.add_argument("--retries", type=int, default=2, metavar="N", help="further attempts while the server is unavailable (default: 2)")
     parser.add_argument(
         "--on-version-mismatch",
@@ -96,6 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
             on_version_mismatch=arguments.on_version_mismatch,
             tls=tls,
         ) as ranker:
+            ranker.wait_for_server(arguments.wait)
             lines, bad = _rank_lines(ranker, sys.stdin.buffer, arguments.top)
             counts = ranker.counters.snapshot()
     finally:

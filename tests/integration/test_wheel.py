@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -36,20 +39,31 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def outside(checkout: Path, installed: Path, tmp_path: Path):
-    """Runs Python in an empty folder with the wheel first on its path and the checkout nowhere on it."""
+def outside(installed: Path, tmp_path: Path):
+    """Runs a shell script in an empty folder; `python` and `limaml` have the wheel first on their path and the checkout nowhere on it."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
     # -S and an explicit path: the editable installation's finder in site-packages is not loaded.
+    for name, module in (("python", ""), ("limaml", "-m tfrec_limaml")):
+        (commands / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S {module} "$@"\n')
+        (commands / name).chmod(0o755)
     path = os.pathsep.join([str(installed), sysconfig.get_paths()["purelib"]])
-    environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    found_first = os.pathsep.join([str(commands), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": found_first, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-S", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+    def run(script: str) -> str:
+        done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
     return run
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def test_the_wheel_holds_the_three_packages_their_types_and_data_and_nothing_else(wheel):
@@ -63,16 +77,19 @@ def test_the_wheel_holds_the_three_packages_their_types_and_data_and_nothing_els
 
 def test_the_wheel_is_what_gets_imported_outside_the_checkout(outside, installed):
     modules = ("tfrec_limaml", "limaml_beam", "limaml_serving")
-    printed = outside("-c", "".join(f"import {m}; print({m}.__file__)\n" for m in modules)).split()
+    printed = outside(f"""python -c '{"".join(f"import {m}; print({m}.__file__);" for m in modules)}'""").split()
     assert all(Path(file).is_relative_to(installed) for file in printed)
 
 
 @pytest.mark.slow
 def test_the_quickstart_of_the_readme_runs_against_the_wheel(outside, readme_blocks, tmp_path):
-    shell, python = readme_blocks
-    for line in shell.strip().splitlines():
-        outside("-m", "tfrec_limaml", *line.removeprefix("limaml ").split())
-    printed = outside("-c", python)
+    prepare, train, serve = readme_blocks
+    outside(prepare)
+    printed = outside(f"python - <<'END'\n{train}\nEND")
     assert re.search(r"AUC 0\.\d{4} before adaptation, 0\.\d{4} after", printed)
-    assert (tmp_path / "quickstart" / "export" / "ranker" / "1" / "saved_model.pb").is_file()
     assert (tmp_path / "quickstart" / "export" / "adapter" / "1" / "saved_model.pb").is_file()
+    assert "--port 8500 &\n" in serve
+    printed = outside(serve.replace("8500", str(free_port())) + "kill %1; wait %1 || true\n")
+    (answer,) = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert answer["model_version"] == 1
+    assert len(answer["ranked"]) == 2

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent import futures
+
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -224,3 +228,16 @@ def test_a_server_that_is_not_there_is_unavailable(make_ranker, member, candidat
 def test_settings_out_of_range_are_refused_by_name(make_ranker, change, message):
     with pytest.raises(LimamlError, match=message):
         make_ranker(**change)
+
+
+def test_a_server_that_starts_late_is_waited_for(make_ranker):
+    late = grpc.server(futures.ThreadPoolExecutor(1))
+    ranker = make_ranker(target=f"127.0.0.1:{late.add_insecure_port('127.0.0.1:0')}")
+    try:
+        with pytest.raises(ServingError, match=r"no server answers at 127.0.0.1:\d+ after 0.2 seconds") as error:
+            ranker.wait_for_server(0.2)
+        assert error.value.code == "UNAVAILABLE"
+        threading.Timer(0.3, late.start).start()
+        ranker.wait_for_server(30)
+    finally:
+        late.stop(None)

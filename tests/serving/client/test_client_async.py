@@ -42,6 +42,16 @@ def test_it_ranks_and_counts_as_the_blocking_client_does(with_ranker, make_ranke
     assert counts == blocking.counters.snapshot()
 
 
+def test_it_waits_for_a_server_and_gives_up_in_time(with_ranker, store, make_manifest):
+    async def work(ranker):
+        await ranker.wait_for_server(30)
+        async with AsyncRanker("127.0.0.1:1", store, manifest=make_manifest()) as nobody:
+            with pytest.raises(ServingError, match=r"no server answers at 127.0.0.1:1 after 0.2 seconds"):
+                await nobody.wait_for_server(0.2)
+
+    with_ranker(work)
+
+
 def test_requests_overlap(with_ranker, server, member, candidates):
     together = threading.Barrier(5)
     server.script = lambda call, request, context: together.wait(15) and None

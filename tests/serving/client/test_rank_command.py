@@ -98,10 +98,10 @@ def test_a_bad_line_is_named_by_number_and_the_others_are_ranked(rank, bad, mess
 
 
 def test_a_server_that_is_away_ends_the_run_with_one_message(rank):
-    code, out, err = rank(_lines(GOOD, GOOD), "--target", "127.0.0.1:1")
+    code, out, err = rank(_lines(GOOD, GOOD), "--target", "127.0.0.1:1", "--wait", "0.2")
     assert (code, out) == (2, [])
     assert len(err) == 1
-    assert "UNAVAILABLE" in err[0]
+    assert "no server answers at 127.0.0.1:1 after 0.2 seconds" in err[0]
 
 
 def test_an_export_without_manifests_is_refused(rank, tmp_path):

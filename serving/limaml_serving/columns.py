@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from limaml_serving import wire
-from limaml_serving.errors import RequestError
+from limaml_serving.errors import RequestError, shown
+from limaml_serving.feature_reader import Column, FeatureReader, all_finite
 from tfrec_limaml.schema import Feature, encode_task_key
-
-#: A checked column: its number of rows (1 or N), and their bytes as they travel. Numbers are little-endian, row after row;
-#: texts are the fields ``string_val`` of a `TensorProto`. Either way, columns are put together by putting their bytes together.
-Column = tuple[int, bytes]
-# How a number travels: its type in arrays; the types of a single one that needs no mending, and how that one becomes bytes.
-_NUMBERS: dict[str, tuple[np.dtype[Any], frozenset[type], Callable[[Any], bytes]]] = {
-    "int64": (np.dtype("<i8"), frozenset({int, bool, np.int64}), struct.Struct("<q").pack),
-    "float32": (np.dtype("<f4"), frozenset({float, int, np.float32, np.float64}), struct.Struct("<f").pack),
-}
 
 # Types that have a length and yet are one value.
 _SINGLE = frozenset({str, bytes, np.str_, np.bytes_})
@@ -72,7 +61,7 @@ class RowReader:
     """
 
     def __init__(self, features: Sequence[Feature], key_columns: Sequence[Sequence[str]]) -> None:
-        self._readers = tuple(_FeatureReader(feature) for feature in features)
+        self._readers = tuple(FeatureReader(feature) for feature in features)
         self._floats = tuple(index for index, feature in enumerate(features) if feature.dtype == "float32")
         self._key_columns = tuple(map(tuple, key_columns))
         self._names = frozenset((*(name for names in key_columns for name in names), *(feature.name for feature in features)))
@@ -83,9 +72,10 @@ class RowReader:
         of_candidates = {name for names in nested for name in names}.difference(first)
         member: dict[str, Any] = dict.fromkeys(first, "1")
         candidate: dict[str, Any] = {}
-        for feature in [reader.feature for reader in self._readers]:
+        for reader in self._readers:
+            feature = reader.feature
             of_member = feature.name in first or (feature.role == "meta" and feature.name not in of_candidates)
-            (member if of_member else candidate)[feature.name] = _made_up(feature)
+            (member if of_member else candidate)[feature.name] = reader.example()
         return member, [candidate, dict(candidate)]
 
     def read(self, member: Mapping[str, Any], candidates: Candidates) -> Rows:
@@ -103,75 +93,22 @@ class RowReader:
             return Rows(count=0, columns=(), keys=(), filled=())
         if not member.keys().isdisjoint(given) and (twice := member.keys() & given.keys() & self._names):
             raise RequestError(f"{sorted(twice)[0]!r} is given for the member and for the candidates: give it once")
-        # Hardly ever is a value not finite: all are looked at together, and one by one only if that finds something.
-        columns, filled = self._columns(member, given, count, False)
-        if not _all_finite([columns[index][1] for index in self._floats]):
-            columns, filled = self._columns(member, given, count, True)
-        keys = tuple([_task_keys(names, member, given, count) for names in self._key_columns])
-        return Rows(count=count, columns=columns, keys=keys, filled=tuple(filled))
-
-    def _columns(self, member: Mapping[str, Any], given: Mapping[str, Any], count: int, closely: bool) -> tuple[list[Column], list[str]]:
         columns: list[Column] = []
         filled: list[str] = []
         for reader in self._readers:
             name = reader.name
             if name in given:
-                columns.append(reader.of_candidates(given[name], count, closely, filled))
+                columns.append(reader.of_candidates(given[name], count, filled))
             elif name in member:
-                columns.append(reader.of_member(member[name], closely, filled))
+                columns.append(reader.of_member(member[name], filled))
             else:
                 columns.append(reader.absent(filled))
-        return columns, filled
-
-
-class _FeatureReader:
-    """Reads one feature's values; the usual ones take the short way through each method. A feature with filled values is noted."""
-
-    def __init__(self, feature: Feature) -> None:
-        self.name = feature.name
-        self.feature = feature
-        self._tail = () if feature.width == 1 else (feature.width,)
-        if feature.dtype == "string":
-            self._dtype = None
-            self._filler = _texts([str(feature.filler)])
-            return
-        self._dtype, types, self._pack = _NUMBERS[feature.dtype]
-        self._types = frozenset() if self._tail else types
-        self._filler = np.full(feature.width, feature.filler, self._dtype).tobytes()
-
-    def of_candidates(self, values: Any, count: int, closely: bool, filled: list[str]) -> Column:
-        """The column of N values; whether they are finite is only certain if looked at closely."""
-        if self._dtype is None:
-            return count, _strings(self.feature, values, filled)
-        shape = (count, *self._tail)
-        if not closely and type(values) is np.ndarray and values.dtype == self._dtype and values.shape == shape:
-            return count, values.tobytes()
-        return count, _numbers(self.feature, values, shape, filled)
-
-    def of_member(self, value: Any, closely: bool, filled: list[str]) -> Column:
-        """The column of one value; likewise."""
-        if self._dtype is None:
-            return 1, _strings(self.feature, (value,), filled)
-        if not closely and type(value) in self._types:
-            try:
-                return 1, self._pack(value)
-            except (struct.error, OverflowError):
-                pass  # too large for its type: told, or filled, below
-        return 1, _numbers(self.feature, (value,), (1, *self._tail), filled)
-
-    def absent(self, filled: list[str]) -> Column:
-        """The filler's column of one row."""
-        if self.feature.on_invalid != "fill":
-            raise RequestError(f"feature {self.name!r} is missing: give it for the member or for the candidates")
-        filled.append(self.name)
-        return 1, self._filler
-
-
-def _made_up(feature: Feature) -> Any:
-    if feature.dtype == "string":
-        return "text"
-    value = 1 if feature.dtype == "int64" else 1.0
-    return value if feature.width == 1 else [value] * feature.width
+        # Hardly ever is a value not finite: all are looked at together, and column by column only if that finds something.
+        if not all_finite([columns[index][1] for index in self._floats]):
+            for index in self._floats:
+                columns[index] = self._readers[index].with_filler(columns[index], filled)
+        keys = tuple([_task_keys(names, member, given, count) for names in self._key_columns])
+        return Rows(count=count, columns=columns, keys=keys, filled=tuple(filled))
 
 
 def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
@@ -181,7 +118,7 @@ def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
     if isinstance(candidates, str | bytes) or not all(isinstance(row, Mapping) for row in candidates):
         raise RequestError(
             "candidates must be a mapping from column names to columns, or a list with one mapping per candidate, "
-            f"received {_shown(candidates)}"
+            f"received {shown(candidates)}"
         )
     names: dict[str, None] = {}
     for row in candidates:
@@ -208,91 +145,6 @@ def _common_length(columns: Mapping[str, Any]) -> int:
 
 def _is_single(values: Any) -> bool:
     return isinstance(values, str | bytes) or getattr(values, "ndim", 1) == 0 or not hasattr(values, "__len__")
-
-
-def _numbers(feature: Feature, values: Any, shape: tuple[int, ...], filled: list[str]) -> bytes:
-    array, invalid = _integers(feature, values) if feature.dtype == "int64" else _floats(feature, values)
-    if array.shape != shape:
-        raise RequestError(f"feature {feature.name!r} needs the shape {list(shape)}, received {list(array.shape)}")
-    if invalid.any():
-        array[invalid] = _filler(feature, "a missing, NaN or infinite value")
-        filled.append(feature.name)
-    return array.tobytes()
-
-
-def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
-    items = values.tolist() if hasattr(values, "tolist") else values
-    try:
-        return _texts(items)
-    except (TypeError, UnicodeDecodeError):
-        pass  # not all of them are text: look at each
-    except UnicodeEncodeError as error:
-        raise RequestError(f"feature {feature.name!r} holds text that is not valid Unicode: {error}") from error
-    strange = [item for item in items if not isinstance(item, str | bytes | int | float | np.generic | None)]
-    if strange:
-        raise RequestError(f"feature {feature.name!r} needs text (string), received {_shown(strange[0])}")
-    invalid = [item is None or (isinstance(item, float) and item != item) for item in items]
-    filler = str(_filler(feature, "a missing value")).encode() if any(invalid) else b""
-    out = [filler if bad else item if isinstance(item, bytes) else str(item).encode() for item, bad in zip(items, invalid, strict=True)]
-    if any(invalid):
-        filled.append(feature.name)
-    content: bytes = wire.TensorProto(string_val=out).SerializeToString()
-    return content
-
-
-def _all_finite(floats: Sequence[bytes]) -> bool:
-    """Whether all are finite; a false alarm is possible, where values are so large that their squares are not."""
-    values = np.frombuffer(b"".join(floats), "<f4")
-    return math.isfinite(np.vdot(values, values))
-
-
-def _texts(items: Sequence[str]) -> bytes:
-    content: bytes = wire.Texts(string_val=items).SerializeToString()
-    return content
-
-
-def _floats(feature: Feature, values: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    array = _array(feature, values)
-    if array.dtype.kind == "O":
-        array = _array(feature, np.where(_is_none(array), np.nan, array).tolist())
-    if array.dtype.kind not in "fiub":
-        raise RequestError(f"feature {feature.name!r} needs numbers (float32), received {_shown(values)}")
-    with np.errstate(over="ignore"):
-        array = array.astype("<f4")
-    return array, ~np.isfinite(array)
-
-
-def _integers(feature: Feature, values: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    array = _array(feature, values)
-    invalid = np.zeros(array.shape, np.bool_)
-    if array.dtype.kind == "O":
-        invalid = _is_none(array)
-    elif array.dtype.kind == "f":
-        invalid = ~np.isfinite(array)
-    if invalid.any():
-        array = _array(feature, np.where(invalid, 0, array).tolist())
-    with np.errstate(invalid="ignore"):
-        whole = array.astype("<i8") if array.dtype.kind in "fiub" else None
-    if whole is None or np.any(array != whole):
-        raise RequestError(f"feature {feature.name!r} needs whole numbers (int64), received {_shown(values)}")
-    return whole, invalid
-
-
-def _is_none(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    return np.fromiter((value is None for value in array.flat), np.bool_, array.size).reshape(array.shape)
-
-
-def _array(feature: Feature, values: Any) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise RequestError(f"feature {feature.name!r} needs values of one length, received {_shown(values)}") from error
-
-
-def _filler(feature: Feature, what: str) -> float | int | str:
-    if feature.on_invalid != "fill":
-        raise RequestError(f"feature {feature.name!r} has {what}, and the schema (on_invalid: {feature.on_invalid}) gives no filler for it")
-    return feature.filler
 
 
 def _task_keys(names: Sequence[str], member: Mapping[str, Any], columns: Mapping[str, Any], count: int) -> TaskKeys:
@@ -325,8 +177,3 @@ def _task_key(values: Sequence[Any]) -> str | None:
     if None in values:
         return None
     return encode_task_key([value.decode() if isinstance(value, bytes) else value for value in values])
-
-
-def _shown(values: Any) -> str:
-    text = repr(values.tolist() if hasattr(values, "tolist") else values)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tfrec_limaml.errors import LimamlError
 
 
@@ -19,3 +21,9 @@ class ServingError(LimamlError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def shown(values: Any) -> str:
+    """A value as error messages quote it: at most 80 characters."""
+    text = repr(values.tolist() if hasattr(values, "tolist") else values)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from limaml_serving import wire
-from limaml_serving.columns import Column, Rows
+from limaml_serving.columns import Rows
 from limaml_serving.errors import ServingError
+from limaml_serving.feature_reader import Column
 from tfrec_limaml.manifest import LOGIT, PROBABILITY, RANK_SIGNATURE, SERVING_SIGNATURE, embedding_inputs
 from tfrec_limaml.schema import Feature
 from tfrec_limaml.store.base import Mask, Matrix

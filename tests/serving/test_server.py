@@ -16,6 +16,8 @@ import pytest
 import tensorflow as tf
 
 from limaml_serving.server import ConfigError, EmbeddedServer, Tls
+from limaml_serving.server.errors import RequestError as ServerRequestError
+from limaml_serving.server.runner import SavedModelRunner
 
 #: Half a minute of work and more: far beyond every deadline here, yet a broken server ends some day.
 ENDLESS = {"count": np.array([10**6])}
@@ -66,8 +68,6 @@ def test_a_full_queue_refuses_at_once_while_health_and_status_still_answer(conne
 
 
 def test_a_request_whose_client_gave_up_while_it_waited_is_not_run(connected, monkeypatch):
-    from limaml_serving.server.runner import SavedModelRunner
-
     server, client = connected(workers=1, max_queue=10)
     runs = []
     run = SavedModelRunner.run
@@ -83,8 +83,6 @@ def test_a_request_whose_client_gave_up_while_it_waited_is_not_run(connected, mo
 
 
 def test_requests_cancelled_while_they_waited_are_not_run_and_leave_the_queue_to_others(connected, monkeypatch):
-    from limaml_serving.server.runner import SavedModelRunner
-
     server, client = connected(workers=1, max_queue=3)
     runs = []
     run = SavedModelRunner.run
@@ -114,6 +112,25 @@ def test_more_rows_than_allowed_are_refused(connected, refusal):
     code, message = refusal(client.predict, {"anything": np.ones(11, np.float32)}, signature="total")
     assert code == "INVALID_ARGUMENT"
     assert "11 rows, more than the 10" in message
+
+
+def test_any_selection_of_outputs_is_answered_though_the_session_prepares_for_a_few_only(connected, rows, monkeypatch):
+    monkeypatch.setattr("limaml_serving.server.runner._SELECTIONS_LIMIT", 1)
+    _, client = connected()
+    everything = {name: tf.make_ndarray(value).tolist() for name, value in client.predict(rows).outputs.items()}
+    for names in (("logit",), ("probability", "country"), ("country",), ("logit",)):
+        outputs = client.predict(rows, outputs=names).outputs
+        assert {name: tf.make_ndarray(value).tolist() for name, value in outputs.items()} == {name: everything[name] for name in names}
+
+
+def test_a_run_stops_at_its_deadline_by_itself(base):
+    runner = SavedModelRunner(base / "1")
+    spin = runner.signature("spin")
+    with pytest.raises(ServerRequestError) as error:
+        runner.run(spin, ENDLESS, ("sum",), timeout_ms=150)
+    assert error.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert runner.run(spin, {"count": np.array([5])}, ("sum",), timeout_ms=20_000)[0] == 5
+    runner.close()
 
 
 def test_by_default_only_this_machine_is_listened_to(connected):

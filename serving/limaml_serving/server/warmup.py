@@ -34,7 +34,7 @@ def warm_up(runner: SavedModelRunner, directory: Path) -> int:
         return 0
     count = 0
     try:
-        for record in tf.compat.v1.io.tf_record_iterator(str(path)):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             count += 1
             if count > MAX_RECORDS:
                 raise LoadError(f"{WARMUP_FILE} holds more than {MAX_RECORDS} records")

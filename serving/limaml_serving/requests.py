@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +17,7 @@ from tfrec_limaml.manifest import LOGIT, PROBABILITY, RANK_SIGNATURE, SERVING_SI
 from tfrec_limaml.schema import Feature
 from tfrec_limaml.store.base import Mask, Matrix
 
-# Types on the wire, and bytes of one number.
-_DTYPES = {"float32": (wire.DT_FLOAT, 4), "int64": (wire.DT_INT64, 8), "bool": (wire.DT_BOOL, 1), "string": (wire.DT_STRING, 0)}
+_DTYPES = {"float32": wire.DT_FLOAT, "int64": wire.DT_INT64, "bool": wire.DT_BOOL, "string": wire.DT_STRING}
 
 
 class RequestWriter:
@@ -42,8 +39,6 @@ class RequestWriter:
             *(_Input(name, "float32", (embedding_dim,)) for name, _ in pairs),
             *(_Input(name, "bool", ()) for _, name in pairs),
         )
-        self._texts = [index for index, each in enumerate(self._inputs) if each.row_bytes == 0]
-        self._heads = functools.lru_cache(maxsize=512)(self._make_heads)
 
     def write(
         self,
@@ -76,16 +71,10 @@ class RequestWriter:
             signature, columns = RANK_SIGNATURE, every[0]
         else:
             signature, columns = SERVING_SIGNATURE, _end_to_end(every, [r.count for r in rows])
-        counts, contents = zip(*columns, strict=True)
-        heads = list(self._heads(counts))
-        for index in self._texts:
-            heads[index] = self._inputs[index].head(counts[index], len(contents[index]))
-        parts = itertools.chain.from_iterable(zip(heads, contents, strict=True))
-        return b"".join([_opening(model, version, signature), *parts])
-
-    def _make_heads(self, counts: Sequence[int]) -> list[bytes]:
-        """What goes before each column's bytes; of texts, which are of any length, this is not known yet."""
-        return [each.head(count, count * each.row_bytes) for each, count in zip(self._inputs, counts, strict=True)]
+        parts = [_opening(model, version, signature)]
+        for each, (count, content) in zip(self._inputs, columns, strict=True):
+            parts += (each.head(count, len(content)), content)
+        return b"".join(parts)
 
 
 @functools.lru_cache(maxsize=64)
@@ -104,25 +93,19 @@ class _Input:
 
     def __init__(self, name: str, dtype: str, tail: tuple[int, ...]) -> None:
         self._name = name
-        self._dtype, size = _DTYPES[dtype]
+        self._dtype = dtype
         self._tail = tail
-        #: Of numbers; 0 for texts.
-        self.row_bytes = size * math.prod(tail)
-        self._type_and_shape = functools.lru_cache(maxsize=512)(self._make_type_and_shape)
+        #: What goes before a column's bytes, by its number of rows and of bytes.
+        self.head = functools.lru_cache(maxsize=512)(self._make_head)
 
-    def head(self, count: int, size: int) -> bytes:
-        """What goes before a column's `size` bytes."""
-        opening = self._type_and_shape(count)
-        if self.row_bytes:
-            opening += wire.content_head(size)
-        return wire.entry_head(self._name, len(opening) + size) + opening
-
-    def _make_type_and_shape(self, count: int) -> bytes:
-        tensor = wire.TensorProto(dtype=self._dtype)
+    def _make_head(self, count: int, size: int) -> bytes:
+        tensor = wire.TensorProto(dtype=_DTYPES[self._dtype])
         for each in (count, *self._tail):
             tensor.tensor_shape.dim.add().size = each
-        content: bytes = tensor.SerializeToString()
-        return content
+        head = tensor.SerializeToString()
+        if self._dtype != "string":
+            head += wire.content_head(size)
+        return wire.entry_head(self._name, len(head) + size) + head
 
 
 def _end_to_end(requests: Sequence[Sequence[Column]], counts: Sequence[int]) -> list[Column]:

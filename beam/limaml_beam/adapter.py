@@ -23,6 +23,7 @@ from apache_beam.ml.inference import base
 from limaml_beam import files
 from limaml_beam.record_batches import unpack
 from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS, NESTED_OUTPUTS
+from tfrec_limaml.quiet import import_tensorflow
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def _load(adapter: str, embedding_dim: int, intra_op_threads: int, _launchers_pa
 
 def load_packed(adapter: str, tags: Sequence[str], *, embedding_dim: int, intra_op_threads: int) -> PackedAdapter:
     """Loads the SavedModel behind the interface that tfx-bsl calls."""
+    import_tensorflow()
     import tensorflow as tf
 
     if intra_op_threads:

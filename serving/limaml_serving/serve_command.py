@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.quiet import import_tensorflow
 
 if TYPE_CHECKING:
     from limaml_serving.server import EmbeddedServer, ModelSettings, Tls
@@ -51,6 +52,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     _check(arguments)
+    import_tensorflow()
     models = _models(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     from limaml_serving.server import EmbeddedServer

@@ -10,6 +10,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.quiet import import_tensorflow
 
 _DESCRIPTION = """\
 Estimates, before you train LiMAML, how much there is left to win by it: trains a plain network on all features at hand (point-in-time
@@ -52,12 +53,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Diagnoses; see the description."""
     if args.epochs < 1:
         raise LimamlError(f"--epochs must be at least 1, received {args.epochs}")
+    import_tensorflow()
     import keras
     from tqdm import tqdm
 
     from tfrec_limaml import diagnose
-    from tfrec_limaml.recipes import build_model, load_encoder
+    from tfrec_limaml.recipes import build_model, load_encoder, without_remapping
 
+    without_remapping()
     started = time.perf_counter()
     keras.utils.set_random_seed(args.seed)
     encoder = load_encoder(args.tasks)

@@ -12,6 +12,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.quiet import import_tensorflow
 
 _DESCRIPTION = """\
 Scores the test rows of `limaml prepare` with every model in RUN, un-adapted and after fine-tuning on each task's history before the
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     models = sorted(args.run.glob("*.keras"), key=lambda p: (p.stem != "vanilla", p.stem))
     if not models:
         raise LimamlError(f"no model in {args.run}; run `limaml train` first")
+    import_tensorflow()
     import keras
     from tqdm import tqdm
 

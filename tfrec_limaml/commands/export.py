@@ -9,6 +9,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.quiet import import_tensorflow
 
 _DESCRIPTION = """\
 Writes EXPORT/ranker/<version> (for TensorFlow Serving) and EXPORT/adapter/<version> (for the embedding job) from RUN/limaml.keras, with
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     path = args.run_directory / "limaml.keras"
     if not path.exists():
         raise LimamlError(f"no model at {path}; run `limaml train` first")
+    import_tensorflow()
     import keras
 
     import tfrec_limaml.models  # noqa: F401  registers the classes

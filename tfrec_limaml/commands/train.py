@@ -11,6 +11,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.quiet import import_tensorflow
 
 ALGORITHMS = ("limaml", "vanilla", "maml")
 META_BLOCKS = ("mlp", "id", "features+id", "transformer")
@@ -95,6 +96,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     path = args.output / f"{args.algorithm}.keras"
     if path.exists() and not args.overwrite:
         raise LimamlError(f"{path} exists; pass --overwrite to train it again")
+    import_tensorflow()
     import keras
 
     from tfrec_limaml.evaluation import adaptation_losses

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfrec_limaml import records
+from tfrec_limaml.quiet import import_tensorflow
 from tfrec_limaml.report.projection import favourite
 from tfrec_limaml.schema import Feature, Schema
 
@@ -40,6 +41,7 @@ class History:
 
 def read_history(tasks: Path, schema: Schema, split: str) -> History:
     """Reads one split of the schema's first task definition; see `tfrec_limaml.records`."""
+    import_tensorflow()
     import tensorflow as tf
 
     from tfrec_limaml.parsing import parse_tasks

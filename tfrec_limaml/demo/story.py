@@ -15,6 +15,7 @@ from tfrec_limaml import records
 from tfrec_limaml.demo.history import History, kinds
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import ADAPTER_INPUT, META_EMBEDDING, SERVING_SIGNATURE, latest_version
+from tfrec_limaml.quiet import import_tensorflow
 from tfrec_limaml.schema import Feature, Schema, decode_task_key
 
 CANDIDATES = 10
@@ -112,6 +113,7 @@ def imagine_clicks(scene: Scene, scores: npt.NDArray[np.float64]) -> tuple[list[
 
 def embed_rows(export: Path, schema: Schema, key: str, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
     """The meta embedding ``[1, D]`` that the exported adapter makes of these rows."""
+    import_tensorflow()
     import tensorflow as tf
 
     adapter = tf.saved_model.load(str(latest_version(export / "adapter")))

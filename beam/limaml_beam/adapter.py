@@ -40,6 +40,7 @@ def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> b
         embedding_dim: Width ``D``, from the manifest.
         intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
     """
+    import_tensorflow()
     from tfx_bsl.beam import run_inference
     from tfx_bsl.public.proto import model_spec_pb2
 

@@ -45,7 +45,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
 
 
 def latency(ranker: Ranker, signature: Callable[..., Any], requests: list[Any], pairs: int) -> dict[str, Any]:
-    """p50 with and without the embedding and in this process, measured in turns at concurrency 1."""
+    """p50 with and without the embedding and in this process, measured in turns of random order at concurrency 1."""
     unknown = [({**member, "user_id": None}, candidates) for member, candidates in requests]
     calls = {
         "adapted": [functools.partial(ranker.rank, *request) for request in requests],
@@ -53,8 +53,9 @@ def latency(ranker: Ranker, signature: Callable[..., Any], requests: list[Any], 
         "in_process": in_process(signature, requests),
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    order = np.random.default_rng(5)
     for n in range(-100, pairs):
-        for name in calls if n % 2 else reversed(calls):
+        for name in order.permutation(list(calls)):
             spent = timed(calls[name][n % len(requests)])
             if n >= 0:
                 times[name].append(spent)

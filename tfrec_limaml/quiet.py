@@ -6,8 +6,11 @@ import os
 import re
 import sys
 import tempfile
+import threading
 
 _NOISE = re.compile(rb"(?m)^(?:WARNING: All log messages before absl::InitializeLog\(\) is called|[IWE]\d{4} \d\d:\d\d:\d+\.\d+ ).*\n?")
+
+_lock = threading.Lock()
 
 
 def import_tensorflow() -> None:
@@ -15,8 +18,13 @@ def import_tensorflow() -> None:
 
     Does nothing where TensorFlow is there already, or where ``TF_CPP_MIN_LOG_LEVEL`` (2 for ``limaml``, unless set) is below 2.
     """
-    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "2":
-        return
+    with _lock:  # two at once would each put back what the other had put aside
+        if "tensorflow" in sys.modules or sys.stderr is None or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "2":
+            return
+        _import_quietly()
+
+
+def _import_quietly() -> None:
     sys.stderr.flush()
     shown = os.dup(2)
     with tempfile.TemporaryFile() as kept:

@@ -202,7 +202,7 @@ class RankingProtocol:
                     answer = None
         if answer is None:
             answer = np.zeros((len(keys), model.embedding_dim), np.float32), np.zeros(len(keys), np.bool_)
-        matrix, found = answer
+        matrix, found = np.asarray(answer[0], np.float32), np.asarray(answer[1], np.bool_)  # whatever store it is
         if all(own.distinct == keys for r in rows for own in r.keys):
             picks = [[own.position if len(own.position) > 1 else slice(None) for own in r.keys] for r in rows]
         else:
@@ -230,9 +230,7 @@ class RankingProtocol:
 
     def _split(self, response: Any, every: Sequence[Rows], has: Sequence[Sequence[Mask]], version: int, top: int | None) -> list[Ranked]:
         """Each request's part of the answer, ordered and counted."""
-        total = 0
-        for r in every:
-            total += r.count
+        total = sum(r.count for r in every)
         probability, logit = read_output(response, PROBABILITY, total), read_output(response, LOGIT, total)
         out, start, masks = [], 0, iter(has)
         for r in every:

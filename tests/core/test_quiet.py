@@ -30,6 +30,18 @@ def test_lines_of_others_and_later_ones_are_shown(tmp_path):
     assert stderr_of(code, PYTHONPATH=str(tmp_path)) == "a warning of somebody else\nlater\n"
 
 
+def test_threads_that_import_at_once_leave_standard_error_in_place(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import time, types\ntime.sleep(0.5)\nconfig = types.SimpleNamespace(list_physical_devices=lambda: time.sleep(0.5) or [])\n"
+    )
+    code = (
+        "import sys, threading; from tfrec_limaml.quiet import import_tensorflow\n"
+        "threads = [threading.Thread(target=import_tensorflow) for _ in range(4)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]; print('later', file=sys.stderr)"
+    )
+    assert stderr_of(code, PYTHONPATH=str(tmp_path)) == "later\n"
+
+
 @pytest.mark.parametrize(("level", "body"), [("2", "raise ImportError('broken')"), ("0", "pass")])
 def test_everything_is_shown_where_the_import_fails_or_where_it_was_asked_for(level, body, tmp_path):
     noise = "I0000 00:00:1795342674.313012   17615 x.cc:1] noise"

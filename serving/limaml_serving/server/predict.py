@@ -12,12 +12,10 @@ from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, predict
 from limaml_serving.server.errors import RequestError, invalid
 from limaml_serving.server.manager import ModelManager
 from limaml_serving.server.metrics import OTHER, Metrics
+from limaml_serving.server.runner import LONGEST_RUN_MS
 from limaml_serving.server.tensors import Budget, decode, encode
 
 _SIGNATURES = "signature_def"
-
-#: Longest time that a client may ask for, in seconds; the runner has a shorter limit of its own.
-_LONGEST_WAIT = 3600.0
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
@@ -98,4 +96,4 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer): 
 
 def _time_left_ms(context: grpc.ServicerContext) -> int:
     """Milliseconds until the client's deadline. gRPC itself drops a request whose client is gone before its turn."""
-    return math.ceil(min(context.time_remaining(), _LONGEST_WAIT) * 1000)  # infinite without a deadline
+    return math.ceil(min(1000 * context.time_remaining(), LONGEST_RUN_MS))  # infinite without a deadline

@@ -76,6 +76,13 @@ def test_a_member_without_embedding_is_scored_unadapted_and_counted(make_ranker,
     assert (ranker.counters.missing, ranker.counters.adapted, ranker.counters.candidates) == (4, 0, 4)
 
 
+def test_a_store_of_another_make_may_hold_other_floats(make_ranker, server, store, member, candidates, monkeypatch):
+    monkeypatch.setattr(store, "get_many", lambda keys, version: (np.array([[1.0, 2.0, 3.0]]), [True]))
+    ranked = make_ranker().rank(member, candidates)
+    assert _inputs(server.requests[0])["meta_embedding"].tolist() == [[1.0, 2.0, 3.0]]
+    assert ranked.used_embedding.all()
+
+
 def test_someone_unknown_is_scored_unadapted_without_a_look_up(make_ranker, store, member, candidates):
     ranker = make_ranker()
     assert not ranker.rank({**member, "user_id": None}, candidates).used_embedding.any()

@@ -30,15 +30,27 @@ def test_lines_of_others_and_later_ones_are_shown(tmp_path):
     assert stderr_of(code, PYTHONPATH=str(tmp_path)) == "a warning of somebody else\nlater\n"
 
 
-def test_threads_that_import_at_once_leave_standard_error_in_place(tmp_path):
+def test_a_second_thread_during_the_import_does_not_lose_standard_error(tmp_path):
     (tmp_path / "tensorflow.py").write_text(
-        "import time, types\ntime.sleep(0.5)\nconfig = types.SimpleNamespace(list_physical_devices=lambda: time.sleep(0.5) or [])\n"
+        "import time, types\nconfig = types.SimpleNamespace(list_physical_devices=lambda: time.sleep(0.5) or [])\n"
     )
-    code = (
-        "import sys, threading; from tfrec_limaml.quiet import import_tensorflow\n"
-        "threads = [threading.Thread(target=import_tensorflow) for _ in range(4)]\n"
-        "[t.start() for t in threads]; [t.join() for t in threads]; print('later', file=sys.stderr)"
-    )
+    code = """
+import sys, threading, time
+from tfrec_limaml.quiet import import_tensorflow
+
+class Slow:  # the second thread comes before the module is known
+    def find_spec(name, *_):
+        time.sleep(0.5 if name == "tensorflow" else 0)
+
+sys.meta_path.insert(0, Slow)
+threads = [threading.Thread(target=import_tensorflow) for _ in range(2)]
+for thread in threads:
+    thread.start()
+    time.sleep(0.2)
+for thread in threads:
+    thread.join()
+print("later", file=sys.stderr)
+"""
     assert stderr_of(code, PYTHONPATH=str(tmp_path)) == "later\n"
 
 

@@ -13,10 +13,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test flink lint format constraints clean
+.PHONY: help env demo test test-avx2 flink lint format constraints clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  make demo DATASET=kuairand-pure DATA_DIR=<folder that holds KuaiRand-Pure/>   the demo on the real log"
 
@@ -34,6 +34,11 @@ demo: env ## Run the whole loop and write report.html (DATASET=simulated or kuai
 
 test: lint ## Lint, type check and run every test; prints the coverage.
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST_OPTIONS)
+
+# oneDNN chooses its kernels by instruction set; these are the tests whose numbers pass through them.
+test-avx2: env ## Run the numerical tests once more with kernels for processors without AVX-512.
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/core/test_golden.py tests/core/test_closed_forms.py \
+		tests/core/test_training.py tests/core/test_export.py tests/core/blocks tests/beam/embeddings/test_batch_independence.py
 
 flink: env ## Fetch or assemble Beam's Flink job server (needs Java and Maven), so that the Flink test runs instead of being skipped.
 	$(BIN)/python beam/flink/make_job_server.py build/flink

@@ -15,8 +15,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrec_limaml import batch_shapes, records
 from tfrec_limaml import manifest as names
+from tfrec_limaml import records
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.models import LiMAML
@@ -93,30 +93,27 @@ def adapter_module(model: LiMAML) -> Exported:
     def adapt(task_records: tf.Tensor) -> dict[str, tf.Tensor]:
         tasks = parse_tasks(task_records, model.encoder.schema)
         counts = tf.where(tasks.query_start >= 0, tasks.query_start, tasks.counts)
-        width, order = _batch_shape(counts)
-        first, padded = tf.gather(tasks.splits, order), tf.gather(counts, order)
-        index = padding_index(first, padded, first, width)
-        rows = tasks._replace(columns={name: tf.gather(column, tf.reshape(index, [-1])) for name, column in tasks.columns.items()})
+        first = tasks.splits[:-1]
+        index = padding_index(first, counts, first)
         support = {
-            # Encoded after padding: the arithmetic of a column depends on its length as well.
-            "features": {name: _per_task(value, index) for name, value in encode_rows(rows, model.encoder).items()},
-            "label": _per_task(rows.columns[records.LABEL], index),
-            "weight": sample_weights(tasks.columns[records.WEIGHT], index, padded),
+            "features": {name: tf.gather(value, index) for name, value in encode_rows(tasks, model.encoder).items()},
+            "label": tf.gather(tasks.columns[records.LABEL], index),
+            "weight": sample_weights(tasks.columns[records.WEIGHT], index, counts),
         }
         stored = model.task_embeddings(support)
-        times = _per_task(rows.columns[records.TIMESTAMP], index)
+        times = tf.gather(tasks.columns[records.TIMESTAMP], index)
         outputs = {
             "task_key": tasks.task_key,
             "sample_count": counts,
-            "last_timestamp": tf.where(padded > 0, tf.reduce_max(times, -1), 0),
+            "last_timestamp": tf.where(counts > 0, tf.reduce_max(times, -1), 0),
             "loss_before": tf.cast(stored.loss_before, tf.float32),
             "loss_after": tf.cast(stored.loss_after, tf.float32),
         }
         outputs = {names.META_EMBEDDING: tf.cast(stored.embedding, tf.float32), **{name: value[:, None] for name, value in outputs.items()}}
         if stored.nested:
-            further = [_per_task(model.encoder.further_key(name, rows.columns), index) for name in model.meta_block.nested_definitions]
-            outputs.update(_nested_outputs(stored.nested, further, tf.gather(tasks.task_key, order), times))
-        return {name: value[: tf.shape(task_records)[0]] for name, value in outputs.items()}
+            further = [tf.gather(model.encoder.further_key(name, tasks.columns), index) for name in model.meta_block.nested_definitions]
+            outputs.update(_nested_outputs(stored.nested, further, tasks.task_key, times))
+        return outputs
 
     return traced(model, {names.SERVING_SIGNATURE: (adapt, {names.ADAPTER_INPUT: tf.TensorSpec([None], tf.string)})})
 
@@ -193,22 +190,6 @@ def _nested_outputs(
             by_task = tf.RaggedTensor.from_value_rowids(value[: subtasks.count], subtasks.owner[: subtasks.count], tf.shape(task_key)[0])
             parts[name].append(by_task.to_tensor(-1 if name == "nested_definition" else None))
     return {name: tf.concat(values, 1) for name, values in parts.items()}
-
-
-def _batch_shape(counts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The width in samples, and which task ``[T']`` stands where: all of them and, up to a full multiple, the last one again."""
-    longest = tf.maximum(tf.reduce_max(counts), 1)
-    widths = tf.constant(batch_shapes.SAMPLE_WIDTHS, counts.dtype)
-    place = tf.searchsorted(widths, longest[None])[0]
-    width = tf.maximum(longest, tf.gather(widths, tf.minimum(place, len(batch_shapes.SAMPLE_WIDTHS) - 1)))
-    multiple = tf.clip_by_value(batch_shapes.ROWS // width, 1, batch_shapes.TASK_MULTIPLE)
-    number = tf.size(counts, counts.dtype)
-    return width, tf.minimum(tf.range(-(-number // multiple) * multiple), number - 1)
-
-
-def _per_task(rows: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """Rows ``[T * S, ...]`` as ``[T, S, ...]``."""
-    return tf.reshape(rows, tf.concat([tf.shape(index), tf.shape(rows)[1:]], 0))
 
 
 def _repeat(name: str, value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:

@@ -17,7 +17,6 @@ from typing import Any
 import tensorflow as tf
 
 from tfrec_limaml.features import merge_axes, split_axes
-from tfrec_limaml.pooling import sum_over_samples
 
 
 class SharedWeight:
@@ -103,19 +102,7 @@ def shared_product(inputs: tf.Tensor, kernel: SharedWeight) -> tf.Tensor:
 
 def shared_bias(inputs: tf.Tensor, bias: SharedWeight) -> tf.Tensor:
     """``inputs + bias`` for inputs ``[T, S, out]``, with a gradient per task for the ghost."""
-    return _with_ghost(inputs + bias.value, bias.ghost, sum_over_samples)
-
-
-@tf.custom_gradient
-def add_to_samples(values: tf.Tensor, vectors: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
-    """``values + vectors`` for values ``[T, S, D]`` and vectors ``[T, D]``, whose gradient is `sum_over_samples`."""
-    return values + vectors[:, None], lambda upstream: (upstream, sum_over_samples(upstream))
-
-
-@tf.custom_gradient
-def scale_samples(values: tf.Tensor, vectors: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
-    """``values * vectors``, likewise."""
-    return values * vectors[:, None], lambda upstream: (scale_samples(upstream, vectors), sum_over_samples(upstream * values))
+    return _with_ghost(inputs + bias.value, bias.ghost, lambda upstream: tf.reduce_sum(upstream, 1))
 
 
 def _product(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

@@ -18,8 +18,6 @@ from tfrec_limaml.features import merge_axes, split_axes
 from tfrec_limaml.inner_weights import (
     DualKernel,
     SharedWeight,
-    add_to_samples,
-    scale_samples,
     shared_bias,
     shared_product,
     with_task_axis,
@@ -95,7 +93,7 @@ def _dense(layer: keras.layers.Dense, weights: Weights, inputs: tf.Tensor, train
     if bias and isinstance(bias[0], SharedWeight) and bias[0].value.dtype == inputs.dtype:
         outputs = shared_bias(outputs, bias[0])
     elif bias:
-        outputs = add_to_samples(outputs, tf.cast(with_task_axis(bias[0]), inputs.dtype))
+        outputs = outputs + tf.cast(with_task_axis(bias[0]), inputs.dtype)[:, None]
     return layer.activation(outputs) if layer.activation is not None else outputs
 
 
@@ -109,9 +107,9 @@ def _layer_norm(layer: keras.layers.LayerNormalization, weights: Weights, inputs
     outputs = centred * tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + layer.epsilon)
     remaining = [tf.cast(w, exact) for w in weights]
     if layer.scale:
-        outputs = scale_samples(outputs, remaining.pop(0))
+        outputs = outputs * remaining.pop(0)[:, None]
     if layer.center:
-        outputs = add_to_samples(outputs, remaining.pop(0))
+        outputs = outputs + remaining.pop(0)[:, None]
     return tf.cast(outputs, layer.compute_dtype)
 
 

@@ -5,15 +5,6 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def sum_over_samples(values: tf.Tensor) -> tf.Tensor:
-    """Sums ``[T, S, D]`` to ``[T, D]``: as a batched product, which sums every task alike wherever it stands in the batch.
-
-    `tf.reduce_sum` over the middle axis does not: for D that are not multiples of 8 its vectors straddle two tasks.
-    """
-    ones = tf.ones([tf.shape(values)[0], 1, tf.shape(values)[1]], values.dtype)
-    return tf.matmul(ones, values)[:, 0]
-
-
 def latest_index(weight: tf.Tensor) -> tf.Tensor:
     """Index ``[T]`` of each task's last sample with weight above 0 (0 where there is none); `weight` is ``[T, S]``."""
     positions = tf.range(tf.shape(weight)[1])
@@ -40,5 +31,5 @@ def pool(embeddings: tf.Tensor, weight: tf.Tensor, how: str = "latest") -> tf.Te
         unit, unit_latest = (tf.math.l2_normalize(e, -1) for e in (embeddings, latest))
         mask = mask * tf.nn.relu(tf.reduce_sum(unit * unit_latest[:, None], -1))
     total = tf.reduce_sum(mask, -1, keepdims=True)
-    pooled = tf.math.divide_no_nan(sum_over_samples(embeddings * mask[..., None]), total)
+    pooled = tf.math.divide_no_nan(tf.reduce_sum(embeddings * mask[..., None], 1), total)
     return tf.where(total > 0, pooled, latest)

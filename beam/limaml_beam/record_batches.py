@@ -1,12 +1,13 @@
 """Task records in packed batches: bytes in, bytes out, no proto decoded in Python.
 
 A packed batch is one `bytes`: the number of records, their lengths (little-endian uint32) and the records. One element of a
-pipeline then carries hundreds of tasks, and the cost of an element is paid once per batch. Tasks that the adapter pads to the same width go
-into one batch: padding is not the work, and a task's embedding does not depend on the others in its batch.
+pipeline then carries hundreds of tasks, and the cost of an element is paid once per batch. The adapter pads its batch to the longest
+task, so tasks of similar length go into one batch.
 """
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
 from collections import defaultdict
@@ -21,7 +22,6 @@ from limaml_beam.counts import counted
 from limaml_beam.digests import DigestSet, as_array, digest
 from limaml_beam.embedding_tables import UNREADABLE_FILE, dead_letter_table
 from limaml_beam.sources import READ_ERRORS, SourceError, read_records
-from tfrec_limaml.batch_shapes import most_tasks, sample_width
 
 DEAD_LETTERS = "dead_letters"
 UNCHANGED = "unchanged"
@@ -30,6 +30,11 @@ UNCHANGED = "unchanged"
 BLOCK_RECORDS = 1024
 BLOCK_BYTES = 32 << 20
 BATCH_BYTES = 32 << 20
+#: Rows of one batch at most, padding included.
+BATCH_ROWS = 1 << 17
+
+#: Longest tasks of each group: up to 8 samples one by one, then four groups per doubling, so that padding adds a quarter at most.
+SAMPLE_WIDTHS = (*range(1, 9), *(step << shift for shift in range(1, 17) for step in (5, 6, 7, 8)))
 
 # The entry `sample_count` of a record's context, packed or not, as the protobuf wire format has it; the context comes first.
 CONTEXT_BYTES = 4096
@@ -56,8 +61,19 @@ def sample_count(record: bytes) -> int:
     return sum((byte & 127) << 7 * n for n, byte in enumerate(found[1])) if found else 0
 
 
+def sample_width(count: int) -> int:
+    """The longest task, in samples, that shares a batch with a task of `count` samples."""
+    place = bisect.bisect_left(SAMPLE_WIDTHS, count)
+    return SAMPLE_WIDTHS[place] if place < len(SAMPLE_WIDTHS) else count
+
+
+def most_tasks(width: int, batch_size: int) -> int:
+    """Tasks of up to `width` samples in one batch: `batch_size`, or fewer where that is more than `BATCH_ROWS` rows."""
+    return max(1, min(batch_size, BATCH_ROWS // width))
+
+
 def batches_by_width(records: Iterable[bytes], batch_size: int) -> Iterator[list[bytes]]:
-    """Batches of tasks that the adapter pads to one width, `batch_size` of them at most; see `tfrec_limaml.batch_shapes`."""
+    """Batches of tasks of similar length, `batch_size` of them at most."""
     waiting: dict[int, list[bytes]] = defaultdict(list)
     sizes: dict[int, int] = defaultdict(int)
     for block in _one_ahead(_blocks(records)):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfrec_limaml.blocks.id_offsets import IDOffsets
 from tfrec_limaml.blocks.mlp import MLPMetaBlock
 from tfrec_limaml.features import Features
-from tfrec_limaml.inner_weights import SharedWeight, add_to_samples
+from tfrec_limaml.inner_weights import SharedWeight
 from tfrec_limaml.per_task import apply_per_task
 
 
@@ -71,7 +71,7 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
     def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""
         rows, others = self._split(encoded)
-        rows = add_to_samples(rows, tf.cast(weights[0], rows.dtype))
+        rows = rows + tf.cast(weights[0], rows.dtype)[:, None]
         return apply_per_task(self.network, weights[1:], tf.concat([rows, others], -1), training)
 
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:

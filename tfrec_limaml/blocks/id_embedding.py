@@ -11,7 +11,6 @@ import tensorflow as tf
 from tfrec_limaml.blocks.base import MetaBlock
 from tfrec_limaml.blocks.id_offsets import IDOffsets
 from tfrec_limaml.features import Features
-from tfrec_limaml.inner_weights import add_to_samples
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -61,7 +60,7 @@ class IDEmbeddingMetaBlock(MetaBlock):
 
     def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""
-        return add_to_samples(encoded, tf.cast(weights[0], encoded.dtype))
+        return encoded + tf.cast(weights[0], encoded.dtype)[:, None]
 
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_encoded`."""

@@ -16,9 +16,6 @@ import tensorflow as tf
 from tfrec_limaml.blocks.base import MetaBlock
 from tfrec_limaml.features import Features, merge_axes, split_axes, subtask_feature
 
-#: Subtasks come in multiples of this number, so that a result does not depend on how many there are (see `tfrec_limaml.batch_shapes`).
-SUBTASK_MULTIPLE = 16
-
 
 class Subtasks(NamedTuple):
     """The subtasks of a batch of support sets.
@@ -26,7 +23,7 @@ class Subtasks(NamedTuple):
     Attributes:
         number: Subtask of each support row, int32 ``[T, S]``; -1 for padding.
         ids: What rows of one subtask have in common, int64 ``[T, S]``.
-        owner: Task of each subtask, int32 ``[P]``; behind the `count` real ones come repeats of task 0, up to a full multiple.
+        owner: Task of each subtask, int32 ``[P]``. There is at least one: where no row is real, it is task 0's and has no members.
         opener: Position of each subtask's first row in its task, int32 ``[P]``.
         count: Number of real subtasks, a scalar.
     """
@@ -47,8 +44,7 @@ class Subtasks(NamedTuple):
         number = tf.where(real, tf.gather(numbers, first, batch_dims=1), -1)
         places = tf.cast(tf.where(tf.reshape(opens, [-1]))[:, 0], tf.int32)
         count = tf.size(places)
-        padding = tf.maximum(-(-count // SUBTASK_MULTIPLE), 1) * SUBTASK_MULTIPLE - count
-        places = tf.pad(places, [[0, padding]])
+        places = tf.pad(places, [[0, tf.maximum(1 - count, 0)]])
         return cls(number, ids, places // width, places % width, count)
 
     def of_rows(self, ids: tf.Tensor) -> tf.Tensor:

@@ -23,7 +23,7 @@ class SubtaskEmbeddings(NamedTuple):
 
     Attributes:
         subtasks: The subtasks of the batch.
-        embedding: Their meta embeddings ``[P, D]``; those behind ``subtasks.count`` are padding.
+        embedding: Their meta embeddings ``[P, D]``.
     """
 
     subtasks: Subtasks

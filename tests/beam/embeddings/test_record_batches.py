@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from limaml_beam import record_batches as rb
 from limaml_beam.sources import SourceError, frame_record, read_records
-from tfrec_limaml.batch_shapes import most_tasks, sample_width
 from tfrec_limaml.records import TaskEncoder
 
 
@@ -40,13 +39,13 @@ def test_packing_is_undone_by_unpacking(records):
 
 
 @given(st.lists(st.tuples(st.integers(0, 700), st.binary(max_size=30)), max_size=60), st.integers(1, 40))
-def test_batches_hold_every_record_once_and_one_width_each(tasks, batch_size):
+def test_batches_hold_every_record_once_and_tasks_of_similar_length(tasks, batch_size):
     records = [stating(count) + rest for count, rest in tasks]
     batches = list(rb.batches_by_width(records, batch_size))
     assert sorted(record for batch in batches for record in batch) == sorted(records)
     for batch in batches:
-        (width,) = {sample_width(rb.sample_count(record)) for record in batch}
-        assert 1 <= len(batch) <= most_tasks(width, batch_size)
+        (width,) = {rb.sample_width(rb.sample_count(record)) for record in batch}
+        assert 1 <= len(batch) <= rb.most_tasks(width, batch_size)
 
 
 @given(st.integers(0, 2**40))
@@ -67,10 +66,10 @@ def test_the_sample_count_of_both_encoders_is_found(schema, make_rows, encode):
 
 
 @given(st.integers(1, 1 << 21))
-def test_widths_grow_by_a_quarter_at_most_and_wide_tasks_come_in_smaller_groups(count):
-    width = sample_width(count)
+def test_padding_adds_a_quarter_at_most_and_long_tasks_come_in_smaller_batches(count):
+    width = rb.sample_width(count)
     assert count <= width <= max(8, 1.25 * count)
-    assert most_tasks(width, 512) == (512 if width <= 256 else max(1, 4096 // width))
+    assert rb.most_tasks(width, 512) == (512 if width <= 256 else max(1, rb.BATCH_ROWS // width))
 
 
 def test_a_heavy_task_gets_a_batch_of_its_own(monkeypatch):

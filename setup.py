@@ -65,7 +65,7 @@ setup(
     },
     entry_points={
         "console_scripts": ["limaml = tfrec_limaml.cli:main"],
-        "limaml.export_hooks": ["warmup = limaml_serving.warmup:write_warmup"],
+        "limaml.export_hooks": ["warmup = limaml_serving.export_hook:write_warmup"],
         "limaml.commands": [
             "datasets = tfrec_limaml.commands.datasets:COMMAND",
             "train = tfrec_limaml.commands.train:COMMAND",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 def arguments_of(argv: Sequence[str]) -> list[str]:
-    """Arguments of ``python -m limaml_beam.generate_embeddings`` from a template's parameters."""
+    """Arguments of ``python -m limaml_beam.generate_embeddings.job`` from a template's parameters."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--tasks", required=True)
     known, rest = parser.parse_known_args(argv)
@@ -20,6 +20,6 @@ def arguments_of(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from limaml_beam.generate_embeddings import main
+    from limaml_beam.generate_embeddings.job import main
 
     sys.exit(main(arguments_of(sys.argv[1:])))

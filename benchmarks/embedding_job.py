@@ -28,17 +28,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 
-from limaml_beam import record_batches
-from limaml_beam.adapter import load_packed
-from limaml_beam.embed_command import quiet_beam
-from limaml_beam.generate_embeddings import EmbeddingJob, generate, use_options
-from limaml_beam.sources import frame_record
+from limaml_beam.commands.embed import quiet_beam
+from limaml_beam.generate_embeddings import record_batches
+from limaml_beam.generate_embeddings.adapter import load_packed
+from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, use_options
+from limaml_beam.io.sources import frame_record
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.recipes import build_model
-from tfrec_limaml.records import LABEL, TIMESTAMP, TaskEncoder
-from tfrec_limaml.schema import Feature, Label, Schema
-from tfrec_limaml.statistics import Statistics
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
+from tfrec_limaml.tasks.statistics import Statistics
+from tfrec_limaml.training.recipes import build_model
 
 SCHEMA = Schema(
     name="reference",
@@ -66,7 +66,7 @@ MODEL = {
 
 def make_export(folder: Path) -> str:
     """Exports the reference model; returns the adapter's directory."""
-    from tfrec_limaml.preprocessing import FeatureEncoder
+    from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 
     encoder = FeatureEncoder(SCHEMA, Statistics(rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features={}))
     model = build_model("limaml", encoder, MODEL)

@@ -31,9 +31,10 @@ import grpc
 import numpy as np
 import serving_world as world
 
-from limaml_serving import Ranker, wire
-from limaml_serving.channel import channel_options
-from limaml_serving.version_lock import KnownVersions
+from limaml_serving import Ranker
+from limaml_serving.client import wire
+from limaml_serving.client.channel import channel_options
+from limaml_serving.client.versions import KnownVersions
 from tfrec_limaml.store import open_store
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature, Label, Schema
 
 MEMBERS = 10_000
 TAGS = [f"tag{n}" for n in range(60)]
@@ -44,10 +44,10 @@ def schema() -> Schema:
 
 def export(base: Path) -> Path:
     """Exports an untrained model (weights do not change latency): meta MLP 128-32, global MLP 256-128. Returns EXPORT."""
-    from tfrec_limaml.export import export_for_serving
-    from tfrec_limaml.preprocessing import FeatureEncoder
-    from tfrec_limaml.recipes import build_model
-    from tfrec_limaml.statistics import Statistics
+    from tfrec_limaml.export.savedmodels import export_for_serving
+    from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+    from tfrec_limaml.tasks.statistics import Statistics
+    from tfrec_limaml.training.recipes import build_model
 
     vocabularies = {"country": COUNTRIES, "interests": TAGS, "tags": TAGS}
     features: dict[str, Any] = {}

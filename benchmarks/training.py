@@ -25,9 +25,9 @@ import tensorflow as tf
 
 from tfrec_limaml import FeatureEncoder, task_dataset
 from tfrec_limaml.commands.train import STEPS_PER_EXECUTION
-from tfrec_limaml.records import encode_task
-from tfrec_limaml.schema import Feature, Label, Schema
-from tfrec_limaml.statistics import Statistics
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.record_format import encode_task
+from tfrec_limaml.tasks.statistics import Statistics
 
 TASKS, SUPPORT, QUERY = 128, 24, 8
 FILE_TASKS, PASSES = 4096, 4  # tasks on disk, and how often one measurement goes through them

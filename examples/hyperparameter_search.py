@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import optuna
 
-from tfrec_limaml.recipes import build_model, datasets, load_encoder
+from tfrec_limaml.training.recipes import build_model, datasets, load_encoder
 
 
 class ReportToOptuna(keras.callbacks.Callback):

@@ -20,13 +20,13 @@ _HOMES = {
     "MLPGlobalBlock": "tfrec_limaml.blocks",
     "MetaBlock": "tfrec_limaml.blocks",
     "GlobalBlock": "tfrec_limaml.blocks",
-    "FeatureEncoder": "tfrec_limaml.preprocessing",
-    "task_dataset": "tfrec_limaml.input_pipeline",
-    "Schema": "tfrec_limaml.schema",
-    "Feature": "tfrec_limaml.schema",
+    "FeatureEncoder": "tfrec_limaml.tasks.feature_encoder",
+    "task_dataset": "tfrec_limaml.tasks.input_pipeline",
+    "Schema": "tfrec_limaml.schema.schema",
+    "Feature": "tfrec_limaml.schema.schema",
     "Manifest": "tfrec_limaml.manifest",
     "LimamlError": "tfrec_limaml.errors",
-    "export_for_serving": "tfrec_limaml.export",
+    "export_for_serving": "tfrec_limaml.export.savedmodels",
     "open_store": "tfrec_limaml.store",
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec_limaml.errors import VersionMismatchError
-from tfrec_limaml.schema import Schema
+from tfrec_limaml.schema.schema import Schema
 
 MANIFEST_FILE = "manifest.json"
 EXTRA_DIRECTORY = "assets.extra"

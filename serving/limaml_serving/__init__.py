@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limaml_serving.async_client import AsyncRanker
-    from limaml_serving.channel import Tls
-    from limaml_serving.client import Ranker
-    from limaml_serving.counters import Counters, PrometheusCounters
+    from limaml_serving.client.async_ranker import AsyncRanker
+    from limaml_serving.client.channel import Tls
+    from limaml_serving.client.counters import Counters, PrometheusCounters
+    from limaml_serving.client.protocol import Ranked
+    from limaml_serving.client.ranker import Ranker
     from limaml_serving.errors import RequestError, ServingError
-    from limaml_serving.ranking import Ranked
 
 __all__ = ["AsyncRanker", "Counters", "PrometheusCounters", "Ranked", "Ranker", "RequestError", "ServingError", "Tls"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tfrec_limaml.schema import Feature, History, Label, Schema, Split, parse_time
+from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split, parse_time
 
 DAY = 86_400_000
 

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from limaml_beam import task_output
-from limaml_beam.build_tasks import Inputs, build_tasks
-from limaml_beam.options import TaskSettings, cut_dates, local_by_default
+from limaml_beam.build_tasks.pipeline import Inputs, build_tasks
+from limaml_beam.build_tasks.settings import TaskSettings, cut_dates, local_by_default
+from limaml_beam.io import staged_output
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema import Feature, Label, encode_task_key, parse_time
+from tfrec_limaml.schema.schema import Feature, Label, encode_task_key, parse_time
 
 
 def run(raw: Path, schema, output: Path, files=None, bad=0.05, **changes):
@@ -203,14 +203,14 @@ def test_an_existing_output_is_kept_unless_overwriting_is_asked_for(tmp_path, sh
 
 def test_shuffles_of_the_in_process_runner_lie_in_files_that_go_with_the_run(tmp_path, shop_schema, shop_frames, write_raw, monkeypatch):
     raw = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=200))
-    discard, scratch = task_output.discard, []
+    discard, scratch = staged_output.discard, []
 
     def spy(directory: str) -> None:
         if directory.endswith("_shuffle"):
             scratch.append(sum(path.stat().st_size for path in Path(directory).iterdir()))
         discard(directory)
 
-    monkeypatch.setattr(task_output, "discard", spy)
+    monkeypatch.setattr(staged_output, "discard", spy)
     run(raw, shop_schema, tmp_path / "tasks")
     (size,) = scratch
     assert size > 200 * 50  # every row, several times

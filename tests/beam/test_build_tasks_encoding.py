@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from limaml_beam.sources import frame_record, frame_records
-from tfrec_limaml.records import TaskEncoder, encode_task
-from tfrec_limaml.schema import Feature, Label, Schema
+from limaml_beam.io.sources import frame_record, frame_records
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.record_format import TaskEncoder, encode_task
 
 SCHEMA = Schema(
     name="s",

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limaml_beam import task_grouping
-from limaml_beam.columnar import ORDER, TASK, TIME, TableCoder
-from limaml_beam.options import TaskSettings
-from limaml_beam.shuffle import Shuffle
-from limaml_beam.task_grouping import Deal, latest, latest_of
-from limaml_beam.task_writing import spans, whole_tasks
+from limaml_beam.build_tasks import grouping
+from limaml_beam.build_tasks.grouping import Deal, latest, latest_of
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.build_tasks.writing import spans, whole_tasks
+from limaml_beam.rows.columnar import ORDER, TASK, TIME, TableCoder
+from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.errors import LimamlError
 
 VALIDATION, TEST = 100, 200
@@ -79,7 +79,7 @@ def test_the_same_rows_are_kept_however_they_are_split_into_blocks(drawn, random
     random.shuffle(order)
     blocks = [table.take(pa.array(order[start : start + size])) for start in range(0, len(order), size)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task_grouping, "_SLACK_ROWS", 5)
+        patch.setattr(grouping, "_SLACK_ROWS", 5)
         assert latest_of(blocks, make()).equals(latest(table, make()))
         assert latest_of([latest(piece, make()) for piece in blocks], make()).equals(latest(table, make()))
 
@@ -88,7 +88,7 @@ def test_a_task_of_100_000_rows_never_lies_whole_in_memory(monkeypatch):
     how = make(max_samples=50, max_query=60)
     most = []
     whole = latest
-    monkeypatch.setattr(task_grouping, "latest", lambda table, settings: most.append(table.num_rows) or whole(table, settings))
+    monkeypatch.setattr(grouping, "latest", lambda table, settings: most.append(table.num_rows) or whole(table, settings))
     times = np.random.default_rng(0).permutation(100_000).astype(np.int64) - 100_000  # all before the cut
     blocks = (block(["heavy"] * 1000, times[start : start + 1000]) for start in range(0, len(times), 1000))
     assert latest_of(blocks, how)[TIME].to_pylist() == list(range(-50, 0))

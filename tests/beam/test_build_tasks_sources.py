@@ -10,9 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from limaml_beam.sources import Source, SourceError, frame_record, parts_of, read_records, read_tables
-from limaml_beam.values import as_feature, as_floats, as_integers, as_label, as_milliseconds, as_text
-from tfrec_limaml.schema import Feature, Label, parse_time
+from limaml_beam.io.sources import Source, SourceError, frame_record, parts_of, read_records, read_tables
+from limaml_beam.rows.values import as_feature, as_floats, as_integers, as_label, as_milliseconds, as_text
+from tfrec_limaml.schema.schema import Feature, Label, parse_time
 
 
 def read(path, columns, batch_rows=100):

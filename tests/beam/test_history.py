@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limaml_beam import history
-from limaml_beam.build_tasks import Inputs, build_tasks
-from limaml_beam.history import KeyHistory, moments_of
-from limaml_beam.options import DAY_MS, TaskSettings, cut_dates, local_by_default
-from limaml_beam.shuffle import Shuffle
+from limaml_beam.build_tasks import history
+from limaml_beam.build_tasks.history import KeyHistory, moments_of
+from limaml_beam.build_tasks.pipeline import Inputs, build_tasks
+from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, cut_dates, local_by_default
+from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.cli import main
-from tfrec_limaml.schema import parse_time
+from tfrec_limaml.schema.schema import parse_time
 
 rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30), st.sampled_from([0.0, 1.0])), min_size=1, max_size=40)
 HOW = TaskSettings(definitions=("t",), validation_start=15, test_start=22)

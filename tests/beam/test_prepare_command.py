@@ -14,17 +14,17 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from limaml_beam import columnar
-from limaml_beam.beam_flags import wrap_beam_flags
-from limaml_beam.data_card import describe_sizes
-from limaml_beam.feature_tables import FeatureTable, join
-from limaml_beam.options import LOCAL_RUNNER, TaskSettings, cut_dates, local_by_default
-from limaml_beam.prepare_command import add_arguments
-from limaml_beam.sources import Source
-from limaml_beam.validation import validate
+from limaml_beam.build_tasks.data_card import describe_sizes
+from limaml_beam.build_tasks.settings import LOCAL_RUNNER, TaskSettings, cut_dates, local_by_default
+from limaml_beam.build_tasks.validation import validate
+from limaml_beam.commands.beam_flags import wrap_beam_flags
+from limaml_beam.commands.prepare import add_arguments
+from limaml_beam.io.sources import Source
+from limaml_beam.rows import columnar
+from limaml_beam.rows.feature_tables import FeatureTable, join
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema import Split, parse_time
+from tfrec_limaml.schema.schema import Split, parse_time
 
 
 @pytest.fixture

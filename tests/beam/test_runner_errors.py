@@ -4,8 +4,8 @@ import apache_beam as beam
 import pytest
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
-from limaml_beam import runner_errors
-from limaml_beam.options import local_by_default
+from limaml_beam.build_tasks.settings import local_by_default
+from limaml_beam.io import runner_errors
 from tfrec_limaml.errors import LimamlError
 
 TRACEBACK = """Traceback (most recent call last):

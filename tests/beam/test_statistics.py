@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from limaml_beam.columnar import LABEL, TIME
-from limaml_beam.feature_statistics import StatisticsFn
-from limaml_beam.options import TaskSettings
-from tfrec_limaml.schema import Feature, Label, Schema
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.build_tasks.statistics import StatisticsFn
+from limaml_beam.rows.columnar import LABEL, TIME
+from tfrec_limaml.schema.schema import Feature, Label, Schema
 
 SCHEMA = Schema(
     name="s",

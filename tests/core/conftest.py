@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfrec_limaml.schema import Feature, Label, Schema
-from tfrec_limaml.statistics import Statistics
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.statistics import Statistics
 
 
 @pytest.fixture(scope="session")
@@ -107,7 +107,7 @@ def as_columns(every_kind):
 @pytest.fixture(scope="session")
 def encoder(every_kind):
     """The encoder of `every_kind`."""
-    from tfrec_limaml.preprocessing import FeatureEncoder
+    from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 
     return FeatureEncoder(*every_kind)
 

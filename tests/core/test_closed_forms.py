@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import EntireNetworkMAML, LiMAML, MLPGlobalBlock, MLPMetaBlock, Vanilla
-from tfrec_limaml.inner_loop import adapt
-from tfrec_limaml.inner_weights import with_task_axis
-from tfrec_limaml.pooling import latest_index, pool
+from tfrec_limaml.adaptation.inner_loop import adapt
+from tfrec_limaml.adaptation.inner_weights import with_task_axis
+from tfrec_limaml.adaptation.pooling import latest_index, pool
 
 SHAPES = {"meta": (None, 3), "other": (None, 2)}
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec_limaml.export import adapter_module, export_for_serving
+from tfrec_limaml.export.savedmodels import adapter_module, export_for_serving
 from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.records import encode_task
+from tfrec_limaml.tasks.record_format import encode_task
 
 DIM = 3
 

@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import MLPGlobalBlock, MLPMetaBlock, Vanilla
-from tfrec_limaml import export as export_module
 from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
-from tfrec_limaml.export import export_for_serving
+from tfrec_limaml.export import savedmodels as export_module
+from tfrec_limaml.export.savedmodels import export_for_serving
 from tfrec_limaml.manifest import Manifest, latest_version
 
 DIM = 3

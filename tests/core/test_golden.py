@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import LiMAML
+from tfrec_limaml.adaptation.inner_weights import with_task_axis
 from tfrec_limaml.blocks import MLPGlobalBlock, MLPMetaBlock, mlp
-from tfrec_limaml.inner_weights import with_task_axis
 
 CASES = [(steps, order) for steps in (1, 2, 5) for order in ("second", "first")]
 

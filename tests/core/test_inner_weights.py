@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.adaptation.inner_loop import adapt
+from tfrec_limaml.adaptation.inner_weights import DualKernel, SharedWeight, shared_bias, with_task_axis
 from tfrec_limaml.blocks import mlp
-from tfrec_limaml.inner_loop import adapt
-from tfrec_limaml.inner_weights import DualKernel, SharedWeight, shared_bias, with_task_axis
 
 TASKS, ROWS, WIDE, OUT = 3, 4, 6, 2
 

@@ -10,14 +10,14 @@ import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tfrec_limaml import input_pipeline
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.input_pipeline import cut, task_dataset
-from tfrec_limaml.parsing import most_recent, parse_tasks
-from tfrec_limaml.preprocessing import FeatureEncoder
-from tfrec_limaml.records import encode_task
-from tfrec_limaml.schema import Feature, Label, Schema
-from tfrec_limaml.statistics import Statistics
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks import input_pipeline
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.input_pipeline import cut, task_dataset
+from tfrec_limaml.tasks.parsing import most_recent, parse_tasks
+from tfrec_limaml.tasks.record_format import encode_task
+from tfrec_limaml.tasks.statistics import Statistics
 
 SCHEMA = Schema(
     name="rows",

@@ -8,7 +8,7 @@ import pytest
 
 from tfrec_limaml.errors import VersionMismatchError
 from tfrec_limaml.manifest import Manifest, latest_version
-from tfrec_limaml.schema import Feature
+from tfrec_limaml.schema.schema import Feature
 
 
 @pytest.fixture

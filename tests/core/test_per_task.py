@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec_limaml.per_task import apply_per_task, check_batchable
+from tfrec_limaml.adaptation.per_task import apply_per_task, check_batchable
 
 L = keras.layers
 T, S, F = 3, 4, 6

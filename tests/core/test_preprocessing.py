@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.preprocessing import FeatureEncoder
-from tfrec_limaml.schema import Feature, Label, Schema
-from tfrec_limaml.statistics import Statistics
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.statistics import Statistics
 
 
 def _hash(values, buckets):

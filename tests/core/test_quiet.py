@@ -15,7 +15,7 @@ def stderr_of(code: str, level: str = "2", **more: str) -> str:
 
 
 def test_tensorflow_is_imported_and_used_without_a_line():
-    code = "from tfrec_limaml.quiet import import_tensorflow; import_tensorflow(); import tensorflow as tf; tf.constant(2.0) + 1"
+    code = "from tfrec_limaml.tensorflow_setup import import_tensorflow; import_tensorflow(); import tensorflow as tf; tf.constant(2.0) + 1"
     assert stderr_of(code) == ""
 
 
@@ -26,7 +26,7 @@ def test_lines_of_others_and_later_ones_are_shown(tmp_path):
         "print('a warning of somebody else', file=sys.stderr, flush=True)\n"
         "config = types.SimpleNamespace(list_physical_devices=lambda: [])\n"
     )
-    code = "import sys; from tfrec_limaml.quiet import import_tensorflow; import_tensorflow(); print('later', file=sys.stderr)"
+    code = "import sys; from tfrec_limaml.tensorflow_setup import import_tensorflow; import_tensorflow(); print('later', file=sys.stderr)"
     assert stderr_of(code, PYTHONPATH=str(tmp_path)) == "a warning of somebody else\nlater\n"
 
 
@@ -58,5 +58,5 @@ print("later", file=sys.stderr)
 def test_everything_is_shown_where_the_import_fails_or_where_it_was_asked_for(level, body, tmp_path):
     noise = "I0000 00:00:1795342674.313012   17615 x.cc:1] noise"
     (tmp_path / "tensorflow.py").write_text(f"import sys\nprint({noise!r}, file=sys.stderr, flush=True)\n{body}\n")
-    code = "from tfrec_limaml.quiet import import_tensorflow; import_tensorflow(); import tensorflow"
+    code = "from tfrec_limaml.tensorflow_setup import import_tensorflow; import_tensorflow(); import tensorflow"
     assert noise in stderr_of(code, level, PYTHONPATH=str(tmp_path))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from tfrec_limaml import EntireNetworkMAML, LiMAML, Vanilla, recipes
+from tfrec_limaml import EntireNetworkMAML, LiMAML, Vanilla
 from tfrec_limaml.errors import LimamlError, SchemaError
-from tfrec_limaml.records import encode_task
+from tfrec_limaml.tasks.record_format import encode_task
+from tfrec_limaml.training import recipes
 
 OPTIONS = {
     "meta_units": [3],

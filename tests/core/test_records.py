@@ -8,9 +8,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec_limaml.parsing import parse_tasks
-from tfrec_limaml.records import TaskEncoder, encode_task
-from tfrec_limaml.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.parsing import parse_tasks
+from tfrec_limaml.tasks.record_format import TaskEncoder, encode_task
 
 SCHEMA = Schema(
     name="wire",

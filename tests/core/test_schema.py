@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema import Feature, History, Label, Schema, Split, decode_task_key, encode_task_key, parse_time
+from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split, decode_task_key, encode_task_key, parse_time
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=8)
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from tfrec_limaml import records
 from tfrec_limaml.cli import main
-from tfrec_limaml.schema import Schema
+from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.tasks import record_format
 
 MEMBERS = 300
 
@@ -75,7 +75,7 @@ def test_the_score_over_grpc_is_what_the_model_predicts_with_the_same_embedding(
     from tfrec_limaml.store import open_store
 
     place = Workspace(root=workspace)
-    schema = Schema.load(place.tasks / records.SCHEMA_FILE)
+    schema = Schema.load(place.tasks / record_format.SCHEMA_FILE)
     recent, test = (read_history(place.tasks, schema, split) for split in ("recent", "test"))
     task = next(t for t, key in enumerate(test.keys) if key in recent.keys and len(test.rows_of(t)) > 3)
     rows = [test.row(i) for i in test.rows_of(task)]

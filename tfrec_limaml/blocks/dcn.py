@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock
-from tfrec_limaml.blocks.recommenders import feature_interaction
+from tfrec_limaml.blocks.tfrs import feature_interaction
 from tfrec_limaml.features import Features
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock
-from tfrec_limaml.blocks.recommenders import feature_interaction
+from tfrec_limaml.blocks.tfrs import feature_interaction
 from tfrec_limaml.features import FeatureEmbeddings, Features
 
 

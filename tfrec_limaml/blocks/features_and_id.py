@@ -8,11 +8,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.inner_weights import SharedWeight
+from tfrec_limaml.adaptation.per_task import apply_per_task
 from tfrec_limaml.blocks.id_offsets import IDOffsets
 from tfrec_limaml.blocks.mlp import MLPMetaBlock
 from tfrec_limaml.features import Features
-from tfrec_limaml.inner_weights import SharedWeight
-from tfrec_limaml.per_task import apply_per_task
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")

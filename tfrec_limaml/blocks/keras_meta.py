@@ -8,11 +8,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.per_task import apply_per_task, check_batchable
 from tfrec_limaml.blocks.base import MetaBlock
 from tfrec_limaml.blocks.mlp import initial_forms
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import META, FeatureEmbeddings, Features
-from tfrec_limaml.per_task import apply_per_task, check_batchable
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.inner_weights import DualKernel, SharedWeight
+from tfrec_limaml.adaptation.per_task import apply_per_task
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.features import META, OTHER, FeatureEmbeddings, Features
-from tfrec_limaml.inner_weights import DualKernel, SharedWeight
-from tfrec_limaml.per_task import apply_per_task
 
 #: Input width from which the first kernel is kept in dual form: about the number of support samples where the two cost the same.
 DUAL_FROM_WIDTH = 48

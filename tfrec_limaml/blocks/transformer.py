@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.per_task import apply_per_task
 from tfrec_limaml.blocks.mlp import MLPMetaBlock
-from tfrec_limaml.per_task import apply_per_task
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")

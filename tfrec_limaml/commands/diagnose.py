@@ -10,7 +10,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.quiet import import_tensorflow
+from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _DESCRIPTION = """\
 Estimates, before you train LiMAML, how much there is left to win by it: trains a plain network on all features at hand (point-in-time
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import keras
     from tqdm import tqdm
 
-    from tfrec_limaml import diagnose
-    from tfrec_limaml.recipes import build_model, load_encoder, without_remapping
+    from tfrec_limaml.diagnosis import diagnose
+    from tfrec_limaml.training.recipes import build_model, load_encoder, without_remapping
 
     without_remapping()
     started = time.perf_counter()

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.quiet import import_tensorflow
+from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _DESCRIPTION = """\
 Scores the test rows of `limaml prepare` with every model in RUN, un-adapted and after fine-tuning on each task's history before the
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     import tfrec_limaml.models  # noqa: F401  registers the classes
     from tfrec_limaml.evaluation import bayes_auc, task_keys
-    from tfrec_limaml.input_pipeline import task_dataset
-    from tfrec_limaml.recipes import load_encoder, split_pattern, without_remapping
+    from tfrec_limaml.tasks.input_pipeline import task_dataset
+    from tfrec_limaml.training.recipes import load_encoder, split_pattern, without_remapping
 
     without_remapping()
     schema = load_encoder(args.tasks).schema

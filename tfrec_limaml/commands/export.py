@@ -9,7 +9,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.quiet import import_tensorflow
+from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _DESCRIPTION = """\
 Writes EXPORT/ranker/<version> (for TensorFlow Serving) and EXPORT/adapter/<version> (for the embedding job) from RUN/limaml.keras, with
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import keras
 
     import tfrec_limaml.models  # noqa: F401  registers the classes
-    from tfrec_limaml.export import export_for_serving
+    from tfrec_limaml.export.savedmodels import export_for_serving
 
     model = keras.saving.load_model(path)
     if args.fine_tune_steps is not None:

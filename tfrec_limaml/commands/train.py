@@ -11,7 +11,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.quiet import import_tensorflow
+from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 ALGORITHMS = ("limaml", "vanilla", "maml")
 META_BLOCKS = ("mlp", "id", "features+id", "transformer")
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import keras
 
     from tfrec_limaml.evaluation import adaptation_losses
-    from tfrec_limaml.recipes import build_model, datasets, load_encoder, without_remapping
+    from tfrec_limaml.training.recipes import build_model, datasets, load_encoder, without_remapping
 
     without_remapping()
     keras.utils.set_random_seed(args.seed)
@@ -142,7 +142,7 @@ def _render(result: dict[str, Any]) -> str:
 
 def _rate(args: argparse.Namespace) -> Any:
     """The outer rate: a number, or a schedule of it."""
-    from tfrec_limaml.schedules import warmup_cosine
+    from tfrec_limaml.training.schedules import warmup_cosine
 
     if args.decay_steps is None:
         if args.warmup_steps:
@@ -154,9 +154,9 @@ def _rate(args: argparse.Namespace) -> Any:
 def _tensorboard(args: argparse.Namespace, encoder: Any) -> list[Any]:
     if args.tensorboard is None:
         return []
-    from tfrec_limaml.callbacks import EmbeddingProjector, tensorboard
-    from tfrec_limaml.input_pipeline import task_dataset
-    from tfrec_limaml.recipes import split_pattern
+    from tfrec_limaml.tasks.input_pipeline import task_dataset
+    from tfrec_limaml.training.callbacks import EmbeddingProjector, tensorboard
+    from tfrec_limaml.training.recipes import split_pattern
 
     callbacks = [tensorboard(args.tensorboard)]
     if args.algorithm == "limaml":

@@ -76,10 +76,10 @@ def prepare_own(
     Raises:
         SchemaError: The files do not fit the schema; see `tfrec_limaml.datasets.conform.conform`.
     """
-    from tfrec_limaml.datasets import own, raw
+    from tfrec_limaml.datasets import raw, user_files
 
     path = raw.check_output(output, overwrite)
-    return _finish(own.load_own(schema, interactions, tables or {}), path)
+    return _finish(user_files.load_own(schema, interactions, tables or {}), path)
 
 
 def describe(target: str | Path, *, schema: str | Path | None = None, write_schema: str | Path | None = None) -> dict[str, Any]:
@@ -98,9 +98,9 @@ def describe(target: str | Path, *, schema: str | Path | None = None, write_sche
         SchemaError: The file cannot be read, does not fit, or gives no clue about label, time and task key.
         LimamlError: Neither a file nor a known name.
     """
-    from tfrec_limaml.datasets import describing
+    from tfrec_limaml.datasets import describe
 
-    return describing.describe(str(target), schema, write_schema)
+    return describe.describe(str(target), schema, write_schema)
 
 
 def names() -> list[str]:

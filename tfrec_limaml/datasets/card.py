@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from tfrec_limaml.datasets.raw import RawData
-from tfrec_limaml.records import DATA_CARD_FILE
-from tfrec_limaml.schema import Schema, parse_time
+from tfrec_limaml.schema.schema import Schema, parse_time
+from tfrec_limaml.tasks.record_format import DATA_CARD_FILE
 
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
 

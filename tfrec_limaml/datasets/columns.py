@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema import TIMESTAMP_UNITS
+from tfrec_limaml.schema.schema import TIMESTAMP_UNITS
 
 Converted = tuple[pd.Series, Counter[str]]
 

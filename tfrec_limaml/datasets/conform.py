@@ -13,7 +13,7 @@ import pandas as pd
 from tfrec_limaml.datasets import columns
 from tfrec_limaml.datasets.raw import INTERACTIONS, RawData
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema import Feature, Schema, Split, parse_time
+from tfrec_limaml.schema.schema import Feature, Schema, Split, parse_time
 
 Invalid = dict[str, dict[str, int]]
 

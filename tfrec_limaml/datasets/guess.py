@@ -11,7 +11,7 @@ import pandas as pd
 from tfrec_limaml.datasets import columns
 from tfrec_limaml.datasets.conform import split_by_quantile
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema import DType, Feature, Label, Role, Schema
+from tfrec_limaml.schema.schema import DType, Feature, Label, Role, Schema
 
 _LABEL_NAMES = r"^(label|target|y|clicked|is_click|click|liked|converted|rating)$"
 _OUTCOME_PARTS = r"click|conver|like|purchase|view|follow|comment|forward|share|hate|stay|dwell|play_time|watch|response|outcome"

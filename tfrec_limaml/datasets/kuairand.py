@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from tfrec_limaml.datasets.places import locate
+from tfrec_limaml.datasets.locate import locate
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.datasets.registry import Dataset, Request
 from tfrec_limaml.errors import LimamlError, SchemaError
-from tfrec_limaml.schema import Feature, History, Label, Schema, Split
+from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split
 
 URL = "https://zenodo.org/records/10439422/files/KuaiRand-Pure.tar.gz"
 MD5 = "0820331067a3784d9691136f772b35a7"

@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from tfrec_limaml.datasets.places import locate
+from tfrec_limaml.datasets.locate import locate
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.datasets.registry import Dataset, Request
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema import Feature, History, Label, Schema
+from tfrec_limaml.schema.schema import Feature, History, Label, Schema
 
 URL = "https://files.grouplens.org/datasets/movielens"
 LIKED_FROM = 4.0  # stars

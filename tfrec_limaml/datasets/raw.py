@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tfrec_limaml.errors import LimamlError, SchemaError
-from tfrec_limaml.records import DATA_CARD_FILE, SCHEMA_FILE
-from tfrec_limaml.schema import Feature, Schema
+from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.tasks.record_format import DATA_CARD_FILE, SCHEMA_FILE
 
 INTERACTIONS = "interactions"
 

@@ -26,7 +26,7 @@ import pandas as pd
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.datasets.registry import Dataset, Request
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema import Feature, History, Label, Schema, Split
+from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split
 
 Array = npt.NDArray[Any]
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfrec_limaml import records
-from tfrec_limaml.quiet import import_tensorflow
 from tfrec_limaml.report.projection import favourite
-from tfrec_limaml.schema import Feature, Schema
+from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,12 @@ class History:
 
 
 def read_history(tasks: Path, schema: Schema, split: str) -> History:
-    """Reads one split of the schema's first task definition; see `tfrec_limaml.records`."""
+    """Reads one split of the schema's first task definition; see `tfrec_limaml.tasks.record_format`."""
     import_tensorflow()
     import tensorflow as tf
 
-    from tfrec_limaml.parsing import parse_tasks
-    from tfrec_limaml.recipes import split_pattern
+    from tfrec_limaml.tasks.parsing import parse_tasks
+    from tfrec_limaml.training.recipes import split_pattern
 
     files = sorted(str(p) for p in Path(tasks).glob(str(Path(split_pattern(tasks, None, split, schema)).relative_to(tasks))))
     serialized = list(tf.data.TFRecordDataset(files, "GZIP"))
@@ -63,7 +63,7 @@ def kinds(row: Mapping[str, Any], feature: Feature) -> list[str]:
 
 def likes(history: History, feature: Feature) -> list[str]:
     """Each task's most clicked kind, ``[T]``."""
-    clicked = history.columns[records.LABEL] > 0.5
+    clicked = history.columns[record_format.LABEL] > 0.5
     values = history.columns[feature.name]
     found = []
     for task in range(len(history.keys)):

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfrec_limaml import records
 from tfrec_limaml.demo.history import History, kinds
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import ADAPTER_INPUT, META_EMBEDDING, SERVING_SIGNATURE, latest_version
-from tfrec_limaml.quiet import import_tensorflow
-from tfrec_limaml.schema import Feature, Schema, decode_task_key
+from tfrec_limaml.schema.schema import Feature, Schema, decode_task_key
+from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 CANDIDATES = 10
 CLICKS = 5
@@ -65,7 +65,7 @@ def choose_scene(schema: Schema, recent: History, test: History, kind: Feature, 
     member = {**dict(zip(schema.task_columns(), decode_task_key(recent.keys[task]), strict=True)), **{n: rows[-1][n] for n in meta}}
     items = [f.name for f in schema.all_features if f.role == "other"]
     pool: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for position in np.random.default_rng(seed).permutation(len(test.columns[records.LABEL]))[: 200 * CANDIDATES]:
+    for position in np.random.default_rng(seed).permutation(len(test.columns[record_format.LABEL]))[: 200 * CANDIDATES]:
         row = test.row(int(position))
         if kinds(row, kind):
             pool.setdefault(tuple(row[n] for n in name_columns), {n: row[n] for n in items})
@@ -102,11 +102,11 @@ def imagine_clicks(scene: Scene, scores: npt.NDArray[np.float64]) -> tuple[list[
     passed = ranked[0]
     wanted = max(set(ranked) - {passed} or {passed}, key=lambda kind: (min(len(scene.spare[kind]), CLICKS), ranked.index(kind)))
     clicked, ignored = scene.spare[wanted][:CLICKS], scene.spare[passed][: CLICKS // 2] if wanted != passed else []
-    moment = int(scene.rows[-1][records.TIMESTAMP])
+    moment = int(scene.rows[-1][record_format.TIMESTAMP])
     rows, words = [], []
     for item, label, kind in [*((item, 1.0, wanted) for item in clicked), *((item, 0.0, passed) for item in ignored)]:
         moment += _MINUTE_MS
-        rows.append({**scene.rows[-1], **item, records.LABEL: label, records.TIMESTAMP: moment})
+        rows.append({**scene.rows[-1], **item, record_format.LABEL: label, record_format.TIMESTAMP: moment})
         words.append(f"{kind}: {'clicked' if label else 'passed over'}")
     return rows, words
 
@@ -117,7 +117,7 @@ def embed_rows(export: Path, schema: Schema, key: str, rows: Sequence[Mapping[st
     import tensorflow as tf
 
     adapter = tf.saved_model.load(str(latest_version(export / "adapter")))
-    record = records.encode_task(schema, key, rows)
+    record = record_format.encode_task(schema, key, rows)
     outputs = adapter.signatures[SERVING_SIGNATURE](**{ADAPTER_INPUT: tf.constant([record])})
     embedding: npt.NDArray[np.float32] = outputs[META_EMBEDDING].numpy()
     return embedding

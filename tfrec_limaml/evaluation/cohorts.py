@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfrec_limaml import records
+from tfrec_limaml.tasks import record_format
 
 Array = npt.NDArray[Any]
 Rows = Mapping[str, Array]
@@ -65,10 +65,10 @@ def cohorts(rows: Rows, trained_keys: Collection[bytes] | None = None, dormant_d
 def task_keys(files: Sequence[str]) -> set[bytes]:
     """The task keys in files of task records."""
     dataset = tf.data.TFRecordDataset(files, "GZIP" if files and files[0].endswith(".gz") else "").batch(1024)
-    feature = {records.TASK_KEY: tf.io.FixedLenFeature([], tf.string)}
+    feature = {record_format.TASK_KEY: tf.io.FixedLenFeature([], tf.string)}
 
     def keys(serialized: tf.Tensor) -> tf.Tensor:
-        return tf.io.parse_sequence_example(serialized, context_features=feature)[0][records.TASK_KEY]
+        return tf.io.parse_sequence_example(serialized, context_features=feature)[0][record_format.TASK_KEY]
 
     return {key for batch in dataset.map(keys).as_numpy_iterator() for key in batch}
 

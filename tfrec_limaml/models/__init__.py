@@ -1,6 +1,6 @@
 """Algorithms: `LiMAML`, and what it is compared with."""
 
-import tfrec_limaml.preprocessing  # noqa: F401  registers the encoder, which saved models hold
+import tfrec_limaml.tasks.feature_encoder  # noqa: F401  registers the encoder, which saved models hold
 from tfrec_limaml.models.limaml import LiMAML
 from tfrec_limaml.models.maml_model import EntireNetworkMAML
 from tfrec_limaml.models.task_model import TaskModel

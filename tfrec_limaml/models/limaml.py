@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.inner_loop import Weights, adapt
+from tfrec_limaml.adaptation.pooling import pool
 from tfrec_limaml.blocks.nested import Subtasks
 from tfrec_limaml.features import Features, flatten_tasks, merge_axes, split_axes, subtask_feature
-from tfrec_limaml.inner_loop import Weights, adapt
 from tfrec_limaml.models.maml_model import MAMLModel
 from tfrec_limaml.models.outer_step import Samples
-from tfrec_limaml.pooling import pool
 
 
 class SubtaskEmbeddings(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.features import Features
-from tfrec_limaml.inner_loop import Weights, adapt
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_model import TaskModel
 

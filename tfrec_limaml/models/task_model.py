@@ -18,10 +18,10 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.inner_loop import Weights
+from tfrec_limaml.adaptation.losses import is_binary, per_task_mean, sample_loss
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.features import Features
-from tfrec_limaml.inner_loop import Weights
-from tfrec_limaml.losses import is_binary, per_task_mean, sample_loss
 from tfrec_limaml.models.network import RecommenderNetwork
 from tfrec_limaml.models.outer_step import OuterLoss, Samples, all_finite, sum_over_replicas, without_tasks, zero_unless_finite
 

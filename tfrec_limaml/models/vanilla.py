@@ -7,8 +7,8 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.inner_loop import Weights
 from tfrec_limaml.features import Features, flatten_tasks, split_axes
-from tfrec_limaml.inner_loop import Weights
 from tfrec_limaml.models.maml_model import adapt_network
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_model import TaskModel

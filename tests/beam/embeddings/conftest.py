@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
-from limaml_beam.sources import frame_record
+from limaml_beam.io.sources import frame_record
 from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.records import SCHEMA_FILE, encode_task
-from tfrec_limaml.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.record_format import SCHEMA_FILE, encode_task
 
 DIM = 3
 

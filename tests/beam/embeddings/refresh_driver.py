@@ -12,15 +12,15 @@ import time
 
 import tensorflow  # noqa: F401 - imported before the forks, not used before them
 
-import limaml_beam.refresh  # noqa: F401
+import limaml_beam.refresh.job  # noqa: F401
 from tfrec_limaml.cli import main
 
 #: Where a refresh may be hit: what is called there, and whether it is hit before or after the call.
 PLACES = {
-    "while preparing": ("limaml_beam.task_output:publish", "before"),
-    "after preparing": ("limaml_beam.refresh:_generate", "before"),
-    "while writing embeddings": ("limaml_beam.generate_embeddings:make_report", "before"),
-    "before the checks": ("limaml_beam.checks:check_run", "before"),
+    "while preparing": ("limaml_beam.io.staged_output:publish", "before"),
+    "after preparing": ("limaml_beam.refresh.job:_generate", "before"),
+    "while writing embeddings": ("limaml_beam.generate_embeddings.job:make_report", "before"),
+    "before the checks": ("limaml_beam.refresh.checks:check_run", "before"),
     "while loading the store": ("tfrec_limaml.store.lmdb_store:LmdbWriter.put", "after"),
     "just before the pointer moves": ("tfrec_limaml.store.lmdb_store:LmdbStore.publish", "before"),
     "just after the pointer moved": ("tfrec_limaml.store.lmdb_store:LmdbStore.publish", "after"),

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from limaml_beam.adapter import REFUSED, LogCoder, PackedAdapter
-from limaml_beam.generate_embeddings import EmbeddingJob, generate
-from limaml_beam.record_batches import pack
+from limaml_beam.generate_embeddings.adapter import REFUSED, LogCoder, PackedAdapter
+from limaml_beam.generate_embeddings.job import EmbeddingJob, generate
+from limaml_beam.generate_embeddings.record_batches import pack
 from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS
 
 

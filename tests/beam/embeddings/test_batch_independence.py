@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from limaml_beam import embedding_tables as tables
-from limaml_beam.generate_embeddings import EmbeddingJob, generate
-from limaml_beam.record_batches import batches_by_width
-from limaml_beam.sources import frame_record
-from tfrec_limaml.records import LABEL, TIMESTAMP, TaskEncoder
-from tfrec_limaml.schema import Feature, Label, Schema
-from tfrec_limaml.statistics import Statistics
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.job import EmbeddingJob, generate
+from limaml_beam.generate_embeddings.record_batches import batches_by_width
+from limaml_beam.io.sources import frame_record
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
+from tfrec_limaml.tasks.statistics import Statistics
 
 SCHEMA = Schema(
     name="batches",
@@ -53,8 +53,8 @@ def adapter(tmp_path_factory):
     import keras
 
     from tfrec_limaml import export_for_serving
-    from tfrec_limaml.preprocessing import FeatureEncoder
-    from tfrec_limaml.recipes import build_model
+    from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+    from tfrec_limaml.training.recipes import build_model
 
     keras.utils.set_random_seed(1)
     encoder = FeatureEncoder(SCHEMA, STATISTICS)
@@ -91,7 +91,7 @@ BOUND = 1e-6
 
 def adapt(adapter, records, batch_size=512):
     """Outputs by task key."""
-    from limaml_beam.adapter import load_packed
+    from limaml_beam.generate_embeddings.adapter import load_packed
 
     packed = load_packed(str(adapter), ["serve"], embedding_dim=MODEL["embedding_dim"], intra_op_threads=0)
     rows = {}

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from limaml_beam import embedding_tables as tables
-from limaml_beam.checks import Thresholds, check_run, describe, drift, require
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.refresh.checks import Thresholds, check_run, describe, drift, require
 from tfrec_limaml.errors import LimamlError
 
 

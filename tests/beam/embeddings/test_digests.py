@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limaml_beam.digests import DIGEST_BYTES, DigestSet, as_array, digest, key_digest
+from limaml_beam.generate_embeddings.digests import DIGEST_BYTES, DigestSet, as_array, digest, key_digest
 
 # Few distinct bytes, zeros among them, so that digests share prefixes and end in zeros.
 values = st.lists(st.sampled_from([b"\0", b"\1", b"\xff"]), min_size=DIGEST_BYTES, max_size=DIGEST_BYTES).map(b"".join)

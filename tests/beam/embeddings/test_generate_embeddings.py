@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from limaml_beam import embedding_tables as tables
-from limaml_beam.generate_embeddings import EmbeddingJob, generate
-from limaml_beam.publish import publish
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.job import EmbeddingJob, generate
+from limaml_beam.generate_embeddings.publish import publish
 from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import open_store

@@ -8,16 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from limaml_beam import embedding_tables as tables
-from limaml_beam import embedding_transforms
-from limaml_beam.generate_embeddings import EmbeddingJob, generate
-from limaml_beam.publish import publish
-from limaml_beam.sources import frame_record
+from limaml_beam.generate_embeddings import tables, transforms
+from limaml_beam.generate_embeddings.job import EmbeddingJob, generate
+from limaml_beam.generate_embeddings.publish import publish
+from limaml_beam.io.sources import frame_record
 from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.records import SCHEMA_FILE, encode_task
-from tfrec_limaml.schema import Feature, Label, Schema
-from tfrec_limaml.statistics import Statistics
+from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.store import open_store
+from tfrec_limaml.tasks.record_format import SCHEMA_FILE, encode_task
+from tfrec_limaml.tasks.statistics import Statistics
 
 DIM = 4
 SCHEMA = Schema(
@@ -36,7 +35,7 @@ def model():
 
     from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
     from tfrec_limaml.blocks import NestedMetaBlocks
-    from tfrec_limaml.preprocessing import FeatureEncoder
+    from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 
     keras.utils.set_random_seed(1)
     encoder = FeatureEncoder(SCHEMA, Statistics(rows=1, label_mean=0.5, window={}, features={}), nested=("user_tab",))
@@ -172,8 +171,8 @@ def test_a_task_with_a_part_that_is_not_finite_is_a_dead_letter_with_all_its_par
         "nested_last_timestamp": two,
     }
     outputs["nested_meta_embedding"][0, 1, 2] = np.inf
-    monkeypatch.setattr(embedding_transforms, "read_log", lambda log: ([b"first", b"second"], outputs))
-    found = list(embedding_transforms.ToTables(Manifest.read(export / "adapter" / "1"), "g").process(None))
+    monkeypatch.setattr(transforms, "read_log", lambda log: ([b"first", b"second"], outputs))
+    found = list(transforms.ToTables(Manifest.read(export / "adapter" / "1"), "g").process(None))
     rows = [key for table in found if isinstance(table, pa.Table) for key in table["task_key"].to_pylist()]
     assert rows == ["b", "b|1", "b|2"]
     (dead,) = [output.value for output in found if getattr(output, "tag", None) == "dead_letters"]

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from limaml_beam import embedding_tables as tables
-from limaml_beam import task_output
-from limaml_beam.generate_embeddings import EmbeddingJob, finish, generate, launch
-from limaml_beam.publish import publish
-from limaml_beam.run_report import read_report
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.job import EmbeddingJob, finish, generate, launch
+from limaml_beam.generate_embeddings.publish import publish
+from limaml_beam.generate_embeddings.report import read_report
+from limaml_beam.io import staged_output
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
 from tfrec_limaml.store import open_store
@@ -79,9 +79,9 @@ def test_the_report_is_the_last_object_to_come_and_the_first_to_go(job, object_s
     assert len(renamed) > 2
     assert renamed[-1] == f"{job.output}/report.json"
     object_store.changes.clear()
-    task_output.discard(job.output)
+    staged_output.discard(job.output)
     assert object_store.changes[0] == ("delete", f"{job.output}/report.json")
-    assert task_output.check_free(job.output, overwrite=False) is None
+    assert staged_output.check_free(job.output, overwrite=False) is None
 
 
 def test_an_output_that_is_still_being_renamed_is_refused_by_every_reader(job, object_store, tmp_path, monkeypatch):

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limaml_beam import record_batches as rb
-from limaml_beam.sources import SourceError, frame_record, read_records
-from tfrec_limaml.records import TaskEncoder
+from limaml_beam.generate_embeddings import record_batches as rb
+from limaml_beam.io.sources import SourceError, frame_record, read_records
+from tfrec_limaml.tasks.record_format import TaskEncoder
 
 
 def varint(number):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from limaml_beam import refresh_command
+from limaml_beam.commands import refresh
 from tfrec_limaml.cli import main
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import open_store
@@ -187,8 +187,8 @@ def test_a_store_that_goes_away_fails_the_run_and_may_come_back(raw, export, tmp
 
 
 def test_the_help_shows_an_example_and_every_limit():
-    from limaml_beam.checks import Thresholds
-    from limaml_beam.refresh_command import COMMAND
+    from limaml_beam.commands.refresh import COMMAND
+    from limaml_beam.refresh.checks import Thresholds
 
     parser = argparse.ArgumentParser(description=COMMAND.description)
     COMMAND.add_arguments(parser)
@@ -202,8 +202,8 @@ def test_the_help_shows_an_example_and_every_limit():
 def test_a_refresh_prepares_with_the_mean_label_of_the_model_s_training(export, tmp_path):
     manifest = dataclasses.replace(Manifest.read(export / "adapter" / "7"), training_label_mean=1 / 3)
     parser = argparse.ArgumentParser()
-    refresh_command.add_arguments(parser)
+    refresh.add_arguments(parser)
     given = parser.parse_args(["RAW", "--work", "W", "--export", "E", "--store", "lmdb:S"])
-    made = refresh_command._prepare_arguments(given, tmp_path, manifest, [])
+    made = refresh._prepare_arguments(given, tmp_path, manifest, [])
     assert float(made.history_prior) == 1 / 3
     assert made.recent_only

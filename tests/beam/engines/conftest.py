@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from limaml_beam.generate_embeddings import EmbeddingJob
-from tfrec_limaml.records import LABEL, SCHEMA_FILE, TIMESTAMP, TaskEncoder
-from tfrec_limaml.schema import Feature, Label, Schema
+from limaml_beam.generate_embeddings.job import EmbeddingJob
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.record_format import LABEL, SCHEMA_FILE, TIMESTAMP, TaskEncoder
 
 TASKS, FILES = 300, 4
 
@@ -38,9 +38,9 @@ def schema() -> Schema:
 def adapter(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
     """``adapter/<version>`` of an untrained model with two inner steps."""
     from tfrec_limaml import export_for_serving
-    from tfrec_limaml.preprocessing import FeatureEncoder
-    from tfrec_limaml.recipes import build_model
-    from tfrec_limaml.statistics import Statistics
+    from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+    from tfrec_limaml.tasks.statistics import Statistics
+    from tfrec_limaml.training.recipes import build_model
 
     encoder = FeatureEncoder(schema, Statistics(rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features={}))
     options = {

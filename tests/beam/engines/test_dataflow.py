@@ -18,11 +18,11 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
 
-from limaml_beam import build_tasks
-from limaml_beam import embedding_tables as tables
-from limaml_beam.artefacts import read_manifest
-from limaml_beam.generate_embeddings import EmbeddingJob, GenerateEmbeddings, main, write_results
-from limaml_beam.options import TaskSettings, cut_dates
+from limaml_beam.build_tasks import pipeline as build_tasks
+from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.artefacts import read_manifest
+from limaml_beam.generate_embeddings.job import EmbeddingJob, GenerateEmbeddings, main, write_results
 
 IMAGE = "europe-docker.pkg.dev/project/limaml/worker:0.1.0"
 MOST_PICKLED_BYTES = 200_000
@@ -149,7 +149,7 @@ def test_the_staged_source_holds_all_three_import_packages(template):
     with tarfile.open(template.staged / "workflow.tar.gz") as archive:
         files = {member.split("/", 1)[1] for member in archive.getnames() if "/" in member}
     assert {"setup.py", "pyproject.toml", "README.md", "tfrec_limaml/store/base.py"} <= files
-    assert {"beam/limaml_beam/adapter.py", "serving/limaml_serving/client.py"} <= files
+    assert {"beam/limaml_beam/generate_embeddings/adapter.py", "serving/limaml_serving/client/ranker.py"} <= files
 
 
 def test_nothing_of_the_main_session_is_pickled(template):

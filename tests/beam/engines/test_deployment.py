@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from limaml_beam.beam_flags import wrap_beam_flags
-from limaml_beam.embed_command import add_arguments
+from limaml_beam.commands.beam_flags import wrap_beam_flags
+from limaml_beam.commands.embed import add_arguments
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from limaml_beam import embedding_tables as tables
-from limaml_beam.generate_embeddings import generate
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.job import generate
 
 pytestmark = [pytest.mark.flink, pytest.mark.slow]
 

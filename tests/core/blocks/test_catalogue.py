@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec_limaml.blocks.catalogue import GLOBAL_BLOCKS, META_BLOCKS
 from tfrec_limaml.commands import train
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.export import export_for_serving
+from tfrec_limaml.export.savedmodels import export_for_serving
 from tfrec_limaml.features import flatten_tasks
-from tfrec_limaml.preprocessing import FeatureEncoder
-from tfrec_limaml.recipes import build_model
-from tfrec_limaml.records import encode_task
-from tfrec_limaml.schema import Feature, Label, Schema
-from tfrec_limaml.statistics import Statistics
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.record_format import encode_task
+from tfrec_limaml.tasks.statistics import Statistics
+from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
+from tfrec_limaml.training.recipes import build_model
 
 OPTIONS = {
     "meta_units": (5,),

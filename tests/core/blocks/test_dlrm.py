@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml.blocks import DLRMGlobalBlock
-from tfrec_limaml.blocks.recommenders import feature_interaction
+from tfrec_limaml.blocks.tfrs import feature_interaction
 from tfrec_limaml.features import flatten_tasks
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.inner_weights import DualKernel, SharedWeight
 from tfrec_limaml.blocks import KerasMetaBlock, MetaBlock, mlp
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import flatten_tasks
-from tfrec_limaml.inner_weights import DualKernel, SharedWeight
 
 L = keras.layers
 

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfrec_limaml.blocks import recommenders
-from tfrec_limaml.blocks.recommenders import SUPPORTED, feature_interaction
+from tfrec_limaml.blocks import tfrs
+from tfrec_limaml.blocks.tfrs import SUPPORTED, feature_interaction
 from tfrec_limaml.errors import LimamlError
 
 
@@ -39,7 +39,7 @@ def test_dots_without_the_gather_are_the_lower_triangle_in_row_order():
 
 @pytest.mark.parametrize("version", ["0.7.6", "0.7.7", "0.8.0", "1.0"])
 def test_a_version_for_keras_2_is_refused_with_the_remedy(version, monkeypatch):
-    monkeypatch.setattr(recommenders.metadata, "version", lambda name: version)
+    monkeypatch.setattr(tfrs.metadata, "version", lambda name: version)
     with pytest.raises(LimamlError, match=rf"tensorflow-recommenders {version} does not work with Keras 3; run `pip install .*==0.7.3`"):
         feature_interaction()
 
@@ -54,6 +54,6 @@ def test_a_missing_package_is_named(monkeypatch):
     def missing(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(recommenders.metadata, "version", missing)
+    monkeypatch.setattr(tfrs.metadata, "version", missing)
     with pytest.raises(LimamlError, match="needs tensorflow-recommenders, which is not installed"):
         feature_interaction()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfrec_limaml.datasets import columns
-from tfrec_limaml.schema import TIMESTAMP_UNITS, parse_time
+from tfrec_limaml.schema.schema import TIMESTAMP_UNITS, parse_time
 
 
 def test_invalid_numbers_become_null_and_each_kind_is_counted():

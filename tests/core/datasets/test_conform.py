@@ -5,7 +5,7 @@ from tfrec_limaml.datasets.card import data_card
 from tfrec_limaml.datasets.conform import conform
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema import Schema
+from tfrec_limaml.schema.schema import Schema
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tfrec_limaml.datasets import download, places
+from tfrec_limaml.datasets import download, locate
 from tfrec_limaml.errors import LimamlError
 
 CONTENT = bytes(range(256)) * 5000
@@ -127,17 +127,17 @@ def test_what_is_not_there_is_downloaded_unpacked_and_found_the_next_time(server
     def complete(folder):
         return (folder / "data.csv").is_file()
 
-    first = places.locate(tmp_path, "set", complete, f"{server.url}/set.tar.gz", digest)
+    first = locate.locate(tmp_path, "set", complete, f"{server.url}/set.tar.gz", digest)
     assert first == tmp_path / "set"
-    assert places.locate(tmp_path / "set", "set", complete, f"{server.url}/set.tar.gz", digest) == tmp_path / "set"
+    assert locate.locate(tmp_path / "set", "set", complete, f"{server.url}/set.tar.gz", digest) == tmp_path / "set"
     assert len(server.requests) == 1
     with pytest.raises(LimamlError, match="is not a folder"):
-        places.locate(tmp_path / "nowhere", "set", complete, f"{server.url}/set.tar.gz", digest)
+        locate.locate(tmp_path / "nowhere", "set", complete, f"{server.url}/set.tar.gz", digest)
 
 
 def test_downloads_go_to_the_named_folder_or_the_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv(places.DATA_DIR_VARIABLE, str(tmp_path))
-    assert places.default_folder() == tmp_path
-    monkeypatch.delenv(places.DATA_DIR_VARIABLE)
+    monkeypatch.setenv(locate.DATA_DIR_VARIABLE, str(tmp_path))
+    assert locate.default_folder() == tmp_path
+    monkeypatch.delenv(locate.DATA_DIR_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert places.default_folder() == tmp_path / "cache" / "tfrec_limaml"
+    assert locate.default_folder() == tmp_path / "cache" / "tfrec_limaml"

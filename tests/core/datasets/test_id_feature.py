@@ -6,7 +6,7 @@ import pytest
 
 from tfrec_limaml.cli import main
 from tfrec_limaml.datasets.registry import all_datasets
-from tfrec_limaml.schema import Schema
+from tfrec_limaml.schema.schema import Schema
 
 
 def _prepare(run_limaml, tmp_path, *arguments):

@@ -3,7 +3,7 @@ import pytest
 
 from tfrec_limaml import datasets
 from tfrec_limaml.errors import LimamlError, SchemaError
-from tfrec_limaml.schema import Schema, parse_time
+from tfrec_limaml.schema.schema import Schema, parse_time
 
 OUTCOMES = {"is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "play_time_ms", "profile_stay_time",
             "comment_stay_time", "is_profile_enter"}  # fmt: skip

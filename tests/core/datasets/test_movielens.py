@@ -3,7 +3,7 @@ import pytest
 
 from tfrec_limaml import datasets
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema import Schema
+from tfrec_limaml.schema.schema import Schema
 
 RATINGS = [(1 + n % 2, 1 + n % 3, 1 + n % 5, 880_000_000 + 3600 * n) for n in range(30)]
 

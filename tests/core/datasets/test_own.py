@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from tfrec_limaml import datasets
-from tfrec_limaml.datasets import own, raw
+from tfrec_limaml.datasets import raw, user_files
 from tfrec_limaml.errors import LimamlError, SchemaError
-from tfrec_limaml.schema import Schema
+from tfrec_limaml.schema.schema import Schema
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(SchemaError, match=message):
-        own.read_table(tmp_path / name)
+        user_files.read_table(tmp_path / name)
 
 
 def test_a_table_that_is_missing_or_not_in_the_schema_is_named(files):

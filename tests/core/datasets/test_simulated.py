@@ -5,7 +5,7 @@ import pytest
 from tfrec_limaml import datasets
 from tfrec_limaml.datasets import simulated
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema import Schema, parse_time
+from tfrec_limaml.schema.schema import Schema, parse_time
 
 
 def auc(label, score):

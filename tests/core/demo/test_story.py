@@ -8,7 +8,7 @@ import pytest
 from tfrec_limaml.demo.history import History, kinds, likes
 from tfrec_limaml.demo.story import CANDIDATES, CLICKS, choose_scene, imagine_clicks
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature, Label, Schema
 
 KIND = Feature(name="tag", dtype="string", encoding="vocabulary", separator=",")
 

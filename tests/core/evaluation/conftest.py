@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock, records
-from tfrec_limaml.preprocessing import FeatureEncoder
-from tfrec_limaml.schema import Feature, Label, Schema
-from tfrec_limaml.statistics import Statistics
+from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.statistics import Statistics
 
 DAY = 86_400_000
 
@@ -42,9 +43,9 @@ def tasks_folder(tmp_path_factory):
                 rows = [
                     {"own": rng.normal(), "kind": rng.integers(3), "label": rng.integers(2), "timestamp": int(day * DAY)} for day in days
                 ]
-                writer.write(records.encode_task(SCHEMA, f"m{member}", rows, -1 if split == "train" else history))
-    SCHEMA.save(folder / records.SCHEMA_FILE)
-    STATISTICS.save(folder / records.STATISTICS_FILE)
+                writer.write(record_format.encode_task(SCHEMA, f"m{member}", rows, -1 if split == "train" else history))
+    SCHEMA.save(folder / record_format.SCHEMA_FILE)
+    STATISTICS.save(folder / record_format.STATISTICS_FILE)
     return folder
 
 
@@ -71,7 +72,7 @@ def make_model():
 @pytest.fixture
 def test_tasks(tasks_folder):
     """The test split as `limaml evaluate` reads it."""
-    from tfrec_limaml.input_pipeline import task_dataset
+    from tfrec_limaml.tasks.input_pipeline import task_dataset
 
     return task_dataset(
         str(tasks_folder / "member" / "test-*"), FeatureEncoder(SCHEMA, STATISTICS, name="feature_encoder"), 16, with_keys=True

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfrec_limaml.between_tasks import auc_gains, expected_auc, group_deviation, recalibrate, task_deviation
+from tfrec_limaml.diagnosis.random_intercept import auc_gains, expected_auc, group_deviation, recalibrate, task_deviation
 from tfrec_limaml.evaluation import auc
 
 

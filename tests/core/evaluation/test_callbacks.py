@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import Vanilla
-from tfrec_limaml.callbacks import EmbeddingProjector, tensorboard, write_projector
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schedules import scale_learning_rate, warmup_cosine
+from tfrec_limaml.training.callbacks import EmbeddingProjector, tensorboard, write_projector
+from tfrec_limaml.training.schedules import scale_learning_rate, warmup_cosine
 
 
 def test_training_leaves_scalars_the_graph_and_embeddings_with_their_labels(make_model, test_tasks, tmp_path):

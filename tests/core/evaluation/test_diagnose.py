@@ -6,11 +6,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec_limaml import Vanilla, diagnose, records
-from tfrec_limaml.diagnose import Category, ScoredRows, _with_history, categories, diagnose_definition, record_files, score_rows, verdict
+from tfrec_limaml import Vanilla
+from tfrec_limaml.diagnosis import diagnose
+from tfrec_limaml.diagnosis.diagnose import (
+    Category,
+    ScoredRows,
+    _with_history,
+    categories,
+    diagnose_definition,
+    record_files,
+    score_rows,
+    verdict,
+)
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema import Feature, Label, Schema
-from tfrec_limaml.statistics import Statistics
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.statistics import Statistics
 
 
 def _scored(tau, tasks=500, per_task=8):
@@ -90,20 +101,20 @@ def _write_tags(folder, liking, tasks=2400, before=6, after=8):
     columns = {
         "own": own,
         "tags": [f"a{first},b{second}" for first, second in tags],
-        records.LABEL: (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(float),
-        records.TIMESTAMP: np.arange(rows),
+        record_format.LABEL: (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(float),
+        record_format.TIMESTAMP: np.arange(rows),
     }
-    encoder = records.TaskEncoder(TAGS, columns)
+    encoder = record_format.TaskEncoder(TAGS, columns)
     (folder / "member").mkdir()
     for split, stop, cut in (("train", before, -1), ("validation", before + after, before)):
         with tf.io.TFRecordWriter(str(folder / "member" / f"{split}-00000-of-00001.tfrecord")) as writer:
             for task in range(tasks):
                 start = task * (before + after)
                 writer.write(encoder.encode(f"m{task}", start, start + stop, cut))
-    TAGS.save(folder / records.SCHEMA_FILE)
+    TAGS.save(folder / record_format.SCHEMA_FILE)
     vocabulary = [f"{letter}{n}" for letter in "ab" for n in range(4)]
     features = {"tags": {"vocabulary": vocabulary, "counts": [1] * 8}}
-    Statistics(rows=rows, label_mean=0.4, window={"start": 0, "end": 1}, features=features).save(folder / records.STATISTICS_FILE)
+    Statistics(rows=rows, label_mean=0.4, window={"start": 0, "end": 1}, features=features).save(folder / record_format.STATISTICS_FILE)
     return folder
 
 

@@ -12,8 +12,8 @@ import tensorflow as tf
 from tfrec_limaml import Vanilla
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import adaptation_losses, cohorts, measure, served_rows, task_keys
-from tfrec_limaml.export import adapter_module, ranker_module
-from tfrec_limaml.parsing import parse_tasks
+from tfrec_limaml.export.savedmodels import adapter_module, ranker_module
+from tfrec_limaml.tasks.parsing import parse_tasks
 
 DAY = 86_400_000
 

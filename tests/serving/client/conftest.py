@@ -16,7 +16,7 @@ import pytest
 from limaml_serving import Ranker
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.schema import Schema
+from tfrec_limaml.schema.schema import Schema
 
 DIM = 3
 SERVICE = "tensorflow.serving.PredictionService"

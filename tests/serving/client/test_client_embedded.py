@@ -128,11 +128,11 @@ def test_a_new_version_directory_is_followed_under_load_without_a_failed_or_mixe
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """An export of a real, untrained LiMAML model with a string, an integer, a number and an embedded feature."""
-    from tfrec_limaml.export import export_for_serving
-    from tfrec_limaml.preprocessing import FeatureEncoder
-    from tfrec_limaml.recipes import build_model
-    from tfrec_limaml.schema import Feature, Label, Schema
-    from tfrec_limaml.statistics import Statistics
+    from tfrec_limaml.export.savedmodels import export_for_serving
+    from tfrec_limaml.schema.schema import Feature, Label, Schema
+    from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+    from tfrec_limaml.tasks.statistics import Statistics
+    from tfrec_limaml.training.recipes import build_model
 
     schema = Schema(
         name="small",

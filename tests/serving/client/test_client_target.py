@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from limaml_serving import Ranker, ServingError
-from tfrec_limaml.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature, Label, Schema
 
 CANDIDATES = {"country": ["CH", "XX", "NZ"]}  # the model adds 100, 0 and 200 to its bias, which is the version's number
 

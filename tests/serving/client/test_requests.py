@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
-from limaml_serving import RequestError, ServingError, wire
-from limaml_serving.columns import RowReader
-from limaml_serving.requests import RequestWriter, read_output
-from tfrec_limaml.schema import Feature
+from limaml_serving import RequestError, ServingError
+from limaml_serving.client import wire
+from limaml_serving.client.columns import RowReader
+from limaml_serving.client.predict_request import RequestWriter, read_output
+from tfrec_limaml.schema.schema import Feature
 
 
 def _sent(feature, values, dim=1, has=True):

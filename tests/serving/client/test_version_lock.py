@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from limaml_serving import AsyncRanker, ServingError
-from limaml_serving.version_lock import KnownVersions, VersionLock
+from limaml_serving.client.versions import KnownVersions, VersionLock
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 
 

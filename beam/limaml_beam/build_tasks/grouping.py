@@ -1,0 +1,106 @@
+"""Groups rows into tasks and keeps the most recent of each, without ever holding a heavy task whole.
+
+Rows of a shard are combined twice: in each block before the shuffle, and block by block behind it. Beam's own lifting of a
+combiner would gather the rows of 1,000 shards in every worker's memory and save nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import ORDER, TASK, TIME, Integers
+from limaml_beam.rows.shuffle import Shuffle
+from tfrec_limaml.schema.schema import Schema
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+_SLACK_ROWS = 50_000  # rows that are gathered before they are trimmed again
+
+
+def segments(times: npt.NDArray[np.int64], settings: TaskSettings) -> Integers:
+    """0 for train rows, 1 for validation rows, 2 for test rows."""
+    return (times >= settings.validation_start).astype(np.int64) + (times >= settings.test_start)
+
+
+def latest(table: pa.Table, settings: TaskSettings) -> pa.Table:
+    """Rows sorted by task, time and content; of each task the most recent of every segment.
+
+    Train rows: `max_samples`; validation and test rows: `max_query`, which is at least as many.
+    """
+    codes, keys = columnar.codes_of(table[TASK])
+    rank_of_key = np.empty(len(keys), np.int64)
+    rank_of_key[pc.sort_indices(keys).to_numpy()] = np.arange(len(keys))
+    tasks, times = rank_of_key[codes], columnar.to_numpy(table[TIME])
+    order = np.lexsort((columnar.to_numpy(table[ORDER]), times, tasks))
+    segment = segments(times, settings)[order]
+    group = tasks[order] * 3 + segment
+    ends = np.flatnonzero(np.append(np.diff(group) != 0, True)) + 1
+    from_end = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(group))
+    cap = np.where(segment == TRAIN, settings.max_samples, settings.max_query)
+    return table.take(pa.array(order[from_end <= cap]))
+
+
+def latest_of(blocks: Iterable[pa.Table], settings: TaskSettings) -> pa.Table:
+    """`latest` of many blocks, one after another; holds the rows to keep and at most as many again, or a fixed slack."""
+    kept: list[pa.Table] = []
+    for block in blocks:
+        kept.append(block)
+        # The first table is what the last trimming left; later ones came since. Trimming when they outgrow it keeps the
+        # total work proportional to the rows.
+        if sum(t.num_rows for t in kept[1:]) > max(_SLACK_ROWS, kept[0].num_rows):
+            kept = [latest(pa.concat_tables(kept), settings)]
+    return latest(pa.concat_tables(kept), settings)
+
+
+class Deal(beam.DoFn):
+    """Blocks -> (shard that a task belongs to, packed rows with their task key)."""
+
+    def __init__(self, schema: Schema, settings: TaskSettings, definition: str, shuffle: Shuffle) -> None:
+        self.columns, self.settings, self.shuffle = schema.task_columns(definition), settings, shuffle
+        self.needed = {columnar.key_column(name) for name in schema.tables.values()}  # for the join in the writer
+
+    def process(self, block: pa.Table) -> Iterator[tuple[int, bytes]]:
+        """Drops what the block alone shows to be too old, and splits the rest by shard."""
+        keyed = block.append_column(TASK, columnar.join_keys(block, self.columns))
+        keys = [n for n in keyed.column_names if n.startswith(columnar.key_column("")) and n not in self.needed]
+        keyed = keyed.drop_columns(keys)
+        codes, _ = columnar.codes_of(keyed[TASK])
+        if len(codes) and np.bincount(codes).max() > self.settings.max_samples:
+            keyed = latest(keyed, self.settings)
+        for shard, rows in columnar.partition(keyed, columnar.stable_hash(keyed[TASK]), self.settings.shards):
+            yield shard, self.shuffle.pack(rows)
+
+
+class KeepLatest(beam.DoFn):
+    """(shard, packed blocks) -> (shard, table of the rows to keep, sorted by task and time)."""
+
+    def __init__(self, settings: TaskSettings, shuffle: Shuffle) -> None:
+        self.settings, self.shuffle = settings, shuffle
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, pa.Table]]:
+        """Takes one block after another."""
+        yield element[0], latest_of(map(self.shuffle.unpack, element[1]), self.settings)
+
+
+class GroupTasks(beam.PTransform):
+    """Blocks -> (shard, table of the rows to keep, sorted by task and time) for one task definition."""
+
+    def __init__(self, schema: Schema, settings: TaskSettings, definition: str, shuffle: Shuffle) -> None:
+        super().__init__()
+        self.schema, self.settings, self.definition, self.shuffle = schema, settings, definition, shuffle
+
+    def expand(self, blocks: beam.PCollection) -> beam.PCollection:
+        """Deals rows to shards, then keeps the latest of each task."""
+        return (
+            blocks
+            | "deal" >> beam.ParDo(Deal(self.schema, self.settings, self.definition, self.shuffle)).with_output_types(tuple[int, bytes])
+            | "same shard together" >> beam.GroupByKey()
+            | "keep latest" >> beam.ParDo(KeepLatest(self.settings, self.shuffle)).with_output_types(tuple[int, pa.Table])
+        )

@@ -1,0 +1,91 @@
+"""Rows, labels and time span of each split: the prior of history features and the first lines of the data card."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from limaml_beam.build_tasks.grouping import TRAIN, segments
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import LABEL, TIME
+
+NAMES = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSummary:
+    """One entry per split: rows, sum of labels, first and last time (milliseconds; None without rows)."""
+
+    rows: tuple[int, ...] = (0, 0, 0)
+    label_sum: tuple[float, ...] = (0.0, 0.0, 0.0)
+    first: tuple[int | None, ...] = (None, None, None)
+    last: tuple[int | None, ...] = (None, None, None)
+
+    def label_mean(self, split: int) -> float:
+        """Mean label of a split; 0 without rows."""
+        return self.label_sum[split] / self.rows[split] if self.rows[split] else 0.0
+
+    def prior(self, settings: TaskSettings) -> float:
+        """The mean label that history features lean on: as told, or that of the training rows."""
+        return self.label_mean(TRAIN) if settings.prior is None else settings.prior
+
+    def __add__(self, other: SplitSummary) -> SplitSummary:
+        def best(pick: Any, a: int | None, b: int | None) -> int | None:
+            return pick(x for x in (a, b) if x is not None) if (a, b) != (None, None) else None
+
+        return SplitSummary(
+            tuple(a + b for a, b in zip(self.rows, other.rows, strict=True)),
+            tuple(a + b for a, b in zip(self.label_sum, other.label_sum, strict=True)),
+            tuple(best(min, a, b) for a, b in zip(self.first, other.first, strict=True)),
+            tuple(best(max, a, b) for a, b in zip(self.last, other.last, strict=True)),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """For the data card."""
+        return {
+            name: {"rows": self.rows[i], "label_rate": self.label_mean(i), "first": _iso(self.first[i]), "last": _iso(self.last[i])}
+            for i, name in enumerate(NAMES)
+        }
+
+
+class SummariseSplits(beam.CombineFn):
+    """Blocks -> `SplitSummary`."""
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self.settings = settings
+
+    def create_accumulator(self) -> SplitSummary:
+        """Nothing seen."""
+        return SplitSummary()
+
+    def add_input(self, accumulator: SplitSummary, block: pa.Table) -> SplitSummary:
+        """Adds a block."""
+        times = columnar.to_numpy(block[TIME])
+        segment = segments(times, self.settings)
+        parts = [segment == index for index in range(len(NAMES))]
+        labels = columnar.to_numpy(block[LABEL]).astype(np.float64)
+        return accumulator + SplitSummary(
+            tuple(int(part.sum()) for part in parts),
+            tuple(float(labels[part].sum()) for part in parts),
+            tuple(int(times[part].min()) if part.any() else None for part in parts),
+            tuple(int(times[part].max()) if part.any() else None for part in parts),
+        )
+
+    def merge_accumulators(self, accumulators: Iterable[SplitSummary]) -> SplitSummary:
+        """Adds summaries up."""
+        return sum(accumulators, SplitSummary())
+
+    def extract_output(self, accumulator: SplitSummary) -> SplitSummary:
+        """The summary itself."""
+        return accumulator
+
+
+def _iso(milliseconds: int | None) -> str | None:
+    return None if milliseconds is None else dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).isoformat(timespec="milliseconds")

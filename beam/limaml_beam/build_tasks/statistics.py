@@ -1,0 +1,127 @@
+"""Statistics of the training rows for the preprocessing layers: moments of numbers, counts of tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from limaml_beam.build_tasks.grouping import TRAIN, segments
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import LABEL, TIME
+from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.tasks.statistics import Statistics
+
+#: count, mean ``[width]``, sum of squared deviations ``[width]``
+Moments = tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def moments(values: npt.NDArray[Any], normalise: str) -> Moments:
+    """Moments of ``[n, width]`` values after the feature's transform."""
+    numbers = values.astype(np.float64).reshape(len(values), -1)
+    if normalise == "log":
+        numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
+    mean = numbers.mean(axis=0)
+    return len(numbers), mean, ((numbers - mean) ** 2).sum(axis=0)
+
+
+def add_moments(a: Moments, b: Moments) -> Moments:
+    """Moments of two samples together (Chan, Golub and LeVeque's pairwise update)."""
+    count = a[0] + b[0]
+    delta = b[1] - a[1]
+    return count, a[1] + delta * (b[0] / count), a[2] + b[2] + delta**2 * (a[0] * b[0] / count)
+
+
+def token_counts(column: pa.ChunkedArray, feature: Feature) -> Counter[Any]:
+    """How often each token occurs; values of a multi-valued feature are counted one by one, empty ones not at all."""
+    counted = pc.value_counts(column.combine_chunks())
+    pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+    if feature.separator is None:
+        return Counter(dict(pairs))
+    tokens: Counter[Any] = Counter()
+    for text, count in pairs:
+        for token in text.split(feature.separator):
+            if token:
+                tokens[token] += count
+    return tokens
+
+
+def training_rows(block: pa.Table, settings: TaskSettings) -> pa.Table:
+    """The training rows of a block: others need no join."""
+    return block.filter(pa.array(segments(columnar.to_numpy(block[TIME]), settings) == TRAIN))
+
+
+class StatisticsFn(beam.CombineFn):
+    """Combines blocks into `Statistics`; memory grows with the number of distinct tokens of vocabulary features."""
+
+    def __init__(self, schema: Schema, settings: TaskSettings) -> None:
+        self.schema, self.settings = schema, settings
+
+    def create_accumulator(self) -> dict[str, Any]:
+        """Nothing seen."""
+        return {}
+
+    def add_input(self, accumulator: dict[str, Any], block: pa.Table) -> dict[str, Any]:
+        """Adds the training rows of a block."""
+        times = columnar.to_numpy(block[TIME])
+        train = segments(times, self.settings) == TRAIN
+        if not train.any():
+            return accumulator
+        rows = block.filter(pa.array(train))
+        part: dict[str, Any] = {
+            "": moments(columnar.to_numpy(rows[LABEL]), "none"),
+            "window": (int(times[train].min()), int(times[train].max())),
+        }
+        for feature in self.schema.all_features:
+            column = rows[feature.name]
+            if feature.encoding == "vocabulary":
+                part["feature:" + feature.name] = token_counts(column, feature)
+            elif feature.encoding == "numeric":
+                flat = column.combine_chunks().flatten() if feature.width > 1 else column
+                part["feature:" + feature.name] = moments(columnar.to_numpy(flat).reshape(-1, feature.width), feature.normalise)
+        return _add(accumulator, part)
+
+    def merge_accumulators(self, accumulators: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """Adds parts up."""
+        total: dict[str, Any] = {}
+        for accumulator in accumulators:
+            total = _add(total, accumulator)
+        return total
+
+    def extract_output(self, accumulator: dict[str, Any]) -> Statistics:
+        """The contents of statistics.json."""
+        if not accumulator:
+            return Statistics(rows=0, label_mean=0.0, window={}, features={})
+        rows, label_mean, _ = accumulator[""]
+        low, high = accumulator["window"]
+        features = {}
+        for feature in self.schema.all_features:
+            part = accumulator.get("feature:" + feature.name)
+            if isinstance(part, Counter):
+                top = sorted(part.items(), key=lambda item: (-item[1], item[0]))[: feature.max_vocabulary]
+                features[feature.name] = {"vocabulary": [t for t, _ in top], "counts": [c for _, c in top]}
+            elif part is not None:
+                features[feature.name] = {"mean": part[1].tolist(), "variance": (part[2] / part[0]).tolist()}
+        return Statistics(rows=rows, label_mean=float(label_mean[0]), window={"start": low, "end": high}, features=features)
+
+
+def _add(total: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    if not total:
+        return part
+    if not part:
+        return total
+    for name, value in part.items():
+        if name == "window":
+            total[name] = (min(total[name][0], value[0]), max(total[name][1], value[1]))
+        elif isinstance(value, Counter):
+            total[name].update(value)
+        else:
+            total[name] = add_moments(total[name], value)
+    return total

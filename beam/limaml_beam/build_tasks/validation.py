@@ -1,0 +1,158 @@
+"""Reads, joins and validates: every input row becomes a row of a block, or a dead letter with its reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.metrics import Metrics
+
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.io import progress
+from limaml_beam.io.sources import Part, Source, read_tables
+from limaml_beam.rows import columnar, values
+from limaml_beam.rows.columnar import LABEL, ORDER, TIME, WEIGHT, Mask, key_column
+from limaml_beam.rows.feature_tables import Tables, load_tables, owner
+from limaml_beam.rows.shuffle import Shuffle
+from tfrec_limaml.schema.schema import Schema
+
+REJECTED, COUNTS = "rejected", "counts"
+ERROR = "error: "  # prefix of reasons that stop the run before anything is published
+OUTSIDE = "outside_dates"
+DUPLICATE = "duplicate"
+
+
+def key_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]:
+    """Every column that task definitions, history features or joins are keyed by."""
+    wanted = [
+        *schema.tables.values(),
+        *(c for d in definitions for c in schema.task_columns(d)),
+        *(c for h in schema.history for c in h.keys),
+    ]
+    return tuple(dict.fromkeys(wanted))
+
+
+def interaction_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]:
+    """Columns that the interaction files must have."""
+    keys = [c for c in key_columns(schema, definitions) if owner(schema, c) is None]
+    own = [f.name for f in schema.features if f.table is None]
+    weight = [] if schema.weight is None else [schema.weight]
+    return tuple(dict.fromkeys([schema.timestamp, schema.label.name, *weight, *schema.carry, *schema.tables.values(), *keys, *own]))
+
+
+class ReadAndValidate(beam.DoFn):
+    """Part of an interactions file -> blocks of valid rows; dead letters and counts as tagged outputs.
+
+    Joined columns are checked, but left out of the blocks; see `limaml_beam.rows.feature_tables`.
+    """
+
+    def __init__(self, schema: Schema, settings: TaskSettings, tables: Mapping[str, Source]) -> None:
+        self.schema = schema
+        self.settings = settings
+        self.sources = dict(tables)
+
+    def setup(self) -> None:
+        """Loads the feature tables."""
+        self.tables = load_tables(self.schema, self.sources)
+
+    def process(self, part: Part) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
+        """Reads one part of a file."""
+        columns = interaction_columns(self.schema, self.settings.definitions)
+        for raw in read_tables(part, columns, self.settings.batch_rows):
+            progress.advance("reading", raw.num_rows)
+            block, reasons, counts = validate(self.schema, self.settings, self.tables, raw)
+            for name, number in counts.items():
+                Metrics.counter("build_tasks", name).inc(number)
+            yield beam.pvalue.TaggedOutput(COUNTS, counts)
+            rejected = np.flatnonzero((reasons != "") & (reasons != OUTSIDE))
+            if len(rejected):
+                rows = raw.take(pa.array(rejected)).to_pylist()
+                for position, row in zip(rejected, rows, strict=True):
+                    letter = {"reason": reasons[position], "file": part[0], "row": row}
+                    yield beam.pvalue.TaggedOutput(REJECTED, json.dumps(letter, default=str, ensure_ascii=False))
+            if block.num_rows:
+                yield block
+
+
+def validate(
+    schema: Schema, settings: TaskSettings, tables: Tables, raw: pa.Table
+) -> tuple[pa.Table, npt.NDArray[np.object_], dict[str, int]]:
+    """Checks every row of a raw table.
+
+    Returns:
+        The block of valid rows, the reason for each raw row (``""`` for valid ones), and counts by name: ``rows_read``,
+        ``skipped:<reason>``, ``filled:<feature>``, ``unknown_key:<table>``.
+    """
+    reasons = np.full(raw.num_rows, "", object)
+    counts = {"rows_read": raw.num_rows}
+    columns: dict[str, pa.Array] = {}
+
+    def reject(mask: Mask, reason: str) -> None:
+        if mask.any():  # comparing objects is slow
+            reasons[mask & (reasons == "")] = reason
+
+    times, bad = values.as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
+    reject(bad, "invalid_timestamp")
+    labels, bad = values.as_label(raw[schema.label.name], schema.label)
+    reject(bad, (ERROR if schema.label.on_invalid == "error" else "") + "invalid_label")
+    columns[TIME], columns[LABEL] = pa.array(times), pa.array(labels, pa.float32())
+    if schema.weight is not None:
+        weights = values.as_floats(raw[schema.weight])
+        reject(~(weights >= 0), "invalid_weight")
+        columns[WEIGHT] = pa.array(weights, pa.float32())
+    for name in schema.carry:
+        columns[name] = pa.array(values.as_floats(raw[name]), pa.float32())
+    rows_in = {name: table.find(values.as_text(raw[schema.tables[name]])) for name, table in tables.items()}
+    for name, rows in rows_in.items():
+        counts[f"unknown_key:{name}"] = int((rows < 0).sum())
+    for feature in schema.features:
+        if feature.table is None:
+            columns[feature.name], bad = values.as_feature(raw[feature.name], feature)
+        else:
+            bad = tables[feature.table].invalid(feature, rows_in[feature.table])
+        if feature.on_invalid == "fill":
+            counts[f"filled:{feature.name}"] = int(bad.sum())
+        else:
+            reject(bad, (ERROR if feature.on_invalid == "error" else "") + f"invalid_feature:{feature.name}")
+    joined = {f.name: (f, f.table) for f in schema.features if f.table is not None}
+    for name in key_columns(schema, settings.definitions):
+        if name in joined:
+            feature, table = joined[name]
+            text = values.as_text(tables[table].column(feature, rows_in[table]))
+        else:
+            text = values.as_text(raw[name])
+        if any(name in schema.task_columns(d) for d in settings.definitions):
+            reject(pc.is_null(text).to_numpy(zero_copy_only=False), f"missing_key:{name}")
+        columns[key_column(name)] = pc.fill_null(text, "")
+    reject((times < settings.first) | (times >= settings.last), OUTSIDE)
+
+    own = [name for name in columns if name not in map(key_column, joined)]
+    columns[ORDER] = pa.array(columnar.mix_hashes([columnar.stable_hash(columns[n]) for n in own]))
+    names, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
+    counts.update({f"skipped:{name}": int(number) for name, number in zip(names, numbers, strict=True)})
+    return pa.table(columns).filter(pa.array(reasons == "")), reasons, {n: c for n, c in counts.items() if c}
+
+
+class DropDuplicates(beam.DoFn):
+    """(partition, packed blocks) -> (partition, one block of distinct rows); every copy of a row lies in the same partition."""
+
+    def __init__(self, shuffle: Shuffle) -> None:
+        self.shuffle = shuffle
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, pa.Table] | beam.pvalue.TaggedOutput]:
+        """Concatenates, sorts by content and drops repeats."""
+        table = pa.concat_tables(list(map(self.shuffle.unpack, element[1])))
+        times, order = columnar.to_numpy(table[TIME]), columnar.to_numpy(table[ORDER])
+        ranking = np.lexsort((times, order))
+        repeat = np.zeros(len(ranking), bool)
+        repeat[1:] = (np.diff(order[ranking]) == 0) & (np.diff(times[ranking]) == 0)
+        dropped = int(repeat.sum())
+        if dropped:
+            Metrics.counter("build_tasks", f"skipped:{DUPLICATE}").inc(dropped)
+        yield beam.pvalue.TaggedOutput(COUNTS, {f"skipped:{DUPLICATE}": dropped, "rows_used": len(ranking) - dropped})
+        yield element[0], table.take(pa.array(ranking[~repeat]))

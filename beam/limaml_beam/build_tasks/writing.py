@@ -1,0 +1,183 @@
+"""Writes the task records of a shard: train, validation, test and recent files."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import Metrics
+from isal import isal_zlib
+
+from limaml_beam.build_tasks.grouping import segments
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.io import progress
+from limaml_beam.io.sources import Source, frame_records
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import LABEL, TASK, TIME, WEIGHT, Integers
+from limaml_beam.rows.feature_tables import join, load_tables
+from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.tasks import record_format
+
+_ROWS = 32_768  # rows that are encoded at a time: a shard never lies in memory as records
+_COMPRESSION = 1  # of ISA-L: as small as zlib makes it at level 3, in a fifth of the time
+
+
+def shard_name(split: str, shard: int, shards: int) -> str:
+    """File name of one shard of a split."""
+    return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord.gz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Spans:
+    """Where the records of one split lie in a sorted table; all ``[records]``.
+
+    Attributes:
+        keys: Task keys.
+        starts, stops: Rows, ascending and without overlap.
+        query_starts: Index of the first query row within the record, or -1.
+    """
+
+    keys: pa.Array
+    starts: Integers
+    stops: Integers
+    query_starts: Integers
+
+    def sizes(self) -> Integers:
+        """Support and query rows of each record ``[records, 2]``."""
+        counts = self.stops - self.starts
+        support = np.where(self.query_starts >= 0, self.query_starts, counts)
+        return np.stack([support, counts - support], axis=1)
+
+
+def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
+    """The records that a sorted table holds, by split.
+
+    A support set ends before the split's start, whatever lies behind it: the cut is by date, never by count.
+    """
+    codes, keys = columnar.codes_of(table[TASK])
+    times = columnar.to_numpy(table[TIME])
+    tasks = np.arange(len(keys))
+    first = np.searchsorted(codes, tasks)
+    stop = np.append(first[1:], len(codes))
+    # Codes follow the rows' order, so that the search below runs over sorted numbers.
+    validation, test = np.searchsorted(codes * 3 + segments(times, settings), (tasks * 3)[:, None] + [1, 2]).T
+
+    def support_from(cut: Integers, earliest: int) -> Integers:
+        too_early = np.concatenate([[0], np.cumsum(times < earliest)])
+        return np.maximum(first + too_early[cut] - too_early[first], cut - settings.max_samples)
+
+    train, recent = support_from(validation, settings.support_start), support_from(test, settings.recent_start)
+    uncut = np.full(len(tasks), -1)
+    limits = {
+        "train": (train, validation, train, uncut),
+        "validation": (validation, test, train, validation - train),
+        "test": (test, stop, recent, test - recent),
+        "recent": (recent, test, recent, uncut),
+    }
+    found = {}
+    for split in splits(settings):
+        needed_from, end, start, query_start = limits[split]
+        kept = np.flatnonzero(end > needed_from)
+        found[split] = Spans(keys.take(pa.array(kept)), start[kept], end[kept], query_start[kept])
+    return found
+
+
+def whole_tasks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+    """Slices of a sorted table, of at least `rows` rows but the last, that end where a task ends."""
+    codes, _ = columnar.codes_of(table[TASK])
+    start = 0
+    while start < len(codes):
+        last = min(start + rows, len(codes)) - 1
+        stop = int(np.searchsorted(codes, codes[last], side="right"))
+        yield table.slice(start, stop - start)
+        start = stop
+
+
+def encoder(schema: Schema, table: pa.Table) -> record_format.TaskEncoder:
+    """The record encoder over a block's columns."""
+    named: dict[str, Any] = {feature.name: table[feature.name] for feature in schema.all_features}
+    named |= {name: table[name] for name in schema.carry}
+    named |= {record_format.LABEL: table[LABEL], record_format.TIMESTAMP: table[TIME]}
+    if schema.weight is not None:
+        named[record_format.WEIGHT] = table[WEIGHT]
+    return record_format.TaskEncoder(schema, named)
+
+
+class WriteShard(beam.DoFn):
+    """(shard, sorted table) -> files of one task definition; yields a summary for the data card."""
+
+    def __init__(self, schema: Schema, settings: TaskSettings, sources: Mapping[str, Source], definition: str, directory: str) -> None:
+        self.schema, self.settings, self.sources = schema, settings, dict(sources)
+        self.definition, self.directory = definition, directory
+
+    def setup(self) -> None:
+        """Loads the feature tables."""
+        self.tables = load_tables(self.schema, self.sources)
+
+    def process(self, element: tuple[int, pa.Table]) -> Iterator[tuple[str, dict[str, Integers]]]:
+        """Encodes and writes every split of the shard; yields how often each (support rows, query rows) occurs ``[sizes, 3]``."""
+        shard, table = element
+        sizes: dict[str, list[Integers]] = {split: [np.empty((0, 2), np.int64)] for split in splits(self.settings)}
+        with contextlib.ExitStack() as stack:
+            files = {split: stack.enter_context(_compressed(self._path(split, shard))) for split in sizes}
+            for part in whole_tasks(table, _ROWS):
+                progress.advance(f"writing {self.definition}", part.num_rows)
+                encode = encoder(self.schema, join(self.schema, self.tables, part)).encode_tasks
+                for split, found in spans(part, self.settings).items():
+                    files[split](frame_records(encode(found.keys, found.starts, found.stops, found.query_starts)))
+                    sizes[split].append(found.sizes())
+        counted = {}
+        for split, pairs in sizes.items():
+            distinct, counts = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
+            Metrics.counter("build_tasks", f"tasks:{self.definition}:{split}").inc(int(counts.sum()))
+            counted[split] = np.concatenate([distinct, counts[:, None]], axis=1)
+        yield self.definition, counted
+
+    def _path(self, split: str, shard: int) -> str:
+        return str(FileSystems.join(self.directory, self.definition, shard_name(split, shard, self.settings.shards)))
+
+
+def splits(settings: TaskSettings) -> tuple[str, ...]:
+    """Names of the splits that are written."""
+    return ("recent",) if settings.recent_only else record_format.SPLITS
+
+
+@contextlib.contextmanager
+def _compressed(path: str) -> Iterator[Callable[[bytes], None]]:
+    """A function that appends to a gzip file; the file holds no time, so that equal records give equal bytes."""
+    squeeze = isal_zlib.compressobj(_COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
+    with written_aside(path) as file:
+        yield lambda content: file.write(squeeze.compress(content))
+        file.write(squeeze.flush())
+
+
+@contextlib.contextmanager
+def written_aside(path: str) -> Iterator[Any]:
+    """A file under a name of its own, renamed at the end: a retried or doubled bundle leaves one whole file."""
+    parent = path.rsplit("/", 1)[0]
+    if not FileSystems.exists(parent):
+        with contextlib.suppress(BeamIOError, OSError):  # another worker made it first
+            FileSystems.mkdirs(parent)
+    aside = f"{path}.{uuid.uuid4().hex}"
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(FileSystems.delete, [aside])
+        with FileSystems.create(aside, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
+            yield handle
+        on_failure.pop_all()
+    if FileSystems.exists(path):
+        FileSystems.delete([path])
+    FileSystems.rename([aside], [path])
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Writes a file as `written_aside` does."""
+    with written_aside(path) as handle:
+        handle.write(content)

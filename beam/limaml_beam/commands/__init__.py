@@ -1,0 +1,7 @@
+"""The Beam package's subcommands of ``limaml``, as named by the entry points."""
+
+from limaml_beam.commands.embed import COMMAND as EMBED
+from limaml_beam.commands.prepare import COMMAND as PREPARE
+from limaml_beam.commands.refresh import COMMAND as REFRESH
+
+__all__ = ["EMBED", "PREPARE", "REFRESH"]

@@ -1,0 +1,128 @@
+"""``limaml embed``: task records to embeddings, and into the store."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from limaml_beam.commands.beam_flags import add_beam_flag
+from tfrec_limaml.cli import Command
+from tfrec_limaml.errors import LimamlError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+DESCRIPTION = """\
+Adapts the exported model to every task in TASKS and writes the meta embeddings as Parquet; with --store they
+are published there as one generation, visible all at once after their number was checked.
+
+example:
+  limaml embed TASKS --export EXPORT --output EMBEDDINGS --store lmdb:STORE
+
+every next day, adapting again only the tasks that changed:
+  limaml embed TASKS2 --export EXPORT --output EMBEDDINGS2 --previous EMBEDDINGS --store lmdb:STORE
+
+on another engine, with folders that its workers reach (gs://, s3://, a mount):
+  limaml embed gs://B/TASKS --export gs://B/EXPORT --output gs://B/EMBEDDINGS --beam=--runner=DataflowRunner ...
+
+where the process that starts the job cannot wait for it, in two steps:
+  limaml embed ... --launch-only        submits the job and returns
+  limaml embed ... --finish             once the engine says that it is done: checks, names the output, publishes
+
+next: limaml serve EXPORT/ranker, then limaml rank --store lmdb:STORE (or limaml refresh, which does all of it daily)
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``limaml embed``."""
+    parser.add_argument("tasks", metavar="TASKS", help="folder that `limaml prepare` wrote, local or on any Beam filesystem")
+    parser.add_argument("--output", required=True, help="folder to write; refused where it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument("--previous", help="output of the last run: adapt only tasks whose record has changed since")
+    steps = parser.add_mutually_exclusive_group()
+    steps.add_argument("--launch-only", action="store_true", help="submit the job and return; --finish completes it")
+    steps.add_argument("--finish", action="store_true", help="check and publish what a launched job has written")
+    add_job_arguments(parser)
+
+
+def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = False) -> None:
+    """Options that ``limaml embed`` and ``limaml refresh`` share."""
+    parser.add_argument("--export", required=True, help="folder that `limaml export` wrote; its newest adapter is used")
+    parser.add_argument("--store", metavar="ADDRESS", required=store_required, help="publish here: lmdb:FOLDER or redis://HOST:PORT/DB")
+    parser.add_argument(
+        "--max-age-days", type=float, default=0.0, help="keep tasks that left the window this long after their last interaction (default 0)"
+    )
+    parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="fail above this share of dead letters (default 0.01)")
+    parser.add_argument("--batch-size", type=int, default=256, help="tasks in one call of the adapter at most (default 256)")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes on this machine (default 1)")
+    add_beam_flag(parser)
+
+
+def quiet_beam(options: PipelineOptions) -> None:
+    """The local runner logs a worker's traceback before it raises, and remarks of no use; other runners' logs are their display."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    from limaml_beam.build_tasks.settings import LOCAL_RUNNER
+
+    logging.getLogger().setLevel(logging.ERROR)
+    if options.view_as(StandardOptions).runner == LOCAL_RUNNER:
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    else:
+        logging.getLogger("apache_beam").setLevel(logging.INFO)
+
+
+def beam_flags(arguments: argparse.Namespace) -> list[str]:
+    """Beam options from ``--workers`` and ``--beam``."""
+    if arguments.workers < 1:
+        raise LimamlError(f"--workers must be at least 1, received {arguments.workers}")
+    flags = list(arguments.beam)
+    if arguments.workers > 1:
+        flags += [f"--direct_num_workers={arguments.workers}", "--direct_running_mode=multi_processing"]
+    return flags
+
+
+def intra_op_threads(workers: int) -> int:
+    """TensorFlow threads per worker: several workers share the cores, one takes what TensorFlow takes."""
+    return 0 if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Runs the job and publishes, or does one of the two steps."""
+    from limaml_beam.generate_embeddings import job
+    from limaml_beam.generate_embeddings.artefacts import newest_adapter, read_manifest
+    from limaml_beam.generate_embeddings.publish import publish
+    from tfrec_limaml.store import open_store
+
+    flags = beam_flags(arguments)
+    quiet_beam(job.use_options(flags))
+    if arguments.launch_only and arguments.store:
+        raise LimamlError("--store belongs to --finish: --launch-only returns before there is anything to publish")
+    store = open_store(arguments.store) if arguments.store else None
+    adapter = newest_adapter(arguments.export)
+    settings = job.EmbeddingJob(
+        tasks=arguments.tasks,
+        adapter=adapter,
+        output=arguments.output,
+        generation=job.new_generation_name(store, read_manifest(adapter).model_version),
+        previous=arguments.previous,
+        max_age_days=arguments.max_age_days,
+        batch_size=arguments.batch_size,
+        max_bad_fraction=arguments.max_bad_fraction,
+        intra_op_threads=intra_op_threads(arguments.workers),
+    )
+    step = job.launch if arguments.launch_only else job.finish if arguments.finish else job.generate
+    report = step(settings, flags, overwrite=arguments.overwrite)
+    if store is not None:
+        report["published"] = publish(arguments.output, store).identifier
+        store.close()
+    return report
+
+
+COMMAND = Command(
+    help="adapt the model to every task and publish the meta embeddings",
+    description=DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+)

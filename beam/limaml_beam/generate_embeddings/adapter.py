@@ -1,0 +1,207 @@
+"""The adapter SavedModel under tfx-bsl's RunInference, one packed batch per element.
+
+tfx-bsl builds one PredictionLog per element, in Python: per task that costs more than adapting it. An element here is a packed
+batch of tasks, unpacked by what `load_override_fn` (tfx-bsl's own seam) returns in place of a session; one
+PredictionLog then carries hundreds of tasks, its outputs with a leading axis of length 1.
+
+A task that the graph refuses does not cost its batch: the batch is halved until the culprit stands alone. It comes back
+with ``sample_count`` `REFUSED` and the reason in place of the task key.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+from apache_beam.ml.inference import base
+
+from limaml_beam.generate_embeddings.record_batches import unpack
+from limaml_beam.io import files
+from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS, NESTED_OUTPUTS
+from tfrec_limaml.tensorflow_setup import import_tensorflow
+
+_LOGGER = logging.getLogger(__name__)
+
+REFUSED = -1
+
+Outputs = dict[str, npt.NDArray[Any]]
+
+
+def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> beam.PTransform:
+    """A transform from packed batches (bytes) to PredictionLogs.
+
+    Args:
+        adapter: ``adapter/<version>`` on any Beam filesystem; workers load it from there, once per process.
+        embedding_dim: Width ``D``, from the manifest.
+        intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
+    """
+    import_tensorflow()
+    from tfx_bsl.beam import run_inference
+    from tfx_bsl.public.proto import model_spec_pb2
+
+    spec = model_spec_pb2.InferenceSpecType()
+    # An element is a batch already; tfx-bsl's public transform would gather many of them and hold them in memory.
+    spec.batch_parameters.min_batch_size = 1
+    spec.batch_parameters.max_batch_size = 1
+    load = functools.partial(_load, adapter, embedding_dim, intra_op_threads)
+    with files.local_copy(adapter) as folder:
+        # tfx-bsl reads the signature now, through TensorFlow's own file access.
+        spec.saved_model_spec.model_path = folder
+        handler = run_inference.create_model_handler(spec, load, None)
+    log = run_inference.prediction_log_pb2.PredictionLog
+    beam.coders.registry.register_coder(log, LogCoder)
+    return base.RunInference(handler).with_output_types(log)
+
+
+class LogCoder(beam.coders.Coder):  # type: ignore[misc]
+    """PredictionLogs of packed batches.
+
+    Beam asks a coder how large the elements are that pass from step to step; its own would serialise megabytes to answer.
+    """
+
+    def encode(self, log: Any) -> bytes:
+        """The message's bytes."""
+        return bytes(log.SerializeToString())
+
+    def decode(self, encoded: bytes) -> Any:
+        """Inverse of `encode`."""
+        from tfx_bsl.beam import run_inference
+
+        return run_inference.prediction_log_pb2.PredictionLog.FromString(encoded)
+
+    def estimate_size(self, log: Any) -> int:
+        """Bytes of the packed batch, which is nearly all of it."""
+        return len(log.predict_log.request.inputs[ADAPTER_INPUT].string_val[0])
+
+
+def _load(adapter: str, embedding_dim: int, intra_op_threads: int, _launchers_path: str, tags: Sequence[str]) -> PackedAdapter:
+    """What tfx-bsl calls on a worker; the path that it hands over is the one of the process that built the job."""
+    return load_packed(adapter, tags, embedding_dim=embedding_dim, intra_op_threads=intra_op_threads)
+
+
+def load_packed(adapter: str, tags: Sequence[str], *, embedding_dim: int, intra_op_threads: int) -> PackedAdapter:
+    """Loads the SavedModel behind the interface that tfx-bsl calls."""
+    import_tensorflow()
+    import tensorflow as tf
+
+    if intra_op_threads:
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(intra_op_threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError:
+            _LOGGER.warning("TensorFlow already runs in this process: intra_op_threads=%d has no effect", intra_op_threads)
+    with files.local_copy(adapter) as folder:
+        model = tf.saved_model.load(folder, tags=list(tags))
+    signature = model.signatures["serving_default"]
+
+    nested = NESTED_OUTPUTS if NESTED_OUTPUTS.keys() <= signature.structured_outputs.keys() else ()
+
+    def call(records: Sequence[bytes]) -> Outputs:
+        outputs = signature(**{ADAPTER_INPUT: tf.constant(records, tf.string)})
+        return {name: outputs[name].numpy() for name in (*ADAPTER_OUTPUTS, *nested)}
+
+    return PackedAdapter(call, embedding_dim, tf.errors.OpError, nested=bool(nested), keep_alive=model)
+
+
+class PackedAdapter:
+    """Stands where tfx-bsl expects a session: `run` takes packed batches and returns outputs by name.
+
+    Args:
+        call: Serialized task records to the adapter's outputs, each ``[n, ...]``.
+        embedding_dim: Width ``D``.
+        refusal: What `call` raises on records that the graph cannot take.
+        nested: Whether `call` gives `NESTED_OUTPUTS` too.
+        keep_alive: Owner of the graph that `call` runs.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Sequence[bytes]], Outputs],
+        embedding_dim: int,
+        refusal: type[Exception],
+        nested: bool = False,
+        keep_alive: object = None,
+    ) -> None:
+        self._call = call
+        self._embedding_dim = embedding_dim
+        self._refusal = refusal
+        self._nested = nested
+        self._keep_alive = keep_alive
+
+    def run(self, fetches: Mapping[str, str], feed_dict: Mapping[str, Sequence[bytes]]) -> Outputs:
+        """Adapts packed batches; every output is an array of one array per batch."""
+        (batches,) = feed_dict.values()
+        results = [self.adapt(unpack(batch)) for batch in batches]
+        return {name: _array_of([result[name] for result in results]) for name in fetches}
+
+    def adapt(self, records: Sequence[bytes]) -> Outputs:
+        """Outputs ``[n, ...]`` of all records; refused ones are marked with ``sample_count`` `REFUSED`."""
+        try:
+            return self._call(records)
+        except self._refusal as error:
+            if len(records) == 1:
+                return self._refused(str(error))
+        half = len(records) // 2
+        first, second = self.adapt(records[:half]), self.adapt(records[half:])
+        return {name: _one_above_other(name, first[name], second[name]) for name in first}
+
+    def _refused(self, reason: str) -> Outputs:
+        zero, dim = np.zeros((1, 1), np.float32), self._embedding_dim
+        nested = {
+            "nested_definition": np.zeros((1, 0), np.int64),
+            "nested_task_key": np.zeros((1, 0), object),
+            "nested_meta_embedding": np.zeros((1, 0, dim), np.float32),
+            "nested_sample_count": np.zeros((1, 0), np.int64),
+            "nested_last_timestamp": np.zeros((1, 0), np.int64),
+        }
+        return {
+            "task_key": np.array([[_first_cause(reason).encode()]], object),
+            "meta_embedding": np.zeros((1, dim), np.float32),
+            "sample_count": np.array([[REFUSED]], np.int64),
+            "last_timestamp": np.zeros((1, 1), np.int64),
+            "loss_before": zero,
+            "loss_after": zero,
+            **(nested if self._nested else {}),
+        }
+
+
+def _one_above_other(name: str, first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Outputs of two batches as one; nested ones may hold different numbers of subtasks per task, and are padded."""
+    if name in NESTED_OUTPUTS:
+        width = max(first.shape[1], second.shape[1])
+        filler: Any = -1 if name == "nested_definition" else b"" if first.dtype == object else 0
+        first, second = (
+            np.pad(part, [(0, 0), (0, width - part.shape[1]), *[(0, 0)] * (part.ndim - 2)], constant_values=filler)
+            for part in (first, second)
+        )
+    return np.concatenate([first, second])
+
+
+def read_log(log: Any) -> tuple[list[bytes], Outputs]:
+    """Records and outputs ``[n, ...]`` of one PredictionLog."""
+    import tensorflow as tf
+
+    predict = log.predict_log
+    records = unpack(predict.request.inputs[ADAPTER_INPUT].string_val[0])
+    return records, {name: tf.make_ndarray(tensor)[0] for name, tensor in predict.response.outputs.items()}
+
+
+def _first_cause(message: str) -> str:
+    """The telling line of a TensorFlow error: the one before its list of nodes."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    nodes = [i for i, line in enumerate(lines) if line.startswith("[[")]
+    index = nodes[0] - 1 if nodes and nodes[0] > 0 else 0
+    return lines[index][:500] if lines else "no reason given"
+
+
+def _array_of(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """An object array of arrays: batches may differ in length."""
+    holder = np.empty(len(arrays), object)
+    for i, array in enumerate(arrays):
+        holder[i] = array
+    return holder

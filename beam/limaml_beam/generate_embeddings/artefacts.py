@@ -1,0 +1,61 @@
+"""What the embedding job reads before it starts: the adapter's manifest and the schema of the tasks, on any Beam filesystem."""
+
+from __future__ import annotations
+
+import hashlib
+
+from limaml_beam.io import files
+from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
+from tfrec_limaml.manifest import EXTRA_DIRECTORY, MANIFEST_FILE, Manifest
+from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.tasks.record_format import SCHEMA_FILE
+
+
+def newest_adapter(export: str) -> str:
+    """``adapter/<version>`` of the highest version in an export folder; raises `VersionMismatchError` where there is none."""
+    base = files.join(export, "adapter")
+    manifests = files.matching(base, f"*/{EXTRA_DIRECTORY}/{MANIFEST_FILE}")
+    versions = [name for name in (path.split("/")[-3] for path in manifests) if name.isdigit()]
+    if not versions:
+        raise VersionMismatchError(f"no exported version below {base}; run `limaml export` first")
+    return files.join(base, max(versions, key=int))
+
+
+def read_manifest(adapter: str) -> Manifest:
+    """The manifest of ``adapter/<version>``; raises `VersionMismatchError` where there is none that can be read."""
+    return Manifest.from_json(_manifest_text(adapter), _manifest_path(adapter))
+
+
+def manifest_digest(adapter: str) -> str:
+    """Names one export exactly: a model exported anew under its old number gets another one."""
+    return hashlib.sha256(_manifest_text(adapter).encode()).digest()[:16].hex()
+
+
+def read_schema(tasks: str) -> Schema:
+    """The schema of a folder of tasks; raises `SchemaError` where there is none."""
+    path = files.join(tasks, SCHEMA_FILE)
+    text = files.read_text(path)
+    if text is None:
+        raise SchemaError(f"no schema file at {path}: not the finished output of `limaml prepare`")
+    return Schema.from_yaml(text, path)
+
+
+def task_files(tasks: str, definition: str) -> list[str]:
+    """Files of the records that embeddings are made of; raises `LimamlError` where there are none."""
+    folder = files.join(tasks, definition)
+    found = files.matching(folder, "recent-*.tfrecord*")
+    if not found:
+        raise LimamlError(f"no recent-*.tfrecord.gz below {folder}; run `limaml prepare` first")
+    return found
+
+
+def _manifest_path(adapter: str) -> str:
+    return files.join(adapter, EXTRA_DIRECTORY, MANIFEST_FILE)
+
+
+def _manifest_text(adapter: str) -> str:
+    path = _manifest_path(adapter)
+    text = files.read_text(path)
+    if text is None:
+        raise VersionMismatchError(f"no manifest at {path}: was this model exported by `limaml export`?")
+    return text

@@ -1,0 +1,146 @@
+"""Transforms of the embedding job: prediction logs to tables, and rows carried over from the previous generation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.utils.shared import Shared
+
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.adapter import REFUSED, Outputs, read_log
+from limaml_beam.generate_embeddings.counts import counted
+from limaml_beam.generate_embeddings.digests import DigestSet, as_array, digest, key_digest
+from limaml_beam.generate_embeddings.record_batches import DEAD_LETTERS
+from tfrec_limaml.manifest import Manifest
+
+KEYS = "keys"
+
+
+class ToTables(beam.DoFn):  # type: ignore[misc]
+    """PredictionLogs to tables of embeddings.
+
+    Outputs: tables of embeddings, those of a batch's tasks and those of its nested tasks; `DEAD_LETTERS`: tables of refused
+    records; `KEYS`: digests of the task keys, joined; `COUNTS`.
+    """
+
+    def __init__(self, manifest: Manifest, generation: str) -> None:
+        self._definition = manifest.task_definition
+        self._nested_definitions = manifest.nested_definitions
+        self._model_version = manifest.model_version
+        self._generation = generation
+
+    def process(self, log: Any) -> Iterator[object]:
+        """Splits one batch into good rows and dead letters."""
+        records, outputs = read_log(log)
+        refused = outputs["sample_count"][:, 0] == REFUSED
+        finite = np.asarray(np.isfinite(outputs["meta_embedding"]).all(axis=1))
+        if self._nested_definitions:
+            finite &= np.isfinite(outputs["nested_meta_embedding"]).all(axis=(1, 2))
+        good = np.flatnonzero(~refused & finite)
+        nested = 0
+        if good.size:
+            digests = [digest(records[i]) for i in good]
+            made = [self._table(outputs, good, digests)]
+            if self._nested_definitions:
+                made.append(self._nested_table(outputs, good, digests))
+                nested = len(made[1])
+            for table in made:
+                yield table
+                yield beam.pvalue.TaggedOutput(KEYS, b"".join(map(key_digest, table["task_key"].to_pylist())))
+        if good.size < len(records):
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _dead_letters(records, outputs, refused, finite))
+        yield counted(
+            tasks_embedded=good.size,
+            nested_embedded=nested,
+            dead_undecodable=int(refused.sum()),
+            dead_not_finite=int((~refused & ~finite).sum()),
+        )
+
+    def _table(self, outputs: Outputs, rows: Any, digests: list[bytes]) -> pa.Table:
+        return tables.embeddings_table(
+            keys=[key.decode() for key in outputs["task_key"][rows, 0]],
+            definitions=[self._definition] * len(rows),
+            embeddings=outputs["meta_embedding"][rows],
+            timestamps=outputs["last_timestamp"][rows, 0],
+            sample_counts=outputs["sample_count"][rows, 0],
+            losses=(outputs["loss_before"][rows, 0], outputs["loss_after"][rows, 0]),
+            digests=digests,
+            model_version=self._model_version,
+            generation=self._generation,
+        )
+
+    def _nested_table(self, outputs: Outputs, rows: Any, digests: list[bytes]) -> pa.Table:
+        """The subtasks of the good tasks, with the digest of the record that they were made of."""
+        definition = outputs["nested_definition"][rows]
+        task, place = np.nonzero(definition >= 0)
+        return tables.embeddings_table(
+            keys=[key.decode() for key in outputs["nested_task_key"][rows][task, place]],
+            definitions=[self._nested_definitions[i] for i in definition[task, place]],
+            embeddings=outputs["nested_meta_embedding"][rows][task, place],
+            timestamps=outputs["nested_last_timestamp"][rows][task, place],
+            sample_counts=outputs["nested_sample_count"][rows][task, place],
+            losses=None,
+            digests=[digests[i] for i in task],
+            model_version=self._model_version,
+            generation=self._generation,
+        )
+
+
+class CarryOver(beam.DoFn):  # type: ignore[misc]
+    """Files of the previous generation to tables of the rows that stay, and `COUNTS`.
+
+    A row stays where today's record of its task is the same, bit by bit; or, where the task has no record today (it left the window),
+    while its last interaction is at or after `oldest`.
+
+    Args:
+        definition: The records' task definition: tasks of it are counted apart from nested ones.
+        generation: Name that carried rows get.
+        oldest: Milliseconds.
+    """
+
+    def __init__(self, definition: str, generation: str, oldest: int) -> None:
+        self._definition = definition
+        self._generation = generation
+        self._oldest = oldest
+        self._shared = Shared(), Shared()
+        self._today: tuple[DigestSet, DigestSet] | None = None
+
+    def process(self, path: str, unchanged: Iterable[bytes], keys: Iterable[bytes]) -> Iterator[object]:
+        """Filters one file, column by column."""
+        if self._today is None:  # in a batch job, side inputs are the same for all files; the sets are for all threads of a process
+            self._today = self._shared[0].acquire(lambda: DigestSet(unchanged)), self._shared[1].acquire(lambda: DigestSet(keys))
+        same, today = self._today
+        for batch in tables.read_batches([path]):
+            carried = same.contains(tables.digest_column(batch))
+            left = ~carried & ~today.contains(as_array(b"".join(map(key_digest, batch["task_key"].to_pylist()))))
+            young = batch["event_timestamp"].cast(pa.int64()).to_numpy() >= self._oldest
+            kept = left & young
+            if (carried | kept).any():
+                yield self._renamed(batch.filter(pa.array(carried | kept)))
+            own = pc.equal(batch["task_definition"], self._definition).to_numpy(zero_copy_only=False)
+            yield counted(
+                tasks_carried=int((carried & own).sum()),
+                tasks_kept_outside_window=int((kept & own).sum()),
+                tasks_aged_out=int((left & ~young & own).sum()),
+                nested_carried=int((carried & ~own).sum()),
+                nested_kept_outside_window=int((kept & ~own).sum()),
+            )
+
+    def _renamed(self, batch: pa.RecordBatch) -> pa.Table:
+        names = pa.repeat(pa.scalar(self._generation), len(batch))
+        column = tables.EMBEDDINGS_SCHEMA.get_field_index("generation")
+        table = pa.Table.from_batches([batch])
+        return table.set_column(column, tables.EMBEDDINGS_SCHEMA.field(column), names).cast(tables.EMBEDDINGS_SCHEMA)
+
+
+def _dead_letters(records: list[bytes], outputs: Outputs, refused: npt.NDArray[np.bool_], finite: npt.NDArray[np.bool_]) -> pa.Table:
+    bad = np.flatnonzero(refused | ~finite)
+    reasons = [tables.UNDECODABLE if refused[i] else tables.NOT_FINITE for i in bad]
+    details = [outputs["task_key"][i, 0].decode(errors="replace") for i in bad]
+    return tables.dead_letter_table(reasons, details, [records[i] for i in bad])

@@ -1,0 +1,1 @@
+"""Files of any Beam filesystem: reading tables and TFRecord files, staged output, progress, runner errors."""

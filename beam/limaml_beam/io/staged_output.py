@@ -1,0 +1,115 @@
+"""Outputs become visible whole or not at all: written aside, checked, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from apache_beam.io.filesystems import FileSystems
+
+from limaml_beam.io import files
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.tasks.record_format import SCHEMA_FILE
+
+DEAD_LETTERS = "dead_letter"
+_LOCK = ".lock"
+#: In every finished output of the embedding job.
+REPORT_FILE = "report.json"
+#: On object stores, what is renamed last and removed first. Readers open it before anything else, and refuse an output without it.
+MARKERS = (SCHEMA_FILE, REPORT_FILE)
+
+
+def check_free(output: str, overwrite: bool) -> None:
+    """Raises `LimamlError` where the output exists and may not be replaced."""
+    if not overwrite and files.exists(output):
+        raise LimamlError(f"{output} exists; give --overwrite to replace it, or another --output")
+
+
+def aside_of(output: str) -> str:
+    """A fresh name beside the output."""
+    return f"{output.rstrip('/')}.partial-{uuid.uuid4().hex[:8]}"
+
+
+@contextlib.contextmanager
+def held(aside: str, output: str) -> Iterator[None]:
+    """Holds a lock in the folder beside a local output while this process lives, and removes what dead processes left there."""
+    if not files.is_local(aside):
+        yield
+        return
+    _remove_leftovers(Path(output))
+    Path(aside).mkdir(parents=True)
+    new = Path(aside, f"{_LOCK}.new")
+    with new.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        new.rename(new.with_name(_LOCK))  # who finds it under its name finds it locked
+        yield
+    Path(output, _LOCK).unlink(missing_ok=True)
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Removes the folders beside an output whose process is dead, and a former output that an overwriting run had no time to remove."""
+    name = glob.escape(output.name)
+    for lock in output.parent.glob(f"{name}.partial-*/{_LOCK}"):
+        with contextlib.suppress(OSError), lock.open() as file:  # it is alive, or just finished
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    if output.exists():
+        for old in output.parent.glob(f"{name}.old-*"):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def publish(aside: str, output: str) -> None:
+    """Renames. Where folders can be renamed, a former output is moved away first and removed last. On object stores the
+    former output is removed, then files are renamed one by one, the marker last."""
+    output = output.rstrip("/")
+    if files.has_folders(output):
+        _rename_folder(aside, output)
+        return
+    discard(output)
+    marker, others = _marker_apart(aside)
+    for group in (others, marker):
+        FileSystems.rename(group, [files.join(output, path[len(aside) :].lstrip("/")) for path in group])
+
+
+def keep_dead_letters(aside: str, output: str) -> str | None:
+    """Moves the dead letters of a failed local run to ``<output>.rejected``; returns that folder, or None without any."""
+    letters = Path(aside) / DEAD_LETTERS
+    if not files.is_local(output) or not letters.is_dir() or not any(letters.glob("*.jsonl")):
+        return None
+    kept = Path(f"{output.rstrip('/')}.rejected")
+    shutil.rmtree(kept, ignore_errors=True)
+    letters.rename(kept)
+    return str(kept)
+
+
+def discard(directory: str) -> None:
+    """Removes a directory and everything below it, where it exists; on object stores its marker first."""
+    if files.is_local(directory):
+        shutil.rmtree(directory, ignore_errors=True)
+    elif files.has_folders(directory):
+        FileSystems.delete([directory] if FileSystems.exists(directory) else [])
+    else:
+        for group in _marker_apart(directory):
+            FileSystems.delete(group)
+
+
+def _rename_folder(aside: str, output: str) -> None:
+    old = f"{output}.old-{uuid.uuid4().hex[:8]}"
+    parent = FileSystems.split(output)[0]
+    if not FileSystems.exists(parent):
+        FileSystems.mkdirs(parent)
+    if FileSystems.exists(output):
+        FileSystems.rename([output], [old])
+    FileSystems.rename([aside], [output])
+    discard(old)
+
+
+def _marker_apart(directory: str) -> tuple[list[str], list[str]]:
+    found = files.matching(directory, "**")
+    marker = [path for path in found if path in {files.join(directory, name) for name in MARKERS}]
+    return marker, [path for path in found if path not in marker]

@@ -1,0 +1,161 @@
+"""The daily job: build task records, adapt what changed, check, publish or refuse.
+
+State lies in one work folder, which is local: its lock is one of this machine::
+
+    <work>/refresh.lock              held while a refresh runs; a dead one's lock is free
+    <work>/tasks/                    task records of the last run
+    <work>/embeddings/<generation>/  outputs: the generations that the store holds and, until the next run, a refused one
+    <work>/refresh.json              result of the last run that came to a decision
+
+Every step writes aside and renames, and the store's pointer moves last. A run that is killed anywhere leaves the published
+generation as it was; the next run clears away what is unfinished and starts from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from limaml_beam.generate_embeddings.artefacts import manifest_digest, read_manifest
+from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, new_generation_name
+from limaml_beam.generate_embeddings.publish import publish
+from limaml_beam.generate_embeddings.report import read_report
+from limaml_beam.refresh import checks
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.store import EmbeddingStore
+
+RESULT_FILE = "refresh.json"
+_PUBLISHED_MARK = "_PUBLISHED"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refresh:
+    """Settings of one refresh.
+
+    Attributes:
+        work: Local folder for the state, one per model and store.
+        adapter: ``adapter/<version>`` to use, local or on any Beam filesystem.
+        store: Where to publish.
+        prepare: Writes task records to the folder that it is given.
+        limits: Thresholds of the checks.
+        full: Adapt every task again, changed or not.
+        max_age_days, max_bad_fraction, batch_size, intra_op_threads: As in `EmbeddingJob`.
+        flags: Beam options.
+    """
+
+    work: Path
+    adapter: str
+    store: EmbeddingStore
+    prepare: Callable[[Path], dict[str, Any]]
+    limits: checks.Thresholds = dataclasses.field(default_factory=checks.Thresholds)
+    full: bool = False
+    max_age_days: float = 0.0
+    max_bad_fraction: float = 0.01
+    batch_size: int = 256
+    intra_op_threads: int = 0
+    flags: Sequence[str] = ()
+
+
+def refresh(settings: Refresh) -> dict[str, Any]:
+    """Runs one refresh.
+
+    Returns:
+        The embedding job's report with ``checks`` and ``published``.
+
+    Raises:
+        LimamlError: Another refresh is running, a step failed, or a check refused the new generation. What was published stays.
+    """
+    work = settings.work
+    with exclusive(work):
+        outputs = work / "embeddings"
+        reference = _published(outputs, settings.store)
+        _clear(work, reference, settings.store)
+        card = settings.prepare(work / "tasks")
+        report, output = _generate(settings, outputs, reference)
+        previous = None if reference is None else str(outputs / reference["generation"])
+        measured = checks.check_run(str(output), report, previous, reference, settings.limits)
+        result = report | {"checks": [dataclasses.asdict(check) | {"passed": check.passed} for check in measured]}
+        result["rows_prepared"] = card.get("rows", {}).get("used")
+        _write_result(work, result | {"published": None})
+        checks.require(measured)
+        result["published"] = publish(str(output), settings.store).identifier
+        (output / _PUBLISHED_MARK).touch()
+        _write_result(work, result)
+        return result
+
+
+@contextlib.contextmanager
+def exclusive(work: Path) -> Iterator[None]:
+    """Holds the work folder's lock; the system frees it with the process, however that ends."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        file = open(work / "refresh.lock", "a+")  # noqa: SIM115 - held until the end of the block
+    except OSError as error:
+        raise LimamlError(f"cannot use the work folder {work}: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise LimamlError(f"another refresh (process {file.read().strip() or 'unknown'}) is using {work}; wait for it") from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _generate(settings: Refresh, outputs: Path, reference: dict[str, Any] | None) -> tuple[dict[str, Any], Path]:
+    """Runs the embedding job, from the published run on where the same model made it."""
+    name = new_generation_name(settings.store, read_manifest(settings.adapter).model_version)
+    same_model = reference is not None and reference["manifest_digest"] == manifest_digest(settings.adapter)
+    previous = str(outputs / reference["generation"]) if reference is not None and same_model and not settings.full else None
+    job = EmbeddingJob(
+        tasks=str(settings.work / "tasks"),
+        adapter=settings.adapter,
+        output=str(outputs / name),
+        generation=name,
+        previous=previous,
+        max_age_days=settings.max_age_days,
+        batch_size=settings.batch_size,
+        max_bad_fraction=settings.max_bad_fraction,
+        intra_op_threads=settings.intra_op_threads,
+    )
+    return generate(job, settings.flags, overwrite=True), outputs / name
+
+
+def _published(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | None:
+    """Report of the output that the store shows to its readers; of the newest ever published one where the store lost it."""
+    reports = []
+    for folder in sorted(outputs.glob("*"), reverse=True):
+        with contextlib.suppress(LimamlError):
+            reports.append(read_report(str(folder)))
+    for report in reports:
+        current = store.current(report["model_version"])
+        if current is not None and current.identifier == report["generation"]:
+            return report
+    return next((r for r in reports if (outputs / r["generation"] / _PUBLISHED_MARK).exists()), None)
+
+
+def _clear(work: Path, published: dict[str, Any] | None, store: EmbeddingStore) -> None:
+    """Removes what is neither published nor may be rolled back to: remains of killed runs, refused and outdated outputs."""
+    names = {generation.identifier for generation in store.generations()}
+    if published is not None:
+        names.add(published["generation"])
+    for folder in (work / "embeddings").glob("*"):
+        if folder.name not in names:
+            shutil.rmtree(folder, ignore_errors=True)
+    for remains in (*work.glob("tasks.partial-*"), *work.glob("tasks.old-*")):
+        shutil.rmtree(remains, ignore_errors=True)
+
+
+def _write_result(work: Path, result: dict[str, Any]) -> None:
+    aside = work / f".{RESULT_FILE}.partial"
+    aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    aside.replace(work / RESULT_FILE)

@@ -1,0 +1,1 @@
+"""Blocks of rows as Arrow tables: values, joins and shuffles."""

@@ -1,0 +1,149 @@
+"""Feature tables: in the memory of every worker, joined by look-up, as late as possible.
+
+Shuffles carry interactions without their joined columns; validation, statistics and the writer look them up again. That
+keeps rows narrow where bytes cost most. The limit: a table must fit into a worker's memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from limaml_beam.io.sources import Source, SourceError, read_tables
+from limaml_beam.rows import columnar, values
+from limaml_beam.rows.columnar import Mask, key_column
+from tfrec_limaml.schema.schema import Feature, Schema
+
+_BATCH_ROWS = 65_536
+
+Tables = Mapping[str, "FeatureTable"]
+
+
+def owner(schema: Schema, column: str) -> str | None:
+    """The feature table that holds a column; None for the interactions."""
+    return next((f.table for f in schema.features if f.name == column), None)
+
+
+def table_columns(schema: Schema, table: str) -> tuple[str, ...]:
+    """Columns that the files of a feature table must have."""
+    return tuple(dict.fromkeys([schema.tables[table], *(f.name for f in schema.features if f.table == table)]))
+
+
+class FeatureTable:
+    """One feature table in memory, validated, found by its key as text.
+
+    A row takes 12 bytes of index, its key, four bytes per number, and one to four per text: columns of text hold codes.
+    """
+
+    def __init__(self, schema: Schema, name: str, source: Source) -> None:
+        columns = table_columns(schema, name)
+        parts: dict[str, list[pa.Array]] = {column: [] for column in columns}
+        for path in source.files:
+            for part in read_tables((path, None), columns, _BATCH_ROWS):
+                for column in columns:
+                    parts[column].append(_narrow(part[column].combine_chunks()))
+        key = schema.tables[name]
+        if not sum(map(len, parts[key])):
+            raise SourceError(f"table {name!r} ({', '.join(source.files)}) has no rows")
+        self._keys = values.as_text(_whole(parts[key]))
+        hashes = columnar.stable_hash(pc.fill_null(self._keys, ""))
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._rows = hashes[order], order.astype(np.int32)
+        alike = np.diff(np.flatnonzero(np.append(np.diff(self._hashes, prepend=~self._hashes[:1]) != 0, True)))
+        self._most_alike = int(alike.max(initial=1))
+        if self._most_alike > 1:
+            counted = pc.value_counts(self._keys)
+            twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+            if len(twice):
+                raise SourceError(f"table {name!r} holds the key {key} = {twice[0].as_py()!r} more than once; one row per key is needed")
+        self._columns: dict[str, tuple[pa.Array, Mask | None]] = {}
+        for feature in schema.features:
+            if feature.table == name:
+                self._columns[feature.name] = _stored(*values.as_feature(_whole(parts[feature.name]), feature), feature)
+                del parts[feature.name]
+
+    def find(self, keys: pa.Array) -> npt.NDArray[np.int64]:
+        """Row of each key, -1 where the table has none."""
+        codes, distinct = columnar.codes_of(pc.fill_null(keys, ""))
+        wanted = columnar.stable_hash(distinct)
+        found = np.full(len(distinct), -1, np.int64)
+        place = np.searchsorted(self._hashes, wanted)
+        for _ in range(self._most_alike):
+            rows = self._rows[np.minimum(place, len(self._rows) - 1)]
+            equal = pc.fill_null(pc.equal(self._keys.take(pa.array(rows)), distinct), False).to_numpy(zero_copy_only=False)
+            found[equal] = rows[equal]
+            place += 1
+        return np.where(pc.is_null(keys).to_numpy(zero_copy_only=False), -1, found[codes])
+
+    def invalid(self, feature: Feature, rows: npt.NDArray[np.int64]) -> Mask:
+        """Which of `rows` have no valid value of a feature: -1, or a value that was filled."""
+        mask = self._columns[feature.name][1]
+        return rows < 0 if mask is None else mask[rows]
+
+    def column(self, feature: Feature, rows: npt.NDArray[np.int64]) -> pa.Array:
+        """A feature's values at `rows`, filled where there is none."""
+        stored = self._columns[feature.name][0]
+        return stored.take(pa.array(np.where(rows < 0, len(stored) - 1, rows)))
+
+
+def _stored(array: pa.Array, invalid: Mask, feature: Feature) -> tuple[pa.Array, Mask | None]:
+    """A column with the filler behind its last row, where row -1 finds it; text as codes as narrow as they can be."""
+    filler = pa.array([feature.filler if feature.width == 1 else [feature.filler] * feature.width], array.type)
+    return _narrow(pa.concat_arrays([array, filler])), np.append(invalid, True) if invalid.any() else None
+
+
+def _narrow(array: pa.Array) -> pa.Array:
+    """Text as codes as narrow as they can be; anything else as it is."""
+    if not pa.types.is_string(array.type):
+        return array
+    encoded = array.dictionary_encode()
+    narrow = next(t for t in (pa.int8(), pa.int16(), pa.int32()) if len(encoded.dictionary) <= 2 ** (t.bit_width - 1))
+    return pa.DictionaryArray.from_arrays(encoded.indices.cast(narrow), encoded.dictionary)
+
+
+def _whole(parts: list[pa.Array]) -> pa.ChunkedArray:
+    """One column from the parts it was read in, whose types may differ as far as Arrow can unite them."""
+    return pa.concat_tables([pa.table([values.plain(part)], ["column"]) for part in parts], promote_options="permissive")["column"]
+
+
+def load_tables(schema: Schema, sources: Mapping[str, Source]) -> Tables:
+    """All feature tables; read once per process, whichever transform asks first."""
+    return _load(json.dumps(schema.to_dict(), sort_keys=True), tuple(sorted(sources.items())))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(schema: str, sources: tuple[tuple[str, Source], ...]) -> Tables:
+    declared = Schema.from_dict(json.loads(schema))
+    return {name: FeatureTable(declared, name, source) for name, source in sources}
+
+
+def join(schema: Schema, tables: Tables, block: pa.Table) -> pa.Table:
+    """A block with the columns of every feature table."""
+    for name, table in tables.items():
+        rows = table.find(values.plain(block[key_column(schema.tables[name])]))
+        for feature in schema.features:
+            if feature.table == name:
+                block = block.append_column(feature.name, table.column(feature, rows))
+    return block
+
+
+class JoinTables(beam.DoFn):
+    """Blocks -> blocks with the columns of every feature table."""
+
+    def __init__(self, schema: Schema, sources: Mapping[str, Source]) -> None:
+        self.schema, self.sources = schema, dict(sources)
+
+    def setup(self) -> None:
+        """Loads the tables."""
+        self.tables = load_tables(self.schema, self.sources)
+
+    def process(self, block: pa.Table) -> Iterator[pa.Table]:
+        """Looks up."""
+        yield join(self.schema, self.tables, block)

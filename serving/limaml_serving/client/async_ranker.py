@@ -1,0 +1,74 @@
+"""The asyncio ranker client: the same protocol over grpc.aio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+
+from limaml_serving.client.base import RankerBase
+from limaml_serving.client.columns import Candidates
+from limaml_serving.client.protocol import LookUp, Predict, Ranked, Request, Resolve, Steps
+from tfrec_limaml.errors import StoreError
+
+
+class AsyncRanker(RankerBase):
+    """`limaml_serving.client.Ranker` for asyncio: the same arguments, results, errors and counters.
+
+    Make it inside the running event loop. The store's look-up runs in a worker thread and may take half of a call's
+    time; then it counts as a failed store, and the candidates are scored without embeddings.
+    """
+
+    _grpc = grpc.aio
+
+    async def rank(
+        self, member: Mapping[str, Any], candidates: Candidates, *, top: int | None = None, timeout: float | None = None
+    ) -> Ranked:
+        """See `limaml_serving.client.Ranker.rank`."""
+        return (await self._drive(self._protocol.rank([(member, candidates)], top, timeout)))[0]
+
+    async def rank_many(self, requests: Sequence[Request], *, top: int | None = None, timeout: float | None = None) -> list[Ranked]:
+        """See `limaml_serving.client.Ranker.rank_many`."""
+        return await self._drive(self._protocol.rank(requests, top, timeout))
+
+    async def wait_for_server(self, timeout: float) -> None:
+        """See `limaml_serving.client.Ranker.wait_for_server`."""
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), timeout)
+        except TimeoutError as error:
+            raise self._nobody(timeout) from error
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def _drive(self, steps: Steps) -> list[Ranked]:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = await self._perform(step)
+                except (grpc.RpcError, StoreError, TimeoutError) as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as done:
+            result: list[Ranked] = done.value
+            return result
+
+    async def _perform(self, step: Resolve | LookUp | Predict) -> Any:
+        if isinstance(step, LookUp):
+            look_up = asyncio.to_thread(self._store.get_many, step.keys, step.model_version)
+            return await asyncio.wait_for(look_up, step.timeout)
+        call = self._predict if isinstance(step, Predict) else self._metadata
+        return await call(step.request, timeout=step.timeout)

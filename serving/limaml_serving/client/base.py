@@ -1,0 +1,68 @@
+"""What the blocking and the asyncio client have in common: how they are made, and their counters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from limaml_serving.client import wire
+from limaml_serving.client.channel import Tls, channel_options
+from limaml_serving.client.counters import Counters
+from limaml_serving.client.protocol import OnVersionMismatch, RankingProtocol, Signature
+from limaml_serving.client.versions import KnownVersions, VersionLock
+from limaml_serving.errors import ServingError
+from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.store.base import EmbeddingStore
+
+
+class RankerBase:
+    """A channel to a model server, a store, and the protocol between them; arguments as in `limaml_serving.client.Ranker`."""
+
+    #: The module that opens channels: `grpc` or `grpc.aio`.
+    _grpc: Any
+
+    def __init__(
+        self,
+        target: str,
+        store: EmbeddingStore,
+        *,
+        manifest: Manifest | str | Path,
+        model_name: str = "ranker",
+        version: int | None = None,
+        version_label: str | None = None,
+        timeout: float = 1.0,
+        retries: int = 2,
+        on_version_mismatch: OnVersionMismatch = "unadapted",
+        signature: Signature = "rank",
+        refresh_seconds: float = 5.0,
+        tls: Tls | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        self._target = target
+        self._store = store
+        self._protocol = RankingProtocol(
+            known=KnownVersions(manifest),
+            model_name=model_name,
+            lock=VersionLock(version, version_label, refresh_seconds),
+            timeout=timeout,
+            on_version_mismatch=on_version_mismatch,
+            signature=signature,
+        )
+        settings = channel_options(retries, tls, options)
+        self._channel = (
+            self._grpc.insecure_channel(target, settings) if tls is None else self._grpc.secure_channel(target, tls.credentials(), settings)
+        )
+        self._predict = self._channel.unary_unary(wire.PREDICT_METHOD, None, wire.PredictResponse.FromString)
+        self._metadata = self._channel.unary_unary(
+            wire.METADATA_METHOD, wire.GetModelMetadataRequest.SerializeToString, wire.GetModelMetadataResponse.FromString
+        )
+
+    @property
+    def counters(self) -> Counters:
+        """What happened so far."""
+        return self._protocol.counters
+
+    def _nobody(self, timeout: float) -> ServingError:
+        message = f"no server answers at {self._target} after {timeout:g} seconds: is it running, and is this its port?"
+        return ServingError(message, "UNAVAILABLE")

@@ -1,0 +1,176 @@
+"""One feature's values to the bytes that travel, checked and, where the schema says so, filled."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from limaml_serving.client import wire
+from limaml_serving.errors import RequestError, shown
+from tfrec_limaml.schema.schema import Feature
+
+#: A checked column: its number of rows (1 or N), and their bytes as they travel. Numbers are little-endian, row after row;
+#: texts are the fields ``string_val`` of a `TensorProto`. Either way, columns are put together by putting their bytes together.
+Column = tuple[int, bytes]
+# How a number travels: its type in arrays; the types of a single one that needs no mending, and how that one becomes bytes.
+_NUMBERS: dict[str, tuple[np.dtype[Any], frozenset[type], Callable[[Any], bytes]]] = {
+    "int64": (np.dtype("<i8"), frozenset({int, bool, np.int64}), struct.Struct("<q").pack),
+    "float32": (np.dtype("<f4"), frozenset({float, int, np.float32, np.float64}), struct.Struct("<f").pack),
+}
+
+
+class FeatureReader:
+    """Reads one feature's values; the usual ones take the short way through each method. A feature with filled values is noted."""
+
+    def __init__(self, feature: Feature) -> None:
+        self.name = feature.name
+        self.feature = feature
+        self._tail = () if feature.width == 1 else (feature.width,)
+        if feature.dtype == "string":
+            self._dtype = None
+            self._filler = _texts([str(feature.filler)])
+            return
+        self._dtype, types, self._pack = _NUMBERS[feature.dtype]
+        self._types = frozenset() if self._tail else types
+        self._filler = np.full(feature.width, feature.filler, self._dtype).tobytes()
+
+    def example(self) -> Any:
+        """A made-up value of the feature's type."""
+        if self._dtype is None:
+            return "text"
+        value = 1 if self.feature.dtype == "int64" else 1.0
+        return [value] * self.feature.width if self._tail else value
+
+    def of_candidates(self, values: Any, count: int, filled: list[str]) -> Column:
+        """The column of N values; floats need not be finite yet."""
+        if self._dtype is None:
+            return count, _strings(self.feature, values, filled)
+        shape = (count, *self._tail)
+        if type(values) is np.ndarray and values.dtype == self._dtype and values.shape == shape:
+            return count, values.tobytes()
+        return count, _numbers(self.feature, values, shape, filled)
+
+    def of_member(self, value: Any, filled: list[str]) -> Column:
+        """The column of one value; likewise."""
+        if self._dtype is None:
+            return 1, _strings(self.feature, (value,), filled)
+        if type(value) in self._types:
+            try:
+                return 1, self._pack(value)
+            except (struct.error, OverflowError):
+                pass  # too large for its type: an integer is refused below, a float becomes infinite
+        return 1, _numbers(self.feature, (value,), (1, *self._tail), filled)
+
+    def with_filler(self, column: Column, filled: list[str]) -> Column:
+        """A column of floats, those that are not finite replaced."""
+        rows, content = column
+        values = np.frombuffer(content, "<f4")
+        invalid = ~np.isfinite(values)
+        if not invalid.any():
+            return column
+        values = np.where(invalid, np.float32(_filler(self.feature, "a missing, NaN or infinite value")), values)
+        filled.append(self.name)
+        return rows, values.tobytes()
+
+    def absent(self, filled: list[str]) -> Column:
+        """The filler's column of one row."""
+        if self.feature.on_invalid != "fill":
+            raise RequestError(f"feature {self.name!r} is missing: give it for the member or for the candidates")
+        filled.append(self.name)
+        return 1, self._filler
+
+
+def all_finite(floats: Sequence[bytes]) -> bool:
+    """Whether all are finite; a false alarm is possible, where values are so large that their squares are not."""
+    values = np.frombuffer(b"".join(floats), "<f4")
+    return math.isfinite(np.vdot(values, values))
+
+
+def _numbers(feature: Feature, values: Any, shape: tuple[int, ...], filled: list[str]) -> bytes:
+    if feature.dtype == "float32":
+        return _of_shape(feature, _floats(feature, values), shape).tobytes()
+    array, invalid = _integers(feature, values)
+    array = _of_shape(feature, array, shape)
+    if invalid.any():
+        array[invalid] = _filler(feature, "a missing, NaN or infinite value")
+        filled.append(feature.name)
+    return array.tobytes()
+
+
+def _of_shape(feature: Feature, array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    if array.shape != shape:
+        raise RequestError(f"feature {feature.name!r} needs the shape {list(shape)}, received {list(array.shape)}")
+    return array
+
+
+def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
+    items = values.tolist() if hasattr(values, "tolist") else values
+    try:
+        return _texts(items)
+    except (TypeError, UnicodeDecodeError):
+        pass  # not all of them are text: look at each
+    except UnicodeEncodeError as error:
+        raise RequestError(f"feature {feature.name!r} holds text that is not valid Unicode: {error}") from error
+    strange = [item for item in items if not isinstance(item, str | bytes | int | float | np.generic | None)]
+    if strange:
+        raise RequestError(f"feature {feature.name!r} needs text (string), received {shown(strange[0])}")
+    invalid = [item is None or (isinstance(item, float) and item != item) for item in items]
+    filler = str(_filler(feature, "a missing value")).encode() if any(invalid) else b""
+    out = [filler if bad else item if isinstance(item, bytes) else str(item).encode() for item, bad in zip(items, invalid, strict=True)]
+    if any(invalid):
+        filled.append(feature.name)
+    content: bytes = wire.TensorProto(string_val=out).SerializeToString()
+    return content
+
+
+def _texts(items: Sequence[str]) -> bytes:
+    content: bytes = wire.Texts(string_val=items).SerializeToString()
+    return content
+
+
+def _floats(feature: Feature, values: Any) -> npt.NDArray[Any]:
+    array = _array(feature, values)
+    if array.dtype.kind == "O":
+        array = _array(feature, np.where(_is_none(array), np.nan, array).tolist())
+    if array.dtype.kind not in "fiub":
+        raise RequestError(f"feature {feature.name!r} needs numbers (float32), received {shown(values)}")
+    with np.errstate(over="ignore"):
+        return array.astype("<f4")
+
+
+def _integers(feature: Feature, values: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    array = _array(feature, values)
+    invalid = np.zeros(array.shape, np.bool_)
+    if array.dtype.kind == "O":
+        invalid = _is_none(array)
+    elif array.dtype.kind == "f":
+        invalid = ~np.isfinite(array)
+    if invalid.any():
+        array = _array(feature, np.where(invalid, 0, array).tolist())
+    with np.errstate(invalid="ignore"):
+        whole = array.astype("<i8") if array.dtype.kind in "fiub" else None
+    if whole is None or np.any(array != whole):
+        raise RequestError(f"feature {feature.name!r} needs whole numbers (int64), received {shown(values)}")
+    return whole, invalid
+
+
+def _is_none(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    return np.fromiter((value is None for value in array.flat), np.bool_, array.size).reshape(array.shape)
+
+
+def _array(feature: Feature, values: Any) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise RequestError(f"feature {feature.name!r} needs values of one length, received {shown(values)}") from error
+
+
+def _filler(feature: Feature, what: str) -> float | int | str:
+    if feature.on_invalid != "fill":
+        raise RequestError(f"feature {feature.name!r} has {what}, and the schema (on_invalid: {feature.on_invalid}) gives no filler for it")
+    return feature.filler

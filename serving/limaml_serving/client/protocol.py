@@ -1,0 +1,286 @@
+"""The ranking protocol, free of input and output: what to ask, in which order, and what to make of the answers.
+
+`RankingProtocol.rank` is a generator. It yields what it needs from outside (`Resolve`, `LookUp`, `Predict`) and is sent the
+answer, or has the error thrown in. The blocking and the asyncio client only carry these out, so that both behave alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from limaml_serving.client import wire
+from limaml_serving.client.columns import Candidates, Rows
+from limaml_serving.client.counters import Counters
+from limaml_serving.client.predict_request import read_output
+from limaml_serving.client.versions import KnownVersion, KnownVersions, VersionLock
+from limaml_serving.errors import RequestError, ServingError
+from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
+from tfrec_limaml.manifest import LOGIT, PROBABILITY, RANK_SIGNATURE, SERVING_SIGNATURE
+from tfrec_limaml.store.base import Mask, Matrix
+
+logger = logging.getLogger(__name__)
+
+Signature = Literal["rank", "serving_default"]
+OnVersionMismatch = Literal["unadapted", "raise"]
+_COUNTED = {"DEADLINE_EXCEEDED": "deadline_exceeded", "UNAVAILABLE": "unavailable", "RESOURCE_EXHAUSTED": "unavailable"}
+
+Request = tuple[Mapping[str, Any], Candidates]
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Ranked:
+    """Scored candidates, best first; every array has one entry per candidate returned.
+
+    Attributes:
+        order: Positions in the candidates given, by falling logit (equal ones keep their order; NaN comes last).
+        probability: float32.
+        logit: float32; it still orders candidates whose probability rounds to 1.
+        used_embedding: Whether the member's meta embedding took part in the score (the first task definition's, where the model has
+            several).
+        model_version: The version that scored, whose embeddings were used.
+        filled: Features with missing or invalid values that the schema's filler replaced.
+    """
+
+    order: npt.NDArray[np.int64]
+    probability: npt.NDArray[np.float32]
+    logit: npt.NDArray[np.float32]
+    used_embedding: Mask
+    model_version: int
+    filled: tuple[str, ...] = ()
+
+
+class Resolve(NamedTuple):
+    """Ask the server which version a label, or the lack of one, stands for."""
+
+    request: Any
+    timeout: float
+
+
+class LookUp(NamedTuple):
+    """Ask the store for embeddings."""
+
+    keys: Sequence[str]
+    model_version: int
+    timeout: float
+
+
+class Predict(NamedTuple):
+    """Ask the server for scores."""
+
+    request: bytes
+    timeout: float
+
+
+Steps = Generator[Resolve | LookUp | Predict, Any, list[Ranked]]
+
+
+class RankingProtocol:
+    """See the module's text; arguments as in `limaml_serving.client.Ranker`."""
+
+    def __init__(
+        self,
+        *,
+        known: KnownVersions,
+        model_name: str,
+        lock: VersionLock,
+        timeout: float,
+        on_version_mismatch: OnVersionMismatch,
+        signature: Signature,
+    ) -> None:
+        if signature not in (RANK_SIGNATURE, SERVING_SIGNATURE):
+            raise LimamlError(f"signature must be {RANK_SIGNATURE!r} or {SERVING_SIGNATURE!r}, received {signature!r}")
+        if on_version_mismatch not in ("unadapted", "raise"):
+            raise LimamlError(f"on_version_mismatch must be 'unadapted' or 'raise', received {on_version_mismatch!r}")
+        if timeout <= 0:
+            raise LimamlError(f"timeout must be a positive number of seconds, received {timeout}")
+        self.counters = Counters()
+        self._known = known
+        self._model = model_name
+        self._lock = lock
+        self._timeout = timeout
+        self._compact = signature == RANK_SIGNATURE
+        self._raise_on_mismatch = on_version_mismatch == "raise"
+
+    def rank(self, requests: Sequence[Request], top: int | None, timeout: float | None) -> Steps:
+        """Ranks each request's candidates; see `limaml_serving.client.Ranker.rank_many`."""
+        if top is not None and top < 1:
+            raise RequestError(f"top must be at least 1, received {top}")
+        self.counters.add(requests=len(requests))
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        try:
+            return (yield from self._rank(requests, top, deadline))
+        except ServingError as error:
+            self.counters.add(**{_COUNTED.get(error.code, "failed"): len(requests)})
+            raise
+
+    def _rank(self, requests: Sequence[Request], top: int | None, deadline: float) -> Steps:
+        version = yield from self._version(deadline)
+        try:
+            return (yield from self._rank_with(version, requests, top, deadline))
+        except ServingError as error:
+            if error.code != "NOT_FOUND" or self._lock.pinned is not None:
+                raise
+        # The version was retired between two resolutions: follow the label, and score anew with the other version's embeddings.
+        version = yield from self._resolve(deadline)
+        return (yield from self._rank_with(version, requests, top, deadline))
+
+    def _version(self, deadline: float) -> Generator[Resolve, Any, int]:
+        if not self._lock.claim() and self._lock.current is not None:
+            return self._lock.current
+        try:
+            return (yield from self._resolve(deadline))
+        except ServingError as error:
+            if self._lock.current is None:
+                raise
+            logger.warning("keeping model version %d: %s", self._lock.current, error)
+            return self._lock.current
+
+    def _resolve(self, deadline: float) -> Generator[Resolve, Any, int]:
+        request = wire.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name = self._model
+        if self._lock.label is not None:
+            request.model_spec.version_label = self._lock.label
+        try:
+            response = yield Resolve(request, self._left(deadline))
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+        version = int(response.model_spec.version.value)
+        if self._lock.resolved(version):
+            self.counters.add(version_changes=1)
+            logger.info("model %s: version %d answers now", self._model, version)
+        return version
+
+    def _rank_with(self, version: int, requests: Sequence[Request], top: int | None, deadline: float) -> Steps:
+        model = self._model_of(version)
+        every = [_numbered(model, request, index if len(requests) > 1 else None) for index, request in enumerate(requests)]
+        rows = [r for r in every if r.count]
+        if not rows:
+            return [_ranked(r, np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_), version, top) for r in every]
+        embeddings, has = yield from self._embeddings(model, version, rows, deadline)
+        request = model.writer.write(self._model, version, rows, embeddings, has, compact=self._compact)
+        try:
+            response = yield Predict(request, self._left(deadline))
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+        answered = response.model_spec.version.value
+        if answered != version:
+            raise VersionMismatchError(
+                f"asked {self._model} for version {version}, but version {answered} answered: its scores are dropped"
+            )
+        return self._split(response, every, has, version, top)
+
+    def _model_of(self, version: int) -> KnownVersion:
+        model = self._known.get(version)
+        if model is not None:
+            return model
+        newest = self._known.newest
+        self._mismatch(f"version {version} serves, but no manifest of it is known (the newest is of version {newest.version})")
+        return newest
+
+    def _embeddings(
+        self, model: KnownVersion, version: int, rows: Sequence[Rows], deadline: float
+    ) -> Generator[LookUp, Any, tuple[list[list[Matrix]], list[list[Mask]]]]:
+        """Embeddings ``[1 or N, D]`` and masks ``[1 or N]`` of each request, by task definition, from one look-up."""
+        keys = tuple({key: None for r in rows for own in r.keys for key in own.distinct if key is not None})
+        answer: tuple[Matrix, Mask] | None = None
+        if keys and model.version == version:
+            try:
+                answer = yield LookUp(keys, version, self._left(deadline) / 2)
+            except (StoreError, TimeoutError) as error:
+                self.counters.add(store_errors=1)
+                logger.warning("ranking without meta embeddings, the store failed: %s", error or "too slow")
+            else:
+                if not self._fits(answer[0], model):
+                    answer = None
+        if answer is None:
+            answer = np.zeros((len(keys), model.embedding_dim), np.float32), np.zeros(len(keys), np.bool_)
+        matrix, found = np.asarray(answer[0], np.float32), np.asarray(answer[1], np.bool_)  # whatever store it is
+        if all(own.distinct == keys for r in rows for own in r.keys):
+            picks = [[own.position if len(own.position) > 1 else slice(None) for own in r.keys] for r in rows]
+        else:
+            # One more row, which stays empty and stands for nobody: the key None.
+            matrix, found = np.concatenate([matrix, np.zeros((1, model.embedding_dim), np.float32)]), np.append(found, False)
+            position: dict[str | None, int] = {key: index for index, key in enumerate((*keys, None))}
+            picks = [[np.array([position[key] for key in own.distinct])[own.position] for own in r.keys] for r in rows]
+        return [[matrix[pick] for pick in own] for own in picks], [[found[pick] for pick in own] for own in picks]
+
+    def _fits(self, embeddings: Matrix, model: KnownVersion) -> bool:
+        width = embeddings.shape[1]
+        if width == model.embedding_dim:
+            return True
+        what = "none are published" if width == 0 else f"the store's have width {width}"
+        self._mismatch(
+            f"model version {model.version} needs meta embeddings of width {model.embedding_dim}, but {what}: run `limaml embed`"
+        )
+        return False
+
+    def _mismatch(self, message: str) -> None:
+        self.counters.add(version_mismatches=1)
+        if self._raise_on_mismatch:
+            raise VersionMismatchError(message)
+        logger.warning("ranking without meta embeddings: %s", message)
+
+    def _split(self, response: Any, every: Sequence[Rows], has: Sequence[Sequence[Mask]], version: int, top: int | None) -> list[Ranked]:
+        """Each request's part of the answer, ordered and counted."""
+        total = sum(r.count for r in every)
+        probability, logit = read_output(response, PROBABILITY, total), read_output(response, LOGIT, total)
+        out, start, masks = [], 0, iter(has)
+        for r in every:
+            if r.count:
+                used = next(masks)[0]
+                self._count(r, used)
+            else:
+                used = np.zeros(0, np.bool_)
+            part = slice(start, start + r.count)
+            out.append(_ranked(r, probability[part], logit[part], used, version, top))
+            start += r.count
+        return out
+
+    def _count(self, rows: Rows, used: Mask) -> None:
+        scale, keys = rows.count // len(used), rows.keys[0]
+        adapted, anonymous = scale * used.tolist().count(True), 0
+        if None in keys.distinct:
+            anonymous = scale * keys.position.tolist().count(keys.distinct.index(None))
+        missing = rows.count - adapted - anonymous
+        self.counters.add(candidates=rows.count, adapted=adapted, anonymous=anonymous, missing=missing, filled=len(rows.filled))
+
+    def _left(self, deadline: float) -> float:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ServingError("no time left to ask the server: earlier steps, such as the store look-up, used it up", "DEADLINE_EXCEEDED")
+        return left
+
+    def _failure(self, error: Any) -> ServingError:
+        code: str = error.code().name
+        return ServingError(f"model server, {self._model}: {code}: {error.details()}", code)
+
+
+def _numbered(model: KnownVersion, request: Request, index: int | None) -> Rows:
+    try:
+        return model.reader.read(*request)
+    except RequestError as error:
+        if index is None:
+            raise
+        raise RequestError(f"request {index}: {error}") from error
+
+
+def _ranked(
+    rows: Rows, probability: npt.NDArray[Any], logit: npt.NDArray[Any], used: npt.NDArray[np.bool_], version: int, top: int | None
+) -> Ranked:
+    order = (-logit).argsort(kind="stable")[:top]
+    return Ranked(
+        order=order,
+        probability=probability.take(order),
+        logit=logit.take(order),
+        used_embedding=used.repeat(len(order)) if len(used) == 1 else used.take(order),
+        model_version=version,
+        filled=rows.filled,
+    )

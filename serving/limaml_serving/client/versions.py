@@ -1,0 +1,137 @@
+"""The version lock: which model version answers, and what is known of it.
+
+The server's newest version, or the one behind a label, changes under a running client. Were such a name sent along with
+an embedding, a roll-out between the look-up and the scoring would mix the embedding of one version with the model of
+another. So a name is first resolved to a number, and every scoring request is pinned to that number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from pathlib import Path
+
+from limaml_serving.client.columns import RowReader
+from limaml_serving.client.predict_request import RequestWriter
+from tfrec_limaml.errors import LimamlError, VersionMismatchError
+from tfrec_limaml.manifest import Manifest, latest_version
+from tfrec_limaml.schema.schema import Schema
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KnownVersion:
+    """What a request to one model version needs, taken from its manifest once.
+
+    Attributes:
+        version: The model version.
+        reader: Checks requests against its inputs and the columns of its task keys.
+        writer: Writes requests to it.
+        embedding_dim: Width ``D`` of its meta embeddings.
+    """
+
+    version: int
+    reader: RowReader
+    writer: RequestWriter
+    embedding_dim: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> KnownVersion:
+        """Reads a manifest."""
+        schema = Schema.from_dict(manifest.schema)
+        definitions = (manifest.task_definition, *manifest.nested_definitions)
+        return cls(
+            version=manifest.model_version,
+            reader=RowReader(schema.all_features, [schema.task_columns(name) for name in definitions]),
+            writer=RequestWriter(schema.all_features, manifest.embedding_dim, manifest.nested_definitions),
+            embedding_dim=manifest.embedding_dim,
+        )
+
+
+class KnownVersions:
+    """The model versions a client has manifests of.
+
+    Args:
+        source: A manifest; or the folder of one exported version; or a folder of versions (``EXPORT/ranker``); or an
+            export (``EXPORT``). In a folder of versions, later ones are found as they appear.
+
+    Raises:
+        VersionMismatchError: No manifest there.
+    """
+
+    def __init__(self, source: Manifest | str | Path) -> None:
+        self._base: Path | None = None
+        self._known: dict[int, KnownVersion] = {}
+        if isinstance(source, Manifest):
+            self._add(source)
+            return
+        path = Path(source)
+        if path.name.isdigit():
+            self._add(Manifest.read(path))
+            return
+        self._base = path / "ranker" if (path / "ranker").is_dir() else path
+        self._add(Manifest.read(latest_version(self._base)))
+
+    def get(self, version: int) -> KnownVersion | None:
+        """What is known of a version, or None."""
+        if version not in self._known and self._base is not None and (self._base / str(version)).is_dir():
+            manifest = Manifest.read(self._base / str(version))
+            if manifest.model_version != version:
+                raise VersionMismatchError(
+                    f"{self._base / str(version)} holds the manifest of version {manifest.model_version}: folders were renamed or "
+                    "copied over each other; export again"
+                )
+            self._add(manifest)
+        return self._known.get(version)
+
+    @property
+    def newest(self) -> KnownVersion:
+        """The highest version known."""
+        return self._known[max(self._known)]
+
+    def _add(self, manifest: Manifest) -> None:
+        self._known[manifest.model_version] = KnownVersion.of(manifest)
+
+
+class VersionLock:
+    """Which version number requests are pinned to.
+
+    Args:
+        version: A fixed version; ``None`` follows the server.
+        label: The label to follow, for example ``"stable"``; ``None`` follows the server's newest version.
+        refresh_seconds: How long a resolved number is trusted.
+    """
+
+    def __init__(self, version: int | None, label: str | None, refresh_seconds: float = 5.0) -> None:
+        if version is not None and label is not None:
+            raise LimamlError(f"pin version or version_label, not both; received {version} and {label!r}")
+        if version is not None and version < 1:
+            raise LimamlError(f"version must be positive, received {version}")
+        self.label = label
+        self.pinned = version
+        self._refresh = refresh_seconds
+        self._current = version
+        self._expires = float("inf") if version is not None else 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def current(self) -> int | None:
+        """The version last resolved, fresh or not."""
+        return self._current
+
+    def claim(self) -> bool:
+        """Whether the caller should resolve now: one caller at a time does, the others go on with the old number."""
+        with self._lock:
+            if time.monotonic() < self._expires:
+                return False
+            if self._current is not None:
+                self._expires = time.monotonic() + self._refresh
+            return True
+
+    def resolved(self, version: int) -> bool:
+        """Notes what the server answered; returns whether that is a change."""
+        with self._lock:
+            changed = self._current is not None and version != self._current
+            self._current = version
+            self._expires = time.monotonic() + self._refresh
+            return changed

@@ -1,0 +1,167 @@
+"""``limaml rank``: JSON lines in, ranked JSON lines out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tfrec_limaml.cli import Command
+from tfrec_limaml.errors import LimamlError
+
+if TYPE_CHECKING:
+    from limaml_serving.client.protocol import Ranked
+    from limaml_serving.client.ranker import Ranker
+
+_DESCRIPTION = """\
+Ranks candidates through a running model server, with each member's meta embedding from the store.
+
+Reads one JSON object per line on stdin:
+
+    {"member": {"user_id": 7, "age": 41}, "candidates": [{"item_id": "a", "price": 3.5}, {"item_id": "b", "price": 2.0}]}
+
+and writes one per line on stdout, best candidate first ("candidate" is its position in the line read):
+
+    {"line": 1, "model_version": 3, "ranked": [{"candidate": 1, "probability": 0.71, "logit": 0.9, "used_embedding": true}, ...]}
+
+What a line has to hold for your model, `limaml rank --export runs/export --example` shows: a line with made-up values.
+
+example:
+    limaml serve runs/export/ranker --port 8500 &
+    limaml rank --target 127.0.0.1:8500 --export runs/export --store lmdb:runs/store < requests.jsonl > ranked.jsonl
+
+A line that cannot be ranked gives one error line on stderr, with its number; the others are still ranked, and the exit
+code is 2 at the end. A server that is starting is waited for (--wait); one that goes away ends the run.
+"""
+
+# The server refused this one request; the next may be well.
+_ONE_LINE_CODES = ("INVALID_ARGUMENT", "DEADLINE_EXCEEDED")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of ``limaml rank``."""
+    parser.add_argument("--target", metavar="HOST:PORT", help="gRPC address of the model server")
+    parser.add_argument("--export", required=True, metavar="EXPORT", help="folder written by `limaml export` (its manifests are read)")
+    parser.add_argument("--store", metavar="ADDRESS", help="embedding store, for example lmdb:runs/store")
+    parser.add_argument("--example", action="store_true", help="write one line as this command reads it, values made up, and end")
+    parser.add_argument("--model-name", default="ranker", metavar="NAME", help="name of the model on the server (default: ranker)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--version", type=int, metavar="N", help="ask for this model version (default: the server's newest)")
+    which.add_argument("--label", metavar="LABEL", help="ask for the version behind this label, for example stable")
+    parser.add_argument("--top", type=int, metavar="N", help="write only the best N candidates of each line")
+    parser.add_argument("--timeout", type=float, default=1.0, metavar="SECONDS", help="time for one line, retries included (default: 1)")
+    parser.add_argument("--wait", type=float, default=15.0, metavar="SECONDS", help="time for the server to come up (default: 15)")
+    parser.add_argument("--retries", type=int, default=2, metavar="N", help="further attempts while the server is unavailable (default: 2)")
+    parser.add_argument(
+        "--on-version-mismatch",
+        choices=("unadapted", "raise"),
+        default="unadapted",
+        help="when no embeddings of the answering version exist: score without them, or stop (default: unadapted)",
+    )
+    parser.add_argument("--tls-ca", metavar="PEM", help="authorities to trust; speaks TLS")
+    parser.add_argument("--tls-certificate", metavar="PEM", help="client certificate, for mutual TLS")
+    parser.add_argument("--tls-key", metavar="PEM", help="client key, for mutual TLS")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Ranks every line of stdin; raises `LimamlError` at the end if any could not be ranked."""
+    if arguments.example:
+        from limaml_serving.client.versions import KnownVersions
+
+        member, candidates = KnownVersions(arguments.export).newest.reader.example()
+        sys.stdout.write(json.dumps({"member": member, "candidates": candidates}) + "\n")
+        return
+    for option in ("target", "store"):
+        if getattr(arguments, option) is None:
+            raise LimamlError(f"--{option} is missing; only --example goes without it")
+    from limaml_serving.client.channel import Tls
+    from limaml_serving.client.ranker import Ranker
+    from tfrec_limaml.store import open_store
+
+    tls = None
+    if arguments.tls_ca or arguments.tls_certificate or arguments.tls_key:
+        tls = Tls(root_certificates=arguments.tls_ca, certificate_chain=arguments.tls_certificate, private_key=arguments.tls_key)
+    store = open_store(arguments.store)
+    try:
+        with Ranker(
+            arguments.target,
+            store,
+            manifest=arguments.export,
+            model_name=arguments.model_name,
+            version=arguments.version,
+            version_label=arguments.label,
+            timeout=arguments.timeout,
+            retries=arguments.retries,
+            on_version_mismatch=arguments.on_version_mismatch,
+            tls=tls,
+        ) as ranker:
+            ranker.wait_for_server(arguments.wait)
+            lines, bad = _rank_lines(ranker, sys.stdin.buffer, arguments.top)
+            counts = ranker.counters.snapshot()
+    finally:
+        store.close()
+    sys.stderr.write(
+        f"limaml: ranked {lines - bad} of {lines} lines; {counts['candidates']} candidates, {counts['adapted']} with a meta embedding\n"
+    )
+    if bad:
+        raise LimamlError(f"{bad} of {lines} lines could not be ranked; the messages above name them")
+
+
+def _rank_lines(ranker: Ranker, source: Iterable[bytes], top: int | None) -> tuple[int, int]:
+    """Ranks each line; returns how many there were and how many failed."""
+    from tqdm import tqdm
+
+    from limaml_serving.errors import RequestError, ServingError
+
+    lines = bad = 0
+    for number, line in enumerate(tqdm(source, unit=" lines", disable=None), 1):
+        if not line.strip():
+            continue
+        lines += 1
+        try:
+            ranked = ranker.rank(*_parse(line), top=top)
+        except RequestError as error:
+            bad += 1
+            sys.stderr.write(f"limaml: line {number}: {error}\n")
+        except ServingError as error:
+            if error.code not in _ONE_LINE_CODES:
+                raise
+            bad += 1
+            sys.stderr.write(f"limaml: line {number}: {error}\n")
+        else:
+            sys.stdout.write(json.dumps({"line": number, **_as_json(ranked)}) + "\n")
+    sys.stdout.flush()
+    return lines, bad
+
+
+def _parse(line: bytes) -> tuple[dict[str, Any], Any]:
+    from limaml_serving.errors import RequestError
+
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"not a JSON object: {error}") from error
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("member"), dict)
+        or not isinstance(content.get("candidates"), list | dict)
+    ):
+        raise RequestError('expected {"member": {...}, "candidates": [{...}, ...]}')
+    return content["member"], content["candidates"]
+
+
+def _as_json(ranked: Ranked) -> dict[str, Any]:
+    columns = (ranked.order, ranked.probability, ranked.logit, ranked.used_embedding)
+    names = ("candidate", "probability", "logit", "used_embedding")
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    return {"model_version": ranked.model_version, "ranked": rows, **({"filled": list(ranked.filled)} if ranked.filled else {})}
+
+
+RANK = Command(
+    help="rank candidates through a model server (JSON lines in, JSON lines out)",
+    description=_DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+)

@@ -1,0 +1,150 @@
+"""``limaml serve``: the embedded model server on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from tfrec_limaml.cli import Command
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.tensorflow_setup import import_tensorflow
+
+if TYPE_CHECKING:
+    from limaml_serving.server import EmbeddedServer, ModelSettings, Tls
+
+_DESCRIPTION = """\
+Serves exported models over gRPC with TensorFlow Serving's protocol (Predict, GetModelMetadata, GetModelStatus,
+HandleReloadConfigRequest, health, reflection). A development and single-node server: it listens on this machine only
+unless told otherwise, and does not batch requests. New version directories are picked up while it runs.
+
+example:
+  limaml serve EXPORT/ranker --name ranker --port 8500
+  limaml serve --models-config models.config --port 8500 --metrics-port 9100
+
+next: limaml rank --target 127.0.0.1:8500 --store lmdb:STORE < requests.jsonl
+"""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", nargs="?", type=Path, help="base directory of one model: it holds one SavedModel per numbered version")
+    parser.add_argument("--name", help="name of the model in requests (default: the directory's name)")
+    parser.add_argument("--models-config", type=Path, metavar="FILE", help="serve the models of a TensorFlow Serving models.config instead")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
+    parser.add_argument("--port", type=int, default=8500, help="port; 0 takes a free one (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="predictions run at once (default: the number of cores)")
+    parser.add_argument("--max-queue", type=int, default=128, help="predictions that may wait; more are refused (default: %(default)s)")
+    parser.add_argument("--max-message-mb", type=int, default=64, help="largest request in MiB (default: %(default)s)")
+    parser.add_argument("--max-rows", type=int, default=100_000, help="largest first axis of an input (default: %(default)s)")
+    parser.add_argument("--poll-seconds", type=float, default=1.0, help="time between looks for new versions (default: %(default)s)")
+    parser.add_argument("--grace-seconds", type=float, default=10.0, help="time for running requests on SIGTERM (default: %(default)s)")
+    parser.add_argument("--metrics-port", type=int, metavar="N", help="serve Prometheus metrics at http://127.0.0.1:N/metrics")
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)")
+    tls = parser.add_argument_group("TLS (PEM files)")
+    tls.add_argument("--tls-key", type=Path, metavar="FILE", help="the server's private key")
+    tls.add_argument("--tls-certificate", type=Path, metavar="FILE", help="the server's certificate chain")
+    tls.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="demand client certificates signed by this authority (mutual TLS)")
+
+
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    _check(arguments)
+    import_tensorflow()
+    models = _models(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    from limaml_serving.server import EmbeddedServer
+
+    server = EmbeddedServer(
+        models,
+        host=arguments.host,
+        port=arguments.port,
+        tls=_tls(arguments),
+        workers=arguments.workers,
+        max_queue=arguments.max_queue,
+        max_message_bytes=arguments.max_message_mb * 1024 * 1024,
+        max_rows=arguments.max_rows,
+        poll_seconds=arguments.poll_seconds,
+        metrics_port=arguments.metrics_port,
+        metrics_host=arguments.metrics_host,
+    )
+    return _serve(server, arguments.grace_seconds)
+
+
+def _serve(server: EmbeddedServer, grace_seconds: float) -> dict[str, Any]:
+    """Serves until SIGTERM or SIGINT, then drains."""
+    logger = logging.getLogger(__name__)
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    server.start()
+    available = server.manager.available()
+    logger.info("serving %s at %s", available, server.target)
+    for name in [name for name, versions in available.items() if not versions]:
+        logger.warning("model %s has no version that can be served yet; waiting for one", name)
+    if server.metrics_target:
+        logger.info("metrics at http://%s/metrics", server.metrics_target)
+    stop.wait()
+    logger.info("stopping: running requests have %s seconds to end", grace_seconds)
+    server.stop(grace_seconds)
+    return {"target": server.target, "models": available}
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if (arguments.directory is None) == (arguments.models_config is None):
+        raise LimamlError("give either a model's base directory or --models-config FILE")
+    if arguments.models_config is not None and arguments.name is not None:
+        raise LimamlError(f"--name {arguments.name!r} goes with a base directory; a models.config names its models itself")
+    for option in ("workers", "max_message_mb", "max_rows"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise LimamlError(f"--{option.replace('_', '-')} must be at least 1, received {value}")
+    for option in ("max_queue", "grace_seconds"):
+        if getattr(arguments, option) < 0:
+            raise LimamlError(f"--{option.replace('_', '-')} must not be negative, received {getattr(arguments, option)}")
+    if arguments.poll_seconds <= 0:
+        raise LimamlError(f"--poll-seconds must be positive, received {arguments.poll_seconds}")
+    for option in ("port", "metrics_port"):
+        value = getattr(arguments, option)
+        if value is not None and not 0 <= value <= 65535:
+            raise LimamlError(f"--{option.replace('_', '-')} must be between 0 and 65535, received {value}")
+
+
+def _models(arguments: argparse.Namespace) -> list[ModelSettings]:
+    if arguments.models_config is not None:
+        from limaml_serving.server import read_models_config
+
+        return list(read_models_config(arguments.models_config).values())
+    base: Path = arguments.directory.absolute()
+    if not base.is_dir():
+        raise LimamlError(f"no directory at {base}; pass a model's base directory, for example EXPORT/ranker after `limaml export`")
+    if (base / "saved_model.pb").exists():
+        raise LimamlError(f"{base} is one version of a model; pass the directory above it, which holds the numbered versions")
+    from limaml_serving.server import ModelSettings
+
+    return [ModelSettings(name=arguments.name or base.name, base_path=base)]
+
+
+def _tls(arguments: argparse.Namespace) -> Tls | None:
+    from limaml_serving.server import Tls
+
+    key, certificate, client_ca = arguments.tls_key, arguments.tls_certificate, arguments.tls_client_ca
+    if key is None and certificate is None and client_ca is None:
+        return None
+    if key is None or certificate is None:
+        raise LimamlError("TLS needs both --tls-key and --tls-certificate")
+    return Tls(key=key, certificate=certificate, client_ca=client_ca)
+
+
+SERVE = Command(
+    help="serve exported models over gRPC (TensorFlow Serving's protocol, one node)",
+    description=_DESCRIPTION,
+    add_arguments=_add_arguments,
+    run=_run,
+)

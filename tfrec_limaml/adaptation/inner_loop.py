@@ -1,0 +1,76 @@
+"""The inner loop: a few steps of gradient descent on every task's own weights, all tasks at once.
+
+The gradient of the sum of the tasks' losses with respect to per-task weights *is* each task's own gradient, so that one
+`tf.GradientTape` serves a whole batch of tasks. Method: Wang et al., "LiMAML", KDD 2024, Algorithm 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfrec_limaml.adaptation.inner_weights import DualKernel, SharedWeight
+
+#: Tensors ``[T, ...]``, or the cheaper forms of `tfrec_limaml.adaptation.inner_weights`.
+Weights = list[Any]
+
+
+class Adaptation(NamedTuple):
+    """Result of `adapt`.
+
+    Attributes:
+        weights: Adapted weights, one ``[T, ...]`` tensor each.
+        losses: Support losses ``[T]`` before each step (empty for no steps).
+    """
+
+    weights: Weights
+    losses: list[tf.Tensor]
+
+
+def adapt(
+    weights: Weights,
+    task_losses: Callable[[Weights], tf.Tensor],
+    steps: int,
+    learning_rates: float | Sequence[tf.Tensor | float],
+    second_order_steps: int | None = None,
+) -> Adaptation:
+    """Takes `steps` steps of gradient descent from `weights`.
+
+    Args:
+        weights: Each task's starting weights, ``[T, ...]`` or in a form of `tfrec_limaml.adaptation.inner_weights`.
+        task_losses: Maps such weights to the tasks' support losses ``[T]``.
+        steps: Number of steps; 0 returns the weights unchanged.
+        learning_rates: One rate for all weights, or one for each (a number or a tensor that broadcasts against it).
+        second_order_steps: How many of the *last* steps an outer tape differentiates through twice. ``None`` means all of them
+            (MAML), 0 means none (first-order MAML: inner gradients are constants).
+
+    Returns:
+        The adapted weights and the losses before each step.
+    """
+    rates = list(learning_rates) if isinstance(learning_rates, Sequence) else [learning_rates] * len(weights)
+    weights = [w.without_dual() if isinstance(w, DualKernel) and tf.is_tensor(r) else w for w, r in zip(weights, rates, strict=True)]
+    losses: list[tf.Tensor] = []
+    for step in range(steps):
+        exact = second_order_steps is None or step >= steps - second_order_steps
+        watched = [w.ghost if isinstance(w, SharedWeight | DualKernel) else w for w in weights]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(watched)
+            loss = task_losses(weights)
+            total = tf.reduce_sum(loss)
+        losses.append(loss)
+        gradients = tape.gradient(total, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = [tf.convert_to_tensor(g) for g in gradients]
+        if not exact:
+            gradients = [tf.stop_gradient(g) for g in gradients]
+        weights = [_descend(w, g, rate, exact) for w, g, rate in zip(weights, gradients, rates, strict=True)]
+    return Adaptation(weights, losses)
+
+
+def _descend(weight: Any, gradient: tf.Tensor, rate: Any, exact: bool) -> Any:
+    if isinstance(weight, DualKernel):
+        return weight.descend(gradient, rate, exact)
+    if isinstance(weight, SharedWeight):
+        return weight.descend(gradient, rate)
+    return weight - tf.cast(gradient, weight.dtype) * rate

@@ -1,0 +1,1 @@
+"""How much adaptation can gain on a data set, before training."""

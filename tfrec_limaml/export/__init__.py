@@ -1,0 +1,1 @@
+"""Two SavedModels and one manifest for each model version."""

@@ -1,0 +1,1 @@
+"""From a folder of task records to a trained model."""

@@ -1,0 +1,109 @@
+"""Blocks by name, as the command line offers them: each is built from what the encoder knows and a few options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.blocks.dcn import DCNGlobalBlock
+from tfrec_limaml.blocks.dlrm import DLRMGlobalBlock
+from tfrec_limaml.blocks.features_and_id import FeaturesAndIDMetaBlock
+from tfrec_limaml.blocks.id_embedding import IDEmbeddingMetaBlock
+from tfrec_limaml.blocks.mlp import MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.blocks.transformer import TransformerMetaBlock
+from tfrec_limaml.blocks.wide_and_deep import WideAndDeepGlobalBlock
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+
+Options = Mapping[str, Any]
+
+_L2 = {"class_name": "L2", "config": {"l2": 1e-5}}
+
+
+def _mlp_meta(encoder: FeatureEncoder, options: Options) -> MetaBlock:
+    return MLPMetaBlock(options["meta_units"], options["embedding_dim"], embeddings=encoder.embeddings("meta"), name="meta_block")
+
+
+def _id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
+    return IDEmbeddingMetaBlock(
+        **_task_id(encoder, options), embedding_dim=options["embedding_dim"], embeddings_regularizer=_L2, name="meta_block"
+    )
+
+
+def _features_and_id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
+    chosen = _task_id(encoder, options)
+    others = {name: size for name, size in encoder.embeddings("meta").items() if name != chosen["feature"]}
+    return FeaturesAndIDMetaBlock(
+        **chosen,
+        hidden_units=options["meta_units"],
+        embedding_dim=options["embedding_dim"],
+        embeddings=others,
+        embeddings_regularizer=_L2,
+        name="meta_block",
+    )
+
+
+def _transformer(encoder: FeatureEncoder, options: Options) -> MetaBlock:
+    return TransformerMetaBlock(options["meta_units"], options["embedding_dim"], embeddings=encoder.embeddings("meta"), name="meta_block")
+
+
+def _mlp_global(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
+    return MLPGlobalBlock(options["global_units"], **_deep(encoder, options))
+
+
+def _wide_and_deep(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
+    return WideAndDeepGlobalBlock(options["global_units"], _ids(encoder, options), **_deep(encoder, options))
+
+
+def _dcn(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
+    return DCNGlobalBlock(options["global_units"], **_deep(encoder, options))
+
+
+def _dlrm(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
+    deep = {name: value for name, value in _deep(encoder, options).items() if name != "embeddings"}
+    return DLRMGlobalBlock(options["global_units"], _ids(encoder, options), **deep)
+
+
+def _deep(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
+    embeddings = _global_embeddings(encoder, options)
+    return {"dropout": options["dropout"], "embeddings": embeddings, "embeddings_regularizer": _L2, "name": "global_block"}
+
+
+def _ids(encoder: FeatureEncoder, options: Options) -> dict[str, int]:
+    return {name: size for name, (size, _) in _global_embeddings(encoder, options).items()}
+
+
+def _global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, tuple[int, int]]:
+    """All embedded features, but for the ID where the meta block has it: a second row for it would take over what that one is to learn."""
+    taken = _task_id(encoder, options)["feature"] if options.get("meta_block") in ("id", "features+id") else None
+    return {name: size for name, size in encoder.embeddings().items() if name != taken}
+
+
+def _task_id(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
+    """The feature that identifies a task: its definition's key column, which must be a single-valued feature with an embedding."""
+    keys = encoder.schema.task_columns(options.get("task"))
+    for feature in encoder.schema.all_features:
+        if keys == (feature.name,) and feature.embedding_width is not None and feature.separator is None:
+            unknown = None if feature.encoding == "hash" else 0
+            return {"feature": feature.name, "size": encoder.size(feature), "unknown_id": unknown}
+    raise LimamlError(
+        f"an ID meta block needs the task's key {list(keys)} to be one feature with an embedding_width in the schema (role: meta); "
+        "add it, prepare again, or use --meta-block mlp"
+    )
+
+
+#: Meta blocks by name: ``(encoder, options) -> block``.
+META_BLOCKS: Mapping[str, Callable[[FeatureEncoder, Options], MetaBlock]] = {
+    "mlp": _mlp_meta,
+    "id": _id,
+    "features+id": _features_and_id,
+    "transformer": _transformer,
+}
+#: Global blocks by name: ``(encoder, options) -> block``.
+GLOBAL_BLOCKS: Mapping[str, Callable[[FeatureEncoder, Options], GlobalBlock]] = {
+    "mlp": _mlp_global,
+    "wide_and_deep": _wide_and_deep,
+    "dcn": _dcn,
+    "dlrm": _dlrm,
+}

@@ -37,8 +37,8 @@ test: lint ## Lint, type check and run every test; prints the coverage.
 
 # oneDNN chooses its kernels by instruction set; these are the tests whose numbers pass through them.
 test-avx2: env ## Run the numerical tests once more with kernels for processors without AVX-512.
-	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/core/test_golden.py tests/core/test_closed_forms.py \
-		tests/core/test_training.py tests/core/test_export.py tests/core/blocks tests/beam/embeddings/test_batch_independence.py
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/core/models tests/core/adaptation \
+		tests/core/export tests/core/blocks tests/beam/generate_embeddings/test_batch_independence.py
 
 flink: env ## Fetch or assemble Beam's Flink job server (needs Java and Maven), so that the Flink test runs instead of being skipped.
 	$(BIN)/python beam/flink/make_job_server.py build/flink

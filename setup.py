@@ -1,11 +1,18 @@
-"""Packaging: three import packages, two of which live below the folders ``beam/`` and ``serving/``."""
+"""Packaging: three import packages, two of which live below the folders ``beam/`` and
+``serving/``.
+"""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 BEAM = ["apache-beam>=2.70", "google-crc32c>=1.5", "isal>=1.7", "tfx-bsl>=1.21"]
-SERVING = ["tensorflow-serving-api>=2.19.1", "grpcio-health-checking>=1.60", "grpcio-reflection>=1.60", "prometheus-client>=0.20"]
+SERVING = [
+    "tensorflow-serving-api>=2.19.1",
+    "grpcio-health-checking>=1.60",
+    "grpcio-reflection>=1.60",
+    "prometheus-client>=0.20",
+]
 REDIS = ["redis>=5"]
 TENSORBOARD = ["tensorboard>=2.20"]
 SEARCH = ["optuna>=4"]
@@ -26,7 +33,8 @@ DEV = [
 setup(
     name="tfrec-limaml",
     version="0.1.0",
-    description="Personalise deep recommender models with LiMAML: meta-learned member embeddings for Keras 3, Beam and TF Serving.",
+    description="Personalise deep recommender models with LiMAML: meta-learned member embeddings "
+    "for Keras 3, Beam and TF Serving.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

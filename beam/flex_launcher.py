@@ -1,7 +1,8 @@
 """Entry point of the Dataflow flex template.
 
-A template has named parameters only, the command takes TASKS by its place. And a template's launcher is told to write the job down
-(``--template_location``), not to submit it: it cannot wait, so that checks and publication are left to `limaml embed --finish`.
+A template has named parameters only, the command takes TASKS by its place. And a template's
+launcher is told to write the job down (``--template_location``), not to submit it: it cannot wait,
+so that checks and publication are left to `limaml embed --finish`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Sequence
 
 
 def arguments_of(argv: Sequence[str]) -> list[str]:
-    """Arguments of ``python -m limaml_beam.generate_embeddings.job`` from a template's parameters."""
+    """Arguments of ``python -m limaml_beam.generate_embeddings.job`` from a template's
+    parameters.
+    """
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--tasks", required=True)
     known, rest = parser.parse_known_args(argv)
@@ -20,6 +23,6 @@ def arguments_of(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    from limaml_beam.generate_embeddings.job import main
+    from limaml_beam.generate_embeddings.__main__ import main
 
     sys.exit(main(arguments_of(sys.argv[1:])))

@@ -1,9 +1,11 @@
-"""Times an outer step of LiMAML with every meta block and every global block, beside a vanilla step of the same two blocks.
+"""Times an outer step of LiMAML with every meta block and every global block, beside a vanilla step
+of the same two blocks.
 
     python benchmarks/blocks.py [--json] [--rounds 5]
 
-The reference work (128 tasks x (24 + 8) samples, one second-order inner step) with an ID per task and one per item. LiMAML and
-vanilla take turns, round by round; figures are medians, the ratio the median of the rounds' ratios.
+The reference work (128 tasks x (24 + 8) samples, one second-order inner step) with an ID per task
+and one per item. LiMAML and vanilla take turns, round by round; figures are medians, the ratio the
+median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -31,21 +33,31 @@ ITEM = {"embeddings": {"item": (IDS["item"], 16)}}
 
 
 def _keras_stack():
-    layers = [keras.layers.Dense(128, "relu"), keras.layers.LayerNormalization(), keras.layers.Dense(32)]
+    layers = [
+        keras.layers.Dense(128, "relu"),
+        keras.layers.LayerNormalization(),
+        keras.layers.Dense(32),
+    ]
     return blocks.KerasMetaBlock(keras.Sequential(layers), 32)
 
 
 META_BLOCKS = {
     "mlp": lambda: blocks.MLPMetaBlock((128,), 32),
     "id": lambda: blocks.IDEmbeddingMetaBlock("user", IDS["user"], 32),
-    "features+id": lambda: blocks.FeaturesAndIDMetaBlock("user", IDS["user"], 16, hidden_units=(128,), embedding_dim=32),
+    "features+id": lambda: blocks.FeaturesAndIDMetaBlock(
+        "user", IDS["user"], 16, hidden_units=(128,), embedding_dim=32
+    ),
     "transformer": lambda: blocks.TransformerMetaBlock((128,), 32),
-    "keras, dense": lambda: blocks.KerasMetaBlock(keras.Sequential([keras.layers.Dense(128, "relu"), keras.layers.Dense(32)]), 32),
+    "keras, dense": lambda: blocks.KerasMetaBlock(
+        keras.Sequential([keras.layers.Dense(128, "relu"), keras.layers.Dense(32)]), 32
+    ),
     "keras, with layer normalisation": _keras_stack,
 }
 GLOBAL_BLOCKS = {
     "mlp": lambda: blocks.MLPGlobalBlock((256, 128), **ITEM),
-    "wide_and_deep": lambda: blocks.WideAndDeepGlobalBlock((256, 128), {"item": IDS["item"]}, **ITEM),
+    "wide_and_deep": lambda: blocks.WideAndDeepGlobalBlock(
+        (256, 128), {"item": IDS["item"]}, **ITEM
+    ),
     "dcn": lambda: blocks.DCNGlobalBlock((256, 128), **ITEM),
     "dlrm": lambda: blocks.DLRMGlobalBlock((256, 128), {"item": IDS["item"]}),
 }
@@ -55,7 +67,13 @@ def _samples(rng, size):
     samples = work.random_samples(rng, TASKS, size)
     users = np.repeat(rng.integers(1, IDS["user"], TASKS)[:, None], size, 1)
     ids = {"user": users, "item": rng.integers(1, IDS["item"], (TASKS, size))}
-    return {**samples, "features": {**samples["features"], **{name: tf.constant(value, tf.int32) for name, value in ids.items()}}}
+    return {
+        **samples,
+        "features": {
+            **samples["features"],
+            **{name: tf.constant(value, tf.int32) for name, value in ids.items()},
+        },
+    }
 
 
 def _step(algorithm, meta_block, global_block, batch):
@@ -84,19 +102,25 @@ def measure(rounds):
     pairs = [("meta", name, block, GLOBAL_BLOCKS["mlp"]) for name, block in META_BLOCKS.items()]
     pairs += [("global", name, META_BLOCKS["mlp"], block) for name, block in GLOBAL_BLOCKS.items()]
     for kind, name, meta_block, global_block in pairs:
-        steps = [_step(algorithm, meta_block(), global_block(), batch) for algorithm in (LiMAML, Vanilla)]
+        steps = [
+            _step(algorithm, meta_block(), global_block(), batch) for algorithm in (LiMAML, Vanilla)
+        ]
         limaml, vanilla = zip(*([step() for step in steps] for _ in range(rounds)), strict=True)
         result[kind][name] = {
             "limaml_ms": round(1e3 * statistics.median(limaml), 2),
             "vanilla_ms": round(1e3 * statistics.median(vanilla), 2),
-            "ratio": round(statistics.median(a / b for a, b in zip(limaml, vanilla, strict=True)), 3),
+            "ratio": round(
+                statistics.median(a / b for a, b in zip(limaml, vanilla, strict=True)), 3
+            ),
         }
         print(f"{kind} block {name}: {result[kind][name]}", file=sys.stderr)
     return result
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
@@ -107,7 +131,10 @@ def main():
     print(f"{'block':40} {'limaml ms':>10} {'vanilla ms':>11} {'ratio':>7}")
     for kind, found in result.items():
         for name, row in found.items():
-            print(f"{kind + ': ' + name:40} {row['limaml_ms']:10.2f} {row['vanilla_ms']:11.2f} {row['ratio']:7.2f}")
+            print(
+                f"{kind + ': ' + name:40} {row['limaml_ms']:10.2f} {row['vanilla_ms']:11.2f} "
+                f"{row['ratio']:7.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Rows per second and memory of `limaml prepare` on the KuaiRand log and on copies of it (simulated members).
+"""Rows per second and memory of `limaml prepare` on the KuaiRand log and on copies of it (simulated
+members).
 
     python benchmarks/build_tasks.py --json
     python benchmarks/build_tasks.py --copies 1,10,100 --history
 
-Needs the log: a folder with the official files below LIMAML_DATA_DIR. Every copy renumbers the members, so that ten copies
-are ten times the members with the same number of rows each. Each size is a process of its own. `rows_per_s` counts everything,
-start-up of Python and Beam too; `us_per_row` is processor time less what a run of every 200th member takes, and `linearity` its ratio
-to that of the first size: 1 where twice the rows cost twice as much.
+Needs the log: a folder with the official files below LIMAML_DATA_DIR. Every copy renumbers the
+members, so that ten copies are ten times the members with the same number of rows each. Each size
+is a process of its own. `rows_per_s` counts everything, start-up of Python and Beam too;
+`us_per_row` is processor time less what a run of every 200th member takes, and `linearity` its
+ratio to that of the first size: 1 where twice the rows cost twice as much.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ LIMAML = [sys.executable, "-m", "tfrec_limaml"]
 
 
 def copy_members(raw: Path, target: Path, copies: int, every: int = 1) -> int:
-    """Writes `copies` times the data of every `every`-th member, one file of interactions per copy; returns the number of rows.
+    """Writes `copies` times the data of every `every`-th member, one file of interactions per copy;
+    returns the number of rows.
 
     One copy of one table is in memory at a time.
     """
@@ -47,8 +50,12 @@ def copy_members(raw: Path, target: Path, copies: int, every: int = 1) -> int:
         kept = pc.equal(pc.subtract(members, pc.multiply(pc.divide(members, every), every)), 0)
         table, members = table.filter(kept), members.filter(kept)
 
-        def renumbered(copy: int, table: pa.Table = table, members: pa.ChunkedArray = members) -> pa.Table:
-            return table.set_column(table.column_names.index(MEMBER), MEMBER, pc.add(members, copy * 10_000_000))
+        def renumbered(
+            copy: int, table: pa.Table = table, members: pa.ChunkedArray = members
+        ) -> pa.Table:
+            return table.set_column(
+                table.column_names.index(MEMBER), MEMBER, pc.add(members, copy * 10_000_000)
+            )
 
         if path.stem == "interactions":
             for copy in range(copies):
@@ -68,7 +75,9 @@ def tree_bytes(pid: int) -> int:
     while pending:
         current = pending.pop()
         try:
-            total += int(Path(f"/proc/{current}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            total += int(Path(f"/proc/{current}/statm").read_text().split()[1]) * os.sysconf(
+                "SC_PAGE_SIZE"
+            )
             for children in Path(f"/proc/{current}/task").glob("*/children"):
                 pending += map(int, children.read_text().split())
         except (FileNotFoundError, ProcessLookupError):
@@ -80,7 +89,9 @@ def measure(command: list[str]) -> dict[str, float]:
     """Wall seconds, processor seconds and peak memory of a command and its children."""
     before = os.times()
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     peak = 0
 
     def watch() -> None:
@@ -96,8 +107,14 @@ def measure(command: list[str]) -> dict[str, float]:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{errors[-2000:]}")
     after = os.times()
-    processor = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"seconds": time.perf_counter() - started, "processor_seconds": processor, "peak_bytes": peak}
+    processor = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
+    return {
+        "seconds": time.perf_counter() - started,
+        "processor_seconds": processor,
+        "peak_bytes": peak,
+    }
 
 
 def prepare(source: Path, flags: list[str]) -> dict[str, float]:
@@ -110,16 +127,30 @@ def prepare(source: Path, flags: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--copies", default="1,10", metavar="N[,N]", help="sizes to measure (default: 1,10; 100 takes long)")
-    parser.add_argument("--history", action="store_true", help="with point-in-time history features")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--copies",
+        default="1,10",
+        metavar="N[,N]",
+        help="sizes to measure (default: 1,10; 100 takes long)",
+    )
+    parser.add_argument(
+        "--history", action="store_true", help="with point-in-time history features"
+    )
     parser.add_argument("--recent-only", action="store_true", help="the daily job's records alone")
-    parser.add_argument("--workers", type=int, default=1, help="worker processes (default 1: in this process)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="worker processes (default 1: in this process)"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     flags = ["--recent-only", "--window-end", "2022-05-09"] if arguments.recent_only else []
     if arguments.workers > 1:
-        flags += ["--beam=--direct_running_mode=multi_processing", f"--beam=--direct_num_workers={arguments.workers}"]
+        flags += [
+            "--beam=--direct_running_mode=multi_processing",
+            f"--beam=--direct_num_workers={arguments.workers}",
+        ]
     runs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         raw, source = Path(folder, "raw"), Path(folder, "copies")
@@ -133,17 +164,27 @@ def main() -> None:
             found = prepare(source, flags)
             per_row = (found["processor_seconds"] - start_up) / rows * 1e6
             linearity = per_row / (runs[0]["us_per_row"] if runs else per_row)
-            speeds = {"rows_per_s": rows / found["seconds"], "us_per_row": per_row, "linearity": linearity}
+            speeds = {
+                "rows_per_s": rows / found["seconds"],
+                "us_per_row": per_row,
+                "linearity": linearity,
+            }
             runs.append({"copies": copies, "rows": rows, **found, **speeds})
     if arguments.json:
-        facts = {"workers": arguments.workers, "history": arguments.history, "recent_only": arguments.recent_only}
+        facts = {
+            "workers": arguments.workers,
+            "history": arguments.history,
+            "recent_only": arguments.recent_only,
+        }
         print(json.dumps({**facts, "start_up_processor_seconds": start_up, "runs": runs}, indent=2))
         return
     print(f"start-up {start_up:.1f} processor seconds")
     for run in runs:
         print(
-            f"{run['copies']:4d} x: {run['rows']:10,d} rows in {run['seconds']:7.1f} s ({run['rows_per_s']:8,.0f} rows/s, "
-            f"{run['processor_seconds']:.1f} processor seconds), {run['us_per_row']:.1f} us of them per row (x {run['linearity']:.2f}), "
+            f"{run['copies']:4d} x: {run['rows']:10,d} rows in {run['seconds']:7.1f} s "
+            f"({run['rows_per_s']:8,.0f} rows/s, "
+            f"{run['processor_seconds']:.1f} processor seconds), {run['us_per_row']:.1f} us of "
+            f"them per row (x {run['linearity']:.2f}), "
             f"peak {run['peak_bytes'] / 2**20:,.0f} MiB"
         )
 

@@ -2,13 +2,15 @@
 
     python benchmarks/embedding_job.py --tasks 20000 --json
 
-The adapter is exported by the toolkit from a reference model (64 meta and 128 other features, meta MLP 128-32, global MLP
-256-128-1, k = 3). Both sides adapt the same records in the same batches; the direct loop has them in memory and throws its results
-away, the job reads gzipped files and writes Parquet. They take turns, and rates are medians; a job's start-up is what a job on
-eight tasks takes, and is subtracted. Shares are given by the clock and by processor time: the latter is less disturbed by other work.
+The adapter is exported by the toolkit from a reference model (64 meta and 128 other features, meta
+MLP 128-32, global MLP 256-128-1, k = 3). Both sides adapt the same records in the same batches; the
+direct loop has them in memory and throws its results away, the job reads gzipped files and writes
+Parquet. They take turns, and rates are medians; a job's start-up is what a job on eight tasks
+takes, and is subtracted. Shares are given by the clock and by processor time: the latter is less
+disturbed by other work.
 
-One and two worker processes, single-threaded, adapt the same files several times over, so that the work is long against their start-up,
-which is subtracted as well.
+One and two worker processes, single-threaded, adapt the same files several times over, so that the
+work is long against their start-up, which is subtracted as well.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from limaml_beam.commands.embed import quiet_beam
 from limaml_beam.generate_embeddings import record_batches
 from limaml_beam.generate_embeddings.adapter import load_packed
 from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, use_options
-from limaml_beam.io.sources import frame_record
+from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.schema.schema import Feature, Label, Schema
@@ -68,7 +70,9 @@ def make_export(folder: Path) -> str:
     """Exports the reference model; returns the adapter's directory."""
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 
-    encoder = FeatureEncoder(SCHEMA, Statistics(rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features={}))
+    encoder = FeatureEncoder(
+        SCHEMA, Statistics(rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features={})
+    )
     model = build_model("limaml", encoder, MODEL)
     model.build(encoder.output_shapes)
     manifest = export_for_serving(model, folder)
@@ -99,7 +103,9 @@ def write_tasks(folder: Path, records: Sequence[bytes]) -> str:
     (folder / "user").mkdir(parents=True)
     SCHEMA.save(folder / "schema.yaml")
     for n in range(FILES):
-        with gzip.open(folder / "user" / f"recent-{n:05d}-of-{FILES:05d}.tfrecord.gz", "wb", compresslevel=3) as file:
+        with gzip.open(
+            folder / "user" / f"recent-{n:05d}-of-{FILES:05d}.tfrecord.gz", "wb", compresslevel=3
+        ) as file:
             file.writelines(map(frame_record, records[n::FILES]))
     return str(folder)
 
@@ -122,7 +128,9 @@ def timed(function: Callable[[], object]) -> Times:
 
 
 def median(times: Sequence[Times]) -> Times:
-    return Times(statistics.median(t.wall for t in times), statistics.median(t.processor for t in times))
+    return Times(
+        statistics.median(t.wall for t in times), statistics.median(t.processor for t in times)
+    )
 
 
 def copies_of(tasks: str, folder: Path, copies: int) -> str:
@@ -137,7 +145,11 @@ def copies_of(tasks: str, folder: Path, copies: int) -> str:
 
 def run(job: EmbeddingJob, workers: int = 0) -> Times:
     """One run of the job: in this process, or in worker processes of one thread each."""
-    flags = [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"] if workers else []
+    flags = (
+        [f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing"]
+        if workers
+        else []
+    )
     job = dataclasses.replace(job, intra_op_threads=1 if workers else 0)
     return timed(lambda: generate(job, flags, overwrite=True))
 
@@ -145,15 +157,35 @@ def run(job: EmbeddingJob, workers: int = 0) -> Times:
 def measure(folder: Path, tasks: int, repeat: int, copies: int) -> dict[str, float]:
     records = make_records(tasks)
     adapter = make_export(folder / "export")
-    job = EmbeddingJob(tasks=write_tasks(folder / "tasks", records), adapter=adapter, output=f"{folder}/out", generation="benchmark")
+    job = EmbeddingJob(
+        tasks=write_tasks(folder / "tasks", records),
+        adapter=adapter,
+        output=f"{folder}/out",
+        generation="benchmark",
+    )
     tiny = dataclasses.replace(job, tasks=write_tasks(folder / "tiny", records[:8]))
-    return {"tasks": tasks, **compare_with_loop(job, tiny, records, repeat), **compare_workers(job, tiny, tasks, copies, folder)}
+    return {
+        "tasks": tasks,
+        **compare_with_loop(job, tiny, records, repeat),
+        **compare_workers(job, tiny, tasks, copies, folder),
+    }
 
 
-def compare_with_loop(job: EmbeddingJob, tiny: EmbeddingJob, records: Sequence[bytes], repeat: int) -> dict[str, float]:
+def compare_with_loop(
+    job: EmbeddingJob, tiny: EmbeddingJob, records: Sequence[bytes], repeat: int
+) -> dict[str, float]:
     # The very batches that the job forms, file by file.
-    batches = [batch for n in range(FILES) for batch in record_batches.batches_by_width(records[n::FILES], job.batch_size)]
-    packed = load_packed(job.adapter, ["serve"], embedding_dim=Manifest.read(job.adapter).embedding_dim, intra_op_threads=0)
+    batches = [
+        batch
+        for n in range(FILES)
+        for batch in record_batches.batches_by_width(records[n::FILES], job.batch_size)
+    ]
+    packed = load_packed(
+        job.adapter,
+        ["serve"],
+        embedding_dim=Manifest.read(job.adapter).embedding_dim,
+        intra_op_threads=0,
+    )
 
     def direct() -> None:
         for batch in batches:
@@ -176,10 +208,15 @@ def compare_with_loop(job: EmbeddingJob, tiny: EmbeddingJob, records: Sequence[b
 def check_work(work: Times, start: Times) -> None:
     """A difference of two times of which the smaller one is the work would be noise."""
     if work.wall < start.wall / 2:
-        raise SystemExit(f"start-up takes {start.wall:.1f} s, the work {work.wall:.1f} s: pass more --tasks (or --copies)")
+        raise SystemExit(
+            f"start-up takes {start.wall:.1f} s, the work {work.wall:.1f} s: pass more --tasks "
+            "(or --copies)"
+        )
 
 
-def compare_workers(job: EmbeddingJob, tiny: EmbeddingJob, tasks: int, copies: int, folder: Path) -> dict[str, float]:
+def compare_workers(
+    job: EmbeddingJob, tiny: EmbeddingJob, tasks: int, copies: int, folder: Path
+) -> dict[str, float]:
     many = dataclasses.replace(job, tasks=copies_of(job.tasks, folder / "many", copies))
     rates = []
     for workers in (1, 2):
@@ -196,16 +233,27 @@ def compare_workers(job: EmbeddingJob, tiny: EmbeddingJob, tasks: int, copies: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3, help="turns of loop and job (default 3)")
-    parser.add_argument("--copies", type=int, default=6, help="times that the worker processes adapt the tasks (default 6)")
+    parser.add_argument(
+        "--copies",
+        type=int,
+        default=6,
+        help="times that the worker processes adapt the tasks (default 6)",
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     quiet_beam(use_options([]))
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), arguments.tasks, arguments.repeat, arguments.copies)
-    print(json.dumps(result, indent=2) if arguments.json else "\n".join(f"{name}: {value:.4g}" for name, value in result.items()))
+    print(
+        json.dumps(result, indent=2)
+        if arguments.json
+        else "\n".join(f"{name}: {value:.4g}" for name, value in result.items())
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Peak memory of a training step as inner steps n and tasks per batch T grow, on the reference network.
+"""Peak memory of a training step as inner steps n and tasks per batch T grow, on the reference
+network.
 
     python benchmarks/memory.py [--json] [--svg docs/images/memory.svg]
 
-Each case runs in a process of its own, which reports how far its peak resident memory rose above what it held with data and model ready.
+Each case runs in a process of its own, which reports how far its peak resident memory rose above
+what it held with data and model ready.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ def measure_here(steps, tasks):
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
-    batch = {"support": work.random_samples(rng, tasks, 24), "query": work.random_samples(rng, tasks, 8)}
+    batch = {
+        "support": work.random_samples(rng, tasks, 24),
+        "query": work.random_samples(rng, tasks, 8),
+    }
     step = tf.function(work.model("limaml_n1", inner_steps=steps).train_step)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     graph = step.get_concrete_function(batch)
@@ -35,7 +40,12 @@ def measure_here(steps, tasks):
     for _ in range(3):
         graph(batch)["loss"].numpy()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"steps": steps, "tasks": tasks, "graph_mb": (traced - before) / 1024, "step_mb": (after - traced) / 1024}
+    return {
+        "steps": steps,
+        "tasks": tasks,
+        "graph_mb": (traced - before) / 1024,
+        "step_mb": (after - traced) / 1024,
+    }
 
 
 def measure(steps, tasks):
@@ -50,12 +60,16 @@ def draw(by_steps, by_tasks):
     from tfrec_limaml.report import svg
 
     style = (
-        "text{font:12px sans-serif;fill:#444}.axis{font-weight:bold}.grid{stroke:#ddd}.base{stroke:#888}"
+        "text{font:12px "
+        "sans-serif;fill:#444}.axis{font-weight:bold}.grid{stroke:#ddd}.base{stroke:#888}"
         ".s0{stroke:#0868ac;fill:#0868ac}.line{fill:none;stroke-width:2}"
     )
     parts = []
     for index, (rows, key, label) in enumerate(
-        ((by_steps, "steps", "inner steps n (T = 128)"), (by_tasks, "tasks", "tasks per batch T (n = 1)"))
+        (
+            (by_steps, "steps", "inner steps n (T = 128)"),
+            (by_tasks, "tasks", "tasks per batch T (n = 1)"),
+        )
     ):
         points = [(row[key], row["step_mb"]) for row in rows]
         marks = svg.ticks(0, max(y for _, y in points))
@@ -70,12 +84,20 @@ def draw(by_steps, by_tasks):
     background = svg.element("rect", width=860, height=300, fill="#fff")
     head = svg.element("title", "Peak memory of a LiMAML training step")
     return svg.element(
-        "svg", head, svg.element("style", style), background, *parts, xmlns="http://www.w3.org/2000/svg", viewBox="0 0 860 300"
+        "svg",
+        head,
+        svg.element("style", style),
+        background,
+        *parts,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox="0 0 860 300",
     )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--svg", type=Path, help="draw both curves there")
     parser.add_argument("--case", type=int, nargs=2, metavar=("N", "T"), help=argparse.SUPPRESS)
@@ -88,7 +110,11 @@ def main():
     if args.svg:
         args.svg.write_text(draw(by_steps, by_tasks) + "\n", encoding="utf-8")
     result = {"by_inner_steps": by_steps, "by_tasks": by_tasks}
-    print(json.dumps(result) if args.json else "\n".join(str(row) for rows in result.values() for row in rows))
+    print(
+        json.dumps(result)
+        if args.json
+        else "\n".join(str(row) for rows in result.values() for row in rows)
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The reference work that benchmarks share: 64 meta and 128 other features, meta MLP 128-32, global MLP 256-128-1."""
+"""The reference work that benchmarks share: 64 meta and 128 other features, meta MLP 128-32, global
+MLP 256-128-1.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,16 @@ ALGORITHMS = {
 
 
 def model(name="limaml_n1", params=None, steps_per_execution=1, **kwargs):
-    """A compiled reference model; `params` are weights as {"meta": {W1, b1, ...}, "global": {...}}."""
+    """A compiled reference model; `params` are weights as {"meta": {W1, b1, ...}, "global":
+    {...}}.
+    """
     cls, own = ALGORITHMS[name]
-    built = cls(MLPMetaBlock((128,), 32), MLPGlobalBlock((256, 128)), inner_learning_rate=0.1, **{**own, **kwargs})
+    built = cls(
+        MLPMetaBlock((128,), 32),
+        MLPGlobalBlock((256, 128)),
+        inner_learning_rate=0.1,
+        **{**own, **kwargs},
+    )
     built.compile("adam", steps_per_execution=steps_per_execution)
     built.build({"meta": (None, META), "other": (None, OTHER)})
     built.optimizer.build(built.trainable_variables)

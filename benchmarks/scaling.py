@@ -1,12 +1,14 @@
-"""Core-hours and storage of the daily jobs at many members, from rates that the other benchmarks measured.
+"""Core-hours and storage of the daily jobs at many members, from rates that the other benchmarks
+measured.
 
-    python benchmarks/build_tasks.py --json > build_tasks.json
-    python benchmarks/embedding_job.py --json > embedding_job.json
-    python benchmarks/store.py --json > store.json
-    python benchmarks/scaling.py --build-tasks build_tasks.json --embedding-job embedding_job.json --store store.json --rows-per-member 52
+    python benchmarks/build_tasks.py --json > build_tasks.json python benchmarks/embedding_job.py
+    --json > embedding_job.json python benchmarks/store.py --json > store.json python
+    benchmarks/scaling.py --build-tasks build_tasks.json --embedding-job embedding_job.json --store
+    store.json --rows-per-member 52
 
-Linear extrapolation: a job's work grows with its rows and tasks, each on its own core. What does not shrink with more
-workers (one machine loading the store) is given in wall-clock hours. Prices are the reader's: --core-hour-price.
+Linear extrapolation: a job's work grows with its rows and tasks, each on its own core. What does
+not shrink with more workers (one machine loading the store) is given in wall-clock hours. Prices
+are the reader's: --core-hour-price.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from typing import Any
 MEMBERS = (10**7, 10**8, 10**9)
 
 
-def rates(build_tasks: Mapping[str, Any], embedding_job: Mapping[str, Any], store: Mapping[str, Any]) -> dict[str, float]:
+def rates(
+    build_tasks: Mapping[str, Any], embedding_job: Mapping[str, Any], store: Mapping[str, Any]
+) -> dict[str, float]:
     """What one core does, from the benchmarks' JSON; of several sizes the largest counts."""
     largest = max(build_tasks["runs"], key=lambda run: run["rows"])
     return {
@@ -32,7 +36,11 @@ def rates(build_tasks: Mapping[str, Any], embedding_job: Mapping[str, Any], stor
 
 
 def scale(
-    rate: Mapping[str, float], members: int, rows_per_member: float, changed: float, core_hour_price: float | None
+    rate: Mapping[str, float],
+    members: int,
+    rows_per_member: float,
+    changed: float,
+    core_hour_price: float | None,
 ) -> dict[str, float]:
     """One line of the table.
 
@@ -56,26 +64,59 @@ def scale(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("build-tasks", "embedding-job", "store"):
         parser.add_argument(
-            f"--{name}", type=Path, required=True, metavar="JSON", help=f"what benchmarks/{name.replace('-', '_')}.py printed"
+            f"--{name}",
+            type=Path,
+            required=True,
+            metavar="JSON",
+            help=f"what benchmarks/{name.replace('-', '_')}.py printed",
         )
-    parser.add_argument("--backend", default="lmdb", help="store backend to take from the store's report (default lmdb)")
-    parser.add_argument("--rows-per-member", type=float, required=True, help="interactions of a member in the window")
-    parser.add_argument("--changed", type=float, default=1.0, help="share of members whose record changed (default 1: a full run)")
-    parser.add_argument("--core-hour-price", type=float, help="adds a column with the price of the core-hours")
+    parser.add_argument(
+        "--backend",
+        default="lmdb",
+        help="store backend to take from the store's report (default lmdb)",
+    )
+    parser.add_argument(
+        "--rows-per-member",
+        type=float,
+        required=True,
+        help="interactions of a member in the window",
+    )
+    parser.add_argument(
+        "--changed",
+        type=float,
+        default=1.0,
+        help="share of members whose record changed (default 1: a full run)",
+    )
+    parser.add_argument(
+        "--core-hour-price", type=float, help="adds a column with the price of the core-hours"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    read = [json.loads(path.read_text()) for path in (arguments.build_tasks, arguments.embedding_job, arguments.store)]
+    read = [
+        json.loads(path.read_text())
+        for path in (arguments.build_tasks, arguments.embedding_job, arguments.store)
+    ]
     rate = rates(read[0], read[1], read[2][arguments.backend])
-    lines = [scale(rate, n, arguments.rows_per_member, arguments.changed, arguments.core_hour_price) for n in MEMBERS]
+    lines = [
+        scale(rate, n, arguments.rows_per_member, arguments.changed, arguments.core_hour_price)
+        for n in MEMBERS
+    ]
     if arguments.json:
         print(json.dumps({"rates": rate, "table": lines}, indent=2))
         return
-    print(f"| {' | '.join(name.replace('_', ' ') for name in lines[0])} |\n|{'---|' * len(lines[0])}")
+    print(
+        f"| {' | '.join(name.replace('_', ' ') for name in lines[0])} |\n|{'---|' * len(lines[0])}"
+    )
     for line in lines:
-        print(f"| {' | '.join(f'{value:,.3g}' if value < 1000 else f'{value:,.0f}' for value in line.values())} |")
+        print(
+            "| "
+            f"{' | '.join(f'{value:,.3g}' if value < 1000 else f'{value:,.0f}' for value in line.values())} |"  # noqa: E501
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Latency and throughput of ranking 1 member x 100 candidates: client, embedded server in another process, loopback.
+"""Latency and throughput of ranking 1 member x 100 candidates: client, embedded server in another
+process, loopback.
 
     python benchmarks/serving.py --json
 
-Three measurements take turns, so that all see the same machine: a request with the member's meta embedding, the same one of someone
-unknown (no look-up), and the SavedModel called in this process. Then requests alone, from a process that has no TensorFlow:
-`client_share_of_p50` is the CPU time of the calling thread (look-up, checks, request building, gRPC, parsing, ordering) over their
-p50; `grpc_client_ms` is what gRPC takes of it for the finished bytes of such a request; `client_process_ms` adds gRPC's own threads,
-which read from the socket. Weights are random: they do not change the time.
+Three measurements take turns, so that all see the same machine: a request with the member's meta
+embedding, the same one of someone unknown (no look-up), and the SavedModel called in this process.
+Then requests alone, from a process that has no TensorFlow: `client_share_of_p50` is the CPU time of
+the calling thread (look-up, checks, request building, gRPC, parsing, ordering) over their p50;
+`grpc_client_ms` is what gRPC takes of it for the finished bytes of such a request;
+`client_process_ms` adds gRPC's own threads, which read from the socket. Weights are random: they do
+not change the time.
 """
 
 from __future__ import annotations
@@ -45,8 +48,12 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
     return 1000 * (time.perf_counter() - wall), 1000 * (time.thread_time() - cpu)
 
 
-def latency(ranker: Ranker, signature: Callable[..., Any], requests: list[Any], pairs: int) -> dict[str, Any]:
-    """p50 with and without the embedding and in this process, measured in turns of random order at concurrency 1."""
+def latency(
+    ranker: Ranker, signature: Callable[..., Any], requests: list[Any], pairs: int
+) -> dict[str, Any]:
+    """p50 with and without the embedding and in this process, measured in turns of random order at
+    concurrency 1.
+    """
     unknown = [({**member, "user_id": None}, candidates) for member, candidates in requests]
     calls = {
         "adapted": [functools.partial(ranker.rank, *request) for request in requests],
@@ -72,8 +79,12 @@ def latency(ranker: Ranker, signature: Callable[..., Any], requests: list[Any], 
     }
 
 
-def client_share(target: str, store: str, export: Path, candidates: int, calls: int) -> dict[str, float]:
-    """What the client takes of a request; to be run in a process of its own, as applications have it."""
+def client_share(
+    target: str, store: str, export: Path, candidates: int, calls: int
+) -> dict[str, float]:
+    """What the client takes of a request; to be run in a process of its own, as applications have
+    it.
+    """
     requests = world.requests(200, candidates)
     with Ranker(target, open_store(store), manifest=export, timeout=30.0) as ranker:
         wall, thread, process = _spent(ranker, requests, calls)
@@ -97,13 +108,23 @@ def _spent(ranker: Ranker, requests: list[Any], calls: int) -> list[float]:
 
 
 def grpc_client_ms(target: str, requests: list[Any], export: Path, calls: int) -> float:
-    """CPU time of the calling thread that gRPC takes for one request's finished bytes, retries and deadline as the client's."""
+    """CPU time of the calling thread that gRPC takes for one request's finished bytes, retries and
+    deadline as the client's.
+    """
     known = KnownVersions(export).newest
     rows = known.reader.read(*requests[0])
-    content = known.writer.write("ranker", known.version, [rows], [[np.zeros((1, known.embedding_dim), np.float32)]], [[np.array([True])]])
+    content = known.writer.write(
+        "ranker",
+        known.version,
+        [rows],
+        [[np.zeros((1, known.embedding_dim), np.float32)]],
+        [[np.array([True])]],
+    )
     with grpc.insecure_channel(target, channel_options(2, None)) as channel:
         call = channel.unary_unary(wire.PREDICT_METHOD)
-        return float(np.median([timed(lambda: call(content, timeout=30.0))[1] for _ in range(calls)]))
+        return float(
+            np.median([timed(lambda: call(content, timeout=30.0))[1] for _ in range(calls)])
+        )
 
 
 def in_process(signature: Callable[..., Any], requests: list[Any]) -> list[Callable[[], Any]]:
@@ -113,13 +134,18 @@ def in_process(signature: Callable[..., Any], requests: list[Any]) -> list[Calla
     dtypes = {f.name: tf.dtypes.as_dtype(f.dtype) for f in world.schema().all_features}
     calls = []
     for member, candidates in requests:
-        inputs = {name: tf.constant(candidates.get(name, [member.get(name)]), dtype) for name, dtype in dtypes.items()}
+        inputs = {
+            name: tf.constant(candidates.get(name, [member.get(name)]), dtype)
+            for name, dtype in dtypes.items()
+        }
         inputs |= {"meta_embedding": tf.zeros([1, 32]), "has_meta_embedding": tf.constant([True])}
         calls.append(lambda inputs=inputs: signature(**inputs)["logit"].numpy())
     return calls
 
 
-def throughput(ranker: Ranker, requests: list[Any], threads: int, seconds: float) -> dict[str, float]:
+def throughput(
+    ranker: Ranker, requests: list[Any], threads: int, seconds: float
+) -> dict[str, float]:
     """Requests per second and latency with `threads` callers that share one client."""
     times: list[list[float]] = [[] for _ in range(threads)]
     stop = time.perf_counter() + seconds
@@ -137,7 +163,11 @@ def throughput(ranker: Ranker, requests: list[Any], threads: int, seconds: float
         worker.join()
     wall = np.concatenate([np.array(mine) for mine in times])
     spent = time.perf_counter() - began
-    return {"requests_per_s": len(wall) / spent, "p50_ms": float(np.median(wall)), "p99_ms": float(np.percentile(wall, 99))}
+    return {
+        "requests_per_s": len(wall) / spent,
+        "p50_ms": float(np.median(wall)),
+        "p99_ms": float(np.percentile(wall, 99)),
+    }
 
 
 def look_up_ms(address: str, calls: int) -> float:
@@ -167,17 +197,24 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     world.publish(store, 1)
     requests = world.requests(200, arguments.candidates)
     result: dict[str, Any] = {"candidates": arguments.candidates, "cores": os.cpu_count()}
-    with world.served(export / "ranker") as (target, _), Ranker(target, store, manifest=export, timeout=30.0) as ranker:
+    with (
+        world.served(export / "ranker") as (target, _),
+        Ranker(target, store, manifest=export, timeout=30.0) as ranker,
+    ):
         say("latency")
         result |= latency(ranker, signature, requests, arguments.pairs)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-            result |= apart.submit(client_share, target, address, export, arguments.candidates, arguments.pairs).result()
+            result |= apart.submit(
+                client_share, target, address, export, arguments.candidates, arguments.pairs
+            ).result()
         loads = {}
         for threads in (1, 8, 32):
             say(f"throughput at {threads}")
             loads[str(threads)] = throughput(ranker, requests, threads, arguments.seconds)
         result["requests_per_s"] = {name: load["requests_per_s"] for name, load in loads.items()}
-        result["latency_ms"] = {name: {key: load[key] for key in ("p50_ms", "p99_ms")} for name, load in loads.items()}
+        result["latency_ms"] = {
+            name: {key: load[key] for key in ("p50_ms", "p99_ms")} for name, load in loads.items()
+        }
         counters = ranker.counters.snapshot()
     assert counters["failed"] == counters["unavailable"] == counters["missing"] == 0, counters
     say("look-ups")
@@ -191,15 +228,23 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--candidates", type=int, default=100)
-    parser.add_argument("--pairs", type=int, default=1500, help="rounds of the latency measurements")
+    parser.add_argument(
+        "--pairs", type=int, default=1500, help="rounds of the latency measurements"
+    )
     parser.add_argument("--seconds", type=float, default=8.0, help="of load at each concurrency")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, Path(folder))
-    print(json.dumps(result, indent=2) if arguments.json else "\n".join(f"{key}: {value}" for key, value in result.items()))
+    print(
+        json.dumps(result, indent=2)
+        if arguments.json
+        else "\n".join(f"{key}: {value}" for key, value in result.items())
+    )
 
 
 if __name__ == "__main__":

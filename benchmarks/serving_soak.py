@@ -1,11 +1,14 @@
-"""Load for some minutes while, every period, a new version replaces the old one and embeddings are published again.
+"""Load for some minutes while, every period, a new version replaces the old one and embeddings are
+published again.
 
     python benchmarks/serving_soak.py --json                              # ten minutes, ten swaps
-    python benchmarks/serving_soak.py --json --periods 30 --seconds 5      # thirty swaps: does memory go on growing?
+    python benchmarks/serving_soak.py --json --periods 30 --seconds 5      # thirty swaps: does
+    memory go on growing?
 
-Every score is compared with the same model called in this process with the embedding of the version that answered, so that
-a mixed score is seen. Memory is anonymous resident memory, noted at the end of each period, before the next version appears;
-`growth_mb_per_swap` is its slope from the 10th swap on, when all threads have done all kinds of work.
+Every score is compared with the same model called in this process with the embedding of the version
+that answered, so that a mixed score is seen. Memory is anonymous resident memory, noted at the end
+of each period, before the next version appears; `growth_mb_per_swap` is its slope from the 10th
+swap on, when all threads have done all kinds of work.
 """
 
 from __future__ import annotations
@@ -45,7 +48,10 @@ class Expected:
         self._signature = tf.saved_model.load(str(export / "ranker" / "1")).signatures["rank"]
         dtypes = {f.name: tf.dtypes.as_dtype(f.dtype) for f in world.schema().all_features}
         self._members = [member["user_id"] for member, _ in requests]
-        self._inputs = [{n: tf.constant(c.get(n, [m.get(n)]), dtype) for n, dtype in dtypes.items()} for m, c in requests]
+        self._inputs = [
+            {n: tf.constant(c.get(n, [m.get(n)]), dtype) for n, dtype in dtypes.items()}
+            for m, c in requests
+        ]
         self._known: dict[int, list[np.ndarray]] = {}
 
     def learn(self, store: Any, version: int) -> None:
@@ -54,15 +60,30 @@ class Expected:
         embeddings, _ = store.get_many([str(member) for member in self._members], version)
         has = tf.constant([True])
         self._known[version] = [
-            self._signature(**inputs, meta_embedding=tf.constant(embedding[None]), has_meta_embedding=has)["logit"].numpy()
+            self._signature(
+                **inputs, meta_embedding=tf.constant(embedding[None]), has_meta_embedding=has
+            )["logit"].numpy()
             for inputs, embedding in zip(self._inputs, embeddings, strict=True)
         ]
 
     def matches(self, index: int, ranked: Any) -> bool:
-        return bool(np.allclose(self._known[ranked.model_version][index][ranked.order], ranked.logit, rtol=1e-3, atol=1e-4))
+        return bool(
+            np.allclose(
+                self._known[ranked.model_version][index][ranked.order],
+                ranked.logit,
+                rtol=1e-3,
+                atol=1e-4,
+            )
+        )
 
 
-def load(ranker: Ranker, requests: list[Any], expected: Expected, stop: threading.Event, tally: dict[str, int]) -> None:
+def load(
+    ranker: Ranker,
+    requests: list[Any],
+    expected: Expected,
+    stop: threading.Event,
+    tally: dict[str, int],
+) -> None:
     n = 0
     while not stop.is_set():
         index = n % len(requests)
@@ -86,10 +107,18 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     world.publish(store, 1)
     expected.learn(store, 1)
     memory: list[dict[str, float]] = []
-    tallies = [{"ranked": 0, "failed": 0, "mixed": 0, "unadapted": 0} for _ in range(arguments.threads)]
+    tallies = [
+        {"ranked": 0, "failed": 0, "mixed": 0, "unadapted": 0} for _ in range(arguments.threads)
+    ]
     stop = threading.Event()
-    with world.served(export / "ranker") as (target, server), Ranker(target, store, manifest=export, timeout=30.0) as ranker:
-        workers = [threading.Thread(target=load, args=(ranker, requests, expected, stop, tally)) for tally in tallies]
+    with (
+        world.served(export / "ranker") as (target, server),
+        Ranker(target, store, manifest=export, timeout=30.0) as ranker,
+    ):
+        workers = [
+            threading.Thread(target=load, args=(ranker, requests, expected, stop, tally))
+            for tally in tallies
+        ]
         for worker in workers:
             worker.start()
         for version in range(2, arguments.periods + 2):
@@ -98,7 +127,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             time.sleep(arguments.seconds / 2)
             world.publish(store, version)
             expected.learn(store, version)
-            memory.append({"server_mb": anonymous_mb(server), "client_mb": anonymous_mb(os.getpid())})
+            memory.append(
+                {"server_mb": anonymous_mb(server), "client_mb": anonymous_mb(os.getpid())}
+            )
             world.add_version(export, version)
             store.prune(version - 1, keep=1, grace_seconds=0.0)
         time.sleep(arguments.seconds / 2)
@@ -107,20 +138,35 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             worker.join()
         counters = ranker.counters.snapshot()
     store.close()
-    totals = {key: sum(tally.get(key, 0) for tally in tallies) for key in {key for tally in tallies for key in tally}}
-    return {**totals, "version_changes": counters["version_changes"], "memory": memory, "growth_mb_per_swap": growth(memory)}
+    totals = {
+        key: sum(tally.get(key, 0) for tally in tallies)
+        for key in {key for tally in tallies for key in tally}
+    }
+    return {
+        **totals,
+        "version_changes": counters["version_changes"],
+        "memory": memory,
+        "growth_mb_per_swap": growth(memory),
+    }
 
 
 def growth(memory: list[dict[str, float]]) -> dict[str, float] | None:
-    """Slope of each process's memory from the 10th swap on; None where fewer than 5 came after it."""
+    """Slope of each process's memory from the 10th swap on; None where fewer than 5 came after
+    it.
+    """
     late = memory[10:]  # memory[n] is noted after n swaps
     if len(late) < 5:
         return None
-    return {name: float(np.polyfit(range(len(late)), [each[name] for each in late], 1)[0]) for name in late[0]}
+    return {
+        name: float(np.polyfit(range(len(late)), [each[name] for each in late], 1)[0])
+        for name in late[0]
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--periods", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each period")
@@ -128,7 +174,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, Path(folder))
-    print(json.dumps(result, indent=2) if arguments.json else "\n".join(f"{key}: {value}" for key, value in result.items()))
+    print(
+        json.dumps(result, indent=2)
+        if arguments.json
+        else "\n".join(f"{key}: {value}" for key, value in result.items())
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""What the serving benchmarks share: an exported model of a realistic size, requests for it, and a server in a process of its own."""
+"""What the serving benchmarks share: an exported model of a realistic size, requests for it, and a
+server in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -28,22 +30,37 @@ def schema() -> Schema:
     """Sixteen features of the member (role meta) and sixteen of the candidate, of every kind."""
     member = [
         Feature(name="country", role="meta", dtype="string", encoding="vocabulary"),
-        Feature(name="interests", role="meta", dtype="string", encoding="vocabulary", separator=","),
-        *(Feature(name=f"activity_{n}", role="meta", dtype="int64", encoding="vocabulary") for n in range(6)),
+        Feature(
+            name="interests", role="meta", dtype="string", encoding="vocabulary", separator=","
+        ),
+        *(
+            Feature(name=f"activity_{n}", role="meta", dtype="int64", encoding="vocabulary")
+            for n in range(6)
+        ),
         *(Feature(name=f"member_{n}", role="meta", normalise="log") for n in range(8)),
     ]
     candidate = [
         Feature(name="item", dtype="string", encoding="hash", buckets=20_000, embedding_width=16),
-        Feature(name="tags", dtype="string", encoding="vocabulary", separator=",", embedding_width=8),
+        Feature(
+            name="tags", dtype="string", encoding="vocabulary", separator=",", embedding_width=8
+        ),
         *(Feature(name=f"kind_{n}", dtype="int64", encoding="vocabulary") for n in range(4)),
         *(Feature(name=f"item_{n}") for n in range(9)),
         Feature(name="content", width=32),
     ]
-    return Schema(name="serving", label=Label(name="y"), timestamp="t", tasks={"user": ("user_id",)}, features=(*member, *candidate))
+    return Schema(
+        name="serving",
+        label=Label(name="y"),
+        timestamp="t",
+        tasks={"user": ("user_id",)},
+        features=(*member, *candidate),
+    )
 
 
 def export(base: Path) -> Path:
-    """Exports an untrained model (weights do not change latency): meta MLP 128-32, global MLP 256-128. Returns EXPORT."""
+    """Exports an untrained model (weights do not change latency): meta MLP 128-32, global MLP
+    256-128. Returns EXPORT.
+    """
     from tfrec_limaml.export.savedmodels import export_for_serving
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
     from tfrec_limaml.tasks.statistics import Statistics
@@ -57,7 +74,9 @@ def export(base: Path) -> Path:
         elif f.encoding == "vocabulary":
             tokens = vocabularies.get(f.name, list(range(10)))
             features[f.name] = {"vocabulary": tokens, "counts": [1] * len(tokens)}
-    statistics = Statistics(rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features=features)
+    statistics = Statistics(
+        rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features=features
+    )
     options = {
         "meta_units": (128,),
         "embedding_dim": 32,
@@ -69,12 +88,16 @@ def export(base: Path) -> Path:
         "first_order": False,
         "unadapted_loss_weight": 0.0,
     }
-    export_for_serving(build_model("limaml", FeatureEncoder(schema(), statistics), options), base, model_version=1)
+    export_for_serving(
+        build_model("limaml", FeatureEncoder(schema(), statistics), options), base, model_version=1
+    )
     return base
 
 
 def add_version(base: Path, version: int) -> None:
-    """A further version of the exported ranker: the same graph, with a manifest of its own; appears by one rename."""
+    """A further version of the exported ranker: the same graph, with a manifest of its own; appears
+    by one rename.
+    """
     final = base / "ranker" / str(version)
     aside = final.with_name(f".writing-{version}")
     shutil.copytree(base / "ranker" / "1", aside)
@@ -83,7 +106,9 @@ def add_version(base: Path, version: int) -> None:
     aside.rename(final)
 
 
-def requests(count: int, candidates: int, seed: int = 7) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def requests(
+    count: int, candidates: int, seed: int = 7
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Members and candidate columns as an application would hold them."""
     random = np.random.default_rng(seed)
 
@@ -91,7 +116,11 @@ def requests(count: int, candidates: int, seed: int = 7) -> list[tuple[dict[str,
         return ",".join(random.choice(TAGS, 3, replace=False))
 
     def one() -> tuple[dict[str, Any], dict[str, Any]]:
-        member: dict[str, Any] = {"user_id": int(random.integers(MEMBERS)), "country": str(random.choice(COUNTRIES)), "interests": tags()}
+        member: dict[str, Any] = {
+            "user_id": int(random.integers(MEMBERS)),
+            "country": str(random.choice(COUNTRIES)),
+            "interests": tags(),
+        }
         member |= {f"activity_{n}": int(random.integers(10)) for n in range(6)}
         member |= {f"member_{n}": float(random.exponential()) for n in range(8)}
         columns: dict[str, Any] = {
@@ -110,7 +139,9 @@ def publish(store: Any, version: int, dim: int = 32) -> None:
     """One generation of random embeddings for every member."""
     random = np.random.default_rng(version)
     with store.new_generation(version, dim) as writer:
-        writer.put([str(n) for n in range(MEMBERS)], random.standard_normal((MEMBERS, dim), np.float32))
+        writer.put(
+            [str(n) for n in range(MEMBERS)], random.standard_normal((MEMBERS, dim), np.float32)
+        )
         writer.publish(MEMBERS)
 
 
@@ -150,7 +181,19 @@ def redis_address(folder: Path) -> Iterator[str | None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), "--loglevel", "warning"]
+    command = [
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+        "--loglevel",
+        "warning",
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             for _ in range(100):

@@ -26,7 +26,10 @@ def measure(store: EmbeddingStore, rows: int, dim: int, reads: int) -> dict[str,
     seconds = 0.0
     with store.new_generation(1, dim) as writer:
         for start in range(0, rows, BATCH):
-            keys = [f"member-{n * 2654435761 % 4294967296:010d}" for n in range(start, min(start + BATCH, rows))]
+            keys = [
+                f"member-{n * 2654435761 % 4294967296:010d}"
+                for n in range(start, min(start + BATCH, rows))
+            ]
             matrix = random.standard_normal((len(keys), dim), np.float32)
             began = time.perf_counter()
             writer.put(keys, matrix)
@@ -36,7 +39,10 @@ def measure(store: EmbeddingStore, rows: int, dim: int, reads: int) -> dict[str,
         seconds += time.perf_counter() - began
     result = {"bulk_rows_per_s": rows / seconds}
     for count in (1, 500):
-        asked = [[f"member-{n * 2654435761 % 4294967296:010d}" for n in random.integers(0, rows, count)] for _ in range(reads)]
+        asked = [
+            [f"member-{n * 2654435761 % 4294967296:010d}" for n in random.integers(0, rows, count)]
+            for _ in range(reads)
+        ]
         store.get_many(asked[0], 1)
         times = []
         for keys in asked:
@@ -61,7 +67,17 @@ def measure_redis(folder: Path, rows: int, dim: int, reads: int) -> dict[str, fl
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    command = [
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         time.sleep(0.5)
@@ -77,7 +93,9 @@ def measure_redis(folder: Path, rows: int, dim: int, reads: int) -> dict[str, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=32)
     parser.add_argument("--reads", type=int, default=2_000, help="timed reads of each size")
@@ -89,7 +107,11 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             report[name] = run(Path(folder), arguments.rows, arguments.dim, arguments.reads)
-    print(json.dumps(report, indent=2) if arguments.json else "\n".join(f"{k}: {v}" for k, v in report.items()))
+    print(
+        json.dumps(report, indent=2)
+        if arguments.json
+        else "\n".join(f"{k}: {v}" for k, v in report.items())
+    )
 
 
 if __name__ == "__main__":

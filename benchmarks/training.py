@@ -2,7 +2,8 @@
 
     python benchmarks/training.py [--json] [--rounds 9]
 
-What is compared is interleaved, round by round; each figure is a median. Ratios are medians of the rounds' ratios.
+What is compared is interleaved, round by round; each figure is a median. Ratios are medians of the
+rounds' ratios.
 """
 
 from __future__ import annotations
@@ -41,12 +42,19 @@ def keras_fit_step(batch):
     meta, other = keras.Input([work.META]), keras.Input([work.OTHER])
     hidden = keras.layers.Dense(128, activation="relu")(meta)
     inputs = keras.layers.Concatenate()([meta, other, keras.layers.Dense(32)(hidden)])
-    hidden = keras.layers.Dense(128, activation="relu")(keras.layers.Dense(256, activation="relu")(inputs))
+    hidden = keras.layers.Dense(128, activation="relu")(
+        keras.layers.Dense(256, activation="relu")(inputs)
+    )
     model = keras.Model([meta, other], keras.layers.Dense(1)(hidden))
     model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
     rows = TASKS * (SUPPORT + QUERY)
     parts = [batch["support"], batch["query"]]
-    x = [tf.concat([tf.reshape(p["features"][k], [-1, p["features"][k].shape[-1]]) for p in parts], 0) for k in ("meta", "other")]
+    x = [
+        tf.concat(
+            [tf.reshape(p["features"][k], [-1, p["features"][k].shape[-1]]) for p in parts], 0
+        )
+        for k in ("meta", "other")
+    ]
     y = tf.reshape(tf.concat([tf.reshape(p["label"], [-1]) for p in parts], 0), [rows, 1])
     return model, tf.data.Dataset.from_tensors((tuple(x), y))
 
@@ -60,7 +68,9 @@ class FitTimer:
 
     def __init__(self, model, dataset, steps):
         options = tf.data.Options()
-        options.autotune.enabled = False  # its thread would hold up the end of `fit`, as it would in task_dataset
+        options.autotune.enabled = (
+            False  # its thread would hold up the end of `fit`, as it would in task_dataset
+        )
         self.model, self.dataset, self.steps = model, dataset.repeat().with_options(options), steps
 
     def __call__(self):
@@ -97,7 +107,9 @@ def gemm(size=1024, repeats=10):
 
 
 def embedding_batches(counts, rng, bucketed):
-    """Support sets of 512 tasks: padded to the batch's longest after sorting by length, or all to 24 in the order given."""
+    """Support sets of 512 tasks: padded to the batch's longest after sorting by length, or all to
+    24 in the order given.
+    """
     order = np.argsort(counts, kind="stable") if bucketed else np.arange(len(counts))
     for start in range(0, len(counts), EMBED_BATCH):
         own = counts[order[start : start + EMBED_BATCH]]
@@ -128,21 +140,39 @@ def naive_embedder():
     @tf.function(reduce_retracing=True)
     def run(samples):
         meta, other = samples["features"]["meta"], samples["features"]["other"]
-        weights = [tf.repeat(tf.convert_to_tensor(v)[None], tf.shape(meta)[0], 0) for v in model.inner_variables]
+        weights = [
+            tf.repeat(tf.convert_to_tensor(v)[None], tf.shape(meta)[0], 0)
+            for v in model.inner_variables
+        ]
 
         def embed(w):
-            return tf.matmul(tf.nn.relu(tf.matmul(meta, w[0]) + w[1][:, None]), w[2]) + w[3][:, None]
+            return (
+                tf.matmul(tf.nn.relu(tf.matmul(meta, w[0]) + w[1][:, None]), w[2]) + w[3][:, None]
+            )
 
         block = model.global_block
         for _ in range(EMBED_STEPS):
             with tf.GradientTape() as tape:
                 tape.watch(weights)
-                rows = {"meta": tf.reshape(meta, [-1, work.META]), "other": tf.reshape(other, [-1, work.OTHER])}
-                kernel = tf.concat([block.context_layer.kernel.value, block.embedding_layer.kernel.value], 0)
-                inputs = tf.concat([rows["meta"], rows["other"], tf.reshape(embed(weights), [-1, 32])], -1)
-                logits = block.network(tf.nn.relu(tf.matmul(inputs, kernel) + block.context_layer.bias.value))[:, 0]
-                loss = tf.reduce_sum(model.task_loss(tf.reshape(logits, tf.shape(samples["label"])), samples))
-            weights = [w - 0.1 * g for w, g in zip(weights, tape.gradient(loss, weights), strict=True)]
+                rows = {
+                    "meta": tf.reshape(meta, [-1, work.META]),
+                    "other": tf.reshape(other, [-1, work.OTHER]),
+                }
+                kernel = tf.concat(
+                    [block.context_layer.kernel.value, block.embedding_layer.kernel.value], 0
+                )
+                inputs = tf.concat(
+                    [rows["meta"], rows["other"], tf.reshape(embed(weights), [-1, 32])], -1
+                )
+                logits = block.network(
+                    tf.nn.relu(tf.matmul(inputs, kernel) + block.context_layer.bias.value)
+                )[:, 0]
+                loss = tf.reduce_sum(
+                    model.task_loss(tf.reshape(logits, tf.shape(samples["label"])), samples)
+                )
+            weights = [
+                w - 0.1 * g for w, g in zip(weights, tape.gradient(loss, weights), strict=True)
+            ]
         return embed(weights)
 
     return run
@@ -163,15 +193,24 @@ def task_files(folder, rng, tasks):
     encoder = FeatureEncoder(schema, Statistics(rows=1, label_mean=0.5, window={}, features={}))
     with tf.io.TFRecordWriter(str(folder / "train-00000-of-00001.tfrecord")) as writer:
         for task in range(tasks):
-            m, o = (rng.standard_normal((SUPPORT + QUERY, width), dtype=np.float32) for width in (work.META, work.OTHER))
-            rows = [{"m": m[i], "o": o[i], "label": i % 2, "timestamp": i} for i in range(SUPPORT + QUERY)]
+            m, o = (
+                rng.standard_normal((SUPPORT + QUERY, width), dtype=np.float32)
+                for width in (work.META, work.OTHER)
+            )
+            rows = [
+                {"m": m[i], "o": o[i], "label": i % 2, "timestamp": i}
+                for i in range(SUPPORT + QUERY)
+            ]
             writer.write(encode_task(schema, f"t{task}", rows))
     return str(folder / "train-*"), encoder
 
 
 def measure(rounds):
     rng = np.random.default_rng(0)
-    batch = {"support": work.random_samples(rng, TASKS, SUPPORT), "query": work.random_samples(rng, TASKS, QUERY)}
+    batch = {
+        "support": work.random_samples(rng, TASKS, SUPPORT),
+        "query": work.random_samples(rng, TASKS, QUERY),
+    }
     timers = {}
     for name in NAMES:
         step = tf.function(work.model(name).train_step)
@@ -196,7 +235,9 @@ def measure(rounds):
         pattern, encoder = task_files(Path(folder), rng, FILE_TASKS)
         dataset = task_dataset(pattern, encoder, TASKS, shuffle=True, seed=1)
         timers["input"] = lambda: _input_rate(dataset)
-        fitted = work.model("limaml_n1", steps_per_execution=STEPS_PER_EXECUTION)  # as `limaml train` does
+        fitted = work.model(
+            "limaml_n1", steps_per_execution=STEPS_PER_EXECUTION
+        )  # as `limaml train` does
         timers["step_beside_files"] = StepTimer(timers["limaml_n1"].function, 64)
         timers["fit_from_files"] = FitTimer(fitted, dataset, PASSES * FILE_TASKS // TASKS)
         for timer in timers.values():
@@ -204,7 +245,18 @@ def measure(rounds):
         seen = {name: [] for name in timers}
         for number in range(rounds):
             for name, timer in timers.items():
-                if name in ("embed", "embed_naive", "embed_loop", "input", "step_beside_files", "fit_from_files") and number % EVERY:
+                if (
+                    name
+                    in (
+                        "embed",
+                        "embed_naive",
+                        "embed_loop",
+                        "input",
+                        "step_beside_files",
+                        "fit_from_files",
+                    )
+                    and number % EVERY
+                ):
                     continue
                 seen[name].append(timer())
             print(f"round {number + 1}/{rounds}", file=sys.stderr)
@@ -227,10 +279,17 @@ def _input_rate(dataset):
 
 def summarise(seen, gflop):
     middle = {name: statistics.median(values) for name, values in seen.items()}
-    result = {f"{name}_ms": 1e3 * middle[name] for name in (*NAMES, "fit_vanilla", "fit_limaml_n1", "keras_fit", "fit_from_files")}
+    result = {
+        f"{name}_ms": 1e3 * middle[name]
+        for name in (*NAMES, "fit_vanilla", "fit_limaml_n1", "keras_fit", "fit_from_files")
+    }
     for name in NAMES[1:]:
-        result[f"{name}_ratio"] = statistics.median(a / b for a, b in zip(seen[name], seen["vanilla"], strict=True))
-    result["fit_vanilla_over_keras_fit"] = statistics.median(a / b for a, b in zip(seen["fit_vanilla"], seen["keras_fit"], strict=True))
+        result[f"{name}_ratio"] = statistics.median(
+            a / b for a, b in zip(seen[name], seen["vanilla"], strict=True)
+        )
+    result["fit_vanilla_over_keras_fit"] = statistics.median(
+        a / b for a, b in zip(seen["fit_vanilla"], seen["keras_fit"], strict=True)
+    )
     pairs = zip(seen["step_beside_files"], seen["fit_from_files"], strict=True)
     result["train_step_share_of_fit_from_files"] = statistics.median(a / b for a, b in pairs)
     for name in ("embed", "embed_naive", "embed_loop", "input"):
@@ -238,18 +297,29 @@ def summarise(seen, gflop):
     result["embed_over_naive"] = middle["embed"] / middle["embed_naive"]
     result["embed_over_loop"] = middle["embed"] / middle["embed_loop"]
     result["gemm_gflops"] = gflop / middle["gemm"]
-    for name, work_gflop in (("vanilla", 2.050), ("limaml_n1", 3.059), ("limaml_n5", 10.829), ("limaml_n1_first_order", 1.496)):
+    for name, work_gflop in (
+        ("vanilla", 2.050),
+        ("limaml_n1", 3.059),
+        ("limaml_n5", 10.829),
+        ("limaml_n1_first_order", 1.496),
+    ):
         result[f"{name}_share_of_gemm"] = work_gflop / middle[name] / result["gemm_gflops"]
     return {name: round(value, 4) for name, value in result.items()}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     result = measure(args.rounds)
-    print(json.dumps(result) if args.json else "\n".join(f"{name:40} {value:12.3f}" for name, value in result.items()))
+    print(
+        json.dumps(result)
+        if args.json
+        else "\n".join(f"{name:40} {value:12.3f}" for name, value in result.items())
+    )
 
 
 if __name__ == "__main__":

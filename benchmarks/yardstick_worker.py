@@ -1,4 +1,6 @@
-"""Our trainer as a worker of the yardstick's benchmark (see its ``run.py --worker``); PYTHONPATH must hold its folder."""
+"""Our trainer as a worker of the yardstick's benchmark (see its ``run.py --worker``); PYTHONPATH
+must hold its folder.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +38,12 @@ def embedding_case():
 
 
 if __name__ == "__main__":
-    names = {"vanilla": "vanilla", "n1": "limaml_n1", "n5": "limaml_n5", "fo1": "limaml_n1_first_order", "n5cheap": "limaml_n5_cheap"}
+    names = {
+        "vanilla": "vanilla",
+        "n1": "limaml_n1",
+        "n5": "limaml_n5",
+        "fo1": "limaml_n1_first_order",
+        "n5cheap": "limaml_n5_cheap",
+    }
     cases = {case: partial(training_case, name) for case, name in names.items()}
     bench.serve({"tfrec_limaml": {**cases, "w2": embedding_case}}, {"tensorflow": tf.__version__})

@@ -4,7 +4,8 @@ Needs task records (``limaml prepare``) and ``pip install 'tfrec-limaml[search]'
 
     python examples/hyperparameter_search.py runs/tasks --trials 20
 
-The study lies in a file, so that a search that was interrupted goes on where it stopped, and several processes can share it.
+The study lies in a file, so that a search that was interrupted goes on where it stopped, and
+several processes can share it.
 """
 
 from __future__ import annotations
@@ -57,19 +58,27 @@ def objective(trial: optuna.Trial, tasks: Path, epochs: int) -> float:
     train, validation = datasets(tasks, encoder, None, 128, (0.2, 0.9), None, 1)
     report = ReportToOptuna(trial)
     stopping = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=2)
-    model.fit(train, validation_data=validation, epochs=epochs, callbacks=[stopping, report], verbose=0)
+    model.fit(
+        train, validation_data=validation, epochs=epochs, callbacks=[stopping, report], verbose=0
+    )
     return report.best
 
 
 def main() -> None:
     """Reads the command line and searches."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--study", type=Path, default=Path("limaml_study.log"), help="where trials are kept")
+    parser.add_argument(
+        "--study", type=Path, default=Path("limaml_study.log"), help="where trials are kept"
+    )
     args = parser.parse_args()
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(args.study)))
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(args.study))
+    )
     study = optuna.create_study(
         study_name="limaml",
         storage=storage,

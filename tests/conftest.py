@@ -1,4 +1,6 @@
-"""What every test folder shares: quiet TensorFlow, steady hypothesis, the real log, and the command line in process."""
+"""What every test folder shares: quiet TensorFlow, steady hypothesis, the real log, and the command
+line in process.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def real_data_directory() -> Path:
     directory = Path(os.environ.get("LIMAML_DATA_DIR") or ROOT.parent / "shared" / "data")
     if not (directory / "KuaiRand-Pure").is_dir():
         pytest.skip(
-            f"no KuaiRand-Pure/ in {directory}: unpack the official archive (see `limaml datasets --help`) "
+            f"no KuaiRand-Pure/ in {directory}: unpack the official archive (see `limaml datasets "
+            "--help`) "
             "and set LIMAML_DATA_DIR to the folder that holds it"
         )
     return directory
@@ -42,7 +45,9 @@ def real_data_directory() -> Path:
 
 @pytest.fixture
 def run_limaml(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """``run_limaml("train", tasks, "--output", run)``: runs ``limaml ... --json`` in this process and returns its result."""
+    """``run_limaml("train", tasks, "--output", run)``: runs ``limaml ... --json`` in this process
+    and returns its result.
+    """
     from tfrec_limaml.cli import main
 
     def run(*arguments: object) -> Any:
@@ -66,8 +71,20 @@ class RedisServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self.process = subprocess.Popen([*command, "--dir", str(self.folder)], stdout=subprocess.DEVNULL)
+        command = [
+            "redis-server",
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
+        self.process = subprocess.Popen(
+            [*command, "--dir", str(self.folder)], stdout=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with socket.socket() as probe:

@@ -1,4 +1,5 @@
-"""Personalise deep recommender models with LiMAML (KDD 2024): Keras 3 models that adapt to each member.
+"""Personalise deep recommender models with LiMAML (KDD 2024): Keras 3 models that adapt to each
+member.
 
 The names below are loaded on first use, so that ``import tfrec_limaml`` does not import TensorFlow.
 """
@@ -10,7 +11,10 @@ import os
 from typing import Any
 
 if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
-    raise ImportError(f"tfrec_limaml needs the TensorFlow backend of Keras; unset KERAS_BACKEND (now {os.environ['KERAS_BACKEND']!r})")
+    raise ImportError(
+        "tfrec_limaml needs the TensorFlow backend of Keras; unset KERAS_BACKEND (now "
+        f"{os.environ['KERAS_BACKEND']!r})"
+    )
 
 _HOMES = {
     "LiMAML": "tfrec_limaml.models",

@@ -1,7 +1,7 @@
 """``limaml``: one command, subcommands contributed by each package.
 
-A package contributes subcommands through the entry-point group ``limaml.commands``; every entry point loads a
-`Command`. That way the core never imports the Beam or the serving package.
+A package contributes subcommands through the entry-point group ``limaml.commands``; every entry
+point loads a `Command`. That way the core never imports the Beam or the serving package.
 """
 
 from __future__ import annotations
@@ -21,19 +21,31 @@ from typing import Any
 from tfrec_limaml.errors import LimamlError
 
 #: Order in ``limaml --help``; unknown names follow.
-_ORDER = ("demo", "datasets", "prepare", "diagnose", "train", "evaluate", "export", "embed", "refresh", "serve", "rank")
+_ORDER = (
+    "demo",
+    "datasets",
+    "prepare",
+    "diagnose",
+    "train",
+    "evaluate",
+    "export",
+    "embed",
+    "refresh",
+    "serve",
+    "rank",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
     """One subcommand.
 
-    Attributes:
-        help: One line for ``limaml --help``.
-        description: What ``limaml NAME --help`` teaches: purpose, an example, what to run next.
-        add_arguments: Adds options to the subcommand's parser. Must be cheap: no TensorFlow import.
-        run: Does the work and returns a JSON-able result, or ``None``. Heavy imports belong in here. Progress goes to
-            stderr; the result is printed by the caller (as JSON under ``--json``, else through ``render``).
+    Attributes: help: One line for ``limaml --help``. description: What ``limaml NAME --help``
+        teaches: purpose, an example, what to run next. add_arguments: Adds options to the
+        subcommand's parser. Must be cheap: no TensorFlow import. run: Does the work and returns a
+        JSON-able result, or ``None``. Heavy imports belong in here. Progress goes to
+            stderr; the result is printed by the caller (as JSON under ``--json``, else through
+            ``render``).
         render: Turns the result into text for people.
     """
 
@@ -41,12 +53,16 @@ class Command:
     description: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], dict[str, Any] | None]
-    render: Callable[[dict[str, Any]], str] = lambda result: "\n".join(f"{k}: {v}" for k, v in result.items())
+    render: Callable[[dict[str, Any]], str] = lambda result: "\n".join(
+        f"{k}: {v}" for k, v in result.items()
+    )
 
 
 def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of ``limaml`` with the subcommands `names` (all installed ones if empty)."""
-    parser = argparse.ArgumentParser(prog="limaml", description="Personalise deep recommender models with LiMAML.")
+    parser = argparse.ArgumentParser(
+        prog="limaml", description="Personalise deep recommender models with LiMAML."
+    )
     parser.add_argument("--version", action="version", version=f"limaml {version('tfrec-limaml')}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for entry in _installed():
@@ -56,22 +72,30 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
         if command is None:
             continue
         sub = subparsers.add_parser(
-            entry.name, help=command.help, description=command.description, formatter_class=argparse.RawDescriptionHelpFormatter
+            entry.name,
+            help=command.help,
+            description=command.description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(sub)
-        sub.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+        sub.add_argument(
+            "--json", action="store_true", help="print the result as one JSON object on stdout"
+        )
         sub.set_defaults(run_command=command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``limaml``; returns the exit code (0 done, 2 bad arguments or input, 130 interrupted, 141 the reader of the output has gone)."""
+    """Runs ``limaml``; returns the exit code (0 done, 2 bad arguments or input, 130 interrupted,
+    141 the reader of the output has gone).
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
         finally:
-            sys.stdout.flush()  # here, not when the interpreter ends, which would complain in its own words
+            # here, not when the interpreter ends, which would complain in its own words
+            sys.stdout.flush()
     except BrokenPipeError:  # as in ``limaml ... | head -1``
         if not _reader_has_gone():
             raise
@@ -98,7 +122,9 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _reader_has_gone() -> bool:
-    """Whether it is standard output that is broken, rather than a pipe or socket of the command's own."""
+    """Whether it is standard output that is broken, rather than a pipe or socket of the command's
+    own.
+    """
     poll = select.poll()
     poll.register(sys.stdout, select.POLLOUT)
     return any(event & select.POLLERR for _, event in poll.poll(0))
@@ -106,7 +132,10 @@ def _reader_has_gone() -> bool:
 
 def _installed() -> list[EntryPoint]:
     found = {entry.name: entry for entry in entry_points(group="limaml.commands")}
-    return sorted(found.values(), key=lambda e: (_ORDER.index(e.name) if e.name in _ORDER else len(_ORDER), e.name))
+    return sorted(
+        found.values(),
+        key=lambda e: (_ORDER.index(e.name) if e.name in _ORDER else len(_ORDER), e.name),
+    )
 
 
 def _load(entry: EntryPoint) -> Command | None:
@@ -115,6 +144,10 @@ def _load(entry: EntryPoint) -> Command | None:
     try:
         command: Command = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        print(f"limaml: {entry.name} is not available ({error}); install it with: pip install 'tfrec-limaml[all]'", file=sys.stderr)
+        print(
+            f"limaml: {entry.name} is not available ({error}); install it with: pip install "
+            "'tfrec-limaml[all]'",
+            file=sys.stderr,
+        )
         return None
     return command

@@ -1,4 +1,5 @@
-"""The manifest: what an exported model is, so that no artefact of another model is ever mixed with it.
+"""The manifest: what an exported model is, so that no artefact of another model is ever mixed with
+it.
 
 One manifest is written twice, at ``ranker/<version>/assets.extra/manifest.json`` and
 ``adapter/<version>/assets.extra/manifest.json``; both copies are equal.
@@ -28,7 +29,8 @@ ADAPTER_OUTPUTS = {
     "loss_before": "float32 [B, 1]",
     "loss_after": "float32 [B, 1]",
 }
-# Further outputs where the model has nested task definitions: G is the largest number of subtasks of a task, all definitions together.
+# Further outputs where the model has nested task definitions: G is the largest number of subtasks
+# of a task, all definitions together.
 NESTED_OUTPUTS = {
     "nested_definition": "int64 [B, G], position in `Manifest.nested_definitions`, -1 for padding",
     "nested_task_key": "string [B, G]",
@@ -41,8 +43,12 @@ HAS_META_EMBEDDING = "has_meta_embedding"  # bool [N]
 EXAMPLES = "examples"  # string [N], serialized tf.Example
 PROBABILITY = "probability"  # float32 [N]
 LOGIT = "logit"  # float32 [N]
-SERVING_SIGNATURE = "serving_default"  # every raw feature [N] + the `embedding_inputs` [N, D] and [N]
-RANK_SIGNATURE = "rank"  # the same inputs, each of length N or 1 (length 1 is repeated in the graph)
+SERVING_SIGNATURE = (
+    "serving_default"  # every raw feature [N] + the `embedding_inputs` [N, D] and [N]
+)
+RANK_SIGNATURE = (
+    "rank"  # the same inputs, each of length N or 1 (length 1 is repeated in the graph)
+)
 EXAMPLES_SIGNATURE = "serve_examples"
 
 
@@ -50,19 +56,16 @@ EXAMPLES_SIGNATURE = "serve_examples"
 class Manifest:
     """What one exported version is and was made from.
 
-    Attributes:
-        model_version: Positive integer; names the ranker, the adapter and the embeddings made by it.
-        schema: The schema as a dictionary.
-        schema_fingerprint: `Schema.fingerprint` of it.
-        task_definition: Name of the task definition that the embeddings are keyed by.
-        nested_definitions: Further definitions, refining that one, that the model has embeddings for.
-        embedding_dim: Width ``D`` of the meta embedding.
-        inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps``, ``pooling``.
-        training_window: ``{"start": ms, "end": ms}`` of the training rows, where known.
-        training_label_mean: Mean label of the training rows, which history features lean on; None where unknown.
-        metrics: Evaluation results, where known.
-        libraries: Name to version of the libraries that made it.
-        created: ISO 8601 time of the export.
+    Attributes: model_version: Positive integer; names the ranker, the adapter and the embeddings
+        made by it. schema: The schema as a dictionary. schema_fingerprint: `Schema.fingerprint` of
+        it. task_definition: Name of the task definition that the embeddings are keyed by.
+        nested_definitions: Further definitions, refining that one, that the model has embeddings
+        for. embedding_dim: Width ``D`` of the meta embedding. inner_loop: ``inner_learning_rate``,
+        ``inner_steps``, ``fine_tune_steps``, ``pooling``. training_window: ``{"start": ms, "end":
+        ms}`` of the training rows, where known. training_label_mean: Mean label of the training
+        rows, which history features lean on; None where unknown. metrics: Evaluation results, where
+        known. libraries: Name to version of the libraries that made it. created: ISO 8601 time of
+        the export.
     """
 
     model_version: int
@@ -79,13 +82,19 @@ class Manifest:
     created: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "nested_definitions", tuple(self.nested_definitions))  # JSON gives a list
+        object.__setattr__(
+            self, "nested_definitions", tuple(self.nested_definitions)
+        )  # JSON gives a list
 
     def write(self, version_directory: str | Path) -> Path:
-        """Writes ``assets.extra/manifest.json`` below a SavedModel directory and returns its path."""
+        """Writes ``assets.extra/manifest.json`` below a SavedModel directory and returns its
+        path.
+        """
         path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
         return path
 
     @classmethod
@@ -97,12 +106,16 @@ class Manifest:
         """
         path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
         if not path.is_file():
-            raise VersionMismatchError(f"no manifest at {path}: was this model exported by `limaml export`?")
+            raise VersionMismatchError(
+                f"no manifest at {path}: was this model exported by `limaml export`?"
+            )
         return cls.from_json(path.read_text(encoding="utf-8"), path)
 
     @classmethod
     def from_json(cls, text: str, where: str | Path) -> Manifest:
-        """A manifest from its file's text; raises `VersionMismatchError` naming `where` if this version cannot read it."""
+        """A manifest from its file's text; raises `VersionMismatchError` naming `where` if this
+        version cannot read it.
+        """
         try:
             return cls(**json.loads(text))
         except (TypeError, json.JSONDecodeError) as error:
@@ -112,20 +125,29 @@ class Manifest:
         """Raises `VersionMismatchError` unless `schema` is the one that the model was made with."""
         if schema.fingerprint() != self.schema_fingerprint:
             raise VersionMismatchError(
-                f"schema fingerprint {schema.fingerprint()} of {schema.name!r} differs from {self.schema_fingerprint} of model "
-                f"version {self.model_version}: prepare the data with the model's own schema, or train and export again"
+                f"schema fingerprint {schema.fingerprint()} of {schema.name!r} differs from "
+                f"{self.schema_fingerprint} of model "
+                f"version {self.model_version}: prepare the data with the model's own schema, or "
+                "train and export again"
             )
 
 
 def embedding_inputs(nested_definitions: Sequence[str]) -> list[tuple[str, str]]:
-    """The ranker's inputs for stored embeddings: ``(embedding, whether there is one)`` for the first definition and each nested one."""
-    return [(f"{META_EMBEDDING}{suffix}", f"{HAS_META_EMBEDDING}{suffix}") for suffix in ("", *(f"_{name}" for name in nested_definitions))]
+    """The ranker's inputs for stored embeddings: ``(embedding, whether there is one)`` for the
+    first definition and each nested one.
+    """
+    return [
+        (f"{META_EMBEDDING}{suffix}", f"{HAS_META_EMBEDDING}{suffix}")
+        for suffix in ("", *(f"_{name}" for name in nested_definitions))
+    ]
 
 
 def latest_version(base_directory: str | Path) -> Path:
     """The directory of the highest integer version below a SavedModel base directory."""
     base = Path(base_directory)
-    versions = [p for p in base.iterdir() if p.is_dir() and p.name.isdigit()] if base.is_dir() else []
+    versions = (
+        [p for p in base.iterdir() if p.is_dir() and p.name.isdigit()] if base.is_dir() else []
+    )
     if not versions:
         raise VersionMismatchError(f"no exported version below {base}; run `limaml export` first")
     return max(versions, key=lambda p: int(p.name))

@@ -1,4 +1,6 @@
-"""TensorFlow's import without the page that it writes to standard error before any log level counts."""
+"""TensorFlow's import without the page that it writes to standard error before any log level
+counts.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,26 @@ import sys
 import tempfile
 import threading
 
-_NOISE = re.compile(rb"(?m)^(?:WARNING: All log messages before absl::InitializeLog\(\) is called|[IWE]\d{4} \d\d:\d\d:\d+\.\d+ ).*\n?")
+_NOISE = re.compile(
+    rb"(?m)^(?:WARNING: All log messages before absl::InitializeLog\(\) is called|[IWE]\d{4} \d\d:\d\d:\d+\.\d+ ).*\n?"  # noqa: E501
+)
 
 _lock = threading.Lock()
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices, without their log lines; other lines are shown when it is over.
+    """Imports TensorFlow and looks for devices, without their log lines; other lines are shown when
+    it is over.
 
-    Does nothing where TensorFlow is there already, or where ``TF_CPP_MIN_LOG_LEVEL`` (2 for ``limaml``, unless set) is below 2.
+    Does nothing where TensorFlow is there already, or where ``TF_CPP_MIN_LOG_LEVEL`` (2 for
+    ``limaml``, unless set) is below 2.
     """
     with _lock:  # two at once would each put back what the other had put aside
-        if "tensorflow" in sys.modules or sys.stderr is None or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "2":
+        if (
+            "tensorflow" in sys.modules
+            or sys.stderr is None
+            or os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "2"
+        ):
             return
         _import_quietly()
 

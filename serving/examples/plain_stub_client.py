@@ -2,12 +2,15 @@
 
     python serving/examples/plain_stub_client.py 127.0.0.1:8500 requests.json
 
-`requests.json` holds what goes on the wire, by input name; member features have one value, candidate features one each:
+`requests.json` holds what goes on the wire, by input name; member features have one value,
+candidate features one each:
 
-    {"country": ["CH"], "age": [41.0], "price": [3.0, 9.0], "meta_embedding": [[0.1, ...]], "has_meta_embedding": [true]}
+    {"country": ["CH"], "age": [41.0], "price": [3.0, 9.0], "meta_embedding": [[0.1, ...]],
+    "has_meta_embedding": [true]}
 
-The embedding must come from the store's current generation of the version that is asked for, and the request must name
-that version: mixing versions gives scores that look fine and mean nothing. `limaml_serving.Ranker` takes care of that.
+The embedding must come from the store's current generation of the version that is asked for, and
+the request must name that version: mixing versions gives scores that look fine and mean nothing.
+`limaml_serving.Ranker` takes care of that.
 """
 
 import json
@@ -26,7 +29,9 @@ def signature_inputs(stub, name):
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
     inputs = signatures.signature_def["rank"].inputs
-    return response.model_spec.version.value, {key: tf.dtypes.as_dtype(info.dtype) for key, info in inputs.items()}
+    return response.model_spec.version.value, {
+        key: tf.dtypes.as_dtype(info.dtype) for key, info in inputs.items()
+    }
 
 
 def main(target, path):

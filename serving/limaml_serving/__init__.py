@@ -13,18 +13,27 @@ if TYPE_CHECKING:
     from limaml_serving.client.ranker import Ranker
     from limaml_serving.errors import RequestError, ServingError
 
-__all__ = ["AsyncRanker", "Counters", "PrometheusCounters", "Ranked", "Ranker", "RequestError", "ServingError", "Tls"]
+__all__ = [
+    "AsyncRanker",
+    "Counters",
+    "PrometheusCounters",
+    "Ranked",
+    "Ranker",
+    "RequestError",
+    "ServingError",
+    "Tls",
+]
 
 # Loaded on first use, so that `limaml --help` does not pay for gRPC.
 _HOMES = {
-    "AsyncRanker": "async_client",
-    "Counters": "counters",
-    "PrometheusCounters": "counters",
-    "Ranked": "ranking",
-    "Ranker": "client",
+    "AsyncRanker": "client.async_ranker",
+    "Counters": "client.counters",
+    "PrometheusCounters": "client.counters",
+    "Ranked": "client.protocol",
+    "Ranker": "client.ranker",
     "RequestError": "errors",
     "ServingError": "errors",
-    "Tls": "channel",
+    "Tls": "client.channel",
 }
 
 

@@ -9,7 +9,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from tfrec_limaml.manifest import EXTRA_DIRECTORY, RANK_SIGNATURE, SERVING_SIGNATURE, Manifest, embedding_inputs
+from tfrec_limaml.manifest import (
+    EXTRA_DIRECTORY,
+    RANK_SIGNATURE,
+    SERVING_SIGNATURE,
+    Manifest,
+    embedding_inputs,
+)
 from tfrec_limaml.schema.schema import Feature, Schema
 
 WARMUP_FILE = "tf_serving_warmup_requests"
@@ -18,7 +24,9 @@ BATCH_SIZES = (1, 10, 100, 500)
 
 
 def write_warmup(ranker_directory: Path, manifest: Manifest, model_name: str = "ranker") -> Path:
-    """Writes ``assets.extra/tf_serving_warmup_requests`` with one request per signature and batch size."""
+    """Writes ``assets.extra/tf_serving_warmup_requests`` with one request per signature and batch
+    size.
+    """
     path = Path(ranker_directory) / EXTRA_DIRECTORY / WARMUP_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = Schema.from_dict(manifest.schema)
@@ -26,18 +34,25 @@ def write_warmup(ranker_directory: Path, manifest: Manifest, model_name: str = "
         for signature in (SERVING_SIGNATURE, RANK_SIGNATURE):
             for size in BATCH_SIZES:
                 request = _request(schema, manifest, model_name, signature, size)
-                log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+                log = prediction_log_pb2.PredictionLog(
+                    predict_log=prediction_log_pb2.PredictLog(request=request)
+                )
                 writer.write(log.SerializeToString())
     return path
 
 
-def _request(schema: Schema, manifest: Manifest, model_name: str, signature: str, rows: int) -> predict_pb2.PredictRequest:
+def _request(
+    schema: Schema, manifest: Manifest, model_name: str, signature: str, rows: int
+) -> predict_pb2.PredictRequest:
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model_name
     request.model_spec.signature_name = signature
     arrays: dict[str, Any] = {feature.name: _fill(feature, rows) for feature in schema.all_features}
     for stored, has in embedding_inputs(manifest.nested_definitions):
-        arrays[stored], arrays[has] = np.zeros((rows, manifest.embedding_dim), np.float32), np.zeros(rows, bool)
+        arrays[stored], arrays[has] = (
+            np.zeros((rows, manifest.embedding_dim), np.float32),
+            np.zeros(rows, bool),
+        )
     for name, array in arrays.items():
         request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
     return request

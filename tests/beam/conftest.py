@@ -26,15 +26,27 @@ def shop_schema() -> Schema:
         carry=("dwell",),
         weight="importance",
         features=(
-            Feature(name="country", role="meta", dtype="string", encoding="vocabulary", table="members"),
+            Feature(
+                name="country", role="meta", dtype="string", encoding="vocabulary", table="members"
+            ),
             Feature(name="age", role="meta", table="members"),
             Feature(name="kind", dtype="string", encoding="vocabulary"),
             Feature(name="item", dtype="int64", encoding="hash", buckets=16),
             Feature(name="price", normalise="log"),
-            Feature(name="tags", dtype="string", encoding="vocabulary", separator=",", max_vocabulary=3, table="items"),
+            Feature(
+                name="tags",
+                dtype="string",
+                encoding="vocabulary",
+                separator=",",
+                max_vocabulary=3,
+                table="items",
+            ),
             Feature(name="look", width=2, table="items"),
         ),
-        history=(History(keys=("member",), smoothing=2.0), History(keys=("kind", "tags"), smoothing=0.0)),
+        history=(
+            History(keys=("member",), smoothing=2.0),
+            History(keys=("kind", "tags"), smoothing=0.0),
+        ),
         split=Split(validation_start="2024-01-07", test_start="2024-01-09", test_end="2024-01-11"),
     )
 
@@ -59,11 +71,21 @@ def shop_frames() -> Callable[..., dict[str, pd.DataFrame]]:
             }
         )
         people = pd.DataFrame(
-            {"member": range(members), "country": draw.choice(["de", "fr"], members), "age": draw.integers(18, 80, members)}
+            {
+                "member": range(members),
+                "country": draw.choice(["de", "fr"], members),
+                "age": draw.integers(18, 80, members),
+            }
         )
-        items = pd.DataFrame({"item": range(9), "tags": ["a,b", "b", "c", "", "a", "d,a", "b,c", "e", "a"]})
+        items = pd.DataFrame(
+            {"item": range(9), "tags": ["a,b", "b", "c", "", "a", "d,a", "b,c", "e", "a"]}
+        )
         items["look"] = [draw.random(2).tolist() for _ in range(9)]
-        return {"interactions": log.sort_values("time", kind="stable"), "members": people, "items": items}
+        return {
+            "interactions": log.sort_values("time", kind="stable"),
+            "members": people,
+            "items": items,
+        }
 
     return make
 
@@ -86,15 +108,21 @@ def write_raw() -> Callable[[Path, Schema, dict[str, pd.DataFrame]], Path]:
 def read_tasks() -> Callable[[Path, str, str], dict[str, tuple[int, list[dict[str, object]]]]]:
     """Decodes the records of one split: task key to (query_start, rows)."""
 
-    def read(tasks: Path, definition: str, split: str) -> dict[str, tuple[int, list[dict[str, object]]]]:
+    def read(
+        tasks: Path, definition: str, split: str
+    ) -> dict[str, tuple[int, list[dict[str, object]]]]:
         import tensorflow as tf
 
         found: dict[str, tuple[int, list[dict[str, object]]]] = {}
         files = sorted(str(path) for path in (tasks / definition).glob(f"{split}-*.tfrecord.gz"))
-        for serialized in tf.data.TFRecordDataset(files, compression_type="GZIP").as_numpy_iterator():
+        for serialized in tf.data.TFRecordDataset(
+            files, compression_type="GZIP"
+        ).as_numpy_iterator():
             record = tf.train.SequenceExample.FromString(serialized)
             context = record.context.feature
-            rows: list[dict[str, object]] = [{} for _ in range(context["sample_count"].int64_list.value[0])]
+            rows: list[dict[str, object]] = [
+                {} for _ in range(context["sample_count"].int64_list.value[0])
+            ]
             for name, steps in record.feature_lists.feature_list.items():
                 assert len(steps.feature) == len(rows)
                 for row, step in zip(rows, steps.feature, strict=True):

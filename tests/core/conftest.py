@@ -14,18 +14,26 @@ from tfrec_limaml.tasks.statistics import Statistics
 
 @pytest.fixture(scope="session")
 def golden():
-    """Reference arrays by name; they lie beside the data folder, in ``golden/limaml_golden.npz``."""
-    data = Path(os.environ.get("LIMAML_DATA_DIR", Path(__file__).parents[2].parent / "shared" / "data"))
+    """Reference arrays by name; they lie beside the data folder, in
+    ``golden/limaml_golden.npz``.
+    """
+    data = Path(
+        os.environ.get("LIMAML_DATA_DIR", Path(__file__).parents[2].parent / "shared" / "data")
+    )
     path = data.parent / "golden" / "limaml_golden.npz"
     if not path.is_file():
-        pytest.skip(f"no reference numbers at {path}; set LIMAML_DATA_DIR to the folder beside `golden`")
+        pytest.skip(
+            f"no reference numbers at {path}; set LIMAML_DATA_DIR to the folder beside `golden`"
+        )
     with np.load(path) as arrays:
         return dict(arrays)
 
 
 @pytest.fixture(scope="session")
 def every_kind():
-    """A schema with every kind of feature, under names that are no identifiers too, and statistics for it."""
+    """A schema with every kind of feature, under names that are no identifiers too, and statistics
+    for it.
+    """
     schema = Schema(
         name="every-kind",
         label=Label(name="opened"),
@@ -38,13 +46,30 @@ def every_kind():
             Feature(name="Größe in cm", normalise="log", on_invalid="skip"),
             Feature(name="look", role="meta", width=3),
             Feature(name="visits", dtype="int64", normalise="none"),
-            Feature(name="land.code", role="meta", dtype="string", encoding="vocabulary", max_vocabulary=3),
+            Feature(
+                name="land.code",
+                role="meta",
+                dtype="string",
+                encoding="vocabulary",
+                max_vocabulary=3,
+            ),
             Feature(name="tab", dtype="int64", encoding="vocabulary"),
-            Feature(name="page/kind", dtype="string", encoding="hash", buckets=5, fill_value="none"),
+            Feature(
+                name="page/kind", dtype="string", encoding="hash", buckets=5, fill_value="none"
+            ),
             Feature(name="item", dtype="int64", encoding="hash", buckets=7, embedding_width=2),
-            Feature(name="class", role="meta", dtype="string", encoding="vocabulary", embedding_width=2),
+            Feature(
+                name="class", role="meta", dtype="string", encoding="vocabulary", embedding_width=2
+            ),
             Feature(name="tags", role="meta", dtype="string", encoding="vocabulary", separator=","),
-            Feature(name="words", dtype="string", encoding="hash", buckets=6, separator="|", embedding_width=2),
+            Feature(
+                name="words",
+                dtype="string",
+                encoding="hash",
+                buckets=6,
+                separator="|",
+                embedding_width=2,
+            ),
         ),
     )
     features = {
@@ -56,12 +81,16 @@ def every_kind():
         "class": {"vocabulary": ["a", "ü b"], "counts": [2, 1]},
         "tags": {"vocabulary": ["x", "", "y"], "counts": [5, 4, 3]},
     }
-    return schema, Statistics(rows=100, label_mean=0.5, window={"start": 1, "end": 9_000_000}, features=features)
+    return schema, Statistics(
+        rows=100, label_mean=0.5, window={"start": 1, "end": 9_000_000}, features=features
+    )
 
 
 @pytest.fixture(scope="session")
 def make_rows():
-    """``make_rows(count, seed)``: random rows of `every_kind`, in time order, as `encode_task` takes them."""
+    """``make_rows(count, seed)``: random rows of `every_kind`, in time order, as `encode_task`
+    takes them.
+    """
 
     def make(count, seed=0, start=0):
         draw = np.random.default_rng(seed)
@@ -99,7 +128,10 @@ def as_columns(every_kind):
     kinds = {"string": object, "int64": np.int64, "float32": np.float32}
 
     def convert(rows):
-        return {f.name: np.array([r[f.name] for r in rows], kinds[f.dtype]) for f in every_kind[0].all_features}
+        return {
+            f.name: np.array([r[f.name] for r in rows], kinds[f.dtype])
+            for f in every_kind[0].all_features
+        }
 
     return convert
 
@@ -114,7 +146,9 @@ def encoder(every_kind):
 
 @pytest.fixture(scope="session")
 def make_model(encoder):
-    """Small LiMAML models of `every_kind`: not trained, but with biases and embeddings that matter."""
+    """Small LiMAML models of `every_kind`: not trained, but with biases and embeddings that
+    matter.
+    """
     import keras
 
     from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
@@ -123,9 +157,19 @@ def make_model(encoder):
         keras.utils.set_random_seed(7)
         meta = MLPMetaBlock((4,), 3, activation="tanh", embeddings=encoder.embeddings("meta"))
         head = MLPGlobalBlock((5,), embeddings=encoder.embeddings())
-        model = LiMAML(meta, head, encoder=encoder, **{"inner_learning_rate": 0.5, "fine_tune_steps": 2, **kwargs})
+        model = LiMAML(
+            meta,
+            head,
+            encoder=encoder,
+            **{"inner_learning_rate": 0.5, "fine_tune_steps": 2, **kwargs},
+        )
         draw = np.random.default_rng(1)
-        model.set_weights([w + 0.3 * draw.normal(size=w.shape) if w.dtype == np.float32 else w for w in model.get_weights()])
+        model.set_weights(
+            [
+                w + 0.3 * draw.normal(size=w.shape) if w.dtype == np.float32 else w
+                for w in model.get_weights()
+            ]
+        )
         return model
 
     return make

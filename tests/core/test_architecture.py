@@ -19,12 +19,31 @@ PACKAGES = {
 }
 #: What each package must not import, anywhere, not even inside a function.
 FORBIDDEN = {
-    "tfrec_limaml": {"limaml_beam", "limaml_serving", "apache_beam", "tfx_bsl", "grpc", "grpc_health", "tensorflow_serving"},
+    "tfrec_limaml": {
+        "limaml_beam",
+        "limaml_serving",
+        "apache_beam",
+        "tfx_bsl",
+        "grpc",
+        "grpc_health",
+        "tensorflow_serving",
+    },
     "limaml_beam": {"limaml_serving", "grpc", "grpc_health", "tensorflow_serving"},
     "limaml_serving": {"limaml_beam", "apache_beam", "tfx_bsl"},
 }
 MAXIMUM_LINES = 350
-COMMANDS = ["demo", "datasets", "prepare", "train", "evaluate", "export", "embed", "refresh", "serve", "rank"]
+COMMANDS = [
+    "demo",
+    "datasets",
+    "prepare",
+    "train",
+    "evaluate",
+    "export",
+    "embed",
+    "refresh",
+    "serve",
+    "rank",
+]
 
 
 def imported_roots(source: str) -> set[str]:
@@ -36,7 +55,11 @@ def imported_roots(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             roots.add(node.module.partition(".")[0])
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            name = (
+                node.func.attr
+                if isinstance(node.func, ast.Attribute)
+                else getattr(node.func, "id", "")
+            )
             if name in ("import_module", "__import__"):
                 roots.add(str(node.args[0].value).partition(".")[0])
     return roots
@@ -44,7 +67,18 @@ def imported_roots(source: str) -> set[str]:
 
 def tracked(*patterns: str) -> list[Path]:
     """Files of the repository; untracked ones count too, ignored ones do not."""
-    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    command = [
+        "git",
+        "-C",
+        str(ROOT),
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "--",
+        *patterns,
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         pytest.skip("needs the git checkout: the file list comes from `git ls-files`")
@@ -52,7 +86,7 @@ def tracked(*patterns: str) -> list[Path]:
 
 
 def test_the_import_finder_sees_every_way_of_importing():
-    source = "import a.b\nfrom c.d import e\ndef f():\n    import g\n    importlib.import_module('h.i')\nfrom . import j\n"
+    source = "import a.b\nfrom c.d import e\ndef f():\n    import g\n    importlib.import_module('h.i')\nfrom . import j\n"  # noqa: E501
     assert imported_roots(source) == {"a", "c", "g", "h"}
 
 
@@ -69,13 +103,22 @@ def test_dependencies_point_one_way(package):
 
 
 def test_nobody_imports_the_folders_beam_and_serving_as_packages():
-    found = {str(path) for path in tracked("*.py") if imported_roots(path.read_text(encoding="utf-8")) & {"beam", "serving"}}
+    found = {
+        str(path)
+        for path in tracked("*.py")
+        if imported_roots(path.read_text(encoding="utf-8")) & {"beam", "serving"}
+    }
     assert not found
-    assert not [folder for folder in ("beam", "serving") if (ROOT / folder / "__init__.py").exists()]
+    assert not [
+        folder for folder in ("beam", "serving") if (ROOT / folder / "__init__.py").exists()
+    ]
 
 
 def test_no_module_is_longer_than_one_can_read():
-    lengths = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in tracked("*.py")}
+    lengths = {
+        str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines())
+        for p in tracked("*.py")
+    }
     assert not {name: lines for name, lines in lengths.items() if lines > MAXIMUM_LINES}
 
 
@@ -88,14 +131,18 @@ def test_constraints_pin_every_package_and_name_no_index():
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
     assert len(lines) > 50
-    assert not [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", line)]
+    assert not [
+        line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", line)
+    ]
 
 
 def test_every_link_in_the_documentation_leads_somewhere():
     broken = []
     for page in tracked("*.md"):
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-        targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
+        targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(
+            r'(?:src|srcset|href)="([^"]+)"', text
+        )
         for target in targets:
             if re.match(r"[a-z]+:", target):
                 continue
@@ -120,7 +167,9 @@ def test_the_package_declares_every_command():
 def test_every_command_loads_and_teaches_with_an_example(name):
     from tfrec_limaml.cli import Command
 
-    command = next(entry for entry in entry_points(group="limaml.commands") if entry.name == name).load()
+    command = next(
+        entry for entry in entry_points(group="limaml.commands") if entry.name == name
+    ).load()
     assert isinstance(command, Command)
     assert f"limaml {name}" in command.description
     assert len(command.help) < 100
@@ -130,8 +179,11 @@ def test_help_is_quick_because_it_loads_no_heavy_library():
     script = (
         "import sys\nfrom tfrec_limaml.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'tensorflow', 'keras', 'apache_beam', 'grpc', 'matplotlib', 'pandas'} & set(sys.modules)\n"
+        "heavy = {'tensorflow', 'keras', 'apache_beam', 'grpc', 'matplotlib', 'pandas'} & "
+        "set(sys.modules)\n"
         "print('HEAVY', sorted(heavy))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert "HEAVY []" in done.stdout

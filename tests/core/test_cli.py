@@ -1,4 +1,6 @@
-"""The command line: exit codes, one readable line per error, JSON on request, and life without the extras."""
+"""The command line: exit codes, one readable line per error, JSON on request, and life without the
+extras.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,20 @@ def _add_arguments(parser):
 
 def _run(options):
     if options.number < 0:
-        raise LimamlError(f"--number must not be negative, received {options.number}; use 0 or more")
+        raise LimamlError(
+            f"--number must not be negative, received {options.number}; use 0 or more"
+        )
     if options.number == 99:
         raise KeyboardInterrupt
     return {"double": 2 * options.number} if options.number else None
 
 
-COMMAND = cli.Command(help="Doubles.", description="Doubles.\n\n  limaml double --number 2", add_arguments=_add_arguments, run=_run)
+COMMAND = cli.Command(
+    help="Doubles.",
+    description="Doubles.\n\n  limaml double --number 2",
+    add_arguments=_add_arguments,
+    run=_run,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +48,9 @@ def commands(monkeypatch):
     ]
     load = cli._load
     monkeypatch.setattr(cli, "_installed", lambda: entries)
-    monkeypatch.setattr(cli, "_load", lambda entry: COMMAND if entry.name == "double" else load(entry))
+    monkeypatch.setattr(
+        cli, "_load", lambda entry: COMMAND if entry.name == "double" else load(entry)
+    )
 
 
 def test_a_result_is_rendered_for_people_by_default(capsys):
@@ -60,7 +71,9 @@ def test_a_command_without_result_prints_nothing(capsys):
 def test_an_error_that_the_user_can_mend_is_one_line_and_exit_code_2(capsys):
     assert cli.main(["double", "--number", "-3"]) == 2
     captured = capsys.readouterr()
-    assert captured.err == "limaml: error: --number must not be negative, received -3; use 0 or more\n"
+    assert (
+        captured.err == "limaml: error: --number must not be negative, received -3; use 0 or more\n"
+    )
     assert captured.out == ""
 
 
@@ -69,7 +82,9 @@ def test_an_interrupt_exits_130_without_a_traceback(capsys):
     assert capsys.readouterr().err == "limaml: interrupted\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["double", "--number", "many"], ["unheard-of"], ["double", "--unknown"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["double", "--number", "many"], ["unheard-of"], ["double", "--unknown"]]
+)
 def test_arguments_that_argparse_refuses_exit_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
@@ -88,7 +103,9 @@ def test_other_commands_work_without_the_missing_package(capsys):
     assert "absent" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["datasets", "list"], ["datasets", "list", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["datasets", "list"], ["datasets", "list", "--json"]]
+)
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_reader_that_goes_away_ends_it_quietly(arguments, buffered):
     """``limaml ... | true``: neither a traceback nor the interpreter's own message at its end."""
@@ -96,7 +113,11 @@ def test_a_reader_that_goes_away_ends_it_quietly(arguments, buffered):
     os.close(reading)
     environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "tfrec_limaml", *arguments], stdout=writing, stderr=subprocess.PIPE, env=environment, check=False
+        [sys.executable, "-m", "tfrec_limaml", *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=environment,
+        check=False,
     )
     os.close(writing)
     assert done.stderr == b""

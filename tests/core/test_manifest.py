@@ -33,13 +33,19 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path, manifest):
 
 @pytest.mark.parametrize("change", ["not json", {"colour": 1}, {"model_version": None}])
 def test_a_missing_or_unreadable_manifest_is_named(tmp_path, manifest, change):
-    with pytest.raises(VersionMismatchError, match=r"no manifest at .*manifest\.json: was this model exported"):
+    with pytest.raises(
+        VersionMismatchError, match=r"no manifest at .*manifest\.json: was this model exported"
+    ):
         Manifest.read(tmp_path)
     path = manifest.write(tmp_path)
     content = json.loads(path.read_text())
     if change == {"model_version": None}:
         del content["model_version"]
-    path.write_text(change if isinstance(change, str) else json.dumps({**content, **change} if "colour" in change else content))
+    path.write_text(
+        change
+        if isinstance(change, str)
+        else json.dumps({**content, **change} if "colour" in change else content)
+    )
     with pytest.raises(VersionMismatchError, match=r"cannot read the manifest .*manifest\.json"):
         Manifest.read(tmp_path)
 
@@ -49,7 +55,10 @@ def test_another_schema_is_refused_with_both_fingerprints(every_kind, manifest):
     manifest.check_schema(schema)
     manifest.check_schema(schema.replace(carry=()))
     other = schema.replace(features=(*schema.features, Feature(name="new")))
-    with pytest.raises(VersionMismatchError, match=f"{other.fingerprint()} .*{schema.fingerprint()} of model version 3"):
+    with pytest.raises(
+        VersionMismatchError,
+        match=f"{other.fingerprint()} .*{schema.fingerprint()} of model version 3",
+    ):
         manifest.check_schema(other)
 
 

@@ -8,8 +8,15 @@ import pytest
 
 @pytest.fixture(scope="session")
 def readme_blocks(checkout: Path):
-    """The README's quickstart: its blocks in order (shell that prepares, Python that trains, shell that serves)."""
-    quickstart = (checkout / "README.md").read_text(encoding="utf-8").split("## Quickstart")[1].split("\n## ")[0]
+    """The README's quickstart: its blocks in order (shell that prepares, Python that trains, shell
+    that serves).
+    """
+    quickstart = (
+        (checkout / "README.md")
+        .read_text(encoding="utf-8")
+        .split("## Quickstart")[1]
+        .split("\n## ")[0]
+    )
     blocks = re.findall(r"^```(\w+)\n(.*?)^```", quickstart, flags=re.DOTALL | re.MULTILINE)
     assert [language for language, _ in blocks] == ["sh", "python", "sh"]
     return [code for _, code in blocks]

@@ -1,4 +1,6 @@
-"""The whole loop in one go, as a user runs it: the demo, its report, its continuation, and what gRPC answers."""
+"""The whole loop in one go, as a user runs it: the demo, its report, its continuation, and what
+gRPC answers.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,27 @@ MEMBERS = 300
 def workspace(tmp_path_factory):
     """A small demo, made once."""
     root = tmp_path_factory.mktemp("demo") / "run"
-    assert main(["demo", "--workspace", str(root), "--members", str(MEMBERS), "--epochs", "1", "--json"]) == 0
+    assert (
+        main(
+            ["demo", "--workspace", str(root), "--members", str(MEMBERS), "--epochs", "1", "--json"]
+        )
+        == 0
+    )
     return root
 
 
 @pytest.mark.slow
 def test_the_demo_writes_every_output_of_the_loop(workspace):
     state = json.loads((workspace / "demo.json").read_text())
-    assert list(state["stages"]) == ["data", "prepare", "train_vanilla", "train_limaml", "evaluate", "export", "embed"]
+    assert list(state["stages"]) == [
+        "data",
+        "prepare",
+        "train_vanilla",
+        "train_limaml",
+        "evaluate",
+        "export",
+        "embed",
+    ]
     for name in (
         "raw/schema.yaml",
         "tasks/statistics.json",
@@ -36,20 +51,35 @@ def test_the_demo_writes_every_output_of_the_loop(workspace):
     ):
         assert (workspace / name).exists(), name
     page = (workspace / "report.html").read_text(encoding="utf-8")
-    for heading in ("Learning curves", "AUC by length of history", "Map of the meta embeddings", "before and after a few clicks"):
+    for heading in (
+        "Learning curves",
+        "AUC by length of history",
+        "Map of the meta embeddings",
+        "before and after a few clicks",
+    ):
         assert heading in page
 
 
 @pytest.mark.slow
-def test_a_second_run_does_nothing_twice_and_ends_with_the_same_table(workspace, run_limaml, capsys):
+def test_a_second_run_does_nothing_twice_and_ends_with_the_same_table(
+    workspace, run_limaml, capsys
+):
     models = {path: path.stat().st_mtime_ns for path in (workspace / "model").iterdir()}
     result = run_limaml("demo", "--workspace", workspace, "--members", MEMBERS, "--epochs", 1)
     assert {path: path.stat().st_mtime_ns for path in (workspace / "model").iterdir()} == models
-    assert {(row["algorithm"], row["fine_tune"]) for row in result["auc"]} >= {("vanilla", False), ("limaml", False), ("limaml", True)}
+    assert {(row["algorithm"], row["fine_tune"]) for row in result["auc"]} >= {
+        ("vanilla", False),
+        ("limaml", False),
+        ("limaml", True),
+    }
     assert result["embeddings"]["count"] > 0.8 * MEMBERS
-    scores = np.array([[c["without"], c["before"], c["after"]] for c in result["ranking"]["candidates"]])
+    scores = np.array(
+        [[c["without"], c["before"], c["after"]] for c in result["ranking"]["candidates"]]
+    )
     assert ((scores > 0) & (scores < 1)).all()
-    assert (np.abs(np.diff(scores, axis=1)).max(axis=0) > 1e-4).all()  # each embedding makes a difference
+    assert (
+        np.abs(np.diff(scores, axis=1)).max(axis=0) > 1e-4
+    ).all()  # each embedding makes a difference
 
 
 @pytest.mark.slow
@@ -77,19 +107,26 @@ def test_the_score_over_grpc_is_what_the_model_predicts_with_the_same_embedding(
     place = Workspace(root=workspace)
     schema = Schema.load(place.tasks / record_format.SCHEMA_FILE)
     recent, test = (read_history(place.tasks, schema, split) for split in ("recent", "test"))
-    task = next(t for t, key in enumerate(test.keys) if key in recent.keys and len(test.rows_of(t)) > 3)
+    task = next(
+        t for t, key in enumerate(test.keys) if key in recent.keys and len(test.rows_of(t)) > 3
+    )
     rows = [test.row(i) for i in test.rows_of(task)]
     meta = [f.name for f in schema.features if f.role == "meta"]
     member = {"member_id": test.keys[task], **{name: rows[0][name] for name in meta}}
     other = [f.name for f in schema.all_features if f.role == "other"]
-    request = {"member": member, "candidates": [{name: row[name] for name in other} for row in rows]}
+    request = {
+        "member": member,
+        "candidates": [{name: row[name] for name in other} for row in rows],
+    }
     store = open_store(place.store())
     embedding, found = store.get_many([test.keys[task]], 1)
     store.close()
     assert found.all()
 
     model = keras.saving.load_model(place.run / "limaml.keras")
-    columns = {f.name: np.array([{**row, **member}[f.name] for row in rows]) for f in schema.all_features}
+    columns = {
+        f.name: np.array([{**row, **member}[f.name] for row in rows]) for f in schema.all_features
+    }
     encoded = model.encoder({name: tf.constant(values) for name, values in columns.items()})
     adapted = model.global_block(encoded, tf.constant(np.repeat(embedding, len(rows), axis=0)))
     unadapted = model(encoded)  # probabilities
@@ -108,7 +145,10 @@ def test_a_server_that_cannot_start_is_one_readable_error(tmp_path):
     from tfrec_limaml.demo import serving
     from tfrec_limaml.errors import LimamlError
 
-    with pytest.raises(LimamlError, match=r"did not start: .*no directory at"), serving.serving(tmp_path / "absent"):
+    with (
+        pytest.raises(LimamlError, match=r"did not start: .*no directory at"),
+        serving.serving(tmp_path / "absent"),
+    ):
         pass
 
 
@@ -117,10 +157,15 @@ def test_a_server_that_cannot_start_is_one_readable_error(tmp_path):
     [
         (["--workspace", "{folder}"], "is not empty and holds no earlier demo"),
         (["--workspace", "{folder}/new", "--data-dir", "x"], "--data-dir x is for kuairand-pure"),
-        (["--workspace", "{folder}/new", "--dataset", "kuairand-pure", "--members", "9"], "--members 9 is for the simulated world"),
+        (
+            ["--workspace", "{folder}/new", "--dataset", "kuairand-pure", "--members", "9"],
+            "--members 9 is for the simulated world",
+        ),
     ],
 )
-def test_bad_arguments_of_the_demo_are_one_line_and_change_nothing(arguments, reason, tmp_path, capsys):
+def test_bad_arguments_of_the_demo_are_one_line_and_change_nothing(
+    arguments, reason, tmp_path, capsys
+):
     (tmp_path / "precious.txt").write_text("keep me")
     assert main(["demo", *(a.format(folder=tmp_path) for a in arguments)]) == 2
     assert reason in capsys.readouterr().err

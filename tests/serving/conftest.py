@@ -1,9 +1,11 @@
-"""A small model in TensorFlow Serving's layout, the embedded server over it, and a client that speaks the plain protocol.
+"""A small model in TensorFlow Serving's layout, the embedded server over it, and a client that
+speaks the plain protocol.
 
-The conformance tests take ``--serving-target=HOST:PORT`` and then check that server instead. Start it on the models that
-``python tests/serving/conftest.py DIRECTORY`` writes, for example:
+The conformance tests take ``--serving-target=HOST:PORT`` and then check that server instead. Start
+it on the models that ``python tests/serving/conftest.py DIRECTORY`` writes, for example:
 
-    tensorflow_model_server --port=8500 --model_config_file=DIRECTORY/models.config --allow_version_labels_for_unavailable_models
+    tensorflow_model_server --port=8500 --model_config_file=DIRECTORY/models.config
+    --allow_version_labels_for_unavailable_models
 """
 
 from __future__ import annotations
@@ -32,11 +34,17 @@ model_config_list {{
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--serving-target", metavar="HOST:PORT", help="check this server instead of the embedded one")
+    parser.addoption(
+        "--serving-target",
+        metavar="HOST:PORT",
+        help="check this server instead of the embedded one",
+    )
 
 
 def save_model(directory: Path, bias: float) -> Path:
-    """``logit = sum(meta_embedding) + bias`` where there is an embedding, else ``bias``, and some other signatures."""
+    """``logit = sum(meta_embedding) + bias`` where there is an embedding, else ``bias``, and some
+    other signatures.
+    """
     import tensorflow as tf
 
     rows = tf.TensorSpec([None], tf.float32)
@@ -45,7 +53,9 @@ def save_model(directory: Path, bias: float) -> Path:
         def __init__(self) -> None:
             super().__init__()
             self.bias = tf.Variable(bias)
-            self.country = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(["CH", "NZ"], [100.0, 200.0]), 0.0)
+            self.country = tf.lookup.StaticHashTable(
+                tf.lookup.KeyValueTensorInitializer(["CH", "NZ"], [100.0, 200.0]), 0.0
+            )
 
         @tf.function(
             input_signature=[
@@ -62,9 +72,15 @@ def save_model(directory: Path, bias: float) -> Path:
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "count")])
         def spin(self, count):
             """Counts up one by one: as slow as one likes."""
-            return {"sum": tf.while_loop(lambda i: i < count[0], lambda i: [i + 1], [tf.constant(0, tf.int64)])[0]}
+            return {
+                "sum": tf.while_loop(
+                    lambda i: i < count[0], lambda i: [i + 1], [tf.constant(0, tf.int64)]
+                )[0]
+            }
 
-        @tf.function(input_signature=[tf.TensorSpec([None], dtype, dtype.name) for dtype in all_kinds()])
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], dtype, dtype.name) for dtype in all_kinds()]
+        )
         def kinds(self, *tensors):
             """Every dtype there and back."""
             return {tensor.dtype.name: tf.identity(tensor) for tensor in tensors}
@@ -78,8 +94,18 @@ def save_model(directory: Path, bias: float) -> Path:
             return {"sum": a + b}
 
     model = Model()
-    signatures = {"serving_default": model.score, "spin": model.spin, "kinds": model.kinds, "total": model.total, "add": model.add}
-    tf.saved_model.save(model, str(directory), signatures={name: each.get_concrete_function() for name, each in signatures.items()})
+    signatures = {
+        "serving_default": model.score,
+        "spin": model.spin,
+        "kinds": model.kinds,
+        "total": model.total,
+        "add": model.add,
+    }
+    tf.saved_model.save(
+        model,
+        str(directory),
+        signatures={name: each.get_concrete_function() for name, each in signatures.items()},
+    )
     return directory
 
 
@@ -137,7 +163,9 @@ class Client:
         self.fill_spec(request.model_spec, name, version, label)
         request.model_spec.signature_name = signature
         for key, value in inputs.items():
-            request.inputs[key].CopyFrom(value if hasattr(value, "tensor_shape") else tf.make_tensor_proto(value))
+            request.inputs[key].CopyFrom(
+                value if hasattr(value, "tensor_shape") else tf.make_tensor_proto(value)
+            )
         return request
 
     def predict(self, inputs: dict[str, Any], timeout: float = 20.0, **choices: Any) -> Any:
@@ -155,7 +183,10 @@ class Client:
         request = get_model_status_pb2.GetModelStatusRequest()
         self.fill_spec(request.model_spec, **choices)
         answer = self.models.GetModelStatus(request, timeout=20)
-        return {one.version: (one.state, one.status.error_message) for one in answer.model_version_status}
+        return {
+            one.version: (one.state, one.status.error_message)
+            for one in answer.model_version_status
+        }
 
     def reload(self, text: str) -> Any:
         from google.protobuf import text_format
@@ -171,7 +202,13 @@ class Client:
         answer = self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=20)
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
-    def fill_spec(self, spec: Any, name: str | None = None, version: int | None = None, label: str | None = None) -> None:
+    def fill_spec(
+        self,
+        spec: Any,
+        name: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+    ) -> None:
         spec.name = self.name if name is None else name
         if version is not None:
             spec.version.value = version
@@ -205,7 +242,9 @@ def conformance_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def target(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A server with the conformance models: the embedded one, or the one named on the command line."""
+    """A server with the conformance models: the embedded one, or the one named on the command
+    line.
+    """
     given = request.config.getoption("--serving-target", None)
     if given:
         yield given
@@ -240,7 +279,9 @@ def connect() -> Iterator[Callable[..., Client]]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
-    """``serve(models, **settings)``: an embedded server of the test's own; it looks at the disk only when told to (`manager.refresh`)."""
+    """``serve(models, **settings)``: an embedded server of the test's own; it looks at the disk
+    only when told to (`manager.refresh`).
+    """
     from limaml_serving.server import EmbeddedServer
 
     running: list[Any] = []
@@ -256,7 +297,9 @@ def serve() -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def add_version(conformance_config: Path, tmp_path: Path) -> Callable[..., Path]:
-    """``add_version(3, like=1)``: copies a conformance version into ``tmp_path / "model"`` under another number."""
+    """``add_version(3, like=1)``: copies a conformance version into ``tmp_path / "model"`` under
+    another number.
+    """
 
     def add(number: int, like: int = 1) -> Path:
         staged = tmp_path / f".staged-{number}"

@@ -1,4 +1,6 @@
-"""The deployment files, checked as far as that goes without Docker or a cluster: protos, YAML, flags and house rules."""
+"""The deployment files, checked as far as that goes without Docker or a cluster: protos, YAML,
+flags and house rules.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ FLAGS = {
 
 
 def _message(name: str, fields: dict[str, tuple[int, Any]]) -> Any:
-    """A message class with the public fields of a config proto that the stubs package does not hold."""
+    """A message class with the public fields of a config proto that the stubs package does not
+    hold.
+    """
     file = descriptor_pb2.FileDescriptorProto(name=f"{name}.proto", package="t", syntax="proto3")
 
     def add(message: str, content: dict[str, tuple[int, Any]]) -> None:
@@ -36,7 +40,9 @@ def _message(name: str, fields: dict[str, tuple[int, Any]]) -> Any:
         for field, (number, kind) in content.items():
             if isinstance(kind, dict):
                 add(f"{message}_{field}", kind)
-                target.field.add(name=field, number=number, label=1, type=11, type_name=f".t.{message}_{field}")
+                target.field.add(
+                    name=field, number=number, label=1, type=11, type_name=f".t.{message}_{field}"
+                )
             else:
                 target.field.add(name=field, number=number, label=1, type=kind)
 
@@ -58,12 +64,20 @@ def compose() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def manifests() -> list[dict[str, Any]]:
     kustomization = yaml.safe_load((SERVING / "kustomization.yaml").read_text())
-    return [document for name in kustomization["resources"] for document in yaml.safe_load_all((SERVING / name).read_text())]
+    return [
+        document
+        for name in kustomization["resources"]
+        for document in yaml.safe_load_all((SERVING / name).read_text())
+    ]
 
 
 @pytest.fixture(scope="module")
 def containers(manifests) -> dict[str, dict[str, Any]]:
-    pods = [m["spec"]["template"]["spec"] for m in manifests if m["kind"] in ("Deployment", "StatefulSet")]
+    pods = [
+        m["spec"]["template"]["spec"]
+        for m in manifests
+        if m["kind"] in ("Deployment", "StatefulSet")
+    ]
     return {container["name"]: container for pod in pods for container in pod["containers"]}
 
 
@@ -80,7 +94,11 @@ def test_the_embedded_server_reads_the_same_models_config():
     from limaml_serving.server import read_models_config
 
     settings = read_models_config(SERVING / "config" / "models.config")["ranker"]
-    assert (settings.policy.kind, settings.policy.versions, dict(settings.labels)) == ("specific", (1,), {"stable": 1, "canary": 1})
+    assert (settings.policy.kind, settings.policy.versions, dict(settings.labels)) == (
+        "specific",
+        (1,),
+        {"stable": 1, "canary": 1},
+    )
 
 
 def test_batching_config_parses_and_its_values_agree_with_each_other():
@@ -106,29 +124,53 @@ def test_batching_config_parses_and_its_values_agree_with_each_other():
 
 def test_monitoring_config_parses_and_its_path_is_the_one_scraped(manifests):
     config = _read(
-        "monitoring.config", _message("MonitoringConfig", {"prometheus_config": (1, {"enable": (1, BOOL), "path": (2, STRING)})})
+        "monitoring.config",
+        _message(
+            "MonitoringConfig",
+            {"prometheus_config": (1, {"enable": (1, BOOL), "path": (2, STRING)})},
+        ),
     )
     assert config.prometheus_config.enable
     (deployment,) = (m for m in manifests if m["kind"] == "Deployment")
-    assert deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/path"] == config.prometheus_config.path
+    assert (
+        deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/path"]
+        == config.prometheus_config.path
+    )
 
 
 @pytest.mark.parametrize("mutual", [True, False])
 def test_the_ssl_config_holds_the_pem_files_to_the_letter(tmp_path, mutual):
-    pem = {name: f"-----BEGIN {name}-----\nab+/=\ncd\n-----END {name}-----\n" for name in ("KEY", "CERTIFICATE", "CA")}
+    pem = {
+        name: f"-----BEGIN {name}-----\nab+/=\ncd\n-----END {name}-----\n"
+        for name in ("KEY", "CERTIFICATE", "CA")
+    }
     names = list(pem)[: 3 if mutual else 2]
     for name in names:
         (tmp_path / name).write_text(pem[name])
     script = SERVING / "config" / "make_ssl_config.sh"
-    text = subprocess.run([script, *names], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    fields = {"server_key": (1, STRING), "server_cert": (2, STRING), "custom_ca": (3, STRING), "client_verify": (4, BOOL)}
+    text = subprocess.run(
+        [script, *names], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
+    fields = {
+        "server_key": (1, STRING),
+        "server_cert": (2, STRING),
+        "custom_ca": (3, STRING),
+        "client_verify": (4, BOOL),
+    }
     config = text_format.Parse(text, _message("SSLConfig", fields)())
     assert (config.server_key, config.server_cert) == (pem["KEY"], pem["CERTIFICATE"])
-    assert (config.custom_ca, config.client_verify) == ((pem["CA"], True) if mutual else ("", False))
+    assert (config.custom_ca, config.client_verify) == (
+        (pem["CA"], True) if mutual else ("", False)
+    )
 
 
 def test_the_ssl_script_refuses_a_missing_file(tmp_path):
-    done = subprocess.run([SERVING / "config" / "make_ssl_config.sh", "a", "b"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [SERVING / "config" / "make_ssl_config.sh", "a", "b"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     assert "cannot read a" in done.stderr
 
@@ -141,7 +183,10 @@ def test_compose_publishes_ports_on_this_machine_only_and_mounts_what_exists(com
 
 
 def test_every_flag_given_to_the_server_exists_and_every_file_named_is_there(compose, containers):
-    for flags in (compose["services"]["ranker"]["command"], containers["tensorflow-serving"]["args"]):
+    for flags in (
+        compose["services"]["ranker"]["command"],
+        containers["tensorflow-serving"]["args"],
+    ):
         given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
         assert set(given) <= FLAGS
         for value in given.values():
@@ -155,13 +200,19 @@ def test_both_deployments_run_the_same_pinned_images(compose, containers):
         == containers["tensorflow-serving"]["image"]
     )
     assert compose["services"]["redis"]["image"] == containers["redis"]["image"]
-    assert all(":" in c["image"] and not c["image"].endswith(":latest") for c in containers.values())
+    assert all(
+        ":" in c["image"] and not c["image"].endswith(":latest") for c in containers.values()
+    )
 
 
 def test_every_container_has_probes_and_limits_and_no_privileges(containers):
     for container in containers.values():
         assert {"readinessProbe", "livenessProbe", "resources", "securityContext"} <= set(container)
-        assert set(container["resources"]["limits"]) == set(container["resources"]["requests"]) == {"cpu", "memory"}
+        assert (
+            set(container["resources"]["limits"])
+            == set(container["resources"]["requests"])
+            == {"cpu", "memory"}
+        )
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
@@ -169,7 +220,9 @@ def test_every_container_has_probes_and_limits_and_no_privileges(containers):
 
 def test_selectors_ports_volumes_and_probes_refer_to_things_that_exist(manifests):
     labels = {
-        m["metadata"]["name"]: m["spec"]["template"]["metadata"]["labels"] for m in manifests if m["kind"] in ("Deployment", "StatefulSet")
+        m["metadata"]["name"]: m["spec"]["template"]["metadata"]["labels"]
+        for m in manifests
+        if m["kind"] in ("Deployment", "StatefulSet")
     }
     for m in manifests:
         if m["kind"] == "Service":
@@ -201,7 +254,9 @@ def _check_pod(workload: dict[str, Any]) -> None:
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl; it renders offline")
 def test_kustomize_renders_everything_into_one_namespace():
-    text = subprocess.run(["kubectl", "kustomize", str(SERVING)], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run(
+        ["kubectl", "kustomize", str(SERVING)], check=True, capture_output=True, text=True
+    ).stdout
     documents = [d for d in yaml.safe_load_all(text) if d["kind"] != "Namespace"]
     assert {d["metadata"]["namespace"] for d in documents} == {"limaml"}
     (config,) = (d for d in documents if d["kind"] == "ConfigMap")

@@ -1,4 +1,5 @@
-"""Hostile Predict requests: every one gets a status, and the server is as well afterwards as before.
+"""Hostile Predict requests: every one gets a status, and the server is as well afterwards as
+before.
 
 ``LIMAML_FUZZ_REQUESTS=100000 pytest tests/serving/test_fuzz.py`` sends more of them.
 """
@@ -19,28 +20,83 @@ REQUESTS = int(os.environ.get("LIMAML_FUZZ_REQUESTS", "2000"))
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 IN_FLIGHT = 64
 
-#: Statuses that a hostile request may get. UNKNOWN and UNAVAILABLE would be a crash; INTERNAL is what gRPC answers to bytes that are
-#: not a PredictRequest at all.
-EXPECTED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "INTERNAL", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+#: Statuses that a hostile request may get. UNKNOWN and UNAVAILABLE would be a crash; INTERNAL is
+#: what gRPC answers to bytes that are not a PredictRequest at all.
+EXPECTED = {
+    "OK",
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "FAILED_PRECONDITION",
+    "INTERNAL",
+    "RESOURCE_EXHAUSTED",
+    "DEADLINE_EXCEEDED",
+}
 
 SIZES = (-1, -(2**63), 0, 1, 2, 3, 4, 7, 1000, 2**31, 2**40, 2**62, 2**63 - 1)
-NAMES = ("conformance", "", "nobody", "../../etc/passwd", "a\0b", "\U0001f600", "x" * 10_000, "%s%n", "conformance/1")
-SIGNATURES = ("", "serving_default", "kinds", "total", "add", "__saved_model_init_op", "NoOp", "\0", "y" * 5000)
-INPUTS = ("country", "meta_embedding", "has_meta_embedding", "anything", "a", "b", "float32", "", "\n", "z" * 3000)
-FIELDS = ("float_val", "double_val", "int_val", "int64_val", "uint32_val", "uint64_val", "bool_val", "half_val", "scomplex_val")
+NAMES = (
+    "conformance",
+    "",
+    "nobody",
+    "../../etc/passwd",
+    "a\0b",
+    "\U0001f600",
+    "x" * 10_000,
+    "%s%n",
+    "conformance/1",
+)
+SIGNATURES = (
+    "",
+    "serving_default",
+    "kinds",
+    "total",
+    "add",
+    "__saved_model_init_op",
+    "NoOp",
+    "\0",
+    "y" * 5000,
+)
+INPUTS = (
+    "country",
+    "meta_embedding",
+    "has_meta_embedding",
+    "anything",
+    "a",
+    "b",
+    "float32",
+    "",
+    "\n",
+    "z" * 3000,
+)
+FIELDS = (
+    "float_val",
+    "double_val",
+    "int_val",
+    "int64_val",
+    "uint32_val",
+    "uint64_val",
+    "bool_val",
+    "half_val",
+    "scomplex_val",
+)
 
 
 def random_tensor(dice: random.Random) -> tensor_pb2.TensorProto:
-    proto = tensor_pb2.TensorProto(dtype=dice.choice([1, 7, 10, *types_pb2.DataType.values(), 4096]))
+    proto = tensor_pb2.TensorProto(
+        dtype=dice.choice([1, 7, 10, *types_pb2.DataType.values(), 4096])
+    )
     for _ in range(dice.choice([0, 1, 1, 2, 2, 3, 40])):
         proto.tensor_shape.dim.add().size = dice.choice(SIZES)
     proto.tensor_shape.unknown_rank = dice.random() < 0.05
     if dice.random() < 0.4:
         proto.tensor_content = dice.randbytes(dice.choice([0, 1, 3, 4, 8, 32, 1000]))
     if dice.random() < 0.5:
-        getattr(proto, dice.choice(FIELDS)).extend(dice.choice([0, 1]) for _ in range(dice.choice([0, 1, 2, 8, 500])))
+        getattr(proto, dice.choice(FIELDS)).extend(
+            dice.choice([0, 1]) for _ in range(dice.choice([0, 1, 2, 8, 500]))
+        )
     if dice.random() < 0.3:
-        proto.string_val.extend(dice.randbytes(dice.choice([0, 1, 100])) for _ in range(dice.choice([1, 2, 8])))
+        proto.string_val.extend(
+            dice.randbytes(dice.choice([0, 1, 100])) for _ in range(dice.choice([1, 2, 8]))
+        )
     if dice.random() < 0.05:
         proto.variant_val.add(type_name="x", metadata=b"y")
         proto.resource_handle_val.add(device="d", container="c", name="n")
@@ -78,7 +134,9 @@ def random_dims(dice: random.Random, request) -> None:
 
 
 def spoil_bytes(dice: random.Random, content: bytes) -> bytes:
-    """The wire format itself: flipped bytes (also inside names, which then are not UTF-8), cuts and noise."""
+    """The wire format itself: flipped bytes (also inside names, which then are not UTF-8), cuts and
+    noise.
+    """
     if dice.random() < 0.1:
         return dice.randbytes(dice.randrange(200))
     spoilt = bytearray(content)
@@ -106,8 +164,12 @@ def resident_mib() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def test_every_hostile_request_gets_a_status_and_the_server_stays_well(serve, connect, conformance_config, rows):
-    server = serve({"conformance": conformance_config.parent / "conformance"}, max_queue=2 * IN_FLIGHT)
+def test_every_hostile_request_gets_a_status_and_the_server_stays_well(
+    serve, connect, conformance_config, rows
+):
+    server = serve(
+        {"conformance": conformance_config.parent / "conformance"}, max_queue=2 * IN_FLIGHT
+    )
     client = connect(server.target)
     send = client.channel.unary_unary(PREDICT)  # bytes in, bytes out
     good = client.request(rows)
@@ -122,19 +184,27 @@ def test_every_hostile_request_gets_a_status_and_the_server_stays_well(serve, co
 
     settled = None
     for number in range(REQUESTS):
-        waiting.append(send.future(hostile_request(number, good.SerializeToString(), type(good)), timeout=60))
+        waiting.append(
+            send.future(hostile_request(number, good.SerializeToString(), type(good)), timeout=60)
+        )
         collect(IN_FLIGHT)
         if number == REQUESTS // 2:
             collect(0)
             settled = resident_mib()
     collect(0)
-    print(f"{sum(answers.values())} requests: {dict(answers)}; {settled:.0f} MiB half way, {resident_mib():.0f} MiB at the end")
+    print(
+        f"{sum(answers.values())} requests: {dict(answers)}; {settled:.0f} MiB half way, "
+        f"{resident_mib():.0f} MiB at the end"
+    )
     assert sum(answers.values()) == REQUESTS
     assert len(answers) >= 4  # the requests do reach different checks
     assert resident_mib() - settled < 40
     assert client.logits() == [112.0, 2.0]
     deadline = time.monotonic() + 30  # an answer is out a moment before its thread is free
-    while server.metrics.registry.get_sample_value("limaml_serve_pending") and time.monotonic() < deadline:
+    while (
+        server.metrics.registry.get_sample_value("limaml_serve_pending")
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     assert server.metrics.registry.get_sample_value("limaml_serve_pending") == 0
 
@@ -149,7 +219,9 @@ def test_every_hostile_request_gets_a_status_and_the_server_stays_well(serve, co
         "/grpc.health.v1.Health/Check",
     ],
 )
-def test_bytes_that_are_no_message_are_refused_without_a_stack_trace_in_the_log(client, refusal, caplog, method):
+def test_bytes_that_are_no_message_are_refused_without_a_stack_trace_in_the_log(
+    client, refusal, caplog, method
+):
     assert refusal(client.channel.unary_unary(method), b"\xff" * 20, timeout=20)[0] == "INTERNAL"
     assert not caplog.records
 
@@ -159,9 +231,16 @@ def test_a_name_that_is_not_utf8_is_refused(client, rows, refusal, name):
     good = client.request(rows, name="A" * len(name)).SerializeToString()
     spoilt = good.replace(b"A" * len(name), name)
     assert spoilt != good
-    assert refusal(client.channel.unary_unary(PREDICT), spoilt, timeout=20)[0] in ("INTERNAL", "INVALID_ARGUMENT", "NOT_FOUND")
+    assert refusal(client.channel.unary_unary(PREDICT), spoilt, timeout=20)[0] in (
+        "INTERNAL",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+    )
     assert client.logits(version=1) == [111.0, 1.0]
 
 
 def test_a_string_scalar_is_answered_or_refused(client, refusal):
-    assert refusal(client.predict, {"anything": tf.make_tensor_proto("text")}, signature="total")[0] == "INVALID_ARGUMENT"
+    assert (
+        refusal(client.predict, {"anything": tf.make_tensor_proto("text")}, signature="total")[0]
+        == "INVALID_ARGUMENT"
+    )

@@ -19,7 +19,8 @@ from limaml_serving.server import ConfigError, EmbeddedServer, Tls
 from limaml_serving.server.errors import RequestError as ServerRequestError
 from limaml_serving.server.runner import SavedModelRunner
 
-#: Half a minute of work and more: far beyond every deadline here, yet a broken server ends some day.
+#: Half a minute of work and more: far beyond every deadline here, yet a broken server ends some
+#: day.
 ENDLESS = {"count": np.array([10**6])}
 
 
@@ -36,7 +37,9 @@ def connected(serve, connect, base):
 
     def start(**settings):
         server = serve({"m": base}, **settings)
-        return server, connect(server.target, name="m", credentials=settings.pop("credentials", None))
+        return server, connect(
+            server.target, name="m", credentials=settings.pop("credentials", None)
+        )
 
     return start
 
@@ -54,7 +57,10 @@ def sample(server, name, **labels):
 
 def test_a_full_queue_refuses_at_once_while_health_and_status_still_answer(connected, refusal):
     server, client = connected(workers=1, max_queue=2)
-    slow = [client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1) for _ in range(3)]
+    slow = [
+        client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
+        for _ in range(3)
+    ]
     wait_until(lambda: sample(server, "pending") == 3)
     code, message = refusal(client.logits)
     assert code == "RESOURCE_EXHAUSTED"
@@ -71,10 +77,15 @@ def test_a_request_whose_client_gave_up_while_it_waited_is_not_run(connected, mo
     server, client = connected(workers=1, max_queue=10)
     runs = []
     run = SavedModelRunner.run
-    monkeypatch.setattr(SavedModelRunner, "run", lambda self, *given: runs.append(given) or run(self, *given))
+    monkeypatch.setattr(
+        SavedModelRunner, "run", lambda self, *given: runs.append(given) or run(self, *given)
+    )
     first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
     wait_until(lambda: sample(server, "pending") == 1)
-    others = [client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=0.2) for _ in range(5)]
+    others = [
+        client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=0.2)
+        for _ in range(5)
+    ]
     for call in (*others, first):
         assert call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     wait_until(lambda: sample(server, "pending") == 0)
@@ -82,14 +93,21 @@ def test_a_request_whose_client_gave_up_while_it_waited_is_not_run(connected, mo
     assert client.logits() == [111.0, 1.0]
 
 
-def test_requests_cancelled_while_they_waited_are_not_run_and_leave_the_queue_to_others(connected, monkeypatch):
+def test_requests_cancelled_while_they_waited_are_not_run_and_leave_the_queue_to_others(
+    connected, monkeypatch
+):
     server, client = connected(workers=1, max_queue=3)
     runs = []
     run = SavedModelRunner.run
-    monkeypatch.setattr(SavedModelRunner, "run", lambda self, *given: runs.append(given) or run(self, *given))
+    monkeypatch.setattr(
+        SavedModelRunner, "run", lambda self, *given: runs.append(given) or run(self, *given)
+    )
     first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
     wait_until(lambda: sample(server, "pending") == 1)
-    others = [client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=600) for _ in range(3)]
+    others = [
+        client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=600)
+        for _ in range(3)
+    ]
     wait_until(lambda: sample(server, "pending") == 4)
     for call in others:
         call.cancel()
@@ -103,24 +121,36 @@ def test_a_request_larger_than_the_limit_is_refused_and_one_below_is_answered(co
     _, client = connected(max_message_bytes=1024 * 1024, max_rows=10**6)
     half = {"anything": np.ones(2**17, np.float32)}
     assert tf.make_ndarray(client.predict(half, signature="total").outputs["total"]) == 2**17 + 1
-    assert refusal(client.predict, {"anything": np.ones(2**19, np.float32)}, signature="total")[0] == "RESOURCE_EXHAUSTED"
+    assert (
+        refusal(client.predict, {"anything": np.ones(2**19, np.float32)}, signature="total")[0]
+        == "RESOURCE_EXHAUSTED"
+    )
 
 
 def test_more_rows_than_allowed_are_refused(connected, refusal):
     _, client = connected(max_rows=10)
     assert client.predict({"anything": np.ones(10, np.float32)}, signature="total")
-    code, message = refusal(client.predict, {"anything": np.ones(11, np.float32)}, signature="total")
+    code, message = refusal(
+        client.predict, {"anything": np.ones(11, np.float32)}, signature="total"
+    )
     assert code == "INVALID_ARGUMENT"
     assert "11 rows, more than the 10" in message
 
 
-def test_any_selection_of_outputs_is_answered_though_the_session_prepares_for_a_few_only(connected, rows, monkeypatch):
+def test_any_selection_of_outputs_is_answered_though_the_session_prepares_for_a_few_only(
+    connected, rows, monkeypatch
+):
     monkeypatch.setattr("limaml_serving.server.runner._SELECTIONS_LIMIT", 1)
     _, client = connected()
-    everything = {name: tf.make_ndarray(value).tolist() for name, value in client.predict(rows).outputs.items()}
+    everything = {
+        name: tf.make_ndarray(value).tolist()
+        for name, value in client.predict(rows).outputs.items()
+    }
     for names in (("logit",), ("probability", "country"), ("country",), ("logit",)):
         outputs = client.predict(rows, outputs=names).outputs
-        assert {name: tf.make_ndarray(value).tolist() for name, value in outputs.items()} == {name: everything[name] for name in names}
+        assert {name: tf.make_ndarray(value).tolist() for name, value in outputs.items()} == {
+            name: everything[name] for name in names
+        }
 
 
 def test_a_run_stops_at_its_deadline_by_itself(base):
@@ -148,7 +178,9 @@ def test_two_servers_cannot_share_a_port(connected, base):
         EmbeddedServer({"m": base}, port=server.port).start()
 
 
-def test_health_is_not_serving_until_every_model_has_a_version(serve, connect, base, tmp_path, add_version):
+def test_health_is_not_serving_until_every_model_has_a_version(
+    serve, connect, base, tmp_path, add_version
+):
     server = serve({"m": base, "later": tmp_path / "later"})
     client = connect(server.target, name="m")
     assert not client.is_serving()
@@ -162,8 +194,14 @@ def test_health_is_not_serving_until_every_model_has_a_version(serve, connect, b
 
 def test_stopping_lets_running_requests_end_and_takes_no_new_ones(connected, refusal, rows):
     server, client = connected(workers=1)
-    # Two requests that take a while: the second one still waits in the queue when the server is told to stop.
-    running = [client.prediction.Predict.future(client.request({"count": np.array([50_000])}, signature="spin"), timeout=60) for _ in "ab"]
+    # Two requests that take a while: the second one still waits in the queue when the server is
+    # told to stop.
+    running = [
+        client.prediction.Predict.future(
+            client.request({"count": np.array([50_000])}, signature="spin"), timeout=60
+        )
+        for _ in "ab"
+    ]
     wait_until(lambda: sample(server, "pending") == 2)
     stopping = threading.Thread(target=server.stop, args=(60.0,))
     stopping.start()
@@ -178,14 +216,18 @@ def write_warmup(directory, requests):
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
     (directory / "assets.extra").mkdir()
-    with tf.io.TFRecordWriter(str(directory / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+    with tf.io.TFRecordWriter(
+        str(directory / "assets.extra" / "tf_serving_warmup_requests")
+    ) as writer:
         for request in requests:
             log = PredictionLog()
             log.predict_log.request.CopyFrom(request)
             writer.write(log.SerializeToString())
 
 
-def test_warm_up_requests_are_replayed_before_a_version_serves(connected, add_version, rows, monkeypatch):
+def test_warm_up_requests_are_replayed_before_a_version_serves(
+    connected, add_version, rows, monkeypatch
+):
     from limaml_serving.server import versions
 
     server, client = connected()
@@ -196,7 +238,13 @@ def test_warm_up_requests_are_replayed_before_a_version_serves(connected, add_ve
             replayed.append((signature.name, server.manager.statuses("m")[2][0]))
             return super().run(signature, inputs, *rest)
 
-    write_warmup(add_version(2, like=2), [client.request(rows), client.request({"anything": np.ones(3, np.float32)}, signature="total")])
+    write_warmup(
+        add_version(2, like=2),
+        [
+            client.request(rows),
+            client.request({"anything": np.ones(3, np.float32)}, signature="total"),
+        ],
+    )
     monkeypatch.setattr(versions, "SavedModelRunner", Recording)
     server.manager.refresh()
     assert replayed == [("serving_default", 20), ("total", 20)]
@@ -211,7 +259,10 @@ def test_a_version_whose_warm_up_fails_does_not_serve(connected, add_version, ro
     (third / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"no TFRecord at all")
     server.manager.refresh()
     assert client.logits() == [111.0, 1.0]
-    assert "request 1 of assets.extra/tf_serving_warmup_requests fails: input country" in client.status()[2][1]
+    assert (
+        "request 1 of assets.extra/tf_serving_warmup_requests fails: input country"
+        in client.status()[2][1]
+    )
     assert "cannot read record" in client.status()[3][1]
 
 
@@ -225,39 +276,70 @@ def test_metrics_count_requests_by_code_without_taking_names_from_clients(connec
     with urllib.request.urlopen(f"http://{server.metrics_target}/metrics") as answer:
         text = answer.read().decode()
     assert 'limaml_serve_requests_total{code="OK",method="Predict",model="m"} 2.0' in text
-    assert 'limaml_serve_requests_total{code="INVALID_ARGUMENT",method="Predict",model="m"} 1.0' in text
-    assert 'limaml_serve_requests_total{code="NOT_FOUND",method="Predict",model="(other)"} 3.0' in text
+    assert (
+        'limaml_serve_requests_total{code="INVALID_ARGUMENT",method="Predict",model="m"} 1.0'
+        in text
+    )
+    assert (
+        'limaml_serve_requests_total{code="NOT_FOUND",method="Predict",model="(other)"} 3.0' in text
+    )
     assert 'limaml_serve_available{model="m",version="1"} 1.0' in text
     assert "made-up" not in text
 
 
 def test_reflection_describes_every_service(connected):
-    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+    from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+        ProtoReflectionDescriptorDatabase,
+    )
 
     _, client = connected()
     database = ProtoReflectionDescriptorDatabase(client.channel)
     services = set(database.get_services())
-    assert {"tensorflow.serving.PredictionService", "tensorflow.serving.ModelService", "grpc.health.v1.Health"} <= services
+    assert {
+        "tensorflow.serving.PredictionService",
+        "tensorflow.serving.ModelService",
+        "grpc.health.v1.Health",
+    } <= services
     (service,) = database.FindFileContainingSymbol("tensorflow.serving.PredictionService").service
-    assert {method.name for method in service.method} == {"Predict", "GetModelMetadata", "Classify", "Regress", "MultiInference"}
+    assert {method.name for method in service.method} == {
+        "Predict",
+        "GetModelMetadata",
+        "Classify",
+        "Regress",
+        "MultiInference",
+    }
 
 
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory):
-    """An authority, a server certificate for localhost and a client certificate, made with openssl."""
+    """An authority, a server certificate for localhost and a client certificate, made with
+    openssl.
+    """
     folder = tmp_path_factory.mktemp("pki")
 
     def openssl(*arguments):
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
+    openssl(
+        "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority"
+    )
     for name in ("server", "client"):
         (folder / f"{name}.ext").write_text("subjectAltName=DNS:localhost\n")
         request = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
         openssl(*request, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/CN=localhost")
         authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"]
-        openssl("x509", "-req", "-in", f"{name}.csr", *authority, "-extfile", f"{name}.ext", "-out", f"{name}.pem")
+        openssl(
+            "x509",
+            "-req",
+            "-in",
+            f"{name}.csr",
+            *authority,
+            "-extfile",
+            f"{name}.ext",
+            "-out",
+            f"{name}.pem",
+        )
     return folder
 
 
@@ -271,17 +353,26 @@ def test_tls_encrypts_and_a_plain_client_is_turned_away(serve, connect, base, pk
 
 
 def test_mutual_tls_demands_a_client_certificate(serve, connect, base, pki, refusal, rows):
-    server = serve({"m": base}, tls=Tls(key=pki / "server.key", certificate=pki / "server.pem", client_ca=pki / "ca.pem"))
+    server = serve(
+        {"m": base},
+        tls=Tls(key=pki / "server.key", certificate=pki / "server.pem", client_ca=pki / "ca.pem"),
+    )
     authority = (pki / "ca.pem").read_bytes()
-    known = grpc.ssl_channel_credentials(authority, (pki / "client.key").read_bytes(), (pki / "client.pem").read_bytes())
+    known = grpc.ssl_channel_credentials(
+        authority, (pki / "client.key").read_bytes(), (pki / "client.pem").read_bytes()
+    )
     assert connect(f"localhost:{server.port}", name="m", credentials=known).logits() == [111.0, 1.0]
-    unknown = connect(f"localhost:{server.port}", name="m", credentials=grpc.ssl_channel_credentials(authority))
+    unknown = connect(
+        f"localhost:{server.port}", name="m", credentials=grpc.ssl_channel_credentials(authority)
+    )
     assert refusal(unknown.predict, rows)[0] == "UNAVAILABLE"
 
 
 def test_a_missing_tls_file_is_a_readable_error(base, tmp_path):
     with pytest.raises(ConfigError, match="cannot read a TLS file"):
-        EmbeddedServer({"m": base}, tls=Tls(key=tmp_path / "none", certificate=tmp_path / "none")).start()
+        EmbeddedServer(
+            {"m": base}, tls=Tls(key=tmp_path / "none", certificate=tmp_path / "none")
+        ).start()
 
 
 def free_port():
@@ -297,9 +388,19 @@ def listens(port):
 
 def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
     port, metrics_port = free_port(), free_port()
-    command = [sys.executable, "-c", "import sys; from tfrec_limaml.cli import main; sys.exit(main())", "serve", str(base), "--name", "m"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from tfrec_limaml.cli import main; sys.exit(main())",
+        "serve",
+        str(base),
+        "--name",
+        "m",
+    ]
     options = ["--port", str(port), "--metrics-port", str(metrics_port), "--workers", "1", "--json"]
-    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
     def pending():
         with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as answer:
@@ -309,7 +410,9 @@ def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
         wait_until(lambda: listens(port), seconds=120)
         client = connect(f"127.0.0.1:{port}", name="m")
         assert client.logits() == [111.0, 1.0]
-        running = client.prediction.Predict.future(client.request({"count": np.array([50_000])}, signature="spin"), timeout=60)
+        running = client.prediction.Predict.future(
+            client.request({"count": np.array([50_000])}, signature="spin"), timeout=60
+        )
         wait_until(pending)
         process.terminate()
         output, errors = process.communicate(timeout=60)

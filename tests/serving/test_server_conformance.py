@@ -1,4 +1,6 @@
-"""What a client of TensorFlow Serving can rely on; runs against any server (``--serving-target``)."""
+"""What a client of TensorFlow Serving can rely on; runs against any server
+(``--serving-target``).
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,15 @@ def test_values_come_in_the_field_of_their_dtype(client, rows):
 
 
 def test_every_dtype_survives_the_way_there_and_back(client, kinds):
-    values = {dtype.name: tf.cast(tf.constant([0, 1, 3]), dtype).numpy() for dtype in kinds if dtype != tf.string}
+    values = {
+        dtype.name: tf.cast(tf.constant([0, 1, 3]), dtype).numpy()
+        for dtype in kinds
+        if dtype != tf.string
+    }
     values["string"] = np.array([b"", b"\x00\xff", "é".encode()], object)
-    answer = client.predict({name: tf.make_tensor_proto(value) for name, value in values.items()}, signature="kinds")
+    answer = client.predict(
+        {name: tf.make_tensor_proto(value) for name, value in values.items()}, signature="kinds"
+    )
     for name, value in values.items():
         np.testing.assert_array_equal(tf.make_ndarray(answer.outputs[name]), value, err_msg=name)
 
@@ -57,13 +65,19 @@ def test_values_may_come_as_typed_fields_and_the_last_one_repeats(client):
 
 def test_strings_may_come_as_tensor_content(client, rows):
     proto = tf.make_tensor_proto([b"CH", b"XX"])
-    packed = type(proto)(dtype=proto.dtype, tensor_shape=proto.tensor_shape, tensor_content=b"\x02\x02CHXX")
+    packed = type(proto)(
+        dtype=proto.dtype, tensor_shape=proto.tensor_shape, tensor_content=b"\x02\x02CHXX"
+    )
     answer = client.predict({**rows, "country": packed}, version=1)
     assert list(answer.outputs["logit"].float_val) == [111.0, 1.0]
 
 
 def test_no_rows_give_no_scores(client):
-    none = {"country": np.zeros(0, object), "meta_embedding": np.zeros((0, 4), np.float32), "has_meta_embedding": np.zeros(0, bool)}
+    none = {
+        "country": np.zeros(0, object),
+        "meta_embedding": np.zeros((0, 4), np.float32),
+        "has_meta_embedding": np.zeros(0, bool),
+    }
     none["country"] = tf.make_tensor_proto([], dtype=tf.string, shape=[0])
     assert list(client.predict(none).outputs["logit"].float_val) == []
 
@@ -78,11 +92,17 @@ def test_no_rows_give_no_scores(client):
         ({"version": -1}, "NOT_FOUND", "Servable not found for request"),
         ({"label": "nightly"}, "INVALID_ARGUMENT", "Unrecognized servable version label: nightly"),
         ({"signature": "guess"}, "FAILED_PRECONDITION", 'Serving signature key "guess" not found'),
-        ({"outputs": ("guess",)}, "INVALID_ARGUMENT", "output tensor alias not found in signature: guess"),
+        (
+            {"outputs": ("guess",)},
+            "INVALID_ARGUMENT",
+            "output tensor alias not found in signature: guess",
+        ),
         ({"outputs": ("logit", "logit")}, "INVALID_ARGUMENT", "duplicate output tensor alias"),
     ],
 )
-def test_an_unknown_model_version_label_signature_or_output_is_refused_with_its_name(client, rows, refusal, choice, code, words):
+def test_an_unknown_model_version_label_signature_or_output_is_refused_with_its_name(
+    client, rows, refusal, choice, code, words
+):
     got_code, message = refusal(client.predict, rows, **choice)
     assert got_code == code
     assert words in message
@@ -120,19 +140,26 @@ def test_missing_and_extra_inputs_are_named(client, rows, refusal):
     ],
     ids=["strings", "doubles", "width", "vector", "scalar", "rows", "integers"],
 )
-def test_a_wrong_dtype_rank_or_size_is_an_invalid_argument_and_the_server_goes_on(client, rows, refusal, change):
+def test_a_wrong_dtype_rank_or_size_is_an_invalid_argument_and_the_server_goes_on(
+    client, rows, refusal, change
+):
     assert refusal(client.predict, {**rows, **change})[0] == "INVALID_ARGUMENT"
     assert client.logits(version=1) == [111.0, 1.0]
 
 
 def test_a_run_stops_at_its_deadline_and_leaves_the_server_usable(client, refusal):
     for _ in range(8):
-        assert refusal(client.predict, {"count": np.array([10**6])}, signature="spin", timeout=0.2)[0] == "DEADLINE_EXCEEDED"
+        assert (
+            refusal(client.predict, {"count": np.array([10**6])}, signature="spin", timeout=0.2)[0]
+            == "DEADLINE_EXCEEDED"
+        )
     assert client.logits(version=1) == [111.0, 1.0]
 
 
 def test_a_cancelled_call_ends_as_cancelled(client):
-    call = client.prediction.Predict.future(client.request({"count": np.array([10**6])}, signature="spin"), timeout=1)
+    call = client.prediction.Predict.future(
+        client.request({"count": np.array([10**6])}, signature="spin"), timeout=1
+    )
     call.cancel()
     assert call.code() == grpc.StatusCode.CANCELLED
     assert client.logits(version=1) == [111.0, 1.0]
@@ -141,8 +168,14 @@ def test_a_cancelled_call_ends_as_cancelled(client):
 def test_the_status_of_all_versions_and_of_one(client, refusal):
     assert client.status() == {1: (AVAILABLE, ""), 2: (AVAILABLE, "")}
     assert client.status(version=2) == {2: (AVAILABLE, "")}
-    assert refusal(client.status, version=9) == ("NOT_FOUND", "Could not find version 9 of model conformance")
-    assert refusal(client.status, name="nobody") == ("NOT_FOUND", "Could not find any versions of model nobody")
+    assert refusal(client.status, version=9) == (
+        "NOT_FOUND",
+        "Could not find version 9 of model conformance",
+    )
+    assert refusal(client.status, name="nobody") == (
+        "NOT_FOUND",
+        "Could not find any versions of model nobody",
+    )
 
 
 def test_metadata_holds_the_signatures_of_a_version(client, refusal):
@@ -152,7 +185,11 @@ def test_metadata_holds_the_signatures_of_a_version(client, refusal):
     signatures = get_model_metadata_pb2.SignatureDefMap()
     assert answer.metadata["signature_def"].Unpack(signatures)
     assert answer.model_spec.version.value == 1
-    assert set(signatures.signature_def["serving_default"].inputs) == {"country", "meta_embedding", "has_meta_embedding"}
+    assert set(signatures.signature_def["serving_default"].inputs) == {
+        "country",
+        "meta_embedding",
+        "has_meta_embedding",
+    }
     request.metadata_field[:] = ["weather"]
     assert refusal(client.prediction.GetModelMetadata, request)[0] == "INVALID_ARGUMENT"
     request.metadata_field[:] = []
@@ -168,7 +205,9 @@ def test_many_clients_at_once_get_their_own_answers(client, rows):
     for number in range(64):
         embedding = np.full((2, 4), number, np.float32)
         request = client.request({**rows, "meta_embedding": embedding}, version=1 + number % 2)
-        calls.append((101.0 + 4 * number + number % 2, client.prediction.Predict.future(request, timeout=30)))
+        calls.append(
+            (101.0 + 4 * number + number % 2, client.prediction.Predict.future(request, timeout=30))
+        )
     for expected, call in calls:
         assert call.result().outputs["logit"].float_val[0] == expected
 
@@ -176,4 +215,7 @@ def test_many_clients_at_once_get_their_own_answers(client, rows):
 def test_other_inference_methods_are_not_this_servers_business(client, request, refusal):
     if request.config.getoption("--serving-target", None):
         pytest.skip("a full TensorFlow Serving has them")
-    assert refusal(client.prediction.Classify, classification_pb2.ClassificationRequest())[0] == "UNIMPLEMENTED"
+    assert (
+        refusal(client.prediction.Classify, classification_pb2.ClassificationRequest())[0]
+        == "UNIMPLEMENTED"
+    )

@@ -1,4 +1,6 @@
-"""TensorProtos: what is accepted equals TensorFlow's own reading; what is refused is refused before anything is allocated."""
+"""TensorProtos: what is accepted equals TensorFlow's own reading; what is refused is refused before
+anything is allocated.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def arrays(draw):
     if dtype == "string":
         return draw(numpy_strategies.arrays(object, shape, elements=st.binary(max_size=9)))
     if dtype == "bfloat16":
-        return draw(numpy_strategies.arrays(np.float32, shape, elements=st.floats(-9, 9, width=16))).astype(tf.bfloat16.as_numpy_dtype)
+        return draw(
+            numpy_strategies.arrays(np.float32, shape, elements=st.floats(-9, 9, width=16))
+        ).astype(tf.bfloat16.as_numpy_dtype)
     return draw(numpy_strategies.arrays(dtype, shape))
 
 
@@ -76,12 +80,17 @@ def test_fewer_values_repeat_the_last_one_as_in_tensorflow(count, more):
         ({"dims": [1] * 40}, "rank 40"),
         ({"float_val": [], "tensor_content": b"123"}, "3 bytes of tensor_content, expected 12"),
         ({"float_val": [], "tensor_content": b"x" * 13}, "13 bytes of tensor_content, expected 12"),
-        ({"float_val": [], "tensor_content": b"x", "dims": [2, 2**62]}, "1 bytes of tensor_content"),
+        (
+            {"float_val": [], "tensor_content": b"x", "dims": [2, 2**62]},
+            "1 bytes of tensor_content",
+        ),
     ],
 )
 def test_a_tensor_that_lies_about_itself_is_refused(change, words):
     fields = {"dtype": tf.float32.as_datatype_enum, "float_val": [1.0, 2.0, 3.0], **change}
-    proto = tensor_pb2.TensorProto(**{name: value for name, value in fields.items() if name != "dims"})
+    proto = tensor_pb2.TensorProto(
+        **{name: value for name, value in fields.items() if name != "dims"}
+    )
     for size in change.get("dims", [3]):
         proto.tensor_shape.dim.add().size = size
     with pytest.raises(RequestError, match=words) as caught:
@@ -117,7 +126,10 @@ def test_an_unknown_rank_is_refused():
         read(proto)
 
 
-@pytest.mark.parametrize(("dtype", "value"), [("uint8", 256), ("uint8", -1), ("int8", 128), ("uint16", 70000), ("half", 70000)])
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [("uint8", 256), ("uint8", -1), ("int8", 128), ("uint16", 70000), ("half", 70000)],
+)
 def test_a_value_that_its_dtype_cannot_hold_is_refused(dtype, value):
     proto = tensor_pb2.TensorProto(dtype=tf.as_dtype(dtype).as_datatype_enum)
     getattr(proto, "half_val" if dtype == "half" else "int_val").append(value)
@@ -127,7 +139,12 @@ def test_a_value_that_its_dtype_cannot_hold_is_refused(dtype, value):
 
 def test_half_a_complex_number_is_refused():
     with pytest.raises(RequestError, match="values do not fit"):
-        read(tensor_pb2.TensorProto(dtype=tf.complex64.as_datatype_enum, scomplex_val=[1.0, 2.0, 3.0]), dtype=tf.complex64)
+        read(
+            tensor_pb2.TensorProto(
+                dtype=tf.complex64.as_datatype_enum, scomplex_val=[1.0, 2.0, 3.0]
+            ),
+            dtype=tf.complex64,
+        )
 
 
 @pytest.mark.parametrize("content", [b"\x05ab", b"\xff" * 12, b"\x01\x01a"])
@@ -147,7 +164,9 @@ def test_a_dtype_without_a_field_is_refused_unless_it_comes_as_content():
 def test_a_small_message_cannot_make_the_server_allocate_much():
     repeated_float = tensor_pb2.TensorProto(dtype=tf.float32.as_datatype_enum, float_val=[1.0])
     repeated_float.tensor_shape.dim.add().size = 50 * MIB
-    repeated_string = tensor_pb2.TensorProto(dtype=tf.string.as_datatype_enum, string_val=[b"x" * 1000])
+    repeated_string = tensor_pb2.TensorProto(
+        dtype=tf.string.as_datatype_enum, string_val=[b"x" * 1000]
+    )
     repeated_string.tensor_shape.dim.add().size = 100_000
     tracemalloc.start()
     for proto in (repeated_float, repeated_string):

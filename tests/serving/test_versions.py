@@ -13,7 +13,13 @@ import weakref
 import numpy as np
 import pytest
 
-from limaml_serving.server import ConfigError, ModelSettings, VersionPolicy, read_models_config, versions
+from limaml_serving.server import (
+    ConfigError,
+    ModelSettings,
+    VersionPolicy,
+    read_models_config,
+    versions,
+)
 from limaml_serving.server.versions import find_versions
 
 START, LOADING, AVAILABLE, UNLOADING, END = 10, 20, 30, 40, 50
@@ -29,7 +35,9 @@ def serve_base(serve, connect, base):
     """Serves ``base`` as model ``m``; returns the server and a client."""
 
     def start(policy=None, labels=None, **settings):
-        model = ModelSettings(name="m", base_path=base, policy=policy or VersionPolicy(), labels=labels or {})
+        model = ModelSettings(
+            name="m", base_path=base, policy=policy or VersionPolicy(), labels=labels or {}
+        )
         server = serve([model], **settings)
         return server, connect(server.target, name="m")
 
@@ -104,7 +112,11 @@ def test_the_disk_is_watched_and_swaps_lose_no_request(serve_base, add_version, 
                 wrong.append(answer)
             answered.append(answer.model_spec.version.value)
 
-    client_rows = {"country": [b"CH", b"XX"], "meta_embedding": [[1.0] * 4] * 2, "has_meta_embedding": [True, False]}
+    client_rows = {
+        "country": [b"CH", b"XX"],
+        "meta_embedding": [[1.0] * 4] * 2,
+        "has_meta_embedding": [True, False],
+    }
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -112,7 +124,11 @@ def test_the_disk_is_watched_and_swaps_lose_no_request(serve_base, add_version, 
         for number in range(2, 8):
             add_version(number, like=1 + (number + 1) % 2)
             deadline = time.monotonic() + 60
-            while not (answered and answered[-1] == number) and time.monotonic() < deadline and all(t.is_alive() for t in threads):
+            while (
+                not (answered and answered[-1] == number)
+                and time.monotonic() < deadline
+                and all(t.is_alive() for t in threads)
+            ):
                 time.sleep(0.01)
     finally:
         stop.set()
@@ -133,11 +149,15 @@ def test_a_version_in_use_is_freed_only_after_its_last_request(serve_base, add_v
         assert states(client) == {1: UNLOADING, 2: AVAILABLE}
         signature = runner.signature("total")
         assert number == 1
-        assert runner.run(signature, {"anything": np.float32(1.0)}, signature.select_outputs([])) == [2.0]
+        assert runner.run(
+            signature, {"anything": np.float32(1.0)}, signature.select_outputs([])
+        ) == [2.0]
     assert states(client) == {1: END, 2: AVAILABLE}
 
 
-def test_a_retired_version_is_freed_at_once_and_not_by_the_collector_some_day(serve_base, add_version, rows):
+def test_a_retired_version_is_freed_at_once_and_not_by_the_collector_some_day(
+    serve_base, add_version, rows
+):
     add_version(1)
     server, client = serve_base()
     gc.collect()
@@ -191,8 +211,12 @@ def damage_everything(directory):
     directory.mkdir()
 
 
-@pytest.mark.parametrize("damage", [value for name, value in sorted(globals().items()) if name.startswith("damage_")])
-def test_a_damaged_version_beside_a_good_one_is_reported_and_the_good_one_serves(serve_base, add_version, refusal, damage):
+@pytest.mark.parametrize(
+    "damage", [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
+)
+def test_a_damaged_version_beside_a_good_one_is_reported_and_the_good_one_serves(
+    serve_base, add_version, refusal, damage
+):
     add_version(1)
     server, client = serve_base()
     damage(add_version(2, like=2))
@@ -205,7 +229,9 @@ def test_a_damaged_version_beside_a_good_one_is_reported_and_the_good_one_serves
     assert refusal(client.logits, version=2)[0] == "NOT_FOUND"
 
 
-def test_the_last_good_version_goes_on_where_only_damaged_ones_are_left_on_disk(serve_base, add_version, base):
+def test_the_last_good_version_goes_on_where_only_damaged_ones_are_left_on_disk(
+    serve_base, add_version, base
+):
     add_version(1)
     server, client = serve_base()
     damage_no_variables(add_version(2))
@@ -214,7 +240,9 @@ def test_the_last_good_version_goes_on_where_only_damaged_ones_are_left_on_disk(
     assert client.logits() == [111.0, 1.0]
 
 
-def test_after_a_restart_a_damaged_newest_version_does_not_hide_the_good_one(serve_base, add_version):
+def test_after_a_restart_a_damaged_newest_version_does_not_hide_the_good_one(
+    serve_base, add_version
+):
     add_version(1)
     damage_no_variables(add_version(2))
     _, client = serve_base()
@@ -222,7 +250,9 @@ def test_after_a_restart_a_damaged_newest_version_does_not_hide_the_good_one(ser
     assert client.status()[2][0] == END
 
 
-def test_a_half_copied_version_is_loaded_once_the_copy_is_complete(serve_base, add_version, base, tmp_path):
+def test_a_half_copied_version_is_loaded_once_the_copy_is_complete(
+    serve_base, add_version, base, tmp_path
+):
     add_version(1)
     server, client = serve_base()
     add_version(2, like=2)
@@ -236,7 +266,9 @@ def test_a_half_copied_version_is_loaded_once_the_copy_is_complete(serve_base, a
     assert client.logits() == [112.0, 2.0]
 
 
-def test_a_damaged_version_is_not_tried_again_until_its_files_change(serve_base, add_version, monkeypatch):
+def test_a_damaged_version_is_not_tried_again_until_its_files_change(
+    serve_base, add_version, monkeypatch
+):
 
     add_version(1)
     server, client = serve_base()
@@ -255,7 +287,9 @@ def test_a_damaged_version_is_not_tried_again_until_its_files_change(serve_base,
     assert client.logits() == [111.0, 1.0]
 
 
-def test_a_link_out_of_the_base_directory_is_refused_and_one_inside_is_followed(serve_base, add_version, base, tmp_path):
+def test_a_link_out_of_the_base_directory_is_refused_and_one_inside_is_followed(
+    serve_base, add_version, base, tmp_path
+):
     add_version(1)
     outside = add_version(2, like=2).rename(tmp_path / "outside")
     (base / "3").symlink_to(outside)
@@ -273,7 +307,7 @@ def test_a_link_out_of_the_base_directory_is_refused_and_one_inside_is_followed(
 def test_labels_move_only_to_versions_that_are_available(serve_base, add_version, base, refusal):
     def config(stable, versions="1, 2"):
         return f"""model_config_list {{ config {{ name: "m" base_path: "{base}" model_platform: "tensorflow"
-            model_version_policy {{ specific {{ versions: [{versions}] }} }} version_labels {{ key: "stable" value: {stable} }} }} }}"""
+            model_version_policy {{ specific {{ versions: [{versions}] }} }} version_labels {{ key: "stable" value: {stable} }} }} }}"""  # noqa: E501
 
     add_version(1)
     _, client = serve_base(VersionPolicy(kind="specific", versions=(1,)), {"stable": 1})
@@ -292,17 +326,23 @@ def test_labels_move_only_to_versions_that_are_available(serve_base, add_version
     assert states(client) == {1: END, 2: AVAILABLE}
 
 
-def test_a_reload_adds_and_removes_models_and_says_where_a_new_one_cannot_serve(serve_base, add_version, base, refusal, tmp_path):
+def test_a_reload_adds_and_removes_models_and_says_where_a_new_one_cannot_serve(
+    serve_base, add_version, base, refusal, tmp_path
+):
     add_version(1)
     _, client = serve_base()
     text = 'config {{ name: "{}" base_path: "{}" model_platform: "tensorflow" }}'
     client.reload("model_config_list { " + text.format("other", base) + " }")
     assert client.logits(name="other") == [111.0, 1.0]
     assert refusal(client.logits)[0] == "NOT_FOUND"
-    code, message = refusal(client.reload, "model_config_list { " + text.format("empty", tmp_path / "nowhere") + " }")
+    code, message = refusal(
+        client.reload, "model_config_list { " + text.format("empty", tmp_path / "nowhere") + " }"
+    )
     assert code == "UNKNOWN"
     assert "empty" in message
-    code, message = refusal(client.reload, "model_config_list { " + text.format("m", "relative/path") + " }")
+    code, message = refusal(
+        client.reload, "model_config_list { " + text.format("m", "relative/path") + " }"
+    )
     assert code == "INVALID_ARGUMENT"
     assert "absolute" in message
 
@@ -318,14 +358,22 @@ def test_a_model_name_that_could_pass_for_a_path_is_refused(tmp_path, name):
     [
         ("hello", "not a text proto"),
         ("custom_model_config {}", "only a model_config_list"),
-        ('model_config_list { config { name: "m" base_path: "/m" } }', "model_platform must be 'tensorflow'"),
-        ('model_config_list { config { name: "m" base_path: "m" model_platform: "tensorflow" } }', "must be absolute"),
         (
-            'model_config_list { config { name: "m" base_path: "/m" model_platform: "tensorflow" model_version_policy { specific {} } } }',
+            'model_config_list { config { name: "m" base_path: "/m" } }',
+            "model_platform must be 'tensorflow'",
+        ),
+        (
+            'model_config_list { config { name: "m" base_path: "m" model_platform: "tensorflow" } }',  # noqa: E501
+            "must be absolute",
+        ),
+        (
+            'model_config_list { config { name: "m" base_path: "/m" model_platform: "tensorflow" model_version_policy { specific {} } } }',  # noqa: E501
             "names no version",
         ),
         (
-            "model_config_list { " + 'config { name: "m" base_path: "/m" model_platform: "tensorflow" } ' * 2 + "}",
+            "model_config_list { "
+            + 'config { name: "m" base_path: "/m" model_platform: "tensorflow" } ' * 2
+            + "}",
             "more than once",
         ),
     ],

@@ -1,7 +1,8 @@
 """The inner loop: a few steps of gradient descent on every task's own weights, all tasks at once.
 
-The gradient of the sum of the tasks' losses with respect to per-task weights *is* each task's own gradient, so that one
-`tf.GradientTape` serves a whole batch of tasks. Method: Wang et al., "LiMAML", KDD 2024, Algorithm 2.
+The gradient of the sum of the tasks' losses with respect to per-task weights *is* each task's own
+gradient, so that one `tf.GradientTape` serves a whole batch of tasks. Method: Wang et al.,
+"LiMAML", KDD 2024, Algorithm 2.
 """
 
 from __future__ import annotations
@@ -38,19 +39,26 @@ def adapt(
 ) -> Adaptation:
     """Takes `steps` steps of gradient descent from `weights`.
 
-    Args:
-        weights: Each task's starting weights, ``[T, ...]`` or in a form of `tfrec_limaml.adaptation.inner_weights`.
-        task_losses: Maps such weights to the tasks' support losses ``[T]``.
-        steps: Number of steps; 0 returns the weights unchanged.
-        learning_rates: One rate for all weights, or one for each (a number or a tensor that broadcasts against it).
-        second_order_steps: How many of the *last* steps an outer tape differentiates through twice. ``None`` means all of them
+    Args: weights: Each task's starting weights, ``[T, ...]`` or in a form of
+        `tfrec_limaml.adaptation.inner_weights`. task_losses: Maps such weights to the tasks'
+        support losses ``[T]``. steps: Number of steps; 0 returns the weights unchanged.
+        learning_rates: One rate for all weights, or one for each (a number or a tensor that
+        broadcasts against it). second_order_steps: How many of the *last* steps an outer tape
+        differentiates through twice. ``None`` means all of them
             (MAML), 0 means none (first-order MAML: inner gradients are constants).
 
     Returns:
         The adapted weights and the losses before each step.
     """
-    rates = list(learning_rates) if isinstance(learning_rates, Sequence) else [learning_rates] * len(weights)
-    weights = [w.without_dual() if isinstance(w, DualKernel) and tf.is_tensor(r) else w for w, r in zip(weights, rates, strict=True)]
+    rates = (
+        list(learning_rates)
+        if isinstance(learning_rates, Sequence)
+        else [learning_rates] * len(weights)
+    )
+    weights = [
+        w.without_dual() if isinstance(w, DualKernel) and tf.is_tensor(r) else w
+        for w, r in zip(weights, rates, strict=True)
+    ]
     losses: list[tf.Tensor] = []
     for step in range(steps):
         exact = second_order_steps is None or step >= steps - second_order_steps
@@ -60,11 +68,16 @@ def adapt(
             loss = task_losses(weights)
             total = tf.reduce_sum(loss)
         losses.append(loss)
-        gradients = tape.gradient(total, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = tape.gradient(
+            total, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         if not exact:
             gradients = [tf.stop_gradient(g) for g in gradients]
-        weights = [_descend(w, g, rate, exact) for w, g, rate in zip(weights, gradients, rates, strict=True)]
+        weights = [
+            _descend(w, g, rate, exact)
+            for w, g, rate in zip(weights, gradients, rates, strict=True)
+        ]
     return Adaptation(weights, losses)
 
 

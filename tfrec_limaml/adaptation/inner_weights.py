@@ -1,12 +1,16 @@
 """Forms of a task's weights in the inner loop that cost less than a tensor ``[T, ...]`` per weight.
 
-`SharedWeight`: before the first step all tasks have the same weights, and only their *gradient* needs a task axis.
+`SharedWeight`: before the first step all tasks have the same weights, and only their *gradient*
+needs a task axis.
 
-`DualKernel`: a first layer's input ``M`` ``[T, S, in]`` does not change in the inner loop, so that gradient descent only ever adds
-combinations of its rows to the kernel: ``W_k = W + M' A_k``, where ``A_k`` is ``-alpha`` times the sum of the deltas so far. Products
-become ``x W + (x M') A``: per-task kernels are never formed. Exact, with less work and less memory where rows are fewer than inputs.
+`DualKernel`: a first layer's input ``M`` ``[T, S, in]`` does not change in the inner loop, so that
+gradient descent only ever adds combinations of its rows to the kernel: ``W_k = W + M' A_k``, where
+``A_k`` is ``-alpha`` times the sum of the deltas so far. Products become ``x W + (x M') A``:
+per-task kernels are never formed. Exact, with less work and less memory where rows are fewer than
+inputs.
 
-In both, a tape watches a *ghost* of zeros, which is never formed either: what flows back to it is the gradient per task.
+In both, a tape watches a *ghost* of zeros, which is never formed either: what flows back to it is
+the gradient per task.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrec_limaml.features import merge_axes, split_axes
+from tfrec_limaml.adaptation.axes import merge_axes, split_axes
 
 
 class SharedWeight:
@@ -51,35 +55,51 @@ class DualKernel:
     def __init__(self, value: tf.Tensor, rows: tf.Tensor) -> None:
         self.value, self.rows = value, rows
         self._base = _product(rows, value)
-        # By whether an outer tape sees the step: behind a first-order step the rows are constants too.
+        # By whether an outer tape sees the step: behind a first-order step the rows are constants
+        # too.
         self._rows_of_step = {True: rows, False: tf.stop_gradient(rows)}
-        self._grams = {exact: tf.matmul(rows, seen, transpose_b=True) for exact, seen in self._rows_of_step.items()}
+        self._grams = {
+            exact: tf.matmul(rows, seen, transpose_b=True)
+            for exact, seen in self._rows_of_step.items()
+        }
         self._coefficients: dict[bool, tf.Tensor] = {}
         self.ghost = tf.zeros_like(self._base)
 
     def product(self, inputs: tf.Tensor) -> tf.Tensor:
-        """``inputs @ kernel`` for inputs ``[T, N, in]``; the support rows themselves are recognised by identity."""
+        """``inputs @ kernel`` for inputs ``[T, N, in]``; the support rows themselves are recognised
+        by identity.
+        """
         own = inputs is self.rows
         outputs = self._base if own else _product(inputs, self.value)
         for exact, coefficients in self._coefficients.items():
-            gram = self._grams[exact] if own else tf.matmul(inputs, self._rows_of_step[exact], transpose_b=True)
+            gram = (
+                self._grams[exact]
+                if own
+                else tf.matmul(inputs, self._rows_of_step[exact], transpose_b=True)
+            )
             outputs = outputs + tf.matmul(gram, coefficients)
         return _with_ghost(outputs, self.ghost, lambda upstream: upstream) if own else outputs
 
     def descend(self, gradient: tf.Tensor, rate: Any, exact: bool = True) -> DualKernel:
-        """The kernel one step later; `gradient` is the ghost's, the delta ``[T, S, out]`` of the layer's output.
+        """The kernel one step later; `gradient` is the ghost's, the delta ``[T, S, out]`` of the
+        layer's output.
 
         Not `exact` means a first-order step, of which an outer tape sees nothing.
         """
         later = DualKernel.__new__(DualKernel)
         later.__dict__.update(self.__dict__)
         step = gradient * rate
-        later._coefficients = {**self._coefficients, exact: self._coefficients[exact] - step if exact in self._coefficients else -step}
+        later._coefficients = {
+            **self._coefficients,
+            exact: self._coefficients[exact] - step if exact in self._coefficients else -step,
+        }
         return later
 
     def per_task(self) -> tf.Tensor:
         """The kernels ``[T, in, out]``."""
-        kernels = tf.broadcast_to(self.value, tf.concat([tf.shape(self.rows)[:1], tf.shape(self.value)], 0))
+        kernels = tf.broadcast_to(
+            self.value, tf.concat([tf.shape(self.rows)[:1], tf.shape(self.value)], 0)
+        )
         for exact, coefficients in self._coefficients.items():
             kernels = kernels + tf.matmul(self._rows_of_step[exact], coefficients, transpose_a=True)
         return kernels
@@ -95,9 +115,13 @@ def with_task_axis(weight: Any) -> tf.Tensor:
 
 
 def shared_product(inputs: tf.Tensor, kernel: SharedWeight) -> tf.Tensor:
-    """``inputs @ kernel`` for inputs ``[T, S, in]``: one large product, with a gradient per task for the ghost."""
+    """``inputs @ kernel`` for inputs ``[T, S, in]``: one large product, with a gradient per task
+    for the ghost.
+    """
     outputs = _product(inputs, kernel.value)
-    return _with_ghost(outputs, kernel.ghost, lambda upstream: tf.matmul(inputs, upstream, transpose_a=True))
+    return _with_ghost(
+        outputs, kernel.ghost, lambda upstream: tf.matmul(inputs, upstream, transpose_a=True)
+    )
 
 
 def shared_bias(inputs: tf.Tensor, bias: SharedWeight) -> tf.Tensor:
@@ -109,7 +133,9 @@ def _product(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return split_axes(tf.matmul(merge_axes(inputs), kernel), inputs)
 
 
-def _with_ghost(outputs: tf.Tensor, ghost: tf.Tensor, per_task: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+def _with_ghost(
+    outputs: tf.Tensor, ghost: tf.Tensor, per_task: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
     """The outputs unchanged; the ghost's gradient is `per_task` of theirs."""
 
     @tf.custom_gradient

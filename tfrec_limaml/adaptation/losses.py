@@ -8,16 +8,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-#: Maps labels ``[N]`` and outputs ``[N]`` (logits for binary cross-entropy) to one loss per sample ``[N]``.
+#: Maps labels ``[N]`` and outputs ``[N]`` (logits for binary cross-entropy) to one loss per sample
+#: ``[N]``.
 SampleLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def sample_loss(loss: Any) -> SampleLoss:
     """The per-sample form of a Keras loss.
 
-    Args:
-        loss: ``"binary_crossentropy"`` (of logits), ``"mean_squared_error"``, any other Keras loss by name, a `keras.losses.Loss`
-            or a function ``(y_true, y_pred) -> loss`` per sample. Losses given as objects or functions see the raw outputs.
+    Args: loss: ``"binary_crossentropy"`` (of logits), ``"mean_squared_error"``, any other Keras
+        loss by name, a `keras.losses.Loss`
+            or a function ``(y_true, y_pred) -> loss`` per sample. Losses given as objects or
+            functions see the raw outputs.
 
     Returns:
         A function of labels ``[N]`` and outputs ``[N]`` that gives losses ``[N]``.
@@ -39,7 +41,9 @@ def sample_loss(loss: Any) -> SampleLoss:
 
 def is_binary(loss: Any) -> bool:
     """Whether outputs are logits of a binary label."""
-    return loss in ("binary_crossentropy", "bce") or isinstance(loss, keras.losses.BinaryCrossentropy)
+    return loss in ("binary_crossentropy", "bce") or isinstance(
+        loss, keras.losses.BinaryCrossentropy
+    )
 
 
 def per_task_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

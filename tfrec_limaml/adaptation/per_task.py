@@ -1,8 +1,9 @@
 """Applies a Keras layer with a different set of weights for every task.
 
-Weights carry a task axis, ``[T, ...]``, inputs too, ``[T, S, ...]``. Known layers use batched products, which cost
-what their arithmetic costs; layers without weights see all rows of all tasks at once; `keras.Sequential` and functional models are
-walked; every other layer goes through `tf.vectorized_map` over `Layer.stateless_call`.
+Weights carry a task axis, ``[T, ...]``, inputs too, ``[T, S, ...]``. Known layers use batched
+products, which cost what their arithmetic costs; layers without weights see all rows of all tasks
+at once; `keras.Sequential` and functional models are walked; every other layer goes through
+`tf.vectorized_map` over `Layer.stateless_call`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,29 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.models.functional import Functional  # not exported, and a rule must not catch subclasses with a call of their own
+from keras.src.models.functional import (
+    Functional,
+)  # not exported, and a rule must not catch subclasses with a call of their own
 
-from tfrec_limaml.adaptation.inner_weights import DualKernel, SharedWeight, shared_bias, shared_product, with_task_axis
-from tfrec_limaml.features import merge_axes, split_axes
+from tfrec_limaml.adaptation.axes import merge_axes, split_axes
+from tfrec_limaml.adaptation.inner_weights import (
+    DualKernel,
+    SharedWeight,
+    shared_bias,
+    shared_product,
+    with_task_axis,
+)
 
 Weights = Sequence[Any]  # tensors with a task axis, or the cheaper forms of `inner_weights`
 
 
-def apply_per_task(layer: keras.layers.Layer, weights: Weights, inputs: Any, training: bool = False) -> Any:
+def apply_per_task(
+    layer: keras.layers.Layer, weights: Weights, inputs: Any, training: bool = False
+) -> Any:
     """Calls `layer` once per task.
 
-    Random layers inside one that goes through `tf.vectorized_map` draw one mask for all tasks; alone they draw one per row. Keras
-    masks (``mask_zero=True``) are not passed on.
+    Random layers inside one that goes through `tf.vectorized_map` draw one mask for all tasks;
+    alone they draw one per row. Keras masks (``mask_zero=True``) are not passed on.
 
     Args:
         layer: A built layer.
@@ -42,19 +53,26 @@ def apply_per_task(layer: keras.layers.Layer, weights: Weights, inputs: Any, tra
 
 
 def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
-    """Traces a built layer over two tasks; raises `ValueError` naming the first part of it that cannot be batched.
+    """Traces a built layer over two tasks; raises `ValueError` naming the first part of it that
+    cannot be batched.
 
     Args:
         layer: A built layer.
         inputs: One task's input ``[S, ...]``, a tensor or a nest.
     """
     with tf.init_scope():
-        weights = [tf.repeat(tf.convert_to_tensor(v)[None], 2, 0) for v in layer.trainable_variables]
+        weights = [
+            tf.repeat(tf.convert_to_tensor(v)[None], 2, 0) for v in layer.trainable_variables
+        ]
         values = tf.nest.map_structure(lambda x: tf.repeat(x[None], 2, 0), inputs)
-        tf.function(lambda x: apply_per_task(layer, weights, x, training=True), autograph=False).get_concrete_function(values)
+        tf.function(
+            lambda x: apply_per_task(layer, weights, x, training=True), autograph=False
+        ).get_concrete_function(values)
 
 
-def _apply(operation: Any, weights: Weights, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
+def _apply(
+    operation: Any, weights: Weights, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool
+) -> Any:
     if not weights and _keeps_no_state(operation):
         return _all_rows(operation, args, kwargs, training)
     rule = _RULES.get(type(operation))
@@ -68,12 +86,16 @@ def _apply(operation: Any, weights: Weights, args: tuple[Any, ...], kwargs: dict
 def _all_rows(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
     """For operations without weights: one call on the rows of all tasks."""
     tensors = [value for value in tf.nest.flatten((args, kwargs)) if isinstance(value, tf.Tensor)]
-    args, kwargs = tf.nest.map_structure(lambda value: merge_axes(value) if isinstance(value, tf.Tensor) else value, (args, kwargs))
+    args, kwargs = tf.nest.map_structure(
+        lambda value: merge_axes(value) if isinstance(value, tf.Tensor) else value, (args, kwargs)
+    )
     outputs = operation(*args, **{**kwargs, **_training(operation, training)})
     return tf.nest.map_structure(lambda value: split_axes(value, tensors[0]), outputs)
 
 
-def _dense(layer: keras.layers.Dense, weights: Weights, inputs: tf.Tensor, training: bool) -> tf.Tensor:
+def _dense(
+    layer: keras.layers.Dense, weights: Weights, inputs: tf.Tensor, training: bool
+) -> tf.Tensor:
     if inputs.shape.rank != 3:
         return _vectorized(layer, [with_task_axis(w) for w in weights], (inputs,), {}, training)
     inputs = tf.cast(inputs, layer.compute_dtype)
@@ -91,14 +113,21 @@ def _dense(layer: keras.layers.Dense, weights: Weights, inputs: tf.Tensor, train
     return layer.activation(outputs) if layer.activation is not None else outputs
 
 
-def _layer_norm(layer: keras.layers.LayerNormalization, weights: Weights, inputs: tf.Tensor, training: bool) -> tf.Tensor:
+def _layer_norm(
+    layer: keras.layers.LayerNormalization, weights: Weights, inputs: tf.Tensor, training: bool
+) -> tf.Tensor:
     if list(layer.axis) not in ([-1], [1]) or inputs.shape.rank != 3:
         return _vectorized(layer, weights, (inputs,), {}, training)
-    exact = "float64" if layer.compute_dtype == "float64" else "float32"  # as Keras does: statistics of half-precision values lose digits
+    exact = (
+        "float64" if layer.compute_dtype == "float64" else "float32"
+    )  # as Keras does: statistics of half-precision values lose digits
     inputs = tf.cast(inputs, exact)
-    # Not tf.nn.moments: it takes the mean as a constant within the variance, which is right for first derivatives alone.
+    # Not tf.nn.moments: it takes the mean as a constant within the variance, which is right for
+    # first derivatives alone.
     centred = inputs - tf.reduce_mean(inputs, -1, keepdims=True)
-    outputs = centred * tf.math.rsqrt(tf.reduce_mean(tf.square(centred), -1, keepdims=True) + layer.epsilon)
+    outputs = centred * tf.math.rsqrt(
+        tf.reduce_mean(tf.square(centred), -1, keepdims=True) + layer.epsilon
+    )
     remaining = [tf.cast(w, exact) for w in weights]
     if layer.scale:
         outputs = outputs * remaining.pop(0)[:, None]
@@ -107,8 +136,12 @@ def _layer_norm(layer: keras.layers.LayerNormalization, weights: Weights, inputs
     return tf.cast(outputs, layer.compute_dtype)
 
 
-def _embedding(layer: keras.layers.Embedding, weights: Weights, inputs: tf.Tensor, training: bool) -> tf.Tensor:
-    return tf.gather(tf.cast(weights[0], layer.compute_dtype), tf.cast(inputs, tf.int32), batch_dims=1)
+def _embedding(
+    layer: keras.layers.Embedding, weights: Weights, inputs: tf.Tensor, training: bool
+) -> tf.Tensor:
+    return tf.gather(
+        tf.cast(weights[0], layer.compute_dtype), tf.cast(inputs, tf.int32), batch_dims=1
+    )
 
 
 def _sequential(layer: keras.Sequential, weights: Weights, inputs: Any, training: bool) -> Any:
@@ -122,10 +155,14 @@ def _functional(model: Functional, weights: Weights, inputs: Any, training: bool
     own = _weights_by_variable(model, weights)
 
     def per_task(operation: Any) -> Callable[..., Any]:
-        variables = operation.trainable_variables if isinstance(operation, keras.layers.Layer) else []
+        variables = (
+            operation.trainable_variables if isinstance(operation, keras.layers.Layer) else []
+        )
         mine = [own[id(v)] for v in variables]
         given = ("training", "mask")  # recorded when the model was made; the caller's count
-        return lambda *args, **kwargs: _apply(operation, mine, args, {k: v for k, v in kwargs.items() if k not in given}, training)
+        return lambda *args, **kwargs: _apply(
+            operation, mine, args, {k: v for k, v in kwargs.items() if k not in given}, training
+        )
 
     return model._run_through_graph(tf.nest.flatten(inputs), operation_fn=per_task)
 
@@ -134,7 +171,13 @@ def _weights_by_variable(layer: keras.layers.Layer, weights: Weights) -> dict[in
     return {id(v): w for v, w in zip(layer.trainable_variables, weights, strict=True)}
 
 
-def _vectorized(layer: keras.layers.Layer, weights: Weights, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
+def _vectorized(
+    layer: keras.layers.Layer,
+    weights: Weights,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    training: bool,
+) -> Any:
     state = layer.non_trainable_variables
     fixed = [tf.convert_to_tensor(v) for v in state]
     seeds = [i for i, v in enumerate(state) if _is_seed(v)]
@@ -148,19 +191,29 @@ def _vectorized(layer: keras.layers.Layer, weights: Weights, args: tuple[Any, ..
         for place, tensor in zip(places, tensors, strict=True):
             mine[place] = tensor
         own_args, own_kwargs = tf.nest.pack_sequence_as((args, kwargs), mine)
-        outputs, after = layer.stateless_call(list(own), fixed, *own_args, **{**own_kwargs, **_training(layer, training)})
-        kept = [v.path for i, (v, old, new) in enumerate(zip(state, fixed, after, strict=True)) if new is not old and i not in seeds]
+        outputs, after = layer.stateless_call(
+            list(own), fixed, *own_args, **{**own_kwargs, **_training(layer, training)}
+        )
+        kept = [
+            v.path
+            for i, (v, old, new) in enumerate(zip(state, fixed, after, strict=True))
+            if new is not old and i not in seeds
+        ]
         if kept:
             raise ValueError(f"it updates {kept[0]} from all rows, padding included")
         return outputs, [tf.identity(after[i]) for i in seeds]
 
     try:
         tensors = [flat[i] for i in places]
-        outputs, drawn = tf.vectorized_map(one_task, (list(weights), tensors), fallback_to_while_loop=False)
+        outputs, drawn = tf.vectorized_map(
+            one_task, (list(weights), tensors), fallback_to_while_loop=False
+        )
     except (ValueError, TypeError, NotImplementedError, tf.errors.OpError) as error:
         raise ValueError(
-            f"layer {layer.name!r} ({type(layer).__name__}) cannot be batched over tasks ({str(error).splitlines()[0]}); use layers that "
-            "tf.vectorized_map supports (Dense, Embedding, LayerNormalization, attention, GRU and LSTM) in a meta block"
+            f"layer {layer.name!r} ({type(layer).__name__}) cannot be batched over tasks "
+            f"({str(error).splitlines()[0]}); use layers that "
+            "tf.vectorized_map supports (Dense, Embedding, LayerNormalization, attention, GRU and "
+            "LSTM) in a meta block"
         ) from error
     for place, value in zip(seeds, drawn, strict=True):
         state[place].assign(value[0])
@@ -176,8 +229,14 @@ def _is_seed(variable: keras.Variable) -> bool:
 
 
 def _keeps_no_state(operation: Any) -> bool:
-    """Whether a call leaves the operation as it was, but for random seeds: it is frozen, or has no variables."""
-    return not isinstance(operation, keras.layers.Layer) or not operation.trainable or all(_is_seed(v) for v in operation.variables)
+    """Whether a call leaves the operation as it was, but for random seeds: it is frozen, or has no
+    variables.
+    """
+    return (
+        not isinstance(operation, keras.layers.Layer)
+        or not operation.trainable
+        or all(_is_seed(v) for v in operation.variables)
+    )
 
 
 _RULES: dict[type, Callable[..., Any]] = {

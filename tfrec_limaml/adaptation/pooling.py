@@ -1,4 +1,6 @@
-"""From a task's per-sample meta embeddings to the one vector that is stored (the paper's Table 14)."""
+"""From a task's per-sample meta embeddings to the one vector that is stored (the paper's Table
+14).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import tensorflow as tf
 
 
 def latest_index(weight: tf.Tensor) -> tf.Tensor:
-    """Index ``[T]`` of each task's last sample with weight above 0 (0 where there is none); `weight` is ``[T, S]``."""
+    """Index ``[T]`` of each task's last sample with weight above 0 (0 where there is none);
+    `weight` is ``[T, S]``.
+    """
     positions = tf.range(tf.shape(weight)[1])
     return tf.reduce_max(tf.where(weight > 0, positions, 0), -1)
 
@@ -14,10 +18,9 @@ def latest_index(weight: tf.Tensor) -> tf.Tensor:
 def pool(embeddings: tf.Tensor, weight: tf.Tensor, how: str = "latest") -> tf.Tensor:
     """Pools ``[T, S, D]`` to ``[T, D]`` over the samples with weight above 0.
 
-    Args:
-        embeddings: Per-sample meta embeddings.
-        weight: Sample weights ``[T, S]``, 0 for padding.
-        how: ``"latest"``, ``"mean"``, ``"max"``, or ``"cosine"``: a mean weighted by the (positive part of the) cosine similarity to
+    Args: embeddings: Per-sample meta embeddings. weight: Sample weights ``[T, S]``, 0 for padding.
+        how: ``"latest"``, ``"mean"``, ``"max"``, or ``"cosine"``: a mean weighted by the (positive
+        part of the) cosine similarity to
             the latest.
     """
     latest = tf.gather(embeddings, latest_index(weight), batch_dims=1)
@@ -26,7 +29,9 @@ def pool(embeddings: tf.Tensor, weight: tf.Tensor, how: str = "latest") -> tf.Te
     mask = tf.cast(weight > 0, embeddings.dtype)
     if how == "max":
         lowest = tf.where(mask[..., None] > 0, embeddings, embeddings.dtype.min)
-        return tf.where(tf.reduce_any(mask > 0, -1, keepdims=True), tf.reduce_max(lowest, 1), latest)
+        return tf.where(
+            tf.reduce_any(mask > 0, -1, keepdims=True), tf.reduce_max(lowest, 1), latest
+        )
     if how == "cosine":
         unit, unit_latest = (tf.math.l2_normalize(e, -1) for e in (embeddings, latest))
         mask = mask * tf.nn.relu(tf.reduce_sum(unit * unit_latest[:, None], -1))

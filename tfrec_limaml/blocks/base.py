@@ -1,8 +1,9 @@
 """What a meta block and a global block promise.
 
-Both split their work in two, so that the inner loop never repeats what does not change: a meta block reads its features
-once (`MetaBlock.encode_features`) and is then applied with per-task weights; a global block encodes everything that does
-not depend on the meta embedding once (`GlobalBlock.encode_context`) and only its `GlobalBlock.head` runs in every step.
+Both split their work in two, so that the inner loop never repeats what does not change: a meta
+block reads its features once (`MetaBlock.encode_features`) and is then applied with per-task
+weights; a global block encodes everything that does not depend on the meta embedding once
+(`GlobalBlock.encode_context`) and only its `GlobalBlock.head` runs in every step.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from tfrec_limaml.features import Features
 class MetaBlock(keras.layers.Layer):
     """The part of the network that is adapted per task; its output is the meta embedding.
 
-    Subclasses implement `encode_features`, `adaptable_variables` and `call_adapted`; `initial_weights` where a task starts from
-    anything but a copy of the shared weights.
+    Subclasses implement `encode_features`, `adaptable_variables` and `call_adapted`;
+    `initial_weights` where a task starts from anything but a copy of the shared weights.
 
     Args:
         embedding_dim: Width ``D`` of the meta embedding.
@@ -33,7 +34,9 @@ class MetaBlock(keras.layers.Layer):
 
     @property
     def nested_definitions(self) -> tuple[str, ...]:
-        """Task definitions, beside the records' own, that parts of the block are adapted to; see `NestedMetaBlocks`."""
+        """Task definitions, beside the records' own, that parts of the block are adapted to; see
+        `NestedMetaBlocks`.
+        """
         return ()
 
     @property
@@ -42,7 +45,9 @@ class MetaBlock(keras.layers.Layer):
         return self.embedding_dim // (1 + len(self.nested_definitions))
 
     def encode_features(self, features: Features) -> tf.Tensor:
-        """The block's input ``[..., F]``; whatever is learned here is shared by all tasks and trained in the outer loop only."""
+        """The block's input ``[..., F]``; whatever is learned here is shared by all tasks and
+        trained in the outer loop only.
+        """
         raise NotImplementedError
 
     @property
@@ -51,12 +56,19 @@ class MetaBlock(keras.layers.Layer):
         raise NotImplementedError
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """Each task's weights before the first step, ``[T, ...]`` or `SharedWeight`; `encoded` is ``[T, S, F]``."""
+        """Each task's weights before the first step, ``[T, ...]`` or `SharedWeight`; `encoded` is
+        ``[T, S, F]``.
+        """
         tasks = tf.shape(encoded)[:1]
-        return [tf.broadcast_to(v, tf.concat([tasks, v.shape], 0)) for v in self.adaptable_variables]
+        return [
+            tf.broadcast_to(v, tf.concat([tasks, v.shape], 0)) for v in self.adaptable_variables
+        ]
 
-    def encode_support(self, encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> list[tf.Tensor]:
-        """What rows of a task may see of its support set, ``[T, ...]`` each; most blocks keep nothing.
+    def encode_support(
+        self, encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """What rows of a task may see of its support set, ``[T, ...]`` each; most blocks keep
+        nothing.
 
         Args:
             encoded: The support rows' encoded features ``[T, S, F]``.
@@ -66,7 +78,8 @@ class MetaBlock(keras.layers.Layer):
         return []
 
     def read_support(self, encoded: tf.Tensor, memory: list[tf.Tensor], causal: bool) -> tf.Tensor:
-        """Encoded rows ``[T, N, F]`` with what they see of their task's support set: the input of `call_adapted`.
+        """Encoded rows ``[T, N, F]`` with what they see of their task's support set: the input of
+        `call_adapted`.
 
         Args:
             encoded: Encoded rows.
@@ -75,8 +88,12 @@ class MetaBlock(keras.layers.Layer):
         """
         return encoded
 
-    def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Meta embeddings ``[T, S, D]`` of ``encoded`` ``[T, S, F]`` under per-task `weights` ``[T, ...]``."""
+    def call_adapted(
+        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """Meta embeddings ``[T, S, D]`` of ``encoded`` ``[T, S, F]`` under per-task `weights` ``[T,
+        ...]``.
+        """
         raise NotImplementedError
 
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
@@ -97,7 +114,9 @@ class MetaBlock(keras.layers.Layer):
 
 
 class GlobalBlock(keras.layers.Layer):
-    """The shared part of the network: everything else, and the meta embedding, to one logit per row."""
+    """The shared part of the network: everything else, and the meta embedding, to one logit per
+    row.
+    """
 
     def encode_context(self, features: Features, training: bool = False) -> Any:
         """All that does not depend on the meta embedding: any nest of tensors ``[N, ...]``."""
@@ -107,10 +126,14 @@ class GlobalBlock(keras.layers.Layer):
         """Logits ``[N]`` from a context and meta embeddings ``[N, D]``."""
         raise NotImplementedError
 
-    def call(self, features: Features, meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(
+        self, features: Features, meta_embedding: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         """Logits ``[N]``."""
         return self.head(self.encode_context(features, training), meta_embedding, training)
 
-    def compute_output_shape(self, features_shape: Any, meta_embedding_shape: Any = None) -> tuple[int | None, ...]:
+    def compute_output_shape(
+        self, features_shape: Any, meta_embedding_shape: Any = None
+    ) -> tuple[int | None, ...]:
         """``[N]``."""
         return (next(iter(features_shape.values()))[0],)

@@ -17,15 +17,14 @@ from tfrec_limaml.features import Features
 class DCNGlobalBlock(MLPGlobalBlock):
     """`MLPGlobalBlock` plus a logit on crossed features: ``x_{l+1} = x_0 * (W x_l + b) + x_l``.
 
-    By default only features are crossed, which makes the crosses part of the context; the meta embedding enters the deep network. Source:
-    Wang et al., "DCN V2", WWW 2021, arXiv 2008.13535; the layers are `tensorflow_recommenders.layers.dcn.Cross`.
+    By default only features are crossed, which makes the crosses part of the context; the meta
+    embedding enters the deep network. Source: Wang et al., "DCN V2", WWW 2021, arXiv 2008.13535;
+    the layers are `tensorflow_recommenders.layers.dcn.Cross`.
 
-    Args:
-        hidden_units: Widths of the deep network's hidden layers, at least one.
-        cross_layers: Number of crosses.
-        projection_dim: Rank of the crosses' matrices; ``None`` for full rank.
-        cross_meta_embedding: Cross the meta embedding with the features too. The crosses then run in every inner step.
-        **kwargs: See `MLPGlobalBlock`; ``embeddings`` are crossed as well.
+    Args: hidden_units: Widths of the deep network's hidden layers, at least one. cross_layers:
+        Number of crosses. projection_dim: Rank of the crosses' matrices; ``None`` for full rank.
+        cross_meta_embedding: Cross the meta embedding with the features too. The crosses then run
+        in every inner step. **kwargs: See `MLPGlobalBlock`; ``embeddings`` are crossed as well.
     """
 
     def __init__(
@@ -40,14 +39,25 @@ class DCNGlobalBlock(MLPGlobalBlock):
         if cross_layers < 1:
             raise ValueError(f"cross_layers must be at least 1, received {cross_layers}")
         if projection_dim is not None and projection_dim < 1:
-            raise ValueError(f"projection_dim must be at least 1 or None, received {projection_dim}")
+            raise ValueError(
+                f"projection_dim must be at least 1 or None, received {projection_dim}"
+            )
         self.projection_dim = projection_dim
         self.cross_meta_embedding = bool(cross_meta_embedding)
         layer = feature_interaction().Cross
-        self.crosses = [layer(projection_dim, dtype=self.dtype_policy, name=f"cross_{i}") for i in range(cross_layers)]
-        self.cross_logit = keras.layers.Dense(1, use_bias=False, dtype=self.dtype_policy, name="cross_logit")
+        self.crosses = [
+            layer(projection_dim, dtype=self.dtype_policy, name=f"cross_{i}")
+            for i in range(cross_layers)
+        ]
+        self.cross_logit = keras.layers.Dense(
+            1, use_bias=False, dtype=self.dtype_policy, name="cross_logit"
+        )
 
-    def build(self, features_shape: Mapping[str, tuple[int | None, ...]], meta_embedding_shape: tuple[int | None, ...]) -> None:
+    def build(
+        self,
+        features_shape: Mapping[str, tuple[int | None, ...]],
+        meta_embedding_shape: tuple[int | None, ...],
+    ) -> None:
         """Builds from the shapes of the encoded features and of the meta embedding."""
         super().build(features_shape, meta_embedding_shape)
         width = int(self.inputs_layer.compute_output_shape(features_shape)[-1] or 0)
@@ -55,15 +65,28 @@ class DCNGlobalBlock(MLPGlobalBlock):
             width += int(meta_embedding_shape[-1] or 0)
         inputs = keras.KerasTensor((None, width), dtype=self.compute_dtype)
         for cross in self.crosses:
-            cross(inputs, inputs)  # a Cross makes its weights when it is first called, not when it is built
+            cross(
+                inputs, inputs
+            )  # a Cross makes its weights when it is first called, not when it is built
         self.cross_logit.build((None, width))
 
-    def encode_context(self, features: Features, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """The features' share of the deep network's first layer, and the cross logit ``[N]`` (or what is yet to be crossed)."""
+    def encode_context(
+        self, features: Features, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The features' share of the deep network's first layer, and the cross logit ``[N]`` (or
+        what is yet to be crossed).
+        """
         inputs = self.inputs_layer(features)
-        return self.context_layer(inputs), inputs if self.cross_meta_embedding else self._cross(inputs)
+        return self.context_layer(inputs), inputs if self.cross_meta_embedding else self._cross(
+            inputs
+        )
 
-    def head(self, context: tuple[tf.Tensor, tf.Tensor], meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def head(
+        self,
+        context: tuple[tf.Tensor, tf.Tensor],
+        meta_embedding: tf.Tensor,
+        training: bool = False,
+    ) -> tf.Tensor:
         """Logits ``[N]``."""
         deep, crossed = context
         if self.cross_meta_embedding:

@@ -9,24 +9,26 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock
 from tfrec_limaml.blocks.tfrs import feature_interaction
-from tfrec_limaml.features import FeatureEmbeddings, Features
+from tfrec_limaml.features import Features
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class DLRMGlobalBlock(MLPGlobalBlock):
-    """Dense features, IDs and the meta embedding as vectors of one width; their pairwise dot products feed an MLP.
+    """Dense features, IDs and the meta embedding as vectors of one width; their pairwise dot
+    products feed an MLP.
 
-    Dots among features are part of the context; only the meta embedding's own dots are made in the head. Source: Naumov et al.,
-    "Deep Learning Recommendation Model", 2019, arXiv 1906.00091; the dots are `tensorflow_recommenders`' ``DotInteraction``.
+    Dots among features are part of the context; only the meta embedding's own dots are made in the
+    head. Source: Naumov et al., "Deep Learning Recommendation Model", 2019, arXiv 1906.00091; the
+    dots are `tensorflow_recommenders`' ``DotInteraction``.
 
-    Args:
-        hidden_units: Widths of the top network's hidden layers, at least one.
-        ids: Categorical features: name to number of ids. Each id has a vector.
-        interaction_dim: Width ``W`` of all vectors. A meta embedding of another width is projected to it.
-        bottom_units: Widths of the hidden layers that make a vector of the dense features.
-        **kwargs: See `MLPGlobalBlock`; no ``embeddings`` here, `ids` take their place.
+    Args: hidden_units: Widths of the top network's hidden layers, at least one. ids: Categorical
+        features: name to number of ids. Each id has a vector. interaction_dim: Width ``W`` of all
+        vectors. A meta embedding of another width is projected to it. bottom_units: Widths of the
+        hidden layers that make a vector of the dense features. **kwargs: See `MLPGlobalBlock`; no
+        ``embeddings`` here, `ids` take their place.
     """
 
     def __init__(
@@ -45,19 +47,34 @@ class DLRMGlobalBlock(MLPGlobalBlock):
         self.bottom_units = tuple(bottom_units)
         policy = self.dtype_policy
         vectors = {name: (size, self.interaction_dim) for name, size in self.ids.items()}
-        self.tables = FeatureEmbeddings((), vectors, self.inputs_layer.embeddings_regularizer, dtype=policy, name="ids")
+        self.tables = FeatureEmbeddings(
+            (), vectors, self.inputs_layer.embeddings_regularizer, dtype=policy, name="ids"
+        )
         widths = (*self.bottom_units, self.interaction_dim)
         self.bottom = keras.Sequential(
-            [keras.layers.Dense(width, self.activation, dtype=policy, name=f"bottom_{i}") for i, width in enumerate(widths)], name="bottom"
+            [
+                keras.layers.Dense(width, self.activation, dtype=policy, name=f"bottom_{i}")
+                for i, width in enumerate(widths)
+            ],
+            name="bottom",
         )
-        self.project = keras.layers.Dense(self.interaction_dim, use_bias=False, dtype=policy, name="project")
-        # All dots, zeros above the diagonal, and then a gather: its own gather has a shape that depends on values.
-        self.dots = feature_interaction().DotInteraction(skip_gather=True, dtype=policy, name="dots")
+        self.project = keras.layers.Dense(
+            self.interaction_dim, use_bias=False, dtype=policy, name="project"
+        )
+        # All dots, zeros above the diagonal, and then a gather: its own gather has a shape that
+        # depends on values.
+        self.dots = feature_interaction().DotInteraction(
+            skip_gather=True, dtype=policy, name="dots"
+        )
         count = len(self.ids) + 1
         row, column = np.tril_indices(count, -1)
         self._pairs = (row * count + column).astype(np.int32)
 
-    def build(self, features_shape: Mapping[str, tuple[int | None, ...]], meta_embedding_shape: tuple[int | None, ...]) -> None:
+    def build(
+        self,
+        features_shape: Mapping[str, tuple[int | None, ...]],
+        meta_embedding_shape: tuple[int | None, ...],
+    ) -> None:
         """Builds from the shapes of the encoded features and of the meta embedding."""
         embedding_dim = int(meta_embedding_shape[-1] or 0)
         self.inputs_layer.build(features_shape)
@@ -69,20 +86,36 @@ class DLRMGlobalBlock(MLPGlobalBlock):
         self.network.build((None, self.hidden_units[0]))
         self.built = True
 
-    def encode_context(self, features: Features, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """The first top layer's share of the bottom vector and of dots among features, and the vectors ``[N, K, W]``."""
+    def encode_context(
+        self, features: Features, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The first top layer's share of the bottom vector and of dots among features, and the
+        vectors ``[N, K, W]``.
+        """
         vectors = [self.bottom(self.inputs_layer(features), training=training)]
         if self.ids:
             vectors += tf.split(self.tables(features), len(self.ids), -1)
         dots = tf.gather(self.dots(vectors), self._pairs, axis=-1)
         return self.context_layer(tf.concat([vectors[0], dots], -1)), tf.stack(vectors, 1)
 
-    def head(self, context: tuple[tf.Tensor, tf.Tensor], meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def head(
+        self,
+        context: tuple[tf.Tensor, tf.Tensor],
+        meta_embedding: tf.Tensor,
+        training: bool = False,
+    ) -> tf.Tensor:
         """Logits ``[N]``."""
         first, vectors = context
         dots = tf.linalg.matvec(vectors, self.project(meta_embedding))
-        return super().head(first, tf.concat([tf.cast(meta_embedding, dots.dtype), dots], -1), training)
+        return super().head(
+            first, tf.concat([tf.cast(meta_embedding, dots.dtype), dots], -1), training
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return {**super().get_config(), "ids": self.ids, "interaction_dim": self.interaction_dim, "bottom_units": self.bottom_units}
+        return {
+            **super().get_config(),
+            "ids": self.ids,
+            "interaction_dim": self.interaction_dim,
+            "bottom_units": self.bottom_units,
+        }

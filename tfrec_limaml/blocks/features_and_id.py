@@ -17,17 +17,18 @@ from tfrec_limaml.features import Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class FeaturesAndIDMetaBlock(MLPMetaBlock):
-    """`MLPMetaBlock` whose input also holds the entity's ID row; the inner loop adapts the row and the layers.
+    """`MLPMetaBlock` whose input also holds the entity's ID row; the inner loop adapts the row and
+    the layers.
 
-    The row is a learned prior plus a learned offset, as in `IDEmbeddingMetaBlock`: unseen IDs start at the prior.
+    The row is a learned prior plus a learned offset, as in `IDEmbeddingMetaBlock`: unseen IDs start
+    at the prior.
 
-    Args:
-        feature: Name of the single-valued meta feature that holds the ID; its schema entry needs an ``embedding_width``.
-        size: Number of ids, as `FeatureEncoder.size` counts them.
-        id_width: Width ``W`` of the ID row.
-        unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash buckets.
-        embeddings_regularizer: Keras regularizer of the offsets.
-        **kwargs: See `MLPMetaBlock`; its ``embeddings`` should not hold `feature` once more.
+    Args: feature: Name of the single-valued meta feature that holds the ID; its schema entry needs
+        an ``embedding_width``. size: Number of ids, as `FeatureEncoder.size` counts them. id_width:
+        Width ``W`` of the ID row. unknown_id: The id that stands for all unknown values: 0 for a
+        vocabulary, ``None`` for hash buckets. embeddings_regularizer: Keras regularizer of the
+        offsets. **kwargs: See `MLPMetaBlock`; its ``embeddings`` should not hold `feature` once
+        more.
     """
 
     def __init__(
@@ -42,7 +43,15 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
         **kwargs: Any,
     ) -> None:
         super().__init__(hidden_units, embedding_dim, **kwargs)
-        self.offsets = IDOffsets(feature, size, id_width, unknown_id, embeddings_regularizer, dtype=self.dtype_policy, name="offsets")
+        self.offsets = IDOffsets(
+            feature,
+            size,
+            id_width,
+            unknown_id,
+            embeddings_regularizer,
+            dtype=self.dtype_policy,
+            name="offsets",
+        )
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Creates the prior and the offsets, and builds the layers."""
@@ -50,7 +59,9 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
         self.offsets.build(features_shape)
         width = self.offsets.width
         self.prior = self.add_weight(name="prior", shape=(width,), initializer="uniform")
-        self.network.build((None, width + int(self.inputs_layer.compute_output_shape(features_shape)[-1] or 0)))
+        self.network.build(
+            (None, width + int(self.inputs_layer.compute_output_shape(features_shape)[-1] or 0))
+        )
         self.built = True
 
     def encode_features(self, features: Features) -> tf.Tensor:
@@ -59,16 +70,24 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
 
     @property
     def adaptable_variables(self) -> list[keras.Variable]:
-        """The prior (its per-task copy moves as the task's row does), then all kernels and biases."""
+        """The prior (its per-task copy moves as the task's row does), then all kernels and
+        biases.
+        """
         return [self.prior, *self.network.trainable_variables]
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """The prior with a task axis; the layers as shared weights (their input moves with the prior, so none is dual)."""
+        """The prior with a task axis; the layers as shared weights (their input moves with the
+        prior, so none is dual).
+        """
         tasks = tf.shape(encoded)[0]
-        layers = [SharedWeight(tf.convert_to_tensor(v), tasks) for v in self.network.trainable_variables]
+        layers = [
+            SharedWeight(tf.convert_to_tensor(v), tasks) for v in self.network.trainable_variables
+        ]
         return [tf.repeat(tf.convert_to_tensor(self.prior)[None], tasks, 0), *layers]
 
-    def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call_adapted(
+        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""
         rows, others = self._split(encoded)
         rows = rows + tf.cast(weights[0], rows.dtype)[:, None]
@@ -77,7 +96,10 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_encoded`."""
         rows, others = self._split(encoded)
-        return self.network(tf.concat([rows + tf.cast(tf.convert_to_tensor(self.prior), rows.dtype), others], -1), training=training)
+        return self.network(
+            tf.concat([rows + tf.cast(tf.convert_to_tensor(self.prior), rows.dtype), others], -1),
+            training=training,
+        )
 
     def _split(self, encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return encoded[..., : self.offsets.width], encoded[..., self.offsets.width :]

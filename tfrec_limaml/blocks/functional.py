@@ -20,43 +20,62 @@ META_EMBEDDING = "meta_embedding"
 class FunctionalGlobalBlock(GlobalBlock):
     """A functional Keras model of encoded features and ``meta_embedding`` that ends in one logit.
 
-    The model is cut where the meta embedding first enters: all that does not depend on it is the context, and runs once per batch.
+    The model is cut where the meta embedding first enters: all that does not depend on it is the
+    context, and runs once per batch.
 
-    Example:
-        >>> rows = keras.Input((20,), name="other")
-        >>> meta_embedding = keras.Input((32,), name="meta_embedding")
-        >>> hidden = keras.layers.Concatenate()([keras.layers.Dense(64, "relu")(rows), meta_embedding])
-        >>> block = FunctionalGlobalBlock(keras.Model([rows, meta_embedding], keras.layers.Dense(1)(hidden)))
+    Example: >>> rows = keras.Input((20,), name="other") >>> meta_embedding = keras.Input((32,),
+        name="meta_embedding") >>> hidden = keras.layers.Concatenate()([keras.layers.Dense(64,
+        "relu")(rows), meta_embedding]) >>> block = FunctionalGlobalBlock(keras.Model([rows,
+        meta_embedding], keras.layers.Dense(1)(hidden)))
 
-    Args:
-        model: Its inputs are named as the encoded features they take (``"meta"``, ``"other"``, embedded features: shape ``()``, dtype
-            ``"int32"``), one ``"meta_embedding"``; its output is ``[N, 1]`` or ``[N]``, a logit without sigmoid.
+    Args: model: Its inputs are named as the encoded features they take (``"meta"``, ``"other"``,
+        embedded features: shape ``()``, dtype
+            ``"int32"``), one ``"meta_embedding"``; its output is ``[N, 1]`` or ``[N]``, a logit
+            without sigmoid.
 
     Its layers keep their own dtype policy.
     """
 
     def __init__(self, model: keras.Model, **kwargs: Any) -> None:
         if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
-            raise LimamlError(f"model must be a functional Keras model, keras.Model(inputs, outputs), received {model!r}")
+            raise LimamlError(
+                "model must be a functional Keras model, keras.Model(inputs, outputs), received "
+                f"{model!r}"
+            )
         names = [tensor.name for tensor in model.inputs]
         if names.count(META_EMBEDDING) != 1:
-            raise LimamlError(f"model needs one input named {META_EMBEDDING!r}, received inputs {names}")
+            raise LimamlError(
+                f"model needs one input named {META_EMBEDDING!r}, received inputs {names}"
+            )
         if len(model.outputs) != 1 or tuple(model.outputs[0].shape[1:]) not in ((), (1,)):
-            raise LimamlError(f"model must have one output of shape [N, 1] or [N], a logit, received {[t.shape for t in model.outputs]}")
+            raise LimamlError(
+                "model must have one output of shape [N, 1] or [N], a logit, received "
+                f"{[t.shape for t in model.outputs]}"
+            )
         super().__init__(**kwargs)
         self.model = model
         self.feature_names = [name for name in names if name != META_EMBEDDING]
         self._halves = _Halves(model)
 
-    def build(self, features_shape: Mapping[str, tuple[int | None, ...]], meta_embedding_shape: tuple[int | None, ...]) -> None:
-        """Checks the model's inputs against the encoded features; raises `LimamlError` naming what does not fit."""
+    def build(
+        self,
+        features_shape: Mapping[str, tuple[int | None, ...]],
+        meta_embedding_shape: tuple[int | None, ...],
+    ) -> None:
+        """Checks the model's inputs against the encoded features; raises `LimamlError` naming what
+        does not fit.
+        """
         given = {**features_shape, META_EMBEDDING: meta_embedding_shape}
         for tensor in self.model.inputs:
             if tensor.name not in given:
-                raise LimamlError(f"the model's input {tensor.name!r} is no encoded feature; there are {sorted(features_shape)}")
+                raise LimamlError(
+                    f"the model's input {tensor.name!r} is no encoded feature; there are "
+                    f"{sorted(features_shape)}"
+                )
             if tuple(given[tensor.name][1:]) != tuple(tensor.shape[1:]):
                 raise LimamlError(
-                    f"the model's input {tensor.name!r} has shape {tensor.shape}, the feature has {tuple(given[tensor.name])}"
+                    f"the model's input {tensor.name!r} has shape {tensor.shape}, the feature has "
+                    f"{tuple(given[tensor.name])}"
                 )
         self.built = True
 
@@ -64,7 +83,9 @@ class FunctionalGlobalBlock(GlobalBlock):
         """The tensors that the part with the meta embedding reads."""
         return self._halves.before([features[name] for name in self.feature_names], training)
 
-    def head(self, context: list[tf.Tensor], meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def head(
+        self, context: list[tf.Tensor], meta_embedding: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         """Logits ``[N]``."""
         return tf.reshape(self._halves.after(context, meta_embedding, training), [-1])
 
@@ -79,9 +100,11 @@ class FunctionalGlobalBlock(GlobalBlock):
 
 
 class _Halves:
-    """A functional model cut in two, without touching it: the calls before the meta embedding enters, and those after.
+    """A functional model cut in two, without touching it: the calls before the meta embedding
+    enters, and those after.
 
-    (Sub-models made of a model's inner tensors would add calls to its layers, after which it cannot be serialised.)
+    (Sub-models made of a model's inner tensors would add calls to its layers, after which it cannot
+    be serialised.)
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -99,7 +122,9 @@ class _Halves:
                     self.calls_before.append(node)
                     continue
                 self.calls_after.append(node)
-                border.update({id(tensor): tensor for tensor in node.input_tensors if id(tensor) not in late})
+                border.update(
+                    {id(tensor): tensor for tensor in node.input_tensors if id(tensor) not in late}
+                )
                 late.update(id(tensor) for tensor in node.outputs)
         if id(self.output) not in late:
             raise LimamlError(f"the model's output does not depend on its input {META_EMBEDDING!r}")
@@ -107,11 +132,16 @@ class _Halves:
 
     def before(self, features: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
         """The tensors that cross the border."""
-        known = {id(tensor): tf.cast(value, tensor.dtype) for tensor, value in zip(self.features, features, strict=True)}
+        known = {
+            id(tensor): tf.cast(value, tensor.dtype)
+            for tensor, value in zip(self.features, features, strict=True)
+        }
         _run(self.calls_before, known, training)
         return [known[id(tensor)] for tensor in self.border]
 
-    def after(self, border: list[tf.Tensor], meta_embedding: tf.Tensor, training: bool) -> tf.Tensor:
+    def after(
+        self, border: list[tf.Tensor], meta_embedding: tf.Tensor, training: bool
+    ) -> tf.Tensor:
         """The model's output."""
         known = {id(tensor): value for tensor, value in zip(self.border, border, strict=True)}
         known[id(self.own)] = tf.cast(meta_embedding, self.own.dtype)
@@ -126,4 +156,6 @@ def _run(calls: list[Any], known: dict[int, tf.Tensor], training: bool) -> None:
         if getattr(node.operation, "_call_has_training_arg", False):
             kwargs = {**kwargs, "training": training}
         outputs = tf.nest.flatten(node.operation(*args, **kwargs))
-        known.update({id(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)})
+        known.update(
+            {id(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)}
+        )

@@ -15,18 +15,19 @@ from tfrec_limaml.features import Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class IDEmbeddingMetaBlock(MetaBlock):
-    """The meta embedding of an entity is its own row: a learned prior plus a learned offset, adapted on the task's interactions.
+    """The meta embedding of an entity is its own row: a learned prior plus a learned offset,
+    adapted on the task's interactions.
 
-    The rows of a task share one ID (it is, or follows from, the task key), so a gradient step on the task's row is the same
-    step on its copy of the prior; that copy is the adapted weight. An ID that training never saw has offset 0: it starts at the prior, and
-    gets a row of its own once adapted.
+    The rows of a task share one ID (it is, or follows from, the task key), so a gradient step on
+    the task's row is the same step on its copy of the prior; that copy is the adapted weight. An ID
+    that training never saw has offset 0: it starts at the prior, and gets a row of its own once
+    adapted.
 
-    Args:
-        feature: Name of the single-valued meta feature that holds the ID; its schema entry needs an ``embedding_width``.
-        size: Number of ids, as `FeatureEncoder.size` counts them.
-        embedding_dim: Width ``D`` of the meta embedding.
-        unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash buckets.
-        embeddings_regularizer: Keras regularizer of the offsets.
+    Args: feature: Name of the single-valued meta feature that holds the ID; its schema entry needs
+        an ``embedding_width``. size: Number of ids, as `FeatureEncoder.size` counts them.
+        embedding_dim: Width ``D`` of the meta embedding. unknown_id: The id that stands for all
+        unknown values: 0 for a vocabulary, ``None`` for hash buckets. embeddings_regularizer: Keras
+        regularizer of the offsets.
     """
 
     def __init__(
@@ -40,13 +41,21 @@ class IDEmbeddingMetaBlock(MetaBlock):
     ) -> None:
         super().__init__(embedding_dim, **kwargs)
         self.offsets = IDOffsets(
-            feature, size, self.embedding_dim, unknown_id, embeddings_regularizer, dtype=self.dtype_policy, name="offsets"
+            feature,
+            size,
+            self.embedding_dim,
+            unknown_id,
+            embeddings_regularizer,
+            dtype=self.dtype_policy,
+            name="offsets",
         )
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Creates the prior and the offsets."""
         self.offsets.build(features_shape)
-        self.prior = self.add_weight(name="prior", shape=(self.embedding_dim,), initializer="uniform")
+        self.prior = self.add_weight(
+            name="prior", shape=(self.embedding_dim,), initializer="uniform"
+        )
         self.built = True
 
     def encode_features(self, features: Features) -> tf.Tensor:
@@ -58,7 +67,9 @@ class IDEmbeddingMetaBlock(MetaBlock):
         """The prior: its per-task copy moves as the task's row does."""
         return [self.prior]
 
-    def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call_adapted(
+        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""
         return encoded + tf.cast(weights[0], encoded.dtype)[:, None]
 

@@ -8,19 +8,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.features import FeatureEmbeddings, Features
+from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
+from tfrec_limaml.features import Features
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class IDOffsets(FeatureEmbeddings):
-    """``ID -> offset``: zero until training has moved it, and always zero for the out-of-vocabulary ID.
+    """``ID -> offset``: zero until training has moved it, and always zero for the out-of-vocabulary
+    ID.
 
-    Args:
-        feature: Name of the single-valued feature that holds the ID; its schema entry needs an ``embedding_width``.
-        size: Number of ids, as `FeatureEncoder.size` counts them.
-        width: Width ``W`` of an offset.
-        unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash buckets.
-        embeddings_regularizer: Keras regularizer of the table; it leaves what IDs share to the prior.
+    Args: feature: Name of the single-valued feature that holds the ID; its schema entry needs an
+        ``embedding_width``. size: Number of ids, as `FeatureEncoder.size` counts them. width: Width
+        ``W`` of an offset. unknown_id: The id that stands for all unknown values: 0 for a
+        vocabulary, ``None`` for hash buckets. embeddings_regularizer: Keras regularizer of the
+        table; it leaves what IDs share to the prior.
 
     Input: encoded features ``[...]``; output: ``[..., W]``.
     """
@@ -39,7 +40,9 @@ class IDOffsets(FeatureEmbeddings):
         if width < 1:
             raise ValueError(f"width must be at least 1, received {width}")
         if unknown_id is not None and not 0 <= unknown_id < size:
-            raise ValueError(f"unknown_id must be an id below size={size} or None, received {unknown_id}")
+            raise ValueError(
+                f"unknown_id must be an id below size={size} or None, received {unknown_id}"
+            )
         super().__init__((), {feature: (size, width)}, embeddings_regularizer, "zeros", **kwargs)
         self.feature = feature
         self.size = int(size)
@@ -47,11 +50,20 @@ class IDOffsets(FeatureEmbeddings):
         self.unknown_id = unknown_id
 
     def build(self, input_shape: Mapping[str, tuple[int | None, ...]]) -> None:
-        """Creates the table; raises `ValueError` where the feature is missing or holds several values per row."""
+        """Creates the table; raises `ValueError` where the feature is missing or holds several
+        values per row.
+        """
         shape = input_shape.get(self.feature)
         if shape is None or len(shape) != 1:
-            found = f"the features {sorted(input_shape)}" if shape is None else f"shape {tuple(shape)}, as of a multi-valued feature"
-            raise ValueError(f"{self.name}: feature {self.feature!r} must be a single-valued id with an embedding_width; received {found}")
+            found = (
+                f"the features {sorted(input_shape)}"
+                if shape is None
+                else f"shape {tuple(shape)}, as of a multi-valued feature"
+            )
+            raise ValueError(
+                f"{self.name}: feature {self.feature!r} must be a single-valued id with an "
+                f"embedding_width; received {found}"
+            )
         super().build(input_shape)
 
     def call(self, features: Features) -> tf.Tensor:
@@ -67,4 +79,10 @@ class IDOffsets(FeatureEmbeddings):
         inherited = super().get_config()
         for name in ("dense", "embeddings", "embeddings_initializer"):
             del inherited[name]
-        return {**inherited, "feature": self.feature, "size": self.size, "width": self.width, "unknown_id": self.unknown_id}
+        return {
+            **inherited,
+            "feature": self.feature,
+            "size": self.size,
+            "width": self.width,
+            "unknown_id": self.unknown_id,
+        }

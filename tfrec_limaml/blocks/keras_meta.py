@@ -10,41 +10,49 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.per_task import apply_per_task, check_batchable
 from tfrec_limaml.blocks.base import MetaBlock
+from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.blocks.mlp import initial_forms
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.features import META, FeatureEmbeddings, Features
+from tfrec_limaml.features import META, Features
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class KerasMetaBlock(MetaBlock):
     """Any Keras layer, `keras.Sequential` or functional model that maps ``[N, F]`` to ``[N, D]``.
 
-    Example:
-        >>> stack = keras.Sequential([keras.layers.Dense(64, "gelu"), keras.layers.LayerNormalization(), keras.layers.Dense(32)])
-        >>> block = KerasMetaBlock(stack, embedding_dim=32)
+    Example: >>> stack = keras.Sequential([keras.layers.Dense(64, "gelu"),
+        keras.layers.LayerNormalization(), keras.layers.Dense(32)]) >>> block =
+        KerasMetaBlock(stack, embedding_dim=32)
 
-    All its trainable variables are adapted per task; a part with ``trainable=False`` is shared and fixed. Its dtype policy is its own.
+    All its trainable variables are adapted per task; a part with ``trainable=False`` is shared and
+    fixed. Its dtype policy is its own.
 
-    Args:
-        layer: The layer; custom ones must be registered with `keras.saving.register_keras_serializable` to be saved.
-        embedding_dim: Width ``D`` of its output.
-        embeddings: Categorical meta features to embed: name to ``(number of ids, width)``. The tables are shared by all tasks.
+    Args: layer: The layer; custom ones must be registered with
+        `keras.saving.register_keras_serializable` to be saved. embedding_dim: Width ``D`` of its
+        output. embeddings: Categorical meta features to embed: name to ``(number of ids, width)``.
+        The tables are shared by all tasks.
     """
 
     def __init__(
-        self, layer: keras.layers.Layer, embedding_dim: int, embeddings: Mapping[str, tuple[int, int]] | None = None, **kwargs: Any
+        self,
+        layer: keras.layers.Layer,
+        embedding_dim: int,
+        embeddings: Mapping[str, tuple[int, int]] | None = None,
+        **kwargs: Any,
     ) -> None:
         if not isinstance(layer, keras.layers.Layer):
             raise ValueError(f"layer must be a Keras layer or model, received {layer!r}")
         super().__init__(embedding_dim, **kwargs)
         self.layer = layer
-        self.inputs_layer = FeatureEmbeddings((META,), embeddings, dtype=self.dtype_policy, name="inputs")
+        self.inputs_layer = FeatureEmbeddings(
+            (META,), embeddings, dtype=self.dtype_policy, name="inputs"
+        )
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Builds the layer and tries it on two tasks.
 
-        Raises:
-            LimamlError: The layer's output is not ``[N, D]``, or a part of it, which the message names, cannot be batched over tasks.
+        Raises: LimamlError: The layer's output is not ``[N, D]``, or a part of it, which the
+            message names, cannot be batched over tasks.
         """
         self.inputs_layer.build(features_shape)
         width = self.inputs_layer.compute_output_shape(features_shape)[-1]
@@ -53,7 +61,8 @@ class KerasMetaBlock(MetaBlock):
         received = tuple(self.layer.compute_output_shape((None, width)))
         if received != (None, self.embedding_dim):
             raise LimamlError(
-                f"layer {self.layer.name!r} must give [N, {self.embedding_dim}] (embedding_dim) of [N, {width}], gives {received}"
+                f"layer {self.layer.name!r} must give [N, {self.embedding_dim}] (embedding_dim) "
+                f"of [N, {width}], gives {received}"
             )
         try:
             check_batchable(self.layer, tf.zeros((2, width), self.compute_dtype))
@@ -71,18 +80,26 @@ class KerasMetaBlock(MetaBlock):
         return self.layer.trainable_variables
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """Forms that need no copy per task where the layer is a plain stack of dense layers, else as every block's."""
+        """Forms that need no copy per task where the layer is a plain stack of dense layers, else
+        as every block's.
+        """
         if isinstance(self.layer, keras.Sequential) and _starts_dense(self.layer.layers, encoded):
             return initial_forms(self.adaptable_variables, encoded)
         return super().initial_weights(encoded)
 
-    def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call_adapted(
+        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""
         return apply_per_task(self.layer, weights, encoded, training)
 
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_encoded`."""
-        return self.layer(encoded, training=training) if self.layer._call_has_training_arg else self.layer(encoded)
+        return (
+            self.layer(encoded, training=training)
+            if self.layer._call_has_training_arg
+            else self.layer(encoded)
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -99,7 +116,12 @@ class KerasMetaBlock(MetaBlock):
 
 
 def _starts_dense(layers: Sequence[keras.layers.Layer], encoded: tf.Tensor) -> bool:
-    """Whether all weights are dense layers', and the first of those reads the rows as they are: a dual kernel knows no others."""
+    """Whether all weights are dense layers', and the first of those reads the rows as they are: a
+    dual kernel knows no others.
+    """
     first = layers[0]
     weighted = [layer for layer in layers if layer.trainable_variables]
-    return first in weighted and all(type(layer) is keras.layers.Dense and layer.compute_dtype == encoded.dtype for layer in weighted)
+    return first in weighted and all(
+        type(layer) is keras.layers.Dense and layer.compute_dtype == encoded.dtype
+        for layer in weighted
+    )

@@ -11,9 +11,11 @@ import tensorflow as tf
 from tfrec_limaml.adaptation.inner_weights import DualKernel, SharedWeight
 from tfrec_limaml.adaptation.per_task import apply_per_task
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
-from tfrec_limaml.features import META, OTHER, FeatureEmbeddings, Features
+from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
+from tfrec_limaml.features import META, OTHER, Features
 
-#: Input width from which the first kernel is kept in dual form: about the number of support samples where the two cost the same.
+#: Input width from which the first kernel is kept in dual form: about the number of support samples
+#: where the two cost the same.
 DUAL_FROM_WIDTH = 48
 
 
@@ -21,12 +23,10 @@ DUAL_FROM_WIDTH = 48
 class MLPMetaBlock(MetaBlock):
     """``dense -> activation -> ... -> dense`` on the meta features.
 
-    Args:
-        hidden_units: Widths of the hidden layers.
-        embedding_dim: Width ``D`` of the meta embedding.
-        activation: Of the hidden layers; the output is linear.
-        dropout: Rate after each hidden layer.
-        embeddings: Categorical meta features to embed: name to ``(number of ids, width)``. The tables are shared by all tasks.
+    Args: hidden_units: Widths of the hidden layers. embedding_dim: Width ``D`` of the meta
+        embedding. activation: Of the hidden layers; the output is linear. dropout: Rate after each
+        hidden layer. embeddings: Categorical meta features to embed: name to ``(number of ids,
+        width)``. The tables are shared by all tasks.
     """
 
     def __init__(
@@ -42,9 +42,16 @@ class MLPMetaBlock(MetaBlock):
         self.hidden_units = tuple(hidden_units)
         self.activation = keras.activations.get(activation)
         self.dropout = float(dropout)
-        self.inputs_layer = FeatureEmbeddings((META,), embeddings, dtype=self.dtype_policy, name="inputs")
-        self.network = keras.Sequential(_hidden(self.hidden_units, self.activation, self.dropout, self.dtype_policy), name="network")
-        self.network.add(keras.layers.Dense(self.embedding_dim, dtype=self.dtype_policy, name="embedding"))
+        self.inputs_layer = FeatureEmbeddings(
+            (META,), embeddings, dtype=self.dtype_policy, name="inputs"
+        )
+        self.network = keras.Sequential(
+            _hidden(self.hidden_units, self.activation, self.dropout, self.dtype_policy),
+            name="network",
+        )
+        self.network.add(
+            keras.layers.Dense(self.embedding_dim, dtype=self.dtype_policy, name="embedding")
+        )
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Builds from the shapes of the encoded features."""
@@ -62,10 +69,14 @@ class MLPMetaBlock(MetaBlock):
         return self.network.trainable_variables
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """The shared weights in forms that need no copy per task: the first kernel dual, where its input is wide."""
+        """The shared weights in forms that need no copy per task: the first kernel dual, where its
+        input is wide.
+        """
         return initial_forms(self.adaptable_variables, encoded)
 
-    def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call_adapted(
+        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""
         return apply_per_task(self.network, weights, encoded, training)
 
@@ -88,8 +99,8 @@ class MLPMetaBlock(MetaBlock):
 class MLPGlobalBlock(GlobalBlock):
     """``dense -> activation -> ... -> logit`` on all features and the meta embedding.
 
-    The first layer is linear in its input, so its product with the features is part of the context and only its product
-    with the ``D`` embedding columns is repeated in every inner step.
+    The first layer is linear in its input, so its product with the features is part of the context
+    and only its product with the ``D`` embedding columns is repeated in every inner step.
 
     Args:
         hidden_units: Widths of the hidden layers, at least one.
@@ -115,14 +126,24 @@ class MLPGlobalBlock(GlobalBlock):
         self.activation = keras.activations.get(activation)
         self.dropout = float(dropout)
         policy = self.dtype_policy
-        self.inputs_layer = FeatureEmbeddings((META, OTHER), embeddings, embeddings_regularizer, dtype=policy, name="inputs")
+        self.inputs_layer = FeatureEmbeddings(
+            (META, OTHER), embeddings, embeddings_regularizer, dtype=policy, name="inputs"
+        )
         self.context_layer = keras.layers.Dense(self.hidden_units[0], dtype=policy, name="context")
-        self.embedding_layer = keras.layers.Dense(self.hidden_units[0], use_bias=False, dtype=policy, name="embedding")
+        self.embedding_layer = keras.layers.Dense(
+            self.hidden_units[0], use_bias=False, dtype=policy, name="embedding"
+        )
         self.first_dropout = keras.layers.Dropout(self.dropout, dtype=policy)
-        self.network = keras.Sequential(_hidden(self.hidden_units[1:], self.activation, self.dropout, policy), name="network")
+        self.network = keras.Sequential(
+            _hidden(self.hidden_units[1:], self.activation, self.dropout, policy), name="network"
+        )
         self.network.add(keras.layers.Dense(1, dtype=policy, name="logit"))
 
-    def build(self, features_shape: Mapping[str, tuple[int | None, ...]], meta_embedding_shape: tuple[int | None, ...]) -> None:
+    def build(
+        self,
+        features_shape: Mapping[str, tuple[int | None, ...]],
+        meta_embedding_shape: tuple[int | None, ...],
+    ) -> None:
         """Builds from the shapes of the encoded features and of the meta embedding."""
         self.inputs_layer.build(features_shape)
         self.context_layer.build((None, self.inputs_layer.compute_output_shape(features_shape)[-1]))
@@ -134,7 +155,9 @@ class MLPGlobalBlock(GlobalBlock):
         """The features' share of the first layer, ``[N, hidden_units[0]]``."""
         return self.context_layer(self.inputs_layer(features))
 
-    def head(self, context: tf.Tensor, meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def head(
+        self, context: tf.Tensor, meta_embedding: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         """Logits ``[N]``."""
         hidden = self.activation(context + self.embedding_layer(meta_embedding))
         if self.dropout:
@@ -149,15 +172,23 @@ class MLPGlobalBlock(GlobalBlock):
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
             "embeddings": self.inputs_layer.embeddings,
-            "embeddings_regularizer": keras.regularizers.serialize(self.inputs_layer.embeddings_regularizer),
+            "embeddings_regularizer": keras.regularizers.serialize(
+                self.inputs_layer.embeddings_regularizer
+            ),
         }
 
 
 def initial_forms(variables: Sequence[keras.Variable], encoded: tf.Tensor) -> list[Any]:
-    """Cheap forms of the weights of dense layers, the first of which reads `encoded` ``[T, S, F]`` itself."""
+    """Cheap forms of the weights of dense layers, the first of which reads `encoded` ``[T, S, F]``
+    itself.
+    """
     values = [tf.convert_to_tensor(v) for v in variables]
     tasks = tf.shape(encoded)[0]
-    first = DualKernel(values[0], encoded) if _is_wide(encoded, values[0]) else SharedWeight(values[0], tasks)
+    first = (
+        DualKernel(values[0], encoded)
+        if _is_wide(encoded, values[0])
+        else SharedWeight(values[0], tasks)
+    )
     return [first, *(SharedWeight(v, tasks) for v in values[1:])]
 
 
@@ -165,10 +196,14 @@ def _is_wide(encoded: tf.Tensor, kernel: tf.Tensor) -> bool:
     return encoded.dtype == kernel.dtype and kernel.shape[0] >= DUAL_FROM_WIDTH
 
 
-def _hidden(units: Sequence[int], activation: Any, dropout: float, policy: Any) -> list[keras.layers.Layer]:
+def _hidden(
+    units: Sequence[int], activation: Any, dropout: float, policy: Any
+) -> list[keras.layers.Layer]:
     layers: list[keras.layers.Layer] = []
     for i, width in enumerate(units):
-        layers.append(keras.layers.Dense(width, activation=activation, dtype=policy, name=f"hidden_{i}"))
+        layers.append(
+            keras.layers.Dense(width, activation=activation, dtype=policy, name=f"hidden_{i}")
+        )
         if dropout:
             layers.append(keras.layers.Dropout(dropout, dtype=policy, name=f"dropout_{i}"))
     return layers

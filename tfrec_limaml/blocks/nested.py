@@ -1,8 +1,9 @@
 """Several meta blocks at once: one per task, others per part of a task (the paper's future work).
 
-A task definition refines another one where its key holds the other's columns and more: ``(user_id, tab)`` refines ``(user_id,)``.
-Records of the coarser definition then hold all that either needs, since the further columns are features of each row. The rows of a
-task that agree in them are a *subtask*.
+A task definition refines another one where its key holds the other's columns and more: ``(user_id,
+tab)`` refines ``(user_id,)``. Records of the coarser definition then hold all that either needs,
+since the further columns are features of each row. The rows of a task that agree in them are a
+*subtask*.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.axes import merge_axes, split_axes
 from tfrec_limaml.blocks.base import MetaBlock
-from tfrec_limaml.features import Features, merge_axes, split_axes, subtask_feature
+from tfrec_limaml.features import Features, subtask_feature
 
 
 class Subtasks(NamedTuple):
     """The subtasks of a batch of support sets.
 
-    Attributes:
-        number: Subtask of each support row, int32 ``[T, S]``; -1 for padding.
-        ids: What rows of one subtask have in common, int64 ``[T, S]``.
-        owner: Task of each subtask, int32 ``[P]``. There is at least one: where no row is real, it is task 0's and has no members.
-        opener: Position of each subtask's first row in its task, int32 ``[P]``.
-        count: Number of real subtasks, a scalar.
+    Attributes: number: Subtask of each support row, int32 ``[T, S]``; -1 for padding. ids: What
+        rows of one subtask have in common, int64 ``[T, S]``. owner: Task of each subtask, int32
+        ``[P]``. There is at least one: where no row is real, it is task 0's and has no members.
+        opener: Position of each subtask's first row in its task, int32 ``[P]``. count: Number of
+        real subtasks, a scalar.
     """
 
     number: tf.Tensor
@@ -36,11 +37,15 @@ class Subtasks(NamedTuple):
 
     @classmethod
     def of(cls, ids: tf.Tensor, weight: tf.Tensor) -> Subtasks:
-        """Numbers the subtasks in the order of tasks and of their first rows; `ids` and `weight` (0 for padding) are ``[T, S]``."""
+        """Numbers the subtasks in the order of tasks and of their first rows; `ids` and `weight` (0
+        for padding) are ``[T, S]``.
+        """
         real, width = weight > 0, tf.shape(ids)[1]
         first = _first_match(ids, ids, real)
         opens = real & (first == tf.range(width))
-        numbers = tf.reshape(tf.cumsum(tf.cast(tf.reshape(opens, [-1]), tf.int32)) - 1, tf.shape(ids))
+        numbers = tf.reshape(
+            tf.cumsum(tf.cast(tf.reshape(opens, [-1]), tf.int32)) - 1, tf.shape(ids)
+        )
         number = tf.where(real, tf.gather(numbers, first, batch_dims=1), -1)
         places = tf.cast(tf.where(tf.reshape(opens, [-1]))[:, 0], tf.int32)
         count = tf.size(places)
@@ -48,17 +53,23 @@ class Subtasks(NamedTuple):
         return cls(number, ids, places // width, places % width, count)
 
     def of_rows(self, ids: tf.Tensor) -> tf.Tensor:
-        """Subtask of each of the tasks' other rows, int32 ``[T, N]``; -1 where the support set holds no row of it."""
+        """Subtask of each of the tasks' other rows, int32 ``[T, N]``; -1 where the support set
+        holds no row of it.
+        """
         real = self.number >= 0
         found = tf.reduce_any(_matches(ids, self.ids, real), -1)
-        return tf.where(found, tf.gather(self.number, _first_match(ids, self.ids, real), batch_dims=1), -1)
+        return tf.where(
+            found, tf.gather(self.number, _first_match(ids, self.ids, real), batch_dims=1), -1
+        )
 
     def members(self) -> tf.Tensor:
         """Which rows of its task belong to each subtask, bool ``[P, S]``."""
         return tf.gather(self.number, self.owner) == tf.range(tf.size(self.owner))[:, None]
 
     def weights(self, weight: tf.Tensor) -> tf.Tensor:
-        """Weights ``[P, S]`` of its task's rows in each subtask, from those of the rows ``[T, S]``: 0 for rows of others."""
+        """Weights ``[P, S]`` of its task's rows in each subtask, from those of the rows ``[T, S]``:
+        0 for rows of others.
+        """
         return tf.gather(weight, self.owner) * tf.cast(self.members(), weight.dtype)
 
 
@@ -78,29 +89,35 @@ class SubtaskRows(NamedTuple):
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class NestedMetaBlocks(MetaBlock):
-    """Meta blocks of a task definition and of others that refine it, adapted together by the task's one loss.
+    """Meta blocks of a task definition and of others that refine it, adapted together by the task's
+    one loss.
 
-    The first block is adapted per task, each further one per subtask, from the same support set. A row's meta embedding is the blocks'
-    embeddings side by side; where the support set holds no row of its subtask, the further block stays un-adapted. A subtask
-    moves by its share of the task's mean loss: those with few of the task's rows move little.
+    The first block is adapted per task, each further one per subtask, from the same support set. A
+    row's meta embedding is the blocks' embeddings side by side; where the support set holds no row
+    of its subtask, the further block stays un-adapted. A subtask moves by its share of the task's
+    mean loss: those with few of the task's rows move little.
 
     A further block runs once for every subtask of a task, on all of the task's rows.
 
-    Example:
-        >>> block = NestedMetaBlocks({"user": MLPMetaBlock(), "user_tab": MLPMetaBlock()})
-        >>> encoder = FeatureEncoder(schema, statistics, task="user", nested=block.nested_definitions)
+    Example: >>> block = NestedMetaBlocks({"user": MLPMetaBlock(), "user_tab": MLPMetaBlock()}) >>>
+        encoder = FeatureEncoder(schema, statistics, task="user", nested=block.nested_definitions)
 
-    Args:
-        blocks: Task definition to meta block, the records' own definition first; all of one `embedding_dim`, so that one store holds
+    Args: blocks: Task definition to meta block, the records' own definition first; all of one
+        `embedding_dim`, so that one store holds
             their embeddings.
     """
 
     def __init__(self, blocks: Mapping[str, MetaBlock], **kwargs: Any) -> None:
         widths = {name: block.embedding_dim for name, block in blocks.items()}
         if len(blocks) < 2 or len(set(widths.values())) > 1:
-            raise ValueError(f"blocks needs two or more meta blocks of one embedding_dim, received the widths {widths}")
+            raise ValueError(
+                "blocks needs two or more meta blocks of one embedding_dim, received the widths "
+                f"{widths}"
+            )
         if unfit := [name for name, block in blocks.items() if isinstance(block, NestedMetaBlocks)]:
-            raise ValueError(f"blocks may not be nested themselves, received NestedMetaBlocks for {unfit}")
+            raise ValueError(
+                f"blocks may not be nested themselves, received NestedMetaBlocks for {unfit}"
+            )
         super().__init__(sum(widths.values()), **kwargs)
         self.definitions = tuple(blocks)
         self.blocks = list(blocks.values())
@@ -112,18 +129,28 @@ class NestedMetaBlocks(MetaBlock):
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Builds all blocks; raises `ValueError` where the encoder gives no subtasks."""
-        missing = [name for name in self.nested_definitions if subtask_feature(name) not in features_shape]
+        missing = [
+            name for name in self.nested_definitions if subtask_feature(name) not in features_shape
+        ]
         if missing:
-            raise ValueError(f"{self.name}: the features hold no subtasks of {missing}; make the encoder with nested={missing}")
+            raise ValueError(
+                f"{self.name}: the features hold no subtasks of {missing}; make the encoder with "
+                f"nested={missing}"
+            )
         for block in self.blocks:
             if not block.built:
                 block.build(features_shape)
         self.built = True
 
     def encode_features(self, features: Features) -> Any:
-        """The first block's encoded rows, then a pair of encoded rows and subtask ids for each further one."""
+        """The first block's encoded rows, then a pair of encoded rows and subtask ids for each
+        further one.
+        """
         nested = zip(self.nested_definitions, self.blocks[1:], strict=True)
-        pairs = [(block.encode_features(features), features[subtask_feature(name)]) for name, block in nested]
+        pairs = [
+            (block.encode_features(features), features[subtask_feature(name)])
+            for name, block in nested
+        ]
         return (self.blocks[0].encode_features(features), *pairs)
 
     @property
@@ -132,7 +159,9 @@ class NestedMetaBlocks(MetaBlock):
         return [variable for block in self.blocks for variable in block.adaptable_variables]
 
     def initial_weights(self, encoded: Any) -> list[Any]:
-        """The first block's per task, the others' per subtask; `encoded` comes from `read_support`."""
+        """The first block's per task, the others' per subtask; `encoded` comes from
+        `read_support`.
+        """
         first, *nested = encoded
         weights = self.blocks[0].initial_weights(first)
         for block, rows in zip(self.blocks[1:], nested, strict=True):
@@ -140,12 +169,18 @@ class NestedMetaBlocks(MetaBlock):
         return weights
 
     def encode_support(self, encoded: Any, label: tf.Tensor, weight: tf.Tensor) -> list[Any]:
-        """What the first block keeps; then, for each further one, its subtasks and what it keeps of theirs."""
+        """What the first block keeps; then, for each further one, its subtasks and what it keeps of
+        theirs.
+        """
         first, *nested = encoded
         memory: list[Any] = [self.blocks[0].encode_support(first, label, weight)]
         for block, (rows, ids) in zip(self.blocks[1:], nested, strict=True):
             subtasks = Subtasks.of(ids, weight)
-            kept = block.encode_support(tf.gather(rows, subtasks.owner), tf.gather(label, subtasks.owner), subtasks.weights(weight))
+            kept = block.encode_support(
+                tf.gather(rows, subtasks.owner),
+                tf.gather(label, subtasks.owner),
+                subtasks.weights(weight),
+            )
             memory.append((subtasks, kept))
         return memory
 
@@ -153,9 +188,14 @@ class NestedMetaBlocks(MetaBlock):
         """The first block's rows, then `SubtaskRows` for each further one."""
         first, *nested = encoded
         if not memory:
-            return (self.blocks[0].read_support(first, [], causal), *(SubtaskRows(rows) for rows, _ in nested))
+            return (
+                self.blocks[0].read_support(first, [], causal),
+                *(SubtaskRows(rows) for rows, _ in nested),
+            )
         read = [self.blocks[0].read_support(first, memory[0], causal)]
-        for block, (rows, ids), (subtasks, kept) in zip(self.blocks[1:], nested, memory[1:], strict=True):
+        for block, (rows, ids), (subtasks, kept) in zip(
+            self.blocks[1:], nested, memory[1:], strict=True
+        ):
             number = subtasks.number if causal else subtasks.of_rows(ids)
             every = block.read_support(tf.gather(rows, subtasks.owner), kept, causal)
             read.append(SubtaskRows(None if causal else rows, number, every))
@@ -175,7 +215,10 @@ class NestedMetaBlocks(MetaBlock):
     def call_encoded(self, encoded: Any, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_encoded`."""
         first, *nested = encoded
-        parts = [block.call_encoded(rows, training) for block, (rows, _) in zip(self.blocks[1:], nested, strict=True)]
+        parts = [
+            block.call_encoded(rows, training)
+            for block, (rows, _) in zip(self.blocks[1:], nested, strict=True)
+        ]
         return tf.concat([self.blocks[0].call_encoded(first, training), *parts], -1)
 
     def get_config(self) -> dict[str, Any]:
@@ -183,18 +226,32 @@ class NestedMetaBlocks(MetaBlock):
         config = super().get_config()
         del config["embedding_dim"]
         pairs = zip(self.definitions, self.blocks, strict=True)
-        return {**config, "blocks": {name: keras.saving.serialize_keras_object(block) for name, block in pairs}}
+        return {
+            **config,
+            "blocks": {name: keras.saving.serialize_keras_object(block) for name, block in pairs},
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> NestedMetaBlocks:
         """Inverse of `get_config`."""
-        blocks = {name: keras.saving.deserialize_keras_object(block) for name, block in config["blocks"].items()}
+        blocks = {
+            name: keras.saving.deserialize_keras_object(block)
+            for name, block in config["blocks"].items()
+        }
         return cls(**{**config, "blocks": blocks})
 
 
-def _call_subtasks(block: MetaBlock, weights: list[Any], rows: SubtaskRows, training: bool) -> tf.Tensor:
-    """Meta embeddings ``[T, N, D]``: each row's under the weights of its subtask, un-adapted where it has none."""
-    own = None if rows.own is None else split_axes(block.call_encoded(merge_axes(rows.own), training), rows.own)
+def _call_subtasks(
+    block: MetaBlock, weights: list[Any], rows: SubtaskRows, training: bool
+) -> tf.Tensor:
+    """Meta embeddings ``[T, N, D]``: each row's under the weights of its subtask, un-adapted where
+    it has none.
+    """
+    own = (
+        None
+        if rows.own is None
+        else split_axes(block.call_encoded(merge_axes(rows.own), training), rows.own)
+    )
     if rows.number is None or rows.rows is None:
         return own
     number, position = tf.maximum(rows.number, 0), tf.range(tf.shape(rows.number)[1])

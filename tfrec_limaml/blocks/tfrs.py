@@ -15,20 +15,23 @@ SUPPORTED = "0.7.3"
 def feature_interaction() -> Any:
     """The module ``tensorflow_recommenders.layers.feature_interaction``.
 
-    Raises:
-        LimamlError: The package is missing, or is a version for Keras 2: those refuse to import under Keras 3, and with
+    Raises: LimamlError: The package is missing, or is a version for Keras 2: those refuse to import
+        under Keras 3, and with
             ``TF_USE_LEGACY_KERAS=1`` a Keras 3 model silently does not train their layers.
     """
     remedy = f"run `pip install tensorflow-recommenders=={SUPPORTED}`"
     try:
         found = metadata.version("tensorflow-recommenders")
     except metadata.PackageNotFoundError:
-        raise LimamlError(f"this block needs tensorflow-recommenders, which is not installed; {remedy}") from None
+        raise LimamlError(
+            f"this block needs tensorflow-recommenders, which is not installed; {remedy}"
+        ) from None
     if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) > (0, 7, 3):
         raise LimamlError(f"tensorflow-recommenders {found} does not work with Keras 3; {remedy}")
     if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
         raise LimamlError(
-            "TF_USE_LEGACY_KERAS is set: tensorflow-recommenders would make Keras 2 layers, which are not trained here; unset it"
+            "TF_USE_LEGACY_KERAS is set: tensorflow-recommenders would make Keras 2 layers, which "
+            "are not trained here; unset it"
         )
     from tensorflow_recommenders.layers import feature_interaction as module
 

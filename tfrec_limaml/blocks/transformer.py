@@ -15,12 +15,14 @@ from tfrec_limaml.blocks.mlp import MLPMetaBlock
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class TransformerMetaBlock(MLPMetaBlock):
-    """`MLPMetaBlock` that also sees what attention finds in the task's support interactions: their meta features and labels.
+    """`MLPMetaBlock` that also sees what attention finds in the task's support interactions: their
+    meta features and labels.
 
-    The transformer's weights are shared and trained by the outer loop; the MLP on top is what the inner loop adapts. So attention runs once
-    per batch, not in every inner step. A support row sees strictly earlier rows only, never its own label; query rows, and the
-    rows whose embeddings are stored, see the whole support set. Without a support set, and un-adapted, a row sees a learned empty
-    memory alone.
+    The transformer's weights are shared and trained by the outer loop; the MLP on top is what the
+    inner loop adapts. So attention runs once per batch, not in every inner step. A support row sees
+    strictly earlier rows only, never its own label; query rows, and the rows whose embeddings are
+    stored, see the whole support set. Without a support set, and un-adapted, a row sees a learned
+    empty memory alone.
 
     Args:
         hidden_units: Widths of the adapted MLP's hidden layers.
@@ -41,14 +43,19 @@ class TransformerMetaBlock(MLPMetaBlock):
         **kwargs: Any,
     ) -> None:
         if heads < 1 or width < 1 or width % heads:
-            raise ValueError(f"width must be a positive multiple of heads, received width={width}, heads={heads}")
+            raise ValueError(
+                f"width must be a positive multiple of heads, received width={width}, heads={heads}"
+            )
         if memory_layers < 0:
             raise ValueError(f"memory_layers must be at least 0, received {memory_layers}")
         super().__init__(hidden_units, embedding_dim, **kwargs)
         self.width, self.heads = int(width), int(heads)
         policy = self.dtype_policy
         self.token_layer = keras.layers.Dense(self.width, dtype=policy, name="token")
-        self.memory_layers = [MemoryLayer(self.width, self.heads, dtype=policy, name=f"memory_{i}") for i in range(memory_layers)]
+        self.memory_layers = [
+            MemoryLayer(self.width, self.heads, dtype=policy, name=f"memory_{i}")
+            for i in range(memory_layers)
+        ]
         self.query_layer = keras.layers.Dense(self.width, dtype=policy, name="query")
         self.reader = _attention(self.width, self.heads, policy, "reader")
 
@@ -57,7 +64,9 @@ class TransformerMetaBlock(MLPMetaBlock):
         self.inputs_layer.build(features_shape)
         inputs = int(self.inputs_layer.compute_output_shape(features_shape)[-1] or 0)
         tokens = (None, None, self.width)
-        self.empty = self.add_weight(name="empty_memory", shape=(1, 1, self.width), initializer="uniform")
+        self.empty = self.add_weight(
+            name="empty_memory", shape=(1, 1, self.width), initializer="uniform"
+        )
         self.token_layer.build((None, None, inputs + 1))
         for layer in self.memory_layers:
             layer.build(tokens)
@@ -66,42 +75,69 @@ class TransformerMetaBlock(MLPMetaBlock):
         self.network.build((None, inputs + self.width))
         self.built = True
 
-    def encode_support(self, encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor) -> list[tf.Tensor]:
-        """The memory: tokens ``[T, S, W]`` of the support rows, each knowing those up to itself, and which rows are real ``[T, S]``."""
-        tokens = self.token_layer(tf.concat([encoded, tf.cast(label, encoded.dtype)[..., None]], -1))
+    def encode_support(
+        self, encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """The memory: tokens ``[T, S, W]`` of the support rows, each knowing those up to itself,
+        and which rows are real ``[T, S]``.
+        """
+        tokens = self.token_layer(
+            tf.concat([encoded, tf.cast(label, encoded.dtype)[..., None]], -1)
+        )
         rows, real = tf.shape(tokens)[1], weight > 0
         tokens = tokens + tf.cast(_positions(rows, self.width), tokens.dtype)
-        mask = _before_all(real[:, None] & tf.linalg.band_part(tf.ones([rows, rows], tf.bool), -1, 0))
+        mask = _before_all(
+            real[:, None] & tf.linalg.band_part(tf.ones([rows, rows], tf.bool), -1, 0)
+        )
         for layer in self.memory_layers:
             tokens = layer(tokens, self._empty(tokens), mask)
         return [tokens, real]
 
     def read_support(self, encoded: tf.Tensor, memory: list[tf.Tensor], causal: bool) -> tf.Tensor:
-        """Rows ``[T, N, F]`` with what they find in the memory, ``[T, N, F + W]``; see `MetaBlock.read_support`."""
+        """Rows ``[T, N, F]`` with what they find in the memory, ``[T, N, F + W]``; see
+        `MetaBlock.read_support`.
+        """
         query = self.query_layer(encoded)
         every, rows = self._empty(query), tf.shape(query)[1]
         mask = tf.ones([tf.shape(query)[0], rows, 1], tf.bool)
         if memory:
             tokens, real = memory
             every = tf.concat([every, tokens], 1)
-            seen = ~tf.linalg.band_part(tf.ones([rows, rows], tf.bool), 0, -1) if causal else tf.ones([rows, 1], tf.bool)
+            seen = (
+                ~tf.linalg.band_part(tf.ones([rows, rows], tf.bool), 0, -1)
+                if causal
+                else tf.ones([rows, 1], tf.bool)
+            )
             mask = _before_all(real[:, None] & seen)
         return tf.concat([encoded, self.reader(query=query, value=every, attention_mask=mask)], -1)
 
-    def call_adapted(self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call_adapted(
+        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         """Meta embeddings ``[T, N, D]`` of rows that `read_support` made."""
         return apply_per_task(self.network, weights, encoded, training)
 
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Un-adapted meta embeddings ``[N, D]`` of encoded rows ``[N, F]``: they read the empty memory."""
-        return self.network(self.read_support(encoded[:, None], [], causal=False)[:, 0], training=training)
+        """Un-adapted meta embeddings ``[N, D]`` of encoded rows ``[N, F]``: they read the empty
+        memory.
+        """
+        return self.network(
+            self.read_support(encoded[:, None], [], causal=False)[:, 0], training=training
+        )
 
     def _empty(self, like: tf.Tensor) -> tf.Tensor:
-        return tf.repeat(tf.cast(tf.convert_to_tensor(self.empty), like.dtype), tf.shape(like)[0], 0)
+        return tf.repeat(
+            tf.cast(tf.convert_to_tensor(self.empty), like.dtype), tf.shape(like)[0], 0
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return {**super().get_config(), "width": self.width, "heads": self.heads, "memory_layers": len(self.memory_layers)}
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "heads": self.heads,
+            "memory_layers": len(self.memory_layers),
+        }
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -131,9 +167,13 @@ class MemoryLayer(keras.layers.Layer):
         self.built = True
 
     def call(self, tokens: tf.Tensor, empty: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """Tokens ``[T, S, W]`` that have seen what `mask` ``[T, S, 1 + S]`` lets them see of ``empty`` ``[T, 1, W]`` and each other."""
+        """Tokens ``[T, S, W]`` that have seen what `mask` ``[T, S, 1 + S]`` lets them see of
+        ``empty`` ``[T, 1, W]`` and each other.
+        """
         normal = self.norm(tokens)
-        tokens = tokens + self.attention(query=normal, value=tf.concat([empty, normal], 1), attention_mask=mask)
+        tokens = tokens + self.attention(
+            query=normal, value=tf.concat([empty, normal], 1), attention_mask=mask
+        )
         return tokens + self.outputs(self.hidden(tokens))
 
     def get_config(self) -> dict[str, Any]:
@@ -142,7 +182,9 @@ class MemoryLayer(keras.layers.Layer):
 
 
 def _attention(width: int, heads: int, policy: Any, name: str) -> keras.layers.MultiHeadAttention:
-    return keras.layers.MultiHeadAttention(heads, width // heads, use_bias=False, dtype=policy, name=name)
+    return keras.layers.MultiHeadAttention(
+        heads, width // heads, use_bias=False, dtype=policy, name=name
+    )
 
 
 def _before_all(mask: tf.Tensor) -> tf.Tensor:
@@ -152,5 +194,7 @@ def _before_all(mask: tf.Tensor) -> tf.Tensor:
 
 def _positions(rows: tf.Tensor, width: int) -> tf.Tensor:
     """Sinusoidal position encoding ``[rows, width]`` (Vaswani et al., 2017, arXiv 1706.03762)."""
-    angle = tf.cast(tf.range(rows), tf.float32)[:, None] * tf.constant(1e4 ** (-2.0 * (np.arange(width) // 2) / width), tf.float32)
+    angle = tf.cast(tf.range(rows), tf.float32)[:, None] * tf.constant(
+        1e4 ** (-2.0 * (np.arange(width) // 2) / width), tf.float32
+    )
     return tf.where(tf.range(width) % 2 == 0, tf.sin(angle), tf.cos(angle))

@@ -8,24 +8,31 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock
-from tfrec_limaml.features import META, OTHER, FeatureEmbeddings, Features
+from tfrec_limaml.features import META, OTHER, Features
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class WideAndDeepGlobalBlock(MLPGlobalBlock):
-    """`MLPGlobalBlock` plus a linear logit: the paper's baseline, with one weight per ID and one per dense feature.
+    """`MLPGlobalBlock` plus a linear logit: the paper's baseline, with one weight per ID and one
+    per dense feature.
 
-    The wide logit does not depend on the meta embedding, so it is part of the context. Source: Cheng et al., "Wide & Deep
-    Learning for Recommender Systems", 2016, arXiv 1606.07792.
+    The wide logit does not depend on the meta embedding, so it is part of the context. Source:
+    Cheng et al., "Wide & Deep Learning for Recommender Systems", 2016, arXiv 1606.07792.
 
-    Args:
-        hidden_units: Widths of the deep part's hidden layers, at least one.
-        wide_ids: Categorical features of the wide part: name to number of ids. Each id has one weight.
-        **kwargs: See `MLPGlobalBlock`; ``embeddings`` are those of the deep part, and its regularizer holds for both.
+    Args: hidden_units: Widths of the deep part's hidden layers, at least one. wide_ids: Categorical
+        features of the wide part: name to number of ids. Each id has one weight. **kwargs: See
+        `MLPGlobalBlock`; ``embeddings`` are those of the deep part, and its regularizer holds for
+        both.
     """
 
-    def __init__(self, hidden_units: Sequence[int] = (256, 128), wide_ids: Mapping[str, int] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        hidden_units: Sequence[int] = (256, 128),
+        wide_ids: Mapping[str, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(hidden_units, **kwargs)
         self.wide_ids = {name: int(size) for name, size in (wide_ids or {}).items()}
         empty = {name: size for name, size in self.wide_ids.items() if size < 1}
@@ -33,25 +40,44 @@ class WideAndDeepGlobalBlock(MLPGlobalBlock):
             raise ValueError(f"wide_ids must give every feature at least one id, received {empty}")
         tables = {name: (size, 1) for name, size in self.wide_ids.items()}
         regularizer = self.inputs_layer.embeddings_regularizer
-        self.wide_dense = FeatureEmbeddings((META, OTHER), dtype=self.dtype_policy, name="wide_dense")
-        self.wide_tables = FeatureEmbeddings((), tables, regularizer, "zeros", dtype=self.dtype_policy, name="wide_ids")
-        self.wide_layer = keras.layers.Dense(1, use_bias=False, dtype=self.dtype_policy, name="wide")
+        self.wide_dense = FeatureEmbeddings(
+            (META, OTHER), dtype=self.dtype_policy, name="wide_dense"
+        )
+        self.wide_tables = FeatureEmbeddings(
+            (), tables, regularizer, "zeros", dtype=self.dtype_policy, name="wide_ids"
+        )
+        self.wide_layer = keras.layers.Dense(
+            1, use_bias=False, dtype=self.dtype_policy, name="wide"
+        )
 
-    def build(self, features_shape: Mapping[str, tuple[int | None, ...]], meta_embedding_shape: tuple[int | None, ...]) -> None:
+    def build(
+        self,
+        features_shape: Mapping[str, tuple[int | None, ...]],
+        meta_embedding_shape: tuple[int | None, ...],
+    ) -> None:
         """Builds from the shapes of the encoded features and of the meta embedding."""
         self.wide_dense.build(features_shape)
         self.wide_tables.build(features_shape)
         self.wide_layer.build(self.wide_dense.compute_output_shape(features_shape))
         super().build(features_shape, meta_embedding_shape)
 
-    def encode_context(self, features: Features, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """The features' share of the deep part's first layer ``[N, hidden_units[0]]``, and the wide logit ``[N]``."""
+    def encode_context(
+        self, features: Features, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The features' share of the deep part's first layer ``[N, hidden_units[0]]``, and the wide
+        logit ``[N]``.
+        """
         wide = self.wide_layer(self.wide_dense(features))[..., 0]
         if self.wide_ids:
             wide = wide + tf.reduce_sum(self.wide_tables(features), -1)
         return super().encode_context(features, training), wide
 
-    def head(self, context: tuple[tf.Tensor, tf.Tensor], meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def head(
+        self,
+        context: tuple[tf.Tensor, tf.Tensor],
+        meta_embedding: tf.Tensor,
+        training: bool = False,
+    ) -> tf.Tensor:
         """Logits ``[N]``."""
         deep, wide = context
         return super().head(deep, meta_embedding, training) + wide

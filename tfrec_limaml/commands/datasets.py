@@ -11,8 +11,8 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 
 _DESCRIPTION = """\
-Lists, describes and prepares data sets. Prepared data lie in a folder of plain files (schema.yaml, Parquet tables,
-data_card.json), which `limaml prepare` turns into task records.
+Lists, describes and prepares data sets. Prepared data lie in a folder of plain files
+(schema.yaml, Parquet tables, data_card.json), which `limaml prepare` turns into task records.
 
 examples:
   limaml datasets list
@@ -22,7 +22,7 @@ examples:
   limaml datasets prepare --schema my.yaml --interactions clicks.csv --table users=users.parquet --output runs/raw
 
 next: limaml prepare runs/raw --output runs/tasks
-"""
+"""  # noqa: E501
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,50 +31,96 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     describe = actions.add_parser(
         "describe",
         help="print a data card; of a plain file also the schema it suggests",
-        description="Prints a data card of a prepared folder or a file (with a guessed schema), or facts about a known data set.",
+        description="Prints a data card of a prepared folder or a file (with a guessed schema), "
+        "or facts about a known data set.",
     )
-    describe.add_argument("target", metavar="PATH_OR_NAME", help="a prepared folder, a CSV or Parquet file, or a known name")
-    describe.add_argument("--schema", metavar="FILE", help="YAML schema of the file, instead of guessing one")
-    describe.add_argument("--write-schema", metavar="FILE", help="also write the guessed schema to FILE, for editing")
+    describe.add_argument(
+        "target",
+        metavar="PATH_OR_NAME",
+        help="a prepared folder, a CSV or Parquet file, or a known name",
+    )
+    describe.add_argument(
+        "--schema", metavar="FILE", help="YAML schema of the file, instead of guessing one"
+    )
+    describe.add_argument(
+        "--write-schema", metavar="FILE", help="also write the guessed schema to FILE, for editing"
+    )
     prepare = actions.add_parser(
         "prepare",
         help="write a data set in the raw layout",
-        description="Writes a known data set (NAME) or your own (--schema, --interactions, --table) in the raw layout.",
+        description="Writes a known data set (NAME) or your own (--schema, --interactions, "
+        "--table) in the raw layout.",
     )
     _add_prepare(prepare)
     for sub in (listed, describe, prepare):
         # Suppressed default: the flag may stand before or after the action.
-        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the result as one JSON object on stdout")
+        sub.add_argument(
+            "--json",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="print the result as one JSON object on stdout",
+        )
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a known data set (see `limaml datasets list`)")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="a known data set (see `limaml datasets list`)"
+    )
     parser.add_argument("--output", required=True, metavar="RAW", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output")
     known = parser.add_argument_group("known data sets")
     known.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="folder with the official files, downloaded into it where missing (default: $LIMAML_DATA_DIR or the cache)",
+        help="folder with the official files, downloaded into it where missing (default: "
+        "$LIMAML_DATA_DIR or the cache)",
     )
-    known.add_argument("--label", help="label column, e.g. is_click, long_view or is_like of kuairand-pure")
-    known.add_argument("--tasks", metavar="NAME[,NAME]", help="task definitions, e.g. user or user,user_tab; the first is the default one")
-    known.add_argument("--history", action="store_true", help="declare point-in-time history features")
+    known.add_argument(
+        "--label", help="label column, e.g. is_click, long_view or is_like of kuairand-pure"
+    )
+    known.add_argument(
+        "--tasks",
+        metavar="NAME[,NAME]",
+        help="task definitions, e.g. user or user,user_tab; the first is the default one",
+    )
+    known.add_argument(
+        "--history", action="store_true", help="declare point-in-time history features"
+    )
     known.add_argument(
         "--id-feature",
         action="store_true",
-        help="declare the first task definition's key as an embedded feature, for `limaml train --meta-block id` or features+id",
+        help="declare the first task definition's key as an embedded feature, for `limaml train "
+        "--meta-block id` or features+id",
     )
     known.add_argument(
-        "--random-log", action="store_true", default=None, help="kuairand-pure: also read the log of randomly exposed videos"
+        "--random-log",
+        action="store_true",
+        default=None,
+        help="kuairand-pure: also read the log of randomly exposed videos",
     )
-    known.add_argument("--members", type=int, metavar="N", help="simulated: number of members (default 4000)")
+    known.add_argument(
+        "--members", type=int, metavar="N", help="simulated: number of members (default 4000)"
+    )
     known.add_argument("--seed", type=int, metavar="N", help="simulated: seed (default 0)")
-    known.add_argument("--days", type=int, metavar="N", help="simulated: length of the period (default 42)")
+    known.add_argument(
+        "--days", type=int, metavar="N", help="simulated: length of the period (default 42)"
+    )
     own = parser.add_argument_group("your own data")
-    own.add_argument("--schema", metavar="FILE", help="YAML schema; `limaml datasets describe FILE` draws a first one")
-    own.add_argument("--interactions", metavar="FILE", help="CSV or Parquet file, one row per interaction")
-    own.add_argument("--table", action="append", default=[], metavar="NAME=FILE", help="a feature table that the schema joins; repeatable")
+    own.add_argument(
+        "--schema",
+        metavar="FILE",
+        help="YAML schema; `limaml datasets describe FILE` draws a first one",
+    )
+    own.add_argument(
+        "--interactions", metavar="FILE", help="CSV or Parquet file, one row per interaction"
+    )
+    own.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="a feature table that the schema joins; repeatable",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -85,13 +131,19 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
 def _list(arguments: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.datasets import registry
 
-    return {"datasets": {name: dataset.facts() for name, dataset in sorted(registry.all_datasets().items())}}
+    return {
+        "datasets": {
+            name: dataset.facts() for name, dataset in sorted(registry.all_datasets().items())
+        }
+    }
 
 
 def _describe(arguments: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml import datasets
 
-    return datasets.describe(arguments.target, schema=arguments.schema, write_schema=arguments.write_schema)
+    return datasets.describe(
+        arguments.target, schema=arguments.schema, write_schema=arguments.write_schema
+    )
 
 
 def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -99,9 +151,14 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
 
     own = arguments.schema or arguments.interactions or arguments.table
     if bool(arguments.name) == bool(own):
-        raise LimamlError("give either the NAME of a known data set, or --schema and --interactions of your own (not both)")
+        raise LimamlError(
+            "give either the NAME of a known data set, or --schema and --interactions of your own "
+            "(not both)"
+        )
     settings = {
-        name: getattr(arguments, name) for name in ("random_log", "members", "seed", "days") if getattr(arguments, name) is not None
+        name: getattr(arguments, name)
+        for name in ("random_log", "members", "seed", "days")
+        if getattr(arguments, name) is not None
     }
     if not own:
         return datasets.prepare(
@@ -115,13 +172,23 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
             settings=settings,
             overwrite=arguments.overwrite,
         )
-    foreign = [name for name in ("data_dir", "label", "tasks", "history", "id_feature") if getattr(arguments, name)] + list(settings)
+    foreign = [
+        name
+        for name in ("data_dir", "label", "tasks", "history", "id_feature")
+        if getattr(arguments, name)
+    ] + list(settings)
     if foreign:
-        raise LimamlError(f"--{foreign[0].replace('_', '-')} is for known data sets; your own schema file says it")
+        raise LimamlError(
+            f"--{foreign[0].replace('_', '-')} is for known data sets; your own schema file says it"
+        )
     if not (arguments.schema and arguments.interactions):
         raise LimamlError("your own data need both --schema FILE and --interactions FILE")
     return datasets.prepare_own(
-        arguments.schema, arguments.interactions, arguments.output, tables=_tables(arguments.table), overwrite=arguments.overwrite
+        arguments.schema,
+        arguments.interactions,
+        arguments.output,
+        tables=_tables(arguments.table),
+        overwrite=arguments.overwrite,
     )
 
 

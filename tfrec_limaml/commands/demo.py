@@ -12,9 +12,10 @@ from tfrec_limaml.errors import LimamlError
 DATASETS = ("simulated", "kuairand-pure")
 
 _DESCRIPTION = """\
-Runs the whole loop on this machine: get data, build task records (Beam), train a baseline and LiMAML, measure, export, make and
-publish embeddings (Beam), serve, and rank one member's candidates over gRPC, without and with the member's embedding and after a few
-more clicks. Each stage prints the command that does the same alone. Writes report.html beside its outputs.
+Runs the whole loop on this machine: get data, build task records (Beam), train a baseline and
+LiMAML, measure, export, make and publish embeddings (Beam), serve, and rank one member's
+candidates over gRPC, without and with the member's embedding and after a few more clicks. Each
+stage prints the command that does the same alone. Writes report.html beside its outputs.
 
 A stage that is done is not done again: run the same command to continue after an interruption.
 
@@ -26,24 +27,60 @@ next: open runs/simulated/report.html, then try the commands that the demo names
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", choices=DATASETS, default="simulated", help="default: %(default)s, which needs no download")
-    parser.add_argument("--workspace", type=Path, required=True, metavar="DIR", help="folder for everything that is made")
-    parser.add_argument("--data-dir", metavar="DIR", help="kuairand-pure: folder that holds KuaiRand-Pure/ (default: $LIMAML_DATA_DIR)")
+    parser.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        default="simulated",
+        help="default: %(default)s, which needs no download",
+    )
+    parser.add_argument(
+        "--workspace",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for everything that is made",
+    )
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="kuairand-pure: folder that holds KuaiRand-Pure/ (default: $LIMAML_DATA_DIR)",
+    )
     parser.add_argument("--members", type=int, metavar="N", help="simulated: number of members")
     parser.add_argument("--epochs", type=int, metavar="N", help="train at most this many epochs")
-    parser.add_argument("--overwrite", action="store_true", help="forget an earlier demo in this folder and start anew")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="forget an earlier demo in this folder and start anew",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.data_dir and arguments.dataset == "simulated":
-        raise LimamlError(f"--data-dir {arguments.data_dir} is for kuairand-pure; the simulated world needs no files")
+        raise LimamlError(
+            f"--data-dir {arguments.data_dir} is for kuairand-pure; the simulated world needs no "
+            "files"
+        )
     if arguments.members and arguments.dataset != "simulated":
-        raise LimamlError(f"--members {arguments.members} is for the simulated world; {arguments.dataset} has the members it has")
+        raise LimamlError(
+            f"--members {arguments.members} is for the simulated world; {arguments.dataset} has "
+            "the members it has"
+        )
     from tfrec_limaml.demo.run import run_demo
 
-    data = [part for name in ("data_dir", "members") if (value := getattr(arguments, name)) for part in (_flag(name), str(value))]
+    data = [
+        part
+        for name in ("data_dir", "members")
+        if (value := getattr(arguments, name))
+        for part in (_flag(name), str(value))
+    ]
     training = ["--epochs", str(arguments.epochs)] if arguments.epochs else []
-    return run_demo(arguments.dataset, arguments.workspace, data=data, training=training, overwrite=arguments.overwrite)
+    return run_demo(
+        arguments.dataset,
+        arguments.workspace,
+        data=data,
+        training=training,
+        overwrite=arguments.overwrite,
+    )
 
 
 def _flag(name: str) -> str:
@@ -61,18 +98,27 @@ def _render(result: dict[str, Any]) -> str:
             "",
             *(f"{name:{width}}  {value}" for name, value in lines),
             "",
-            f"Member {ranking['member']} ({ranking['interactions']} interactions), candidates by probability of a click:",
+            f"Member {ranking['member']} ({ranking['interactions']} interactions), candidates by "
+            "probability of a click:",
             *ranking_table(result),
             f"(the clicks in between: {'; '.join(ranking['clicks'])})",
             "",
-            f"Everything is in {result['written']['workspace']}; the page to look at is {result['written']['report']}",
+            f"Everything is in {result['written']['workspace']}; the page to look at is "
+            f"{result['written']['report']}",
             "",
             "What to try next:",
-            *(f"  {step}" for step in next_steps(result["dataset"], Path(result["written"]["workspace"]))),
+            *(
+                f"  {step}"
+                for step in next_steps(result["dataset"], Path(result["written"]["workspace"]))
+            ),
         ]
     )
 
 
 COMMAND = Command(
-    help="run the whole loop and write report.html", description=_DESCRIPTION, add_arguments=_add_arguments, run=_run, render=_render
+    help="run the whole loop and write report.html",
+    description=_DESCRIPTION,
+    add_arguments=_add_arguments,
+    run=_run,
+    render=_render,
 )

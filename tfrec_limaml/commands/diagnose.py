@@ -13,10 +13,11 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _DESCRIPTION = """\
-Estimates, before you train LiMAML, how much there is left to win by it: trains a plain network on all features at hand (point-in-time
-history included, where the schema declares it), scores the validation rows, and measures how much tasks still differ there, overall
-and in their liking for each category. Says what AUC that is worth with the history that tasks have, and gives a verdict for every
-task definition. Takes about a minute.
+Estimates, before you train LiMAML, how much there is left to win by it: trains a plain network on
+all features at hand (point-in-time history included, where the schema declares it), scores the
+validation rows, and measures how much tasks still differ there, overall and in their liking for
+each category. Says what AUC that is worth with the history that tasks have, and gives a verdict
+for every task definition. Takes about a minute.
 
 example:
   limaml diagnose runs/tasks
@@ -34,18 +35,22 @@ _OPTIONS: dict[str, Any] = {
 }
 
 _MEANING = {
-    "worth it": "tasks differ in ways that the features do not tell and their history does: train LiMAML",
-    "small": "there is a little to win; LiMAML may find it, but cheaper history features may as well",
-    "nothing left": "the features at hand say what there is to say about a task: LiMAML cannot help much here",
-    "cannot tell": "too few validation rows to rule a gain in or out: lengthen the validation period, or train and compare",
+    "worth it": "tasks differ in ways that the features do not tell and their history does: train LiMAML",  # noqa: E501
+    "small": "there is a little to win; LiMAML may find it, but cheaper history features may as well",  # noqa: E501
+    "nothing left": "the features at hand say what there is to say about a task: LiMAML cannot help much here",  # noqa: E501
+    "cannot tell": "too few validation rows to rule a gain in or out: lengthen the validation period, or train and compare",  # noqa: E501
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml diagnose``."""
     parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
-    parser.add_argument("--task", help="only this task definition (default: all that were prepared)")
-    parser.add_argument("--epochs", type=int, default=5, help="of the plain network, at most (default: %(default)s)")
+    parser.add_argument(
+        "--task", help="only this task definition (default: all that were prepared)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=5, help="of the plain network, at most (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=1)
 
 
@@ -67,20 +72,37 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     schema = encoder.schema
     schema.task_columns(args.task)
     if schema.label.kind != "binary":
-        raise LimamlError(f"`limaml diagnose` reads binary labels; {schema.label.name!r} is a {schema.label.kind} label")
-    definitions = [args.task] if args.task else [name for name in schema.tasks if (args.tasks / name).is_dir()]
+        raise LimamlError(
+            f"`limaml diagnose` reads binary labels; {schema.label.name!r} is a "
+            f"{schema.label.kind} label"
+        )
+    definitions = (
+        [args.task]
+        if args.task
+        else [name for name in schema.tasks if (args.tasks / name).is_dir()]
+    )
     if not definitions:
         raise LimamlError(f"no task records in {args.tasks}; run `limaml prepare` first")
     model = build_model("vanilla", encoder, _OPTIONS)
     found = []
-    with tqdm(total=1 + len(definitions), desc="baseline", unit="step", file=sys.stderr) as progress:
-        first = definitions[0]  # every definition groups the same rows: one baseline serves them all
-        train, validation = (diagnose.record_files(args.tasks, first, split) for split in ("train", "validation"))
+    with tqdm(
+        total=1 + len(definitions), desc="baseline", unit="step", file=sys.stderr
+    ) as progress:
+        first = definitions[
+            0
+        ]  # every definition groups the same rows: one baseline serves them all
+        train, validation = (
+            diagnose.record_files(args.tasks, first, split) for split in ("train", "validation")
+        )
         diagnose.train_baseline(model, train, validation, args.epochs, args.seed)
         progress.update()
         for name in definitions:
             progress.set_description(name)
-            rows = diagnose.score_rows(model, diagnose.record_files(args.tasks, name, "validation"), diagnose.categories(schema, name))
+            rows = diagnose.score_rows(
+                model,
+                diagnose.record_files(args.tasks, name, "validation"),
+                diagnose.categories(schema, name),
+            )
             found.append(diagnose.diagnose_definition(rows, name))
             progress.update()
     return {"definitions": found, "seconds": round(time.perf_counter() - started, 1)}
@@ -90,14 +112,23 @@ def _render(result: dict[str, Any]) -> str:
     lines = []
     for found in result["definitions"]:
         lines.append(
-            f"{found['definition']}: {found['tasks']} tasks, {found['rows']} rows, median history {found['median_history']:.0f} rows"
+            f"{found['definition']}: {found['tasks']} tasks, {found['rows']} rows, median history "
+            f"{found['median_history']:.0f} rows"
         )
-        lines.append(f"  {'differences between tasks':30} {'deviation (logits)':>26} {'AUC if known':>13} {'from history':>13}")
+        lines.append(
+            f"  {'differences between tasks':30} {'deviation (logits)':>26} {'AUC if known':>13} "
+            f"{'from history':>13}"
+        )
         for s in found["sources"]:
             spread = f"{s['deviation']:.2f} ({s['low']:.2f} to {s['high']:.2f})"
-            lines.append(f"  {s['source']:30} {spread:>26} {s['oracle']:>+13.4f} {s['history']:>+13.4f}")
+            lines.append(
+                f"  {s['source']:30} {spread:>26} {s['oracle']:>+13.4f} {s['history']:>+13.4f}"
+            )
         lines += [f"  verdict: {found['verdict']} - {_MEANING[found['verdict']]}", ""]
-    lines.append("Gains in AUC are simulated from the fitted deviations; each category is counted on top of the task's own level.")
+    lines.append(
+        "Gains in AUC are simulated from the fitted deviations; each category is counted on top "
+        "of the task's own level."
+    )
     return "\n".join(lines)
 
 

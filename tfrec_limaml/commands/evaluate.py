@@ -1,4 +1,6 @@
-"""``limaml evaluate``: AUC of every trained algorithm, without and with fine-tuning, and as production serves it."""
+"""``limaml evaluate``: AUC of every trained algorithm, without and with fine-tuning, and as
+production serves it.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _DESCRIPTION = """\
-Scores the test rows of `limaml prepare` with every model in RUN, un-adapted and after fine-tuning on each task's history before the
-test, and writes RUN/evaluation.json: AUC with 95 % intervals, the gain over the first model, log loss, calibration, AUC within tasks,
-the same by length of history and by cohort (cold, dormant, active, few or many test rows), and whether fine-tuning lowered the loss
-that it descends. A LiMAML model is scored once more "as served": with the one embedding per task that `limaml embed` would store.
+Scores the test rows of `limaml prepare` with every model in RUN, un-adapted and after fine-tuning
+on each task's history before the test, and writes RUN/evaluation.json: AUC with 95 % intervals,
+the gain over the first model, log loss, calibration, AUC within tasks, the same by length of
+history and by cohort (cold, dormant, active, few or many test rows), and whether fine-tuning
+lowered the loss that it descends. A LiMAML model is scored once more "as served": with the one
+embedding per task that `limaml embed` would store.
 
 example:
   limaml evaluate runs/tasks --run runs/model
@@ -32,15 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder written by `limaml train`")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--task", help="task definition (default: the schema's first)")
-    parser.add_argument("--batch-size", type=int, default=512, help="tasks per batch (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=512, help="tasks per batch (default: %(default)s)"
+    )
     parser.add_argument(
         "--dormant-days",
         type=float,
         default=7.0,
         metavar="DAYS",
-        help="a task without rows for so long before its first test row is dormant (default: %(default)g)",
+        help="a task without rows for so long before its first test row is dormant (default: "
+        "%(default)g)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing evaluation.json")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing evaluation.json"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -71,7 +80,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for file in models:
             model = keras.saving.load_model(file)
             _check(model, schema, args.task, file)
-            rows = _evaluate(file.stem, model, task_dataset(pattern, model.encoder, args.batch_size, with_keys=True), options, results)
+            rows = _evaluate(
+                file.stem,
+                model,
+                task_dataset(pattern, model.encoder, args.batch_size, with_keys=True),
+                options,
+                results,
+            )
             progress.update()
     result = {
         "split": args.split,
@@ -90,8 +105,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _evaluate(name: str, model: Any, dataset: Any, options: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Appends the rows of one model to `results` and returns its scored rows; the first ones become the reference."""
+def _evaluate(
+    name: str, model: Any, dataset: Any, options: dict[str, Any], results: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Appends the rows of one model to `results` and returns its scored rows; the first ones become
+    the reference.
+    """
     from tfrec_limaml.evaluation import adaptation_losses, measure, served_rows
     from tfrec_limaml.models import LiMAML
 
@@ -103,16 +122,28 @@ def _evaluate(name: str, model: Any, dataset: Any, options: dict[str, Any], resu
         results.append({"algorithm": name, "fine_tune": fine_tune, **measure(rows, **options)})
     results[-1].update(adaptation_losses(model, dataset))
     if isinstance(model, LiMAML):
-        results.append({"algorithm": name, "fine_tune": True, "served": True, **measure(served_rows(model, dataset), **options)})
+        results.append(
+            {
+                "algorithm": name,
+                "fine_tune": True,
+                "served": True,
+                **measure(served_rows(model, dataset), **options),
+            }
+        )
     return rows
 
 
 def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:
     if model.encoder is None or model.encoder.schema.fingerprint() != schema.fingerprint():
-        raise LimamlError(f"{file} was trained under another schema than the task records; prepare or train again")
+        raise LimamlError(
+            f"{file} was trained under another schema than the task records; prepare or train again"
+        )
     own = model.encoder.task or schema.default_task
     if model.encoder.nested and own != (task or schema.default_task):
-        raise LimamlError(f"{file} adapts to parts of {own!r} tasks; pass --task {own}, not {task or schema.default_task}")
+        raise LimamlError(
+            f"{file} adapts to parts of {own!r} tasks; pass --task {own}, not "
+            f"{task or schema.default_task}"
+        )
 
 
 def _without_nan(value: Any) -> Any:
@@ -128,29 +159,38 @@ def _render(result: dict[str, Any]) -> str:
     lines = [f"{result['split']}: {result['rows']} rows of {result['tasks']} tasks", ""]
     over = f"gain over {result['gain_over']} (95 %)"
     lines.append(
-        f"{'algorithm':10} {'fine-tuned':>10} {'AUC':>8} {'95 % interval':>17} {over:>28} {'log loss':>9} {'calibr.':>8} {'task AUC':>9}"
+        f"{'algorithm':10} {'fine-tuned':>10} {'AUC':>8} {'95 % interval':>17} {over:>28} "
+        f"{'log loss':>9} {'calibr.':>8} {'task AUC':>9}"
     )
     for row in result["results"]:
         tuned = "as served" if row.get("served") else "yes" if row["fine_tune"] else "no"
         interval = f"{_number(row['auc_low'])} - {_number(row['auc_high'])}"
-        gain = f"{_number(row['gain'], '+.4f')} ({_number(row['gain_low'], '+.4f')} {_number(row['gain_high'], '+.4f')})"
+        gain = f"{_number(row['gain'], '+.4f')} ({_number(row['gain_low'], '+.4f')} {_number(row['gain_high'], '+.4f')})"  # noqa: E501
         lines.append(
-            f"{row['algorithm']:10} {tuned:>10} {_number(row['auc']):>8} {interval:>17} {gain:>28} {_number(row['log_loss']):>9} "
+            f"{row['algorithm']:10} {tuned:>10} {_number(row['auc']):>8} {interval:>17} "
+            f"{gain:>28} {_number(row['log_loss']):>9} "
             f"{_number(row['calibration'], '.3f'):>8} {_number(row['per_task_auc']):>9}"
         )
     if "bayes_auc" in result:
-        lines.append(f"best possible AUC {result['bayes_auc']:.4f} (known, as the data are simulated)")
+        lines.append(
+            f"best possible AUC {result['bayes_auc']:.4f} (known, as the data are simulated)"
+        )
     best = max(result["results"], key=lambda row: row["auc"] or 0.0)
     lines += ["", f"AUC of {best['algorithm']} by samples of history, and by cohort"]
     for part in [*best["slices"], *best["cohorts"]]:
         interval = f"{_number(part['auc_low'])} - {_number(part['auc_high'])}"
         note = f"  ({part['note']})" if "note" in part else ""
-        lines.append(f"  {part['slice']:16} {part['rows']:8} rows {part['tasks']:8} tasks {_number(part['auc']):>8} {interval:>17}{note}")
+        lines.append(
+            f"  {part['slice']:16} {part['rows']:8} rows {part['tasks']:8} tasks "
+            f"{_number(part['auc']):>8} {interval:>17}{note}"
+        )
     for row in result["results"]:
         if "support_loss_before" in row:
             lines.append(
-                f"support loss of {row['algorithm']}: {_number(row['support_loss_before'])} before fine-tuning, "
-                f"{_number(row['support_loss_after'])} after; it rose for {_number(row['support_loss_rose'], '.1%')} of the tasks"
+                f"support loss of {row['algorithm']}: {_number(row['support_loss_before'])} "
+                "before fine-tuning, "
+                f"{_number(row['support_loss_after'])} after; it rose for "
+                f"{_number(row['support_loss_rose'], '.1%')} of the tasks"
             )
     return "\n".join(lines)
 
@@ -160,5 +200,9 @@ def _number(value: float | None, form: str = ".4f") -> str:
 
 
 COMMAND = Command(
-    help="measure trained models on held-out tasks", description=_DESCRIPTION, add_arguments=add_arguments, run=run, render=_render
+    help="measure trained models on held-out tasks",
+    description=_DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+    render=_render,
 )

@@ -12,24 +12,46 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _DESCRIPTION = """\
-Writes EXPORT/ranker/<version> (for TensorFlow Serving) and EXPORT/adapter/<version> (for the embedding job) from RUN/limaml.keras, with
-one manifest that names the model version, the schema and its fingerprint.
+Writes EXPORT/ranker/<version> (for TensorFlow Serving) and EXPORT/adapter/<version> (for the
+embedding job) from RUN/limaml.keras, with one manifest that names the model version, the schema
+and its fingerprint.
 
 example:
   limaml export runs/model --output runs/export
-next: limaml embed runs/tasks --export runs/export --output runs/embeddings --store lmdb:runs/store
+next: limaml embed runs/tasks --export runs/export --output runs/embeddings --store
+lmdb:runs/store
       limaml serve runs/export/ranker
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml export``."""
-    parser.add_argument("run_directory", metavar="RUN", type=Path, help="folder written by `limaml train`")
-    parser.add_argument("--output", type=Path, required=True, metavar="EXPORT", help="folder that gets ranker/ and adapter/")
-    parser.add_argument("--model-version", type=int, help="positive integer (default: one more than the highest there)")
-    parser.add_argument("--task", help="task definition that embeddings are keyed by (default: the schema's first)")
-    parser.add_argument("--fine-tune-steps", type=int, help="k: steps of the embedding job (default: as trained)")
-    parser.add_argument("--pooling", choices=("latest", "mean", "max", "cosine"), help="how the stored vector is pooled (default: latest)")
+    parser.add_argument(
+        "run_directory", metavar="RUN", type=Path, help="folder written by `limaml train`"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="EXPORT",
+        help="folder that gets ranker/ and adapter/",
+    )
+    parser.add_argument(
+        "--model-version",
+        type=int,
+        help="positive integer (default: one more than the highest there)",
+    )
+    parser.add_argument(
+        "--task", help="task definition that embeddings are keyed by (default: the schema's first)"
+    )
+    parser.add_argument(
+        "--fine-tune-steps", type=int, help="k: steps of the embedding job (default: as trained)"
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=("latest", "mean", "max", "cosine"),
+        help="how the stored vector is pooled (default: latest)",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -49,7 +71,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.pooling is not None:
         model.pooling = args.pooling
     manifest = export_for_serving(
-        model, args.output, model_version=args.model_version, task_definition=args.task, metrics=_metrics(args.run_directory)
+        model,
+        args.output,
+        model_version=args.model_version,
+        task_definition=args.task,
+        metrics=_metrics(args.run_directory),
     )
     version = str(manifest.model_version)
     return {
@@ -67,7 +93,16 @@ def _metrics(run_directory: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     rows = json.loads(path.read_text(encoding="utf-8"))["results"]
-    return {f"auc_{'fine_tuned' if r['fine_tune'] else 'unadapted'}": r["auc"] for r in rows if r["algorithm"] == "limaml"}
+    return {
+        f"auc_{'fine_tuned' if r['fine_tune'] else 'unadapted'}": r["auc"]
+        for r in rows
+        if r["algorithm"] == "limaml"
+    }
 
 
-COMMAND = Command(help="write the ranker and the adapter for serving", description=_DESCRIPTION, add_arguments=add_arguments, run=run)
+COMMAND = Command(
+    help="write the ranker and the adapter for serving",
+    description=_DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+)

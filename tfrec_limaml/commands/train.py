@@ -20,8 +20,9 @@ GLOBAL_BLOCKS = ("mlp", "wide_and_deep", "dcn", "dlrm")
 STEPS_PER_EXECUTION = 8
 
 _DESCRIPTION = """\
-Trains a model on the task records that `limaml prepare` wrote, with early stopping on validation AUC (after fine-tuning, where
-the algorithm adapts), and writes RUN/<algorithm>.keras with its learning curve RUN/<algorithm>.training.json.
+Trains a model on the task records that `limaml prepare` wrote, with early stopping on validation
+AUC (after fine-tuning, where the algorithm adapts), and writes RUN/<algorithm>.keras with its
+learning curve RUN/<algorithm>.training.json.
 
 example:
   limaml train runs/tasks --output runs/model --algorithm limaml --inner-steps 3
@@ -33,7 +34,13 @@ next: limaml evaluate runs/tasks --run runs/model
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml train``."""
     parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
-    parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder for the model and its learning curve")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="folder for the model and its learning curve",
+    )
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="limaml")
     parser.add_argument("--task", help="task definition (default: the schema's first)")
     parser.add_argument(
@@ -41,54 +48,133 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TASK",
-        help="adapt a further meta block per part of a task: by this definition, which refines --task as user_tab refines user; repeatable",
-    )
-    parser.add_argument("--epochs", type=int, default=15, help="at most this many (default: %(default)s)")
-    parser.add_argument("--patience", type=int, default=2, help="epochs without a better validation AUC (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=128, help="tasks per batch (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="outer rate, Adam (default: %(default)s)")
-    parser.add_argument(
-        "--decay-steps", type=int, metavar="N", help="let the outer rate fall to 0 along a cosine over N batches (default: constant)"
+        help="adapt a further meta block per part of a task: by this definition, which refines "
+        "--task as user_tab refines user; repeatable",
     )
     parser.add_argument(
-        "--warmup-steps", type=int, default=0, metavar="N", help="raise the outer rate from 0 over N batches first; needs --decay-steps"
+        "--epochs", type=int, default=15, help="at most this many (default: %(default)s)"
     )
-    parser.add_argument("--inner-steps", type=int, default=3, help="n: inner steps in training (default: %(default)s)")
-    parser.add_argument("--inner-learning-rate", type=float, default=0.3, help="alpha (default: %(default)s)")
-    parser.add_argument("--fine-tune-steps", type=int, help="k: steps at evaluation and for embeddings (default: inner steps)")
-    parser.add_argument("--first-order", action="store_true", help="take inner gradients as constants: cheaper, less exact")
     parser.add_argument(
-        "--second-order-steps", type=int, metavar="N", help="differentiate twice through the last N inner steps only: cheaper"
+        "--patience",
+        type=int,
+        default=2,
+        help="epochs without a better validation AUC (default: %(default)s)",
     )
-    parser.add_argument("--learn-inner-rates", action="store_true", help="learn alpha per parameter (Meta-SGD); beyond the paper")
+    parser.add_argument(
+        "--batch-size", type=int, default=128, help="tasks per batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, default=1e-3, help="outer rate, Adam (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--decay-steps",
+        type=int,
+        metavar="N",
+        help="let the outer rate fall to 0 along a cosine over N batches (default: constant)",
+    )
+    parser.add_argument(
+        "--warmup-steps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="raise the outer rate from 0 over N batches first; needs --decay-steps",
+    )
+    parser.add_argument(
+        "--inner-steps",
+        type=int,
+        default=3,
+        help="n: inner steps in training (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--inner-learning-rate", type=float, default=0.3, help="alpha (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--fine-tune-steps",
+        type=int,
+        help="k: steps at evaluation and for embeddings (default: inner steps)",
+    )
+    parser.add_argument(
+        "--first-order",
+        action="store_true",
+        help="take inner gradients as constants: cheaper, less exact",
+    )
+    parser.add_argument(
+        "--second-order-steps",
+        type=int,
+        metavar="N",
+        help="differentiate twice through the last N inner steps only: cheaper",
+    )
+    parser.add_argument(
+        "--learn-inner-rates",
+        action="store_true",
+        help="learn alpha per parameter (Meta-SGD); beyond the paper",
+    )
     parser.add_argument(
         "--unadapted-loss-weight",
         type=float,
         default=1.0,
-        help="weight of the loss before adaptation; beyond the paper, whose objective is 0 (default: %(default)s)",
+        help="weight of the loss before adaptation; beyond the paper, whose objective is 0 "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--support-fraction",
         default="0.2-0.9",
-        help="share of a training task's samples that form the support set: a number, or LOW-HIGH to draw it anew each epoch; the "
+        help="share of a training task's samples that form the support set: a number, or LOW-HIGH "
+        "to draw it anew each epoch; the "
         "paper's is 0.75 (default: %(default)s)",
     )
-    parser.add_argument("--max-samples", type=int, help="most recent support samples per task (default: all in the records)")
+    parser.add_argument(
+        "--max-samples",
+        type=int,
+        help="most recent support samples per task (default: all in the records)",
+    )
     parser.add_argument(
         "--meta-block",
         choices=META_BLOCKS,
         default="mlp",
-        help="what is adapted per task: an MLP on meta features, the task's own ID row, both, or an MLP on what attention finds in the "
+        help="what is adapted per task: an MLP on meta features, the task's own ID row, both, or "
+        "an MLP on what attention finds in the "
         "task's interactions (default: %(default)s)",
     )
-    parser.add_argument("--global-block", choices=GLOBAL_BLOCKS, default="mlp", help="the shared network (default: %(default)s)")
-    parser.add_argument("--meta-units", type=_widths, default=(64,), metavar="64,32", help="meta block's hidden layers (default: 64)")
-    parser.add_argument("--embedding-dim", type=int, default=32, help="width of the meta embedding (default: %(default)s)")
-    parser.add_argument("--global-units", type=_widths, default=(128, 64), metavar="128,64", help="global block (default: 128,64)")
-    parser.add_argument("--dropout", type=float, default=0.1, help="in the global block (default: %(default)s)")
-    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard scalars, the graph and meta embeddings there")
+    parser.add_argument(
+        "--global-block",
+        choices=GLOBAL_BLOCKS,
+        default="mlp",
+        help="the shared network (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--meta-units",
+        type=_widths,
+        default=(64,),
+        metavar="64,32",
+        help="meta block's hidden layers (default: 64)",
+    )
+    parser.add_argument(
+        "--embedding-dim",
+        type=int,
+        default=32,
+        help="width of the meta embedding (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--global-units",
+        type=_widths,
+        default=(128, 64),
+        metavar="128,64",
+        help="global block (default: 128,64)",
+    )
+    parser.add_argument(
+        "--dropout", type=float, default=0.1, help="in the global block (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="DIR",
+        help="write TensorBoard scalars, the graph and meta embeddings there",
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing model of this algorithm")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing model of this algorithm"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -107,13 +193,26 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     encoder = load_encoder(args.tasks, args.task, args.nested_task)
     model = build_model(args.algorithm, encoder, vars(args))
     train, validation = datasets(
-        args.tasks, encoder, args.task, args.batch_size, _fraction(args.support_fraction), args.max_samples, args.seed
+        args.tasks,
+        encoder,
+        args.task,
+        args.batch_size,
+        _fraction(args.support_fraction),
+        args.max_samples,
+        args.seed,
     )
-    model.compile(keras.optimizers.Adam(_rate(args), global_clipnorm=1.0), steps_per_execution=STEPS_PER_EXECUTION)
+    model.compile(
+        keras.optimizers.Adam(_rate(args), global_clipnorm=1.0),
+        steps_per_execution=STEPS_PER_EXECUTION,
+    )
     started = time.perf_counter()
-    stopping = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=args.patience, restore_best_weights=True)
+    stopping = keras.callbacks.EarlyStopping(
+        "val_auc", mode="max", patience=args.patience, restore_best_weights=True
+    )
     callbacks = [stopping, _progress(args.algorithm, args.epochs), *_tensorboard(args, encoder)]
-    history = model.fit(train, validation_data=validation, epochs=args.epochs, callbacks=callbacks, verbose=0)
+    history = model.fit(
+        train, validation_data=validation, epochs=args.epochs, callbacks=callbacks, verbose=0
+    )
     curves = {name: [float(v) for v in values] for name, values in history.history.items()}
     result = {
         "algorithm": args.algorithm,
@@ -128,14 +227,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     aside = path.with_name(f".writing-{path.name}")
     model.save(aside)
     aside.replace(path)
-    (args.output / f"{args.algorithm}.training.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (args.output / f"{args.algorithm}.training.json").write_text(
+        json.dumps(result, indent=1) + "\n", encoding="utf-8"
+    )
     return result
 
 
 def _render(result: dict[str, Any]) -> str:
     return (
-        f"{result['algorithm']}: {result['epochs']} epochs in {result['seconds']:.0f} s, best validation AUC {result['best_val_auc']:.4f}; "
-        f"model at {result['model']}\nfine-tuning took the support loss of validation tasks from {result['support_loss_before']:.4f} to "
+        f"{result['algorithm']}: {result['epochs']} epochs in {result['seconds']:.0f} s, best "
+        f"validation AUC {result['best_val_auc']:.4f}; "
+        f"model at {result['model']}\nfine-tuning took the support loss of validation tasks from "
+        f"{result['support_loss_before']:.4f} to "
         f"{result['support_loss_after']:.4f}"
     )
 
@@ -146,7 +249,10 @@ def _rate(args: argparse.Namespace) -> Any:
 
     if args.decay_steps is None:
         if args.warmup_steps:
-            raise LimamlError(f"--warmup-steps {args.warmup_steps} needs --decay-steps: the number of batches to train for")
+            raise LimamlError(
+                f"--warmup-steps {args.warmup_steps} needs --decay-steps: the number of batches "
+                "to train for"
+            )
         return args.learning_rate
     return warmup_cosine(args.learning_rate, args.decay_steps, args.warmup_steps)
 
@@ -160,7 +266,12 @@ def _tensorboard(args: argparse.Namespace, encoder: Any) -> list[Any]:
 
     callbacks = [tensorboard(args.tensorboard)]
     if args.algorithm == "limaml":
-        recent = task_dataset(split_pattern(args.tasks, args.task, "recent", encoder.schema), encoder, support_fraction=1.0, with_keys=True)
+        recent = task_dataset(
+            split_pattern(args.tasks, args.task, "recent", encoder.schema),
+            encoder,
+            support_fraction=1.0,
+            with_keys=True,
+        )
         callbacks.append(EmbeddingProjector(recent, args.tensorboard))
     return callbacks
 
@@ -174,7 +285,10 @@ def _fraction(text: str) -> float | tuple[float, float]:
         low, _, high = str(text).partition("-")
         return (float(low), float(high)) if high else float(low)
     except ValueError as error:
-        raise LimamlError(f"--support-fraction must be a number such as 0.75 or a range such as 0.2-0.9, received {text!r}") from error
+        raise LimamlError(
+            "--support-fraction must be a number such as 0.75 or a range such as 0.2-0.9, "
+            f"received {text!r}"
+        ) from error
 
 
 def _progress(name: str, epochs: int) -> Any:
@@ -186,7 +300,12 @@ def _progress(name: str, epochs: int) -> Any:
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             total = (self.params or {}).get("steps")
             self.bar = tqdm(
-                total=total, desc=f"{name} epoch {epoch + 1}/{epochs}", unit="batch", file=sys.stderr, leave=False, disable=None
+                total=total,
+                desc=f"{name} epoch {epoch + 1}/{epochs}",
+                unit="batch",
+                file=sys.stderr,
+                leave=False,
+                disable=None,
             )
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -201,5 +320,9 @@ def _progress(name: str, epochs: int) -> Any:
 
 
 COMMAND = Command(
-    help="train LiMAML, or what it is compared with", description=_DESCRIPTION, add_arguments=add_arguments, run=run, render=_render
+    help="train LiMAML, or what it is compared with",
+    description=_DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+    render=_render,
 )

@@ -26,16 +26,12 @@ def prepare(
 ) -> dict[str, Any]:
     """Writes a known data set in the raw layout (see `tfrec_limaml.datasets.raw`).
 
-    Args:
-        name: One of `names`.
-        output: Folder to write.
-        data_dir: Folder with the official files; where they are missing they are downloaded into it.
-        label: Label column; the data set's first by default.
-        tasks: Task definitions; the data set's first by default.
-        history: Declare point-in-time history features.
-        id_feature: Declare the key of the first task definition as an embedded meta feature, which ID meta blocks need.
-        settings: Further settings of the data set, e.g. ``{"members": 500, "seed": 1}``.
-        overwrite: Replace an earlier output.
+    Args: name: One of `names`. output: Folder to write. data_dir: Folder with the official files;
+        where they are missing they are downloaded into it. label: Label column; the data set's
+        first by default. tasks: Task definitions; the data set's first by default. history: Declare
+        point-in-time history features. id_feature: Declare the key of the first task definition as
+        an embedded meta feature, which ID meta blocks need. settings: Further settings of the data
+        set, e.g. ``{"members": 500, "seed": 1}``. overwrite: Replace an earlier output.
 
     Returns:
         The data card.
@@ -48,7 +44,9 @@ def prepare(
 
     path = raw.check_output(output, overwrite)
     dataset = registry.get(name)
-    request = dataset.request(data_dir=data_dir, label=label, tasks=tuple(tasks or ()), history=history, settings=settings)
+    request = dataset.request(
+        data_dir=data_dir, label=label, tasks=tuple(tasks or ()), history=history, settings=settings
+    )
     data = dataset.load(request)
     return _finish(raw.with_id_feature(data) if id_feature else data, path)
 
@@ -61,7 +59,8 @@ def prepare_own(
     tables: Mapping[str, str | Path] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes your own CSV or Parquet files in the raw layout, after checking them against your schema.
+    """Writes your own CSV or Parquet files in the raw layout, after checking them against your
+    schema.
 
     Args:
         schema: YAML file, see `tfrec_limaml.schema.Schema`.
@@ -82,21 +81,20 @@ def prepare_own(
     return _finish(user_files.load_own(schema, interactions, tables or {}), path)
 
 
-def describe(target: str | Path, *, schema: str | Path | None = None, write_schema: str | Path | None = None) -> dict[str, Any]:
+def describe(
+    target: str | Path, *, schema: str | Path | None = None, write_schema: str | Path | None = None
+) -> dict[str, Any]:
     """What is in a data set.
 
-    Args:
-        target: A prepared folder, a CSV or Parquet file of interactions, or the name of a known data set.
-        schema: Schema of the file; guessed without one.
-        write_schema: Also writes the guessed schema there, as YAML.
+    Args: target: A prepared folder, a CSV or Parquet file of interactions, or the name of a known
+        data set. schema: Schema of the file; guessed without one. write_schema: Also writes the
+        guessed schema there, as YAML.
 
-    Returns:
-        A data card, for a file with ``schema_yaml`` and ``warnings`` (what to check about the guess); for a known name its
-        facts.
+    Returns: A data card, for a file with ``schema_yaml`` and ``warnings`` (what to check about the
+        guess); for a known name its facts.
 
-    Raises:
-        SchemaError: The file cannot be read, does not fit, or gives no clue about label, time and task key.
-        LimamlError: Neither a file nor a known name.
+    Raises: SchemaError: The file cannot be read, does not fit, or gives no clue about label, time
+        and task key. LimamlError: Neither a file nor a known name.
     """
     from tfrec_limaml.datasets import describe
 

@@ -16,16 +16,17 @@ from tfrec_limaml.tasks.record_format import DATA_CARD_FILE
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
 
 
-def data_card(raw: RawData, invalid: Mapping[str, Mapping[str, int]] | None = None) -> dict[str, Any]:
+def data_card(
+    raw: RawData, invalid: Mapping[str, Mapping[str, int]] | None = None
+) -> dict[str, Any]:
     """Counts a conformed data set.
 
-    Args:
-        raw: Canonical data, with a split in the schema.
-        invalid: Column to kind to number of invalid values, as `tfrec_limaml.datasets.conform.conform` returns them.
+    Args: raw: Canonical data, with a split in the schema. invalid: Column to kind to number of
+        invalid values, as `tfrec_limaml.datasets.conform.conform` returns them.
 
-    Returns:
-        A JSON-able mapping. ``tasks``, ``samples_per_task`` and ``share_of_test_tasks_with_history`` are those of the default
-        task definition; ``definitions`` has them for each.
+    Returns: A JSON-able mapping. ``tasks``, ``samples_per_task`` and
+        ``share_of_test_tasks_with_history`` are those of the default task definition;
+        ``definitions`` has them for each.
     """
     schema, frame = raw.schema, raw.interactions
     label = frame[schema.label.name]
@@ -37,11 +38,16 @@ def data_card(raw: RawData, invalid: Mapping[str, Mapping[str, int]] | None = No
         "dropped": dict(raw.dropped),
         "invalid": {column: dict(counts) for column, counts in (invalid or {}).items()},
         "label": schema.label.name,
-        ("label_rate" if schema.label.kind == "binary" else "label_mean"): round(float(label.mean()), 6),
+        ("label_rate" if schema.label.kind == "binary" else "label_mean"): round(
+            float(label.mean()), 6
+        ),
         **definitions[schema.default_task],
         "definitions": definitions,
         "time_span": [_iso(frame[schema.timestamp].min()), _iso(frame[schema.timestamp].max())],
-        "split": {"rows": _split_rows(schema, frame), **({} if schema.split is None else _dates(schema))},
+        "split": {
+            "rows": _split_rows(schema, frame),
+            **({} if schema.split is None else _dates(schema)),
+        },
         "tables": {name: len(table) for name, table in raw.tables.items()},
         "source": dict(raw.source),
     }
@@ -61,14 +67,18 @@ def _definition(schema: Schema, frame: pd.DataFrame, name: str) -> dict[str, Any
     quantiles = sizes.quantile(list(QUANTILES.values()), interpolation="lower")
     result: dict[str, Any] = {
         "tasks": len(sizes),
-        "samples_per_task": {label: int(value) for label, value in zip(QUANTILES, quantiles, strict=True)},
+        "samples_per_task": {
+            label: int(value) for label, value in zip(QUANTILES, quantiles, strict=True)
+        },
     }
     if schema.split is not None:
         cut = parse_time(schema.split.test_start)
         tested = groups.max() >= cut
         known = groups.min() < cut
         result["test_tasks"] = int(tested.sum())
-        result["share_of_test_tasks_with_history"] = round(float((tested & known).sum() / max(int(tested.sum()), 1)), 6)
+        result["share_of_test_tasks_with_history"] = round(
+            float((tested & known).sum() / max(int(tested.sum()), 1)), 6
+        )
     return result
 
 
@@ -78,7 +88,9 @@ def _split_rows(schema: Schema, frame: pd.DataFrame) -> dict[str, int]:
     split, times = schema.split, frame[schema.timestamp]
     marks = [split.train_start, split.validation_start, split.test_start, split.test_end]
     start, validation, test, end = (None if mark is None else parse_time(mark) for mark in marks)
-    inside = (times >= (times.min() if start is None else start)) & (times < (times.max() + 1 if end is None else end))
+    inside = (times >= (times.min() if start is None else start)) & (
+        times < (times.max() + 1 if end is None else end)
+    )
     return {
         "train": int((inside & (times < validation)).sum()),
         "validation": int((inside & (times >= validation) & (times < test)).sum()),
@@ -88,7 +100,10 @@ def _split_rows(schema: Schema, frame: pd.DataFrame) -> dict[str, int]:
 
 def _dates(schema: Schema) -> dict[str, str]:
     assert schema.split is not None
-    return {"validation_start": schema.split.validation_start, "test_start": schema.split.test_start}
+    return {
+        "validation_start": schema.split.validation_start,
+        "test_start": schema.split.test_start,
+    }
 
 
 def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> list[str]:
@@ -98,7 +113,8 @@ def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> l
         warnings.append(f"most timestamps lie in the year {year}: is `timestamp_unit` right?")
     if card.get("share_of_test_tasks_with_history", 1.0) < 0.2:
         warnings.append(
-            "few of the tested tasks have a history, so adaptation can hardly show: choose earlier split dates or coarser tasks"
+            "few of the tested tasks have a history, so adaptation can hardly show: choose "
+            "earlier split dates or coarser tasks"
         )
     return warnings
 

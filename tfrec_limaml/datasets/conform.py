@@ -1,4 +1,6 @@
-"""Makes data fit their schema, or says why they cannot: checked up front, before anything is written."""
+"""Makes data fit their schema, or says why they cannot: checked up front, before anything is
+written.
+"""
 
 from __future__ import annotations
 
@@ -21,28 +23,30 @@ Invalid = dict[str, dict[str, int]]
 def conform(raw: RawData) -> tuple[RawData, Invalid]:
     """Checks and converts a data set.
 
-    Exact duplicate rows are dropped, and rows without a usable timestamp or task key (they belong to no task); both are
-    counted in ``dropped``. Columns that the schema does not name are left behind. Where the schema has no split, one by
-    date is added.
+    Exact duplicate rows are dropped, and rows without a usable timestamp or task key (they belong
+    to no task); both are counted in ``dropped``. Columns that the schema does not name are left
+    behind. Where the schema has no split, one by date is added.
 
     Args:
         raw: The data as read.
 
-    Returns:
-        The data in canonical types and time order, and per column the number of ``missing``, ``unparsable``,
-        ``non_finite`` and ``out_of_range`` values that remain in it.
+    Returns: The data in canonical types and time order, and per column the number of ``missing``,
+        ``unparsable``, ``non_finite`` and ``out_of_range`` values that remain in it.
 
-    Raises:
-        SchemaError: A column is missing or of another type than declared, a file is empty, the label has one class only,
-            a table's key is not unique, a split date lies outside the data, or a value is invalid where the schema
-            says ``on_invalid: error``.
+    Raises: SchemaError: A column is missing or of another type than declared, a file is empty, the
+        label has one class only,
+            a table's key is not unique, a split date lies outside the data, or a value is invalid
+            where the schema says ``on_invalid: error``.
     """
     schema, invalid = raw.schema, Invalid()
     _check_tables(schema, raw.tables)
     frame, duplicates = _drop_duplicates(raw.interactions, INTERACTIONS)
     columns_needed = _interaction_columns(schema)
     _check_columns(frame, INTERACTIONS, columns_needed)
-    out = {schema.timestamp: _timestamp(frame[schema.timestamp], schema), schema.label.name: _label(frame, schema, invalid)}
+    out = {
+        schema.timestamp: _timestamp(frame[schema.timestamp], schema),
+        schema.label.name: _label(frame, schema, invalid),
+    }
     for name in columns_needed:
         if name not in out:
             out[name] = _convert(frame[name], schema, name, invalid)
@@ -53,55 +57,91 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
     if duplicates:
         dropped["exact duplicate"] = duplicates
     interactions = interactions.sort_values(schema.timestamp, kind="stable").reset_index(drop=True)
-    split = _as_text(schema.split) if schema.split else split_by_quantile(interactions[schema.timestamp])
+    split = (
+        _as_text(schema.split)
+        if schema.split
+        else split_by_quantile(interactions[schema.timestamp])
+    )
     schema = schema.replace(timestamp_unit="ms", split=split)
     _check_split(schema, interactions[schema.timestamp])
     totals = dict(Counter(raw.dropped) + dropped)
-    return dataclasses.replace(raw, schema=schema, interactions=interactions, tables=tables, dropped=totals), invalid
+    return dataclasses.replace(
+        raw, schema=schema, interactions=interactions, tables=tables, dropped=totals
+    ), invalid
 
 
 def split_by_quantile(timestamps: pd.Series, validation: float = 0.8, test: float = 0.9) -> Split:
-    """A split by date: the first 80 % of the rows train, the next 10 % validate, the last 10 % test.
+    """A split by date: the first 80 % of the rows train, the next 10 % validate, the last 10 %
+    test.
 
     Args:
         timestamps: Milliseconds since the epoch.
         validation, test: Shares of the rows before ``validation_start`` and ``test_start``.
     """
-    marks = [pd.Timestamp(int(timestamps.quantile(q)) // 1000 + 1, unit="s", tz="UTC").isoformat() for q in (validation, test)]
+    marks = [
+        pd.Timestamp(int(timestamps.quantile(q)) // 1000 + 1, unit="s", tz="UTC").isoformat()
+        for q in (validation, test)
+    ]
     if marks[0] == marks[1]:
-        raise SchemaError(f"the timestamps leave no room for a split by date (both cuts fall on {marks[0]}); give `split` in the schema")
+        raise SchemaError(
+            f"the timestamps leave no room for a split by date (both cuts fall on {marks[0]}); "
+            "give `split` in the schema"
+        )
     return Split(validation_start=marks[0], test_start=marks[1])
 
 
 def _interaction_columns(schema: Schema) -> list[str]:
     features = [f.name for f in schema.features if f.table is None]
     in_tables = {f.name for f in schema.features if f.table is not None}
-    keys = [k for group in (*schema.tasks.values(), *(h.keys for h in schema.history)) for k in group if k not in in_tables]
+    keys = [
+        k
+        for group in (*schema.tasks.values(), *(h.keys for h in schema.history))
+        for k in group
+        if k not in in_tables
+    ]
     weight = [schema.weight] if schema.weight is not None else []
-    names = [schema.label.name, schema.timestamp, *keys, *schema.tables.values(), *features, *weight, *schema.carry]
+    names = [
+        schema.label.name,
+        schema.timestamp,
+        *keys,
+        *schema.tables.values(),
+        *features,
+        *weight,
+        *schema.carry,
+    ]
     return list(dict.fromkeys(names))
 
 
 def _check_tables(schema: Schema, tables: Mapping[str, pd.DataFrame]) -> None:
     for name in schema.tables:
         if name not in tables:
-            raise SchemaError(f"the schema joins the table {name!r}, but none was given{closest(name, tables)}")
+            raise SchemaError(
+                f"the schema joins the table {name!r}, but none was given{closest(name, tables)}"
+            )
     for group in schema.tasks.values():
-        lost = [k for k in group if any(f.name == k and f.table is not None for f in schema.features)]
+        lost = [
+            k for k in group if any(f.name == k and f.table is not None for f in schema.features)
+        ]
         if lost:
-            raise SchemaError(f"task key columns must lie in the interactions, but {lost} are features of a table")
+            raise SchemaError(
+                f"task key columns must lie in the interactions, but {lost} are features of a table"
+            )
 
 
 def _check_columns(frame: pd.DataFrame, where: str, names: Iterable[str]) -> None:
     for name in names:
         if name not in frame.columns:
-            raise SchemaError(f"{where} has no column {name!r}{closest(name, map(str, frame.columns))}")
+            raise SchemaError(
+                f"{where} has no column {name!r}{closest(name, map(str, frame.columns))}"
+            )
 
 
 def closest(name: str, candidates: Iterable[str]) -> str:
     """``"; did you mean 'x'?"``, or what there is instead."""
     names = list(candidates)
-    near = difflib.get_close_matches(name, names, n=1) or [c for c in names if c.lower() == name.lower()]
+    near = difflib.get_close_matches(name, names, n=1) or [
+        c for c in names if c.lower() == name.lower()
+    ]
     return f"; did you mean {near[0]!r}?" if near else f"; there are {sorted(names)}"
 
 
@@ -109,22 +149,38 @@ def _drop_duplicates(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, int
     if frame.empty:
         raise SchemaError(f"{where} has no rows")
     objects = [c for c in frame.columns if frame[c].dtype == object]
-    lists = [c for c in objects if frame[c].map(lambda v: hasattr(v, "__len__") and not isinstance(v, str | bytes)).any()]
+    lists = [
+        c
+        for c in objects
+        if frame[c].map(lambda v: hasattr(v, "__len__") and not isinstance(v, str | bytes)).any()
+    ]
     duplicate = frame.assign(**{c: frame[c].map(str) for c in lists}).duplicated()
     return frame[~duplicate].reset_index(drop=True), int(duplicate.sum())
 
 
 def _timestamp(series: pd.Series, schema: Schema) -> pd.Series:
     out, _ = columns.to_milliseconds(series, schema.timestamp_unit)
-    wanted = "ISO 8601 text" if schema.timestamp_unit == "iso" else f"a number of {schema.timestamp_unit}"
-    columns.require_some(out, series, schema.timestamp, wanted, "set `timestamp_unit` to what the column holds")
+    wanted = (
+        "ISO 8601 text"
+        if schema.timestamp_unit == "iso"
+        else f"a number of {schema.timestamp_unit}"
+    )
+    columns.require_some(
+        out, series, schema.timestamp, wanted, "set `timestamp_unit` to what the column holds"
+    )
     return out
 
 
 def _label(frame: pd.DataFrame, schema: Schema, invalid: Invalid) -> pd.Series:
     label, raw = schema.label, frame[schema.label.name]
     out, counts = columns.to_float32(raw)
-    columns.require_some(out, raw, label.name, "a number", "the label must be 0 or 1, or a number with `kind: regression`")
+    columns.require_some(
+        out,
+        raw,
+        label.name,
+        "a number",
+        "the label must be 0 or 1, or a number with `kind: regression`",
+    )
     if label.kind == "binary":
         outside = out.notna() & ~out.isin([0.0, 1.0])
     else:
@@ -136,23 +192,36 @@ def _label(frame: pd.DataFrame, schema: Schema, invalid: Invalid) -> pd.Series:
     _record(label.name, counts, invalid, label.on_invalid)
     good = out[out.notna() & ~outside]
     if good.empty:
-        allowed = "0 or 1" if label.kind == "binary" else f"between {label.minimum} and {label.maximum}"
-        raise SchemaError(f"label {label.name!r}: no value is {allowed}; for other numbers declare `kind: regression` with its range")
+        allowed = (
+            "0 or 1" if label.kind == "binary" else f"between {label.minimum} and {label.maximum}"
+        )
+        raise SchemaError(
+            f"label {label.name!r}: no value is {allowed}; for other numbers declare `kind: "
+            "regression` with its range"
+        )
     if good.nunique() == 1:
-        raise SchemaError(f"label {label.name!r} has one value only ({good.iloc[0]:g} in {len(good)} rows): there is nothing to learn")
+        raise SchemaError(
+            f"label {label.name!r} has one value only ({good.iloc[0]:g} in {len(good)} rows): "
+            "there is nothing to learn"
+        )
     return out
 
 
-def _convert(series: pd.Series, schema: Schema, name: str, invalid: Invalid, table: str | None = None) -> pd.Series:
+def _convert(
+    series: pd.Series, schema: Schema, name: str, invalid: Invalid, table: str | None = None
+) -> pd.Series:
     feature = next((f for f in schema.features if f.name == name and f.table == table), None)
     if feature is not None:
         return _feature(series, feature, invalid)
     if name == schema.weight or name in schema.carry:
         out, counts = columns.to_float32(series)
-        columns.require_some(out, series, name, "a number", "weight and carried columns must be numeric")
+        columns.require_some(
+            out, series, name, "a number", "weight and carried columns must be numeric"
+        )
         if name == schema.weight and (counts or bool((out < 0).any())):
             raise SchemaError(
-                f"weight column {name!r}: every weight must be a finite number >= 0, received {dict(counts) or 'negative ones'}"
+                f"weight column {name!r}: every weight must be a finite number >= 0, received "
+                f"{dict(counts) or 'negative ones'}"
             )
     else:
         out, counts = columns.to_key(series)
@@ -166,16 +235,27 @@ def _feature(series: pd.Series, feature: Feature, invalid: Invalid) -> pd.Series
     elif feature.dtype == "string":
         out, counts = columns.to_string(series)
     else:
-        out, counts = columns.to_int64(series) if feature.dtype == "int64" else columns.to_float32(series)
-    wanted = f"a vector of {feature.width} numbers" if feature.width > 1 else f"of the declared dtype {feature.dtype}"
-    columns.require_some(out, series, feature.name, wanted, "declare the dtype (and encoding) that it has")
+        out, counts = (
+            columns.to_int64(series) if feature.dtype == "int64" else columns.to_float32(series)
+        )
+    wanted = (
+        f"a vector of {feature.width} numbers"
+        if feature.width > 1
+        else f"of the declared dtype {feature.dtype}"
+    )
+    columns.require_some(
+        out, series, feature.name, wanted, "declare the dtype (and encoding) that it has"
+    )
     _record(feature.name, counts, invalid, feature.on_invalid)
     return out
 
 
 def _record(name: str, counts: Counter[str], invalid: Invalid, on_invalid: str = "skip") -> None:
     if counts and on_invalid == "error":
-        raise SchemaError(f"column {name!r} holds invalid values {dict(counts)}, and the schema says on_invalid: error")
+        raise SchemaError(
+            f"column {name!r} holds invalid values {dict(counts)}, and the schema says "
+            "on_invalid: error"
+        )
     if counts:
         invalid[name] = dict(counts)
 
@@ -190,7 +270,8 @@ def _table(schema: Schema, name: str, frame: pd.DataFrame, invalid: Invalid) -> 
     double = out[key][out[key].duplicated()]
     if len(double):
         raise SchemaError(
-            f"table {name!r}: its key {key!r} must be unique, but {double.nunique()} keys occur twice (such as {double.iloc[0]!r})"
+            f"table {name!r}: its key {key!r} must be unique, but {double.nunique()} keys occur "
+            f"twice (such as {double.iloc[0]!r})"
         )
     return out.reset_index(drop=True)
 
@@ -206,7 +287,10 @@ def _match_keys(
         interactions, out[name] = interactions.assign(**{key: left}), table.assign(**{key: right})
         unmatched = int((~left.isin(right)).sum())
         if unmatched == len(left):
-            raise SchemaError(f"no value of {key!r} in the interactions occurs in the table {name!r}: are they keyed alike?")
+            raise SchemaError(
+                f"no value of {key!r} in the interactions occurs in the table {name!r}: are they "
+                "keyed alike?"
+            )
         if unmatched:
             invalid[f"{name} (rows without a partner)"] = {"missing": unmatched}
     return interactions, out
@@ -215,11 +299,17 @@ def _match_keys(
 def _drop_rows(schema: Schema, frame: pd.DataFrame) -> tuple[pd.DataFrame, Counter[str]]:
     dropped: Counter[str] = Counter()
     keys = dict.fromkeys(k for group in schema.tasks.values() for k in group)
-    for column, reason in ((schema.timestamp, "no usable timestamp"), *((k, f"no task key {k}") for k in keys)):
+    for column, reason in (
+        (schema.timestamp, "no usable timestamp"),
+        *((k, f"no task key {k}") for k in keys),
+    ):
         missing = frame[column].isna()
         if missing.any():
             if schema.label.on_invalid == "error":
-                raise SchemaError(f"{int(missing.sum())} rows have {reason}, and the schema says on_invalid: error for the label")
+                raise SchemaError(
+                    f"{int(missing.sum())} rows have {reason}, and the schema says on_invalid: "
+                    "error for the label"
+                )
             dropped[reason] = int(missing.sum())
             frame = frame[~missing]
     if frame.empty:
@@ -236,8 +326,13 @@ def _as_text(split: Split) -> Split:
 def _check_split(schema: Schema, timestamps: pd.Series) -> None:
     assert schema.split is not None
     first, last = int(timestamps.min()), int(timestamps.max())
-    span = " to ".join(pd.Timestamp(t, unit="ms", tz="UTC").isoformat(timespec="seconds") for t in (first, last))
+    span = " to ".join(
+        pd.Timestamp(t, unit="ms", tz="UTC").isoformat(timespec="seconds") for t in (first, last)
+    )
     for field in ("validation_start", "test_start"):
         mark = getattr(schema.split, field)
         if not first < parse_time(mark) <= last:
-            raise SchemaError(f"split date {field} = {mark} lies outside the data ({span}); choose dates inside it")
+            raise SchemaError(
+                f"split date {field} = {mark} lies outside the data ({span}); choose dates inside "
+                "it"
+            )

@@ -13,36 +13,54 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 
 
-def describe(target: str, schema: str | Path | None, write_schema: str | Path | None) -> dict[str, Any]:
+def describe(
+    target: str, schema: str | Path | None, write_schema: str | Path | None
+) -> dict[str, Any]:
     """See `tfrec_limaml.datasets.describe`."""
     path = Path(target)
     if path.is_file():
         return _file(path, schema, write_schema)
     if schema is not None or write_schema is not None:
-        raise LimamlError(f"--schema and --write-schema go with a CSV or Parquet file; there is none at {target}")
+        raise LimamlError(
+            f"--schema and --write-schema go with a CSV or Parquet file; there is none at {target}"
+        )
     if path.is_dir():
         earlier = card.stored(path)
-        data = dataclasses.replace(raw.read_raw(path), dropped=earlier.get("dropped", {}), source=earlier.get("source", {}))
+        data = dataclasses.replace(
+            raw.read_raw(path), dropped=earlier.get("dropped", {}), source=earlier.get("source", {})
+        )
         return card.data_card(data, earlier.get("invalid"))
     known = registry.all_datasets()
     if target in known:
         return {"name": target, **known[target].facts()}
-    raise LimamlError(f"{target!r} is neither a file, nor a prepared folder, nor a known data set{conform.closest(target, known)}")
+    raise LimamlError(
+        f"{target!r} is neither a file, nor a prepared folder, nor a known data "
+        f"set{conform.closest(target, known)}"
+    )
 
 
 def _file(path: Path, schema: str | Path | None, write_schema: str | Path | None) -> dict[str, Any]:
     if write_schema is not None and Path(write_schema).exists():
-        raise LimamlError(f"{write_schema} exists already; choose another name for the guessed schema")
+        raise LimamlError(
+            f"{write_schema} exists already; choose another name for the guessed schema"
+        )
     frame = user_files.read_table(path)
     guessed = guess.guess_schema(frame, path.stem) if schema is None else None
     declared = Schema.load(str(schema)) if guessed is None else guessed.schema
-    # A file by itself has no tables to join; what the schema takes from them is left out of the card.
-    alone = declared.replace(features=tuple(f for f in declared.features if f.table is None), tables={}, history=())
-    data, invalid = conform.conform(raw.RawData(schema=alone, interactions=frame, source={"files": [path.name]}))
+    # A file by itself has no tables to join; what the schema takes from them is left out of the
+    # card.
+    alone = declared.replace(
+        features=tuple(f for f in declared.features if f.table is None), tables={}, history=()
+    )
+    data, invalid = conform.conform(
+        raw.RawData(schema=alone, interactions=frame, source={"files": [path.name]})
+    )
     result = card.data_card(data, invalid)
     if guessed is not None:
         result["warnings"] += guessed.checks
-        result["schema_yaml"] = yaml.safe_dump(guessed.schema.to_dict(), sort_keys=False, allow_unicode=True)
+        result["schema_yaml"] = yaml.safe_dump(
+            guessed.schema.to_dict(), sort_keys=False, allow_unicode=True
+        )
         if write_schema is not None:
             try:
                 guessed.schema.save(write_schema)

@@ -1,4 +1,6 @@
-"""Fetches official archives: with progress, resumed where it stopped, checked against the published md5, unpacked safely."""
+"""Fetches official archives: with progress, resumed where it stopped, checked against the published
+md5, unpacked safely.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ _TIMEOUT = 30.0  # seconds without any data
 def fetch(url: str, folder: Path, md5: str) -> Path:
     """Downloads a file, unless a copy with the right checksum is there already.
 
-    Bytes arrive in ``<name>.part``; a second call goes on where the first stopped. The file gets its own name only once
-    its checksum is right.
+    Bytes arrive in ``<name>.part``; a second call goes on where the first stopped. The file gets
+    its own name only once its checksum is right.
 
     Args:
         url: Where the file is.
@@ -33,8 +35,8 @@ def fetch(url: str, folder: Path, md5: str) -> Path:
     Returns:
         Path of the file.
 
-    Raises:
-        LimamlError: The place cannot be reached, does not have the file, or sends other bytes than published.
+    Raises: LimamlError: The place cannot be reached, does not have the file, or sends other bytes
+        than published.
     """
     target = folder / url.rsplit("/", 1)[-1]
     part = target.with_name(target.name + ".part")
@@ -46,7 +48,10 @@ def fetch(url: str, folder: Path, md5: str) -> Path:
     actual = _md5(part)
     if actual != expected:
         part.unlink()
-        raise LimamlError(f"{url} arrived with md5 {actual}, published is {expected}; the download was removed, try again")
+        raise LimamlError(
+            f"{url} arrived with md5 {actual}, published is {expected}; the download was removed, "
+            "try again"
+        )
     part.replace(target)
     return target
 
@@ -62,7 +67,10 @@ def unpack(archive: Path, folder: Path) -> None:
             with zipfile.ZipFile(archive) as box:
                 for name in box.namelist():
                     if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                        raise LimamlError(f"{archive}: the member {name!r} points outside the folder; not unpacked")
+                        raise LimamlError(
+                            f"{archive}: the member {name!r} points outside the folder; not "
+                            "unpacked"
+                        )
                 box.extractall(folder)
         else:
             with tarfile.open(archive) as roll:
@@ -94,17 +102,22 @@ def _receive(url: str, part: Path) -> None:
                     file.write(block)
                     bar.update(len(block))
         if length is not None and part.stat().st_size < begin + int(length):
-            raise LimamlError(f"{url} broke off after {part.stat().st_size} bytes; run the same command again to go on from there")
+            raise LimamlError(
+                f"{url} broke off after {part.stat().st_size} bytes; run the same command again "
+                "to go on from there"
+            )
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # everything had arrived already; the checksum decides
         raise LimamlError(
-            f"cannot download {url}: HTTP {error.code} {error.reason}; fetch it by hand and name its folder with --data-dir"
+            f"cannot download {url}: HTTP {error.code} {error.reason}; fetch it by hand and name "
+            "its folder with --data-dir"
         ) from error
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
         raise LimamlError(
-            f"cannot download {url}: {reason}; run the same command again to go on, or fetch it by hand and name its folder with --data-dir"
+            f"cannot download {url}: {reason}; run the same command again to go on, or fetch it "
+            "by hand and name its folder with --data-dir"
         ) from error
 
 

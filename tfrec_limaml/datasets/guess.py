@@ -14,7 +14,7 @@ from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import DType, Feature, Label, Role, Schema
 
 _LABEL_NAMES = r"^(label|target|y|clicked|is_click|click|liked|converted|rating)$"
-_OUTCOME_PARTS = r"click|conver|like|purchase|view|follow|comment|forward|share|hate|stay|dwell|play_time|watch|response|outcome"
+_OUTCOME_PARTS = r"click|conver|like|purchase|view|follow|comment|forward|share|hate|stay|dwell|play_time|watch|response|outcome"  # noqa: E501
 _LABEL_PARTS = r"click|label|target|conver|like|purchase|view|response|outcome"
 _TIME_PARTS = r"time|date|(^|_)ts($|_)|moment|created|(^|_)at$"
 _DATE = r"(^|_)date$|^date"
@@ -49,7 +49,8 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
     task = _task(frame, {label.name, timestamp})
     checks = [
         f"label: {label.name} ({label.kind}) - is this what is to be predicted?",
-        f"timestamp: {timestamp} (unit {unit}) - the moment of the interaction, known before its outcome?",
+        f"timestamp: {timestamp} (unit {unit}) - the moment of the interaction, known before its "
+        "outcome?",
         f"task key: {task} - one model adaptation per value of it?",
     ]
     features = []
@@ -59,8 +60,21 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
             features += [feature] if feature is not None else []
             checks += [remark] if remark else []
     if not any(f.role == "meta" for f in features):
-        features.insert(0, Feature(name=task, role="meta", dtype="string", encoding="hash", buckets=16384, embedding_width=16))
-        checks.append(f"no column is constant within {task}, so the key itself became the only meta feature (an ID embedding)")
+        features.insert(
+            0,
+            Feature(
+                name=task,
+                role="meta",
+                dtype="string",
+                encoding="hash",
+                buckets=16384,
+                embedding_width=16,
+            ),
+        )
+        checks.append(
+            f"no column is constant within {task}, so the key itself became the only meta feature "
+            "(an ID embedding)"
+        )
     times, _ = columns.to_milliseconds(frame[timestamp], unit)
     schema = Schema(
         name=re.sub(r"\W+", "-", name).strip("-") or "own",
@@ -79,18 +93,32 @@ def _is_text(series: pd.Series) -> bool:
 
 
 def _label(frame: pd.DataFrame) -> Label:
-    numbers = {str(c): columns.to_float32(frame[c])[0] for c in frame.columns if not _is_vector(frame[c])}
-    binary = [c for c, v in numbers.items() if v.notna().any() and v.notna().mean() > 0.9 and v.dropna().isin([0.0, 1.0]).all()]
+    numbers = {
+        str(c): columns.to_float32(frame[c])[0] for c in frame.columns if not _is_vector(frame[c])
+    }
+    binary = [
+        c
+        for c, v in numbers.items()
+        if v.notna().any() and v.notna().mean() > 0.9 and v.dropna().isin([0.0, 1.0]).all()
+    ]
     for pattern in (_LABEL_NAMES, _LABEL_PARTS):
         for column in binary:
             if re.search(pattern, column.lower()):
                 return Label(name=column)
     for column, values in numbers.items():
         if re.search(r"rating|score|stars", column.lower()) and values.notna().mean() > 0.9:
-            return Label(name=column, kind="regression", minimum=float(values.min()), maximum=float(values.max()))
+            return Label(
+                name=column,
+                kind="regression",
+                minimum=float(values.min()),
+                maximum=float(values.max()),
+            )
     if binary:
         return Label(name=binary[0])
-    raise SchemaError(f"no column looks like a label (values 0 and 1, or a rating) among {list(numbers)}; write the schema by hand")
+    raise SchemaError(
+        f"no column looks like a label (values 0 and 1, or a rating) among {list(numbers)}; write "
+        "the schema by hand"
+    )
 
 
 def _timestamp(frame: pd.DataFrame, label: str) -> tuple[str, str]:
@@ -100,7 +128,8 @@ def _timestamp(frame: pd.DataFrame, label: str) -> tuple[str, str]:
         if unit is not None and (unit == "iso" or re.search(_TIME_PARTS, column.lower())):
             return column, unit
     raise SchemaError(
-        f"no column looks like a time (seconds to nanoseconds since 1970, or ISO 8601 text) among {names}; write the schema by hand"
+        "no column looks like a time (seconds to nanoseconds since 1970, or ISO 8601 text) among "
+        f"{names}; write the schema by hand"
     )
 
 
@@ -110,7 +139,14 @@ def _time_unit(series: pd.Series) -> str | None:
     numbers, _ = columns.to_float32(series)
     if numbers.notna().mean() > 0.9:
         middle = float(numbers.median())
-        return next((unit for unit, low in (("ns", 1e17), ("us", 1e14), ("ms", 1e11), ("s", 1e8)) if middle > low), None)
+        return next(
+            (
+                unit
+                for unit, low in (("ns", 1e17), ("us", 1e14), ("ms", 1e11), ("s", 1e8))
+                if middle > low
+            ),
+            None,
+        )
     if not _is_text(series):
         return None
     moments, _ = columns.to_milliseconds(series, "iso")
@@ -121,9 +157,14 @@ def _task(frame: pd.DataFrame, taken: set[str]) -> str:
     candidates = [str(c) for c in frame.columns if c not in taken and not _is_vector(frame[c])]
     for pattern in (rf"({_TASK_PARTS}).*(id|key)$", rf"^({_TASK_PARTS})$", _ID_PARTS):
         for column in candidates:
-            if re.search(pattern, column, re.IGNORECASE) and 1 < frame[column].nunique() < len(frame):
+            if re.search(pattern, column, re.IGNORECASE) and 1 < frame[column].nunique() < len(
+                frame
+            ):
                 return column
-    raise SchemaError(f"no column looks like a task key (user_id, member_id, ...) among {candidates}; write the schema by hand")
+    raise SchemaError(
+        f"no column looks like a task key (user_id, member_id, ...) among {candidates}; write the "
+        "schema by hand"
+    )
 
 
 def _feature(frame: pd.DataFrame, column: str, label: str, task: str) -> tuple[Feature | None, str]:
@@ -138,20 +179,38 @@ def _feature(frame: pd.DataFrame, column: str, label: str, task: str) -> tuple[F
     numbers, counts = columns.to_float32(series)
     numeric = counts["unparsable"] == 0 and numbers.notna().any()
     if numeric and (rank := _ranking(numbers, columns.to_float32(frame[label])[0])) > _TOO_GOOD:
-        return None, f"left out: {column} alone ranks {label} with AUC {rank:.3f}; is it known only afterwards?"
+        return (
+            None,
+            f"left out: {column} alone ranks {label} with AUC {rank:.3f}; is it known only "
+            "afterwards?",
+        )
     if numeric and re.search(_OUTCOME_PARTS, column.lower()):
-        return None, f"left out: {column} looks like another outcome of the same event; add it if it is known beforehand"
+        return (
+            None,
+            f"left out: {column} looks like another outcome of the same event; add it if it is "
+            "known beforehand",
+        )
     if re.search(_DATE, column.lower()) or (not numeric and _time_unit(series) is not None):
-        return None, f"left out: {column} is a second time column; dates of the test period never occur in training"
+        return (
+            None,
+            f"left out: {column} is a second time column; dates of the test period never occur in "
+            "training",
+        )
     whole = numeric and bool((numbers.dropna() % 1 == 0).all())
     if numeric and not (whole and (distinct <= 20 or re.search(_ID_PARTS, column))):
-        skewed = bool((numbers.dropna() >= 0).all()) and float(numbers.quantile(0.99)) > 20 * max(float(numbers.median()), 1e-9)
+        skewed = bool((numbers.dropna() >= 0).all()) and float(numbers.quantile(0.99)) > 20 * max(
+            float(numbers.median()), 1e-9
+        )
         return Feature(name=column, role=role, normalise="log" if skewed else "standard"), ""
-    return _category(series, column, role, distinct, "int64" if whole and not _is_text(series) else "string"), ""
+    return _category(
+        series, column, role, distinct, "int64" if whole and not _is_text(series) else "string"
+    ), ""
 
 
 def _constant_within(series: pd.Series, task: pd.Series) -> bool:
-    """Whether a column says something about the task itself: one value in each, but not nearly one value in all."""
+    """Whether a column says something about the task itself: one value in each, but not nearly one
+    value in all.
+    """
     repeated = task.duplicated(keep=False)
     if not repeated.any() or series.value_counts(normalize=True).iloc[0] > 0.98:
         return False
@@ -162,25 +221,47 @@ def _category(series: pd.Series, column: str, role: Role, distinct: int, dtype: 
     separator = _separator(series, distinct) if dtype == "string" else None
     if separator is not None:
         return Feature(
-            name=column, role=role, dtype="string", encoding="vocabulary", max_vocabulary=1000, embedding_width=16, separator=separator
+            name=column,
+            role=role,
+            dtype="string",
+            encoding="vocabulary",
+            max_vocabulary=1000,
+            embedding_width=16,
+            separator=separator,
         )
     if distinct <= _FEW:
-        return Feature(name=column, role=role, dtype=dtype, encoding="vocabulary", max_vocabulary=distinct)
+        return Feature(
+            name=column, role=role, dtype=dtype, encoding="vocabulary", max_vocabulary=distinct
+        )
     if distinct <= _MANY:
-        return Feature(name=column, role=role, dtype=dtype, encoding="vocabulary", max_vocabulary=distinct, embedding_width=16)
-    return Feature(name=column, role=role, dtype=dtype, encoding="hash", buckets=1 << 16, embedding_width=16)
+        return Feature(
+            name=column,
+            role=role,
+            dtype=dtype,
+            encoding="vocabulary",
+            max_vocabulary=distinct,
+            embedding_width=16,
+        )
+    return Feature(
+        name=column, role=role, dtype=dtype, encoding="hash", buckets=1 << 16, embedding_width=16
+    )
 
 
 def _separator(series: pd.Series, distinct: int) -> str | None:
     text = series.dropna().astype(str)
     for mark in ("|", ";", ","):
-        if text.str.contains(mark, regex=False).mean() > 0.1 and text.str.split(mark).explode().nunique() < distinct:
+        if (
+            text.str.contains(mark, regex=False).mean() > 0.1
+            and text.str.split(mark).explode().nunique() < distinct
+        ):
             return mark
     return None
 
 
 def _is_vector(series: pd.Series) -> bool:
-    return bool(series.dropna().head(100).map(lambda v: isinstance(v, list | tuple | np.ndarray)).any())
+    return bool(
+        series.dropna().head(100).map(lambda v: isinstance(v, list | tuple | np.ndarray)).any()
+    )
 
 
 def _ranking(values: pd.Series, label: pd.Series) -> float:

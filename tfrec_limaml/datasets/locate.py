@@ -14,32 +14,41 @@ DATA_DIR_VARIABLE = "LIMAML_DATA_DIR"
 
 
 def default_folder() -> Path:
-    """Where downloads go without ``--data-dir``: ``$LIMAML_DATA_DIR``, else the user's cache folder."""
+    """Where downloads go without ``--data-dir``: ``$LIMAML_DATA_DIR``, else the user's cache
+    folder.
+    """
     named = os.environ.get(DATA_DIR_VARIABLE)
     if named:
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfrec_limaml"
 
 
-def locate(data_dir: Path | None, folder_name: str, complete: Callable[[Path], bool], url: str, md5: str) -> Path:
+def locate(
+    data_dir: Path | None, folder_name: str, complete: Callable[[Path], bool], url: str, md5: str
+) -> Path:
     """The folder with the official files.
 
-    Args:
-        data_dir: The data set's own folder, or the one that contains it; ``None`` for `default_folder`.
-        folder_name: What the official archive calls its folder.
-        complete: Tells whether a folder holds what is needed.
-        url, md5: The official archive and its checksum (or the checksum's address), for what is not there.
+    Args: data_dir: The data set's own folder, or the one that contains it; ``None`` for
+        `default_folder`. folder_name: What the official archive calls its folder. complete: Tells
+        whether a folder holds what is needed. url, md5: The official archive and its checksum (or
+        the checksum's address), for what is not there.
 
     Raises:
         LimamlError: The folder given does not exist, or the download failed.
     """
     base = data_dir or default_folder()
     if data_dir is not None and not data_dir.is_dir():
-        raise LimamlError(f"--data-dir {data_dir} is not a folder; name the one that contains {folder_name}/, or leave it out to download")
+        raise LimamlError(
+            f"--data-dir {data_dir} is not a folder; name the one that contains {folder_name}/, "
+            "or leave it out to download"
+        )
     for candidate in (base / folder_name, base):
         if complete(candidate):
             return candidate
     download.unpack(download.fetch(url, base, md5), base)
     if not complete(base / folder_name):
-        raise LimamlError(f"{url} was unpacked into {base}, but {base / folder_name} does not hold the expected files")
+        raise LimamlError(
+            f"{url} was unpacked into {base}, but {base / folder_name} does not hold the expected "
+            "files"
+        )
     return base / folder_name

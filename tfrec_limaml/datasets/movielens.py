@@ -1,6 +1,8 @@
-"""MovieLens: ratings of films by members (GroupLens). The files may not be passed on: they are always read from the official place.
+"""MovieLens: ratings of films by members (GroupLens). The files may not be passed on: they are
+always read from the official place.
 
-Three releases are read in their official formats: 100K (tab and ``|`` separated), 1M (``::``) and latest-small (CSV).
+Three releases are read in their official formats: 100K (tab and ``|`` separated), 1M (``::``) and
+latest-small (CSV).
 """
 
 from __future__ import annotations
@@ -32,19 +34,36 @@ _ITEM = ["movie_id", "title", "release_date", "video_release_date", "url"]
 
 def _load(release: str, request: Request) -> RawData:
     archive = f"{URL}/{release}.zip"
-    folder = locate(request.data_dir, release, functools.partial(_complete, release), archive, f"{archive}.md5")
+    folder = locate(
+        request.data_dir, release, functools.partial(_complete, release), archive, f"{archive}.md5"
+    )
     try:
-        ratings, tables = {"ml-100k": _read_100k, "ml-1m": _read_1m, "ml-latest-small": _read_latest}[release](folder)
+        ratings, tables = {
+            "ml-100k": _read_100k,
+            "ml-1m": _read_1m,
+            "ml-latest-small": _read_latest,
+        }[release](folder)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise SchemaError(f"cannot read the files in {folder}: {error}; fetch {archive} again") from error
-    tables["movies"]["year"] = tables["movies"]["title"].str.extract(r"\((\d{4})\)\s*$", expand=False)
+        raise SchemaError(
+            f"cannot read the files in {folder}: {error}; fetch {archive} again"
+        ) from error
+    tables["movies"]["year"] = tables["movies"]["title"].str.extract(
+        r"\((\d{4})\)\s*$", expand=False
+    )
     if "users" in tables:
         tables["users"]["region"] = tables["users"]["zip_code"].str[0]
     if request.label == "liked":
-        ratings["liked"] = (ratings["rating"] >= LIKED_FROM).astype("float32").where(ratings["rating"].notna())
+        ratings["liked"] = (
+            (ratings["rating"] >= LIKED_FROM).astype("float32").where(ratings["rating"].notna())
+        )
     dataset = next(d for d in DATASETS if d.name == _name(release))
     schema = _schema(dataset, request, release, tables)
-    return RawData(schema=schema, interactions=ratings, tables=tables, source=dataset.source(files=list(_FILES[release])))
+    return RawData(
+        schema=schema,
+        interactions=ratings,
+        tables=tables,
+        source=dataset.source(files=list(_FILES[release])),
+    )
 
 
 def _complete(release: str, folder: Path) -> bool:
@@ -52,12 +71,21 @@ def _complete(release: str, folder: Path) -> bool:
 
 
 def _read_100k(folder: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    read: Callable[..., Any] = functools.partial(pd.read_csv, header=None, encoding="latin-1", sep="|")
+    read: Callable[..., Any] = functools.partial(
+        pd.read_csv, header=None, encoding="latin-1", sep="|"
+    )
     genres = read(folder / "u.genre", names=["genre", "index"])["genre"].tolist()
     movies = read(folder / "u.item", names=[*_ITEM, *genres])
     movies["genres"] = [_joined(genres, row) for row in movies[genres].to_numpy()]
-    users = read(folder / "u.user", names=["user_id", "age", "gender", "occupation", "zip_code"], dtype={"zip_code": str})
-    return read(folder / "u.data", names=_RATINGS, sep="\t"), {"users": users, "movies": movies[["movie_id", "title", "genres"]]}
+    users = read(
+        folder / "u.user",
+        names=["user_id", "age", "gender", "occupation", "zip_code"],
+        dtype={"zip_code": str},
+    )
+    return read(folder / "u.data", names=_RATINGS, sep="\t"), {
+        "users": users,
+        "movies": movies[["movie_id", "title", "genres"]],
+    }
 
 
 def _joined(genres: list[str], flags: Any) -> str:
@@ -65,8 +93,14 @@ def _joined(genres: list[str], flags: Any) -> str:
 
 
 def _read_1m(folder: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    read: Callable[..., Any] = functools.partial(pd.read_csv, header=None, encoding="latin-1", sep="::", engine="python")
-    users = read(folder / "users.dat", names=["user_id", "gender", "age", "occupation", "zip_code"], dtype={"zip_code": str})
+    read: Callable[..., Any] = functools.partial(
+        pd.read_csv, header=None, encoding="latin-1", sep="::", engine="python"
+    )
+    users = read(
+        folder / "users.dat",
+        names=["user_id", "gender", "age", "occupation", "zip_code"],
+        dtype={"zip_code": str},
+    )
     movies = read(folder / "movies.dat", names=["movie_id", "title", "genres"])
     return read(folder / "ratings.dat", names=_RATINGS), {"users": users, "movies": movies}
 
@@ -78,8 +112,14 @@ def _read_latest(folder: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     return pd.read_csv(folder / "ratings.csv").rename(columns=names), {"movies": movies}
 
 
-def _schema(dataset: Dataset, request: Request, release: str, tables: dict[str, pd.DataFrame]) -> Schema:
-    label = Label(name="liked") if request.label == "liked" else Label(name="rating", kind="regression", minimum=0.5, maximum=5.0)
+def _schema(
+    dataset: Dataset, request: Request, release: str, tables: dict[str, pd.DataFrame]
+) -> Schema:
+    label = (
+        Label(name="liked")
+        if request.label == "liked"
+        else Label(name="rating", kind="regression", minimum=0.5, maximum=5.0)
+    )
     return Schema(
         name=dataset.name,
         label=label,
@@ -88,25 +128,56 @@ def _schema(dataset: Dataset, request: Request, release: str, tables: dict[str, 
         tasks=dataset.task_columns(request),
         features=(*_user_features(release), *_movie_features()),
         tables={name: {"users": "user_id", "movies": "movie_id"}[name] for name in tables},
-        history=tuple(History(keys=keys) for keys in (("user_id",), ("movie_id",), ("user_id", "genres"))) if request.history else (),
+        history=tuple(
+            History(keys=keys) for keys in (("user_id",), ("movie_id",), ("user_id", "genres"))
+        )
+        if request.history
+        else (),
     )
 
 
 def _user_features(release: str) -> tuple[Feature, ...]:
     if release == "ml-latest-small":  # nothing is known about its members but who they are
-        return (Feature(name="user_id", role="meta", dtype="string", encoding="vocabulary", embedding_width=16),)
+        return (
+            Feature(
+                name="user_id",
+                role="meta",
+                dtype="string",
+                encoding="vocabulary",
+                embedding_width=16,
+            ),
+        )
 
     def category(name: str, tokens: int) -> Feature:
-        return Feature(name=name, role="meta", dtype="string", encoding="vocabulary", max_vocabulary=tokens, table="users")
+        return Feature(
+            name=name,
+            role="meta",
+            dtype="string",
+            encoding="vocabulary",
+            max_vocabulary=tokens,
+            table="users",
+        )
 
-    age = category("age", 8) if release == "ml-1m" else Feature(name="age", role="meta", table="users")  # 1M has age groups
+    age = (
+        category("age", 8)
+        if release == "ml-1m"
+        else Feature(name="age", role="meta", table="users")
+    )  # 1M has age groups
     return (category("gender", 2), age, category("occupation", 21), category("region", 16))
 
 
 def _movie_features() -> tuple[Feature, ...]:
     return (
         Feature(name="movie_id", dtype="string", encoding="vocabulary", embedding_width=16),
-        Feature(name="genres", dtype="string", encoding="vocabulary", max_vocabulary=20, embedding_width=8, separator="|", table="movies"),
+        Feature(
+            name="genres",
+            dtype="string",
+            encoding="vocabulary",
+            max_vocabulary=20,
+            embedding_width=8,
+            separator="|",
+            table="movies",
+        ),
         Feature(name="year", table="movies", fill_value=1990.0),
     )
 
@@ -120,8 +191,10 @@ def _dataset(release: str, summary: str) -> Dataset:
         name=_name(release),
         summary=summary,
         homepage=f"https://grouplens.org/datasets/movielens (archive: {URL}/{release}.zip)",
-        licence="GroupLens' own terms: research use, no redistribution without permission (see the README in the archive)",
-        citation="Harper and Konstan, The MovieLens Datasets: History and Context, ACM TiiS 5(4), 2015, doi 10.1145/2827872",
+        licence="GroupLens' own terms: research use, no redistribution without permission (see "
+        "the README in the archive)",
+        citation="Harper and Konstan, The MovieLens Datasets: History and Context, ACM TiiS 5(4), "
+        "2015, doi 10.1145/2827872",
         labels=("liked", "rating"),
         tasks={"user": ("user_id",)},
         load=functools.partial(_load, release),
@@ -129,7 +202,15 @@ def _dataset(release: str, summary: str) -> Dataset:
 
 
 DATASETS = (
-    _dataset("ml-100k", "100,000 ratings by 943 members of 1,682 films, with age, gender and occupation"),
-    _dataset("ml-1m", "1,000,209 ratings by 6,040 members of 3,706 films, with age group, gender and occupation"),
-    _dataset("ml-latest-small", "about 100,000 recent ratings by 610 members; nothing is known about the members"),
+    _dataset(
+        "ml-100k", "100,000 ratings by 943 members of 1,682 films, with age, gender and occupation"
+    ),
+    _dataset(
+        "ml-1m",
+        "1,000,209 ratings by 6,040 members of 3,706 films, with age group, gender and occupation",
+    ),
+    _dataset(
+        "ml-latest-small",
+        "about 100,000 recent ratings by 610 members; nothing is known about the members",
+    ),
 )

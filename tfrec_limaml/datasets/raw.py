@@ -2,13 +2,14 @@
 
 ::
 
-    RAW/schema.yaml            the declaration (`tfrec_limaml.schema.Schema`), timestamps in milliseconds
-    RAW/interactions.parquet   one row per interaction, in time order
-    RAW/<table>.parquet        one file per entry of ``schema.tables``
-    RAW/data_card.json         see `tfrec_limaml.datasets.card`
+    RAW/schema.yaml            the declaration (`tfrec_limaml.schema.Schema`), timestamps in
+    milliseconds RAW/interactions.parquet   one row per interaction, in time order
+    RAW/<table>.parquet        one file per entry of ``schema.tables`` RAW/data_card.json
+    see `tfrec_limaml.datasets.card`
 
-Text columns are strings, the others int64 or float32 (lists of float32 for fixed vectors). A missing or unusable value
-is null; what happens to it is the schema's ``on_invalid``, applied when task records are built.
+Text columns are strings, the others int64 or float32 (lists of float32 for fixed vectors). A
+missing or unusable value is null; what happens to it is the schema's ``on_invalid``, applied when
+task records are built.
 """
 
 from __future__ import annotations
@@ -36,12 +37,10 @@ INTERACTIONS = "interactions"
 class RawData:
     """A data set in memory.
 
-    Attributes:
-        schema: Names and types of the columns.
-        interactions: One row per interaction.
-        tables: Feature tables by the names that ``schema.tables`` uses.
-        dropped: Reason to number of rows left out on the way here.
-        source: Facts for the data card: ``licence``, ``citation``, ``homepage``, files read and the like.
+    Attributes: schema: Names and types of the columns. interactions: One row per interaction.
+        tables: Feature tables by the names that ``schema.tables`` uses. dropped: Reason to number
+        of rows left out on the way here. source: Facts for the data card: ``licence``,
+        ``citation``, ``homepage``, files read and the like.
     """
 
     schema: Schema
@@ -56,9 +55,11 @@ ID_WIDTH, MOST_IDS = 16, 1_000_000
 
 
 def with_id_feature(data: RawData) -> RawData:
-    """The data set with the key of its first task definition as an embedded meta feature, as ID meta blocks need it.
+    """The data set with the key of its first task definition as an embedded meta feature, as ID
+    meta blocks need it.
 
-    A vocabulary rather than hash buckets: no two IDs share a row, and IDs that training never saw start from the blocks' learned prior.
+    A vocabulary rather than hash buckets: no two IDs share a row, and IDs that training never saw
+    start from the blocks' learned prior.
 
     Raises:
         LimamlError: The first task definition has several key columns.
@@ -67,27 +68,47 @@ def with_id_feature(data: RawData) -> RawData:
     keys = schema.task_columns()
     if len(keys) != 1:
         raise LimamlError(
-            f"--id-feature needs a task definition with one key column, but {schema.default_task!r} has {list(keys)}; "
+            "--id-feature needs a task definition with one key column, but "
+            f"{schema.default_task!r} has {list(keys)}; "
             "name one that has first in --tasks"
         )
     if any(feature.name == keys[0] for feature in schema.features):
         return data
-    feature = Feature(name=keys[0], role="meta", dtype="string", encoding="vocabulary", max_vocabulary=MOST_IDS, embedding_width=ID_WIDTH)
+    feature = Feature(
+        name=keys[0],
+        role="meta",
+        dtype="string",
+        encoding="vocabulary",
+        max_vocabulary=MOST_IDS,
+        embedding_width=ID_WIDTH,
+    )
     return dataclasses.replace(data, schema=schema.replace(features=(feature, *schema.features)))
 
 
 def check_output(output: str | Path, overwrite: bool) -> Path:
-    """The output folder as a path; raises `LimamlError` where something lies there and may not be replaced."""
+    """The output folder as a path; raises `LimamlError` where something lies there and may not be
+    replaced.
+    """
     path = Path(output)
     if path.exists() and not overwrite:
-        raise LimamlError(f"{path} exists already; choose another --output or replace it with --overwrite")
-    if path.exists() and not (path / SCHEMA_FILE).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise LimamlError(f"{path} is not a prepared data set (no {SCHEMA_FILE} in it), so --overwrite leaves it alone; remove it yourself")
+        raise LimamlError(
+            f"{path} exists already; choose another --output or replace it with --overwrite"
+        )
+    if (
+        path.exists()
+        and not (path / SCHEMA_FILE).is_file()
+        and not (path.is_dir() and not any(path.iterdir()))
+    ):
+        raise LimamlError(
+            f"{path} is not a prepared data set (no {SCHEMA_FILE} in it), so --overwrite leaves "
+            "it alone; remove it yourself"
+        )
     return path
 
 
 def write_raw(raw: RawData, card: Mapping[str, Any], output: Path) -> None:
-    """Writes the raw layout beside `output` and renames it into place, so that no half-written data set is ever seen.
+    """Writes the raw layout beside `output` and renames it into place, so that no half-written data
+    set is ever seen.
 
     Raises:
         LimamlError: The disk is full, or the folder may not be written.
@@ -99,7 +120,9 @@ def write_raw(raw: RawData, card: Mapping[str, Any], output: Path) -> None:
         raw.schema.save(partial / SCHEMA_FILE)
         for name, frame in {INTERACTIONS: raw.interactions, **raw.tables}.items():
             pq.write_table(_table(frame), partial / f"{name}.parquet", compression="zstd")
-        (partial / DATA_CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / DATA_CARD_FILE).write_text(
+            json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         if output.exists():
             output.rename(replaced)
         partial.rename(output)
@@ -125,6 +148,12 @@ def read_raw(path: str | Path) -> RawData:
 
 def _table(frame: pd.DataFrame) -> pa.Table:
     """Arrow types by the columns' contents: string, int64, float32, list of float32."""
-    types = {"string": pa.string(), "Int64": pa.int64(), "int64": pa.int64(), "Float32": pa.float32(), "object": pa.list_(pa.float32())}
+    types = {
+        "string": pa.string(),
+        "Int64": pa.int64(),
+        "int64": pa.int64(),
+        "Float32": pa.float32(),
+        "object": pa.list_(pa.float32()),
+    }
     schema = pa.schema([(str(name), types[str(dtype)]) for name, dtype in frame.dtypes.items()])
     return pa.Table.from_pandas(frame, schema=schema, preserve_index=False)

@@ -19,11 +19,9 @@ _MODULES = ("simulated", "kuairand", "movielens")
 class Request:
     """What the user asked for, checked against the data set's own lists.
 
-    Attributes:
-        data_dir: Folder that holds (or receives) the official files; ``None`` for the default places.
-        label: Name of the label.
-        tasks: Names of the task definitions; the first becomes the schema's default.
-        history: Whether to declare point-in-time history features.
+    Attributes: data_dir: Folder that holds (or receives) the official files; ``None`` for the
+        default places. label: Name of the label. tasks: Names of the task definitions; the first
+        becomes the schema's default. history: Whether to declare point-in-time history features.
         settings: The data set's further settings, complete.
     """
 
@@ -71,12 +69,18 @@ class Dataset:
     ) -> Request:
         """Fills in defaults; raises `LimamlError` for choices that this data set does not have."""
         wanted = tuple(tasks) if tasks else (next(iter(self.tasks)),)
-        for chosen, known, what in ((label, self.labels, "label"), *((t, tuple(self.tasks), "task definition") for t in wanted)):
+        for chosen, known, what in (
+            (label, self.labels, "label"),
+            *((t, tuple(self.tasks), "task definition") for t in wanted),
+        ):
             if chosen is not None and chosen not in known:
                 raise LimamlError(f"{self.name} has no {what} {chosen!r}; it has {list(known)}")
         unknown = sorted(set(settings or {}) - set(self.settings))
         if unknown:
-            raise LimamlError(f"{self.name} has no setting {unknown[0]!r}; it has {sorted(self.settings) or 'none'}")
+            raise LimamlError(
+                f"{self.name} has no setting {unknown[0]!r}; it has "
+                f"{sorted(self.settings) or 'none'}"
+            )
         return Request(
             data_dir=None if data_dir is None else Path(data_dir),
             label=label or self.labels[0],
@@ -103,7 +107,13 @@ class Dataset:
 
     def source(self, **facts: Any) -> dict[str, Any]:
         """Licence, citation and further facts for the data card."""
-        return {"dataset": self.name, "homepage": self.homepage, "licence": self.licence, "citation": self.citation, **facts}
+        return {
+            "dataset": self.name,
+            "homepage": self.homepage,
+            "licence": self.licence,
+            "citation": self.citation,
+            **facts,
+        }
 
 
 def all_datasets() -> dict[str, Dataset]:
@@ -116,5 +126,8 @@ def get(name: str) -> Dataset:
     """The data set called `name`; raises `LimamlError` with the known names."""
     found = all_datasets()
     if name not in found:
-        raise LimamlError(f"unknown data set {name!r}; known ones are {sorted(found)}, or bring your own with --schema and --interactions")
+        raise LimamlError(
+            f"unknown data set {name!r}; known ones are {sorted(found)}, or bring your own with "
+            "--schema and --interactions"
+        )
     return found[name]

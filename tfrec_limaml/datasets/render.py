@@ -8,7 +8,9 @@ from typing import Any
 def render(result: dict[str, Any]) -> str:
     """Text for a list of data sets, the facts of one, or a data card."""
     if "datasets" in result:
-        return "\n".join(f"{name:<24} {facts['summary']}" for name, facts in result["datasets"].items())
+        return "\n".join(
+            f"{name:<24} {facts['summary']}" for name, facts in result["datasets"].items()
+        )
     if "rows" not in result:
         return "\n".join(f"{name}: {value}" for name, value in result.items())
     return render_card(result)
@@ -26,22 +28,33 @@ def render_card(card: dict[str, Any]) -> str:
         lines.append(f"  tasks by {name}: {facts['tasks']:,}; rows per task: {sizes}")
         if "test_tasks" in facts:
             lines.append(
-                f"    {facts['test_tasks']:,} tasks are tested, {facts['share_of_test_tasks_with_history']:.1%} of them have a history"
+                f"    {facts['test_tasks']:,} tasks are tested, "
+                f"{facts['share_of_test_tasks_with_history']:.1%} of them have a history"
             )
     split = card["split"]
     if "rows" in split:
-        lines.append("  split: " + ", ".join(f"{count:,} {name}" for name, count in split["rows"].items()))
+        lines.append(
+            "  split: " + ", ".join(f"{count:,} {name}" for name, count in split["rows"].items())
+        )
     for reason, count in card["dropped"].items():
         lines.append(f"  dropped: {count:,} rows ({reason})")
     for column, counts in card["invalid"].items():
-        lines.append(f"  {column}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()))
+        lines.append(
+            f"  {column}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+        )
     for field in ("licence", "citation"):
         if field in card["source"]:
             lines.append(f"  {field}: {card['source'][field]}")
     for warning in card.get("warnings", ()):
         lines.append(f"  check: {warning}")
     if "schema_yaml" in card:
-        lines += ["", "# the schema it suggests; lines marked 'check' are guesses", card["schema_yaml"].rstrip()]
+        lines += [
+            "",
+            "# the schema it suggests; lines marked 'check' are guesses",
+            card["schema_yaml"].rstrip(),
+        ]
     if "written" in card:
-        lines.append(f"  written to {card['written']}; next: limaml prepare {card['written']} --output TASKS")
+        lines.append(
+            f"  written to {card['written']}; next: limaml prepare {card['written']} --output TASKS"
+        )
     return "\n".join(lines)

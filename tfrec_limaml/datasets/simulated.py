@@ -1,16 +1,16 @@
 """A seeded world of notifications in which the best possible prediction is known.
 
-Members have a latent taste vector. A third of its variance follows from what the platform knows about them (industry,
-seniority, country); the rest is their own, drifts from day to day, and can only be learned from what they clicked. Items
-carry topics, and topics live in the same latent space, so a few clicks tell about many topics. A click is drawn with
-probability
+Members have a latent taste vector. A third of its variance follows from what the platform knows
+about them (industry, seniority, country); the rest is their own, drifts from day to day, and can
+only be learned from what they clicked. Items carry topics, and topics live in the same latent
+space, so a few clicks tell about many topics. A click is drawn with probability
 
     sigmoid(base + bias_m + taste_m(day) . topic_i + type_m + quality_i - age_i + hour fit)
 
 and that probability, which no model can beat, travels with every row in ``bayes_probability``.
 
-Activity follows Zipf's law; some members are cold (first seen in the test period) and some dormant (silent for the middle
-of the period, about half of them back for the test).
+Activity follows Zipf's law; some members are cold (first seen in the test period) and some dormant
+(silent for the middle of the period, about half of them back for the test).
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ _COLD, _DORMANT = 0.06, 0.10
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Who lives there: latent parameters of members (axis ``M``), items (``I``) and topics (``K``)."""
+    """Who lives there: latent parameters of members (axis ``M``), items (``I``) and topics
+    (``K``).
+    """
 
     profile: pd.DataFrame  # [M] observable features
     taste: Array  # [M, days, LATENT]
@@ -65,19 +67,22 @@ class World:
     silence: Array  # [M, 2] days between which a dormant member is silent
 
 
-def simulate(members: int = 4000, seed: int = 0, days: int = 42) -> tuple[pd.DataFrame, pd.DataFrame]:
+def simulate(
+    members: int = 4000, seed: int = 0, days: int = 42
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Draws a world and what happens in it.
 
-    Args:
-        members: Number of members, at least 20.
-        seed: Everything follows from it.
-        days: Length of the period, at least 10; the last fifth tests, the tenth before it validates.
+    Args: members: Number of members, at least 20. seed: Everything follows from it. days: Length of
+        the period, at least 10; the last fifth tests, the tenth before it validates.
 
     Returns:
         The interactions and the members' features.
     """
     if members < 20 or days < 10:
-        raise LimamlError(f"simulated: members must be >= 20 and days >= 10, received members={members}, days={days}")
+        raise LimamlError(
+            f"simulated: members must be >= 20 and days >= 10, received members={members}, "
+            f"days={days}"
+        )
     rng = np.random.default_rng(seed)
     world = _world(rng, members, days)
     return _interactions(rng, world, days), world.profile
@@ -89,9 +94,12 @@ def _cuts(days: int) -> tuple[int, int]:
 
 
 def _world(rng: np.random.Generator, members: int, days: int) -> World:
-    industry, seniority, country = (rng.integers(0, n, members) for n in (INDUSTRIES, SENIORITIES, COUNTRIES))
+    industry, seniority, country = (
+        rng.integers(0, n, members) for n in (INDUSTRIES, SENIORITIES, COUNTRIES)
+    )
     expected = sum(
-        rng.normal(size=(n, LATENT))[codes] for n, codes in ((INDUSTRIES, industry), (SENIORITIES, seniority), (COUNTRIES, country))
+        rng.normal(size=(n, LATENT))[codes]
+        for n, codes in ((INDUSTRIES, industry), (SENIORITIES, seniority), (COUNTRIES, country))
     )
     expected = _standardise(np.asarray(expected))
     own = np.empty((days, members, LATENT))
@@ -99,11 +107,15 @@ def _world(rng: np.random.Generator, members: int, days: int) -> World:
     keep = np.exp(-1.0 / _DRIFT_DAYS)
     for day in range(1, days):
         own[day] = keep * own[day - 1] + np.sqrt(1 - keep**2) * rng.normal(size=(members, LATENT))
-    taste = np.sqrt(_FROM_PROFILE) * expected[:, None] + np.sqrt(1 - _FROM_PROFILE) * own.transpose(1, 0, 2)
+    taste = np.sqrt(_FROM_PROFILE) * expected[:, None] + np.sqrt(1 - _FROM_PROFILE) * own.transpose(
+        1, 0, 2
+    )
     topics = rng.normal(size=(TOPICS, LATENT))
     topics *= _TASTE / np.linalg.norm(topics, axis=1, keepdims=True)
     bias = rng.normal(scale=_BIAS, size=members)
-    connections = np.round(np.exp(rng.normal(5.0, 1.0, members) + 0.5 * bias))  # livelier members know more people: a weak hint
+    connections = np.round(
+        np.exp(rng.normal(5.0, 1.0, members) + 0.5 * bias)
+    )  # livelier members know more people: a weak hint
     profile = pd.DataFrame(
         {
             "member_id": np.char.add("m", np.char.zfill(np.arange(members).astype(str), 5)),
@@ -116,7 +128,11 @@ def _world(rng: np.random.Generator, members: int, days: int) -> World:
     )
     items = 25 * days
     table = pd.DataFrame(
-        {"topic": rng.integers(0, TOPICS, items), "quality": rng.normal(size=items), "born": np.sort(rng.uniform(-3, days, items))}
+        {
+            "topic": rng.integers(0, TOPICS, items),
+            "quality": rng.normal(size=items),
+            "born": np.sort(rng.uniform(-3, days, items)),
+        }
     )
     first_day, silence = _presence(rng, members, days)
     return World(
@@ -138,7 +154,9 @@ def _presence(rng: np.random.Generator, members: int, days: int) -> tuple[Array,
     first = np.where(fate < _COLD, test, 0)
     dormant = (fate >= _COLD) & (fate < _COLD + _DORMANT)
     back = np.where(rng.uniform(size=members) < 0.5, test, days)
-    silence = np.stack([np.where(dormant, round(0.25 * days), days), np.where(dormant, back, days)], axis=1)
+    silence = np.stack(
+        [np.where(dormant, round(0.25 * days), days), np.where(dormant, back, days)], axis=1
+    )
     return first, silence
 
 
@@ -191,9 +209,13 @@ def _interactions(rng: np.random.Generator, world: World, days: int) -> pd.DataF
 
 
 def _visits(rng: np.random.Generator, members: int) -> Array:
-    """Index of the member behind each row; rows per member fall with the member's rank by Zipf's law."""
+    """Index of the member behind each row; rows per member fall with the member's rank by Zipf's
+    law.
+    """
     rank = rng.permutation(members) + 1
-    rows = np.clip(np.round(_MEDIAN_ROWS * (rank / (members / 2)) ** -_ZIPF), 1, _MOST_ROWS).astype(int)
+    rows = np.clip(np.round(_MEDIAN_ROWS * (rank / (members / 2)) ** -_ZIPF), 1, _MOST_ROWS).astype(
+        int
+    )
     return np.repeat(np.arange(members), rows)
 
 
@@ -206,7 +228,9 @@ def _pick_items(rng: np.random.Generator, world: World, moment: Array) -> Array:
 
 
 def _named(form: str, values: Iterable[object]) -> Array:
-    """One text object for each value: rows that share it take eight bytes each, not a text of their own."""
+    """One text object for each value: rows that share it take eight bytes each, not a text of their
+    own.
+    """
     return np.array([form.format(value) for value in values], object)
 
 
@@ -220,7 +244,14 @@ def _schema(request: Request, days: int) -> Schema:
     validation, test = ((START + pd.Timedelta(days=d)).isoformat() for d in _cuts(days))
 
     def profile(name: str, tokens: int) -> Feature:
-        return Feature(name=name, role="meta", dtype="string", encoding="vocabulary", max_vocabulary=tokens, table="members")
+        return Feature(
+            name=name,
+            role="meta",
+            dtype="string",
+            encoding="vocabulary",
+            max_vocabulary=tokens,
+            table="members",
+        )
 
     return Schema(
         name="simulated",
@@ -240,7 +271,13 @@ def _schema(request: Request, days: int) -> Schema:
                 encoding="vocabulary",
                 max_vocabulary=len(TYPES),
             ),
-            Feature(name="topic", dtype="string", encoding="vocabulary", max_vocabulary=TOPICS, embedding_width=8),
+            Feature(
+                name="topic",
+                dtype="string",
+                encoding="vocabulary",
+                max_vocabulary=TOPICS,
+                embedding_width=8,
+            ),
             Feature(name="item_quality"),
             Feature(name="item_age_hours", normalise="log"),
             Feature(name="sender_closeness"),
@@ -254,7 +291,15 @@ def _schema(request: Request, days: int) -> Schema:
     )
 
 
-_HISTORY = tuple(History(keys=keys) for keys in (("member_id",), ("item_id",), ("member_id", "notification_type"), ("member_id", "topic")))
+_HISTORY = tuple(
+    History(keys=keys)
+    for keys in (
+        ("member_id",),
+        ("item_id",),
+        ("member_id", "notification_type"),
+        ("member_id", "topic"),
+    )
+)
 
 
 def _load(request: Request) -> RawData:
@@ -271,7 +316,8 @@ def _load(request: Request) -> RawData:
 DATASETS = (
     Dataset(
         name="simulated",
-        summary="a seeded world of notifications with drifting tastes and a known best possible prediction; needs no files",
+        summary="a seeded world of notifications with drifting tastes and a known best possible "
+        "prediction; needs no files",
         homepage="made by this package",
         licence="Apache-2.0 (made by this package)",
         citation="none",

@@ -1,1 +1,3 @@
-"""The demo: every stage of the loop through its own command, then one member's list in words and pictures."""
+"""The demo: every stage of the loop through its own command, then one member's list in words and
+pictures.
+"""

@@ -40,18 +40,29 @@ class History:
 
 
 def read_history(tasks: Path, schema: Schema, split: str) -> History:
-    """Reads one split of the schema's first task definition; see `tfrec_limaml.tasks.record_format`."""
+    """Reads one split of the schema's first task definition; see
+    `tfrec_limaml.tasks.record_format`.
+    """
     import_tensorflow()
     import tensorflow as tf
 
     from tfrec_limaml.tasks.parsing import parse_tasks
     from tfrec_limaml.training.recipes import split_pattern
 
-    files = sorted(str(p) for p in Path(tasks).glob(str(Path(split_pattern(tasks, None, split, schema)).relative_to(tasks))))
+    files = sorted(
+        str(p)
+        for p in Path(tasks).glob(
+            str(Path(split_pattern(tasks, None, split, schema)).relative_to(tasks))
+        )
+    )
     serialized = list(tf.data.TFRecordDataset(files, "GZIP"))
     parsed = parse_tasks(tf.stack(serialized), schema)
     columns = {name: value.numpy() for name, value in parsed.columns.items()}
-    return History(keys=tuple(key.decode() for key in parsed.task_key.numpy()), splits=parsed.splits.numpy(), columns=columns)
+    return History(
+        keys=tuple(key.decode() for key in parsed.task_key.numpy()),
+        splits=parsed.splits.numpy(),
+        columns=columns,
+    )
 
 
 def kinds(row: Mapping[str, Any], feature: Feature) -> list[str]:
@@ -68,7 +79,11 @@ def likes(history: History, feature: Feature) -> list[str]:
     found = []
     for task in range(len(history.keys)):
         chosen = (values[i] for i in history.rows_of(task) if clicked[i])
-        found.append(favourite(kind for value in chosen for kind in kinds({feature.name: _plain(value)}, feature)))
+        found.append(
+            favourite(
+                kind for value in chosen for kind in kinds({feature.name: _plain(value)}, feature)
+            )
+        )
     return found
 
 

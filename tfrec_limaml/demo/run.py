@@ -68,7 +68,12 @@ DATA = {
 
 
 def run_demo(
-    dataset: str, root: Path, *, data: Sequence[str] = (), training: Sequence[str] = (), overwrite: bool = False
+    dataset: str,
+    root: Path,
+    *,
+    data: Sequence[str] = (),
+    training: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Runs what is not done yet and returns the results.
 
@@ -81,7 +86,9 @@ def run_demo(
     """
     words = DATA[dataset]
     workspace = Workspace(root=root)
-    state = workspace.open({"dataset": dataset, "data": list(data), "training": list(training)}, overwrite)
+    state = workspace.open(
+        {"dataset": dataset, "data": list(data), "training": list(training)}, overwrite
+    )
     todo = stages(workspace, dataset, data=data, training=(*words.training, *training))
     redo = False
     for number, stage in enumerate(todo, 1):
@@ -98,10 +105,16 @@ def run_demo(
     return result
 
 
-def _tell(workspace: Workspace, schema: Schema, recent: history.History, words: DemoData) -> MemberStory:
-    """Ranks without an embedding, with the published one, and with the one after a few more clicks."""
+def _tell(
+    workspace: Workspace, schema: Schema, recent: history.History, words: DemoData
+) -> MemberStory:
+    """Ranks without an embedding, with the published one, and with the one after a few more
+    clicks.
+    """
     kind = next(f for f in schema.all_features if f.name == words.kind)
-    scene = story.choose_scene(schema, recent, history.read_history(workspace.tasks, schema, "test"), kind, words.names)
+    scene = story.choose_scene(
+        schema, recent, history.read_history(workspace.tasks, schema, "test"), kind, words.names
+    )
     version = Manifest.read(latest_version(workspace.export / "ranker")).model_version
     with serving.serving(workspace.export / "ranker") as target:
 
@@ -119,24 +132,45 @@ def _tell(workspace: Workspace, schema: Schema, recent: history.History, words: 
         store.close()
         after, _ = scores("after_clicks")
     items = [
-        RankedItem(name=words.name_words.format(n), group=words.kind_words.format(k), without=float(w), before=float(b), after=float(a))
+        RankedItem(
+            name=words.name_words.format(n),
+            group=words.kind_words.format(k),
+            without=float(w),
+            before=float(b),
+            after=float(a),
+        )
         for n, k, w, b, a in zip(scene.names, scene.kinds, without, before, after, strict=True)
     ]
-    return MemberStory(task_key=scene.key, seen=len(scene.rows), clicks=[words.kind_words.format(c) for c in clicks], items=items)
+    return MemberStory(
+        task_key=scene.key,
+        seen=len(scene.rows),
+        clicks=[words.kind_words.format(c) for c in clicks],
+        items=items,
+    )
 
 
-def _result(dataset: str, workspace: Workspace, state: dict[str, Any], told: MemberStory) -> dict[str, Any]:
+def _result(
+    dataset: str, workspace: Workspace, state: dict[str, Any], told: MemberStory
+) -> dict[str, Any]:
     evaluation = json.loads((workspace.run / "evaluation.json").read_text(encoding="utf-8"))
     embedded = state["stages"]["embed"]["result"]
     return {
         "dataset": dataset,
         "test_rows": evaluation["rows"],
         "auc": [
-            {key: row[key] for key in ("algorithm", "fine_tune", "served", "auc", "auc_low", "auc_high") if key in row}
+            {
+                key: row[key]
+                for key in ("algorithm", "fine_tune", "served", "auc", "auc_low", "auc_high")
+                if key in row
+            }
             for row in evaluation["results"]
         ],
         **({"best_possible_auc": evaluation["bayes_auc"]} if "bayes_auc" in evaluation else {}),
-        "embeddings": {"count": embedded["embedded"], "dimension": embedded["embedding_dim"], "seconds": embedded["seconds"]},
+        "embeddings": {
+            "count": embedded["embedded"],
+            "dimension": embedded["embedding_dim"],
+            "seconds": embedded["seconds"],
+        },
         "ranking": {
             "member": told.task_key,
             "interactions": told.seen,
@@ -161,7 +195,13 @@ def facts(result: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("Best possible test AUC (known here)", f"{result['best_possible_auc']:.4f}"))
     made = result["embeddings"]
     rate = made["count"] / max(made["seconds"], 1e-9)
-    lines.append(("Embeddings", f"{made['count']:,} of width {made['dimension']} in {made['seconds']:.1f} s ({rate:,.0f} per second)"))
+    lines.append(
+        (
+            "Embeddings",
+            f"{made['count']:,} of width {made['dimension']} in {made['seconds']:.1f} s "
+            f"({rate:,.0f} per second)",
+        )
+    )
     lines.append(("Time of the stages", f"{sum(result['seconds'].values()):.0f} s in all"))
     return lines
 
@@ -172,26 +212,39 @@ def next_steps(dataset: str, workspace: Path) -> list[str]:
     other = "kuairand-pure" if dataset == "simulated" else "simulated"
     return [
         f"make demo DATASET={other}",
-        f"limaml train {tasks} --output {run} --algorithm maml && limaml evaluate {tasks} --run {run} --overwrite",
+        f"limaml train {tasks} --output {run} --algorithm maml && limaml evaluate {tasks} --run "
+        f"{run} --overwrite",
         f"limaml serve {workspace / 'export' / 'ranker'} --port 8500",
         "limaml datasets describe your-clicks.csv",
     ]
 
 
 def _report(
-    words: DemoData, workspace: Workspace, schema: Schema, recent: history.History, told: MemberStory, result: dict[str, Any]
+    words: DemoData,
+    workspace: Workspace,
+    schema: Schema,
+    recent: history.History,
+    told: MemberStory,
+    result: dict[str, Any],
 ) -> Report:
     kind = next(f for f in schema.all_features if f.name == words.kind)
     version = Manifest.read(latest_version(workspace.export / "ranker")).model_version
     store = open_store(workspace.store())
     matrix, found = store.get_many(recent.keys, version)
     store.close()
-    liked = [words.kind_words.format(name) if name != NOTHING else name for name in history.likes(recent, kind)]
-    training = [json.loads((workspace.run / f"{name}.training.json").read_text(encoding="utf-8")) for name in ("vanilla", "limaml")]
+    liked = [
+        words.kind_words.format(name) if name != NOTHING else name
+        for name in history.likes(recent, kind)
+    ]
+    training = [
+        json.loads((workspace.run / f"{name}.training.json").read_text(encoding="utf-8"))
+        for name in ("vanilla", "limaml")
+    ]
     return Report(
         title=f"LiMAML on {words.title}",
         summary=(
-            "A model that adapts to each member from a handful of interactions; each adaptation is one vector, made offline and "
+            "A model that adapts to each member from a handful of interactions; each adaptation "
+            "is one vector, made offline and "
             "served as an ordinary feature. This page shows one run of the demo."
         ),
         facts=facts(result),
@@ -208,11 +261,18 @@ def _report(
 
 
 def ranking_table(result: dict[str, Any]) -> list[str]:
-    """The member's candidates, best first with the embedding; each with its place under the three embeddings."""
+    """The member's candidates, best first with the embedding; each with its place under the three
+    embeddings.
+    """
     rows = result["ranking"]["candidates"]
-    places = {name: np.argsort(np.argsort([-row[name] for row in rows])) + 1 for name in ("without", "before", "after")}
+    places = {
+        name: np.argsort(np.argsort([-row[name] for row in rows])) + 1
+        for name in ("without", "before", "after")
+    }
     width = max(len(row["name"]) for row in rows)
-    lines = [f"{'candidate':{width}}  {'no embedding':>14}  {'embedding':>14}  {'after clicks':>14}"]
+    lines = [
+        f"{'candidate':{width}}  {'no embedding':>14}  {'embedding':>14}  {'after clicks':>14}"
+    ]
     for i in np.argsort(places["before"]):
         cells = [f"{rows[i][name]:.3f} (no. {places[name][i]:2d})" for name in places]
         lines.append(f"{rows[i]['name']:{width}}  " + "  ".join(f"{cell:>14}" for cell in cells))

@@ -24,23 +24,30 @@ _START_SECONDS = 120
 
 @contextlib.contextmanager
 def serving(model: Path) -> Iterator[str]:
-    """Runs ``limaml serve`` on a free loopback port; gives its ``host:port`` and stops it in the end.
+    """Runs ``limaml serve`` on a free loopback port; gives its ``host:port`` and stops it in the
+    end.
 
     Raises:
         LimamlError: The server did not start; the message holds what it said last.
     """
     command = [*_LIMAML, "serve", str(model), "--name", "ranker", "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     assert process.stderr is not None
     lines: collections.deque[str] = collections.deque(maxlen=20)
     target: list[str] = []
     ready = threading.Event()
     # Reads on to the end: a full pipe would stop the server.
-    reader = threading.Thread(target=_listen, args=(process.stderr, lines, target, ready), daemon=True)
+    reader = threading.Thread(
+        target=_listen, args=(process.stderr, lines, target, ready), daemon=True
+    )
     reader.start()
     try:
         if not ready.wait(_START_SECONDS) or not target:
-            raise LimamlError(f"`limaml serve {model}` did not start: {' | '.join(lines) or 'it said nothing'}")
+            raise LimamlError(
+                f"`limaml serve {model}` did not start: {' | '.join(lines) or 'it said nothing'}"
+            )
         yield target[0]
     finally:
         process.terminate()
@@ -53,7 +60,9 @@ def serving(model: Path) -> Iterator[str]:
         process.stderr.close()
 
 
-def _listen(stream: IO[str], lines: collections.deque[str], target: list[str], ready: threading.Event) -> None:
+def _listen(
+    stream: IO[str], lines: collections.deque[str], target: list[str], ready: threading.Event
+) -> None:
     for line in stream:
         lines.append(line.strip())
         found = re.search(r"serving .* at (\S+:\d+)\s*$", line)
@@ -63,15 +72,30 @@ def _listen(stream: IO[str], lines: collections.deque[str], target: list[str], r
     ready.set()  # it ended
 
 
-def rank(target: str, export: Path, store: str, request: Mapping[str, Any]) -> tuple[npt.NDArray[np.float64], bool]:
+def rank(
+    target: str, export: Path, store: str, request: Mapping[str, Any]
+) -> tuple[npt.NDArray[np.float64], bool]:
     """Ranks one request with ``limaml rank``.
 
-    Returns:
-        The probability of each candidate, in the request's order, and whether the member's embedding was used.
+    Returns: The probability of each candidate, in the request's order, and whether the member's
+        embedding was used.
     """
     # The first requests after a start may be slow on a busy machine.
-    command = [*_LIMAML, "rank", "--target", target, "--export", str(export), "--store", store, "--timeout", "30"]
-    done = subprocess.run(command, input=json.dumps(request) + "\n", capture_output=True, text=True, check=False)
+    command = [
+        *_LIMAML,
+        "rank",
+        "--target",
+        target,
+        "--export",
+        str(export),
+        "--store",
+        store,
+        "--timeout",
+        "30",
+    ]
+    done = subprocess.run(
+        command, input=json.dumps(request) + "\n", capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise LimamlError(f"`limaml rank` failed: {done.stderr.strip().splitlines()[-1]}")
     ranked = sorted(json.loads(done.stdout)["ranked"], key=lambda row: row["candidate"])

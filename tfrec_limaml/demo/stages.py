@@ -1,4 +1,6 @@
-"""The stages of the loop: each is an installed ``limaml`` command and the output that tells that it is done."""
+"""The stages of the loop: each is an installed ``limaml`` command and the output that tells that it
+is done.
+"""
 
 from __future__ import annotations
 
@@ -86,9 +88,8 @@ class Workspace:
     def open(self, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
         """Reads the state of an earlier demo, or starts a new one.
 
-        Args:
-            settings: What the demo is made with; must not change between a run and its continuation.
-            overwrite: Remove what an earlier demo left.
+        Args: settings: What the demo is made with; must not change between a run and its
+            continuation. overwrite: Remove what an earlier demo left.
 
         Returns:
             The state: ``settings`` and the result of each finished stage.
@@ -98,14 +99,18 @@ class Workspace:
         """
         path = self.root / STATE_FILE
         if self.root.exists() and any(self.root.iterdir()) and not path.is_file():
-            raise LimamlError(f"--workspace {self.root} is not empty and holds no earlier demo; choose another folder")
+            raise LimamlError(
+                f"--workspace {self.root} is not empty and holds no earlier demo; choose another "
+                "folder"
+            )
         if overwrite and path.is_file():
             shutil.rmtree(self.root)
         if path.is_file():
             state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if state["settings"] != settings:
                 raise LimamlError(
-                    f"--workspace {self.root} holds a demo made with {state['settings']}, received {settings}; "
+                    f"--workspace {self.root} holds a demo made with {state['settings']}, "
+                    f"received {settings}; "
                     "choose another folder, or pass --overwrite"
                 )
             return state
@@ -121,7 +126,9 @@ class Workspace:
         os.replace(aside, self.root / STATE_FILE)
 
 
-def stages(workspace: Workspace, dataset: str, *, data: Sequence[str] = (), training: Sequence[str] = ()) -> list[Stage]:
+def stages(
+    workspace: Workspace, dataset: str, *, data: Sequence[str] = (), training: Sequence[str] = ()
+) -> list[Stage]:
     """The stages up to the published embeddings, in order.
 
     Args:
@@ -130,16 +137,45 @@ def stages(workspace: Workspace, dataset: str, *, data: Sequence[str] = (), trai
         data: Further options of ``limaml datasets prepare``.
         training: Further options of ``limaml train``.
     """
-    w, tasks, run, export = workspace, str(workspace.tasks), str(workspace.run), str(workspace.export)
+    w, tasks, run, export = (
+        workspace,
+        str(workspace.tasks),
+        str(workspace.run),
+        str(workspace.export),
+    )
 
     def train(algorithm: str) -> Stage:
         arguments = ("train", tasks, "--output", run, "--algorithm", algorithm, *training)
-        return Stage(name=f"train_{algorithm}", words=f"train {algorithm}", arguments=arguments, output=w.run / f"{algorithm}.keras")
+        return Stage(
+            name=f"train_{algorithm}",
+            words=f"train {algorithm}",
+            arguments=arguments,
+            output=w.run / f"{algorithm}.keras",
+        )
 
-    embed = ("embed", tasks, "--export", export, "--output", str(w.embeddings), "--store", w.store())
+    embed = (
+        "embed",
+        tasks,
+        "--export",
+        export,
+        "--output",
+        str(w.embeddings),
+        "--store",
+        w.store(),
+    )
     return [
-        Stage(name="data", words="get the data", arguments=("datasets", "prepare", dataset, "--output", str(w.raw), *data), output=w.raw),
-        Stage(name="prepare", words="build task records (Beam)", arguments=("prepare", str(w.raw), "--output", tasks), output=w.tasks),
+        Stage(
+            name="data",
+            words="get the data",
+            arguments=("datasets", "prepare", dataset, "--output", str(w.raw), *data),
+            output=w.raw,
+        ),
+        Stage(
+            name="prepare",
+            words="build task records (Beam)",
+            arguments=("prepare", str(w.raw), "--output", tasks),
+            output=w.tasks,
+        ),
         train("vanilla"),
         train("limaml"),
         Stage(
@@ -148,8 +184,18 @@ def stages(workspace: Workspace, dataset: str, *, data: Sequence[str] = (), trai
             arguments=("evaluate", tasks, "--run", run),
             output=w.run / "evaluation.json",
         ),
-        Stage(name="export", words="export ranker and adapter", arguments=("export", run, "--output", export), output=w.export),
-        Stage(name="embed", words="make and publish embeddings (Beam)", arguments=embed, output=w.embeddings),
+        Stage(
+            name="export",
+            words="export ranker and adapter",
+            arguments=("export", run, "--output", export),
+            output=w.export,
+        ),
+        Stage(
+            name="embed",
+            words="make and publish embeddings (Beam)",
+            arguments=embed,
+            output=w.embeddings,
+        ),
     ]
 
 
@@ -187,14 +233,18 @@ def _remove(path: Path) -> None:
 
 
 def call(arguments: Sequence[str]) -> dict[str, Any] | None:
-    """Runs an installed ``limaml`` command in this process and returns its result; raises what it raises."""
+    """Runs an installed ``limaml`` command in this process and returns its result; raises what it
+    raises.
+    """
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             parsed = build_parser([arguments[0]]).parse_args(list(arguments))
     except SystemExit as error:
         reason = complaint.getvalue().strip().splitlines()
-        raise LimamlError(f"cannot run `limaml {shlex.join(arguments)}`: {reason[-1] if reason else error}") from error
+        raise LimamlError(
+            f"cannot run `limaml {shlex.join(arguments)}`: {reason[-1] if reason else error}"
+        ) from error
     result: dict[str, Any] | None = parsed.run_command.run(parsed)
     return result
 

@@ -20,7 +20,9 @@ from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 CANDIDATES = 10
 CLICKS = 5
-_TYPICAL_HISTORY = 8  # long enough for an embedding that says something, short enough for a few clicks to matter
+_TYPICAL_HISTORY = (
+    8  # long enough for an embedding that says something, short enough for a few clicks to matter
+)
 _MINUTE_MS = 60_000
 
 
@@ -47,8 +49,16 @@ class Scene:
     spare: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def choose_scene(schema: Schema, recent: History, test: History, kind: Feature, name_columns: Sequence[str], seed: int = 0) -> Scene:
-    """A member with a few interactions, and candidates drawn from what was shown to anybody in the test period.
+def choose_scene(
+    schema: Schema,
+    recent: History,
+    test: History,
+    kind: Feature,
+    name_columns: Sequence[str],
+    seed: int = 0,
+) -> Scene:
+    """A member with a few interactions, and candidates drawn from what was shown to anybody in the
+    test period.
 
     Args:
         schema: The data's schema.
@@ -62,15 +72,23 @@ def choose_scene(schema: Schema, recent: History, test: History, kind: Feature, 
     task = int(np.argmin(np.abs(lengths - _TYPICAL_HISTORY)))
     rows = [recent.row(i) for i in recent.rows_of(task)]
     meta = [f.name for f in schema.features if f.role == "meta"]
-    member = {**dict(zip(schema.task_columns(), decode_task_key(recent.keys[task]), strict=True)), **{n: rows[-1][n] for n in meta}}
+    member = {
+        **dict(zip(schema.task_columns(), decode_task_key(recent.keys[task]), strict=True)),
+        **{n: rows[-1][n] for n in meta},
+    }
     items = [f.name for f in schema.all_features if f.role == "other"]
     pool: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for position in np.random.default_rng(seed).permutation(len(test.columns[record_format.LABEL]))[: 200 * CANDIDATES]:
+    for position in np.random.default_rng(seed).permutation(len(test.columns[record_format.LABEL]))[
+        : 200 * CANDIDATES
+    ]:
         row = test.row(int(position))
         if kinds(row, kind):
             pool.setdefault(tuple(row[n] for n in name_columns), {n: row[n] for n in items})
     if len(pool) < CANDIDATES + CLICKS:
-        raise LimamlError(f"the test period shows only {len(pool)} different items; the demo needs {CANDIDATES + CLICKS}")
+        raise LimamlError(
+            f"the test period shows only {len(pool)} different items; the demo needs "
+            f"{CANDIDATES + CLICKS}"
+        )
     drawn = list(pool.items())
     spare: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for _, item in drawn[CANDIDATES:]:
@@ -87,8 +105,11 @@ def choose_scene(schema: Schema, recent: History, test: History, kind: Feature, 
     )
 
 
-def imagine_clicks(scene: Scene, scores: npt.NDArray[np.float64]) -> tuple[list[dict[str, Any]], list[str]]:
-    """A change of heart: the member clicks items of a kind that now ranks low, and passes over the kind that ranks first.
+def imagine_clicks(
+    scene: Scene, scores: npt.NDArray[np.float64]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A change of heart: the member clicks items of a kind that now ranks low, and passes over the
+    kind that ranks first.
 
     Args:
         scene: The member and the items.
@@ -100,18 +121,31 @@ def imagine_clicks(scene: Scene, scores: npt.NDArray[np.float64]) -> tuple[list[
     order = np.argsort(-scores, kind="stable")
     ranked = [scene.kinds[i] for i in order]
     passed = ranked[0]
-    wanted = max(set(ranked) - {passed} or {passed}, key=lambda kind: (min(len(scene.spare[kind]), CLICKS), ranked.index(kind)))
-    clicked, ignored = scene.spare[wanted][:CLICKS], scene.spare[passed][: CLICKS // 2] if wanted != passed else []
+    wanted = max(
+        set(ranked) - {passed} or {passed},
+        key=lambda kind: (min(len(scene.spare[kind]), CLICKS), ranked.index(kind)),
+    )
+    clicked, ignored = (
+        scene.spare[wanted][:CLICKS],
+        scene.spare[passed][: CLICKS // 2] if wanted != passed else [],
+    )
     moment = int(scene.rows[-1][record_format.TIMESTAMP])
     rows, words = [], []
-    for item, label, kind in [*((item, 1.0, wanted) for item in clicked), *((item, 0.0, passed) for item in ignored)]:
+    for item, label, kind in [
+        *((item, 1.0, wanted) for item in clicked),
+        *((item, 0.0, passed) for item in ignored),
+    ]:
         moment += _MINUTE_MS
-        rows.append({**scene.rows[-1], **item, record_format.LABEL: label, record_format.TIMESTAMP: moment})
+        rows.append(
+            {**scene.rows[-1], **item, record_format.LABEL: label, record_format.TIMESTAMP: moment}
+        )
         words.append(f"{kind}: {'clicked' if label else 'passed over'}")
     return rows, words
 
 
-def embed_rows(export: Path, schema: Schema, key: str, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
+def embed_rows(
+    export: Path, schema: Schema, key: str, rows: Sequence[Mapping[str, Any]]
+) -> npt.NDArray[np.float32]:
     """The meta embedding ``[1, D]`` that the exported adapter makes of these rows."""
     import_tensorflow()
     import tensorflow as tf

@@ -1,8 +1,9 @@
 """Whether personalisation can still win anything: a diagnostic to run before training LiMAML.
 
-A plain network learns the training rows with all features at hand, member history included. On later rows, which it has not seen,
-the diagnostic estimates how much tasks still differ (`tfrec_limaml.diagnosis.random_intercept`), overall and for each category (a topic, a tab), and
-how much AUC an estimate from each task's own history could win of that.
+A plain network learns the training rows with all features at hand, member history included. On
+later rows, which it has not seen, the diagnostic estimates how much tasks still differ
+(`tfrec_limaml.diagnosis.random_intercept`), overall and for each category (a topic, a tab), and how
+much AUC an estimate from each task's own history could win of that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfrec_limaml.diagnosis.random_intercept import Deviation, auc_gains, group_deviation, recalibrate, task_deviation
+from tfrec_limaml.diagnosis.random_intercept import (
+    Deviation,
+    auc_gains,
+    group_deviation,
+    recalibrate,
+    task_deviation,
+)
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.models import TaskModel, Vanilla
 from tfrec_limaml.schema.schema import Feature, Schema
@@ -37,7 +44,8 @@ MOST_VALUES = 200
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """Which values of a category the query rows hold; a row with several values is there once for each.
+    """Which values of a category the query rows hold; a row with several values is there once for
+    each.
 
     Attributes:
         row: Index of the query row.
@@ -77,11 +85,23 @@ class ScoredRows:
         categories = {}
         for name, found in self.categories.items():
             of_kept = kept[found.row]
-            categories[name] = Category((np.cumsum(kept) - 1)[found.row[of_kept]], found.code[of_kept], found.history[of_kept])
-        return ScoredRows(self.task[kept], self.label[kept], self.logit[kept], self.history[kept], categories)
+            categories[name] = Category(
+                (np.cumsum(kept) - 1)[found.row[of_kept]],
+                found.code[of_kept],
+                found.history[of_kept],
+            )
+        return ScoredRows(
+            self.task[kept], self.label[kept], self.logit[kept], self.history[kept], categories
+        )
 
 
-def train_baseline(model: Vanilla, pattern: str | Sequence[str], validation: str | Sequence[str], epochs: int, seed: int) -> None:
+def train_baseline(
+    model: Vanilla,
+    pattern: str | Sequence[str],
+    validation: str | Sequence[str],
+    epochs: int,
+    seed: int,
+) -> None:
     """Fits a vanilla model with early stopping on the validation rows."""
     import keras
 
@@ -93,7 +113,9 @@ def train_baseline(model: Vanilla, pattern: str | Sequence[str], validation: str
 
 
 def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Feature]) -> ScoredRows:
-    """Scores the query rows of cut task records, un-adapted, and counts what their support holds."""
+    """Scores the query rows of cut task records, un-adapted, and counts what their support
+    holds.
+    """
     schema = model.encoder.schema
 
     def columns(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -101,11 +123,20 @@ def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Featur
         task = tf.repeat(tf.range(tf.shape(tasks.counts)[0]), tasks.counts)
         position = tf.range(tasks.splits[-1]) - tf.gather(tasks.splits, task)
         logit = model.network(encode_rows(tasks, model.encoder), training=False)
-        chosen = {name: tasks.columns[name] for name in (record_format.LABEL, *(f.name for f in features))}
-        return {"task": task, "query": position >= tf.gather(tasks.query_start, task), "logit": tf.cast(logit, tf.float32), **chosen}
+        chosen = {
+            name: tasks.columns[name] for name in (record_format.LABEL, *(f.name for f in features))
+        }
+        return {
+            "task": task,
+            "query": position >= tf.gather(tasks.query_start, task),
+            "logit": tf.cast(logit, tf.float32),
+            **chosen,
+        }
 
     dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "").batch(1024)
-    traced = tf.function(columns, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    traced = tf.function(
+        columns, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
+    )
     parts, offset = [], 0
     for batch in dataset:
         part = {name: value.numpy() for name, value in traced(batch).items()}
@@ -123,29 +154,57 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
         rows: From `score_rows`.
         definition: Its name.
 
-    Returns:
-        ``tasks``, ``rows``, ``median_history``; ``sources``, a list with the task itself first and then every category: ``source``, the
-        standard deviation between tasks in logits (``deviation`` with ``low`` and ``high``), and the gains in AUC of an ``oracle``, from
-        each task's ``history``, and from the history if the deviation were its upper bound (``at_most``); and ``verdict``.
+    Returns: ``tasks``, ``rows``, ``median_history``; ``sources``, a list with the task itself first
+        and then every category: ``source``, the standard deviation between tasks in logits
+        (``deviation`` with ``low`` and ``high``), and the gains in AUC of an ``oracle``, from each
+        task's ``history``, and from the history if the deviation were its upper bound
+        (``at_most``); and ``verdict``.
     """
     if len(np.unique(rows.label)) < 2:
-        raise LimamlError(f"task definition {definition!r}: all {len(rows.label)} validation rows have one label; nothing can be told")
+        raise LimamlError(
+            f"task definition {definition!r}: all {len(rows.label)} validation rows have one "
+            "label; nothing can be told"
+        )
     rows = rows.sample()
     offset = recalibrate(rows.label, rows.logit)
-    confidence = 1 - 0.05 / (1 + len(rows.categories))  # as many chances to find something by accident
+    confidence = 1 - 0.05 / (
+        1 + len(rows.categories)
+    )  # as many chances to find something by accident
     between = task_deviation(rows.label, offset, rows.task, confidence)
 
     def gains(found: Category, tau: float) -> tuple[float, float]:
         task = rows.task[found.row]
         group = np.unique(np.stack([task, found.code]), axis=1, return_inverse=True)[1].reshape(-1)
-        return auc_gains(offset[found.row], task, between.value, rows.history[found.row], group, tau, found.history)
+        return auc_gains(
+            offset[found.row],
+            task,
+            between.value,
+            rows.history[found.row],
+            group,
+            tau,
+            found.history,
+        )
 
-    overall, at_most = (auc_gains(offset, rows.task, tau, rows.history) for tau in (between.value, between.high))
+    overall, at_most = (
+        auc_gains(offset, rows.task, tau, rows.history) for tau in (between.value, between.high)
+    )
     sources = [_source("task", between, overall, at_most[1])]
     for name, found in rows.categories.items():
         task, copies = rows.task[found.row], len(found.row) / len(rows.task)
-        inside = group_deviation(rows.label[found.row], offset[found.row], task, found.code, between.value, confidence, copies)
-        sources.append(_source(f"task x {name}", inside, gains(found, inside.value), gains(found, inside.high)[1]))
+        inside = group_deviation(
+            rows.label[found.row],
+            offset[found.row],
+            task,
+            found.code,
+            between.value,
+            confidence,
+            copies,
+        )
+        sources.append(
+            _source(
+                f"task x {name}", inside, gains(found, inside.value), gains(found, inside.high)[1]
+            )
+        )
     return {
         "definition": definition,
         "tasks": len(np.unique(rows.task)),
@@ -157,7 +216,9 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
 
 
 def verdict(sources: Sequence[dict[str, Any]]) -> str:
-    """``"worth it"``, ``"small"``, ``"nothing left"``, or ``"cannot tell"`` where too few rows leave it open."""
+    """``"worth it"``, ``"small"``, ``"nothing left"``, or ``"cannot tell"`` where too few rows
+    leave it open.
+    """
     sure = max((s["history"] for s in sources if s["low"] > 0), default=0.0)
     if sure >= WORTH:
         return "worth it"
@@ -167,16 +228,25 @@ def verdict(sources: Sequence[dict[str, Any]]) -> str:
 
 
 def categories(schema: Schema, definition: str) -> list[Feature]:
-    """The features whose values tasks may like differently: categorical, and not fixed by the task."""
+    """The features whose values tasks may like differently: categorical, and not fixed by the
+    task.
+    """
     keys = schema.task_columns(definition)
-    return [f for f in schema.all_features if f.encoding != "numeric" and f.role == "other" and f.name not in keys]
+    return [
+        f
+        for f in schema.all_features
+        if f.encoding != "numeric" and f.role == "other" and f.name not in keys
+    ]
 
 
 def record_files(tasks: str | Path, definition: str, split: str) -> list[str]:
     """Files of one split; raises `LimamlError` where there are none."""
     files = sorted(glob.glob(str(Path(tasks) / definition / f"{split}-*.tfrecord*")))
     if not files:
-        raise LimamlError(f"no {split} records of task definition {definition!r} in {tasks}; `limaml prepare` writes them")
+        raise LimamlError(
+            f"no {split} records of task definition {definition!r} in {tasks}; `limaml prepare` "
+            "writes them"
+        )
     return files
 
 
@@ -193,10 +263,18 @@ def _with_history(rows: dict[str, Array], features: Sequence[Feature]) -> Scored
             continue
         pair, of_query = rows["task"][row] * values + code, query[row]
         before = np.bincount(pair[~of_query], minlength=tasks * values)
-        found[feature.name] = Category(number[row[of_query]], code[of_query], before[pair[of_query]])
+        found[feature.name] = Category(
+            number[row[of_query]], code[of_query], before[pair[of_query]]
+        )
     support = np.bincount(rows["task"][~query], minlength=tasks)
     task = rows["task"][query]
-    return ScoredRows(task, rows[record_format.LABEL][query], rows["logit"][query].astype(float), support[task], found)
+    return ScoredRows(
+        task,
+        rows[record_format.LABEL][query],
+        rows["logit"][query].astype(float),
+        support[task],
+        found,
+    )
 
 
 def _values(column: Array, separator: str | None) -> tuple[Array, Array]:
@@ -204,7 +282,9 @@ def _values(column: Array, separator: str | None) -> tuple[Array, Array]:
     if separator is None:
         return np.arange(len(column)), column.astype("S") if column.dtype == object else column
     cells = [sorted(set(cell.split(separator.encode()))) for cell in column]
-    return np.repeat(np.arange(len(cells)), [len(cell) for cell in cells]), np.array([value for cell in cells for value in cell], "S")
+    return np.repeat(np.arange(len(cells)), [len(cell) for cell in cells]), np.array(
+        [value for cell in cells for value in cell], "S"
+    )
 
 
 def _position_in_task(task: Array) -> Array:
@@ -214,7 +294,9 @@ def _position_in_task(task: Array) -> Array:
     return np.asarray(np.arange(len(task)) - starts[np.cumsum(new) - 1])
 
 
-def _source(name: str, between: Deviation, gains: tuple[float, float], at_most: float) -> dict[str, Any]:
+def _source(
+    name: str, between: Deviation, gains: tuple[float, float], at_most: float
+) -> dict[str, Any]:
     found = {
         "deviation": between.value,
         "low": between.low,

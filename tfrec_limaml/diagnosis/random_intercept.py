@@ -1,8 +1,11 @@
-"""How much tasks differ beyond what a model's features already say: a random-intercept model of scored rows, in NumPy.
+"""How much tasks differ beyond what a model's features already say: a random-intercept model of
+scored rows, in NumPy.
 
-Each row's label is Bernoulli with logit ``offset + b_task + c_group``, where the offset is a model's own logit, ``b_task`` is normal
-with deviation tau, and ``c_group`` (a group is a task together with one value of a category) is normal with deviation tau_group. The
-deviations are found by maximum marginal likelihood, integrating over ``b`` and ``c`` by quadrature, and are then translated into AUC.
+Each row's label is Bernoulli with logit ``offset + b_task + c_group``, where the offset is a
+model's own logit, ``b_task`` is normal with deviation tau, and ``c_group`` (a group is a task
+together with one value of a category) is normal with deviation tau_group. The deviations are found
+by maximum marginal likelihood, integrating over ``b`` and ``c`` by quadrature, and are then
+translated into AUC.
 """
 
 from __future__ import annotations
@@ -19,13 +22,16 @@ Array = npt.NDArray[Any]
 
 #: Widest deviation looked for, in logits.
 MOST = 3.0
-#: Shrinks logits when a normal effect of variance v is averaged out: sqrt(1 + 0.346 v) (Zeger, Liang and Albert, 1988).
+#: Shrinks logits when a normal effect of variance v is averaged out: sqrt(1 + 0.346 v) (Zeger,
+#: Liang and Albert, 1988).
 _ATTENUATION = 0.346
 
 
 @dataclasses.dataclass(frozen=True)
 class Deviation:
-    """A standard deviation between tasks (or groups) in logits, with its profile-likelihood interval."""
+    """A standard deviation between tasks (or groups) in logits, with its profile-likelihood
+    interval.
+    """
 
     value: float
     low: float
@@ -33,7 +39,9 @@ class Deviation:
 
 
 def recalibrate(label: Array, logit: Array, steps: int = 25) -> Array:
-    """Logits ``a + s * logit`` that fit the labels best: an overconfident model must not look like tasks that differ."""
+    """Logits ``a + s * logit`` that fit the labels best: an overconfident model must not look like
+    tasks that differ.
+    """
     design = np.stack([np.ones(len(logit)), logit], 1)
     weights = np.zeros(2)  # from here Newton's steps do not overshoot, however large the logits
     for _ in range(steps):
@@ -57,12 +65,20 @@ def task_deviation(label: Array, offset: Array, task: Array, confidence: float =
 
 
 def group_deviation(
-    label: Array, offset: Array, task: Array, category: Array, tau: float, confidence: float = 0.95, copies: float = 1.0
+    label: Array,
+    offset: Array,
+    task: Array,
+    category: Array,
+    tau: float,
+    confidence: float = 0.95,
+    copies: float = 1.0,
 ) -> Deviation:
-    """Deviation of intercepts of (task, category) that comes on top of task intercepts of deviation `tau`.
+    """Deviation of intercepts of (task, category) that comes on top of task intercepts of deviation
+    `tau`.
 
-    Where rows hold several values of the category they come once for each; `copies` is how often on average. The estimate is then
-    the one of a composite likelihood, and the interval counts what a row says once, not `copies` times.
+    Where rows hold several values of the category they come once for each; `copies` is how often on
+    average. The estimate is then the one of a composite likelihood, and the interval counts what a
+    row says once, not `copies` times.
     """
     rows = _Sorted(label, offset, task, category)
     return _maximise(lambda tau_group: rows.log_likelihood(tau, tau_group) / copies, confidence)
@@ -92,9 +108,9 @@ def auc_gains(
         draws: Worlds to average over.
         seed: Makes the result repeatable.
 
-    Returns:
-        The gain in AUC of an oracle that knows every effect, and of the best estimate that each task's own history allows: of task
-        effects over none; with groups, of group effects on top of task effects.
+    Returns: The gain in AUC of an oracle that knows every effect, and of the best estimate that
+        each task's own history allows: of task effects over none; with groups, of group effects on
+        top of task effects.
     """
     rng = np.random.default_rng(seed)
     mean = offset * np.sqrt(1 + _ATTENUATION * (tau**2 + tau_group**2))
@@ -102,13 +118,20 @@ def auc_gains(
     information = float(np.mean(p * (1 - p)))
     gains = np.zeros(2)
     for _ in range(draws):
-        effects = np.stack(_effects(rng, task, tau, history * information))  # the known ones and their estimates
+        effects = np.stack(
+            _effects(rng, task, tau, history * information)
+        )  # the known ones and their estimates
         without: Array = np.zeros_like(effects)
         if group is not None and group_history is not None:
             without = effects
-            effects = effects + np.stack(_effects(rng, group, tau_group, group_history * information))
+            effects = effects + np.stack(
+                _effects(rng, group, tau_group, group_history * information)
+            )
         truth = _sigmoid(mean + effects[0])
-        gains += [expected_auc(truth, mean + e) - expected_auc(truth, mean + w) for e, w in zip(effects, without, strict=True)]
+        gains += [
+            expected_auc(truth, mean + e) - expected_auc(truth, mean + w)
+            for e, w in zip(effects, without, strict=True)
+        ]
     return float(gains[0] / draws), float(gains[1] / draws)
 
 
@@ -122,8 +145,12 @@ def expected_auc(probability: Array, score: Array) -> float:
     return float((positive * below).sum() / (p.sum() * (1 - p).sum()))
 
 
-def _effects(rng: np.random.Generator, codes: Array, tau: float, information: Array) -> tuple[Array, Array]:
-    """Effects drawn for each code, and their best estimates (posterior means) from a history of that information, ``[N]`` each."""
+def _effects(
+    rng: np.random.Generator, codes: Array, tau: float, information: Array
+) -> tuple[Array, Array]:
+    """Effects drawn for each code, and their best estimates (posterior means) from a history of
+    that information, ``[N]`` each.
+    """
     size = int(codes.max()) + 1
     per_code = np.zeros(size)
     per_code[codes] = information
@@ -136,7 +163,8 @@ def _effects(rng: np.random.Generator, codes: Array, tau: float, information: Ar
 class _Sorted:
     """Rows sorted by task and group, for sums within either."""
 
-    # Rectangles are spectrally accurate for normal densities and, unlike Gauss-Hermite nodes, fine enough for long tasks.
+    # Rectangles are spectrally accurate for normal densities and, unlike Gauss-Hermite nodes, fine
+    # enough for long tasks.
     NODES = np.linspace(-4.0, 4.0, 33)
     LOG_WEIGHTS = -0.5 * NODES**2 - np.log(np.exp(-0.5 * NODES**2).sum())
     GROUP_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
@@ -154,12 +182,17 @@ class _Sorted:
 
     def log_likelihood(self, tau: float, tau_group: float) -> float:
         """Marginal log likelihood of all rows."""
-        logit = (self.offset * np.sqrt(1 + _ATTENUATION * (tau**2 + tau_group**2)))[:, None] + tau * self.NODES
+        logit = (self.offset * np.sqrt(1 + _ATTENUATION * (tau**2 + tau_group**2)))[
+            :, None
+        ] + tau * self.NODES
         if not tau_group:
             per_group = np.add.reduceat(_log_sigmoid(self.sign[:, None] * logit), self.groups)
         else:
             parts = [
-                np.add.reduceat(_log_sigmoid(self.sign[:, None] * (logit + tau_group * node)), self.groups) + weight
+                np.add.reduceat(
+                    _log_sigmoid(self.sign[:, None] * (logit + tau_group * node)), self.groups
+                )
+                + weight
                 for node, weight in zip(self.GROUP_NODES, self.LOG_GROUP_WEIGHTS, strict=True)
             ]
             per_group = np.logaddexp.reduce(parts)
@@ -168,7 +201,9 @@ class _Sorted:
 
 
 def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> Deviation:
-    """The deviation of largest likelihood, and where the likelihood falls off by the chi-square quantile."""
+    """The deviation of largest likelihood, and where the likelihood falls off by the chi-square
+    quantile.
+    """
     grid = np.linspace(0, MOST, 13)
     values = np.array([log_likelihood(tau) for tau in grid])
     best = int(values.argmax())
@@ -179,10 +214,16 @@ def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> De
     value = (low + high) / 2 if best or low > 1e-3 else 0.0
     top = max(log_likelihood(value), float(values.max()))
     bar = top - NormalDist().inv_cdf(0.5 + confidence / 2) ** 2 / 2
-    return Deviation(float(value), _crossing(log_likelihood, bar, value, 0.0), _crossing(log_likelihood, bar, value, MOST))
+    return Deviation(
+        float(value),
+        _crossing(log_likelihood, bar, value, 0.0),
+        _crossing(log_likelihood, bar, value, MOST),
+    )
 
 
-def _crossing(log_likelihood: Callable[[float], float], bar: float, inside: float, outside: float) -> float:
+def _crossing(
+    log_likelihood: Callable[[float], float], bar: float, inside: float, outside: float
+) -> float:
     if log_likelihood(outside) >= bar:
         return outside
     for _ in range(9):

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfrec_limaml.features import Features, flatten_tasks, merge_axes, split_axes, subtask_feature
+from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
+from tfrec_limaml.features import Features, subtask_feature
 from tfrec_limaml.models import LiMAML, TaskModel
 from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.models.task_model import TaskBatch
@@ -19,7 +20,8 @@ Rows = dict[str, npt.NDArray[Any]]
 
 
 def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, Any]:
-    """Whether fine-tuning lowers the loss it descends: the mean support loss of tasks before and after `fine_tune_steps` steps.
+    """Whether fine-tuning lowers the loss it descends: the mean support loss of tasks before and
+    after `fine_tune_steps` steps.
 
     Warns where it rose on average: the inner rate is too large, or training went wrong.
 
@@ -27,9 +29,8 @@ def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, A
         model: A trained model.
         dataset: Batches of tasks.
 
-    Returns:
-        ``support_loss_before``, ``support_loss_after`` (NaN where no task has support) and ``support_loss_rose``, the share of tasks
-        whose loss rose.
+    Returns: ``support_loss_before``, ``support_loss_after`` (NaN where no task has support) and
+        ``support_loss_rose``, the share of tasks whose loss rose.
     """
 
     def losses(batch: TaskBatch) -> dict[str, tf.Tensor]:
@@ -37,27 +38,41 @@ def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, A
         weights, before = model.adapt_tasks(support, model.fine_tune_steps)
         after = model.task_loss(model.adapted_outputs(weights, support["features"]), support)
         known = tf.reduce_any(support["weight"] > 0, -1)
-        return {name: tf.boolean_mask(v, known) for name, v in (("before", before[0] if before else after), ("after", after))}
+        return {
+            name: tf.boolean_mask(v, known)
+            for name, v in (("before", before[0] if before else after), ("after", after))
+        }
 
     found = _collect(dataset, losses)
     if not len(found["before"]):
-        return {"support_loss_before": float("nan"), "support_loss_after": float("nan"), "support_loss_rose": float("nan")}
+        return {
+            "support_loss_before": float("nan"),
+            "support_loss_after": float("nan"),
+            "support_loss_rose": float("nan"),
+        }
     before, after = (float(np.mean(found[name], dtype=np.float64)) for name in ("before", "after"))
     if not after <= before:
         warnings.warn(
-            f"fine-tuning made the support loss worse: {before:.4f} before and {after:.4f} after {model.fine_tune_steps} step(s) at "
-            f"inner_learning_rate={model.inner_learning_rate:g}; lower inner_learning_rate and train again",
+            f"fine-tuning made the support loss worse: {before:.4f} before and {after:.4f} after "
+            f"{model.fine_tune_steps} step(s) at "
+            f"inner_learning_rate={model.inner_learning_rate:g}; lower inner_learning_rate and "
+            "train again",
             stacklevel=2,
         )
     rose = ~(found["after"] <= found["before"])
-    return {"support_loss_before": before, "support_loss_after": after, "support_loss_rose": float(rose.mean())}
+    return {
+        "support_loss_before": before,
+        "support_loss_after": after,
+        "support_loss_rose": float(rose.mean()),
+    }
 
 
 def served_rows(model: LiMAML, dataset: tf.data.Dataset) -> Rows:
-    """Scores the query rows as production does: with each task's one stored embedding instead of its adapted meta block.
+    """Scores the query rows as production does: with each task's one stored embedding instead of
+    its adapted meta block.
 
-    Rows of a task without support have no stored embedding; the un-adapted meta block reads their own features, as the exported ranker
-    does.
+    Rows of a task without support have no stored embedding; the un-adapted meta block reads their
+    own features, as the exported ranker does.
 
     Args:
         model: A trained model.
@@ -66,11 +81,18 @@ def served_rows(model: LiMAML, dataset: tf.data.Dataset) -> Rows:
     Returns:
         Arrays ``[N]`` as `TaskModel.predict_step` gives them.
     """
-    return _collect(dataset, lambda batch: model.query_rows(batch, served_outputs(model, batch["support"], batch["query"]["features"])))
+    return _collect(
+        dataset,
+        lambda batch: model.query_rows(
+            batch, served_outputs(model, batch["support"], batch["query"]["features"])
+        ),
+    )
 
 
 def served_outputs(model: LiMAML, support: Samples, features: Features) -> tf.Tensor:
-    """Logits ``[T, Q]`` of query `features` under the embeddings that the embedding job would store."""
+    """Logits ``[T, Q]`` of query `features` under the embeddings that the embedding job would
+    store.
+    """
     stored = model.task_embeddings(support)
     rows = flatten_tasks(features)
     like = next(iter(features.values()))
@@ -79,13 +101,25 @@ def served_outputs(model: LiMAML, support: Samples, features: Features) -> tf.Te
     first, *others = tf.split(own, 1 + len(definitions), -1)
     known = tf.reduce_any(support["weight"] > 0, -1)[:, None, None]
     parts = [tf.where(known, tf.cast(stored.embedding, own.dtype)[:, None], first)]
-    for definition, (subtasks, embedding), mine in zip(definitions, stored.nested, others, strict=True):
+    for definition, (subtasks, embedding), mine in zip(
+        definitions, stored.nested, others, strict=True
+    ):
         number = subtasks.of_rows(features[subtask_feature(definition)])
-        parts.append(tf.where(number[..., None] >= 0, tf.gather(tf.cast(embedding, own.dtype), tf.maximum(number, 0)), mine))
+        parts.append(
+            tf.where(
+                number[..., None] >= 0,
+                tf.gather(tf.cast(embedding, own.dtype), tf.maximum(number, 0)),
+                mine,
+            )
+        )
     return split_axes(model.global_block(rows, merge_axes(tf.concat(parts, -1))), like)
 
 
-def _collect(dataset: tf.data.Dataset, step: Callable[[TaskBatch], Mapping[str, tf.Tensor]]) -> Rows:
-    traced = tf.function(step, input_signature=[dataset.element_spec], autograph=False)  # one trace for batches of any size
+def _collect(
+    dataset: tf.data.Dataset, step: Callable[[TaskBatch], Mapping[str, tf.Tensor]]
+) -> Rows:
+    traced = tf.function(
+        step, input_signature=[dataset.element_spec], autograph=False
+    )  # one trace for batches of any size
     parts = [{name: value.numpy() for name, value in traced(batch).items()} for batch in dataset]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,4 +1,6 @@
-"""Who the scored rows belong to: slices by length of history, and cohorts that behave differently in production."""
+"""Who the scored rows belong to: slices by length of history, and cohorts that behave differently
+in production.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +23,26 @@ PAPER_BOUND = 25
 DAY_MS = 86_400_000
 
 
-def history_slices(history: Array, bounds: Sequence[int] = HISTORY_BOUNDS) -> Iterator[tuple[str, Array]]:
-    """Names and row masks ``[N]`` of the slices that hold rows, by samples in the row's support set."""
+def history_slices(
+    history: Array, bounds: Sequence[int] = HISTORY_BOUNDS
+) -> Iterator[tuple[str, Array]]:
+    """Names and row masks ``[N]`` of the slices that hold rows, by samples in the row's support
+    set.
+    """
     for lower, upper in zip(bounds, [*bounds[1:], None], strict=True):
         inside = (history >= lower) & (history < (np.inf if upper is None else upper))
         if inside.any():
             yield _slice_name(lower, upper), inside
 
 
-def cohorts(rows: Rows, trained_keys: Collection[bytes] | None = None, dormant_days: float = 7.0) -> Iterator[tuple[str, Array]]:
+def cohorts(
+    rows: Rows, trained_keys: Collection[bytes] | None = None, dormant_days: float = 7.0
+) -> Iterator[tuple[str, Array]]:
     """Names and row masks ``[N]`` of the cohorts that hold rows.
 
     - ``cold``: no record of the task was trained on (needs `trained_keys`).
-    - ``dormant``: the task was seen before, but not in the last `dormant_days` days before its first scored row (needs the columns
-      ``timestamp`` and ``last_seen``).
+    - ``dormant``: the task was seen before, but not in the last `dormant_days` days before its
+      first scored row (needs the columns ``timestamp`` and ``last_seen``).
     - ``active``: neither.
     - ``under 25 rows`` and ``25 rows or more``: by the task's scored rows, the paper's slices.
 
@@ -53,7 +61,9 @@ def cohorts(rows: Rows, trained_keys: Collection[bytes] | None = None, dormant_d
     if "timestamp" in rows and "last_seen" in rows:
         first = np.full(len(keys), np.iinfo(np.int64).max)
         np.minimum.at(first, task, rows["timestamp"])
-        dormant = (rows["last_seen"] > 0) & (first[task] - rows["last_seen"] > dormant_days * DAY_MS)
+        dormant = (rows["last_seen"] > 0) & (
+            first[task] - rows["last_seen"] > dormant_days * DAY_MS
+        )
         yield "dormant", dormant & usual
         usual &= ~dormant
         yield "active", usual
@@ -64,11 +74,15 @@ def cohorts(rows: Rows, trained_keys: Collection[bytes] | None = None, dormant_d
 
 def task_keys(files: Sequence[str]) -> set[bytes]:
     """The task keys in files of task records."""
-    dataset = tf.data.TFRecordDataset(files, "GZIP" if files and files[0].endswith(".gz") else "").batch(1024)
+    dataset = tf.data.TFRecordDataset(
+        files, "GZIP" if files and files[0].endswith(".gz") else ""
+    ).batch(1024)
     feature = {record_format.TASK_KEY: tf.io.FixedLenFeature([], tf.string)}
 
     def keys(serialized: tf.Tensor) -> tf.Tensor:
-        return tf.io.parse_sequence_example(serialized, context_features=feature)[0][record_format.TASK_KEY]
+        return tf.io.parse_sequence_example(serialized, context_features=feature)[0][
+            record_format.TASK_KEY
+        ]
 
     return {key for batch in dataset.map(keys).as_numpy_iterator() for key in batch}
 

@@ -12,7 +12,15 @@ import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.cohorts import HISTORY_BOUNDS, cohorts, history_slices
-from tfrec_limaml.evaluation.metrics import auc, auc_difference, auc_interval, calibration, calibration_curve, log_loss, per_task_auc
+from tfrec_limaml.evaluation.metrics import (
+    auc,
+    auc_difference,
+    auc_interval,
+    calibration,
+    calibration_curve,
+    log_loss,
+    per_task_auc,
+)
 from tfrec_limaml.models import TaskModel
 
 Rows = Mapping[str, npt.NDArray[Any]]
@@ -21,7 +29,9 @@ Rows = Mapping[str, npt.NDArray[Any]]
 FEW_TASKS = 30
 
 
-def evaluate_tasks(model: TaskModel, dataset: tf.data.Dataset, fine_tune: bool, verbose: int = 0, **options: Any) -> dict[str, Any]:
+def evaluate_tasks(
+    model: TaskModel, dataset: tf.data.Dataset, fine_tune: bool, verbose: int = 0, **options: Any
+) -> dict[str, Any]:
     """Predicts the query rows of a dataset (made with ``with_keys=True``) and measures them.
 
     Args:
@@ -53,27 +63,33 @@ def measure(
 ) -> dict[str, Any]:
     """Metrics of scored rows, overall, by length of history and by cohort.
 
-    Args:
-        rows: Arrays ``[N]``: ``probability``, ``label``, ``history``, ``task_key``, and for the dormant cohort ``timestamp`` and
+    Args: rows: Arrays ``[N]``: ``probability``, ``label``, ``history``, ``task_key``, and for the
+        dormant cohort ``timestamp`` and
             ``last_seen``.
         bounds: Lower bounds of the slices by history.
         reference: Another model's probabilities ``[N]`` of the same rows, to report the gain over.
         trained_keys: See `cohorts`.
         dormant_days: See `cohorts`.
 
-    Returns:
-        ``rows``, ``tasks``, ``auc`` with ``auc_low`` and ``auc_high`` (95 %, rows of one task taken as dependent), ``log_loss``,
-        ``calibration``, ``calibration_curve``, ``per_task_auc`` over ``per_task_auc_tasks`` tasks, with a `reference` also ``gain``,
-        ``gain_low`` and ``gain_high`` in AUC; ``slices`` by history and ``cohorts``: lists of some of the same, each with its name under
-        ``slice``. A degenerate metric is NaN, or carries a ``note``; overall ones are warned of as well.
+    Returns: ``rows``, ``tasks``, ``auc`` with ``auc_low`` and ``auc_high`` (95 %, rows of one task
+        taken as dependent), ``log_loss``, ``calibration``, ``calibration_curve``, ``per_task_auc``
+        over ``per_task_auc_tasks`` tasks, with a `reference` also ``gain``, ``gain_low`` and
+        ``gain_high`` in AUC; ``slices`` by history and ``cohorts``: lists of some of the same, each
+        with its name under ``slice``. A degenerate metric is NaN, or carries a ``note``; overall
+        ones are warned of as well.
 
     Raises:
         LimamlError: No rows, or no probabilities.
     """
     if "probability" not in rows:
-        raise LimamlError(f"evaluation needs the column 'probability' of a model for binary labels, received {sorted(rows)}")
+        raise LimamlError(
+            "evaluation needs the column 'probability' of a model for binary labels, received "
+            f"{sorted(rows)}"
+        )
     if not len(rows["label"]):
-        raise LimamlError("there are no query rows to evaluate; check the split dates of the schema")
+        raise LimamlError(
+            "there are no query rows to evaluate; check the split dates of the schema"
+        )
     codes = np.unique(rows["task_key"], return_inverse=True)[1]
     columns = {"label": rows["label"], "probability": rows["probability"], "task": codes}
     if reference is not None:
@@ -84,10 +100,17 @@ def measure(
         result["per_task_note"] = f"fewer than {FEW_TASKS} tasks have rows of both classes"
     for name in ("note", "per_task_note"):
         if name in result:
-            warnings.warn(f"{'AUC' if name == 'note' else 'AUC within tasks'} says little here: {result[name]}", stacklevel=2)
+            warnings.warn(
+                f"{'AUC' if name == 'note' else 'AUC within tasks'} says little here: "
+                f"{result[name]}",
+                stacklevel=2,
+            )
 
     def part(name: str, inside: npt.NDArray[Any]) -> dict[str, Any]:
-        return {"slice": name, **_measure_rows({column: values[inside] for column, values in columns.items()})}
+        return {
+            "slice": name,
+            **_measure_rows({column: values[inside] for column, values in columns.items()}),
+        }
 
     groups = cohorts(rows, trained_keys, dormant_days)
     return {
@@ -111,9 +134,17 @@ def _measure_rows(columns: Rows) -> dict[str, Any]:
     label, score, task = columns["label"], columns["probability"], columns["task"]
     value, low, high = auc_interval(label, score, task)
     tasks = len(np.unique(task))
-    result: dict[str, Any] = {"rows": len(label), "tasks": tasks, "auc": value, "auc_low": low, "auc_high": high}
+    result: dict[str, Any] = {
+        "rows": len(label),
+        "tasks": tasks,
+        "auc": value,
+        "auc_low": low,
+        "auc_high": high,
+    }
     if "reference" in columns:
-        result["gain"], result["gain_low"], result["gain_high"] = auc_difference(label, score, columns["reference"], task)
+        result["gain"], result["gain_low"], result["gain_high"] = auc_difference(
+            label, score, columns["reference"], task
+        )
     if np.isnan(value):
         result["note"] = f"all {len(label)} labels are of one class"
     elif tasks < FEW_TASKS:

@@ -37,12 +37,15 @@ def auc(label: Array, score: Array) -> float:
     return float((_midranks(score)[positive].sum() - m * (m + 1) / 2) / (m * n))
 
 
-def auc_interval(label: Array, score: Array, cluster: Array | None = None, z: float = Z_95) -> Interval:
+def auc_interval(
+    label: Array, score: Array, cluster: Array | None = None, z: float = Z_95
+) -> Interval:
     """AUC with a confidence interval, from mid-ranks in O(N log N); NaNs for one-class labels.
 
-    The variance is DeLong's (1988) where rows are independent. Rows of one task are not: with `cluster` the structural components are
-    summed within clusters first (Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 1997), which is
-    usually wider, and is the same where every row is a cluster of its own.
+    The variance is DeLong's (1988) where rows are independent. Rows of one task are not: with
+    `cluster` the structural components are summed within clusters first (Obuchowski, "Nonparametric
+    analysis of clustered ROC curve data", Biometrics 1997), which is usually wider, and is the same
+    where every row is a cluster of its own.
 
     Args:
         label: 0 or 1, ``[N]``.
@@ -58,10 +61,14 @@ def auc_interval(label: Array, score: Array, cluster: Array | None = None, z: fl
     return Interval(value, max(value - half, 0.0), min(value + half, 1.0))
 
 
-def auc_difference(label: Array, score: Array, reference: Array, cluster: Array | None = None, z: float = Z_95) -> Interval:
-    """AUC of `score` minus AUC of `reference` on the same rows, with a confidence interval that knows they are paired.
+def auc_difference(
+    label: Array, score: Array, reference: Array, cluster: Array | None = None, z: float = Z_95
+) -> Interval:
+    """AUC of `score` minus AUC of `reference` on the same rows, with a confidence interval that
+    knows they are paired.
 
-    Arguments as in `auc_interval`. Far narrower than two separate intervals suggest, as both models err on the same rows.
+    Arguments as in `auc_interval`. Far narrower than two separate intervals suggest, as both models
+    err on the same rows.
     """
     ours, theirs = _components(label, score), _components(label, reference)
     if ours is None or theirs is None:
@@ -86,8 +93,8 @@ def calibration(label: Array, probability: Array) -> float:
 def calibration_curve(label: Array, probability: Array, bins: int = 10) -> list[dict[str, float]]:
     """Expected and observed positives in bins of equally many rows, by rising probability.
 
-    Returns:
-        For each bin that holds rows: ``rows``, ``expected`` (mean probability) and ``observed`` (mean label).
+    Returns: For each bin that holds rows: ``rows``, ``expected`` (mean probability) and
+        ``observed`` (mean label).
     """
     parts = np.array_split(np.argsort(probability, kind="stable"), bins)
     return [
@@ -128,7 +135,9 @@ def per_task_auc(task: Array, label: Array, score: Array) -> tuple[float, int]:
 
 
 def _components(label: Array, score: Array) -> tuple[float, Array] | None:
-    """The AUC and each row's share ``[N]`` of the other class that it beats, less the AUC; None for one-class labels."""
+    """The AUC and each row's share ``[N]`` of the other class that it beats, less the AUC; None for
+    one-class labels.
+    """
     positive = label > 0.5
     m, n = int(positive.sum()), int((~positive).sum())
     if not m or not n:
@@ -142,15 +151,20 @@ def _components(label: Array, score: Array) -> tuple[float, Array] | None:
 
 def _clustered_variance(positive: Array, deviation: Array, cluster: Array | None) -> float:
     """Obuchowski's variance of a mean of components whose deviations are given."""
-    codes = np.arange(len(positive)) if cluster is None else np.unique(cluster, return_inverse=True)[1]
+    codes = (
+        np.arange(len(positive)) if cluster is None else np.unique(cluster, return_inverse=True)[1]
+    )
     size = int(codes.max()) + 1
     sums, variance = [], 0.0
     for rows in (positive, ~positive):
         total = np.bincount(codes, deviation * rows, size) / rows.sum()
         sums.append(total)
         clusters = len(np.unique(codes[rows]))
-        # one cluster tells nothing of the spread between clusters: assume the largest that there can be
-        variance += float(np.square(total).sum()) * clusters / (clusters - 1) if clusters > 1 else 0.25
+        # one cluster tells nothing of the spread between clusters: assume the largest that there
+        # can be
+        variance += (
+            float(np.square(total).sum()) * clusters / (clusters - 1) if clusters > 1 else 0.25
+        )
     if size > 1:
         variance += 2.0 * float((sums[0] * sums[1]).sum()) * size / (size - 1)
     return max(variance, 0.0)

@@ -28,20 +28,27 @@ class Exported(NamedTuple):
     arguments: dict[str, str]
 
 
-def traced(model: LiMAML, functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, tf.TensorSpec]]]) -> Exported:
+def traced(
+    model: LiMAML, functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, tf.TensorSpec]]]
+) -> Exported:
     """A module that holds what the functions need."""
     module = tf.Module()
     module.encoder = model.encoder
-    # The TensorFlow variables inside Keras's own: tracked through their layers, a graph session (TensorFlow Serving) restores
-    # copies of them that no signature reads.
+    # The TensorFlow variables inside Keras's own: tracked through their layers, a graph session
+    # (TensorFlow Serving) restores copies of them that no signature reads.
     rates = model.rates if getattr(model, "learn_inner_rates", False) else []
     module.weights = [variable.value for variable in (*model.network.weights, *rates)]
     arguments = _arguments({name for _, specs in functions.values() for name in specs})
     signatures: dict[str, Any] = {}
     for name, (function, specs) in functions.items():
         taken = {key: arguments.get(key, key) for key in specs}
-        named = {taken[key]: tf.TensorSpec(spec.shape, spec.dtype, name=taken[key]) for key, spec in specs.items()}
-        signatures[name] = tf.function(_renamed(function, taken), autograph=False).get_concrete_function(**named)
+        named = {
+            taken[key]: tf.TensorSpec(spec.shape, spec.dtype, name=taken[key])
+            for key, spec in specs.items()
+        }
+        signatures[name] = tf.function(
+            _renamed(function, taken), autograph=False
+        ).get_concrete_function(**named)
     return Exported(module, signatures, arguments)
 
 
@@ -50,14 +57,18 @@ def _renamed(function: Callable[..., Any], arguments: Mapping[str, str]) -> Call
 
 
 def _arguments(inputs: Collection[str]) -> dict[str, str]:
-    """Stand-ins for inputs' names that `tf.saved_model.save` refuses or changes: those that are no plain argument names."""
+    """Stand-ins for inputs' names that `tf.saved_model.save` refuses or changes: those that are no
+    plain argument names.
+    """
     plain = re.compile(r"[a-zA-Z]\w*", re.ASCII)
     odd = sorted(name for name in inputs if not plain.fullmatch(name) or keyword.iskeyword(name))
     return {name: f"limaml_input_{i}" for i, name in enumerate(odd)}
 
 
 def rename_inputs(directory: Path, arguments: Mapping[str, str]) -> None:
-    """Gives a SavedModel's inputs their columns' names, in its signatures (TensorFlow Serving) and functions (`tf.saved_model.load`)."""
+    """Gives a SavedModel's inputs their columns' names, in its signatures (TensorFlow Serving) and
+    functions (`tf.saved_model.load`).
+    """
     if not arguments:
         return
     path = directory / "saved_model.pb"

@@ -1,6 +1,7 @@
 """LiMAML: only the meta block is adapted; its output is a vector that can be stored.
 
-Method: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Meta Learning", KDD 2024, arXiv 2403.00803.
+Method: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Meta Learning", KDD
+2024, arXiv 2403.00803.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.pooling import pool
 from tfrec_limaml.blocks.nested import Subtasks
-from tfrec_limaml.features import Features, flatten_tasks, merge_axes, split_axes, subtask_feature
+from tfrec_limaml.features import Features, subtask_feature
 from tfrec_limaml.models.maml_model import MAMLModel
 from tfrec_limaml.models.outer_step import Samples
 
@@ -55,16 +57,20 @@ class LiMAML(MAMLModel):
         >>> model.compile(optimizer=keras.optimizers.Adam(1e-3))
         >>> model.fit(train_tasks, validation_data=validation_tasks, epochs=3)
 
-    Args:
-        pooling: How the meta embedding that is stored is made from a task's samples: ``"latest"`` (the paper's), ``"mean"``,
+    Args: pooling: How the meta embedding that is stored is made from a task's samples: ``"latest"``
+        (the paper's), ``"mean"``,
             ``"max"`` or ``"cosine"`` (mean weighted by cosine similarity to the latest).
         **kwargs: See `MAMLModel` and `TaskModel`.
     """
 
-    def __init__(self, meta_block: Any, global_block: Any, *, pooling: str = "latest", **kwargs: Any) -> None:
+    def __init__(
+        self, meta_block: Any, global_block: Any, *, pooling: str = "latest", **kwargs: Any
+    ) -> None:
         super().__init__(meta_block, global_block, **kwargs)
         if pooling not in ("latest", "mean", "max", "cosine"):
-            raise ValueError(f"pooling must be 'latest', 'mean', 'max' or 'cosine', received {pooling!r}")
+            raise ValueError(
+                f"pooling must be 'latest', 'mean', 'max' or 'cosine', received {pooling!r}"
+            )
         self.pooling = pooling
 
     @property
@@ -72,13 +78,21 @@ class LiMAML(MAMLModel):
         """The meta block's adaptable weights."""
         return self.meta_block.adaptable_variables
 
-    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> tuple[Weights, list[tf.Tensor]]:
-        """Adapts the meta block; what does not depend on the meta embedding is computed once, before the first step.
+    def adapt_tasks(
+        self, support: Samples, steps: int, training: bool = False
+    ) -> tuple[Weights, list[tf.Tensor]]:
+        """Adapts the meta block; what does not depend on the meta embedding is computed once,
+        before the first step.
 
-        Behind the adapted weights comes what the meta block keeps of the support set (most keep nothing); without steps, nothing.
+        Behind the adapted weights comes what the meta block keeps of the support set (most keep
+        nothing); without steps, nothing.
         """
         encoded = self._encode_meta(support["features"])
-        memory = self.meta_block.encode_support(encoded, support["label"], support["weight"]) if steps else []
+        memory = (
+            self.meta_block.encode_support(encoded, support["label"], support["weight"])
+            if steps
+            else []
+        )
         encoded = self.meta_block.read_support(encoded, memory, causal=True)
         start = self.meta_block.initial_weights(encoded)
         if not steps:
@@ -91,31 +105,50 @@ class LiMAML(MAMLModel):
         adapted, before = adapt(start, losses, steps, self.inner_rates(), self.second_order_steps)
         return [*adapted, *memory], before
 
-    def adapted_outputs(self, weights: Weights, features: Features, training: bool = False) -> tf.Tensor:
+    def adapted_outputs(
+        self, weights: Weights, features: Features, training: bool = False
+    ) -> tf.Tensor:
         """Outputs ``[T, S]``: adapted meta block, shared global block."""
         weights, memory = self._without_memory(weights)
         encoded = self.meta_block.read_support(self._encode_meta(features), memory, causal=False)
         return self._head(weights, encoded, self._encode_context(features, training), training)
 
     def task_embeddings(self, support: Samples) -> TaskEmbeddings:
-        """What the embedding job stores: meta embeddings after `fine_tune_steps` steps, pooled over each task's samples."""
+        """What the embedding job stores: meta embeddings after `fine_tune_steps` steps, pooled over
+        each task's samples.
+        """
         weights, losses = self.adapt_tasks(support, self.fine_tune_steps)
         weights, memory = self._without_memory(weights)
         encoded = self._encode_meta(support["features"])
         outputs = self._head(
-            weights, self.meta_block.read_support(encoded, memory, causal=True), self._encode_context(support["features"], False), False
+            weights,
+            self.meta_block.read_support(encoded, memory, causal=True),
+            self._encode_context(support["features"], False),
+            False,
         )
         after = self.task_loss(outputs, support)
-        embeddings = self.meta_block.call_adapted(weights, self.meta_block.read_support(encoded, memory, causal=False))
+        embeddings = self.meta_block.call_adapted(
+            weights, self.meta_block.read_support(encoded, memory, causal=False)
+        )
         first, *nested = tf.split(embeddings, 1 + len(self.meta_block.nested_definitions), -1)
         pooled = pool(first, support["weight"], self.pooling)
-        return TaskEmbeddings(pooled, losses[0] if losses else after, after, self._subtask_embeddings(nested, support))
+        return TaskEmbeddings(
+            pooled, losses[0] if losses else after, after, self._subtask_embeddings(nested, support)
+        )
 
-    def _subtask_embeddings(self, nested: list[tf.Tensor], support: Samples) -> tuple[SubtaskEmbeddings, ...]:
+    def _subtask_embeddings(
+        self, nested: list[tf.Tensor], support: Samples
+    ) -> tuple[SubtaskEmbeddings, ...]:
         found = []
         for definition, embeddings in zip(self.meta_block.nested_definitions, nested, strict=True):
-            subtasks = Subtasks.of(support["features"][subtask_feature(definition)], support["weight"])
-            pooled = pool(tf.gather(embeddings, subtasks.owner), subtasks.weights(support["weight"]), self.pooling)
+            subtasks = Subtasks.of(
+                support["features"][subtask_feature(definition)], support["weight"]
+            )
+            pooled = pool(
+                tf.gather(embeddings, subtasks.owner),
+                subtasks.weights(support["weight"]),
+                self.pooling,
+            )
             found.append(SubtaskEmbeddings(subtasks, pooled))
         return tuple(found)
 
@@ -125,14 +158,19 @@ class LiMAML(MAMLModel):
 
     def _encode_meta(self, features: Features) -> Any:
         like = next(iter(features.values()))
-        return tf.nest.map_structure(lambda value: split_axes(value, like), self.meta_block.encode_features(flatten_tasks(features)))
+        return tf.nest.map_structure(
+            lambda value: split_axes(value, like),
+            self.meta_block.encode_features(flatten_tasks(features)),
+        )
 
     def _encode_context(self, features: Features, training: bool) -> Any:
         return self.global_block.encode_context(flatten_tasks(features), training)
 
     def _head(self, weights: Weights, encoded: Any, context: Any, training: bool) -> tf.Tensor:
         embeddings = self.meta_block.call_adapted(weights, encoded, training)
-        return split_axes(self.global_block.head(context, merge_axes(embeddings), training), embeddings)
+        return split_axes(
+            self.global_block.head(context, merge_axes(embeddings), training), embeddings
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

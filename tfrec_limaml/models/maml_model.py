@@ -16,14 +16,15 @@ from tfrec_limaml.models.task_model import TaskModel
 class MAMLModel(TaskModel):
     """Base of `LiMAML` and `EntireNetworkMAML`.
 
-    Args:
-        inner_steps: Steps ``n`` of the inner loop in training.
-        first_order: Treat inner gradients as constants (first-order MAML).
-        second_order_steps: Differentiate twice through this many of the last inner steps only; ``None`` means all. A documented
+    Args: inner_steps: Steps ``n`` of the inner loop in training. first_order: Treat inner gradients
+        as constants (first-order MAML). second_order_steps: Differentiate twice through this many
+        of the last inner steps only; ``None`` means all. A documented
             cheaper gradient for many steps.
-        unadapted_loss_weight: Weight of the support loss *before* adaptation in the outer objective. Beyond the paper: it also makes
-            members without history score well. 0 is the paper's objective.
-        learn_inner_rates: Learn one inner rate per parameter, from `inner_learning_rate` on (Meta-SGD). Beyond the paper.
+        unadapted_loss_weight: Weight of the support loss *before* adaptation in the outer
+            objective. Beyond the paper: it also makes members without history score well. 0 is the
+            paper's objective.
+        learn_inner_rates: Learn one inner rate per parameter, from `inner_learning_rate` on
+            (Meta-SGD). Beyond the paper.
         **kwargs: See `TaskModel`; `fine_tune_steps` is `inner_steps` by default.
     """
 
@@ -43,15 +44,25 @@ class MAMLModel(TaskModel):
         if inner_steps < 0:
             raise ValueError(f"inner_steps must be at least 0, received {inner_steps}")
         if first_order and second_order_steps:
-            raise ValueError(f"first_order=True means second_order_steps=0, received second_order_steps={second_order_steps}")
+            raise ValueError(
+                "first_order=True means second_order_steps=0, received "
+                f"second_order_steps={second_order_steps}"
+            )
         if unadapted_loss_weight < 0:
-            raise ValueError(f"unadapted_loss_weight must not be negative, received {unadapted_loss_weight}")
+            raise ValueError(
+                f"unadapted_loss_weight must not be negative, received {unadapted_loss_weight}"
+            )
         self.inner_steps = int(inner_steps)
         self.first_order = bool(first_order)
         self.second_order_steps = 0 if first_order else second_order_steps
         self.unadapted_loss_weight = float(unadapted_loss_weight)
         self.learn_inner_rates = bool(learn_inner_rates)
-        super().__init__(meta_block, global_block, fine_tune_steps=inner_steps if fine_tune_steps is None else fine_tune_steps, **kwargs)
+        super().__init__(
+            meta_block,
+            global_block,
+            fine_tune_steps=inner_steps if fine_tune_steps is None else fine_tune_steps,
+            **kwargs,
+        )
 
     @property
     def inner_variables(self) -> list[keras.Variable]:
@@ -64,21 +75,35 @@ class MAMLModel(TaskModel):
         if self.learn_inner_rates:
             rate = keras.initializers.Constant(self.inner_learning_rate)
             self.rates = [
-                self.add_weight(shape=v.shape, initializer=rate, constraint="non_neg", name=f"inner_rate_{i}")
+                self.add_weight(
+                    shape=v.shape, initializer=rate, constraint="non_neg", name=f"inner_rate_{i}"
+                )
                 for i, v in enumerate(self.inner_variables)
             ]
 
     def inner_rates(self) -> Any:
         """The inner rate, or one tensor of rates for each adapted variable."""
-        return [tf.convert_to_tensor(rate) for rate in self.rates] if self.learn_inner_rates else self.inner_learning_rate
+        return (
+            [tf.convert_to_tensor(rate) for rate in self.rates]
+            if self.learn_inner_rates
+            else self.inner_learning_rate
+        )
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """Query loss at the adapted weights, plus the weighted support loss before adaptation."""
         weights, losses = self.adapt_tasks(support, self.inner_steps, training=True)
-        query_loss = self.task_loss(self.adapted_outputs(weights, query["features"], training=True), query)
+        query_loss = self.task_loss(
+            self.adapted_outputs(weights, query["features"], training=True), query
+        )
         auxiliary = None
         if self.unadapted_loss_weight:
-            before = losses[0] if losses else self.task_loss(self.adapted_outputs(weights, support["features"], training=True), support)
+            before = (
+                losses[0]
+                if losses
+                else self.task_loss(
+                    self.adapted_outputs(weights, support["features"], training=True), support
+                )
+            )
             auxiliary = self.unadapted_loss_weight * before
         return OuterLoss(query_loss, self.outer_weights(support, query), auxiliary)
 
@@ -86,7 +111,9 @@ class MAMLModel(TaskModel):
         """Tasks without query samples do not count."""
         return self.mean_weights(query["weight"])
 
-    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> tuple[Weights, list[tf.Tensor]]:
+    def adapt_tasks(
+        self, support: Samples, steps: int, training: bool = False
+    ) -> tuple[Weights, list[tf.Tensor]]:
         """See `TaskModel.adapt_tasks`."""
         raise NotImplementedError
 
@@ -104,9 +131,11 @@ class MAMLModel(TaskModel):
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class EntireNetworkMAML(MAMLModel):
-    """MAML on the whole network (the paper's Algorithm 1): every weight but the embedding tables is adapted per task.
+    """MAML on the whole network (the paper's Algorithm 1): every weight but the embedding tables is
+    adapted per task.
 
-    Costs a copy of the network per task; nothing of it can be stored for serving. It is here to be compared with.
+    Costs a copy of the network per task; nothing of it can be stored for serving. It is here to be
+    compared with.
     """
 
     @property
@@ -114,23 +143,39 @@ class EntireNetworkMAML(MAMLModel):
         """The whole network's, without embedding tables."""
         return self.network.adaptable_variables
 
-    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> tuple[Weights, list[tf.Tensor]]:
+    def adapt_tasks(
+        self, support: Samples, steps: int, training: bool = False
+    ) -> tuple[Weights, list[tf.Tensor]]:
         """Adapts the whole network."""
-        return adapt_network(self, support, steps, self.inner_rates(), self.second_order_steps, training)
+        return adapt_network(
+            self, support, steps, self.inner_rates(), self.second_order_steps, training
+        )
 
-    def adapted_outputs(self, weights: Weights, features: Features, training: bool = False) -> tf.Tensor:
+    def adapted_outputs(
+        self, weights: Weights, features: Features, training: bool = False
+    ) -> tf.Tensor:
         """Outputs ``[T, S]`` of each task's own network."""
         return self.network.call_adapted(weights, features, training)
 
 
 def adapt_network(
-    model: TaskModel, support: Samples, steps: int, rates: Any, second_order_steps: int | None, training: bool = False
+    model: TaskModel,
+    support: Samples,
+    steps: int,
+    rates: Any,
+    second_order_steps: int | None,
+    training: bool = False,
 ) -> tuple[Weights, list[tf.Tensor]]:
     """Adapts every task's copy of the whole network."""
     tasks = tf.shape(support["label"])[:1]
-    start = [tf.broadcast_to(v, tf.concat([tasks, v.shape], 0)) for v in model.network.adaptable_variables]
+    start = [
+        tf.broadcast_to(v, tf.concat([tasks, v.shape], 0))
+        for v in model.network.adaptable_variables
+    ]
 
     def losses(weights: Weights) -> tf.Tensor:
-        return model.task_loss(model.network.call_adapted(weights, support["features"], training), support)
+        return model.task_loss(
+            model.network.call_adapted(weights, support["features"], training), support
+        )
 
     return adapt(start, losses, steps, rates, second_order_steps)

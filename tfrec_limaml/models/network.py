@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
-from tfrec_limaml.features import FeatureEmbeddings, Features
+from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
+from tfrec_limaml.features import Features
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -31,19 +32,30 @@ class RecommenderNetwork(keras.layers.Layer):
 
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
         """Un-adapted logits ``[N]``."""
-        return self.global_block(features, self.meta_block(features, training=training), training=training)
+        return self.global_block(
+            features, self.meta_block(features, training=training), training=training
+        )
 
-    def compute_output_shape(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> tuple[int | None, ...]:
+    def compute_output_shape(
+        self, features_shape: Mapping[str, tuple[int | None, ...]]
+    ) -> tuple[int | None, ...]:
         """``[N]``."""
         return (next(iter(features_shape.values()))[0],)
 
     @property
     def adaptable_variables(self) -> list[keras.Variable]:
         """All weights but the embedding tables, which a task's few rows would hardly touch."""
-        tables = {id(v) for layer in self._flatten_layers() if isinstance(layer, FeatureEmbeddings) for v in layer.trainable_variables}
+        tables = {
+            id(v)
+            for layer in self._flatten_layers()
+            if isinstance(layer, FeatureEmbeddings)
+            for v in layer.trainable_variables
+        }
         return [v for v in self.trainable_variables if id(v) not in tables]
 
-    def call_adapted(self, weights: list[tf.Tensor], features: Features, training: bool = False) -> tf.Tensor:
+    def call_adapted(
+        self, weights: list[tf.Tensor], features: Features, training: bool = False
+    ) -> tf.Tensor:
         """Logits ``[T, S]`` under per-task weights of the whole network.
 
         Args:
@@ -53,11 +65,18 @@ class RecommenderNetwork(keras.layers.Layer):
         """
         places = {id(v): i for i, v in enumerate(self.adaptable_variables)}
         fixed = [tf.convert_to_tensor(v) for v in self.non_trainable_variables]
-        shared = {id(v): tf.convert_to_tensor(v) for v in self.trainable_variables if id(v) not in places}
+        shared = {
+            id(v): tf.convert_to_tensor(v) for v in self.trainable_variables if id(v) not in places
+        }
 
         def one_task(pair: Any) -> tf.Tensor:
             own, rows = pair
-            values = [own[places[id(v)]] if id(v) in places else shared[id(v)] for v in self.trainable_variables]
+            values = [
+                own[places[id(v)]] if id(v) in places else shared[id(v)]
+                for v in self.trainable_variables
+            ]
             return self.stateless_call(values, fixed, rows, training=training)[0]
 
-        return tf.vectorized_map(one_task, (tuple(weights), dict(features)), fallback_to_while_loop=False)
+        return tf.vectorized_map(
+            one_task, (tuple(weights), dict(features)), fallback_to_while_loop=False
+        )

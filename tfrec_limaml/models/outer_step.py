@@ -1,4 +1,6 @@
-"""Pieces of an outer step: its objective, its count over replicas, and what to do about tasks that are not finite."""
+"""Pieces of an outer step: its objective, its count over replicas, and what to do about tasks that
+are not finite.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class OuterLoss(NamedTuple):
 
 
 def without_tasks(samples: Samples, bad: tf.Tensor) -> dict[str, Any]:
-    """The samples with everything of the tasks marked in `bad` ``[T]``, features included, set to 0."""
+    """The samples with everything of the tasks marked in `bad` ``[T]``, features included, set to
+    0.
+    """
 
     def keep(value: tf.Tensor) -> tf.Tensor:
         mask = tf.reshape(bad, [-1, *[1] * (value.shape.rank - 1)])
@@ -50,7 +54,11 @@ def all_finite(gradients: list[tf.Tensor]) -> tf.Tensor:
     return tf.math.is_finite(tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients]))
 
 
-def zero_unless_finite(loss: tf.Tensor, gradients: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+def zero_unless_finite(
+    loss: tf.Tensor, gradients: list[tf.Tensor]
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Loss and gradients as they are, or zeros if anything in them is not finite."""
     finite = all_finite(gradients) & tf.math.is_finite(loss)
-    return tf.where(finite, loss, tf.zeros_like(loss)), [tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
+    return tf.where(finite, loss, tf.zeros_like(loss)), [
+        tf.where(finite, g, tf.zeros_like(g)) for g in gradients
+    ]

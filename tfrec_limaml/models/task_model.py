@@ -1,4 +1,5 @@
-"""What all algorithms share: one ``train_step`` shape over batches of tasks, fine-tuning at evaluation, Keras conventions.
+"""What all algorithms share: one ``train_step`` shape over batches of tasks, fine-tuning at
+evaluation, Keras conventions.
 
 A batch of tasks is a dictionary (made by `tfrec_limaml.task_dataset`)::
 
@@ -23,7 +24,14 @@ from tfrec_limaml.adaptation.losses import is_binary, per_task_mean, sample_loss
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.features import Features
 from tfrec_limaml.models.network import RecommenderNetwork
-from tfrec_limaml.models.outer_step import OuterLoss, Samples, all_finite, sum_over_replicas, without_tasks, zero_unless_finite
+from tfrec_limaml.models.outer_step import (
+    OuterLoss,
+    Samples,
+    all_finite,
+    sum_over_replicas,
+    without_tasks,
+    zero_unless_finite,
+)
 
 TaskBatch = Mapping[str, Any]
 
@@ -31,14 +39,12 @@ TaskBatch = Mapping[str, Any]
 class TaskModel(keras.Model):
     """Base class of `LiMAML`, `EntireNetworkMAML` and `Vanilla`.
 
-    Args:
-        meta_block: Maps meta features to the meta embedding.
-        global_block: Maps everything else and the meta embedding to a logit.
-        encoder: The `FeatureEncoder` that made the features; saved with the model, and needed for export.
-        fine_tune: Whether `evaluate` and `predict` adapt on each task's support set first.
-        fine_tune_steps: Steps ``k`` of that adaptation.
-        inner_learning_rate: Rate alpha of the inner loop and of fine-tuning.
-        averaging: Outer mean over ``"task"`` losses, or over all their ``"sample"`` weights.
+    Args: meta_block: Maps meta features to the meta embedding. global_block: Maps everything else
+        and the meta embedding to a logit. encoder: The `FeatureEncoder` that made the features;
+        saved with the model, and needed for export. fine_tune: Whether `evaluate` and `predict`
+        adapt on each task's support set first. fine_tune_steps: Steps ``k`` of that adaptation.
+        inner_learning_rate: Rate alpha of the inner loop and of fine-tuning. averaging: Outer mean
+        over ``"task"`` losses, or over all their ``"sample"`` weights.
     """
 
     def __init__(
@@ -58,7 +64,9 @@ class TaskModel(keras.Model):
         _at_least("inner_learning_rate", inner_learning_rate, 0.0)
         if averaging not in ("task", "sample"):
             raise ValueError(f"averaging must be 'task' or 'sample', received {averaging!r}")
-        self.network = RecommenderNetwork(meta_block, global_block, dtype=self.dtype_policy, name="network")
+        self.network = RecommenderNetwork(
+            meta_block, global_block, dtype=self.dtype_policy, name="network"
+        )
         self.encoder: Any = encoder
         self._fine_tune = bool(fine_tune)
         self._task_spec: Any = None
@@ -67,14 +75,22 @@ class TaskModel(keras.Model):
         self.averaging = averaging
         self._task_loss = sample_loss("binary_crossentropy")
         self.binary = True
-        self.dropped_tasks = keras.Variable(0, dtype="int64", trainable=False, aggregation="sum", name="dropped_tasks")
+        self.dropped_tasks = keras.Variable(
+            0, dtype="int64", trainable=False, aggregation="sum", name="dropped_tasks"
+        )
         if encoder is not None:
             self.build(encoder.output_shapes)
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
-        """The encoder, where there is one, and the two blocks: what `summary` shows and `get_layer` finds."""
-        return [layer for layer in (self.encoder, self.meta_block, self.global_block) if layer is not None]
+        """The encoder, where there is one, and the two blocks: what `summary` shows and `get_layer`
+        finds.
+        """
+        return [
+            layer
+            for layer in (self.encoder, self.meta_block, self.global_block)
+            if layer is not None
+        ]
 
     @property
     def meta_block(self) -> MetaBlock:
@@ -103,7 +119,9 @@ class TaskModel(keras.Model):
         self.built = True
 
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
-        """Un-adapted predictions ``[N]`` of encoded rows: probabilities, or values under a regression loss."""
+        """Un-adapted predictions ``[N]`` of encoded rows: probabilities, or values under a
+        regression loss.
+        """
         return self.predictions(self.network(features, training=training))
 
     def compile(
@@ -116,20 +134,24 @@ class TaskModel(keras.Model):
     ) -> None:
         """Configures training like `keras.Model.compile`.
 
-        Args:
-            optimizer: Of the outer loop.
-            loss: See `tfrec_limaml.losses.sample_loss`.
-            metrics: Measured at evaluation, on query predictions; AUC and log loss by default for binary labels. Training reports
+        Args: optimizer: Of the outer loop. loss: See `tfrec_limaml.losses.sample_loss`. metrics:
+            Measured at evaluation, on query predictions; AUC and log loss by default for binary
+            labels. Training reports
                 its loss alone: metrics of rows that were just trained on cost time and say little.
             jit_compile: Off by default: on CPUs XLA was no faster here.
-            **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster where steps are short; callbacks are then called once
-                every 8 batches.
+            **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster where steps are
+                short; callbacks are then called once every 8 batches.
         """
         self._task_loss = sample_loss(loss)
         self.binary = is_binary(loss)
         if metrics is None and self.binary:
-            metrics = [keras.metrics.AUC(name="auc"), keras.metrics.BinaryCrossentropy(name="log_loss")]
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile, **kwargs)
+            metrics = [
+                keras.metrics.AUC(name="auc"),
+                keras.metrics.BinaryCrossentropy(name="log_loss"),
+            ]
+        super().compile(
+            optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile, **kwargs
+        )
 
     def compile_from_config(self, config: Mapping[str, Any]) -> None:
         """Compiles a loaded model as it was saved."""
@@ -156,22 +178,31 @@ class TaskModel(keras.Model):
         return tf.reduce_sum(self.outer_weights(support, query))
 
     def mean_weights(self, sample_weights: tf.Tensor) -> tf.Tensor:
-        """Per-task weights ``[T]`` of a mean over tasks or samples, from sample weights ``[T, S]``."""
+        """Per-task weights ``[T]`` of a mean over tasks or samples, from sample weights ``[T,
+        S]``.
+        """
         counts = tf.reduce_sum(sample_weights, -1)
         return counts if self.averaging == "sample" else tf.cast(counts > 0, counts.dtype)
 
     def adapt_tasks(self, support: Samples, steps: int) -> tuple[Weights, list[tf.Tensor]]:
-        """Adapts on the support sets; returns each task's weights and the support losses before each step."""
+        """Adapts on the support sets; returns each task's weights and the support losses before
+        each step.
+        """
         raise NotImplementedError
 
-    def adapted_outputs(self, weights: Weights, features: Features, training: bool = False) -> tf.Tensor:
+    def adapted_outputs(
+        self, weights: Weights, features: Features, training: bool = False
+    ) -> tf.Tensor:
         """Outputs (logits) ``[T, S]`` under adapted weights."""
         raise NotImplementedError
 
     # -- Keras steps
 
     def train_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
-        """One outer step on a batch of tasks. A task whose loss is not finite is dropped and counted."""
+        """One outer step on a batch of tasks.
+
+        A task whose loss is not finite is dropped and counted.
+        """
         support, query = data["support"], data["query"]
         own = self.outer_count(support, query)
         count, replicas = sum_over_replicas(own)
@@ -179,46 +210,73 @@ class TaskModel(keras.Model):
 
         def without_bad_tasks() -> tuple[tf.Tensor, list[tf.Tensor]]:
             kept = without_tasks(support, ~good), without_tasks(query, ~good)
-            return zero_unless_finite(*self._gradients(*kept, count - own + self.outer_count(*kept), replicas)[:2])
+            return zero_unless_finite(
+                *self._gradients(*kept, count - own + self.outer_count(*kept), replicas)[:2]
+            )
 
-        loss, gradients = tf.cond(all_finite(gradients), lambda: (loss, gradients), without_bad_tasks)
+        loss, gradients = tf.cond(
+            all_finite(gradients), lambda: (loss, gradients), without_bad_tasks
+        )
         self.dropped_tasks.assign_add(tf.math.count_nonzero(~good))
         self.optimizer.apply(gradients, self.trainable_variables)
         self._loss_tracker.update_state(loss)
         return {"loss": self._loss_tracker.result()}
 
     def test_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
-        """Measures query predictions, after fine-tuning on the support set where `fine_tune` is on."""
+        """Measures query predictions, after fine-tuning on the support set where `fine_tune` is
+        on.
+        """
         support, query = data["support"], data["query"]
         outputs = self.task_outputs(support, query)
         mask = query["weight"] > 0
         label, outputs = tf.boolean_mask(query["label"], mask), tf.boolean_mask(outputs, mask)
         losses = self._task_loss(label, tf.cast(outputs, label.dtype))
         weight = tf.boolean_mask(query["weight"], mask)
-        self._loss_tracker.update_state(tf.math.divide_no_nan(tf.reduce_sum(weight * losses), tf.reduce_sum(weight)), tf.reduce_sum(weight))
-        return self.compute_metrics(None, label[:, None], self.predictions(outputs)[:, None], weight)
+        self._loss_tracker.update_state(
+            tf.math.divide_no_nan(tf.reduce_sum(weight * losses), tf.reduce_sum(weight)),
+            tf.reduce_sum(weight),
+        )
+        return self.compute_metrics(
+            None, label[:, None], self.predictions(outputs)[:, None], weight
+        )
 
     def predict_step(self, data: Any) -> Any:
-        """Query predictions of a batch of tasks, one row each in order; or un-adapted predictions of encoded rows.
+        """Query predictions of a batch of tasks, one row each in order; or un-adapted predictions
+        of encoded rows.
 
-        For tasks the result is a dictionary of arrays ``[N]``: ``probability`` (``prediction`` under a regression loss), ``history``
-        (samples in the task's support set), and whatever else the query holds for each row: ``label``, and with
-        ``task_dataset(..., with_keys=True)`` also ``timestamp``, ``task_key``, ``last_seen`` (the task's latest support timestamp, 0
-        without any) and carried columns.
+        For tasks the result is a dictionary of arrays ``[N]``: ``probability`` (``prediction``
+        under a regression loss), ``history`` (samples in the task's support set), and whatever else
+        the query holds for each row: ``label``, and with ``task_dataset(..., with_keys=True)`` also
+        ``timestamp``, ``task_key``, ``last_seen`` (the task's latest support timestamp, 0 without
+        any) and carried columns.
         """
         if not (isinstance(data, Mapping) and "support" in data):
             return self(data[0] if isinstance(data, tuple) else data, training=False)
         return self.query_rows(data, self.task_outputs(data["support"], data["query"]))
 
     def query_rows(self, data: TaskBatch, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Query outputs ``[T, Q]`` as predictions of the real rows ``[N]``, with what is known of each; see `predict_step`."""
+        """Query outputs ``[T, Q]`` as predictions of the real rows ``[N]``, with what is known of
+        each; see `predict_step`.
+        """
         support, query = data["support"], data["query"]
         mask = query["weight"] > 0
-        result = {"probability" if self.binary else "prediction": self.predictions(tf.boolean_mask(outputs, mask))}
-        result.update({name: tf.boolean_mask(value, mask) for name, value in query.items() if name not in ("features", "weight")})
+        result = {
+            "probability" if self.binary else "prediction": self.predictions(
+                tf.boolean_mask(outputs, mask)
+            )
+        }
+        result.update(
+            {
+                name: tf.boolean_mask(value, mask)
+                for name, value in query.items()
+                if name not in ("features", "weight")
+            }
+        )
         per_task = {"history": tf.math.count_nonzero(support["weight"], -1)}
         if "timestamp" in support:
-            per_task["last_seen"] = tf.reduce_max(tf.where(support["weight"] > 0, support["timestamp"], 0), -1)
+            per_task["last_seen"] = tf.reduce_max(
+                tf.where(support["weight"] > 0, support["timestamp"], 0), -1
+            )
         if "task_key" in data:
             per_task["task_key"] = data["task_key"]
         for name, value in per_task.items():
@@ -234,7 +292,9 @@ class TaskModel(keras.Model):
     def task_loss(self, outputs: tf.Tensor, samples: Samples) -> tf.Tensor:
         """Weighted mean loss ``[T]`` of outputs ``[T, S]``."""
         label = samples["label"]
-        losses = self._task_loss(tf.reshape(label, [-1]), tf.reshape(tf.cast(outputs, label.dtype), [-1]))
+        losses = self._task_loss(
+            tf.reshape(label, [-1]), tf.reshape(tf.cast(outputs, label.dtype), [-1])
+        )
         return per_task_mean(tf.reshape(losses, tf.shape(label)), samples["weight"])
 
     # -- fit, evaluate and predict build the blocks from the dataset's element_spec first
@@ -248,7 +308,8 @@ class TaskModel(keras.Model):
         dropped = int(self.dropped_tasks.numpy()) - before
         if dropped:
             warnings.warn(
-                f"{dropped} task(s) had a loss that is not finite and were left out; check their features, or lower inner_learning_rate "
+                f"{dropped} task(s) had a loss that is not finite and were left out; check their "
+                "features, or lower inner_learning_rate "
                 f"(now {self.inner_learning_rate})",
                 stacklevel=2,
             )
@@ -268,7 +329,9 @@ class TaskModel(keras.Model):
         if spec != self._task_spec:
             self._task_spec, self.predict_function = spec, None
         several = getattr(self, "steps_per_execution", 1)
-        self.steps_per_execution = 1  # or Keras would pass several batches to a function made for one
+        self.steps_per_execution = (
+            1  # or Keras would pass several batches to a function made for one
+        )
         try:
             with _quiet_iteration():
                 return super().predict(x, *args, **kwargs)
@@ -276,11 +339,21 @@ class TaskModel(keras.Model):
             self.steps_per_execution = several
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """Keras' own, but traced once for all batch shapes: Keras passes `predict` tensors, whose shapes differ from batch to batch."""
-        if self._task_spec is None or self.run_eagerly or self.distribute_strategy.num_replicas_in_sync > 1:
+        """Keras' own, but traced once for all batch shapes: Keras passes `predict` tensors, whose
+        shapes differ from batch to batch.
+        """
+        if (
+            self._task_spec is None
+            or self.run_eagerly
+            or self.distribute_strategy.num_replicas_in_sync > 1
+        ):
             return super().make_predict_function(force)
         if self.predict_function is None or force:
-            step = tf.function(lambda data: self.predict_step(data[0]), input_signature=[[self._task_spec]], autograph=False)
+            step = tf.function(
+                lambda data: self.predict_step(data[0]),
+                input_signature=[[self._task_spec]],
+                autograph=False,
+            )
             self.predict_function = step
         return self.predict_function
 
@@ -290,7 +363,9 @@ class TaskModel(keras.Model):
             **super().get_config(),
             "meta_block": keras.saving.serialize_keras_object(self.meta_block),
             "global_block": keras.saving.serialize_keras_object(self.global_block),
-            "encoder": None if self.encoder is None else keras.saving.serialize_keras_object(self.encoder),
+            "encoder": None
+            if self.encoder is None
+            else keras.saving.serialize_keras_object(self.encoder),
             "fine_tune": self.fine_tune,
             "fine_tune_steps": self.fine_tune_steps,
             "inner_learning_rate": self.inner_learning_rate,
@@ -300,7 +375,10 @@ class TaskModel(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TaskModel:
         """Inverse of `get_config`."""
-        parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("meta_block", "global_block", "encoder")}
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("meta_block", "global_block", "encoder")
+        }
         return cls(**{**config, **parts})
 
     # -- details
@@ -308,9 +386,11 @@ class TaskModel(keras.Model):
     def _gradients(
         self, support: Samples, query: Samples, count: tf.Tensor, replicas: int = 1
     ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-        """The loss (an estimate from this replica's share), its gradients, and which tasks ``[T]`` are finite.
+        """The loss (an estimate from this replica's share), its gradients, and which tasks ``[T]``
+        are finite.
 
-        The optimizer sums gradients over replicas, so that each replica divides by the `count` of all of them.
+        The optimizer sums gradients over replicas, so that each replica divides by the `count` of
+        all of them.
         """
         variables = [v.value for v in self.trainable_variables]
         with tf.GradientTape() as tape:
@@ -318,26 +398,45 @@ class TaskModel(keras.Model):
             total = outer.losses if outer.auxiliary is None else outer.losses + outer.auxiliary
             loss = tf.math.divide_no_nan(tf.reduce_sum(total * outer.weights), count)
             if self.losses:
-                loss = loss + tf.cast(tf.add_n([tf.cast(extra, loss.dtype) for extra in self.losses]), loss.dtype) / replicas
+                loss = (
+                    loss
+                    + tf.cast(
+                        tf.add_n([tf.cast(extra, loss.dtype) for extra in self.losses]), loss.dtype
+                    )
+                    / replicas
+                )
             scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return loss * replicas, [tf.convert_to_tensor(g) for g in gradients], tf.math.is_finite(total)
+        gradients = tape.gradient(
+            scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return (
+            loss * replicas,
+            [tf.convert_to_tensor(g) for g in gradients],
+            tf.math.is_finite(total),
+        )
 
     def _build_from(self, data: Any) -> None:
         for part in (self._compile_loss, self._compile_metrics):
-            if part is not None and not part.built:  # Keras builds them on a forward pass over `data`, which holds tasks, not rows
+            if (
+                part is not None and not part.built
+            ):  # Keras builds them on a forward pass over `data`, which holds tasks, not rows
                 part.build(tf.zeros([1, 1]), tf.zeros([1, 1]))
         spec = getattr(data, "element_spec", None)
         if self.built or spec is None:
             return
         if not (isinstance(spec, Mapping) and "support" in spec):
-            raise ValueError(f"expected a dataset of task batches with 'support' and 'query' (see task_dataset), received {spec}")
+            raise ValueError(
+                "expected a dataset of task batches with 'support' and 'query' (see "
+                f"task_dataset), received {spec}"
+            )
         self.build({name: (None, *s.shape[2:]) for name, s in spec["support"]["features"].items()})
 
 
 @contextlib.contextmanager
 def _quiet_iteration() -> Iterator[None]:
-    """Hides Keras' warning that a dataset of unknown length came to its end: that is how an epoch ends here."""
+    """Hides Keras' warning that a dataset of unknown length came to its end: that is how an epoch
+    ends here.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Your input ran out of data")
         yield

@@ -1,4 +1,6 @@
-"""Vanilla: the same network trained in the ordinary way, on mini-batches of tasks (the paper's fairer baseline)."""
+"""Vanilla: the same network trained in the ordinary way, on mini-batches of tasks (the paper's
+fairer baseline).
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,9 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.axes import flatten_tasks, split_axes
 from tfrec_limaml.adaptation.inner_loop import Weights
-from tfrec_limaml.features import Features, flatten_tasks, split_axes
+from tfrec_limaml.features import Features
 from tfrec_limaml.models.maml_model import adapt_network
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_model import TaskModel
@@ -20,19 +23,31 @@ class Vanilla(TaskModel):
 
     `fine_tune=True` adapts the whole network (without embedding tables) at evaluation.
 
-    Args:
-        **kwargs: See `TaskModel`; here `averaging` is ``"sample"`` and `fine_tune` is off by default.
+    Args: **kwargs: See `TaskModel`; here `averaging` is ``"sample"`` and `fine_tune` is off by
+        default.
     """
 
     def __init__(
-        self, meta_block: Any, global_block: Any, *, averaging: Literal["task", "sample"] = "sample", fine_tune: bool = False, **kwargs: Any
+        self,
+        meta_block: Any,
+        global_block: Any,
+        *,
+        averaging: Literal["task", "sample"] = "sample",
+        fine_tune: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(meta_block, global_block, averaging=averaging, fine_tune=fine_tune, **kwargs)
+        super().__init__(
+            meta_block, global_block, averaging=averaging, fine_tune=fine_tune, **kwargs
+        )
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """The loss of all samples of a task."""
-        samples = tf.nest.map_structure(lambda s, q: tf.concat([s, q], 1), _plain(support), _plain(query))
-        outputs = split_axes(self.network(flatten_tasks(samples["features"]), training=True), samples["label"])
+        samples = tf.nest.map_structure(
+            lambda s, q: tf.concat([s, q], 1), _plain(support), _plain(query)
+        )
+        outputs = split_axes(
+            self.network(flatten_tasks(samples["features"]), training=True), samples["label"]
+        )
         return OuterLoss(self.task_loss(outputs, samples), self.outer_weights(support, query))
 
     def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
@@ -41,14 +56,26 @@ class Vanilla(TaskModel):
 
     def adapt_tasks(self, support: Samples, steps: int) -> tuple[Weights, list[tf.Tensor]]:
         """Adapts the whole network."""
-        return adapt_network(self, support, steps, self.inner_learning_rate, 0) if steps else ([], [])
+        return (
+            adapt_network(self, support, steps, self.inner_learning_rate, 0) if steps else ([], [])
+        )
 
-    def adapted_outputs(self, weights: Weights, features: Features, training: bool = False) -> tf.Tensor:
-        """Outputs ``[T, S]``: of each task's own network, or of the shared one where nothing was adapted."""
+    def adapted_outputs(
+        self, weights: Weights, features: Features, training: bool = False
+    ) -> tf.Tensor:
+        """Outputs ``[T, S]``: of each task's own network, or of the shared one where nothing was
+        adapted.
+        """
         if weights:
             return self.network.call_adapted(weights, features, training)
-        return split_axes(self.network(flatten_tasks(features), training=training), next(iter(features.values())))
+        return split_axes(
+            self.network(flatten_tasks(features), training=training), next(iter(features.values()))
+        )
 
 
 def _plain(samples: Samples) -> dict[str, Any]:
-    return {"features": dict(samples["features"]), "label": samples["label"], "weight": samples["weight"]}
+    return {
+        "features": dict(samples["features"]),
+        "label": samples["label"],
+        "weight": samples["weight"],
+    }

@@ -27,7 +27,11 @@ def learning_curves(training: Sequence[Mapping[str, Any]], measure: str, label: 
     Returns:
         An SVG; empty where no history holds the measure.
     """
-    curves = [(i, run["algorithm"], list(run["history"][measure])) for i, run in enumerate(training) if run["history"].get(measure)]
+    curves = [
+        (i, run["algorithm"], list(run["history"][measure]))
+        for i, run in enumerate(training)
+        if run["history"].get(measure)
+    ]
     values = [v for _, _, curve in curves for v in curve if np.isfinite(v)]
     if not values:
         return ""
@@ -35,17 +39,27 @@ def learning_curves(training: Sequence[Mapping[str, Any]], measure: str, label: 
     marks = svg.ticks(min(values), max(values))
     frame = svg.Frame(x_range=(0.5, epochs + 0.5), y_range=(marks[0], marks[-1]))
     step = max(1, -(-epochs // 8))
-    body = [frame.y_axis(marks, label), frame.x_axis([(e, str(e)) for e in range(1, epochs + 1, step)], "epoch")]
+    body = [
+        frame.y_axis(marks, label),
+        frame.x_axis([(e, str(e)) for e in range(1, epochs + 1, step)], "epoch"),
+    ]
     sentences = []
     for series, algorithm, curve in curves:
         points = [(epoch, value) for epoch, value in enumerate(curve, 1) if np.isfinite(value)]
         if not points:
             continue
         name = algorithm_label(algorithm)
-        hover = (svg.element("title", f"{name}, epoch {epoch}: {value:.4f}") for epoch, value in points)
+        hover = (
+            svg.element("title", f"{name}, epoch {epoch}: {value:.4f}") for epoch, value in points
+        )
         body.append(frame.line(series, points))
-        body += [_titled(svg.marker(series, frame.x(a), frame.y(b)), title) for (a, b), title in zip(points, hover, strict=True)]
-        sentences.append(f"{name} from {points[0][1]:.4f} to {points[-1][1]:.4f} in {len(curve)} epochs")
+        body += [
+            _titled(svg.marker(series, frame.x(a), frame.y(b)), title)
+            for (a, b), title in zip(points, hover, strict=True)
+        ]
+        sentences.append(
+            f"{name} from {points[0][1]:.4f} to {points[-1][1]:.4f} in {len(curve)} epochs"
+        )
     return frame.svg(f"{label} per epoch", "; ".join(sentences) + ".", *body)
 
 
@@ -55,32 +69,57 @@ def auc_by_history(results: Sequence[Mapping[str, Any]]) -> str:
     Args:
         results: ``evaluation.json``'s ``results``.
     """
-    cells = [(i, r, s) for i, r in enumerate(results) for s in r["slices"] if s["auc"] is not None and s["rows"] >= SLICE_ROWS]
+    cells = [
+        (i, r, s)
+        for i, r in enumerate(results)
+        for s in r["slices"]
+        if s["auc"] is not None and s["rows"] >= SLICE_ROWS
+    ]
     if not cells:
         return ""
     slices = list(dict.fromkeys(cell["slice"] for _, _, cell in cells))
-    marks = svg.ticks(min(s["auc_low"] for _, _, s in cells), max(s["auc_high"] for _, _, s in cells))
+    marks = svg.ticks(
+        min(s["auc_low"] for _, _, s in cells), max(s["auc_high"] for _, _, s in cells)
+    )
     frame = svg.Frame(x_range=(-0.5, len(slices) - 0.5), y_range=(marks[0], marks[-1]), bottom=60)
     body = [
         frame.y_axis(marks, "test AUC"),
-        frame.x_axis([(i, name) for i, name in enumerate(slices)], "earlier interactions of the member"),
+        frame.x_axis(
+            [(i, name) for i, name in enumerate(slices)], "earlier interactions of the member"
+        ),
     ]
     rows = {s["slice"]: s["rows"] for _, _, s in cells}
     base = frame.height - frame.bottom
-    body += [svg.text(f"{rows[n]:,} rows", frame.x(i), base + 33, class_="small", text_anchor="middle") for i, n in enumerate(slices)]
+    body += [
+        svg.text(f"{rows[n]:,} rows", frame.x(i), base + 33, class_="small", text_anchor="middle")
+        for i, n in enumerate(slices)
+    ]
     width = 0.7 / max(len(results), 1)
     for series, result, cell in cells:
         x = frame.x(slices.index(cell["slice"]) + (series - (len(results) - 1) / 2) * width)
         low, high = frame.y(cell["auc_low"]), frame.y(cell["auc_high"])
-        whisker = svg.element("line", class_=f"s{series % svg.SERIES} line", x1=x, x2=x, y1=low, y2=high)
-        name = algorithm_label(result["algorithm"], result["fine_tune"], result.get("served", False))
-        title = f"{name}, {cell['slice']} interactions: {cell['auc']:.4f} ({cell['auc_low']:.4f} to {cell['auc_high']:.4f})"
-        body.append(_titled(whisker + svg.marker(series, x, frame.y(cell["auc"])), svg.element("title", title)))
-    return frame.svg("Test AUC by length of history", "Bars are 95 % confidence intervals. The table holds the numbers.", *body)
+        whisker = svg.element(
+            "line", class_=f"s{series % svg.SERIES} line", x1=x, x2=x, y1=low, y2=high
+        )
+        name = algorithm_label(
+            result["algorithm"], result["fine_tune"], result.get("served", False)
+        )
+        title = f"{name}, {cell['slice']} interactions: {cell['auc']:.4f} ({cell['auc_low']:.4f} to {cell['auc_high']:.4f})"  # noqa: E501
+        body.append(
+            _titled(
+                whisker + svg.marker(series, x, frame.y(cell["auc"])), svg.element("title", title)
+            )
+        )
+    return frame.svg(
+        "Test AUC by length of history",
+        "Bars are 95 % confidence intervals. The table holds the numbers.",
+        *body,
+    )
 
 
 def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
-    """The embeddings in two dimensions, coloured by group; groups are named at their medians where there is room.
+    """The embeddings in two dimensions, coloured by group; groups are named at their medians where
+    there is room.
 
     Returns:
         The SVG and the names of the groups, in the order of their colours.
@@ -88,35 +127,72 @@ def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
     coordinates, shares = principal_components(content.embeddings)
     groups, names = largest_groups(content.groups, svg.SERIES)
     x_marks, y_marks = (svg.ticks(float(c.min()), float(c.max())) for c in coordinates.T)
-    frame = svg.Frame(x_range=(x_marks[0], x_marks[-1]), y_range=(y_marks[0], y_marks[-1]), height=360, left=44)
+    frame = svg.Frame(
+        x_range=(x_marks[0], x_marks[-1]), y_range=(y_marks[0], y_marks[-1]), height=360, left=44
+    )
     body = [
         frame.y_axis(y_marks, f"second direction ({shares[1]:.0%} of the variance)"),
-        frame.x_axis([(m, svg.tick_label(m, x_marks)) for m in x_marks], f"first direction ({shares[0]:.0%} of the variance)"),
+        frame.x_axis(
+            [(m, svg.tick_label(m, x_marks)) for m in x_marks],
+            f"first direction ({shares[0]:.0%} of the variance)",
+        ),
     ]
     shown = np.random.default_rng(0).permutation(len(groups))[:MAP_POINTS]
-    body += [svg.marker(names.index(groups[i]), frame.x(coordinates[i, 0]), frame.y(coordinates[i, 1]), opacity="0.6") for i in shown]
+    body += [
+        svg.marker(
+            names.index(groups[i]),
+            frame.x(coordinates[i, 0]),
+            frame.y(coordinates[i, 1]),
+            opacity="0.6",
+        )
+        for i in shown
+    ]
     placed: list[tuple[float, float]] = []
     for series, name in enumerate(names):
         median = np.median(coordinates[[g == name for g in groups]], axis=0)
         x, y = frame.x(median[0]), frame.y(median[1])
-        if all(abs(x - a) > 9 * len(name) or abs(y - b) > 16 for a, b in placed):  # the legend names the others
+        if all(
+            abs(x - a) > 9 * len(name) or abs(y - b) > 16 for a, b in placed
+        ):  # the legend names the others
             placed.append((x, y))
-            body.append(svg.text(name, x, y, class_=f"t{series % svg.SERIES} halo", text_anchor="middle"))
+            body.append(
+                svg.text(name, x, y, class_=f"t{series % svg.SERIES} halo", text_anchor="middle")
+            )
     counts = ", ".join(f"{groups.count(name)} {name}" for name in names)
-    return frame.svg("Map of the meta embeddings", f"Two principal components of {len(groups)} embeddings. Groups: {counts}.", *body), names
+    return frame.svg(
+        "Map of the meta embeddings",
+        f"Two principal components of {len(groups)} embeddings. Groups: {counts}.",
+        *body,
+    ), names
 
 
 def rank_change(story: MemberStory) -> str:
     """Ranks before and after the clicks, joined by a line per candidate."""
     before = sorted(story.items, key=lambda item: -item.before)
     after = sorted(story.items, key=lambda item: -item.after)
-    shown = [item for item in after if after.index(item) < STORY_ITEMS or before.index(item) < STORY_ITEMS]
-    names = list(dict.fromkeys(item.group for item in sorted(story.items, key=lambda item: item.group)))
+    shown = [
+        item
+        for item in after
+        if after.index(item) < STORY_ITEMS or before.index(item) < STORY_ITEMS
+    ]
+    names = list(
+        dict.fromkeys(item.group for item in sorted(story.items, key=lambda item: item.group))
+    )
     count = len(story.items)
-    frame = svg.Frame(x_range=(0, 1), y_range=(count + 0.5, 0.5), left=150, right=150, top=34, bottom=8, height=60.0 + 22 * count)
+    frame = svg.Frame(
+        x_range=(0, 1),
+        y_range=(count + 0.5, 0.5),
+        left=150,
+        right=150,
+        top=34,
+        bottom=8,
+        height=60.0 + 22 * count,
+    )
     body = [
         svg.text("before", frame.left, 16, class_="axis", text_anchor="middle"),
-        svg.text("after the clicks", frame.width - frame.right, 16, class_="axis", text_anchor="middle"),
+        svg.text(
+            "after the clicks", frame.width - frame.right, 16, class_="axis", text_anchor="middle"
+        ),
     ]
     for item in shown:
         series = names.index(item.group)
@@ -125,11 +201,20 @@ def rank_change(story: MemberStory) -> str:
             frame.line(series, [(0, first), (1, last)]),
             svg.marker(series, frame.x(0), frame.y(first)),
             svg.marker(series, frame.x(1), frame.y(last)),
-            svg.text(f"{first}. {_short(item.name)}", frame.left - 10, frame.y(first) + 4, text_anchor="end"),
-            svg.text(f"{last}. {_short(item.name)}", frame.width - frame.right + 10, frame.y(last) + 4),
+            svg.text(
+                f"{first}. {_short(item.name)}",
+                frame.left - 10,
+                frame.y(first) + 4,
+                text_anchor="end",
+            ),
+            svg.text(
+                f"{last}. {_short(item.name)}", frame.width - frame.right + 10, frame.y(last) + 4
+            ),
         ]
     winner = max(story.items, key=lambda item: before.index(item) - after.index(item))
-    moved = f"{winner.name} moves from place {before.index(winner) + 1} to {after.index(winner) + 1}."
+    moved = (
+        f"{winner.name} moves from place {before.index(winner) + 1} to {after.index(winner) + 1}."
+    )
     return frame.svg("Ranks before and after the clicks", moved, *body)
 
 

@@ -31,9 +31,15 @@ class EmbeddingMap:
     def __post_init__(self) -> None:
         shape = np.shape(self.embeddings)
         if len(shape) != 2 or shape[0] != len(self.groups):
-            raise LimamlError(f"an embedding map needs one group per row, received embeddings {shape} and {len(self.groups)} groups")
+            raise LimamlError(
+                f"an embedding map needs one group per row, received embeddings {shape} and "
+                f"{len(self.groups)} groups"
+            )
         if not np.isfinite(self.embeddings).all():
-            raise LimamlError("an embedding map needs finite embeddings, received NaN or infinity; generate the embeddings again")
+            raise LimamlError(
+                "an embedding map needs finite embeddings, received NaN or infinity; generate the "
+                "embeddings again"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,4 +108,6 @@ def algorithm_label(algorithm: str, fine_tune: bool | None = None, served: bool 
     name = ALGORITHMS.get(algorithm, algorithm)
     if served:
         return f"{name}, as served"
-    return name if fine_tune is None else f"{name}, {'fine-tuned' if fine_tune else 'not fine-tuned'}"
+    return (
+        name if fine_tune is None else f"{name}, {'fine-tuned' if fine_tune else 'not fine-tuned'}"
+    )

@@ -1,4 +1,6 @@
-"""``report.html``: sections of charts, each with its numbers in a table for those who cannot or would not look."""
+"""``report.html``: sections of charts, each with its numbers in a table for those who cannot or
+would not look.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,17 @@ def write_report(path: str | Path, report: Report) -> Path:
 def render(report: Report) -> str:
     """The page as one HTML document that loads nothing."""
     style = files("tfrec_limaml.report").joinpath("report.css").read_text(encoding="utf-8")
-    sections = [_summary(report), _training(report), _evaluation(report), _map(report), _story(report), _next(report)]
+    sections = [
+        _summary(report),
+        _training(report),
+        _evaluation(report),
+        _map(report),
+        _story(report),
+        _next(report),
+    ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'  # noqa: E501
         f"<title>{html.escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
         f"<header><h1>{html.escape(report.title)}</h1><p>{html.escape(report.summary)}</p></header>\n"
         f"<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
@@ -38,22 +47,38 @@ def render(report: Report) -> str:
 def _summary(report: Report) -> str:
     if not report.facts:
         return ""
-    rows = "".join(f'<tr><th scope="row">{html.escape(n)}</th><td>{html.escape(v)}</td></tr>' for n, v in report.facts)
-    return _section("In short", "", f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>')
+    rows = "".join(
+        f'<tr><th scope="row">{html.escape(n)}</th><td>{html.escape(v)}</td></tr>'
+        for n, v in report.facts
+    )
+    return _section(
+        "In short",
+        "",
+        f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>',
+    )
 
 
 def _training(report: Report) -> str:
-    curves = [charts.learning_curves(report.training, m, label) for m, label in (("val_auc", "validation AUC"), ("loss", "training loss"))]
+    curves = [
+        charts.learning_curves(report.training, m, label)
+        for m, label in (("val_auc", "validation AUC"), ("loss", "training loss"))
+    ]
     if not any(curves):
         return ""
     names = [algorithm_label(run["algorithm"]) for run in report.training]
     rows = [
-        (name, str(len(run["history"].get("loss", ()))), _number(max(run["history"].get("val_auc") or [None])), f"{run['seconds']:.0f} s")
+        (
+            name,
+            str(len(run["history"].get("loss", ()))),
+            _number(max(run["history"].get("val_auc") or [None])),
+            f"{run['seconds']:.0f} s",
+        )
         for name, run in zip(names, report.training, strict=True)
     ]
     return _section(
         "Learning curves",
-        "How each algorithm did on members' later interactions after each pass over the training tasks. Training losses are of different "
+        "How each algorithm did on members' later interactions after each pass over the training "
+        "tasks. Training losses are of different "
         "objectives (LiMAML adds the loss before adaptation), so that only their course compares.",
         _legend(names),
         f'<div class="pair">{"".join(_figure(c) for c in curves if c)}</div>',
@@ -66,7 +91,9 @@ def _evaluation(report: Report) -> str:
     chart = charts.auc_by_history(results)
     if not chart:
         return ""
-    names = [algorithm_label(r["algorithm"], r["fine_tune"], r.get("served", False)) for r in results]
+    names = [
+        algorithm_label(r["algorithm"], r["fine_tune"], r.get("served", False)) for r in results
+    ]
     slices = list(dict.fromkeys(s["slice"] for r in results for s in r["slices"]))
     found = [{s["slice"]: s for s in r["slices"]} for r in results]
     rows = [
@@ -75,7 +102,8 @@ def _evaluation(report: Report) -> str:
     ]
     return _section(
         "AUC by length of history",
-        "Test AUC of members grouped by how many interactions they had before the test period. Vertical bars: 95 % confidence intervals; "
+        "Test AUC of members grouped by how many interactions they had before the test period. "
+        "Vertical bars: 95 % confidence intervals; "
         f"groups of less than {charts.SLICE_ROWS} rows are in the table alone.",
         _legend(names),
         _figure(chart, wide=True),
@@ -90,7 +118,8 @@ def _map(report: Report) -> str:
     meaning = report.embedding_map.meaning
     return _section(
         "Map of the meta embeddings",
-        f"Each point is one member's embedding, seen along its two directions of largest variance; colour and shape: {meaning}.",
+        "Each point is one member's embedding, seen along its two directions of largest "
+        f"variance; colour and shape: {meaning}.",
         _legend(names),
         _figure(chart, wide=True),
     )
@@ -104,7 +133,8 @@ def _story(report: Report) -> str:
     names = sorted({item.group for item in story.items})
     return _section(
         "One member's list, before and after a few clicks",
-        f"Member {story.task_key}: the first embedding was made of {story.seen} interactions, the second one saw these as well:",
+        f"Member {story.task_key}: the first embedding was made of {story.seen} interactions, the "
+        "second one saw these as well:",
         f"<ul>{clicks}</ul>",
         _legend(names) if len(names) <= svg.SERIES else "",
         _figure(charts.rank_change(story), wide=True),
@@ -119,14 +149,32 @@ def _story_table(story: MemberStory) -> str:
     for place, item in enumerate(after, 1):
         moved = before.index(item) + 1 - place
         arrow = f"▲ {moved}" if moved > 0 else f"▼ {-moved}" if moved < 0 else "="
-        rows.append((str(place), item.name, item.group, f"{item.without:.3f}", f"{item.before:.3f}", f"{item.after:.3f}", arrow))
-    return _table(("place", "candidate", "kind", "no embedding", "before", "after", "moved"), rows, opened=True)
+        rows.append(
+            (
+                str(place),
+                item.name,
+                item.group,
+                f"{item.without:.3f}",
+                f"{item.before:.3f}",
+                f"{item.after:.3f}",
+                arrow,
+            )
+        )
+    return _table(
+        ("place", "candidate", "kind", "no embedding", "before", "after", "moved"),
+        rows,
+        opened=True,
+    )
 
 
 def _next(report: Report) -> str:
     if not report.next_steps:
         return ""
-    return _section("What to try next", "", *(f"<pre><code>{html.escape(step)}</code></pre>" for step in report.next_steps))
+    return _section(
+        "What to try next",
+        "",
+        *(f"<pre><code>{html.escape(step)}</code></pre>" for step in report.next_steps),
+    )
 
 
 def _section(title: str, introduction: str, *parts: str) -> str:
@@ -148,8 +196,10 @@ def _legend(names: Sequence[str]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], opened: bool = False) -> str:
     titles = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in head)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    table = f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>'
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    table = f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>'  # noqa: E501
     return f"<details{' open' if opened else ''}><summary>The numbers</summary>{table}</details>"
 
 

@@ -1,4 +1,6 @@
-"""From ``D`` dimensions to two, and from a member's clicks to the one thing that the member likes most."""
+"""From ``D`` dimensions to two, and from a member's clicks to the one thing that the member likes
+most.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,17 @@ OTHER = "other"
 NOTHING = "nothing yet"
 
 
-def principal_components(vectors: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], tuple[float, float]]:
+def principal_components(
+    vectors: npt.NDArray[np.floating],
+) -> tuple[npt.NDArray[np.float64], tuple[float, float]]:
     """Projects onto the two directions of largest variance.
 
     Args:
         vectors: ``[T, D]``, finite.
 
-    Returns:
-        Coordinates ``[T, 2]`` (zero where there are fewer directions) and the share of the variance along each. The sign of a
-        direction is fixed by making its largest coefficient positive, so that the same vectors always give the same map.
+    Returns: Coordinates ``[T, 2]`` (zero where there are fewer directions) and the share of the
+        variance along each. The sign of a direction is fixed by making its largest coefficient
+        positive, so that the same vectors always give the same map.
     """
     centred = np.asarray(vectors, np.float64) - np.mean(vectors, axis=0, dtype=np.float64)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
@@ -43,10 +47,12 @@ def favourite(values: Iterable[str]) -> str:
 def largest_groups(groups: Sequence[str], keep: int) -> tuple[list[str], list[str]]:
     """Folds rare groups into ``"other"``.
 
-    Returns:
-        The groups with rare ones renamed, and the names that are left: the largest first, ``"other"`` last.
+    Returns: The groups with rare ones renamed, and the names that are left: the largest first,
+        ``"other"`` last.
     """
-    names = [name for name, _ in sorted(Counter(groups).items(), key=lambda item: (-item[1], item[0]))]
+    names = [
+        name for name, _ in sorted(Counter(groups).items(), key=lambda item: (-item[1], item[0]))
+    ]
     if len(names) <= keep:
         return list(groups), names
     kept = names[: keep - 1]

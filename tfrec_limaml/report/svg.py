@@ -1,4 +1,6 @@
-"""A small SVG kit: elements, axes with round ticks, markers. Colours are CSS classes, so that themes apply."""
+"""A small SVG kit: elements, axes with round ticks, markers. Colours are CSS classes, so that
+themes apply.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,19 @@ _HALF = 3.6  # half a marker's size, in user units
 
 
 def element(name: str, *children: str, **attributes: object) -> str:
-    """``<name attributes>children</name>``; underscores in attribute names become dashes, ``class_`` is ``class``.
+    """``<name attributes>children</name>``; underscores in attribute names become dashes,
+    ``class_`` is ``class``.
 
-    Children are markup: escape text first (`text` does). Attributes are escaped here; floats are rounded.
+    Children are markup: escape text first (`text` does). Attributes are escaped here; floats are
+    rounded.
     """
     parts = [name]
     for key, value in attributes.items():
         shown = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
         parts.append(f'{key.rstrip("_").replace("_", "-")}="{html.escape(shown)}"')
-    return f"<{' '.join(parts)}>{''.join(children)}</{name}>" if children else f"<{' '.join(parts)}/>"
+    return (
+        f"<{' '.join(parts)}>{''.join(children)}</{name}>" if children else f"<{' '.join(parts)}/>"
+    )
 
 
 def text(content: str, x: float, y: float, **attributes: object) -> str:
@@ -48,7 +54,9 @@ def marker(series: int, x: float, y: float, **attributes: object) -> str:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) that cover ``[low, high]``: about `count` of them."""
+    """Round numbers (1, 2 or 5 times a power of ten apart) that cover ``[low, high]``: about
+    `count` of them.
+    """
     size = max(abs(low), abs(high), 1e-3)
     if high - low <= 1e-6 * size:  # one value: an axis around it
         low, high = low - 0.5 * size, high + 0.5 * size
@@ -92,29 +100,58 @@ class Frame:
     def y(self, value: float) -> float:
         """Vertical position of a value."""
         low, high = self.y_range
-        return self.height - self.bottom - (value - low) / (high - low) * (self.height - self.top - self.bottom)
+        return (
+            self.height
+            - self.bottom
+            - (value - low) / (high - low) * (self.height - self.top - self.bottom)
+        )
 
     def y_axis(self, marks: Sequence[float], label: str) -> str:
         """Grid lines with their numbers and the axis' name above."""
         right = self.width - self.right
-        lines = [element("line", class_="grid", x1=self.left, x2=right, y1=self.y(m), y2=self.y(m)) for m in marks]
-        numbers = [text(tick_label(m, marks), self.left - 7, self.y(m) + 4, text_anchor="end") for m in marks]
+        lines = [
+            element("line", class_="grid", x1=self.left, x2=right, y1=self.y(m), y2=self.y(m))
+            for m in marks
+        ]
+        numbers = [
+            text(tick_label(m, marks), self.left - 7, self.y(m) + 4, text_anchor="end")
+            for m in marks
+        ]
         return "".join([*lines, *numbers, text(label, 4, 13, class_="axis")])
 
     def x_axis(self, marks: Sequence[tuple[float, str]], label: str) -> str:
         """Numbers or names below and the axis' name under them."""
         base = self.height - self.bottom
-        line = element("line", class_="base", x1=self.left, x2=self.width - self.right, y1=base, y2=base)
-        names = [text(name, self.x(value), base + 17, text_anchor="middle") for value, name in marks]
+        line = element(
+            "line", class_="base", x1=self.left, x2=self.width - self.right, y1=base, y2=base
+        )
+        names = [
+            text(name, self.x(value), base + 17, text_anchor="middle") for value, name in marks
+        ]
         middle = (self.left + self.width - self.right) / 2
-        return "".join([line, *names, text(label, middle, self.height - 7, class_="axis", text_anchor="middle")])
+        return "".join(
+            [
+                line,
+                *names,
+                text(label, middle, self.height - 7, class_="axis", text_anchor="middle"),
+            ]
+        )
 
     def line(self, series: int, points: Sequence[tuple[float, float]], dashed: bool = False) -> str:
         """A line through data points."""
         path = " ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in points)
-        return element("polyline", class_=f"s{series % SERIES} line{' dashed' if dashed else ''}", points=path)
+        return element(
+            "polyline", class_=f"s{series % SERIES} line{' dashed' if dashed else ''}", points=path
+        )
 
     def svg(self, title: str, description: str, *body: str) -> str:
         """The whole drawing, named and described for screen readers."""
         head = [element("title", html.escape(title)), element("desc", html.escape(description))]
-        return element("svg", *head, *body, viewBox=f"0 0 {self.width:g} {self.height:g}", role="img", aria_label=f"{title}. {description}")
+        return element(
+            "svg",
+            *head,
+            *body,
+            viewBox=f"0 0 {self.width:g} {self.height:g}",
+            role="img",
+            aria_label=f"{title}. {description}",
+        )

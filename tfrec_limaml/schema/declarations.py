@@ -12,7 +12,9 @@ from tfrec_limaml.errors import SchemaError
 def names(value: Any, what: str) -> tuple[str, ...]:
     """A list of names as a tuple; raises `SchemaError` for anything else, a lone string too."""
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
-        raise SchemaError(f"{what} must be a list of names, for example [user_id], received {value!r}")
+        raise SchemaError(
+            f"{what} must be a list of names, for example [user_id], received {value!r}"
+        )
     return tuple(value)
 
 
@@ -31,12 +33,18 @@ def items(value: Any, what: str) -> list[Mapping[str, Any]]:
 
 
 def build(cls: type, content: Mapping[str, Any], what: str) -> Any:
-    """An instance of dataclass `cls`; raises `SchemaError` naming unknown or missing fields of `what`."""
+    """An instance of dataclass `cls`; raises `SchemaError` naming unknown or missing fields of
+    `what`.
+    """
     known = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(map(str, set(mapping(content, what)) - set(known)))
     if unknown:
         raise SchemaError(f"{what} has unknown fields {unknown}; known ones are {sorted(known)}")
-    required = [n for n, f in known.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    required = [
+        n
+        for n, f in known.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
     missing = [n for n in required if n not in content]
     if missing:
         raise SchemaError(f"{what} lacks the required fields {missing}")
@@ -49,7 +57,9 @@ def strip_defaults(value: Any) -> Any:
         out: dict[str, Any] = {}
         for f in dataclasses.fields(value):
             item = getattr(value, f.name)
-            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            default = (
+                f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            )
             if item != default:
                 out[f.name] = strip_defaults(item)
         return out

@@ -1,8 +1,9 @@
 """The schema: one declaration of columns that training, Beam and serving share.
 
-A schema is a dataclass and a YAML file. It names the label, the timestamp, the task definitions and the features,
-says how each feature is encoded, and where (in which joined table) each feature lives. Its fingerprint travels in
-every manifest, so that artefacts made under different schemas are never mixed.
+A schema is a dataclass and a YAML file. It names the label, the timestamp, the task definitions and
+the features, says how each feature is encoded, and where (in which joined table) each feature
+lives. Its fingerprint travels in every manifest, so that artefacts made under different schemas are
+never mixed.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ Encoding = Literal["numeric", "vocabulary", "hash"]
 DType = Literal["string", "int64", "float32"]
 Invalid = Literal["skip", "error", "fill"]
 
-#: Milliseconds in one unit of a raw timestamp column; records always hold milliseconds since the epoch (UTC).
+#: Milliseconds in one unit of a raw timestamp column; records always hold milliseconds since the
+#: epoch (UTC).
 TIMESTAMP_UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 
-#: Names that features and carried columns may not have: records and requests hold something else under them.
+#: Names that features and carried columns may not have: records and requests hold something else
+#: under them.
 RESERVED_NAMES = frozenset({"label", "timestamp", "weight", "meta_embedding", "has_meta_embedding"})
 
 
@@ -36,23 +39,27 @@ RESERVED_NAMES = frozenset({"label", "timestamp", "weight", "meta_embedding", "h
 class Feature:
     """One input column.
 
-    Attributes:
-        name: Column name, unique in the schema.
-        role: ``"meta"`` features feed the meta block (and the global block too); ``"other"`` ones only the global block.
-        dtype: Type in task records and in serving requests: ``"string"``, ``"int64"`` or ``"float32"``.
-        encoding: ``"numeric"`` (float, normalised), ``"vocabulary"`` (tokens learned from training data, one
+    Attributes: name: Column name, unique in the schema. role: ``"meta"`` features feed the meta
+        block (and the global block too); ``"other"`` ones only the global block. dtype: Type in
+        task records and in serving requests: ``"string"``, ``"int64"`` or ``"float32"``. encoding:
+        ``"numeric"`` (float, normalised), ``"vocabulary"`` (tokens learned from training data, one
             out-of-vocabulary bucket) or ``"hash"`` (stable hash into ``buckets``).
         width: Length of a fixed-size numeric vector; 1 for scalars.
-        normalise: For numeric features: ``"standard"`` (zero mean, unit variance), ``"log"`` (``sign(x) log1p|x|``, then
-            standard) or ``"none"``.
+        normalise: For numeric features: ``"standard"`` (zero mean, unit variance), ``"log"``
+            (``sign(x) log1p|x|``, then standard) or ``"none"``.
         buckets: Number of hash buckets (``encoding="hash"``).
-        max_vocabulary: Keep at most this many tokens, the most frequent (``encoding="vocabulary"``).
-        embedding_width: ``None`` gives a one-hot vector; a number asks the blocks for an embedding of that width.
-        separator: Splits a string into several values (a multi-valued feature); ``None`` for single-valued ones.
-        table: Name of the joined feature table that holds the column; ``None`` for the interactions themselves.
-        on_invalid: What to do with a missing, NaN, infinite or unparsable value: ``"fill"`` with ``fill_value``,
-            ``"skip"`` the row (counted and reported) or stop with an ``"error"``.
-        fill_value: Replacement for ``on_invalid="fill"``; ``None`` means ``0.0`` for numbers and ``""`` for strings.
+        max_vocabulary: Keep at most this many tokens, the most frequent
+            (``encoding="vocabulary"``).
+        embedding_width: ``None`` gives a one-hot vector; a number asks the blocks for an embedding
+            of that width.
+        separator: Splits a string into several values (a multi-valued feature); ``None`` for
+            single-valued ones.
+        table: Name of the joined feature table that holds the column; ``None`` for the interactions
+            themselves.
+        on_invalid: What to do with a missing, NaN, infinite or unparsable value: ``"fill"`` with
+            ``fill_value``, ``"skip"`` the row (counted and reported) or stop with an ``"error"``.
+        fill_value: Replacement for ``on_invalid="fill"``; ``None`` means ``0.0`` for numbers and
+            ``""`` for strings.
     """
 
     name: str
@@ -76,23 +83,42 @@ class Feature:
         _choice(self.name, "normalise", self.normalise, ("standard", "log", "none"))
         _choice(self.name, "on_invalid", self.on_invalid, ("fill", "skip", "error"))
         if self.encoding == "numeric" and self.dtype == "string":
-            raise SchemaError(f"feature {self.name!r}: encoding 'numeric' needs dtype int64 or float32, received string")
-        if self.encoding != "numeric" and self.dtype == "float32":
-            raise SchemaError(f"feature {self.name!r}: encoding {self.encoding!r} needs dtype string or int64, received float32")
-        if self.encoding == "hash" and self.buckets < 1:
-            raise SchemaError(f"feature {self.name!r}: encoding 'hash' needs buckets >= 1, received {self.buckets}")
-        if self.width < 1 or (self.width > 1 and self.encoding != "numeric"):
-            raise SchemaError(f"feature {self.name!r}: width must be 1 (or more, for numeric vectors), received {self.width}")
-        if self.embedding_width is not None and (self.embedding_width < 1 or self.encoding == "numeric"):
             raise SchemaError(
-                f"feature {self.name!r}: embedding_width must be >= 1 on a categorical feature, received {self.embedding_width}"
+                f"feature {self.name!r}: encoding 'numeric' needs dtype int64 or float32, "
+                "received string"
+            )
+        if self.encoding != "numeric" and self.dtype == "float32":
+            raise SchemaError(
+                f"feature {self.name!r}: encoding {self.encoding!r} needs dtype string or int64, "
+                "received float32"
+            )
+        if self.encoding == "hash" and self.buckets < 1:
+            raise SchemaError(
+                f"feature {self.name!r}: encoding 'hash' needs buckets >= 1, received "
+                f"{self.buckets}"
+            )
+        if self.width < 1 or (self.width > 1 and self.encoding != "numeric"):
+            raise SchemaError(
+                f"feature {self.name!r}: width must be 1 (or more, for numeric vectors), received "
+                f"{self.width}"
+            )
+        if self.embedding_width is not None and (
+            self.embedding_width < 1 or self.encoding == "numeric"
+        ):
+            raise SchemaError(
+                f"feature {self.name!r}: embedding_width must be >= 1 on a categorical feature, "
+                f"received {self.embedding_width}"
             )
         if self.separator is not None and self.dtype != "string":
-            raise SchemaError(f"feature {self.name!r}: separator needs dtype string, received {self.dtype}")
+            raise SchemaError(
+                f"feature {self.name!r}: separator needs dtype string, received {self.dtype}"
+            )
 
     @property
     def filler(self) -> float | int | str:
-        """The value that replaces an invalid one under ``on_invalid="fill"``, in the feature's own dtype."""
+        """The value that replaces an invalid one under ``on_invalid="fill"``, in the feature's own
+        dtype.
+        """
         if self.dtype == "string":
             return "" if self.fill_value is None else str(self.fill_value)
         number = 0.0 if self.fill_value is None else float(self.fill_value)
@@ -126,9 +152,9 @@ class History:
     """Point-in-time history features on one key: what a feature store would hold.
 
     For key columns ``(user_id, tab)`` three numeric features of role ``other`` are made, named
-    ``history_user_id_tab_rate`` (smoothed mean label), ``..._count`` and ``..._recency`` (days since the last row;
-    ``-1`` without one). Each row sees only rows with a strictly earlier timestamp; evaluation rows see values frozen at the
-    start of their split.
+    ``history_user_id_tab_rate`` (smoothed mean label), ``..._count`` and ``..._recency`` (days
+    since the last row; ``-1`` without one). Each row sees only rows with a strictly earlier
+    timestamp; evaluation rows see values frozen at the start of their split.
 
     Attributes:
         keys: Columns that the statistics are grouped by.
@@ -150,7 +176,8 @@ class History:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-    """Date ranges: ``[train_start, validation_start)``, ``[validation_start, test_start)``, ``[test_start, test_end)``.
+    """Date ranges: ``[train_start, validation_start)``, ``[validation_start, test_start)``,
+    ``[test_start, test_end)``.
 
     Dates are ISO 8601 strings, UTC where they carry no offset; ``None`` leaves an end open.
     """
@@ -164,7 +191,10 @@ class Split:
         marks = [self.train_start, self.validation_start, self.test_start, self.test_end]
         times = [parse_time(mark) for mark in marks if mark is not None]
         if times != sorted(set(times)):
-            raise SchemaError(f"split dates must increase strictly, received {[m for m in marks if m is not None]}")
+            raise SchemaError(
+                "split dates must increase strictly, received "
+                f"{[m for m in marks if m is not None]}"
+            )
 
     def name_of(self, timestamp_ms: int) -> str | None:
         """``"train"``, ``"validation"`` or ``"test"``; ``None`` outside all ranges."""
@@ -181,18 +211,17 @@ class Split:
 class Schema:
     """Everything the toolkit must know about a data set's columns.
 
-    Attributes:
-        name: Short identifier.
-        label: The target.
-        timestamp: Name of the time column (a number in ``timestamp_unit`` since the epoch, or ISO 8601 text).
-        timestamp_unit: ``"s"``, ``"ms"``, ``"us"``, ``"ns"`` or ``"iso"``.
-        tasks: Task definitions: name to key columns, e.g. ``{"user": ["user_id"], "user_tab": ["user_id", "tab"]}``. The
+    Attributes: name: Short identifier. label: The target. timestamp: Name of the time column (a
+        number in ``timestamp_unit`` since the epoch, or ISO 8601 text). timestamp_unit: ``"s"``,
+        ``"ms"``, ``"us"``, ``"ns"`` or ``"iso"``. tasks: Task definitions: name to key columns,
+        e.g. ``{"user": ["user_id"], "user_tab": ["user_id", "tab"]}``. The
             first is the default one.
         features: Input columns.
         tables: Feature tables joined to the interactions: name to key column.
         history: Point-in-time history features to compute.
         weight: Optional column of per-sample weights (finite, not negative).
-        carry: Numeric columns carried along in task records for reports (float32); never an input of a model.
+        carry: Numeric columns carried along in task records for reports (float32); never an input
+            of a model.
         split: Optional default date ranges.
     """
 
@@ -213,22 +242,40 @@ class Schema:
         columns = [*features, *self.carry]
         double = sorted({n for n in columns if columns.count(n) > 1})
         if double:
-            raise SchemaError(f"schema {self.name!r}: names of features and carried columns must be unique, received twice: {double}")
+            raise SchemaError(
+                f"schema {self.name!r}: names of features and carried columns must be unique, "
+                f"received twice: {double}"
+            )
         if reserved := sorted(RESERVED_NAMES.intersection(columns)):
-            raise SchemaError(f"schema {self.name!r}: {reserved} have a meaning of their own in records and requests; rename the columns")
+            raise SchemaError(
+                f"schema {self.name!r}: {reserved} have a meaning of their own in records and "
+                "requests; rename the columns"
+            )
         if self.label.name in features:
-            raise SchemaError(f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too")
+            raise SchemaError(
+                f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too"
+            )
         if not self.tasks or any(not keys for keys in self.tasks.values()):
-            raise SchemaError(f"schema {self.name!r}: tasks needs at least one definition with key columns, received {dict(self.tasks)}")
+            raise SchemaError(
+                f"schema {self.name!r}: tasks needs at least one definition with key columns, "
+                f"received {dict(self.tasks)}"
+            )
         if not any(f.role == "meta" for f in self.features):
-            raise SchemaError(f"schema {self.name!r}: at least one feature needs role 'meta'; the meta block has no input otherwise")
+            raise SchemaError(
+                f"schema {self.name!r}: at least one feature needs role 'meta'; the meta block "
+                "has no input otherwise"
+            )
         if self.timestamp_unit not in (*TIMESTAMP_UNITS, "iso"):
             raise SchemaError(
-                f"schema {self.name!r}: timestamp_unit must be one of {[*TIMESTAMP_UNITS, 'iso']}, received {self.timestamp_unit!r}"
+                f"schema {self.name!r}: timestamp_unit must be one of "
+                f"{[*TIMESTAMP_UNITS, 'iso']}, received {self.timestamp_unit!r}"
             )
         unknown = sorted({f.table for f in self.features if f.table is not None} - set(self.tables))
         if unknown:
-            raise SchemaError(f"schema {self.name!r}: features name tables {unknown}, but tables holds {sorted(self.tables)}")
+            raise SchemaError(
+                f"schema {self.name!r}: features name tables {unknown}, but tables holds "
+                f"{sorted(self.tables)}"
+            )
 
     @property
     def all_features(self) -> tuple[Feature, ...]:
@@ -244,28 +291,39 @@ class Schema:
         """Key columns of a task definition (the first one by default)."""
         name = self.default_task if definition is None else definition
         if name not in self.tasks:
-            raise SchemaError(f"unknown task definition {name!r}; the schema {self.name!r} has {sorted(self.tasks)}")
+            raise SchemaError(
+                f"unknown task definition {name!r}; the schema {self.name!r} has "
+                f"{sorted(self.tasks)}"
+            )
         return tuple(self.tasks[name])
 
     def further_columns(self, definition: str | None, nested: str) -> tuple[str, ...]:
         """The key columns that a nested task definition adds to those of `definition`.
 
-        Raises:
-            SchemaError: `nested` does not refine `definition`, or records of `definition` lack the further columns.
+        Raises: SchemaError: `nested` does not refine `definition`, or records of `definition` lack
+            the further columns.
         """
         outer, inner = self.task_columns(definition), self.task_columns(nested)
         further = inner[len(outer) :]
         if not further or inner[: len(outer)] != outer:
             raise SchemaError(
-                f"task definition {nested!r} {list(inner)} does not refine {list(outer)}: its key must begin with these and go on"
+                f"task definition {nested!r} {list(inner)} does not refine {list(outer)}: its key "
+                "must begin with these and go on"
             )
-        fit = {f.name for f in self.features if f.dtype in ("string", "int64") and f.separator is None}
+        fit = {
+            f.name for f in self.features if f.dtype in ("string", "int64") and f.separator is None
+        }
         if unfit := [name for name in further if name not in fit]:
-            raise SchemaError(f"task definition {nested!r}: {unfit} must be single-valued features of dtype string or int64 to nest it")
+            raise SchemaError(
+                f"task definition {nested!r}: {unfit} must be single-valued features of dtype "
+                "string or int64 to nest it"
+            )
         return further
 
     def fingerprint(self) -> str:
-        """16 hex digits over everything that changes what a model sees (not the default split, not carried columns)."""
+        """16 hex digits over everything that changes what a model sees (not the default split, not
+        carried columns).
+        """
         content = self.to_dict()
         for field in ("split", "carry"):
             content.pop(field, None)
@@ -283,26 +341,40 @@ class Schema:
         fields = dict(content)
         if "label" in fields:
             label = fields["label"]
-            fields["label"] = build(Label, {"name": label} if isinstance(label, str) else label, "label")
-        fields["features"] = tuple(build(Feature, f, "feature") for f in items(fields.get("features", ()), "features"))
+            fields["label"] = build(
+                Label, {"name": label} if isinstance(label, str) else label, "label"
+            )
+        fields["features"] = tuple(
+            build(Feature, f, "feature") for f in items(fields.get("features", ()), "features")
+        )
         history = items(fields.get("history", ()), "history")
-        fields["history"] = tuple(build(History, {**h, "keys": names(h.get("keys"), "history keys")}, "history") for h in history)
+        fields["history"] = tuple(
+            build(History, {**h, "keys": names(h.get("keys"), "history keys")}, "history")
+            for h in history
+        )
         fields["carry"] = names(fields.get("carry", ()), "carry")
-        fields["tasks"] = {name: names(keys, f"task {name!r}") for name, keys in mapping(fields.get("tasks", {}), "tasks").items()}
+        fields["tasks"] = {
+            name: names(keys, f"task {name!r}")
+            for name, keys in mapping(fields.get("tasks", {}), "tasks").items()
+        }
         if fields.get("split") is not None:
             fields["split"] = build(Split, fields["split"], "split")
         return build(cls, fields, "schema")
 
     def save(self, path: str | Path) -> None:
         """Writes the schema as YAML."""
-        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        Path(path).write_text(
+            yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Schema:
         """Reads a YAML (or JSON) schema; raises `SchemaError` with the file's name."""
         path = Path(path)
         if not path.is_file():
-            raise SchemaError(f"no schema file at {path}; write one, or let `limaml datasets describe` draw one")
+            raise SchemaError(
+                f"no schema file at {path}; write one, or let `limaml datasets describe` draw one"
+            )
         return cls.from_yaml(path.read_text(encoding="utf-8"), path)
 
     @classmethod
@@ -313,7 +385,9 @@ class Schema:
         except yaml.YAMLError as error:
             raise SchemaError(f"{where} is not valid YAML: {error}") from error
         if not isinstance(content, Mapping):
-            raise SchemaError(f"{where} holds {type(content).__name__}, expected a mapping of schema fields")
+            raise SchemaError(
+                f"{where} holds {type(content).__name__}, expected a mapping of schema fields"
+            )
         return cls.from_dict(content)
 
     def replace(self, **changes: Any) -> Schema:
@@ -327,7 +401,8 @@ def parse_time(value: str) -> int:
         moment = dt.datetime.fromisoformat(str(value))
     except ValueError as error:
         raise SchemaError(
-            f"cannot read {value!r} as an ISO 8601 date or time (for example 2022-05-03 or 2022-05-03T00:00:00+08:00)"
+            f"cannot read {value!r} as an ISO 8601 date or time (for example 2022-05-03 or "
+            "2022-05-03T00:00:00+08:00)"
         ) from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
@@ -335,7 +410,9 @@ def parse_time(value: str) -> int:
 
 
 def encode_task_key(values: Sequence[object]) -> str:
-    """One string for the key columns' values, joined by ``|``; ``%`` and ``|`` inside a value are percent-escaped."""
+    """One string for the key columns' values, joined by ``|``; ``%`` and ``|`` inside a value are
+    percent-escaped.
+    """
     return "|".join(str(v).replace("%", "%25").replace("|", "%7C") for v in values)
 
 

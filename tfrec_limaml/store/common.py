@@ -1,4 +1,6 @@
-"""What both backends share: checks of what is written, identifiers, and the stored record of a generation."""
+"""What both backends share: checks of what is written, identifiers, and the stored record of a
+generation.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.base import Generation, Mask, Matrix
 
 DTYPES = ("float32", "float16")
-#: LMDB's own limit on a key; Redis follows it so that a store can be moved from one backend to the other.
+#: LMDB's own limit on a key; Redis follows it so that a store can be moved from one backend to the
+#: other.
 MAX_KEY_BYTES = 511
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -45,7 +48,9 @@ class Record:
         try:
             return cls(**json.loads(content))
         except (TypeError, ValueError) as error:
-            raise StoreError(f"the store holds a generation record that cannot be read: {content[:200]!r}") from error
+            raise StoreError(
+                f"the store holds a generation record that cannot be read: {content[:200]!r}"
+            ) from error
 
     def generation(self, current: bool) -> Generation:
         """The public view of this record."""
@@ -81,11 +86,16 @@ def encode_keys(keys: Sequence[str]) -> list[bytes]:
     encoded = [key.encode() for key in keys]
     for key in encoded:
         if not 0 < len(key) <= MAX_KEY_BYTES:
-            raise StoreError(f"task keys must have 1 to {MAX_KEY_BYTES} bytes of UTF-8, received {len(key)} bytes: {key[:60]!r}")
+            raise StoreError(
+                f"task keys must have 1 to {MAX_KEY_BYTES} bytes of UTF-8, received {len(key)} "
+                f"bytes: {key[:60]!r}"
+            )
     return encoded
 
 
-def encode_embeddings(keys: Sequence[str], embeddings: npt.ArrayLike, embedding_dim: int, dtype: str) -> npt.NDArray[Any]:
+def encode_embeddings(
+    keys: Sequence[str], embeddings: npt.ArrayLike, embedding_dim: int, dtype: str
+) -> npt.NDArray[Any]:
     """Checks a batch ``[n, D]`` and casts it to the stored dtype (little-endian).
 
     Raises:
@@ -93,13 +103,17 @@ def encode_embeddings(keys: Sequence[str], embeddings: npt.ArrayLike, embedding_
     """
     matrix = np.asarray(embeddings)
     if matrix.shape != (len(keys), embedding_dim):
-        raise StoreError(f"embeddings must have shape [{len(keys)}, {embedding_dim}] (keys, embedding_dim), received {list(matrix.shape)}")
+        raise StoreError(
+            f"embeddings must have shape [{len(keys)}, {embedding_dim}] (keys, embedding_dim), "
+            f"received {list(matrix.shape)}"
+        )
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(matrix, dtype=np.dtype(dtype).newbyteorder("<"))
     bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
     if bad.size:
         raise StoreError(
-            f"{bad.size} of {len(keys)} embeddings are not finite as {dtype}, the first that of task {keys[bad[0]]!r}; drop them first"
+            f"{bad.size} of {len(keys)} embeddings are not finite as {dtype}, the first that of "
+            f"task {keys[bad[0]]!r}; drop them first"
         )
     return stored
 
@@ -110,7 +124,9 @@ def decode_values(values: Sequence[bytes | None], record: Record) -> tuple[Matri
     # A bytearray, so that the caller may write to what he gets without another copy of it.
     content = bytearray().join([missing if value is None else value for value in values])
     matrix = np.frombuffer(content, record.stored_dtype).reshape(len(values), record.embedding_dim)
-    return matrix.astype(np.float32, copy=False), np.array([value is not None for value in values], np.bool_)
+    return matrix.astype(np.float32, copy=False), np.array(
+        [value is not None for value in values], np.bool_
+    )
 
 
 def nothing_found(count: int) -> tuple[Matrix, Mask]:
@@ -130,39 +146,67 @@ def choose_identifier(requested: str | None, published: Collection[str]) -> str:
         later = [c for c in candidates if c > newest]
         if not later:
             raise StoreError(
-                f"the newest generation {newest!r} sorts after the present time {stamp!r}; pass an identifier, or mend the clock"
+                f"the newest generation {newest!r} sorts after the present time {stamp!r}; pass "
+                "an identifier, or mend the clock"
             )
         return later[0]
     if not _IDENTIFIER.fullmatch(requested):
-        raise StoreError(f"generation identifier must be letters, digits, '.', '_' or '-' (100 at most), received {requested!r}")
+        raise StoreError(
+            "generation identifier must be letters, digits, '.', '_' or '-' (100 at most), "
+            f"received {requested!r}"
+        )
     if requested <= newest:
-        raise StoreError(f"generation identifier {requested!r} does not sort after the newest published one {newest!r}; choose a later one")
+        raise StoreError(
+            f"generation identifier {requested!r} does not sort after the newest published one "
+            f"{newest!r}; choose a later one"
+        )
     return requested
 
 
 def check_count(identifier: str, count: int, expected: int | None) -> None:
     """Raises `StoreError` where a generation does not hold what it should."""
     if expected is not None and count != expected:
-        raise StoreError(f"generation {identifier!r} holds {count} distinct task keys, expected {expected}: not published")
+        raise StoreError(
+            f"generation {identifier!r} holds {count} distinct task keys, expected {expected}: "
+            "not published"
+        )
     if count == 0:
         raise StoreError(f"generation {identifier!r} is empty: not published")
 
 
-def rollback_target(published: Sequence[Record], current: str | None, identifier: str | None, model_version: int) -> Record:
+def rollback_target(
+    published: Sequence[Record], current: str | None, identifier: str | None, model_version: int
+) -> Record:
     """The published generation that a rollback makes current (oldest first in `published`)."""
     names = [record.identifier for record in published]
     if identifier is not None:
         if identifier not in names:
-            raise StoreError(f"no published generation {identifier!r} of model version {model_version}; there are {names}")
+            raise StoreError(
+                f"no published generation {identifier!r} of model version {model_version}; there "
+                f"are {names}"
+            )
         return published[names.index(identifier)]
-    earlier = [record for record in published if current is not None and record.identifier < current]
+    earlier = [
+        record for record in published if current is not None and record.identifier < current
+    ]
     if not earlier:
-        raise StoreError(f"no generation of model version {model_version} before {current!r} to roll back to; there are {names}")
+        raise StoreError(
+            f"no generation of model version {model_version} before {current!r} to roll back to; "
+            f"there are {names}"
+        )
     return earlier[-1]
 
 
-def prunable(published: Sequence[Record], current: str | None, keep: int, older_than: float) -> list[Record]:
-    """Published generations that may go: not among the newest `keep`, not current, published before `older_than`."""
+def prunable(
+    published: Sequence[Record], current: str | None, keep: int, older_than: float
+) -> list[Record]:
+    """Published generations that may go: not among the newest `keep`, not current, published before
+    `older_than`.
+    """
     if keep < 1:
         raise StoreError(f"keep must be at least 1, received {keep}")
-    return [r for r in published[: max(0, len(published) - keep)] if r.identifier != current and r.published < older_than]
+    return [
+        r
+        for r in published[: max(0, len(published) - keep)]
+        if r.identifier != current and r.published < older_than
+    ]

@@ -1,7 +1,7 @@
 """Handles of LMDB environments.
 
-LMDB forbids opening one environment twice in a process, and using a handle after a fork. Handles are therefore shared by
-path and process, and closed with the last user.
+LMDB forbids opening one environment twice in a process, and using a handle after a fork. Handles
+are therefore shared by path and process, and closed with the last user.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ _users: dict[tuple[int, Path], int] = {}
 
 
 def _let_go_after_fork() -> None:
-    """Inherited handles are the parent's: closing them here frees their names in this process only."""
+    """Inherited handles are the parent's: closing them here frees their names in this process
+    only.
+    """
     global _lock
     _lock = threading.Lock()
     for environment in _shared.values():
@@ -42,14 +44,24 @@ class Environments:
         self._mine: dict[tuple[int, Path], Any] = {}
 
     def catalog(self, path: Path, create: bool) -> Any:
-        """The catalog, opened for reading and writing (`FileNotFoundError` where there is none and `create` is False)."""
+        """The catalog, opened for reading and writing (`FileNotFoundError` where there is none and
+        `create` is False).
+        """
         known = self._mine.get((os.getpid(), path))
         if known is not None:
             return known
         if create:
             path.mkdir(parents=True, exist_ok=True)
         writable = create or os.access(path, os.W_OK)
-        return self._get(path, {"map_size": _CATALOG_MAP_BYTES, "max_readers": 1024, "readonly": not writable, "create": create})
+        return self._get(
+            path,
+            {
+                "map_size": _CATALOG_MAP_BYTES,
+                "max_readers": 1024,
+                "readonly": not writable,
+                "create": create,
+            },
+        )
 
     def immutable(self, path: Path) -> Any:
         """A published generation, opened for reading without locks."""
@@ -57,7 +69,15 @@ class Environments:
         if known is not None:
             return known
         self._forget_removed()
-        return self._get(path, {"map_size": _GENERATION_MAP_BYTES, "readonly": True, "lock": False, "readahead": False})
+        return self._get(
+            path,
+            {
+                "map_size": _GENERATION_MAP_BYTES,
+                "readonly": True,
+                "lock": False,
+                "readahead": False,
+            },
+        )
 
     def forget(self, path: Path) -> None:
         """Lets go of an environment that is about to be removed."""
@@ -103,4 +123,11 @@ class Environments:
 def open_writable(path: Path) -> Any:
     """A new environment for one writer; durable only after ``sync(True)``."""
     path.mkdir(parents=True)
-    return lmdb.open(str(path), map_size=_GENERATION_MAP_BYTES, sync=False, metasync=False, lock=False, meminit=False)
+    return lmdb.open(
+        str(path),
+        map_size=_GENERATION_MAP_BYTES,
+        sync=False,
+        metasync=False,
+        lock=False,
+        meminit=False,
+    )

@@ -3,13 +3,14 @@
 Keys, below a prefix (``limaml`` by default)::
 
     <prefix>:<version>:current               record (JSON) of the generation that readers see
-    <prefix>:<version>:generations           hash: identifier -> record of every published generation
-    <prefix>:<version>:data:<identifier>     hash: task key -> vector, raw little-endian floats
-    <prefix>:<version>:writer:<identifier>   token of a living writer, expires with its lease
+    <prefix>:<version>:generations           hash: identifier -> record of every published
+    generation <prefix>:<version>:data:<identifier>     hash: task key -> vector, raw little-endian
+    floats <prefix>:<version>:writer:<identifier>   token of a living writer, expires with its lease
     <prefix>:versions                        set of model versions
 
-One HMGET reads one hash, hence one generation; the pointer and the values of the generation that was current last time are
-asked for in one round trip. Every data hash expires: an abandoned one after a day, a published one after ``ttl``.
+One HMGET reads one hash, hence one generation; the pointer and the values of the generation that
+was current last time are asked for in one round trip. Every data hash expires: an abandoned one
+after a day, a published one after ``ttl``.
 """
 
 from __future__ import annotations
@@ -37,13 +38,10 @@ _COMMANDS_PER_ROUND_TRIP = 32
 class RedisStore:
     """Embedding store in Redis; see the module's text.
 
-    Args:
-        url: ``redis://HOST:PORT/DB``.
-        prefix: First part of every key.
-        dtype: ``"float32"`` or ``"float16"`` for generations written from now on.
-        ttl: Seconds after its publication that a generation lives: the backstop for a job that stopped for good.
-        lease: Seconds without a `put` after which a writer counts as dead.
-        timeout: Seconds to wait for the server.
+    Args: url: ``redis://HOST:PORT/DB``. prefix: First part of every key. dtype: ``"float32"`` or
+        ``"float16"`` for generations written from now on. ttl: Seconds after its publication that a
+        generation lives: the backstop for a job that stopped for good. lease: Seconds without a
+        `put` after which a writer counts as dead. timeout: Seconds to wait for the server.
     """
 
     def __init__(
@@ -64,10 +62,13 @@ class RedisStore:
         self.ttl_ms = round(ttl * 1000)
         self.lease_ms = round(lease * 1000)
         self._url = url
-        # One quick second try: a connection that went stale is replaced; a server that is gone is reported soon.
+        # One quick second try: a connection that went stale is replaced; a server that is gone is
+        # reported soon.
         retry = Retry(ExponentialBackoff(cap=0.1, base=0.02), 1)
         try:
-            self.client = redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry)
+            self.client = redis.Redis.from_url(
+                url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry
+            )
         except (ValueError, redis.RedisError) as error:
             raise StoreError(f"cannot read the store address {url!r}: {error}") from error
         self._last: dict[int, common.Record] = {}
@@ -81,11 +82,16 @@ class RedisStore:
                 try:
                     arguments[name] = float(arguments[name])
                 except ValueError as error:
-                    raise StoreError(f"store option {name} must be a number of seconds, received {arguments[name]!r}") from error
+                    raise StoreError(
+                        f"store option {name} must be a number of seconds, received "
+                        f"{arguments[name]!r}"
+                    ) from error
         return cls(url, **arguments)
 
     def get_many(self, keys: Sequence[str], model_version: int) -> tuple[Matrix, Mask]:
-        """See `EmbeddingStore.get_many`; one round trip while the current generation stays the same."""
+        """See `EmbeddingStore.get_many`; one round trip while the current generation stays the
+        same.
+        """
         fields = common.encode_keys(keys)
         with self.errors():
             for _ in range(3):
@@ -101,15 +107,27 @@ class RedisStore:
                 if record == guess:
                     return common.decode_values(answers[0] if fields else [], record)
                 self._last[model_version] = record
-        raise StoreError(f"the current generation of model version {model_version} changed three times during one read; try again")
+        raise StoreError(
+            f"the current generation of model version {model_version} changed three times during "
+            "one read; try again"
+        )
 
-    def new_generation(self, model_version: int, embedding_dim: int, identifier: str | None = None) -> RedisWriter:
-        """See `EmbeddingStore.new_generation`; refused while a living writer holds the same identifier."""
+    def new_generation(
+        self, model_version: int, embedding_dim: int, identifier: str | None = None
+    ) -> RedisWriter:
+        """See `EmbeddingStore.new_generation`; refused while a living writer holds the same
+        identifier.
+        """
         if model_version < 1 or embedding_dim < 1:
-            raise StoreError(f"model_version and embedding_dim must be positive, received {model_version} and {embedding_dim}")
+            raise StoreError(
+                f"model_version and embedding_dim must be positive, received {model_version} and "
+                f"{embedding_dim}"
+            )
         with self.errors():
             self._remove_dead(model_version)
-            name = common.choose_identifier(identifier, [r.identifier for r in self._records(model_version)])
+            name = common.choose_identifier(
+                identifier, [r.identifier for r in self._records(model_version)]
+            )
             return RedisWriter(self, model_version, embedding_dim, name)
 
     def current(self, model_version: int) -> Generation | None:
@@ -121,11 +139,18 @@ class RedisStore:
     def generations(self, model_version: int | None = None) -> list[Generation]:
         """See `EmbeddingStore.generations`; unpublished ones of living writers are not listed."""
         with self.errors():
-            known = self.client.smembers(f"{self.prefix}:versions") if model_version is None else [model_version]
+            known = (
+                self.client.smembers(f"{self.prefix}:versions")
+                if model_version is None
+                else [model_version]
+            )
             listed = []
             for version in sorted(int(v) for v in known):
                 current = self._current(version)
-                listed += [r.generation(current is not None and r.identifier == current.identifier) for r in self._records(version)]
+                listed += [
+                    r.generation(current is not None and r.identifier == current.identifier)
+                    for r in self._records(version)
+                ]
             return listed
 
     def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
@@ -133,10 +158,13 @@ class RedisStore:
         with self.errors():
             current = self._current(model_version)
             name = None if current is None else current.identifier
-            target = common.rollback_target(self._records(model_version), name, identifier, model_version)
+            target = common.rollback_target(
+                self._records(model_version), name, identifier, model_version
+            )
             if not self.client.exists(self.data_key(model_version, target.identifier)):
                 raise StoreError(
-                    f"generation {target.identifier!r} of model version {model_version} has expired (ttl); run the embedding job"
+                    f"generation {target.identifier!r} of model version {model_version} has "
+                    "expired (ttl); run the embedding job"
                 )
             self.client.set(self.key(model_version, "current"), target.to_bytes())
             return target.generation(current=True)
@@ -149,7 +177,9 @@ class RedisStore:
             pipeline.watch(pointer)
             current = self._current(model_version)
             name = None if current is None else current.identifier
-            doomed = common.prunable(self._records(model_version), name, keep, time.time() - grace_seconds)
+            doomed = common.prunable(
+                self._records(model_version), name, keep, time.time() - grace_seconds
+            )
             pipeline.multi()
             for record in doomed:
                 pipeline.hdel(self.key(model_version, "generations"), record.identifier)
@@ -157,7 +187,10 @@ class RedisStore:
             try:
                 pipeline.execute()
             except redis.WatchError as error:
-                raise StoreError(f"model version {model_version} was published or rolled back meanwhile; prune again") from error
+                raise StoreError(
+                    f"model version {model_version} was published or rolled back meanwhile; prune "
+                    "again"
+                ) from error
             return [record.identifier for record in doomed]
 
     def close(self) -> None:
@@ -174,19 +207,27 @@ class RedisStore:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turns the client's errors into `StoreError` with the server's address (without a password)."""
+        """Turns the client's errors into `StoreError` with the server's address (without a
+        password).
+        """
         try:
             yield
         except redis.RedisError as error:
             place = self._url.rpartition("@")[2]
-            raise StoreError(f"the Redis store at {place} refused or did not answer: {type(error).__name__}: {error}") from error
+            raise StoreError(
+                f"the Redis store at {place} refused or did not answer: {type(error).__name__}: "
+                f"{error}"
+            ) from error
 
     def _current(self, model_version: int) -> common.Record | None:
         content = self.client.get(self.key(model_version, "current"))
         return None if content is None else common.Record.from_bytes(content)
 
     def _records(self, model_version: int) -> list[common.Record]:
-        found = [common.Record.from_bytes(c) for c in self.client.hvals(self.key(model_version, "generations"))]
+        found = [
+            common.Record.from_bytes(c)
+            for c in self.client.hvals(self.key(model_version, "generations"))
+        ]
         return sorted(found, key=lambda record: record.identifier)
 
     def _remove_dead(self, model_version: int) -> None:
@@ -195,7 +236,9 @@ class RedisStore:
         stem = self.data_key(model_version, "")
         for found in self.client.scan_iter(match=f"{_escape(stem)}*", count=1000):
             identifier = found.decode().removeprefix(stem)
-            if identifier in published or self.client.exists(self.key(model_version, f"writer:{identifier}")):
+            if identifier in published or self.client.exists(
+                self.key(model_version, f"writer:{identifier}")
+            ):
                 continue
             # Asked again after the lease: it may have ended by publishing.
             if not self.client.hexists(self.key(model_version, "generations"), identifier):
@@ -205,7 +248,9 @@ class RedisStore:
 class RedisWriter:
     """Writes one generation into its own hash; see `GenerationWriter`."""
 
-    def __init__(self, store: RedisStore, model_version: int, embedding_dim: int, identifier: str) -> None:
+    def __init__(
+        self, store: RedisStore, model_version: int, embedding_dim: int, identifier: str
+    ) -> None:
         self.identifier = identifier
         self._store = store
         self._model_version = model_version
@@ -216,7 +261,10 @@ class RedisWriter:
         self._open = True
         if not store.client.set(self._lease, self._token, nx=True, px=store.lease_ms):
             self._open = False
-            raise StoreError(f"generation {identifier!r} is held by another process that is still writing; wait for it, or stop it")
+            raise StoreError(
+                f"generation {identifier!r} is held by another process that is still writing; "
+                "wait for it, or stop it"
+            )
         store.client.unlink(self._data)
 
     def put(self, keys: Sequence[str], embeddings: Matrix) -> None:
@@ -232,12 +280,20 @@ class RedisWriter:
                 pipeline = self._store.client.pipeline(transaction=False)
                 for i in range(start, min(start + step, len(fields)), _FIELDS_PER_COMMAND):
                     part = fields[i : i + _FIELDS_PER_COMMAND]
-                    pipeline.hset(self._data, mapping={key: content[j * width : (j + 1) * width] for j, key in enumerate(part, i)})
+                    pipeline.hset(
+                        self._data,
+                        mapping={
+                            key: content[j * width : (j + 1) * width]
+                            for j, key in enumerate(part, i)
+                        },
+                    )
                 pipeline.expire(self._data, _WRITING_TTL_SECONDS)
                 pipeline.execute()
 
     def publish(self, expected_count: int | None = None) -> Generation:
-        """See `GenerationWriter.publish`; the record, the pointer and the TTL change in one transaction."""
+        """See `GenerationWriter.publish`; the record, the pointer and the TTL change in one
+        transaction.
+        """
         store = self._store
         with store.errors(), store.client.pipeline() as pipeline:
             self._renew()
@@ -252,7 +308,9 @@ class RedisWriter:
                 published=time.time(),
             )
             pipeline.sadd(f"{store.prefix}:versions", self._model_version)
-            pipeline.hset(store.key(self._model_version, "generations"), self.identifier, record.to_bytes())
+            pipeline.hset(
+                store.key(self._model_version, "generations"), self.identifier, record.to_bytes()
+            )
             pipeline.pexpire(self._data, store.ttl_ms)
             pipeline.set(store.key(self._model_version, "current"), record.to_bytes())
             pipeline.delete(self._lease)
@@ -261,7 +319,10 @@ class RedisWriter:
         return record.generation(current=True)
 
     def abort(self) -> None:
-        """See `GenerationWriter.abort`. An unreachable server drops the data itself, by its expiry."""
+        """See `GenerationWriter.abort`.
+
+        An unreachable server drops the data itself, by its expiry.
+        """
         if self._open:
             self._open = False
             with contextlib.suppress(redis.RedisError):
@@ -271,18 +332,26 @@ class RedisWriter:
 
     def _renew(self) -> None:
         if not self._open:
-            raise StoreError(f"generation {self.identifier!r} is already published or aborted; open a new one")
+            raise StoreError(
+                f"generation {self.identifier!r} is already published or aborted; open a new one"
+            )
         if self._store.client.get(self._lease) != self._token:
             self._open = False
             raise StoreError(
-                f"the lease on generation {self.identifier!r} ran out between two writes; start again, with a longer lease if need be"
+                f"the lease on generation {self.identifier!r} ran out between two writes; start "
+                "again, with a longer lease if need be"
             )
         self._store.client.pexpire(self._lease, self._store.lease_ms)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.abort()
 
 

@@ -1,4 +1,6 @@
-"""Raw columns to encoded features, inside the graph, so that training, Beam and serving cannot differ."""
+"""Raw columns to encoded features, inside the graph, so that training, Beam and serving cannot
+differ.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ DTYPES = {"string": tf.string, "int64": tf.int64, "float32": tf.float32}
 class FeatureEncoder(keras.layers.Layer):
     """Encodes rows as their schema says, with statistics of the training data.
 
-    Numeric features are normalised; categorical ones become one-hot (multi-hot) vectors, or ids where the schema asks for an
-    embedding. All dense vectors of one role are concatenated in the schema's order.
+    Numeric features are normalised; categorical ones become one-hot (multi-hot) vectors, or ids
+    where the schema asks for an embedding. All dense vectors of one role are concatenated in the
+    schema's order.
 
     Args:
         schema: The columns (a `Schema` or its dictionary).
@@ -29,9 +32,11 @@ class FeatureEncoder(keras.layers.Layer):
         task: The records' task definition; the schema's first by default.
         nested: Task definitions that refine it, for a `NestedMetaBlocks`.
 
-    Input: dictionary of raw columns, ``[N]`` each (``[N, width]`` for vectors), of the schema's dtypes.
-    Output: ``{"meta": float32 [N, F_m], "other": float32 [N, F_o]}`` and one entry per embedded feature: int32 ids ``[N]``, or a float32
-    multi-hot ``[N, V]`` for multi-valued ones; and int64 ``[N]`` for each nested definition, see `tfrec_limaml.features.subtask_feature`.
+    Input: dictionary of raw columns, ``[N]`` each (``[N, width]`` for vectors), of the schema's
+        dtypes.
+    Output: ``{"meta": float32 [N, F_m], "other": float32 [N, F_o]}`` and one entry per embedded
+    feature: int32 ids ``[N]``, or a float32 multi-hot ``[N, V]`` for multi-valued ones; and int64
+    ``[N]`` for each nested definition, see `tfrec_limaml.features.subtask_feature`.
     """
 
     def __init__(
@@ -44,19 +49,30 @@ class FeatureEncoder(keras.layers.Layer):
     ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
-        self.statistics = statistics if isinstance(statistics, Statistics) else Statistics(**statistics)
+        self.statistics = (
+            statistics if isinstance(statistics, Statistics) else Statistics(**statistics)
+        )
         self.task = task
         self.nested = tuple(nested)
-        self._further_columns = {name: self.schema.further_columns(task, name) for name in self.nested}
+        self._further_columns = {
+            name: self.schema.further_columns(task, name) for name in self.nested
+        }
         # Numbered: a column's name need not be a layer's.
-        self.lookups = {f.name: self._lookup(f, f"lookup_{i}") for i, f in enumerate(self.schema.all_features) if f.encoding != "numeric"}
+        self.lookups = {
+            f.name: self._lookup(f, f"lookup_{i}")
+            for i, f in enumerate(self.schema.all_features)
+            if f.encoding != "numeric"
+        }
         self.built = True
 
     def call(self, columns: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """See the class; raises `SchemaError` naming columns that are missing."""
         missing = [f.name for f in self.schema.all_features if f.name not in columns]
         if missing:
-            raise SchemaError(f"the input lacks the columns {missing} of schema {self.schema.name!r}; received {sorted(columns)}")
+            raise SchemaError(
+                f"the input lacks the columns {missing} of schema {self.schema.name!r}; received "
+                f"{sorted(columns)}"
+            )
         dense: dict[str, list[tf.Tensor]] = {META: [], OTHER: []}
         encoded: dict[str, tf.Tensor] = {}
         for feature in self.schema.all_features:
@@ -69,16 +85,25 @@ class FeatureEncoder(keras.layers.Layer):
         for role, parts in dense.items():
             encoded[role] = tf.concat(parts, -1) if parts else tf.zeros((rows, 0))
         for name in self.nested:
-            encoded[subtask_feature(name)] = tf.strings.to_hash_bucket_fast(self.further_key(name, columns), 2**62)
+            encoded[subtask_feature(name)] = tf.strings.to_hash_bucket_fast(
+                self.further_key(name, columns), 2**62
+            )
         return encoded
 
     def further_key(self, nested: str, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """What a nested definition's task key holds behind the task's own key and a ``|``, string ``[N]``."""
+        """What a nested definition's task key holds behind the task's own key and a ``|``, string
+        ``[N]``.
+        """
         texts = [
-            columns[name] if columns[name].dtype == tf.string else tf.strings.as_string(columns[name])
+            columns[name]
+            if columns[name].dtype == tf.string
+            else tf.strings.as_string(columns[name])
             for name in self._further_columns[nested]
         ]
-        escaped = [tf.strings.regex_replace(tf.strings.regex_replace(text, "%", "%25"), r"\|", "%7C") for text in texts]
+        escaped = [
+            tf.strings.regex_replace(tf.strings.regex_replace(text, "%", "%25"), r"\|", "%7C")
+            for text in texts
+        ]
         return tf.strings.join(escaped, "|")
 
     @property
@@ -90,7 +115,9 @@ class FeatureEncoder(keras.layers.Layer):
             if feature.embedding_width is None:
                 widths[feature.role] += self.size(feature)
             else:
-                shapes[feature.name] = (None,) if feature.separator is None else (None, self.size(feature))
+                shapes[feature.name] = (
+                    (None,) if feature.separator is None else (None, self.size(feature))
+                )
         shapes.update({subtask_feature(name): (None,) for name in self.nested})
         return {**shapes, META: (None, widths[META]), OTHER: (None, widths[OTHER])}
 
@@ -101,14 +128,28 @@ class FeatureEncoder(keras.layers.Layer):
         return feature.buckets if feature.encoding == "hash" else len(self._vocabulary(feature)) + 1
 
     def embeddings(self, role: str | None = None) -> dict[str, tuple[int, int]]:
-        """Embedded features as ``{name: (number of ids, width)}``, as the blocks' `embeddings` argument takes them."""
-        features = (f for f in self.schema.all_features if f.embedding_width is not None and role in (None, f.role))
+        """Embedded features as ``{name: (number of ids, width)}``, as the blocks' `embeddings`
+        argument takes them.
+        """
+        features = (
+            f
+            for f in self.schema.all_features
+            if f.embedding_width is not None and role in (None, f.role)
+        )
         return {f.name: (self.size(f), int(f.embedding_width or 0)) for f in features}
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, schema and statistics as dictionaries."""
-        statistics = {name: getattr(self.statistics, name) for name in ("rows", "label_mean", "window", "features")}
-        own = {"schema": self.schema.to_dict(), "statistics": statistics, "task": self.task, "nested": self.nested}
+        statistics = {
+            name: getattr(self.statistics, name)
+            for name in ("rows", "label_mean", "window", "features")
+        }
+        own = {
+            "schema": self.schema.to_dict(),
+            "statistics": statistics,
+            "task": self.task,
+            "nested": self.nested,
+        }
         return {**super().get_config(), **own}
 
     def _encode(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
@@ -117,10 +158,14 @@ class FeatureEncoder(keras.layers.Layer):
         lookup = self.lookups[feature.name]
         if feature.separator is None:
             ids = tf.cast(lookup(value), tf.int32)
-            return ids if feature.embedding_width is not None else tf.one_hot(ids, self.size(feature))
+            return (
+                ids if feature.embedding_width is not None else tf.one_hot(ids, self.size(feature))
+            )
         tokens = tf.strings.split(value, feature.separator)
         hot = tf.one_hot(tf.cast(lookup(tokens.flat_values), tf.int32), self.size(feature))
-        return tf.minimum(tf.math.unsorted_segment_sum(hot, tokens.value_rowids(), tf.shape(value)[0]), 1.0)
+        return tf.minimum(
+            tf.math.unsorted_segment_sum(hot, tokens.value_rowids(), tf.shape(value)[0]), 1.0
+        )
 
     def _normalise(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
         value = tf.reshape(tf.cast(value, tf.float32), [-1, feature.width])
@@ -135,17 +180,29 @@ class FeatureEncoder(keras.layers.Layer):
     def _lookup(self, feature: Feature, name: str) -> keras.layers.Layer:
         if feature.encoding == "hash":
             return keras.layers.Hashing(feature.buckets, name=name)
-        kind = keras.layers.StringLookup if feature.dtype == "string" else keras.layers.IntegerLookup
+        kind = (
+            keras.layers.StringLookup if feature.dtype == "string" else keras.layers.IntegerLookup
+        )
         vocabulary = self._vocabulary(feature)
         if not vocabulary:
-            raise SchemaError(f"the statistics hold an empty vocabulary for feature {feature.name!r}; leave it out, or use encoding 'hash'")
+            raise SchemaError(
+                f"the statistics hold an empty vocabulary for feature {feature.name!r}; leave it "
+                "out, or use encoding 'hash'"
+            )
         return kind(vocabulary=vocabulary, num_oov_indices=1, name=name)
 
     def _vocabulary(self, feature: Feature) -> list[Any]:
-        reserved = "[UNK]" if feature.dtype == "string" else -1  # Keras' own names for unknown values
-        return [token for token in self._found(feature)["vocabulary"] if token != reserved][: feature.max_vocabulary]
+        reserved = (
+            "[UNK]" if feature.dtype == "string" else -1
+        )  # Keras' own names for unknown values
+        return [token for token in self._found(feature)["vocabulary"] if token != reserved][
+            : feature.max_vocabulary
+        ]
 
     def _found(self, feature: Feature) -> Mapping[str, Any]:
         if feature.name not in self.statistics.features:
-            raise SchemaError(f"the statistics lack feature {feature.name!r}; run `limaml prepare` again with this schema")
+            raise SchemaError(
+                f"the statistics lack feature {feature.name!r}; run `limaml prepare` again with "
+                "this schema"
+            )
         return self.statistics.features[feature.name]

@@ -1,7 +1,8 @@
-"""The input pipeline: TFRecord files of tasks to padded batches of support and query sets, all in graph.
+"""The input pipeline: TFRecord files of tasks to padded batches of support and query sets, all in
+graph.
 
-Records are parsed and encoded in large blocks, real rows only; tasks of similar length are then batched together, so that
-padding is not the work.
+Records are parsed and encoded in large blocks, real rows only; tasks of similar length are then
+batched together, so that padding is not the work.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from tfrec_limaml.features import Features
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.parsing import Tasks, encode_rows, most_recent, padding_index, parse_tasks, sample_weights
+from tfrec_limaml.tasks.parsing import (
+    Tasks,
+    encode_rows,
+    most_recent,
+    padding_index,
+    parse_tasks,
+    sample_weights,
+)
 
 #: Batches taken from one sorted block of tasks: more means less padding and coarser shuffling.
 BATCHES_PER_BLOCK = 8
@@ -39,53 +47,79 @@ def task_dataset(
 ) -> tf.data.Dataset:
     """Batches of tasks for `fit`, `evaluate` and `predict`.
 
-    Args:
-        pattern: File pattern or patterns of task records (``.gz`` files are decompressed).
-        encoder: Encodes raw columns; the model must hold the same.
-        batch_size: Tasks per batch; the last batch may be smaller.
-        support_fraction: Share of an uncut record's samples, in time order, that form the support set. A pair draws the share anew,
-            uniformly, for each epoch and task (beyond the paper). Records that are cut already keep their cut.
-        max_samples: Keep only the most recent samples of the support part (for uncut records: of the record).
+    Args: pattern: File pattern or patterns of task records (``.gz`` files are decompressed).
+        encoder: Encodes raw columns; the model must hold the same. batch_size: Tasks per batch; the
+        last batch may be smaller. support_fraction: Share of an uncut record's samples, in time
+        order, that form the support set. A pair draws the share anew,
+            uniformly, for each epoch and task (beyond the paper). Records that are cut already keep
+            their cut.
+        max_samples: Keep only the most recent samples of the support part (for uncut records: of
+            the record).
         shuffle: Shuffle tasks anew in each epoch.
         seed: Makes shuffling and cuts repeatable.
-        with_keys: Add ``task_key`` to the batch, ``timestamp`` to both parts and carried columns to the query, for `predict`. Keeps the
-            order of the files.
+        with_keys: Add ``task_key`` to the batch, ``timestamp`` to both parts and carried columns to
+            the query, for `predict`. Keeps the order of the files.
 
     Returns:
         A dataset of batches as `tfrec_limaml.models.TaskModel` takes them.
 
-    Raises:
-        LimamlError: No file matches, the first record is not one of the encoder's schema, or an argument is out of range.
+    Raises: LimamlError: No file matches, the first record is not one of the encoder's schema, or an
+        argument is out of range.
     """
     files = _files(pattern)
-    low, high = support_fraction if isinstance(support_fraction, tuple) else (support_fraction, support_fraction)
+    low, high = (
+        support_fraction
+        if isinstance(support_fraction, tuple)
+        else (support_fraction, support_fraction)
+    )
     if not 0.0 <= low <= high <= 1.0:
         raise LimamlError(f"support_fraction must lie between 0 and 1, received {support_fraction}")
     if batch_size < 1:
         raise LimamlError(f"batch_size must be at least 1, received {batch_size}")
     dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
     _check_first_record(dataset, files[0], encoder.schema)
-    of_support = (record_format.LABEL, record_format.TIMESTAMP) if with_keys else (record_format.LABEL,)
+    of_support = (
+        (record_format.LABEL, record_format.TIMESTAMP) if with_keys else (record_format.LABEL,)
+    )
     of_query = (*of_support, *encoder.schema.carry) if with_keys else of_support
     block = batch_size * BATCHES_PER_BLOCK
     if shuffle:
         dataset = dataset.shuffle(4 * block, seed=seed)
     dataset = dataset.batch(block)
     generator_seed = 0 if seed is None else seed
-    draws = tf.data.Dataset.random(seed, rerandomize_each_iteration=True) if low < high else tf.data.Dataset.range(2**62)
+    draws = (
+        tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+        if low < high
+        else tf.data.Dataset.range(2**62)
+    )
 
     def to_block(serialized: tf.Tensor, draw: tf.Tensor) -> _Block:
         tasks = parse_tasks(serialized, encoder.schema)
         if max_samples is not None:
             tasks = most_recent(tasks, max_samples)
-        share = tf.random.stateless_uniform(tf.shape(tasks.task_key), tf.stack([draw, generator_seed]), low, high) if low < high else low
-        order = tf.range(tf.size(tasks.counts)) if with_keys else tf.argsort(tasks.counts, stable=True)
+        share = (
+            tf.random.stateless_uniform(
+                tf.shape(tasks.task_key), tf.stack([draw, generator_seed]), low, high
+            )
+            if low < high
+            else low
+        )
+        order = (
+            tf.range(tf.size(tasks.counts)) if with_keys else tf.argsort(tasks.counts, stable=True)
+        )
         features, support = encode_rows(tasks, encoder), cut(tasks.counts, tasks.query_start, share)
-        columns = {name: tasks.columns[name] for name in {record_format.WEIGHT, *of_support, *of_query}}
+        columns = {
+            name: tasks.columns[name] for name in {record_format.WEIGHT, *of_support, *of_query}
+        }
         return _Block(tasks._replace(columns=columns), features, support, order)
 
     def to_batch(block: _Block, number: tf.Tensor) -> dict[str, Any]:
-        batch = _batch(block, block.order[number * batch_size : (number + 1) * batch_size], of_support, of_query)
+        batch = _batch(
+            block,
+            block.order[number * batch_size : (number + 1) * batch_size],
+            of_support,
+            of_query,
+        )
         return batch if with_keys else {name: batch[name] for name in ("support", "query")}
 
     blocks = tf.data.Dataset.zip(dataset, draws).map(to_block, num_parallel_calls=BLOCKS_AT_ONCE)
@@ -96,23 +130,30 @@ def task_dataset(
 
 
 def _without_tuner() -> tf.data.Options:
-    """There is nothing to tune; and at the end of each epoch `fit` would wait for the tuner, whose naps double in length, to wake up."""
+    """There is nothing to tune; and at the end of each epoch `fit` would wait for the tuner, whose
+    naps double in length, to wake up.
+    """
     options = tf.data.Options()
     options.autotune.enabled = False
     return options
 
 
 def cut(counts: tf.Tensor, query_start: tf.Tensor, share: tf.Tensor | float) -> tf.Tensor:
-    """Length of each task's support part, int64 ``[T]``: the record's own cut, or the first `share` of its samples.
+    """Length of each task's support part, int64 ``[T]``: the record's own cut, or the first `share`
+    of its samples.
 
     At least one sample is left to the query; a single sample is all query.
     """
     drawn = tf.cast(tf.math.ceil(tf.cast(counts, tf.float32) * share - 1e-4), tf.int64)
-    return tf.where(query_start >= 0, query_start, tf.clip_by_value(drawn, 0, tf.maximum(counts - 1, 0)))
+    return tf.where(
+        query_start >= 0, query_start, tf.clip_by_value(drawn, 0, tf.maximum(counts - 1, 0))
+    )
 
 
 class _Block(NamedTuple):
-    """A block of tasks with their encoded rows, the lengths of their support parts and the order in which they go into batches."""
+    """A block of tasks with their encoded rows, the lengths of their support parts and the order in
+    which they go into batches.
+    """
 
     tasks: Tasks
     features: Features
@@ -123,19 +164,29 @@ class _Block(NamedTuple):
 def _once_per_batch(block: _Block, batch_size: int) -> tf.data.Dataset:
     """The same block once per batch, with the batch's number. Nothing is copied."""
     batches = (tf.size(block.order, tf.int64) + batch_size - 1) // batch_size
-    return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(block).repeat(batches), tf.data.Dataset.range(batches))
+    return tf.data.Dataset.zip(
+        tf.data.Dataset.from_tensors(block).repeat(batches), tf.data.Dataset.range(batches)
+    )
 
 
-def _batch(block: _Block, chosen: tf.Tensor, of_support: Sequence[str], of_query: Sequence[str]) -> dict[str, Any]:
+def _batch(
+    block: _Block, chosen: tf.Tensor, of_support: Sequence[str], of_query: Sequence[str]
+) -> dict[str, Any]:
     """The block's tasks at `chosen` ``[T]``, with these columns of their support and query rows."""
     tasks = block.tasks
-    first, counts, support = (tf.gather(v, chosen) for v in (tasks.splits[:-1], tasks.counts, block.support))
+    first, counts, support = (
+        tf.gather(v, chosen) for v in (tasks.splits[:-1], tasks.counts, block.support)
+    )
 
     def samples(begin: tf.Tensor, length: tf.Tensor, wanted: Sequence[str]) -> dict[str, Any]:
         index = padding_index(begin, length, first)
         padded = {name: tf.gather(value, index) for name, value in block.features.items()}
         weight = sample_weights(tasks.columns[record_format.WEIGHT], index, length)
-        return {"features": padded, "weight": weight, **{name: tf.gather(tasks.columns[name], index) for name in wanted}}
+        return {
+            "features": padded,
+            "weight": weight,
+            **{name: tf.gather(tasks.columns[name], index) for name in wanted},
+        }
 
     return {
         "support": samples(first, support, of_support),
@@ -151,13 +202,16 @@ def _check_first_record(dataset: tf.data.Dataset, file: str, schema: Schema) -> 
     except tf.errors.OpError as error:
         reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", str(error.message).splitlines()[0])
         raise LimamlError(
-            f"{file} does not hold task records of schema {schema.name!r} ({reason}); `limaml prepare` writes them"
+            f"{file} does not hold task records of schema {schema.name!r} ({reason}); `limaml "
+            "prepare` writes them"
         ) from error
 
 
 def _files(pattern: str | Sequence[str]) -> list[str]:
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    files = sorted(file for p in patterns for file in (tf.io.gfile.glob(p) if "://" in p else glob.glob(p)))
+    files = sorted(
+        file for p in patterns for file in (tf.io.gfile.glob(p) if "://" in p else glob.glob(p))
+    )
     if not files:
         raise LimamlError(f"no task records match {patterns}; `limaml prepare` writes them")
     return files

@@ -16,11 +16,10 @@ from tfrec_limaml.tasks.feature_encoder import DTYPES, FeatureEncoder
 class Tasks(NamedTuple):
     """A block of parsed tasks.
 
-    Attributes:
-        task_key: string ``[T]``.
-        query_start: int64 ``[T]``, ``-1`` where the record is not cut.
-        splits: int64 ``[T + 1]``: rows of task t are ``splits[t]:splits[t + 1]``.
-        columns: Every row's values ``[R, ...]``: raw features, ``label``, ``timestamp``, ``weight`` and carried columns.
+    Attributes: task_key: string ``[T]``. query_start: int64 ``[T]``, ``-1`` where the record is not
+        cut. splits: int64 ``[T + 1]``: rows of task t are ``splits[t]:splits[t + 1]``. columns:
+        Every row's values ``[R, ...]``: raw features, ``label``, ``timestamp``, ``weight`` and
+        carried columns.
     """
 
     task_key: tf.Tensor
@@ -56,34 +55,57 @@ def parse_tasks(serialized: tf.Tensor, schema: Schema) -> Tasks:
             record_format.TASK_KEY: tf.io.FixedLenFeature([], tf.string),
             record_format.QUERY_START: tf.io.FixedLenFeature([], tf.int64),
         },
-        sequence_features={name: tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64) for name, dtype in steps.items()},
+        sequence_features={
+            name: tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
+            for name, dtype in steps.items()
+        },
     )
     splits = ragged[record_format.TIMESTAMP].row_splits
     columns = {name: value.flat_values for name, value in ragged.items()}
     columns.setdefault(record_format.WEIGHT, tf.ones_like(columns[record_format.LABEL]))
-    tasks = Tasks(context[record_format.TASK_KEY], context[record_format.QUERY_START], splits, columns)
-    with tf.control_dependencies([_check(tasks, vectors)]):  # or an operation that fails on its own may be first
+    tasks = Tasks(
+        context[record_format.TASK_KEY], context[record_format.QUERY_START], splits, columns
+    )
+    with tf.control_dependencies(
+        [_check(tasks, vectors)]
+    ):  # or an operation that fails on its own may be first
         splits, *values = tf.identity_n([splits, *columns.values()])
     columns = dict(zip(columns, values, strict=True))
-    columns.update({name: tf.reshape(columns[name], [-1, width]) for name, width in vectors.items()})
+    columns.update(
+        {name: tf.reshape(columns[name], [-1, width]) for name, width in vectors.items()}
+    )
     return tasks._replace(splits=splits, columns=columns)
 
 
 def _check(tasks: Tasks, vectors: Mapping[str, int]) -> tf.Operation:
-    """Fails, with the reason, where values are missing or a record is empty: one operation, since each costs time in every epoch."""
+    """Fails, with the reason, where values are missing or a record is empty: one operation, since
+    each costs time in every epoch.
+    """
     sizes = tf.stack([tf.size(value, tf.int64) for value in tasks.columns.values()])
     widths = tf.constant([vectors.get(name, 1) for name in tasks.columns], tf.int64)
     wrong = tf.concat(
-        [sizes != widths * tasks.splits[-1], [tf.reduce_any(tasks.counts < 1), tf.reduce_any(tasks.query_start > tasks.counts)]], 0
+        [
+            sizes != widths * tasks.splits[-1],
+            [tf.reduce_any(tasks.counts < 1), tf.reduce_any(tasks.query_start > tasks.counts)],
+        ],
+        0,
     )
-    reasons = [f"a task record's feature list `{name}` does not hold one value per sample of this schema" for name in tasks.columns]
-    reasons += ["a task record holds no samples", "a task record's query_start lies behind its last sample"]
+    reasons = [
+        f"a task record's feature list `{name}` does not hold one value per sample of this schema"
+        for name in tasks.columns
+    ]
+    reasons += [
+        "a task record holds no samples",
+        "a task record's query_start lies behind its last sample",
+    ]
     reason = tf.gather(tf.constant(reasons), tf.argmax(wrong, output_type=tf.int32))
     return tf.raw_ops.Assert(condition=~tf.reduce_any(wrong), data=[reason])
 
 
 def most_recent(tasks: Tasks, samples: int) -> Tasks:
-    """The tasks with at most so many of the last rows before their cut (without a cut: of all rows), and all rows behind it."""
+    """The tasks with at most so many of the last rows before their cut (without a cut: of all
+    rows), and all rows behind it.
+    """
     cut = tasks.query_start >= 0
     drop = tf.maximum(tf.where(cut, tasks.query_start, tasks.counts) - samples, 0)
     position = tf.range(tasks.splits[-1]) - tf.repeat(tasks.splits[:-1], tasks.counts)
@@ -103,9 +125,11 @@ def encode_rows(tasks: Tasks, encoder: FeatureEncoder) -> Features:
 
 
 def padding_index(first: tf.Tensor, counts: tf.Tensor, filler: tf.Tensor) -> tf.Tensor:
-    """Row numbers ``[T, S]`` of ``first[t] .. first[t] + counts[t]``; S is the largest count, at least 1.
+    """Row numbers ``[T, S]`` of ``first[t] .. first[t] + counts[t]``; S is the largest count, at
+    least 1.
 
-    Behind them stands `filler` ``[T]``, a row of the same task: it weighs nothing, and whatever is wrong with it stays in its task.
+    Behind them stands `filler` ``[T]``, a row of the same task: it weighs nothing, and whatever is
+    wrong with it stays in its task.
     """
     position = tf.range(tf.maximum(tf.reduce_max(counts), 1))[None]
     return tf.where(position < counts[:, None], first[:, None] + position, filler[:, None])

@@ -1,21 +1,22 @@
 """The task record: one `tf.train.SequenceExample` per task, the toolkit's wire format.
 
-Context (task level):
-    ``task_key``       bytes, `tfrec_limaml.schema.encode_task_key` of the key columns
-    ``sample_count``   int64, number of interactions in the record
-    ``query_start``    int64, interactions before this index are support, the others query; ``-1`` where the record is not
-                       cut yet (training records are cut by the input pipeline, embedding records are all support)
-Feature lists (one step per interaction, in time order):
-    every feature of the schema under its own name, raw; ``label`` float; ``timestamp`` int64 milliseconds; and,
-    where the schema names a weight column, ``weight`` float; and the schema's ``carry`` columns, float.
+Context (task level): ``task_key``       bytes, `tfrec_limaml.schema.encode_task_key` of the key
+    columns ``sample_count``   int64, number of interactions in the record ``query_start``    int64,
+    interactions before this index are support, the others query; ``-1`` where the record is not
+                       cut yet (training records are cut by the input pipeline, embedding records
+                       are all support)
+Feature lists (one step per interaction, in time order): every feature of the schema under its own
+    name, raw; ``label`` float; ``timestamp`` int64 milliseconds; and, where the schema names a
+    weight column, ``weight`` float; and the schema's ``carry`` columns, float.
 
 Files of one task definition lie together::
 
-    <tasks>/<definition>/train-00000-of-00004.tfrecord.gz    rows before validation_start, query_start = -1
-    <tasks>/<definition>/validation-...                      support: train rows, query: validation rows
-    <tasks>/<definition>/test-...                            support: train + validation rows, query: test rows
-    <tasks>/<definition>/recent-...                          all rows before test_start, query_start = -1: what embeddings are made of
-    <tasks>/schema.yaml  <tasks>/statistics.json  <tasks>/data_card.json
+    <tasks>/<definition>/train-00000-of-00004.tfrecord.gz    rows before validation_start,
+    query_start = -1 <tasks>/<definition>/validation-...                      support: train rows,
+    query: validation rows <tasks>/<definition>/test-...                            support: train +
+    validation rows, query: test rows <tasks>/<definition>/recent-...                          all
+    rows before test_start, query_start = -1: what embeddings are made of <tasks>/schema.yaml
+    <tasks>/statistics.json  <tasks>/data_card.json
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ TIMESTAMP = "timestamp"
 WEIGHT = "weight"
 
 SPLITS = ("train", "validation", "test", "recent")
-# Tags of the protobuf wire format: field 1 and 2 with a length, and the three kinds of tf.train.Feature.
+# Tags of the protobuf wire format: field 1 and 2 with a length, and the three kinds of
+# tf.train.Feature.
 _FIELD_1, _FIELD_2 = b"\x0a", b"\x12"
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
 
@@ -48,20 +50,23 @@ STATISTICS_FILE = "statistics.json"
 DATA_CARD_FILE = "data_card.json"
 
 
-def encode_task(schema: Schema, task_key: str, rows: Sequence[Mapping[str, Any]], query_start: int = -1) -> bytes:
+def encode_task(
+    schema: Schema, task_key: str, rows: Sequence[Mapping[str, Any]], query_start: int = -1
+) -> bytes:
     """Serialises one task.
 
-    Args:
-        schema: Names and types of the columns.
-        task_key: The task's identifier.
-        rows: Interactions in time order; each maps feature names to raw values and holds ``label``, ``timestamp``
+    Args: schema: Names and types of the columns. task_key: The task's identifier. rows:
+        Interactions in time order; each maps feature names to raw values and holds ``label``,
+        ``timestamp``
             (milliseconds), the carried columns and, if the schema has one, ``weight``.
         query_start: Index of the first query row, or ``-1``.
 
     Returns:
         A serialized `tf.train.SequenceExample`.
     """
-    from tensorflow.core.example import example_pb2  # the protos alone: no TensorFlow runtime needed here
+    from tensorflow.core.example import (
+        example_pb2,
+    )  # the protos alone: no TensorFlow runtime needed here
 
     record = example_pb2.SequenceExample()
     context = record.context.feature
@@ -74,7 +79,9 @@ def encode_task(schema: Schema, task_key: str, rows: Sequence[Mapping[str, Any]]
         for row in rows:
             value = row[feature.name]
             if feature.dtype == "string":
-                steps.add().bytes_list.value.append(value if isinstance(value, bytes) else str(value).encode())
+                steps.add().bytes_list.value.append(
+                    value if isinstance(value, bytes) else str(value).encode()
+                )
             elif feature.dtype == "int64":
                 steps.add().int64_list.value.extend([int(value)] if feature.width == 1 else value)
             elif feature.width == 1:
@@ -100,34 +107,46 @@ _CACHED = 2**16  # openings of fields that are kept: sizes repeat from task to t
 
 
 class TaskEncoder:
-    """Serialises many tasks from columns; byte for byte what `encode_task` makes of the same rows, some 100 times faster.
+    """Serialises many tasks from columns; byte for byte what `encode_task` makes of the same rows,
+    some 100 times faster.
 
-    Every cell is turned into its bytes once, column by column; a task is then one slice per column, and Arrow joins the slices of
-    all tasks. Tasks of different calls may overlap: the same row can be a training row of one record and a support row of another.
+    Every cell is turned into its bytes once, column by column; a task is then one slice per column,
+    and Arrow joins the slices of all tasks. Tasks of different calls may overlap: the same row can
+    be a training row of one record and a support row of another.
     """
 
     def __init__(self, schema: Schema, columns: Mapping[str, Column]) -> None:
         """Prepares the columns.
 
-        Args:
-            schema: Names and types.
-            columns: Values of all rows ``[n]`` (``[n, width]`` for vectors) by feature name, and under `LABEL`, `TIMESTAMP`,
-                `WEIGHT` and the carried columns' names as in `encode_task`. Text as a dictionary array is the fastest.
+        Args: schema: Names and types. columns: Values of all rows ``[n]`` (``[n, width]`` for
+            vectors) by feature name, and under `LABEL`, `TIMESTAMP`,
+                `WEIGHT` and the carried columns' names as in `encode_task`. Text as a dictionary
+                array is the fastest.
         """
         kinds = {feature.name: feature.dtype for feature in schema.all_features}
         floats = (LABEL, *((WEIGHT,) if schema.weight is not None else ()), *schema.carry)
         kinds.update(dict.fromkeys(floats, "float32"))
         kinds[TIMESTAMP] = "int64"
-        makers: dict[str, Callable[[Any], _Cells]] = {"string": _text_cells, "float32": _float_cells, "int64": _integer_cells}
+        makers: dict[str, Callable[[Any], _Cells]] = {
+            "string": _text_cells,
+            "float32": _float_cells,
+            "int64": _integer_cells,
+        }
         names = sorted(kinds, key=str.encode)  # maps are written in the order of their keys' bytes
-        self._columns = [(_field(_FIELD_1, name.encode()), *makers[kinds[name]](columns[name])) for name in names]
+        self._columns = [
+            (_field(_FIELD_1, name.encode()), *makers[kinds[name]](columns[name])) for name in names
+        ]
 
     def encode(self, task_key: str, start: int, stop: int, query_start: int = -1) -> bytes:
         """Serialises rows ``start`` to ``stop`` as one task; see `encode_task`."""
-        one = self.encode_tasks(pa.array([task_key]), *(np.array([number]) for number in (start, stop, query_start)))
+        one = self.encode_tasks(
+            pa.array([task_key]), *(np.array([number]) for number in (start, stop, query_start))
+        )
         return bytes(one[0].as_py())
 
-    def encode_tasks(self, task_keys: pa.Array, starts: Integers, stops: Integers, query_starts: Integers) -> pa.LargeBinaryArray:
+    def encode_tasks(
+        self, task_keys: pa.Array, starts: Integers, stops: Integers, query_starts: Integers
+    ) -> pa.LargeBinaryArray:
         """Serialises many tasks, each as `encode` does.
 
         Args:
@@ -167,7 +186,9 @@ def _joined(*parts: pa.Array) -> pa.LargeBinaryArray:
 def _each(numbers: Integers, make: Callable[[int], bytes]) -> pa.Array:
     """``make(number)`` of every number; made once for each distinct one."""
     distinct = pa.array(numbers).dictionary_encode()
-    return pa.array([make(number) for number in distinct.dictionary.to_pylist()], pa.large_binary()).take(distinct.indices)
+    return pa.array(
+        [make(number) for number in distinct.dictionary.to_pylist()], pa.large_binary()
+    ).take(distinct.indices)
 
 
 def _lengths(values: pa.Array) -> Integers:
@@ -175,9 +196,13 @@ def _lengths(values: pa.Array) -> Integers:
 
 
 def _slices(cells: pa.Buffer, first: Integers, last: Integers) -> pa.Array:
-    """The bytes from each first to its last: of slices and the gaps between them, every second one."""
+    """The bytes from each first to its last: of slices and the gaps between them, every second
+    one.
+    """
     edges = np.stack([first, last], axis=1).ravel()
-    between = pa.Array.from_buffers(pa.large_binary(), len(edges) - 1, [None, pa.py_buffer(edges), cells])
+    between = pa.Array.from_buffers(
+        pa.large_binary(), len(edges) - 1, [None, pa.py_buffer(edges), cells]
+    )
     return between.take(pa.array(np.arange(0, len(edges), 2)))
 
 
@@ -225,7 +250,10 @@ def _text_cells(column: Column) -> _Cells:
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     elif not isinstance(column, pa.Array):
-        column = pa.array([value if isinstance(value, bytes) else str(value).encode() for value in column], pa.binary())
+        column = pa.array(
+            [value if isinstance(value, bytes) else str(value).encode() for value in column],
+            pa.binary(),
+        )
     if pa.types.is_dictionary(column.type) and len(column.dictionary) > len(column):
         column = column.dictionary_decode()  # a slice of a long column
     if not pa.types.is_dictionary(column.type):
@@ -243,7 +271,9 @@ def _text_opening(size: int) -> bytes:
 def _taken(cells: pa.Array, indices: pa.Array) -> _Cells:
     """The cells at the indices, one after another."""
     taken = cells.take(indices)
-    return taken.buffers()[2] or pa.py_buffer(b""), np.concatenate([[0], np.cumsum(_lengths(taken))])
+    return taken.buffers()[2] or pa.py_buffer(b""), np.concatenate(
+        [[0], np.cumsum(_lengths(taken))]
+    )
 
 
 def _float_cells(column: Column) -> _Cells:
@@ -264,9 +294,12 @@ def _integer_cells(column: Column) -> _Cells:
         made = [_field(_FIELD_1, _field(_INT64_LIST, _field(_FIELD_1, row))) for row in packed]
         return _taken(pa.array(made, pa.large_binary()), pa.array(np.arange(len(made))))
     septets = (values.view(np.uint64) >> np.arange(0, 70, 7, dtype=np.uint64)) & np.uint64(127)
-    lengths = np.where(septets.any(axis=1), 10 - (septets[:, ::-1] != 0).argmax(axis=1), 1)  # a varint has at least one byte
+    lengths = np.where(
+        septets.any(axis=1), 10 - (septets[:, ::-1] != 0).argmax(axis=1), 1
+    )  # a varint has at least one byte
     more = np.arange(10) < lengths[:, None] - 1
-    # Six bytes before each varint (tag and size of step, kind and values), then the varint; the rest of the row is cut off.
+    # Six bytes before each varint (tag and size of step, kind and values), then the varint; the
+    # rest of the row is cut off.
     rows = np.empty((len(values), 16), np.uint8)
     rows[:, 0], rows[:, 1], rows[:, 2] = _FIELD_1[0], lengths + 4, _INT64_LIST[0]
     rows[:, 3], rows[:, 4], rows[:, 5] = lengths + 2, _FIELD_1[0], lengths
@@ -282,6 +315,10 @@ def _matrix(column: Column, dtype: str) -> npt.NDArray[Any]:
     if isinstance(column, pa.Array):
         flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
         values = flat.to_numpy(zero_copy_only=False)
-        return np.asarray(values, dtype).reshape(len(column), -1) if len(column) else np.empty((0, 1), dtype)
+        return (
+            np.asarray(values, dtype).reshape(len(column), -1)
+            if len(column)
+            else np.empty((0, 1), dtype)
+        )
     values = np.asarray(column, dtype=dtype)
     return values.reshape(len(values), -1) if len(values) else np.empty((0, 1), dtype)

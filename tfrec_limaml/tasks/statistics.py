@@ -6,14 +6,16 @@
       "rows": 123, "label_mean": 0.44,
       "window": {"start": 1650812741436, "end": 1651500000000},          milliseconds, training rows
       "features": {
-        "duration_ms": {"mean": [9.1], "variance": [1.2]},               after the feature's `normalise` transform
-        "tab": {"vocabulary": ["1", "0"], "counts": [100, 23]}           most frequent first, ties by token
+        "duration_ms": {"mean": [9.1], "variance": [1.2]},               after the feature's
+        `normalise` transform "tab": {"vocabulary": ["1", "0"], "counts": [100, 23]}           most
+        frequent first, ties by token
       }
     }
 
-Only training rows are counted. Numeric features have one mean and variance per vector element, in float64, of
-the transformed values (``"log"``: ``sign(x) log1p|x|``); hashed features have no entry. Vocabularies of int64 features hold
-integers, of string features strings (of single values, where the feature has a separator).
+Only training rows are counted. Numeric features have one mean and variance per vector element, in
+float64, of the transformed values (``"log"``: ``sign(x) log1p|x|``); hashed features have no entry.
+Vocabularies of int64 features hold integers, of string features strings (of single values, where
+the feature has a separator).
 """
 
 from __future__ import annotations
@@ -38,14 +40,18 @@ class Statistics:
 
     def save(self, path: str | Path) -> None:
         """Writes JSON."""
-        Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+        Path(path).write_text(
+            json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Statistics:
         """Reads JSON; raises `SchemaError` naming the file."""
         path = Path(path)
         if not path.is_file():
-            raise SchemaError(f"no statistics at {path}; `limaml prepare` writes them beside the task records")
+            raise SchemaError(
+                f"no statistics at {path}; `limaml prepare` writes them beside the task records"
+            )
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (TypeError, json.JSONDecodeError) as error:

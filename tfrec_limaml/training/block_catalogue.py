@@ -1,4 +1,6 @@
-"""Blocks by name, as the command line offers them: each is built from what the encoder knows and a few options."""
+"""Blocks by name, as the command line offers them: each is built from what the encoder knows and a
+few options.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,28 @@ _L2 = {"class_name": "L2", "config": {"l2": 1e-5}}
 
 
 def _mlp_meta(encoder: FeatureEncoder, options: Options) -> MetaBlock:
-    return MLPMetaBlock(options["meta_units"], options["embedding_dim"], embeddings=encoder.embeddings("meta"), name="meta_block")
+    return MLPMetaBlock(
+        options["meta_units"],
+        options["embedding_dim"],
+        embeddings=encoder.embeddings("meta"),
+        name="meta_block",
+    )
 
 
 def _id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     return IDEmbeddingMetaBlock(
-        **_task_id(encoder, options), embedding_dim=options["embedding_dim"], embeddings_regularizer=_L2, name="meta_block"
+        **_task_id(encoder, options),
+        embedding_dim=options["embedding_dim"],
+        embeddings_regularizer=_L2,
+        name="meta_block",
     )
 
 
 def _features_and_id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     chosen = _task_id(encoder, options)
-    others = {name: size for name, size in encoder.embeddings("meta").items() if name != chosen["feature"]}
+    others = {
+        name: size for name, size in encoder.embeddings("meta").items() if name != chosen["feature"]
+    }
     return FeaturesAndIDMetaBlock(
         **chosen,
         hidden_units=options["meta_units"],
@@ -45,7 +57,12 @@ def _features_and_id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
 
 
 def _transformer(encoder: FeatureEncoder, options: Options) -> MetaBlock:
-    return TransformerMetaBlock(options["meta_units"], options["embedding_dim"], embeddings=encoder.embeddings("meta"), name="meta_block")
+    return TransformerMetaBlock(
+        options["meta_units"],
+        options["embedding_dim"],
+        embeddings=encoder.embeddings("meta"),
+        name="meta_block",
+    )
 
 
 def _mlp_global(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
@@ -53,7 +70,9 @@ def _mlp_global(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
 
 
 def _wide_and_deep(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
-    return WideAndDeepGlobalBlock(options["global_units"], _ids(encoder, options), **_deep(encoder, options))
+    return WideAndDeepGlobalBlock(
+        options["global_units"], _ids(encoder, options), **_deep(encoder, options)
+    )
 
 
 def _dcn(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
@@ -67,7 +86,12 @@ def _dlrm(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
 
 def _deep(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
     embeddings = _global_embeddings(encoder, options)
-    return {"dropout": options["dropout"], "embeddings": embeddings, "embeddings_regularizer": _L2, "name": "global_block"}
+    return {
+        "dropout": options["dropout"],
+        "embeddings": embeddings,
+        "embeddings_regularizer": _L2,
+        "name": "global_block",
+    }
 
 
 def _ids(encoder: FeatureEncoder, options: Options) -> dict[str, int]:
@@ -75,20 +99,33 @@ def _ids(encoder: FeatureEncoder, options: Options) -> dict[str, int]:
 
 
 def _global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, tuple[int, int]]:
-    """All embedded features, but for the ID where the meta block has it: a second row for it would take over what that one is to learn."""
-    taken = _task_id(encoder, options)["feature"] if options.get("meta_block") in ("id", "features+id") else None
+    """All embedded features, but for the ID where the meta block has it: a second row for it would
+    take over what that one is to learn.
+    """
+    taken = (
+        _task_id(encoder, options)["feature"]
+        if options.get("meta_block") in ("id", "features+id")
+        else None
+    )
     return {name: size for name, size in encoder.embeddings().items() if name != taken}
 
 
 def _task_id(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
-    """The feature that identifies a task: its definition's key column, which must be a single-valued feature with an embedding."""
+    """The feature that identifies a task: its definition's key column, which must be a
+    single-valued feature with an embedding.
+    """
     keys = encoder.schema.task_columns(options.get("task"))
     for feature in encoder.schema.all_features:
-        if keys == (feature.name,) and feature.embedding_width is not None and feature.separator is None:
+        if (
+            keys == (feature.name,)
+            and feature.embedding_width is not None
+            and feature.separator is None
+        ):
             unknown = None if feature.encoding == "hash" else 0
             return {"feature": feature.name, "size": encoder.size(feature), "unknown_id": unknown}
     raise LimamlError(
-        f"an ID meta block needs the task's key {list(keys)} to be one feature with an embedding_width in the schema (role: meta); "
+        f"an ID meta block needs the task's key {list(keys)} to be one feature with an "
+        "embedding_width in the schema (role: meta); "
         "add it, prepare again, or use --meta-block mlp"
     )
 

@@ -1,4 +1,6 @@
-"""Keras callbacks: TensorBoard's scalars and graph, and meta embeddings for its Embedding Projector."""
+"""Keras callbacks: TensorBoard's scalars and graph, and meta embeddings for its Embedding
+Projector.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,16 @@ _VECTORS, _METADATA = "meta_embeddings.tsv", "meta_embeddings_metadata.tsv"
 
 
 def tensorboard(log_dir: str | Path, **options: Any) -> keras.callbacks.TensorBoard:
-    """`keras.callbacks.TensorBoard`: scalars of every epoch, and the graph of a model that has an encoder.
+    """`keras.callbacks.TensorBoard`: scalars of every epoch, and the graph of a model that has an
+    encoder.
 
     Raises:
         LimamlError: The TensorBoard package, through which Keras writes them, is not installed.
     """
     if importlib.util.find_spec("tensorboard") is None:
-        raise LimamlError("TensorBoard is not installed; install it with: pip install 'tfrec-limaml[tensorboard]'")
+        raise LimamlError(
+            "TensorBoard is not installed; install it with: pip install 'tfrec-limaml[tensorboard]'"
+        )
     return _TensorBoard(str(log_dir), **options)
 
 
@@ -35,7 +40,9 @@ class _TensorBoard(keras.callbacks.TensorBoard):
     """Keras 3 itself writes no graphs."""
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Writes the graph, before Keras opens a file of its own: of a run's files TensorBoard follows the newest."""
+        """Writes the graph, before Keras opens a file of its own: of a run's files TensorBoard
+        follows the newest.
+        """
         if self.write_graph and self.model.encoder is not None:
             write_graph(self.model, Path(self.log_dir) / "train")
         super().on_train_begin(logs)
@@ -44,7 +51,10 @@ class _TensorBoard(keras.callbacks.TensorBoard):
 def write_graph(model: TaskModel, folder: str | Path) -> None:
     """Writes the graph of the un-adapted forward pass, both blocks, from encoded rows to logits."""
     shapes = model.encoder.output_shapes
-    rows = {name: tf.TensorSpec(shape, tf.int32 if len(shape) == 1 else tf.float32, name) for name, shape in shapes.items()}
+    rows = {
+        name: tf.TensorSpec(shape, tf.int32 if len(shape) == 1 else tf.float32, name)
+        for name, shape in shapes.items()
+    }
 
     def forward(features: Features) -> tf.Tensor:
         with tf.name_scope("meta_block"):
@@ -58,26 +68,34 @@ def write_graph(model: TaskModel, folder: str | Path) -> None:
 
 
 class EmbeddingProjector(keras.callbacks.Callback):
-    """Writes the meta embeddings of a dataset's tasks for TensorBoard's Embedding Projector when training ends.
+    """Writes the meta embeddings of a dataset's tasks for TensorBoard's Embedding Projector when
+    training ends.
 
     Writes plain files (vectors, labels and the projector's configuration), so that training needs no TensorBoard package::
 
         model.fit(train, callbacks=[EmbeddingProjector(recent, "runs/logs", {b"m1": "engineer"})])
         # tensorboard --logdir runs/logs
 
-    Args:
-        dataset: Batches of tasks with keys (``task_dataset(..., with_keys=True)``); embeddings are made of their support sets.
-        log_dir: Folder that TensorBoard reads; made if missing.
-        labels: What to show and colour each task by, by task key; without it the keys alone are shown.
-        max_tasks: Only the first so many tasks: the projector draws some ten thousand points at most.
-    """
+    Args: dataset: Batches of tasks with keys (``task_dataset(..., with_keys=True)``); embeddings
+        are made of their support sets. log_dir: Folder that TensorBoard reads; made if missing.
+        labels: What to show and colour each task by, by task key; without it the keys alone are
+        shown. max_tasks: Only the first so many tasks: the projector draws some ten thousand points
+        at most.
+    """  # noqa: E501
 
     def __init__(
-        self, dataset: tf.data.Dataset, log_dir: str | Path, labels: Mapping[bytes, str] | None = None, max_tasks: int = 10_000
+        self,
+        dataset: tf.data.Dataset,
+        log_dir: str | Path,
+        labels: Mapping[bytes, str] | None = None,
+        max_tasks: int = 10_000,
     ) -> None:
         super().__init__()
         if "task_key" not in dataset.element_spec:
-            raise LimamlError("EmbeddingProjector needs a dataset with task keys: task_dataset(..., with_keys=True)")
+            raise LimamlError(
+                "EmbeddingProjector needs a dataset with task keys: task_dataset(..., "
+                "with_keys=True)"
+            )
         if max_tasks < 1:
             raise LimamlError(f"max_tasks must be at least 1, received {max_tasks}")
         self.dataset = dataset
@@ -88,12 +106,17 @@ class EmbeddingProjector(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """Makes the embeddings and writes them."""
         if not isinstance(self.model, LiMAML):
-            raise LimamlError(f"only LiMAML models have meta embeddings to project, received {type(self.model).__name__}")
+            raise LimamlError(
+                "only LiMAML models have meta embeddings to project, received "
+                f"{type(self.model).__name__}"
+            )
         keys, vectors = task_embeddings(self.model, self.dataset, self.max_tasks)
         write_projector(self.log_dir, keys, vectors, self.labels)
 
 
-def task_embeddings(model: LiMAML, dataset: tf.data.Dataset, max_tasks: int) -> tuple[list[bytes], npt.NDArray[Any]]:
+def task_embeddings(
+    model: LiMAML, dataset: tf.data.Dataset, max_tasks: int
+) -> tuple[list[bytes], npt.NDArray[Any]]:
     """Task keys and meta embeddings ``[T, D]`` of the first tasks that have support."""
 
     def step(batch: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -116,12 +139,16 @@ def task_embeddings(model: LiMAML, dataset: tf.data.Dataset, max_tasks: int) -> 
 
 
 def write_projector(
-    log_dir: str | Path, keys: Sequence[bytes], vectors: npt.NDArray[Any], labels: Mapping[bytes, str] | None = None
+    log_dir: str | Path,
+    keys: Sequence[bytes],
+    vectors: npt.NDArray[Any],
+    labels: Mapping[bytes, str] | None = None,
 ) -> None:
-    """Writes vectors ``[T, D]`` with their keys and labels, and the configuration by which TensorBoard finds them.
+    """Writes vectors ``[T, D]`` with their keys and labels, and the configuration by which
+    TensorBoard finds them.
 
-    The files: https://www.tensorflow.org/tensorboard/tensorboard_projector_plugin and, for the configuration,
-    ``tensorboard/plugins/projector/projector_config.proto`` in text form.
+    The files: https://www.tensorflow.org/tensorboard/tensorboard_projector_plugin and, for the
+    configuration, ``tensorboard/plugins/projector/projector_config.proto`` in text form.
     """
     folder = Path(log_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,10 +156,16 @@ def write_projector(
     if labels is None:  # a single column has no header
         metadata = names
     else:
-        metadata = ["task\tlabel", *(f"{name}\t{_cell(labels.get(key, ''))}" for name, key in zip(names, keys, strict=True))]
+        metadata = [
+            "task\tlabel",
+            *(
+                f"{name}\t{_cell(labels.get(key, ''))}"
+                for name, key in zip(names, keys, strict=True)
+            ),
+        ]
     np.savetxt(folder / _VECTORS, vectors, fmt="%.6g", delimiter="\t")
     (folder / _METADATA).write_text("".join(f"{line}\n" for line in metadata), encoding="utf-8")
-    entry = f'embeddings {{\n  tensor_name: "meta_embeddings"\n  tensor_path: "{_VECTORS}"\n  metadata_path: "{_METADATA}"\n}}\n'
+    entry = f'embeddings {{\n  tensor_name: "meta_embeddings"\n  tensor_path: "{_VECTORS}"\n  metadata_path: "{_METADATA}"\n}}\n'  # noqa: E501
     (folder / _CONFIG).write_text(entry, encoding="utf-8")
 
 

@@ -1,4 +1,6 @@
-"""From a folder of task records to a model and its datasets: what the command line builds, as functions."""
+"""From a folder of task records to a model and its datasets: what the command line builds, as
+functions.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,15 @@ from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
 
 
 def without_remapping() -> None:
-    """Switches off a graph optimisation of TensorFlow that fails on these graphs, with errors on stderr, and gains nothing."""
+    """Switches off a graph optimisation of TensorFlow that fails on these graphs, with errors on
+    stderr, and gains nothing.
+    """
     tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
-def load_encoder(tasks: str | Path, task: str | None = None, nested: Sequence[str] = ()) -> FeatureEncoder:
+def load_encoder(
+    tasks: str | Path, task: str | None = None, nested: Sequence[str] = ()
+) -> FeatureEncoder:
     """The feature encoder of a folder written by ``limaml prepare``.
 
     Args:
@@ -32,12 +38,15 @@ def load_encoder(tasks: str | Path, task: str | None = None, nested: Sequence[st
         task: Task definition whose records are read; the schema's first by default.
         nested: Definitions that refine it, for a model that adapts to several at once.
 
-    Raises:
-        SchemaError: The folder's files are missing, or a nested definition does not refine the other one.
+    Raises: SchemaError: The folder's files are missing, or a nested definition does not refine the
+        other one.
     """
     folder = Path(tasks)
     return FeatureEncoder(
-        Schema.load(folder / record_format.SCHEMA_FILE), Statistics.load(folder / record_format.STATISTICS_FILE), task, nested
+        Schema.load(folder / record_format.SCHEMA_FILE),
+        Statistics.load(folder / record_format.STATISTICS_FILE),
+        task,
+        nested,
     )
 
 
@@ -59,31 +68,46 @@ def datasets(
     seed: int | None,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Training and validation datasets."""
-    train, validation = (split_pattern(tasks, definition, split, encoder.schema) for split in ("train", "validation"))
+    train, validation = (
+        split_pattern(tasks, definition, split, encoder.schema) for split in ("train", "validation")
+    )
     return (
-        task_dataset(train, encoder, batch_size, support_fraction=support_fraction, max_samples=max_samples, shuffle=True, seed=seed),
+        task_dataset(
+            train,
+            encoder,
+            batch_size,
+            support_fraction=support_fraction,
+            max_samples=max_samples,
+            shuffle=True,
+            seed=seed,
+        ),
         task_dataset(validation, encoder, 4 * batch_size, max_samples=max_samples),
     )
 
 
 def _meta_block(encoder: FeatureEncoder, options: Mapping[str, Any]) -> MetaBlock:
-    """The block of that name; where the encoder has nested definitions, one for each of them beside the first."""
+    """The block of that name; where the encoder has nested definitions, one for each of them beside
+    the first.
+    """
     make = META_BLOCKS[options.get("meta_block", "mlp")]
     if not encoder.nested:
         return make(encoder, options)
     definitions = (encoder.task or encoder.schema.default_task, *encoder.nested)
-    return NestedMetaBlocks({name: make(encoder, {**options, "task": name}) for name in definitions}, name="meta_block")
+    return NestedMetaBlocks(
+        {name: make(encoder, {**options, "task": name}) for name in definitions}, name="meta_block"
+    )
 
 
 def build_model(algorithm: str, encoder: FeatureEncoder, options: Mapping[str, Any]) -> TaskModel:
     """A meta block and a global block (MLPs unless named otherwise) under one of the algorithms.
 
-    Args:
-        algorithm: ``"limaml"``, ``"vanilla"`` or ``"maml"``.
-        encoder: Encodes the features; fixes the blocks' inputs, and whether the meta block is one of several (its `nested`).
-        options: ``meta_units``, ``embedding_dim``, ``global_units``, ``dropout``, ``inner_steps``, ``inner_learning_rate``,
-            ``fine_tune_steps``, ``first_order``, ``unadapted_loss_weight``; optionally ``meta_block``, ``global_block`` (names in
-            `tfrec_limaml.training.block_catalogue`), ``task``, the task definition, for ID meta blocks, ``second_order_steps`` and
+    Args: algorithm: ``"limaml"``, ``"vanilla"`` or ``"maml"``. encoder: Encodes the features; fixes
+        the blocks' inputs, and whether the meta block is one of several (its `nested`). options:
+        ``meta_units``, ``embedding_dim``, ``global_units``, ``dropout``, ``inner_steps``,
+        ``inner_learning_rate``,
+            ``fine_tune_steps``, ``first_order``, ``unadapted_loss_weight``; optionally
+            ``meta_block``, ``global_block`` (names in `tfrec_limaml.training.block_catalogue`),
+            ``task``, the task definition, for ID meta blocks, ``second_order_steps`` and
             ``learn_inner_rates``.
     """
     meta_block = _meta_block(encoder, options)
@@ -92,7 +116,9 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: Mapping[str, A
     shared = {
         "encoder": encoder,
         "inner_learning_rate": options["inner_learning_rate"],
-        "fine_tune_steps": steps if options["fine_tune_steps"] is None else options["fine_tune_steps"],
+        "fine_tune_steps": steps
+        if options["fine_tune_steps"] is None
+        else options["fine_tune_steps"],
         "name": algorithm,
     }
     if algorithm == "vanilla":

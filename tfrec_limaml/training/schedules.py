@@ -16,7 +16,10 @@ def scale_learning_rate(learning_rate: float, tasks_per_batch: int, reference: i
         reference: See `learning_rate`.
     """
     if tasks_per_batch < 1 or reference < 1:
-        raise LimamlError(f"tasks_per_batch and reference must be at least 1, received {tasks_per_batch} and {reference}")
+        raise LimamlError(
+            f"tasks_per_batch and reference must be at least 1, received {tasks_per_batch} and "
+            f"{reference}"
+        )
     return learning_rate * tasks_per_batch / reference
 
 
@@ -35,11 +38,18 @@ def warmup_cosine(
         LimamlError: An argument is out of range.
     """
     if not 0 <= warmup_steps < steps:
-        raise LimamlError(f"warmup_steps must be at least 0 and less than steps, received warmup_steps={warmup_steps}, steps={steps}")
+        raise LimamlError(
+            "warmup_steps must be at least 0 and less than steps, received "
+            f"warmup_steps={warmup_steps}, steps={steps}"
+        )
     if not 0.0 <= final_share <= 1.0:
         raise LimamlError(f"final_share must lie between 0 and 1, received {final_share}")
     if not warmup_steps:
         return keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=final_share)
     return keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup_steps, alpha=final_share, warmup_target=learning_rate, warmup_steps=warmup_steps
+        0.0,
+        steps - warmup_steps,
+        alpha=final_share,
+        warmup_target=learning_rate,
+        warmup_steps=warmup_steps,
     )

@@ -1,1 +1,3 @@
-"""Pipeline 1: labelled interactions and feature tables to task records, statistics and a data card."""
+"""Pipeline 1: labelled interactions and feature tables to task records, statistics and a data
+card.
+"""

@@ -18,29 +18,42 @@ _QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
 
 
 def describe_sizes(summaries: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Tasks, rows and quantiles of rows per task, by definition and split, from the counted sizes that `WriteShard` yields."""
+    """Tasks, rows and quantiles of rows per task, by definition and split, from the counted sizes
+    that `WriteShard` yields.
+    """
     gathered: dict[str, dict[str, list[Any]]] = {}
     for definition, by_split in summaries:
         for split, pairs in by_split.items():
             gathered.setdefault(definition, {}).setdefault(split, []).append(pairs)
-    return {d: {s: _describe(np.concatenate(p)) for s, p in by_split.items()} for d, by_split in sorted(gathered.items())}
+    return {
+        d: {s: _describe(np.concatenate(p)) for s, p in by_split.items()}
+        for d, by_split in sorted(gathered.items())
+    }
 
 
 def _describe(counted: Any) -> dict[str, Any]:
     support, query, tasks = counted.T
-    card: dict[str, Any] = {"tasks": int(tasks.sum()), "support_rows": int(support @ tasks), "query_rows": int(query @ tasks)}
+    card: dict[str, Any] = {
+        "tasks": int(tasks.sum()),
+        "support_rows": int(support @ tasks),
+        "query_rows": int(query @ tasks),
+    }
     if len(counted):
         card["support_quantiles"] = _quantiles(support, tasks)
         if query.any():
             known = support > 0
             card["query_quantiles"] = _quantiles(query, tasks)
             card["share_of_tasks_with_history"] = float(tasks[known].sum() / tasks.sum())
-            card["share_of_query_rows_with_history"] = float((query @ (tasks * known)) / (query @ tasks))
+            card["share_of_query_rows_with_history"] = float(
+                (query @ (tasks * known)) / (query @ tasks)
+            )
     return card
 
 
 def _quantiles(values: Any, counts: Any) -> dict[str, float]:
-    """Percentiles of counted values, with linear interpolation, as `np.percentile` of the repeated values has them."""
+    """Percentiles of counted values, with linear interpolation, as `np.percentile` of the repeated
+    values has them.
+    """
     order = np.argsort(values, kind="stable")
     ends = np.cumsum(counts[order])
 
@@ -49,26 +62,47 @@ def _quantiles(values: Any, counts: Any) -> dict[str, float]:
 
     place = np.array(_QUANTILES) / 100 * (ends[-1] - 1)
     low, high = at(np.floor(place)), at(np.ceil(place))
-    return {str(q): float(v) for q, v in zip(_QUANTILES, low + (high - low) * (place - np.floor(place)), strict=True)}
+    return {
+        str(q): float(v)
+        for q, v in zip(_QUANTILES, low + (high - low) * (place - np.floor(place)), strict=True)
+    }
 
 
 def check_counts(counts: dict[str, int], max_bad_fraction: float) -> dict[str, Any]:
-    """``{"read", "used", "skipped": {reason: rows}}``; raises `LimamlError` where the run must not be published."""
-    skipped = {name.removeprefix("skipped:"): n for name, n in sorted(counts.items()) if name.startswith("skipped:")}
+    """``{"read", "used", "skipped": {reason: rows}}``; raises `LimamlError` where the run must not
+    be published.
+    """
+    skipped = {
+        name.removeprefix("skipped:"): n
+        for name, n in sorted(counts.items())
+        if name.startswith("skipped:")
+    }
     read, used = counts.get("rows_read", 0), counts.get("rows_used", 0)
     invalid = {name: n for name, n in skipped.items() if name not in (DUPLICATE, OUTSIDE)}
-    stopping = {name.removeprefix(ERROR): n for name, n in invalid.items() if name.startswith(ERROR)}
+    stopping = {
+        name.removeprefix(ERROR): n for name, n in invalid.items() if name.startswith(ERROR)
+    }
     if stopping:
-        raise LimamlError(f"{sum(stopping.values())} of {read} rows are invalid where the schema says on_invalid: error: {stopping}")
+        raise LimamlError(
+            f"{sum(stopping.values())} of {read} rows are invalid where the schema says "
+            f"on_invalid: error: {stopping}"
+        )
     if sum(invalid.values()) > max_bad_fraction * read:
         raise LimamlError(
-            f"{sum(invalid.values())} of {read} rows are invalid, more than the allowed share {max_bad_fraction} "
+            f"{sum(invalid.values())} of {read} rows are invalid, more than the allowed share "
+            f"{max_bad_fraction} "
             f"(--max-bad-fraction): {invalid}"
         )
     if not used:
-        raise LimamlError(f"no usable row among the {read} read (skipped: {skipped}); check the files, the split dates or the window")
+        raise LimamlError(
+            f"no usable row among the {read} read (skipped: {skipped}); check the files, the "
+            "split dates or the window"
+        )
     if read != used + sum(skipped.values()):
-        raise LimamlError(f"rows do not add up: read {read}, used {used}, skipped {skipped}; this is a defect, please report it")
+        raise LimamlError(
+            f"rows do not add up: read {read}, used {used}, skipped {skipped}; this is a defect, "
+            "please report it"
+        )
     return {"read": read, "used": used, "skipped": skipped}
 
 
@@ -76,17 +110,33 @@ def check_splits(summary: SplitSummary, settings: TaskSettings) -> None:
     """Raises `LimamlError` where a split is empty: its dates lie outside the data."""
     empty = [name for name, rows in zip(NAMES, summary.rows, strict=True) if not rows]
     if empty and not settings.recent_only:
-        spans = {name: (part["first"], part["last"]) for name, part in summary.describe().items() if part["rows"]}
-        raise LimamlError(f"no rows in {' and '.join(empty)}; the data hold {spans}: mend the split dates, or give --recent-only")
+        spans = {
+            name: (part["first"], part["last"])
+            for name, part in summary.describe().items()
+            if part["rows"]
+        }
+        raise LimamlError(
+            f"no rows in {' and '.join(empty)}; the data hold {spans}: mend the split dates, or "
+            "give --recent-only"
+        )
 
 
 def make_card(
-    schema: Schema, settings: TaskSettings, rows: dict[str, Any], counts: dict[str, int], summary: SplitSummary, sizes: dict[str, Any]
+    schema: Schema,
+    settings: TaskSettings,
+    rows: dict[str, Any],
+    counts: dict[str, int],
+    summary: SplitSummary,
+    sizes: dict[str, Any],
 ) -> dict[str, Any]:
     """The contents of data_card.json."""
 
     def named(prefix: str) -> dict[str, int]:
-        return {name.removeprefix(prefix): n for name, n in sorted(counts.items()) if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): n
+            for name, n in sorted(counts.items())
+            if name.startswith(prefix)
+        }
 
     prior = summary.prior(settings)
     return {
@@ -102,7 +152,9 @@ def make_card(
                 "path": f"{DIRECTORY}/{stem(h)}.parquet",
                 "keys": list(h.keys),
                 "as_of": settings.test_start,
-                "without_rows": {f.name: v for f, v in zip(h.features(), (prior, 0.0, -1.0), strict=True)},
+                "without_rows": {
+                    f.name: v for f, v in zip(h.features(), (prior, 0.0, -1.0), strict=True)
+                },
             }
             for h in schema.history
         },

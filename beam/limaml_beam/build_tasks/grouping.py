@@ -1,7 +1,9 @@
-"""Groups rows into tasks and keeps the most recent of each, without ever holding a heavy task whole.
+"""Groups rows into tasks and keeps the most recent of each, without ever holding a heavy task
+whole.
 
-Rows of a shard are combined twice: in each block before the shuffle, and block by block behind it. Beam's own lifting of a
-combiner would gather the rows of 1,000 shards in every worker's memory and save nothing more.
+Rows of a shard are combined twice: in each block before the shuffle, and block by block behind it.
+Beam's own lifting of a combiner would gather the rows of 1,000 shards in every worker's memory and
+save nothing more.
 """
 
 from __future__ import annotations
@@ -48,12 +50,14 @@ def latest(table: pa.Table, settings: TaskSettings) -> pa.Table:
 
 
 def latest_of(blocks: Iterable[pa.Table], settings: TaskSettings) -> pa.Table:
-    """`latest` of many blocks, one after another; holds the rows to keep and at most as many again, or a fixed slack."""
+    """`latest` of many blocks, one after another; holds the rows to keep and at most as many again,
+    or a fixed slack.
+    """
     kept: list[pa.Table] = []
     for block in blocks:
         kept.append(block)
-        # The first table is what the last trimming left; later ones came since. Trimming when they outgrow it keeps the
-        # total work proportional to the rows.
+        # The first table is what the last trimming left; later ones came since. Trimming when they
+        # outgrow it keeps the total work proportional to the rows.
         if sum(t.num_rows for t in kept[1:]) > max(_SLACK_ROWS, kept[0].num_rows):
             kept = [latest(pa.concat_tables(kept), settings)]
     return latest(pa.concat_tables(kept), settings)
@@ -62,19 +66,33 @@ def latest_of(blocks: Iterable[pa.Table], settings: TaskSettings) -> pa.Table:
 class Deal(beam.DoFn):
     """Blocks -> (shard that a task belongs to, packed rows with their task key)."""
 
-    def __init__(self, schema: Schema, settings: TaskSettings, definition: str, shuffle: Shuffle) -> None:
-        self.columns, self.settings, self.shuffle = schema.task_columns(definition), settings, shuffle
-        self.needed = {columnar.key_column(name) for name in schema.tables.values()}  # for the join in the writer
+    def __init__(
+        self, schema: Schema, settings: TaskSettings, definition: str, shuffle: Shuffle
+    ) -> None:
+        self.columns, self.settings, self.shuffle = (
+            schema.task_columns(definition),
+            settings,
+            shuffle,
+        )
+        self.needed = {
+            columnar.key_column(name) for name in schema.tables.values()
+        }  # for the join in the writer
 
     def process(self, block: pa.Table) -> Iterator[tuple[int, bytes]]:
         """Drops what the block alone shows to be too old, and splits the rest by shard."""
         keyed = block.append_column(TASK, columnar.join_keys(block, self.columns))
-        keys = [n for n in keyed.column_names if n.startswith(columnar.key_column("")) and n not in self.needed]
+        keys = [
+            n
+            for n in keyed.column_names
+            if n.startswith(columnar.key_column("")) and n not in self.needed
+        ]
         keyed = keyed.drop_columns(keys)
         codes, _ = columnar.codes_of(keyed[TASK])
         if len(codes) and np.bincount(codes).max() > self.settings.max_samples:
             keyed = latest(keyed, self.settings)
-        for shard, rows in columnar.partition(keyed, columnar.stable_hash(keyed[TASK]), self.settings.shards):
+        for shard, rows in columnar.partition(
+            keyed, columnar.stable_hash(keyed[TASK]), self.settings.shards
+        ):
             yield shard, self.shuffle.pack(rows)
 
 
@@ -90,17 +108,32 @@ class KeepLatest(beam.DoFn):
 
 
 class GroupTasks(beam.PTransform):
-    """Blocks -> (shard, table of the rows to keep, sorted by task and time) for one task definition."""
+    """Blocks -> (shard, table of the rows to keep, sorted by task and time) for one task
+    definition.
+    """
 
-    def __init__(self, schema: Schema, settings: TaskSettings, definition: str, shuffle: Shuffle) -> None:
+    def __init__(
+        self, schema: Schema, settings: TaskSettings, definition: str, shuffle: Shuffle
+    ) -> None:
         super().__init__()
-        self.schema, self.settings, self.definition, self.shuffle = schema, settings, definition, shuffle
+        self.schema, self.settings, self.definition, self.shuffle = (
+            schema,
+            settings,
+            definition,
+            shuffle,
+        )
 
     def expand(self, blocks: beam.PCollection) -> beam.PCollection:
         """Deals rows to shards, then keeps the latest of each task."""
         return (
             blocks
-            | "deal" >> beam.ParDo(Deal(self.schema, self.settings, self.definition, self.shuffle)).with_output_types(tuple[int, bytes])
+            | "deal"
+            >> beam.ParDo(
+                Deal(self.schema, self.settings, self.definition, self.shuffle)
+            ).with_output_types(tuple[int, bytes])
             | "same shard together" >> beam.GroupByKey()
-            | "keep latest" >> beam.ParDo(KeepLatest(self.settings, self.shuffle)).with_output_types(tuple[int, pa.Table])
+            | "keep latest"
+            >> beam.ParDo(KeepLatest(self.settings, self.shuffle)).with_output_types(
+                tuple[int, pa.Table]
+            )
         )

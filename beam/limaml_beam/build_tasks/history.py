@@ -1,9 +1,11 @@
-"""Point-in-time history features: what was known about a key strictly before a row, as a feature store would have told it.
+"""Point-in-time history features: what was known about a key strictly before a row, as a feature
+store would have told it.
 
-A training row sees the rows of its key with a strictly earlier timestamp. A validation or test row sees what was known when
-its split began, as a job that refreshes the numbers once, at the cut, would have it. The smoothed rate leans on the mean
-label of all training rows. A run without evaluation splits takes every row for a training row: it is told the prior that the
-model was trained with, or a rate would mean another thing than it did in training.
+A training row sees the rows of its key with a strictly earlier timestamp. A validation or test row
+sees what was known when its split began, as a job that refreshes the numbers once, at the cut,
+would have it. The smoothed rate leans on the mean label of all training rows. A run without
+evaluation splits takes every row for a training row: it is told the prior that the model was
+trained with, or a rate would mean another thing than it did in training.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from apache_beam.io.filesystems import FileSystems
 from limaml_beam.build_tasks.grouping import TRAIN, VALIDATION, segments
 from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
-from limaml_beam.build_tasks.writing import write_file
 from limaml_beam.io import progress
+from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, TIME, Integers, key_column
 from limaml_beam.rows.shuffle import Shuffle
@@ -58,7 +60,9 @@ class KeyHistory:
     def as_of(
         self, codes: Integers, moments: Integers, prior: float, smoothing: float
     ) -> tuple[npt.NDArray[np.float64], Integers, npt.NDArray[np.float64]]:
-        """Smoothed rate, count and recency (days; -1 without a row) of each key from rows strictly before each moment, all ``[m]``."""
+        """Smoothed rate, count and recency (days; -1 without a row) of each key from rows strictly
+        before each moment, all ``[m]``.
+        """
         known = np.unique(self.times)
         place = len(known) + 1
         ranked = self.codes * place + np.searchsorted(known, self.times)
@@ -67,19 +71,29 @@ class KeyHistory:
         count = before - start
         total = self.sums[before] - self.sums[start]
         weight = count + smoothing
-        rate = np.where(weight > 0, (total + smoothing * prior) / np.where(weight > 0, weight, 1.0), prior)
+        rate = np.where(
+            weight > 0, (total + smoothing * prior) / np.where(weight > 0, weight, 1.0), prior
+        )
         last = self.times[np.maximum(before - 1, 0)]
         return rate, count, np.where(count > 0, (moments - last) / DAY_MS, -1.0)
 
 
 def moments_of(times: Integers, settings: TaskSettings) -> Integers:
-    """The moment whose knowledge each row sees: its own time, or the start of its evaluation split."""
+    """The moment whose knowledge each row sees: its own time, or the start of its evaluation
+    split.
+    """
     segment = segments(times, settings)
-    return np.where(segment == TRAIN, times, np.where(segment == VALIDATION, settings.validation_start, settings.test_start))
+    return np.where(
+        segment == TRAIN,
+        times,
+        np.where(segment == VALIDATION, settings.validation_start, settings.test_start),
+    )
 
 
 class _Deal(beam.DoFn):
-    """(home, block) -> (history and partition, packed narrow rows that remember where they came from)."""
+    """(home, block) -> (history and partition, packed narrow rows that remember where they came
+    from).
+    """
 
     def __init__(self, schema: Schema, partitions: int, shuffle: Shuffle) -> None:
         self.schema, self.partitions, self.shuffle = schema, partitions, shuffle
@@ -90,14 +104,18 @@ class _Deal(beam.DoFn):
         homes = pa.array(np.full(block.num_rows, home, np.int32))
         for index, history in enumerate(self.schema.history):
             keys = {key_column(name): block[key_column(name)] for name in history.keys}
-            narrow = pa.table({**keys, TIME: block[TIME], LABEL: block[LABEL], _HOME: homes, _ROW: rows})
+            narrow = pa.table(
+                {**keys, TIME: block[TIME], LABEL: block[LABEL], _HOME: homes, _ROW: rows}
+            )
             hashes = columnar.stable_hash(columnar.join_keys(narrow, history.keys))
             for part, table in columnar.partition(narrow, hashes, self.partitions):
                 yield index * self.partitions + part, self.shuffle.pack(table)
 
 
 class _Compute(beam.DoFn):
-    """All rows of some keys -> (home, packed values by row), and the keys' values frozen at the cut as the tagged output ``online``."""
+    """All rows of some keys -> (home, packed values by row), and the keys' values frozen at the cut
+    as the tagged output ``online``.
+    """
 
     def __init__(self, schema: Schema, settings: TaskSettings, shuffle: Shuffle) -> None:
         self.schema, self.settings, self.shuffle = schema, settings, shuffle
@@ -113,15 +131,23 @@ class _Compute(beam.DoFn):
 
         values = known.as_of(codes, moments_of(times, self.settings), prior, history.smoothing)
         named = _named(history, values) | {_HOME: table[_HOME], _ROW: table[_ROW]}
-        for home, rows in columnar.partition(pa.table(named), columnar.to_numpy(table[_HOME]).astype(np.uint64), self.settings.partitions):
+        for home, rows in columnar.partition(
+            pa.table(named),
+            columnar.to_numpy(table[_HOME]).astype(np.uint64),
+            self.settings.partitions,
+        ):
             yield home, self.shuffle.pack(rows.drop_columns([_HOME]))
 
         first = np.unique(codes, return_index=True)[1]
         cut = np.full(len(first), self.settings.test_start)
         frozen = known.as_of(np.arange(len(first)), cut, prior, history.smoothing)
         keys = {name: table[key_column(name)].take(pa.array(first)) for name in history.keys}
-        online = pa.table({**keys, **_named(history, frozen), AS_OF: pa.array(cut, pa.timestamp("ms", tz="UTC"))})
-        yield beam.pvalue.TaggedOutput(ONLINE, (stem(history), part, online.filter(pa.array(frozen[1] > 0))))
+        online = pa.table(
+            {**keys, **_named(history, frozen), AS_OF: pa.array(cut, pa.timestamp("ms", tz="UTC"))}
+        )
+        yield beam.pvalue.TaggedOutput(
+            ONLINE, (stem(history), part, online.filter(pa.array(frozen[1] > 0)))
+        )
 
 
 def stem(history: History) -> str:
@@ -130,7 +156,9 @@ def stem(history: History) -> str:
 
 
 def _named(history: History, values: tuple[Any, ...]) -> dict[str, pa.Array]:
-    return {f.name: pa.array(v, pa.float32()) for f, v in zip(history.features(), values, strict=True)}
+    return {
+        f.name: pa.array(v, pa.float32()) for f, v in zip(history.features(), values, strict=True)
+    }
 
 
 class _Join(beam.DoFn):
@@ -146,8 +174,12 @@ class _Join(beam.DoFn):
             rows = columnar.to_numpy(values[_ROW])
             for name in values.column_names:
                 if name != _ROW:
-                    columns.setdefault(name, np.full(block.num_rows, np.nan, np.float32))[rows] = columnar.to_numpy(values[name])
-        for name in sorted(columns):  # values arrive in any order, and blocks of one run must have one
+                    columns.setdefault(name, np.full(block.num_rows, np.nan, np.float32))[rows] = (
+                        columnar.to_numpy(values[name])
+                    )
+        for name in sorted(
+            columns
+        ):  # values arrive in any order, and blocks of one run must have one
             block = block.append_column(name, pa.array(columns[name]))
         yield block
 
@@ -157,18 +189,23 @@ def write_online(element: tuple[str, int, pa.Table], directory: str, partitions:
     name, part, table = element
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    path = FileSystems.join(directory, DIRECTORY, f"{name}.parquet", f"part-{part:05d}-of-{partitions:05d}.parquet")
+    path = FileSystems.join(
+        directory, DIRECTORY, f"{name}.parquet", f"part-{part:05d}-of-{partitions:05d}.parquet"
+    )
     write_file(path, bytes(sink.getvalue()))
 
 
 class AddHistory(beam.PTransform):
-    """(home, block) -> ``{"blocks": blocks with history features, "online": (file stem, part, values frozen at the cut)}``.
+    """(home, block) -> ``{"blocks": blocks with history features, "online": (file stem, part,
+    values frozen at the cut)}``.
 
-    The rows of one key meet in one worker as a few numbers each (some 40 bytes); the wide rows stay where they are and get
-    their values back by row number.
+    The rows of one key meet in one worker as a few numbers each (some 40 bytes); the wide rows stay
+    where they are and get their values back by row number.
     """
 
-    def __init__(self, schema: Schema, settings: TaskSettings, summary: Any, shuffle: Shuffle) -> None:
+    def __init__(
+        self, schema: Schema, settings: TaskSettings, summary: Any, shuffle: Shuffle
+    ) -> None:
         super().__init__()
         self.schema, self.settings, self.summary, self.shuffle = schema, settings, summary, shuffle
 
@@ -176,16 +213,22 @@ class AddHistory(beam.PTransform):
         """Deals by key, computes, joins back."""
         computed = (
             homes
-            | "deal by key" >> beam.ParDo(_Deal(self.schema, self.settings.partitions, self.shuffle)).with_output_types(tuple[int, bytes])
+            | "deal by key"
+            >> beam.ParDo(
+                _Deal(self.schema, self.settings.partitions, self.shuffle)
+            ).with_output_types(tuple[int, bytes])
             | "same key together" >> beam.GroupByKey()
             | "compute"
-            >> beam.ParDo(_Compute(self.schema, self.settings, self.shuffle), beam.pvalue.AsSingleton(self.summary))
+            >> beam.ParDo(
+                _Compute(self.schema, self.settings, self.shuffle),
+                beam.pvalue.AsSingleton(self.summary),
+            )
             .with_outputs(ONLINE, main="values")
             .with_output_types(tuple[int, bytes])
         )
-        packed = homes | "pack rows" >> beam.MapTuple(lambda home, block: (home, self.shuffle.pack(block))).with_output_types(
-            tuple[int, bytes]
-        )
+        packed = homes | "pack rows" >> beam.MapTuple(
+            lambda home, block: (home, self.shuffle.pack(block))
+        ).with_output_types(tuple[int, bytes])
         blocks = (
             {"blocks": packed, "values": computed.values}
             | "back to the rows" >> beam.CoGroupByKey()

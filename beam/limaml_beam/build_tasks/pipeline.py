@@ -1,15 +1,14 @@
 """Pipeline 1: labelled interactions and feature tables to task records, statistics and a data card.
 
-As a program: ``python -m limaml_beam.build_tasks.pipeline --help``. As a library: `ReadInteractions`, `AddHistory` and `WriteTasks` are
-composite transforms, `construct` puts them together, and `build_tasks` runs them and publishes the result.
+As a program: ``python -m limaml_beam.build_tasks --help``. As a library: `ReadInteractions`,
+`AddHistory` and `WriteTasks` are composite transforms, `construct` puts them together, and
+`build_tasks` runs them and publishes the result.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,13 +20,21 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 
 from limaml_beam.build_tasks import data_card, history
 from limaml_beam.build_tasks.grouping import GroupTasks
-from limaml_beam.build_tasks.settings import LOCAL_RUNNER, TaskSettings
+from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary, SummariseSplits
 from limaml_beam.build_tasks.statistics import StatisticsFn, training_rows
-from limaml_beam.build_tasks.validation import COUNTS, REJECTED, DropDuplicates, ReadAndValidate, interaction_columns
-from limaml_beam.build_tasks.writing import WriteShard, write_file
+from limaml_beam.build_tasks.validation import (
+    COUNTS,
+    REJECTED,
+    DropDuplicates,
+    ReadAndValidate,
+    interaction_columns,
+)
+from limaml_beam.build_tasks.writing import WriteShard
 from limaml_beam.io import files, progress, runner_errors, staged_output
+from limaml_beam.io.pipeline_options import LOCAL_RUNNER
 from limaml_beam.io.sources import Part, Source, check_columns, parts_of
+from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import ORDER
 from limaml_beam.rows.feature_tables import JoinTables, table_columns
@@ -47,14 +54,28 @@ class Inputs:
     tables: Mapping[str, Source]
 
     @classmethod
-    def find(cls, schema: Schema, interactions: str | Sequence[str], tables: Mapping[str, str | Sequence[str]]) -> Inputs:
-        """Matches file patterns; raises `LimamlError` for missing or unknown tables and for patterns without files."""
-        missing, unknown = sorted(set(schema.tables) - set(tables)), sorted(set(tables) - set(schema.tables))
+    def find(
+        cls,
+        schema: Schema,
+        interactions: str | Sequence[str],
+        tables: Mapping[str, str | Sequence[str]],
+    ) -> Inputs:
+        """Matches file patterns; raises `LimamlError` for missing or unknown tables and for
+        patterns without files.
+        """
+        missing, unknown = (
+            sorted(set(schema.tables) - set(tables)),
+            sorted(set(tables) - set(schema.tables)),
+        )
         if missing or unknown:
             raise LimamlError(
-                f"the schema {schema.name!r} joins the tables {sorted(schema.tables)}; missing: {missing}, unknown: {unknown}"
+                f"the schema {schema.name!r} joins the tables {sorted(schema.tables)}; missing: "
+                f"{missing}, unknown: {unknown}"
             )
-        return cls(Source.match("interactions", interactions), {n: Source.match(f"table {n!r}", p) for n, p in tables.items()})
+        return cls(
+            Source.match("interactions", interactions),
+            {n: Source.match(f"table {n!r}", p) for n, p in tables.items()},
+        )
 
     def check(self, schema: Schema, definitions: tuple[str, ...]) -> None:
         """Fails before any worker starts where a first file lacks a column."""
@@ -64,9 +85,13 @@ class Inputs:
 
 
 class ReadInteractions(beam.PTransform):
-    """Files -> ``{"homes": (partition, block of distinct valid rows), "rejected": JSON lines, "counts": dictionaries}``."""
+    """Files -> ``{"homes": (partition, block of distinct valid rows), "rejected": JSON lines,
+    "counts": dictionaries}``.
+    """
 
-    def __init__(self, schema: Schema, settings: TaskSettings, inputs: Inputs, shuffle: Shuffle) -> None:
+    def __init__(
+        self, schema: Schema, settings: TaskSettings, inputs: Inputs, shuffle: Shuffle
+    ) -> None:
         super().__init__()
         self.schema, self.settings, self.inputs, self.shuffle = schema, settings, inputs, shuffle
 
@@ -85,36 +110,63 @@ class ReadInteractions(beam.PTransform):
         distinct = (
             read.blocks
             | "deal by content"
-            >> beam.FlatMap(_deal_by_content, self.settings.partitions, self.shuffle).with_output_types(tuple[int, bytes])
+            >> beam.FlatMap(
+                _deal_by_content, self.settings.partitions, self.shuffle
+            ).with_output_types(tuple[int, bytes])
             | "same content together" >> beam.GroupByKey()
             | "drop duplicates"
-            >> beam.ParDo(DropDuplicates(self.shuffle)).with_outputs(COUNTS, main="homes").with_output_types(tuple[int, pa.Table])
+            >> beam.ParDo(DropDuplicates(self.shuffle))
+            .with_outputs(COUNTS, main="homes")
+            .with_output_types(tuple[int, pa.Table])
         )
         counts = (read[COUNTS], distinct[COUNTS]) | "all counts" >> beam.Flatten()
         return {"homes": distinct.homes, REJECTED: read[REJECTED], COUNTS: counts}
 
 
 class WriteTasks(beam.PTransform):
-    """Blocks -> task record files of every definition; returns ``(definition, counted record sizes by split)`` per shard."""
+    """Blocks -> task record files of every definition; returns ``(definition, counted record sizes
+    by split)`` per shard.
+    """
 
-    def __init__(self, schema: Schema, settings: TaskSettings, tables: Mapping[str, Source], directory: str, shuffle: Shuffle) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        settings: TaskSettings,
+        tables: Mapping[str, Source],
+        directory: str,
+        shuffle: Shuffle,
+    ) -> None:
         super().__init__()
         self.shuffle = shuffle
-        self.schema, self.settings, self.tables, self.directory = schema, settings, dict(tables), directory
+        self.schema, self.settings, self.tables, self.directory = (
+            schema,
+            settings,
+            dict(tables),
+            directory,
+        )
 
     def expand(self, blocks: beam.PCollection) -> beam.PCollection:
         """One branch per task definition, all from one pass over the data."""
         written = [
             blocks
-            | f"group {definition}" >> GroupTasks(self.schema, self.settings, definition, self.shuffle)
-            | f"write {definition}" >> beam.ParDo(WriteShard(self.schema, self.settings, self.tables, definition, self.directory))
+            | f"group {definition}"
+            >> GroupTasks(self.schema, self.settings, definition, self.shuffle)
+            | f"write {definition}"
+            >> beam.ParDo(
+                WriteShard(self.schema, self.settings, self.tables, definition, self.directory)
+            )
             for definition in self.settings.definitions
         ]
         return written | "all definitions" >> beam.Flatten()
 
 
 def construct(
-    pipeline: beam.Pipeline, schema: Schema, settings: TaskSettings, inputs: Inputs, directory: str, shuffle: Shuffle | None = None
+    pipeline: beam.Pipeline,
+    schema: Schema,
+    settings: TaskSettings,
+    inputs: Inputs,
+    directory: str,
+    shuffle: Shuffle | None = None,
 ) -> None:
     """Adds the whole of pipeline 1 to a Beam pipeline; its files go below `directory`."""
     shuffle = shuffle or Shuffle()
@@ -124,23 +176,32 @@ def construct(
     if schema.history:
         added = found["homes"] | "history" >> history.AddHistory(schema, settings, summary, shuffle)
         blocks = added["blocks"]
-        added[history.ONLINE] | "write online copy" >> beam.Map(history.write_online, directory, settings.partitions)
+        added[history.ONLINE] | "write online copy" >> beam.Map(
+            history.write_online, directory, settings.partitions
+        )
     sizes = blocks | "tasks" >> WriteTasks(schema, settings, inputs.tables, directory, shuffle)
     found[REJECTED] | "dead letters" >> beam.io.WriteToText(
-        FileSystems.join(directory, staged_output.DEAD_LETTERS, "rows"), file_name_suffix=".jsonl", skip_if_empty=True
+        FileSystems.join(directory, staged_output.DEAD_LETTERS, "rows"),
+        file_name_suffix=".jsonl",
+        skip_if_empty=True,
     )
     report = {
         "counts": found[COUNTS] | "add counts" >> beam.CombineGlobally(columnar.sum_counts),
         "summary": summary | "summary as dictionary" >> beam.Map(dataclasses.asdict),
         "statistics": blocks
         | "training rows" >> beam.Map(training_rows, settings).with_output_types(pa.Table)
-        | "join for statistics" >> beam.ParDo(JoinTables(schema, inputs.tables)).with_output_types(pa.Table)
+        | "join for statistics"
+        >> beam.ParDo(JoinTables(schema, inputs.tables)).with_output_types(pa.Table)
         | "statistics" >> beam.CombineGlobally(StatisticsFn(schema, settings))
         | "statistics as dictionary" >> beam.Map(dataclasses.asdict),
-        "sizes": sizes | "sizes of shards" >> beam.combiners.ToList() | "describe" >> beam.Map(data_card.describe_sizes),
+        "sizes": sizes
+        | "sizes of shards" >> beam.combiners.ToList()
+        | "describe" >> beam.Map(data_card.describe_sizes),
     }
     for name, part in report.items():
-        part | f"report {name}" >> beam.Map(_write_json, FileSystems.join(directory, _REPORT, f"{name}.json"))
+        part | f"report {name}" >> beam.Map(
+            _write_json, FileSystems.join(directory, _REPORT, f"{name}.json")
+        )
 
 
 def build_tasks(
@@ -155,19 +216,15 @@ def build_tasks(
 ) -> dict[str, Any]:
     """Runs the pipeline and publishes its output directory; returns the data card.
 
-    Args:
-        schema: The columns.
-        inputs: The files.
-        output: Directory to make, local or on any Beam filesystem.
-        settings: Definitions, dates, caps and shards.
-        options: Beam's options; see `limaml_beam.options.local_by_default`.
-        max_bad_fraction: Largest share of invalid rows (duplicates and rows outside the dates do not count).
-        overwrite: Replace an existing output.
+    Args: schema: The columns. inputs: The files. output: Directory to make, local or on any Beam
+        filesystem. settings: Definitions, dates, caps and shards. options: Beam's options; see
+        `limaml_beam.options.local_by_default`. max_bad_fraction: Largest share of invalid rows
+        (duplicates and rows outside the dates do not count). overwrite: Replace an existing output.
 
-    Raises:
-        LimamlError: The output exists, an input cannot be read, too many rows are invalid, or a split is empty. Nothing is
-            published then; dead letters of a local run are left in ``<output>.rejected``. What a killed run left beside a local
-            output goes with the next run to the same output.
+    Raises: LimamlError: The output exists, an input cannot be read, too many rows are invalid, or a
+        split is empty. Nothing is
+            published then; dead letters of a local run are left in ``<output>.rejected``. What a
+            killed run left beside a local output goes with the next run to the same output.
     """
     staged_output.check_free(output, overwrite)
     inputs.check(schema, settings.definitions)
@@ -180,13 +237,21 @@ def build_tasks(
             staged_output.publish(aside, output)
     except LimamlError as error:
         kept = staged_output.keep_dead_letters(aside, output)
-        raise type(error)(f"{error}; the rejected rows are in {kept}" if kept else str(error)) from error
+        raise type(error)(
+            f"{error}; the rejected rows are in {kept}" if kept else str(error)
+        ) from error
     finally:
         staged_output.discard(aside)
     return card
 
 
-def _run(schema: Schema, settings: TaskSettings, inputs: Inputs, directory: str, options: PipelineOptions | None) -> None:
+def _run(
+    schema: Schema,
+    settings: TaskSettings,
+    inputs: Inputs,
+    directory: str,
+    options: PipelineOptions | None,
+) -> None:
     pipeline = beam.Pipeline(options=options)
     shuffle = _shuffle(directory, options)
     construct(pipeline, schema, settings, inputs, directory, shuffle)
@@ -197,28 +262,43 @@ def _run(schema: Schema, settings: TaskSettings, inputs: Inputs, directory: str,
 
 
 def _shuffle(directory: str, options: PipelineOptions | None) -> Shuffle:
-    """Shuffles of the in-process runner go through files beside the output: it would hold them in memory."""
+    """Shuffles of the in-process runner go through files beside the output: it would hold them in
+    memory.
+    """
     in_process = options is not None and options.view_as(StandardOptions).runner == LOCAL_RUNNER
-    return Shuffle(FileSystems.join(directory, _SHUFFLE) if in_process and files.is_local(directory) else None)
+    return Shuffle(
+        FileSystems.join(directory, _SHUFFLE) if in_process and files.is_local(directory) else None
+    )
 
 
-def _finish(schema: Schema, settings: TaskSettings, directory: str, max_bad_fraction: float) -> dict[str, Any]:
+def _finish(
+    schema: Schema, settings: TaskSettings, directory: str, max_bad_fraction: float
+) -> dict[str, Any]:
     """Checks the counts; writes schema, statistics and data card beside the records."""
     names = ("counts", "summary", "statistics", "sizes")
-    report = {name: _read_json(FileSystems.join(directory, _REPORT, f"{name}.json")) for name in names}
+    report = {
+        name: _read_json(FileSystems.join(directory, _REPORT, f"{name}.json")) for name in names
+    }
     rows = data_card.check_counts(report["counts"], max_bad_fraction)
     summary = SplitSummary(**report["summary"])
     data_card.check_splits(summary, settings)
     card = data_card.make_card(schema, settings, rows, report["counts"], summary, report["sizes"])
     text = yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True)
     write_file(FileSystems.join(directory, SCHEMA_FILE), text.encode())
-    write_file(FileSystems.join(directory, STATISTICS_FILE), (json.dumps(report["statistics"], indent=1) + "\n").encode())
-    write_file(FileSystems.join(directory, DATA_CARD_FILE), (json.dumps(card, indent=1) + "\n").encode())
+    write_file(
+        FileSystems.join(directory, STATISTICS_FILE),
+        (json.dumps(report["statistics"], indent=1) + "\n").encode(),
+    )
+    write_file(
+        FileSystems.join(directory, DATA_CARD_FILE), (json.dumps(card, indent=1) + "\n").encode()
+    )
     staged_output.discard(FileSystems.join(directory, _REPORT))
     return card
 
 
-def _deal_by_content(block: pa.Table, partitions: int, shuffle: Shuffle) -> Iterator[tuple[int, bytes]]:
+def _deal_by_content(
+    block: pa.Table, partitions: int, shuffle: Shuffle
+) -> Iterator[tuple[int, bytes]]:
     for part, rows in columnar.partition(block, columnar.to_numpy(block[ORDER]), partitions):
         yield part, shuffle.pack(rows)
 
@@ -230,17 +310,3 @@ def _write_json(content: Any, path: str) -> None:
 def _read_json(path: str) -> Any:
     with FileSystems.open(path) as handle:
         return json.loads(handle.read())
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``python -m limaml_beam.build_tasks.pipeline``: as ``limaml prepare``, with Beam's flags given directly."""
-    from limaml_beam.commands.beam_flags import wrap_beam_flags
-    from limaml_beam.commands.prepare import add_arguments
-    from tfrec_limaml.cli import main as limaml
-
-    logging.basicConfig(level=logging.WARNING)
-    return limaml(["prepare", *wrap_beam_flags(add_arguments, sys.argv[1:] if argv is None else argv)])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,11 @@
-"""Settings of the task-building pipeline: a small picklable object for the workers, and its Beam options."""
+"""Settings of the task-building pipeline: a small picklable object for the workers, and its Beam
+options.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-
-from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema, Split, parse_time
@@ -18,17 +18,14 @@ FAR_PAST, FAR_FUTURE = -(2**62), 2**62
 class TaskSettings:
     """What the workers need to know besides the schema.
 
-    Attributes:
-        definitions: Names of the task definitions to build.
-        validation_start, test_start: Cuts between train, validation and test rows, milliseconds.
-        first, last: Rows outside ``[first, last)`` are left out and counted, milliseconds.
-        recent_only: Write only ``recent`` records (a daily job without evaluation rows).
-        window: Length of the window that support rows may come from, milliseconds.
-        max_samples: Most recent support rows kept per task.
-        max_query: Most recent query rows kept per task.
-        shards: Output files per split; also the number of groups that tasks are dealt into.
-        partitions: Groups that rows are dealt into for the removal of duplicates and for history features.
-        batch_rows: Rows per block as read.
+    Attributes: definitions: Names of the task definitions to build. validation_start, test_start:
+        Cuts between train, validation and test rows, milliseconds. first, last: Rows outside
+        ``[first, last)`` are left out and counted, milliseconds. recent_only: Write only ``recent``
+        records (a daily job without evaluation rows). window: Length of the window that support
+        rows may come from, milliseconds. max_samples: Most recent support rows kept per task.
+        max_query: Most recent query rows kept per task. shards: Output files per split; also the
+        number of groups that tasks are dealt into. partitions: Groups that rows are dealt into for
+        the removal of duplicates and for history features. batch_rows: Rows per block as read.
         prior: Mean label that history features lean on; None for that of this run's training rows.
     """
 
@@ -52,7 +49,8 @@ class TaskSettings:
                 raise LimamlError(f"{name} must be at least 1, received {getattr(self, name)}")
         if self.max_query < self.max_samples:
             raise LimamlError(
-                f"max_query must be at least max_samples, received {self.max_query} < {self.max_samples}: "
+                f"max_query must be at least max_samples, received {self.max_query} < "
+                f"{self.max_samples}: "
                 "evaluation rows become support rows of the next split"
             )
 
@@ -78,7 +76,8 @@ def cut_dates(
     recent_only: bool = False,
     window_end: str | None = None,
 ) -> dict[str, int | bool]:
-    """The date fields of `TaskSettings` from ISO 8601 dates; dates that are not given come from the schema's split.
+    """The date fields of `TaskSettings` from ISO 8601 dates; dates that are not given come from the
+    schema's split.
 
     Raises:
         LimamlError: No dates anywhere, dates in the wrong order, or a window that is not positive.
@@ -97,13 +96,17 @@ def cut_dates(
             "recent_only": True,
         }
     if window_end is not None:
-        raise LimamlError("--window-end needs --recent-only; with evaluation splits the window ends at --validation-start and --test-start")
+        raise LimamlError(
+            "--window-end needs --recent-only; with evaluation splits the window ends at "
+            "--validation-start and --test-start"
+        )
     given = schema.split
     validation_start = validation_start or (given.validation_start if given else None)
     test_start = test_start or (given.test_start if given else None)
     if validation_start is None or test_start is None:
         raise LimamlError(
-            f"schema {schema.name!r} has no split: give --validation-start and --test-start, or --recent-only for a job without evaluation"
+            f"schema {schema.name!r} has no split: give --validation-start and --test-start, or "
+            "--recent-only for a job without evaluation"
         )
     split = Split(
         validation_start=validation_start,
@@ -120,21 +123,3 @@ def cut_dates(
         "last": FAR_FUTURE if split.test_end is None else parse_time(split.test_end),
         "window": window,
     }
-
-
-#: The switching DirectRunner of recent Beam releases first looks for a Prism binary on the network; a job on one machine must not.
-LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
-
-
-def local_by_default(flags: list[str]) -> PipelineOptions:
-    """Pipeline options in which no runner, or ``DirectRunner``, means Beam's in-process runner.
-
-    The main session is not pickled unless asked for: the jobs need nothing of it, and Dataflow would do it by default.
-    """
-    options = PipelineOptions(flags)
-    setup = options.view_as(SetupOptions)
-    setup.save_main_session = bool(setup.save_main_session)
-    standard = options.view_as(StandardOptions)
-    if standard.runner in (None, "DirectRunner", "direct"):
-        standard.runner = LOCAL_RUNNER
-    return options

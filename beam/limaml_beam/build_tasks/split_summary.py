@@ -1,4 +1,6 @@
-"""Rows, labels and time span of each split: the prior of history features and the first lines of the data card."""
+"""Rows, labels and time span of each split: the prior of history features and the first lines of
+the data card.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ NAMES = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True)
 class SplitSummary:
-    """One entry per split: rows, sum of labels, first and last time (milliseconds; None without rows)."""
+    """One entry per split: rows, sum of labels, first and last time (milliseconds; None without
+    rows).
+    """
 
     rows: tuple[int, ...] = (0, 0, 0)
     label_sum: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -50,7 +54,12 @@ class SplitSummary:
     def describe(self) -> dict[str, Any]:
         """For the data card."""
         return {
-            name: {"rows": self.rows[i], "label_rate": self.label_mean(i), "first": _iso(self.first[i]), "last": _iso(self.last[i])}
+            name: {
+                "rows": self.rows[i],
+                "label_rate": self.label_mean(i),
+                "first": _iso(self.first[i]),
+                "last": _iso(self.last[i]),
+            }
             for i, name in enumerate(NAMES)
         }
 
@@ -88,4 +97,10 @@ class SummariseSplits(beam.CombineFn):
 
 
 def _iso(milliseconds: int | None) -> str | None:
-    return None if milliseconds is None else dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).isoformat(timespec="milliseconds")
+    return (
+        None
+        if milliseconds is None
+        else dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC).isoformat(
+            timespec="milliseconds"
+        )
+    )

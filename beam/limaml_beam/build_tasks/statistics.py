@@ -1,4 +1,6 @@
-"""Statistics of the training rows for the preprocessing layers: moments of numbers, counts of tokens."""
+"""Statistics of the training rows for the preprocessing layers: moments of numbers, counts of
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,13 @@ def add_moments(a: Moments, b: Moments) -> Moments:
 
 
 def token_counts(column: pa.ChunkedArray, feature: Feature) -> Counter[Any]:
-    """How often each token occurs; values of a multi-valued feature are counted one by one, empty ones not at all."""
+    """How often each token occurs; values of a multi-valued feature are counted one by one, empty
+    ones not at all.
+    """
     counted = pc.value_counts(column.combine_chunks())
-    pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+    pairs = zip(
+        counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True
+    )
     if feature.separator is None:
         return Counter(dict(pairs))
     tokens: Counter[Any] = Counter()
@@ -59,7 +65,9 @@ def training_rows(block: pa.Table, settings: TaskSettings) -> pa.Table:
 
 
 class StatisticsFn(beam.CombineFn):
-    """Combines blocks into `Statistics`; memory grows with the number of distinct tokens of vocabulary features."""
+    """Combines blocks into `Statistics`; memory grows with the number of distinct tokens of
+    vocabulary features.
+    """
 
     def __init__(self, schema: Schema, settings: TaskSettings) -> None:
         self.schema, self.settings = schema, settings
@@ -85,7 +93,9 @@ class StatisticsFn(beam.CombineFn):
                 part["feature:" + feature.name] = token_counts(column, feature)
             elif feature.encoding == "numeric":
                 flat = column.combine_chunks().flatten() if feature.width > 1 else column
-                part["feature:" + feature.name] = moments(columnar.to_numpy(flat).reshape(-1, feature.width), feature.normalise)
+                part["feature:" + feature.name] = moments(
+                    columnar.to_numpy(flat).reshape(-1, feature.width), feature.normalise
+                )
         return _add(accumulator, part)
 
     def merge_accumulators(self, accumulators: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -105,11 +115,24 @@ class StatisticsFn(beam.CombineFn):
         for feature in self.schema.all_features:
             part = accumulator.get("feature:" + feature.name)
             if isinstance(part, Counter):
-                top = sorted(part.items(), key=lambda item: (-item[1], item[0]))[: feature.max_vocabulary]
-                features[feature.name] = {"vocabulary": [t for t, _ in top], "counts": [c for _, c in top]}
+                top = sorted(part.items(), key=lambda item: (-item[1], item[0]))[
+                    : feature.max_vocabulary
+                ]
+                features[feature.name] = {
+                    "vocabulary": [t for t, _ in top],
+                    "counts": [c for _, c in top],
+                }
             elif part is not None:
-                features[feature.name] = {"mean": part[1].tolist(), "variance": (part[2] / part[0]).tolist()}
-        return Statistics(rows=rows, label_mean=float(label_mean[0]), window={"start": low, "end": high}, features=features)
+                features[feature.name] = {
+                    "mean": part[1].tolist(),
+                    "variance": (part[2] / part[0]).tolist(),
+                }
+        return Statistics(
+            rows=rows,
+            label_mean=float(label_mean[0]),
+            window={"start": low, "end": high},
+            features=features,
+        )
 
 
 def _add(total: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Reads, joins and validates: every input row becomes a row of a block, or a dead letter with its reason."""
+"""Reads, joins and validates: every input row becomes a row of a block, or a dead letter with its
+reason.
+"""
 
 from __future__ import annotations
 
@@ -42,16 +44,31 @@ def interaction_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[s
     keys = [c for c in key_columns(schema, definitions) if owner(schema, c) is None]
     own = [f.name for f in schema.features if f.table is None]
     weight = [] if schema.weight is None else [schema.weight]
-    return tuple(dict.fromkeys([schema.timestamp, schema.label.name, *weight, *schema.carry, *schema.tables.values(), *keys, *own]))
+    return tuple(
+        dict.fromkeys(
+            [
+                schema.timestamp,
+                schema.label.name,
+                *weight,
+                *schema.carry,
+                *schema.tables.values(),
+                *keys,
+                *own,
+            ]
+        )
+    )
 
 
 class ReadAndValidate(beam.DoFn):
-    """Part of an interactions file -> blocks of valid rows; dead letters and counts as tagged outputs.
+    """Part of an interactions file -> blocks of valid rows; dead letters and counts as tagged
+    outputs.
 
     Joined columns are checked, but left out of the blocks; see `limaml_beam.rows.feature_tables`.
     """
 
-    def __init__(self, schema: Schema, settings: TaskSettings, tables: Mapping[str, Source]) -> None:
+    def __init__(
+        self, schema: Schema, settings: TaskSettings, tables: Mapping[str, Source]
+    ) -> None:
         self.schema = schema
         self.settings = settings
         self.sources = dict(tables)
@@ -74,7 +91,9 @@ class ReadAndValidate(beam.DoFn):
                 rows = raw.take(pa.array(rejected)).to_pylist()
                 for position, row in zip(rejected, rows, strict=True):
                     letter = {"reason": reasons[position], "file": part[0], "row": row}
-                    yield beam.pvalue.TaggedOutput(REJECTED, json.dumps(letter, default=str, ensure_ascii=False))
+                    yield beam.pvalue.TaggedOutput(
+                        REJECTED, json.dumps(letter, default=str, ensure_ascii=False)
+                    )
             if block.num_rows:
                 yield block
 
@@ -84,9 +103,9 @@ def validate(
 ) -> tuple[pa.Table, npt.NDArray[np.object_], dict[str, int]]:
     """Checks every row of a raw table.
 
-    Returns:
-        The block of valid rows, the reason for each raw row (``""`` for valid ones), and counts by name: ``rows_read``,
-        ``skipped:<reason>``, ``filled:<feature>``, ``unknown_key:<table>``.
+    Returns: The block of valid rows, the reason for each raw row (``""`` for valid ones), and
+        counts by name: ``rows_read``, ``skipped:<reason>``, ``filled:<feature>``,
+        ``unknown_key:<table>``.
     """
     reasons = np.full(raw.num_rows, "", object)
     counts = {"rows_read": raw.num_rows}
@@ -107,7 +126,9 @@ def validate(
         columns[WEIGHT] = pa.array(weights, pa.float32())
     for name in schema.carry:
         columns[name] = pa.array(values.as_floats(raw[name]), pa.float32())
-    rows_in = {name: table.find(values.as_text(raw[schema.tables[name]])) for name, table in tables.items()}
+    rows_in = {
+        name: table.find(values.as_text(raw[schema.tables[name]])) for name, table in tables.items()
+    }
     for name, rows in rows_in.items():
         counts[f"unknown_key:{name}"] = int((rows < 0).sum())
     for feature in schema.features:
@@ -118,7 +139,11 @@ def validate(
         if feature.on_invalid == "fill":
             counts[f"filled:{feature.name}"] = int(bad.sum())
         else:
-            reject(bad, (ERROR if feature.on_invalid == "error" else "") + f"invalid_feature:{feature.name}")
+            reject(
+                bad,
+                (ERROR if feature.on_invalid == "error" else "")
+                + f"invalid_feature:{feature.name}",
+            )
     joined = {f.name: (f, f.table) for f in schema.features if f.table is not None}
     for name in key_columns(schema, settings.definitions):
         if name in joined:
@@ -134,17 +159,27 @@ def validate(
     own = [name for name in columns if name not in map(key_column, joined)]
     columns[ORDER] = pa.array(columnar.mix_hashes([columnar.stable_hash(columns[n]) for n in own]))
     names, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
-    counts.update({f"skipped:{name}": int(number) for name, number in zip(names, numbers, strict=True)})
-    return pa.table(columns).filter(pa.array(reasons == "")), reasons, {n: c for n, c in counts.items() if c}
+    counts.update(
+        {f"skipped:{name}": int(number) for name, number in zip(names, numbers, strict=True)}
+    )
+    return (
+        pa.table(columns).filter(pa.array(reasons == "")),
+        reasons,
+        {n: c for n, c in counts.items() if c},
+    )
 
 
 class DropDuplicates(beam.DoFn):
-    """(partition, packed blocks) -> (partition, one block of distinct rows); every copy of a row lies in the same partition."""
+    """(partition, packed blocks) -> (partition, one block of distinct rows); every copy of a row
+    lies in the same partition.
+    """
 
     def __init__(self, shuffle: Shuffle) -> None:
         self.shuffle = shuffle
 
-    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, pa.Table] | beam.pvalue.TaggedOutput]:
+    def process(
+        self, element: tuple[int, Iterable[bytes]]
+    ) -> Iterator[tuple[int, pa.Table] | beam.pvalue.TaggedOutput]:
         """Concatenates, sorts by content and drops repeats."""
         table = pa.concat_tables(list(map(self.shuffle.unpack, element[1])))
         times, order = columnar.to_numpy(table[TIME]), columnar.to_numpy(table[ORDER])
@@ -154,5 +189,7 @@ class DropDuplicates(beam.DoFn):
         dropped = int(repeat.sum())
         if dropped:
             Metrics.counter("build_tasks", f"skipped:{DUPLICATE}").inc(dropped)
-        yield beam.pvalue.TaggedOutput(COUNTS, {f"skipped:{DUPLICATE}": dropped, "rows_used": len(ranking) - dropped})
+        yield beam.pvalue.TaggedOutput(
+            COUNTS, {f"skipped:{DUPLICATE}": dropped, "rows_used": len(ranking) - dropped}
+        )
         yield element[0], table.take(pa.array(ranking[~repeat]))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from isal import isal_zlib
@@ -19,7 +17,9 @@ from isal import isal_zlib
 from limaml_beam.build_tasks.grouping import segments
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.io import progress
-from limaml_beam.io.sources import Source, frame_records
+from limaml_beam.io.sources import Source
+from limaml_beam.io.staged_output import written_aside
+from limaml_beam.io.tfrecords import frame_records
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, TASK, TIME, WEIGHT, Integers
 from limaml_beam.rows.feature_tables import join, load_tables
@@ -60,7 +60,8 @@ class Spans:
 def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
     """The records that a sorted table holds, by split.
 
-    A support set ends before the split's start, whatever lies behind it: the cut is by date, never by count.
+    A support set ends before the split's start, whatever lies behind it: the cut is by date, never
+    by count.
     """
     codes, keys = columnar.codes_of(table[TASK])
     times = columnar.to_numpy(table[TIME])
@@ -68,13 +69,18 @@ def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
     first = np.searchsorted(codes, tasks)
     stop = np.append(first[1:], len(codes))
     # Codes follow the rows' order, so that the search below runs over sorted numbers.
-    validation, test = np.searchsorted(codes * 3 + segments(times, settings), (tasks * 3)[:, None] + [1, 2]).T
+    validation, test = np.searchsorted(
+        codes * 3 + segments(times, settings), (tasks * 3)[:, None] + [1, 2]
+    ).T
 
     def support_from(cut: Integers, earliest: int) -> Integers:
         too_early = np.concatenate([[0], np.cumsum(times < earliest)])
         return np.maximum(first + too_early[cut] - too_early[first], cut - settings.max_samples)
 
-    train, recent = support_from(validation, settings.support_start), support_from(test, settings.recent_start)
+    train, recent = (
+        support_from(validation, settings.support_start),
+        support_from(test, settings.recent_start),
+    )
     uncut = np.full(len(tasks), -1)
     limits = {
         "train": (train, validation, train, uncut),
@@ -91,7 +97,9 @@ def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
 
 
 def whole_tasks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
-    """Slices of a sorted table, of at least `rows` rows but the last, that end where a task ends."""
+    """Slices of a sorted table, of at least `rows` rows but the last, that end where a task
+    ends.
+    """
     codes, _ = columnar.codes_of(table[TASK])
     start = 0
     while start < len(codes):
@@ -114,7 +122,14 @@ def encoder(schema: Schema, table: pa.Table) -> record_format.TaskEncoder:
 class WriteShard(beam.DoFn):
     """(shard, sorted table) -> files of one task definition; yields a summary for the data card."""
 
-    def __init__(self, schema: Schema, settings: TaskSettings, sources: Mapping[str, Source], definition: str, directory: str) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        settings: TaskSettings,
+        sources: Mapping[str, Source],
+        definition: str,
+        directory: str,
+    ) -> None:
         self.schema, self.settings, self.sources = schema, settings, dict(sources)
         self.definition, self.directory = definition, directory
 
@@ -123,26 +138,42 @@ class WriteShard(beam.DoFn):
         self.tables = load_tables(self.schema, self.sources)
 
     def process(self, element: tuple[int, pa.Table]) -> Iterator[tuple[str, dict[str, Integers]]]:
-        """Encodes and writes every split of the shard; yields how often each (support rows, query rows) occurs ``[sizes, 3]``."""
+        """Encodes and writes every split of the shard; yields how often each (support rows, query
+        rows) occurs ``[sizes, 3]``.
+        """
         shard, table = element
-        sizes: dict[str, list[Integers]] = {split: [np.empty((0, 2), np.int64)] for split in splits(self.settings)}
+        sizes: dict[str, list[Integers]] = {
+            split: [np.empty((0, 2), np.int64)] for split in splits(self.settings)
+        }
         with contextlib.ExitStack() as stack:
-            files = {split: stack.enter_context(_compressed(self._path(split, shard))) for split in sizes}
+            files = {
+                split: stack.enter_context(_compressed(self._path(split, shard))) for split in sizes
+            }
             for part in whole_tasks(table, _ROWS):
                 progress.advance(f"writing {self.definition}", part.num_rows)
                 encode = encoder(self.schema, join(self.schema, self.tables, part)).encode_tasks
                 for split, found in spans(part, self.settings).items():
-                    files[split](frame_records(encode(found.keys, found.starts, found.stops, found.query_starts)))
+                    files[split](
+                        frame_records(
+                            encode(found.keys, found.starts, found.stops, found.query_starts)
+                        )
+                    )
                     sizes[split].append(found.sizes())
         counted = {}
         for split, pairs in sizes.items():
             distinct, counts = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
-            Metrics.counter("build_tasks", f"tasks:{self.definition}:{split}").inc(int(counts.sum()))
+            Metrics.counter("build_tasks", f"tasks:{self.definition}:{split}").inc(
+                int(counts.sum())
+            )
             counted[split] = np.concatenate([distinct, counts[:, None]], axis=1)
         yield self.definition, counted
 
     def _path(self, split: str, shard: int) -> str:
-        return str(FileSystems.join(self.directory, self.definition, shard_name(split, shard, self.settings.shards)))
+        return str(
+            FileSystems.join(
+                self.directory, self.definition, shard_name(split, shard, self.settings.shards)
+            )
+        )
 
 
 def splits(settings: TaskSettings) -> tuple[str, ...]:
@@ -152,32 +183,10 @@ def splits(settings: TaskSettings) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _compressed(path: str) -> Iterator[Callable[[bytes], None]]:
-    """A function that appends to a gzip file; the file holds no time, so that equal records give equal bytes."""
+    """A function that appends to a gzip file; the file holds no time, so that equal records give
+    equal bytes.
+    """
     squeeze = isal_zlib.compressobj(_COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
     with written_aside(path) as file:
         yield lambda content: file.write(squeeze.compress(content))
         file.write(squeeze.flush())
-
-
-@contextlib.contextmanager
-def written_aside(path: str) -> Iterator[Any]:
-    """A file under a name of its own, renamed at the end: a retried or doubled bundle leaves one whole file."""
-    parent = path.rsplit("/", 1)[0]
-    if not FileSystems.exists(parent):
-        with contextlib.suppress(BeamIOError, OSError):  # another worker made it first
-            FileSystems.mkdirs(parent)
-    aside = f"{path}.{uuid.uuid4().hex}"
-    with contextlib.ExitStack() as on_failure:
-        on_failure.callback(FileSystems.delete, [aside])
-        with FileSystems.create(aside, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
-            yield handle
-        on_failure.pop_all()
-    if FileSystems.exists(path):
-        FileSystems.delete([path])
-    FileSystems.rename([aside], [path])
-
-
-def write_file(path: str, content: bytes) -> None:
-    """Writes a file as `written_aside` does."""
-    with written_aside(path) as handle:
-        handle.write(content)

@@ -9,12 +9,20 @@ from collections.abc import Callable, Sequence
 def add_beam_flag(parser: argparse.ArgumentParser) -> None:
     """The option by which ``limaml`` hands flags to Beam."""
     parser.add_argument(
-        "--beam", action="append", default=[], metavar="FLAG", help="flag for Beam, e.g. --beam=--runner=FlinkRunner; may be repeated"
+        "--beam",
+        action="append",
+        default=[],
+        metavar="FLAG",
+        help="flag for Beam, e.g. --beam=--runner=FlinkRunner; may be repeated",
     )
 
 
-def wrap_beam_flags(add_arguments: Callable[[argparse.ArgumentParser], None], argv: Sequence[str]) -> list[str]:
-    """Arguments of a ``python -m limaml_beam.JOB`` as those of its ``limaml`` command: flags that the command does not know are Beam's."""
+def wrap_beam_flags(
+    add_arguments: Callable[[argparse.ArgumentParser], None], argv: Sequence[str]
+) -> list[str]:
+    """Arguments of a ``python -m limaml_beam.JOB`` as those of its ``limaml`` command: flags that
+    the command does not know are Beam's.
+    """
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
     parser.add_argument("--json", action="store_true")

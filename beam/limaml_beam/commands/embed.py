@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 DESCRIPTION = """\
-Adapts the exported model to every task in TASKS and writes the meta embeddings as Parquet; with --store they
-are published there as one generation, visible all at once after their number was checked.
+Adapts the exported model to every task in TASKS and writes the meta embeddings as Parquet; with
+--store they are published there as one generation, visible all at once after their number was
+checked.
 
 example:
   limaml embed TASKS --export EXPORT --output EMBEDDINGS --store lmdb:STORE
@@ -31,40 +32,79 @@ where the process that starts the job cannot wait for it, in two steps:
   limaml embed ... --launch-only        submits the job and returns
   limaml embed ... --finish             once the engine says that it is done: checks, names the output, publishes
 
-next: limaml serve EXPORT/ranker, then limaml rank --store lmdb:STORE (or limaml refresh, which does all of it daily)
-"""
+next: limaml serve EXPORT/ranker, then limaml rank --store lmdb:STORE (or limaml refresh, which
+does all of it daily)
+"""  # noqa: E501
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml embed``."""
-    parser.add_argument("tasks", metavar="TASKS", help="folder that `limaml prepare` wrote, local or on any Beam filesystem")
+    parser.add_argument(
+        "tasks",
+        metavar="TASKS",
+        help="folder that `limaml prepare` wrote, local or on any Beam filesystem",
+    )
     parser.add_argument("--output", required=True, help="folder to write; refused where it exists")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    parser.add_argument("--previous", help="output of the last run: adapt only tasks whose record has changed since")
+    parser.add_argument(
+        "--previous", help="output of the last run: adapt only tasks whose record has changed since"
+    )
     steps = parser.add_mutually_exclusive_group()
-    steps.add_argument("--launch-only", action="store_true", help="submit the job and return; --finish completes it")
-    steps.add_argument("--finish", action="store_true", help="check and publish what a launched job has written")
+    steps.add_argument(
+        "--launch-only",
+        action="store_true",
+        help="submit the job and return; --finish completes it",
+    )
+    steps.add_argument(
+        "--finish", action="store_true", help="check and publish what a launched job has written"
+    )
     add_job_arguments(parser)
 
 
 def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = False) -> None:
     """Options that ``limaml embed`` and ``limaml refresh`` share."""
-    parser.add_argument("--export", required=True, help="folder that `limaml export` wrote; its newest adapter is used")
-    parser.add_argument("--store", metavar="ADDRESS", required=store_required, help="publish here: lmdb:FOLDER or redis://HOST:PORT/DB")
     parser.add_argument(
-        "--max-age-days", type=float, default=0.0, help="keep tasks that left the window this long after their last interaction (default 0)"
+        "--export",
+        required=True,
+        help="folder that `limaml export` wrote; its newest adapter is used",
     )
-    parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="fail above this share of dead letters (default 0.01)")
-    parser.add_argument("--batch-size", type=int, default=256, help="tasks in one call of the adapter at most (default 256)")
-    parser.add_argument("--workers", type=int, default=1, help="worker processes on this machine (default 1)")
+    parser.add_argument(
+        "--store",
+        metavar="ADDRESS",
+        required=store_required,
+        help="publish here: lmdb:FOLDER or redis://HOST:PORT/DB",
+    )
+    parser.add_argument(
+        "--max-age-days",
+        type=float,
+        default=0.0,
+        help="keep tasks that left the window this long after their last interaction (default 0)",
+    )
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=float,
+        default=0.01,
+        help="fail above this share of dead letters (default 0.01)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=256,
+        help="tasks in one call of the adapter at most (default 256)",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="worker processes on this machine (default 1)"
+    )
     add_beam_flag(parser)
 
 
 def quiet_beam(options: PipelineOptions) -> None:
-    """The local runner logs a worker's traceback before it raises, and remarks of no use; other runners' logs are their display."""
+    """The local runner logs a worker's traceback before it raises, and remarks of no use; other
+    runners' logs are their display.
+    """
     from apache_beam.options.pipeline_options import StandardOptions
 
-    from limaml_beam.build_tasks.settings import LOCAL_RUNNER
+    from limaml_beam.io.pipeline_options import LOCAL_RUNNER
 
     logging.getLogger().setLevel(logging.ERROR)
     if options.view_as(StandardOptions).runner == LOCAL_RUNNER:
@@ -79,12 +119,17 @@ def beam_flags(arguments: argparse.Namespace) -> list[str]:
         raise LimamlError(f"--workers must be at least 1, received {arguments.workers}")
     flags = list(arguments.beam)
     if arguments.workers > 1:
-        flags += [f"--direct_num_workers={arguments.workers}", "--direct_running_mode=multi_processing"]
+        flags += [
+            f"--direct_num_workers={arguments.workers}",
+            "--direct_running_mode=multi_processing",
+        ]
     return flags
 
 
 def intra_op_threads(workers: int) -> int:
-    """TensorFlow threads per worker: several workers share the cores, one takes what TensorFlow takes."""
+    """TensorFlow threads per worker: several workers share the cores, one takes what TensorFlow
+    takes.
+    """
     return 0 if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
 
 
@@ -98,7 +143,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     flags = beam_flags(arguments)
     quiet_beam(job.use_options(flags))
     if arguments.launch_only and arguments.store:
-        raise LimamlError("--store belongs to --finish: --launch-only returns before there is anything to publish")
+        raise LimamlError(
+            "--store belongs to --finish: --launch-only returns before there is anything to publish"
+        )
     store = open_store(arguments.store) if arguments.store else None
     adapter = newest_adapter(arguments.export)
     settings = job.EmbeddingJob(

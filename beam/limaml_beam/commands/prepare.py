@@ -16,47 +16,94 @@ from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.record_format import DATA_CARD_FILE, SCHEMA_FILE
 
 DESCRIPTION = """\
-Builds task records: joins feature tables to interactions, splits by date, groups by task, keeps the most recent rows.
+Builds task records: joins feature tables to interactions, splits by date, groups by task, keeps
+the most recent rows.
 
   limaml prepare raw --output tasks
   limaml prepare --schema s.yaml --interactions 'log/*.parquet' --table users=users.csv --output tasks
   limaml prepare raw --output today --recent-only --window-days 28     a daily job's input for `limaml embed`;
                                                                        with history features: --history-prior tasks
 
-Beam's own flags are given as --beam=FLAG, for example --beam=--runner=DataflowRunner, or directly to
-`python -m limaml_beam.build_tasks.pipeline`. Next: limaml train tasks --output run
-"""
+Beam's own flags are given as --beam=FLAG, for example --beam=--runner=DataflowRunner, or directly
+to `python -m limaml_beam.build_tasks.pipeline`. Next: limaml train tasks --output run
+"""  # noqa: E501
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml prepare``."""
-    parser.add_argument("raw", nargs="?", metavar="RAW", help="folder made by `limaml datasets prepare`")
+    parser.add_argument(
+        "raw", nargs="?", metavar="RAW", help="folder made by `limaml datasets prepare`"
+    )
     parser.add_argument("--output", required=True, metavar="TASKS", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     source = parser.add_argument_group("input files (instead of RAW)")
     source.add_argument("--schema", metavar="FILE", help="schema file (default: RAW/schema.yaml)")
-    source.add_argument("--interactions", action="append", metavar="PATTERN", help="Parquet, CSV or TFRecord files; may be repeated")
-    source.add_argument("--table", action="append", default=[], metavar="NAME=PATTERN", help="files of a feature table; may be repeated")
+    source.add_argument(
+        "--interactions",
+        action="append",
+        metavar="PATTERN",
+        help="Parquet, CSV or TFRecord files; may be repeated",
+    )
+    source.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        metavar="NAME=PATTERN",
+        help="files of a feature table; may be repeated",
+    )
     tasks = parser.add_argument_group("tasks")
     tasks.add_argument(
-        "--task", action="append", metavar="DEFINITION", help="task definition; may be repeated (default: all of the schema)"
+        "--task",
+        action="append",
+        metavar="DEFINITION",
+        help="task definition; may be repeated (default: all of the schema)",
     )
-    tasks.add_argument("--max-samples", type=int, default=100, metavar="N", help="most recent support rows per task (default 100)")
-    tasks.add_argument("--max-query", type=int, default=1000, metavar="N", help="most recent query rows per task (default 1000)")
+    tasks.add_argument(
+        "--max-samples",
+        type=int,
+        default=100,
+        metavar="N",
+        help="most recent support rows per task (default 100)",
+    )
+    tasks.add_argument(
+        "--max-query",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="most recent query rows per task (default 1000)",
+    )
     dates = parser.add_argument_group("dates (ISO 8601; default: the schema's split)")
     for name in ("train-start", "validation-start", "test-start", "test-end"):
         dates.add_argument(f"--{name}", metavar="DATE")
-    dates.add_argument("--window-days", type=float, metavar="X", help="support rows come from the last X days before a split only")
-    dates.add_argument("--recent-only", action="store_true", help="no evaluation splits: write only what embeddings are made of")
+    dates.add_argument(
+        "--window-days",
+        type=float,
+        metavar="X",
+        help="support rows come from the last X days before a split only",
+    )
+    dates.add_argument(
+        "--recent-only",
+        action="store_true",
+        help="no evaluation splits: write only what embeddings are made of",
+    )
     dates.add_argument(
         "--history-prior",
         metavar="TRAINED",
-        help="with --recent-only and history features: the folder of task records that the model was trained on, whose mean label "
-        "their rates lean on, or that mean (default: the mean label of this run's rows, which is not what the model saw)",
+        help="with --recent-only and history features: the folder of task records that the model "
+        "was trained on, whose mean label "
+        "their rates lean on, or that mean (default: the mean label of this run's rows, which is "
+        "not what the model saw)",
     )
-    dates.add_argument("--window-end", metavar="DATE", help="end of the window with --recent-only (default: now)")
+    dates.add_argument(
+        "--window-end", metavar="DATE", help="end of the window with --recent-only (default: now)"
+    )
     work = parser.add_argument_group("work")
-    work.add_argument("--shards", type=int, metavar="N", help="files per split (default: by the size of the input)")
+    work.add_argument(
+        "--shards",
+        type=int,
+        metavar="N",
+        help="files per split (default: by the size of the input)",
+    )
     work.add_argument(
         "--max-bad-fraction",
         "--max_bad_fraction",
@@ -73,10 +120,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from apache_beam.options.pipeline_options import StandardOptions
 
     from limaml_beam.build_tasks.pipeline import Inputs, build_tasks
-    from limaml_beam.build_tasks.settings import LOCAL_RUNNER, TaskSettings, cut_dates, local_by_default
+    from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+    from limaml_beam.io.pipeline_options import LOCAL_RUNNER, local_by_default
 
     if not 0 <= arguments.max_bad_fraction <= 1:
-        raise LimamlError(f"--max-bad-fraction must lie between 0 and 1, received {arguments.max_bad_fraction}")
+        raise LimamlError(
+            f"--max-bad-fraction must lie between 0 and 1, received {arguments.max_bad_fraction}"
+        )
     schema, interactions, tables = _sources(arguments)
     inputs = Inputs.find(schema, interactions, tables)
     definitions = tuple(dict.fromkeys(arguments.task or schema.tasks))
@@ -95,7 +145,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     options = local_by_default(arguments.beam)
     if options.view_as(StandardOptions).runner == LOCAL_RUNNER:
-        # It logs a worker's traceback before it raises; the error itself is what helps. Other runners' logs are their display.
+        # It logs a worker's traceback before it raises; the error itself is what helps. Other
+        # runners' logs are their display.
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     card = build_tasks(
         schema,
@@ -110,28 +161,47 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _prior(schema: Schema, arguments: argparse.Namespace) -> float | None:
-    """The mean label of the rows that the model was trained on: as given, or from the data card beside their records."""
+    """The mean label of the rows that the model was trained on: as given, or from the data card
+    beside their records.
+    """
     if arguments.history_prior is None:
         if arguments.recent_only and schema.history:
             logging.getLogger(__name__).warning(
-                "history features lean on the mean label of this run's rows, not on that of the training; "
+                "history features lean on the mean label of this run's rows, not on that of the "
+                "training; "
                 "give --history-prior with the folder that the model was trained on"
             )
         return None
     if not arguments.recent_only:
-        raise LimamlError("--history-prior needs --recent-only; with evaluation splits the prior is that of the training rows")
+        raise LimamlError(
+            "--history-prior needs --recent-only; with evaluation splits the prior is that of the "
+            "training rows"
+        )
     with contextlib.suppress(ValueError):
         return float(arguments.history_prior)
     path = Path(arguments.history_prior) / DATA_CARD_FILE
     if not path.is_file():
-        raise LimamlError(f"no data card at {path}; --history-prior names a folder made by `limaml prepare`")
+        raise LimamlError(
+            f"no data card at {path}; --history-prior names a folder made by `limaml prepare`"
+        )
     card = json.loads(path.read_text(encoding="utf-8"))
     if card["schema_fingerprint"] != schema.fingerprint():
-        raise LimamlError(f"--history-prior {arguments.history_prior} has another schema ({card['name']!r}) than {schema.name!r}")
+        raise LimamlError(
+            f"--history-prior {arguments.history_prior} has another schema ({card['name']!r}) "
+            f"than {schema.name!r}"
+        )
     return float(card["splits"]["train"]["label_rate"])
 
 
-_DATES = ("train_start", "validation_start", "test_start", "test_end", "window_days", "recent_only", "window_end")
+_DATES = (
+    "train_start",
+    "validation_start",
+    "test_start",
+    "test_end",
+    "window_days",
+    "recent_only",
+    "window_end",
+)
 
 
 def _sources(arguments: argparse.Namespace) -> tuple[Schema, list[str], dict[str, list[str]]]:
@@ -148,21 +218,33 @@ def _sources(arguments: argparse.Namespace) -> tuple[Schema, list[str], dict[str
         return Schema.load(arguments.schema), arguments.interactions, tables
     raw = Path(arguments.raw)
     if not raw.is_dir():
-        raise LimamlError(f"no folder {raw}; make one with `limaml datasets prepare NAME --output {raw}`")
+        raise LimamlError(
+            f"no folder {raw}; make one with `limaml datasets prepare NAME --output {raw}`"
+        )
     schema = Schema.load(arguments.schema or raw / SCHEMA_FILE)
     found = {name: [str(raw / f"{name}.parquet")] for name in schema.tables}
-    return schema, arguments.interactions or [str(raw / "interactions.parquet")], {**found, **tables}
+    return (
+        schema,
+        arguments.interactions or [str(raw / "interactions.parquet")],
+        {**found, **tables},
+    )
 
 
 def render(card: dict[str, Any]) -> str:
     """The data card for people."""
     rows, train = card["rows"], card["splits"]["train"]
-    lines = [f"wrote {card['output']}: {rows['used']} of {rows['read']} rows used, training label rate {train['label_rate']:.4f}"]
-    lines += [f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items() if number]
+    lines = [
+        f"wrote {card['output']}: {rows['used']} of {rows['read']} rows used, training label rate "
+        f"{train['label_rate']:.4f}"
+    ]
+    lines += [
+        f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items() if number
+    ]
     for definition, splits in card["tasks"].items():
         for split, part in splits.items():
             lines.append(
-                f"  {definition}/{split}: {part['tasks']} tasks, {part['support_rows']} support and {part['query_rows']} query rows"
+                f"  {definition}/{split}: {part['tasks']} tasks, {part['support_rows']} support "
+                f"and {part['query_rows']} query rows"
             )
     return "\n".join([*lines, f"next: limaml train {card['output']} --output RUN"])
 

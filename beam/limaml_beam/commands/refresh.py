@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from tfrec_limaml.manifest import Manifest
 
 DESCRIPTION = """\
-Builds task records from the last days, adapts the model to the members whose records changed, checks the result against what is
-published, and publishes it as one generation; or refuses, with the reason, and leaves the published one alone.
-Safe to run twice, beside itself and to kill at any point: state lies in the work folder, and the store's pointer moves last.
-The work folder is local (its lock is this machine's); where tasks and embeddings lie on gs:// or the like, schedule
+Builds task records from the last days, adapts the model to the members whose records changed,
+checks the result against what is published, and publishes it as one generation; or refuses, with
+the reason, and leaves the published one alone. Safe to run twice, beside itself and to kill at
+any point: state lies in the work folder, and the store's pointer moves last. The work folder is
+local (its lock is this machine's); where tasks and embeddings lie on gs:// or the like, schedule
 `limaml prepare` and `limaml embed` instead.
 
 example (from cron, every night):
   limaml refresh RAW --export EXPORT --store lmdb:STORE --work WORK --window-days 28
 
-exit code 0: published; 2: refused or failed, the reason is on stderr (and the checks in WORK/refresh.json)
+exit code 0: published; 2: refused or failed, the reason is on stderr (and the checks in
+WORK/refresh.json)
 """
 
 _LIMITS = {
@@ -40,14 +42,37 @@ _PREPARE_OPTIONS = ("schema", "window_days", "window_end", "max_samples", "shard
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml refresh``."""
-    parser.add_argument("raw", nargs="?", metavar="RAW", help="folder with schema.yaml, interactions.parquet and the feature tables")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the state, one per model and store; local, or mounted")
+    parser.add_argument(
+        "raw",
+        nargs="?",
+        metavar="RAW",
+        help="folder with schema.yaml, interactions.parquet and the feature tables",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        required=True,
+        help="folder for the state, one per model and store; local, or mounted",
+    )
     embed.add_job_arguments(parser, store_required=True)
-    parser.add_argument("--full", action="store_true", help="adapt every task again, changed or not")
+    parser.add_argument(
+        "--full", action="store_true", help="adapt every task again, changed or not"
+    )
     source = parser.add_argument_group("task records (as in limaml prepare)")
     source.add_argument("--schema", metavar="FILE", help="schema file (default: RAW/schema.yaml)")
-    source.add_argument("--interactions", action="append", metavar="PATTERN", help="interaction files instead of RAW; may be repeated")
-    source.add_argument("--table", action="append", default=[], metavar="NAME=PATTERN", help="files of a feature table; may be repeated")
+    source.add_argument(
+        "--interactions",
+        action="append",
+        metavar="PATTERN",
+        help="interaction files instead of RAW; may be repeated",
+    )
+    source.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        metavar="NAME=PATTERN",
+        help="files of a feature table; may be repeated",
+    )
     source.add_argument("--window-days", type=float, metavar="X", help="use the last X days")
     source.add_argument("--window-end", metavar="DATE", help="end of the window (default: now)")
     source.add_argument("--max-samples", type=int, metavar="N", help="most recent rows per task")
@@ -69,7 +94,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     embed.quiet_beam(use_options(flags))
     adapter = newest_adapter(arguments.export)
     manifest = read_manifest(adapter)
-    given = {name: getattr(arguments, name) for name in _LIMITS if getattr(arguments, name) is not None}
+    given = {
+        name: getattr(arguments, name) for name in _LIMITS if getattr(arguments, name) is not None
+    }
     store = open_store(arguments.store)
     try:
         return refresh(
@@ -77,7 +104,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 work=arguments.work,
                 adapter=adapter,
                 store=store,
-                prepare=lambda output: prepare.run(_prepare_arguments(arguments, output, manifest, flags)),
+                prepare=lambda output: prepare.run(
+                    _prepare_arguments(arguments, output, manifest, flags)
+                ),
                 limits=Thresholds(**given),
                 full=arguments.full,
                 max_age_days=arguments.max_age_days,
@@ -93,17 +122,28 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         store.close()
 
 
-def _prepare_arguments(arguments: argparse.Namespace, output: Path, manifest: Manifest, flags: list[str]) -> argparse.Namespace:
+def _prepare_arguments(
+    arguments: argparse.Namespace, output: Path, manifest: Manifest, flags: list[str]
+) -> argparse.Namespace:
     """What ``limaml prepare`` would be given."""
     command = [] if arguments.raw is None else [arguments.raw]
-    command += ["--output", str(output), "--overwrite", "--recent-only", "--task", manifest.task_definition]
+    command += [
+        "--output",
+        str(output),
+        "--overwrite",
+        "--recent-only",
+        "--task",
+        manifest.task_definition,
+    ]
     if manifest.training_label_mean is not None:
         command.append(f"--history-prior={manifest.training_label_mean!r}")
     for name in _PREPARE_OPTIONS:
         value = getattr(arguments, name)
         command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     command += [f"--interactions={pattern}" for pattern in arguments.interactions or ()]
-    command += [f"--table={table}" for table in arguments.table] + [f"--beam={flag}" for flag in flags]
+    command += [f"--table={table}" for table in arguments.table] + [
+        f"--beam={flag}" for flag in flags
+    ]
     parser = argparse.ArgumentParser()
     prepare.add_arguments(parser)
     return parser.parse_args(command)

@@ -1,11 +1,12 @@
 """The adapter SavedModel under tfx-bsl's RunInference, one packed batch per element.
 
-tfx-bsl builds one PredictionLog per element, in Python: per task that costs more than adapting it. An element here is a packed
-batch of tasks, unpacked by what `load_override_fn` (tfx-bsl's own seam) returns in place of a session; one
-PredictionLog then carries hundreds of tasks, its outputs with a leading axis of length 1.
+tfx-bsl builds one PredictionLog per element, in Python: per task that costs more than adapting it.
+An element here is a packed batch of tasks, unpacked by what `load_override_fn` (tfx-bsl's own seam)
+returns in place of a session; one PredictionLog then carries hundreds of tasks, its outputs with a
+leading axis of length 1.
 
-A task that the graph refuses does not cost its batch: the batch is halved until the culprit stands alone. It comes back
-with ``sample_count`` `REFUSED` and the reason in place of the task key.
+A task that the graph refuses does not cost its batch: the batch is halved until the culprit stands
+alone. It comes back with ``sample_count`` `REFUSED` and the reason in place of the task key.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ Outputs = dict[str, npt.NDArray[Any]]
 def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> beam.PTransform:
     """A transform from packed batches (bytes) to PredictionLogs.
 
-    Args:
-        adapter: ``adapter/<version>`` on any Beam filesystem; workers load it from there, once per process.
-        embedding_dim: Width ``D``, from the manifest.
-        intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
+    Args: adapter: ``adapter/<version>`` on any Beam filesystem; workers load it from there, once
+        per process. embedding_dim: Width ``D``, from the manifest. intra_op_threads: TensorFlow
+        threads for one operation; 0 leaves it to TensorFlow.
     """
     import_tensorflow()
     from tfx_bsl.beam import run_inference
     from tfx_bsl.public.proto import model_spec_pb2
 
     spec = model_spec_pb2.InferenceSpecType()
-    # An element is a batch already; tfx-bsl's public transform would gather many of them and hold them in memory.
+    # An element is a batch already; tfx-bsl's public transform would gather many of them and hold
+    # them in memory.
     spec.batch_parameters.min_batch_size = 1
     spec.batch_parameters.max_batch_size = 1
     load = functools.partial(_load, adapter, embedding_dim, intra_op_threads)
@@ -61,7 +62,8 @@ def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> b
 class LogCoder(beam.coders.Coder):  # type: ignore[misc]
     """PredictionLogs of packed batches.
 
-    Beam asks a coder how large the elements are that pass from step to step; its own would serialise megabytes to answer.
+    Beam asks a coder how large the elements are that pass from step to step; its own would
+    serialise megabytes to answer.
     """
 
     def encode(self, log: Any) -> bytes:
@@ -79,12 +81,24 @@ class LogCoder(beam.coders.Coder):  # type: ignore[misc]
         return len(log.predict_log.request.inputs[ADAPTER_INPUT].string_val[0])
 
 
-def _load(adapter: str, embedding_dim: int, intra_op_threads: int, _launchers_path: str, tags: Sequence[str]) -> PackedAdapter:
-    """What tfx-bsl calls on a worker; the path that it hands over is the one of the process that built the job."""
-    return load_packed(adapter, tags, embedding_dim=embedding_dim, intra_op_threads=intra_op_threads)
+def _load(
+    adapter: str,
+    embedding_dim: int,
+    intra_op_threads: int,
+    _launchers_path: str,
+    tags: Sequence[str],
+) -> PackedAdapter:
+    """What tfx-bsl calls on a worker; the path that it hands over is the one of the process that
+    built the job.
+    """
+    return load_packed(
+        adapter, tags, embedding_dim=embedding_dim, intra_op_threads=intra_op_threads
+    )
 
 
-def load_packed(adapter: str, tags: Sequence[str], *, embedding_dim: int, intra_op_threads: int) -> PackedAdapter:
+def load_packed(
+    adapter: str, tags: Sequence[str], *, embedding_dim: int, intra_op_threads: int
+) -> PackedAdapter:
     """Loads the SavedModel behind the interface that tfx-bsl calls."""
     import_tensorflow()
     import tensorflow as tf
@@ -94,7 +108,10 @@ def load_packed(adapter: str, tags: Sequence[str], *, embedding_dim: int, intra_
             tf.config.threading.set_intra_op_parallelism_threads(intra_op_threads)
             tf.config.threading.set_inter_op_parallelism_threads(1)
         except RuntimeError:
-            _LOGGER.warning("TensorFlow already runs in this process: intra_op_threads=%d has no effect", intra_op_threads)
+            _LOGGER.warning(
+                "TensorFlow already runs in this process: intra_op_threads=%d has no effect",
+                intra_op_threads,
+            )
     with files.local_copy(adapter) as folder:
         model = tf.saved_model.load(folder, tags=list(tags))
     signature = model.signatures["serving_default"]
@@ -105,11 +122,14 @@ def load_packed(adapter: str, tags: Sequence[str], *, embedding_dim: int, intra_
         outputs = signature(**{ADAPTER_INPUT: tf.constant(records, tf.string)})
         return {name: outputs[name].numpy() for name in (*ADAPTER_OUTPUTS, *nested)}
 
-    return PackedAdapter(call, embedding_dim, tf.errors.OpError, nested=bool(nested), keep_alive=model)
+    return PackedAdapter(
+        call, embedding_dim, tf.errors.OpError, nested=bool(nested), keep_alive=model
+    )
 
 
 class PackedAdapter:
-    """Stands where tfx-bsl expects a session: `run` takes packed batches and returns outputs by name.
+    """Stands where tfx-bsl expects a session: `run` takes packed batches and returns outputs by
+    name.
 
     Args:
         call: Serialized task records to the adapter's outputs, each ``[n, ...]``.
@@ -140,7 +160,9 @@ class PackedAdapter:
         return {name: _array_of([result[name] for result in results]) for name in fetches}
 
     def adapt(self, records: Sequence[bytes]) -> Outputs:
-        """Outputs ``[n, ...]`` of all records; refused ones are marked with ``sample_count`` `REFUSED`."""
+        """Outputs ``[n, ...]`` of all records; refused ones are marked with ``sample_count``
+        `REFUSED`.
+        """
         try:
             return self._call(records)
         except self._refusal as error:
@@ -170,13 +192,21 @@ class PackedAdapter:
         }
 
 
-def _one_above_other(name: str, first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Outputs of two batches as one; nested ones may hold different numbers of subtasks per task, and are padded."""
+def _one_above_other(
+    name: str, first: npt.NDArray[Any], second: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Outputs of two batches as one; nested ones may hold different numbers of subtasks per task,
+    and are padded.
+    """
     if name in NESTED_OUTPUTS:
         width = max(first.shape[1], second.shape[1])
         filler: Any = -1 if name == "nested_definition" else b"" if first.dtype == object else 0
         first, second = (
-            np.pad(part, [(0, 0), (0, width - part.shape[1]), *[(0, 0)] * (part.ndim - 2)], constant_values=filler)
+            np.pad(
+                part,
+                [(0, 0), (0, width - part.shape[1]), *[(0, 0)] * (part.ndim - 2)],
+                constant_values=filler,
+            )
             for part in (first, second)
         )
     return np.concatenate([first, second])
@@ -188,7 +218,9 @@ def read_log(log: Any) -> tuple[list[bytes], Outputs]:
 
     predict = log.predict_log
     records = unpack(predict.request.inputs[ADAPTER_INPUT].string_val[0])
-    return records, {name: tf.make_ndarray(tensor)[0] for name, tensor in predict.response.outputs.items()}
+    return records, {
+        name: tf.make_ndarray(tensor)[0] for name, tensor in predict.response.outputs.items()
+    }
 
 
 def _first_cause(message: str) -> str:

@@ -1,4 +1,6 @@
-"""What the embedding job reads before it starts: the adapter's manifest and the schema of the tasks, on any Beam filesystem."""
+"""What the embedding job reads before it starts: the adapter's manifest and the schema of the
+tasks, on any Beam filesystem.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from tfrec_limaml.tasks.record_format import SCHEMA_FILE
 
 
 def newest_adapter(export: str) -> str:
-    """``adapter/<version>`` of the highest version in an export folder; raises `VersionMismatchError` where there is none."""
+    """``adapter/<version>`` of the highest version in an export folder; raises
+    `VersionMismatchError` where there is none.
+    """
     base = files.join(export, "adapter")
     manifests = files.matching(base, f"*/{EXTRA_DIRECTORY}/{MANIFEST_FILE}")
     versions = [name for name in (path.split("/")[-3] for path in manifests) if name.isdigit()]
@@ -22,7 +26,9 @@ def newest_adapter(export: str) -> str:
 
 
 def read_manifest(adapter: str) -> Manifest:
-    """The manifest of ``adapter/<version>``; raises `VersionMismatchError` where there is none that can be read."""
+    """The manifest of ``adapter/<version>``; raises `VersionMismatchError` where there is none that
+    can be read.
+    """
     return Manifest.from_json(_manifest_text(adapter), _manifest_path(adapter))
 
 
@@ -41,7 +47,9 @@ def read_schema(tasks: str) -> Schema:
 
 
 def task_files(tasks: str, definition: str) -> list[str]:
-    """Files of the records that embeddings are made of; raises `LimamlError` where there are none."""
+    """Files of the records that embeddings are made of; raises `LimamlError` where there are
+    none.
+    """
     folder = files.join(tasks, definition)
     found = files.matching(folder, "recent-*.tfrecord*")
     if not found:
@@ -57,5 +65,7 @@ def _manifest_text(adapter: str) -> str:
     path = _manifest_path(adapter)
     text = files.read_text(path)
     if text is None:
-        raise VersionMismatchError(f"no manifest at {path}: was this model exported by `limaml export`?")
+        raise VersionMismatchError(
+            f"no manifest at {path}: was this model exported by `limaml export`?"
+        )
     return text

@@ -1,5 +1,6 @@
-"""What became of every task, counted twice: Beam's counters show it while a job runs; the same numbers as data are exact, and are there for
-whoever finishes a job that another process launched."""
+"""What became of every task, counted twice: Beam's counters show it while a job runs; the same
+numbers as data are exact, and are there for whoever finishes a job that another process launched.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +41,11 @@ class WriteCounts(beam.PTransform):  # type: ignore[misc]
     def expand(self, counts: beam.PCollection) -> beam.PCollection:
         """Adds up and writes."""
         written = [beam.pvalue.AsIter(names) for names in self._after]
-        return counts | "Add" >> beam.CombineGlobally(sum_counts) | "Write" >> beam.Map(_write, self._path, *written)
+        return (
+            counts
+            | "Add" >> beam.CombineGlobally(sum_counts)
+            | "Write" >> beam.Map(_write, self._path, *written)
+        )
 
 
 def read_counts(folder: str) -> dict[str, int] | None:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 DIGEST_BYTES = 16
-# Compared byte by byte. NumPy ignores zero bytes at the end of such values, which changes nothing where all are equally long.
+# Compared byte by byte. NumPy ignores zero bytes at the end of such values, which changes nothing
+# where all are equally long.
 _TYPE = np.dtype(f"S{DIGEST_BYTES}")
 
 Digests = npt.NDArray[np.bytes_]
@@ -17,7 +18,9 @@ Digests = npt.NDArray[np.bytes_]
 
 def digest(record: bytes) -> bytes:
     """16 bytes that tell whether a record has changed (it holds its task key)."""
-    return hashlib.sha256(record).digest()[:DIGEST_BYTES]  # processors have instructions for this one
+    return hashlib.sha256(record).digest()[
+        :DIGEST_BYTES
+    ]  # processors have instructions for this one
 
 
 def key_digest(key: str) -> bytes:

@@ -1,9 +1,11 @@
 """Pipeline 2: task records to meta embeddings, as Parquet.
 
-    python -m limaml_beam.generate_embeddings.job TASKS --export EXPORT --output EMBEDDINGS [--store lmdb:DIR] [Beam flags]
+    python -m limaml_beam.generate_embeddings TASKS --export EXPORT --output EMBEDDINGS [--store
+    lmdb:DIR] [Beam flags]
 
-Files of task records are read in packed batches of one padded width, adapted by the SavedModel under tfx-bsl's RunInference and
-written as Parquet, column by column. Record bytes are never decoded in Python.
+Files of task records are read in packed batches of one padded width, adapted by the SavedModel
+under tfx-bsl's RunInference and written as Parquet, column by column. Record bytes are never
+decoded in Python.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,15 +23,21 @@ import pyarrow as pa
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from limaml_beam.build_tasks.settings import DAY_MS, local_by_default
+from limaml_beam.build_tasks.settings import DAY_MS
 from limaml_beam.generate_embeddings import artefacts, tables
 from limaml_beam.generate_embeddings.adapter import adapt_with
 from limaml_beam.generate_embeddings.counts import COUNTS, WriteCounts, read_counts
+from limaml_beam.generate_embeddings.embedding_statistics import describe
 from limaml_beam.generate_embeddings.record_batches import DEAD_LETTERS, UNCHANGED, ReadBatches
-from limaml_beam.generate_embeddings.report import check_report, make_report, read_report, write_report
+from limaml_beam.generate_embeddings.report import (
+    check_report,
+    make_report,
+    read_report,
+    write_report,
+)
 from limaml_beam.generate_embeddings.transforms import KEYS, CarryOver, ToTables
 from limaml_beam.io import files, runner_errors, staged_output
-from limaml_beam.refresh.checks import describe
+from limaml_beam.io.pipeline_options import local_by_default
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import EmbeddingStore
@@ -44,13 +51,11 @@ LAUNCH_FILE = "launch.json"
 class EmbeddingJob:
     """What one run of the job is told. Every path may be local or on any Beam filesystem.
 
-    Attributes:
-        tasks: Folder that `limaml prepare` wrote.
-        adapter: ``adapter/<version>``.
-        output: Folder to write.
-        generation: Name of this run; goes into every row and into the store.
-        previous: Output of an earlier run of the same adapter: only tasks whose record changed since are adapted again.
-        max_age_days: With `previous`: how long tasks without a record today are kept, counted from their last interaction to the
+    Attributes: tasks: Folder that `limaml prepare` wrote. adapter: ``adapter/<version>``. output:
+        Folder to write. generation: Name of this run; goes into every row and into the store.
+        previous: Output of an earlier run of the same adapter: only tasks whose record changed
+        since are adapted again. max_age_days: With `previous`: how long tasks without a record
+        today are kept, counted from their last interaction to the
             newest one of the previous run; 0 drops them at once.
         batch_size: Tasks in one call of the adapter at most.
         max_bad_fraction: Share of dead letters above which the run fails.
@@ -71,13 +76,16 @@ class EmbeddingJob:
         if self.batch_size < 1:
             raise LimamlError(f"batch_size must be at least 1, received {self.batch_size}")
         if not 0.0 <= self.max_bad_fraction <= 1.0:
-            raise LimamlError(f"max_bad_fraction must lie between 0 and 1, received {self.max_bad_fraction}")
+            raise LimamlError(
+                f"max_bad_fraction must lie between 0 and 1, received {self.max_bad_fraction}"
+            )
         if self.max_age_days < 0:
             raise LimamlError(f"max_age_days must not be negative, received {self.max_age_days}")
 
 
 class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
-    """Paths of task-record files to ``["embeddings"]`` and ``["dead_letters"]`` (tables) and ``["counts"]`` (dictionaries).
+    """Paths of task-record files to ``["embeddings"]`` and ``["dead_letters"]`` (tables) and
+    ``["counts"]`` (dictionaries).
 
     Args:
         job: The settings.
@@ -99,12 +107,18 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
         read = (
             paths
             | "OneFileEach" >> beam.Reshuffle()
-            | "ReadBatches" >> beam.ParDo(ReadBatches(job.batch_size, load)).with_outputs(DEAD_LETTERS, UNCHANGED, COUNTS, main="batches")
+            | "ReadBatches"
+            >> beam.ParDo(ReadBatches(job.batch_size, load)).with_outputs(
+                DEAD_LETTERS, UNCHANGED, COUNTS, main="batches"
+            )
         )
         rows = (
             read.batches
             | "Adapt" >> adapt_with(job.adapter, manifest.embedding_dim, job.intra_op_threads)
-            | "ToTables" >> beam.ParDo(ToTables(manifest, job.generation)).with_outputs(DEAD_LETTERS, KEYS, COUNTS, main="rows")
+            | "ToTables"
+            >> beam.ParDo(ToTables(manifest, job.generation)).with_outputs(
+                DEAD_LETTERS, KEYS, COUNTS, main="rows"
+            )
         )
         embeddings, counts = [rows.rows], [read[COUNTS], rows[COUNTS]]
         if previous:
@@ -114,19 +128,25 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
                 | "PreviousFiles" >> beam.Create(previous)
                 | "OnePreviousEach" >> beam.Reshuffle()
                 | "CarryOver"
-                >> beam.ParDo(carry, beam.pvalue.AsIter(read[UNCHANGED]), beam.pvalue.AsIter(rows[KEYS])).with_outputs(COUNTS, main="rows")
+                >> beam.ParDo(
+                    carry, beam.pvalue.AsIter(read[UNCHANGED]), beam.pvalue.AsIter(rows[KEYS])
+                ).with_outputs(COUNTS, main="rows")
             )
             embeddings.append(carried.rows)
             counts.append(carried[COUNTS])
         return {
             "embeddings": embeddings | "AllRows" >> beam.Flatten(),
-            "dead_letters": (read[DEAD_LETTERS], rows[DEAD_LETTERS]) | "AllDeadLetters" >> beam.Flatten(),
+            "dead_letters": (read[DEAD_LETTERS], rows[DEAD_LETTERS])
+            | "AllDeadLetters" >> beam.Flatten(),
             "counts": counts | "AllCounts" >> beam.Flatten(),
         }
 
 
-def generate(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
-    """Runs the job and waits for it; `job.output` appears complete, with ``report.json``, or not at all.
+def generate(
+    job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
+) -> dict[str, Any]:
+    """Runs the job and waits for it; `job.output` appears complete, with ``report.json``, or not at
+    all.
 
     Args:
         job: The settings.
@@ -136,8 +156,8 @@ def generate(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = Fal
     Returns:
         The report: counts, model version, generation.
 
-    Raises:
-        LimamlError: Nothing to read, artefacts that do not belong together, or too many dead letters.
+    Raises: LimamlError: Nothing to read, artefacts that do not belong together, or too many dead
+        letters.
     """
     options = use_options(flags)
     staged_output.check_free(job.output, overwrite)
@@ -151,14 +171,24 @@ def generate(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = Fal
 
 
 def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
-    """Submits the job and returns; what it writes waits in ``<output>.launched`` for `finish`. As `generate`, otherwise."""
+    """Submits the job and returns; what it writes waits in ``<output>.launched`` for `finish`.
+
+    As `generate`, otherwise.
+    """
     options = use_options(flags)
     staged_output.check_free(job.output, overwrite)
     aside = _launched(job.output)
     if not overwrite and files.exists(aside):
-        raise LimamlError(f"{aside} exists: a launched job that is running, or waits for --finish; --overwrite drops it")
+        raise LimamlError(
+            f"{aside} exists: a launched job that is running, or waits for --finish; --overwrite "
+            "drops it"
+        )
     staged_output.discard(aside)
-    told = {"generation": job.generation, "manifest_digest": artefacts.manifest_digest(job.adapter), "began": time.time()}
+    told = {
+        "generation": job.generation,
+        "manifest_digest": artefacts.manifest_digest(job.adapter),
+        "began": time.time(),
+    }
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(staged_output.discard, aside)
         with runner_errors.readable(job.output):
@@ -171,17 +201,24 @@ def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
 def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
     """Checks what a launched job has written and makes it `job.output`; see `generate`.
 
-    Raises:
-        LimamlError: No job was launched for this output, or it is not done; or as `generate`. What it wrote stays where it is.
+    Raises: LimamlError: No job was launched for this output, or it is not done; or as `generate`.
+        What it wrote stays where it is.
     """
     use_options(flags)
     staged_output.check_free(job.output, overwrite)
     aside = _launched(job.output)
     text = files.read_text(files.join(aside, LAUNCH_FILE))
     if text is None:
-        raise LimamlError(f"no job was launched for {job.output}: there is no {files.join(aside, LAUNCH_FILE)}")
+        raise LimamlError(
+            f"no job was launched for {job.output}: there is no {files.join(aside, LAUNCH_FILE)}"
+        )
     told = json.loads(text)
-    return _finish(dataclasses.replace(job, generation=told["generation"]), aside, told["manifest_digest"], told["began"])
+    return _finish(
+        dataclasses.replace(job, generation=told["generation"]),
+        aside,
+        told["manifest_digest"],
+        told["began"],
+    )
 
 
 def use_options(flags: Sequence[str]) -> PipelineOptions:
@@ -201,7 +238,11 @@ def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -
     paths = artefacts.task_files(job.tasks, manifest.task_definition)
     oldest = 0 if job.previous is None else _check_previous(job, job.previous, manifest)
     pipeline = beam.Pipeline(options=options)
-    results = pipeline | "Files" >> beam.Create(paths) | "GenerateEmbeddings" >> GenerateEmbeddings(job, manifest, oldest)
+    results = (
+        pipeline
+        | "Files" >> beam.Create(paths)
+        | "GenerateEmbeddings" >> GenerateEmbeddings(job, manifest, oldest)
+    )
     write_results(results, folder)
     with runner_errors.readable(job.output):
         running = pipeline.run()
@@ -210,25 +251,42 @@ def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -
 
 
 def write_results(results: dict[str, beam.PCollection], folder: str) -> None:
-    """Writes what `GenerateEmbeddings` returns: Parquet files, and the counts when all of them are complete."""
-    rows = results["embeddings"] | "WriteEmbeddings" >> _write(folder, tables.EMBEDDINGS_PREFIX, tables.EMBEDDINGS_SCHEMA)
-    dead = results["dead_letters"] | "WriteDeadLetters" >> _write(folder, f"{tables.DEAD_LETTERS_FOLDER}/part", tables.DEAD_LETTERS_SCHEMA)
+    """Writes what `GenerateEmbeddings` returns: Parquet files, and the counts when all of them are
+    complete.
+    """
+    rows = results["embeddings"] | "WriteEmbeddings" >> _write(
+        folder, tables.EMBEDDINGS_PREFIX, tables.EMBEDDINGS_SCHEMA
+    )
+    dead = results["dead_letters"] | "WriteDeadLetters" >> _write(
+        folder, f"{tables.DEAD_LETTERS_FOLDER}/part", tables.DEAD_LETTERS_SCHEMA
+    )
     _ = results["counts"] | "WriteCounts" >> WriteCounts(folder, [rows, dead])
 
 
 def _write(folder: str, prefix: str, schema: pa.Schema) -> beam.PTransform:
     return beam.io.WriteToParquetBatched(
-        files.join(folder, prefix), schema, codec="snappy", file_name_suffix=".parquet", use_compliant_nested_type=True
+        files.join(folder, prefix),
+        schema,
+        codec="snappy",
+        file_name_suffix=".parquet",
+        use_compliant_nested_type=True,
     )
 
 
 def _finish(job: EmbeddingJob, folder: str, made_by: str, began: float) -> dict[str, Any]:
     counts = read_counts(folder)
     if counts is None:
-        raise LimamlError(f"the job that writes {job.output} is not done: look for it where its engine shows jobs, and finish it then")
+        raise LimamlError(
+            f"the job that writes {job.output} is not done: look for it where its engine shows "
+            "jobs, and finish it then"
+        )
     if made_by != artefacts.manifest_digest(job.adapter):
-        raise VersionMismatchError(f"the job began with another export than {job.adapter} is now: run it again")
-    report = make_report(job.generation, artefacts.read_manifest(job.adapter), made_by, counts, folder)
+        raise VersionMismatchError(
+            f"the job began with another export than {job.adapter} is now: run it again"
+        )
+    report = make_report(
+        job.generation, artefacts.read_manifest(job.adapter), made_by, counts, folder
+    )
     check_report(report, job.max_bad_fraction)
     report |= {"statistics": describe(folder), "seconds": round(time.time() - began, 3)}
     with runner_errors.readable(job.output):
@@ -238,31 +296,30 @@ def _finish(job: EmbeddingJob, folder: str, made_by: str, began: float) -> dict[
 
 
 def _check_previous(job: EmbeddingJob, previous: str, manifest: Manifest) -> int:
-    """Checks that rows may be carried over; returns the last interaction from which on tasks outside the window are kept."""
+    """Checks that rows may be carried over; returns the last interaction from which on tasks
+    outside the window are kept.
+    """
     report = read_report(previous)
     if report["manifest_digest"] != artefacts.manifest_digest(job.adapter):
         raise VersionMismatchError(
-            f"{previous} was made by another export (model version {report['model_version']}) than {job.adapter} "
+            f"{previous} was made by another export (model version {report['model_version']}) "
+            f"than {job.adapter} "
             f"(version {manifest.model_version}): leave out --previous for a full run"
         )
     batches = tables.read_batches(tables.embedding_files(previous), ["event_timestamp"])
-    newest = max((batch["event_timestamp"].cast(pa.int64()).to_numpy().max() for batch in batches if len(batch)), default=0)
+    newest = max(
+        (
+            batch["event_timestamp"].cast(pa.int64()).to_numpy().max()
+            for batch in batches
+            if len(batch)
+        ),
+        default=0,
+    )
     return int(newest) - round(job.max_age_days * DAY_MS) + (1 if job.max_age_days == 0 else 0)
 
 
 def new_generation_name(store: EmbeddingStore | None, model_version: int) -> str:
     """The present time, made to sort after what the store holds."""
-    return choose_identifier(None, [g.identifier for g in store.generations(model_version)] if store is not None else [])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``python -m limaml_beam.generate_embeddings.job``: as ``limaml embed``, with Beam's flags given directly."""
-    from limaml_beam.commands.beam_flags import wrap_beam_flags
-    from limaml_beam.commands.embed import add_arguments
-    from tfrec_limaml.cli import main as limaml
-
-    return limaml(["embed", *wrap_beam_flags(add_arguments, sys.argv[1:] if argv is None else argv)])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return choose_identifier(
+        None, [g.identifier for g in store.generations(model_version)] if store is not None else []
+    )

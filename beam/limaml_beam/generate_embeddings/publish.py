@@ -24,22 +24,30 @@ def publish(folder: str, store: EmbeddingStore) -> Generation:
     Returns:
         The published generation. Publishing the one that is current already changes nothing.
 
-    Raises:
-        StoreError: The store refused, or holds another number of task keys than the report says. Readers keep
+    Raises: StoreError: The store refused, or holds another number of task keys than the report
+        says. Readers keep
             what they had.
         LimamlError: The folder is no finished output, or a file does not hold what its report says.
     """
     report = read_report(folder)
-    version, identifier, dim = report["model_version"], report["generation"], report["embedding_dim"]
+    version, identifier, dim = (
+        report["model_version"],
+        report["generation"],
+        report["embedding_dim"],
+    )
     current = store.current(version)
     if current is not None and current.identifier == identifier and current.count == report["rows"]:
         return current
-    progress = tqdm(total=report["rows"], desc="publish", unit=" embeddings", mininterval=1.0, disable=None)
+    progress = tqdm(
+        total=report["rows"], desc="publish", unit=" embeddings", mininterval=1.0, disable=None
+    )
     with progress, store.new_generation(version, dim, identifier) as writer:
         for batch in tables.read_batches(tables.embedding_files(folder), ["task_key", "embedding"]):
             matrix = tables.embedding_matrix(batch["embedding"])
             if len(batch) and matrix.shape[1] != dim:
-                raise LimamlError(f"{folder} holds embeddings of width {matrix.shape[1]}, its report says {dim}")
+                raise LimamlError(
+                    f"{folder} holds embeddings of width {matrix.shape[1]}, its report says {dim}"
+                )
             writer.put(batch["task_key"].to_pylist(), matrix)
             progress.update(len(batch))
         generation = writer.publish(report["rows"])

@@ -1,8 +1,9 @@
 """Task records in packed batches: bytes in, bytes out, no proto decoded in Python.
 
-A packed batch is one `bytes`: the number of records, their lengths (little-endian uint32) and the records. One element of a
-pipeline then carries hundreds of tasks, and the cost of an element is paid once per batch. The adapter pads its batch to the longest
-task, so tasks of similar length go into one batch.
+A packed batch is one `bytes`: the number of records, their lengths (little-endian uint32) and the
+records. One element of a pipeline then carries hundreds of tasks, and the cost of an element is
+paid once per batch. The adapter pads its batch to the longest task, so tasks of similar length go
+into one batch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from apache_beam.utils.shared import Shared
 from limaml_beam.generate_embeddings.counts import counted
 from limaml_beam.generate_embeddings.digests import DigestSet, as_array, digest
 from limaml_beam.generate_embeddings.tables import UNREADABLE_FILE, dead_letter_table
-from limaml_beam.io.sources import READ_ERRORS, SourceError, read_records
+from limaml_beam.io.read_errors import READ_ERRORS, SourceError
+from limaml_beam.io.tfrecords import read_records
 
 DEAD_LETTERS = "dead_letters"
 UNCHANGED = "unchanged"
@@ -33,12 +35,16 @@ BATCH_BYTES = 32 << 20
 #: Rows of one batch at most, padding included.
 BATCH_ROWS = 1 << 17
 
-#: Longest tasks of each group: up to 8 samples one by one, then four groups per doubling, so that padding adds a quarter at most.
+#: Longest tasks of each group: up to 8 samples one by one, then four groups per doubling, so that
+#: padding adds a quarter at most.
 SAMPLE_WIDTHS = (*range(1, 9), *(step << shift for shift in range(1, 17) for step in (5, 6, 7, 8)))
 
-# The entry `sample_count` of a record's context, packed or not, as the protobuf wire format has it; the context comes first.
+# The entry `sample_count` of a record's context, packed or not, as the protobuf wire format has it;
+# the context comes first.
 CONTEXT_BYTES = 4096
-_SAMPLE_COUNT = re.compile(rb"\x0a\x0csample_count\x12.\x1a.(?:\x0a.|\x08)([\x80-\xff]*[\x00-\x7f])", re.DOTALL)
+_SAMPLE_COUNT = re.compile(
+    rb"\x0a\x0csample_count\x12.\x1a.(?:\x0a.|\x08)([\x80-\xff]*[\x00-\x7f])", re.DOTALL
+)
 
 
 def pack(records: Sequence[bytes]) -> bytes:
@@ -68,7 +74,9 @@ def sample_width(count: int) -> int:
 
 
 def most_tasks(width: int, batch_size: int) -> int:
-    """Tasks of up to `width` samples in one batch: `batch_size`, or fewer where that is more than `BATCH_ROWS` rows."""
+    """Tasks of up to `width` samples in one batch: `batch_size`, or fewer where that is more than
+    `BATCH_ROWS` rows.
+    """
     return max(1, min(batch_size, BATCH_ROWS // width))
 
 
@@ -97,15 +105,17 @@ def batches_by_width(records: Iterable[bytes], batch_size: int) -> Iterator[list
 class ReadBatches(beam.DoFn):  # type: ignore[misc]
     """File paths to packed batches.
 
-    Outputs: packed batches; `DEAD_LETTERS`: a table for each file that cannot be read to its end; `UNCHANGED`: digests, joined, of
-    records that the previous generation has already seen; `COUNTS`.
+    Outputs: packed batches; `DEAD_LETTERS`: a table for each file that cannot be read to its end;
+    `UNCHANGED`: digests, joined, of records that the previous generation has already seen;
+    `COUNTS`.
 
-    Args:
-        batch_size: Records in one batch at most.
-        load_previous: Loads the digests of the previous generation, or None for a full run. Called once per process.
+    Args: batch_size: Records in one batch at most. load_previous: Loads the digests of the previous
+        generation, or None for a full run. Called once per process.
     """
 
-    def __init__(self, batch_size: int, load_previous: Callable[[], DigestSet] | None = None) -> None:
+    def __init__(
+        self, batch_size: int, load_previous: Callable[[], DigestSet] | None = None
+    ) -> None:
         self._batch_size = batch_size
         self._load_previous = load_previous
         self._shared = Shared()
@@ -128,11 +138,15 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
         if unchanged:
             yield beam.pvalue.TaggedOutput(UNCHANGED, unchanged)
         if errors:
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, dead_letter_table([UNREADABLE_FILE], errors, [None]))
+            yield beam.pvalue.TaggedOutput(
+                DEAD_LETTERS, dead_letter_table([UNREADABLE_FILE], errors, [None])
+            )
         yield counted(tasks_read=read + len(as_array(unchanged)), unreadable_files=len(errors))
 
     def _changed(self, path: str, seen: list[bytes], errors: list[str]) -> Iterator[bytes]:
-        """Records that the previous generation has not seen; the digests of the others go to `seen`."""
+        """Records that the previous generation has not seen; the digests of the others go to
+        `seen`.
+        """
         try:
             if self._previous is None:
                 yield from read_records(path)
@@ -149,7 +163,9 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
 
 
 def _one_ahead(items: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
-    """Reads the next block in a thread while the present one is adapted: decompression needs no interpreter lock."""
+    """Reads the next block in a thread while the present one is adapted: decompression needs no
+    interpreter lock.
+    """
     with ThreadPoolExecutor(1) as pool:
         upcoming = pool.submit(next, items, None)
         while (item := upcoming.result()) is not None:

@@ -1,4 +1,6 @@
-"""The report of a run of the embedding job: what is in it, and what a run must hold to be published."""
+"""The report of a run of the embedding job: what is in it, and what a run must hold to be
+published.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,21 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import Manifest
 
 
-def make_report(generation: str, manifest: Manifest, manifest_digest: str, counts: Mapping[str, int], folder: str) -> dict[str, Any]:
+def make_report(
+    generation: str,
+    manifest: Manifest,
+    manifest_digest: str,
+    counts: Mapping[str, int],
+    folder: str,
+) -> dict[str, Any]:
     """Counts of a run, its model and its generation; rows are counted in the files."""
     with ThreadPoolExecutor(16) as pool:  # a footer is one round trip to an object store
         rows = sum(pool.map(tables.row_count, tables.embedding_files(folder)))
-    dead = {name.removeprefix("dead_"): count for name, count in sorted(counts.items()) if name.startswith("dead_") and count}
+    dead = {
+        name.removeprefix("dead_"): count
+        for name, count in sorted(counts.items())
+        if name.startswith("dead_") and count
+    }
     return {
         "generation": generation,
         "model_version": manifest.model_version,
@@ -31,7 +43,10 @@ def make_report(generation: str, manifest: Manifest, manifest_digest: str, count
         "carried": counts.get("tasks_carried", 0),
         "kept_outside_window": counts.get("tasks_kept_outside_window", 0),
         "aged_out": counts.get("tasks_aged_out", 0),
-        "nested": sum(counts.get(f"nested_{name}", 0) for name in ("embedded", "carried", "kept_outside_window")),
+        "nested": sum(
+            counts.get(f"nested_{name}", 0)
+            for name in ("embedded", "carried", "kept_outside_window")
+        ),
         "dead_letters": dead,
         "unreadable_files": counts.get("unreadable_files", 0),
     }
@@ -42,17 +57,22 @@ def check_report(report: Mapping[str, Any], max_bad_fraction: float) -> None:
     dead = sum(report["dead_letters"].values())
     read, used = report["tasks_read"], report["embedded"] + report["carried"]
     if report["unreadable_files"]:
-        raise LimamlError(f"{report['unreadable_files']} task-record files cannot be read to their end: prepare the tasks again")
+        raise LimamlError(
+            f"{report['unreadable_files']} task-record files cannot be read to their end: prepare "
+            "the tasks again"
+        )
     if read != used + dead:
         raise LimamlError(
-            f"{read} tasks read, but {used} embedded or carried and {dead} dead letters: two records of one task, or rows lost"
+            f"{read} tasks read, but {used} embedded or carried and {dead} dead letters: two "
+            "records of one task, or rows lost"
         )
     expected = used + report["kept_outside_window"] + report["nested"]
     if report["rows"] != expected:
         raise LimamlError(f"{report['rows']} rows written, expected {expected}")
     if dead > max_bad_fraction * read:
         raise LimamlError(
-            f"{dead} of {read} tasks are dead letters {report['dead_letters']}, more than max_bad_fraction "
+            f"{dead} of {read} tasks are dead letters {report['dead_letters']}, more than "
+            "max_bad_fraction "
             f"{max_bad_fraction}: nothing written or published"
         )
     if not report["rows"]:
@@ -68,5 +88,7 @@ def read_report(folder: str) -> dict[str, Any]:
     """The report of a finished run; raises `LimamlError` where there is none."""
     text = files.read_text(files.join(folder, REPORT_FILE))
     if text is None:
-        raise LimamlError(f"{folder} holds no {REPORT_FILE}: not the finished output of `limaml embed`")
+        raise LimamlError(
+            f"{folder} holds no {REPORT_FILE}: not the finished output of `limaml embed`"
+        )
     return dict(json.loads(text))

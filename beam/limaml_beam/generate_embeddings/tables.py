@@ -1,7 +1,7 @@
 """Arrow tables that the embedding job writes: embeddings, and dead letters.
 
-The embeddings' schema loads as it is into BigQuery (``list<float>`` becomes ``REPEATED FLOAT``) and into a Feast file source
-(``event_timestamp`` is the time of the member's last interaction, UTC).
+The embeddings' schema loads as it is into BigQuery (``list<float>`` becomes ``REPEATED FLOAT``) and
+into a Feast file source (``event_timestamp`` is the time of the member's last interaction, UTC).
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ EMBEDDINGS_SCHEMA = pa.schema(
     [
         pa.field("task_key", pa.string(), nullable=False),
         pa.field("task_definition", pa.string(), nullable=False),
-        pa.field("embedding", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=False),
+        pa.field(
+            "embedding", pa.list_(pa.field("element", pa.float32(), nullable=False)), nullable=False
+        ),
         pa.field("event_timestamp", pa.timestamp("ms", tz="UTC"), nullable=False),
         pa.field("sample_count", pa.int64(), nullable=False),
         pa.field("loss_before", pa.float32()),
@@ -33,7 +35,11 @@ EMBEDDINGS_SCHEMA = pa.schema(
     ]
 )
 DEAD_LETTERS_SCHEMA = pa.schema(
-    [pa.field("reason", pa.string(), nullable=False), pa.field("detail", pa.string(), nullable=False), pa.field("record", pa.binary())]
+    [
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("record", pa.binary()),
+    ]
 )
 
 #: Reasons in dead letters.
@@ -57,18 +63,25 @@ def embeddings_table(
     model_version: int,
     generation: str,
 ) -> pa.Table:
-    """One table of `n` embeddings ``[n, D]``; `losses` are None for nested tasks, which have none of their own."""
+    """One table of `n` embeddings ``[n, D]``; `losses` are None for nested tasks, which have none
+    of their own.
+    """
     count, dim = embeddings.shape
     offsets = pa.array(np.arange(0, (count + 1) * dim, dim, dtype=np.int32))
     columns = [
         pa.array(keys, pa.string()),
         pa.array(definitions, pa.string()),
         pa.ListArray.from_arrays(
-            offsets, pa.array(np.ascontiguousarray(embeddings).ravel(), pa.float32()), type=EMBEDDINGS_SCHEMA.field("embedding").type
+            offsets,
+            pa.array(np.ascontiguousarray(embeddings).ravel(), pa.float32()),
+            type=EMBEDDINGS_SCHEMA.field("embedding").type,
         ),
         pa.array(timestamps, pa.timestamp("ms", tz="UTC")),
         pa.array(sample_counts, pa.int64()),
-        *(pa.nulls(count, pa.float32()) if losses is None else pa.array(losses[i], pa.float32()) for i in range(2)),
+        *(
+            pa.nulls(count, pa.float32()) if losses is None else pa.array(losses[i], pa.float32())
+            for i in range(2)
+        ),
         pa.array(np.full(count, model_version), pa.int64()),
         pa.repeat(pa.scalar(generation), count),
         pa.array(digests, pa.binary()),
@@ -76,9 +89,14 @@ def embeddings_table(
     return pa.Table.from_arrays(columns, schema=EMBEDDINGS_SCHEMA)
 
 
-def dead_letter_table(reasons: Sequence[str], details: Sequence[str], records: Sequence[bytes | None]) -> pa.Table:
+def dead_letter_table(
+    reasons: Sequence[str], details: Sequence[str], records: Sequence[bytes | None]
+) -> pa.Table:
     """One table of dead letters; `records` holds the bytes where there are any."""
-    return pa.Table.from_arrays([pa.array(reasons), pa.array(details), pa.array(records, pa.binary())], schema=DEAD_LETTERS_SCHEMA)
+    return pa.Table.from_arrays(
+        [pa.array(reasons), pa.array(details), pa.array(records, pa.binary())],
+        schema=DEAD_LETTERS_SCHEMA,
+    )
 
 
 def embedding_matrix(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float32]:
@@ -104,7 +122,9 @@ def row_count(path: str) -> int:
         return int(parquet.metadata.num_rows)
 
 
-def read_batches(paths: Sequence[str], columns: Sequence[str] | None = None, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    paths: Sequence[str], columns: Sequence[str] | None = None, rows: int = 65_536
+) -> Iterator[pa.RecordBatch]:
     """Record batches of some columns (all of them without `columns`) of several Parquet files.
 
     Raises:
@@ -112,12 +132,16 @@ def read_batches(paths: Sequence[str], columns: Sequence[str] | None = None, row
     """
     for path in paths:
         with _opened(path) as parquet:
-            yield from parquet.iter_batches(rows, columns=None if columns is None else list(columns))
+            yield from parquet.iter_batches(
+                rows, columns=None if columns is None else list(columns)
+            )
 
 
 def load_digests(paths: Sequence[str]) -> DigestSet:
     """Digests of all records behind the rows of some Parquet files."""
-    return DigestSet(digest_column(batch).tobytes() for batch in read_batches(paths, ["record_digest"]))
+    return DigestSet(
+        digest_column(batch).tobytes() for batch in read_batches(paths, ["record_digest"])
+    )
 
 
 def digest_column(batch: pa.RecordBatch) -> Digests:

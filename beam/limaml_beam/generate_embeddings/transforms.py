@@ -1,4 +1,6 @@
-"""Transforms of the embedding job: prediction logs to tables, and rows carried over from the previous generation."""
+"""Transforms of the embedding job: prediction logs to tables, and rows carried over from the
+previous generation.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ KEYS = "keys"
 class ToTables(beam.DoFn):  # type: ignore[misc]
     """PredictionLogs to tables of embeddings.
 
-    Outputs: tables of embeddings, those of a batch's tasks and those of its nested tasks; `DEAD_LETTERS`: tables of refused
-    records; `KEYS`: digests of the task keys, joined; `COUNTS`.
+    Outputs: tables of embeddings, those of a batch's tasks and those of its nested tasks;
+    `DEAD_LETTERS`: tables of refused records; `KEYS`: digests of the task keys, joined; `COUNTS`.
     """
 
     def __init__(self, manifest: Manifest, generation: str) -> None:
@@ -52,9 +54,13 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
                 nested = len(made[1])
             for table in made:
                 yield table
-                yield beam.pvalue.TaggedOutput(KEYS, b"".join(map(key_digest, table["task_key"].to_pylist())))
+                yield beam.pvalue.TaggedOutput(
+                    KEYS, b"".join(map(key_digest, table["task_key"].to_pylist()))
+                )
         if good.size < len(records):
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _dead_letters(records, outputs, refused, finite))
+            yield beam.pvalue.TaggedOutput(
+                DEAD_LETTERS, _dead_letters(records, outputs, refused, finite)
+            )
         yield counted(
             tasks_embedded=good.size,
             nested_embedded=nested,
@@ -95,8 +101,8 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
 class CarryOver(beam.DoFn):  # type: ignore[misc]
     """Files of the previous generation to tables of the rows that stay, and `COUNTS`.
 
-    A row stays where today's record of its task is the same, bit by bit; or, where the task has no record today (it left the window),
-    while its last interaction is at or after `oldest`.
+    A row stays where today's record of its task is the same, bit by bit; or, where the task has no
+    record today (it left the window), while its last interaction is at or after `oldest`.
 
     Args:
         definition: The records' task definition: tasks of it are counted apart from nested ones.
@@ -111,19 +117,32 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
         self._shared = Shared(), Shared()
         self._today: tuple[DigestSet, DigestSet] | None = None
 
-    def process(self, path: str, unchanged: Iterable[bytes], keys: Iterable[bytes]) -> Iterator[object]:
+    def process(
+        self, path: str, unchanged: Iterable[bytes], keys: Iterable[bytes]
+    ) -> Iterator[object]:
         """Filters one file, column by column."""
-        if self._today is None:  # in a batch job, side inputs are the same for all files; the sets are for all threads of a process
-            self._today = self._shared[0].acquire(lambda: DigestSet(unchanged)), self._shared[1].acquire(lambda: DigestSet(keys))
+        if (
+            self._today is None
+            # in a batch job, side inputs are the same for all files; the sets are for all threads
+            # of a process
+        ):
+            self._today = (
+                self._shared[0].acquire(lambda: DigestSet(unchanged)),
+                self._shared[1].acquire(lambda: DigestSet(keys)),
+            )
         same, today = self._today
         for batch in tables.read_batches([path]):
             carried = same.contains(tables.digest_column(batch))
-            left = ~carried & ~today.contains(as_array(b"".join(map(key_digest, batch["task_key"].to_pylist()))))
+            left = ~carried & ~today.contains(
+                as_array(b"".join(map(key_digest, batch["task_key"].to_pylist())))
+            )
             young = batch["event_timestamp"].cast(pa.int64()).to_numpy() >= self._oldest
             kept = left & young
             if (carried | kept).any():
                 yield self._renamed(batch.filter(pa.array(carried | kept)))
-            own = pc.equal(batch["task_definition"], self._definition).to_numpy(zero_copy_only=False)
+            own = pc.equal(batch["task_definition"], self._definition).to_numpy(
+                zero_copy_only=False
+            )
             yield counted(
                 tasks_carried=int((carried & own).sum()),
                 tasks_kept_outside_window=int((kept & own).sum()),
@@ -136,10 +155,17 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
         names = pa.repeat(pa.scalar(self._generation), len(batch))
         column = tables.EMBEDDINGS_SCHEMA.get_field_index("generation")
         table = pa.Table.from_batches([batch])
-        return table.set_column(column, tables.EMBEDDINGS_SCHEMA.field(column), names).cast(tables.EMBEDDINGS_SCHEMA)
+        return table.set_column(column, tables.EMBEDDINGS_SCHEMA.field(column), names).cast(
+            tables.EMBEDDINGS_SCHEMA
+        )
 
 
-def _dead_letters(records: list[bytes], outputs: Outputs, refused: npt.NDArray[np.bool_], finite: npt.NDArray[np.bool_]) -> pa.Table:
+def _dead_letters(
+    records: list[bytes],
+    outputs: Outputs,
+    refused: npt.NDArray[np.bool_],
+    finite: npt.NDArray[np.bool_],
+) -> pa.Table:
     bad = np.flatnonzero(refused | ~finite)
     reasons = [tables.UNDECODABLE if refused[i] else tables.NOT_FINITE for i in bad]
     details = [outputs["task_key"][i, 0].decode(errors="replace") for i in bad]

@@ -1,1 +1,3 @@
-"""Files of any Beam filesystem: reading tables and TFRecord files, staged output, progress, runner errors."""
+"""Files of any Beam filesystem: reading tables and TFRecord files, staged output, progress, runner
+errors.
+"""

@@ -1,7 +1,9 @@
-"""Files and folders by path: local, or on any filesystem that Beam knows (gs://, s3://, hdfs://, ...).
+"""Files and folders by path: local, or on any filesystem that Beam knows (gs://, s3://, hdfs://,
+...).
 
-Filesystems come in two kinds. One has folders and renames them at once (this machine's, HDFS); an object store has names only, so that a
-folder is what its names have in common, and renaming it is renaming its files one by one.
+Filesystems come in two kinds. One has folders and renames them at once (this machine's, HDFS); an
+object store has names only, so that a folder is what its names have in common, and renaming it is
+renaming its files one by one.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ def is_local(path: str) -> bool:
 
 
 def has_folders(path: str) -> bool:
-    """Whether the path's filesystem has folders, which can be renamed at once; raises `LimamlError` where Beam knows none."""
+    """Whether the path's filesystem has folders, which can be renamed at once; raises `LimamlError`
+    where Beam knows none.
+    """
     return bool(_filesystem(path).has_dirs())
 
 
@@ -35,21 +39,27 @@ def join(folder: str, *names: str) -> str:
 
 
 def matching(folder: str, pattern: str) -> list[str]:
-    """Paths below a folder that match a pattern (``*`` within a name, ``**`` across folders), sorted; none where there is no folder.
+    """Paths below a folder that match a pattern (``*`` within a name, ``**`` across folders),
+    sorted; none where there is no folder.
 
     Raises:
         LimamlError: The filesystem cannot be listed, or there is none of that kind.
     """
     filesystem = _filesystem(folder)
     try:
-        return sorted(found.path for found in filesystem.match([join(glob.escape(folder), pattern)])[0].metadata_list)
+        return sorted(
+            found.path
+            for found in filesystem.match([join(glob.escape(folder), pattern)])[0].metadata_list
+        )
     except BeamIOError as error:
         raise LimamlError(f"cannot list {join(folder, pattern)}: {error}") from error
 
 
 def exists(path: str) -> bool:
     """Whether there is a file or a folder."""
-    return bool(_filesystem(path).exists(path)) or (not has_folders(path) and bool(matching(path, "**")))
+    return bool(_filesystem(path).exists(path)) or (
+        not has_folders(path) and bool(matching(path, "**"))
+    )
 
 
 def open_binary(path: str) -> Any:
@@ -79,8 +89,8 @@ def write_text(path: str, text: str) -> None:
 def local_copy(folder: str) -> Iterator[str]:
     """The folder itself where it is local; else a copy of it on this machine until the block ends.
 
-    TensorFlow opens few filesystems beside the local one, and gs:// only with a package of its own; Beam's are those that tasks and outputs
-    lie on already.
+    TensorFlow opens few filesystems beside the local one, and gs:// only with a package of its own;
+    Beam's are those that tasks and outputs lie on already.
     """
     if is_local(folder):
         yield folder

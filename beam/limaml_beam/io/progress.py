@@ -1,4 +1,6 @@
-"""Row counters on stderr while a pipeline runs in this process; silent in remote workers, whose runner has its own display."""
+"""Row counters on stderr while a pipeline runs in this process; silent in remote workers, whose
+runner has its own display.
+"""
 
 from __future__ import annotations
 
@@ -34,5 +36,7 @@ def advance(stage: str, rows: int) -> None:
 
     with _lock:
         if stage not in _bars:
-            _bars[stage] = tqdm(desc=stage, unit=" rows", unit_scale=True, mininterval=0.5, position=len(_bars))
+            _bars[stage] = tqdm(
+                desc=stage, unit=" rows", unit_scale=True, mininterval=0.5, position=len(_bars)
+            )
         _bars[stage].update(rows)

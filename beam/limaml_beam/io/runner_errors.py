@@ -10,21 +10,26 @@ from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeExceptio
 
 from tfrec_limaml.errors import LimamlError
 
-# Runners with worker processes send a worker's exception as text: the last line of its traceback, after the exception's type.
+# Runners with worker processes send a worker's exception as text: the last line of its traceback,
+# after the exception's type.
 _OURS = re.compile(r"(?:tfrec_limaml|limaml_beam)\.[\w.]*Error: (.*)")
-_FILES = re.compile(r"^(?:[\w.]+\.)?(?:OSError|IOError|BeamIOError|PermissionError|FileNotFoundError): (.*)", re.MULTILINE)
+_FILES = re.compile(
+    r"^(?:[\w.]+\.)?(?:OSError|IOError|BeamIOError|PermissionError|FileNotFoundError): (.*)",
+    re.MULTILINE,
+)
 _WHERE = re.compile(r" \[while running '.*", re.DOTALL)
 
 
 @contextlib.contextmanager
 def readable(output: str) -> Iterator[None]:
-    """Turns what a runner raises into the error that a worker meant, where a user can mend it; all else passes unchanged.
+    """Turns what a runner raises into the error that a worker meant, where a user can mend it; all
+    else passes unchanged.
 
     Args:
         output: Where the pipeline writes, for messages.
 
-    Raises:
-        LimamlError: The worker's, without the runner's additions; or a file that could not be written.
+    Raises: LimamlError: The worker's, without the runner's additions; or a file that could not be
+        written.
     """
     try:
         yield

@@ -1,48 +1,38 @@
-"""Reads interactions and feature tables: Parquet, CSV and TFRecord files of `tf.train.Example`, on any Beam filesystem."""
+"""Reads interactions and feature tables: Parquet, CSV and TFRecord files of `tf.train.Example`, on
+any Beam filesystem.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
-import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import apache_beam as beam
-import google_crc32c
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from isal import igzip
-from isal.igzip_lib import IsalError
 
-from tfrec_limaml.errors import LimamlError
+from limaml_beam.io.read_errors import READ_ERRORS, SourceError, open_file, unreadable
+from limaml_beam.io.tfrecords import read_records
 
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tfrecord": "tfrecord", ".tfrecord.gz": "tfrecord"}
+FORMATS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".tfrecord": "tfrecord",
+    ".tfrecord.gz": "tfrecord",
+}
 #: A file and, for one of several row groups of a Parquet file, its number.
 Part = tuple[str, int | None]
-_BROKEN_GZIP: type[Exception] = IsalError  # type: ignore[assignment]  # declared as an instance by its stub
-#: What reading a damaged file may raise.
-READ_ERRORS = (pa.ArrowException, OSError, EOFError, _BROKEN_GZIP, UnicodeDecodeError)
-
-
-class SourceError(LimamlError):
-    """An input file is missing, unreadable or lacks a column."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Files of one table.
 
-    Attributes:
-        name: What messages call it.
-        files: Paths.
-        size: Total bytes.
-        updated: When the newest file was written, seconds since the epoch (0 where the filesystem does not say).
+    Attributes: name: What messages call it. files: Paths. size: Total bytes. updated: When the
+        newest file was written, seconds since the epoch (0 where the filesystem does not say).
     """
 
     name: str
@@ -52,10 +42,14 @@ class Source:
 
     @classmethod
     def match(cls, name: str, patterns: str | Sequence[str]) -> Source:
-        """Expands file patterns; raises `SourceError` where nothing matches or an extension is unknown."""
+        """Expands file patterns; raises `SourceError` where nothing matches or an extension is
+        unknown.
+        """
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
         try:
-            matches = [found for result in FileSystems.match(wanted) for found in result.metadata_list]
+            matches = [
+                found for result in FileSystems.match(wanted) for found in result.metadata_list
+            ]
         except beam.io.filesystem.BeamIOError as error:
             raise SourceError(f"{name}: cannot list {wanted}: {error}") from error
         if not matches:
@@ -64,27 +58,35 @@ class Source:
             format_of(match.path)
         found = {m.path: m for m in matches}
         updated = max(m.last_updated_in_seconds for m in matches)
-        return cls(name, tuple(sorted(found)), sum(m.size_in_bytes for m in found.values()), updated)
+        return cls(
+            name, tuple(sorted(found)), sum(m.size_in_bytes for m in found.values()), updated
+        )
 
 
 def format_of(path: str) -> str:
-    """``"parquet"``, ``"csv"`` or ``"tfrecord"`` from a file name; sharded names (``x.tfrecord-00000-of-00002``) count too."""
+    """``"parquet"``, ``"csv"`` or ``"tfrecord"`` from a file name; sharded names
+    (``x.tfrecord-00000-of-00002``) count too.
+    """
     name = path.rsplit("/", 1)[-1].lower()
     for extension, kind in FORMATS.items():
         if name.endswith(extension) or f"{extension}-" in name:
             return kind
-    raise SourceError(f"cannot tell the format of {path!r} from its name; expected one of {sorted(FORMATS)}")
+    raise SourceError(
+        f"cannot tell the format of {path!r} from its name; expected one of {sorted(FORMATS)}"
+    )
 
 
 def parts_of(path: str) -> list[Part]:
-    """What can be read of a file in parallel: the row groups of a Parquet file, other files as a whole."""
+    """What can be read of a file in parallel: the row groups of a Parquet file, other files as a
+    whole.
+    """
     if format_of(path) != "parquet":
         return [(path, None)]
     try:
-        with _open(path) as handle:
+        with open_file(path) as handle:
             return [(path, group) for group in range(pq.ParquetFile(handle).num_row_groups)]
     except READ_ERRORS as error:
-        raise _unreadable(path, 0, error) from error
+        raise unreadable(path, 0, error) from error
 
 
 def read_tables(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
@@ -99,16 +101,13 @@ def read_tables(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator
         for table in readers[format_of(path)](part, columns, batch_rows):
             missing = sorted(set(columns) - set(table.column_names))
             if missing:
-                raise SourceError(f"{path} lacks the columns {missing}; it has {sorted(table.column_names)}")
+                raise SourceError(
+                    f"{path} lacks the columns {missing}; it has {sorted(table.column_names)}"
+                )
             rows += table.num_rows
             yield table.select(list(columns))
     except READ_ERRORS as error:
-        raise _unreadable(path, rows, error) from error
-
-
-def _unreadable(path: str, rows: int, error: BaseException) -> SourceError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return SourceError(f"cannot read {path} after {rows} rows: {reason}; is the file complete, and what its name says?")
+        raise unreadable(path, rows, error) from error
 
 
 def check_columns(source: Source, columns: Sequence[str]) -> None:
@@ -117,15 +116,9 @@ def check_columns(source: Source, columns: Sequence[str]) -> None:
         return
 
 
-def _open(path: str) -> Any:
-    """A binary file of any Beam filesystem; gzip by its name (Beam's own decompressing reader is not a file in Arrow's eyes)."""
-    raw = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    return igzip.IGzipFile(fileobj=raw) if ".gz" in path.rsplit("/", 1)[-1].lower() else raw
-
-
 def _read_parquet(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
     path, group = part
-    with _open(path) as handle:
+    with open_file(path) as handle:
         file = pq.ParquetFile(handle)
         present = [name for name in columns if name in file.schema_arrow.names]
         if len(present) < len(set(columns)):
@@ -137,11 +130,14 @@ def _read_parquet(part: Part, columns: Sequence[str], batch_rows: int) -> Iterat
 
 def _read_csv(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
     path, _ = part
-    # All columns arrive as text: a type guessed from a file's first block would differ between files.
-    with _open(path) as handle:
-        with _open(path) as first:
+    # All columns arrive as text: a type guessed from a file's first block would differ between
+    # files.
+    with open_file(path) as handle:
+        with open_file(path) as first:
             header = _header(first.readline().decode("utf-8-sig").strip("\r\n"), path)
-        present = [name for name in columns if name in header] if set(columns) <= set(header) else header
+        present = (
+            [name for name in columns if name in header] if set(columns) <= set(header) else header
+        )
         convert = pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(header, pa.string()),
             include_columns=present,
@@ -181,12 +177,16 @@ def _flat(decoder: object, records: list[bytes], columns: Sequence[str], path: s
     try:
         decoded = pa.Table.from_batches([decoder.DecodeBatch(records)])  # type: ignore[attr-defined]
     except (RuntimeError, ValueError) as error:
-        raise SourceError(f"{path} holds a record that is not a tf.train.Example: {error}") from error
+        raise SourceError(
+            f"{path} holds a record that is not a tf.train.Example: {error}"
+        ) from error
     out = {}
     for name in decoded.column_names:
         column = decoded[name].combine_chunks()
         # A column that is absent from this batch has no values at all.
-        out[name] = pa.nulls(len(column)) if pa.types.is_null(column.type) else _first_values(column)
+        out[name] = (
+            pa.nulls(len(column)) if pa.types.is_null(column.type) else _first_values(column)
+        )
     return pa.table(out)
 
 
@@ -195,49 +195,7 @@ def _first_values(column: pa.Array) -> pa.Array:
     if pa.compute.max(lengths).as_py() not in (0, 1):
         return column
     filled = pa.compute.equal(lengths, 1)
-    positions = pa.compute.if_else(filled, pa.compute.subtract(pa.compute.cumulative_sum(filled.cast(pa.int64())), 1), None)
+    positions = pa.compute.if_else(
+        filled, pa.compute.subtract(pa.compute.cumulative_sum(filled.cast(pa.int64())), 1), None
+    )
     return column.flatten().take(positions)
-
-
-def read_records(path: str) -> Iterator[bytes]:
-    """The records of a TFRecord file (gzip by its name); raises `SourceError` on a bad checksum or a cut end."""
-    with _open(path) as handle:
-        index = 0
-        while header := handle.read(12):
-            size = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
-            if len(header) < 12 or masked_checksum(header[:8]) != header[8:]:
-                raise SourceError(f"{path}: record {index} has a damaged header; the file is truncated or not a TFRecord file")
-            body = handle.read(size + 4)
-            if len(body) < size + 4 or masked_checksum(body[:size]) != body[size:]:
-                raise SourceError(f"{path}: record {index} is truncated or damaged (its checksum does not fit)")
-            yield body[:size]
-            index += 1
-
-
-def frame_record(record: bytes) -> bytes:
-    """One record as it lies in a TFRecord file: length, checksum, bytes, checksum."""
-    return b"".join((_size_field(len(record)), record, masked_checksum(record)))
-
-
-def frame_records(records: pa.LargeBinaryArray) -> bytes:
-    """`frame_record` of many records, one after another."""
-    _, offsets, content = records.buffers()
-    body = content.to_pybytes() if content else b""
-    edges = np.frombuffer(offsets, np.int64, len(records) + 1).tolist()
-    parts: list[bytes] = []
-    for start, stop in itertools.pairwise(edges):
-        record = body[start:stop]
-        parts += (_size_field(stop - start), record, masked_checksum(record))
-    return b"".join(parts)
-
-
-@functools.lru_cache(maxsize=2**16)
-def _size_field(size: int) -> bytes:
-    packed = struct.pack("<Q", size)
-    return packed + masked_checksum(packed)
-
-
-def masked_checksum(data: bytes) -> bytes:
-    """TFRecord's masked CRC-32C, little endian."""
-    value = google_crc32c.value(data)
-    return struct.pack("<I", (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -9,7 +9,9 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from limaml_beam.io import files
@@ -20,7 +22,8 @@ DEAD_LETTERS = "dead_letter"
 _LOCK = ".lock"
 #: In every finished output of the embedding job.
 REPORT_FILE = "report.json"
-#: On object stores, what is renamed last and removed first. Readers open it before anything else, and refuse an output without it.
+#: On object stores, what is renamed last and removed first. Readers open it before anything else,
+#: and refuse an output without it.
 MARKERS = (SCHEMA_FILE, REPORT_FILE)
 
 
@@ -37,7 +40,9 @@ def aside_of(output: str) -> str:
 
 @contextlib.contextmanager
 def held(aside: str, output: str) -> Iterator[None]:
-    """Holds a lock in the folder beside a local output while this process lives, and removes what dead processes left there."""
+    """Holds a lock in the folder beside a local output while this process lives, and removes what
+    dead processes left there.
+    """
     if not files.is_local(aside):
         yield
         return
@@ -52,7 +57,9 @@ def held(aside: str, output: str) -> Iterator[None]:
 
 
 def _remove_leftovers(output: Path) -> None:
-    """Removes the folders beside an output whose process is dead, and a former output that an overwriting run had no time to remove."""
+    """Removes the folders beside an output whose process is dead, and a former output that an
+    overwriting run had no time to remove.
+    """
     name = glob.escape(output.name)
     for lock in output.parent.glob(f"{name}.partial-*/{_LOCK}"):
         with contextlib.suppress(OSError), lock.open() as file:  # it is alive, or just finished
@@ -64,8 +71,10 @@ def _remove_leftovers(output: Path) -> None:
 
 
 def publish(aside: str, output: str) -> None:
-    """Renames. Where folders can be renamed, a former output is moved away first and removed last. On object stores the
-    former output is removed, then files are renamed one by one, the marker last."""
+    """Renames. Where folders can be renamed, a former output is moved away first and removed last.
+    On object stores the former output is removed, then files are renamed one by one, the marker
+    last.
+    """
     output = output.rstrip("/")
     if files.has_folders(output):
         _rename_folder(aside, output)
@@ -73,11 +82,15 @@ def publish(aside: str, output: str) -> None:
     discard(output)
     marker, others = _marker_apart(aside)
     for group in (others, marker):
-        FileSystems.rename(group, [files.join(output, path[len(aside) :].lstrip("/")) for path in group])
+        FileSystems.rename(
+            group, [files.join(output, path[len(aside) :].lstrip("/")) for path in group]
+        )
 
 
 def keep_dead_letters(aside: str, output: str) -> str | None:
-    """Moves the dead letters of a failed local run to ``<output>.rejected``; returns that folder, or None without any."""
+    """Moves the dead letters of a failed local run to ``<output>.rejected``; returns that folder,
+    or None without any.
+    """
     letters = Path(aside) / DEAD_LETTERS
     if not files.is_local(output) or not letters.is_dir() or not any(letters.glob("*.jsonl")):
         return None
@@ -88,7 +101,9 @@ def keep_dead_letters(aside: str, output: str) -> str | None:
 
 
 def discard(directory: str) -> None:
-    """Removes a directory and everything below it, where it exists; on object stores its marker first."""
+    """Removes a directory and everything below it, where it exists; on object stores its marker
+    first.
+    """
     if files.is_local(directory):
         shutil.rmtree(directory, ignore_errors=True)
     elif files.has_folders(directory):
@@ -113,3 +128,29 @@ def _marker_apart(directory: str) -> tuple[list[str], list[str]]:
     found = files.matching(directory, "**")
     marker = [path for path in found if path in {files.join(directory, name) for name in MARKERS}]
     return marker, [path for path in found if path not in marker]
+
+
+@contextlib.contextmanager
+def written_aside(path: str) -> Iterator[Any]:
+    """A file under a name of its own, renamed at the end: a retried or doubled bundle leaves one
+    whole file.
+    """
+    parent = path.rsplit("/", 1)[0]
+    if not FileSystems.exists(parent):
+        with contextlib.suppress(BeamIOError, OSError):  # another worker made it first
+            FileSystems.mkdirs(parent)
+    aside = f"{path}.{uuid.uuid4().hex}"
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(FileSystems.delete, [aside])
+        with FileSystems.create(aside, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
+            yield handle
+        on_failure.pop_all()
+    if FileSystems.exists(path):
+        FileSystems.delete([path])
+    FileSystems.rename([aside], [path])
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Writes a file as `written_aside` does."""
+    with written_aside(path) as handle:
+        handle.write(content)

@@ -5,27 +5,21 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.generate_embeddings.digests import key_digest
+from limaml_beam.generate_embeddings.embedding_statistics import drift
 from tfrec_limaml.errors import LimamlError
-
-#: Tasks of either run at most that are compared one by one.
-SAMPLED_TASKS = 50_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Thresholds:
     """Limits of a healthy run.
 
-    Attributes:
-        min_count_ratio, max_count_ratio: Tasks, relative to the run that is published.
-        min_finite: Share of adapted tasks whose embedding is finite.
-        min_norm_ratio, max_norm_ratio: Mean length of the vectors, relative to the published run of the same model.
-        max_drift: Root mean square change of a task's vector, relative to the published vectors' length; same model.
-        min_loss_improvement: Share by which adaptation lowers the mean loss on the tasks' own rows.
+    Attributes: min_count_ratio, max_count_ratio: Tasks, relative to the run that is published.
+        min_finite: Share of adapted tasks whose embedding is finite. min_norm_ratio,
+        max_norm_ratio: Mean length of the vectors, relative to the published run of the same model.
+        max_drift: Root mean square change of a task's vector, relative to the published vectors'
+        length; same model. min_loss_improvement: Share by which adaptation lowers the mean loss on
+        the tasks' own rows.
     """
 
     min_count_ratio: float = 0.8
@@ -56,7 +50,11 @@ class Check:
 
 
 def check_run(
-    folder: str, report: dict[str, Any], previous: str | None, reference: dict[str, Any] | None, limits: Thresholds
+    folder: str,
+    report: dict[str, Any],
+    previous: str | None,
+    reference: dict[str, Any] | None,
+    limits: Thresholds,
 ) -> list[Check]:
     """Measures a finished run against the published one.
 
@@ -72,19 +70,41 @@ def check_run(
     """
     adapted = report["embedded"] + sum(report["dead_letters"].values())
     not_finite = report["dead_letters"].get(tables.NOT_FINITE, 0)
-    checks = [Check("share of finite embeddings", 1.0 - not_finite / max(adapted, 1), limits.min_finite, 1.0)]
+    checks = [
+        Check(
+            "share of finite embeddings", 1.0 - not_finite / max(adapted, 1), limits.min_finite, 1.0
+        )
+    ]
     improvement = report["statistics"]["loss_improvement"]
     if improvement is not None:
         checks.append(Check("loss improvement", improvement, limits.min_loss_improvement, 1.0))
     if previous is None or reference is None:
         return checks
     ratio = report["rows"] / reference["rows"]
-    checks.append(Check("number of tasks relative to the published run", ratio, limits.min_count_ratio, limits.max_count_ratio))
+    checks.append(
+        Check(
+            "number of tasks relative to the published run",
+            ratio,
+            limits.min_count_ratio,
+            limits.max_count_ratio,
+        )
+    )
     if report["manifest_digest"] == reference["manifest_digest"]:
         old_norm = reference["statistics"]["mean_norm"]
         norms = report["statistics"]["mean_norm"] / old_norm if old_norm else float("inf")
-        checks.append(Check("mean norm relative to the published run", norms, limits.min_norm_ratio, limits.max_norm_ratio))
-        checks.append(Check("drift from the published vectors", drift(previous, folder), 0.0, limits.max_drift))
+        checks.append(
+            Check(
+                "mean norm relative to the published run",
+                norms,
+                limits.min_norm_ratio,
+                limits.max_norm_ratio,
+            )
+        )
+        checks.append(
+            Check(
+                "drift from the published vectors", drift(previous, folder), 0.0, limits.max_drift
+            )
+        )
     return checks
 
 
@@ -92,61 +112,7 @@ def require(checks: list[Check]) -> None:
     """Raises `LimamlError` naming every check that failed."""
     failed = [str(check) for check in checks if not check.passed]
     if failed:
-        raise LimamlError(f"not published: {'; '.join(failed)}. Mend the cause, or pass wider limits if the change is meant")
-
-
-def describe(folder: str) -> dict[str, float | None]:
-    """Statistics of a run's embeddings: mean and largest norm, norm of the mean vector, mean losses and their improvement."""
-    count, norms, largest = 0, 0.0, 0.0
-    total: npt.NDArray[np.float64] | float = 0.0
-    losses = np.zeros(3)
-    for batch in tables.read_batches(tables.embedding_files(folder), ["embedding", "loss_before", "loss_after"]):
-        if not len(batch):
-            continue
-        matrix = tables.embedding_matrix(batch["embedding"]).astype(np.float64)
-        lengths = np.linalg.norm(matrix, axis=1)
-        count += len(matrix)
-        norms += float(lengths.sum())
-        largest = max(largest, float(lengths.max()))
-        total = total + matrix.sum(axis=0)
-        pair = np.stack([batch[name].to_numpy(zero_copy_only=False) for name in ("loss_before", "loss_after")]).astype(np.float64)
-        known = np.isfinite(pair).all(axis=0)
-        losses += [*pair[:, known].sum(axis=1), known.sum()]
-    before, after, known_count = losses.tolist()
-    return {
-        "mean_norm": norms / max(count, 1),
-        "max_norm": largest,
-        "norm_of_mean": float(np.linalg.norm(np.atleast_1d(total))) / max(count, 1),
-        "mean_loss_before": before / known_count if known_count else None,
-        "mean_loss_after": after / known_count if known_count else None,
-        "loss_improvement": 1.0 - after / before if known_count and before > 0 else None,
-    }
-
-
-def drift(previous: str, folder: str) -> float:
-    """Root mean square change of the vectors of tasks in both runs, relative to the previous vectors' root mean square length.
-
-    Measured on tasks chosen by a hash of their key, the same in every run; 0 where no task is in both.
-    """
-    share = min(1.0, SAMPLED_TASKS / max(1, _rows(previous), _rows(folder)))
-    old, new = _sample(previous, share), _sample(folder, share)
-    common = sorted(old.keys() & new.keys())
-    if not common:
-        return 0.0
-    before, after = (np.stack([run[key] for key in common]).astype(np.float64) for run in (old, new))
-    scale = float(np.square(before).sum())
-    return float(np.sqrt(np.square(after - before).sum() / scale)) if scale else float("inf")
-
-
-def _sample(folder: str, share: float) -> dict[str, npt.NDArray[np.float32]]:
-    limit = int(share * 2**32)
-    found: dict[str, npt.NDArray[np.float32]] = {}
-    for batch in tables.read_batches(tables.embedding_files(folder), ["task_key", "embedding"]):
-        keys = batch["task_key"].to_pylist()
-        matrix = tables.embedding_matrix(batch["embedding"])
-        found.update((key, row) for key, row in zip(keys, matrix, strict=True) if int.from_bytes(key_digest(key)[:4], "little") < limit)
-    return found
-
-
-def _rows(folder: str) -> int:
-    return sum(tables.row_count(file) for file in tables.embedding_files(folder))
+        raise LimamlError(
+            f"not published: {'; '.join(failed)}. Mend the cause, or pass wider limits if the "
+            "change is meant"
+        )

@@ -3,12 +3,13 @@
 State lies in one work folder, which is local: its lock is one of this machine::
 
     <work>/refresh.lock              held while a refresh runs; a dead one's lock is free
-    <work>/tasks/                    task records of the last run
-    <work>/embeddings/<generation>/  outputs: the generations that the store holds and, until the next run, a refused one
+    <work>/tasks/                    task records of the last run <work>/embeddings/<generation>/
+    outputs: the generations that the store holds and, until the next run, a refused one
     <work>/refresh.json              result of the last run that came to a decision
 
-Every step writes aside and renames, and the store's pointer moves last. A run that is killed anywhere leaves the published
-generation as it was; the next run clears away what is unfinished and starts from there.
+Every step writes aside and renames, and the store's pointer moves last. A run that is killed
+anywhere leaves the published generation as it was; the next run clears away what is unfinished and
+starts from there.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     Returns:
         The embedding job's report with ``checks`` and ``published``.
 
-    Raises:
-        LimamlError: Another refresh is running, a step failed, or a check refused the new generation. What was published stays.
+    Raises: LimamlError: Another refresh is running, a step failed, or a check refused the new
+        generation. What was published stays.
     """
     work = settings.work
     with exclusive(work):
@@ -81,7 +82,9 @@ def refresh(settings: Refresh) -> dict[str, Any]:
         report, output = _generate(settings, outputs, reference)
         previous = None if reference is None else str(outputs / reference["generation"])
         measured = checks.check_run(str(output), report, previous, reference, settings.limits)
-        result = report | {"checks": [dataclasses.asdict(check) | {"passed": check.passed} for check in measured]}
+        result = report | {
+            "checks": [dataclasses.asdict(check) | {"passed": check.passed} for check in measured]
+        }
         result["rows_prepared"] = card.get("rows", {}).get("used")
         _write_result(work, result | {"published": None})
         checks.require(measured)
@@ -104,18 +107,29 @@ def exclusive(work: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise LimamlError(f"another refresh (process {file.read().strip() or 'unknown'}) is using {work}; wait for it") from error
+            raise LimamlError(
+                f"another refresh (process {file.read().strip() or 'unknown'}) is using {work}; "
+                "wait for it"
+            ) from error
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
 
 
-def _generate(settings: Refresh, outputs: Path, reference: dict[str, Any] | None) -> tuple[dict[str, Any], Path]:
+def _generate(
+    settings: Refresh, outputs: Path, reference: dict[str, Any] | None
+) -> tuple[dict[str, Any], Path]:
     """Runs the embedding job, from the published run on where the same model made it."""
     name = new_generation_name(settings.store, read_manifest(settings.adapter).model_version)
-    same_model = reference is not None and reference["manifest_digest"] == manifest_digest(settings.adapter)
-    previous = str(outputs / reference["generation"]) if reference is not None and same_model and not settings.full else None
+    same_model = reference is not None and reference["manifest_digest"] == manifest_digest(
+        settings.adapter
+    )
+    previous = (
+        str(outputs / reference["generation"])
+        if reference is not None and same_model and not settings.full
+        else None
+    )
     job = EmbeddingJob(
         tasks=str(settings.work / "tasks"),
         adapter=settings.adapter,
@@ -131,7 +145,9 @@ def _generate(settings: Refresh, outputs: Path, reference: dict[str, Any] | None
 
 
 def _published(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | None:
-    """Report of the output that the store shows to its readers; of the newest ever published one where the store lost it."""
+    """Report of the output that the store shows to its readers; of the newest ever published one
+    where the store lost it.
+    """
     reports = []
     for folder in sorted(outputs.glob("*"), reverse=True):
         with contextlib.suppress(LimamlError):
@@ -140,11 +156,15 @@ def _published(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | None:
         current = store.current(report["model_version"])
         if current is not None and current.identifier == report["generation"]:
             return report
-    return next((r for r in reports if (outputs / r["generation"] / _PUBLISHED_MARK).exists()), None)
+    return next(
+        (r for r in reports if (outputs / r["generation"] / _PUBLISHED_MARK).exists()), None
+    )
 
 
 def _clear(work: Path, published: dict[str, Any] | None, store: EmbeddingStore) -> None:
-    """Removes what is neither published nor may be rolled back to: remains of killed runs, refused and outdated outputs."""
+    """Removes what is neither published nor may be rolled back to: remains of killed runs, refused
+    and outdated outputs.
+    """
     names = {generation.identifier for generation in store.generations()}
     if published is not None:
         names.add(published["generation"])

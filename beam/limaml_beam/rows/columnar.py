@@ -1,7 +1,8 @@
-"""Rows travel through the pipelines as Arrow tables of many rows: one Beam element costs as much as hundreds of rows.
+"""Rows travel through the pipelines as Arrow tables of many rows: one Beam element costs as much as
+hundreds of rows.
 
-A *block* is a `pa.Table` of validated rows: the schema's features under their own names, carried columns, and the
-reserved columns below.
+A *block* is a `pa.Table` of validated rows: the schema's features under their own names, carried
+columns, and the reserved columns below.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import pyarrow.compute as pc
 TIME = "__time"  # int64, milliseconds since the epoch
 LABEL = "__label"  # float32
 WEIGHT = "__weight"  # float32, where the schema names a weight column
-ORDER = "__order"  # uint64, hash of the row's content: finds duplicates and breaks ties of time, whatever order rows arrive in
+# uint64, hash of the row's content: finds duplicates and breaks ties of time, whatever order rows
+# arrive in
+ORDER = "__order"
 TASK = "__task"  # string, encoded task key
 
 Integers = npt.NDArray[np.int64]
@@ -37,7 +40,9 @@ class TableCoder(beam.coders.Coder):
     def encode(self, value: pa.Table) -> bytes:
         """Serialises a table."""
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, value.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        with pa.ipc.new_stream(
+            sink, value.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")
+        ) as writer:
             writer.write_table(value.combine_chunks())
         return bytes(sink.getvalue())
 
@@ -47,7 +52,9 @@ class TableCoder(beam.coders.Coder):
             return reader.read_all()
 
     def estimate_size(self, value: pa.Table) -> int:
-        """Bytes in memory: runners sample sizes, and should not encode a table only to measure it."""
+        """Bytes in memory: runners sample sizes, and should not encode a table only to measure
+        it.
+        """
         return int(value.nbytes)
 
     def is_deterministic(self) -> bool:
@@ -64,7 +71,11 @@ beam.coders.registry.register_coder(pa.Table, TableCoder)
 
 def to_numpy(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
     """A column without nulls as a NumPy array."""
-    return column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+    return (
+        column.to_numpy()
+        if isinstance(column, pa.ChunkedArray)
+        else column.to_numpy(zero_copy_only=False)
+    )
 
 
 def codes_of(column: pa.ChunkedArray | pa.Array) -> tuple[Integers, pa.Array]:
@@ -83,7 +94,9 @@ def stable_hash(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.uint64]:
         return mix_hashes(list(flat.reshape(-1, width).T))
     if pa.types.is_string(column.type):
         codes, values = codes_of(column)
-        hashed = pd.util.hash_array(values.to_numpy(zero_copy_only=False).astype(object), categorize=False)
+        hashed = pd.util.hash_array(
+            values.to_numpy(zero_copy_only=False).astype(object), categorize=False
+        )
         return hashed[codes] if len(values) else np.zeros(0, np.uint64)
     return pd.util.hash_array(to_numpy(column))
 
@@ -110,7 +123,9 @@ def join_keys(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
     return pa.chunked_array([pc.binary_join_element_wise(*parts, "|")])
 
 
-def partition(table: pa.Table, hashes: npt.NDArray[np.uint64], partitions: int) -> Iterator[tuple[int, pa.Table]]:
+def partition(
+    table: pa.Table, hashes: npt.NDArray[np.uint64], partitions: int
+) -> Iterator[tuple[int, pa.Table]]:
     """Splits a table by ``hash mod partitions``; yields only the parts that hold rows."""
     if table.num_rows == 0:
         return

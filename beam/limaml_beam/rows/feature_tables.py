@@ -1,7 +1,8 @@
 """Feature tables: in the memory of every worker, joined by look-up, as late as possible.
 
-Shuffles carry interactions without their joined columns; validation, statistics and the writer look them up again. That
-keeps rows narrow where bytes cost most. The limit: a table must fit into a worker's memory.
+Shuffles carry interactions without their joined columns; validation, statistics and the writer look
+them up again. That keeps rows narrow where bytes cost most. The limit: a table must fit into a
+worker's memory.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from limaml_beam.io.sources import Source, SourceError, read_tables
+from limaml_beam.io.read_errors import SourceError
+from limaml_beam.io.sources import Source, read_tables
 from limaml_beam.rows import columnar, values
 from limaml_beam.rows.columnar import Mask, key_column
 from tfrec_limaml.schema.schema import Feature, Schema
@@ -33,13 +35,18 @@ def owner(schema: Schema, column: str) -> str | None:
 
 def table_columns(schema: Schema, table: str) -> tuple[str, ...]:
     """Columns that the files of a feature table must have."""
-    return tuple(dict.fromkeys([schema.tables[table], *(f.name for f in schema.features if f.table == table)]))
+    return tuple(
+        dict.fromkeys(
+            [schema.tables[table], *(f.name for f in schema.features if f.table == table)]
+        )
+    )
 
 
 class FeatureTable:
     """One feature table in memory, validated, found by its key as text.
 
-    A row takes 12 bytes of index, its key, four bytes per number, and one to four per text: columns of text hold codes.
+    A row takes 12 bytes of index, its key, four bytes per number, and one to four per text: columns
+    of text hold codes.
     """
 
     def __init__(self, schema: Schema, name: str, source: Source) -> None:
@@ -56,17 +63,24 @@ class FeatureTable:
         hashes = columnar.stable_hash(pc.fill_null(self._keys, ""))
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._rows = hashes[order], order.astype(np.int32)
-        alike = np.diff(np.flatnonzero(np.append(np.diff(self._hashes, prepend=~self._hashes[:1]) != 0, True)))
+        alike = np.diff(
+            np.flatnonzero(np.append(np.diff(self._hashes, prepend=~self._hashes[:1]) != 0, True))
+        )
         self._most_alike = int(alike.max(initial=1))
         if self._most_alike > 1:
             counted = pc.value_counts(self._keys)
             twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
             if len(twice):
-                raise SourceError(f"table {name!r} holds the key {key} = {twice[0].as_py()!r} more than once; one row per key is needed")
+                raise SourceError(
+                    f"table {name!r} holds the key {key} = {twice[0].as_py()!r} more than once; "
+                    "one row per key is needed"
+                )
         self._columns: dict[str, tuple[pa.Array, Mask | None]] = {}
         for feature in schema.features:
             if feature.table == name:
-                self._columns[feature.name] = _stored(*values.as_feature(_whole(parts[feature.name]), feature), feature)
+                self._columns[feature.name] = _stored(
+                    *values.as_feature(_whole(parts[feature.name]), feature), feature
+                )
                 del parts[feature.name]
 
     def find(self, keys: pa.Array) -> npt.NDArray[np.int64]:
@@ -77,7 +91,9 @@ class FeatureTable:
         place = np.searchsorted(self._hashes, wanted)
         for _ in range(self._most_alike):
             rows = self._rows[np.minimum(place, len(self._rows) - 1)]
-            equal = pc.fill_null(pc.equal(self._keys.take(pa.array(rows)), distinct), False).to_numpy(zero_copy_only=False)
+            equal = pc.fill_null(
+                pc.equal(self._keys.take(pa.array(rows)), distinct), False
+            ).to_numpy(zero_copy_only=False)
             found[equal] = rows[equal]
             place += 1
         return np.where(pc.is_null(keys).to_numpy(zero_copy_only=False), -1, found[codes])
@@ -94,9 +110,15 @@ class FeatureTable:
 
 
 def _stored(array: pa.Array, invalid: Mask, feature: Feature) -> tuple[pa.Array, Mask | None]:
-    """A column with the filler behind its last row, where row -1 finds it; text as codes as narrow as they can be."""
-    filler = pa.array([feature.filler if feature.width == 1 else [feature.filler] * feature.width], array.type)
-    return _narrow(pa.concat_arrays([array, filler])), np.append(invalid, True) if invalid.any() else None
+    """A column with the filler behind its last row, where row -1 finds it; text as codes as narrow
+    as they can be.
+    """
+    filler = pa.array(
+        [feature.filler if feature.width == 1 else [feature.filler] * feature.width], array.type
+    )
+    return _narrow(pa.concat_arrays([array, filler])), np.append(
+        invalid, True
+    ) if invalid.any() else None
 
 
 def _narrow(array: pa.Array) -> pa.Array:
@@ -104,13 +126,21 @@ def _narrow(array: pa.Array) -> pa.Array:
     if not pa.types.is_string(array.type):
         return array
     encoded = array.dictionary_encode()
-    narrow = next(t for t in (pa.int8(), pa.int16(), pa.int32()) if len(encoded.dictionary) <= 2 ** (t.bit_width - 1))
+    narrow = next(
+        t
+        for t in (pa.int8(), pa.int16(), pa.int32())
+        if len(encoded.dictionary) <= 2 ** (t.bit_width - 1)
+    )
     return pa.DictionaryArray.from_arrays(encoded.indices.cast(narrow), encoded.dictionary)
 
 
 def _whole(parts: list[pa.Array]) -> pa.ChunkedArray:
-    """One column from the parts it was read in, whose types may differ as far as Arrow can unite them."""
-    return pa.concat_tables([pa.table([values.plain(part)], ["column"]) for part in parts], promote_options="permissive")["column"]
+    """One column from the parts it was read in, whose types may differ as far as Arrow can unite
+    them.
+    """
+    return pa.concat_tables(
+        [pa.table([values.plain(part)], ["column"]) for part in parts], promote_options="permissive"
+    )["column"]
 
 
 def load_tables(schema: Schema, sources: Mapping[str, Source]) -> Tables:

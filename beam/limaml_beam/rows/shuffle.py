@@ -1,7 +1,9 @@
-"""How blocks travel between stages: as bytes, which runners pass on as they are, and out of the runner's memory where that helps.
+"""How blocks travel between stages: as bytes, which runners pass on as they are, and out of the
+runner's memory where that helps.
 
-Beam's in-process runner holds every shuffle in memory and decodes and encodes each element twice on its way. Packed blocks cost it
-nothing but their size; with a scratch folder, what it holds is the place of each block in a file.
+Beam's in-process runner holds every shuffle in memory and decodes and encodes each element twice on
+its way. Packed blocks cost it nothing but their size; with a scratch folder, what it holds is the
+place of each block in a file.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ _PLACE = b"@"  # an Arrow stream begins with ff ff ff ff
 class Shuffle:
     """Packs tables before a shuffle and unpacks them behind it.
 
-    Attributes:
-        scratch: A folder on a disk that all workers share, of a run on one machine: packed tables are places in its files. None, for
+    Attributes: scratch: A folder on a disk that all workers share, of a run on one machine: packed
+        tables are places in its files. None, for
             engines that keep shuffles on disks of their own: packed tables hold the rows.
     """
 

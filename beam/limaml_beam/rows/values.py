@@ -27,7 +27,9 @@ def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Text of every value: integers and whole floats without a decimal point; null where there is none (NaN too)."""
+    """Text of every value: integers and whole floats without a decimal point; null where there is
+    none (NaN too).
+    """
     array = plain(column)
     if pa.types.is_string(array.type):
         return array
@@ -35,7 +37,11 @@ def as_text(column: pa.ChunkedArray | pa.Array) -> pa.Array:
         values = array.to_numpy(zero_copy_only=False)
         finite = values[np.isfinite(values)]
         if np.array_equal(finite, np.floor(finite)) and np.all(np.abs(finite) < 2**53):
-            return pa.array(values, pa.float64(), from_pandas=True, mask=~np.isfinite(values)).cast(pa.int64()).cast(pa.string())
+            return (
+                pa.array(values, pa.float64(), from_pandas=True, mask=~np.isfinite(values))
+                .cast(pa.int64())
+                .cast(pa.string())
+            )
         return pa.array(values, from_pandas=True).cast(pa.string())
     if pa.types.is_nested(array.type):
         return pa.nulls(len(array), pa.string())
@@ -46,7 +52,9 @@ def as_floats(column: pa.ChunkedArray | pa.Array) -> Floats:
     """Float64 values ``[n]``; NaN where a value is missing, not a number, or infinite."""
     array = plain(column)
     if pa.types.is_string(array.type):
-        values = pd.to_numeric(pd.Series(array.to_numpy(zero_copy_only=False)), errors="coerce").to_numpy(np.float64)
+        values = pd.to_numeric(
+            pd.Series(array.to_numpy(zero_copy_only=False)), errors="coerce"
+        ).to_numpy(np.float64)
     elif pa.types.is_null(array.type) or pa.types.is_nested(array.type):
         values = np.full(len(array), np.nan)
     elif pa.types.is_boolean(array.type):
@@ -65,20 +73,31 @@ def as_integers(column: pa.ChunkedArray | pa.Array) -> tuple[npt.NDArray[np.int6
             return numbers.to_numpy(np.int64), np.zeros(len(array), bool)
     if pa.types.is_integer(array.type):
         invalid = pc.is_null(array).to_numpy(zero_copy_only=False)
-        return pc.fill_null(array, 0).cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False), invalid
+        return pc.fill_null(array, 0).cast(pa.int64(), safe=False).to_numpy(
+            zero_copy_only=False
+        ), invalid
     values = as_floats(array)
     invalid = np.isnan(values) | (values != np.floor(values)) | (np.abs(values) >= 2**63)
     return np.where(invalid, 0, values).astype(np.int64), invalid
 
 
-def as_milliseconds(column: pa.ChunkedArray | pa.Array, unit: str) -> tuple[npt.NDArray[np.int64], Mask]:
+def as_milliseconds(
+    column: pa.ChunkedArray | pa.Array, unit: str
+) -> tuple[npt.NDArray[np.int64], Mask]:
     """Milliseconds since the epoch ``[n]`` and a mask of unreadable times."""
     array = plain(column)
     if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
-        moments = array.cast(pa.timestamp("ms", tz=getattr(array.type, "tz", None)), safe=False).cast(pa.int64())
+        moments = array.cast(
+            pa.timestamp("ms", tz=getattr(array.type, "tz", None)), safe=False
+        ).cast(pa.int64())
         return as_integers(moments)
     if unit == "iso":
-        parsed = pd.to_datetime(pd.Series(as_text(array).to_numpy(zero_copy_only=False)), errors="coerce", utc=True, format="ISO8601")
+        parsed = pd.to_datetime(
+            pd.Series(as_text(array).to_numpy(zero_copy_only=False)),
+            errors="coerce",
+            utc=True,
+            format="ISO8601",
+        )
         invalid = parsed.isna().to_numpy()
         moments = parsed.dt.tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
         return np.where(invalid, 0, moments), invalid
@@ -103,7 +122,9 @@ def as_label(column: pa.ChunkedArray | pa.Array, label: Label) -> tuple[Floats, 
 
 
 def as_feature(column: pa.ChunkedArray | pa.Array, feature: Feature) -> tuple[pa.Array, Mask]:
-    """The feature's values in its own dtype, invalid ones replaced by its filler, and a mask of those ``[n]``."""
+    """The feature's values in its own dtype, invalid ones replaced by its filler, and a mask of
+    those ``[n]``.
+    """
     if feature.dtype == "string":
         text = as_text(column)
         return pc.fill_null(text, feature.filler), pc.is_null(text).to_numpy(zero_copy_only=False)
@@ -120,7 +141,11 @@ def as_feature(column: pa.ChunkedArray | pa.Array, feature: Feature) -> tuple[pa
 
 def _vector(array: pa.Array, feature: Feature) -> tuple[pa.Array, Mask]:
     matrix = np.full((len(array), feature.width), np.nan)
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
+    if (
+        pa.types.is_list(array.type)
+        or pa.types.is_large_list(array.type)
+        or pa.types.is_fixed_size_list(array.type)
+    ):
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         fitting = lengths == feature.width
         chosen = array.filter(pa.array(fitting))
@@ -130,7 +155,9 @@ def _vector(array: pa.Array, feature: Feature) -> tuple[pa.Array, Mask]:
     invalid = ~np.isfinite(matrix).all(axis=1)
     matrix[invalid] = feature.filler
     if feature.dtype == "int64":
-        return pa.FixedSizeListArray.from_arrays(pa.array(matrix.astype(np.int64).ravel()), feature.width), invalid
+        return pa.FixedSizeListArray.from_arrays(
+            pa.array(matrix.astype(np.int64).ravel()), feature.width
+        ), invalid
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), feature.width), invalid
 
 

@@ -19,19 +19,27 @@ from tfrec_limaml.errors import StoreError
 class AsyncRanker(RankerBase):
     """`limaml_serving.client.Ranker` for asyncio: the same arguments, results, errors and counters.
 
-    Make it inside the running event loop. The store's look-up runs in a worker thread and may take half of a call's
-    time; then it counts as a failed store, and the candidates are scored without embeddings.
+    Make it inside the running event loop. The store's look-up runs in a worker thread and may take
+    half of a call's time; then it counts as a failed store, and the candidates are scored without
+    embeddings.
     """
 
     _grpc = grpc.aio
 
     async def rank(
-        self, member: Mapping[str, Any], candidates: Candidates, *, top: int | None = None, timeout: float | None = None
+        self,
+        member: Mapping[str, Any],
+        candidates: Candidates,
+        *,
+        top: int | None = None,
+        timeout: float | None = None,
     ) -> Ranked:
         """See `limaml_serving.client.Ranker.rank`."""
         return (await self._drive(self._protocol.rank([(member, candidates)], top, timeout)))[0]
 
-    async def rank_many(self, requests: Sequence[Request], *, top: int | None = None, timeout: float | None = None) -> list[Ranked]:
+    async def rank_many(
+        self, requests: Sequence[Request], *, top: int | None = None, timeout: float | None = None
+    ) -> list[Ranked]:
         """See `limaml_serving.client.Ranker.rank_many`."""
         return await self._drive(self._protocol.rank(requests, top, timeout))
 
@@ -49,7 +57,12 @@ class AsyncRanker(RankerBase):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self.close()
 
     async def _drive(self, steps: Steps) -> list[Ranked]:

@@ -1,4 +1,6 @@
-"""What the blocking and the asyncio client have in common: how they are made, and their counters."""
+"""What the blocking and the asyncio client have in common: how they are made, and their
+counters.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from tfrec_limaml.store.base import EmbeddingStore
 
 
 class RankerBase:
-    """A channel to a model server, a store, and the protocol between them; arguments as in `limaml_serving.client.Ranker`."""
+    """A channel to a model server, a store, and the protocol between them; arguments as in
+    `limaml_serving.client.Ranker`.
+    """
 
     #: The module that opens channels: `grpc` or `grpc.aio`.
     _grpc: Any
@@ -51,11 +55,17 @@ class RankerBase:
         )
         settings = channel_options(retries, tls, options)
         self._channel = (
-            self._grpc.insecure_channel(target, settings) if tls is None else self._grpc.secure_channel(target, tls.credentials(), settings)
+            self._grpc.insecure_channel(target, settings)
+            if tls is None
+            else self._grpc.secure_channel(target, tls.credentials(), settings)
         )
-        self._predict = self._channel.unary_unary(wire.PREDICT_METHOD, None, wire.PredictResponse.FromString)
+        self._predict = self._channel.unary_unary(
+            wire.PREDICT_METHOD, None, wire.PredictResponse.FromString
+        )
         self._metadata = self._channel.unary_unary(
-            wire.METADATA_METHOD, wire.GetModelMetadataRequest.SerializeToString, wire.GetModelMetadataResponse.FromString
+            wire.METADATA_METHOD,
+            wire.GetModelMetadataRequest.SerializeToString,
+            wire.GetModelMetadataResponse.FromString,
         )
 
     @property
@@ -64,5 +74,5 @@ class RankerBase:
         return self._protocol.counters
 
     def _nobody(self, timeout: float) -> ServingError:
-        message = f"no server answers at {self._target} after {timeout:g} seconds: is it running, and is this its port?"
+        message = f"no server answers at {self._target} after {timeout:g} seconds: is it running, and is this its port?"  # noqa: E501
         return ServingError(message, "UNAVAILABLE")

@@ -1,4 +1,6 @@
-"""Channels to a model server: TLS, retries and options, the same for the blocking and the asyncio client."""
+"""Channels to a model server: TLS, retries and options, the same for the blocking and the asyncio
+client.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,10 @@ RETRIED_CODES = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 class Tls:
     """Files for TLS and, with a key and a certificate, mutual TLS (all PEM).
 
-    Attributes:
-        root_certificates: Authorities to trust; ``None`` takes gRPC's own list.
-        private_key: The client's key, for mutual TLS.
-        certificate_chain: The client's certificate, for mutual TLS.
-        server_name: Name to check the server's certificate against, where it differs from the target's.
+    Attributes: root_certificates: Authorities to trust; ``None`` takes gRPC's own list.
+        private_key: The client's key, for mutual TLS. certificate_chain: The client's certificate,
+        for mutual TLS. server_name: Name to check the server's certificate against, where it
+        differs from the target's.
     """
 
     root_certificates: str | Path | None = None
@@ -35,20 +36,25 @@ class Tls:
     def __post_init__(self) -> None:
         if (self.private_key is None) != (self.certificate_chain is None):
             raise LimamlError(
-                f"mutual TLS needs private_key and certificate_chain together, received {self.private_key!r} and {self.certificate_chain!r}"
+                "mutual TLS needs private_key and certificate_chain together, received "
+                f"{self.private_key!r} and {self.certificate_chain!r}"
             )
 
     def credentials(self) -> Any:
         """gRPC channel credentials; raises `LimamlError` naming a file that cannot be read."""
-        return grpc.ssl_channel_credentials(_read(self.root_certificates), _read(self.private_key), _read(self.certificate_chain))
+        return grpc.ssl_channel_credentials(
+            _read(self.root_certificates), _read(self.private_key), _read(self.certificate_chain)
+        )
 
 
-def channel_options(retries: int, tls: Tls | None, extra: Sequence[tuple[str, Any]] = ()) -> list[tuple[str, Any]]:
+def channel_options(
+    retries: int, tls: Tls | None, extra: Sequence[tuple[str, Any]] = ()
+) -> list[tuple[str, Any]]:
     """Options of a channel.
 
-    Retries are gRPC's own: exponential back-off with jitter from 20 ms to 500 ms, always inside the call's deadline,
-    and throttled (when most calls fail, gRPC stops retrying until successes return, so that clients never storm a
-    server that is coming back).
+    Retries are gRPC's own: exponential back-off with jitter from 20 ms to 500 ms, always inside the
+    call's deadline, and throttled (when most calls fail, gRPC stops retrying until successes
+    return, so that clients never storm a server that is coming back).
 
     Args:
         retries: Further attempts after the first; 0 to 4 (gRPC allows five attempts).
@@ -56,7 +62,9 @@ def channel_options(retries: int, tls: Tls | None, extra: Sequence[tuple[str, An
         extra: Options that override the ones made here.
     """
     if not 0 <= retries <= 4:
-        raise LimamlError(f"retries must lie in 0..4 (gRPC makes at most five attempts), received {retries}")
+        raise LimamlError(
+            f"retries must lie in 0..4 (gRPC makes at most five attempts), received {retries}"
+        )
     config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
     if retries:
         config["retryThrottling"] = {"maxTokens": 100, "tokenRatio": 0.1}

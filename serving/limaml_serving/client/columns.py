@@ -24,9 +24,8 @@ Candidates = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 class TaskKeys(NamedTuple):
     """A request's task keys under one task definition.
 
-    Attributes:
-        distinct: ``None`` stands for one with a key column that is ``None``.
-        position: Place in `distinct` of the one shared key, ``[1]``, or of each candidate's, ``[N]``.
+    Attributes: distinct: ``None`` stands for one with a key column that is ``None``. position:
+        Place in `distinct` of the one shared key, ``[1]``, or of each candidate's, ``[N]``.
     """
 
     distinct: tuple[str | None, ...]
@@ -37,11 +36,10 @@ class TaskKeys(NamedTuple):
 class Rows:
     """One checked request: a member and N candidates.
 
-    Attributes:
-        count: Number of candidates ``N``.
-        columns: One for each of the model's features, in their order: 1 row (the member's) or N (the candidates').
-        keys: The task keys under each of the model's task definitions, its records' own first.
-        filled: Features with values that the schema's filler replaced.
+    Attributes: count: Number of candidates ``N``. columns: One for each of the model's features, in
+        their order: 1 row (the member's) or N (the candidates'). keys: The task keys under each of
+        the model's task definitions, its records' own first. filled: Features with values that the
+        schema's filler replaced.
     """
 
     count: int
@@ -53,7 +51,8 @@ class Rows:
 class RowReader:
     """Checks requests against one model's inputs; made once per model version.
 
-    Names that the schema does not know are ignored, so that candidates may carry their own identifiers.
+    Names that the schema does not know are ignored, so that candidates may carry their own
+    identifiers.
 
     Args:
         features: The model's inputs.
@@ -62,9 +61,16 @@ class RowReader:
 
     def __init__(self, features: Sequence[Feature], key_columns: Sequence[Sequence[str]]) -> None:
         self._readers = tuple(FeatureReader(feature) for feature in features)
-        self._floats = tuple(index for index, feature in enumerate(features) if feature.dtype == "float32")
+        self._floats = tuple(
+            index for index, feature in enumerate(features) if feature.dtype == "float32"
+        )
         self._key_columns = tuple(map(tuple, key_columns))
-        self._names = frozenset((*(name for names in key_columns for name in names), *(feature.name for feature in features)))
+        self._names = frozenset(
+            (
+                *(name for names in key_columns for name in names),
+                *(feature.name for feature in features),
+            )
+        )
 
     def example(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """A member and two candidates with a made-up value of the right type for every name."""
@@ -74,25 +80,30 @@ class RowReader:
         candidate: dict[str, Any] = {}
         for reader in self._readers:
             feature = reader.feature
-            of_member = feature.name in first or (feature.role == "meta" and feature.name not in of_candidates)
+            of_member = feature.name in first or (
+                feature.role == "meta" and feature.name not in of_candidates
+            )
             (member if of_member else candidate)[feature.name] = reader.example()
         return member, [candidate, dict(candidate)]
 
     def read(self, member: Mapping[str, Any], candidates: Candidates) -> Rows:
         """One checked request.
 
-        Args:
-            member: One value per name.
-            candidates: Columns of equal length by name, or one mapping per candidate (slower: it is turned into columns).
+        Args: member: One value per name. candidates: Columns of equal length by name, or one
+            mapping per candidate (slower: it is turned into columns).
 
-        Raises:
-            RequestError: A name is given twice or missing, columns differ in length, or a value does not fit its feature.
+        Raises: RequestError: A name is given twice or missing, columns differ in length, or a value
+            does not fit its feature.
         """
         given, count = _as_columns(candidates)
         if count == 0:
             return Rows(count=0, columns=(), keys=(), filled=())
-        if not member.keys().isdisjoint(given) and (twice := member.keys() & given.keys() & self._names):
-            raise RequestError(f"{sorted(twice)[0]!r} is given for the member and for the candidates: give it once")
+        if not member.keys().isdisjoint(given) and (
+            twice := member.keys() & given.keys() & self._names
+        ):
+            raise RequestError(
+                f"{sorted(twice)[0]!r} is given for the member and for the candidates: give it once"
+            )
         columns: list[Column] = []
         filled: list[str] = []
         for reader in self._readers:
@@ -103,7 +114,8 @@ class RowReader:
                 columns.append(reader.of_member(member[name], filled))
             else:
                 columns.append(reader.absent(filled))
-        # Hardly ever is a value not finite: all are looked at together, and column by column only if that finds something.
+        # Hardly ever is a value not finite: all are looked at together, and column by column only
+        # if that finds something.
         if not all_finite([columns[index][1] for index in self._floats]):
             for index in self._floats:
                 columns[index] = self._readers[index].with_filler(columns[index], filled)
@@ -115,9 +127,12 @@ def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
     """Columns and the number of candidates."""
     if isinstance(candidates, Mapping):
         return candidates, _common_length(candidates)
-    if isinstance(candidates, str | bytes) or not all(isinstance(row, Mapping) for row in candidates):
+    if isinstance(candidates, str | bytes) or not all(
+        isinstance(row, Mapping) for row in candidates
+    ):
         raise RequestError(
-            "candidates must be a mapping from column names to columns, or a list with one mapping per candidate, "
+            "candidates must be a mapping from column names to columns, or a list with one "
+            "mapping per candidate, "
             f"received {shown(candidates)}"
         )
     names: dict[str, None] = {}
@@ -136,7 +151,10 @@ def _common_length(columns: Mapping[str, Any]) -> int:
             return lengths.pop()
     scalars = [name for name, values in columns.items() if _is_single(values)]
     if scalars:
-        raise RequestError(f"every column of candidates needs one value per candidate, received single values for {scalars}")
+        raise RequestError(
+            "every column of candidates needs one value per candidate, received single values "
+            f"for {scalars}"
+        )
     if columns:
         given = {name: len(values) for name, values in columns.items()}
         raise RequestError(f"the columns of candidates must have equal lengths, received {given}")
@@ -144,28 +162,51 @@ def _common_length(columns: Mapping[str, Any]) -> int:
 
 
 def _is_single(values: Any) -> bool:
-    return isinstance(values, str | bytes) or getattr(values, "ndim", 1) == 0 or not hasattr(values, "__len__")
+    return (
+        isinstance(values, str | bytes)
+        or getattr(values, "ndim", 1) == 0
+        or not hasattr(values, "__len__")
+    )
 
 
-def _task_keys(names: Sequence[str], member: Mapping[str, Any], columns: Mapping[str, Any], count: int) -> TaskKeys:
+def _task_keys(
+    names: Sequence[str], member: Mapping[str, Any], columns: Mapping[str, Any], count: int
+) -> TaskKeys:
     """One row where every key column is the member's."""
     for name in names:
         if name not in columns and name not in member:
-            raise RequestError(f"the key column {name!r} is missing: give it (None for someone unknown) to look up the meta embedding")
+            raise RequestError(
+                f"the key column {name!r} is missing: give it (None for someone unknown) to look "
+                "up the meta embedding"
+            )
     try:
         if columns.keys().isdisjoint(names):
             values = tuple([member[name] for name in names])
             hash(values)  # as text and numbers can be
             return TaskKeys((_task_key(values),), _ONE_KEY)
-        positions, index = _distinct([_values(columns[name]) if name in columns else [member[name]] * count for name in names], count)
+        positions, index = _distinct(
+            [
+                _values(columns[name]) if name in columns else [member[name]] * count
+                for name in names
+            ],
+            count,
+        )
     except TypeError as error:
-        raise RequestError(f"the key columns {list(names)} need text or numbers ({error})") from error
+        raise RequestError(
+            f"the key columns {list(names)} need text or numbers ({error})"
+        ) from error
     return TaskKeys(tuple([_task_key(key) for key in positions]), index)
 
 
-def _distinct(lists: Sequence[Sequence[Any]], count: int) -> tuple[dict[tuple[Any, ...], int], npt.NDArray[np.int64]]:
+def _distinct(
+    lists: Sequence[Sequence[Any]], count: int
+) -> tuple[dict[tuple[Any, ...], int], npt.NDArray[np.int64]]:
     positions: dict[tuple[Any, ...], int] = {}
-    index = np.fromiter((positions.setdefault(key, len(positions)) for key in zip(*lists, strict=True)), np.int64, count)
+    index = np.fromiter(
+        (positions.setdefault(key, len(positions)) for key in zip(*lists, strict=True)),
+        np.int64,
+        count,
+    )
     return positions, index
 
 
@@ -176,4 +217,6 @@ def _values(column: Any) -> list[Any]:
 def _task_key(values: Sequence[Any]) -> str | None:
     if None in values:
         return None
-    return encode_task_key([value.decode() if isinstance(value, bytes) else value for value in values])
+    return encode_task_key(
+        [value.decode() if isinstance(value, bytes) else value for value in values]
+    )

@@ -1,4 +1,6 @@
-"""What happened so far: plain counters, readable as a dataclass and, where wanted, by Prometheus."""
+"""What happened so far: plain counters, readable as a dataclass and, where wanted, by
+Prometheus.
+"""
 
 from __future__ import annotations
 
@@ -70,4 +72,6 @@ class PrometheusCounters:
         from prometheus_client.core import CounterMetricFamily
 
         for name, value in self._counters.snapshot().items():
-            yield CounterMetricFamily(f"limaml_ranker_{name}", f"Ranker client: {name.replace('_', ' ')}.", value=value)
+            yield CounterMetricFamily(
+                f"limaml_ranker_{name}", f"Ranker client: {name.replace('_', ' ')}.", value=value
+            )

@@ -14,18 +14,27 @@ from limaml_serving.client import wire
 from limaml_serving.errors import RequestError, shown
 from tfrec_limaml.schema.schema import Feature
 
-#: A checked column: its number of rows (1 or N), and their bytes as they travel. Numbers are little-endian, row after row;
-#: texts are the fields ``string_val`` of a `TensorProto`. Either way, columns are put together by putting their bytes together.
+#: A checked column: its number of rows (1 or N), and their bytes as they travel. Numbers are
+#: little-endian, row after row; texts are the fields ``string_val`` of a `TensorProto`. Either way,
+#: columns are put together by putting their bytes together.
 Column = tuple[int, bytes]
-# How a number travels: its type in arrays; the types of a single one that needs no mending, and how that one becomes bytes.
+# How a number travels: its type in arrays; the types of a single one that needs no mending, and how
+# that one becomes bytes.
 _NUMBERS: dict[str, tuple[np.dtype[Any], frozenset[type], Callable[[Any], bytes]]] = {
     "int64": (np.dtype("<i8"), frozenset({int, bool, np.int64}), struct.Struct("<q").pack),
-    "float32": (np.dtype("<f4"), frozenset({float, int, np.float32, np.float64}), struct.Struct("<f").pack),
+    "float32": (
+        np.dtype("<f4"),
+        frozenset({float, int, np.float32, np.float64}),
+        struct.Struct("<f").pack,
+    ),
 }
 
 
 class FeatureReader:
-    """Reads one feature's values; the usual ones take the short way through each method. A feature with filled values is noted."""
+    """Reads one feature's values; the usual ones take the short way through each method.
+
+    A feature with filled values is noted.
+    """
 
     def __init__(self, feature: Feature) -> None:
         self.name = feature.name
@@ -63,7 +72,8 @@ class FeatureReader:
             try:
                 return 1, self._pack(value)
             except (struct.error, OverflowError):
-                pass  # too large for its type: an integer is refused below, a float becomes infinite
+                # too large for its type: an integer is refused below, a float becomes infinite
+                pass
         return 1, _numbers(self.feature, (value,), (1, *self._tail), filled)
 
     def with_filler(self, column: Column, filled: list[str]) -> Column:
@@ -73,20 +83,26 @@ class FeatureReader:
         invalid = ~np.isfinite(values)
         if not invalid.any():
             return column
-        values = np.where(invalid, np.float32(_filler(self.feature, "a missing, NaN or infinite value")), values)
+        values = np.where(
+            invalid, np.float32(_filler(self.feature, "a missing, NaN or infinite value")), values
+        )
         filled.append(self.name)
         return rows, values.tobytes()
 
     def absent(self, filled: list[str]) -> Column:
         """The filler's column of one row."""
         if self.feature.on_invalid != "fill":
-            raise RequestError(f"feature {self.name!r} is missing: give it for the member or for the candidates")
+            raise RequestError(
+                f"feature {self.name!r} is missing: give it for the member or for the candidates"
+            )
         filled.append(self.name)
         return 1, self._filler
 
 
 def all_finite(floats: Sequence[bytes]) -> bool:
-    """Whether all are finite; a false alarm is possible, where values are so large that their squares are not."""
+    """Whether all are finite; a false alarm is possible, where values are so large that their
+    squares are not.
+    """
     values = np.frombuffer(b"".join(floats), "<f4")
     return math.isfinite(np.vdot(values, values))
 
@@ -102,9 +118,13 @@ def _numbers(feature: Feature, values: Any, shape: tuple[int, ...], filled: list
     return array.tobytes()
 
 
-def _of_shape(feature: Feature, array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+def _of_shape(
+    feature: Feature, array: npt.NDArray[Any], shape: tuple[int, ...]
+) -> npt.NDArray[Any]:
     if array.shape != shape:
-        raise RequestError(f"feature {feature.name!r} needs the shape {list(shape)}, received {list(array.shape)}")
+        raise RequestError(
+            f"feature {feature.name!r} needs the shape {list(shape)}, received {list(array.shape)}"
+        )
     return array
 
 
@@ -115,13 +135,24 @@ def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
     except (TypeError, UnicodeDecodeError):
         pass  # not all of them are text: look at each
     except UnicodeEncodeError as error:
-        raise RequestError(f"feature {feature.name!r} holds text that is not valid Unicode: {error}") from error
-    strange = [item for item in items if not isinstance(item, str | bytes | int | float | np.generic | None)]
+        raise RequestError(
+            f"feature {feature.name!r} holds text that is not valid Unicode: {error}"
+        ) from error
+    strange = [
+        item
+        for item in items
+        if not isinstance(item, str | bytes | int | float | np.generic | None)
+    ]
     if strange:
-        raise RequestError(f"feature {feature.name!r} needs text (string), received {shown(strange[0])}")
+        raise RequestError(
+            f"feature {feature.name!r} needs text (string), received {shown(strange[0])}"
+        )
     invalid = [item is None or (isinstance(item, float) and item != item) for item in items]
     filler = str(_filler(feature, "a missing value")).encode() if any(invalid) else b""
-    out = [filler if bad else item if isinstance(item, bytes) else str(item).encode() for item, bad in zip(items, invalid, strict=True)]
+    out = [
+        filler if bad else item if isinstance(item, bytes) else str(item).encode()
+        for item, bad in zip(items, invalid, strict=True)
+    ]
     if any(invalid):
         filled.append(feature.name)
     content: bytes = wire.TensorProto(string_val=out).SerializeToString()
@@ -138,7 +169,9 @@ def _floats(feature: Feature, values: Any) -> npt.NDArray[Any]:
     if array.dtype.kind == "O":
         array = _array(feature, np.where(_is_none(array), np.nan, array).tolist())
     if array.dtype.kind not in "fiub":
-        raise RequestError(f"feature {feature.name!r} needs numbers (float32), received {shown(values)}")
+        raise RequestError(
+            f"feature {feature.name!r} needs numbers (float32), received {shown(values)}"
+        )
     with np.errstate(over="ignore"):
         return array.astype("<f4")
 
@@ -155,22 +188,31 @@ def _integers(feature: Feature, values: Any) -> tuple[npt.NDArray[Any], npt.NDAr
     with np.errstate(invalid="ignore"):
         whole = array.astype("<i8") if array.dtype.kind in "fiub" else None
     if whole is None or np.any(array != whole):
-        raise RequestError(f"feature {feature.name!r} needs whole numbers (int64), received {shown(values)}")
+        raise RequestError(
+            f"feature {feature.name!r} needs whole numbers (int64), received {shown(values)}"
+        )
     return whole, invalid
 
 
 def _is_none(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    return np.fromiter((value is None for value in array.flat), np.bool_, array.size).reshape(array.shape)
+    return np.fromiter((value is None for value in array.flat), np.bool_, array.size).reshape(
+        array.shape
+    )
 
 
 def _array(feature: Feature, values: Any) -> npt.NDArray[Any]:
     try:
         return np.asarray(values)
     except ValueError as error:
-        raise RequestError(f"feature {feature.name!r} needs values of one length, received {shown(values)}") from error
+        raise RequestError(
+            f"feature {feature.name!r} needs values of one length, received {shown(values)}"
+        ) from error
 
 
 def _filler(feature: Feature, what: str) -> float | int | str:
     if feature.on_invalid != "fill":
-        raise RequestError(f"feature {feature.name!r} has {what}, and the schema (on_invalid: {feature.on_invalid}) gives no filler for it")
+        raise RequestError(
+            f"feature {feature.name!r} has {what}, and the schema (on_invalid: "
+            f"{feature.on_invalid}) gives no filler for it"
+        )
     return feature.filler

@@ -13,18 +13,30 @@ from limaml_serving.client import wire
 from limaml_serving.client.columns import Rows
 from limaml_serving.client.feature_reader import Column
 from limaml_serving.errors import ServingError
-from tfrec_limaml.manifest import LOGIT, PROBABILITY, RANK_SIGNATURE, SERVING_SIGNATURE, embedding_inputs
+from tfrec_limaml.manifest import (
+    LOGIT,
+    PROBABILITY,
+    RANK_SIGNATURE,
+    SERVING_SIGNATURE,
+    embedding_inputs,
+)
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.store.base import Mask, Matrix
 
-_DTYPES = {"float32": wire.DT_FLOAT, "int64": wire.DT_INT64, "bool": wire.DT_BOOL, "string": wire.DT_STRING}
+_DTYPES = {
+    "float32": wire.DT_FLOAT,
+    "int64": wire.DT_INT64,
+    "bool": wire.DT_BOOL,
+    "string": wire.DT_STRING,
+}
 
 
 class RequestWriter:
     """Writes `PredictRequest` messages for one model; made once per model version.
 
-    A serialized message is its fields one after another. So a request is put together from parts, most of which are the
-    same every time; filling protobuf messages field by field takes several times as long.
+    A serialized message is its fields one after another. So a request is put together from parts,
+    most of which are the same every time; filling protobuf messages field by field takes several
+    times as long.
 
     Args:
         features: The model's inputs beside the embeddings.
@@ -32,10 +44,18 @@ class RequestWriter:
         nested_definitions: The model's task definitions behind the first.
     """
 
-    def __init__(self, features: Sequence[Feature], embedding_dim: int, nested_definitions: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        embedding_dim: int,
+        nested_definitions: Sequence[str] = (),
+    ) -> None:
         pairs = embedding_inputs(nested_definitions)
         self._inputs = (
-            *(_Input(feature.name, feature.dtype, () if feature.width == 1 else (feature.width,)) for feature in features),
+            *(
+                _Input(feature.name, feature.dtype, () if feature.width == 1 else (feature.width,))
+                for feature in features
+            ),
             *(_Input(name, "float32", (embedding_dim,)) for name, _ in pairs),
             *(_Input(name, "bool", ()) for _, name in pairs),
         )
@@ -52,19 +72,21 @@ class RequestWriter:
     ) -> bytes:
         """One serialized request, pinned to a version number.
 
-        A single compact request uses the ``rank`` signature: the member's columns travel once. Others are laid end to end
-        for ``serving_default``, every column repeated to its request's length.
+        A single compact request uses the ``rank`` signature: the member's columns travel once.
+        Others are laid end to end for ``serving_default``, every column repeated to its request's
+        length.
 
-        Args:
-            model: Name of the model on the server.
-            version: The version that must answer.
-            rows: Checked requests.
-            embeddings: For each request, one ``[1 or N, D]`` for each task definition.
-            has: Likewise, which embeddings are real, ``[1 or N]``.
-            compact: Whether ``rank`` may be used; a server that batches requests needs all columns of one length.
+        Args: model: Name of the model on the server. version: The version that must answer. rows:
+            Checked requests. embeddings: For each request, one ``[1 or N, D]`` for each task
+            definition. has: Likewise, which embeddings are real, ``[1 or N]``. compact: Whether
+            ``rank`` may be used; a server that batches requests needs all columns of one length.
         """
         every = [
-            [*r.columns, *[(len(m), m.tobytes()) for m in matrices], *[(len(m), m.tobytes()) for m in masks]]
+            [
+                *r.columns,
+                *[(len(m), m.tobytes()) for m in matrices],
+                *[(len(m), m.tobytes()) for m in masks],
+            ]
             for r, matrices, masks in zip(rows, embeddings, has, strict=True)
         ]
         if compact and len(rows) == 1:
@@ -112,7 +134,15 @@ def _end_to_end(requests: Sequence[Sequence[Column]], counts: Sequence[int]) -> 
     """Several requests' columns as one, those of one row repeated."""
     total = sum(counts)
     return [
-        (total, b"".join([content if rows == n else content * n for (rows, content), n in zip(columns, counts, strict=True)]))
+        (
+            total,
+            b"".join(
+                [
+                    content if rows == n else content * n
+                    for (rows, content), n in zip(columns, counts, strict=True)
+                ]
+            ),
+        )
         for columns in zip(*requests, strict=True)
     ]
 
@@ -125,12 +155,22 @@ def read_output(response: Any, name: str, count: int) -> npt.NDArray[np.float32]
     """
     tensor = response.outputs.get(name)
     if tensor is None:
-        raise ServingError(f"the server's answer has no output {name!r}, only {sorted(response.outputs)}: is this a ranker?", "INTERNAL")
+        raise ServingError(
+            f"the server's answer has no output {name!r}, only {sorted(response.outputs)}: is "
+            "this a ranker?",
+            "INTERNAL",
+        )
     dims = tensor.tensor_shape.dim
     if tensor.dtype != wire.DT_FLOAT or len(dims) != 1 or dims[0].size != count:
         shape = [dim.size for dim in dims]
-        raise ServingError(f"output {name!r} should be float32 [{count}], received dtype {tensor.dtype} and shape {shape}", "INTERNAL")
+        raise ServingError(
+            f"output {name!r} should be float32 [{count}], received dtype {tensor.dtype} and "
+            f"shape {shape}",
+            "INTERNAL",
+        )
     content = tensor.tensor_content or tensor.float_val
     if len(content) != 4 * count:
-        raise ServingError(f"output {name!r} should hold {count} values, received {len(content) / 4:g}", "INTERNAL")
+        raise ServingError(
+            f"output {name!r} should hold {count} values, received {len(content) / 4:g}", "INTERNAL"
+        )
     return np.frombuffer(content, "<f4")

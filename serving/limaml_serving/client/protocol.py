@@ -1,7 +1,9 @@
-"""The ranking protocol, free of input and output: what to ask, in which order, and what to make of the answers.
+"""The ranking protocol, free of input and output: what to ask, in which order, and what to make of
+the answers.
 
-`RankingProtocol.rank` is a generator. It yields what it needs from outside (`Resolve`, `LookUp`, `Predict`) and is sent the
-answer, or has the error thrown in. The blocking and the asyncio client only carry these out, so that both behave alike.
+`RankingProtocol.rank` is a generator. It yields what it needs from outside (`Resolve`, `LookUp`,
+`Predict`) and is sent the answer, or has the error thrown in. The blocking and the asyncio client
+only carry these out, so that both behave alike.
 """
 
 from __future__ import annotations
@@ -30,7 +32,11 @@ logger = logging.getLogger(__name__)
 
 Signature = Literal["rank", "serving_default"]
 OnVersionMismatch = Literal["unadapted", "raise"]
-_COUNTED = {"DEADLINE_EXCEEDED": "deadline_exceeded", "UNAVAILABLE": "unavailable", "RESOURCE_EXHAUSTED": "unavailable"}
+_COUNTED = {
+    "DEADLINE_EXCEEDED": "deadline_exceeded",
+    "UNAVAILABLE": "unavailable",
+    "RESOURCE_EXHAUSTED": "unavailable",
+}
 
 Request = tuple[Mapping[str, Any], Candidates]
 
@@ -39,11 +45,10 @@ Request = tuple[Mapping[str, Any], Candidates]
 class Ranked:
     """Scored candidates, best first; every array has one entry per candidate returned.
 
-    Attributes:
-        order: Positions in the candidates given, by falling logit (equal ones keep their order; NaN comes last).
-        probability: float32.
-        logit: float32; it still orders candidates whose probability rounds to 1.
-        used_embedding: Whether the member's meta embedding took part in the score (the first task definition's, where the model has
+    Attributes: order: Positions in the candidates given, by falling logit (equal ones keep their
+        order; NaN comes last). probability: float32. logit: float32; it still orders candidates
+        whose probability rounds to 1. used_embedding: Whether the member's meta embedding took part
+        in the score (the first task definition's, where the model has
             several).
         model_version: The version that scored, whose embeddings were used.
         filled: Features with missing or invalid values that the schema's filler replaced.
@@ -96,9 +101,15 @@ class RankingProtocol:
         signature: Signature,
     ) -> None:
         if signature not in (RANK_SIGNATURE, SERVING_SIGNATURE):
-            raise LimamlError(f"signature must be {RANK_SIGNATURE!r} or {SERVING_SIGNATURE!r}, received {signature!r}")
+            raise LimamlError(
+                f"signature must be {RANK_SIGNATURE!r} or {SERVING_SIGNATURE!r}, received "
+                f"{signature!r}"
+            )
         if on_version_mismatch not in ("unadapted", "raise"):
-            raise LimamlError(f"on_version_mismatch must be 'unadapted' or 'raise', received {on_version_mismatch!r}")
+            raise LimamlError(
+                "on_version_mismatch must be 'unadapted' or 'raise', received "
+                f"{on_version_mismatch!r}"
+            )
         if timeout <= 0:
             raise LimamlError(f"timeout must be a positive number of seconds, received {timeout}")
         self.counters = Counters()
@@ -128,7 +139,8 @@ class RankingProtocol:
         except ServingError as error:
             if error.code != "NOT_FOUND" or self._lock.pinned is not None:
                 raise
-        # The version was retired between two resolutions: follow the label, and score anew with the other version's embeddings.
+        # The version was retired between two resolutions: follow the label, and score anew with the
+        # other version's embeddings.
         version = yield from self._resolve(deadline)
         return (yield from self._rank_with(version, requests, top, deadline))
 
@@ -158,14 +170,31 @@ class RankingProtocol:
             logger.info("model %s: version %d answers now", self._model, version)
         return version
 
-    def _rank_with(self, version: int, requests: Sequence[Request], top: int | None, deadline: float) -> Steps:
+    def _rank_with(
+        self, version: int, requests: Sequence[Request], top: int | None, deadline: float
+    ) -> Steps:
         model = self._model_of(version)
-        every = [_numbered(model, request, index if len(requests) > 1 else None) for index, request in enumerate(requests)]
+        every = [
+            _numbered(model, request, index if len(requests) > 1 else None)
+            for index, request in enumerate(requests)
+        ]
         rows = [r for r in every if r.count]
         if not rows:
-            return [_ranked(r, np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(0, np.bool_), version, top) for r in every]
+            return [
+                _ranked(
+                    r,
+                    np.zeros(0, np.float32),
+                    np.zeros(0, np.float32),
+                    np.zeros(0, np.bool_),
+                    version,
+                    top,
+                )
+                for r in every
+            ]
         embeddings, has = yield from self._embeddings(model, version, rows, deadline)
-        request = model.writer.write(self._model, version, rows, embeddings, has, compact=self._compact)
+        request = model.writer.write(
+            self._model, version, rows, embeddings, has, compact=self._compact
+        )
         try:
             response = yield Predict(request, self._left(deadline))
         except grpc.RpcError as error:
@@ -173,7 +202,8 @@ class RankingProtocol:
         answered = response.model_spec.version.value
         if answered != version:
             raise VersionMismatchError(
-                f"asked {self._model} for version {version}, but version {answered} answered: its scores are dropped"
+                f"asked {self._model} for version {version}, but version {answered} answered: its "
+                "scores are dropped"
             )
         return self._split(response, every, has, version, top)
 
@@ -182,35 +212,63 @@ class RankingProtocol:
         if model is not None:
             return model
         newest = self._known.newest
-        self._mismatch(f"version {version} serves, but no manifest of it is known (the newest is of version {newest.version})")
+        self._mismatch(
+            f"version {version} serves, but no manifest of it is known (the newest is of version "
+            f"{newest.version})"
+        )
         return newest
 
     def _embeddings(
         self, model: KnownVersion, version: int, rows: Sequence[Rows], deadline: float
     ) -> Generator[LookUp, Any, tuple[list[list[Matrix]], list[list[Mask]]]]:
-        """Embeddings ``[1 or N, D]`` and masks ``[1 or N]`` of each request, by task definition, from one look-up."""
-        keys = tuple({key: None for r in rows for own in r.keys for key in own.distinct if key is not None})
+        """Embeddings ``[1 or N, D]`` and masks ``[1 or N]`` of each request, by task definition,
+        from one look-up.
+        """
+        keys = tuple(
+            {key: None for r in rows for own in r.keys for key in own.distinct if key is not None}
+        )
         answer: tuple[Matrix, Mask] | None = None
         if keys and model.version == version:
             try:
                 answer = yield LookUp(keys, version, self._left(deadline) / 2)
             except (StoreError, TimeoutError) as error:
                 self.counters.add(store_errors=1)
-                logger.warning("ranking without meta embeddings, the store failed: %s", error or "too slow")
+                logger.warning(
+                    "ranking without meta embeddings, the store failed: %s", error or "too slow"
+                )
             else:
                 if not self._fits(answer[0], model):
                     answer = None
         if answer is None:
-            answer = np.zeros((len(keys), model.embedding_dim), np.float32), np.zeros(len(keys), np.bool_)
-        matrix, found = np.asarray(answer[0], np.float32), np.asarray(answer[1], np.bool_)  # whatever store it is
+            answer = (
+                np.zeros((len(keys), model.embedding_dim), np.float32),
+                np.zeros(len(keys), np.bool_),
+            )
+        matrix, found = (
+            np.asarray(answer[0], np.float32),
+            np.asarray(answer[1], np.bool_),
+        )  # whatever store it is
         if all(own.distinct == keys for r in rows for own in r.keys):
-            picks = [[own.position if len(own.position) > 1 else slice(None) for own in r.keys] for r in rows]
+            picks = [
+                [own.position if len(own.position) > 1 else slice(None) for own in r.keys]
+                for r in rows
+            ]
         else:
             # One more row, which stays empty and stands for nobody: the key None.
-            matrix, found = np.concatenate([matrix, np.zeros((1, model.embedding_dim), np.float32)]), np.append(found, False)
-            position: dict[str | None, int] = {key: index for index, key in enumerate((*keys, None))}
-            picks = [[np.array([position[key] for key in own.distinct])[own.position] for own in r.keys] for r in rows]
-        return [[matrix[pick] for pick in own] for own in picks], [[found[pick] for pick in own] for own in picks]
+            matrix, found = (
+                np.concatenate([matrix, np.zeros((1, model.embedding_dim), np.float32)]),
+                np.append(found, False),
+            )
+            position: dict[str | None, int] = {
+                key: index for index, key in enumerate((*keys, None))
+            }
+            picks = [
+                [np.array([position[key] for key in own.distinct])[own.position] for own in r.keys]
+                for r in rows
+            ]
+        return [[matrix[pick] for pick in own] for own in picks], [
+            [found[pick] for pick in own] for own in picks
+        ]
 
     def _fits(self, embeddings: Matrix, model: KnownVersion) -> bool:
         width = embeddings.shape[1]
@@ -218,7 +276,8 @@ class RankingProtocol:
             return True
         what = "none are published" if width == 0 else f"the store's have width {width}"
         self._mismatch(
-            f"model version {model.version} needs meta embeddings of width {model.embedding_dim}, but {what}: run `limaml embed`"
+            f"model version {model.version} needs meta embeddings of width {model.embedding_dim}, "
+            f"but {what}: run `limaml embed`"
         )
         return False
 
@@ -228,10 +287,20 @@ class RankingProtocol:
             raise VersionMismatchError(message)
         logger.warning("ranking without meta embeddings: %s", message)
 
-    def _split(self, response: Any, every: Sequence[Rows], has: Sequence[Sequence[Mask]], version: int, top: int | None) -> list[Ranked]:
+    def _split(
+        self,
+        response: Any,
+        every: Sequence[Rows],
+        has: Sequence[Sequence[Mask]],
+        version: int,
+        top: int | None,
+    ) -> list[Ranked]:
         """Each request's part of the answer, ordered and counted."""
         total = sum(r.count for r in every)
-        probability, logit = read_output(response, PROBABILITY, total), read_output(response, LOGIT, total)
+        probability, logit = (
+            read_output(response, PROBABILITY, total),
+            read_output(response, LOGIT, total),
+        )
         out, start, masks = [], 0, iter(has)
         for r in every:
             if r.count:
@@ -250,12 +319,22 @@ class RankingProtocol:
         if None in keys.distinct:
             anonymous = scale * keys.position.tolist().count(keys.distinct.index(None))
         missing = rows.count - adapted - anonymous
-        self.counters.add(candidates=rows.count, adapted=adapted, anonymous=anonymous, missing=missing, filled=len(rows.filled))
+        self.counters.add(
+            candidates=rows.count,
+            adapted=adapted,
+            anonymous=anonymous,
+            missing=missing,
+            filled=len(rows.filled),
+        )
 
     def _left(self, deadline: float) -> float:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise ServingError("no time left to ask the server: earlier steps, such as the store look-up, used it up", "DEADLINE_EXCEEDED")
+            raise ServingError(
+                "no time left to ask the server: earlier steps, such as the store look-up, used "
+                "it up",
+                "DEADLINE_EXCEEDED",
+            )
         return left
 
     def _failure(self, error: Any) -> ServingError:
@@ -273,7 +352,12 @@ def _numbered(model: KnownVersion, request: Request, index: int | None) -> Rows:
 
 
 def _ranked(
-    rows: Rows, probability: npt.NDArray[Any], logit: npt.NDArray[Any], used: npt.NDArray[np.bool_], version: int, top: int | None
+    rows: Rows,
+    probability: npt.NDArray[Any],
+    logit: npt.NDArray[Any],
+    used: npt.NDArray[np.bool_],
+    version: int,
+    top: int | None,
 ) -> Ranked:
     order = (-logit).argsort(kind="stable")[:top]
     return Ranked(

@@ -17,22 +17,25 @@ from tfrec_limaml.errors import StoreError
 class Ranker(RankerBase):
     """Ranks candidates for a member through TensorFlow Serving's gRPC protocol.
 
-    One object serves a whole process: it is safe to share between threads. Make it after forking, not before.
+    One object serves a whole process: it is safe to share between threads. Make it after forking,
+    not before.
 
-    Args:
-        target: ``host:port``, or any gRPC target such as ``dns:///ranker.svc:8500`` (spread over all addresses).
-        store: Where meta embeddings are looked up; stays the caller's to close.
-        manifest: The ranker's manifest, or a folder to read it from: ``EXPORT``, ``EXPORT/ranker`` or one version of it.
+    Args: target: ``host:port``, or any gRPC target such as ``dns:///ranker.svc:8500`` (spread over
+        all addresses). store: Where meta embeddings are looked up; stays the caller's to close.
+        manifest: The ranker's manifest, or a folder to read it from: ``EXPORT``, ``EXPORT/ranker``
+        or one version of it.
             Given a folder of versions, the client can follow the server through a roll-out.
         model_name: The model's name on the server.
         version: Always this version.
-        version_label: The version behind this label, for example ``"stable"``. With neither, the server's newest.
+        version_label: The version behind this label, for example ``"stable"``. With neither, the
+            server's newest.
         timeout: Seconds for a whole call, retries included.
-        retries: Further attempts, with back-off, after ``UNAVAILABLE`` and ``RESOURCE_EXHAUSTED`` alone; 0 to 4.
-        on_version_mismatch: Where no embeddings made by the answering version are to be had: ``"unadapted"`` scores
-            without embeddings, ``"raise"`` raises `VersionMismatchError`.
-        signature: ``"rank"`` sends the member's columns once; ``"serving_default"`` repeats them for every candidate, which a
-            server with ``--enable_batching`` asks for.
+        retries: Further attempts, with back-off, after ``UNAVAILABLE`` and ``RESOURCE_EXHAUSTED``
+            alone; 0 to 4.
+        on_version_mismatch: Where no embeddings made by the answering version are to be had:
+            ``"unadapted"`` scores without embeddings, ``"raise"`` raises `VersionMismatchError`.
+        signature: ``"rank"`` sends the member's columns once; ``"serving_default"`` repeats them
+            for every candidate, which a server with ``--enable_batching`` asks for.
         refresh_seconds: How often a label (or the newest version) is resolved anew.
         tls: TLS settings; ``None`` speaks plain text.
         options: Further gRPC channel options.
@@ -44,37 +47,50 @@ class Ranker(RankerBase):
 
     _grpc = grpc
 
-    def rank(self, member: Mapping[str, Any], candidates: Candidates, *, top: int | None = None, timeout: float | None = None) -> Ranked:
+    def rank(
+        self,
+        member: Mapping[str, Any],
+        candidates: Candidates,
+        *,
+        top: int | None = None,
+        timeout: float | None = None,
+    ) -> Ranked:
         """Scores and orders one member's candidates.
 
-        Args:
-            member: The member's features and key columns by name, one value each. A key column of ``None`` is someone
+        Args: member: The member's features and key columns by name, one value each. A key column of
+            ``None`` is someone
                 unknown: no look-up, the un-adapted model.
-            candidates: Columns by name, N values each (arrays or lists); or one mapping per candidate. A key column may
-                vary by candidate; the embeddings are then looked up per distinct key. Names unknown to the model are ignored.
+            candidates: Columns by name, N values each (arrays or lists); or one mapping per
+                candidate. A key column may vary by candidate; the embeddings are then looked up per
+                distinct key. Names unknown to the model are ignored.
             top: Return the best `top` only.
             timeout: Seconds for this call instead of the client's own.
 
         Returns:
             The candidates, best first.
 
-        Raises:
-            RequestError: Member or candidates do not fit the schema; nothing was sent.
+        Raises: RequestError: Member or candidates do not fit the schema; nothing was sent.
             ServingError: The server did not answer with scores; its ``code`` says why.
-            VersionMismatchError: As configured by `on_version_mismatch`; and always when another version than the one
+            VersionMismatchError: As configured by `on_version_mismatch`; and always when another
+            version than the one
                 asked for answers.
         """
         return self._drive(self._protocol.rank([(member, candidates)], top, timeout))[0]
 
-    def rank_many(self, requests: Sequence[Request], *, top: int | None = None, timeout: float | None = None) -> list[Ranked]:
-        """Like `rank` for several ``(member, candidates)`` pairs, with one look-up and one call of the server for all.
+    def rank_many(
+        self, requests: Sequence[Request], *, top: int | None = None, timeout: float | None = None
+    ) -> list[Ranked]:
+        """Like `rank` for several ``(member, candidates)`` pairs, with one look-up and one call of
+        the server for all.
 
-        All are scored by one version, or the whole call fails; a `RequestError` names the faulty pair by position.
+        All are scored by one version, or the whole call fails; a `RequestError` names the faulty
+        pair by position.
         """
         return self._drive(self._protocol.rank(requests, top, timeout))
 
     def wait_for_server(self, timeout: float) -> None:
-        """Returns once the server can be reached; calls do not need it, their retries bridge a short absence.
+        """Returns once the server can be reached; calls do not need it, their retries bridge a
+        short absence.
 
         Raises:
             ServingError: UNAVAILABLE; not within `timeout` seconds.
@@ -91,7 +107,12 @@ class Ranker(RankerBase):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _drive(self, steps: Steps) -> list[Ranked]:

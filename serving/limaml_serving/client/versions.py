@@ -1,8 +1,9 @@
 """The version lock: which model version answers, and what is known of it.
 
-The server's newest version, or the one behind a label, changes under a running client. Were such a name sent along with
-an embedding, a roll-out between the look-up and the scoring would mix the embedding of one version with the model of
-another. So a name is first resolved to a number, and every scoring request is pinned to that number.
+The server's newest version, or the one behind a label, changes under a running client. Were such a
+name sent along with an embedding, a roll-out between the look-up and the scoring would mix the
+embedding of one version with the model of another. So a name is first resolved to a number, and
+every scoring request is pinned to that number.
 """
 
 from __future__ import annotations
@@ -42,8 +43,12 @@ class KnownVersion:
         definitions = (manifest.task_definition, *manifest.nested_definitions)
         return cls(
             version=manifest.model_version,
-            reader=RowReader(schema.all_features, [schema.task_columns(name) for name in definitions]),
-            writer=RequestWriter(schema.all_features, manifest.embedding_dim, manifest.nested_definitions),
+            reader=RowReader(
+                schema.all_features, [schema.task_columns(name) for name in definitions]
+            ),
+            writer=RequestWriter(
+                schema.all_features, manifest.embedding_dim, manifest.nested_definitions
+            ),
             embedding_dim=manifest.embedding_dim,
         )
 
@@ -51,8 +56,8 @@ class KnownVersion:
 class KnownVersions:
     """The model versions a client has manifests of.
 
-    Args:
-        source: A manifest; or the folder of one exported version; or a folder of versions (``EXPORT/ranker``); or an
+    Args: source: A manifest; or the folder of one exported version; or a folder of versions
+        (``EXPORT/ranker``); or an
             export (``EXPORT``). In a folder of versions, later ones are found as they appear.
 
     Raises:
@@ -74,11 +79,16 @@ class KnownVersions:
 
     def get(self, version: int) -> KnownVersion | None:
         """What is known of a version, or None."""
-        if version not in self._known and self._base is not None and (self._base / str(version)).is_dir():
+        if (
+            version not in self._known
+            and self._base is not None
+            and (self._base / str(version)).is_dir()
+        ):
             manifest = Manifest.read(self._base / str(version))
             if manifest.model_version != version:
                 raise VersionMismatchError(
-                    f"{self._base / str(version)} holds the manifest of version {manifest.model_version}: folders were renamed or "
+                    f"{self._base / str(version)} holds the manifest of version "
+                    f"{manifest.model_version}: folders were renamed or "
                     "copied over each other; export again"
                 )
             self._add(manifest)
@@ -96,15 +106,18 @@ class KnownVersions:
 class VersionLock:
     """Which version number requests are pinned to.
 
-    Args:
-        version: A fixed version; ``None`` follows the server.
-        label: The label to follow, for example ``"stable"``; ``None`` follows the server's newest version.
-        refresh_seconds: How long a resolved number is trusted.
+    Args: version: A fixed version; ``None`` follows the server. label: The label to follow, for
+        example ``"stable"``; ``None`` follows the server's newest version. refresh_seconds: How
+        long a resolved number is trusted.
     """
 
-    def __init__(self, version: int | None, label: str | None, refresh_seconds: float = 5.0) -> None:
+    def __init__(
+        self, version: int | None, label: str | None, refresh_seconds: float = 5.0
+    ) -> None:
         if version is not None and label is not None:
-            raise LimamlError(f"pin version or version_label, not both; received {version} and {label!r}")
+            raise LimamlError(
+                f"pin version or version_label, not both; received {version} and {label!r}"
+            )
         if version is not None and version < 1:
             raise LimamlError(f"version must be positive, received {version}")
         self.label = label
@@ -120,7 +133,9 @@ class VersionLock:
         return self._current
 
     def claim(self) -> bool:
-        """Whether the caller should resolve now: one caller at a time does, the others go on with the old number."""
+        """Whether the caller should resolve now: one caller at a time does, the others go on with
+        the old number.
+        """
         with self._lock:
             if time.monotonic() < self._expires:
                 return False

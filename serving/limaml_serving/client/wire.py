@@ -1,10 +1,13 @@
-"""The few messages of TensorFlow Serving's protocol that the client speaks, without importing TensorFlow.
+"""The few messages of TensorFlow Serving's protocol that the client speaks, without importing
+TensorFlow.
 
-The generated modules of ``tensorflow-serving-api`` import the ``tensorflow`` package: several seconds and hundreds of
-megabytes in every web worker, only to write a few bytes. A protobuf message is its field numbers, so the handful needed
-is declared here, in a descriptor pool of its own (it never collides with the real ones in a process that has both).
-Source of the numbers: ``tensorflow_serving/apis/{predict,model,get_model_metadata}.proto`` and
-``tensorflow/core/framework/{tensor,tensor_shape,types}.proto``; a test compares every one with the installed originals.
+The generated modules of ``tensorflow-serving-api`` import the ``tensorflow`` package: several
+seconds and hundreds of megabytes in every web worker, only to write a few bytes. A protobuf message
+is its field numbers, so the handful needed is declared here, in a descriptor pool of its own (it
+never collides with the real ones in a process that has both). Source of the numbers:
+``tensorflow_serving/apis/{predict,model,get_model_metadata}.proto`` and
+``tensorflow/core/framework/{tensor,tensor_shape,types}.proto``; a test compares every one with the
+installed originals.
 """
 
 from __future__ import annotations
@@ -31,17 +34,26 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "dtype": (1, "int32"),
         "tensor_shape": (2, "TensorShapeProto"),
         "tensor_content": (4, "bytes"),
-        "float_val": (5, "bytes"),  # packed floats, which travel as one block of little-endian bytes: read as such
+        "float_val": (
+            5,
+            "bytes",
+        ),  # packed floats, which travel as one block of little-endian bytes: read as such
         "string_val": (8, "*bytes"),
     },
-    "Texts": {"string_val": (8, "*string")},  # a TensorProto of text alone: takes str as it is, without encoding it first
+    "Texts": {
+        "string_val": (8, "*string")
+    },  # a TensorProto of text alone: takes str as it is, without encoding it first
     "ModelSpec": {
         "name": (1, "string"),
         "version": (2, "Int64Value"),
         "signature_name": (3, "string"),
         "version_label": (4, "string"),
     },
-    "PredictRequest": {"model_spec": (1, "ModelSpec"), "inputs": (2, "map:TensorProto"), "output_filter": (3, "*string")},
+    "PredictRequest": {
+        "model_spec": (1, "ModelSpec"),
+        "inputs": (2, "map:TensorProto"),
+        "output_filter": (3, "*string"),
+    },
     "PredictResponse": {"outputs": (1, "map:TensorProto"), "model_spec": (2, "ModelSpec")},
     "GetModelMetadataRequest": {"model_spec": (1, "ModelSpec"), "metadata_field": (2, "*string")},
     "GetModelMetadataResponse": {"model_spec": (1, "ModelSpec")},
@@ -49,12 +61,16 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 
 
 def _file() -> descriptor_pb2.FileDescriptorProto:
-    file = descriptor_pb2.FileDescriptorProto(name="limaml_serving/wire.proto", package=_PACKAGE, syntax="proto3")
+    file = descriptor_pb2.FileDescriptorProto(
+        name="limaml_serving/wire.proto", package=_PACKAGE, syntax="proto3"
+    )
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
         for field, (number, kind) in fields.items():
             if kind.startswith("map:"):
-                entry = message.nested_type.add(name=f"{field.capitalize()}Entry", options={"map_entry": True})
+                entry = message.nested_type.add(
+                    name=f"{field.capitalize()}Entry", options={"map_entry": True}
+                )
                 _add(entry, "key", 1, "string")
                 _add(entry, "value", 2, kind.removeprefix("map:"))
                 kind = f"*{name}.{entry.name}"
@@ -89,7 +105,9 @@ GetModelMetadataResponse = _class("GetModelMetadataResponse")
 
 
 def entry_head(name: str, size: int) -> bytes:
-    """The bytes of an entry of ``PredictRequest.inputs`` that go before a serialized `TensorProto` of `size` bytes."""
+    """The bytes of an entry of ``PredictRequest.inputs`` that go before a serialized `TensorProto`
+    of `size` bytes.
+    """
     key = name.encode()
     key = _delimited(1, len(key)) + key
     value = _delimited(2, size)
@@ -102,7 +120,9 @@ def content_head(size: int) -> bytes:
 
 
 def _delimited(field: int, size: int) -> bytes:
-    """Tag and length of a field of `size` bytes (https://protobuf.dev/programming-guides/encoding)."""
+    """Tag and length of a field of `size` bytes
+    (https://protobuf.dev/programming-guides/encoding).
+    """
     out = [field << 3 | 2]
     while size > 0x7F:
         out.append(size & 0x7F | 0x80)

@@ -22,19 +22,22 @@ Reads one JSON object per line on stdin:
 
     {"member": {"user_id": 7, "age": 41}, "candidates": [{"item_id": "a", "price": 3.5}, {"item_id": "b", "price": 2.0}]}
 
-and writes one per line on stdout, best candidate first ("candidate" is its position in the line read):
+and writes one per line on stdout, best candidate first ("candidate" is its position in the line
+read):
 
     {"line": 1, "model_version": 3, "ranked": [{"candidate": 1, "probability": 0.71, "logit": 0.9, "used_embedding": true}, ...]}
 
-What a line has to hold for your model, `limaml rank --export runs/export --example` shows: a line with made-up values.
+What a line has to hold for your model, `limaml rank --export runs/export --example` shows: a line
+with made-up values.
 
 example:
     limaml serve runs/export/ranker --port 8500 &
     limaml rank --target 127.0.0.1:8500 --export runs/export --store lmdb:runs/store < requests.jsonl > ranked.jsonl
 
-A line that cannot be ranked gives one error line on stderr, with its number; the others are still ranked, and the exit
-code is 2 at the end. A server that is starting is waited for (--wait); one that goes away ends the run.
-"""
+A line that cannot be ranked gives one error line on stderr, with its number; the others are still
+ranked, and the exit code is 2 at the end. A server that is starting is waited for (--wait); one
+that goes away ends the run.
+"""  # noqa: E501
 
 # The server refused this one request; the next may be well.
 _ONE_LINE_CODES = ("INVALID_ARGUMENT", "DEADLINE_EXCEEDED")
@@ -43,25 +46,71 @@ _ONE_LINE_CODES = ("INVALID_ARGUMENT", "DEADLINE_EXCEEDED")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``limaml rank``."""
     parser.add_argument("--target", metavar="HOST:PORT", help="gRPC address of the model server")
-    parser.add_argument("--export", required=True, metavar="EXPORT", help="folder written by `limaml export` (its manifests are read)")
-    parser.add_argument("--store", metavar="ADDRESS", help="embedding store, for example lmdb:runs/store")
-    parser.add_argument("--example", action="store_true", help="write one line as this command reads it, values made up, and end")
-    parser.add_argument("--model-name", default="ranker", metavar="NAME", help="name of the model on the server (default: ranker)")
+    parser.add_argument(
+        "--export",
+        required=True,
+        metavar="EXPORT",
+        help="folder written by `limaml export` (its manifests are read)",
+    )
+    parser.add_argument(
+        "--store", metavar="ADDRESS", help="embedding store, for example lmdb:runs/store"
+    )
+    parser.add_argument(
+        "--example",
+        action="store_true",
+        help="write one line as this command reads it, values made up, and end",
+    )
+    parser.add_argument(
+        "--model-name",
+        default="ranker",
+        metavar="NAME",
+        help="name of the model on the server (default: ranker)",
+    )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--version", type=int, metavar="N", help="ask for this model version (default: the server's newest)")
-    which.add_argument("--label", metavar="LABEL", help="ask for the version behind this label, for example stable")
-    parser.add_argument("--top", type=int, metavar="N", help="write only the best N candidates of each line")
-    parser.add_argument("--timeout", type=float, default=1.0, metavar="SECONDS", help="time for one line, retries included (default: 1)")
-    parser.add_argument("--wait", type=float, default=15.0, metavar="SECONDS", help="time for the server to come up (default: 15)")
-    parser.add_argument("--retries", type=int, default=2, metavar="N", help="further attempts while the server is unavailable (default: 2)")
+    which.add_argument(
+        "--version",
+        type=int,
+        metavar="N",
+        help="ask for this model version (default: the server's newest)",
+    )
+    which.add_argument(
+        "--label", metavar="LABEL", help="ask for the version behind this label, for example stable"
+    )
+    parser.add_argument(
+        "--top", type=int, metavar="N", help="write only the best N candidates of each line"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="time for one line, retries included (default: 1)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=15.0,
+        metavar="SECONDS",
+        help="time for the server to come up (default: 15)",
+    )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=2,
+        metavar="N",
+        help="further attempts while the server is unavailable (default: 2)",
+    )
     parser.add_argument(
         "--on-version-mismatch",
         choices=("unadapted", "raise"),
         default="unadapted",
-        help="when no embeddings of the answering version exist: score without them, or stop (default: unadapted)",
+        help="when no embeddings of the answering version exist: score without them, or stop "
+        "(default: unadapted)",
     )
     parser.add_argument("--tls-ca", metavar="PEM", help="authorities to trust; speaks TLS")
-    parser.add_argument("--tls-certificate", metavar="PEM", help="client certificate, for mutual TLS")
+    parser.add_argument(
+        "--tls-certificate", metavar="PEM", help="client certificate, for mutual TLS"
+    )
     parser.add_argument("--tls-key", metavar="PEM", help="client key, for mutual TLS")
 
 
@@ -82,7 +131,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     tls = None
     if arguments.tls_ca or arguments.tls_certificate or arguments.tls_key:
-        tls = Tls(root_certificates=arguments.tls_ca, certificate_chain=arguments.tls_certificate, private_key=arguments.tls_key)
+        tls = Tls(
+            root_certificates=arguments.tls_ca,
+            certificate_chain=arguments.tls_certificate,
+            private_key=arguments.tls_key,
+        )
     store = open_store(arguments.store)
     try:
         with Ranker(
@@ -103,10 +156,13 @@ def run(arguments: argparse.Namespace) -> None:
     finally:
         store.close()
     sys.stderr.write(
-        f"limaml: ranked {lines - bad} of {lines} lines; {counts['candidates']} candidates, {counts['adapted']} with a meta embedding\n"
+        f"limaml: ranked {lines - bad} of {lines} lines; {counts['candidates']} candidates, "
+        f"{counts['adapted']} with a meta embedding\n"
     )
     if bad:
-        raise LimamlError(f"{bad} of {lines} lines could not be ranked; the messages above name them")
+        raise LimamlError(
+            f"{bad} of {lines} lines could not be ranked; the messages above name them"
+        )
 
 
 def _rank_lines(ranker: Ranker, source: Iterable[bytes], top: int | None) -> tuple[int, int]:
@@ -155,8 +211,15 @@ def _parse(line: bytes) -> tuple[dict[str, Any], Any]:
 def _as_json(ranked: Ranked) -> dict[str, Any]:
     columns = (ranked.order, ranked.probability, ranked.logit, ranked.used_embedding)
     names = ("candidate", "probability", "logit", "used_embedding")
-    rows = [dict(zip(names, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)]
-    return {"model_version": ranked.model_version, "ranked": rows, **({"filled": list(ranked.filled)} if ranked.filled else {})}
+    rows = [
+        dict(zip(names, row, strict=True))
+        for row in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+    return {
+        "model_version": ranked.model_version,
+        "ranked": rows,
+        **({"filled": list(ranked.filled)} if ranked.filled else {}),
+    }
 
 
 RANK = Command(

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from limaml_serving.server import EmbeddedServer, ModelSettings, Tls
 
 _DESCRIPTION = """\
-Serves exported models over gRPC with TensorFlow Serving's protocol (Predict, GetModelMetadata, GetModelStatus,
-HandleReloadConfigRequest, health, reflection). A development and single-node server: it listens on this machine only
-unless told otherwise, and does not batch requests. New version directories are picked up while it runs.
+Serves exported models over gRPC with TensorFlow Serving's protocol (Predict, GetModelMetadata,
+GetModelStatus, HandleReloadConfigRequest, health, reflection). A development and single-node
+server: it listens on this machine only unless told otherwise, and does not batch requests. New
+version directories are picked up while it runs.
 
 example:
   limaml serve EXPORT/ranker --name ranker --port 8500
@@ -31,23 +32,82 @@ next: limaml rank --target 127.0.0.1:8500 --store lmdb:STORE < requests.jsonl
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", nargs="?", type=Path, help="base directory of one model: it holds one SavedModel per numbered version")
-    parser.add_argument("--name", help="name of the model in requests (default: the directory's name)")
-    parser.add_argument("--models-config", type=Path, metavar="FILE", help="serve the models of a TensorFlow Serving models.config instead")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
-    parser.add_argument("--port", type=int, default=8500, help="port; 0 takes a free one (default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="predictions run at once (default: the number of cores)")
-    parser.add_argument("--max-queue", type=int, default=128, help="predictions that may wait; more are refused (default: %(default)s)")
-    parser.add_argument("--max-message-mb", type=int, default=64, help="largest request in MiB (default: %(default)s)")
-    parser.add_argument("--max-rows", type=int, default=100_000, help="largest first axis of an input (default: %(default)s)")
-    parser.add_argument("--poll-seconds", type=float, default=1.0, help="time between looks for new versions (default: %(default)s)")
-    parser.add_argument("--grace-seconds", type=float, default=10.0, help="time for running requests on SIGTERM (default: %(default)s)")
-    parser.add_argument("--metrics-port", type=int, metavar="N", help="serve Prometheus metrics at http://127.0.0.1:N/metrics")
-    parser.add_argument("--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)")
+    parser.add_argument(
+        "directory",
+        nargs="?",
+        type=Path,
+        help="base directory of one model: it holds one SavedModel per numbered version",
+    )
+    parser.add_argument(
+        "--name", help="name of the model in requests (default: the directory's name)"
+    )
+    parser.add_argument(
+        "--models-config",
+        type=Path,
+        metavar="FILE",
+        help="serve the models of a TensorFlow Serving models.config instead",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine only)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8500, help="port; 0 takes a free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, help="predictions run at once (default: the number of cores)"
+    )
+    parser.add_argument(
+        "--max-queue",
+        type=int,
+        default=128,
+        help="predictions that may wait; more are refused (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-message-mb",
+        type=int,
+        default=64,
+        help="largest request in MiB (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-rows",
+        type=int,
+        default=100_000,
+        help="largest first axis of an input (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--poll-seconds",
+        type=float,
+        default=1.0,
+        help="time between looks for new versions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--grace-seconds",
+        type=float,
+        default=10.0,
+        help="time for running requests on SIGTERM (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="N",
+        help="serve Prometheus metrics at http://127.0.0.1:N/metrics",
+    )
+    parser.add_argument(
+        "--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)"
+    )
     tls = parser.add_argument_group("TLS (PEM files)")
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="the server's private key")
-    tls.add_argument("--tls-certificate", type=Path, metavar="FILE", help="the server's certificate chain")
-    tls.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="demand client certificates signed by this authority (mutual TLS)")
+    tls.add_argument(
+        "--tls-certificate", type=Path, metavar="FILE", help="the server's certificate chain"
+    )
+    tls.add_argument(
+        "--tls-client-ca",
+        type=Path,
+        metavar="FILE",
+        help="demand client certificates signed by this authority (mutual TLS)",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -100,20 +160,28 @@ def _check(arguments: argparse.Namespace) -> None:
     if (arguments.directory is None) == (arguments.models_config is None):
         raise LimamlError("give either a model's base directory or --models-config FILE")
     if arguments.models_config is not None and arguments.name is not None:
-        raise LimamlError(f"--name {arguments.name!r} goes with a base directory; a models.config names its models itself")
+        raise LimamlError(
+            f"--name {arguments.name!r} goes with a base directory; a models.config names its "
+            "models itself"
+        )
     for option in ("workers", "max_message_mb", "max_rows"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise LimamlError(f"--{option.replace('_', '-')} must be at least 1, received {value}")
     for option in ("max_queue", "grace_seconds"):
         if getattr(arguments, option) < 0:
-            raise LimamlError(f"--{option.replace('_', '-')} must not be negative, received {getattr(arguments, option)}")
+            raise LimamlError(
+                f"--{option.replace('_', '-')} must not be negative, received "
+                f"{getattr(arguments, option)}"
+            )
     if arguments.poll_seconds <= 0:
         raise LimamlError(f"--poll-seconds must be positive, received {arguments.poll_seconds}")
     for option in ("port", "metrics_port"):
         value = getattr(arguments, option)
         if value is not None and not 0 <= value <= 65535:
-            raise LimamlError(f"--{option.replace('_', '-')} must be between 0 and 65535, received {value}")
+            raise LimamlError(
+                f"--{option.replace('_', '-')} must be between 0 and 65535, received {value}"
+            )
 
 
 def _models(arguments: argparse.Namespace) -> list[ModelSettings]:
@@ -123,9 +191,15 @@ def _models(arguments: argparse.Namespace) -> list[ModelSettings]:
         return list(read_models_config(arguments.models_config).values())
     base: Path = arguments.directory.absolute()
     if not base.is_dir():
-        raise LimamlError(f"no directory at {base}; pass a model's base directory, for example EXPORT/ranker after `limaml export`")
+        raise LimamlError(
+            f"no directory at {base}; pass a model's base directory, for example EXPORT/ranker "
+            "after `limaml export`"
+        )
     if (base / "saved_model.pb").exists():
-        raise LimamlError(f"{base} is one version of a model; pass the directory above it, which holds the numbered versions")
+        raise LimamlError(
+            f"{base} is one version of a model; pass the directory above it, which holds the "
+            "numbered versions"
+        )
     from limaml_serving.server import ModelSettings
 
     return [ModelSettings(name=arguments.name or base.name, base_path=base)]
@@ -134,7 +208,11 @@ def _models(arguments: argparse.Namespace) -> list[ModelSettings]:
 def _tls(arguments: argparse.Namespace) -> Tls | None:
     from limaml_serving.server import Tls
 
-    key, certificate, client_ca = arguments.tls_key, arguments.tls_certificate, arguments.tls_client_ca
+    key, certificate, client_ca = (
+        arguments.tls_key,
+        arguments.tls_certificate,
+        arguments.tls_client_ca,
+    )
     if key is None and certificate is None and client_ca is None:
         return None
     if key is None or certificate is None:

@@ -1,6 +1,20 @@
-"""The embedded server: a development and single-node stand-in for TensorFlow Serving, same protocol."""
+"""The embedded server: a development and single-node stand-in for TensorFlow Serving, same
+protocol.
+"""
 
 from limaml_serving.server.app import EmbeddedServer, Tls
-from limaml_serving.server.config import ConfigError, ModelSettings, VersionPolicy, read_models_config
+from limaml_serving.server.config import (
+    ConfigError,
+    ModelSettings,
+    VersionPolicy,
+    read_models_config,
+)
 
-__all__ = ["ConfigError", "EmbeddedServer", "ModelSettings", "Tls", "VersionPolicy", "read_models_config"]
+__all__ = [
+    "ConfigError",
+    "EmbeddedServer",
+    "ModelSettings",
+    "Tls",
+    "VersionPolicy",
+    "read_models_config",
+]

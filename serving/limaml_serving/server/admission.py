@@ -1,4 +1,6 @@
-"""Who gets in: a bounded queue for predictions, apart from the threads that answer for health and status."""
+"""Who gets in: a bounded queue for predictions, apart from the threads that answer for health and
+status.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,9 @@ class Pool(ThreadPoolExecutor):
 class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
     """Sends Predict to the workers' pool, or refuses it at once where that has no room.
 
-    gRPC looks for a handler in the one thread that receives calls, before anything waits, and lets a handler name its own pool
-    by an attribute; without that attribute everything would share the server's pool, and only the separation would be lost.
+    gRPC looks for a handler in the one thread that receives calls, before anything waits, and lets
+    a handler name its own pool by an attribute; without that attribute everything would share the
+    server's pool, and only the separation would be lost.
 
     Args:
         workers: Where predictions run.
@@ -50,19 +53,26 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
         on_refusal: Called for each one refused.
     """
 
-    def __init__(self, workers: Pool, control: Pool, *, limit: int, on_refusal: Callable[[], None]) -> None:
+    def __init__(
+        self, workers: Pool, control: Pool, *, limit: int, on_refusal: Callable[[], None]
+    ) -> None:
         self._workers = workers
         self._limit = limit
 
         def refuse(request: Any, context: grpc.ServicerContext) -> None:
             on_refusal()
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"the queue of {limit} predictions is full; try again later")
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the queue of {limit} predictions is full; try again later",
+            )
 
         refuse.experimental_thread_pool = control  # type: ignore[attr-defined]
         self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
         self._routed: Any = None
 
-    def intercept_service(self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails) -> Any:
+    def intercept_service(
+        self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
+    ) -> Any:
         """Called by gRPC for every call."""
         if details.method != PREDICT:
             return continuation(details)
@@ -79,4 +89,6 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
             return behaviour(request, context)
 
         predict.experimental_thread_pool = self._workers  # type: ignore[attr-defined]
-        return grpc.unary_unary_rpc_method_handler(predict, handler.request_deserializer, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(
+            predict, handler.request_deserializer, handler.response_serializer
+        )

@@ -1,4 +1,6 @@
-"""The embedded server: gRPC services of TensorFlow Serving on the TensorFlow runtime of this process."""
+"""The embedded server: gRPC services of TensorFlow Serving on the TensorFlow runtime of this
+process.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,8 @@ _CONTROL_THREADS = 4
 class Tls:
     """Files (PEM) for TLS.
 
-    Attributes:
-        key: The server's private key.
-        certificate: Its certificate chain.
-        client_ca: Certificate authority of clients; where given, clients must show a certificate (mutual TLS).
+    Attributes: key: The server's private key. certificate: Its certificate chain. client_ca:
+        Certificate authority of clients; where given, clients must show a certificate (mutual TLS).
     """
 
     key: Path
@@ -46,7 +46,9 @@ class Tls:
             roots = None if self.client_ca is None else Path(self.client_ca).read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot read a TLS file: {error}") from error
-        return grpc.ssl_server_credentials([pair], root_certificates=roots, require_client_auth=roots is not None)
+        return grpc.ssl_server_credentials(
+            [pair], root_certificates=roots, require_client_auth=roots is not None
+        )
 
 
 class EmbeddedServer:
@@ -56,18 +58,14 @@ class EmbeddedServer:
         with EmbeddedServer({"ranker": "export/ranker"}) as server:
             channel = grpc.insecure_channel(server.target)
 
-    Args:
-        models: Name to base directory (one SavedModel per numbered version), or full settings.
-        host: Address to listen on; only this machine by default.
-        port: Port, or 0 for a free one.
-        tls: Serve TLS with these files.
-        workers: Predictions run at once; default: the number of cores.
-        max_queue: Predict requests that may wait for a worker; more are refused with RESOURCE_EXHAUSTED.
-        max_message_bytes: Largest request, and largest sum of a request's inputs once decoded.
-        max_rows: Largest first axis of an input.
-        poll_seconds: Time between two looks for new version directories.
-        metrics_port: Serve Prometheus metrics there (0: a free port; ``None``: do not).
-        metrics_host: Address for the metrics.
+    Args: models: Name to base directory (one SavedModel per numbered version), or full settings.
+        host: Address to listen on; only this machine by default. port: Port, or 0 for a free one.
+        tls: Serve TLS with these files. workers: Predictions run at once; default: the number of
+        cores. max_queue: Predict requests that may wait for a worker; more are refused with
+        RESOURCE_EXHAUSTED. max_message_bytes: Largest request, and largest sum of a request's
+        inputs once decoded. max_rows: Largest first axis of an input. poll_seconds: Time between
+        two looks for new version directories. metrics_port: Serve Prometheus metrics there (0: a
+        free port; ``None``: do not). metrics_host: Address for the metrics.
 
     Raises:
         ConfigError: Settings that cannot be served, or an address that is taken.
@@ -89,7 +87,9 @@ class EmbeddedServer:
         metrics_host: str = "127.0.0.1",
     ) -> None:
         self.metrics = Metrics()
-        self.manager = ModelManager(as_settings(models), poll_seconds=poll_seconds, on_change=self._publish_health)
+        self.manager = ModelManager(
+            as_settings(models), poll_seconds=poll_seconds, on_change=self._publish_health
+        )
         self.metrics_target: str | None = None
         self._host, self._port, self._tls = host, port, tls
         self._metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
@@ -101,7 +101,12 @@ class EmbeddedServer:
         self._server = grpc.server(
             self._control,
             interceptors=[
-                Admission(self._workers, self._control, limit=workers + max_queue, on_refusal=self.metrics.refuse),
+                Admission(
+                    self._workers,
+                    self._control,
+                    limit=workers + max_queue,
+                    on_refusal=self.metrics.refuse,
+                ),
                 Parsing(),
             ],
             options=[
@@ -110,9 +115,15 @@ class EmbeddedServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        prediction = PredictionService(self.manager, self.metrics, max_rows=max_rows, max_bytes=max_message_bytes)
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, self._server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.manager), self._server)
+        prediction = PredictionService(
+            self.manager, self.metrics, max_rows=max_rows, max_bytes=max_message_bytes
+        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            prediction, self._server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelService(self.manager), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         enable_reflection(self._server)
 
@@ -137,19 +148,26 @@ class EmbeddedServer:
             else:
                 self._port = self._server.add_secure_port(address, self._tls.credentials())
         except RuntimeError as error:
-            raise ConfigError(f"cannot listen on {address}: is the port taken? Choose another with --port") from error
+            raise ConfigError(
+                f"cannot listen on {address}: is the port taken? Choose another with --port"
+            ) from error
         if self._metrics_address is not None:
             metrics_host, port = self._metrics_address
             try:
                 self.metrics_target = f"{metrics_host}:{self.metrics.serve(metrics_host, port)}"
             except OSError as error:
-                raise ConfigError(f"cannot serve metrics on {metrics_host}:{port}: {error}; choose another --metrics-port") from error
+                raise ConfigError(
+                    f"cannot serve metrics on {metrics_host}:{port}: {error}; choose another "
+                    "--metrics-port"
+                ) from error
         self.manager.start()
         self._server.start()
         return self
 
     def stop(self, grace_seconds: float = 10.0) -> None:
-        """Says NOT_SERVING, takes no new request, lets the running ones end (at most `grace_seconds`), frees the models."""
+        """Says NOT_SERVING, takes no new request, lets the running ones end (at most
+        `grace_seconds`), frees the models.
+        """
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_seconds).wait()
         self.manager.stop()
@@ -160,7 +178,12 @@ class EmbeddedServer:
     def __enter__(self) -> EmbeddedServer:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
     def _publish_health(self) -> None:
@@ -168,6 +191,10 @@ class EmbeddedServer:
         available = self.manager.available()
         self.metrics.set_available(available)
         ready = bool(available) and all(available.values())
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if ready
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
         for service in ("", PREDICTION_SERVICE, MODEL_SERVICE):
             self._health.set(service, status)

@@ -1,4 +1,6 @@
-"""Which models to serve: settings, checked on the way in, and the ``models.config`` text proto of TensorFlow Serving."""
+"""Which models to serve: settings, checked on the way in, and the ``models.config`` text proto of
+TensorFlow Serving.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,8 @@ class ConfigError(LimamlError):
 class VersionPolicy:
     """Which of the version directories found on disk to serve.
 
-    Attributes:
-        kind: ``"latest"`` (the `count` highest), ``"all"`` or ``"specific"`` (those of `versions` that exist).
-        count: For ``"latest"``.
-        versions: For ``"specific"``.
+    Attributes: kind: ``"latest"`` (the `count` highest), ``"all"`` or ``"specific"`` (those of
+        `versions` that exist). count: For ``"latest"``. versions: For ``"specific"``.
     """
 
     kind: Literal["latest", "all", "specific"] = "latest"
@@ -42,11 +42,10 @@ class VersionPolicy:
 class ModelSettings:
     """One served model.
 
-    Attributes:
-        name: The name in requests: letters, digits, ``_``, ``.``, ``-``. It is never used as a path.
-        base_path: Directory that holds one SavedModel per version, named by whole numbers.
-        policy: Which versions to serve.
-        labels: Names for versions, e.g. ``{"stable": 3, "canary": 4}``.
+    Attributes: name: The name in requests: letters, digits, ``_``, ``.``, ``-``. It is never used
+        as a path. base_path: Directory that holds one SavedModel per version, named by whole
+        numbers. policy: Which versions to serve. labels: Names for versions, e.g. ``{"stable": 3,
+        "canary": 4}``.
     """
 
     name: str
@@ -57,20 +56,28 @@ class ModelSettings:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
-                f"model name {self.name!r} is not allowed: use 1 to 128 letters, digits, '_', '.' or '-', a letter or digit first"
+                f"model name {self.name!r} is not allowed: use 1 to 128 letters, digits, '_', '.' "
+                "or '-', a letter or digit first"
             )
         if not self.base_path.is_absolute():
-            raise ConfigError(f"model {self.name!r}: base_path must be absolute, received {str(self.base_path)!r}")
+            raise ConfigError(
+                f"model {self.name!r}: base_path must be absolute, received {str(self.base_path)!r}"
+            )
 
 
-def as_settings(models: Mapping[str, str | Path] | Sequence[ModelSettings]) -> dict[str, ModelSettings]:
+def as_settings(
+    models: Mapping[str, str | Path] | Sequence[ModelSettings],
+) -> dict[str, ModelSettings]:
     """Checks and normalises what the caller passed: name to directory, or full settings.
 
     Raises:
         ConfigError: No model, one name twice, or a bad name.
     """
     if isinstance(models, Mapping):
-        models = [ModelSettings(name=name, base_path=Path(path).absolute()) for name, path in models.items()]
+        models = [
+            ModelSettings(name=name, base_path=Path(path).absolute())
+            for name, path in models.items()
+        ]
     names = [model.name for model in models]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -89,11 +96,15 @@ def read_models_config(path: str | Path) -> dict[str, ModelSettings]:
 
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"no models config at {path}; pass a text proto of tensorflow.serving.ModelServerConfig")
+        raise ConfigError(
+            f"no models config at {path}; pass a text proto of tensorflow.serving.ModelServerConfig"
+        )
     try:
         config = text_format.Parse(path.read_text(encoding="utf-8"), ModelServerConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a text proto of tensorflow.serving.ModelServerConfig: {error}") from error
+        raise ConfigError(
+            f"{path} is not a text proto of tensorflow.serving.ModelServerConfig: {error}"
+        ) from error
     return from_proto(config)
 
 
@@ -104,13 +115,18 @@ def from_proto(config: Any) -> dict[str, ModelSettings]:
         ConfigError: Not a list of models, or settings that cannot be served.
     """
     if config.WhichOneof("config") != "model_config_list":
-        raise ConfigError("only a model_config_list is supported, received " + str(config.WhichOneof("config")))
+        raise ConfigError(
+            "only a model_config_list is supported, received " + str(config.WhichOneof("config"))
+        )
     return as_settings([_model(model) for model in config.model_config_list.config])
 
 
 def _model(model: Any) -> ModelSettings:
     if model.model_platform != "tensorflow":
-        raise ConfigError(f"model {model.name!r}: model_platform must be 'tensorflow', received {model.model_platform!r}")
+        raise ConfigError(
+            f"model {model.name!r}: model_platform must be 'tensorflow', received "
+            f"{model.model_platform!r}"
+        )
     return ModelSettings(
         name=model.name,
         base_path=Path(model.base_path),
@@ -123,4 +139,8 @@ def _policy(name: str, policy: Any) -> VersionPolicy:
     kind: Any = policy.WhichOneof("policy_choice") or "latest"
     if kind == "specific" and not policy.specific.versions:
         raise ConfigError(f"model {name!r}: the 'specific' version policy names no version")
-    return VersionPolicy(kind=kind, count=max(policy.latest.num_versions, 1), versions=tuple(policy.specific.versions))
+    return VersionPolicy(
+        kind=kind,
+        count=max(policy.latest.num_versions, 1),
+        versions=tuple(policy.specific.versions),
+    )

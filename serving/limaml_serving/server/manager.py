@@ -1,4 +1,6 @@
-"""The models being served: which versions are loaded, which one a request means, and how that changes."""
+"""The models being served: which versions are loaded, which one a request means, and how that
+changes.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ logger = logging.getLogger(__name__)
 class ModelManager:
     """Loads and unloads versions as directories come and go, and leases loaded ones to requests.
 
-    New versions are loaded before old ones are retired, so that a swap leaves no gap, and a model whose newest version cannot be
-    loaded keeps its old one.
+    New versions are loaded before old ones are retired, so that a swap leaves no gap, and a model
+    whose newest version cannot be loaded keeps its old one.
 
     Args:
         models: Settings by name.
@@ -32,7 +34,11 @@ class ModelManager:
     """
 
     def __init__(
-        self, models: Mapping[str, ModelSettings], *, poll_seconds: float = 1.0, on_change: Callable[[], None] = lambda: None
+        self,
+        models: Mapping[str, ModelSettings],
+        *,
+        poll_seconds: float = 1.0,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = dict(models)
         self._poll_seconds = poll_seconds
@@ -46,7 +52,9 @@ class ModelManager:
     def start(self) -> None:
         """Loads what is there, then keeps looking in a thread of its own."""
         self.refresh()
-        self._thread = threading.Thread(target=self._watch, name="limaml-serve-versions", daemon=True)
+        self._thread = threading.Thread(
+            target=self._watch, name="limaml-serve-versions", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -70,10 +78,11 @@ class ModelManager:
 
     @contextmanager
     def lease(self, spec: Any) -> Iterator[tuple[int, SavedModelRunner]]:
-        """The version number and the model that a ``ModelSpec`` means; it stays loaded inside the ``with`` block.
+        """The version number and the model that a ``ModelSpec`` means; it stays loaded inside the
+        ``with`` block.
 
-        Raises:
-            RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND where no such version is available.
+        Raises: RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND
+            where no such version is available.
         """
         version, runner = self._acquire(spec)
         try:
@@ -83,7 +92,10 @@ class ModelManager:
 
     def statuses(self, name: str) -> dict[int, tuple[int, str]]:
         """State and error of every version ever seen of model `name`."""
-        return {number: (version.state, version.error) for number, version in sorted(self._versions.get(name, {}).items())}
+        return {
+            number: (version.state, version.error)
+            for number, version in sorted(self._versions.get(name, {}).items())
+        }
 
     def is_configured(self, name: str) -> bool:
         """True for a model of the present configuration."""
@@ -91,13 +103,16 @@ class ModelManager:
 
     def available(self) -> dict[str, list[int]]:
         """Configured models and their available versions."""
-        return {name: [n for n, (state, _) in self.statuses(name).items() if state == State.AVAILABLE] for name in list(self._settings)}
+        return {
+            name: [n for n, (state, _) in self.statuses(name).items() if state == State.AVAILABLE]
+            for name in list(self._settings)
+        }
 
     def reload(self, models: Mapping[str, ModelSettings]) -> None:
         """Replaces the configuration; returns once it is in force.
 
-        Raises:
-            RequestError: FAILED_PRECONDITION where a label would move to a version that is not available (nothing is changed
+        Raises: RequestError: FAILED_PRECONDITION where a label would move to a version that is not
+            available (nothing is changed
                 then); UNKNOWN where a new model has no version that can be served.
         """
         with self._changing:
@@ -109,15 +124,22 @@ class ModelManager:
         available = self.available()
         absent = sorted(name for name in new if not available.get(name))
         if absent:
-            raise RequestError(grpc.StatusCode.UNKNOWN, f"no version became available of the new models {absent}; see GetModelStatus")
+            raise RequestError(
+                grpc.StatusCode.UNKNOWN,
+                f"no version became available of the new models {absent}; see GetModelStatus",
+            )
 
     def _check_labels(self, name: str, settings: ModelSettings) -> None:
         old = self._settings[name].labels if name in self._settings else {}
         states = self.statuses(name)
         for label, number in settings.labels.items():
-            if old.get(label, number) != number and states.get(number, (State.UNKNOWN, ""))[0] != State.AVAILABLE:
+            if (
+                old.get(label, number) != number
+                and states.get(number, (State.UNKNOWN, ""))[0] != State.AVAILABLE
+            ):
                 raise failed_precondition(
-                    f"Request to assign label {label} to version {number} of model {name}, which is not currently available for inference"
+                    f"Request to assign label {label} to version {number} of model {name}, which "
+                    "is not currently available for inference"
                 )
 
     def _acquire(self, spec: Any) -> tuple[Version, SavedModelRunner]:
@@ -125,7 +147,8 @@ class ModelManager:
             raise invalid("ModelSpec has no name specified.")
         number = self._number(spec)
         versions = self._versions.get(spec.name, {})
-        # A version may be retired between look-up and lease, by when its successor is there: hence highest first.
+        # A version may be retired between look-up and lease, by when its successor is there: hence
+        # highest first.
         for candidate in sorted(versions, reverse=True) if number is None else [number]:
             version = versions.get(candidate)
             runner = version.acquire() if version is not None else None
@@ -156,8 +179,13 @@ class ModelManager:
         known = self._versions.get(settings.name, {})
         tried: set[int] = set()
         while True:
-            # A version that cannot be loaded does not count, so that "latest" falls back to the one before it.
-            failed = {n for n in found if n in known and known[n].failed and (n in tried or known[n].unchanged())}
+            # A version that cannot be loaded does not count, so that "latest" falls back to the one
+            # before it.
+            failed = {
+                n
+                for n in found
+                if n in known and known[n].failed and (n in tried or known[n].unchanged())
+            }
             wanted = settings.policy.choose(found.keys() - failed)
             missing = [n for n in sorted(wanted) if n not in known or known[n].state == State.END]
             if not missing:
@@ -177,7 +205,9 @@ class ModelManager:
             found = find_versions(settings.base_path)
         except OSError as error:
             if settings.name not in self._unreadable:
-                logger.warning("model %s: cannot read %s: %s", settings.name, settings.base_path, error)
+                logger.warning(
+                    "model %s: cannot read %s: %s", settings.name, settings.base_path, error
+                )
             self._unreadable.add(settings.name)
             return None
         self._unreadable.discard(settings.name)

@@ -8,9 +8,25 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 #: Upper ends of the latency histogram's buckets, in seconds.
-BUCKETS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.0, 4.0, 16.0)
+BUCKETS = (
+    0.0005,
+    0.001,
+    0.002,
+    0.004,
+    0.008,
+    0.016,
+    0.032,
+    0.064,
+    0.128,
+    0.256,
+    0.512,
+    1.0,
+    4.0,
+    16.0,
+)
 
-#: Label of requests for models that are not configured: clients choose names freely, labels must stay few.
+#: Label of requests for models that are not configured: clients choose names freely, labels must
+#: stay few.
 OTHER = "(other)"
 
 
@@ -19,13 +35,33 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter("limaml_serve_requests", "Requests answered.", ("model", "method", "code"), registry=self.registry)
-        self._seconds = Histogram(
-            "limaml_serve_seconds", "Time from start to end of handling.", ("model", "method"), buckets=BUCKETS, registry=self.registry
+        self._requests = Counter(
+            "limaml_serve_requests",
+            "Requests answered.",
+            ("model", "method", "code"),
+            registry=self.registry,
         )
-        self._refused = Counter("limaml_serve_refused", "Requests refused because the queue was full.", registry=self.registry)
-        self._versions = Gauge("limaml_serve_available", "1 for each available version.", ("model", "version"), registry=self.registry)
-        self._pending = Gauge("limaml_serve_pending", "Predict requests running or waiting.", registry=self.registry)
+        self._seconds = Histogram(
+            "limaml_serve_seconds",
+            "Time from start to end of handling.",
+            ("model", "method"),
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self._refused = Counter(
+            "limaml_serve_refused",
+            "Requests refused because the queue was full.",
+            registry=self.registry,
+        )
+        self._versions = Gauge(
+            "limaml_serve_available",
+            "1 for each available version.",
+            ("model", "version"),
+            registry=self.registry,
+        )
+        self._pending = Gauge(
+            "limaml_serve_pending", "Predict requests running or waiting.", registry=self.registry
+        )
         self._server: Any = None
 
     def observe(self, model: str, method: str, code: str, seconds: float) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, model_service_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_management_pb2,
+    model_service_pb2_grpc,
+)
 
 from limaml_serving.server.config import ConfigError, from_proto
 from limaml_serving.server.errors import RequestError, invalid, not_found
@@ -54,6 +58,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore
         response = get_model_status_pb2.GetModelStatusResponse()
         for number, (state, error) in statuses.items():
             one = response.model_version_status.add(version=number, state=state)
-            one.status.error_code = grpc.StatusCode.INVALID_ARGUMENT.value[0] if error else grpc.StatusCode.OK.value[0]
+            one.status.error_code = (
+                grpc.StatusCode.INVALID_ARGUMENT.value[0] if error else grpc.StatusCode.OK.value[0]
+            )
             one.status.error_message = error
         return response

@@ -19,7 +19,8 @@ _SIGNATURES = "signature_def"
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
-    """Answers predictions; classify, regress and multi-inference are left to the real server (UNIMPLEMENTED).
+    """Answers predictions; classify, regress and multi-inference are left to the real server
+    (UNIMPLEMENTED).
 
     Args:
         manager: The models.
@@ -28,7 +29,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer): 
         max_bytes: Most bytes that the inputs of one request may take once decoded.
     """
 
-    def __init__(self, manager: ModelManager, metrics: Metrics, *, max_rows: int, max_bytes: int) -> None:
+    def __init__(
+        self, manager: ModelManager, metrics: Metrics, *, max_rows: int, max_bytes: int
+    ) -> None:
         self._manager = manager
         self._metrics = metrics
         self._max_rows = max_rows
@@ -52,7 +55,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer): 
             signature.check_inputs(set(given))
             outputs = signature.select_outputs(request.output_filter)
             budget = Budget(rows=self._max_rows, remaining=self._max_bytes)
-            inputs = {name: decode(spec, given[name], budget) for name, spec in signature.inputs.items()}
+            inputs = {
+                name: decode(spec, given[name], budget) for name, spec in signature.inputs.items()
+            }
             values = runner.run(signature, inputs, outputs, timeout_ms)
         response = predict_pb2.PredictResponse()
         response.model_spec.name = request.model_spec.name
@@ -71,7 +76,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer): 
             if field != _SIGNATURES:
                 raise invalid(f"Metadata field {field} is not supported")
         with self._manager.lease(request.model_spec) as (version, runner):
-            signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=runner.signature_definitions)
+            signatures = get_model_metadata_pb2.SignatureDefMap(
+                signature_def=runner.signature_definitions
+            )
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = version
@@ -95,5 +102,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer): 
 
 
 def _time_left_ms(context: grpc.ServicerContext) -> int:
-    """Milliseconds until the client's deadline. gRPC itself drops a request whose client is gone before its turn."""
-    return math.ceil(min(1000 * context.time_remaining(), LONGEST_RUN_MS))  # infinite without a deadline
+    """Milliseconds until the client's deadline. gRPC itself drops a request whose client is gone
+    before its turn.
+    """
+    return math.ceil(
+        min(1000 * context.time_remaining(), LONGEST_RUN_MS)
+    )  # infinite without a deadline

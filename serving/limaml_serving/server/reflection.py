@@ -1,7 +1,7 @@
 """gRPC server reflection, so that grpcurl and the like can list and call the services.
 
-The generated modules that would describe the two services do not import under protobuf 6, so that the descriptions are made here
-from the messages' own.
+The generated modules that would describe the two services do not import under protobuf 6, so that
+the descriptions are made here from the messages' own.
 """
 
 from __future__ import annotations
@@ -28,15 +28,30 @@ HEALTH_SERVICE = "grpc.health.v1.Health"
 
 _METHODS: dict[str, dict[str, tuple[Any, Any]]] = {
     PREDICTION_SERVICE: {
-        "Classify": (classification_pb2.ClassificationRequest, classification_pb2.ClassificationResponse),
+        "Classify": (
+            classification_pb2.ClassificationRequest,
+            classification_pb2.ClassificationResponse,
+        ),
         "Regress": (regression_pb2.RegressionRequest, regression_pb2.RegressionResponse),
         "Predict": (predict_pb2.PredictRequest, predict_pb2.PredictResponse),
-        "MultiInference": (inference_pb2.MultiInferenceRequest, inference_pb2.MultiInferenceResponse),
-        "GetModelMetadata": (get_model_metadata_pb2.GetModelMetadataRequest, get_model_metadata_pb2.GetModelMetadataResponse),
+        "MultiInference": (
+            inference_pb2.MultiInferenceRequest,
+            inference_pb2.MultiInferenceResponse,
+        ),
+        "GetModelMetadata": (
+            get_model_metadata_pb2.GetModelMetadataRequest,
+            get_model_metadata_pb2.GetModelMetadataResponse,
+        ),
     },
     MODEL_SERVICE: {
-        "GetModelStatus": (get_model_status_pb2.GetModelStatusRequest, get_model_status_pb2.GetModelStatusResponse),
-        "HandleReloadConfigRequest": (model_management_pb2.ReloadConfigRequest, model_management_pb2.ReloadConfigResponse),
+        "GetModelStatus": (
+            get_model_status_pb2.GetModelStatusRequest,
+            get_model_status_pb2.GetModelStatusResponse,
+        ),
+        "HandleReloadConfigRequest": (
+            model_management_pb2.ReloadConfigRequest,
+            model_management_pb2.ReloadConfigResponse,
+        ),
     },
 }
 
@@ -54,7 +69,9 @@ def _describe() -> descriptor_pool.DescriptorPool:
     _add(pool, known, health_pb2.DESCRIPTOR)
     for service, methods in _METHODS.items():
         package, _, name = service.rpartition(".")
-        file = descriptor_pb2.FileDescriptorProto(name=f"limaml/{name}.proto", package=package, syntax="proto3")
+        file = descriptor_pb2.FileDescriptorProto(
+            name=f"limaml/{name}.proto", package=package, syntax="proto3"
+        )
         definition = file.service.add(name=name)
         for method, (request, response) in methods.items():
             for message in (request.DESCRIPTOR, response.DESCRIPTOR):
@@ -62,7 +79,9 @@ def _describe() -> descriptor_pool.DescriptorPool:
                 if message.file.name not in file.dependency:
                     file.dependency.append(message.file.name)
             definition.method.add(
-                name=method, input_type=f".{request.DESCRIPTOR.full_name}", output_type=f".{response.DESCRIPTOR.full_name}"
+                name=method,
+                input_type=f".{request.DESCRIPTOR.full_name}",
+                output_type=f".{response.DESCRIPTOR.full_name}",
             )
         pool.Add(file)
     return pool

@@ -1,8 +1,9 @@
 """One SavedModel, loaded into one TensorFlow session, as TensorFlow Serving does it.
 
-A session runs a graph and nothing else: no Python of the model is rebuilt, so nothing of it can run. Closing the session and
-taking its graph apart frees the model at once, which keeps memory flat over many version swaps; a run costs a tenth of what the
-same signature costs as a concrete function; and it can be stopped at a deadline.
+A session runs a graph and nothing else: no Python of the model is rebuilt, so nothing of it can
+run. Closing the session and taking its graph apart frees the model at once, which keeps memory flat
+over many version swaps; a run costs a tenth of what the same signature costs as a concrete
+function; and it can be stopped at a deadline.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from tfrec_limaml.errors import LimamlError
 #: Signatures that Predict may run; the same three as in TensorFlow Serving.
 _METHODS = {f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress")}
 
-#: Selections of outputs that a session prepares for, which takes it some tenths of a second and memory for each. Clients choose
-#: them freely, so that there must be a limit: beyond it all outputs are computed, and the rest dropped.
+#: Selections of outputs that a session prepares for, which takes it some tenths of a second and
+#: memory for each. Clients choose them freely, so that there must be a limit: beyond it all outputs
+#: are computed, and the rest dropped.
 _SELECTIONS_LIMIT = 64
 
 #: Time after which a run is given up whatever its client says.
@@ -44,8 +46,12 @@ class Signature:
 
     def __init__(self, name: str, definition: Any) -> None:
         self.name = name
-        self.inputs = {key: TensorSpec.of(key, info) for key, info in sorted(definition.inputs.items())}
-        self.outputs = {key: TensorSpec.of(key, info) for key, info in sorted(definition.outputs.items())}
+        self.inputs = {
+            key: TensorSpec.of(key, info) for key, info in sorted(definition.inputs.items())
+        }
+        self.outputs = {
+            key: TensorSpec.of(key, info) for key, info in sorted(definition.outputs.items())
+        }
 
     def check_inputs(self, given: set[str]) -> None:
         """Raises INVALID_ARGUMENT unless exactly this signature's inputs are given."""
@@ -54,11 +60,13 @@ class Signature:
         extra, missing = sorted(given - self.inputs.keys()), sorted(self.inputs.keys() - given)
         if len(given) != len(self.inputs):
             raise invalid(
-                f"input size does not match signature: received {len(given)}, expected {len(self.inputs)}. "
+                f"input size does not match signature: received {len(given)}, expected "
+                f"{len(self.inputs)}. "
                 f"Sent extra: {_names(extra)}. Missing but required: {_names(missing)}."
             )
         raise invalid(
-            f"input tensor alias not found in signature: {_names(extra)}. Inputs expected to be in the set {_names(list(self.inputs))}."
+            f"input tensor alias not found in signature: {_names(extra)}. Inputs expected to be "
+            f"in the set {_names(list(self.inputs))}."
         )
 
     def select_outputs(self, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -66,7 +74,8 @@ class Signature:
         for name in wanted:
             if name not in self.outputs:
                 raise invalid(
-                    f"output tensor alias not found in signature: {name}. Outputs expected to be in the set {_names(list(self.outputs))}."
+                    f"output tensor alias not found in signature: {name}. Outputs expected to be "
+                    f"in the set {_names(list(self.outputs))}."
                 )
         if len(set(wanted)) != len(wanted):
             raise invalid(f"duplicate output tensor alias in output_filter: {_names(list(wanted))}")
@@ -92,45 +101,78 @@ class SavedModelRunner:
             with self._graph.as_default():
                 meta_graph = _quiet_load(self._session, directory)
             self.signature_definitions = dict(meta_graph.signature_def)
-            self._signatures = {name: Signature(name, each) for name, each in self.signature_definitions.items() if _is_usable(each)}
-            for spec in [spec for each in self._signatures.values() for spec in (*each.inputs.values(), *each.outputs.values())]:
-                self._endpoints[spec.tensor] = self._graph.get_tensor_by_name(spec.tensor)._as_tf_output()
-        except (tf.errors.OpError, OSError, ValueError, TypeError, KeyError, RuntimeError, DecodeError) as error:
+            self._signatures = {
+                name: Signature(name, each)
+                for name, each in self.signature_definitions.items()
+                if _is_usable(each)
+            }
+            for spec in [
+                spec
+                for each in self._signatures.values()
+                for spec in (*each.inputs.values(), *each.outputs.values())
+            ]:
+                self._endpoints[spec.tensor] = self._graph.get_tensor_by_name(
+                    spec.tensor
+                )._as_tf_output()
+        except (
+            tf.errors.OpError,
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            RuntimeError,
+            DecodeError,
+        ) as error:
             self.close()
-            raise LoadError(f"cannot load the SavedModel: {str(error) or type(error).__name__}") from error
+            raise LoadError(
+                f"cannot load the SavedModel: {str(error) or type(error).__name__}"
+            ) from error
 
     def signature(self, name: str) -> Signature:
-        """The signature `name` (``serving_default`` if empty); FAILED_PRECONDITION if there is none, or it is not for Predict."""
+        """The signature `name` (``serving_default`` if empty); FAILED_PRECONDITION if there is
+        none, or it is not for Predict.
+        """
         name = name or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
         found = self._signatures.get(name)
         if found is not None:
             return found
         if name in self.signature_definitions:
-            raise failed_precondition(f'Serving signature "{name}" cannot be run by Predict: it needs dense tensors and a predict method.')
+            raise failed_precondition(
+                f'Serving signature "{name}" cannot be run by Predict: it needs dense tensors and a predict method.'  # noqa: E501
+            )
         raise failed_precondition(f'Serving signature key "{name}" not found.')
 
     def run(
-        self, signature: Signature, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...], timeout_ms: int = LONGEST_RUN_MS
+        self,
+        signature: Signature,
+        inputs: Mapping[str, np.ndarray],
+        outputs: tuple[str, ...],
+        timeout_ms: int = LONGEST_RUN_MS,
     ) -> list[np.ndarray]:
         """Computes `outputs`, in that order.
 
-        Args:
-            signature: One of this model's.
-            inputs: One array per input of the signature.
-            outputs: As returned by `Signature.select_outputs`.
-            timeout_ms: Nobody waits for the result any longer than this: then the run is given up, after a millisecond at the earliest
+        Args: signature: One of this model's. inputs: One array per input of the signature. outputs:
+            As returned by `Signature.select_outputs`. timeout_ms: Nobody waits for the result any
+            longer than this: then the run is given up, after a millisecond at the earliest
                 (to TensorFlow, 0 means no limit).
 
         Raises:
             RequestError: With the runtime's own status code.
         """
         computed = self._prepared_for(signature, outputs)
-        feeds = {self._endpoints[spec.tensor]: inputs[name] for name, spec in signature.inputs.items()}
+        feeds = {
+            self._endpoints[spec.tensor]: inputs[name] for name, spec in signature.inputs.items()
+        }
         fetches = [self._endpoints[signature.outputs[name].tensor] for name in computed]
-        # Not public, but ten times as fast as `Session.run`, which works out anew in Python what is fed and fetched.
-        options = tf_session.TF_NewBufferFromString(config_pb2.RunOptions(timeout_in_ms=max(timeout_ms, 1)).SerializeToString())
+        # Not public, but ten times as fast as `Session.run`, which works out anew in Python what is
+        # fed and fetched.
+        options = tf_session.TF_NewBufferFromString(
+            config_pb2.RunOptions(timeout_in_ms=max(timeout_ms, 1)).SerializeToString()
+        )
         try:
-            values: list[np.ndarray] = tf_session.TF_SessionRun_wrapper(self._session._session, options, feeds, fetches, [], None)
+            values: list[np.ndarray] = tf_session.TF_SessionRun_wrapper(
+                self._session._session, options, feeds, fetches, [], None
+            )
         except tf.errors.OpError as error:
             raise from_runtime(error.error_code, error.message) from error
         finally:
@@ -141,7 +183,8 @@ class SavedModelRunner:
         """Frees the model and its memory; no run may be under way."""
         self._endpoints.clear()
         self._session.close()
-        # A Graph is full of reference cycles: without this it stays until Python's collector looks at its oldest objects, rarely.
+        # A Graph is full of reference cycles: without this it stays until Python's collector looks
+        # at its oldest objects, rarely.
         ops.dismantle_graph(self._graph)
         give_back()
 
@@ -157,11 +200,15 @@ class SavedModelRunner:
 
 def _is_usable(definition: Any) -> bool:
     tensors = [*definition.inputs.values(), *definition.outputs.values()]
-    return definition.method_name in _METHODS and all(info.WhichOneof("encoding") == "name" for info in tensors)
+    return definition.method_name in _METHODS and all(
+        info.WhichOneof("encoding") == "name" for info in tensors
+    )
 
 
 def _quiet_load(session: tf.compat.v1.Session, directory: Path) -> Any:
-    """Loads without the deprecation notice of the session loader, which is meant for people who write models."""
+    """Loads without the deprecation notice of the session loader, which is meant for people who
+    write models.
+    """
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)

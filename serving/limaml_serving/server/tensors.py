@@ -15,7 +15,8 @@ from limaml_serving.server.errors import invalid
 #: What one string costs in the runtime beside its characters (bytes).
 _STRING_OVERHEAD = 24
 
-#: The TensorProto field that holds a dtype's values, and as what: half precision comes as bit patterns, complex numbers as pairs.
+#: The TensorProto field that holds a dtype's values, and as what: half precision comes as bit
+#: patterns, complex numbers as pairs.
 _FIELDS: dict[tf.DType, tuple[str, type[np.generic]]] = {
     tf.float32: ("float_val", np.float32),
     tf.float64: ("double_val", np.float64),
@@ -56,7 +57,9 @@ class TensorSpec:
     def of(cls, name: str, info: Any) -> TensorSpec:
         """From a SavedModel's ``TensorInfo``."""
         shape = info.tensor_shape
-        sizes = None if shape.unknown_rank else tuple(None if d.size < 0 else d.size for d in shape.dim)
+        sizes = (
+            None if shape.unknown_rank else tuple(None if d.size < 0 else d.size for d in shape.dim)
+        )
         return cls(name=name, tensor=info.name, dtype=tf.as_dtype(info.dtype), shape=sizes)
 
 
@@ -73,24 +76,32 @@ class Budget:
     remaining: int
 
     def take(self, name: str, size: int) -> None:
-        """Sets `size` bytes aside for input `name`; raises INVALID_ARGUMENT where they are not left."""
+        """Sets `size` bytes aside for input `name`; raises INVALID_ARGUMENT where they are not
+        left.
+        """
         if size > self.remaining:
-            raise invalid(f"input {name}: {size} bytes once decoded, more than the {self.remaining} left to this request")
+            raise invalid(
+                f"input {name}: {size} bytes once decoded, more than the {self.remaining} left to "
+                "this request"
+            )
         self.remaining -= size
 
 
 def decode(spec: TensorSpec, proto: tensor_pb2.TensorProto, budget: Budget) -> np.ndarray:
     """The array that `proto` holds.
 
-    As in TensorFlow, fewer values than elements repeat the last value. No value at all for a tensor that is not empty, and more
-    values than elements, are refused.
+    As in TensorFlow, fewer values than elements repeat the last value. No value at all for a tensor
+    that is not empty, and more values than elements, are refused.
 
-    Raises:
-        RequestError: INVALID_ARGUMENT for another dtype, rank or size than the signature's, content that disagrees with the
+    Raises: RequestError: INVALID_ARGUMENT for another dtype, rank or size than the signature's,
+        content that disagrees with the
             shape, or more than the budget allows.
     """
     if proto.dtype != spec.dtype.as_datatype_enum:
-        raise invalid(f"input {spec.name}: expected dtype {spec.dtype.name}, received {_dtype_name(proto.dtype)}")
+        raise invalid(
+            f"input {spec.name}: expected dtype {spec.dtype.name}, received "
+            f"{_dtype_name(proto.dtype)}"
+        )
     shape = _check_shape(spec, proto.tensor_shape, budget)
     elements = math.prod(shape)
     if proto.tensor_content:
@@ -99,54 +110,88 @@ def decode(spec: TensorSpec, proto: tensor_pb2.TensorProto, budget: Budget) -> n
 
 
 def encode(spec: TensorSpec, array: np.ndarray) -> tensor_pb2.TensorProto:
-    """`array` as a TensorProto with its values in the field of its dtype, as TensorFlow Serving answers by default."""
+    """`array` as a TensorProto with its values in the field of its dtype, as TensorFlow Serving
+    answers by default.
+    """
     array = np.asarray(array)
     if spec.dtype not in _FIELDS:
         return tf.make_tensor_proto(array, dtype=spec.dtype)
     field, stored_as = _FIELDS[spec.dtype]
     dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
-    proto = tensor_pb2.TensorProto(dtype=spec.dtype.as_datatype_enum, tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims))
+    proto = tensor_pb2.TensorProto(
+        dtype=spec.dtype.as_datatype_enum, tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims)
+    )
     getattr(proto, field).extend(array.ravel().view(stored_as).tolist())
     return proto
 
 
-def _check_shape(spec: TensorSpec, proto: tensor_shape_pb2.TensorShapeProto, budget: Budget) -> tuple[int, ...]:
+def _check_shape(
+    spec: TensorSpec, proto: tensor_shape_pb2.TensorShapeProto, budget: Budget
+) -> tuple[int, ...]:
     shape = tuple(dim.size for dim in proto.dim)
     if proto.unknown_rank or any(size < 0 for size in shape):
-        raise invalid(f"input {spec.name}: the shape must be fully known, received {_describe(proto)}")
+        raise invalid(
+            f"input {spec.name}: the shape must be fully known, received {_describe(proto)}"
+        )
     if len(shape) > 32:
         raise invalid(f"input {spec.name}: rank {len(shape)} is more than 32")
     if spec.shape is not None:
-        fits = len(shape) == len(spec.shape) and all(want in (None, got) for want, got in zip(spec.shape, shape, strict=True))
+        fits = len(shape) == len(spec.shape) and all(
+            want in (None, got) for want, got in zip(spec.shape, shape, strict=True)
+        )
         if not fits:
             wanted = [-1 if size is None else size for size in spec.shape]
-            raise invalid(f"input {spec.name}: expected shape {wanted} (-1 is free), received {list(shape)}")
+            raise invalid(
+                f"input {spec.name}: expected shape {wanted} (-1 is free), received {list(shape)}"
+            )
     if shape and shape[0] > budget.rows:
-        raise invalid(f"input {spec.name}: {shape[0]} rows, more than the {budget.rows} that this server takes in one request")
+        raise invalid(
+            f"input {spec.name}: {shape[0]} rows, more than the {budget.rows} that this server "
+            "takes in one request"
+        )
     return shape
 
 
-def _from_content(spec: TensorSpec, proto: tensor_pb2.TensorProto, shape: tuple[int, ...], elements: int, budget: Budget) -> np.ndarray:
+def _from_content(
+    spec: TensorSpec,
+    proto: tensor_pb2.TensorProto,
+    shape: tuple[int, ...],
+    elements: int,
+    budget: Budget,
+) -> np.ndarray:
     content = proto.tensor_content
     if spec.dtype == tf.string:
-        # Each string takes at least its length byte, so that the content bounds what the runtime allocates.
+        # Each string takes at least its length byte, so that the content bounds what the runtime
+        # allocates.
         if elements > len(content):
-            raise invalid(f"input {spec.name}: {len(content)} bytes of tensor_content do not fit shape {list(shape)}")
+            raise invalid(
+                f"input {spec.name}: {len(content)} bytes of tensor_content do not fit shape "
+                f"{list(shape)}"
+            )
         budget.take(spec.name, len(content) + elements * _STRING_OVERHEAD)
         try:
             return tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy()
         except tf.errors.OpError as error:
-            raise invalid(f"input {spec.name}: tensor_content does not hold {elements} strings") from error
+            raise invalid(
+                f"input {spec.name}: tensor_content does not hold {elements} strings"
+            ) from error
     expected = elements * spec.dtype.size
     if len(content) != expected:
         raise invalid(
-            f"input {spec.name}: {len(content)} bytes of tensor_content, expected {expected} for shape {list(shape)} of {spec.dtype.name}"
+            f"input {spec.name}: {len(content)} bytes of tensor_content, expected {expected} for "
+            f"shape {list(shape)} of {spec.dtype.name}"
         )
     budget.take(spec.name, expected)
     return np.frombuffer(content, dtype=spec.dtype.as_numpy_dtype).reshape(shape)
 
 
-def _from_values(spec: TensorSpec, proto: tensor_pb2.TensorProto, shape: tuple[int, ...], elements: int, budget: Budget) -> np.ndarray:
+def _from_values(
+    spec: TensorSpec,
+    proto: tensor_pb2.TensorProto,
+    shape: tuple[int, ...],
+    elements: int,
+    budget: Budget,
+) -> np.ndarray:
     if spec.dtype not in _FIELDS:
         raise invalid(f"input {spec.name}: send dtype {spec.dtype.name} as tensor_content")
     field, stored_as = _FIELDS[spec.dtype]
@@ -154,12 +199,17 @@ def _from_values(spec: TensorSpec, proto: tensor_pb2.TensorProto, shape: tuple[i
     per_element = 2 if spec.dtype.is_complex else 1
     count, odd = divmod(len(values), per_element)
     if odd or count > elements or (count == 0 and elements > 0):
-        raise invalid(f"input {spec.name}: {len(values)} values do not fit shape {list(shape)} of {elements} elements")
+        raise invalid(
+            f"input {spec.name}: {len(values)} values do not fit shape {list(shape)} of "
+            f"{elements} elements"
+        )
     budget.take(spec.name, _decoded_size(spec, values, elements))
     try:
         array = np.array(values, dtype=stored_as).view(spec.dtype.as_numpy_dtype)
     except (ValueError, OverflowError) as error:
-        raise invalid(f"input {spec.name}: a value does not fit dtype {spec.dtype.name}: {error}") from error
+        raise invalid(
+            f"input {spec.name}: a value does not fit dtype {spec.dtype.name}: {error}"
+        ) from error
     if count < elements:
         array = np.concatenate([array, np.full(elements - count, array[-1], dtype=array.dtype)])
     return array.reshape(shape)

@@ -21,17 +21,26 @@ _LARGEST_VERSION = 2**63 - 1
 
 
 def find_versions(base_path: Path) -> dict[int, Path]:
-    """The version directories below `base_path`, those whose name is a whole number; raises OSError if it cannot be read."""
+    """The version directories below `base_path`, those whose name is a whole number; raises OSError
+    if it cannot be read.
+    """
     found: dict[int, Path] = {}
     with os.scandir(base_path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.isascii() and entry.name.isdigit() and int(entry.name) <= _LARGEST_VERSION and os.path.isdir(entry.path):
+            if (
+                entry.name.isascii()
+                and entry.name.isdigit()
+                and int(entry.name) <= _LARGEST_VERSION
+                and os.path.isdir(entry.path)
+            ):
                 found[int(entry.name)] = Path(entry.path)
     return found
 
 
 def fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and modification time of `directory` and every file below it: changes while a copy is under way."""
+    """Name, size and modification time of `directory` and every file below it: changes while a copy
+    is under way.
+    """
     found = [(str(directory), *_size_and_time(os.lstat(directory)))]
     for folder, _, names in os.walk(directory):
         for name in names:
@@ -48,13 +57,22 @@ def _size_and_time(status: os.stat_result) -> tuple[int, int]:
 
 
 def check_inside(directory: Path, base_path: Path) -> None:
-    """Raises `LoadError` where `directory`, or a file in it, is a link that leads out of `base_path`."""
+    """Raises `LoadError` where `directory`, or a file in it, is a link that leads out of
+    `base_path`.
+    """
     base = os.path.realpath(base_path)
     paths = [str(directory)]
-    paths += [os.path.join(folder, name) for folder, inner, files in os.walk(directory) for name in (*inner, *files)]
+    paths += [
+        os.path.join(folder, name)
+        for folder, inner, files in os.walk(directory)
+        for name in (*inner, *files)
+    ]
     for path in paths:
         if os.path.islink(path) and os.path.commonpath([base, os.path.realpath(path)]) != base:
-            raise LoadError(f"{path} is a link that leads out of {base_path}: copy the files into the version directory")
+            raise LoadError(
+                f"{path} is a link that leads out of {base_path}: copy the files into the version "
+                "directory"
+            )
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -106,10 +124,17 @@ class Version:
             logger.error("model %s version %d is not served: %s", self.model, self.number, error)
             return
         self.runner, self.state = runner, State.AVAILABLE
-        logger.info("model %s version %d is available (%d warm-up requests)", self.model, self.number, warmed)
+        logger.info(
+            "model %s version %d is available (%d warm-up requests)",
+            self.model,
+            self.number,
+            warmed,
+        )
 
     def acquire(self) -> SavedModelRunner | None:
-        """The loaded model, kept until `release`; ``None`` if it is not (or no longer) available."""
+        """The loaded model, kept until `release`; ``None`` if it is not (or no longer)
+        available.
+        """
         with self._lock:
             if self.state != State.AVAILABLE:
                 return None

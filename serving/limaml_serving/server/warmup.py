@@ -26,8 +26,8 @@ def warm_up(runner: SavedModelRunner, directory: Path) -> int:
     Returns:
         How many were replayed.
 
-    Raises:
-        LoadError: The file cannot be read, has too many records, or a request fails: such a version would fail its clients too.
+    Raises: LoadError: The file cannot be read, has too many records, or a request fails: such a
+        version would fail its clients too.
     """
     path = directory / WARMUP_FILE
     if not path.is_file():
@@ -48,10 +48,14 @@ def warm_up(runner: SavedModelRunner, directory: Path) -> int:
 
 def _replay(runner: SavedModelRunner, log: PredictionLog) -> None:
     if log.WhichOneof("log_type") != "predict_log":
-        raise LoadError(f"{WARMUP_FILE} may only hold predict_log records, found {log.WhichOneof('log_type')}")
+        raise LoadError(
+            f"{WARMUP_FILE} may only hold predict_log records, found {log.WhichOneof('log_type')}"
+        )
     request = log.predict_log.request
     signature = runner.signature(request.model_spec.signature_name)
     signature.check_inputs(set(request.inputs))
     budget = Budget(rows=_UNLIMITED, remaining=_UNLIMITED)
-    inputs = {name: decode(spec, request.inputs[name], budget) for name, spec in signature.inputs.items()}
+    inputs = {
+        name: decode(spec, request.inputs[name], budget) for name, spec in signature.inputs.items()
+    }
     runner.run(signature, inputs, signature.select_outputs(request.output_filter))

@@ -30,7 +30,10 @@ def schema() -> Schema:
         label=Label(name="click"),
         timestamp="time",
         tasks={"user": ("user_id",)},
-        features=(Feature(name="m", role="meta", width=4, normalise="none"), Feature(name="o", width=3, normalise="none")),
+        features=(
+            Feature(name="m", role="meta", width=4, normalise="none"),
+            Feature(name="o", width=3, normalise="none"),
+        ),
     )
 
 
@@ -42,7 +45,9 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
     from tfrec_limaml.tasks.statistics import Statistics
     from tfrec_limaml.training.recipes import build_model
 
-    encoder = FeatureEncoder(schema, Statistics(rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features={}))
+    encoder = FeatureEncoder(
+        schema, Statistics(rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features={})
+    )
     options = {
         "meta_units": (8,),
         "embedding_dim": 4,
@@ -76,7 +81,10 @@ def tasks(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
         TIMESTAMP: np.arange(rows) + 1_650_000_000_000,
     }
     encoder = TaskEncoder(schema, columns)
-    records = [encoder.encode(f"member-{n}", int(end - count), int(end)) for n, (end, count) in enumerate(zip(ends, counts, strict=True))]
+    records = [
+        encoder.encode(f"member-{n}", int(end - count), int(end))
+        for n, (end, count) in enumerate(zip(ends, counts, strict=True))
+    ]
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "user").mkdir()
     schema.save(folder / SCHEMA_FILE)
@@ -90,7 +98,13 @@ def tasks(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
 
 @pytest.fixture
 def job(tmp_path: Path, tasks: Path, adapter: Path) -> EmbeddingJob:
-    return EmbeddingJob(tasks=str(tasks), adapter=str(adapter), output=str(tmp_path / "direct"), generation="g1", intra_op_threads=1)
+    return EmbeddingJob(
+        tasks=str(tasks),
+        adapter=str(adapter),
+        output=str(tmp_path / "direct"),
+        generation="g1",
+        intra_op_threads=1,
+    )
 
 
 @pytest.fixture
@@ -110,15 +124,22 @@ def load_deployed(checkout: Path) -> Callable[[str], Any]:
 def job_server(checkout: Path) -> Iterator[Path]:
     if shutil.which("java") is None:
         pytest.skip("Java is not installed (apt-get install openjdk-17-jre-headless)")
-    jar = Path(os.environ.get("LIMAML_FLINK_JOB_SERVER") or checkout / "build" / "flink" / "job-server.jar")
+    jar = Path(
+        os.environ.get("LIMAML_FLINK_JOB_SERVER") or checkout / "build" / "flink" / "job-server.jar"
+    )
     if not jar.is_file():
-        pytest.skip(f"no Flink job server at {jar}: python beam/flink/make_job_server.py build/flink, or set LIMAML_FLINK_JOB_SERVER")
+        pytest.skip(
+            f"no Flink job server at {jar}: python beam/flink/make_job_server.py build/flink, or "
+            "set LIMAML_FLINK_JOB_SERVER"
+        )
     yield jar
     stop_own_children_that_run(jar)
 
 
 def stop_own_children_that_run(jar: Path) -> None:
-    """Beam stops its job server when Python exits, which a test worker never does in the ordinary way."""
+    """Beam stops its job server when Python exits, which a test worker never does in the ordinary
+    way.
+    """
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it may end while we look
             parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
@@ -134,11 +155,20 @@ class WorkerPool:
             probe.bind(("127.0.0.1", 0))
             self.address = f"localhost:{probe.getsockname()[1]}"
         self._log = log
-        command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={self.address.split(':')[1]}"]
+        command = [
+            sys.executable,
+            "-m",
+            "apache_beam.runners.worker.worker_pool_main",
+            f"--service_port={self.address.split(':')[1]}",
+        ]
         # The pool starts its workers as plain `python`.
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        }
         with log.open("wb") as file:
-            self._process = subprocess.Popen(command, stderr=file, env=environment, start_new_session=True)
+            self._process = subprocess.Popen(
+                command, stderr=file, env=environment, start_new_session=True
+            )
 
     def wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + 60

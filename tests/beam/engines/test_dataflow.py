@@ -1,4 +1,6 @@
-"""The Dataflow job as it would be submitted: built by Beam's own runner up to the request, without a network."""
+"""The Dataflow job as it would be submitted: built by Beam's own runner up to the request, without
+a network.
+"""
 
 import base64
 import bz2
@@ -21,8 +23,9 @@ from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationC
 from limaml_beam.build_tasks import pipeline as build_tasks
 from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
 from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.__main__ import main
 from limaml_beam.generate_embeddings.artefacts import read_manifest
-from limaml_beam.generate_embeddings.job import EmbeddingJob, GenerateEmbeddings, main, write_results
+from limaml_beam.generate_embeddings.job import EmbeddingJob, GenerateEmbeddings, write_results
 
 IMAGE = "europe-docker.pkg.dev/project/limaml/worker:0.1.0"
 MOST_PICKLED_BYTES = 200_000
@@ -41,7 +44,10 @@ class Template:
 
     def pickled(self) -> dict[str, int]:
         """Bytes of every step's payload, which holds its pickled function."""
-        return {transform.unique_name: len(transform.spec.payload) for transform in self.graph.components.transforms.values()}
+        return {
+            transform.unique_name: len(transform.spec.payload)
+            for transform in self.graph.components.transforms.values()
+        }
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,9 @@ def source(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(checkout / name, folder)
     for name in ("tfrec_limaml", "beam", "serving"):
-        shutil.copytree(checkout / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            checkout / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     return folder
 
 
@@ -81,7 +89,11 @@ def without_a_network(folder: Path, source: Path) -> Iterator[None]:
         patch.chdir(source)
         # The one question about the bucket that is asked before there is a job.
         patch.setattr(GoogleCloudOptions, "_warn_if_soft_delete_policy_enabled", lambda *_: None)
-        patch.setattr(DataflowApplicationClient, "stage_file", lambda _, __, name, stream, *___: stage(folder, name, stream))
+        patch.setattr(
+            DataflowApplicationClient,
+            "stage_file",
+            lambda _, __, name, stream, *___: stage(folder, name, stream),
+        )
         yield
 
 
@@ -101,7 +113,13 @@ def embedding_template(tmp_path_factory, source, adapter) -> Template:
     previous = folder / "previous"
     previous.mkdir()
     (previous / f"{tables.EMBEDDINGS_PREFIX}-00000-of-00001.parquet").touch()
-    job = EmbeddingJob(tasks="gs://bucket/tasks", adapter=str(adapter), output="gs://bucket/out", generation="g", previous=str(previous))
+    job = EmbeddingJob(
+        tasks="gs://bucket/tasks",
+        adapter=str(adapter),
+        output="gs://bucket/out",
+        generation="g",
+        previous=str(previous),
+    )
 
     def construct(pipeline: beam.Pipeline) -> None:
         paths = ["gs://bucket/tasks/user/recent-00000-of-00001.tfrecord.gz"]
@@ -121,7 +139,9 @@ def tasks_template(tmp_path_factory, source, shop_schema, shop_frames, write_raw
     return write_template(
         folder,
         source,
-        lambda pipeline: build_tasks.construct(pipeline, shop_schema, settings, inputs, FileSystems.join(str(folder), "out")),
+        lambda pipeline: build_tasks.construct(
+            pipeline, shop_schema, settings, inputs, FileSystems.join(str(folder), "out")
+        ),
     )
 
 
@@ -134,9 +154,17 @@ def test_every_step_runs_in_the_one_container_that_was_named(template):
     (pool,) = template.job["environment"]["workerPools"]
     images = {image["containerImage"] for image in pool["sdkHarnessContainerImages"]}
     assert images == {IMAGE}
-    used = {template.graph.components.environments[t.environment_id].payload for t in template.graph.components.transforms.values()} - {b""}
-    assert {beam_runner_api_pb2.DockerPayload.FromString(payload).container_image for payload in used} <= {IMAGE}
-    assert (pool["machineType"], pool["autoscalingSettings"]["maxNumWorkers"]) == ("n2-standard-4", 20)
+    used = {
+        template.graph.components.environments[t.environment_id].payload
+        for t in template.graph.components.transforms.values()
+    } - {b""}
+    assert {
+        beam_runner_api_pb2.DockerPayload.FromString(payload).container_image for payload in used
+    } <= {IMAGE}
+    assert (pool["machineType"], pool["autoscalingSettings"]["maxNumWorkers"]) == (
+        "n2-standard-4",
+        20,
+    )
 
 
 def test_the_job_is_a_batch_job(template):
@@ -144,16 +172,23 @@ def test_the_job_is_a_batch_job(template):
 
 
 def test_the_staged_source_holds_all_three_import_packages(template):
-    names = [package["name"] for package in template.job["environment"]["workerPools"][0]["packages"]]
+    names = [
+        package["name"] for package in template.job["environment"]["workerPools"][0]["packages"]
+    ]
     assert "workflow.tar.gz" in names
     with tarfile.open(template.staged / "workflow.tar.gz") as archive:
         files = {member.split("/", 1)[1] for member in archive.getnames() if "/" in member}
     assert {"setup.py", "pyproject.toml", "README.md", "tfrec_limaml/store/base.py"} <= files
-    assert {"beam/limaml_beam/generate_embeddings/adapter.py", "serving/limaml_serving/client/ranker.py"} <= files
+    assert {
+        "beam/limaml_beam/generate_embeddings/adapter.py",
+        "serving/limaml_serving/client/ranker.py",
+    } <= files
 
 
 def test_nothing_of_the_main_session_is_pickled(template):
-    names = [package["name"] for package in template.job["environment"]["workerPools"][0]["packages"]]
+    names = [
+        package["name"] for package in template.job["environment"]["workerPools"][0]["packages"]
+    ]
     assert not [name for name in names if "session" in name]
     assert not template.options()["save_main_session"]
 
@@ -166,23 +201,40 @@ def test_no_step_carries_anything_heavy(template):
 
 
 def test_workers_are_told_where_the_adapter_lies_and_not_given_it(embedding_template, adapter):
-    (step,) = (t for t in embedding_template.graph.components.transforms.values() if t.unique_name.endswith("/BeamML_RunInference"))
-    pickled = bz2.decompress(base64.b64decode(beam_runner_api_pb2.ParDoPayload.FromString(step.spec.payload).do_fn.payload))
+    (step,) = (
+        t
+        for t in embedding_template.graph.components.transforms.values()
+        if t.unique_name.endswith("/BeamML_RunInference")
+    )
+    pickled = bz2.decompress(
+        base64.b64decode(
+            beam_runner_api_pb2.ParDoPayload.FromString(step.spec.payload).do_fn.payload
+        )
+    )
     assert str(adapter).encode() in pickled
     assert len(pickled) < MOST_PICKLED_BYTES
 
 
 def test_the_counts_are_written_when_all_else_is(embedding_template):
-    """Where the counts lie, a launched job is done: their step waits for the names of all written files."""
-    steps = {transform.unique_name: transform for transform in embedding_template.graph.components.transforms.values()}
+    """Where the counts lie, a launched job is done: their step waits for the names of all written
+    files.
+    """
+    steps = {
+        transform.unique_name: transform
+        for transform in embedding_template.graph.components.transforms.values()
+    }
     (write,) = (step for name, step in steps.items() if name.endswith("WriteCounts/Write"))
     assert len([name for name in write.inputs if name.startswith("python_side_input")]) == 2
 
 
-def test_the_flex_templates_launcher_writes_the_job_down_and_returns(tmp_path, source, adapter, tasks, load_deployed, capsys):
+def test_the_flex_templates_launcher_writes_the_job_down_and_returns(
+    tmp_path, source, adapter, tasks, load_deployed, capsys
+):
     output = tmp_path / "out"
     parameters = [f"--tasks={tasks}", f"--export={adapter.parents[1]}", f"--output={output}"]
-    arguments = load_deployed("flex_launcher.py").arguments_of([*parameters, *flags_for(tmp_path, source)])
+    arguments = load_deployed("flex_launcher.py").arguments_of(
+        [*parameters, *flags_for(tmp_path, source)]
+    )
     with without_a_network(tmp_path, source):
         assert main([*arguments, "--json"]) == 0
     launched = json.loads(capsys.readouterr().out)
@@ -190,5 +242,8 @@ def test_the_flex_templates_launcher_writes_the_job_down_and_returns(tmp_path, s
     told = json.loads((tmp_path / "out.launched" / "launch.json").read_text())
     assert told["generation"] == launched["generation"]
     job = json.loads((tmp_path / "job.json").read_text())
-    assert job["environment"]["workerPools"][0]["sdkHarnessContainerImages"][0]["containerImage"] == IMAGE
+    assert (
+        job["environment"]["workerPools"][0]["sdkHarnessContainerImages"][0]["containerImage"]
+        == IMAGE
+    )
     assert not output.exists()

@@ -16,9 +16,15 @@ from limaml_beam.commands.embed import add_arguments
 @pytest.fixture
 def instructions(checkout: Path) -> list[tuple[str, str]]:
     """(instruction, rest) of every instruction of the Dockerfile."""
-    lines = [line for line in (checkout / "beam" / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line
+        for line in (checkout / "beam" / "Dockerfile").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in joined.splitlines() if line.strip()]
+    return [
+        (line.split()[0], line.split(maxsplit=1)[1]) for line in joined.splitlines() if line.strip()
+    ]
 
 
 @pytest.fixture
@@ -33,13 +39,20 @@ def test_the_image_holds_the_beam_release_that_the_constraints_pin(instructions,
 
 
 def test_every_file_that_the_image_copies_exists(instructions, checkout):
-    copied = [source for name, rest in instructions for source in rest.split()[:-1] if name == "COPY" and not rest.startswith("--from")]
+    copied = [
+        source
+        for name, rest in instructions
+        for source in rest.split()[:-1]
+        if name == "COPY" and not rest.startswith("--from")
+    ]
     assert copied
     for source in copied:
         assert (checkout / source).exists(), source
 
 
-def test_the_image_installs_what_was_copied_with_pinned_dependencies_and_starts_beams_boot(instructions):
+def test_the_image_installs_what_was_copied_with_pinned_dependencies_and_starts_beams_boot(
+    instructions,
+):
     (install,) = (rest for name, rest in instructions if name == "RUN")
     assert "--constraint constraints.txt" in install
     assert "pip check" in install
@@ -50,10 +63,18 @@ def test_the_image_installs_what_was_copied_with_pinned_dependencies_and_starts_
 def test_every_parameter_of_the_template_is_an_option_of_the_command(parameters):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    options = {option.lstrip("-"): action.required for action in parser._actions for option in action.option_strings}
-    named = {name: parameter["isOptional"] for name, parameter in parameters.items() if name != "tasks"}
+    options = {
+        option.lstrip("-"): action.required
+        for action in parser._actions
+        for option in action.option_strings
+    }
+    named = {
+        name: parameter["isOptional"] for name, parameter in parameters.items() if name != "tasks"
+    }
     assert set(named) <= set(options)
-    assert {name for name, optional in named.items() if not optional} == {name for name, required in options.items() if required}
+    assert {name for name, optional in named.items() if not optional} == {
+        name for name, required in options.items() if required
+    }
 
 
 def test_what_the_launcher_takes_is_what_launching_alone_takes(parameters):
@@ -63,7 +84,9 @@ def test_what_the_launcher_takes_is_what_launching_alone_takes(parameters):
 
 
 def test_the_launcher_turns_parameters_into_the_commands_arguments(load_deployed):
-    arguments = load_deployed("flex_launcher.py").arguments_of(["--tasks=T", "--export=E", "--output=O", "--runner=DataflowRunner"])
+    arguments = load_deployed("flex_launcher.py").arguments_of(
+        ["--tasks=T", "--export=E", "--output=O", "--runner=DataflowRunner"]
+    )
     assert wrap_beam_flags(add_arguments, arguments) == [
         "T",
         "--launch-only",
@@ -74,14 +97,19 @@ def test_the_launcher_turns_parameters_into_the_commands_arguments(load_deployed
     ]
 
 
-@pytest.mark.parametrize(("name", "good", "bad"), [("output", "gs://b/out", "/tmp/out"), ("max-bad-fraction", "0.05", "2")])
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [("output", "gs://b/out", "/tmp/out"), ("max-bad-fraction", "0.05", "2")],
+)
 def test_the_templates_patterns_take_and_refuse(parameters, name, good, bad):
     (pattern,) = parameters[name]["regexes"]
     assert re.match(pattern, good)
     assert not re.match(pattern, bad)
 
 
-def test_the_job_servers_manifest_names_every_library_in_lines_that_java_reads(load_deployed, tmp_path, monkeypatch):
+def test_the_job_servers_manifest_names_every_library_in_lines_that_java_reads(
+    load_deployed, tmp_path, monkeypatch
+):
     script = load_deployed("flink/make_job_server.py")
     (tmp_path / "lib").mkdir()
     names = [f"library-{n:03d}.jar" for n in range(40)]
@@ -92,6 +120,8 @@ def test_the_job_servers_manifest_names_every_library_in_lines_that_java_reads(l
     with zipfile.ZipFile(tmp_path / "job-server.jar") as jar:
         manifest = jar.read("META-INF/MANIFEST.MF").decode()
     assert max(map(len, manifest.split("\r\n"))) <= 72
-    entries = dict(line.split(": ", 1) for line in manifest.replace("\r\n ", "").strip().split("\r\n"))
+    entries = dict(
+        line.split(": ", 1) for line in manifest.replace("\r\n ", "").strip().split("\r\n")
+    )
     assert entries["Class-Path"].split() == [f"lib/{name}" for name in names]
     assert entries["Main-Class"].endswith("FlinkJobServerDriver")

@@ -1,4 +1,6 @@
-"""The task-building job on Flink: the records of the in-process runner, whatever engine shuffles the rows."""
+"""The task-building job on Flink: the records of the in-process runner, whatever engine shuffles
+the rows.
+"""
 
 import gzip
 import json
@@ -19,13 +21,17 @@ def test_two_worker_processes_under_flink_write_the_records_of_the_direct_runner
     direct, flink = tmp_path / "direct", tmp_path / "flink"
     prepare = ["prepare", str(raw), "--max-samples", "7", "--max-query", "9"]
     assert main([*prepare, "--output", str(direct)]) == 0
-    assert main([*prepare, "--output", str(flink), *(f"--beam={flag}" for flag in flink_flags)]) == 0
+    assert (
+        main([*prepare, "--output", str(flink), *(f"--beam={flag}" for flag in flink_flags)]) == 0
+    )
     assert worker_pool.workers_started() == 2
     records = sorted(path.relative_to(direct) for path in direct.rglob("*.tfrecord.gz"))
     assert records == sorted(path.relative_to(flink) for path in flink.rglob("*.tfrecord.gz"))
     assert sum(len(gzip.decompress((direct / path).read_bytes())) for path in records) > 100_000
     for path in records:
-        assert gzip.decompress((flink / path).read_bytes()) == gzip.decompress((direct / path).read_bytes()), path
+        assert gzip.decompress((flink / path).read_bytes()) == gzip.decompress(
+            (direct / path).read_bytes()
+        ), path
     cards = [json.loads((folder / "data_card.json").read_text()) for folder in (direct, flink)]
     for card in cards:
         # Sums of floats depend on the order of the rows in the last digits.

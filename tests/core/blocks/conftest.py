@@ -1,4 +1,6 @@
-"""One tiny world for all blocks: five tasks with uneven histories, encoded features, every block under a name."""
+"""One tiny world for all blocks: five tasks with uneven histories, encoded features, every block
+under a name.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ import tensorflow as tf
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock, blocks
 
 SIZES = {"user": 6, "item": 9}
-SHAPES = {"user": (None,), "item": (None,), "meta": (None, 3), "other": (None, 2), "subtask:tab": (None,)}
+SHAPES = {
+    "user": (None,),
+    "item": (None,),
+    "meta": (None, 3),
+    "other": (None, 2),
+    "subtask:tab": (None,),
+}
 D = 4
 
 
@@ -30,12 +38,21 @@ def _stack(dtype: str = "float32") -> keras.Sequential:
 def _functional(dtype: str = "float32") -> keras.Model:
     kind = keras.dtype_policies.get(dtype).compute_dtype
     item = keras.Input((), dtype="int32", name="item")
-    dense = [keras.Input((width,), dtype=kind, name=name) for name, width in (("meta", 3), ("other", 2))]
+    dense = [
+        keras.Input((width,), dtype=kind, name=name) for name, width in (("meta", 3), ("other", 2))
+    ]
     own = keras.Input((D,), dtype=kind, name="meta_embedding")
-    hidden = keras.layers.Dense(5, "tanh", dtype=dtype)(keras.layers.Concatenate(dtype=dtype)(dense))
+    hidden = keras.layers.Dense(5, "tanh", dtype=dtype)(
+        keras.layers.Concatenate(dtype=dtype)(dense)
+    )
     looked_up = keras.layers.Embedding(SIZES["item"], 3, dtype=dtype)(item)
-    joined = keras.layers.Concatenate(dtype=dtype)([looked_up, keras.layers.Dense(5, dtype=dtype)(own), hidden])
-    return keras.Model([item, *dense, own], keras.layers.Dense(1, dtype=dtype)(keras.layers.Dense(4, "tanh", dtype=dtype)(joined)))
+    joined = keras.layers.Concatenate(dtype=dtype)(
+        [looked_up, keras.layers.Dense(5, dtype=dtype)(own), hidden]
+    )
+    return keras.Model(
+        [item, *dense, own],
+        keras.layers.Dense(1, dtype=dtype)(keras.layers.Dense(4, "tanh", dtype=dtype)(joined)),
+    )
 
 
 META_BLOCKS: dict[str, Callable[..., Any]] = {
@@ -47,16 +64,25 @@ META_BLOCKS: dict[str, Callable[..., Any]] = {
     "transformer": lambda **k: blocks.TransformerMetaBlock((5,), D, 4, 2, activation="tanh", **k),
     "keras": lambda **k: blocks.KerasMetaBlock(_stack(**k), D, **k),
     "nested": lambda **k: blocks.NestedMetaBlocks(
-        {"user": MLPMetaBlock((5,), D // 2, "tanh", **k), "tab": blocks.TransformerMetaBlock((5,), D // 2, 4, 2, activation="tanh", **k)},
+        {
+            "user": MLPMetaBlock((5,), D // 2, "tanh", **k),
+            "tab": blocks.TransformerMetaBlock((5,), D // 2, 4, 2, activation="tanh", **k),
+        },
         **k,
     ),
 }
 GLOBAL_BLOCKS: dict[str, Callable[..., Any]] = {
     "mlp": lambda **k: MLPGlobalBlock((6, 5), "tanh", embeddings={"item": (SIZES["item"], 3)}, **k),
     "wide_and_deep": lambda **k: blocks.WideAndDeepGlobalBlock(
-        (6, 5), {"user": SIZES["user"], "item": SIZES["item"]}, activation="tanh", embeddings={"item": (SIZES["item"], 3)}, **k
+        (6, 5),
+        {"user": SIZES["user"], "item": SIZES["item"]},
+        activation="tanh",
+        embeddings={"item": (SIZES["item"], 3)},
+        **k,
     ),
-    "dcn": lambda **k: blocks.DCNGlobalBlock((6, 5), 2, activation="tanh", embeddings={"item": (SIZES["item"], 3)}, **k),
+    "dcn": lambda **k: blocks.DCNGlobalBlock(
+        (6, 5), 2, activation="tanh", embeddings={"item": (SIZES["item"], 3)}, **k
+    ),
     "dcn of all": lambda **k: blocks.DCNGlobalBlock((6,), 1, 2, True, activation="tanh", **k),
     "dlrm": lambda **k: blocks.DLRMGlobalBlock((6, 5), SIZES, 3, activation="tanh", **k),
     "functional": lambda **k: blocks.FunctionalGlobalBlock(_functional(**k), **k),
@@ -90,7 +116,9 @@ def global_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def make_samples() -> Callable[..., dict[str, Any]]:
-    """``make_samples(lengths, dtype, seed)``: samples of one task per length, padded with zeros to the longest."""
+    """``make_samples(lengths, dtype, seed)``: samples of one task per length, padded with zeros to
+    the longest.
+    """
 
     def make(lengths: Any, dtype: str = "float64", seed: int = 0) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
@@ -102,22 +130,36 @@ def make_samples() -> Callable[..., dict[str, Any]]:
             "meta": rng.normal(size=(tasks, width, 3)) * real[..., None],
             "other": rng.normal(size=(tasks, width, 2)) * real[..., None],
         }
-        features = {name: tf.constant(v, "int32" if v.ndim == 2 else dtype) for name, v in values.items()}
-        features["subtask:tab"] = tf.constant(np.random.default_rng(seed).integers(0, 2, (tasks, width)), "int64")
+        features = {
+            name: tf.constant(v, "int32" if v.ndim == 2 else dtype) for name, v in values.items()
+        }
+        features["subtask:tab"] = tf.constant(
+            np.random.default_rng(seed).integers(0, 2, (tasks, width)), "int64"
+        )
         label = (rng.random((tasks, width)) < 0.5) * real
-        return {"features": features, "label": tf.constant(label, dtype), "weight": tf.constant(real, dtype)}
+        return {
+            "features": features,
+            "label": tf.constant(label, dtype),
+            "weight": tf.constant(real, dtype),
+        }
 
     return make
 
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., LiMAML]:
-    """``make_model(meta_name, global_name, dtype, **options)``: a built LiMAML model whose every weight is random."""
+    """``make_model(meta_name, global_name, dtype, **options)``: a built LiMAML model whose every
+    weight is random.
+    """
 
-    def make(meta: str = "mlp", head: str = "mlp", dtype: str = "float64", **options: Any) -> LiMAML:
+    def make(
+        meta: str = "mlp", head: str = "mlp", dtype: str = "float64", **options: Any
+    ) -> LiMAML:
         keras.utils.set_random_seed(7)
         options = {"inner_learning_rate": 0.5, **options}
-        model = LiMAML(META_BLOCKS[meta](dtype=dtype), GLOBAL_BLOCKS[head](dtype=dtype), dtype=dtype, **options)
+        model = LiMAML(
+            META_BLOCKS[meta](dtype=dtype), GLOBAL_BLOCKS[head](dtype=dtype), dtype=dtype, **options
+        )
         model.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
         model.build(dict(SHAPES))
         rng = np.random.default_rng(8)

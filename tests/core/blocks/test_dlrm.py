@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.blocks import DLRMGlobalBlock
 from tfrec_limaml.blocks.tfrs import feature_interaction
-from tfrec_limaml.features import flatten_tasks
 
 
 def test_context_and_head_together_hold_the_dots_of_all_vectors(make_model, make_samples):
@@ -17,11 +17,15 @@ def test_context_and_head_together_hold_the_dots_of_all_vectors(make_model, make
     embedding = np.random.default_rng(0).normal(size=(6, 4))
     _, vectors = block.encode_context(rows)
     own = embedding @ block.project.get_weights()[0]
-    every = feature_interaction().DotInteraction(dtype="float64")([*tf.unstack(vectors, axis=1), tf.constant(own)])
+    every = feature_interaction().DotInteraction(dtype="float64")(
+        [*tf.unstack(vectors, axis=1), tf.constant(own)]
+    )
     count = len(block._pairs)
     kernel, bias = block.context_layer.get_weights()
     inputs = np.concatenate([vectors[:, 0], every[:, :count], embedding, every[:, count:]], -1)
-    hidden = np.tanh(inputs @ np.concatenate([kernel, block.embedding_layer.get_weights()[0]]) + bias)
+    hidden = np.tanh(
+        inputs @ np.concatenate([kernel, block.embedding_layer.get_weights()[0]]) + bias
+    )
     np.testing.assert_allclose(block(rows, embedding), block.network(hidden)[:, 0], rtol=1e-10)
 
 
@@ -30,9 +34,15 @@ def test_the_vectors_are_the_dense_one_and_one_per_id(make_model, make_samples):
     rows = flatten_tasks(make_samples([3])["features"])
     _, vectors = block.encode_context(rows)
     kernel, bias = block.bottom.get_weights()
-    np.testing.assert_allclose(vectors[:, 0], np.tanh(np.concatenate([rows["meta"], rows["other"]], -1) @ kernel + bias), rtol=1e-10)
+    np.testing.assert_allclose(
+        vectors[:, 0],
+        np.tanh(np.concatenate([rows["meta"], rows["other"]], -1) @ kernel + bias),
+        rtol=1e-10,
+    )
     for place, name in enumerate(("user", "item"), 1):
-        np.testing.assert_array_equal(vectors[:, place], block.tables.tables[name].numpy()[rows[name]])
+        np.testing.assert_array_equal(
+            vectors[:, place], block.tables.tables[name].numpy()[rows[name]]
+        )
 
 
 def test_without_ids_the_only_dot_is_the_meta_embedding_s(shapes, make_samples):

@@ -20,7 +20,10 @@ def names(checkout):
 def test_the_model_of_the_guide_is_trained_and_adapts(names):
     model = names["model"]
     assert model.optimizer.iterations == 2
-    assert [type(block).__name__ for block in (model.meta_block, model.global_block)] == ["KerasMetaBlock", "FunctionalGlobalBlock"]
+    assert [type(block).__name__ for block in (model.meta_block, model.global_block)] == [
+        "KerasMetaBlock",
+        "FunctionalGlobalBlock",
+    ]
 
 
 def test_the_guide_s_own_block_works_in_a_model(names):

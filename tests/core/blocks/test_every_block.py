@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import EntireNetworkMAML
-from tfrec_limaml.features import flatten_tasks
+from tfrec_limaml.adaptation.axes import flatten_tasks
 
 
 def _task(samples, task):
@@ -15,11 +15,15 @@ def _task(samples, task):
 
 
 def _check_tasks(model, make_samples):
-    """Together == one task at a time; without steps == the plain network; no support == the plain network."""
+    """Together == one task at a time; without steps == the plain network; no support == the plain
+    network.
+    """
     support, query = make_samples([3, 1, 0, 2]), make_samples([2, 2, 2, 2], seed=1)
     together = model.adapted_outputs(model.adapt_tasks(support, 2)[0], query["features"])
     for task in range(4):
-        alone = model.adapted_outputs(model.adapt_tasks(_task(support, task), 2)[0], _task(query, task)["features"])
+        alone = model.adapted_outputs(
+            model.adapt_tasks(_task(support, task), 2)[0], _task(query, task)["features"]
+        )
         np.testing.assert_allclose(together[task], alone[0], rtol=1e-10, err_msg=f"task {task}")
     plain = tf.reshape(model.network(flatten_tasks(query["features"])), [4, 2])
     unadapted = model.adapted_outputs(model.adapt_tasks(support, 0)[0], query["features"])
@@ -28,11 +32,15 @@ def _check_tasks(model, make_samples):
     assert np.abs(together[0] - plain[0]).min() > 1e-6
 
 
-def test_a_meta_block_keeps_tasks_apart_and_unadapted_equals_plain(meta_name, make_model, make_samples):
+def test_a_meta_block_keeps_tasks_apart_and_unadapted_equals_plain(
+    meta_name, make_model, make_samples
+):
     _check_tasks(make_model(meta_name), make_samples)
 
 
-def test_a_global_block_keeps_tasks_apart_and_unadapted_equals_plain(global_name, make_model, make_samples):
+def test_a_global_block_keeps_tasks_apart_and_unadapted_equals_plain(
+    global_name, make_model, make_samples
+):
     _check_tasks(make_model("mlp", global_name), make_samples)
 
 
@@ -40,24 +48,36 @@ def test_a_global_block_is_its_head_on_its_context(global_name, make_model, make
     block = make_model("mlp", global_name).global_block
     features = flatten_tasks(make_samples([3, 2])["features"])
     embedding = tf.random.stateless_normal([6, 4], [1, 2], dtype=tf.float64)
-    np.testing.assert_allclose(block(features, embedding), block.head(block.encode_context(features), embedding), rtol=1e-12)
+    np.testing.assert_allclose(
+        block(features, embedding),
+        block.head(block.encode_context(features), embedding),
+        rtol=1e-12,
+    )
     moved = block.head(block.encode_context(features), embedding + 1)
-    assert np.abs(moved - block(features, embedding)).min() > 1e-9, "every logit must see the meta embedding"
+    assert np.abs(moved - block(features, embedding)).min() > 1e-9, (
+        "every logit must see the meta embedding"
+    )
 
 
 def _check_training(model, make_samples):
     before = {v.path: v.numpy() for v in model.trainable_variables}
-    model.train_step({"support": make_samples([3, 2, 3, 1]), "query": make_samples([2, 2, 1, 2], seed=1)})
+    model.train_step(
+        {"support": make_samples([3, 2, 3, 1]), "query": make_samples([2, 2, 1, 2], seed=1)}
+    )
     for variable in model.trainable_variables:
         assert np.isfinite(variable.numpy()).all(), variable.path
-        assert np.abs(variable.numpy() - before[variable.path]).max() > 0, f"{variable.path} has no gradient"
+        assert np.abs(variable.numpy() - before[variable.path]).max() > 0, (
+            f"{variable.path} has no gradient"
+        )
 
 
 def test_a_training_step_moves_every_variable_of_a_meta_block(meta_name, make_model, make_samples):
     _check_training(make_model(meta_name, inner_steps=2), make_samples)
 
 
-def test_a_training_step_moves_every_variable_of_a_global_block(global_name, make_model, make_samples):
+def test_a_training_step_moves_every_variable_of_a_global_block(
+    global_name, make_model, make_samples
+):
     _check_training(make_model("mlp", global_name, unadapted_loss_weight=0.5), make_samples)
 
 
@@ -77,9 +97,15 @@ def test_the_outer_gradient_matches_finite_differences(meta_name, make_model, ma
         with tf.GradientTape() as tape:
             value = loss()
         gradients = tape.gradient(value, [v.value for v in variables])
-        return tf.add_n([tf.reduce_sum(tf.convert_to_tensor(g) * d) for g, d in zip(gradients, direction, strict=True)])
+        return tf.add_n(
+            [
+                tf.reduce_sum(tf.convert_to_tensor(g) * d)
+                for g, d in zip(gradients, direction, strict=True)
+            ]
+        )
 
-    # Attention takes its softmax in float32, so that its differences need a longer step and are less exact.
+    # Attention takes its softmax in float32, so that its differences need a longer step and are
+    # less exact.
     step, tolerance = (1e-4, 1e-2) if meta_name in ("transformer", "nested") else (1e-6, 1e-6)
     found, ends = float(slope()), []
     for sign in (1, -1):
@@ -91,22 +117,40 @@ def test_the_outer_gradient_matches_finite_differences(meta_name, make_model, ma
 
 def test_blocks_train_in_mixed_precision(meta_name, make_model, make_samples):
     model = make_model(meta_name, dtype="mixed_bfloat16")
-    model.train_step({"support": make_samples([3, 1], "float32"), "query": make_samples([2, 2], "float32", seed=1)})
-    assert all(v.dtype == "float32" and np.isfinite(v.numpy()).all() for v in model.trainable_variables)
+    model.train_step(
+        {
+            "support": make_samples([3, 1], "float32"),
+            "query": make_samples([2, 2], "float32", seed=1),
+        }
+    )
+    assert all(
+        v.dtype == "float32" and np.isfinite(v.numpy()).all() for v in model.trainable_variables
+    )
     rows = flatten_tasks(make_samples([3], "float32")["features"])
     assert model.meta_block(rows).dtype == tf.bfloat16
 
 
 def test_global_blocks_train_in_mixed_precision(global_name, make_model, make_samples):
     model = make_model("mlp", global_name, dtype="mixed_bfloat16")
-    model.train_step({"support": make_samples([3, 1], "float32"), "query": make_samples([2, 2], "float32", seed=1)})
-    assert all(v.dtype == "float32" and np.isfinite(v.numpy()).all() for v in model.trainable_variables)
+    model.train_step(
+        {
+            "support": make_samples([3, 1], "float32"),
+            "query": make_samples([2, 2], "float32", seed=1),
+        }
+    )
+    assert all(
+        v.dtype == "float32" and np.isfinite(v.numpy()).all() for v in model.trainable_variables
+    )
 
 
-@pytest.mark.parametrize(("meta", "head"), [("transformer", "dlrm"), ("features+id", "dcn"), ("keras", "functional")])
+@pytest.mark.parametrize(
+    ("meta", "head"), [("transformer", "dlrm"), ("features+id", "dcn"), ("keras", "functional")]
+)
 def test_the_whole_network_can_be_adapted_too(meta, head, make_model, make_samples, shapes):
     limaml = make_model(meta, head)
-    model = EntireNetworkMAML(limaml.meta_block, limaml.global_block, inner_learning_rate=0.5, dtype="float64")
+    model = EntireNetworkMAML(
+        limaml.meta_block, limaml.global_block, inner_learning_rate=0.5, dtype="float64"
+    )
     model.compile("sgd")
     model.build(shapes)
     support, query = make_samples([3, 1, 0]), make_samples([2, 2, 2], seed=1)
@@ -117,7 +161,9 @@ def test_the_whole_network_can_be_adapted_too(meta, head, make_model, make_sampl
 
 
 @pytest.mark.parametrize("name", ["id", "features+id"])
-def test_an_id_that_training_never_saw_starts_at_the_prior_and_gets_a_row_of_its_own(name, make_model, make_samples):
+def test_an_id_that_training_never_saw_starts_at_the_prior_and_gets_a_row_of_its_own(
+    name, make_model, make_samples
+):
     model = make_model(name)
     support = make_samples([3, 2, 2])
     support["features"]["user"] *= 0

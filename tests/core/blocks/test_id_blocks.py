@@ -18,7 +18,9 @@ def test_a_gradient_step_on_the_prior_s_copy_is_one_on_the_task_s_own_row(make_m
     context = model._encode_context(support["features"], False)
     with tf.GradientTape() as tape:
         rows = tf.repeat(row, 3, 0)
-        loss = tf.reduce_sum(model.task_loss(tf.reshape(model.global_block.head(context, rows), [2, 3]), support))
+        loss = tf.reduce_sum(
+            model.task_loss(tf.reshape(model.global_block.head(context, rows), [2, 3]), support)
+        )
     expected = row - model.inner_learning_rate * tape.gradient(loss, row)
     np.testing.assert_allclose(model.task_embeddings(support)[0], expected, rtol=1e-10)
 
@@ -27,7 +29,9 @@ def test_the_unknown_id_is_the_prior_and_hash_buckets_have_none(make_model):
     block = make_model("id").meta_block
     (table,) = block.offsets.tables.values()
     ids = {"user": tf.constant([0, 3])}
-    np.testing.assert_allclose(block(ids), [block.prior.numpy(), block.prior.numpy() + table.numpy()[3]])
+    np.testing.assert_allclose(
+        block(ids), [block.prior.numpy(), block.prior.numpy() + table.numpy()[3]]
+    )
     block.offsets.unknown_id = None
     np.testing.assert_allclose(block(ids)[0], block.prior.numpy() + table.numpy()[0])
 
@@ -35,7 +39,9 @@ def test_the_unknown_id_is_the_prior_and_hash_buckets_have_none(make_model):
 def test_before_training_every_id_is_the_prior():
     block = IDEmbeddingMetaBlock("user", 5, 3)
     block.build({"user": (None,)})
-    np.testing.assert_array_equal(block({"user": tf.constant([1, 4])}), np.tile(block.prior.numpy(), (2, 1)))
+    np.testing.assert_array_equal(
+        block({"user": tf.constant([1, 4])}), np.tile(block.prior.numpy(), (2, 1))
+    )
 
 
 def test_the_mlp_reads_the_id_s_row_beside_the_features(make_model, make_samples):
@@ -44,7 +50,9 @@ def test_the_mlp_reads_the_id_s_row_beside_the_features(make_model, make_samples
     (table,) = block.offsets.tables.values()
     first, second = (layer.get_weights() for layer in block.network.layers)
     inputs = np.concatenate([block.prior.numpy() + table.numpy()[rows["user"]], rows["meta"]], -1)
-    np.testing.assert_allclose(block(rows), np.tanh(inputs @ first[0] + first[1]) @ second[0] + second[1], rtol=1e-10)
+    np.testing.assert_allclose(
+        block(rows), np.tanh(inputs @ first[0] + first[1]) @ second[0] + second[1], rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,5 +71,8 @@ def test_arguments_out_of_range_are_named(arguments, message):
 @pytest.mark.parametrize("shapes", [{"meta": (None, 3)}, {"meta": (None, 3), "user": (None, 7)}])
 def test_a_feature_that_is_no_single_id_is_refused(shapes):
     for block in (IDEmbeddingMetaBlock("user", 5, 2), FeaturesAndIDMetaBlock("user", 5, 2)):
-        with pytest.raises(ValueError, match="feature 'user' must be a single-valued id with an embedding_width; received"):
+        with pytest.raises(
+            ValueError,
+            match="feature 'user' must be a single-valued id with an embedding_width; received",
+        ):
             block.build(shapes)

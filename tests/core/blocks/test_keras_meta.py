@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.adaptation.inner_weights import DualKernel, SharedWeight
 from tfrec_limaml.blocks import KerasMetaBlock, MetaBlock, mlp
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.features import flatten_tasks
 
 L = keras.layers
 
@@ -34,8 +34,14 @@ def test_a_frozen_part_is_shared_and_stays_as_it_is(shapes):
             lambda: keras.Sequential([L.Reshape((3, 1)), L.Conv1D(4, 3, name="taps"), L.Flatten()]),
             r"layer 'taps' \(Conv1D\) cannot be batched",
         ),
-        (lambda: keras.Sequential([L.Dense(4), L.BatchNormalization(name="bn")]), r"layer 'bn' \(BatchNormalization\) cannot be batched"),
-        (lambda: L.Dense(7, name="wide"), r"layer 'wide' must give \[N, 4\] \(embedding_dim\) of \[N, 3\], gives \(None, 7\)"),
+        (
+            lambda: keras.Sequential([L.Dense(4), L.BatchNormalization(name="bn")]),
+            r"layer 'bn' \(BatchNormalization\) cannot be batched",
+        ),
+        (
+            lambda: L.Dense(7, name="wide"),
+            r"layer 'wide' must give \[N, 4\] \(embedding_dim\) of \[N, 3\], gives \(None, 7\)",
+        ),
     ],
 )
 def test_a_layer_that_does_not_fit_is_refused_when_the_block_is_built(layer, message, shapes):
@@ -49,7 +55,9 @@ def test_what_is_no_layer_is_refused():
 
 
 @pytest.mark.parametrize("wide_from", [1, 99])
-def test_a_stack_of_dense_layers_learns_the_same_in_cheaper_forms(make_model, make_samples, meta_blocks, monkeypatch, wide_from):
+def test_a_stack_of_dense_layers_learns_the_same_in_cheaper_forms(
+    make_model, make_samples, meta_blocks, monkeypatch, wide_from
+):
     def stack(dtype):
         layers = [keras.layers.Dense(5, "tanh", dtype=dtype), keras.layers.Dense(4, dtype=dtype)]
         return KerasMetaBlock(keras.Sequential(layers), 4, dtype=dtype)

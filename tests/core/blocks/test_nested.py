@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.blocks.nested import NestedMetaBlocks, Subtasks
 from tfrec_limaml.evaluation.adaptation import served_outputs
-from tfrec_limaml.features import flatten_tasks
 
 RATE = 0.5
 
@@ -19,16 +19,28 @@ RATE = 0.5
 def model():
     keras.utils.set_random_seed(3)
     block = NestedMetaBlocks(
-        {"user": MLPMetaBlock((), 2, dtype="float64"), "tab": MLPMetaBlock((4,), 2, "tanh", dtype="float64")}, dtype="float64"
+        {
+            "user": MLPMetaBlock((), 2, dtype="float64"),
+            "tab": MLPMetaBlock((4,), 2, "tanh", dtype="float64"),
+        },
+        dtype="float64",
     )
-    built = LiMAML(block, MLPGlobalBlock((5,), "tanh", dtype="float64"), inner_steps=2, inner_learning_rate=RATE, dtype="float64")
+    built = LiMAML(
+        block,
+        MLPGlobalBlock((5,), "tanh", dtype="float64"),
+        inner_steps=2,
+        inner_learning_rate=RATE,
+        dtype="float64",
+    )
     built.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     built.build({"meta": (None, 3), "other": (None, 2), "subtask:tab": (None,)})
     return built
 
 
 def _samples(tabs, seed):
-    """One task per list of tabs, padded to the longest; padding has the first row's tab and values that no result may see."""
+    """One task per list of tabs, padded to the longest; padding has the first row's tab and values
+    that no result may see.
+    """
     rng, width = np.random.default_rng(seed), max(map(len, tabs))
     real = np.arange(width) < np.array([len(t) for t in tabs])[:, None]
     ids = np.array([[*t, *[t[0]] * (width - len(t))] if t else [0] * width for t in tabs])
@@ -48,7 +60,9 @@ QUERY = [[8, 7, 9], [8, 7], [9, 7], [7]]
 
 
 def _reference(model, support, query, steps):
-    """Query logits of each task, by plain gradient descent on a dictionary of weights: one for the task, one for each tab."""
+    """Query logits of each task, by plain gradient descent on a dictionary of weights: one for the
+    task, one for each tab.
+    """
     user, tab = model.meta_block.blocks
 
     def forward(samples, task, own, of_tabs):
@@ -72,12 +86,20 @@ def _reference(model, support, query, steps):
                 flat = [tf.identity(w) for w in flat]
                 tape.watch(flat)
                 own = flat[: len(own)]
-                of_tabs = {which: flat[len(own) + 4 * i : len(own) + 4 * i + 4] for i, which in enumerate(of_tabs)}
+                of_tabs = {
+                    which: flat[len(own) + 4 * i : len(own) + 4 * i + 4]
+                    for i, which in enumerate(of_tabs)
+                }
                 logits = forward(support, task, own, of_tabs)[:count]
-                loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(support["label"][task, :count], logits))
+                loss = tf.reduce_mean(
+                    tf.nn.sigmoid_cross_entropy_with_logits(support["label"][task, :count], logits)
+                )
             moved = [w - RATE * g for w, g in zip(flat, tape.gradient(loss, flat), strict=True)]
             own = moved[: len(own)]
-            of_tabs = {which: moved[len(own) + 4 * i : len(own) + 4 * i + 4] for i, which in enumerate(of_tabs)}
+            of_tabs = {
+                which: moved[len(own) + 4 * i : len(own) + 4 * i + 4]
+                for i, which in enumerate(of_tabs)
+            }
         results.append(forward(query, task, own, of_tabs).numpy()[: len(QUERY[task])])
     return results
 
@@ -86,20 +108,32 @@ def test_each_task_and_each_of_its_parts_descends_the_task_s_one_loss(model):
     support, query = _samples(SUPPORT, 1), _samples(QUERY, 2)
     found = model.adapted_outputs(model.adapt_tasks(support, 3)[0], query["features"]).numpy()
     for task, expected in enumerate(_reference(model, support, query, 3)):
-        np.testing.assert_allclose(found[task, : len(expected)], expected, rtol=1e-10, err_msg=f"task {task}")
+        np.testing.assert_allclose(
+            found[task, : len(expected)], expected, rtol=1e-10, err_msg=f"task {task}"
+        )
 
 
 def test_a_part_without_support_stays_as_it_was(model):
     support, query = _samples(SUPPORT, 1), _samples(QUERY, 2)
     weights, _ = model.adapt_tasks(support, 2)
     encoded = model._encode_meta(query["features"])
-    read = model.meta_block.read_support(encoded, weights[len(model.inner_variables) :], causal=False)
+    read = model.meta_block.read_support(
+        encoded, weights[len(model.inner_variables) :], causal=False
+    )
     embeddings = model.meta_block.call_adapted(weights[: len(model.inner_variables)], read)
     plain = tf.reshape(model.meta_block(flatten_tasks(query["features"])), [4, 3, 4])
-    seen = np.array([[tab in own for tab in (tabs + tabs[:1] * 2)[:3]] for own, tabs in zip(SUPPORT, QUERY, strict=True)])
+    seen = np.array(
+        [
+            [tab in own for tab in (tabs + tabs[:1] * 2)[:3]]
+            for own, tabs in zip(SUPPORT, QUERY, strict=True)
+        ]
+    )
     unchanged = np.isclose(embeddings[..., 2:], plain[..., 2:], rtol=1e-12).all(-1)
     np.testing.assert_array_equal(unchanged, ~seen)
-    np.testing.assert_array_equal(np.isclose(embeddings[..., :2], plain[..., :2], rtol=1e-12).all((1, 2)), [False, False, False, True])
+    np.testing.assert_array_equal(
+        np.isclose(embeddings[..., :2], plain[..., :2], rtol=1e-12).all((1, 2)),
+        [False, False, False, True],
+    )
 
 
 def test_parts_are_numbered_by_task_and_first_row_and_padding_belongs_to_none():
@@ -111,9 +145,12 @@ def test_parts_are_numbered_by_task_and_first_row_and_padding_belongs_to_none():
     np.testing.assert_array_equal(found.owner, [0, 0, 1, 1])
     np.testing.assert_array_equal(found.opener[:4], [0, 1, 0, 2])
     np.testing.assert_array_equal(
-        found.of_rows(tf.constant([[3, 4, 5], [5, 3, 9], [1, 3, 5]], tf.int64)), [[1, -1, 0], [3, 2, -1], [-1] * 3]
+        found.of_rows(tf.constant([[3, 4, 5], [5, 3, 9], [1, 3, 5]], tf.int64)),
+        [[1, -1, 0], [3, 2, -1], [-1] * 3],
     )
-    np.testing.assert_array_equal(np.argwhere(found.members()), [[0, 0], [0, 2], [1, 1], [2, 0], [2, 1], [2, 3], [3, 2]])
+    np.testing.assert_array_equal(
+        np.argwhere(found.members()), [[0, 0], [0, 2], [1, 1], [2, 0], [2, 1], [2, 3], [3, 2]]
+    )
 
 
 def test_stored_embeddings_are_those_of_each_task_s_and_each_part_s_last_row(model):
@@ -122,9 +159,13 @@ def test_stored_embeddings_are_those_of_each_task_s_and_each_part_s_last_row(mod
     (nested,) = stored.nested
     weights, _ = model.adapt_tasks(support, model.fine_tune_steps)
     count = len(model.inner_variables)
-    read = model.meta_block.read_support(model._encode_meta(support["features"]), weights[count:], causal=False)
+    read = model.meta_block.read_support(
+        model._encode_meta(support["features"]), weights[count:], causal=False
+    )
     rows = model.meta_block.call_adapted(weights[:count], read)
-    np.testing.assert_allclose(stored.embedding[:3], [rows[0, 3, :2], rows[1, 0, :2], rows[2, 1, :2]], rtol=1e-12)
+    np.testing.assert_allclose(
+        stored.embedding[:3], [rows[0, 3, :2], rows[1, 0, :2], rows[2, 1, :2]], rtol=1e-12
+    )
     last = [rows[0, 3, 2:], rows[0, 2, 2:], rows[1, 0, 2:], rows[2, 0, 2:], rows[2, 1, 2:]]
     np.testing.assert_allclose(nested.embedding[: int(nested.subtasks.count)], last, rtol=1e-12)
 
@@ -135,10 +176,18 @@ def test_what_is_served_joins_the_task_s_and_the_part_s_stored_embedding(model):
     parts = stored.nested[0].embedding
     own = tf.reshape(model.meta_block(flatten_tasks(query["features"])), [4, 3, 4])
     found = served_outputs(model, support, query["features"])
-    for task, row, part in ((0, 0, parts[1]), (0, 1, parts[0]), (0, 2, own[0, 2, 2:]), (1, 0, parts[2]), (2, 0, parts[4])):
+    for task, row, part in (
+        (0, 0, parts[1]),
+        (0, 1, parts[0]),
+        (0, 2, own[0, 2, 2:]),
+        (1, 0, parts[2]),
+        (2, 0, parts[4]),
+    ):
         embedding = tf.concat([stored.embedding[task], part], 0)[None]
         features = {name: v[task, row : row + 1] for name, v in query["features"].items()}
-        np.testing.assert_allclose(found[task, row], model.global_block(features, embedding)[0], rtol=1e-12)
+        np.testing.assert_allclose(
+            found[task, row], model.global_block(features, embedding)[0], rtol=1e-12
+        )
     plain = model.network({name: v[3, :1] for name, v in query["features"].items()})
     np.testing.assert_allclose(found[3, 0], plain[0], rtol=1e-12)
 
@@ -147,9 +196,13 @@ def test_the_order_of_tasks_and_more_padding_change_nothing(model):
     support, query = _samples(SUPPORT, 1), _samples(QUERY, 2)
     expected = model.adapted_outputs(model.adapt_tasks(support, 2)[0], query["features"])
     order = [2, 0, 3, 1]
-    turned, turned_query = (tf.nest.map_structure(lambda v: tf.gather(v, order), s) for s in (support, query))
+    turned, turned_query = (
+        tf.nest.map_structure(lambda v: tf.gather(v, order), s) for s in (support, query)
+    )
     wide = {
-        "features": {n: tf.concat([v, v[:, :1], v[:, :1]], 1) for n, v in turned["features"].items()},
+        "features": {
+            n: tf.concat([v, v[:, :1], v[:, :1]], 1) for n, v in turned["features"].items()
+        },
         "label": tf.pad(turned["label"], [[0, 0], [0, 2]]),
         "weight": tf.pad(turned["weight"], [[0, 0], [0, 2]]),
     }
@@ -166,12 +219,16 @@ def test_a_model_with_nested_blocks_survives_saving(model, tmp_path):
 
 
 def test_blocks_that_cannot_be_nested_are_refused_by_what_was_received():
-    with pytest.raises(ValueError, match=r"one embedding_dim, received the widths \{'a': 2, 'b': 3\}"):
+    with pytest.raises(
+        ValueError, match=r"one embedding_dim, received the widths \{'a': 2, 'b': 3\}"
+    ):
         NestedMetaBlocks({"a": MLPMetaBlock((), 2), "b": MLPMetaBlock((), 3)})
     with pytest.raises(ValueError, match="two or more"):
         NestedMetaBlocks({"a": MLPMetaBlock((), 2)})
     with pytest.raises(ValueError, match=r"no subtasks of \['b'\]; make the encoder with nested="):
-        NestedMetaBlocks({"a": MLPMetaBlock((), 2), "b": MLPMetaBlock((), 2)}).build({"meta": (None, 3)})
+        NestedMetaBlocks({"a": MLPMetaBlock((), 2), "b": MLPMetaBlock((), 2)}).build(
+            {"meta": (None, 3)}
+        )
     inner = NestedMetaBlocks({"a": MLPMetaBlock((), 2), "b": MLPMetaBlock((), 2)})
     with pytest.raises(ValueError, match="may not be nested"):
         NestedMetaBlocks({"a": MLPMetaBlock((), 4), "b": inner})

@@ -20,7 +20,9 @@ def test_the_pinned_version_is_installed_and_its_layers_are_keras_3_layers():
     assert isinstance(module.DotInteraction(), keras.layers.Layer)
 
 
-@pytest.mark.parametrize(("rank", "names"), [(None, ["kernel", "bias"]), (2, ["kernel", "kernel", "bias"])])
+@pytest.mark.parametrize(
+    ("rank", "names"), [(None, ["kernel", "bias"]), (2, ["kernel", "kernel", "bias"])]
+)
 def test_the_weights_of_a_cross_are_made_by_a_symbolic_call_and_tracked_in_this_order(rank, names):
     cross = feature_interaction().Cross(rank)
     cross(keras.KerasTensor((None, 5)), keras.KerasTensor((None, 5)))
@@ -40,7 +42,10 @@ def test_dots_without_the_gather_are_the_lower_triangle_in_row_order():
 @pytest.mark.parametrize("version", ["0.7.6", "0.7.7", "0.8.0", "1.0"])
 def test_a_version_for_keras_2_is_refused_with_the_remedy(version, monkeypatch):
     monkeypatch.setattr(tfrs.metadata, "version", lambda name: version)
-    with pytest.raises(LimamlError, match=rf"tensorflow-recommenders {version} does not work with Keras 3; run `pip install .*==0.7.3`"):
+    with pytest.raises(
+        LimamlError,
+        match=rf"tensorflow-recommenders {version} does not work with Keras 3; run `pip install .*==0.7.3`",  # noqa: E501
+    ):
         feature_interaction()
 
 

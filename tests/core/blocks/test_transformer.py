@@ -21,9 +21,16 @@ def test_a_support_row_sees_strictly_earlier_rows_alone(make_model, make_samples
     support = make_samples([5])
     before = _embeddings(model, support, causal=True)
     for row in range(5):
-        changed = {**support, "label": tf.tensor_scatter_nd_add(support["label"], [[0, row]], tf.constant([1.0], tf.float64))}
+        changed = {
+            **support,
+            "label": tf.tensor_scatter_nd_add(
+                support["label"], [[0, row]], tf.constant([1.0], tf.float64)
+            ),
+        }
         moved = np.abs(_embeddings(model, changed, causal=True) - before).max(-1)[0]
-        np.testing.assert_array_equal(moved > 1e-12, np.arange(5) > row, err_msg=f"label of row {row}")
+        np.testing.assert_array_equal(
+            moved > 1e-12, np.arange(5) > row, err_msg=f"label of row {row}"
+        )
 
 
 def test_other_rows_see_the_whole_support_set_and_its_order(make_model, make_samples):
@@ -31,7 +38,12 @@ def test_other_rows_see_the_whole_support_set_and_its_order(make_model, make_sam
     support = make_samples([4])
     before = _embeddings(model, support, causal=False)
     for row in range(4):
-        changed = {**support, "label": tf.tensor_scatter_nd_add(support["label"], [[0, row]], tf.constant([1.0], tf.float64))}
+        changed = {
+            **support,
+            "label": tf.tensor_scatter_nd_add(
+                support["label"], [[0, row]], tf.constant([1.0], tf.float64)
+            ),
+        }
         assert np.abs(_embeddings(model, changed, causal=False) - before).max(-1).min() > 1e-12
     turned = tf.nest.map_structure(lambda value: tf.reverse(value, [1]), support)
     assert np.abs(tf.reverse(_embeddings(model, turned, causal=False), [1]) - before).max() > 1e-9
@@ -41,7 +53,10 @@ def test_padding_is_not_seen(make_model, make_samples):
     model = make_model("transformer")
     short, long = make_samples([3], seed=4), make_samples([3, 6], seed=4)
     padded = {
-        "features": {name: tf.concat([short["features"][name], value[1:, :3]], 1) for name, value in long["features"].items()},
+        "features": {
+            name: tf.concat([short["features"][name], value[1:, :3]], 1)
+            for name, value in long["features"].items()
+        },
         "label": tf.concat([short["label"], long["label"][1:, :3]], 1),
         "weight": tf.concat([short["weight"], tf.zeros((1, 3), tf.float64)], 1),
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.blocks import MLPGlobalBlock, WideAndDeepGlobalBlock
-from tfrec_limaml.features import flatten_tasks
 
 
 def test_the_logit_is_the_deep_one_plus_a_weight_per_id_and_feature(make_model, make_samples):
@@ -26,9 +26,17 @@ def test_without_ids_the_wide_part_is_linear_in_the_features(shapes, make_sample
     rows = flatten_tasks(make_samples([2])["features"])
     context, wide = block.encode_context(rows)
     assert context.shape == (2, 3)
-    np.testing.assert_allclose(wide, (np.concatenate([rows["meta"], rows["other"]], -1) @ block.wide_layer.get_weights()[0])[:, 0])
+    np.testing.assert_allclose(
+        wide,
+        (np.concatenate([rows["meta"], rows["other"]], -1) @ block.wide_layer.get_weights()[0])[
+            :, 0
+        ],
+    )
 
 
 def test_an_empty_id_feature_is_named():
-    with pytest.raises(ValueError, match=r"wide_ids must give every feature at least one id, received \{'user': 0\}"):
+    with pytest.raises(
+        ValueError,
+        match=r"wide_ids must give every feature at least one id, received \{'user': 0\}",
+    ):
         WideAndDeepGlobalBlock((3,), {"user": 0})

@@ -17,7 +17,9 @@ def kuairand_dir(real_data_directory):
 
 @pytest.fixture
 def tiny_kuairand(tmp_path):
-    """A folder with KuaiRand-Pure/ in the official layout: 3 users, 4 videos, 40 + 1 duplicate rows over two logs."""
+    """A folder with KuaiRand-Pure/ in the official layout: 3 users, 4 videos, 40 + 1 duplicate rows
+    over two logs.
+    """
     data = tmp_path / "official" / "KuaiRand-Pure" / "data"
     data.mkdir(parents=True)
     start = int(pd.Timestamp("2022-04-20T00:00:00+08:00").timestamp() * 1000)
@@ -46,15 +48,42 @@ def tiny_kuairand(tmp_path):
         }
     )
     log.iloc[:4].to_csv(data / "log_standard_4_08_to_4_21_pure.csv", index=False)
-    pd.concat([log.iloc[4:], log.iloc[[7]]]).to_csv(data / "log_standard_4_22_to_5_08_pure.csv", index=False)
-    log.assign(time_ms=log.time_ms + 1, is_rand=1).to_csv(data / "log_random_4_22_to_5_08_pure.csv", index=False)
-    users = {"user_id": [0, 1, 2], "user_active_degree": ["full_active", "full_active", "UNKNOWN"], "is_live_streamer": [-124, 1, -124]}
-    users |= {c: [1, 2, 3] for c in ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")}
-    pd.DataFrame({**users, "is_video_author": 0, **dict.fromkeys(ONE_HOT, 1), "onehot_feat4": [1.0, np.nan, 2.0]}).to_csv(
-        data / "user_features_pure.csv", index=False
+    pd.concat([log.iloc[4:], log.iloc[[7]]]).to_csv(
+        data / "log_standard_4_22_to_5_08_pure.csv", index=False
     )
-    videos = {"video_id": [0, 1, 2, 3], "author_id": [10, 11, 12, 12], "tag": ["1,2", "2", None, "3"], "music_type": [9.0, None, 4.0, 9.0]}
-    fixed = {"video_type": "NORMAL", "upload_dt": "2022-04-10", "upload_type": "Web", "server_width": 720.0, "server_height": 1280.0}
+    log.assign(time_ms=log.time_ms + 1, is_rand=1).to_csv(
+        data / "log_random_4_22_to_5_08_pure.csv", index=False
+    )
+    users = {
+        "user_id": [0, 1, 2],
+        "user_active_degree": ["full_active", "full_active", "UNKNOWN"],
+        "is_live_streamer": [-124, 1, -124],
+    }
+    users |= {
+        c: [1, 2, 3]
+        for c in ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
+    }
+    pd.DataFrame(
+        {
+            **users,
+            "is_video_author": 0,
+            **dict.fromkeys(ONE_HOT, 1),
+            "onehot_feat4": [1.0, np.nan, 2.0],
+        }
+    ).to_csv(data / "user_features_pure.csv", index=False)
+    videos = {
+        "video_id": [0, 1, 2, 3],
+        "author_id": [10, 11, 12, 12],
+        "tag": ["1,2", "2", None, "3"],
+        "music_type": [9.0, None, 4.0, 9.0],
+    }
+    fixed = {
+        "video_type": "NORMAL",
+        "upload_dt": "2022-04-10",
+        "upload_type": "Web",
+        "server_width": 720.0,
+        "server_height": 1280.0,
+    }
     pd.DataFrame({**videos, **fixed}).to_csv(data / "video_features_basic_pure.csv", index=False)
     return tmp_path / "official"
 

@@ -39,7 +39,9 @@ def test_text_keeps_leading_zeros_and_drops_the_point_of_integers_with_gaps():
 
 
 def test_vectors_of_another_length_or_with_a_nan_are_unparsable():
-    values, counts = columns.to_vector(pd.Series(["[1, 2]", "[1]", "[1, NaN]", None, "x"], dtype=object), width=2)
+    values, counts = columns.to_vector(
+        pd.Series(["[1, 2]", "[1]", "[1, NaN]", None, "x"], dtype=object), width=2
+    )
     assert values[0] == [1.0, 2.0]
     assert values.isna().tolist() == [False, True, True, True, True]
     assert counts == {"missing": 1, "unparsable": 3}
@@ -59,9 +61,13 @@ def test_iso_text_and_datetime_columns_are_utc_unless_they_say_otherwise():
     values, counts = columns.to_milliseconds(texts, "iso")
     assert values.tolist()[:2] == [parse_time("2022-05-03")] * 2
     assert counts == {"missing": 1, "unparsable": 1}
-    assert columns.to_milliseconds(pd.Series(pd.to_datetime(["2022-05-03"])), "ms")[0].tolist() == [parse_time("2022-05-03")]
+    assert columns.to_milliseconds(pd.Series(pd.to_datetime(["2022-05-03"])), "ms")[0].tolist() == [
+        parse_time("2022-05-03")
+    ]
 
 
 def test_keys_of_different_types_meet_as_text():
-    left, right = columns.same_key_type(pd.Series([1, 2]).astype("Int64"), pd.Series(["2", "1"]).astype("string"))
+    left, right = columns.same_key_type(
+        pd.Series([1, 2]).astype("Int64"), pd.Series(["2", "1"]).astype("string")
+    )
     assert left.isin(right).all()

@@ -18,12 +18,30 @@ def fails(capsys, *arguments):
 
 def test_list_names_every_data_set_with_its_licence(run_limaml):
     found = run_limaml("datasets", "list")["datasets"]
-    assert set(found) == {"kuairand-pure", "movielens-100k", "movielens-1m", "movielens-latest-small", "simulated"}
+    assert set(found) == {
+        "kuairand-pure",
+        "movielens-100k",
+        "movielens-1m",
+        "movielens-latest-small",
+        "simulated",
+    }
     assert all(facts["licence"] and facts["citation"] for facts in found.values())
 
 
 def test_prepare_writes_what_describe_then_shows(run_limaml, capsys, tmp_path):
-    card = run_limaml("datasets", "prepare", "simulated", "--members", 40, "--days", 12, "--seed", 3, "--output", tmp_path / "raw")
+    card = run_limaml(
+        "datasets",
+        "prepare",
+        "simulated",
+        "--members",
+        40,
+        "--days",
+        12,
+        "--seed",
+        3,
+        "--output",
+        tmp_path / "raw",
+    )
     assert card["tasks"] == 40
     assert card["written"] == str(tmp_path / "raw")
     again = run_limaml("datasets", "describe", tmp_path / "raw")
@@ -40,12 +58,14 @@ def test_json_may_stand_before_or_after_the_action(capsys):
         assert "simulated" in json.loads(capsys.readouterr().out)["datasets"]
 
 
-def test_own_files_go_through_the_command_line(run_limaml, capsys, tmp_path, own_schema, own_frame, own_users):
+def test_own_files_go_through_the_command_line(
+    run_limaml, capsys, tmp_path, own_schema, own_frame, own_users
+):
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(own_schema))
     own_frame.to_csv(tmp_path / "clicks.csv", index=False)
     own_users.to_csv(tmp_path / "users.csv", index=False)
     card = run_limaml(
-        "datasets", "prepare", "--schema", tmp_path / "my.yaml", "--interactions", tmp_path / "clicks.csv",
+        "datasets", "prepare", "--schema", tmp_path / "my.yaml", "--interactions", tmp_path / "clicks.csv",  # noqa: E501
         "--table", f"users={tmp_path / 'users.csv'}", "--output", tmp_path / "raw",
     )  # fmt: skip
     assert card["rows"] == 40
@@ -61,13 +81,53 @@ def test_own_files_go_through_the_command_line(run_limaml, capsys, tmp_path, own
         (["prepare", "kuairand", "--output", "RAW"], "unknown data set 'kuairand'"),
         (["prepare", "--output", "RAW"], "give either the NAME"),
         (["prepare", "simulated", "--schema", "x.yaml", "--output", "RAW"], "not both"),
-        (["prepare", "--schema", "x.yaml", "--output", "RAW"], "need both --schema FILE and --interactions FILE"),
-        (["prepare", "--schema", "x.yaml", "--interactions", "x.csv", "--history", "--output", "RAW"], "--history is for known data sets"),
-        (["prepare", "--schema", "x.yaml", "--interactions", "x.csv", "--table", "users", "--output", "RAW"], "--table must look like"),
-        (["prepare", "simulated", "--label", "liked", "--output", "RAW"], "simulated has no label 'liked'"),
-        (["prepare", "simulated", "--tasks", "member,team", "--output", "RAW"], "no task definition 'team'"),
-        (["prepare", "kuairand-pure", "--members", "5", "--output", "RAW"], "kuairand-pure has no setting 'members'"),
-        (["prepare", "kuairand-pure", "--data-dir", "nowhere", "--output", "RAW"], "--data-dir nowhere is not a folder"),
+        (
+            ["prepare", "--schema", "x.yaml", "--output", "RAW"],
+            "need both --schema FILE and --interactions FILE",
+        ),
+        (
+            [
+                "prepare",
+                "--schema",
+                "x.yaml",
+                "--interactions",
+                "x.csv",
+                "--history",
+                "--output",
+                "RAW",
+            ],
+            "--history is for known data sets",
+        ),
+        (
+            [
+                "prepare",
+                "--schema",
+                "x.yaml",
+                "--interactions",
+                "x.csv",
+                "--table",
+                "users",
+                "--output",
+                "RAW",
+            ],
+            "--table must look like",
+        ),
+        (
+            ["prepare", "simulated", "--label", "liked", "--output", "RAW"],
+            "simulated has no label 'liked'",
+        ),
+        (
+            ["prepare", "simulated", "--tasks", "member,team", "--output", "RAW"],
+            "no task definition 'team'",
+        ),
+        (
+            ["prepare", "kuairand-pure", "--members", "5", "--output", "RAW"],
+            "kuairand-pure has no setting 'members'",
+        ),
+        (
+            ["prepare", "kuairand-pure", "--data-dir", "nowhere", "--output", "RAW"],
+            "--data-dir nowhere is not a folder",
+        ),
         (["describe", "nothing.csv"], "neither a file"),
         (["describe", "simulated", "--write-schema", "x.yaml"], "go with a CSV or Parquet file"),
     ],
@@ -82,5 +142,7 @@ def test_an_output_in_the_way_is_left_alone(capsys, tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "precious.txt").write_text("x")
     assert "exists already" in fails(capsys, "prepare", "simulated", "--output", tmp_path / "raw")
-    assert "is not a prepared data set" in fails(capsys, "prepare", "simulated", "--overwrite", "--output", tmp_path / "raw")
+    assert "is not a prepared data set" in fails(
+        capsys, "prepare", "simulated", "--overwrite", "--output", tmp_path / "raw"
+    )
     assert (tmp_path / "raw" / "precious.txt").read_text() == "x"

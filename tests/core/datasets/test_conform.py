@@ -15,7 +15,11 @@ def checked(own_schema, own_frame, own_users):
     def run(frame=None, users=None, **changes):
         schema = Schema.from_dict({**own_schema, **changes})
         tables = {"users": own_users if users is None else users} if schema.tables else {}
-        return conform(RawData(schema=schema, interactions=own_frame if frame is None else frame, tables=tables))
+        return conform(
+            RawData(
+                schema=schema, interactions=own_frame if frame is None else frame, tables=tables
+            )
+        )
 
     return run
 
@@ -23,7 +27,7 @@ def checked(own_schema, own_frame, own_users):
 def test_good_data_come_out_typed_sorted_and_without_foreign_columns(checked, own_frame):
     raw, invalid = checked(frame=own_frame.iloc[::-1])
     assert {c: str(t) for c, t in raw.interactions.dtypes.items()} == {
-        "at": "Int64", "bought": "Float32", "user_id": "string", "price": "Float32", "category": "string"
+        "at": "Int64", "bought": "Float32", "user_id": "string", "price": "Float32", "category": "string"  # noqa: E501
     }  # fmt: skip
     assert raw.interactions["at"].is_monotonic_increasing
     assert raw.interactions["at"].iloc[0] == 1_704_067_200_000
@@ -43,12 +47,17 @@ def test_a_missing_column_of_a_table_is_named_with_the_table(checked, own_users)
 
 
 def test_a_column_of_another_type_than_declared_is_refused(checked, own_frame):
-    with pytest.raises(SchemaError, match=r"'price': none of its 40 values is of the declared dtype float32 \(the first is 'cheap'\)"):
+    with pytest.raises(
+        SchemaError,
+        match=r"'price': none of its 40 values is of the declared dtype float32 \(the first is 'cheap'\)",  # noqa: E501
+    ):
         checked(frame=own_frame.assign(price="cheap"))
 
 
 def test_times_that_no_one_can_read_are_refused(checked, own_frame):
-    with pytest.raises(SchemaError, match=r"column 'at': none .* is a number of s .*timestamp_unit"):
+    with pytest.raises(
+        SchemaError, match=r"column 'at': none .* is a number of s .*timestamp_unit"
+    ):
         checked(frame=own_frame.assign(at="yesterday"))
 
 
@@ -108,7 +117,9 @@ def test_nan_and_infinite_features_are_null_and_counted(checked, own_frame):
     assert raw.interactions["price"].isna().tolist()[:3] == [True, True, False]
 
 
-def test_an_invalid_feature_stops_everything_where_the_schema_says_so(checked, own_frame, own_schema):
+def test_an_invalid_feature_stops_everything_where_the_schema_says_so(
+    checked, own_frame, own_schema
+):
     frame = own_frame.copy()
     frame.loc[0, "price"] = "inf"
     own_schema["features"][0]["on_invalid"] = "error"
@@ -123,7 +134,8 @@ def test_an_empty_file_is_refused(checked, own_frame):
 
 def test_split_dates_outside_the_data_are_refused_with_the_datas_span(checked):
     with pytest.raises(
-        SchemaError, match=r"validation_start = 2025-01-01 lies outside the data \(2024-01-01T00:00:00\+00:00 to 2024-01-10"
+        SchemaError,
+        match=r"validation_start = 2025-01-01 lies outside the data \(2024-01-01T00:00:00\+00:00 to 2024-01-10",  # noqa: E501
     ):
         checked(split={"validation_start": "2025-01-01", "test_start": "2025-01-02"})
 
@@ -136,14 +148,17 @@ def test_without_a_split_the_last_tenths_of_the_rows_validate_and_test(checked):
 def test_task_keys_with_separators_and_other_alphabets_survive(checked, own_frame, own_users):
     names = {"000": "a|b", "001": "%7C", "002": "Мария", "003": "a b"}
     raw, _ = checked(
-        frame=own_frame.assign(user_id=own_frame.user_id.map(names)), users=own_users.assign(user_id=own_users.user_id.map(names))
+        frame=own_frame.assign(user_id=own_frame.user_id.map(names)),
+        users=own_users.assign(user_id=own_users.user_id.map(names)),
     )
     assert set(raw.interactions["user_id"]) == set(names.values())
     assert data_card(raw)["tasks"] == 4
 
 
 def test_a_table_with_a_repeated_key_is_refused(checked, own_users):
-    with pytest.raises(SchemaError, match=r"key 'user_id' must be unique, but 1 keys occur twice \(such as '000'\)"):
+    with pytest.raises(
+        SchemaError, match=r"key 'user_id' must be unique, but 1 keys occur twice \(such as '000'\)"
+    ):
         checked(users=pd.concat([own_users, pd.DataFrame({"user_id": ["000"], "age": ["21"]})]))
 
 
@@ -158,7 +173,10 @@ def test_tables_keyed_otherwise_are_refused(checked, own_users):
 
 
 def test_integer_keys_of_one_file_meet_text_keys_of_another(checked, own_frame, own_users):
-    raw, invalid = checked(frame=own_frame.assign(user_id=own_frame.user_id.str[-1]), users=own_users.assign(user_id=[0, 1, 2, 3]))
+    raw, invalid = checked(
+        frame=own_frame.assign(user_id=own_frame.user_id.str[-1]),
+        users=own_users.assign(user_id=[0, 1, 2, 3]),
+    )
     assert raw.interactions["user_id"].dtype == raw.tables["users"]["user_id"].dtype
     assert "users (rows without a partner)" not in invalid
 
@@ -170,19 +188,37 @@ def test_negative_weights_are_refused(checked, own_frame):
 
 def test_the_card_counts_tested_tasks_with_history(checked, own_frame):
     frame = own_frame.copy()
-    frame.loc[frame.index[-2:], "user_id"] = "new"  # rows 38 and 39 test; users 000 and 001 are tested in rows 32 to 37
+    frame.loc[frame.index[-2:], "user_id"] = (
+        "new"  # rows 38 and 39 test; users 000 and 001 are tested in rows 32 to 37
+    )
     raw, _ = checked(frame=frame)
     card = data_card(raw)
     assert card["tasks"] == 5
     assert card["test_tasks"] == 5
     assert card["share_of_test_tasks_with_history"] == 0.8
-    assert card["samples_per_task"] == {"min": 2, "q25": 9, "median": 9, "q75": 10, "q90": 10, "max": 10}
+    assert card["samples_per_task"] == {
+        "min": 2,
+        "q25": 9,
+        "median": 9,
+        "q75": 10,
+        "q90": 10,
+        "max": 10,
+    }
     assert card["label_rate"] == 0.5
     assert card["time_span"] == ["2024-01-01T00:00:00+00:00", "2024-01-10T18:00:00+00:00"]
 
 
 def test_a_wrong_time_unit_and_tasks_without_history_are_pointed_out(checked, own_frame):
     raw, _ = checked(timestamp_unit="ms", split=None)
-    assert any("year 1970: is `timestamp_unit` right?" in warning for warning in data_card(raw)["warnings"])
-    raw, _ = checked(frame=own_frame.assign(user_id=[f"u{n}" for n in range(40)]), tables={}, features=[{"name": "price", "role": "meta"}])
-    assert any("few of the tested tasks have a history" in warning for warning in data_card(raw)["warnings"])
+    assert any(
+        "year 1970: is `timestamp_unit` right?" in warning for warning in data_card(raw)["warnings"]
+    )
+    raw, _ = checked(
+        frame=own_frame.assign(user_id=[f"u{n}" for n in range(40)]),
+        tables={},
+        features=[{"name": "price", "role": "meta"}],
+    )
+    assert any(
+        "few of the tested tasks have a history" in warning
+        for warning in data_card(raw)["warnings"]
+    )

@@ -27,7 +27,9 @@ class Files(BaseHTTPRequestHandler):
         if content is None:
             self.send_error(404)
             return
-        begin = int(re.match(r"bytes=(\d+)-", wanted).group(1)) if wanted and self.server.ranges else 0
+        begin = (
+            int(re.match(r"bytes=(\d+)-", wanted).group(1)) if wanted and self.server.ranges else 0
+        )
         if begin >= len(content):
             self.send_error(416)
             return
@@ -43,7 +45,11 @@ class Files(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
-        server.files = {"/file.bin": CONTENT, "/file.bin.md5": f"{MD5}  file.bin\n".encode(), "/empty.md5": b"soon"}
+        server.files = {
+            "/file.bin": CONTENT,
+            "/file.bin.md5": f"{MD5}  file.bin\n".encode(),
+            "/empty.md5": b"soon",
+        }
         server.requests, server.ranges, server.cut = [], True, None
         server.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -89,7 +95,9 @@ def test_other_bytes_than_published_are_refused_and_removed(server, tmp_path):
 
 
 def test_a_published_checksum_file_is_read(server, tmp_path):
-    assert download.fetch(f"{server.url}/file.bin", tmp_path, f"{server.url}/file.bin.md5").is_file()
+    assert download.fetch(
+        f"{server.url}/file.bin", tmp_path, f"{server.url}/file.bin.md5"
+    ).is_file()
     with pytest.raises(LimamlError, match="holds no md5 checksum, received 'soon'"):
         download.fetch(f"{server.url}/file.bin", tmp_path, f"{server.url}/empty.md5")
 
@@ -97,7 +105,9 @@ def test_a_published_checksum_file_is_read(server, tmp_path):
 def test_a_missing_file_and_a_silent_place_say_what_to_do(server, tmp_path):
     with pytest.raises(LimamlError, match=r"HTTP 404.*--data-dir"):
         download.fetch(f"{server.url}/other.bin", tmp_path, MD5)
-    with pytest.raises(LimamlError, match=r"cannot download http://127.0.0.1:1/file.bin.*--data-dir"):
+    with pytest.raises(
+        LimamlError, match=r"cannot download http://127.0.0.1:1/file.bin.*--data-dir"
+    ):
         download.fetch("http://127.0.0.1:1/file.bin", tmp_path, MD5)
 
 
@@ -129,7 +139,10 @@ def test_what_is_not_there_is_downloaded_unpacked_and_found_the_next_time(server
 
     first = locate.locate(tmp_path, "set", complete, f"{server.url}/set.tar.gz", digest)
     assert first == tmp_path / "set"
-    assert locate.locate(tmp_path / "set", "set", complete, f"{server.url}/set.tar.gz", digest) == tmp_path / "set"
+    assert (
+        locate.locate(tmp_path / "set", "set", complete, f"{server.url}/set.tar.gz", digest)
+        == tmp_path / "set"
+    )
     assert len(server.requests) == 1
     with pytest.raises(LimamlError, match="is not a folder"):
         locate.locate(tmp_path / "nowhere", "set", complete, f"{server.url}/set.tar.gz", digest)

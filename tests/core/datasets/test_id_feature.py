@@ -16,25 +16,51 @@ def _prepare(run_limaml, tmp_path, *arguments):
 
 def test_the_members_of_the_simulated_world_become_a_feature(run_limaml, tmp_path):
     plain = _prepare(run_limaml, tmp_path / "plain", "simulated", "--members", 40, "--days", 12)
-    schema = _prepare(run_limaml, tmp_path / "id", "simulated", "--members", 40, "--days", 12, "--id-feature")
+    schema = _prepare(
+        run_limaml, tmp_path / "id", "simulated", "--members", 40, "--days", 12, "--id-feature"
+    )
     first, *others = schema.features
     assert others == list(plain.features)
-    assert (first.name, first.role, first.encoding, first.embedding_width) == ("member_id", "meta", "vocabulary", 16)
+    assert (first.name, first.role, first.encoding, first.embedding_width) == (
+        "member_id",
+        "meta",
+        "vocabulary",
+        16,
+    )
 
 
 def test_the_users_of_kuairand_become_a_feature(run_limaml, tmp_path, tiny_kuairand):
-    schema = _prepare(run_limaml, tmp_path, "kuairand-pure", "--data-dir", tiny_kuairand, "--tasks", "user,user_tab", "--id-feature")
+    schema = _prepare(
+        run_limaml,
+        tmp_path,
+        "kuairand-pure",
+        "--data-dir",
+        tiny_kuairand,
+        "--tasks",
+        "user,user_tab",
+        "--id-feature",
+    )
     assert schema.features[0].name == "user_id"
 
 
 def test_every_data_set_has_a_task_definition_that_one_column_identifies():
-    assert [name for name, dataset in all_datasets().items() if len(next(iter(dataset.tasks.values()))) != 1] == []
+    assert [
+        name
+        for name, dataset in all_datasets().items()
+        if len(next(iter(dataset.tasks.values()))) != 1
+    ] == []
 
 
 def test_a_task_of_two_columns_has_no_id(capsys, tmp_path):
     arguments = ["simulated", "--members", "40", "--days", "12", "--tasks", "member_type,member"]
-    assert main(["datasets", "prepare", *arguments, "--id-feature", "--output", str(tmp_path / "raw")]) == 2
-    assert "'member_type' has ['member_id', 'notification_type']; name one that has first in --tasks" in capsys.readouterr().err
+    assert (
+        main(["datasets", "prepare", *arguments, "--id-feature", "--output", str(tmp_path / "raw")])
+        == 2
+    )
+    assert (
+        "'member_type' has ['member_id', 'notification_type']; name one that has first in --tasks"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -43,7 +69,16 @@ def test_an_id_meta_block_trains_on_it_through_the_commands(run_limaml, tmp_path
     _prepare(run_limaml, tmp_path, "simulated", "--members", 80, "--days", 12, "--id-feature")
     run_limaml("prepare", tmp_path / "raw", "--output", tmp_path / "tasks")
     trained = run_limaml(
-        "train", tmp_path / "tasks", "--output", tmp_path / "run", "--meta-block", block, "--epochs", 1, "--inner-steps", 1
+        "train",
+        tmp_path / "tasks",
+        "--output",
+        tmp_path / "run",
+        "--meta-block",
+        block,
+        "--epochs",
+        1,
+        "--inner-steps",
+        1,
     )
     assert trained["algorithm"] == "limaml"
     import keras

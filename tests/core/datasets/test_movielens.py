@@ -46,8 +46,13 @@ def prepared(request, tmp_path):
     write(tmp_path / folder)
 
     def run(**options):
-        card = datasets.prepare(request.param, tmp_path / "raw", data_dir=tmp_path, overwrite=True, **options)
-        frames = {name: pd.read_parquet(tmp_path / "raw" / f"{name}.parquet") for name in ("interactions", "movies")}
+        card = datasets.prepare(
+            request.param, tmp_path / "raw", data_dir=tmp_path, overwrite=True, **options
+        )
+        frames = {
+            name: pd.read_parquet(tmp_path / "raw" / f"{name}.parquet")
+            for name in ("interactions", "movies")
+        }
         return card, Schema.load(tmp_path / "raw" / "schema.yaml"), frames
 
     run.name = request.param
@@ -97,6 +102,8 @@ def test_members_become_a_feature_once(prepared):
     plain = prepared()[1].features
     declared = prepared(id_feature=True)[1].features
     assert [feature.name for feature in declared].count("user_id") == 1
-    assert [feature for feature in declared if feature.name != "user_id"] == [f for f in plain if f.name != "user_id"]
+    assert [feature for feature in declared if feature.name != "user_id"] == [
+        f for f in plain if f.name != "user_id"
+    ]
     (member,) = [feature for feature in declared if feature.name == "user_id"]
     assert (member.role, member.encoding, member.embedding_width) == ("meta", "vocabulary", 16)

@@ -44,7 +44,9 @@ def test_activity_follows_zipfs_law(world):
     frame, _ = world
     sizes = np.sort(frame.member_id.value_counts().to_numpy())[::-1]
     ranks = np.arange(1, len(sizes) + 1)
-    body = slice(5, int(0.8 * len(sizes)))  # without the cap at the top and the dormant at the bottom
+    body = slice(
+        5, int(0.8 * len(sizes))
+    )  # without the cap at the top and the dormant at the bottom
     slope = np.polyfit(np.log(ranks[body]), np.log(sizes[body]), 1)[0]
     assert slope == pytest.approx(-0.35, abs=0.06)
     assert 25 <= np.median(sizes) <= 35
@@ -75,19 +77,30 @@ def test_items_are_published_before_they_are_sent(world):
 
 
 def test_a_members_own_clicks_tell_what_the_profile_does_not(world, test_start):
-    """Past clicks on a member's topics add to the best use of the profile, and nothing beats the known probability."""
+    """Past clicks on a member's topics add to the best use of the profile, and nothing beats the
+    known probability.
+    """
     frame, members = world
     late = (frame.timestamp >= test_start).to_numpy()
     past = frame[~late]
     rate = past.clicked.mean()
 
     def smoothed(keys):
-        sums = past.groupby(keys).clicked.agg(["sum", "count"]).reindex(frame.set_index(keys).index).fillna(0.0)
+        sums = (
+            past.groupby(keys)
+            .clicked.agg(["sum", "count"])
+            .reindex(frame.set_index(keys).index)
+            .fillna(0.0)
+        )
         return ((sums["sum"] + 10 * rate) / (sums["count"] + 10)).to_numpy()
 
     frame = frame.merge(members, on="member_id", how="left")
     past = frame[~late]
-    seen = np.log(smoothed(["industry", "topic"])) + np.log(smoothed(["notification_type"])) + 0.1 * frame.item_quality
+    seen = (
+        np.log(smoothed(["industry", "topic"]))
+        + np.log(smoothed(["notification_type"]))
+        + 0.1 * frame.item_quality
+    )
     own = seen + np.log(smoothed(["member_id"])) + np.log(smoothed(["member_id", "topic"]))
     label = frame.clicked.to_numpy()[late]
     best = auc(label, frame.bayes_probability[late])
@@ -97,19 +110,30 @@ def test_a_members_own_clicks_tell_what_the_profile_does_not(world, test_start):
 
 
 def test_the_prepared_world_carries_the_probability_but_never_as_a_feature(tmp_path):
-    card = datasets.prepare("simulated", tmp_path / "raw", settings={"members": 60, "days": 20, "seed": 5}, history=True)
+    card = datasets.prepare(
+        "simulated", tmp_path / "raw", settings={"members": 60, "days": 20, "seed": 5}, history=True
+    )
     schema = Schema.load(tmp_path / "raw" / "schema.yaml")
     assert schema.carry == ("bayes_probability",)
     assert "bayes_probability" not in {f.name for f in schema.all_features}
     assert card["source"]["seed"] == 5
-    assert parse_time(schema.split.test_start) - parse_time(schema.split.validation_start) == 2 * simulated.DAY_MS
+    assert (
+        parse_time(schema.split.test_start) - parse_time(schema.split.validation_start)
+        == 2 * simulated.DAY_MS
+    )
     assert pd.read_parquet(tmp_path / "raw" / "interactions.parquet").item_id.notna().all()
     assert len(pd.read_parquet(tmp_path / "raw" / "members.parquet")) == 60
 
 
 def test_the_notification_type_is_a_meta_feature_where_tasks_are_keyed_by_it(tmp_path):
     for tasks, role in ((["member"], "other"), (["member", "member_type"], "meta")):
-        datasets.prepare("simulated", tmp_path / "raw", tasks=tasks, settings={"members": 40, "days": 12}, overwrite=True)
+        datasets.prepare(
+            "simulated",
+            tmp_path / "raw",
+            tasks=tasks,
+            settings={"members": 40, "days": 12},
+            overwrite=True,
+        )
         schema = Schema.load(tmp_path / "raw" / "schema.yaml")
         assert next(f.role for f in schema.features if f.name == "notification_type") == role
 

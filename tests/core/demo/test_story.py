@@ -20,7 +20,11 @@ def schema():
         label=Label(name="clicked"),
         timestamp="t",
         tasks={"user": ("user_id",)},
-        features=(Feature(name="age", role="meta"), KIND, Feature(name="item", dtype="string", encoding="vocabulary")),
+        features=(
+            Feature(name="age", role="meta"),
+            KIND,
+            Feature(name="item", dtype="string", encoding="vocabulary"),
+        ),
     )
 
 
@@ -79,7 +83,9 @@ def test_imagined_clicks_go_to_another_kind_than_the_first_and_follow_the_histor
 
 
 def test_too_few_items_are_an_error_that_says_how_many(schema):
-    with pytest.raises(LimamlError, match=f"only 4 different items; the demo needs {CANDIDATES + CLICKS}"):
+    with pytest.raises(
+        LimamlError, match=f"only 4 different items; the demo needs {CANDIDATES + CLICKS}"
+    ):
         choose_scene(schema, history([8]), history([60], items=4), KIND, ("item",))
 
 
@@ -87,6 +93,9 @@ def test_a_member_likes_the_kind_that_they_clicked_most_not_the_one_they_saw_mos
     shown = History(
         keys=("m",),
         splits=np.array([0, 4]),
-        columns={"tag": np.array([b"a", b"a", b"a", b"b,c"], dtype=object), "label": np.array([0, 0, 0, 1.0])},
+        columns={
+            "tag": np.array([b"a", b"a", b"a", b"b,c"], dtype=object),
+            "label": np.array([0, 0, 0, 1.0]),
+        },
     )
     assert likes(shown, KIND) == ["b"]

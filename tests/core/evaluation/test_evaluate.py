@@ -12,7 +12,8 @@ import tensorflow as tf
 from tfrec_limaml import Vanilla
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import adaptation_losses, cohorts, measure, served_rows, task_keys
-from tfrec_limaml.export.savedmodels import adapter_module, ranker_module
+from tfrec_limaml.export.adapter import adapter_module
+from tfrec_limaml.export.ranker import ranker_module
 from tfrec_limaml.tasks.parsing import parse_tasks
 
 DAY = 86_400_000
@@ -36,7 +37,12 @@ def test_slices_cover_all_rows_once_and_cohorts_say_who_is_cold_dormant_or_activ
     trained = {f"t{t:03}".encode() for t in range(10, 40)}
     found = measure(rows, trained_keys=trained, dormant_days=7)
     assert sum(part["rows"] for part in found["slices"]) == found["rows"] == 160
-    assert {part["slice"]: part["tasks"] for part in found["cohorts"]} == {"cold": 10, "dormant": 5, "active": 25, "under 25 rows": 40}
+    assert {part["slice"]: part["tasks"] for part in found["cohorts"]} == {
+        "cold": 10,
+        "dormant": 5,
+        "active": 25,
+        "under 25 rows": 40,
+    }
     assert dict(cohorts(rows, trained, dormant_days=20))["dormant"].sum() == 0
 
 
@@ -48,7 +54,10 @@ def test_a_silence_is_measured_to_the_first_scored_row_of_the_task():
 
 
 def test_the_papers_slices_count_a_tasks_scored_rows():
-    rows = {name: np.concatenate([a, b]) for (name, a), b in zip(_rows(1, 24).items(), _rows(2, 25).values(), strict=True)}
+    rows = {
+        name: np.concatenate([a, b])
+        for (name, a), b in zip(_rows(1, 24).items(), _rows(2, 25).values(), strict=True)
+    }
     rows["task_key"][:24] = b"few"
     groups = dict(cohorts(rows))
     assert groups["under 25 rows"].sum() == 24
@@ -81,16 +90,31 @@ def test_rows_without_probabilities_or_no_rows_are_refused():
         measure(rows)
 
 
-def test_served_scores_are_those_of_the_exported_adapter_and_ranker(make_model, tasks_folder, test_tasks):
+def test_served_scores_are_those_of_the_exported_adapter_and_ranker(
+    make_model, tasks_folder, test_tasks
+):
     model = make_model()
     served = served_rows(model, test_tasks)
-    records = list(tf.data.TFRecordDataset(str(tasks_folder / "member" / "test-00000-of-00001.tfrecord.gz"), "GZIP").as_numpy_iterator())
+    records = list(
+        tf.data.TFRecordDataset(
+            str(tasks_folder / "member" / "test-00000-of-00001.tfrecord.gz"), "GZIP"
+        ).as_numpy_iterator()
+    )
     signatures = adapter_module(model).signatures
     made = signatures["serving_default"](task_records=tf.constant(records))
-    embeddings = dict(zip(made["task_key"].numpy()[:, 0], made["meta_embedding"].numpy(), strict=True))
-    counts = dict(zip(made["task_key"].numpy()[:, 0], made["sample_count"].numpy()[:, 0], strict=True))
+    embeddings = dict(
+        zip(made["task_key"].numpy()[:, 0], made["meta_embedding"].numpy(), strict=True)
+    )
+    counts = dict(
+        zip(made["task_key"].numpy()[:, 0], made["sample_count"].numpy()[:, 0], strict=True)
+    )
     tasks = parse_tasks(tf.constant(records), model.encoder.schema)
-    query = np.concatenate([np.arange(n) >= s for n, s in zip(tasks.counts.numpy(), tasks.query_start.numpy(), strict=True)])
+    query = np.concatenate(
+        [
+            np.arange(n) >= s
+            for n, s in zip(tasks.counts.numpy(), tasks.query_start.numpy(), strict=True)
+        ]
+    )
     signatures = ranker_module(model).signatures
     scores = signatures["serving_default"](
         own=tasks.columns["own"][query],
@@ -111,14 +135,19 @@ def test_served_and_adapted_scores_agree_without_history_and_differ_with_it(make
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"cls": Vanilla}])
-def test_adaptation_lowers_the_support_loss_at_a_small_rate(make_model, test_tasks, kwargs, recwarn):
+def test_adaptation_lowers_the_support_loss_at_a_small_rate(
+    make_model, test_tasks, kwargs, recwarn
+):
     found = adaptation_losses(make_model(**kwargs), test_tasks)
     assert found["support_loss_after"] < found["support_loss_before"]
     assert not [w for w in recwarn if "inner_learning_rate" in str(w.message)]
 
 
 def test_a_rate_that_diverges_is_reported_with_the_loss_before_and_after(make_model, test_tasks):
-    with pytest.warns(UserWarning, match=r"worse: 0\.\d+ before and .* after 2 step\(s\) at inner_learning_rate=300; lower"):
+    with pytest.warns(
+        UserWarning,
+        match=r"worse: 0\.\d+ before and .* after 2 step\(s\) at inner_learning_rate=300; lower",
+    ):
         found = adaptation_losses(make_model(rate=300.0), test_tasks)
     assert found["support_loss_rose"] > 0.3
 
@@ -131,14 +160,21 @@ def test_the_summary_shows_the_two_blocks(make_model):
     assert "global_block (MLPGlobalBlock)" in text
 
 
-def test_limaml_evaluate_writes_every_variant_with_its_cohorts(make_model, tasks_folder, tmp_path, run_limaml):
+def test_limaml_evaluate_writes_every_variant_with_its_cohorts(
+    make_model, tasks_folder, tmp_path, run_limaml
+):
     for cls, name in ((None, "limaml"), (Vanilla, "vanilla")):
         (make_model(cls) if cls else make_model()).save(tmp_path / f"{name}.keras")
     printed = run_limaml("evaluate", tasks_folder, "--run", tmp_path)
-    written = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    written = json.loads(
+        (tmp_path / "evaluation.json").read_text(),
+        parse_constant=lambda name: pytest.fail(f"{name} is not JSON"),
+    )
     assert printed == written
     assert written["gain_over"] == "vanilla"
-    variants = [(r["algorithm"], r["fine_tune"], r.get("served", False)) for r in written["results"]]
+    variants = [
+        (r["algorithm"], r["fine_tune"], r.get("served", False)) for r in written["results"]
+    ]
     assert variants == [
         ("vanilla", False, False),
         ("vanilla", True, False),
@@ -148,12 +184,22 @@ def test_limaml_evaluate_writes_every_variant_with_its_cohorts(make_model, tasks
     ]
     assert written["results"][0]["gain"] == 0
     tasks = {part["slice"]: part["tasks"] for part in written["results"][0]["cohorts"]}
-    assert tasks == {"cold": 5, "dormant": 5, "active": 50, "under 25 rows": 59, "25 rows or more": 1}
-    assert written["results"][3]["support_loss_after"] < written["results"][3]["support_loss_before"]
+    assert tasks == {
+        "cold": 5,
+        "dormant": 5,
+        "active": 50,
+        "under 25 rows": 59,
+        "25 rows or more": 1,
+    }
+    assert (
+        written["results"][3]["support_loss_after"] < written["results"][3]["support_loss_before"]
+    )
 
 
 def test_task_keys_are_read_from_records(tasks_folder):
-    assert task_keys([str(tasks_folder / "member" / "train-00000-of-00001.tfrecord.gz")]) == {f"m{i}".encode() for i in range(5, 60)}
+    assert task_keys([str(tasks_folder / "member" / "train-00000-of-00001.tfrecord.gz")]) == {
+        f"m{i}".encode() for i in range(5, 60)
+    }
 
 
 def test_a_loaded_model_finds_its_blocks_by_name(make_model, tmp_path):

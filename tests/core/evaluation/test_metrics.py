@@ -19,7 +19,9 @@ from tfrec_limaml.evaluation import (
     per_task_auc,
 )
 
-ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(0, 5)), min_size=1, max_size=40)
+ROWS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(0, 5)), min_size=1, max_size=40
+)
 
 
 def _columns(rows):
@@ -45,8 +47,12 @@ def _clustered_world(rng, tasks=60, rows=8, spread=1.5):
 @given(ROWS)
 def test_auc_is_the_share_of_pairs_in_order_with_ties_half(rows):
     _, label, score = _columns(rows)
-    np.testing.assert_allclose(auc(label, score), _pairs_won(label, score), atol=1e-12, equal_nan=True)
-    np.testing.assert_allclose(auc_interval(label, score).value, auc(label, score), atol=1e-12, equal_nan=True)
+    np.testing.assert_allclose(
+        auc(label, score), _pairs_won(label, score), atol=1e-12, equal_nan=True
+    )
+    np.testing.assert_allclose(
+        auc_interval(label, score).value, auc(label, score), atol=1e-12, equal_nan=True
+    )
 
 
 @given(ROWS)
@@ -56,7 +62,9 @@ def test_per_task_auc_is_the_mean_over_a_loop_of_tasks_with_both_classes(rows):
     known = [v for v in values if not np.isnan(v)]
     mean, count = per_task_auc(np.array([f"t{t}".encode() for t in task], object), label, score)
     assert count == len(known)
-    np.testing.assert_allclose(mean, np.mean(known) if known else np.nan, atol=1e-12, equal_nan=True)
+    np.testing.assert_allclose(
+        mean, np.mean(known) if known else np.nan, atol=1e-12, equal_nan=True
+    )
 
 
 def test_per_task_auc_of_no_rows_is_undefined():
@@ -70,18 +78,27 @@ def test_the_interval_holds_the_value_and_does_not_depend_on_the_order_of_rows(r
     task, label, score = _columns(rows)
     value, low, high = auc_interval(label, score, task)
     assert np.isnan(value) or 0 <= low <= value <= high <= 1
-    np.testing.assert_allclose(auc_interval(label[::-1], score[::-1], task[::-1]), (value, low, high), atol=1e-9, equal_nan=True)
+    np.testing.assert_allclose(
+        auc_interval(label[::-1], score[::-1], task[::-1]),
+        (value, low, high),
+        atol=1e-9,
+        equal_nan=True,
+    )
 
 
 def test_with_rows_as_clusters_the_variance_is_delongs():
     rng = np.random.default_rng(0)
     label, score = (rng.random(50) < 0.4).astype(float), rng.normal(size=50).round(1)
-    wins = np.array([[(p > n) + 0.5 * (p == n) for n in score[label == 0]] for p in score[label == 1]])
+    wins = np.array(
+        [[(p > n) + 0.5 * (p == n) for n in score[label == 0]] for p in score[label == 1]]
+    )
     m, n = wins.shape
     variance = wins.mean(1).var(ddof=1) / m + wins.mean(0).var(ddof=1) / n
     value, low, high = auc_interval(label, score, z=1.0)
     np.testing.assert_allclose([value - low, high - value], np.sqrt(variance), rtol=1e-9)
-    np.testing.assert_allclose(auc_interval(label, score, np.arange(50)), auc_interval(label, score), rtol=1e-12)
+    np.testing.assert_allclose(
+        auc_interval(label, score, np.arange(50)), auc_interval(label, score), rtol=1e-12
+    )
 
 
 def test_intervals_by_task_cover_the_truth_where_those_by_row_do_not():
@@ -113,7 +130,9 @@ def test_the_paired_difference_covers_the_truth_and_is_narrower_than_two_interva
     for _ in range(300):
         task, label, score = _clustered_world(rng)
         noisy = score + 0.3 * rng.normal(size=len(score))
-        also = score + 0.3 * rng.normal(size=len(score))  # as good as the other: the difference is 0
+        also = score + 0.3 * rng.normal(
+            size=len(score)
+        )  # as good as the other: the difference is 0
         _, low, high = auc_difference(label, noisy, also, task)
         covered += low <= 0 <= high
         narrower += high - low < np.diff(auc_interval(label, noisy, task)[1:])[0]

@@ -11,9 +11,22 @@ def evaluation():
     """Made-up `evaluation.json`: three results over five slices."""
 
     def cell(name, auc, half, rows):
-        return {"slice": name, "rows": rows, "tasks": rows // 7, "auc": auc, "auc_low": auc - half, "auc_high": auc + half}
+        return {
+            "slice": name,
+            "rows": rows,
+            "tasks": rows // 7,
+            "auc": auc,
+            "auc_low": auc - half,
+            "auc_high": auc + half,
+        }
 
-    slices = [("0", 8000, 0.005), ("1-3", 5200, 0.007), ("4-10", 4100, 0.008), ("11-30", 2500, 0.011), ("31+", 900, 0.019)]
+    slices = [
+        ("0", 8000, 0.005),
+        ("1-3", 5200, 0.007),
+        ("4-10", 4100, 0.008),
+        ("11-30", 2500, 0.011),
+        ("31+", 900, 0.019),
+    ]
     gains = {
         ("vanilla", False): (0, 0, 0, 0, 0),
         ("limaml", False): (0, 0, 0.001, 0, 0.001),
@@ -21,7 +34,10 @@ def evaluation():
     }
     results = []
     for (algorithm, fine_tune), gain in gains.items():
-        cells = [cell(n, 0.69 + 0.003 * i + g, h, rows) for i, ((n, rows, h), g) in enumerate(zip(slices, gain, strict=True))]
+        cells = [
+            cell(n, 0.69 + 0.003 * i + g, h, rows)
+            for i, ((n, rows, h), g) in enumerate(zip(slices, gain, strict=True))
+        ]
         overall = 0.698 + 0.3 * max(gain)
         results.append(
             {
@@ -41,10 +57,17 @@ def evaluation():
 @pytest.fixture
 def training():
     return [
-        {"algorithm": "vanilla", "history": {"loss": [0.66, 0.63, 0.62, 0.615], "val_auc": [0.65, 0.68, 0.691, 0.69]}, "seconds": 8.2},
+        {
+            "algorithm": "vanilla",
+            "history": {"loss": [0.66, 0.63, 0.62, 0.615], "val_auc": [0.65, 0.68, 0.691, 0.69]},
+            "seconds": 8.2,
+        },
         {
             "algorithm": "limaml",
-            "history": {"loss": [0.65, 0.62, 0.61, 0.6, 0.594], "val_auc": [0.66, 0.69, 0.71, 0.718, 0.717]},
+            "history": {
+                "loss": [0.65, 0.62, 0.61, 0.6, 0.594],
+                "val_auc": [0.66, 0.69, 0.71, 0.718, 0.717],
+            },
             "seconds": 31.0,
         },
     ]
@@ -57,7 +80,11 @@ def embedding_map():
     centres = rng.normal(size=(len(kinds), 16)) * 1.6
     groups = [kinds[i] for i in rng.integers(len(kinds), size=900)]
     vectors = np.stack([centres[kinds.index(g)] for g in groups]) + rng.normal(size=(900, 16))
-    return EmbeddingMap(embeddings=vectors.astype(np.float32), groups=groups, meaning="most clicked notification type")
+    return EmbeddingMap(
+        embeddings=vectors.astype(np.float32),
+        groups=groups,
+        meaning="most clicked notification type",
+    )
 
 
 @pytest.fixture
@@ -69,16 +96,30 @@ def story():
         kind = kinds[i % 4]
         base = float(rng.uniform(0.1, 0.5))
         shift = 0.3 if kind == "job" else -0.05
-        items.append(RankedItem(name=f"item {i}", group=kind, without=base, before=base + 0.03, after=base + shift))
-    return MemberStory(task_key="m-17", seen=4, clicks=["job: clicked", "job: clicked", "news: not clicked"], items=items)
+        items.append(
+            RankedItem(
+                name=f"item {i}", group=kind, without=base, before=base + 0.03, after=base + shift
+            )
+        )
+    return MemberStory(
+        task_key="m-17",
+        seen=4,
+        clicks=["job: clicked", "job: clicked", "news: not clicked"],
+        items=items,
+    )
 
 
 @pytest.fixture
 def report(training, evaluation, embedding_map, story):
     return Report(
         title="LiMAML on simulated notifications",
-        summary="A model that adapts to each member, trained, exported, embedded and served on this machine.",
-        facts=[("vanilla", "0.6980"), ("LiMAML, fine-tuned", "0.7115"), ("embeddings", "900 in 1.2 s (750 per second)")],
+        summary="A model that adapts to each member, trained, exported, embedded and served on "
+        "this machine.",
+        facts=[
+            ("vanilla", "0.6980"),
+            ("LiMAML, fine-tuned", "0.7115"),
+            ("embeddings", "900 in 1.2 s (750 per second)"),
+        ],
         training=training,
         evaluation=evaluation,
         embedding_map=embedding_map,

@@ -30,7 +30,10 @@ def test_ticks_are_evenly_spaced_round_numbers_that_cover_the_range(first, secon
     assert min(abs(mantissa - m) for m in (1, 2, 5, 10)) < 1e-3
 
 
-@pytest.mark.parametrize(("marks", "expected"), [([0.5, 0.55], "0.50"), ([0, 200], "0"), ([0.001, 0.002], "0.001"), ([1], "1")])
+@pytest.mark.parametrize(
+    ("marks", "expected"),
+    [([0.5, 0.55], "0.50"), ([0, 200], "0"), ([0.001, 0.002], "0.001"), ([1], "1")],
+)
 def test_tick_labels_have_as_many_decimals_as_the_distance_needs(marks, expected):
     assert svg.tick_label(marks[0], marks) == expected
 
@@ -88,7 +91,11 @@ def test_the_map_names_each_group_and_limits_its_points():
     rng = np.random.default_rng(0)
     groups = [f"g{i % 3}" for i in range(3 * charts.MAP_POINTS)]
     drawing, names = charts.embedding_map(
-        EmbeddingMap(embeddings=rng.normal(size=(len(groups), 4)).astype(np.float32), groups=groups, meaning="x")
+        EmbeddingMap(
+            embeddings=rng.normal(size=(len(groups), 4)).astype(np.float32),
+            groups=groups,
+            meaning="x",
+        )
     )
     assert names == ["g0", "g1", "g2"]
     assert len(re.findall(r'class="s\d mark"', drawing)) == charts.MAP_POINTS
@@ -106,7 +113,9 @@ def test_principal_components_are_the_eigenvectors_of_the_covariance():
 def test_the_map_does_not_flip_when_rows_change_their_order():
     vectors = np.random.default_rng(2).normal(size=(50, 4))
     order = np.random.default_rng(3).permutation(50)
-    assert np.allclose(principal_components(vectors)[0][order], principal_components(vectors[order])[0])
+    assert np.allclose(
+        principal_components(vectors)[0][order], principal_components(vectors[order])[0]
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (5, 1), (2, 2)])

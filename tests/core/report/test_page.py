@@ -52,15 +52,29 @@ def outline(page: str) -> Outline:
 def test_the_page_shows_every_part(report):
     page = outline(render(report))
     text = " ".join(page.words)
-    for heading in ("In short", "Learning curves", "AUC by length of history", "Map of the meta embeddings", "One member's list", "next"):
+    for heading in (
+        "In short",
+        "Learning curves",
+        "AUC by length of history",
+        "Map of the meta embeddings",
+        "One member's list",
+        "next",
+    ):
         assert heading in text
     assert [tag for tag, _ in page.seen].count("figure") == 5
 
 
 def test_the_page_loads_nothing_from_anywhere(report):
     page = render(report)
-    assert not re.search(r"https?:|//|@import|url\(|<script|<link|<img|<iframe", re.sub(r"</", "<", page))
-    assert not [a for _, attributes in outline(page).seen for a in attributes if a in ("src", "href", "srcset")]
+    assert not re.search(
+        r"https?:|//|@import|url\(|<script|<link|<img|<iframe", re.sub(r"</", "<", page)
+    )
+    assert not [
+        a
+        for _, attributes in outline(page).seen
+        for a in attributes
+        if a in ("src", "href", "srcset")
+    ]
 
 
 def test_parts_without_data_are_left_out():
@@ -73,8 +87,19 @@ def test_names_from_the_data_cannot_become_markup(report, story):
     evil = '<script>alert("x")</script>&"\''
     item = RankedItem(name=evil, group=evil, without=0.1, before=0.2, after=0.3)
     hostile = dataclasses.replace(story, task_key=evil, clicks=[evil], items=[item, *story.items])
-    groups = EmbeddingMap(embeddings=np.eye(3, dtype=np.float32), groups=[evil, "a", "b"], meaning=evil)
-    page = render(dataclasses.replace(report, title=evil, summary=evil, facts=[(evil, evil)], story=hostile, embedding_map=groups))
+    groups = EmbeddingMap(
+        embeddings=np.eye(3, dtype=np.float32), groups=[evil, "a", "b"], meaning=evil
+    )
+    page = render(
+        dataclasses.replace(
+            report,
+            title=evil,
+            summary=evil,
+            facts=[(evil, evil)],
+            story=hostile,
+            embedding_map=groups,
+        )
+    )
     assert "script" not in {tag for tag, _ in outline(page).seen}
 
 
@@ -91,7 +116,9 @@ def test_the_member_table_counts_moved_places(report, story):
     before = sorted(story.items, key=lambda item: -item.before)
     after = sorted(story.items, key=lambda item: -item.after)
     up = next(item for item in after if before.index(item) > after.index(item))
-    assert re.search(rf"<td>{up.name}</td>.*?<td>▲ {before.index(up) - after.index(up)}</td></tr>", page)
+    assert re.search(
+        rf"<td>{up.name}</td>.*?<td>▲ {before.index(up) - after.index(up)}</td></tr>", page
+    )
 
 
 def test_writing_leaves_only_the_page(report, tmp_path):
@@ -101,7 +128,9 @@ def test_writing_leaves_only_the_page(report, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "embeddings", [np.zeros((2, 3), np.float32), np.zeros(3, np.float32), np.full((3, 2), np.nan, np.float32)], ids=["rows", "rank", "nan"]
+    "embeddings",
+    [np.zeros((2, 3), np.float32), np.zeros(3, np.float32), np.full((3, 2), np.nan, np.float32)],
+    ids=["rows", "rank", "nan"],
 )
 def test_an_embedding_map_refuses_what_it_cannot_draw(embeddings):
     with pytest.raises(LimamlError, match="embedding map needs"):

@@ -23,7 +23,12 @@ def open_another(store_address: str) -> Iterator[Callable[..., EmbeddingStore]]:
 
     def opener(**options: str) -> EmbeddingStore:
         joiner = "&" if "?" in store_address else "?"
-        store = open_store(store_address + "".join(f"{joiner if i == 0 else '&'}{k}={v}" for i, (k, v) in enumerate(options.items())))
+        store = open_store(
+            store_address
+            + "".join(
+                f"{joiner if i == 0 else '&'}{k}={v}" for i, (k, v) in enumerate(options.items())
+            )
+        )
         opened.append(store)
         return store
 

@@ -101,12 +101,18 @@ def test_an_empty_generation_is_not_published(store):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(store, bad):
-    with store.new_generation(1, 2) as writer, pytest.raises(StoreError, match=r"1 of 2 embeddings are not finite.*'b'"):
+    with (
+        store.new_generation(1, 2) as writer,
+        pytest.raises(StoreError, match=r"1 of 2 embeddings are not finite.*'b'"),
+    ):
         writer.put(["a", "b"], np.array([[1, 2], [3, bad]], np.float32))
 
 
 def test_a_wrong_width_is_refused(store):
-    with store.new_generation(1, 2) as writer, pytest.raises(StoreError, match=re.escape("shape [1, 2]")):
+    with (
+        store.new_generation(1, 2) as writer,
+        pytest.raises(StoreError, match=re.escape("shape [1, 2]")),
+    ):
         writer.put(["a"], np.ones((1, 3), np.float32))
 
 
@@ -134,7 +140,12 @@ def test_generations_are_listed_oldest_first_with_one_current(store):
         ("g1", "published", 4, 3),
         ("g2", "current", 4, 3),
     ]
-    assert [(g.model_version, g.identifier) for g in store.generations()] == [(1, "g0"), (1, "g1"), (1, "g2"), (12, "h")]
+    assert [(g.model_version, g.identifier) for g in store.generations()] == [
+        (1, "g0"),
+        (1, "g1"),
+        (1, "g2"),
+        (12, "h"),
+    ]
     assert store.current(1) == listed[-1]
 
 
@@ -192,8 +203,13 @@ def test_float16_halves_the_precision_and_readers_follow_each_generation(store, 
     with half.new_generation(1, 3) as writer:
         writer.put(["a"], values)
         writer.publish(1)
-    np.testing.assert_array_equal(store.get_many(["a"], 1)[0], values.astype(np.float16).astype(np.float32))
-    with half.new_generation(1, 3) as writer, pytest.raises(StoreError, match="not finite as float16"):
+    np.testing.assert_array_equal(
+        store.get_many(["a"], 1)[0], values.astype(np.float16).astype(np.float32)
+    )
+    with (
+        half.new_generation(1, 3) as writer,
+        pytest.raises(StoreError, match="not finite as float16"),
+    ):
         writer.put(["a"], np.full((1, 3), 1e6, np.float32))
 
 
@@ -207,7 +223,10 @@ def test_a_second_writer_of_the_same_generation_is_refused(store, open_another):
 
 
 def test_two_writers_of_different_generations_do_not_disturb_each_other(store, open_another):
-    with store.new_generation(1, 3, "g1") as first, open_another().new_generation(1, 3, "g2") as second:
+    with (
+        store.new_generation(1, 3, "g1") as first,
+        open_another().new_generation(1, 3, "g2") as second,
+    ):
         first.put(["a"], np.ones((1, 3), np.float32))
         second.put(["b"], np.ones((1, 3), np.float32))
         store.prune(1, grace_seconds=0)
@@ -273,11 +292,15 @@ def test_readers_during_publishes_see_one_generation_at_a_time(store, open_anoth
     assert len(seen) > 1
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_any_finite_vectors_survive_the_round_trip_bit_by_bit(store, data):
     characters = st.characters(codec="utf-8")
-    keys = data.draw(st.lists(st.text(characters, min_size=1, max_size=20), min_size=1, max_size=20, unique=True))
+    keys = data.draw(
+        st.lists(st.text(characters, min_size=1, max_size=20), min_size=1, max_size=20, unique=True)
+    )
     finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
     width = data.draw(st.integers(1, 5))
     matrix = data.draw(hnp.arrays(np.float32, (len(keys), width), elements=finite))

@@ -30,7 +30,11 @@ def test_a_server_that_went_away_is_an_error_and_its_return_needs_no_new_client(
     assert store.get_many(["0"], 1)[1].all()
     writer = store.new_generation(1, 2)
     own_server.stop()
-    for use in (lambda: store.get_many(["0"], 1), lambda: writer.put(["0"], np.ones((1, 2), np.float32)), lambda: store.current(1)):
+    for use in (
+        lambda: store.get_many(["0"], 1),
+        lambda: writer.put(["0"], np.ones((1, 2), np.float32)),
+        lambda: store.current(1),
+    ):
         with pytest.raises(StoreError, match=r"127\.0\.0\.1.*did not answer"):
             use()
     writer.abort()

@@ -40,19 +40,20 @@ class MemoryStore:
         if held is None:
             return np.zeros((len(keys), 0), np.float32), np.zeros(len(keys), bool)
         width = len(next(iter(held.values())))
-        matrix = np.array([held.get(key, [0.0] * width) for key in keys], np.float32).reshape(len(keys), width)
+        matrix = np.array([held.get(key, [0.0] * width) for key in keys], np.float32).reshape(
+            len(keys), width
+        )
         return matrix, np.array([key in held for key in keys])
 
 
 class ScriptedServer:
-    """Scores ``logit = price + 100 * embedding[0] + 10000 * version`` where an embedding is given, else ``price + 10000 * version``.
+    """Scores ``logit = price + 100 * embedding[0] + 10000 * version`` where an embedding is given,
+    else ``price + 10000 * version``.
 
-    Attributes:
-        versions: Loaded version numbers.
-        labels: Label to version.
-        script: Called before each Predict with (number of the call, request, context); may abort or sleep.
-        answers_as: The version claimed in answers, where it should differ from the one asked for.
-        requests: Predict requests received, in TensorFlow's own protos.
+    Attributes: versions: Loaded version numbers. labels: Label to version. script: Called before
+        each Predict with (number of the call, request, context); may abort or sleep. answers_as:
+        The version claimed in answers, where it should differ from the one asked for. requests:
+        Predict requests received, in TensorFlow's own protos.
     """
 
     def __init__(self) -> None:
@@ -61,7 +62,9 @@ class ScriptedServer:
         self._protos = predict_pb2, get_model_metadata_pb2
         self.versions = {1}
         self.labels: dict[str, int] = {}
-        self.script: Callable[[int, Any, grpc.ServicerContext], None] = lambda call, request, context: None
+        self.script: Callable[[int, Any, grpc.ServicerContext], None] = (
+            lambda call, request, context: None
+        )
         self.answers_as: int | None = None
         self.requests: list[Any] = []
         self.resolutions = 0
@@ -81,7 +84,9 @@ class ScriptedServer:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Predict": grpc.unary_unary_rpc_method_handler(self._predict, predict.PredictRequest.FromString, serialize),
+                "Predict": grpc.unary_unary_rpc_method_handler(
+                    self._predict, predict.PredictRequest.FromString, serialize
+                ),
                 "GetModelMetadata": grpc.unary_unary_rpc_method_handler(
                     self._metadata, metadata.GetModelMetadataRequest.FromString, serialize
                 ),
@@ -90,14 +95,22 @@ class ScriptedServer:
 
     def _version(self, spec: Any, context: grpc.ServicerContext) -> int:
         if spec.name != "ranker":
-            context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({spec.name})")
+            context.abort(
+                grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Latest({spec.name})"
+            )
         if spec.HasField("version_label"):
             if spec.version_label not in self.labels:
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Unrecognized servable version label: {spec.version_label}")
+                context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    f"Unrecognized servable version label: {spec.version_label}",
+                )
             return self.labels[spec.version_label]
         version = spec.version.value if spec.HasField("version") else max(self.versions)
         if version not in self.versions:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: Specific({spec.name}, {version})")
+            context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"Servable not found for request: Specific({spec.name}, {version})",
+            )
         return version
 
     def _metadata(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -119,7 +132,9 @@ class ScriptedServer:
         price = tf.make_ndarray(request.inputs["price"])
         embedding = tf.make_ndarray(request.inputs["meta_embedding"])
         has = tf.make_ndarray(request.inputs["has_meta_embedding"])
-        logit = (price + 10000 * version + 100 * np.where(has, embedding[:, 0], 0)).astype(np.float32)
+        logit = (price + 10000 * version + 100 * np.where(has, embedding[:, 0], 0)).astype(
+            np.float32
+        )
         response = self._protos[0].PredictResponse()
         response.model_spec.name = "ranker"
         response.model_spec.version.value = self.answers_as or version
@@ -154,8 +169,20 @@ def schema() -> Schema:
             "timestamp": "time",
             "tasks": {"user": ["user_id"], "user_tab": ["user_id", "tab"]},
             "features": [
-                {"name": "age", "role": "meta", "dtype": "float32", "on_invalid": "fill", "fill_value": 30.0},
-                {"name": "country", "role": "meta", "dtype": "string", "encoding": "vocabulary", "fill_value": "??"},
+                {
+                    "name": "age",
+                    "role": "meta",
+                    "dtype": "float32",
+                    "on_invalid": "fill",
+                    "fill_value": 30.0,
+                },
+                {
+                    "name": "country",
+                    "role": "meta",
+                    "dtype": "string",
+                    "encoding": "vocabulary",
+                    "fill_value": "??",
+                },
                 {"name": "tab", "dtype": "int64", "encoding": "vocabulary"},
                 {"name": "price", "dtype": "float32", "on_invalid": "error"},
                 {"name": "image", "dtype": "float32", "width": 2},
@@ -196,11 +223,19 @@ def candidates() -> dict[str, Any]:
 
 
 @pytest.fixture
-def make_ranker(server: ScriptedServer, store: MemoryStore, make_manifest: Callable[..., Manifest]) -> Iterator[Callable[..., Ranker]]:
+def make_ranker(
+    server: ScriptedServer, store: MemoryStore, make_manifest: Callable[..., Manifest]
+) -> Iterator[Callable[..., Ranker]]:
     made: list[Ranker] = []
 
     def make(**changes: Any) -> Ranker:
-        settings = {"target": server.target, "store": store, "manifest": make_manifest(), "timeout": 20.0, **changes}
+        settings = {
+            "target": server.target,
+            "store": store,
+            "manifest": make_manifest(),
+            "timeout": 20.0,
+            **changes,
+        }
         made.append(Ranker(settings.pop("target"), settings.pop("store"), **settings))
         return made[-1]
 

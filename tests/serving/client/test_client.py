@@ -1,4 +1,6 @@
-"""The blocking client against a scripted server that parses requests with TensorFlow's own protos."""
+"""The blocking client against a scripted server that parses requests with TensorFlow's own
+protos.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def _inputs(request):
     return {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
 
 
-def test_candidates_come_back_best_first_with_the_members_embedding(make_ranker, member, candidates):
+def test_candidates_come_back_best_first_with_the_members_embedding(
+    make_ranker, member, candidates
+):
     ranked = make_ranker().rank(member, candidates)
     assert ranked.order.tolist() == [1, 2, 0, 3]
     np.testing.assert_allclose(ranked.logit, [10109, 10105, 10103, 10101])
@@ -27,14 +31,24 @@ def test_candidates_come_back_best_first_with_the_members_embedding(make_ranker,
     assert ranked.filled == ()
 
 
-def test_the_request_carries_each_feature_once_in_its_own_type(make_ranker, server, member, candidates):
+def test_the_request_carries_each_feature_once_in_its_own_type(
+    make_ranker, server, member, candidates
+):
     make_ranker().rank(member, candidates)
     request = server.requests[0]
     assert request.model_spec.signature_name == "rank"
     assert request.model_spec.version.value == 1
     assert list(request.output_filter) == ["probability", "logit"]
     inputs = _inputs(request)
-    assert sorted(inputs) == ["age", "country", "has_meta_embedding", "image", "meta_embedding", "price", "tab"]
+    assert sorted(inputs) == [
+        "age",
+        "country",
+        "has_meta_embedding",
+        "image",
+        "meta_embedding",
+        "price",
+        "tab",
+    ]
     assert inputs["age"].tolist() == [41.0]
     assert inputs["country"].tolist() == [b"CH"]
     assert inputs["tab"].dtype == np.int64
@@ -47,14 +61,21 @@ def test_the_request_carries_each_feature_once_in_its_own_type(make_ranker, serv
 def test_a_list_of_mappings_ranks_like_columns(make_ranker, member, candidates):
     ranker = make_ranker()
     rows = [{name: values[i] for name, values in candidates.items()} for i in range(4)]
-    np.testing.assert_array_equal(ranker.rank(member, rows).logit, ranker.rank(member, candidates).logit)
+    np.testing.assert_array_equal(
+        ranker.rank(member, rows).logit, ranker.rank(member, candidates).logit
+    )
 
 
 def test_equal_scores_keep_their_order(make_ranker, member):
-    assert make_ranker().rank(member, {"price": np.repeat([5.0, 7.0], 40)}).order.tolist() == [*range(40, 80), *range(40)]
+    assert make_ranker().rank(member, {"price": np.repeat([5.0, 7.0], 40)}).order.tolist() == [
+        *range(40, 80),
+        *range(40),
+    ]
 
 
-def test_a_server_that_batches_is_sent_columns_of_one_length(make_ranker, server, member, candidates):
+def test_a_server_that_batches_is_sent_columns_of_one_length(
+    make_ranker, server, member, candidates
+):
     expected = make_ranker().rank(member, candidates)
     ranked = make_ranker(signature="serving_default").rank(member, candidates)
     assert server.requests[-1].model_spec.signature_name == "serving_default"
@@ -68,22 +89,34 @@ def test_top_returns_the_best_only(make_ranker, member, candidates):
     assert len(ranked.probability) == len(ranked.used_embedding) == 2
 
 
-def test_a_member_without_embedding_is_scored_unadapted_and_counted(make_ranker, member, candidates):
+def test_a_member_without_embedding_is_scored_unadapted_and_counted(
+    make_ranker, member, candidates
+):
     ranker = make_ranker()
     ranked = ranker.rank({**member, "user_id": 99}, candidates)
     assert not ranked.used_embedding.any()
     np.testing.assert_allclose(ranked.logit, [10009, 10005, 10003, 10001])
-    assert (ranker.counters.missing, ranker.counters.adapted, ranker.counters.candidates) == (4, 0, 4)
+    assert (ranker.counters.missing, ranker.counters.adapted, ranker.counters.candidates) == (
+        4,
+        0,
+        4,
+    )
 
 
-def test_a_store_of_another_make_may_hold_other_floats(make_ranker, server, store, member, candidates, monkeypatch):
-    monkeypatch.setattr(store, "get_many", lambda keys, version: (np.array([[1.0, 2.0, 3.0]]), [True]))
+def test_a_store_of_another_make_may_hold_other_floats(
+    make_ranker, server, store, member, candidates, monkeypatch
+):
+    monkeypatch.setattr(
+        store, "get_many", lambda keys, version: (np.array([[1.0, 2.0, 3.0]]), [True])
+    )
     ranked = make_ranker().rank(member, candidates)
     assert _inputs(server.requests[0])["meta_embedding"].tolist() == [[1.0, 2.0, 3.0]]
     assert ranked.used_embedding.all()
 
 
-def test_someone_unknown_is_scored_unadapted_without_a_look_up(make_ranker, store, member, candidates):
+def test_someone_unknown_is_scored_unadapted_without_a_look_up(
+    make_ranker, store, member, candidates
+):
     ranker = make_ranker()
     assert not ranker.rank({**member, "user_id": None}, candidates).used_embedding.any()
     assert store.asked == []
@@ -96,17 +129,26 @@ def test_no_candidates_give_an_empty_ranking_without_asking_the_server(make_rank
     assert server.requests == []
 
 
-def test_keys_that_vary_by_candidate_are_looked_up_once_each(make_ranker, make_manifest, server, store, member, candidates):
+def test_keys_that_vary_by_candidate_are_looked_up_once_each(
+    make_ranker, make_manifest, server, store, member, candidates
+):
     store.versions[1] = {"7|0": [1.0, 0, 0], "7|1": [2.0, 0, 0]}
     ranker = make_ranker(manifest=make_manifest(task_definition="user_tab"))
     ranked = ranker.rank(member, candidates)
     assert store.asked == [(("7|0", "7|1", "7|2"), 1)]
-    assert dict(zip(ranked.order.tolist(), ranked.used_embedding.tolist(), strict=True)) == {0: True, 1: True, 2: True, 3: False}
+    assert dict(zip(ranked.order.tolist(), ranked.used_embedding.tolist(), strict=True)) == {
+        0: True,
+        1: True,
+        2: True,
+        3: False,
+    }
     assert _inputs(server.requests[0])["meta_embedding"][:, 0].tolist() == [1.0, 2.0, 2.0, 0.0]
     assert (ranker.counters.adapted, ranker.counters.missing) == (3, 1)
 
 
-def test_nested_definitions_share_the_look_up_and_have_an_input_of_their_own(make_ranker, make_manifest, server, store, member, candidates):
+def test_nested_definitions_share_the_look_up_and_have_an_input_of_their_own(
+    make_ranker, make_manifest, server, store, member, candidates
+):
     store.versions[1] |= {"7|0": [10.0, 0, 0], "7|1": [20.0, 0, 0]}
     ranker = make_ranker(manifest=make_manifest(nested_definitions=("user_tab",)))
     ranked = ranker.rank(member, candidates)
@@ -120,27 +162,51 @@ def test_nested_definitions_share_the_look_up_and_have_an_input_of_their_own(mak
     assert (ranker.counters.adapted, ranker.counters.missing) == (4, 0)
 
 
-def test_nested_definitions_are_laid_end_to_end_for_many_requests(make_ranker, make_manifest, server, store, member, candidates):
+def test_nested_definitions_are_laid_end_to_end_for_many_requests(
+    make_ranker, make_manifest, server, store, member, candidates
+):
     store.versions[1] |= {"7|1": [20.0, 0, 0], "8|2": [30.0, 0, 0]}
     ranker = make_ranker(manifest=make_manifest(nested_definitions=("user_tab",)))
     one = {"price": np.array([3.0]), "image": np.ones((1, 2), np.float32)}
-    ranker.rank_many([(member, candidates), ({**member, "user_id": 8, "tab": 2}, one), ({**member, "user_id": 99, "tab": 1}, one)])
+    ranker.rank_many(
+        [
+            (member, candidates),
+            ({**member, "user_id": 8, "tab": 2}, one),
+            ({**member, "user_id": 99, "tab": 1}, one),
+        ]
+    )
     inputs = _inputs(server.requests[0])
     assert inputs["meta_embedding"][:, 0].tolist() == [1, 1, 1, 1, 2, 0]
     assert inputs["meta_embedding_user_tab"][:, 0].tolist() == [0, 20, 20, 0, 30, 0]
     assert inputs["has_meta_embedding_user_tab"].tolist() == [False, True, True, False, True, False]
 
 
-def test_many_requests_are_one_look_up_and_one_call_with_the_same_scores(make_ranker, server, store, member, candidates):
+def test_many_requests_are_one_look_up_and_one_call_with_the_same_scores(
+    make_ranker, server, store, member, candidates
+):
     ranker = make_ranker()
     stranger = {**member, "user_id": 99}
     short = {name: values[:1] for name, values in candidates.items()}
-    answers = ranker.rank_many([(member, candidates), (stranger, short), (member, []), ({**member, "user_id": 8}, candidates)])
+    answers = ranker.rank_many(
+        [
+            (member, candidates),
+            (stranger, short),
+            (member, []),
+            ({**member, "user_id": 8}, candidates),
+        ]
+    )
     assert len(server.requests) == len(store.asked) == 1
     assert server.requests[0].model_spec.signature_name == "serving_default"
     assert {len(v) for v in _inputs(server.requests[0]).values()} == {9}
     for answer, request in zip(
-        answers, [(member, candidates), (stranger, short), (member, []), ({**member, "user_id": 8}, candidates)], strict=True
+        answers,
+        [
+            (member, candidates),
+            (stranger, short),
+            (member, []),
+            ({**member, "user_id": 8}, candidates),
+        ],
+        strict=True,
     ):
         alone = ranker.rank(*request)
         np.testing.assert_array_equal(answer.logit, alone.logit)
@@ -150,7 +216,9 @@ def test_many_requests_are_one_look_up_and_one_call_with_the_same_scores(make_ra
 
 def test_someone_unknown_among_members_gets_nobodys_embedding(make_ranker, member, candidates):
     ranker = make_ranker()
-    known, unknown = ranker.rank_many([(member, candidates), ({**member, "user_id": None}, candidates)])
+    known, unknown = ranker.rank_many(
+        [(member, candidates), ({**member, "user_id": None}, candidates)]
+    )
     assert known.used_embedding.all()
     assert not unknown.used_embedding.any()
     assert (ranker.counters.adapted, ranker.counters.anonymous) == (4, 4)
@@ -161,14 +229,18 @@ def test_a_faulty_request_among_many_is_named_by_position(make_ranker, member, c
         make_ranker().rank_many([(member, candidates), (member, {"tab": [1]})])
 
 
-def test_a_failing_store_is_counted_and_the_model_scores_unadapted(make_ranker, store, store_failure, member, candidates):
+def test_a_failing_store_is_counted_and_the_model_scores_unadapted(
+    make_ranker, store, store_failure, member, candidates
+):
     store.failure = store_failure
     ranker = make_ranker()
     assert not ranker.rank(member, candidates).used_embedding.any()
     assert ranker.counters.store_errors == 1
 
 
-def test_a_slow_server_ends_in_deadline_exceeded_without_a_second_attempt(make_ranker, server, member, candidates):
+def test_a_slow_server_ends_in_deadline_exceeded_without_a_second_attempt(
+    make_ranker, server, member, candidates
+):
     import threading
 
     release = threading.Event()
@@ -184,7 +256,9 @@ def test_a_slow_server_ends_in_deadline_exceeded_without_a_second_attempt(make_r
     assert ranker.counters.deadline_exceeded == 1
 
 
-def test_a_store_that_eats_the_deadline_leaves_the_server_unasked(make_ranker, server, store, member, candidates):
+def test_a_store_that_eats_the_deadline_leaves_the_server_unasked(
+    make_ranker, server, store, member, candidates
+):
     store.delay = 0.3
     with pytest.raises(ServingError, match="no time left"):
         make_ranker(version=1).rank(member, candidates, timeout=0.2)
@@ -192,15 +266,21 @@ def test_a_store_that_eats_the_deadline_leaves_the_server_unasked(make_ranker, s
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
-def test_safe_codes_are_tried_again_until_the_server_answers(make_ranker, server, member, candidates, code):
+def test_safe_codes_are_tried_again_until_the_server_answers(
+    make_ranker, server, member, candidates, code
+):
     import grpc
 
-    server.script = lambda call, request, context: context.abort(grpc.StatusCode[code], "later") if call < 3 else None
+    server.script = lambda call, request, context: (
+        context.abort(grpc.StatusCode[code], "later") if call < 3 else None
+    )
     assert make_ranker(retries=2).rank(member, candidates).model_version == 1
     assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "INTERNAL", "ABORTED", "FAILED_PRECONDITION", "UNKNOWN"])
+@pytest.mark.parametrize(
+    "code", ["INVALID_ARGUMENT", "INTERNAL", "ABORTED", "FAILED_PRECONDITION", "UNKNOWN"]
+)
 def test_other_codes_are_never_tried_again(make_ranker, server, member, candidates, code):
     import grpc
 
@@ -241,7 +321,9 @@ def test_a_server_that_starts_late_is_waited_for(make_ranker):
     late = grpc.server(futures.ThreadPoolExecutor(1))
     ranker = make_ranker(target=f"127.0.0.1:{late.add_insecure_port('127.0.0.1:0')}")
     try:
-        with pytest.raises(ServingError, match=r"no server answers at 127.0.0.1:\d+ after 0.2 seconds") as error:
+        with pytest.raises(
+            ServingError, match=r"no server answers at 127.0.0.1:\d+ after 0.2 seconds"
+        ) as error:
             ranker.wait_for_server(0.2)
         assert error.value.code == "UNAVAILABLE"
         threading.Timer(0.3, late.start).start()

@@ -1,4 +1,6 @@
-"""The asyncio client: the same protocol, so the same answers, and what only an event loop can do."""
+"""The asyncio client: the same protocol, so the same answers, and what only an event loop can
+do.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def with_ranker(server, store, make_manifest):
 
     def run(work, **changes):
         async def main():
-            async with AsyncRanker(server.target, store, **{"manifest": make_manifest(), "timeout": 20.0, **changes}) as ranker:
+            async with AsyncRanker(
+                server.target, store, **{"manifest": make_manifest(), "timeout": 20.0, **changes}
+            ) as ranker:
                 return await work(ranker)
 
         return asyncio.run(main())
@@ -26,13 +30,18 @@ def with_ranker(server, store, make_manifest):
     return run
 
 
-def test_it_ranks_and_counts_as_the_blocking_client_does(with_ranker, make_ranker, member, candidates):
+def test_it_ranks_and_counts_as_the_blocking_client_does(
+    with_ranker, make_ranker, member, candidates
+):
     blocking = make_ranker()
     requests = [(member, candidates), ({**member, "user_id": 99}, candidates)]
     expected = [blocking.rank(*requests[0]), *blocking.rank_many(requests)]
 
     async def work(ranker):
-        return [await ranker.rank(*requests[0]), *await ranker.rank_many(requests)], ranker.counters.snapshot()
+        return [
+            await ranker.rank(*requests[0]),
+            *await ranker.rank_many(requests),
+        ], ranker.counters.snapshot()
 
     answers, counts = with_ranker(work)
     for answer, other in zip(answers, expected, strict=True):
@@ -46,7 +55,9 @@ def test_it_waits_for_a_server_and_gives_up_in_time(with_ranker, store, make_man
     async def work(ranker):
         await ranker.wait_for_server(30)
         async with AsyncRanker("127.0.0.1:1", store, manifest=make_manifest()) as nobody:
-            with pytest.raises(ServingError, match=r"no server answers at 127.0.0.1:1 after 0.2 seconds"):
+            with pytest.raises(
+                ServingError, match=r"no server answers at 127.0.0.1:1 after 0.2 seconds"
+            ):
                 await nobody.wait_for_server(0.2)
 
     with_ranker(work)
@@ -62,7 +73,9 @@ def test_requests_overlap(with_ranker, server, member, candidates):
     assert len(with_ranker(work, version=1)) == 5
 
 
-def test_a_hanging_store_is_given_up_in_time_to_score_without_it(with_ranker, store, member, candidates):
+def test_a_hanging_store_is_given_up_in_time_to_score_without_it(
+    with_ranker, store, member, candidates
+):
     store.delay = 2.5
 
     async def work(ranker):
@@ -84,7 +97,9 @@ def test_a_failing_store_is_counted(with_ranker, store, store_failure, member, c
 
 
 def test_errors_have_the_same_types_and_codes(with_ranker, server, member, candidates):
-    server.script = lambda call, request, context: context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
+    server.script = lambda call, request, context: context.abort(
+        grpc.StatusCode.INVALID_ARGUMENT, "no"
+    )
 
     async def work(ranker):
         with pytest.raises(ServingError) as caught:

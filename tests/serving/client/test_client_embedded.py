@@ -1,4 +1,6 @@
-"""The client against the embedded server and a real SavedModel: store, versions and graph together."""
+"""The client against the embedded server and a real SavedModel: store, versions and graph
+together.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,23 @@ from tfrec_limaml.store import open_store
 
 
 class Scale(tf.Module):
-    """A ranker in miniature: ``logit = price + tab + len(country) + 10000 version + 100 embedding[0]``."""
+    """A ranker in miniature: ``logit = price + tab + len(country) + 10000 version + 100
+    embedding[0]``.
+    """
 
     def __init__(self, version: int) -> None:
         self.version = tf.Variable(float(version))
 
     def score(self, age, country, tab, price, image, meta_embedding, has_meta_embedding):
-        logit = price + tf.cast(tab, tf.float32) + tf.cast(tf.strings.length(country), tf.float32) + 10000.0 * self.version
-        logit += tf.where(has_meta_embedding, 100.0 * meta_embedding[:, 0], 0.0) + 0.0 * (age + tf.reduce_sum(image, axis=1))
+        logit = (
+            price
+            + tf.cast(tab, tf.float32)
+            + tf.cast(tf.strings.length(country), tf.float32)
+            + 10000.0 * self.version
+        )
+        logit += tf.where(has_meta_embedding, 100.0 * meta_embedding[:, 0], 0.0) + 0.0 * (
+            age + tf.reduce_sum(image, axis=1)
+        )
         return {"probability": tf.sigmoid(logit), "logit": logit}
 
 
@@ -39,11 +50,15 @@ def save_ranker(directory, manifest):
         "tab": tf.TensorSpec([None], tf.int64, "tab"),
         "price": tf.TensorSpec([None], tf.float32, "price"),
         "image": tf.TensorSpec([None, 2], tf.float32, "image"),
-        "meta_embedding": tf.TensorSpec([None, manifest.embedding_dim], tf.float32, "meta_embedding"),
+        "meta_embedding": tf.TensorSpec(
+            [None, manifest.embedding_dim], tf.float32, "meta_embedding"
+        ),
         "has_meta_embedding": tf.TensorSpec([None], tf.bool, "has_meta_embedding"),
     }
     function = tf.function(model.score).get_concrete_function(**inputs)
-    tf.saved_model.save(model, str(directory), signatures={"serving_default": function, "rank": function})
+    tf.saved_model.save(
+        model, str(directory), signatures={"serving_default": function, "rank": function}
+    )
     manifest.write(directory)
 
 
@@ -72,7 +87,9 @@ def embedded(export):
         yield server
 
 
-def test_rank_and_rank_many_agree_with_the_model_called_in_process(embedded, embeddings, export, member, candidates):
+def test_rank_and_rank_many_agree_with_the_model_called_in_process(
+    embedded, embeddings, export, member, candidates
+):
     with Ranker(embedded.target, embeddings, manifest=export, timeout=20.0) as ranker:
         alone = ranker.rank(member, candidates)
         many = ranker.rank_many([(member, candidates), ({**member, "user_id": 99}, candidates)])
@@ -85,7 +102,9 @@ def test_rank_and_rank_many_agree_with_the_model_called_in_process(embedded, emb
 
 def test_a_wrong_model_name_is_not_found(embedded, embeddings, export, member, candidates):
     with (
-        Ranker(embedded.target, embeddings, manifest=export, model_name="other", timeout=20.0) as ranker,
+        Ranker(
+            embedded.target, embeddings, manifest=export, model_name="other", timeout=20.0
+        ) as ranker,
         pytest.raises(ServingError) as caught,
     ):
         ranker.rank(member, candidates)
@@ -102,7 +121,9 @@ def test_a_new_version_directory_is_followed_under_load_without_a_failed_or_mixe
     stop, problems, versions = threading.Event(), [], set()
     with (
         EmbeddedServer({"ranker": base}, poll_seconds=0.05) as server,
-        Ranker(server.target, embeddings, manifest=base.parent, timeout=20.0, refresh_seconds=0.05) as ranker,
+        Ranker(
+            server.target, embeddings, manifest=base.parent, timeout=20.0, refresh_seconds=0.05
+        ) as ranker,
     ):
 
         def load():
@@ -127,7 +148,9 @@ def test_a_new_version_directory_is_followed_under_load_without_a_failed_or_mixe
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """An export of a real, untrained LiMAML model with a string, an integer, a number and an embedded feature."""
+    """An export of a real, untrained LiMAML model with a string, an integer, a number and an
+    embedded feature.
+    """
     from tfrec_limaml.export.savedmodels import export_for_serving
     from tfrec_limaml.schema.schema import Feature, Label, Schema
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
@@ -156,21 +179,35 @@ def exported(tmp_path_factory):
             "tab": {"vocabulary": [0, 1], "counts": [2, 1]},
         },
     )
-    options = {"meta_units": (8,), "embedding_dim": 3, "global_units": (8,), "dropout": 0.0, "inner_steps": 1, "inner_learning_rate": 0.1}
+    options = {
+        "meta_units": (8,),
+        "embedding_dim": 3,
+        "global_units": (8,),
+        "dropout": 0.0,
+        "inner_steps": 1,
+        "inner_learning_rate": 0.1,
+    }
     options |= {"fine_tune_steps": 1, "first_order": False, "unadapted_loss_weight": 0.0}
     base = tmp_path_factory.mktemp("exported")
-    export_for_serving(build_model("limaml", FeatureEncoder(schema, statistics), options), base, model_version=2)
+    export_for_serving(
+        build_model("limaml", FeatureEncoder(schema, statistics), options), base, model_version=2
+    )
     return base
 
 
-def test_an_exported_model_scores_through_server_and_client_as_it_does_in_process(exported, embeddings):
+def test_an_exported_model_scores_through_server_and_client_as_it_does_in_process(
+    exported, embeddings
+):
     member = {"user_id": 7, "country": "NZ", "age": 55}
     candidates = {"item": ["a", "b", "c"], "tab": np.array([0, 1, 5])}
     with (
         EmbeddedServer({"ranker": exported / "ranker"}) as server,
         Ranker(server.target, embeddings, manifest=exported, timeout=20.0) as ranker,
     ):
-        ranked = {True: ranker.rank(member, candidates), False: ranker.rank({**member, "user_id": 99}, candidates)}
+        ranked = {
+            True: ranker.rank(member, candidates),
+            False: ranker.rank({**member, "user_id": 99}, candidates),
+        }
     signature = tf.saved_model.load(str(exported / "ranker" / "2")).signatures["serving_default"]
     for adapted, answer in ranked.items():
         expected = signature(
@@ -182,17 +219,27 @@ def test_an_exported_model_scores_through_server_and_client_as_it_does_in_proces
             has_meta_embedding=tf.constant([adapted] * 3),
         )
         np.testing.assert_allclose(answer.logit, expected["logit"].numpy()[answer.order], rtol=1e-5)
-        np.testing.assert_allclose(answer.probability, expected["probability"].numpy()[answer.order], rtol=1e-5)
+        np.testing.assert_allclose(
+            answer.probability, expected["probability"].numpy()[answer.order], rtol=1e-5
+        )
         assert answer.used_embedding.tolist() == [adapted] * 3
     assert not np.allclose(np.sort(ranked[True].logit), np.sort(ranked[False].logit))
 
 
 def test_the_example_with_stock_stubs_ranks(embedded, tmp_path):
-    request = {"age": [41.0], "country": ["CH"], "tab": [0], "price": [3.0, 9.0], "image": [[0.0, 0.0]]}
+    request = {
+        "age": [41.0],
+        "country": ["CH"],
+        "tab": [0],
+        "price": [3.0, 9.0],
+        "image": [[0.0, 0.0]],
+    }
     request |= {"meta_embedding": [[2.0, 0.0, 0.0]], "has_meta_embedding": [True]}
     (tmp_path / "requests.json").write_text(json.dumps(request))
     script = Path(__file__).parents[3] / "serving" / "examples" / "plain_stub_client.py"
     command = [sys.executable, script, embedded.target, tmp_path / "requests.json"]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()
+    lines = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=120
+    ).stdout.splitlines()
     assert [line.split()[3] for line in lines] == ["1", "0"]
     assert all(line.startswith("version 2:") for line in lines)

@@ -12,7 +12,9 @@ import pytest
 from limaml_serving import ServingError, Tls
 from tfrec_limaml.errors import LimamlError
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
+pytestmark = pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="makes its certificates with openssl"
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +26,24 @@ def pem(tmp_path_factory):
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
     new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl(*new, "-x509", "-days", "1", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem")
+    openssl(
+        *new, "-x509", "-days", "1", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"
+    )
     for name in ("server", "client"):
         openssl(*new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
         (folder / "names").write_text("subjectAltName=DNS:ranker.example")
         openssl(
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
+            *(
+                "x509",
+                "-req",
+                "-in",
+                f"{name}.csr",
+                "-CA",
+                "ca.pem",
+                "-CAkey",
+                "ca.key",
+                "-CAcreateserial",
+            ),
             *("-days", "1", "-extfile", "names", "-out", f"{name}.pem"),
         )
     return folder
@@ -39,7 +53,9 @@ def pem(tmp_path_factory):
 def secure_target(server, pem):
     """Address of the scripted server behind mutual TLS."""
     credentials = grpc.ssl_server_credentials(
-        [((pem / "server.key").read_bytes(), (pem / "server.pem").read_bytes())], (pem / "ca.pem").read_bytes(), require_client_auth=True
+        [((pem / "server.key").read_bytes(), (pem / "server.pem").read_bytes())],
+        (pem / "ca.pem").read_bytes(),
+        require_client_auth=True,
     )
     front = grpc.server(futures.ThreadPoolExecutor(2))
     front.add_generic_rpc_handlers((server.handlers(),))
@@ -60,7 +76,9 @@ def test_mutual_tls_ranks(make_ranker, secure_target, pem, member, candidates):
 
 
 @pytest.mark.parametrize("lack", ["client certificate", "server name", "TLS"])
-def test_without_one_part_of_it_the_server_is_unavailable(make_ranker, secure_target, pem, member, candidates, lack):
+def test_without_one_part_of_it_the_server_is_unavailable(
+    make_ranker, secure_target, pem, member, candidates, lack
+):
     tls = Tls(
         root_certificates=pem / "ca.pem",
         private_key=None if lack == "client certificate" else pem / "client.key",

@@ -15,7 +15,12 @@ def test_threads_lose_no_count():
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     counters = Counters()
-    threads = [threading.Thread(target=lambda: [counters.add(requests=1, candidates=3) for _ in range(2000)]) for _ in range(4)]
+    threads = [
+        threading.Thread(
+            target=lambda: [counters.add(requests=1, candidates=3) for _ in range(2000)]
+        )
+        for _ in range(4)
+    ]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     sys.setswitchinterval(interval)
@@ -32,11 +37,15 @@ def test_prometheus_reads_every_counter():
 
 
 def test_the_client_is_imported_without_tensorflow():
-    script = "import sys, limaml_serving as s; s.Ranker, s.AsyncRanker; sys.exit('tensorflow' in sys.modules)"
+    script = "import sys, limaml_serving as s; s.Ranker, s.AsyncRanker; sys.exit('tensorflow' in sys.modules)"  # noqa: E501
     assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0
 
 
 def test_the_documentation_names_every_counter(checkout):
     text = (checkout / "docs" / "serving.md").read_text()
-    missing = [name for name in Counters().snapshot() if f"`{name}`" not in text and f"limaml_ranker_{name}_total" not in text]
+    missing = [
+        name
+        for name in Counters().snapshot()
+        if f"`{name}`" not in text and f"limaml_ranker_{name}_total" not in text
+    ]
     assert missing == []

@@ -12,7 +12,10 @@ import pytest
 from tfrec_limaml.cli import main
 from tfrec_limaml.store import open_store
 
-GOOD = {"member": {"user_id": 7, "age": 41, "country": "CH"}, "candidates": [{"price": 3.0, "tab": 0}, {"price": 9.0, "tab": 1}]}
+GOOD = {
+    "member": {"user_id": 7, "age": 41, "country": "CH"},
+    "candidates": [{"price": 3.0, "tab": 0}, {"price": 9.0, "tab": 1}],
+}
 
 
 @pytest.fixture
@@ -27,7 +30,16 @@ def rank(server, make_manifest, tmp_path, monkeypatch, capsys):
 
     def run(text: bytes, *more: str) -> tuple[int, list[dict], list[str]]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
-        settings = ["--target", server.target, "--export", str(tmp_path / "export"), "--store", address, "--timeout", "20"]
+        settings = [
+            "--target",
+            server.target,
+            "--export",
+            str(tmp_path / "export"),
+            "--store",
+            address,
+            "--timeout",
+            "20",
+        ]
         code = main(["rank", *settings, *more])
         out, err = capsys.readouterr()
         return code, [json.loads(line) for line in out.splitlines()], err.splitlines()
@@ -36,7 +48,9 @@ def rank(server, make_manifest, tmp_path, monkeypatch, capsys):
 
 
 def _lines(*items):
-    return b"".join((item if isinstance(item, bytes) else json.dumps(item).encode()) + b"\n" for item in items)
+    return b"".join(
+        (item if isinstance(item, bytes) else json.dumps(item).encode()) + b"\n" for item in items
+    )
 
 
 def test_every_line_is_ranked_with_the_stored_embedding(rank):
@@ -55,7 +69,9 @@ def test_the_example_that_it_shows_is_a_line_that_it_ranks(rank):
     code, (example,), _ = rank(b"", "--example")
     assert code == 0
     assert set(example["member"]) == {"user_id", "age", "country"}
-    assert [set(candidate) for candidate in example["candidates"]] == [{"price", "tab", "image"}] * 2
+    assert [set(candidate) for candidate in example["candidates"]] == [
+        {"price", "tab", "image"}
+    ] * 2
     code, (line,), _ = rank(_lines(example))
     assert code == 0
     assert len(line["ranked"]) == 2

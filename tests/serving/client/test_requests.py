@@ -21,11 +21,18 @@ from tfrec_limaml.schema.schema import Feature
 
 
 def _sent(feature, values, dim=1, has=True):
-    """The request for candidates with these values as TensorFlow's own messages read it: arrays by input."""
+    """The request for candidates with these values as TensorFlow's own messages read it: arrays by
+    input.
+    """
     rows = RowReader([feature], [["k"]]).read({"k": 1}, {feature.name: values})
     embedding = np.arange(dim, dtype=np.float32)[None]
-    content = RequestWriter([feature], dim).write("m", 3, [rows], [[embedding]], [[np.array([has])]])
-    return {name: tf.make_ndarray(tensor) for name, tensor in predict_pb2.PredictRequest.FromString(content).inputs.items()}
+    content = RequestWriter([feature], dim).write(
+        "m", 3, [rows], [[embedding]], [[np.array([has])]]
+    )
+    return {
+        name: tf.make_ndarray(tensor)
+        for name, tensor in predict_pb2.PredictRequest.FromString(content).inputs.items()
+    }
 
 
 def _column(feature, values):
@@ -41,13 +48,24 @@ def _text(**more):
     return Feature(name="x", dtype="string", encoding="vocabulary", **more)
 
 
-_ARRAYS = st.tuples(st.sampled_from([np.float32, np.int64]), arrays.array_shapes(min_dims=1, max_dims=2, max_side=40)).flatmap(
-    lambda kind: arrays.arrays(*kind, elements={"allow_nan": False, "allow_infinity": False} if kind[0] is np.float32 else None)
+_ARRAYS = st.tuples(
+    st.sampled_from([np.float32, np.int64]),
+    arrays.array_shapes(min_dims=1, max_dims=2, max_side=40),
+).flatmap(
+    lambda kind: arrays.arrays(
+        *kind,
+        elements={"allow_nan": False, "allow_infinity": False} if kind[0] is np.float32 else None,
+    )
 )
 
 
 @settings(max_examples=60, deadline=None)
-@given(array=_ARRAYS, dim=st.integers(1, 300), has=st.booleans(), name=st.text("xyz", min_size=1, max_size=200))
+@given(
+    array=_ARRAYS,
+    dim=st.integers(1, 300),
+    has=st.booleans(),
+    name=st.text("xyz", min_size=1, max_size=200),
+)
 def test_tensorflow_reads_back_any_array_bit_for_bit(array, dim, has, name):
     width = array.shape[1] if array.ndim == 2 else 1
     array = array.reshape(len(array), *([width] if width > 1 else []))
@@ -67,23 +85,43 @@ def test_tensorflow_reads_back_a_column_of_megabytes():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=200), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=200), min_size=1, max_size=6
+    )
+)
 def test_tensorflow_reads_back_any_text(texts):
     assert [value.decode() for value in _column(_text(), texts)] == texts
 
 
 def test_several_requests_are_laid_end_to_end_with_the_members_columns_repeated():
-    reader = RowReader([_number(), Feature(name="y", width=2), Feature(name="z", dtype="string", encoding="vocabulary")], [["k"]])
+    reader = RowReader(
+        [
+            _number(),
+            Feature(name="y", width=2),
+            Feature(name="z", dtype="string", encoding="vocabulary"),
+        ],
+        [["k"]],
+    )
     rows = [
         reader.read({"k": 1, "x": 5.0, "z": "a"}, {"y": [[1, 2], [3, 4]]}),
         reader.read({"k": 2, "y": [7.0, 8.0]}, {"x": [6.0, 7.0, 8.0], "z": ["b", "c", "d"]}),
     ]
     embeddings = [[np.array([[1.0]], np.float32)], [np.array([[2.0], [3.0], [4.0]], np.float32)]]
-    content = RequestWriter([_number(), Feature(name="y", width=2), Feature(name="z", dtype="string", encoding="vocabulary")], 1).write(
-        "m", 3, rows, embeddings, [[np.array([True])], [np.array([False, True, False])]]
-    )
+    content = RequestWriter(
+        [
+            _number(),
+            Feature(name="y", width=2),
+            Feature(name="z", dtype="string", encoding="vocabulary"),
+        ],
+        1,
+    ).write("m", 3, rows, embeddings, [[np.array([True])], [np.array([False, True, False])]])
     request = predict_pb2.PredictRequest.FromString(content)
-    assert (request.model_spec.name, request.model_spec.version.value, request.model_spec.signature_name) == ("m", 3, "serving_default")
+    assert (
+        request.model_spec.name,
+        request.model_spec.version.value,
+        request.model_spec.signature_name,
+    ) == ("m", 3, "serving_default")
     sent = {name: tf.make_ndarray(tensor).tolist() for name, tensor in request.inputs.items()}
     assert sent == {
         "x": [5, 5, 6, 7, 8],
@@ -127,7 +165,14 @@ def test_every_field_has_the_number_and_type_of_the_original(ours, theirs):
 
 
 @pytest.mark.parametrize(
-    "values", [[1, 2.5], np.array([1, 2.5]), np.array([1, 2.5], np.float16), pd.Series([1, 2.5]), (1, np.float32(2.5))]
+    "values",
+    [
+        [1, 2.5],
+        np.array([1, 2.5]),
+        np.array([1, 2.5], np.float16),
+        pd.Series([1, 2.5]),
+        (1, np.float32(2.5)),
+    ],
 )
 def test_numbers_may_come_in_any_container(values):
     column = _column(_number(), values)
@@ -135,7 +180,10 @@ def test_numbers_may_come_in_any_container(values):
     assert column.tolist() == [1.0, 2.5]
 
 
-@pytest.mark.parametrize("values", [[1, -2], np.array([1, -2], np.int8), np.array([1.0, -2.0]), [True, -2], pd.Series([1, -2])])
+@pytest.mark.parametrize(
+    "values",
+    [[1, -2], np.array([1, -2], np.int8), np.array([1.0, -2.0]), [True, -2], pd.Series([1, -2])],
+)
 def test_whole_numbers_may_come_as_any_exact_type(values):
     column = _column(_number("int64"), values)
     assert column.dtype == np.int64
@@ -143,7 +191,14 @@ def test_whole_numbers_may_come_as_any_exact_type(values):
 
 
 @pytest.mark.parametrize(
-    "values", [["a", "é"], np.array(["a", "é"]), np.array(["a", "é"], object), ["a", "é".encode()], pd.Series(["a", "é"])]
+    "values",
+    [
+        ["a", "é"],
+        np.array(["a", "é"]),
+        np.array(["a", "é"], object),
+        ["a", "é".encode()],
+        pd.Series(["a", "é"]),
+    ],
 )
 def test_text_may_come_in_any_container(values):
     assert _column(_text(), values).tolist() == [b"a", "é".encode()]
@@ -163,7 +218,10 @@ def test_what_is_not_a_number_is_refused_by_the_features_name(bad):
         _column(_number(), bad)
 
 
-@pytest.mark.parametrize("bad", [[2.5], [None, 2.5], [2**63], [2**70], np.array([2**63], np.uint64), [1e30], ["1"], [[1]]])
+@pytest.mark.parametrize(
+    "bad",
+    [[2.5], [None, 2.5], [2**63], [2**70], np.array([2**63], np.uint64), [1e30], ["1"], [[1]]],
+)
 def test_what_is_not_a_whole_number_of_64_bits_is_refused(bad):
     with pytest.raises(RequestError, match="feature 'x' needs"):
         _column(_number("int64"), bad)
@@ -193,8 +251,13 @@ def test_invalid_values_are_filled_and_reported_where_the_schema_says_so(feature
 
 
 @pytest.mark.parametrize("on_invalid", ["error", "skip"])
-@pytest.mark.parametrize("feature", [_number(on_invalid="error"), _number("int64", on_invalid="error"), _text(on_invalid="error")])
-def test_without_a_filler_invalid_and_missing_values_are_errors_that_name_the_feature(feature, on_invalid):
+@pytest.mark.parametrize(
+    "feature",
+    [_number(on_invalid="error"), _number("int64", on_invalid="error"), _text(on_invalid="error")],
+)
+def test_without_a_filler_invalid_and_missing_values_are_errors_that_name_the_feature(
+    feature, on_invalid
+):
     feature = dataclasses.replace(feature, on_invalid=on_invalid)
     good = "a" if feature.dtype == "string" else 1
     with pytest.raises(RequestError, match=f"feature 'x' has a missing.*on_invalid: {on_invalid}"):
@@ -210,7 +273,9 @@ def test_the_callers_own_arrays_are_never_written_to():
 
 
 def test_an_absent_feature_is_filled_once_for_all_candidates():
-    rows = RowReader([_number(width=2, fill_value=3.0), Feature(name="y")], [["k"]]).read({"k": 1}, {"y": [1, 2]})
+    rows = RowReader([_number(width=2, fill_value=3.0), Feature(name="y")], [["k"]]).read(
+        {"k": 1}, {"y": [1, 2]}
+    )
     assert np.frombuffer(rows.columns[0][1], np.float32).tolist() == [3.0, 3.0]
     assert rows.filled == ("x",)
 
@@ -232,11 +297,15 @@ def test_an_absent_feature_is_filled_once_for_all_candidates():
 )
 def test_malformed_requests_are_refused_with_the_reason(member, candidates, message):
     with pytest.raises(RequestError, match=message):
-        RowReader([_number()], [["k"]]).read({"k": 1, **member} if "missing" not in message else member, candidates)
+        RowReader([_number()], [["k"]]).read(
+            {"k": 1, **member} if "missing" not in message else member, candidates
+        )
 
 
 def test_task_keys_are_encoded_as_the_job_encodes_them():
-    rows = RowReader([], [["a", "b"]]).read({"a": "50%|x"}, {"b": np.array([1, 2, 1]), "id": [1, 2, 3]})
+    rows = RowReader([], [["a", "b"]]).read(
+        {"a": "50%|x"}, {"b": np.array([1, 2, 1]), "id": [1, 2, 3]}
+    )
     assert rows.keys[0].distinct == ("50%25%7Cx|1", "50%25%7Cx|2")
     assert rows.keys[0].position.tolist() == [0, 1, 0]
 
@@ -274,7 +343,15 @@ def test_scores_are_read_whichever_way_the_server_wrote_them(content):
     assert read_output(back, "logit", 2).tolist() == [0.25, -3.0]
 
 
-@pytest.mark.parametrize("tensor", [tf.make_tensor_proto([1.0]), tf.make_tensor_proto([1, 2]), tf.make_tensor_proto([[1.0, 2.0]]), None])
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        tf.make_tensor_proto([1.0]),
+        tf.make_tensor_proto([1, 2]),
+        tf.make_tensor_proto([[1.0, 2.0]]),
+        None,
+    ],
+)
 def test_an_answer_that_is_not_one_score_per_candidate_is_refused(tensor):
     response = predict_pb2.PredictResponse()
     if tensor is not None:

@@ -16,7 +16,9 @@ from tfrec_limaml.errors import LimamlError, VersionMismatchError
 
 @pytest.fixture
 def export(tmp_path, make_manifest):
-    """An export with the manifests of versions 1 to 3, whose embeddings hold the version's number."""
+    """An export with the manifests of versions 1 to 3, whose embeddings hold the version's
+    number.
+    """
     for version in (1, 2, 3):
         make_manifest(version).write(tmp_path / "export" / "ranker" / str(version))
     return tmp_path / "export"
@@ -35,13 +37,18 @@ def _sources(ranked, price):
 
 
 def _roll_out(server, count):
-    """Adds a version, moves the label, retires the old one; every 40 requests, driven by the traffic itself."""
+    """Adds a version, moves the label, retires the old one; every 40 requests, driven by the
+    traffic itself.
+    """
     steps = {
         40: lambda: server.versions.add(2),
         80: lambda: server.labels.update(stable=2),
         120: lambda: server.versions.discard(1),
         160: lambda: server.versions.add(3),
-        161: lambda: (server.labels.update(stable=3), server.versions.discard(2)),  # retired at once, without a drain
+        161: lambda: (
+            server.labels.update(stable=3),
+            server.versions.discard(2),
+        ),  # retired at once, without a drain
         240: lambda: (server.versions.add(2), server.labels.update(stable=2)),  # rolled back
     }
     if count in steps:
@@ -49,7 +56,9 @@ def _roll_out(server, count):
 
 
 @pytest.mark.parametrize("label", ["stable", None])
-def test_a_roll_out_under_load_fails_no_request_and_mixes_no_score(make_ranker, server, rollout_store, export, member, candidates, label):
+def test_a_roll_out_under_load_fails_no_request_and_mixes_no_score(
+    make_ranker, server, rollout_store, export, member, candidates, label
+):
     server.labels = {"stable": 1}
     server.script = lambda call, request, context: _roll_out(server, call)
     ranker = make_ranker(manifest=export, version_label=label, refresh_seconds=0.01)
@@ -75,25 +84,39 @@ def test_a_roll_out_under_load_fails_no_request_and_mixes_no_score(make_ranker, 
     assert ranker.counters.adapted == ranker.counters.candidates
 
 
-def test_the_asyncio_client_mixes_no_score_either(server, rollout_store, export, member, candidates):
+def test_the_asyncio_client_mixes_no_score_either(
+    server, rollout_store, export, member, candidates
+):
     server.labels = {"stable": 1}
     server.script = lambda call, request, context: _roll_out(server, call)
 
     async def load():
-        settings = {"manifest": export, "version_label": "stable", "refresh_seconds": 0.01, "timeout": 20.0}
+        settings = {
+            "manifest": export,
+            "version_label": "stable",
+            "refresh_seconds": 0.01,
+            "timeout": 20.0,
+        }
         async with AsyncRanker(server.target, rollout_store, **settings) as ranker:
             answers = []
             for _ in range(30):
-                answers += await asyncio.gather(*(ranker.rank(member, candidates) for _ in range(10)))
+                answers += await asyncio.gather(
+                    *(ranker.rank(member, candidates) for _ in range(10))
+                )
             return answers
 
     answers = asyncio.run(load())
     for ranked in answers:
-        assert _sources(ranked, candidates["price"]) == ({ranked.model_version}, {ranked.model_version})
+        assert _sources(ranked, candidates["price"]) == (
+            {ranked.model_version},
+            {ranked.model_version},
+        )
     assert {ranked.model_version for ranked in answers} == {1, 2, 3}
 
 
-def test_a_pinned_version_never_moves_and_is_never_resolved(make_ranker, server, rollout_store, export, member, candidates):
+def test_a_pinned_version_never_moves_and_is_never_resolved(
+    make_ranker, server, rollout_store, export, member, candidates
+):
     server.versions = {1, 2}
     ranker = make_ranker(manifest=export, version=1)
     assert ranker.rank(member, candidates).model_version == 1
@@ -106,7 +129,9 @@ def test_a_pinned_version_never_moves_and_is_never_resolved(make_ranker, server,
 
 def test_an_answer_by_another_version_is_dropped(make_ranker, server, member, candidates):
     server.answers_as = 5
-    with pytest.raises(VersionMismatchError, match="asked ranker for version 1, but version 5 answered"):
+    with pytest.raises(
+        VersionMismatchError, match="asked ranker for version 1, but version 5 answered"
+    ):
         make_ranker().rank(member, candidates)
 
 
@@ -121,11 +146,15 @@ def test_a_version_without_published_embeddings_is_scored_unadapted_or_refused(
     assert not ranked.used_embedding.any()
     assert ranker.counters.version_mismatches == 1
     strict = make_ranker(manifest=export, on_version_mismatch="raise")
-    with pytest.raises(VersionMismatchError, match=r"version 2 .* none are published: run `limaml embed`"):
+    with pytest.raises(
+        VersionMismatchError, match=r"version 2 .* none are published: run `limaml embed`"
+    ):
         strict.rank(member, candidates)
 
 
-def test_embeddings_of_another_width_are_not_sent(make_ranker, rollout_store, server, export, member, candidates):
+def test_embeddings_of_another_width_are_not_sent(
+    make_ranker, rollout_store, server, export, member, candidates
+):
     rollout_store.versions[1] = {"7": [1.0, 2.0]}
     assert not make_ranker(manifest=export, version=1).rank(member, candidates).used_embedding.any()
     strict = make_ranker(manifest=export, version=1, on_version_mismatch="raise")
@@ -133,7 +162,9 @@ def test_embeddings_of_another_width_are_not_sent(make_ranker, rollout_store, se
         strict.rank(member, candidates)
 
 
-def test_a_version_without_manifest_gets_no_embedding(make_ranker, make_manifest, server, rollout_store, member, candidates):
+def test_a_version_without_manifest_gets_no_embedding(
+    make_ranker, make_manifest, server, rollout_store, member, candidates
+):
     server.versions = {2}
     ranker = make_ranker(manifest=make_manifest(1))
     ranked = ranker.rank(member, candidates)
@@ -149,7 +180,9 @@ def test_an_unknown_label_is_the_servers_error(make_ranker, export, member, cand
         make_ranker(manifest=export, version_label="canary").rank(member, candidates)
 
 
-def test_a_failed_refresh_keeps_the_version_known(make_ranker, server, rollout_store, export, member, candidates):
+def test_a_failed_refresh_keeps_the_version_known(
+    make_ranker, server, rollout_store, export, member, candidates
+):
     server.labels = {"stable": 1}
     ranker = make_ranker(manifest=export, version_label="stable", refresh_seconds=0.0)
     ranker.rank(member, candidates)

@@ -1,0 +1,24 @@
+"""Beam's pipeline options as the jobs want them."""
+
+from __future__ import annotations
+
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
+
+#: The switching DirectRunner of recent Beam releases first looks for a Prism binary on the network;
+#: a job on one machine must not.
+LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+
+
+def local_by_default(flags: list[str]) -> PipelineOptions:
+    """Pipeline options in which no runner, or ``DirectRunner``, means Beam's in-process runner.
+
+    The main session is not pickled unless asked for: the jobs need nothing of it, and Dataflow
+    would do it by default.
+    """
+    options = PipelineOptions(flags)
+    setup = options.view_as(SetupOptions)
+    setup.save_main_session = bool(setup.save_main_session)
+    standard = options.view_as(StandardOptions)
+    if standard.runner in (None, "DirectRunner", "direct"):
+        standard.runner = LOCAL_RUNNER
+    return options

@@ -1,0 +1,41 @@
+"""Opening files, and the errors that reading them may raise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from isal import igzip
+from isal.igzip_lib import IsalError
+
+from tfrec_limaml.errors import LimamlError
+
+_BROKEN_GZIP: type[Exception] = IsalError  # type: ignore[assignment]  # declared as an instance by its stub
+
+
+#: What reading a damaged file may raise.
+READ_ERRORS = (pa.ArrowException, OSError, EOFError, _BROKEN_GZIP, UnicodeDecodeError)
+
+
+class SourceError(LimamlError):
+    """An input file is missing, unreadable or lacks a column."""
+
+
+def unreadable(path: str, rows: int, error: BaseException) -> SourceError:
+    """The error for a file of which only `rows` rows could be read."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return SourceError(
+        f"cannot read {path} after {rows} rows: {reason}; is the file complete, and what its name "
+        "says?"
+    )
+
+
+def open_file(path: str) -> Any:
+    """A binary file of any Beam filesystem; gzip by its name (Beam's own decompressing reader is
+    not a file in Arrow's eyes).
+    """
+    raw = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    return igzip.IGzipFile(fileobj=raw) if ".gz" in path.rsplit("/", 1)[-1].lower() else raw

@@ -1,0 +1,131 @@
+"""Checks before publication."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.embedding_statistics import describe, drift
+from limaml_beam.refresh.checks import Thresholds, check_run, require
+from tfrec_limaml.errors import LimamlError
+
+
+def write(folder, embeddings, losses=(1.0, 0.5), files=2):
+    folder.mkdir()
+    embeddings = np.asarray(embeddings, np.float32)
+    count = len(embeddings)
+    table = tables.embeddings_table(
+        keys=[f"u{n}" for n in range(count)],
+        definitions=["user"] * count,
+        embeddings=embeddings,
+        timestamps=np.zeros(count, np.int64),
+        sample_counts=np.ones(count, np.int64),
+        losses=(np.full(count, losses[0], np.float32), np.full(count, losses[1], np.float32)),
+        digests=[b""] * count,
+        model_version=1,
+        generation=folder.name,
+    )
+    for n in range(files):
+        pq.write_table(
+            table.slice(n * count // files, (n + 1) * count // files - n * count // files),
+            folder / f"embeddings-{n}.parquet",
+        )
+    return {
+        "generation": folder.name,
+        "rows": count,
+        "embedded": count,
+        "dead_letters": {},
+        "manifest_digest": "same",
+        "statistics": describe(str(folder)),
+    }
+
+
+def failed(tmp_path, old, new, **changes):
+    reference, report = (
+        write(tmp_path / "old", old),
+        write(tmp_path / "new", **({"embeddings": new} | changes)),
+    )
+    measured = check_run(f"{tmp_path}/new", report, f"{tmp_path}/old", reference, Thresholds())
+    return [check.name.split()[0] for check in measured if not check.passed]
+
+
+BASE = np.array([[3, 4], [6, 8], [0, 5], [5, 0]] * 5)
+
+
+def test_statistics_are_those_of_all_files_together(tmp_path):
+    statistics = write(tmp_path / "run", BASE, losses=(2.0, 1.5))["statistics"]
+    assert statistics["mean_norm"] == pytest.approx(25 / 4)
+    assert statistics["max_norm"] == pytest.approx(10)
+    assert statistics["norm_of_mean"] == pytest.approx(np.hypot(14, 17) / 4)
+    assert statistics["loss_improvement"] == pytest.approx(0.25)
+
+
+def test_drift_is_the_relative_root_mean_square_change(tmp_path):
+    write(tmp_path / "old", BASE)
+    write(tmp_path / "new", BASE * 1.1)
+    assert drift(f"{tmp_path}/old", f"{tmp_path}/new") == pytest.approx(0.1, rel=1e-5)
+    assert drift(f"{tmp_path}/old", f"{tmp_path}/old") == 0.0
+
+
+def test_drift_is_measured_on_the_same_tasks_of_both_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("limaml_beam.checks.SAMPLED_TASKS", 7)
+    write(tmp_path / "old", BASE)
+    write(tmp_path / "new", -BASE)
+    assert drift(f"{tmp_path}/old", f"{tmp_path}/new") == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        (BASE, []),
+        (BASE[:15], ["number"]),
+        (BASE * 0.3, ["mean"]),
+        (-BASE, ["drift"]),
+        (np.tile(BASE, (2, 1)), ["number"]),
+    ],
+)
+def test_each_change_is_noticed_by_its_check(tmp_path, new, expected):
+    assert failed(tmp_path, BASE, new) == expected
+
+
+def test_an_adaptation_that_does_not_lower_the_loss_is_noticed(tmp_path):
+    assert failed(tmp_path, BASE, BASE, losses=(1.0, 1.1)) == ["loss"]
+
+
+def test_losses_that_are_not_numbers_are_left_out_of_the_mean(tmp_path):
+    assert (
+        write(tmp_path / "run", BASE, losses=(np.nan, 0.5))["statistics"]["loss_improvement"]
+        is None
+    )
+
+
+def test_vectors_of_another_model_are_not_compared(tmp_path):
+    reference, report = write(tmp_path / "old", BASE), write(tmp_path / "new", -BASE * 9)
+    other = report | {"manifest_digest": "other"}
+    assert all(
+        check.passed
+        for check in check_run(f"{tmp_path}/new", other, f"{tmp_path}/old", reference, Thresholds())
+    )
+
+
+def test_too_many_vectors_that_are_not_finite_are_noticed(tmp_path):
+    report = write(tmp_path / "run", BASE) | {"dead_letters": {tables.NOT_FINITE: 5}}
+    (check, *_) = check_run(f"{tmp_path}/run", report, None, None, Thresholds())
+    assert check.value == pytest.approx(0.8)
+    assert not check.passed
+
+
+def test_a_refusal_names_every_failed_check_and_its_limits(tmp_path):
+    report = write(tmp_path / "run", BASE, losses=(1.0, 2.0))
+    with pytest.raises(LimamlError, match=r"loss improvement is -1, allowed 0.2 to 1"):
+        require(
+            check_run(
+                f"{tmp_path}/run",
+                report,
+                None,
+                None,
+                dataclasses.replace(Thresholds(), min_loss_improvement=0.2),
+            )
+        )

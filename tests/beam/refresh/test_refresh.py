@@ -1,0 +1,255 @@
+"""The daily job: publication, refusal, and every kind of violent end."""
+
+import argparse
+import dataclasses
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from limaml_beam.commands import refresh
+from tfrec_limaml.cli import main
+from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.store import open_store
+
+DRIVER = Path(__file__).with_name("refresh_driver.py")
+START = 1_650_000_000_000
+PLACES = (
+    "while preparing",
+    "after preparing",
+    "while writing embeddings",
+    "before the checks",
+    "while loading the store",
+    "just before the pointer moves",
+    "just after the pointer moved",
+)
+FOLLOWED_BY_A_WHOLE_RUN = (
+    "while writing embeddings",
+    "while loading the store",
+    "just after the pointer moved",
+)
+
+
+@pytest.fixture
+def raw(tmp_path, schema):
+    """A folder of interactions; ``raw(day)`` writes those up to a day, two new ones for a third of
+    the members each day.
+    """
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    schema.save(folder / "schema.yaml")
+
+    def write(days, members=30, scale=1.0):
+        rows = [
+            (f"u{m}", day)
+            for day in range(days)
+            for m in range(members)
+            if day == 0 or m % 3 == day % 3
+        ]
+        table = pa.table(
+            {
+                "user_id": [user for user, _ in rows],
+                "x": pa.array([scale * (day + 1) for _, day in rows], pa.float32()),
+                "note": ["n"] * len(rows),
+                "click": [1] * len(rows),
+                "time": [START + day * 86_400_000 + n for n, (_, day) in enumerate(rows)],
+            }
+        )
+        pq.write_table(table, folder / "interactions.parquet")
+        return str(folder)
+
+    return write
+
+
+@pytest.fixture
+def arguments(tmp_path, export):
+    """Command line of a refresh without its RAW."""
+    address = f"lmdb:{tmp_path}/store"
+    return [
+        "--export",
+        str(export),
+        "--store",
+        address,
+        "--work",
+        str(tmp_path / "work"),
+        "--window-end",
+        "2022-06-01",
+    ]
+
+
+@pytest.fixture
+def result(tmp_path):
+    return lambda: json.loads((tmp_path / "work" / "refresh.json").read_text())
+
+
+def sums(store, members=30):
+    matrix, found = store.get_many([f"u{m}" for m in range(members)], 7)
+    assert found.all()
+    return matrix[:, 1]
+
+
+def expected(days, members=30):
+    return [
+        sum(day + 1 for day in range(days) if day == 0 or m % 3 == day % 3) for m in range(members)
+    ]
+
+
+def test_every_day_publishes_a_generation_and_adapts_only_what_changed(
+    raw, arguments, result, tmp_path
+):
+    store = open_store(f"lmdb:{tmp_path}/store")
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert (result()["embedded"], result()["carried"]) == (30, 0)
+    np.testing.assert_array_equal(sums(store), expected(1))
+    assert main(["refresh", raw(2), *arguments, "--max-drift", "3"]) == 0
+    assert (result()["embedded"], result()["carried"]) == (10, 20)
+    np.testing.assert_array_equal(sums(store), expected(2))
+    assert main(["refresh", raw(2), *arguments]) == 0
+    assert (result()["embedded"], result()["carried"]) == (0, 30)
+    assert len(store.generations(7)) == 3
+    assert store.current(7).identifier == result()["published"]
+
+
+def test_a_failed_check_refuses_with_the_reason_and_leaves_the_published_generation(
+    raw, arguments, result, tmp_path, capsys
+):
+    store = open_store(f"lmdb:{tmp_path}/store")
+    assert main(["refresh", raw(1), *arguments]) == 0
+    before = store.current(7)
+    assert main(["refresh", raw(1, members=20), *arguments]) == 2
+    assert (
+        "number of tasks relative to the published run is 0.6667, allowed 0.8 to 1.5"
+        in capsys.readouterr().err
+    )
+    assert store.current(7) == before
+    assert result()["published"] is None
+    assert main(["refresh", raw(1, members=20), *arguments, "--min-count-ratio", "0.5"]) == 0
+    assert store.current(7).count == 20
+
+
+def test_after_a_rollback_the_next_refresh_builds_on_what_readers_see(
+    raw, arguments, result, tmp_path
+):
+    store = open_store(f"lmdb:{tmp_path}/store")
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert main(["refresh", raw(2), *arguments, "--max-drift", "3"]) == 0
+    store.rollback(7)
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert (result()["embedded"], result()["carried"]) == (0, 30)
+
+
+def test_a_second_refresh_beside_the_first_is_refused(raw, arguments, tmp_path, capsys):
+    (tmp_path / "work").mkdir()
+    with open(tmp_path / "work" / "refresh.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("4711\n")
+        file.flush()
+        assert main(["refresh", raw(1), *arguments]) == 2
+    assert "another refresh (process 4711)" in capsys.readouterr().err
+    assert main(["refresh", raw(1), *arguments]) == 0
+
+
+def test_a_full_disk_fails_the_run_and_the_next_one_succeeds(raw, arguments, tmp_path, capsys):
+    store = open_store(f"lmdb:{tmp_path}/store")
+    assert main(["refresh", raw(1), *arguments]) == 0
+    before = store.current(7)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    folder = raw(2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+    try:
+        code = main(["refresh", folder, *arguments])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert "too large" in capsys.readouterr().err.lower()
+    assert store.current(7) == before
+    assert main(["refresh", folder, *arguments, "--max-drift", "3"]) == 0
+    np.testing.assert_array_equal(sums(store), expected(2))
+
+
+@pytest.mark.slow
+def test_a_refresh_killed_anywhere_leaves_the_published_generation_whole(raw, arguments, tmp_path):
+    store = open_store(f"lmdb:{tmp_path}/store")
+    arguments = [*arguments, "--max-drift", "100", "--max-norm-ratio", "100"]
+    assert main(["refresh", raw(1), *arguments]) == 0
+    published = 1
+    with subprocess.Popen(
+        [sys.executable, DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        for days, place in enumerate(PLACES, start=2):
+            # Each starts from what the one killed before it has left.
+            driver.stdin.write(json.dumps([place, "refresh", raw(days), *arguments]) + "\n")
+            driver.stdin.flush()
+            answer = json.loads(driver.stdout.readline())
+            assert "reached" in answer, (place, answer)
+            os.kill(answer["reached"], signal.SIGKILL)
+            assert json.loads(driver.stdout.readline()) == {"ended": signal.SIGKILL}
+            published = days if place == "just after the pointer moved" else published
+            np.testing.assert_array_equal(sums(store), expected(published), place)
+            assert store.current(7).count == 30
+            if place in FOLLOWED_BY_A_WHOLE_RUN:
+                assert main(["refresh", raw(days), *arguments]) == 0, place
+                published = days
+                np.testing.assert_array_equal(sums(store), expected(days), place)
+                kept = {p.name for p in (tmp_path / "work" / "embeddings").iterdir()}
+                assert kept == {g.identifier for g in store.generations(7)}, place
+                assert not list((tmp_path / "work").glob("*partial*")), place
+        driver.stdin.close()
+
+
+@pytest.mark.slow
+def test_a_store_that_goes_away_fails_the_run_and_may_come_back(
+    raw, export, tmp_path, redis_server, capsys
+):
+    address = f"{redis_server.address}?prefix={tmp_path.name}&lease=1"
+    arguments = [
+        "--export",
+        str(export),
+        "--store",
+        address,
+        "--work",
+        str(tmp_path / "work"),
+        "--window-end",
+        "2022-06-01",
+    ]
+    assert main(["refresh", raw(1), *arguments]) == 0
+    redis_server.stop()
+    assert main(["refresh", raw(2), *arguments]) == 2
+    assert "did not answer" in capsys.readouterr().err
+    redis_server.start()
+    assert main(["refresh", raw(2), *arguments, "--max-drift", "3"]) == 0
+    np.testing.assert_array_equal(sums(open_store(address)), expected(2))
+
+
+def test_the_help_shows_an_example_and_every_limit():
+    from limaml_beam.commands.refresh import COMMAND
+    from limaml_beam.refresh.checks import Thresholds
+
+    parser = argparse.ArgumentParser(description=COMMAND.description)
+    COMMAND.add_arguments(parser)
+    text = " ".join(parser.format_help().split())
+    assert "example" in text
+    assert "The work folder is local" in text
+    for name in Thresholds.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+def test_a_refresh_prepares_with_the_mean_label_of_the_model_s_training(export, tmp_path):
+    manifest = dataclasses.replace(
+        Manifest.read(export / "adapter" / "7"), training_label_mean=1 / 3
+    )
+    parser = argparse.ArgumentParser()
+    refresh.add_arguments(parser)
+    given = parser.parse_args(["RAW", "--work", "W", "--export", "E", "--store", "lmdb:S"])
+    made = refresh._prepare_arguments(given, tmp_path, manifest, [])
+    assert float(made.history_prior) == 1 / 3
+    assert made.recent_only

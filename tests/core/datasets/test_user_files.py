@@ -1,0 +1,210 @@
+"""The user's own files, from a CSV line to the raw layout."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from tfrec_limaml import datasets
+from tfrec_limaml.datasets import raw, user_files
+from tfrec_limaml.errors import LimamlError, SchemaError
+from tfrec_limaml.schema.schema import Schema
+
+
+@pytest.fixture
+def files(tmp_path, own_schema, own_frame, own_users):
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(own_schema))
+    own_frame.to_csv(tmp_path / "clicks.csv", index=False)
+    own_users.to_parquet(tmp_path / "users.parquet")
+    return tmp_path
+
+
+def prepare(files, **options):
+    arguments = {
+        "interactions": files / "clicks.csv",
+        "tables": {"users": files / "users.parquet"},
+        **options,
+    }
+    return datasets.prepare_own(files / "my.yaml", output=files / "raw", **arguments)
+
+
+def test_csv_and_parquet_become_the_raw_layout(files):
+    card = prepare(files)
+    assert {p.name for p in (files / "raw").iterdir()} == {
+        "schema.yaml",
+        "interactions.parquet",
+        "users.parquet",
+        "data_card.json",
+    }
+    assert json.loads((files / "raw" / "data_card.json").read_text())["rows"] == card["rows"] == 40
+    back = raw.read_raw(files / "raw")
+    assert back.interactions.user_id.tolist()[:2] == ["000", "001"]
+    assert back.interactions.category.tolist()[0] == "Süßes|more"
+    assert back.tables["users"].age.isna().sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("separator", "name"), [("\t", "clicks.tsv"), (";", "clicks.csv"), (",", "clicks.csv.gz")]
+)
+def test_separators_and_compression_are_recognised(files, own_frame, separator, name):
+    own_frame.to_csv(
+        files / name,
+        index=False,
+        sep=separator,
+        encoding="utf-8-sig" if separator == ";" else "utf-8",
+    )
+    assert prepare(files, interactions=files / name)["rows"] == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.csv", None, "no file at"),
+        ("empty.csv", b"", "is empty"),
+        ("header.csv", b"user_id,at,bought\n", "has a header, but no rows"),
+        ("clicks.xlsx", b"x", "cannot tell the format"),
+        ("broken.parquet", b"PAR1", "cannot read"),
+        ("latin.csv", "user_id\nMüller\n".encode("latin-1"), "cannot read"),
+        ("ragged.csv", b"a,b\n1,2\n1,2,3\n", "cannot read"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SchemaError, match=message):
+        user_files.read_table(tmp_path / name)
+
+
+def test_a_table_that_is_missing_or_not_in_the_schema_is_named(files):
+    with pytest.raises(SchemaError, match="joins the table 'users', but none was given"):
+        prepare(files, tables={})
+    with pytest.raises(SchemaError, match=r"--table films: the schema 'shop' joins \['users'\]"):
+        prepare(files, tables={"films": files / "users.parquet"})
+
+
+def test_an_output_is_replaced_only_on_request_and_only_if_it_is_one(files):
+    prepare(files)
+    with pytest.raises(LimamlError, match="--overwrite"):
+        prepare(files)
+    prepare(files, overwrite=True)
+    (files / "raw" / "schema.yaml").unlink()
+    with pytest.raises(LimamlError, match="is not a prepared data set"):
+        prepare(files, overwrite=True)
+
+
+def test_a_failure_leaves_neither_output_nor_rubbish_and_keeps_what_was_there(
+    files, own_frame, monkeypatch
+):
+    own_frame.assign(bought="1").to_csv(files / "bad.csv", index=False)
+    with pytest.raises(SchemaError):
+        prepare(files, interactions=files / "bad.csv")
+    before = {p.name for p in files.iterdir()}
+    prepare(files)
+
+    def full(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(raw.pq, "write_table", full)
+    with pytest.raises(LimamlError, match=r"cannot write .*disk full"):
+        prepare(files, overwrite=True)
+    assert {p.name for p in files.iterdir()} == before | {"raw"}
+    assert raw.read_raw(files / "raw").interactions.shape[0] == 40
+
+
+def test_fixed_vectors_and_long_identifiers_survive(files, own_schema, own_frame):
+    own_schema["features"] += [
+        {"name": "vector", "width": 2},
+        {"name": "item", "dtype": "int64", "encoding": "hash", "buckets": 8},
+    ]
+    (files / "my.yaml").write_text(yaml.safe_dump(own_schema))
+    own_frame.assign(vector="[0.5, 2]", item=str(2**62 + 1)).to_csv(
+        files / "clicks.csv", index=False
+    )
+    prepare(files)
+    frame = raw.read_raw(files / "raw").interactions
+    assert frame.vector.iloc[0].tolist() == [0.5, 2.0]
+    assert frame["item"].iloc[0] == 2**62 + 1
+
+
+def test_a_guessed_schema_prepares_the_file_it_was_guessed_from(tmp_path):
+    datasets.prepare("simulated", tmp_path / "world", settings={"members": 60, "days": 20})
+    frame = raw.read_raw(tmp_path / "world")
+    joined = frame.interactions.merge(frame.tables["members"], on="member_id").drop(
+        columns="bayes_probability"
+    )
+    joined.to_csv(tmp_path / "clicks.csv", index=False)
+    described = datasets.describe(tmp_path / "clicks.csv", write_schema=tmp_path / "guess.yaml")
+    schema = Schema.load(tmp_path / "guess.yaml")
+    assert (schema.label.name, schema.timestamp, schema.timestamp_unit) == (
+        "clicked",
+        "timestamp",
+        "ms",
+    )
+    assert dict(schema.tasks) == {"member": ("member_id",)}
+    meta = {f.name for f in schema.features if f.role == "meta"}
+    assert meta == {"industry", "seniority", "country", "connections", "account_age_days"}
+    assert next(f for f in schema.features if f.name == "topic").encoding == "vocabulary"
+    assert next(f for f in schema.features if f.name == "sender_closeness").encoding == "numeric"
+    card = datasets.prepare_own(tmp_path / "guess.yaml", tmp_path / "clicks.csv", tmp_path / "raw")
+    assert card["rows"] == described["rows"] == len(joined)
+    assert datasets.describe(tmp_path / "raw")["samples_per_task"] == card["samples_per_task"]
+    with pytest.raises(LimamlError, match="exists already"):
+        datasets.describe(tmp_path / "clicks.csv", write_schema=tmp_path / "guess.yaml")
+
+
+def test_a_guess_leaves_out_what_gives_the_label_away(own_frame, tmp_path):
+    leak = own_frame.assign(
+        seconds_spent=[str(100 * int(b) + n) for n, b in enumerate(own_frame.bought)], is_follow="0"
+    )
+    leak.loc[::7, "is_follow"] = "1"
+    leak["tags"] = ["a|b", "b|c", "a|c", "c|a|b", "b"] * 8
+    leak.to_csv(tmp_path / "leak.csv", index=False)
+    result = datasets.describe(tmp_path / "leak.csv")
+    schema = yaml.safe_load(result["schema_yaml"])
+    names = {f["name"]: f for f in schema["features"]}
+    assert schema["label"]["name"] == "bought"
+    assert not {"seconds_spent", "is_follow", "remark"} & set(names)
+    assert names["tags"]["separator"] == "|"
+    assert names["user_id"]["role"] == "meta"  # nothing else says anything about the user
+    assert any("seconds_spent alone ranks bought" in check for check in result["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("drop", "message"),
+    [
+        ("bought", "no column looks like a label"),
+        ("at", "looks like a time"),
+        ("user_id", "looks like a task key"),
+    ],
+)
+def test_a_file_without_a_clue_is_refused_with_what_is_missing(own_frame, tmp_path, drop, message):
+    own_frame.drop(columns=[drop]).to_csv(tmp_path / "clicks.csv", index=False)
+    with pytest.raises(SchemaError, match=message):
+        datasets.describe(tmp_path / "clicks.csv")
+
+
+def test_an_unknown_name_is_answered_with_the_closest_one():
+    with pytest.raises(LimamlError, match="did you mean 'kuairand-pure'"):
+        datasets.describe("kuairand")
+    assert datasets.describe("kuairand-pure")["licence"] == "CC BY-SA 4.0"
+
+
+def test_unquoted_dates_in_a_schema_are_dates_too(files, own_schema):
+    del own_schema["split"]
+    text = (
+        yaml.safe_dump(own_schema)
+        + "split: {validation_start: 2024-01-08, test_start: 2024-01-09 12:00:00+08:00}\n"
+    )
+    (files / "my.yaml").write_text(text)
+    card = prepare(files)
+    assert card["split"]["rows"] == {"train": 28, "validation": 5, "test": 7}
+
+
+def test_the_schema_in_the_documentation_is_a_schema(checkout, tmp_path):
+    text = (checkout / "docs" / "data.md").read_text(encoding="utf-8")
+    (tmp_path / "my.yaml").write_text(text.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    schema = Schema.load(tmp_path / "my.yaml")
+    assert schema.default_task == "user"
+    assert {f.name for f in schema.features if f.role == "meta"} == {"age", "country"}

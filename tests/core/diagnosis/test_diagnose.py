@@ -1,0 +1,168 @@
+"""The diagnostic on records: counts of history, verdicts, the command."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec_limaml import Vanilla
+from tfrec_limaml.diagnosis import diagnose
+from tfrec_limaml.diagnosis.diagnose import (
+    Category,
+    ScoredRows,
+    _with_history,
+    categories,
+    diagnose_definition,
+    record_files,
+    score_rows,
+    verdict,
+)
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.statistics import Statistics
+
+
+def _scored(tau, tasks=500, per_task=8):
+    rng = np.random.default_rng(0)
+    task = np.repeat(np.arange(tasks), per_task)
+    logit = rng.normal(size=len(task)) - 0.5
+    label = (
+        rng.random(len(task)) < 1 / (1 + np.exp(-logit - tau * rng.normal(size=tasks)[task]))
+    ).astype(float)
+    return ScoredRows(task, label, logit, np.full(len(task), 20), {})
+
+
+def test_the_verdict_follows_what_tasks_differ_by():
+    assert diagnose_definition(_scored(1.0), "member")["verdict"] == "worth it"
+    assert diagnose_definition(_scored(0.0, tasks=4000), "member")["verdict"] == "nothing left"
+    assert diagnose_definition(_scored(0.0, tasks=20), "member")["verdict"] == "cannot tell"
+
+
+def test_a_gain_counts_only_where_its_deviation_is_surely_above_zero():
+    source = {"low": 0.0, "history": 0.02, "at_most": 0.005}
+    assert verdict([source]) == "nothing left"
+    assert verdict([{**source, "low": 0.1}]) == "worth it"
+    assert verdict([{**source, "low": 0.1, "history": 0.002}]) == "small"
+    assert verdict([{**source, "at_most": 0.05}]) == "cannot tell"
+
+
+def test_one_label_is_refused():
+    rows = _scored(0.0)
+    rows.label[:] = 1
+    with pytest.raises(LimamlError, match="one label"):
+        diagnose_definition(rows, "member")
+
+
+def test_rows_are_scored_with_what_came_before_them(make_model, tasks_folder, test_tasks):
+    model = make_model(Vanilla)
+    features = categories(model.encoder.schema, "member")
+    rows = score_rows(model, record_files(tasks_folder, "member", "test"), features)
+    expected = model.predict(test_tasks, verbose=0)
+    np.testing.assert_allclose(1 / (1 + np.exp(-rows.logit)), expected["probability"], rtol=1e-4)
+    np.testing.assert_array_equal(rows.label, expected["label"])
+    np.testing.assert_array_equal(rows.history, expected["history"])
+    (kind,) = rows.categories.values()
+    np.testing.assert_array_equal(kind.row, np.arange(len(rows.task)), "every row has one kind")
+    assert (kind.history <= rows.history).all()
+    assert kind.history.max() > 0
+    with pytest.raises(LimamlError, match="no recent records of task definition 'member'"):
+        record_files(tasks_folder, "member", "recent")
+
+
+def test_limaml_diagnose_prints_a_verdict_for_each_definition(tasks_folder, run_limaml):
+    result = run_limaml("diagnose", tasks_folder, "--epochs", 1)
+    (found,) = result["definitions"]
+    assert found["definition"] == "member"
+    assert [source["source"] for source in found["sources"]] == ["task", "task x kind"]
+    assert found["verdict"] in ("worth it", "small", "nothing left", "cannot tell")
+
+
+TAGS = Schema(
+    name="tags",
+    label=Label(name="clicked"),
+    timestamp="time",
+    tasks={"member": ("member",)},
+    features=(
+        Feature(name="own", role="meta", normalise="none"),
+        Feature(name="tags", dtype="string", encoding="vocabulary", separator=","),
+    ),
+)
+
+
+def _write_tags(folder, liking, tasks=2400, before=6, after=8):
+    """Labels that follow from `own` and, as far as `liking` goes, from how each member likes a
+    row's tags, but the first.
+    """
+    rng = np.random.default_rng(0)
+    rows = tasks * (before + after)
+    member = np.repeat(np.arange(tasks), before + after)
+    own = rng.normal(size=rows)
+    tags = np.array([rng.permutation(4)[:2] for _ in range(rows)])
+    likes = liking * rng.normal(size=(tasks, 4))
+    logit = own - 0.5 + likes[member, tags[:, 1]]
+    columns = {
+        "own": own,
+        "tags": [f"a{first},b{second}" for first, second in tags],
+        record_format.LABEL: (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(float),
+        record_format.TIMESTAMP: np.arange(rows),
+    }
+    encoder = record_format.TaskEncoder(TAGS, columns)
+    (folder / "member").mkdir()
+    for split, stop, cut in (("train", before, -1), ("validation", before + after, before)):
+        with tf.io.TFRecordWriter(
+            str(folder / "member" / f"{split}-00000-of-00001.tfrecord")
+        ) as writer:
+            for task in range(tasks):
+                start = task * (before + after)
+                writer.write(encoder.encode(f"m{task}", start, start + stop, cut))
+    TAGS.save(folder / record_format.SCHEMA_FILE)
+    vocabulary = [f"{letter}{n}" for letter in "ab" for n in range(4)]
+    features = {"tags": {"vocabulary": vocabulary, "counts": [1] * 8}}
+    Statistics(rows=rows, label_mean=0.4, window={"start": 0, "end": 1}, features=features).save(
+        folder / record_format.STATISTICS_FILE
+    )
+    return folder
+
+
+def test_where_members_do_not_differ_limaml_diagnose_says_that_nothing_is_left(
+    tmp_path, run_limaml
+):
+    (found,) = run_limaml("diagnose", _write_tags(tmp_path, liking=0.0))["definitions"]
+    assert found["verdict"] == "nothing left"
+    assert [source["source"] for source in found["sources"]] == ["task", "task x tags"]
+
+
+def test_a_liking_that_only_a_rows_second_tag_shows_is_found(tmp_path, run_limaml):
+    (found,) = run_limaml("diagnose", _write_tags(tmp_path, liking=1.5, tasks=1200))["definitions"]
+    assert found["verdict"] == "worth it"
+    assert found["sources"][1]["low"] > 0.3
+
+
+def test_a_row_counts_for_each_of_its_values_and_once_for_a_value_named_twice():
+    rows = {
+        "task": np.array([0, 0, 0, 1, 1]),
+        "query": np.array([False, False, True, False, True]),
+        "label": np.array([0.0, 1.0, 1.0, 0.0, 1.0]),
+        "logit": np.zeros(5),
+        "tags": np.array([b"a,b", b"b", b"a,b", b"c", b"b,b"], object),
+    }
+    tags = _with_history(rows, [TAGS.features[1]]).categories["tags"]
+    assert tags.row.tolist() == [0, 0, 1]
+    assert tags.code.tolist() == [0, 1, 1]
+    assert tags.history.tolist() == [1, 2, 0]
+
+
+def test_a_sample_of_rows_keeps_their_categories(monkeypatch):
+    monkeypatch.setattr(diagnose, "ROWS_PER_TASK", 1)
+    pairs = Category(np.array([0, 1, 2, 2]), np.array([5, 6, 7, 8]), np.array([0, 1, 0, 1]))
+    rows = ScoredRows(
+        np.array([0, 0, 1]), np.ones(3), np.zeros(3), np.arange(3), {"tags": pairs}
+    ).sample()
+    kept = rows.categories["tags"]
+    assert (kept.row.tolist(), kept.code.tolist(), kept.history.tolist()) == (
+        [0, 1, 1],
+        [5, 7, 8],
+        [0, 0, 1],
+    )

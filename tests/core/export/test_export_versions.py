@@ -1,0 +1,107 @@
+"""Exported versions: how they are numbered, when they become visible, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+
+from tfrec_limaml import MLPGlobalBlock, MLPMetaBlock, Vanilla
+from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
+from tfrec_limaml.export import savedmodels as export_module
+from tfrec_limaml.export.savedmodels import export_for_serving
+from tfrec_limaml.manifest import Manifest, latest_version
+
+DIM = 3
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture
+def quick_save(monkeypatch):
+    """Writes an empty folder instead of a SavedModel; no traces, no hooks."""
+    monkeypatch.setattr(export_module, "adapter_module", lambda model: (None, {}, {}))
+    monkeypatch.setattr(export_module, "ranker_module", lambda model: (None, {}, {}))
+    monkeypatch.setattr(export_module, "entry_points", lambda group: [])
+    monkeypatch.setattr(export_module, "rename_inputs", lambda *_: None)
+    monkeypatch.setattr(
+        tf.saved_model, "save", lambda module, path, signatures: tf.io.gfile.makedirs(path)
+    )
+
+
+def _versions(folder):
+    return {
+        kind: sorted(p.name for p in (folder / kind).iterdir()) for kind in ("adapter", "ranker")
+    }
+
+
+def test_versions_count_up_from_the_highest_and_existing_ones_are_refused(
+    quick_save, model, tmp_path
+):
+    (tmp_path / "ranker" / "7").mkdir(parents=True)
+    (tmp_path / "adapter" / "notes").mkdir(parents=True)
+    assert export_for_serving(model, tmp_path).model_version == 8
+    assert export_for_serving(model, tmp_path).model_version == 9
+    assert export_for_serving(model, tmp_path, model_version=3).model_version == 3
+    with pytest.raises(LimamlError, match=r"version 7 exists at .*ranker/7; choose another"):
+        export_for_serving(model, tmp_path, model_version=7)
+    with pytest.raises(LimamlError, match="model_version must be a positive integer, received 0"):
+        export_for_serving(model, tmp_path, model_version=0)
+    assert _versions(tmp_path) == {
+        "adapter": ["3", "8", "9", "notes"],
+        "ranker": ["3", "7", "8", "9"],
+    }
+    assert latest_version(tmp_path / "ranker").name == "9"
+
+
+def test_a_failure_half_way_leaves_nothing_behind(quick_save, monkeypatch, model, tmp_path):
+    def fail_on_the_ranker(module, path, signatures):
+        tf.io.gfile.makedirs(path)
+        if "ranker" in path:
+            raise OSError("disk full")
+
+    export_for_serving(model, tmp_path)
+    monkeypatch.setattr(tf.saved_model, "save", fail_on_the_ranker)
+    with pytest.raises(OSError, match="disk full"):
+        export_for_serving(model, tmp_path)
+    assert _versions(tmp_path) == {"adapter": ["1"], "ranker": ["1"]}
+
+
+def test_hooks_see_the_ranker_before_it_becomes_visible(quick_save, monkeypatch, model, tmp_path):
+    seen = []
+
+    class Hook:
+        def load(self):
+            return lambda directory, manifest: seen.append(
+                (Manifest.read(directory) == manifest, (tmp_path / "ranker" / "1").exists())
+            )
+
+    monkeypatch.setattr(
+        export_module,
+        "entry_points",
+        lambda group: [Hook()] if group == "limaml.export_hooks" else [],
+    )
+    export_for_serving(model, tmp_path)
+    assert seen == [(True, False)]
+
+
+def test_models_without_an_embedding_or_an_encoder_and_unknown_definitions_are_refused(
+    model, tmp_path
+):
+    blocks = MLPMetaBlock((2,), 2), MLPGlobalBlock((2,))
+    with pytest.raises(
+        LimamlError, match="only LiMAML models have a meta embedding to export, received Vanilla"
+    ):
+        export_for_serving(Vanilla(*blocks), tmp_path)
+    with pytest.raises(LimamlError, match="no encoder; build it as"):
+        export_for_serving(type(model)(*blocks), tmp_path)
+    with pytest.raises(SchemaError, match=r"'tab'.*\['member', 'member_tab'\]"):
+        export_for_serving(model, tmp_path, task_definition="tab")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_manifest_is_told_by_path(tmp_path):
+    with pytest.raises(VersionMismatchError, match=r"no manifest at .*manifest\.json"):
+        Manifest.read(tmp_path)

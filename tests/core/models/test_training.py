@@ -1,0 +1,166 @@
+"""Training as a Keras user does it: distribution, repeatability, saving, early errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec_limaml import EntireNetworkMAML, LiMAML, MLPGlobalBlock, MLPMetaBlock, Vanilla
+
+
+def _batch(rng, tasks=8, support=4, query=3):
+    def samples(size):
+        return {
+            "features": {
+                "meta": rng.normal(size=(tasks, size, 3)).astype("f"),
+                "other": rng.normal(size=(tasks, size, 2)).astype("f"),
+            },
+            "label": (rng.random((tasks, size)) < 0.5).astype("f"),
+            "weight": (rng.random((tasks, size)) < 0.8).astype("f"),
+        }
+
+    return {"support": samples(support), "query": samples(query)}
+
+
+def _dataset(seed=0, batches=3, **sizes):
+    rng = np.random.default_rng(seed)
+    stacked = tf.nest.map_structure(
+        lambda *x: np.stack(x), *[_batch(rng, **sizes) for _ in range(batches)]
+    )
+    return tf.data.Dataset.from_tensor_slices(stacked)
+
+
+def _model(cls=LiMAML, **kwargs):
+    keras.utils.set_random_seed(5)
+    model = cls(MLPMetaBlock((4,), 2), MLPGlobalBlock((5,)), inner_learning_rate=0.5, **kwargs)
+    model.compile(keras.optimizers.Adam(0.05))
+    return model
+
+
+def test_two_replicas_make_the_single_device_update():
+    """In a process of its own: logical devices must be configured before TensorFlow starts."""
+    script = Path(__file__).with_name("two_replicas.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    difference, moved = (float(x) for x in done.stdout.split()[-2:])
+    assert difference < 1e-5
+    assert moved > 1e-2
+
+
+@pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML, Vanilla])
+def test_fit_lowers_the_loss_and_a_seed_repeats_it(cls):
+    dataset = _dataset()
+    first, second = (
+        _model(cls).fit(dataset, epochs=6, verbose=0, validation_data=dataset).history
+        for _ in range(2)
+    )
+    assert first["loss"][-1] < first["loss"][0]
+    assert first == second
+    assert {"loss", "val_loss", "val_auc", "val_log_loss"} <= set(first)
+
+
+def test_several_steps_per_execution_change_nothing_but_the_number_of_visits_to_python():
+    dataset, found = _dataset(batches=5), []
+    for steps in (1, 3):
+        model = _model()
+        model.compile(keras.optimizers.Adam(0.05), steps_per_execution=steps)
+        history = model.fit(dataset, epochs=2, verbose=0, validation_data=dataset).history
+        found.append((history, model.predict(dataset, verbose=0)))
+    (one, rows), (several, same_rows) = found
+    for name, values in one.items():
+        np.testing.assert_allclose(several[name], values, rtol=1e-6, err_msg=name)
+    assert len(rows["label"]) == sum(
+        int((batch["query"]["weight"] > 0).sum()) for batch in dataset.as_numpy_iterator()
+    )
+    np.testing.assert_allclose(same_rows["probability"], rows["probability"], rtol=1e-5)
+
+
+def test_a_saved_and_restored_model_and_optimizer_continue_identically(tmp_path):
+    dataset = _dataset()
+    model = _model(learn_inner_rates=True)
+    model.fit(dataset, epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    restored = keras.saving.load_model(tmp_path / "model.keras")
+    for one in (model, restored):
+        one.fit(dataset, epochs=2, verbose=0)
+    for a, b in zip(model.get_weights(), restored.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(
+        model.predict(dataset, verbose=0)["probability"],
+        restored.predict(dataset, verbose=0)["probability"],
+    )
+
+
+def test_learned_inner_rates_move_and_stay_non_negative():
+    model = _model(learn_inner_rates=True)
+    model.fit(_dataset(), epochs=3, verbose=0)
+    assert all(np.all(r.numpy() >= 0) for r in model.rates)
+    assert any(np.any(r.numpy() != 0.5) for r in model.rates)
+
+
+def test_fine_tuning_at_evaluation_can_be_switched_on_a_trained_model():
+    dataset = _dataset()
+    model = _model()
+    model.fit(dataset, epochs=1, verbose=0)
+    tuned = model.predict(dataset, verbose=0)["probability"]
+    model.fine_tune = False
+    plain = model.predict(dataset, verbose=0)["probability"]
+    model.fine_tune = True
+    assert np.abs(tuned - plain).max() > 1e-3
+    np.testing.assert_array_equal(model.predict(dataset, verbose=0)["probability"], tuned)
+
+
+def test_predictions_cover_every_real_query_row_in_order():
+    dataset = _dataset(batches=1)
+    (batch,) = list(dataset)
+    model = _model()
+    rows = model.predict(dataset, verbose=0)
+    np.testing.assert_array_equal(
+        rows["label"], batch["query"]["label"][batch["query"]["weight"] > 0]
+    )
+    expected = model.predictions(model.task_outputs(batch["support"], batch["query"]))[
+        batch["query"]["weight"] > 0
+    ]
+    np.testing.assert_allclose(rows["probability"], expected, rtol=1e-5)
+
+
+def test_evaluation_metrics_ignore_padding_and_match_the_rows():
+    dataset = _dataset()
+    model = _model()
+    result = model.evaluate(dataset, return_dict=True, verbose=0)
+    rows = model.predict(dataset, verbose=0)
+    p, y = rows["probability"], rows["label"]
+    np.testing.assert_allclose(
+        result["log_loss"], -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)), rtol=1e-4
+    )
+    np.testing.assert_allclose(result["loss"], result["log_loss"], rtol=1e-4)
+
+
+def test_a_regression_loss_predicts_values_and_any_keras_loss_is_taken_by_name():
+    dataset = _dataset()
+    model = _model(inner_steps=1)
+    model.compile("adam", loss="huber", metrics=["mae"])
+    assert model.evaluate(dataset, return_dict=True, verbose=0)["mae"] > 0
+    assert "prediction" in model.predict(dataset, verbose=0)
+
+
+def test_mixed_precision_and_gradient_accumulation_train():
+    keras.utils.set_random_seed(0)
+    policy = "mixed_bfloat16"
+    model = LiMAML(
+        MLPMetaBlock((4,), 2, dtype=policy), MLPGlobalBlock((5,), dtype=policy), dtype=policy
+    )
+    model.compile(keras.optimizers.Adam(0.05, gradient_accumulation_steps=2))
+    losses = model.fit(_dataset(batches=4), epochs=6, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_a_dataset_of_rows_is_refused_with_what_is_expected():
+    with pytest.raises(ValueError, match="task batches with 'support' and 'query'"):
+        _model().fit(tf.data.Dataset.from_tensors({"x": [1.0]}))

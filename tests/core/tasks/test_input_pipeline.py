@@ -1,0 +1,342 @@
+"""From record files to batches: every row once, in time order, padded by nothing that counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks import input_pipeline
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.input_pipeline import cut, task_dataset
+from tfrec_limaml.tasks.parsing import most_recent, parse_tasks
+from tfrec_limaml.tasks.record_format import encode_task
+from tfrec_limaml.tasks.statistics import Statistics
+
+SCHEMA = Schema(
+    name="rows",
+    label=Label(name="y"),
+    timestamp="t",
+    tasks={"u": ("u",)},
+    carry=("row",),
+    features=(
+        Feature(name="row_id", role="meta", normalise="none"),
+        Feature(name="kind", dtype="int64", normalise="none"),
+    ),
+)
+ENCODER = FeatureEncoder(SCHEMA, Statistics(rows=1, label_mean=0.5, window={}, features={}))
+
+
+def _task(task, count):
+    """Rows that say who they are: row i of task t has the feature 100 t + i."""
+    return [
+        {
+            "row_id": 100 * task + i,
+            "kind": i,
+            "row": 100 * task + i,
+            "label": float(i % 2),
+            "timestamp": 10 * i + task,
+        }
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes records, given as ``(row count, query_start)``; returns the file's path."""
+
+    def write(tasks, name="train-00000-of-00001.tfrecord.gz", schema=SCHEMA):
+        path = tmp_path / name
+        with tf.io.TFRecordWriter(str(path), "GZIP" if name.endswith(".gz") else "") as writer:
+            for t, (count, start) in enumerate(tasks):
+                writer.write(encode_task(schema, f"t{t}", _task(t, count), start))
+        return str(path)
+
+    return write
+
+
+def _rows(part):
+    """For each task of a batch, the rows that count."""
+    ids, weights = part["features"]["meta"][..., 0], part["weight"]
+    return [ids[t][weights[t] > 0].astype(int).tolist() for t in range(len(ids))]
+
+
+def _pairs(dataset):
+    return [
+        pair
+        for batch in dataset.as_numpy_iterator()
+        for pair in zip(_rows(batch["support"]), _rows(batch["query"]), strict=True)
+    ]
+
+
+@st.composite
+def _tasks(draw):
+    counts = draw(st.lists(st.integers(1, 9), min_size=10, max_size=40))
+    return [(n, draw(st.integers(-1, n))) for n in counts]
+
+
+@settings(max_examples=6)  # each traces a pipeline: few, of many tasks
+@given(
+    _tasks(),
+    st.sampled_from([0.0, 0.5, 0.75, 1.0, (0.2, 0.9)]),
+    st.integers(1, 5),
+    st.none() | st.integers(1, 6),
+    st.booleans(),
+)
+@example([(1, -1)], 1.0, 1, None, False)
+@example([(9, 9)], 0.5, 1, 3, True)
+def test_every_row_comes_once_support_before_query_and_cuts_are_kept(
+    tmp_path_factory, tasks, share, batch_size, most, shuffle
+):
+    path = str(tmp_path_factory.mktemp("records") / "train-0.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for t, (count, start) in enumerate(tasks):
+            writer.write(encode_task(SCHEMA, f"t{t}", _task(t, count), start))
+    pairs = _pairs(
+        task_dataset(
+            path,
+            ENCODER,
+            batch_size,
+            support_fraction=share,
+            max_samples=most,
+            shuffle=shuffle,
+            seed=1,
+        )
+    )
+    found = {(support + query)[0] // 100: (support, query) for support, query in pairs}
+    assert len(pairs) == len(found) == len(tasks)
+    for t, (count, start) in enumerate(tasks):
+        support, query = found[t]
+        of_support_part = count if start < 0 else start
+        dropped = 0 if most is None else max(of_support_part - most, 0)
+        assert support + query == [100 * t + i for i in range(dropped, count)], (
+            "the most recent rows, once each, in time order"
+        )
+        if start >= 0:
+            assert len(query) == count - start
+        else:
+            assert query, "an uncut record leaves at least one row to the query"
+
+
+@pytest.mark.parametrize(
+    ("count", "start", "share", "expected"),
+    [
+        (8, -1, 0.75, 6),
+        (10, -1, 0.7, 7),
+        (5, -1, 0.5, 3),
+        (4, -1, 1.0, 3),
+        (4, -1, 0.0, 0),
+        (1, -1, 0.75, 0),
+        (8, 2, 0.75, 2),
+        (8, 8, 0.1, 8),
+    ],
+)
+def test_the_cut_rounds_up_and_leaves_a_query_sample(count, start, share, expected):
+    assert cut(
+        tf.constant([count], tf.int64), tf.constant([start], tf.int64), share
+    ).numpy().tolist() == [expected]
+
+
+def test_features_labels_and_weights_belong_to_the_same_row(
+    every_kind, encoder, make_rows, as_columns, tmp_path
+):
+    rows = make_rows(5)
+    path = str(tmp_path / "one.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(encode_task(every_kind[0], "a", rows))
+        writer.write(encode_task(every_kind[0], "b", rows[:2]))
+    (batch,) = task_dataset(path, encoder, 2, support_fraction=0.6).as_numpy_iterator()
+    expected = {
+        n: v.numpy()
+        for n, v in encoder({n: tf.constant(v) for n, v in as_columns(rows).items()}).items()
+    }
+    for part, chosen in (("support", slice(0, 3)), ("query", slice(3, 5))):
+        for name, value in expected.items():
+            np.testing.assert_allclose(
+                batch[part]["features"][name][1], value[chosen], rtol=1e-6, err_msg=name
+            )
+        for name in ("label", "weight"):
+            assert batch[part][name][1].tolist() == [r[name] for r in rows[chosen]]
+    assert set(batch) == {"support", "query"}
+    assert set(batch["query"]) == {"features", "label", "weight"}
+
+
+def test_padding_weighs_nothing_and_repeats_the_same_tasks_rows(write):
+    (batch,) = task_dataset(
+        write([(8, -1), (4, -1), (1, -1)]), ENCODER, 3, support_fraction=0.5
+    ).as_numpy_iterator()
+    assert batch["support"]["weight"].tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+    assert batch["query"]["weight"].tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+    for part in ("support", "query"):
+        owners = batch[part]["features"]["meta"][..., 0] // 100
+        assert owners.tolist() == [[t] * 4 for t in (2, 1, 0)]
+
+
+def test_tasks_of_similar_length_share_a_batch(write):
+    lengths = [2, 30, 4, 28, 3, 29, 1, 31]
+    batches = list(
+        task_dataset(
+            write([(n, -1) for n in lengths]), ENCODER, 4, support_fraction=0.5
+        ).as_numpy_iterator()
+    )
+    assert [b["support"]["weight"].shape for b in batches] == [(4, 2), (4, 16)]
+
+
+def test_a_drawn_cut_differs_between_epochs_and_repeats_under_a_seed(write):
+    path = write([(9, -1)] * 20)
+
+    def epochs(seed):
+        dataset = task_dataset(
+            path, ENCODER, 8, support_fraction=(0.1, 0.9), shuffle=True, seed=seed
+        )
+        return [[len(support) for support, _ in _pairs(dataset)] for _ in range(2)]
+
+    first, again, other = epochs(3), epochs(3), epochs(4)
+    assert first == again
+    assert first[0] != first[1]
+    assert first != other
+    assert len(set(first[0])) > 3, "each task has a cut of its own"
+
+
+def test_shuffling_changes_the_order_from_epoch_to_epoch_and_loses_no_task(write, monkeypatch):
+    monkeypatch.setattr(input_pipeline, "BATCHES_PER_BLOCK", 2)
+    dataset = task_dataset(write([(2, -1)] * 40), ENCODER, 2, shuffle=True, seed=0)
+    one, two = ([query[0] // 100 for _, query in _pairs(dataset)] for _ in range(2))
+    assert one != two
+    assert Counter(one) == Counter(two) == Counter(range(40))
+
+
+def test_with_keys_keeps_the_files_order_and_tells_who_and_when(write):
+    files = [
+        write([(5, 2), (1, 0)], "test-00000-of-00002.tfrecord.gz"),
+        write([(3, 1)], "test-00001-of-00002.tfrecord.gz"),
+    ]
+    pattern = files[0].replace("00000-of", "*-of")
+    (batch,) = task_dataset(pattern, ENCODER, 4, with_keys=True).as_numpy_iterator()
+    assert [k.decode() for k in batch["task_key"]] == ["t0", "t1", "t0"]
+    assert batch["query"]["timestamp"].tolist() == [[20, 30, 40], [1, 1, 1], [10, 20, 0]]
+    assert batch["support"]["timestamp"][0].tolist() == [0, 10]
+    assert batch["query"]["row"][0].tolist() == [2.0, 3.0, 4.0]
+    assert "row" not in batch["support"]
+
+
+def test_the_last_batch_may_be_smaller(write):
+    sizes = [
+        len(b["query"]["label"])
+        for b in task_dataset(write([(2, -1)] * 5), ENCODER, 2).as_numpy_iterator()
+    ]
+    assert sizes == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"support_fraction": 1.2}, r"between 0 and 1, received 1\.2"),
+        ({"support_fraction": (0.9, 0.2)}, r"received \(0\.9, 0\.2\)"),
+        ({"batch_size": 0}, "batch_size must be at least 1, received 0"),
+    ],
+)
+def test_arguments_out_of_range_are_named(write, arguments, said):
+    with pytest.raises(LimamlError, match=said):
+        task_dataset(write([(2, -1)]), ENCODER, **arguments)
+
+
+def test_a_pattern_without_files_is_told_with_what_writes_them(tmp_path):
+    with pytest.raises(
+        LimamlError, match=r"no task records match \['.*train-\*'\]; `limaml prepare` writes them"
+    ):
+        task_dataset(str(tmp_path / "train-*"), ENCODER)
+
+
+def _without_kind():
+    return SCHEMA.replace(features=SCHEMA.features[:1])
+
+
+def _text_kind():
+    text = Feature(name="kind", dtype="string", encoding="vocabulary")
+    return SCHEMA.replace(features=(SCHEMA.features[0], text))
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        (_without_kind(), r"`kind` does not hold one value per sample"),
+        (_text_kind(), r"kind.*Data types don't match. Expected type: int64"),
+    ],
+)
+def test_records_of_another_schema_are_refused_at_once_by_file_and_feature(write, schema, said):
+    with pytest.raises(
+        LimamlError,
+        match=rf"train-.*gz does not hold task records of schema 'rows' \(.*{said}.*`limaml prepare`",  # noqa: E501
+    ):
+        task_dataset(write([(3, -1)], schema=schema), ENCODER)
+
+
+def test_files_that_are_cut_short_or_no_records_are_refused_by_name(write, tmp_path):
+    path = write([(3, -1)], "train-0.tfrecord")
+    whole = (tmp_path / "train-0.tfrecord").read_bytes()
+    for content, said in (
+        (whole[:-9], "truncated record"),
+        (b"timestamp,clicked\n" * 9, "corrupted record"),
+    ):
+        (tmp_path / "train-0.tfrecord").write_bytes(content)
+        with pytest.raises(
+            LimamlError, match=rf"train-0\.tfrecord does not hold task records .*{said}"
+        ):
+            task_dataset(path, ENCODER)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ([(3, -1), (0, -1)], "holds no samples"),
+        ([(3, -1), (3, 4)], "query_start lies behind its last"),
+    ],
+)
+def test_a_broken_record_further_on_stops_with_its_reason(write, tasks, said):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=said):
+        list(task_dataset(write(tasks), ENCODER))
+
+
+def test_parsing_many_records_keeps_them_apart():
+    records = [encode_task(SCHEMA, f"t{t}", _task(t, n), n // 2) for t, n in enumerate((2, 1, 4))]
+    tasks = parse_tasks(tf.constant(records), SCHEMA)
+    assert tasks.task_key.numpy().tolist() == [b"t0", b"t1", b"t2"]
+    assert tasks.query_start.numpy().tolist() == [1, 0, 2]
+    assert tasks.splits.numpy().tolist() == [0, 2, 3, 7]
+    assert tasks.columns["row_id"].numpy().tolist() == [0, 1, 100, 200, 201, 202, 203]
+    assert tasks.columns["weight"].numpy().tolist() == [1.0] * 7
+
+
+def test_rows_that_a_cap_drops_are_gone_before_anything_is_encoded():
+    records = [
+        encode_task(SCHEMA, f"t{t}", _task(t, n), start)
+        for t, (n, start) in enumerate([(5, -1), (5, 3), (1, -1), (2, 0)])
+    ]
+    tasks = most_recent(parse_tasks(tf.constant(records), SCHEMA), 2)
+    assert tasks.splits.numpy().tolist() == [0, 2, 6, 7, 9]
+    assert tasks.columns["row_id"].numpy().tolist() == [3, 4, 101, 102, 103, 104, 200, 300, 301]
+    assert tasks.query_start.numpy().tolist() == [-1, 2, -1, 0]
+
+
+def test_batches_come_in_the_order_of_the_files_with_keys_and_by_length_without(write):
+    """Blocks are parsed in parallel, but the order is the same every time."""
+    path = write([(n % 7 + 1, -1) for n in range(100)])
+    keyed = [
+        key
+        for batch in task_dataset(path, ENCODER, 3, with_keys=True).as_numpy_iterator()
+        for key in batch["task_key"]
+    ]
+    assert keyed == [f"t{n}".encode() for n in range(100)]
+    shuffled = task_dataset(path, ENCODER, 3, shuffle=True, seed=5)
+    assert _pairs(task_dataset(path, ENCODER, 3, shuffle=True, seed=5)) == _pairs(shuffled)
+
+
+def test_nothing_tunes_the_pipeline_so_that_an_epoch_ends_with_its_last_batch(write):
+    assert task_dataset(write([(3, -1)]), ENCODER, 2).options().autotune.enabled is False

@@ -1,0 +1,73 @@
+"""From a folder of task records to an encoder, datasets and a model."""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+
+from tfrec_limaml import EntireNetworkMAML, LiMAML, Vanilla
+from tfrec_limaml.errors import LimamlError, SchemaError
+from tfrec_limaml.tasks.record_format import encode_task
+from tfrec_limaml.training import recipes
+
+OPTIONS = {
+    "meta_units": [3],
+    "embedding_dim": 2,
+    "global_units": [4],
+    "dropout": 0.0,
+    "inner_steps": 2,
+    "inner_learning_rate": 0.3,
+    "fine_tune_steps": None,
+    "first_order": False,
+    "unadapted_loss_weight": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, every_kind, make_rows):
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "member").mkdir()
+    for split, starts in (("train", (-1, -1, -1)), ("validation", (2, 3, 1))):
+        with tf.io.TFRecordWriter(
+            str(folder / "member" / f"{split}-00000-of-00001.tfrecord.gz"), "GZIP"
+        ) as writer:
+            for i, start in enumerate(starts):
+                writer.write(encode_task(every_kind[0], f"m{i}", make_rows(4, seed=i), start))
+    every_kind[0].save(folder / "schema.yaml")
+    every_kind[1].save(folder / "statistics.json")
+    return folder
+
+
+def test_a_folder_gives_its_encoder_and_both_datasets(folder, every_kind):
+    encoder = recipes.load_encoder(folder)
+    assert (encoder.schema, encoder.statistics) == every_kind
+    train, validation = recipes.datasets(folder, encoder, None, 2, 0.75, None, 0)
+    assert sorted(len(b["query"]["label"]) for b in train) == [1, 2]
+    (batch,) = validation
+    assert sorted(
+        tf.reduce_sum(tf.cast(batch["support"]["weight"] > 0, tf.int32), -1).numpy().tolist()
+    ) == [1, 2, 3]
+
+
+def test_a_missing_schema_split_or_definition_is_named(folder, tmp_path, every_kind):
+    with pytest.raises(SchemaError, match=r"no schema file at .*schema\.yaml"):
+        recipes.load_encoder(tmp_path)
+    with pytest.raises(LimamlError, match=r"split must be one of \['train', .*received 'dev'"):
+        recipes.split_pattern(folder, None, "dev", every_kind[0])
+    with pytest.raises(SchemaError, match="unknown task definition 'tab'"):
+        recipes.split_pattern(folder, "tab", "train", every_kind[0])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "cls"), [("limaml", LiMAML), ("vanilla", Vanilla), ("maml", EntireNetworkMAML)]
+)
+def test_each_algorithm_gets_its_options(encoder, algorithm, cls):
+    model = recipes.build_model(algorithm, encoder, OPTIONS)
+    assert type(model) is cls
+    assert (model.inner_learning_rate, model.fine_tune_steps, model.meta_block.embedding_dim) == (
+        0.3,
+        2,
+        2,
+    )
+    if cls is not Vanilla:
+        assert (model.inner_steps, model.unadapted_loss_weight) == (2, 0.5)

@@ -1,0 +1,105 @@
+"""A small schema, records of tasks on disk, and a model that reads them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.statistics import Statistics
+
+DAY = 86_400_000
+
+SCHEMA = Schema(
+    name="toy",
+    label=Label(name="clicked"),
+    timestamp="time",
+    tasks={"member": ("member",)},
+    features=(
+        Feature(name="own", role="meta", normalise="none"),
+        Feature(name="kind", dtype="int64", encoding="vocabulary"),
+    ),
+)
+STATISTICS = Statistics(
+    rows=10,
+    label_mean=0.5,
+    window={"start": 0, "end": 1},
+    features={"kind": {"vocabulary": [0, 1, 2], "counts": [3, 3, 3]}},
+)
+
+
+@pytest.fixture(scope="session")
+def tasks_folder(tmp_path_factory):
+    """60 members: the first five are new in the test period, the next five have been silent for 30
+    days.
+    """
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "member").mkdir()
+    for split in ("train", "validation", "test"):
+        with tf.io.TFRecordWriter(
+            str(folder / "member" / f"{split}-00000-of-00001.tfrecord.gz"), "GZIP"
+        ) as writer:
+            for member in range(5 if split == "train" else 0, 60):
+                history = 0 if member < 5 else 4 + member % 3
+                query = 0 if split == "train" else 30 if member == 59 else 3
+                last = 70 if 5 <= member < 10 else 98
+                days = [
+                    *(last - history + 1 + i for i in range(history)),
+                    *(100 + 0.1 * i for i in range(query)),
+                ]
+                rows = [
+                    {
+                        "own": rng.normal(),
+                        "kind": rng.integers(3),
+                        "label": rng.integers(2),
+                        "timestamp": int(day * DAY),
+                    }
+                    for day in days
+                ]
+                writer.write(
+                    record_format.encode_task(
+                        SCHEMA, f"m{member}", rows, -1 if split == "train" else history
+                    )
+                )
+    SCHEMA.save(folder / record_format.SCHEMA_FILE)
+    STATISTICS.save(folder / record_format.STATISTICS_FILE)
+    return folder
+
+
+@pytest.fixture
+def make_model():
+    """Untrained but not constant; `rate` is the inner rate."""
+
+    def make(cls=LiMAML, rate=0.1, **kwargs):
+        keras.utils.set_random_seed(3)
+        model = cls(
+            MLPMetaBlock((4,), 3, name="meta_block"),
+            MLPGlobalBlock((5,), name="global_block"),
+            encoder=FeatureEncoder(SCHEMA, STATISTICS, name="feature_encoder"),
+            inner_learning_rate=rate,
+            fine_tune_steps=2,
+            **kwargs,
+        )
+        model.compile(keras.optimizers.Adam(0.01))
+        return model
+
+    return make
+
+
+@pytest.fixture
+def test_tasks(tasks_folder):
+    """The test split as `limaml evaluate` reads it."""
+    from tfrec_limaml.tasks.input_pipeline import task_dataset
+
+    return task_dataset(
+        str(tasks_folder / "member" / "test-*"),
+        FeatureEncoder(SCHEMA, STATISTICS, name="feature_encoder"),
+        16,
+        with_keys=True,
+    )

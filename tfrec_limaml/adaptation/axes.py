@@ -1,0 +1,29 @@
+"""The task axis: ``[T, S, ...]`` to ``[T * S, ...]`` and back."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfrec_limaml.features import Features
+
+
+def flatten_tasks(features: Features) -> dict[str, tf.Tensor]:
+    """``[T, S, ...]`` to ``[T * S, ...]`` for every entry."""
+    return {name: merge_axes(value) for name, value in features.items()}
+
+
+def merge_axes(value: tf.Tensor) -> tf.Tensor:
+    """Merges the first two axes."""
+    shape = tf.shape(value)
+    merged = tf.reshape(value, tf.concat([[shape[0] * shape[1]], shape[2:]], 0))
+    static = value.shape
+    merged.set_shape([None if None in static[:2] else static[0] * static[1], *static[2:]])
+    return merged
+
+
+def split_axes(value: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Inverse of `merge_axes`: gives `value` the first two axes of `like`."""
+    shape = tf.shape(like)
+    split = tf.reshape(value, tf.concat([shape[:2], tf.shape(value)[1:]], 0))
+    split.set_shape([*like.shape[:2], *value.shape[1:]])
+    return split

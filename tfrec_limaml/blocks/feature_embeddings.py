@@ -1,0 +1,96 @@
+"""Concatenates dense features with the embeddings of categorical ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.features import META, OTHER, Features
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class FeatureEmbeddings(keras.layers.Layer):
+    """Concatenates dense inputs with the embeddings of categorical ones.
+
+    Args:
+        dense: Keys of dense inputs, concatenated first, in this order.
+        embeddings: Feature name to ``(number of ids, width)``.
+        embeddings_regularizer: Keras regularizer of every table.
+        embeddings_initializer: Keras initializer of every table.
+
+    Input: encoded features with leading axes ``[...]``; output: ``[..., F]`` in the compute dtype.
+    """
+
+    def __init__(
+        self,
+        dense: tuple[str, ...] = (META, OTHER),
+        embeddings: Mapping[str, tuple[int, int]] | None = None,
+        embeddings_regularizer: Any = None,
+        embeddings_initializer: Any = "uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dense = tuple(dense)
+        self.embeddings = {
+            name: (int(size), int(width)) for name, (size, width) in (embeddings or {}).items()
+        }
+        self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+
+    def build(self, input_shape: Mapping[str, tuple[int | None, ...]]) -> None:
+        """Creates one table per embedded feature; raises `ValueError` naming inputs that are
+        missing.
+        """
+        missing = sorted({*self.dense, *self.embeddings} - set(input_shape))
+        if missing:
+            raise ValueError(
+                f"{self.name}: the features lack {missing}; received {sorted(input_shape)}"
+            )
+        self.tables = {
+            name: self.add_weight(
+                name=f"{name}_embedding",
+                shape=size,
+                initializer=self.embeddings_initializer.clone(),
+                regularizer=self.embeddings_regularizer,
+            )
+            for name, size in self.embeddings.items()
+        }
+        self.built = True
+
+    def call(self, features: Features) -> tf.Tensor:
+        """Concatenates; see the class."""
+        parts = [tf.cast(features[key], self.compute_dtype) for key in self.dense]
+        for name, table in self.tables.items():
+            table = tf.cast(tf.convert_to_tensor(table), self.compute_dtype)
+            value = features[name]
+            parts.append(
+                tf.gather(table, value)
+                if value.dtype.is_integer
+                else tf.matmul(tf.cast(value, self.compute_dtype), table)
+            )
+        return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
+
+    def compute_output_shape(
+        self, input_shape: Mapping[str, tuple[int | None, ...]]
+    ) -> tuple[int | None, ...]:
+        """``[..., F]``."""
+        leading = (
+            tuple(input_shape[self.dense[0]])[:-1]
+            if self.dense
+            else tuple(input_shape[next(iter(self.embeddings))])
+        )
+        width = sum(int(input_shape[key][-1] or 0) for key in self.dense)
+        return (*leading, width + sum(width for _, width in self.embeddings.values()))
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "dense": self.dense,
+            "embeddings": self.embeddings,
+            "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+        }

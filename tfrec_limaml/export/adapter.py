@@ -1,0 +1,95 @@
+"""The adapter: serialized task records to meta embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfrec_limaml import manifest as names
+from tfrec_limaml.export.signatures import Exported, traced
+from tfrec_limaml.models import LiMAML
+from tfrec_limaml.models.limaml import SubtaskEmbeddings
+from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.parsing import encode_rows, padding_index, parse_tasks, sample_weights
+
+
+def adapter_module(model: LiMAML) -> Exported:
+    """The adapter and its signature: serialized task records to meta embeddings,
+    ``fine_tune_steps`` in the graph.
+    """
+
+    def adapt(task_records: tf.Tensor) -> dict[str, tf.Tensor]:
+        tasks = parse_tasks(task_records, model.encoder.schema)
+        counts = tf.where(tasks.query_start >= 0, tasks.query_start, tasks.counts)
+        first = tasks.splits[:-1]
+        index = padding_index(first, counts, first)
+        support = {
+            "features": {
+                name: tf.gather(value, index)
+                for name, value in encode_rows(tasks, model.encoder).items()
+            },
+            "label": tf.gather(tasks.columns[record_format.LABEL], index),
+            "weight": sample_weights(tasks.columns[record_format.WEIGHT], index, counts),
+        }
+        stored = model.task_embeddings(support)
+        times = tf.gather(tasks.columns[record_format.TIMESTAMP], index)
+        outputs = {
+            "task_key": tasks.task_key,
+            "sample_count": counts,
+            "last_timestamp": tf.where(counts > 0, tf.reduce_max(times, -1), 0),
+            "loss_before": tf.cast(stored.loss_before, tf.float32),
+            "loss_after": tf.cast(stored.loss_after, tf.float32),
+        }
+        outputs = {
+            names.META_EMBEDDING: tf.cast(stored.embedding, tf.float32),
+            **{name: value[:, None] for name, value in outputs.items()},
+        }
+        if stored.nested:
+            further = [
+                tf.gather(model.encoder.further_key(name, tasks.columns), index)
+                for name in model.meta_block.nested_definitions
+            ]
+            outputs.update(_nested_outputs(stored.nested, further, tasks.task_key, times))
+        return outputs
+
+    return traced(
+        model,
+        {names.SERVING_SIGNATURE: (adapt, {names.ADAPTER_INPUT: tf.TensorSpec([None], tf.string)})},
+    )
+
+
+def _nested_outputs(
+    nested: Sequence[SubtaskEmbeddings],
+    further: Sequence[tf.Tensor],
+    task_key: tf.Tensor,
+    times: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """`manifest.NESTED_OUTPUTS`: the subtasks of each task ``[T]`` side by side, those of one
+    definition behind those of the other.
+
+    Args:
+        nested: The subtasks and their embeddings, by definition.
+        further: What each row ``[T, S]`` adds to its task's key, by definition.
+        task_key: Of each task ``[T]``.
+        times: Of each row ``[T, S]``.
+    """
+    parts: dict[str, list[tf.Tensor]] = {name: [] for name in names.NESTED_OUTPUTS}
+    for position, ((subtasks, embedding), texts) in enumerate(zip(nested, further, strict=True)):
+        members = subtasks.members()
+        opening = tf.gather_nd(texts, tf.stack([subtasks.owner, subtasks.opener], -1))
+        values = {
+            "nested_definition": tf.fill(tf.shape(subtasks.owner), tf.constant(position, tf.int64)),
+            "nested_task_key": tf.strings.join([tf.gather(task_key, subtasks.owner), opening], "|"),
+            "nested_meta_embedding": tf.cast(embedding, tf.float32),
+            "nested_sample_count": tf.math.count_nonzero(members, -1),
+            "nested_last_timestamp": tf.reduce_max(
+                tf.where(members, tf.gather(times, subtasks.owner), 0), -1
+            ),
+        }
+        for name, value in values.items():
+            by_task = tf.RaggedTensor.from_value_rowids(
+                value[: subtasks.count], subtasks.owner[: subtasks.count], tf.shape(task_key)[0]
+            )
+            parts[name].append(by_task.to_tensor(-1 if name == "nested_definition" else None))
+    return {name: tf.concat(values, 1) for name, values in parts.items()}

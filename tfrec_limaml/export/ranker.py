@@ -1,0 +1,90 @@
+"""The ranker: features and a meta embedding to a probability."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from tfrec_limaml import manifest as names
+from tfrec_limaml.export.signatures import Exported, traced
+from tfrec_limaml.models import LiMAML
+from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.tasks.feature_encoder import DTYPES
+
+
+def ranker_module(model: LiMAML) -> Exported:
+    """The ranker and its three signatures; see `tfrec_limaml.manifest` for their names and
+    shapes.
+    """
+    schema: Schema = model.encoder.schema
+    dim = model.meta_block.stored_dim
+    embedding_inputs = names.embedding_inputs(model.meta_block.nested_definitions)
+
+    def score(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        features = model.encoder({f.name: inputs[f.name] for f in schema.all_features})
+        own = tf.split(model.meta_block(features), len(embedding_inputs), -1)
+        parts = [
+            tf.where(inputs[has][:, None], tf.cast(inputs[stored], unadapted.dtype), unadapted)
+            for (stored, has), unadapted in zip(embedding_inputs, own, strict=True)
+        ]
+        outputs = tf.cast(model.global_block(features, tf.concat(parts, -1)), tf.float32)
+        return {names.PROBABILITY: model.predictions(outputs), names.LOGIT: outputs}
+
+    def rank(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        rows = tf.reduce_max([tf.shape(value)[0] for value in inputs.values()])
+        return score({name: _repeat(name, value, rows) for name, value in inputs.items()})
+
+    def parsed(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        examples = inputs[names.EXAMPLES]
+        columns = tf.io.parse_example(
+            examples, {f.name: _example_feature(f) for f in schema.all_features}
+        )
+        found = tf.io.parse_example(
+            examples, {name: tf.io.RaggedFeature(tf.float32) for name, _ in embedding_inputs}
+        )
+        for name, has in embedding_inputs:
+            lengths = found[name].row_lengths()
+            columns[has] = lengths > 0
+            width = tf.where(columns[has], lengths, dim)
+            tf.debugging.assert_equal(
+                width, tf.cast(dim, width.dtype), f"{name} must hold {dim} values or none"
+            )
+            columns[name] = found[name].to_tensor(shape=[None, dim])
+        return score(columns)
+
+    rows = {
+        f.name: tf.TensorSpec([None] if f.width == 1 else [None, f.width], DTYPES[f.dtype])
+        for f in schema.all_features
+    }
+    for stored, has in embedding_inputs:
+        rows[stored], rows[has] = (
+            tf.TensorSpec([None, dim], tf.float32),
+            tf.TensorSpec([None], tf.bool),
+        )
+    serialized = {names.EXAMPLES: tf.TensorSpec([None], tf.string)}
+    return traced(
+        model,
+        {
+            names.SERVING_SIGNATURE: (lambda **inputs: score(inputs), rows),
+            names.RANK_SIGNATURE: (lambda **inputs: rank(inputs), rows),
+            names.EXAMPLES_SIGNATURE: (lambda **inputs: parsed(inputs), serialized),
+        },
+    )
+
+
+def _repeat(name: str, value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    own = tf.shape(value)[0]
+    allowed = tf.logical_or(tf.equal(own, rows), tf.equal(own, 1))
+    check = tf.debugging.Assert(
+        allowed, [f"input {name} must have 1 row or as many as the longest input; rows:", own, rows]
+    )
+    with tf.control_dependencies([check]):  # or an operation that fails on its own may be first
+        return tf.broadcast_to(value, tf.concat([[rows], tf.shape(value)[1:]], 0))
+
+
+def _example_feature(feature: Feature) -> tf.io.FixedLenFeature:
+    default = None if feature.on_invalid != "fill" or feature.width > 1 else feature.filler
+    return tf.io.FixedLenFeature(
+        [] if feature.width == 1 else [feature.width], DTYPES[feature.dtype], default
+    )

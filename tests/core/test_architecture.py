@@ -31,7 +31,7 @@ FORBIDDEN = {
     "limaml_beam": {"limaml_serving", "grpc", "grpc_health", "tensorflow_serving"},
     "limaml_serving": {"limaml_beam", "apache_beam", "tfx_bsl"},
 }
-MAXIMUM_LINES = 350
+MAXIMUM_LINES = 450
 COMMANDS = [
     "demo",
     "datasets",

@@ -40,12 +40,13 @@ _ORDER = (
 class Command:
     """One subcommand.
 
-    Attributes: help: One line for ``limaml --help``. description: What ``limaml NAME --help``
-        teaches: purpose, an example, what to run next. add_arguments: Adds options to the
-        subcommand's parser. Must be cheap: no TensorFlow import. run: Does the work and returns a
-        JSON-able result, or ``None``. Heavy imports belong in here. Progress goes to
-            stderr; the result is printed by the caller (as JSON under ``--json``, else through
-            ``render``).
+    Attributes:
+        help: One line for ``limaml --help``.
+        description: What ``limaml NAME --help`` teaches: purpose, an example, what to run next.
+        add_arguments: Adds options to the subcommand's parser. Must be cheap: no TensorFlow import.
+        run: Does the work and returns a JSON-able result, or ``None``. Heavy imports belong in
+            here. Progress goes to stderr; the result is printed by the caller (as JSON under
+            ``--json``, else through ``render``).
         render: Turns the result into text for people.
     """
 

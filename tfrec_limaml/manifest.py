@@ -56,16 +56,22 @@ EXAMPLES_SIGNATURE = "serve_examples"
 class Manifest:
     """What one exported version is and was made from.
 
-    Attributes: model_version: Positive integer; names the ranker, the adapter and the embeddings
-        made by it. schema: The schema as a dictionary. schema_fingerprint: `Schema.fingerprint` of
-        it. task_definition: Name of the task definition that the embeddings are keyed by.
+    Attributes:
+        model_version: Positive integer; names the ranker, the adapter and the embeddings made by
+            it.
+        schema: The schema as a dictionary.
+        schema_fingerprint: `Schema.fingerprint` of it.
+        task_definition: Name of the task definition that the embeddings are keyed by.
         nested_definitions: Further definitions, refining that one, that the model has embeddings
-        for. embedding_dim: Width ``D`` of the meta embedding. inner_loop: ``inner_learning_rate``,
-        ``inner_steps``, ``fine_tune_steps``, ``pooling``. training_window: ``{"start": ms, "end":
-        ms}`` of the training rows, where known. training_label_mean: Mean label of the training
-        rows, which history features lean on; None where unknown. metrics: Evaluation results, where
-        known. libraries: Name to version of the libraries that made it. created: ISO 8601 time of
-        the export.
+            for.
+        embedding_dim: Width ``D`` of the meta embedding.
+        inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps``, ``pooling``.
+        training_window: ``{"start": ms, "end": ms}`` of the training rows, where known.
+        training_label_mean: Mean label of the training rows, which history features lean on; None
+            where unknown.
+        metrics: Evaluation results, where known.
+        libraries: Name to version of the libraries that made it.
+        created: ISO 8601 time of the export.
     """
 
     model_version: int

@@ -39,13 +39,16 @@ def adapt(
 ) -> Adaptation:
     """Takes `steps` steps of gradient descent from `weights`.
 
-    Args: weights: Each task's starting weights, ``[T, ...]`` or in a form of
-        `tfrec_limaml.adaptation.inner_weights`. task_losses: Maps such weights to the tasks'
-        support losses ``[T]``. steps: Number of steps; 0 returns the weights unchanged.
+    Args:
+        weights: Each task's starting weights, ``[T, ...]`` or in a form of
+            `tfrec_limaml.adaptation.inner_weights`.
+        task_losses: Maps such weights to the tasks' support losses ``[T]``.
+        steps: Number of steps; 0 returns the weights unchanged.
         learning_rates: One rate for all weights, or one for each (a number or a tensor that
-        broadcasts against it). second_order_steps: How many of the *last* steps an outer tape
-        differentiates through twice. ``None`` means all of them
-            (MAML), 0 means none (first-order MAML: inner gradients are constants).
+            broadcasts against it).
+        second_order_steps: How many of the *last* steps an outer tape differentiates through twice.
+            ``None`` means all of them (MAML), 0 means none (first-order MAML: inner gradients are
+            constants).
 
     Returns:
         The adapted weights and the losses before each step.

@@ -16,10 +16,10 @@ SampleLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 def sample_loss(loss: Any) -> SampleLoss:
     """The per-sample form of a Keras loss.
 
-    Args: loss: ``"binary_crossentropy"`` (of logits), ``"mean_squared_error"``, any other Keras
-        loss by name, a `keras.losses.Loss`
-            or a function ``(y_true, y_pred) -> loss`` per sample. Losses given as objects or
-            functions see the raw outputs.
+    Args:
+        loss: ``"binary_crossentropy"`` (of logits), ``"mean_squared_error"``, any other Keras loss
+            by name, a `keras.losses.Loss` or a function ``(y_true, y_pred) -> loss`` per sample.
+            Losses given as objects or functions see the raw outputs.
 
     Returns:
         A function of labels ``[N]`` and outputs ``[N]`` that gives losses ``[N]``.

@@ -18,10 +18,11 @@ def latest_index(weight: tf.Tensor) -> tf.Tensor:
 def pool(embeddings: tf.Tensor, weight: tf.Tensor, how: str = "latest") -> tf.Tensor:
     """Pools ``[T, S, D]`` to ``[T, D]`` over the samples with weight above 0.
 
-    Args: embeddings: Per-sample meta embeddings. weight: Sample weights ``[T, S]``, 0 for padding.
+    Args:
+        embeddings: Per-sample meta embeddings.
+        weight: Sample weights ``[T, S]``, 0 for padding.
         how: ``"latest"``, ``"mean"``, ``"max"``, or ``"cosine"``: a mean weighted by the (positive
-        part of the) cosine similarity to
-            the latest.
+            part of the) cosine similarity to the latest.
     """
     latest = tf.gather(embeddings, latest_index(weight), batch_dims=1)
     if how == "latest":

@@ -21,10 +21,13 @@ class DCNGlobalBlock(MLPGlobalBlock):
     embedding enters the deep network. Source: Wang et al., "DCN V2", WWW 2021, arXiv 2008.13535;
     the layers are `tensorflow_recommenders.layers.dcn.Cross`.
 
-    Args: hidden_units: Widths of the deep network's hidden layers, at least one. cross_layers:
-        Number of crosses. projection_dim: Rank of the crosses' matrices; ``None`` for full rank.
+    Args:
+        hidden_units: Widths of the deep network's hidden layers, at least one.
+        cross_layers: Number of crosses.
+        projection_dim: Rank of the crosses' matrices; ``None`` for full rank.
         cross_meta_embedding: Cross the meta embedding with the features too. The crosses then run
-        in every inner step. **kwargs: See `MLPGlobalBlock`; ``embeddings`` are crossed as well.
+            in every inner step.
+        **kwargs: See `MLPGlobalBlock`; ``embeddings`` are crossed as well.
     """
 
     def __init__(

@@ -24,11 +24,13 @@ class DLRMGlobalBlock(MLPGlobalBlock):
     head. Source: Naumov et al., "Deep Learning Recommendation Model", 2019, arXiv 1906.00091; the
     dots are `tensorflow_recommenders`' ``DotInteraction``.
 
-    Args: hidden_units: Widths of the top network's hidden layers, at least one. ids: Categorical
-        features: name to number of ids. Each id has a vector. interaction_dim: Width ``W`` of all
-        vectors. A meta embedding of another width is projected to it. bottom_units: Widths of the
-        hidden layers that make a vector of the dense features. **kwargs: See `MLPGlobalBlock`; no
-        ``embeddings`` here, `ids` take their place.
+    Args:
+        hidden_units: Widths of the top network's hidden layers, at least one.
+        ids: Categorical features: name to number of ids. Each id has a vector.
+        interaction_dim: Width ``W`` of all vectors. A meta embedding of another width is projected
+            to it.
+        bottom_units: Widths of the hidden layers that make a vector of the dense features.
+        **kwargs: See `MLPGlobalBlock`; no ``embeddings`` here, `ids` take their place.
     """
 
     def __init__(

@@ -23,12 +23,15 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
     The row is a learned prior plus a learned offset, as in `IDEmbeddingMetaBlock`: unseen IDs start
     at the prior.
 
-    Args: feature: Name of the single-valued meta feature that holds the ID; its schema entry needs
-        an ``embedding_width``. size: Number of ids, as `FeatureEncoder.size` counts them. id_width:
-        Width ``W`` of the ID row. unknown_id: The id that stands for all unknown values: 0 for a
-        vocabulary, ``None`` for hash buckets. embeddings_regularizer: Keras regularizer of the
-        offsets. **kwargs: See `MLPMetaBlock`; its ``embeddings`` should not hold `feature` once
-        more.
+    Args:
+        feature: Name of the single-valued meta feature that holds the ID; its schema entry needs an
+            ``embedding_width``.
+        size: Number of ids, as `FeatureEncoder.size` counts them.
+        id_width: Width ``W`` of the ID row.
+        unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash
+            buckets.
+        embeddings_regularizer: Keras regularizer of the offsets.
+        **kwargs: See `MLPMetaBlock`; its ``embeddings`` should not hold `feature` once more.
     """
 
     def __init__(

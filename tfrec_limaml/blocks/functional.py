@@ -23,15 +23,18 @@ class FunctionalGlobalBlock(GlobalBlock):
     The model is cut where the meta embedding first enters: all that does not depend on it is the
     context, and runs once per batch.
 
-    Example: >>> rows = keras.Input((20,), name="other") >>> meta_embedding = keras.Input((32,),
-        name="meta_embedding") >>> hidden = keras.layers.Concatenate()([keras.layers.Dense(64,
-        "relu")(rows), meta_embedding]) >>> block = FunctionalGlobalBlock(keras.Model([rows,
-        meta_embedding], keras.layers.Dense(1)(hidden)))
+    Example:
+        >>> rows = keras.Input((20,), name="other")
+        >>> meta_embedding = keras.Input((32,), name="meta_embedding")
+        >>> hidden = keras.layers.Dense(64, "relu")(rows)
+        >>> hidden = keras.layers.Concatenate()([hidden, meta_embedding])
+        >>> logit = keras.layers.Dense(1)(hidden)
+        >>> block = FunctionalGlobalBlock(keras.Model([rows, meta_embedding], logit))
 
-    Args: model: Its inputs are named as the encoded features they take (``"meta"``, ``"other"``,
-        embedded features: shape ``()``, dtype
-            ``"int32"``), one ``"meta_embedding"``; its output is ``[N, 1]`` or ``[N]``, a logit
-            without sigmoid.
+    Args:
+        model: Its inputs are named as the encoded features they take (``"meta"``, ``"other"``,
+            embedded features: shape ``()``, dtype ``"int32"``), one ``"meta_embedding"``; its
+            output is ``[N, 1]`` or ``[N]``, a logit without sigmoid.
 
     Its layers keep their own dtype policy.
     """

@@ -23,11 +23,14 @@ class IDEmbeddingMetaBlock(MetaBlock):
     that training never saw has offset 0: it starts at the prior, and gets a row of its own once
     adapted.
 
-    Args: feature: Name of the single-valued meta feature that holds the ID; its schema entry needs
-        an ``embedding_width``. size: Number of ids, as `FeatureEncoder.size` counts them.
-        embedding_dim: Width ``D`` of the meta embedding. unknown_id: The id that stands for all
-        unknown values: 0 for a vocabulary, ``None`` for hash buckets. embeddings_regularizer: Keras
-        regularizer of the offsets.
+    Args:
+        feature: Name of the single-valued meta feature that holds the ID; its schema entry needs an
+            ``embedding_width``.
+        size: Number of ids, as `FeatureEncoder.size` counts them.
+        embedding_dim: Width ``D`` of the meta embedding.
+        unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash
+            buckets.
+        embeddings_regularizer: Keras regularizer of the offsets.
     """
 
     def __init__(

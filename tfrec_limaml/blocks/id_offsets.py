@@ -17,11 +17,15 @@ class IDOffsets(FeatureEmbeddings):
     """``ID -> offset``: zero until training has moved it, and always zero for the out-of-vocabulary
     ID.
 
-    Args: feature: Name of the single-valued feature that holds the ID; its schema entry needs an
-        ``embedding_width``. size: Number of ids, as `FeatureEncoder.size` counts them. width: Width
-        ``W`` of an offset. unknown_id: The id that stands for all unknown values: 0 for a
-        vocabulary, ``None`` for hash buckets. embeddings_regularizer: Keras regularizer of the
-        table; it leaves what IDs share to the prior.
+    Args:
+        feature: Name of the single-valued feature that holds the ID; its schema entry needs an
+            ``embedding_width``.
+        size: Number of ids, as `FeatureEncoder.size` counts them.
+        width: Width ``W`` of an offset.
+        unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash
+            buckets.
+        embeddings_regularizer: Keras regularizer of the table; it leaves what IDs share to the
+            prior.
 
     Input: encoded features ``[...]``; output: ``[..., W]``.
     """

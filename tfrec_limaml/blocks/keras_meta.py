@@ -20,17 +20,20 @@ from tfrec_limaml.features import META, Features
 class KerasMetaBlock(MetaBlock):
     """Any Keras layer, `keras.Sequential` or functional model that maps ``[N, F]`` to ``[N, D]``.
 
-    Example: >>> stack = keras.Sequential([keras.layers.Dense(64, "gelu"),
-        keras.layers.LayerNormalization(), keras.layers.Dense(32)]) >>> block =
-        KerasMetaBlock(stack, embedding_dim=32)
+    Example:
+        >>> layers = [keras.layers.Dense(64, "gelu"), keras.layers.Dense(32)]
+        >>> stack = keras.Sequential(layers)
+        >>> block = KerasMetaBlock(stack, embedding_dim=32)
 
     All its trainable variables are adapted per task; a part with ``trainable=False`` is shared and
     fixed. Its dtype policy is its own.
 
-    Args: layer: The layer; custom ones must be registered with
-        `keras.saving.register_keras_serializable` to be saved. embedding_dim: Width ``D`` of its
-        output. embeddings: Categorical meta features to embed: name to ``(number of ids, width)``.
-        The tables are shared by all tasks.
+    Args:
+        layer: The layer; custom ones must be registered with
+            `keras.saving.register_keras_serializable` to be saved.
+        embedding_dim: Width ``D`` of its output.
+        embeddings: Categorical meta features to embed: name to ``(number of ids, width)``. The
+            tables are shared by all tasks.
     """
 
     def __init__(
@@ -51,8 +54,9 @@ class KerasMetaBlock(MetaBlock):
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Builds the layer and tries it on two tasks.
 
-        Raises: LimamlError: The layer's output is not ``[N, D]``, or a part of it, which the
-            message names, cannot be batched over tasks.
+        Raises:
+            LimamlError: The layer's output is not ``[N, D]``, or a part of it, which the message
+                names, cannot be batched over tasks.
         """
         self.inputs_layer.build(features_shape)
         width = self.inputs_layer.compute_output_shape(features_shape)[-1]

@@ -23,10 +23,13 @@ DUAL_FROM_WIDTH = 48
 class MLPMetaBlock(MetaBlock):
     """``dense -> activation -> ... -> dense`` on the meta features.
 
-    Args: hidden_units: Widths of the hidden layers. embedding_dim: Width ``D`` of the meta
-        embedding. activation: Of the hidden layers; the output is linear. dropout: Rate after each
-        hidden layer. embeddings: Categorical meta features to embed: name to ``(number of ids,
-        width)``. The tables are shared by all tasks.
+    Args:
+        hidden_units: Widths of the hidden layers.
+        embedding_dim: Width ``D`` of the meta embedding.
+        activation: Of the hidden layers; the output is linear.
+        dropout: Rate after each hidden layer.
+        embeddings: Categorical meta features to embed: name to ``(number of ids, width)``. The
+            tables are shared by all tasks.
     """
 
     def __init__(

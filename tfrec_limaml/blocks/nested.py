@@ -22,11 +22,13 @@ from tfrec_limaml.features import Features, subtask_feature
 class Subtasks(NamedTuple):
     """The subtasks of a batch of support sets.
 
-    Attributes: number: Subtask of each support row, int32 ``[T, S]``; -1 for padding. ids: What
-        rows of one subtask have in common, int64 ``[T, S]``. owner: Task of each subtask, int32
-        ``[P]``. There is at least one: where no row is real, it is task 0's and has no members.
-        opener: Position of each subtask's first row in its task, int32 ``[P]``. count: Number of
-        real subtasks, a scalar.
+    Attributes:
+        number: Subtask of each support row, int32 ``[T, S]``; -1 for padding.
+        ids: What rows of one subtask have in common, int64 ``[T, S]``.
+        owner: Task of each subtask, int32 ``[P]``. There is at least one: where no row is real, it
+            is task 0's and has no members.
+        opener: Position of each subtask's first row in its task, int32 ``[P]``.
+        count: Number of real subtasks, a scalar.
     """
 
     number: tf.Tensor
@@ -99,12 +101,13 @@ class NestedMetaBlocks(MetaBlock):
 
     A further block runs once for every subtask of a task, on all of the task's rows.
 
-    Example: >>> block = NestedMetaBlocks({"user": MLPMetaBlock(), "user_tab": MLPMetaBlock()}) >>>
-        encoder = FeatureEncoder(schema, statistics, task="user", nested=block.nested_definitions)
+    Example:
+        >>> block = NestedMetaBlocks({"user": MLPMetaBlock(), "user_tab": MLPMetaBlock()})
+        >>> encoder = FeatureEncoder(schema, statistics, "user", block.nested_definitions)
 
-    Args: blocks: Task definition to meta block, the records' own definition first; all of one
-        `embedding_dim`, so that one store holds
-            their embeddings.
+    Args:
+        blocks: Task definition to meta block, the records' own definition first; all of one
+            `embedding_dim`, so that one store holds their embeddings.
     """
 
     def __init__(self, blocks: Mapping[str, MetaBlock], **kwargs: Any) -> None:

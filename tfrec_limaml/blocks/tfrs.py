@@ -15,9 +15,10 @@ SUPPORTED = "0.7.3"
 def feature_interaction() -> Any:
     """The module ``tensorflow_recommenders.layers.feature_interaction``.
 
-    Raises: LimamlError: The package is missing, or is a version for Keras 2: those refuse to import
-        under Keras 3, and with
-            ``TF_USE_LEGACY_KERAS=1`` a Keras 3 model silently does not train their layers.
+    Raises:
+        LimamlError: The package is missing, or is a version for Keras 2: those refuse to import
+            under Keras 3, and with ``TF_USE_LEGACY_KERAS=1`` a Keras 3 model silently does not
+            train their layers.
     """
     remedy = f"run `pip install tensorflow-recommenders=={SUPPORTED}`"
     try:

@@ -21,10 +21,12 @@ class WideAndDeepGlobalBlock(MLPGlobalBlock):
     The wide logit does not depend on the meta embedding, so it is part of the context. Source:
     Cheng et al., "Wide & Deep Learning for Recommender Systems", 2016, arXiv 1606.07792.
 
-    Args: hidden_units: Widths of the deep part's hidden layers, at least one. wide_ids: Categorical
-        features of the wide part: name to number of ids. Each id has one weight. **kwargs: See
-        `MLPGlobalBlock`; ``embeddings`` are those of the deep part, and its regularizer holds for
-        both.
+    Args:
+        hidden_units: Widths of the deep part's hidden layers, at least one.
+        wide_ids: Categorical features of the wide part: name to number of ids. Each id has one
+            weight.
+        **kwargs: See `MLPGlobalBlock`; ``embeddings`` are those of the deep part, and its
+            regularizer holds for both.
     """
 
     def __init__(

@@ -26,12 +26,18 @@ def prepare(
 ) -> dict[str, Any]:
     """Writes a known data set in the raw layout (see `tfrec_limaml.datasets.raw`).
 
-    Args: name: One of `names`. output: Folder to write. data_dir: Folder with the official files;
-        where they are missing they are downloaded into it. label: Label column; the data set's
-        first by default. tasks: Task definitions; the data set's first by default. history: Declare
-        point-in-time history features. id_feature: Declare the key of the first task definition as
-        an embedded meta feature, which ID meta blocks need. settings: Further settings of the data
-        set, e.g. ``{"members": 500, "seed": 1}``. overwrite: Replace an earlier output.
+    Args:
+        name: One of `names`.
+        output: Folder to write.
+        data_dir: Folder with the official files; where they are missing they are downloaded into
+            it.
+        label: Label column; the data set's first by default.
+        tasks: Task definitions; the data set's first by default.
+        history: Declare point-in-time history features.
+        id_feature: Declare the key of the first task definition as an embedded meta feature, which
+            ID meta blocks need.
+        settings: Further settings of the data set, e.g. ``{"members": 500, "seed": 1}``.
+        overwrite: Replace an earlier output.
 
     Returns:
         The data card.
@@ -86,15 +92,20 @@ def describe(
 ) -> dict[str, Any]:
     """What is in a data set.
 
-    Args: target: A prepared folder, a CSV or Parquet file of interactions, or the name of a known
-        data set. schema: Schema of the file; guessed without one. write_schema: Also writes the
-        guessed schema there, as YAML.
+    Args:
+        target: A prepared folder, a CSV or Parquet file of interactions, or the name of a known
+            data set.
+        schema: Schema of the file; guessed without one.
+        write_schema: Also writes the guessed schema there, as YAML.
 
-    Returns: A data card, for a file with ``schema_yaml`` and ``warnings`` (what to check about the
+    Returns:
+        A data card, for a file with ``schema_yaml`` and ``warnings`` (what to check about the
         guess); for a known name its facts.
 
-    Raises: SchemaError: The file cannot be read, does not fit, or gives no clue about label, time
-        and task key. LimamlError: Neither a file nor a known name.
+    Raises:
+        SchemaError: The file cannot be read, does not fit, or gives no clue about label, time and
+            task key.
+        LimamlError: Neither a file nor a known name.
     """
     from tfrec_limaml.datasets import describe
 

@@ -21,10 +21,13 @@ def data_card(
 ) -> dict[str, Any]:
     """Counts a conformed data set.
 
-    Args: raw: Canonical data, with a split in the schema. invalid: Column to kind to number of
-        invalid values, as `tfrec_limaml.datasets.conform.conform` returns them.
+    Args:
+        raw: Canonical data, with a split in the schema.
+        invalid: Column to kind to number of invalid values, as
+            `tfrec_limaml.datasets.conform.conform` returns them.
 
-    Returns: A JSON-able mapping. ``tasks``, ``samples_per_task`` and
+    Returns:
+        A JSON-able mapping. ``tasks``, ``samples_per_task`` and
         ``share_of_test_tasks_with_history`` are those of the default task definition;
         ``definitions`` has them for each.
     """

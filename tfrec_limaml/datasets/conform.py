@@ -30,13 +30,14 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
     Args:
         raw: The data as read.
 
-    Returns: The data in canonical types and time order, and per column the number of ``missing``,
+    Returns:
+        The data in canonical types and time order, and per column the number of ``missing``,
         ``unparsable``, ``non_finite`` and ``out_of_range`` values that remain in it.
 
-    Raises: SchemaError: A column is missing or of another type than declared, a file is empty, the
-        label has one class only,
-            a table's key is not unique, a split date lies outside the data, or a value is invalid
-            where the schema says ``on_invalid: error``.
+    Raises:
+        SchemaError: A column is missing or of another type than declared, a file is empty, the
+            label has one class only, a table's key is not unique, a split date lies outside the
+            data, or a value is invalid where the schema says ``on_invalid: error``.
     """
     schema, invalid = raw.schema, Invalid()
     _check_tables(schema, raw.tables)

@@ -35,8 +35,9 @@ def fetch(url: str, folder: Path, md5: str) -> Path:
     Returns:
         Path of the file.
 
-    Raises: LimamlError: The place cannot be reached, does not have the file, or sends other bytes
-        than published.
+    Raises:
+        LimamlError: The place cannot be reached, does not have the file, or sends other bytes than
+            published.
     """
     target = folder / url.rsplit("/", 1)[-1]
     part = target.with_name(target.name + ".part")

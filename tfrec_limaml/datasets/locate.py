@@ -28,10 +28,13 @@ def locate(
 ) -> Path:
     """The folder with the official files.
 
-    Args: data_dir: The data set's own folder, or the one that contains it; ``None`` for
-        `default_folder`. folder_name: What the official archive calls its folder. complete: Tells
-        whether a folder holds what is needed. url, md5: The official archive and its checksum (or
-        the checksum's address), for what is not there.
+    Args:
+        data_dir: The data set's own folder, or the one that contains it; ``None`` for
+            `default_folder`.
+        folder_name: What the official archive calls its folder.
+        complete: Tells whether a folder holds what is needed.
+        url, md5: The official archive and its checksum (or the checksum's address), for what is not
+            there.
 
     Raises:
         LimamlError: The folder given does not exist, or the download failed.

@@ -37,10 +37,13 @@ INTERACTIONS = "interactions"
 class RawData:
     """A data set in memory.
 
-    Attributes: schema: Names and types of the columns. interactions: One row per interaction.
-        tables: Feature tables by the names that ``schema.tables`` uses. dropped: Reason to number
-        of rows left out on the way here. source: Facts for the data card: ``licence``,
-        ``citation``, ``homepage``, files read and the like.
+    Attributes:
+        schema: Names and types of the columns.
+        interactions: One row per interaction.
+        tables: Feature tables by the names that ``schema.tables`` uses.
+        dropped: Reason to number of rows left out on the way here.
+        source: Facts for the data card: ``licence``, ``citation``, ``homepage``, files read and the
+            like.
     """
 
     schema: Schema

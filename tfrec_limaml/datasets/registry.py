@@ -19,9 +19,12 @@ _MODULES = ("simulated", "kuairand", "movielens")
 class Request:
     """What the user asked for, checked against the data set's own lists.
 
-    Attributes: data_dir: Folder that holds (or receives) the official files; ``None`` for the
-        default places. label: Name of the label. tasks: Names of the task definitions; the first
-        becomes the schema's default. history: Whether to declare point-in-time history features.
+    Attributes:
+        data_dir: Folder that holds (or receives) the official files; ``None`` for the default
+            places.
+        label: Name of the label.
+        tasks: Names of the task definitions; the first becomes the schema's default.
+        history: Whether to declare point-in-time history features.
         settings: The data set's further settings, complete.
     """
 

@@ -72,8 +72,11 @@ def simulate(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Draws a world and what happens in it.
 
-    Args: members: Number of members, at least 20. seed: Everything follows from it. days: Length of
-        the period, at least 10; the last fifth tests, the tenth before it validates.
+    Args:
+        members: Number of members, at least 20.
+        seed: Everything follows from it.
+        days: Length of the period, at least 10; the last fifth tests, the tenth before it
+            validates.
 
     Returns:
         The interactions and the members' features.

@@ -20,8 +20,9 @@ def load_own(
 ) -> RawData:
     """Reads a schema and the files that it describes.
 
-    Raises: SchemaError: A file is missing, empty or unreadable, or a table is given that the schema
-        does not join.
+    Raises:
+        SchemaError: A file is missing, empty or unreadable, or a table is given that the schema
+            does not join.
     """
     declared = Schema.load(schema)
     for name in tables:

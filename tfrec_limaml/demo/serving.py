@@ -77,7 +77,8 @@ def rank(
 ) -> tuple[npt.NDArray[np.float64], bool]:
     """Ranks one request with ``limaml rank``.
 
-    Returns: The probability of each candidate, in the request's order, and whether the member's
+    Returns:
+        The probability of each candidate, in the request's order, and whether the member's
         embedding was used.
     """
     # The first requests after a start may be slow on a busy machine.

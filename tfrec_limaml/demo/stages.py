@@ -88,8 +88,10 @@ class Workspace:
     def open(self, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
         """Reads the state of an earlier demo, or starts a new one.
 
-        Args: settings: What the demo is made with; must not change between a run and its
-            continuation. overwrite: Remove what an earlier demo left.
+        Args:
+            settings: What the demo is made with; must not change between a run and its
+                continuation.
+            overwrite: Remove what an earlier demo left.
 
         Returns:
             The state: ``settings`` and the result of each finished stage.

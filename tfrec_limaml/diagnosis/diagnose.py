@@ -154,8 +154,9 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
         rows: From `score_rows`.
         definition: Its name.
 
-    Returns: ``tasks``, ``rows``, ``median_history``; ``sources``, a list with the task itself first
-        and then every category: ``source``, the standard deviation between tasks in logits
+    Returns:
+        ``tasks``, ``rows``, ``median_history``; ``sources``, a list with the task itself first and
+        then every category: ``source``, the standard deviation between tasks in logits
         (``deviation`` with ``low`` and ``high``), and the gains in AUC of an ``oracle``, from each
         task's ``history``, and from the history if the deviation were its upper bound
         (``at_most``); and ``verdict``.

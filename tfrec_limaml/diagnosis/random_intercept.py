@@ -108,9 +108,10 @@ def auc_gains(
         draws: Worlds to average over.
         seed: Makes the result repeatable.
 
-    Returns: The gain in AUC of an oracle that knows every effect, and of the best estimate that
-        each task's own history allows: of task effects over none; with groups, of group effects on
-        top of task effects.
+    Returns:
+        The gain in AUC of an oracle that knows every effect, and of the best estimate that each
+        task's own history allows: of task effects over none; with groups, of group effects on top
+        of task effects.
     """
     rng = np.random.default_rng(seed)
     mean = offset * np.sqrt(1 + _ATTENUATION * (tau**2 + tau_group**2))

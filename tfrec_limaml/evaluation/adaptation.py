@@ -29,7 +29,8 @@ def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, A
         model: A trained model.
         dataset: Batches of tasks.
 
-    Returns: ``support_loss_before``, ``support_loss_after`` (NaN where no task has support) and
+    Returns:
+        ``support_loss_before``, ``support_loss_after`` (NaN where no task has support) and
         ``support_loss_rose``, the share of tasks whose loss rose.
     """
 

@@ -63,17 +63,18 @@ def measure(
 ) -> dict[str, Any]:
     """Metrics of scored rows, overall, by length of history and by cohort.
 
-    Args: rows: Arrays ``[N]``: ``probability``, ``label``, ``history``, ``task_key``, and for the
-        dormant cohort ``timestamp`` and
-            ``last_seen``.
+    Args:
+        rows: Arrays ``[N]``: ``probability``, ``label``, ``history``, ``task_key``, and for the
+            dormant cohort ``timestamp`` and ``last_seen``.
         bounds: Lower bounds of the slices by history.
         reference: Another model's probabilities ``[N]`` of the same rows, to report the gain over.
         trained_keys: See `cohorts`.
         dormant_days: See `cohorts`.
 
-    Returns: ``rows``, ``tasks``, ``auc`` with ``auc_low`` and ``auc_high`` (95 %, rows of one task
-        taken as dependent), ``log_loss``, ``calibration``, ``calibration_curve``, ``per_task_auc``
-        over ``per_task_auc_tasks`` tasks, with a `reference` also ``gain``, ``gain_low`` and
+    Returns:
+        ``rows``, ``tasks``, ``auc`` with ``auc_low`` and ``auc_high`` (95 %, rows of one task taken
+        as dependent), ``log_loss``, ``calibration``, ``calibration_curve``, ``per_task_auc`` over
+        ``per_task_auc_tasks`` tasks, with a `reference` also ``gain``, ``gain_low`` and
         ``gain_high`` in AUC; ``slices`` by history and ``cohorts``: lists of some of the same, each
         with its name under ``slice``. A degenerate metric is NaN, or carries a ``note``; overall
         ones are warned of as well.

@@ -93,8 +93,9 @@ def calibration(label: Array, probability: Array) -> float:
 def calibration_curve(label: Array, probability: Array, bins: int = 10) -> list[dict[str, float]]:
     """Expected and observed positives in bins of equally many rows, by rising probability.
 
-    Returns: For each bin that holds rows: ``rows``, ``expected`` (mean probability) and
-        ``observed`` (mean label).
+    Returns:
+        For each bin that holds rows: ``rows``, ``expected`` (mean probability) and ``observed``
+        (mean label).
     """
     parts = np.array_split(np.argsort(probability, kind="stable"), bins)
     return [

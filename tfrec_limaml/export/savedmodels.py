@@ -43,11 +43,12 @@ def export_for_serving(
     Both are written aside and renamed when complete, the adapter first, so that a server never
     loads half a model.
 
-    Args: model: A trained `LiMAML` model with an encoder. base_directory: Gets the folders
-        ``ranker`` and ``adapter``. model_version: Positive integer; one more than the highest
-        exported one by default. task_definition: What the embeddings are keyed by; the schema's
-        first definition, or the one that the encoder was made for, by
-            default.
+    Args:
+        model: A trained `LiMAML` model with an encoder.
+        base_directory: Gets the folders ``ranker`` and ``adapter``.
+        model_version: Positive integer; one more than the highest exported one by default.
+        task_definition: What the embeddings are keyed by; the schema's first definition, or the one
+            that the encoder was made for, by default.
         metrics: Evaluation results to record.
 
     Returns:

@@ -57,9 +57,10 @@ class LiMAML(MAMLModel):
         >>> model.compile(optimizer=keras.optimizers.Adam(1e-3))
         >>> model.fit(train_tasks, validation_data=validation_tasks, epochs=3)
 
-    Args: pooling: How the meta embedding that is stored is made from a task's samples: ``"latest"``
-        (the paper's), ``"mean"``,
-            ``"max"`` or ``"cosine"`` (mean weighted by cosine similarity to the latest).
+    Args:
+        pooling: How the meta embedding that is stored is made from a task's samples: ``"latest"``
+            (the paper's), ``"mean"``, ``"max"`` or ``"cosine"`` (mean weighted by cosine similarity
+            to the latest).
         **kwargs: See `MAMLModel` and `TaskModel`.
     """
 

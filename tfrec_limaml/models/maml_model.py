@@ -16,10 +16,11 @@ from tfrec_limaml.models.task_model import TaskModel
 class MAMLModel(TaskModel):
     """Base of `LiMAML` and `EntireNetworkMAML`.
 
-    Args: inner_steps: Steps ``n`` of the inner loop in training. first_order: Treat inner gradients
-        as constants (first-order MAML). second_order_steps: Differentiate twice through this many
-        of the last inner steps only; ``None`` means all. A documented
-            cheaper gradient for many steps.
+    Args:
+        inner_steps: Steps ``n`` of the inner loop in training.
+        first_order: Treat inner gradients as constants (first-order MAML).
+        second_order_steps: Differentiate twice through this many of the last inner steps only;
+            ``None`` means all. A documented cheaper gradient for many steps.
         unadapted_loss_weight: Weight of the support loss *before* adaptation in the outer
             objective. Beyond the paper: it also makes members without history score well. 0 is the
             paper's objective.

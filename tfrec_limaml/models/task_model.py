@@ -39,12 +39,15 @@ TaskBatch = Mapping[str, Any]
 class TaskModel(keras.Model):
     """Base class of `LiMAML`, `EntireNetworkMAML` and `Vanilla`.
 
-    Args: meta_block: Maps meta features to the meta embedding. global_block: Maps everything else
-        and the meta embedding to a logit. encoder: The `FeatureEncoder` that made the features;
-        saved with the model, and needed for export. fine_tune: Whether `evaluate` and `predict`
-        adapt on each task's support set first. fine_tune_steps: Steps ``k`` of that adaptation.
-        inner_learning_rate: Rate alpha of the inner loop and of fine-tuning. averaging: Outer mean
-        over ``"task"`` losses, or over all their ``"sample"`` weights.
+    Args:
+        meta_block: Maps meta features to the meta embedding.
+        global_block: Maps everything else and the meta embedding to a logit.
+        encoder: The `FeatureEncoder` that made the features; saved with the model, and needed for
+            export.
+        fine_tune: Whether `evaluate` and `predict` adapt on each task's support set first.
+        fine_tune_steps: Steps ``k`` of that adaptation.
+        inner_learning_rate: Rate alpha of the inner loop and of fine-tuning.
+        averaging: Outer mean over ``"task"`` losses, or over all their ``"sample"`` weights.
     """
 
     def __init__(
@@ -134,10 +137,12 @@ class TaskModel(keras.Model):
     ) -> None:
         """Configures training like `keras.Model.compile`.
 
-        Args: optimizer: Of the outer loop. loss: See `tfrec_limaml.losses.sample_loss`. metrics:
-            Measured at evaluation, on query predictions; AUC and log loss by default for binary
-            labels. Training reports
-                its loss alone: metrics of rows that were just trained on cost time and say little.
+        Args:
+            optimizer: Of the outer loop.
+            loss: See `tfrec_limaml.losses.sample_loss`.
+            metrics: Measured at evaluation, on query predictions; AUC and log loss by default for
+                binary labels. Training reports its loss alone: metrics of rows that were just
+                trained on cost time and say little.
             jit_compile: Off by default: on CPUs XLA was no faster here.
             **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster where steps are
                 short; callbacks are then called once every 8 batches.

@@ -23,8 +23,9 @@ class Vanilla(TaskModel):
 
     `fine_tune=True` adapts the whole network (without embedding tables) at evaluation.
 
-    Args: **kwargs: See `TaskModel`; here `averaging` is ``"sample"`` and `fine_tune` is off by
-        default.
+    Args:
+        **kwargs: See `TaskModel`; here `averaging` is ``"sample"`` and `fine_tune` is off by
+            default.
     """
 
     def __init__(

@@ -22,9 +22,10 @@ def principal_components(
     Args:
         vectors: ``[T, D]``, finite.
 
-    Returns: Coordinates ``[T, 2]`` (zero where there are fewer directions) and the share of the
-        variance along each. The sign of a direction is fixed by making its largest coefficient
-        positive, so that the same vectors always give the same map.
+    Returns:
+        Coordinates ``[T, 2]`` (zero where there are fewer directions) and the share of the variance
+        along each. The sign of a direction is fixed by making its largest coefficient positive, so
+        that the same vectors always give the same map.
     """
     centred = np.asarray(vectors, np.float64) - np.mean(vectors, axis=0, dtype=np.float64)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
@@ -47,7 +48,8 @@ def favourite(values: Iterable[str]) -> str:
 def largest_groups(groups: Sequence[str], keep: int) -> tuple[list[str], list[str]]:
     """Folds rare groups into ``"other"``.
 
-    Returns: The groups with rare ones renamed, and the names that are left: the largest first,
+    Returns:
+        The groups with rare ones renamed, and the names that are left: the largest first,
         ``"other"`` last.
     """
     names = [

@@ -39,11 +39,14 @@ RESERVED_NAMES = frozenset({"label", "timestamp", "weight", "meta_embedding", "h
 class Feature:
     """One input column.
 
-    Attributes: name: Column name, unique in the schema. role: ``"meta"`` features feed the meta
-        block (and the global block too); ``"other"`` ones only the global block. dtype: Type in
-        task records and in serving requests: ``"string"``, ``"int64"`` or ``"float32"``. encoding:
-        ``"numeric"`` (float, normalised), ``"vocabulary"`` (tokens learned from training data, one
-            out-of-vocabulary bucket) or ``"hash"`` (stable hash into ``buckets``).
+    Attributes:
+        name: Column name, unique in the schema.
+        role: ``"meta"`` features feed the meta block (and the global block too); ``"other"`` ones
+            only the global block.
+        dtype: Type in task records and in serving requests: ``"string"``, ``"int64"`` or
+            ``"float32"``.
+        encoding: ``"numeric"`` (float, normalised), ``"vocabulary"`` (tokens learned from training
+            data, one out-of-vocabulary bucket) or ``"hash"`` (stable hash into ``buckets``).
         width: Length of a fixed-size numeric vector; 1 for scalars.
         normalise: For numeric features: ``"standard"`` (zero mean, unit variance), ``"log"``
             (``sign(x) log1p|x|``, then standard) or ``"none"``.
@@ -211,11 +214,14 @@ class Split:
 class Schema:
     """Everything the toolkit must know about a data set's columns.
 
-    Attributes: name: Short identifier. label: The target. timestamp: Name of the time column (a
-        number in ``timestamp_unit`` since the epoch, or ISO 8601 text). timestamp_unit: ``"s"``,
-        ``"ms"``, ``"us"``, ``"ns"`` or ``"iso"``. tasks: Task definitions: name to key columns,
-        e.g. ``{"user": ["user_id"], "user_tab": ["user_id", "tab"]}``. The
-            first is the default one.
+    Attributes:
+        name: Short identifier.
+        label: The target.
+        timestamp: Name of the time column (a number in ``timestamp_unit`` since the epoch, or ISO
+            8601 text).
+        timestamp_unit: ``"s"``, ``"ms"``, ``"us"``, ``"ns"`` or ``"iso"``.
+        tasks: Task definitions: name to key columns, e.g. ``{"user": ["user_id"], "user_tab":
+            ["user_id", "tab"]}``. The first is the default one.
         features: Input columns.
         tables: Feature tables joined to the interactions: name to key column.
         history: Point-in-time history features to compute.
@@ -300,8 +306,9 @@ class Schema:
     def further_columns(self, definition: str | None, nested: str) -> tuple[str, ...]:
         """The key columns that a nested task definition adds to those of `definition`.
 
-        Raises: SchemaError: `nested` does not refine `definition`, or records of `definition` lack
-            the further columns.
+        Raises:
+            SchemaError: `nested` does not refine `definition`, or records of `definition` lack the
+                further columns.
         """
         outer, inner = self.task_columns(definition), self.task_columns(nested)
         further = inner[len(outer) :]

@@ -18,11 +18,14 @@ Mask = npt.NDArray[np.bool_]
 class Generation:
     """One published or unpublished run of the embedding job.
 
-    Attributes: model_version: The exported model that made the embeddings. identifier: Unique and
-        increasing within a model version, for example ``20221122T035400Z``. count: Number of
-        embeddings. embedding_dim: Width ``D``. state: ``"writing"``, ``"published"`` (readable,
-        rollback target) or ``"current"`` (what readers see). published: Seconds since the epoch; 0
-        while writing.
+    Attributes:
+        model_version: The exported model that made the embeddings.
+        identifier: Unique and increasing within a model version, for example ``20221122T035400Z``.
+        count: Number of embeddings.
+        embedding_dim: Width ``D``.
+        state: ``"writing"``, ``"published"`` (readable, rollback target) or ``"current"`` (what
+            readers see).
+        published: Seconds since the epoch; 0 while writing.
     """
 
     model_version: int

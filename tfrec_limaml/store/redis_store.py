@@ -38,10 +38,14 @@ _COMMANDS_PER_ROUND_TRIP = 32
 class RedisStore:
     """Embedding store in Redis; see the module's text.
 
-    Args: url: ``redis://HOST:PORT/DB``. prefix: First part of every key. dtype: ``"float32"`` or
-        ``"float16"`` for generations written from now on. ttl: Seconds after its publication that a
-        generation lives: the backstop for a job that stopped for good. lease: Seconds without a
-        `put` after which a writer counts as dead. timeout: Seconds to wait for the server.
+    Args:
+        url: ``redis://HOST:PORT/DB``.
+        prefix: First part of every key.
+        dtype: ``"float32"`` or ``"float16"`` for generations written from now on.
+        ttl: Seconds after its publication that a generation lives: the backstop for a job that
+            stopped for good.
+        lease: Seconds without a `put` after which a writer counts as dead.
+        timeout: Seconds to wait for the server.
     """
 
     def __init__(

@@ -47,12 +47,13 @@ def task_dataset(
 ) -> tf.data.Dataset:
     """Batches of tasks for `fit`, `evaluate` and `predict`.
 
-    Args: pattern: File pattern or patterns of task records (``.gz`` files are decompressed).
-        encoder: Encodes raw columns; the model must hold the same. batch_size: Tasks per batch; the
-        last batch may be smaller. support_fraction: Share of an uncut record's samples, in time
-        order, that form the support set. A pair draws the share anew,
-            uniformly, for each epoch and task (beyond the paper). Records that are cut already keep
-            their cut.
+    Args:
+        pattern: File pattern or patterns of task records (``.gz`` files are decompressed).
+        encoder: Encodes raw columns; the model must hold the same.
+        batch_size: Tasks per batch; the last batch may be smaller.
+        support_fraction: Share of an uncut record's samples, in time order, that form the support
+            set. A pair draws the share anew, uniformly, for each epoch and task (beyond the paper).
+            Records that are cut already keep their cut.
         max_samples: Keep only the most recent samples of the support part (for uncut records: of
             the record).
         shuffle: Shuffle tasks anew in each epoch.
@@ -63,8 +64,9 @@ def task_dataset(
     Returns:
         A dataset of batches as `tfrec_limaml.models.TaskModel` takes them.
 
-    Raises: LimamlError: No file matches, the first record is not one of the encoder's schema, or an
-        argument is out of range.
+    Raises:
+        LimamlError: No file matches, the first record is not one of the encoder's schema, or an
+            argument is out of range.
     """
     files = _files(pattern)
     low, high = (

@@ -16,10 +16,12 @@ from tfrec_limaml.tasks.feature_encoder import DTYPES, FeatureEncoder
 class Tasks(NamedTuple):
     """A block of parsed tasks.
 
-    Attributes: task_key: string ``[T]``. query_start: int64 ``[T]``, ``-1`` where the record is not
-        cut. splits: int64 ``[T + 1]``: rows of task t are ``splits[t]:splits[t + 1]``. columns:
-        Every row's values ``[R, ...]``: raw features, ``label``, ``timestamp``, ``weight`` and
-        carried columns.
+    Attributes:
+        task_key: string ``[T]``.
+        query_start: int64 ``[T]``, ``-1`` where the record is not cut.
+        splits: int64 ``[T + 1]``: rows of task t are ``splits[t]:splits[t + 1]``.
+        columns: Every row's values ``[R, ...]``: raw features, ``label``, ``timestamp``, ``weight``
+            and carried columns.
     """
 
     task_key: tf.Tensor

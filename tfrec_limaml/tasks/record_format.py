@@ -55,10 +55,12 @@ def encode_task(
 ) -> bytes:
     """Serialises one task.
 
-    Args: schema: Names and types of the columns. task_key: The task's identifier. rows:
-        Interactions in time order; each maps feature names to raw values and holds ``label``,
-        ``timestamp``
-            (milliseconds), the carried columns and, if the schema has one, ``weight``.
+    Args:
+        schema: Names and types of the columns.
+        task_key: The task's identifier.
+        rows: Interactions in time order; each maps feature names to raw values and holds ``label``,
+            ``timestamp`` (milliseconds), the carried columns and, if the schema has one,
+            ``weight``.
         query_start: Index of the first query row, or ``-1``.
 
     Returns:
@@ -118,10 +120,11 @@ class TaskEncoder:
     def __init__(self, schema: Schema, columns: Mapping[str, Column]) -> None:
         """Prepares the columns.
 
-        Args: schema: Names and types. columns: Values of all rows ``[n]`` (``[n, width]`` for
-            vectors) by feature name, and under `LABEL`, `TIMESTAMP`,
-                `WEIGHT` and the carried columns' names as in `encode_task`. Text as a dictionary
-                array is the fastest.
+        Args:
+            schema: Names and types.
+            columns: Values of all rows ``[n]`` (``[n, width]`` for vectors) by feature name, and
+                under `LABEL`, `TIMESTAMP`, `WEIGHT` and the carried columns' names as in
+                `encode_task`. Text as a dictionary array is the fastest.
         """
         kinds = {feature.name: feature.dtype for feature in schema.all_features}
         floats = (LABEL, *((WEIGHT,) if schema.weight is not None else ()), *schema.carry)

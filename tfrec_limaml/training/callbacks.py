@@ -71,17 +71,21 @@ class EmbeddingProjector(keras.callbacks.Callback):
     """Writes the meta embeddings of a dataset's tasks for TensorBoard's Embedding Projector when
     training ends.
 
-    Writes plain files (vectors, labels and the projector's configuration), so that training needs no TensorBoard package::
+    Writes plain files (vectors, labels and the projector's configuration), so that training needs
+    no TensorBoard package::
 
         model.fit(train, callbacks=[EmbeddingProjector(recent, "runs/logs", {b"m1": "engineer"})])
         # tensorboard --logdir runs/logs
 
-    Args: dataset: Batches of tasks with keys (``task_dataset(..., with_keys=True)``); embeddings
-        are made of their support sets. log_dir: Folder that TensorBoard reads; made if missing.
+    Args:
+        dataset: Batches of tasks with keys (``task_dataset(..., with_keys=True)``); embeddings are
+            made of their support sets.
+        log_dir: Folder that TensorBoard reads; made if missing.
         labels: What to show and colour each task by, by task key; without it the keys alone are
-        shown. max_tasks: Only the first so many tasks: the projector draws some ten thousand points
-        at most.
-    """  # noqa: E501
+            shown.
+        max_tasks: Only the first so many tasks: the projector draws some ten thousand points at
+            most.
+    """
 
     def __init__(
         self,

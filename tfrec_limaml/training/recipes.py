@@ -38,8 +38,9 @@ def load_encoder(
         task: Task definition whose records are read; the schema's first by default.
         nested: Definitions that refine it, for a model that adapts to several at once.
 
-    Raises: SchemaError: The folder's files are missing, or a nested definition does not refine the
-        other one.
+    Raises:
+        SchemaError: The folder's files are missing, or a nested definition does not refine the
+            other one.
     """
     folder = Path(tasks)
     return FeatureEncoder(
@@ -101,14 +102,15 @@ def _meta_block(encoder: FeatureEncoder, options: Mapping[str, Any]) -> MetaBloc
 def build_model(algorithm: str, encoder: FeatureEncoder, options: Mapping[str, Any]) -> TaskModel:
     """A meta block and a global block (MLPs unless named otherwise) under one of the algorithms.
 
-    Args: algorithm: ``"limaml"``, ``"vanilla"`` or ``"maml"``. encoder: Encodes the features; fixes
-        the blocks' inputs, and whether the meta block is one of several (its `nested`). options:
-        ``meta_units``, ``embedding_dim``, ``global_units``, ``dropout``, ``inner_steps``,
-        ``inner_learning_rate``,
-            ``fine_tune_steps``, ``first_order``, ``unadapted_loss_weight``; optionally
-            ``meta_block``, ``global_block`` (names in `tfrec_limaml.training.block_catalogue`),
-            ``task``, the task definition, for ID meta blocks, ``second_order_steps`` and
-            ``learn_inner_rates``.
+    Args:
+        algorithm: ``"limaml"``, ``"vanilla"`` or ``"maml"``.
+        encoder: Encodes the features; fixes the blocks' inputs, and whether the meta block is one
+            of several (its `nested`).
+        options: ``meta_units``, ``embedding_dim``, ``global_units``, ``dropout``, ``inner_steps``,
+            ``inner_learning_rate``, ``fine_tune_steps``, ``first_order``,
+            ``unadapted_loss_weight``; optionally ``meta_block``, ``global_block`` (names in
+            `tfrec_limaml.training.block_catalogue`), ``task``, the task definition, for ID meta
+            blocks, ``second_order_steps`` and ``learn_inner_rates``.
     """
     meta_block = _meta_block(encoder, options)
     global_block = GLOBAL_BLOCKS[options.get("global_block", "mlp")](encoder, options)

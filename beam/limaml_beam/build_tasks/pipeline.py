@@ -216,15 +216,21 @@ def build_tasks(
 ) -> dict[str, Any]:
     """Runs the pipeline and publishes its output directory; returns the data card.
 
-    Args: schema: The columns. inputs: The files. output: Directory to make, local or on any Beam
-        filesystem. settings: Definitions, dates, caps and shards. options: Beam's options; see
-        `limaml_beam.options.local_by_default`. max_bad_fraction: Largest share of invalid rows
-        (duplicates and rows outside the dates do not count). overwrite: Replace an existing output.
+    Args:
+        schema: The columns.
+        inputs: The files.
+        output: Directory to make, local or on any Beam filesystem.
+        settings: Definitions, dates, caps and shards.
+        options: Beam's options; see `limaml_beam.options.local_by_default`.
+        max_bad_fraction: Largest share of invalid rows (duplicates and rows outside the dates do
+            not count).
+        overwrite: Replace an existing output.
 
-    Raises: LimamlError: The output exists, an input cannot be read, too many rows are invalid, or a
-        split is empty. Nothing is
-            published then; dead letters of a local run are left in ``<output>.rejected``. What a
-            killed run left beside a local output goes with the next run to the same output.
+    Raises:
+        LimamlError: The output exists, an input cannot be read, too many rows are invalid, or a
+            split is empty. Nothing is published then; dead letters of a local run are left in
+            ``<output>.rejected``. What a killed run left beside a local output goes with the next
+            run to the same output.
     """
     staged_output.check_free(output, overwrite)
     inputs.check(schema, settings.definitions)

@@ -18,14 +18,18 @@ FAR_PAST, FAR_FUTURE = -(2**62), 2**62
 class TaskSettings:
     """What the workers need to know besides the schema.
 
-    Attributes: definitions: Names of the task definitions to build. validation_start, test_start:
-        Cuts between train, validation and test rows, milliseconds. first, last: Rows outside
-        ``[first, last)`` are left out and counted, milliseconds. recent_only: Write only ``recent``
-        records (a daily job without evaluation rows). window: Length of the window that support
-        rows may come from, milliseconds. max_samples: Most recent support rows kept per task.
-        max_query: Most recent query rows kept per task. shards: Output files per split; also the
-        number of groups that tasks are dealt into. partitions: Groups that rows are dealt into for
-        the removal of duplicates and for history features. batch_rows: Rows per block as read.
+    Attributes:
+        definitions: Names of the task definitions to build.
+        validation_start, test_start: Cuts between train, validation and test rows, milliseconds.
+        first, last: Rows outside ``[first, last)`` are left out and counted, milliseconds.
+        recent_only: Write only ``recent`` records (a daily job without evaluation rows).
+        window: Length of the window that support rows may come from, milliseconds.
+        max_samples: Most recent support rows kept per task.
+        max_query: Most recent query rows kept per task.
+        shards: Output files per split; also the number of groups that tasks are dealt into.
+        partitions: Groups that rows are dealt into for the removal of duplicates and for history
+            features.
+        batch_rows: Rows per block as read.
         prior: Mean label that history features lean on; None for that of this run's training rows.
     """
 

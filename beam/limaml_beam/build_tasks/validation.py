@@ -103,9 +103,9 @@ def validate(
 ) -> tuple[pa.Table, npt.NDArray[np.object_], dict[str, int]]:
     """Checks every row of a raw table.
 
-    Returns: The block of valid rows, the reason for each raw row (``""`` for valid ones), and
-        counts by name: ``rows_read``, ``skipped:<reason>``, ``filled:<feature>``,
-        ``unknown_key:<table>``.
+    Returns:
+        The block of valid rows, the reason for each raw row (``""`` for valid ones), and counts by
+        name: ``rows_read``, ``skipped:<reason>``, ``filled:<feature>``, ``unknown_key:<table>``.
     """
     reasons = np.full(raw.num_rows, "", object)
     counts = {"rows_read": raw.num_rows}

@@ -36,9 +36,11 @@ Outputs = dict[str, npt.NDArray[Any]]
 def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> beam.PTransform:
     """A transform from packed batches (bytes) to PredictionLogs.
 
-    Args: adapter: ``adapter/<version>`` on any Beam filesystem; workers load it from there, once
-        per process. embedding_dim: Width ``D``, from the manifest. intra_op_threads: TensorFlow
-        threads for one operation; 0 leaves it to TensorFlow.
+    Args:
+        adapter: ``adapter/<version>`` on any Beam filesystem; workers load it from there, once per
+            process.
+        embedding_dim: Width ``D``, from the manifest.
+        intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
     """
     import_tensorflow()
     from tfx_bsl.beam import run_inference

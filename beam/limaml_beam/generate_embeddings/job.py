@@ -51,12 +51,15 @@ LAUNCH_FILE = "launch.json"
 class EmbeddingJob:
     """What one run of the job is told. Every path may be local or on any Beam filesystem.
 
-    Attributes: tasks: Folder that `limaml prepare` wrote. adapter: ``adapter/<version>``. output:
-        Folder to write. generation: Name of this run; goes into every row and into the store.
+    Attributes:
+        tasks: Folder that `limaml prepare` wrote.
+        adapter: ``adapter/<version>``.
+        output: Folder to write.
+        generation: Name of this run; goes into every row and into the store.
         previous: Output of an earlier run of the same adapter: only tasks whose record changed
-        since are adapted again. max_age_days: With `previous`: how long tasks without a record
-        today are kept, counted from their last interaction to the
-            newest one of the previous run; 0 drops them at once.
+            since are adapted again.
+        max_age_days: With `previous`: how long tasks without a record today are kept, counted from
+            their last interaction to the newest one of the previous run; 0 drops them at once.
         batch_size: Tasks in one call of the adapter at most.
         max_bad_fraction: Share of dead letters above which the run fails.
         intra_op_threads: TensorFlow threads per worker; 0 leaves it to TensorFlow.
@@ -156,8 +159,9 @@ def generate(
     Returns:
         The report: counts, model version, generation.
 
-    Raises: LimamlError: Nothing to read, artefacts that do not belong together, or too many dead
-        letters.
+    Raises:
+        LimamlError: Nothing to read, artefacts that do not belong together, or too many dead
+            letters.
     """
     options = use_options(flags)
     staged_output.check_free(job.output, overwrite)
@@ -201,8 +205,9 @@ def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
 def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
     """Checks what a launched job has written and makes it `job.output`; see `generate`.
 
-    Raises: LimamlError: No job was launched for this output, or it is not done; or as `generate`.
-        What it wrote stays where it is.
+    Raises:
+        LimamlError: No job was launched for this output, or it is not done; or as `generate`. What
+            it wrote stays where it is.
     """
     use_options(flags)
     staged_output.check_free(job.output, overwrite)

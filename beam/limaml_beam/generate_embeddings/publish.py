@@ -24,9 +24,9 @@ def publish(folder: str, store: EmbeddingStore) -> Generation:
     Returns:
         The published generation. Publishing the one that is current already changes nothing.
 
-    Raises: StoreError: The store refused, or holds another number of task keys than the report
-        says. Readers keep
-            what they had.
+    Raises:
+        StoreError: The store refused, or holds another number of task keys than the report says.
+            Readers keep what they had.
         LimamlError: The folder is no finished output, or a file does not hold what its report says.
     """
     report = read_report(folder)

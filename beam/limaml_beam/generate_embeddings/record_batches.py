@@ -109,8 +109,10 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
     `UNCHANGED`: digests, joined, of records that the previous generation has already seen;
     `COUNTS`.
 
-    Args: batch_size: Records in one batch at most. load_previous: Loads the digests of the previous
-        generation, or None for a full run. Called once per process.
+    Args:
+        batch_size: Records in one batch at most.
+        load_previous: Loads the digests of the previous generation, or None for a full run. Called
+            once per process.
     """
 
     def __init__(

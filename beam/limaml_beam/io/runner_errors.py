@@ -28,8 +28,9 @@ def readable(output: str) -> Iterator[None]:
     Args:
         output: Where the pipeline writes, for messages.
 
-    Raises: LimamlError: The worker's, without the runner's additions; or a file that could not be
-        written.
+    Raises:
+        LimamlError: The worker's, without the runner's additions; or a file that could not be
+            written.
     """
     try:
         yield

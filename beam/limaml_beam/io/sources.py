@@ -31,8 +31,12 @@ Part = tuple[str, int | None]
 class Source:
     """Files of one table.
 
-    Attributes: name: What messages call it. files: Paths. size: Total bytes. updated: When the
-        newest file was written, seconds since the epoch (0 where the filesystem does not say).
+    Attributes:
+        name: What messages call it.
+        files: Paths.
+        size: Total bytes.
+        updated: When the newest file was written, seconds since the epoch (0 where the filesystem
+            does not say).
     """
 
     name: str

@@ -14,12 +14,14 @@ from tfrec_limaml.errors import LimamlError
 class Thresholds:
     """Limits of a healthy run.
 
-    Attributes: min_count_ratio, max_count_ratio: Tasks, relative to the run that is published.
-        min_finite: Share of adapted tasks whose embedding is finite. min_norm_ratio,
-        max_norm_ratio: Mean length of the vectors, relative to the published run of the same model.
+    Attributes:
+        min_count_ratio, max_count_ratio: Tasks, relative to the run that is published.
+        min_finite: Share of adapted tasks whose embedding is finite.
+        min_norm_ratio, max_norm_ratio: Mean length of the vectors, relative to the published run of
+            the same model.
         max_drift: Root mean square change of a task's vector, relative to the published vectors'
-        length; same model. min_loss_improvement: Share by which adaptation lowers the mean loss on
-        the tasks' own rows.
+            length; same model.
+        min_loss_improvement: Share by which adaptation lowers the mean loss on the tasks' own rows.
     """
 
     min_count_ratio: float = 0.8

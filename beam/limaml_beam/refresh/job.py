@@ -70,8 +70,9 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     Returns:
         The embedding job's report with ``checks`` and ``published``.
 
-    Raises: LimamlError: Another refresh is running, a step failed, or a check refused the new
-        generation. What was published stays.
+    Raises:
+        LimamlError: Another refresh is running, a step failed, or a check refused the new
+            generation. What was published stays.
     """
     work = settings.work
     with exclusive(work):

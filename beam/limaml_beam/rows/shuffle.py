@@ -24,9 +24,10 @@ _PLACE = b"@"  # an Arrow stream begins with ff ff ff ff
 class Shuffle:
     """Packs tables before a shuffle and unpacks them behind it.
 
-    Attributes: scratch: A folder on a disk that all workers share, of a run on one machine: packed
-        tables are places in its files. None, for
-            engines that keep shuffles on disks of their own: packed tables hold the rows.
+    Attributes:
+        scratch: A folder on a disk that all workers share, of a run on one machine: packed tables
+            are places in its files. None, for engines that keep shuffles on disks of their own:
+            packed tables hold the rows.
     """
 
     scratch: str | None = None

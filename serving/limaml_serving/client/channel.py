@@ -22,10 +22,12 @@ RETRIED_CODES = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 class Tls:
     """Files for TLS and, with a key and a certificate, mutual TLS (all PEM).
 
-    Attributes: root_certificates: Authorities to trust; ``None`` takes gRPC's own list.
-        private_key: The client's key, for mutual TLS. certificate_chain: The client's certificate,
-        for mutual TLS. server_name: Name to check the server's certificate against, where it
-        differs from the target's.
+    Attributes:
+        root_certificates: Authorities to trust; ``None`` takes gRPC's own list.
+        private_key: The client's key, for mutual TLS.
+        certificate_chain: The client's certificate, for mutual TLS.
+        server_name: Name to check the server's certificate against, where it differs from the
+            target's.
     """
 
     root_certificates: str | Path | None = None

@@ -24,8 +24,10 @@ Candidates = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 class TaskKeys(NamedTuple):
     """A request's task keys under one task definition.
 
-    Attributes: distinct: ``None`` stands for one with a key column that is ``None``. position:
-        Place in `distinct` of the one shared key, ``[1]``, or of each candidate's, ``[N]``.
+    Attributes:
+        distinct: ``None`` stands for one with a key column that is ``None``.
+        position: Place in `distinct` of the one shared key, ``[1]``, or of each candidate's,
+            ``[N]``.
     """
 
     distinct: tuple[str | None, ...]
@@ -36,10 +38,12 @@ class TaskKeys(NamedTuple):
 class Rows:
     """One checked request: a member and N candidates.
 
-    Attributes: count: Number of candidates ``N``. columns: One for each of the model's features, in
-        their order: 1 row (the member's) or N (the candidates'). keys: The task keys under each of
-        the model's task definitions, its records' own first. filled: Features with values that the
-        schema's filler replaced.
+    Attributes:
+        count: Number of candidates ``N``.
+        columns: One for each of the model's features, in their order: 1 row (the member's) or N
+            (the candidates').
+        keys: The task keys under each of the model's task definitions, its records' own first.
+        filled: Features with values that the schema's filler replaced.
     """
 
     count: int
@@ -89,11 +93,14 @@ class RowReader:
     def read(self, member: Mapping[str, Any], candidates: Candidates) -> Rows:
         """One checked request.
 
-        Args: member: One value per name. candidates: Columns of equal length by name, or one
-            mapping per candidate (slower: it is turned into columns).
+        Args:
+            member: One value per name.
+            candidates: Columns of equal length by name, or one mapping per candidate (slower: it is
+                turned into columns).
 
-        Raises: RequestError: A name is given twice or missing, columns differ in length, or a value
-            does not fit its feature.
+        Raises:
+            RequestError: A name is given twice or missing, columns differ in length, or a value
+                does not fit its feature.
         """
         given, count = _as_columns(candidates)
         if count == 0:

@@ -76,10 +76,14 @@ class RequestWriter:
         Others are laid end to end for ``serving_default``, every column repeated to its request's
         length.
 
-        Args: model: Name of the model on the server. version: The version that must answer. rows:
-            Checked requests. embeddings: For each request, one ``[1 or N, D]`` for each task
-            definition. has: Likewise, which embeddings are real, ``[1 or N]``. compact: Whether
-            ``rank`` may be used; a server that batches requests needs all columns of one length.
+        Args:
+            model: Name of the model on the server.
+            version: The version that must answer.
+            rows: Checked requests.
+            embeddings: For each request, one ``[1 or N, D]`` for each task definition.
+            has: Likewise, which embeddings are real, ``[1 or N]``.
+            compact: Whether ``rank`` may be used; a server that batches requests needs all columns
+                of one length.
         """
         every = [
             [

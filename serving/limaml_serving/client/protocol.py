@@ -45,11 +45,13 @@ Request = tuple[Mapping[str, Any], Candidates]
 class Ranked:
     """Scored candidates, best first; every array has one entry per candidate returned.
 
-    Attributes: order: Positions in the candidates given, by falling logit (equal ones keep their
-        order; NaN comes last). probability: float32. logit: float32; it still orders candidates
-        whose probability rounds to 1. used_embedding: Whether the member's meta embedding took part
-        in the score (the first task definition's, where the model has
-            several).
+    Attributes:
+        order: Positions in the candidates given, by falling logit (equal ones keep their order; NaN
+            comes last).
+        probability: float32.
+        logit: float32; it still orders candidates whose probability rounds to 1.
+        used_embedding: Whether the member's meta embedding took part in the score (the first task
+            definition's, where the model has several).
         model_version: The version that scored, whose embeddings were used.
         filled: Features with missing or invalid values that the schema's filler replaced.
     """

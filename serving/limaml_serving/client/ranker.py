@@ -20,11 +20,13 @@ class Ranker(RankerBase):
     One object serves a whole process: it is safe to share between threads. Make it after forking,
     not before.
 
-    Args: target: ``host:port``, or any gRPC target such as ``dns:///ranker.svc:8500`` (spread over
-        all addresses). store: Where meta embeddings are looked up; stays the caller's to close.
+    Args:
+        target: ``host:port``, or any gRPC target such as ``dns:///ranker.svc:8500`` (spread over
+            all addresses).
+        store: Where meta embeddings are looked up; stays the caller's to close.
         manifest: The ranker's manifest, or a folder to read it from: ``EXPORT``, ``EXPORT/ranker``
-        or one version of it.
-            Given a folder of versions, the client can follow the server through a roll-out.
+            or one version of it. Given a folder of versions, the client can follow the server
+            through a roll-out.
         model_name: The model's name on the server.
         version: Always this version.
         version_label: The version behind this label, for example ``"stable"``. With neither, the
@@ -57,9 +59,9 @@ class Ranker(RankerBase):
     ) -> Ranked:
         """Scores and orders one member's candidates.
 
-        Args: member: The member's features and key columns by name, one value each. A key column of
-            ``None`` is someone
-                unknown: no look-up, the un-adapted model.
+        Args:
+            member: The member's features and key columns by name, one value each. A key column of
+                ``None`` is someone unknown: no look-up, the un-adapted model.
             candidates: Columns by name, N values each (arrays or lists); or one mapping per
                 candidate. A key column may vary by candidate; the embeddings are then looked up per
                 distinct key. Names unknown to the model are ignored.
@@ -69,11 +71,11 @@ class Ranker(RankerBase):
         Returns:
             The candidates, best first.
 
-        Raises: RequestError: Member or candidates do not fit the schema; nothing was sent.
+        Raises:
+            RequestError: Member or candidates do not fit the schema; nothing was sent.
             ServingError: The server did not answer with scores; its ``code`` says why.
             VersionMismatchError: As configured by `on_version_mismatch`; and always when another
-            version than the one
-                asked for answers.
+                version than the one asked for answers.
         """
         return self._drive(self._protocol.rank([(member, candidates)], top, timeout))[0]
 

@@ -56,9 +56,10 @@ class KnownVersion:
 class KnownVersions:
     """The model versions a client has manifests of.
 
-    Args: source: A manifest; or the folder of one exported version; or a folder of versions
-        (``EXPORT/ranker``); or an
-            export (``EXPORT``). In a folder of versions, later ones are found as they appear.
+    Args:
+        source: A manifest; or the folder of one exported version; or a folder of versions
+            (``EXPORT/ranker``); or an export (``EXPORT``). In a folder of versions, later ones are
+            found as they appear.
 
     Raises:
         VersionMismatchError: No manifest there.
@@ -106,9 +107,11 @@ class KnownVersions:
 class VersionLock:
     """Which version number requests are pinned to.
 
-    Args: version: A fixed version; ``None`` follows the server. label: The label to follow, for
-        example ``"stable"``; ``None`` follows the server's newest version. refresh_seconds: How
-        long a resolved number is trusted.
+    Args:
+        version: A fixed version; ``None`` follows the server.
+        label: The label to follow, for example ``"stable"``; ``None`` follows the server's newest
+            version.
+        refresh_seconds: How long a resolved number is trusted.
     """
 
     def __init__(

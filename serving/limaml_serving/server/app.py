@@ -31,8 +31,11 @@ _CONTROL_THREADS = 4
 class Tls:
     """Files (PEM) for TLS.
 
-    Attributes: key: The server's private key. certificate: Its certificate chain. client_ca:
-        Certificate authority of clients; where given, clients must show a certificate (mutual TLS).
+    Attributes:
+        key: The server's private key.
+        certificate: Its certificate chain.
+        client_ca: Certificate authority of clients; where given, clients must show a certificate
+            (mutual TLS).
     """
 
     key: Path
@@ -58,14 +61,19 @@ class EmbeddedServer:
         with EmbeddedServer({"ranker": "export/ranker"}) as server:
             channel = grpc.insecure_channel(server.target)
 
-    Args: models: Name to base directory (one SavedModel per numbered version), or full settings.
-        host: Address to listen on; only this machine by default. port: Port, or 0 for a free one.
-        tls: Serve TLS with these files. workers: Predictions run at once; default: the number of
-        cores. max_queue: Predict requests that may wait for a worker; more are refused with
-        RESOURCE_EXHAUSTED. max_message_bytes: Largest request, and largest sum of a request's
-        inputs once decoded. max_rows: Largest first axis of an input. poll_seconds: Time between
-        two looks for new version directories. metrics_port: Serve Prometheus metrics there (0: a
-        free port; ``None``: do not). metrics_host: Address for the metrics.
+    Args:
+        models: Name to base directory (one SavedModel per numbered version), or full settings.
+        host: Address to listen on; only this machine by default.
+        port: Port, or 0 for a free one.
+        tls: Serve TLS with these files.
+        workers: Predictions run at once; default: the number of cores.
+        max_queue: Predict requests that may wait for a worker; more are refused with
+            RESOURCE_EXHAUSTED.
+        max_message_bytes: Largest request, and largest sum of a request's inputs once decoded.
+        max_rows: Largest first axis of an input.
+        poll_seconds: Time between two looks for new version directories.
+        metrics_port: Serve Prometheus metrics there (0: a free port; ``None``: do not).
+        metrics_host: Address for the metrics.
 
     Raises:
         ConfigError: Settings that cannot be served, or an address that is taken.

@@ -23,8 +23,11 @@ class ConfigError(LimamlError):
 class VersionPolicy:
     """Which of the version directories found on disk to serve.
 
-    Attributes: kind: ``"latest"`` (the `count` highest), ``"all"`` or ``"specific"`` (those of
-        `versions` that exist). count: For ``"latest"``. versions: For ``"specific"``.
+    Attributes:
+        kind: ``"latest"`` (the `count` highest), ``"all"`` or ``"specific"`` (those of `versions`
+            that exist).
+        count: For ``"latest"``.
+        versions: For ``"specific"``.
     """
 
     kind: Literal["latest", "all", "specific"] = "latest"
@@ -42,10 +45,12 @@ class VersionPolicy:
 class ModelSettings:
     """One served model.
 
-    Attributes: name: The name in requests: letters, digits, ``_``, ``.``, ``-``. It is never used
-        as a path. base_path: Directory that holds one SavedModel per version, named by whole
-        numbers. policy: Which versions to serve. labels: Names for versions, e.g. ``{"stable": 3,
-        "canary": 4}``.
+    Attributes:
+        name: The name in requests: letters, digits, ``_``, ``.``, ``-``. It is never used as a
+            path.
+        base_path: Directory that holds one SavedModel per version, named by whole numbers.
+        policy: Which versions to serve.
+        labels: Names for versions, e.g. ``{"stable": 3, "canary": 4}``.
     """
 
     name: str

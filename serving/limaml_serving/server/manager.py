@@ -81,8 +81,9 @@ class ModelManager:
         """The version number and the model that a ``ModelSpec`` means; it stays loaded inside the
         ``with`` block.
 
-        Raises: RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND
-            where no such version is available.
+        Raises:
+            RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND where
+                no such version is available.
         """
         version, runner = self._acquire(spec)
         try:
@@ -111,9 +112,10 @@ class ModelManager:
     def reload(self, models: Mapping[str, ModelSettings]) -> None:
         """Replaces the configuration; returns once it is in force.
 
-        Raises: RequestError: FAILED_PRECONDITION where a label would move to a version that is not
-            available (nothing is changed
-                then); UNKNOWN where a new model has no version that can be served.
+        Raises:
+            RequestError: FAILED_PRECONDITION where a label would move to a version that is not
+                available (nothing is changed then); UNKNOWN where a new model has no version that
+                can be served.
         """
         with self._changing:
             for name, settings in models.items():

@@ -151,10 +151,12 @@ class SavedModelRunner:
     ) -> list[np.ndarray]:
         """Computes `outputs`, in that order.
 
-        Args: signature: One of this model's. inputs: One array per input of the signature. outputs:
-            As returned by `Signature.select_outputs`. timeout_ms: Nobody waits for the result any
-            longer than this: then the run is given up, after a millisecond at the earliest
-                (to TensorFlow, 0 means no limit).
+        Args:
+            signature: One of this model's.
+            inputs: One array per input of the signature.
+            outputs: As returned by `Signature.select_outputs`.
+            timeout_ms: Nobody waits for the result any longer than this: then the run is given up,
+                after a millisecond at the earliest (to TensorFlow, 0 means no limit).
 
         Raises:
             RequestError: With the runtime's own status code.

@@ -93,9 +93,9 @@ def decode(spec: TensorSpec, proto: tensor_pb2.TensorProto, budget: Budget) -> n
     As in TensorFlow, fewer values than elements repeat the last value. No value at all for a tensor
     that is not empty, and more values than elements, are refused.
 
-    Raises: RequestError: INVALID_ARGUMENT for another dtype, rank or size than the signature's,
-        content that disagrees with the
-            shape, or more than the budget allows.
+    Raises:
+        RequestError: INVALID_ARGUMENT for another dtype, rank or size than the signature's, content
+            that disagrees with the shape, or more than the budget allows.
     """
     if proto.dtype != spec.dtype.as_datatype_enum:
         raise invalid(

@@ -26,8 +26,9 @@ def warm_up(runner: SavedModelRunner, directory: Path) -> int:
     Returns:
         How many were replayed.
 
-    Raises: LoadError: The file cannot be read, has too many records, or a request fails: such a
-        version would fail its clients too.
+    Raises:
+        LoadError: The file cannot be read, has too many records, or a request fails: such a version
+            would fail its clients too.
     """
     path = directory / WARMUP_FILE
     if not path.is_file():

@@ -50,10 +50,13 @@ class ScriptedServer:
     """Scores ``logit = price + 100 * embedding[0] + 10000 * version`` where an embedding is given,
     else ``price + 10000 * version``.
 
-    Attributes: versions: Loaded version numbers. labels: Label to version. script: Called before
-        each Predict with (number of the call, request, context); may abort or sleep. answers_as:
-        The version claimed in answers, where it should differ from the one asked for. requests:
-        Predict requests received, in TensorFlow's own protos.
+    Attributes:
+        versions: Loaded version numbers.
+        labels: Label to version.
+        script: Called before each Predict with (number of the call, request, context); may abort or
+            sleep.
+        answers_as: The version claimed in answers, where it should differ from the one asked for.
+        requests: Predict requests received, in TensorFlow's own protos.
     """
 
     def __init__(self) -> None:

@@ -8,44 +8,113 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-#: Maps labels ``[N]`` and outputs ``[N]`` (logits for binary cross-entropy) to one loss per sample
-#: ``[N]``.
+#: Maps labels ``[N]`` and outputs ``[N]`` (logits for binary losses) to one loss per sample.
 SampleLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+#: Maps labels and outputs to each row's loss and its first and second derivative with respect to
+#: the output, all of one shape.
+LossDerivatives = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+
+_CROSS_ENTROPY = ("binary_crossentropy", "bce")
+_SQUARED_ERROR = ("mean_squared_error", "mse")
+#: Keras losses of a binary label, by function and class name. They read logits here.
+_BINARY = {"binary_crossentropy", "binary_focal_crossentropy"}
+#: Keras losses of one real number per sample.
+_REGRESSION = {
+    "mean_squared_error",
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "mean_squared_logarithmic_error",
+    "huber",
+    "log_cosh",
+}
 
 
 def sample_loss(loss: Any) -> SampleLoss:
     """The per-sample form of a Keras loss.
 
     Args:
-        loss: ``"binary_crossentropy"`` (of logits), ``"mean_squared_error"``, any other Keras loss
-            by name, a `keras.losses.Loss` or a function ``(y_true, y_pred) -> loss`` per sample.
-            Losses given as objects or functions see the raw outputs.
+        loss: A binary loss (``"binary_crossentropy"``, ``"binary_focal_crossentropy"`` or their
+            `keras.losses.Loss` objects, whatever their ``from_logits``: here they always read
+            logits), a regression loss (``"mean_squared_error"``, ``"huber"``, ... or their
+            objects), or your own function or `keras.losses.Loss`, which reads the raw outputs.
 
     Returns:
         A function of labels ``[N]`` and outputs ``[N]`` that gives losses ``[N]``.
 
     Raises:
-        ValueError: Not a loss that Keras knows.
+        ValueError: Not a loss that Keras knows, or one that does not fit one output per sample.
     """
-    if loss in ("binary_crossentropy", "bce"):
+    if isinstance(loss, str) and loss in _CROSS_ENTROPY:
         return lambda y, z: tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=z)
-    if loss in ("mean_squared_error", "mse"):
+    if isinstance(loss, str) and loss in _SQUARED_ERROR:
         return lambda y, z: tf.math.squared_difference(y, z)
     found = keras.losses.get(loss)
     if found is None:
         raise ValueError("loss must name a Keras loss, received None")
+    name = _keras_name(found)
+    if name is not None and name not in _BINARY | _REGRESSION:
+        raise ValueError(
+            f"loss {name!r} does not fit one output per sample; use 'binary_crossentropy', "
+            "'binary_focal_crossentropy', 'mean_squared_error', 'mean_absolute_error', 'huber' or "
+            "'log_cosh'"
+        )
     if isinstance(found, keras.losses.Loss):
+        if name in _BINARY:
+            found = type(found).from_config({**found.get_config(), "from_logits": True})
         return lambda y, z: found.call(y[:, None], z[:, None])
-    return lambda y, z: found(y[:, None], z[:, None])
+    options = {"from_logits": True} if name in _BINARY else {}
+    return lambda y, z: found(y[:, None], z[:, None], **options)
 
 
 def is_binary(loss: Any) -> bool:
     """Whether outputs are logits of a binary label."""
-    return loss in ("binary_crossentropy", "bce") or isinstance(
-        loss, keras.losses.BinaryCrossentropy
-    )
+    if isinstance(loss, str) and loss in _CROSS_ENTROPY:
+        return True
+    return _keras_name(keras.losses.get(loss)) in _BINARY
+
+
+def loss_derivatives(loss: Any) -> LossDerivatives:
+    """The derivatives of a loss with respect to the output; `loss` as in `sample_loss`."""
+    per_sample = sample_loss(loss)
+    if isinstance(loss, str) and loss in _CROSS_ENTROPY:
+
+        def cross_entropy(y: tf.Tensor, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            probability = tf.sigmoid(z)
+            return per_sample(y, z), probability - y, probability * (1.0 - probability)
+
+        return cross_entropy
+
+    def by_tapes(y: tf.Tensor, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        labels, outputs = tf.reshape(y, [-1]), tf.reshape(z, [-1])
+        with tf.GradientTape() as second:
+            second.watch(outputs)
+            with tf.GradientTape() as first:
+                first.watch(outputs)
+                losses = per_sample(labels, outputs)
+                total = tf.reduce_sum(losses)
+            slope = first.gradient(total, outputs)
+            summed = tf.reduce_sum(slope)
+        curvature = second.gradient(
+            summed, outputs, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        like = tf.shape(z)
+        return tf.reshape(losses, like), tf.reshape(slope, like), tf.reshape(curvature, like)
+
+    return by_tapes
 
 
 def per_task_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """Weighted means ``[T]`` of ``[T, S]``; 0 for a task whose weights are all 0."""
     return tf.math.divide_no_nan(tf.reduce_sum(values * weights, -1), tf.reduce_sum(weights, -1))
+
+
+def _keras_name(found: Any) -> str | None:
+    """Name of a loss function of Keras itself; None for a user's own."""
+    if isinstance(found, keras.losses.Loss):
+        own_class = getattr(keras.losses, type(found).__name__, None) is type(found)
+        found = getattr(found, "fn", None) if own_class else None
+        if own_class and found is None:
+            return "unknown"
+    name = getattr(found, "__name__", None)
+    return name if name is not None and getattr(keras.losses, name, None) is found else None

@@ -8,6 +8,8 @@ weights; a global block encodes everything that does not depend on the meta embe
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,11 +18,13 @@ import tensorflow as tf
 from tfrec_limaml.features import Features
 
 
-class MetaBlock(keras.layers.Layer):
+class MetaBlock(keras.layers.Layer, abc.ABC):
     """The part of the network that is adapted per task; its output is the meta embedding.
 
-    Subclasses implement `encode_features`, `adaptable_variables` and `call_adapted`;
-    `initial_weights` where a task starts from anything but a copy of the shared weights.
+    Subclasses implement `encode_features`, `adaptable_variables`, `call_adapted` and
+    `call_encoded`. Optional are `initial_weights`, where a task starts from anything but a copy of
+    the shared weights; `encode_support` and `read_support`, for blocks that read the support set;
+    and `stores_offset`.
 
     Args:
         embedding_dim: Width ``D`` of the meta embedding.
@@ -44,16 +48,40 @@ class MetaBlock(keras.layers.Layer):
         """Width of one stored embedding: a row's meta embedding holds one for each definition."""
         return self.embedding_dim // (1 + len(self.nested_definitions))
 
-    def encode_features(self, features: Features) -> tf.Tensor:
+    @property
+    def stores_offset(self) -> bool:
+        """Whether what is stored for a task is added to the un-adapted embeddings of its rows, or
+        replaces them.
+        """
+        return False
+
+    def stored_rows(self, weights: list[tf.Tensor], encoded: tf.Tensor) -> tf.Tensor:
+        """What may be stored for a task under adapted `weights`, by row ``[T, S, D]``; see
+        `call_adapted` and `stores_offset`.
+        """
+        return self.call_adapted(weights, encoded)
+
+    def from_stored(self, stored: tf.Tensor, known: tf.Tensor, unadapted: tf.Tensor) -> tf.Tensor:
+        """Embeddings ``[N, D]`` of rows of tasks with a stored vector.
+
+        Args:
+            stored: The tasks' vectors ``[N, D]``; anything where there is none.
+            known: Whether there is one, ``[N, 1]``.
+            unadapted: Un-adapted embeddings of the same rows ``[N, D]``.
+        """
+        stored = tf.cast(stored, unadapted.dtype)
+        return tf.where(known, unadapted + stored if self.stores_offset else stored, unadapted)
+
+    @abc.abstractmethod
+    def encode_features(self, features: Features) -> Any:
         """The block's input ``[..., F]``; whatever is learned here is shared by all tasks and
         trained in the outer loop only.
         """
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def adaptable_variables(self) -> list[keras.Variable]:
         """The variables that the inner loop adapts."""
-        raise NotImplementedError
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
         """Each task's weights before the first step, ``[T, ...]`` or `SharedWeight`; `encoded` is
@@ -77,7 +105,7 @@ class MetaBlock(keras.layers.Layer):
         """
         return []
 
-    def read_support(self, encoded: tf.Tensor, memory: list[tf.Tensor], causal: bool) -> tf.Tensor:
+    def read_support(self, encoded: tf.Tensor, memory: Sequence[Any], causal: bool) -> tf.Tensor:
         """Encoded rows ``[T, N, F]`` with what they see of their task's support set: the input of
         `call_adapted`.
 
@@ -88,21 +116,21 @@ class MetaBlock(keras.layers.Layer):
         """
         return encoded
 
+    @abc.abstractmethod
     def call_adapted(
         self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
         """Meta embeddings ``[T, S, D]`` of ``encoded`` ``[T, S, F]`` under per-task `weights` ``[T,
         ...]``.
         """
-        raise NotImplementedError
 
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
         """Un-adapted meta embeddings ``[N, D]`` of rows ``[N, ...]``."""
         return self.call_encoded(self.encode_features(features), training)
 
+    @abc.abstractmethod
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Un-adapted meta embeddings ``[N, D]`` of encoded rows ``[N, F]``."""
-        raise NotImplementedError
 
     def compute_output_shape(self, features_shape: Any) -> tuple[int | None, ...]:
         """``[N, D]``."""
@@ -113,18 +141,18 @@ class MetaBlock(keras.layers.Layer):
         return {**super().get_config(), "embedding_dim": self.embedding_dim}
 
 
-class GlobalBlock(keras.layers.Layer):
+class GlobalBlock(keras.layers.Layer, abc.ABC):
     """The shared part of the network: everything else, and the meta embedding, to one logit per
     row.
     """
 
+    @abc.abstractmethod
     def encode_context(self, features: Features, training: bool = False) -> Any:
         """All that does not depend on the meta embedding: any nest of tensors ``[N, ...]``."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def head(self, context: Any, meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits ``[N]`` from a context and meta embeddings ``[N, D]``."""
-        raise NotImplementedError
 
     def call(
         self, features: Features, meta_embedding: tf.Tensor, training: bool = False

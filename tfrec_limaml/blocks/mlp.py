@@ -49,7 +49,7 @@ class MLPMetaBlock(MetaBlock):
             (META,), embeddings, dtype=self.dtype_policy, name="inputs"
         )
         self.network = keras.Sequential(
-            _hidden(self.hidden_units, self.activation, self.dropout, self.dtype_policy),
+            hidden_layers(self.hidden_units, self.activation, self.dropout, self.dtype_policy),
             name="network",
         )
         self.network.add(
@@ -137,9 +137,8 @@ class MLPGlobalBlock(GlobalBlock):
             self.hidden_units[0], use_bias=False, dtype=policy, name="embedding"
         )
         self.first_dropout = keras.layers.Dropout(self.dropout, dtype=policy)
-        self.network = keras.Sequential(
-            _hidden(self.hidden_units[1:], self.activation, self.dropout, policy), name="network"
-        )
+        layers = hidden_layers(self.hidden_units[1:], self.activation, self.dropout, policy)
+        self.network = keras.Sequential(layers, name="network")
         self.network.add(keras.layers.Dense(1, dtype=policy, name="logit"))
 
     def build(
@@ -199,9 +198,10 @@ def _is_wide(encoded: tf.Tensor, kernel: tf.Tensor) -> bool:
     return encoded.dtype == kernel.dtype and kernel.shape[0] >= DUAL_FROM_WIDTH
 
 
-def _hidden(
+def hidden_layers(
     units: Sequence[int], activation: Any, dropout: float, policy: Any
 ) -> list[keras.layers.Layer]:
+    """Dense layers of these widths, each followed by dropout."""
     layers: list[keras.layers.Layer] = []
     for i, width in enumerate(units):
         layers.append(

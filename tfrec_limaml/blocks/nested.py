@@ -8,7 +8,7 @@ since the further columns are features of each row. The rows of a task that agre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -121,6 +121,11 @@ class NestedMetaBlocks(MetaBlock):
             raise ValueError(
                 f"blocks may not be nested themselves, received NestedMetaBlocks for {unfit}"
             )
+        if unfit := [name for name, block in blocks.items() if block.stores_offset]:
+            raise ValueError(
+                f"blocks may not store offsets, received {type(blocks[unfit[0]]).__name__} for "
+                f"{unfit}; use an MLPMetaBlock"
+            )
         super().__init__(sum(widths.values()), **kwargs)
         self.definitions = tuple(blocks)
         self.blocks = list(blocks.values())
@@ -187,7 +192,7 @@ class NestedMetaBlocks(MetaBlock):
             memory.append((subtasks, kept))
         return memory
 
-    def read_support(self, encoded: Any, memory: list[Any], causal: bool) -> Any:
+    def read_support(self, encoded: Any, memory: Sequence[Any], causal: bool) -> Any:
         """The first block's rows, then `SubtaskRows` for each further one."""
         first, *nested = encoded
         if not memory:

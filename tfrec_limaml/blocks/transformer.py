@@ -93,7 +93,7 @@ class TransformerMetaBlock(MLPMetaBlock):
             tokens = layer(tokens, self._empty(tokens), mask)
         return [tokens, real]
 
-    def read_support(self, encoded: tf.Tensor, memory: list[tf.Tensor], causal: bool) -> tf.Tensor:
+    def read_support(self, encoded: tf.Tensor, memory: Sequence[Any], causal: bool) -> tf.Tensor:
         """Rows ``[T, N, F]`` with what they find in the memory, ``[T, N, F + W]``; see
         `MetaBlock.read_support`.
         """

@@ -36,12 +36,12 @@ def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, A
 
     def losses(batch: TaskBatch) -> dict[str, tf.Tensor]:
         support = batch["support"]
-        weights, before = model.adapt_tasks(support, model.fine_tune_steps)
-        after = model.task_loss(model.adapted_outputs(weights, support["features"]), support)
+        adapted = model.adapt_tasks(support, model.fine_tune_steps)
+        after = model.task_loss(model.adapted_outputs(adapted, support["features"]), support)
+        before = adapted.losses[0] if adapted.losses else after
         known = tf.reduce_any(support["weight"] > 0, -1)
         return {
-            name: tf.boolean_mask(v, known)
-            for name, v in (("before", before[0] if before else after), ("after", after))
+            name: tf.boolean_mask(v, known) for name, v in (("before", before), ("after", after))
         }
 
     found = _collect(dataset, losses)
@@ -101,18 +101,14 @@ def served_outputs(model: LiMAML, support: Samples, features: Features) -> tf.Te
     definitions = model.meta_block.nested_definitions
     first, *others = tf.split(own, 1 + len(definitions), -1)
     known = tf.reduce_any(support["weight"] > 0, -1)[:, None, None]
-    parts = [tf.where(known, tf.cast(stored.embedding, own.dtype)[:, None], first)]
+    block = model.meta_block
+    parts = [block.from_stored(stored.embedding[:, None], known, first)]
     for definition, (subtasks, embedding), mine in zip(
         definitions, stored.nested, others, strict=True
     ):
         number = subtasks.of_rows(features[subtask_feature(definition)])
-        parts.append(
-            tf.where(
-                number[..., None] >= 0,
-                tf.gather(tf.cast(embedding, own.dtype), tf.maximum(number, 0)),
-                mine,
-            )
-        )
+        by_row = tf.gather(embedding, tf.maximum(number, 0))
+        parts.append(block.from_stored(by_row, number[..., None] >= 0, mine))
     return split_axes(model.global_block(rows, merge_axes(tf.concat(parts, -1))), like)
 
 

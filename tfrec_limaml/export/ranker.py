@@ -25,7 +25,7 @@ def ranker_module(model: LiMAML) -> Exported:
         features = model.encoder({f.name: inputs[f.name] for f in schema.all_features})
         own = tf.split(model.meta_block(features), len(embedding_inputs), -1)
         parts = [
-            tf.where(inputs[has][:, None], tf.cast(inputs[stored], unadapted.dtype), unadapted)
+            model.meta_block.from_stored(inputs[stored], inputs[has][:, None], unadapted)
             for (stored, has), unadapted in zip(embedding_inputs, own, strict=True)
         ]
         outputs = tf.cast(model.global_block(features, tf.concat(parts, -1)), tf.float32)

@@ -6,18 +6,25 @@ Method: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Met
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
+from tfrec_limaml.adaptation.gauss_newton import gauss_newton
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.pooling import pool
 from tfrec_limaml.blocks.nested import Subtasks
 from tfrec_limaml.features import Features, subtask_feature
+from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.maml_model import MAMLModel
-from tfrec_limaml.models.outer_step import Samples
+from tfrec_limaml.models.outer_step import OuterLoss, Samples
+
+#: The logarithm of the prior precision is learned at this multiple of the outer learning rate.
+PRECISION_RATE = 10.0
+#: Bounds of the logarithm of the prior precision.
+PRECISION_RANGE = (-8.0, 8.0)
 
 
 class SubtaskEmbeddings(NamedTuple):
@@ -36,9 +43,9 @@ class TaskEmbeddings(NamedTuple):
     """What is stored for a batch of tasks.
 
     Attributes:
-        embedding: Meta embeddings ``[T, D]``.
-        loss_before: Support losses ``[T]`` before adaptation.
-        loss_after: Support losses ``[T]`` after it.
+        embedding: Meta embeddings ``[T, D]``, or offsets to them where the meta block stores those.
+        loss_before: Mean support losses ``[T]`` before adaptation.
+        loss_after: Mean support losses ``[T]`` after it.
         nested: One entry for each nested task definition of the meta block.
     """
 
@@ -48,16 +55,34 @@ class TaskEmbeddings(NamedTuple):
     nested: tuple[SubtaskEmbeddings, ...] = ()
 
 
+class _Rows(NamedTuple):
+    """Rows ``[T, N, ...]`` with everything computed that no adaptation changes: what the meta block
+    reads, and the global block's context ``[T * N, ...]``.
+    """
+
+    encoded: Any
+    context: Any
+
+
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class LiMAML(MAMLModel):
     """Adapts the meta block per task and shares the global block.
 
     Example:
-        >>> model = LiMAML(MLPMetaBlock(), MLPGlobalBlock(), inner_steps=1, inner_learning_rate=0.1)
-        >>> model.compile(optimizer=keras.optimizers.Adam(1e-3))
-        >>> model.fit(train_tasks, validation_data=validation_tasks, epochs=3)
+        >>> model = LiMAML(
+        ...     OffsetMetaBlock(embedding_dim=33),
+        ...     DotProductGlobalBlock((128, 64)),
+        ...     adaptation="gauss-newton",
+        ... )
+        >>> model.compile(optimizer=keras.optimizers.AdamW(2e-3))
+        >>> model.fit(train_tasks, validation_data=validation_tasks, epochs=10)
 
     Args:
+        adaptation: ``"gradient"`` takes the paper's steps of gradient descent on the mean support
+            loss. ``"gauss-newton"`` solves for the mode of the posterior of an `OffsetMetaBlock`'s
+            offset; see `tfrec_limaml.adaptation.gauss_newton`. Its `inner_steps` are the solves.
+        prior_precision: Start of the learned prior precision of the offset (one per dimension);
+            `adaptation="gauss-newton"` only.
         pooling: How the meta embedding that is stored is made from a task's samples: ``"latest"``
             (the paper's), ``"mean"``, ``"max"`` or ``"cosine"`` (mean weighted by cosine similarity
             to the latest).
@@ -65,114 +90,180 @@ class LiMAML(MAMLModel):
     """
 
     def __init__(
-        self, meta_block: Any, global_block: Any, *, pooling: str = "latest", **kwargs: Any
+        self,
+        meta_block: Any,
+        global_block: Any,
+        *,
+        adaptation: Literal["gradient", "gauss-newton"] = "gradient",
+        prior_precision: float = 1.0,
+        pooling: str = "latest",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(meta_block, global_block, **kwargs)
+        if adaptation not in ("gradient", "gauss-newton"):
+            raise ValueError(
+                f"adaptation must be 'gradient' or 'gauss-newton', received {adaptation!r}"
+            )
         if pooling not in ("latest", "mean", "max", "cosine"):
             raise ValueError(
                 f"pooling must be 'latest', 'mean', 'max' or 'cosine', received {pooling!r}"
             )
+        if prior_precision <= 0:
+            raise ValueError(f"prior_precision must be positive, received {prior_precision}")
+        if adaptation == "gauss-newton" and not meta_block.stores_offset:
+            raise ValueError(
+                "adaptation='gauss-newton' adapts the offset of an OffsetMetaBlock, received "
+                f"{type(meta_block).__name__}"
+            )
+        self.adaptation = adaptation
+        self.prior_precision = float(prior_precision)
         self.pooling = pooling
+        super().__init__(meta_block, global_block, **kwargs)
 
     @property
     def inner_variables(self) -> list[keras.Variable]:
         """The meta block's adaptable weights."""
         return self.meta_block.adaptable_variables
 
-    def adapt_tasks(
-        self, support: Samples, steps: int, training: bool = False
-    ) -> tuple[Weights, list[tf.Tensor]]:
+    def build(self, features_shape: Any) -> None:
+        """Builds the blocks and, for the closed form, the prior precision."""
+        super().build(features_shape)
+        if self.adaptation == "gauss-newton":
+            start = float(tf.math.log(self.prior_precision)) / PRECISION_RATE
+            self.scaled_log_precision = self.add_weight(
+                shape=(self.meta_block.embedding_dim,),
+                initializer=keras.initializers.Constant(start),
+                name="scaled_log_precision",
+            )
+
+    def precision(self) -> tf.Tensor:
+        """The learned prior precision of each number of the offset, ``[D]``."""
+        logarithm = PRECISION_RATE * tf.convert_to_tensor(self.scaled_log_precision)
+        return tf.exp(tf.clip_by_value(logarithm, *PRECISION_RANGE))
+
+    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> AdaptedTasks:
         """Adapts the meta block; what does not depend on the meta embedding is computed once,
         before the first step.
-
-        Behind the adapted weights comes what the meta block keeps of the support set (most keep
-        nothing); without steps, nothing.
         """
-        encoded = self._encode_meta(support["features"])
-        memory = (
-            self.meta_block.encode_support(encoded, support["label"], support["weight"])
-            if steps
-            else []
-        )
-        encoded = self.meta_block.read_support(encoded, memory, causal=True)
-        start = self.meta_block.initial_weights(encoded)
-        if not steps:
-            return start, []
-        context = self._encode_context(support["features"], training)
-
-        def losses(weights: Weights) -> tf.Tensor:
-            return self.task_loss(self._head(weights, encoded, context, training), support)
-
-        adapted, before = adapt(start, losses, steps, self.inner_rates(), self.second_order_steps)
-        return [*adapted, *memory], before
+        if not steps or (self.adaptation_strength == 0 and not training):
+            encoded = self._encode_meta(support["features"])
+            encoded = self.meta_block.read_support(encoded, (), causal=True)
+            return AdaptedTasks(self.meta_block.initial_weights(encoded))
+        return self._adapt(self._rows(support["features"], training), support, steps, training)
 
     def adapted_outputs(
-        self, weights: Weights, features: Features, training: bool = False
+        self, adapted: AdaptedTasks, features: Features, training: bool = False
     ) -> tf.Tensor:
         """Outputs ``[T, S]``: adapted meta block, shared global block."""
-        weights, memory = self._without_memory(weights)
-        encoded = self.meta_block.read_support(self._encode_meta(features), memory, causal=False)
-        return self._head(weights, encoded, self._encode_context(features, training), training)
+        return self._outputs(adapted, self._rows(features, training), False, training)
+
+    def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
+        """Query loss after adaptation, plus the weighted loss before it: of the support set, or
+        with the closed form, where it costs little, of all rows.
+        """
+        if self.adaptation == "gradient":
+            return super().outer_loss(support, query)
+        rows, query_rows = (self._rows(s["features"], True) for s in (support, query))
+        adapted = self._adapt(rows, support, self.inner_steps, True)
+        loss = self.task_loss(self._outputs(adapted, query_rows, False, True), query)
+        auxiliary = None
+        if self.unadapted_loss_weight:
+            unadapted = AdaptedTasks([tf.zeros_like(adapted.weights[0])])
+            of_query = self.task_loss(self._outputs(unadapted, query_rows, False, True), query)
+            shares = [tf.reduce_sum(s["weight"], -1) for s in (support, query)]
+            total = shares[0] * adapted.losses[0] + shares[1] * of_query
+            auxiliary = self.unadapted_loss_weight * tf.math.divide_no_nan(total, sum(shares))
+        return OuterLoss(loss, self.outer_weights(support, query), auxiliary)
 
     def task_embeddings(self, support: Samples) -> TaskEmbeddings:
         """What the embedding job stores: meta embeddings after `fine_tune_steps` steps, pooled over
-        each task's samples.
+        each task's samples; or offsets, where the meta block stores those.
         """
-        weights, losses = self.adapt_tasks(support, self.fine_tune_steps)
-        weights, memory = self._without_memory(weights)
-        encoded = self._encode_meta(support["features"])
-        outputs = self._head(
-            weights,
-            self.meta_block.read_support(encoded, memory, causal=True),
-            self._encode_context(support["features"], False),
-            False,
-        )
-        after = self.task_loss(outputs, support)
-        embeddings = self.meta_block.call_adapted(
-            weights, self.meta_block.read_support(encoded, memory, causal=False)
-        )
+        rows = self._rows(support["features"], False)
+        adapted = self.adapt_tasks(support, self.fine_tune_steps)
+        after = self.task_loss(self._outputs(adapted, rows, True, False), support)
+        readable = self.meta_block.read_support(rows.encoded, adapted.memory, causal=False)
+        embeddings = self.meta_block.stored_rows(adapted.weights, readable)
         first, *nested = tf.split(embeddings, 1 + len(self.meta_block.nested_definitions), -1)
-        pooled = pool(first, support["weight"], self.pooling)
         return TaskEmbeddings(
-            pooled, losses[0] if losses else after, after, self._subtask_embeddings(nested, support)
+            pool(first, support["weight"], self.pooling),
+            adapted.losses[0] if adapted.losses else after,
+            after,
+            self._subtask_embeddings(nested, support),
         )
+
+    def _adapt(self, rows: _Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
+        if self.adaptation == "gauss-newton":
+            return self._solve(rows, support, steps, training)
+        label, weight = support["label"], support["weight"]
+        memory = self.meta_block.encode_support(rows.encoded, label, weight)
+        encoded = self.meta_block.read_support(rows.encoded, memory, causal=True)
+
+        def losses(weights: Weights) -> tf.Tensor:
+            return self.task_loss(self._head(weights, encoded, rows.context, training), support)
+
+        weights, before = adapt(
+            self.meta_block.initial_weights(encoded),
+            losses,
+            steps,
+            self.inner_rates(training),
+            self.second_order_steps,
+        )
+        return AdaptedTasks(weights, before, memory)
+
+    def _solve(self, rows: _Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
+        """The closed form: the mode of each task's offset."""
+        strength = 1.0 if training else self.adaptation_strength
+
+        def outputs(offset: tf.Tensor) -> tf.Tensor:
+            embeddings = rows.encoded + tf.cast(offset, rows.encoded.dtype)
+            logits = self.global_block.head(rows.context, merge_axes(embeddings), training)
+            return split_axes(logits, embeddings)
+
+        def derivatives(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return self._loss_derivatives(tf.cast(support["label"], values.dtype), values)
+
+        solved = gauss_newton(
+            outputs, derivatives, support["weight"], self.precision() / strength, steps
+        )
+        return AdaptedTasks([solved.offset], solved.losses)
+
+    def _outputs(
+        self, adapted: AdaptedTasks, rows: _Rows, causal: bool, training: bool
+    ) -> tf.Tensor:
+        encoded = self.meta_block.read_support(rows.encoded, adapted.memory, causal=causal)
+        return self._head(adapted.weights, encoded, rows.context, training)
 
     def _subtask_embeddings(
         self, nested: list[tf.Tensor], support: Samples
     ) -> tuple[SubtaskEmbeddings, ...]:
-        found = []
+        result = []
         for definition, embeddings in zip(self.meta_block.nested_definitions, nested, strict=True):
-            subtasks = Subtasks.of(
-                support["features"][subtask_feature(definition)], support["weight"]
-            )
-            pooled = pool(
-                tf.gather(embeddings, subtasks.owner),
-                subtasks.weights(support["weight"]),
-                self.pooling,
-            )
-            found.append(SubtaskEmbeddings(subtasks, pooled))
-        return tuple(found)
+            weight = support["weight"]
+            subtasks = Subtasks.of(support["features"][subtask_feature(definition)], weight)
+            weights = subtasks.weights(weight)
+            pooled = pool(tf.gather(embeddings, subtasks.owner), weights, self.pooling)
+            result.append(SubtaskEmbeddings(subtasks, pooled))
+        return tuple(result)
 
-    def _without_memory(self, weights: Weights) -> tuple[Weights, Weights]:
-        count = len(self.inner_variables)
-        return weights[:count], weights[count:]
+    def _rows(self, features: Features, training: bool) -> _Rows:
+        context = self.global_block.encode_context(flatten_tasks(features), training)
+        return _Rows(self._encode_meta(features), context)
 
     def _encode_meta(self, features: Features) -> Any:
         like = next(iter(features.values()))
-        return tf.nest.map_structure(
-            lambda value: split_axes(value, like),
-            self.meta_block.encode_features(flatten_tasks(features)),
-        )
-
-    def _encode_context(self, features: Features, training: bool) -> Any:
-        return self.global_block.encode_context(flatten_tasks(features), training)
+        encoded = self.meta_block.encode_features(flatten_tasks(features))
+        return tf.nest.map_structure(lambda value: split_axes(value, like), encoded)
 
     def _head(self, weights: Weights, encoded: Any, context: Any, training: bool) -> tf.Tensor:
         embeddings = self.meta_block.call_adapted(weights, encoded, training)
-        return split_axes(
-            self.global_block.head(context, merge_axes(embeddings), training), embeddings
-        )
+        logits = self.global_block.head(context, merge_axes(embeddings), training)
+        return split_axes(logits, embeddings)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return {**super().get_config(), "pooling": self.pooling}
+        own = {
+            "adaptation": self.adaptation,
+            "prior_precision": self.prior_precision,
+            "pooling": self.pooling,
+        }
+        return {**super().get_config(), **own}

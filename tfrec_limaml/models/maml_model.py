@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.features import Features
+from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_model import TaskModel
 
@@ -82,41 +83,33 @@ class MAMLModel(TaskModel):
                 for i, v in enumerate(self.inner_variables)
             ]
 
-    def inner_rates(self) -> Any:
-        """The inner rate, or one tensor of rates for each adapted variable."""
-        return (
-            [tf.convert_to_tensor(rate) for rate in self.rates]
-            if self.learn_inner_rates
-            else self.inner_learning_rate
-        )
+    def inner_rates(self, training: bool = False) -> Any:
+        """The inner learning rate, or one tensor of rates for each adapted variable; outside
+        training times `adaptation_strength`.
+        """
+        strength = 1.0 if training else self.adaptation_strength
+        if self.learn_inner_rates:
+            return [tf.convert_to_tensor(rate) * strength for rate in self.rates]
+        return self.inner_learning_rate * strength
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """Query loss at the adapted weights, plus the weighted support loss before adaptation."""
-        weights, losses = self.adapt_tasks(support, self.inner_steps, training=True)
-        query_loss = self.task_loss(
-            self.adapted_outputs(weights, query["features"], training=True), query
-        )
+        adapted = self.adapt_tasks(support, self.inner_steps, training=True)
+        outputs = self.adapted_outputs(adapted, query["features"], training=True)
+        query_loss = self.task_loss(outputs, query)
         auxiliary = None
         if self.unadapted_loss_weight:
-            before = (
-                losses[0]
-                if losses
-                else self.task_loss(
-                    self.adapted_outputs(weights, support["features"], training=True), support
-                )
-            )
+            if adapted.losses:
+                before = adapted.losses[0]
+            else:
+                outputs = self.adapted_outputs(adapted, support["features"], training=True)
+                before = self.task_loss(outputs, support)
             auxiliary = self.unadapted_loss_weight * before
         return OuterLoss(query_loss, self.outer_weights(support, query), auxiliary)
 
     def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
         """Tasks without query samples do not count."""
         return self.mean_weights(query["weight"])
-
-    def adapt_tasks(
-        self, support: Samples, steps: int, training: bool = False
-    ) -> tuple[Weights, list[tf.Tensor]]:
-        """See `TaskModel.adapt_tasks`."""
-        raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -144,19 +137,16 @@ class EntireNetworkMAML(MAMLModel):
         """The whole network's, without embedding tables."""
         return self.network.adaptable_variables
 
-    def adapt_tasks(
-        self, support: Samples, steps: int, training: bool = False
-    ) -> tuple[Weights, list[tf.Tensor]]:
+    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> AdaptedTasks:
         """Adapts the whole network."""
-        return adapt_network(
-            self, support, steps, self.inner_rates(), self.second_order_steps, training
-        )
+        rates = self.inner_rates(training)
+        return adapt_network(self, support, steps, rates, self.second_order_steps, training)
 
     def adapted_outputs(
-        self, weights: Weights, features: Features, training: bool = False
+        self, adapted: AdaptedTasks, features: Features, training: bool = False
     ) -> tf.Tensor:
         """Outputs ``[T, S]`` of each task's own network."""
-        return self.network.call_adapted(weights, features, training)
+        return self.network.call_adapted(adapted.weights, features, training)
 
 
 def adapt_network(
@@ -166,7 +156,7 @@ def adapt_network(
     rates: Any,
     second_order_steps: int | None,
     training: bool = False,
-) -> tuple[Weights, list[tf.Tensor]]:
+) -> AdaptedTasks:
     """Adapts every task's copy of the whole network."""
     tasks = tf.shape(support["label"])[:1]
     start = [
@@ -179,4 +169,5 @@ def adapt_network(
             model.network.call_adapted(weights, support["features"], training), support
         )
 
-    return adapt(start, losses, steps, rates, second_order_steps)
+    weights, before = adapt(start, losses, steps, rates, second_order_steps)
+    return AdaptedTasks(weights, before)

@@ -19,10 +19,15 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.inner_loop import Weights
-from tfrec_limaml.adaptation.losses import is_binary, per_task_mean, sample_loss
+from tfrec_limaml.adaptation.losses import (
+    is_binary,
+    loss_derivatives,
+    per_task_mean,
+    sample_loss,
+)
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.features import Features
+from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.network import RecommenderNetwork
 from tfrec_limaml.models.outer_step import (
     OuterLoss,
@@ -48,6 +53,9 @@ class TaskModel(keras.Model):
         fine_tune_steps: Steps ``k`` of that adaptation.
         inner_learning_rate: Rate alpha of the inner loop and of fine-tuning.
         averaging: Outer mean over ``"task"`` losses, or over all their ``"sample"`` weights.
+        adaptation_strength: How far `evaluate`, `predict` and exported adapters adapt, relative to
+            training: a factor of the inner learning rate, or of the prior's variance. 0 means not
+            at all. `choose_adaptation_strength` chooses it on validation tasks.
     """
 
     def __init__(
@@ -60,10 +68,12 @@ class TaskModel(keras.Model):
         fine_tune_steps: int = 1,
         inner_learning_rate: float = 0.1,
         averaging: Literal["task", "sample"] = "task",
+        adaptation_strength: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         _at_least("fine_tune_steps", fine_tune_steps, 0)
+        _at_least("adaptation_strength", adaptation_strength, 0.0)
         _at_least("inner_learning_rate", inner_learning_rate, 0.0)
         if averaging not in ("task", "sample"):
             raise ValueError(f"averaging must be 'task' or 'sample', received {averaging!r}")
@@ -76,7 +86,9 @@ class TaskModel(keras.Model):
         self.fine_tune_steps = int(fine_tune_steps)
         self.inner_learning_rate = float(inner_learning_rate)
         self.averaging = averaging
+        self._adaptation_strength = float(adaptation_strength)
         self._task_loss = sample_loss("binary_crossentropy")
+        self._loss_derivatives = loss_derivatives("binary_crossentropy")
         self.binary = True
         self.dropped_tasks = keras.Variable(
             0, dtype="int64", trainable=False, aggregation="sum", name="dropped_tasks"
@@ -114,7 +126,22 @@ class TaskModel(keras.Model):
     def fine_tune(self, value: bool) -> None:
         if bool(value) != self._fine_tune:
             self._fine_tune = bool(value)
-            self.test_function = self.predict_function = None  # traced with the old setting
+            self._forget_traces()
+
+    @property
+    def adaptation_strength(self) -> float:
+        """How far `evaluate`, `predict` and exported adapters adapt, relative to training."""
+        return self._adaptation_strength
+
+    @adaptation_strength.setter
+    def adaptation_strength(self, value: float) -> None:
+        _at_least("adaptation_strength", value, 0.0)
+        if float(value) != self._adaptation_strength:
+            self._adaptation_strength = float(value)
+            self._forget_traces()
+
+    def _forget_traces(self) -> None:
+        self.test_function = self.predict_function = None  # traced with the old setting
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Builds both blocks from the shapes ``[N, ...]`` of the encoded features."""
@@ -148,6 +175,7 @@ class TaskModel(keras.Model):
                 short; callbacks are then called once every 8 batches.
         """
         self._task_loss = sample_loss(loss)
+        self._loss_derivatives = loss_derivatives(loss)
         self.binary = is_binary(loss)
         if metrics is None and self.binary:
             metrics = [
@@ -189,16 +217,14 @@ class TaskModel(keras.Model):
         counts = tf.reduce_sum(sample_weights, -1)
         return counts if self.averaging == "sample" else tf.cast(counts > 0, counts.dtype)
 
-    def adapt_tasks(self, support: Samples, steps: int) -> tuple[Weights, list[tf.Tensor]]:
-        """Adapts on the support sets; returns each task's weights and the support losses before
-        each step.
-        """
+    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> AdaptedTasks:
+        """Adapts on the support sets, in `steps` steps; 0 leaves the tasks un-adapted."""
         raise NotImplementedError
 
     def adapted_outputs(
-        self, weights: Weights, features: Features, training: bool = False
+        self, adapted: AdaptedTasks, features: Features, training: bool = False
     ) -> tf.Tensor:
-        """Outputs (logits) ``[T, S]`` under adapted weights."""
+        """Outputs (logits) ``[T, S]`` of adapted tasks."""
         raise NotImplementedError
 
     # -- Keras steps
@@ -291,8 +317,7 @@ class TaskModel(keras.Model):
     def task_outputs(self, support: Samples, query: Samples) -> tf.Tensor:
         """Query outputs ``[T, Q]``, fine-tuned where `fine_tune` is on."""
         steps = self.fine_tune_steps if self.fine_tune else 0
-        weights, _ = self.adapt_tasks(support, steps)
-        return self.adapted_outputs(weights, query["features"])
+        return self.adapted_outputs(self.adapt_tasks(support, steps), query["features"])
 
     def task_loss(self, outputs: tf.Tensor, samples: Samples) -> tf.Tensor:
         """Weighted mean loss ``[T]`` of outputs ``[T, S]``."""
@@ -375,6 +400,7 @@ class TaskModel(keras.Model):
             "fine_tune_steps": self.fine_tune_steps,
             "inner_learning_rate": self.inner_learning_rate,
             "averaging": self.averaging,
+            "adaptation_strength": self.adaptation_strength,
         }
 
     @classmethod

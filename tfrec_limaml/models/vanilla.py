@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from tfrec_limaml.adaptation.axes import flatten_tasks, split_axes
-from tfrec_limaml.adaptation.inner_loop import Weights
 from tfrec_limaml.features import Features
+from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.maml_model import adapt_network
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_model import TaskModel
@@ -55,20 +55,21 @@ class Vanilla(TaskModel):
         """All samples count."""
         return self.mean_weights(tf.concat([support["weight"], query["weight"]], 1))
 
-    def adapt_tasks(self, support: Samples, steps: int) -> tuple[Weights, list[tf.Tensor]]:
+    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> AdaptedTasks:
         """Adapts the whole network."""
-        return (
-            adapt_network(self, support, steps, self.inner_learning_rate, 0) if steps else ([], [])
-        )
+        if not steps or not self.adaptation_strength:
+            return AdaptedTasks([])
+        rate = self.inner_learning_rate * self.adaptation_strength
+        return adapt_network(self, support, steps, rate, 0)
 
     def adapted_outputs(
-        self, weights: Weights, features: Features, training: bool = False
+        self, adapted: AdaptedTasks, features: Features, training: bool = False
     ) -> tf.Tensor:
         """Outputs ``[T, S]``: of each task's own network, or of the shared one where nothing was
         adapted.
         """
-        if weights:
-            return self.network.call_adapted(weights, features, training)
+        if adapted.weights:
+            return self.network.call_adapted(adapted.weights, features, training)
         return split_axes(
             self.network(flatten_tasks(features), training=training), next(iter(features.values()))
         )

@@ -120,7 +120,7 @@ def _gradients(width_of_duals, monkeypatch, **kwargs):
         }
 
     support, query = samples(ROWS, 10), samples(3, 20)
-    weights, losses = model.adapt_tasks(support, 3)
+    weights, losses, *_ = model.adapt_tasks(support, 3)
     loss, gradients, _ = model._gradients(support, query, model.outer_count(support, query))
     return weights, [[with_task_axis(w) for w in weights], losses, loss, gradients]
 

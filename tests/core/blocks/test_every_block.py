@@ -19,14 +19,14 @@ def _check_tasks(model, make_samples):
     network.
     """
     support, query = make_samples([3, 1, 0, 2]), make_samples([2, 2, 2, 2], seed=1)
-    together = model.adapted_outputs(model.adapt_tasks(support, 2)[0], query["features"])
+    together = model.adapted_outputs(model.adapt_tasks(support, 2), query["features"])
     for task in range(4):
         alone = model.adapted_outputs(
-            model.adapt_tasks(_task(support, task), 2)[0], _task(query, task)["features"]
+            model.adapt_tasks(_task(support, task), 2), _task(query, task)["features"]
         )
         np.testing.assert_allclose(together[task], alone[0], rtol=1e-10, err_msg=f"task {task}")
     plain = tf.reshape(model.network(flatten_tasks(query["features"])), [4, 2])
-    unadapted = model.adapted_outputs(model.adapt_tasks(support, 0)[0], query["features"])
+    unadapted = model.adapted_outputs(model.adapt_tasks(support, 0), query["features"])
     np.testing.assert_allclose(unadapted, plain, rtol=1e-10)
     np.testing.assert_allclose(together[2], plain[2], rtol=1e-10)
     assert np.abs(together[0] - plain[0]).min() > 1e-6
@@ -154,7 +154,7 @@ def test_the_whole_network_can_be_adapted_too(meta, head, make_model, make_sampl
     model.compile("sgd")
     model.build(shapes)
     support, query = make_samples([3, 1, 0]), make_samples([2, 2, 2], seed=1)
-    together = model.adapted_outputs(model.adapt_tasks(support, 1)[0], query["features"])
+    together = model.adapted_outputs(model.adapt_tasks(support, 1), query["features"])
     plain = tf.reshape(model.network(flatten_tasks(query["features"])), [3, 2])
     np.testing.assert_allclose(together[2], plain[2], rtol=1e-6)
     assert np.abs(together[0] - plain[0]).min() > 1e-6

@@ -106,7 +106,7 @@ def _reference(model, support, query, steps):
 
 def test_each_task_and_each_of_its_parts_descends_the_task_s_one_loss(model):
     support, query = _samples(SUPPORT, 1), _samples(QUERY, 2)
-    found = model.adapted_outputs(model.adapt_tasks(support, 3)[0], query["features"]).numpy()
+    found = model.adapted_outputs(model.adapt_tasks(support, 3), query["features"]).numpy()
     for task, expected in enumerate(_reference(model, support, query, 3)):
         np.testing.assert_allclose(
             found[task, : len(expected)], expected, rtol=1e-10, err_msg=f"task {task}"
@@ -115,12 +115,10 @@ def test_each_task_and_each_of_its_parts_descends_the_task_s_one_loss(model):
 
 def test_a_part_without_support_stays_as_it_was(model):
     support, query = _samples(SUPPORT, 1), _samples(QUERY, 2)
-    weights, _ = model.adapt_tasks(support, 2)
+    weights, _, memory, _ = model.adapt_tasks(support, 2)
     encoded = model._encode_meta(query["features"])
-    read = model.meta_block.read_support(
-        encoded, weights[len(model.inner_variables) :], causal=False
-    )
-    embeddings = model.meta_block.call_adapted(weights[: len(model.inner_variables)], read)
+    read = model.meta_block.read_support(encoded, memory, causal=False)
+    embeddings = model.meta_block.call_adapted(weights, read)
     plain = tf.reshape(model.meta_block(flatten_tasks(query["features"])), [4, 3, 4])
     seen = np.array(
         [
@@ -157,12 +155,11 @@ def test_stored_embeddings_are_those_of_each_task_s_and_each_part_s_last_row(mod
     support = _samples(SUPPORT, 1)
     stored = model.task_embeddings(support)
     (nested,) = stored.nested
-    weights, _ = model.adapt_tasks(support, model.fine_tune_steps)
-    count = len(model.inner_variables)
+    weights, _, memory, _ = model.adapt_tasks(support, model.fine_tune_steps)
     read = model.meta_block.read_support(
-        model._encode_meta(support["features"]), weights[count:], causal=False
+        model._encode_meta(support["features"]), memory, causal=False
     )
-    rows = model.meta_block.call_adapted(weights[:count], read)
+    rows = model.meta_block.call_adapted(weights, read)
     np.testing.assert_allclose(
         stored.embedding[:3], [rows[0, 3, :2], rows[1, 0, :2], rows[2, 1, :2]], rtol=1e-12
     )
@@ -194,7 +191,7 @@ def test_what_is_served_joins_the_task_s_and_the_part_s_stored_embedding(model):
 
 def test_the_order_of_tasks_and_more_padding_change_nothing(model):
     support, query = _samples(SUPPORT, 1), _samples(QUERY, 2)
-    expected = model.adapted_outputs(model.adapt_tasks(support, 2)[0], query["features"])
+    expected = model.adapted_outputs(model.adapt_tasks(support, 2), query["features"])
     order = [2, 0, 3, 1]
     turned, turned_query = (
         tf.nest.map_structure(lambda v: tf.gather(v, order), s) for s in (support, query)
@@ -206,7 +203,7 @@ def test_the_order_of_tasks_and_more_padding_change_nothing(model):
         "label": tf.pad(turned["label"], [[0, 0], [0, 2]]),
         "weight": tf.pad(turned["weight"], [[0, 0], [0, 2]]),
     }
-    found = model.adapted_outputs(model.adapt_tasks(wide, 2)[0], turned_query["features"])
+    found = model.adapted_outputs(model.adapt_tasks(wide, 2), turned_query["features"])
     np.testing.assert_allclose(found, tf.gather(expected, order), rtol=1e-10)
 
 

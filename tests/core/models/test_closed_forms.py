@@ -117,13 +117,13 @@ def test_a_batch_of_tasks_equals_one_task_at_a_time_in_any_order(cls):
     rng = np.random.default_rng(1)
     support, query = _samples(rng, 4, 5, [5, 2, 1, 3]), _samples(rng, 4, 3)
     model = _model(cls, inner_steps=2)
-    weights, _ = model.adapt_tasks(support, 2)
-    together = model.adapted_outputs(weights, query["features"])
+    adapted = model.adapt_tasks(support, 2)
+    together = model.adapted_outputs(adapted, query["features"])
     for task in (2, 0, 3, 1):
         one_support, one_query = (
             tf.nest.map_structure(lambda x, t=task: x[t : t + 1], s) for s in (support, query)
         )
-        alone = model.adapted_outputs(model.adapt_tasks(one_support, 2)[0], one_query["features"])
+        alone = model.adapted_outputs(model.adapt_tasks(one_support, 2), one_query["features"])
         np.testing.assert_allclose(together[task], alone[0], rtol=1e-12)
 
 
@@ -146,7 +146,7 @@ def test_padding_changes_nothing():
 def test_without_steps_the_plain_network_scores(cls):
     query = _samples(np.random.default_rng(3), 2, 3)
     model = _model(cls, inner_steps=0)
-    outputs = model.adapted_outputs(model.adapt_tasks(query, 0)[0], query["features"])
+    outputs = model.adapted_outputs(model.adapt_tasks(query, 0), query["features"])
     flat = {name: tf.reshape(value, [6, -1]) for name, value in query["features"].items()}
     np.testing.assert_allclose(tf.sigmoid(tf.reshape(outputs, [-1])), model(flat), rtol=1e-12)
 
@@ -165,7 +165,7 @@ def test_without_inner_steps_limaml_has_the_gradient_of_vanilla_on_the_query():
 def test_a_task_without_support_keeps_the_shared_weights():
     rng = np.random.default_rng(5)
     model = _model(inner_steps=3)
-    weights, losses = model.adapt_tasks(_samples(rng, 2, 3, [0, 3]), 3)
+    weights, losses, *_ = model.adapt_tasks(_samples(rng, 2, 3, [0, 3]), 3)
     kernels = with_task_axis(weights[0])
     np.testing.assert_array_equal(kernels[0], model.inner_variables[0])
     assert np.abs(kernels[1] - model.inner_variables[0]).max() > 0

@@ -94,13 +94,13 @@ def test_losses_weights_embeddings_and_gradients_match_the_reference(
 
     @tf.function
     def run():
-        weights, losses = model.adapt_tasks(support, steps)
-        outputs = model.adapted_outputs(weights, query["features"])
+        adapted = model.adapt_tasks(support, steps)
+        outputs = model.adapted_outputs(adapted, query["features"])
         embeddings, before, after, _ = model.task_embeddings(support)
         loss, gradients, good = _gradients(model, support, query)
         return (
-            [with_task_axis(w) for w in weights],
-            losses,
+            [with_task_axis(w) for w in adapted.weights],
+            adapted.losses,
             outputs,
             model.task_loss(outputs, query),
             embeddings,

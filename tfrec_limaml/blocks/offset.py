@@ -1,0 +1,98 @@
+"""A meta block whose shared part predicts the meta embedding and whose adapted part shifts it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.blocks.base import MetaBlock
+from tfrec_limaml.blocks.mlp import MLPMetaBlock
+from tfrec_limaml.features import Features
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class OffsetMetaBlock(MetaBlock):
+    """Meta embedding = ``network(meta features) + offset``; only the offset is adapted.
+
+    The network is shared by all tasks and trained in the outer loop. A task's offset has as many
+    numbers as the embedding and starts at zero, so that adaptation cannot forget what the network
+    knows, and is small enough for the closed form (``LiMAML(adaptation="gauss-newton")``).
+
+    What is stored for a task is its offset. A row's embedding is the network's output on the row's
+    own meta features plus that: features that vary within a task keep their effect.
+
+    Example:
+        >>> meta_block = OffsetMetaBlock((64,), embedding_dim=33)
+        >>> global_block = DotProductGlobalBlock((128, 64))
+        >>> model = LiMAML(meta_block, global_block, adaptation="gauss-newton")
+
+    Args:
+        hidden_units: Widths of the network's hidden layers.
+        embedding_dim: Width ``D`` of the meta embedding.
+        **kwargs: See `MLPMetaBlock`.
+    """
+
+    def __init__(
+        self,
+        hidden_units: tuple[int, ...] = (64,),
+        embedding_dim: int = 33,
+        activation: Any = "gelu",
+        dropout: float = 0.0,
+        embeddings: Mapping[str, tuple[int, int]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(embedding_dim, **kwargs)
+        self.shared = MLPMetaBlock(
+            hidden_units,
+            embedding_dim,
+            activation,
+            dropout,
+            embeddings,
+            dtype=self.dtype_policy,
+            name="shared",
+        )
+
+    def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
+        """Builds the network and the offset that every task starts from, which is zero."""
+        self.shared.build(features_shape)
+        self.offset = self.add_weight(
+            name="offset", shape=(self.embedding_dim,), initializer="zeros", trainable=False
+        )
+        self.built = True
+
+    def encode_features(self, features: Features) -> tf.Tensor:
+        """The shared network's output, ``[N, D]``."""
+        return self.shared(features)
+
+    @property
+    def adaptable_variables(self) -> list[keras.Variable]:
+        """The offset."""
+        return [self.offset]
+
+    @property
+    def stores_offset(self) -> bool:
+        """True: see `MetaBlock.stores_offset`."""
+        return True
+
+    def stored_rows(self, weights: list[tf.Tensor], encoded: tf.Tensor) -> tf.Tensor:
+        """The task's offset, for each of its rows."""
+        return tf.repeat(weights[0][:, None], tf.shape(encoded)[1], 1)
+
+    def call_adapted(
+        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """See `MetaBlock.call_adapted`."""
+        return encoded + tf.cast(weights[0], encoded.dtype)[:, None]
+
+    def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `MetaBlock.call_encoded`."""
+        return encoded
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        shared = self.shared.get_config()
+        names = ("hidden_units", "activation", "dropout", "embeddings")
+        return {**super().get_config(), **{name: shared[name] for name in names}}

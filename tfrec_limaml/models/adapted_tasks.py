@@ -1,0 +1,27 @@
+"""What adaptation leaves of a batch of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfrec_limaml.adaptation.inner_loop import Weights
+
+
+class AdaptedTasks(NamedTuple):
+    """A batch of tasks after adaptation.
+
+    Attributes:
+        weights: Each task's weights, one ``[T, ...]`` tensor (or cheaper form) each; empty where
+            nothing was adapted.
+        losses: Mean support losses ``[T]`` before each step.
+        memory: What the meta block keeps of the support sets; see `MetaBlock.encode_support`.
+        variance: Posterior variances ``[T, D]`` of the adapted offsets; None after gradient steps.
+    """
+
+    weights: Weights
+    losses: Sequence[tf.Tensor] = ()
+    memory: Sequence[Any] = ()
+    variance: tf.Tensor | None = None

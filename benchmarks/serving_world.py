@@ -69,7 +69,7 @@ def export(base: Path) -> Path:
     vocabularies = {"country": COUNTRIES, "interests": TAGS, "tags": TAGS}
     features: dict[str, Any] = {}
     for f in schema().all_features:
-        if f.encoding == "numeric":
+        if not f.categorical:
             features[f.name] = {"mean": [0.0] * f.width, "variance": [1.0] * f.width}
         elif f.encoding == "vocabulary":
             tokens = vocabularies.get(f.name, list(range(10)))

@@ -234,9 +234,7 @@ def categories(schema: Schema, definition: str) -> list[Feature]:
     """
     keys = schema.task_columns(definition)
     return [
-        f
-        for f in schema.all_features
-        if f.encoding != "numeric" and f.role == "other" and f.name not in keys
+        f for f in schema.all_features if f.categorical and f.role == "other" and f.name not in keys
     ]
 
 

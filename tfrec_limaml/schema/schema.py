@@ -22,7 +22,7 @@ from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.declarations import build, items, mapping, names, strip_defaults
 
 Role = Literal["meta", "other"]
-Encoding = Literal["numeric", "vocabulary", "hash"]
+Encoding = Literal["numeric", "quantiles", "vocabulary", "hash"]
 DType = Literal["string", "int64", "float32"]
 Invalid = Literal["skip", "error", "fill"]
 
@@ -45,11 +45,14 @@ class Feature:
             only the global block.
         dtype: Type in task records and in serving requests: ``"string"``, ``"int64"`` or
             ``"float32"``.
-        encoding: ``"numeric"`` (float, normalised), ``"vocabulary"`` (tokens learned from training
-            data, one out-of-vocabulary bucket) or ``"hash"`` (stable hash into ``buckets``).
+        encoding: ``"numeric"`` (float, normalised), ``"quantiles"`` (the same, and a piecewise
+            linear component for each of ``bins`` quantile bins of the training rows),
+            ``"vocabulary"`` (tokens learned from training data, one out-of-vocabulary bucket) or
+            ``"hash"`` (stable hash into ``buckets``).
         width: Length of a fixed-size numeric vector; 1 for scalars.
         normalise: For numeric features: ``"standard"`` (zero mean, unit variance), ``"log"``
             (``sign(x) log1p|x|``, then standard) or ``"none"``.
+        bins: Number of quantile bins at most (``encoding="quantiles"``).
         buckets: Number of hash buckets (``encoding="hash"``).
         max_vocabulary: Keep at most this many tokens, the most frequent
             (``encoding="vocabulary"``).
@@ -71,6 +74,7 @@ class Feature:
     encoding: Encoding = "numeric"
     width: int = 1
     normalise: Literal["standard", "log", "none"] = "standard"
+    bins: int = 16
     buckets: int = 0
     max_vocabulary: int = 10_000
     embedding_width: int | None = None
@@ -82,15 +86,21 @@ class Feature:
     def __post_init__(self) -> None:
         _choice(self.name, "role", self.role, ("meta", "other"))
         _choice(self.name, "dtype", self.dtype, ("string", "int64", "float32"))
-        _choice(self.name, "encoding", self.encoding, ("numeric", "vocabulary", "hash"))
+        _choice(
+            self.name, "encoding", self.encoding, ("numeric", "quantiles", "vocabulary", "hash")
+        )
         _choice(self.name, "normalise", self.normalise, ("standard", "log", "none"))
         _choice(self.name, "on_invalid", self.on_invalid, ("fill", "skip", "error"))
-        if self.encoding == "numeric" and self.dtype == "string":
+        if not self.categorical and self.dtype == "string":
             raise SchemaError(
-                f"feature {self.name!r}: encoding 'numeric' needs dtype int64 or float32, "
+                f"feature {self.name!r}: encoding {self.encoding!r} needs dtype int64 or float32, "
                 "received string"
             )
-        if self.encoding != "numeric" and self.dtype == "float32":
+        if self.encoding == "quantiles" and self.bins < 2:
+            raise SchemaError(
+                f"feature {self.name!r}: encoding 'quantiles' needs bins >= 2, received {self.bins}"
+            )
+        if self.categorical and self.dtype == "float32":
             raise SchemaError(
                 f"feature {self.name!r}: encoding {self.encoding!r} needs dtype string or int64, "
                 "received float32"
@@ -100,14 +110,12 @@ class Feature:
                 f"feature {self.name!r}: encoding 'hash' needs buckets >= 1, received "
                 f"{self.buckets}"
             )
-        if self.width < 1 or (self.width > 1 and self.encoding != "numeric"):
+        if self.width < 1 or (self.width > 1 and self.categorical):
             raise SchemaError(
                 f"feature {self.name!r}: width must be 1 (or more, for numeric vectors), received "
                 f"{self.width}"
             )
-        if self.embedding_width is not None and (
-            self.embedding_width < 1 or self.encoding == "numeric"
-        ):
+        if self.embedding_width is not None and (self.embedding_width < 1 or not self.categorical):
             raise SchemaError(
                 f"feature {self.name!r}: embedding_width must be >= 1 on a categorical feature, "
                 f"received {self.embedding_width}"
@@ -116,6 +124,11 @@ class Feature:
             raise SchemaError(
                 f"feature {self.name!r}: separator needs dtype string, received {self.dtype}"
             )
+
+    @property
+    def categorical(self) -> bool:
+        """Whether values are tokens rather than numbers."""
+        return self.encoding in ("vocabulary", "hash")
 
     @property
     def filler(self) -> float | int | str:
@@ -162,18 +175,20 @@ class History:
     Attributes:
         keys: Columns that the statistics are grouped by.
         smoothing: Pseudo-rows at the overall mean added to the rate.
+        encoding: Of the features: ``"numeric"`` or ``"quantiles"``.
     """
 
     keys: tuple[str, ...]
     smoothing: float = 10.0
+    encoding: Literal["numeric", "quantiles"] = "numeric"
 
     def features(self) -> tuple[Feature, ...]:
         """The three numeric features that this declaration adds to the schema."""
         stem = "history_" + "_".join(self.keys)
         return (
-            Feature(name=f"{stem}_rate"),
-            Feature(name=f"{stem}_count", normalise="log"),
-            Feature(name=f"{stem}_recency", normalise="log"),
+            Feature(name=f"{stem}_rate", encoding=self.encoding),
+            Feature(name=f"{stem}_count", encoding=self.encoding, normalise="log"),
+            Feature(name=f"{stem}_recency", encoding=self.encoding, normalise="log"),
         )
 
 

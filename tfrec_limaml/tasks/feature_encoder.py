@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.features import META, OTHER, subtask_feature
 from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.tasks.quantiles import encode_quantiles, encoded_width
 from tfrec_limaml.tasks.statistics import Statistics
 
 DTYPES = {"string": tf.string, "int64": tf.int64, "float32": tf.float32}
@@ -61,7 +62,7 @@ class FeatureEncoder(keras.layers.Layer):
         self.lookups = {
             f.name: self._lookup(f, f"lookup_{i}")
             for i, f in enumerate(self.schema.all_features)
-            if f.encoding != "numeric"
+            if f.categorical
         }
         self.built = True
 
@@ -125,6 +126,8 @@ class FeatureEncoder(keras.layers.Layer):
         """Width of a dense feature, or number of ids of a categorical one."""
         if feature.encoding == "numeric":
             return feature.width
+        if feature.encoding == "quantiles":
+            return encoded_width(self._entry(feature))
         return feature.buckets if feature.encoding == "hash" else len(self._vocabulary(feature)) + 1
 
     def embeddings(self, role: str | None = None) -> dict[str, tuple[int, int]]:
@@ -153,8 +156,8 @@ class FeatureEncoder(keras.layers.Layer):
         return {**super().get_config(), **own}
 
     def _encode(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
-        if feature.encoding == "numeric":
-            return self._normalise(feature, value)
+        if not feature.categorical:
+            return self._encode_number(feature, value)
         lookup = self.lookups[feature.name]
         if feature.separator is None:
             ids = tf.cast(lookup(value), tf.int32)
@@ -167,15 +170,17 @@ class FeatureEncoder(keras.layers.Layer):
             tf.math.unsorted_segment_sum(hot, tokens.value_rowids(), tf.shape(value)[0]), 1.0
         )
 
-    def _normalise(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
+    def _encode_number(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
         value = tf.reshape(tf.cast(value, tf.float32), [-1, feature.width])
-        if feature.normalise == "none":
-            return value
         if feature.normalise == "log":
             value = tf.sign(value) * tf.math.log1p(tf.abs(value))
-        found = self._found(feature)
-        deviation = tf.maximum(tf.sqrt(tf.constant(found["variance"], tf.float32)), 1e-6)
-        return (value - tf.constant(found["mean"], tf.float32)) / deviation
+        if feature.encoding == "quantiles":
+            return encode_quantiles(value, self._entry(feature))
+        if feature.normalise == "none":
+            return value
+        entry = self._entry(feature)
+        deviation = tf.maximum(tf.sqrt(tf.constant(entry["variance"], tf.float32)), 1e-6)
+        return (value - tf.constant(entry["mean"], tf.float32)) / deviation
 
     def _lookup(self, feature: Feature, name: str) -> keras.layers.Layer:
         if feature.encoding == "hash":
@@ -195,14 +200,15 @@ class FeatureEncoder(keras.layers.Layer):
         reserved = (
             "[UNK]" if feature.dtype == "string" else -1
         )  # Keras' own names for unknown values
-        return [token for token in self._found(feature)["vocabulary"] if token != reserved][
+        return [token for token in self._entry(feature)["vocabulary"] if token != reserved][
             : feature.max_vocabulary
         ]
 
-    def _found(self, feature: Feature) -> Mapping[str, Any]:
-        if feature.name not in self.statistics.features:
+    def _entry(self, feature: Feature) -> Mapping[str, Any]:
+        entry = self.statistics.features.get(feature.name)
+        if entry is None or (feature.encoding == "quantiles" and "edges" not in entry):
             raise SchemaError(
                 f"the statistics lack feature {feature.name!r}; run `limaml prepare` again with "
                 "this schema"
             )
-        return self.statistics.features[feature.name]
+        return entry

@@ -4,8 +4,9 @@ tokens.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -17,9 +18,13 @@ import pyarrow.compute as pc
 from limaml_beam.build_tasks.grouping import TRAIN, segments
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import LABEL, TIME
+from limaml_beam.rows.columnar import LABEL, ORDER, TIME
 from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.tasks.quantiles import quantile_statistics
 from tfrec_limaml.tasks.statistics import Statistics
+
+#: Rows that quantiles are computed from.
+SAMPLE_ROWS = 100_000
 
 #: count, mean ``[width]``, sum of squared deviations ``[width]``
 Moments = tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]
@@ -27,11 +32,9 @@ Moments = tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 def moments(values: npt.NDArray[Any], normalise: str) -> Moments:
     """Moments of ``[n, width]`` values after the feature's transform."""
-    numbers = values.astype(np.float64).reshape(len(values), -1)
-    if normalise == "log":
-        numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
-    mean = numbers.mean(axis=0)
-    return len(numbers), mean, ((numbers - mean) ** 2).sum(axis=0)
+    rows = transformed(values.astype(np.float64).reshape(len(values), -1), normalise)
+    mean = rows.mean(axis=0)
+    return len(rows), mean, ((rows - mean) ** 2).sum(axis=0)
 
 
 def add_moments(a: Moments, b: Moments) -> Moments:
@@ -39,6 +42,50 @@ def add_moments(a: Moments, b: Moments) -> Moments:
     count = a[0] + b[0]
     delta = b[1] - a[1]
     return count, a[1] + delta * (b[0] / count), a[2] + b[2] + delta**2 * (a[0] * b[0] / count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A uniform sample of rows for quantiles: those with the smallest content hashes, so that it is
+    the same however the rows are bundled.
+
+    Attributes:
+        order: The rows' hashes ``[n]``, ascending.
+        values: Feature name to transformed values ``[n, width]``.
+    """
+
+    order: npt.NDArray[np.int64]
+    values: dict[str, npt.NDArray[np.float64]]
+
+    def merge(self, other: Sample) -> Sample:
+        """The sample of both samples' rows."""
+        order = np.concatenate([self.order, other.order])
+        kept = np.argsort(order, kind="stable")[:SAMPLE_ROWS]
+        values = {
+            name: np.concatenate([value, other.values[name]])[kept]
+            for name, value in self.values.items()
+        }
+        return Sample(order[kept], values)
+
+
+def sample_rows(rows: pa.Table, features: Sequence[Feature]) -> Sample:
+    """The sample of a block's rows."""
+    order = columnar.to_numpy(rows[ORDER])
+    kept = np.argsort(order, kind="stable")[:SAMPLE_ROWS]
+    values = {f.name: transformed(numbers(rows, f)[kept], f.normalise) for f in features}
+    return Sample(order[kept], values)
+
+
+def numbers(rows: pa.Table, feature: Feature) -> npt.NDArray[np.float64]:
+    """A numeric feature's values ``[n, width]``."""
+    column = rows[feature.name]
+    flat = column.combine_chunks().flatten() if feature.width > 1 else column
+    return columnar.to_numpy(flat).astype(np.float64).reshape(-1, feature.width)
+
+
+def transformed(values: npt.NDArray[np.float64], normalise: str) -> npt.NDArray[np.float64]:
+    """Values after a feature's `normalise` transform, without the scaling."""
+    return np.sign(values) * np.log1p(np.abs(values)) if normalise == "log" else values
 
 
 def token_counts(column: pa.ChunkedArray, feature: Feature) -> Counter[Any]:
@@ -91,12 +138,15 @@ class StatisticsFn(beam.CombineFn):
             column = rows[feature.name]
             if feature.encoding == "vocabulary":
                 part["feature:" + feature.name] = token_counts(column, feature)
-            elif feature.encoding == "numeric":
-                flat = column.combine_chunks().flatten() if feature.width > 1 else column
-                part["feature:" + feature.name] = moments(
-                    columnar.to_numpy(flat).reshape(-1, feature.width), feature.normalise
-                )
+            elif not feature.categorical:
+                values = numbers(rows, feature)
+                part["feature:" + feature.name] = moments(values, feature.normalise)
+        if quantiles := self._quantile_features():
+            part["sample"] = sample_rows(rows, quantiles)
         return _add(accumulator, part)
+
+    def _quantile_features(self) -> list[Feature]:
+        return [f for f in self.schema.all_features if f.encoding == "quantiles"]
 
     def merge_accumulators(self, accumulators: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """Adds parts up."""
@@ -127,6 +177,9 @@ class StatisticsFn(beam.CombineFn):
                     "mean": part[1].tolist(),
                     "variance": (part[2] / part[0]).tolist(),
                 }
+        for feature in self._quantile_features():
+            values = accumulator["sample"].values[feature.name]
+            features[feature.name] |= quantile_statistics(values, feature.bins)
         return Statistics(
             rows=rows,
             label_mean=float(label_mean[0]),
@@ -145,6 +198,8 @@ def _add(total: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
             total[name] = (min(total[name][0], value[0]), max(total[name][1], value[1]))
         elif isinstance(value, Counter):
             total[name].update(value)
+        elif isinstance(value, Sample):
+            total[name] = total[name].merge(value)
         else:
             total[name] = add_moments(total[name], value)
     return total

@@ -12,11 +12,11 @@
       }
     }
 
-Features with encoding ``quantiles`` also have ``edges``, ``component_mean`` and
-``component_deviation``; see `tfrec_limaml.tasks.quantiles`. Only training rows are counted. Numeric features have one mean and variance per vector element, in
-float64, of the transformed values (``"log"``: ``sign(x) log1p|x|``); hashed features have no entry.
-Vocabularies of int64 features hold integers, of string features strings (of single values, where
-the feature has a separator).
+Only training rows are counted. Numeric features have one mean and variance per vector element, in
+float64, of the transformed values (``"log"``: ``sign(x) log1p|x|``); those with encoding
+``quantiles`` also have ``edges``, ``component_mean`` and ``component_deviation``, see
+`tfrec_limaml.tasks.quantiles`. Hashed features have no entry. Vocabularies of int64 features hold
+integers, of string features strings (of single values, where the feature has a separator).
 """
 
 from __future__ import annotations

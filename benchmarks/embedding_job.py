@@ -40,6 +40,7 @@ from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
 from tfrec_limaml.tasks.statistics import Statistics
+from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 
 SCHEMA = Schema(
@@ -53,17 +54,20 @@ SCHEMA = Schema(
     ),
 )
 FILES = 4
-MODEL = {
-    "meta_units": (128,),
-    "embedding_dim": 32,
-    "global_units": (256, 128),
-    "dropout": 0.0,
-    "inner_steps": 3,
-    "inner_learning_rate": 0.1,
-    "fine_tune_steps": 3,
-    "first_order": False,
-    "unadapted_loss_weight": 0.5,
-}
+MODEL = ModelOptions(
+    meta_block="mlp",
+    global_block="mlp",
+    averaging="task",
+    meta_units=(128,),
+    embedding_dim=32,
+    global_units=(256, 128),
+    dropout=0.0,
+    inner_steps=3,
+    inner_learning_rate=0.1,
+    fine_tune_steps=3,
+    first_order=False,
+    unadapted_loss_weight=0.5,
+)
 
 
 def make_export(folder: Path) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 import optuna
 
+from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model, datasets, load_encoder
 
 
@@ -41,17 +42,20 @@ def objective(trial: optuna.Trial, tasks: Path, epochs: int) -> float:
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
     encoder = load_encoder(tasks)
-    options = {
-        "meta_units": (trial.suggest_categorical("meta_units", [32, 64, 128]),),
-        "embedding_dim": trial.suggest_categorical("embedding_dim", [16, 32, 64]),
-        "global_units": (128, 64),
-        "dropout": trial.suggest_float("dropout", 0.0, 0.4),
-        "inner_steps": trial.suggest_int("inner_steps", 1, 5),
-        "inner_learning_rate": trial.suggest_float("inner_learning_rate", 0.02, 1.0, log=True),
-        "fine_tune_steps": None,
-        "first_order": False,
-        "unadapted_loss_weight": trial.suggest_float("unadapted_loss_weight", 0.0, 1.0),
-    }
+    options = ModelOptions(
+        meta_block="mlp",
+        global_block="mlp",
+        averaging="task",
+        meta_units=(trial.suggest_categorical("meta_units", [32, 64, 128]),),
+        embedding_dim=trial.suggest_categorical("embedding_dim", [16, 32, 64]),
+        global_units=(128, 64),
+        dropout=trial.suggest_float("dropout", 0.0, 0.4),
+        inner_steps=trial.suggest_int("inner_steps", 1, 5),
+        inner_learning_rate=trial.suggest_float("inner_learning_rate", 0.02, 1.0, log=True),
+        fine_tune_steps=None,
+        first_order=False,
+        unadapted_loss_weight=trial.suggest_float("unadapted_loss_weight", 0.0, 1.0),
+    )
     model = build_model("limaml", encoder, options)
     rate = trial.suggest_float("learning_rate", 3e-4, 5e-3, log=True)
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0))

@@ -11,6 +11,7 @@ from typing import Any
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
+from tfrec_limaml.training.options import ModelOptions
 
 _DESCRIPTION = """\
 Estimates, before you train LiMAML, how much there is left to win by it: trains a plain network on
@@ -24,15 +25,18 @@ example:
 next: limaml train runs/tasks --output runs/model
 """
 
-_OPTIONS: dict[str, Any] = {
-    "meta_units": (64,),
-    "embedding_dim": 32,
-    "global_units": (128, 64),
-    "dropout": 0.1,
-    "inner_steps": 1,
-    "inner_learning_rate": 0.1,
-    "fine_tune_steps": None,
-}
+_OPTIONS = ModelOptions(
+    meta_block="mlp",
+    global_block="mlp",
+    averaging="task",
+    meta_units=(64,),
+    embedding_dim=32,
+    global_units=(128, 64),
+    dropout=0.1,
+    inner_steps=1,
+    inner_learning_rate=0.1,
+    fine_tune_steps=None,
+)
 
 _MEANING = {
     "worth it": "tasks differ in ways that the features do not tell and their history does: train LiMAML",  # noqa: E501

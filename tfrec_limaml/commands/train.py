@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
-
-ALGORITHMS = ("limaml", "vanilla", "maml")
-META_BLOCKS = ("mlp", "id", "features+id", "transformer")
-GLOBAL_BLOCKS = ("mlp", "wide_and_deep", "dcn", "dlrm")
-#: Batches between two visits to Python.
-STEPS_PER_EXECUTION = 8
+from tfrec_limaml.training.options import (
+    ADAPTATIONS,
+    ALGORITHMS,
+    GLOBAL_BLOCKS,
+    META_BLOCKS,
+    ModelOptions,
+    TrainOptions,
+    recipe,
+)
 
 _DESCRIPTION = """\
 Trains a model on the task records that `limaml prepare` wrote, with early stopping on validation
@@ -25,23 +28,26 @@ AUC (after fine-tuning, where the algorithm adapts), and writes RUN/<algorithm>.
 learning curve RUN/<algorithm>.training.json.
 
 example:
-  limaml train runs/tasks --output runs/model --algorithm limaml --inner-steps 3
+  limaml train runs/tasks --output runs/model
   limaml train runs/tasks --output runs/model --algorithm vanilla      # what to compare with
 next: limaml evaluate runs/tasks --run runs/model
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``limaml train``."""
+    """Options of ``limaml train``: where one is not given, the recipe decides."""
     parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
     parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        metavar="RUN",
-        help="folder for the model and its learning curve",
+        "--output", type=Path, required=True, metavar="RUN", help="folder for model and curve"
     )
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="limaml")
+    parser.add_argument(
+        "--recipe",
+        choices=("default", "paper"),
+        default="default",
+        help="settings to start from: what did best on validation data, or the paper's "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--task", help="task definition (default: the schema's first)")
     parser.add_argument(
         "--nested-task",
@@ -49,132 +55,101 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TASK",
         help="adapt a further meta block per part of a task: by this definition, which refines "
-        "--task as user_tab refines user; repeatable",
+        "--task as user_tab refines user; repeatable; needs a --meta-block that is not offset",
     )
-    parser.add_argument(
-        "--epochs", type=int, default=15, help="at most this many (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--patience",
-        type=int,
-        default=2,
-        help="epochs without a better validation AUC (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=128, help="tasks per batch (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--learning-rate", type=float, default=1e-3, help="outer rate, Adam (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--decay-steps",
-        type=int,
-        metavar="N",
-        help="let the outer rate fall to 0 along a cosine over N batches (default: constant)",
-    )
-    parser.add_argument(
-        "--warmup-steps",
-        type=int,
-        default=0,
-        metavar="N",
-        help="raise the outer rate from 0 over N batches first; needs --decay-steps",
-    )
-    parser.add_argument(
-        "--inner-steps",
-        type=int,
-        default=3,
-        help="n: inner steps in training (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--inner-learning-rate", type=float, default=0.3, help="alpha (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--fine-tune-steps",
-        type=int,
-        help="k: steps at evaluation and for embeddings (default: inner steps)",
-    )
-    parser.add_argument(
-        "--first-order",
-        action="store_true",
-        help="take inner gradients as constants: cheaper, less exact",
-    )
-    parser.add_argument(
-        "--second-order-steps",
-        type=int,
-        metavar="N",
-        help="differentiate twice through the last N inner steps only: cheaper",
-    )
-    parser.add_argument(
-        "--learn-inner-rates",
-        action="store_true",
-        help="learn alpha per parameter (Meta-SGD); beyond the paper",
-    )
-    parser.add_argument(
-        "--unadapted-loss-weight",
-        type=float,
-        default=1.0,
-        help="weight of the loss before adaptation; beyond the paper, whose objective is 0 "
-        "(default: %(default)s)",
-    )
-    parser.add_argument(
-        "--support-fraction",
-        default="0.2-0.9",
-        help="share of a training task's samples that form the support set: a number, or LOW-HIGH "
-        "to draw it anew each epoch; the "
-        "paper's is 0.75 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-samples",
-        type=int,
-        help="most recent support samples per task (default: all in the records)",
-    )
-    parser.add_argument(
-        "--meta-block",
-        choices=META_BLOCKS,
-        default="mlp",
-        help="what is adapted per task: an MLP on meta features, the task's own ID row, both, or "
-        "an MLP on what attention finds in the "
-        "task's interactions (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--global-block",
-        choices=GLOBAL_BLOCKS,
-        default="mlp",
-        help="the shared network (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--meta-units",
-        type=_widths,
-        default=(64,),
-        metavar="64,32",
-        help="meta block's hidden layers (default: 64)",
-    )
-    parser.add_argument(
-        "--embedding-dim",
-        type=int,
-        default=32,
-        help="width of the meta embedding (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--global-units",
-        type=_widths,
-        default=(128, 64),
-        metavar="128,64",
-        help="global block (default: 128,64)",
-    )
-    parser.add_argument(
-        "--dropout", type=float, default=0.1, help="in the global block (default: %(default)s)"
-    )
+    _add_training(parser.add_argument_group("training"))
+    _add_adaptation(parser.add_argument_group("adaptation"))
+    _add_network(parser.add_argument_group("network"))
     parser.add_argument(
         "--tensorboard",
         type=Path,
         metavar="DIR",
         help="write TensorBoard scalars, the graph and meta embeddings there",
     )
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing model of this algorithm"
     )
+
+
+def _add_training(group: Any) -> None:
+    add = group.add_argument
+    add("--epochs", type=int, help="at most this many")
+    add("--patience", type=int, help="epochs without a better validation AUC")
+    add("--batch-size", type=int, help="tasks per batch (default: by --batch-rows)")
+    add("--batch-rows", type=int, help="training rows per batch, about")
+    add("--learning-rate", type=float, help="peak of the outer learning rate, AdamW")
+    add("--weight-decay", type=float, help="relative to the learning rate")
+    add("--warmup-steps", type=int, metavar="N", help="batches over which the rate rises from 0")
+    add("--no-decay", dest="decay", action="store_false", default=None, help="constant rate")
+    add("--average-weights", type=float, metavar="M", help="momentum of averaged weights; 0: none")
+    add(
+        "--support-fraction",
+        type=_fraction,
+        help="share of a training task's samples that form the support set: a number, or LOW-HIGH "
+        "to draw it anew each epoch",
+    )
+    add("--max-samples", type=int, help="most recent support samples per task")
+    add("--seed", type=int)
+
+
+def _add_adaptation(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--adaptation",
+        choices=ADAPTATIONS,
+        help="closed form on an offset, or the paper's gradient steps (default: by --meta-block)",
+    )
+    add("--inner-steps", type=int, help="n: inner steps in training")
+    add("--inner-learning-rate", type=float, help="of gradient steps")
+    add("--prior-precision", type=float, help="start of the offset's learned prior precision")
+    add("--fine-tune-steps", type=int, help="k: steps at evaluation and for embeddings")
+    add(
+        "--first-order",
+        action="store_true",
+        default=None,
+        help="take inner gradients as constants: cheaper, less exact",
+    )
+    add(
+        "--second-order-steps",
+        type=int,
+        metavar="N",
+        help="differentiate twice through the last N inner steps only: cheaper",
+    )
+    add(
+        "--learn-inner-rates",
+        action="store_true",
+        default=None,
+        help="learn an inner learning rate per parameter (Meta-SGD)",
+    )
+    add("--unadapted-loss-weight", type=float, help="weight of the loss before adaptation")
+    add(
+        "--no-strength",
+        dest="choose_strength",
+        action="store_false",
+        default=None,
+        help="do not choose the adaptation strength on the validation tasks",
+    )
+
+
+def _add_network(group: Any) -> None:
+    add = group.add_argument
+    add("--meta-block", choices=META_BLOCKS, help="what is adapted per task")
+    add("--global-block", choices=GLOBAL_BLOCKS, help="the shared network")
+    add("--meta-units", type=_widths, metavar="64,32", help="meta block's hidden layers")
+    add("--embedding-dim", type=int, help="width of the meta embedding")
+    add("--global-units", type=_widths, metavar="128,64", help="global block's hidden layers")
+    add("--dropout", type=float, help="in the global block")
+
+
+def options_from(args: argparse.Namespace) -> TrainOptions:
+    """The recipe with what is given on the command line."""
+    fields = {f.name for kind in (TrainOptions, ModelOptions) for f in dataclasses.fields(kind)}
+    given = {
+        name: value
+        for name, value in vars(args).items()
+        if name in fields - {"task"} and value is not None
+    }
+    return recipe(args.recipe).replace(**given)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -182,51 +157,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     path = args.output / f"{args.algorithm}.keras"
     if path.exists() and not args.overwrite:
         raise LimamlError(f"{path} exists; pass --overwrite to train it again")
+    options = options_from(args)
     import_tensorflow()
-    import keras
-
-    from tfrec_limaml.evaluation import adaptation_losses
-    from tfrec_limaml.training.recipes import build_model, datasets, load_encoder, without_remapping
+    from tfrec_limaml.training.recipes import without_remapping
+    from tfrec_limaml.training.train import train
 
     without_remapping()
-    keras.utils.set_random_seed(args.seed)
-    encoder = load_encoder(args.tasks, args.task, args.nested_task)
-    model = build_model(args.algorithm, encoder, vars(args))
-    train, validation = datasets(
-        args.tasks,
-        encoder,
-        args.task,
-        args.batch_size,
-        _fraction(args.support_fraction),
-        args.max_samples,
-        args.seed,
+    callbacks = [_progress(args.algorithm, options.epochs), *_tensorboard(args)]
+    trained = train(
+        args.tasks, options, task=args.task, nested=args.nested_task, callbacks=callbacks
     )
-    model.compile(
-        keras.optimizers.Adam(_rate(args), global_clipnorm=1.0),
-        steps_per_execution=STEPS_PER_EXECUTION,
-    )
-    started = time.perf_counter()
-    stopping = keras.callbacks.EarlyStopping(
-        "val_auc", mode="max", patience=args.patience, restore_best_weights=True
-    )
-    callbacks = [stopping, _progress(args.algorithm, args.epochs), *_tensorboard(args, encoder)]
-    history = model.fit(
-        train, validation_data=validation, epochs=args.epochs, callbacks=callbacks, verbose=0
-    )
-    curves = {name: [float(v) for v in values] for name, values in history.history.items()}
-    result = {
-        "algorithm": args.algorithm,
-        "model": str(path),
-        "epochs": len(curves["loss"]),
-        "best_val_auc": max(curves["val_auc"]),
-        "seconds": round(time.perf_counter() - started, 2),
-        "history": curves,
-        **adaptation_losses(model, validation),
-    }
+    result = trained.result | {"model": str(path)}
     args.output.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".writing-{path.name}")
-    model.save(aside)
-    aside.replace(path)
+    staging = path.with_name(f".writing-{path.name}")
+    trained.model.save(staging)
+    staging.replace(path)
     (args.output / f"{args.algorithm}.training.json").write_text(
         json.dumps(result, indent=1) + "\n", encoding="utf-8"
     )
@@ -239,33 +184,27 @@ def _render(result: dict[str, Any]) -> str:
         f"validation AUC {result['best_val_auc']:.4f}; "
         f"model at {result['model']}\nfine-tuning took the support loss of validation tasks from "
         f"{result['support_loss_before']:.4f} to "
-        f"{result['support_loss_after']:.4f}"
+        f"{result['support_loss_after']:.4f}" + _strength(result)
     )
 
 
-def _rate(args: argparse.Namespace) -> Any:
-    """The outer rate: a number, or a schedule of it."""
-    from tfrec_limaml.training.schedules import warmup_cosine
-
-    if args.decay_steps is None:
-        if args.warmup_steps:
-            raise LimamlError(
-                f"--warmup-steps {args.warmup_steps} needs --decay-steps: the number of batches "
-                "to train for"
-            )
-        return args.learning_rate
-    return warmup_cosine(args.learning_rate, args.decay_steps, args.warmup_steps)
+def _strength(result: dict[str, Any]) -> str:
+    if "adaptation_strength" not in result:
+        return ""
+    note = f" ({result['strength_note']})" if "strength_note" in result else ""
+    return f"; adaptation strength {result['adaptation_strength']:g}{note}"
 
 
-def _tensorboard(args: argparse.Namespace, encoder: Any) -> list[Any]:
+def _tensorboard(args: argparse.Namespace) -> list[Any]:
     if args.tensorboard is None:
         return []
     from tfrec_limaml.tasks.input_pipeline import task_dataset
     from tfrec_limaml.training.callbacks import EmbeddingProjector, tensorboard
-    from tfrec_limaml.training.recipes import split_pattern
+    from tfrec_limaml.training.recipes import load_encoder, split_pattern
 
     callbacks = [tensorboard(args.tensorboard)]
     if args.algorithm == "limaml":
+        encoder = load_encoder(args.tasks, args.task, args.nested_task)
         recent = task_dataset(
             split_pattern(args.tasks, args.task, "recent", encoder.schema),
             encoder,
@@ -282,12 +221,11 @@ def _widths(text: str) -> tuple[int, ...]:
 
 def _fraction(text: str) -> float | tuple[float, float]:
     try:
-        low, _, high = str(text).partition("-")
+        low, _, high = text.partition("-")
         return (float(low), float(high)) if high else float(low)
     except ValueError as error:
-        raise LimamlError(
-            "--support-fraction must be a number such as 0.75 or a range such as 0.2-0.9, "
-            f"received {text!r}"
+        raise argparse.ArgumentTypeError(
+            f"must be a number such as 0.75 or a range such as 0.2-0.9, received {text!r}"
         ) from error
 
 

@@ -55,6 +55,13 @@ class TaskEmbeddings(NamedTuple):
     nested: tuple[SubtaskEmbeddings, ...] = ()
 
 
+class _Untracked:
+    """Holds metrics where Keras does not look for what to save."""
+
+    def __init__(self, metrics: list[keras.metrics.Metric]) -> None:
+        self.metrics = metrics
+
+
 class _Rows(NamedTuple):
     """Rows ``[T, N, ...]`` with everything computed that no adaptation changes: what the meta block
     reads, and the global block's context ``[T * N, ...]``.
@@ -134,6 +141,45 @@ class LiMAML(MAMLModel):
                 initializer=keras.initializers.Constant(start),
                 name="scaled_log_precision",
             )
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = "binary_crossentropy",
+        metrics: Any = None,
+        jit_compile: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """See `TaskModel.compile`. Evaluation with fine-tuning also reports ``unadapted_auc``, the
+        AUC before adaptation, unless `metrics` are given.
+        """
+        super().compile(optimizer, loss, metrics, jit_compile, **kwargs)
+        reported = metrics is None and self.binary
+        name = "unadapted_auc"
+        self._reported = _Untracked([keras.metrics.AUC(name=name)] if reported else [])
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Keras' own and the AUC before adaptation."""
+        reported = getattr(self, "_reported", None)
+        return [*super().metrics, *(reported.metrics if reported is not None else [])]
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """See `TaskModel.test_step`."""
+        result = super().test_step(data)
+        if not self.fine_tune:
+            return result
+        for metric in self._reported.metrics:
+            query = data["query"]
+            outputs = self.adapted_outputs(self.adapt_tasks(data["support"], 0), query["features"])
+            rows = query["weight"] > 0
+            metric.update_state(
+                tf.boolean_mask(query["label"], rows)[:, None],
+                self.predictions(tf.boolean_mask(outputs, rows))[:, None],
+                tf.boolean_mask(query["weight"], rows),
+            )
+            result[metric.name] = metric.result()
+        return result
 
     def precision(self) -> tf.Tensor:
         """The learned prior precision of each number of the offset, ``[D]``."""

@@ -131,6 +131,26 @@ def task_dataset(
     return dataset.prefetch(BATCHES_PER_BLOCK).with_options(_without_tuner())
 
 
+def count_tasks(pattern: str | Sequence[str]) -> tuple[int, int]:
+    """Tasks and samples in the files that match: of records as `limaml prepare` writes them, which
+    state their number of samples.
+    """
+    files = _files(pattern)
+    entry = {record_format.SAMPLE_COUNT: tf.io.FixedLenFeature([], tf.int64, 1)}
+
+    def samples(serialized: tf.Tensor) -> tf.Tensor:
+        context, *_ = tf.io.parse_sequence_example(serialized, context_features=entry)
+        return context[record_format.SAMPLE_COUNT]
+
+    dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
+    counts = dataset.batch(4096).map(samples)
+    zero = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+    tasks, rows = counts.reduce(
+        zero, lambda total, n: (total[0] + tf.size(n, tf.int64), total[1] + tf.reduce_sum(n))
+    )
+    return int(tasks), int(rows)
+
+
 def _without_tuner() -> tf.data.Options:
     """There is nothing to tune; and at the end of each epoch `fit` would wait for the tuner, whose
     naps double in length, to wake up.

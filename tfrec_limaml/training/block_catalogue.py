@@ -10,23 +10,35 @@ from typing import Any
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.blocks.dcn import DCNGlobalBlock
 from tfrec_limaml.blocks.dlrm import DLRMGlobalBlock
+from tfrec_limaml.blocks.dot_product import DotProductGlobalBlock
 from tfrec_limaml.blocks.features_and_id import FeaturesAndIDMetaBlock
 from tfrec_limaml.blocks.id_embedding import IDEmbeddingMetaBlock
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock, MLPMetaBlock
+from tfrec_limaml.blocks.offset import OffsetMetaBlock
 from tfrec_limaml.blocks.transformer import TransformerMetaBlock
 from tfrec_limaml.blocks.wide_and_deep import WideAndDeepGlobalBlock
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.training.options import ModelOptions
 
-Options = Mapping[str, Any]
+Options = ModelOptions
 
 _L2 = {"class_name": "L2", "config": {"l2": 1e-5}}
 
 
 def _mlp_meta(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     return MLPMetaBlock(
-        options["meta_units"],
-        options["embedding_dim"],
+        options.meta_units,
+        options.embedding_dim,
+        embeddings=encoder.embeddings("meta"),
+        name="meta_block",
+    )
+
+
+def _offset(encoder: FeatureEncoder, options: Options) -> MetaBlock:
+    return OffsetMetaBlock(
+        options.meta_units,
+        options.embedding_dim,
         embeddings=encoder.embeddings("meta"),
         name="meta_block",
     )
@@ -35,7 +47,7 @@ def _mlp_meta(encoder: FeatureEncoder, options: Options) -> MetaBlock:
 def _id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     return IDEmbeddingMetaBlock(
         **_task_id(encoder, options),
-        embedding_dim=options["embedding_dim"],
+        embedding_dim=options.embedding_dim,
         embeddings_regularizer=_L2,
         name="meta_block",
     )
@@ -48,8 +60,8 @@ def _features_and_id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     }
     return FeaturesAndIDMetaBlock(
         **chosen,
-        hidden_units=options["meta_units"],
-        embedding_dim=options["embedding_dim"],
+        hidden_units=options.meta_units,
+        embedding_dim=options.embedding_dim,
         embeddings=others,
         embeddings_regularizer=_L2,
         name="meta_block",
@@ -58,36 +70,46 @@ def _features_and_id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
 
 def _transformer(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     return TransformerMetaBlock(
-        options["meta_units"],
-        options["embedding_dim"],
+        options.meta_units,
+        options.embedding_dim,
         embeddings=encoder.embeddings("meta"),
         name="meta_block",
     )
 
 
 def _mlp_global(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
-    return MLPGlobalBlock(options["global_units"], **_deep(encoder, options))
+    return MLPGlobalBlock(options.global_units, **_deep(encoder, options))
+
+
+def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
+    """Features of the task itself have no row in the projection: it would compete with the task's
+    own embedding.
+    """
+    projected = tuple(encoder.embeddings("other"))
+    return DotProductGlobalBlock(
+        options.global_units, projected=projected, **_deep(encoder, options)
+    )
 
 
 def _wide_and_deep(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
     return WideAndDeepGlobalBlock(
-        options["global_units"], _ids(encoder, options), **_deep(encoder, options)
+        options.global_units, _ids(encoder, options), **_deep(encoder, options)
     )
 
 
 def _dcn(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
-    return DCNGlobalBlock(options["global_units"], **_deep(encoder, options))
+    return DCNGlobalBlock(options.global_units, **_deep(encoder, options))
 
 
 def _dlrm(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
     deep = {name: value for name, value in _deep(encoder, options).items() if name != "embeddings"}
-    return DLRMGlobalBlock(options["global_units"], _ids(encoder, options), **deep)
+    return DLRMGlobalBlock(options.global_units, _ids(encoder, options), **deep)
 
 
 def _deep(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
     embeddings = _global_embeddings(encoder, options)
     return {
-        "dropout": options["dropout"],
+        "dropout": options.dropout,
         "embeddings": embeddings,
         "embeddings_regularizer": _L2,
         "name": "global_block",
@@ -104,7 +126,7 @@ def _global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, t
     """
     taken = (
         _task_id(encoder, options)["feature"]
-        if options.get("meta_block") in ("id", "features+id")
+        if options.meta_block in ("id", "features+id")
         else None
     )
     return {name: size for name, size in encoder.embeddings().items() if name != taken}
@@ -114,7 +136,7 @@ def _task_id(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
     """The feature that identifies a task: its definition's key column, which must be a
     single-valued feature with an embedding.
     """
-    keys = encoder.schema.task_columns(options.get("task"))
+    keys = encoder.schema.task_columns(options.task)
     for feature in encoder.schema.all_features:
         if (
             keys == (feature.name,)
@@ -132,6 +154,7 @@ def _task_id(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
 
 #: Meta blocks by name: ``(encoder, options) -> block``.
 META_BLOCKS: Mapping[str, Callable[[FeatureEncoder, Options], MetaBlock]] = {
+    "offset": _offset,
     "mlp": _mlp_meta,
     "id": _id,
     "features+id": _features_and_id,
@@ -139,6 +162,7 @@ META_BLOCKS: Mapping[str, Callable[[FeatureEncoder, Options], MetaBlock]] = {
 }
 #: Global blocks by name: ``(encoder, options) -> block``.
 GLOBAL_BLOCKS: Mapping[str, Callable[[FeatureEncoder, Options], GlobalBlock]] = {
+    "dot_product": _dot_product,
     "mlp": _mlp_global,
     "wide_and_deep": _wide_and_deep,
     "dcn": _dcn,

@@ -4,7 +4,7 @@ functions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
+from tfrec_limaml.training.options import ModelOptions
 
 
 def without_remapping() -> None:
@@ -86,53 +87,54 @@ def datasets(
     )
 
 
-def _meta_block(encoder: FeatureEncoder, options: Mapping[str, Any]) -> MetaBlock:
+def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     """The block of that name; where the encoder has nested definitions, one for each of them beside
     the first.
     """
-    make = META_BLOCKS[options.get("meta_block", "mlp")]
+    make = META_BLOCKS[options.meta_block]
     if not encoder.nested:
         return make(encoder, options)
     definitions = (encoder.task or encoder.schema.default_task, *encoder.nested)
-    return NestedMetaBlocks(
-        {name: make(encoder, {**options, "task": name}) for name in definitions}, name="meta_block"
-    )
+    blocks = {name: make(encoder, options.replace(task=name)) for name in definitions}
+    return NestedMetaBlocks(blocks, name="meta_block")
 
 
-def build_model(algorithm: str, encoder: FeatureEncoder, options: Mapping[str, Any]) -> TaskModel:
-    """A meta block and a global block (MLPs unless named otherwise) under one of the algorithms.
+def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) -> TaskModel:
+    """A meta block and a global block under one of the algorithms.
 
     Args:
         algorithm: ``"limaml"``, ``"vanilla"`` or ``"maml"``.
         encoder: Encodes the features; fixes the blocks' inputs, and whether the meta block is one
             of several (its `nested`).
-        options: ``meta_units``, ``embedding_dim``, ``global_units``, ``dropout``, ``inner_steps``,
-            ``inner_learning_rate``, ``fine_tune_steps``, ``first_order``,
-            ``unadapted_loss_weight``; optionally ``meta_block``, ``global_block`` (names in
-            `tfrec_limaml.training.block_catalogue`), ``task``, the task definition, for ID meta
-            blocks, ``second_order_steps`` and ``learn_inner_rates``.
+        options: What to build.
     """
     meta_block = _meta_block(encoder, options)
-    global_block = GLOBAL_BLOCKS[options.get("global_block", "mlp")](encoder, options)
-    steps = options["inner_steps"]
-    shared = {
+    global_block = GLOBAL_BLOCKS[options.global_block](encoder, options)
+    steps = options.chosen_inner_steps
+    tune = steps if options.fine_tune_steps is None else options.fine_tune_steps
+    shared: dict[str, Any] = {
         "encoder": encoder,
-        "inner_learning_rate": options["inner_learning_rate"],
-        "fine_tune_steps": steps
-        if options["fine_tune_steps"] is None
-        else options["fine_tune_steps"],
+        "inner_learning_rate": options.inner_learning_rate,
+        "fine_tune_steps": tune,
+        "averaging": options.averaging,
         "name": algorithm,
     }
     if algorithm == "vanilla":
-        return Vanilla(meta_block, global_block, **shared)
-    cls = {"limaml": LiMAML, "maml": EntireNetworkMAML}[algorithm]
-    return cls(
+        return Vanilla(meta_block, global_block, **{**shared, "averaging": "sample"})
+    shared |= {
+        "inner_steps": steps,
+        "first_order": options.first_order,
+        "second_order_steps": options.second_order_steps,
+        "learn_inner_rates": options.learn_inner_rates,
+        "unadapted_loss_weight": options.unadapted_loss_weight,
+    }
+    if algorithm == "maml":
+        return EntireNetworkMAML(meta_block, global_block, **shared)
+    return LiMAML(
         meta_block,
         global_block,
-        inner_steps=steps,
-        first_order=options["first_order"],
-        second_order_steps=options.get("second_order_steps"),
-        learn_inner_rates=options.get("learn_inner_rates", False),
-        unadapted_loss_weight=options["unadapted_loss_weight"],
+        adaptation=options.chosen_adaptation,
+        prior_precision=options.prior_precision,
+        pooling=options.pooling,
         **shared,
     )

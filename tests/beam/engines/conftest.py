@@ -19,6 +19,7 @@ import pytest
 from limaml_beam.generate_embeddings.job import EmbeddingJob
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks.record_format import LABEL, SCHEMA_FILE, TIMESTAMP, TaskEncoder
+from tfrec_limaml.training.options import ModelOptions
 
 TASKS, FILES = 300, 4
 
@@ -48,17 +49,20 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
     encoder = FeatureEncoder(
         schema, Statistics(rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features={})
     )
-    options = {
-        "meta_units": (8,),
-        "embedding_dim": 4,
-        "global_units": (8,),
-        "dropout": 0.0,
-        "inner_steps": 2,
-        "inner_learning_rate": 0.3,
-        "fine_tune_steps": 2,
-        "first_order": True,
-        "unadapted_loss_weight": 0.5,
-    }
+    options = ModelOptions(
+        meta_block="mlp",
+        global_block="mlp",
+        averaging="task",
+        meta_units=(8,),
+        embedding_dim=4,
+        global_units=(8,),
+        dropout=0.0,
+        inner_steps=2,
+        inner_learning_rate=0.3,
+        fine_tune_steps=2,
+        first_order=True,
+        unadapted_loss_weight=0.5,
+    )
     model = build_model("limaml", encoder, options)
     model.build(encoder.output_shapes)
     folder = tmp_path_factory.mktemp("export")

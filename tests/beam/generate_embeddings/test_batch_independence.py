@@ -18,6 +18,7 @@ from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
 from tfrec_limaml.tasks.statistics import Statistics
+from tfrec_limaml.training.options import ModelOptions
 
 SCHEMA = Schema(
     name="batches",
@@ -39,17 +40,20 @@ STATISTICS = Statistics(
         for name, width in (("m", 21), ("o", 3))
     },
 )
-MODEL = {
-    "meta_units": (45,),
-    "embedding_dim": 6,
-    "global_units": (24,),
-    "dropout": 0.0,
-    "inner_steps": 2,
-    "inner_learning_rate": 0.1,
-    "fine_tune_steps": 3,
-    "first_order": True,
-    "unadapted_loss_weight": 0.5,
-}
+MODEL = ModelOptions(
+    meta_block="mlp",
+    global_block="mlp",
+    averaging="task",
+    meta_units=(45,),
+    embedding_dim=6,
+    global_units=(24,),
+    dropout=0.0,
+    inner_steps=2,
+    inner_learning_rate=0.1,
+    fine_tune_steps=3,
+    first_order=True,
+    unadapted_loss_weight=0.5,
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,7 @@ def adapt(adapter, records, batch_size=512):
     from limaml_beam.generate_embeddings.adapter import load_packed
 
     packed = load_packed(
-        str(adapter), ["serve"], embedding_dim=MODEL["embedding_dim"], intra_op_threads=0
+        str(adapter), ["serve"], embedding_dim=MODEL.embedding_dim, intra_op_threads=0
     )
     rows = {}
     for batch in batches_by_width(records, batch_size):

@@ -25,17 +25,20 @@ from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
 from tfrec_limaml.training.recipes import build_model
 
-OPTIONS = {
-    "meta_units": (5,),
-    "embedding_dim": 4,
-    "global_units": (6, 5),
-    "dropout": 0.1,
-    "inner_steps": 1,
-    "inner_learning_rate": 0.5,
-    "fine_tune_steps": None,
-    "first_order": False,
-    "unadapted_loss_weight": 1.0,
-}
+OPTIONS = ModelOptions(
+    meta_block="mlp",
+    global_block="mlp",
+    averaging="task",
+    meta_units=(5,),
+    embedding_dim=4,
+    global_units=(6, 5),
+    dropout=0.1,
+    inner_steps=1,
+    inner_learning_rate=0.5,
+    fine_tune_steps=None,
+    first_order=False,
+    unadapted_loss_weight=1.0,
+)
 #: Every meta block and every global block once.
 PAIRS = list(zip_longest(META_BLOCKS, GLOBAL_BLOCKS, fillvalue="mlp"))
 LOAD = """
@@ -43,6 +46,7 @@ import json, sys
 import keras
 import numpy as np
 from tfrec_limaml import LiMAML
+from tfrec_limaml.training.options import ModelOptions
 folder = sys.argv[1]
 rows = {name: value for name, value in np.load(folder + "/rows.npz").items()}
 found = {name: keras.saving.load_model(f"{folder}/{name}.keras")(rows).numpy().tolist() for name in json.loads(sys.argv[2])}
@@ -90,9 +94,7 @@ def trained(encoder, make_samples):
     models = {}
     for meta, head in PAIRS:
         keras.utils.set_random_seed(1)
-        model = build_model(
-            "limaml", encoder, {**OPTIONS, "meta_block": meta, "global_block": head}
-        )
+        model = build_model("limaml", encoder, OPTIONS.replace(meta_block=meta, global_block=head))
         model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
         history = model.fit(tf.data.Dataset.from_tensors(batch), verbose=0)
         assert np.isfinite(history.history["loss"]).all()
@@ -184,4 +186,4 @@ def test_a_task_that_no_single_feature_identifies_has_no_id_block(name, encoder)
         LimamlError,
         match=r"needs the task's key \['user', 'item'\] to be one feature with an embedding_width",
     ):
-        META_BLOCKS[name](encoder, {**OPTIONS, "task": "place"})
+        META_BLOCKS[name](encoder, OPTIONS.replace(task="place"))

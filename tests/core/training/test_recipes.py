@@ -9,18 +9,22 @@ from tfrec_limaml import EntireNetworkMAML, LiMAML, Vanilla
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.training import recipes
+from tfrec_limaml.training.options import ModelOptions
 
-OPTIONS = {
-    "meta_units": [3],
-    "embedding_dim": 2,
-    "global_units": [4],
-    "dropout": 0.0,
-    "inner_steps": 2,
-    "inner_learning_rate": 0.3,
-    "fine_tune_steps": None,
-    "first_order": False,
-    "unadapted_loss_weight": 0.5,
-}
+OPTIONS = ModelOptions(
+    meta_block="mlp",
+    global_block="mlp",
+    averaging="task",
+    meta_units=[3],
+    embedding_dim=2,
+    global_units=[4],
+    dropout=0.0,
+    inner_steps=2,
+    inner_learning_rate=0.3,
+    fine_tune_steps=None,
+    first_order=False,
+    unadapted_loss_weight=0.5,
+)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import tensorflow as tf
 from limaml_serving import Ranker, ServingError
 from limaml_serving.server import EmbeddedServer
 from tfrec_limaml.store import open_store
+from tfrec_limaml.training.options import ModelOptions
 
 
 class Scale(tf.Module):
@@ -179,14 +180,17 @@ def exported(tmp_path_factory):
             "tab": {"vocabulary": [0, 1], "counts": [2, 1]},
         },
     )
-    options = {
-        "meta_units": (8,),
-        "embedding_dim": 3,
-        "global_units": (8,),
-        "dropout": 0.0,
-        "inner_steps": 1,
-        "inner_learning_rate": 0.1,
-    }
+    options = ModelOptions(
+        meta_block="mlp",
+        global_block="mlp",
+        averaging="task",
+        meta_units=(8,),
+        embedding_dim=3,
+        global_units=(8,),
+        dropout=0.0,
+        inner_steps=1,
+        inner_learning_rate=0.1,
+    )
     options |= {"fine_tune_steps": 1, "first_order": False, "unadapted_loss_weight": 0.0}
     base = tmp_path_factory.mktemp("exported")
     export_for_serving(

@@ -1,0 +1,182 @@
+"""Settings of a model and of its training: one set of defaults for Python, the command line, the
+demo and the benchmarks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from tfrec_limaml.errors import LimamlError
+
+Algorithm = Literal["limaml", "vanilla", "maml"]
+Adaptation = Literal["gauss-newton", "gradient"]
+
+ALGORITHMS = ("limaml", "vanilla", "maml")
+META_BLOCKS = ("offset", "mlp", "id", "features+id", "transformer")
+GLOBAL_BLOCKS = ("dot_product", "mlp", "wide_and_deep", "dcn", "dlrm")
+ADAPTATIONS = ("gauss-newton", "gradient")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What a model is built from.
+
+    Attributes:
+        meta_block, global_block: Names in `tfrec_limaml.training.block_catalogue`.
+        meta_units, global_units: Widths of the hidden layers.
+        embedding_dim: Width of the meta embedding.
+        dropout: Rate in the global block.
+        adaptation: See `LiMAML`; None means ``"gauss-newton"`` for a meta block that stores offsets
+            and ``"gradient"`` for others.
+        prior_precision: Start of the learned prior precision; ``"gauss-newton"`` only.
+        inner_steps: Steps in training; None means 2 solves or 3 gradient steps.
+        inner_learning_rate: Of gradient steps.
+        fine_tune_steps: Steps at evaluation and for embeddings; None means `inner_steps`.
+        first_order, second_order_steps, learn_inner_rates: See `MAMLModel`; gradient steps only.
+        unadapted_loss_weight: Weight of the loss before adaptation in the outer objective.
+        averaging: Outer mean over ``"sample"`` or ``"task"`` losses.
+        pooling: See `LiMAML`.
+        task: Task definition, for ID meta blocks.
+    """
+
+    meta_block: str = "offset"
+    global_block: str = "dot_product"
+    meta_units: tuple[int, ...] = (64,)
+    global_units: tuple[int, ...] = (128, 64)
+    embedding_dim: int = 33
+    dropout: float = 0.3
+    adaptation: Adaptation | None = None
+    prior_precision: float = 1.0
+    inner_steps: int | None = None
+    inner_learning_rate: float = 0.3
+    fine_tune_steps: int | None = None
+    first_order: bool = False
+    second_order_steps: int | None = None
+    learn_inner_rates: bool = False
+    unadapted_loss_weight: float = 1.0
+    averaging: str = "sample"
+    pooling: str = "latest"
+    task: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("meta_block", self.meta_block, META_BLOCKS)
+        _one_of("global_block", self.global_block, GLOBAL_BLOCKS)
+        if self.adaptation is not None:
+            _one_of("adaptation", self.adaptation, ADAPTATIONS)
+
+    @property
+    def chosen_adaptation(self) -> Adaptation:
+        """The adaptation, where it is left open the one that fits the meta block."""
+        return self.adaptation or ("gauss-newton" if self.meta_block == "offset" else "gradient")
+
+    @property
+    def chosen_inner_steps(self) -> int:
+        """The inner steps, where they are left open those that fit the adaptation."""
+        if self.inner_steps is not None:
+            return self.inner_steps
+        return 2 if self.chosen_adaptation == "gauss-newton" else 3
+
+    def replace(self, **changes: Any) -> ModelOptions:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a model is trained.
+
+    Attributes:
+        algorithm: ``"limaml"``, or what it is compared with: ``"vanilla"`` or ``"maml"``.
+        model: What it is built from.
+        epochs: At most this many; the learning rate falls to 0 over all of them.
+        patience: Epochs without a better validation AUC before training stops.
+        batch_size: Tasks per batch; None for as many as hold about `batch_rows` training rows.
+        batch_rows: See `batch_size`.
+        learning_rate: Peak of the outer learning rate.
+        weight_decay: Of AdamW, relative to the learning rate; not on biases and the prior.
+        warmup_steps: Batches over which the learning rate rises from 0.
+        decay: Whether the learning rate falls to 0 along a cosine; else it is constant.
+        average_weights: Momentum of the moving average of the weights, which is what is evaluated
+            and saved; 0 for none.
+        support_fraction: Share of a training task's samples that form the support set, or a range
+            to draw it from anew for each task and epoch.
+        max_samples: Most recent support samples per task; None for all in the records.
+        choose_strength: Choose the adaptation strength on the validation tasks after training.
+        seed: Of weights, shuffling, dropout and draws.
+    """
+
+    algorithm: Algorithm = "limaml"
+    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+    epochs: int = 10
+    patience: int = 3
+    batch_size: int | None = None
+    batch_rows: int = 1024
+    learning_rate: float = 2e-3
+    weight_decay: float = 1.0
+    warmup_steps: int = 50
+    decay: bool = True
+    average_weights: float = 0.98
+    support_fraction: float | tuple[float, float] = (0.2, 0.9)
+    max_samples: int | None = None
+    choose_strength: bool = True
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        _one_of("algorithm", self.algorithm, ALGORITHMS)
+        for name in ("epochs", "batch_rows"):
+            if getattr(self, name) < 1:
+                raise LimamlError(f"{name} must be at least 1, received {getattr(self, name)}")
+        if not 0.0 <= self.average_weights < 1.0:
+            raise LimamlError(
+                "average_weights must be at least 0 and less than 1, received "
+                f"{self.average_weights}"
+            )
+
+    @classmethod
+    def paper(cls, algorithm: Algorithm = "limaml") -> TrainOptions:
+        """The paper's recipe: one gradient step on an MLP meta block, the query loss alone, the
+        first 75 % of a task's samples as support, Adam at a constant rate.
+        """
+        model = ModelOptions(
+            meta_block="mlp",
+            global_block="mlp",
+            embedding_dim=32,
+            dropout=0.0,
+            inner_steps=1,
+            inner_learning_rate=0.1,
+            unadapted_loss_weight=0.0,
+            averaging="task",
+        )
+        return cls(
+            algorithm=algorithm,
+            model=model,
+            epochs=15,
+            patience=2,
+            batch_size=128,
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            warmup_steps=0,
+            decay=False,
+            average_weights=0.0,
+            support_fraction=0.75,
+            choose_strength=False,
+        )
+
+    def replace(self, **changes: Any) -> TrainOptions:
+        """A copy with some fields changed; fields of the model are changed in `model`."""
+        names = {field.name for field in dataclasses.fields(ModelOptions)}
+        of_model = {name: value for name, value in changes.items() if name in names}
+        rest = {name: value for name, value in changes.items() if name not in names}
+        return dataclasses.replace(self, model=self.model.replace(**of_model), **rest)
+
+
+def recipe(name: str) -> TrainOptions:
+    """The options of a named recipe: ``"default"`` or ``"paper"``."""
+    _one_of("recipe", name, ("default", "paper"))
+    return TrainOptions.paper() if name == "paper" else TrainOptions()
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise LimamlError(f"{name} must be one of {list(allowed)}, received {value!r}")

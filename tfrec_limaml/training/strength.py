@@ -1,0 +1,72 @@
+"""Chooses how far a trained model adapts: after training, on validation tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.evaluation.metrics import Z_95, auc, auc_difference
+from tfrec_limaml.models import TaskModel
+
+#: Strengths that are tried; 0 does not adapt.
+STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+#: Tasks with query rows below which the choice would be noise.
+FEW_TASKS = 30
+
+
+def choose_adaptation_strength(
+    model: TaskModel, validation: tf.data.Dataset, strengths: Sequence[float] = STRENGTHS
+) -> dict[str, Any]:
+    """Sets `model.adaptation_strength` to the strength with the best validation AUC.
+
+    The strength of training, 1, is kept unless another one is better by more than a standard error
+    of the paired difference (clustered by task), or not adapting at all is better: then the best
+    one is taken.
+
+    Args:
+        model: A trained model for binary labels.
+        validation: Tasks with keys (``task_dataset(..., with_keys=True)``).
+        strengths: Candidates; 1 is always one.
+
+    Returns:
+        ``adaptation_strength``, ``val_auc_by_strength`` and, where nothing could be chosen, a
+        ``strength_note``.
+
+    Raises:
+        LimamlError: The dataset has no task keys.
+    """
+    if "task_key" not in validation.element_spec:
+        raise LimamlError("validation must be a task_dataset(..., with_keys=True)")
+    fine_tune, model.fine_tune = model.fine_tune, True
+    scores, rows = {}, {}
+    try:
+        for strength in sorted({*strengths, 1.0}):
+            model.adaptation_strength = strength
+            rows = model.predict(validation, verbose=0)
+            scores[strength] = rows["probability"]
+    finally:
+        model.adaptation_strength, model.fine_tune = 1.0, fine_tune
+    label = rows["label"]
+    tasks = np.unique(rows["task_key"], return_inverse=True)[1]
+    by_strength = {strength: auc(label, score) for strength, score in scores.items()}
+    result: dict[str, Any] = {
+        "adaptation_strength": 1.0,
+        "val_auc_by_strength": {f"{s:g}": value for s, value in by_strength.items()},
+    }
+    if len(np.unique(tasks)) < FEW_TASKS or np.isnan(by_strength[1.0]):
+        result["strength_note"] = (
+            f"fewer than {FEW_TASKS} validation tasks, or labels of one class: the strength of "
+            "training is kept"
+        )
+        return result
+    best = max(by_strength, key=lambda strength: by_strength[strength])
+    value, low, _ = auc_difference(label, scores[best], scores[1.0], tasks)
+    better = value > (value - low) / Z_95
+    if better or by_strength.get(0.0, -1.0) > by_strength[1.0]:
+        model.adaptation_strength = best
+        result["adaptation_strength"] = best
+    return result

@@ -1,0 +1,156 @@
+"""Trains a model on a folder of task records: what ``limaml train`` does, as a function."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfrec_limaml.evaluation import adaptation_losses
+from tfrec_limaml.models import TaskModel
+from tfrec_limaml.tasks.input_pipeline import count_tasks, task_dataset
+from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.recipes import build_model, load_encoder, split_pattern
+from tfrec_limaml.training.schedules import warmup_cosine
+from tfrec_limaml.training.strength import choose_adaptation_strength
+
+#: Batches between two visits to Python.
+STEPS_PER_EXECUTION = 8
+#: Variables without weight decay, by parts of their names.
+NOT_DECAYED = ("bias", "scaled_log_precision", "inner_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model and what is worth knowing of its training.
+
+    Attributes:
+        model: With the weights of the best epoch.
+        result: ``algorithm``, ``epochs``, ``best_val_auc``, ``seconds``, ``history`` (the learning
+            curves), support losses before and after adaptation, and the choice of the adaptation
+            strength; all JSON types.
+    """
+
+    model: TaskModel
+    result: dict[str, Any]
+
+
+def train(
+    tasks: str | Path,
+    options: TrainOptions | None = None,
+    *,
+    task: str | None = None,
+    nested: Sequence[str] = (),
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Trained:
+    """Trains with early stopping on the validation tasks.
+
+    Args:
+        tasks: Folder written by ``limaml prepare``.
+        options: The settings; the defaults where None.
+        task: Task definition; the schema's first by default.
+        nested: Further definitions that refine it; see `NestedMetaBlocks`.
+        callbacks: Called after the early stopping.
+
+    Returns:
+        The model and the result.
+    """
+    options = TrainOptions() if options is None else options
+    keras.utils.set_random_seed(options.seed)
+    encoder = load_encoder(tasks, task, nested)
+    model = build_model(options.algorithm, encoder, options.model.replace(task=task))
+    splits = ("train", "validation")
+    patterns = {split: split_pattern(tasks, task, split, encoder.schema) for split in splits}
+    count, rows = count_tasks(patterns["train"])
+    size = options.batch_size or max(1, min(128, round(options.batch_rows * count / rows)))
+    training = task_dataset(
+        patterns["train"],
+        encoder,
+        size,
+        support_fraction=options.support_fraction,
+        max_samples=options.max_samples,
+        shuffle=True,
+        seed=options.seed,
+    )
+    validation = task_dataset(
+        patterns["validation"], encoder, 4 * size, max_samples=options.max_samples
+    )
+    model.compile(
+        make_optimizer(options, math.ceil(count / size) * options.epochs),
+        steps_per_execution=STEPS_PER_EXECUTION,
+    )
+    started = time.perf_counter()
+    history = model.fit(
+        training,
+        validation_data=validation,
+        epochs=options.epochs,
+        callbacks=[*_stopping(options), *callbacks],
+        verbose=0,
+    )
+    curves = {name: [float(v) for v in values] for name, values in history.history.items()}
+    result = {
+        "algorithm": options.algorithm,
+        "epochs": len(curves["loss"]),
+        "best_val_auc": max(curves["val_auc"]),
+        "seconds": round(time.perf_counter() - started, 2),
+        "batch_size": size,
+        "options": dataclasses.asdict(options),
+        "history": curves,
+    }
+    if options.choose_strength and model.fine_tune:
+        keyed = task_dataset(
+            patterns["validation"], encoder, 512, max_samples=options.max_samples, with_keys=True
+        )
+        result |= choose_adaptation_strength(model, keyed)
+    return Trained(model, result | adaptation_losses(model, validation))
+
+
+def make_optimizer(options: TrainOptions, steps: int) -> keras.optimizers.Optimizer:
+    """AdamW over `steps` batches, with the options' schedule, decay and averaging."""
+    rate: Any = options.learning_rate
+    if options.decay:
+        warmup = min(options.warmup_steps, steps // 4)
+        rate = warmup_cosine(options.learning_rate, steps, warmup)
+    average = options.average_weights
+    optimizer = keras.optimizers.AdamW(
+        rate,
+        weight_decay=options.weight_decay,
+        global_clipnorm=1.0,
+        use_ema=average > 0,
+        ema_momentum=average or 0.99,
+    )
+    optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))
+    return optimizer
+
+
+def _stopping(options: TrainOptions) -> list[keras.callbacks.Callback]:
+    """Early stopping on adapted and un-adapted validation AUC, of the averaged weights."""
+    averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
+    return [
+        *(averaged if options.average_weights else []),
+        ValidationScore(),
+        keras.callbacks.EarlyStopping(
+            ValidationScore.NAME,
+            mode="max",
+            patience=options.patience,
+            restore_best_weights=True,
+        ),
+    ]
+
+
+class ValidationScore(keras.callbacks.Callback):
+    """Adds ``val_score`` to an epoch's logs: the mean of the validation AUCs with and without
+    adaptation, so that tasks without an embedding are looked after too.
+    """
+
+    NAME = "val_score"
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Computes the score; callbacks behind this one see it."""
+        if logs is not None and "val_auc" in logs:
+            logs[self.NAME] = (logs["val_auc"] + logs.get("val_unadapted_auc", logs["val_auc"])) / 2

@@ -201,7 +201,8 @@ def _feature(frame: pd.DataFrame, column: str, label: str, task: str) -> tuple[F
         skewed = bool((numbers.dropna() >= 0).all()) and float(numbers.quantile(0.99)) > 20 * max(
             float(numbers.median()), 1e-9
         )
-        return Feature(name=column, role=role, normalise="log" if skewed else "standard"), ""
+        feature = Feature(name=column, role=role, encoding="quantiles")
+        return dataclasses.replace(feature, normalise="log") if skewed else feature, ""
     return _category(
         series, column, role, distinct, "int64" if whole and not _is_text(series) else "string"
     ), ""

@@ -130,7 +130,10 @@ def _user_features() -> tuple[Feature, ...]:
         category("is_live_streamer", 2),
         category("is_video_author", 2),
         *(category(f"onehot_feat{i}", tokens) for i, tokens in _ONE_HOT.items()),
-        *(Feature(name=name, role="meta", normalise="log", table="users") for name in counts),
+        *(
+            Feature(name=name, encoding="quantiles", role="meta", normalise="log", table="users")
+            for name in counts
+        ),
     )
 
 
@@ -144,7 +147,7 @@ def _context_features(tab_is_key: bool) -> tuple[Feature, ...]:
             max_vocabulary=16,
         ),
         Feature(name="hour", dtype="int64", encoding="vocabulary", max_vocabulary=24),
-        Feature(name="duration_ms", normalise="log"),
+        Feature(name="duration_ms", encoding="quantiles", normalise="log"),
         Feature(
             name="video_id",
             dtype="string",
@@ -182,13 +185,13 @@ def _video_features() -> tuple[Feature, ...]:
         category("video_type", 4),
         category("upload_type", 16),
         category("music_type", 8),
-        Feature(name="server_width", table="videos"),
-        Feature(name="server_height", table="videos"),
+        Feature(name="server_width", encoding="quantiles", table="videos"),
+        Feature(name="server_height", encoding="quantiles", table="videos"),
     )
 
 
 _HISTORY = tuple(
-    History(keys=keys)
+    History(keys=keys, encoding="quantiles")
     for keys in (
         ("user_id",),
         ("video_id",),

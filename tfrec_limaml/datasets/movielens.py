@@ -129,7 +129,8 @@ def _schema(
         features=(*_user_features(release), *_movie_features()),
         tables={name: {"users": "user_id", "movies": "movie_id"}[name] for name in tables},
         history=tuple(
-            History(keys=keys) for keys in (("user_id",), ("movie_id",), ("user_id", "genres"))
+            History(keys=keys, encoding="quantiles")
+            for keys in (("user_id",), ("movie_id",), ("user_id", "genres"))
         )
         if request.history
         else (),
@@ -161,7 +162,7 @@ def _user_features(release: str) -> tuple[Feature, ...]:
     age = (
         category("age", 8)
         if release == "ml-1m"
-        else Feature(name="age", role="meta", table="users")
+        else Feature(name="age", encoding="quantiles", role="meta", table="users")
     )  # 1M has age groups
     return (category("gender", 2), age, category("occupation", 21), category("region", 16))
 
@@ -178,7 +179,7 @@ def _movie_features() -> tuple[Feature, ...]:
             separator="|",
             table="movies",
         ),
-        Feature(name="year", table="movies", fill_value=1990.0),
+        Feature(name="year", encoding="quantiles", table="movies", fill_value=1990.0),
     )
 
 

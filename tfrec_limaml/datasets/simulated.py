@@ -265,8 +265,20 @@ def _schema(request: Request, days: int) -> Schema:
             profile("industry", INDUSTRIES),
             profile("seniority", SENIORITIES),
             profile("country", COUNTRIES),
-            Feature(name="connections", role="meta", normalise="log", table="members"),
-            Feature(name="account_age_days", role="meta", normalise="log", table="members"),
+            Feature(
+                name="connections",
+                encoding="quantiles",
+                role="meta",
+                normalise="log",
+                table="members",
+            ),
+            Feature(
+                name="account_age_days",
+                encoding="quantiles",
+                role="meta",
+                normalise="log",
+                table="members",
+            ),
             Feature(
                 name="notification_type",
                 role="meta" if type_is_key else "other",
@@ -281,9 +293,9 @@ def _schema(request: Request, days: int) -> Schema:
                 max_vocabulary=TOPICS,
                 embedding_width=8,
             ),
-            Feature(name="item_quality"),
-            Feature(name="item_age_hours", normalise="log"),
-            Feature(name="sender_closeness"),
+            Feature(name="item_quality", encoding="quantiles"),
+            Feature(name="item_age_hours", encoding="quantiles", normalise="log"),
+            Feature(name="sender_closeness", encoding="quantiles"),
             Feature(name="hour", dtype="int64", encoding="vocabulary", max_vocabulary=24),
             Feature(name="weekday", dtype="int64", encoding="vocabulary", max_vocabulary=7),
         ),
@@ -295,7 +307,7 @@ def _schema(request: Request, days: int) -> Schema:
 
 
 _HISTORY = tuple(
-    History(keys=keys)
+    History(keys=keys, encoding="quantiles")
     for keys in (
         ("member_id",),
         ("item_id",),

@@ -23,6 +23,7 @@ from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
+from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 
 OPTIONS = ModelOptions(

@@ -49,7 +49,7 @@ def data_card(
         "time_span": [_iso(frame[schema.timestamp].min()), _iso(frame[schema.timestamp].max())],
         "split": {
             "rows": _split_rows(schema, frame),
-            **({} if schema.split is None else _dates(schema)),
+            **_declared(schema),
         },
         "tables": {name: len(table) for name, table in raw.tables.items()},
         "source": dict(raw.source),
@@ -74,8 +74,8 @@ def _definition(schema: Schema, frame: pd.DataFrame, name: str) -> dict[str, Any
             label: int(value) for label, value in zip(QUANTILES, quantiles, strict=True)
         },
     }
-    if schema.split is not None:
-        cut = parse_time(schema.split.test_start)
+    if schema.split is not None and schema.split.per_task is None:
+        cut = parse_time(schema.split.starts()[1])
         tested = groups.max() >= cut
         known = groups.min() < cut
         result["test_tasks"] = int(tested.sum())
@@ -86,7 +86,7 @@ def _definition(schema: Schema, frame: pd.DataFrame, name: str) -> dict[str, Any
 
 
 def _split_rows(schema: Schema, frame: pd.DataFrame) -> dict[str, int]:
-    if schema.split is None:
+    if schema.split is None or schema.split.per_task is not None:
         return {}
     split, times = schema.split, frame[schema.timestamp]
     marks = [split.train_start, split.validation_start, split.test_start, split.test_end]
@@ -101,12 +101,12 @@ def _split_rows(schema: Schema, frame: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def _dates(schema: Schema) -> dict[str, str]:
-    assert schema.split is not None
-    return {
-        "validation_start": schema.split.validation_start,
-        "test_start": schema.split.test_start,
-    }
+def _declared(schema: Schema) -> dict[str, Any]:
+    if schema.split is None:
+        return {}
+    if schema.split.per_task is not None:
+        return {"per_task": list(schema.split.per_task)}
+    return dict(zip(("validation_start", "test_start"), schema.split.starts(), strict=True))
 
 
 def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> list[str]:

@@ -64,7 +64,8 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
         else split_by_quantile(interactions[schema.timestamp])
     )
     schema = schema.replace(timestamp_unit="ms", split=split)
-    _check_split(schema, interactions[schema.timestamp])
+    if split.per_task is None:
+        _check_split(schema, interactions[schema.timestamp])
     totals = dict(Counter(raw.dropped) + dropped)
     return dataclasses.replace(
         raw, schema=schema, interactions=interactions, tables=tables, dropped=totals
@@ -320,8 +321,11 @@ def _drop_rows(schema: Schema, frame: pd.DataFrame) -> tuple[pd.DataFrame, Count
 
 def _as_text(split: Split) -> Split:
     """The split with its dates as text: YAML reads an unquoted date as a date object."""
+    if split.per_task is not None:
+        return split
     marks = {field.name: getattr(split, field.name) for field in dataclasses.fields(split)}
-    return Split(**{name: str(mark) for name, mark in marks.items() if mark is not None})
+    changes: dict[str, Any] = {n: str(mark) for n, mark in marks.items() if mark is not None}
+    return Split(**changes)
 
 
 def _check_split(schema: Schema, timestamps: pd.Series) -> None:

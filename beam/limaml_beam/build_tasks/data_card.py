@@ -151,7 +151,7 @@ def make_card(
             stem(h): {
                 "path": f"{DIRECTORY}/{stem(h)}.parquet",
                 "keys": list(h.keys),
-                "as_of": settings.test_start,
+                "as_of": summary.history_end(settings),
                 "without_rows": {
                     f.name: v for f, v in zip(h.features(), (prior, 0.0, -1.0), strict=True)
                 },

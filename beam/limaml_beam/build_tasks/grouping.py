@@ -12,13 +12,12 @@ from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import ORDER, TASK, TIME, Integers
+from limaml_beam.rows.columnar import ORDER, SEGMENT, TASK, TIME, Integers
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.schema.schema import Schema
 
@@ -26,8 +25,11 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 _SLACK_ROWS = 50_000  # rows that are gathered before they are trimmed again
 
 
-def segments(times: npt.NDArray[np.int64], settings: TaskSettings) -> Integers:
-    """0 for train rows, 1 for validation rows, 2 for test rows."""
+def segments(table: pa.Table, settings: TaskSettings) -> Integers:
+    """0 for train rows, 1 for validation rows, 2 for test rows: by date, unless rows know it."""
+    if SEGMENT in table.column_names:
+        return columnar.to_numpy(table[SEGMENT])
+    times = columnar.to_numpy(table[TIME])
     return (times >= settings.validation_start).astype(np.int64) + (times >= settings.test_start)
 
 
@@ -41,7 +43,7 @@ def latest(table: pa.Table, settings: TaskSettings) -> pa.Table:
     rank_of_key[pc.sort_indices(keys).to_numpy()] = np.arange(len(keys))
     tasks, times = rank_of_key[codes], columnar.to_numpy(table[TIME])
     order = np.lexsort((columnar.to_numpy(table[ORDER]), times, tasks))
-    segment = segments(times, settings)[order]
+    segment = segments(table, settings)[order]
     group = tasks[order] * 3 + segment
     ends = np.flatnonzero(np.append(np.diff(group) != 0, True)) + 1
     from_end = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(group))

@@ -27,7 +27,7 @@ from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.io import progress
 from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import LABEL, TIME, Integers, key_column
+from limaml_beam.rows.columnar import LABEL, MOMENT, TIME, Integers, key_column
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.schema.schema import History, Schema
 
@@ -78,11 +78,13 @@ class KeyHistory:
         return rate, count, np.where(count > 0, (moments - last) / DAY_MS, -1.0)
 
 
-def moments_of(times: Integers, settings: TaskSettings) -> Integers:
+def moments_of(table: pa.Table, settings: TaskSettings) -> Integers:
     """The moment whose knowledge each row sees: its own time, or the start of its evaluation
     split.
     """
-    segment = segments(times, settings)
+    if MOMENT in table.column_names:
+        return columnar.to_numpy(table[MOMENT])
+    times, segment = columnar.to_numpy(table[TIME]), segments(table, settings)
     return np.where(
         segment == TRAIN,
         times,
@@ -104,6 +106,7 @@ class _Deal(beam.DoFn):
         homes = pa.array(np.full(block.num_rows, home, np.int32))
         for index, history in enumerate(self.schema.history):
             keys = {key_column(name): block[key_column(name)] for name in history.keys}
+            keys |= {name: block[name] for name in (MOMENT,) if name in block.column_names}
             narrow = pa.table(
                 {**keys, TIME: block[TIME], LABEL: block[LABEL], _HOME: homes, _ROW: rows}
             )
@@ -129,7 +132,7 @@ class _Compute(beam.DoFn):
         times = columnar.to_numpy(table[TIME])
         known = KeyHistory.of(codes, times, columnar.to_numpy(table[LABEL]).astype(np.float64))
 
-        values = known.as_of(codes, moments_of(times, self.settings), prior, history.smoothing)
+        values = known.as_of(codes, moments_of(table, self.settings), prior, history.smoothing)
         named = _named(history, values) | {_HOME: table[_HOME], _ROW: table[_ROW]}
         for home, rows in columnar.partition(
             pa.table(named),
@@ -139,7 +142,7 @@ class _Compute(beam.DoFn):
             yield home, self.shuffle.pack(rows.drop_columns([_HOME]))
 
         first = np.unique(codes, return_index=True)[1]
-        cut = np.full(len(first), self.settings.test_start)
+        cut = np.full(len(first), summary.history_end(self.settings))
         frozen = known.as_of(np.arange(len(first)), cut, prior, history.smoothing)
         keys = {name: table[key_column(name)].take(pa.array(first)) for name in history.keys}
         online = pa.table(

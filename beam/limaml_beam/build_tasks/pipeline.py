@@ -23,6 +23,7 @@ from limaml_beam.build_tasks.grouping import GroupTasks
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary, SummariseSplits
 from limaml_beam.build_tasks.statistics import StatisticsFn, training_rows
+from limaml_beam.build_tasks.task_split import SplitWithinTasks
 from limaml_beam.build_tasks.validation import (
     COUNTS,
     REJECTED,
@@ -171,10 +172,13 @@ def construct(
     """Adds the whole of pipeline 1 to a Beam pipeline; its files go below `directory`."""
     shuffle = shuffle or Shuffle()
     found = pipeline | "interactions" >> ReadInteractions(schema, settings, inputs, shuffle)
-    blocks = found["homes"] | "blocks" >> beam.Values().with_output_types(pa.Table)
+    homes = found["homes"]
+    if settings.task_shares is not None:
+        homes = homes | "split within tasks" >> SplitWithinTasks(schema, settings, shuffle)
+    blocks = homes | "blocks" >> beam.Values().with_output_types(pa.Table)
     summary = blocks | "summary" >> beam.CombineGlobally(SummariseSplits(settings))
     if schema.history:
-        added = found["homes"] | "history" >> history.AddHistory(schema, settings, summary, shuffle)
+        added = homes | "history" >> history.AddHistory(schema, settings, summary, shuffle)
         blocks = added["blocks"]
         added[history.ONLINE] | "write online copy" >> beam.Map(
             history.write_online, directory, settings.partitions

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema, Split, parse_time
@@ -30,6 +31,9 @@ class TaskSettings:
         partitions: Groups that rows are dealt into for the removal of duplicates and for history
             features.
         batch_rows: Rows per block as read.
+        task_shares: Shares of each task's rows that are train, validation and test rows, in time
+            order; None to split by date.
+        split_definition: The task definition whose rows `task_shares` divides.
         prior: Mean label that history features lean on; None for that of this run's training rows.
     """
 
@@ -45,6 +49,8 @@ class TaskSettings:
     shards: int = 4
     partitions: int = 4
     batch_rows: int = 65_536
+    task_shares: tuple[float, float, float] | None = None
+    split_definition: str | None = None
     prior: float | None = None
 
     def __post_init__(self) -> None:
@@ -79,7 +85,7 @@ def cut_dates(
     window_days: float | None = None,
     recent_only: bool = False,
     window_end: str | None = None,
-) -> dict[str, int | bool]:
+) -> dict[str, Any]:
     """The date fields of `TaskSettings` from ISO 8601 dates; dates that are not given come from the
     schema's split.
 
@@ -98,6 +104,20 @@ def cut_dates(
             "last": end,
             "window": window,
             "recent_only": True,
+        }
+    if schema.split is not None and schema.split.per_task is not None:
+        given_dates = (validation_start, test_start, train_start, test_end, window_days, window_end)
+        if any(value is not None for value in given_dates):
+            raise LimamlError(
+                f"schema {schema.name!r} splits within tasks ({list(schema.split.per_task)}): "
+                "leave out the dates and the window, or remove split.per_task"
+            )
+        return {
+            "validation_start": FAR_FUTURE,
+            "test_start": FAR_FUTURE,
+            "window": 2 * FAR_FUTURE,
+            "task_shares": schema.split.per_task,
+            "split_definition": schema.default_task,
         }
     if window_end is not None:
         raise LimamlError(
@@ -118,7 +138,7 @@ def cut_dates(
         train_start=train_start or (given.train_start if given else None),
         test_end=test_end or (given.test_end if given else None),
     )
-    validation_ms, test_ms = parse_time(split.validation_start), parse_time(split.test_start)
+    validation_ms, test_ms = map(parse_time, split.starts())
     start = FAR_PAST if split.train_start is None else parse_time(split.train_start)
     return {
         "validation_start": validation_ms,

@@ -40,6 +40,14 @@ class SplitSummary:
         """The mean label that history features lean on: as told, or that of the training rows."""
         return self.label_mean(TRAIN) if settings.prior is None else settings.prior
 
+    def history_end(self, settings: TaskSettings) -> int:
+        """The moment that the online copy of history features is frozen at: the start of the test
+        rows, or where each task has its own, the end of the data.
+        """
+        if settings.task_shares is None:
+            return settings.test_start
+        return 1 + max(last for last in self.last if last is not None)
+
     def __add__(self, other: SplitSummary) -> SplitSummary:
         def best(pick: Any, a: int | None, b: int | None) -> int | None:
             return pick(x for x in (a, b) if x is not None) if (a, b) != (None, None) else None
@@ -77,7 +85,7 @@ class SummariseSplits(beam.CombineFn):
     def add_input(self, accumulator: SplitSummary, block: pa.Table) -> SplitSummary:
         """Adds a block."""
         times = columnar.to_numpy(block[TIME])
-        segment = segments(times, self.settings)
+        segment = segments(block, self.settings)
         parts = [segment == index for index in range(len(NAMES))]
         labels = columnar.to_numpy(block[LABEL]).astype(np.float64)
         return accumulator + SplitSummary(

@@ -108,7 +108,7 @@ def token_counts(column: pa.ChunkedArray, feature: Feature) -> Counter[Any]:
 
 def training_rows(block: pa.Table, settings: TaskSettings) -> pa.Table:
     """The training rows of a block: others need no join."""
-    return block.filter(pa.array(segments(columnar.to_numpy(block[TIME]), settings) == TRAIN))
+    return block.filter(pa.array(segments(block, settings) == TRAIN))
 
 
 class StatisticsFn(beam.CombineFn):
@@ -126,7 +126,7 @@ class StatisticsFn(beam.CombineFn):
     def add_input(self, accumulator: dict[str, Any], block: pa.Table) -> dict[str, Any]:
         """Adds the training rows of a block."""
         times = columnar.to_numpy(block[TIME])
-        train = segments(times, self.settings) == TRAIN
+        train = segments(block, self.settings) == TRAIN
         if not train.any():
             return accumulator
         rows = block.filter(pa.array(train))

@@ -70,7 +70,7 @@ def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
     stop = np.append(first[1:], len(codes))
     # Codes follow the rows' order, so that the search below runs over sorted numbers.
     validation, test = np.searchsorted(
-        codes * 3 + segments(times, settings), (tasks * 3)[:, None] + [1, 2]
+        codes * 3 + segments(table, settings), (tasks * 3)[:, None] + [1, 2]
     ).T
 
     def support_from(cut: Integers, earliest: int) -> Integers:

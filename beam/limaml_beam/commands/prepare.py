@@ -12,7 +12,7 @@ from typing import Any
 from limaml_beam.commands.beam_flags import add_beam_flag
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.schema.schema import Schema, Split
 from tfrec_limaml.tasks.record_format import DATA_CARD_FILE, SCHEMA_FILE
 
 DESCRIPTION = """\
@@ -76,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("train-start", "validation-start", "test-start", "test-end"):
         dates.add_argument(f"--{name}", metavar="DATE")
     dates.add_argument(
+        "--split-per-task",
+        metavar="TRAIN,VALIDATION,TEST",
+        help="instead of dates: shares of each task's own rows in time order, e.g. 0.6,0.2,0.2",
+    )
+    dates.add_argument(
         "--window-days",
         type=float,
         metavar="X",
@@ -128,6 +133,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             f"--max-bad-fraction must lie between 0 and 1, received {arguments.max_bad_fraction}"
         )
     schema, interactions, tables = _sources(arguments)
+    if arguments.split_per_task is not None:
+        schema = schema.replace(split=Split(per_task=_shares(arguments.split_per_task)))
     inputs = Inputs.find(schema, interactions, tables)
     definitions = tuple(dict.fromkeys(arguments.task or schema.tasks))
     for definition in definitions:
@@ -158,6 +165,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         overwrite=arguments.overwrite,
     )
     return {"output": arguments.output, **card}
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    try:
+        train, validation, test = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise LimamlError(
+            f"--split-per-task needs three numbers such as 0.6,0.2,0.2, received {text!r}"
+        ) from error
+    return train, validation, test
 
 
 def _prior(schema: Schema, arguments: argparse.Namespace) -> float | None:

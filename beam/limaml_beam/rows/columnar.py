@@ -23,6 +23,8 @@ WEIGHT = "__weight"  # float32, where the schema names a weight column
 # uint64, hash of the row's content: finds duplicates and breaks ties of time, whatever order rows
 # arrive in
 ORDER = "__order"
+#: The split of a row, and the moment whose knowledge it sees, where the schema splits within tasks.
+SEGMENT, MOMENT = "__segment", "__moment"
 TASK = "__task"  # string, encoded task key
 
 Integers = npt.NDArray[np.int64]

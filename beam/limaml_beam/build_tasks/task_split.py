@@ -1,0 +1,149 @@
+"""Splits each task's rows by their own order: its first rows are for training, the last for test.
+
+By date, most members of a small data set have no history before the test rows. Within members they
+all have one. What that leaks: a training row of one member may be later than a test row of another,
+so that what is learned of items knows their future. History features do not leak: each row sees
+only rows before the start of its own member's split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from limaml_beam.build_tasks.grouping import TRAIN
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import MOMENT, ORDER, SEGMENT, TASK, TIME, Integers
+from limaml_beam.rows.shuffle import Shuffle
+from tfrec_limaml.schema.schema import Schema
+
+_PARTITION, _ROW = "__partition", "__row"
+
+
+def split_tasks(
+    tasks: Integers, times: Integers, order: Integers, shares: tuple[float, float, float]
+) -> tuple[Integers, Integers]:
+    """The segment of each row, and the moment whose knowledge it sees.
+
+    Args:
+        tasks: Number of each row's task ``[N]``.
+        times: Milliseconds ``[N]``.
+        order: Orders rows of one task and time ``[N]``.
+        shares: Of train, validation and test rows; sum to 1.
+
+    Returns:
+        0 for train, 1 for validation and 2 for test rows ``[N]``; and a train row's own time, or
+        the time of its task's first row of the segment ``[N]``.
+    """
+    by_task = np.lexsort((order, times, tasks))
+    starts = np.flatnonzero(np.diff(tasks[by_task], prepend=-1))
+    counts = np.diff(np.append(starts, len(tasks)))
+    position = np.arange(len(tasks)) - np.repeat(starts, counts)
+    segment = np.zeros(len(tasks), np.int64)
+    for share in np.cumsum(shares)[:2]:
+        segment += position >= np.repeat(np.round(share * counts), counts)
+    opens = np.flatnonzero(np.diff(tasks[by_task] * 3 + segment, prepend=-1))
+    first_time = np.repeat(times[by_task][opens], np.diff(np.append(opens, len(tasks))))
+    moment = np.where(segment == TRAIN, times[by_task], first_time)
+    back = np.empty_like(by_task)
+    back[by_task] = np.arange(len(tasks))
+    return segment[back], moment[back]
+
+
+class SplitWithinTasks(beam.PTransform):
+    """(partition, block) -> (partition, block with `SEGMENT` and `MOMENT`)."""
+
+    def __init__(self, schema: Schema, settings: TaskSettings, shuffle: Shuffle) -> None:
+        super().__init__()
+        self.schema, self.settings, self.shuffle = schema, settings, shuffle
+
+    def expand(self, partitions: beam.PCollection) -> beam.PCollection:
+        """The rows of one task meet in one worker as a few numbers each."""
+        assigned = (
+            partitions
+            | "deal by task"
+            >> beam.ParDo(_DealByTask(self.schema, self.settings, self.shuffle)).with_output_types(
+                tuple[int, bytes]
+            )
+            | "same task together" >> beam.GroupByKey()
+            | "split"
+            >> beam.ParDo(_Split(self.settings, self.shuffle)).with_output_types(tuple[int, bytes])
+        )
+        packed = partitions | "pack blocks" >> beam.MapTuple(
+            lambda partition, block: (partition, self.shuffle.pack(block))
+        ).with_output_types(tuple[int, bytes])
+        return (
+            {"blocks": packed, "values": assigned}
+            | "segments back to the rows" >> beam.CoGroupByKey()
+            | "add segments"
+            >> beam.ParDo(_AddSegments(self.shuffle)).with_output_types(tuple[int, pa.Table])
+        )
+
+
+class _DealByTask(beam.DoFn):
+    def __init__(self, schema: Schema, settings: TaskSettings, shuffle: Shuffle) -> None:
+        self.columns = schema.task_columns(settings.split_definition)
+        self.partitions, self.shuffle = settings.partitions, shuffle
+
+    def process(self, element: tuple[int, pa.Table]) -> Iterator[tuple[int, bytes]]:
+        partition, block = element
+        narrow = pa.table(
+            {
+                TASK: columnar.join_keys(block, self.columns),
+                TIME: block[TIME],
+                ORDER: block[ORDER],
+                _PARTITION: pa.array(np.full(block.num_rows, partition, np.int32)),
+                _ROW: pa.array(np.arange(block.num_rows, dtype=np.int32)),
+            }
+        )
+        hashes = columnar.stable_hash(narrow[TASK])
+        for part, rows in columnar.partition(narrow, hashes, self.partitions):
+            yield part, self.shuffle.pack(rows)
+
+
+class _Split(beam.DoFn):
+    def __init__(self, settings: TaskSettings, shuffle: Shuffle) -> None:
+        self.settings, self.shuffle = settings, shuffle
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, bytes]]:
+        rows = pa.concat_tables(list(map(self.shuffle.unpack, element[1]))).combine_chunks()
+        codes, _ = columnar.codes_of(rows[TASK])
+        assert self.settings.task_shares is not None
+        segment, moment = split_tasks(
+            codes,
+            columnar.to_numpy(rows[TIME]),
+            columnar.to_numpy(rows[ORDER]),
+            self.settings.task_shares,
+        )
+        values = pa.table(
+            {
+                _PARTITION: rows[_PARTITION],
+                _ROW: rows[_ROW],
+                SEGMENT: pa.array(segment),
+                MOMENT: pa.array(moment),
+            }
+        )
+        partitions = columnar.to_numpy(rows[_PARTITION]).astype(np.uint64)
+        for partition, part in columnar.partition(values, partitions, self.settings.partitions):
+            yield partition, self.shuffle.pack(part.drop_columns([_PARTITION]))
+
+
+class _AddSegments(beam.DoFn):
+    def __init__(self, shuffle: Shuffle) -> None:
+        self.shuffle = shuffle
+
+    def process(
+        self, element: tuple[int, dict[str, Iterable[Any]]]
+    ) -> Iterator[tuple[int, pa.Table]]:
+        partition, parts = element
+        (block,) = map(self.shuffle.unpack, parts["blocks"])
+        values = pa.concat_tables(list(map(self.shuffle.unpack, parts["values"])))
+        order = np.argsort(columnar.to_numpy(values[_ROW]), kind="stable")
+        for name in (SEGMENT, MOMENT):
+            block = block.append_column(name, values[name].take(pa.array(order)))
+        yield partition, block

@@ -38,6 +38,7 @@ class DotProductGlobalBlock(GlobalBlock):
         projected: Names among `embeddings` that have a row in the projection as well; all by
             default. Leave out what identifies the task itself.
         embeddings_regularizer: Keras regularizer of all tables.
+        embeddings_scales: See `FeatureEmbeddings`.
         projection_scale: Standard deviation of the projection's output at the start, about.
     """
 
@@ -49,6 +50,7 @@ class DotProductGlobalBlock(GlobalBlock):
         embeddings: Mapping[str, tuple[int, int]] | None = None,
         projected: Sequence[str] | None = None,
         embeddings_regularizer: Any = None,
+        embeddings_scales: Mapping[str, Sequence[float]] | None = None,
         projection_scale: float = 0.1,
         **kwargs: Any,
     ) -> None:
@@ -63,7 +65,12 @@ class DotProductGlobalBlock(GlobalBlock):
         self.projection_scale = float(projection_scale)
         policy = self.dtype_policy
         self.inputs_layer = FeatureEmbeddings(
-            (META, OTHER), embeddings, embeddings_regularizer, dtype=policy, name="inputs"
+            (META, OTHER),
+            embeddings,
+            embeddings_regularizer,
+            embeddings_scales=embeddings_scales,
+            dtype=policy,
+            name="inputs",
         )
         sizes = self.inputs_layer.embeddings
         self.projected = tuple(sizes if projected is None else projected)
@@ -111,6 +118,7 @@ class DotProductGlobalBlock(GlobalBlock):
                 {name: (self.inputs_layer.embeddings[name][0], width)},
                 self.inputs_layer.embeddings_regularizer,
                 keras.initializers.RandomNormal(0.0, 0.3 * self.projection_scale),
+                self.inputs_layer.embeddings_scales,
                 dtype=policy,
                 name=f"projected_{i}",
             )
@@ -153,5 +161,6 @@ class DotProductGlobalBlock(GlobalBlock):
             "embeddings_regularizer": keras.regularizers.serialize(
                 self.inputs_layer.embeddings_regularizer
             ),
+            "embeddings_scales": self.inputs_layer.embeddings_scales,
             "projection_scale": self.projection_scale,
         }

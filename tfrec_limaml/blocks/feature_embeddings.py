@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +20,9 @@ class FeatureEmbeddings(keras.layers.Layer):
         embeddings: Feature name to ``(number of ids, width)``.
         embeddings_regularizer: Keras regularizer of every table.
         embeddings_initializer: Keras initializer of every table.
+        embeddings_scales: Feature name to one factor for each of its ids, by which the id's
+            embedding is multiplied; see `tfrec_limaml.training.block_catalogue.shrinkage`. A small
+            factor makes an id learn slowly.
 
     Input: encoded features with leading axes ``[...]``; output: ``[..., F]`` in the compute dtype.
     """
@@ -30,6 +33,7 @@ class FeatureEmbeddings(keras.layers.Layer):
         embeddings: Mapping[str, tuple[int, int]] | None = None,
         embeddings_regularizer: Any = None,
         embeddings_initializer: Any = "uniform",
+        embeddings_scales: Mapping[str, Sequence[float]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -39,6 +43,17 @@ class FeatureEmbeddings(keras.layers.Layer):
         }
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.embeddings_scales = {
+            name: [float(scale) for scale in scales]
+            for name, scales in (embeddings_scales or {}).items()
+            if name in self.embeddings
+        }
+        for name, scales in self.embeddings_scales.items():
+            if len(scales) != self.embeddings[name][0]:
+                raise ValueError(
+                    f"embeddings_scales of {name!r} needs {self.embeddings[name][0]} factors, "
+                    f"received {len(scales)}"
+                )
 
     def build(self, input_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Creates one table per embedded feature; raises `ValueError` naming inputs that are
@@ -66,11 +81,14 @@ class FeatureEmbeddings(keras.layers.Layer):
         for name, table in self.tables.items():
             table = tf.cast(tf.convert_to_tensor(table), self.compute_dtype)
             value = features[name]
-            parts.append(
-                tf.gather(table, value)
-                if value.dtype.is_integer
-                else tf.matmul(tf.cast(value, self.compute_dtype), table)
-            )
+            scales = tf.constant(self.embeddings_scales.get(name, [1.0]), self.compute_dtype)
+            if value.dtype.is_integer:
+                found = tf.gather(table, value)
+                if name in self.embeddings_scales:
+                    found = found * tf.gather(scales, value)[..., None]
+            else:
+                found = tf.matmul(tf.cast(value, self.compute_dtype) * scales, table)
+            parts.append(found)
         return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
 
     def compute_output_shape(
@@ -93,4 +111,5 @@ class FeatureEmbeddings(keras.layers.Layer):
             "embeddings": self.embeddings,
             "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "embeddings_scales": self.embeddings_scales,
         }

@@ -81,7 +81,7 @@ class IDOffsets(FeatureEmbeddings):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         inherited = super().get_config()
-        for name in ("dense", "embeddings", "embeddings_initializer"):
+        for name in ("dense", "embeddings", "embeddings_initializer", "embeddings_scales"):
             del inherited[name]
         return {
             **inherited,

@@ -139,6 +139,14 @@ def _add_network(group: Any) -> None:
     add("--embedding-dim", type=int, help="width of the meta embedding")
     add("--global-units", type=_widths, metavar="128,64", help="global block's hidden layers")
     add("--dropout", type=float, help="in the global block")
+    add(
+        "--no-ids",
+        dest="id_embeddings",
+        action="store_false",
+        default=None,
+        help="do not embed single-valued categorical features in the global block",
+    )
+    add("--shrinkage", type=float, metavar="N", help="rows at which an ID's embedding counts half")
 
 
 def options_from(args: argparse.Namespace) -> TrainOptions:

@@ -168,8 +168,8 @@ def _video_features() -> tuple[Feature, ...]:
         Feature(
             name="author_id",
             dtype="string",
-            encoding="hash",
-            buckets=8192,
+            encoding="vocabulary",
+            max_vocabulary=8192,
             embedding_width=16,
             table="videos",
         ),

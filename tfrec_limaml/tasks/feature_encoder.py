@@ -130,6 +130,16 @@ class FeatureEncoder(keras.layers.Layer):
             return encoded_width(self._entry(feature))
         return feature.buckets if feature.encoding == "hash" else len(self._vocabulary(feature)) + 1
 
+    def counts(self, feature: Feature) -> list[int] | None:
+        """Training rows of each id of a vocabulary feature, 0 for unknown values; None for others
+        and where the statistics do not tell.
+        """
+        if feature.encoding != "vocabulary" or "counts" not in self._entry(feature):
+            return None
+        entry = self._entry(feature)
+        by_token = dict(zip(entry["vocabulary"], entry["counts"], strict=True))
+        return [0, *(int(by_token[token]) for token in self._vocabulary(feature))]
+
     def embeddings(self, role: str | None = None) -> dict[str, tuple[int, int]]:
         """Embedded features as ``{name: (number of ids, width)}``, as the blocks' `embeddings`
         argument takes them.

@@ -85,10 +85,28 @@ def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
     """Features of the task itself have no row in the projection: it would compete with the task's
     own embedding.
     """
-    projected = tuple(encoder.embeddings("other"))
+    deep = _deep(encoder, options)
+    other = encoder.embeddings("other")
     return DotProductGlobalBlock(
-        options.global_units, projected=projected, **_deep(encoder, options)
+        options.global_units,
+        projected=tuple(name for name in deep["embeddings"] if name in other),
+        embeddings_scales=shrinkage(encoder, options.shrinkage),
+        **deep,
     )
+
+
+def shrinkage(encoder: FeatureEncoder, rows: float) -> dict[str, list[float]]:
+    """Factors ``n / (n + rows)`` of the embeddings of ids with ``n`` training rows, by feature.
+
+    Rare ids stay near zero, unknown ones are zero. Hashed features have no counts and are left
+    alone.
+    """
+    counts = {f.name: encoder.counts(f) for f in encoder.schema.all_features}
+    return {
+        name: [n / (n + rows) if n else 0.0 for n in found]
+        for name, found in counts.items()
+        if found is not None
+    }
 
 
 def _wide_and_deep(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
@@ -129,7 +147,9 @@ def _global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, t
         if options.meta_block in ("id", "features+id")
         else None
     )
-    return {name: size for name, size in encoder.embeddings().items() if name != taken}
+    ids = {f.name for f in encoder.schema.all_features if f.separator is None}
+    left_out = {taken} if options.id_embeddings else {taken, *ids}
+    return {name: size for name, size in encoder.embeddings().items() if name not in left_out}
 
 
 def _task_id(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:

@@ -27,6 +27,9 @@ class ModelOptions:
         meta_units, global_units: Widths of the hidden layers.
         embedding_dim: Width of the meta embedding.
         dropout: Rate in the global block.
+        id_embeddings: Whether the global block embeds single-valued categorical features (IDs).
+            Where history features tell what an ID would, leaving them out may do better.
+        shrinkage: Training rows at which an ID's embedding counts half; ``"dot_product"`` only.
         adaptation: See `LiMAML`; None means ``"gauss-newton"`` for a meta block that stores offsets
             and ``"gradient"`` for others.
         prior_precision: Start of the learned prior precision; ``"gauss-newton"`` only.
@@ -46,6 +49,8 @@ class ModelOptions:
     global_units: tuple[int, ...] = (128, 64)
     embedding_dim: int = 33
     dropout: float = 0.3
+    id_embeddings: bool = True
+    shrinkage: float = 50.0
     adaptation: Adaptation | None = None
     prior_precision: float = 1.0
     inner_steps: int | None = None

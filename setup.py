@@ -16,6 +16,7 @@ SERVING = [
 REDIS = ["redis>=5"]
 TENSORBOARD = ["tensorboard>=2.20"]
 SEARCH = ["optuna>=4"]
+COMPARE = ["lightgbm>=4.5", "scikit-learn>=1.5"]
 DEV = [
     "build",
     "hypothesis",
@@ -68,8 +69,9 @@ setup(
         "redis": REDIS,
         "tensorboard": TENSORBOARD,
         "search": SEARCH,
+        "compare": COMPARE,
         "dev": DEV,
-        "all": [*BEAM, *SERVING, *REDIS, *TENSORBOARD],
+        "all": [*BEAM, *SERVING, *REDIS, *TENSORBOARD, *SEARCH, *COMPARE],
     },
     entry_points={
         "console_scripts": ["limaml = tfrec_limaml.cli:main"],
@@ -78,6 +80,7 @@ setup(
             "datasets = tfrec_limaml.commands.datasets:COMMAND",
             "train = tfrec_limaml.commands.train:COMMAND",
             "evaluate = tfrec_limaml.commands.evaluate:COMMAND",
+            "compare = tfrec_limaml.commands.compare:COMMAND",
             "diagnose = tfrec_limaml.commands.diagnose:COMMAND",
             "export = tfrec_limaml.commands.export:COMMAND",
             "demo = tfrec_limaml.commands.demo:COMMAND",

@@ -117,8 +117,44 @@ def per_task_auc(task: Array, label: Array, score: Array) -> tuple[float, int]:
         label: 0 or 1, ``[N]``.
         score: Any monotone score, ``[N]``.
     """
+    values, _ = _auc_by_task(task, label, score)
+    return (float(values.mean()) if len(values) else float("nan")), len(values)
+
+
+def grouped_auc(task: Array, label: Array, score: Array) -> float:
+    """AUC within tasks, averaged over the tasks that have both classes and weighted by their rows
+    (GAUC); arguments as in `per_task_auc`, NaN where there is none. Source: Zhu et al., "Optimized
+    Cost per Click in Taobao Display Advertising", KDD 2017.
+    """
+    values, rows = _auc_by_task(task, label, score)
+    return float(np.average(values, weights=rows)) if len(values) else float("nan")
+
+
+def ndcg(task: Array, label: Array, score: Array, k: int = 10) -> float:
+    """Mean normalised discounted cumulative gain of the first `k` rows of each task, over the tasks
+    with a positive row; NaN without any. Arguments as in `per_task_auc`; ties in file order.
+    """
     if not len(task):
-        return float("nan"), 0
+        return float("nan")
+    codes = np.unique(task, return_inverse=True)[1]
+    tasks = int(codes.max()) + 1
+
+    def gain(by: Array) -> Array:
+        order = np.lexsort((-by, codes))
+        first = np.searchsorted(codes[order], np.arange(tasks))
+        rank = np.arange(len(codes)) - first[codes[order]]
+        discounted = np.where(rank < k, label[order] / np.log2(rank + 2), 0.0)
+        return np.bincount(codes[order], discounted, tasks)
+
+    best = gain(label)
+    known = best > 0
+    return float((gain(score)[known] / best[known]).mean()) if known.any() else float("nan")
+
+
+def _auc_by_task(task: Array, label: Array, score: Array) -> tuple[Array, Array]:
+    """AUC of each task with both classes, and its number of rows."""
+    if not len(task):
+        return np.empty(0), np.empty(0)
     codes = np.unique(task, return_inverse=True)[1]
     order = np.lexsort((score, codes))
     codes, positive, score = codes[order], label[order] > 0.5, score[order]
@@ -131,8 +167,7 @@ def per_task_auc(task: Array, label: Array, score: Array) -> tuple[float, int]:
     n = np.bincount(codes) - m
     both = (m > 0) & (n > 0)
     m, n, total = m[both], n[both], np.bincount(codes, rank * positive)[both]
-    values = (total - m * (m + 1) / 2) / (m * n)
-    return (float(values.mean()) if len(values) else float("nan")), len(values)
+    return (total - m * (m + 1) / 2) / (m * n), m + n
 
 
 def _components(label: Array, score: Array) -> tuple[float, Array] | None:

@@ -68,7 +68,7 @@ def task_dataset(
         LimamlError: No file matches, the first record is not one of the encoder's schema, or an
             argument is out of range.
     """
-    files = _files(pattern)
+    files = record_files(pattern)
     low, high = (
         support_fraction
         if isinstance(support_fraction, tuple)
@@ -135,7 +135,7 @@ def count_tasks(pattern: str | Sequence[str]) -> tuple[int, int]:
     """Tasks and samples in the files that match: of records as `limaml prepare` writes them, which
     state their number of samples.
     """
-    files = _files(pattern)
+    files = record_files(pattern)
     entry = {record_format.SAMPLE_COUNT: tf.io.FixedLenFeature([], tf.int64, 1)}
 
     def samples(serialized: tf.Tensor) -> tf.Tensor:
@@ -229,7 +229,8 @@ def _check_first_record(dataset: tf.data.Dataset, file: str, schema: Schema) -> 
         ) from error
 
 
-def _files(pattern: str | Sequence[str]) -> list[str]:
+def record_files(pattern: str | Sequence[str]) -> list[str]:
+    """The files that match, sorted; raises `LimamlError` where none does."""
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     files = sorted(
         file for p in patterns for file in (tf.io.gfile.glob(p) if "://" in p else glob.glob(p))

@@ -1,0 +1,111 @@
+"""``limaml compare``: LiMAML beside its rivals on your data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.cli import Command
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.tensorflow_setup import import_tensorflow
+
+_DESCRIPTION = """\
+Trains LiMAML and what people already have on the same rows and features, chooses each by the
+validation rows, and measures all on the test rows, over several seeds: a constant and rates,
+logistic regression, LightGBM, the plain network (as it is, fine-tuned as a whole, without IDs,
+wide and deep), random effects per task (GLMix) and LiMAML in its variants. Every run is kept, so
+that a comparison that was interrupted goes on where it stopped.
+
+example:
+  limaml compare runs/tasks --output runs/compare --seeds 3
+  limaml compare runs/tasks --output runs/compare --rivals lightgbm,vanilla,limaml
+LightGBM and logistic regression need `pip install tfrec-limaml[compare]`.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``limaml compare``."""
+    parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
+    parser.add_argument("--output", type=Path, required=True, help="folder for runs and tables")
+    parser.add_argument("--task", help="task definition (default: the schema's first)")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="runs of each rival (default: %(default)s)",
+    )
+    parser.add_argument("--rivals", metavar="NAME,NAME", help="only these (default: all)")
+    parser.add_argument("--epochs", type=int, help="of networks, at most (default: each recipe's)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Compares; see the description."""
+    if args.seeds < 1:
+        raise LimamlError(f"--seeds must be at least 1, received {args.seeds}")
+    import_tensorflow()
+    from tfrec_limaml.comparison.rivals import Data
+    from tfrec_limaml.comparison.run import RIVALS, compare
+    from tfrec_limaml.training.recipes import without_remapping
+
+    without_remapping()
+    data = Data.of(args.tasks, args.task, args.epochs)
+    if data.encoder.schema.label.kind != "binary":
+        raise LimamlError(
+            f"`limaml compare` reads binary labels; {data.encoder.schema.label.name!r} is a "
+            f"{data.encoder.schema.label.kind} label"
+        )
+    names = [name.strip() for name in args.rivals.split(",")] if args.rivals else list(RIVALS)
+    result = compare(data, args.output, range(1, args.seeds + 1), names, _say)
+    (args.output / "comparison.json").write_text(
+        json.dumps(result, indent=1) + "\n", encoding="utf-8"
+    )
+    (args.output / "comparison.md").write_text(markdown(result) + "\n", encoding="utf-8")
+    return result
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table of a comparison as Markdown."""
+    lines = [
+        f"Test AUC on {result['rows']:,} rows of {result['tasks']:,} tasks, mean of "
+        f"{len(result['seeds'])} seeds (standard deviation); gain over {result['reference']} with "
+        "its 95 % interval, paired by row and clustered by task.",
+        "",
+        "| | AUC | un-adapted | gain | log loss | GAUC | nDCG@10 | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["results"]:
+        if "auc_mean" not in row:
+            lines.append(f"| {row['name']} | {row.get('note', 'diverged')} | | | | | | |")
+            continue
+        name = row["name"] if row["served"] else f"{row['name']} (cannot be stored)"
+        gain = (
+            "gain" in row and f"{row['gain']:+.4f} ({row['gain_low']:+.4f} {row['gain_high']:+.4f})"
+        )
+        unadapted = "" if row["auc_unadapted"] is None else f"{row['auc_unadapted']:.4f}"
+        line = (
+            f"| {name} | {row['auc_mean']:.4f} ({row['auc_sd']:.4f}) | {unadapted} | {gain} | "
+            f"{row['log_loss']:.4f} | {row['gauc']:.4f} | {row['ndcg_10']:.4f} | "
+            f"{row['seconds']:.0f} |"
+        )
+        lines.append(line)
+        if "diverged" in row:
+            lines[-1] += f" seeds {row['diverged']} diverged and are left out"
+    return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+COMMAND = Command(
+    help="compare LiMAML with LightGBM, plain networks and random effects on your data",
+    description=_DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+    render=markdown,
+)

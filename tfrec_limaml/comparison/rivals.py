@@ -1,0 +1,145 @@
+"""What is compared: each rival is trained on the training rows, chosen by the validation rows and
+scores the test rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfrec_limaml.comparison.rows import Rows, dense, read_rows
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.evaluation.metrics import auc
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.training.recipes import load_encoder, split_pattern
+
+Scores = npt.NDArray[np.float64]
+
+#: Rows that a task's label rate is smoothed towards the mean by.
+SMOOTHING = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What every rival reads.
+
+    Attributes:
+        tasks: Folder written by ``limaml prepare``.
+        task: Task definition.
+        encoder: Of that folder.
+        epochs: Epochs of networks; None for each recipe's own.
+    """
+
+    tasks: Path
+    task: str | None
+    encoder: FeatureEncoder
+    epochs: int | None = None
+
+    @classmethod
+    def of(cls, tasks: str | Path, task: str | None = None, epochs: int | None = None) -> Data:
+        """Reads the encoder; rows are read on first use."""
+        return cls(Path(tasks), task, load_encoder(tasks, task), epochs)
+
+    def pattern(self, split: str) -> str:
+        """The files of a split."""
+        return split_pattern(self.tasks, self.task, split, self.encoder.schema)
+
+    @functools.cached_property
+    def train(self) -> Rows:
+        """All training rows."""
+        return read_rows(self.pattern("train"), self.encoder.schema)
+
+    @functools.cached_property
+    def validation(self) -> Rows:
+        """The validation rows."""
+        return read_rows(self.pattern("validation"), self.encoder.schema)
+
+    @functools.cached_property
+    def test(self) -> Rows:
+        """The test rows."""
+        return read_rows(self.pattern("test"), self.encoder.schema)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Scores of the test rows ``[N]``.
+
+    Attributes:
+        served: Probabilities as production would serve them.
+        val_auc: Validation AUC that the settings were chosen by.
+        unadapted: Without adaptation, where there is a difference.
+        settings: What was chosen.
+        served_form: False where nothing of the adaptation can be stored and served.
+    """
+
+    served: Scores
+    val_auc: float
+    unadapted: Scores | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    served_form: bool = True
+
+
+Rival = Callable[[Data, int], Outcome]
+
+
+def constant(data: Data, seed: int) -> Outcome:
+    """The training rows' mean label."""
+    mean = float(np.average(data.train.label, weights=data.train.weight))
+    return Outcome(np.full(len(data.test.label), mean), 0.5)
+
+
+def task_rate(data: Data, seed: int) -> Outcome:
+    """Each task's own label rate before the test rows, smoothed towards the mean."""
+    before = (data.train,)
+    val = _rates(before, data.validation)
+    test = _rates((data.train, data.validation), data.test)
+    return Outcome(test, auc(data.validation.label, val))
+
+
+def history_rate(data: Data, seed: int) -> Outcome:
+    """The history rate of the schema that alone has the best validation AUC."""
+    names = [name for name in data.validation.columns if name.endswith("_rate")]
+    names = [name for name in names if name.startswith("history_")]
+    if not names:
+        raise LimamlError("the schema declares no history features")
+    label = data.validation.label
+    best = max(names, key=lambda name: auc(label, data.validation.columns[name]))
+    score = data.test.columns[best].astype(np.float64)
+    value = auc(label, data.validation.columns[best])
+    return Outcome(score, value, settings={"feature": best})
+
+
+def logistic_regression(data: Data, seed: int) -> Outcome:
+    """L2 logistic regression on the dense encoding that networks read; its strength is chosen."""
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise LimamlError("needs scikit-learn; run `pip install tfrec-limaml[compare]`") from error
+    train, validation, test = (
+        dense(rows, data.encoder) for rows in (data.train, data.validation, data.test)
+    )
+    best: tuple[float, float, Any] = (-1.0, 0.0, None)
+    for strength in (0.001, 0.01, 0.1):
+        model = LogisticRegression(C=strength, max_iter=200)
+        model.fit(train, data.train.label, sample_weight=data.train.weight)
+        value = auc(data.validation.label, model.predict_proba(validation)[:, 1])
+        best = max(best, (value, strength, model), key=lambda entry: entry[0])
+    return Outcome(best[2].predict_proba(test)[:, 1], best[0], settings={"C": best[1]})
+
+
+def _rates(earlier: tuple[Rows, ...], later: Rows) -> Scores:
+    label = np.concatenate([rows.label for rows in earlier])
+    keys = np.concatenate([rows.task_key for rows in earlier])
+    known, codes = np.unique(keys, return_inverse=True)
+    count, total = np.bincount(codes), np.bincount(codes, label)
+    mean = label.mean()
+    rates = (total + SMOOTHING * mean) / (count + SMOOTHING)
+    place = np.minimum(np.searchsorted(known, later.task_key), len(known) - 1)
+    found: Scores = np.where(known[place] == later.task_key, rates[place], mean)
+    return found

@@ -1,0 +1,143 @@
+"""The rows of task records as flat columns: what a table learner reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import tensorflow as tf
+
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.input_pipeline import record_files
+from tfrec_limaml.tasks.parsing import parse_tasks
+
+Array = npt.NDArray[Any]
+
+_BATCH = 4096  # records that are parsed at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows ``[N]`` in the order of the files.
+
+    Attributes:
+        label, weight, timestamp: Of each row.
+        task_key: Of each row's task, bytes.
+        task: The same as numbers.
+        history: Support rows that the row's task has.
+        columns: Raw feature values by name, ``[N]`` or ``[N, width]``.
+    """
+
+    label: Array
+    weight: Array
+    timestamp: Array
+    task_key: Array
+    task: Array
+    history: Array
+    columns: dict[str, Array]
+
+    def identity(self) -> npt.NDArray[np.uint64]:
+        """A hash of each row's key, time, label and declared values: the same after another
+        `limaml prepare` of the same data.
+        """
+        frame = pd.DataFrame(
+            {"key": self.task_key.astype(str), "time": self.timestamp, "label": self.label}
+        )
+        for name, values in self.columns.items():
+            if not name.startswith("history_") and values.ndim == 1:
+                frame[name] = values.astype(str) if values.dtype.kind in "SO" else values
+        hashed: npt.NDArray[np.uint64] = pd.util.hash_pandas_object(frame, index=False).to_numpy()
+        return hashed
+
+
+def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
+    """Reads the query rows of evaluation records, or all rows of training records.
+
+    Args:
+        pattern: Files of task records.
+        schema: Their schema.
+    """
+    files = record_files(pattern)
+    dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
+    parts: list[dict[str, Array]] = []
+    for serialized in dataset.batch(_BATCH):
+        tasks = parse_tasks(serialized, schema)
+        counts = tasks.counts.numpy()
+        start = np.maximum(tasks.query_start.numpy(), 0)
+        position = np.arange(counts.sum()) - np.repeat(tasks.splits.numpy()[:-1], counts)
+        chosen = position >= np.repeat(start, counts)
+        part = {name: value.numpy()[chosen] for name, value in tasks.columns.items()}
+        part["task_key"] = np.repeat(tasks.task_key.numpy(), counts)[chosen]
+        part["history"] = np.repeat(start, counts)[chosen]
+        parts.append(part)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if not len(joined["label"]):
+        raise LimamlError(f"no rows in {Path(files[0]).parent}; check the split of the schema")
+    return Rows(
+        joined[record_format.LABEL],
+        joined[record_format.WEIGHT],
+        joined[record_format.TIMESTAMP],
+        joined["task_key"],
+        np.unique(joined["task_key"], return_inverse=True)[1],
+        joined["history"],
+        {f.name: joined[f.name] for f in schema.all_features},
+    )
+
+
+def table(rows: Rows, encoder: FeatureEncoder, ids: bool) -> pd.DataFrame:
+    """A data frame for a tree learner: numbers as they are, categories as codes, multi-valued
+    features as one column per token.
+
+    Args:
+        rows: The rows.
+        encoder: Knows the vocabularies.
+        ids: Whether features with an embedding (IDs) are included.
+    """
+    columns: dict[str, Any] = {}
+    for feature in encoder.schema.all_features:
+        values = rows.columns[feature.name]
+        if not feature.categorical:
+            columns |= _numbers(feature, values)
+        elif feature.separator is not None:
+            columns |= _tokens(feature, values, encoder)
+        elif ids or feature.embedding_width is None:
+            codes = encoder.lookups[feature.name](tf.constant(values)).numpy()
+            columns[feature.name] = pd.Categorical.from_codes(
+                codes, categories=range(encoder.size(feature))
+            )
+    return pd.DataFrame(columns)
+
+
+def dense(rows: Rows, encoder: FeatureEncoder) -> npt.NDArray[np.float32]:
+    """The dense encoding ``[N, F]`` that networks read, multi-valued features included."""
+    parts = []
+    step = 65_536
+    for start in range(0, len(rows.label), step):
+        raw = {n: tf.constant(v[start : start + step]) for n, v in rows.columns.items()}
+        encoded = encoder(raw)
+        wide = [v for v in encoded.values() if v.dtype.is_floating]
+        parts.append(tf.concat(wide, -1).numpy())
+    result: npt.NDArray[np.float32] = np.concatenate(parts)
+    return result
+
+
+def _numbers(feature: Feature, values: Array) -> dict[str, Array]:
+    if feature.width == 1:
+        return {feature.name: values}
+    return {f"{feature.name}_{i}": values[:, i] for i in range(feature.width)}
+
+
+def _tokens(feature: Feature, values: Array, encoder: FeatureEncoder) -> dict[str, Array]:
+    tokens = tf.strings.split(tf.constant(values), feature.separator)
+    codes = encoder.lookups[feature.name](tokens.flat_values).numpy()
+    hot = np.zeros((len(values), encoder.size(feature)), np.float32)
+    hot[tokens.value_rowids().numpy(), codes] = 1.0
+    return {f"{feature.name}_{i}": hot[:, i] for i in range(hot.shape[1])}

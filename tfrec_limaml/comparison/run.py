@@ -1,0 +1,137 @@
+"""Runs every rival over the seeds, keeps each run's scores, and sums up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tfrec_limaml.comparison import rivals
+from tfrec_limaml.comparison.boosting import lightgbm
+from tfrec_limaml.comparison.networks import network
+from tfrec_limaml.comparison.random_effects import glmix
+from tfrec_limaml.comparison.rivals import Data, Outcome, Rival
+from tfrec_limaml.comparison.summary import summarise
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.training.options import TrainOptions
+
+_VANILLA = TrainOptions(algorithm="vanilla")
+_GRADIENT = TrainOptions().replace(adaptation="gradient", inner_learning_rate=0.3)
+
+#: Every rival by name; LiMAML's variants begin with ``limaml``.
+RIVALS: Mapping[str, Rival] = {
+    "constant": rivals.constant,
+    "task-rate": rivals.task_rate,
+    "history-rate": rivals.history_rate,
+    "logistic-regression": rivals.logistic_regression,
+    "lightgbm": lightgbm,
+    "vanilla": network(_VANILLA),
+    "vanilla-no-ids": network(_VANILLA.replace(id_embeddings=False)),
+    "vanilla-fine-tuned": network(_VANILLA, whole_network=True),
+    "wide-and-deep": network(_VANILLA.replace(global_block="wide_and_deep")),
+    "glmix": glmix,
+    "limaml": network(TrainOptions()),
+    "limaml-no-ids": network(TrainOptions().replace(id_embeddings=False)),
+    "limaml-gradient": network(_GRADIENT),
+    "limaml-paper": network(TrainOptions.paper()),
+}
+#: Rivals whose result does not depend on the seed.
+UNSEEDED = ("constant", "task-rate", "history-rate", "logistic-regression")
+REFERENCE = "vanilla"
+
+
+def compare(
+    data: Data,
+    output: str | Path,
+    seeds: Sequence[int],
+    names: Sequence[str] = tuple(RIVALS),
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Compares; runs that an earlier call finished in `output` are not repeated.
+
+    Args:
+        data: What to learn from.
+        output: Folder for ``runs/<name>-<seed>.json`` and ``.parquet`` (row-level scores with the
+            rows' identity).
+        seeds: One run of each rival per seed.
+        names: Keys of `RIVALS`.
+        progress: Is told what starts, with the estimated time left.
+
+    Returns:
+        ``results`` with one entry per rival (see `summarise`), ``rows``, ``tasks``, ``seeds``.
+
+    Raises:
+        LimamlError: An unknown rival.
+    """
+    unknown = sorted(set(names) - set(RIVALS))
+    if unknown:
+        raise LimamlError(f"unknown rivals {unknown}; choose from {list(RIVALS)}")
+    folder = Path(output) / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [(n, s) for n in names for s in (seeds[:1] if n in UNSEEDED else seeds)]
+    started, runs = time.perf_counter(), []
+    for done, (name, seed) in enumerate(todo):
+        spent = time.perf_counter() - started
+        left = f", about {spent / done * (len(todo) - done):.0f} s left" if done else ""
+        progress(f"[{done + 1}/{len(todo)}] {name}, seed {seed}{left}")
+        runs.append(_run(data, folder, name, seed))
+    return {
+        "rows": len(data.test.label),
+        "tasks": int(data.test.task.max()) + 1,
+        "seeds": list(seeds),
+        "reference": REFERENCE,
+        "results": summarise(runs, data.test, REFERENCE),
+    }
+
+
+def _run(data: Data, folder: Path, name: str, seed: int) -> dict[str, Any]:
+    """One run, from its files where it is done; ``scores`` and ``unadapted`` are arrays ``[N]``."""
+    stem = f"{name}-{seed}"
+    record, table = folder / f"{stem}.json", folder / f"{stem}.parquet"
+    identity = data.test.identity()
+    if record.is_file() and table.is_file():
+        found = pd.read_parquet(table)
+        if not np.array_equal(found["row"].to_numpy(), identity):
+            raise LimamlError(
+                f"{table} holds scores of other rows than {data.tasks}; compare into another "
+                "--output"
+            )
+        columns = {c: found[c].to_numpy() for c in ("scores", "unadapted") if c in found}
+        return {**json.loads(record.read_text(encoding="utf-8")), **columns}
+    started = time.perf_counter()
+    result: dict[str, Any] = {"name": name, "seed": seed}
+    columns = {}
+    try:
+        outcome: Outcome = RIVALS[name](data, seed)
+    except LimamlError as error:
+        result["note"] = str(error)
+    else:
+        columns["scores"] = outcome.served
+        if outcome.unadapted is not None:
+            columns["unadapted"] = outcome.unadapted
+        result |= {
+            "val_auc": outcome.val_auc,
+            "settings": outcome.settings,
+            "served": outcome.served_form,
+        }
+    result["seconds"] = round(time.perf_counter() - started, 1)
+    if columns:  # what could not run is tried again by the next call
+        frame = pd.DataFrame({"row": identity, "label": data.test.label, **columns})
+        staging = table.with_name(f".writing-{table.name}")
+        frame.to_parquet(staging, index=False)
+        os.replace(staging, table)
+        record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return {**result, **columns}
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The recipe of a network by its rival's name, for the report; empty for others."""
+    keywords = getattr(RIVALS[name], "keywords", {})
+    return dataclasses.asdict(keywords["options"]) if "options" in keywords else {}

@@ -1,0 +1,108 @@
+"""From runs to one line per rival: means over seeds, paired gains, slices by history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfrec_limaml.comparison.rows import Rows
+from tfrec_limaml.evaluation.cohorts import history_slices
+from tfrec_limaml.evaluation.metrics import (
+    Z_95,
+    auc,
+    auc_difference,
+    calibration,
+    grouped_auc,
+    log_loss,
+    ndcg,
+)
+
+Array = npt.NDArray[Any]
+
+#: A run whose log loss is this many times that of the mean label has diverged.
+DIVERGED = 2.0
+
+
+def summarise(runs: Sequence[dict[str, Any]], rows: Rows, reference: str) -> list[dict[str, Any]]:
+    """One entry per rival, in the order of the runs.
+
+    Returns:
+        Entries with ``name``, ``served`` (whether production could serve it), ``seeds``,
+        ``auc_mean``, ``auc_sd`` (over seeds), ``auc_unadapted``, ``gain`` over the reference's mean
+        AUC with its 95 % interval ``gain_low`` to ``gain_high`` (paired by row, clustered by task,
+        and the spread over seeds), ``log_loss``, ``calibration``, ``gauc``, ``ndcg_10``,
+        ``slices``, ``seconds``; ``diverged`` seeds are listed and left out; a ``note`` says why
+        there is no result.
+    """
+    names = list(dict.fromkeys(run["name"] for run in runs))
+    usable = {name: [r for r in runs if r["name"] == name and _usable(r, rows)] for name in names}
+    base = usable.get(reference, [])
+    entries = []
+    for name in names:
+        mine = [run for run in runs if run["name"] == name]
+        entry: dict[str, Any] = {"name": name, "seeds": [run["seed"] for run in mine]}
+        diverged = [r["seed"] for r in mine if "scores" in r and not _usable(r, rows)]
+        if diverged:
+            entry["diverged"] = diverged
+        notes = {run["note"] for run in mine if "note" in run}
+        if notes:
+            entry["note"] = "; ".join(sorted(notes))
+        if usable[name]:
+            entry |= _measure(usable[name], base, rows)
+        entries.append(entry)
+    return entries
+
+
+def _usable(run: dict[str, Any], rows: Rows) -> bool:
+    if "scores" not in run or not np.isfinite(run["scores"]).all():
+        return False
+    mean = np.full(len(rows.label), rows.label.mean())
+    return log_loss(rows.label, run["scores"]) < DIVERGED * log_loss(rows.label, mean)
+
+
+def _measure(runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows) -> dict[str, Any]:
+    aucs = [auc(rows.label, run["scores"]) for run in runs]
+    unadapted = [auc(rows.label, r["unadapted"]) for r in runs if "unadapted" in r]
+    entry: dict[str, Any] = {
+        "served": bool(runs[0]["served"]),
+        "val_auc_mean": float(np.mean([run["val_auc"] for run in runs])),
+        "auc_mean": float(np.mean(aucs)),
+        "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else 0.0,
+        "auc_unadapted": float(np.mean(unadapted)) if unadapted else None,
+        "seconds": float(np.mean([run["seconds"] for run in runs])),
+        "settings": [run["settings"] for run in runs],
+    }
+    for name, measure in (("log_loss", log_loss), ("calibration", calibration)):
+        entry[name] = float(np.mean([measure(rows.label, r["scores"]) for r in runs]))
+    for name, within in (("gauc", grouped_auc), ("ndcg_10", ndcg)):
+        entry[name] = float(np.mean([within(rows.task, rows.label, r["scores"]) for r in runs]))
+    entry["slices"] = [
+        {
+            "slice": name,
+            "rows": int(inside.sum()),
+            "auc": float(np.mean([auc(rows.label[inside], r["scores"][inside]) for r in runs])),
+        }
+        for name, inside in history_slices(rows.history)
+    ]
+    return entry | _gain(runs, base, rows)
+
+
+def _gain(runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows) -> dict[str, Any]:
+    """The mean gain; its variance is that of the mean over seeds plus that of the rows."""
+    if not base:
+        return {}
+    by_seed = {run["seed"]: run for run in base}
+    pairs = [(run, by_seed.get(run["seed"], base[0])) for run in runs]
+    gains = [
+        auc_difference(rows.label, run["scores"], other["scores"], rows.task)
+        for run, other in pairs
+    ]
+    values = [gain.value for gain in gains]
+    of_rows = float(np.mean([((g.high - g.value) / Z_95) ** 2 for g in gains]))
+    of_seeds = float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0
+    value, half = float(np.mean(values)), Z_95 * math.sqrt(of_rows + of_seeds)
+    return {"gain": value, "gain_low": value - half, "gain_high": value + half}

@@ -24,6 +24,8 @@ import tensorflow as tf
 
 #: The least curvature of a row's loss: keeps a confident row from being ignored altogether.
 MINIMUM_CURVATURE = 1e-4
+#: Shares of a step that are tried; the first of the best is taken.
+STEP_SHARES = (1.0, 0.5, 0.25, 0.0)
 
 
 class GaussNewton(NamedTuple):
@@ -65,12 +67,18 @@ def gauss_newton(
     precision = tf.convert_to_tensor(precision)
     exact = precision.dtype  # float32 or float64: a factorisation in half precision breaks down
     weight = tf.cast(weight, exact)
-    tasks, width = tf.shape(weight)[0], tf.shape(precision)[0]
+    (tasks, samples), width = tf.unstack(tf.shape(weight)), tf.shape(precision)[0]
     offset = tf.zeros([tasks, width], exact)
+
+    def objective(point: tf.Tensor) -> tf.Tensor:
+        values = tf.cast(outputs(tf.repeat(point[:, None], samples, 1)), exact)
+        penalty = 0.5 * tf.reduce_sum(precision * tf.square(point), -1)
+        return tf.reduce_sum(weight * tf.cast(derivatives(values)[0], exact), -1) + penalty
+
     losses: list[tf.Tensor] = []
     matrix: Any = None
     for _ in range(steps):
-        values, jacobian = _linearise(outputs, offset, tf.shape(weight)[1])
+        values, jacobian = _linearise(outputs, offset, samples)
         values, jacobian = tf.cast(values, exact), tf.cast(jacobian, exact)
         loss, slope, curvature = (tf.cast(d, exact) for d in derivatives(values))
         losses.append(
@@ -81,12 +89,25 @@ def gauss_newton(
         matrix = tf.matmul(scaled, jacobian, transpose_a=True) + tf.linalg.diag(precision)
         moved = tf.linalg.matvec(jacobian, offset)
         target = tf.linalg.matvec(jacobian, curvature * moved - weight * slope, transpose_a=True)
-        offset = solve_positive_definite(matrix, target)
+        offset = _damped(objective, offset, solve_positive_definite(matrix, target))
     if with_variance:
         variance = tf.linalg.diag_part(tf.linalg.inv(matrix))
     else:
         variance = tf.zeros_like(offset)
     return GaussNewton(offset, losses, variance)
+
+
+def _damped(
+    objective: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, end: tf.Tensor
+) -> tf.Tensor:
+    """The best of a few points between two offsets ``[T, D]``, for each task: a full step can
+    overshoot where the loss is far from its expansion. Which one it is counts as a constant.
+    """
+    points = [tf.stop_gradient(start + share * (end - start)) for share in STEP_SHARES]
+    values = tf.stack([tf.stop_gradient(objective(point)) for point in points], -1)
+    finite = tf.where(tf.math.is_finite(values), values, values.dtype.max)
+    share = tf.gather(tf.constant(STEP_SHARES, start.dtype), tf.argmin(finite, -1))
+    return start + share[:, None] * (end - start)
 
 
 @tf.custom_gradient

@@ -39,6 +39,7 @@ class DotProductGlobalBlock(GlobalBlock):
             default. Leave out what identifies the task itself.
         embeddings_regularizer: Keras regularizer of all tables.
         embeddings_scales: See `FeatureEmbeddings`.
+        initial_logit: Start of the output's bias: the logit of the mean label spares training it.
         projection_scale: Standard deviation of the projection's output at the start, about.
     """
 
@@ -51,6 +52,7 @@ class DotProductGlobalBlock(GlobalBlock):
         projected: Sequence[str] | None = None,
         embeddings_regularizer: Any = None,
         embeddings_scales: Mapping[str, Sequence[float]] | None = None,
+        initial_logit: float = 0.0,
         projection_scale: float = 0.1,
         **kwargs: Any,
     ) -> None:
@@ -82,7 +84,9 @@ class DotProductGlobalBlock(GlobalBlock):
         self.network = keras.Sequential(
             hidden_layers(self.hidden_units, self.activation, self.dropout, policy), name="network"
         )
-        self.logit_layer = keras.layers.Dense(1, dtype=policy, name="logit")
+        self.initial_logit = float(initial_logit)
+        start = keras.initializers.Constant(self.initial_logit)
+        self.logit_layer = keras.layers.Dense(1, bias_initializer=start, dtype=policy, name="logit")
 
     def build(
         self,
@@ -162,5 +166,6 @@ class DotProductGlobalBlock(GlobalBlock):
                 self.inputs_layer.embeddings_regularizer
             ),
             "embeddings_scales": self.inputs_layer.embeddings_scales,
+            "initial_logit": self.initial_logit,
             "projection_scale": self.projection_scale,
         }

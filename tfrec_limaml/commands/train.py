@@ -140,11 +140,11 @@ def _add_network(group: Any) -> None:
     add("--global-units", type=_widths, metavar="128,64", help="global block's hidden layers")
     add("--dropout", type=float, help="in the global block")
     add(
-        "--no-ids",
+        "--ids",
         dest="id_embeddings",
-        action="store_false",
-        default=None,
-        help="do not embed single-valued categorical features in the global block",
+        action=argparse.BooleanOptionalAction,
+        help="embed single-valued categorical features in the global block (default: where history "
+        "features tell of an ID, what does better on the validation tasks)",
     )
     add("--shrinkage", type=float, metavar="N", help="rows at which an ID's embedding counts half")
 

@@ -33,12 +33,10 @@ RIVALS: Mapping[str, Rival] = {
     "logistic-regression": rivals.logistic_regression,
     "lightgbm": lightgbm,
     "vanilla": network(_VANILLA),
-    "vanilla-no-ids": network(_VANILLA.replace(id_embeddings=False)),
     "vanilla-fine-tuned": network(_VANILLA, whole_network=True),
-    "wide-and-deep": network(_VANILLA.replace(global_block="wide_and_deep")),
+    "wide-and-deep": network(_VANILLA.replace(global_block="wide_and_deep", id_embeddings=True)),
     "glmix": glmix,
     "limaml": network(TrainOptions()),
-    "limaml-no-ids": network(TrainOptions().replace(id_embeddings=False)),
     "limaml-gradient": network(_GRADIENT),
     "limaml-paper": network(TrainOptions.paper()),
 }

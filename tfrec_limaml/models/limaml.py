@@ -162,7 +162,9 @@ class LiMAML(MAMLModel):
     def metrics(self) -> list[keras.metrics.Metric]:
         """Keras' own and the AUC before adaptation."""
         reported = getattr(self, "_reported", None)
-        return [*super().metrics, *(reported.metrics if reported is not None else [])]
+        if reported is None or not self.fine_tune:
+            return super().metrics
+        return [*super().metrics, *reported.metrics]
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """See `TaskModel.test_step`."""

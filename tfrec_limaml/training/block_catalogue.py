@@ -4,6 +4,7 @@ few options.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -91,8 +92,17 @@ def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
         options.global_units,
         projected=tuple(name for name in deep["embeddings"] if name in other),
         embeddings_scales=shrinkage(encoder, options.shrinkage),
+        initial_logit=_initial_logit(encoder),
         **deep,
     )
+
+
+def _initial_logit(encoder: FeatureEncoder) -> float:
+    """The logit of the mean label of the training rows; 0 for other than binary labels."""
+    mean = encoder.statistics.label_mean
+    if encoder.schema.label.kind != "binary" or not 0.0 < mean < 1.0:
+        return 0.0
+    return math.log(mean / (1.0 - mean))
 
 
 def shrinkage(encoder: FeatureEncoder, rows: float) -> dict[str, list[float]]:
@@ -148,7 +158,7 @@ def _global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, t
         else None
     )
     ids = {f.name for f in encoder.schema.all_features if f.separator is None}
-    left_out = {taken} if options.id_embeddings else {taken, *ids}
+    left_out = {taken, *ids} if options.id_embeddings is False else {taken}
     return {name: size for name, size in encoder.embeddings().items() if name not in left_out}
 
 

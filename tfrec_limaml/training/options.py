@@ -28,7 +28,8 @@ class ModelOptions:
         embedding_dim: Width of the meta embedding.
         dropout: Rate in the global block.
         id_embeddings: Whether the global block embeds single-valued categorical features (IDs).
-            Where history features tell what an ID would, leaving them out may do better.
+            None tries both on the validation tasks where history features tell of an ID already:
+            there, leaving IDs out can do better. Otherwise it means yes.
         shrinkage: Training rows at which an ID's embedding counts half; ``"dot_product"`` only.
         adaptation: See `LiMAML`; None means ``"gauss-newton"`` for a meta block that stores offsets
             and ``"gradient"`` for others.
@@ -49,7 +50,7 @@ class ModelOptions:
     global_units: tuple[int, ...] = (128, 64)
     embedding_dim: int = 33
     dropout: float = 0.3
-    id_embeddings: bool = True
+    id_embeddings: bool | None = None
     shrinkage: float = 50.0
     adaptation: Adaptation | None = None
     prior_precision: float = 1.0
@@ -113,8 +114,8 @@ class TrainOptions:
 
     algorithm: Algorithm = "limaml"
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
-    epochs: int = 10
-    patience: int = 3
+    epochs: int = 8
+    patience: int = 4
     batch_size: int | None = None
     batch_rows: int = 1024
     learning_rate: float = 2e-3

@@ -13,6 +13,8 @@ import keras
 
 from tfrec_limaml.evaluation import adaptation_losses
 from tfrec_limaml.models import TaskModel
+from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.input_pipeline import count_tasks, task_dataset
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder, split_pattern
@@ -61,8 +63,33 @@ def train(
         The model and the result.
     """
     options = TrainOptions() if options is None else options
-    keras.utils.set_random_seed(options.seed)
     encoder = load_encoder(tasks, task, nested)
+    if options.model.id_embeddings is not None or not _history_tells_of_ids(encoder.schema):
+        return _train(tasks, options, task, encoder, callbacks)
+    tried = [
+        _train(tasks, options.replace(id_embeddings=choice), task, encoder, callbacks)
+        for choice in (True, False)
+    ]
+    scores = [trained.result["best_val_score"] for trained in tried]
+    best = tried[0] if scores[0] >= scores[1] else tried[1]
+    best.result["val_score_by_id_embeddings"] = {"with": scores[0], "without": scores[1]}
+    return best
+
+
+def _history_tells_of_ids(schema: Schema) -> bool:
+    """Whether a history feature is keyed by an embedded ID alone."""
+    ids = {f.name for f in schema.features if f.embedding_width and f.separator is None}
+    return any(len(history.keys) == 1 and history.keys[0] in ids for history in schema.history)
+
+
+def _train(
+    tasks: str | Path,
+    options: TrainOptions,
+    task: str | None,
+    encoder: FeatureEncoder,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> Trained:
+    keras.utils.set_random_seed(options.seed)
     model = build_model(options.algorithm, encoder, options.model.replace(task=task))
     splits = ("train", "validation")
     patterns = {split: split_pattern(tasks, task, split, encoder.schema) for split in splits}
@@ -97,6 +124,7 @@ def train(
         "algorithm": options.algorithm,
         "epochs": len(curves["loss"]),
         "best_val_auc": max(curves["val_auc"]),
+        "best_val_score": max(curves[ValidationScore.NAME]),
         "seconds": round(time.perf_counter() - started, 2),
         "batch_size": size,
         "options": dataclasses.asdict(options),

@@ -1,0 +1,153 @@
+"""Closed-form adaptation against closed forms, an independent solution and finite differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec_limaml.adaptation.gauss_newton import gauss_newton, solve_positive_definite
+from tfrec_limaml.adaptation.losses import loss_derivatives
+
+TASKS, SAMPLES, WIDTH = 5, 7, 3
+
+
+def _world(seed=0):
+    random = np.random.default_rng(seed)
+    inputs = random.normal(size=(TASKS, SAMPLES, WIDTH))
+    base = random.normal(size=(TASKS, SAMPLES))
+    label = (random.random((TASKS, SAMPLES)) < 0.5).astype(float)
+    weight = random.random((TASKS, SAMPLES)) * (random.random((TASKS, SAMPLES)) < 0.8)
+    weight[1] = 0  # a task without rows
+    return inputs, base, label, weight, np.array([0.5, 1.0, 4.0])
+
+
+def _solve(world, steps, loss="binary_crossentropy", **options):
+    inputs, base, label, weight, precision = map(tf.constant, world)
+
+    def outputs(rows):
+        return base + tf.reduce_sum(rows * inputs, -1)
+
+    derivatives = loss_derivatives(loss)
+    return gauss_newton(
+        outputs, lambda z: derivatives(label, z), weight, precision, steps, **options
+    )
+
+
+def _newton(inputs, base, label, weight, precision):
+    """Penalised logistic regression of one task, by damped Newton steps to convergence."""
+    theta = np.zeros(WIDTH)
+    for _ in range(100):
+        p = 1 / (1 + np.exp(-(base + inputs @ theta)))
+        gradient = inputs.T @ (weight * (p - label)) + precision * theta
+        hessian = (inputs.T * (weight * p * (1 - p))) @ inputs + np.diag(precision)
+        theta = theta - np.linalg.solve(hessian, gradient)
+    return theta, np.linalg.inv(hessian)
+
+
+def test_the_mode_is_that_of_bayesian_logistic_regression():
+    world = _world()
+    inputs, base, label, weight, precision = world
+    solved = _solve(world, 10, with_variance=True)
+    for task in range(TASKS):
+        mode, covariance = _newton(inputs[task], base[task], label[task], weight[task], precision)
+        np.testing.assert_allclose(solved.offset[task], mode, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(solved.variance[task], np.diag(covariance), rtol=1e-6)
+
+
+def test_a_task_without_rows_stays_at_the_prior():
+    solved = _solve(_world(), 2, with_variance=True)
+    np.testing.assert_allclose(solved.offset[1], np.zeros(WIDTH), atol=0)
+    np.testing.assert_allclose(solved.variance[1], 1 / _world()[-1], rtol=1e-12)
+
+
+def test_under_a_squared_error_one_step_is_ridge_regression():
+    inputs, base, label, weight, precision = _world()
+    solved = _solve(_world(), 1, "mean_squared_error")
+    for task in range(TASKS):
+        scaled = inputs[task].T * (2 * weight[task])
+        expected = np.linalg.solve(
+            scaled @ inputs[task] + np.diag(precision), scaled @ (label[task] - base[task])
+        )
+        np.testing.assert_allclose(solved.offset[task], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_more_rows_of_the_same_kind_move_a_task_further():
+    inputs, base, label, weight, precision = _world()
+    twice = [np.concatenate([part, part], 1) for part in (inputs, base, label, weight)]
+    once, more = (
+        _solve((*parts, precision), 5) for parts in ((inputs, base, label, weight), twice)
+    )
+    lengths = [np.linalg.norm(solved.offset, axis=-1) for solved in (once, more)]
+    assert (lengths[1] >= lengths[0]).all()
+    assert lengths[1][0] > 1.05 * lengths[0][0]
+
+
+def test_padding_and_neighbours_change_nothing():
+    inputs, base, label, weight, precision = _world()
+    pad = [(0, 0), (0, 3)]
+    wide = (
+        np.pad(inputs, [*pad, (0, 0)], constant_values=9.0),
+        np.pad(base, pad, constant_values=5.0),
+        np.pad(label, pad),
+        np.pad(weight, pad),
+        precision,
+    )
+    alone = tuple(part[2:3] for part in (inputs, base, label, weight))
+    expected = _solve(_world(), 3).offset
+    np.testing.assert_allclose(_solve(wide, 3).offset, expected, rtol=1e-10)
+    np.testing.assert_allclose(_solve((*alone, precision), 3).offset[0], expected[2], rtol=1e-10)
+
+
+def test_the_losses_are_weighted_means_before_each_step():
+    _, base, label, weight, _ = _world()
+    solved = _solve(_world(), 3)
+    loss = np.log1p(np.exp(base)) - label * base
+    expected = (weight * loss).sum(1) / np.maximum(weight.sum(1), 1e-12)
+    np.testing.assert_allclose(solved.losses[0], expected, rtol=1e-9, atol=1e-12)
+    assert (solved.losses[2] <= solved.losses[0]).numpy().all()
+
+
+@pytest.mark.parametrize("part", ["matrix", "target"])
+def test_the_gradient_of_the_solve_is_that_of_finite_differences(part):
+    random = np.random.default_rng(3)
+    root = random.normal(size=(2, WIDTH, WIDTH))
+    matrix = root @ root.transpose(0, 2, 1) + 2 * np.eye(WIDTH)
+    target, weights = random.normal(size=(2, 2, WIDTH))
+
+    def total(matrix, target):
+        return tf.reduce_sum(weights * solve_positive_definite(matrix, target))
+
+    values = {"matrix": tf.constant(matrix), "target": tf.constant(target)}
+    with tf.GradientTape() as tape:
+        tape.watch(values[part])
+        result = total(**values)
+    found = tape.gradient(result, values[part]).numpy()
+    direction = random.normal(size=found.shape)
+    if part == "matrix":  # only symmetric changes make sense
+        direction = direction + direction.transpose(0, 2, 1)
+    step = 1e-6
+    ends = [
+        float(total(**{**values, part: values[part] + sign * step * direction})) for sign in (1, -1)
+    ]
+    np.testing.assert_allclose((found * direction).sum(), (ends[0] - ends[1]) / (2 * step), 1e-6)
+
+
+def test_half_precision_inputs_are_solved_in_single_precision():
+    inputs, base, label, weight, precision = _world()
+    half = tf.constant(inputs, tf.float16)
+
+    def outputs(rows):
+        scores = tf.reduce_sum(tf.cast(rows, tf.float16) * half, -1)
+        return tf.constant(base, tf.float16) + scores
+
+    derivatives = loss_derivatives("binary_crossentropy")
+    solved = gauss_newton(
+        outputs,
+        lambda z: derivatives(tf.constant(label, z.dtype), z),
+        tf.constant(weight, tf.float32),
+        tf.constant(precision, tf.float32),
+        2,
+    )
+    assert solved.offset.dtype == tf.float32
+    np.testing.assert_allclose(solved.offset, _solve(_world(), 2).offset, atol=2e-2)

@@ -12,7 +12,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -461,18 +461,6 @@ def parse_time(value: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
     return round(moment.timestamp() * 1000)
-
-
-def encode_task_key(values: Sequence[object]) -> str:
-    """One string for the key columns' values, joined by ``|``; ``%`` and ``|`` inside a value are
-    percent-escaped.
-    """
-    return "|".join(str(v).replace("%", "%25").replace("|", "%7C") for v in values)
-
-
-def decode_task_key(key: str) -> tuple[str, ...]:
-    """Inverse of `encode_task_key` (every part as text)."""
-    return tuple(part.replace("%7C", "|").replace("%25", "%") for part in key.split("|"))
 
 
 def _choice(owner: str, field: str, value: object, allowed: tuple[str, ...]) -> None:

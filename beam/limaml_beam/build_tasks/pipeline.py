@@ -34,13 +34,14 @@ from limaml_beam.build_tasks.validation import (
 from limaml_beam.build_tasks.writing import WriteShard
 from limaml_beam.io import files, progress, runner_errors, staged_output
 from limaml_beam.io.pipeline_options import LOCAL_RUNNER
-from limaml_beam.io.sources import Part, Source, check_columns, parts_of
+from limaml_beam.io.sources import Part, Source, column_types, parts_of
 from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import ORDER
 from limaml_beam.rows.feature_tables import JoinTables, table_columns
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.column_values import can_hold
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.record_format import DATA_CARD_FILE, SCHEMA_FILE, STATISTICS_FILE
 
@@ -79,10 +80,24 @@ class Inputs:
         )
 
     def check(self, schema: Schema, definitions: tuple[str, ...]) -> None:
-        """Fails before any worker starts where a first file lacks a column."""
-        check_columns(self.interactions, interaction_columns(schema, definitions))
+        """Fails before any worker starts where a first file lacks a column, or has one of a type
+        that no row of it can be valid in.
+        """
+        wanted: dict[str | None, tuple[Source, tuple[str, ...]]] = {
+            None: (self.interactions, interaction_columns(schema, definitions))
+        }
         for name, source in self.tables.items():
-            check_columns(source, table_columns(schema, name))
+            wanted[name] = source, table_columns(schema, name)
+        for table, (source, columns) in wanted.items():
+            types = column_types(source, columns)
+            for feature in schema.features:
+                kind = types.get(feature.name)
+                if feature.table == table and kind is not None and not can_hold(kind, feature):
+                    raise LimamlError(
+                        f"{source.files[0]}: column {feature.name!r} is of type {kind}, which no "
+                        f"value of the feature fits (dtype {feature.dtype}, width {feature.width});"
+                        " fix the column, or declare it as it is"
+                    )
 
 
 class ReadInteractions(beam.PTransform):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import string
 
 import pytest
 import yaml
@@ -18,8 +17,6 @@ from tfrec_limaml.schema.schema import (
     Label,
     Schema,
     Split,
-    decode_task_key,
-    encode_task_key,
     parse_time,
 )
 
@@ -300,16 +297,6 @@ def test_an_unknown_task_definition_is_told_the_known_ones():
     assert _schema().task_columns("user_tab") == ("user_id", "tab")
     with pytest.raises(SchemaError, match=r"'tab'.*\['user', 'user_tab'\]"):
         _schema().task_columns("tab")
-
-
-@given(st.lists(st.text(alphabet="|%27C5aü" + string.whitespace), min_size=1, max_size=4))
-def test_task_keys_round_trip_whatever_the_values_hold(values):
-    assert decode_task_key(encode_task_key(values)) == tuple(values)
-
-
-@given(*[st.lists(st.text(alphabet="|%27C5"), min_size=1, max_size=3)] * 2)
-def test_different_key_values_make_different_task_keys(one, other):
-    assert (encode_task_key(one) == encode_task_key(other)) == (one == other)
 
 
 def test_times_are_milliseconds_utc_unless_an_offset_is_given():

@@ -145,7 +145,10 @@ def read_raw(path: str | Path) -> RawData:
         file = folder / f"{name}.parquet"
         if not file.is_file():
             raise SchemaError(f"{folder} lacks {file.name}; prepare the data set again")
-        frames[name] = pd.read_parquet(file)
+        try:
+            frames[name] = pd.read_parquet(file, dtype_backend="numpy_nullable")
+        except (pa.ArrowException, OSError) as error:
+            raise SchemaError(f"cannot read {file}: {error}") from error
     return RawData(schema=schema, interactions=frames.pop(INTERACTIONS), tables=frames)
 
 

@@ -18,11 +18,12 @@ import yaml
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from limaml_beam.build_tasks import data_card, history
+from limaml_beam.build_tasks import data_card, history, quality
+from limaml_beam.build_tasks.drift import MeasureFeatures
 from limaml_beam.build_tasks.grouping import GroupTasks
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary, SummariseSplits
-from limaml_beam.build_tasks.statistics import StatisticsFn, training_rows
+from limaml_beam.build_tasks.statistics import StatisticsFn
 from limaml_beam.build_tasks.task_split import SplitWithinTasks
 from limaml_beam.build_tasks.validation import (
     COUNTS,
@@ -204,15 +205,16 @@ def construct(
         file_name_suffix=".jsonl",
         skip_if_empty=True,
     )
+    joined = blocks | "join for statistics" >> beam.ParDo(
+        JoinTables(schema, inputs.tables)
+    ).with_output_types(pa.Table)
     report = {
         "counts": found[COUNTS] | "add counts" >> beam.CombineGlobally(columnar.sum_counts),
         "summary": summary | "summary as dictionary" >> beam.Map(dataclasses.asdict),
-        "statistics": blocks
-        | "training rows" >> beam.Map(training_rows, settings).with_output_types(pa.Table)
-        | "join for statistics"
-        >> beam.ParDo(JoinTables(schema, inputs.tables)).with_output_types(pa.Table)
+        "statistics": joined
         | "statistics" >> beam.CombineGlobally(StatisticsFn(schema, settings))
         | "statistics as dictionary" >> beam.Map(dataclasses.asdict),
+        "drift": joined | "drift" >> beam.CombineGlobally(MeasureFeatures(schema, settings)),
         "sizes": sizes
         | "sizes of shards" >> beam.combiners.ToList()
         | "describe" >> beam.Map(data_card.describe_sizes),
@@ -300,14 +302,18 @@ def _finish(
     schema: Schema, settings: TaskSettings, directory: str, max_bad_fraction: float
 ) -> dict[str, Any]:
     """Checks the counts; writes schema, statistics and data card beside the records."""
-    names = ("counts", "summary", "statistics", "sizes")
+    names = ("counts", "summary", "statistics", "sizes", "drift")
     report = {
         name: _read_json(FileSystems.join(directory, _REPORT, f"{name}.json")) for name in names
     }
+    quality.check(schema, report["counts"])
     rows = data_card.check_counts(report["counts"], max_bad_fraction)
     summary = SplitSummary(**report["summary"])
     data_card.check_splits(summary, settings)
-    card = data_card.make_card(schema, settings, rows, report["counts"], summary, report["sizes"])
+    card = data_card.make_card(
+        schema, settings, rows, report["counts"], summary, report["sizes"], report["drift"]
+    )
+    report["statistics"]["quality"] = card["quality"]
     text = yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True)
     write_file(FileSystems.join(directory, SCHEMA_FILE), text.encode())
     write_file(

@@ -32,6 +32,8 @@ DUPLICATE = "duplicate"
 MALFORMED = "malformed_row"
 #: Rows whose time is implausible; they are used all the same.
 IMPLAUSIBLE = "implausible_time"
+#: Prefixes of counts by feature or table. `UNREADABLE` values are there, but not valid.
+FILLED, UNREADABLE, UNKNOWN_KEY = "filled:", "unreadable:", "unknown_key:"
 
 
 def key_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]:
@@ -156,14 +158,17 @@ def validate(
         for name, table in tables.items()
     }
     for name, rows in rows_in.items():
-        counts[f"unknown_key:{name}"] = int((rows < 0).sum())
+        counts[UNKNOWN_KEY + name] = int((rows < 0).sum())
     for feature in schema.features:
         if feature.table is None:
             columns[feature.name], bad = column_values.as_feature(raw[feature.name], feature)
         else:
             bad = tables[feature.table].invalid(feature, rows_in[feature.table])
         if feature.on_invalid == "fill":
-            counts[f"filled:{feature.name}"] = int(bad.sum())
+            counts[FILLED + feature.name] = int(bad.sum())
+            if feature.table is None and bad.any():
+                given = np.asarray(pc.is_valid(raw[feature.name]))
+                counts[UNREADABLE + feature.name] = int((bad & given).sum())
         else:
             reject(
                 bad,

@@ -24,8 +24,8 @@ local (its lock is this machine's); where tasks and embeddings lie on gs:// or t
 example (from cron, every night):
   limaml refresh RAW --export EXPORT --store lmdb:STORE --work WORK --window-days 28
 
-exit code 0: published; 2: refused or failed, the reason is on stderr (and the checks in
-WORK/refresh.json)
+exit code 0: published; 2: refused or failed; the reason is on stderr, and with the stage, the
+counts and the checks in WORK/refresh.json
 """
 
 _LIMITS = {
@@ -36,6 +36,14 @@ _LIMITS = {
     "max_norm_ratio": "mean norm relative to the published run, at most",
     "max_drift": "change of the vectors relative to their length, at most",
     "min_loss_improvement": "share by which adaptation lowers the mean loss, at least",
+    "max_filled_increase": "share of filled values of a feature beyond the training data's, at "
+    "most (default 0.2)",
+    "max_unknown_increase": "share of unknown keys of a table beyond the training data's, at most "
+    "(default 0.2)",
+    "max_age_increase_days": "age of the newest row beyond the published run's, at most (default "
+    "0.9)",
+    "min_rows_per_day_ratio": "rows per day relative to the published run, at least (default 0.5)",
+    "max_rows_per_day_ratio": "rows per day relative to the published run, at most (default 2)",
 }
 _PREPARE_OPTIONS = ("schema", "window_days", "window_end", "max_samples", "shards")
 

@@ -33,7 +33,7 @@ from limaml_beam.build_tasks.validation import (
     interaction_columns,
 )
 from limaml_beam.build_tasks.writing import WriteShard
-from limaml_beam.io import files, progress, runner_errors, staged_output
+from limaml_beam.io import files, outcome, progress, runner_errors, staged_output
 from limaml_beam.io.pipeline_options import LOCAL_RUNNER
 from limaml_beam.io.sources import Part, Source, column_types, parts_of
 from limaml_beam.io.staged_output import write_file
@@ -79,6 +79,18 @@ class Inputs:
             Source.match("interactions", interactions),
             {n: Source.match(f"table {n!r}", p) for n, p in tables.items()},
         )
+
+    def describe(self) -> dict[str, Any]:
+        """Files read and left out, by table, for the data card."""
+        sources = {"interactions": self.interactions, **self.tables}
+        return {
+            name: {
+                "read": len(source.files),
+                "empty": list(source.empty),
+                "markers": len(source.markers),
+            }
+            for name, source in sources.items()
+        }
 
     def check(self, schema: Schema, definitions: tuple[str, ...]) -> None:
         """Fails before any worker starts where a first file lacks a column, or has one of a type
@@ -137,7 +149,14 @@ class ReadInteractions(beam.PTransform):
             .with_output_types(tuple[int, pa.Table])
         )
         counts = (read[COUNTS], distinct[COUNTS]) | "all counts" >> beam.Flatten()
-        return {"homes": distinct.homes, REJECTED: read[REJECTED], COUNTS: counts}
+        empty = begin | "empty files" >> beam.Create(
+            [
+                json.dumps({"reason": "empty_file", "file": path, "line": 1})
+                for path in self.inputs.interactions.empty
+            ]
+        )
+        rejected = (read[REJECTED], empty) | "all rejected" >> beam.Flatten()
+        return {"homes": distinct.homes, REJECTED: rejected, COUNTS: counts}
 
 
 class WriteTasks(beam.PTransform):
@@ -255,20 +274,22 @@ def build_tasks(
     """
     staged_output.check_free(output, overwrite)
     inputs.check(schema, settings.definitions)
-    aside = staged_output.aside_of(output)
+    staging = staged_output.staging_of(output)
     try:
-        with staged_output.held(aside, output):
+        outcome.stage("build")
+        with staged_output.held(staging, output):
             with progress.display():
-                _run(schema, settings, inputs, aside, options)
-            card = _finish(schema, settings, aside, max_bad_fraction)
-            staged_output.publish(aside, output)
+                _run(schema, settings, inputs, staging, options)
+            card = _finish(schema, settings, inputs, staging, max_bad_fraction)
+            outcome.stage("write")
+            staged_output.publish(staging, output)
     except LimamlError as error:
-        kept = staged_output.keep_dead_letters(aside, output)
+        kept = staged_output.keep_dead_letters(staging, output)
         raise type(error)(
             f"{error}; the rejected rows are in {kept}" if kept else str(error)
         ) from error
     finally:
-        staged_output.discard(aside)
+        staged_output.discard(staging)
     return card
 
 
@@ -299,13 +320,19 @@ def _shuffle(directory: str, options: PipelineOptions | None) -> Shuffle:
 
 
 def _finish(
-    schema: Schema, settings: TaskSettings, directory: str, max_bad_fraction: float
+    schema: Schema,
+    settings: TaskSettings,
+    inputs: Inputs,
+    directory: str,
+    max_bad_fraction: float,
 ) -> dict[str, Any]:
     """Checks the counts; writes schema, statistics and data card beside the records."""
     names = ("counts", "summary", "statistics", "sizes", "drift")
     report = {
         name: _read_json(FileSystems.join(directory, _REPORT, f"{name}.json")) for name in names
     }
+    outcome.note(counts=report["counts"])
+    outcome.stage(outcome.CHECK)
     quality.check(schema, report["counts"])
     rows = data_card.check_counts(report["counts"], max_bad_fraction)
     summary = SplitSummary(**report["summary"])
@@ -313,6 +340,7 @@ def _finish(
     card = data_card.make_card(
         schema, settings, rows, report["counts"], summary, report["sizes"], report["drift"]
     )
+    card["files"] = inputs.describe()
     report["statistics"]["quality"] = card["quality"]
     text = yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True)
     write_file(FileSystems.join(directory, SCHEMA_FILE), text.encode())

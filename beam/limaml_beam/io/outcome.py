@@ -40,18 +40,17 @@ def note(**facts: Any) -> None:
         report.update(facts)
 
 
-def noted(name: str, default: Any = None) -> Any:
-    """A fact that was noted before."""
-    return (_current.get() or {}).get(name, default)
-
-
 @contextlib.contextmanager
 def reported(command: str, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Writes the report of the block to every path when it ends, however it ends.
+    """Writes the report of the block to every path when it ends, however it ends; none without
+    paths.
 
     Yields:
         The report; what the block adds to it is in the file.
     """
+    if not paths:  # facts go to the report of whoever called
+        yield {}
+        return
     began = time.time()
     report: dict[str, Any] = {
         "command": command,

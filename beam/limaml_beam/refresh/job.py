@@ -7,9 +7,10 @@ State lies in one work folder, which is local: its lock is one of this machine::
     outputs: the generations that the store holds and, until the next run, a refused one
     <work>/refresh.json              what became of the last run, however it ended
 
-Every step writes aside and renames, and the store's pointer moves last. A run that is killed
-anywhere leaves the published generation as it was; the next run clears away what is unfinished and
-starts from there.
+Every step writes under another name and renames, and the store's pointer moves last. A run that is
+killed anywhere leaves the published generation as it was. The next run publishes first what had
+passed its checks and could not be published; it clears away what is unfinished and goes on from
+there.
 """
 
 from __future__ import annotations
@@ -38,8 +39,6 @@ RESULT_FILE = "refresh.json"
 #: In an output that passed its checks: what its tasks were made of.
 QUALITY_FILE = "quality.json"
 _CHECKED_MARK, _PUBLISHED_MARK = "_CHECKED", "_PUBLISHED"
-#: What the report file says about the run, beside the embedding job's report.
-_OF_THE_RUN = ("command", "outcome", "stage", "reason", "began")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,38 +70,51 @@ class Refresh:
 
 
 def refresh(settings: Refresh) -> dict[str, Any]:
-    """Runs one refresh.
+    """Runs one refresh, within a `session`.
 
     Returns:
         The embedding job's report with ``checks`` and ``published``.
 
     Raises:
-        LimamlError: Another refresh is running, a step failed, or a check refused the new
+        LimamlError: A step failed, or a check refused the new
             generation. What was published stays.
     """
     work = settings.work
-    with exclusive(work), outcome.reported("refresh", [str(work / RESULT_FILE)]) as result:
-        result["published"] = None
-        outputs = work / "embeddings"
-        _publish_pending(settings, outputs)
-        reference = _published(outputs, settings.store)
-        _clear(work, reference, settings.store)
-        outcome.stage("prepare")
-        card = settings.prepare(work / "tasks")
-        quality = card.get("quality", {})
-        outcome.note(rows_prepared=card.get("rows", {}).get("used"), quality=quality)
-        _check_input(settings, outputs, reference, quality)
-        outcome.stage("embed")
-        report, output = _generate(settings, outputs, reference)
-        result.update(report)
-        outcome.stage(outcome.CHECK)
-        previous = None if reference is None else str(outputs / reference["generation"])
-        _require(checks.check_run(str(output), report, previous, reference, settings.limits))
-        staging.write_text(output / QUALITY_FILE, json.dumps(quality, indent=1) + "\n")
-        (output / _CHECKED_MARK).touch()
-        outcome.stage("publish")
-        result["published"] = _publish(output, settings.store)
-        return {name: value for name, value in result.items() if name not in _OF_THE_RUN}
+    outputs = work / "embeddings"
+    outcome.note(published=None)
+    _publish_pending(settings, outputs)
+    reference = _published(outputs, settings.store)
+    _clear(work, reference, settings.store)
+    outcome.stage("prepare")
+    card = settings.prepare(work / "tasks")
+    quality = card.get("quality", {})
+    outcome.note(rows_prepared=card.get("rows", {}).get("used"), quality=quality)
+    measured = _check_input(settings, outputs, reference, quality)
+    outcome.stage("embed")
+    report, output = _generate(settings, outputs, reference)
+    outcome.note(**report)
+    outcome.stage(outcome.CHECK)
+    previous = None if reference is None else str(outputs / reference["generation"])
+    measured += checks.check_run(str(output), report, previous, reference, settings.limits)
+    _require(measured)
+    staging.write_text(output / QUALITY_FILE, json.dumps(quality, indent=1) + "\n")
+    (output / _CHECKED_MARK).touch()
+    outcome.stage("publish")
+    published = _publish(output, settings.store)
+    outcome.note(published=published)
+    return {**report, "checks": _described(measured), "published": published}
+
+
+@contextlib.contextmanager
+def session(work: Path, reports: Sequence[str] = ()) -> Iterator[None]:
+    """Holds the work folder for one run, and writes what became of it to ``refresh.json`` and to
+    `reports`, however it ends.
+    """
+    with (
+        exclusive(work),
+        outcome.reported("refresh", [str(work / RESULT_FILE), *reports]),
+    ):
+        yield
 
 
 def _publish(output: Path, store: EmbeddingStore) -> str:
@@ -131,18 +143,23 @@ def _publish_pending(settings: Refresh, outputs: Path) -> None:
 
 def _check_input(
     settings: Refresh, outputs: Path, reference: dict[str, Any] | None, quality: dict[str, Any]
-) -> None:
+) -> list[checks.Check]:
     trained = read_manifest(settings.adapter).training_quality
     file = outputs / ("" if reference is None else reference["generation"]) / QUALITY_FILE
     earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     outcome.stage(outcome.CHECK)
-    _require(checks.check_input(quality, trained, earlier, settings.limits))
+    measured = checks.check_input(quality, trained, earlier, settings.limits)
+    _require(measured)
+    return measured
 
 
 def _require(measured: list[checks.Check]) -> None:
-    made = [dataclasses.asdict(check) | {"passed": check.passed} for check in measured]
-    outcome.note(checks=[*outcome.noted("checks", []), *made])
+    outcome.note(checks=_described(measured))
     checks.require(measured)
+
+
+def _described(measured: list[checks.Check]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(check) | {"passed": check.passed} for check in measured]
 
 
 @contextlib.contextmanager

@@ -346,7 +346,7 @@ features: [{name: age, role: meta}]
         (
             "timestamp: time",
             "timestamp: t\nsplit: {validation_start: 5, test_start: 2024-01-01}",
-            "validation_start must be text, received 5",
+            "validation_start must be text or left out, received 5",
         ),
         ("timestamp: time", "timestamp: 2024-13-45", "is not valid YAML"),
         ("name: news", "name: " + "[" * 3000, "nested too deeply|not valid YAML"),

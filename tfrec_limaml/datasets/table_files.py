@@ -8,6 +8,7 @@ bytes that are not UTF-8) comes out apart, with its line.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema.arrow_keys import decode_utf8
 
 #: What stands for no value in a text file.
 NULL_WORDS = ("", "NULL", "null")
@@ -28,6 +29,8 @@ TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 #: Reasons of `BadRow`.
 FIELDS, NOT_UTF8 = "number_of_fields", "not_utf8"
 
+#: Stands before the digits of a byte that is not UTF-8: a character that no text may hold.
+_MARK = "\ufdd0"
 _BLOCK_BYTES = 1 << 22  # a row must fit into one
 _HEADER_BYTES = 1 << 20
 
@@ -129,11 +132,11 @@ def read_csv(
         return
     collector = _BadRows()
     with open_file() as handle:
-        for batch in _batches(handle, header, present, separator, collector):
-            whole = Rows(*collector.decode(pa.Table.from_batches([batch])))
-            yield Rows(whole.table.slice(0, batch_rows), whole.bad)
-            for start in range(batch_rows, whole.table.num_rows, batch_rows):
-                yield Rows(whole.table.slice(start, batch_rows))
+        for batch in _batches(_Utf8(handle), header, present, separator, collector):
+            table, bad = collector.split(pa.Table.from_batches([batch]))
+            yield Rows(table.slice(0, batch_rows), bad)
+            for start in range(batch_rows, table.num_rows, batch_rows):
+                yield Rows(table.slice(start, batch_rows))
     if rest := collector.take():
         yield Rows(pa.table({name: pa.array([], pa.string()) for name in present}), rest)
 
@@ -148,18 +151,52 @@ def _batches(
             use_threads=False, block_size=_BLOCK_BYTES, column_names=header, skip_rows=1
         ),
         parse_options=pyarrow.csv.ParseOptions(
-            delimiter=separator,
-            newlines_in_values=True,
-            invalid_row_handler=collector.add,
+            delimiter=separator, newlines_in_values=True, invalid_row_handler=collector.add
         ),
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(header, pa.binary()),
+            column_types=dict.fromkeys(header, pa.string()),
             include_columns=present,
             strings_can_be_null=True,
             null_values=list(NULL_WORDS),
         ),
     )
     yield from reader
+
+
+def _marked(error: UnicodeError) -> tuple[str, int]:
+    """Codec error handler: a mark and two hexadecimal digits for each byte that is not UTF-8."""
+    assert isinstance(error, UnicodeDecodeError)
+    wrong = error.object[error.start : error.end]
+    return "".join(f"{_MARK}{byte:02x}" for byte in wrong), error.end
+
+
+codecs.register_error("limaml-marked", _marked)
+
+
+class _Utf8:
+    """A binary file for Arrow that is valid UTF-8 whatever lies in it, as Arrow stops at the first
+    byte that is not; such bytes are marked, and their rows are found again by the mark.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._decoder = codecs.getincrementaldecoder("utf-8")("limaml-marked")
+        self._ready = b""
+        self.closed = False
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes at most; none at the end."""
+        while not self._ready:
+            chunk = self._handle.read(size)
+            self._ready = self._decoder.decode(chunk, final=not chunk).encode()
+            if not chunk:
+                break
+        out, self._ready = self._ready[:size], self._ready[size:]
+        return out
+
+    def close(self) -> None:
+        """Leaves the file to whoever opened it."""
+        self.closed = True
 
 
 class _BadRows:
@@ -173,7 +210,7 @@ class _BadRows:
     def add(self, row: Any) -> str:
         """Arrow's handler of rows with another number of fields."""
         self._skipped.append(row.number)
-        self._waiting.append(BadRow(row.number, FIELDS, row.text))
+        self._waiting.append(BadRow(row.number, FIELDS, _shown(row.text)))
         return "skip"
 
     def take(self) -> tuple[BadRow, ...]:
@@ -181,21 +218,20 @@ class _BadRows:
         taken, self._waiting = tuple(self._waiting), []
         return taken
 
-    def decode(self, table: pa.Table) -> tuple[pa.Table, tuple[BadRow, ...]]:
-        """Bytes as text, without the rows that are not UTF-8."""
-        decoded = {name: decode_utf8(table[name].combine_chunks()) for name in table.column_names}
+    def split(self, table: pa.Table) -> tuple[pa.Table, tuple[BadRow, ...]]:
+        """The rows of the next batch that are UTF-8, and the bad rows so far."""
         wrong = np.zeros(table.num_rows, bool)
-        for name, texts in decoded.items():
-            wrong |= np.asarray(texts.is_null()) & ~np.asarray(table[name].is_null())
+        for column in table.columns:
+            marked = pc.fill_null(pc.match_substring(column, _MARK), False)
+            wrong |= np.asarray(marked)
         if wrong.any():
             lines = self._lines(np.flatnonzero(wrong))
             rows = table.filter(pa.array(wrong)).to_pylist()
-            self._waiting += [
-                BadRow(int(line), NOT_UTF8, repr(row))
-                for line, row in zip(lines, rows, strict=True)
-            ]
+            for line, row in zip(lines, rows, strict=True):
+                cells = {name: _shown(cell) if cell else cell for name, cell in row.items()}
+                self._waiting.append(BadRow(int(line), NOT_UTF8, str(cells)))
         self._good += table.num_rows
-        return pa.table(decoded).filter(pa.array(~wrong)), self.take()
+        return table.filter(pa.array(~wrong)) if wrong.any() else table, self.take()
 
     def _lines(self, places: Any) -> Any:
         """Lines of rows of the present batch: every skipped row before one moves it down."""
@@ -203,6 +239,11 @@ class _BadRows:
         before = skipped - np.arange(len(skipped)) - 2
         rows = places + self._good
         return rows + 2 + np.searchsorted(before, rows, side="right")
+
+
+def _shown(text: str) -> str:
+    """Text with its marked bytes as people write them."""
+    return text.replace(_MARK, "\\x")
 
 
 def _header(line: bytes) -> tuple[list[str], str]:

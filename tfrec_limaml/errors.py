@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class LimamlError(ValueError):
-    """Something the user can mend: bad arguments, bad data, mismatched artefacts.
+    """Something the user can fix: bad arguments, bad data, mismatched artefacts.
 
     The message is one readable line (or a short list) that names the value received and the remedy.
     The command line prints it after ``limaml: error:`` and exits with code 2.

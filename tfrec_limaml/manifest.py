@@ -69,6 +69,8 @@ class Manifest:
         training_window: ``{"start": ms, "end": ms}`` of the training rows, where known.
         training_label_mean: Mean label of the training rows, which history features lean on; None
             where unknown.
+        training_quality: ``quality`` of the data card of the training run: shares of filled values
+            and of unknown keys, rows per day. Empty where unknown.
         metrics: Evaluation results, where known.
         libraries: Name to version of the libraries that made it.
         created: ISO 8601 time of the export.
@@ -83,6 +85,7 @@ class Manifest:
     nested_definitions: Sequence[str] = ()
     training_window: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     training_label_mean: float | None = None
+    training_quality: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     libraries: Mapping[str, str] = dataclasses.field(default_factory=dict)
     created: str = ""
@@ -115,7 +118,11 @@ class Manifest:
             raise VersionMismatchError(
                 f"no manifest at {path}: was this model exported by `limaml export`?"
             )
-        return cls.from_json(path.read_text(encoding="utf-8"), path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise VersionMismatchError(f"cannot read the manifest {path}: {error}") from error
+        return cls.from_json(text, path)
 
     @classmethod
     def from_json(cls, text: str, where: str | Path) -> Manifest:
@@ -124,7 +131,7 @@ class Manifest:
         """
         try:
             return cls(**json.loads(text))
-        except (TypeError, json.JSONDecodeError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise VersionMismatchError(f"cannot read the manifest {where}: {error}") from error
 
     def check_schema(self, schema: Schema) -> None:

@@ -107,9 +107,9 @@ def describe(
             task key.
         LimamlError: Neither a file nor a known name.
     """
-    from tfrec_limaml.datasets import describe
+    from tfrec_limaml.datasets import description
 
-    return describe.describe(str(target), schema, write_schema)
+    return description.describe(str(target), schema, write_schema)
 
 
 def names() -> list[str]:

@@ -1,107 +1,97 @@
 """Columns as people bring them, made canonical: text, 64-bit integers, 32-bit floats, milliseconds.
 
-Every function returns the converted series, with a null wherever no usable value was found, and a
-count of why: ``missing`` (nothing there), ``unparsable`` (something else than the declared type) or
-``non_finite`` (NaN or infinity written out as a number).
+The rules are those of `tfrec_limaml.schema.column_values`, which the Beam job follows too. Every
+function returns the converted series, with a null wherever no usable value was found, and a count
+of why: ``missing`` (nothing there), ``unparsable`` (something else than the declared type, or a
+number that the type cannot hold exactly) or ``non_finite`` (NaN or infinity written out as a
+number).
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema.schema import TIMESTAMP_UNITS
+from tfrec_limaml.errors import LimamlError, SchemaError
+from tfrec_limaml.schema import arrow_keys, column_values, task_keys
+from tfrec_limaml.schema.schema import Feature
 
 Converted = tuple[pd.Series, Counter[str]]
+Mask = npt.NDArray[np.bool_]
 
-_TRUTH = {"true": 1.0, "false": 0.0}
+
+def arrow(series: pd.Series) -> pa.Array:
+    """The column as an Arrow array; values of no common type become text, each by itself."""
+    try:
+        column = pa.array(series, from_pandas=True)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        column = pa.array([_single_text(value) for value in series], pa.string())
+    return arrow_keys.plain(column)
 
 
 def to_string(series: pd.Series) -> Converted:
-    """Text; whole floats lose their ``.0`` (a column of integers with gaps is read as floats)."""
-    missing = series.isna()
-    if pd.api.types.is_float_dtype(series.dtype):
-        whole = (series % 1 == 0) | missing
-        if whole.all():
-            series = series.astype("Int64")
-    text = series.astype("object").map(_text, na_action="ignore")
-    return text.where(~missing, None).astype("string"), _counts(missing=missing)
+    """Text; whole numbers have no ``.0`` (a column of integers with gaps is read as floats)."""
+    column = arrow(series)
+    text = arrow_keys.as_text(column)
+    return _series(text, "string", series), _kinds(series, np.asarray(text.is_null()), column)
 
 
 def to_float32(series: pd.Series) -> Converted:
     """Finite numbers; ``true`` and ``false`` count as 1 and 0."""
-    numbers, counts = _numbers(series)
+    column = arrow(series)
     with np.errstate(over="ignore"):
-        small = numbers.astype("float32")
-    overflow = pd.Series(np.isinf(small.to_numpy()), index=series.index)
-    counts.update(_counts(non_finite=overflow))
-    return small.where(~overflow).astype("Float32"), counts
+        values = column_values.as_numbers(column).astype(np.float32)
+    invalid = ~np.isfinite(values)
+    out = pd.Series(
+        pd.array(np.where(invalid, np.nan, values), dtype="Float32"), index=series.index
+    )
+    return out, _kinds(series, invalid, column, np.isinf(values))
 
 
 def to_int64(series: pd.Series) -> Converted:
-    """Whole numbers; a fraction is unparsable."""
-    if pd.api.types.is_integer_dtype(series.dtype):
-        return series.astype("Int64"), _counts(missing=series.isna())
-    numbers, counts = _numbers(series)
-    fraction = (numbers % 1 != 0) & numbers.notna()
-    huge = (numbers.abs() >= 2.0**63) & numbers.notna()
-    counts.update(_counts(unparsable=fraction | huge))
-    out = numbers.where(~(fraction | huge)).astype("Int64")
-    if not pd.api.types.is_numeric_dtype(series.dtype):
-        # Digits beyond 2**53 would be rounded on the way through floats: long identifiers are read
-        # directly.
-        long = (numbers.abs() > 2.0**53) & out.notna()
-        exact = series[long].astype(str).str.strip()
-        exact = exact[exact.str.fullmatch(r"[+-]?\d+")]
-        out.loc[exact.index] = exact.map(int).astype("Int64")
-    return out, counts
+    """Whole numbers; a fraction is unparsable, and so is what 64 bits cannot hold exactly."""
+    column = arrow(series)
+    values, invalid = column_values.as_integers(column)
+    out = pd.Series(pd.arrays.IntegerArray(values, invalid.copy()), index=series.index)
+    return out, _kinds(series, invalid, column)
 
 
 def to_vector(series: pd.Series, width: int) -> Converted:
     """Lists of `width` finite numbers, given as lists or as JSON text."""
-    missing = series.isna()
-    vectors = series.map(lambda value: _vector(value, width), na_action="ignore")
-    bad = vectors.isna() & ~missing
-    return vectors.astype("object").where(~vectors.isna(), None), _counts(
-        missing=missing, unparsable=bad
-    )
+    column = arrow(series)
+    vectors, invalid = column_values.as_feature(column, Feature(name="vector", width=width))
+    cells = [None if bad else cell for cell, bad in zip(vectors.to_pylist(), invalid, strict=True)]
+    out = pd.Series(cells, index=series.index, dtype="object")
+    return out, _kinds(series, invalid, column)
 
 
 def to_milliseconds(series: pd.Series, unit: str) -> Converted:
     """Milliseconds since the epoch from numbers in `unit`, ISO 8601 text (UTC without an offset) or
-    datetime columns.
+    columns of dates and times.
     """
-    missing = series.isna()
-    if unit == "iso" or pd.api.types.is_datetime64_any_dtype(series.dtype):
-        moments = pd.to_datetime(series, utc=True, errors="coerce", format="ISO8601")
-        values = (
-            moments.dt.tz_localize(None)
-            .astype("datetime64[ms]")
-            .astype("int64")
-            .astype("Int64")
-            .mask(moments.isna())
-        )
-        return values, _counts(missing=missing, unparsable=moments.isna() & ~missing)
-    factor = TIMESTAMP_UNITS[unit]
-    if pd.api.types.is_integer_dtype(series.dtype):
-        whole = series.astype("Int64")
-        return (whole * int(factor) if factor >= 1 else whole // round(1 / factor)), _counts(
-            missing=missing
-        )
-    numbers, counts = _numbers(series)
-    return (numbers * factor).round().astype("Int64"), counts
+    column = arrow(series)
+    values, invalid = column_values.as_milliseconds(column, unit)
+    out = pd.Series(pd.arrays.IntegerArray(values, invalid.copy()), index=series.index)
+    return out, _kinds(series, invalid, column)
 
 
 def to_key(series: pd.Series) -> Converted:
-    """A key column: integers stay integers, everything else becomes text."""
-    if pd.api.types.is_integer_dtype(series.dtype):
-        return to_int64(series)
-    return to_string(series)
+    """A key column: integers of 64 bits stay integers, everything else becomes its canonical
+    text.
+    """
+    column = arrow(series)
+    if pa.types.is_integer(column.type):
+        out, counts = to_int64(series)
+        if not counts["unparsable"]:
+            return out, counts
+    text = arrow_keys.as_keys(column)
+    return _series(text, "string", series), _kinds(series, np.asarray(text.is_null()), column)
 
 
 def same_key_type(left: pd.Series, right: pd.Series) -> tuple[pd.Series, pd.Series]:
@@ -119,45 +109,36 @@ def require_some(series: pd.Series, raw: pd.Series, column: str, wanted: str, re
         example = raw[raw.notna()].iloc[0]
         raise SchemaError(
             f"column {column!r}: none of its {len(raw)} values is {wanted} (the first is "
-            f"{example!r}); {remedy}"
+            f"{str(example)[:200]!r}); {remedy}"
         )
 
 
-def _numbers(series: pd.Series) -> tuple[pd.Series, Counter[str]]:
-    missing = series.isna()
-    written_nan = pd.Series(False, index=series.index)
-    if pd.api.types.is_bool_dtype(series.dtype) or pd.api.types.is_numeric_dtype(series.dtype):
-        numbers = series.astype("Float64").astype("float64")
-    else:
-        text = series.astype("object").map(lambda v: str(v).strip().lower(), na_action="ignore")
-        written_nan = text.eq("nan") & ~missing
-        numbers = pd.to_numeric(
-            text.map(lambda v: _TRUTH.get(v, v), na_action="ignore"), errors="coerce"
-        ).astype("float64")
-    non_finite = pd.Series(np.isinf(numbers.to_numpy()), index=series.index) | written_nan
-    unparsable = numbers.isna() & ~missing & ~written_nan
-    return numbers.where(~non_finite), _counts(
-        missing=missing, unparsable=unparsable, non_finite=non_finite
-    )
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _vector(value: Any, width: int) -> list[float] | None:
+def _single_text(value: Any) -> str | None:
     try:
-        vector = np.asarray(
-            json.loads(value) if isinstance(value, str) else value, dtype=np.float64
-        )
-    except (TypeError, ValueError):
+        return task_keys.key_text(value)
+    except LimamlError:  # a list, a mapping
         return None
-    return (
-        vector.astype(np.float32).tolist()
-        if vector.shape == (width,) and np.isfinite(vector).all()
-        else None
+
+
+def _series(text: pa.Array, dtype: str, like: pd.Series) -> pd.Series:
+    return pd.Series(
+        pd.array(text.to_numpy(zero_copy_only=False), dtype=dtype),
+        index=like.index,  # type: ignore[call-overload]
     )
 
 
-def _counts(**masks: pd.Series) -> Counter[str]:
+def _kinds(
+    raw: pd.Series, invalid: Mask, column: pa.Array, infinite: Mask | None = None
+) -> Counter[str]:
+    """How many values are invalid, by kind."""
+    missing = np.asarray(raw.isna(), bool)
+    non_finite = np.zeros(len(raw), bool) if infinite is None else infinite.copy()
+    if infinite is not None and pa.types.is_string(column.type) and invalid.any():
+        words = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+        non_finite |= np.asarray(pc.fill_null(pc.equal(words, "nan"), False))
+    masks = {
+        "missing": missing,
+        "unparsable": invalid & ~missing & ~non_finite,
+        "non_finite": non_finite & ~missing,
+    }
     return Counter({name: int(mask.sum()) for name, mask in masks.items() if mask.any()})

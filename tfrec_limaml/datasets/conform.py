@@ -15,7 +15,9 @@ import pandas as pd
 from tfrec_limaml.datasets import columns
 from tfrec_limaml.datasets.raw import INTERACTIONS, RawData
 from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.schema import Feature, Schema, Split, parse_time
+from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES
 
 Invalid = dict[str, dict[str, int]]
 
@@ -151,12 +153,8 @@ def _drop_duplicates(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, int
     if frame.empty:
         raise SchemaError(f"{where} has no rows")
     objects = [c for c in frame.columns if frame[c].dtype == object]
-    lists = [
-        c
-        for c in objects
-        if frame[c].map(lambda v: hasattr(v, "__len__") and not isinstance(v, str | bytes)).any()
-    ]
-    duplicate = frame.assign(**{c: frame[c].map(str) for c in lists}).duplicated()
+    # Lists and mappings have no hash, and 1 is not "1".
+    duplicate = frame.assign(**{c: frame[c].map(repr) for c in objects}).duplicated()
     return frame[~duplicate].reset_index(drop=True), int(duplicate.sum())
 
 
@@ -220,11 +218,10 @@ def _convert(
         columns.require_some(
             out, series, name, "a number", "weight and carried columns must be numeric"
         )
-        if name == schema.weight and (counts or bool((out < 0).any())):
-            raise SchemaError(
-                f"weight column {name!r}: every weight must be a finite number >= 0, received "
-                f"{dict(counts) or 'negative ones'}"
-            )
+        negative = (out < 0).fillna(False)
+        if name == schema.weight and negative.any():
+            counts["out_of_range"] = int(negative.sum())
+            out = out.mask(negative)
     else:
         out, counts = columns.to_key(series)
     _record(name, counts, invalid)
@@ -314,6 +311,12 @@ def _drop_rows(schema: Schema, frame: pd.DataFrame) -> tuple[pd.DataFrame, Count
                 )
             dropped[reason] = int(missing.sum())
             frame = frame[~missing]
+    for name, group in schema.tasks.items():
+        parts = [arrow_keys.as_keys(columns.arrow(frame[key])) for key in group]
+        fits = arrow_keys.fits(arrow_keys.join_keys(parts))
+        if not fits.all():
+            dropped[f"key of task {name} longer than {MAX_KEY_BYTES} bytes"] = int((~fits).sum())
+            frame = frame[fits]
     if frame.empty:
         raise SchemaError(f"no row is left: {dict(dropped)}")
     return frame, dropped

@@ -7,10 +7,12 @@ import re
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from tfrec_limaml.datasets import columns
 from tfrec_limaml.datasets.conform import split_by_quantile
 from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.schema import column_values
 from tfrec_limaml.schema.schema import DType, Feature, Label, Role, Schema
 
 _LABEL_NAMES = r"^(label|target|y|clicked|is_click|click|liked|converted|rating)$"
@@ -43,7 +45,8 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
     Raises:
         SchemaError: No column looks like a label, a time or a task key; the message says which.
     """
-    frame = frame.convert_dtypes() if not all(_is_text(frame[c]) for c in frame) else frame
+    nested = {str(c): kind for c in frame if (kind := _nested_type(frame[c])) is not None}
+    frame = frame.drop(columns=list(nested))
     label = _label(frame)
     timestamp, unit = _timestamp(frame, label.name)
     task = _task(frame, {label.name, timestamp})
@@ -52,6 +55,9 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
         f"timestamp: {timestamp} (unit {unit}) - the moment of the interaction, known before its "
         "outcome?",
         f"task key: {task} - one model adaptation per value of it?",
+    ]
+    checks += [
+        f"left out: {name} holds {kind}, which is no feature" for name, kind in nested.items()
     ]
     features = []
     for column in frame.columns:
@@ -134,9 +140,10 @@ def _timestamp(frame: pd.DataFrame, label: str) -> tuple[str, str]:
 
 
 def _time_unit(series: pd.Series) -> str | None:
-    if pd.api.types.is_datetime64_any_dtype(series.dtype):
+    kind = columns.arrow(series.head(1)).type
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return "iso"
-    numbers, _ = columns.to_float32(series)
+    numbers = pd.Series(column_values.as_floats(columns.arrow(series)))
     if numbers.notna().mean() > 0.9:
         middle = float(numbers.median())
         return next(
@@ -259,10 +266,26 @@ def _separator(series: pd.Series, distinct: int) -> str | None:
     return None
 
 
-def _is_vector(series: pd.Series) -> bool:
-    return bool(
-        series.dropna().head(100).map(lambda v: isinstance(v, list | tuple | np.ndarray)).any()
+def _nested_type(series: pd.Series) -> str | None:
+    """The type of a column whose values are neither single nor vectors of one width."""
+    if series.dtype != object:
+        return None
+    kind = columns.arrow(series).type
+    if not pa.types.is_nested(kind):
+        return "values of several types" if _has_containers(series) else None
+    numbers = pa.types.is_list(kind) and (
+        pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)
     )
+    widths = series.dropna().map(len).nunique() if numbers else 0
+    return None if widths == 1 else f"values of type {kind}"
+
+
+def _has_containers(series: pd.Series) -> bool:
+    return bool(series.map(lambda v: isinstance(v, list | tuple | dict | np.ndarray)).any())
+
+
+def _is_vector(series: pd.Series) -> bool:
+    return bool(series.dtype == object and _has_containers(series.dropna().head(100)))
 
 
 def _ranking(values: pd.Series, label: pd.Series) -> float:

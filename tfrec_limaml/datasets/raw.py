@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks.record_format import DATA_CARD_FILE, SCHEMA_FILE
@@ -116,24 +115,15 @@ def write_raw(raw: RawData, card: Mapping[str, Any], output: Path) -> None:
     Raises:
         LimamlError: The disk is full, or the folder may not be written.
     """
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    replaced = output.with_name(f".{output.name}.replaced-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        raw.schema.save(partial / SCHEMA_FILE)
-        for name, frame in {INTERACTIONS: raw.interactions, **raw.tables}.items():
-            pq.write_table(_table(frame), partial / f"{name}.parquet", compression="zstd")
-        (partial / DATA_CARD_FILE).write_text(
-            json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        if output.exists():
-            output.rename(replaced)
-        partial.rename(output)
+        with staging.folder(output) as folder:
+            raw.schema.save(folder / SCHEMA_FILE)
+            for name, frame in {INTERACTIONS: raw.interactions, **raw.tables}.items():
+                pq.write_table(_table(frame), folder / f"{name}.parquet", compression="zstd")
+            text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+            (folder / DATA_CARD_FILE).write_text(text, encoding="utf-8")
     except OSError as error:
         raise LimamlError(f"cannot write {output}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def read_raw(path: str | Path) -> RawData:
@@ -145,7 +135,10 @@ def read_raw(path: str | Path) -> RawData:
         file = folder / f"{name}.parquet"
         if not file.is_file():
             raise SchemaError(f"{folder} lacks {file.name}; prepare the data set again")
-        frames[name] = pd.read_parquet(file)
+        try:
+            frames[name] = pd.read_parquet(file, dtype_backend="numpy_nullable")
+        except (pa.ArrowException, OSError) as error:
+            raise SchemaError(f"cannot read {file}: {error}") from error
     return RawData(schema=schema, interactions=frames.pop(INTERACTIONS), tables=frames)
 
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from tfrec_limaml.demo.history import History, kinds
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import ADAPTER_INPUT, META_EMBEDDING, SERVING_SIGNATURE, latest_version
-from tfrec_limaml.schema.schema import Feature, Schema, decode_task_key
+from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.schema.task_keys import decode_task_key
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+import numbers
+import types
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tfrec_limaml.errors import SchemaError
 
@@ -49,6 +53,59 @@ def build(cls: type, content: Mapping[str, Any], what: str) -> Any:
     if missing:
         raise SchemaError(f"{what} lacks the required fields {missing}")
     return cls(**content)
+
+
+def check_types(value: Any, what: str) -> None:
+    """Raises `SchemaError` where a text, number or choice of the dataclass `value` has another type
+    than declared; `what` is what the message calls it.
+    """
+    for name, allowed in _scalars(type(value)).items():  # type: ignore[arg-type]
+        given = getattr(value, name)
+        if not any(_is(given, kind) for kind in allowed):
+            wanted = " or ".join(_shown(kind) for kind in allowed)
+            raise SchemaError(f"{what}: {name} must be {wanted}, received {given!r}{_hint(given)}")
+
+
+@functools.cache
+def _scalars(cls: Any) -> dict[str, tuple[Any, ...]]:
+    """Fields that hold a single value, with the types that they may have."""
+    found = {}
+    for name, hint in get_type_hints(cls).items():
+        union = get_origin(hint) in (Union, types.UnionType)
+        allowed = get_args(hint) if union else (hint,)
+        if all(kind in (str, int, float, type(None)) or _is_literal(kind) for kind in allowed):
+            found[name] = allowed
+    return found
+
+
+def _is_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if _is_literal(kind):
+        return isinstance(value, str) and value in get_args(kind)
+    if kind is type(None):
+        return value is None
+    if kind is str:
+        return isinstance(value, str)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    return isinstance(value, numbers.Integral) if kind is int else math.isfinite(value)
+
+
+def _shown(kind: Any) -> str:
+    if _is_literal(kind):
+        return f"one of {list(get_args(kind))}"
+    return {str: "text", int: "a whole number", float: "a finite number"}.get(kind, "left out")
+
+
+def _hint(value: Any) -> str:
+    if isinstance(value, bool):
+        return "; YAML reads on, off, yes and no as true and false: put it in quotes"
+    if isinstance(value, str) and value.replace("e", "").replace("+", "").isdigit():
+        return "; YAML reads it as text: write the number out in digits"
+    return ""
 
 
 def strip_defaults(value: Any) -> Any:

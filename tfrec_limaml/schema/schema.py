@@ -19,7 +19,15 @@ from typing import Any, Literal
 import yaml
 
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema.declarations import build, items, mapping, names, strip_defaults
+from tfrec_limaml.schema.declarations import (
+    build,
+    check_types,
+    items,
+    mapping,
+    names,
+    strip_defaults,
+)
+from tfrec_limaml.schema.yaml_text import load_mapping, read_text
 
 Role = Literal["meta", "other"]
 Encoding = Literal["numeric", "quantiles", "vocabulary", "hash"]
@@ -29,6 +37,9 @@ Invalid = Literal["skip", "error", "fill"]
 #: Milliseconds in one unit of a raw timestamp column; records always hold milliseconds since the
 #: epoch (UTC).
 TIMESTAMP_UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+
+#: What a history can know about a key.
+HISTORY_VALUES = ("rate", "count", "recency")
 
 #: Names that features and carried columns may not have: records and requests hold something else
 #: under them.
@@ -84,13 +95,7 @@ class Feature:
     fill_value: float | str | None = None
 
     def __post_init__(self) -> None:
-        _choice(self.name, "role", self.role, ("meta", "other"))
-        _choice(self.name, "dtype", self.dtype, ("string", "int64", "float32"))
-        _choice(
-            self.name, "encoding", self.encoding, ("numeric", "quantiles", "vocabulary", "hash")
-        )
-        _choice(self.name, "normalise", self.normalise, ("standard", "log", "none"))
-        _choice(self.name, "on_invalid", self.on_invalid, ("fill", "skip", "error"))
+        check_types(self, f"feature {self.name!r}")
         if not self.categorical and self.dtype == "string":
             raise SchemaError(
                 f"feature {self.name!r}: encoding {self.encoding!r} needs dtype int64 or float32, "
@@ -120,9 +125,20 @@ class Feature:
                 f"feature {self.name!r}: embedding_width must be >= 1 on a categorical feature, "
                 f"received {self.embedding_width}"
             )
-        if self.separator is not None and self.dtype != "string":
+        if self.separator is not None and (self.dtype != "string" or not self.separator):
             raise SchemaError(
-                f"feature {self.name!r}: separator needs dtype string, received {self.dtype}"
+                f"feature {self.name!r}: separator needs dtype string and at least one character, "
+                f"received {self.separator!r} and {self.dtype}"
+            )
+        if self.max_vocabulary < 1 or self.buckets < 0:
+            raise SchemaError(
+                f"feature {self.name!r}: max_vocabulary must be at least 1 and buckets not negative"
+                f", received {self.max_vocabulary} and {self.buckets}"
+            )
+        if self.dtype != "string" and isinstance(self.fill_value, str):
+            raise SchemaError(
+                f"feature {self.name!r}: fill_value must be a number for dtype {self.dtype}, "
+                f"received {self.fill_value!r}"
             )
 
     @property
@@ -159,36 +175,64 @@ class Label:
     on_invalid: Literal["skip", "error"] = "skip"
 
     def __post_init__(self) -> None:
-        _choice(self.name, "kind", self.kind, ("binary", "regression"))
-        _choice(self.name, "on_invalid", self.on_invalid, ("skip", "error"))
+        check_types(self, f"label {self.name!r}")
+        if None not in (self.minimum, self.maximum) and not self.minimum < self.maximum:  # type: ignore[operator]
+            raise SchemaError(
+                f"label {self.name!r}: minimum must lie below maximum, received {self.minimum} and "
+                f"{self.maximum}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class History:
     """Point-in-time history features on one key: what a feature store would hold.
 
-    For key columns ``(user_id, tab)`` three numeric features of role ``other`` are made, named
-    ``history_user_id_tab_rate`` (smoothed mean label), ``..._count`` and ``..._recency`` (days
-    since the last row; ``-1`` without one). Each row sees only rows with a strictly earlier
+    For key columns ``(user_id, tab)`` up to three numeric features of role ``other`` are made,
+    named ``history_user_id_tab_rate`` (smoothed mean label), ``..._count`` and ``..._recency``
+    (days since the last row; ``-1`` without one). Each row sees only rows with a strictly earlier
     timestamp; evaluation rows see values frozen at the start of their split.
 
     Attributes:
         keys: Columns that the statistics are grouped by.
         smoothing: Pseudo-rows at the overall mean added to the rate.
         encoding: Of the features: ``"numeric"`` or ``"quantiles"``.
+        values: Which of ``rate``, ``count`` and ``recency`` to make; all of them by default.
     """
 
     keys: tuple[str, ...]
     smoothing: float = 10.0
     encoding: Literal["numeric", "quantiles"] = "numeric"
+    values: tuple[str, ...] = HISTORY_VALUES
+
+    def __post_init__(self) -> None:
+        what = f"history on {list(self.keys)}"
+        check_types(self, what)
+        if not self.keys or len(set(self.keys)) < len(self.keys):
+            raise SchemaError(f"{what}: keys needs at least one column, and none of them twice")
+        if self.smoothing < 0:
+            raise SchemaError(f"{what}: smoothing must not be negative, received {self.smoothing}")
+        if not self.values or set(self.values) - set(HISTORY_VALUES):
+            raise SchemaError(
+                f"{what}: values must be some of {list(HISTORY_VALUES)}, received "
+                f"{list(self.values)}"
+            )
+
+    def names(self) -> dict[str, str]:
+        """Name of the feature that holds each of the wanted values, in the order of
+        `HISTORY_VALUES`.
+        """
+        stem = "history_" + "_".join(self.keys)
+        return {value: f"{stem}_{value}" for value in HISTORY_VALUES if value in self.values}
 
     def features(self) -> tuple[Feature, ...]:
-        """The three numeric features that this declaration adds to the schema."""
-        stem = "history_" + "_".join(self.keys)
-        return (
-            Feature(name=f"{stem}_rate", encoding=self.encoding),
-            Feature(name=f"{stem}_count", encoding=self.encoding, normalise="log"),
-            Feature(name=f"{stem}_recency", encoding=self.encoding, normalise="log"),
+        """The numeric features that this declaration adds to the schema."""
+        return tuple(
+            Feature(
+                name=name,
+                encoding=self.encoding,
+                normalise="standard" if value == "rate" else "log",
+            )
+            for value, name in self.names().items()
         )
 
 
@@ -212,6 +256,7 @@ class Split:
     per_task: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
+        check_types(self, "split")
         if self.per_task is not None:
             self._check_shares(self.per_task)
             return
@@ -291,6 +336,7 @@ class Schema:
     split: Split | None = None
 
     def __post_init__(self) -> None:
+        check_types(self, f"schema {self.name!r}")
         features = [f.name for f in self.all_features]
         columns = [*features, *self.carry]
         double = sorted({n for n in columns if columns.count(n) > 1})
@@ -307,6 +353,11 @@ class Schema:
         if self.label.name in features:
             raise SchemaError(
                 f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too"
+            )
+        if self.weight is not None and self.weight in (self.label.name, self.timestamp):
+            raise SchemaError(
+                f"schema {self.name!r}: the weight may not be the label or the timestamp, received "
+                f"{self.weight!r}"
             )
         if not self.tasks or any(not keys for keys in self.tasks.values()):
             raise SchemaError(
@@ -403,16 +454,33 @@ class Schema:
         )
         history = items(fields.get("history", ()), "history")
         fields["history"] = tuple(
-            build(History, {**h, "keys": names(h.get("keys"), "history keys")}, "history")
+            build(
+                History,
+                {
+                    **h,
+                    "keys": names(h.get("keys"), "history keys"),
+                    "values": names(h.get("values", HISTORY_VALUES), "history values"),
+                },
+                "history",
+            )
             for h in history
         )
         fields["carry"] = names(fields.get("carry", ()), "carry")
         fields["tasks"] = {
-            name: names(keys, f"task {name!r}")
+            _name(name, "a task definition's name"): names(keys, f"task {name!r}")
             for name, keys in mapping(fields.get("tasks", {}), "tasks").items()
         }
+        fields["tables"] = {
+            _name(name, "a table's name"): _name(key, f"the key of table {name!r}")
+            for name, key in mapping(fields.get("tables", {}), "tables").items()
+        }
         if fields.get("split") is not None:
-            fields["split"] = build(Split, fields["split"], "split")
+            # YAML reads an unquoted date as a date
+            marks = {
+                name: str(mark) if isinstance(mark, dt.date) else mark
+                for name, mark in mapping(fields["split"], "split").items()
+            }
+            fields["split"] = build(Split, marks, "split")
         return build(cls, fields, "schema")
 
     def save(self, path: str | Path) -> None:
@@ -429,20 +497,16 @@ class Schema:
             raise SchemaError(
                 f"no schema file at {path}; write one, or let `limaml datasets describe` draw one"
             )
-        return cls.from_yaml(path.read_text(encoding="utf-8"), path)
+        return cls.from_yaml(read_text(path), path)
 
     @classmethod
     def from_yaml(cls, text: str, where: str | Path) -> Schema:
         """A schema from its file's text; raises `SchemaError` naming `where`."""
+        content = load_mapping(text, where)
         try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SchemaError(f"{where} is not valid YAML: {error}") from error
-        if not isinstance(content, Mapping):
-            raise SchemaError(
-                f"{where} holds {type(content).__name__}, expected a mapping of schema fields"
-            )
-        return cls.from_dict(content)
+            return cls.from_dict(content)
+        except SchemaError as error:
+            raise SchemaError(f"{where}: {error}") from error
 
     def replace(self, **changes: Any) -> Schema:
         """A copy with some fields changed."""
@@ -463,18 +527,7 @@ def parse_time(value: str) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def encode_task_key(values: Sequence[object]) -> str:
-    """One string for the key columns' values, joined by ``|``; ``%`` and ``|`` inside a value are
-    percent-escaped.
-    """
-    return "|".join(str(v).replace("%", "%25").replace("|", "%7C") for v in values)
-
-
-def decode_task_key(key: str) -> tuple[str, ...]:
-    """Inverse of `encode_task_key` (every part as text)."""
-    return tuple(part.replace("%7C", "|").replace("%25", "%") for part in key.split("|"))
-
-
-def _choice(owner: str, field: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SchemaError(f"{owner!r}: {field} must be one of {list(allowed)}, received {value!r}")
+def _name(value: object, what: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise SchemaError(f"{what} must be text, received {value!r}")
+    return value

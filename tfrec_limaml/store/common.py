@@ -16,12 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
+from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES
 from tfrec_limaml.store.base import Generation, Mask, Matrix
 
 DTYPES = ("float32", "float16")
-#: LMDB's own limit on a key; Redis follows it so that a store can be moved from one backend to the
-#: other.
-MAX_KEY_BYTES = 511
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -155,7 +155,7 @@ class FeatureEncoder(keras.layers.Layer):
         """Constructor arguments, schema and statistics as dictionaries."""
         statistics = {
             name: getattr(self.statistics, name)
-            for name in ("rows", "label_mean", "window", "features")
+            for name in ("rows", "label_mean", "window", "features", "quality")
         }
         own = {
             "schema": self.schema.to_dict(),

@@ -1,6 +1,6 @@
 """The task record: one `tf.train.SequenceExample` per task, the toolkit's wire format.
 
-Context (task level): ``task_key``       bytes, `tfrec_limaml.schema.encode_task_key` of the key
+Context (task level): ``task_key``       bytes, `tfrec_limaml.schema.task_keys.task_key` of the key
     columns ``sample_count``   int64, number of interactions in the record ``query_start``    int64,
     interactions before this index are support, the others query; ``-1`` where the record is not
                        cut yet (training records are cut by the input pipeline, embedding records

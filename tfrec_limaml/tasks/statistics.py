@@ -9,7 +9,9 @@
         "duration_ms": {"mean": [9.1], "variance": [1.2]},               after the feature's
         `normalise` transform "tab": {"vocabulary": ["1", "0"], "counts": [100, 23]}           most
         frequent first, ties by token
-      }
+      },
+      "quality": {"filled": {"age": 0.1}, "unknown_keys": {"users": 0.02}, ...}          shares of
+      all rows read, as on the data card
     }
 
 Only training rows are counted. Numeric features have one mean and variance per vector element, in
@@ -38,6 +40,7 @@ class Statistics:
     label_mean: float
     window: Mapping[str, int]
     features: Mapping[str, Mapping[str, Any]]
+    quality: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Writes JSON."""
@@ -55,5 +58,5 @@ class Statistics:
             )
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, json.JSONDecodeError) as error:
+        except (OSError, TypeError, ValueError, RecursionError) as error:
             raise SchemaError(f"cannot read statistics {path}: {error}") from error

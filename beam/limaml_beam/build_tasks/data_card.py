@@ -7,10 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from limaml_beam.build_tasks import drift, quality
 from limaml_beam.build_tasks.history import DIRECTORY, stem
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import NAMES, SplitSummary
-from limaml_beam.build_tasks.validation import DUPLICATE, ERROR, OUTSIDE
+from limaml_beam.build_tasks.validation import (
+    DUPLICATE,
+    ERROR,
+    FILLED,
+    OUTSIDE,
+    UNKNOWN_KEY,
+)
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 
@@ -116,7 +123,7 @@ def check_splits(summary: SplitSummary, settings: TaskSettings) -> None:
             if part["rows"]
         }
         raise LimamlError(
-            f"no rows in {' and '.join(empty)}; the data hold {spans}: mend the split dates, or "
+            f"no rows in {' and '.join(empty)}; the data hold {spans}: fix the split dates, or "
             "give --recent-only"
         )
 
@@ -128,8 +135,9 @@ def make_card(
     counts: dict[str, int],
     summary: SplitSummary,
     sizes: dict[str, Any],
+    measured: dict[str, Any],
 ) -> dict[str, Any]:
-    """The contents of data_card.json."""
+    """The contents of data_card.json; `measured` is what `drift.MeasureFeatures` found."""
 
     def named(prefix: str) -> dict[str, int]:
         return {
@@ -139,12 +147,16 @@ def make_card(
         }
 
     prior = summary.prior(settings)
+    found = quality.describe(counts, summary, settings)
     return {
         "name": schema.name,
         "schema_fingerprint": schema.fingerprint(),
         "rows": rows,
-        "filled": named("filled:"),
-        "unknown_keys": named("unknown_key:"),
+        "filled": named(FILLED),
+        "unknown_keys": named(UNKNOWN_KEY),
+        "quality": found,
+        "drift": measured,
+        "warnings": [*quality.warnings(found), *drift.warnings(measured)],
         "splits": summary.describe(),
         "tasks": sizes,
         "history": {
@@ -153,7 +165,8 @@ def make_card(
                 "keys": list(h.keys),
                 "as_of": summary.history_end(settings),
                 "without_rows": {
-                    f.name: v for f, v in zip(h.features(), (prior, 0.0, -1.0), strict=True)
+                    name: {"rate": prior, "count": 0.0, "recency": -1.0}[value]
+                    for value, name in h.names().items()
                 },
             }
             for h in schema.history

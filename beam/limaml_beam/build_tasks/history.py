@@ -29,7 +29,7 @@ from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, MOMENT, TIME, Integers, key_column
 from limaml_beam.rows.shuffle import Shuffle
-from tfrec_limaml.schema.schema import History, Schema
+from tfrec_limaml.schema.schema import HISTORY_VALUES, History, Schema
 
 DIRECTORY = "history"
 AS_OF = "event_timestamp"  # column of the online copy: the moment its values are frozen at
@@ -159,9 +159,8 @@ def stem(history: History) -> str:
 
 
 def _named(history: History, values: tuple[Any, ...]) -> dict[str, pa.Array]:
-    return {
-        f.name: pa.array(v, pa.float32()) for f, v in zip(history.features(), values, strict=True)
-    }
+    made = dict(zip(HISTORY_VALUES, values, strict=True))
+    return {name: pa.array(made[value], pa.float32()) for value, name in history.names().items()}
 
 
 class _Join(beam.DoFn):

@@ -18,11 +18,12 @@ import yaml
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from limaml_beam.build_tasks import data_card, history
+from limaml_beam.build_tasks import data_card, history, quality
+from limaml_beam.build_tasks.drift import MeasureFeatures
 from limaml_beam.build_tasks.grouping import GroupTasks
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary, SummariseSplits
-from limaml_beam.build_tasks.statistics import StatisticsFn, training_rows
+from limaml_beam.build_tasks.statistics import StatisticsFn
 from limaml_beam.build_tasks.task_split import SplitWithinTasks
 from limaml_beam.build_tasks.validation import (
     COUNTS,
@@ -32,15 +33,16 @@ from limaml_beam.build_tasks.validation import (
     interaction_columns,
 )
 from limaml_beam.build_tasks.writing import WriteShard
-from limaml_beam.io import files, progress, runner_errors, staged_output
+from limaml_beam.io import files, outcome, progress, runner_errors, staged_output
 from limaml_beam.io.pipeline_options import LOCAL_RUNNER
-from limaml_beam.io.sources import Part, Source, check_columns, parts_of
+from limaml_beam.io.sources import Part, Source, column_types, parts_of
 from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import ORDER
 from limaml_beam.rows.feature_tables import JoinTables, table_columns
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.column_values import can_hold
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.record_format import DATA_CARD_FILE, SCHEMA_FILE, STATISTICS_FILE
 
@@ -78,11 +80,37 @@ class Inputs:
             {n: Source.match(f"table {n!r}", p) for n, p in tables.items()},
         )
 
+    def describe(self) -> dict[str, Any]:
+        """Files read and left out, by table, for the data card."""
+        sources = {"interactions": self.interactions, **self.tables}
+        return {
+            name: {
+                "read": len(source.files),
+                "empty": list(source.empty),
+                "markers": len(source.markers),
+            }
+            for name, source in sources.items()
+        }
+
     def check(self, schema: Schema, definitions: tuple[str, ...]) -> None:
-        """Fails before any worker starts where a first file lacks a column."""
-        check_columns(self.interactions, interaction_columns(schema, definitions))
+        """Fails before any worker starts where a first file lacks a column, or has one of a type
+        that no row of it can be valid in.
+        """
+        wanted: dict[str | None, tuple[Source, tuple[str, ...]]] = {
+            None: (self.interactions, interaction_columns(schema, definitions))
+        }
         for name, source in self.tables.items():
-            check_columns(source, table_columns(schema, name))
+            wanted[name] = source, table_columns(schema, name)
+        for table, (source, columns) in wanted.items():
+            types = column_types(source, columns)
+            for feature in schema.features:
+                kind = types.get(feature.name)
+                if feature.table == table and kind is not None and not can_hold(kind, feature):
+                    raise LimamlError(
+                        f"{source.files[0]}: column {feature.name!r} is of type {kind}, which no "
+                        f"value of the feature fits (dtype {feature.dtype}, width {feature.width});"
+                        " fix the column, or declare it as it is"
+                    )
 
 
 class ReadInteractions(beam.PTransform):
@@ -121,7 +149,14 @@ class ReadInteractions(beam.PTransform):
             .with_output_types(tuple[int, pa.Table])
         )
         counts = (read[COUNTS], distinct[COUNTS]) | "all counts" >> beam.Flatten()
-        return {"homes": distinct.homes, REJECTED: read[REJECTED], COUNTS: counts}
+        empty = begin | "empty files" >> beam.Create(
+            [
+                json.dumps({"reason": "empty_file", "file": path, "line": 1})
+                for path in self.inputs.interactions.empty
+            ]
+        )
+        rejected = (read[REJECTED], empty) | "all rejected" >> beam.Flatten()
+        return {"homes": distinct.homes, REJECTED: rejected, COUNTS: counts}
 
 
 class WriteTasks(beam.PTransform):
@@ -189,15 +224,16 @@ def construct(
         file_name_suffix=".jsonl",
         skip_if_empty=True,
     )
+    joined = blocks | "join for statistics" >> beam.ParDo(
+        JoinTables(schema, inputs.tables)
+    ).with_output_types(pa.Table)
     report = {
         "counts": found[COUNTS] | "add counts" >> beam.CombineGlobally(columnar.sum_counts),
         "summary": summary | "summary as dictionary" >> beam.Map(dataclasses.asdict),
-        "statistics": blocks
-        | "training rows" >> beam.Map(training_rows, settings).with_output_types(pa.Table)
-        | "join for statistics"
-        >> beam.ParDo(JoinTables(schema, inputs.tables)).with_output_types(pa.Table)
+        "statistics": joined
         | "statistics" >> beam.CombineGlobally(StatisticsFn(schema, settings))
         | "statistics as dictionary" >> beam.Map(dataclasses.asdict),
+        "drift": joined | "drift" >> beam.CombineGlobally(MeasureFeatures(schema, settings)),
         "sizes": sizes
         | "sizes of shards" >> beam.combiners.ToList()
         | "describe" >> beam.Map(data_card.describe_sizes),
@@ -238,20 +274,22 @@ def build_tasks(
     """
     staged_output.check_free(output, overwrite)
     inputs.check(schema, settings.definitions)
-    aside = staged_output.aside_of(output)
+    staging = staged_output.staging_of(output)
     try:
-        with staged_output.held(aside, output):
+        outcome.stage("build")
+        with staged_output.held(staging, output):
             with progress.display():
-                _run(schema, settings, inputs, aside, options)
-            card = _finish(schema, settings, aside, max_bad_fraction)
-            staged_output.publish(aside, output)
+                _run(schema, settings, inputs, staging, options)
+            card = _finish(schema, settings, inputs, staging, max_bad_fraction)
+            outcome.stage("write")
+            staged_output.publish(staging, output)
     except LimamlError as error:
-        kept = staged_output.keep_dead_letters(aside, output)
+        kept = staged_output.keep_dead_letters(staging, output)
         raise type(error)(
             f"{error}; the rejected rows are in {kept}" if kept else str(error)
         ) from error
     finally:
-        staged_output.discard(aside)
+        staged_output.discard(staging)
     return card
 
 
@@ -282,17 +320,28 @@ def _shuffle(directory: str, options: PipelineOptions | None) -> Shuffle:
 
 
 def _finish(
-    schema: Schema, settings: TaskSettings, directory: str, max_bad_fraction: float
+    schema: Schema,
+    settings: TaskSettings,
+    inputs: Inputs,
+    directory: str,
+    max_bad_fraction: float,
 ) -> dict[str, Any]:
     """Checks the counts; writes schema, statistics and data card beside the records."""
-    names = ("counts", "summary", "statistics", "sizes")
+    names = ("counts", "summary", "statistics", "sizes", "drift")
     report = {
         name: _read_json(FileSystems.join(directory, _REPORT, f"{name}.json")) for name in names
     }
+    outcome.note(counts=report["counts"])
+    outcome.stage(outcome.CHECK)
+    quality.check(schema, report["counts"])
     rows = data_card.check_counts(report["counts"], max_bad_fraction)
     summary = SplitSummary(**report["summary"])
     data_card.check_splits(summary, settings)
-    card = data_card.make_card(schema, settings, rows, report["counts"], summary, report["sizes"])
+    card = data_card.make_card(
+        schema, settings, rows, report["counts"], summary, report["sizes"], report["drift"]
+    )
+    card["files"] = inputs.describe()
+    report["statistics"]["quality"] = card["quality"]
     text = yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True)
     write_file(FileSystems.join(directory, SCHEMA_FILE), text.encode())
     write_file(

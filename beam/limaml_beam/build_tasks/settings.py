@@ -34,7 +34,8 @@ class TaskSettings:
         task_shares: Shares of each task's rows that are train, validation and test rows, in time
             order; None to split by date.
         split_definition: The task definition whose rows `task_shares` divides.
-        prior: Mean label that history features lean on; None for that of this run's training rows.
+        prior: Mean label that history rates are smoothed towards; None for that of this run's
+            training rows.
     """
 
     definitions: tuple[str, ...]

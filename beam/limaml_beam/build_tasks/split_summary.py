@@ -37,7 +37,8 @@ class SplitSummary:
         return self.label_sum[split] / self.rows[split] if self.rows[split] else 0.0
 
     def prior(self, settings: TaskSettings) -> float:
-        """The mean label that history features lean on: as told, or that of the training rows."""
+        """The mean label that history rates are smoothed towards: as given, or that of the
+        training rows."""
         return self.label_mean(TRAIN) if settings.prior is None else settings.prior
 
     def history_end(self, settings: TaskSettings) -> int:

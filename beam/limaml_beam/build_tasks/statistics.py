@@ -106,11 +106,6 @@ def token_counts(column: pa.ChunkedArray, feature: Feature) -> Counter[Any]:
     return tokens
 
 
-def training_rows(block: pa.Table, settings: TaskSettings) -> pa.Table:
-    """The training rows of a block: others need no join."""
-    return block.filter(pa.array(segments(block, settings) == TRAIN))
-
-
 class StatisticsFn(beam.CombineFn):
     """Combines blocks into `Statistics`; memory grows with the number of distinct tokens of
     vocabulary features.

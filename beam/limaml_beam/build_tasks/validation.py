@@ -16,17 +16,24 @@ from apache_beam.metrics import Metrics
 
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.io import progress
-from limaml_beam.io.sources import Part, Source, read_tables
-from limaml_beam.rows import columnar, values
+from limaml_beam.io.sources import Part, Source, read_rows
+from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, ORDER, TIME, WEIGHT, Mask, key_column
 from limaml_beam.rows.feature_tables import Tables, load_tables, owner
 from limaml_beam.rows.shuffle import Shuffle
+from tfrec_limaml.datasets.table_files import BadRow
+from tfrec_limaml.schema import arrow_keys, column_values
 from tfrec_limaml.schema.schema import Schema
 
 REJECTED, COUNTS = "rejected", "counts"
 ERROR = "error: "  # prefix of reasons that stop the run before anything is published
 OUTSIDE = "outside_dates"
 DUPLICATE = "duplicate"
+MALFORMED = "malformed_row"
+#: Rows whose time is implausible; they are used all the same.
+IMPLAUSIBLE = "implausible_time"
+#: Prefixes of counts by feature or table. `UNREADABLE` values are there, but not valid.
+FILLED, UNREADABLE, UNKNOWN_KEY = "filled:", "unreadable:", "unknown_key:"
 
 
 def key_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]:
@@ -80,22 +87,40 @@ class ReadAndValidate(beam.DoFn):
     def process(self, part: Part) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
         """Reads one part of a file."""
         columns = interaction_columns(self.schema, self.settings.definitions)
-        for raw in read_tables(part, columns, self.settings.batch_rows):
-            progress.advance("reading", raw.num_rows)
-            block, reasons, counts = validate(self.schema, self.settings, self.tables, raw)
+        for rows in read_rows(part, columns, self.settings.batch_rows):
+            progress.advance("reading", rows.count)
+            block, reasons, counts = validate(self.schema, self.settings, self.tables, rows.table)
+            counts["rows_read"] = rows.count
+            for bad in rows.bad:
+                name = f"skipped:{MALFORMED}:{bad.reason}"
+                counts[name] = counts.get(name, 0) + 1
+                yield beam.pvalue.TaggedOutput(REJECTED, _malformed(part[0], bad))
             for name, number in counts.items():
                 Metrics.counter("build_tasks", name).inc(number)
             yield beam.pvalue.TaggedOutput(COUNTS, counts)
-            rejected = np.flatnonzero((reasons != "") & (reasons != OUTSIDE))
-            if len(rejected):
-                rows = raw.take(pa.array(rejected)).to_pylist()
-                for position, row in zip(rejected, rows, strict=True):
-                    letter = {"reason": reasons[position], "file": part[0], "row": row}
-                    yield beam.pvalue.TaggedOutput(
-                        REJECTED, json.dumps(letter, default=str, ensure_ascii=False)
-                    )
+            yield from _dead_letters(part[0], rows.table, reasons)
             if block.num_rows:
                 yield block
+
+
+def _malformed(path: str, bad: BadRow) -> str:
+    reason = f"{MALFORMED}:{bad.reason}"
+    letter = {"reason": reason, "file": path, "line": bad.line, "row": bad.text}
+    return json.dumps(letter, ensure_ascii=False)
+
+
+def _dead_letters(
+    path: str, raw: pa.Table, reasons: npt.NDArray[np.object_]
+) -> Iterator[beam.pvalue.TaggedOutput]:
+    rejected = np.flatnonzero((reasons != "") & (reasons != OUTSIDE))
+    if not len(rejected):
+        return
+    rows = raw.take(pa.array(rejected)).to_pylist()
+    for position, row in zip(rejected, rows, strict=True):
+        letter = {"reason": reasons[position], "file": path, "row": row}
+        yield beam.pvalue.TaggedOutput(
+            REJECTED, json.dumps(letter, default=str, ensure_ascii=False)
+        )
 
 
 def validate(
@@ -115,29 +140,35 @@ def validate(
         if mask.any():  # comparing objects is slow
             reasons[mask & (reasons == "")] = reason
 
-    times, bad = values.as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
+    times, bad = column_values.as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
     reject(bad, "invalid_timestamp")
-    labels, bad = values.as_label(raw[schema.label.name], schema.label)
+    counts[IMPLAUSIBLE] = int((bad | column_values.implausible(times)).sum())
+    labels, bad = column_values.as_label(raw[schema.label.name], schema.label)
     reject(bad, (ERROR if schema.label.on_invalid == "error" else "") + "invalid_label")
     columns[TIME], columns[LABEL] = pa.array(times), pa.array(labels, pa.float32())
     if schema.weight is not None:
-        weights = values.as_floats(raw[schema.weight])
-        reject(~(weights >= 0), "invalid_weight")
+        with np.errstate(over="ignore"):
+            weights = column_values.as_floats(raw[schema.weight]).astype(np.float32)
+        reject(~((weights >= 0) & np.isfinite(weights)), "invalid_weight")
         columns[WEIGHT] = pa.array(weights, pa.float32())
     for name in schema.carry:
-        columns[name] = pa.array(values.as_floats(raw[name]), pa.float32())
+        columns[name] = pa.array(column_values.as_floats(raw[name]), pa.float32())
     rows_in = {
-        name: table.find(values.as_text(raw[schema.tables[name]])) for name, table in tables.items()
+        name: table.find(arrow_keys.as_keys(raw[schema.tables[name]]))
+        for name, table in tables.items()
     }
     for name, rows in rows_in.items():
-        counts[f"unknown_key:{name}"] = int((rows < 0).sum())
+        counts[UNKNOWN_KEY + name] = int((rows < 0).sum())
     for feature in schema.features:
         if feature.table is None:
-            columns[feature.name], bad = values.as_feature(raw[feature.name], feature)
+            columns[feature.name], bad = column_values.as_feature(raw[feature.name], feature)
         else:
             bad = tables[feature.table].invalid(feature, rows_in[feature.table])
         if feature.on_invalid == "fill":
-            counts[f"filled:{feature.name}"] = int(bad.sum())
+            counts[FILLED + feature.name] = int(bad.sum())
+            if feature.table is None and bad.any():
+                given = np.asarray(pc.is_valid(raw[feature.name]))
+                counts[UNREADABLE + feature.name] = int((bad & given).sum())
         else:
             reject(
                 bad,
@@ -148,19 +179,24 @@ def validate(
     for name in key_columns(schema, settings.definitions):
         if name in joined:
             feature, table = joined[name]
-            text = values.as_text(tables[table].column(feature, rows_in[table]))
+            text = arrow_keys.as_keys(tables[table].column(feature, rows_in[table]))
         else:
-            text = values.as_text(raw[name])
+            text = arrow_keys.as_keys(raw[name])
         if any(name in schema.task_columns(d) for d in settings.definitions):
-            reject(pc.is_null(text).to_numpy(zero_copy_only=False), f"missing_key:{name}")
+            reject(np.asarray(pc.is_null(text)), f"missing_key:{name}")
         columns[key_column(name)] = pc.fill_null(text, "")
+    for definition in settings.definitions:
+        keys = arrow_keys.join_keys(
+            [columns[key_column(name)] for name in schema.task_columns(definition)]
+        )
+        reject(~arrow_keys.fits(keys), f"key_too_long:{definition}")
     reject((times < settings.first) | (times >= settings.last), OUTSIDE)
 
     own = [name for name in columns if name not in map(key_column, joined)]
     columns[ORDER] = pa.array(columnar.mix_hashes([columnar.stable_hash(columns[n]) for n in own]))
-    names, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
+    found, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
     counts.update(
-        {f"skipped:{name}": int(number) for name, number in zip(names, numbers, strict=True)}
+        {f"skipped:{name}": int(number) for name, number in zip(found, numbers, strict=True)}
     )
     return (
         pa.table(columns).filter(pa.array(reasons == "")),

@@ -18,7 +18,7 @@ from limaml_beam.build_tasks.grouping import segments
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.io import progress
 from limaml_beam.io.sources import Source
-from limaml_beam.io.staged_output import written_aside
+from limaml_beam.io.staged_output import staged_file
 from limaml_beam.io.tfrecords import frame_records
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, TASK, TIME, WEIGHT, Integers
@@ -187,6 +187,6 @@ def _compressed(path: str) -> Iterator[Callable[[bytes], None]]:
     equal bytes.
     """
     squeeze = isal_zlib.compressobj(_COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
-    with written_aside(path) as file:
+    with staged_file(path) as file:
         yield lambda content: file.write(squeeze.compress(content))
         file.write(squeeze.flush())

@@ -17,6 +17,21 @@ def add_beam_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_report_flag(parser: argparse.ArgumentParser) -> None:
+    """The option for a report of every outcome, failures too."""
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        help="also write what became of the run as JSON, however it ends: outcome, stage, reason "
+        "and counts",
+    )
+
+
+def report_paths(arguments: argparse.Namespace) -> list[str]:
+    """Where the report goes."""
+    return [arguments.report] if arguments.report else []
+
+
 def wrap_beam_flags(
     add_arguments: Callable[[argparse.ArgumentParser], None], argv: Sequence[str]
 ) -> list[str]:

@@ -7,12 +7,14 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from limaml_beam.commands.beam_flags import add_beam_flag
+from limaml_beam.commands.beam_flags import add_beam_flag, add_report_flag, report_paths
 from tfrec_limaml.cli import Command
-from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.errors import LimamlError, StoreError
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
+
+    from tfrec_limaml.store import EmbeddingStore
 
 DESCRIPTION = """\
 Adapts the exported model to every task in TASKS and writes the meta embeddings as Parquet; with
@@ -58,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps.add_argument(
         "--finish", action="store_true", help="check and publish what a launched job has written"
     )
+    steps.add_argument(
+        "--publish-only",
+        action="store_true",
+        help="publish a finished OUTPUT that could not be published",
+    )
+    add_report_flag(parser)
     add_job_arguments(parser)
 
 
@@ -135,18 +143,46 @@ def intra_op_threads(workers: int) -> int:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the job and publishes, or does one of the two steps."""
-    from limaml_beam.generate_embeddings import job
-    from limaml_beam.generate_embeddings.artefacts import newest_adapter, read_manifest
-    from limaml_beam.generate_embeddings.publish import publish
-    from tfrec_limaml.store import open_store
+    from limaml_beam.io import outcome
+    from limaml_beam.io.pipeline_options import use_options
 
     flags = beam_flags(arguments)
-    quiet_beam(job.use_options(flags))
+    quiet_beam(use_options(flags))
     if arguments.launch_only and arguments.store:
         raise LimamlError(
             "--store belongs to --finish: --launch-only returns before there is anything to publish"
         )
+    if arguments.publish_only and not arguments.store:
+        raise LimamlError("--publish-only needs --store")
+    with outcome.reported("embed", report_paths(arguments)):
+        return _run(arguments, flags)
+
+
+def _run(arguments: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
+    from limaml_beam.generate_embeddings.report import read_report
+    from limaml_beam.io import outcome
+    from tfrec_limaml.store import open_store
+
     store = open_store(arguments.store) if arguments.store else None
+    if arguments.publish_only:
+        report = read_report(arguments.output)
+        outcome.note(**report)
+    else:
+        report = _embed(arguments, flags, store)
+    if store is not None:
+        outcome.stage("publish")
+        report["published"] = _publish(arguments, store)
+        outcome.note(published=report["published"])
+        store.close()
+    return report
+
+
+def _embed(
+    arguments: argparse.Namespace, flags: list[str], store: EmbeddingStore | None
+) -> dict[str, Any]:
+    from limaml_beam.generate_embeddings import job
+    from limaml_beam.generate_embeddings.artefacts import newest_adapter, read_manifest
+
     adapter = newest_adapter(arguments.export)
     settings = job.EmbeddingJob(
         tasks=arguments.tasks,
@@ -160,11 +196,48 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         intra_op_threads=intra_op_threads(arguments.workers),
     )
     step = job.launch if arguments.launch_only else job.finish if arguments.finish else job.generate
-    report = step(settings, flags, overwrite=arguments.overwrite)
-    if store is not None:
-        report["published"] = publish(arguments.output, store).identifier
-        store.close()
-    return report
+    return step(settings, flags, overwrite=arguments.overwrite)
+
+
+def _publish(arguments: argparse.Namespace, store: EmbeddingStore) -> str:
+    from limaml_beam.generate_embeddings.publish import publish
+
+    try:
+        return publish(arguments.output, store).identifier
+    except StoreError as error:
+        raise StoreError(
+            f"{error}; the embeddings are complete in {arguments.output}: once the store answers, "
+            "give the same command with --publish-only"
+        ) from error
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report for people."""
+    if "launched" in report:
+        return (
+            f"launched: {report['launched']}, generation {report['generation']}; once the engine "
+            "says that it is done, give the same command with --finish"
+        )
+    lines = [
+        f"generation {report['generation']} of model version {report['model_version']}: "
+        f"{report['rows']} embeddings of width {report['embedding_dim']}",
+        f"  {report['tasks_read']} tasks read: {report['embedded']} adapted, {report['carried']} "
+        "unchanged",
+    ]
+    others = {
+        "kept_outside_window": "kept though they left the window",
+        "aged_out": "left out, as they are too old",
+        "nested": "embeddings of nested tasks",
+        "nested_unstorable_key": "nested tasks without a key that a store can hold",
+    }
+    lines += [f"  {report[name]} {text}" for name, text in others.items() if report.get(name)]
+    lines += [f"  {count} dead letters: {name}" for name, count in report["dead_letters"].items()]
+    before_after = report.get("statistics", {}).get("loss_improvement")
+    if before_after is not None:
+        lines.append(f"  adaptation lowers the mean loss by {before_after:.1%}")
+    if report.get("published"):
+        lines.append(f"published {report['published']}; next: limaml serve EXPORT/ranker")
+    return "\n".join(lines)
 
 
 COMMAND = Command(
@@ -172,4 +245,5 @@ COMMAND = Command(
     description=DESCRIPTION,
     add_arguments=add_arguments,
     run=run,
+    render=render,
 )

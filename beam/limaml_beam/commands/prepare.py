@@ -6,14 +6,16 @@ import argparse
 import contextlib
 import json
 import logging
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from limaml_beam.commands.beam_flags import add_beam_flag
+from limaml_beam.commands.beam_flags import add_beam_flag, add_report_flag, report_paths
 from tfrec_limaml.cli import Command
-from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema.schema import Schema, Split
 from tfrec_limaml.tasks.record_format import DATA_CARD_FILE, SCHEMA_FILE
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 DESCRIPTION = """\
 Builds task records: joins feature tables to interactions, splits by date, groups by task, keeps
@@ -25,7 +27,7 @@ the most recent rows.
                                                                        with history features: --history-prior tasks
 
 Beam's own flags are given as --beam=FLAG, for example --beam=--runner=DataflowRunner, or directly
-to `python -m limaml_beam.build_tasks.pipeline`. Next: limaml train tasks --output run
+to `python -m limaml_beam.build_tasks`. Next: limaml train tasks --output run
 """  # noqa: E501
 
 
@@ -95,9 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--history-prior",
         metavar="TRAINED",
         help="with --recent-only and history features: the folder of task records that the model "
-        "was trained on, whose mean label "
-        "their rates lean on, or that mean (default: the mean label of this run's rows, which is "
-        "not what the model saw)",
+        "was trained on, towards whose mean label their rates are smoothed, or that mean (default: "
+        "the mean label of this run's rows, which is not what the model saw)",
     )
     dates.add_argument(
         "--window-end", metavar="DATE", help="end of the window with --recent-only (default: now)"
@@ -117,17 +118,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="fail above this share of invalid rows (default 0.05)",
     )
+    add_report_flag(parser)
     add_beam_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs the pipeline; returns the data card with ``output``."""
+    from limaml_beam.io import outcome
+    from limaml_beam.io.pipeline_options import use_options
+
+    options = use_options(arguments.beam)
+    with outcome.reported("prepare", report_paths(arguments)):
+        return _run(arguments, options)
+
+
+def _run(arguments: argparse.Namespace, options: PipelineOptions) -> dict[str, Any]:
     from apache_beam.options.pipeline_options import StandardOptions
 
     from limaml_beam.build_tasks.pipeline import Inputs, build_tasks
     from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
-    from limaml_beam.io.pipeline_options import LOCAL_RUNNER, local_by_default
+    from limaml_beam.io import outcome
+    from limaml_beam.io.pipeline_options import LOCAL_RUNNER
 
+    outcome.stage("match")
     if not 0 <= arguments.max_bad_fraction <= 1:
         raise LimamlError(
             f"--max-bad-fraction must lie between 0 and 1, received {arguments.max_bad_fraction}"
@@ -150,7 +163,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         prior=_prior(schema, arguments),
         **cut_dates(schema, **dates),  # type: ignore[arg-type]
     )
-    options = local_by_default(arguments.beam)
     if options.view_as(StandardOptions).runner == LOCAL_RUNNER:
         # It logs a worker's traceback before it raises; the error itself is what helps. Other
         # runners' logs are their display.
@@ -184,8 +196,8 @@ def _prior(schema: Schema, arguments: argparse.Namespace) -> float | None:
     if arguments.history_prior is None:
         if arguments.recent_only and schema.history:
             logging.getLogger(__name__).warning(
-                "history features lean on the mean label of this run's rows, not on that of the "
-                "training; "
+                "history rates are smoothed towards the mean label of this run's rows, not towards "
+                "that of the training; "
                 "give --history-prior with the folder that the model was trained on"
             )
         return None
@@ -196,12 +208,15 @@ def _prior(schema: Schema, arguments: argparse.Namespace) -> float | None:
         )
     with contextlib.suppress(ValueError):
         return float(arguments.history_prior)
-    path = Path(arguments.history_prior) / DATA_CARD_FILE
-    if not path.is_file():
+    from limaml_beam.io import files
+
+    path = files.join(arguments.history_prior, DATA_CARD_FILE)
+    text = files.read_text(path)
+    if text is None:
         raise LimamlError(
             f"no data card at {path}; --history-prior names a folder made by `limaml prepare`"
         )
-    card = json.loads(path.read_text(encoding="utf-8"))
+    card = json.loads(text)
     if card["schema_fingerprint"] != schema.fingerprint():
         raise LimamlError(
             f"--history-prior {arguments.history_prior} has another schema ({card['name']!r}) "
@@ -229,22 +244,36 @@ def _sources(arguments: argparse.Namespace) -> tuple[Schema, list[str], dict[str
         if not (name and equals and pattern):
             raise LimamlError(f"--table needs NAME=PATTERN, received {item!r}")
         tables.setdefault(name, []).append(pattern)
+    from limaml_beam.io import files
+
     if arguments.raw is None:
         if not (arguments.schema and arguments.interactions):
             raise LimamlError("give the folder RAW, or both --schema and --interactions")
-        return Schema.load(arguments.schema), arguments.interactions, tables
-    raw = Path(arguments.raw)
-    if not raw.is_dir():
+        return _schema(arguments.schema), arguments.interactions, tables
+    raw = arguments.raw
+    if not files.exists(raw):
         raise LimamlError(
             f"no folder {raw}; make one with `limaml datasets prepare NAME --output {raw}`"
         )
-    schema = Schema.load(arguments.schema or raw / SCHEMA_FILE)
-    found = {name: [str(raw / f"{name}.parquet")] for name in schema.tables}
+    schema = _schema(arguments.schema or files.join(raw, SCHEMA_FILE))
+    found = {name: [files.join(raw, f"{name}.parquet")] for name in schema.tables}
     return (
         schema,
-        arguments.interactions or [str(raw / "interactions.parquet")],
+        arguments.interactions or [files.join(raw, "interactions.parquet")],
         {**found, **tables},
     )
+
+
+def _schema(path: str) -> Schema:
+    """A schema on any Beam filesystem."""
+    from limaml_beam.io import files
+
+    if files.is_local(path):
+        return Schema.load(path)
+    text = files.read_text(path)
+    if text is None:
+        raise SchemaError(f"no schema file at {path}")
+    return Schema.from_yaml(text, path)
 
 
 def render(card: dict[str, Any]) -> str:
@@ -263,6 +292,7 @@ def render(card: dict[str, Any]) -> str:
                 f"  {definition}/{split}: {part['tasks']} tasks, {part['support_rows']} support "
                 f"and {part['query_rows']} query rows"
             )
+    lines += [f"  check: {warning}" for warning in card["warnings"]]
     return "\n".join([*lines, f"next: limaml train {card['output']} --output RUN"])
 
 

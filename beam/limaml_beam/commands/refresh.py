@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limaml_beam.commands import embed, prepare
+from limaml_beam.commands.beam_flags import add_report_flag, report_paths
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 
@@ -24,8 +25,8 @@ local (its lock is this machine's); where tasks and embeddings lie on gs:// or t
 example (from cron, every night):
   limaml refresh RAW --export EXPORT --store lmdb:STORE --work WORK --window-days 28
 
-exit code 0: published; 2: refused or failed, the reason is on stderr (and the checks in
-WORK/refresh.json)
+exit code 0: published; 2: refused or failed; the reason is on stderr, and with the stage, the
+counts and the checks in WORK/refresh.json
 """
 
 _LIMITS = {
@@ -36,6 +37,14 @@ _LIMITS = {
     "max_norm_ratio": "mean norm relative to the published run, at most",
     "max_drift": "change of the vectors relative to their length, at most",
     "min_loss_improvement": "share by which adaptation lowers the mean loss, at least",
+    "max_filled_increase": "share of filled values of a feature beyond the training data's, at "
+    "most (default 0.2)",
+    "max_unknown_increase": "share of unknown keys of a table beyond the training data's, at most "
+    "(default 0.2)",
+    "max_age_increase_days": "age of the newest row beyond the published run's, at most (default "
+    "0.9)",
+    "min_rows_per_day_ratio": "rows per day relative to the published run, at least (default 0.5)",
+    "max_rows_per_day_ratio": "rows per day relative to the published run, at most (default 2)",
 }
 _PREPARE_OPTIONS = ("schema", "window_days", "window_end", "max_samples", "shards")
 
@@ -50,7 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--work",
-        type=Path,
         required=True,
         help="folder for the state, one per model and store; local, or mounted",
     )
@@ -77,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--window-end", metavar="DATE", help="end of the window (default: now)")
     source.add_argument("--max-samples", type=int, metavar="N", help="most recent rows per task")
     source.add_argument("--shards", type=int, metavar="N", help="task-record files")
+    add_report_flag(parser)
     limits = parser.add_argument_group("limits (a run outside them is refused)")
     for name, text in _LIMITS.items():
         limits.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="F", help=text)
@@ -84,14 +93,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs one refresh."""
+    from limaml_beam.io.files import is_local
+    from limaml_beam.io.pipeline_options import use_options
+    from limaml_beam.refresh.job import session
+
+    if not is_local(str(arguments.work)):
+        raise LimamlError(
+            f"--work must be a folder of this machine or a mount, received {arguments.work}; where "
+            "tasks and embeddings lie on gs://, s3:// or the like, schedule `limaml prepare` and "
+            "`limaml embed`"
+        )
+    flags = embed.beam_flags(arguments)
+    embed.quiet_beam(use_options(flags))
+    work = Path(arguments.work)
+    try:
+        with session(work, report_paths(arguments)):
+            return _run(arguments, flags)
+    except OSError as error:
+        raise LimamlError(f"cannot write below {work}: {error}") from error
+
+
+def _run(arguments: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
     from limaml_beam.generate_embeddings.artefacts import newest_adapter, read_manifest
-    from limaml_beam.generate_embeddings.job import use_options
     from limaml_beam.refresh.checks import Thresholds
     from limaml_beam.refresh.job import Refresh, refresh
     from tfrec_limaml.store import open_store
 
-    flags = embed.beam_flags(arguments)
-    embed.quiet_beam(use_options(flags))
     adapter = newest_adapter(arguments.export)
     manifest = read_manifest(adapter)
     given = {
@@ -101,7 +128,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         return refresh(
             Refresh(
-                work=arguments.work,
+                work=Path(arguments.work),
                 adapter=adapter,
                 store=store,
                 prepare=lambda output: prepare.run(
@@ -116,8 +143,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 flags=flags,
             )
         )
-    except OSError as error:
-        raise LimamlError(f"cannot write below {arguments.work}: {error}") from error
     finally:
         store.close()
 
@@ -154,4 +179,5 @@ COMMAND = Command(
     description=DESCRIPTION,
     add_arguments=add_arguments,
     run=run,
+    render=embed.render,
 )

@@ -20,7 +20,6 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from limaml_beam.build_tasks.settings import DAY_MS
@@ -36,20 +35,20 @@ from limaml_beam.generate_embeddings.report import (
     write_report,
 )
 from limaml_beam.generate_embeddings.transforms import KEYS, CarryOver, ToTables
-from limaml_beam.io import files, runner_errors, staged_output
-from limaml_beam.io.pipeline_options import local_by_default
+from limaml_beam.io import files, outcome, runner_errors, staged_output
+from limaml_beam.io.pipeline_options import use_options
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import EmbeddingStore
 from tfrec_limaml.store.common import choose_identifier
 
-#: Beside the embeddings of a launched job: what it was told.
+#: Beside the embeddings of a launched job: its launch record.
 LAUNCH_FILE = "launch.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbeddingJob:
-    """What one run of the job is told. Every path may be local or on any Beam filesystem.
+    """Settings of one run of the job. Every path may be local or on any Beam filesystem.
 
     Attributes:
         tasks: Folder that `limaml prepare` wrote.
@@ -165,13 +164,13 @@ def generate(
     """
     options = use_options(flags)
     staged_output.check_free(job.output, overwrite)
-    began, made_by = time.time(), artefacts.manifest_digest(job.adapter)
-    aside = staged_output.aside_of(job.output)
+    began, digest = time.time(), artefacts.manifest_digest(job.adapter)
+    staging = staged_output.staging_of(job.output)
     try:
-        _run(job, aside, options, wait=True)
-        return _finish(job, aside, made_by, began)
+        _run(job, staging, options, wait=True)
+        return _finish(job, staging, digest, began)
     finally:
-        staged_output.discard(aside)
+        staged_output.discard(staging)
 
 
 def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
@@ -181,25 +180,25 @@ def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
     """
     options = use_options(flags)
     staged_output.check_free(job.output, overwrite)
-    aside = _launched(job.output)
-    if not overwrite and files.exists(aside):
+    staging = _launched(job.output)
+    if not overwrite and files.exists(staging):
         raise LimamlError(
-            f"{aside} exists: a launched job that is running, or waits for --finish; --overwrite "
+            f"{staging} exists: a launched job that is running, or waits for --finish; --overwrite "
             "drops it"
         )
-    staged_output.discard(aside)
-    told = {
+    staged_output.discard(staging)
+    record = {
         "generation": job.generation,
         "manifest_digest": artefacts.manifest_digest(job.adapter),
         "began": time.time(),
     }
     with contextlib.ExitStack() as on_failure:
-        on_failure.callback(staged_output.discard, aside)
+        on_failure.callback(staged_output.discard, staging)
         with runner_errors.readable(job.output):
-            files.write_text(files.join(aside, LAUNCH_FILE), json.dumps(told) + "\n")
-        _run(job, aside, options, wait=False)
+            files.write_text(files.join(staging, LAUNCH_FILE), json.dumps(record) + "\n")
+        _run(job, staging, options, wait=False)
         on_failure.pop_all()
-    return {"launched": aside, "generation": job.generation}
+    return {"launched": staging, "generation": job.generation}
 
 
 def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
@@ -211,26 +210,19 @@ def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
     """
     use_options(flags)
     staged_output.check_free(job.output, overwrite)
-    aside = _launched(job.output)
-    text = files.read_text(files.join(aside, LAUNCH_FILE))
+    staging = _launched(job.output)
+    text = files.read_text(files.join(staging, LAUNCH_FILE))
     if text is None:
         raise LimamlError(
-            f"no job was launched for {job.output}: there is no {files.join(aside, LAUNCH_FILE)}"
+            f"no job was launched for {job.output}: there is no {files.join(staging, LAUNCH_FILE)}"
         )
-    told = json.loads(text)
+    record = json.loads(text)
     return _finish(
-        dataclasses.replace(job, generation=told["generation"]),
-        aside,
-        told["manifest_digest"],
-        told["began"],
+        dataclasses.replace(job, generation=record["generation"]),
+        staging,
+        record["manifest_digest"],
+        record["began"],
     )
-
-
-def use_options(flags: Sequence[str]) -> PipelineOptions:
-    """Beam's options from flags; filesystems use them from here on."""
-    options = local_by_default(list(flags))
-    FileSystems.set_options(options)
-    return options
 
 
 def _launched(output: str) -> str:
@@ -242,6 +234,7 @@ def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -
     manifest.check_schema(artefacts.read_schema(job.tasks))
     paths = artefacts.task_files(job.tasks, manifest.task_definition)
     oldest = 0 if job.previous is None else _check_previous(job, job.previous, manifest)
+    outcome.stage("embed")
     pipeline = beam.Pipeline(options=options)
     results = (
         pipeline
@@ -278,21 +271,24 @@ def _write(folder: str, prefix: str, schema: pa.Schema) -> beam.PTransform:
     )
 
 
-def _finish(job: EmbeddingJob, folder: str, made_by: str, began: float) -> dict[str, Any]:
+def _finish(job: EmbeddingJob, folder: str, digest: str, began: float) -> dict[str, Any]:
     counts = read_counts(folder)
     if counts is None:
         raise LimamlError(
             f"the job that writes {job.output} is not done: look for it where its engine shows "
             "jobs, and finish it then"
         )
-    if made_by != artefacts.manifest_digest(job.adapter):
+    if digest != artefacts.manifest_digest(job.adapter):
         raise VersionMismatchError(
             f"the job began with another export than {job.adapter} is now: run it again"
         )
     report = make_report(
-        job.generation, artefacts.read_manifest(job.adapter), made_by, counts, folder
+        job.generation, artefacts.read_manifest(job.adapter), digest, counts, folder
     )
+    outcome.note(**report)
+    outcome.stage(outcome.CHECK)
     check_report(report, job.max_bad_fraction)
+    outcome.stage("write")
     report |= {"statistics": describe(folder), "seconds": round(time.time() - began, 3)}
     with runner_errors.readable(job.output):
         write_report(folder, report)

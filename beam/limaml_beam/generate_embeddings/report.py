@@ -47,6 +47,7 @@ def make_report(
             counts.get(f"nested_{name}", 0)
             for name in ("embedded", "carried", "kept_outside_window")
         ),
+        "nested_unstorable_key": counts.get("nested_unstorable_key", 0),
         "dead_letters": dead,
         "unreadable_files": counts.get("unreadable_files", 0),
     }

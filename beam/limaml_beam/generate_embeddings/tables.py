@@ -45,6 +45,7 @@ DEAD_LETTERS_SCHEMA = pa.schema(
 #: Reasons in dead letters.
 UNDECODABLE = "undecodable"
 NOT_FINITE = "not_finite"
+UNSTORABLE_KEY = "unstorable_key"
 UNREADABLE_FILE = "unreadable_file"
 
 EMBEDDINGS_PREFIX = "embeddings"

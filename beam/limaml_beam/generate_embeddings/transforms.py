@@ -20,6 +20,7 @@ from limaml_beam.generate_embeddings.counts import counted
 from limaml_beam.generate_embeddings.digests import DigestSet, as_array, digest, key_digest
 from limaml_beam.generate_embeddings.record_batches import DEAD_LETTERS
 from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.schema.task_keys import fits, key_text
 
 KEYS = "keys"
 
@@ -44,28 +45,36 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
         finite = np.asarray(np.isfinite(outputs["meta_embedding"]).all(axis=1))
         if self._nested_definitions:
             finite &= np.isfinite(outputs["nested_meta_embedding"]).all(axis=(1, 2))
-        good = np.flatnonzero(~refused & finite)
-        nested = 0
+        storable = np.array([_storable(key) for key in outputs["task_key"][:, 0]], bool)
+        good = np.flatnonzero(~refused & finite & storable)
+        nested, unstorable = 0, 0
         if good.size:
             digests = [digest(records[i]) for i in good]
             made = [self._table(outputs, good, digests)]
             if self._nested_definitions:
-                made.append(self._nested_table(outputs, good, digests))
-                nested = len(made[1])
+                table, unstorable = self._nested_table(outputs, good, digests)
+                made.append(table)
+                nested = len(table)
             for table in made:
                 yield table
                 yield beam.pvalue.TaggedOutput(
                     KEYS, b"".join(map(key_digest, table["task_key"].to_pylist()))
                 )
+        reasons = np.select(
+            [refused, ~finite, ~storable],
+            [tables.UNDECODABLE, tables.NOT_FINITE, tables.UNSTORABLE_KEY],
+            "",
+        )
         if good.size < len(records):
-            yield beam.pvalue.TaggedOutput(
-                DEAD_LETTERS, _dead_letters(records, outputs, refused, finite)
-            )
+            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _dead_letters(records, outputs, reasons))
         yield counted(
             tasks_embedded=good.size,
             nested_embedded=nested,
-            dead_undecodable=int(refused.sum()),
-            dead_not_finite=int((~refused & ~finite).sum()),
+            nested_unstorable_key=unstorable,
+            **{
+                f"dead_{reason}": int((reasons == reason).sum())
+                for reason in (tables.UNDECODABLE, tables.NOT_FINITE, tables.UNSTORABLE_KEY)
+            },
         )
 
     def _table(self, outputs: Outputs, rows: Any, digests: list[bytes]) -> pa.Table:
@@ -81,12 +90,19 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
             generation=self._generation,
         )
 
-    def _nested_table(self, outputs: Outputs, rows: Any, digests: list[bytes]) -> pa.Table:
-        """The subtasks of the good tasks, with the digest of the record that they were made of."""
+    def _nested_table(
+        self, outputs: Outputs, rows: Any, digests: list[bytes]
+    ) -> tuple[pa.Table, int]:
+        """The subtasks of the good tasks, with the digest of the record that they were made of; and
+        the number of those whose key no store can hold, which are left out.
+        """
         definition = outputs["nested_definition"][rows]
         task, place = np.nonzero(definition >= 0)
-        return tables.embeddings_table(
-            keys=[key.decode() for key in outputs["nested_task_key"][rows][task, place]],
+        keys = outputs["nested_task_key"][rows][task, place]
+        storable = np.array([_storable(key) for key in keys], bool)
+        task, place, keys = task[storable], place[storable], keys[storable]
+        table = tables.embeddings_table(
+            keys=[key.decode() for key in keys],
             definitions=[self._nested_definitions[i] for i in definition[task, place]],
             embeddings=outputs["nested_meta_embedding"][rows][task, place],
             timestamps=outputs["nested_last_timestamp"][rows][task, place],
@@ -96,6 +112,7 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
             model_version=self._model_version,
             generation=self._generation,
         )
+        return table, int((~storable).sum())
 
 
 class CarryOver(beam.DoFn):  # type: ignore[misc]
@@ -160,13 +177,15 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
         )
 
 
+def _storable(key: bytes) -> bool:
+    """Whether a store can hold a task key."""
+    text = key_text(key)
+    return text is not None and fits(text)
+
+
 def _dead_letters(
-    records: list[bytes],
-    outputs: Outputs,
-    refused: npt.NDArray[np.bool_],
-    finite: npt.NDArray[np.bool_],
+    records: list[bytes], outputs: Outputs, reasons: npt.NDArray[np.str_]
 ) -> pa.Table:
-    bad = np.flatnonzero(refused | ~finite)
-    reasons = [tables.UNDECODABLE if refused[i] else tables.NOT_FINITE for i in bad]
+    bad = np.flatnonzero(reasons != "")
     details = [outputs["task_key"][i, 0].decode(errors="replace") for i in bad]
-    return tables.dead_letter_table(reasons, details, [records[i] for i in bad])
+    return tables.dead_letter_table(reasons[bad].tolist(), details, [records[i] for i in bad])

@@ -55,6 +55,30 @@ def matching(folder: str, pattern: str) -> list[str]:
         raise LimamlError(f"cannot list {join(folder, pattern)}: {error}") from error
 
 
+def match(pattern: str) -> list[Any]:
+    """What matches a pattern, as Beam's metadata (path, size, time).
+
+    Folders and files with glob characters in their name (``run[1]/x.csv``), which lie there as it
+    is written, are meant as they are.
+
+    Raises:
+        LimamlError: The filesystem cannot be listed, or there is none of that kind.
+    """
+    filesystem = _filesystem(pattern)
+    try:
+        return list(filesystem.match([_literal_names_escaped(pattern)])[0].metadata_list)
+    except (BeamIOError, OSError, ValueError) as error:
+        raise LimamlError(f"cannot list {pattern!r}: {error}") from error
+
+
+def _literal_names_escaped(pattern: str) -> str:
+    names = pattern.split("/")
+    for place, name in enumerate(names):
+        if glob.has_magic(name) and exists("/".join([*pattern.split("/")[:place], name])):
+            names[place] = glob.escape(name)
+    return "/".join(names)
+
+
 def exists(path: str) -> bool:
     """Whether there is a file or a folder."""
     return bool(_filesystem(path).exists(path)) or (

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 
 #: The switching DirectRunner of recent Beam releases first looks for a Prism binary on the network;
 #: a job on one machine must not.
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+
+
+def use_options(flags: Sequence[str]) -> PipelineOptions:
+    """Beam's options from flags; filesystems use them from here on, so before a file is matched."""
+    options = local_by_default(list(flags))
+    FileSystems.set_options(options)
+    return options
 
 
 def local_by_default(flags: list[str]) -> PipelineOptions:

@@ -22,7 +22,7 @@ _WHERE = re.compile(r" \[while running '.*", re.DOTALL)
 
 @contextlib.contextmanager
 def readable(output: str) -> Iterator[None]:
-    """Turns what a runner raises into the error that a worker meant, where a user can mend it; all
+    """Turns what a runner raises into the error that a worker meant, where a user can fix it; all
     else passes unchanged.
 
     Args:

@@ -1,28 +1,25 @@
-"""Reads interactions and feature tables: Parquet, CSV and TFRecord files of `tf.train.Example`, on
-any Beam filesystem.
+"""Reads interactions and feature tables: Parquet, CSV, TSV and TFRecord files of
+`tf.train.Example`, on any Beam filesystem.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
-import apache_beam as beam
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.io.filesystems import FileSystems
 
+from limaml_beam.io import files
 from limaml_beam.io.read_errors import READ_ERRORS, SourceError, open_file, unreadable
 from limaml_beam.io.tfrecords import read_records
+from tfrec_limaml.datasets import table_files
+from tfrec_limaml.datasets.table_files import Rows
+from tfrec_limaml.errors import LimamlError
 
-FORMATS = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    ".tfrecord": "tfrecord",
-    ".tfrecord.gz": "tfrecord",
-}
+_ENDINGS = (*table_files.TEXT_SUFFIXES, ".csv.gz", ".tsv.gz", ".parquet", ".tfrecord")
 #: A file and, for one of several row groups of a Parquet file, its number.
 Part = tuple[str, int | None]
 
@@ -37,47 +34,59 @@ class Source:
         size: Total bytes.
         updated: When the newest file was written, seconds since the epoch (0 where the filesystem
             does not say).
+        empty: Paths of files without a byte, which are not read.
+        markers: Paths of files whose name begins with ``_`` or ``.``, such as ``_SUCCESS``: they
+            are not data.
     """
 
     name: str
     files: tuple[str, ...]
     size: int
     updated: float
+    empty: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
 
     @classmethod
     def match(cls, name: str, patterns: str | Sequence[str]) -> Source:
-        """Expands file patterns; raises `SourceError` where nothing matches or an extension is
-        unknown.
+        """Expands file patterns. A path that is a file as it stands is no pattern.
+
+        Raises:
+            SourceError: Nothing matches, or the format of a file is unknown.
         """
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
         try:
-            matches = [
-                found for result in FileSystems.match(wanted) for found in result.metadata_list
-            ]
-        except beam.io.filesystem.BeamIOError as error:
-            raise SourceError(f"{name}: cannot list {wanted}: {error}") from error
-        if not matches:
-            raise SourceError(f"{name}: no file matches {wanted}")
-        for match in matches:
-            format_of(match.path)
-        found = {m.path: m for m in matches}
-        updated = max(m.last_updated_in_seconds for m in matches)
+            matches = {match.path: match for pattern in wanted for match in files.match(pattern)}
+        except LimamlError as error:
+            raise SourceError(f"{name}: {error}") from error
+        markers = {path for path in matches if path.rsplit("/", 1)[-1].startswith(("_", "."))}
+        empty = {path for path in matches if not matches[path].size_in_bytes} - markers
+        found = sorted(matches.keys() - markers - empty)
+        if not found:
+            left = f" with data (empty: {sorted(empty)})" if empty else ""
+            raise SourceError(f"{name}: no file{left} matches {wanted}")
+        for path in found:
+            format_of(path)
         return cls(
-            name, tuple(sorted(found)), sum(m.size_in_bytes for m in found.values()), updated
+            name,
+            tuple(found),
+            sum(matches[path].size_in_bytes for path in found),
+            max(matches[path].last_updated_in_seconds for path in found),
+            tuple(sorted(empty)),
+            tuple(sorted(markers)),
         )
 
 
 def format_of(path: str) -> str:
-    """``"parquet"``, ``"csv"`` or ``"tfrecord"`` from a file name; sharded names
+    """``"parquet"``, ``"csv"`` or ``"tfrecord"`` from a file name, whatever its case; sharded names
     (``x.tfrecord-00000-of-00002``) count too.
     """
     name = path.rsplit("/", 1)[-1].lower()
-    for extension, kind in FORMATS.items():
-        if name.endswith(extension) or f"{extension}-" in name:
-            return kind
-    raise SourceError(
-        f"cannot tell the format of {path!r} from its name; expected one of {sorted(FORMATS)}"
-    )
+    kind = "tfrecord" if ".tfrecord" in name else table_files.kind_of(path)
+    if kind is None:
+        raise SourceError(
+            f"cannot tell the format of {path!r} from its name; expected one of {list(_ENDINGS)}"
+        )
+    return kind
 
 
 def parts_of(path: str) -> list[Part]:
@@ -93,75 +102,64 @@ def parts_of(path: str) -> list[Part]:
         raise unreadable(path, 0, error) from error
 
 
-def read_tables(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
-    """Yields tables of at most `batch_rows` rows with the named columns, raw.
+def read_rows(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[Rows]:
+    """Yields the named columns of at most `batch_rows` rows, raw, and the rows that have no place
+    in a table.
 
     Raises:
         SourceError: The file cannot be read, is truncated, or lacks a column; the message names it.
     """
     readers = {"parquet": _read_parquet, "csv": _read_csv, "tfrecord": _read_tfrecord}
-    path, rows = part[0], 0
+    path, count = part[0], 0
     try:
-        for table in readers[format_of(path)](part, columns, batch_rows):
-            missing = sorted(set(columns) - set(table.column_names))
+        for rows in readers[format_of(path)](part, columns, batch_rows):
+            missing = sorted(set(columns) - set(rows.table.column_names))
             if missing:
                 raise SourceError(
-                    f"{path} lacks the columns {missing}; it has {sorted(table.column_names)}"
+                    f"{path} lacks the columns {missing}; it has {sorted(rows.table.column_names)}"
                 )
-            rows += table.num_rows
-            yield table.select(list(columns))
+            count += rows.count
+            yield Rows(rows.table.select(list(dict.fromkeys(columns))), rows.bad)
+    except SourceError:
+        raise
+    except LimamlError as error:
+        raise SourceError(f"cannot read {path}: {error}") from error
     except READ_ERRORS as error:
-        raise unreadable(path, rows, error) from error
+        raise unreadable(path, count, error) from error
 
 
-def check_columns(source: Source, columns: Sequence[str]) -> None:
-    """Fails early, before any worker starts, where a source's first file lacks a column."""
-    for _ in read_tables((source.files[0], None), columns, 1):
-        return
+def read_tables(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+    """As `read_rows`, for files in which every row must have its place.
+
+    Raises:
+        SourceError: As `read_rows`; or a row has none.
+    """
+    for rows in read_rows(part, columns, batch_rows):
+        for bad in rows.bad:
+            raise SourceError(f"{part[0]}, line {bad.line}: {bad.reason}: {bad.text[:200]!r}")
+        yield rows.table
 
 
-def _read_parquet(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
-    path, group = part
-    with open_file(path) as handle:
-        file = pq.ParquetFile(handle)
-        present = [name for name in columns if name in file.schema_arrow.names]
-        if len(present) < len(set(columns)):
-            yield pa.table({name: pa.array([], pa.null()) for name in file.schema_arrow.names})
-        groups = range(file.num_row_groups) if group is None else [group]
-        for batch in file.iter_batches(batch_size=batch_rows, columns=present, row_groups=groups):
-            yield pa.Table.from_batches([batch])
+def column_types(source: Source, columns: Sequence[str]) -> dict[str, pa.DataType]:
+    """Types of a source's columns in its first file, which is opened before any worker starts.
+
+    Raises:
+        SourceError: It cannot be read, or lacks a column.
+    """
+    rows = next(read_rows((source.files[0], None), columns, 1), None)
+    return {} if rows is None else {field.name: field.type for field in rows.table.schema}
 
 
-def _read_csv(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
-    path, _ = part
-    # All columns arrive as text: a type guessed from a file's first block would differ between
-    # files.
-    with open_file(path) as handle:
-        with open_file(path) as first:
-            header = _header(first.readline().decode("utf-8-sig").strip("\r\n"), path)
-        present = (
-            [name for name in columns if name in header] if set(columns) <= set(header) else header
-        )
-        convert = pyarrow.csv.ConvertOptions(
-            column_types=dict.fromkeys(header, pa.string()),
-            include_columns=present,
-            strings_can_be_null=True,
-            null_values=["", "NULL", "null"],
-        )
-        reader = pyarrow.csv.open_csv(handle, convert_options=convert)
-        for batch in reader:
-            table = pa.Table.from_batches([batch])
-            for start in range(0, table.num_rows, batch_rows):
-                yield table.slice(start, batch_rows)
+def _read_parquet(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[Rows]:
+    with open_file(part[0]) as handle:
+        yield from table_files.read_parquet(handle, columns, batch_rows, part[1])
 
 
-def _header(line: str, path: str) -> list[str]:
-    if not line:
-        raise SourceError(f"{path} is empty; a CSV file starts with a line of column names")
-    return list(pyarrow.csv.read_csv(pa.BufferReader(f"{line}\n".encode())).column_names)
+def _read_csv(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[Rows]:
+    yield from table_files.read_csv(functools.partial(open_file, part[0]), columns, batch_rows)
 
 
-def _read_tfrecord(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+def _read_tfrecord(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[Rows]:
     path, _ = part
     from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 
@@ -170,13 +168,13 @@ def _read_tfrecord(part: Part, columns: Sequence[str], batch_rows: int) -> Itera
     for record in read_records(path):
         batch.append(record)
         if len(batch) == batch_rows:
-            yield _flat(decoder, batch, columns, path)
+            yield Rows(_flat(decoder, batch, path))
             batch = []
     if batch:
-        yield _flat(decoder, batch, columns, path)
+        yield Rows(_flat(decoder, batch, path))
 
 
-def _flat(decoder: object, records: list[bytes], columns: Sequence[str], path: str) -> pa.Table:
+def _flat(decoder: object, records: list[bytes], path: str) -> pa.Table:
     """Scalars out of tf.Example's lists; vectors stay lists."""
     try:
         decoded = pa.Table.from_batches([decoder.DecodeBatch(records)])  # type: ignore[attr-defined]
@@ -195,11 +193,9 @@ def _flat(decoder: object, records: list[bytes], columns: Sequence[str], path: s
 
 
 def _first_values(column: pa.Array) -> pa.Array:
-    lengths = pa.compute.fill_null(pa.compute.list_value_length(column), 0)
-    if pa.compute.max(lengths).as_py() not in (0, 1):
+    lengths = pc.fill_null(pc.list_value_length(column), 0)
+    if pc.max(lengths).as_py() not in (0, 1):
         return column
-    filled = pa.compute.equal(lengths, 1)
-    positions = pa.compute.if_else(
-        filled, pa.compute.subtract(pa.compute.cumulative_sum(filled.cast(pa.int64())), 1), None
-    )
+    filled = pc.equal(lengths, 1)
+    positions = pc.if_else(filled, pc.subtract(pc.cumulative_sum(filled.cast(pa.int64())), 1), None)
     return column.flatten().take(positions)

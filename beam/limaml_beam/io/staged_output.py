@@ -1,4 +1,4 @@
-"""Outputs become visible whole or not at all: written aside, checked, then renamed."""
+"""Outputs become visible whole or not at all: written under another name, checked, renamed."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def check_free(output: str, overwrite: bool) -> None:
         raise LimamlError(f"{output} exists; give --overwrite to replace it, or another --output")
 
 
-def aside_of(output: str) -> str:
+def staging_of(output: str) -> str:
     """A fresh name beside the output."""
     return f"{output.rstrip('/')}.partial-{uuid.uuid4().hex[:8]}"
 
 
 @contextlib.contextmanager
-def held(aside: str, output: str) -> Iterator[None]:
+def held(staging: str, output: str) -> Iterator[None]:
     """Holds a lock in the folder beside a local output while this process lives, and removes what
     dead processes left there.
     """
-    if not files.is_local(aside):
+    if not files.is_local(staging):
         yield
         return
     _remove_leftovers(Path(output))
-    Path(aside).mkdir(parents=True)
-    new = Path(aside, f"{_LOCK}.new")
+    Path(staging).mkdir(parents=True)
+    new = Path(staging, f"{_LOCK}.new")
     with new.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         new.rename(new.with_name(_LOCK))  # who finds it under its name finds it locked
@@ -70,28 +70,28 @@ def _remove_leftovers(output: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def publish(aside: str, output: str) -> None:
+def publish(staging: str, output: str) -> None:
     """Renames. Where folders can be renamed, a former output is moved away first and removed last.
     On object stores the former output is removed, then files are renamed one by one, the marker
     last.
     """
     output = output.rstrip("/")
     if files.has_folders(output):
-        _rename_folder(aside, output)
+        _rename_folder(staging, output)
         return
     discard(output)
-    marker, others = _marker_apart(aside)
+    marker, others = _split_off_marker(staging)
     for group in (others, marker):
         FileSystems.rename(
-            group, [files.join(output, path[len(aside) :].lstrip("/")) for path in group]
+            group, [files.join(output, path[len(staging) :].lstrip("/")) for path in group]
         )
 
 
-def keep_dead_letters(aside: str, output: str) -> str | None:
+def keep_dead_letters(staging: str, output: str) -> str | None:
     """Moves the dead letters of a failed local run to ``<output>.rejected``; returns that folder,
     or None without any.
     """
-    letters = Path(aside) / DEAD_LETTERS
+    letters = Path(staging) / DEAD_LETTERS
     if not files.is_local(output) or not letters.is_dir() or not any(letters.glob("*.jsonl")):
         return None
     kept = Path(f"{output.rstrip('/')}.rejected")
@@ -109,29 +109,29 @@ def discard(directory: str) -> None:
     elif files.has_folders(directory):
         FileSystems.delete([directory] if FileSystems.exists(directory) else [])
     else:
-        for group in _marker_apart(directory):
+        for group in _split_off_marker(directory):
             FileSystems.delete(group)
 
 
-def _rename_folder(aside: str, output: str) -> None:
+def _rename_folder(staging: str, output: str) -> None:
     old = f"{output}.old-{uuid.uuid4().hex[:8]}"
     parent = FileSystems.split(output)[0]
     if not FileSystems.exists(parent):
         FileSystems.mkdirs(parent)
     if FileSystems.exists(output):
         FileSystems.rename([output], [old])
-    FileSystems.rename([aside], [output])
+    FileSystems.rename([staging], [output])
     discard(old)
 
 
-def _marker_apart(directory: str) -> tuple[list[str], list[str]]:
+def _split_off_marker(directory: str) -> tuple[list[str], list[str]]:
     found = files.matching(directory, "**")
     marker = [path for path in found if path in {files.join(directory, name) for name in MARKERS}]
     return marker, [path for path in found if path not in marker]
 
 
 @contextlib.contextmanager
-def written_aside(path: str) -> Iterator[Any]:
+def staged_file(path: str) -> Iterator[Any]:
     """A file under a name of its own, renamed at the end: a retried or doubled bundle leaves one
     whole file.
     """
@@ -139,18 +139,18 @@ def written_aside(path: str) -> Iterator[Any]:
     if not FileSystems.exists(parent):
         with contextlib.suppress(BeamIOError, OSError):  # another worker made it first
             FileSystems.mkdirs(parent)
-    aside = f"{path}.{uuid.uuid4().hex}"
+    staging = f"{path}.{uuid.uuid4().hex}"
     with contextlib.ExitStack() as on_failure:
-        on_failure.callback(FileSystems.delete, [aside])
-        with FileSystems.create(aside, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
+        on_failure.callback(FileSystems.delete, [staging])
+        with FileSystems.create(staging, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
             yield handle
         on_failure.pop_all()
     if FileSystems.exists(path):
         FileSystems.delete([path])
-    FileSystems.rename([aside], [path])
+    FileSystems.rename([staging], [path])
 
 
 def write_file(path: str, content: bytes) -> None:
-    """Writes a file as `written_aside` does."""
-    with written_aside(path) as handle:
+    """Writes a file as `staged_file` does."""
+    with staged_file(path) as handle:
         handle.write(content)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.embedding_statistics import drift
 from tfrec_limaml.errors import LimamlError
+
+#: Share of filled values or unknown keys that is too large whatever is known beside it.
+HOPELESS = 0.95
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,12 @@ class Thresholds:
         max_drift: Root mean square change of a task's vector, relative to the published vectors'
             length; same model.
         min_loss_improvement: Share by which adaptation lowers the mean loss on the tasks' own rows.
+        max_filled_increase: Share of rows in which a feature is filled, beyond that of the model's
+            training data.
+        max_unknown_increase: Share of rows whose key a table lacks, beyond that of the training
+            data.
+        max_age_increase_days: Age of the newest row, beyond that of the published run's.
+        min_rows_per_day_ratio, max_rows_per_day_ratio: Rows per day, relative to the published run.
     """
 
     min_count_ratio: float = 0.8
@@ -31,6 +41,11 @@ class Thresholds:
     max_norm_ratio: float = 2.0
     max_drift: float = 1.0
     min_loss_improvement: float = 0.0
+    max_filled_increase: float = 0.2
+    max_unknown_increase: float = 0.2
+    max_age_increase_days: float = 0.9
+    min_rows_per_day_ratio: float = 0.5
+    max_rows_per_day_ratio: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +125,56 @@ def check_run(
     return checks
 
 
+def check_input(
+    quality: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    limits: Thresholds,
+) -> list[Check]:
+    """Measures what task records were made of.
+
+    Args:
+        quality: Of today's input: ``quality`` of the data card.
+        trained: Of the model's training data; empty where unknown.
+        reference: Of the published run's input; empty where there is none.
+        limits: The thresholds.
+
+    Returns:
+        For every feature its share of filled values, and for every table its share of unknown keys,
+        against the training data (or, where these are not known, the published run; a share above
+        `HOPELESS` never passes without either). Against the published run, how old the newest row
+        is and how many rows there are per day.
+    """
+    checks = []
+    for kind, text, increase in (
+        ("filled", "share of filled values of feature", limits.max_filled_increase),
+        ("unknown_keys", "share of unknown keys of table", limits.max_unknown_increase),
+    ):
+        known = trained.get(kind, reference.get(kind))
+        for name, share in quality.get(kind, {}).items():
+            allowed = HOPELESS if known is None else known.get(name, 0.0) + increase
+            checks.append(Check(f"{text} {name}", share, 0.0, allowed))
+    if "newest_row_age_days" in quality and "newest_row_age_days" in reference:
+        allowed = max(reference["newest_row_age_days"], 0.0) + limits.max_age_increase_days
+        age = quality["newest_row_age_days"]
+        checks.append(Check("age of the newest row in days", age, 0.0, allowed))
+    if quality.get("rows_per_day") and reference.get("rows_per_day"):
+        checks.append(
+            Check(
+                "rows per day relative to the published run",
+                quality["rows_per_day"] / reference["rows_per_day"],
+                limits.min_rows_per_day_ratio,
+                limits.max_rows_per_day_ratio,
+            )
+        )
+    return checks
+
+
 def require(checks: list[Check]) -> None:
     """Raises `LimamlError` naming every check that failed."""
     failed = [str(check) for check in checks if not check.passed]
     if failed:
         raise LimamlError(
-            f"not published: {'; '.join(failed)}. Mend the cause, or pass wider limits if the "
+            f"not published: {'; '.join(failed)}. Fix the cause, or pass wider limits if the "
             "change is meant"
         )

@@ -5,11 +5,12 @@ State lies in one work folder, which is local: its lock is one of this machine::
     <work>/refresh.lock              held while a refresh runs; a dead one's lock is free
     <work>/tasks/                    task records of the last run <work>/embeddings/<generation>/
     outputs: the generations that the store holds and, until the next run, a refused one
-    <work>/refresh.json              result of the last run that came to a decision
+    <work>/refresh.json              what became of the last run, however it ended
 
-Every step writes aside and renames, and the store's pointer moves last. A run that is killed
-anywhere leaves the published generation as it was; the next run clears away what is unfinished and
-starts from there.
+Every step writes under another name and renames, and the store's pointer moves last. A run that is
+killed anywhere leaves the published generation as it was. The next run publishes first what had
+passed its checks and could not be published; it clears away what is unfinished and goes on from
+there.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ from limaml_beam.generate_embeddings.artefacts import manifest_digest, read_mani
 from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, new_generation_name
 from limaml_beam.generate_embeddings.publish import publish
 from limaml_beam.generate_embeddings.report import read_report
+from limaml_beam.io import outcome
 from limaml_beam.refresh import checks
+from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.store import EmbeddingStore
 
 RESULT_FILE = "refresh.json"
-_PUBLISHED_MARK = "_PUBLISHED"
+#: In an output that passed its checks: what its tasks were made of.
+QUALITY_FILE = "quality.json"
+_CHECKED_MARK, _PUBLISHED_MARK = "_CHECKED", "_PUBLISHED"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,34 +70,96 @@ class Refresh:
 
 
 def refresh(settings: Refresh) -> dict[str, Any]:
-    """Runs one refresh.
+    """Runs one refresh, within a `session`.
 
     Returns:
         The embedding job's report with ``checks`` and ``published``.
 
     Raises:
-        LimamlError: Another refresh is running, a step failed, or a check refused the new
+        LimamlError: A step failed, or a check refused the new
             generation. What was published stays.
     """
     work = settings.work
-    with exclusive(work):
-        outputs = work / "embeddings"
-        reference = _published(outputs, settings.store)
-        _clear(work, reference, settings.store)
-        card = settings.prepare(work / "tasks")
-        report, output = _generate(settings, outputs, reference)
-        previous = None if reference is None else str(outputs / reference["generation"])
-        measured = checks.check_run(str(output), report, previous, reference, settings.limits)
-        result = report | {
-            "checks": [dataclasses.asdict(check) | {"passed": check.passed} for check in measured]
-        }
-        result["rows_prepared"] = card.get("rows", {}).get("used")
-        _write_result(work, result | {"published": None})
-        checks.require(measured)
-        result["published"] = publish(str(output), settings.store).identifier
-        (output / _PUBLISHED_MARK).touch()
-        _write_result(work, result)
-        return result
+    outputs = work / "embeddings"
+    outcome.note(published=None)
+    _publish_pending(settings, outputs)
+    reference = _published(outputs, settings.store)
+    _clear(work, reference, settings.store)
+    outcome.stage("prepare")
+    card = settings.prepare(work / "tasks")
+    quality = card.get("quality", {})
+    outcome.note(rows_prepared=card.get("rows", {}).get("used"), quality=quality)
+    measured = _check_input(settings, outputs, reference, quality)
+    outcome.stage("embed")
+    report, output = _generate(settings, outputs, reference)
+    outcome.note(**report)
+    outcome.stage(outcome.CHECK)
+    previous = None if reference is None else str(outputs / reference["generation"])
+    measured += checks.check_run(str(output), report, previous, reference, settings.limits)
+    _require(measured)
+    staging.write_text(output / QUALITY_FILE, json.dumps(quality, indent=1) + "\n")
+    (output / _CHECKED_MARK).touch()
+    outcome.stage("publish")
+    published = _publish(output, settings.store)
+    outcome.note(published=published)
+    return {**report, "checks": _described(measured), "published": published}
+
+
+@contextlib.contextmanager
+def session(work: Path, reports: Sequence[str] = ()) -> Iterator[None]:
+    """Holds the work folder for one run, and writes what became of it to ``refresh.json`` and to
+    `reports`, however it ends.
+    """
+    with (
+        exclusive(work),
+        outcome.reported("refresh", [str(work / RESULT_FILE), *reports]),
+    ):
+        yield
+
+
+def _publish(output: Path, store: EmbeddingStore) -> str:
+    identifier = publish(str(output), store).identifier
+    (output / _PUBLISHED_MARK).touch()
+    return identifier
+
+
+def _publish_pending(settings: Refresh, outputs: Path) -> None:
+    """Publishes what passed its checks in an earlier run that could not publish it, so that today's
+    run goes on from there instead of adapting everything again.
+    """
+    known = {generation.identifier for generation in settings.store.generations()}
+    pending = [
+        folder
+        for folder in sorted(outputs.glob("*"))
+        if (folder / _CHECKED_MARK).exists()
+        and not (folder / _PUBLISHED_MARK).exists()
+        and folder.name > max(known, default="")
+    ]
+    for folder in pending[-1:]:
+        if read_report(str(folder))["manifest_digest"] == manifest_digest(settings.adapter):
+            outcome.stage("publish_pending")
+            outcome.note(published_pending=_publish(folder, settings.store))
+
+
+def _check_input(
+    settings: Refresh, outputs: Path, reference: dict[str, Any] | None, quality: dict[str, Any]
+) -> list[checks.Check]:
+    trained = read_manifest(settings.adapter).training_quality
+    file = outputs / ("" if reference is None else reference["generation"]) / QUALITY_FILE
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    outcome.stage(outcome.CHECK)
+    measured = checks.check_input(quality, trained, earlier, settings.limits)
+    _require(measured)
+    return measured
+
+
+def _require(measured: list[checks.Check]) -> None:
+    outcome.note(checks=_described(measured))
+    checks.require(measured)
+
+
+def _described(measured: list[checks.Check]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(check) | {"passed": check.passed} for check in measured]
 
 
 @contextlib.contextmanager
@@ -174,9 +241,3 @@ def _clear(work: Path, published: dict[str, Any] | None, store: EmbeddingStore) 
             shutil.rmtree(folder, ignore_errors=True)
     for remains in (*work.glob("tasks.partial-*"), *work.glob("tasks.old-*")):
         shutil.rmtree(remains, ignore_errors=True)
-
-
-def _write_result(work: Path, result: dict[str, Any]) -> None:
-    aside = work / f".{RESULT_FILE}.partial"
-    aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    aside.replace(work / RESULT_FILE)

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from tfrec_limaml.schema import arrow_keys
 
 TIME = "__time"  # int64, milliseconds since the epoch
 LABEL = "__label"  # float32
@@ -113,16 +114,8 @@ def mix_hashes(hashes: Sequence[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint6
 
 
 def join_keys(table: pa.Table, columns: Sequence[str]) -> pa.ChunkedArray:
-    """`tfrec_limaml.schema.encode_task_key` of the key columns, for every row."""
-    parts = []
-    for name in columns:
-        part = table[key_column(name)]
-        codes, values = codes_of(part)
-        escaped = pc.replace_substring(pc.replace_substring(values, "%", "%25"), "|", "%7C")
-        parts.append(escaped.take(pa.array(codes)))
-    if len(parts) == 1:
-        return pa.chunked_array([parts[0]])
-    return pa.chunked_array([pc.binary_join_element_wise(*parts, "|")])
+    """`tfrec_limaml.schema.task_keys.task_key` of the key columns, for every row."""
+    return arrow_keys.join_keys([table[key_column(name)] for name in columns])
 
 
 def partition(

@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import Source, read_tables
-from limaml_beam.rows import columnar, values
+from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import Mask, key_column
+from tfrec_limaml.schema import arrow_keys, column_values
 from tfrec_limaml.schema.schema import Feature, Schema
 
 _BATCH_ROWS = 65_536
@@ -50,16 +51,22 @@ class FeatureTable:
     """
 
     def __init__(self, schema: Schema, name: str, source: Source) -> None:
-        columns = table_columns(schema, name)
-        parts: dict[str, list[pa.Array]] = {column: [] for column in columns}
-        for path in source.files:
-            for part in read_tables((path, None), columns, _BATCH_ROWS):
-                for column in columns:
-                    parts[column].append(_narrow(part[column].combine_chunks()))
         key = schema.tables[name]
-        if not sum(map(len, parts[key])):
+        features = [feature for feature in schema.features if feature.table == name]
+        keys: list[pa.Array] = []
+        parts: dict[str, list[tuple[pa.Array, Mask]]] = {f.name: [] for f in features}
+        # Each part is converted by itself: a column may have another type in another file.
+        for path in source.files:
+            for part in read_tables((path, None), table_columns(schema, name), _BATCH_ROWS):
+                texts = arrow_keys.as_keys(part[key])
+                part = part.filter(pc.is_valid(texts))  # a row without a key joins nothing
+                keys.append(texts.drop_null())
+                for feature in features:
+                    array, invalid = column_values.as_feature(part[feature.name], feature)
+                    parts[feature.name].append((_encoded(array), invalid))
+        if not sum(map(len, keys)):
             raise SourceError(f"table {name!r} ({', '.join(source.files)}) has no rows")
-        self._keys = values.as_text(_whole(parts[key]))
+        self._keys = pa.concat_arrays(keys)
         hashes = columnar.stable_hash(pc.fill_null(self._keys, ""))
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._rows = hashes[order], order.astype(np.int32)
@@ -76,12 +83,8 @@ class FeatureTable:
                     "one row per key is needed"
                 )
         self._columns: dict[str, tuple[pa.Array, Mask | None]] = {}
-        for feature in schema.features:
-            if feature.table == name:
-                self._columns[feature.name] = _stored(
-                    *values.as_feature(_whole(parts[feature.name]), feature), feature
-                )
-                del parts[feature.name]
+        for feature in features:
+            self._columns[feature.name] = _stored(parts.pop(feature.name), feature)
 
     def find(self, keys: pa.Array) -> npt.NDArray[np.int64]:
         """Row of each key, -1 where the table has none."""
@@ -109,38 +112,35 @@ class FeatureTable:
         return stored.take(pa.array(np.where(rows < 0, len(stored) - 1, rows)))
 
 
-def _stored(array: pa.Array, invalid: Mask, feature: Feature) -> tuple[pa.Array, Mask | None]:
-    """A column with the filler behind its last row, where row -1 finds it; text as codes as narrow
-    as they can be.
+def _stored(parts: list[tuple[pa.Array, Mask]], feature: Feature) -> tuple[pa.Array, Mask | None]:
+    """A column with the default value behind its last row, where row -1 finds it; text as codes as
+    narrow as they can be.
     """
-    filler = pa.array(
-        [feature.filler if feature.width == 1 else [feature.filler] * feature.width], array.type
-    )
-    return _narrow(pa.concat_arrays([array, filler])), np.append(
-        invalid, True
-    ) if invalid.any() else None
+    arrays, masks = map(list, zip(*parts, strict=True))
+    value = feature.filler if feature.width == 1 else [feature.filler] * feature.width
+    kind = arrays[0].type
+    if pa.types.is_dictionary(kind):
+        last = _encoded(pa.array([value], pa.string()))
+        encoded = pa.chunked_array([*arrays, last]).unify_dictionaries().combine_chunks()
+        array = _narrow(encoded)
+    else:
+        array = pa.concat_arrays([*arrays, pa.array([value], kind)])
+    invalid = np.concatenate([*masks, [True]])
+    return array, invalid if invalid[:-1].any() else None
 
 
-def _narrow(array: pa.Array) -> pa.Array:
-    """Text as codes as narrow as they can be; anything else as it is."""
-    if not pa.types.is_string(array.type):
-        return array
-    encoded = array.dictionary_encode()
+def _encoded(array: pa.Array) -> pa.Array:
+    """Text as codes; anything else as it is."""
+    return array.dictionary_encode() if pa.types.is_string(array.type) else array
+
+
+def _narrow(encoded: pa.DictionaryArray) -> pa.DictionaryArray:
     narrow = next(
         t
         for t in (pa.int8(), pa.int16(), pa.int32())
         if len(encoded.dictionary) <= 2 ** (t.bit_width - 1)
     )
     return pa.DictionaryArray.from_arrays(encoded.indices.cast(narrow), encoded.dictionary)
-
-
-def _whole(parts: list[pa.Array]) -> pa.ChunkedArray:
-    """One column from the parts it was read in, whose types may differ as far as Arrow can unite
-    them.
-    """
-    return pa.concat_tables(
-        [pa.table([values.plain(part)], ["column"]) for part in parts], promote_options="permissive"
-    )["column"]
 
 
 def load_tables(schema: Schema, sources: Mapping[str, Source]) -> Tables:
@@ -157,7 +157,7 @@ def _load(schema: str, sources: tuple[tuple[str, Source], ...]) -> Tables:
 def join(schema: Schema, tables: Tables, block: pa.Table) -> pa.Table:
     """A block with the columns of every feature table."""
     for name, table in tables.items():
-        rows = table.find(values.plain(block[key_column(schema.tables[name])]))
+        rows = table.find(arrow_keys.plain(block[key_column(schema.tables[name])]))
         for feature in schema.features:
             if feature.table == name:
                 block = block.append_column(feature.name, table.column(feature, rows))

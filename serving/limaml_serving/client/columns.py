@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from limaml_serving.client.feature_reader import Column, FeatureReader, all_finite
 from limaml_serving.errors import RequestError, shown
-from tfrec_limaml.schema.schema import Feature, encode_task_key
+from tfrec_limaml.schema.schema import Feature
+from tfrec_limaml.schema.task_keys import task_key
 
 # Types that have a length and yet are one value.
 _SINGLE = frozenset({str, bytes, np.str_, np.bytes_})
@@ -190,7 +191,7 @@ def _task_keys(
         if columns.keys().isdisjoint(names):
             values = tuple([member[name] for name in names])
             hash(values)  # as text and numbers can be
-            return TaskKeys((_task_key(values),), _ONE_KEY)
+            return TaskKeys((task_key(values),), _ONE_KEY)
         positions, index = _distinct(
             [
                 _values(columns[name]) if name in columns else [member[name]] * count
@@ -202,7 +203,7 @@ def _task_keys(
         raise RequestError(
             f"the key columns {list(names)} need text or numbers ({error})"
         ) from error
-    return TaskKeys(tuple([_task_key(key) for key in positions]), index)
+    return TaskKeys(tuple([task_key(key) for key in positions]), index)
 
 
 def _distinct(
@@ -219,11 +220,3 @@ def _distinct(
 
 def _values(column: Any) -> list[Any]:
     return column.tolist() if hasattr(column, "tolist") else list(column)
-
-
-def _task_key(values: Sequence[Any]) -> str | None:
-    if None in values:
-        return None
-    return encode_task_key(
-        [value.decode() if isinstance(value, bytes) else value for value in values]
-    )

@@ -16,7 +16,8 @@ from limaml_beam.io import staged_output
 from limaml_beam.io.pipeline_options import local_by_default
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import Feature, Label, encode_task_key, parse_time
+from tfrec_limaml.schema.schema import Feature, Label, parse_time
+from tfrec_limaml.schema.task_keys import encode_task_key
 
 
 def run(raw: Path, schema, output: Path, files=None, bad=0.05, **changes):

@@ -13,13 +13,13 @@ import pytest
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import Source, parts_of, read_tables
 from limaml_beam.io.tfrecords import frame_record, read_records
-from limaml_beam.rows.values import (
+from tfrec_limaml.schema.arrow_keys import as_text
+from tfrec_limaml.schema.column_values import (
     as_feature,
     as_floats,
     as_integers,
     as_label,
     as_milliseconds,
-    as_text,
 )
 from tfrec_limaml.schema.schema import Feature, Label, parse_time
 
@@ -150,7 +150,7 @@ def test_framed_records_are_read_by_tensorflow(tmp_path):
 def test_patterns_without_files_and_unknown_formats_are_refused(tmp_path):
     with pytest.raises(SourceError, match="no file matches"):
         Source.match("interactions", str(tmp_path / "*.parquet"))
-    (tmp_path / "x.xlsx").touch()
+    (tmp_path / "x.xlsx").write_bytes(b"x")
     with pytest.raises(SourceError, match=r"cannot tell the format of .*x.xlsx"):
         Source.match("interactions", str(tmp_path / "x.xlsx"))
 

@@ -16,6 +16,7 @@ from limaml_beam.build_tasks.history import KeyHistory, moments_of
 from limaml_beam.build_tasks.pipeline import Inputs, build_tasks
 from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, cut_dates
 from limaml_beam.io.pipeline_options import local_by_default
+from limaml_beam.rows.columnar import TIME
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.cli import main
 from tfrec_limaml.schema.schema import parse_time
@@ -31,7 +32,7 @@ HOW = TaskSettings(definitions=("t",), validation_start=15, test_start=22)
 def features(drawn, prior=0.3, smoothing=2.0):
     codes, times, labels = (np.array(column) for column in zip(*drawn, strict=True))
     return KeyHistory.of(codes, times, labels).as_of(
-        codes, moments_of(times, HOW), prior, smoothing
+        codes, moments_of(pa.table({TIME: times}), HOW), prior, smoothing
     )
 
 

@@ -77,6 +77,18 @@ def test_bad_records_become_dead_letters_and_do_not_cost_their_batch(job, write_
     assert dead["not_finite"]["detail"] == "nan"
 
 
+@pytest.mark.parametrize("key", ["", "k" * 512, "ü" * 256])
+def test_a_task_whose_key_no_store_holds_is_a_dead_letter(job, write_tasks, encode, tmp_path, key):
+    write_tasks([encode("u", [1.0]), encode("k" * 511, [1.0]), encode(key, [1.0])], files=1)
+    report = generate(dataclasses.replace(job, max_bad_fraction=0.5))
+    assert report["dead_letters"] == {"unstorable_key": 1}
+    assert [row["reason"] for row in read_dead(job.output)] == ["unstorable_key"]
+    store = open_store(f"lmdb:{tmp_path}/store")
+    publish(job.output, store)
+    assert store.get_many(["u", "k" * 511], 7)[1].all()
+    store.close()
+
+
 def test_too_many_dead_letters_leave_nothing_behind(job, write_tasks, encode, tmp_path):
     write_tasks([encode("u", [1.0]), b"junk"])
     with pytest.raises(LimamlError, match="1 of 2 tasks are dead letters"):

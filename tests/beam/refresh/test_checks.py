@@ -8,7 +8,7 @@ import pytest
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.embedding_statistics import describe, drift
-from limaml_beam.refresh.checks import Thresholds, check_run, require
+from limaml_beam.refresh.checks import Thresholds, check_input, check_run, require
 from tfrec_limaml.errors import LimamlError
 
 
@@ -70,7 +70,7 @@ def test_drift_is_the_relative_root_mean_square_change(tmp_path):
 
 
 def test_drift_is_measured_on_the_same_tasks_of_both_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("limaml_beam.checks.SAMPLED_TASKS", 7)
+    monkeypatch.setattr("limaml_beam.generate_embeddings.embedding_statistics.SAMPLED_TASKS", 7)
     write(tmp_path / "old", BASE)
     write(tmp_path / "new", -BASE)
     assert drift(f"{tmp_path}/old", f"{tmp_path}/new") == pytest.approx(2.0)
@@ -129,3 +129,53 @@ def test_a_refusal_names_every_failed_check_and_its_limits(tmp_path):
                 dataclasses.replace(Thresholds(), min_loss_improvement=0.2),
             )
         )
+
+
+@pytest.mark.parametrize(
+    ("quality", "trained", "reference", "failing"),
+    [
+        ({"filled": {"age": 0.1}}, {"filled": {}}, {}, []),
+        ({"filled": {"age": 0.3}}, {"filled": {}}, {}, ["share of filled values of feature age"]),
+        ({"filled": {"age": 0.3}}, {"filled": {"age": 0.2}}, {}, []),
+        ({"filled": {"age": 1.0}}, {}, {}, ["share of filled values of feature age"]),
+        ({"filled": {"age": 0.9}}, {}, {}, []),
+        (
+            {"filled": {"age": 0.9}},
+            {},
+            {"filled": {"age": 0.1}},
+            ["share of filled values of feature age"],
+        ),
+        (
+            {"unknown_keys": {"users": 1.0}},
+            {"unknown_keys": {"users": 0.1}},
+            {},
+            ["share of unknown keys of table users"],
+        ),
+        ({"newest_row_age_days": 1.2}, {}, {"newest_row_age_days": 0.4}, []),
+        (
+            {"newest_row_age_days": 1.4},
+            {},
+            {"newest_row_age_days": 0.4},
+            ["age of the newest row in days"],
+        ),
+        ({"newest_row_age_days": 9.0}, {}, {}, []),
+        ({"rows_per_day": 60.0}, {}, {"rows_per_day": 100.0}, []),
+        (
+            {"rows_per_day": 40.0},
+            {},
+            {"rows_per_day": 100.0},
+            ["rows per day relative to the published run"],
+        ),
+        (
+            {"rows_per_day": 300.0},
+            {},
+            {"rows_per_day": 100.0},
+            ["rows per day relative to the published run"],
+        ),
+    ],
+)
+def test_input_is_judged_by_the_training_data_and_the_published_run(
+    quality, trained, reference, failing
+):
+    measured = check_input(quality, trained, reference, Thresholds())
+    assert [check.name for check in measured if not check.passed] == failing

@@ -181,9 +181,12 @@ def test_integer_keys_of_one_file_meet_text_keys_of_another(checked, own_frame, 
     assert "users (rows without a partner)" not in invalid
 
 
-def test_negative_weights_are_refused(checked, own_frame):
-    with pytest.raises(SchemaError, match=r"weight column 'w'"):
-        checked(frame=own_frame.assign(w="-1"), weight="w")
+def test_weights_that_are_no_weights_are_null_and_counted(checked, own_frame):
+    weights = ["-1", "inf", "x", "2"] + ["1"] * 36
+    raw, invalid = checked(frame=own_frame.assign(w=weights), weight="w")
+    assert raw.interactions["w"].isna().sum() == 3
+    assert raw.interactions["w"].iloc[3] == 2.0
+    assert invalid["w"] == {"out_of_range": 1, "non_finite": 1, "unparsable": 1}
 
 
 def test_the_card_counts_tested_tasks_with_history(checked, own_frame):

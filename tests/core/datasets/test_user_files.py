@@ -146,7 +146,7 @@ def test_a_guessed_schema_prepares_the_file_it_was_guessed_from(tmp_path):
     meta = {f.name for f in schema.features if f.role == "meta"}
     assert meta == {"industry", "seniority", "country", "connections", "account_age_days"}
     assert next(f for f in schema.features if f.name == "topic").encoding == "vocabulary"
-    assert next(f for f in schema.features if f.name == "sender_closeness").encoding == "numeric"
+    assert next(f for f in schema.features if f.name == "sender_closeness").encoding == "quantiles"
     card = datasets.prepare_own(tmp_path / "guess.yaml", tmp_path / "clicks.csv", tmp_path / "raw")
     assert card["rows"] == described["rows"] == len(joined)
     assert datasets.describe(tmp_path / "raw")["samples_per_task"] == card["samples_per_task"]

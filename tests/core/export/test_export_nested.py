@@ -13,7 +13,7 @@ from tfrec_limaml.commands import evaluate
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.export.savedmodels import export_for_serving
 from tfrec_limaml.manifest import NESTED_OUTPUTS, Manifest
-from tfrec_limaml.schema.schema import encode_task_key
+from tfrec_limaml.schema.task_keys import encode_task_key
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.record_format import encode_task
 

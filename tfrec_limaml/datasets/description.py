@@ -44,7 +44,8 @@ def _file(path: Path, schema: str | Path | None, write_schema: str | Path | None
         raise LimamlError(
             f"{write_schema} exists already; choose another name for the guessed schema"
         )
-    frame = user_files.read_table(path)
+    table = user_files.read_table(path)
+    frame = table.frame
     guessed = guess.guess_schema(frame, path.stem) if schema is None else None
     declared = Schema.load(str(schema)) if guessed is None else guessed.schema
     # A file by itself has no tables to join; what the schema takes from them is left out of the
@@ -53,7 +54,12 @@ def _file(path: Path, schema: str | Path | None, write_schema: str | Path | None
         features=tuple(f for f in declared.features if f.table is None), tables={}, history=()
     )
     data, invalid = conform.conform(
-        raw.RawData(schema=alone, interactions=frame, source={"files": [path.name]})
+        raw.RawData(
+            schema=alone,
+            interactions=frame,
+            dropped=table.malformed,
+            source={"files": [path.name]},
+        )
     )
     result = card.data_card(data, invalid)
     if guessed is not None:

@@ -1,0 +1,97 @@
+"""Whether the input is what it was declared to be: shares of values that had to be replaced, keys
+that found no partner, times that nobody can have acted at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
+from limaml_beam.build_tasks.split_summary import SplitSummary
+from limaml_beam.build_tasks.validation import FILLED, IMPLAUSIBLE, UNKNOWN_KEY, UNREADABLE
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.schema import Schema
+
+#: Shares above which the data card warns.
+WARN_FILLED, WARN_UNKNOWN = 0.5, 0.1
+#: Share of implausible times above which a run is refused.
+MAX_IMPLAUSIBLE = 0.5
+
+
+def describe(
+    counts: Mapping[str, int], summary: SplitSummary, settings: TaskSettings
+) -> dict[str, Any]:
+    """What a later run is compared with.
+
+    Returns:
+        ``filled`` and ``unknown_keys``: shares of the rows read, by feature and by table;
+        ``rows_per_day`` from the first to the last row that is used; and, of a run without
+        evaluation splits, ``newest_row_age_days`` at the end of its window.
+    """
+    read = max(counts.get("rows_read", 0), 1)
+    first = [time for time in summary.first if time is not None]
+    last = [time for time in summary.last if time is not None]
+    found: dict[str, Any] = {
+        "filled": {name: n / read for name, n in _named(counts, FILLED).items()},
+        "unknown_keys": {name: n / read for name, n in _named(counts, UNKNOWN_KEY).items()},
+        "implausible_times": counts.get(IMPLAUSIBLE, 0) / read,
+    }
+    if last:
+        days = max((max(last) - min(first)) / DAY_MS, 1.0)
+        found["rows_per_day"] = sum(summary.rows) / days
+        if settings.recent_only:
+            found["newest_row_age_days"] = (settings.test_start - max(last)) / DAY_MS
+    return found
+
+
+def check(schema: Schema, counts: Mapping[str, int]) -> None:
+    """Raises `LimamlError` where most times are implausible, or a column holds values but not one
+    valid one, or a table has the key of no row.
+    """
+    read = counts.get("rows_read", 0)
+    odd = counts.get(IMPLAUSIBLE, 0)
+    if odd > MAX_IMPLAUSIBLE * read:
+        raise LimamlError(
+            f"{odd} of {read} rows have a time before 1980 or after 2099, or none that can be read "
+            f"in column {schema.timestamp!r}: is `timestamp_unit: {schema.timestamp_unit}` right?"
+        )
+    unreadable, filled = _named(counts, UNREADABLE), _named(counts, FILLED)
+    lost = sorted(name for name in unreadable if read and filled.get(name, 0) == read)
+    if lost:
+        kinds = {f.name: f.dtype for f in schema.features}
+        raise LimamlError(
+            f"no row has a valid value of {lost[0]!r} (declared {kinds[lost[0]]}), though "
+            f"{unreadable[lost[0]]} have one: fix the column, or declare what it holds"
+        )
+    for table, unknown in _named(counts, UNKNOWN_KEY).items():
+        if read and unknown == read:
+            raise LimamlError(
+                f"no value of {schema.tables[table]!r} in the interactions occurs in the table "
+                f"{table!r}: are they keyed alike?"
+            )
+
+
+def warnings(quality: Mapping[str, Any]) -> list[str]:
+    """Lines for the data card."""
+    lines = [
+        f"feature {name} had to be filled in {share:.1%} of the rows"
+        for name, share in quality["filled"].items()
+        if share > WARN_FILLED
+    ]
+    lines += [
+        f"{share:.1%} of the rows have a key that the table {name} lacks"
+        for name, share in quality["unknown_keys"].items()
+        if share > WARN_UNKNOWN
+    ]
+    if quality["implausible_times"]:
+        lines.append(
+            f"{quality['implausible_times']:.2%} of the rows have a time before 1980 or after "
+            "2099, or none that can be read"
+        )
+    return lines
+
+
+def _named(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
+    found = [name for name in sorted(counts) if name.startswith(prefix)]
+    return {name.removeprefix(prefix): counts[name] for name in found}

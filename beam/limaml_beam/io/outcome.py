@@ -1,0 +1,87 @@
+"""What became of a run, as a file that machines read: written for every outcome, failures too.
+
+::
+
+    {"command": "refresh", "outcome": "refused", "stage": "check", "reason": "...",
+     "began": "2026-01-01T03:00:00+00:00", "seconds": 12.3, ...counts and checks as far as it came}
+
+``outcome`` is ``"done"``, ``"refused"`` (a check said no), ``"failed"`` or ``"interrupted"``;
+``stage`` is the one that ran last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import datetime as dt
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from limaml_beam.io import staged_output
+from tfrec_limaml.errors import LimamlError
+
+CHECK = "check"
+_current: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
+    "outcome", default=None
+)
+
+
+def stage(name: str) -> None:
+    """Says which stage begins."""
+    note(stage=name)
+
+
+def note(**facts: Any) -> None:
+    """Adds facts to the report of the run, where there is one."""
+    report = _current.get()
+    if report is not None:
+        report.update(facts)
+
+
+@contextlib.contextmanager
+def reported(command: str, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Writes the report of the block to every path when it ends, however it ends; none without
+    paths.
+
+    Yields:
+        The report; what the block adds to it is in the file.
+    """
+    if not paths:  # facts go to the report of whoever called
+        yield {}
+        return
+    began = time.time()
+    report: dict[str, Any] = {
+        "command": command,
+        "outcome": "done",
+        "stage": "start",
+        "reason": None,
+        "began": dt.datetime.fromtimestamp(began, dt.UTC).isoformat(timespec="seconds"),
+    }
+    token = _current.set(report)
+    try:
+        yield report
+    except BaseException as error:
+        refused = isinstance(error, LimamlError) and report["stage"] == CHECK
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        report["outcome"] = "refused" if refused else "interrupted" if interrupted else "failed"
+        report["reason"] = str(error) or type(error).__name__
+        # What went wrong matters more than that it could not be written down.
+        with contextlib.suppress(OSError, LimamlError):
+            _write(report, paths, began)
+        raise
+    else:
+        _write(report, paths, began)
+    finally:
+        _current.reset(token)
+
+
+def _write(report: dict[str, Any], paths: Sequence[str], began: float) -> None:
+    report["seconds"] = round(time.time() - began, 3)
+    text = json.dumps(report, indent=2, default=str) + "\n"
+    for path in paths:
+        try:
+            staged_output.write_file(path, text.encode())
+        except OSError as error:
+            raise LimamlError(f"cannot write the report {path}: {error}") from error

@@ -1,0 +1,284 @@
+"""Any table through both commands: no traceback, and every row is used or skipped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.build_tasks.validation import validate
+from limaml_beam.io.read_errors import SourceError
+from limaml_beam.io.sources import read_rows
+from tfrec_limaml import datasets
+from tfrec_limaml.cli import main
+from tfrec_limaml.datasets import user_files
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.schema import Schema
+
+SCHEMA = Schema.from_dict(
+    {
+        "name": "any",
+        "label": "y",
+        "timestamp": "t",
+        "tasks": {"user": ["u"]},
+        "weight": "w",
+        "carry": ["c"],
+        "features": [
+            {"name": "n", "role": "meta"},
+            {"name": "i", "dtype": "int64", "encoding": "hash", "buckets": 4},
+            {"name": "s", "dtype": "string", "encoding": "hash", "buckets": 4},
+            {"name": "v", "width": 2},
+        ],
+        "split": {"validation_start": "2024-01-05", "test_start": "2024-01-08"},
+    }
+)
+COLUMNS = ("y", "t", "u", "w", "c", "n", "i", "s", "v")
+START = 1_704_067_200_000
+
+texts = st.text(max_size=4) | st.sampled_from(
+    [
+        "",
+        "NULL",
+        "nan",
+        "inf",
+        "1e400",
+        "1_0",
+        "+5",
+        "007",
+        "true",
+        "2024-01-02",
+        '"',
+        "a|b",
+        "[1,2]",
+    ]
+)
+times = st.integers(START, START + 10 * 86_400_000)
+good = {
+    "y": st.sampled_from(["0", "1", "true"]),
+    "t": times.map(str),
+    "u": st.integers(0, 5).map(str),
+}
+cells = {name: st.one_of(good.get(name, texts), texts, st.integers().map(str)) for name in COLUMNS}
+
+
+@st.composite
+def csv_files(draw):
+    """A CSV file, most of whose rows are fine."""
+    separator = draw(st.sampled_from([",", ";", "\t"]))
+    lines = [separator.join(COLUMNS)]
+    for _ in range(draw(st.integers(0, 12))):
+        row = [draw(cells[name]) for name in COLUMNS]
+        row = [
+            f'"{cell.replace(chr(34), chr(34) * 2)}"' if draw(st.booleans()) else cell
+            for cell in row
+        ]
+        lines.append(separator.join(row) + draw(st.sampled_from(["", "", "", separator])))
+    content = draw(st.sampled_from(["\n", "\r\n"])).join(lines).encode("utf-8", "surrogatepass")
+    return content + draw(st.sampled_from([b"", b"\n", b"\xff", b"\n\n"]))
+
+
+def arrow_columns(rows):
+    kinds = st.sampled_from(
+        [
+            pa.int64(), pa.uint64(), pa.int8(), pa.float64(), pa.float16(), pa.bool_(), pa.string(),
+            pa.large_string(), pa.binary(), pa.binary(16), pa.date32(), pa.timestamp("ns"),
+            pa.timestamp("s", tz="UTC"), pa.time64("us"), pa.duration("s"), pa.decimal128(38, 2),
+            pa.list_(pa.float64()), pa.list_(pa.string()), pa.list_(pa.float32(), 2),
+            pa.struct([("a", pa.int64())]), pa.map_(pa.string(), pa.int64()), pa.null(),
+            pa.dictionary(pa.int8(), pa.string()),
+        ]
+    )  # fmt: skip
+    return kinds.flatmap(lambda kind: st.lists(value_of(kind), min_size=rows, max_size=rows).map(
+        lambda values: pa.array(values, kind.value_type).dictionary_encode()
+        if pa.types.is_dictionary(kind) else pa.array(values, kind)
+    ))  # fmt: skip
+
+
+def value_of(kind):
+    if pa.types.is_dictionary(kind):
+        return value_of(kind.value_type)
+    if pa.types.is_integer(kind):
+        low, high = (
+            (0, 2**kind.bit_width)
+            if "u" in str(kind)
+            else (-(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1))
+        )
+        base = st.integers(low, high - 1) | st.integers(0, 1)
+    elif pa.types.is_floating(kind):
+        base = (st.floats(width=16) if kind == pa.float16() else st.floats()).map(
+            np.float16 if kind == pa.float16() else float
+        )
+    elif pa.types.is_boolean(kind):
+        base = st.booleans()
+    elif pa.types.is_fixed_size_binary(kind):
+        base = st.binary(min_size=16, max_size=16)
+    elif pa.types.is_binary(kind):
+        base = st.binary(max_size=4)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        base = st.text(st.characters(codec="utf-8"), max_size=4)
+    elif pa.types.is_date(kind):
+        base = st.dates()
+    elif pa.types.is_temporal(kind):
+        high = 86_399_999_999 if pa.types.is_time(kind) else 2**42
+        base = st.integers(0 if pa.types.is_time(kind) else -high, high)
+    elif pa.types.is_decimal(kind):
+        base = st.decimals(-(10**30), 10**30, places=2)
+    elif pa.types.is_fixed_size_list(kind):
+        base = st.lists(st.floats(width=32), min_size=2, max_size=2)
+    elif pa.types.is_list(kind):
+        base = st.lists(value_of(kind.value_type), max_size=3)
+    elif pa.types.is_struct(kind):
+        base = st.fixed_dictionaries({"a": st.integers(0, 9)})
+    elif pa.types.is_map(kind):
+        base = st.lists(
+            st.tuples(st.text("ab", min_size=1, max_size=2), st.integers(0, 9)), max_size=2
+        )
+    else:
+        base = st.none()
+    return st.none() | base
+
+
+@st.composite
+def parquet_tables(draw):
+    """A table of any types; the columns that rows cannot do without are often fine."""
+    rows = draw(st.integers(0, 8))
+    columns = {name: draw(arrow_columns(rows)) for name in COLUMNS}
+    if draw(st.booleans()):
+        columns["y"] = pa.array([n % 2 for n in range(rows)])
+        columns["t"] = pa.array([START + n * 86_400_000 for n in range(rows)])
+    return pa.table(columns)
+
+
+def through_both(path: Path) -> None:
+    """Reads a file as both commands do, and compares what they say."""
+    try:
+        table = user_files.read_table(path, max_malformed=1.0)
+        rows = len(table.frame) + sum(table.malformed.values())
+    except LimamlError:
+        rows = None
+    how = TaskSettings(definitions=("user",), **cut_dates(SCHEMA))
+    read = used = skipped = malformed = 0
+    try:
+        for part in read_rows((str(path), None), COLUMNS, 3):
+            block, reasons, counts = validate(SCHEMA, how, {}, part.table)
+            read += part.count
+            malformed += len(part.bad)
+            used += block.num_rows
+            skipped += len(part.bad) + sum(
+                n for name, n in counts.items() if name.startswith("skipped:")
+            )
+            assert (reasons == "").sum() == block.num_rows
+    except SourceError:
+        return
+    assert read == used + skipped
+    assert rows in (None, read)
+    for call in (
+        lambda: datasets.prepare_own(path.parent / "s.yaml", path, path.parent / "raw"),
+        lambda: datasets.describe(path),
+        lambda: datasets.describe(path, schema=path.parent / "s.yaml"),
+    ):
+        try:
+            card = call()
+        except LimamlError:
+            continue
+        assert card["rows"] + sum(card["dropped"].values()) == read
+
+
+@pytest.fixture(scope="module")
+def folder():
+    path = Path(tempfile.mkdtemp())
+    SCHEMA.save(path / "s.yaml")
+    yield path
+    shutil.rmtree(path)
+
+
+def clean(folder):
+    shutil.rmtree(folder / "raw", ignore_errors=True)
+
+
+ALWAYS = settings(
+    deadline=None, max_examples=30, suppress_health_check=list(HealthCheck), derandomize=True
+)
+
+
+@ALWAYS
+@given(content=csv_files())
+@example(content=b"y,t,u,w,c,n,i,s,v\n")
+@example(content=b'\xef\xbb\xbf"y",t,u,w,c,n,i,s,v\n1,2,3,4,5,6,7,8,9\n')
+def test_no_text_file_ends_in_a_traceback_and_every_row_is_accounted_for(folder, content):
+    (folder / "x.csv").write_bytes(content)
+    clean(folder)
+    through_both(folder / "x.csv")
+
+
+@ALWAYS
+@given(table=parquet_tables())
+def test_no_parquet_file_ends_in_a_traceback_and_every_row_is_accounted_for(folder, table):
+    pq.write_table(table, folder / "x.parquet")
+    clean(folder)
+    through_both(folder / "x.parquet")
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(content=st.binary(max_size=200), name=st.sampled_from(["x.csv", "x.parquet", "x.csv.gz"]))
+def test_no_bytes_end_in_a_traceback(folder, content, name):
+    (folder / name).write_bytes(content)
+    clean(folder)
+    through_both(folder / name)
+
+
+def test_whole_runs_of_both_commands_use_and_skip_the_same_rows(tmp_path, capsys):
+    draw = np.random.default_rng(0)
+    lines = ["y;t;u;w;c;n;i;s;v"]
+    for n in range(400):
+        cells = [
+            str(n % 2), str(START + n * 2_000_000), f"u{draw.integers(9)}", "1", "0.5", "True",
+            str(2**60 + n), "NULL", "[1, 2.5]",
+        ]  # fmt: skip
+        lines.append(";".join(cells))
+    lines[10] += ";"  # another number of fields
+    lines[20] = lines[20].replace(";1;0.5;", ";-1;0.5;")  # no weight
+    lines[30] = lines[30].replace("True", "n/a")  # filled
+    lines[40] = ";".join(["1", "soon", "u1", "1", "0.5", "1", "1", "x", "[1, 2]"])
+    lines[50] = ";".join(["1", str(START), "k" * 600, "1", "0.5", "1", "1", "x", "[1, 2]"])
+    (tmp_path / "LOG.TSV").write_text("\n".join(lines))
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SCHEMA.to_dict()))
+    direct = ["--schema", f"{tmp_path}/s.yaml", "--interactions", f"{tmp_path}/LOG.TSV"]
+    assert main(["datasets", "prepare", *direct, "--output", f"{tmp_path}/raw"]) == 0
+    for name, arguments in {"via": [f"{tmp_path}/raw"], "direct": direct}.items():
+        assert main(["prepare", *arguments, "--output", f"{tmp_path}/{name}", "--shards", "1"]) == 0
+    via, direct = (
+        json.loads((tmp_path / name / "data_card.json").read_text()) for name in ("via", "direct")
+    )
+    assert direct["rows"]["read"] == 400
+    assert direct["rows"]["used"] == via["rows"]["used"] == 396
+    assert {name: n for name, n in direct["rows"]["skipped"].items() if n} == {
+        "invalid_timestamp": 1,
+        "invalid_weight": 1,
+        "key_too_long:user": 1,
+        "malformed_row:number_of_fields": 1,
+    }
+    assert direct["filled"] == via["filled"] == {"n": 1, "s": 397}
+    letters = [
+        json.loads(line)
+        for file in (tmp_path / "direct" / "dead_letter").glob("*.jsonl")
+        for line in file.read_text().splitlines()
+    ]
+    assert {letter["reason"]: letter.get("line") for letter in letters}[
+        "malformed_row:number_of_fields"
+    ] == 11
+    records = [
+        (tmp_path / name / "user" / "recent-00000-of-00001.tfrecord.gz").read_bytes()
+        for name in ("via", "direct")
+    ]
+    assert records[0] == records[1]

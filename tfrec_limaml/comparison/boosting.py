@@ -15,43 +15,41 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 100, "lambda_l2": 10.0},
     {"num_leaves": 63, "learning_rate": 0.03, "min_data_in_leaf": 100, "lambda_l2": 10.0},
 )
+FIXED = {
+    "objective": "binary",
+    "metric": "auc",
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "feature_fraction": 0.8,
+    "verbosity": -1,
+}
 ROUNDS, PATIENCE = 2000, 50
 
 
 def lightgbm(data: Data, seed: int) -> Outcome:
-    """LightGBM with early stopping: three settings, each with and without IDs as categories."""
+    """LightGBM with early stopping: three settings, and the best of them with IDs as categories."""
     try:
         import lightgbm as lgb
     except ImportError as error:
         raise LimamlError("needs LightGBM; run `pip install tfrec-limaml[compare]`") from error
-    best: tuple[float, dict[str, Any], Any] = (-1.0, {}, None)
-    for ids in (False, True):
-        train, validation, test = (
-            table(rows, data.encoder, ids) for rows in (data.train, data.validation, data.test)
-        )
-        known = lgb.Dataset(train, data.train.label, weight=data.train.weight, free_raw_data=False)
-        held_out = lgb.Dataset(validation, data.validation.label, reference=known)
-        for settings in SETTINGS:
-            options = {
-                **settings,
-                "objective": "binary",
-                "metric": "auc",
-                "bagging_fraction": 0.8,
-                "bagging_freq": 1,
-                "feature_fraction": 0.8,
-                "verbosity": -1,
-                "seed": seed,
-                "num_threads": 2,
-            }
-            model = lgb.train(
-                options,
-                known,
-                ROUNDS,
-                valid_sets=[held_out],
-                callbacks=[lgb.early_stopping(PATIENCE, verbose=False)],
-            )
-            value = auc(data.validation.label, model.predict(validation))
-            if value > best[0]:
-                chosen = {**settings, "ids": ids, "trees": model.best_iteration}
-                best = (value, chosen, model.predict(test))
-    return Outcome(best[2], best[0], settings=best[1])
+    tried = [_fit(lgb, data, seed, settings, ids=False) for settings in SETTINGS]
+    best = max(tried, key=lambda outcome: outcome.val_auc)
+    settings = {name: value for name, value in best.settings.items() if name in SETTINGS[1]}
+    with_ids = _fit(lgb, data, seed, settings, ids=True)
+    return max(best, with_ids, key=lambda outcome: outcome.val_auc)
+
+
+def _fit(lgb: Any, data: Data, seed: int, settings: dict[str, Any], ids: bool) -> Outcome:
+    train, validation, test = (
+        table(rows, data.encoder, ids) for rows in (data.train, data.validation, data.test)
+    )
+    known = lgb.Dataset(train, data.train.label, weight=data.train.weight)
+    held_out = lgb.Dataset(validation, data.validation.label, reference=known)
+    options = {**FIXED, **settings, "seed": seed}
+    stopping = lgb.early_stopping(PATIENCE, verbose=False)
+    model = lgb.train(options, known, ROUNDS, valid_sets=[held_out], callbacks=[stopping])
+    return Outcome(
+        model.predict(test),
+        auc(data.validation.label, model.predict(validation)),
+        settings={**settings, "ids": ids, "trees": model.best_iteration},
+    )

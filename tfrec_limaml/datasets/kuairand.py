@@ -191,7 +191,7 @@ def _video_features() -> tuple[Feature, ...]:
 
 
 _HISTORY = tuple(
-    History(keys=keys, encoding="quantiles")
+    History(keys=keys, encoding="quantiles", per_token=True)
     for keys in (
         ("user_id",),
         ("video_id",),

@@ -129,7 +129,7 @@ def _schema(
         features=(*_user_features(release), *_movie_features()),
         tables={name: {"users": "user_id", "movies": "movie_id"}[name] for name in tables},
         history=tuple(
-            History(keys=keys, encoding="quantiles")
+            History(keys=keys, encoding="quantiles", per_token=True)
             for keys in (("user_id",), ("movie_id",), ("user_id", "genres"))
         )
         if request.history

@@ -307,7 +307,7 @@ def _schema(request: Request, days: int) -> Schema:
 
 
 _HISTORY = tuple(
-    History(keys=keys, encoding="quantiles")
+    History(keys=keys, encoding="quantiles", per_token=True)
     for keys in (
         ("member_id",),
         ("item_id",),

@@ -196,12 +196,15 @@ class History:
         keys: Columns that the statistics are grouped by.
         smoothing: Pseudo-rows at the overall mean added to the rate.
         encoding: Of the features: ``"numeric"`` or ``"quantiles"``.
+        per_token: Whether a multi-valued key stands for each of its tokens, whose values are then
+            averaged; else its whole text is one key.
         values: Which of ``rate``, ``count`` and ``recency`` to make; all of them by default.
     """
 
     keys: tuple[str, ...]
     smoothing: float = 10.0
     encoding: Literal["numeric", "quantiles"] = "numeric"
+    per_token: bool = False
     values: tuple[str, ...] = HISTORY_VALUES
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
@@ -110,6 +111,7 @@ class _Deal(beam.DoFn):
             narrow = pa.table(
                 {**keys, TIME: block[TIME], LABEL: block[LABEL], _HOME: homes, _ROW: rows}
             )
+            narrow = one_row_per_token(narrow, self.schema, history)
             hashes = columnar.stable_hash(columnar.join_keys(narrow, history.keys))
             for part, table in columnar.partition(narrow, hashes, self.partitions):
                 yield index * self.partitions + part, self.shuffle.pack(table)
@@ -153,6 +155,20 @@ class _Compute(beam.DoFn):
         )
 
 
+def one_row_per_token(rows: pa.Table, schema: Schema, history: History) -> pa.Table:
+    """Repeats each row for every value of the history's multi-valued keys, where it asks for it."""
+    if not history.per_token:
+        return rows
+    separators = {f.name: f.separator for f in schema.features if f.separator is not None}
+    for name in history.keys:
+        if name in separators:
+            lists = pc.split_pattern(rows[key_column(name)].combine_chunks(), separators[name])
+            rows = rows.take(pc.list_parent_indices(lists))
+            place = rows.column_names.index(key_column(name))
+            rows = rows.set_column(place, key_column(name), lists.flatten())
+    return rows
+
+
 def stem(history: History) -> str:
     """File name of a history's online copy, without the extension."""
     return "_".join(history.keys)
@@ -164,25 +180,30 @@ def _named(history: History, values: tuple[Any, ...]) -> dict[str, pa.Array]:
 
 
 class _Join(beam.DoFn):
-    """(home, its packed block and all its packed values) -> the block with the history features."""
+    """(home, its packed block and all its packed values) -> the block with the history features.
+
+    A row with several values of a multi-valued key gets their mean.
+    """
 
     def __init__(self, shuffle: Shuffle) -> None:
         self.shuffle = shuffle
 
     def process(self, element: tuple[int, dict[str, Iterable[bytes]]]) -> Iterator[pa.Table]:
         (block,) = map(self.shuffle.unpack, element[1]["blocks"])
-        columns: dict[str, npt.NDArray[np.float32]] = {}
+        sums: dict[str, Any] = {}
+        counts: dict[str, Any] = {}
         for values in map(self.shuffle.unpack, element[1]["values"]):
             rows = columnar.to_numpy(values[_ROW])
+            seen = np.bincount(rows, minlength=block.num_rows)
             for name in values.column_names:
                 if name != _ROW:
-                    columns.setdefault(name, np.full(block.num_rows, np.nan, np.float32))[rows] = (
-                        columnar.to_numpy(values[name])
-                    )
-        for name in sorted(
-            columns
-        ):  # values arrive in any order, and blocks of one run must have one
-            block = block.append_column(name, pa.array(columns[name]))
+                    total = np.bincount(rows, columnar.to_numpy(values[name]), block.num_rows)
+                    sums[name] = sums.get(name, 0.0) + total
+                    counts[name] = counts.get(name, 0.0) + seen
+        # Values arrive in any order, and the blocks of one run must have one order of columns.
+        for name in sorted(sums):
+            mean = (sums[name] / counts[name]).astype(np.float32)
+            block = block.append_column(name, pa.array(mean))
         yield block
 
 

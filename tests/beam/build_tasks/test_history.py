@@ -19,7 +19,7 @@ from limaml_beam.io.pipeline_options import local_by_default
 from limaml_beam.rows.columnar import TIME
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.cli import main
-from tfrec_limaml.schema.schema import parse_time
+from tfrec_limaml.schema.schema import History, parse_time
 
 rows = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 30), st.sampled_from([0.0, 1.0])),
@@ -122,6 +122,35 @@ def test_records_and_the_online_copy_carry_the_features(
         )
         assert value.event_timestamp == pd.Timestamp("2024-01-09", tz="UTC")
     assert card["history"]["member"]["without_rows"]["history_member_rate"] == pytest.approx(prior)
+
+
+def test_per_token_a_row_gets_the_mean_of_its_tokens_features(
+    tmp_path, shop_schema, shop_frames, write_raw, read_tasks
+):
+    history = History(keys=("tags",), smoothing=5.0, per_token=True)
+    schema = shop_schema.replace(history=(history,))
+    frames = shop_frames(rows=200)
+    raw = write_raw(tmp_path / "raw", schema, frames)
+    tables = {name: str(raw / f"{name}.parquet") for name in schema.tables}
+    inputs = Inputs.find(schema, str(raw / "interactions.parquet"), tables)
+    how = TaskSettings(definitions=("member",), shards=2, partitions=3, **cut_dates(schema))
+    build_tasks(schema, inputs, str(tmp_path / "tasks"), how, options=local_by_default([]))
+
+    log = frames["interactions"].merge(frames["items"][["item", "tags"]], on="item")
+    log["tokens"] = log.tags.str.split(",")
+    prior = log[log.time < parse_time("2024-01-07")].opened.mean()
+    several = 0
+    for _, steps in read_tasks(tmp_path / "tasks", "member", "train").values():
+        for row in steps:
+            tokens = row["tags"].decode().split(",")
+            several += len(tokens) > 1
+            earlier = log[log.time < row["timestamp"]]
+            masks = [np.array([t in own for own in earlier.tokens], bool) for t in tokens]
+            parts = [earlier[mask] for mask in masks]
+            rates = [(p.opened.sum() + 5 * prior) / (len(p) + 5) for p in parts]
+            assert row["history_tags_rate"] == pytest.approx(np.mean(rates), rel=1e-5)
+            assert row["history_tags_count"] == pytest.approx(np.mean([len(p) for p in parts]))
+    assert several > 20
 
 
 def test_a_daily_run_gives_a_row_the_features_that_training_gave_it(

@@ -1,0 +1,160 @@
+"""The comparison with rivals: same rows, resumable, honest about what could not run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+
+from tfrec_limaml.comparison import run as comparison
+from tfrec_limaml.comparison.random_effects import fit_task
+from tfrec_limaml.comparison.rivals import Data, Outcome
+from tfrec_limaml.comparison.rows import Rows, dense, read_rows, table
+from tfrec_limaml.comparison.summary import summarise
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.evaluation.metrics import auc, grouped_auc, ndcg
+from tfrec_limaml.tasks.input_pipeline import task_dataset
+
+
+@pytest.fixture(scope="module")
+def data(tasks_folder):
+    return Data.of(tasks_folder, epochs=1)
+
+
+def test_rows_are_the_query_rows_in_the_order_that_networks_score_them(data):
+    dataset = task_dataset(data.pattern("test"), data.encoder, 16, with_keys=True)
+    label, key = [], []
+    for batch in dataset:
+        real = batch["query"]["weight"] > 0
+        label.append(tf.boolean_mask(batch["query"]["label"], real))
+        keys = tf.repeat(batch["task_key"][:, None], tf.shape(real)[1], 1)
+        key.append(tf.boolean_mask(keys, real))
+    np.testing.assert_array_equal(data.test.label, tf.concat(label, 0))
+    np.testing.assert_array_equal(data.test.task_key, tf.concat(key, 0))
+    assert data.test.history.max() == 6
+    assert (data.train.history == 0).all()
+
+
+def test_the_identity_of_a_row_is_its_own_and_survives_another_order(data):
+    identity = data.test.identity()
+    assert len(np.unique(identity)) == len(identity)
+    again = read_rows(data.pattern("test"), data.encoder.schema).identity()
+    np.testing.assert_array_equal(identity, again)
+
+
+def test_the_table_holds_numbers_and_codes_and_the_dense_form_what_networks_read(data):
+    frame = table(data.train, data.encoder, ids=True)
+    assert list(frame.columns) == ["own", "kind"]
+    assert isinstance(frame["kind"].dtype, pd.CategoricalDtype)
+    assert dense(data.train, data.encoder).shape == (len(frame), 5)
+
+
+def test_a_comparison_runs_once_and_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
+    names = ["constant", "task-rate", "vanilla", "limaml"]
+    said = []
+    result = comparison.compare(data, tmp_path, [1, 2], names, said.append)
+    assert len(said) == 1 + 1 + 2 + 2
+    assert json.loads(json.dumps(result))["rows"] == len(data.test.label)
+    by_name = {row["name"]: row for row in result["results"]}
+    assert by_name["constant"]["auc_mean"] == 0.5
+    assert by_name["limaml"]["seeds"] == [1, 2]
+    assert by_name["limaml"]["auc_unadapted"] is not None
+    assert by_name["vanilla"]["gain"] == by_name["vanilla"]["gain_low"] == 0
+
+    def fail(data, seed):
+        raise AssertionError("a finished run is not repeated")
+
+    monkeypatch.setattr(comparison, "RIVALS", dict.fromkeys(comparison.RIVALS, fail))
+    again = comparison.compare(data, tmp_path, [1, 2], names)
+    assert again == result
+
+
+def test_scores_of_other_rows_are_refused(data, tmp_path):
+    comparison.compare(data, tmp_path, [1], ["constant"])
+    file = next((tmp_path / "runs").glob("*.parquet"))
+    pd.read_parquet(file).iloc[::-1].to_parquet(file, index=False)
+    with pytest.raises(LimamlError, match="holds scores of other rows than"):
+        comparison.compare(data, tmp_path, [1], ["constant"])
+
+
+def test_what_cannot_run_says_why_and_is_tried_again(data, tmp_path, monkeypatch):
+    result = comparison.compare(data, tmp_path, [1], ["history-rate"])
+    assert result["results"][0]["note"] == "the schema declares no history features"
+    assert "auc_mean" not in result["results"][0]
+    outcome = Outcome(np.linspace(0, 1, len(data.test.label)), 0.5)
+    monkeypatch.setattr(comparison, "RIVALS", {"history-rate": lambda data, seed: outcome})
+    result = comparison.compare(data, tmp_path, [1], ["history-rate"])
+    assert "auc_mean" in result["results"][0]
+    with pytest.raises(LimamlError, match=r"unknown rivals \['xgboost'\]; choose from"):
+        comparison.compare(data, tmp_path, [1], ["xgboost"])
+
+
+def _rows(count=400, tasks=40):
+    random = np.random.default_rng(0)
+    task = np.arange(count) % tasks
+    return Rows(
+        label=(random.random(count) < 0.4).astype(np.float32),
+        weight=np.ones(count),
+        timestamp=np.arange(count),
+        task_key=task.astype("S"),
+        task=task,
+        history=task % 7,
+        columns={},
+    )
+
+
+def _run(name, seed, scores, **more):
+    return {
+        "name": name, "seed": seed, "scores": scores, "served": True, "val_auc": 0.7,
+        "seconds": 1.0, "settings": {}, **more,
+    }  # fmt: skip
+
+
+def test_a_seed_that_diverged_is_reported_and_left_out_of_the_mean():
+    rows, random = _rows(), np.random.default_rng(1)
+    fine = [np.clip(0.4 + 0.2 * rows.label + 0.1 * random.normal(size=400), 0.01, 0.99)
+            for _ in range(2)]  # fmt: skip
+    bad = [np.full(400, np.nan), np.where(rows.label > 0, 1e-9, 1 - 1e-9)]
+    runs = [_run("vanilla", seed, s) for seed, s in enumerate([*fine, *bad])]
+    (entry,) = summarise(runs, rows, "vanilla")
+    assert entry["diverged"] == [2, 3]
+    aucs = [auc(rows.label, s) for s in fine]
+    assert entry["auc_mean"] == pytest.approx(np.mean(aucs))
+    assert entry["auc_sd"] == pytest.approx(np.std(aucs, ddof=1))
+
+
+def test_the_gain_is_paired_by_seed_and_its_interval_holds_the_difference():
+    rows, random = _rows(), np.random.default_rng(1)
+    noise = [random.normal(size=400) for _ in range(3)]
+    base = [1 / (1 + np.exp(-(0.5 * rows.label + n))) for n in noise]
+    better = [1 / (1 + np.exp(-(1.5 * rows.label + n))) for n in noise]
+    runs = [_run("vanilla", s, v) for s, v in enumerate(base)]
+    runs += [_run("limaml", s, v) for s, v in enumerate(better)]
+    entry = summarise(runs, rows, "vanilla")[1]
+    gains = [auc(rows.label, b) - auc(rows.label, a) for a, b in zip(base, better, strict=True)]
+    assert entry["gain"] == pytest.approx(np.mean(gains))
+    assert 0 < entry["gain_low"] < entry["gain"] < entry["gain_high"]
+    assert sum(part["rows"] for part in entry["slices"]) == 400
+
+
+def test_random_effects_solve_the_penalised_logistic_regression():
+    random = np.random.default_rng(2)
+    inputs, offset = random.normal(size=(6, 9)), random.normal(size=6)
+    label = np.array([0.0, 1, 1, 0, 1, 0])
+    found = fit_task(inputs, label, offset, penalty=2.0)
+    probability = 1 / (1 + np.exp(-(offset + inputs @ found)))
+    gradient = inputs.T @ (probability - label) + 2.0 * found
+    np.testing.assert_allclose(gradient, np.zeros(9), atol=1e-6)
+
+
+def test_grouped_auc_weighs_tasks_by_their_rows_and_ndcg_looks_at_the_top():
+    task = np.array([0, 0, 1, 1, 1, 1, 2])
+    label = np.array([1.0, 0, 1, 0, 0, 0, 1])
+    score = np.array([0.9, 0.1, 0.5, 0.6, 0.4, 0.3, 0.2])
+    assert grouped_auc(task, label, score) == pytest.approx((2 * 1.0 + 4 * 2 / 3) / 6)
+    assert ndcg(task, label, score) == pytest.approx((1 + 1 / np.log2(3) + 1) / 3)
+    assert ndcg(task, label, score, k=1) == pytest.approx(2 / 3)
+    assert np.isnan(ndcg(task[:0], label[:0], score[:0]))

@@ -1,0 +1,66 @@
+"""The adaptation strength is chosen on validation tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.training import strength as module
+from tfrec_limaml.training.strength import choose_adaptation_strength
+
+
+class _Model:
+    """Scores rows so well as `quality` says for each strength."""
+
+    def __init__(self, quality, tasks=60):
+        random = np.random.default_rng(0)
+        self.label = (random.random(tasks * 10) < 0.5).astype(np.float32)
+        self.noise, self.quality, self.tasks = random.normal(size=tasks * 10), quality, tasks
+        self.fine_tune, self.adaptation_strength = False, 1.0
+
+    def predict(self, dataset, verbose):
+        assert self.fine_tune
+        signal = self.quality[self.adaptation_strength] * self.label
+        keys = np.repeat(np.arange(self.tasks), 10).astype("S")
+        return {"probability": signal + self.noise, "label": self.label, "task_key": keys}
+
+
+class _Dataset:
+    element_spec = {"task_key": None}
+
+
+def _choose(quality, **options):
+    model = _Model(quality, **options)
+    result = choose_adaptation_strength(model, _Dataset(), list(quality))
+    assert model.fine_tune is False, "left as it was"
+    assert result["adaptation_strength"] == model.adaptation_strength
+    return result
+
+
+def test_a_strength_that_is_clearly_better_is_taken():
+    result = _choose({0.0: 0.2, 1.0: 0.5, 2.0: 2.0})
+    assert result["adaptation_strength"] == 2.0
+    assert list(result["val_auc_by_strength"]) == ["0", "1", "2"]
+
+
+def test_the_strength_of_training_is_kept_where_the_difference_is_noise():
+    assert _choose({0.0: 0.2, 1.0: 1.0, 2.0: 1.0001})["adaptation_strength"] == 1.0
+
+
+def test_adaptation_that_hurts_is_switched_off():
+    assert _choose({0.0: 1.001, 1.0: 1.0, 2.0: 0.5})["adaptation_strength"] == 0.0
+
+
+def test_too_few_tasks_to_choose_by_keep_the_strength_and_say_so():
+    result = _choose({0.0: 5.0, 1.0: 0.1}, tasks=module.FEW_TASKS - 1)
+    assert result["adaptation_strength"] == 1.0
+    assert "fewer than 30 validation tasks" in result["strength_note"]
+
+
+def test_a_dataset_without_keys_is_refused():
+    class Plain:
+        element_spec = {}
+
+    with pytest.raises(LimamlError, match="with_keys=True"):
+        choose_adaptation_strength(_Model({1.0: 1.0}), Plain())

@@ -95,6 +95,7 @@ def records(s3, prefix):
     return b"".join(found)
 
 
+@pytest.mark.slow
 def test_a_day_of_both_jobs_runs_on_s3_and_writes_what_a_local_day_writes(
     s3, flags, upload, raw, export, tmp_path, capsys
 ):

@@ -14,12 +14,14 @@ SERVING = [
     "prometheus-client>=0.20",
 ]
 REDIS = ["redis>=5"]
+AWS = ["boto3>=1.34"]  # s3:// in the Beam jobs
 TENSORBOARD = ["tensorboard>=2.20"]
 SEARCH = ["optuna>=4"]
 COMPARE = ["lightgbm>=4.5", "scikit-learn>=1.5"]
 DEV = [
     "build",
     "hypothesis",
+    "moto[server]>=5",  # an S3 server for tests
     "mypy",
     "pip-tools",
     "pre-commit",
@@ -67,6 +69,7 @@ setup(
         "beam": BEAM,
         "serving": SERVING,
         "redis": REDIS,
+        "aws": AWS,
         "tensorboard": TENSORBOARD,
         "search": SEARCH,
         "compare": COMPARE,

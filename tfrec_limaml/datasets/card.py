@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 import pandas as pd
 
 from tfrec_limaml.datasets.raw import RawData
+from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.schema.column_values import implausible
 from tfrec_limaml.schema.schema import Schema, parse_time
 from tfrec_limaml.tasks.record_format import DATA_CARD_FILE
 
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
 
 
@@ -61,7 +65,12 @@ def data_card(
 def stored(folder: Path) -> dict[str, Any]:
     """The card that lies in a prepared folder; empty where there is none."""
     path = folder / DATA_CARD_FILE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        raise SchemaError(f"cannot read {path}: {error}; prepare the data set again") from error
 
 
 def _definition(schema: Schema, frame: pd.DataFrame, name: str) -> dict[str, Any]:
@@ -111,9 +120,15 @@ def _declared(schema: Schema) -> dict[str, Any]:
 
 def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> list[str]:
     warnings = []
-    year = pd.Timestamp(int(frame[schema.timestamp].median()), unit="ms").year
-    if not 1980 <= year <= 2100:
-        warnings.append(f"most timestamps lie in the year {year}: is `timestamp_unit` right?")
+    odd = int(implausible(frame[schema.timestamp].to_numpy("int64")).sum())
+    if odd:
+        warnings.append(f"{odd:,} rows have a time before 1980 or after 2099")
+    missing = {name: counts.get("missing", 0) for name, counts in card["invalid"].items()}
+    warnings += [
+        f"column {name} has no value in {count / len(frame):.0%} of the rows"
+        for name, count in missing.items()
+        if count > 0.5 * len(frame) and name in frame
+    ]
     if card.get("share_of_test_tasks_with_history", 1.0) < 0.2:
         warnings.append(
             "few of the tested tasks have a history, so adaptation can hardly show: choose "
@@ -123,4 +138,4 @@ def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> l
 
 
 def _iso(timestamp: int) -> str:
-    return str(pd.Timestamp(int(timestamp), unit="ms", tz="UTC").isoformat(timespec="seconds"))
+    return (EPOCH + dt.timedelta(milliseconds=int(timestamp))).isoformat(timespec="seconds")

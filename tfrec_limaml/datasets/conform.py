@@ -5,6 +5,7 @@ written.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,11 +16,14 @@ import pandas as pd
 from tfrec_limaml.datasets import columns
 from tfrec_limaml.datasets.raw import INTERACTIONS, RawData
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema import arrow_keys
+from tfrec_limaml.schema import arrow_keys, column_values
 from tfrec_limaml.schema.schema import Feature, Schema, Split, parse_time
 from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES
 
 Invalid = dict[str, dict[str, int]]
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+#: Share of implausible times above which a file is refused, as in ``limaml prepare``.
+MAX_IMPLAUSIBLE = 0.5
 
 
 def conform(raw: RawData) -> tuple[RawData, Invalid]:
@@ -83,7 +87,7 @@ def split_by_quantile(timestamps: pd.Series, validation: float = 0.8, test: floa
         validation, test: Shares of the rows before ``validation_start`` and ``test_start``.
     """
     marks = [
-        pd.Timestamp(int(timestamps.quantile(q)) // 1000 + 1, unit="s", tz="UTC").isoformat()
+        (EPOCH + dt.timedelta(seconds=int(timestamps.quantile(q)) // 1000 + 1)).isoformat()
         for q in (validation, test)
     ]
     if marks[0] == marks[1]:
@@ -168,6 +172,12 @@ def _timestamp(series: pd.Series, schema: Schema) -> pd.Series:
     columns.require_some(
         out, series, schema.timestamp, wanted, "set `timestamp_unit` to what the column holds"
     )
+    odd = int(column_values.implausible(out.dropna().to_numpy("int64")).sum())
+    if odd > MAX_IMPLAUSIBLE * len(out):
+        raise SchemaError(
+            f"column {schema.timestamp!r}: {odd} of its {len(out)} times lie before 1980 or after "
+            f"2099: is `timestamp_unit: {schema.timestamp_unit}` right?"
+        )
     return out
 
 
@@ -335,7 +345,7 @@ def _check_split(schema: Schema, timestamps: pd.Series) -> None:
     assert schema.split is not None
     first, last = int(timestamps.min()), int(timestamps.max())
     span = " to ".join(
-        pd.Timestamp(t, unit="ms", tz="UTC").isoformat(timespec="seconds") for t in (first, last)
+        (EPOCH + dt.timedelta(milliseconds=t)).isoformat(timespec="seconds") for t in (first, last)
     )
     for field in ("validation_start", "test_start"):
         mark = getattr(schema.split, field)

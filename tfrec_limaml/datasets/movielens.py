@@ -34,6 +34,7 @@ _ITEM = ["movie_id", "title", "release_date", "video_release_date", "url"]
 
 def _load(release: str, request: Request) -> RawData:
     archive = f"{URL}/{release}.zip"
+    _check_given(release, request.data_dir, archive)
     folder = locate(
         request.data_dir, release, functools.partial(_complete, release), archive, f"{archive}.md5"
     )
@@ -64,6 +65,19 @@ def _load(release: str, request: Request) -> RawData:
         tables=tables,
         source=dataset.source(files=list(_FILES[release])),
     )
+
+
+def _check_given(release: str, data_dir: Path | None, archive: str) -> None:
+    """Raises `SchemaError` where the folder that the user named holds some of the files only: to
+    fetch the archive would be a surprise.
+    """
+    for folder in [] if data_dir is None else [data_dir / release, data_dir]:
+        missing = [name for name in _FILES[release] if not (folder / name).is_file()]
+        if missing and len(missing) < len(_FILES[release]):
+            raise SchemaError(
+                f"{folder} lacks {missing} of the files {list(_FILES[release])}; take them from "
+                f"{archive}"
+            )
 
 
 def _complete(release: str, folder: Path) -> bool:

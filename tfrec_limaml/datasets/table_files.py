@@ -181,16 +181,15 @@ class _Utf8:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._decoder = codecs.getincrementaldecoder("utf-8")("limaml-marked")
-        self._ready = b""
+        self._ready, self._ended = b"", False
         self.closed = False
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes at most; none at the end."""
-        while not self._ready:
+        """The next `size` bytes, as Arrow wants whole blocks; fewer at the end."""
+        while len(self._ready) < size and not self._ended:
             chunk = self._handle.read(size)
-            self._ready = self._decoder.decode(chunk, final=not chunk).encode()
-            if not chunk:
-                break
+            self._ended = not chunk
+            self._ready += self._decoder.decode(chunk, final=self._ended).encode()
         out, self._ready = self._ready[:size], self._ready[size:]
         return out
 

@@ -136,7 +136,7 @@ def staged_file(path: str) -> Iterator[Any]:
     whole file.
     """
     parent = path.rsplit("/", 1)[0]
-    if not FileSystems.exists(parent):
+    if files.has_folders(path) and not FileSystems.exists(parent):
         with contextlib.suppress(BeamIOError, OSError):  # another worker made it first
             FileSystems.mkdirs(parent)
     staging = f"{path}.{uuid.uuid4().hex}"

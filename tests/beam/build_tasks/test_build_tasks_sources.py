@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from limaml_beam.io.read_errors import SourceError
-from limaml_beam.io.sources import Source, parts_of, read_tables
+from limaml_beam.io.sources import Source, parts_of, read_rows, read_tables
 from limaml_beam.io.tfrecords import frame_record, read_records
 from tfrec_limaml.schema.arrow_keys import as_text
 from tfrec_limaml.schema.column_values import (
@@ -220,3 +220,49 @@ def test_labels_outside_their_range_are_told():
         True,
         True,
     ]
+
+
+def test_markers_and_empty_files_are_left_out_and_counted(tmp_path):
+    (tmp_path / "a.csv").write_text("x\n1\n")
+    (tmp_path / "b.csv").touch()
+    for marker in ("_SUCCESS", ".a.csv.crc", "_committed_1"):
+        (tmp_path / marker).write_text("")
+    source = Source.match("interactions", [f"{tmp_path}/*", f"{tmp_path}/.*"])
+    assert source.files == (f"{tmp_path}/a.csv",)
+    assert source.empty == (f"{tmp_path}/b.csv",)
+    assert len(source.markers) == 3
+    with pytest.raises(SourceError, match=r"no file with data \(empty: .*b.csv"):
+        Source.match("interactions", f"{tmp_path}/b.csv")
+
+
+@pytest.mark.parametrize("name", ["x.CSV", "x.TSV", "x.txt", "x.Csv.GZ", "x.tsv-00000-of-00002"])
+def test_suffixes_count_whatever_their_case(tmp_path, name):
+    content = b"a\tb\n1\t2\n"
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.lower().endswith("gz") else content)
+    assert read(path, ["b", "a"]).to_pydict() == {"b": ["2"], "a": ["1"]}
+
+
+def test_a_bad_row_of_a_feature_table_stops_the_run_with_its_line(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n3\n")
+    with pytest.raises(SourceError, match=r"x.csv, line 3: number_of_fields: '3'"):
+        read(tmp_path / "x.csv", ["a", "b"])
+
+
+def test_lines_of_bad_rows_are_right_over_many_blocks(tmp_path):
+    lines = [b"a,b"] + [b"%d,xxxxxxxxxxxxxxxxxxxx" % n for n in range(600_000)]
+    wrong = {7: b"1", 300_000: b"M\xfcller,2", 300_002: b"1,2,3", 599_999: b"\xff,\xff"}
+    for line, content in wrong.items():
+        lines[line - 1] = content
+    (tmp_path / "x.csv").write_bytes(b"\n".join(lines))
+    found, rows = {}, 0
+    for part in read_rows((f"{tmp_path}/x.csv", None), ["a", "b"], 65_536):
+        rows += part.table.num_rows
+        found |= {bad.line: bad.reason for bad in part.bad}
+    assert found == {
+        7: "number_of_fields",
+        300_000: "not_utf8",
+        300_002: "number_of_fields",
+        599_999: "not_utf8",
+    }
+    assert rows == 600_000 - 4

@@ -215,6 +215,17 @@ def test_a_column_that_loses_its_values_is_refused_before_anything_is_adapted(
     assert "embedded" not in result()
 
 
+def test_a_run_that_fails_before_anything_is_read_is_on_record(raw, arguments, result):
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert result()["outcome"] == "done"
+    place = arguments.index("--export") + 1
+    broken = [*arguments[:place], "/nowhere", *arguments[place + 1 :]]
+    assert main(["refresh", raw(1), *broken]) == 2
+    assert (result()["outcome"], result()["stage"]) == ("failed", "start")
+    assert "no exported version" in result()["reason"]
+    assert "published" not in result()
+
+
 def test_a_newest_day_that_is_missing_is_refused(raw, arguments, capsys):
     days = [*arguments, "--max-drift", "9", "--max-norm-ratio", "9"]
     assert main(["refresh", raw(3), *days, "--window-end", "2022-04-18"]) == 0

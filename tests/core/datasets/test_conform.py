@@ -211,11 +211,7 @@ def test_the_card_counts_tested_tasks_with_history(checked, own_frame):
     assert card["time_span"] == ["2024-01-01T00:00:00+00:00", "2024-01-10T18:00:00+00:00"]
 
 
-def test_a_wrong_time_unit_and_tasks_without_history_are_pointed_out(checked, own_frame):
-    raw, _ = checked(timestamp_unit="ms", split=None)
-    assert any(
-        "year 1970: is `timestamp_unit` right?" in warning for warning in data_card(raw)["warnings"]
-    )
+def test_tasks_without_history_are_pointed_out(checked, own_frame):
     raw, _ = checked(
         frame=own_frame.assign(user_id=[f"u{n}" for n in range(40)]),
         tables={},
@@ -225,3 +221,37 @@ def test_a_wrong_time_unit_and_tasks_without_history_are_pointed_out(checked, ow
         "few of the tested tasks have a history" in warning
         for warning in data_card(raw)["warnings"]
     )
+
+
+@pytest.mark.parametrize("unit", ["ms", "us"])
+def test_times_in_another_unit_are_refused_and_the_unit_is_named(checked, unit):
+    with pytest.raises(
+        SchemaError, match=rf"40 of its 40 times .* before 1980 .*`timestamp_unit: {unit}` right"
+    ):
+        checked(timestamp_unit=unit, split=None)
+
+
+def test_single_odd_times_and_mostly_missing_columns_are_on_the_card(checked, own_frame):
+    frame = own_frame.copy()
+    frame["at"] = frame["at"].astype(object)
+    frame.loc[0, "at"] = "0"
+    frame.loc[1, "at"] = "253370764800"  # the year 9999
+    frame.loc[2, "at"] = "1e30"
+    frame.loc[5:, "price"] = None
+    raw, invalid = checked(frame=frame, split=None)
+    assert raw.dropped == {"no usable timestamp": 2}
+    card = data_card(raw, invalid)
+    assert "1 rows have a time before 1980 or after 2099" in card["warnings"]
+    assert "column price has no value in 92% of the rows" in card["warnings"]
+    assert card["time_span"][0] == "1970-01-01T00:00:00+00:00"
+
+
+def test_keys_that_no_store_can_hold_are_dropped_and_counted(checked, own_frame):
+    frame = own_frame.copy()
+    frame.loc[4, "user_id"] = "k" * 512
+    frame.loc[5, "user_id"] = ""
+    raw, _ = checked(frame=frame)
+    assert raw.dropped == {
+        "no task key user_id": 1,
+        "key of task user longer than 511 bytes": 1,
+    }

@@ -107,3 +107,20 @@ def test_members_become_a_feature_once(prepared):
     ]
     (member,) = [feature for feature in declared if feature.name == "user_id"]
     assert (member.role, member.encoding, member.embedding_width) == ("meta", "vocabulary", 16)
+
+
+def test_a_folder_that_lacks_one_of_the_files_is_named_and_nothing_is_downloaded(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "ml-100k"
+    folder.mkdir()
+    release_100k(folder)
+    (folder / "u.genre").unlink()
+
+    def no_network(*_):
+        raise AssertionError("nothing is to be downloaded")
+
+    monkeypatch.setattr("tfrec_limaml.datasets.download.fetch", no_network)
+    for data_dir in (tmp_path, folder):
+        with pytest.raises(SchemaError, match=r"ml-100k lacks \['u.genre'\]"):
+            datasets.prepare("movielens-100k", tmp_path / "raw", data_dir=data_dir)

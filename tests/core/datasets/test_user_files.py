@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -66,8 +70,12 @@ def test_separators_and_compression_are_recognised(files, own_frame, separator, 
         ("header.csv", b"user_id,at,bought\n", "has a header, but no rows"),
         ("clicks.xlsx", b"x", "cannot tell the format"),
         ("broken.parquet", b"PAR1", "cannot read"),
-        ("latin.csv", "user_id\nMüller\n".encode("latin-1"), "cannot read"),
-        ("ragged.csv", b"a,b\n1,2\n1,2,3\n", "cannot read"),
+        ("latin.csv", "user_id\nMüller\n".encode("latin-1"), r"not_utf8.*M.*xfcller"),
+        ("ragged.csv", b"a,b\n1,2\n1,2,3\n", r"1 of 2 rows are malformed, first line 3 .*'1,2,3'"),
+        ("comma.csv", b"a,b\n1,2,\n3,4,\n", "2 of 2 rows are malformed, first line 2"),
+        ("twice.csv", b"a,b,a\n1,2,3\n", r"columns of the same name: \['a'\]"),
+        ("cut.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 999)[:-12], "is the file complete"),
+        ("blank.csv", b"\n\n", "line 1 is empty"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
@@ -75,6 +83,86 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(SchemaError, match=message):
         user_files.read_table(tmp_path / name)
+
+
+def test_columns_of_the_same_name_are_refused_in_parquet_too(tmp_path):
+    pq.write_table(pa.table([[1], [2]], names=["a", "a"]), tmp_path / "x.parquet")
+    with pytest.raises(SchemaError, match=r"columns of the same name: \['a'\]"):
+        user_files.read_table(tmp_path / "x.parquet")
+
+
+def test_a_few_malformed_rows_are_dropped_and_counted_by_reason(files, own_frame):
+    lines = own_frame.to_csv(index=False).splitlines()
+    lines[5] += ",more"
+    (files / "clicks.csv").write_bytes("\n".join(lines).encode() + b"\n1,2,M\xfc,4,5,6\n")
+    fields = len(lines[0].split(","))
+    last = ",".join(["1"] * (fields - 1)).encode() + b",M\xfcller\n"
+    (files / "clicks.csv").write_bytes("\n".join(lines).encode() + b"\n" + last)
+    card = prepare(files)
+    assert card["dropped"] == {
+        "malformed row (number_of_fields)": 1,
+        "malformed row (not_utf8)": 1,
+    }
+    assert card["rows"] == 39
+
+
+@pytest.mark.parametrize("quote", [False, True])
+def test_a_header_with_a_byte_order_mark_and_quotes_names_the_columns(files, own_frame, quote):
+    text = own_frame.to_csv(index=False, quoting=1 if quote else 0)
+    (files / "CLICKS.CSV").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert prepare(files, interactions=files / "CLICKS.CSV")["rows"] == 40
+
+
+def test_a_key_in_the_index_of_a_pandas_file_is_a_column(files, own_frame):
+    own_frame.set_index("user_id").to_parquet(files / "indexed.parquet")
+    assert prepare(files, interactions=files / "indexed.parquet")["rows"] == 40
+
+
+def test_integers_with_gaps_stay_exact_in_every_format(files, own_schema, own_frame):
+    own_schema["tables"], own_schema["features"] = (
+        {},
+        [
+            {"name": "price", "role": "meta"},
+            {"name": "item", "dtype": "int64", "encoding": "hash", "buckets": 8},
+        ],
+    )
+    (files / "my.yaml").write_text(yaml.safe_dump(own_schema))
+    ids = [2**62 + n for n in range(39)] + [None]
+    frame = own_frame.assign(item=pd.array(ids, "Int64"), user_id=pd.array(ids, "Int64"))
+    frame.to_csv(files / "gaps.csv", index=False)
+    frame.to_parquet(files / "gaps.parquet")
+    for name in ("gaps.csv", "gaps.parquet"):
+        prepare(files, interactions=files / name, tables={}, overwrite=True)
+        read = raw.read_raw(files / "raw").interactions
+        assert sorted(read["item"].tolist()) == ids[:39]
+        assert sorted(int(key) for key in read["user_id"]) == ids[:39]
+
+
+def test_columns_that_are_no_features_are_named_by_describe(tmp_path, own_frame):
+    rows = len(own_frame)
+    table = pa.Table.from_pandas(own_frame.drop(columns="user_id"), preserve_index=False)
+    odd = {
+        "struct": pa.array([{"a": 1}] * rows),
+        "map": pa.array([[("a", 1)]] * rows, pa.map_(pa.string(), pa.int64())),
+        "ragged": pa.array([[1.0] * (1 + n % 3) for n in range(rows)]),
+        "words": pa.array([["a", "b"]] * rows),
+    }
+    fine = {
+        "vector": pa.array([[1.0, 2.0]] * rows, pa.list_(pa.float32(), 2)),
+        "bytes": pa.array([f"b{n % 4}".encode() for n in range(rows)]),
+        "day": pa.array([n % 9 for n in range(rows)], pa.int32()).cast(pa.date32()),
+        "user_id": pa.array([bytes([n % 4]) * 16 for n in range(rows)], pa.binary(16)),
+    }
+    for name, column in {**odd, **fine}.items():
+        table = table.append_column(name, column)
+    pq.write_table(table, tmp_path / "odd.parquet")
+    result = datasets.describe(tmp_path / "odd.parquet")
+    features = {f["name"]: f for f in yaml.safe_load(result["schema_yaml"])["features"]}
+    assert not set(odd) & set(features)
+    assert {"bytes", "vector"} <= set(features)
+    for name in odd:
+        assert any(f"left out: {name} holds values of" in text for text in result["warnings"])
+    assert result["tasks"] == 4
 
 
 def test_a_table_that_is_missing_or_not_in_the_schema_is_named(files):

@@ -1,0 +1,210 @@
+"""Input quality: what the data card says, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from limaml_beam.build_tasks import drift, quality
+from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, cut_dates
+from limaml_beam.build_tasks.split_summary import SplitSummary
+from limaml_beam.rows.columnar import TIME
+from tfrec_limaml.cli import main
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.schema import Feature, Label, Schema, parse_time
+
+SCHEMA = Schema(
+    name="small",
+    label=Label(name="y"),
+    timestamp="t",
+    tasks={"user": ("u",)},
+    features=(
+        Feature(name="x", role="meta"),
+        Feature(name="kind", dtype="string", encoding="vocabulary"),
+    ),
+)
+HOW = TaskSettings(definitions=("user",), validation_start=10, test_start=20)
+
+
+def measured(x, kinds, times):
+    table = pa.table(
+        {"x": pa.array(x, pa.float32()), "kind": pa.array(kinds), TIME: pa.array(times)}
+    )
+    combine = drift.MeasureFeatures(SCHEMA, HOW)
+    half = table.num_rows // 2
+    parts = [
+        combine.add_input(combine.create_accumulator(), part)
+        for part in (table.slice(0, half), table.slice(half))
+    ]
+    return combine.extract_output(combine.merge_accumulators(parts))
+
+
+def test_drift_is_the_distance_of_means_in_standard_deviations_and_the_share_that_moved():
+    n = 1000
+    times = np.repeat([5, 15, 25], n)
+    x = np.concatenate([np.tile([0.0, 2.0], n // 2), np.tile([1.0, 3.0], n // 2), np.ones(n)])
+    kinds = ["a"] * n + ["a"] * (n // 4) + ["b"] * (3 * n // 4) + ["a"] * n
+    found = measured(x, kinds, times)
+    assert found["x"]["validation"] == {"drift": 1.0, "uncertain": False}
+    assert found["x"]["test"] == {"drift": 0.0, "uncertain": True}
+    assert found["kind"]["validation"] == {"drift": 0.75, "uncertain": False}
+    assert found["kind"]["test"]["drift"] == 0.0
+    assert drift.warnings(found) == [
+        "feature x drifts: its validation rows lie 1.00 standard deviations from the training rows",
+        "feature kind drifts: its validation rows lie 0.75 of the rows from the training rows",
+    ]
+
+
+def test_rows_of_one_distribution_do_not_drift():
+    draw = np.random.default_rng(0)
+    n = 900
+    kinds = draw.choice(list("abcdefghij"), 3 * n).tolist()
+    found = measured(draw.normal(size=3 * n), kinds, np.repeat([5, 15, 25], n))
+    assert drift.warnings(found) == []
+    few = measured([0.0, 0.0, 9.0], ["a", "a", "b"], [5, 5, 15])
+    assert few["x"]["validation"]["uncertain"]
+    assert drift.warnings(few) == []
+
+
+def test_quality_is_shares_of_the_rows_read_and_rows_per_day():
+    counts = {"rows_read": 200, "filled:x": 50, "unknown_key:users": 20, "implausible_time": 1}
+    summary = SplitSummary((100, 0, 0), (1.0, 0.0, 0.0), (0, None, None), (4 * DAY_MS, None, None))
+    how = TaskSettings(
+        definitions=("user",), validation_start=5 * DAY_MS, test_start=5 * DAY_MS, recent_only=True
+    )
+    found = quality.describe(counts, summary, how)
+    assert found == {
+        "filled": {"x": 0.25},
+        "unknown_keys": {"users": 0.1},
+        "implausible_times": 0.005,
+        "rows_per_day": 25.0,
+        "newest_row_age_days": 1.0,
+    }
+    assert quality.warnings(found | {"filled": {"x": 0.6}, "unknown_keys": {"users": 0.2}}) == [
+        "feature x had to be filled in 60.0% of the rows",
+        "20.0% of the rows have a key that the table users lacks",
+        "0.50% of the rows have a time before 1980 or after 2099, or none that can be read",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"implausible_time": 51}, "51 of 100 rows have a time .* `timestamp_unit: ms` right"),
+        ({"filled:x": 100, "unreadable:x": 3}, "no row has a valid value of 'x' .* though 3 have"),
+        ({"unknown_key:users": 100}, "no value of 'u' .* occurs in the table 'users'"),
+        ({"implausible_time": 50}, None),
+        ({"filled:x": 100}, None),
+        ({"filled:x": 99, "unreadable:x": 99}, None),
+        ({"unknown_key:users": 99}, None),
+    ],
+)
+def test_input_that_cannot_be_meant_is_refused(counts, said):
+    schema = SCHEMA.replace(tables={"users": "u"})
+    if said is None:
+        quality.check(schema, {"rows_read": 100, **counts})
+        return
+    with pytest.raises(LimamlError, match=said):
+        quality.check(schema, {"rows_read": 100, **counts})
+
+
+@pytest.fixture
+def log(tmp_path, shop_schema, shop_frames, write_raw):
+    """Writes a changed log and prepares it; returns the exit code and the data card."""
+
+    def prepare(change, **schema):
+        frames = shop_frames(rows=300)
+        frames["interactions"] = change(frames["interactions"])
+        raw = write_raw(tmp_path / "raw", shop_schema.replace(**schema), frames)
+        code = main(["prepare", str(raw), "--output", f"{tmp_path}/tasks", "--overwrite"])
+        card = tmp_path / "tasks" / "data_card.json"
+        return code, json.loads(card.read_text()) if card.exists() else None
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: f.assign(time=f.time // 1000), "`timestamp_unit: ms` right"),
+        (lambda f: f.assign(time=f.time * 1000), "`timestamp_unit: ms` right"),
+        (lambda f: f.assign(time=0), "`timestamp_unit: ms` right"),
+        (lambda f: f.assign(price="n/a"), "no row has a valid value of 'price'"),
+        (lambda f: f.assign(price=[{"a": 1}] * len(f)), "column 'price' is of type struct"),
+        (lambda f: f.assign(kind=[["x"]] * len(f)), "column 'kind' is of type list"),
+        (lambda f: f.assign(member=f.member + 1000), "'members': are they keyed alike"),
+    ],
+)
+def test_a_column_that_cannot_be_meant_stops_the_run_with_its_name(log, change, said, capsys):
+    code, card = log(change)
+    assert (code, card) == (2, None)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("limaml: error:")
+    assert said in error
+
+
+def test_single_odd_times_and_missing_values_are_on_the_card_and_in_the_statistics(
+    log, tmp_path, capsys
+):
+    def change(frame):
+        frame = frame.astype({"time": "int64"}).reset_index(drop=True)
+        frame.loc[:1, "time"] = [0, parse_time("9998-01-01")]
+        return frame.assign(price=frame.price.where(frame.index < 100))
+
+    code, card = log(change)
+    assert code == 0
+    assert card["quality"]["filled"]["price"] == pytest.approx(2 / 3, abs=0.01)
+    assert card["quality"]["implausible_times"] == pytest.approx(2 / 300)
+    said = " / ".join(card["warnings"])
+    assert "feature price had to be filled" in said
+    assert "have a time before 1980 or after 2099" in said
+    assert "check: feature price had to be filled" in capsys.readouterr().out
+    statistics = json.loads((tmp_path / "tasks" / "statistics.json").read_text())
+    assert statistics["quality"] == card["quality"]
+    assert set(card["drift"]) >= {"price", "age", "look", "history_member_recency"}
+
+
+def test_integers_that_floats_cannot_hold_stay_apart(tmp_path, shop_schema):
+    from limaml_beam.build_tasks.validation import validate
+
+    schema = Schema(
+        name="ids",
+        label=Label(name="y"),
+        timestamp="t",
+        tasks={"user": ("u",)},
+        features=(
+            Feature(name="x", role="meta"),
+            Feature(name="i", dtype="int64", encoding="hash", buckets=8, fill_value=-1),
+        ),
+    )
+    start, rows = parse_time("2024-01-01"), 60
+    how = TaskSettings(definitions=("user",), **cut_dates(schema, recent_only=True))
+    for ids in (
+        pa.array([*range(2**62, 2**62 + rows - 1), None], pa.int64()),
+        pa.array([str(2**62 + n) for n in range(rows - 1)] + [None]),
+        pa.array([*range(2**64 - rows + 1, 2**64), None], pa.uint64()),
+    ):
+        raw = pa.table(
+            {"y": [1] * rows, "t": [start] * rows, "u": ids, "x": [1.0] * rows, "i": ids}
+        )
+        block, _, counts = validate(schema, how, {}, raw)
+        assert len(set(block["__key:u"].to_pylist())) == rows - 1
+        assert counts["skipped:missing_key:u"] == 1
+        unsigned = ids.type == pa.uint64()
+        assert len(set(block["i"].to_pylist())) == (1 if unsigned else rows - 1)
+        assert counts["filled:i"] == (rows if unsigned else 1)
+
+
+def test_a_history_keeps_only_the_values_that_are_wanted(log, shop_schema, tmp_path):
+    history = tuple(
+        type(h)(keys=h.keys, smoothing=h.smoothing, values=("count",)) for h in shop_schema.history
+    )
+    code, card = log(lambda frame: frame, history=history)
+    assert code == 0
+    assert card["history"]["member"]["without_rows"] == {"history_member_count": 0.0}
+    online = pd.read_parquet(tmp_path / "tasks" / "history" / "member.parquet")
+    assert [c for c in online.columns if c.startswith("history")] == ["history_member_count"]

@@ -1,5 +1,5 @@
 """The reference work that benchmarks share: 64 meta and 128 other features, meta MLP 128-32, global
-MLP 256-128-1.
+MLP 256-128-1; for the closed form the same widths with an offset and a dot-product head.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock, Vanilla
+from tfrec_limaml.blocks import DotProductGlobalBlock, OffsetMetaBlock
 
 META, OTHER = 64, 128
 ALGORITHMS = {
@@ -16,6 +17,11 @@ ALGORITHMS = {
     "limaml_n5": (LiMAML, {"inner_steps": 5}),
     "limaml_n1_first_order": (LiMAML, {"inner_steps": 1, "first_order": True}),
     "limaml_n5_cheap": (LiMAML, {"inner_steps": 5, "second_order_steps": 1}),
+    "vanilla_dot": (Vanilla, {}),
+    "closed_form": (
+        LiMAML,
+        {"adaptation": "gauss-newton", "inner_steps": 2, "unadapted_loss_weight": 1.0},
+    ),
 }
 
 
@@ -24,12 +30,11 @@ def model(name="limaml_n1", params=None, steps_per_execution=1, **kwargs):
     {...}}.
     """
     cls, own = ALGORITHMS[name]
-    built = cls(
-        MLPMetaBlock((128,), 32),
-        MLPGlobalBlock((256, 128)),
-        inner_learning_rate=0.1,
-        **{**own, **kwargs},
-    )
+    if name in ("vanilla_dot", "closed_form"):
+        blocks = (OffsetMetaBlock((128,), 33, "relu"), DotProductGlobalBlock((256, 128), "relu"))
+    else:
+        blocks = (MLPMetaBlock((128,), 32), MLPGlobalBlock((256, 128)))
+    built = cls(*blocks, inner_learning_rate=0.1, **{**own, **kwargs})
     built.compile("adam", steps_per_execution=steps_per_execution)
     built.build({"meta": (None, META), "other": (None, OTHER)})
     built.optimizer.build(built.trainable_variables)

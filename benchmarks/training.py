@@ -25,16 +25,24 @@ import reference_work as work
 import tensorflow as tf
 
 from tfrec_limaml import FeatureEncoder, task_dataset
-from tfrec_limaml.commands.train import STEPS_PER_EXECUTION
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.statistics import Statistics
+from tfrec_limaml.training.train import STEPS_PER_EXECUTION
 
 TASKS, SUPPORT, QUERY = 128, 24, 8
 FILE_TASKS, PASSES = 4096, 4  # tasks on disk, and how often one measurement goes through them
 EMBED_TASKS, EMBED_MAX, EMBED_BATCH, EMBED_STEPS = 20_000, 24, 512, 3
 EVERY = 3  # rounds between two measurements of what takes long
-NAMES = ("vanilla", "limaml_n1", "limaml_n5", "limaml_n1_first_order", "limaml_n5_cheap")
+NAMES = (
+    "vanilla",
+    "limaml_n1",
+    "limaml_n5",
+    "limaml_n1_first_order",
+    "limaml_n5_cheap",
+    "vanilla_dot",
+    "closed_form",
+)
 
 
 def keras_fit_step(batch):
@@ -284,8 +292,9 @@ def summarise(seen, gflop):
         for name in (*NAMES, "fit_vanilla", "fit_limaml_n1", "keras_fit", "fit_from_files")
     }
     for name in NAMES[1:]:
+        plain = "vanilla_dot" if name == "closed_form" else "vanilla"
         result[f"{name}_ratio"] = statistics.median(
-            a / b for a, b in zip(seen[name], seen["vanilla"], strict=True)
+            a / b for a, b in zip(seen[name], seen[plain], strict=True)
         )
     result["fit_vanilla_over_keras_fit"] = statistics.median(
         a / b for a, b in zip(seen["fit_vanilla"], seen["keras_fit"], strict=True)

@@ -24,8 +24,9 @@ from tfrec_limaml.training.options import ModelOptions
 
 def without_remapping() -> None:
     """Switches off a graph optimisation of TensorFlow that fails on these graphs, with errors on
-    stderr, and gains nothing.
+    stderr, and gains nothing; and the advice on functions that are traced once for each setting.
     """
+    tf.get_logger().setLevel("ERROR")
     tf.config.optimizer.set_experimental_options({"remapping": False})
 
 

@@ -25,7 +25,7 @@ RIGHT = LABEL * PROBABILITY + (1 - LABEL) * (1 - PROBABILITY)
         ("binary_focal_crossentropy", (1 - RIGHT) ** 2 * CROSS_ENTROPY),
         (keras.losses.BinaryFocalCrossentropy(gamma=1.0), (1 - RIGHT) * CROSS_ENTROPY),
     ],
-    ids=str,
+    ids=["name", "class name", "object", "object of logits", "focal name", "focal object"],
 )
 def test_a_binary_loss_reads_logits_whatever_it_is_given_as(loss, expected):
     assert is_binary(loss)
@@ -50,7 +50,9 @@ def test_a_regression_loss_reads_raw_outputs(loss, expected):
 
 
 @pytest.mark.parametrize(
-    "loss", ["hinge", "poisson", "kl_divergence", keras.losses.CategoricalCrossentropy()], ids=str
+    "loss",
+    ["hinge", "poisson", "kl_divergence", keras.losses.CategoricalCrossentropy()],
+    ids=["hinge", "poisson", "divergence", "object"],
 )
 def test_a_loss_that_does_not_fit_one_output_is_refused(loss):
     with pytest.raises(ValueError, match="does not fit one output per sample; use 'binary_cross"):

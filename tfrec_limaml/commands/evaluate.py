@@ -16,6 +16,9 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
+#: AUC by which a model may be worse before `evaluate` warns.
+WORSE = 0.0005
+
 _DESCRIPTION = """\
 Scores the test rows of `limaml prepare` with every model in RUN, un-adapted and after fine-tuning
 on each task's history before the test, and writes RUN/evaluation.json: AUC with 95 % intervals,
@@ -95,6 +98,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "gain_over": models[0].stem,
         "results": results,
     }
+    result["warnings"] = warnings_of(results)
     best = bayes_auc(rows)
     if best is not None:
         result["bayes_auc"] = best
@@ -103,6 +107,35 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     aside.replace(path)
     return result
+
+
+def warnings_of(results: list[dict[str, Any]]) -> list[str]:
+    """What an operator should know before serving: where a model is worse than what it replaces.
+
+    Args:
+        results: The rows of ``evaluation.json``; the first one is the reference.
+    """
+    reference, found = results[0], []
+    for row in results[1:]:
+        form = "as served" if row.get("served") else "un-adapted" if not row["fine_tune"] else None
+        if form is None or row["algorithm"] == reference["algorithm"]:
+            continue
+        loss = reference["auc"] - row["auc"]
+        if loss > WORSE:
+            found.append(
+                f"{row['algorithm']} {form} is {loss:.4f} AUC below {reference['algorithm']}"
+                + ("" if form == "as served" else ": members without an embedding lose")
+            )
+    for row in results:
+        if row.get("served"):
+            unadapted = next(r for r in results if r["algorithm"] == row["algorithm"])
+            loss = unadapted["auc"] - row["auc"]
+            if loss > WORSE:
+                found.append(
+                    f"{row['algorithm']} as served is {loss:.4f} AUC below its own un-adapted "
+                    "form: adaptation does not pay on these rows"
+                )
+    return found
 
 
 def _evaluate(
@@ -192,6 +225,7 @@ def _render(result: dict[str, Any]) -> str:
                 f"{_number(row['support_loss_after'])} after; it rose for "
                 f"{_number(row['support_loss_rose'], '.1%')} of the tasks"
             )
+    lines += [f"warning: {text}" for text in result.get("warnings", [])]
     return "\n".join(lines)
 
 

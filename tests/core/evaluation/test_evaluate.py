@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import Vanilla
+from tfrec_limaml.commands.evaluate import warnings_of
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import adaptation_losses, cohorts, measure, served_rows, task_keys
 from tfrec_limaml.export.adapter import adapter_module
@@ -206,3 +207,17 @@ def test_a_loaded_model_finds_its_blocks_by_name(make_model, tmp_path):
     make_model().save(tmp_path / "model.keras")
     model = keras.saving.load_model(tmp_path / "model.keras")
     assert model.get_layer("meta_block") is model.meta_block
+
+
+def test_a_model_that_is_worse_than_what_it_replaces_is_warned_of():
+    def row(algorithm, auc, fine_tune=False, **more):
+        return {"algorithm": algorithm, "auc": auc, "fine_tune": fine_tune, **more}
+
+    fine = [row("vanilla", 0.7), row("limaml", 0.6998), row("limaml", 0.72, True, served=True)]
+    assert warnings_of(fine) == []
+    bad = [row("vanilla", 0.7), row("limaml", 0.687), row("limaml", 0.68, True, served=True)]
+    assert [text.split(" AUC ")[0] for text in warnings_of(bad)] == [
+        "limaml un-adapted is 0.0130",
+        "limaml as served is 0.0200",
+        "limaml as served is 0.0070",
+    ]

@@ -13,14 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow.python.framework import ops
 
-from limaml_serving.server.errors import failed_precondition, from_runtime, invalid
+from limaml_serving.server.errors import (
+    RequestError,
+    describe,
+    failed_precondition,
+    from_runtime,
+    invalid,
+)
 from limaml_serving.server.memory import give_back
 from limaml_serving.server.tensors import TensorSpec
 from tfrec_limaml.errors import LimamlError
@@ -114,19 +120,9 @@ class SavedModelRunner:
                 self._endpoints[spec.tensor] = self._graph.get_tensor_by_name(
                     spec.tensor
                 )._as_tf_output()
-        except (
-            tf.errors.OpError,
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            RuntimeError,
-            DecodeError,
-        ) as error:
+        except Exception as error:  # whatever is wrong with the files must not end the caller
             self.close()
-            raise LoadError(
-                f"cannot load the SavedModel: {str(error) or type(error).__name__}"
-            ) from error
+            raise LoadError(f"cannot load the SavedModel: {describe(error)}") from error
 
     def signature(self, name: str) -> Signature:
         """The signature `name` (``serving_default`` if empty); FAILED_PRECONDITION if there is
@@ -176,10 +172,19 @@ class SavedModelRunner:
                 self._session._session, options, feeds, fetches, [], None
             )
         except tf.errors.OpError as error:
-            raise from_runtime(error.error_code, error.message) from error
+            raise from_runtime(error.error_code, _message(error)) from error
+        except MemoryError as error:
+            raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory") from error
+        except (TypeError, ValueError, RuntimeError, SystemError, NotImplementedError) as error:
+            # An input that TensorFlow cannot take, or an output that no array can hold.
+            raise invalid(f"signature {signature.name}: {describe(error)}") from error
         finally:
             tf_session.TF_DeleteBuffer(options)
         return values if computed == outputs else [values[computed.index(name)] for name in outputs]
+
+    def cancel(self) -> None:
+        """Ends runs under way with CANCELLED, and all later ones."""
+        self._session.close()
 
     def close(self) -> None:
         """Frees the model and its memory; no run may be under way."""
@@ -218,6 +223,13 @@ def _quiet_load(session: tf.compat.v1.Session, directory: Path) -> Any:
         return tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(directory))
     finally:
         logger.setLevel(level)
+
+
+def _message(error: tf.errors.OpError) -> str:
+    try:
+        return str(error.message)
+    except Exception:
+        return describe(error)
 
 
 def _names(names: Sequence[str]) -> str:

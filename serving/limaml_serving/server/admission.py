@@ -6,6 +6,7 @@ A call takes a thread only once its body is there: what clients hold open costs 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import queue
 import threading
@@ -111,12 +112,10 @@ class Pool:
             try:
                 call.seconds_left()
                 result = work(call)
-            except BaseException as caught:
+            except BaseException as caught:  # noqa: BLE001 - raised where it is awaited
                 error = caught
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
                 loop.call_soon_threadsafe(self._finish, answer, result, error)
-            except RuntimeError:
-                pass  # the loop is closed: the server has stopped
             del item, call, answer, result, error
 
     def _finish(

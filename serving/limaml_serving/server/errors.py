@@ -37,7 +37,7 @@ def describe(error: BaseException) -> str:
     """
     try:
         text = str(error)
-    except Exception:
+    except Exception:  # noqa: BLE001
         text = ""
     return text or type(error).__name__
 

@@ -72,7 +72,11 @@ class Front:
     ) -> int:
         """Binds `address` and returns the port; raises RuntimeError where it is taken."""
         self._thread.start()
-        return self._call(self._open(address, credentials, add_services))
+        try:
+            return int(self._call(self._open(address, credentials, add_services)))
+        except BaseException:
+            self.stop(0.0)
+            raise
 
     def start(self) -> None:
         """Begins to answer."""
@@ -82,6 +86,8 @@ class Front:
         """Takes no new call and ends once those whose request is complete are answered, after
         `grace_seconds` at the latest. Half-sent requests and open streams are not waited for.
         """
+        if self._loop.is_closed():
+            return
         if self._thread.ident is None:
             self._loop.close()
             return
@@ -146,7 +152,7 @@ class Front:
             )
         except MemoryError:
             failure = RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - answered and logged
             self._log(error)
             failure = RequestError(
                 grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {describe(error)}"

@@ -216,7 +216,7 @@ class ModelManager:
         self._progress = time.monotonic()
         try:
             work()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self._on_fault()
             self._complain(what, f"{type(error).__name__}: {describe(error)}", error)
             return False

@@ -228,7 +228,7 @@ def _quiet_load(session: tf.compat.v1.Session, directory: Path) -> Any:
 def _message(error: tf.errors.OpError) -> str:
     try:
         return str(error.message)
-    except Exception:
+    except Exception:  # noqa: BLE001
         return describe(error)
 
 

@@ -116,7 +116,7 @@ class Version:
         self.state = State.LOADING
         try:
             runner, warmed = self._loaded(base_path)
-        except Exception as error:  # a fault of one version must not stop the others
+        except Exception as error:  # noqa: BLE001 - a fault of one version must not stop others
             what = describe(error)
             expected = isinstance(error, LoadError)
             self.error = what if expected else f"{type(error).__name__}: {what}"
@@ -178,7 +178,7 @@ class Version:
             self.state = State.END
             try:
                 runner.close()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 self.error = f"unloading failed: {type(error).__name__}: {describe(error)}"
                 logger.error("model %s version %d: %s", self.model, self.number, self.error)
             else:

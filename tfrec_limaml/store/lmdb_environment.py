@@ -64,6 +64,10 @@ class Environments:
             },
         )
 
+    def known(self, path: Path) -> Any:
+        """The environment at `path` if it is open, else None."""
+        return self._mine.get((os.getpid(), path))
+
     def immutable(self, path: Path, check: Callable[[Any], None]) -> Any:
         """A published generation, opened for reading without locks.
 
@@ -71,9 +75,6 @@ class Environments:
             path: Its folder.
             check: Called with the environment when it is opened; raises where it is not usable.
         """
-        known = self._mine.get((os.getpid(), path))
-        if known is not None:
-            return known
         self._forget_removed()
         return self._get(
             path,

@@ -176,6 +176,9 @@ class LmdbStore:
         its own.
         """
         path = self._path(record.model_version, record.identifier)
+        known = self._environments.known(path)
+        if known is not None:
+            return known
 
         def check(environment: Any) -> None:
             if record.format < 2:
@@ -225,14 +228,7 @@ class LmdbStore:
         return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
 
     def _current(self, model_version: int) -> common.Record | None:
-        def read(transaction: Any) -> bytes | None:
-            name = transaction.get(_pointer(model_version))
-            if name is None:
-                return None
-            content: bytes | None = transaction.get(_record_prefix(model_version) + name)
-            return content
-
-        content = self._read(read)
+        content = self._read(_pointed_to, model_version)
         return (
             None
             if content is None
@@ -256,14 +252,14 @@ class LmdbStore:
 
         return [common.Record.from_bytes(content) for content in self._read(read) or ()]
 
-    def _read(self, work: Callable[[Any], Any]) -> Any:
+    def _read(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """The result of `work` in a transaction on the catalog; None before the first
         generation.
         """
         try:
             catalog = self._environments.catalog(self._catalog, create=False)
             with catalog.begin() as transaction:
-                return work(transaction)
+                return work(transaction, *arguments)
         except FileNotFoundError:
             return None
         except (lmdb.Error, OSError) as error:
@@ -293,6 +289,14 @@ def _generation_path(folder: Path, model_version: int, identifier: str) -> Path:
 @functools.lru_cache(maxsize=256)
 def _pointer(model_version: int) -> bytes:
     return f"{_CURRENT}{model_version}".encode()
+
+
+def _pointed_to(transaction: Any, model_version: int) -> bytes | None:
+    name = transaction.get(_pointer(model_version))
+    if name is None:
+        return None
+    content: bytes | None = transaction.get(_record_prefix(model_version) + name)
+    return content
 
 
 @functools.lru_cache(maxsize=256)

@@ -39,7 +39,6 @@ class LmdbWriter:
             # One transaction for the whole generation: every commit in between would copy most
             # pages of the tree again.
             self._transaction = self._environment.begin(write=True)
-            self._transaction.put(values.HEADER, record.header)
         except (lmdb.Error, OSError) as error:
             self._release()
             raise StoreError(f"cannot write the store folder {path.parent}: {error}") from error
@@ -65,9 +64,11 @@ class LmdbWriter:
         """See `GenerationWriter.publish`. What was put is on disk before the pointer moves."""
         self._check_open()
         database = self._environment.open_db(txn=self._transaction)
-        count = int(self._transaction.stat(database)["entries"]) - 1  # without the header
+        count = int(self._transaction.stat(database)["entries"])
         common.check_count(self.identifier, count, expected_count)
         try:
+            # Last, as it sorts last: pages fill up where keys come in order.
+            self._transaction.put(values.HEADER, self._record.header)
             self._transaction.commit()
             self._environment.sync(True)
         except lmdb.Error as error:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store.base import Found, Mask
+from tfrec_limaml.store.base import Found, Matrix
 from tfrec_limaml.store.common import Record
 
 #: LMDB's own limit on a key; Redis follows it so that a store can be moved from one backend to the
@@ -30,6 +30,7 @@ _NOBODY = b"\xfe"
 _CHECKSUM_BYTES = 4
 # The CRC-32 of any content followed by its own CRC-32 in little-endian order.
 _RESIDUE = 0x2144DF1C
+_INTACT = frozenset({_RESIDUE})
 
 
 def encode_keys(keys: Sequence[str]) -> list[bytes]:
@@ -103,31 +104,44 @@ def decode_values(keys: Sequence[bytes], values: Sequence[bytes | None], record:
     """Stored values (None where missing) as embeddings; a damaged one counts as not found."""
     checked = record.format >= 2
     width = record.vector_bytes + (_CHECKSUM_BYTES if checked else 0)
-    placeholder = bytes(width)
-    filled = [placeholder if value is None else value for value in values]
-    wrong = set(map(len, filled)) - {width}
-    if wrong:
-        filled = [value if len(value) == width else placeholder for value in filled]
-    # A bytearray, so that the caller may write to what he gets without another copy of it.
-    content = bytearray().join(filled)
-    rows = np.frombuffer(content, record.stored_dtype)
-    rows = rows.reshape(len(values), width // record.stored_dtype.itemsize)
-    matrix = np.ascontiguousarray(rows[:, : record.embedding_dim], np.float32)
-    found = _pass(keys, filled, record) if checked else np.isfinite(matrix).all(axis=1)
-    present = len(values) - values.count(None)
-    if wrong or present < len(values):
-        found &= np.array([v is not None and len(v) == width for v in values], np.bool_)
-    damaged = present - int(np.count_nonzero(found))
+    whole = None not in values and set(map(len, values)) <= {width}
+    if whole and checked and _passing(keys, values, record.seed) <= _INTACT:
+        # By far the most frequent case.
+        return Found(_matrix(values, record, width), np.ones(len(values), np.bool_))
+    return _decode_one_by_one(keys, values, record, width)
+
+
+def _decode_one_by_one(
+    keys: Sequence[bytes], values: Sequence[bytes | None], record: Record, width: int
+) -> Found:
+    placeholder, seed = bytes(width), record.seed
+    usable = [value is not None and len(value) == width for value in values]
+    filled = [v if good else placeholder for v, good in zip(values, usable, strict=True)]
+    matrix = _matrix(filled, record, width)
+    found = np.array(usable, np.bool_)
+    if record.format >= 2:
+        found &= [
+            good and zlib.crc32(value, zlib.crc32(key, seed)) == _RESIDUE
+            for key, value, good in zip(keys, filled, usable, strict=True)
+        ]
+    else:
+        found &= np.isfinite(matrix).all(axis=1)
+    damaged = len(values) - values.count(None) - int(np.count_nonzero(found))
     if damaged:
         matrix[~found] = 0.0
     return Found(matrix, found, damaged)
 
 
-def _pass(keys: Sequence[bytes], values: Iterable[bytes], record: Record) -> Mask:
-    seeds = map(zlib.crc32, keys, itertools.repeat(record.seed))
-    checksums = np.fromiter(map(zlib.crc32, values, seeds), np.uint32, len(keys))
-    found: Mask = checksums == _RESIDUE
-    return found
+def _matrix(values: Sequence[bytes], record: Record, width: int) -> Matrix:
+    # A bytearray, so that the caller may write to what he gets without another copy of it.
+    rows = np.frombuffer(bytearray().join(values), record.stored_dtype)
+    rows = rows.reshape(len(values), width // record.stored_dtype.itemsize)
+    matrix: Matrix = np.ascontiguousarray(rows[:, : record.embedding_dim], np.float32)
+    return matrix
+
+
+def _passing(keys: Sequence[bytes], values: Sequence[bytes], seed: int) -> set[int]:
+    return set(map(zlib.crc32, values, map(zlib.crc32, keys, itertools.repeat(seed))))
 
 
 def nothing_found(count: int) -> Found:

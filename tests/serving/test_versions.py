@@ -347,15 +347,52 @@ def test_a_reload_adds_and_removes_models_and_says_where_a_new_one_cannot_serve(
     assert "absolute" in message
 
 
-@pytest.mark.parametrize("name", ["", "..", "../etc", "a/b", "a\0b", ".hidden", "x" * 200, "naïve"])
-def test_a_model_name_that_could_pass_for_a_path_is_refused(tmp_path, name):
+@pytest.mark.parametrize("name", ["", "a\0b", "two\nlines", "x" * 2000])
+def test_a_model_name_that_is_empty_endless_or_breaks_lines_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="is not allowed"):
         ModelSettings(name=name, base_path=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["team/ranker", "_v2", "naïve", "..", "../etc", ".hidden"])
+def test_a_model_name_is_any_text_and_never_a_path(serve, connect, add_version, base, name):
+    add_version(1)
+    server = serve({name: base})
+    assert connect(server.target, name=name).logits() == [111.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "settings", ['base_path: "file://{}" model_platform: "tensorflow"', 'base_path: "{}" model_type: TENSORFLOW']
+)
+def test_the_other_ways_to_write_a_platform_and_a_path_are_read(tmp_path, settings):
+    path = tmp_path / "models.config"
+    one = settings.format(tmp_path / "m")
+    path.write_text('model_config_list { config { name: "m" ' + one + " } }")
+    assert read_models_config(path)["m"].base_path == tmp_path / "m"
+
+
+def test_a_specific_version_that_is_absent_unloads_the_others(serve_base, add_version, base, refusal):
+    add_version(1)
+    _, client = serve_base()
+    assert client.logits() == [111.0, 1.0]
+    client.reload(
+        f"""model_config_list {{ config {{ name: "m" base_path: "{base}" model_type: TENSORFLOW
+        model_version_policy {{ specific {{ versions: 7 }} }} }} }}"""
+    )
+    assert states(client) == {1: END}
+    assert refusal(client.logits)[0] == "NOT_FOUND"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        (
+            'model_config_list { config { name: "m" base_path: "gs://b/m" model_platform: "tensorflow" } }',  # noqa: E501
+            "not on this machine",
+        ),
+        (
+            'model_config_list { config { name: "m" base_path: "/m" model_platform: "tensorflow" model_type: TENSORFLOW } }',  # noqa: E501
+            "not both",
+        ),
         ("hello", "not a text proto"),
         ("custom_model_config {}", "only a model_config_list"),
         (

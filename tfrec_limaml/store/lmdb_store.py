@@ -43,6 +43,9 @@ class LmdbStore:
         dtype: ``"float32"`` or ``"float16"`` for generations written from now on.
     """
 
+    #: Reads come from this machine's memory and disk: a ranker need not guard against a hang.
+    local = True
+
     def __init__(self, folder: str | Path, dtype: str = "float32") -> None:
         # One name for one folder: LMDB refuses to open an environment twice in a process.
         self.folder = Path(folder).resolve()

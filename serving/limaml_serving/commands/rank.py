@@ -12,8 +12,8 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 
 if TYPE_CHECKING:
-    from limaml_serving.client.protocol import Ranked
     from limaml_serving.client.ranker import Ranker
+    from limaml_serving.client.steps import Ranked
 
 _DESCRIPTION = """\
 Ranks candidates through a running model server, with each member's meta embedding from the store.
@@ -75,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument(
         "--label", metavar="LABEL", help="ask for the version behind this label, for example stable"
+    )
+    parser.add_argument(
+        "--signature",
+        choices=("rank", "serving_default"),
+        default="rank",
+        help="signature to call: rank sends the member's columns once; serving_default repeats "
+        "them per candidate, which a server with --enable_batching needs (default: rank)",
     )
     parser.add_argument(
         "--top", type=int, metavar="N", help="write only the best N candidates of each line"
@@ -148,6 +155,7 @@ def run(arguments: argparse.Namespace) -> None:
             timeout=arguments.timeout,
             retries=arguments.retries,
             on_version_mismatch=arguments.on_version_mismatch,
+            signature=arguments.signature,
             tls=tls,
         ) as ranker:
             ranker.wait_for_server(arguments.wait)
@@ -205,6 +213,11 @@ def _parse(line: bytes) -> tuple[dict[str, Any], Any]:
         or not isinstance(content.get("candidates"), list | dict)
     ):
         raise RequestError('expected {"member": {...}, "candidates": [{...}, ...]}')
+    if b"\\ud" in line.lower():  # half of a pair of surrogates stands for no character
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(f"holds text that is not valid Unicode: {error}") from error
     return content["member"], content["candidates"]
 
 

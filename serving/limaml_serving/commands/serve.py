@@ -71,10 +71,30 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest request in MiB (default: %(default)s)",
     )
     parser.add_argument(
+        "--max-response-mb",
+        type=int,
+        default=4,
+        help="largest response in MiB; gRPC's clients take 4 unless told otherwise (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
         "--max-rows",
         type=int,
         default=100_000,
         help="largest first axis of an input (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--strict-shapes",
+        action="store_true",
+        help="refuse inputs whose shape is not the signature's (for development; TensorFlow "
+        "Serving lets the graph decide)",
+    )
+    parser.add_argument(
+        "--allow-reload",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let clients change the configuration (HandleReloadConfigRequest); by default where "
+        "only this machine, or clients with a certificate (--tls-client-ca), can call",
     )
     parser.add_argument(
         "--poll-seconds",
@@ -125,7 +145,10 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         workers=arguments.workers,
         max_queue=arguments.max_queue,
         max_message_bytes=arguments.max_message_mb * 1024 * 1024,
+        max_response_bytes=arguments.max_response_mb * 1024 * 1024,
         max_rows=arguments.max_rows,
+        strict_shapes=arguments.strict_shapes,
+        allow_reload=arguments.allow_reload,
         poll_seconds=arguments.poll_seconds,
         metrics_port=arguments.metrics_port,
         metrics_host=arguments.metrics_host,
@@ -164,7 +187,7 @@ def _check(arguments: argparse.Namespace) -> None:
             f"--name {arguments.name!r} goes with a base directory; a models.config names its "
             "models itself"
         )
-    for option in ("workers", "max_message_mb", "max_rows"):
+    for option in ("workers", "max_message_mb", "max_response_mb", "max_rows"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise LimamlError(f"--{option.replace('_', '-')} must be at least 1, received {value}")

@@ -310,6 +310,26 @@ def add_version(conformance_config: Path, tmp_path: Path) -> Callable[..., Path]
     return add
 
 
+@pytest.fixture
+def base(add_version: Callable[..., Path], tmp_path: Path) -> Path:
+    """A base directory with version 1."""
+    add_version(1)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def connected(
+    serve: Callable[..., Any], connect: Callable[..., Client], base: Path
+) -> Callable[..., tuple[Any, Client]]:
+    """``connected(**settings)``: ``base`` served as model ``m``; the server and a client."""
+
+    def start(**settings: Any) -> tuple[Any, Client]:
+        server = serve({"m": base}, **settings)
+        return server, connect(server.target, name="m")
+
+    return start
+
+
 @pytest.fixture(scope="session")
 def refusal() -> Callable[..., tuple[str, str]]:
     """``refusal(call, ...)``: the status code's name and message with which a call fails."""

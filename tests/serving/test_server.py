@@ -1,47 +1,24 @@
-"""The embedded server as a process: overload, limits, TLS, drain, warm-up, metrics, reflection."""
+"""The embedded server under load and at its limits: overload, deadlines, drain, metrics."""
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from serving_helpers import sample, wait_until
 
-from limaml_serving.server import ConfigError, EmbeddedServer, Tls
+from limaml_serving.server import ConfigError, EmbeddedServer
 from limaml_serving.server.errors import RequestError as ServerRequestError
 from limaml_serving.server.runner import SavedModelRunner
 
 #: Half a minute of work and more: far beyond every deadline here, yet a broken server ends some
 #: day.
 ENDLESS = {"count": np.array([10**6])}
-
-
-@pytest.fixture
-def base(add_version, tmp_path):
-    """A base directory with version 1."""
-    add_version(1)
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def connected(serve, connect, base):
-    """Serves ``base`` as model ``m`` with the given settings; returns the server and a client."""
-
-    def start(**settings):
-        server = serve({"m": base}, **settings)
-        return server, connect(
-            server.target, name="m", credentials=settings.pop("credentials", None)
-        )
-
-    return start
 
 
 def test_a_full_queue_refuses_at_once_while_health_and_status_still_answer(connected, refusal):
@@ -245,3 +222,87 @@ def test_reflection_describes_every_service(connected):
     }
 
 
+RELOAD = (
+    'model_config_list {{ config {{ name: "m" base_path: "{}" model_platform: "tensorflow" }} }}'
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"host": "0.0.0.0"}, "PERMISSION_DENIED"),
+        ({"allow_reload": False}, "PERMISSION_DENIED"),
+        ({"host": "0.0.0.0", "allow_reload": True}, None),
+        ({}, None),
+    ],
+    ids=["everybody", "off", "everybody, on", "this machine"],
+)
+def test_the_configuration_is_changed_by_clients_only_where_that_is_allowed(
+    serve, connect, base, refusal, settings, code
+):
+    server = serve({"m": base}, **settings)
+    client = connect(f"127.0.0.1:{server.port}", name="m")
+    text = RELOAD.format(base)
+    if code is None:
+        client.reload(text)
+    else:
+        assert refusal(client.reload, text)[0] == code
+    assert client.logits() == [111.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "service", ["", "PredictionService", "ModelService", "limaml.VersionWatcher"]
+)
+def test_health_knows_the_short_names_too(connected, service):
+    assert connected()[1].is_serving(service)
+
+
+def test_an_unknown_health_service_is_not_found_and_a_watch_of_it_says_so(connected, refusal):
+    from grpc_health.v1 import health_pb2
+
+    _, client = connected()
+    assert refusal(client.is_serving, "nobody")[0] == "NOT_FOUND"
+    watch = client.health.Watch(health_pb2.HealthCheckRequest(service="nobody"), timeout=20)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+def test_a_health_watch_is_told_of_changes(serve, connect, tmp_path, add_version):
+    from grpc_health.v1 import health_pb2
+
+    server = serve({"m": tmp_path / "model"})
+    watch = connect(server.target).health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+    told = [next(watch).status]
+    add_version(1)
+    server.manager.refresh()
+    told.append(next(watch).status)
+    serving, not_serving = (
+        health_pb2.HealthCheckResponse.ServingStatus.Value(name)
+        for name in ("SERVING", "NOT_SERVING")
+    )
+    assert told == [not_serving, serving]
+
+
+@pytest.mark.parametrize("method", ["Classify", "Regress", "MultiInference"])
+def test_methods_that_are_not_there_leave_no_trace_in_the_log(connected, refusal, caplog, method):
+    _, client = connected()
+    call = client.channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
+    assert refusal(call, b"", timeout=20)[0] == "UNIMPLEMENTED"
+    assert not caplog.records
+
+
+def test_an_unexpected_error_is_answered_as_internal_and_logged_once(
+    connected, refusal, rows, caplog, monkeypatch
+):
+    _, client = connected()
+    monkeypatch.setattr(SavedModelRunner, "signature", lambda self, name: 1 / 0)
+    for _ in range(5):
+        assert refusal(client.predict, rows) == ("INTERNAL", "ZeroDivisionError: division by zero")
+    assert len(caplog.records) == 1
+
+
+def test_strict_shapes_refuse_what_the_signature_does_not_allow(connected, refusal, rows):
+    _, client = connected(strict_shapes=True)
+    narrow = {**rows, "meta_embedding": np.zeros((2, 3), np.float32)}
+    code, message = refusal(client.predict, narrow)
+    assert code == "INVALID_ARGUMENT"
+    assert "expected shape [-1, 4]" in message

@@ -361,7 +361,11 @@ def test_a_model_name_is_any_text_and_never_a_path(serve, connect, add_version, 
 
 
 @pytest.mark.parametrize(
-    "settings", ['base_path: "file://{}" model_platform: "tensorflow"', 'base_path: "{}" model_type: TENSORFLOW']
+    "settings",
+    [
+        'base_path: "file://{}" model_platform: "tensorflow"',
+        'base_path: "{}" model_type: TENSORFLOW',
+    ],
 )
 def test_the_other_ways_to_write_a_platform_and_a_path_are_read(tmp_path, settings):
     path = tmp_path / "models.config"
@@ -370,7 +374,9 @@ def test_the_other_ways_to_write_a_platform_and_a_path_are_read(tmp_path, settin
     assert read_models_config(path)["m"].base_path == tmp_path / "m"
 
 
-def test_a_specific_version_that_is_absent_unloads_the_others(serve_base, add_version, base, refusal):
+def test_a_specific_version_that_is_absent_unloads_the_others(
+    serve_base, add_version, base, refusal
+):
     add_version(1)
     _, client = serve_base()
     assert client.logits() == [111.0, 1.0]

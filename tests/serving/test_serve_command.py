@@ -30,18 +30,9 @@ def command(base, port, *options):
 
 def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
     port, metrics_port = free_port(), free_port()
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from tfrec_limaml.cli import main; sys.exit(main())",
-        "serve",
-        str(base),
-        "--name",
-        "m",
-    ]
-    options = ["--port", str(port), "--metrics-port", str(metrics_port), "--workers", "1", "--json"]
+    options = ["--metrics-port", str(metrics_port), "--workers", "1", "--json"]
     process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(base, port, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
     def pending():

@@ -34,18 +34,13 @@ def encoded_size(value: Any) -> int:
 
 
 def encode(
-    spec: TensorSpec,
-    value: Any,
-    proto: tensor_pb2.TensorProto,
-    check: Callable[[], object] = lambda: None,
-) -> None:
-    """Writes an output into `proto`, its values in the field of its dtype, as TensorFlow Serving
-    answers by default.
+    spec: TensorSpec, value: Any, check: Callable[[], object] = lambda: None
+) -> tensor_pb2.TensorProto:
+    """An output, its values in the field of its dtype, as TensorFlow Serving answers by default.
 
     Args:
         spec: The output.
         value: An array; a scalar string comes as bytes.
-        proto: Is empty.
         check: Called between portions; raises where nobody waits any longer.
 
     Raises:
@@ -54,31 +49,32 @@ def encode(
     if spec.dtype in RUNTIME_ONLY:
         raise invalid(f"output {spec.name}: a response cannot carry dtype {spec.dtype.name}")
     if spec.dtype not in FIELDS:
-        _encode_rare(spec, value, proto)
-        return
+        return _encode_rare(spec, value)
+    proto = tensor_pb2.TensorProto()
     array = np.asarray(value, np.object_ if spec.dtype == tf.string else None)
     proto.dtype = spec.dtype.as_datatype_enum
     proto.tensor_shape.SetInParent()
     for size in array.shape:
         proto.tensor_shape.dim.add().size = size
     if array.size == 0:
-        return
+        return proto
     number = _PACKED.get(spec.dtype)
     if number is not None:
         content = np.ascontiguousarray(array).tobytes()
         proto.MergeFromString(_delimited_head(number, len(content)) + content)
-        return
+        return proto
     field, stored_as = FIELDS[spec.dtype]
     flat = array.reshape(-1).view(stored_as)
     values = getattr(proto, field)
     for start in range(0, flat.size, _PORTION):
         check()
         values.extend(flat[start : start + _PORTION].tolist())
+    return proto
 
 
-def _encode_rare(spec: TensorSpec, value: Any, proto: tensor_pb2.TensorProto) -> None:
+def _encode_rare(spec: TensorSpec, value: Any) -> tensor_pb2.TensorProto:
     try:
-        proto.CopyFrom(tf.make_tensor_proto(value, dtype=spec.dtype))
+        return tf.make_tensor_proto(value, dtype=spec.dtype)
     except (TypeError, ValueError) as error:
         raise invalid(
             f"output {spec.name}: a response cannot carry dtype {spec.dtype.name}: "

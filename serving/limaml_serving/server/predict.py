@@ -18,7 +18,7 @@ from limaml_serving.server.manager import ModelManager
 from limaml_serving.server.metrics import OTHER, Metrics
 from limaml_serving.server.reflection import PREDICTION_SERVICE
 from limaml_serving.server.runner import LONGEST_RUN_MS
-from limaml_serving.server.tensors import Budget, Limits, decode
+from limaml_serving.server.tensors import Limits, decode
 
 _SIGNATURES = "signature_def"
 
@@ -80,7 +80,7 @@ class PredictionService:
             given = request.inputs
             signature.check_inputs(set(given))
             outputs = signature.select_outputs(request.output_filter)
-            budget = Budget(self._limits)
+            budget = self._limits.budget()
             inputs = {
                 name: decode(spec, given[name], budget) for name, spec in signature.inputs.items()
             }
@@ -92,7 +92,8 @@ class PredictionService:
         response.model_spec.signature_name = signature.name
         self._limits.check_response(sum(map(encoded_size, values)))
         for name, value in zip(outputs, values, strict=True):
-            encode(signature.outputs[name], value, response.outputs[name], call.seconds_left)
+            proto = encode(signature.outputs[name], value, call.seconds_left)
+            response.outputs[name].CopyFrom(proto)
         content: bytes = response.SerializeToString()
         self._limits.check_response(len(content))
         return content

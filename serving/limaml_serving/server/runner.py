@@ -28,7 +28,7 @@ from limaml_serving.server.errors import (
     invalid,
 )
 from limaml_serving.server.memory import give_back
-from limaml_serving.server.tensors import TensorSpec
+from limaml_serving.server.tensors import RUNTIME_ONLY, TensorSpec
 from tfrec_limaml.errors import LimamlError
 
 #: Signatures that Predict may run; the same three as in TensorFlow Serving.
@@ -151,12 +151,16 @@ class SavedModelRunner:
             signature: One of this model's.
             inputs: One array per input of the signature.
             outputs: As returned by `Signature.select_outputs`.
-            timeout_ms: Nobody waits for the result any longer than this: then the run is given up,
-                after a millisecond at the earliest (to TensorFlow, 0 means no limit).
+            timeout_ms: Nobody waits for the result any longer than this: then the run is given
+                up, after a millisecond at the earliest (to TensorFlow, 0 means no limit).
 
         Raises:
             RequestError: With the runtime's own status code.
         """
+        for name in outputs:
+            if signature.outputs[name].dtype in RUNTIME_ONLY:
+                kind = signature.outputs[name].dtype.name
+                raise invalid(f"output {name}: a response cannot carry dtype {kind}")
         computed = self._prepared_for(signature, outputs)
         feeds = {
             self._endpoints[spec.tensor]: inputs[name] for name, spec in signature.inputs.items()
@@ -172,7 +176,10 @@ class SavedModelRunner:
                 self._session._session, options, feeds, fetches, [], None
             )
         except tf.errors.OpError as error:
-            raise from_runtime(error.error_code, _message(error)) from error
+            message = _message(error)
+            if "Could not allocate ndarray" in message:  # an empty one, of a size beyond all arrays
+                raise invalid(f"signature {signature.name}: {message} for an output") from error
+            raise from_runtime(error.error_code, message) from error
         except MemoryError as error:
             raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory") from error
         except (TypeError, ValueError, RuntimeError, SystemError, NotImplementedError) as error:

@@ -86,6 +86,10 @@ class Limits:
     response_bytes: int
     strict_shapes: bool = False
 
+    def budget(self) -> Budget:
+        """For one request."""
+        return Budget(rows=self.rows, remaining=self.decoded_bytes, strict=self.strict_shapes)
+
     def check_response(self, size: int) -> None:
         """Raises RESOURCE_EXHAUSTED where a response of `size` bytes is too large."""
         if size > self.response_bytes:
@@ -96,13 +100,19 @@ class Limits:
             )
 
 
+@dataclasses.dataclass(kw_only=True)
 class Budget:
-    """What one request may still ask the server to hold."""
+    """What one request may still ask the server to hold.
 
-    def __init__(self, limits: Limits) -> None:
-        self.rows = limits.rows
-        self.remaining = limits.decoded_bytes
-        self.strict = limits.strict_shapes
+    Attributes:
+        rows: Largest first axis of any input.
+        remaining: Bytes that the request's inputs may still take once decoded.
+        strict: As `Limits.strict_shapes`.
+    """
+
+    rows: int
+    remaining: int
+    strict: bool = False
 
     def take(self, name: str, size: int) -> None:
         """Sets `size` bytes aside for input `name`; raises INVALID_ARGUMENT where they are not

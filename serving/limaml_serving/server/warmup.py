@@ -10,7 +10,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from limaml_serving.server.errors import RequestError, describe
 from limaml_serving.server.runner import LoadError, SavedModelRunner
-from limaml_serving.server.tensors import Budget, Limits, decode
+from limaml_serving.server.tensors import Limits, decode
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
@@ -58,7 +58,7 @@ def _replay(runner: SavedModelRunner, log: PredictionLog) -> None:
     request = log.predict_log.request
     signature = runner.signature(request.model_spec.signature_name)
     signature.check_inputs(set(request.inputs))
-    budget = Budget(_LIMITS)
+    budget = _LIMITS.budget()
     inputs = {
         name: decode(spec, request.inputs[name], budget) for name, spec in signature.inputs.items()
     }

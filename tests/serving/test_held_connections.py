@@ -88,10 +88,10 @@ def test_open_reflection_and_health_streams_hold_nobody_up(connected):
 
     def endless():
         yield reflection_pb2.ServerReflectionRequest(list_services="")
-        release.wait(60)
+        release.wait(600)
 
-    streams = [stub.ServerReflectionInfo(endless()) for _ in range(8)]
-    watches = [client.health.Watch(health_pb2.HealthCheckRequest()) for _ in range(8)]
+    streams = [stub.ServerReflectionInfo(endless(), timeout=60) for _ in range(8)]
+    watches = [client.health.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(8)]
     for stream in (*streams, *watches):
         next(stream)
     assert client.logits() == [111.0, 1.0]

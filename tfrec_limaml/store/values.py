@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -104,10 +104,11 @@ def decode_values(keys: Sequence[bytes], values: Sequence[bytes | None], record:
     """Stored values (None where missing) as embeddings; a damaged one counts as not found."""
     checked = record.format >= 2
     width = record.vector_bytes + (_CHECKSUM_BYTES if checked else 0)
-    whole = None not in values and set(map(len, values)) <= {width}
-    if whole and checked and _passing(keys, values, record.seed) <= _INTACT:
-        # By far the most frequent case.
-        return Found(_matrix(values, record, width), np.ones(len(values), np.bool_))
+    if checked and None not in values:
+        present = cast("Sequence[bytes]", values)
+        if set(map(len, present)) <= {width} and _passing(keys, present, record.seed) <= _INTACT:
+            # By far the most frequent case.
+            return Found(_matrix(present, record, width), np.ones(len(values), np.bool_))
     return _decode_one_by_one(keys, values, record, width)
 
 
@@ -116,7 +117,7 @@ def _decode_one_by_one(
 ) -> Found:
     placeholder, seed = bytes(width), record.seed
     usable = [value is not None and len(value) == width for value in values]
-    filled = [v if good else placeholder for v, good in zip(values, usable, strict=True)]
+    filled = [v if v is not None and len(v) == width else placeholder for v in values]
     matrix = _matrix(filled, record, width)
     found = np.array(usable, np.bool_)
     if record.format >= 2:

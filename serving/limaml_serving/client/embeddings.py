@@ -29,10 +29,10 @@ def usable(answer: Any) -> tuple[Matrix, Mask, int]:
     damaged = int(getattr(answer, "damaged", 0))
     flat = matrix.reshape(-1)
     if not np.isfinite(np.vdot(flat, flat)):  # also where only their squares are not finite
-        finite = np.isfinite(matrix).all(axis=1)
+        finite = np.asarray(np.isfinite(matrix).all(axis=1), np.bool_)
         damaged += int(np.count_nonzero(found & ~finite))
         found = found & finite
-        matrix = np.where(finite[:, None], matrix, np.float32(0))
+        matrix = np.where(finite.reshape(-1, 1), matrix, np.float32(0))
     return matrix, found, damaged
 
 

@@ -4,6 +4,7 @@ changes.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -96,7 +97,7 @@ class ModelManager:
             healthy = True
             for settings in list(self._settings.values()):
                 healthy &= self._guarded(
-                    f"model {settings.name}", lambda each=settings: self._refresh_model(each)
+                    f"model {settings.name}", functools.partial(self._refresh_model, settings)
                 )
             for name in self._versions.keys() - self._settings.keys():
                 for version in self._versions[name].values():

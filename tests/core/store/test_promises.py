@@ -34,6 +34,7 @@ def change(store, store_address, tmp_path):
     """
 
     def in_lmdb(key, function, version, identifier):
+        store.close()  # LMDB opens a folder once in a process
         folder = tmp_path / "store" / str(version) / identifier
         environment = lmdb.open(str(folder), map_size=1 << 30, lock=False)
         with environment.begin(write=True) as transaction:

@@ -1,11 +1,11 @@
 """A small model in TensorFlow Serving's layout, the embedded server over it, and a client that
 speaks the plain protocol.
 
-The conformance tests take ``--serving-target=HOST:PORT`` and then check that server instead. Start
-it on the models that ``python tests/serving/conftest.py DIRECTORY`` writes, for example:
+The conformance and fuzz tests take ``--serving-target=HOST:PORT`` and then check that server
+instead. Start it on the models that ``python tests/serving/conftest.py DIRECTORY`` writes, for example:
 
     tensorflow_model_server --port=8500 --model_config_file=DIRECTORY/models.config
-    --allow_version_labels_for_unavailable_models
+    --allow_version_labels_for_unavailable_models --grpc_max_threads=64
 """
 
 from __future__ import annotations
@@ -254,6 +254,12 @@ def target(request: pytest.FixtureRequest) -> Iterator[str]:
     config = request.getfixturevalue("conformance_config")
     with EmbeddedServer(list(read_models_config(config).values())) as server:
         yield server.target
+
+
+@pytest.fixture(scope="session")
+def is_other(request: pytest.FixtureRequest) -> bool:
+    """Whether another server than the embedded one is checked."""
+    return bool(request.config.getoption("--serving-target", None))
 
 
 @pytest.fixture(scope="session")

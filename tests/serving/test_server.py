@@ -222,6 +222,18 @@ def test_reflection_describes_every_service(connected):
     }
 
 
+def test_a_run_that_outlasts_the_time_given_at_a_stop_is_cut_off(connected):
+    before = set(threading.enumerate())
+    server, client = connected(workers=1)
+    call = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=500)
+    wait_until(lambda: sample(server, "pending") == 1)
+    server.stop(0.2)
+    assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+    assert server.manager.statuses("m") == {1: (50, "")}
+    after = set(threading.enumerate()) - before
+    assert not [thread for thread in after if thread.name.startswith("limaml-serve")]
+
+
 RELOAD = (
     'model_config_list {{ config {{ name: "m" base_path: "{}" model_platform: "tensorflow" }} }}'
 )

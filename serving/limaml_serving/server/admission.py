@@ -64,6 +64,9 @@ class Pool:
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True)
             for number in range(threads)
         ]
+
+    def start(self) -> None:
+        """Starts the threads."""
         for thread in self._threads:
             thread.start()
 
@@ -99,9 +102,10 @@ class Pool:
 
     def close(self, timeout: float) -> None:
         """Lets the threads end, at most `timeout` seconds each; they do not outlive the process."""
-        for _ in self._threads:
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for _ in started:
             self._queue.put(None)
-        for thread in self._threads:
+        for thread in started:
             thread.join(timeout)
 
     def _serve(self) -> None:

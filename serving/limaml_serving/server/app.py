@@ -133,6 +133,7 @@ class EmbeddedServer:
         self._workers = Pool(workers, "limaml-serve-predict", workers + max_queue)
         self._control = Pool(_CONTROL_THREADS, "limaml-serve-control", _CONTROL_CALLS)
         self._reloads = Pool(1, "limaml-serve-reload", _RELOADS)
+        self._pools = (self._workers, self._control, self._reloads)
         self.metrics.watch_pending(lambda: self._workers.pending)
         self.metrics.watch_looks(lambda: self.manager.last_look)
         self._health = self._health_of_services()
@@ -160,9 +161,15 @@ class EmbeddedServer:
             raise ConfigError(
                 f"cannot listen on {address}: is the port taken? Choose another with --port"
             ) from error
-        self._serve_metrics()
-        self.manager.start()
-        self._front.start()
+        try:
+            self._serve_metrics()
+            for pool in self._pools:
+                pool.start()
+            self.manager.start()
+            self._front.start()
+        except BaseException:
+            self.stop(0.0)
+            raise
         return self
 
     def stop(self, grace_seconds: float = 10.0) -> None:
@@ -173,7 +180,7 @@ class EmbeddedServer:
         self._front.stop(grace_seconds)
         self.manager.stop()
         self.metrics.stop()
-        for pool in (self._workers, self._control, self._reloads):
+        for pool in self._pools:
             pool.close(_JOIN_SECONDS)
 
     def __enter__(self) -> EmbeddedServer:

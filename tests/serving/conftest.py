@@ -2,7 +2,8 @@
 speaks the plain protocol.
 
 The conformance and fuzz tests take ``--serving-target=HOST:PORT`` and then check that server
-instead. Start it on the models that ``python tests/serving/conftest.py DIRECTORY`` writes, for example:
+instead. Start it on the models that ``python tests/serving/conftest.py DIRECTORY`` writes, for
+example:
 
     tensorflow_model_server --port=8500 --model_config_file=DIRECTORY/models.config
     --allow_version_labels_for_unavailable_models --grpc_max_threads=64

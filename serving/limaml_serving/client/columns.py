@@ -138,7 +138,7 @@ class RowReader:
         # if that finds something.
         if not all_finite([columns[index][1] for index in self._floats]):
             for index in self._floats:
-                columns[index] = self._readers[index].with_filler(columns[index], filled)
+                columns[index] = self._readers[index].with_default(columns[index], filled)
         keys = tuple([_task_keys(names, member, given, count) for names in self._key_columns])
         return Rows(count=count, columns=columns, keys=keys, filled=tuple(filled))
 

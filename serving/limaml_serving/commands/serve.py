@@ -55,6 +55,33 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, default=8500, help="port; 0 takes a free one (default: %(default)s)"
     )
+    _add_limits(parser)
+    parser.add_argument(
+        "--allow-reload",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let clients change the configuration (HandleReloadConfigRequest); by default where "
+        "only this machine, or clients with a certificate (--tls-client-ca), can call",
+    )
+    parser.add_argument(
+        "--poll-seconds",
+        type=float,
+        default=1.0,
+        help="time between looks for new versions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="N",
+        help="serve Prometheus metrics at http://127.0.0.1:N/metrics",
+    )
+    parser.add_argument(
+        "--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)"
+    )
+    _add_tls(parser)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, help="predictions run at once (default: the number of cores)"
     )
@@ -90,33 +117,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "Serving lets the graph decide)",
     )
     parser.add_argument(
-        "--allow-reload",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="let clients change the configuration (HandleReloadConfigRequest); by default where "
-        "only this machine, or clients with a certificate (--tls-client-ca), can call",
-    )
-    parser.add_argument(
-        "--poll-seconds",
-        type=float,
-        default=1.0,
-        help="time between looks for new versions (default: %(default)s)",
-    )
-    parser.add_argument(
         "--grace-seconds",
         type=float,
         default=10.0,
         help="time for running requests on SIGTERM (default: %(default)s)",
     )
-    parser.add_argument(
-        "--metrics-port",
-        type=int,
-        metavar="N",
-        help="serve Prometheus metrics at http://127.0.0.1:N/metrics",
-    )
-    parser.add_argument(
-        "--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)"
-    )
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
     tls = parser.add_argument_group("TLS (PEM files)")
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="the server's private key")
     tls.add_argument(

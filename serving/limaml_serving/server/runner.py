@@ -157,24 +157,13 @@ class SavedModelRunner:
         Raises:
             RequestError: With the runtime's own status code.
         """
-        for name in outputs:
-            if signature.outputs[name].dtype in RUNTIME_ONLY:
-                kind = signature.outputs[name].dtype.name
-                raise invalid(f"output {name}: a response cannot carry dtype {kind}")
         computed = self._prepared_for(signature, outputs)
         feeds = {
             self._endpoints[spec.tensor]: inputs[name] for name, spec in signature.inputs.items()
         }
         fetches = [self._endpoints[signature.outputs[name].tensor] for name in computed]
-        # Not public, but ten times as fast as `Session.run`, which works out anew in Python what is
-        # fed and fetched.
-        options = tf_session.TF_NewBufferFromString(
-            config_pb2.RunOptions(timeout_in_ms=max(timeout_ms, 1)).SerializeToString()
-        )
         try:
-            values: list[np.ndarray] = tf_session.TF_SessionRun_wrapper(
-                self._session._session, options, feeds, fetches, [], None
-            )
+            values = self._run(feeds, fetches, timeout_ms)
         except tf.errors.OpError as error:
             message = _message(error)
             if "Could not allocate ndarray" in message:  # an empty one, of a size beyond all arrays
@@ -185,9 +174,23 @@ class SavedModelRunner:
         except (TypeError, ValueError, RuntimeError, SystemError, NotImplementedError) as error:
             # An input that TensorFlow cannot take, or an output that no array can hold.
             raise invalid(f"signature {signature.name}: {describe(error)}") from error
+        return values if computed == outputs else [values[computed.index(name)] for name in outputs]
+
+    def _run(
+        self, feeds: Mapping[Any, np.ndarray], fetches: list[Any], timeout_ms: int
+    ) -> list[np.ndarray]:
+        # Not public, but ten times as fast as `Session.run`, which works out anew in Python what is
+        # fed and fetched.
+        options = tf_session.TF_NewBufferFromString(
+            config_pb2.RunOptions(timeout_in_ms=max(timeout_ms, 1)).SerializeToString()
+        )
+        try:
+            values: list[np.ndarray] = tf_session.TF_SessionRun_wrapper(
+                self._session._session, options, feeds, fetches, [], None
+            )
+            return values
         finally:
             tf_session.TF_DeleteBuffer(options)
-        return values if computed == outputs else [values[computed.index(name)] for name in outputs]
 
     def cancel(self) -> None:
         """Ends runs under way with CANCELLED, and all later ones."""
@@ -204,10 +207,17 @@ class SavedModelRunner:
 
     def _prepared_for(self, signature: Signature, outputs: tuple[str, ...]) -> tuple[str, ...]:
         """What is to be computed for `outputs`: these, or all."""
+        for name in outputs:
+            kind = signature.outputs[name].dtype
+            if kind in RUNTIME_ONLY:
+                raise invalid(f"output {name}: a response cannot carry dtype {kind.name}")
         selection = (signature.name, outputs)
         if selection not in self._selections:
+            everything = tuple(
+                name for name, spec in signature.outputs.items() if spec.dtype not in RUNTIME_ONLY
+            )
             if len(self._selections) >= _SELECTIONS_LIMIT:
-                return tuple(signature.outputs)
+                return everything
             self._selections.add(selection)
         return outputs
 

@@ -115,7 +115,7 @@ class Budget:
     strict: bool = False
 
     def take(self, name: str, size: int) -> None:
-        """Sets `size` bytes aside for input `name`; raises INVALID_ARGUMENT where they are not
+        """Reserves `size` bytes for input `name`; raises INVALID_ARGUMENT where they are not
         left.
         """
         if size > self.remaining:

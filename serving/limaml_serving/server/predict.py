@@ -86,6 +86,7 @@ class PredictionService:
             }
             timeout_ms = math.ceil(min(1000 * call.seconds_left(), LONGEST_RUN_MS))
             values = runner.run(signature, inputs, outputs, timeout_ms)
+        call.seconds_left()  # encoding is for somebody who waits
         response = predict_pb2.PredictResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = version

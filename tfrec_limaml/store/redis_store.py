@@ -19,7 +19,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -28,6 +28,7 @@ from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import common, values
 from tfrec_limaml.store.address import masked
 from tfrec_limaml.store.base import Found, Generation
+from tfrec_limaml.store.redis_catalog import RedisCatalog
 from tfrec_limaml.store.redis_connection import TLS_OPTIONS, connect, secret_of
 from tfrec_limaml.store.redis_writer import RedisWriter
 
@@ -82,6 +83,7 @@ class RedisStore:
         files = zip(TLS_OPTIONS, (tls_ca, tls_certificate, tls_key), strict=True)
         tls = {name: path for name, path in files if path is not None}
         self.client = connect(url, timeout, tls, db)
+        self._catalog = RedisCatalog(self.client, prefix)
         self._last: dict[int, common.Record] = {}
 
     @classmethod
@@ -158,9 +160,9 @@ class RedisStore:
         """
         common.check_new(model_version, embedding_dim)
         with self.errors():
-            self._remove_dead(model_version)
+            self._catalog.remove_dead(model_version)
             name = common.choose_identifier(
-                identifier, [r.identifier for r in self._records(model_version)]
+                identifier, [r.identifier for r in self._catalog.records(model_version)]
             )
             record = common.Record(
                 model_version=model_version,
@@ -176,8 +178,8 @@ class RedisStore:
     def current(self, model_version: int) -> Generation | None:
         """See `EmbeddingStore.current`."""
         with self.errors():
-            record = self._current(model_version)
-            return None if record is None else self._listed([record], record.identifier)[0]
+            record = self._catalog.current(model_version)
+            return None if record is None else self._catalog.listed([record], record.identifier)[0]
 
     def generations(self, model_version: int | None = None) -> list[Generation]:
         """See `EmbeddingStore.generations`; unpublished ones of living writers are not listed."""
@@ -189,13 +191,18 @@ class RedisStore:
             )
             listed = []
             for version in sorted(int(v) for v in known):
-                listed += self._listed(self._records(version), self._current_name(version))
+                listed += self._catalog.listed(
+                    self._catalog.records(version), self._catalog.current_name(version)
+                )
             return listed
 
     def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
         """See `EmbeddingStore.rollback`."""
         with self.errors():
-            records, current = self._records(model_version), self._current_name(model_version)
+            records, current = (
+                self._catalog.records(model_version),
+                self._catalog.current_name(model_version),
+            )
             target = common.rollback_target(records, current, identifier, model_version)
             left_ms = self.client.pttl(self.data_key(model_version, target.identifier))
             if left_ms == -2:  # no such key
@@ -205,60 +212,31 @@ class RedisStore:
                 )
             target, changed = common.after_rollback(records, current, target, time.time())
             pointer = (target, left_ms if left_ms > 0 else None)
-            self._change(model_version, current, changed, pointer=pointer)
+            self._catalog.change(model_version, current, changed, pointer=pointer)
             return target.generation(current=True)
 
     def condemn(self, model_version: int, identifier: str) -> Generation:
         """See `EmbeddingStore.condemn`."""
         with self.errors():
-            records, current = self._records(model_version), self._current_name(model_version)
+            records, current = (
+                self._catalog.records(model_version),
+                self._catalog.current_name(model_version),
+            )
             record = common.to_condemn(records, current, identifier, model_version)
             record = dataclasses.replace(record, condemned=time.time())
-            self._change(model_version, current, [record])
+            self._catalog.change(model_version, current, [record])
             return record.generation(current=False)
 
     def prune(self, model_version: int, keep: int = 2, grace_seconds: float = 3600.0) -> list[str]:
         """See `EmbeddingStore.prune`; what dead writers left behind goes too."""
         with self.errors():
-            self._remove_dead(model_version)
-            current = self._current_name(model_version)
+            self._catalog.remove_dead(model_version)
+            current = self._catalog.current_name(model_version)
             doomed = common.prunable(
-                self._records(model_version), current, keep, time.time() - grace_seconds
+                self._catalog.records(model_version), current, keep, time.time() - grace_seconds
             )
-            self._change(model_version, current, (), removed=doomed)
+            self._catalog.change(model_version, current, (), removed=doomed)
             return [record.identifier for record in doomed]
-
-    def _change(
-        self,
-        model_version: int,
-        current: str | None,
-        changed: Iterable[common.Record],
-        *,
-        pointer: tuple[common.Record, int | None] | None = None,
-        removed: Iterable[common.Record] = (),
-    ) -> None:
-        """Writes, points to and removes records in one transaction, if `current` still is.
-
-        `pointer` comes with the milliseconds that its data have to live.
-        """
-        place = self.key(model_version, "current")
-        generations = self.key(model_version, "generations")
-        with self.client.pipeline() as pipeline:
-            pipeline.watch(place)
-            if self._current_name(model_version) != current:
-                raise StoreError(_meanwhile(model_version))
-            pipeline.multi()
-            for record in changed:
-                pipeline.hset(generations, record.identifier, record.to_bytes())
-            for record in removed:
-                pipeline.hdel(generations, record.identifier)
-                pipeline.unlink(self.data_key(model_version, record.identifier))
-            if pointer is not None:
-                pipeline.set(place, pointer[0].to_bytes(), px=pointer[1])
-            try:
-                pipeline.execute()
-            except redis.WatchError as error:
-                raise StoreError(_meanwhile(model_version)) from error
 
     def close(self) -> None:
         """See `EmbeddingStore.close`."""
@@ -266,11 +244,11 @@ class RedisStore:
 
     def key(self, model_version: int, name: str) -> str:
         """A key of one model version."""
-        return f"{self.prefix}:{model_version}:{name}"
+        return self._catalog.key(model_version, name)
 
     def data_key(self, model_version: int, identifier: str) -> str:
         """The hash that holds one generation."""
-        return self.key(model_version, f"data:{identifier}")
+        return self._catalog.data_key(model_version, identifier)
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
@@ -286,55 +264,3 @@ class RedisStore:
             raise StoreError(
                 f"the Redis store at {masked(self._url)} refused or did not answer: {masked(text)}"
             ) from error
-
-    def _current(self, model_version: int) -> common.Record | None:
-        content = self.client.get(self.key(model_version, "current"))
-        return (
-            None
-            if content is None
-            else common.Record.from_bytes(content).check_version(model_version)
-        )
-
-    def _current_name(self, model_version: int) -> str | None:
-        record = self._current(model_version)
-        return None if record is None else record.identifier
-
-    def _listed(self, records: Sequence[common.Record], current: str | None) -> list[Generation]:
-        """The public view of records, those whose data are gone as lost."""
-        pipeline = self.client.pipeline(transaction=False)
-        for record in records:
-            pipeline.exists(self.data_key(record.model_version, record.identifier))
-        return [
-            record.generation(record.identifier == current, lost=not there)
-            for record, there in zip(records, pipeline.execute(), strict=True)
-        ]
-
-    def _records(self, model_version: int) -> list[common.Record]:
-        found = [
-            common.Record.from_bytes(c)
-            for c in self.client.hvals(self.key(model_version, "generations"))
-        ]
-        return sorted(found, key=lambda record: record.identifier)
-
-    def _remove_dead(self, model_version: int) -> None:
-        """Drops data that is neither published nor held by a writer's lease."""
-        published = {record.identifier for record in self._records(model_version)}
-        stem = self.data_key(model_version, "")
-        for found in self.client.scan_iter(match=f"{_escape(stem)}*", count=1000):
-            identifier = found.decode().removeprefix(stem)
-            if identifier in published or self.client.exists(
-                self.key(model_version, f"writer:{identifier}")
-            ):
-                continue
-            # Asked again after the lease: it may have ended by publishing.
-            if not self.client.hexists(self.key(model_version, "generations"), identifier):
-                self.client.unlink(found)
-
-
-def _meanwhile(model_version: int) -> str:
-    return f"model version {model_version} was published or rolled back meanwhile; try again"
-
-
-def _escape(text: str) -> str:
-    """Takes the meaning from the characters that Redis patterns give one."""
-    return "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in text)

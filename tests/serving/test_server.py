@@ -222,6 +222,24 @@ def test_reflection_describes_every_service(connected):
     }
 
 
+def test_a_large_answer_that_a_slow_client_still_reads_is_not_cut_off_by_a_stop(connected, kinds):
+    server, client = connected(max_response_bytes=2**30, max_message_bytes=2**30, max_rows=2**30)
+    strings = tf.make_tensor_proto([b"x" * 1000] * 30_000)
+    zeros = {kind.name: tf.make_tensor_proto(tf.zeros([1], kind).numpy()) for kind in kinds}
+    answers = client.channel.unary_stream("/tensorflow.serving.PredictionService/Predict")(
+        client.request({**zeros, "string": strings}, signature="kinds").SerializeToString()
+    )
+    answered = {"model": "m", "method": "Predict", "code": "OK"}
+    wait_until(lambda: sample(server, "requests_total", **answered) or not answers.is_active(), 60)
+    if not answers.is_active():
+        raise AssertionError(answers.code(), answers.details())
+    stopping = threading.Thread(target=server.stop, args=(60.0,))
+    stopping.start()
+    (content,) = answers
+    stopping.join()
+    assert len(content) > 30_000_000
+
+
 def test_a_run_that_outlasts_the_time_given_at_a_stop_is_cut_off(connected):
     before = set(threading.enumerate())
     server, client = connected(workers=1)

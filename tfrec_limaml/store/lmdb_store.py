@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,8 @@ import lmdb
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import common, lmdb_environment, values
 from tfrec_limaml.store.base import Found, Generation
+from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_writer import LmdbWriter, open_locked
-
-_CURRENT = "current/"
-_RECORD = "record/"
 
 
 class LmdbStore:
@@ -50,8 +48,8 @@ class LmdbStore:
         # One name for one folder: LMDB refuses to open an environment twice in a process.
         self.folder = Path(folder).resolve()
         self.dtype = common.check_dtype(dtype)
-        self._catalog = self.folder / "catalog"
         self._environments = lmdb_environment.Environments()
+        self._catalog = LmdbCatalog(self.folder / "catalog", self._environments)
 
     def get_many(self, keys: Sequence[str], model_version: int) -> Found:
         """See `EmbeddingStore.get_many`."""
@@ -59,7 +57,7 @@ class LmdbStore:
         reason: BaseException | None = None
         # A generation pruned between the pointer's read and the opening is looked up again.
         for _ in range(3):
-            record = self._current(model_version)
+            record = self._catalog.current(model_version)
             if record is None:
                 return values.nothing_found(len(keys))
             try:
@@ -83,7 +81,7 @@ class LmdbStore:
         common.check_new(model_version, embedding_dim)
         self._remove_dead(model_version)
         name = common.choose_identifier(
-            identifier, [r.identifier for r in self._records(model_version)]
+            identifier, [r.identifier for r in self._catalog.records(model_version)]
         )
         record = common.Record(
             model_version=model_version,
@@ -94,48 +92,54 @@ class LmdbStore:
             published=0.0,
             format=common.FORMAT,
         )
-        return LmdbWriter(self._path(model_version, name), record, self._publish)
+        return LmdbWriter(self._path(model_version, name), record, self._catalog.publish)
 
     def current(self, model_version: int) -> Generation | None:
         """See `EmbeddingStore.current`."""
-        record = self._current(model_version)
+        record = self._catalog.current(model_version)
         return None if record is None else self._generation(record, record.identifier)
 
     def generations(self, model_version: int | None = None) -> list[Generation]:
         """See `EmbeddingStore.generations`; unpublished ones of living writers are not listed."""
         versions = self._versions() if model_version is None else [model_version]
         return [
-            self._generation(record, self._current_name(version))
+            self._generation(record, self._catalog.current_name(version))
             for version in versions
-            for record in self._records(version)
+            for record in self._catalog.records(version)
         ]
 
     def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
         """See `EmbeddingStore.rollback`."""
-        records, current = self._records(model_version), self._current_name(model_version)
+        records, current = (
+            self._catalog.records(model_version),
+            self._catalog.current_name(model_version),
+        )
         target = common.rollback_target(records, current, identifier, model_version)
         self._environment(target, "roll back to another one")
         target, changed = common.after_rollback(records, current, target, time.time())
-        self._change(model_version, current, changed, pointer=target.identifier)
+        self._catalog.change(model_version, current, changed, pointer=target.identifier)
         return target.generation(current=True)
 
     def condemn(self, model_version: int, identifier: str) -> Generation:
         """See `EmbeddingStore.condemn`."""
-        records, current = self._records(model_version), self._current_name(model_version)
+        records, current = (
+            self._catalog.records(model_version),
+            self._catalog.current_name(model_version),
+        )
         record = common.to_condemn(records, current, identifier, model_version)
         record = dataclasses.replace(record, condemned=time.time())
-        self._change(model_version, current, [record])
+        self._catalog.change(model_version, current, [record])
         return record.generation(current=False)
 
     def prune(self, model_version: int, keep: int = 2, grace_seconds: float = 3600.0) -> list[str]:
         """See `EmbeddingStore.prune`; what dead writers left behind goes too."""
         self._remove_dead(model_version)
-        current = self._current_name(model_version)
+        current = self._catalog.current_name(model_version)
         doomed = common.prunable(
-            self._records(model_version), current, keep, time.time() - grace_seconds
+            self._catalog.records(model_version), current, keep, time.time() - grace_seconds
         )
         if doomed:
-            self._change(model_version, current, (), removed=doomed)
+            self._catalog.change(model_version, current, (), removed=doomed)
         for record in doomed:
             self._drop(model_version, record.identifier)
         return [record.identifier for record in doomed]
@@ -143,36 +147,6 @@ class LmdbStore:
     def close(self) -> None:
         """See `EmbeddingStore.close`."""
         self._environments.close()
-
-    def _publish(self, record: common.Record) -> None:
-        """Makes a finished generation current in one transaction on the catalog."""
-        with self._catalog_write() as transaction:
-            transaction.put(_record_key(record.model_version, record.identifier), record.to_bytes())
-            transaction.put(_pointer(record.model_version), record.identifier.encode())
-
-    def _change(
-        self,
-        model_version: int,
-        current: str | None,
-        changed: Iterable[common.Record],
-        *,
-        pointer: str | None = None,
-        removed: Iterable[common.Record] = (),
-    ) -> None:
-        """Writes, points to and removes records in one transaction, if `current` still is."""
-        with self._catalog_write() as transaction:
-            held = transaction.get(_pointer(model_version))
-            if held != (None if current is None else current.encode()):
-                raise StoreError(
-                    f"model version {model_version} was published or rolled back meanwhile; try "
-                    "again"
-                )
-            for record in changed:
-                transaction.put(_record_key(model_version, record.identifier), record.to_bytes())
-            for record in removed:
-                transaction.delete(_record_key(model_version, record.identifier))
-            if pointer is not None:
-                transaction.put(_pointer(model_version), pointer.encode())
 
     def _environment(self, record: common.Record, remedy: str = "publish anew") -> Any:
         """A generation's data; raises OSError, `lmdb.Error` or `StoreError` where they are not
@@ -214,98 +188,19 @@ class LmdbStore:
             p.name.removesuffix(".lock") for p in (self.folder / str(model_version)).glob("*")
         }:
             lock = Path(f"{self._path(model_version, identifier)}.lock")
-            if not lock.exists() and self._is_published(model_version, identifier):
+            if not lock.exists() and self._catalog.is_published(model_version, identifier):
                 continue
             with contextlib.suppress(StoreError, FileNotFoundError), open_locked(lock, "a"):
                 # Asked under the lock: the writer may have published until now.
-                if self._is_published(model_version, identifier):
+                if self._catalog.is_published(model_version, identifier):
                     lock.unlink()
                 else:
                     self._drop(model_version, identifier)
 
-    def _is_published(self, model_version: int, identifier: str) -> bool:
-        name = _record_key(model_version, identifier)
-        return self._read(lambda transaction: transaction.get(name)) is not None
-
     def _versions(self) -> list[int]:
         return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
-
-    def _current(self, model_version: int) -> common.Record | None:
-        content = self._read(_pointed_to, model_version)
-        return (
-            None
-            if content is None
-            else common.Record.from_bytes(content).check_version(model_version)
-        )
-
-    def _current_name(self, model_version: int) -> str | None:
-        record = self._current(model_version)
-        return None if record is None else record.identifier
-
-    def _records(self, model_version: int) -> list[common.Record]:
-        prefix = _record_prefix(model_version)
-
-        def read(transaction: Any) -> list[bytes]:
-            found, cursor = [], transaction.cursor()
-            more = cursor.set_range(prefix)
-            while more and cursor.key().startswith(prefix):
-                found.append(cursor.value())
-                more = cursor.next()
-            return found
-
-        return [common.Record.from_bytes(content) for content in self._read(read) or ()]
-
-    def _read(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of `work` in a transaction on the catalog; None before the first
-        generation.
-        """
-        try:
-            catalog = self._environments.catalog(self._catalog, create=False)
-            with catalog.begin() as transaction:
-                return work(transaction, *arguments)
-        except FileNotFoundError:
-            return None
-        except (lmdb.Error, OSError) as error:
-            raise StoreError(
-                f"cannot read the catalog of the store {self.folder}: {error}; publish into a new "
-                "folder"
-            ) from error
-
-    @contextlib.contextmanager
-    def _catalog_write(self) -> Iterator[Any]:
-        try:
-            with self._environments.catalog(self._catalog, create=True).begin(
-                write=True
-            ) as transaction:
-                yield transaction
-        except (lmdb.Error, OSError) as error:
-            raise StoreError(
-                f"cannot write the catalog of the store {self.folder}: {error}"
-            ) from error
 
 
 @functools.lru_cache(maxsize=256)
 def _generation_path(folder: Path, model_version: int, identifier: str) -> Path:
     return folder / str(model_version) / identifier
-
-
-@functools.lru_cache(maxsize=256)
-def _pointer(model_version: int) -> bytes:
-    return f"{_CURRENT}{model_version}".encode()
-
-
-def _pointed_to(transaction: Any, model_version: int) -> bytes | None:
-    name = transaction.get(_pointer(model_version))
-    if name is None:
-        return None
-    content: bytes | None = transaction.get(_record_prefix(model_version) + name)
-    return content
-
-
-@functools.lru_cache(maxsize=256)
-def _record_prefix(model_version: int) -> bytes:
-    return f"{_RECORD}{model_version}/".encode()
-
-
-def _record_key(model_version: int, identifier: str) -> bytes:
-    return _record_prefix(model_version) + identifier.encode()

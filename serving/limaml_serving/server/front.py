@@ -140,6 +140,7 @@ class Front:
         if self._stopping:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
         self._active += 1
+        context.add_done_callback(self._on_done)  # once the answer is sent, or the client gone
         try:
             return await answer(call)
         except RequestError as error:
@@ -157,12 +158,13 @@ class Front:
             failure = RequestError(
                 grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {describe(error)}"
             )
-        finally:
-            self._active -= 1
-            if self._active == 0 and self._idle is not None:
-                self._idle.set()
         await context.abort(failure.code, failure.message)
         raise AssertionError("abort raises")
+
+    def _on_done(self, _: Any) -> None:
+        self._active -= 1
+        if self._active == 0 and self._idle is not None:
+            self._idle.set()
 
     def _log(self, error: Exception) -> None:
         """An unexpected error, with its trace; at most one a minute, so that no client fills the
@@ -195,7 +197,6 @@ class Front:
             try:
                 async with asyncio.timeout(grace_seconds):
                     await self._idle.wait()
-                    await asyncio.sleep(0.05)  # the last answer is handed to gRPC
             except TimeoutError:
                 logger.warning("%d calls are cut off", self._active)
         await self._server.stop(None)

@@ -155,7 +155,7 @@ def _make_old(store, address):
         store.client.hset(store.key(1, "generations"), "g1", record)
         store.client.hdel(store.data_key(1, "g1"), HEADER)
     else:
-        with store._catalog_write() as transaction:
+        with store._catalog.writing() as transaction:
             transaction.put(b"record/1/g1", record)
         store.close()
 

@@ -92,7 +92,7 @@ class LmdbStore:
             published=0.0,
             format=common.FORMAT,
         )
-        return LmdbWriter(self._path(model_version, name), record, self._catalog.publish)
+        return LmdbWriter(self._path(model_version, name), record, self.publish)
 
     def current(self, model_version: int) -> Generation | None:
         """See `EmbeddingStore.current`."""
@@ -173,6 +173,10 @@ class LmdbStore:
         path = self._path(record.model_version, record.identifier)
         lost = not (path / "data.mdb").is_file()
         return record.generation(record.identifier == current, lost)
+
+    def publish(self, record: common.Record) -> None:
+        """Makes a finished generation current in one transaction on the catalog."""
+        self._catalog.publish(record)
 
     def _path(self, model_version: int, identifier: str) -> Path:
         return _generation_path(self.folder, model_version, identifier)

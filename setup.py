@@ -87,6 +87,7 @@ setup(
             "diagnose = tfrec_limaml.commands.diagnose:COMMAND",
             "export = tfrec_limaml.commands.export:COMMAND",
             "demo = tfrec_limaml.commands.demo:COMMAND",
+            "store = tfrec_limaml.commands.store:COMMAND",
             "prepare = limaml_beam.commands:PREPARE",
             "embed = limaml_beam.commands:EMBED",
             "refresh = limaml_beam.commands:REFRESH",

@@ -31,6 +31,7 @@ _ORDER = (
     "export",
     "embed",
     "refresh",
+    "store",
     "serve",
     "rank",
 )

@@ -4,6 +4,7 @@ counts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -50,5 +51,6 @@ def _import_quietly() -> None:
         finally:
             os.dup2(shown, 2)
             kept.seek(0)
-            os.write(shown, noise.sub(b"", kept.read()))
+            with contextlib.suppress(OSError):  # a full disk below stderr stops no command
+                os.write(shown, noise.sub(b"", kept.read()))
             os.close(shown)

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from limaml_serving.client.async_ranker import AsyncRanker
     from limaml_serving.client.channel import Tls
     from limaml_serving.client.counters import Counters, PrometheusCounters
-    from limaml_serving.client.protocol import Ranked
     from limaml_serving.client.ranker import Ranker
+    from limaml_serving.client.steps import Ranked
     from limaml_serving.errors import RequestError, ServingError
 
 __all__ = [
@@ -25,11 +25,11 @@ __all__ = [
 ]
 
 # Loaded on first use, so that `limaml --help` does not pay for gRPC.
-_HOMES = {
+_MODULES = {
     "AsyncRanker": "client.async_ranker",
     "Counters": "client.counters",
     "PrometheusCounters": "client.counters",
-    "Ranked": "client.protocol",
+    "Ranked": "client.steps",
     "Ranker": "client.ranker",
     "RequestError": "errors",
     "ServingError": "errors",
@@ -38,6 +38,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

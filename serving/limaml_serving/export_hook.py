@@ -44,21 +44,46 @@ def write_warmup(ranker_directory: Path, manifest: Manifest, model_name: str = "
 def _request(
     schema: Schema, manifest: Manifest, model_name: str, signature: str, rows: int
 ) -> predict_pb2.PredictRequest:
+    """A request in the shapes that clients send: under `rank` the member's columns have one row."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model_name
     request.model_spec.signature_name = signature
-    arrays: dict[str, Any] = {feature.name: _fill(feature, rows) for feature in schema.all_features}
+    once = _once(schema, manifest) if signature == RANK_SIGNATURE else frozenset()
+    arrays: dict[str, Any] = {
+        feature.name: _default(feature, 1 if feature.name in once else rows)
+        for feature in schema.all_features
+    }
     for stored, has in embedding_inputs(manifest.nested_definitions):
-        arrays[stored], arrays[has] = (
-            np.zeros((rows, manifest.embedding_dim), np.float32),
-            np.zeros(rows, bool),
-        )
+        count = 1 if stored in once else rows
+        arrays[stored] = np.zeros((count, manifest.embedding_dim), np.float32)
+        arrays[has] = np.zeros(count, bool)
     for name, array in arrays.items():
         request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
     return request
 
 
-def _fill(feature: Feature, rows: int) -> Any:
+def _once(schema: Schema, manifest: Manifest) -> frozenset[str]:
+    """The inputs that are the member's: its key columns, its meta features, its embedding.
+
+    A nested definition's further key columns vary by candidate, and with them its embedding.
+    """
+    member = set(schema.task_columns(manifest.task_definition))
+    nested = [set(schema.task_columns(name)) for name in manifest.nested_definitions]
+    varying = set().union(*nested) - member
+    names = {
+        feature.name
+        for feature in schema.all_features
+        if feature.name in member or (feature.role == "meta" and feature.name not in varying)
+    }
+    (own, _), *others = embedding_inputs(manifest.nested_definitions)
+    names.add(own)
+    names.update(
+        stored for (stored, _), columns in zip(others, nested, strict=True) if columns <= member
+    )
+    return frozenset(names)
+
+
+def _default(feature: Feature, rows: int) -> Any:
     shape = (rows,) if feature.width == 1 else (rows, feature.width)
     kind: Any = {"string": object, "int64": np.int64, "float32": np.float32}[feature.dtype]
     return np.full(shape, feature.filler, kind)

@@ -1,11 +1,12 @@
 """A small model in TensorFlow Serving's layout, the embedded server over it, and a client that
 speaks the plain protocol.
 
-The conformance tests take ``--serving-target=HOST:PORT`` and then check that server instead. Start
-it on the models that ``python tests/serving/conftest.py DIRECTORY`` writes, for example:
+The conformance and fuzz tests take ``--serving-target=HOST:PORT`` and then check that server
+instead. Start it on the models that ``python tests/serving/conftest.py DIRECTORY`` writes, for
+example:
 
     tensorflow_model_server --port=8500 --model_config_file=DIRECTORY/models.config
-    --allow_version_labels_for_unavailable_models
+    --allow_version_labels_for_unavailable_models --grpc_max_threads=64
 """
 
 from __future__ import annotations
@@ -257,6 +258,12 @@ def target(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def is_other(request: pytest.FixtureRequest) -> bool:
+    """Whether another server than the embedded one is checked."""
+    return bool(request.config.getoption("--serving-target", None))
+
+
+@pytest.fixture(scope="session")
 def client(target: str) -> Iterator[Client]:
     each = Client(target)
     yield each
@@ -308,6 +315,26 @@ def add_version(conformance_config: Path, tmp_path: Path) -> Callable[..., Path]
         return staged.rename(tmp_path / "model" / str(number))
 
     return add
+
+
+@pytest.fixture
+def base(add_version: Callable[..., Path], tmp_path: Path) -> Path:
+    """A base directory with version 1."""
+    add_version(1)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def connected(
+    serve: Callable[..., Any], connect: Callable[..., Client], base: Path
+) -> Callable[..., tuple[Any, Client]]:
+    """``connected(**settings)``: ``base`` served as model ``m``; the server and a client."""
+
+    def start(**settings: Any) -> tuple[Any, Client]:
+        server = serve({"m": base}, **settings)
+        return server, connect(server.target, name="m")
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,8 @@ FLAGS = {
     "allow_version_labels_for_unavailable_models",
     "monitoring_config_file",
     "grpc_channel_arguments",
+    "grpc_max_threads",
+    "enable_grpc_healthcheck_service",
 }
 
 
@@ -192,6 +194,32 @@ def test_every_flag_given_to_the_server_exists_and_every_file_named_is_there(com
         for value in given.values():
             if value.startswith("/config/"):
                 assert (SERVING / "config" / Path(value).name).is_file()
+
+
+def test_both_deployments_set_the_number_of_requests_handled_at_once(compose, containers):
+    flags = [compose["services"]["ranker"]["command"], containers["tensorflow-serving"]["args"]]
+    for each in flags:
+        assert [flag for flag in each if flag.startswith("--grpc_max_threads=")] == [
+            "--grpc_max_threads=64"
+        ]
+
+
+def test_health_is_asked_of_a_version_or_of_grpc_and_never_of_a_label(compose, containers):
+    """The real server's REST address of a label answers 200 for any label."""
+    (script,) = [
+        part for part in compose["services"]["ranker"]["healthcheck"]["test"] if "GET" in part
+    ]
+    assert "/versions/" in script
+    for state, healthy in (("AVAILABLE", True), ("UNAVAILABLE", False), ("LOADING", False)):
+        answer = f'{{"model_version_status": [{{"version": "1", "state": "{state}"}}]}}'
+        grep = script.rpartition("&& ")[2].replace("<&3", "")
+        done = subprocess.run(["bash", "-c", grep], input=answer, text=True, check=False)
+        assert (done.returncode == 0) is healthy
+    container = containers["tensorflow-serving"]
+    for name in ("startupProbe", "readinessProbe"):
+        assert container[name]["grpc"] == {"port": 8500, "service": "PredictionService"}
+    assert "--enable_grpc_healthcheck_service=true" in container["args"]
+    assert 8500 in [port["containerPort"] for port in container["ports"]]
 
 
 def test_both_deployments_run_the_same_pinned_images(compose, containers):

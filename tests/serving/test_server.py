@@ -1,58 +1,24 @@
-"""The embedded server as a process: overload, limits, TLS, drain, warm-up, metrics, reflection."""
+"""The embedded server under load and at its limits: overload, deadlines, drain, metrics."""
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from serving_helpers import sample, wait_until
 
-from limaml_serving.server import ConfigError, EmbeddedServer, Tls
+from limaml_serving.server import ConfigError, EmbeddedServer
 from limaml_serving.server.errors import RequestError as ServerRequestError
 from limaml_serving.server.runner import SavedModelRunner
 
 #: Half a minute of work and more: far beyond every deadline here, yet a broken server ends some
 #: day.
 ENDLESS = {"count": np.array([10**6])}
-
-
-@pytest.fixture
-def base(add_version, tmp_path):
-    """A base directory with version 1."""
-    add_version(1)
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def connected(serve, connect, base):
-    """Serves ``base`` as model ``m`` with the given settings; returns the server and a client."""
-
-    def start(**settings):
-        server = serve({"m": base}, **settings)
-        return server, connect(
-            server.target, name="m", credentials=settings.pop("credentials", None)
-        )
-
-    return start
-
-
-def wait_until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-
-
-def sample(server, name, **labels):
-    return server.metrics.registry.get_sample_value(f"limaml_serve_{name}", labels) or 0.0
 
 
 def test_a_full_queue_refuses_at_once_while_health_and_status_still_answer(connected, refusal):
@@ -212,60 +178,6 @@ def test_stopping_lets_running_requests_end_and_takes_no_new_ones(connected, ref
     assert server.manager.statuses("m") == {1: (50, "")}
 
 
-def write_warmup(directory, requests):
-    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
-
-    (directory / "assets.extra").mkdir()
-    with tf.io.TFRecordWriter(
-        str(directory / "assets.extra" / "tf_serving_warmup_requests")
-    ) as writer:
-        for request in requests:
-            log = PredictionLog()
-            log.predict_log.request.CopyFrom(request)
-            writer.write(log.SerializeToString())
-
-
-def test_warm_up_requests_are_replayed_before_a_version_serves(
-    connected, add_version, rows, monkeypatch
-):
-    from limaml_serving.server import versions
-
-    server, client = connected()
-    replayed = []
-
-    class Recording(versions.SavedModelRunner):
-        def run(self, signature, inputs, *rest):
-            replayed.append((signature.name, server.manager.statuses("m")[2][0]))
-            return super().run(signature, inputs, *rest)
-
-    write_warmup(
-        add_version(2, like=2),
-        [
-            client.request(rows),
-            client.request({"anything": np.ones(3, np.float32)}, signature="total"),
-        ],
-    )
-    monkeypatch.setattr(versions, "SavedModelRunner", Recording)
-    server.manager.refresh()
-    assert replayed == [("serving_default", 20), ("total", 20)]
-    assert client.logits() == [112.0, 2.0]
-
-
-def test_a_version_whose_warm_up_fails_does_not_serve(connected, add_version, rows):
-    server, client = connected()
-    write_warmup(add_version(2), [client.request({**rows, "country": [1, 2]})])
-    third = add_version(3)
-    write_warmup(third, [client.request(rows)])
-    (third / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"no TFRecord at all")
-    server.manager.refresh()
-    assert client.logits() == [111.0, 1.0]
-    assert (
-        "request 1 of assets.extra/tf_serving_warmup_requests fails: input country"
-        in client.status()[2][1]
-    )
-    assert "cannot read record" in client.status()[3][1]
-
-
 def test_metrics_count_requests_by_code_without_taking_names_from_clients(connected, refusal, rows):
     server, client = connected(metrics_port=0)
     client.logits()
@@ -310,138 +222,117 @@ def test_reflection_describes_every_service(connected):
     }
 
 
-@pytest.fixture(scope="session")
-def pki(tmp_path_factory):
-    """An authority, a server certificate for localhost and a client certificate, made with
-    openssl.
-    """
-    folder = tmp_path_factory.mktemp("pki")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    openssl(
-        "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority"
+def test_a_large_answer_that_a_slow_client_still_reads_is_not_cut_off_by_a_stop(connected, kinds):
+    server, client = connected(max_response_bytes=2**30, max_message_bytes=2**30, max_rows=2**30)
+    strings = tf.make_tensor_proto([b"x" * 1000] * 30_000)
+    zeros = {kind.name: tf.make_tensor_proto(tf.zeros([1], kind).numpy()) for kind in kinds}
+    answers = client.channel.unary_stream("/tensorflow.serving.PredictionService/Predict")(
+        client.request({**zeros, "string": strings}, signature="kinds").SerializeToString()
     )
-    for name in ("server", "client"):
-        (folder / f"{name}.ext").write_text("subjectAltName=DNS:localhost\n")
-        request = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        openssl(*request, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/CN=localhost")
-        authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"]
-        openssl(
-            "x509",
-            "-req",
-            "-in",
-            f"{name}.csr",
-            *authority,
-            "-extfile",
-            f"{name}.ext",
-            "-out",
-            f"{name}.pem",
-        )
-    return folder
+    answered = {"model": "m", "method": "Predict", "code": "OK"}
+    wait_until(lambda: sample(server, "requests_total", **answered) or not answers.is_active(), 60)
+    if not answers.is_active():
+        raise AssertionError(answers.code(), answers.details())
+    stopping = threading.Thread(target=server.stop, args=(60.0,))
+    stopping.start()
+    (content,) = answers
+    stopping.join()
+    assert len(content) > 30_000_000
 
 
-def test_tls_encrypts_and_a_plain_client_is_turned_away(serve, connect, base, pki, refusal, rows):
-    server = serve({"m": base}, tls=Tls(key=pki / "server.key", certificate=pki / "server.pem"))
-    trusted = grpc.ssl_channel_credentials((pki / "ca.pem").read_bytes())
-    client = connect(f"localhost:{server.port}", name="m", credentials=trusted)
-    assert client.logits() == [111.0, 1.0]
-    plain = connect(server.target, name="m")
-    assert refusal(plain.predict, rows)[0] == "UNAVAILABLE"
+def test_a_run_that_outlasts_the_time_given_at_a_stop_is_cut_off(connected):
+    before = set(threading.enumerate())
+    server, client = connected(workers=1)
+    call = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=500)
+    wait_until(lambda: sample(server, "pending") == 1)
+    server.stop(0.2)
+    assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+    assert server.manager.statuses("m") == {1: (50, "")}
+    after = set(threading.enumerate()) - before
+    assert not [thread for thread in after if thread.name.startswith("limaml-serve")]
 
 
-def test_mutual_tls_demands_a_client_certificate(serve, connect, base, pki, refusal, rows):
-    server = serve(
-        {"m": base},
-        tls=Tls(key=pki / "server.key", certificate=pki / "server.pem", client_ca=pki / "ca.pem"),
-    )
-    authority = (pki / "ca.pem").read_bytes()
-    known = grpc.ssl_channel_credentials(
-        authority, (pki / "client.key").read_bytes(), (pki / "client.pem").read_bytes()
-    )
-    assert connect(f"localhost:{server.port}", name="m", credentials=known).logits() == [111.0, 1.0]
-    unknown = connect(
-        f"localhost:{server.port}", name="m", credentials=grpc.ssl_channel_credentials(authority)
-    )
-    assert refusal(unknown.predict, rows)[0] == "UNAVAILABLE"
-
-
-def test_a_missing_tls_file_is_a_readable_error(base, tmp_path):
-    with pytest.raises(ConfigError, match="cannot read a TLS file"):
-        EmbeddedServer(
-            {"m": base}, tls=Tls(key=tmp_path / "none", certificate=tmp_path / "none")
-        ).start()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def listens(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
-    port, metrics_port = free_port(), free_port()
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from tfrec_limaml.cli import main; sys.exit(main())",
-        "serve",
-        str(base),
-        "--name",
-        "m",
-    ]
-    options = ["--port", str(port), "--metrics-port", str(metrics_port), "--workers", "1", "--json"]
-    process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-    def pending():
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as answer:
-            return "limaml_serve_pending 1.0" in answer.read().decode()
-
-    try:
-        wait_until(lambda: listens(port), seconds=120)
-        client = connect(f"127.0.0.1:{port}", name="m")
-        assert client.logits() == [111.0, 1.0]
-        running = client.prediction.Predict.future(
-            client.request({"count": np.array([50_000])}, signature="spin"), timeout=60
-        )
-        wait_until(pending)
-        process.terminate()
-        output, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
-    assert json.loads(output) == {"target": f"127.0.0.1:{port}", "models": {"m": [1]}}
-    assert running.result().outputs["sum"].int64_val[0] == 50_000
+RELOAD = (
+    'model_config_list {{ config {{ name: "m" base_path: "{}" model_platform: "tensorflow" }} }}'
+)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("settings", "code"),
     [
-        ([], "either a model's base directory or --models-config"),
-        (["{base}", "--models-config", "x"], "either a model's base directory or --models-config"),
-        (["{base}/nowhere"], "no directory at"),
-        (["{base}/1"], "pass the directory above it"),
-        (["--models-config", "{base}/nowhere"], "no models config at"),
-        (["{base}", "--name", "../x"], "is not allowed"),
-        (["{base}", "--workers", "0"], "--workers must be at least 1"),
-        (["{base}", "--max-queue", "-1"], "--max-queue must not be negative"),
-        (["{base}", "--port", "70000"], "--port must be between"),
-        (["{base}", "--tls-key", "x"], "needs both"),
-        (["{base}", "--tls-client-ca", "x"], "needs both"),
+        ({"host": "0.0.0.0"}, "PERMISSION_DENIED"),
+        ({"allow_reload": False}, "PERMISSION_DENIED"),
+        ({"host": "0.0.0.0", "allow_reload": True}, None),
+        ({}, None),
     ],
+    ids=["everybody", "off", "everybody, on", "this machine"],
 )
-def test_the_command_refuses_what_it_cannot_serve_in_one_line(base, capsys, arguments, words):
-    from tfrec_limaml.cli import main
+def test_the_configuration_is_changed_by_clients_only_where_that_is_allowed(
+    serve, connect, base, refusal, settings, code
+):
+    server = serve({"m": base}, **settings)
+    client = connect(f"127.0.0.1:{server.port}", name="m")
+    text = RELOAD.format(base)
+    if code is None:
+        client.reload(text)
+    else:
+        assert refusal(client.reload, text)[0] == code
+    assert client.logits() == [111.0, 1.0]
 
-    assert main(["serve", *(each.format(base=base) for each in arguments)]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert words in line
+
+@pytest.mark.parametrize(
+    "service", ["", "PredictionService", "ModelService", "limaml.VersionWatcher"]
+)
+def test_health_knows_the_short_names_too(connected, service):
+    assert connected()[1].is_serving(service)
+
+
+def test_an_unknown_health_service_is_not_found_and_a_watch_of_it_says_so(connected, refusal):
+    from grpc_health.v1 import health_pb2
+
+    _, client = connected()
+    assert refusal(client.is_serving, "nobody")[0] == "NOT_FOUND"
+    watch = client.health.Watch(health_pb2.HealthCheckRequest(service="nobody"), timeout=20)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+def test_a_health_watch_is_told_of_changes(serve, connect, tmp_path, add_version):
+    from grpc_health.v1 import health_pb2
+
+    server = serve({"m": tmp_path / "model"})
+    watch = connect(server.target).health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+    told = [next(watch).status]
+    add_version(1)
+    server.manager.refresh()
+    told.append(next(watch).status)
+    serving, not_serving = (
+        health_pb2.HealthCheckResponse.ServingStatus.Value(name)
+        for name in ("SERVING", "NOT_SERVING")
+    )
+    assert told == [not_serving, serving]
+
+
+@pytest.mark.parametrize("method", ["Classify", "Regress", "MultiInference"])
+def test_methods_that_are_not_there_leave_no_trace_in_the_log(connected, refusal, caplog, method):
+    _, client = connected()
+    call = client.channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")
+    assert refusal(call, b"", timeout=20)[0] == "UNIMPLEMENTED"
+    assert not caplog.records
+
+
+def test_an_unexpected_error_is_answered_as_internal_and_logged_once(
+    connected, refusal, rows, caplog, monkeypatch
+):
+    _, client = connected()
+    monkeypatch.setattr(SavedModelRunner, "signature", lambda self, name: 1 / 0)
+    for _ in range(5):
+        assert refusal(client.predict, rows) == ("INTERNAL", "ZeroDivisionError: division by zero")
+    assert len(caplog.records) == 1
+
+
+def test_strict_shapes_refuse_what_the_signature_does_not_allow(connected, refusal, rows):
+    _, client = connected(strict_shapes=True)
+    narrow = {**rows, "meta_embedding": np.zeros((2, 3), np.float32)}
+    code, message = refusal(client.predict, narrow)
+    assert code == "INVALID_ARGUMENT"
+    assert "expected shape [-1, 4]" in message

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from tensorflow.core.framework import tensor_pb2
 
+from limaml_serving.server.encoding import encode
 from limaml_serving.server.errors import RequestError
-from limaml_serving.server.tensors import Budget, TensorSpec, decode, encode
+from limaml_serving.server.tensors import Budget, TensorSpec, decode
 
 MIB = 1024 * 1024
 NUMPY_DTYPES = "f4 f8 f2 ? i1 i2 i4 i8 u1 u2 u4 u8 c8 c16"
@@ -25,8 +26,9 @@ def spec(dtype, shape=None):
     return TensorSpec(name="x", tensor="x:0", dtype=tf.as_dtype(dtype), shape=shape)
 
 
-def read(proto, shape=None, *, dtype=None, rows=1000, remaining=MIB):
-    return decode(spec(dtype or proto.dtype, shape), proto, Budget(rows=rows, remaining=remaining))
+def read(proto, shape=None, *, dtype=None, rows=1000, remaining=MIB, strict=True):
+    budget = Budget(rows=rows, remaining=remaining, strict=strict)
+    return decode(spec(dtype or proto.dtype, shape), proto, budget)
 
 
 @st.composite
@@ -117,6 +119,58 @@ def test_a_shape_must_fit_the_signature(shape, dims, fits):
     else:
         with pytest.raises(RequestError, match="expected shape"):
             read(proto, shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool", "complex64", "string", "half"])
+@pytest.mark.parametrize(("values", "size"), [(5, 3), (0, 3), (1, 3), (0, 0)])
+def test_values_that_do_not_fit_are_read_as_tensorflow_reads_them(dtype, values, size):
+    elements = {"string": [b"a", b"b"], "bool": [True, False]}.get(dtype, [1, 2]) * 3
+    proto = encode(spec(dtype), np.array(elements[:values], tf.as_dtype(dtype).as_numpy_dtype))
+    proto.tensor_shape.dim[0].size = size
+    read_by_tensorflow = tf.io.parse_tensor(proto.SerializeToString(), dtype)
+    np.testing.assert_array_equal(read(proto, strict=False), read_by_tensorflow.numpy())
+
+
+@pytest.mark.parametrize("strings", [b"", b"a\0", b"\0\0"])
+def test_a_scalar_string_survives_both_ways(strings):
+    proto = encode(spec("string", ()), strings)
+    assert proto.tensor_shape.dim == []
+    assert tf.make_ndarray(proto).item() == strings
+    assert read(proto, strict=False).item() == strings
+    content = tf.make_tensor_proto(strings)
+    content.tensor_content = bytes([len(strings)]) + strings
+    content.ClearField("string_val")
+    assert read(content, strict=False).item() == strings
+
+
+@pytest.mark.parametrize(
+    ("dims", "right"), [([2**40, 0], True), ([0, 2**62], False), ([0, 2**62, 2**62], False)]
+)
+def test_an_empty_tensor_with_sizes_beyond_all_arrays_is_refused(dims, right):
+    proto = tensor_pb2.TensorProto(dtype=tf.float32.as_datatype_enum)
+    for size in dims:
+        proto.tensor_shape.dim.add().size = size
+    if right:
+        assert read(proto, strict=False, rows=2**62).shape == tuple(dims)
+    else:
+        with pytest.raises(RequestError, match="too large"):
+            read(proto, strict=False, rows=2**62)
+
+
+@pytest.mark.parametrize("dtype", [tf.variant, tf.resource])
+def test_what_lives_in_the_runtime_alone_cannot_travel(dtype):
+    with pytest.raises(RequestError, match="cannot carry"):
+        read(tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum))
+    with pytest.raises(RequestError, match="cannot carry"):
+        encode(spec(dtype), np.zeros(1))
+
+
+def test_encoding_stops_where_nobody_waits_any_longer():
+    def gone():
+        raise RuntimeError("the deadline has passed")
+
+    with pytest.raises(RuntimeError, match="deadline"):
+        encode(spec("int64"), np.arange(10), gone)
 
 
 def test_an_unknown_rank_is_refused():

@@ -13,13 +13,7 @@ import weakref
 import numpy as np
 import pytest
 
-from limaml_serving.server import (
-    ConfigError,
-    ModelSettings,
-    VersionPolicy,
-    read_models_config,
-    versions,
-)
+from limaml_serving.server import ModelSettings, VersionPolicy, versions
 from limaml_serving.server.versions import find_versions
 
 START, LOADING, AVAILABLE, UNLOADING, END = 10, 20, 30, 40, 50
@@ -347,47 +341,22 @@ def test_a_reload_adds_and_removes_models_and_says_where_a_new_one_cannot_serve(
     assert "absolute" in message
 
 
-@pytest.mark.parametrize("name", ["", "..", "../etc", "a/b", "a\0b", ".hidden", "x" * 200, "naïve"])
-def test_a_model_name_that_could_pass_for_a_path_is_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match="is not allowed"):
-        ModelSettings(name=name, base_path=tmp_path)
+@pytest.mark.parametrize("name", ["team/ranker", "_v2", "naïve", "..", "../etc", ".hidden"])
+def test_a_model_name_is_any_text_and_never_a_path(serve, connect, add_version, base, name):
+    add_version(1)
+    server = serve({name: base})
+    assert connect(server.target, name=name).logits() == [111.0, 1.0]
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("hello", "not a text proto"),
-        ("custom_model_config {}", "only a model_config_list"),
-        (
-            'model_config_list { config { name: "m" base_path: "/m" } }',
-            "model_platform must be 'tensorflow'",
-        ),
-        (
-            'model_config_list { config { name: "m" base_path: "m" model_platform: "tensorflow" } }',  # noqa: E501
-            "must be absolute",
-        ),
-        (
-            'model_config_list { config { name: "m" base_path: "/m" model_platform: "tensorflow" model_version_policy { specific {} } } }',  # noqa: E501
-            "names no version",
-        ),
-        (
-            "model_config_list { "
-            + 'config { name: "m" base_path: "/m" model_platform: "tensorflow" } ' * 2
-            + "}",
-            "more than once",
-        ),
-    ],
-)
-def test_a_models_config_that_cannot_be_served_is_refused_with_the_reason(tmp_path, text, words):
-    path = tmp_path / "models.config"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=words):
-        read_models_config(path)
-
-
-def test_a_models_config_gives_policies_and_labels(conformance_config):
-    (settings,) = read_models_config(conformance_config).values()
-    assert settings.policy.kind == "all"
-    assert settings.labels == {"stable": 1, "canary": 2}
-    with pytest.raises(ConfigError, match="no models config"):
-        read_models_config(conformance_config / "nowhere")
+def test_a_specific_version_that_is_absent_unloads_the_others(
+    serve_base, add_version, base, refusal
+):
+    add_version(1)
+    _, client = serve_base()
+    assert client.logits() == [111.0, 1.0]
+    client.reload(
+        f"""model_config_list {{ config {{ name: "m" base_path: "{base}" model_type: TENSORFLOW
+        model_version_policy {{ specific {{ versions: 7 }} }} }} }}"""
+    )
+    assert states(client) == {1: END}
+    assert refusal(client.logits)[0] == "NOT_FOUND"

@@ -8,6 +8,21 @@
 """
 
 from tfrec_limaml.store.address import open_store
-from tfrec_limaml.store.base import EmbeddingStore, Generation, GenerationWriter, Mask, Matrix
+from tfrec_limaml.store.base import (
+    EmbeddingStore,
+    Found,
+    Generation,
+    GenerationWriter,
+    Mask,
+    Matrix,
+)
 
-__all__ = ["EmbeddingStore", "Generation", "GenerationWriter", "Mask", "Matrix", "open_store"]
+__all__ = [
+    "EmbeddingStore",
+    "Found",
+    "Generation",
+    "GenerationWriter",
+    "Mask",
+    "Matrix",
+    "open_store",
+]

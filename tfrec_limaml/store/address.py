@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, unquote, urlsplit
+import re
+from urllib.parse import parse_qsl, unquote
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.base import EmbeddingStore
 
+# From the slashes to the last @: a password that was not percent-encoded may hold either.
+_ACCOUNT = re.compile(r"(?<=//)\S*@")
+_PASSWORD = re.compile(r"(?i)(?<=password=)[^&\s'\"]*")
+
 _LMDB_OPTIONS = ("dtype",)
-_REDIS_OPTIONS = ("dtype", "prefix", "ttl", "lease", "timeout")
+_REDIS_OPTIONS = (
+    *("dtype", "prefix", "ttl", "lease", "timeout", "db"),
+    *("tls_ca", "tls_certificate", "tls_key"),
+)
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis-sentinel")
+
+
+def masked(address: str) -> str:
+    """An address, or a text that quotes one, without user names and passwords."""
+    return _PASSWORD.sub("***", _ACCOUNT.sub("***@", address))
 
 
 def open_store(address: str) -> EmbeddingStore:
     """Opens the store at an address.
 
     Args:
-        address: ``lmdb:FOLDER[?dtype=float16]`` or
-            ``redis://[user:password@]HOST:PORT/DB[?prefix=limaml&dtype=float32&ttl=SECONDS&lease=SECONDS&timeout=SECONDS]``
-            (also ``rediss://`` and ``unix://``). ``dtype`` is that of generations written from now
-            on; reading follows what each generation was written with.
+        address: ``lmdb:FOLDER``, ``redis://[user:password@]HOST:PORT/DB``, ``rediss://`` (TLS),
+            ``unix://PATH`` or ``redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB``, with options
+            after ``?`` (docs/store.md lists them). ``dtype`` is that of generations written from
+            now on; reading follows what each generation was written with.
 
     Raises:
         StoreError: The address names no known backend or an unknown option.
@@ -28,23 +42,21 @@ def open_store(address: str) -> EmbeddingStore:
         folder, _, query = rest.partition("?")
         if not folder.lstrip("/"):
             raise StoreError(
-                f"store address {address!r} names no folder; write lmdb:FOLDER, for example "
-                "lmdb:/var/lib/limaml/store"
+                f"store address {masked(address)!r} names no folder; write lmdb:FOLDER, for "
+                "example lmdb:/var/lib/limaml/store"
             )
         from tfrec_limaml.store.lmdb_store import LmdbStore
 
         folder = folder[2:] if folder.startswith("//") else folder
         return LmdbStore(unquote(folder), **_options(address, query, _LMDB_OPTIONS))
-    if separator and scheme in ("redis", "rediss", "unix"):
+    if separator and scheme in _REDIS_SCHEMES:
         from tfrec_limaml.store.redis_store import RedisStore
 
-        parts = urlsplit(address)
-        return RedisStore.from_options(
-            parts._replace(query="").geturl(), _options(address, parts.query, _REDIS_OPTIONS)
-        )
+        url, _, query = address.partition("?")
+        return RedisStore.from_options(url, _options(address, query, _REDIS_OPTIONS))
     raise StoreError(
-        f"store address {address!r} names no known backend; write lmdb:FOLDER or "
-        "redis://HOST:PORT/DB"
+        f"store address {masked(address)!r} names no known backend; write lmdb:FOLDER or "
+        "redis://HOST:PORT/DB (Redis Cluster is not supported)"
     )
 
 
@@ -53,6 +65,7 @@ def _options(address: str, query: str, known: tuple[str, ...]) -> dict[str, str]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise StoreError(
-            f"store address {address!r} has unknown options {unknown}; known ones are {list(known)}"
+            f"store address {masked(address)!r} has unknown options {unknown}; known ones are "
+            f"{list(known)}"
         )
     return options

@@ -1,5 +1,5 @@
-"""What both backends share: checks of what is written, identifiers, and the stored record of a
-generation.
+"""What both backends share: the stored record of a generation, and the rules for identifiers,
+rollback and pruning.
 """
 
 from __future__ import annotations
@@ -9,24 +9,30 @@ import datetime as dt
 import functools
 import json
 import re
+import zlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES
-from tfrec_limaml.store.base import Generation, Mask, Matrix
+from tfrec_limaml.store.base import Generation
 
 DTYPES = ("float32", "float16")
+#: Format of the values that are written: 2 has checksums, 1 (release 0.1.0) has none.
+FORMAT = 2
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """A published generation as stored: what readers must know to decode its values."""
+    """A generation as stored: what readers must know to decode its values.
+
+    Attributes:
+        format: `FORMAT` of its values; records of release 0.1.0 do not name it.
+        condemned: When it was found bad (seconds since the epoch); 0 if it was not.
+    """
 
     model_version: int
     identifier: str
@@ -34,6 +40,8 @@ class Record:
     embedding_dim: int
     dtype: str
     published: float
+    format: int = 1
+    condemned: float = 0.0
 
     def to_bytes(self) -> bytes:
         """JSON."""
@@ -44,21 +52,41 @@ class Record:
     def from_bytes(cls, content: bytes) -> Record:
         """Inverse of `to_bytes`."""
         try:
-            return cls(**json.loads(content))
+            record = cls(**json.loads(content))
+            usable = record.embedding_dim > 0 and record.dtype in DTYPES and record.format >= 1
+            usable = usable and isinstance(record.identifier, str)
         except (TypeError, ValueError) as error:
             raise StoreError(
-                f"the store holds a generation record that cannot be read: {content[:200]!r}"
+                f"the store holds a generation record that cannot be read: {content[:200]!r}; "
+                "publish anew, or use the release that wrote it"
             ) from error
+        if not usable or record.format > FORMAT:
+            raise StoreError(
+                f"the store holds a generation record that this release cannot use: "
+                f"{content[:200]!r}; publish anew, or use the release that wrote it"
+            )
+        return record
 
-    def generation(self, current: bool) -> Generation:
+    def check_version(self, model_version: int) -> Record:
+        """Itself; raises `StoreError` where it belongs to another model version."""
+        if self.model_version != model_version:
+            raise StoreError(
+                f"the current generation of model version {model_version} is a record of version "
+                f"{self.model_version}: the store was changed by hand; publish anew"
+            )
+        return self
+
+    def generation(self, current: bool, lost: bool = False) -> Generation:
         """The public view of this record."""
+        state = "condemned" if self.condemned else "published"
         return Generation(
             model_version=self.model_version,
             identifier=self.identifier,
             count=self.count,
             embedding_dim=self.embedding_dim,
-            state="current" if current else "published",
+            state="lost" if lost else "current" if current else state,
             published=self.published,
+            checked=self.format >= 2,
         )
 
     @functools.cached_property
@@ -66,10 +94,30 @@ class Record:
         """Element type of the stored vectors, little-endian."""
         return np.dtype(self.dtype).newbyteorder("<")
 
-    @property
-    def value_bytes(self) -> int:
-        """Bytes of one stored vector."""
+    @functools.cached_property
+    def vector_bytes(self) -> int:
+        """Bytes of one stored vector, without its checksum."""
         return self.embedding_dim * self.stored_dtype.itemsize
+
+    @functools.cached_property
+    def header(self) -> bytes:
+        """What the generation's own data say of it."""
+        parts = (self.model_version, self.identifier, self.embedding_dim, self.dtype)
+        return json.dumps(parts).encode()
+
+    @functools.cached_property
+    def seed(self) -> int:
+        """Where checksums start: another generation's values do not pass."""
+        return zlib.crc32(self.header)
+
+
+def check_new(model_version: int, embedding_dim: int) -> None:
+    """Raises `StoreError` for a generation that cannot be."""
+    if model_version < 1 or embedding_dim < 1:
+        raise StoreError(
+            f"model_version and embedding_dim must be positive, received {model_version} and "
+            f"{embedding_dim}"
+        )
 
 
 def check_dtype(dtype: str) -> str:
@@ -77,59 +125,6 @@ def check_dtype(dtype: str) -> str:
     if dtype not in DTYPES:
         raise StoreError(f"dtype must be one of {list(DTYPES)}, received {dtype!r}")
     return dtype
-
-
-def encode_keys(keys: Sequence[str]) -> list[bytes]:
-    """UTF-8 of the keys; raises `StoreError` on an empty or over-long one."""
-    encoded = [key.encode() for key in keys]
-    for key in encoded:
-        if not 0 < len(key) <= MAX_KEY_BYTES:
-            raise StoreError(
-                f"task keys must have 1 to {MAX_KEY_BYTES} bytes of UTF-8, received {len(key)} "
-                f"bytes: {key[:60]!r}"
-            )
-    return encoded
-
-
-def encode_embeddings(
-    keys: Sequence[str], embeddings: npt.ArrayLike, embedding_dim: int, dtype: str
-) -> npt.NDArray[Any]:
-    """Checks a batch ``[n, D]`` and casts it to the stored dtype (little-endian).
-
-    Raises:
-        StoreError: Wrong shape, or a value that is not finite (in the stored dtype).
-    """
-    matrix = np.asarray(embeddings)
-    if matrix.shape != (len(keys), embedding_dim):
-        raise StoreError(
-            f"embeddings must have shape [{len(keys)}, {embedding_dim}] (keys, embedding_dim), "
-            f"received {list(matrix.shape)}"
-        )
-    with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(matrix, dtype=np.dtype(dtype).newbyteorder("<"))
-    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
-    if bad.size:
-        raise StoreError(
-            f"{bad.size} of {len(keys)} embeddings are not finite as {dtype}, the first that of "
-            f"task {keys[bad[0]]!r}; drop them first"
-        )
-    return stored
-
-
-def decode_values(values: Sequence[bytes | None], record: Record) -> tuple[Matrix, Mask]:
-    """Stored values (None where missing) as ``[n, D]`` float32 and the found mask ``[n]``."""
-    missing = bytes(record.value_bytes)
-    # A bytearray, so that the caller may write to what he gets without another copy of it.
-    content = bytearray().join([missing if value is None else value for value in values])
-    matrix = np.frombuffer(content, record.stored_dtype).reshape(len(values), record.embedding_dim)
-    return matrix.astype(np.float32, copy=False), np.array(
-        [value is not None for value in values], np.bool_
-    )
-
-
-def nothing_found(count: int) -> tuple[Matrix, Mask]:
-    """The answer for a model version without a current generation."""
-    return np.zeros((count, 0), np.float32), np.zeros(count, np.bool_)
 
 
 def choose_identifier(requested: str | None, published: Collection[str]) -> str:
@@ -145,7 +140,7 @@ def choose_identifier(requested: str | None, published: Collection[str]) -> str:
         if not later:
             raise StoreError(
                 f"the newest generation {newest!r} sorts after the present time {stamp!r}; pass "
-                "an identifier, or mend the clock"
+                "an identifier, or set the clock"
             )
         return later[0]
     if not _IDENTIFIER.fullmatch(requested):
@@ -185,7 +180,9 @@ def rollback_target(
             )
         return published[names.index(identifier)]
     earlier = [
-        record for record in published if current is not None and record.identifier < current
+        record
+        for record in published
+        if current is not None and record.identifier < current and not record.condemned
     ]
     if not earlier:
         raise StoreError(
@@ -195,16 +192,44 @@ def rollback_target(
     return earlier[-1]
 
 
+def after_rollback(
+    published: Sequence[Record], current: str | None, target: Record, now: float
+) -> tuple[Record, list[Record]]:
+    """The target as it is to be stored, and the records that change with it: going back condemns
+    the generation that was current.
+    """
+    target = dataclasses.replace(target, condemned=0.0)
+    changed = [target]
+    for record in published:
+        if record.identifier == current and record.identifier > target.identifier:
+            changed.append(dataclasses.replace(record, condemned=now))
+    return target, changed
+
+
+def to_condemn(
+    published: Sequence[Record], current: str | None, identifier: str, model_version: int
+) -> Record:
+    """The published generation that is to be condemned."""
+    if identifier == current:
+        raise StoreError(
+            f"generation {identifier!r} of model version {model_version} is current: roll back to "
+            "another one, which condemns it"
+        )
+    return rollback_target(published, current, identifier, model_version)
+
+
 def prunable(
     published: Sequence[Record], current: str | None, keep: int, older_than: float
 ) -> list[Record]:
-    """Published generations that may go: not among the newest `keep`, not current, published before
-    `older_than`.
+    """Published generations that may go: condemned, or not among the newest `keep` others; not
+    current, and published before `older_than`.
     """
     if keep < 1:
         raise StoreError(f"keep must be at least 1, received {keep}")
+    good = [record for record in published if not record.condemned]
+    kept = {record.identifier for record in good[-keep:]}
     return [
         r
-        for r in published[: max(0, len(published) - keep)]
-        if r.identifier != current and r.published < older_than
+        for r in published
+        if r.identifier not in kept and r.identifier != current and r.published < older_than
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,17 @@ class Environments:
             },
         )
 
-    def immutable(self, path: Path) -> Any:
-        """A published generation, opened for reading without locks."""
-        known = self._mine.get((os.getpid(), path))
-        if known is not None:
-            return known
+    def known(self, path: Path) -> Any:
+        """The environment at `path` if it is open, else None."""
+        return self._mine.get((os.getpid(), path))
+
+    def immutable(self, path: Path, check: Callable[[Any], None]) -> Any:
+        """A published generation, opened for reading without locks.
+
+        Args:
+            path: Its folder.
+            check: Called with the environment when it is opened; raises where it is not usable.
+        """
         self._forget_removed()
         return self._get(
             path,
@@ -77,6 +84,7 @@ class Environments:
                 "lock": False,
                 "readahead": False,
             },
+            check,
         )
 
     def forget(self, path: Path) -> None:
@@ -94,7 +102,12 @@ class Environments:
         for name in list(self._mine):
             self._release(name)
 
-    def _get(self, path: Path, options: dict[str, Any]) -> Any:
+    def _get(
+        self,
+        path: Path,
+        options: dict[str, Any],
+        check: Callable[[Any], None] = lambda environment: None,
+    ) -> Any:
         name = (os.getpid(), path)
         with _lock:
             if name in self._mine:  # another thread was faster
@@ -103,7 +116,14 @@ class Environments:
             if environment is None:
                 if not (path / "data.mdb").exists() and not options.get("create"):
                     raise FileNotFoundError(path)
-                environment = _shared[name] = lmdb.open(str(path), **options)
+                environment = lmdb.open(str(path), **options)
+                try:
+                    _check_length(path, environment)
+                    check(environment)
+                except BaseException:
+                    environment.close()
+                    raise
+                _shared[name] = environment
             _users[name] = _users.get(name, 0) + 1
             self._mine[name] = environment
         return environment
@@ -118,6 +138,15 @@ class Environments:
                 del _users[name], _shared[name]
                 if name[0] == os.getpid():
                     environment.close()
+
+
+def _check_length(path: Path, environment: Any) -> None:
+    """A file shorter than its pages is not read: touching what is missing would end the process."""
+    pages = environment.info()["last_pgno"] + 1
+    needed = pages * environment.stat()["psize"]
+    size = (path / "data.mdb").stat().st_size
+    if size < needed:
+        raise lmdb.CorruptedError(f"{path / 'data.mdb'} has {size} bytes, {needed} are in use")
 
 
 def open_writable(path: Path) -> Any:

@@ -12,16 +12,14 @@ import grpc.aio
 
 from limaml_serving.client.base import RankerBase
 from limaml_serving.client.columns import Candidates
-from limaml_serving.client.protocol import LookUp, Predict, Ranked, Request, Resolve, Steps
+from limaml_serving.client.steps import LookUp, Predict, Ranked, Request, Resolve, Steps
 from tfrec_limaml.errors import StoreError
 
 
 class AsyncRanker(RankerBase):
     """`limaml_serving.client.Ranker` for asyncio: the same arguments, results, errors and counters.
 
-    Make it inside the running event loop. The store's look-up runs in a worker thread and may take
-    half of a call's time; then it counts as a failed store, and the candidates are scored without
-    embeddings.
+    Make it inside the running event loop.
     """
 
     _grpc = grpc.aio
@@ -52,6 +50,7 @@ class AsyncRanker(RankerBase):
 
     async def close(self) -> None:
         """Closes the channel."""
+        self._look_ups.close()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -81,7 +80,7 @@ class AsyncRanker(RankerBase):
 
     async def _perform(self, step: Resolve | LookUp | Predict) -> Any:
         if isinstance(step, LookUp):
-            look_up = asyncio.to_thread(self._store.get_many, step.keys, step.model_version)
+            look_up = asyncio.wrap_future(self._look_ups.submit(step))
             return await asyncio.wait_for(look_up, step.timeout)
         call = self._predict if isinstance(step, Predict) else self._metadata
         return await call(step.request, timeout=step.timeout)

@@ -11,6 +11,7 @@ from typing import Any
 from limaml_serving.client import wire
 from limaml_serving.client.channel import Tls, channel_options
 from limaml_serving.client.counters import Counters
+from limaml_serving.client.look_up import LookUps
 from limaml_serving.client.protocol import OnVersionMismatch, RankingProtocol, Signature
 from limaml_serving.client.versions import KnownVersions, VersionLock
 from limaml_serving.errors import ServingError
@@ -44,7 +45,7 @@ class RankerBase:
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         self._target = target
-        self._store = store
+        self._look_ups = LookUps(store)
         self._protocol = RankingProtocol(
             known=KnownVersions(manifest),
             model_name=model_name,

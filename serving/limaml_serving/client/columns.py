@@ -43,8 +43,8 @@ class Rows:
         count: Number of candidates ``N``.
         columns: One for each of the model's features, in their order: 1 row (the member's) or N
             (the candidates').
-        keys: The task keys under each of the model's task definitions, its records' own first.
-        filled: Features with values that the schema's filler replaced.
+        keys: The task keys under each of the model's task definitions, that of its records first.
+        filled: Features with values that the schema's default value replaced.
     """
 
     count: int
@@ -91,13 +91,25 @@ class RowReader:
             (member if of_member else candidate)[feature.name] = reader.example()
         return member, [candidate, dict(candidate)]
 
+    def check_known(self, candidates: Candidates) -> None:
+        """Raises `RequestError` where candidates have no column that the model knows: then all of
+        them are the same to it.
+        """
+        rows = (candidates,) if isinstance(candidates, Mapping) else candidates
+        if all(self._names.isdisjoint(row) for row in rows):
+            given = sorted({str(name) for row in rows for name in row})
+            raise RequestError(
+                f"the candidates have no column that the model knows: received {shown(given)}, "
+                f"known are {shown(sorted(self._names))}"
+            )
+
     def read(self, member: Mapping[str, Any], candidates: Candidates) -> Rows:
         """One checked request.
 
         Args:
             member: One value per name.
-            candidates: Columns of equal length by name, or one mapping per candidate (slower: it is
-                turned into columns).
+            candidates: Columns of equal length by name, or one mapping per candidate (slower: it
+                is turned into columns).
 
         Raises:
             RequestError: A name is given twice or missing, columns differ in length, or a value
@@ -126,7 +138,7 @@ class RowReader:
         # if that finds something.
         if not all_finite([columns[index][1] for index in self._floats]):
             for index in self._floats:
-                columns[index] = self._readers[index].with_filler(columns[index], filled)
+                columns[index] = self._readers[index].with_default(columns[index], filled)
         keys = tuple([_task_keys(names, member, given, count) for names in self._key_columns])
         return Rows(count=count, columns=columns, keys=keys, filled=tuple(filled))
 

@@ -19,11 +19,13 @@ class Counters:
         candidates: Candidates scored.
         adapted: Candidates scored with a meta embedding.
         missing: Candidates scored without one because the store does not hold the key.
+        damaged: Stored embeddings that failed a check (checksum, width, not finite) and were not
+            used; their candidates count as `missing`.
         anonymous: Candidates scored without one because a key column was given as ``None``.
         store_errors: Look-ups that failed; their candidates were scored without embeddings.
         version_mismatches: Requests that met no embeddings made by the model version that serves.
         version_changes: Times that another model version began to answer.
-        filled: Feature columns with values replaced by the schema's filler.
+        filled: Feature columns with values replaced by the schema's default value.
         deadline_exceeded: Requests that ran out of time.
         unavailable: Requests given up after the retries (``UNAVAILABLE``, ``RESOURCE_EXHAUSTED``).
         failed: Requests that the server refused for any other reason.
@@ -33,6 +35,7 @@ class Counters:
     candidates: int = 0
     adapted: int = 0
     missing: int = 0
+    damaged: int = 0
     anonymous: int = 0
     store_errors: int = 0
     version_mismatches: int = 0

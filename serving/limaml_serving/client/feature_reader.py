@@ -18,7 +18,7 @@ from tfrec_limaml.schema.schema import Feature
 #: little-endian, row after row; texts are the fields ``string_val`` of a `TensorProto`. Either way,
 #: columns are put together by putting their bytes together.
 Column = tuple[int, bytes]
-# How a number travels: its type in arrays; the types of a single one that needs no mending, and how
+# How a number travels: its type in arrays; the types of a single one that needs no repair, and how
 # that one becomes bytes.
 _NUMBERS: dict[str, tuple[np.dtype[Any], frozenset[type], Callable[[Any], bytes]]] = {
     "int64": (np.dtype("<i8"), frozenset({int, bool, np.int64}), struct.Struct("<q").pack),
@@ -42,11 +42,11 @@ class FeatureReader:
         self._tail = () if feature.width == 1 else (feature.width,)
         if feature.dtype == "string":
             self._dtype = None
-            self._filler = _texts([str(feature.filler)])
+            self._default = _texts([str(feature.filler)])
             return
         self._dtype, types, self._pack = _NUMBERS[feature.dtype]
         self._types = frozenset() if self._tail else types
-        self._filler = np.full(feature.width, feature.filler, self._dtype).tobytes()
+        self._default = np.full(feature.width, feature.filler, self._dtype).tobytes()
 
     def example(self) -> Any:
         """A made-up value of the feature's type."""
@@ -76,7 +76,7 @@ class FeatureReader:
                 pass
         return 1, _numbers(self.feature, (value,), (1, *self._tail), filled)
 
-    def with_filler(self, column: Column, filled: list[str]) -> Column:
+    def with_default(self, column: Column, filled: list[str]) -> Column:
         """A column of floats, those that are not finite replaced."""
         rows, content = column
         values = np.frombuffer(content, "<f4")
@@ -84,19 +84,19 @@ class FeatureReader:
         if not invalid.any():
             return column
         values = np.where(
-            invalid, np.float32(_filler(self.feature, "a missing, NaN or infinite value")), values
+            invalid, np.float32(_default(self.feature, "a missing, NaN or infinite value")), values
         )
         filled.append(self.name)
         return rows, values.tobytes()
 
     def absent(self, filled: list[str]) -> Column:
-        """The filler's column of one row."""
+        """The default value's column of one row."""
         if self.feature.on_invalid != "fill":
             raise RequestError(
                 f"feature {self.name!r} is missing: give it for the member or for the candidates"
             )
         filled.append(self.name)
-        return 1, self._filler
+        return 1, self._default
 
 
 def all_finite(floats: Sequence[bytes]) -> bool:
@@ -113,7 +113,7 @@ def _numbers(feature: Feature, values: Any, shape: tuple[int, ...], filled: list
     array, invalid = _integers(feature, values)
     array = _of_shape(feature, array, shape)
     if invalid.any():
-        array[invalid] = _filler(feature, "a missing, NaN or infinite value")
+        array[invalid] = _default(feature, "a missing, NaN or infinite value")
         filled.append(feature.name)
     return array.tobytes()
 
@@ -148,9 +148,9 @@ def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
             f"feature {feature.name!r} needs text (string), received {shown(strange[0])}"
         )
     invalid = [item is None or (isinstance(item, float) and item != item) for item in items]
-    filler = str(_filler(feature, "a missing value")).encode() if any(invalid) else b""
+    default = str(_default(feature, "a missing value")).encode() if any(invalid) else b""
     out = [
-        filler if bad else item if isinstance(item, bytes) else str(item).encode()
+        default if bad else item if isinstance(item, bytes) else str(item).encode()
         for item, bad in zip(items, invalid, strict=True)
     ]
     if any(invalid):
@@ -209,10 +209,10 @@ def _array(feature: Feature, values: Any) -> npt.NDArray[Any]:
         ) from error
 
 
-def _filler(feature: Feature, what: str) -> float | int | str:
+def _default(feature: Feature, what: str) -> float | int | str:
     if feature.on_invalid != "fill":
         raise RequestError(
             f"feature {feature.name!r} has {what}, and the schema (on_invalid: "
-            f"{feature.on_invalid}) gives no filler for it"
+            f"{feature.on_invalid}) gives no default value for it"
         )
     return feature.filler

@@ -8,20 +8,29 @@ only carry these out, so that both behave alike.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Generator, Sequence
+from typing import Any, Literal
 
 import grpc
 import numpy as np
-import numpy.typing as npt
 
 from limaml_serving.client import wire
-from limaml_serving.client.columns import Candidates, Rows
+from limaml_serving.client.columns import Rows
 from limaml_serving.client.counters import Counters
+from limaml_serving.client.embeddings import keys_of, share_out, usable
 from limaml_serving.client.predict_request import read_output
+from limaml_serving.client.steps import (
+    LookUp,
+    Predict,
+    Ranked,
+    Request,
+    Resolve,
+    Steps,
+    nothing_ranked,
+    ordered,
+)
 from limaml_serving.client.versions import KnownVersion, KnownVersions, VersionLock
 from limaml_serving.errors import RequestError, ServingError
 from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
@@ -37,56 +46,6 @@ _COUNTED = {
     "UNAVAILABLE": "unavailable",
     "RESOURCE_EXHAUSTED": "unavailable",
 }
-
-Request = tuple[Mapping[str, Any], Candidates]
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Ranked:
-    """Scored candidates, best first; every array has one entry per candidate returned.
-
-    Attributes:
-        order: Positions in the candidates given, by falling logit (equal ones keep their order; NaN
-            comes last).
-        probability: float32.
-        logit: float32; it still orders candidates whose probability rounds to 1.
-        used_embedding: Whether the member's meta embedding took part in the score (the first task
-            definition's, where the model has several).
-        model_version: The version that scored, whose embeddings were used.
-        filled: Features with missing or invalid values that the schema's filler replaced.
-    """
-
-    order: npt.NDArray[np.int64]
-    probability: npt.NDArray[np.float32]
-    logit: npt.NDArray[np.float32]
-    used_embedding: Mask
-    model_version: int
-    filled: tuple[str, ...] = ()
-
-
-class Resolve(NamedTuple):
-    """Ask the server which version a label, or the lack of one, stands for."""
-
-    request: Any
-    timeout: float
-
-
-class LookUp(NamedTuple):
-    """Ask the store for embeddings."""
-
-    keys: Sequence[str]
-    model_version: int
-    timeout: float
-
-
-class Predict(NamedTuple):
-    """Ask the server for scores."""
-
-    request: bytes
-    timeout: float
-
-
-Steps = Generator[Resolve | LookUp | Predict, Any, list[Ranked]]
 
 
 class RankingProtocol:
@@ -182,17 +141,7 @@ class RankingProtocol:
         ]
         rows = [r for r in every if r.count]
         if not rows:
-            return [
-                _ranked(
-                    r,
-                    np.zeros(0, np.float32),
-                    np.zeros(0, np.float32),
-                    np.zeros(0, np.bool_),
-                    version,
-                    top,
-                )
-                for r in every
-            ]
+            return [nothing_ranked(r, version, top) for r in every]
         embeddings, has = yield from self._embeddings(model, version, rows, deadline)
         request = model.writer.write(
             self._model, version, rows, embeddings, has, compact=self._compact
@@ -226,51 +175,35 @@ class RankingProtocol:
         """Embeddings ``[1 or N, D]`` and masks ``[1 or N]`` of each request, by task definition,
         from one look-up.
         """
-        keys = tuple(
-            {key: None for r in rows for own in r.keys for key in own.distinct if key is not None}
-        )
-        answer: tuple[Matrix, Mask] | None = None
+        keys = keys_of(rows)
+        matrix = np.zeros((len(keys), model.embedding_dim), np.float32)
+        found = np.zeros(len(keys), np.bool_)
         if keys and model.version == version:
             try:
                 answer = yield LookUp(keys, version, self._left(deadline) / 2)
             except (StoreError, TimeoutError) as error:
-                self.counters.add(store_errors=1)
-                logger.warning(
-                    "ranking without meta embeddings, the store failed: %s", error or "too slow"
-                )
+                self._store_failed(str(error) or "too slow")
             else:
-                if not self._fits(answer[0], model):
-                    answer = None
-        if answer is None:
-            answer = (
-                np.zeros((len(keys), model.embedding_dim), np.float32),
-                np.zeros(len(keys), np.bool_),
+                if answer[0].ndim != 2 or len(answer[0]) != len(keys) != len(answer[1]):
+                    self._store_failed(f"it answered {len(answer[0])} rows for {len(keys)} keys")
+                elif self._fits(answer[0], model):
+                    matrix, found, damaged = usable(answer)
+                    self._note_damaged(damaged, version)
+        return share_out(rows, keys, matrix, found)
+
+    def _store_failed(self, why: str) -> None:
+        self.counters.add(store_errors=1)
+        logger.warning("ranking without meta embeddings, the store failed: %s", why)
+
+    def _note_damaged(self, damaged: int, version: int) -> None:
+        if damaged:
+            self.counters.add(damaged=damaged)
+            logger.warning(
+                "%d stored meta embeddings of version %d are damaged; their members are scored "
+                "without: publish anew, or roll back",
+                damaged,
+                version,
             )
-        matrix, found = (
-            np.asarray(answer[0], np.float32),
-            np.asarray(answer[1], np.bool_),
-        )  # whatever store it is
-        if all(own.distinct == keys for r in rows for own in r.keys):
-            picks = [
-                [own.position if len(own.position) > 1 else slice(None) for own in r.keys]
-                for r in rows
-            ]
-        else:
-            # One more row, which stays empty and stands for nobody: the key None.
-            matrix, found = (
-                np.concatenate([matrix, np.zeros((1, model.embedding_dim), np.float32)]),
-                np.append(found, False),
-            )
-            position: dict[str | None, int] = {
-                key: index for index, key in enumerate((*keys, None))
-            }
-            picks = [
-                [np.array([position[key] for key in own.distinct])[own.position] for own in r.keys]
-                for r in rows
-            ]
-        return [[matrix[pick] for pick in own] for own in picks], [
-            [found[pick] for pick in own] for own in picks
-        ]
 
     def _fits(self, embeddings: Matrix, model: KnownVersion) -> bool:
         width = embeddings.shape[1]
@@ -311,7 +244,7 @@ class RankingProtocol:
             else:
                 used = np.zeros(0, np.bool_)
             part = slice(start, start + r.count)
-            out.append(_ranked(r, probability[part], logit[part], used, version, top))
+            out.append(ordered(r, probability[part], logit[part], used, version, top))
             start += r.count
         return out
 
@@ -346,27 +279,11 @@ class RankingProtocol:
 
 def _numbered(model: KnownVersion, request: Request, index: int | None) -> Rows:
     try:
-        return model.reader.read(*request)
+        rows = model.reader.read(*request)
+        if rows.count:
+            model.reader.check_known(request[1])
+        return rows
     except RequestError as error:
         if index is None:
             raise
         raise RequestError(f"request {index}: {error}") from error
-
-
-def _ranked(
-    rows: Rows,
-    probability: npt.NDArray[Any],
-    logit: npt.NDArray[Any],
-    used: npt.NDArray[np.bool_],
-    version: int,
-    top: int | None,
-) -> Ranked:
-    order = (-logit).argsort(kind="stable")[:top]
-    return Ranked(
-        order=order,
-        probability=probability.take(order),
-        logit=logit.take(order),
-        used_embedding=used.repeat(len(order)) if len(used) == 1 else used.take(order),
-        model_version=version,
-        filled=rows.filled,
-    )

@@ -10,7 +10,7 @@ import grpc
 
 from limaml_serving.client.base import RankerBase
 from limaml_serving.client.columns import Candidates
-from limaml_serving.client.protocol import LookUp, Predict, Ranked, Request, Resolve, Steps
+from limaml_serving.client.steps import LookUp, Predict, Ranked, Request, Resolve, Steps
 from tfrec_limaml.errors import StoreError
 
 
@@ -23,10 +23,12 @@ class Ranker(RankerBase):
     Args:
         target: ``host:port``, or any gRPC target such as ``dns:///ranker.svc:8500`` (spread over
             all addresses).
-        store: Where meta embeddings are looked up; stays the caller's to close.
-        manifest: The ranker's manifest, or a folder to read it from: ``EXPORT``, ``EXPORT/ranker``
-            or one version of it. Given a folder of versions, the client can follow the server
-            through a roll-out.
+        store: Where meta embeddings are looked up; stays the caller's to close. A look-up may
+            take half of a call's time; then it counts as a failed store, and the candidates are
+            scored without embeddings.
+        manifest: The ranker's manifest, or a folder to read it from: ``EXPORT``,
+            ``EXPORT/ranker`` or one version of it. Given a folder of versions, the client can
+            follow the server through a roll-out.
         model_name: The model's name on the server.
         version: Always this version.
         version_label: The version behind this label, for example ``"stable"``. With neither, the
@@ -104,6 +106,7 @@ class Ranker(RankerBase):
 
     def close(self) -> None:
         """Closes the channel."""
+        self._look_ups.close()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -123,7 +126,7 @@ class Ranker(RankerBase):
             while True:
                 try:
                     answer = self._perform(step)
-                except (grpc.RpcError, StoreError) as error:
+                except (grpc.RpcError, StoreError, TimeoutError) as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
@@ -133,6 +136,6 @@ class Ranker(RankerBase):
 
     def _perform(self, step: Resolve | LookUp | Predict) -> Any:
         if isinstance(step, LookUp):
-            return self._store.get_many(step.keys, step.model_version)
+            return self._look_ups.ask(step)
         call = self._predict if isinstance(step, Predict) else self._metadata
         return call(step.request, timeout=step.timeout)

@@ -12,8 +12,9 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 
 if TYPE_CHECKING:
-    from limaml_serving.client.protocol import Ranked
     from limaml_serving.client.ranker import Ranker
+    from limaml_serving.client.steps import Ranked
+    from tfrec_limaml.store.base import EmbeddingStore
 
 _DESCRIPTION = """\
 Ranks candidates through a running model server, with each member's meta embedding from the store.
@@ -66,6 +67,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="name of the model on the server (default: ranker)",
     )
+    _add_scoring(parser)
+    parser.add_argument("--tls-ca", metavar="PEM", help="authorities to trust; speaks TLS")
+    parser.add_argument(
+        "--tls-certificate", metavar="PEM", help="client certificate, for mutual TLS"
+    )
+    parser.add_argument("--tls-key", metavar="PEM", help="client key, for mutual TLS")
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    """Which version, which signature, how long, how often."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--version",
@@ -75,6 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     which.add_argument(
         "--label", metavar="LABEL", help="ask for the version behind this label, for example stable"
+    )
+    parser.add_argument(
+        "--signature",
+        choices=("rank", "serving_default"),
+        default="rank",
+        help="signature to call: rank sends the member's columns once; serving_default repeats "
+        "them per candidate, which a server with --enable_batching needs (default: rank)",
     )
     parser.add_argument(
         "--top", type=int, metavar="N", help="write only the best N candidates of each line"
@@ -107,11 +125,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="when no embeddings of the answering version exist: score without them, or stop "
         "(default: unadapted)",
     )
-    parser.add_argument("--tls-ca", metavar="PEM", help="authorities to trust; speaks TLS")
-    parser.add_argument(
-        "--tls-certificate", metavar="PEM", help="client certificate, for mutual TLS"
-    )
-    parser.add_argument("--tls-key", metavar="PEM", help="client key, for mutual TLS")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -125,31 +138,11 @@ def run(arguments: argparse.Namespace) -> None:
     for option in ("target", "store"):
         if getattr(arguments, option) is None:
             raise LimamlError(f"--{option} is missing; only --example goes without it")
-    from limaml_serving.client.channel import Tls
-    from limaml_serving.client.ranker import Ranker
     from tfrec_limaml.store import open_store
 
-    tls = None
-    if arguments.tls_ca or arguments.tls_certificate or arguments.tls_key:
-        tls = Tls(
-            root_certificates=arguments.tls_ca,
-            certificate_chain=arguments.tls_certificate,
-            private_key=arguments.tls_key,
-        )
     store = open_store(arguments.store)
     try:
-        with Ranker(
-            arguments.target,
-            store,
-            manifest=arguments.export,
-            model_name=arguments.model_name,
-            version=arguments.version,
-            version_label=arguments.label,
-            timeout=arguments.timeout,
-            retries=arguments.retries,
-            on_version_mismatch=arguments.on_version_mismatch,
-            tls=tls,
-        ) as ranker:
+        with _ranker(arguments, store) as ranker:
             ranker.wait_for_server(arguments.wait)
             lines, bad = _rank_lines(ranker, sys.stdin.buffer, arguments.top)
             counts = ranker.counters.snapshot()
@@ -163,6 +156,32 @@ def run(arguments: argparse.Namespace) -> None:
         raise LimamlError(
             f"{bad} of {lines} lines could not be ranked; the messages above name them"
         )
+
+
+def _ranker(arguments: argparse.Namespace, store: EmbeddingStore) -> Ranker:
+    from limaml_serving.client.channel import Tls
+    from limaml_serving.client.ranker import Ranker
+
+    tls = None
+    if arguments.tls_ca or arguments.tls_certificate or arguments.tls_key:
+        tls = Tls(
+            root_certificates=arguments.tls_ca,
+            certificate_chain=arguments.tls_certificate,
+            private_key=arguments.tls_key,
+        )
+    return Ranker(
+        arguments.target,
+        store,
+        manifest=arguments.export,
+        model_name=arguments.model_name,
+        version=arguments.version,
+        version_label=arguments.label,
+        timeout=arguments.timeout,
+        retries=arguments.retries,
+        on_version_mismatch=arguments.on_version_mismatch,
+        signature=arguments.signature,
+        tls=tls,
+    )
 
 
 def _rank_lines(ranker: Ranker, source: Iterable[bytes], top: int | None) -> tuple[int, int]:
@@ -205,6 +224,11 @@ def _parse(line: bytes) -> tuple[dict[str, Any], Any]:
         or not isinstance(content.get("candidates"), list | dict)
     ):
         raise RequestError('expected {"member": {...}, "candidates": [{...}, ...]}')
+    if b"\\ud" in line.lower():  # half of a pair of surrogates stands for no character
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(f"holds text that is not valid Unicode: {error}") from error
     return content["member"], content["candidates"]
 
 

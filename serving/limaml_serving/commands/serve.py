@@ -55,6 +55,33 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, default=8500, help="port; 0 takes a free one (default: %(default)s)"
     )
+    _add_limits(parser)
+    parser.add_argument(
+        "--allow-reload",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let clients change the configuration (HandleReloadConfigRequest); by default where "
+        "only this machine, or clients with a certificate (--tls-client-ca), can call",
+    )
+    parser.add_argument(
+        "--poll-seconds",
+        type=float,
+        default=1.0,
+        help="time between looks for new versions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="N",
+        help="serve Prometheus metrics at http://127.0.0.1:N/metrics",
+    )
+    parser.add_argument(
+        "--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)"
+    )
+    _add_tls(parser)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, help="predictions run at once (default: the number of cores)"
     )
@@ -71,16 +98,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="largest request in MiB (default: %(default)s)",
     )
     parser.add_argument(
+        "--max-response-mb",
+        type=int,
+        default=4,
+        help="largest response in MiB; gRPC's clients take 4 unless told otherwise (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
         "--max-rows",
         type=int,
         default=100_000,
         help="largest first axis of an input (default: %(default)s)",
     )
     parser.add_argument(
-        "--poll-seconds",
-        type=float,
-        default=1.0,
-        help="time between looks for new versions (default: %(default)s)",
+        "--strict-shapes",
+        action="store_true",
+        help="refuse inputs whose shape is not the signature's (for development; TensorFlow "
+        "Serving lets the graph decide)",
     )
     parser.add_argument(
         "--grace-seconds",
@@ -88,15 +122,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=10.0,
         help="time for running requests on SIGTERM (default: %(default)s)",
     )
-    parser.add_argument(
-        "--metrics-port",
-        type=int,
-        metavar="N",
-        help="serve Prometheus metrics at http://127.0.0.1:N/metrics",
-    )
-    parser.add_argument(
-        "--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)"
-    )
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
     tls = parser.add_argument_group("TLS (PEM files)")
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="the server's private key")
     tls.add_argument(
@@ -125,7 +153,10 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         workers=arguments.workers,
         max_queue=arguments.max_queue,
         max_message_bytes=arguments.max_message_mb * 1024 * 1024,
+        max_response_bytes=arguments.max_response_mb * 1024 * 1024,
         max_rows=arguments.max_rows,
+        strict_shapes=arguments.strict_shapes,
+        allow_reload=arguments.allow_reload,
         poll_seconds=arguments.poll_seconds,
         metrics_port=arguments.metrics_port,
         metrics_host=arguments.metrics_host,
@@ -164,7 +195,7 @@ def _check(arguments: argparse.Namespace) -> None:
             f"--name {arguments.name!r} goes with a base directory; a models.config names its "
             "models itself"
         )
-    for option in ("workers", "max_message_mb", "max_rows"):
+    for option in ("workers", "max_message_mb", "max_response_mb", "max_rows"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise LimamlError(f"--{option.replace('_', '-')} must be at least 1, received {value}")

@@ -1,94 +1,134 @@
-"""Who gets in: a bounded queue for predictions, apart from the threads that answer for health and
-status.
+"""Threads that do a server's blocking work, with a bounded queue in front.
+
+A call takes a thread only once its body is there: what clients hold open costs no thread.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import dataclasses
+import queue
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import grpc
 
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
+from limaml_serving.server.errors import RequestError
 
 
-class Pool(ThreadPoolExecutor):
-    """A thread pool that knows how many of its calls are running or waiting."""
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Call:
+    """One request on its way through the server.
 
-    def __init__(self, threads: int, name: str) -> None:
-        super().__init__(threads, thread_name_prefix=name)
-        self.pending = 0
-        self._count_lock = threading.Lock()
-
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As in the base class; counted until the call is over, however it ends."""
-        with self._count_lock:
-            self.pending += 1
-        try:
-            future = super().submit(*args, **kwargs)
-        except RuntimeError:
-            self._done(None)
-            raise
-        future.add_done_callback(self._done)
-        return future
-
-    def _done(self, _: Any) -> None:
-        with self._count_lock:
-            self.pending -= 1
-
-
-class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Sends Predict to the workers' pool, or refuses it at once where that has no room.
-
-    gRPC looks for a handler in the one thread that receives calls, before anything waits, and lets
-    a handler name its own pool by an attribute; without that attribute everything would share the
-    server's pool, and only the separation would be lost.
-
-    Args:
-        workers: Where predictions run.
-        control: Where refusals are sent from.
-        limit: Predictions that may run or wait.
-        on_refusal: Called for each one refused.
+    Attributes:
+        content: The request's bytes; dropped once its client is gone.
+        deadline: On the clock of `time.monotonic`; infinite without one.
+        gone: True once nobody waits for the answer.
     """
 
-    def __init__(
-        self, workers: Pool, control: Pool, *, limit: int, on_refusal: Callable[[], None]
-    ) -> None:
-        self._workers = workers
+    content: bytes
+    deadline: float
+    gone: bool = False
+
+    def seconds_left(self) -> float:
+        """Time until the deadline; raises DEADLINE_EXCEEDED or CANCELLED where none is left."""
+        if self.gone:
+            raise RequestError(grpc.StatusCode.CANCELLED, "the client is gone")
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
+        return left
+
+
+Work = Callable[[Call], bytes]
+
+
+class Pool:
+    """Threads for calls of one kind.
+
+    Args:
+        threads: Calls that run at once.
+        name: Of the threads.
+        limit: Calls that may run or wait; one more is refused with RESOURCE_EXHAUSTED.
+    """
+
+    def __init__(self, threads: int, name: str, limit: int) -> None:
+        #: Calls that run or wait. Changed by the event loop alone.
+        self.pending = 0
         self._limit = limit
+        self._queue: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
 
-        def refuse(request: Any, context: grpc.ServicerContext) -> None:
-            on_refusal()
-            context.abort(
+    def start(self) -> None:
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def is_full(self) -> bool:
+        """True where one more call is refused."""
+        return self.pending >= self._limit
+
+    async def run(self, work: Work, call: Call) -> bytes:
+        """The result of ``work(call)``, computed in a thread.
+
+        A call that is cancelled while it waits is never run. It keeps its place in the queue until
+        its turn, so that the queue stays bounded, but not its content.
+
+        Raises:
+            RequestError: RESOURCE_EXHAUSTED where the queue is full; or whatever `work` raises.
+        """
+        if self.is_full:
+            raise RequestError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"the queue of {limit} predictions is full; try again later",
+                f"the queue of {self._limit} calls is full; try again later",
             )
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+        self.pending += 1
+        self._queue.put((work, call, loop, answer))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            call.gone = True
+            call.content = b""
+            raise
 
-        refuse.experimental_thread_pool = control  # type: ignore[attr-defined]
-        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
-        self._routed: Any = None
+    def close(self, timeout: float) -> None:
+        """Lets the threads end, at most `timeout` seconds each; they do not outlive the process."""
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for _ in started:
+            self._queue.put(None)
+        for thread in started:
+            thread.join(timeout)
 
-    def intercept_service(
-        self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
-    ) -> Any:
-        """Called by gRPC for every call."""
-        if details.method != PREDICT:
-            return continuation(details)
-        if self._workers.pending >= self._limit:
-            return self._refusal
-        if self._routed is None:
-            self._routed = self._route(continuation(details))
-        return self._routed
+    def _serve(self) -> None:
+        while (item := self._queue.get()) is not None:
+            work, call, loop, answer = item
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                call.seconds_left()
+                result = work(call)
+            except BaseException as caught:  # noqa: BLE001 - raised where it is awaited
+                error = caught
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
+                loop.call_soon_threadsafe(self._finish, answer, result, error)
+            del item, call, answer, result, error
 
-    def _route(self, handler: Any) -> Any:
-        behaviour = handler.unary_unary
-
-        def predict(request: Any, context: grpc.ServicerContext) -> Any:
-            return behaviour(request, context)
-
-        predict.experimental_thread_pool = self._workers  # type: ignore[attr-defined]
-        return grpc.unary_unary_rpc_method_handler(
-            predict, handler.request_deserializer, handler.response_serializer
-        )
+    def _finish(
+        self, answer: asyncio.Future[bytes], result: bytes, error: BaseException | None
+    ) -> None:
+        self.pending -= 1
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)

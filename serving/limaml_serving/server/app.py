@@ -5,26 +5,34 @@ process.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from limaml_serving.server.admission import Admission, Pool
+from limaml_serving.server.admission import Pool
 from limaml_serving.server.config import ConfigError, ModelSettings, as_settings
+from limaml_serving.server.front import Front
+from limaml_serving.server.health import Health
 from limaml_serving.server.manager import ModelManager
 from limaml_serving.server.metrics import Metrics
 from limaml_serving.server.model_service import ModelService
-from limaml_serving.server.parsing import Parsing
 from limaml_serving.server.predict import PredictionService
 from limaml_serving.server.reflection import MODEL_SERVICE, PREDICTION_SERVICE, enable_reflection
+from limaml_serving.server.tensors import Limits
 
-#: Threads for everything but Predict: health and status must answer while predictions queue up.
-_CONTROL_THREADS = 4
+#: Threads, and calls that may wait for them, for status and metadata: they answer while
+#: predictions queue up.
+_CONTROL_THREADS, _CONTROL_CALLS = 2, 256
+#: Requests for a new configuration that may wait; one is done at a time.
+_RELOADS = 8
+#: Seconds that a thread may take to end after its call was cancelled.
+_JOIN_SECONDS = 5.0
+#: The health service that tells whether new versions are noticed.
+WATCHER_SERVICE = "limaml.VersionWatcher"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +78,12 @@ class EmbeddedServer:
         max_queue: Predict requests that may wait for a worker; more are refused with
             RESOURCE_EXHAUSTED.
         max_message_bytes: Largest request, and largest sum of a request's inputs once decoded.
+        max_response_bytes: Largest response; gRPC's own default for what a client takes.
         max_rows: Largest first axis of an input.
+        strict_shapes: Refuse inputs whose shape is not the signature's. TensorFlow Serving lets
+            the graph decide.
+        allow_reload: Whether clients may change the configuration; by default where only this
+            machine, or clients with a certificate, can call.
         poll_seconds: Time between two looks for new version directories.
         metrics_port: Serve Prometheus metrics there (0: a free port; ``None``: do not).
         metrics_host: Address for the metrics.
@@ -89,51 +102,42 @@ class EmbeddedServer:
         workers: int | None = None,
         max_queue: int = 128,
         max_message_bytes: int = 64 * 1024 * 1024,
+        max_response_bytes: int = 4 * 1024 * 1024,
         max_rows: int = 100_000,
+        strict_shapes: bool = False,
+        allow_reload: bool | None = None,
         poll_seconds: float = 1.0,
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
     ) -> None:
         self.metrics = Metrics()
         self.manager = ModelManager(
-            as_settings(models), poll_seconds=poll_seconds, on_change=self._publish_health
+            as_settings(models),
+            poll_seconds=poll_seconds,
+            on_change=lambda: self.metrics.set_available(self.manager.available()),
+            on_fault=self.metrics.count_fault,
         )
         self.metrics_target: str | None = None
         self._host, self._port, self._tls = host, port, tls
         self._metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
+        if allow_reload is None:
+            allow_reload = _is_loopback(host) or (tls is not None and tls.client_ca is not None)
+        self._may_reload = allow_reload
+        self._limits = Limits(
+            rows=max_rows,
+            decoded_bytes=max_message_bytes,
+            response_bytes=max_response_bytes,
+            strict_shapes=strict_shapes,
+        )
         workers = workers or os.cpu_count() or 2
-        self._control = Pool(_CONTROL_THREADS, "limaml-serve-control")
-        self._workers = Pool(workers, "limaml-serve-predict")
+        self._workers = Pool(workers, "limaml-serve-predict", workers + max_queue)
+        self._control = Pool(_CONTROL_THREADS, "limaml-serve-control", _CONTROL_CALLS)
+        self._reloads = Pool(1, "limaml-serve-reload", _RELOADS)
+        self._pools = (self._workers, self._control, self._reloads)
         self.metrics.watch_pending(lambda: self._workers.pending)
-        self._health = health.HealthServicer()
-        self._server = grpc.server(
-            self._control,
-            interceptors=[
-                Admission(
-                    self._workers,
-                    self._control,
-                    limit=workers + max_queue,
-                    on_refusal=self.metrics.refuse,
-                ),
-                Parsing(),
-            ],
-            options=[
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),
-            ],
-        )
-        prediction = PredictionService(
-            self.manager, self.metrics, max_rows=max_rows, max_bytes=max_message_bytes
-        )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            prediction, self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(self.manager), self._server
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        enable_reflection(self._server)
+        self.metrics.watch_looks(lambda: self.manager.last_look)
+        self._health = self._health_of_services()
+        self._front = Front(max_message_bytes)
 
     @property
     def port(self) -> int:
@@ -150,38 +154,34 @@ class EmbeddedServer:
         """Loads the models that are there and begins to serve."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         address = f"{host}:{self._port}"
+        credentials = None if self._tls is None else self._tls.credentials()
         try:
-            if self._tls is None:
-                self._port = self._server.add_insecure_port(address)
-            else:
-                self._port = self._server.add_secure_port(address, self._tls.credentials())
+            self._port = self._front.open(address, credentials, self._add_services)
         except RuntimeError as error:
             raise ConfigError(
                 f"cannot listen on {address}: is the port taken? Choose another with --port"
             ) from error
-        if self._metrics_address is not None:
-            metrics_host, port = self._metrics_address
-            try:
-                self.metrics_target = f"{metrics_host}:{self.metrics.serve(metrics_host, port)}"
-            except OSError as error:
-                raise ConfigError(
-                    f"cannot serve metrics on {metrics_host}:{port}: {error}; choose another "
-                    "--metrics-port"
-                ) from error
-        self.manager.start()
-        self._server.start()
+        try:
+            self._serve_metrics()
+            for pool in self._pools:
+                pool.start()
+            self.manager.start()
+            self._front.start()
+        except BaseException:
+            self.stop(0.0)
+            raise
         return self
 
     def stop(self, grace_seconds: float = 10.0) -> None:
-        """Says NOT_SERVING, takes no new request, lets the running ones end (at most
-        `grace_seconds`), frees the models.
+        """Says NOT_SERVING, takes no new request, lets those end whose request is complete (at
+        most `grace_seconds`), frees the models.
         """
-        self._health.enter_graceful_shutdown()
-        self._server.stop(grace_seconds).wait()
+        self._health.stopping = True
+        self._front.stop(grace_seconds)
         self.manager.stop()
         self.metrics.stop()
-        self._workers.shutdown()
-        self._control.shutdown()
+        for pool in self._pools:
+            pool.close(_JOIN_SECONDS)
 
     def __enter__(self) -> EmbeddedServer:
         return self.start()
@@ -194,15 +194,51 @@ class EmbeddedServer:
     ) -> None:
         self.stop()
 
-    def _publish_health(self) -> None:
-        """SERVING once every configured model has an available version."""
+    def _serve_metrics(self) -> None:
+        if self._metrics_address is None:
+            return
+        host, port = self._metrics_address
+        try:
+            self.metrics_target = f"{host}:{self.metrics.serve(host, port)}"
+        except OSError as error:
+            raise ConfigError(
+                f"cannot serve metrics on {host}:{port}: {error}; choose another --metrics-port"
+            ) from error
+
+    def _add_services(self, server: grpc.aio.Server, front: Front) -> None:
+        PredictionService(
+            self.manager,
+            self.metrics,
+            self._limits,
+            workers=self._workers,
+            control=self._control,
+        ).add_to(server, front)
+        ModelService(
+            self.manager,
+            control=self._control,
+            reloads=self._reloads,
+            may_reload=self._may_reload,
+        ).add_to(server, front)
+        self._health.add_to(server, front)
+        enable_reflection(server)
+
+    def _health_of_services(self) -> Health:
+        """By TensorFlow Serving's short names, and by full ones."""
+        names = ("", *(PREDICTION_SERVICE, MODEL_SERVICE))
+        short = [name.rpartition(".")[2] for name in names[1:]]
+        services = dict.fromkeys((*names, *short), self._is_ready)
+        return Health({**services, WATCHER_SERVICE: self.manager.is_watching})
+
+    def _is_ready(self) -> bool:
+        """True once every configured model has an available version."""
         available = self.manager.available()
-        self.metrics.set_available(available)
-        ready = bool(available) and all(available.values())
-        status = (
-            health_pb2.HealthCheckResponse.SERVING
-            if ready
-            else health_pb2.HealthCheckResponse.NOT_SERVING
-        )
-        for service in ("", PREDICTION_SERVICE, MODEL_SERVICE):
-            self._health.set(service, status)
+        return bool(available) and all(available.values())
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 from tfrec_limaml.errors import LimamlError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+#: Longest model name, in characters.
+_LONGEST_NAME = 1024
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class ConfigError(LimamlError):
@@ -46,8 +48,7 @@ class ModelSettings:
     """One served model.
 
     Attributes:
-        name: The name in requests: letters, digits, ``_``, ``.``, ``-``. It is never used as a
-            path.
+        name: The name in requests. It is never used as a path.
         base_path: Directory that holds one SavedModel per version, named by whole numbers.
         policy: Which versions to serve.
         labels: Names for versions, e.g. ``{"stable": 3, "canary": 4}``.
@@ -59,10 +60,14 @@ class ModelSettings:
     labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not 0 < len(self.name) <= _LONGEST_NAME or _CONTROL.search(self.name):
             raise ConfigError(
-                f"model name {self.name!r} is not allowed: use 1 to 128 letters, digits, '_', '.' "
-                "or '-', a letter or digit first"
+                f"model name {self.name[:100]!r} is not allowed: use 1 to {_LONGEST_NAME} "
+                "characters, none of them a control character"
+            )
+        if "\0" in str(self.base_path):
+            raise ConfigError(
+                f"model {self.name!r}: base_path holds a NUL byte: {str(self.base_path)!r}"
             )
         if not self.base_path.is_absolute():
             raise ConfigError(
@@ -80,7 +85,7 @@ def as_settings(
     """
     if isinstance(models, Mapping):
         models = [
-            ModelSettings(name=name, base_path=Path(path).absolute())
+            ModelSettings(name=name, base_path=Path(_local(name, str(path))).absolute())
             for name, path in models.items()
         ]
     names = [model.name for model in models]
@@ -127,17 +132,35 @@ def from_proto(config: Any) -> dict[str, ModelSettings]:
 
 
 def _model(model: Any) -> ModelSettings:
-    if model.model_platform != "tensorflow":
+    # `model_type` is the older field for the same thing; its one value that means something is 1.
+    if model.model_type and model.model_platform:
+        raise ConfigError(
+            f"model {model.name!r}: give model_platform or model_type (deprecated), not both"
+        )
+    if model.model_platform != "tensorflow" and model.model_type != 1:
         raise ConfigError(
             f"model {model.name!r}: model_platform must be 'tensorflow', received "
             f"{model.model_platform!r}"
         )
     return ModelSettings(
         name=model.name,
-        base_path=Path(model.base_path),
+        base_path=Path(_local(model.name, model.base_path)),
         policy=_policy(model.name, model.model_version_policy),
         labels=dict(model.version_labels),
     )
+
+
+def _local(name: str, base_path: str) -> str:
+    """A path without its ``file://``."""
+    scheme, separator, rest = base_path.partition("://")
+    if not separator:
+        return base_path
+    if scheme != "file" or not rest.startswith("/"):
+        raise ConfigError(
+            f"model {name!r}: base_path {base_path!r} is not on this machine; use an absolute "
+            "path, or file:///PATH"
+        )
+    return rest
 
 
 def _policy(name: str, policy: Any) -> VersionPolicy:

@@ -29,6 +29,19 @@ class RequestError(LimamlError):
         )
 
 
+def describe(error: BaseException) -> str:
+    """The text of an error; its type where it has none, or where making the text fails.
+
+    TensorFlow's messages may quote bytes that are not UTF-8, for which ``str(error)`` itself
+    raises.
+    """
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001
+        text = ""
+    return text or type(error).__name__
+
+
 def invalid(message: str) -> RequestError:
     """INVALID_ARGUMENT."""
     return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)

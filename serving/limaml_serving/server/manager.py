@@ -4,8 +4,10 @@ changes.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +16,20 @@ from typing import Any
 import grpc
 
 from limaml_serving.server.config import ModelSettings
-from limaml_serving.server.errors import RequestError, failed_precondition, invalid, not_found
+from limaml_serving.server.errors import (
+    RequestError,
+    describe,
+    failed_precondition,
+    invalid,
+    not_found,
+)
 from limaml_serving.server.runner import SavedModelRunner
 from limaml_serving.server.versions import State, Version, find_versions
 
 logger = logging.getLogger(__name__)
+
+#: The disk counts as watched while the last look is no older than this, or than ten polls.
+_STALE_SECONDS = 60.0
 
 
 class ModelManager:
@@ -31,6 +42,10 @@ class ModelManager:
         models: Settings by name.
         poll_seconds: Time between two looks at the disk.
         on_change: Called after each look.
+        on_fault: Called after a look that failed unexpectedly.
+
+    Attributes:
+        last_look: When the disk was last looked at without a fault (Unix time); 0 before.
     """
 
     def __init__(
@@ -39,12 +54,16 @@ class ModelManager:
         *,
         poll_seconds: float = 1.0,
         on_change: Callable[[], None] = lambda: None,
+        on_fault: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = dict(models)
         self._poll_seconds = poll_seconds
         self._on_change = on_change
+        self._on_fault = on_fault
         self._versions: dict[str, dict[int, Version]] = {}
-        self._unreadable: set[str] = set()
+        self._complaints: dict[str, str] = {}  # what was last logged of a model's folder
+        self.last_look = 0.0
+        self._progress = time.monotonic()
         self._changing = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -58,23 +77,42 @@ class ModelManager:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops looking and retires every version."""
+        """Stops looking and retires every version; runs that are still under way end as
+        CANCELLED.
+        """
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
         with self._changing:
             for version in self._all_versions():
                 version.retire()
+                version.cancel()
 
     def refresh(self) -> None:
-        """Looks at the disk once, and loads and retires accordingly."""
+        """Looks at the disk once, and loads and retires accordingly.
+
+        It does not raise: a fault of one model is logged and counted, and the others are served.
+        """
         with self._changing:
+            healthy = True
             for settings in list(self._settings.values()):
-                self._refresh_model(settings)
+                healthy &= self._guarded(
+                    f"model {settings.name}", functools.partial(self._refresh_model, settings)
+                )
             for name in self._versions.keys() - self._settings.keys():
                 for version in self._versions[name].values():
                     version.retire()
-        self._on_change()
+            healthy &= self._guarded("after a look", self._on_change)
+            if healthy:
+                self.last_look = time.time()
+
+    def is_watching(self) -> bool:
+        """True while new versions are noticed: the last step of a look is recent, and looks end
+        without a fault.
+        """
+        allowed = max(_STALE_SECONDS, 10 * self._poll_seconds)
+        recent = time.monotonic() - self._progress < allowed
+        return recent and time.time() - self.last_look < allowed + _STALE_SECONDS
 
     @contextmanager
     def lease(self, spec: Any) -> Iterator[tuple[int, SavedModelRunner]]:
@@ -172,7 +210,24 @@ class ModelManager:
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._poll_seconds):
-            self.refresh()
+            self._guarded("watching", self.refresh)
+
+    def _guarded(self, what: str, work: Callable[[], None]) -> bool:
+        """Does `work`; returns False, and logs and counts the fault, where it fails."""
+        self._progress = time.monotonic()
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001
+            self._on_fault()
+            self._complain(what, f"{type(error).__name__}: {describe(error)}", error)
+            return False
+        return True
+
+    def _complain(self, what: str, text: str, error: Exception | None = None) -> None:
+        """Logs a fault once, until another one takes its place."""
+        if self._complaints.get(what) != text:
+            self._complaints[what] = text
+            logger.error("%s: %s", what, text, exc_info=error)
 
     def _refresh_model(self, settings: ModelSettings) -> None:
         found = self._look(settings)
@@ -197,22 +252,21 @@ class ModelManager:
                 known = {**known, number: version}
                 self._versions = {**self._versions, settings.name: known}
                 version.load(settings.base_path)
+                self._progress = time.monotonic()
             tried.update(missing)
-        if wanted or not found:
+        # Nothing to serve unloads everything; only damaged versions to serve unload nothing.
+        if wanted or not settings.policy.choose(found):
             for number in known.keys() - wanted:
                 known[number].retire()
 
     def _look(self, settings: ModelSettings) -> dict[int, Path] | None:
+        what = f"model {settings.name}: cannot read {settings.base_path}"
         try:
             found = find_versions(settings.base_path)
         except OSError as error:
-            if settings.name not in self._unreadable:
-                logger.warning(
-                    "model %s: cannot read %s: %s", settings.name, settings.base_path, error
-                )
-            self._unreadable.add(settings.name)
+            self._complain(what, describe(error))
             return None
-        self._unreadable.discard(settings.name)
+        self._complaints.pop(what, None)
         return found
 
     def _all_versions(self) -> list[Version]:

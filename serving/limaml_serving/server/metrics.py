@@ -62,6 +62,16 @@ class Metrics:
         self._pending = Gauge(
             "limaml_serve_pending", "Predict requests running or waiting.", registry=self.registry
         )
+        self._last_look = Gauge(
+            "limaml_serve_last_look_timestamp_seconds",
+            "When the version directories were last looked at without a fault (Unix time).",
+            registry=self.registry,
+        )
+        self._faults = Counter(
+            "limaml_serve_look_faults",
+            "Looks at the version directories that ended with an unexpected fault.",
+            registry=self.registry,
+        )
         self._server: Any = None
 
     def observe(self, model: str, method: str, code: str, seconds: float) -> None:
@@ -76,6 +86,16 @@ class Metrics:
     def watch_pending(self, count: Callable[[], float]) -> None:
         """Reads the number of pending requests from `count` whenever metrics are collected."""
         self._pending.set_function(count)
+
+    def watch_looks(self, time_of_last: Callable[[], float]) -> None:
+        """Reads when the version directories were last looked at whenever metrics are
+        collected.
+        """
+        self._last_look.set_function(time_of_last)
+
+    def count_fault(self) -> None:
+        """Counts one look at the version directories that failed unexpectedly."""
+        self._faults.inc()
 
     def set_available(self, available: Mapping[str, list[int]]) -> None:
         """Replaces the list of available versions."""

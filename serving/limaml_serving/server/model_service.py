@@ -5,45 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-from tensorflow_serving.apis import (
-    get_model_status_pb2,
-    model_management_pb2,
-    model_service_pb2_grpc,
-)
+from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
 
+from limaml_serving.server.admission import Call, Pool
 from limaml_serving.server.config import ConfigError, from_proto
-from limaml_serving.server.errors import RequestError, invalid, not_found
+from limaml_serving.server.errors import RequestError, describe, invalid, not_found
+from limaml_serving.server.front import Front, add_service
 from limaml_serving.server.manager import ModelManager
+from limaml_serving.server.reflection import MODEL_SERVICE
 
 
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
+class ModelService:
     """Answers for the state of models and takes new configurations.
 
     Args:
         manager: The models.
+        control: Threads for the state.
+        reloads: A thread for new configurations, which take as long as models take to load.
+        may_reload: Whether clients may change the configuration.
     """
 
-    def __init__(self, manager: ModelManager) -> None:
+    def __init__(
+        self, manager: ModelManager, *, control: Pool, reloads: Pool, may_reload: bool
+    ) -> None:
         self._manager = manager
+        self._control = control
+        self._reloads = reloads
+        self._may_reload = may_reload
 
-    def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def add_to(self, server: Any, front: Front) -> None:
+        """Adds the service to a gRPC server."""
+        handlers = {
+            "GetModelStatus": front.unary(lambda call: self._control.run(self.status, call)),
+            "HandleReloadConfigRequest": front.unary(
+                lambda call: self._reloads.run(self.reload, call)
+            ),
+        }
+        add_service(server, MODEL_SERVICE, handlers)
+
+    def status(self, call: Call) -> bytes:
         """State of one version, or of all versions ever seen of a model."""
-        try:
-            return self._status(request)
-        except RequestError as error:
-            context.abort(error.code, error.message)
-
-    def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:
-        """Replaces the configuration; the answer comes once it is in force."""
-        try:
-            self._manager.reload(from_proto(request.config))
-        except ConfigError as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except RequestError as error:
-            context.abort(error.code, error.message)
-        return model_management_pb2.ReloadConfigResponse(status={"error_code": 0})
-
-    def _status(self, request: Any) -> Any:
+        request = get_model_status_pb2.GetModelStatusRequest.FromString(call.content)
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
         spec = request.model_spec
@@ -62,4 +64,22 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore
                 grpc.StatusCode.INVALID_ARGUMENT.value[0] if error else grpc.StatusCode.OK.value[0]
             )
             one.status.error_message = error
-        return response
+        content: bytes = response.SerializeToString()
+        return content
+
+    def reload(self, call: Call) -> bytes:
+        """Replaces the configuration; the answer comes once it is in force."""
+        request = model_management_pb2.ReloadConfigRequest.FromString(call.content)
+        if not self._may_reload:
+            raise RequestError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "this server takes no new configuration from clients; start it with "
+                "--allow-reload, or restart it with another --models-config",
+            )
+        try:
+            self._manager.reload(from_proto(request.config))
+        except ConfigError as error:
+            raise invalid(describe(error)) from error
+        response = model_management_pb2.ReloadConfigResponse(status={"error_code": 0})
+        content: bytes = response.SerializeToString()
+        return content

@@ -1,73 +1,105 @@
-"""PredictionService: Predict and GetModelMetadata."""
+"""PredictionService: Predict and GetModelMetadata; the other methods answer UNIMPLEMENTED."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
-from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
+from limaml_serving.server.admission import Call, Pool
+from limaml_serving.server.encoding import encode, encoded_size
 from limaml_serving.server.errors import RequestError, invalid
+from limaml_serving.server.front import Front, add_service
 from limaml_serving.server.manager import ModelManager
 from limaml_serving.server.metrics import OTHER, Metrics
+from limaml_serving.server.reflection import PREDICTION_SERVICE
 from limaml_serving.server.runner import LONGEST_RUN_MS
-from limaml_serving.server.tensors import Budget, decode, encode
+from limaml_serving.server.tensors import Limits, decode
 
 _SIGNATURES = "signature_def"
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
-    """Answers predictions; classify, regress and multi-inference are left to the real server
-    (UNIMPLEMENTED).
+class PredictionService:
+    """Answers predictions.
 
     Args:
         manager: The models.
         metrics: Counts what is answered.
-        max_rows: Largest first axis of an input.
-        max_bytes: Most bytes that the inputs of one request may take once decoded.
+        limits: What one request may ask for.
+        workers: Threads for predictions.
+        control: Threads for metadata.
     """
 
     def __init__(
-        self, manager: ModelManager, metrics: Metrics, *, max_rows: int, max_bytes: int
+        self,
+        manager: ModelManager,
+        metrics: Metrics,
+        limits: Limits,
+        *,
+        workers: Pool,
+        control: Pool,
     ) -> None:
         self._manager = manager
         self._metrics = metrics
-        self._max_rows = max_rows
-        self._max_bytes = max_bytes
+        self._limits = limits
+        self._workers = workers
+        self._control = control
 
-    def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def add_to(self, server: Any, front: Front) -> None:
+        """Adds the service to a gRPC server."""
+        handlers = {
+            "Predict": front.unary(self._predict_in_thread),
+            "GetModelMetadata": front.unary(lambda call: self._control.run(self.metadata, call)),
+        }
+        add_service(server, PREDICTION_SERVICE, handlers)
+
+    def predict(self, call: Call) -> bytes:
         """Runs one signature of one version on the request's inputs."""
-        return self._answer("Predict", request, context, lambda: self._predict(request, context))
+        request = predict_pb2.PredictRequest.FromString(call.content)
+        return self._counted("Predict", request, lambda: self._predict(request, call))
 
-    def GetModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def metadata(self, call: Call) -> bytes:
         """Describes the signatures of one version."""
-        return self._answer("GetModelMetadata", request, context, lambda: self._metadata(request))
+        request = get_model_metadata_pb2.GetModelMetadataRequest.FromString(call.content)
+        return self._counted("GetModelMetadata", request, lambda: self._metadata(request))
 
-    def _predict(self, request: Any, context: grpc.ServicerContext) -> Any:
+    async def _predict_in_thread(self, call: Call) -> bytes:
+        if self._workers.is_full:
+            self._metrics.refuse()
+        return await self._workers.run(self.predict, call)
+
+    def _predict(self, request: Any, call: Call) -> bytes:
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
-        timeout_ms = _time_left_ms(context)
         with self._manager.lease(request.model_spec) as (version, runner):
             signature = runner.signature(request.model_spec.signature_name)
             given = request.inputs
             signature.check_inputs(set(given))
             outputs = signature.select_outputs(request.output_filter)
-            budget = Budget(rows=self._max_rows, remaining=self._max_bytes)
+            budget = self._limits.budget()
             inputs = {
                 name: decode(spec, given[name], budget) for name, spec in signature.inputs.items()
             }
+            timeout_ms = math.ceil(min(1000 * call.seconds_left(), LONGEST_RUN_MS))
             values = runner.run(signature, inputs, outputs, timeout_ms)
+        call.seconds_left()  # encoding is for somebody who waits
         response = predict_pb2.PredictResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = version
         response.model_spec.signature_name = signature.name
+        self._limits.check_response(sum(map(encoded_size, values)))
         for name, value in zip(outputs, values, strict=True):
-            response.outputs[name].CopyFrom(encode(signature.outputs[name], value))
-        return response
+            proto = encode(signature.outputs[name], value, call.seconds_left)
+            response.outputs[name].CopyFrom(proto)
+        content: bytes = response.SerializeToString()
+        self._limits.check_response(len(content))
+        return content
 
-    def _metadata(self, request: Any) -> Any:
+    def _metadata(self, request: Any) -> bytes:
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
         if not request.metadata_field:
@@ -83,28 +115,20 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer): 
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = version
         response.metadata[_SIGNATURES].Pack(signatures)
-        return response
+        content: bytes = response.SerializeToString()
+        return content
 
-    def _answer(self, method: str, request: Any, context: grpc.ServicerContext, work: Any) -> Any:
+    def _counted(self, method: str, request: Any, work: Callable[[], bytes]) -> bytes:
         name = request.model_spec.name
         model = name if self._manager.is_configured(name) else OTHER
         started = time.perf_counter()
-        code = grpc.StatusCode.UNKNOWN
+        code = grpc.StatusCode.INTERNAL
         try:
             response = work()
             code = grpc.StatusCode.OK
             return response
         except RequestError as error:
             code = error.code
-            context.abort(code, error.message)
+            raise
         finally:
             self._metrics.observe(model, method, code.name, time.perf_counter() - started)
-
-
-def _time_left_ms(context: grpc.ServicerContext) -> int:
-    """Milliseconds until the client's deadline. gRPC itself drops a request whose client is gone
-    before its turn.
-    """
-    return math.ceil(
-        min(1000 * context.time_remaining(), LONGEST_RUN_MS)
-    )  # infinite without a deadline

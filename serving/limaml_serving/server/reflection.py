@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc
+import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
@@ -56,7 +56,7 @@ _METHODS: dict[str, dict[str, tuple[Any, Any]]] = {
 }
 
 
-def enable_reflection(server: grpc.Server) -> None:
+def enable_reflection(server: grpc.aio.Server) -> None:
     """Adds the reflection service to `server`."""
     names = (PREDICTION_SERVICE, MODEL_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server, pool=_describe())

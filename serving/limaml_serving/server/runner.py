@@ -13,16 +13,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.client import pywrap_tf_session as tf_session
 from tensorflow.python.framework import ops
 
-from limaml_serving.server.errors import failed_precondition, from_runtime, invalid
+from limaml_serving.server.errors import (
+    RequestError,
+    describe,
+    failed_precondition,
+    from_runtime,
+    invalid,
+)
 from limaml_serving.server.memory import give_back
-from limaml_serving.server.tensors import TensorSpec
+from limaml_serving.server.tensors import RUNTIME_ONLY, TensorSpec
 from tfrec_limaml.errors import LimamlError
 
 #: Signatures that Predict may run; the same three as in TensorFlow Serving.
@@ -114,19 +120,9 @@ class SavedModelRunner:
                 self._endpoints[spec.tensor] = self._graph.get_tensor_by_name(
                     spec.tensor
                 )._as_tf_output()
-        except (
-            tf.errors.OpError,
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            RuntimeError,
-            DecodeError,
-        ) as error:
+        except Exception as error:  # whatever is wrong with the files must not end the caller
             self.close()
-            raise LoadError(
-                f"cannot load the SavedModel: {str(error) or type(error).__name__}"
-            ) from error
+            raise LoadError(f"cannot load the SavedModel: {describe(error)}") from error
 
     def signature(self, name: str) -> Signature:
         """The signature `name` (``serving_default`` if empty); FAILED_PRECONDITION if there is
@@ -155,8 +151,8 @@ class SavedModelRunner:
             signature: One of this model's.
             inputs: One array per input of the signature.
             outputs: As returned by `Signature.select_outputs`.
-            timeout_ms: Nobody waits for the result any longer than this: then the run is given up,
-                after a millisecond at the earliest (to TensorFlow, 0 means no limit).
+            timeout_ms: Nobody waits for the result any longer than this: then the run is given
+                up, after a millisecond at the earliest (to TensorFlow, 0 means no limit).
 
         Raises:
             RequestError: With the runtime's own status code.
@@ -166,6 +162,23 @@ class SavedModelRunner:
             self._endpoints[spec.tensor]: inputs[name] for name, spec in signature.inputs.items()
         }
         fetches = [self._endpoints[signature.outputs[name].tensor] for name in computed]
+        try:
+            values = self._run(feeds, fetches, timeout_ms)
+        except tf.errors.OpError as error:
+            message = _message(error)
+            if "Could not allocate ndarray" in message:  # an empty one, of a size beyond all arrays
+                raise invalid(f"signature {signature.name}: {message} for an output") from error
+            raise from_runtime(error.error_code, message) from error
+        except MemoryError as error:
+            raise RequestError(grpc.StatusCode.RESOURCE_EXHAUSTED, "out of memory") from error
+        except (TypeError, ValueError, RuntimeError, SystemError, NotImplementedError) as error:
+            # An input that TensorFlow cannot take, or an output that no array can hold.
+            raise invalid(f"signature {signature.name}: {describe(error)}") from error
+        return values if computed == outputs else [values[computed.index(name)] for name in outputs]
+
+    def _run(
+        self, feeds: Mapping[Any, np.ndarray], fetches: list[Any], timeout_ms: int
+    ) -> list[np.ndarray]:
         # Not public, but ten times as fast as `Session.run`, which works out anew in Python what is
         # fed and fetched.
         options = tf_session.TF_NewBufferFromString(
@@ -175,11 +188,13 @@ class SavedModelRunner:
             values: list[np.ndarray] = tf_session.TF_SessionRun_wrapper(
                 self._session._session, options, feeds, fetches, [], None
             )
-        except tf.errors.OpError as error:
-            raise from_runtime(error.error_code, error.message) from error
+            return values
         finally:
             tf_session.TF_DeleteBuffer(options)
-        return values if computed == outputs else [values[computed.index(name)] for name in outputs]
+
+    def cancel(self) -> None:
+        """Ends runs under way with CANCELLED, and all later ones."""
+        self._session.close()
 
     def close(self) -> None:
         """Frees the model and its memory; no run may be under way."""
@@ -192,10 +207,17 @@ class SavedModelRunner:
 
     def _prepared_for(self, signature: Signature, outputs: tuple[str, ...]) -> tuple[str, ...]:
         """What is to be computed for `outputs`: these, or all."""
+        for name in outputs:
+            kind = signature.outputs[name].dtype
+            if kind in RUNTIME_ONLY:
+                raise invalid(f"output {name}: a response cannot carry dtype {kind.name}")
         selection = (signature.name, outputs)
         if selection not in self._selections:
+            everything = tuple(
+                name for name, spec in signature.outputs.items() if spec.dtype not in RUNTIME_ONLY
+            )
             if len(self._selections) >= _SELECTIONS_LIMIT:
-                return tuple(signature.outputs)
+                return everything
             self._selections.add(selection)
         return outputs
 
@@ -218,6 +240,13 @@ def _quiet_load(session: tf.compat.v1.Session, directory: Path) -> Any:
         return tf.compat.v1.saved_model.load(session, [tf.saved_model.SERVING], str(directory))
     finally:
         logger.setLevel(level)
+
+
+def _message(error: tf.errors.OpError) -> str:
+    try:
+        return str(error.message)
+    except Exception:  # noqa: BLE001
+        return describe(error)
 
 
 def _names(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""TensorProto to array and back, with every check made before anything is allocated."""
+"""TensorProto to array, with every check made before anything is allocated."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import dataclasses
 import math
 from typing import Any
 
+import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
 
-from limaml_serving.server.errors import invalid
+from limaml_serving.server.errors import RequestError, describe, invalid
+
+#: Types whose values live in the runtime alone; a request cannot carry them.
+RUNTIME_ONLY = frozenset({tf.variant, tf.resource})
+
+#: Highest rank: what NumPy can hold in every release.
+_MAX_RANK = 32
 
 #: What one string costs in the runtime beside its characters (bytes).
 _STRING_OVERHEAD = 24
 
 #: The TensorProto field that holds a dtype's values, and as what: half precision comes as bit
 #: patterns, complex numbers as pairs.
-_FIELDS: dict[tf.DType, tuple[str, type[np.generic]]] = {
+FIELDS: dict[tf.DType, tuple[str, type[np.generic]]] = {
     tf.float32: ("float_val", np.float32),
     tf.float64: ("double_val", np.float64),
     tf.int64: ("int64_val", np.int64),
@@ -57,10 +64,40 @@ class TensorSpec:
     def of(cls, name: str, info: Any) -> TensorSpec:
         """From a SavedModel's ``TensorInfo``."""
         shape = info.tensor_shape
-        sizes = (
-            None if shape.unknown_rank else tuple(None if d.size < 0 else d.size for d in shape.dim)
-        )
+        known = info.HasField("tensor_shape") and not shape.unknown_rank
+        sizes = tuple(None if d.size < 0 else d.size for d in shape.dim) if known else None
         return cls(name=name, tensor=info.name, dtype=tf.as_dtype(info.dtype), shape=sizes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request may ask for.
+
+    Attributes:
+        rows: Largest first axis of any input.
+        decoded_bytes: Most bytes that the inputs may take once decoded.
+        response_bytes: Largest response.
+        strict_shapes: Whether inputs must have the signature's shape. TensorFlow Serving does not
+            ask for that: the graph decides.
+    """
+
+    rows: int
+    decoded_bytes: int
+    response_bytes: int
+    strict_shapes: bool = False
+
+    def budget(self) -> Budget:
+        """For one request."""
+        return Budget(rows=self.rows, remaining=self.decoded_bytes, strict=self.strict_shapes)
+
+    def check_response(self, size: int) -> None:
+        """Raises RESOURCE_EXHAUSTED where a response of `size` bytes is too large."""
+        if size > self.response_bytes:
+            raise RequestError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the outputs take {size} bytes, more than the {self.response_bytes} of a "
+                "response; ask for fewer outputs or rows, or raise --max-response-mb",
+            )
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -70,13 +107,15 @@ class Budget:
     Attributes:
         rows: Largest first axis of any input.
         remaining: Bytes that the request's inputs may still take once decoded.
+        strict: As `Limits.strict_shapes`.
     """
 
     rows: int
     remaining: int
+    strict: bool = False
 
     def take(self, name: str, size: int) -> None:
-        """Sets `size` bytes aside for input `name`; raises INVALID_ARGUMENT where they are not
+        """Reserves `size` bytes for input `name`; raises INVALID_ARGUMENT where they are not
         left.
         """
         if size > self.remaining:
@@ -90,13 +129,16 @@ class Budget:
 def decode(spec: TensorSpec, proto: tensor_pb2.TensorProto, budget: Budget) -> np.ndarray:
     """The array that `proto` holds.
 
-    As in TensorFlow, fewer values than elements repeat the last value. No value at all for a tensor
-    that is not empty, and more values than elements, are refused.
+    As in TensorFlow, fewer values than elements repeat the last value, no value stands for zeros or
+    empty strings, and values beyond the last element are dropped; strict budgets refuse the latter
+    two. The graph decides which shapes it takes, unless the budget is strict.
 
     Raises:
-        RequestError: INVALID_ARGUMENT for another dtype, rank or size than the signature's, content
-            that disagrees with the shape, or more than the budget allows.
+        RequestError: INVALID_ARGUMENT for another dtype than the signature's, content that
+            disagrees with the shape, or more than the budget allows.
     """
+    if spec.dtype in RUNTIME_ONLY:
+        raise invalid(f"input {spec.name}: a request cannot carry dtype {spec.dtype.name}")
     if proto.dtype != spec.dtype.as_datatype_enum:
         raise invalid(
             f"input {spec.name}: expected dtype {spec.dtype.name}, received "
@@ -109,22 +151,6 @@ def decode(spec: TensorSpec, proto: tensor_pb2.TensorProto, budget: Budget) -> n
     return _from_values(spec, proto, shape, elements, budget)
 
 
-def encode(spec: TensorSpec, array: np.ndarray) -> tensor_pb2.TensorProto:
-    """`array` as a TensorProto with its values in the field of its dtype, as TensorFlow Serving
-    answers by default.
-    """
-    array = np.asarray(array)
-    if spec.dtype not in _FIELDS:
-        return tf.make_tensor_proto(array, dtype=spec.dtype)
-    field, stored_as = _FIELDS[spec.dtype]
-    dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
-    proto = tensor_pb2.TensorProto(
-        dtype=spec.dtype.as_datatype_enum, tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims)
-    )
-    getattr(proto, field).extend(array.ravel().view(stored_as).tolist())
-    return proto
-
-
 def _check_shape(
     spec: TensorSpec, proto: tensor_shape_pb2.TensorShapeProto, budget: Budget
 ) -> tuple[int, ...]:
@@ -133,9 +159,9 @@ def _check_shape(
         raise invalid(
             f"input {spec.name}: the shape must be fully known, received {_describe(proto)}"
         )
-    if len(shape) > 32:
-        raise invalid(f"input {spec.name}: rank {len(shape)} is more than 32")
-    if spec.shape is not None:
+    if len(shape) > _MAX_RANK:
+        raise invalid(f"input {spec.name}: rank {len(shape)} is more than {_MAX_RANK}")
+    if budget.strict and spec.shape is not None:
         fits = len(shape) == len(spec.shape) and all(
             want in (None, got) for want, got in zip(spec.shape, shape, strict=True)
         )
@@ -170,11 +196,13 @@ def _from_content(
             )
         budget.take(spec.name, len(content) + elements * _STRING_OVERHEAD)
         try:
-            return tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy()
+            strings = tf.io.parse_tensor(proto.SerializeToString(), tf.string).numpy()
         except tf.errors.OpError as error:
             raise invalid(
                 f"input {spec.name}: tensor_content does not hold {elements} strings"
             ) from error
+        # A scalar comes as bytes.
+        return _object_array([strings]).reshape(()) if isinstance(strings, bytes) else strings
     expected = elements * spec.dtype.size
     if len(content) != expected:
         raise invalid(
@@ -182,7 +210,7 @@ def _from_content(
             f"shape {list(shape)} of {spec.dtype.name}"
         )
     budget.take(spec.name, expected)
-    return np.frombuffer(content, dtype=spec.dtype.as_numpy_dtype).reshape(shape)
+    return _shaped(spec, np.frombuffer(content, dtype=spec.dtype.as_numpy_dtype), shape)
 
 
 def _from_values(
@@ -192,33 +220,57 @@ def _from_values(
     elements: int,
     budget: Budget,
 ) -> np.ndarray:
-    if spec.dtype not in _FIELDS:
+    if spec.dtype not in FIELDS:
         raise invalid(f"input {spec.name}: send dtype {spec.dtype.name} as tensor_content")
-    field, stored_as = _FIELDS[spec.dtype]
+    field, stored_as = FIELDS[spec.dtype]
     values = getattr(proto, field)
     per_element = 2 if spec.dtype.is_complex else 1
     count, odd = divmod(len(values), per_element)
-    if odd or count > elements or (count == 0 and elements > 0):
+    if odd or (budget.strict and (count > elements or (count == 0 and elements > 0))):
         raise invalid(
             f"input {spec.name}: {len(values)} values do not fit shape {list(shape)} of "
             f"{elements} elements"
         )
+    values = values[: elements * per_element] if count > elements else values
     budget.take(spec.name, _decoded_size(spec, values, elements))
     try:
         array = np.array(values, dtype=stored_as).view(spec.dtype.as_numpy_dtype)
+        array = _filled_up(spec, array, elements)
     except (ValueError, OverflowError) as error:
         raise invalid(
-            f"input {spec.name}: a value does not fit dtype {spec.dtype.name}: {error}"
+            f"input {spec.name}: a value does not fit dtype {spec.dtype.name}: {describe(error)}"
         ) from error
-    if count < elements:
-        array = np.concatenate([array, np.full(elements - count, array[-1], dtype=array.dtype)])
-    return array.reshape(shape)
+    return _shaped(spec, array, shape)
+
+
+def _filled_up(spec: TensorSpec, array: np.ndarray, elements: int) -> np.ndarray:
+    """`array` with its last value repeated up to `elements`; zeros or empty strings if it has
+    none.
+    """
+    if len(array) >= elements:
+        return array
+    last = array[-1] if len(array) else b"" if spec.dtype == tf.string else 0
+    return np.concatenate([array, np.full(elements - len(array), last, dtype=array.dtype)])
+
+
+def _shaped(spec: TensorSpec, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return array.reshape(shape)
+    except ValueError as error:  # an empty tensor with a size beyond what arrays can have
+        raise invalid(f"input {spec.name}: shape {list(shape)} is too large") from error
+
+
+def _object_array(values: list[bytes]) -> np.ndarray:
+    array = np.empty(len(values), np.object_)
+    array[:] = values
+    return array
 
 
 def _decoded_size(spec: TensorSpec, values: Any, elements: int) -> int:
     if spec.dtype != tf.string:
         return elements * spec.dtype.size
-    repeated = (elements - len(values)) * len(values[-1]) if elements else 0
+    last = len(values[-1]) if len(values) else 0
+    repeated = (elements - len(values)) * last
     return sum(map(len, values)) + repeated + elements * _STRING_OVERHEAD
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
+from limaml_serving.server.errors import describe
 from limaml_serving.server.runner import LoadError, SavedModelRunner
 from limaml_serving.server.warmup import warm_up
 
@@ -84,7 +85,7 @@ class Version:
         number: The version.
         directory: Where it was found.
         state: As in ``GetModelStatus``.
-        error: Why loading failed; empty otherwise.
+        error: Why loading (or unloading) failed; empty otherwise.
         seen: `fingerprint` of the directory before it was loaded.
     """
 
@@ -105,23 +106,24 @@ class Version:
 
     def unchanged(self) -> bool:
         """True if the files are the ones that were there before loading."""
-        return fingerprint(self.directory) == self.seen
+        try:
+            return fingerprint(self.directory) == self.seen
+        except OSError:
+            return False
 
     def load(self, base_path: Path) -> None:
-        """Loads and warms up; ends AVAILABLE, or END with an `error`."""
+        """Loads and warms up; ends AVAILABLE, or END with an `error`, whatever happens."""
         self.state = State.LOADING
-        self.seen = fingerprint(self.directory)
         try:
-            check_inside(self.directory, base_path)
-            runner = SavedModelRunner(self.directory)
-            try:
-                warmed = warm_up(runner, self.directory)
-            except LoadError:
-                runner.close()
-                raise
-        except LoadError as error:
-            self.error, self.state = str(error), State.END
-            logger.error("model %s version %d is not served: %s", self.model, self.number, error)
+            runner, warmed = self._loaded(base_path)
+        except Exception as error:  # noqa: BLE001 - a fault of one version must not stop others
+            what = describe(error)
+            expected = isinstance(error, LoadError)
+            self.error = what if expected else f"{type(error).__name__}: {what}"
+            self.state = State.END
+            logger.error(
+                "model %s version %d is not served: %s", self.model, self.number, self.error
+            )
             return
         self.runner, self.state = runner, State.AVAILABLE
         logger.info(
@@ -130,6 +132,16 @@ class Version:
             self.number,
             warmed,
         )
+
+    def _loaded(self, base_path: Path) -> tuple[SavedModelRunner, int]:
+        self.seen = fingerprint(self.directory)
+        check_inside(self.directory, base_path)
+        runner = SavedModelRunner(self.directory)
+        try:
+            return runner, warm_up(runner, self.directory)
+        except BaseException:
+            runner.close()
+            raise
 
     def acquire(self) -> SavedModelRunner | None:
         """The loaded model, kept until `release`; ``None`` if it is not (or no longer)
@@ -154,9 +166,20 @@ class Version:
                 self.state = State.UNLOADING
                 self._free_if_idle()
 
+    def cancel(self) -> None:
+        """Ends the running requests of a retired version with CANCELLED."""
+        with self._lock:
+            if self.runner is not None and self.state == State.UNLOADING:
+                self.runner.cancel()
+
     def _free_if_idle(self) -> None:
         if self._users == 0 and self.state == State.UNLOADING and self.runner is not None:
-            self.runner.close()
-            self.runner = None
+            runner, self.runner = self.runner, None
             self.state = State.END
-            logger.info("model %s version %d is unloaded", self.model, self.number)
+            try:
+                runner.close()
+            except Exception as error:  # noqa: BLE001
+                self.error = f"unloading failed: {type(error).__name__}: {describe(error)}"
+                logger.error("model %s version %d: %s", self.model, self.number, self.error)
+            else:
+                logger.info("model %s version %d is unloaded", self.model, self.number)

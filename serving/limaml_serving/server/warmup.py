@@ -8,16 +8,17 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-from limaml_serving.server.errors import RequestError
+from limaml_serving.server.errors import RequestError, describe
 from limaml_serving.server.runner import LoadError, SavedModelRunner
-from limaml_serving.server.tensors import Budget, decode
+from limaml_serving.server.tensors import Limits, decode
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 #: Most records read, as in TensorFlow Serving.
 MAX_RECORDS = 1000
 
-_UNLIMITED = 2**62
+#: A record's inputs may take more than a client's request, but not all memory.
+_LIMITS = Limits(rows=2**62, decoded_bytes=2**30, response_bytes=2**62)
 
 
 def warm_up(runner: SavedModelRunner, directory: Path) -> int:
@@ -27,8 +28,8 @@ def warm_up(runner: SavedModelRunner, directory: Path) -> int:
         How many were replayed.
 
     Raises:
-        LoadError: The file cannot be read, has too many records, or a request fails: such a version
-            would fail its clients too.
+        LoadError: The file cannot be read, has too many records, or a request fails: such a
+            version would fail its clients too.
     """
     path = directory / WARMUP_FILE
     if not path.is_file():
@@ -41,7 +42,9 @@ def warm_up(runner: SavedModelRunner, directory: Path) -> int:
                 raise LoadError(f"{WARMUP_FILE} holds more than {MAX_RECORDS} records")
             _replay(runner, PredictionLog.FromString(record))
     except (tf.errors.OpError, DecodeError) as error:
-        raise LoadError(f"cannot read record {count} of {WARMUP_FILE}: {error}") from error
+        raise LoadError(
+            f"cannot read record {count} of {WARMUP_FILE}: {describe(error)}"
+        ) from error
     except RequestError as error:
         raise LoadError(f"request {count} of {WARMUP_FILE} fails: {error.message}") from error
     return count
@@ -55,7 +58,7 @@ def _replay(runner: SavedModelRunner, log: PredictionLog) -> None:
     request = log.predict_log.request
     signature = runner.signature(request.model_spec.signature_name)
     signature.check_inputs(set(request.inputs))
-    budget = Budget(rows=_UNLIMITED, remaining=_UNLIMITED)
+    budget = _LIMITS.budget()
     inputs = {
         name: decode(spec, request.inputs[name], budget) for name, spec in signature.inputs.items()
     }

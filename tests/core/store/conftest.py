@@ -21,7 +21,7 @@ def open_another(store_address: str) -> Iterator[Callable[..., EmbeddingStore]]:
     """Opens one more client of the store under test, with further options."""
     opened = []
 
-    def opener(**options: str) -> EmbeddingStore:
+    def another(**options: str) -> EmbeddingStore:
         joiner = "&" if "?" in store_address else "?"
         store = open_store(
             store_address
@@ -32,7 +32,7 @@ def open_another(store_address: str) -> Iterator[Callable[..., EmbeddingStore]]:
         opened.append(store)
         return store
 
-    yield opener
+    yield another
     for store in opened:
         store.close()
 

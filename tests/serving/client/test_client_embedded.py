@@ -118,7 +118,7 @@ def test_a_new_version_directory_is_followed_under_load_without_a_failed_or_mixe
     base = tmp_path / "growing" / "ranker"
     base.mkdir(parents=True)
     shutil.copytree(export / "ranker" / "1", base / "1")
-    shutil.copytree(export / "ranker" / "2", tmp_path / "aside")
+    shutil.copytree(export / "ranker" / "2", tmp_path / "staging")
     stop, problems, versions = threading.Event(), [], set()
     with (
         EmbeddedServer({"ranker": base}, poll_seconds=0.05) as server,
@@ -139,7 +139,7 @@ def test_a_new_version_directory_is_followed_under_load_without_a_failed_or_mixe
 
         thread = threading.Thread(target=load)
         thread.start()
-        (tmp_path / "aside").rename(base / "2")
+        (tmp_path / "staging").rename(base / "2")
         thread.join(60)
         stop.set()
         thread.join()

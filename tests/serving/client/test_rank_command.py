@@ -101,6 +101,12 @@ def test_top_limits_what_is_written(rank):
         ({"member": {"user_id": 7}, "candidates": [{"tab": 1}]}, "'price' is missing"),
         ({"member": {"user_id": [7]}, "candidates": [{"price": 1}]}, "key columns"),
         ({"member": {"user_id": 7}, "candidates": [{"price": "dear"}]}, "'price' needs numbers"),
+        ({**GOOD, "member": {"user_id": "\ud800"}}, "not valid Unicode"),
+        (b'{"member": {"user_id": "\\uDFFF"}, "candidates": [{"price": 1}]}', "not valid Unicode"),
+        (
+            {"member": {"price": 1, "tab": 2, "user_id": 7}, "candidates": [{"x": 1}, {}]},
+            "no column",
+        ),
     ],
 )
 def test_a_bad_line_is_named_by_number_and_the_others_are_ranked(rank, bad, message):
@@ -111,6 +117,15 @@ def test_a_bad_line_is_named_by_number_and_the_others_are_ranked(rank, bad, mess
     assert len(named) == 1
     assert message in named[0]
     assert "1 of 3 lines could not be ranked" in err[-1]
+
+
+def test_the_signature_for_batching_servers_repeats_the_members_columns(rank, server):
+    code, (line,), _ = rank(_lines(GOOD), "--signature", "serving_default")
+    assert code == 0
+    assert line["ranked"][0]["logit"] == 10109.0
+    (request,) = server.requests
+    assert request.model_spec.signature_name == "serving_default"
+    assert {tensor.tensor_shape.dim[0].size for tensor in request.inputs.values()} == {2}
 
 
 def test_a_server_that_is_away_ends_the_run_with_one_message(rank):

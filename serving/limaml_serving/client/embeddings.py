@@ -1,0 +1,67 @@
+"""One look-up's answer, shared out to the requests that asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from limaml_serving.client.columns import Rows
+from tfrec_limaml.store.base import Mask, Matrix
+
+
+def keys_of(rows: Sequence[Rows]) -> tuple[str, ...]:
+    """The distinct task keys of all requests, under all their task definitions."""
+    return tuple(
+        {key: None for r in rows for each in r.keys for key in each.distinct if key is not None}
+    )
+
+
+def usable(answer: Any) -> tuple[Matrix, Mask, int]:
+    """Embeddings, found mask and number of damaged values of a look-up.
+
+    What is found but not finite is damaged, whatever store it comes from: one NaN would make every
+    score of its member NaN.
+    """
+    matrix = np.asarray(answer[0], np.float32)
+    found = np.asarray(answer[1], np.bool_)
+    damaged = int(getattr(answer, "damaged", 0))
+    flat = matrix.reshape(-1)
+    if not np.isfinite(np.vdot(flat, flat)):  # also where only their squares are not finite
+        finite = np.asarray(np.isfinite(matrix).all(axis=1), np.bool_)
+        damaged += int(np.count_nonzero(found & ~finite))
+        found = found & finite
+        matrix = np.where(finite.reshape(-1, 1), matrix, np.float32(0))
+    return matrix, found, damaged
+
+
+def share_out(
+    rows: Sequence[Rows], keys: tuple[str, ...], matrix: Matrix, found: Mask
+) -> tuple[list[list[Matrix]], list[list[Mask]]]:
+    """Embeddings ``[1 or N, D]`` and masks ``[1 or N]`` of each request, by task definition.
+
+    Args:
+        rows: The requests.
+        keys: What was asked for.
+        matrix: The answer, ``[keys, D]``.
+        found: Which of it was found, ``[keys]``.
+    """
+    if all(each.distinct == keys for r in rows for each in r.keys):
+        picks = [
+            [each.position if len(each.position) > 1 else slice(None) for each in r.keys]
+            for r in rows
+        ]
+    else:
+        # One more row, which stays empty and stands for nobody: the key None.
+        matrix = np.concatenate([matrix, np.zeros((1, matrix.shape[1]), np.float32)])
+        found = np.append(found, False)
+        position: dict[str | None, int] = {key: index for index, key in enumerate((*keys, None))}
+        picks = [
+            [np.array([position[key] for key in each.distinct])[each.position] for each in r.keys]
+            for r in rows
+        ]
+    return (
+        [[matrix[pick] for pick in request] for request in picks],
+        [[found[pick] for pick in request] for request in picks],
+    )

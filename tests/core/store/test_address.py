@@ -1,0 +1,162 @@
+"""Store addresses: what each means, what is refused, and that no password is ever shown."""
+
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.store import open_store
+from tfrec_limaml.store.address import masked
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "redis://:s3cr/et@127.0.0.1:1/0",
+        "redis://:s3cr@et@127.0.0.1:1/0",
+        "redis://:s3cr%40et@127.0.0.1:1/0",
+        "redis://user:s3cret@127.0.0.1:port/0",
+        "redis://user:s3cret@127.0.0.1:1/0?colour=red",
+        "redis://user:s3cret@127.0.0.1:1/0?password=s3cret",
+        "redis://user:s3cret@127.0.0.1:1/0?ttl=inf",
+        "redis://user:s3cret@127.0.0.1:1/0?tls_ca=x",
+        "redis-sentinel://user:s3cret@127.0.0.1:1",
+        "redis-sentinel://user:s3cret@127.0.0.1:1/master",
+        "redis-cluster://user:s3cret@127.0.0.1:1",
+        "unix://user:s3cret@/nowhere.sock?db=x",
+        "unix://user:s3cret@/nowhere.sock",
+    ],
+)
+def test_no_error_shows_a_password(address):
+    with pytest.raises(StoreError) as caught:
+        open_store(f"{address}{'&' if '?' in address else '?'}timeout=0.2").current(1)
+    seen, error = [], caught.value
+    while error is not None:
+        seen.append(str(error))
+        error = error.__cause__
+    assert not [text for text in seen if "s3cr" in text]
+
+
+def test_a_text_that_quotes_an_address_is_masked():
+    assert masked("at redis://u:p@h:1/0 now") == "at redis://***@h:1/0 now"
+    assert masked("redis://h:1/0?password=p&db=1") == "redis://h:1/0?password=***&db=1"
+    assert masked("lmdb:/a/b") == "lmdb:/a/b"
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "0", "1e300"])
+@pytest.mark.parametrize("option", ["ttl", "lease", "timeout"])
+def test_times_must_be_finite_and_positive(option, value):
+    with pytest.raises(StoreError, match=f"{option} must be a positive number of seconds"):
+        open_store(f"redis://127.0.0.1:1/0?{option}={value}")
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("redis://127.0.0.1:1/0?tls_ca=ca.pem", "need a rediss://"),
+        ("redis://127.0.0.1:1/0?db=3", "is for unix://"),
+        ("redis-cluster://127.0.0.1:1", "Cluster is not supported"),
+        ("redis-sentinel://127.0.0.1:26379", "names no service"),
+    ],
+)
+def test_what_an_address_cannot_say_is_explained(address, message):
+    with pytest.raises(StoreError, match=message):
+        open_store(address)
+
+
+def use(store):
+    with store.new_generation(1, 2) as writer:
+        writer.put(["a"], np.ones((1, 2), np.float32))
+        writer.publish(1)
+    return store.get_many(["a"], 1)[0].tolist()
+
+
+@pytest.fixture
+def start_redis(tmp_path):
+    """``start_redis("--port", "0", ...)``: another server, killed after the test."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+    running = []
+
+    def start(ready, *options):
+        command = ["redis-server", *options, "--save", "", "--dir", str(tmp_path)]
+        running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        deadline = time.monotonic() + 20
+        while not ready():
+            assert time.monotonic() < deadline, "redis-server does not start"
+            time.sleep(0.02)
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def test_a_socket_file_is_an_address_with_password_and_database(start_redis, tmp_path):
+    path = tmp_path / "redis.sock"
+    start_redis(path.exists, "--port", "0", "--unixsocket", str(path), "--requirepass", "s3cret")
+    assert use(open_store(f"unix://:s3cret@{path}?db=3&prefix=p")) == [[1.0, 1.0]]
+    with pytest.raises(StoreError) as caught:
+        open_store(f"unix://:wrong@{path}").current(1)
+    assert "wrong@" not in str(caught.value)
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    """An authority and one certificate for 127.0.0.1 that serves both sides."""
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca")
+    (tmp_path / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl("req", *key, "-keyout", "own.key", "-out", "own.csr", "-subj", "/CN=127.0.0.1")
+    authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
+    openssl("x509", "-req", "-in", "own.csr", *authority, "-extfile", "ext", "-out", "own.pem")
+    return tmp_path
+
+
+def test_tls_options_name_the_files(start_redis, certificates, free_port):
+    files = certificates
+    start_redis(
+        lambda: _listens(free_port),
+        *("--port", "0", "--tls-port", str(free_port), "--tls-ca-cert-file", str(files / "ca.pem")),
+        *("--tls-cert-file", str(files / "own.pem"), "--tls-key-file", str(files / "own.key")),
+    )
+    address = f"rediss://127.0.0.1:{free_port}/0?timeout=5"
+    trusted = f"{address}&tls_ca={files}/ca.pem"
+    both = f"{trusted}&tls_certificate={files}/own.pem&tls_key={files}/own.key"
+    assert use(open_store(both)) == [[1.0, 1.0]]
+    for missing in (address, trusted):
+        with pytest.raises(StoreError, match="refused or did not answer"):
+            open_store(missing).current(1)
+
+
+def test_sentinels_lead_to_the_master(start_redis, redis_server, tmp_path, free_port):
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"port {free_port}\nsentinel monitor embeddings 127.0.0.1 {redis_server.port} 1\n"
+    )
+    start_redis(lambda: _listens(free_port), str(config), "--sentinel")
+    address = f"redis-sentinel://127.0.0.1:1,127.0.0.1:{free_port}/embeddings/0"
+    assert use(open_store(f"{address}?prefix={tmp_path.name}")) == [[1.0, 1.0]]
+
+
+def _listens(port):
+    import socket
+
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def free_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

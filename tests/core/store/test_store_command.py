@@ -1,0 +1,98 @@
+"""``limaml store`` on both backends."""
+
+import argparse
+
+import numpy as np
+import pytest
+
+from tfrec_limaml.commands import store as command
+from tfrec_limaml.errors import LimamlError
+
+
+@pytest.fixture
+def limaml_store(store_address):
+    """``limaml_store("list", "--keep", "1")``: the result and its text."""
+
+    def run(action, *options, address=store_address):
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        result = command.run(parser.parse_args([action, address, *options]))
+        return result, command.render(result)
+
+    return run
+
+
+def write(store, identifier, value, version=1):
+    with store.new_generation(version, 2, identifier) as writer:
+        writer.put(["a", "b"], np.full((2, 2), value, np.float32))
+        writer.publish(2)
+
+
+def test_an_empty_store_is_listed_as_such(limaml_store):
+    assert limaml_store("list") == ({"generations": []}, "the store holds no generation")
+
+
+def test_generations_are_listed_with_their_state(store, limaml_store):
+    write(store, "g1", 1)
+    write(store, "g2", 2)
+    result, text = limaml_store("list")
+    assert [(g["identifier"], g["state"], g["count"]) for g in result["generations"]] == [
+        ("g1", "published", 2),
+        ("g2", "current", 2),
+    ]
+    assert [line.split()[:4] for line in text.splitlines()[1:]] == [
+        ["1", "g1", "published", "2"],
+        ["1", "g2", "current", "2"],
+    ]
+
+
+def test_after_a_rollback_and_a_publish_the_good_generation_is_kept(store, limaml_store):
+    write(store, "good", 1)
+    write(store, "worse", 2)
+    result, _ = limaml_store("rollback")
+    assert (result["current"]["identifier"], result["condemned"]) == ("good", "worse")
+    assert store.get_many(["a"], 1)[0][0, 0] == 1
+    write(store, "znext", 3)
+    result, _ = limaml_store("prune", "--keep", "2", "--grace-seconds", "0")
+    assert (result["removed"], result["left"]) == (["worse"], ["good", "znext"])
+
+
+def test_a_rollback_skips_condemned_generations_and_a_named_one_is_good_again(store, limaml_store):
+    for number in (1, 2, 3):
+        write(store, f"g{number}", number)
+    assert limaml_store("condemn", "--generation", "g2")[0]["state"] == "condemned"
+    assert limaml_store("rollback")[0]["current"]["identifier"] == "g1"
+    result, _ = limaml_store("rollback", "--generation", "g2")
+    assert (result["current"]["identifier"], result["condemned"]) == ("g2", None)
+    assert [g.state for g in store.generations(1)] == ["published", "current", "condemned"]
+
+
+def test_show_names_the_current_generation_and_looks_a_key_up(store, limaml_store):
+    write(store, "g1", 1)
+    write(store, "g2", 2)
+    result, _ = limaml_store("show", "--key", "a")
+    assert result["identifier"] == "g2"
+    assert result["key"] == {"key": "a", "found": True, "damaged": False, "embedding": [2.0, 2.0]}
+    assert limaml_store("show", "--key", "nobody")[0]["key"]["found"] is False
+    assert limaml_store("show", "--generation", "g1")[0]["state"] == "published"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("condemn",), "needs --generation"),
+        (("condemn", "--generation", "g2", "--model-version", "1"), "is current: roll back"),
+        (("condemn", "--generation", "g9", "--model-version", "1"), "'g9'"),
+        (("show", "--generation", "g9", "--model-version", "1"), "'g9'"),
+        (("show", "--model-version", "7"), "is current"),
+        (("show",), r"--model-version is missing: .*\[1, 5\]"),
+        (("list", "--key", "a"), "--key goes with show"),
+        (("prune", "--keep", "0", "--model-version", "1"), "keep must be at least 1"),
+    ],
+)
+def test_what_cannot_be_done_is_explained(store, limaml_store, arguments, message):
+    write(store, "g1", 1)
+    write(store, "g2", 2)
+    write(store, "h1", 1, version=5)
+    with pytest.raises(LimamlError, match=message):
+        limaml_store(*arguments)

@@ -1,0 +1,92 @@
+"""``limaml serve`` as a process: what it prints, how it ends, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+
+import numpy as np
+import pytest
+from serving_helpers import free_port, listens, wait_until
+
+
+def command(base, port, *options):
+    main = "import sys; from tfrec_limaml.cli import main; sys.exit(main())"
+    return [
+        sys.executable,
+        "-c",
+        main,
+        "serve",
+        str(base),
+        "--name",
+        "m",
+        "--port",
+        str(port),
+        *options,
+    ]
+
+
+def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
+    port, metrics_port = free_port(), free_port()
+    options = ["--metrics-port", str(metrics_port), "--workers", "1", "--json"]
+    process = subprocess.Popen(
+        command(base, port, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+    def pending():
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as answer:
+            return "limaml_serve_pending 1.0" in answer.read().decode()
+
+    try:
+        wait_until(lambda: listens(port), seconds=120)
+        client = connect(f"127.0.0.1:{port}", name="m")
+        assert client.logits() == [111.0, 1.0]
+        running = client.prediction.Predict.future(
+            client.request({"count": np.array([50_000])}, signature="spin"), timeout=60
+        )
+        wait_until(pending)
+        process.terminate()
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert json.loads(output) == {"target": f"127.0.0.1:{port}", "models": {"m": [1]}}
+    assert running.result().outputs["sum"].int64_val[0] == 50_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "either a model's base directory or --models-config"),
+        (["{base}", "--models-config", "x"], "either a model's base directory or --models-config"),
+        (["{base}/nowhere"], "no directory at"),
+        (["{base}/1"], "pass the directory above it"),
+        (["--models-config", "{base}/nowhere"], "no models config at"),
+        (["{base}", "--name", "a\nb"], "is not allowed"),
+        (["{base}", "--workers", "0"], "--workers must be at least 1"),
+        (["{base}", "--max-queue", "-1"], "--max-queue must not be negative"),
+        (["{base}", "--port", "70000"], "--port must be between"),
+        (["{base}", "--tls-key", "x"], "needs both"),
+        (["{base}", "--tls-client-ca", "x"], "needs both"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_serve_in_one_line(base, capsys, arguments, words):
+    from tfrec_limaml.cli import main
+
+    assert main(["serve", *(each.format(base=base) for each in arguments)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+
+
+def test_a_full_disk_under_stderr_does_not_stop_the_start(base, connect):
+    port = free_port()
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen(command(base, port), stdout=subprocess.DEVNULL, stderr=full)
+    try:
+        wait_until(lambda: listens(port) or process.poll() is not None, seconds=120)
+        assert connect(f"127.0.0.1:{port}", name="m").logits() == [111.0, 1.0]
+    finally:
+        process.kill()
+        process.wait()

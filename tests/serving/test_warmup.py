@@ -1,0 +1,81 @@
+"""Warm-up requests: replayed before a version serves, and what happens where they fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+from serving_helpers import write_warmup
+
+
+def test_warm_up_requests_are_replayed_before_a_version_serves(
+    connected, add_version, rows, monkeypatch
+):
+    from limaml_serving.server import versions
+
+    server, client = connected()
+    replayed = []
+
+    class Recording(versions.SavedModelRunner):
+        def run(self, signature, inputs, *rest):
+            replayed.append((signature.name, server.manager.statuses("m")[2][0]))
+            return super().run(signature, inputs, *rest)
+
+    write_warmup(
+        add_version(2, like=2),
+        [
+            client.request(rows),
+            client.request({"anything": np.ones(3, np.float32)}, signature="total"),
+        ],
+    )
+    monkeypatch.setattr(versions, "SavedModelRunner", Recording)
+    server.manager.refresh()
+    assert replayed == [("serving_default", 20), ("total", 20)]
+    assert client.logits() == [112.0, 2.0]
+
+
+def test_a_version_whose_warm_up_fails_does_not_serve(connected, add_version, rows):
+    server, client = connected()
+    write_warmup(add_version(2), [client.request({**rows, "country": [1, 2]})])
+    third = add_version(3)
+    write_warmup(third, [client.request(rows)])
+    (third / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"no TFRecord at all")
+    server.manager.refresh()
+    assert client.logits() == [111.0, 1.0]
+    assert (
+        "request 1 of assets.extra/tf_serving_warmup_requests fails: input country"
+        in client.status()[2][1]
+    )
+    assert "cannot read record" in client.status()[3][1]
+
+
+def test_a_warm_up_record_that_would_fill_the_memory_keeps_its_version_from_serving(
+    connected, add_version, rows
+):
+    server, client = connected()
+    for number, size in ((2, 2**40), (3, 2**31)):
+        huge = tf.make_tensor_proto(np.zeros((0, 1), np.float32))
+        huge.tensor_shape.dim[0].size = size
+        huge.float_val[:] = [1.0]
+        write_warmup(add_version(number), [client.request({"anything": huge}, signature="total")])
+    server.manager.refresh()
+    assert client.logits() == [111.0, 1.0]
+    for number in (2, 3):
+        state, reason = client.status()[number]
+        assert state == 50
+        assert "bytes once decoded, more than" in reason
+    add_version(4, like=2)
+    server.manager.refresh()
+    assert client.logits() == [112.0, 2.0]
+
+
+def test_a_memory_error_while_warming_up_is_a_state_with_a_reason(
+    connected, add_version, rows, monkeypatch
+):
+    server, client = connected()
+    write_warmup(add_version(2), [client.request(rows)])
+    monkeypatch.setattr(
+        "limaml_serving.server.warmup.decode", lambda *given: (_ for _ in ()).throw(MemoryError())
+    )
+    server.manager.refresh()
+    assert client.status()[2] == (50, "MemoryError: MemoryError")
+    assert server.manager.is_watching()

@@ -1,0 +1,137 @@
+"""The version watcher goes on, whatever it finds; each fault is a state with a reason."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import tensorflow as tf
+from serving_helpers import sample, wait_until
+
+from limaml_serving.server import versions
+from limaml_serving.server.errors import describe
+from limaml_serving.server.runner import SavedModelRunner
+
+AVAILABLE, END = 30, 50
+
+
+def goes_on(server, client, add_version):
+    """A later version is noticed by the thread that watches."""
+    add_version(9, like=2)
+    wait_until(lambda: client.status().get(9, (0, ""))[0] == AVAILABLE)
+    return server.manager.is_watching() and client.logits() == [112.0, 2.0]
+
+
+def test_a_version_deleted_while_another_one_loads(connected, add_version, base, monkeypatch):
+    server, client = connected(poll_seconds=0.05)
+    load = SavedModelRunner.__init__
+
+    def slow(self, directory):
+        if directory.name == "2":
+            shutil.rmtree(base / "3")
+        load(self, directory)
+
+    monkeypatch.setattr(SavedModelRunner, "__init__", slow)
+    # Both are found by one look, as a policy of two versions asks for.
+    policy = """model_config_list { config { name: "m" base_path: "%s" model_type: TENSORFLOW
+        model_version_policy { latest { num_versions: 2 } } } }"""
+    client.reload(policy % base)
+    add_version(3, like=2)
+    add_version(2, like=2)
+    wait_until(lambda: 3 in client.status() and client.status()[3][0] == END)
+    assert "FileNotFoundError" in client.status()[3][1]
+    assert goes_on(server, client, add_version)
+
+
+def test_truncated_variables_of_a_tf1_model(connected, add_version, base):
+    server, client = connected(poll_seconds=0.05)
+    staged = base.parent / "tf1"
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x = tf.compat.v1.placeholder(tf.float32, [None], "x")
+        weights = tf.compat.v1.get_variable("weights", [1000])
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.saved_model.simple_save(
+            session, str(staged), {"x": x}, {"y": x * tf.reduce_sum(weights)}
+        )
+    (data,) = staged.glob("variables/*.data*")
+    data.write_bytes(data.read_bytes()[:100])
+    staged.rename(base / "2")
+    wait_until(lambda: client.status().get(2, (0, ""))[0] == END)
+    assert "cannot load the SavedModel" in client.status()[2][1]
+    assert goes_on(server, client, add_version)
+
+
+def test_an_error_that_cannot_even_be_described(connected, add_version, monkeypatch):
+    class Mute(Exception):
+        def __str__(self):
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    load = SavedModelRunner.__init__
+
+    def fail(self, directory):
+        if directory.name == "2":
+            raise Mute
+        load(self, directory)
+
+    server, client = connected(poll_seconds=0.05)
+    monkeypatch.setattr(SavedModelRunner, "__init__", fail)
+    add_version(2)
+    wait_until(lambda: client.status().get(2, (0, ""))[0] == END)
+    assert client.status()[2][1] == "Mute: Mute"
+    assert describe(Mute()) == "Mute"
+    assert goes_on(server, client, add_version)
+
+
+def test_a_reload_with_a_nul_byte_in_its_path_is_refused_and_changes_nothing(
+    connected, add_version, refusal
+):
+    server, client = connected(poll_seconds=0.05)
+    text = 'model_config_list { config { name: "n" base_path: "/a\\000b" model_type: TENSORFLOW } }'
+    code, message = refusal(client.reload, text)
+    assert code == "INVALID_ARGUMENT"
+    assert "NUL byte" in message
+    assert goes_on(server, client, add_version)
+
+
+def test_a_fault_of_one_model_is_counted_and_does_not_touch_the_others(
+    serve, connect, add_version, base, tmp_path, monkeypatch, caplog
+):
+    shutil.copytree(base, tmp_path / "other")
+    server = serve({"bad": tmp_path / "other", "m": base}, poll_seconds=0.05)
+    client = connect(server.target, name="m")
+    look = server.manager._look
+
+    def broken(settings):
+        if settings.name == "bad":
+            raise OverflowError("no such thing was foreseen")
+        return look(settings)
+
+    monkeypatch.setattr(server.manager, "_look", broken)
+    before = server.manager.last_look
+    wait_until(lambda: sample(server, "look_faults_total") > 3)
+    assert goes_on(server, client, add_version)
+    assert len([r for r in caplog.records if "no such thing" in r.getMessage()]) == 1
+    # The time of the last good look stands still, which a monitor sees.
+    held = server.manager.last_look
+    wait_until(lambda: sample(server, "look_faults_total") > 10)
+    assert server.manager.last_look == held >= before
+    assert sample(server, "last_look_timestamp_seconds") == held
+
+
+def test_health_tells_that_nobody_looks_any_more(connected, monkeypatch):
+    server, client = connected()
+    assert client.is_serving("limaml.VersionWatcher")
+    monkeypatch.setattr(server.manager, "_progress", server.manager._progress - 36_001 * 1.0)
+    assert not client.is_serving("limaml.VersionWatcher")
+    assert client.is_serving()
+
+
+@pytest.mark.parametrize("name", ["load", "unchanged"])
+def test_a_missing_directory_is_no_exception(tmp_path, name):
+    version = versions.Version(model="m", number=1, directory=tmp_path / "gone")
+    if name == "unchanged":
+        assert not version.unchanged()
+    else:
+        version.load(tmp_path)
+        assert version.state == END
+        assert "gone" in version.error

@@ -1,0 +1,189 @@
+"""``limaml store``: generations of an embedding store, seen and changed by hand."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+from tfrec_limaml.cli import Command
+from tfrec_limaml.errors import LimamlError, StoreError
+from tfrec_limaml.store.base import EmbeddingStore, Generation
+
+_DESCRIPTION = """\
+Lists the generations of an embedding store, and makes another one current.
+
+  list      generations, oldest first, and what readers see of each model version
+  show      one generation (the current one unless --generation names another); with --key, whether
+            that task's embedding is in the current one
+  rollback  makes the generation before the current one current, or the one named by --generation;
+            going back condemns the one that was current
+  condemn   marks a generation as bad: no rollback chooses it by itself, and prune removes it first
+  prune     removes condemned generations and those beyond the newest --keep others
+
+example:
+  limaml store list redis://127.0.0.1:6379/0
+  limaml store rollback lmdb:runs/store --model-version 3
+next: limaml refresh publishes the next generation
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``limaml store``."""
+    parser.add_argument("action", choices=tuple(_ACTIONS), help="what to do (see above)")
+    parser.add_argument("store", metavar="ADDRESS", help="for example lmdb:runs/store")
+    parser.add_argument(
+        "--model-version",
+        type=int,
+        metavar="N",
+        help="of this model version alone; may be left out where the store holds one",
+    )
+    parser.add_argument("--generation", metavar="ID", help="this generation, as list names it")
+    parser.add_argument("--key", metavar="KEY", help="a task key to look up (show)")
+    parser.add_argument(
+        "--keep", type=int, default=2, metavar="N", help="generations to keep (default: 2)"
+    )
+    parser.add_argument(
+        "--grace-seconds",
+        type=float,
+        default=3600.0,
+        metavar="S",
+        help="prune spares what was published within so many seconds (default: 3600)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Does the action; see the description."""
+    from tfrec_limaml.store import open_store
+
+    if arguments.key is not None and arguments.action != "show":
+        raise LimamlError(f"--key goes with show, received {arguments.action}")
+    store = open_store(arguments.store)
+    try:
+        return _ACTIONS[arguments.action](store, arguments)
+    finally:
+        store.close()
+
+
+def _list(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"generations": [_shown(each) for each in store.generations(arguments.model_version)]}
+
+
+def _show(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
+    version = _version(store, arguments)
+    if arguments.generation is None:
+        generation = store.current(version)
+        if generation is None:
+            raise StoreError(f"no generation of model version {version} is current")
+    else:
+        generation = _named(store, version, arguments.generation)
+    result = _shown(generation)
+    if arguments.key is not None:
+        answer = store.get_many([arguments.key], version)
+        embeddings, found = answer
+        damaged = bool(getattr(answer, "damaged", 0))
+        result["key"] = {
+            "key": arguments.key,
+            "found": bool(found[0]),
+            "damaged": damaged,
+            "embedding": [float(value) for value in embeddings[0]] if found[0] else None,
+        }
+    return result
+
+
+def _rollback(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
+    version = _version(store, arguments)
+    before = store.current(version)
+    now = store.rollback(version, arguments.generation)
+    condemned = before is not None and before.identifier > now.identifier
+    return {
+        "current": _shown(now),
+        "condemned": before.identifier if condemned and before is not None else None,
+    }
+
+
+def _condemn(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.generation is None:
+        raise LimamlError("condemn needs --generation; `limaml store list` names them")
+    return _shown(store.condemn(_version(store, arguments), arguments.generation))
+
+
+def _prune(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
+    version = _version(store, arguments)
+    return {
+        "model_version": version,
+        "removed": store.prune(version, arguments.keep, arguments.grace_seconds),
+        "left": [each.identifier for each in store.generations(version)],
+    }
+
+
+_ACTIONS: dict[str, Callable[[EmbeddingStore, argparse.Namespace], dict[str, Any]]] = {
+    "list": _list,
+    "show": _show,
+    "rollback": _rollback,
+    "condemn": _condemn,
+    "prune": _prune,
+}
+
+
+def _version(store: EmbeddingStore, arguments: argparse.Namespace) -> int:
+    if arguments.model_version is not None:
+        return int(arguments.model_version)
+    held = sorted({each.model_version for each in store.generations()})
+    if len(held) != 1:
+        raise LimamlError(
+            f"--model-version is missing: the store holds generations of {held or 'no version'}"
+        )
+    return held[0]
+
+
+def _named(store: EmbeddingStore, version: int, identifier: str) -> Generation:
+    for each in store.generations(version):
+        if each.identifier == identifier:
+            return each
+    names = [each.identifier for each in store.generations(version)]
+    raise StoreError(f"no generation {identifier!r} of model version {version}; there are {names}")
+
+
+def _shown(generation: Generation) -> dict[str, Any]:
+    published = dt.datetime.fromtimestamp(generation.published, dt.UTC)
+    return {
+        **dataclasses.asdict(generation),
+        "published": published.isoformat(timespec="seconds"),
+    }
+
+
+def render(result: dict[str, Any]) -> str:
+    """The result for people: a table of generations, or one name and value per line."""
+    if "generations" not in result:
+        return "\n".join(f"{name}: {value}" for name, value in result.items())
+    rows = [("version", "generation", "state", "members", "width", "published")]
+    rows += [
+        (
+            str(each["model_version"]),
+            each["identifier"],
+            each["state"] + ("" if each["checked"] else " (no checksums)"),
+            f"{each['count']:,}",
+            str(each["embedding_dim"]),
+            each["published"],
+        )
+        for each in result["generations"]
+    ]
+    if len(rows) == 1:
+        return "the store holds no generation"
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+COMMAND = Command(
+    help="list the generations of an embedding store, roll back, prune",
+    description=_DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+    render=render,
+)

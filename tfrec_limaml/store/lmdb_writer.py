@@ -1,0 +1,132 @@
+"""The LMDB backend's writer: one environment for one generation."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import lmdb
+
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.store import common, lmdb_environment, values
+from tfrec_limaml.store.base import Generation, Matrix
+
+
+class LmdbWriter:
+    """Writes one generation into its own environment; see `GenerationWriter`."""
+
+    def __init__(
+        self, path: Path, record: common.Record, publish: Callable[[common.Record], None]
+    ) -> None:
+        self.identifier = record.identifier
+        self._record = record
+        self._publish = publish
+        self._path = path
+        self._lock_path = Path(f"{self._path}.lock")
+        self._lock: IO[str] | None = None
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = open_locked(self._lock_path, "a")
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._environment = lmdb_environment.open_writable(self._path)
+            # One transaction for the whole generation: every commit in between would copy most
+            # pages of the tree again.
+            self._transaction = self._environment.begin(write=True)
+        except (lmdb.Error, OSError) as error:
+            self._release()
+            raise StoreError(f"cannot write the store folder {path.parent}: {error}") from error
+        self._open = True
+
+    def put(self, keys: Sequence[str], embeddings: Matrix) -> None:
+        """See `GenerationWriter.put`; from the thread that opened the generation.
+
+        Batches of some ten thousand rows are the fastest.
+        """
+        self._check_open()
+        encoded = values.encode_keys(keys)
+        stored = values.encode_values(keys, encoded, embeddings, self._record)
+        rows = dict(zip(encoded, stored, strict=True))
+        try:
+            self._transaction.cursor().putmulti(sorted(rows.items(), key=lambda item: item[0]))
+        except lmdb.Error as error:
+            raise StoreError(
+                f"cannot write generation {self.identifier!r} below {self._path.parent}: {error}"
+            ) from error
+
+    def publish(self, expected_count: int | None = None) -> Generation:
+        """See `GenerationWriter.publish`. What was put is on disk before the pointer moves."""
+        self._check_open()
+        database = self._environment.open_db(txn=self._transaction)
+        count = int(self._transaction.stat(database)["entries"])
+        common.check_count(self.identifier, count, expected_count)
+        try:
+            # Last, as it sorts last: pages fill up where keys come in order.
+            self._transaction.put(values.HEADER, self._record.header)
+            self._transaction.commit()
+            self._environment.sync(True)
+        except lmdb.Error as error:
+            raise StoreError(
+                f"cannot write generation {self.identifier!r} to disk: {error}"
+            ) from error
+        record = dataclasses.replace(self._record, count=count, published=time.time())
+        self._environment.close()
+        self._publish(record)
+        self._release()
+        return record.generation(current=True)
+
+    def abort(self) -> None:
+        """See `GenerationWriter.abort`."""
+        if self._open:
+            self._open = False
+            self._transaction.abort()
+            self._environment.close()
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._release()
+
+    def _release(self) -> None:
+        self._open = False
+        if self._lock is not None:
+            self._lock_path.unlink(missing_ok=True)
+            self._lock.close()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StoreError(
+                f"generation {self.identifier!r} is already published or aborted; open a new one"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+
+def open_locked(path: Path, mode: str) -> IO[str]:
+    """Opens a file and takes its exclusive lock, or raises `StoreError` where somebody holds it."""
+    while True:
+        file = open(path, mode)  # noqa: SIM115 - the caller holds it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise StoreError(
+                f"{path} is held by another process that is still writing; wait for it, or stop it"
+            ) from error
+        # The file may have been removed between opening and locking: then the lock protects
+        # nothing.
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()

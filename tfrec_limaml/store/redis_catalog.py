@@ -1,0 +1,120 @@
+"""Which generations a Redis holds, and which one is current."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import redis
+
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.store import common
+from tfrec_limaml.store.base import Generation
+
+
+class RedisCatalog:
+    """Records and pointers below a prefix; the keys are described in `redis_store`.
+
+    Args:
+        client: A Redis client; its errors pass.
+        prefix: First part of every key.
+    """
+
+    def __init__(self, client: Any, prefix: str) -> None:
+        self.client = client
+        self.prefix = prefix
+
+    def key(self, model_version: int, name: str) -> str:
+        """A key of one model version."""
+        return f"{self.prefix}:{model_version}:{name}"
+
+    def data_key(self, model_version: int, identifier: str) -> str:
+        """The hash that holds one generation."""
+        return self.key(model_version, f"data:{identifier}")
+
+    def current(self, model_version: int) -> common.Record | None:
+        """The record that readers see; raises `StoreError` where it is another version's."""
+        content = self.client.get(self.key(model_version, "current"))
+        return (
+            None
+            if content is None
+            else common.Record.from_bytes(content).check_version(model_version)
+        )
+
+    def current_name(self, model_version: int) -> str | None:
+        """The identifier of the current generation."""
+        record = self.current(model_version)
+        return None if record is None else record.identifier
+
+    def listed(self, records: Sequence[common.Record], current: str | None) -> list[Generation]:
+        """The public view of records, those whose data are gone as lost."""
+        pipeline = self.client.pipeline(transaction=False)
+        for record in records:
+            pipeline.exists(self.data_key(record.model_version, record.identifier))
+        return [
+            record.generation(record.identifier == current, lost=not there)
+            for record, there in zip(records, pipeline.execute(), strict=True)
+        ]
+
+    def records(self, model_version: int) -> list[common.Record]:
+        """Published generations, oldest first."""
+        found = [
+            common.Record.from_bytes(c)
+            for c in self.client.hvals(self.key(model_version, "generations"))
+        ]
+        return sorted(found, key=lambda record: record.identifier)
+
+    def remove_dead(self, model_version: int) -> None:
+        """Drops data that is neither published nor held by a writer's lease."""
+        published = {record.identifier for record in self.records(model_version)}
+        stem = self.data_key(model_version, "")
+        for found in self.client.scan_iter(match=f"{_escape(stem)}*", count=1000):
+            identifier = found.decode().removeprefix(stem)
+            if identifier in published or self.client.exists(
+                self.key(model_version, f"writer:{identifier}")
+            ):
+                continue
+            # Asked again after the lease: it may have ended by publishing.
+            if not self.client.hexists(self.key(model_version, "generations"), identifier):
+                self.client.unlink(found)
+
+    def change(
+        self,
+        model_version: int,
+        current: str | None,
+        changed: Iterable[common.Record],
+        *,
+        pointer: tuple[common.Record, int | None] | None = None,
+        removed: Iterable[common.Record] = (),
+    ) -> None:
+        """Writes, points to and removes records in one transaction, if `current` still is.
+
+        `pointer` comes with the milliseconds that its data have to live.
+        """
+        place = self.key(model_version, "current")
+        generations = self.key(model_version, "generations")
+        with self.client.pipeline() as pipeline:
+            pipeline.watch(place)
+            if self.current_name(model_version) != current:
+                raise StoreError(_meanwhile(model_version))
+            pipeline.multi()
+            for record in changed:
+                pipeline.hset(generations, record.identifier, record.to_bytes())
+            for record in removed:
+                pipeline.hdel(generations, record.identifier)
+                pipeline.unlink(self.data_key(model_version, record.identifier))
+            if pointer is not None:
+                pipeline.set(place, pointer[0].to_bytes(), px=pointer[1])
+            try:
+                pipeline.execute()
+            except redis.WatchError as error:
+                raise StoreError(_meanwhile(model_version)) from error
+
+
+def _meanwhile(model_version: int) -> str:
+    return f"model version {model_version} was published or rolled back meanwhile; try again"
+
+
+def _escape(text: str) -> str:
+    """Takes the meaning from the characters that Redis patterns give one."""
+    return "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in text)

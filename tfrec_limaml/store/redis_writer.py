@@ -1,0 +1,119 @@
+"""The Redis backend's writer: one hash for one generation."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import redis
+
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.store import common, values
+from tfrec_limaml.store.base import Generation, Matrix
+
+if TYPE_CHECKING:
+    from tfrec_limaml.store.redis_store import RedisStore
+
+_WRITING_TTL_SECONDS = 24 * 3600
+_FIELDS_PER_COMMAND = 512
+_COMMANDS_PER_ROUND_TRIP = 32
+
+
+class RedisWriter:
+    """Writes one generation into its own hash; see `GenerationWriter`."""
+
+    def __init__(self, store: RedisStore, record: common.Record) -> None:
+        self.identifier = record.identifier
+        self._store = store
+        self._record = record
+        self._data = store.data_key(record.model_version, record.identifier)
+        self._lease = store.key(record.model_version, f"writer:{record.identifier}")
+        self._token = secrets.token_hex(16).encode()
+        self._open = True
+        if not store.client.set(self._lease, self._token, nx=True, px=store.lease_ms):
+            self._open = False
+            raise StoreError(
+                f"generation {record.identifier!r} is held by another process that is still "
+                "writing; wait for it, or stop it"
+            )
+        store.client.unlink(self._data)
+        store.client.hset(self._data, mapping={values.HEADER: record.header})
+        store.client.expire(self._data, _WRITING_TTL_SECONDS)
+
+    def put(self, keys: Sequence[str], embeddings: Matrix) -> None:
+        """See `GenerationWriter.put`."""
+        fields = values.encode_keys(keys)
+        stored = values.encode_values(keys, fields, embeddings, self._record)
+        step = _FIELDS_PER_COMMAND * _COMMANDS_PER_ROUND_TRIP
+        with self._store.errors():
+            for start in range(0, len(fields), step):
+                self._renew()
+                pipeline = self._store.client.pipeline(transaction=False)
+                for i in range(start, min(start + step, len(fields)), _FIELDS_PER_COMMAND):
+                    part = slice(i, i + _FIELDS_PER_COMMAND)
+                    pipeline.hset(
+                        self._data, mapping=dict(zip(fields[part], stored[part], strict=True))
+                    )
+                pipeline.expire(self._data, _WRITING_TTL_SECONDS)
+                pipeline.execute()
+
+    def publish(self, expected_count: int | None = None) -> Generation:
+        """See `GenerationWriter.publish`; the record, the pointer and the TTL change in one
+        transaction.
+        """
+        store = self._store
+        with store.errors(), store.client.pipeline() as pipeline:
+            self._renew()
+            count = int(store.client.hlen(self._data)) - 1  # without the header
+            common.check_count(self.identifier, count, expected_count)
+            record = dataclasses.replace(self._record, count=count, published=time.time())
+            version = record.model_version
+            pipeline.sadd(f"{store.prefix}:versions", version)
+            pipeline.hset(store.key(version, "generations"), self.identifier, record.to_bytes())
+            pipeline.pexpire(self._data, store.ttl_ms)
+            pipeline.set(store.key(version, "current"), record.to_bytes(), px=store.ttl_ms)
+            pipeline.delete(self._lease)
+            pipeline.execute()
+        self._open = False
+        return record.generation(current=True)
+
+    def abort(self) -> None:
+        """See `GenerationWriter.abort`.
+
+        An unreachable server drops the data itself, by its expiry.
+        """
+        if self._open:
+            self._open = False
+            with contextlib.suppress(redis.RedisError):
+                if self._store.client.get(self._lease) == self._token:
+                    self._store.client.unlink(self._data)
+                    self._store.client.delete(self._lease)
+
+    def _renew(self) -> None:
+        if not self._open:
+            raise StoreError(
+                f"generation {self.identifier!r} is already published or aborted; open a new one"
+            )
+        if self._store.client.get(self._lease) != self._token:
+            self._open = False
+            raise StoreError(
+                f"the lease on generation {self.identifier!r} ran out between two writes; start "
+                "again, with a longer lease if need be"
+            )
+        self._store.client.pexpire(self._lease, self._store.lease_ms)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abort()

@@ -1,0 +1,150 @@
+"""Keys and vectors as both backends store them.
+
+A stored value is the vector's little-endian floats and four bytes of CRC-32. The checksum covers
+the generation (model version, identifier, width, element type) and the task key too: a record of
+another version, or of another member, does not pass for this one's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.store.base import Found, Matrix
+from tfrec_limaml.store.common import Record
+
+#: LMDB's own limit on a key; Redis follows it so that a store can be moved from one backend to the
+#: other.
+MAX_KEY_BYTES = 511
+#: Names the generation inside its own data. Not UTF-8, so that it is no task key.
+HEADER = b"\xff"
+
+# Stands for a key that cannot be stored: not UTF-8 either, and never written.
+_NOBODY = b"\xfe"
+_CHECKSUM_BYTES = 4
+# The CRC-32 of any content followed by its own CRC-32 in little-endian order.
+_RESIDUE = 0x2144DF1C
+_INTACT = frozenset({_RESIDUE})
+
+
+def encode_keys(keys: Sequence[str]) -> list[bytes]:
+    """UTF-8 of keys to be written; raises `StoreError` on one that cannot be stored."""
+    for key in keys:
+        if not is_storable(key):
+            raise StoreError(
+                f"task keys must have 1 to {MAX_KEY_BYTES} bytes of UTF-8, received {key[:60]!r} "
+                f"of {len(key)} characters"
+            )
+    return [key.encode() for key in keys]
+
+
+def encode_asked(keys: Sequence[str]) -> list[bytes]:
+    """UTF-8 of keys to be looked up; one that cannot be stored becomes a key that nobody has."""
+    try:
+        encoded = [key.encode() for key in keys]
+        lengths = set(map(len, encoded))
+        if not lengths or (min(lengths) > 0 and max(lengths) <= MAX_KEY_BYTES):
+            return encoded
+    except UnicodeEncodeError:
+        pass  # looked at one by one below
+    return [key.encode() if is_storable(key) else _NOBODY for key in keys]
+
+
+def is_storable(key: str) -> bool:
+    """Whether a store can hold a key: 1 to `MAX_KEY_BYTES` bytes of UTF-8."""
+    try:
+        return 0 < len(key.encode()) <= MAX_KEY_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def encode_values(
+    keys: Sequence[str], encoded: Sequence[bytes], embeddings: npt.ArrayLike, record: Record
+) -> list[bytes]:
+    """The stored values of a batch ``[n, D]``.
+
+    Raises:
+        StoreError: Wrong shape, or a value that is not finite (in the stored dtype).
+    """
+    stored = _checked(keys, embeddings, record)
+    content, width, seed = stored.tobytes(), record.vector_bytes, record.seed
+    out = []
+    for start, key in zip(itertools.count(0, width), encoded, strict=False):
+        vector = content[start : start + width]
+        checksum = zlib.crc32(vector, zlib.crc32(key, seed))
+        out.append(vector + checksum.to_bytes(_CHECKSUM_BYTES, "little"))
+    return out
+
+
+def _checked(keys: Sequence[str], embeddings: npt.ArrayLike, record: Record) -> npt.NDArray[Any]:
+    matrix = np.asarray(embeddings)
+    if matrix.shape != (len(keys), record.embedding_dim):
+        raise StoreError(
+            f"embeddings must have shape [{len(keys)}, {record.embedding_dim}] (keys, "
+            f"embedding_dim), received {list(matrix.shape)}"
+        )
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(matrix, dtype=record.stored_dtype)
+    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
+    if bad.size:
+        raise StoreError(
+            f"{bad.size} of {len(keys)} embeddings are not finite as {record.dtype}, the first "
+            f"that of task {keys[bad[0]]!r}; drop them first"
+        )
+    return stored
+
+
+def decode_values(keys: Sequence[bytes], values: Sequence[bytes | None], record: Record) -> Found:
+    """Stored values (None where missing) as embeddings; a damaged one counts as not found."""
+    checked = record.format >= 2
+    width = record.vector_bytes + (_CHECKSUM_BYTES if checked else 0)
+    if checked and None not in values:
+        present = cast("Sequence[bytes]", values)
+        if set(map(len, present)) <= {width} and _passing(keys, present, record.seed) <= _INTACT:
+            # By far the most frequent case.
+            return Found(_matrix(present, record, width), np.ones(len(values), np.bool_))
+    return _decode_one_by_one(keys, values, record, width)
+
+
+def _decode_one_by_one(
+    keys: Sequence[bytes], values: Sequence[bytes | None], record: Record, width: int
+) -> Found:
+    placeholder, seed = bytes(width), record.seed
+    usable = [value is not None and len(value) == width for value in values]
+    filled = [v if v is not None and len(v) == width else placeholder for v in values]
+    matrix = _matrix(filled, record, width)
+    found = np.array(usable, np.bool_)
+    if record.format >= 2:
+        found &= [
+            good and zlib.crc32(value, zlib.crc32(key, seed)) == _RESIDUE
+            for key, value, good in zip(keys, filled, usable, strict=True)
+        ]
+    else:
+        found &= np.isfinite(matrix).all(axis=1)
+    damaged = len(values) - values.count(None) - int(np.count_nonzero(found))
+    if damaged:
+        matrix[~found] = 0.0
+    return Found(matrix, found, damaged)
+
+
+def _matrix(values: Sequence[bytes], record: Record, width: int) -> Matrix:
+    # A bytearray, so that the caller may write to what he gets without another copy of it.
+    rows = np.frombuffer(bytearray().join(values), record.stored_dtype)
+    rows = rows.reshape(len(values), width // record.stored_dtype.itemsize)
+    matrix: Matrix = np.ascontiguousarray(rows[:, : record.embedding_dim], np.float32)
+    return matrix
+
+
+def _passing(keys: Sequence[bytes], values: Sequence[bytes], seed: int) -> set[int]:
+    return set(map(zlib.crc32, values, map(zlib.crc32, keys, itertools.repeat(seed))))
+
+
+def nothing_found(count: int) -> Found:
+    """The answer for a model version without a current generation."""
+    return Found(np.zeros((count, 0), np.float32), np.zeros(count, np.bool_))

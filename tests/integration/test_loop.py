@@ -11,7 +11,7 @@ import pytest
 
 from tfrec_limaml.cli import main
 from tfrec_limaml.schema.schema import Schema
-from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.folder import SCHEMA_FILE
 
 MEMBERS = 300
 
@@ -105,7 +105,7 @@ def test_the_score_over_grpc_is_what_the_model_predicts_with_the_same_embedding(
     from tfrec_limaml.store import open_store
 
     place = Workspace(root=workspace)
-    schema = Schema.load(place.tasks / record_format.SCHEMA_FILE)
+    schema = Schema.load(place.tasks / SCHEMA_FILE)
     recent, test = (read_history(place.tasks, schema, split) for split in ("recent", "test"))
     task = next(
         t for t, key in enumerate(test.keys) if key in recent.keys and len(test.rows_of(t)) > 3

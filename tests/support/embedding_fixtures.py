@@ -14,7 +14,8 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadat
 from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.schema.schema import Feature, Label, Schema
-from tfrec_limaml.tasks.record_format import SCHEMA_FILE, encode_task
+from tfrec_limaml.tasks.folder import SCHEMA_FILE
+from tfrec_limaml.tasks.record_format import encode_task
 
 DIM = 3
 

@@ -11,6 +11,7 @@ from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE
 from tfrec_limaml.tasks.statistics import Statistics
 
 DAY = 86_400_000
@@ -67,8 +68,8 @@ def tasks_folder(tmp_path_factory):
                         SCHEMA, f"m{member}", rows, -1 if split == "train" else history
                     )
                 )
-    SCHEMA.save(folder / record_format.SCHEMA_FILE)
-    STATISTICS.save(folder / record_format.STATISTICS_FILE)
+    SCHEMA.save(folder / SCHEMA_FILE)
+    STATISTICS.save(folder / STATISTICS_FILE)
     return folder
 
 

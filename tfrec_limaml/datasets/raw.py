@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema.schema import Feature, Schema
-from tfrec_limaml.tasks.record_format import DATA_CARD_FILE, SCHEMA_FILE
+from tfrec_limaml.tasks.folder import DATA_CARD_FILE, SCHEMA_FILE
 
 INTERACTIONS = "interactions"
 

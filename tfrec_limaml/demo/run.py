@@ -18,7 +18,7 @@ from tfrec_limaml.report.contents import algorithm_label
 from tfrec_limaml.report.projection import NOTHING
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store import open_store
-from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.folder import SCHEMA_FILE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def run_demo(
             state["stages"].pop(stage.name, None)
         redo = run_stage(stage, f"{number}/{len(todo) + 1}", workspace, state) or redo
     say(f"[{len(todo) + 1}/{len(todo) + 1}] serve, and rank one member's candidates through gRPC")
-    schema = Schema.load(workspace.tasks / record_format.SCHEMA_FILE)
+    schema = Schema.load(workspace.tasks / SCHEMA_FILE)
     recent = history.read_history(workspace.tasks, schema, "recent")
     told = _tell(workspace, schema, recent, words)
     result = _result(dataset, workspace, state, told)

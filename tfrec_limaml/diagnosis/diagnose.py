@@ -29,6 +29,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.models import TaskModel, Vanilla
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.folder import shard_pattern
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.parsing import encode_rows, parse_tasks
 
@@ -240,7 +241,7 @@ def categories(schema: Schema, definition: str) -> list[Feature]:
 
 def record_files(tasks: str | Path, definition: str, split: str) -> list[str]:
     """Files of one split; raises `LimamlError` where there are none."""
-    files = sorted(glob.glob(str(Path(tasks) / definition / f"{split}-*.tfrecord*")))
+    files = sorted(glob.glob(str(Path(tasks) / definition / shard_pattern(split))))
     if not files:
         raise LimamlError(
             f"no {split} records of task definition {definition!r} in {tasks}; `limaml prepare` "

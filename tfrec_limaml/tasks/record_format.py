@@ -39,15 +39,10 @@ LABEL = "label"
 TIMESTAMP = "timestamp"
 WEIGHT = "weight"
 
-SPLITS = ("train", "validation", "test", "recent")
 # Tags of the protobuf wire format: field 1 and 2 with a length, and the three kinds of
 # tf.train.Feature.
 _FIELD_1, _FIELD_2 = b"\x0a", b"\x12"
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
-
-SCHEMA_FILE = "schema.yaml"
-STATISTICS_FILE = "statistics.json"
-DATA_CARD_FILE = "data_card.json"
 
 
 def encode_task(

@@ -14,8 +14,8 @@ from tfrec_limaml.blocks import MetaBlock, NestedMetaBlocks
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.models import EntireNetworkMAML, LiMAML, TaskModel, Vanilla
 from tfrec_limaml.schema.schema import Schema
-from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.folder import SCHEMA_FILE, SPLITS, STATISTICS_FILE, shard_pattern
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
@@ -46,8 +46,8 @@ def load_encoder(
     """
     folder = Path(tasks)
     return FeatureEncoder(
-        Schema.load(folder / record_format.SCHEMA_FILE),
-        Statistics.load(folder / record_format.STATISTICS_FILE),
+        Schema.load(folder / SCHEMA_FILE),
+        Statistics.load(folder / STATISTICS_FILE),
         task,
         nested,
     )
@@ -55,10 +55,10 @@ def load_encoder(
 
 def split_pattern(tasks: str | Path, definition: str | None, split: str, schema: Schema) -> str:
     """File pattern of one split of one task definition."""
-    if split not in record_format.SPLITS:
-        raise LimamlError(f"split must be one of {list(record_format.SPLITS)}, received {split!r}")
+    if split not in SPLITS:
+        raise LimamlError(f"split must be one of {list(SPLITS)}, received {split!r}")
     schema.task_columns(definition)
-    return str(Path(tasks) / (definition or schema.default_task) / f"{split}-*.tfrecord*")
+    return str(Path(tasks) / (definition or schema.default_task) / shard_pattern(split))
 
 
 def datasets(

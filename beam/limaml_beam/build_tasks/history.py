@@ -31,8 +31,9 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, MOMENT, TIME, Integers, key_column
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.schema.schema import HISTORY_VALUES, History, Schema
+from tfrec_limaml.tasks import folder
 
-DIRECTORY = "history"
+DIRECTORY = folder.HISTORY
 AS_OF = "event_timestamp"  # column of the online copy: the moment its values are frozen at
 _HOME, _ROW = "__home", "__row"
 ONLINE = "online"

@@ -44,7 +44,7 @@ from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.column_values import can_hold
 from tfrec_limaml.schema.schema import Schema
-from tfrec_limaml.tasks.record_format import DATA_CARD_FILE, SCHEMA_FILE, STATISTICS_FILE
+from tfrec_limaml.tasks.folder import DATA_CARD_FILE, DEAD_LETTERS, SCHEMA_FILE, STATISTICS_FILE
 
 _REPORT, _SHUFFLE = "_report", "_shuffle"
 
@@ -220,7 +220,7 @@ def construct(
         )
     sizes = blocks | "tasks" >> WriteTasks(schema, settings, inputs.tables, directory, shuffle)
     found[REJECTED] | "dead letters" >> beam.io.WriteToText(
-        FileSystems.join(directory, staged_output.DEAD_LETTERS, "rows"),
+        FileSystems.join(directory, DEAD_LETTERS, "rows"),
         file_name_suffix=".jsonl",
         skip_if_empty=True,
     )

@@ -24,15 +24,10 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, TASK, TIME, WEIGHT, Integers
 from limaml_beam.rows.feature_tables import join, load_tables
 from tfrec_limaml.schema.schema import Schema
-from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks import folder, record_format
 
 _ROWS = 32_768  # rows that are encoded at a time: a shard never lies in memory as records
 _COMPRESSION = 1  # of ISA-L: as small as zlib makes it at level 3, in a fifth of the time
-
-
-def shard_name(split: str, shard: int, shards: int) -> str:
-    """File name of one shard of a split."""
-    return f"{split}-{shard:05d}-of-{shards:05d}.tfrecord.gz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,14 +166,16 @@ class WriteShard(beam.DoFn):
     def _path(self, split: str, shard: int) -> str:
         return str(
             FileSystems.join(
-                self.directory, self.definition, shard_name(split, shard, self.settings.shards)
+                self.directory,
+                self.definition,
+                folder.shard_name(split, shard, self.settings.shards),
             )
         )
 
 
 def splits(settings: TaskSettings) -> tuple[str, ...]:
     """Names of the splits that are written."""
-    return ("recent",) if settings.recent_only else record_format.SPLITS
+    return (folder.RECENT,) if settings.recent_only else folder.SPLITS
 
 
 @contextlib.contextmanager

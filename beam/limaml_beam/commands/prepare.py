@@ -12,7 +12,7 @@ from limaml_beam.commands.beam_flags import add_beam_flag, add_report_flag, repo
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema.schema import Schema, Split
-from tfrec_limaml.tasks.record_format import DATA_CARD_FILE, SCHEMA_FILE
+from tfrec_limaml.tasks.folder import DATA_CARD_FILE, SCHEMA_FILE
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

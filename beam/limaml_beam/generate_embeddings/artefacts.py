@@ -10,7 +10,7 @@ from limaml_beam.io import files
 from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
 from tfrec_limaml.manifest import EXTRA_DIRECTORY, MANIFEST_FILE, Manifest
 from tfrec_limaml.schema.schema import Schema
-from tfrec_limaml.tasks.record_format import SCHEMA_FILE
+from tfrec_limaml.tasks.folder import RECENT, SCHEMA_FILE, shard_pattern
 
 
 def newest_adapter(export: str) -> str:
@@ -51,7 +51,7 @@ def task_files(tasks: str, definition: str) -> list[str]:
     none.
     """
     folder = files.join(tasks, definition)
-    found = files.matching(folder, "recent-*.tfrecord*")
+    found = files.matching(folder, shard_pattern(RECENT))
     if not found:
         raise LimamlError(f"no recent-*.tfrecord.gz below {folder}; run `limaml prepare` first")
     return found

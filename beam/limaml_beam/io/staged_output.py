@@ -16,9 +16,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from limaml_beam.io import files
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.tasks.record_format import SCHEMA_FILE
+from tfrec_limaml.tasks.folder import DEAD_LETTERS, SCHEMA_FILE
 
-DEAD_LETTERS = "dead_letter"
 _LOCK = ".lock"
 #: In every finished output of the embedding job.
 REPORT_FILE = "report.json"

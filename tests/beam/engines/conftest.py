@@ -18,7 +18,8 @@ import pytest
 
 from limaml_beam.generate_embeddings.job import EmbeddingJob
 from tfrec_limaml.schema.schema import Feature, Label, Schema
-from tfrec_limaml.tasks.record_format import LABEL, SCHEMA_FILE, TIMESTAMP, TaskEncoder
+from tfrec_limaml.tasks.folder import SCHEMA_FILE
+from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
 from tfrec_limaml.training.options import ModelOptions
 
 TASKS, FILES = 300, 4

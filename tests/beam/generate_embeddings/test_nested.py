@@ -18,7 +18,8 @@ from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.store import open_store
-from tfrec_limaml.tasks.record_format import SCHEMA_FILE, encode_task
+from tfrec_limaml.tasks.folder import SCHEMA_FILE
+from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.statistics import Statistics
 
 DIM = 4

@@ -21,6 +21,7 @@ from tfrec_limaml.diagnosis.diagnose import (
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE
 from tfrec_limaml.tasks.statistics import Statistics
 
 
@@ -117,11 +118,11 @@ def _write_tags(folder, liking, tasks=2400, before=6, after=8):
             for task in range(tasks):
                 start = task * (before + after)
                 writer.write(encoder.encode(f"m{task}", start, start + stop, cut))
-    TAGS.save(folder / record_format.SCHEMA_FILE)
+    TAGS.save(folder / SCHEMA_FILE)
     vocabulary = [f"{letter}{n}" for letter in "ab" for n in range(4)]
     features = {"tags": {"vocabulary": vocabulary, "counts": [1] * 8}}
     Statistics(rows=rows, label_mean=0.4, window={"start": 0, "end": 1}, features=features).save(
-        folder / record_format.STATISTICS_FILE
+        folder / STATISTICS_FILE
     )
     return folder
 

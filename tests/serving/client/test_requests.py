@@ -358,3 +358,24 @@ def test_an_answer_that_is_not_one_score_per_candidate_is_refused(tensor):
         response.outputs["logit"].CopyFrom(tensor)
     with pytest.raises(ServingError, match="output"):
         read_output(wire.PredictResponse.FromString(response.SerializeToString()), "logit", 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (7.0, "7"),
+        (np.float64(7.0), "7"),
+        (True, "true"),
+        (2**64 - 1, "18446744073709551615"),
+        (b"a|b", "a%7Cb"),
+        (float("nan"), None),
+        ("", None),
+        ("\ud800", None),
+        (b"\xff", None),
+        ("k" * 512, None),
+    ],
+)
+def test_a_member_has_the_key_that_the_jobs_give_it_or_none(value, key):
+    reader = RowReader([Feature(name="x", role="meta")], [["k"]])
+    rows = reader.read({"k": value}, {"x": [1.0, 2.0]})
+    assert rows.keys[0].distinct == (key,)

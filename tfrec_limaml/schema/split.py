@@ -1,0 +1,90 @@
+"""Which rows train, validate and test."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Sequence
+
+from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.schema.declarations import check_types
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """Date ranges: ``[train_start, validation_start)``, ``[validation_start, test_start)``,
+    ``[test_start, test_end)``; or shares of each task's own rows.
+
+    Dates are ISO 8601 strings, UTC where they carry no offset; ``None`` leaves an end open.
+
+    Attributes:
+        per_task: Shares of the rows of each task of the default definition, in time order, that are
+            train, validation and test rows; instead of dates. Training rows of one task may then be
+            later than test rows of another: what is learned of items knows their future.
+    """
+
+    validation_start: str | None = None
+    test_start: str | None = None
+    train_start: str | None = None
+    test_end: str | None = None
+    per_task: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self, "split")
+        if self.per_task is not None:
+            self._check_shares(self.per_task)
+            return
+        if self.validation_start is None or self.test_start is None:
+            raise SchemaError("split needs validation_start and test_start, or per_task")
+        marks = [self.train_start, self.validation_start, self.test_start, self.test_end]
+        times = [parse_time(mark) for mark in marks if mark is not None]
+        if times != sorted(set(times)):
+            raise SchemaError(
+                "split dates must increase strictly, received "
+                f"{[m for m in marks if m is not None]}"
+            )
+
+    def _check_shares(self, shares: Sequence[float]) -> None:
+        dates = [self.validation_start, self.test_start, self.train_start, self.test_end]
+        if any(mark is not None for mark in dates):
+            raise SchemaError("split takes per_task or dates, received both")
+        fine = len(shares) == 3 and all(isinstance(s, (int, float)) and s > 0 for s in shares)
+        if not fine or abs(sum(shares) - 1.0) > 1e-6:
+            raise SchemaError(
+                "split.per_task needs three positive shares that sum to 1, for example "
+                f"[0.6, 0.2, 0.2]; received {list(shares)}"
+            )
+        object.__setattr__(self, "per_task", tuple(float(s) for s in shares))
+
+    def name_of(self, timestamp_ms: int) -> str | None:
+        """``"train"``, ``"validation"`` or ``"test"``; ``None`` outside all ranges."""
+        if self.train_start is not None and timestamp_ms < parse_time(self.train_start):
+            return None
+        if self.test_end is not None and timestamp_ms >= parse_time(self.test_end):
+            return None
+        validation, test = self.starts()
+        if timestamp_ms < parse_time(validation):
+            return "train"
+        return "validation" if timestamp_ms < parse_time(test) else "test"
+
+    def starts(self) -> tuple[str, str]:
+        """The dates from which on rows are validation and test rows; raises `SchemaError` for a
+        split within tasks, which has none.
+        """
+        if self.validation_start is None or self.test_start is None:
+            raise SchemaError(f"a split within tasks ({self.per_task}) has no dates")
+        return self.validation_start, self.test_start
+
+
+def parse_time(value: str) -> int:
+    """Milliseconds since the epoch of an ISO 8601 date or time; UTC where no offset is given."""
+    try:
+        moment = dt.datetime.fromisoformat(str(value))
+    except ValueError as error:
+        raise SchemaError(
+            f"cannot read {value!r} as an ISO 8601 date or time (for example 2022-05-03 or "
+            "2022-05-03T00:00:00+08:00)"
+        ) from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return round(moment.timestamp() * 1000)

@@ -28,6 +28,7 @@ _ORDER = (
     "diagnose",
     "train",
     "evaluate",
+    "compare",
     "export",
     "embed",
     "refresh",

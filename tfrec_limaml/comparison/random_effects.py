@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from tfrec_limaml.comparison.networks import scores
 from tfrec_limaml.comparison.rivals import Data, Outcome
 from tfrec_limaml.comparison.rows import Rows, dense
 from tfrec_limaml.evaluation.metrics import auc
+from tfrec_limaml.models import TaskModel
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
 
@@ -100,10 +102,8 @@ def _adapted(
     return result
 
 
-def _train_scores(model, data: Data) -> Array:  # type: ignore[no-untyped-def]
+def _train_scores(model: TaskModel, data: Data) -> Array:
     """The network's probabilities of the training rows, in the order of the files."""
-    import tensorflow as tf
-
     parts = []
     step = 65_536
     for start in range(0, len(data.train.label), step):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -103,8 +104,6 @@ def train_baseline(
     seed: int,
 ) -> None:
     """Fits a vanilla model with early stopping on the validation rows."""
-    import keras
-
     data = task_dataset(pattern, model.encoder, 128, shuffle=True, seed=seed)
     held_out = task_dataset(validation, model.encoder, 512)
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)

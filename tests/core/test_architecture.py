@@ -1,4 +1,4 @@
-"""The house rules that no single module can see: who imports whom, sizes, links, entry points."""
+"""Rules that no single module can see: who imports whom, sizes, links, entry points."""
 
 from __future__ import annotations
 

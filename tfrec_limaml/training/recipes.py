@@ -37,7 +37,7 @@ def load_encoder(
     Args:
         tasks: The folder.
         task: Task definition whose records are read; the schema's first by default.
-        nested: Definitions that refine it, for a model that adapts to several at once.
+        nested: Definitions that refine it, for a model that adapts to nested tasks.
 
     Raises:
         SchemaError: The folder's files are missing, or a nested definition does not refine the

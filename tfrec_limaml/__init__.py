@@ -8,7 +8,26 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tfrec_limaml.blocks import (
+        DotProductGlobalBlock,
+        GlobalBlock,
+        MetaBlock,
+        MLPGlobalBlock,
+        MLPMetaBlock,
+        OffsetMetaBlock,
+    )
+    from tfrec_limaml.errors import LimamlError
+    from tfrec_limaml.export.savedmodels import export_for_serving
+    from tfrec_limaml.manifest import Manifest
+    from tfrec_limaml.models import EntireNetworkMAML, LiMAML, Vanilla
+    from tfrec_limaml.schema.schema import Feature, Schema
+    from tfrec_limaml.store import open_store
+    from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+    from tfrec_limaml.tasks.input_pipeline import task_dataset
+    from tfrec_limaml.training.options import ModelOptions, TrainOptions
 
 if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
     raise ImportError(
@@ -16,28 +35,57 @@ if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
         f"{os.environ['KERAS_BACKEND']!r})"
     )
 
-_HOMES = {
-    "LiMAML": "tfrec_limaml.models",
-    "EntireNetworkMAML": "tfrec_limaml.models",
-    "Vanilla": "tfrec_limaml.models",
-    "MLPMetaBlock": "tfrec_limaml.blocks",
-    "MLPGlobalBlock": "tfrec_limaml.blocks",
-    "MetaBlock": "tfrec_limaml.blocks",
-    "GlobalBlock": "tfrec_limaml.blocks",
-    "FeatureEncoder": "tfrec_limaml.tasks.feature_encoder",
-    "task_dataset": "tfrec_limaml.tasks.input_pipeline",
-    "Schema": "tfrec_limaml.schema.schema",
-    "Feature": "tfrec_limaml.schema.schema",
-    "Manifest": "tfrec_limaml.manifest",
-    "LimamlError": "tfrec_limaml.errors",
-    "export_for_serving": "tfrec_limaml.export.savedmodels",
-    "open_store": "tfrec_limaml.store",
-}
+__all__ = [
+    "DotProductGlobalBlock",
+    "EntireNetworkMAML",
+    "Feature",
+    "FeatureEncoder",
+    "GlobalBlock",
+    "LiMAML",
+    "LimamlError",
+    "MLPGlobalBlock",
+    "MLPMetaBlock",
+    "Manifest",
+    "MetaBlock",
+    "ModelOptions",
+    "OffsetMetaBlock",
+    "Schema",
+    "TrainOptions",
+    "Vanilla",
+    "export_for_serving",
+    "open_store",
+    "task_dataset",
+]
 
-__all__ = sorted(_HOMES)
+#: The module of each name.
+_MODULES = {
+    "DotProductGlobalBlock": "blocks",
+    "EntireNetworkMAML": "models",
+    "Feature": "schema.schema",
+    "FeatureEncoder": "tasks.feature_encoder",
+    "GlobalBlock": "blocks",
+    "LiMAML": "models",
+    "LimamlError": "errors",
+    "MLPGlobalBlock": "blocks",
+    "MLPMetaBlock": "blocks",
+    "Manifest": "manifest",
+    "MetaBlock": "blocks",
+    "ModelOptions": "training.options",
+    "OffsetMetaBlock": "blocks",
+    "Schema": "schema.schema",
+    "TrainOptions": "training.options",
+    "Vanilla": "models",
+    "export_for_serving": "export.savedmodels",
+    "open_store": "store",
+    "task_dataset": "tasks.input_pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

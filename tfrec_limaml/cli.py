@@ -28,6 +28,7 @@ _ORDER = (
     "diagnose",
     "train",
     "evaluate",
+    "compare",
     "export",
     "embed",
     "refresh",
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
         finally:
-            # here, not when the interpreter ends, which would complain in its own words
+            # here, not when the interpreter ends, which would print a message of its own
             sys.stdout.flush()
     except BrokenPipeError:  # as in ``limaml ... | head -1``
         if not _reader_has_gone():
@@ -124,8 +125,8 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _reader_has_gone() -> bool:
-    """Whether it is standard output that is broken, rather than a pipe or socket of the command's
-    own.
+    """Whether it is standard output that is broken, rather than another pipe or socket of the
+    command.
     """
     poll = select.poll()
     poll.register(sys.stdout, select.POLLOUT)
@@ -133,9 +134,9 @@ def _reader_has_gone() -> bool:
 
 
 def _installed() -> list[EntryPoint]:
-    found = {entry.name: entry for entry in entry_points(group="limaml.commands")}
+    by_name = {entry.name: entry for entry in entry_points(group="limaml.commands")}
     return sorted(
-        found.values(),
+        by_name.values(),
         key=lambda e: (_ORDER.index(e.name) if e.name in _ORDER else len(_ORDER), e.name),
     )
 

@@ -67,8 +67,8 @@ class Manifest:
         embedding_dim: Width ``D`` of the meta embedding.
         inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps``, ``pooling``.
         training_window: ``{"start": ms, "end": ms}`` of the training rows, where known.
-        training_label_mean: Mean label of the training rows, which history features lean on; None
-            where unknown.
+        training_label_mean: Mean label of the training rows, towards which rates of history
+            features are smoothed; None where unknown.
         training_quality: ``quality`` of the data card of the training run: shares of filled values
             and of unknown keys, rows per day. Empty where unknown.
         metrics: Evaluation results, where known.
@@ -140,7 +140,7 @@ class Manifest:
             raise VersionMismatchError(
                 f"schema fingerprint {schema.fingerprint()} of {schema.name!r} differs from "
                 f"{self.schema_fingerprint} of model "
-                f"version {self.model_version}: prepare the data with the model's own schema, or "
+                f"version {self.model_version}: prepare the data with the model's schema, or "
                 "train and export again"
             )
 

@@ -25,7 +25,7 @@ def import_tensorflow() -> None:
     Does nothing where TensorFlow is there already, or where ``TF_CPP_MIN_LOG_LEVEL`` (2 for
     ``limaml``, unless set) is below 2.
     """
-    with _lock:  # two at once would each put back what the other had put aside
+    with _lock:  # two at once would each restore what the other had replaced
         if (
             "tensorflow" in sys.modules
             or sys.stderr is None

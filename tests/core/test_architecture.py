@@ -1,4 +1,4 @@
-"""The house rules that no single module can see: who imports whom, sizes, links, entry points."""
+"""Rules that no single module can see: who imports whom, sizes, links, entry points."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from import_graph import Module, import_circle, imports_in_functions, read_modules
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
@@ -31,13 +32,27 @@ FORBIDDEN = {
     "limaml_beam": {"limaml_serving", "grpc", "grpc_health", "tensorflow_serving"},
     "limaml_serving": {"limaml_beam", "apache_beam", "tfx_bsl"},
 }
+#: Modules beside `commands` that import our own packages, TensorFlow or Keras inside a function.
+LATE_IMPORTS = {
+    "tfrec_limaml": "names are loaded on first use: `import tfrec_limaml` imports no TensorFlow",
+    "limaml_serving": "names are loaded on first use: `limaml --help` imports no gRPC",
+    "tfrec_limaml.datasets": "its functions are the public face of the package's modules",
+    "tfrec_limaml.store.address": "LMDB and Redis need the library of their own backend only",
+    "tfrec_limaml.tasks.record_format": "records need the protos, not TensorFlow's runtime",
+    "tfrec_limaml.tensorflow_setup": "keeps back the log lines of TensorFlow's import",
+    "tfrec_limaml.demo.history": "the demo refuses bad arguments before it loads TensorFlow",
+    "tfrec_limaml.demo.story": "the demo refuses bad arguments before it loads TensorFlow",
+    "limaml_beam.generate_embeddings.adapter": "workers load TensorFlow, the launcher does not",
+}
 MAXIMUM_LINES = 450
 COMMANDS = [
     "demo",
     "datasets",
     "prepare",
+    "diagnose",
     "train",
     "evaluate",
+    "compare",
     "export",
     "embed",
     "refresh",
@@ -100,6 +115,71 @@ def test_dependencies_point_one_way(package):
         for root in imported_roots(path.read_text(encoding="utf-8")) & FORBIDDEN[package]
     }
     assert not found
+
+
+@pytest.fixture(scope="module")
+def modules():
+    return read_modules(PACKAGES)
+
+
+def test_no_modules_import_each_other_in_a_circle(modules):
+    assert len(modules) > 100
+    assert import_circle(modules) == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "circle"),
+    [
+        ({"p.a": "import p.b", "p.b": "from p.a import x"}, {"p.a", "p.b"}),
+        ({"p.a": "from p import b", "p.b": "def f():\n    import p.a"}, {"p.a", "p.b"}),
+        ({"p.a": "from . import b", "p.b": "from .a import x"}, {"p.a", "p.b"}),
+        ({"p": "from p.a import x", "p.a": "from p import x"}, {"p", "p.a"}),
+        # importing q.c loads the package q, which imports p.a
+        ({"p.a": "import q.c", "q": "import p.a", "q.c": ""}, {"p.a", "q"}),
+        ({"p": "HOMES = {'x': 'a'}", "p.a": "from p import x"}, {"p", "p.a"}),
+    ],
+)
+def test_a_planted_circle_is_seen(sources, circle):
+    assert set(import_circle(_planted(sources))) == circle
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {"p": "from p.a import x", "p.a": "import p.b", "p.b": "import os"},
+        {
+            "p.a": "from p.b import x",
+            "p.b": "if TYPE_CHECKING:\n    from p.a import y",
+        },
+    ],
+)
+def test_a_package_that_imports_its_modules_and_imports_for_types_are_no_circles(sources):
+    assert import_circle(_planted(sources)) == []
+
+
+def test_functions_import_our_own_packages_in_few_places_only(modules):
+    late = imports_in_functions(modules, {*PACKAGES, "tensorflow", "keras"})
+    assert {name for name in late if ".commands" not in name} == set(LATE_IMPORTS)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f():\n    import p.b",
+        "class C:\n    async def f(self):\n        from p import b",
+        "def f():\n    from .b import x",
+        "try:\n    def f():\n        import p.b as other\nfinally:\n    pass",
+    ],
+)
+def test_a_planted_import_in_a_function_is_seen(source):
+    planted = _planted({"p.a": source, "p.b": "import os\nimport q"})
+    assert imports_in_functions(planted, {"p"}) == {"p.a": {"p.b"}}
+
+
+def _planted(sources):
+    """Modules by name with their text; the package p is there in any case."""
+    packages = {"p", "q"}
+    return {name: Module(text, name in packages) for name, text in {"p": "", **sources}.items()}
 
 
 def test_nobody_imports_the_folders_beam_and_serving_as_packages():

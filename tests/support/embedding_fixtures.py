@@ -99,7 +99,7 @@ def make_rows() -> Callable[..., Rows]:
 
 @pytest.fixture
 def write_tasks(tmp_path: Path, schema: Schema) -> Callable[..., Path]:
-    """Writes ``TASKS/user/recent-*.tfrecord.gz`` from encoded records, dealt over some files."""
+    """Writes ``TASKS/user/recent-*.tfrecord.gz`` from encoded records, spread over some files."""
 
     def write(records: Sequence[bytes], name: str = "tasks", files: int = 2) -> Path:
         folder = tmp_path / name

@@ -75,7 +75,7 @@ def tasks_folder(tmp_path_factory):
 
 @pytest.fixture
 def make_model():
-    """Untrained but not constant; `rate` is the inner rate."""
+    """Untrained but not constant; `rate` is the inner learning rate."""
 
     def make(cls=LiMAML, rate=0.1, **kwargs):
         keras.utils.set_random_seed(3)

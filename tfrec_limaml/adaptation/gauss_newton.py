@@ -138,7 +138,7 @@ def _linearise(
     outputs: Callable[[tf.Tensor], tf.Tensor], offset: tf.Tensor, samples: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Outputs ``[T, S]`` at an offset ``[T, D]`` and their derivatives ``[T, S, D]``: one backward
-    pass of the sum, since each row's output depends on its own embedding only.
+    pass of the sum, since each row's output depends on its embedding only.
     """
     rows = tf.repeat(offset[:, None], samples, 1)
     with tf.GradientTape(watch_accessed_variables=False) as tape:

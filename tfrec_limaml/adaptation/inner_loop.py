@@ -1,6 +1,6 @@
-"""The inner loop: a few steps of gradient descent on every task's own weights, all tasks at once.
+"""The inner loop: a few steps of gradient descent on each task's weights, all tasks at once.
 
-The gradient of the sum of the tasks' losses with respect to per-task weights *is* each task's own
+The gradient of the sum of the tasks' losses with respect to per-task weights *is* each task's
 gradient, so that one `tf.GradientTape` serves a whole batch of tasks. Method: Wang et al.,
 "LiMAML", KDD 2024, Algorithm 2.
 """
@@ -44,8 +44,8 @@ def adapt(
             `tfrec_limaml.adaptation.inner_weights`.
         task_losses: Maps such weights to the tasks' support losses ``[T]``.
         steps: Number of steps; 0 returns the weights unchanged.
-        learning_rates: One rate for all weights, or one for each (a number or a tensor that
-            broadcasts against it).
+        learning_rates: Inner learning rate for all weights, or one for each (a number or a tensor
+            that broadcasts against it).
         second_order_steps: How many of the *last* steps an outer tape differentiates through twice.
             ``None`` means all of them (MAML), 0 means none (first-order MAML: inner gradients are
             constants).
@@ -65,7 +65,9 @@ def adapt(
     losses: list[tf.Tensor] = []
     for step in range(steps):
         exact = second_order_steps is None or step >= steps - second_order_steps
-        watched = [w.ghost if isinstance(w, SharedWeight | DualKernel) else w for w in weights]
+        watched = [
+            w.zero_placeholder if isinstance(w, SharedWeight | DualKernel) else w for w in weights
+        ]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(watched)
             loss = task_losses(weights)

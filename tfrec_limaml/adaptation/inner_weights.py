@@ -5,12 +5,12 @@ needs a task axis.
 
 `DualKernel`: a first layer's input ``M`` ``[T, S, in]`` does not change in the inner loop, so that
 gradient descent only ever adds combinations of its rows to the kernel: ``W_k = W + M' A_k``, where
-``A_k`` is ``-alpha`` times the sum of the deltas so far. Products become ``x W + (x M') A``:
-per-task kernels are never formed. Exact, with less work and less memory where rows are fewer than
-inputs.
+``A_k`` is minus the inner learning rate times the sum of the deltas so far. Products become
+``x W + (x M') A``: per-task kernels are never formed. Exact, with less work and less memory where
+rows are fewer than inputs.
 
-In both, a tape watches a *ghost* of zeros, which is never formed either: what flows back to it is
-the gradient per task.
+In both, a tape watches a *zero placeholder*, a tensor of zeros that is never formed either: the
+gradient that flows back to it is the gradient per task.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ class SharedWeight:
 
     def __init__(self, value: tf.Tensor, tasks: tf.Tensor) -> None:
         self.value = value
-        self.ghost = tf.zeros(tf.concat([tasks[None], tf.shape(value)], 0), value.dtype)
+        self.zero_placeholder = tf.zeros(tf.concat([tasks[None], tf.shape(value)], 0), value.dtype)
 
-    def descend(self, gradient: tf.Tensor, rate: Any) -> tf.Tensor:
+    def descend(self, gradient: tf.Tensor, learning_rate: Any) -> tf.Tensor:
         """The tasks' weights ``[T, ...]`` one step later."""
-        return self.value[None] - gradient * rate
+        return self.value[None] - gradient * learning_rate
 
     def per_task(self) -> tf.Tensor:
         """The weight with a task axis."""
-        return self.value[None] + self.ghost
+        return self.value[None] + self.zero_placeholder
 
 
 class DualKernel:
-    """A dense layer's kernel as the shared one plus combinations of the task's own support rows.
+    """A dense layer's kernel as the shared one plus combinations of the task's support rows.
 
     Args:
         value: The shared kernel ``[in, out]``.
@@ -63,32 +63,36 @@ class DualKernel:
             for exact, seen in self._rows_of_step.items()
         }
         self._coefficients: dict[bool, tf.Tensor] = {}
-        self.ghost = tf.zeros_like(self._base)
+        self.zero_placeholder = tf.zeros_like(self._base)
 
     def product(self, inputs: tf.Tensor) -> tf.Tensor:
         """``inputs @ kernel`` for inputs ``[T, N, in]``; the support rows themselves are recognised
         by identity.
         """
-        own = inputs is self.rows
-        outputs = self._base if own else _product(inputs, self.value)
+        is_support = inputs is self.rows
+        outputs = self._base if is_support else _product(inputs, self.value)
         for exact, coefficients in self._coefficients.items():
             gram = (
                 self._grams[exact]
-                if own
+                if is_support
                 else tf.matmul(inputs, self._rows_of_step[exact], transpose_b=True)
             )
             outputs = outputs + tf.matmul(gram, coefficients)
-        return _with_ghost(outputs, self.ghost, lambda upstream: upstream) if own else outputs
+        return (
+            _with_placeholder(outputs, self.zero_placeholder, lambda upstream: upstream)
+            if is_support
+            else outputs
+        )
 
-    def descend(self, gradient: tf.Tensor, rate: Any, exact: bool = True) -> DualKernel:
-        """The kernel one step later; `gradient` is the ghost's, the delta ``[T, S, out]`` of the
-        layer's output.
+    def descend(self, gradient: tf.Tensor, learning_rate: Any, exact: bool = True) -> DualKernel:
+        """The kernel one step later; `gradient` is that of the placeholder: the delta of the layer's
+        output, ``[T, S, out]``.
 
         Not `exact` means a first-order step, of which an outer tape sees nothing.
         """
         later = DualKernel.__new__(DualKernel)
         later.__dict__.update(self.__dict__)
-        step = gradient * rate
+        step = gradient * learning_rate
         later._coefficients = {
             **self._coefficients,
             exact: self._coefficients[exact] - step if exact in self._coefficients else -step,
@@ -105,7 +109,9 @@ class DualKernel:
         return kernels
 
     def without_dual(self) -> SharedWeight:
-        """The same kernel for steps with a rate per parameter, which leave the span of the rows."""
+        """The same kernel for steps with a learning rate per parameter, which leave the span of the
+        rows.
+        """
         return SharedWeight(self.value, tf.shape(self.rows)[0])
 
 
@@ -116,30 +122,36 @@ def with_task_axis(weight: Any) -> tf.Tensor:
 
 def shared_product(inputs: tf.Tensor, kernel: SharedWeight) -> tf.Tensor:
     """``inputs @ kernel`` for inputs ``[T, S, in]``: one large product, with a gradient per task
-    for the ghost.
+    for the placeholder.
     """
     outputs = _product(inputs, kernel.value)
-    return _with_ghost(
-        outputs, kernel.ghost, lambda upstream: tf.matmul(inputs, upstream, transpose_a=True)
+    return _with_placeholder(
+        outputs,
+        kernel.zero_placeholder,
+        lambda upstream: tf.matmul(inputs, upstream, transpose_a=True),
     )
 
 
 def shared_bias(inputs: tf.Tensor, bias: SharedWeight) -> tf.Tensor:
-    """``inputs + bias`` for inputs ``[T, S, out]``, with a gradient per task for the ghost."""
-    return _with_ghost(inputs + bias.value, bias.ghost, lambda upstream: tf.reduce_sum(upstream, 1))
+    """``inputs + bias`` for inputs ``[T, S, out]``, with a gradient per task for the
+    placeholder.
+    """
+    return _with_placeholder(
+        inputs + bias.value, bias.zero_placeholder, lambda upstream: tf.reduce_sum(upstream, 1)
+    )
 
 
 def _product(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return split_axes(tf.matmul(merge_axes(inputs), kernel), inputs)
 
 
-def _with_ghost(
-    outputs: tf.Tensor, ghost: tf.Tensor, per_task: Callable[[tf.Tensor], tf.Tensor]
+def _with_placeholder(
+    outputs: tf.Tensor, placeholder: tf.Tensor, per_task: Callable[[tf.Tensor], tf.Tensor]
 ) -> tf.Tensor:
-    """The outputs unchanged; the ghost's gradient is `per_task` of theirs."""
+    """The outputs unchanged; the placeholder's gradient is `per_task` of theirs."""
 
     @tf.custom_gradient
-    def attach(value: tf.Tensor, ghost: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+    def attach(value: tf.Tensor, placeholder: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
         return tf.identity(value), lambda upstream: (upstream, per_task(upstream))
 
-    return attach(outputs, ghost)
+    return attach(outputs, placeholder)

@@ -37,7 +37,7 @@ def sample_loss(loss: Any) -> SampleLoss:
         loss: A binary loss (``"binary_crossentropy"``, ``"binary_focal_crossentropy"`` or their
             `keras.losses.Loss` objects, whatever their ``from_logits``: here they always read
             logits), a regression loss (``"mean_squared_error"``, ``"huber"``, ... or their
-            objects), or your own function or `keras.losses.Loss`, which reads the raw outputs.
+            objects), or a function of yours or a `keras.losses.Loss`, which reads the raw outputs.
 
     Returns:
         A function of labels ``[N]`` and outputs ``[N]`` that gives losses ``[N]``.
@@ -49,22 +49,22 @@ def sample_loss(loss: Any) -> SampleLoss:
         return lambda y, z: tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=z)
     if isinstance(loss, str) and loss in _SQUARED_ERROR:
         return lambda y, z: tf.math.squared_difference(y, z)
-    found = keras.losses.get(loss)
-    if found is None:
+    chosen = keras.losses.get(loss)
+    if chosen is None:
         raise ValueError("loss must name a Keras loss, received None")
-    name = _keras_name(found)
+    name = _keras_name(chosen)
     if name is not None and name not in _BINARY | _REGRESSION:
         raise ValueError(
             f"loss {name!r} does not fit one output per sample; use 'binary_crossentropy', "
             "'binary_focal_crossentropy', 'mean_squared_error', 'mean_absolute_error', 'huber' or "
             "'log_cosh'"
         )
-    if isinstance(found, keras.losses.Loss):
+    if isinstance(chosen, keras.losses.Loss):
         if name in _BINARY:
-            found = type(found).from_config({**found.get_config(), "from_logits": True})
-        return lambda y, z: found.call(y[:, None], z[:, None])
+            chosen = type(chosen).from_config({**chosen.get_config(), "from_logits": True})
+        return lambda y, z: chosen.call(y[:, None], z[:, None])
     options = {"from_logits": True} if name in _BINARY else {}
-    return lambda y, z: found(y[:, None], z[:, None], **options)
+    return lambda y, z: chosen(y[:, None], z[:, None], **options)
 
 
 def is_binary(loss: Any) -> bool:
@@ -109,12 +109,12 @@ def per_task_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(values * weights, -1), tf.reduce_sum(weights, -1))
 
 
-def _keras_name(found: Any) -> str | None:
-    """Name of a loss function of Keras itself; None for a user's own."""
-    if isinstance(found, keras.losses.Loss):
-        own_class = getattr(keras.losses, type(found).__name__, None) is type(found)
-        found = getattr(found, "fn", None) if own_class else None
-        if own_class and found is None:
+def _keras_name(chosen: Any) -> str | None:
+    """Name of a loss function of Keras itself; None for a function of the user's."""
+    if isinstance(chosen, keras.losses.Loss):
+        own_class = getattr(keras.losses, type(chosen).__name__, None) is type(chosen)
+        chosen = getattr(chosen, "fn", None) if own_class else None
+        if own_class and chosen is None:
             return "unknown"
-    name = getattr(found, "__name__", None)
-    return name if name is not None and getattr(keras.losses, name, None) is found else None
+    name = getattr(chosen, "__name__", None)
+    return name if name is not None and getattr(keras.losses, name, None) is chosen else None

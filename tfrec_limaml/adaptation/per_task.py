@@ -1,6 +1,6 @@
 """Applies a Keras layer with a different set of weights for every task.
 
-Weights carry a task axis, ``[T, ...]``, inputs too, ``[T, S, ...]``. Known layers use batched
+Weights have a task axis, ``[T, ...]``, inputs too, ``[T, S, ...]``. Known layers use batched
 products, which cost what their arithmetic costs; layers without weights see all rows of all tasks
 at once; `keras.Sequential` and functional models are walked; every other layer goes through
 `tf.vectorized_map` over `Layer.stateless_call`.
@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 from keras.src.models.functional import (
     Functional,
-)  # not exported, and a rule must not catch subclasses with a call of their own
+)  # not exported, and a rule must not catch subclasses with another `call`
 
 from tfrec_limaml.adaptation.axes import merge_axes, split_axes
 from tfrec_limaml.adaptation.inner_weights import (
@@ -145,20 +145,22 @@ def _embedding(
 
 
 def _sequential(layer: keras.Sequential, weights: Weights, inputs: Any, training: bool) -> Any:
-    own = _weights_by_variable(layer, weights)
+    by_variable = _weights_by_variable(layer, weights)
     for sub in layer.layers:
-        inputs = _apply(sub, [own[id(v)] for v in sub.trainable_variables], (inputs,), {}, training)
+        inputs = _apply(
+            sub, [by_variable[id(v)] for v in sub.trainable_variables], (inputs,), {}, training
+        )
     return inputs
 
 
 def _functional(model: Functional, weights: Weights, inputs: Any, training: bool) -> Any:
-    own = _weights_by_variable(model, weights)
+    by_variable = _weights_by_variable(model, weights)
 
     def per_task(operation: Any) -> Callable[..., Any]:
         variables = (
             operation.trainable_variables if isinstance(operation, keras.layers.Layer) else []
         )
-        mine = [own[id(v)] for v in variables]
+        mine = [by_variable[id(v)] for v in variables]
         given = ("training", "mask")  # recorded when the model was made; the caller's count
         return lambda *args, **kwargs: _apply(
             operation, mine, args, {k: v for k, v in kwargs.items() if k not in given}, training
@@ -186,13 +188,13 @@ def _vectorized(
     places = [i for i, value in enumerate(flat) if isinstance(value, tf.Tensor)]
 
     def one_task(values: Any) -> Any:
-        own, tensors = values
+        task_weights, tensors = values
         mine = list(flat)
         for place, tensor in zip(places, tensors, strict=True):
             mine[place] = tensor
-        own_args, own_kwargs = tf.nest.pack_sequence_as((args, kwargs), mine)
+        task_args, task_kwargs = tf.nest.pack_sequence_as((args, kwargs), mine)
         outputs, after = layer.stateless_call(
-            list(own), fixed, *own_args, **{**own_kwargs, **_training(layer, training)}
+            list(task_weights), fixed, *task_args, **{**task_kwargs, **_training(layer, training)}
         )
         kept = [
             v.path

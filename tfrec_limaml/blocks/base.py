@@ -38,7 +38,7 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
     @property
     def nested_definitions(self) -> tuple[str, ...]:
-        """Task definitions, beside the records' own, that parts of the block are adapted to; see
+        """Task definitions, beside that of the records, that parts of the block are adapted to; see
         `NestedMetaBlocks`.
         """
         return ()

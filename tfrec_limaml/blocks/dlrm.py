@@ -20,7 +20,7 @@ class DLRMGlobalBlock(MLPGlobalBlock):
     """Dense features, IDs and the meta embedding as vectors of one width; their pairwise dot
     products feed an MLP.
 
-    Dots among features are part of the context; only the meta embedding's own dots are made in the
+    Dots among features are part of the context; only the dots of the meta embedding are made in the
     head. Source: Naumov et al., "Deep Learning Recommendation Model", 2019, arXiv 1906.00091; the
     dots are `tensorflow_recommenders`' ``DotInteraction``.
 
@@ -63,7 +63,7 @@ class DLRMGlobalBlock(MLPGlobalBlock):
         self.project = keras.layers.Dense(
             self.interaction_dim, use_bias=False, dtype=policy, name="project"
         )
-        # All dots, zeros above the diagonal, and then a gather: its own gather has a shape that
+        # All dots, zeros above the diagonal, and then a gather: the layer's gather has a shape that
         # depends on values.
         self.dots = feature_interaction().DotInteraction(
             skip_gather=True, dtype=policy, name="dots"

@@ -25,7 +25,7 @@ class DotProductGlobalBlock(GlobalBlock):
     an inner step or another embedding costs next to nothing.
 
     The projection is a linear map of the network's last hidden layer plus, for each categorical
-    feature with an embedding, a row of a table of its own. It starts small: with an ordinary
+    feature with an embedding, a row of a separate table. It starts small: with an ordinary
     initialisation training diverges. The last of the ``D`` numbers of the meta embedding is
     multiplied by 1: the task's intercept.
 

@@ -18,8 +18,8 @@ class FeatureEmbeddings(keras.layers.Layer):
     Args:
         dense: Keys of dense inputs, concatenated first, in this order.
         embeddings: Feature name to ``(number of ids, width)``.
-        embeddings_regularizer: Keras regularizer of every table.
-        embeddings_initializer: Keras initializer of every table.
+        embeddings_regularizer: Keras regularizer of all tables.
+        embeddings_initializer: Keras initializer of all tables.
         embeddings_scales: Feature name to one factor for each of its ids, by which the id's
             embedding is multiplied; see `tfrec_limaml.training.block_catalogue.shrinkage`. A small
             factor makes an id learn slowly.
@@ -83,12 +83,12 @@ class FeatureEmbeddings(keras.layers.Layer):
             value = features[name]
             scales = tf.constant(self.embeddings_scales.get(name, [1.0]), self.compute_dtype)
             if value.dtype.is_integer:
-                found = tf.gather(table, value)
+                vectors = tf.gather(table, value)
                 if name in self.embeddings_scales:
-                    found = found * tf.gather(scales, value)[..., None]
+                    vectors = vectors * tf.gather(scales, value)[..., None]
             else:
-                found = tf.matmul(tf.cast(value, self.compute_dtype) * scales, table)
-            parts.append(found)
+                vectors = tf.matmul(tf.cast(value, self.compute_dtype) * scales, table)
+            parts.append(vectors)
         return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
 
     def compute_output_shape(

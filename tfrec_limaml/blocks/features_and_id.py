@@ -1,4 +1,4 @@
-"""An MLP on the meta features and on the entity's own ID row, both adapted."""
+"""An MLP on the meta features and on the entity's ID row, both adapted."""
 
 from __future__ import annotations
 

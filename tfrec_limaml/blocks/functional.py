@@ -1,4 +1,4 @@
-"""Bring your own functional Keras model as global block."""
+"""A functional Keras model of the user's as global block."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ META_EMBEDDING = "meta_embedding"
 class FunctionalGlobalBlock(GlobalBlock):
     """A functional Keras model of encoded features and ``meta_embedding`` that ends in one logit.
 
-    The model is cut where the meta embedding first enters: all that does not depend on it is the
-    context, and runs once per batch.
+    The model is divided where the meta embedding first enters: all that does not depend on it is
+    the context, and runs once per batch.
 
     Example:
         >>> rows = keras.Input((20,), name="other")
@@ -36,7 +36,7 @@ class FunctionalGlobalBlock(GlobalBlock):
             embedded features: shape ``()``, dtype ``"int32"``), one ``"meta_embedding"``; its
             output is ``[N, 1]`` or ``[N]``, a logit without sigmoid.
 
-    Its layers keep their own dtype policy.
+    Its layers keep their dtype policy.
     """
 
     def __init__(self, model: keras.Model, **kwargs: Any) -> None:
@@ -103,7 +103,7 @@ class FunctionalGlobalBlock(GlobalBlock):
 
 
 class _Halves:
-    """A functional model cut in two, without touching it: the calls before the meta embedding
+    """A functional model divided in two, without touching it: the calls before the meta embedding
     enters, and those after.
 
     (Sub-models made of a model's inner tensors would add calls to its layers, after which it cannot
@@ -111,12 +111,13 @@ class _Halves:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        own = next(tensor for tensor in model.inputs if tensor.name == META_EMBEDDING)
-        self.own, self.features = own, [tensor for tensor in model.inputs if tensor is not own]
+        embedding = next(tensor for tensor in model.inputs if tensor.name == META_EMBEDDING)
+        self.embedding = embedding
+        self.features = [tensor for tensor in model.inputs if tensor is not embedding]
         self.output = model.outputs[0]
         self.calls_before: list[Any] = []
         self.calls_after: list[Any] = []
-        late, border = {id(own)}, {}
+        late, border = {id(embedding)}, {}
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for node in model._nodes_by_depth[depth]:
                 if node.is_input:
@@ -147,7 +148,7 @@ class _Halves:
     ) -> tf.Tensor:
         """The model's output."""
         known = {id(tensor): value for tensor, value in zip(self.border, border, strict=True)}
-        known[id(self.own)] = tf.cast(meta_embedding, self.own.dtype)
+        known[id(self.embedding)] = tf.cast(meta_embedding, self.embedding.dtype)
         _run(self.calls_after, known, training)
         return known[id(self.output)]
 

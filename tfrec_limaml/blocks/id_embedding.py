@@ -15,12 +15,12 @@ from tfrec_limaml.features import Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class IDEmbeddingMetaBlock(MetaBlock):
-    """The meta embedding of an entity is its own row: a learned prior plus a learned offset,
+    """The meta embedding of an entity is its row: a learned prior plus a learned offset,
     adapted on the task's interactions.
 
     The rows of a task share one ID (it is, or follows from, the task key), so a gradient step on
     the task's row is the same step on its copy of the prior; that copy is the adapted weight. An ID
-    that training never saw has offset 0: it starts at the prior, and gets a row of its own once
+    that training never saw has offset 0: it starts at the prior, and gets a separate row once
     adapted.
 
     Args:

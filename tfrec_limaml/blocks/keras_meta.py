@@ -1,4 +1,4 @@
-"""Bring your own Keras layers as meta block."""
+"""Keras layers of the user's as meta block."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class KerasMetaBlock(MetaBlock):
         >>> block = KerasMetaBlock(stack, embedding_dim=32)
 
     All its trainable variables are adapted per task; a part with ``trainable=False`` is shared and
-    fixed. Its dtype policy is its own.
+    fixed. Its dtype policy stays as it is.
 
     Args:
         layer: The layer; custom ones must be registered with

@@ -1,4 +1,4 @@
-"""Several meta blocks at once: one per task, others per part of a task (the paper's future work).
+"""Nested meta blocks: one is adapted per task, others per part of a task (the paper's future work).
 
 A task definition refines another one where its key holds the other's columns and more: ``(user_id,
 tab)`` refines ``(user_id,)``. Records of the coarser definition then hold all that either needs,
@@ -27,14 +27,14 @@ class Subtasks(NamedTuple):
         ids: What rows of one subtask have in common, int64 ``[T, S]``.
         owner: Task of each subtask, int32 ``[P]``. There is at least one: where no row is real, it
             is task 0's and has no members.
-        opener: Position of each subtask's first row in its task, int32 ``[P]``.
+        first_row: Position of each subtask's first row in its task, int32 ``[P]``.
         count: Number of real subtasks, a scalar.
     """
 
     number: tf.Tensor
     ids: tf.Tensor
     owner: tf.Tensor
-    opener: tf.Tensor
+    first_row: tf.Tensor
     count: tf.Tensor
 
     @classmethod
@@ -44,12 +44,12 @@ class Subtasks(NamedTuple):
         """
         real, width = weight > 0, tf.shape(ids)[1]
         first = _first_match(ids, ids, real)
-        opens = real & (first == tf.range(width))
+        starts = real & (first == tf.range(width))
         numbers = tf.reshape(
-            tf.cumsum(tf.cast(tf.reshape(opens, [-1]), tf.int32)) - 1, tf.shape(ids)
+            tf.cumsum(tf.cast(tf.reshape(starts, [-1]), tf.int32)) - 1, tf.shape(ids)
         )
         number = tf.where(real, tf.gather(numbers, first, batch_dims=1), -1)
-        places = tf.cast(tf.where(tf.reshape(opens, [-1]))[:, 0], tf.int32)
+        places = tf.cast(tf.where(tf.reshape(starts, [-1]))[:, 0], tf.int32)
         count = tf.size(places)
         places = tf.pad(places, [[0, tf.maximum(1 - count, 0)]])
         return cls(number, ids, places // width, places % width, count)
@@ -59,9 +59,9 @@ class Subtasks(NamedTuple):
         holds no row of it.
         """
         real = self.number >= 0
-        found = tf.reduce_any(_matches(ids, self.ids, real), -1)
+        known = tf.reduce_any(_matches(ids, self.ids, real), -1)
         return tf.where(
-            found, tf.gather(self.number, _first_match(ids, self.ids, real), batch_dims=1), -1
+            known, tf.gather(self.number, _first_match(ids, self.ids, real), batch_dims=1), -1
         )
 
     def members(self) -> tf.Tensor:
@@ -79,14 +79,15 @@ class SubtaskRows(NamedTuple):
     """Rows of tasks as a block that is adapted per subtask reads them.
 
     Attributes:
-        own: Encoded rows ``[T, N, F]``; None where every row has a subtask.
+        encoded: Encoded rows ``[T, N, F]``; None where each row has a subtask.
         number: Subtask of each row ``[T, N]``; None where nothing is adapted.
-        rows: All rows of the task of each subtask ``[P, N, F']``; None where nothing is adapted.
+        by_subtask: All rows of the task of each subtask ``[P, N, F']``; None where nothing is
+            adapted.
     """
 
-    own: tf.Tensor | None
+    encoded: tf.Tensor | None
     number: tf.Tensor | None = None
-    rows: tf.Tensor | None = None
+    by_subtask: tf.Tensor | None = None
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -106,7 +107,7 @@ class NestedMetaBlocks(MetaBlock):
         >>> encoder = FeatureEncoder(schema, statistics, "user", block.nested_definitions)
 
     Args:
-        blocks: Task definition to meta block, the records' own definition first; all of one
+        blocks: Task definition to meta block, the definition of the records first; all of one
             `embedding_dim`, so that one store holds their embeddings.
     """
 
@@ -173,7 +174,9 @@ class NestedMetaBlocks(MetaBlock):
         first, *nested = encoded
         weights = self.blocks[0].initial_weights(first)
         for block, rows in zip(self.blocks[1:], nested, strict=True):
-            weights += block.initial_weights(rows.own if rows.rows is None else rows.rows)
+            weights += block.initial_weights(
+                rows.encoded if rows.by_subtask is None else rows.by_subtask
+            )
         return weights
 
     def encode_support(self, encoded: Any, label: tf.Tensor, weight: tf.Tensor) -> list[Any]:
@@ -205,8 +208,8 @@ class NestedMetaBlocks(MetaBlock):
             self.blocks[1:], nested, memory[1:], strict=True
         ):
             number = subtasks.number if causal else subtasks.of_rows(ids)
-            every = block.read_support(tf.gather(rows, subtasks.owner), kept, causal)
-            read.append(SubtaskRows(None if causal else rows, number, every))
+            by_subtask = block.read_support(tf.gather(rows, subtasks.owner), kept, causal)
+            read.append(SubtaskRows(None if causal else rows, number, by_subtask))
         return tuple(read)
 
     def call_adapted(self, weights: list[Any], encoded: Any, training: bool = False) -> tf.Tensor:
@@ -255,17 +258,19 @@ def _call_subtasks(
     """Meta embeddings ``[T, N, D]``: each row's under the weights of its subtask, un-adapted where
     it has none.
     """
-    own = (
+    unadapted = (
         None
-        if rows.own is None
-        else split_axes(block.call_encoded(merge_axes(rows.own), training), rows.own)
+        if rows.encoded is None
+        else split_axes(block.call_encoded(merge_axes(rows.encoded), training), rows.encoded)
     )
-    if rows.number is None or rows.rows is None:
-        return own
+    if rows.number is None or rows.by_subtask is None:
+        return unadapted
     number, position = tf.maximum(rows.number, 0), tf.range(tf.shape(rows.number)[1])
     places = tf.stack([number, tf.broadcast_to(position, tf.shape(number))], -1)
-    adapted = tf.gather_nd(block.call_adapted(weights, rows.rows, training), places)
-    return adapted if own is None else tf.where(rows.number[..., None] >= 0, adapted, own)
+    adapted = tf.gather_nd(block.call_adapted(weights, rows.by_subtask, training), places)
+    if unadapted is None:
+        return adapted
+    return tf.where(rows.number[..., None] >= 0, adapted, unadapted)
 
 
 def _matches(ids: tf.Tensor, others: tf.Tensor, real: tf.Tensor) -> tf.Tensor:

@@ -22,7 +22,7 @@ class OffsetMetaBlock(MetaBlock):
     knows, and is small enough for the closed form (``LiMAML(adaptation="gauss-newton")``).
 
     What is stored for a task is its offset. A row's embedding is the network's output on the row's
-    own meta features plus that: features that vary within a task keep their effect.
+    meta features plus that: features that vary within a task keep their effect.
 
     Example:
         >>> meta_block = OffsetMetaBlock((64,), embedding_dim=33)

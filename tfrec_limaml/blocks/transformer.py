@@ -20,7 +20,7 @@ class TransformerMetaBlock(MLPMetaBlock):
 
     The transformer's weights are shared and trained by the outer loop; the MLP on top is what the
     inner loop adapts. So attention runs once per batch, not in every inner step. A support row sees
-    strictly earlier rows only, never its own label; query rows, and the rows whose embeddings are
+    strictly earlier rows only, never its label; query rows, and the rows whose embeddings are
     stored, see the whole support set. Without a support set, and un-adapted, a row sees a learned
     empty memory alone.
 

@@ -13,7 +13,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _DESCRIPTION = """\
-Trains LiMAML and what people already have on the same rows and features, chooses each by the
+Trains LiMAML and what is in common use on the same rows and features, chooses each by the
 validation rows, and measures all on the test rows, over several seeds: a constant and rates,
 logistic regression, LightGBM, the plain network (as it is, fine-tuned as a whole, without IDs,
 wide and deep), random effects per task (GLMix) and LiMAML in its variants. Every run is kept, so

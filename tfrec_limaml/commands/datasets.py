@@ -48,7 +48,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare = actions.add_parser(
         "prepare",
         help="write a data set in the raw layout",
-        description="Writes a known data set (NAME) or your own (--schema, --interactions, "
+        description="Writes a known data set (NAME) or your data (--schema, --interactions, "
         "--table) in the raw layout.",
     )
     _add_prepare(prepare)
@@ -105,16 +105,16 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     known.add_argument(
         "--days", type=int, metavar="N", help="simulated: length of the period (default 42)"
     )
-    own = parser.add_argument_group("your own data")
-    own.add_argument(
+    yours = parser.add_argument_group("your data")
+    yours.add_argument(
         "--schema",
         metavar="FILE",
-        help="YAML schema; `limaml datasets describe FILE` draws a first one",
+        help="YAML schema; `limaml datasets describe FILE` writes a first one",
     )
-    own.add_argument(
+    yours.add_argument(
         "--interactions", metavar="FILE", help="CSV or Parquet file, one row per interaction"
     )
-    own.add_argument(
+    yours.add_argument(
         "--table",
         action="append",
         default=[],
@@ -149,10 +149,10 @@ def _describe(arguments: argparse.Namespace) -> dict[str, Any]:
 def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml import datasets
 
-    own = arguments.schema or arguments.interactions or arguments.table
-    if bool(arguments.name) == bool(own):
+    files = arguments.schema or arguments.interactions or arguments.table
+    if bool(arguments.name) == bool(files):
         raise LimamlError(
-            "give either the NAME of a known data set, or --schema and --interactions of your own "
+            "give either the NAME of a known data set, or --schema and --interactions of your data "
             "(not both)"
         )
     settings = {
@@ -160,7 +160,7 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
         for name in ("random_log", "members", "seed", "days")
         if getattr(arguments, name) is not None
     }
-    if not own:
+    if not files:
         return datasets.prepare(
             arguments.name,
             arguments.output,
@@ -179,10 +179,10 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     ] + list(settings)
     if foreign:
         raise LimamlError(
-            f"--{foreign[0].replace('_', '-')} is for known data sets; your own schema file says it"
+            f"--{foreign[0].replace('_', '-')} is for known data sets; your schema file says it"
         )
     if not (arguments.schema and arguments.interactions):
-        raise LimamlError("your own data need both --schema FILE and --interactions FILE")
+        raise LimamlError("your data need both --schema FILE and --interactions FILE")
     return datasets.prepare_own(
         arguments.schema,
         arguments.interactions,

@@ -131,7 +131,7 @@ def _render(result: dict[str, Any]) -> str:
         lines += [f"  verdict: {found['verdict']} - {_MEANING[found['verdict']]}", ""]
     lines.append(
         "Gains in AUC are simulated from the fitted deviations; each category is counted on top "
-        "of the task's own level."
+        "of the task's level."
     )
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml import staging
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
@@ -103,9 +104,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if best is not None:
         result["bayes_auc"] = best
     result = _without_nan(result)
-    aside = path.with_name(f".writing-{path.name}")
-    aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    staging.write_text(path, json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -171,10 +170,10 @@ def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:
         raise LimamlError(
             f"{file} was trained under another schema than the task records; prepare or train again"
         )
-    own = model.encoder.task or schema.default_task
-    if model.encoder.nested and own != (task or schema.default_task):
+    trained = model.encoder.task or schema.default_task
+    if model.encoder.nested and trained != (task or schema.default_task):
         raise LimamlError(
-            f"{file} adapts to parts of {own!r} tasks; pass --task {own}, not "
+            f"{file} adapts to parts of {trained!r} tasks; pass --task {trained}, not "
             f"{task or schema.default_task}"
         )
 

@@ -1,1 +1,1 @@
-"""LiMAML beside what people already have: the same rows and features, over several seeds."""
+"""LiMAML beside its rivals: the same rows and features, over several seeds."""

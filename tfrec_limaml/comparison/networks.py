@@ -1,4 +1,4 @@
-"""Networks: LiMAML in its variants and the plain network, trained by the toolkit's own recipe."""
+"""Networks: LiMAML in its variants and the plain network, trained by the toolkit's recipe."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ def scores(model: TaskModel, data: Data, split: str, served: bool) -> np.ndarray
     """Probabilities of a split's rows in the order of the files."""
     dataset = task_dataset(data.pattern(split), model.encoder, _BATCH, with_keys=True)
     if served and isinstance(model, LiMAML):
-        found = served_rows(model, dataset)
+        rows = served_rows(model, dataset)
     else:
         model.fine_tune = served
-        found = model.predict(dataset, verbose=0)
-    rows = getattr(data, split)
-    if not np.array_equal(found["label"], rows.label):
+        rows = model.predict(dataset, verbose=0)
+    if not np.array_equal(rows["label"], getattr(data, split).label):
         raise LimamlError(f"the network scored other {split} rows than the table holds")
-    probability: np.ndarray[Any, Any] = found["probability"].astype(np.float64)
+    probability: np.ndarray[Any, Any] = rows["probability"].astype(np.float64)
     return probability
 
 

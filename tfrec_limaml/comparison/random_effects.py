@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from tfrec_limaml.comparison.networks import scores
 from tfrec_limaml.comparison.rivals import Data, Outcome
 from tfrec_limaml.comparison.rows import Rows, dense
 from tfrec_limaml.evaluation.metrics import auc
+from tfrec_limaml.models import TaskModel
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
 
@@ -39,11 +41,11 @@ def glmix(data: Data, seed: int) -> Outcome:
     }
     best = (-1.0, 0.0)
     for penalty in PENALTIES:
-        found = _adapted(data, ("train",), "validation", logits, inputs, penalty)
-        best = max(best, (auc(data.validation.label, found), penalty))
-    found = _adapted(data, ("train", "validation"), "test", logits, inputs, best[1])
+        adapted = _adapted(data, ("train",), "validation", logits, inputs, penalty)
+        best = max(best, (auc(data.validation.label, adapted), penalty))
+    adapted = _adapted(data, ("train", "validation"), "test", logits, inputs, best[1])
     return Outcome(
-        1 / (1 + np.exp(-found)),
+        1 / (1 + np.exp(-adapted)),
         best[0],
         unadapted=1 / (1 + np.exp(-logits["test"])),
         settings={"penalty": best[1]},
@@ -63,10 +65,10 @@ def fit_task(inputs: Array, label: Array, offset: Array, penalty: float) -> Arra
     gram = inputs @ inputs.T
     dual = np.zeros(len(label))
     for _ in range(NEWTON_STEPS):
-        own = gram @ dual / penalty
-        probability = 1 / (1 + np.exp(-(offset + own)))
+        effect = gram @ dual / penalty
+        probability = 1 / (1 + np.exp(-(offset + effect)))
         curvature = np.maximum(probability * (1 - probability), 1e-4)
-        target = curvature * own + label - probability
+        target = curvature * effect + label - probability
         root = np.sqrt(curvature)
         matrix = np.eye(len(label)) + root[:, None] * gram * root / penalty
         dual = target - root * np.linalg.solve(matrix, root * (gram @ target)) / penalty
@@ -92,18 +94,16 @@ def _adapted(
     result = logits[later].copy()
     for key in np.unique(rows.task_key):
         first, last = (np.searchsorted(sorted_keys, key, side) for side in ("left", "right"))
-        own = order[first:last]
-        if len(own):
+        history = order[first:last]
+        if len(history):
             chosen = rows.task_key == key
-            weights = fit_task(features[own], label[own], offset[own], penalty)
+            weights = fit_task(features[history], label[history], offset[history], penalty)
             result[chosen] += inputs[later][chosen] @ weights
     return result
 
 
-def _train_scores(model, data: Data) -> Array:  # type: ignore[no-untyped-def]
+def _train_scores(model: TaskModel, data: Data) -> Array:
     """The network's probabilities of the training rows, in the order of the files."""
-    import tensorflow as tf
-
     parts = []
     step = 65_536
     for start in range(0, len(data.train.label), step):

@@ -33,7 +33,7 @@ class Data:
         tasks: Folder written by ``limaml prepare``.
         task: Task definition.
         encoder: Of that folder.
-        epochs: Epochs of networks; None for each recipe's own.
+        epochs: Epochs of networks; None for those of each recipe.
     """
 
     tasks: Path
@@ -95,7 +95,7 @@ def constant(data: Data, seed: int) -> Outcome:
 
 
 def task_rate(data: Data, seed: int) -> Outcome:
-    """Each task's own label rate before the test rows, smoothed towards the mean."""
+    """Each task's label rate before the test rows, smoothed towards the mean."""
     before = (data.train,)
     val = _rates(before, data.validation)
     test = _rates((data.train, data.validation), data.test)
@@ -141,5 +141,5 @@ def _rates(earlier: tuple[Rows, ...], later: Rows) -> Scores:
     mean = label.mean()
     rates = (total + SMOOTHING * mean) / (count + SMOOTHING)
     place = np.minimum(np.searchsorted(known, later.task_key), len(known) - 1)
-    found: Scores = np.where(known[place] == later.task_key, rates[place], mean)
-    return found
+    smoothed: Scores = np.where(known[place] == later.task_key, rates[place], mean)
+    return smoothed

@@ -60,7 +60,7 @@ def compare(
             rows' identity).
         seeds: One run of each rival per seed.
         names: Keys of `RIVALS`.
-        progress: Is told what starts, with the estimated time left.
+        progress: Called with a line for each run that starts, with the estimated time left.
 
     Returns:
         ``results`` with one entry per rival (see `summarise`), ``rows``, ``tasks``, ``seeds``.
@@ -95,13 +95,13 @@ def _run(data: Data, folder: Path, name: str, seed: int) -> dict[str, Any]:
     record, table = folder / f"{stem}.json", folder / f"{stem}.parquet"
     identity = data.test.identity()
     if record.is_file() and table.is_file():
-        found = pd.read_parquet(table)
-        if not np.array_equal(found["row"].to_numpy(), identity):
+        earlier = pd.read_parquet(table)
+        if not np.array_equal(earlier["row"].to_numpy(), identity):
             raise LimamlError(
                 f"{table} holds scores of other rows than {data.tasks}; compare into another "
                 "--output"
             )
-        columns = {c: found[c].to_numpy() for c in ("scores", "unadapted") if c in found}
+        columns = {c: earlier[c].to_numpy() for c in ("scores", "unadapted") if c in earlier}
         return {**json.loads(record.read_text(encoding="utf-8")), **columns}
     started = time.perf_counter()
     result: dict[str, Any] = {"name": name, "seed": seed}

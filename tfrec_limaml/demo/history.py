@@ -66,7 +66,7 @@ def read_history(tasks: Path, schema: Schema, split: str) -> History:
 
 
 def kinds(row: Mapping[str, Any], feature: Feature) -> list[str]:
-    """The values of a categorical feature in one row: several where it is multi-valued."""
+    """The values of a categorical feature in one row; more than one where it is multi-valued."""
     text = str(row[feature.name])
     values = text.split(feature.separator) if feature.separator else [text]
     return [value for value in values if value]
@@ -76,15 +76,15 @@ def likes(history: History, feature: Feature) -> list[str]:
     """Each task's most clicked kind, ``[T]``."""
     clicked = history.columns[record_format.LABEL] > 0.5
     values = history.columns[feature.name]
-    found = []
+    result = []
     for task in range(len(history.keys)):
         chosen = (values[i] for i in history.rows_of(task) if clicked[i])
-        found.append(
+        result.append(
             favourite(
                 kind for value in chosen for kind in kinds({feature.name: _plain(value)}, feature)
             )
         )
-    return found
+    return result
 
 
 def _plain(value: Any) -> Any:

@@ -98,9 +98,9 @@ def run_demo(
     say(f"[{len(todo) + 1}/{len(todo) + 1}] serve, and rank one member's candidates through gRPC")
     schema = Schema.load(workspace.tasks / SCHEMA_FILE)
     recent = history.read_history(workspace.tasks, schema, "recent")
-    told = _tell(workspace, schema, recent, words)
-    result = _result(dataset, workspace, state, told)
-    write_report(workspace.report, _report(words, workspace, schema, recent, told, result))
+    member_story = _tell(workspace, schema, recent, words)
+    result = _result(dataset, workspace, state, member_story)
+    write_report(workspace.report, _report(words, workspace, schema, recent, member_story, result))
     say(f"      report at {workspace.report}")
     return result
 
@@ -150,7 +150,7 @@ def _tell(
 
 
 def _result(
-    dataset: str, workspace: Workspace, state: dict[str, Any], told: MemberStory
+    dataset: str, workspace: Workspace, state: dict[str, Any], member_story: MemberStory
 ) -> dict[str, Any]:
     evaluation = json.loads((workspace.run / "evaluation.json").read_text(encoding="utf-8"))
     embedded = state["stages"]["embed"]["result"]
@@ -172,10 +172,10 @@ def _result(
             "seconds": embedded["seconds"],
         },
         "ranking": {
-            "member": told.task_key,
-            "interactions": told.seen,
-            "clicks": list(told.clicks),
-            "candidates": [dataclasses.asdict(item) for item in told.items],
+            "member": member_story.task_key,
+            "interactions": member_story.seen,
+            "clicks": list(member_story.clicks),
+            "candidates": [dataclasses.asdict(item) for item in member_story.items],
         },
         "seconds": {name: stage["seconds"] for name, stage in state["stages"].items()},
         "written": {"workspace": str(workspace.root), "report": str(workspace.report)},
@@ -224,7 +224,7 @@ def _report(
     workspace: Workspace,
     schema: Schema,
     recent: history.History,
-    told: MemberStory,
+    member_story: MemberStory,
     result: dict[str, Any],
 ) -> Report:
     kind = next(f for f in schema.all_features if f.name == words.kind)
@@ -255,7 +255,7 @@ def _report(
             groups=[name for name, ok in zip(liked, found, strict=True) if ok],
             meaning=f"most clicked {words.kind.replace('_', ' ')}",
         ),
-        story=told,
+        story=member_story,
         next_steps=next_steps(result["dataset"], workspace.root),
     )
 

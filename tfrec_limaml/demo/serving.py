@@ -1,4 +1,4 @@
-"""The serving half of the demo: ``limaml serve`` and ``limaml rank`` as processes of their own."""
+"""The serving half of the demo: ``limaml serve`` and ``limaml rank`` as separate processes."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tfrec_limaml import staging
 from tfrec_limaml.cli import build_parser
 from tfrec_limaml.errors import LimamlError
 
@@ -121,11 +121,10 @@ class Workspace:
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes the state, aside first."""
+        """Writes the state, whole or not at all."""
         self.root.mkdir(parents=True, exist_ok=True)
-        aside = self.root / f".writing-{STATE_FILE}"
-        aside.write_text(json.dumps(state, indent=1, default=str) + "\n", encoding="utf-8")
-        os.replace(aside, self.root / STATE_FILE)
+        text = json.dumps(state, indent=1, default=str) + "\n"
+        staging.write_text(self.root / STATE_FILE, text)
 
 
 def stages(

@@ -3,7 +3,7 @@
 A plain network learns the training rows with all features at hand, member history included. On
 later rows, which it has not seen, the diagnostic estimates how much tasks still differ
 (`tfrec_limaml.diagnosis.random_intercept`), overall and for each category (a topic, a tab), and how
-much AUC an estimate from each task's own history could win of that.
+much AUC an estimate from each task's history could win of that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -45,8 +46,8 @@ MOST_VALUES = 200
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """Which values of a category the query rows hold; a row with several values is there once for
-    each.
+    """Which values of a category the query rows hold; a row with more than one value is there once
+    for each.
 
     Attributes:
         row: Index of the query row.
@@ -104,8 +105,6 @@ def train_baseline(
     seed: int,
 ) -> None:
     """Fits a vanilla model with early stopping on the validation rows."""
-    import keras
-
     data = task_dataset(pattern, model.encoder, 128, shuffle=True, seed=seed)
     held_out = task_dataset(validation, model.encoder, 512)
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
@@ -114,7 +113,7 @@ def train_baseline(
 
 
 def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Feature]) -> ScoredRows:
-    """Scores the query rows of cut task records, un-adapted, and counts what their support
+    """Scores the query rows of split task records, un-adapted, and counts what their support
     holds.
     """
     schema = model.encoder.schema
@@ -165,7 +164,7 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
     if len(np.unique(rows.label)) < 2:
         raise LimamlError(
             f"task definition {definition!r}: all {len(rows.label)} validation rows have one "
-            "label; nothing can be told"
+            "label; nothing can be estimated"
         )
     rows = rows.sample()
     offset = recalibrate(rows.label, rows.logit)
@@ -278,7 +277,7 @@ def _with_history(rows: dict[str, Array], features: Sequence[Feature]) -> Scored
 
 
 def _values(column: Array, separator: str | None) -> tuple[Array, Array]:
-    """Row numbers and values; a row with several values comes once for each."""
+    """Row numbers and values; a row with more than one value comes once for each."""
     if separator is None:
         return np.arange(len(column)), column.astype("S") if column.dtype == object else column
     cells = [sorted(set(cell.split(separator.encode()))) for cell in column]

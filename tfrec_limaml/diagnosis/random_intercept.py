@@ -2,7 +2,7 @@
 scored rows, in NumPy.
 
 Each row's label is Bernoulli with logit ``offset + b_task + c_group``, where the offset is a
-model's own logit, ``b_task`` is normal with deviation tau, and ``c_group`` (a group is a task
+model's logit, ``b_task`` is normal with deviation tau, and ``c_group`` (a group is a task
 together with one value of a category) is normal with deviation tau_group. The deviations are found
 by maximum marginal likelihood, integrating over ``b`` and ``c`` by quadrature, and are then
 translated into AUC.
@@ -76,9 +76,9 @@ def group_deviation(
     """Deviation of intercepts of (task, category) that comes on top of task intercepts of deviation
     `tau`.
 
-    Where rows hold several values of the category they come once for each; `copies` is how often on
-    average. The estimate is then the one of a composite likelihood, and the interval counts what a
-    row says once, not `copies` times.
+    Where rows hold more than one value of the category they come once for each; `copies` is how
+    often on average. The estimate is then the one of a composite likelihood, and the interval
+    counts what a row says once, not `copies` times.
     """
     rows = _Sorted(label, offset, task, category)
     return _maximise(lambda tau_group: rows.log_likelihood(tau, tau_group) / copies, confidence)
@@ -110,7 +110,7 @@ def auc_gains(
 
     Returns:
         The gain in AUC of an oracle that knows every effect, and of the best estimate that each
-        task's own history allows: of task effects over none; with groups, of group effects on top
+        task's history allows: of task effects over none; with groups, of group effects on top
         of task effects.
     """
     rng = np.random.default_rng(seed)

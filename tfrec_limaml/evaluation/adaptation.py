@@ -23,7 +23,7 @@ def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, A
     """Whether fine-tuning lowers the loss it descends: the mean support loss of tasks before and
     after `fine_tune_steps` steps.
 
-    Warns where it rose on average: the inner rate is too large, or training went wrong.
+    Warns where it rose on average: the inner learning rate is too large, or training went wrong.
 
     Args:
         model: A trained model.
@@ -44,14 +44,16 @@ def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, A
             name: tf.boolean_mask(v, known) for name, v in (("before", before), ("after", after))
         }
 
-    found = _collect(dataset, losses)
-    if not len(found["before"]):
+    by_task = _collect(dataset, losses)
+    if not len(by_task["before"]):
         return {
             "support_loss_before": float("nan"),
             "support_loss_after": float("nan"),
             "support_loss_rose": float("nan"),
         }
-    before, after = (float(np.mean(found[name], dtype=np.float64)) for name in ("before", "after"))
+    before, after = (
+        float(np.mean(by_task[name], dtype=np.float64)) for name in ("before", "after")
+    )
     if not after <= before:
         warnings.warn(
             f"fine-tuning made the support loss worse: {before:.4f} before and {after:.4f} after "
@@ -60,7 +62,7 @@ def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, A
             "train again",
             stacklevel=2,
         )
-    rose = ~(found["after"] <= found["before"])
+    rose = ~(by_task["after"] <= by_task["before"])
     return {
         "support_loss_before": before,
         "support_loss_after": after,
@@ -73,7 +75,7 @@ def served_rows(model: LiMAML, dataset: tf.data.Dataset) -> Rows:
     its adapted meta block.
 
     Rows of a task without support have no stored embedding; the un-adapted meta block reads their
-    own features, as the exported ranker does.
+    features, as the exported ranker does.
 
     Args:
         model: A trained model.
@@ -97,9 +99,9 @@ def served_outputs(model: LiMAML, support: Samples, features: Features) -> tf.Te
     stored = model.task_embeddings(support)
     rows = flatten_tasks(features)
     like = next(iter(features.values()))
-    own = split_axes(model.meta_block(rows), like)
+    unadapted = split_axes(model.meta_block(rows), like)
     definitions = model.meta_block.nested_definitions
-    first, *others = tf.split(own, 1 + len(definitions), -1)
+    first, *others = tf.split(unadapted, 1 + len(definitions), -1)
     known = tf.reduce_any(support["weight"] > 0, -1)[:, None, None]
     block = model.meta_block
     parts = [block.from_stored(stored.embedding[:, None], known, first)]

@@ -18,7 +18,7 @@ Rows = Mapping[str, Array]
 
 #: Lower bounds of the slices by samples in the support set.
 HISTORY_BOUNDS = (0, 1, 3, 6, 12, 25)
-#: The paper cuts its tasks at this many samples in the test data.
+#: The paper divides its tasks at this many samples in the test data.
 PAPER_BOUND = 25
 DAY_MS = 86_400_000
 

@@ -127,7 +127,7 @@ def measure(
 
 
 def bayes_auc(rows: Rows, column: str = "bayes_probability") -> float | None:
-    """The best possible AUC, where the data carry each row's true probability."""
+    """The best possible AUC, where the data hold each row's true probability."""
     return auc(rows["label"], rows[column]) if column in rows else None
 
 

@@ -45,7 +45,7 @@ def auc_interval(
     The variance is DeLong's (1988) where rows are independent. Rows of one task are not: with
     `cluster` the structural components are summed within clusters first (Obuchowski, "Nonparametric
     analysis of clustered ROC curve data", Biometrics 1997), which is usually wider, and is the same
-    where every row is a cluster of its own.
+    where each row is a cluster by itself.
 
     Args:
         label: 0 or 1, ``[N]``.

@@ -77,10 +77,10 @@ def _nested_outputs(
     parts: dict[str, list[tf.Tensor]] = {name: [] for name in names.NESTED_OUTPUTS}
     for position, ((subtasks, embedding), texts) in enumerate(zip(nested, further, strict=True)):
         members = subtasks.members()
-        opening = tf.gather_nd(texts, tf.stack([subtasks.owner, subtasks.opener], -1))
+        added = tf.gather_nd(texts, tf.stack([subtasks.owner, subtasks.first_row], -1))
         values = {
             "nested_definition": tf.fill(tf.shape(subtasks.owner), tf.constant(position, tf.int64)),
-            "nested_task_key": tf.strings.join([tf.gather(task_key, subtasks.owner), opening], "|"),
+            "nested_task_key": tf.strings.join([tf.gather(task_key, subtasks.owner), added], "|"),
             "nested_meta_embedding": tf.cast(embedding, tf.float32),
             "nested_sample_count": tf.math.count_nonzero(members, -1),
             "nested_last_timestamp": tf.reduce_max(

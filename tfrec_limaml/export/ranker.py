@@ -23,10 +23,10 @@ def ranker_module(model: LiMAML) -> Exported:
 
     def score(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         features = model.encoder({f.name: inputs[f.name] for f in schema.all_features})
-        own = tf.split(model.meta_block(features), len(embedding_inputs), -1)
+        embeddings = tf.split(model.meta_block(features), len(embedding_inputs), -1)
         parts = [
             model.meta_block.from_stored(inputs[stored], inputs[has][:, None], unadapted)
-            for (stored, has), unadapted in zip(embedding_inputs, own, strict=True)
+            for (stored, has), unadapted in zip(embedding_inputs, embeddings, strict=True)
         ]
         outputs = tf.cast(model.global_block(features, tf.concat(parts, -1)), tf.float32)
         return {names.PROBABILITY: model.predictions(outputs), names.LOGIT: outputs}
@@ -40,17 +40,17 @@ def ranker_module(model: LiMAML) -> Exported:
         columns = tf.io.parse_example(
             examples, {f.name: _example_feature(f) for f in schema.all_features}
         )
-        found = tf.io.parse_example(
+        stored_values = tf.io.parse_example(
             examples, {name: tf.io.RaggedFeature(tf.float32) for name, _ in embedding_inputs}
         )
         for name, has in embedding_inputs:
-            lengths = found[name].row_lengths()
+            lengths = stored_values[name].row_lengths()
             columns[has] = lengths > 0
             width = tf.where(columns[has], lengths, dim)
             tf.debugging.assert_equal(
                 width, tf.cast(dim, width.dtype), f"{name} must hold {dim} values or none"
             )
-            columns[name] = found[name].to_tensor(shape=[None, dim])
+            columns[name] = stored_values[name].to_tensor(shape=[None, dim])
         return score(columns)
 
     rows = {
@@ -74,12 +74,13 @@ def ranker_module(model: LiMAML) -> Exported:
 
 
 def _repeat(name: str, value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    own = tf.shape(value)[0]
-    allowed = tf.logical_or(tf.equal(own, rows), tf.equal(own, 1))
+    length = tf.shape(value)[0]
+    allowed = tf.logical_or(tf.equal(length, rows), tf.equal(length, 1))
     check = tf.debugging.Assert(
-        allowed, [f"input {name} must have 1 row or as many as the longest input; rows:", own, rows]
+        allowed,
+        [f"input {name} must have 1 row or as many as the longest input; rows:", length, rows],
     )
-    with tf.control_dependencies([check]):  # or an operation that fails on its own may be first
+    with tf.control_dependencies([check]):  # or another operation that fails may be first
         return tf.broadcast_to(value, tf.concat([[rows], tf.shape(value)[1:]], 0))
 
 

@@ -40,8 +40,8 @@ def export_for_serving(
 ) -> Manifest:
     """Writes ``ranker/<version>/`` and ``adapter/<version>/`` below `base_directory`.
 
-    Both are written aside and renamed when complete, the adapter first, so that a server never
-    loads half a model.
+    Both are written to staging folders and renamed when complete, the adapter first, so that a
+    server never loads half a model.
 
     Args:
         model: A trained `LiMAML` model with an encoder.
@@ -77,20 +77,20 @@ def export_for_serving(
             f"version {chosen} exists at {existing[0]}; choose another version, or remove it first"
         )
     manifest = _manifest(model, chosen, task_definition, metrics or {})
-    aside = {kind: path.with_name(f".writing-{chosen}") for kind, path in final.items()}
+    staging = {kind: path.with_name(f".writing-{chosen}") for kind, path in final.items()}
     try:
         for kind, build in (("adapter", adapter_module), ("ranker", ranker_module)):
-            shutil.rmtree(aside[kind], ignore_errors=True)
+            shutil.rmtree(staging[kind], ignore_errors=True)
             module, signatures, arguments = build(model)
-            tf.saved_model.save(module, str(aside[kind]), signatures=signatures)
-            rename_inputs(aside[kind], arguments)
-            manifest.write(aside[kind])
+            tf.saved_model.save(module, str(staging[kind]), signatures=signatures)
+            rename_inputs(staging[kind], arguments)
+            manifest.write(staging[kind])
         for hook in entry_points(group=EXPORT_HOOKS):
-            hook.load()(aside["ranker"], manifest)
+            hook.load()(staging["ranker"], manifest)
         for kind in ("adapter", "ranker"):
-            aside[kind].rename(final[kind])
+            staging[kind].rename(final[kind])
     finally:
-        for path in aside.values():
+        for path in staging.values():
             shutil.rmtree(path, ignore_errors=True)
     return manifest
 
@@ -99,13 +99,13 @@ def _manifest(
     model: LiMAML, model_version: int, task_definition: str | None, metrics: Mapping[str, Any]
 ) -> Manifest:
     schema: Schema = model.encoder.schema
-    own = model.encoder.task
-    definition = task_definition or own or schema.default_task
+    trained = model.encoder.task or schema.default_task
+    definition = task_definition or trained
     schema.task_columns(definition)
     nested = model.meta_block.nested_definitions
-    if nested and definition != (own or schema.default_task):
+    if nested and definition != trained:
         raise LimamlError(
-            f"{nested} of this model refine the task definition {own or schema.default_task!r}, "
+            f"{nested} of this model refine the task definition {trained!r}, "
             f"received {definition!r}"
         )
     taken = {name for pair in names.embedding_inputs(nested) for name in pair} & {

@@ -34,7 +34,7 @@ def traced(
     """A module that holds what the functions need."""
     module = tf.Module()
     module.encoder = model.encoder
-    # The TensorFlow variables inside Keras's own: tracked through their layers, a graph session
+    # The TensorFlow variables inside those of Keras: tracked through their layers, a graph session
     # (TensorFlow Serving) restores copies of them that no signature reads.
     rates = model.rates if getattr(model, "learn_inner_rates", False) else []
     module.weights = [variable.value for variable in (*model.network.weights, *rates)]

@@ -160,7 +160,7 @@ class LiMAML(MAMLModel):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Keras' own and the AUC before adaptation."""
+        """Those of Keras and the AUC before adaptation."""
         reported = getattr(self, "_reported", None)
         if reported is None or not self.fine_tune:
             return super().metrics
@@ -309,9 +309,9 @@ class LiMAML(MAMLModel):
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        own = {
+        config = {
             "adaptation": self.adaptation,
             "prior_precision": self.prior_precision,
             "pooling": self.pooling,
         }
-        return {**super().get_config(), **own}
+        return {**super().get_config(), **config}

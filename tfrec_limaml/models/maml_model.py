@@ -25,8 +25,8 @@ class MAMLModel(TaskModel):
         unadapted_loss_weight: Weight of the support loss *before* adaptation in the outer
             objective. Beyond the paper: it also makes members without history score well. 0 is the
             paper's objective.
-        learn_inner_rates: Learn one inner rate per parameter, from `inner_learning_rate` on
-            (Meta-SGD). Beyond the paper.
+        learn_inner_rates: Learn one inner learning rate per parameter, from `inner_learning_rate`
+            on (Meta-SGD). Beyond the paper.
         **kwargs: See `TaskModel`; `fine_tune_steps` is `inner_steps` by default.
     """
 
@@ -72,7 +72,7 @@ class MAMLModel(TaskModel):
         raise NotImplementedError
 
     def build(self, features_shape: Any) -> None:
-        """Builds the blocks and, for Meta-SGD, one rate per adapted parameter."""
+        """Builds the blocks and, for Meta-SGD, one inner learning rate per adapted parameter."""
         super().build(features_shape)
         if self.learn_inner_rates:
             rate = keras.initializers.Constant(self.inner_learning_rate)
@@ -145,7 +145,7 @@ class EntireNetworkMAML(MAMLModel):
     def adapted_outputs(
         self, adapted: AdaptedTasks, features: Features, training: bool = False
     ) -> tf.Tensor:
-        """Outputs ``[T, S]`` of each task's own network."""
+        """Outputs ``[T, S]`` of each task's network."""
         return self.network.call_adapted(adapted.weights, features, training)
 
 

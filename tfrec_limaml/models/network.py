@@ -70,9 +70,9 @@ class RecommenderNetwork(keras.layers.Layer):
         }
 
         def one_task(pair: Any) -> tf.Tensor:
-            own, rows = pair
+            task_weights, rows = pair
             values = [
-                own[places[id(v)]] if id(v) in places else shared[id(v)]
+                task_weights[places[id(v)]] if id(v) in places else shared[id(v)]
                 for v in self.trainable_variables
             ]
             return self.stateless_call(values, fixed, rows, training=training)[0]

@@ -51,7 +51,7 @@ class TaskModel(keras.Model):
             export.
         fine_tune: Whether `evaluate` and `predict` adapt on each task's support set first.
         fine_tune_steps: Steps ``k`` of that adaptation.
-        inner_learning_rate: Rate alpha of the inner loop and of fine-tuning.
+        inner_learning_rate: Inner learning rate, of the inner loop and of fine-tuning.
         averaging: Outer mean over ``"task"`` losses, or over all their ``"sample"`` weights.
         adaptation_strength: How far `evaluate`, `predict` and exported adapters adapt, relative to
             training: a factor of the inner learning rate, or of the prior's variance. 0 means not
@@ -235,14 +235,14 @@ class TaskModel(keras.Model):
         A task whose loss is not finite is dropped and counted.
         """
         support, query = data["support"], data["query"]
-        own = self.outer_count(support, query)
-        count, replicas = sum_over_replicas(own)
+        count_here = self.outer_count(support, query)
+        count, replicas = sum_over_replicas(count_here)
         loss, gradients, good = self._gradients(support, query, count, replicas)
 
         def without_bad_tasks() -> tuple[tf.Tensor, list[tf.Tensor]]:
             kept = without_tasks(support, ~good), without_tasks(query, ~good)
             return zero_unless_finite(
-                *self._gradients(*kept, count - own + self.outer_count(*kept), replicas)[:2]
+                *self._gradients(*kept, count - count_here + self.outer_count(*kept), replicas)[:2]
             )
 
         loss, gradients = tf.cond(
@@ -279,7 +279,7 @@ class TaskModel(keras.Model):
         under a regression loss), ``history`` (samples in the task's support set), and whatever else
         the query holds for each row: ``label``, and with ``task_dataset(..., with_keys=True)`` also
         ``timestamp``, ``task_key``, ``last_seen`` (the task's latest support timestamp, 0 without
-        any) and carried columns.
+        any) and passthrough columns (the schema's `carry`).
         """
         if not (isinstance(data, Mapping) and "support" in data):
             return self(data[0] if isinstance(data, tuple) else data, training=False)
@@ -358,18 +358,16 @@ class TaskModel(keras.Model):
         spec = spec if isinstance(spec, Mapping) and "support" in spec else None
         if spec != self._task_spec:
             self._task_spec, self.predict_function = spec, None
-        several = getattr(self, "steps_per_execution", 1)
-        self.steps_per_execution = (
-            1  # or Keras would pass several batches to a function made for one
-        )
+        steps_before = getattr(self, "steps_per_execution", 1)
+        self.steps_per_execution = 1  # otherwise Keras passes more batches than one at a time
         try:
             with _quiet_iteration():
                 return super().predict(x, *args, **kwargs)
         finally:
-            self.steps_per_execution = several
+            self.steps_per_execution = steps_before
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """Keras' own, but traced once for all batch shapes: Keras passes `predict` tensors, whose
+        """As in Keras, but traced once for all batch shapes: Keras passes `predict` tensors, whose
         shapes differ from batch to batch.
         """
         if (

@@ -65,7 +65,7 @@ class Vanilla(TaskModel):
     def adapted_outputs(
         self, adapted: AdaptedTasks, features: Features, training: bool = False
     ) -> tf.Tensor:
-        """Outputs ``[T, S]``: of each task's own network, or of the shared one where nothing was
+        """Outputs ``[T, S]``: of each task's network, or of the shared one where nothing was
         adapted.
         """
         if adapted.weights:

@@ -153,7 +153,7 @@ def count_tasks(pattern: str | Sequence[str]) -> tuple[int, int]:
 
 def _without_tuner() -> tf.data.Options:
     """There is nothing to tune; and at the end of each epoch `fit` would wait for the tuner, whose
-    naps double in length, to wake up.
+    back-off doubles its pauses, to wake up.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

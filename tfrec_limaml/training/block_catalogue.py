@@ -84,7 +84,7 @@ def _mlp_global(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
 
 def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
     """Features of the task itself have no row in the projection: it would compete with the task's
-    own embedding.
+    embedding.
     """
     deep = _deep(encoder, options)
     other = encoder.embeddings("other")
@@ -113,9 +113,9 @@ def shrinkage(encoder: FeatureEncoder, rows: float) -> dict[str, list[float]]:
     """
     counts = {f.name: encoder.counts(f) for f in encoder.schema.all_features}
     return {
-        name: [n / (n + rows) if n else 0.0 for n in found]
-        for name, found in counts.items()
-        if found is not None
+        name: [n / (n + rows) if n else 0.0 for n in of_feature]
+        for name, of_feature in counts.items()
+        if of_feature is not None
     }
 
 

@@ -40,7 +40,7 @@ class _TensorBoard(keras.callbacks.TensorBoard):
     """Keras 3 itself writes no graphs."""
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Writes the graph, before Keras opens a file of its own: of a run's files TensorBoard
+        """Writes the graph, before Keras opens a file: of a run's files TensorBoard
         follows the newest.
         """
         if self.write_graph and self.model.encoder is not None:

@@ -70,6 +70,11 @@ class ModelOptions:
         _one_of("global_block", self.global_block, GLOBAL_BLOCKS)
         if self.adaptation is not None:
             _one_of("adaptation", self.adaptation, ADAPTATIONS)
+        if self.adaptation == "gauss-newton" and self.meta_block != "offset":
+            raise LimamlError(
+                "adaptation 'gauss-newton' needs the meta_block 'offset', received "
+                f"{self.meta_block!r}; choose one of the two or leave adaptation open"
+            )
 
     @property
     def chosen_adaptation(self) -> Adaptation:

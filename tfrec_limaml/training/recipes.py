@@ -38,7 +38,7 @@ def load_encoder(
     Args:
         tasks: The folder.
         task: Task definition whose records are read; the schema's first by default.
-        nested: Definitions that refine it, for a model that adapts to several at once.
+        nested: Definitions that refine it, for a model that adapts to nested tasks.
 
     Raises:
         SchemaError: The folder's files are missing, or a nested definition does not refine the
@@ -95,6 +95,11 @@ def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     make = META_BLOCKS[options.meta_block]
     if not encoder.nested:
         return make(encoder, options)
+    if options.meta_block == "offset":
+        raise LimamlError(
+            f"nested task definitions {list(encoder.nested)} need a meta block that is adapted by "
+            "gradient steps, received 'offset'; choose another one, for example --meta-block mlp"
+        )
     definitions = (encoder.task or encoder.schema.default_task, *encoder.nested)
     blocks = {name: make(encoder, options.replace(task=name)) for name in definitions}
     return NestedMetaBlocks(blocks, name="meta_block")
@@ -105,9 +110,12 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) 
 
     Args:
         algorithm: ``"limaml"``, ``"vanilla"`` or ``"maml"``.
-        encoder: Encodes the features; fixes the blocks' inputs, and whether the meta block is one
-            of several (its `nested`).
+        encoder: Encodes the features; fixes the blocks' inputs, and whether there is one meta block
+            or one for each nested definition (its `nested`).
         options: What to build.
+
+    Raises:
+        LimamlError: Nested definitions with a meta block that is adapted in closed form.
     """
     meta_block = _meta_block(encoder, options)
     global_block = GLOBAL_BLOCKS[options.global_block](encoder, options)

@@ -8,7 +8,7 @@ from tfrec_limaml.errors import LimamlError
 
 
 def scale_learning_rate(learning_rate: float, tasks_per_batch: int, reference: int = 128) -> float:
-    """Scales a rate linearly with the tasks in a batch.
+    """Scales a learning rate linearly with the tasks in a batch.
 
     Args:
         learning_rate: Rate that suits `reference` tasks per batch.

@@ -29,7 +29,7 @@ NOT_DECAYED = ("bias", "scaled_log_precision", "inner_rate")
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained model and what is worth knowing of its training.
+    """A trained model and the record of its training.
 
     Attributes:
         model: With the weights of the best epoch.
@@ -173,7 +173,7 @@ def _stopping(options: TrainOptions) -> list[keras.callbacks.Callback]:
 
 class ValidationScore(keras.callbacks.Callback):
     """Adds ``val_score`` to an epoch's logs: the mean of the validation AUCs with and without
-    adaptation, so that tasks without an embedding are looked after too.
+    adaptation, so that tasks without an embedding count too.
     """
 
     NAME = "val_score"

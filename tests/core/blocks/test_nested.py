@@ -1,4 +1,4 @@
-"""Several meta blocks at once: one per task, others per part of a task."""
+"""Nested meta blocks: one per task, others per part of a task."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_parts_are_numbered_by_task_and_first_row_and_padding_belongs_to_none():
     np.testing.assert_array_equal(found.number, [[0, 1, 0, -1], [2, 2, 3, 2], [-1, -1, -1, -1]])
     assert int(found.count) == 4
     np.testing.assert_array_equal(found.owner, [0, 0, 1, 1])
-    np.testing.assert_array_equal(found.opener[:4], [0, 1, 0, 2])
+    np.testing.assert_array_equal(found.first_row[:4], [0, 1, 0, 2])
     np.testing.assert_array_equal(
         found.of_rows(tf.constant([[3, 4, 5], [5, 3, 9], [1, 3, 5]], tf.int64)),
         [[1, -1, 0], [3, 2, -1], [-1] * 3],

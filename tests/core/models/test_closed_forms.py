@@ -17,14 +17,16 @@ SHAPES = {"meta": (None, 3), "other": (None, 2)}
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
 def test_on_a_quadratic_each_step_shrinks_the_error_by_one_minus_alpha(steps):
-    start, optimum, alpha = (
+    start, optimum, learning_rate = (
         tf.constant([[3.0], [-1.0]], tf.float64),
         tf.constant([[1.0], [2.0]], tf.float64),
         0.3,
     )
-    result = adapt([start], lambda w: 0.5 * tf.reduce_sum((w[0] - optimum) ** 2, -1), steps, alpha)
+    result = adapt(
+        [start], lambda w: 0.5 * tf.reduce_sum((w[0] - optimum) ** 2, -1), steps, learning_rate
+    )
     np.testing.assert_allclose(
-        result.weights[0] - optimum, (1 - alpha) ** steps * (start - optimum), rtol=1e-12
+        result.weights[0] - optimum, (1 - learning_rate) ** steps * (start - optimum), rtol=1e-12
     )
     assert len(result.losses) == steps
 

@@ -44,7 +44,7 @@ def _model(cls=LiMAML, **kwargs):
 
 
 def test_two_replicas_make_the_single_device_update():
-    """In a process of its own: logical devices must be configured before TensorFlow starts."""
+    """In a separate process: logical devices must be configured before TensorFlow starts."""
     script = Path(__file__).with_name("two_replicas.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -72,9 +72,9 @@ def test_several_steps_per_execution_change_nothing_but_the_number_of_visits_to_
         model.compile(keras.optimizers.Adam(0.05), steps_per_execution=steps)
         history = model.fit(dataset, epochs=2, verbose=0, validation_data=dataset).history
         found.append((history, model.predict(dataset, verbose=0)))
-    (one, rows), (several, same_rows) = found
+    (one, rows), (eight, same_rows) = found
     for name, values in one.items():
-        np.testing.assert_allclose(several[name], values, rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(eight[name], values, rtol=1e-6, err_msg=name)
     assert len(rows["label"]) == sum(
         int((batch["query"]["weight"] > 0).sum()) for batch in dataset.as_numpy_iterator()
     )

@@ -52,6 +52,10 @@ def test_the_papers_recipe_takes_one_gradient_step_on_the_query_loss_alone():
         ({"algorithm": "reptile"}, r"algorithm must be one of .*received 'reptile'"),
         ({"epochs": 0}, "epochs must be at least 1, received 0"),
         ({"average_weights": 1.0}, "average_weights must be .*received 1.0"),
+        (
+            {"adaptation": "gauss-newton", "meta_block": "mlp"},
+            "'gauss-newton' needs the meta_block 'offset', received 'mlp'",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(changes, said):

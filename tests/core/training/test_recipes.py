@@ -75,3 +75,9 @@ def test_each_algorithm_gets_its_options(encoder, algorithm, cls):
     )
     if cls is not Vanilla:
         assert (model.inner_steps, model.unadapted_loss_weight) == (2, 0.5)
+
+
+def test_nested_definitions_with_the_closed_form_are_refused(folder):
+    encoder = recipes.load_encoder(folder, "member", ["member_tab"])
+    with pytest.raises(LimamlError, match=r"\['member_tab'\] need .*received 'offset'"):
+        recipes.build_model("limaml", encoder, ModelOptions())

@@ -1,0 +1,51 @@
+"""The documentation's Python examples name what is there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("tfrec_limaml", "limaml_beam", "limaml_serving")
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+
+
+def imported_names(text: str) -> set[tuple[str, str]]:
+    """Modules of this project that a page's Python examples import from, and what from each."""
+    found = set()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGES):
+                found |= {(str(node.module), alias.name) for alias in node.names}
+            elif isinstance(node, ast.Import):
+                found |= {(a.name, "") for a in node.names if a.name.startswith(PACKAGES)}
+    return found
+
+
+def exists(module: str, name: str) -> bool:
+    """Whether ``from module import name`` works; without a name, ``import module``."""
+    loaded = importlib.import_module(module)
+    return not name or hasattr(loaded, name) or bool(importlib.util.find_spec(f"{module}.{name}"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_an_example_imports_exists(page):
+    names = imported_names(page.read_text(encoding="utf-8"))
+    assert not {(module, name) for module, name in names if not exists(module, name)}
+
+
+def test_the_finder_sees_both_ways_of_importing_and_what_is_missing():
+    text = "```python\nimport limaml_beam\nfrom tfrec_limaml import LiMAML, Nothing\nimport os\n```"
+    assert imported_names(text) == {
+        ("limaml_beam", ""),
+        ("tfrec_limaml", "LiMAML"),
+        ("tfrec_limaml", "Nothing"),
+    }
+    assert exists("tfrec_limaml", "LiMAML")
+    assert exists("tfrec_limaml", "schema")
+    assert not exists("tfrec_limaml", "Nothing")

@@ -11,9 +11,7 @@ Padded samples have weight 0 and change nothing.
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import keras
@@ -37,11 +35,12 @@ from tfrec_limaml.models.outer_step import (
     without_tasks,
     zero_unless_finite,
 )
+from tfrec_limaml.models.task_loops import TaskLoops
 
 TaskBatch = Mapping[str, Any]
 
 
-class TaskModel(keras.Model):
+class TaskModel(TaskLoops):
     """Base class of `LiMAML`, `EntireNetworkMAML` and `Vanilla`.
 
     Args:
@@ -327,64 +326,6 @@ class TaskModel(keras.Model):
         )
         return per_task_mean(tf.reshape(losses, tf.shape(label)), samples["weight"])
 
-    # -- fit, evaluate and predict build the blocks from the dataset's element_spec first
-
-    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """`keras.Model.fit` on a dataset of task batches."""
-        self._build_from(x)
-        before = int(self.dropped_tasks.numpy())
-        with _quiet_iteration():
-            history = super().fit(x, *args, **{"shuffle": False, **kwargs})
-        dropped = int(self.dropped_tasks.numpy()) - before
-        if dropped:
-            warnings.warn(
-                f"{dropped} task(s) had a loss that is not finite and were left out; check their "
-                "features, or lower inner_learning_rate "
-                f"(now {self.inner_learning_rate})",
-                stacklevel=2,
-            )
-        return history
-
-    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.evaluate` on a dataset of task batches."""
-        self._build_from(x)
-        with _quiet_iteration():
-            return super().evaluate(x, *args, **kwargs)
-
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.predict` on a dataset of task batches, or on encoded rows."""
-        self._build_from(x)
-        spec = getattr(x, "element_spec", None)
-        spec = spec if isinstance(spec, Mapping) and "support" in spec else None
-        if spec != self._task_spec:
-            self._task_spec, self.predict_function = spec, None
-        steps_before = getattr(self, "steps_per_execution", 1)
-        self.steps_per_execution = 1  # otherwise Keras passes more batches than one at a time
-        try:
-            with _quiet_iteration():
-                return super().predict(x, *args, **kwargs)
-        finally:
-            self.steps_per_execution = steps_before
-
-    def make_predict_function(self, force: bool = False) -> Any:
-        """As in Keras, but traced once for all batch shapes: Keras passes `predict` tensors, whose
-        shapes differ from batch to batch.
-        """
-        if (
-            self._task_spec is None
-            or self.run_eagerly
-            or self.distribute_strategy.num_replicas_in_sync > 1
-        ):
-            return super().make_predict_function(force)
-        if self.predict_function is None or force:
-            step = tf.function(
-                lambda data: self.predict_step(data[0]),
-                input_signature=[[self._task_spec]],
-                autograph=False,
-            )
-            self.predict_function = step
-        return self.predict_function
-
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {
@@ -409,8 +350,6 @@ class TaskModel(keras.Model):
             for name in ("meta_block", "global_block", "encoder")
         }
         return cls(**{**config, **parts})
-
-    # -- details
 
     def _gradients(
         self, support: Samples, query: Samples, count: tf.Tensor, replicas: int = 1
@@ -443,32 +382,6 @@ class TaskModel(keras.Model):
             [tf.convert_to_tensor(g) for g in gradients],
             tf.math.is_finite(total),
         )
-
-    def _build_from(self, data: Any) -> None:
-        for part in (self._compile_loss, self._compile_metrics):
-            if (
-                part is not None and not part.built
-            ):  # Keras builds them on a forward pass over `data`, which holds tasks, not rows
-                part.build(tf.zeros([1, 1]), tf.zeros([1, 1]))
-        spec = getattr(data, "element_spec", None)
-        if self.built or spec is None:
-            return
-        if not (isinstance(spec, Mapping) and "support" in spec):
-            raise ValueError(
-                "expected a dataset of task batches with 'support' and 'query' (see "
-                f"task_dataset), received {spec}"
-            )
-        self.build({name: (None, *s.shape[2:]) for name, s in spec["support"]["features"].items()})
-
-
-@contextlib.contextmanager
-def _quiet_iteration() -> Iterator[None]:
-    """Hides Keras' warning that a dataset of unknown length came to its end: that is how an epoch
-    ends here.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Your input ran out of data")
-        yield
 
 
 def _at_least(name: str, value: float, minimum: float) -> None:

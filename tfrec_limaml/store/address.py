@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import parse_qsl, unquote
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.base import EmbeddingStore
-
-# From the slashes to the last @: a password that was not percent-encoded may hold either.
-_ACCOUNT = re.compile(r"(?<=//)\S*@")
-_PASSWORD = re.compile(r"(?i)(?<=password=)[^&\s'\"]*")
+from tfrec_limaml.store.secrets import masked
 
 _LMDB_OPTIONS = ("dtype",)
 _REDIS_OPTIONS = (
@@ -18,11 +14,6 @@ _REDIS_OPTIONS = (
     *("tls_ca", "tls_certificate", "tls_key"),
 )
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis-sentinel")
-
-
-def masked(address: str) -> str:
-    """An address, or a text that quotes one, without user names and passwords."""
-    return _PASSWORD.sub("***", _ACCOUNT.sub("***@", address))
 
 
 def open_store(address: str) -> EmbeddingStore:

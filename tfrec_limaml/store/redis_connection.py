@@ -12,7 +12,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store.address import masked
+from tfrec_limaml.store.secrets import masked
 
 #: Options of an address that are for TLS, and what redis-py calls them.
 TLS_OPTIONS = {

@@ -26,11 +26,11 @@ import redis
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import common, values
-from tfrec_limaml.store.address import masked
 from tfrec_limaml.store.base import Found, Generation
 from tfrec_limaml.store.redis_catalog import RedisCatalog
 from tfrec_limaml.store.redis_connection import TLS_OPTIONS, connect, secret_of
 from tfrec_limaml.store.redis_writer import RedisWriter
+from tfrec_limaml.store.secrets import masked
 
 _NUMBERS = ("ttl", "lease", "timeout")
 #: Longest time that an option may give: Redis counts milliseconds in 64 bits.

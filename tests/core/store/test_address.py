@@ -9,7 +9,7 @@ import pytest
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import open_store
-from tfrec_limaml.store.address import masked
+from tfrec_limaml.store.secrets import masked
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
     from tfrec_limaml.tasks.input_pipeline import task_dataset
     from tfrec_limaml.training.options import ModelOptions, TrainOptions
+    from tfrec_limaml.training.train import train
 
 if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
     raise ImportError(
@@ -55,6 +56,7 @@ __all__ = [
     "export_for_serving",
     "open_store",
     "task_dataset",
+    "train",
 ]
 
 #: The module of each name.
@@ -78,6 +80,7 @@ _MODULES = {
     "export_for_serving": "export.savedmodels",
     "open_store": "store",
     "task_dataset": "tasks.input_pipeline",
+    "train": "training.train",
 }
 
 

@@ -85,7 +85,7 @@ class DualKernel:
         )
 
     def descend(self, gradient: tf.Tensor, learning_rate: Any, exact: bool = True) -> DualKernel:
-        """The kernel one step later; `gradient` is that of the placeholder: the delta of the layer's
+        """The kernel one step later; `gradient` is the placeholder's: the delta of the layer's
         output, ``[T, S, out]``.
 
         Not `exact` means a first-order step, of which an outer tape sees nothing.

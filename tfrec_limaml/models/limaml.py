@@ -88,12 +88,14 @@ class LiMAML(MAMLModel):
         adaptation: ``"gradient"`` takes the paper's steps of gradient descent on the mean support
             loss. ``"gauss-newton"`` solves for the mode of the posterior of an `OffsetMetaBlock`'s
             offset; see `tfrec_limaml.adaptation.gauss_newton`. Its `inner_steps` are the solves.
+            None means the second for an `OffsetMetaBlock` and the first for other blocks.
         prior_precision: Start of the learned prior precision of the offset (one per dimension);
             `adaptation="gauss-newton"` only.
         pooling: How the meta embedding that is stored is made from a task's samples: ``"latest"``
             (the paper's), ``"mean"``, ``"max"`` or ``"cosine"`` (mean weighted by cosine similarity
             to the latest).
-        **kwargs: See `MAMLModel` and `TaskModel`.
+        **kwargs: See `MAMLModel` and `TaskModel`. Their defaults are the paper's; what trains best
+            here is in `TrainOptions`, which `train` and ``limaml train`` use.
     """
 
     def __init__(
@@ -101,11 +103,13 @@ class LiMAML(MAMLModel):
         meta_block: Any,
         global_block: Any,
         *,
-        adaptation: Literal["gradient", "gauss-newton"] = "gradient",
+        adaptation: Literal["gradient", "gauss-newton"] | None = None,
         prior_precision: float = 1.0,
         pooling: str = "latest",
         **kwargs: Any,
     ) -> None:
+        if adaptation is None:
+            adaptation = "gauss-newton" if meta_block.stores_offset else "gradient"
         if adaptation not in ("gradient", "gauss-newton"):
             raise ValueError(
                 f"adaptation must be 'gradient' or 'gauss-newton', received {adaptation!r}"

@@ -35,7 +35,7 @@ DEV = [
 
 setup(
     name="tfrec-limaml",
-    version="0.1.0",
+    version="0.2.0",
     description="Personalise deep recommender models with LiMAML: meta-learned member embeddings "
     "for Keras 3, Beam and TF Serving.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),

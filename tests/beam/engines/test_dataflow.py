@@ -27,7 +27,7 @@ from limaml_beam.generate_embeddings.__main__ import main
 from limaml_beam.generate_embeddings.artefacts import read_manifest
 from limaml_beam.generate_embeddings.job import EmbeddingJob, GenerateEmbeddings, write_results
 
-IMAGE = "europe-docker.pkg.dev/project/limaml/worker:0.1.0"
+IMAGE = "europe-docker.pkg.dev/project/limaml/worker:0.2.0"
 MOST_PICKLED_BYTES = 200_000
 
 

@@ -8,12 +8,17 @@ DEMO_OPTIONS ?=
 # Two workers, whole files each: many tests wait for processes of their own, and module fixtures stay in one worker.
 PYTEST_OPTIONS ?= -n 2 --dist loadfile
 
+# What `make check` runs beside lint and types: no model is trained.
+FAST_TESTS := tests/core/schema tests/core/adaptation tests/core/tasks tests/core/datasets tests/core/store tests/core/test_architecture.py \
+	tests/core/test_documentation.py tests/core/test_manifest.py tests/core/test_staging.py \
+	tests/core/training/test_options.py tests/core/evaluation/test_metrics.py
+
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-avx2 flink lint format constraints clean
+.PHONY: help env demo check test test-avx2 docs flink lint format constraints clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +37,9 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 demo: env ## Run the whole loop and write report.html (DATASET=simulated or kuairand-pure, DATA_DIR=..., WORKSPACE=...).
 	$(BIN)/limaml demo --dataset $(DATASET) --workspace $(WORKSPACE) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(DEMO_OPTIONS)
 
+check: lint ## Lint, type check and the fast tests: within 90 seconds, before each commit.
+	$(BIN)/python -m pytest -q $(PYTEST_OPTIONS) -m "not slow" $(FAST_TESTS)
+
 test: lint ## Lint, type check and run every test; prints the coverage.
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST_OPTIONS)
 
@@ -39,6 +47,14 @@ test: lint ## Lint, type check and run every test; prints the coverage.
 test-avx2: env ## Run the numerical tests once more with kernels for processors without AVX-512.
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/core/models tests/core/adaptation \
 		tests/core/export tests/core/blocks tests/beam/generate_embeddings/test_batch_independence.py
+
+docs: env ## Build the pages and the API reference into build/site; fails on a broken link.
+	rm -rf build/site_source
+	mkdir -p build/site_source/beam build/site_source/serving
+	cp -r README.md CONTRIBUTING.md CHANGELOG.md LICENSE docs build/site_source
+	cp beam/README.md build/site_source/beam
+	cp serving/README.md build/site_source/serving
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 flink: env ## Fetch or assemble Beam's Flink job server (needs Java and Maven), so that the Flink test runs instead of being skipped.
 	$(BIN)/python beam/flink/make_job_server.py build/flink
@@ -48,7 +64,7 @@ lint: env ## Ruff (lint and format) and mypy (strict).
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: env ## Let ruff mend what it can.
+format: env ## Let ruff fix what it can.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

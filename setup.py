@@ -18,6 +18,7 @@ AWS = ["boto3>=1.34"]  # s3:// in the Beam jobs
 TENSORBOARD = ["tensorboard>=2.20"]
 SEARCH = ["optuna>=4"]
 COMPARE = ["lightgbm>=4.5", "scikit-learn>=1.5"]
+DOCS = ["mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29"]
 DEV = [
     "build",
     "hypothesis",
@@ -73,7 +74,8 @@ setup(
         "tensorboard": TENSORBOARD,
         "search": SEARCH,
         "compare": COMPARE,
-        "dev": DEV,
+        "docs": DOCS,
+        "dev": [*DEV, *DOCS],
         "all": [*BEAM, *SERVING, *REDIS, *TENSORBOARD, *SEARCH, *COMPARE],
     },
     entry_points={

@@ -109,12 +109,12 @@ def test_the_import_finder_sees_every_way_of_importing():
 def test_dependencies_point_one_way(package):
     modules = sorted(PACKAGES[package].rglob("*.py"))
     assert modules
-    found = {
+    offences = {
         f"{path.relative_to(ROOT)} imports {root}"
         for path in modules
         for root in imported_roots(path.read_text(encoding="utf-8")) & FORBIDDEN[package]
     }
-    assert not found
+    assert not offences
 
 
 @pytest.fixture(scope="module")
@@ -183,12 +183,12 @@ def _planted(sources):
 
 
 def test_nobody_imports_the_folders_beam_and_serving_as_packages():
-    found = {
+    offences = {
         str(path)
         for path in tracked("*.py")
         if imported_roots(path.read_text(encoding="utf-8")) & {"beam", "serving"}
     }
-    assert not found
+    assert not offences
     assert not [
         folder for folder in ("beam", "serving") if (ROOT / folder / "__init__.py").exists()
     ]

@@ -22,7 +22,7 @@ SCHEMA = Schema(
     timestamp="time",
     tasks={"member": ("member",)},
     features=(
-        Feature(name="own", role="meta", normalise="none"),
+        Feature(name="signal", role="meta", normalise="none"),
         Feature(name="kind", dtype="int64", encoding="vocabulary"),
     ),
 )
@@ -56,7 +56,7 @@ def tasks_folder(tmp_path_factory):
                 ]
                 rows = [
                     {
-                        "own": rng.normal(),
+                        "signal": rng.normal(),
                         "kind": rng.integers(3),
                         "label": rng.integers(2),
                         "timestamp": int(day * DAY),

@@ -59,14 +59,14 @@ class IDOffsets(FeatureEmbeddings):
         """
         shape = input_shape.get(self.feature)
         if shape is None or len(shape) != 1:
-            found = (
+            received = (
                 f"the features {sorted(input_shape)}"
                 if shape is None
                 else f"shape {tuple(shape)}, as of a multi-valued feature"
             )
             raise ValueError(
                 f"{self.name}: feature {self.feature!r} must be a single-valued id with an "
-                f"embedding_width; received {found}"
+                f"embedding_width; received {received}"
             )
         super().build(input_shape)
 

@@ -22,13 +22,15 @@ def feature_interaction() -> Any:
     """
     remedy = f"run `pip install tensorflow-recommenders=={SUPPORTED}`"
     try:
-        found = metadata.version("tensorflow-recommenders")
+        installed = metadata.version("tensorflow-recommenders")
     except metadata.PackageNotFoundError:
         raise LimamlError(
             f"this block needs tensorflow-recommenders, which is not installed; {remedy}"
         ) from None
-    if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) > (0, 7, 3):
-        raise LimamlError(f"tensorflow-recommenders {found} does not work with Keras 3; {remedy}")
+    if tuple(int(part) for part in installed.split(".")[:3] if part.isdigit()) > (0, 7, 3):
+        raise LimamlError(
+            f"tensorflow-recommenders {installed} does not work with Keras 3; {remedy}"
+        )
     if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
         raise LimamlError(
             "TF_USE_LEGACY_KERAS is set: tensorflow-recommenders would make Keras 2 layers, which "

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not definitions:
         raise LimamlError(f"no task records in {args.tasks}; run `limaml prepare` first")
     model = build_model("vanilla", encoder, _OPTIONS)
-    found = []
+    diagnoses = []
     with tqdm(
         total=1 + len(definitions), desc="baseline", unit="step", file=sys.stderr
     ) as progress:
@@ -107,28 +107,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 diagnose.record_files(args.tasks, name, "validation"),
                 diagnose.categories(schema, name),
             )
-            found.append(diagnose.diagnose_definition(rows, name))
+            diagnoses.append(diagnose.diagnose_definition(rows, name))
             progress.update()
-    return {"definitions": found, "seconds": round(time.perf_counter() - started, 1)}
+    return {"definitions": diagnoses, "seconds": round(time.perf_counter() - started, 1)}
 
 
 def _render(result: dict[str, Any]) -> str:
     lines = []
-    for found in result["definitions"]:
+    for definition in result["definitions"]:
         lines.append(
-            f"{found['definition']}: {found['tasks']} tasks, {found['rows']} rows, median history "
-            f"{found['median_history']:.0f} rows"
+            f"{definition['definition']}: {definition['tasks']} tasks, {definition['rows']} rows, "
+            f"median history {definition['median_history']:.0f} rows"
         )
         lines.append(
             f"  {'differences between tasks':30} {'deviation (logits)':>26} {'AUC if known':>13} "
             f"{'from history':>13}"
         )
-        for s in found["sources"]:
+        for s in definition["sources"]:
             spread = f"{s['deviation']:.2f} ({s['low']:.2f} to {s['high']:.2f})"
             lines.append(
                 f"  {s['source']:30} {spread:>26} {s['oracle']:>+13.4f} {s['history']:>+13.4f}"
             )
-        lines += [f"  verdict: {found['verdict']} - {_MEANING[found['verdict']]}", ""]
+        lines += [f"  verdict: {definition['verdict']} - {_MEANING[definition['verdict']]}", ""]
     lines.append(
         "Gains in AUC are simulated from the fitted deviations; each category is counted on top "
         "of the task's level."

@@ -230,7 +230,7 @@ def _report(
     kind = next(f for f in schema.all_features if f.name == words.kind)
     version = Manifest.read(latest_version(workspace.export / "ranker")).model_version
     store = open_store(workspace.store())
-    matrix, found = store.get_many(recent.keys, version)
+    matrix, stored = store.get_many(recent.keys, version)
     store.close()
     liked = [
         words.kind_words.format(name) if name != NOTHING else name
@@ -251,8 +251,8 @@ def _report(
         training=training,
         evaluation=json.loads((workspace.run / "evaluation.json").read_text(encoding="utf-8")),
         embedding_map=EmbeddingMap(
-            embeddings=matrix[found],
-            groups=[name for name, ok in zip(liked, found, strict=True) if ok],
+            embeddings=matrix[stored],
+            groups=[name for name, ok in zip(liked, stored, strict=True) if ok],
             meaning=f"most clicked {words.kind.replace('_', ' ')}",
         ),
         story=member_story,

@@ -65,9 +65,9 @@ def _listen(
 ) -> None:
     for line in stream:
         lines.append(line.strip())
-        found = re.search(r"serving .* at (\S+:\d+)\s*$", line)
-        if found and not target:
-            target.append(found.group(1))
+        match = re.search(r"serving .* at (\S+:\d+)\s*$", line)
+        if match and not target:
+            target.append(match.group(1))
             ready.set()
     ready.set()  # it ended
 

@@ -85,12 +85,12 @@ class ScoredRows:
         share = min(1.0, MOST_ROWS / max(int(kept.sum()), 1))
         kept &= (np.random.default_rng(0).random(tasks) < share)[self.task]
         categories = {}
-        for name, found in self.categories.items():
-            of_kept = kept[found.row]
+        for name, category in self.categories.items():
+            of_kept = kept[category.row]
             categories[name] = Category(
-                (np.cumsum(kept) - 1)[found.row[of_kept]],
-                found.code[of_kept],
-                found.history[of_kept],
+                (np.cumsum(kept) - 1)[category.row[of_kept]],
+                category.code[of_kept],
+                category.history[of_kept],
             )
         return ScoredRows(
             self.task[kept], self.label[kept], self.logit[kept], self.history[kept], categories
@@ -173,37 +173,42 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
     )  # as many chances to find something by accident
     between = task_deviation(rows.label, offset, rows.task, confidence)
 
-    def gains(found: Category, tau: float) -> tuple[float, float]:
-        task = rows.task[found.row]
-        group = np.unique(np.stack([task, found.code]), axis=1, return_inverse=True)[1].reshape(-1)
+    def gains(category: Category, tau: float) -> tuple[float, float]:
+        task = rows.task[category.row]
+        group = np.unique(np.stack([task, category.code]), axis=1, return_inverse=True)[1].reshape(
+            -1
+        )
         return auc_gains(
-            offset[found.row],
+            offset[category.row],
             task,
             between.value,
-            rows.history[found.row],
+            rows.history[category.row],
             group,
             tau,
-            found.history,
+            category.history,
         )
 
     overall, at_most = (
         auc_gains(offset, rows.task, tau, rows.history) for tau in (between.value, between.high)
     )
     sources = [_source("task", between, overall, at_most[1])]
-    for name, found in rows.categories.items():
-        task, copies = rows.task[found.row], len(found.row) / len(rows.task)
+    for name, category in rows.categories.items():
+        task, copies = rows.task[category.row], len(category.row) / len(rows.task)
         inside = group_deviation(
-            rows.label[found.row],
-            offset[found.row],
+            rows.label[category.row],
+            offset[category.row],
             task,
-            found.code,
+            category.code,
             between.value,
             confidence,
             copies,
         )
         sources.append(
             _source(
-                f"task x {name}", inside, gains(found, inside.value), gains(found, inside.high)[1]
+                f"task x {name}",
+                inside,
+                gains(category, inside.value),
+                gains(category, inside.high)[1],
             )
         )
     return {
@@ -253,7 +258,7 @@ def _with_history(rows: dict[str, Array], features: Sequence[Feature]) -> Scored
     query = rows["query"]
     tasks = int(rows["task"].max()) + 1
     number = np.cumsum(query) - 1
-    found = {}
+    categories = {}
     for feature in features:
         row, value = _values(rows[feature.name], feature.separator)
         code = np.unique(value, return_inverse=True)[1]
@@ -262,7 +267,7 @@ def _with_history(rows: dict[str, Array], features: Sequence[Feature]) -> Scored
             continue
         pair, of_query = rows["task"][row] * values + code, query[row]
         before = np.bincount(pair[~of_query], minlength=tasks * values)
-        found[feature.name] = Category(
+        categories[feature.name] = Category(
             number[row[of_query]], code[of_query], before[pair[of_query]]
         )
     support = np.bincount(rows["task"][~query], minlength=tasks)
@@ -272,7 +277,7 @@ def _with_history(rows: dict[str, Array], features: Sequence[Feature]) -> Scored
         rows[record_format.LABEL][query],
         rows["logit"][query].astype(float),
         support[task],
-        found,
+        categories,
     )
 
 
@@ -296,7 +301,7 @@ def _position_in_task(task: Array) -> Array:
 def _source(
     name: str, between: Deviation, gains: tuple[float, float], at_most: float
 ) -> dict[str, Any]:
-    found = {
+    values = {
         "deviation": between.value,
         "low": between.low,
         "high": between.high,
@@ -304,4 +309,4 @@ def _source(
         "history": gains[1],
         "at_most": at_most,
     }
-    return {"source": name, **{key: round(float(value), 5) for key, value in found.items()}}
+    return {"source": name, **{key: round(float(value), 5) for key, value in values.items()}}

@@ -95,10 +95,10 @@ def _evaluation(report: Report) -> str:
         algorithm_label(r["algorithm"], r["fine_tune"], r.get("served", False)) for r in results
     ]
     slices = list(dict.fromkeys(s["slice"] for r in results for s in r["slices"]))
-    found = [{s["slice"]: s for s in r["slices"]} for r in results]
+    by_slice = [{s["slice"]: s for s in r["slices"]} for r in results]
     rows = [
         (name, _interval(result), *(_interval(cells.get(s)) for s in slices))
-        for name, result, cells in zip(names, results, found, strict=True)
+        for name, result, cells in zip(names, results, by_slice, strict=True)
     ]
     return _section(
         "AUC by length of history",

@@ -122,15 +122,15 @@ def test_the_gradient_of_the_solve_is_that_of_finite_differences(part):
     with tf.GradientTape() as tape:
         tape.watch(values[part])
         result = total(**values)
-    found = tape.gradient(result, values[part]).numpy()
-    direction = random.normal(size=found.shape)
+    actual = tape.gradient(result, values[part]).numpy()
+    direction = random.normal(size=actual.shape)
     if part == "matrix":  # only symmetric changes make sense
         direction = direction + direction.transpose(0, 2, 1)
     step = 1e-6
     ends = [
         float(total(**{**values, part: values[part] + sign * step * direction})) for sign in (1, -1)
     ]
-    np.testing.assert_allclose((found * direction).sum(), (ends[0] - ends[1]) / (2 * step), 1e-6)
+    np.testing.assert_allclose((actual * direction).sum(), (ends[0] - ends[1]) / (2 * step), 1e-6)
 
 
 def test_half_precision_inputs_are_solved_in_single_precision():

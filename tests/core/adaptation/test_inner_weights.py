@@ -45,16 +45,16 @@ def _run(dual, steps, second_order_steps):
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(rows)
         if dual:
-            own = tf.identity(rows)  # what `product` recognises
+            inputs = tf.identity(rows)  # what `product` recognises
             start = [
-                DualKernel(tf.convert_to_tensor(kernel), own),
+                DualKernel(tf.convert_to_tensor(kernel), inputs),
                 SharedWeight(tf.convert_to_tensor(bias), tf.constant(TASKS)),
             ]
         else:
-            own = rows
+            inputs = rows
             start = [tf.repeat(kernel[None], TASKS, 0), tf.repeat(bias[None], TASKS, 0)]
         weights, losses = adapt(
-            start, lambda w: _loss(*w, own, target), steps, 0.3, second_order_steps
+            start, lambda w: _loss(*w, inputs, target), steps, 0.3, second_order_steps
         )
         outputs = (
             weights[0].product(other)
@@ -63,7 +63,7 @@ def _run(dual, steps, second_order_steps):
         )
         outer = (
             tf.reduce_sum(tf.sin(outputs))
-            + tf.reduce_sum(_loss(*weights, own, target))
+            + tf.reduce_sum(_loss(*weights, inputs, target))
             + tf.reduce_sum(with_task_axis(weights[1]) ** 2)
         )
     gradients = [tape.gradient(outer, v) for v in (kernel, bias, rows)]

@@ -29,8 +29,8 @@ RIGHT = LABEL * PROBABILITY + (1 - LABEL) * (1 - PROBABILITY)
 )
 def test_a_binary_loss_reads_logits_whatever_it_is_given_as(loss, expected):
     assert is_binary(loss)
-    found = sample_loss(loss)(tf.constant(LABEL), tf.constant(LOGIT))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    actual = sample_loss(loss)(tf.constant(LABEL), tf.constant(LOGIT))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_a_binary_loss_reads_logits_whatever_it_is_given_as(loss, expected):
 )
 def test_a_regression_loss_reads_raw_outputs(loss, expected):
     assert not is_binary(loss)
-    found = sample_loss(loss)(tf.constant(LABEL), tf.constant(LOGIT))
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    actual = sample_loss(loss)(tf.constant(LABEL), tf.constant(LOGIT))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -111,10 +111,10 @@ def test_layer_norm_in_half_precision_keeps_float32_statistics():
     rng = np.random.default_rng(2)
     inputs = tf.constant(rng.normal(size=(T, S, F)) + 20, tf.bfloat16)
     weights = _weights(layer, rng)
-    found = apply_per_task(layer, weights, inputs)
-    assert found.dtype == tf.bfloat16
+    actual = apply_per_task(layer, weights, inputs)
+    assert actual.dtype == tf.bfloat16
     np.testing.assert_array_equal(
-        tf.cast(found, tf.float32), tf.cast(_one_by_one(layer, weights, inputs), tf.float32)
+        tf.cast(actual, tf.float32), tf.cast(_one_by_one(layer, weights, inputs), tf.float32)
     )
 
 

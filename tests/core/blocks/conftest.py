@@ -41,16 +41,16 @@ def _functional(dtype: str = "float32") -> keras.Model:
     dense = [
         keras.Input((width,), dtype=kind, name=name) for name, width in (("meta", 3), ("other", 2))
     ]
-    own = keras.Input((D,), dtype=kind, name="meta_embedding")
+    embedding_input = keras.Input((D,), dtype=kind, name="meta_embedding")
     hidden = keras.layers.Dense(5, "tanh", dtype=dtype)(
         keras.layers.Concatenate(dtype=dtype)(dense)
     )
     looked_up = keras.layers.Embedding(SIZES["item"], 3, dtype=dtype)(item)
     joined = keras.layers.Concatenate(dtype=dtype)(
-        [looked_up, keras.layers.Dense(5, dtype=dtype)(own), hidden]
+        [looked_up, keras.layers.Dense(5, dtype=dtype)(embedding_input), hidden]
     )
     return keras.Model(
-        [item, *dense, own],
+        [item, *dense, embedding_input],
         keras.layers.Dense(1, dtype=dtype)(keras.layers.Dense(4, "tanh", dtype=dtype)(joined)),
     )
 

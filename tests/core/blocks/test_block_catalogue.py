@@ -127,9 +127,9 @@ def test_every_block_scores_the_same_in_a_fresh_process(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    actual = json.loads(done.stdout.splitlines()[-1])
     for name, model in models.items():
-        np.testing.assert_allclose(found[name], model(rows), rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(actual[name], model(rows), rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("pair", [" ".join(pair) for pair in PAIRS])
@@ -169,8 +169,8 @@ def test_the_exported_models_embed_and_score_as_the_model_does(pair, trained, en
     logits = ranker(
         **columns, meta_embedding=stored, has_meta_embedding=tf.constant([True, True, False])
     )["logit"]
-    own = model.meta_block(features)
-    expected = model.global_block(features, tf.where([[True], [True], [False]], stored, own))
+    unadapted = model.meta_block(features)
+    expected = model.global_block(features, tf.where([[True], [True], [False]], stored, unadapted))
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 

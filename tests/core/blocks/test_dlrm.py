@@ -16,13 +16,15 @@ def test_context_and_head_together_hold_the_dots_of_all_vectors(make_model, make
     rows = flatten_tasks(make_samples([3, 2])["features"])
     embedding = np.random.default_rng(0).normal(size=(6, 4))
     _, vectors = block.encode_context(rows)
-    own = embedding @ block.project.get_weights()[0]
-    every = feature_interaction().DotInteraction(dtype="float64")(
-        [*tf.unstack(vectors, axis=1), tf.constant(own)]
+    projected = embedding @ block.project.get_weights()[0]
+    with_zeros = feature_interaction().DotInteraction(dtype="float64")(
+        [*tf.unstack(vectors, axis=1), tf.constant(projected)]
     )
     count = len(block._pairs)
     kernel, bias = block.context_layer.get_weights()
-    inputs = np.concatenate([vectors[:, 0], every[:, :count], embedding, every[:, count:]], -1)
+    inputs = np.concatenate(
+        [vectors[:, 0], with_zeros[:, :count], embedding, with_zeros[:, count:]], -1
+    )
     hidden = np.tanh(
         inputs @ np.concatenate([kernel, block.embedding_layer.get_weights()[0]]) + bias
     )

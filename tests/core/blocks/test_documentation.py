@@ -11,10 +11,10 @@ import tensorflow as tf
 @pytest.fixture(scope="module")
 def names(checkout):
     text = (checkout / "docs" / "bring_your_own_model.md").read_text(encoding="utf-8")
-    found: dict = {}
+    actual: dict = {}
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(block, "bring_your_own_model.md", "exec"), found)
-    return found
+        exec(compile(block, "bring_your_own_model.md", "exec"), actual)
+    return actual
 
 
 def test_the_model_of_the_guide_is_trained_and_adapts(names):

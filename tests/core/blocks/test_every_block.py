@@ -107,12 +107,12 @@ def test_the_outer_gradient_matches_finite_differences(meta_name, make_model, ma
     # Attention takes its softmax in float32, so that its differences need a longer step and are
     # less exact.
     step, tolerance = (1e-4, 1e-2) if meta_name in ("transformer", "nested") else (1e-6, 1e-6)
-    found, ends = float(slope()), []
+    actual, ends = float(slope()), []
     for sign in (1, -1):
         for variable, value, way in zip(variables, start, direction, strict=True):
             variable.assign(value + sign * step * way)
         ends.append(float(loss()))
-    np.testing.assert_allclose(found, (ends[0] - ends[1]) / (2 * step), rtol=tolerance)
+    np.testing.assert_allclose(actual, (ends[0] - ends[1]) / (2 * step), rtol=tolerance)
 
 
 def test_blocks_train_in_mixed_precision(meta_name, make_model, make_samples):

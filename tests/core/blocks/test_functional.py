@@ -39,18 +39,19 @@ def test_the_context_holds_all_that_the_meta_embedding_does_not_touch(make_model
 
 
 def test_a_model_of_the_meta_embedding_alone_has_an_empty_context(shapes, make_samples):
-    (own,) = _inputs("meta_embedding")
-    block = FunctionalGlobalBlock(keras.Model(own, L.Dense(1)(own)))
+    (embedding_input,) = _inputs("meta_embedding")
+    block = FunctionalGlobalBlock(keras.Model(embedding_input, L.Dense(1)(embedding_input)))
     block.build(shapes, (None, 4))
     assert block.encode_context(make_samples([2])["features"]) == []
     assert block.head([], tf.ones((5, 4))).shape == (5,)
 
 
 def test_features_that_enter_beside_the_meta_embedding_pass_through(shapes, make_samples):
-    other, own = _inputs("other", "meta_embedding")
+    other, embedding_input = _inputs("other", "meta_embedding")
     block = FunctionalGlobalBlock(
         keras.Model(
-            {"other": other, "meta_embedding": own}, L.Dense(1)(L.Concatenate()([other, own]))
+            {"other": other, "meta_embedding": embedding_input},
+            L.Dense(1)(L.Concatenate()([other, embedding_input])),
         )
     )
     block.build(shapes, (None, 4))
@@ -70,26 +71,26 @@ def test_a_model_without_the_meta_embedding_is_refused():
         match=r"model needs one input named 'meta_embedding', received inputs \['other'\]",
     ):
         FunctionalGlobalBlock(keras.Model(other, L.Dense(1)(other)))
-    other, own = _inputs("other", "meta_embedding")
+    other, embedding_input = _inputs("other", "meta_embedding")
     with pytest.raises(LimamlError, match="output does not depend on its input 'meta_embedding'"):
-        FunctionalGlobalBlock(keras.Model([other, own], L.Dense(1)(other)))
+        FunctionalGlobalBlock(keras.Model([other, embedding_input], L.Dense(1)(other)))
 
 
 def test_models_of_another_form_are_refused():
-    (own,) = _inputs("meta_embedding")
+    (embedding_input,) = _inputs("meta_embedding")
     with pytest.raises(
         LimamlError,
         match=r"one output of shape \[N, 1\] or \[N\], a logit, received \[\(None, 2\)\]",
     ):
-        FunctionalGlobalBlock(keras.Model(own, L.Dense(2)(own)))
+        FunctionalGlobalBlock(keras.Model(embedding_input, L.Dense(2)(embedding_input)))
     with pytest.raises(LimamlError, match="must be a functional Keras model"):
         FunctionalGlobalBlock(L.Dense(1))
 
 
 def test_inputs_that_do_not_fit_the_features_are_named(shapes):
-    other, own = _inputs("other", "meta_embedding")
+    other, embedding_input = _inputs("other", "meta_embedding")
     block = FunctionalGlobalBlock(
-        keras.Model([other, own], L.Dense(1)(L.Concatenate()([other, own])))
+        keras.Model([other, embedding_input], L.Dense(1)(L.Concatenate()([other, embedding_input])))
     )
     with pytest.raises(LimamlError, match="input 'other' is no encoded feature; there are"):
         block.build({"meta": (None, 3)}, (None, 4))
@@ -101,10 +102,10 @@ def test_inputs_that_do_not_fit_the_features_are_named(shapes):
 
 
 def test_dropout_on_either_side_of_the_cut_drops_in_training_alone(shapes):
-    other, own = _inputs("other", "meta_embedding")
-    early, late = L.Dropout(0.5, seed=1)(other), L.Dropout(0.5, seed=2)(own)
+    other, embedding_input = _inputs("other", "meta_embedding")
+    early, late = L.Dropout(0.5, seed=1)(other), L.Dropout(0.5, seed=2)(embedding_input)
     total = L.Dense(1, use_bias=False, kernel_initializer="ones")(L.Concatenate()([early, late]))
-    block = FunctionalGlobalBlock(keras.Model([other, own], total))
+    block = FunctionalGlobalBlock(keras.Model([other, embedding_input], total))
     rows = {"other": tf.ones((50, 2))}
     np.testing.assert_array_equal(block(rows, tf.zeros((50, 4))), np.full(50, 2.0))
     assert set(np.unique(block(rows, tf.zeros((50, 4)), training=True))) == {0.0, 2.0, 4.0}

@@ -65,9 +65,9 @@ def _reference(model, support, query, steps):
     """
     user, tab = model.meta_block.blocks
 
-    def forward(samples, task, own, of_tabs):
+    def forward(samples, task, of_user, of_tabs):
         features = {name: v[task] for name, v in samples["features"].items()}
-        hidden = features["meta"] @ own[0] + own[1]
+        hidden = features["meta"] @ of_user[0] + of_user[1]
         rows = []
         for i, which in enumerate(features["subtask:tab"].numpy()):
             w = of_tabs.get(which, start_tab)
@@ -79,37 +79,40 @@ def _reference(model, support, query, steps):
     results = []
     for task in range(len(SUPPORT)):
         count = len(SUPPORT[task])
-        own, of_tabs = list(start_user), {which: list(start_tab) for which in set(SUPPORT[task])}
+        of_user, of_tabs = (
+            list(start_user),
+            {which: list(start_tab) for which in set(SUPPORT[task])},
+        )
         for _ in range(steps if count else 0):
             with tf.GradientTape() as tape:
-                flat = [*own, *(w for which in of_tabs for w in of_tabs[which])]
+                flat = [*of_user, *(w for which in of_tabs for w in of_tabs[which])]
                 flat = [tf.identity(w) for w in flat]
                 tape.watch(flat)
-                own = flat[: len(own)]
+                of_user = flat[: len(of_user)]
                 of_tabs = {
-                    which: flat[len(own) + 4 * i : len(own) + 4 * i + 4]
+                    which: flat[len(of_user) + 4 * i : len(of_user) + 4 * i + 4]
                     for i, which in enumerate(of_tabs)
                 }
-                logits = forward(support, task, own, of_tabs)[:count]
+                logits = forward(support, task, of_user, of_tabs)[:count]
                 loss = tf.reduce_mean(
                     tf.nn.sigmoid_cross_entropy_with_logits(support["label"][task, :count], logits)
                 )
             moved = [w - RATE * g for w, g in zip(flat, tape.gradient(loss, flat), strict=True)]
-            own = moved[: len(own)]
+            of_user = moved[: len(of_user)]
             of_tabs = {
-                which: moved[len(own) + 4 * i : len(own) + 4 * i + 4]
+                which: moved[len(of_user) + 4 * i : len(of_user) + 4 * i + 4]
                 for i, which in enumerate(of_tabs)
             }
-        results.append(forward(query, task, own, of_tabs).numpy()[: len(QUERY[task])])
+        results.append(forward(query, task, of_user, of_tabs).numpy()[: len(QUERY[task])])
     return results
 
 
 def test_each_task_and_each_of_its_parts_descends_the_task_s_one_loss(model):
     support, query = _samples(SUPPORT, 1), _samples(QUERY, 2)
-    found = model.adapted_outputs(model.adapt_tasks(support, 3), query["features"]).numpy()
+    actual = model.adapted_outputs(model.adapt_tasks(support, 3), query["features"]).numpy()
     for task, expected in enumerate(_reference(model, support, query, 3)):
         np.testing.assert_allclose(
-            found[task, : len(expected)], expected, rtol=1e-10, err_msg=f"task {task}"
+            actual[task, : len(expected)], expected, rtol=1e-10, err_msg=f"task {task}"
         )
 
 
@@ -122,8 +125,8 @@ def test_a_part_without_support_stays_as_it_was(model):
     plain = tf.reshape(model.meta_block(flatten_tasks(query["features"])), [4, 3, 4])
     seen = np.array(
         [
-            [tab in own for tab in (tabs + tabs[:1] * 2)[:3]]
-            for own, tabs in zip(SUPPORT, QUERY, strict=True)
+            [tab in of_user for tab in (tabs + tabs[:1] * 2)[:3]]
+            for of_user, tabs in zip(SUPPORT, QUERY, strict=True)
         ]
     )
     unchanged = np.isclose(embeddings[..., 2:], plain[..., 2:], rtol=1e-12).all(-1)
@@ -137,17 +140,17 @@ def test_a_part_without_support_stays_as_it_was(model):
 def test_parts_are_numbered_by_task_and_first_row_and_padding_belongs_to_none():
     ids = tf.constant([[5, 3, 5, 5], [3, 3, 5, 3], [1, 1, 1, 1]], tf.int64)
     weight = tf.constant([[1.0, 1, 1, 0], [0.5, 1, 1, 1], [0, 0, 0, 0]])
-    found = Subtasks.of(ids, weight)
-    np.testing.assert_array_equal(found.number, [[0, 1, 0, -1], [2, 2, 3, 2], [-1, -1, -1, -1]])
-    assert int(found.count) == 4
-    np.testing.assert_array_equal(found.owner, [0, 0, 1, 1])
-    np.testing.assert_array_equal(found.first_row[:4], [0, 1, 0, 2])
+    actual = Subtasks.of(ids, weight)
+    np.testing.assert_array_equal(actual.number, [[0, 1, 0, -1], [2, 2, 3, 2], [-1, -1, -1, -1]])
+    assert int(actual.count) == 4
+    np.testing.assert_array_equal(actual.owner, [0, 0, 1, 1])
+    np.testing.assert_array_equal(actual.first_row[:4], [0, 1, 0, 2])
     np.testing.assert_array_equal(
-        found.of_rows(tf.constant([[3, 4, 5], [5, 3, 9], [1, 3, 5]], tf.int64)),
+        actual.of_rows(tf.constant([[3, 4, 5], [5, 3, 9], [1, 3, 5]], tf.int64)),
         [[1, -1, 0], [3, 2, -1], [-1] * 3],
     )
     np.testing.assert_array_equal(
-        np.argwhere(found.members()), [[0, 0], [0, 2], [1, 1], [2, 0], [2, 1], [2, 3], [3, 2]]
+        np.argwhere(actual.members()), [[0, 0], [0, 2], [1, 1], [2, 0], [2, 1], [2, 3], [3, 2]]
     )
 
 
@@ -171,22 +174,22 @@ def test_what_is_served_joins_the_task_s_and_the_part_s_stored_embedding(model):
     support, query = _samples(SUPPORT, 1), _samples(QUERY, 2)
     stored = model.task_embeddings(support)
     parts = stored.nested[0].embedding
-    own = tf.reshape(model.meta_block(flatten_tasks(query["features"])), [4, 3, 4])
-    found = served_outputs(model, support, query["features"])
+    of_user = tf.reshape(model.meta_block(flatten_tasks(query["features"])), [4, 3, 4])
+    actual = served_outputs(model, support, query["features"])
     for task, row, part in (
         (0, 0, parts[1]),
         (0, 1, parts[0]),
-        (0, 2, own[0, 2, 2:]),
+        (0, 2, of_user[0, 2, 2:]),
         (1, 0, parts[2]),
         (2, 0, parts[4]),
     ):
         embedding = tf.concat([stored.embedding[task], part], 0)[None]
         features = {name: v[task, row : row + 1] for name, v in query["features"].items()}
         np.testing.assert_allclose(
-            found[task, row], model.global_block(features, embedding)[0], rtol=1e-12
+            actual[task, row], model.global_block(features, embedding)[0], rtol=1e-12
         )
     plain = model.network({name: v[3, :1] for name, v in query["features"].items()})
-    np.testing.assert_allclose(found[3, 0], plain[0], rtol=1e-12)
+    np.testing.assert_allclose(actual[3, 0], plain[0], rtol=1e-12)
 
 
 def test_the_order_of_tasks_and_more_padding_change_nothing(model):
@@ -203,8 +206,8 @@ def test_the_order_of_tasks_and_more_padding_change_nothing(model):
         "label": tf.pad(turned["label"], [[0, 0], [0, 2]]),
         "weight": tf.pad(turned["weight"], [[0, 0], [0, 2]]),
     }
-    found = model.adapted_outputs(model.adapt_tasks(wide, 2), turned_query["features"])
-    np.testing.assert_allclose(found, tf.gather(expected, order), rtol=1e-10)
+    actual = model.adapted_outputs(model.adapt_tasks(wide, 2), turned_query["features"])
+    np.testing.assert_allclose(actual, tf.gather(expected, order), rtol=1e-10)
 
 
 def test_a_model_with_nested_blocks_survives_saving(model, tmp_path):

@@ -34,8 +34,8 @@ def test_the_weights_of_a_cross_are_made_by_a_symbolic_call_and_tracked_in_this_
 def test_dots_without_the_gather_are_the_lower_triangle_in_row_order():
     vectors = list(np.random.default_rng(0).normal(size=(3, 2, 4)).astype("float32"))
     layer = feature_interaction().DotInteraction
-    every, gathered = layer(skip_gather=True)(vectors), layer()(vectors)
-    np.testing.assert_allclose(every.numpy()[:, [3, 6, 7]], gathered, rtol=1e-6)
+    with_zeros, gathered = layer(skip_gather=True)(vectors), layer()(vectors)
+    np.testing.assert_allclose(with_zeros.numpy()[:, [3, 6, 7]], gathered, rtol=1e-6)
     np.testing.assert_allclose(gathered[:, 1], np.sum(vectors[2] * vectors[0], -1), rtol=1e-5)
 
 

@@ -68,10 +68,10 @@ def test_padding_is_not_seen(make_model, make_samples):
 def test_without_memory_every_row_reads_the_same_learned_vector(make_model, make_samples):
     block = make_model("transformer").meta_block
     rows = {name: value[0] for name, value in make_samples([3])["features"].items()}
-    found = block.read_support(block.encode_features(rows)[:, None], [], causal=False)[:, 0, 3:]
+    actual = block.read_support(block.encode_features(rows)[:, None], [], causal=False)[:, 0, 3:]
     value, output = (block.reader.get_weights()[i] for i in (2, 3))
     expected = np.einsum("w,whk,hkv->v", block.empty.numpy()[0, 0], value, output)
-    np.testing.assert_allclose(found, np.tile(expected, (3, 1)), rtol=1e-9)
+    np.testing.assert_allclose(actual, np.tile(expected, (3, 1)), rtol=1e-9)
 
 
 def test_the_loss_after_adaptation_does_not_peek_at_the_row_s_own_label(make_model, make_samples):

@@ -47,7 +47,7 @@ def test_the_identity_of_a_row_is_its_own_and_survives_another_order(data):
 
 def test_the_table_holds_numbers_and_codes_and_the_dense_form_what_networks_read(data):
     frame = table(data.train, data.encoder, ids=True)
-    assert list(frame.columns) == ["own", "kind"]
+    assert list(frame.columns) == ["signal", "kind"]
     assert isinstance(frame["kind"].dtype, pd.CategoricalDtype)
     assert dense(data.train, data.encoder).shape == (len(frame), 5)
 
@@ -144,9 +144,9 @@ def test_random_effects_solve_the_penalised_logistic_regression():
     random = np.random.default_rng(2)
     inputs, offset = random.normal(size=(6, 9)), random.normal(size=6)
     label = np.array([0.0, 1, 1, 0, 1, 0])
-    found = fit_task(inputs, label, offset, penalty=2.0)
-    probability = 1 / (1 + np.exp(-(offset + inputs @ found)))
-    gradient = inputs.T @ (probability - label) + 2.0 * found
+    actual = fit_task(inputs, label, offset, penalty=2.0)
+    probability = 1 / (1 + np.exp(-(offset + inputs @ actual)))
+    gradient = inputs.T @ (probability - label) + 2.0 * actual
     np.testing.assert_allclose(gradient, np.zeros(9), atol=1e-6)
 
 

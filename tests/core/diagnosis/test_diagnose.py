@@ -74,10 +74,10 @@ def test_rows_are_scored_with_what_came_before_them(make_model, tasks_folder, te
 
 def test_limaml_diagnose_prints_a_verdict_for_each_definition(tasks_folder, run_limaml):
     result = run_limaml("diagnose", tasks_folder, "--epochs", 1)
-    (found,) = result["definitions"]
-    assert found["definition"] == "member"
-    assert [source["source"] for source in found["sources"]] == ["task", "task x kind"]
-    assert found["verdict"] in ("worth it", "small", "nothing left", "cannot tell")
+    (actual,) = result["definitions"]
+    assert actual["definition"] == "member"
+    assert [source["source"] for source in actual["sources"]] == ["task", "task x kind"]
+    assert actual["verdict"] in ("worth it", "small", "nothing left", "cannot tell")
 
 
 TAGS = Schema(
@@ -86,38 +86,38 @@ TAGS = Schema(
     timestamp="time",
     tasks={"member": ("member",)},
     features=(
-        Feature(name="own", role="meta", normalise="none"),
+        Feature(name="signal", role="meta", normalise="none"),
         Feature(name="tags", dtype="string", encoding="vocabulary", separator=","),
     ),
 )
 
 
 def _write_tags(folder, liking, tasks=2400, before=6, after=8):
-    """Labels that follow from `own` and, as far as `liking` goes, from how each member likes a
+    """Labels that follow from `signal` and, as far as `liking` goes, from how each member likes a
     row's tags, but the first.
     """
     rng = np.random.default_rng(0)
     rows = tasks * (before + after)
     member = np.repeat(np.arange(tasks), before + after)
-    own = rng.normal(size=rows)
+    signal = rng.normal(size=rows)
     tags = np.array([rng.permutation(4)[:2] for _ in range(rows)])
     likes = liking * rng.normal(size=(tasks, 4))
-    logit = own - 0.5 + likes[member, tags[:, 1]]
+    logit = signal - 0.5 + likes[member, tags[:, 1]]
     columns = {
-        "own": own,
+        "signal": signal,
         "tags": [f"a{first},b{second}" for first, second in tags],
         record_format.LABEL: (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(float),
         record_format.TIMESTAMP: np.arange(rows),
     }
     encoder = record_format.TaskEncoder(TAGS, columns)
     (folder / "member").mkdir()
-    for split, stop, cut in (("train", before, -1), ("validation", before + after, before)):
+    for split, stop, query_start in (("train", before, -1), ("validation", before + after, before)):
         with tf.io.TFRecordWriter(
             str(folder / "member" / f"{split}-00000-of-00001.tfrecord")
         ) as writer:
             for task in range(tasks):
                 start = task * (before + after)
-                writer.write(encoder.encode(f"m{task}", start, start + stop, cut))
+                writer.write(encoder.encode(f"m{task}", start, start + stop, query_start))
     TAGS.save(folder / SCHEMA_FILE)
     vocabulary = [f"{letter}{n}" for letter in "ab" for n in range(4)]
     features = {"tags": {"vocabulary": vocabulary, "counts": [1] * 8}}
@@ -130,15 +130,15 @@ def _write_tags(folder, liking, tasks=2400, before=6, after=8):
 def test_where_members_do_not_differ_limaml_diagnose_says_that_nothing_is_left(
     tmp_path, run_limaml
 ):
-    (found,) = run_limaml("diagnose", _write_tags(tmp_path, liking=0.0))["definitions"]
-    assert found["verdict"] == "nothing left"
-    assert [source["source"] for source in found["sources"]] == ["task", "task x tags"]
+    (actual,) = run_limaml("diagnose", _write_tags(tmp_path, liking=0.0))["definitions"]
+    assert actual["verdict"] == "nothing left"
+    assert [source["source"] for source in actual["sources"]] == ["task", "task x tags"]
 
 
 def test_a_liking_that_only_a_rows_second_tag_shows_is_found(tmp_path, run_limaml):
-    (found,) = run_limaml("diagnose", _write_tags(tmp_path, liking=1.5, tasks=1200))["definitions"]
-    assert found["verdict"] == "worth it"
-    assert found["sources"][1]["low"] > 0.3
+    (actual,) = run_limaml("diagnose", _write_tags(tmp_path, liking=1.5, tasks=1200))["definitions"]
+    assert actual["verdict"] == "worth it"
+    assert actual["sources"][1]["low"] > 0.3
 
 
 def test_a_row_counts_for_each_of_its_values_and_once_for_a_value_named_twice():

@@ -33,20 +33,20 @@ def _world(tau, tau_group, seed=0, tasks=1200):
 @pytest.mark.parametrize("tau", [0.4, 1.0, 1.6])
 def test_a_known_deviation_between_tasks_lies_in_its_interval(tau):
     label, logit, task, _ = _world(tau, 0)
-    found = task_deviation(label, recalibrate(label, logit), task)
-    assert found.low < tau < found.high
-    assert found.high - found.low < 0.45
-    assert abs(found.value - tau) < 0.2
+    actual = task_deviation(label, recalibrate(label, logit), task)
+    assert actual.low < tau < actual.high
+    assert actual.high - actual.low < 0.45
+    assert abs(actual.value - tau) < 0.2
 
 
 def test_shuffled_task_keys_leave_no_deviation():
     label, logit, task, category = _world(1.0, 0.8, tasks=500)
     shuffled = np.random.default_rng(1).permutation(task)
     offset = recalibrate(label, logit)
-    found = task_deviation(label, offset, shuffled)
-    assert found.low == 0
-    assert found.value < 0.35
-    assert group_deviation(label, offset, shuffled, category, found.value).low == 0
+    actual = task_deviation(label, offset, shuffled)
+    assert actual.low == 0
+    assert actual.value < 0.35
+    assert group_deviation(label, offset, shuffled, category, actual.value).low == 0
 
 
 def test_a_liking_of_tasks_for_categories_is_told_from_their_level():
@@ -54,9 +54,9 @@ def test_a_liking_of_tasks_for_categories_is_told_from_their_level():
         label, logit, task, category = _world(0.5, tau_group, tasks=700)
         offset = recalibrate(label, logit)
         between = task_deviation(label, offset, task)
-        found = group_deviation(label, offset, task, category, between.value)
-        assert found.low <= tau_group <= found.high
-        assert (found.low > 0) == (tau_group > 0)
+        actual = group_deviation(label, offset, task, category, between.value)
+        assert actual.low <= tau_group <= actual.high
+        assert (actual.low > 0) == (tau_group > 0)
 
 
 def test_an_interval_holds_zero_as_often_as_it_says_where_tasks_do_not_differ():

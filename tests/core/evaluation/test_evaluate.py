@@ -36,9 +36,9 @@ def _rows(tasks=40, per_task=4, seed=0):
 def test_slices_cover_all_rows_once_and_cohorts_say_who_is_cold_dormant_or_active():
     rows = _rows()
     trained = {f"t{t:03}".encode() for t in range(10, 40)}
-    found = measure(rows, trained_keys=trained, dormant_days=7)
-    assert sum(part["rows"] for part in found["slices"]) == found["rows"] == 160
-    assert {part["slice"]: part["tasks"] for part in found["cohorts"]} == {
+    actual = measure(rows, trained_keys=trained, dormant_days=7)
+    assert sum(part["rows"] for part in actual["slices"]) == actual["rows"] == 160
+    assert {part["slice"]: part["tasks"] for part in actual["cohorts"]} == {
         "cold": 10,
         "dormant": 5,
         "active": 25,
@@ -67,10 +67,10 @@ def test_the_papers_slices_count_a_tasks_scored_rows():
 
 def test_the_gain_over_the_reference_is_the_difference_of_the_aucs():
     rows, other = _rows(), _rows(seed=1)["probability"]
-    found = measure(rows, reference=other)
-    expected = found["auc"] - measure({**rows, "probability": other})["auc"]
-    np.testing.assert_allclose(found["gain"], expected, atol=1e-12)
-    assert found["gain_low"] < found["gain"] < found["gain_high"]
+    actual = measure(rows, reference=other)
+    expected = actual["auc"] - measure({**rows, "probability": other})["auc"]
+    np.testing.assert_allclose(actual["gain"], expected, atol=1e-12)
+    assert actual["gain_low"] < actual["gain"] < actual["gain_high"]
 
 
 def test_degenerate_metrics_are_noted_and_warned_of():
@@ -118,7 +118,7 @@ def test_served_scores_are_those_of_the_exported_adapter_and_ranker(
     )
     signatures = ranker_module(model).signatures
     scores = signatures["serving_default"](
-        own=tasks.columns["own"][query],
+        signal=tasks.columns["signal"][query],
         kind=tasks.columns["kind"][query],
         meta_embedding=np.stack([embeddings[key] for key in served["task_key"]]),
         has_meta_embedding=np.array([counts[key] > 0 for key in served["task_key"]]),
@@ -139,8 +139,8 @@ def test_served_and_adapted_scores_agree_without_history_and_differ_with_it(make
 def test_adaptation_lowers_the_support_loss_at_a_small_rate(
     make_model, test_tasks, kwargs, recwarn
 ):
-    found = adaptation_losses(make_model(**kwargs), test_tasks)
-    assert found["support_loss_after"] < found["support_loss_before"]
+    actual = adaptation_losses(make_model(**kwargs), test_tasks)
+    assert actual["support_loss_after"] < actual["support_loss_before"]
     assert not [w for w in recwarn if "inner_learning_rate" in str(w.message)]
 
 
@@ -149,8 +149,8 @@ def test_a_rate_that_diverges_is_reported_with_the_loss_before_and_after(make_mo
         UserWarning,
         match=r"worse: 0\.\d+ before and .* after 2 step\(s\) at inner_learning_rate=300; lower",
     ):
-        found = adaptation_losses(make_model(rate=300.0), test_tasks)
-    assert found["support_loss_rose"] > 0.3
+        actual = adaptation_losses(make_model(rate=300.0), test_tasks)
+    assert actual["support_loss_rose"] > 0.3
 
 
 def test_the_summary_shows_the_two_blocks(make_model):

@@ -125,14 +125,16 @@ def test_the_ranker_scores_like_the_model_with_and_without_an_embedding(
     features = model.encoder(
         {f.name: request_inputs[f.name] for f in model.encoder.schema.all_features}
     )
-    own, stored = (
+    unadapted, stored = (
         model(features),
         tf.sigmoid(model.global_block(features, request_inputs["meta_embedding"])),
     )
     has = request_inputs["has_meta_embedding"].numpy()
-    np.testing.assert_allclose(scores["probability"], np.where(has, stored, own), rtol=1e-5)
+    np.testing.assert_allclose(scores["probability"], np.where(has, stored, unadapted), rtol=1e-5)
     np.testing.assert_allclose(tf.sigmoid(scores["logit"]), scores["probability"], rtol=1e-5)
-    assert np.abs(own - stored).max() > 1e-2, "the two must differ for this test to mean anything"
+    assert np.abs(unadapted - stored).max() > 1e-2, (
+        "the two must differ for this test to mean anything"
+    )
 
 
 def test_an_embedding_that_does_not_count_may_hold_anything(ranker, request_inputs):
@@ -256,46 +258,46 @@ def test_the_adapter_embeds_like_the_model_whoever_shares_the_batch(
 
 
 def test_the_adapter_tells_keys_counts_and_last_times(model, adapter, tasks):
-    found = adapter(*_encode(model.encoder.schema, tasks))
-    assert [k.decode() for k in found["task_key"][:, 0]] == ["a", "bä|1", "c"]
-    assert found["sample_count"].tolist() == [[7], [1], [4]]
-    assert found["last_timestamp"].tolist() == [[6000], [10_000], [23_000]]
+    actual = adapter(*_encode(model.encoder.schema, tasks))
+    assert [k.decode() for k in actual["task_key"][:, 0]] == ["a", "bä|1", "c"]
+    assert actual["sample_count"].tolist() == [[7], [1], [4]]
+    assert actual["last_timestamp"].tolist() == [[6000], [10_000], [23_000]]
 
 
 def test_records_that_are_cut_are_embedded_by_their_support_part(model, adapter, tasks):
     key, rows, _ = tasks[0]
     schema = model.encoder.schema
-    cut, part = (
+    shortened, part = (
         adapter(encode_task(schema, key, rows, 4)),
         adapter(encode_task(schema, key, rows[:4])),
     )
     for name, value in part.items():
-        np.testing.assert_array_equal(cut[name], value, err_msg=name)
+        np.testing.assert_array_equal(shortened[name], value, err_msg=name)
 
 
 def test_a_record_without_support_is_not_adapted_and_has_seen_nothing(
     model, adapter, as_columns, tasks
 ):
     key, rows, _ = tasks[2]
-    found = adapter(encode_task(model.encoder.schema, key, rows, 0))
+    actual = adapter(encode_task(model.encoder.schema, key, rows, 0))
     assert (
-        found["sample_count"][0, 0],
-        found["last_timestamp"][0, 0],
-        found["loss_before"][0, 0],
+        actual["sample_count"][0, 0],
+        actual["last_timestamp"][0, 0],
+        actual["loss_before"][0, 0],
     ) == (0, 0, 0.0)
     features = model.encoder({n: tf.constant(v) for n, v in as_columns(rows[:1]).items()})
-    np.testing.assert_allclose(found["meta_embedding"], model.meta_block(features), atol=1e-6)
+    np.testing.assert_allclose(actual["meta_embedding"], model.meta_block(features), atol=1e-6)
 
 
 def test_a_nan_in_one_record_stays_in_it(model, adapter, tasks):
     schema = model.encoder.schema
     clean = adapter(*_encode(schema, tasks))
     spoilt = [tasks[0], (tasks[1][0], [{**tasks[1][1][0], "age": np.nan}], -1), tasks[2]]
-    found = adapter(*_encode(schema, spoilt))
-    assert np.isnan(found["meta_embedding"][1]).all()
+    actual = adapter(*_encode(schema, spoilt))
+    assert np.isnan(actual["meta_embedding"][1]).all()
     for name in ("meta_embedding", "loss_before", "loss_after"):
         np.testing.assert_allclose(
-            found[name][[0, 2]], clean[name][[0, 2]], atol=1e-6, err_msg=name
+            actual[name][[0, 2]], clean[name][[0, 2]], atol=1e-6, err_msg=name
         )
 
 
@@ -303,12 +305,12 @@ def test_a_nan_in_one_record_stays_in_it(model, adapter, tasks):
 def test_the_adapter_pools_as_the_model_says(make_model, as_columns, tasks, pooling):
     model = make_model(pooling=pooling)
     signatures = adapter_module(model).signatures
-    found = signatures["serving_default"](
+    actual = signatures["serving_default"](
         task_records=tf.constant(_encode(model.encoder.schema, tasks))
     )["meta_embedding"]
     for i, (_, rows, _) in enumerate(tasks):
         np.testing.assert_allclose(
-            found[i], model.task_embeddings(_support(model, as_columns, rows))[0][0], atol=2e-6
+            actual[i], model.task_embeddings(_support(model, as_columns, rows))[0][0], atol=2e-6
         )
 
 
@@ -439,7 +441,7 @@ def test_learned_inner_rates_reach_the_adapter(make_model, tasks):
     for rate in model.rates:
         rate.assign(tf.zeros_like(rate))
     signatures = adapter_module(model).signatures
-    found = signatures["serving_default"](
+    actual = signatures["serving_default"](
         task_records=tf.constant(_encode(model.encoder.schema, tasks))
     )
-    np.testing.assert_array_equal(found["loss_before"], found["loss_after"])
+    np.testing.assert_array_equal(actual["loss_before"], actual["loss_after"])

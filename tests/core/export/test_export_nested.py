@@ -94,17 +94,17 @@ def test_the_adapter_gives_one_embedding_per_part_of_a_task_under_its_own_key(
         parts = outputs["nested_definition"][i] == 0
         assert parts.sum() == len(tabs)
         assert not parts[len(tabs) :].any()
-        found = {name: outputs[name][i, : len(tabs)] for name in NESTED_OUTPUTS}
-        assert [k.decode() for k in found["nested_task_key"]] == [
+        actual = {name: outputs[name][i, : len(tabs)] for name in NESTED_OUTPUTS}
+        assert [k.decode() for k in actual["nested_task_key"]] == [
             encode_task_key([key, tab]) for tab in tabs
         ]
         np.testing.assert_allclose(
-            found["nested_meta_embedding"], expected.nested[0].embedding[: len(tabs)], atol=2e-6
+            actual["nested_meta_embedding"], expected.nested[0].embedding[: len(tabs)], atol=2e-6
         )
-        assert found["nested_sample_count"].tolist() == [
+        assert actual["nested_sample_count"].tolist() == [
             sum(row["tab"] == tab for row in rows) for tab in tabs
         ]
-        assert found["nested_last_timestamp"].tolist() == [
+        assert actual["nested_last_timestamp"].tolist() == [
             max(r["timestamp"] for r in rows if r["tab"] == tab) for tab in tabs
         ]
     assert outputs["nested_task_key"].shape[1] == max(
@@ -146,18 +146,18 @@ def test_the_ranker_joins_both_stored_embeddings_and_falls_back_for_each_alone(
     inputs = {**columns, **{n: tf.constant(v) for n, v in (stored | has).items()}}
     if signature == "serve_examples":
         inputs = {"examples": tf.constant([_example(columns, stored, has, i) for i in range(4)])}
-    found = ranker[signature](**inputs)["logit"]
+    actual = ranker[signature](**inputs)["logit"]
     features = model.encoder(columns)
-    own = model.meta_block(features).numpy()
+    unadapted = model.meta_block(features).numpy()
     parts = [
-        np.where(np.array(mask)[:, None], embedding, own[:, DIM * i : DIM * (i + 1)])
+        np.where(np.array(mask)[:, None], embedding, unadapted[:, DIM * i : DIM * (i + 1)])
         for i, (mask, embedding) in enumerate(zip(has.values(), stored.values(), strict=True))
     ]
     np.testing.assert_allclose(
-        found, model.global_block(features, np.concatenate(parts, 1)), rtol=1e-5
+        actual, model.global_block(features, np.concatenate(parts, 1)), rtol=1e-5
     )
     np.testing.assert_allclose(
-        found[3], model.network({n: v[3:] for n, v in features.items()})[0], rtol=1e-5
+        actual[3], model.network({n: v[3:] for n, v in features.items()})[0], rtol=1e-5
     )
 
 

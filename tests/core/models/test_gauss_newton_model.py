@@ -134,8 +134,8 @@ def test_training_learns_the_prior_and_a_saved_model_scores_the_same(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.adaptation_strength == 0.5
     expected = model.task_embeddings(batch["support"])
-    found = loaded.task_embeddings(batch["support"])
-    np.testing.assert_allclose(found.embedding, expected.embedding, rtol=1e-5, atol=1e-6)
+    actual = loaded.task_embeddings(batch["support"])
+    np.testing.assert_allclose(actual.embedding, expected.embedding, rtol=1e-5, atol=1e-6)
 
 
 def test_evaluation_reports_the_auc_before_adaptation_too():

@@ -66,13 +66,13 @@ def test_fit_lowers_the_loss_and_a_seed_repeats_it(cls):
 
 
 def test_several_steps_per_execution_change_nothing_but_the_number_of_visits_to_python():
-    dataset, found = _dataset(batches=5), []
+    dataset, actual = _dataset(batches=5), []
     for steps in (1, 3):
         model = _model()
         model.compile(keras.optimizers.Adam(0.05), steps_per_execution=steps)
         history = model.fit(dataset, epochs=2, verbose=0, validation_data=dataset).history
-        found.append((history, model.predict(dataset, verbose=0)))
-    (one, rows), (eight, same_rows) = found
+        actual.append((history, model.predict(dataset, verbose=0)))
+    (one, rows), (eight, same_rows) = actual
     for name, values in one.items():
         np.testing.assert_allclose(eight[name], values, rtol=1e-6, err_msg=name)
     assert len(rows["label"]) == sum(

@@ -23,10 +23,10 @@ def test_the_command_line_without_flags_trains_with_the_defaults_of_python():
 
 
 def test_flags_change_what_they_name_and_nothing_else():
-    found = _parsed(
+    actual = _parsed(
         "--epochs", "3", "--embedding-dim", "9", "--no-ids", "--support-fraction", "0.5"
     )
-    assert found == TrainOptions().replace(
+    assert actual == TrainOptions().replace(
         epochs=3, embedding_dim=9, id_embeddings=False, support_fraction=0.5
     )
 

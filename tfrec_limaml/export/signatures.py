@@ -36,8 +36,10 @@ def traced(
     module.encoder = model.encoder
     # The TensorFlow variables inside those of Keras: tracked through their layers, a graph session
     # (TensorFlow Serving) restores copies of them that no signature reads.
-    rates = model.rates if getattr(model, "learn_inner_rates", False) else []
-    module.weights = [variable.value for variable in (*model.network.weights, *rates)]
+    beside = model.rates if model.learn_inner_rates else []
+    if model.adaptation == "gauss-newton":
+        beside = [*beside, model.scaled_log_precision]
+    module.weights = [variable.value for variable in (*model.network.weights, *beside)]
     arguments = _arguments({name for _, specs in functions.values() for name in specs})
     signatures: dict[str, Any] = {}
     for name, (function, specs) in functions.items():

@@ -170,7 +170,8 @@ def test_the_exported_models_embed_and_score_as_the_model_does(pair, trained, en
         **columns, meta_embedding=stored, has_meta_embedding=tf.constant([True, True, False])
     )["logit"]
     unadapted = model.meta_block(features)
-    expected = model.global_block(features, tf.where([[True], [True], [False]], stored, unadapted))
+    known = tf.constant([[True], [True], [False]])
+    expected = model.global_block(features, model.meta_block.from_stored(stored, known, unadapted))
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 

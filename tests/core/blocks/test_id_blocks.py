@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.blocks import FeaturesAndIDMetaBlock, IDEmbeddingMetaBlock
 
 
@@ -15,7 +16,7 @@ def test_a_gradient_step_on_the_prior_s_copy_is_one_on_the_task_s_own_row(make_m
     block = model.meta_block
     (table,) = block.offsets.tables.values()
     row = tf.Variable(table.numpy()[[1, 2]] + block.prior.numpy())
-    context = model._encode_context(support["features"], False)
+    context = model.global_block.encode_context(flatten_tasks(support["features"]))
     with tf.GradientTape() as tape:
         rows = tf.repeat(row, 3, 0)
         loss = tf.reduce_sum(

@@ -114,14 +114,15 @@ def warnings_of(results: list[dict[str, Any]]) -> list[str]:
     Args:
         results: The rows of ``evaluation.json``; the first one is the reference.
     """
-    reference, found = results[0], []
+    reference = results[0]
+    texts: list[str] = []
     for row in results[1:]:
         form = "as served" if row.get("served") else "un-adapted" if not row["fine_tune"] else None
         if form is None or row["algorithm"] == reference["algorithm"]:
             continue
         loss = reference["auc"] - row["auc"]
         if loss > WORSE:
-            found.append(
+            texts.append(
                 f"{row['algorithm']} {form} is {loss:.4f} AUC below {reference['algorithm']}"
                 + ("" if form == "as served" else ": members without an embedding lose")
             )
@@ -130,11 +131,11 @@ def warnings_of(results: list[dict[str, Any]]) -> list[str]:
             unadapted = next(r for r in results if r["algorithm"] == row["algorithm"])
             loss = unadapted["auc"] - row["auc"]
             if loss > WORSE:
-                found.append(
-                    f"{row['algorithm']} as served is {loss:.4f} AUC below its own un-adapted "
+                texts.append(
+                    f"{row['algorithm']} as served is {loss:.4f} AUC below its un-adapted "
                     "form: adaptation does not pay on these rows"
                 )
-    return found
+    return texts
 
 
 def _evaluate(

@@ -1,7 +1,7 @@
 """The input pipeline: TFRecord files of tasks to padded batches of support and query sets, all in
 graph.
 
-Records are parsed and encoded in large blocks, real rows only; tasks of similar length are then
+Records are parsed and encoded in large chunks, real rows only; tasks of similar length are then
 batched together, so that padding is not the work.
 """
 
@@ -28,10 +28,10 @@ from tfrec_limaml.tasks.parsing import (
     sample_weights,
 )
 
-#: Batches taken from one sorted block of tasks: more means less padding and coarser shuffling.
-BATCHES_PER_BLOCK = 8
+#: Batches taken from one sorted chunk of tasks: more means less padding and coarser shuffling.
+BATCHES_PER_CHUNK = 8
 #: Blocks that are parsed side by side.
-BLOCKS_AT_ONCE = 2
+CHUNKS_AT_ONCE = 2
 
 
 def task_dataset(
@@ -53,7 +53,7 @@ def task_dataset(
         batch_size: Tasks per batch; the last batch may be smaller.
         support_fraction: Share of an uncut record's samples, in time order, that form the support
             set. A pair draws the share anew, uniformly, for each epoch and task (beyond the paper).
-            Records that are cut already keep their cut.
+            Records that are split already keep their split.
         max_samples: Keep only the most recent samples of the support part (for uncut records: of
             the record).
         shuffle: Shuffle tasks anew in each epoch.
@@ -84,10 +84,10 @@ def task_dataset(
         (record_format.LABEL, record_format.TIMESTAMP) if with_keys else (record_format.LABEL,)
     )
     of_query = (*of_support, *encoder.schema.carry) if with_keys else of_support
-    block = batch_size * BATCHES_PER_BLOCK
+    chunk = batch_size * BATCHES_PER_CHUNK
     if shuffle:
-        dataset = dataset.shuffle(4 * block, seed=seed)
-    dataset = dataset.batch(block)
+        dataset = dataset.shuffle(4 * chunk, seed=seed)
+    dataset = dataset.batch(chunk)
     generator_seed = 0 if seed is None else seed
     draws = (
         tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
@@ -95,7 +95,7 @@ def task_dataset(
         else tf.data.Dataset.range(2**62)
     )
 
-    def to_block(serialized: tf.Tensor, draw: tf.Tensor) -> _Block:
+    def to_chunk(serialized: tf.Tensor, draw: tf.Tensor) -> _Chunk:
         tasks = parse_tasks(serialized, encoder.schema)
         if max_samples is not None:
             tasks = most_recent(tasks, max_samples)
@@ -109,26 +109,29 @@ def task_dataset(
         order = (
             tf.range(tf.size(tasks.counts)) if with_keys else tf.argsort(tasks.counts, stable=True)
         )
-        features, support = encode_rows(tasks, encoder), cut(tasks.counts, tasks.query_start, share)
+        features, support = (
+            encode_rows(tasks, encoder),
+            support_length(tasks.counts, tasks.query_start, share),
+        )
         columns = {
             name: tasks.columns[name] for name in {record_format.WEIGHT, *of_support, *of_query}
         }
-        return _Block(tasks._replace(columns=columns), features, support, order)
+        return _Chunk(tasks._replace(columns=columns), features, support, order)
 
-    def to_batch(block: _Block, number: tf.Tensor) -> dict[str, Any]:
+    def to_batch(chunk: _Chunk, number: tf.Tensor) -> dict[str, Any]:
         batch = _batch(
-            block,
-            block.order[number * batch_size : (number + 1) * batch_size],
+            chunk,
+            chunk.order[number * batch_size : (number + 1) * batch_size],
             of_support,
             of_query,
         )
         return batch if with_keys else {name: batch[name] for name in ("support", "query")}
 
-    blocks = tf.data.Dataset.zip(dataset, draws).map(to_block, num_parallel_calls=BLOCKS_AT_ONCE)
-    dataset = blocks.flat_map(lambda block: _once_per_batch(block, batch_size)).map(to_batch)
+    chunks = tf.data.Dataset.zip(dataset, draws).map(to_chunk, num_parallel_calls=CHUNKS_AT_ONCE)
+    dataset = chunks.flat_map(lambda chunk: _once_per_batch(chunk, batch_size)).map(to_batch)
     if shuffle:
-        dataset = dataset.shuffle(2 * BATCHES_PER_BLOCK, seed=seed)
-    return dataset.prefetch(BATCHES_PER_BLOCK).with_options(_without_tuner())
+        dataset = dataset.shuffle(2 * BATCHES_PER_CHUNK, seed=seed)
+    return dataset.prefetch(BATCHES_PER_CHUNK).with_options(_without_tuner())
 
 
 def count_tasks(pattern: str | Sequence[str]) -> tuple[int, int]:
@@ -160,8 +163,10 @@ def _without_tuner() -> tf.data.Options:
     return options
 
 
-def cut(counts: tf.Tensor, query_start: tf.Tensor, share: tf.Tensor | float) -> tf.Tensor:
-    """Length of each task's support part, int64 ``[T]``: the record's own cut, or the first `share`
+def support_length(
+    counts: tf.Tensor, query_start: tf.Tensor, share: tf.Tensor | float
+) -> tf.Tensor:
+    """Length of each task's support part, int64 ``[T]``: as the record says, or the first `share`
     of its samples.
 
     At least one sample is left to the query; a single sample is all query.
@@ -172,8 +177,8 @@ def cut(counts: tf.Tensor, query_start: tf.Tensor, share: tf.Tensor | float) -> 
     )
 
 
-class _Block(NamedTuple):
-    """A block of tasks with their encoded rows, the lengths of their support parts and the order in
+class _Chunk(NamedTuple):
+    """A chunk of tasks with their encoded rows, the lengths of their support parts and the order in
     which they go into batches.
     """
 
@@ -183,26 +188,26 @@ class _Block(NamedTuple):
     order: tf.Tensor
 
 
-def _once_per_batch(block: _Block, batch_size: int) -> tf.data.Dataset:
-    """The same block once per batch, with the batch's number. Nothing is copied."""
-    batches = (tf.size(block.order, tf.int64) + batch_size - 1) // batch_size
+def _once_per_batch(chunk: _Chunk, batch_size: int) -> tf.data.Dataset:
+    """The same chunk once per batch, with the batch's number. Nothing is copied."""
+    batches = (tf.size(chunk.order, tf.int64) + batch_size - 1) // batch_size
     return tf.data.Dataset.zip(
-        tf.data.Dataset.from_tensors(block).repeat(batches), tf.data.Dataset.range(batches)
+        tf.data.Dataset.from_tensors(chunk).repeat(batches), tf.data.Dataset.range(batches)
     )
 
 
 def _batch(
-    block: _Block, chosen: tf.Tensor, of_support: Sequence[str], of_query: Sequence[str]
+    chunk: _Chunk, chosen: tf.Tensor, of_support: Sequence[str], of_query: Sequence[str]
 ) -> dict[str, Any]:
-    """The block's tasks at `chosen` ``[T]``, with these columns of their support and query rows."""
-    tasks = block.tasks
+    """The chunk's tasks at `chosen` ``[T]``, with these columns of their support and query rows."""
+    tasks = chunk.tasks
     first, counts, support = (
-        tf.gather(v, chosen) for v in (tasks.splits[:-1], tasks.counts, block.support)
+        tf.gather(v, chosen) for v in (tasks.splits[:-1], tasks.counts, chunk.support)
     )
 
     def samples(begin: tf.Tensor, length: tf.Tensor, wanted: Sequence[str]) -> dict[str, Any]:
         index = padding_index(begin, length, first)
-        padded = {name: tf.gather(value, index) for name, value in block.features.items()}
+        padded = {name: tf.gather(value, index) for name, value in chunk.features.items()}
         weight = sample_weights(tasks.columns[record_format.WEIGHT], index, length)
         return {
             "features": padded,

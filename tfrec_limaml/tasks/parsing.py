@@ -14,11 +14,11 @@ from tfrec_limaml.tasks.feature_encoder import DTYPES, FeatureEncoder
 
 
 class Tasks(NamedTuple):
-    """A block of parsed tasks.
+    """A chunk of parsed tasks.
 
     Attributes:
         task_key: string ``[T]``.
-        query_start: int64 ``[T]``, ``-1`` where the record is not cut.
+        query_start: int64 ``[T]``, ``-1`` where the record is not split.
         splits: int64 ``[T + 1]``: rows of task t are ``splits[t]:splits[t + 1]``.
         columns: Every row's values ``[R, ...]``: raw features, ``label``, ``timestamp``, ``weight``
             and carried columns.
@@ -105,16 +105,16 @@ def _check(tasks: Tasks, vectors: Mapping[str, int]) -> tf.Operation:
 
 
 def most_recent(tasks: Tasks, samples: int) -> Tasks:
-    """The tasks with at most so many of the last rows before their cut (without a cut: of all
-    rows), and all rows behind it.
+    """The tasks with at most so many of the last rows before their query rows (where a record
+    is not split: of all rows), and all query rows.
     """
-    cut = tasks.query_start >= 0
-    drop = tf.maximum(tf.where(cut, tasks.query_start, tasks.counts) - samples, 0)
+    split = tasks.query_start >= 0
+    drop = tf.maximum(tf.where(split, tasks.query_start, tasks.counts) - samples, 0)
     position = tf.range(tasks.splits[-1]) - tf.repeat(tasks.splits[:-1], tasks.counts)
     kept = position >= tf.repeat(drop, tasks.counts)
     return Tasks(
         tasks.task_key,
-        tf.where(cut, tasks.query_start - drop, -1),
+        tf.where(split, tasks.query_start - drop, -1),
         tf.concat([[0], tf.cumsum(tasks.counts - drop)], 0),
         {name: tf.boolean_mask(value, kept) for name, value in tasks.columns.items()},
     )

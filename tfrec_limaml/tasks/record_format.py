@@ -1,22 +1,25 @@
 """The task record: one `tf.train.SequenceExample` per task, the toolkit's wire format.
 
-Context (task level): ``task_key``       bytes, `tfrec_limaml.schema.task_keys.task_key` of the key
-    columns ``sample_count``   int64, number of interactions in the record ``query_start``    int64,
-    interactions before this index are support, the others query; ``-1`` where the record is not
-                       cut yet (training records are cut by the input pipeline, embedding records
-                       are all support)
-Feature lists (one step per interaction, in time order): every feature of the schema under its own
-    name, raw; ``label`` float; ``timestamp`` int64 milliseconds; and, where the schema names a
-    weight column, ``weight`` float; and the schema's ``carry`` columns, float.
+Context (task level):
 
-Files of one task definition lie together::
+- ``task_key``: bytes, the `tfrec_limaml.schema.task_keys.task_key` of the key columns;
+- ``sample_count``: int64, number of interactions in the record;
+- ``query_start``: int64; interactions before this index are support, the others query. ``-1`` where
+  the record is not split yet: training records are split by the input pipeline, records that
+  embeddings are made of are all support.
 
-    <tasks>/<definition>/train-00000-of-00004.tfrecord.gz    rows before validation_start,
-    query_start = -1 <tasks>/<definition>/validation-...                      support: train rows,
-    query: validation rows <tasks>/<definition>/test-...                            support: train +
-    validation rows, query: test rows <tasks>/<definition>/recent-...                          all
-    rows before test_start, query_start = -1: what embeddings are made of <tasks>/schema.yaml
-    <tasks>/statistics.json  <tasks>/data_card.json
+Feature lists, one step per interaction, in time order: the raw value of each feature of the schema
+under the feature's name; ``label`` float; ``timestamp`` int64 milliseconds; ``weight`` float where
+the schema names a weight column; and the schema's ``carry`` (passthrough) columns, float.
+
+What the records of each split hold:
+
+- ``train``: rows before validation_start; ``query_start`` is -1;
+- ``validation``: support: train rows, query: validation rows;
+- ``test``: support: train and validation rows, query: test rows;
+- ``recent``: all rows before test_start, ``query_start`` is -1: what embeddings are made of.
+
+`tfrec_limaml.tasks.folder` says where the files lie.
 """
 
 from __future__ import annotations
@@ -159,7 +162,7 @@ class TaskEncoder:
             return pa.array([], pa.large_binary())
         keys = task_keys.cast(pa.large_binary())
         context = [
-            _each(query_starts, lambda cut: _entry(QUERY_START, _integer_feature(cut))),
+            _each(query_starts, lambda start: _entry(QUERY_START, _integer_feature(start))),
             _each(stops - starts, lambda count: _entry(SAMPLE_COUNT, _integer_feature(count))),
             _each(_lengths(keys), _key_opening),
             keys,
@@ -297,7 +300,7 @@ def _integer_cells(column: Column) -> _Cells:
     )  # a varint has at least one byte
     more = np.arange(10) < lengths[:, None] - 1
     # Six bytes before each varint (tag and size of step, kind and values), then the varint; the
-    # rest of the row is cut off.
+    # rest of the row is dropped.
     rows = np.empty((len(values), 16), np.uint8)
     rows[:, 0], rows[:, 1], rows[:, 2] = _FIELD_1[0], lengths + 4, _INT64_LIST[0]
     rows[:, 3], rows[:, 4], rows[:, 5] = lengths + 2, _FIELD_1[0], lengths

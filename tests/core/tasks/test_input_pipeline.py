@@ -14,7 +14,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks import input_pipeline
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.input_pipeline import cut, task_dataset
+from tfrec_limaml.tasks.input_pipeline import support_length, task_dataset
 from tfrec_limaml.tasks.parsing import most_recent, parse_tasks
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.statistics import Statistics
@@ -138,7 +138,7 @@ def test_every_row_comes_once_support_before_query_and_cuts_are_kept(
     ],
 )
 def test_the_cut_rounds_up_and_leaves_a_query_sample(count, start, share, expected):
-    assert cut(
+    assert support_length(
         tf.constant([count], tf.int64), tf.constant([start], tf.int64), share
     ).numpy().tolist() == [expected]
 
@@ -205,7 +205,7 @@ def test_a_drawn_cut_differs_between_epochs_and_repeats_under_a_seed(write):
 
 
 def test_shuffling_changes_the_order_from_epoch_to_epoch_and_loses_no_task(write, monkeypatch):
-    monkeypatch.setattr(input_pipeline, "BATCHES_PER_BLOCK", 2)
+    monkeypatch.setattr(input_pipeline, "BATCHES_PER_CHUNK", 2)
     dataset = task_dataset(write([(2, -1)] * 40), ENCODER, 2, shuffle=True, seed=0)
     one, two = ([query[0] // 100 for _, query in _pairs(dataset)] for _ in range(2))
     assert one != two

@@ -2,10 +2,10 @@
 
 ::
 
-    RAW/schema.yaml            the declaration (`tfrec_limaml.schema.Schema`), timestamps in
-    milliseconds RAW/interactions.parquet   one row per interaction, in time order
-    RAW/<table>.parquet        one file per entry of ``schema.tables`` RAW/data_card.json
-    see `tfrec_limaml.datasets.card`
+    RAW/schema.yaml            the declaration, `tfrec_limaml.schema.schema.Schema`
+    RAW/interactions.parquet   one row per interaction, in time order; timestamps in milliseconds
+    RAW/<table>.parquet        one file per entry of ``schema.tables``
+    RAW/data_card.json         see `tfrec_limaml.datasets.card`
 
 Text columns are strings, the others int64 or float32 (lists of float32 for fixed vectors). A
 missing or unusable value is null; what happens to it is the schema's ``on_invalid``, applied when

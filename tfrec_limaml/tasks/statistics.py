@@ -4,17 +4,19 @@
 
     {
       "rows": 123, "label_mean": 0.44,
-      "window": {"start": 1650812741436, "end": 1651500000000},          milliseconds, training rows
+      "window": {"start": 1650812741436, "end": 1651500000000},
       "features": {
-        "duration_ms": {"mean": [9.1], "variance": [1.2]},               after the feature's
-        `normalise` transform "tab": {"vocabulary": ["1", "0"], "counts": [100, 23]}           most
-        frequent first, ties by token
+        "duration_ms": {"mean": [9.1], "variance": [1.2]},
+        "tab": {"vocabulary": ["1", "0"], "counts": [100, 23]}
       },
-      "quality": {"filled": {"age": 0.1}, "unknown_keys": {"users": 0.02}, ...}          shares of
-      all rows read, as on the data card
+      "quality": {"filled": {"age": 0.1}, "unknown_keys": {"users": 0.02}, ...}
     }
 
-Only training rows are counted. Numeric features have one mean and variance per vector element, in
+``window`` is in milliseconds. ``mean`` and ``variance`` are taken after the feature's `normalise`
+transform. A vocabulary has the most frequent token first, ties ordered by token. ``quality`` counts
+all rows that were read, as on the data card; everything else counts training rows only.
+
+Numeric features have one mean and variance per vector element, in
 float64, of the transformed values (``"log"``: ``sign(x) log1p|x|``); those with encoding
 ``quantiles`` also have ``edges``, ``component_mean`` and ``component_deviation``, see
 `tfrec_limaml.tasks.quantiles`. Hashed features have no entry. Vocabularies of int64 features hold

@@ -40,7 +40,7 @@ def test_a_second_thread_during_the_import_does_not_lose_standard_error(tmp_path
     )
     code = """
 import sys, threading, time
-from tfrec_limaml.quiet import import_tensorflow
+from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 class Slow:  # the second thread comes before the module is known
     def find_spec(name, *_):

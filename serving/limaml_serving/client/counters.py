@@ -21,7 +21,8 @@ class Counters:
         missing: Candidates scored without one because the store does not hold the key.
         damaged: Stored embeddings that failed a check (checksum, width, not finite) and were not
             used; their candidates count as `missing`.
-        anonymous: Candidates scored without one because a key column was given as ``None``.
+        anonymous: Candidates scored without one because a key column was given as ``None``, or as
+            something that no store can hold as a key.
         store_errors: Look-ups that failed; their candidates were scored without embeddings.
         version_mismatches: Requests that met no embeddings made by the model version that serves.
         version_changes: Times that another model version began to answer.

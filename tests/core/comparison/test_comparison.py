@@ -52,7 +52,20 @@ def test_the_table_holds_numbers_and_codes_and_the_dense_form_what_networks_read
     assert dense(data.train, data.encoder).shape == (len(frame), 5)
 
 
+def _scorer(quality):
+    """A rival whose scores are so good as `quality`."""
+
+    def run(data, seed):
+        noise = np.random.default_rng(seed).normal(size=len(data.test.label))
+        scores = 1 / (1 + np.exp(-(quality * data.test.label + noise)))
+        return Outcome(scores, 0.7, unadapted=np.full(len(noise), 0.4))
+
+    return run
+
+
 def test_a_comparison_runs_once_and_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
+    rivals = {"vanilla": _scorer(0.5), "limaml": _scorer(1.5)}
+    monkeypatch.setattr(comparison, "RIVALS", {**comparison.RIVALS, **rivals})
     names = ["constant", "task-rate", "vanilla", "limaml"]
     said = []
     result = comparison.compare(data, tmp_path, [1, 2], names, said.append)
@@ -61,7 +74,7 @@ def test_a_comparison_runs_once_and_goes_on_where_it_stopped(data, tmp_path, mon
     by_name = {row["name"]: row for row in result["results"]}
     assert by_name["constant"]["auc_mean"] == 0.5
     assert by_name["limaml"]["seeds"] == [1, 2]
-    assert by_name["limaml"]["auc_unadapted"] is not None
+    assert by_name["limaml"]["auc_unadapted"] == 0.5
     assert by_name["vanilla"]["gain"] == by_name["vanilla"]["gain_low"] == 0
 
     def fail(data, seed):
@@ -70,6 +83,14 @@ def test_a_comparison_runs_once_and_goes_on_where_it_stopped(data, tmp_path, mon
     monkeypatch.setattr(comparison, "RIVALS", dict.fromkeys(comparison.RIVALS, fail))
     again = comparison.compare(data, tmp_path, [1, 2], names)
     assert again == result
+
+
+def test_a_network_is_trained_chosen_on_validation_and_scored_as_served(data, tmp_path):
+    (row,) = comparison.compare(data, tmp_path, [1], ["limaml"])["results"]
+    assert row["served"] is True
+    assert 0 < row["auc_mean"] < 1
+    assert row["auc_unadapted"] is not None
+    assert row["settings"][0]["epochs"] == 1
 
 
 def test_scores_of_other_rows_are_refused(data, tmp_path):

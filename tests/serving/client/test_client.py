@@ -313,7 +313,7 @@ def test_one_id_that_no_store_can_hold_costs_the_others_nothing(
     assert first.used_embedding.all()
     assert third.used_embedding.all()
     assert not second.used_embedding.any()
-    assert (ranker.counters.missing, ranker.counters.store_errors) == (4, 0)
+    assert (ranker.counters.anonymous, ranker.counters.store_errors) == (4, 0)
 
 
 def test_candidates_without_a_column_that_the_model_knows_are_refused(make_ranker, member, server):

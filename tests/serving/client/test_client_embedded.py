@@ -190,8 +190,9 @@ def exported(tmp_path_factory):
         dropout=0.0,
         inner_steps=1,
         inner_learning_rate=0.1,
+        fine_tune_steps=1,
+        unadapted_loss_weight=0.0,
     )
-    options |= {"fine_tune_steps": 1, "first_order": False, "unadapted_loss_weight": 0.0}
     base = tmp_path_factory.mktemp("exported")
     export_for_serving(
         build_model("limaml", FeatureEncoder(schema, statistics), options), base, model_version=2

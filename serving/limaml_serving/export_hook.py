@@ -86,4 +86,4 @@ def _once(schema: Schema, manifest: Manifest) -> frozenset[str]:
 def _default(feature: Feature, rows: int) -> Any:
     shape = (rows,) if feature.width == 1 else (rows, feature.width)
     kind: Any = {"string": object, "int64": np.int64, "float32": np.float32}[feature.dtype]
-    return np.full(shape, feature.filler, kind)
+    return np.full(shape, feature.default_value, kind)

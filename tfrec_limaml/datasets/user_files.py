@@ -108,8 +108,8 @@ def _rows(path: Path) -> Iterator[Rows]:
             yield from table_files.read_parquet(handle, None, _BATCH_ROWS)
         return
     packed = path.name.lower().endswith(".gz")
-    opener = functools.partial(gzip.open if packed else open, path, "rb")
-    yield from table_files.read_csv(opener, None, _BATCH_ROWS)
+    open_file = functools.partial(gzip.open if packed else open, path, "rb")
+    yield from table_files.read_csv(open_file, None, _BATCH_ROWS)
 
 
 def _check_malformed(path: Path, good: int, bad: list[BadRow], limit: float) -> None:

@@ -85,7 +85,7 @@ def _repeat(name: str, value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
 
 
 def _example_feature(feature: Feature) -> tf.io.FixedLenFeature:
-    default = None if feature.on_invalid != "fill" or feature.width > 1 else feature.filler
+    default = None if feature.on_invalid != "fill" or feature.width > 1 else feature.default_value
     return tf.io.FixedLenFeature(
         [] if feature.width == 1 else [feature.width], DTYPES[feature.dtype], default
     )

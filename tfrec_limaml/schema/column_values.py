@@ -111,16 +111,20 @@ def as_feature(column: Column, feature: Feature) -> tuple[pa.Array, Mask]:
     """
     if feature.dtype == "string":
         text = as_text(column)
-        return pc.fill_null(text, feature.filler), pc.is_null(text).to_numpy(zero_copy_only=False)
+        return pc.fill_null(text, feature.default_value), pc.is_null(text).to_numpy(
+            zero_copy_only=False
+        )
     if feature.width > 1:
         return _vectors(plain(column), feature)
     if feature.dtype == "int64":
         integers, invalid = as_integers(column)
-        return pa.array(np.where(invalid, feature.filler, integers), pa.int64()), invalid
+        return pa.array(np.where(invalid, feature.default_value, integers), pa.int64()), invalid
     with np.errstate(over="ignore"):
         values = as_floats(column).astype(np.float32)
     invalid = ~np.isfinite(values)
-    return pa.array(np.where(invalid, np.float32(feature.filler), values), pa.float32()), invalid
+    return pa.array(
+        np.where(invalid, np.float32(feature.default_value), values), pa.float32()
+    ), invalid
 
 
 def can_hold(kind: pa.DataType, feature: Feature) -> bool:
@@ -253,7 +257,7 @@ def _vectors(array: pa.Array, feature: Feature) -> tuple[pa.Array, Mask]:
     if pa.types.is_string(array.type):
         array = pa.array([_parsed(text) for text in array.to_pylist()], pa.list_(pa.string()))
     kind = pa.int64() if feature.dtype == "int64" else pa.float32()
-    matrix = np.full((len(array), feature.width), feature.filler, kind.to_pandas_dtype())
+    matrix = np.full((len(array), feature.width), feature.default_value, kind.to_pandas_dtype())
     invalid = np.ones(len(array), bool)
     if _is_list(array.type):
         fitting = np.asarray(pc.equal(pc.list_value_length(array), feature.width).fill_null(False))
@@ -261,7 +265,7 @@ def _vectors(array: pa.Array, feature: Feature) -> tuple[pa.Array, Mask]:
         cells, wrong = as_feature(array.filter(pa.array(fitting)).flatten(), single)
         matrix[fitting] = np.asarray(cells).reshape(-1, feature.width)
         invalid[fitting] = wrong.reshape(-1, feature.width).any(axis=1)
-    matrix[invalid] = feature.filler
+    matrix[invalid] = feature.default_value
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel(), kind), feature.width), invalid
 
 

@@ -122,7 +122,7 @@ class Feature:
         return self.encoding in ("vocabulary", "hash")
 
     @property
-    def filler(self) -> float | int | str:
+    def default_value(self) -> float | int | str:
         """The value that replaces an invalid one under ``on_invalid="fill"``, in the feature's own
         dtype.
         """

@@ -126,15 +126,15 @@ def encode_rows(tasks: Tasks, encoder: FeatureEncoder) -> Features:
     return encoder({name: tasks.columns[name] for name in names})
 
 
-def padding_index(first: tf.Tensor, counts: tf.Tensor, filler: tf.Tensor) -> tf.Tensor:
+def padding_index(first: tf.Tensor, counts: tf.Tensor, padding: tf.Tensor) -> tf.Tensor:
     """Row numbers ``[T, S]`` of ``first[t] .. first[t] + counts[t]``; S is the largest count, at
     least 1.
 
-    Behind them stands `filler` ``[T]``, a row of the same task: it weighs nothing, and whatever is
+    Behind them stands `padding` ``[T]``, a row of the same task: it weighs nothing, and whatever is
     wrong with it stays in its task.
     """
     position = tf.range(tf.maximum(tf.reduce_max(counts), 1))[None]
-    return tf.where(position < counts[:, None], first[:, None] + position, filler[:, None])
+    return tf.where(position < counts[:, None], first[:, None] + position, padding[:, None])
 
 
 def sample_weights(weight: tf.Tensor, index: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:

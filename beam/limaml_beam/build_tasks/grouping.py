@@ -65,7 +65,7 @@ def latest_of(blocks: Iterable[pa.Table], settings: TaskSettings) -> pa.Table:
     return latest(pa.concat_tables(kept), settings)
 
 
-class Deal(beam.DoFn):
+class SplitByShard(beam.DoFn):
     """Blocks -> (shard that a task belongs to, packed rows with their task key)."""
 
     def __init__(
@@ -126,12 +126,12 @@ class GroupTasks(beam.PTransform):
         )
 
     def expand(self, blocks: beam.PCollection) -> beam.PCollection:
-        """Deals rows to shards, then keeps the latest of each task."""
+        """Splits rows by shard, then keeps the latest of each task."""
         return (
             blocks
-            | "deal"
+            | "split by shard"
             >> beam.ParDo(
-                Deal(self.schema, self.settings, self.definition, self.shuffle)
+                SplitByShard(self.schema, self.settings, self.definition, self.shuffle)
             ).with_output_types(tuple[int, bytes])
             | "same shard together" >> beam.GroupByKey()
             | "keep latest"

@@ -3,7 +3,7 @@ store would have told it.
 
 A training row sees the rows of its key with a strictly earlier timestamp. A validation or test row
 sees what was known when its split began, as a job that refreshes the numbers once, at the cut,
-would have it. The smoothed rate leans on the mean label of all training rows. A run without
+would have it. The rate is smoothed towards the mean label of all training rows. A run without
 evaluation splits takes every row for a training row: it is told the prior that the model was
 trained with, or a rate would mean another thing than it did in training.
 """
@@ -35,7 +35,7 @@ from tfrec_limaml.tasks import folder
 
 DIRECTORY = folder.HISTORY
 AS_OF = "event_timestamp"  # column of the online copy: the moment its values are frozen at
-_HOME, _ROW = "__home", "__row"
+_PARTITION, _ROW = "__partition", "__row"
 ONLINE = "online"
 
 
@@ -94,23 +94,29 @@ def moments_of(table: pa.Table, settings: TaskSettings) -> Integers:
     )
 
 
-class _Deal(beam.DoFn):
-    """(home, block) -> (history and partition, packed narrow rows that remember where they came
-    from).
+class _SplitByKey(beam.DoFn):
+    """(partition, block) -> (history and partition, packed narrow rows that remember where they
+    came from).
     """
 
     def __init__(self, schema: Schema, partitions: int, shuffle: Shuffle) -> None:
         self.schema, self.partitions, self.shuffle = schema, partitions, shuffle
 
     def process(self, element: tuple[int, pa.Table]) -> Iterator[tuple[int, bytes]]:
-        home, block = element
+        partition, block = element
         rows = pa.array(np.arange(block.num_rows, dtype=np.int32))
-        homes = pa.array(np.full(block.num_rows, home, np.int32))
+        came_from = pa.array(np.full(block.num_rows, partition, np.int32))
         for index, history in enumerate(self.schema.history):
             keys = {key_column(name): block[key_column(name)] for name in history.keys}
             keys |= {name: block[name] for name in (MOMENT,) if name in block.column_names}
             narrow = pa.table(
-                {**keys, TIME: block[TIME], LABEL: block[LABEL], _HOME: homes, _ROW: rows}
+                {
+                    **keys,
+                    TIME: block[TIME],
+                    LABEL: block[LABEL],
+                    _PARTITION: partitions_of_rows,
+                    _ROW: rows,
+                }
             )
             narrow = one_row_per_token(narrow, self.schema, history)
             hashes = columnar.stable_hash(columnar.join_keys(narrow, history.keys))
@@ -119,8 +125,8 @@ class _Deal(beam.DoFn):
 
 
 class _Compute(beam.DoFn):
-    """All rows of some keys -> (home, packed values by row), and the keys' values frozen at the cut
-    as the tagged output ``online``.
+    """All rows of some keys -> (partition, packed values by row), and the keys' values frozen at
+    the split as the tagged output ``online``.
     """
 
     def __init__(self, schema: Schema, settings: TaskSettings, shuffle: Shuffle) -> None:
@@ -136,13 +142,13 @@ class _Compute(beam.DoFn):
         known = KeyHistory.of(codes, times, columnar.to_numpy(table[LABEL]).astype(np.float64))
 
         values = known.as_of(codes, moments_of(table, self.settings), prior, history.smoothing)
-        named = _named(history, values) | {_HOME: table[_HOME], _ROW: table[_ROW]}
-        for home, rows in columnar.partition(
+        named = _named(history, values) | {_PARTITION: table[_PARTITION], _ROW: table[_ROW]}
+        for partition, rows in columnar.partition(
             pa.table(named),
-            columnar.to_numpy(table[_HOME]).astype(np.uint64),
+            columnar.to_numpy(table[_PARTITION]).astype(np.uint64),
             self.settings.partitions,
         ):
-            yield home, self.shuffle.pack(rows.drop_columns([_HOME]))
+            yield partition, self.shuffle.pack(rows.drop_columns([_PARTITION]))
 
         first = np.unique(codes, return_index=True)[1]
         cut = np.full(len(first), summary.history_end(self.settings))
@@ -181,7 +187,7 @@ def _named(history: History, values: tuple[Any, ...]) -> dict[str, pa.Array]:
 
 
 class _Join(beam.DoFn):
-    """(home, its packed block and all its packed values) -> the block with the history features.
+    """(partition, its packed block and all its packed values) -> the block with its history.
 
     A row with several values of a multi-valued key gets their mean.
     """
@@ -220,7 +226,7 @@ def write_online(element: tuple[str, int, pa.Table], directory: str, partitions:
 
 
 class AddHistory(beam.PTransform):
-    """(home, block) -> ``{"blocks": blocks with history features, "online": (file stem, part,
+    """(partition, block) -> ``{"blocks": blocks with history features, "online": (file stem, part,
     values frozen at the cut)}``.
 
     The rows of one key meet in one worker as a few numbers each (some 40 bytes); the wide rows stay
@@ -233,13 +239,13 @@ class AddHistory(beam.PTransform):
         super().__init__()
         self.schema, self.settings, self.summary, self.shuffle = schema, settings, summary, shuffle
 
-    def expand(self, homes: beam.PCollection) -> dict[str, Any]:
-        """Deals by key, computes, joins back."""
+    def expand(self, partitions: beam.PCollection) -> dict[str, Any]:
+        """Splits by key, computes, joins back."""
         computed = (
-            homes
-            | "deal by key"
+            partitions
+            | "split by key"
             >> beam.ParDo(
-                _Deal(self.schema, self.settings.partitions, self.shuffle)
+                _SplitByKey(self.schema, self.settings.partitions, self.shuffle)
             ).with_output_types(tuple[int, bytes])
             | "same key together" >> beam.GroupByKey()
             | "compute"
@@ -250,8 +256,8 @@ class AddHistory(beam.PTransform):
             .with_outputs(ONLINE, main="values")
             .with_output_types(tuple[int, bytes])
         )
-        packed = homes | "pack rows" >> beam.MapTuple(
-            lambda home, block: (home, self.shuffle.pack(block))
+        packed = partitions | "pack rows" >> beam.MapTuple(
+            lambda partition, block: (partition, self.shuffle.pack(block))
         ).with_output_types(tuple[int, bytes])
         blocks = (
             {"blocks": packed, "values": computed.values}

@@ -114,7 +114,7 @@ class Inputs:
 
 
 class ReadInteractions(beam.PTransform):
-    """Files -> ``{"homes": (partition, block of distinct valid rows), "rejected": JSON lines,
+    """Files -> ``{"partitions": (partition, block of distinct valid rows), "rejected": JSON lines,
     "counts": dictionaries}``.
     """
 
@@ -138,14 +138,14 @@ class ReadInteractions(beam.PTransform):
         )
         distinct = (
             read.blocks
-            | "deal by content"
+            | "split by content"
             >> beam.FlatMap(
-                _deal_by_content, self.settings.partitions, self.shuffle
+                _split_by_content, self.settings.partitions, self.shuffle
             ).with_output_types(tuple[int, bytes])
             | "same content together" >> beam.GroupByKey()
             | "drop duplicates"
             >> beam.ParDo(DropDuplicates(self.shuffle))
-            .with_outputs(COUNTS, main="homes")
+            .with_outputs(COUNTS, main="partitions")
             .with_output_types(tuple[int, pa.Table])
         )
         counts = (read[COUNTS], distinct[COUNTS]) | "all counts" >> beam.Flatten()
@@ -156,7 +156,7 @@ class ReadInteractions(beam.PTransform):
             ]
         )
         rejected = (read[REJECTED], empty) | "all rejected" >> beam.Flatten()
-        return {"homes": distinct.homes, REJECTED: rejected, COUNTS: counts}
+        return {"partitions": distinct.partitions, REJECTED: rejected, COUNTS: counts}
 
 
 class WriteTasks(beam.PTransform):
@@ -207,13 +207,15 @@ def construct(
     """Adds the whole of pipeline 1 to a Beam pipeline; its files go below `directory`."""
     shuffle = shuffle or Shuffle()
     found = pipeline | "interactions" >> ReadInteractions(schema, settings, inputs, shuffle)
-    homes = found["homes"]
+    partitions = found["partitions"]
     if settings.task_shares is not None:
-        homes = homes | "split within tasks" >> SplitWithinTasks(schema, settings, shuffle)
-    blocks = homes | "blocks" >> beam.Values().with_output_types(pa.Table)
+        partitions = partitions | "split within tasks" >> SplitWithinTasks(
+            schema, settings, shuffle
+        )
+    blocks = partitions | "blocks" >> beam.Values().with_output_types(pa.Table)
     summary = blocks | "summary" >> beam.CombineGlobally(SummariseSplits(settings))
     if schema.history:
-        added = homes | "history" >> history.AddHistory(schema, settings, summary, shuffle)
+        added = partitions | "history" >> history.AddHistory(schema, settings, summary, shuffle)
         blocks = added["blocks"]
         added[history.ONLINE] | "write online copy" >> beam.Map(
             history.write_online, directory, settings.partitions
@@ -355,7 +357,7 @@ def _finish(
     return card
 
 
-def _deal_by_content(
+def _split_by_content(
     block: pa.Table, partitions: int, shuffle: Shuffle
 ) -> Iterator[tuple[int, bytes]]:
     for part, rows in columnar.partition(block, columnar.to_numpy(block[ORDER]), partitions):

@@ -66,8 +66,8 @@ class SplitWithinTasks(beam.PTransform):
         """The rows of one task meet in one worker as a few numbers each."""
         assigned = (
             partitions
-            | "deal by task"
-            >> beam.ParDo(_DealByTask(self.schema, self.settings, self.shuffle)).with_output_types(
+            | "split by task"
+            >> beam.ParDo(_SplitByTask(self.schema, self.settings, self.shuffle)).with_output_types(
                 tuple[int, bytes]
             )
             | "same task together" >> beam.GroupByKey()
@@ -85,7 +85,7 @@ class SplitWithinTasks(beam.PTransform):
         )
 
 
-class _DealByTask(beam.DoFn):
+class _SplitByTask(beam.DoFn):
     def __init__(self, schema: Schema, settings: TaskSettings, shuffle: Shuffle) -> None:
         self.columns = schema.task_columns(settings.split_definition)
         self.partitions, self.shuffle = settings.partitions, shuffle

@@ -117,7 +117,7 @@ def _stored(parts: list[tuple[pa.Array, Mask]], feature: Feature) -> tuple[pa.Ar
     narrow as they can be.
     """
     arrays, masks = map(list, zip(*parts, strict=True))
-    value = feature.filler if feature.width == 1 else [feature.filler] * feature.width
+    value = feature.default_value if feature.width == 1 else [feature.default_value] * feature.width
     kind = arrays[0].type
     if pa.types.is_dictionary(kind):
         last = _encoded(pa.array([value], pa.string()))

@@ -42,11 +42,11 @@ class FeatureReader:
         self._tail = () if feature.width == 1 else (feature.width,)
         if feature.dtype == "string":
             self._dtype = None
-            self._default = _texts([str(feature.filler)])
+            self._default = _texts([str(feature.default_value)])
             return
         self._dtype, types, self._pack = _NUMBERS[feature.dtype]
         self._types = frozenset() if self._tail else types
-        self._default = np.full(feature.width, feature.filler, self._dtype).tobytes()
+        self._default = np.full(feature.width, feature.default_value, self._dtype).tobytes()
 
     def example(self) -> Any:
         """A made-up value of the feature's type."""
@@ -215,4 +215,4 @@ def _default(feature: Feature, what: str) -> float | int | str:
             f"feature {feature.name!r} has {what}, and the schema (on_invalid: "
             f"{feature.on_invalid}) gives no default value for it"
         )
-    return feature.filler
+    return feature.default_value

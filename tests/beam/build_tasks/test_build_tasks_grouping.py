@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limaml_beam.build_tasks import grouping
-from limaml_beam.build_tasks.grouping import Deal, latest, latest_of
+from limaml_beam.build_tasks.grouping import SplitByShard, latest, latest_of
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.writing import spans, whole_tasks
 from limaml_beam.rows.columnar import ORDER, TASK, TIME, TableCoder
@@ -135,7 +135,7 @@ def test_a_task_of_100_000_rows_never_lies_whole_in_memory(monkeypatch):
 def test_a_heavy_task_is_cut_down_before_it_is_shuffled(shop_schema):
     rows = block(["x"] * 500, range(500)).rename_columns(["__key:member", TIME, ORDER])
     how = make(max_samples=3, max_query=4)
-    packed = dict(Deal(shop_schema, how, "member", Shuffle()).process(rows))
+    packed = dict(SplitByShard(shop_schema, how, "member", Shuffle()).process(rows))
     (kept,) = (Shuffle().unpack(value)[TIME].to_pylist() for value in packed.values())
     assert kept == [*range(97, 100), *range(196, 200), *range(496, 500)]
 

@@ -433,5 +433,5 @@ def test_split_ranges_are_half_open():
     ],
 )
 def test_fillers_have_their_features_type(feature, filler):
-    assert feature.filler == filler
-    assert type(feature.filler) is type(filler)
+    assert feature.default_value == filler
+    assert type(feature.default_value) is type(filler)

@@ -109,15 +109,8 @@ class _SplitByKey(beam.DoFn):
         for index, history in enumerate(self.schema.history):
             keys = {key_column(name): block[key_column(name)] for name in history.keys}
             keys |= {name: block[name] for name in (MOMENT,) if name in block.column_names}
-            narrow = pa.table(
-                {
-                    **keys,
-                    TIME: block[TIME],
-                    LABEL: block[LABEL],
-                    _PARTITION: partitions_of_rows,
-                    _ROW: rows,
-                }
-            )
+            keys |= {TIME: block[TIME], LABEL: block[LABEL]}
+            narrow = pa.table({**keys, _PARTITION: came_from, _ROW: rows})
             narrow = one_row_per_token(narrow, self.schema, history)
             hashes = columnar.stable_hash(columnar.join_keys(narrow, history.keys))
             for part, table in columnar.partition(narrow, hashes, self.partitions):

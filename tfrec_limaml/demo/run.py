@@ -23,7 +23,7 @@ from tfrec_limaml.tasks.folder import SCHEMA_FILE
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoData:
-    """How the demo speaks about a data set, and what it trains with.
+    """How the demo speaks about a data set.
 
     Attributes:
         title: For headings.
@@ -31,7 +31,6 @@ class DemoData:
         kind_words: Turns a value of it into words, for example ``"tag {}"``.
         names: Columns that name an item.
         name_words: Turns them into words.
-        training: Options of ``limaml train``.
     """
 
     title: str
@@ -39,7 +38,6 @@ class DemoData:
     kind_words: str = "{}"
     names: tuple[str, ...]
     name_words: str = "{}"
-    training: tuple[str, ...] = ()
 
 
 DATA = {
@@ -47,14 +45,6 @@ DATA = {
         title="simulated notifications",
         kind="notification_type",
         names=("notification_type", "topic"),
-        training=(
-            "--batch-size",
-            "32",
-            "--learning-rate",
-            "0.003",
-            "--epochs",
-            "10",
-        ),  # few members: small batches, so that there are steps
     ),
     "kuairand-pure": DemoData(
         title="KuaiRand-Pure",
@@ -62,7 +52,6 @@ DATA = {
         kind_words="tag {}",
         names=("video_id",),
         name_words="video {}",
-        training=("--epochs", "6"),
     ),
 }
 
@@ -89,7 +78,7 @@ def run_demo(
     state = workspace.open(
         {"dataset": dataset, "data": list(data), "training": list(training)}, overwrite
     )
-    todo = stages(workspace, dataset, data=data, training=(*words.training, *training))
+    todo = stages(workspace, dataset, data=data, training=training)
     redo = False
     for number, stage in enumerate(todo, 1):
         if redo:  # made from what an earlier stage has just replaced

@@ -128,7 +128,10 @@ def test_the_score_over_grpc_is_what_the_model_predicts_with_the_same_embedding(
         f.name: np.array([{**row, **member}[f.name] for row in rows]) for f in schema.all_features
     }
     encoded = model.encoder({name: tf.constant(values) for name, values in columns.items()})
-    adapted = model.global_block(encoded, tf.constant(np.repeat(embedding, len(rows), axis=0)))
+    stored = tf.constant(np.repeat(embedding, len(rows), axis=0))
+    known = tf.ones([len(rows), 1], bool)
+    rows_embedding = model.meta_block.from_stored(stored, known, model.meta_block(encoded))
+    adapted = model.global_block(encoded, rows_embedding)
     unadapted = model(encoded)  # probabilities
 
     with serving.serving(place.export / "ranker") as target:

@@ -107,9 +107,9 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
         type=float,
-        default=15.0,
+        default=60.0,
         metavar="SECONDS",
-        help="time for the server to come up (default: 15)",
+        help="time for the server to come up (default: 60)",
     )
     parser.add_argument(
         "--retries",

@@ -25,7 +25,7 @@ import tensorflow as tf
 #: The least curvature of a row's loss: keeps a confident row from being ignored altogether.
 MINIMUM_CURVATURE = 1e-4
 #: Shares of a step that are tried; the first of the best is taken.
-STEP_SHARES = (1.0, 0.5, 0.25, 0.0)
+STEP_SHARES = (1.0, 0.5, 0.25, 0.0625, 0.015625, 0.0)
 
 
 class GaussNewton(NamedTuple):

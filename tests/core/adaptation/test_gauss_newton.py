@@ -151,3 +151,18 @@ def test_half_precision_inputs_are_solved_in_single_precision():
     )
     assert solved.offset.dtype == tf.float32
     np.testing.assert_allclose(solved.offset, _solve(_world(), 2).offset, atol=2e-2)
+
+
+def test_a_step_that_would_overshoot_is_shortened():
+    """A confident wrong row has hardly any curvature: a full step goes a hundred times too far."""
+    inputs, base, label = np.ones((1, 1, 1)), np.full((1, 1), -8.0), np.ones((1, 1))
+    precision = np.array([0.001])
+    world = (inputs, base, label, np.ones((1, 1)), precision)
+
+    def objective(offset):
+        return np.log1p(np.exp(-(base[0, 0] + offset))) + 0.5 * precision[0] * offset**2
+
+    values = [objective(0.0)]
+    values += [objective(float(_solve(world, steps).offset[0, 0])) for steps in (1, 2, 4, 30)]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < values[0] / 10

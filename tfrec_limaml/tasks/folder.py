@@ -4,6 +4,7 @@
 
     <tasks>/schema.yaml  <tasks>/statistics.json  <tasks>/data_card.json
     <tasks>/<definition>/<split>-00000-of-00004.tfrecord.gz
+    <tasks>/<definition>/episode-<number>-00000-of-00004.tfrecord.gz
     <tasks>/history/<keys>.parquet/    <tasks>/dead_letter/
 
 `tfrec_limaml.tasks.record_format` says what the records of each split hold.
@@ -11,15 +12,30 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 SCHEMA_FILE = "schema.yaml"
 STATISTICS_FILE = "statistics.json"
 DATA_CARD_FILE = "data_card.json"
 DEAD_LETTERS = "dead_letter"
 HISTORY = "history"
 
+EPISODE = "episode"
 SPLITS = ("train", "validation", "test", "recent")
 #: The split that embeddings are made of.
 RECENT = "recent"
+
+
+def episode(number: int) -> str:
+    """The split that holds one support/query split of every training task."""
+    return f"{EPISODE}-{number}"
+
+
+def episodes_in(definition: Path) -> tuple[str, ...]:
+    """The episodes that the folder of a task definition holds."""
+    names = map(episode, itertools.count())
+    return tuple(itertools.takewhile(lambda n: any(definition.glob(shard_pattern(n))), names))
 
 
 def shard_name(split: str, shard: int, shards: int) -> str:

@@ -44,6 +44,7 @@ def task_dataset(
     shuffle: bool = False,
     seed: int | None = None,
     with_keys: bool = False,
+    epoch: tf.Variable | None = None,
 ) -> tf.data.Dataset:
     """Batches of tasks for `fit`, `evaluate` and `predict`.
 
@@ -60,6 +61,8 @@ def task_dataset(
         seed: Makes shuffling and cuts repeatable.
         with_keys: Add ``task_key`` to the batch, ``timestamp`` to both parts and carried columns to
             the query, for `predict`. Keeps the order of the files.
+        epoch: Number of the epoch, int64, kept up to date by the caller: the dataset then reads one
+            of the patterns per epoch, the first in epoch 0, and after the last one the first again.
 
     Returns:
         A dataset of batches as `tfrec_limaml.models.TaskModel` takes them.
@@ -68,7 +71,7 @@ def task_dataset(
         LimamlError: No file matches, the first record is not one of the encoder's schema, or an
             argument is out of range.
     """
-    files = record_files(pattern)
+    serialized, files = _records(pattern, epoch)
     low, high = (
         support_fraction
         if isinstance(support_fraction, tuple)
@@ -78,16 +81,15 @@ def task_dataset(
         raise LimamlError(f"support_fraction must lie between 0 and 1, received {support_fraction}")
     if batch_size < 1:
         raise LimamlError(f"batch_size must be at least 1, received {batch_size}")
-    dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
-    _check_first_record(dataset, files[0], encoder.schema)
+    _check_first_record(serialized, files[0], encoder.schema)
     of_support = (
         (record_format.LABEL, record_format.TIMESTAMP) if with_keys else (record_format.LABEL,)
     )
     of_query = (*of_support, *encoder.schema.carry) if with_keys else of_support
     chunk = batch_size * BATCHES_PER_CHUNK
     if shuffle:
-        dataset = dataset.shuffle(4 * chunk, seed=seed)
-    dataset = dataset.batch(chunk)
+        serialized = serialized.shuffle(4 * chunk, seed=seed)
+    serialized = serialized.batch(chunk)
     generator_seed = 0 if seed is None else seed
     draws = (
         tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
@@ -95,8 +97,8 @@ def task_dataset(
         else tf.data.Dataset.range(2**62)
     )
 
-    def to_chunk(serialized: tf.Tensor, draw: tf.Tensor) -> _Chunk:
-        tasks = parse_tasks(serialized, encoder.schema)
+    def to_chunk(records: tf.Tensor, draw: tf.Tensor) -> _Chunk:
+        tasks = parse_tasks(records, encoder.schema)
         if max_samples is not None:
             tasks = most_recent(tasks, max_samples)
         share = (
@@ -127,11 +129,33 @@ def task_dataset(
         )
         return batch if with_keys else {name: batch[name] for name in ("support", "query")}
 
-    chunks = tf.data.Dataset.zip(dataset, draws).map(to_chunk, num_parallel_calls=CHUNKS_AT_ONCE)
+    chunks = tf.data.Dataset.zip(serialized, draws).map(to_chunk, num_parallel_calls=CHUNKS_AT_ONCE)
     dataset = chunks.flat_map(lambda chunk: _once_per_batch(chunk, batch_size)).map(to_batch)
     if shuffle:
         dataset = dataset.shuffle(2 * BATCHES_PER_CHUNK, seed=seed)
     return dataset.prefetch(BATCHES_PER_CHUNK).with_options(_without_tuner())
+
+
+def _records(
+    pattern: str | Sequence[str], epoch: tf.Variable | None
+) -> tuple[tf.data.Dataset, list[str]]:
+    """The serialized records of the files, all or those of the epoch's pattern; and the files."""
+    if epoch is None:
+        files = record_files(pattern)
+        return tf.data.TFRecordDataset(files, _compression(files)), files
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    by_epoch = [record_files(one) for one in patterns]
+    groups = tf.ragged.constant(by_epoch)
+
+    def of_epoch(_: tf.Tensor) -> tf.data.Dataset:
+        number = tf.math.floormod(epoch.read_value(), len(by_epoch))
+        return tf.data.TFRecordDataset(groups[number], _compression(by_epoch[0]))
+
+    return tf.data.Dataset.range(1).flat_map(of_epoch), by_epoch[0]
+
+
+def _compression(files: Sequence[str]) -> str:
+    return "GZIP" if files[0].endswith(".gz") else ""
 
 
 def count_tasks(pattern: str | Sequence[str]) -> tuple[int, int]:
@@ -145,7 +169,7 @@ def count_tasks(pattern: str | Sequence[str]) -> tuple[int, int]:
         context, *_ = tf.io.parse_sequence_example(serialized, context_features=entry)
         return context[record_format.SAMPLE_COUNT]
 
-    dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
+    dataset = tf.data.TFRecordDataset(files, _compression(files))
     counts = dataset.batch(4096).map(samples)
     zero = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
     tasks, rows = counts.reduce(

@@ -17,13 +17,16 @@ What the records of each split hold:
 - ``train``: rows before validation_start; ``query_start`` is -1;
 - ``validation``: support: train rows, query: validation rows;
 - ``test``: support: train and validation rows, query: test rows;
-- ``recent``: all rows before test_start, ``query_start`` is -1: what embeddings are made of.
+- ``recent``: all rows before test_start, ``query_start`` is -1: what embeddings are made of;
+- ``episode-<number>``: the train rows once more, split at a moment that was drawn; history features
+  of query rows are frozen at that moment.
 
 `tfrec_limaml.tasks.folder` says where the files lie.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -124,19 +127,22 @@ class TaskEncoder:
                 under `LABEL`, `TIMESTAMP`, `WEIGHT` and the carried columns' names as in
                 `encode_task`. Text as a dictionary array is the fastest.
         """
-        kinds = {feature.name: feature.dtype for feature in schema.all_features}
+        self._kinds = kinds = {feature.name: feature.dtype for feature in schema.all_features}
         floats = (LABEL, *((WEIGHT,) if schema.weight is not None else ()), *schema.carry)
         kinds.update(dict.fromkeys(floats, "float32"))
         kinds[TIMESTAMP] = "int64"
-        makers: dict[str, Callable[[Any], _Cells]] = {
-            "string": _text_cells,
-            "float32": _float_cells,
-            "int64": _integer_cells,
-        }
         names = sorted(kinds, key=str.encode)  # maps are written in the order of their keys' bytes
-        self._columns = [
-            (_field(_FIELD_1, name.encode()), *makers[kinds[name]](columns[name])) for name in names
-        ]
+        self._columns = {name: self._cells(name, columns[name]) for name in names}
+
+    def replaced(self, columns: Mapping[str, Column]) -> TaskEncoder:
+        """The same rows with other values in some columns."""
+        other = copy.copy(self)
+        made = {name: self._cells(name, column) for name, column in columns.items()}
+        other._columns = self._columns | made
+        return other
+
+    def _cells(self, name: str, column: Column) -> _Cells:
+        return _MAKERS[self._kinds[name]](column)
 
     def encode(self, task_key: str, start: int, stop: int, query_start: int = -1) -> bytes:
         """Serialises rows ``start`` to ``stop`` as one task; see `encode_task`."""
@@ -168,9 +174,10 @@ class TaskEncoder:
             keys,
         ]
         lists = []
-        for name, cells, begins in self._columns:
+        for name, (cells, begins) in self._columns.items():
             first, last = begins[starts], begins[stops]
-            lists.append(_each(last - first, functools.partial(_list_opening, name)))
+            opening = functools.partial(_list_opening, _field(_FIELD_1, name.encode()))
+            lists.append(_each(last - first, opening))
             lists.append(_slices(cells, first, last))
         parts = []
         for tag, content in ((_FIELD_1, context), (_FIELD_2, lists)):
@@ -307,6 +314,13 @@ def _integer_cells(column: Column) -> _Cells:
     rows[:, 6:] = septets.astype(np.uint8) | np.where(more, 128, 0).astype(np.uint8)
     cells = rows[np.arange(16) < lengths[:, None] + 6]
     return pa.py_buffer(cells), np.concatenate([[0], np.cumsum(lengths + 6)])
+
+
+_MAKERS: dict[str, Callable[[Any], _Cells]] = {
+    "string": _text_cells,
+    "float32": _float_cells,
+    "int64": _integer_cells,
+}
 
 
 def _matrix(column: Column, dtype: str) -> npt.NDArray[Any]:

@@ -112,6 +112,9 @@ class TrainOptions:
             and saved; 0 for none.
         support_fraction: Share of a training task's samples that form the support set, or a range
             to draw it from anew for each task and epoch.
+        as_served: Train on the episodes that ``limaml prepare --episodes`` wrote, one per epoch,
+            where there are some: their query rows see history features as old as served ones, and
+            their splits replace `support_fraction`.
         max_samples: Most recent support samples per task; None for all in the records.
         choose_strength: Choose the adaptation strength on the validation tasks after training.
         seed: Of weights, shuffling, dropout and draws.
@@ -129,6 +132,7 @@ class TrainOptions:
     decay: bool = True
     average_weights: float = 0.98
     support_fraction: float | tuple[float, float] = (0.2, 0.9)
+    as_served: bool = True
     max_samples: int | None = None
     choose_strength: bool = True
     seed: int = 1
@@ -171,6 +175,7 @@ class TrainOptions:
             decay=False,
             average_weights=0.0,
             support_fraction=0.75,
+            as_served=False,
             choose_strength=False,
         )
 

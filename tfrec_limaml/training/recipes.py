@@ -15,7 +15,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.models import EntireNetworkMAML, LiMAML, TaskModel, Vanilla
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.folder import SCHEMA_FILE, SPLITS, STATISTICS_FILE, shard_pattern
+from tfrec_limaml.tasks.folder import EPISODE, SCHEMA_FILE, SPLITS, STATISTICS_FILE, shard_pattern
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
@@ -55,7 +55,7 @@ def load_encoder(
 
 def split_pattern(tasks: str | Path, definition: str | None, split: str, schema: Schema) -> str:
     """File pattern of one split of one task definition."""
-    if split not in SPLITS:
+    if split not in SPLITS and not split.startswith(f"{EPISODE}-"):
         raise LimamlError(f"split must be one of {list(SPLITS)}, received {split!r}")
     schema.task_columns(definition)
     return str(Path(tasks) / (definition or schema.default_task) / shard_pattern(split))

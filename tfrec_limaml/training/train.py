@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfrec_limaml.evaluation import adaptation_losses
 from tfrec_limaml.models import TaskModel
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.folder import episodes_in
 from tfrec_limaml.tasks.input_pipeline import count_tasks, task_dataset
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder, split_pattern
@@ -95,15 +97,8 @@ def _train(
     patterns = {split: split_pattern(tasks, task, split, encoder.schema) for split in splits}
     count, rows = count_tasks(patterns["train"])
     size = options.batch_size or max(1, min(128, round(options.batch_rows * count / rows)))
-    training = task_dataset(
-        patterns["train"],
-        encoder,
-        size,
-        support_fraction=options.support_fraction,
-        max_samples=options.max_samples,
-        shuffle=True,
-        seed=options.seed,
-    )
+    epoch = tf.Variable(0, trainable=False, dtype=tf.int64)
+    training = training_data(tasks, options, task, encoder, size, epoch)
     validation = task_dataset(
         patterns["validation"], encoder, 4 * size, max_samples=options.max_samples
     )
@@ -116,7 +111,7 @@ def _train(
         training,
         validation_data=validation,
         epochs=options.epochs,
-        callbacks=[*_stopping(options), *callbacks],
+        callbacks=[_EpochNumber(epoch), *_stopping(options), *callbacks],
         verbose=0,
     )
     curves = {name: [float(v) for v in values] for name, values in history.history.items()}
@@ -136,6 +131,50 @@ def _train(
         )
         result |= choose_adaptation_strength(model, keyed)
     return Trained(model, result | adaptation_losses(model, validation))
+
+
+def training_data(
+    tasks: str | Path,
+    options: TrainOptions,
+    task: str | None,
+    encoder: FeatureEncoder,
+    batch_size: int,
+    epoch: tf.Variable,
+) -> tf.data.Dataset:
+    """Batches of each task once per epoch: of the training records, or of one episode after
+    another.
+
+    Args:
+        tasks: Folder written by ``limaml prepare``.
+        options: The settings.
+        task: Task definition; the schema's first by default.
+        encoder: Encodes the features.
+        batch_size: Tasks per batch.
+        epoch: Number of the epoch, int64, kept up to date by the caller.
+    """
+    definition = Path(tasks) / (task or encoder.schema.default_task)
+    splits = (episodes_in(definition) if options.as_served else ()) or ("train",)
+    return task_dataset(
+        [split_pattern(tasks, task, split, encoder.schema) for split in splits],
+        encoder,
+        batch_size,
+        support_fraction=options.support_fraction,
+        max_samples=options.max_samples,
+        shuffle=True,
+        seed=options.seed,
+        epoch=epoch,
+    )
+
+
+class _EpochNumber(keras.callbacks.Callback):
+    """Tells the input pipeline the number of the epoch."""
+
+    def __init__(self, number: tf.Variable) -> None:
+        super().__init__()
+        self.number = number
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.number.assign(epoch)
 
 
 def make_optimizer(options: TrainOptions, steps: int) -> keras.optimizers.Optimizer:

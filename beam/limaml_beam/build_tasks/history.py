@@ -22,13 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
+from limaml_beam.build_tasks import episodes
 from limaml_beam.build_tasks.grouping import TRAIN, VALIDATION, segments
 from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.io import progress
 from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import LABEL, MOMENT, TIME, Integers, key_column
+from limaml_beam.rows.columnar import EPISODES, LABEL, MOMENT, SEGMENT, TIME, Integers, key_column
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.schema.schema import HISTORY_VALUES, History, Schema
 from tfrec_limaml.tasks import folder
@@ -37,6 +38,7 @@ DIRECTORY = folder.HISTORY
 AS_OF = "event_timestamp"  # column of the online copy: the moment its values are frozen at
 _PARTITION, _ROW = "__partition", "__row"
 ONLINE = "online"
+_OF_ROW = (SEGMENT, MOMENT, EPISODES)  # columns that say what a row may know
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,7 @@ class _SplitByKey(beam.DoFn):
         came_from = pa.array(np.full(block.num_rows, partition, np.int32))
         for index, history in enumerate(self.schema.history):
             keys = {key_column(name): block[key_column(name)] for name in history.keys}
-            keys |= {name: block[name] for name in (MOMENT,) if name in block.column_names}
+            keys |= {name: block[name] for name in _OF_ROW if name in block.column_names}
             keys |= {TIME: block[TIME], LABEL: block[LABEL]}
             narrow = pa.table({**keys, _PARTITION: came_from, _ROW: rows})
             narrow = one_row_per_token(narrow, self.schema, history)
@@ -135,7 +137,14 @@ class _Compute(beam.DoFn):
         known = KeyHistory.of(codes, times, columnar.to_numpy(table[LABEL]).astype(np.float64))
 
         values = known.as_of(codes, moments_of(table, self.settings), prior, history.smoothing)
-        named = _named(history, values) | {_PARTITION: table[_PARTITION], _ROW: table[_ROW]}
+        named = _named(history, values)
+        for number in range(self.settings.episodes):
+            frozen = self._frozen(table, known, values, codes, number, (prior, history.smoothing))
+            named |= {
+                episodes.frozen_column(name, number): column
+                for name, column in _named(history, frozen).items()
+            }
+        named |= {_PARTITION: table[_PARTITION], _ROW: table[_ROW]}
         for partition, rows in columnar.partition(
             pa.table(named),
             columnar.to_numpy(table[_PARTITION]).astype(np.uint64),
@@ -144,15 +153,35 @@ class _Compute(beam.DoFn):
             yield partition, self.shuffle.pack(rows.drop_columns([_PARTITION]))
 
         first = np.unique(codes, return_index=True)[1]
-        cut = np.full(len(first), summary.history_end(self.settings))
-        frozen = known.as_of(np.arange(len(first)), cut, prior, history.smoothing)
+        end = np.full(len(first), summary.history_end(self.settings))
+        at_end = known.as_of(np.arange(len(first)), end, prior, history.smoothing)
         keys = {name: table[key_column(name)].take(pa.array(first)) for name in history.keys}
         online = pa.table(
-            {**keys, **_named(history, frozen), AS_OF: pa.array(cut, pa.timestamp("ms", tz="UTC"))}
+            {**keys, **_named(history, at_end), AS_OF: pa.array(end, pa.timestamp("ms", tz="UTC"))}
         )
         yield beam.pvalue.TaggedOutput(
-            ONLINE, (stem(history), part, online.filter(pa.array(frozen[1] > 0)))
+            ONLINE, (stem(history), part, online.filter(pa.array(at_end[1] > 0)))
         )
+
+    def _frozen(
+        self,
+        table: pa.Table,
+        known: KeyHistory,
+        values: tuple[Any, ...],
+        codes: Integers,
+        episode: int,
+        smoothed: tuple[float, float],
+    ) -> tuple[Any, ...]:
+        """`values` as an episode's rows see them: those of training rows from the cut on are frozen
+        at the cut.
+        """
+        cut = episodes.cuts_of(table)[:, episode]
+        query = (segments(table, self.settings) == TRAIN) & (columnar.to_numpy(table[TIME]) >= cut)
+        at_cut = known.as_of(codes[query], cut[query], *smoothed)
+        frozen = tuple(np.array(value) for value in values)
+        for value, other in zip(frozen, at_cut, strict=True):
+            value[query] = other
+        return frozen
 
 
 def one_row_per_token(rows: pa.Table, schema: Schema, history: History) -> pa.Table:

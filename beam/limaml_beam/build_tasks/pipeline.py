@@ -18,7 +18,7 @@ import yaml
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from limaml_beam.build_tasks import data_card, history, quality
+from limaml_beam.build_tasks import data_card, episodes, history, quality
 from limaml_beam.build_tasks.drift import MeasureFeatures
 from limaml_beam.build_tasks.grouping import GroupTasks
 from limaml_beam.build_tasks.settings import TaskSettings
@@ -215,6 +215,10 @@ def construct(
     blocks = partitions | "blocks" >> beam.Values().with_output_types(pa.Table)
     summary = blocks | "summary" >> beam.CombineGlobally(SummariseSplits(settings))
     if schema.history:
+        if settings.episodes and settings.task_shares is None:
+            partitions = partitions | "cuts of episodes" >> beam.ParDo(
+                episodes.AddCuts(settings.episodes), beam.pvalue.AsSingleton(summary)
+            ).with_output_types(tuple[int, pa.Table])
         added = partitions | "history" >> history.AddHistory(schema, settings, summary, shuffle)
         blocks = added["blocks"]
         added[history.ONLINE] | "write online copy" >> beam.Map(

@@ -34,6 +34,8 @@ class TaskSettings:
         task_shares: Shares of each task's rows that are train, validation and test rows, in time
             order; None to split by date.
         split_definition: The task definition whose rows `task_shares` divides.
+        episodes: Support/query splits that are written of each training task; see
+            `limaml_beam.build_tasks.episodes`.
         prior: Mean label that history rates are smoothed towards; None for that of this run's
             training rows.
     """
@@ -52,12 +54,15 @@ class TaskSettings:
     batch_rows: int = 65_536
     task_shares: tuple[float, float, float] | None = None
     split_definition: str | None = None
+    episodes: int = 0
     prior: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("window", "max_samples", "shards", "partitions", "batch_rows"):
             if getattr(self, name) < 1:
                 raise LimamlError(f"{name} must be at least 1, received {getattr(self, name)}")
+        if self.episodes < 0:
+            raise LimamlError(f"episodes must be at least 0, received {self.episodes}")
         if self.max_query < self.max_samples:
             raise LimamlError(
                 f"max_query must be at least max_samples, received {self.max_query} < "

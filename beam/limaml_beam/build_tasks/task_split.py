@@ -15,10 +15,11 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from limaml_beam.build_tasks import episodes
 from limaml_beam.build_tasks.grouping import TRAIN
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import MOMENT, ORDER, SEGMENT, TASK, TIME, Integers
+from limaml_beam.rows.columnar import EPISODES, MOMENT, ORDER, SEGMENT, TASK, TIME, Integers
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.schema.schema import Schema
 
@@ -56,7 +57,7 @@ def split_tasks(
 
 
 class SplitWithinTasks(beam.PTransform):
-    """(partition, block) -> (partition, block with `SEGMENT` and `MOMENT`)."""
+    """(partition, block) -> (partition, block with `SEGMENT`, `MOMENT` and `EPISODES`)."""
 
     def __init__(self, schema: Schema, settings: TaskSettings, shuffle: Shuffle) -> None:
         super().__init__()
@@ -112,22 +113,24 @@ class _Split(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[tuple[int, bytes]]:
         rows = pa.concat_tables(list(map(self.shuffle.unpack, element[1]))).combine_chunks()
-        codes, _ = columnar.codes_of(rows[TASK])
+        codes, keys = columnar.codes_of(rows[TASK])
         assert self.settings.task_shares is not None
-        segment, moment = split_tasks(
-            codes,
-            columnar.to_numpy(rows[TIME]),
-            columnar.to_numpy(rows[ORDER]),
-            self.settings.task_shares,
-        )
-        values = pa.table(
-            {
-                _PARTITION: rows[_PARTITION],
-                _ROW: rows[_ROW],
-                SEGMENT: pa.array(segment),
-                MOMENT: pa.array(moment),
-            }
-        )
+        times, order = columnar.to_numpy(rows[TIME]), columnar.to_numpy(rows[ORDER])
+        segment, moment = split_tasks(codes, times, order, self.settings.task_shares)
+        named = {
+            _PARTITION: rows[_PARTITION],
+            _ROW: rows[_ROW],
+            SEGMENT: pa.array(segment),
+            MOMENT: pa.array(moment),
+        }
+        if self.settings.episodes:
+            hashes = columnar.stable_hash(keys)
+            named[EPISODES] = episodes.as_column(
+                episodes.cuts_within_tasks(
+                    hashes, codes, times, order, segment, self.settings.episodes
+                )
+            )
+        values = pa.table(named)
         partitions = columnar.to_numpy(rows[_PARTITION]).astype(np.uint64)
         for partition, part in columnar.partition(values, partitions, self.settings.partitions):
             yield partition, self.shuffle.pack(part.drop_columns([_PARTITION]))
@@ -144,6 +147,6 @@ class _AddSegments(beam.DoFn):
         (block,) = map(self.shuffle.unpack, parts["blocks"])
         values = pa.concat_tables(list(map(self.shuffle.unpack, parts["values"])))
         order = np.argsort(columnar.to_numpy(values[_ROW]), kind="stable")
-        for name in (SEGMENT, MOMENT):
+        for name in (n for n in values.column_names if n not in (_PARTITION, _ROW)):
             block = block.append_column(name, values[name].take(pa.array(order)))
         yield partition, block

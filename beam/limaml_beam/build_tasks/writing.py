@@ -1,4 +1,4 @@
-"""Writes the task records of a shard: train, validation, test and recent files."""
+"""Writes the task records of a shard: train, validation, test and recent files, and episodes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from isal import isal_zlib
 
+from limaml_beam.build_tasks import episodes
 from limaml_beam.build_tasks.grouping import segments
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.io import progress
@@ -127,6 +128,10 @@ class WriteShard(beam.DoFn):
     ) -> None:
         self.schema, self.settings, self.sources = schema, settings, dict(sources)
         self.definition, self.directory = definition, directory
+        with_episodes = definition in episodes.definitions_with(schema, settings)
+        self.episodes = [
+            folder.episode(number) for number in range(settings.episodes if with_episodes else 0)
+        ]
 
     def setup(self) -> None:
         """Loads the feature tables."""
@@ -138,7 +143,8 @@ class WriteShard(beam.DoFn):
         """
         shard, table = element
         sizes: dict[str, list[Integers]] = {
-            split: [np.empty((0, 2), np.int64)] for split in splits(self.settings)
+            split: [np.empty((0, 2), np.int64)]
+            for split in (*splits(self.settings), *self.episodes)
         }
         with contextlib.ExitStack() as stack:
             files = {
@@ -146,13 +152,8 @@ class WriteShard(beam.DoFn):
             }
             for part in whole_tasks(table, _ROWS):
                 progress.advance(f"writing {self.definition}", part.num_rows)
-                encode = encoder(self.schema, join(self.schema, self.tables, part)).encode_tasks
-                for split, found in spans(part, self.settings).items():
-                    files[split](
-                        frame_records(
-                            encode(found.keys, found.starts, found.stops, found.query_starts)
-                        )
-                    )
+                for split, records, found in self._records(part):
+                    files[split](frame_records(records))
                     sizes[split].append(found.sizes())
         counted = {}
         for split, pairs in sizes.items():
@@ -163,6 +164,19 @@ class WriteShard(beam.DoFn):
             counted[split] = np.concatenate([distinct, counts[:, None]], axis=1)
         yield self.definition, counted
 
+    def _records(self, part: pa.Table) -> Iterator[tuple[str, pa.LargeBinaryArray, Spans]]:
+        """Each split's name, its records, and where they lie in the table."""
+        encode = encoder(self.schema, join(self.schema, self.tables, part))
+        by_split = spans(part, self.settings)
+        for split, found in by_split.items():
+            yield split, _encoded(encode, found), found
+        for number, name in enumerate(self.episodes):
+            train = by_split["train"]
+            starts = episodes.query_starts(part, train.starts, train.stops, number)
+            found = dataclasses.replace(train, query_starts=starts)
+            frozen = encode.replaced(episodes.frozen_columns(self.schema, part, number))
+            yield name, _encoded(frozen, found), found
+
     def _path(self, split: str, shard: int) -> str:
         return str(
             FileSystems.join(
@@ -171,6 +185,10 @@ class WriteShard(beam.DoFn):
                 folder.shard_name(split, shard, self.settings.shards),
             )
         )
+
+
+def _encoded(encode: record_format.TaskEncoder, found: Spans) -> pa.LargeBinaryArray:
+    return encode.encode_tasks(found.keys, found.starts, found.stops, found.query_starts)
 
 
 def splits(settings: TaskSettings) -> tuple[str, ...]:

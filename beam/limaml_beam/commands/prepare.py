@@ -12,7 +12,7 @@ from limaml_beam.commands.beam_flags import add_beam_flag, add_report_flag, repo
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema.schema import Schema, Split
-from tfrec_limaml.tasks.folder import DATA_CARD_FILE, SCHEMA_FILE
+from tfrec_limaml.tasks.folder import DATA_CARD_FILE, EPISODE, SCHEMA_FILE
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -73,6 +73,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1000,
         metavar="N",
         help="most recent query rows per task (default 1000)",
+    )
+    tasks.add_argument(
+        "--episodes",
+        type=int,
+        metavar="N",
+        help="also write N support/query splits of each training task, whose query rows' history "
+        "features are frozen at the split, as a daily job serves them; `limaml train` reads one "
+        "per epoch (default: 8 with --split-per-task and history features, else 0)",
     )
     dates = parser.add_argument_group("dates (ISO 8601; default: the schema's split)")
     for name in ("train-start", "validation-start", "test-start", "test-end"):
@@ -161,6 +169,7 @@ def _run(arguments: argparse.Namespace, options: PipelineOptions) -> dict[str, A
         shards=arguments.shards or by_size,
         partitions=by_size,
         prior=_prior(schema, arguments),
+        episodes=_episodes(schema, arguments),
         **cut_dates(schema, **dates),  # type: ignore[arg-type]
     )
     if options.view_as(StandardOptions).runner == LOCAL_RUNNER:
@@ -177,6 +186,20 @@ def _run(arguments: argparse.Namespace, options: PipelineOptions) -> dict[str, A
         overwrite=arguments.overwrite,
     )
     return {"output": arguments.output, **card}
+
+
+def _episodes(schema: Schema, arguments: argparse.Namespace) -> int:
+    """How many training episodes to write."""
+    can = bool(schema.history) and not arguments.recent_only
+    if arguments.episodes is None:
+        within_tasks = schema.split is not None and schema.split.per_task is not None
+        return 8 if can and within_tasks else 0
+    if arguments.episodes and not can:
+        raise LimamlError(
+            f"--episodes {arguments.episodes} needs history features in the schema and evaluation "
+            "splits; leave it out"
+        )
+    return int(arguments.episodes)
 
 
 def _shares(text: str) -> tuple[float, float, float]:
@@ -287,7 +310,12 @@ def render(card: dict[str, Any]) -> str:
         f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items() if number
     ]
     for definition, splits in card["tasks"].items():
+        written = [split for split in splits if split.startswith(EPISODE)]
+        if written:
+            lines.append(f"  {definition}: {len(written)} support/query splits of its train rows")
         for split, part in splits.items():
+            if split in written:
+                continue
             lines.append(
                 f"  {definition}/{split}: {part['tasks']} tasks, {part['support_rows']} support "
                 f"and {part['query_rows']} query rows"

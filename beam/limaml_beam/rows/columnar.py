@@ -26,6 +26,8 @@ WEIGHT = "__weight"  # float32, where the schema names a weight column
 ORDER = "__order"
 #: The split of a row, and the moment whose knowledge it sees, where the schema splits within tasks.
 SEGMENT, MOMENT = "__segment", "__moment"
+#: The cuts of a row's task, one per training episode, milliseconds.
+EPISODES = "__episodes"
 TASK = "__task"  # string, encoded task key
 
 Integers = npt.NDArray[np.int64]

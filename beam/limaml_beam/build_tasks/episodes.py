@@ -1,0 +1,143 @@
+"""Training episodes: training tasks split into support and query rows as a daily job would find
+them.
+
+A training row's history features are those of its very moment; a served row's are as old as the
+last job. An episode draws a moment, the *cut*, for each task: rows before it are support rows, and
+rows from it on are query rows whose history features are frozen at the cut, as those of validation
+and test rows are frozen at the start of their split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from limaml_beam.build_tasks.grouping import TRAIN
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.build_tasks.split_summary import SplitSummary
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import EPISODES, TIME, Integers
+from tfrec_limaml.schema.schema import Schema
+
+#: Cuts lie behind this share of a task's training rows, and before the other.
+_EARLIEST, _LATEST = 0.2, 0.9
+
+
+def frozen_column(name: str, episode: int) -> str:
+    """The block column that holds a history feature as an episode's rows see it."""
+    return f"{name}@{episode}"
+
+
+def cuts_within_tasks(
+    keys: npt.NDArray[np.uint64],
+    tasks: Integers,
+    times: Integers,
+    order: Integers,
+    segment: Integers,
+    episodes: int,
+) -> Integers:
+    """The cut of each row's task in each episode: the time of a training row that is drawn, the
+    same whenever the task is the same.
+
+    Args:
+        keys: A hash of each task's key ``[tasks]``: where the draws come from.
+        tasks: Number of each row's task ``[N]``.
+        times: Milliseconds ``[N]``.
+        order: Orders rows of one task and time ``[N]``.
+        segment: 0 for train rows ``[N]``.
+        episodes: How many cuts to draw.
+
+    Returns:
+        Milliseconds ``[N, episodes]``; tasks without training rows get 0.
+    """
+    by_task = np.lexsort((order, times, segment, tasks))
+    first = np.searchsorted(tasks[by_task], np.arange(len(keys)))
+    counts = np.bincount(tasks[segment == TRAIN], minlength=len(keys))
+    shares = _EARLIEST + (_LATEST - _EARLIEST) * _uniform(keys, episodes)
+    position = np.minimum(np.ceil(shares * counts[:, None]).astype(np.int64), counts[:, None] - 1)
+    cuts = times[by_task][first[:, None] + np.maximum(position, 0)]
+    by_row: Integers = np.where(counts[:, None] > 0, cuts, 0)[tasks]
+    return by_row
+
+
+def _uniform(keys: npt.NDArray[np.uint64], episodes: int) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) that depend on a key and the episode alone ``[tasks, episodes]``."""
+    mixed = keys[:, None] + np.arange(1, episodes + 1, dtype=np.uint64) * np.uint64(
+        0x9E3779B97F4A7C15
+    )
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def cuts_by_date(summary: SplitSummary, episodes: int) -> Integers:
+    """One cut per episode for all tasks, spread over the time of the training rows, in shuffled
+    order ``[episodes]``.
+    """
+    first, last = summary.first[TRAIN] or 0, summary.last[TRAIN] or 0
+    shares = _EARLIEST + (_LATEST - _EARLIEST) * (np.arange(episodes) + 0.5) / episodes
+    np.random.default_rng(0).shuffle(shares)
+    cuts: Integers = (first + shares * (last - first)).astype(np.int64)
+    return cuts
+
+
+def as_column(cuts: Integers) -> pa.Array:
+    """Cuts ``[N, episodes]`` as a block column."""
+    flat = pa.array(np.ascontiguousarray(cuts).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, cuts.shape[1])
+
+
+def cuts_of(table: pa.Table) -> Integers:
+    """The cuts ``[N, episodes]`` of a block; no episodes where it has none."""
+    if EPISODES not in table.column_names:
+        return np.empty((table.num_rows, 0), np.int64)
+    column = table[EPISODES].combine_chunks()
+    flat: Integers = columnar.to_numpy(column.flatten())
+    return flat.reshape(table.num_rows, -1)
+
+
+class AddCuts(beam.DoFn):
+    """(partition, block) -> (partition, block with the cuts by date)."""
+
+    def __init__(self, episodes: int) -> None:
+        self.episodes = episodes
+
+    def process(
+        self, element: tuple[int, pa.Table], summary: SplitSummary
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """The same cuts in every row."""
+        partition, block = element
+        cuts = np.tile(cuts_by_date(summary, self.episodes), (block.num_rows, 1))
+        yield partition, block.append_column(EPISODES, as_column(cuts))
+
+
+def definitions_with(schema: Schema, settings: TaskSettings) -> tuple[str, ...]:
+    """The task definitions that episodes are written for: those whose tasks have one cut each.
+
+    By date that is every definition; a split within tasks draws cuts for its own definition, which
+    those that refine it share.
+    """
+    if not settings.episodes:
+        return ()
+    if settings.task_shares is None:
+        return settings.definitions
+    split = set(schema.task_columns(settings.split_definition))
+    return tuple(d for d in settings.definitions if split <= set(schema.task_columns(d)))
+
+
+def query_starts(table: pa.Table, starts: Integers, stops: Integers, episode: int) -> Integers:
+    """Index of the first query row of each record of training rows ``[records]``."""
+    before = columnar.to_numpy(table[TIME]) < cuts_of(table)[:, episode]
+    total = np.concatenate([[0], np.cumsum(before)])
+    found: Integers = total[stops] - total[starts]
+    return found
+
+
+def frozen_columns(schema: Schema, table: pa.Table, episode: int) -> dict[str, pa.ChunkedArray]:
+    """The history features as the rows of an episode see them, by feature name."""
+    names = [name for history in schema.history for name in history.names().values()]
+    return {name: table[frozen_column(name, episode)] for name in names}

@@ -1,0 +1,91 @@
+"""What a model is trained on: episodes where the folder holds them, else the training records."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import keras
+import pytest
+import tensorflow as tf
+from evaluation_fixtures import SCHEMA
+
+from tfrec_limaml.tasks import record_format
+from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.recipes import load_encoder
+from tfrec_limaml.training.train import train, training_data
+
+
+@pytest.fixture
+def with_episodes(tasks_folder, tmp_path):
+    """The folder with two episodes of six members: all signals are 0 in one and 1 in the other."""
+    folder = tmp_path / "tasks"
+    shutil.copytree(tasks_folder, folder)
+    for number in range(2):
+        path = folder / "member" / f"episode-{number}-00000-of-00001.tfrecord.gz"
+        with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+            for member in range(6):
+                row = {"signal": float(number), "kind": 1, "timestamp": 0}
+                rows = [row | {"label": float(k % 2)} for k in range(4)]
+                writer.write(record_format.encode_task(SCHEMA, f"m{member}", rows, member % 4))
+    return folder
+
+
+def signals(dataset):
+    """The distinct signals and the number of tasks of each batch."""
+    return [
+        (
+            set(
+                tf.boolean_mask(b["query"]["features"]["meta"], b["query"]["weight"] > 0).numpy()[
+                    :, 0
+                ]
+            ),
+            len(b["query"]["weight"]),
+        )
+        for b in dataset
+    ]
+
+
+def of_epoch(folder, options, size, number):
+    """The batches of one epoch."""
+    encoder = load_encoder(folder)
+    epoch = tf.Variable(0, dtype=tf.int64)
+    data = training_data(folder, options, None, encoder, size, epoch)
+    epoch.assign(number)
+    return list(data)
+
+
+def test_each_epoch_reads_one_episode_and_after_the_last_the_first_again(with_episodes):
+    for epoch, signal in ((0, 0.0), (1, 1.0), (2, 0.0)):
+        seen = signals(of_epoch(with_episodes, TrainOptions(), 4, epoch))
+        assert [values for values, _ in seen] == [{signal}, {signal}]
+        assert sum(tasks for _, tasks in seen) == 6
+
+
+def test_the_split_of_an_episode_is_kept(with_episodes):
+    (batch,) = of_epoch(with_episodes, TrainOptions(), 6, 0)
+    support = tf.reduce_sum(tf.cast(batch["support"]["weight"] > 0, tf.int32), -1)
+    assert sorted(support.numpy().tolist()) == [0, 0, 1, 1, 2, 3]
+
+
+def test_training_records_are_read_where_episodes_are_not_wanted(with_episodes, tasks_folder):
+    for folder, options in (
+        (with_episodes, TrainOptions(as_served=False)),
+        (tasks_folder, TrainOptions()),
+    ):
+        seen = signals(of_epoch(folder, options, 10, 1))
+        assert sum(tasks for _, tasks in seen) == 55
+        assert len(set().union(*(values for values, _ in seen))) > 10
+
+
+def test_training_goes_through_the_episodes(with_episodes):
+    options = TrainOptions(epochs=3, batch_size=4, choose_strength=False).replace(
+        global_units=(4,), meta_units=(4,), embedding_dim=3
+    )
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(float(logs["loss"]))
+    )
+    trained = train(with_episodes, options, callbacks=[watch])
+    assert len(seen) == trained.result["epochs"] == 3
+    assert int(trained.model.optimizer.iterations) == 3 * math.ceil(6 / 4)

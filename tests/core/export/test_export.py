@@ -141,7 +141,9 @@ def test_an_embedding_that_does_not_count_may_hold_anything(ranker, request_inpu
     nothing = {**request_inputs, "has_meta_embedding": tf.zeros(6, bool)}
     call = ranker.signatures["serving_default"]
     with_nan = call(**{**nothing, "meta_embedding": tf.fill([6, DIM], np.nan)})
-    np.testing.assert_array_equal(with_nan["logit"], call(**nothing)["logit"])
+    np.testing.assert_array_equal(  # one program, twice on the same shapes
+        with_nan["logit"], call(**nothing)["logit"]
+    )
 
 
 def test_rank_repeats_inputs_of_length_one(ranker, request_inputs):
@@ -272,7 +274,11 @@ def test_records_that_are_cut_are_embedded_by_their_support_part(model, adapter,
         adapter(encode_task(schema, key, rows[:4])),
     )
     for name, value in part.items():
-        np.testing.assert_array_equal(shortened[name], value, err_msg=name)
+        if value.dtype == tf.float32:  # batches of another width: equal up to rounding
+            bound = 1e-6 * float(tf.norm(value))
+            np.testing.assert_allclose(shortened[name], value, rtol=0, atol=bound, err_msg=name)
+        else:
+            np.testing.assert_array_equal(shortened[name], value, err_msg=name)
 
 
 def test_a_record_without_support_is_not_adapted_and_has_seen_nothing(
@@ -444,4 +450,4 @@ def test_learned_inner_rates_reach_the_adapter(make_model, tasks):
     actual = signatures["serving_default"](
         task_records=tf.constant(_encode(model.encoder.schema, tasks))
     )
-    np.testing.assert_array_equal(actual["loss_before"], actual["loss_after"])
+    np.testing.assert_allclose(actual["loss_before"], actual["loss_after"], rtol=1e-6)

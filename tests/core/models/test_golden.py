@@ -150,4 +150,4 @@ def test_second_order_in_all_steps_equals_the_default(golden):
         for steps in (2, None)
     )
     for a, b in zip(all_steps, default, strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)

@@ -13,6 +13,9 @@ import tensorflow as tf
 
 from tfrec_limaml import EntireNetworkMAML, LiMAML, MLPGlobalBlock, MLPMetaBlock, Vanilla
 
+#: By which repeated runs may differ: rounding alone, whatever kernels the processor chooses.
+BOUND = 1e-6
+
 
 def _batch(rng, tasks=8, support=4, query=3):
     def samples(size):
@@ -61,7 +64,9 @@ def test_fit_lowers_the_loss_and_a_seed_repeats_it(cls):
         for _ in range(2)
     )
     assert first["loss"][-1] < first["loss"][0]
-    assert first == second
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_allclose(second[name], values, rtol=BOUND, err_msg=name)
     assert {"loss", "val_loss", "val_auc", "val_log_loss"} <= set(first)
 
 
@@ -90,10 +95,12 @@ def test_a_saved_and_restored_model_and_optimizer_continue_identically(tmp_path)
     for one in (model, restored):
         one.fit(dataset, epochs=2, verbose=0)
     for a, b in zip(model.get_weights(), restored.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(
+        np.testing.assert_allclose(a, b, rtol=0, atol=BOUND * np.linalg.norm(a))
+    np.testing.assert_allclose(
         model.predict(dataset, verbose=0)["probability"],
         restored.predict(dataset, verbose=0)["probability"],
+        rtol=0,
+        atol=BOUND,
     )
 
 
@@ -113,7 +120,8 @@ def test_fine_tuning_at_evaluation_can_be_switched_on_a_trained_model():
     plain = model.predict(dataset, verbose=0)["probability"]
     model.fine_tune = True
     assert np.abs(tuned - plain).max() > 1e-3
-    np.testing.assert_array_equal(model.predict(dataset, verbose=0)["probability"], tuned)
+    again = model.predict(dataset, verbose=0)["probability"]
+    np.testing.assert_allclose(again, tuned, rtol=0, atol=BOUND)
 
 
 def test_predictions_cover_every_real_query_row_in_order():

@@ -21,6 +21,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from limaml_beam.build_tasks import data_card, episodes, history, quality
 from limaml_beam.build_tasks.drift import MeasureFeatures
 from limaml_beam.build_tasks.grouping import GroupTasks
+from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary, SummariseSplits
 from limaml_beam.build_tasks.statistics import StatisticsFn
@@ -257,7 +258,7 @@ def build_tasks(
     settings: TaskSettings,
     *,
     options: PipelineOptions | None = None,
-    max_bad_fraction: float = 0.05,
+    max_bad_fraction: float = PrepareOptions.max_bad_fraction,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Runs the pipeline and publishes its output directory; returns the data card.
@@ -267,7 +268,7 @@ def build_tasks(
         inputs: The files.
         output: Directory to make, local or on any Beam filesystem.
         settings: Definitions, dates, caps and shards.
-        options: Beam's options; see `limaml_beam.options.local_by_default`.
+        options: Beam's options; see `limaml_beam.io.pipeline_options.local_by_default`.
         max_bad_fraction: Largest share of invalid rows (duplicates and rows outside the dates do
             not count).
         overwrite: Replace an existing output.

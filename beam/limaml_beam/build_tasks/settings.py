@@ -8,6 +8,7 @@ import dataclasses
 import time
 from typing import Any
 
+from limaml_beam.build_tasks.options import PrepareOptions
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema, Split, parse_time
 
@@ -47,8 +48,8 @@ class TaskSettings:
     last: int = FAR_FUTURE
     recent_only: bool = False
     window: int = FAR_FUTURE
-    max_samples: int = 100
-    max_query: int = 1000
+    max_samples: int = PrepareOptions.max_samples
+    max_query: int = PrepareOptions.max_query
     shards: int = 4
     partitions: int = 4
     batch_rows: int = 65_536

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 
 def add_beam_flag(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +35,23 @@ def add_report_flag(parser: argparse.ArgumentParser) -> None:
 def report_paths(arguments: argparse.Namespace) -> list[str]:
     """Where the report goes."""
     return [arguments.report] if arguments.report else []
+
+
+def quiet_local_runner(options: PipelineOptions) -> bool:
+    """Hides what the in-process runner logs: a worker's traceback before it raises, and remarks of
+    no use. Other runners' logs are their display.
+
+    Returns:
+        Whether it is the in-process runner.
+    """
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    from limaml_beam.io.pipeline_options import LOCAL_RUNNER
+
+    local = bool(options.view_as(StandardOptions).runner == LOCAL_RUNNER)
+    if local:
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    return local
 
 
 def wrap_beam_flags(

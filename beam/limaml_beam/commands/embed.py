@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
-from limaml_beam.commands.beam_flags import add_beam_flag, add_report_flag, report_paths
+from limaml_beam.commands.beam_flags import (
+    add_beam_flag,
+    add_report_flag,
+    quiet_local_runner,
+    report_paths,
+)
+from limaml_beam.generate_embeddings.options import EmbedOptions
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError, StoreError
 
@@ -85,60 +91,42 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
     parser.add_argument(
         "--max-age-days",
         type=float,
-        default=0.0,
-        help="keep tasks that left the window this long after their last interaction (default 0)",
+        default=EmbedOptions.max_age_days,
+        help="keep tasks that left the window this long after their last interaction (default "
+        "%(default)s)",
     )
     parser.add_argument(
         "--max-bad-fraction",
         type=float,
-        default=0.01,
-        help="fail above this share of dead letters (default 0.01)",
+        default=EmbedOptions.max_bad_fraction,
+        help="fail above this share of dead letters (default %(default)s)",
     )
     parser.add_argument(
         "--batch-size",
         type=int,
-        default=256,
-        help="tasks in one call of the adapter at most (default 256)",
+        default=EmbedOptions.batch_size,
+        help="tasks in one call of the adapter at most (default %(default)s)",
     )
     parser.add_argument(
-        "--workers", type=int, default=1, help="worker processes on this machine (default 1)"
+        "--workers",
+        type=int,
+        default=EmbedOptions.workers,
+        help="worker processes on this machine (default %(default)s)",
     )
     add_beam_flag(parser)
 
 
 def quiet_beam(options: PipelineOptions) -> None:
-    """The local runner logs a worker's traceback before it raises, and remarks of no use; other
-    runners' logs are their display.
-    """
-    from apache_beam.options.pipeline_options import StandardOptions
-
-    from limaml_beam.io.pipeline_options import LOCAL_RUNNER
-
+    """Logs of other runners are their display; see `quiet_local_runner`."""
     logging.getLogger().setLevel(logging.ERROR)
-    if options.view_as(StandardOptions).runner == LOCAL_RUNNER:
-        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    else:
+    if not quiet_local_runner(options):
         logging.getLogger("apache_beam").setLevel(logging.INFO)
 
 
-def beam_flags(arguments: argparse.Namespace) -> list[str]:
-    """Beam options from ``--workers`` and ``--beam``."""
-    if arguments.workers < 1:
-        raise LimamlError(f"--workers must be at least 1, received {arguments.workers}")
-    flags = list(arguments.beam)
-    if arguments.workers > 1:
-        flags += [
-            f"--direct_num_workers={arguments.workers}",
-            "--direct_running_mode=multi_processing",
-        ]
-    return flags
-
-
-def intra_op_threads(workers: int) -> int:
-    """TensorFlow threads per worker: several workers share the cores, one takes what TensorFlow
-    takes.
-    """
-    return 0 if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
+def options_from(arguments: argparse.Namespace) -> EmbedOptions:
+    """The options that are given on the command line."""
+    names = {field.name for field in dataclasses.fields(EmbedOptions)}
+    return EmbedOptions(**{name: v for name, v in vars(arguments).items() if name in names})
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -146,8 +134,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from limaml_beam.io import outcome
     from limaml_beam.io.pipeline_options import use_options
 
-    flags = beam_flags(arguments)
-    quiet_beam(use_options(flags))
+    options = options_from(arguments)
+    quiet_beam(use_options(arguments.beam))
     if arguments.launch_only and arguments.store:
         raise LimamlError(
             "--store belongs to --finish: --launch-only returns before there is anything to publish"
@@ -155,10 +143,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.publish_only and not arguments.store:
         raise LimamlError("--publish-only needs --store")
     with outcome.reported("embed", report_paths(arguments)):
-        return _run(arguments, flags)
+        return _run(arguments, options)
 
 
-def _run(arguments: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
+def _run(arguments: argparse.Namespace, options: EmbedOptions) -> dict[str, Any]:
     from limaml_beam.generate_embeddings.report import read_report
     from limaml_beam.io import outcome
     from tfrec_limaml.store import open_store
@@ -168,7 +156,7 @@ def _run(arguments: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
         report = read_report(arguments.output)
         outcome.note(**report)
     else:
-        report = _embed(arguments, flags, store)
+        report = _embed(arguments, options, store)
     if store is not None:
         outcome.stage("publish")
         report["published"] = _publish(arguments, store)
@@ -178,25 +166,22 @@ def _run(arguments: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
 
 
 def _embed(
-    arguments: argparse.Namespace, flags: list[str], store: EmbeddingStore | None
+    arguments: argparse.Namespace, options: EmbedOptions, store: EmbeddingStore | None
 ) -> dict[str, Any]:
     from limaml_beam.generate_embeddings import job
     from limaml_beam.generate_embeddings.artefacts import newest_adapter, read_manifest
 
     adapter = newest_adapter(arguments.export)
-    settings = job.EmbeddingJob(
+    settings = job.EmbeddingJob.from_options(
+        options,
         tasks=arguments.tasks,
         adapter=adapter,
         output=arguments.output,
         generation=job.new_generation_name(store, read_manifest(adapter).model_version),
         previous=arguments.previous,
-        max_age_days=arguments.max_age_days,
-        batch_size=arguments.batch_size,
-        max_bad_fraction=arguments.max_bad_fraction,
-        intra_op_threads=intra_op_threads(arguments.workers),
     )
     step = job.launch if arguments.launch_only else job.finish if arguments.finish else job.generate
-    return step(settings, flags, overwrite=arguments.overwrite)
+    return step(settings, arguments.beam, overwrite=arguments.overwrite)
 
 
 def _publish(arguments: argparse.Namespace, store: EmbeddingStore) -> str:

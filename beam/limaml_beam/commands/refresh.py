@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.commands import embed, prepare
 from limaml_beam.commands.beam_flags import add_report_flag, report_paths
+from limaml_beam.generate_embeddings.options import EmbedOptions
+from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
-
-if TYPE_CHECKING:
-    from tfrec_limaml.manifest import Manifest
 
 DESCRIPTION = """\
 Builds task records from the last days, adapts the model to the members whose records changed,
@@ -38,15 +38,12 @@ _LIMITS = {
     "max_drift": "change of the vectors relative to their length, at most",
     "min_loss_improvement": "share by which adaptation lowers the mean loss, at least",
     "max_filled_increase": "share of filled values of a feature beyond the training data's, at "
-    "most (default 0.2)",
-    "max_unknown_increase": "share of unknown keys of a table beyond the training data's, at most "
-    "(default 0.2)",
-    "max_age_increase_days": "age of the newest row beyond the published run's, at most (default "
-    "0.9)",
-    "min_rows_per_day_ratio": "rows per day relative to the published run, at least (default 0.5)",
-    "max_rows_per_day_ratio": "rows per day relative to the published run, at most (default 2)",
+    "most",
+    "max_unknown_increase": "share of unknown keys of a table beyond the training data's, at most",
+    "max_age_increase_days": "age of the newest row beyond the published run's, at most",
+    "min_rows_per_day_ratio": "rows per day relative to the published run, at least",
+    "max_rows_per_day_ratio": "rows per day relative to the published run, at most",
 }
-_PREPARE_OPTIONS = ("schema", "window_days", "window_end", "max_samples", "shards")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,28 +64,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--full", action="store_true", help="adapt every task again, changed or not"
     )
     source = parser.add_argument_group("task records (as in limaml prepare)")
-    source.add_argument("--schema", metavar="FILE", help="schema file (default: RAW/schema.yaml)")
-    source.add_argument(
-        "--interactions",
-        action="append",
-        metavar="PATTERN",
-        help="interaction files instead of RAW; may be repeated",
-    )
-    source.add_argument(
-        "--table",
-        action="append",
-        default=[],
-        metavar="NAME=PATTERN",
-        help="files of a feature table; may be repeated",
-    )
-    source.add_argument("--window-days", type=float, metavar="X", help="use the last X days")
-    source.add_argument("--window-end", metavar="DATE", help="end of the window (default: now)")
-    source.add_argument("--max-samples", type=int, metavar="N", help="most recent rows per task")
-    source.add_argument("--shards", type=int, metavar="N", help="task-record files")
+    prepare.add_source_arguments(source)
+    prepare.add_window_arguments(source)
+    prepare.add_samples_argument(source)
+    prepare.add_shards_argument(source)
     add_report_flag(parser)
     limits = parser.add_argument_group("limits (a run outside them is refused)")
     for name, text in _LIMITS.items():
-        limits.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="F", help=text)
+        limits.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=float,
+            default=getattr(Thresholds, name),
+            metavar="F",
+            help=f"{text} (default %(default)s)",
+        )
+
+
+def options_from(arguments: argparse.Namespace) -> tuple[PrepareOptions, EmbedOptions]:
+    """The options of both jobs; ``--max-bad-fraction`` is the embedding job's."""
+    return (
+        prepare.options_from(arguments, without=("max_bad_fraction",)),
+        embed.options_from(arguments),
+    )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -103,27 +100,22 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "tasks and embeddings lie on gs://, s3:// or the like, schedule `limaml prepare` and "
             "`limaml embed`"
         )
-    flags = embed.beam_flags(arguments)
-    embed.quiet_beam(use_options(flags))
+    embed.quiet_beam(use_options(arguments.beam))
     work = Path(arguments.work)
     try:
         with session(work, report_paths(arguments)):
-            return _run(arguments, flags)
+            return _run(arguments)
     except OSError as error:
         raise LimamlError(f"cannot write below {work}: {error}") from error
 
 
-def _run(arguments: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
-    from limaml_beam.generate_embeddings.artefacts import newest_adapter, read_manifest
-    from limaml_beam.refresh.checks import Thresholds
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
+    from limaml_beam.generate_embeddings.artefacts import newest_adapter
     from limaml_beam.refresh.job import Refresh, refresh
     from tfrec_limaml.store import open_store
 
+    prepare_options, embed_options = options_from(arguments)
     adapter = newest_adapter(arguments.export)
-    manifest = read_manifest(adapter)
-    given = {
-        name: getattr(arguments, name) for name in _LIMITS if getattr(arguments, name) is not None
-    }
     store = open_store(arguments.store)
     try:
         return refresh(
@@ -131,47 +123,15 @@ def _run(arguments: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
                 work=Path(arguments.work),
                 adapter=adapter,
                 store=store,
-                prepare=lambda output: prepare.run(
-                    _prepare_arguments(arguments, output, manifest, flags)
-                ),
-                limits=Thresholds(**given),
+                prepare=prepare_options,
+                embed=embed_options,
+                limits=Thresholds(**{name: getattr(arguments, name) for name in _LIMITS}),
                 full=arguments.full,
-                max_age_days=arguments.max_age_days,
-                max_bad_fraction=arguments.max_bad_fraction,
-                batch_size=arguments.batch_size,
-                intra_op_threads=embed.intra_op_threads(arguments.workers),
-                flags=flags,
+                flags=arguments.beam,
             )
         )
     finally:
         store.close()
-
-
-def _prepare_arguments(
-    arguments: argparse.Namespace, output: Path, manifest: Manifest, flags: list[str]
-) -> argparse.Namespace:
-    """What ``limaml prepare`` would be given."""
-    command = [] if arguments.raw is None else [arguments.raw]
-    command += [
-        "--output",
-        str(output),
-        "--overwrite",
-        "--recent-only",
-        "--task",
-        manifest.task_definition,
-    ]
-    if manifest.training_label_mean is not None:
-        command.append(f"--history-prior={manifest.training_label_mean!r}")
-    for name in _PREPARE_OPTIONS:
-        value = getattr(arguments, name)
-        command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
-    command += [f"--interactions={pattern}" for pattern in arguments.interactions or ()]
-    command += [f"--table={table}" for table in arguments.table] + [
-        f"--beam={flag}" for flag in flags
-    ]
-    parser = argparse.ArgumentParser()
-    prepare.add_arguments(parser)
-    return parser.parse_args(command)
 
 
 COMMAND = Command(

@@ -27,6 +27,7 @@ from limaml_beam.generate_embeddings import artefacts, tables
 from limaml_beam.generate_embeddings.adapter import adapt_with
 from limaml_beam.generate_embeddings.counts import COUNTS, WriteCounts, read_counts
 from limaml_beam.generate_embeddings.embedding_statistics import describe
+from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.generate_embeddings.record_batches import DEAD_LETTERS, UNCHANGED, ReadBatches
 from limaml_beam.generate_embeddings.report import (
     check_report,
@@ -47,8 +48,9 @@ LAUNCH_FILE = "launch.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbeddingJob:
-    """Settings of one run of the job. Every path may be local or on any Beam filesystem.
+class EmbeddingJob(EmbedOptions):
+    """One run of the job: its options, and what it reads and writes. Every path may be local or on
+    any Beam filesystem.
 
     Attributes:
         tasks: Folder that `limaml prepare` wrote.
@@ -57,11 +59,6 @@ class EmbeddingJob:
         generation: Name of this run; goes into every row and into the store.
         previous: Output of an earlier run of the same adapter: only tasks whose record changed
             since are adapted again.
-        max_age_days: With `previous`: how long tasks without a record today are kept, counted from
-            their last interaction to the newest one of the previous run; 0 drops them at once.
-        batch_size: Tasks in one call of the adapter at most.
-        max_bad_fraction: Share of dead letters above which the run fails.
-        intra_op_threads: TensorFlow threads per worker; 0 leaves it to TensorFlow.
     """
 
     tasks: str
@@ -69,20 +66,11 @@ class EmbeddingJob:
     output: str
     generation: str
     previous: str | None = None
-    max_age_days: float = 0.0
-    batch_size: int = 256
-    max_bad_fraction: float = 0.01
-    intra_op_threads: int = 0
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise LimamlError(f"batch_size must be at least 1, received {self.batch_size}")
-        if not 0.0 <= self.max_bad_fraction <= 1.0:
-            raise LimamlError(
-                f"max_bad_fraction must lie between 0 and 1, received {self.max_bad_fraction}"
-            )
-        if self.max_age_days < 0:
-            raise LimamlError(f"max_age_days must not be negative, received {self.max_age_days}")
+    @classmethod
+    def from_options(cls, options: EmbedOptions, **paths: Any) -> EmbeddingJob:
+        """A run with these options; `paths` are the attributes above."""
+        return cls(**dataclasses.asdict(options), **paths)
 
 
 class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
@@ -116,7 +104,7 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
         )
         rows = (
             read.batches
-            | "Adapt" >> adapt_with(job.adapter, manifest.embedding_dim, job.intra_op_threads)
+            | "Adapt" >> adapt_with(job.adapter, manifest.embedding_dim, job.threads_per_worker)
             | "ToTables"
             >> beam.ParDo(ToTables(manifest, job.generation)).with_outputs(
                 DEAD_LETTERS, KEYS, COUNTS, main="rows"
@@ -162,7 +150,7 @@ def generate(
         LimamlError: Nothing to read, artefacts that do not belong together, or too many dead
             letters.
     """
-    options = use_options(flags)
+    options = use_options([*flags, *job.worker_flags])
     staged_output.check_free(job.output, overwrite)
     began, digest = time.time(), artefacts.manifest_digest(job.adapter)
     staging = staged_output.staging_of(job.output)
@@ -178,7 +166,7 @@ def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
 
     As `generate`, otherwise.
     """
-    options = use_options(flags)
+    options = use_options([*flags, *job.worker_flags])
     staged_output.check_free(job.output, overwrite)
     staging = _launched(job.output)
     if not overwrite and files.exists(staging):

@@ -21,18 +21,23 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from limaml_beam.build_tasks.options import PrepareOptions
+from limaml_beam.build_tasks.prepare import prepare
 from limaml_beam.generate_embeddings.artefacts import manifest_digest, read_manifest
 from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, new_generation_name
+from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.generate_embeddings.publish import publish
 from limaml_beam.generate_embeddings.report import read_report
 from limaml_beam.io import outcome
 from limaml_beam.refresh import checks
+from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import EmbeddingStore
 
 RESULT_FILE = "refresh.json"
@@ -49,23 +54,21 @@ class Refresh:
         work: Local folder for the state, one per model and store.
         adapter: ``adapter/<version>`` to use, local or on any Beam filesystem.
         store: Where to publish.
-        prepare: Writes task records to the folder that it is given.
+        prepare: What task records are made of. `tasks`, `recent_only` and `history_prior` come from
+            the adapter's manifest.
+        embed: How the embedding job works.
         limits: Thresholds of the checks.
         full: Adapt every task again, changed or not.
-        max_age_days, max_bad_fraction, batch_size, intra_op_threads: As in `EmbeddingJob`.
         flags: Beam options.
     """
 
     work: Path
     adapter: str
     store: EmbeddingStore
-    prepare: Callable[[Path], dict[str, Any]]
-    limits: checks.Thresholds = dataclasses.field(default_factory=checks.Thresholds)
+    prepare: PrepareOptions
+    embed: EmbedOptions = dataclasses.field(default_factory=EmbedOptions)
+    limits: Thresholds = dataclasses.field(default_factory=Thresholds)
     full: bool = False
-    max_age_days: float = 0.0
-    max_bad_fraction: float = 0.01
-    batch_size: int = 256
-    intra_op_threads: int = 0
     flags: Sequence[str] = ()
 
 
@@ -86,7 +89,12 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     reference = _published(outputs, settings.store)
     _clear(work, reference, settings.store)
     outcome.stage("prepare")
-    card = settings.prepare(work / "tasks")
+    card = prepare(
+        prepare_options(settings.prepare, read_manifest(settings.adapter)),
+        str(work / "tasks"),
+        [*settings.flags, *settings.embed.worker_flags],
+        overwrite=True,
+    )
     quality = card.get("quality", {})
     outcome.note(rows_prepared=card.get("rows", {}).get("used"), quality=quality)
     measured = _check_input(settings, outputs, reference, quality)
@@ -103,6 +111,17 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     published = _publish(output, settings.store)
     outcome.note(published=published)
     return {**report, "checks": _described(measured), "published": published}
+
+
+def prepare_options(given: PrepareOptions, manifest: Manifest) -> PrepareOptions:
+    """`given`, with what the model of `manifest` needs: recent records of its task definition, and
+    history rates as in its training.
+    """
+    return given.replace(
+        tasks=(manifest.task_definition,),
+        recent_only=True,
+        history_prior=manifest.training_label_mean,
+    )
 
 
 @contextlib.contextmanager
@@ -198,16 +217,13 @@ def _generate(
         if reference is not None and same_model and not settings.full
         else None
     )
-    job = EmbeddingJob(
+    job = EmbeddingJob.from_options(
+        settings.embed,
         tasks=str(settings.work / "tasks"),
         adapter=settings.adapter,
         output=str(outputs / name),
         generation=name,
         previous=previous,
-        max_age_days=settings.max_age_days,
-        batch_size=settings.batch_size,
-        max_bad_fraction=settings.max_bad_fraction,
-        intra_op_threads=settings.intra_op_threads,
     )
     return generate(job, settings.flags, overwrite=True), outputs / name
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from limaml_beam.commands import refresh
+from limaml_beam.build_tasks.options import PrepareOptions
+from limaml_beam.refresh.job import prepare_options
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.manifest import Manifest
@@ -302,13 +303,11 @@ def test_the_help_shows_an_example_and_every_limit():
         assert f"--{name.replace('_', '-')}" in text
 
 
-def test_a_refresh_prepares_with_the_mean_label_of_the_model_s_training(export, tmp_path):
+def test_a_refresh_prepares_with_the_mean_label_of_the_model_s_training(export):
     manifest = dataclasses.replace(
         Manifest.read(export / "adapter" / "7"), training_label_mean=1 / 3
     )
-    parser = argparse.ArgumentParser()
-    refresh.add_arguments(parser)
-    given = parser.parse_args(["RAW", "--work", "W", "--export", "E", "--store", "lmdb:S"])
-    made = refresh._prepare_arguments(given, tmp_path, manifest, [])
-    assert float(made.history_prior) == 1 / 3
-    assert made.recent_only
+    made = prepare_options(PrepareOptions(raw="RAW", window_days=7), manifest)
+    assert made == PrepareOptions(
+        raw="RAW", window_days=7, tasks=("user",), recent_only=True, history_prior=1 / 3
+    )

@@ -1,0 +1,79 @@
+"""Options of ``limaml prepare``: one set of defaults for Python, the command line and the daily
+job.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfrec_limaml.errors import LimamlError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """What task records are made of.
+
+    Attributes:
+        raw: Folder made by ``limaml datasets prepare``, or None where `schema` and `interactions`
+            name the files.
+        schema: Schema file; None for ``schema.yaml`` in `raw`.
+        interactions: Patterns of interaction files; empty for those in `raw`.
+        tables: Patterns of the files of feature tables, by table; tables that are not named are
+            those in `raw`.
+        tasks: Task definitions; empty for all of the schema.
+        max_samples: Most recent support rows per task.
+        max_query: Most recent query rows per task.
+        episodes: Support/query splits of each training task whose query rows' history features are
+            frozen at the split; None for 8 with a split within tasks and history features, else 0.
+        train_start, validation_start, test_start, test_end: ISO 8601 dates; None for those of the
+            schema's split.
+        split_per_task: Instead of dates: shares of each task's own rows that are train, validation
+            and test rows, in time order.
+        window_days: Support rows come from the last days before a split only; None for all rows.
+        recent_only: No evaluation splits: write only what embeddings are made of.
+        window_end: End of the window with `recent_only`, ISO 8601; None for now.
+        history_prior: With `recent_only` and history features: the mean label towards which history
+            rates are smoothed, or the folder of task records that the model was trained on, which
+            tells it. None for the mean label of this run's rows, which is not what the model saw.
+        shards: Files per split; None for as many as the size of the input asks for.
+        max_bad_fraction: Share of invalid rows above which the run fails.
+    """
+
+    raw: str | None = None
+    schema: str | None = None
+    interactions: Sequence[str] = ()
+    tables: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    tasks: Sequence[str] = ()
+    max_samples: int = 100
+    max_query: int = 1000
+    episodes: int | None = None
+    train_start: str | None = None
+    validation_start: str | None = None
+    test_start: str | None = None
+    test_end: str | None = None
+    split_per_task: tuple[float, float, float] | None = None
+    window_days: float | None = None
+    recent_only: bool = False
+    window_end: str | None = None
+    history_prior: float | str | None = None
+    shards: int | None = None
+    max_bad_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise LimamlError(
+                f"max_bad_fraction must lie between 0 and 1, received {self.max_bad_fraction}"
+            )
+        if self.raw is None and not (self.schema and self.interactions):
+            raise LimamlError("give the folder RAW, or both --schema and --interactions")
+        if self.history_prior is not None and not self.recent_only:
+            raise LimamlError(
+                "--history-prior needs --recent-only; with evaluation splits the prior is that of "
+                "the training rows"
+            )
+
+    def replace(self, **changes: Any) -> PrepareOptions:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,156 @@
+"""What ``limaml prepare`` does: finds the files that `PrepareOptions` name, and builds task records
+of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from limaml_beam.build_tasks.options import PrepareOptions
+from limaml_beam.build_tasks.pipeline import Inputs, build_tasks
+from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.io import files, outcome
+from limaml_beam.io.pipeline_options import use_options
+from tfrec_limaml.errors import LimamlError, SchemaError
+from tfrec_limaml.schema.schema import Schema, Split
+from tfrec_limaml.tasks.folder import DATA_CARD_FILE, SCHEMA_FILE
+
+#: Bytes of interactions for which there is one more partition, within the limits.
+_PARTITION_BYTES, _LEAST, _MOST = 2**21, 4, 4096
+
+
+def prepare(
+    options: PrepareOptions, output: str, flags: Sequence[str] = (), overwrite: bool = False
+) -> dict[str, Any]:
+    """Builds task records; `output` appears complete or not at all.
+
+    Args:
+        options: What they are made of.
+        output: Folder to write, local or on any Beam filesystem.
+        flags: Beam options (``--runner=...``).
+        overwrite: Replace an existing `output`, at the end.
+
+    Returns:
+        The data card, with ``output``.
+
+    Raises:
+        LimamlError: As `build_tasks`, or the options name what is not there.
+    """
+    beam_options = use_options(flags)
+    outcome.stage("match")
+    schema, interactions, tables = _sources(options)
+    if options.split_per_task is not None:
+        schema = schema.replace(split=Split(per_task=options.split_per_task))
+    inputs = Inputs.find(schema, interactions, tables)
+    card = build_tasks(
+        schema,
+        inputs,
+        output,
+        _settings(options, schema, inputs.interactions.size),
+        options=beam_options,
+        max_bad_fraction=options.max_bad_fraction,
+        overwrite=overwrite,
+    )
+    return {"output": output, **card}
+
+
+def _settings(options: PrepareOptions, schema: Schema, size: int) -> TaskSettings:
+    definitions = tuple(dict.fromkeys(options.tasks or schema.tasks))
+    for definition in definitions:
+        schema.task_columns(definition)
+    by_size = max(_LEAST, min(_MOST, size // _PARTITION_BYTES))
+    return TaskSettings(
+        definitions=definitions,
+        max_samples=options.max_samples,
+        max_query=options.max_query,
+        shards=options.shards or by_size,
+        partitions=by_size,
+        prior=_prior(options, schema),
+        episodes=_episodes(options, schema),
+        **cut_dates(
+            schema,
+            train_start=options.train_start,
+            validation_start=options.validation_start,
+            test_start=options.test_start,
+            test_end=options.test_end,
+            window_days=options.window_days,
+            recent_only=options.recent_only,
+            window_end=options.window_end,
+        ),
+    )
+
+
+def _episodes(options: PrepareOptions, schema: Schema) -> int:
+    can = bool(schema.history) and not options.recent_only
+    if options.episodes is None:
+        within_tasks = schema.split is not None and schema.split.per_task is not None
+        return 8 if can and within_tasks else 0
+    if options.episodes and not can:
+        raise LimamlError(
+            f"--episodes {options.episodes} needs history features in the schema and evaluation "
+            "splits; leave it out"
+        )
+    return options.episodes
+
+
+def _prior(options: PrepareOptions, schema: Schema) -> float | None:
+    """The mean label of the rows that the model was trained on: as given, or from the data card
+    beside their records.
+    """
+    given = options.history_prior
+    if given is None:
+        if options.recent_only and schema.history:
+            logging.getLogger(__name__).warning(
+                "history rates are smoothed towards the mean label of this run's rows, not towards "
+                "that of the training; "
+                "give --history-prior with the folder that the model was trained on"
+            )
+        return None
+    with contextlib.suppress(ValueError):
+        return float(given)
+    path = files.join(str(given), DATA_CARD_FILE)
+    text = files.read_text(path)
+    if text is None:
+        raise LimamlError(
+            f"no data card at {path}; --history-prior names a folder made by `limaml prepare`"
+        )
+    card = json.loads(text)
+    if card["schema_fingerprint"] != schema.fingerprint():
+        raise LimamlError(
+            f"--history-prior {given} has another schema ({card['name']!r}) than {schema.name!r}"
+        )
+    return float(card["splits"]["train"]["label_rate"])
+
+
+def _sources(
+    options: PrepareOptions,
+) -> tuple[Schema, Sequence[str], dict[str, Sequence[str]]]:
+    """Schema, interaction patterns and table patterns; those of the folder, if not given."""
+    raw = options.raw
+    if raw is None:
+        return _schema(str(options.schema)), options.interactions, dict(options.tables)
+    if not files.exists(raw):
+        raise LimamlError(
+            f"no folder {raw}; make one with `limaml datasets prepare NAME --output {raw}`"
+        )
+    schema = _schema(options.schema or files.join(raw, SCHEMA_FILE))
+    in_folder = {name: [files.join(raw, f"{name}.parquet")] for name in schema.tables}
+    return (
+        schema,
+        options.interactions or [files.join(raw, "interactions.parquet")],
+        {**in_folder, **options.tables},
+    )
+
+
+def _schema(path: str) -> Schema:
+    """A schema on any Beam filesystem."""
+    if files.is_local(path):
+        return Schema.load(path)
+    text = files.read_text(path)
+    if text is None:
+        raise SchemaError(f"no schema file at {path}")
+    return Schema.from_yaml(text, path)

@@ -1,0 +1,59 @@
+"""Options of ``limaml embed``: one set of defaults for Python, the command line, the daily job and
+the benchmarks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from tfrec_limaml.errors import LimamlError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """How the embedding job works.
+
+    Attributes:
+        max_age_days: In an incremental run: how long tasks without a record today are kept, counted
+            from their last interaction to the newest one of the previous run; 0 drops them at once.
+        batch_size: Tasks in one call of the adapter at most.
+        max_bad_fraction: Share of dead letters above which the run fails.
+        workers: Worker processes on this machine; other engines have their own flags.
+        intra_op_threads: TensorFlow threads per worker; 0 leaves it to TensorFlow. None means 0 for
+            one worker and a share of the cores for more.
+    """
+
+    max_age_days: float = 0.0
+    batch_size: int = 256
+    max_bad_fraction: float = 0.01
+    workers: int = 1
+    intra_op_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "workers"):
+            if getattr(self, name) < 1:
+                raise LimamlError(f"{name} must be at least 1, received {getattr(self, name)}")
+        if not 0.0 <= self.max_bad_fraction <= 1.0:
+            raise LimamlError(
+                f"max_bad_fraction must lie between 0 and 1, received {self.max_bad_fraction}"
+            )
+        if self.max_age_days < 0:
+            raise LimamlError(f"max_age_days must not be negative, received {self.max_age_days}")
+
+    @property
+    def worker_flags(self) -> list[str]:
+        """Beam options that start `workers` processes."""
+        if self.workers == 1:
+            return []
+        return [
+            f"--direct_num_workers={self.workers}",
+            "--direct_running_mode=multi_processing",
+        ]
+
+    @property
+    def threads_per_worker(self) -> int:
+        """`intra_op_threads`, where it is left open the one that fits `workers`."""
+        if self.intra_op_threads is not None:
+            return self.intra_op_threads
+        return 0 if self.workers == 1 else max(1, (os.cpu_count() or 1) // self.workers)

@@ -1,0 +1,73 @@
+"""One set of defaults for the jobs, and the command line on top."""
+
+import argparse
+import dataclasses
+
+import pytest
+
+from limaml_beam.build_tasks.options import PrepareOptions
+from limaml_beam.commands import embed, prepare, refresh
+from limaml_beam.generate_embeddings.options import EmbedOptions
+from limaml_beam.refresh.options import Thresholds
+from tfrec_limaml.errors import LimamlError
+
+
+def test_the_command_line_without_flags_has_the_defaults_of_python():
+    parser = argparse.ArgumentParser()
+    refresh.add_arguments(parser)
+    given = parser.parse_args(["RAW", "--work", "W", "--export", "E", "--store", "lmdb:S"])
+    assert refresh.options_from(given) == (PrepareOptions(raw="RAW"), EmbedOptions())
+    limits = dataclasses.asdict(Thresholds())
+    assert {name: getattr(given, name) for name in limits} == limits
+    for command, options, default in (
+        (prepare, ["RAW", "--output", "T"], PrepareOptions(raw="RAW")),
+        (embed, ["T", "--export", "E", "--output", "O"], EmbedOptions()),
+    ):
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        assert command.options_from(parser.parse_args(options)) == default
+
+
+def test_flags_change_what_they_name_and_nothing_else():
+    parser = argparse.ArgumentParser()
+    refresh.add_arguments(parser)
+    line = (
+        "--work=W --export=E --store=lmdb:S --schema=s.yaml --interactions=a --interactions=b "
+        "--table=t=c --table=t=d --max-samples=3 --shards=2 --window-days=7 "
+        "--window-end=2024-01-01 --workers=2 --batch-size=9 --max-bad-fraction=0.2"
+    )
+    made = refresh.options_from(parser.parse_args(line.split()))
+    assert made[0] == PrepareOptions(
+        schema="s.yaml",
+        interactions=("a", "b"),
+        tables={"t": ["c", "d"]},
+        max_samples=3,
+        shards=2,
+        window_days=7.0,
+        window_end="2024-01-01",
+    )
+    assert made[1] == EmbedOptions(workers=2, batch_size=9, max_bad_fraction=0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "said"),
+    [
+        (PrepareOptions, {"raw": "R", "max_bad_fraction": 2.0}, "max_bad_fraction .*received 2.0"),
+        (PrepareOptions, {}, "RAW, or both --schema and --interactions"),
+        (PrepareOptions, {"raw": "R", "history_prior": 0.5}, "needs --recent-only"),
+        (EmbedOptions, {"workers": 0}, "workers must be at least 1, received 0"),
+        (EmbedOptions, {"batch_size": 0}, "batch_size must be at least 1, received 0"),
+        (EmbedOptions, {"max_age_days": -1.0}, "max_age_days must not be negative, received -1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_by_name(options, changes, said):
+    with pytest.raises(LimamlError, match=said):
+        options(**changes)
+
+
+def test_worker_processes_share_the_cores_unless_their_threads_are_given():
+    assert (EmbedOptions().worker_flags, EmbedOptions().threads_per_worker) == ([], 0)
+    many = EmbedOptions(workers=10**6)
+    assert many.threads_per_worker == 1
+    assert "--direct_num_workers=1000000" in many.worker_flags
+    assert EmbedOptions(workers=2, intra_op_threads=5).threads_per_worker == 5

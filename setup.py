@@ -57,7 +57,7 @@ setup(
     },
     install_requires=[
         "tensorflow>=2.21,<2.22",
-        "keras>=3.15,<4",
+        "keras>=3.15,<3.16",  # tfrec_limaml/keras_internals.py
         "tensorflow-recommenders==0.7.3",  # later versions refuse Keras 3
         "lmdb>=1.4",
         "numpy>=1.26",

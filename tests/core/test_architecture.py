@@ -122,6 +122,31 @@ def modules():
     return read_modules(PACKAGES)
 
 
+def test_what_libraries_do_not_promise_is_used_in_one_module_per_library(modules):
+    private = re.compile(
+        r"keras\.src|tensorflow\.python|tfx_bsl\.(?!public)\w|\b_(as_tf_output|call_has_training_arg"
+        r"|compile_loss|compile_metrics|flatten_layers|loss_tracker|nodes_by_depth|run_through_graph|inbound_nodes)\b"
+    )
+    users = {name for name, module in modules.items() if private.search(_code_of(module.source))}
+    assert users == {
+        "tfrec_limaml.keras_internals",
+        "limaml_beam.io.tfx_bsl_internals",
+        "limaml_serving.server.tensorflow_internals",
+    }
+
+
+def _code_of(source):
+    """A module's code without comments and docstrings, each use as it is written."""
+    return ast.unparse(_without_docstrings(ast.parse(source)))
+
+
+def _without_docstrings(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant(...)
+    return tree
+
+
 def test_no_modules_import_each_other_in_a_circle(modules):
     assert len(modules) > 100
     assert import_circle(modules) == []

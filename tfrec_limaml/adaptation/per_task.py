@@ -13,9 +13,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.models.functional import (
-    Functional,
-)  # not exported, and a rule must not catch subclasses with another `call`
 
 from tfrec_limaml.adaptation.axes import merge_axes, split_axes
 from tfrec_limaml.adaptation.inner_weights import (
@@ -25,6 +22,7 @@ from tfrec_limaml.adaptation.inner_weights import (
     shared_product,
     with_task_axis,
 )
+from tfrec_limaml.keras_internals import Functional, is_seed, run_graph, takes_training
 
 Weights = Sequence[Any]  # tensors with a task axis, or the cheaper forms of `inner_weights`
 
@@ -166,7 +164,7 @@ def _functional(model: Functional, weights: Weights, inputs: Any, training: bool
             operation, mine, args, {k: v for k, v in kwargs.items() if k not in given}, training
         )
 
-    return model._run_through_graph(tf.nest.flatten(inputs), operation_fn=per_task)
+    return run_graph(model, tf.nest.flatten(inputs), per_task)
 
 
 def _weights_by_variable(layer: keras.layers.Layer, weights: Weights) -> dict[int, tf.Tensor]:
@@ -182,7 +180,7 @@ def _vectorized(
 ) -> Any:
     state = layer.non_trainable_variables
     fixed = [tf.convert_to_tensor(v) for v in state]
-    seeds = [i for i, v in enumerate(state) if _is_seed(v)]
+    seeds = [i for i, v in enumerate(state) if is_seed(v)]
     # Tensors go through the map one task at a time; everything else is the same for all.
     flat = tf.nest.flatten((args, kwargs))
     places = [i for i, value in enumerate(flat) if isinstance(value, tf.Tensor)]
@@ -223,11 +221,7 @@ def _vectorized(
 
 
 def _training(operation: Any, training: bool) -> dict[str, bool]:
-    return {"training": training} if getattr(operation, "_call_has_training_arg", False) else {}
-
-
-def _is_seed(variable: keras.Variable) -> bool:
-    return str(variable.path).endswith("seed_generator_state")
+    return {"training": training} if takes_training(operation) else {}
 
 
 def _keeps_no_state(operation: Any) -> bool:
@@ -237,7 +231,7 @@ def _keeps_no_state(operation: Any) -> bool:
     return (
         not isinstance(operation, keras.layers.Layer)
         or not operation.trainable
-        or all(_is_seed(v) for v in operation.variables)
+        or all(is_seed(v) for v in operation.variables)
     )
 
 

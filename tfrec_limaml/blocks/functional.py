@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfrec_limaml.blocks.base import GlobalBlock
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import Features
+from tfrec_limaml.keras_internals import Call, calls_of
 
 #: Name of the model's input that takes the meta embedding.
 META_EMBEDDING = "meta_embedding"
@@ -115,21 +116,16 @@ class _Halves:
         self.embedding = embedding
         self.features = [tensor for tensor in model.inputs if tensor is not embedding]
         self.output = model.outputs[0]
-        self.calls_before: list[Any] = []
-        self.calls_after: list[Any] = []
+        self.calls_before: list[Call] = []
+        self.calls_after: list[Call] = []
         late, border = {id(embedding)}, {}
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for node in model._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                if not any(id(tensor) in late for tensor in node.input_tensors):
-                    self.calls_before.append(node)
-                    continue
-                self.calls_after.append(node)
-                border.update(
-                    {id(tensor): tensor for tensor in node.input_tensors if id(tensor) not in late}
-                )
-                late.update(id(tensor) for tensor in node.outputs)
+        for call in calls_of(model):
+            if not any(id(tensor) in late for tensor in call.inputs):
+                self.calls_before.append(call)
+                continue
+            self.calls_after.append(call)
+            border.update({id(tensor): tensor for tensor in call.inputs if id(tensor) not in late})
+            late.update(id(tensor) for tensor in call.outputs)
         if id(self.output) not in late:
             raise LimamlError(f"the model's output does not depend on its input {META_EMBEDDING!r}")
         self.border = list(border.values())
@@ -153,13 +149,7 @@ class _Halves:
         return known[id(self.output)]
 
 
-def _run(calls: list[Any], known: dict[int, tf.Tensor], training: bool) -> None:
+def _run(calls: list[Call], known: dict[int, tf.Tensor], training: bool) -> None:
     """Makes the calls in order; `known` maps symbolic tensors to values and grows."""
-    for node in calls:
-        args, kwargs = node.arguments.fill_in(known)
-        if getattr(node.operation, "_call_has_training_arg", False):
-            kwargs = {**kwargs, "training": training}
-        outputs = tf.nest.flatten(node.operation(*args, **kwargs))
-        known.update(
-            {id(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)}
-        )
+    for call in calls:
+        known.update(call.run(known, training))

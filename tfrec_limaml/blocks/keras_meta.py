@@ -14,6 +14,7 @@ from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.blocks.mlp import initial_forms
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import META, Features
+from tfrec_limaml.keras_internals import takes_training
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -101,7 +102,7 @@ class KerasMetaBlock(MetaBlock):
         """See `MetaBlock.call_encoded`."""
         return (
             self.layer(encoded, training=training)
-            if self.layer._call_has_training_arg
+            if takes_training(self.layer)
             else self.layer(encoded)
         )
 

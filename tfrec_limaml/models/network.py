@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.features import Features
+from tfrec_limaml.keras_internals import layers_within
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -47,7 +48,7 @@ class RecommenderNetwork(keras.layers.Layer):
         """All weights but the embedding tables, which a task's few rows would hardly touch."""
         tables = {
             id(v)
-            for layer in self._flatten_layers()
+            for layer in layers_within(self)
             if isinstance(layer, FeatureEmbeddings)
             for v in layer.trainable_variables
         }

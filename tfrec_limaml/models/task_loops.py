@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.keras_internals import build_compiled
+
 
 class TaskLoops(keras.Model):
     """Builds the model from a dataset's `element_spec` before Keras' own loops run over it."""
@@ -75,11 +77,8 @@ class TaskLoops(keras.Model):
         return self.predict_function
 
     def _build_from(self, data: Any) -> None:
-        for part in (self._compile_loss, self._compile_metrics):
-            if (
-                part is not None and not part.built
-            ):  # Keras builds them on a forward pass over `data`, which holds tasks, not rows
-                part.build(tf.zeros([1, 1]), tf.zeros([1, 1]))
+        # Keras would build them on a forward pass over `data`, which holds tasks, not rows.
+        build_compiled(self, tf.zeros([1, 1]), tf.zeros([1, 1]))
         spec = getattr(data, "element_spec", None)
         if self.built or spec is None:
             return

@@ -25,6 +25,7 @@ from tfrec_limaml.adaptation.losses import (
 )
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.features import Features
+from tfrec_limaml.keras_internals import loss_tracker
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.network import RecommenderNetwork
 from tfrec_limaml.models.outer_step import (
@@ -249,8 +250,8 @@ class TaskModel(TaskLoops):
         )
         self.dropped_tasks.assign_add(tf.math.count_nonzero(~good))
         self.optimizer.apply(gradients, self.trainable_variables)
-        self._loss_tracker.update_state(loss)
-        return {"loss": self._loss_tracker.result()}
+        loss_tracker(self).update_state(loss)
+        return {"loss": loss_tracker(self).result()}
 
     def test_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
         """Measures query predictions, after fine-tuning on the support set where `fine_tune` is
@@ -262,7 +263,7 @@ class TaskModel(TaskLoops):
         label, outputs = tf.boolean_mask(query["label"], mask), tf.boolean_mask(outputs, mask)
         losses = self._task_loss(label, tf.cast(outputs, label.dtype))
         weight = tf.boolean_mask(query["weight"], mask)
-        self._loss_tracker.update_state(
+        loss_tracker(self).update_state(
             tf.math.divide_no_nan(tf.reduce_sum(weight * losses), tf.reduce_sum(weight)),
             tf.reduce_sum(weight),
         )

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from apache_beam.ml.inference import base
 
 from limaml_beam.generate_embeddings.record_batches import unpack
-from limaml_beam.io import files
+from limaml_beam.io import files, tfx_bsl_internals
 from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS, NESTED_OUTPUTS
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
@@ -43,7 +43,6 @@ def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> b
         intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
     """
     import_tensorflow()
-    from tfx_bsl.beam import run_inference
     from tfx_bsl.public.proto import model_spec_pb2
 
     spec = model_spec_pb2.InferenceSpecType()
@@ -55,8 +54,8 @@ def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> b
     with files.local_copy(adapter) as folder:
         # tfx-bsl reads the signature now, through TensorFlow's own file access.
         spec.saved_model_spec.model_path = folder
-        handler = run_inference.create_model_handler(spec, load, None)
-    log = run_inference.prediction_log_pb2.PredictionLog
+        handler = tfx_bsl_internals.model_handler(spec, load)
+    log = tfx_bsl_internals.prediction_log()
     beam.coders.registry.register_coder(log, LogCoder)
     return base.RunInference(handler).with_output_types(log)
 
@@ -74,9 +73,7 @@ class LogCoder(beam.coders.Coder):  # type: ignore[misc]
 
     def decode(self, encoded: bytes) -> Any:
         """Inverse of `encode`."""
-        from tfx_bsl.beam import run_inference
-
-        return run_inference.prediction_log_pb2.PredictionLog.FromString(encoded)
+        return tfx_bsl_internals.prediction_log().FromString(encoded)
 
     def estimate_size(self, log: Any) -> int:
         """Bytes of the packed batch, which is nearly all of it."""

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from limaml_beam.io import files
 from limaml_beam.io.read_errors import READ_ERRORS, SourceError, open_file, unreadable
 from limaml_beam.io.tfrecords import read_records
+from limaml_beam.io.tfx_bsl_internals import example_decoder
 from tfrec_limaml.datasets import table_files
 from tfrec_limaml.datasets.table_files import Rows
 from tfrec_limaml.errors import LimamlError
@@ -161,23 +163,21 @@ def _read_csv(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[R
 
 def _read_tfrecord(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[Rows]:
     path, _ = part
-    from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
-
-    decoder = ExamplesToRecordBatchDecoder()
+    decode = example_decoder()
     batch: list[bytes] = []
     for record in read_records(path):
         batch.append(record)
         if len(batch) == batch_rows:
-            yield Rows(_flat(decoder, batch, path))
+            yield Rows(_flat(decode, batch, path))
             batch = []
     if batch:
-        yield Rows(_flat(decoder, batch, path))
+        yield Rows(_flat(decode, batch, path))
 
 
-def _flat(decoder: object, records: list[bytes], path: str) -> pa.Table:
+def _flat(decode: Callable[[list[bytes]], Any], records: list[bytes], path: str) -> pa.Table:
     """Scalars out of tf.Example's lists; vectors stay lists."""
     try:
-        decoded = pa.Table.from_batches([decoder.DecodeBatch(records)])  # type: ignore[attr-defined]
+        decoded = pa.Table.from_batches([decode(records)])
     except (RuntimeError, ValueError) as error:
         raise SourceError(
             f"{path} holds a record that is not a tf.train.Example: {error}"

@@ -16,9 +16,6 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
-from tensorflow.python.client import pywrap_tf_session as tf_session
-from tensorflow.python.framework import ops
 
 from limaml_serving.server.errors import (
     RequestError,
@@ -28,6 +25,7 @@ from limaml_serving.server.errors import (
     invalid,
 )
 from limaml_serving.server.memory import give_back
+from limaml_serving.server.tensorflow_internals import dismantle, endpoint, run_session
 from limaml_serving.server.tensors import RUNTIME_ONLY, TensorSpec
 from tfrec_limaml.errors import LimamlError
 
@@ -117,9 +115,7 @@ class SavedModelRunner:
                 for each in self._signatures.values()
                 for spec in (*each.inputs.values(), *each.outputs.values())
             ]:
-                self._endpoints[spec.tensor] = self._graph.get_tensor_by_name(
-                    spec.tensor
-                )._as_tf_output()
+                self._endpoints[spec.tensor] = endpoint(self._graph, spec.tensor)
         except Exception as error:  # whatever is wrong with the files must not end the caller
             self.close()
             raise LoadError(f"cannot load the SavedModel: {describe(error)}") from error
@@ -163,7 +159,7 @@ class SavedModelRunner:
         }
         fetches = [self._endpoints[signature.outputs[name].tensor] for name in computed]
         try:
-            values = self._run(feeds, fetches, timeout_ms)
+            values = run_session(self._session, feeds, fetches, max(timeout_ms, 1))
         except tf.errors.OpError as error:
             message = _message(error)
             if "Could not allocate ndarray" in message:  # an empty one, of a size beyond all arrays
@@ -176,22 +172,6 @@ class SavedModelRunner:
             raise invalid(f"signature {signature.name}: {describe(error)}") from error
         return values if computed == outputs else [values[computed.index(name)] for name in outputs]
 
-    def _run(
-        self, feeds: Mapping[Any, np.ndarray], fetches: list[Any], timeout_ms: int
-    ) -> list[np.ndarray]:
-        # Not public, but ten times as fast as `Session.run`, which works out anew in Python what is
-        # fed and fetched.
-        options = tf_session.TF_NewBufferFromString(
-            config_pb2.RunOptions(timeout_in_ms=max(timeout_ms, 1)).SerializeToString()
-        )
-        try:
-            values: list[np.ndarray] = tf_session.TF_SessionRun_wrapper(
-                self._session._session, options, feeds, fetches, [], None
-            )
-            return values
-        finally:
-            tf_session.TF_DeleteBuffer(options)
-
     def cancel(self) -> None:
         """Ends runs under way with CANCELLED, and all later ones."""
         self._session.close()
@@ -200,9 +180,7 @@ class SavedModelRunner:
         """Frees the model and its memory; no run may be under way."""
         self._endpoints.clear()
         self._session.close()
-        # A Graph is full of reference cycles: without this it stays until Python's collector looks
-        # at its oldest objects, rarely.
-        ops.dismantle_graph(self._graph)
+        dismantle(self._graph)
         give_back()
 
     def _prepared_for(self, signature: Signature, outputs: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,0 +1,32 @@
+"""Access to what a library does not promise to keep.
+
+One module per library holds all of it: `tfrec_limaml.keras_internals`,
+`limaml_beam.io.tfx_bsl_internals` and `limaml_serving.server.tensorflow_internals`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfrec_limaml.errors import LimamlError
+
+
+def internal(library: Any, owner: Any, name: str) -> Any:
+    """An attribute of a library's module or object.
+
+    Args:
+        library: The library's top module, for its version.
+        owner: What has the attribute.
+        name: The attribute.
+
+    Raises:
+        LimamlError: It is not there: the installed version is not one that was tested.
+    """
+    try:
+        return getattr(owner, name)
+    except AttributeError as error:
+        holder = getattr(owner, "__name__", type(owner).__name__)
+        raise LimamlError(
+            f"{library.__name__} {library.__version__} has no {holder}.{name}; install a version "
+            "that this package was tested with, see constraints.txt"
+        ) from error

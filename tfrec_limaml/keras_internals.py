@@ -1,0 +1,101 @@
+"""All that this package uses of Keras and that Keras does not promise to keep.
+
+``setup.py`` allows the minor version of Keras that this was tested with;
+``tests/core/test_keras_internals.py`` names what a new one lacks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.models import functional
+
+from tfrec_limaml.internals import internal
+
+#: The class of functional models. ``keras.Model`` has subclasses with another `call`.
+Functional = internal(keras, functional, "Functional")
+
+
+def takes_training(operation: Any) -> bool:
+    """Whether a call of a layer, or another operation of Keras, takes ``training``."""
+    if not isinstance(operation, keras.layers.Layer):
+        return False
+    return bool(internal(keras, operation, "_call_has_training_arg"))
+
+
+def is_seed(variable: keras.Variable) -> bool:
+    """Whether a variable is the state of a seed generator."""
+    return str(variable.path).endswith("seed_generator_state")
+
+
+def layers_within(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layer and all layers in it, at any depth."""
+    return list(internal(keras, layer, "_flatten_layers")())
+
+
+def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
+    """The metric ``loss`` of a compiled model."""
+    return internal(keras, model, "_loss_tracker")
+
+
+def build_compiled(model: keras.Model, label: tf.Tensor, prediction: tf.Tensor) -> None:
+    """Builds the losses and metrics of a compiled model, as Keras does on its first batch."""
+    for part in (internal(keras, model, name) for name in ("_compile_loss", "_compile_metrics")):
+        if part is not None and not part.built:
+            part.build(label, prediction)
+
+
+def run_graph(
+    model: Functional,  # type: ignore[valid-type]
+    inputs: Sequence[Any],
+    operation_fn: Callable[[Any], Callable[..., Any]],
+) -> Any:
+    """Walks a functional model, with ``operation_fn(operation)`` in place of each operation."""
+    run = internal(keras, model, "_run_through_graph")
+    return run(inputs, operation_fn=operation_fn)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of an operation in a functional model.
+
+    Attributes:
+        inputs, outputs: Symbolic tensors.
+        node: Keras' record of the call.
+    """
+
+    inputs: list[Any]
+    outputs: list[Any]
+    node: Any
+
+    def run(self, values: Mapping[int, tf.Tensor], training: bool) -> dict[int, tf.Tensor]:
+        """Makes the call.
+
+        Args:
+            values: Values of symbolic tensors, by their `id`.
+            training: Passed on to an operation that takes it.
+
+        Returns:
+            Values of the outputs, by their `id`.
+        """
+        operation = internal(keras, self.node, "operation")
+        args, kwargs = internal(keras, self.node, "arguments").fill_in(values)
+        if takes_training(operation):
+            kwargs = {**kwargs, "training": training}
+        results = tf.nest.flatten(operation(*args, **kwargs))
+        return {id(tensor): v for tensor, v in zip(self.outputs, results, strict=True)}
+
+
+def calls_of(model: Functional) -> list[Call]:  # type: ignore[valid-type]
+    """The calls of a functional model in an order in which they can be made."""
+    by_depth = internal(keras, model, "_nodes_by_depth")
+    return [
+        Call(internal(keras, node, "input_tensors"), internal(keras, node, "outputs"), node)
+        for depth in sorted(by_depth, reverse=True)
+        for node in by_depth[depth]
+        if not internal(keras, node, "is_input")
+    ]

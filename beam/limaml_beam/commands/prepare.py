@@ -16,6 +16,7 @@ from limaml_beam.commands.beam_flags import (
 )
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.tasks.folder import EPISODE
 
 DESCRIPTION = """\
 Builds task records: joins feature tables to interactions, splits by date, groups by task, keeps
@@ -222,7 +223,12 @@ def render(card: dict[str, Any]) -> str:
         f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items() if number
     ]
     for definition, splits in card["tasks"].items():
+        episodes = [split for split in splits if split.startswith(EPISODE)]
+        if episodes:
+            lines.append(f"  {definition}: {len(episodes)} support/query splits of its train rows")
         for split, part in splits.items():
+            if split in episodes:
+                continue
             lines.append(
                 f"  {definition}/{split}: {part['tasks']} tasks, {part['support_rows']} support "
                 f"and {part['query_rows']} query rows"

@@ -1,11 +1,12 @@
 """Closed-form adaptation: a few Gauss-Newton steps to the mode of a task's posterior.
 
 A task adapts an offset ``o`` of ``D`` numbers that is added to its meta embedding. The offset has
-the prior ``N(0, diag(1 / precision))`` and the support set's likelihood, whose loss is a *sum*: the
-more rows a task has, the further they move it. Each step replaces the loss by its second-order
-expansion, in which the output is linear in the offset, and solves for the minimum:
+the prior ``N(mean, diag(1 / precision))``, with mean zero or what a `SupportEncoder` says, and the
+support set's likelihood, whose loss is a *sum*: the more rows a task has, the further they move it.
+Each step replaces the loss by its second-order expansion, in which the output is linear in the
+offset, and solves for the minimum:
 
-    (J' H J + diag(precision)) o  =  J' (H J o_0 - g)
+    (J' H J + diag(precision)) o  =  J' (H J o_0 - g) + diag(precision) mean
 
 with, for each row, the derivative ``J`` ``[D]`` of the output with respect to the row's embedding,
 and the first and second derivative ``g`` and ``H`` of its loss with respect to its output. Where
@@ -24,15 +25,19 @@ import tensorflow as tf
 
 #: The least curvature of a row's loss: keeps a confident row from being ignored altogether.
 MINIMUM_CURVATURE = 1e-4
-#: Shares of a step that are tried; the first of the best is taken.
+#: Shares of a step that are tried; the first is taken whose objective is within `TOLERANCE` of the
+#: best.
 STEP_SHARES = (1.0, 0.5, 0.25, 0.0625, 0.015625, 0.0)
+#: Relative to the objective and 1: well above the rounding of sums in single precision, which would
+#: otherwise choose between the shares of a step that is about to arrive.
+TOLERANCE = 1e-5
 
 
 class GaussNewton(NamedTuple):
     """Result of `gauss_newton`.
 
     Attributes:
-        offset: The mode ``[T, D]``; zero for a task without rows.
+        offset: The mode ``[T, D]``; the prior mean for a task without rows.
         losses: Weighted mean losses ``[T]`` before each step.
         variance: Marginal variances ``[T, D]`` of the offset at the last step's expansion point.
     """
@@ -49,8 +54,9 @@ def gauss_newton(
     precision: tf.Tensor,
     steps: int,
     with_variance: bool = False,
+    prior_mean: tf.Tensor | None = None,
 ) -> GaussNewton:
-    """Takes `steps` Gauss-Newton steps from offset zero, for all tasks at once.
+    """Takes `steps` Gauss-Newton steps from the prior mean, for all tasks at once.
 
     Args:
         outputs: Maps an offset per row ``[T, S, D]`` to outputs ``[T, S]``. Rows are independent.
@@ -60,6 +66,7 @@ def gauss_newton(
         precision: Prior precision ``[D]``, positive.
         steps: Number of steps, at least 1.
         with_variance: Also compute the marginal variances; zeros otherwise.
+        prior_mean: Each task's prior mean ``[T, D]``; zero where None.
 
     Returns:
         The mode, the losses on the way and the variances. Everything is differentiable once.
@@ -68,11 +75,12 @@ def gauss_newton(
     exact = precision.dtype  # float32 or float64: a factorisation in half precision breaks down
     weight = tf.cast(weight, exact)
     (tasks, samples), width = tf.unstack(tf.shape(weight)), tf.shape(precision)[0]
-    offset = tf.zeros([tasks, width], exact)
+    mean = tf.zeros([tasks, width], exact) if prior_mean is None else tf.cast(prior_mean, exact)
+    offset = mean
 
     def objective(point: tf.Tensor) -> tf.Tensor:
         values = tf.cast(outputs(tf.repeat(point[:, None], samples, 1)), exact)
-        penalty = 0.5 * tf.reduce_sum(precision * tf.square(point), -1)
+        penalty = 0.5 * tf.reduce_sum(precision * tf.square(point - mean), -1)
         return tf.reduce_sum(weight * tf.cast(derivatives(values)[0], exact), -1) + penalty
 
     losses: list[tf.Tensor] = []
@@ -89,6 +97,7 @@ def gauss_newton(
         matrix = tf.matmul(scaled, jacobian, transpose_a=True) + tf.linalg.diag(precision)
         moved = tf.linalg.matvec(jacobian, offset)
         target = tf.linalg.matvec(jacobian, curvature * moved - weight * slope, transpose_a=True)
+        target = target + precision * mean
         offset = _damped(objective, offset, solve_positive_definite(matrix, target))
     if with_variance:
         variance = tf.linalg.diag_part(tf.linalg.inv(matrix))
@@ -100,13 +109,16 @@ def gauss_newton(
 def _damped(
     objective: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, end: tf.Tensor
 ) -> tf.Tensor:
-    """The best of a few points between two offsets ``[T, D]``, for each task: a full step can
-    overshoot where the loss is far from its expansion. Which one it is counts as a constant.
+    """The furthest of a few points between two offsets ``[T, D]`` that is as good as any of them,
+    for each task: a full step can overshoot where the loss is far from its expansion. Which one it
+    is counts as a constant.
     """
     points = [tf.stop_gradient(start + share * (end - start)) for share in STEP_SHARES]
     values = tf.stack([tf.stop_gradient(objective(point)) for point in points], -1)
     finite = tf.where(tf.math.is_finite(values), values, values.dtype.max)
-    share = tf.gather(tf.constant(STEP_SHARES, start.dtype), tf.argmin(finite, -1))
+    best = tf.reduce_min(finite, -1, keepdims=True)
+    good = finite <= best + TOLERANCE * (1.0 + tf.abs(best))
+    share = tf.gather(tf.constant(STEP_SHARES, start.dtype), tf.argmax(tf.cast(good, tf.int8), -1))
     return start + share[:, None] * (end - start)
 
 

@@ -11,6 +11,7 @@ from tfrec_limaml.blocks.keras_meta import KerasMetaBlock
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock, MLPMetaBlock
 from tfrec_limaml.blocks.nested import NestedMetaBlocks
 from tfrec_limaml.blocks.offset import OffsetMetaBlock
+from tfrec_limaml.blocks.support_encoder import SupportEncoder
 from tfrec_limaml.blocks.transformer import TransformerMetaBlock
 from tfrec_limaml.blocks.wide_and_deep import WideAndDeepGlobalBlock
 
@@ -28,6 +29,7 @@ __all__ = [
     "MetaBlock",
     "NestedMetaBlocks",
     "OffsetMetaBlock",
+    "SupportEncoder",
     "TransformerMetaBlock",
     "WideAndDeepGlobalBlock",
 ]

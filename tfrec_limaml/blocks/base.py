@@ -9,12 +9,14 @@ weights; a global block encodes everything that does not depend on the meta embe
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.blocks.support_encoder import SupportEncoder
 from tfrec_limaml.features import Features
 
 
@@ -28,7 +30,12 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
     Args:
         embedding_dim: Width ``D`` of the meta embedding.
+
+    Attributes:
+        support_encoder: Where a task's offset starts, for blocks that have one.
     """
+
+    support_encoder: SupportEncoder | None = None
 
     def __init__(self, embedding_dim: int, **kwargs: Any) -> None:
         if embedding_dim < 1:
@@ -149,6 +156,25 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
     @abc.abstractmethod
     def encode_context(self, features: Features, training: bool = False) -> Any:
         """All that does not depend on the meta embedding: any nest of tensors ``[N, ...]``."""
+
+    def summarise(self, context: Any) -> tf.Tensor:
+        """What a `SupportEncoder` reads of rows ``[N, W]``, from their context: by default all of
+        its numbers side by side.
+
+        Raises:
+            ValueError: There are none.
+        """
+        parts = [
+            tf.cast(tf.reshape(v, [-1, math.prod(v.shape[1:])]), self.compute_dtype)
+            for v in tf.nest.flatten(context)
+            if v.dtype.is_floating
+        ]
+        if not parts:
+            raise ValueError(
+                f"{self.name} computes nothing of a row without its meta embedding, so that a "
+                "SupportEncoder has nothing to read; use another global block"
+            )
+        return tf.concat(parts, -1)
 
     @abc.abstractmethod
     def head(self, context: Any, meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:

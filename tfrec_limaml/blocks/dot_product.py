@@ -134,23 +134,29 @@ class DotProductGlobalBlock(GlobalBlock):
 
     def encode_context(
         self, features: Features, training: bool = False
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The network's logit ``[N]`` and the projection with its 1, ``[N, D]``."""
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The network's logit ``[N]``, the projection with its 1 ``[N, D]`` and the last hidden
+        layer.
+        """
         hidden = self.network(self.inputs_layer(features), training=training)
         projection = self.projection_layer(hidden)
         for table in self.tables.values():
             projection = projection + table(features)
         ones = tf.ones_like(projection[:, :1])
-        return self.logit_layer(hidden)[:, 0], tf.concat([projection, ones], -1)
+        return self.logit_layer(hidden)[:, 0], tf.concat([projection, ones], -1), hidden
+
+    def summarise(self, context: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        """The last hidden layer."""
+        return context[2]
 
     def head(
         self,
-        context: tuple[tf.Tensor, tf.Tensor],
+        context: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
         meta_embedding: tf.Tensor,
         training: bool = False,
     ) -> tf.Tensor:
         """Logits ``[N]``."""
-        logit, projection = context
+        logit, projection, _ = context
         return logit + tf.reduce_sum(projection * meta_embedding, -1)
 
     def get_config(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfrec_limaml.blocks.base import MetaBlock
 from tfrec_limaml.blocks.mlp import MLPMetaBlock
+from tfrec_limaml.blocks.support_encoder import SupportEncoder
 from tfrec_limaml.features import Features
 
 
@@ -32,6 +33,8 @@ class OffsetMetaBlock(MetaBlock):
     Args:
         hidden_units: Widths of the network's hidden layers.
         embedding_dim: Width ``D`` of the meta embedding.
+        support_encoder: Where a task's offset starts, and the mean of the closed form's prior: read
+            from its interactions. Zero where None.
         **kwargs: See `MLPMetaBlock`.
     """
 
@@ -42,9 +45,16 @@ class OffsetMetaBlock(MetaBlock):
         activation: Any = "gelu",
         dropout: float = 0.0,
         embeddings: Mapping[str, tuple[int, int]] | None = None,
+        support_encoder: SupportEncoder | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(embedding_dim, **kwargs)
+        if support_encoder is not None and support_encoder.embedding_dim != embedding_dim:
+            raise ValueError(
+                f"support_encoder must have embedding_dim {embedding_dim}, received "
+                f"{support_encoder.embedding_dim}"
+            )
+        self.support_encoder = support_encoder
         self.shared = MLPMetaBlock(
             hidden_units,
             embedding_dim,
@@ -95,4 +105,16 @@ class OffsetMetaBlock(MetaBlock):
         """Constructor arguments."""
         shared = self.shared.get_config()
         names = ("hidden_units", "activation", "dropout", "embeddings")
-        return {**super().get_config(), **{name: shared[name] for name in names}}
+        encoder = self.support_encoder
+        return {
+            **super().get_config(),
+            **{name: shared[name] for name in names},
+            "support_encoder": encoder and keras.saving.serialize_keras_object(encoder),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> OffsetMetaBlock:
+        """Inverse of `get_config`; models of earlier versions have no support encoder."""
+        encoder = config.get("support_encoder")
+        encoder = encoder and keras.saving.deserialize_keras_object(encoder)
+        return cls(**{**config, "support_encoder": encoder})

@@ -17,6 +17,7 @@ from tfrec_limaml.training.options import (
     ALGORITHMS,
     GLOBAL_BLOCKS,
     META_BLOCKS,
+    PRIORS,
     ModelOptions,
     TrainOptions,
     recipe,
@@ -98,6 +99,12 @@ def _add_adaptation(group: Any) -> None:
         "--adaptation",
         choices=ADAPTATIONS,
         help="closed form on an offset, or the paper's gradient steps (default: by --meta-block)",
+    )
+    add(
+        "--prior",
+        choices=PRIORS,
+        help="mean of a task's offset before adaptation: zero, or read from its interactions "
+        "(encoder; with --inner-steps 0 that is all there is)",
     )
     add("--inner-steps", type=int, help="n: inner steps in training")
     add("--inner-learning-rate", type=float, help="of gradient steps")

@@ -11,7 +11,13 @@ from tfrec_limaml.export.signatures import Exported, traced
 from tfrec_limaml.models import LiMAML
 from tfrec_limaml.models.limaml import SubtaskEmbeddings
 from tfrec_limaml.tasks import record_format
-from tfrec_limaml.tasks.parsing import encode_rows, padding_index, parse_tasks, sample_weights
+from tfrec_limaml.tasks.parsing import (
+    encode_rows,
+    padding_index,
+    parse_tasks,
+    row_ages,
+    sample_weights,
+)
 
 
 def adapter_module(model: LiMAML) -> Exported:
@@ -31,6 +37,7 @@ def adapter_module(model: LiMAML) -> Exported:
             },
             "label": tf.gather(tasks.columns[record_format.LABEL], index),
             "weight": sample_weights(tasks.columns[record_format.WEIGHT], index, counts),
+            "age": row_ages(tasks.columns[record_format.TIMESTAMP], index, counts),
         }
         stored = model.task_embeddings(support)
         times = tf.gather(tasks.columns[record_format.TIMESTAMP], index)

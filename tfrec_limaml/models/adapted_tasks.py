@@ -16,7 +16,8 @@ class AdaptedTasks(NamedTuple):
     Attributes:
         weights: Each task's weights, one ``[T, ...]`` tensor (or cheaper form) each; empty where
             nothing was adapted.
-        losses: Mean support losses ``[T]`` before each step.
+        losses: Mean support losses ``[T]``: un-adapted, then before each further step; empty where
+            nothing was adapted.
         memory: What the meta block keeps of the support sets; see `MetaBlock.encode_support`.
         variance: Posterior variances ``[T, D]`` of the adapted offsets; None after gradient steps.
     """

@@ -136,8 +136,13 @@ class LiMAML(MAMLModel):
         return self.meta_block.adaptable_variables
 
     def build(self, features_shape: Any) -> None:
-        """Builds the blocks and, for the closed form, the prior precision."""
+        """Builds the blocks, their support encoder and, for the closed form, the prior
+        precision.
+        """
         super().build(features_shape)
+        encoder = self.meta_block.support_encoder
+        if encoder is not None and not encoder.built:
+            encoder.build((None, None, self._summary_width(features_shape)))
         if self.adaptation == "gauss-newton":
             start = float(tf.math.log(self.prior_precision)) / PRECISION_RATE
             self.scaled_log_precision = self.add_weight(
@@ -177,7 +182,9 @@ class LiMAML(MAMLModel):
             return result
         for metric in self._reported.metrics:
             query = data["query"]
-            outputs = self.adapted_outputs(self.adapt_tasks(data["support"], 0), query["features"])
+            outputs = self.adapted_outputs(
+                self.adapt_tasks(data["support"], None), query["features"]
+            )
             rows = query["weight"] > 0
             metric.update_state(
                 tf.boolean_mask(query["label"], rows)[:, None],
@@ -192,11 +199,13 @@ class LiMAML(MAMLModel):
         logarithm = PRECISION_RATE * tf.convert_to_tensor(self.scaled_log_precision)
         return tf.exp(tf.clip_by_value(logarithm, *PRECISION_RANGE))
 
-    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> AdaptedTasks:
+    def adapt_tasks(
+        self, support: Samples, steps: int | None, training: bool = False
+    ) -> AdaptedTasks:
         """Adapts the meta block; what does not depend on the meta embedding is computed once,
         before the first step.
         """
-        if not steps or (self.adaptation_strength == 0 and not training):
+        if steps is None or (self.adaptation_strength == 0 and not training):
             encoded = self._encode_meta(support["features"])
             encoded = self.meta_block.read_support(encoded, (), causal=True)
             return AdaptedTasks(self.meta_block.initial_weights(encoded))
@@ -253,14 +262,32 @@ class LiMAML(MAMLModel):
         def losses(weights: Weights) -> tf.Tensor:
             return self.task_loss(self._head(weights, encoded, rows.context, training), support)
 
+        start, mean = self.meta_block.initial_weights(encoded), self._prior_mean(rows, support)
+        unadapted = [] if steps and mean is None else [losses(start)]
+        if mean is not None:
+            start = [mean]
         weights, before = adapt(
-            self.meta_block.initial_weights(encoded),
-            losses,
-            steps,
-            self.inner_rates(training),
-            self.second_order_steps,
+            start, losses, steps, self.inner_rates(training), self.second_order_steps
         )
-        return AdaptedTasks(weights, before, memory)
+        return AdaptedTasks(weights, [*unadapted, *before], memory)
+
+    def _prior_mean(self, rows: _Rows, support: Samples) -> tf.Tensor | None:
+        """What the support encoder reads, ``[T, D]``: where each task's offset starts."""
+        encoder = self.meta_block.support_encoder
+        if encoder is None:
+            return None
+        summary = split_axes(self.global_block.summarise(rows.context), support["label"])
+        return encoder(summary, support["label"], support["weight"], support.get("age"))
+
+    def _summary_width(self, features_shape: Any) -> int:
+        """Width of what a support encoder reads of a row: found with a row of zeros."""
+        with tf.init_scope():
+            row = {
+                name: tf.zeros((1, *shape[1:]), tf.float32 if len(shape) > 1 else tf.int32)
+                for name, shape in features_shape.items()
+            }
+            summary = self.global_block.summarise(self.global_block.encode_context(row))
+            return int(summary.shape[-1])
 
     def _solve(self, rows: _Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
         """The closed form: the mode of each task's offset."""
@@ -274,10 +301,24 @@ class LiMAML(MAMLModel):
         def derivatives(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             return self._loss_derivatives(tf.cast(support["label"], values.dtype), values)
 
+        mean = self._prior_mean(rows, support)
+        zero = tf.zeros_like(rows.encoded[:, 0], self.precision().dtype)
+        start = zero if mean is None else mean
+        unadapted = []
+        if not steps or mean is not None:
+            plain = self._head([zero], rows.encoded, rows.context, training)
+            unadapted = [self.task_loss(plain, support)]
+        if not steps:
+            return AdaptedTasks([start], unadapted)
         solved = gauss_newton(
-            outputs, derivatives, support["weight"], self.precision() / strength, steps
+            outputs,
+            derivatives,
+            support["weight"],
+            self.precision() / strength,
+            steps,
+            prior_mean=mean,
         )
-        return AdaptedTasks([solved.offset], solved.losses)
+        return AdaptedTasks([solved.offset], [*unadapted, *solved.losses])
 
     def _outputs(
         self, adapted: AdaptedTasks, rows: _Rows, causal: bool, training: bool

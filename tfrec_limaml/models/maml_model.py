@@ -137,10 +137,12 @@ class EntireNetworkMAML(MAMLModel):
         """The whole network's, without embedding tables."""
         return self.network.adaptable_variables
 
-    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> AdaptedTasks:
+    def adapt_tasks(
+        self, support: Samples, steps: int | None, training: bool = False
+    ) -> AdaptedTasks:
         """Adapts the whole network."""
         rates = self.inner_rates(training)
-        return adapt_network(self, support, steps, rates, self.second_order_steps, training)
+        return adapt_network(self, support, steps or 0, rates, self.second_order_steps, training)
 
     def adapted_outputs(
         self, adapted: AdaptedTasks, features: Features, training: bool = False

@@ -37,8 +37,7 @@ def without_tasks(samples: Samples, bad: tf.Tensor) -> dict[str, Any]:
 
     return {
         "features": {name: keep(value) for name, value in samples["features"].items()},
-        "label": keep(samples["label"]),
-        "weight": keep(samples["weight"]),
+        **{name: keep(value) for name, value in samples.items() if name != "features"},
     }
 
 

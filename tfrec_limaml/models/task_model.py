@@ -217,8 +217,12 @@ class TaskModel(TaskLoops):
         counts = tf.reduce_sum(sample_weights, -1)
         return counts if self.averaging == "sample" else tf.cast(counts > 0, counts.dtype)
 
-    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> AdaptedTasks:
-        """Adapts on the support sets, in `steps` steps; 0 leaves the tasks un-adapted."""
+    def adapt_tasks(
+        self, support: Samples, steps: int | None, training: bool = False
+    ) -> AdaptedTasks:
+        """Adapts on the support sets, in `steps` steps: none at all with 0, where what reads the
+        support set does so still; None leaves the tasks un-adapted.
+        """
         raise NotImplementedError
 
     def adapted_outputs(
@@ -316,7 +320,7 @@ class TaskModel(TaskLoops):
 
     def task_outputs(self, support: Samples, query: Samples) -> tf.Tensor:
         """Query outputs ``[T, Q]``, fine-tuned where `fine_tune` is on."""
-        steps = self.fine_tune_steps if self.fine_tune else 0
+        steps = self.fine_tune_steps if self.fine_tune else None
         return self.adapted_outputs(self.adapt_tasks(support, steps), query["features"])
 
     def task_loss(self, outputs: tf.Tensor, samples: Samples) -> tf.Tensor:

@@ -55,7 +55,9 @@ class Vanilla(TaskModel):
         """All samples count."""
         return self.mean_weights(tf.concat([support["weight"], query["weight"]], 1))
 
-    def adapt_tasks(self, support: Samples, steps: int, training: bool = False) -> AdaptedTasks:
+    def adapt_tasks(
+        self, support: Samples, steps: int | None, training: bool = False
+    ) -> AdaptedTasks:
         """Adapts the whole network."""
         if not steps or not self.adaptation_strength:
             return AdaptedTasks([])

@@ -25,6 +25,7 @@ from tfrec_limaml.tasks.parsing import (
     most_recent,
     padding_index,
     parse_tasks,
+    row_ages,
     sample_weights,
 )
 
@@ -116,7 +117,8 @@ def task_dataset(
             support_length(tasks.counts, tasks.query_start, share),
         )
         columns = {
-            name: tasks.columns[name] for name in {record_format.WEIGHT, *of_support, *of_query}
+            name: tasks.columns[name]
+            for name in {record_format.WEIGHT, record_format.TIMESTAMP, *of_support, *of_query}
         }
         return _Chunk(tasks._replace(columns=columns), features, support, order)
 
@@ -239,8 +241,10 @@ def _batch(
             **{name: tf.gather(tasks.columns[name], index) for name in wanted},
         }
 
+    index = padding_index(first, support, first)
+    age = row_ages(tasks.columns[record_format.TIMESTAMP], index, support)
     return {
-        "support": samples(first, support, of_support),
+        "support": {**samples(first, support, of_support), "age": age},
         "query": samples(first + support, counts - support, of_query),
         "task_key": tf.gather(tasks.task_key, chosen),
     }

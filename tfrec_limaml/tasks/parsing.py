@@ -12,6 +12,9 @@ from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.feature_encoder import DTYPES, FeatureEncoder
 
+#: Milliseconds of a day.
+DAY_MS = 86_400_000.0
+
 
 class Tasks(NamedTuple):
     """A chunk of parsed tasks.
@@ -141,3 +144,18 @@ def sample_weights(weight: tf.Tensor, index: tf.Tensor, counts: tf.Tensor) -> tf
     """Weights ``[T, S]`` of the rows at `index`, 0 for padding."""
     real = tf.range(tf.shape(index, counts.dtype)[1])[None] < counts[:, None]
     return tf.where(real, tf.gather(weight, index), 0.0)
+
+
+def row_ages(timestamp: tf.Tensor, index: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    """Days ``[T, S]`` from each of the rows at `index` to the newest real one of its task, 0 for
+    padding.
+
+    Args:
+        timestamp: Milliseconds of all rows ``[R]``.
+        index: See `padding_index`.
+        counts: Real rows of each task ``[T]``.
+    """
+    times = tf.gather(timestamp, index)
+    real = tf.range(tf.shape(index, counts.dtype)[1])[None] < counts[:, None]
+    newest = tf.reduce_max(tf.where(real, times, times.dtype.min), -1, keepdims=True)
+    return tf.cast(tf.where(real, newest - times, 0), tf.float32) / DAY_MS

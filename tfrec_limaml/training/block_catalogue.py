@@ -16,6 +16,7 @@ from tfrec_limaml.blocks.features_and_id import FeaturesAndIDMetaBlock
 from tfrec_limaml.blocks.id_embedding import IDEmbeddingMetaBlock
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock, MLPMetaBlock
 from tfrec_limaml.blocks.offset import OffsetMetaBlock
+from tfrec_limaml.blocks.support_encoder import SupportEncoder
 from tfrec_limaml.blocks.transformer import TransformerMetaBlock
 from tfrec_limaml.blocks.wide_and_deep import WideAndDeepGlobalBlock
 from tfrec_limaml.errors import LimamlError
@@ -37,10 +38,18 @@ def _mlp_meta(encoder: FeatureEncoder, options: Options) -> MetaBlock:
 
 
 def _offset(encoder: FeatureEncoder, options: Options) -> MetaBlock:
+    support_encoder = None
+    if options.prior == "encoder":
+        support_encoder = SupportEncoder(
+            options.embedding_dim,
+            label_mean=encoder.statistics.label_mean,
+            name="support_encoder",
+        )
     return OffsetMetaBlock(
         options.meta_units,
         options.embedding_dim,
         embeddings=encoder.embeddings("meta"),
+        support_encoder=support_encoder,
         name="meta_block",
     )
 

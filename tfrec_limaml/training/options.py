@@ -11,11 +11,13 @@ from tfrec_limaml.errors import LimamlError
 
 Algorithm = Literal["limaml", "vanilla", "maml"]
 Adaptation = Literal["gauss-newton", "gradient"]
+Prior = Literal["zero", "encoder"]
 
 ALGORITHMS = ("limaml", "vanilla", "maml")
 META_BLOCKS = ("offset", "mlp", "id", "features+id", "transformer")
 GLOBAL_BLOCKS = ("dot_product", "mlp", "wide_and_deep", "dcn", "dlrm")
 ADAPTATIONS = ("gauss-newton", "gradient")
+PRIORS = ("zero", "encoder")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class ModelOptions:
             None tries both on the validation tasks where history features tell of an ID already:
             there, leaving IDs out can do better. Otherwise it means yes.
         shrinkage: Training rows at which an ID's embedding counts half; ``"dot_product"`` only.
+        prior: Mean of a task's offset before adaptation: ``"zero"``, or ``"encoder"``, read from
+            its interactions by a `SupportEncoder`; meta block ``"offset"`` only.
         adaptation: See `LiMAML`; None means ``"gauss-newton"`` for a meta block that stores offsets
             and ``"gradient"`` for others.
         prior_precision: Start of the learned prior precision; ``"gauss-newton"`` only.
@@ -52,6 +56,7 @@ class ModelOptions:
     dropout: float = 0.3
     id_embeddings: bool | None = None
     shrinkage: float = 50.0
+    prior: Prior = "zero"
     adaptation: Adaptation | None = None
     prior_precision: float = 1.0
     inner_steps: int | None = None
@@ -68,6 +73,11 @@ class ModelOptions:
     def __post_init__(self) -> None:
         _one_of("meta_block", self.meta_block, META_BLOCKS)
         _one_of("global_block", self.global_block, GLOBAL_BLOCKS)
+        _one_of("prior", self.prior, PRIORS)
+        if self.prior == "encoder" and self.meta_block != "offset":
+            raise LimamlError(
+                f"prior 'encoder' needs the meta_block 'offset', received {self.meta_block!r}"
+            )
         if self.adaptation is not None:
             _one_of("adaptation", self.adaptation, ADAPTATIONS)
         if self.adaptation == "gauss-newton" and self.meta_block != "offset":

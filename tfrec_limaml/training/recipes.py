@@ -117,6 +117,8 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) 
     Raises:
         LimamlError: Nested definitions with a meta block that is adapted in closed form.
     """
+    if algorithm != "limaml":  # nothing else reads the support set
+        options = options.replace(prior="zero")
     meta_block = _meta_block(encoder, options)
     global_block = GLOBAL_BLOCKS[options.global_block](encoder, options)
     steps = options.chosen_inner_steps

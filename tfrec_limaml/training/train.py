@@ -26,7 +26,7 @@ from tfrec_limaml.training.strength import choose_adaptation_strength
 #: Batches between two visits to Python.
 STEPS_PER_EXECUTION = 8
 #: Variables without weight decay, by parts of their names.
-NOT_DECAYED = ("bias", "scaled_log_precision", "inner_rate")
+NOT_DECAYED = ("bias", "scaled_log", "inner_rate")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,8 +56,11 @@ MODEL = ModelOptions(
 )
 
 
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory):
+ENCODER = ModelOptions(embedding_dim=6, prior="encoder", global_units=(24, 12))
+
+
+@pytest.fixture(scope="module", params=[MODEL, ENCODER], ids=["gradient", "encoder"])
+def adapter(request, tmp_path_factory):
     import keras
 
     from tfrec_limaml import export_for_serving
@@ -66,8 +69,7 @@ def adapter(tmp_path_factory):
 
     keras.utils.set_random_seed(1)
     encoder = FeatureEncoder(SCHEMA, STATISTICS)
-    model = build_model("limaml", encoder, MODEL)
-    model.build(encoder.output_shapes)
+    model = build_model("limaml", encoder, request.param)
     folder = tmp_path_factory.mktemp("export")
     export_for_serving(model, folder)
     return str(folder / "adapter" / "1")

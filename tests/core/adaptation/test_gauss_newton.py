@@ -61,6 +61,18 @@ def test_a_task_without_rows_stays_at_the_prior():
     np.testing.assert_allclose(solved.variance[1], 1 / _world()[-1], rtol=1e-12)
 
 
+def test_a_prior_mean_is_where_a_task_without_rows_stays_and_others_are_drawn_to():
+    """The same problem, written about the mean: another fixed term and the offset's difference."""
+    inputs, base, label, weight, precision = world = _world()
+    mean = np.random.default_rng(4).normal(size=(TASKS, WIDTH))
+    solved = _solve(world, 10, prior_mean=tf.constant(mean))
+    np.testing.assert_allclose(solved.offset[1], mean[1], rtol=1e-12)
+    for task in range(TASKS):
+        moved = base[task] + inputs[task] @ mean[task]
+        mode, _ = _newton(inputs[task], moved, label[task], weight[task], precision)
+        np.testing.assert_allclose(solved.offset[task], mean[task] + mode, rtol=1e-9, atol=1e-12)
+
+
 def test_under_a_squared_error_one_step_is_ridge_regression():
     inputs, base, label, weight, precision = _world()
     solved = _solve(_world(), 1, "mean_squared_error")

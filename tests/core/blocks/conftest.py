@@ -63,6 +63,10 @@ META_BLOCKS: dict[str, Callable[..., Any]] = {
     ),
     "transformer": lambda **k: blocks.TransformerMetaBlock((5,), D, 4, 2, activation="tanh", **k),
     "keras": lambda **k: blocks.KerasMetaBlock(_stack(**k), D, **k),
+    "offset": lambda **k: blocks.OffsetMetaBlock((5,), D, **k),
+    "offset with encoder": lambda **k: blocks.OffsetMetaBlock(
+        (5,), D, support_encoder=blocks.SupportEncoder(D, 6, with_age=False, **k), **k
+    ),
     "nested": lambda **k: blocks.NestedMetaBlocks(
         {
             "user": MLPMetaBlock((5,), D // 2, "tanh", **k),

@@ -26,7 +26,7 @@ def _check_tasks(model, make_samples):
         )
         np.testing.assert_allclose(together[task], alone[0], rtol=1e-10, err_msg=f"task {task}")
     plain = tf.reshape(model.network(flatten_tasks(query["features"])), [4, 2])
-    unadapted = model.adapted_outputs(model.adapt_tasks(support, 0), query["features"])
+    unadapted = model.adapted_outputs(model.adapt_tasks(support, None), query["features"])
     np.testing.assert_allclose(unadapted, plain, rtol=1e-10)
     np.testing.assert_allclose(together[2], plain[2], rtol=1e-10)
     assert np.abs(together[0] - plain[0]).min() > 1e-6

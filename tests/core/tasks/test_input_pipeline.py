@@ -226,6 +226,23 @@ def test_with_keys_keeps_the_files_order_and_tells_who_and_when(write):
     assert "row" not in batch["support"]
 
 
+def test_support_rows_have_an_age_counted_from_the_newest_of_them(
+    every_kind, encoder, make_rows, tmp_path
+):
+    days = [0.0, 0.5, 3.0, 9.0]
+    rows = [
+        row | {"timestamp": int(d * 86_400_000)} for row, d in zip(make_rows(4), days, strict=True)
+    ]
+    path = str(tmp_path / "one.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(encode_task(every_kind[0], "a", rows, 3))
+        writer.write(encode_task(every_kind[0], "b", rows[:2], 1))
+        writer.write(encode_task(every_kind[0], "c", rows[:2], 0))
+    (batch,) = task_dataset(path, encoder, 3, with_keys=True).as_numpy_iterator()
+    assert batch["support"]["age"].tolist() == [[3.0, 2.5, 0.0], [0.0] * 3, [0.0] * 3]
+    assert "age" not in batch["query"]
+
+
 def test_the_last_batch_may_be_smaller(write):
     sizes = [
         len(b["query"]["label"])

@@ -77,6 +77,15 @@ def test_each_algorithm_gets_its_options(encoder, algorithm, cls):
         assert (model.inner_steps, model.unadapted_loss_weight) == (2, 0.5)
 
 
+def test_only_limaml_gets_a_support_encoder_and_it_knows_the_mean_label(encoder):
+    options = OPTIONS.replace(meta_block="offset", prior="encoder", inner_steps=0)
+    model = recipes.build_model("limaml", encoder, options)
+    assert model.meta_block.support_encoder.label_mean == encoder.statistics.label_mean
+    assert model.meta_block.support_encoder.built
+    assert (model.adaptation, model.inner_steps) == ("gauss-newton", 0)
+    assert recipes.build_model("vanilla", encoder, options).meta_block.support_encoder is None
+
+
 def test_nested_definitions_with_the_closed_form_are_refused(folder):
     encoder = recipes.load_encoder(folder, "member", ["member_tab"])
     with pytest.raises(LimamlError, match=r"\['member_tab'\] need .*received 'offset'"):

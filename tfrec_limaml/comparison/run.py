@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tfrec_limaml.comparison import rivals
-from tfrec_limaml.comparison.boosting import lightgbm
+from tfrec_limaml.comparison.boosting import lightgbm, lightgbm_ids
 from tfrec_limaml.comparison.networks import network
 from tfrec_limaml.comparison.random_effects import glmix
 from tfrec_limaml.comparison.rivals import Data, Outcome, Rival
@@ -32,6 +32,7 @@ RIVALS: Mapping[str, Rival] = {
     "history-rate": rivals.history_rate,
     "logistic-regression": rivals.logistic_regression,
     "lightgbm": lightgbm,
+    "lightgbm-ids": lightgbm_ids,
     "vanilla": network(_VANILLA),
     "vanilla-fine-tuned": network(_VANILLA, whole_network=True),
     "wide-and-deep": network(_VANILLA.replace(global_block="wide_and_deep", id_embeddings=True)),

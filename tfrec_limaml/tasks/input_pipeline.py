@@ -46,6 +46,7 @@ def task_dataset(
     seed: int | None = None,
     with_keys: bool = False,
     epoch: tf.Variable | None = None,
+    batch_rows: int | None = None,
 ) -> tf.data.Dataset:
     """Batches of tasks for `fit`, `evaluate` and `predict`.
 
@@ -64,6 +65,9 @@ def task_dataset(
             the query, for `predict`. Keeps the order of the files.
         epoch: Number of the epoch, int64, kept up to date by the caller: the dataset then reads one
             of the patterns per epoch, the first in epoch 0, and after the last one the first again.
+        batch_rows: Let batches hold about this many samples, whatever the number of tasks: every
+            sample then counts alike, whether its task is long or short. `batch_size` is the number
+            of tasks that are expected to fill one.
 
     Returns:
         A dataset of batches as `tfrec_limaml.models.TaskModel` takes them.
@@ -80,8 +84,9 @@ def task_dataset(
     )
     if not 0.0 <= low <= high <= 1.0:
         raise LimamlError(f"support_fraction must lie between 0 and 1, received {support_fraction}")
-    if batch_size < 1:
-        raise LimamlError(f"batch_size must be at least 1, received {batch_size}")
+    for name, value in (("batch_size", batch_size), ("batch_rows", batch_rows)):
+        if value is not None and value < 1:
+            raise LimamlError(f"{name} must be at least 1, received {value}")
     _check_first_record(serialized, files[0], encoder.schema)
     of_support = (
         (record_format.LABEL, record_format.TIMESTAMP) if with_keys else (record_format.LABEL,)
@@ -120,19 +125,20 @@ def task_dataset(
             name: tasks.columns[name]
             for name in {record_format.WEIGHT, record_format.TIMESTAMP, *of_support, *of_query}
         }
-        return _Chunk(tasks._replace(columns=columns), features, support, order)
+        starts = _batch_starts(tf.gather(tasks.counts, order), batch_size, batch_rows)
+        return _Chunk(tasks._replace(columns=columns), features, support, order, starts)
 
     def to_batch(chunk: _Chunk, number: tf.Tensor) -> dict[str, Any]:
         batch = _batch(
             chunk,
-            chunk.order[number * batch_size : (number + 1) * batch_size],
+            chunk.order[chunk.starts[number] : chunk.starts[number + 1]],
             of_support,
             of_query,
         )
         return batch if with_keys else {name: batch[name] for name in ("support", "query")}
 
     chunks = tf.data.Dataset.zip(serialized, draws).map(to_chunk, num_parallel_calls=CHUNKS_AT_ONCE)
-    dataset = chunks.flat_map(lambda chunk: _once_per_batch(chunk, batch_size)).map(to_batch)
+    dataset = chunks.flat_map(_once_per_batch).map(to_batch)
     if shuffle:
         dataset = dataset.shuffle(2 * BATCHES_PER_CHUNK, seed=seed)
     return dataset.prefetch(BATCHES_PER_CHUNK).with_options(_without_tuner())
@@ -204,19 +210,31 @@ def support_length(
 
 
 class _Chunk(NamedTuple):
-    """A chunk of tasks with their encoded rows, the lengths of their support parts and the order in
-    which they go into batches.
+    """A chunk of tasks with their encoded rows, the lengths of their support parts, the order in
+    which they go into batches, and where in this order each batch starts (and the last one ends).
     """
 
     tasks: Tasks
     features: Features
     support: tf.Tensor
     order: tf.Tensor
+    starts: tf.Tensor
 
 
-def _once_per_batch(chunk: _Chunk, batch_size: int) -> tf.data.Dataset:
+def _batch_starts(counts: tf.Tensor, batch_size: int, batch_rows: int | None) -> tf.Tensor:
+    """Where batches start among tasks of these many samples, and where the last one ends."""
+    tasks = tf.size(counts)
+    if batch_rows is None:
+        return tf.concat([tf.range(0, tasks, batch_size), [tasks]], 0)
+    total = tf.cumsum(counts)
+    filled = (total - 1) // batch_rows  # the batch that a task's last sample falls into
+    changes = tf.where(filled[1:] != filled[:-1])[:, 0] + 1
+    return tf.concat([[0], tf.cast(changes, tf.int32), [tasks]], 0)
+
+
+def _once_per_batch(chunk: _Chunk) -> tf.data.Dataset:
     """The same chunk once per batch, with the batch's number. Nothing is copied."""
-    batches = (tf.size(chunk.order, tf.int64) + batch_size - 1) // batch_size
+    batches = tf.size(chunk.starts, tf.int64) - 1
     return tf.data.Dataset.zip(
         tf.data.Dataset.from_tensors(chunk).repeat(batches), tf.data.Dataset.range(batches)
     )

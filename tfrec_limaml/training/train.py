@@ -149,7 +149,7 @@ def training_data(
         options: The settings.
         task: Task definition; the schema's first by default.
         encoder: Encodes the features.
-        batch_size: Tasks per batch.
+        batch_size: Tasks per batch, or that are expected to fill `options.batch_rows`.
         epoch: Number of the epoch, int64, kept up to date by the caller.
     """
     definition = Path(tasks) / (task or encoder.schema.default_task)
@@ -163,6 +163,7 @@ def training_data(
         shuffle=True,
         seed=options.seed,
         epoch=epoch,
+        batch_rows=options.batch_rows if options.batch_size is None else None,
     )
 
 

@@ -188,6 +188,26 @@ def test_tasks_of_similar_length_share_a_batch(write):
     assert [b["support"]["weight"].shape for b in batches] == [(4, 2), (4, 16)]
 
 
+@pytest.mark.parametrize(
+    ("lengths", "sizes"),
+    [
+        ([8, 1, 1, 8, 2, 2, 2, 8], [[1, 1, 2, 2, 2], [8], [8], [8]]),  # sums 8, 16, 24, 32
+        ([5, 5, 5, 5], [[5], [5, 5], [5]]),  # sums 5, 10, 15, 20: ends of batches 8 and 16
+        ([30, 1, 1], [[1, 1], [30]]),  # a long task has a batch to itself
+        ([3], [[3]]),
+    ],
+)
+def test_batches_by_rows_hold_about_as_many_samples_each(write, lengths, sizes):
+    dataset = task_dataset(
+        write([(n, -1) for n in lengths]), ENCODER, 2, support_fraction=0.5, batch_rows=8
+    )
+    seen = [
+        [len(s) + len(q) for s, q in zip(_rows(b["support"]), _rows(b["query"]), strict=True)]
+        for b in dataset.as_numpy_iterator()
+    ]
+    assert seen == sizes
+
+
 def test_a_drawn_cut_differs_between_epochs_and_repeats_under_a_seed(write):
     path = write([(9, -1)] * 20)
 
@@ -257,6 +277,7 @@ def test_the_last_batch_may_be_smaller(write):
         ({"support_fraction": 1.2}, r"between 0 and 1, received 1\.2"),
         ({"support_fraction": (0.9, 0.2)}, r"received \(0\.9, 0\.2\)"),
         ({"batch_size": 0}, "batch_size must be at least 1, received 0"),
+        ({"batch_rows": 0}, "batch_rows must be at least 1, received 0"),
     ],
 )
 def test_arguments_out_of_range_are_named(write, arguments, said):

@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 
+from tfrec_limaml.comparison import boosting
 from tfrec_limaml.comparison.boosting import lightgbm, lightgbm_ids
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.evaluation.metrics import auc
@@ -15,6 +16,12 @@ from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.statistics import Statistics
 
 pytest.importorskip("lightgbm")
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch):
+    monkeypatch.setattr(boosting, "ROUNDS", 40)
+
 
 ITEMS = 20
 SCHEMA = Schema(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrec_limaml.cli import Command
+from tfrec_limaml.datasets.text_format import add_text_arguments, text_format
 from tfrec_limaml.errors import LimamlError
 
 _DESCRIPTION = """\
@@ -37,7 +38,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     describe.add_argument(
         "target",
         metavar="PATH_OR_NAME",
-        help="a prepared folder, a CSV or Parquet file, or a known name",
+        help="a prepared folder, a CSV or Parquet file or a folder of such files, or a known name",
     )
     describe.add_argument(
         "--schema", metavar="FILE", help="YAML schema of the file, instead of guessing one"
@@ -45,6 +46,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     describe.add_argument(
         "--write-schema", metavar="FILE", help="also write the guessed schema to FILE, for editing"
     )
+    add_text_arguments(describe)
     prepare = actions.add_parser(
         "prepare",
         help="write a data set in the raw layout",
@@ -112,7 +114,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         help="YAML schema; `limaml datasets describe FILE` writes a first one",
     )
     yours.add_argument(
-        "--interactions", metavar="FILE", help="CSV or Parquet file, one row per interaction"
+        "--interactions",
+        metavar="FILE",
+        help="CSV or Parquet file, one row per interaction; or a folder or pattern of such files",
     )
     yours.add_argument(
         "--table",
@@ -121,6 +125,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILE",
         help="a feature table that the schema joins; repeatable",
     )
+    add_text_arguments(yours)
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -142,7 +147,10 @@ def _describe(arguments: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml import datasets
 
     return datasets.describe(
-        arguments.target, schema=arguments.schema, write_schema=arguments.write_schema
+        arguments.target,
+        schema=arguments.schema,
+        write_schema=arguments.write_schema,
+        text=text_format(arguments.delimiter, arguments.null_words),
     )
 
 
@@ -188,6 +196,7 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.interactions,
         arguments.output,
         tables=_tables(arguments.table),
+        text=text_format(arguments.delimiter, arguments.null_words),
         overwrite=arguments.overwrite,
     )
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml.datasets.text_format import TextFormat
+
 
 def prepare(
     name: str,
@@ -63,6 +65,7 @@ def prepare_own(
     output: str | Path,
     *,
     tables: Mapping[str, str | Path] | None = None,
+    text: TextFormat | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Writes your own CSV or Parquet files in the raw layout, after checking them against your
@@ -70,9 +73,11 @@ def prepare_own(
 
     Args:
         schema: YAML file, see `tfrec_limaml.schema.Schema`.
-        interactions: CSV, TSV or Parquet file with one row per interaction.
+        interactions: CSV, TSV or Parquet file with one row per interaction, a folder of such files,
+            or a pattern.
         output: Folder to write.
         tables: Feature tables by the names that the schema's ``tables`` uses.
+        text: How text files are written, where it cannot be seen from them.
         overwrite: Replace an earlier output.
 
     Returns:
@@ -84,19 +89,24 @@ def prepare_own(
     from tfrec_limaml.datasets import raw, user_files
 
     path = raw.check_output(output, overwrite)
-    return _finish(user_files.load_own(schema, interactions, tables or {}), path)
+    return _finish(user_files.load_own(schema, interactions, tables or {}, text), path)
 
 
 def describe(
-    target: str | Path, *, schema: str | Path | None = None, write_schema: str | Path | None = None
+    target: str | Path,
+    *,
+    schema: str | Path | None = None,
+    write_schema: str | Path | None = None,
+    text: TextFormat | None = None,
 ) -> dict[str, Any]:
     """What is in a data set.
 
     Args:
-        target: A prepared folder, a CSV or Parquet file of interactions, or the name of a known
-            data set.
+        target: A prepared folder, a CSV or Parquet file of interactions (or a folder or pattern of
+            such files), or the name of a known data set.
         schema: Schema of the file; guessed without one.
         write_schema: Also writes the guessed schema there, as YAML.
+        text: How text files are written, where it cannot be seen from them.
 
     Returns:
         A data card, for a file with ``schema_yaml`` and ``warnings`` (what to check about the
@@ -109,7 +119,7 @@ def describe(
     """
     from tfrec_limaml.datasets import description
 
-    return description.describe(str(target), schema, write_schema)
+    return description.describe(str(target), schema, write_schema, text)
 
 
 def names() -> list[str]:

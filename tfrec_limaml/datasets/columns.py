@@ -35,9 +35,11 @@ def arrow(series: pd.Series) -> pa.Array:
     return arrow_keys.plain(column)
 
 
-def to_string(series: pd.Series) -> Converted:
-    """Text; whole numbers have no ``.0`` (a column of integers with gaps is read as floats)."""
-    column = arrow(series)
+def to_string(series: pd.Series, separator: str | None = None) -> Converted:
+    """Text; whole numbers have no ``.0`` (a column of integers with gaps is read as floats). Lists
+    become text with the separator of a multi-valued feature.
+    """
+    column = arrow_keys.plain(column_values.joined(arrow(series), separator))
     text = arrow_keys.as_text(column)
     return _series(text, "string", series), _kinds(series, np.asarray(text.is_null()), column)
 

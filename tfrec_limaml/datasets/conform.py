@@ -29,9 +29,10 @@ MAX_IMPLAUSIBLE = 0.5
 def conform(raw: RawData) -> tuple[RawData, Invalid]:
     """Checks and converts a data set.
 
-    Exact duplicate rows are dropped, and rows without a usable timestamp or task key (they belong
-    to no task); both are counted in ``dropped``. Columns that the schema does not name are left
-    behind. Where the schema has no split, one by date is added.
+    Rows without a usable timestamp or task key are dropped (they belong to no task), and rows that
+    repeat another one in every column that the schema names; both are counted in ``dropped``.
+    Columns that the schema does not name are left behind. Where the schema has no split, one by
+    date is added.
 
     Args:
         raw: The data as read.
@@ -47,8 +48,10 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
     """
     schema, invalid = raw.schema, Invalid()
     _check_tables(schema, raw.tables)
-    frame, duplicates = _drop_duplicates(raw.interactions, INTERACTIONS)
-    columns_needed = _interaction_columns(schema)
+    frame = raw.interactions
+    if frame.empty:
+        raise SchemaError(f"{INTERACTIONS} has no rows")
+    columns_needed = interaction_columns(schema)
     _check_columns(frame, INTERACTIONS, columns_needed)
     out = {
         schema.timestamp: _timestamp(frame[schema.timestamp], schema),
@@ -61,6 +64,7 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
     tables = {name: _table(schema, name, raw.tables[name], invalid) for name in schema.tables}
     interactions, tables = _match_keys(schema, interactions, tables, invalid)
     interactions, dropped = _drop_rows(schema, interactions)
+    interactions, duplicates = _drop_duplicates(interactions)
     if duplicates:
         dropped["exact duplicate"] = duplicates
     interactions = interactions.sort_values(schema.timestamp, kind="stable").reset_index(drop=True)
@@ -98,7 +102,8 @@ def split_by_quantile(timestamps: pd.Series, validation: float = 0.8, test: floa
     return Split(validation_start=marks[0], test_start=marks[1])
 
 
-def _interaction_columns(schema: Schema) -> list[str]:
+def interaction_columns(schema: Schema) -> list[str]:
+    """Columns that the interactions must have."""
     features = [f.name for f in schema.features if f.table is None]
     in_tables = {f.name for f in schema.features if f.table is not None}
     keys = [
@@ -153,13 +158,10 @@ def closest(name: str, candidates: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; there are {sorted(names)}"
 
 
-def _drop_duplicates(frame: pd.DataFrame, where: str) -> tuple[pd.DataFrame, int]:
-    if frame.empty:
-        raise SchemaError(f"{where} has no rows")
+def _drop_duplicates(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     objects = [c for c in frame.columns if frame[c].dtype == object]
-    # Lists and mappings have no hash, and 1 is not "1".
-    duplicate = frame.assign(**{c: frame[c].map(repr) for c in objects}).duplicated()
-    return frame[~duplicate].reset_index(drop=True), int(duplicate.sum())
+    duplicate = frame.assign(**{c: frame[c].map(repr) for c in objects}).duplicated()  # no hash
+    return frame[~duplicate], int(duplicate.sum())
 
 
 def _timestamp(series: pd.Series, schema: Schema) -> pd.Series:
@@ -242,7 +244,7 @@ def _feature(series: pd.Series, feature: Feature, invalid: Invalid) -> pd.Series
     if feature.width > 1:
         out, counts = columns.to_vector(series, feature.width)
     elif feature.dtype == "string":
-        out, counts = columns.to_string(series)
+        out, counts = columns.to_string(series, feature.separator)
     else:
         out, counts = (
             columns.to_int64(series) if feature.dtype == "int64" else columns.to_float32(series)
@@ -271,11 +273,12 @@ def _record(name: str, counts: Counter[str], invalid: Invalid, on_invalid: str =
 
 def _table(schema: Schema, name: str, frame: pd.DataFrame, invalid: Invalid) -> pd.DataFrame:
     key = schema.tables[name]
-    frame, _ = _drop_duplicates(frame, f"table {name!r}")
+    if frame.empty:
+        raise SchemaError(f"table {name!r} has no rows")
     wanted = [key, *(f.name for f in schema.features if f.table == name and f.name != key)]
     _check_columns(frame, f"table {name!r}", wanted)
     out = pd.DataFrame({c: _convert(frame[c], schema, c, invalid, name) for c in wanted})
-    out = out[out[key].notna()]
+    out, _ = _drop_duplicates(out[out[key].notna()])
     double = out[key][out[key].duplicated()]
     if len(double):
         raise SchemaError(

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tfrec_limaml.datasets import card, conform, guess, raw, registry, user_files
+from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.tasks.folder import SCHEMA_FILE
 
 
 def describe(
-    target: str, schema: str | Path | None, write_schema: str | Path | None
+    target: str,
+    schema: str | Path | None,
+    write_schema: str | Path | None,
+    text: TextFormat | None = None,
 ) -> dict[str, Any]:
     """See `tfrec_limaml.datasets.describe`."""
     path = Path(target)
-    if path.is_file():
-        return _file(path, schema, write_schema)
+    prepared = (path / SCHEMA_FILE).exists()
+    if path.is_file() or (path.is_dir() and not prepared) or glob.has_magic(target):
+        return _files(path, schema, write_schema, text)
     if schema is not None or write_schema is not None:
         raise LimamlError(
             f"--schema and --write-schema go with a CSV or Parquet file; there is none at {target}"
@@ -39,12 +46,18 @@ def describe(
     )
 
 
-def _file(path: Path, schema: str | Path | None, write_schema: str | Path | None) -> dict[str, Any]:
+def _files(
+    path: Path,
+    schema: str | Path | None,
+    write_schema: str | Path | None,
+    text: TextFormat | None,
+) -> dict[str, Any]:
     if write_schema is not None and Path(write_schema).exists():
         raise LimamlError(
             f"{write_schema} exists already; choose another name for the guessed schema"
         )
-    table = user_files.read_table(path)
+    needed = None if schema is None else conform.interaction_columns(Schema.load(str(schema)))
+    table = user_files.read_table(path, text, needed=needed)
     frame = table.frame
     guessed = guess.guess_schema(frame, path.stem) if schema is None else None
     declared = Schema.load(str(schema)) if guessed is None else guessed.schema
@@ -58,7 +71,7 @@ def _file(path: Path, schema: str | Path | None, write_schema: str | Path | None
             schema=alone,
             interactions=frame,
             dropped=table.malformed,
-            source={"files": [path.name]},
+            source={"files": [path.name], **table.files},
         )
     )
     result = card.data_card(data, invalid)

@@ -176,6 +176,9 @@ def _task(frame: pd.DataFrame, taken: set[str]) -> str:
 
 def _feature(frame: pd.DataFrame, column: str, label: str, task: str) -> tuple[Feature | None, str]:
     series = frame[column]
+    mark = _list_separator(series)
+    if mark is not None:
+        series = columns.to_string(series, mark)[0]
     if _is_vector(series):
         width = int(series.dropna().map(len).mode().iloc[0])
         return Feature(name=column, width=width), ""
@@ -183,6 +186,8 @@ def _feature(frame: pd.DataFrame, column: str, label: str, task: str) -> tuple[F
     if distinct <= 1:
         return None, f"left out: {column} is constant"
     role: Role = "meta" if _constant_within(series, frame[task]) else "other"
+    if mark is not None:
+        return _several(column, mark, role), ""
     numbers, counts = columns.to_float32(series)
     numeric = counts["unparsable"] == 0 and numbers.notna().any()
     if numeric and (rank := _ranking(numbers, columns.to_float32(frame[label])[0])) > _TOO_GOOD:
@@ -228,15 +233,7 @@ def _constant_within(series: pd.Series, task: pd.Series) -> bool:
 def _category(series: pd.Series, column: str, role: Role, distinct: int, dtype: DType) -> Feature:
     separator = _separator(series, distinct) if dtype == "string" else None
     if separator is not None:
-        return Feature(
-            name=column,
-            role=role,
-            dtype="string",
-            encoding="vocabulary",
-            max_vocabulary=1000,
-            embedding_width=16,
-            separator=separator,
-        )
+        return _several(column, separator, role)
     if distinct <= _FEW:
         return Feature(
             name=column, role=role, dtype=dtype, encoding="vocabulary", max_vocabulary=distinct
@@ -253,6 +250,36 @@ def _category(series: pd.Series, column: str, role: Role, distinct: int, dtype: 
     return Feature(
         name=column, role=role, dtype=dtype, encoding="hash", buckets=1 << 16, embedding_width=16
     )
+
+
+def _several(column: str, separator: str, role: Role) -> Feature:
+    return Feature(
+        name=column,
+        role=role,
+        dtype="string",
+        encoding="vocabulary",
+        max_vocabulary=1000,
+        embedding_width=16,
+        separator=separator,
+    )
+
+
+def _list_separator(series: pd.Series) -> str | None:
+    """The separator for a column of lists of texts, or of integers of several lengths: one that no
+    value holds; None for other columns, and where every candidate occurs.
+    """
+    kind = columns.arrow(series).type if series.dtype == object else pa.null()
+    if not pa.types.is_list(kind) or not _is_several(kind.value_type, series):
+        return None
+    values = columns.to_string(series.explode().dropna())[0].dropna()
+    marks = ("|", ",", ";", "\x1f")
+    return next((m for m in marks if not values.str.contains(m, regex=False).any()), None)
+
+
+def _is_several(kind: pa.DataType, series: pd.Series) -> bool:
+    if pa.types.is_string(kind):
+        return True
+    return bool(pa.types.is_integer(kind) and series.dropna().map(len).nunique() > 1)
 
 
 def _separator(series: pd.Series, distinct: int) -> str | None:
@@ -273,6 +300,8 @@ def _nested_type(series: pd.Series) -> str | None:
     kind = columns.arrow(series).type
     if not pa.types.is_nested(kind):
         return "values of several types" if _has_containers(series) else None
+    if _list_separator(series) is not None:
+        return None
     numbers = pa.types.is_list(kind) and (
         pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)
     )

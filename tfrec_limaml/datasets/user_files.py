@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import gzip
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from tfrec_limaml.datasets import table_files
+from tfrec_limaml.datasets import part_files, table_files
+from tfrec_limaml.datasets.conform import interaction_columns
 from tfrec_limaml.datasets.raw import RawData
-from tfrec_limaml.datasets.table_files import BadRow, Rows
+from tfrec_limaml.datasets.rows import BadRow, Rows
+from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.arrow_keys import plain
+from tfrec_limaml.schema.column_values import is_list
 from tfrec_limaml.schema.schema import Schema
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".parquet")
 #: Share of malformed rows above which a file is refused, as in ``limaml prepare``.
 MAX_MALFORMED = 0.05
 _BATCH_ROWS = 1 << 16
-_BROKEN = (pa.ArrowException, OSError, EOFError, zlib.error, UnicodeDecodeError)
+_BROKEN = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A file's rows, and how many could not be rows, by reason."""
+    """Rows of one or several files.
+
+    Attributes:
+        frame: The rows.
+        malformed: How many could not be rows, by reason.
+        files: Of a folder or a pattern: the number of files ``read``, those that are ``empty``, and
+            the number of ``markers``.
+    """
 
     frame: pd.DataFrame
     malformed: Mapping[str, int]
+    files: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load_own(
-    schema: str | Path, interactions: str | Path, tables: Mapping[str, str | Path]
+    schema: str | Path,
+    interactions: str | Path,
+    tables: Mapping[str, str | Path],
+    text: TextFormat | None = None,
 ) -> RawData:
     """Reads a schema and the files that it describes.
 
@@ -52,69 +62,70 @@ def load_own(
                 f"--table {name}: the schema {declared.name!r} joins "
                 f"{sorted(declared.tables) or 'no table'}"
             )
-    read = read_table(interactions)
+    read = read_table(interactions, text, needed=interaction_columns(declared))
     return RawData(
         schema=declared,
         interactions=read.frame,
-        tables={name: read_table(path, max_malformed=0.0).frame for name, path in tables.items()},
+        tables={
+            name: read_table(path, text, max_malformed=0.0, needed=()).frame
+            for name, path in tables.items()
+        },
         dropped=read.malformed,
-        source={"files": [Path(p).name for p in (interactions, *tables.values())]},
+        source={"files": [Path(p).name for p in (interactions, *tables.values())], **read.files},
     )
 
 
-def read_table(path: str | Path, max_malformed: float = MAX_MALFORMED) -> Table:
-    """Reads a CSV, TSV or Parquet file; see `tfrec_limaml.datasets.table_files`.
+def read_table(
+    path: str | Path,
+    text: TextFormat | None = None,
+    max_malformed: float = MAX_MALFORMED,
+    needed: Collection[str] | None = None,
+) -> Table:
+    """Reads CSV, TSV or Parquet files; see `tfrec_limaml.datasets.table_files`.
 
     Args:
-        path: The file.
+        path: A file, a folder of files (in any depth), or a pattern.
+        text: How text files are written.
         max_malformed: Largest share of rows that may be malformed: with another number of fields
             than the header has, or not in UTF-8.
+        needed: Columns that each of several files must have; all columns by default. Others are
+            left out where a file lacks them.
 
     Raises:
         SchemaError: Not there, empty, of another kind, broken, or with too many malformed rows; the
             first of them is named with its line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise SchemaError(f"no file at {path}")
-    if table_files.kind_of(path.name) is None:
-        raise SchemaError(
-            f"cannot tell the format of {path}; give a file that ends in one of {list(SUFFIXES)}"
-        )
-    if path.stat().st_size == 0:
-        raise SchemaError(f"{path} is empty")
-    tables: list[pa.Table] = []
-    bad: list[BadRow] = []
+    found, left_out = part_files.find(path)
+    read: dict[str, pa.Table] = {}
+    bad: list[tuple[str, BadRow]] = []
+    for file in found:
+        rows = _read_file(file, text or TextFormat())
+        read[file] = pa.concat_tables([part.table for part in rows])
+        bad += [(file, row) for part in rows for row in part.bad]
+    whole = part_files.concatenate(read, needed)
+    _check_malformed(whole.num_rows, bad, max_malformed)
+    if not whole.num_rows:
+        raise SchemaError(f"{path} has a header, but no rows")
+    counts = Counter(f"malformed row ({row.reason})" for _, row in bad)
+    return Table(_frame(whole), dict(counts), left_out)
+
+
+def _read_file(path: str, text: TextFormat) -> list[Rows]:
+    def opened() -> Any:
+        return table_files.decompressed(path, open(path, "rb"))
+
     try:
-        for rows in _rows(path):
-            tables.append(rows.table)
-            bad += rows.bad
+        return list(table_files.read_file(path, opened, None, _BATCH_ROWS, text))
     except SchemaError as error:
         raise SchemaError(f"cannot read {path}: {error}") from error
     except _BROKEN as error:
         reason = str(error) or type(error).__name__
         raise SchemaError(f"cannot read {path}: {reason}; is the file complete?") from error
-    whole = pa.concat_tables(tables)
-    _check_malformed(path, whole.num_rows, bad, max_malformed)
-    if not whole.num_rows:
-        raise SchemaError(f"{path} has a header, but no rows")
-    counts = Counter(f"malformed row ({row.reason})" for row in bad)
-    return Table(_frame(whole), dict(counts))
 
 
-def _rows(path: Path) -> Iterator[Rows]:
-    if table_files.kind_of(path.name) == "parquet":
-        with path.open("rb") as handle:
-            yield from table_files.read_parquet(handle, None, _BATCH_ROWS)
-        return
-    packed = path.name.lower().endswith(".gz")
-    open_file = functools.partial(gzip.open if packed else open, path, "rb")
-    yield from table_files.read_csv(open_file, None, _BATCH_ROWS)
-
-
-def _check_malformed(path: Path, good: int, bad: list[BadRow], limit: float) -> None:
+def _check_malformed(good: int, bad: list[tuple[str, BadRow]], limit: float) -> None:
     if len(bad) > limit * (good + len(bad)):
-        first = min(bad, key=lambda row: row.line)
+        path, first = min(bad, key=lambda each: (each[0], each[1].line))
         raise SchemaError(
             f"cannot read {path}: {len(bad)} of {good + len(bad)} rows are malformed, first line "
             f"{first.line} ({first.reason}): {first.text[:200]!r}"
@@ -132,7 +143,9 @@ def _frame(table: pa.Table) -> pd.DataFrame:
         column = plain(table[name])
         if pa.types.is_null(column.type):
             column = column.cast(pa.string())
-        if pa.types.is_temporal(column.type):
+        if is_list(column.type) and pa.types.is_integer(column.type.value_type):
+            columns[name] = pd.Series(column.to_pylist(), dtype=object)
+        elif pa.types.is_temporal(column.type):
             columns[name] = pd.Series(column, dtype=pd.ArrowDtype(column.type))
         else:
             columns[name] = column.to_pandas(types_mapper=types.get)

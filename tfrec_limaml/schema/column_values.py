@@ -110,7 +110,7 @@ def as_feature(column: Column, feature: Feature) -> tuple[pa.Array, Mask]:
     of those ``[n]``.
     """
     if feature.dtype == "string":
-        text = as_text(column)
+        text = as_text(joined(column, feature.separator))
         return pc.fill_null(text, feature.default_value), pc.is_null(text).to_numpy(
             zero_copy_only=False
         )
@@ -127,14 +127,38 @@ def as_feature(column: Column, feature: Feature) -> tuple[pa.Array, Mask]:
     ), invalid
 
 
+def joined(column: Column, separator: str | None) -> Column:
+    """Lists of single values as text with a separator, as multi-valued features have them; any
+    other column as it is.
+
+    Missing and empty values of a list are left out. A list with a value that holds the separator is
+    null: it would become other values.
+    """
+    array = plain(column)
+    if separator is None or not is_list(array.type):
+        return array
+    if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):
+        array = pa.array(array.to_pylist(), pa.large_list(array.type.value_type))
+    rows = np.asarray(pc.list_parent_indices(array))
+    values = as_text(pc.list_flatten(array))
+    kept = np.asarray(pc.fill_null(pc.not_equal(values, ""), False))
+    rows, values = rows[kept], values.filter(pa.array(kept))
+    ends = np.cumsum(np.bincount(rows, minlength=len(array)))
+    lists = pa.LargeListArray.from_arrays(pa.array(np.append(0, ends), pa.int64()), values)
+    unfit = np.asarray(pc.is_null(array)).copy()
+    unfit[rows[np.asarray(pc.match_substring(values, separator))]] = True
+    return pc.if_else(pa.array(unfit), None, pc.binary_join(lists, separator))
+
+
 def can_hold(kind: pa.DataType, feature: Feature) -> bool:
     """Whether a column of this Arrow type can hold any valid value of the feature."""
     if pa.types.is_dictionary(kind):
         return can_hold(kind.value_type, feature)
     if pa.types.is_struct(kind) or pa.types.is_map(kind) or pa.types.is_union(kind):
         return False
-    if _is_list(kind):
-        return feature.width > 1
+    if is_list(kind):
+        several = feature.separator is not None and not pa.types.is_nested(kind.value_type)
+        return feature.width > 1 or several
     if feature.width > 1:
         return _is_textual(kind)
     if feature.dtype == "string" or _is_textual(kind):
@@ -142,7 +166,8 @@ def can_hold(kind: pa.DataType, feature: Feature) -> bool:
     return not (pa.types.is_temporal(kind))
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of this type are lists."""
     return bool(
         pa.types.is_list(kind)
         or pa.types.is_large_list(kind)
@@ -259,7 +284,7 @@ def _vectors(array: pa.Array, feature: Feature) -> tuple[pa.Array, Mask]:
     kind = pa.int64() if feature.dtype == "int64" else pa.float32()
     matrix = np.full((len(array), feature.width), feature.default_value, kind.to_pandas_dtype())
     invalid = np.ones(len(array), bool)
-    if _is_list(array.type):
+    if is_list(array.type):
         fitting = np.asarray(pc.equal(pc.list_value_length(array), feature.width).fill_null(False))
         single = Feature(name=feature.name, dtype=feature.dtype, fill_value=feature.fill_value)
         cells, wrong = as_feature(array.filter(pa.array(fitting)).flatten(), single)

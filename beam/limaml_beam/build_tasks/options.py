@@ -22,6 +22,11 @@ class PrepareOptions:
         interactions: Patterns of interaction files; empty for those in `raw`.
         tables: Patterns of the files of feature tables, by table; tables that are not named are
             those in `raw`.
+        delimiter: Character between the cells of text files, or an escape such as ``\\t``; None for
+            the one of comma, tab and semicolon that a header has most of.
+        null_words: Cells of text files that stand for no value, beside empty ones; None for
+            ``NULL`` and ``null``.
+        all_partitions: Open partitions of days outside the dates too.
         tasks: Task definitions; empty for all of the schema.
         max_samples: Most recent support rows per task.
         max_query: Most recent query rows per task.
@@ -45,6 +50,9 @@ class PrepareOptions:
     schema: str | None = None
     interactions: Sequence[str] = ()
     tables: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    delimiter: str | None = None
+    null_words: Sequence[str] | None = None
+    all_partitions: bool = False
     tasks: Sequence[str] = ()
     max_samples: int = 100
     max_query: int = 1000

@@ -42,6 +42,7 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import ORDER
 from limaml_beam.rows.feature_tables import JoinTables, table_columns
 from limaml_beam.rows.shuffle import Shuffle
+from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.column_values import can_hold
 from tfrec_limaml.schema.schema import Schema
@@ -63,9 +64,11 @@ class Inputs:
         schema: Schema,
         interactions: str | Sequence[str],
         tables: Mapping[str, str | Sequence[str]],
+        text: TextFormat | None = None,
+        dates: tuple[int, int] | None = None,
     ) -> Inputs:
         """Matches file patterns; raises `LimamlError` for missing or unknown tables and for
-        patterns without files.
+        patterns without files. `text` and `dates` (of the interactions) as in `Source.match`.
         """
         missing, unknown = (
             sorted(set(schema.tables) - set(tables)),
@@ -77,8 +80,8 @@ class Inputs:
                 f"{missing}, unknown: {unknown}"
             )
         return cls(
-            Source.match("interactions", interactions),
-            {n: Source.match(f"table {n!r}", p) for n, p in tables.items()},
+            Source.match("interactions", interactions, text, dates),
+            {n: Source.match(f"table {n!r}", p, text) for n, p in tables.items()},
         )
 
     def describe(self) -> dict[str, Any]:
@@ -89,6 +92,7 @@ class Inputs:
                 "read": len(source.files),
                 "empty": list(source.empty),
                 "markers": len(source.markers),
+                "outside_dates": len(source.outside),
             }
             for name, source in sources.items()
         }
@@ -133,7 +137,14 @@ class ReadInteractions(beam.PTransform):
             | "parts of files" >> beam.FlatMap(parts_of).with_output_types(Part)
             | "spread" >> beam.Reshuffle()
             | "read and validate"
-            >> beam.ParDo(ReadAndValidate(self.schema, self.settings, self.inputs.tables))
+            >> beam.ParDo(
+                ReadAndValidate(
+                    self.schema,
+                    self.settings,
+                    self.inputs.tables,
+                    self.inputs.interactions.text,
+                )
+            )
             .with_outputs(REJECTED, COUNTS, main="blocks")
             .with_output_types(pa.Table)
         )

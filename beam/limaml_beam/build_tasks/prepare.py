@@ -12,9 +12,10 @@ from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.build_tasks.pipeline import Inputs, build_tasks
-from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST, TaskSettings, cut_dates
 from limaml_beam.io import files, outcome
 from limaml_beam.io.pipeline_options import use_options
+from tfrec_limaml.datasets.text_format import text_format
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema.schema import Schema, Split
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE, SCHEMA_FILE
@@ -45,12 +46,17 @@ def prepare(
     schema, interactions, tables = _sources(options)
     if options.split_per_task is not None:
         schema = schema.replace(split=Split(per_task=options.split_per_task))
-    inputs = Inputs.find(schema, interactions, tables)
+    dates = _dates(options, schema)
+    text = text_format(options.delimiter, options.null_words)
+    wanted = dates.get("first", FAR_PAST), dates.get("last", FAR_FUTURE)
+    inputs = Inputs.find(
+        schema, interactions, tables, text, None if options.all_partitions else wanted
+    )
     card = build_tasks(
         schema,
         inputs,
         output,
-        _settings(options, schema, inputs.interactions.size),
+        _settings(options, schema, inputs.interactions.size, dates),
         options=beam_options,
         max_bad_fraction=options.max_bad_fraction,
         overwrite=overwrite,
@@ -58,7 +64,23 @@ def prepare(
     return {"output": output, **card}
 
 
-def _settings(options: PrepareOptions, schema: Schema, size: int) -> TaskSettings:
+def _dates(options: PrepareOptions, schema: Schema) -> dict[str, Any]:
+    """The date fields of `TaskSettings`."""
+    return cut_dates(
+        schema,
+        train_start=options.train_start,
+        validation_start=options.validation_start,
+        test_start=options.test_start,
+        test_end=options.test_end,
+        window_days=options.window_days,
+        recent_only=options.recent_only,
+        window_end=options.window_end,
+    )
+
+
+def _settings(
+    options: PrepareOptions, schema: Schema, size: int, dates: dict[str, Any]
+) -> TaskSettings:
     definitions = tuple(dict.fromkeys(options.tasks or schema.tasks))
     for definition in definitions:
         schema.task_columns(definition)
@@ -71,16 +93,7 @@ def _settings(options: PrepareOptions, schema: Schema, size: int) -> TaskSetting
         partitions=by_size,
         prior=_prior(options, schema),
         episodes=_episodes(options, schema),
-        **cut_dates(
-            schema,
-            train_start=options.train_start,
-            validation_start=options.validation_start,
-            test_start=options.test_start,
-            test_end=options.test_end,
-            window_days=options.window_days,
-            recent_only=options.recent_only,
-            window_end=options.window_end,
-        ),
+        **dates,
     )
 
 

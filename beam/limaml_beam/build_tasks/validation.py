@@ -21,7 +21,8 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, ORDER, TIME, WEIGHT, Mask, key_column
 from limaml_beam.rows.feature_tables import Tables, load_tables, owner
 from limaml_beam.rows.shuffle import Shuffle
-from tfrec_limaml.datasets.table_files import BadRow
+from tfrec_limaml.datasets.rows import BadRow
+from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.schema import arrow_keys, column_values
 from tfrec_limaml.schema.schema import Schema
 
@@ -74,11 +75,16 @@ class ReadAndValidate(beam.DoFn):
     """
 
     def __init__(
-        self, schema: Schema, settings: TaskSettings, tables: Mapping[str, Source]
+        self,
+        schema: Schema,
+        settings: TaskSettings,
+        tables: Mapping[str, Source],
+        text: TextFormat | None = None,
     ) -> None:
         self.schema = schema
         self.settings = settings
         self.sources = dict(tables)
+        self.text = text
 
     def setup(self) -> None:
         """Loads the feature tables."""
@@ -87,7 +93,7 @@ class ReadAndValidate(beam.DoFn):
     def process(self, part: Part) -> Iterator[pa.Table | beam.pvalue.TaggedOutput]:
         """Reads one part of a file."""
         columns = interaction_columns(self.schema, self.settings.definitions)
-        for rows in read_rows(part, columns, self.settings.batch_rows):
+        for rows in read_rows(part, columns, self.settings.batch_rows, self.text):
             progress.advance("reading", rows.count)
             block, reasons, counts = validate(self.schema, self.settings, self.tables, rows.table)
             counts["rows_read"] = rows.count
@@ -176,12 +182,13 @@ def validate(
                 + f"invalid_feature:{feature.name}",
             )
     joined = {f.name: (f, f.table) for f in schema.features if f.table is not None}
+    separators = {f.name: f.separator for f in schema.features}
     for name in key_columns(schema, settings.definitions):
         if name in joined:
             feature, table = joined[name]
             text = arrow_keys.as_keys(tables[table].column(feature, rows_in[table]))
         else:
-            text = arrow_keys.as_keys(raw[name])
+            text = arrow_keys.as_keys(column_values.joined(raw[name], separators.get(name)))
         if any(name in schema.task_columns(d) for d in settings.definitions):
             reject(np.asarray(pc.is_null(text)), f"missing_key:{name}")
         columns[key_column(name)] = pc.fill_null(text, "")

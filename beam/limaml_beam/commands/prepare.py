@@ -15,6 +15,7 @@ from limaml_beam.commands.beam_flags import (
     report_paths,
 )
 from tfrec_limaml.cli import Command
+from tfrec_limaml.datasets.text_format import add_text_arguments
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.folder import EPISODE
 
@@ -64,7 +65,7 @@ def add_source_arguments(group: Any) -> None:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="Parquet, CSV or TFRecord files; may be repeated",
+        help="Parquet, CSV or TFRecord files, or folders of them; may be repeated",
     )
     group.add_argument(
         "--table",
@@ -72,6 +73,13 @@ def add_source_arguments(group: Any) -> None:
         default=[],
         metavar="NAME=PATTERN",
         help="files of a feature table; may be repeated",
+    )
+    add_text_arguments(group)
+    group.add_argument(
+        "--all-partitions",
+        action="store_true",
+        help="open partitions of days outside the dates too (where a folder's day is not that of "
+        "its rows)",
     )
 
 

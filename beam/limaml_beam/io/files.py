@@ -71,6 +71,27 @@ def match(pattern: str) -> list[Any]:
         raise LimamlError(f"cannot list {pattern!r}: {error}") from error
 
 
+def match_tables(pattern: str) -> dict[str, Any]:
+    """Files that a pattern means, with their metadata: those that match it, and those below the
+    folders that match it, in any depth.
+    """
+    found = {each.path: each for each in match(pattern)}
+    if found and glob.has_magic(pattern):
+        return found
+    below = {each.path: each for each in match(join(pattern, "**"))}
+    return below or found
+
+
+def relative_to_pattern(path: str, pattern: str) -> str:
+    """A path that a pattern matches, from the pattern's first name with glob characters on, or from
+    what lies below it.
+    """
+    names = pattern.rstrip("/").split("/")
+    fixed = next((n for n, name in enumerate(names) if glob.has_magic(name)), len(names))
+    root = "".join(f"{name}/" for name in names[:fixed])
+    return path[len(root) :] if path.startswith(root) else path.rsplit("/", 1)[-1]
+
+
 def _literal_names_escaped(pattern: str) -> str:
     names = pattern.split("/")
     for place, name in enumerate(names):

@@ -10,6 +10,7 @@ from apache_beam.io.filesystems import FileSystems
 from isal import igzip
 from isal.igzip_lib import IsalError
 
+from tfrec_limaml.datasets import table_files
 from tfrec_limaml.errors import LimamlError
 
 _BROKEN_GZIP: type[Exception] = IsalError  # type: ignore[assignment]  # declared as an instance by its stub
@@ -33,8 +34,10 @@ def unreadable(path: str, rows: int, error: BaseException) -> SourceError:
 
 
 def open_file(path: str) -> Any:
-    """A binary file of any Beam filesystem; gzip by its name (Beam's own decompressing reader is
-    not a file in Arrow's eyes).
+    """A binary file of any Beam filesystem, without the compression that its name says (Beam's own
+    decompressing reader is not a file in Arrow's eyes).
     """
     raw = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    return igzip.IGzipFile(fileobj=raw) if ".gz" in path.rsplit("/", 1)[-1].lower() else raw
+    if ".gz" in path.rsplit("/", 1)[-1].lower():
+        return igzip.IGzipFile(fileobj=raw)
+    return table_files.decompressed(path, raw)

@@ -17,11 +17,12 @@ from limaml_beam.io import files
 from limaml_beam.io.read_errors import READ_ERRORS, SourceError, open_file, unreadable
 from limaml_beam.io.tfrecords import read_records
 from limaml_beam.io.tfx_bsl_internals import example_decoder
-from tfrec_limaml.datasets import table_files
-from tfrec_limaml.datasets.table_files import Rows
+from tfrec_limaml.datasets import partitions, table_files
+from tfrec_limaml.datasets.rows import Rows
+from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import LimamlError
 
-_ENDINGS = (*table_files.TEXT_SUFFIXES, ".csv.gz", ".tsv.gz", ".parquet", ".tfrecord")
+_ENDINGS = (*table_files.TEXT_SUFFIXES, ".csv.gz", ".csv.zst", ".csv.bz2", ".parquet", ".tfrecord")
 #: A file and, for one of several row groups of a Parquet file, its number.
 Part = tuple[str, int | None]
 
@@ -37,8 +38,9 @@ class Source:
         updated: When the newest file was written, seconds since the epoch (0 where the filesystem
             does not say).
         empty: Paths of files without a byte, which are not read.
-        markers: Paths of files whose name begins with ``_`` or ``.``, such as ``_SUCCESS``: they
-            are not data.
+        markers: Paths of files that are no data, such as ``_SUCCESS``; see `partitions.is_marker`.
+        outside: Paths of files whose partition lies outside the dates; they are not opened.
+        text: How text files are written.
     """
 
     name: str
@@ -47,24 +49,48 @@ class Source:
     updated: float
     empty: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+    text: TextFormat = dataclasses.field(default_factory=TextFormat)
 
     @classmethod
-    def match(cls, name: str, patterns: str | Sequence[str]) -> Source:
-        """Expands file patterns. A path that is a file as it stands is no pattern.
+    def match(
+        cls,
+        name: str,
+        patterns: str | Sequence[str],
+        text: TextFormat | None = None,
+        dates: tuple[int, int] | None = None,
+    ) -> Source:
+        """Expands file patterns and folders. A path that is a file as it stands is no pattern.
+
+        Args:
+            name: What messages call it.
+            patterns: Files, or folders whose files are meant, in any depth.
+            text: How text files are written.
+            dates: Rows outside ``[first, end)``, milliseconds, are not wanted: files of which
+                partitions say that all of their rows are, are left out.
 
         Raises:
             SourceError: Nothing matches, or the format of a file is unknown.
         """
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+        matches: dict[str, Any] = {}
+        markers: set[str] = set()
         try:
-            matches = {match.path: match for pattern in wanted for match in files.match(pattern)}
+            for pattern in wanted:
+                for path, match in files.match_tables(pattern).items():
+                    matches[path] = match
+                    if partitions.is_marker(files.relative_to_pattern(path, pattern)):
+                        markers.add(path)
         except LimamlError as error:
             raise SourceError(f"{name}: {error}") from error
-        markers = {path for path in matches if path.rsplit("/", 1)[-1].startswith(("_", "."))}
-        empty = {path for path in matches if not matches[path].size_in_bytes} - markers
-        found = sorted(matches.keys() - markers - empty)
+        data = matches.keys() - markers
+        outside = {path for path in data if dates and partitions.outside(path, *dates)}
+        empty = {path for path in data - outside if not matches[path].size_in_bytes}
+        found = sorted(data - outside - empty)
         if not found:
             left = f" with data (empty: {sorted(empty)})" if empty else ""
+            if outside:
+                left += f" in the dates (partitions of other days: {len(outside)} files)"
             raise SourceError(f"{name}: no file{left} matches {wanted}")
         for path in found:
             format_of(path)
@@ -75,6 +101,8 @@ class Source:
             max(matches[path].last_updated_in_seconds for path in found),
             tuple(sorted(empty)),
             tuple(sorted(markers)),
+            tuple(sorted(outside)),
+            text or TextFormat(),
         )
 
 
@@ -104,17 +132,25 @@ def parts_of(path: str) -> list[Part]:
         raise unreadable(path, 0, error) from error
 
 
-def read_rows(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[Rows]:
+def read_rows(
+    part: Part, columns: Sequence[str], batch_rows: int, text: TextFormat | None = None
+) -> Iterator[Rows]:
     """Yields the named columns of at most `batch_rows` rows, raw, and the rows that have no place
-    in a table.
+    in a table. Text files are written as `text` says.
 
     Raises:
         SourceError: The file cannot be read, is truncated, or lacks a column; the message names it.
     """
-    readers = {"parquet": _read_parquet, "csv": _read_csv, "tfrecord": _read_tfrecord}
-    path, count = part[0], 0
+    (path, group), count = part, 0
     try:
-        for rows in readers[format_of(path)](part, columns, batch_rows):
+        if format_of(path) == "tfrecord":
+            read = _read_tfrecord(path, batch_rows)
+        else:
+            opener = functools.partial(open_file, path)
+            read = table_files.read_file(
+                path, opener, columns, batch_rows, text or TextFormat(), group
+            )
+        for rows in read:
             missing = sorted(set(columns) - set(rows.table.column_names))
             if missing:
                 raise SourceError(
@@ -130,13 +166,15 @@ def read_rows(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[R
         raise unreadable(path, count, error) from error
 
 
-def read_tables(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[pa.Table]:
+def read_tables(
+    part: Part, columns: Sequence[str], batch_rows: int, text: TextFormat | None = None
+) -> Iterator[pa.Table]:
     """As `read_rows`, for files in which every row must have its place.
 
     Raises:
         SourceError: As `read_rows`; or a row has none.
     """
-    for rows in read_rows(part, columns, batch_rows):
+    for rows in read_rows(part, columns, batch_rows, text):
         for bad in rows.bad:
             raise SourceError(f"{part[0]}, line {bad.line}: {bad.reason}: {bad.text[:200]!r}")
         yield rows.table
@@ -148,30 +186,21 @@ def column_types(source: Source, columns: Sequence[str]) -> dict[str, pa.DataTyp
     Raises:
         SourceError: It cannot be read, or lacks a column.
     """
-    rows = next(read_rows((source.files[0], None), columns, 1), None)
+    rows = next(read_rows((source.files[0], None), columns, 1, source.text), None)
     return {} if rows is None else {field.name: field.type for field in rows.table.schema}
 
 
-def _read_parquet(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[Rows]:
-    with open_file(part[0]) as handle:
-        yield from table_files.read_parquet(handle, columns, batch_rows, part[1])
-
-
-def _read_csv(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[Rows]:
-    yield from table_files.read_csv(functools.partial(open_file, part[0]), columns, batch_rows)
-
-
-def _read_tfrecord(part: Part, columns: Sequence[str], batch_rows: int) -> Iterator[Rows]:
-    path, _ = part
+def _read_tfrecord(path: str, batch_rows: int) -> Iterator[Rows]:
     decode = example_decoder()
+    values = partitions.partition_values(path)
     batch: list[bytes] = []
     for record in read_records(path):
         batch.append(record)
         if len(batch) == batch_rows:
-            yield Rows(_flat(decode, batch, path))
+            yield table_files.with_partitions(Rows(_flat(decode, batch, path)), values)
             batch = []
     if batch:
-        yield Rows(_flat(decode, batch, path))
+        yield table_files.with_partitions(Rows(_flat(decode, batch, path)), values)
 
 
 def _flat(decode: Callable[[list[bytes]], Any], records: list[bytes], path: str) -> pa.Table:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -57,7 +58,8 @@ class FeatureTable:
         parts: dict[str, list[tuple[pa.Array, Mask]]] = {f.name: [] for f in features}
         # Each part is converted by itself: a column may have another type in another file.
         for path in source.files:
-            for part in read_tables((path, None), table_columns(schema, name), _BATCH_ROWS):
+            columns = table_columns(schema, name)
+            for part in read_tables((path, None), columns, _BATCH_ROWS, source.text):
                 texts = arrow_keys.as_keys(part[key])
                 part = part.filter(pc.is_valid(texts))  # a row without a key joins nothing
                 keys.append(texts.drop_null())
@@ -74,17 +76,27 @@ class FeatureTable:
             np.flatnonzero(np.append(np.diff(self._hashes, prepend=~self._hashes[:1]) != 0, True))
         )
         self._most_alike = int(alike.max(initial=1))
-        if self._most_alike > 1:
-            counted = pc.value_counts(self._keys)
-            twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
-            if len(twice):
-                raise SourceError(
-                    f"table {name!r} holds the key {key} = {twice[0].as_py()!r} more than once; "
-                    "one row per key is needed"
-                )
         self._columns: dict[str, tuple[pa.Array, Mask | None]] = {}
         for feature in features:
             self._columns[feature.name] = _stored(parts.pop(feature.name), feature)
+        if self._most_alike > 1:
+            self._check_unique(name, key)
+
+    def _check_unique(self, name: str, key: str) -> None:
+        """Raises `SourceError` where two rows of one key differ; rows that agree are one row."""
+        counted = pc.value_counts(self._keys)
+        twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+        rows = np.flatnonzero(np.asarray(pc.is_in(self._keys, value_set=twice)))
+        keys = self._keys.take(pa.array(rows)).to_pylist()
+        seen: dict[str, Any] = {}
+        cells = [column.take(pa.array(rows)).to_pylist() for column, _ in self._columns.values()]
+        for place, text in enumerate(keys):
+            row = [column[place] for column in cells]
+            if seen.setdefault(text, row) != row:
+                raise SourceError(
+                    f"table {name!r} holds the key {key} = {text!r} more than once, with different "
+                    "values; one row per key is needed"
+                )
 
     def find(self, keys: pa.Array) -> npt.NDArray[np.int64]:
         """Row of each key, -1 where the table has none."""

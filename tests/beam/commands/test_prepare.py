@@ -145,10 +145,15 @@ def test_dates_come_from_the_arguments_before_the_schema(shop_schema):
     )
 
 
-def test_a_feature_table_with_a_key_twice_is_refused(tmp_path, shop_schema):
-    pd.DataFrame({"member": [1, 2, 1], "country": "de", "age": 3}).to_parquet(
-        tmp_path / "members.parquet"
-    )
+def test_a_feature_table_with_two_rows_of_one_key_is_refused_unless_they_agree(
+    tmp_path, shop_schema
+):
+    frame = pd.DataFrame({"member": [1, 2, 1], "country": "de", "age": [3, 4, 3]})
+    frame.to_parquet(tmp_path / "members.parquet")
+    source = Source.match("m", str(tmp_path / "members.parquet"))
+    table = FeatureTable(shop_schema, "members", source)
+    assert (table.find(pa.array(["1", "2", "3"])) >= 0).tolist() == [True, True, False]
+    frame.assign(age=[3, 4, 5]).to_parquet(tmp_path / "members.parquet")
     with pytest.raises(LimamlError, match="key member = '1' more than once"):
         FeatureTable(shop_schema, "members", Source.match("m", str(tmp_path / "members.parquet")))
 

@@ -22,8 +22,9 @@ from limaml_beam.io.sources import read_rows
 from tfrec_limaml import datasets
 from tfrec_limaml.cli import main
 from tfrec_limaml.datasets import user_files
+from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.schema.schema import Feature, Schema
 
 SCHEMA = Schema.from_dict(
     {
@@ -42,7 +43,16 @@ SCHEMA = Schema.from_dict(
         "split": {"validation_start": "2024-01-05", "test_start": "2024-01-08"},
     }
 )
-COLUMNS = ("y", "t", "u", "w", "c", "n", "i", "s", "v")
+#: With a multi-valued feature, and one that is a partition column.
+WIDE = SCHEMA.replace(
+    features=(
+        *SCHEMA.features,
+        Feature(name="m", dtype="string", encoding="hash", buckets=4, separator="|"),
+        Feature(name="p", dtype="string", encoding="hash", buckets=4),
+    )
+)
+COLUMNS = ("y", "t", "u", "w", "c", "n", "i", "s", "v", "m")
+DEFAULT = TextFormat()
 START = 1_704_067_200_000
 
 texts = st.text(max_size=4) | st.sampled_from(
@@ -73,8 +83,10 @@ cells = {name: st.one_of(good.get(name, texts), texts, st.integers().map(str)) f
 
 @st.composite
 def csv_files(draw):
-    """A CSV file, most of whose rows are fine."""
-    separator = draw(st.sampled_from([",", ";", "\t"]))
+    """A CSV file, most of whose rows are fine, and how it is written."""
+    separator = draw(st.sampled_from([",", ";", "\t", "|", "\x01", " "]))
+    chosen = separator if separator not in ",;\t" or draw(st.booleans()) else None
+    words = tuple(draw(st.lists(texts, max_size=2)))
     lines = [separator.join(COLUMNS)]
     for _ in range(draw(st.integers(0, 12))):
         row = [draw(cells[name]) for name in COLUMNS]
@@ -84,7 +96,8 @@ def csv_files(draw):
         ]
         lines.append(separator.join(row) + draw(st.sampled_from(["", "", "", separator])))
     content = draw(st.sampled_from(["\n", "\r\n"])).join(lines).encode("utf-8", "surrogatepass")
-    return content + draw(st.sampled_from([b"", b"\n", b"\xff", b"\n\n"]))
+    content += draw(st.sampled_from([b"", b"\n", b"\xff", b"\n\n"]))
+    return content, TextFormat(chosen, words)
 
 
 def arrow_columns(rows):
@@ -94,6 +107,7 @@ def arrow_columns(rows):
             pa.large_string(), pa.binary(), pa.binary(16), pa.date32(), pa.timestamp("ns"),
             pa.timestamp("s", tz="UTC"), pa.time64("us"), pa.duration("s"), pa.decimal128(38, 2),
             pa.list_(pa.float64()), pa.list_(pa.string()), pa.list_(pa.float32(), 2),
+            pa.list_(pa.int64()), pa.large_list(pa.string()), pa.list_(pa.list_(pa.string())),
             pa.struct([("a", pa.int64())]), pa.map_(pa.string(), pa.int64()), pa.null(),
             pa.dictionary(pa.int8(), pa.string()),
         ]
@@ -135,7 +149,7 @@ def value_of(kind):
         base = st.decimals(-(10**30), 10**30, places=2)
     elif pa.types.is_fixed_size_list(kind):
         base = st.lists(st.floats(width=32), min_size=2, max_size=2)
-    elif pa.types.is_list(kind):
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         base = st.lists(value_of(kind.value_type), max_size=3)
     elif pa.types.is_struct(kind):
         base = st.fixed_dictionaries({"a": st.integers(0, 9)})
@@ -159,18 +173,18 @@ def parquet_tables(draw):
     return pa.table(columns)
 
 
-def through_both(path: Path) -> None:
+def through_both(path: Path, text: TextFormat = DEFAULT) -> None:
     """Reads a file as both commands do, and compares what they say."""
     try:
-        table = user_files.read_table(path, max_malformed=1.0)
+        table = user_files.read_table(path, text, max_malformed=1.0)
         rows = len(table.frame) + sum(table.malformed.values())
     except LimamlError:
         rows = None
     how = TaskSettings(definitions=("user",), **cut_dates(SCHEMA))
     read = used = skipped = malformed = 0
     try:
-        for part in read_rows((str(path), None), COLUMNS, 3):
-            block, reasons, counts = validate(SCHEMA, how, {}, part.table)
+        for part in read_rows((str(path), None), (*COLUMNS, "p"), 3, text):
+            block, reasons, counts = validate(WIDE, how, {}, part.table)
             read += part.count
             malformed += len(part.bad)
             used += block.num_rows
@@ -182,10 +196,12 @@ def through_both(path: Path) -> None:
         return
     assert read == used + skipped
     assert rows in (None, read)
+    schema = path.parents[1] / "s.yaml"
     for call in (
-        lambda: datasets.prepare_own(path.parent / "s.yaml", path, path.parent / "raw"),
-        lambda: datasets.describe(path),
-        lambda: datasets.describe(path, schema=path.parent / "s.yaml"),
+        lambda: datasets.prepare_own(schema, path, schema.parent / "raw", text=text),
+        lambda: datasets.prepare_own(schema, path.parent, schema.parent / "raw2", text=text),
+        lambda: datasets.describe(path, text=text),
+        lambda: datasets.describe(path, schema=schema, text=text),
     ):
         try:
             card = call()
@@ -197,13 +213,16 @@ def through_both(path: Path) -> None:
 @pytest.fixture(scope="module")
 def folder():
     path = Path(tempfile.mkdtemp())
-    SCHEMA.save(path / "s.yaml")
-    yield path
+    WIDE.save(path / "s.yaml")
+    yield path / "p=x%20y"
     shutil.rmtree(path)
 
 
 def clean(folder):
-    shutil.rmtree(folder / "raw", ignore_errors=True)
+    """An empty folder, which is a partition."""
+    for name in (folder, folder.parent / "raw", folder.parent / "raw2"):
+        shutil.rmtree(name, ignore_errors=True)
+    folder.mkdir()
 
 
 ALWAYS = settings(
@@ -212,28 +231,31 @@ ALWAYS = settings(
 
 
 @ALWAYS
-@given(content=csv_files())
-@example(content=b"y,t,u,w,c,n,i,s,v\n")
-@example(content=b'\xef\xbb\xbf"y",t,u,w,c,n,i,s,v\n1,2,3,4,5,6,7,8,9\n')
-def test_no_text_file_ends_in_a_traceback_and_every_row_is_accounted_for(folder, content):
-    (folder / "x.csv").write_bytes(content)
+@given(file=csv_files())
+@example(file=(b"y,t,u,w,c,n,i,s,v,m\n", DEFAULT))
+@example(file=(b'\xef\xbb\xbf"y",t,u,w,c,n,i,s,v,m\n1,2,3,4,5,6,7,8,9,0\n', DEFAULT))
+def test_no_text_file_ends_in_a_traceback_and_every_row_is_accounted_for(folder, file):
     clean(folder)
-    through_both(folder / "x.csv")
+    (folder / "x.csv").write_bytes(file[0])
+    through_both(folder / "x.csv", file[1])
 
 
 @ALWAYS
 @given(table=parquet_tables())
 def test_no_parquet_file_ends_in_a_traceback_and_every_row_is_accounted_for(folder, table):
-    pq.write_table(table, folder / "x.parquet")
     clean(folder)
+    pq.write_table(table, folder / "x.parquet")
     through_both(folder / "x.parquet")
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
-@given(content=st.binary(max_size=200), name=st.sampled_from(["x.csv", "x.parquet", "x.csv.gz"]))
+@given(
+    content=st.binary(max_size=200),
+    name=st.sampled_from(["x.csv", "x.parquet", "x.csv.gz", "x.csv.zst", "x.csv.bz2"]),
+)
 def test_no_bytes_end_in_a_traceback(folder, content, name):
-    (folder / name).write_bytes(content)
     clean(folder)
+    (folder / name).write_bytes(content)
     through_both(folder / name)
 
 

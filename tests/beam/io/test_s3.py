@@ -161,6 +161,7 @@ def test_patterns_and_schema_on_s3_are_read_with_the_given_options(s3, flags, up
         "read": 2,
         "empty": ["s3://bucket/log/c.csv"],
         "markers": 1,
+        "outside_dates": 0,
     }
     # A model trained on these records gives the prior of a later run.
     assert main(["prepare", "s3://bucket/none", "--output", "s3://bucket/x", *flags]) == 2

@@ -149,9 +149,10 @@ def test_columns_that_are_no_features_are_named_by_describe(tmp_path, own_frame)
         "struct": pa.array([{"a": 1}] * rows),
         "map": pa.array([[("a", 1)]] * rows, pa.map_(pa.string(), pa.int64())),
         "ragged": pa.array([[1.0] * (1 + n % 3) for n in range(rows)]),
-        "words": pa.array([["a", "b"]] * rows),
+        "lists": pa.array([[["a"], ["b"]]] * rows),
     }
     fine = {
+        "words": pa.array([["a"] * (n % 3) + ["b"] for n in range(rows)]),
         "vector": pa.array([[1.0, 2.0]] * rows, pa.list_(pa.float32(), 2)),
         "bytes": pa.array([f"b{n % 4}".encode() for n in range(rows)]),
         "day": pa.array([n % 9 for n in range(rows)], pa.int32()).cast(pa.date32()),
@@ -163,7 +164,7 @@ def test_columns_that_are_no_features_are_named_by_describe(tmp_path, own_frame)
     result = datasets.describe(tmp_path / "odd.parquet")
     features = {f["name"]: f for f in yaml.safe_load(result["schema_yaml"])["features"]}
     assert not set(odd) & set(features)
-    assert {"bytes", "vector"} <= set(features)
+    assert {"bytes", "vector", "words"} <= set(features)
     for name in odd:
         assert any(f"left out: {name} holds values of" in text for text in result["warnings"])
     assert result["tasks"] == 4

@@ -1,0 +1,100 @@
+"""What the folders above a file say: Hive's partition columns, the day of its rows, and what is no
+data at all.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+from urllib.parse import unquote
+
+from tfrec_limaml.errors import SchemaError
+
+#: Hive's value of rows that have none.
+DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+#: Partition columns that are taken for the day of their rows.
+DAY_COLUMNS = ("day", "date", "dt", "ds", "event_date", "event_day")
+#: How far a row's time may lie outside its partition's day: writers have time zones.
+TOLERANCE_MS = 86_400_000
+
+_EPOCH = dt.date(1970, 1, 1)
+_DAY_MS = 86_400_000
+Values = dict[str, str | None]
+
+
+def partition_values(path: str) -> Values:
+    """Values of the partition columns of a file, from folders ``name=value`` above it.
+
+    Names and values are percent-decoded; an empty value and Hive's default partition are None.
+
+    Raises:
+        SchemaError: A column occurs twice.
+    """
+    values: Values = {}
+    for folder in path.split("/")[:-1]:
+        name, sign, value = folder.partition("=")
+        if not (sign and name):
+            continue
+        name, value = unquote(name), unquote(value)
+        if name in values:
+            raise SchemaError(f"two folders of {path} name the partition column {name!r}")
+        values[name] = None if value in ("", DEFAULT_PARTITION) else value
+    return values
+
+
+def is_marker(relative: str) -> bool:
+    """Whether a file is no data, by its path below the folder or pattern that was given: its own
+    name or a folder's begins with ``_`` or ``.`` (``_SUCCESS``, ``_temporary/``), or it is a
+    checksum (``.crc``). ``_name=value`` is a partition.
+    """
+    *folders, name = relative.split("/")
+    hidden = any(f.startswith(("_", ".")) and "=" not in f for f in folders)
+    return hidden or name.startswith(("_", ".")) or name.lower().endswith(".crc")
+
+
+def span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
+    """The days of a partition ``[first, end)``, milliseconds; None where its columns name none.
+
+    A day is ``day``, ``date``, ``dt``, ``ds``, ``event_date`` or ``event_day`` as ``2026-01-31`` or
+    ``20260131``; or ``year``, ``month`` and ``day`` as numbers, of which the last ones may be
+    absent.
+    """
+    try:
+        if "year" in values:
+            return _calendar_span(values)
+        for name in DAY_COLUMNS:
+            text = values.get(name) or ""
+            if re.fullmatch(r"\d{4}-\d\d-\d\d|\d{8}", text):
+                first = _milliseconds(dt.date.fromisoformat(text))
+                return first, first + _DAY_MS
+    except (ValueError, OverflowError):  # no day of any calendar
+        return None
+    return None
+
+
+def _calendar_span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
+    parts = [values.get(name) for name in ("year", "month", "day")]
+    given = [int(part) for part in parts[: parts.index(None) if None in parts else 3] if part]
+    if not given:
+        return None
+    first = dt.date(*[*given, 1, 1][:3])
+    if len(given) == 3:
+        end = first + dt.timedelta(days=1)
+    elif len(given) == 2:
+        end = (first + dt.timedelta(days=31)).replace(day=1)
+    else:
+        end = first.replace(year=first.year + 1)
+    return _milliseconds(first), _milliseconds(end)
+
+
+def outside(path: str, first: int, end: int) -> bool:
+    """Whether the folders of a file say that none of its rows lies in ``[first, end)``,
+    milliseconds, give or take `TOLERANCE_MS`.
+    """
+    days = span(partition_values(path))
+    return days is not None and (days[1] + TOLERANCE_MS <= first or days[0] - TOLERANCE_MS >= end)
+
+
+def _milliseconds(day: dt.date) -> int:
+    return (day - _EPOCH).days * _DAY_MS

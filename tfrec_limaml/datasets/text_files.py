@@ -1,0 +1,204 @@
+"""Reads the rows of text files as Arrow tables.
+
+Columns stay text: what they are is for the schema to say, and ``007`` must not become 7 on the way.
+A row that cannot be a row (another number of fields than the header has, or bytes that are not
+UTF-8) comes out apart, with its line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from tfrec_limaml.datasets.rows import FIELDS, NOT_UTF8, BadRow, Rows, check_names
+from tfrec_limaml.datasets.text_format import TextFormat
+from tfrec_limaml.errors import SchemaError
+
+SEPARATORS = (",", "\t", ";")
+
+#: Stands before the digits of a byte that is not UTF-8: a character that no text may hold.
+_MARK = "\ufdd0"
+_BLOCK_BYTES = 1 << 22  # a row must fit into one
+_HEADER_BYTES = 1 << 20
+
+
+def read_csv(
+    open_file: Callable[[], Any],
+    columns: Sequence[str] | None,
+    batch_rows: int,
+    text: TextFormat,
+    elsewhere: Collection[str] = (),
+) -> Iterator[Rows]:
+    """Rows of a text file: every column a string.
+
+    Args:
+        open_file: Opens it, as often as it is called.
+        columns: Which to read, as far as they are there; all of them by default.
+        batch_rows: Rows per table at most.
+        text: How it is written.
+        elsewhere: Columns that need not be in the file.
+
+    Yields:
+        At least one table, which shows what columns there are.
+
+    Raises:
+        SchemaError: The header is missing, is not UTF-8, or names a column twice.
+    """
+    with open_file() as first:
+        line, ending, more = first.readline(_HEADER_BYTES).partition(b"\r")
+        header, separator = _header(line, text.delimiter)
+        has_rows = bool(more.strip() if ending else b"") or bool(first.read(1))
+    present = [name for name in header if name and (columns is None or name in columns)]
+    if columns is not None and not set(columns) <= {*header, *elsewhere}:
+        present = [name for name in header if name]
+    yield Rows(pa.table({name: pa.array([], pa.string()) for name in present}))
+    if not has_rows:
+        return
+    if not present:  # nothing of it is wanted; a table without columns has no rows
+        present = [name for name in header if name][:1]
+    collector = _BadRows()
+    with open_file() as handle:
+        for batch in _batches(_Utf8(handle), header, present, separator, text, collector):
+            table, bad = collector.split(pa.Table.from_batches([batch]))
+            yield Rows(table.slice(0, batch_rows), bad)
+            for start in range(batch_rows, table.num_rows, batch_rows):
+                yield Rows(table.slice(start, batch_rows))
+    if rest := collector.take():
+        yield Rows(pa.table({name: pa.array([], pa.string()) for name in present}), rest)
+
+
+def _batches(
+    handle: Any,
+    header: list[str],
+    present: list[str],
+    separator: str,
+    text: TextFormat,
+    collector: _BadRows,
+) -> Iterator[pa.RecordBatch]:
+    reader = pyarrow.csv.open_csv(
+        handle,
+        # One thread: rows have numbers only then.
+        read_options=pyarrow.csv.ReadOptions(
+            use_threads=False, block_size=_BLOCK_BYTES, column_names=header, skip_rows=1
+        ),
+        parse_options=pyarrow.csv.ParseOptions(
+            delimiter=separator, newlines_in_values=True, invalid_row_handler=collector.add
+        ),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()),
+            include_columns=present,
+            strings_can_be_null=True,
+            null_values=["", *text.null_words],
+        ),
+    )
+    yield from reader
+
+
+def _marked(error: UnicodeError) -> tuple[str, int]:
+    """Codec error handler: a mark and two hexadecimal digits for each byte that is not UTF-8."""
+    assert isinstance(error, UnicodeDecodeError)
+    wrong = error.object[error.start : error.end]
+    return "".join(f"{_MARK}{byte:02x}" for byte in wrong), error.end
+
+
+codecs.register_error("limaml-marked", _marked)
+
+
+class _Utf8:
+    """A binary file for Arrow that is valid UTF-8 whatever lies in it, as Arrow stops at the first
+    byte that is not; such bytes are marked, and their rows are found again by the mark.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._decoder = codecs.getincrementaldecoder("utf-8")("limaml-marked")
+        self._ready, self._ended = b"", False
+        self.closed = False
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, as Arrow wants whole blocks; fewer at the end."""
+        while len(self._ready) < size and not self._ended:
+            chunk = self._handle.read(size)
+            self._ended = not chunk
+            self._ready += self._decoder.decode(chunk, final=self._ended).encode()
+        out, self._ready = self._ready[:size], self._ready[size:]
+        return out
+
+    def close(self) -> None:
+        """Leaves the file to whoever opened it."""
+        self.closed = True
+
+
+class _BadRows:
+    """Gathers bad rows while a file is read, and knows the lines of the good ones."""
+
+    def __init__(self) -> None:
+        self._skipped: list[int] = []
+        self._waiting: list[BadRow] = []
+        self._good = 0
+
+    def add(self, row: Any) -> str:
+        """Arrow's handler of rows with another number of fields."""
+        self._skipped.append(row.number)
+        self._waiting.append(BadRow(row.number, FIELDS, _shown(row.text)))
+        return "skip"
+
+    def take(self) -> tuple[BadRow, ...]:
+        """What came since the last call."""
+        taken, self._waiting = tuple(self._waiting), []
+        return taken
+
+    def split(self, table: pa.Table) -> tuple[pa.Table, tuple[BadRow, ...]]:
+        """The rows of the next batch that are UTF-8, and the bad rows so far."""
+        wrong = np.zeros(table.num_rows, bool)
+        for column in table.columns:
+            marked = pc.fill_null(pc.match_substring(column, _MARK), False)
+            wrong |= np.asarray(marked)
+        if wrong.any():
+            lines = self._lines(np.flatnonzero(wrong))
+            rows = table.filter(pa.array(wrong)).to_pylist()
+            for line, row in zip(lines, rows, strict=True):
+                cells = {name: _shown(cell) if cell else cell for name, cell in row.items()}
+                self._waiting.append(BadRow(int(line), NOT_UTF8, str(cells)))
+        self._good += table.num_rows
+        return table.filter(pa.array(~wrong)) if wrong.any() else table, self.take()
+
+    def _lines(self, places: Any) -> Any:
+        """Lines of rows of the present batch: every skipped row before one moves it down."""
+        skipped = np.array(self._skipped, np.int64)
+        before = skipped - np.arange(len(skipped)) - 2
+        rows = places + self._good
+        return rows + 2 + np.searchsorted(before, rows, side="right")
+
+
+def _shown(text: str) -> str:
+    """Text with its marked bytes as people write them."""
+    return text.replace(_MARK, "\\x")
+
+
+def _header(line: bytes, delimiter: str | None) -> tuple[list[str], str]:
+    """Column names and the separator: the given one, else the most frequent outside of quotes."""
+    try:
+        text = line.decode("utf-8-sig").strip("\n")
+    except UnicodeDecodeError as error:
+        raise SchemaError(f"line 1 is not UTF-8 ({error}); save the file as UTF-8") from error
+    if not text.strip():
+        raise SchemaError("line 1 is empty; a text file starts with a line of column names")
+    outside = re.sub(r'"[^"]*"', "", text)
+    separator = delimiter or max(SEPARATORS, key=outside.count)
+    try:
+        options = pyarrow.csv.ParseOptions(delimiter=separator)
+        names = pyarrow.csv.read_csv(
+            pa.BufferReader(f"{text}\n".encode()), parse_options=options
+        ).column_names
+    except pa.ArrowInvalid as error:
+        raise SchemaError(f"line 1 holds no column names: {error}") from error
+    check_names([name for name in names if name])
+    return list(names), separator

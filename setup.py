@@ -6,7 +6,13 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-BEAM = ["apache-beam>=2.70", "google-crc32c>=1.5", "isal>=1.7", "tfx-bsl>=1.21"]
+BEAM = [
+    "apache-beam>=2.70",
+    "google-crc32c>=1.5",
+    "isal>=1.7",
+    "prometheus-client>=0.20",
+    "tfx-bsl>=1.21",
+]
 SERVING = [
     "tensorflow-serving-api>=2.19.1",
     "grpcio-health-checking>=1.60",

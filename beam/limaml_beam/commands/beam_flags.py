@@ -22,13 +22,18 @@ def add_beam_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_report_flag(parser: argparse.ArgumentParser) -> None:
-    """The option for a report of every outcome, failures too."""
+def add_report_flags(parser: argparse.ArgumentParser) -> None:
+    """The options for a report of every outcome, failures too."""
     parser.add_argument(
         "--report",
         metavar="FILE",
         help="also write what became of the run as JSON, however it ends: outcome, stage, reason "
         "and counts",
+    )
+    parser.add_argument(
+        "--metrics-file",
+        metavar="FILE.prom",
+        help="also write it as metrics for the text-file collector of Prometheus' node exporter",
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from limaml_beam.commands.beam_flags import (
     add_beam_flag,
-    add_report_flag,
+    add_report_flags,
     quiet_local_runner,
     report_paths,
 )
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="publish a finished OUTPUT that could not be published",
     )
-    add_report_flag(parser)
+    add_report_flags(parser)
     add_job_arguments(parser)
 
 
@@ -134,15 +134,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from limaml_beam.io import outcome
     from limaml_beam.io.pipeline_options import use_options
 
-    options = options_from(arguments)
+    # The report may lie on a filesystem that needs Beam's options, whatever else fails.
     quiet_beam(use_options(arguments.beam))
-    if arguments.launch_only and arguments.store:
-        raise LimamlError(
-            "--store belongs to --finish: --launch-only returns before there is anything to publish"
-        )
-    if arguments.publish_only and not arguments.store:
-        raise LimamlError("--publish-only needs --store")
-    with outcome.reported("embed", report_paths(arguments)):
+    with outcome.reported("embed", report_paths(arguments), arguments.metrics_file):
+        options = options_from(arguments)
+        if arguments.launch_only and arguments.store:
+            raise LimamlError(
+                "--store belongs to --finish: --launch-only returns before there is anything to "
+                "publish"
+            )
+        if arguments.publish_only and not arguments.store:
+            raise LimamlError("--publish-only needs --store")
         return _run(arguments, options)
 
 

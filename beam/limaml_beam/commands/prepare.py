@@ -10,7 +10,7 @@ from typing import Any
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.commands.beam_flags import (
     add_beam_flag,
-    add_report_flag,
+    add_report_flags,
     quiet_local_runner,
     report_paths,
 )
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="fail above this share of invalid rows (default %(default)s)",
     )
-    add_report_flag(parser)
+    add_report_flags(parser)
     add_beam_flag(parser)
 
 
@@ -193,7 +193,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     # The report may lie on a filesystem that needs the options, whatever else fails.
     quiet_local_runner(use_options(arguments.beam))
-    with outcome.reported("prepare", report_paths(arguments)):
+    with outcome.reported("prepare", report_paths(arguments), arguments.metrics_file):
         outcome.stage("match")
         options = options_from(arguments)
         return prepare(options, arguments.output, arguments.beam, arguments.overwrite)

@@ -8,7 +8,7 @@ from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.commands import embed, prepare
-from limaml_beam.commands.beam_flags import add_report_flag, report_paths
+from limaml_beam.commands.beam_flags import add_report_flags, report_paths
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml.cli import Command
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_window_arguments(source)
     prepare.add_samples_argument(source)
     prepare.add_shards_argument(source)
-    add_report_flag(parser)
+    add_report_flags(parser)
     limits = parser.add_argument_group("limits (a run outside them is refused)")
     for name, text in _LIMITS.items():
         limits.add_argument(
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     embed.quiet_beam(use_options(arguments.beam))
     work = Path(arguments.work)
     try:
-        with session(work, report_paths(arguments)):
+        with session(work, report_paths(arguments), arguments.metrics_file):
             return _run(arguments)
     except OSError as error:
         raise LimamlError(f"cannot write below {work}: {error}") from error

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from limaml_beam.io import staged_output
+from limaml_beam.io import metrics_file, staged_output
 from tfrec_limaml.errors import LimamlError
 
 CHECK = "check"
@@ -41,16 +41,23 @@ def note(**facts: Any) -> None:
 
 
 @contextlib.contextmanager
-def reported(command: str, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Writes the report of the block to every path when it ends, however it ends; none without
-    paths.
+def reported(
+    command: str, paths: Sequence[str], metrics: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """Writes the report of the block to every path when it ends, however it ends, and its metrics
+    to `metrics`; nothing where neither is given.
 
     Yields:
         The report; what the block adds to it is in the file.
+
+    Raises:
+        LimamlError: A file cannot be written.
     """
-    if not paths:  # facts go to the report of whoever called
+    if not paths and metrics is None:  # facts go to the report of whoever called
         yield {}
         return
+    if metrics is not None:
+        metrics_file.check(metrics)
     began = time.time()
     report: dict[str, Any] = {
         "command": command,
@@ -69,19 +76,22 @@ def reported(command: str, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
         report["reason"] = str(error) or type(error).__name__
         # What went wrong matters more than that it could not be written down.
         with contextlib.suppress(OSError, LimamlError):
-            _write(report, paths, began)
+            _write(report, paths, metrics, began)
         raise
     else:
-        _write(report, paths, began)
+        _write(report, paths, metrics, began)
     finally:
         _current.reset(token)
 
 
-def _write(report: dict[str, Any], paths: Sequence[str], began: float) -> None:
-    report["seconds"] = round(time.time() - began, 3)
+def _write(report: dict[str, Any], paths: Sequence[str], metrics: str | None, began: float) -> None:
+    ended = time.time()
+    report["seconds"] = round(ended - began, 3)
     text = json.dumps(report, indent=2, default=str) + "\n"
     for path in paths:
         try:
             staged_output.write_file(path, text.encode())
         except OSError as error:
             raise LimamlError(f"cannot write the report {path}: {error}") from error
+    if metrics is not None:
+        metrics_file.write(metrics, report, ended)

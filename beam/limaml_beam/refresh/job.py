@@ -125,13 +125,13 @@ def prepare_options(given: PrepareOptions, manifest: Manifest) -> PrepareOptions
 
 
 @contextlib.contextmanager
-def session(work: Path, reports: Sequence[str] = ()) -> Iterator[None]:
-    """Holds the work folder for one run, and writes what became of it to ``refresh.json`` and to
-    `reports`, however it ends.
+def session(work: Path, reports: Sequence[str] = (), metrics: str | None = None) -> Iterator[None]:
+    """Holds the work folder for one run, and writes what became of it to ``refresh.json``, to
+    `reports` and to `metrics`, however it ends.
     """
     with (
         exclusive(work),
-        outcome.reported("refresh", [str(work / RESULT_FILE), *reports]),
+        outcome.reported("refresh", [str(work / RESULT_FILE), *reports], metrics),
     ):
         yield
 

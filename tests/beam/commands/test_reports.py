@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import StoreError
@@ -36,6 +37,72 @@ def test_prepare_reports_how_far_it_came_and_why(raw, tmp_path, arguments, outco
     assert ("counts" in report) == (outcome != "failed")
     assert outcome == "failed" or report["counts"]["rows_read"] == 150
     assert report["seconds"] >= 0
+
+
+def samples(file):
+    """Every metric of a file: name and labels but the command -> value."""
+    found = {}
+    for family in text_string_to_metric_families(file.read_text()):
+        for sample in family.samples:
+            labels = {name: value for name, value in sample.labels.items() if name != "command"}
+            found[sample.name, *labels.values()] = sample.value
+    return found
+
+
+def test_the_metrics_of_a_failed_run_keep_the_time_of_the_last_success(raw, tmp_path):
+    file = tmp_path / "limaml.prom"
+    command = ["prepare", str(raw), "--output", f"{tmp_path}/tasks", "--metrics-file", str(file)]
+    assert main(command) == 0
+    done = samples(file)
+    assert done["limaml_run_success",] == 1
+    assert done["limaml_run_outcome", "done"] == 1
+    assert done["limaml_run_rows", "read"] == 150
+    skipped = sum(n for (name, *_), n in done.items() if name == "limaml_run_rows_skipped")
+    assert done["limaml_run_rows", "used"] + skipped == 150
+    assert (
+        done["limaml_run_last_success_timestamp_seconds",]
+        == done["limaml_run_end_timestamp_seconds",]
+    )
+    assert main(command) == 2  # the output exists
+    failed = samples(file)
+    assert failed["limaml_run_success",] == 0
+    assert (failed["limaml_run_outcome", "done"], failed["limaml_run_outcome", "failed"]) == (0, 1)
+    assert failed["limaml_run_stage", "match"] == 1
+    assert (
+        failed["limaml_run_last_success_timestamp_seconds",]
+        == done["limaml_run_last_success_timestamp_seconds",]
+        < failed["limaml_run_end_timestamp_seconds",]
+    )
+    text = file.read_text()
+    assert "# HELP limaml_run_success " in text
+    assert "# TYPE limaml_run_success gauge" in text
+    assert [path.name for path in tmp_path.glob("limaml*")] == ["limaml.prom"]
+
+
+def test_embed_writes_its_metrics_however_it_ends(tmp_path, export, write_tasks, encode):
+    tasks = write_tasks([encode(f"u{n}", [n]) for n in range(20)] + [encode("", [1.0])])
+    file = tmp_path / "embed.prom"
+    command = [
+        "embed", str(tasks), "--export", str(export), "--output", f"{tmp_path}/out",
+        "--metrics-file", str(file),
+    ]  # fmt: skip
+    assert main([*command, "--launch-only", "--store", "lmdb:x"]) == 2
+    assert samples(file)["limaml_run_outcome", "failed"] == 1
+    assert main(command) == 2  # 1 of 21 is more than 1 %
+    assert samples(file)["limaml_run_outcome", "refused"] == 1
+    assert main([*command, "--max-bad-fraction", "0.2"]) == 0
+    found = samples(file)
+    assert found["limaml_run_outcome", "done"] == 1
+    assert found["limaml_run_tasks", "tasks_read"] == 21
+    assert found["limaml_run_tasks", "embedded"] == 20
+    assert found["limaml_run_dead_letters", "unstorable_key"] == 1
+
+
+@pytest.mark.parametrize("name", ["x.txt", "none/x.prom", "s3://b/x.prom"])
+def test_a_metrics_file_that_nobody_would_read_is_refused(raw, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", str(raw), "--output", "tasks", "--metrics-file", name]) == 2
+    assert f"received {name}" in capsys.readouterr().err
 
 
 def test_embeddings_that_could_not_be_published_are_published_later_without_the_job(

@@ -1,0 +1,112 @@
+"""The report of a run as a file for the text-file collector of Prometheus' node exporter.
+
+One time series per fact, with the label ``command``. The file is written beside its name and
+renamed, so that the collector never reads half of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+from prometheus_client.parser import text_string_to_metric_families
+
+from tfrec_limaml.errors import LimamlError
+
+OUTCOMES = ("done", "refused", "failed", "interrupted")
+SUFFIX = ".prom"
+LAST_SUCCESS = "limaml_run_last_success_timestamp_seconds"
+#: Counts by feature, table or reason: what they are called here, and their label.
+_NAMED = {
+    "skipped": ("rows_skipped", "reason"),
+    "filled": ("values_filled", "feature"),
+    "unreadable": ("values_unreadable", "feature"),
+    "unknown_key": ("unknown_keys", "table"),
+}
+_TASKS = ("tasks_read", "embedded", "carried", "kept_outside_window", "aged_out", "rows")
+
+
+def check(path: str) -> None:
+    """Raises `LimamlError` where a file cannot be meant for the collector."""
+    if not path.endswith(SUFFIX) or "://" in path or not Path(path).absolute().parent.is_dir():
+        raise LimamlError(
+            f"--metrics-file must end in {SUFFIX} and lie in a folder of this machine that exists, "
+            f"the one that node exporter's text-file collector reads; received {path}"
+        )
+
+
+def write(path: str, report: Mapping[str, Any], ended: float) -> None:
+    """Writes the metrics of a finished run.
+
+    Args:
+        path: The file; of what it holds, the time of the last success lives on.
+        report: As `outcome.reported` writes it.
+        ended: When the run ended, seconds since the epoch.
+
+    Raises:
+        LimamlError: It cannot be written.
+    """
+    metrics = _Metrics(report["command"])
+    done = report["outcome"] == "done"
+    metrics.set("run_success", "Whether the last run ended as it should.", float(done))
+    for name in OUTCOMES:
+        metrics.set(
+            "run_outcome", "1 for how the last run ended.", name == report["outcome"], outcome=name
+        )
+    metrics.set("run_stage", "1 for the stage that ran last.", 1, stage=report["stage"])
+    metrics.set("run_end_timestamp_seconds", "When the last run ended.", ended)
+    metrics.set("run_duration_seconds", "How long the last run took.", report["seconds"])
+    success = ended if done else _last_success(path, report["command"])
+    if success is not None:
+        name = LAST_SUCCESS.removeprefix("limaml_")
+        metrics.set(name, "When the last run that ended as it should did so.", success)
+    _add_counts(metrics, report)
+    try:
+        write_to_textfile(path, metrics.registry)
+    except OSError as error:
+        raise LimamlError(f"cannot write the metrics {path}: {error}") from error
+
+
+def _add_counts(metrics: _Metrics, report: Mapping[str, Any]) -> None:
+    for key, number in (report.get("counts") or {}).items():
+        kind, _, label = key.partition(":")
+        if kind in _NAMED:
+            name, of = _NAMED[kind]
+            metrics.set(f"run_{name}", f"{name.replace('_', ' ')} by {of}.", number, **{of: label})
+        else:
+            metrics.set("run_rows", "Rows by state.", number, state=kind.removeprefix("rows_"))
+    for name in _TASKS:
+        if isinstance(report.get(name), int):
+            metrics.set(
+                "run_tasks", "Tasks of the embedding job by state.", report[name], state=name
+            )
+    for reason, number in (report.get("dead_letters") or {}).items():
+        metrics.set("run_dead_letters", "Tasks that were refused.", number, reason=reason)
+
+
+class _Metrics:
+    """Gauges of one command."""
+
+    def __init__(self, command: str) -> None:
+        self.registry = CollectorRegistry()
+        self._command = command
+        self._gauges: dict[str, Gauge] = {}
+
+    def set(self, name: str, text: str, value: float, **labels: str) -> None:
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(
+                f"limaml_{name}", text, ["command", *labels], registry=self.registry
+            )
+        self._gauges[name].labels(command=self._command, **labels).set(value)
+
+
+def _last_success(path: str, command: str) -> float | None:
+    with contextlib.suppress(OSError, ValueError):
+        for family in text_string_to_metric_families(Path(path).read_text(encoding="utf-8")):
+            for sample in family.samples:
+                if sample.name == LAST_SUCCESS and sample.labels.get("command") == command:
+                    return float(sample.value)
+    return None

@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo check test test-avx2 docs flink lint format constraints clean
+.PHONY: help env demo check test test-avx2 docs flink spark prism lint format constraints clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -57,8 +57,15 @@ docs: env ## Build the pages and the API reference into build/site; fails on a b
 	cp serving/README.md build/site_source/serving
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-flink: env ## Fetch or assemble Beam's Flink job server (needs Java and Maven), so that the Flink test runs instead of being skipped.
-	$(BIN)/python beam/flink/make_job_server.py build/flink
+flink: env ## Fetch or assemble Beam's Flink job server (needs Java and Maven), so that the Flink tests run instead of being skipped.
+	$(BIN)/python beam/job_servers/make_job_server.py flink build/flink
+
+spark: env ## The same for Spark 3.5.
+	$(BIN)/python beam/job_servers/make_job_server.py spark build/spark
+
+prism: env ## Build Prism, Beam's Go runner, of the installed Beam release (needs Go), so that its tests run.
+	GOBIN="$(CURDIR)/build/prism" go install \
+		github.com/apache/beam/sdks/v2/go/cmd/prism@v$$($(BIN)/python -c 'import apache_beam; print(apache_beam.__version__)')
 
 lint: env ## Ruff (lint and format) and mypy (strict).
 	$(BIN)/ruff check .

@@ -1,80 +1,104 @@
 #!/usr/bin/env python3
-"""Puts a Flink job server with an embedded Flink cluster into a folder, by Maven.
+"""Puts a job server with an embedded Flink or Spark into a folder, by Maven.
 
-    python beam/flink/make_job_server.py build/flink
+    python beam/job_servers/make_job_server.py flink build/flink
 
-With Maven Central in full reach nobody needs this: Beam's FlinkRunner fetches its job server by
-itself. Some mirrors leave the ready-made job servers out (each is a few hundred megabytes), yet
-hold the libraries that they are made of. This takes Beam's own job server where it can be had, else
-the libraries that pom.xml names, with a manifest around them.
+With Maven Central in full reach nobody needs this: Beam's FlinkRunner and SparkRunner fetch their
+job servers by themselves. Some mirrors leave the ready-made job servers out (each is a few hundred
+megabytes), yet hold the libraries that they are made of. This takes Beam's own job server where it
+can be had, else the libraries that flink.xml or spark.xml names, with a manifest around them.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-POM = Path(__file__).with_name("pom.xml")
-READY_MADE = "org.apache.beam:beam-runners-flink-1.20-job-server:2.77.0"
 JAR = "job-server.jar"
 
-# Flink 1.16 looks into these by reflection; Java 17 allows it only where a manifest or a flag says
-# so.
-OPENED = (
-    *("io", "lang", "lang.invoke", "lang.reflect", "net", "nio", "text", "time"),
-    *("util", "util.concurrent", "util.concurrent.atomic", "util.concurrent.locks"),
-)
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """An engine's job server.
+
+    Attributes:
+        ready_made: Beam's own, by Maven's coordinates.
+        main: Main class.
+        opened: Packages of java.base that the engine looks into by reflection; Java 17 allows it
+            only where a manifest or a flag says so.
+    """
+
+    ready_made: str
+    main: str
+    opened: tuple[str, ...]
 
 
-def make(folder: Path) -> Path:
-    """Returns the path of a jar for ``--flink_job_server_jar``; nothing to do where it is there
-    already.
+_BOTH = ("java.io", "java.lang", "java.lang.invoke", "java.lang.reflect", "java.net", "java.nio")
+_BOTH += ("java.util", "java.util.concurrent", "java.util.concurrent.atomic")
+ENGINES = {
+    "flink": Engine(
+        "org.apache.beam:beam-runners-flink-1.20-job-server:2.77.0",
+        "org.apache.beam.runners.flink.FlinkJobServerDriver",
+        (*_BOTH, "java.text", "java.time", "java.util.concurrent.locks"),
+    ),
+    "spark": Engine(
+        "org.apache.beam:beam-runners-spark-3-job-server:2.77.0",
+        "org.apache.beam.runners.spark.SparkJobServerDriver",
+        (*_BOTH, "sun.nio.ch", "sun.nio.cs", "sun.security.action", "sun.util.calendar"),
+    ),
+}
+
+
+def make(engine: str, folder: Path) -> Path:
+    """Returns the path of a jar for ``--flink_job_server_jar`` or ``--spark_job_server_jar``;
+    nothing to do where it is there already.
     """
     jar = folder / JAR
     if not jar.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        if not fetch_ready_made(folder):
-            assemble(folder)
+        if not fetch_ready_made(ENGINES[engine].ready_made, folder):
+            assemble(engine, folder)
     return jar
 
 
-def fetch_ready_made(folder: Path) -> bool:
+def fetch_ready_made(artifact: str, folder: Path) -> bool:
     """Fetches Beam's own job server; False where the registry has none."""
     copy = [
         "dependency:copy",
-        f"-Dartifact={READY_MADE}",
+        f"-Dartifact={artifact}",
         f"-DoutputDirectory={folder}",
         "-Dmdep.stripVersion=true",
     ]
     if maven(*copy, "-Dtransitive=false") != 0:
         return False
-    _, name, _ = READY_MADE.split(":")
+    _, name, _ = artifact.split(":")
     (folder / f"{name}.jar").rename(folder / JAR)
     return True
 
 
-def assemble(folder: Path) -> None:
+def assemble(engine: str, folder: Path) -> None:
     """Fetches the libraries and writes a jar that only names them."""
-    libraries = folder / "lib"
+    libraries, pom = folder / "lib", Path(__file__).with_name(f"{engine}.xml")
     if maven(
         "-f",
-        str(POM),
+        str(pom),
         "dependency:copy-dependencies",
         f"-DoutputDirectory={libraries.resolve()}",
         "-DincludeScope=runtime",
     ):
         raise SystemExit(
-            "make_job_server: Maven could not fetch the libraries named in pom.xml; run it by "
+            f"make_job_server: Maven could not fetch the libraries named in {pom.name}; run it by "
             "hand with -f to see why"
         )
     entries = {
         "Manifest-Version": "1.0",
-        "Main-Class": "org.apache.beam.runners.flink.FlinkJobServerDriver",
+        "Main-Class": ENGINES[engine].main,
         "Class-Path": " ".join(f"lib/{path.name}" for path in sorted(libraries.glob("*.jar"))),
-        "Add-Opens": " ".join(f"java.base/java.{package}" for package in OPENED),
+        "Add-Opens": " ".join(f"java.base/{package}" for package in ENGINES[engine].opened),
     }
     partial = folder / f"{JAR}.partial"
     with zipfile.ZipFile(partial, "w") as jar:
@@ -103,8 +127,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("engine", choices=sorted(ENGINES))
     parser.add_argument("folder", type=Path, help="where the jar is made")
-    sys.stdout.write(f"{make(parser.parse_args().folder)}\n")
+    arguments = parser.parse_args()
+    sys.stdout.write(f"{make(arguments.engine, arguments.folder)}\n")
     return 0
 
 

@@ -1,6 +1,7 @@
-"""A small real model, exported, and tasks for it; what Flink needs."""
+"""A small real model, exported, and tasks for it; what other engines need."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import os
 import shutil
@@ -23,6 +24,7 @@ from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
 from tfrec_limaml.training.options import ModelOptions
 
 TASKS, FILES = 300, 4
+ENGINES = ("flink", "spark", "prism")
 
 
 @pytest.fixture(scope="session")
@@ -125,35 +127,38 @@ def load_deployed(checkout: Path) -> Callable[[str], Any]:
     return module
 
 
-@pytest.fixture(scope="module")
-def job_server(checkout: Path) -> Iterator[Path]:
+def find_job_server(engine: str, checkout: Path) -> Path:
+    """The job server of Flink or Spark; skips, saying how to get it, where there is none."""
     if shutil.which("java") is None:
         pytest.skip("Java is not installed (apt-get install openjdk-17-jre-headless)")
-    jar = Path(
-        os.environ.get("LIMAML_FLINK_JOB_SERVER") or checkout / "build" / "flink" / "job-server.jar"
-    )
+    variable = f"LIMAML_{engine.upper()}_JOB_SERVER"
+    jar = Path(os.environ.get(variable) or checkout / "build" / engine / "job-server.jar")
     if not jar.is_file():
-        pytest.skip(
-            f"no Flink job server at {jar}: python beam/flink/make_job_server.py build/flink, or "
-            "set LIMAML_FLINK_JOB_SERVER"
-        )
-    yield jar
-    stop_own_children_that_run(jar)
+        pytest.skip(f"no {engine} job server at {jar}: make {engine}, or set {variable}")
+    return jar
 
 
-def stop_own_children_that_run(jar: Path) -> None:
-    """Beam stops its job server when Python exits, which a test worker never does in the ordinary
+def find_prism(checkout: Path) -> Path:
+    """Beam's Go runner; skips, saying how to get it, where there is none."""
+    binary = Path(os.environ.get("LIMAML_PRISM") or checkout / "build" / "prism" / "prism")
+    if not binary.is_file():
+        pytest.skip(f"no Prism at {binary}: make prism (needs Go), or set LIMAML_PRISM")
+    return binary
+
+
+def stop_own_children_that_run(server: Path) -> None:
+    """Beam stops its job servers when Python exits, which a test worker never does in the ordinary
     way.
     """
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it may end while we look
             parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and str(jar).encode() in (process / "cmdline").read_bytes():
+            if parent == os.getpid() and str(server).encode() in (process / "cmdline").read_bytes():
                 os.kill(int(process.name), signal.SIGTERM)
 
 
 class WorkerPool:
-    """Beam's worker pool: starts one process for each SDK worker that Flink asks for."""
+    """Beam's worker pool: starts one process for each SDK worker that an engine asks for."""
 
     def __init__(self, log: Path) -> None:
         with socket.socket() as probe:
@@ -204,16 +209,50 @@ def worker_pool(tmp_path: Path) -> Iterator[WorkerPool]:
         pool.stop()
 
 
-@pytest.fixture
-def flink_flags(job_server: Path, worker_pool: WorkerPool) -> list[str]:
-    """Beam's flags for a job on Flink's embedded cluster with two worker processes."""
-    return [
-        "--runner=FlinkRunner",
-        "--flink_master=[local]",
-        f"--flink_job_server_jar={job_server}",
-        "--parallelism=2",
-        "--environment_type=EXTERNAL",
-        f"--environment_config={worker_pool.address}",
-        "--sdk_worker_parallelism=2",
-        "--environment_cache_millis=60000",  # else each stage starts its own
-    ]
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A runner beside the in-process one.
+
+    Attributes:
+        flags: Beam's flags for a job with two worker processes, where the engine has any.
+        pool: What starts them.
+        workers: How many it starts; None where they are threads of this process.
+    """
+
+    flags: list[str]
+    pool: WorkerPool
+    workers: int | None
+
+
+@pytest.fixture(params=[pytest.param(n, marks=getattr(pytest.mark, n)) for n in ENGINES])
+def engine(
+    request: pytest.FixtureRequest, checkout: Path, worker_pool: WorkerPool
+) -> Iterator[Engine]:
+    name = request.param
+    server = find_prism(checkout) if name == "prism" else find_job_server(name, checkout)
+    external = ["--environment_type=EXTERNAL", f"--environment_config={worker_pool.address}"]
+    # Without the cache each stage starts its own workers.
+    external += ["--sdk_worker_parallelism=2", "--environment_cache_millis=60000"]
+    flags = {
+        "flink": [
+            "--runner=FlinkRunner",
+            "--flink_master=[local]",
+            f"--flink_job_server_jar={server}",
+            "--parallelism=2",
+            *external,
+        ],
+        "spark": [
+            "--runner=SparkRunner",
+            "--spark_master_url=local[2]",
+            f"--spark_job_server_jar={server}",
+            *external,
+        ],
+        "prism": [
+            "--runner=PrismRunner",
+            f"--prism_location={server}",
+            "--environment_type=LOOPBACK",
+        ],
+    }
+    workers = {"flink": 2, "spark": 2, "prism": None}
+    yield Engine(flags[name], worker_pool, workers[name])
+    stop_own_children_that_run(server)

@@ -107,16 +107,19 @@ def test_the_templates_patterns_take_and_refuse(parameters, name, good, bad):
     assert not re.match(pattern, bad)
 
 
+@pytest.mark.parametrize(
+    ("engine", "main"), [("flink", "FlinkJobServerDriver"), ("spark", "SparkJobServerDriver")]
+)
 def test_the_job_servers_manifest_names_every_library_in_lines_that_java_reads(
-    load_deployed, tmp_path, monkeypatch
+    load_deployed, tmp_path, monkeypatch, engine, main
 ):
-    script = load_deployed("flink/make_job_server.py")
+    script = load_deployed("job_servers/make_job_server.py")
     (tmp_path / "lib").mkdir()
     names = [f"library-{n:03d}.jar" for n in range(40)]
     for name in names:
         (tmp_path / "lib" / name).touch()
     monkeypatch.setattr(script, "maven", lambda *_: 0)
-    script.assemble(tmp_path)
+    script.assemble(engine, tmp_path)
     with zipfile.ZipFile(tmp_path / "job-server.jar") as jar:
         manifest = jar.read("META-INF/MANIFEST.MF").decode()
     assert max(map(len, manifest.split("\r\n"))) <= 72
@@ -124,4 +127,4 @@ def test_the_job_servers_manifest_names_every_library_in_lines_that_java_reads(
         line.split(": ", 1) for line in manifest.replace("\r\n ", "").strip().split("\r\n")
     )
     assert entries["Class-Path"].split() == [f"lib/{name}" for name in names]
-    assert entries["Main-Class"].endswith("FlinkJobServerDriver")
+    assert entries["Main-Class"].endswith(main)

@@ -4,6 +4,7 @@ line in process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -112,3 +113,66 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """``HOST:PORT,HOST:PORT,HOST:PORT`` of a cluster of three masters."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+    import redis
+
+    ports = free_ports(6)
+    folder = tmp_path_factory.mktemp("cluster")
+    nodes = [
+        subprocess.Popen(
+            [
+                *("redis-server", "--port", str(port), "--cluster-port", str(bus), "--save", ""),
+                *("--cluster-enabled", "yes", "--cluster-config-file", f"{port}.conf"),
+                *("--dir", str(folder), "--maxmemory", "64mb", "--bind", "127.0.0.1"),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        for port, bus in zip(ports[:3], ports[3:], strict=True)
+    ]
+    clients = [redis.Redis("127.0.0.1", port, socket_timeout=5) for port in ports[:3]]
+    try:
+        wait_for(lambda: all(_answers(client) for client in clients))
+        for n, client in enumerate(clients):
+            client.execute_command(
+                "CLUSTER", "ADDSLOTSRANGE", n * 16384 // 3, (n + 1) * 16384 // 3 - 1
+            )
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", ports[0], ports[3])
+        wait_for(lambda: all(client.cluster("info")["cluster_state"] == "ok" for client in clients))
+        wait_for(lambda: all(len(client.cluster("nodes")) == 3 for client in clients))
+        yield ",".join(f"127.0.0.1:{port}" for port in ports[:3])
+    finally:
+        for node in nodes:
+            node.kill()
+            node.wait()
+
+
+def _answers(client: Any) -> bool:
+    import redis
+
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Returns once it holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not within the time"
+        time.sleep(0.05)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

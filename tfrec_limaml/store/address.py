@@ -13,7 +13,10 @@ _REDIS_OPTIONS = (
     *("dtype", "prefix", "ttl", "lease", "timeout", "db"),
     *("tls_ca", "tls_certificate", "tls_key"),
 )
-_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis-sentinel")
+_REDIS_SCHEMES = (
+    *("redis", "rediss", "unix", "redis-sentinel", "rediss-sentinel"),
+    *("redis+cluster", "rediss+cluster"),
+)
 
 
 def open_store(address: str) -> EmbeddingStore:
@@ -21,9 +24,10 @@ def open_store(address: str) -> EmbeddingStore:
 
     Args:
         address: ``lmdb:FOLDER``, ``redis://[user:password@]HOST:PORT/DB``, ``rediss://`` (TLS),
-            ``unix://PATH`` or ``redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB``, with options
-            after ``?`` (docs/store.md lists them). ``dtype`` is that of generations written from
-            now on; reading follows what each generation was written with.
+            ``unix://PATH``, ``redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`` or
+            ``redis+cluster://HOST:PORT,HOST:PORT`` (``rediss-sentinel``, ``rediss+cluster``: TLS),
+            with options after ``?`` (docs/store.md lists them). ``dtype`` is that of generations
+            written from now on; reading follows what each generation was written with.
 
     Raises:
         StoreError: The address names no known backend or an unknown option.
@@ -47,7 +51,8 @@ def open_store(address: str) -> EmbeddingStore:
         return RedisStore.from_options(url, _options(address, query, _REDIS_OPTIONS))
     raise StoreError(
         f"store address {masked(address)!r} names no known backend; write lmdb:FOLDER or "
-        "redis://HOST:PORT/DB (Redis Cluster is not supported)"
+        "redis://HOST:PORT/DB (with TLS rediss://; also unix://, redis-sentinel:// and "
+        "redis+cluster://)"
     )
 
 

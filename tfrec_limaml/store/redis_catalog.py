@@ -93,7 +93,7 @@ class RedisCatalog:
         """
         place = self.key(model_version, "current")
         generations = self.key(model_version, "generations")
-        with self.client.pipeline() as pipeline:
+        with self.client.pipeline(transaction=True) as pipeline:
             pipeline.watch(place)
             if self.current_name(model_version) != current:
                 raise StoreError(_meanwhile(model_version))

@@ -1,13 +1,14 @@
-"""From a store address to a Redis client: plain, TLS, a socket file, or through Sentinel."""
+"""From a store address to a Redis client: plain, TLS, a socket file, Sentinel, or a Cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -20,15 +21,19 @@ TLS_OPTIONS = {
     "tls_certificate": "ssl_certfile",
     "tls_key": "ssl_keyfile",
 }
-_SENTINEL = "redis-sentinel"
-_SENTINEL_PORT = 26379
+#: What a client may raise.
+ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
+SENTINEL = ("redis-sentinel", "rediss-sentinel")
+CLUSTER = ("redis+cluster", "rediss+cluster")
+_SENTINEL_PORT, _PORT = 26379, 6379
 
 
 def connect(url: str, timeout: float, tls: Mapping[str, str], db: str | None) -> Any:
     """A client; it connects on first use.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://`` or ``redis-sentinel://``.
+        url: ``redis://``, ``unix://``, ``redis-sentinel://`` or ``redis+cluster://``; with TLS
+            ``rediss://``, ``rediss-sentinel://`` or ``rediss+cluster://``.
         timeout: Seconds to connect, and for one command.
         tls: Files by the names of `TLS_OPTIONS`.
         db: Number of the database, for ``unix://``.
@@ -46,14 +51,17 @@ def connect(url: str, timeout: float, tls: Mapping[str, str], db: str | None) ->
     options |= {TLS_OPTIONS[name]: path for name, path in tls.items()}
     try:
         parts = urlsplit(url)
-        if tls and parts.scheme != "rediss":
+        encrypted = parts.scheme.startswith("rediss")
+        if tls and not encrypted:
             raise StoreError(f"{sorted(tls)} need a rediss:// address, received {masked(url)!r}")
-        if parts.scheme == _SENTINEL:
-            return _through_sentinel(parts, options)
+        if db is not None and parts.scheme != "unix":
+            raise StoreError("the option db is for unix:// addresses; write redis://HOST:PORT/DB")
+        if parts.scheme in SENTINEL:
+            return _through_sentinel(parts, options | ({"ssl": True} if encrypted else {}))
+        if parts.scheme in CLUSTER:
+            return _cluster(parts, options | {"ssl": encrypted})
         if parts.scheme == "unix":
             url = f"unix://{parts.netloc}{parts.path}?db={int(db or 0)}"
-        elif db is not None:
-            raise StoreError("the option db is for unix:// addresses; write redis://HOST:PORT/DB")
         return redis.Redis.from_url(url, **options)
     except (ValueError, IndexError, redis.RedisError) as error:
         if isinstance(error, StoreError):
@@ -82,13 +90,54 @@ def _through_sentinel(parts: SplitResult, options: Mapping[str, Any]) -> Any:
             f"the address {masked(parts.geturl())!r} names no service; write "
             "redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB"
         )
-    sentinels = []
-    for each in hosts.split(","):
-        host, separator, port = each.rpartition(":")
-        sentinels.append((host, int(port)) if separator else (each, _SENTINEL_PORT))
-    account: dict[str, Any] = {}
-    if user:
-        name, _, password = user.partition(":")
-        account = {"username": unquote(name) or None, "password": unquote(password)}
+    account = _account(user)
+    sentinels = _hosts(hosts, _SENTINEL_PORT)
     watchers = Sentinel(sentinels, sentinel_kwargs=dict(options))
     return watchers.master_for(service, db=int(db or 0), **account, **options)
+
+
+def _cluster(parts: SplitResult, options: Mapping[str, Any]) -> Any:
+    """A client of the cluster that one of the given nodes belongs to."""
+    user, _, hosts = parts.netloc.rpartition("@")
+    if not hosts or parts.path.strip("/"):
+        raise StoreError(
+            f"the address {masked(parts.geturl())!r} names no nodes, or a database, of which a "
+            "cluster has one; write redis+cluster://HOST:PORT,HOST:PORT"
+        )
+    nodes = [ClusterNode(host, port) for host, port in _hosts(hosts, _PORT)]
+    account = _account(user)
+    return _OnFirstUse(lambda: RedisCluster(startup_nodes=nodes, **account, **options))
+
+
+def _account(user: str) -> dict[str, Any]:
+    """User and password of an address."""
+    if not user:
+        return {}
+    name, _, password = user.partition(":")
+    return {"username": unquote(name) or None, "password": unquote(password)}
+
+
+def _hosts(text: str, port: int) -> list[tuple[str, int]]:
+    """Hosts and ports of ``HOST:PORT,HOST``."""
+    found = []
+    for each in text.split(","):
+        host, separator, given = each.rpartition(":")
+        found.append((host, int(given)) if separator else (each, port))
+    return found
+
+
+class _OnFirstUse:
+    """A client that is made when it is first used, as making one connects it."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make, self._client = make, None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._client is None:
+            self._client = self._make()
+        return getattr(self._client, name)
+
+    def close(self) -> None:
+        """Closes the client, where there is one."""
+        if self._client is not None:
+            self._client.close()

@@ -11,6 +11,9 @@ Keys, below a prefix (``limaml`` by default)::
 One HMGET reads one hash, hence one generation; the pointer and the values of the generation that
 was current last time are asked for in one round trip. Every data hash expires: an abandoned one
 after a day, a published one after ``ttl``, together with the pointer to it.
+
+In a Redis Cluster all keys of a store have one hash tag, ``{<prefix>}``, and so lie in one slot:
+only there can they change together.
 """
 
 from __future__ import annotations
@@ -22,13 +25,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import redis
-
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import common, values
 from tfrec_limaml.store.base import Found, Generation
 from tfrec_limaml.store.redis_catalog import RedisCatalog
-from tfrec_limaml.store.redis_connection import TLS_OPTIONS, connect, secret_of
+from tfrec_limaml.store.redis_connection import CLUSTER, ERRORS, TLS_OPTIONS, connect, secret_of
 from tfrec_limaml.store.redis_writer import RedisWriter
 from tfrec_limaml.store.secrets import masked
 
@@ -42,8 +43,8 @@ class RedisStore:
 
     Args:
         url: ``redis://HOST:PORT/DB``, ``rediss://`` (TLS), ``unix://PATH`` or
-            ``redis-sentinel://HOST:PORT,.../SERVICE/DB``.
-        prefix: First part of every key.
+            ``redis-sentinel://HOST:PORT,.../SERVICE/DB``, ``redis+cluster://HOST:PORT,...``.
+        prefix: First part of every key; in a cluster it becomes their hash tag.
         dtype: ``"float32"`` or ``"float16"`` for generations written from now on.
         ttl: Seconds after its publication that a generation lives: the backstop for a job that
             stopped for good.
@@ -75,7 +76,9 @@ class RedisStore:
                     f"{name} must be a positive number of seconds (below {_LONGEST_SECONDS:g}), "
                     f"received {value}"
                 )
-        self.prefix = prefix
+        # A cluster changes keys together only where their hash tags agree.
+        cluster = url.partition(":")[0] in CLUSTER and "{" not in prefix
+        self.prefix = f"{{{prefix}}}" if cluster else prefix
         self.dtype = common.check_dtype(dtype)
         self.ttl_ms = math.ceil(ttl * 1000)
         self.lease_ms = math.ceil(lease * 1000)
@@ -83,7 +86,7 @@ class RedisStore:
         files = zip(TLS_OPTIONS, (tls_ca, tls_certificate, tls_key), strict=True)
         tls = {name: path for name, path in files if path is not None}
         self.client = connect(url, timeout, tls, db)
-        self._catalog = RedisCatalog(self.client, prefix)
+        self._catalog = RedisCatalog(self.client, self.prefix)
         self._last: dict[int, common.Record] = {}
 
     @classmethod
@@ -257,7 +260,7 @@ class RedisStore:
         """
         try:
             yield
-        except (redis.RedisError, OSError) as error:
+        except ERRORS as error:
             text = f"{type(error).__name__}: {error}"
             if self._secret:
                 text = text.replace(self._secret, "***")

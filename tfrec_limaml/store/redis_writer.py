@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import redis
-
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import common, values
 from tfrec_limaml.store.base import Generation, Matrix
+from tfrec_limaml.store.redis_connection import ERRORS
 
 if TYPE_CHECKING:
     from tfrec_limaml.store.redis_store import RedisStore
@@ -67,7 +66,7 @@ class RedisWriter:
         transaction.
         """
         store = self._store
-        with store.errors(), store.client.pipeline() as pipeline:
+        with store.errors(), store.client.pipeline(transaction=True) as pipeline:
             self._renew()
             count = int(store.client.hlen(self._data)) - 1  # without the header
             common.check_count(self.identifier, count, expected_count)
@@ -89,7 +88,7 @@ class RedisWriter:
         """
         if self._open:
             self._open = False
-            with contextlib.suppress(redis.RedisError):
+            with contextlib.suppress(*ERRORS):
                 if self._store.client.get(self._lease) == self._token:
                     self._store.client.unlink(self._data)
                     self._store.client.delete(self._lease)

@@ -1,4 +1,5 @@
-"""Stores under test: LMDB in a temporary folder, and a prefix of a private Redis server."""
+"""Stores under test: LMDB in a temporary folder, a prefix of a private Redis server, and of a Redis
+Cluster."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,10 +9,13 @@ import pytest
 from tfrec_limaml.store import EmbeddingStore, open_store
 
 
-@pytest.fixture(params=["lmdb", "redis"])
+@pytest.fixture(params=["lmdb", "redis", "redis+cluster"])
 def store_address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "lmdb":
         return f"lmdb:{tmp_path}/store"
+    if request.param == "redis+cluster":
+        nodes = request.getfixturevalue("redis_cluster")
+        return f"redis+cluster://{nodes}?prefix={tmp_path.name}&lease=1"
     server = request.getfixturevalue("redis_server")
     return f"{server.address}?prefix={tmp_path.name}&lease=1"
 

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import redis.crc
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import open_store
@@ -26,6 +27,10 @@ from tfrec_limaml.store.secrets import masked
         "redis-sentinel://user:s3cret@127.0.0.1:1",
         "redis-sentinel://user:s3cret@127.0.0.1:1/master",
         "redis-cluster://user:s3cret@127.0.0.1:1",
+        "redis+cluster://user:s3cret@127.0.0.1:1",
+        "redis+cluster://user:s3cret@127.0.0.1:1/3",
+        "rediss+cluster://user:s3cret@127.0.0.1:port",
+        "rediss-sentinel://user:s3cret@127.0.0.1:1/master",
         "unix://user:s3cret@/nowhere.sock?db=x",
         "unix://user:s3cret@/nowhere.sock",
     ],
@@ -58,7 +63,10 @@ def test_times_must_be_finite_and_positive(option, value):
     [
         ("redis://127.0.0.1:1/0?tls_ca=ca.pem", "need a rediss://"),
         ("redis://127.0.0.1:1/0?db=3", "is for unix://"),
-        ("redis-cluster://127.0.0.1:1", "Cluster is not supported"),
+        ("redis-cluster://127.0.0.1:1", r"also unix://, redis-sentinel:// and redis\+cluster://"),
+        ("redis+cluster://127.0.0.1:1/2", "a database, of which a cluster has one"),
+        ("redis+cluster://127.0.0.1:1?db=2", "is for unix://"),
+        ("redis+cluster://127.0.0.1:1?tls_ca=ca.pem", "need a rediss://"),
         ("redis-sentinel://127.0.0.1:26379", "names no service"),
     ],
 )
@@ -146,6 +154,40 @@ def test_sentinels_lead_to_the_master(start_redis, redis_server, tmp_path, free_
     assert use(open_store(f"{address}?prefix={tmp_path.name}")) == [[1.0, 1.0]]
 
 
+def test_sentinels_and_master_may_speak_tls(start_redis, certificates, tmp_path, unused_ports):
+    files = certificates
+    master, sentinel = unused_ports(2)
+    tls = (
+        *("--tls-ca-cert-file", str(files / "ca.pem"), "--tls-cert-file", str(files / "own.pem")),
+        *("--tls-key-file", str(files / "own.key"), "--tls-replication", "yes", "--port", "0"),
+    )
+    start_redis(lambda: _listens(master), "--tls-port", str(master), *tls)
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor embeddings 127.0.0.1 {master} 1\n")
+    start_redis(
+        lambda: _listens(sentinel), str(config), "--sentinel", "--tls-port", str(sentinel), *tls
+    )
+    options = f"tls_ca={files}/ca.pem&tls_certificate={files}/own.pem&tls_key={files}/own.key"
+    address = f"rediss-sentinel://127.0.0.1:{sentinel}/embeddings/0?{options}"
+    assert use(open_store(address)) == [[1.0, 1.0]]
+    with pytest.raises(StoreError, match="refused or did not answer"):
+        open_store(f"redis-sentinel://127.0.0.1:{sentinel}/embeddings/0").current(1)
+
+
+def test_keys_of_one_store_lie_in_one_slot_of_a_cluster(redis_cluster, tmp_path):
+    """And another node than theirs may be the one that is asked first."""
+    for n, node in enumerate(redis_cluster.split(",")):
+        store = open_store(f"redis+cluster://{node}?prefix={tmp_path.name}-{n}")
+        assert use(store) == [[1.0, 1.0]]
+        tag = f"{{{tmp_path.name}-{n}}}"
+        assert store.prefix == tag
+        slot = redis.crc.key_slot(tag.encode())
+        keys = list(store.client.scan_iter(match=f"*{tmp_path.name}-{n}*"))
+        assert len(keys) == 4
+        assert {redis.crc.key_slot(key) for key in keys} == {slot}
+        store.close()
+
+
 def _listens(port):
     import socket
 
@@ -160,3 +202,21 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture
+def unused_ports():
+    """``unused_ports(2)``: that many ports."""
+
+    def find(count):
+        import socket
+
+        probes = [socket.socket() for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        ports = [probe.getsockname()[1] for probe in probes]
+        for probe in probes:
+            probe.close()
+        return ports
+
+    return find

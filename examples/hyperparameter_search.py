@@ -14,7 +14,11 @@ import argparse
 from pathlib import Path
 
 import keras
-import optuna
+
+try:
+    import optuna
+except ImportError:  # `--help` goes without it
+    optuna = None
 
 from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model, datasets, load_encoder
@@ -80,6 +84,8 @@ def main() -> None:
         "--study", type=Path, default=Path("limaml_study.log"), help="where trials are kept"
     )
     args = parser.parse_args()
+    if optuna is None:
+        parser.error("Optuna is missing: pip install 'tfrec-limaml[search]'")
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(args.study))
     )

@@ -12,17 +12,16 @@ can be had, else the libraries that flink.xml or spark.xml names, with a manifes
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 JAR = "job-server.jar"
 
 
-@dataclasses.dataclass(frozen=True)
-class Engine:
+class Engine(NamedTuple):
     """An engine's job server.
 
     Attributes:

@@ -89,9 +89,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise LimamlError(f"no task records in {args.tasks}; run `limaml prepare` first")
     model = build_model("vanilla", encoder, _OPTIONS)
     diagnoses = []
-    with tqdm(
-        total=1 + len(definitions), desc="baseline", unit="step", file=sys.stderr
-    ) as progress:
+    bar = {"desc": "baseline", "unit": "step", "file": sys.stderr, "disable": None}
+    with tqdm(total=1 + len(definitions), **bar) as progress:
         first = definitions[
             0
         ]  # every definition groups the same rows: one baseline serves them all

@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     options = {"trained_keys": trained, "dormant_days": args.dormant_days}
     results: list[dict[str, Any]] = []
     rows: dict[str, Any] = {}
-    with tqdm(total=len(models), desc="evaluate", unit="model", file=sys.stderr) as progress:
+    bar = {"desc": "evaluate", "unit": "model", "file": sys.stderr, "disable": None}
+    with tqdm(total=len(models), **bar) as progress:
         for file in models:
             model = keras.saving.load_model(file)
             _check(model, schema, args.task, file)
@@ -198,10 +199,9 @@ def _render(result: dict[str, Any]) -> str:
     for row in result["results"]:
         tuned = "as served" if row.get("served") else "yes" if row["fine_tune"] else "no"
         interval = f"{_number(row['auc_low'])} - {_number(row['auc_high'])}"
-        gain = f"{_number(row['gain'], '+.4f')} ({_number(row['gain_low'], '+.4f')} {_number(row['gain_high'], '+.4f')})"  # noqa: E501
         lines.append(
             f"{row['algorithm']:10} {tuned:>10} {_number(row['auc']):>8} {interval:>17} "
-            f"{gain:>28} {_number(row['log_loss']):>9} "
+            f"{_gain(row):>28} {_number(row['log_loss']):>9} "
             f"{_number(row['calibration'], '.3f'):>8} {_number(row['per_task_auc']):>9}"
         )
     if "bayes_auc" in result:
@@ -210,13 +210,8 @@ def _render(result: dict[str, Any]) -> str:
         )
     best = max(result["results"], key=lambda row: row["auc"] or 0.0)
     lines += ["", f"AUC of {best['algorithm']} by samples of history, and by cohort"]
-    for part in [*best["slices"], *best["cohorts"]]:
-        interval = f"{_number(part['auc_low'])} - {_number(part['auc_high'])}"
-        note = f"  ({part['note']})" if "note" in part else ""
-        lines.append(
-            f"  {part['slice']:16} {part['rows']:8} rows {part['tasks']:8} tasks "
-            f"{_number(part['auc']):>8} {interval:>17}{note}"
-        )
+    lines.append(f"  {'':44} {'AUC':>8} {'95 % interval':>17} {over:>28}")
+    lines += [_part(part) for part in (*best["slices"], *best["cohorts"])]
     for row in result["results"]:
         if "support_loss_before" in row:
             lines.append(
@@ -227,6 +222,20 @@ def _render(result: dict[str, Any]) -> str:
             )
     lines += [f"warning: {text}" for text in result.get("warnings", [])]
     return "\n".join(lines)
+
+
+def _part(part: dict[str, Any]) -> str:
+    """The line of a slice; one of too few tasks or of one class has no interval, but a reason."""
+    line = f"  {part['slice']:16} {part['rows']:8} rows {part['tasks']:8} tasks  "
+    if "note" in part:
+        return f"{line} {_number(part['auc']):>8} {'-':>17} {'-':>28}  ({part['note']})"
+    interval = f"{_number(part['auc_low'])} - {_number(part['auc_high'])}"
+    return f"{line} {_number(part['auc']):>8} {interval:>17} {_gain(part):>28}"
+
+
+def _gain(row: dict[str, Any]) -> str:
+    value, low, high = (_number(row[n], "+.4f") for n in ("gain", "gain_low", "gain_high"))
+    return f"{value} ({low} {high})"
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

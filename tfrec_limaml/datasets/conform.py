@@ -234,6 +234,11 @@ def _convert(
         if name == schema.weight and negative.any():
             counts["out_of_range"] = int(negative.sum())
             out = out.mask(negative)
+        if name == schema.weight and not (out > 0).fillna(False).any():
+            raise SchemaError(
+                f"no row has a weight above 0 in column {name!r}: no row would count; is it the "
+                "column of weights?"
+            )
     else:
         out, counts = columns.to_key(series)
     _record(name, counts, invalid)

@@ -97,6 +97,7 @@ def _receive(url: str, part: Path) -> None:
                     unit="B",
                     unit_scale=True,
                     desc=part.name.removesuffix(".part"),
+                    disable=None,
                 ) as bar,
             ):
                 while block := response.read(_BLOCK):

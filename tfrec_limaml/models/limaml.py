@@ -181,9 +181,10 @@ class LiMAML(MAMLModel):
         if not self.fine_tune:
             return result
         for metric in self._reported.metrics:
-            query = data["query"]
+            batch = data[0] if isinstance(data, tuple) else data
+            query = batch["query"]
             outputs = self.adapted_outputs(
-                self.adapt_tasks(data["support"], None), query["features"]
+                self.adapt_tasks(batch["support"], None), query["features"]
             )
             rows = query["weight"] > 0
             metric.update_state(

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.keras_internals import build_compiled
 
 
@@ -21,7 +22,12 @@ class TaskLoops(keras.Model):
     inner_learning_rate: float
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """`keras.Model.fit` on a dataset of task batches."""
+        """`keras.Model.fit` on a dataset of task batches.
+
+        Raises:
+            LimamlError: `class_weight` is given.
+        """
+        _refuse_weights(class_weight=kwargs.get("class_weight"))
         self._build_from(x)
         before = int(self.dropped_tasks.numpy())
         with _quiet_iteration():
@@ -46,7 +52,7 @@ class TaskLoops(keras.Model):
         """`keras.Model.predict` on a dataset of task batches, or on encoded rows."""
         self._build_from(x)
         spec = getattr(x, "element_spec", None)
-        spec = spec if isinstance(spec, Mapping) and "support" in spec else None
+        spec = spec if is_task_batch(spec) else None
         if spec != self._task_spec:
             self._task_spec, self.predict_function = spec, None
         steps_before = getattr(self, "steps_per_execution", 1)
@@ -56,6 +62,36 @@ class TaskLoops(keras.Model):
                 return super().predict(x, *args, **kwargs)
         finally:
             self.steps_per_execution = steps_before
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """`keras.Model.train_on_batch` on a batch of tasks, which holds labels and weights."""
+        _refuse_weights(y=y, sample_weight=sample_weight, class_weight=class_weight)
+        self._build_from(x)
+        return super().train_on_batch(x, return_dict=return_dict)
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """`keras.Model.test_on_batch` on a batch of tasks, which holds labels and weights."""
+        _refuse_weights(y=y, sample_weight=sample_weight)
+        self._build_from(x)
+        return super().test_on_batch(x, return_dict=return_dict)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """`keras.Model.predict_on_batch` on a batch of tasks (see `TaskModel.predict_step`), or on
+        encoded rows.
+        """
+        self._build_from(x)
+        if self._task_spec is not None:  # traced for the batches of a dataset
+            self._task_spec = self.predict_function = None
+        return super().predict_on_batch(x)
 
     def make_predict_function(self, force: bool = False) -> Any:
         """As in Keras, but traced once for all batch shapes: Keras passes `predict` tensors, whose
@@ -79,15 +115,31 @@ class TaskLoops(keras.Model):
     def _build_from(self, data: Any) -> None:
         # Keras would build them on a forward pass over `data`, which holds tasks, not rows.
         build_compiled(self, tf.zeros([1, 1]), tf.zeros([1, 1]))
-        spec = getattr(data, "element_spec", None)
+        spec = getattr(data, "element_spec", data if is_task_batch(data) else None)
         if self.built or spec is None:
             return
-        if not (isinstance(spec, Mapping) and "support" in spec):
+        if not is_task_batch(spec):
             raise ValueError(
                 "expected a dataset of task batches with 'support' and 'query' (see "
                 f"task_dataset), received {spec}"
             )
         self.build({name: (None, *s.shape[2:]) for name, s in spec["support"]["features"].items()})
+
+
+def is_task_batch(data: Any) -> bool:
+    """Whether this is a batch of tasks, and not of encoded rows."""
+    return isinstance(data, Mapping) and "support" in data
+
+
+def _refuse_weights(**given: Any) -> None:
+    """Raises `LimamlError` where Keras' arguments beside the data are used."""
+    for name, value in given.items():
+        if value is not None:
+            raise LimamlError(
+                f"{name} does not go with batches of tasks: labels and weights are in them; to "
+                "weigh rows, for example by class, name a column as the schema's `weight`, or "
+                "scale batch['support']['weight'] and batch['query']['weight'] with dataset.map"
+            )
 
 
 @contextlib.contextmanager

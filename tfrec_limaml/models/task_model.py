@@ -36,7 +36,7 @@ from tfrec_limaml.models.outer_step import (
     without_tasks,
     zero_unless_finite,
 )
-from tfrec_limaml.models.task_loops import TaskLoops
+from tfrec_limaml.models.task_loops import TaskLoops, is_task_batch
 
 TaskBatch = Mapping[str, Any]
 
@@ -170,7 +170,8 @@ class TaskModel(TaskLoops):
             metrics: Measured at evaluation, on query predictions; AUC and log loss by default for
                 binary labels. Training reports its loss alone: metrics of rows that were just
                 trained on cost time and say little.
-            jit_compile: Off by default: on CPUs XLA was no faster here.
+            jit_compile: Off by default: on CPUs XLA was no faster here. Keras warns and goes on
+                without it where the model holds an encoder, whose look-ups XLA cannot compile.
             **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster where steps are
                 short; callbacks are then called once every 8 batches.
         """
@@ -238,6 +239,7 @@ class TaskModel(TaskLoops):
 
         A task whose loss is not finite is dropped and counted.
         """
+        data = _batch(data)
         support, query = data["support"], data["query"]
         count_here = self.outer_count(support, query)
         count, replicas = sum_over_replicas(count_here)
@@ -261,6 +263,7 @@ class TaskModel(TaskLoops):
         """Measures query predictions, after fine-tuning on the support set where `fine_tune` is
         on.
         """
+        data = _batch(data)
         support, query = data["support"], data["query"]
         outputs = self.task_outputs(support, query)
         mask = query["weight"] > 0
@@ -285,8 +288,9 @@ class TaskModel(TaskLoops):
         ``timestamp``, ``task_key``, ``last_seen`` (the task's latest support timestamp, 0 without
         any) and passthrough columns (the schema's `carry`).
         """
-        if not (isinstance(data, Mapping) and "support" in data):
-            return self(data[0] if isinstance(data, tuple) else data, training=False)
+        data = _batch(data)
+        if not is_task_batch(data):
+            return self(data, training=False)
         return self.query_rows(data, self.task_outputs(data["support"], data["query"]))
 
     def query_rows(self, data: TaskBatch, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -387,6 +391,11 @@ class TaskModel(TaskLoops):
             [tf.convert_to_tensor(g) for g in gradients],
             tf.math.is_finite(total),
         )
+
+
+def _batch(data: Any) -> Any:
+    """What Keras passes to a step: the batch, alone or as the one element of a tuple."""
+    return data[0] if isinstance(data, tuple) else data
 
 
 def _at_least(name: str, value: float, minimum: float) -> None:

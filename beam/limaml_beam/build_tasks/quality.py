@@ -9,7 +9,13 @@ from typing import Any
 
 from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
-from limaml_beam.build_tasks.validation import FILLED, IMPLAUSIBLE, UNKNOWN_KEY, UNREADABLE
+from limaml_beam.build_tasks.validation import (
+    FILLED,
+    IMPLAUSIBLE,
+    UNKNOWN_KEY,
+    UNREADABLE,
+    WITHOUT_WEIGHT,
+)
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 
@@ -46,10 +52,15 @@ def describe(
 
 
 def check(schema: Schema, counts: Mapping[str, int]) -> None:
-    """Raises `LimamlError` where most times are implausible, or a column holds values but not one
-    valid one, or a table has the key of no row.
+    """Raises `LimamlError` where most times are implausible, a column holds values but not one
+    valid one, a table has the key of no row, or all rows have weight 0.
     """
     read = counts.get("rows_read", 0)
+    if read and counts.get(WITHOUT_WEIGHT, 0) == read:
+        raise LimamlError(
+            f"all {read} rows have weight 0 in column {schema.weight!r}: no row would count; is it "
+            "the column of weights?"
+        )
     odd = counts.get(IMPLAUSIBLE, 0)
     if odd > MAX_IMPLAUSIBLE * read:
         raise LimamlError(

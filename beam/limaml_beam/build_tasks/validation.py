@@ -33,6 +33,8 @@ DUPLICATE = "duplicate"
 MALFORMED = "malformed_row"
 #: Rows whose time is implausible; they are used all the same.
 IMPLAUSIBLE = "implausible_time"
+#: Rows of weight 0, likewise.
+WITHOUT_WEIGHT = "weight_0"
 #: Prefixes of counts by feature or table. `UNREADABLE` values are there, but not valid.
 FILLED, UNREADABLE, UNKNOWN_KEY = "filled:", "unreadable:", "unknown_key:"
 
@@ -157,6 +159,7 @@ def validate(
             weights = column_values.as_floats(raw[schema.weight]).astype(np.float32)
         reject(~((weights >= 0) & np.isfinite(weights)), "invalid_weight")
         columns[WEIGHT] = pa.array(weights, pa.float32())
+        counts[WITHOUT_WEIGHT] = int((weights == 0).sum())
     for name in schema.carry:
         columns[name] = pa.array(column_values.as_floats(raw[name]), pa.float32())
     rows_in = {

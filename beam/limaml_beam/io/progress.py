@@ -37,6 +37,11 @@ def advance(stage: str, rows: int) -> None:
     with _lock:
         if stage not in _bars:
             _bars[stage] = tqdm(
-                desc=stage, unit=" rows", unit_scale=True, mininterval=0.5, position=len(_bars)
+                desc=stage,
+                unit=" rows",
+                unit_scale=True,
+                mininterval=0.5,
+                position=len(_bars),
+                disable=None,
             )
         _bars[stage].update(rows)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from limaml_serving.client.feature_reader import Column, FeatureReader, all_finite
+from limaml_serving.client.feature_reader import Column, FeatureReader, all_finite, is_missing
 from limaml_serving.errors import RequestError, shown
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.schema.task_keys import task_key
@@ -95,6 +95,7 @@ class RowReader:
         """Raises `RequestError` where candidates have no column that the model knows: then all of
         them are the same to it.
         """
+        candidates = _without_frame(candidates)
         rows = (candidates,) if isinstance(candidates, Mapping) else candidates
         if all(self._names.isdisjoint(row) for row in rows):
             given = sorted({str(name) for row in rows for name in row})
@@ -108,8 +109,8 @@ class RowReader:
 
         Args:
             member: One value per name.
-            candidates: Columns of equal length by name, or one mapping per candidate (slower: it
-                is turned into columns).
+            candidates: Columns of equal length by name, a pandas DataFrame, or one mapping per
+                candidate (slower: it is turned into columns).
 
         Raises:
             RequestError: A name is given twice or missing, columns differ in length, or a value
@@ -145,6 +146,7 @@ class RowReader:
 
 def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
     """Columns and the number of candidates."""
+    candidates = _without_frame(candidates)
     if isinstance(candidates, Mapping):
         return candidates, _common_length(candidates)
     if isinstance(candidates, str | bytes) or not all(
@@ -159,6 +161,17 @@ def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
     for row in candidates:
         names.update(dict.fromkeys(row))
     return {name: [row.get(name) for row in candidates] for name in names}, len(candidates)
+
+
+def _without_frame(candidates: Any) -> Candidates:
+    """The columns of a pandas DataFrame; anything else as it is."""
+    names = getattr(candidates, "columns", None)
+    if names is None or isinstance(candidates, Mapping):
+        plain: Candidates = candidates
+        return plain
+    if len(set(names)) < len(names):
+        raise RequestError(f"the candidates have columns of the same name: {shown(list(names))}")
+    return {str(name): candidates[name] for name in names}
 
 
 def _common_length(columns: Mapping[str, Any]) -> int:
@@ -201,12 +214,12 @@ def _task_keys(
             )
     try:
         if columns.keys().isdisjoint(names):
-            values = tuple([member[name] for name in names])
+            values = tuple([_key_value(member[name]) for name in names])
             hash(values)  # as text and numbers can be
             return TaskKeys((task_key(values),), _ONE_KEY)
         positions, index = _distinct(
             [
-                _values(columns[name]) if name in columns else [member[name]] * count
+                _values(columns[name]) if name in columns else [_key_value(member[name])] * count
                 for name in names
             ],
             count,
@@ -231,4 +244,9 @@ def _distinct(
 
 
 def _values(column: Any) -> list[Any]:
-    return column.tolist() if hasattr(column, "tolist") else list(column)
+    values = column.tolist() if hasattr(column, "tolist") else list(column)
+    return [_key_value(value) for value in values]
+
+
+def _key_value(value: Any) -> Any:
+    return None if is_missing(value) else value

@@ -141,13 +141,13 @@ def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
     strange = [
         item
         for item in items
-        if not isinstance(item, str | bytes | int | float | np.generic | None)
+        if not isinstance(item, str | bytes | int | float | np.generic) and not is_missing(item)
     ]
     if strange:
         raise RequestError(
             f"feature {feature.name!r} needs text (string), received {shown(strange[0])}"
         )
-    invalid = [item is None or (isinstance(item, float) and item != item) for item in items]
+    invalid = [is_missing(item) or (isinstance(item, float) and item != item) for item in items]
     default = str(_default(feature, "a missing value")).encode() if any(invalid) else b""
     out = [
         default if bad else item if isinstance(item, bytes) else str(item).encode()
@@ -167,7 +167,7 @@ def _texts(items: Sequence[str]) -> bytes:
 def _floats(feature: Feature, values: Any) -> npt.NDArray[Any]:
     array = _array(feature, values)
     if array.dtype.kind == "O":
-        array = _array(feature, np.where(_is_none(array), np.nan, array).tolist())
+        array = _array(feature, np.where(_missing(array), np.nan, array).tolist())
     if array.dtype.kind not in "fiub":
         raise RequestError(
             f"feature {feature.name!r} needs numbers (float32), received {shown(values)}"
@@ -180,7 +180,7 @@ def _integers(feature: Feature, values: Any) -> tuple[npt.NDArray[Any], npt.NDAr
     array = _array(feature, values)
     invalid = np.zeros(array.shape, np.bool_)
     if array.dtype.kind == "O":
-        invalid = _is_none(array)
+        invalid = _missing(array)
     elif array.dtype.kind == "f":
         invalid = ~np.isfinite(array)
     if invalid.any():
@@ -194,10 +194,13 @@ def _integers(feature: Feature, values: Any) -> tuple[npt.NDArray[Any], npt.NDAr
     return whole, invalid
 
 
-def _is_none(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    return np.fromiter((value is None for value in array.flat), np.bool_, array.size).reshape(
-        array.shape
-    )
+def is_missing(value: Any) -> bool:
+    """Whether a value is None, or what pandas has instead (``NA``, ``NaT``)."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _missing(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    return np.fromiter(map(is_missing, array.flat), np.bool_, array.size).reshape(array.shape)
 
 
 def _array(feature: Feature, values: Any) -> npt.NDArray[Any]:

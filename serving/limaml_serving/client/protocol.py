@@ -9,6 +9,7 @@ only carry these out, so that both behave alike.
 from __future__ import annotations
 
 import logging
+import numbers
 import time
 from collections.abc import Generator, Sequence
 from typing import Any, Literal
@@ -83,8 +84,10 @@ class RankingProtocol:
 
     def rank(self, requests: Sequence[Request], top: int | None, timeout: float | None) -> Steps:
         """Ranks each request's candidates; see `limaml_serving.client.Ranker.rank_many`."""
-        if top is not None and top < 1:
-            raise RequestError(f"top must be at least 1, received {top}")
+        if top is not None and (
+            isinstance(top, bool) or not isinstance(top, numbers.Integral) or top < 1
+        ):
+            raise RequestError(f"top must be a whole number of at least 1, received {top!r}")
         self.counters.add(requests=len(requests))
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         try:

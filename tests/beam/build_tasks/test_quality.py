@@ -208,3 +208,10 @@ def test_a_history_keeps_only_the_values_that_are_wanted(log, shop_schema, tmp_p
     assert card["history"]["member"]["without_rows"] == {"history_member_count": 0.0}
     online = pd.read_parquet(tmp_path / "tasks" / "history" / "member.parquet")
     assert [c for c in online.columns if c.startswith("history")] == ["history_member_count"]
+
+
+def test_rows_that_all_have_weight_0_are_refused():
+    weighted = SCHEMA.replace(weight="w")
+    quality.check(weighted, {"rows_read": 9, "weight_0": 8})
+    with pytest.raises(LimamlError, match="all 9 rows have weight 0 in column 'w'"):
+        quality.check(weighted, {"rows_read": 9, "weight_0": 9})

@@ -77,8 +77,10 @@ def test_rows_without_a_time_stop_everything_where_the_schema_says_so(checked, o
         checked(frame=frame, label={"name": "bought", "on_invalid": "error"})
 
 
-def test_exact_duplicates_are_dropped_and_counted(checked, own_frame):
-    raw, invalid = checked(frame=pd.concat([own_frame, own_frame.iloc[:3]]))
+def test_rows_that_agree_in_all_columns_of_the_schema_are_one_row(checked, own_frame):
+    same = own_frame.iloc[:3].assign(remark="another", at=own_frame["at"].iloc[:3] + ".0")
+    other = own_frame.iloc[[4]].assign(price="100")
+    raw, invalid = checked(frame=pd.concat([own_frame.drop(index=9), same, other]))
     card = data_card(raw, invalid)
     assert card["duplicates_dropped"] == 3
     assert card["rows"] == 40
@@ -255,3 +257,10 @@ def test_keys_that_no_store_can_hold_are_dropped_and_counted(checked, own_frame)
         "no task key user_id": 1,
         "key of task user longer than 511 bytes": 1,
     }
+
+
+def test_weights_of_which_none_is_above_0_are_refused(checked, own_frame):
+    weights = ["0"] * (len(own_frame) - 1)
+    checked(frame=own_frame.assign(w=[*weights, "0.5"]), weight="w")
+    with pytest.raises(SchemaError, match="no row has a weight above 0 in column 'w'"):
+        checked(frame=own_frame.assign(w=[*weights, "0"]), weight="w")

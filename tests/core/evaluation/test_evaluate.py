@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import Vanilla
+from tfrec_limaml.commands.evaluate import COMMAND as EVALUATE
 from tfrec_limaml.commands.evaluate import warnings_of
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import adaptation_losses, cohorts, measure, served_rows, task_keys
@@ -221,3 +223,40 @@ def test_a_model_that_is_worse_than_what_it_replaces_is_warned_of():
         "limaml as served is 0.0200",
         "limaml as served is 0.0070",
     ]
+
+
+def test_the_printed_table_has_the_gain_of_each_slice_and_no_interval_for_few_tasks(
+    make_model, tasks_folder, tmp_path, run_limaml
+):
+    make_model().save(tmp_path / "limaml.keras")
+    result = run_limaml("evaluate", tasks_folder, "--run", tmp_path)
+    lines = EVALUATE.render(result).splitlines()
+    start = lines.index("AUC of limaml by samples of history, and by cohort")
+    assert "gain over limaml (95 %)" in lines[start + 1]
+    parts = {line[:18].strip(): line for line in lines[start + 2 :] if " tasks " in line}
+    best = max(result["results"], key=lambda row: row["auc"])
+    for part in (*best["slices"], *best["cohorts"]):
+        line = parts[part["slice"]]
+        if part["tasks"] < 30:
+            assert line.endswith(f"({part['note']})")
+            assert line.split(f"{part['tasks']} tasks")[1].split()[1:3] == ["-", "-"]
+        else:
+            assert f"{part['gain']:+.4f} ({part['gain_low']:+.4f} {part['gain_high']:+.4f})" in line
+    assert any(part["tasks"] < 30 for part in best["cohorts"])
+    assert any(part["tasks"] >= 30 for part in best["cohorts"])
+
+
+def test_a_model_with_an_encoder_trains_under_jit_compile_with_keras_warning(
+    make_model, test_tasks
+):
+    losses = []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(3)
+        model = make_model()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.compile("adam", jit_compile=jit_compile)
+        told = [w for w in caught if "Proceeding with `jit_compile=False`" in str(w.message)]
+        assert bool(told) == jit_compile
+        losses.append(model.evaluate(test_tasks, verbose=0))
+    assert losses[1] == pytest.approx(losses[0])

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import EntireNetworkMAML, LiMAML, MLPGlobalBlock, MLPMetaBlock, Vanilla
+from tfrec_limaml.errors import LimamlError
 
 #: By which repeated runs may differ: rounding alone, whatever kernels the processor chooses.
 BOUND = 1e-6
@@ -172,3 +173,68 @@ def test_mixed_precision_and_gradient_accumulation_train():
 def test_a_dataset_of_rows_is_refused_with_what_is_expected():
     with pytest.raises(ValueError, match="task batches with 'support' and 'query'"):
         _model().fit(tf.data.Dataset.from_tensors({"x": [1.0]}))
+
+
+@pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML, Vanilla])
+def test_single_batches_are_trained_measured_and_predicted_as_datasets_are(cls):
+    batch = _batch(np.random.default_rng(1))
+    one = tf.data.Dataset.from_tensors(batch)
+    fresh = _model(cls)
+    on_batch = fresh.predict_on_batch(batch)
+    rows = fresh.predict(one, verbose=0)
+    for name, values in rows.items():
+        np.testing.assert_allclose(on_batch[name], values, rtol=1e-6, err_msg=name)
+    # Whichever came before: a model traced for a dataset predicts batches, and rows.
+    again = fresh.predict_on_batch(batch)
+    np.testing.assert_allclose(again["probability"], rows["probability"], rtol=1e-6)
+    encoded = {name: value[0] for name, value in batch["query"]["features"].items()}
+    assert fresh.predict_on_batch(encoded).shape == (3,)
+    measured = fresh.evaluate(one, verbose=0, return_dict=True)
+    fresh.reset_metrics()
+    assert fresh.test_on_batch(batch, return_dict=True) == pytest.approx(measured)
+    fitted, stepped = _model(cls), _model(cls)
+    loss = fitted.fit(one, verbose=0).history["loss"][0]
+    assert stepped.train_on_batch(batch) == pytest.approx(loss)
+
+
+@pytest.mark.parametrize("cls", [LiMAML, Vanilla])
+def test_class_weight_and_further_weights_are_refused_with_what_to_do(cls):
+    model, batch = _model(cls), _batch(np.random.default_rng(1))
+    weights = {0: 1.0, 1: 2.0}
+    for call in (
+        lambda: model.fit(_dataset(), class_weight=weights, verbose=0),
+        lambda: model.train_on_batch(batch, class_weight=weights),
+    ):
+        with pytest.raises(LimamlError, match=r"class_weight does not go .* schema's `weight`"):
+            call()
+    with pytest.raises(LimamlError, match="sample_weight does not go with batches of tasks"):
+        model.test_on_batch(batch, sample_weight=np.ones(8))
+
+
+@pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML, Vanilla])
+def test_tasks_without_any_weight_count_for_nothing(cls):
+    def of_weight(batch, tasks):
+        parts = {name: dict(batch[name]) for name in ("support", "query")}
+        for part in parts.values():
+            part["weight"] = part["weight"].copy()
+            part["weight"][tasks] = 0
+        return parts
+
+    batch = _batch(np.random.default_rng(1))
+    model = _model(cls)
+    model.predict_on_batch(batch)
+    before = [v.numpy() for v in model.trainable_variables]
+    nothing = of_weight(batch, slice(None))
+    assert model.train_on_batch(nothing) == 0
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    assert set(model.test_on_batch(nothing)) == {0.0}
+    assert len(model.predict_on_batch(nothing)["label"]) == 0
+    some = of_weight(batch, slice(5, None))
+    few = tf.nest.map_structure(lambda value: value[:5], batch)
+    measured = []
+    for part in (some, few):
+        model.reset_metrics()
+        measured.append(model.test_on_batch(part))
+    assert measured[0] == pytest.approx(measured[1])
+    assert _model(cls).train_on_batch(some) == pytest.approx(_model(cls).train_on_batch(few))

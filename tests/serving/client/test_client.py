@@ -90,6 +90,12 @@ def test_top_returns_the_best_only(make_ranker, member, candidates):
     assert len(ranked.probability) == len(ranked.used_embedding) == 2
 
 
+@pytest.mark.parametrize("top", ["2", 2.0, True, 0, [1]])
+def test_a_top_that_is_no_number_of_candidates_is_refused(make_ranker, member, candidates, top):
+    with pytest.raises(RequestError, match="top must be a whole number of at least 1, received"):
+        make_ranker().rank(member, candidates, top=top)
+
+
 def test_a_member_without_embedding_is_scored_unadapted_and_counted(
     make_ranker, member, candidates
 ):

@@ -242,6 +242,10 @@ def test_what_is_not_text_is_refused(bad):
         (_number("int64", fill_value=9), [1, None], [1, 9]),
         (_number("int64", fill_value=9), np.array([1.0, np.nan]), [1, 9]),
         (_text(fill_value="?"), ["a", None, float("nan")], [b"a", b"?", b"?"]),
+        (_text(fill_value="?"), ["a", pd.NA, pd.NaT], [b"a", b"?", b"?"]),
+        (_text(fill_value="?"), pd.Series(["a", None], dtype="string"), [b"a", b"?"]),
+        (_number(fill_value=9.0), [1.0, pd.NA], [1, 9]),
+        (_number("int64", fill_value=9), pd.Series([1, None], dtype="Int64"), [1, 9]),
     ],
 )
 def test_invalid_values_are_filled_and_reported_where_the_schema_says_so(feature, values, expected):
@@ -300,6 +304,23 @@ def test_malformed_requests_are_refused_with_the_reason(member, candidates, mess
         RowReader([_number()], [["k"]]).read(
             {"k": 1, **member} if "missing" not in message else member, candidates
         )
+
+
+def test_a_data_frame_of_candidates_is_read_as_its_columns():
+    frame = pd.DataFrame({"x": pd.array([1, None], "Int64"), "k": ["a", pd.NA], "id": [7, 8]})
+    frame.index = [5, 3]
+    reader = RowReader([_number(fill_value=9.0)], [["k"]])
+    rows = reader.read({}, frame)
+    reader.check_known(frame)
+    assert rows.count == 2
+    assert np.frombuffer(rows.columns[0][1], np.float32).tolist() == [1, 9]
+    assert rows.keys[0].distinct == ("a", None)
+    with pytest.raises(RequestError, match="no column that the model knows"):
+        reader.check_known(frame[["id"]])
+    with pytest.raises(RequestError, match="columns of the same name"):
+        reader.read({"k": 1}, pd.DataFrame([[1, 2]], columns=["x", "x"]))
+    assert reader.read({"k": 1}, frame[["x"]].iloc[:0]).count == 0
+    assert reader.read({"k": pd.NA}, frame[["x"]]).keys[0].distinct == (None,)
 
 
 def test_task_keys_are_encoded_as_the_job_encodes_them():

@@ -1,0 +1,57 @@
+"""Progress bars are for terminals: a log file gets lines."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("tfrec_limaml", "beam/limaml_beam", "serving/limaml_serving")
+
+
+def bars() -> list[tuple[str, ast.Call]]:
+    found = []
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "tqdm":
+                    found.append((f"{path.relative_to(ROOT)}:{node.lineno}", node))
+    return found
+
+
+@pytest.mark.parametrize(("place", "call"), bars(), ids=lambda value: str(value)[:60])
+def test_each_bar_is_off_where_nobody_looks(place, call):
+    given = {word.arg: word.value for word in call.keywords}
+    if None in given:  # **bar
+        name = given[None].id
+        source = ast.parse((ROOT / place.split(":")[0]).read_text())
+        (settings,) = [
+            node.value
+            for node in ast.walk(source)
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name
+        ]
+        keys = [key.value for key in settings.keys]
+        given |= dict(zip(keys, settings.values, strict=True))
+    assert ast.literal_eval(given["disable"]) is None, place
+
+
+def test_a_log_file_gets_lines_without_carriage_returns(tmp_path):
+    commands = [
+        ["datasets", "prepare", "simulated", "--members", "80", "--output", f"{tmp_path}/raw"],
+        ["prepare", f"{tmp_path}/raw", "--output", f"{tmp_path}/tasks"],
+        ["train", f"{tmp_path}/tasks", "--output", f"{tmp_path}/run", "--epochs", "2"],
+        ["evaluate", f"{tmp_path}/tasks", "--run", f"{tmp_path}/run"],
+    ]
+    script = f"from tfrec_limaml.cli import main\nfor c in {commands}: assert main(c) == 0"
+    log = tmp_path / "log.txt"
+    with log.open("wb") as file:
+        done = subprocess.run([sys.executable, "-c", script], stdout=file, stderr=file, check=False)
+    text = log.read_bytes().decode()
+    assert done.returncode == 0, text[-3000:]
+    assert "\r" not in text
+    assert "\x1b" not in text
+    assert text.count("limaml epoch 1/2") == text.count("limaml epoch 2/2") == 1

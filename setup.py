@@ -19,7 +19,7 @@ SERVING = [
     "grpcio-reflection>=1.60",
     "prometheus-client>=0.20",
 ]
-REDIS = ["redis>=5"]
+REDIS = ["redis>=6.1"]  # transactions in a cluster
 AWS = ["boto3>=1.34"]  # s3:// in the Beam jobs
 TENSORBOARD = ["tensorboard>=2.20"]
 SEARCH = ["optuna>=4"]

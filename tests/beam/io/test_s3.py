@@ -11,7 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from limaml_beam.io.pipeline_options import use_options
+from limaml_beam.io.sources import Source, read_tables
 from tfrec_limaml.cli import main
+from tfrec_limaml.schema.schema import parse_time
 from tfrec_limaml.store import open_store
 
 START = 1_650_000_000_000
@@ -166,6 +169,22 @@ def test_patterns_and_schema_on_s3_are_read_with_the_given_options(s3, flags, up
     # A model trained on these records gives the prior of a later run.
     assert main(["prepare", "s3://bucket/none", "--output", "s3://bucket/x", *flags]) == 2
     assert "no folder s3://bucket/none" in capsys.readouterr().err
+
+
+def test_a_partitioned_folder_on_s3_is_read_as_a_local_one(s3, flags, upload, tmp_path):
+    for day in ("2026-01-01", "2026-01-05"):
+        (tmp_path / "lake" / f"day={day}").mkdir(parents=True)
+        (tmp_path / "lake" / f"day={day}" / "part-0.csv").write_text(f"a\n{day}x\n")
+    (tmp_path / "lake" / "_SUCCESS").touch()
+    remote = upload(tmp_path / "lake", "lake")
+    use_options([flag.removeprefix("--beam=") for flag in flags])
+    dates = (parse_time("2026-01-05"), parse_time("2026-01-06"))
+    source = Source.match("interactions", remote, dates=dates)
+    assert source.files == (f"{remote}/day=2026-01-05/part-0.csv",)
+    assert source.outside == (f"{remote}/day=2026-01-01/part-0.csv",)
+    assert source.markers == (f"{remote}/_SUCCESS",)
+    (table,) = [t for t in read_tables((source.files[0], None), ["a", "day"], 9) if t.num_rows]
+    assert table.to_pydict() == {"a": ["2026-01-05x"], "day": ["2026-01-05"]}
 
 
 def test_a_work_folder_on_s3_is_refused_by_name(tmp_path, monkeypatch, capsys):

@@ -230,6 +230,8 @@ def render(card: dict[str, Any]) -> str:
     lines += [
         f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items() if number
     ]
+    if closed := card["files"]["interactions"]["outside_dates"]:
+        lines.append(f"  {closed} files not opened: partitions of days outside the dates")
     for definition, splits in card["tasks"].items():
         episodes = [split for split in splits if split.startswith(EPISODE)]
         if episodes:

@@ -173,7 +173,9 @@ def test_both_commands_read_a_partitioned_folder_with_its_columns(lake, schema, 
     assert sorted(statistics["features"]["tags"]["vocabulary"]) == ["de", "none", "x", "y"]
 
 
-def test_a_nightly_run_opens_only_the_days_of_its_window(lake, schema, tmp_path, monkeypatch):
+def test_a_nightly_run_opens_only_the_days_of_its_window(
+    lake, schema, tmp_path, monkeypatch, capsys
+):
     opened = set()
     real = sources.open_file
     monkeypatch.setattr(sources, "open_file", lambda path: (opened.add(path), real(path))[1])
@@ -185,6 +187,7 @@ def test_a_nightly_run_opens_only_the_days_of_its_window(lake, schema, tmp_path,
     assert card["files"]["interactions"]["read"] == 8
     assert card["files"]["interactions"]["outside_dates"] == 8
     assert card["rows"]["used"] == 16
+    assert "8 files not opened: partitions of days outside the dates" in capsys.readouterr().out
     pattern = f"{lake}/day=*/land=*/part-*.parquet"
     whole = prepare(schema, pattern, tmp_path / "whole", *window, "--all-partitions")
     assert len(opened) == whole["files"]["interactions"]["read"] == 16

@@ -138,6 +138,28 @@ def test_a_failed_check_refuses_with_the_reason_and_leaves_the_published_generat
     assert store.current(7).count == 20
 
 
+def test_the_metrics_of_a_refused_refresh_keep_the_last_success_and_count_both_jobs(
+    raw, arguments, tmp_path
+):
+    file = tmp_path / "refresh.prom"
+    metrics = ["--metrics-file", str(file)]
+
+    def value(line):
+        return [float(x.split()[-1]) for x in file.read_text().splitlines() if x.startswith(line)]
+
+    command = 'command="refresh"'
+    success = f"limaml_run_last_success_timestamp_seconds{{{command}}}"
+    assert main(["refresh", raw(1), *arguments, *metrics]) == 0
+    assert value(f"limaml_run_success{{{command}}}") == [1]
+    assert value(f'limaml_run_rows{{{command},state="read"}}') == [30]
+    assert value(f'limaml_run_tasks{{{command},state="embedded"}}') == [30]
+    (before,) = value(success)
+    assert main(["refresh", raw(1, members=20), *arguments, *metrics]) == 2
+    assert value(f'limaml_run_outcome{{{command},outcome="refused"}}') == [1]
+    assert value(f"limaml_run_success{{{command}}}") == [0]
+    assert value(success) == [before]
+
+
 def test_after_a_rollback_the_next_refresh_builds_on_what_readers_see(
     raw, arguments, result, tmp_path
 ):

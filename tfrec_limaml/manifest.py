@@ -38,6 +38,9 @@ NESTED_OUTPUTS = {
     "nested_sample_count": "int64 [B, G]",
     "nested_last_timestamp": "int64 [B, G], milliseconds",
 }
+# Of the adapter's second signature, where tasks have a posterior: `ADAPTER_OUTPUTS` and this.
+VARIANCE_SIGNATURE = "with_variance"
+VARIANCE = "variance"  # float32 [B, D]
 META_EMBEDDING = "meta_embedding"  # float32 [N, D]
 HAS_META_EMBEDDING = "has_meta_embedding"  # bool [N]
 EXAMPLES = "examples"  # string [N], serialized tf.Example
@@ -66,6 +69,8 @@ class Manifest:
             for.
         embedding_dim: Width ``D`` of the meta embedding.
         inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps``, ``pooling``.
+        prior_variance: Variance of each number of a task's offset before any interaction is seen,
+            ``[D]``; empty where tasks have no posterior variance to compare with it.
         training_window: ``{"start": ms, "end": ms}`` of the training rows, where known.
         training_label_mean: Mean label of the training rows, towards which rates of history
             features are smoothed; None where unknown.
@@ -83,6 +88,7 @@ class Manifest:
     embedding_dim: int
     inner_loop: Mapping[str, Any]
     nested_definitions: Sequence[str] = ()
+    prior_variance: Sequence[float] = ()
     training_window: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     training_label_mean: float | None = None
     training_quality: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -15,28 +15,41 @@ from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.models import LiMAML, TaskModel
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.training.options import TrainOptions
-from tfrec_limaml.training.train import train
+from tfrec_limaml.training.recipes import build_model
+from tfrec_limaml.training.train import Build, train
 
 _BATCH = 512
 
 
-def network(options: TrainOptions, whole_network: bool = False) -> Rival:
+def network(
+    options: TrainOptions, in_place: bool = False, build: Build = build_model, batch: int = _BATCH
+) -> Rival:
     """A rival that trains with these options.
 
     Args:
         options: The recipe.
-        whole_network: Score after fine-tuning the whole network per task (`Vanilla` only).
+        in_place: Score with what adaptation makes of the network itself, of which nothing can be
+            stored, instead of with the stored form.
+        build: Makes the model; see `train`.
+        batch: Tasks that are scored at a time.
     """
-    return functools.partial(_run, options=options, whole_network=whole_network)
+    return functools.partial(_run, options=options, in_place=in_place, build=build, batch=batch)
 
 
-def scores(model: TaskModel, data: Data, split: str, served: bool) -> np.ndarray[Any, Any]:
-    """Probabilities of a split's rows in the order of the files."""
-    dataset = task_dataset(data.pattern(split), model.encoder, _BATCH, with_keys=True)
-    if served and isinstance(model, LiMAML):
+def scores(
+    model: TaskModel,
+    data: Data,
+    split: str,
+    adapted: bool,
+    in_place: bool = False,
+    batch: int = _BATCH,
+) -> np.ndarray[Any, Any]:
+    """Probabilities of a split's rows in the order of the files; see `network`."""
+    dataset = task_dataset(data.pattern(split), model.encoder, batch, with_keys=True)
+    if adapted and not in_place:
         rows = served_rows(model, dataset)
     else:
-        model.fine_tune = served
+        model.fine_tune = adapted
         rows = model.predict(dataset, verbose=0)
     if not np.array_equal(rows["label"], getattr(data, split).label):
         raise LimamlError(f"the network scored other {split} rows than the table holds")
@@ -44,22 +57,24 @@ def scores(model: TaskModel, data: Data, split: str, served: bool) -> np.ndarray
     return probability
 
 
-def _run(data: Data, seed: int, options: TrainOptions, whole_network: bool) -> Outcome:
+def _run(
+    data: Data, seed: int, options: TrainOptions, in_place: bool, build: Build, batch: int
+) -> Outcome:
     keras.utils.clear_session()
     changes: dict[str, Any] = {"seed": seed}
     if data.epochs is not None:
         changes["epochs"] = data.epochs
-    trained = train(data.tasks, options.replace(**changes), task=data.task)
+    trained = train(data.tasks, options.replace(**changes), task=data.task, build=build)
     model = trained.model
-    adapts = isinstance(model, LiMAML) or whole_network
-    validation = scores(model, data, "validation", adapts)
+    adapts = isinstance(model, LiMAML) or in_place
+    score = functools.partial(scores, model, data, in_place=in_place, batch=batch)
     return Outcome(
-        scores(model, data, "test", adapts),
-        auc(data.validation.label, validation),
-        unadapted=scores(model, data, "test", False) if adapts else None,
+        score("test", adapts),
+        auc(data.validation.label, score("validation", adapts)),
+        unadapted=score("test", False) if adapts else None,
         settings={
             "epochs": trained.result["epochs"],
             "adaptation_strength": model.adaptation_strength,
         },
-        served_form=not whole_network,
+        served_form=not in_place,
     )

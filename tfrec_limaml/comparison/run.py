@@ -19,6 +19,7 @@ from tfrec_limaml.comparison.networks import network
 from tfrec_limaml.comparison.random_effects import glmix
 from tfrec_limaml.comparison.rivals import Data, Outcome, Rival
 from tfrec_limaml.comparison.summary import summarise
+from tfrec_limaml.comparison.target_attention import build_target_attention
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.options import TrainOptions
 
@@ -34,10 +35,13 @@ RIVALS: Mapping[str, Rival] = {
     "lightgbm": lightgbm,
     "lightgbm-ids": lightgbm_ids,
     "vanilla": network(_VANILLA),
-    "vanilla-fine-tuned": network(_VANILLA, whole_network=True),
+    "vanilla-fine-tuned": network(_VANILLA, in_place=True),
     "wide-and-deep": network(_VANILLA.replace(global_block="wide_and_deep", id_embeddings=True)),
+    "din": network(TrainOptions(), True, build_target_attention, 16),
     "glmix": glmix,
     "limaml": network(TrainOptions()),
+    "limaml-encoder": network(TrainOptions().replace(prior="encoder", inner_steps=0)),
+    "limaml-encoder-prior": network(TrainOptions().replace(prior="encoder")),
     "limaml-gradient": network(_GRADIENT),
     "limaml-paper": network(TrainOptions.paper()),
 }

@@ -55,11 +55,17 @@ def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, A
         float(np.mean(by_task[name], dtype=np.float64)) for name in ("before", "after")
     )
     if not after <= before:
+        gradient = not (isinstance(model, LiMAML) and model.adaptation == "gauss-newton")
+        remedy = (
+            f"at inner_learning_rate={model.inner_learning_rate:g}; lower inner_learning_rate and "
+            "train again"
+            if gradient and model.fine_tune_steps
+            else "in closed form or read from the support set; train for longer, or use "
+            "prior='zero'"
+        )
         warnings.warn(
             f"fine-tuning made the support loss worse: {before:.4f} before and {after:.4f} after "
-            f"{model.fine_tune_steps} step(s) at "
-            f"inner_learning_rate={model.inner_learning_rate:g}; lower inner_learning_rate and "
-            "train again",
+            f"{model.fine_tune_steps} step(s) {remedy}",
             stacklevel=2,
         )
     rose = ~(by_task["after"] <= by_task["before"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -22,10 +24,11 @@ from tfrec_limaml.tasks.parsing import (
 
 def adapter_module(model: LiMAML) -> Exported:
     """The adapter and its signature: serialized task records to meta embeddings,
-    ``fine_tune_steps`` in the graph.
+    ``fine_tune_steps`` in the graph; where tasks have a posterior, a second one gives its variance
+    too.
     """
 
-    def adapt(task_records: tf.Tensor) -> dict[str, tf.Tensor]:
+    def adapt(task_records: tf.Tensor, with_variance: bool = False) -> dict[str, tf.Tensor]:
         tasks = parse_tasks(task_records, model.encoder.schema)
         counts = tf.where(tasks.query_start >= 0, tasks.query_start, tasks.counts)
         first = tasks.splits[:-1]
@@ -52,6 +55,8 @@ def adapter_module(model: LiMAML) -> Exported:
             names.META_EMBEDDING: tf.cast(stored.embedding, tf.float32),
             **{name: value[:, None] for name, value in outputs.items()},
         }
+        if with_variance:
+            outputs[names.VARIANCE] = tf.cast(stored.variance, tf.float32)
         if stored.nested:
             further = [
                 tf.gather(model.encoder.further_key(name, tasks.columns), index)
@@ -60,10 +65,12 @@ def adapter_module(model: LiMAML) -> Exported:
             outputs.update(_nested_outputs(stored.nested, further, tasks.task_key, times))
         return outputs
 
-    return traced(
-        model,
-        {names.SERVING_SIGNATURE: (adapt, {names.ADAPTER_INPUT: tf.TensorSpec([None], tf.string)})},
-    )
+    inputs = {names.ADAPTER_INPUT: tf.TensorSpec([None], tf.string)}
+    signatures: dict[str, Any] = {names.SERVING_SIGNATURE: (adapt, inputs)}
+    if model.prior_variance() is not None:
+        both = functools.partial(adapt, with_variance=True)
+        signatures[names.VARIANCE_SIGNATURE] = (both, inputs)
+    return traced(model, signatures)
 
 
 def _nested_outputs(

@@ -129,6 +129,7 @@ def _manifest(
             "fine_tune_steps": model.fine_tune_steps,
             "pooling": model.pooling,
         },
+        prior_variance=model.prior_variance() or (),
         training_window=dict(model.encoder.statistics.window),
         training_label_mean=model.encoder.statistics.label_mean,
         training_quality=dict(model.encoder.statistics.quality),

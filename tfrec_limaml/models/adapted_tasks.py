@@ -19,7 +19,8 @@ class AdaptedTasks(NamedTuple):
         losses: Mean support losses ``[T]``: un-adapted, then before each further step; empty where
             nothing was adapted.
         memory: What the meta block keeps of the support sets; see `MetaBlock.encode_support`.
-        variance: Posterior variances ``[T, D]`` of the adapted offsets; None after gradient steps.
+        variance: Posterior variances ``[T, D]`` of the adapted offsets, the diagonal of the inverse
+            of the last solve's matrix; None in training, and without solves.
     """
 
     weights: Weights

@@ -46,6 +46,7 @@ class TaskEmbeddings(NamedTuple):
         embedding: Meta embeddings ``[T, D]``, or offsets to them where the meta block stores those.
         loss_before: Mean support losses ``[T]`` before adaptation.
         loss_after: Mean support losses ``[T]`` after it.
+        variance: Posterior variances ``[T, D]`` of offsets; None without solves.
         nested: One entry for each nested task definition of the meta block.
     """
 
@@ -53,6 +54,7 @@ class TaskEmbeddings(NamedTuple):
     loss_before: tf.Tensor
     loss_after: tf.Tensor
     nested: tuple[SubtaskEmbeddings, ...] = ()
+    variance: tf.Tensor | None = None
 
 
 class _Untracked:
@@ -200,6 +202,15 @@ class LiMAML(MAMLModel):
         logarithm = PRECISION_RATE * tf.convert_to_tensor(self.scaled_log_precision)
         return tf.exp(tf.clip_by_value(logarithm, *PRECISION_RANGE))
 
+    def prior_variance(self) -> list[float] | None:
+        """Variance of each number of the offset before any interaction is seen, ``[D]``; None where
+        tasks have no posterior variance either.
+        """
+        solves = self.adaptation == "gauss-newton" and self.fine_tune_steps
+        if not solves or not self.adaptation_strength:
+            return None
+        return [float(v) for v in self.adaptation_strength / self.precision().numpy()]
+
     def adapt_tasks(
         self, support: Samples, steps: int | None, training: bool = False
     ) -> AdaptedTasks:
@@ -251,6 +262,7 @@ class LiMAML(MAMLModel):
             adapted.losses[0] if adapted.losses else after,
             after,
             self._subtask_embeddings(nested, support),
+            adapted.variance,
         )
 
     def _adapt(self, rows: _Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
@@ -317,9 +329,11 @@ class LiMAML(MAMLModel):
             support["weight"],
             self.precision() / strength,
             steps,
+            with_variance=not training,
             prior_mean=mean,
         )
-        return AdaptedTasks([solved.offset], [*unadapted, *solved.losses])
+        variance = None if training else solved.variance
+        return AdaptedTasks([solved.offset], [*unadapted, *solved.losses], variance=variance)
 
     def _outputs(
         self, adapted: AdaptedTasks, rows: _Rows, causal: bool, training: bool

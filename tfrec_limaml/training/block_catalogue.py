@@ -144,7 +144,7 @@ def _dlrm(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
 
 
 def _deep(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
-    embeddings = _global_embeddings(encoder, options)
+    embeddings = global_embeddings(encoder, options)
     return {
         "dropout": options.dropout,
         "embeddings": embeddings,
@@ -154,10 +154,10 @@ def _deep(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
 
 
 def _ids(encoder: FeatureEncoder, options: Options) -> dict[str, int]:
-    return {name: size for name, (size, _) in _global_embeddings(encoder, options).items()}
+    return {name: size for name, (size, _) in global_embeddings(encoder, options).items()}
 
 
-def _global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, tuple[int, int]]:
+def global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, tuple[int, int]]:
     """All embedded features, but for the ID where the meta block has it: a second row for it would
     take over what that one is to learn.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import episodes_in
 from tfrec_limaml.tasks.input_pipeline import count_tasks, task_dataset
-from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.options import ModelOptions, TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder, split_pattern
 from tfrec_limaml.training.schedules import warmup_cosine
 from tfrec_limaml.training.strength import choose_adaptation_strength
 
 #: Batches between two visits to Python.
 STEPS_PER_EXECUTION = 8
+#: Makes a model, as `build_model` does.
+Build = Callable[[str, FeatureEncoder, ModelOptions], TaskModel]
 #: Variables without weight decay, by parts of their names.
 NOT_DECAYED = ("bias", "scaled_log", "inner_rate")
 
@@ -51,6 +53,7 @@ def train(
     task: str | None = None,
     nested: Sequence[str] = (),
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    build: Build = build_model,
 ) -> Trained:
     """Trains with early stopping on the validation tasks.
 
@@ -60,6 +63,7 @@ def train(
         task: Task definition; the schema's first by default.
         nested: Further definitions that refine it; see `NestedMetaBlocks`.
         callbacks: Called after the early stopping.
+        build: Makes the model of algorithm, encoder and options: for models of your own.
 
     Returns:
         The model and the result.
@@ -67,9 +71,9 @@ def train(
     options = TrainOptions() if options is None else options
     encoder = load_encoder(tasks, task, nested)
     if options.model.id_embeddings is not None or not _history_tells_of_ids(encoder.schema):
-        return _train(tasks, options, task, encoder, callbacks)
+        return _train(tasks, options, task, encoder, callbacks, build)
     tried = [
-        _train(tasks, options.replace(id_embeddings=choice), task, encoder, callbacks)
+        _train(tasks, options.replace(id_embeddings=choice), task, encoder, callbacks, build)
         for choice in (True, False)
     ]
     scores = [trained.result["best_val_score"] for trained in tried]
@@ -90,9 +94,10 @@ def _train(
     task: str | None,
     encoder: FeatureEncoder,
     callbacks: Sequence[keras.callbacks.Callback],
+    build: Build,
 ) -> Trained:
     keras.utils.set_random_seed(options.seed)
-    model = build_model(options.algorithm, encoder, options.model.replace(task=task))
+    model = build(options.algorithm, encoder, options.model.replace(task=task))
     splits = ("train", "validation")
     patterns = {split: split_pattern(tasks, task, split, encoder.schema) for split in splits}
     count, rows = count_tasks(patterns["train"])

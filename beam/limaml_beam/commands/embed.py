@@ -71,6 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="publish a finished OUTPUT that could not be published",
     )
+    parser.add_argument(
+        "--with-variance",
+        action="store_true",
+        help="write the posterior variance of each stored number too (models adapted in closed "
+        "form)",
+    )
+    parser.add_argument(
+        "--variance-store",
+        metavar="ADDRESS",
+        help="publish the variances here, in a store of their own; implies --with-variance",
+    )
     add_report_flags(parser)
     add_job_arguments(parser)
 
@@ -138,13 +149,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     quiet_beam(use_options(arguments.beam))
     with outcome.reported("embed", report_paths(arguments), arguments.metrics_file):
         options = options_from(arguments)
-        if arguments.launch_only and arguments.store:
+        if arguments.launch_only and (arguments.store or arguments.variance_store):
             raise LimamlError(
                 "--store belongs to --finish: --launch-only returns before there is anything to "
                 "publish"
             )
         if arguments.publish_only and not arguments.store:
             raise LimamlError("--publish-only needs --store")
+        if arguments.variance_store and arguments.variance_store == arguments.store:
+            raise LimamlError(
+                "--variance-store must be another store than --store, received the same"
+            )
         return _run(arguments, options)
 
 
@@ -159,6 +174,13 @@ def _run(arguments: argparse.Namespace, options: EmbedOptions) -> dict[str, Any]
         outcome.note(**report)
     else:
         report = _embed(arguments, options, store)
+    if arguments.variance_store:  # first: whoever sees an embedding finds its variance
+        outcome.stage("publish")
+        if not report.get("with_variance"):
+            raise LimamlError(f"{arguments.output} holds no variances for --variance-store")
+        variances = open_store(arguments.variance_store)
+        report["published_variances"] = _publish(arguments, variances, "variance")
+        variances.close()
     if store is not None:
         outcome.stage("publish")
         report["published"] = _publish(arguments, store)
@@ -181,16 +203,19 @@ def _embed(
         output=arguments.output,
         generation=job.new_generation_name(store, read_manifest(adapter).model_version),
         previous=arguments.previous,
+        with_variance=arguments.with_variance or bool(arguments.variance_store),
     )
     step = job.launch if arguments.launch_only else job.finish if arguments.finish else job.generate
     return step(settings, arguments.beam, overwrite=arguments.overwrite)
 
 
-def _publish(arguments: argparse.Namespace, store: EmbeddingStore) -> str:
+def _publish(
+    arguments: argparse.Namespace, store: EmbeddingStore, column: str = "embedding"
+) -> str:
     from limaml_beam.generate_embeddings.publish import publish
 
     try:
-        return publish(arguments.output, store).identifier
+        return publish(arguments.output, store, column).identifier
     except StoreError as error:
         raise StoreError(
             f"{error}; the embeddings are complete in {arguments.output}: once the store answers, "

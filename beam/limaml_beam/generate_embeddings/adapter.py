@@ -23,7 +23,14 @@ from apache_beam.ml.inference import base
 
 from limaml_beam.generate_embeddings.record_batches import unpack
 from limaml_beam.io import files, tfx_bsl_internals
-from tfrec_limaml.manifest import ADAPTER_INPUT, ADAPTER_OUTPUTS, NESTED_OUTPUTS
+from tfrec_limaml.manifest import (
+    ADAPTER_INPUT,
+    ADAPTER_OUTPUTS,
+    NESTED_OUTPUTS,
+    SERVING_SIGNATURE,
+    VARIANCE,
+    VARIANCE_SIGNATURE,
+)
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _LOGGER = logging.getLogger(__name__)
@@ -33,7 +40,9 @@ REFUSED = -1
 Outputs = dict[str, npt.NDArray[Any]]
 
 
-def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> beam.PTransform:
+def adapt_with(
+    adapter: str, embedding_dim: int, intra_op_threads: int = 0, with_variance: bool = False
+) -> beam.PTransform:
     """A transform from packed batches (bytes) to PredictionLogs.
 
     Args:
@@ -41,6 +50,7 @@ def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> b
             process.
         embedding_dim: Width ``D``, from the manifest.
         intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
+        with_variance: Call the signature that gives posterior variances too.
     """
     import_tensorflow()
     from tfx_bsl.public.proto import model_spec_pb2
@@ -50,7 +60,9 @@ def adapt_with(adapter: str, embedding_dim: int, intra_op_threads: int = 0) -> b
     # them in memory.
     spec.batch_parameters.min_batch_size = 1
     spec.batch_parameters.max_batch_size = 1
-    load = functools.partial(_load, adapter, embedding_dim, intra_op_threads)
+    signature = VARIANCE_SIGNATURE if with_variance else SERVING_SIGNATURE
+    spec.saved_model_spec.signature_name.append(signature)
+    load = functools.partial(_load, adapter, embedding_dim, intra_op_threads, signature)
     with files.local_copy(adapter) as folder:
         # tfx-bsl reads the signature now, through TensorFlow's own file access.
         spec.saved_model_spec.model_path = folder
@@ -84,6 +96,7 @@ def _load(
     adapter: str,
     embedding_dim: int,
     intra_op_threads: int,
+    signature: str,
     _launchers_path: str,
     tags: Sequence[str],
 ) -> PackedAdapter:
@@ -91,12 +104,21 @@ def _load(
     built the job.
     """
     return load_packed(
-        adapter, tags, embedding_dim=embedding_dim, intra_op_threads=intra_op_threads
+        adapter,
+        tags,
+        embedding_dim=embedding_dim,
+        intra_op_threads=intra_op_threads,
+        signature_name=signature,
     )
 
 
 def load_packed(
-    adapter: str, tags: Sequence[str], *, embedding_dim: int, intra_op_threads: int
+    adapter: str,
+    tags: Sequence[str],
+    *,
+    embedding_dim: int,
+    intra_op_threads: int,
+    signature_name: str = SERVING_SIGNATURE,
 ) -> PackedAdapter:
     """Loads the SavedModel behind the interface that tfx-bsl calls."""
     import_tensorflow()
@@ -113,16 +135,22 @@ def load_packed(
             )
     with files.local_copy(adapter) as folder:
         model = tf.saved_model.load(folder, tags=list(tags))
-    signature = model.signatures["serving_default"]
+    signature = model.signatures[signature_name]
+    variance = (VARIANCE,) if signature_name == VARIANCE_SIGNATURE else ()
 
     nested = NESTED_OUTPUTS if NESTED_OUTPUTS.keys() <= signature.structured_outputs.keys() else ()
 
     def call(records: Sequence[bytes]) -> Outputs:
         outputs = signature(**{ADAPTER_INPUT: tf.constant(records, tf.string)})
-        return {name: outputs[name].numpy() for name in (*ADAPTER_OUTPUTS, *nested)}
+        return {name: outputs[name].numpy() for name in (*ADAPTER_OUTPUTS, *variance, *nested)}
 
     return PackedAdapter(
-        call, embedding_dim, tf.errors.OpError, nested=bool(nested), keep_alive=model
+        call,
+        embedding_dim,
+        tf.errors.OpError,
+        nested=bool(nested),
+        with_variance=bool(variance),
+        keep_alive=model,
     )
 
 
@@ -135,6 +163,7 @@ class PackedAdapter:
         embedding_dim: Width ``D``.
         refusal: What `call` raises on records that the graph cannot take.
         nested: Whether `call` gives `NESTED_OUTPUTS` too.
+        with_variance: Whether `call` gives variances too.
         keep_alive: Owner of the graph that `call` runs.
     """
 
@@ -144,12 +173,14 @@ class PackedAdapter:
         embedding_dim: int,
         refusal: type[Exception],
         nested: bool = False,
+        with_variance: bool = False,
         keep_alive: object = None,
     ) -> None:
         self._call = call
         self._embedding_dim = embedding_dim
         self._refusal = refusal
         self._nested = nested
+        self._with_variance = with_variance
         self._keep_alive = keep_alive
 
     def run(self, fetches: Mapping[str, str], feed_dict: Mapping[str, Sequence[bytes]]) -> Outputs:
@@ -188,6 +219,7 @@ class PackedAdapter:
             "loss_before": zero,
             "loss_after": zero,
             **(nested if self._nested else {}),
+            **({VARIANCE: np.zeros((1, dim), np.float32)} if self._with_variance else {}),
         }
 
 

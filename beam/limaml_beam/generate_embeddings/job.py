@@ -59,6 +59,7 @@ class EmbeddingJob(EmbedOptions):
         generation: Name of this run; goes into every row and into the store.
         previous: Output of an earlier run of the same adapter: only tasks whose record changed
             since are adapted again.
+        with_variance: Write each offset's posterior variances too.
     """
 
     tasks: str
@@ -66,6 +67,7 @@ class EmbeddingJob(EmbedOptions):
     output: str
     generation: str
     previous: str | None = None
+    with_variance: bool = False
 
     @classmethod
     def from_options(cls, options: EmbedOptions, **paths: Any) -> EmbeddingJob:
@@ -104,7 +106,10 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
         )
         rows = (
             read.batches
-            | "Adapt" >> adapt_with(job.adapter, manifest.embedding_dim, job.threads_per_worker)
+            | "Adapt"
+            >> adapt_with(
+                job.adapter, manifest.embedding_dim, job.threads_per_worker, job.with_variance
+            )
             | "ToTables"
             >> beam.ParDo(ToTables(manifest, job.generation)).with_outputs(
                 DEAD_LETTERS, KEYS, COUNTS, main="rows"
@@ -112,7 +117,9 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
         )
         embeddings, counts = [rows.rows], [read[COUNTS], rows[COUNTS]]
         if previous:
-            carry = CarryOver(manifest.task_definition, job.generation, self._oldest)
+            carry = CarryOver(
+                manifest.task_definition, job.generation, self._oldest, job.with_variance
+            )
             carried = (
                 paths.pipeline
                 | "PreviousFiles" >> beam.Create(previous)
@@ -179,6 +186,7 @@ def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
         "generation": job.generation,
         "manifest_digest": artefacts.manifest_digest(job.adapter),
         "began": time.time(),
+        "with_variance": job.with_variance,
     }
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(staged_output.discard, staging)
@@ -206,7 +214,11 @@ def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
         )
     record = json.loads(text)
     return _finish(
-        dataclasses.replace(job, generation=record["generation"]),
+        dataclasses.replace(
+            job,
+            generation=record["generation"],
+            with_variance=record.get("with_variance", False),
+        ),
         staging,
         record["manifest_digest"],
         record["began"],
@@ -220,6 +232,11 @@ def _launched(output: str) -> str:
 def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -> None:
     manifest = artefacts.read_manifest(job.adapter)
     manifest.check_schema(artefacts.read_schema(job.tasks))
+    if job.with_variance and not manifest.prior_variance:
+        raise LimamlError(
+            f"model version {manifest.model_version} has no posterior variances (it was adapted by "
+            "gradient steps, or exported by an earlier version); leave out --with-variance"
+        )
     paths = artefacts.task_files(job.tasks, manifest.task_definition)
     oldest = 0 if job.previous is None else _check_previous(job, job.previous, manifest)
     outcome.stage("embed")
@@ -229,19 +246,21 @@ def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -
         | "Files" >> beam.Create(paths)
         | "GenerateEmbeddings" >> GenerateEmbeddings(job, manifest, oldest)
     )
-    write_results(results, folder)
+    write_results(results, folder, job.with_variance)
     with runner_errors.readable(job.output):
         running = pipeline.run()
         if wait:
             running.wait_until_finish()
 
 
-def write_results(results: dict[str, beam.PCollection], folder: str) -> None:
+def write_results(
+    results: dict[str, beam.PCollection], folder: str, with_variance: bool = False
+) -> None:
     """Writes what `GenerateEmbeddings` returns: Parquet files, and the counts when all of them are
     complete.
     """
     rows = results["embeddings"] | "WriteEmbeddings" >> _write(
-        folder, tables.EMBEDDINGS_PREFIX, tables.EMBEDDINGS_SCHEMA
+        folder, tables.EMBEDDINGS_PREFIX, tables.embeddings_schema(with_variance)
     )
     dead = results["dead_letters"] | "WriteDeadLetters" >> _write(
         folder, f"{tables.DEAD_LETTERS_FOLDER}/part", tables.DEAD_LETTERS_SCHEMA
@@ -273,6 +292,7 @@ def _finish(job: EmbeddingJob, folder: str, digest: str, began: float) -> dict[s
     report = make_report(
         job.generation, artefacts.read_manifest(job.adapter), digest, counts, folder
     )
+    report["with_variance"] = job.with_variance
     outcome.note(**report)
     outcome.stage(outcome.CHECK)
     check_report(report, job.max_bad_fraction)
@@ -294,6 +314,10 @@ def _check_previous(job: EmbeddingJob, previous: str, manifest: Manifest) -> int
             f"{previous} was made by another export (model version {report['model_version']}) "
             f"than {job.adapter} "
             f"(version {manifest.model_version}): leave out --previous for a full run"
+        )
+    if job.with_variance and not report.get("with_variance"):
+        raise LimamlError(
+            f"{previous} holds no variances to keep: leave out --previous for a full run"
         )
     batches = tables.read_batches(tables.embedding_files(previous), ["event_timestamp"])
     newest = max(

@@ -14,12 +14,13 @@ KEEP_GENERATIONS = 2
 GRACE_SECONDS = 3600.0
 
 
-def publish(folder: str, store: EmbeddingStore) -> Generation:
+def publish(folder: str, store: EmbeddingStore, column: str = "embedding") -> Generation:
     """Loads a finished output folder into the store and makes it current.
 
     Args:
         folder: Output of `generate`.
         store: Where to.
+        column: What to load: ``"embedding"``, or ``"variance"`` into a store of its own.
 
     Returns:
         The published generation. Publishing the one that is current already changes nothing.
@@ -42,8 +43,8 @@ def publish(folder: str, store: EmbeddingStore) -> Generation:
         total=report["rows"], desc="publish", unit=" embeddings", mininterval=1.0, disable=None
     )
     with progress, store.new_generation(version, dim, identifier) as writer:
-        for batch in tables.read_batches(tables.embedding_files(folder), ["task_key", "embedding"]):
-            matrix = tables.embedding_matrix(batch["embedding"])
+        for batch in tables.read_batches(tables.embedding_files(folder), ["task_key", column]):
+            matrix = tables.embedding_matrix(batch[column])
             if len(batch) and matrix.shape[1] != dim:
                 raise LimamlError(
                     f"{folder} holds embeddings of width {matrix.shape[1]}, its report says {dim}"

@@ -34,6 +34,15 @@ EMBEDDINGS_SCHEMA = pa.schema(
         pa.field("record_digest", pa.binary(), nullable=False),
     ]
 )
+#: Where posterior variances were asked for.
+VARIANCE_FIELD = pa.field("variance", EMBEDDINGS_SCHEMA.field("embedding").type, nullable=False)
+
+
+def embeddings_schema(with_variance: bool = False) -> pa.Schema:
+    """Columns of the embeddings' table, with or without posterior variances."""
+    return EMBEDDINGS_SCHEMA.append(VARIANCE_FIELD) if with_variance else EMBEDDINGS_SCHEMA
+
+
 DEAD_LETTERS_SCHEMA = pa.schema(
     [
         pa.field("reason", pa.string(), nullable=False),
@@ -63,20 +72,16 @@ def embeddings_table(
     digests: Sequence[bytes],
     model_version: int,
     generation: str,
+    variances: npt.NDArray[np.float32] | None = None,
 ) -> pa.Table:
     """One table of `n` embeddings ``[n, D]``; `losses` are None for nested tasks, which have none
-    of their own.
+    of their own, and `variances` ``[n, D]`` where they were not asked for.
     """
-    count, dim = embeddings.shape
-    offsets = pa.array(np.arange(0, (count + 1) * dim, dim, dtype=np.int32))
+    count = len(embeddings)
     columns = [
         pa.array(keys, pa.string()),
         pa.array(definitions, pa.string()),
-        pa.ListArray.from_arrays(
-            offsets,
-            pa.array(np.ascontiguousarray(embeddings).ravel(), pa.float32()),
-            type=EMBEDDINGS_SCHEMA.field("embedding").type,
-        ),
+        _lists(embeddings),
         pa.array(timestamps, pa.timestamp("ms", tz="UTC")),
         pa.array(sample_counts, pa.int64()),
         *(
@@ -86,8 +91,19 @@ def embeddings_table(
         pa.array(np.full(count, model_version), pa.int64()),
         pa.repeat(pa.scalar(generation), count),
         pa.array(digests, pa.binary()),
+        *([] if variances is None else [_lists(variances)]),
     ]
-    return pa.Table.from_arrays(columns, schema=EMBEDDINGS_SCHEMA)
+    return pa.Table.from_arrays(columns, schema=embeddings_schema(variances is not None))
+
+
+def _lists(matrix: npt.NDArray[np.float32]) -> pa.ListArray:
+    """A column with one row of the matrix ``[n, D]`` in each cell."""
+    count, dim = matrix.shape
+    return pa.ListArray.from_arrays(
+        pa.array(np.arange(0, (count + 1) * dim, dim, dtype=np.int32)),
+        pa.array(np.ascontiguousarray(matrix).ravel(), pa.float32()),
+        type=EMBEDDINGS_SCHEMA.field("embedding").type,
+    )
 
 
 def dead_letter_table(

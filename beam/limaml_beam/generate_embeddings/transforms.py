@@ -19,7 +19,7 @@ from limaml_beam.generate_embeddings.adapter import REFUSED, Outputs, read_log
 from limaml_beam.generate_embeddings.counts import counted
 from limaml_beam.generate_embeddings.digests import DigestSet, as_array, digest, key_digest
 from limaml_beam.generate_embeddings.record_batches import DEAD_LETTERS
-from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.manifest import VARIANCE, Manifest
 from tfrec_limaml.schema.task_keys import fits, key_text
 
 KEYS = "keys"
@@ -43,6 +43,8 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
         records, outputs = read_log(log)
         refused = outputs["sample_count"][:, 0] == REFUSED
         finite = np.asarray(np.isfinite(outputs["meta_embedding"]).all(axis=1))
+        if VARIANCE in outputs:
+            finite &= np.isfinite(outputs[VARIANCE]).all(axis=1)
         if self._nested_definitions:
             finite &= np.isfinite(outputs["nested_meta_embedding"]).all(axis=(1, 2))
         storable = np.array([_storable(key) for key in outputs["task_key"][:, 0]], bool)
@@ -88,6 +90,7 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
             digests=digests,
             model_version=self._model_version,
             generation=self._generation,
+            variances=outputs[VARIANCE][rows] if VARIANCE in outputs else None,
         )
 
     def _nested_table(
@@ -125,12 +128,16 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
         definition: The records' task definition: tasks of it are counted apart from nested ones.
         generation: Name that carried rows get.
         oldest: Milliseconds.
+        with_variance: Whether rows have posterior variances.
     """
 
-    def __init__(self, definition: str, generation: str, oldest: int) -> None:
+    def __init__(
+        self, definition: str, generation: str, oldest: int, with_variance: bool = False
+    ) -> None:
         self._definition = definition
         self._generation = generation
         self._oldest = oldest
+        self._schema = tables.embeddings_schema(with_variance)
         self._shared = Shared(), Shared()
         self._today: tuple[DigestSet, DigestSet] | None = None
 
@@ -170,11 +177,9 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
 
     def _renamed(self, batch: pa.RecordBatch) -> pa.Table:
         names = pa.repeat(pa.scalar(self._generation), len(batch))
-        column = tables.EMBEDDINGS_SCHEMA.get_field_index("generation")
-        table = pa.Table.from_batches([batch])
-        return table.set_column(column, tables.EMBEDDINGS_SCHEMA.field(column), names).cast(
-            tables.EMBEDDINGS_SCHEMA
-        )
+        column = self._schema.get_field_index("generation")
+        table = pa.Table.from_batches([batch]).select(self._schema.names)
+        return table.set_column(column, self._schema.field(column), names).cast(self._schema)
 
 
 def _storable(key: bytes) -> bool:

@@ -16,8 +16,8 @@ _DESCRIPTION = """\
 Trains LiMAML and what is in common use on the same rows and features, chooses each by the
 validation rows, and measures all on the test rows, over several seeds: a constant and rates,
 logistic regression, LightGBM, the plain network (as it is, fine-tuned as a whole, without IDs,
-wide and deep), random effects per task (GLMix) and LiMAML in its variants. Every run is kept, so
-that a comparison that was interrupted goes on where it stopped.
+wide and deep), attention over the history (DIN), random effects per task (GLMix) and LiMAML in
+its variants. Every run is kept, so that a comparison that was interrupted goes on where it stopped.
 
 example:
   limaml compare runs/tasks --output runs/compare --seeds 3

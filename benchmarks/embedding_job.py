@@ -38,6 +38,7 @@ from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.folder import RECENT, SCHEMA_FILE, shard_name
 from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.options import ModelOptions
@@ -105,10 +106,10 @@ def make_records(tasks: int, seed: int = 7) -> list[bytes]:
 def write_tasks(folder: Path, records: Sequence[bytes]) -> str:
     """Task records as `limaml prepare` lays them down."""
     (folder / "user").mkdir(parents=True)
-    SCHEMA.save(folder / "schema.yaml")
+    SCHEMA.save(folder / SCHEMA_FILE)
     for n in range(FILES):
         with gzip.open(
-            folder / "user" / f"recent-{n:05d}-of-{FILES:05d}.tfrecord.gz", "wb", compresslevel=3
+            folder / "user" / shard_name(RECENT, n, FILES), "wb", compresslevel=3
         ) as file:
             file.writelines(map(frame_record, records[n::FILES]))
     return str(folder)
@@ -140,7 +141,7 @@ def median(times: Sequence[Times]) -> Times:
 def copies_of(tasks: str, folder: Path, copies: int) -> str:
     """The same files several times, by links."""
     (folder / "user").mkdir(parents=True)
-    SCHEMA.save(folder / "schema.yaml")
+    SCHEMA.save(folder / SCHEMA_FILE)
     for file in Path(tasks, "user").iterdir():
         for copy in range(copies):
             os.link(file, folder / "user" / file.name.replace("recent-", f"recent-{copy}-"))

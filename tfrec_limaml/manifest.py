@@ -21,27 +21,37 @@ EXTRA_DIRECTORY = "assets.extra"
 
 # Names on the wire: the adapter's and the ranker's signatures.
 ADAPTER_INPUT = "task_records"  # string [B], serialized task records
+META_EMBEDDING = "meta_embedding"  # float32 [N, D]; of the adapter [B, D]
+TASK_KEY = "task_key"
+SAMPLE_COUNT = "sample_count"
+LAST_TIMESTAMP = "last_timestamp"
+LOSS_BEFORE = "loss_before"
+LOSS_AFTER = "loss_after"
 ADAPTER_OUTPUTS = {
-    "task_key": "string [B, 1]",
-    "meta_embedding": "float32 [B, D]",
-    "sample_count": "int64 [B, 1]",
-    "last_timestamp": "int64 [B, 1], milliseconds",
-    "loss_before": "float32 [B, 1]",
-    "loss_after": "float32 [B, 1]",
+    TASK_KEY: "string [B, 1]",
+    META_EMBEDDING: "float32 [B, D]",
+    SAMPLE_COUNT: "int64 [B, 1]",
+    LAST_TIMESTAMP: "int64 [B, 1], milliseconds",
+    LOSS_BEFORE: "float32 [B, 1]",
+    LOSS_AFTER: "float32 [B, 1]",
 }
 # Further outputs where the model has nested task definitions: G is the largest number of subtasks
 # of a task, all definitions together.
+NESTED_DEFINITION = "nested_definition"
+NESTED_TASK_KEY = f"nested_{TASK_KEY}"
+NESTED_META_EMBEDDING = f"nested_{META_EMBEDDING}"
+NESTED_SAMPLE_COUNT = f"nested_{SAMPLE_COUNT}"
+NESTED_LAST_TIMESTAMP = f"nested_{LAST_TIMESTAMP}"
 NESTED_OUTPUTS = {
-    "nested_definition": "int64 [B, G], position in `Manifest.nested_definitions`, -1 for padding",
-    "nested_task_key": "string [B, G]",
-    "nested_meta_embedding": "float32 [B, G, D]",
-    "nested_sample_count": "int64 [B, G]",
-    "nested_last_timestamp": "int64 [B, G], milliseconds",
+    NESTED_DEFINITION: "int64 [B, G], position in `Manifest.nested_definitions`, -1 for padding",
+    NESTED_TASK_KEY: "string [B, G]",
+    NESTED_META_EMBEDDING: "float32 [B, G, D]",
+    NESTED_SAMPLE_COUNT: "int64 [B, G]",
+    NESTED_LAST_TIMESTAMP: "int64 [B, G], milliseconds",
 }
 # Of the adapter's second signature, where tasks have a posterior: `ADAPTER_OUTPUTS` and this.
 VARIANCE_SIGNATURE = "with_variance"
 VARIANCE = "variance"  # float32 [B, D]
-META_EMBEDDING = "meta_embedding"  # float32 [N, D]
 HAS_META_EMBEDDING = "has_meta_embedding"  # bool [N]
 EXAMPLES = "examples"  # string [N], serialized tf.Example
 PROBABILITY = "probability"  # float32 [N]

@@ -14,29 +14,44 @@ from pathlib import Path
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file in UTF-8; a reader sees the former content or the new one."""
-    path = Path(path)
-    staging = _beside(path, "partial")
-    try:
+    with file(Path(path)) as staging:
         staging.write_text(text, encoding="utf-8")
-        staging.replace(path)
+
+
+@contextlib.contextmanager
+def file(output: Path) -> Iterator[Path]:
+    """A path to write to, with the suffix of `output`, which becomes `output` when the block ends
+    without an error.
+
+    Raises:
+        OSError: The disk is full, or the file may not be written.
+    """
+    staging = _beside(output, "partial")
+    try:
+        yield staging
+        staging.replace(output)
     finally:
         staging.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def folder(output: Path) -> Iterator[Path]:
+def folder(output: Path, *, replace: bool = True) -> Iterator[Path]:
     """An empty folder to write to, which becomes `output` when the block ends without an error.
 
-    A former `output` is moved away first and removed last; after an error it stands as it was.
+    Args:
+        output: The folder to make.
+        replace: A former `output` is moved away first and removed last; after an error it stands as
+            it was.
 
     Raises:
-        OSError: The disk is full, or the folder may not be written.
+        OSError: The disk is full, the folder may not be written, or `output` is a folder with files
+            that may not be replaced.
     """
     staging, former = _beside(output, "partial"), _beside(output, "replaced")
     try:
         staging.mkdir(parents=True)
         yield staging
-        if output.exists():
+        if replace and output.exists():
             output.rename(former)
         try:
             staging.rename(output)
@@ -50,4 +65,4 @@ def folder(output: Path) -> Iterator[Path]:
 
 
 def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f".{path.name}.{what}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    return path.with_name(f".{what}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")

@@ -135,6 +135,12 @@ def test_what_libraries_do_not_promise_is_used_in_one_module_per_library(modules
     }
 
 
+def test_only_the_staging_modules_name_temporary_outputs(modules):
+    named = re.compile(r"os\.replace\(|with_name\(f?['\"]\.|\.(writing|partial|tmp|old)-")
+    users = {name for name, module in modules.items() if named.search(_code_of(module.source))}
+    assert users == {"tfrec_limaml.staging", "limaml_beam.io.staged_output"}
+
+
 def _code_of(source):
     """A module's code without comments and docstrings, each use as it is written."""
     return ast.unparse(_without_docstrings(ast.parse(source)))

@@ -12,9 +12,9 @@ from tfrec_limaml.blocks.base import GlobalBlock
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import Call, calls_of
+from tfrec_limaml.manifest import META_EMBEDDING
 
 #: Name of the model's input that takes the meta embedding.
-META_EMBEDDING = "meta_embedding"
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml import staging
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
@@ -60,10 +61,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     names = [name.strip() for name in args.rivals.split(",")] if args.rivals else list(RIVALS)
     result = compare(data, args.output, range(1, args.seeds + 1), names, _say)
-    (args.output / "comparison.json").write_text(
-        json.dumps(result, indent=1) + "\n", encoding="utf-8"
-    )
-    (args.output / "comparison.md").write_text(markdown(result) + "\n", encoding="utf-8")
+    staging.write_text(args.output / "comparison.json", json.dumps(result, indent=1) + "\n")
+    staging.write_text(args.output / "comparison.md", markdown(result) + "\n")
     return result
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml import staging
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
@@ -184,12 +185,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     result = trained.result | {"model": str(path)}
     args.output.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".writing-{path.name}")
-    trained.model.save(staging)
-    staging.replace(path)
-    (args.output / f"{args.algorithm}.training.json").write_text(
-        json.dumps(result, indent=1) + "\n", encoding="utf-8"
-    )
+    with staging.file(path) as temporary:
+        trained.model.save(temporary)
+    curve = args.output / f"{args.algorithm}.training.json"
+    staging.write_text(curve, json.dumps(result, indent=1) + "\n")
     return result
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tfrec_limaml import staging
 from tfrec_limaml.comparison import rivals
 from tfrec_limaml.comparison.boosting import lightgbm, lightgbm_ids
 from tfrec_limaml.comparison.networks import network
@@ -127,10 +127,9 @@ def _run(data: Data, folder: Path, name: str, seed: int) -> dict[str, Any]:
     result["seconds"] = round(time.perf_counter() - started, 1)
     if columns:  # what could not run is tried again by the next call
         frame = pd.DataFrame({"row": identity, "label": data.test.label, **columns})
-        staging = table.with_name(f".writing-{table.name}")
-        frame.to_parquet(staging, index=False)
-        os.replace(staging, table)
-        record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        with staging.file(table) as temporary:
+            frame.to_parquet(temporary, index=False)
+        staging.write_text(record, json.dumps(result, indent=1) + "\n")
     return {**result, **columns}
 
 

@@ -45,11 +45,11 @@ def adapter_module(model: LiMAML) -> Exported:
         stored = model.task_embeddings(support)
         times = tf.gather(tasks.columns[record_format.TIMESTAMP], index)
         outputs = {
-            "task_key": tasks.task_key,
-            "sample_count": counts,
-            "last_timestamp": tf.where(counts > 0, tf.reduce_max(times, -1), 0),
-            "loss_before": tf.cast(stored.loss_before, tf.float32),
-            "loss_after": tf.cast(stored.loss_after, tf.float32),
+            names.TASK_KEY: tasks.task_key,
+            names.SAMPLE_COUNT: counts,
+            names.LAST_TIMESTAMP: tf.where(counts > 0, tf.reduce_max(times, -1), 0),
+            names.LOSS_BEFORE: tf.cast(stored.loss_before, tf.float32),
+            names.LOSS_AFTER: tf.cast(stored.loss_after, tf.float32),
         }
         outputs = {
             names.META_EMBEDDING: tf.cast(stored.embedding, tf.float32),
@@ -93,11 +93,15 @@ def _nested_outputs(
         members = subtasks.members()
         added = tf.gather_nd(texts, tf.stack([subtasks.owner, subtasks.first_row], -1))
         values = {
-            "nested_definition": tf.fill(tf.shape(subtasks.owner), tf.constant(position, tf.int64)),
-            "nested_task_key": tf.strings.join([tf.gather(task_key, subtasks.owner), added], "|"),
-            "nested_meta_embedding": tf.cast(embedding, tf.float32),
-            "nested_sample_count": tf.math.count_nonzero(members, -1),
-            "nested_last_timestamp": tf.reduce_max(
+            names.NESTED_DEFINITION: tf.fill(
+                tf.shape(subtasks.owner), tf.constant(position, tf.int64)
+            ),
+            names.NESTED_TASK_KEY: tf.strings.join(
+                [tf.gather(task_key, subtasks.owner), added], "|"
+            ),
+            names.NESTED_META_EMBEDDING: tf.cast(embedding, tf.float32),
+            names.NESTED_SAMPLE_COUNT: tf.math.count_nonzero(members, -1),
+            names.NESTED_LAST_TIMESTAMP: tf.reduce_max(
                 tf.where(members, tf.gather(times, subtasks.owner), 0), -1
             ),
         }
@@ -105,5 +109,5 @@ def _nested_outputs(
             by_task = tf.RaggedTensor.from_value_rowids(
                 value[: subtasks.count], subtasks.owner[: subtasks.count], tf.shape(task_key)[0]
             )
-            parts[name].append(by_task.to_tensor(-1 if name == "nested_definition" else None))
+            parts[name].append(by_task.to_tensor(-1 if name == names.NESTED_DEFINITION else None))
     return {name: tf.concat(values, 1) for name, values in parts.items()}

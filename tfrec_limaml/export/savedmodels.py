@@ -8,7 +8,6 @@ class of this package.
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfrec_limaml import manifest as names
+from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.export.adapter import adapter_module
 from tfrec_limaml.export.ranker import ranker_module
@@ -77,21 +77,18 @@ def export_for_serving(
             f"version {chosen} exists at {existing[0]}; choose another version, or remove it first"
         )
     manifest = _manifest(model, chosen, task_definition, metrics or {})
-    staging = {kind: path.with_name(f".writing-{chosen}") for kind, path in final.items()}
-    try:
-        for kind, build in (("adapter", adapter_module), ("ranker", ranker_module)):
-            shutil.rmtree(staging[kind], ignore_errors=True)
+    # The adapter appears first: a ranker that a server sees has one.
+    with (
+        staging.folder(final["ranker"], replace=False) as ranker,
+        staging.folder(final["adapter"], replace=False) as adapter,
+    ):
+        for folder, build in ((adapter, adapter_module), (ranker, ranker_module)):
             module, signatures, arguments = build(model)
-            tf.saved_model.save(module, str(staging[kind]), signatures=signatures)
-            rename_inputs(staging[kind], arguments)
-            manifest.write(staging[kind])
+            tf.saved_model.save(module, str(folder), signatures=signatures)
+            rename_inputs(folder, arguments)
+            manifest.write(folder)
         for hook in entry_points(group=EXPORT_HOOKS):
-            hook.load()(staging["ranker"], manifest)
-        for kind in ("adapter", "ranker"):
-            staging[kind].rename(final[kind])
-    finally:
-        for path in staging.values():
-            shutil.rmtree(path, ignore_errors=True)
+            hook.load()(ranker, manifest)
     return manifest
 
 

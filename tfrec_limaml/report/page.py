@@ -5,22 +5,20 @@ would not look.
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from tfrec_limaml import staging
 from tfrec_limaml.report import charts, svg
 from tfrec_limaml.report.contents import MemberStory, Report, algorithm_label
 
 
 def write_report(path: str | Path, report: Report) -> Path:
-    """Writes the page, under a temporary name first, and returns its path."""
+    """Writes the page, whole or not at all, and returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(render(report), encoding="utf-8")
-    os.replace(temporary, path)
+    staging.write_text(path, render(report))
     return path
 
 

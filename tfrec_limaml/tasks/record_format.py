@@ -37,6 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.wire_format import LONGEST, varint, varints
 
 TASK_KEY = "task_key"
 SAMPLE_COUNT = "sample_count"
@@ -217,7 +218,7 @@ def _slices(cells: pa.Buffer, first: Integers, last: Integers) -> pa.Array:
 @functools.lru_cache(maxsize=_CACHED)
 def _opening(tag: bytes, size: int) -> bytes:
     """What comes before the content of a field."""
-    return tag + _varint(size)
+    return tag + varint(size)
 
 
 @functools.lru_cache(maxsize=_CACHED)
@@ -237,21 +238,12 @@ def _entry(name: str, feature: bytes) -> bytes:
     return _field(_FIELD_1, _field(_FIELD_1, name.encode()) + _field(_FIELD_2, feature))
 
 
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
 def _field(tag: bytes, content: bytes) -> bytes:
     return _opening(tag, len(content)) + content
 
 
 def _integer_feature(value: int) -> bytes:
-    return _field(_INT64_LIST, _field(_FIELD_1, _varint(value % 2**64)))
+    return _field(_INT64_LIST, _field(_FIELD_1, varint(value % 2**64)))
 
 
 def _text_cells(column: Column) -> _Cells:
@@ -298,21 +290,17 @@ def _float_cells(column: Column) -> _Cells:
 def _integer_cells(column: Column) -> _Cells:
     values = _matrix(column, "<i8")
     if values.shape[1] > 1:
-        packed = [b"".join(_varint(int(value) % 2**64) for value in row) for row in values]
+        packed = [b"".join(varint(int(value) % 2**64) for value in row) for row in values]
         made = [_field(_FIELD_1, _field(_INT64_LIST, _field(_FIELD_1, row))) for row in packed]
         return _taken(pa.array(made, pa.large_binary()), pa.array(np.arange(len(made))))
-    septets = (values.view(np.uint64) >> np.arange(0, 70, 7, dtype=np.uint64)) & np.uint64(127)
-    lengths = np.where(
-        septets.any(axis=1), 10 - (septets[:, ::-1] != 0).argmax(axis=1), 1
-    )  # a varint has at least one byte
-    more = np.arange(10) < lengths[:, None] - 1
+    content, lengths = varints(np.ascontiguousarray(values[:, 0]))
     # Six bytes before each varint (tag and size of step, kind and values), then the varint; the
     # rest of the row is dropped.
-    rows = np.empty((len(values), 16), np.uint8)
+    rows = np.empty((len(values), 6 + LONGEST), np.uint8)
     rows[:, 0], rows[:, 1], rows[:, 2] = _FIELD_1[0], lengths + 4, _INT64_LIST[0]
     rows[:, 3], rows[:, 4], rows[:, 5] = lengths + 2, _FIELD_1[0], lengths
-    rows[:, 6:] = septets.astype(np.uint8) | np.where(more, 128, 0).astype(np.uint8)
-    cells = rows[np.arange(16) < lengths[:, None] + 6]
+    rows[:, 6:] = content
+    cells = rows[np.arange(6 + LONGEST) < lengths[:, None] + 6]
     return pa.py_buffer(cells), np.concatenate([[0], np.cumsum(lengths + 6)])
 
 

@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml import staging
 from tfrec_limaml.errors import SchemaError
 
 
@@ -46,9 +47,7 @@ class Statistics:
 
     def save(self, path: str | Path) -> None:
         """Writes JSON."""
-        Path(path).write_text(
-            json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8"
-        )
+        staging.write_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Statistics:

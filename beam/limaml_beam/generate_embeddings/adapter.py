@@ -23,11 +23,11 @@ from apache_beam.ml.inference import base
 
 from limaml_beam.generate_embeddings.record_batches import unpack
 from limaml_beam.io import files, tfx_bsl_internals
+from tfrec_limaml import manifest as names
 from tfrec_limaml.manifest import (
     ADAPTER_INPUT,
     ADAPTER_OUTPUTS,
     NESTED_OUTPUTS,
-    SERVING_SIGNATURE,
     VARIANCE,
     VARIANCE_SIGNATURE,
 )
@@ -60,7 +60,7 @@ def adapt_with(
     # them in memory.
     spec.batch_parameters.min_batch_size = 1
     spec.batch_parameters.max_batch_size = 1
-    signature = VARIANCE_SIGNATURE if with_variance else SERVING_SIGNATURE
+    signature = VARIANCE_SIGNATURE if with_variance else names.SERVING_SIGNATURE
     spec.saved_model_spec.signature_name.append(signature)
     load = functools.partial(_load, adapter, embedding_dim, intra_op_threads, signature)
     with files.local_copy(adapter) as folder:
@@ -118,7 +118,7 @@ def load_packed(
     *,
     embedding_dim: int,
     intra_op_threads: int,
-    signature_name: str = SERVING_SIGNATURE,
+    signature_name: str = names.SERVING_SIGNATURE,
 ) -> PackedAdapter:
     """Loads the SavedModel behind the interface that tfx-bsl calls."""
     import_tensorflow()
@@ -205,19 +205,19 @@ class PackedAdapter:
     def _refused(self, reason: str) -> Outputs:
         zero, dim = np.zeros((1, 1), np.float32), self._embedding_dim
         nested = {
-            "nested_definition": np.zeros((1, 0), np.int64),
-            "nested_task_key": np.zeros((1, 0), object),
-            "nested_meta_embedding": np.zeros((1, 0, dim), np.float32),
-            "nested_sample_count": np.zeros((1, 0), np.int64),
-            "nested_last_timestamp": np.zeros((1, 0), np.int64),
+            names.NESTED_DEFINITION: np.zeros((1, 0), np.int64),
+            names.NESTED_TASK_KEY: np.zeros((1, 0), object),
+            names.NESTED_META_EMBEDDING: np.zeros((1, 0, dim), np.float32),
+            names.NESTED_SAMPLE_COUNT: np.zeros((1, 0), np.int64),
+            names.NESTED_LAST_TIMESTAMP: np.zeros((1, 0), np.int64),
         }
         return {
-            "task_key": np.array([[_first_cause(reason).encode()]], object),
-            "meta_embedding": np.zeros((1, dim), np.float32),
-            "sample_count": np.array([[REFUSED]], np.int64),
-            "last_timestamp": np.zeros((1, 1), np.int64),
-            "loss_before": zero,
-            "loss_after": zero,
+            names.TASK_KEY: np.array([[_first_cause(reason).encode()]], object),
+            names.META_EMBEDDING: np.zeros((1, dim), np.float32),
+            names.SAMPLE_COUNT: np.array([[REFUSED]], np.int64),
+            names.LAST_TIMESTAMP: np.zeros((1, 1), np.int64),
+            names.LOSS_BEFORE: zero,
+            names.LOSS_AFTER: zero,
             **(nested if self._nested else {}),
             **({VARIANCE: np.zeros((1, dim), np.float32)} if self._with_variance else {}),
         }
@@ -231,7 +231,7 @@ def _one_above_other(
     """
     if name in NESTED_OUTPUTS:
         width = max(first.shape[1], second.shape[1])
-        filler: Any = -1 if name == "nested_definition" else b"" if first.dtype == object else 0
+        filler: Any = -1 if name == names.NESTED_DEFINITION else b"" if first.dtype == object else 0
         first, second = (
             np.pad(
                 part,

@@ -53,7 +53,7 @@ def task_files(tasks: str, definition: str) -> list[str]:
     folder = files.join(tasks, definition)
     found = files.matching(folder, shard_pattern(RECENT))
     if not found:
-        raise LimamlError(f"no recent-*.tfrecord.gz below {folder}; run `limaml prepare` first")
+        raise LimamlError(f"no {shard_pattern(RECENT)} below {folder}; run `limaml prepare` first")
     return found
 
 

@@ -28,13 +28,14 @@ from limaml_beam.generate_embeddings.adapter import adapt_with
 from limaml_beam.generate_embeddings.counts import COUNTS, WriteCounts, read_counts
 from limaml_beam.generate_embeddings.embedding_statistics import describe
 from limaml_beam.generate_embeddings.options import EmbedOptions
-from limaml_beam.generate_embeddings.record_batches import DEAD_LETTERS, UNCHANGED, ReadBatches
+from limaml_beam.generate_embeddings.record_batches import UNCHANGED, ReadBatches
 from limaml_beam.generate_embeddings.report import (
     check_report,
     make_report,
     read_report,
     write_report,
 )
+from limaml_beam.generate_embeddings.tables import DEAD_LETTERS
 from limaml_beam.generate_embeddings.transforms import KEYS, CarryOver, ToTables
 from limaml_beam.io import files, outcome, runner_errors, staged_output
 from limaml_beam.io.pipeline_options import use_options
@@ -133,7 +134,7 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
             counts.append(carried[COUNTS])
         return {
             "embeddings": embeddings | "AllRows" >> beam.Flatten(),
-            "dead_letters": (read[DEAD_LETTERS], rows[DEAD_LETTERS])
+            DEAD_LETTERS: (read[DEAD_LETTERS], rows[DEAD_LETTERS])
             | "AllDeadLetters" >> beam.Flatten(),
             "counts": counts | "AllCounts" >> beam.Flatten(),
         }
@@ -175,7 +176,7 @@ def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
     """
     options = use_options([*flags, *job.worker_flags])
     staged_output.check_free(job.output, overwrite)
-    staging = _launched(job.output)
+    staging = staged_output.launched_of(job.output)
     if not overwrite and files.exists(staging):
         raise LimamlError(
             f"{staging} exists: a launched job that is running, or waits for --finish; --overwrite "
@@ -206,7 +207,7 @@ def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
     """
     use_options(flags)
     staged_output.check_free(job.output, overwrite)
-    staging = _launched(job.output)
+    staging = staged_output.launched_of(job.output)
     text = files.read_text(files.join(staging, LAUNCH_FILE))
     if text is None:
         raise LimamlError(
@@ -223,10 +224,6 @@ def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
         record["manifest_digest"],
         record["began"],
     )
-
-
-def _launched(output: str) -> str:
-    return f"{output.rstrip('/')}.launched"
 
 
 def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -> None:
@@ -262,8 +259,8 @@ def write_results(
     rows = results["embeddings"] | "WriteEmbeddings" >> _write(
         folder, tables.EMBEDDINGS_PREFIX, tables.embeddings_schema(with_variance)
     )
-    dead = results["dead_letters"] | "WriteDeadLetters" >> _write(
-        folder, f"{tables.DEAD_LETTERS_FOLDER}/part", tables.DEAD_LETTERS_SCHEMA
+    dead = results[DEAD_LETTERS] | "WriteDeadLetters" >> _write(
+        folder, f"{DEAD_LETTERS}/part", tables.DEAD_LETTERS_SCHEMA
     )
     _ = results["counts"] | "WriteCounts" >> WriteCounts(folder, [rows, dead])
 

@@ -21,11 +21,11 @@ from apache_beam.utils.shared import Shared
 
 from limaml_beam.generate_embeddings.counts import counted
 from limaml_beam.generate_embeddings.digests import DigestSet, as_array, digest
-from limaml_beam.generate_embeddings.tables import UNREADABLE_FILE, dead_letter_table
+from limaml_beam.generate_embeddings.tables import DEAD_LETTERS, UNREADABLE_FILE, dead_letter_table
 from limaml_beam.io.read_errors import READ_ERRORS, SourceError
 from limaml_beam.io.tfrecords import read_records
+from tfrec_limaml.wire_format import read_varint
 
-DEAD_LETTERS = "dead_letters"
 UNCHANGED = "unchanged"
 
 # What is read at once and what may wait for more tasks of its width; what one batch may grow to.
@@ -64,7 +64,7 @@ def unpack(batch: bytes) -> list[bytes]:
 def sample_count(record: bytes) -> int:
     """The number of samples that a record states; 0 where it states none."""
     found = _SAMPLE_COUNT.search(record, 0, CONTEXT_BYTES)
-    return sum((byte & 127) << 7 * n for n, byte in enumerate(found[1])) if found else 0
+    return read_varint(found[1]) if found else 0
 
 
 def sample_width(count: int) -> int:

@@ -48,14 +48,14 @@ def make_report(
             for name in ("embedded", "carried", "kept_outside_window")
         ),
         "nested_unstorable_key": counts.get("nested_unstorable_key", 0),
-        "dead_letters": dead,
+        tables.DEAD_LETTERS: dead,
         "unreadable_files": counts.get("unreadable_files", 0),
     }
 
 
 def check_report(report: Mapping[str, Any], max_bad_fraction: float) -> None:
     """Raises `LimamlError` where tasks were lost, or too many were refused."""
-    dead = sum(report["dead_letters"].values())
+    dead = sum(report[tables.DEAD_LETTERS].values())
     read, used = report["tasks_read"], report["embedded"] + report["carried"]
     if report["unreadable_files"]:
         raise LimamlError(

@@ -58,7 +58,8 @@ UNSTORABLE_KEY = "unstorable_key"
 UNREADABLE_FILE = "unreadable_file"
 
 EMBEDDINGS_PREFIX = "embeddings"
-DEAD_LETTERS_FOLDER = "dead_letters"
+#: The folder of refused records in an output, and their place in the report.
+DEAD_LETTERS = "dead_letters"
 
 
 def embeddings_table(

@@ -18,7 +18,7 @@ from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.adapter import REFUSED, Outputs, read_log
 from limaml_beam.generate_embeddings.counts import counted
 from limaml_beam.generate_embeddings.digests import DigestSet, as_array, digest, key_digest
-from limaml_beam.generate_embeddings.record_batches import DEAD_LETTERS
+from tfrec_limaml import manifest as names
 from tfrec_limaml.manifest import VARIANCE, Manifest
 from tfrec_limaml.schema.task_keys import fits, key_text
 
@@ -29,7 +29,8 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
     """PredictionLogs to tables of embeddings.
 
     Outputs: tables of embeddings, those of a batch's tasks and those of its nested tasks;
-    `DEAD_LETTERS`: tables of refused records; `KEYS`: digests of the task keys, joined; `COUNTS`.
+    `tables.DEAD_LETTERS`: tables of refused records; `KEYS`: digests of the task keys, joined;
+    `COUNTS`.
     """
 
     def __init__(self, manifest: Manifest, generation: str) -> None:
@@ -41,13 +42,13 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
     def process(self, log: Any) -> Iterator[object]:
         """Splits one batch into good rows and dead letters."""
         records, outputs = read_log(log)
-        refused = outputs["sample_count"][:, 0] == REFUSED
-        finite = np.asarray(np.isfinite(outputs["meta_embedding"]).all(axis=1))
+        refused = outputs[names.SAMPLE_COUNT][:, 0] == REFUSED
+        finite = np.asarray(np.isfinite(outputs[names.META_EMBEDDING]).all(axis=1))
         if VARIANCE in outputs:
             finite &= np.isfinite(outputs[VARIANCE]).all(axis=1)
         if self._nested_definitions:
-            finite &= np.isfinite(outputs["nested_meta_embedding"]).all(axis=(1, 2))
-        storable = np.array([_storable(key) for key in outputs["task_key"][:, 0]], bool)
+            finite &= np.isfinite(outputs[names.NESTED_META_EMBEDDING]).all(axis=(1, 2))
+        storable = np.array([_storable(key) for key in outputs[names.TASK_KEY][:, 0]], bool)
         good = np.flatnonzero(~refused & finite & storable)
         nested, unstorable = 0, 0
         if good.size:
@@ -68,7 +69,9 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
             "",
         )
         if good.size < len(records):
-            yield beam.pvalue.TaggedOutput(DEAD_LETTERS, _dead_letters(records, outputs, reasons))
+            yield beam.pvalue.TaggedOutput(
+                tables.DEAD_LETTERS, _dead_letters(records, outputs, reasons)
+            )
         yield counted(
             tasks_embedded=good.size,
             nested_embedded=nested,
@@ -81,12 +84,12 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
 
     def _table(self, outputs: Outputs, rows: Any, digests: list[bytes]) -> pa.Table:
         return tables.embeddings_table(
-            keys=[key.decode() for key in outputs["task_key"][rows, 0]],
+            keys=[key.decode() for key in outputs[names.TASK_KEY][rows, 0]],
             definitions=[self._definition] * len(rows),
-            embeddings=outputs["meta_embedding"][rows],
-            timestamps=outputs["last_timestamp"][rows, 0],
-            sample_counts=outputs["sample_count"][rows, 0],
-            losses=(outputs["loss_before"][rows, 0], outputs["loss_after"][rows, 0]),
+            embeddings=outputs[names.META_EMBEDDING][rows],
+            timestamps=outputs[names.LAST_TIMESTAMP][rows, 0],
+            sample_counts=outputs[names.SAMPLE_COUNT][rows, 0],
+            losses=(outputs[names.LOSS_BEFORE][rows, 0], outputs[names.LOSS_AFTER][rows, 0]),
             digests=digests,
             model_version=self._model_version,
             generation=self._generation,
@@ -99,17 +102,17 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
         """The subtasks of the good tasks, with the digest of the record that they were made of; and
         the number of those whose key no store can hold, which are left out.
         """
-        definition = outputs["nested_definition"][rows]
+        definition = outputs[names.NESTED_DEFINITION][rows]
         task, place = np.nonzero(definition >= 0)
-        keys = outputs["nested_task_key"][rows][task, place]
+        keys = outputs[names.NESTED_TASK_KEY][rows][task, place]
         storable = np.array([_storable(key) for key in keys], bool)
         task, place, keys = task[storable], place[storable], keys[storable]
         table = tables.embeddings_table(
             keys=[key.decode() for key in keys],
             definitions=[self._nested_definitions[i] for i in definition[task, place]],
-            embeddings=outputs["nested_meta_embedding"][rows][task, place],
-            timestamps=outputs["nested_last_timestamp"][rows][task, place],
-            sample_counts=outputs["nested_sample_count"][rows][task, place],
+            embeddings=outputs[names.NESTED_META_EMBEDDING][rows][task, place],
+            timestamps=outputs[names.NESTED_LAST_TIMESTAMP][rows][task, place],
+            sample_counts=outputs[names.NESTED_SAMPLE_COUNT][rows][task, place],
             losses=None,
             digests=[digests[i] for i in task],
             model_version=self._model_version,
@@ -192,5 +195,5 @@ def _dead_letters(
     records: list[bytes], outputs: Outputs, reasons: npt.NDArray[np.str_]
 ) -> pa.Table:
     bad = np.flatnonzero(reasons != "")
-    details = [outputs["task_key"][i, 0].decode(errors="replace") for i in bad]
+    details = [outputs[names.TASK_KEY][i, 0].decode(errors="replace") for i in bad]
     return tables.dead_letter_table(reasons[bad].tolist(), details, [records[i] for i in bad])

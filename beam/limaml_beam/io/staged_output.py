@@ -34,7 +34,16 @@ def check_free(output: str, overwrite: bool) -> None:
 
 def staging_of(output: str) -> str:
     """A fresh name beside the output."""
-    return f"{output.rstrip('/')}.partial-{uuid.uuid4().hex[:8]}"
+    return _beside(output, "partial")
+
+
+def launched_of(output: str) -> str:
+    """Where a launched job writes until it is finished."""
+    return f"{output.rstrip('/')}.launched"
+
+
+def _beside(output: str, what: str) -> str:
+    return f"{output.rstrip('/')}.{what}-{uuid.uuid4().hex[:8]}"
 
 
 @contextlib.contextmanager
@@ -67,6 +76,14 @@ def _remove_leftovers(output: Path) -> None:
     if output.exists():
         for old in output.parent.glob(f"{name}.old-*"):
             shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_remains(output: Path) -> None:
+    """Removes all that killed runs left beside a local output; no other run may write to it."""
+    name = glob.escape(output.name)
+    for what in ("partial", "old"):
+        for remains in output.parent.glob(f"{name}.{what}-*"):
+            shutil.rmtree(remains, ignore_errors=True)
 
 
 def publish(staging: str, output: str) -> None:
@@ -113,7 +130,7 @@ def discard(directory: str) -> None:
 
 
 def _rename_folder(staging: str, output: str) -> None:
-    old = f"{output}.old-{uuid.uuid4().hex[:8]}"
+    old = _beside(output, "old")
     parent = FileSystems.split(output)[0]
     if not FileSystems.exists(parent):
         FileSystems.mkdirs(parent)
@@ -138,7 +155,7 @@ def staged_file(path: str) -> Iterator[Any]:
     if files.has_folders(path) and not FileSystems.exists(parent):
         with contextlib.suppress(BeamIOError, OSError):  # another worker made it first
             FileSystems.mkdirs(parent)
-    staging = f"{path}.{uuid.uuid4().hex}"
+    staging = _beside(path, "partial")
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(FileSystems.delete, [staging])
         with FileSystems.create(staging, compression_type=CompressionTypes.UNCOMPRESSED) as handle:

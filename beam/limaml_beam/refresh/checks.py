@@ -52,8 +52,8 @@ def check_run(
     Returns:
         Every check that could be made; nothing is compared across models but the number of tasks.
     """
-    adapted = report["embedded"] + sum(report["dead_letters"].values())
-    not_finite = report["dead_letters"].get(tables.NOT_FINITE, 0)
+    adapted = report["embedded"] + sum(report[tables.DEAD_LETTERS].values())
+    not_finite = report[tables.DEAD_LETTERS].get(tables.NOT_FINITE, 0)
     checks = [
         Check(
             "share of finite embeddings", 1.0 - not_finite / max(adapted, 1), limits.min_finite, 1.0

@@ -32,7 +32,7 @@ from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, new_gene
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.generate_embeddings.publish import publish
 from limaml_beam.generate_embeddings.report import read_report
-from limaml_beam.io import outcome
+from limaml_beam.io import outcome, staged_output
 from limaml_beam.refresh import checks
 from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml import staging
@@ -255,5 +255,4 @@ def _clear(work: Path, published: dict[str, Any] | None, store: EmbeddingStore) 
     for folder in (work / "embeddings").glob("*"):
         if folder.name not in names:
             shutil.rmtree(folder, ignore_errors=True)
-    for remains in (*work.glob("tasks.partial-*"), *work.glob("tasks.old-*")):
-        shutil.rmtree(remains, ignore_errors=True)
+    staged_output.remove_remains(work / "tasks")

@@ -16,6 +16,8 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from tfrec_limaml.wire_format import opening
+
 PREDICT_METHOD = "/tensorflow.serving.PredictionService/Predict"
 METADATA_METHOD = "/tensorflow.serving.PredictionService/GetModelMetadata"
 
@@ -109,22 +111,11 @@ def entry_head(name: str, size: int) -> bytes:
     of `size` bytes.
     """
     key = name.encode()
-    key = _delimited(1, len(key)) + key
-    value = _delimited(2, size)
-    return _delimited(2, len(key) + len(value) + size) + key + value
+    key = opening(1, len(key)) + key
+    value = opening(2, size)
+    return opening(2, len(key) + len(value) + size) + key + value
 
 
 def content_head(size: int) -> bytes:
     """The bytes that go before ``TensorProto.tensor_content`` of `size` bytes."""
-    return _delimited(4, size)
-
-
-def _delimited(field: int, size: int) -> bytes:
-    """Tag and length of a field of `size` bytes
-    (https://protobuf.dev/programming-guides/encoding).
-    """
-    out = [field << 3 | 2]
-    while size > 0x7F:
-        out.append(size & 0x7F | 0x80)
-        size >>= 7
-    return bytes((*out, size))
+    return opening(4, size)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.manifest import RANK_SIGNATURE, SERVING_SIGNATURE
 
 if TYPE_CHECKING:
     from limaml_serving.client.ranker import Ranker
@@ -89,8 +90,8 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--signature",
-        choices=("rank", "serving_default"),
-        default="rank",
+        choices=(RANK_SIGNATURE, SERVING_SIGNATURE),
+        default=RANK_SIGNATURE,
         help="signature to call: rank sends the member's columns once; serving_default repeats "
         "them per candidate, which a server with --enable_batching needs (default: rank)",
     )

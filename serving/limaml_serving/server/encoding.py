@@ -11,6 +11,7 @@ from tensorflow.core.framework import tensor_pb2
 
 from limaml_serving.server.errors import describe, invalid
 from limaml_serving.server.tensors import FIELDS, RUNTIME_ONLY, TensorSpec
+from tfrec_limaml.wire_format import opening
 
 #: Types whose packed field has the bytes of the array itself, by field number: fixed-width values
 #: in little-endian order, and booleans, one byte each.
@@ -61,7 +62,7 @@ def encode(
     number = _PACKED.get(spec.dtype)
     if number is not None:
         content = np.ascontiguousarray(array).tobytes()
-        proto.MergeFromString(_delimited_head(number, len(content)) + content)
+        proto.MergeFromString(opening(number, len(content)) + content)
         return proto
     field, stored_as = FIELDS[spec.dtype]
     flat = array.reshape(-1).view(stored_as)
@@ -80,14 +81,3 @@ def _encode_rare(spec: TensorSpec, value: Any) -> tensor_pb2.TensorProto:
             f"output {spec.name}: a response cannot carry dtype {spec.dtype.name}: "
             f"{describe(error)}"
         ) from error
-
-
-def _delimited_head(field: int, size: int) -> bytes:
-    """Tag and length of a field of `size` bytes
-    (https://protobuf.dev/programming-guides/encoding).
-    """
-    head = [field << 3 | 2]
-    while size > 0x7F:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    return bytes((*head, size))

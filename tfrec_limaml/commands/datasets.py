@@ -70,7 +70,11 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, metavar="RAW", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output")
-    known = parser.add_argument_group("known data sets")
+    _add_known(parser.add_argument_group("known data sets"))
+    _add_yours(parser.add_argument_group("your data"))
+
+
+def _add_known(known: Any) -> None:
     known.add_argument(
         "--data-dir",
         metavar="DIR",
@@ -107,7 +111,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     known.add_argument(
         "--days", type=int, metavar="N", help="simulated: length of the period (default 42)"
     )
-    yours = parser.add_argument_group("your data")
+
+
+def _add_yours(yours: Any) -> None:
     yours.add_argument(
         "--schema",
         metavar="FILE",

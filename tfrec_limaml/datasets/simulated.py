@@ -105,14 +105,7 @@ def _world(rng: np.random.Generator, members: int, days: int) -> World:
         for n, codes in ((INDUSTRIES, industry), (SENIORITIES, seniority), (COUNTRIES, country))
     )
     expected = _standardise(np.asarray(expected))
-    own = np.empty((days, members, LATENT))
-    own[0] = rng.normal(size=(members, LATENT))
-    keep = np.exp(-1.0 / _DRIFT_DAYS)
-    for day in range(1, days):
-        own[day] = keep * own[day - 1] + np.sqrt(1 - keep**2) * rng.normal(size=(members, LATENT))
-    taste = np.sqrt(_FROM_PROFILE) * expected[:, None] + np.sqrt(1 - _FROM_PROFILE) * own.transpose(
-        1, 0, 2
-    )
+    taste = _tastes(rng, expected, days)
     topics = rng.normal(size=(TOPICS, LATENT))
     topics *= _TASTE / np.linalg.norm(topics, axis=1, keepdims=True)
     bias = rng.normal(scale=_BIAS, size=members)
@@ -149,6 +142,20 @@ def _world(rng: np.random.Generator, members: int, days: int) -> World:
         first_day=first_day,
         silence=silence,
     )
+
+
+def _tastes(rng: np.random.Generator, expected: np.ndarray, days: int) -> np.ndarray:
+    """Tastes ``[members, days, LATENT]``: in part what the profile lets expect ``[members,
+    LATENT]``, in part a member's own, which drifts.
+    """
+    personal = np.empty((days, *expected.shape))
+    personal[0] = rng.normal(size=expected.shape)
+    keep = np.exp(-1.0 / _DRIFT_DAYS)
+    for day in range(1, days):
+        change = np.sqrt(1 - keep**2) * rng.normal(size=expected.shape)
+        personal[day] = keep * personal[day - 1] + change
+    shares = np.sqrt(_FROM_PROFILE), np.sqrt(1 - _FROM_PROFILE)
+    return shares[0] * expected[:, None] + shares[1] * personal.transpose(1, 0, 2)
 
 
 def _presence(rng: np.random.Generator, members: int, days: int) -> tuple[Array, Array]:
@@ -241,64 +248,70 @@ def _standardise(values: Array) -> Array:
     return np.asarray((values - values.mean(axis=0)) / values.std(axis=0))
 
 
+def _profile_feature(name: str, tokens: int) -> Feature:
+    return Feature(
+        name=name,
+        role="meta",
+        dtype="string",
+        encoding="vocabulary",
+        max_vocabulary=tokens,
+        table="members",
+    )
+
+
+def _features(type_is_key: bool) -> tuple[Feature, ...]:
+    """All features; the notification's type is a meta feature where it is part of a task key."""
+    return (
+        _profile_feature("industry", INDUSTRIES),
+        _profile_feature("seniority", SENIORITIES),
+        _profile_feature("country", COUNTRIES),
+        Feature(
+            name="connections",
+            encoding="quantiles",
+            role="meta",
+            normalise="log",
+            table="members",
+        ),
+        Feature(
+            name="account_age_days",
+            encoding="quantiles",
+            role="meta",
+            normalise="log",
+            table="members",
+        ),
+        Feature(
+            name="notification_type",
+            role="meta" if type_is_key else "other",
+            dtype="string",
+            encoding="vocabulary",
+            max_vocabulary=len(TYPES),
+        ),
+        Feature(
+            name="topic",
+            dtype="string",
+            encoding="vocabulary",
+            max_vocabulary=TOPICS,
+            embedding_width=8,
+        ),
+        Feature(name="item_quality", encoding="quantiles"),
+        Feature(name="item_age_hours", encoding="quantiles", normalise="log"),
+        Feature(name="sender_closeness", encoding="quantiles"),
+        Feature(name="hour", dtype="int64", encoding="vocabulary", max_vocabulary=24),
+        Feature(name="weekday", dtype="int64", encoding="vocabulary", max_vocabulary=7),
+    )
+
+
 def _schema(request: Request, days: int) -> Schema:
     tasks = DATASETS[0].task_columns(request)
     type_is_key = any("notification_type" in keys for keys in tasks.values())
     validation, test = ((START + pd.Timedelta(days=d)).isoformat() for d in _cuts(days))
-
-    def profile(name: str, tokens: int) -> Feature:
-        return Feature(
-            name=name,
-            role="meta",
-            dtype="string",
-            encoding="vocabulary",
-            max_vocabulary=tokens,
-            table="members",
-        )
 
     return Schema(
         name="simulated",
         label=Label(name="clicked"),
         timestamp="timestamp",
         tasks=tasks,
-        features=(
-            profile("industry", INDUSTRIES),
-            profile("seniority", SENIORITIES),
-            profile("country", COUNTRIES),
-            Feature(
-                name="connections",
-                encoding="quantiles",
-                role="meta",
-                normalise="log",
-                table="members",
-            ),
-            Feature(
-                name="account_age_days",
-                encoding="quantiles",
-                role="meta",
-                normalise="log",
-                table="members",
-            ),
-            Feature(
-                name="notification_type",
-                role="meta" if type_is_key else "other",
-                dtype="string",
-                encoding="vocabulary",
-                max_vocabulary=len(TYPES),
-            ),
-            Feature(
-                name="topic",
-                dtype="string",
-                encoding="vocabulary",
-                max_vocabulary=TOPICS,
-                embedding_width=8,
-            ),
-            Feature(name="item_quality", encoding="quantiles"),
-            Feature(name="item_age_hours", encoding="quantiles", normalise="log"),
-            Feature(name="sender_closeness", encoding="quantiles"),
-            Feature(name="hour", dtype="int64", encoding="vocabulary", max_vocabulary=24),
-            Feature(name="weekday", dtype="int64", encoding="vocabulary", max_vocabulary=7),
-        ),
+        features=_features(type_is_key),
         tables={"members": "member_id"},
         history=_HISTORY if request.history else (),
         carry=("bayes_probability",),

@@ -138,64 +138,53 @@ def stages(
         data: Further options of ``limaml datasets prepare``.
         training: Further options of ``limaml train``.
     """
-    w, tasks, run, export = (
-        workspace,
-        str(workspace.tasks),
-        str(workspace.run),
-        str(workspace.export),
-    )
+    tasks, run, export = (str(path) for path in (workspace.tasks, workspace.run, workspace.export))
+    raw, embeddings = str(workspace.raw), str(workspace.embeddings)
+
+    def stage(name: str, words: str, output: Path, *arguments: str) -> Stage:
+        return Stage(name=name, words=words, output=output, arguments=arguments)
 
     def train(algorithm: str) -> Stage:
-        arguments = ("train", tasks, "--output", run, "--algorithm", algorithm, *training)
-        return Stage(
-            name=f"train_{algorithm}",
-            words=f"train {algorithm}",
-            arguments=arguments,
-            output=w.run / f"{algorithm}.keras",
+        return stage(
+            f"train_{algorithm}",
+            f"train {algorithm}",
+            workspace.run / f"{algorithm}.keras",
+            *("train", tasks, "--output", run, "--algorithm", algorithm, *training),
         )
 
-    embed = (
-        "embed",
-        tasks,
-        "--export",
-        export,
-        "--output",
-        str(w.embeddings),
-        "--store",
-        w.store(),
-    )
     return [
-        Stage(
-            name="data",
-            words="get the data",
-            arguments=("datasets", "prepare", dataset, "--output", str(w.raw), *data),
-            output=w.raw,
+        stage(
+            "data",
+            "get the data",
+            workspace.raw,
+            *("datasets", "prepare", dataset, "--output", raw, *data),
         ),
-        Stage(
-            name="prepare",
-            words="build task records (Beam)",
-            arguments=("prepare", str(w.raw), "--output", tasks),
-            output=w.tasks,
+        stage(
+            "prepare",
+            "build task records (Beam)",
+            workspace.tasks,
+            *("prepare", raw, "--output", tasks),
         ),
         train("vanilla"),
         train("limaml"),
-        Stage(
-            name="evaluate",
-            words="measure on the test period",
-            arguments=("evaluate", tasks, "--run", run),
-            output=w.run / "evaluation.json",
+        stage(
+            "evaluate",
+            "measure on the test period",
+            workspace.run / "evaluation.json",
+            *("evaluate", tasks, "--run", run),
         ),
-        Stage(
-            name="export",
-            words="export ranker and adapter",
-            arguments=("export", run, "--output", export),
-            output=w.export,
+        stage(
+            "export",
+            "export ranker and adapter",
+            workspace.export,
+            *("export", run, "--output", export),
         ),
-        Stage(
-            name="embed",
-            words="make and publish embeddings (Beam)",
-            arguments=embed,
-            output=w.embeddings,
+        stage(
+            "embed",
+            "make and publish embeddings (Beam)",
+            workspace.embeddings,
+            *("embed", tasks, "--export", export, "--output", embeddings),
+            *("--store", workspace.store()),
         ),
     ]
 

@@ -171,46 +171,7 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
     confidence = 1 - 0.05 / (
         1 + len(rows.categories)
     )  # as many chances to find something by accident
-    between = task_deviation(rows.label, offset, rows.task, confidence)
-
-    def gains(category: Category, tau: float) -> tuple[float, float]:
-        task = rows.task[category.row]
-        group = np.unique(np.stack([task, category.code]), axis=1, return_inverse=True)[1].reshape(
-            -1
-        )
-        return auc_gains(
-            offset[category.row],
-            task,
-            between.value,
-            rows.history[category.row],
-            group,
-            tau,
-            category.history,
-        )
-
-    overall, at_most = (
-        auc_gains(offset, rows.task, tau, rows.history) for tau in (between.value, between.high)
-    )
-    sources = [_source("task", between, overall, at_most[1])]
-    for name, category in rows.categories.items():
-        task, copies = rows.task[category.row], len(category.row) / len(rows.task)
-        inside = group_deviation(
-            rows.label[category.row],
-            offset[category.row],
-            task,
-            category.code,
-            between.value,
-            confidence,
-            copies,
-        )
-        sources.append(
-            _source(
-                f"task x {name}",
-                inside,
-                gains(category, inside.value),
-                gains(category, inside.high)[1],
-            )
-        )
+    sources = _sources(rows, offset, confidence)
     return {
         "definition": definition,
         "tasks": len(np.unique(rows.task)),
@@ -219,6 +180,59 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
         "sources": sources,
         "verdict": verdict(sources),
     }
+
+
+def _sources(rows: ScoredRows, offset: npt.NDArray[Any], confidence: float) -> list[dict[str, Any]]:
+    """The task itself, then every category; see `diagnose_definition`.
+
+    Args:
+        rows: The rows.
+        offset: Their recalibrated logits ``[N]``.
+        confidence: Of the bounds.
+    """
+    between = task_deviation(rows.label, offset, rows.task, confidence)
+    overall, at_most = (
+        auc_gains(offset, rows.task, tau, rows.history) for tau in (between.value, between.high)
+    )
+    sources = [_source("task", between, overall, at_most[1])]
+    for name, category in rows.categories.items():
+        inside = group_deviation(
+            rows.label[category.row],
+            offset[category.row],
+            rows.task[category.row],
+            category.code,
+            between.value,
+            confidence,
+            len(category.row) / len(rows.task),
+        )
+        gains, most = (
+            _category_gains(rows, offset, category, between.value, tau)
+            for tau in (inside.value, inside.high)
+        )
+        sources.append(_source(f"task x {name}", inside, gains, most[1]))
+    return sources
+
+
+def _category_gains(
+    rows: ScoredRows,
+    offset: npt.NDArray[Any],
+    category: Category,
+    between: float,
+    inside: float,
+) -> tuple[float, float]:
+    """Gains in AUC of a category within tasks, whose deviations are `between` and `inside` them."""
+    task = rows.task[category.row]
+    pairs = np.stack([task, category.code])
+    group = np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1)
+    return auc_gains(
+        offset[category.row],
+        task,
+        between,
+        rows.history[category.row],
+        group,
+        inside,
+        category.history,
+    )
 
 
 def verdict(sources: Sequence[dict[str, Any]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -36,22 +36,7 @@ def ranker_module(model: LiMAML) -> Exported:
         return score({name: _repeat(name, value, rows) for name, value in inputs.items()})
 
     def parsed(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        examples = inputs[names.EXAMPLES]
-        columns = tf.io.parse_example(
-            examples, {f.name: _example_feature(f) for f in schema.all_features}
-        )
-        stored_values = tf.io.parse_example(
-            examples, {name: tf.io.RaggedFeature(tf.float32) for name, _ in embedding_inputs}
-        )
-        for name, has in embedding_inputs:
-            lengths = stored_values[name].row_lengths()
-            columns[has] = lengths > 0
-            width = tf.where(columns[has], lengths, dim)
-            tf.debugging.assert_equal(
-                width, tf.cast(dim, width.dtype), f"{name} must hold {dim} values or none"
-            )
-            columns[name] = stored_values[name].to_tensor(shape=[None, dim])
-        return score(columns)
+        return score(_parse_examples(inputs[names.EXAMPLES], schema, embedding_inputs, dim))
 
     rows = {
         f.name: tf.TensorSpec([None] if f.width == 1 else [None, f.width], DTYPES[f.dtype])
@@ -71,6 +56,27 @@ def ranker_module(model: LiMAML) -> Exported:
             names.EXAMPLES_SIGNATURE: (lambda **inputs: parsed(inputs), serialized),
         },
     )
+
+
+def _parse_examples(
+    examples: tf.Tensor, schema: Schema, embedding_inputs: Sequence[tuple[str, str]], dim: int
+) -> dict[str, tf.Tensor]:
+    """Raw features and stored embeddings of serialized ``tf.Example`` messages ``[N]``."""
+    columns = tf.io.parse_example(
+        examples, {f.name: _example_feature(f) for f in schema.all_features}
+    )
+    stored_values = tf.io.parse_example(
+        examples, {name: tf.io.RaggedFeature(tf.float32) for name, _ in embedding_inputs}
+    )
+    for name, has in embedding_inputs:
+        lengths = stored_values[name].row_lengths()
+        columns[has] = lengths > 0
+        width = tf.where(columns[has], lengths, dim)
+        tf.debugging.assert_equal(
+            width, tf.cast(dim, width.dtype), f"{name} must hold {dim} values or none"
+        )
+        columns[name] = stored_values[name].to_tensor(shape=[None, dim])
+    return columns
 
 
 def _repeat(name: str, value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:

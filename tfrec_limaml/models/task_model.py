@@ -36,6 +36,7 @@ from tfrec_limaml.models.outer_step import (
     without_tasks,
     zero_unless_finite,
 )
+from tfrec_limaml.models.query_rows import describe_query
 from tfrec_limaml.models.task_loops import TaskLoops, is_task_batch
 
 TaskBatch = Mapping[str, Any]
@@ -297,30 +298,11 @@ class TaskModel(TaskLoops):
         """Query outputs ``[T, Q]`` as predictions of the real rows ``[N]``, with what is known of
         each; see `predict_step`.
         """
-        support, query = data["support"], data["query"]
-        mask = query["weight"] > 0
-        result = {
-            "probability" if self.binary else "prediction": self.predictions(
-                tf.boolean_mask(outputs, mask)
-            )
+        name = "probability" if self.binary else "prediction"
+        return {
+            name: self.predictions(tf.boolean_mask(outputs, data["query"]["weight"] > 0)),
+            **describe_query(data),
         }
-        result.update(
-            {
-                name: tf.boolean_mask(value, mask)
-                for name, value in query.items()
-                if name not in ("features", "weight")
-            }
-        )
-        per_task = {"history": tf.math.count_nonzero(support["weight"], -1)}
-        if "timestamp" in support:
-            per_task["last_seen"] = tf.reduce_max(
-                tf.where(support["weight"] > 0, support["timestamp"], 0), -1
-            )
-        if "task_key" in data:
-            per_task["task_key"] = data["task_key"]
-        for name, value in per_task.items():
-            result[name] = tf.boolean_mask(tf.broadcast_to(value[:, None], tf.shape(mask)), mask)
-        return result
 
     def task_outputs(self, support: Samples, query: Samples) -> tf.Tensor:
         """Query outputs ``[T, Q]``, fine-tuned where `fine_tune` is on."""

@@ -88,6 +88,37 @@ def _history_tells_of_ids(schema: Schema) -> bool:
     return any(len(history.keys) == 1 and history.keys[0] in ids for history in schema.history)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """Training batches and the number of the epoch that they read, validation batches, tasks per
+    training batch, and training batches per epoch.
+    """
+
+    training: tf.data.Dataset
+    epoch: tf.Variable
+    validation: tf.data.Dataset
+    validation_pattern: str
+    batch_size: int
+    steps: int
+
+    @classmethod
+    def of(
+        cls, tasks: str | Path, options: TrainOptions, task: str | None, encoder: FeatureEncoder
+    ) -> _Data:
+        pattern, validation_pattern = (
+            split_pattern(tasks, task, split, encoder.schema) for split in ("train", "validation")
+        )
+        count, rows = count_tasks(pattern)
+        size = options.batch_size or max(1, min(128, round(options.batch_rows * count / rows)))
+        epoch = tf.Variable(0, trainable=False, dtype=tf.int64)
+        training = training_data(tasks, options, task, encoder, size, epoch)
+        validation = task_dataset(
+            validation_pattern, encoder, 4 * size, max_samples=options.max_samples
+        )
+        steps = math.ceil(count / size)
+        return cls(training, epoch, validation, validation_pattern, size, steps)
+
+
 def _train(
     tasks: str | Path,
     options: TrainOptions,
@@ -98,25 +129,17 @@ def _train(
 ) -> Trained:
     keras.utils.set_random_seed(options.seed)
     model = build(options.algorithm, encoder, options.model.replace(task=task))
-    splits = ("train", "validation")
-    patterns = {split: split_pattern(tasks, task, split, encoder.schema) for split in splits}
-    count, rows = count_tasks(patterns["train"])
-    size = options.batch_size or max(1, min(128, round(options.batch_rows * count / rows)))
-    epoch = tf.Variable(0, trainable=False, dtype=tf.int64)
-    training = training_data(tasks, options, task, encoder, size, epoch)
-    validation = task_dataset(
-        patterns["validation"], encoder, 4 * size, max_samples=options.max_samples
-    )
+    data = _Data.of(tasks, options, task, encoder)
     model.compile(
-        make_optimizer(options, math.ceil(count / size) * options.epochs),
+        make_optimizer(options, data.steps * options.epochs),
         steps_per_execution=STEPS_PER_EXECUTION,
     )
     started = time.perf_counter()
     history = model.fit(
-        training,
-        validation_data=validation,
+        data.training,
+        validation_data=data.validation,
         epochs=options.epochs,
-        callbacks=[_EpochNumber(epoch), *_stopping(options), *callbacks],
+        callbacks=[_EpochNumber(data.epoch), *_stopping(options), *callbacks],
         verbose=0,
     )
     curves = {name: [float(v) for v in values] for name, values in history.history.items()}
@@ -126,16 +149,16 @@ def _train(
         "best_val_auc": max(curves["val_auc"]),
         "best_val_score": max(curves[ValidationScore.NAME]),
         "seconds": round(time.perf_counter() - started, 2),
-        "batch_size": size,
+        "batch_size": data.batch_size,
         "options": dataclasses.asdict(options),
         "history": curves,
     }
     if options.choose_strength and model.fine_tune:
         keyed = task_dataset(
-            patterns["validation"], encoder, 512, max_samples=options.max_samples, with_keys=True
+            data.validation_pattern, encoder, 512, max_samples=options.max_samples, with_keys=True
         )
         result |= choose_adaptation_strength(model, keyed)
-    return Trained(model, result | adaptation_losses(model, validation))
+    return Trained(model, result | adaptation_losses(model, data.validation))
 
 
 def training_data(

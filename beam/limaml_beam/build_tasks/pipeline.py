@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -21,6 +21,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from limaml_beam.build_tasks import data_card, episodes, history, quality
 from limaml_beam.build_tasks.drift import MeasureFeatures
 from limaml_beam.build_tasks.grouping import GroupTasks
+from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary, SummariseSplits
@@ -31,91 +32,21 @@ from limaml_beam.build_tasks.validation import (
     REJECTED,
     DropDuplicates,
     ReadAndValidate,
-    interaction_columns,
 )
 from limaml_beam.build_tasks.writing import WriteShard
 from limaml_beam.io import files, outcome, progress, runner_errors, staged_output
 from limaml_beam.io.pipeline_options import LOCAL_RUNNER
-from limaml_beam.io.sources import Part, Source, column_types, parts_of
+from limaml_beam.io.sources import Part, Source, parts_of
 from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import ORDER
-from limaml_beam.rows.feature_tables import JoinTables, table_columns
+from limaml_beam.rows.feature_tables import JoinTables
 from limaml_beam.rows.shuffle import Shuffle
-from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.column_values import can_hold
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE, DEAD_LETTERS, SCHEMA_FILE, STATISTICS_FILE
 
 _REPORT, _SHUFFLE = "_report", "_shuffle"
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What is read: the interaction files and those of each feature table."""
-
-    interactions: Source
-    tables: Mapping[str, Source]
-
-    @classmethod
-    def find(
-        cls,
-        schema: Schema,
-        interactions: str | Sequence[str],
-        tables: Mapping[str, str | Sequence[str]],
-        text: TextFormat | None = None,
-        dates: tuple[int, int] | None = None,
-    ) -> Inputs:
-        """Matches file patterns; raises `LimamlError` for missing or unknown tables and for
-        patterns without files. `text` and `dates` (of the interactions) as in `Source.match`.
-        """
-        missing, unknown = (
-            sorted(set(schema.tables) - set(tables)),
-            sorted(set(tables) - set(schema.tables)),
-        )
-        if missing or unknown:
-            raise LimamlError(
-                f"the schema {schema.name!r} joins the tables {sorted(schema.tables)}; missing: "
-                f"{missing}, unknown: {unknown}"
-            )
-        return cls(
-            Source.match("interactions", interactions, text, dates),
-            {n: Source.match(f"table {n!r}", p, text) for n, p in tables.items()},
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """Files read and left out, by table, for the data card."""
-        sources = {"interactions": self.interactions, **self.tables}
-        return {
-            name: {
-                "read": len(source.files),
-                "empty": list(source.empty),
-                "markers": len(source.markers),
-                "outside_dates": len(source.outside),
-            }
-            for name, source in sources.items()
-        }
-
-    def check(self, schema: Schema, definitions: tuple[str, ...]) -> None:
-        """Fails before any worker starts where a first file lacks a column, or has one of a type
-        that no row of it can be valid in.
-        """
-        wanted: dict[str | None, tuple[Source, tuple[str, ...]]] = {
-            None: (self.interactions, interaction_columns(schema, definitions))
-        }
-        for name, source in self.tables.items():
-            wanted[name] = source, table_columns(schema, name)
-        for table, (source, columns) in wanted.items():
-            types = column_types(source, columns)
-            for feature in schema.features:
-                kind = types.get(feature.name)
-                if feature.table == table and kind is not None and not can_hold(kind, feature):
-                    raise LimamlError(
-                        f"{source.files[0]}: column {feature.name!r} is of type {kind}, which no "
-                        f"value of the feature fits (dtype {feature.dtype}, width {feature.width});"
-                        " fix the column, or declare it as it is"
-                    )
 
 
 class ReadInteractions(beam.PTransform):
@@ -237,11 +168,7 @@ def construct(
             history.write_online, directory, settings.partitions
         )
     sizes = blocks | "tasks" >> WriteTasks(schema, settings, inputs.tables, directory, shuffle)
-    found[REJECTED] | "dead letters" >> beam.io.WriteToText(
-        FileSystems.join(directory, DEAD_LETTERS, "rows"),
-        file_name_suffix=".jsonl",
-        skip_if_empty=True,
-    )
+    _write_dead_letters(found[REJECTED], directory)
     joined = blocks | "join for statistics" >> beam.ParDo(
         JoinTables(schema, inputs.tables)
     ).with_output_types(pa.Table)
@@ -260,6 +187,14 @@ def construct(
         part | f"report {name}" >> beam.Map(
             _write_json, FileSystems.join(directory, _REPORT, f"{name}.json")
         )
+
+
+def _write_dead_letters(rejected: beam.PCollection, directory: str) -> None:
+    rejected | "dead letters" >> beam.io.WriteToText(
+        FileSystems.join(directory, DEAD_LETTERS, "rows"),
+        file_name_suffix=".jsonl",
+        skip_if_empty=True,
+    )
 
 
 def build_tasks(

@@ -103,15 +103,7 @@ def cut_dates(
         raise LimamlError(f"--window-days must be positive, received {window_days}")
     window = FAR_FUTURE if window_days is None else round(window_days * DAY_MS)
     if recent_only:
-        end = parse_time(window_end) if window_end is not None else round(time.time() * 1000)
-        return {
-            "validation_start": end,
-            "test_start": end,
-            "first": max(FAR_PAST, end - window),
-            "last": end,
-            "window": window,
-            "recent_only": True,
-        }
+        return _recent_dates(window, window_end)
     if schema.split is not None and schema.split.per_task is not None:
         given_dates = (validation_start, test_start, train_start, test_end, window_days, window_end)
         if any(value is not None for value in given_dates):
@@ -119,13 +111,7 @@ def cut_dates(
                 f"schema {schema.name!r} splits within tasks ({list(schema.split.per_task)}): "
                 "leave out the dates and the window, or remove split.per_task"
             )
-        return {
-            "validation_start": FAR_FUTURE,
-            "test_start": FAR_FUTURE,
-            "window": 2 * FAR_FUTURE,
-            "task_shares": schema.split.per_task,
-            "split_definition": schema.default_task,
-        }
+        return _no_dates(schema, schema.split.per_task)
     if window_end is not None:
         raise LimamlError(
             "--window-end needs --recent-only; with evaluation splits the window ends at "
@@ -145,6 +131,35 @@ def cut_dates(
         train_start=train_start or (given.train_start if given else None),
         test_end=test_end or (given.test_end if given else None),
     )
+    return _split_dates(split, window)
+
+
+def _recent_dates(window: int, window_end: str | None) -> dict[str, Any]:
+    """Of a job without evaluation rows: a window, which ends now unless it says when."""
+    end = parse_time(window_end) if window_end is not None else round(time.time() * 1000)
+    return {
+        "validation_start": end,
+        "test_start": end,
+        "first": max(FAR_PAST, end - window),
+        "last": end,
+        "window": window,
+        "recent_only": True,
+    }
+
+
+def _no_dates(schema: Schema, shares: tuple[float, float, float]) -> dict[str, Any]:
+    """Of a split within tasks."""
+    return {
+        "validation_start": FAR_FUTURE,
+        "test_start": FAR_FUTURE,
+        "window": 2 * FAR_FUTURE,
+        "task_shares": shares,
+        "split_definition": schema.default_task,
+    }
+
+
+def _split_dates(split: Split, window: int) -> dict[str, Any]:
+    """Of a split by date."""
     validation_ms, test_ms = map(parse_time, split.starts())
     start = FAR_PAST if split.train_start is None else parse_time(split.train_start)
     return {

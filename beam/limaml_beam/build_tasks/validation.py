@@ -5,7 +5,8 @@ reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import apache_beam as beam
 import numpy as np
@@ -25,6 +26,9 @@ from tfrec_limaml.datasets.rows import BadRow
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.schema import arrow_keys, column_values
 from tfrec_limaml.schema.schema import Schema
+
+#: Gives the rows of a mask a reason why they are left out, unless they have one.
+Reject: TypeAlias = Callable[[Mask, str], None]
 
 REJECTED, COUNTS = "rejected", "counts"
 ERROR = "error: "  # prefix of reasons that stop the run before anything is published
@@ -168,6 +172,35 @@ def validate(
     }
     for name, rows in rows_in.items():
         counts[UNKNOWN_KEY + name] = int((rows < 0).sum())
+    _read_features(schema, tables, raw, rows_in, columns, counts, reject)
+    derived = _read_keys(schema, settings, tables, raw, rows_in, columns, reject)
+    reject((times < settings.first) | (times >= settings.last), OUTSIDE)
+
+    given = [name for name in columns if name not in derived]
+    columns[ORDER] = pa.array(
+        columnar.mix_hashes([columnar.stable_hash(columns[n]) for n in given])
+    )
+    found, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
+    counts.update(
+        {f"skipped:{name}": int(number) for name, number in zip(found, numbers, strict=True)}
+    )
+    return (
+        pa.table(columns).filter(pa.array(reasons == "")),
+        reasons,
+        {n: c for n, c in counts.items() if c},
+    )
+
+
+def _read_features(
+    schema: Schema,
+    tables: Tables,
+    raw: pa.Table,
+    rows_in: Mapping[str, npt.NDArray[Any]],
+    columns: dict[str, pa.Array],
+    counts: dict[str, int],
+    reject: Reject,
+) -> None:
+    """Adds the features of the interactions to `columns`, and what is filled to `counts`."""
     for feature in schema.features:
         if feature.table is None:
             columns[feature.name], bad = column_values.as_feature(raw[feature.name], feature)
@@ -184,6 +217,18 @@ def validate(
                 (ERROR if feature.on_invalid == "error" else "")
                 + f"invalid_feature:{feature.name}",
             )
+
+
+def _read_keys(
+    schema: Schema,
+    settings: TaskSettings,
+    tables: Tables,
+    raw: pa.Table,
+    rows_in: Mapping[str, npt.NDArray[Any]],
+    columns: dict[str, pa.Array],
+    reject: Reject,
+) -> set[str]:
+    """Adds the columns of task keys to `columns`; returns those that come from a feature table."""
     joined = {f.name: (f, f.table) for f in schema.features if f.table is not None}
     separators = {f.name: f.separator for f in schema.features}
     for name in key_columns(schema, settings.definitions):
@@ -200,19 +245,7 @@ def validate(
             [columns[key_column(name)] for name in schema.task_columns(definition)]
         )
         reject(~arrow_keys.fits(keys), f"key_too_long:{definition}")
-    reject((times < settings.first) | (times >= settings.last), OUTSIDE)
-
-    own = [name for name in columns if name not in map(key_column, joined)]
-    columns[ORDER] = pa.array(columnar.mix_hashes([columnar.stable_hash(columns[n]) for n in own]))
-    found, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
-    counts.update(
-        {f"skipped:{name}": int(number) for name, number in zip(found, numbers, strict=True)}
-    )
-    return (
-        pa.table(columns).filter(pa.array(reasons == "")),
-        reasons,
-        {n: c for n, c in counts.items() if c},
-    )
+    return set(map(key_column, joined))
 
 
 class DropDuplicates(beam.DoFn):

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from limaml_beam.build_tasks.pipeline import Inputs, build_tasks
+from limaml_beam.build_tasks.inputs import Inputs
+from limaml_beam.build_tasks.pipeline import build_tasks
 from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
 from limaml_beam.io import staged_output
 from limaml_beam.io.pipeline_options import local_by_default

@@ -21,6 +21,7 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
 
 from limaml_beam.build_tasks import pipeline as build_tasks
+from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.__main__ import main
@@ -134,7 +135,7 @@ def tasks_template(tmp_path_factory, source, shop_schema, shop_frames, write_raw
     folder = tmp_path_factory.mktemp("tasks")
     raw = write_raw(folder / "raw", shop_schema, shop_frames())
     paths = {name: str(raw / f"{name}.parquet") for name in ("interactions", *shop_schema.tables)}
-    inputs = build_tasks.Inputs.find(shop_schema, paths.pop("interactions"), paths)
+    inputs = Inputs.find(shop_schema, paths.pop("interactions"), paths)
     settings = TaskSettings(definitions=tuple(shop_schema.tasks), **cut_dates(shop_schema))
     return write_template(
         folder,

@@ -1,0 +1,82 @@
+"""The files that task records are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from limaml_beam.build_tasks.validation import interaction_columns
+from limaml_beam.io.sources import Source, column_types
+from limaml_beam.rows.feature_tables import table_columns
+from tfrec_limaml.datasets.text_format import TextFormat
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.column_values import can_hold
+from tfrec_limaml.schema.schema import Schema
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What is read: the interaction files and those of each feature table."""
+
+    interactions: Source
+    tables: Mapping[str, Source]
+
+    @classmethod
+    def find(
+        cls,
+        schema: Schema,
+        interactions: str | Sequence[str],
+        tables: Mapping[str, str | Sequence[str]],
+        text: TextFormat | None = None,
+        dates: tuple[int, int] | None = None,
+    ) -> Inputs:
+        """Matches file patterns; raises `LimamlError` for missing or unknown tables and for
+        patterns without files. `text` and `dates` (of the interactions) as in `Source.match`.
+        """
+        missing, unknown = (
+            sorted(set(schema.tables) - set(tables)),
+            sorted(set(tables) - set(schema.tables)),
+        )
+        if missing or unknown:
+            raise LimamlError(
+                f"the schema {schema.name!r} joins the tables {sorted(schema.tables)}; missing: "
+                f"{missing}, unknown: {unknown}"
+            )
+        return cls(
+            Source.match("interactions", interactions, text, dates),
+            {n: Source.match(f"table {n!r}", p, text) for n, p in tables.items()},
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Files read and left out, by table, for the data card."""
+        sources = {"interactions": self.interactions, **self.tables}
+        return {
+            name: {
+                "read": len(source.files),
+                "empty": list(source.empty),
+                "markers": len(source.markers),
+                "outside_dates": len(source.outside),
+            }
+            for name, source in sources.items()
+        }
+
+    def check(self, schema: Schema, definitions: tuple[str, ...]) -> None:
+        """Fails before any worker starts where a first file lacks a column, or has one of a type
+        that no row of it can be valid in.
+        """
+        wanted: dict[str | None, tuple[Source, tuple[str, ...]]] = {
+            None: (self.interactions, interaction_columns(schema, definitions))
+        }
+        for name, source in self.tables.items():
+            wanted[name] = source, table_columns(schema, name)
+        for table, (source, columns) in wanted.items():
+            types = column_types(source, columns)
+            for feature in schema.features:
+                kind = types.get(feature.name)
+                if feature.table == table and kind is not None and not can_hold(kind, feature):
+                    raise LimamlError(
+                        f"{source.files[0]}: column {feature.name!r} is of type {kind}, which no "
+                        f"value of the feature fits (dtype {feature.dtype}, width {feature.width});"
+                        " fix the column, or declare it as it is"
+                    )

@@ -103,11 +103,11 @@ def add_version(base: Path, version: int) -> None:
     by one rename.
     """
     final = base / "ranker" / str(version)
-    aside = final.with_name(f".writing-{version}")
-    shutil.copytree(base / "ranker" / "1", aside)
-    manifest = Manifest.read(aside)
-    Manifest(**{**json.loads(json.dumps(vars(manifest))), "model_version": version}).write(aside)
-    aside.rename(final)
+    staging = final.with_name(f".writing-{version}")
+    shutil.copytree(base / "ranker" / "1", staging)
+    manifest = Manifest.read(staging)
+    Manifest(**{**json.loads(json.dumps(vars(manifest))), "model_version": version}).write(staging)
+    staging.rename(final)
 
 
 def requests(

@@ -231,12 +231,14 @@ def _one_above_other(
     """
     if name in NESTED_OUTPUTS:
         width = max(first.shape[1], second.shape[1])
-        filler: Any = -1 if name == names.NESTED_DEFINITION else b"" if first.dtype == object else 0
+        padding: Any = (
+            -1 if name == names.NESTED_DEFINITION else b"" if first.dtype == object else 0
+        )
         first, second = (
             np.pad(
                 part,
                 [(0, 0), (0, width - part.shape[1]), *[(0, 0)] * (part.ndim - 2)],
-                constant_values=filler,
+                constant_values=padding,
             )
             for part in (first, second)
         )

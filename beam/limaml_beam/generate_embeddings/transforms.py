@@ -167,15 +167,15 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
             kept = left & young
             if (carried | kept).any():
                 yield self._renamed(batch.filter(pa.array(carried | kept)))
-            own = pc.equal(batch["task_definition"], self._definition).to_numpy(
+            of_task = pc.equal(batch["task_definition"], self._definition).to_numpy(
                 zero_copy_only=False
             )
             yield counted(
-                tasks_carried=int((carried & own).sum()),
-                tasks_kept_outside_window=int((kept & own).sum()),
-                tasks_aged_out=int((left & ~young & own).sum()),
-                nested_carried=int((carried & ~own).sum()),
-                nested_kept_outside_window=int((kept & ~own).sum()),
+                tasks_carried=int((carried & of_task).sum()),
+                tasks_kept_outside_window=int((kept & of_task).sum()),
+                tasks_aged_out=int((left & ~young & of_task).sum()),
+                nested_carried=int((carried & ~of_task).sum()),
+                nested_kept_outside_window=int((kept & ~of_task).sum()),
             )
 
     def _renamed(self, batch: pa.RecordBatch) -> pa.Table:

@@ -44,7 +44,7 @@ LATE_IMPORTS = {
     "tfrec_limaml.demo.story": "the demo refuses bad arguments before it loads TensorFlow",
     "limaml_beam.generate_embeddings.adapter": "workers load TensorFlow, the launcher does not",
 }
-MAXIMUM_LINES = {"tests": 450, "packages": 380}
+MAXIMUM_LINES = {"tests": 450, "packages": 390}
 #: Lines of code of a function; 40 is the aim.
 MAXIMUM_FUNCTION_LINES = 50
 #: Functions that are longer.

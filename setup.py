@@ -94,6 +94,7 @@ setup(
             "compare = tfrec_limaml.commands.compare:COMMAND",
             "diagnose = tfrec_limaml.commands.diagnose:COMMAND",
             "export = tfrec_limaml.commands.export:COMMAND",
+            "reproduce = tfrec_limaml.commands.reproduce:COMMAND",
             "demo = tfrec_limaml.commands.demo:COMMAND",
             "store = tfrec_limaml.commands.store:COMMAND",
             "prepare = limaml_beam.commands:PREPARE",

@@ -33,6 +33,7 @@ class Rows:
         task_key: Of each row's task, bytes.
         task: The same as numbers.
         history: Support rows that the row's task has.
+        last_seen: Time of the newest of them, milliseconds; 0 where there are none.
         columns: Raw feature values by name, ``[N]`` or ``[N, width]``.
     """
 
@@ -42,6 +43,7 @@ class Rows:
     task_key: Array
     task: Array
     history: Array
+    last_seen: Array
     columns: dict[str, Array]
 
     def identity(self) -> npt.NDArray[np.uint64]:
@@ -77,6 +79,13 @@ def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
         part = {name: value.numpy()[chosen] for name, value in tasks.columns.items()}
         part["task_key"] = np.repeat(tasks.task_key.numpy(), counts)[chosen]
         part["history"] = np.repeat(start, counts)[chosen]
+        newest = tasks.splits.numpy()[:-1] + np.maximum(start - 1, 0)
+        seen = np.where(
+            start > 0,
+            tasks.columns[record_format.TIMESTAMP].numpy()[np.minimum(newest, counts.sum() - 1)],
+            0,
+        )
+        part["last_seen"] = np.repeat(seen, counts)[chosen]
         parts.append(part)
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not len(joined["label"]):
@@ -88,6 +97,7 @@ def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
         joined["task_key"],
         np.unique(joined["task_key"], return_inverse=True)[1],
         joined["history"],
+        joined["last_seen"],
         {f.name: joined[f.name] for f in schema.all_features},
     )
 

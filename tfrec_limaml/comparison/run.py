@@ -48,6 +48,7 @@ RIVALS: Mapping[str, Rival] = {
 #: Rivals whose result does not depend on the seed.
 UNSEEDED = ("constant", "task-rate", "history-rate", "logistic-regression")
 REFERENCE = "vanilla"
+Progress = Callable[[str], None]
 
 
 def compare(
@@ -55,7 +56,7 @@ def compare(
     output: str | Path,
     seeds: Sequence[int],
     names: Sequence[str] = tuple(RIVALS),
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda text: None,
 ) -> dict[str, Any]:
     """Compares; runs that an earlier call finished in `output` are not repeated.
 
@@ -76,15 +77,8 @@ def compare(
     unknown = sorted(set(names) - set(RIVALS))
     if unknown:
         raise LimamlError(f"unknown rivals {unknown}; choose from {list(RIVALS)}")
-    folder = Path(output) / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
     todo = [(n, s) for n in names for s in (seeds[:1] if n in UNSEEDED else seeds)]
-    started, runs = time.perf_counter(), []
-    for done, (name, seed) in enumerate(todo):
-        spent = time.perf_counter() - started
-        left = f", about {spent / done * (len(todo) - done):.0f} s left" if done else ""
-        progress(f"[{done + 1}/{len(todo)}] {name}, seed {seed}{left}")
-        runs.append(_run(data, folder, name, seed))
+    runs = run_all(data, output, todo, RIVALS, progress)
     return {
         "rows": len(data.test.label),
         "tasks": int(data.test.task.max()) + 1,
@@ -94,7 +88,38 @@ def compare(
     }
 
 
-def _run(data: Data, folder: Path, name: str, seed: int) -> dict[str, Any]:
+def run_all(
+    data: Data,
+    output: str | Path,
+    todo: Sequence[tuple[str, int]],
+    rivals: Mapping[str, Rival],
+    progress: Progress = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Runs rivals, each unless `output` holds its result already.
+
+    Args:
+        data: What they learn from.
+        output: Folder for ``runs/<name>-<seed>.json`` and ``.parquet``.
+        todo: Names and seeds.
+        rivals: By name.
+        progress: Called with a line for each run that starts, with the estimated time left.
+
+    Returns:
+        One record per run: ``name``, ``seed``, ``seconds``; ``val_auc``, ``settings``, ``scores``
+        and where there are any ``unadapted`` scores ``[N]``; or a ``note`` where it could not run.
+    """
+    folder = Path(output) / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    started, runs = time.perf_counter(), []
+    for done, (name, seed) in enumerate(todo):
+        spent = time.perf_counter() - started
+        left = f", about {spent / done * (len(todo) - done):.0f} s left" if done else ""
+        progress(f"[{done + 1}/{len(todo)}] {name}, seed {seed}{left}")
+        runs.append(_run(data, folder, name, seed, rivals[name]))
+    return runs
+
+
+def _run(data: Data, folder: Path, name: str, seed: int, rival: Rival) -> dict[str, Any]:
     """One run, from its files where it is done; ``scores`` and ``unadapted`` are arrays ``[N]``."""
     stem = f"{name}-{seed}"
     record, table = folder / f"{stem}.json", folder / f"{stem}.parquet"
@@ -112,7 +137,7 @@ def _run(data: Data, folder: Path, name: str, seed: int) -> dict[str, Any]:
     result: dict[str, Any] = {"name": name, "seed": seed}
     columns = {}
     try:
-        outcome: Outcome = RIVALS[name](data, seed)
+        outcome: Outcome = rival(data, seed)
     except LimamlError as error:
         result["note"] = str(error)
     else:

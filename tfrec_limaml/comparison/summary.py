@@ -88,10 +88,12 @@ def _measure(runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows)
         }
         for name, inside in history_slices(rows.history)
     ]
-    return entry | _gain(runs, base, rows)
+    return entry | paired_gain(runs, base, rows)
 
 
-def _gain(runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows) -> dict[str, Any]:
+def paired_gain(
+    runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows
+) -> dict[str, Any]:
     """The mean gain; its variance is that of the mean over seeds plus that of the rows."""
     if not base:
         return {}

@@ -16,15 +16,19 @@ from tfrec_limaml.report.contents import MemberStory, Report, algorithm_label
 
 def write_report(path: str | Path, report: Report) -> Path:
     """Writes the page, whole or not at all, and returns its path."""
+    return write(path, render(report))
+
+
+def write(path: str | Path, page: str) -> Path:
+    """Writes a page, whole or not at all, and returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging.write_text(path, render(report))
+    staging.write_text(path, page)
     return path
 
 
 def render(report: Report) -> str:
     """The page as one HTML document that loads nothing."""
-    style = files("tfrec_limaml.report").joinpath("report.css").read_text(encoding="utf-8")
     sections = [
         _summary(report),
         _training(report),
@@ -33,11 +37,17 @@ def render(report: Report) -> str:
         _story(report),
         _next(report),
     ]
+    return document(report.title, report.summary, sections)
+
+
+def document(title: str, summary: str, sections: Sequence[str]) -> str:
+    """A page of sections as one HTML document that loads nothing."""
+    style = files("tfrec_limaml.report").joinpath("report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'  # noqa: E501
-        f"<title>{html.escape(report.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header><h1>{html.escape(report.title)}</h1><p>{html.escape(report.summary)}</p></header>\n"
+        f"<title>{html.escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<header><h1>{html.escape(title)}</h1><p>{html.escape(summary)}</p></header>\n"
         f"<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
     )
 
@@ -49,7 +59,7 @@ def _summary(report: Report) -> str:
         f'<tr><th scope="row">{html.escape(n)}</th><td>{html.escape(v)}</td></tr>'
         for n, v in report.facts
     )
-    return _section(
+    return section(
         "In short",
         "",
         f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>',
@@ -73,14 +83,14 @@ def _training(report: Report) -> str:
         )
         for name, run in zip(names, report.training, strict=True)
     ]
-    return _section(
+    return section(
         "Learning curves",
         "How each algorithm did on members' later interactions after each pass over the training "
         "tasks. Training losses are of different "
         "objectives (LiMAML adds the loss before adaptation), so that only their course compares.",
         _legend(names),
-        f'<div class="pair">{"".join(_figure(c) for c in curves if c)}</div>',
-        _table(("algorithm", "epochs", "best validation AUC", "time"), rows),
+        f'<div class="pair">{"".join(figure(c) for c in curves if c)}</div>',
+        table(("algorithm", "epochs", "best validation AUC", "time"), rows),
     )
 
 
@@ -98,14 +108,14 @@ def _evaluation(report: Report) -> str:
         (name, _interval(result), *(_interval(cells.get(s)) for s in slices))
         for name, result, cells in zip(names, results, by_slice, strict=True)
     ]
-    return _section(
+    return section(
         "AUC by length of history",
         "Test AUC of members grouped by how many interactions they had before the test period. "
         "Vertical bars: 95 % confidence intervals; "
         f"groups of less than {charts.SLICE_ROWS} rows are in the table alone.",
         _legend(names),
-        _figure(chart, wide=True),
-        _table(("algorithm", "all", *slices), rows),
+        figure(chart, wide=True),
+        table(("algorithm", "all", *slices), rows),
     )
 
 
@@ -114,12 +124,12 @@ def _map(report: Report) -> str:
         return ""
     chart, names = charts.embedding_map(report.embedding_map)
     meaning = report.embedding_map.meaning
-    return _section(
+    return section(
         "Map of the meta embeddings",
         "Each point is one member's embedding, seen along its two directions of largest "
         f"variance; colour and shape: {meaning}.",
         _legend(names),
-        _figure(chart, wide=True),
+        figure(chart, wide=True),
     )
 
 
@@ -129,13 +139,13 @@ def _story(report: Report) -> str:
         return ""
     clicks = "".join(f"<li>{html.escape(click)}</li>" for click in story.clicks)
     names = sorted({item.group for item in story.items})
-    return _section(
+    return section(
         "One member's list, before and after a few clicks",
         f"Member {story.task_key}: the first embedding was made of {story.seen} interactions, the "
         "second one saw these as well:",
         f"<ul>{clicks}</ul>",
         _legend(names) if len(names) <= svg.SERIES else "",
-        _figure(charts.rank_change(story), wide=True),
+        figure(charts.rank_change(story), wide=True),
         _story_table(story),
     )
 
@@ -158,7 +168,7 @@ def _story_table(story: MemberStory) -> str:
                 arrow,
             )
         )
-    return _table(
+    return table(
         ("place", "candidate", "kind", "no embedding", "before", "after", "moved"),
         rows,
         opened=True,
@@ -168,19 +178,21 @@ def _story_table(story: MemberStory) -> str:
 def _next(report: Report) -> str:
     if not report.next_steps:
         return ""
-    return _section(
+    return section(
         "What to try next",
         "",
         *(f"<pre><code>{html.escape(step)}</code></pre>" for step in report.next_steps),
     )
 
 
-def _section(title: str, introduction: str, *parts: str) -> str:
+def section(title: str, introduction: str, *parts: str) -> str:
+    """A section of the page; the introduction is escaped, the parts are markup."""
     paragraph = f"<p>{html.escape(introduction)}</p>" if introduction else ""
     return f"<section><h2>{html.escape(title)}</h2>{paragraph}{''.join(parts)}</section>\n"
 
 
-def _figure(chart: str, wide: bool = False) -> str:
+def figure(chart: str, wide: bool = False) -> str:
+    """A chart, half or all of the page's width."""
     return f'<figure class="{"wide" if wide else "half"}">{chart}</figure>'
 
 
@@ -192,7 +204,8 @@ def _legend(names: Sequence[str]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], opened: bool = False) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], opened: bool = False) -> str:
+    """The numbers behind a chart, folded away unless `opened`."""
     titles = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in head)
     lines = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

@@ -123,6 +123,7 @@ def _rows(count=400, tasks=40):
         task_key=task.astype("S"),
         task=task,
         history=task % 7,
+        last_seen=np.zeros(count, np.int64),
         columns={},
     )
 

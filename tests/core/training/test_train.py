@@ -50,6 +50,7 @@ def of_epoch(folder, options, size, number):
     """The batches of one epoch."""
     encoder = load_encoder(folder)
     epoch = tf.Variable(0, dtype=tf.int64)
+    options = options.replace(batch_size=size)
     data = training_data(folder, options, None, encoder, size, epoch)
     epoch.assign(number)
     return list(data)

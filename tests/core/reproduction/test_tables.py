@@ -1,0 +1,217 @@
+"""The paper's experiments: complete, consistent, measured, kept, and honest about orderings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+
+from tfrec_limaml.cli import main
+from tfrec_limaml.comparison.rivals import Data
+from tfrec_limaml.comparison.rows import Rows
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.evaluation.metrics import auc
+from tfrec_limaml.reproduction import setups
+from tfrec_limaml.reproduction.run import failed, markdown, run_table, write_page
+from tfrec_limaml.reproduction.setups import Setup, Trainer
+from tfrec_limaml.reproduction.summary import masks, summarise
+from tfrec_limaml.reproduction.tables import Line, Ordering, Table, all_tables
+from tfrec_limaml.training.options import TrainOptions
+
+DAY = 86_400_000
+SMALL = TrainOptions.paper().replace(
+    epochs=1, batch_size=16, meta_units=(4,), global_units=(4,), embedding_dim=3
+)
+TABLE = Table(
+    name="toy",
+    title="A toy",
+    text="Two lines.",
+    reference="vanilla",
+    lines=[
+        Line(
+            label="vanilla",
+            setup=Setup(options=SMALL.replace(algorithm="vanilla"), form="unadapted"),
+        ),
+        Line(label="LiMAML", setup=Setup(options=SMALL), paper={"all": 1.47}),
+    ],
+    orderings=[Ordering("LiMAML", "vanilla", robust=True)],
+)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_table_of_the_paper_is_there_and_refers_to_its_own_lines(quick):
+    tables = all_tables(("user", "user_tab"), quick)
+    numbered = {f"table{n}" for n in (3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14)}
+    assert tables.keys() == numbered | {"refresh", "ablation"}
+    for table in tables.values():
+        labels = [line.label for line in table.lines]
+        assert len(set(labels)) == len(labels)
+        named = {table.reference, *(line.reference or labels[0] for line in table.lines)}
+        named |= {label for o in table.orderings for label in (o.more, o.less)}
+        assert named <= set(labels), table.name
+        assert {line.reference or table.reference for line in table.lines} <= set(labels)
+
+
+def test_equal_setups_have_one_name_and_others_another():
+    one = Setup(options=TrainOptions.paper())
+    assert one.name == Setup(options=TrainOptions.paper()).name
+    others = [
+        dataclasses.replace(one, form="unadapted"),
+        dataclasses.replace(one, pooling="mean"),
+        dataclasses.replace(one, days_old=1.0),
+        dataclasses.replace(one, task="user"),
+        dataclasses.replace(one, options=one.options.replace(dropout=0.1)),
+    ]
+    assert len({setup.name for setup in (one, *others)}) == 6
+
+
+def world(rows=400, tasks=40):
+    rng = np.random.default_rng(0)
+    task = np.sort(rng.integers(tasks, size=rows))
+    task[:tasks] = np.arange(tasks)
+    task = np.sort(task)
+    label = rng.integers(2, size=rows).astype(np.float32)
+    history = (task % 10).astype(np.int64)
+    keys = np.array([f"m{t}".encode() for t in task])
+    test = Rows(
+        label=label,
+        weight=np.ones(rows),
+        timestamp=np.full(rows, 100 * DAY) + np.arange(rows),
+        task_key=keys,
+        task=task,
+        history=history,
+        last_seen=np.where(history > 0, np.where(task % 4 == 0, 80, 99) * DAY, 0),
+        columns={},
+    )
+    train = types.SimpleNamespace(task_key=keys[history > 0])
+    return types.SimpleNamespace(test=test, train=train)
+
+
+def runs(data, quality, seconds, seeds=(1, 2)):
+    return [
+        {
+            "seed": seed,
+            "scores": quality * data.test.label
+            + np.random.default_rng(seed).normal(size=len(data.test.label)),
+            "settings": {"epoch_seconds": seconds * seed},
+        }
+        for seed in seeds
+    ]
+
+
+def test_gains_are_per_cent_of_the_reference_and_orderings_say_whether_they_hold():
+    data = world()
+    base, better = TABLE.lines
+    table = dataclasses.replace(
+        TABLE,
+        slices="paper",
+        orderings=[
+            Ordering("LiMAML", "vanilla", robust=True),
+            Ordering("vanilla", "LiMAML", time=True),
+        ],
+    )
+    made = {base.setup.name: runs(data, 0.5, 1.0), better.setup.name: runs(data, 1.5, 1.5)}
+    result = summarise(table, made, {None: data})
+    label = data.test.label
+    aucs = [[auc(label, run["scores"]) for run in made[line.setup.name]] for line in table.lines]
+    whole = result["lines"][1]["slices"][0]
+    expected = 100 * (np.mean(aucs[1]) - np.mean(aucs[0])) / np.mean(aucs[0])
+    assert whole["slice"] == "all"
+    assert whole["paper"] == 1.47
+    assert whole["gain"] == pytest.approx(expected)
+    assert whole["gain_low"] < expected < whole["gain_high"]
+    assert whole["gain_sd"] == pytest.approx(
+        np.std([100 * (a / b - 1) for a, b in zip(aucs[1], aucs[0], strict=True)], ddof=1)
+    )
+    assert result["lines"][1]["time"] == pytest.approx(50.0)
+    assert [o["holds"] for o in result["orderings"]] == [True, False]
+    assert failed(result) == []
+    turned = summarise(
+        table,
+        {base.setup.name: made[better.setup.name], better.setup.name: made[base.setup.name]},
+        {None: data},
+    )
+    assert len(failed(turned)) == 1
+    assert "DOES NOT HOLD: *LiMAML* is above *vanilla*" in markdown(turned)
+
+
+def test_cohorts_are_new_dormant_occasional_and_frequent_tasks():
+    data = world()
+    by_name = dict(masks("cohorts", data))
+    rows = data.test
+    np.testing.assert_array_equal(by_name["new"], rows.history == 0)
+    dormant = (rows.history > 0) & (rows.task % 4 == 0)
+    np.testing.assert_array_equal(by_name["dormant"], dormant)
+    rest = (rows.history > 0) & ~dormant
+    np.testing.assert_array_equal(by_name["occasional"], rest & (rows.history < 6))
+    np.testing.assert_array_equal(by_name["frequent"], rest & (rows.history >= 6))
+    assert masks("all", data)[0][1].all()
+    under = dict(masks("paper", data))["under 25 rows"]
+    np.testing.assert_array_equal(under, np.bincount(rows.task)[rows.task] < 25)
+
+
+def test_lines_of_different_task_definitions_cannot_be_paired():
+    finer = dataclasses.replace(TABLE.lines[1], setup=Setup(options=SMALL, task="user_tab"))
+    table = dataclasses.replace(TABLE, lines=[TABLE.lines[0], finer])
+    data = world()
+    made = {line.setup.name: runs(data, 1.0, 1.0) for line in table.lines}
+    with pytest.raises(LimamlError, match="rows of different task definitions"):
+        summarise(table, made, {None: data, "user_tab": data})
+
+
+def test_a_table_is_run_written_and_not_run_again(tasks_folder, tmp_path, monkeypatch):
+    said = []
+    result = run_table(TABLE, tasks_folder, tmp_path, [1], progress=said.append)
+    assert [line["label"] for line in result["lines"]] == ["vanilla", "LiMAML"]
+    assert any(text.startswith("toy, LiMAML: training, seed 1") for text in said)
+    assert json.loads((tmp_path / "toy.json").read_text()) == result
+    assert "| LiMAML |" in (tmp_path / "toy.md").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "toy.runs.jsonl").read_text().splitlines()]
+    assert [line["label"] for line in lines] == ["vanilla", "LiMAML"]
+    assert all(line["settings"]["epoch_seconds"] > 0 for line in lines)
+    page = write_page(tmp_path / "report.html", "Tables", [result]).read_text()
+    assert "A toy" in page
+    assert "<svg" in page
+
+    def fail(*args):
+        raise AssertionError("run again")
+
+    monkeypatch.setattr(Trainer, "run", fail)
+    assert run_table(TABLE, tasks_folder, tmp_path, [1]) == result
+
+
+def test_setups_that_train_alike_share_a_model(tasks_folder, monkeypatch):
+    trained = []
+    original = setups.train
+
+    def count(*args, **kwargs):
+        trained.append(args)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(setups, "train", count)
+    data, trainer = Data.of(tasks_folder), Trainer()
+    fresh = trainer.run(Setup(options=SMALL), data, 1)
+    unadapted = trainer.run(Setup(options=SMALL, form="unadapted"), data, 1)
+    ancient = trainer.run(Setup(options=SMALL, days_old=1000.0), data, 1)
+    assert len(trained) == 1
+    # Embeddings that know nothing are un-adapted ones.
+    np.testing.assert_allclose(ancient.served, unadapted.served, atol=1e-6)
+    assert np.abs(fresh.served - unadapted.served).max() > 1e-4
+    trainer.run(Setup(options=SMALL), data, 2)
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["table2"], r"unknown tables ['table2']"),
+        (["all", "--seeds", "0"], "--seeds must be at least 1, received 0"),
+        (["all", "--quick", "--dataset", "kuairand-pure"], "--quick runs on the simulated world"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_by_name(tmp_path, capsys, arguments, said):
+    assert main(["reproduce", *arguments, "--output", str(tmp_path)]) != 0
+    assert said in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""``limaml reproduce``: the paper's tables on public or simulated data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.cli import Command
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.tensorflow_setup import import_tensorflow
+
+_DESCRIPTION = """\
+Runs the paper's experiments again: algorithms with and without fine-tuning (table3), meta blocks
+(table4), task definitions (table5), training time (table6), cohorts (table8), inner steps (table9),
+dropout (table10), learning rates (table11 to table13), pooling (table14), old embeddings (refresh),
+and what the default recipe adds (ablation). Each table holds the paper's figures beside ours, and
+says which of the paper's orderings hold. Runs are kept: a table that was interrupted goes on where
+it stopped.
+
+example:
+  limaml reproduce table3 --output runs/paper
+  limaml reproduce all --dataset kuairand-pure --data-dir data --output runs/paper
+  limaml reproduce all --quick --output runs/quick     minutes, on a small simulated world; fails where an
+                                                       ordering does not hold that always should
+"""  # noqa: E501
+
+#: Further arguments of ``limaml datasets prepare`` and ``limaml prepare``, by kind of records.
+_PREPARE: dict[str, dict[str, tuple[str, ...]]] = {
+    "simulated": {},
+    "kuairand-pure": {"data": ("--history",)},
+    "movielens-100k": {
+        "data": ("--history",),
+        "tasks": ("--split-per-task", "0.6,0.2,0.2", "--max-samples", "1000"),
+    },
+}
+_DEFINITIONS = {
+    "simulated": ("member", "member_type"),
+    "kuairand-pure": ("user", "user_tab"),
+    "movielens-100k": ("user",),
+}
+_QUICK_DATA = ("--members", "600")
+_QUICK_EPOCHS = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``limaml reproduce``."""
+    parser.add_argument("tables", nargs="+", metavar="TABLE", help="table3, ..., or all")
+    parser.add_argument("--dataset", choices=sorted(_PREPARE), default="simulated")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set's official files")
+    parser.add_argument("--output", type=Path, required=True, help="folder for runs and tables")
+    parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="runs of each line (default 3)"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one seed, few epochs, fewer lines, on a small simulated world; fails where an "
+        "ordering does not hold that always should",
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs the tables; returns their results."""
+    if args.seeds < 1:
+        raise LimamlError(f"--seeds must be at least 1, received {args.seeds}")
+    if args.quick and args.dataset != "simulated":
+        raise LimamlError(f"--quick runs on the simulated world, received {args.dataset!r}")
+    import_tensorflow()
+    from tfrec_limaml.reproduction.run import failed, run_table, write_page
+    from tfrec_limaml.reproduction.tables import all_tables
+    from tfrec_limaml.training.recipes import without_remapping
+
+    known = all_tables(_DEFINITIONS[args.dataset], args.quick)
+    names = list(known) if args.tables == ["all"] else list(dict.fromkeys(args.tables))
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise LimamlError(f"unknown tables {unknown}; choose from {[*known, 'all']}")
+    without_remapping()
+    seeds = range(1, 2) if args.quick else range(1, args.seeds + 1)
+    epochs = _QUICK_EPOCHS if args.quick else None
+    results = []
+    for name in names:
+        tasks = _records(args, known[name].records)
+        results.append(run_table(known[name], tasks, args.output, seeds, epochs, _say))
+        _say(f"wrote {args.output / name}.md")
+    write_page(args.output / "report.html", f"The paper's tables on {args.dataset}", results)
+    broken = [line for result in results for line in failed(result)]
+    if args.quick and broken:
+        raise LimamlError("orderings that should always hold do not: " + "; ".join(broken))
+    return {"output": str(args.output), "tables": results}
+
+
+def _records(args: argparse.Namespace, kind: str) -> Path:
+    """The folder of task records of a kind; made where it is missing."""
+    folder: Path = args.output / "data" / kind
+    tasks = folder / "tasks"
+    if tasks.is_dir():
+        return tasks
+    how = _PREPARE[args.dataset]
+    data = [*how.get("data", ()), *(_QUICK_DATA if args.quick else ())]
+    if args.data_dir:
+        data += ["--data-dir", args.data_dir]
+    if kind == "id":
+        data.append("--id-feature")
+    if kind == "definitions":
+        data += ["--tasks", ",".join(_DEFINITIONS[args.dataset])]
+    raw = folder / "raw"
+    steps: Sequence[Sequence[str]] = (
+        ["datasets", "prepare", args.dataset, "--output", str(raw), "--overwrite", *data],
+        ["prepare", str(raw), "--output", str(tasks), *how.get("tasks", ())],
+    )
+    from tfrec_limaml.demo.stages import call
+
+    for step in steps:
+        _say(f"limaml {' '.join(step)}")
+        call(step)
+    return tasks
+
+
+def render(result: dict[str, Any]) -> str:
+    """The tables as Markdown."""
+    from tfrec_limaml.reproduction.run import markdown
+
+    text = "\n\n".join(markdown(table) for table in result["tables"])
+    return f"{text}\n\nwrote {result['output']}/report.html"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+COMMAND = Command(
+    help="the paper's tables on public or simulated data",
+    description=_DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+    render=render,
+)

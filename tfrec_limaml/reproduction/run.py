@@ -1,0 +1,152 @@
+"""Runs tables, and writes what came out: JSON, JSON lines, Markdown and one page."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml import staging
+from tfrec_limaml.comparison.rivals import Data
+from tfrec_limaml.comparison.run import run_all
+from tfrec_limaml.report.tables_page import write_tables_page
+from tfrec_limaml.reproduction.setups import Setup, Trainer
+from tfrec_limaml.reproduction.summary import summarise
+from tfrec_limaml.reproduction.tables import Table
+
+Progress = Callable[[str], None]
+
+
+def run_table(
+    table: Table,
+    tasks: str | Path,
+    output: str | Path,
+    seeds: Sequence[int],
+    epochs: int | None = None,
+    progress: Progress = lambda text: None,
+) -> dict[str, Any]:
+    """Runs one table and writes ``<name>.json`` and ``<name>.md`` to `output`; runs that are there
+    already are not repeated.
+
+    Args:
+        table: The experiment.
+        tasks: Folder of task records.
+        output: Folder of results; runs lie below it, by the folder of task records.
+        seeds: One run of each line per seed.
+        epochs: At most; None for those of the recipes.
+        progress: Called with a line for each run that starts.
+
+    Returns:
+        See `tfrec_limaml.reproduction.summary.summarise`.
+    """
+    setups = list({line.setup.name: line.setup for line in table.lines}.values())
+    data = {task: Data.of(tasks, task, epochs) for task in {setup.task for setup in setups}}
+    trainer, runs = Trainer(), {}
+    for setup in sorted(setups, key=_training):
+        scored = data[setup.task]
+        rival = {setup.name: functools.partial(_run, trainer, setup)}
+        todo = [(setup.name, seed) for seed in seeds]
+        folder = Path(output) / "runs" / Path(tasks).name
+        say = functools.partial(_say, progress, table, setup)
+        runs[setup.name] = run_all(scored, folder, todo, rival, say)
+    result = summarise(table, runs, data)
+    folder = Path(output)
+    staging.write_text(folder / f"{table.name}.json", json.dumps(result, indent=1) + "\n")
+    staging.write_text(folder / f"{table.name}.md", markdown(result) + "\n")
+    _write_runs(folder / f"{table.name}.runs.jsonl", table, runs)
+    return result
+
+
+def _run(trainer: Trainer, setup: Setup, data: Data, seed: int) -> Any:
+    return trainer.run(setup, data, seed)
+
+
+def _training(setup: Setup) -> str:
+    """Sorts setups that train alike next to each other."""
+    return repr((setup.options, setup.task))
+
+
+def _say(progress: Progress, table: Table, setup: Setup, text: str) -> None:
+    label = next(line.label for line in table.lines if line.setup == setup)
+    progress(f"{table.name}, {label}: {text.split('] ', 1)[-1].replace(setup.name, 'training')}")
+
+
+def _write_runs(path: Path, table: Table, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """One line per run, without scores."""
+    lines = [
+        json.dumps(
+            {"label": line.label}
+            | {k: v for k, v in run.items() if k not in ("scores", "unadapted", "name")}
+        )
+        for line in table.lines
+        for run in runs[line.setup.name]
+    ]
+    staging.write_text(path, "\n".join(lines) + "\n")
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """A table as Markdown: the paper's figures beside ours."""
+    lines = [
+        f"### {result['name']}: {result['title']}",
+        "",
+        f"{result['text']} Gains are per cent of test AUC over *{result['reference']}*, the mean "
+        f"of {result['seeds']} seeds (standard deviation over them) and the 95 % interval, paired "
+        "by row and clustered by task; time is that of the training part of an epoch, in per cent "
+        "more than the reference.",
+        "",
+        "| | rows | paper | gain (sd) | interval | AUC | paper's time | time |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for line in result["lines"]:
+        if "note" in line:
+            lines.append(f"| {line['label']} | {line['note']} | | | | | | |")
+        lines += [_row(line, part) for part in line["slices"]]
+    for ordering in result["orderings"]:
+        lines += ["", _sentence(ordering)]
+    return "\n".join(lines)
+
+
+def _row(line: Mapping[str, Any], part: Mapping[str, Any]) -> str:
+    whole = part["slice"] == "all"
+    label = line["label"] if whole else f"{line['label']}: {part['slice']}"
+    cells = [
+        label,
+        f"{part['rows']:,} of {part['tasks']:,} tasks",
+        _percent(part["paper"]),
+        f"{part['gain']:+.2f} ({part['gain_sd']:.2f})",
+        f"{part['gain_low']:+.2f} to {part['gain_high']:+.2f}",
+        f"{line['auc_mean']:.4f} ({line['auc_sd']:.4f})" if whole else "",
+        _percent(line["paper_time"]) if whole else "",
+        f"{line['time']:+.0f}" if whole else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"
+
+
+def _sentence(ordering: Mapping[str, Any]) -> str:
+    verb = "takes longer than" if ordering["time"] else "is above"
+    where = "" if ordering["slice"] == "all" else f" on {ordering['slice']} rows"
+    said = f"*{ordering['more']}* {verb} *{ordering['less']}*{where}"
+    if ordering["holds"] is None:
+        return f"- not measured: {said}"
+    verdict = "holds" if ordering["holds"] else "DOES NOT HOLD"
+    return f"- {verdict}: {said} ({ordering['difference']:+.2f})"
+
+
+def failed(result: Mapping[str, Any]) -> list[str]:
+    """The robust orderings of a table that do not hold."""
+    return [
+        f"{result['name']}: {_sentence(ordering)}"
+        for ordering in result["orderings"]
+        if ordering["robust"] and ordering["holds"] is not True
+    ]
+
+
+def write_page(path: str | Path, title: str, results: Sequence[Mapping[str, Any]]) -> Path:
+    """One HTML page of all tables."""
+    return write_tables_page(path, title, results)

@@ -1,0 +1,144 @@
+"""One setup: what is trained, and in which form it is scored."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tfrec_limaml.comparison.rivals import Data, Outcome
+from tfrec_limaml.evaluation import served_rows
+from tfrec_limaml.evaluation.metrics import auc
+from tfrec_limaml.models import LiMAML, TaskModel
+from tfrec_limaml.tasks.input_pipeline import task_dataset
+from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.train import Trained, train
+
+Scores = npt.NDArray[np.float64]
+#: How a model is scored: before adaptation, with what the embedding job stores, or with the adapted
+#: weights themselves, of which nothing can be stored.
+Form = Literal["unadapted", "served", "in_place"]
+
+_BATCH = 512
+_DAY_MS = 86_400_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What is trained, and in which form it is scored.
+
+    Attributes:
+        options: The recipe.
+        form: How test rows are scored.
+        task: Task definition; None for the schema's first.
+        pooling: Of the embeddings that are scored; None for that of the recipe.
+        days_old: Age of the embeddings at the start of the test rows: later samples are not known
+            to them.
+    """
+
+    options: TrainOptions
+    form: Form = "served"
+    task: str | None = None
+    pooling: str | None = None
+    days_old: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The same for equal setups: runs are kept under it."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return f"{self.options.algorithm}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+class Trainer:
+    """Trains and scores setups; those that train alike, one after the other, share a model."""
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._trained: Trained | None = None
+        self._seconds = 0.0
+
+    def run(self, setup: Setup, data: Data, seed: int) -> Outcome:
+        """One run: a rival for `tfrec_limaml.comparison.run.run_all`."""
+        trained = self._train(setup, data, seed)
+        validation = _scores(trained.model, setup, data, "validation")
+        return Outcome(
+            _scores(trained.model, setup, data, "test"),
+            auc(data.validation.label, validation),
+            settings={
+                "epochs": trained.result["epochs"],
+                "epoch_seconds": round(self._seconds, 4),
+                "adaptation_strength": trained.model.adaptation_strength,
+            },
+            served_form=setup.form != "in_place",
+        )
+
+    def _train(self, setup: Setup, data: Data, seed: int) -> Trained:
+        options = setup.options.replace(seed=seed)
+        if data.epochs is not None:
+            options = options.replace(epochs=min(data.epochs, options.epochs))
+        key = (data.tasks, setup.task, options)
+        if self._trained is None or self._key != key:
+            keras.utils.clear_session()
+            clock = _EpochClock()
+            self._trained = train(data.tasks, options, task=setup.task, callbacks=[clock])
+            self._key, self._seconds = key, clock.seconds()
+        return self._trained
+
+
+class _EpochClock(keras.callbacks.Callback):
+    """Measures the training part of each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._taken: list[float] = []
+        self._started = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._started = time.perf_counter()
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._taken.append(time.perf_counter() - self._started)
+
+    def seconds(self) -> float:
+        """The fastest epoch: the first one holds the tracing of graphs."""
+        return min(self._taken)
+
+
+def _scores(model: TaskModel, setup: Setup, data: Data, split: str) -> Scores:
+    """Probabilities of a split's rows in the order of the files."""
+    dataset = task_dataset(data.pattern(split), model.encoder, _BATCH, with_keys=True)
+    rows = getattr(data, split)
+    if setup.days_old:
+        dataset = _without_newest(dataset, int(rows.timestamp.min() - setup.days_old * _DAY_MS))
+    if setup.form == "served" and isinstance(model, LiMAML):
+        pooling, model.pooling = model.pooling, setup.pooling or model.pooling
+        try:
+            result = served_rows(model, dataset)
+        finally:
+            model.pooling = pooling
+    else:
+        fine_tune, model.fine_tune = model.fine_tune, setup.form != "unadapted"
+        try:
+            result = model.predict(dataset, verbose=0)
+        finally:
+            model.fine_tune = fine_tune
+    scores: Scores = result["probability"].astype(np.float64)
+    return scores
+
+
+def _without_newest(dataset: tf.data.Dataset, end: int) -> tf.data.Dataset:
+    """Support samples from `end` (milliseconds) on weigh nothing."""
+
+    def drop(batch: dict[str, Any]) -> dict[str, Any]:
+        support = batch["support"]
+        known = tf.cast(support["timestamp"] < end, support["weight"].dtype)
+        return {**batch, "support": {**support, "weight": support["weight"] * known}}
+
+    return dataset.map(drop)

@@ -1,0 +1,159 @@
+"""From runs to the lines of a table: gains in per cent, by slice, and the orderings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfrec_limaml.comparison.rivals import Data
+from tfrec_limaml.comparison.rows import Rows
+from tfrec_limaml.comparison.summary import paired_gain
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.evaluation.cohorts import PAPER_BOUND
+from tfrec_limaml.evaluation.metrics import auc
+from tfrec_limaml.reproduction.tables import Line, Ordering, Table
+
+Mask = npt.NDArray[np.bool_]
+Run = Mapping[str, Any]
+
+_DAY_MS = 86_400_000
+#: A task that was silent for longer before its first test row is dormant.
+DORMANT_DAYS = 7.0
+#: A task with fewer earlier samples is occasional.
+OCCASIONAL = 6
+
+
+def summarise(
+    table: Table, runs: Mapping[str, Sequence[Run]], data: Mapping[str | None, Data]
+) -> dict[str, Any]:
+    """The result of a table.
+
+    Args:
+        table: The experiment.
+        runs: Runs over the seeds, by the name of their setup.
+        data: The rows that were scored, by task definition.
+
+    Returns:
+        JSON types: ``lines`` (``label``, ``auc_mean``, ``auc_sd``, ``slices`` with ``rows``,
+        ``tasks``, ``gain``, ``gain_sd``, ``gain_low``, ``gain_high`` and the ``paper``'s gain, all
+        in per cent of the reference's AUC, and ``time``, per cent of training time more than the
+        reference), ``orderings`` with whether each ``holds``.
+    """
+    by_label = {line.label: line for line in table.lines}
+    lines = []
+    for line in table.lines:
+        base = by_label[line.reference or table.reference]
+        if base.setup.task != line.setup.task:
+            raise LimamlError(
+                f"{table.name}: {line.label!r} and {base.label!r} score the rows of different task "
+                "definitions and cannot be paired"
+            )
+        mine = runs[line.setup.name]
+        lines.append(_line(table, line, mine, runs[base.setup.name], data[line.setup.task]))
+    return {
+        "name": table.name,
+        "title": table.title,
+        "text": table.text,
+        "reference": table.reference,
+        "seeds": len(runs[table.lines[0].setup.name]),
+        "lines": lines,
+        "orderings": [_ordering(ordering, lines) for ordering in table.orderings],
+    }
+
+
+def _line(
+    table: Table, line: Line, mine: Sequence[Run], base: Sequence[Run], data: Data
+) -> dict[str, Any]:
+    notes = sorted({str(run["note"]) for run in (*mine, *base) if "note" in run})
+    entry: dict[str, Any] = {"label": line.label, "paper_time": line.paper_time}
+    if notes:
+        return {**entry, "note": "; ".join(notes), "slices": []}
+    aucs = [auc(data.test.label, run["scores"]) for run in mine]
+    seconds = [
+        100 * (run["settings"]["epoch_seconds"] / other["settings"]["epoch_seconds"] - 1)
+        for run, other in zip(mine, base, strict=True)
+    ]
+    return {
+        **entry,
+        "auc_mean": float(np.mean(aucs)),
+        "auc_sd": _deviation(aucs),
+        "time": float(np.mean(seconds)),
+        "slices": [
+            {"slice": name, "paper": line.paper.get(name), **_gain(mine, base, data.test, mask)}
+            for name, mask in masks(table.slices, data)
+            if len(np.unique(data.test.label[mask])) > 1
+        ],
+    }
+
+
+def _gain(mine: Sequence[Run], base: Sequence[Run], rows: Rows, mask: Mask) -> dict[str, Any]:
+    """The gain on some rows, in per cent of the reference's AUC."""
+    part = dataclasses.replace(rows, label=rows.label[mask], task=rows.task[mask])
+    some, others = (
+        [{"seed": run["seed"], "scores": run["scores"][mask]} for run in runs]
+        for runs in (mine, base)
+    )
+    values = [
+        (auc(part.label, a["scores"]), auc(part.label, b["scores"]))
+        for a, b in zip(some, others, strict=True)
+    ]
+    of_reference = float(np.mean([b for _, b in values]))
+    gain = {k: 100 * v / of_reference for k, v in paired_gain(some, others, part).items()}
+    return {
+        "rows": int(mask.sum()),
+        "tasks": len(np.unique(part.task)),
+        **gain,
+        "gain_sd": _deviation([100 * (a / b - 1) for a, b in values]),
+    }
+
+
+def masks(kind: str, data: Data) -> list[tuple[str, Mask]]:
+    """Names and rows of the slices."""
+    rows = data.test
+    whole = [("all", np.ones(len(rows.label), bool))]
+    if kind == "paper":
+        many = np.bincount(rows.task)[rows.task] >= PAPER_BOUND
+        whole += [(f"under {PAPER_BOUND} rows", ~many), (f"{PAPER_BOUND} rows or more", many)]
+    elif kind == "cohorts":
+        new = ~np.isin(rows.task_key, np.unique(data.train.task_key))
+        first = np.full(int(rows.task.max()) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(first, rows.task, rows.timestamp)
+        silent = (first[rows.task] - rows.last_seen) > DORMANT_DAYS * _DAY_MS
+        dormant = ~new & (rows.history > 0) & silent
+        rest = ~new & ~dormant
+        few = rows.history < OCCASIONAL
+        whole += [
+            ("new", new),
+            ("dormant", dormant),
+            ("occasional", rest & few),
+            ("frequent", rest & ~few),
+        ]
+    return [(name, mask) for name, mask in whole if mask.any()]
+
+
+def _ordering(ordering: Ordering, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    by_label = {line["label"]: line for line in lines}
+    values = [_value(by_label.get(label), ordering) for label in (ordering.more, ordering.less)]
+    entry: dict[str, Any] = dataclasses.asdict(ordering)
+    if None in values:
+        return {**entry, "holds": None, "difference": None}
+    more, less = values
+    assert more is not None
+    assert less is not None
+    return {**entry, "holds": more > less, "difference": more - less}
+
+
+def _value(line: Mapping[str, Any] | None, ordering: Ordering) -> float | None:
+    if line is None or "auc_mean" not in line:
+        return None
+    if ordering.time:
+        return float(line["time"])
+    return next((float(s["gain"]) for s in line["slices"] if s["slice"] == ordering.slice), None)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

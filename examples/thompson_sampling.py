@@ -4,10 +4,10 @@ Needs task records (``limaml prepare``) and a model adapted in closed form (``li
 
     python examples/thompson_sampling.py runs/tasks runs/model/limaml.keras
 
-For each task the query rows are ranked twice: under the offset that is stored (greedy), and under a
-draw from its posterior. A task of which little is known has a wide posterior, so that its top row
-changes from draw to draw; that of a well-known one hardly does. Draws use the stored variances, one
-per dimension: what the dimensions have in common is left out.
+The first query rows of each task, the same number for all, are ranked twice: under the offset that
+is stored (greedy), and under draws from its posterior. The less is known of a task, the wider its
+posterior, and the more often the top row changes. Draws use the stored variances, one per
+dimension: what the dimensions have in common is left out.
 """
 
 from __future__ import annotations
@@ -24,24 +24,29 @@ import tensorflow as tf
 from tfrec_limaml import LiMAML, task_dataset
 from tfrec_limaml.training.recipes import split_pattern
 
+#: Query rows of each task that are ranked; tasks with fewer are left out.
+CANDIDATES = 4
+
 
 def explore(model: LiMAML, batch: dict[str, Any], draws: int, seed: int = 1) -> dict[str, Any]:
-    """What sampling would do to a batch of tasks.
+    """What sampling would do to the tasks ``[T]`` of a batch that have enough query rows.
 
     Returns:
         ``history``: support rows of each task ``[T]``; ``known``: the share by which support rows
         shrank the prior's variance, 0 for a new task ``[T]``; ``explored``: the share of draws
         whose top row is not the greedy one ``[T]``.
     """
-    support, query = batch["support"], batch["query"]
+    enough = tf.math.count_nonzero(batch["query"]["weight"], -1) >= CANDIDATES
+    batch = tf.nest.map_structure(lambda v: tf.boolean_mask(v, enough), dict(batch))
+    support = batch["support"]
+    rows = {name: value[:, :CANDIDATES] for name, value in batch["query"]["features"].items()}
     adapted = model.adapt_tasks(support, model.fine_tune_steps)
     if adapted.variance is None:
         raise SystemExit("the model has no posterior: train one with adaptation 'gauss-newton'")
     offset, deviation = adapted.weights[0], tf.sqrt(adapted.variance)
 
     def top(offsets: tf.Tensor) -> tf.Tensor:
-        outputs = model.adapted_outputs(adapted._replace(weights=[offsets]), query["features"])
-        return tf.argmax(tf.where(query["weight"] > 0, outputs, outputs.dtype.min), -1)
+        return tf.argmax(model.adapted_outputs(adapted._replace(weights=[offsets]), rows), -1)
 
     greedy, generator = top(offset), tf.random.Generator.from_seed(seed)
     changed = [

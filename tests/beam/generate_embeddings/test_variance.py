@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.io.tfrecords import frame_record
@@ -24,6 +25,7 @@ from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.recipes import build_model
 
 D = 4
+DAY = 86_400_000
 SCHEMA = Schema(
     name="variances",
     label=Label(name="click"),
@@ -50,10 +52,10 @@ def _export(folder, **options):
     return model
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
+@pytest.fixture(scope="module", params=["zero", "encoder"])
+def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
-    return _export(folder), folder
+    return _export(folder, prior=request.param), folder
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def tasks(tmp_path_factory):
                 "m": [1.0, n / 9],
                 "o": random.normal(size=3).tolist(),
                 "label": float(random.random() < 0.5),
-                "timestamp": 1_650_000_000_000 + i,
+                "timestamp": 1_650_000_000_000 + i * DAY,
             }
             for i in range(n + 1)
         ]
@@ -114,10 +116,14 @@ def test_variances_are_those_of_adaptation_and_leave_the_vectors_as_they_are(
         name: _joined(value, batch["query"]["features"][name])
         for name, value in batch["support"]["features"].items()
     }
+    age = batch["support"]["age"] + tf.cast(batch["support"]["weight"] > 0, tf.float32)
+    support["age"] = _joined(age, tf.zeros_like(batch["query"]["label"]))
     adapted = model.adapt_tasks(support, 2)
     keys = [key.decode() for key in batch["task_key"].numpy()]
     actual = np.array([found[key]["variance"] for key in keys])
     np.testing.assert_allclose(actual, adapted.variance, rtol=1e-4)
+    vectors = np.array([found[key]["embedding"] for key in keys])
+    np.testing.assert_allclose(vectors, adapted.weights[0], rtol=1e-4, atol=1e-5)
     prior = np.array(Manifest.read(export / "adapter" / "1").prior_variance)
     assert (actual < prior).all()
     known = actual[:, -1]

@@ -24,6 +24,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.options import TrainOptions
 
 _VANILLA = TrainOptions(algorithm="vanilla")
+_ATTENTION = TrainOptions(choose_strength=False).replace(id_embeddings=True)
 _GRADIENT = TrainOptions().replace(adaptation="gradient", inner_learning_rate=0.3)
 
 #: Every rival by name; LiMAML's variants begin with ``limaml``.
@@ -37,7 +38,7 @@ RIVALS: Mapping[str, Rival] = {
     "vanilla": network(_VANILLA),
     "vanilla-fine-tuned": network(_VANILLA, in_place=True),
     "wide-and-deep": network(_VANILLA.replace(global_block="wide_and_deep", id_embeddings=True)),
-    "din": network(TrainOptions(), True, build_target_attention, 16),
+    "din": network(_ATTENTION, True, build_target_attention, 16),
     "glmix": glmix,
     "limaml": network(TrainOptions()),
     "limaml-encoder": network(TrainOptions().replace(prior="encoder", inner_steps=0)),

@@ -248,7 +248,7 @@ def test_the_adapter_embeds_like_the_model_whoever_shares_the_batch(
 ):
     together = adapter(*_encode(model.encoder.schema, tasks))
     for i, task in enumerate(tasks):
-        embedding, before, after, _ = model.task_embeddings(_support(model, as_columns, task[1]))
+        embedding, before, after, *_ = model.task_embeddings(_support(model, as_columns, task[1]))
         np.testing.assert_allclose(together["meta_embedding"][i], embedding[0], atol=2e-6)
         np.testing.assert_allclose(together["loss_before"][i], before, rtol=1e-5)
         np.testing.assert_allclose(together["loss_after"][i], after, rtol=1e-5)

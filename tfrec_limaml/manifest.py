@@ -107,9 +107,8 @@ class Manifest:
     created: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "nested_definitions", tuple(self.nested_definitions)
-        )  # JSON gives a list
+        for name in ("nested_definitions", "prior_variance"):  # JSON gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def write(self, version_directory: str | Path) -> Path:
         """Writes ``assets.extra/manifest.json`` below a SavedModel directory and returns its

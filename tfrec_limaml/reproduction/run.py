@@ -33,7 +33,7 @@ def run_table(
     Args:
         table: The experiment.
         tasks: Folder of task records.
-        output: Folder of results; runs lie below it, by the folder of task records.
+        output: Folder of results; runs lie below it, by kind of task records.
         seeds: One run of each line per seed.
         epochs: At most; None for those of the recipes.
         progress: Called with a line for each run that starts.
@@ -48,7 +48,7 @@ def run_table(
         scored = data[setup.task]
         rival = {setup.name: functools.partial(_run, trainer, setup)}
         todo = [(setup.name, seed) for seed in seeds]
-        folder = Path(output) / "runs" / Path(tasks).name
+    XX
         say = functools.partial(_say, progress, table, setup)
         runs[setup.name] = run_all(scored, folder, todo, rival, say)
     result = summarise(table, runs, data)

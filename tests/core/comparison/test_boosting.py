@@ -46,7 +46,9 @@ def rows(rng, count, clicked):
     columns = {"hour": rng.uniform(0, 24, count), "item": rng.integers(ITEMS, size=count)}
     label = (rng.random(count) < np.where(clicked(columns), 0.9, 0.1)).astype(np.float32)
     zeros = np.zeros(count, np.int64)
-    return Rows(label, np.ones(count), zeros, np.array([b"m"] * count), zeros, zeros, zeros, columns)
+    return Rows(
+        label, np.ones(count), zeros, np.array([b"m"] * count), zeros, zeros, zeros, columns
+    )
 
 
 def data(clicked):

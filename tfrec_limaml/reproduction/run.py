@@ -43,14 +43,15 @@ def run_table(
     """
     setups = list({line.setup.name: line.setup for line in table.lines}.values())
     data = {task: Data.of(tasks, task, epochs) for task in {setup.task for setup in setups}}
-    trainer, runs = Trainer(), {}
-    for setup in sorted(setups, key=_training):
-        scored = data[setup.task]
-        rival = {setup.name: functools.partial(_run, trainer, setup)}
-        todo = [(setup.name, seed) for seed in seeds]
-    XX
-        say = functools.partial(_say, progress, table, setup)
-        runs[setup.name] = run_all(scored, folder, todo, rival, say)
+    trainer = Trainer()
+    runs: dict[str, list[dict[str, Any]]] = {setup.name: [] for setup in setups}
+    folder = Path(output) / "runs" / table.records
+    for seed in seeds:
+        for setup in sorted(setups, key=_training):
+            rival = {setup.name: functools.partial(_run, trainer, setup)}
+            say = functools.partial(_say, progress, table, setup)
+            scored = data[setup.task]
+            runs[setup.name] += run_all(scored, folder, [(setup.name, seed)], rival, say)
     result = summarise(table, runs, data)
     folder = Path(output)
     staging.write_text(folder / f"{table.name}.json", json.dumps(result, indent=1) + "\n")

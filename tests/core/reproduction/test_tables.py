@@ -164,13 +164,13 @@ def test_lines_of_different_task_definitions_cannot_be_paired():
 
 def test_a_table_is_run_written_and_not_run_again(tasks_folder, tmp_path, monkeypatch):
     said = []
-    result = run_table(TABLE, tasks_folder, tmp_path, [1], progress=said.append)
+    result = run_table(TABLE, tasks_folder, tmp_path, [1, 2], progress=said.append)
     assert [line["label"] for line in result["lines"]] == ["vanilla", "LiMAML"]
     assert any(text.startswith("toy, LiMAML: training, seed 1") for text in said)
     assert json.loads((tmp_path / "toy.json").read_text()) == result
     assert "| LiMAML |" in (tmp_path / "toy.md").read_text()
     lines = [json.loads(line) for line in (tmp_path / "toy.runs.jsonl").read_text().splitlines()]
-    assert [line["label"] for line in lines] == ["vanilla", "LiMAML"]
+    assert [line["label"] for line in lines] == ["vanilla", "vanilla", "LiMAML", "LiMAML"]
     assert all(line["settings"]["epoch_seconds"] > 0 for line in lines)
     page = write_page(tmp_path / "report.html", "Tables", [result]).read_text()
     assert "A toy" in page
@@ -180,7 +180,7 @@ def test_a_table_is_run_written_and_not_run_again(tasks_folder, tmp_path, monkey
         raise AssertionError("run again")
 
     monkeypatch.setattr(Trainer, "run", fail)
-    assert run_table(TABLE, tasks_folder, tmp_path, [1]) == result
+    assert run_table(TABLE, tasks_folder, tmp_path, [1, 2]) == result
 
 
 def test_setups_that_train_alike_share_a_model(tasks_folder, monkeypatch):

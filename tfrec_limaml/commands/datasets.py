@@ -102,10 +102,19 @@ def _add_known(known: Any) -> None:
         "--random-log",
         action="store_true",
         default=None,
-        help="kuairand-pure: also read the log of randomly exposed videos",
+        help="kuairand-*: also read the log of randomly exposed videos",
     )
     known.add_argument(
-        "--members", type=int, metavar="N", help="simulated: number of members (default 4000)"
+        "--members",
+        type=int,
+        metavar="N",
+        help="simulated: number of members (default 4000); kuairand-*: read so many of the users, "
+        "always the same ones",
+    )
+    known.add_argument(
+        "--subset",
+        metavar="NAME",
+        help="vk-lsvd: the folder in subsamples/ to read, or `whole` (default: ur0.01_ir0.01)",
     )
     known.add_argument("--seed", type=int, metavar="N", help="simulated: seed (default 0)")
     known.add_argument(
@@ -171,7 +180,7 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     settings = {
         name: getattr(arguments, name)
-        for name in ("random_log", "members", "seed", "days")
+        for name in ("random_log", "members", "subset", "seed", "days")
         if getattr(arguments, name) is not None
     }
     if not files:

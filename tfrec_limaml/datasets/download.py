@@ -1,5 +1,5 @@
-"""Fetches official archives: with progress, resumed where it stopped, checked against the published
-md5, unpacked safely.
+"""Fetches official files: with progress, resumed where it stopped, checked against the published
+checksum; archives are unpacked safely.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BLOCK = 1 << 18
 _TIMEOUT = 30.0  # seconds without any data
 
 
-def fetch(url: str, folder: Path, md5: str) -> Path:
+def fetch(url: str, folder: Path, checksum: str) -> Path:
     """Downloads a file, unless a copy with the right checksum is there already.
 
     Bytes arrive in ``<name>.part``; a second call goes on where the first stopped. The file gets
@@ -30,7 +30,8 @@ def fetch(url: str, folder: Path, md5: str) -> Path:
     Args:
         url: Where the file is.
         folder: Receives it.
-        md5: The published checksum, or the address of a text that holds it.
+        checksum: The published md5 or sha256 in hexadecimal, or the address of a text that holds
+            it.
 
     Returns:
         Path of the file.
@@ -42,16 +43,17 @@ def fetch(url: str, folder: Path, md5: str) -> Path:
     target = folder / url.rsplit("/", 1)[-1]
     part = target.with_name(target.name + ".part")
     folder.mkdir(parents=True, exist_ok=True)
-    expected = md5 if "://" not in md5 else _published_md5(md5)
-    if target.is_file() and _md5(target) == expected:
+    expected = checksum if "://" not in checksum else _published(checksum)
+    kind = "sha256" if len(expected) == 64 else "md5"
+    if target.is_file() and _digest(target, kind) == expected:
         return target
     _receive(url, part)
-    actual = _md5(part)
+    actual = _digest(part, kind)
     if actual != expected:
         part.unlink()
         raise LimamlError(
-            f"{url} arrived with md5 {actual}, published is {expected}; the download was removed, "
-            "try again"
+            f"{url} arrived with {kind} {actual}, published is {expected}; the download was "
+            "removed, try again"
         )
     part.replace(target)
     return target
@@ -123,18 +125,20 @@ def _receive(url: str, part: Path) -> None:
         ) from error
 
 
-def _published_md5(url: str) -> str:
+def _published(url: str) -> str:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             text = response.read(4096).decode("ascii", "replace")
     except (urllib.error.URLError, OSError) as error:
         raise LimamlError(f"cannot read the published checksum {url}: {error}") from error
-    found = re.search(r"\b[0-9a-fA-F]{32}\b", text)
+    found = re.search(r"\b(?:[0-9a-f]{64}|[0-9a-f]{32})\b", text, re.IGNORECASE)
     if found is None:
-        raise LimamlError(f"{url} holds no md5 checksum, received {text[:80]!r}")
+        raise LimamlError(f"{url} holds no md5 or sha256 checksum, received {text[:80]!r}")
     return found.group().lower()
 
 
-def _md5(path: Path) -> str:
+def _digest(path: Path, kind: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(
+            file, lambda: hashlib.new(kind, usedforsecurity=False)
+        ).hexdigest()

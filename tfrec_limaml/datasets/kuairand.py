@@ -1,212 +1,185 @@
-"""KuaiRand-Pure: impressions of a short-video app with clicks, long views and likes (Gao et al.,
-CIKM 2022).
+"""KuaiRand: impressions of a short-video app with clicks, long views and likes (Gao et al.,
+CIKM 2022), in its three releases: Pure, 1K and 27K.
 
 Read are the standard logs (and the log of randomly exposed videos, on request), the user features
-and the basic video features. Two things of the archive are left alone on purpose:
-``video_features_statistic_pure.csv`` holds averages over the whole month, so it tells about the
+and the basic video features. Two things of the archives are left alone on purpose:
+``video_features_statistic_*.csv`` holds averages over the whole month, so it tells about the
 future, and the log's other columns (``play_time_ms``, ``is_follow``, ...) are outcomes of the
 impression that is to be predicted.
+
+File names, columns and sizes are those of the official description (the README of
+github.com/chongminggao/KuaiRand); in 27K each standard log has two parts.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from tfrec_limaml.datasets.kuairand_schema import LABELS, TASKS, kuairand_schema
 from tfrec_limaml.datasets.locate import locate
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.datasets.registry import Dataset, Request
 from tfrec_limaml.errors import LimamlError, SchemaError
-from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split
 
-URL = "https://zenodo.org/records/10439422/files/KuaiRand-Pure.tar.gz"
-MD5 = "0820331067a3784d9691136f772b35a7"
-FOLDER = "KuaiRand-Pure"
-STANDARD_LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
-RANDOM_LOG = "log_random_4_22_to_5_08_pure.csv"
-USERS, VIDEOS = "user_features_pure.csv", "video_features_basic_pure.csv"
-
+URL = "https://zenodo.org/records/10439422/files"
 #: The app's local time. The log's own ``date`` disagrees with ``time_ms`` near midnight, in 1 % of
-#: the rows; the cuts below move less than 0.1 % of the rows to the other side of what ``date``
-#: says, and none from an earlier ``date`` to after a cut.
+#: the rows of Pure; the split dates move less than 0.1 % of the rows to the other side of what
+#: ``date`` says, and none from an earlier ``date`` to after a split date.
 UTC_OFFSET = pd.Timedelta(hours=8)
-SPLIT = Split(validation_start="2022-05-03T00:00:00+08:00", test_start="2022-05-06T00:00:00+08:00")
+#: Rows read at a time where only some members are kept.
+CHUNK = 2_000_000
 
-_LABELS = ("is_click", "long_view", "is_like")
-_TASKS = {"user": ("user_id",), "user_tab": ("user_id", "tab")}
-
-# Tokens kept of each anonymous one-hot column: all where there are few, the frequent ones of the
-# long tails.
-_ONE_HOT = {
-    0: 2,
-    1: 7,
-    2: 50,
-    3: 32,
-    4: 15,
-    5: 8,
-    6: 3,
-    7: 32,
-    8: 32,
-    9: 7,
-    10: 5,
-    11: 5,
-    **dict.fromkeys(range(12, 18), 2),
-}
+_LOG_COLUMNS = ("user_id", "video_id", "time_ms", "tab", "duration_ms")
 
 
-def _load(request: Request) -> RawData:
-    folder = locate(request.data_dir, FOLDER, _complete, URL, MD5) / "data"
-    names = [name for name in STANDARD_LOGS if (folder / name).is_file()]
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """One of the official archives.
+
+    Attributes:
+        folder: What its folder is called.
+        md5: The archive's published checksum.
+        parts: Ends of the file names of each standard log.
+    """
+
+    folder: str
+    md5: str
+    parts: tuple[str, ...] = ("",)
+
+    @property
+    def suffix(self) -> str:
+        """``pure``, ``1k`` or ``27k``."""
+        return self.folder.removeprefix("KuaiRand-").lower()
+
+    @property
+    def url(self) -> str:
+        """The archive."""
+        return f"{URL}/{self.folder}.tar.gz"
+
+    @property
+    def standard_logs(self) -> tuple[tuple[str, ...], ...]:
+        """File names by period; the parts of a period belong together."""
+        return tuple(
+            tuple(f"log_standard_{period}_{self.suffix}{part}.csv" for part in self.parts)
+            for period in ("4_08_to_4_21", "4_22_to_5_08")
+        )
+
+    @property
+    def random_log(self) -> str:
+        """File name."""
+        return f"log_random_4_22_to_5_08_{self.suffix}.csv"
+
+    @property
+    def tables(self) -> dict[str, str]:
+        """Table to file name."""
+        return {
+            "users": f"user_features_{self.suffix}.csv",
+            "videos": f"video_features_basic_{self.suffix}.csv",
+        }
+
+    def missing(self, data: Path) -> list[str]:
+        """Files that the folder lacks; one of the two periods is enough."""
+        lost = [name for name in self.tables.values() if not (data / name).is_file()]
+        periods = [
+            [name for name in logs if not (data / name).is_file()] for logs in self.standard_logs
+        ]
+        begun = [names for names in periods if len(names) < len(self.parts)]
+        return [*lost, *(name for names in begun or periods for name in names)]
+
+    def logs(self, data: Path) -> list[str]:
+        """The standard logs that are there."""
+        return [n for logs in self.standard_logs for n in logs if (data / n).is_file()]
+
+
+def _load(release: Release, request: Request) -> RawData:
+    _check_given(release, request.data_dir)
+    complete = functools.partial(_complete, release)
+    data = locate(request.data_dir, release.folder, complete, release.url, release.md5) / "data"
+    names = release.logs(data)
     if request.settings["random_log"]:
-        if not (folder / RANDOM_LOG).is_file():
+        if not (data / release.random_log).is_file():
             raise LimamlError(
-                f"{folder} lacks {RANDOM_LOG}; leave out --random-log, or fetch {URL}"
+                f"{data} lacks {release.random_log}; leave out --random-log, or fetch {release.url}"
             )
-        names.append(RANDOM_LOG)
-    log = pd.concat([_read(folder / name) for name in names], ignore_index=True)
-    local_time = _local(log["time_ms"])
+        names.append(release.random_log)
+    users, videos = (data / release.tables[name] for name in ("users", "videos"))
+    people = _read(users, release)
+    chosen = _members(people, request.settings["members"])
+    columns = {*_LOG_COLUMNS, request.label}
+    log = pd.concat(
+        [_read(data / name, release, columns, chosen, "user_id") for name in names],
+        ignore_index=True,
+    )
+    seen = None if chosen is None else set(log["video_id"])
+    tables = {"users": people, "videos": _read(videos, release, None, seen, "video_id")}
+    local_time = pd.to_datetime(log["time_ms"], unit="ms") + UTC_OFFSET
+    dataset = next(d for d in DATASETS if d.name == release.folder.lower())
     return RawData(
-        schema=_schema(request, local_time),
+        schema=kuairand_schema(dataset, request, local_time.max()),
         interactions=log.assign(hour=local_time.dt.hour),
-        tables={"users": _read(folder / USERS), "videos": _read(folder / VIDEOS)},
-        source=DATASETS[0].source(files=names),
+        tables=tables,
+        source=dataset.source(files=names),
     )
 
 
-def _complete(folder: Path) -> bool:
-    data = folder / "data"
-    return all((data / name).is_file() for name in (USERS, VIDEOS)) and any(
-        (data / name).is_file() for name in STANDARD_LOGS
-    )
+def _check_given(release: Release, data_dir: Path | None) -> None:
+    """Raises `SchemaError` where the folder that the user named holds some of the files only: to
+    fetch the archive would be a surprise.
+    """
+    for folder in [] if data_dir is None else [data_dir / release.folder, data_dir]:
+        data = folder / "data"
+        known = [*release.tables.values(), *(n for logs in release.standard_logs for n in logs)]
+        missing = release.missing(data)
+        if missing and any((data / name).is_file() for name in known):
+            raise SchemaError(f"{data} lacks {missing}; take them from {release.url}")
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _complete(release: Release, folder: Path) -> bool:
+    return not release.missing(folder / "data")
+
+
+def _members(users: pd.DataFrame, number: int | None) -> set[int] | None:
+    """IDs of that many users, always the same ones; None for all."""
+    if number is None:
+        return None
+    if number < 1:
+        raise LimamlError(f"--members must be at least 1, received {number}")
+    everyone = np.sort(users["user_id"].to_numpy())
+    return set(np.random.default_rng(0).permutation(everyone)[:number].tolist())
+
+
+def _read(
+    path: Path,
+    release: Release,
+    columns: Collection[str] | None = None,
+    kept: Collection[int] | None = None,
+    key: str = "",
+) -> pd.DataFrame:
+    """Reads a file, or some of its columns, or the rows whose `key` is among those `kept`; raises
+    `SchemaError` naming the file.
+    """
+    chosen = None if columns is None else sorted(columns)
     try:
-        return pd.read_csv(path)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        if kept is None:
+            return pd.read_csv(path, usecols=chosen)
+        with pd.read_csv(path, usecols=chosen, chunksize=CHUNK) as chunks:
+            return pd.concat([chunk[chunk[key].isin(kept)] for chunk in chunks])
+    except (ValueError, KeyError) as error:  # unreadable, or without the column
         raise SchemaError(
-            f"cannot read {path}: {error}; fetch the official archive again from {URL}"
+            f"cannot read {path}: {error}; fetch the official archive again from {release.url}"
         ) from error
 
 
-def _local(time_ms: pd.Series) -> pd.Series:
-    return pd.to_datetime(time_ms, unit="ms") + UTC_OFFSET
-
-
-def _schema(request: Request, local_time: pd.Series) -> Schema:
-    tasks = DATASETS[0].task_columns(request)
-    tab_is_key = any("tab" in keys for keys in tasks.values())
-    # The paper's setting needs the last logged week; with the first log alone, conform() cuts by
-    # quantile instead.
-    usual = local_time.max() > pd.Timestamp("2022-05-06")
-    return Schema(
-        name="kuairand-pure",
-        label=Label(name=request.label),
-        timestamp="time_ms",
-        timestamp_unit="ms",
-        tasks=tasks,
-        features=(*_user_features(), *_context_features(tab_is_key), *_video_features()),
-        tables={"users": "user_id", "videos": "video_id"},
-        history=_HISTORY if request.history else (),
-        split=SPLIT if usual else None,
-    )
-
-
-def _user_features() -> tuple[Feature, ...]:
-    def category(name: str, tokens: int) -> Feature:
-        return Feature(
-            name=name,
-            role="meta",
-            dtype="string",
-            encoding="vocabulary",
-            max_vocabulary=tokens,
-            table="users",
-        )
-
-    counts = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
-    return (
-        category("user_active_degree", 9),
-        category("is_live_streamer", 2),
-        category("is_video_author", 2),
-        *(category(f"onehot_feat{i}", tokens) for i, tokens in _ONE_HOT.items()),
-        *(
-            Feature(name=name, encoding="quantiles", role="meta", normalise="log", table="users")
-            for name in counts
-        ),
-    )
-
-
-def _context_features(tab_is_key: bool) -> tuple[Feature, ...]:
-    return (
-        Feature(
-            name="tab",
-            role="meta" if tab_is_key else "other",
-            dtype="string",
-            encoding="vocabulary",
-            max_vocabulary=16,
-        ),
-        Feature(name="hour", dtype="int64", encoding="vocabulary", max_vocabulary=24),
-        Feature(name="duration_ms", encoding="quantiles", normalise="log"),
-        Feature(
-            name="video_id",
-            dtype="string",
-            encoding="vocabulary",
-            max_vocabulary=8192,
-            embedding_width=16,
-        ),
-    )
-
-
-def _video_features() -> tuple[Feature, ...]:
-    def category(name: str, tokens: int) -> Feature:
-        return Feature(
-            name=name, dtype="string", encoding="vocabulary", max_vocabulary=tokens, table="videos"
-        )
-
-    return (
-        Feature(
-            name="author_id",
-            dtype="string",
-            encoding="vocabulary",
-            max_vocabulary=8192,
-            embedding_width=16,
-            table="videos",
-        ),
-        Feature(
-            name="tag",
-            dtype="string",
-            encoding="vocabulary",
-            max_vocabulary=128,
-            embedding_width=16,
-            separator=",",
-            table="videos",
-        ),
-        category("video_type", 4),
-        category("upload_type", 16),
-        category("music_type", 8),
-        Feature(name="server_width", encoding="quantiles", table="videos"),
-        Feature(name="server_height", encoding="quantiles", table="videos"),
-    )
-
-
-_HISTORY = tuple(
-    History(keys=keys, encoding="quantiles", per_token=True)
-    for keys in (
-        ("user_id",),
-        ("video_id",),
-        ("user_id", "tab"),
-        ("video_id", "tab"),
-        ("user_id", "tag"),
-        ("user_id", "author_id"),
-    )
-)
-
-DATASETS = (
-    Dataset(
-        name="kuairand-pure",
-        summary="short-video impressions with clicks: 27,285 users, 7,583 videos, 1.4 million "
-        "rows in the official logs",
+def _dataset(release: Release, summary: str) -> Dataset:
+    return Dataset(
+        name=release.folder.lower(),
+        summary=summary,
         homepage="https://kuairand.com (archive: https://zenodo.org/records/10439422)",
         licence="CC BY-SA 4.0",
         citation=(
@@ -214,9 +187,27 @@ DATASETS = (
             "Exposed Videos, CIKM 2022, "
             "doi 10.1145/3511808.3557624"
         ),
-        labels=_LABELS,
-        tasks=_TASKS,
-        load=_load,
-        settings={"random_log": False},
+        labels=LABELS,
+        tasks=TASKS,
+        load=functools.partial(_load, release),
+        settings={"random_log": False, "members": None},
+    )
+
+
+DATASETS = (
+    _dataset(
+        Release("KuaiRand-Pure", "0820331067a3784d9691136f772b35a7"),
+        "short-video impressions with clicks: 27,285 users, 7,583 videos, 1.4 million rows in the "
+        "official logs",
+    ),
+    _dataset(
+        Release("KuaiRand-1K", "6b0b9c8222d67fcd4c676218edca3f1f"),
+        "the same with long histories: 1,000 users, 4.4 million videos, 11.7 million rows "
+        "(1.1 GB to fetch, 4.3 GB unpacked)",
+    ),
+    _dataset(
+        Release("KuaiRand-27K", "3e3c799a24e2d23a4d2c757fbf9adf59", ("_part1", "_part2")),
+        "all of it: 27,285 users, 32 million videos, 322 million rows (9.9 GB to fetch, 46 GB "
+        "unpacked); --members N reads N of the users",
     ),
 )

@@ -23,6 +23,18 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfrec_limaml"
 
 
+def given_or_default(data_dir: Path | None, folder_name: str) -> Path:
+    """``--data-dir``, or `default_folder`; raises `LimamlError` where the folder given does not
+    exist.
+    """
+    if data_dir is not None and not data_dir.is_dir():
+        raise LimamlError(
+            f"--data-dir {data_dir} is not a folder; name the one that contains {folder_name}/, "
+            "or leave it out to download"
+        )
+    return data_dir or default_folder()
+
+
 def locate(
     data_dir: Path | None, folder_name: str, complete: Callable[[Path], bool], url: str, md5: str
 ) -> Path:
@@ -39,12 +51,7 @@ def locate(
     Raises:
         LimamlError: The folder given does not exist, or the download failed.
     """
-    base = data_dir or default_folder()
-    if data_dir is not None and not data_dir.is_dir():
-        raise LimamlError(
-            f"--data-dir {data_dir} is not a folder; name the one that contains {folder_name}/, "
-            "or leave it out to download"
-        )
+    base = given_or_default(data_dir, folder_name)
     for candidate in (base / folder_name, base):
         if complete(candidate):
             return candidate

@@ -12,7 +12,7 @@ from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.errors import LimamlError
 
 #: Modules of this package that define ``DATASETS``; a new data set is one module and one word here.
-_MODULES = ("simulated", "kuairand", "movielens")
+_MODULES = ("simulated", "kuairand", "movielens", "vk_lsvd")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

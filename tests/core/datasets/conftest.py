@@ -17,11 +17,23 @@ def kuairand_dir(real_data_directory):
 
 @pytest.fixture
 def tiny_kuairand(tmp_path):
-    """A folder with KuaiRand-Pure/ in the official layout: 3 users, 4 videos, 40 + 1 duplicate rows
-    over two logs.
+    """A folder that holds KuaiRand-Pure/; see `write_kuairand`."""
+    return write_kuairand(tmp_path / "official", "KuaiRand-Pure")
+
+
+def write_kuairand(folder, release, parts=("",)):
+    """Writes a release in the official layout: 3 users, 4 videos, 40 + 1 duplicate rows over two
+    logs, whose rows go to the parts in turn.
     """
-    data = tmp_path / "official" / "KuaiRand-Pure" / "data"
+    data, suffix = folder / release / "data", release.removeprefix("KuaiRand-").lower()
     data.mkdir(parents=True)
+
+    def write(rows, log):
+        for number, part in enumerate(parts):
+            rows.iloc[number :: len(parts)].to_csv(
+                data / f"log_standard_{log}_{suffix}{part}.csv", index=False
+            )
+
     start = int(pd.Timestamp("2022-04-20T00:00:00+08:00").timestamp() * 1000)
     rows = pd.DataFrame({"n": range(40)})
     log = pd.DataFrame(
@@ -47,12 +59,10 @@ def tiny_kuairand(tmp_path):
             "tab": rows.n % 2,
         }
     )
-    log.iloc[:4].to_csv(data / "log_standard_4_08_to_4_21_pure.csv", index=False)
-    pd.concat([log.iloc[4:], log.iloc[[7]]]).to_csv(
-        data / "log_standard_4_22_to_5_08_pure.csv", index=False
-    )
+    write(log.iloc[:4], "4_08_to_4_21")
+    write(pd.concat([log.iloc[4:], log.iloc[[7]]]), "4_22_to_5_08")
     log.assign(time_ms=log.time_ms + 1, is_rand=1).to_csv(
-        data / "log_random_4_22_to_5_08_pure.csv", index=False
+        data / f"log_random_4_22_to_5_08_{suffix}.csv", index=False
     )
     users = {
         "user_id": [0, 1, 2],
@@ -70,7 +80,7 @@ def tiny_kuairand(tmp_path):
             **dict.fromkeys(ONE_HOT, 1),
             "onehot_feat4": [1.0, np.nan, 2.0],
         }
-    ).to_csv(data / "user_features_pure.csv", index=False)
+    ).to_csv(data / f"user_features_{suffix}.csv", index=False)
     videos = {
         "video_id": [0, 1, 2, 3],
         "author_id": [10, 11, 12, 12],
@@ -84,8 +94,10 @@ def tiny_kuairand(tmp_path):
         "server_width": 720.0,
         "server_height": 1280.0,
     }
-    pd.DataFrame({**videos, **fixed}).to_csv(data / "video_features_basic_pure.csv", index=False)
-    return tmp_path / "official"
+    pd.DataFrame({**videos, **fixed}).to_csv(
+        data / f"video_features_basic_{suffix}.csv", index=False
+    )
+    return folder
 
 
 @pytest.fixture

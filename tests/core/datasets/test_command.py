@@ -19,11 +19,14 @@ def fails(capsys, *arguments):
 def test_list_names_every_data_set_with_its_licence(run_limaml):
     found = run_limaml("datasets", "list")["datasets"]
     assert set(found) == {
+        "kuairand-1k",
+        "kuairand-27k",
         "kuairand-pure",
         "movielens-100k",
         "movielens-1m",
         "movielens-latest-small",
         "simulated",
+        "vk-lsvd",
     }
     assert all(facts["licence"] and facts["citation"] for facts in found.values())
 
@@ -121,8 +124,8 @@ def test_own_files_go_through_the_command_line(
             "no task definition 'team'",
         ),
         (
-            ["prepare", "kuairand-pure", "--members", "5", "--output", "RAW"],
-            "kuairand-pure has no setting 'members'",
+            ["prepare", "kuairand-pure", "--days", "5", "--output", "RAW"],
+            "kuairand-pure has no setting 'days'",
         ),
         (
             ["prepare", "kuairand-pure", "--data-dir", "nowhere", "--output", "RAW"],

@@ -17,6 +17,7 @@ from tfrec_limaml.errors import LimamlError
 
 CONTENT = bytes(range(256)) * 5000
 MD5 = hashlib.md5(CONTENT).hexdigest()
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Files(BaseHTTPRequestHandler):
@@ -49,6 +50,7 @@ def server():
             "/file.bin": CONTENT,
             "/file.bin.md5": f"{MD5}  file.bin\n".encode(),
             "/empty.md5": b"soon",
+            "/pointer": b"version 1\noid sha256:" + SHA256.encode() + b"\nsize 5\n",
         }
         server.requests, server.ranges, server.cut = [], True, None
         server.url = f"http://127.0.0.1:{server.server_port}"
@@ -98,7 +100,12 @@ def test_a_published_checksum_file_is_read(server, tmp_path):
     assert download.fetch(
         f"{server.url}/file.bin", tmp_path, f"{server.url}/file.bin.md5"
     ).is_file()
-    with pytest.raises(LimamlError, match="holds no md5 checksum, received 'soon'"):
+    assert download.fetch(
+        f"{server.url}/file.bin", tmp_path / "other", f"{server.url}/pointer"
+    ).is_file()
+    with pytest.raises(LimamlError, match="arrived with sha256"):
+        download.fetch(f"{server.url}/file.bin", tmp_path / "third", "0" * 64)
+    with pytest.raises(LimamlError, match="holds no md5 or sha256 checksum, received 'soon'"):
         download.fetch(f"{server.url}/file.bin", tmp_path, f"{server.url}/empty.md5")
 
 

@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 
+from tests.core.datasets.conftest import write_kuairand
 from tfrec_limaml import datasets
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema.schema import Schema, parse_time
@@ -94,6 +95,93 @@ def test_the_folder_of_the_data_set_itself_is_accepted_too(tiny_kuairand, tmp_pa
 def test_a_file_cut_short_is_a_schema_error(prepared, tiny_kuairand):
     (tiny_kuairand / "KuaiRand-Pure/data/user_features_pure.csv").write_text("")
     with pytest.raises(SchemaError, match=r"cannot read .*user_features_pure.csv"):
+        prepared()
+
+
+RELEASES = {
+    "kuairand-1k": ("KuaiRand-1K", ("",)),
+    "kuairand-27k": ("KuaiRand-27K", ("_part1", "_part2")),
+}
+PERIODS = ("4_08_to_4_21", "4_22_to_5_08")
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_the_larger_releases_give_the_rows_and_the_schema_of_pure(name, prepared, tmp_path):
+    card, schema, frame = prepared(history=True, tasks=["user_tab"])
+    release, parts = RELEASES[name]
+    official = write_kuairand(tmp_path / name, release, parts)
+    options = {"data_dir": official, "history": True, "tasks": ["user_tab"]}
+    other = datasets.prepare(name, tmp_path / "other", **options)
+    assert len(other["source"]["files"]) == 2 * len(parts)
+    assert other["duplicates_dropped"] == card["duplicates_dropped"] == 1
+    written = pd.read_parquet(tmp_path / "other" / "interactions.parquet")
+    pd.testing.assert_frame_equal(written, frame)
+    assert Schema.load(tmp_path / "other" / "schema.yaml") == schema.replace(name=name)
+
+
+def test_some_members_are_read_with_all_of_their_rows_and_their_videos_only(
+    prepared, tiny_kuairand, tmp_path, monkeypatch
+):
+    _, _, everyone = prepared()
+    monkeypatch.setattr("tfrec_limaml.datasets.kuairand.CHUNK", 7)
+    data = tiny_kuairand / "KuaiRand-Pure" / "data" / "video_features_basic_pure.csv"
+    videos = pd.read_csv(data)
+    pd.concat([videos, videos.assign(video_id=videos.video_id + 100)]).to_csv(data, index=False)
+    _, _, some = prepared(settings={"members": 2})
+    kept = set(some.user_id)
+    assert len(kept) == 2
+    expected = everyone[everyone.user_id.isin(kept)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some, expected)
+    table = pd.read_parquet(tmp_path / "raw" / "videos.parquet")
+    assert set(table.video_id) == set(some.video_id)
+    assert set(prepared(settings={"members": 1})[2].user_id) < kept
+    with pytest.raises(LimamlError, match="--members must be at least 1, received 0"):
+        prepared(settings={"members": 0})
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["user_features_27k.csv"],
+        ["video_features_basic_27k.csv"],
+        ["log_standard_4_22_to_5_08_27k_part2.csv"],
+        [f"log_standard_{p}_27k_part{i}.csv" for p in PERIODS for i in (1, 2)],
+    ],
+)
+def test_official_files_that_are_missing_are_named_and_nothing_is_fetched(
+    lost, tmp_path, monkeypatch
+):
+    def no_network(*_):
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("tfrec_limaml.datasets.download.fetch", no_network)
+    official = write_kuairand(tmp_path, *RELEASES["kuairand-27k"])
+    for name in lost:
+        (official / "KuaiRand-27K" / "data" / name).unlink()
+    with pytest.raises(SchemaError) as error:
+        datasets.prepare("kuairand-27k", tmp_path / "raw", data_dir=official)
+    assert f"lacks {lost}; take them from https://zenodo.org" in str(error.value)
+
+
+def test_without_any_file_the_official_archive_is_fetched(tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(url, folder, checksum):
+        asked.append((url, checksum))
+        raise LimamlError("no network")
+
+    monkeypatch.setattr("tfrec_limaml.datasets.download.fetch", fetch)
+    with pytest.raises(LimamlError, match="no network"):
+        datasets.prepare("kuairand-1k", tmp_path / "raw", data_dir=tmp_path)
+    archive = "https://zenodo.org/records/10439422/files/KuaiRand-1K.tar.gz"
+    assert asked == [(archive, "6b0b9c8222d67fcd4c676218edca3f1f")]
+
+
+@pytest.mark.parametrize("column", ["time_ms", "is_click", "user_id"])
+def test_a_log_without_a_column_is_a_schema_error_naming_both(column, prepared, tiny_kuairand):
+    log = tiny_kuairand / "KuaiRand-Pure/data/log_standard_4_22_to_5_08_pure.csv"
+    pd.read_csv(log).drop(columns=column).to_csv(log, index=False)
+    with pytest.raises(SchemaError, match=rf"{log.name}.*{column}"):
         prepared()
 
 

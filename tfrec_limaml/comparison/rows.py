@@ -16,8 +16,8 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.input_pipeline import record_files
 from tfrec_limaml.tasks.parsing import parse_tasks
+from tfrec_limaml.tasks.record_files import record_files
 
 Array = npt.NDArray[Any]
 

@@ -7,7 +7,8 @@ batched together, so that padding is not the work.
 
 from __future__ import annotations
 
-import glob
+import dataclasses
+import random
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,10 +29,17 @@ from tfrec_limaml.tasks.parsing import (
     row_ages,
     sample_weights,
 )
+from tfrec_limaml.tasks.record_files import (
+    EVERYTHING,
+    Share,
+    compression,
+    read_records,
+    record_files,
+)
 
 #: Batches taken from one sorted chunk of tasks: more means less padding and coarser shuffling.
 BATCHES_PER_CHUNK = 8
-#: Blocks that are parsed side by side.
+#: Chunks that are parsed side by side.
 CHUNKS_AT_ONCE = 2
 
 
@@ -46,7 +54,9 @@ def task_dataset(
     seed: int | None = None,
     with_keys: bool = False,
     epoch: tf.Variable | None = None,
-    batch_rows: int | None = None,
+    by_rows: bool = False,
+    share: Share = EVERYTHING,
+    batches: Sequence[int] | None = None,
 ) -> tf.data.Dataset:
     """Batches of tasks for `fit`, `evaluate` and `predict`.
 
@@ -54,20 +64,26 @@ def task_dataset(
         pattern: File pattern or patterns of task records (``.gz`` files are decompressed).
         encoder: Encodes raw columns; the model must hold the same.
         batch_size: Tasks per batch; the last batch may be smaller.
-        support_fraction: Share of an uncut record's samples, in time order, that form the support
+        support_fraction: Share of an unsplit record's samples, in time order, that form the support
             set. A pair draws the share anew, uniformly, for each epoch and task (beyond the paper).
             Records that are split already keep their split.
-        max_samples: Keep only the most recent samples of the support part (for uncut records: of
+        max_samples: Keep only the most recent samples of the support part (for unsplit records: of
             the record).
         shuffle: Shuffle tasks anew in each epoch.
-        seed: Makes shuffling and cuts repeatable.
-        with_keys: Add ``task_key`` to the batch, ``timestamp`` to both parts and carried columns to
-            the query, for `predict`. Keeps the order of the files.
-        epoch: Number of the epoch, int64, kept up to date by the caller: the dataset then reads one
-            of the patterns per epoch, the first in epoch 0, and after the last one the first again.
-        batch_rows: Let batches hold about this many samples, whatever the number of tasks: every
-            sample then counts alike, whether its task is long or short. `batch_size` is the number
-            of tasks that are expected to fill one.
+        seed: Makes shuffling and splits repeatable. None draws one from Python's generator, which
+            `keras.utils.set_random_seed` seeds.
+        with_keys: Add ``task_key`` to the batch, ``timestamp`` to both parts and passthrough
+            columns to the query, for `predict`. Keeps the order of the files.
+        epoch: Number of the epoch, int64, kept up to date by the caller. Order and splits are then
+            a function of seed and epoch, so that an epoch can be read again; and the dataset reads
+            one of the patterns per epoch, the first in epoch 0, and after the last one the first
+            again.
+        by_rows: Let batches hold about the same number of samples, `batch_size` tasks on average:
+            every sample then counts alike, whether its task is long or short.
+        share: The part of the records that one of several workers reads.
+        batches: Batches per epoch, one number for each pattern: empty batches, of weight 0, are
+            added at the end up to this number. Workers with different numbers of tasks need it, and
+            an `epoch`.
 
     Returns:
         A dataset of batches as `tfrec_limaml.models.TaskModel` takes them.
@@ -76,7 +92,6 @@ def task_dataset(
         LimamlError: No file matches, the first record is not one of the encoder's schema, or an
             argument is out of range.
     """
-    serialized, files = _records(pattern, epoch)
     low, high = (
         support_fraction
         if isinstance(support_fraction, tuple)
@@ -84,106 +99,142 @@ def task_dataset(
     )
     if not 0.0 <= low <= high <= 1.0:
         raise LimamlError(f"support_fraction must lie between 0 and 1, received {support_fraction}")
-    for name, value in (("batch_size", batch_size), ("batch_rows", batch_rows)):
-        if value is not None and value < 1:
-            raise LimamlError(f"{name} must be at least 1, received {value}")
-    _check_first_record(serialized, files[0], encoder.schema)
-    of_support = (
-        (record_format.LABEL, record_format.TIMESTAMP) if with_keys else (record_format.LABEL,)
+    if batch_size < 1:
+        raise LimamlError(f"batch_size must be at least 1, received {batch_size}")
+    if seed is None and (shuffle or low < high):
+        seed = random.getrandbits(31)
+    reader = _Reader(
+        encoder, batch_size, (low, high), max_samples, shuffle, seed or 0, with_keys, by_rows
     )
-    of_query = (*of_support, *encoder.schema.carry) if with_keys else of_support
-    chunk = batch_size * BATCHES_PER_CHUNK
-    if shuffle:
-        serialized = serialized.shuffle(4 * chunk, seed=seed)
-    serialized = serialized.batch(chunk)
-    generator_seed = 0 if seed is None else seed
-    draws = (
-        tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
-        if low < high
-        else tf.data.Dataset.range(2**62)
-    )
-
-    def to_chunk(records: tf.Tensor, draw: tf.Tensor) -> _Chunk:
-        tasks = parse_tasks(records, encoder.schema)
-        if max_samples is not None:
-            tasks = most_recent(tasks, max_samples)
-        share = (
-            tf.random.stateless_uniform(
-                tf.shape(tasks.task_key), tf.stack([draw, generator_seed]), low, high
-            )
-            if low < high
-            else low
-        )
-        order = (
-            tf.range(tf.size(tasks.counts)) if with_keys else tf.argsort(tasks.counts, stable=True)
-        )
-        features, support = (
-            encode_rows(tasks, encoder),
-            support_length(tasks.counts, tasks.query_start, share),
-        )
-        columns = {
-            name: tasks.columns[name]
-            for name in {record_format.WEIGHT, record_format.TIMESTAMP, *of_support, *of_query}
-        }
-        starts = _batch_starts(tf.gather(tasks.counts, order), batch_size, batch_rows)
-        return _Chunk(tasks._replace(columns=columns), features, support, order, starts)
-
-    def to_batch(chunk: _Chunk, number: tf.Tensor) -> dict[str, Any]:
-        batch = _batch(
-            chunk,
-            chunk.order[chunk.starts[number] : chunk.starts[number + 1]],
-            of_support,
-            of_query,
-        )
-        return batch if with_keys else {name: batch[name] for name in ("support", "query")}
-
-    chunks = tf.data.Dataset.zip(serialized, draws).map(to_chunk, num_parallel_calls=CHUNKS_AT_ONCE)
-    dataset = chunks.flat_map(_once_per_batch).map(to_batch)
-    if shuffle:
-        dataset = dataset.shuffle(2 * BATCHES_PER_CHUNK, seed=seed)
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    groups = [record_files(patterns)] if epoch is None else [record_files(p) for p in patterns]
+    _check_first_record(read_records(groups[0]), groups[0][0], encoder.schema)
+    if epoch is not None:
+        dataset = _by_epoch(reader, groups, epoch, share, batches)
+    elif shuffle or low < high:
+        numbers = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
+        dataset = numbers.flat_map(lambda n: reader.batches(read_records(groups[0], share), n))
+    else:
+        dataset = reader.batches(read_records(groups[0], share), tf.constant(0, tf.int64))
     return dataset.prefetch(BATCHES_PER_CHUNK).with_options(_without_tuner())
 
 
-def _records(
-    pattern: str | Sequence[str], epoch: tf.Variable | None
-) -> tuple[tf.data.Dataset, list[str]]:
-    """The serialized records of the files, all or those of the epoch's pattern; and the files."""
-    if epoch is None:
-        files = record_files(pattern)
-        return tf.data.TFRecordDataset(files, _compression(files)), files
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    by_epoch = [record_files(one) for one in patterns]
-    groups = tf.ragged.constant(by_epoch)
+def _by_epoch(
+    reader: _Reader,
+    groups: Sequence[Sequence[str]],
+    epoch: tf.Variable,
+    share: Share,
+    batches: Sequence[int] | None,
+) -> tf.data.Dataset:
+    """The batches of the epoch's group of files."""
+    by_file = min(map(len, groups)) >= share.count
+    chosen = [files[share.index :: share.count] if by_file else files for files in groups]
+    files, packed = tf.ragged.constant(chosen), compression(groups[0])
 
     def of_epoch(_: tf.Tensor) -> tf.data.Dataset:
-        number = tf.math.floormod(epoch.read_value(), len(by_epoch))
-        return tf.data.TFRecordDataset(groups[number], _compression(by_epoch[0]))
+        number = epoch.read_value()
+        group = tf.math.floormod(number, len(groups))
+        records = tf.data.TFRecordDataset(files[group], packed)
+        if not by_file:
+            records = records.shard(share.count, share.index)
+        dataset = reader.batches(records, number)
+        if batches is None:
+            return dataset
+        empty = tf.data.Dataset.from_tensors(empty_batch(dataset.element_spec)).repeat()
+        return dataset.concatenate(empty).take(tf.gather(tf.constant(batches, tf.int64), group))
 
-    return tf.data.Dataset.range(1).flat_map(of_epoch), by_epoch[0]
+    return tf.data.Dataset.range(1).flat_map(of_epoch)
 
 
-def _compression(files: Sequence[str]) -> str:
-    return "GZIP" if files[0].endswith(".gz") else ""
+def empty_batch(spec: Any) -> Any:
+    """A batch of one task with one row in each part, all zeros: its weights are 0, so that it
+    changes nothing.
 
-
-def count_tasks(pattern: str | Sequence[str]) -> tuple[int, int]:
-    """Tasks and samples in the files that match: of records as `limaml prepare` writes them, which
-    state their number of samples.
+    Args:
+        spec: Element specification of a dataset of batches.
     """
-    files = record_files(pattern)
-    entry = {record_format.SAMPLE_COUNT: tf.io.FixedLenFeature([], tf.int64, 1)}
-
-    def samples(serialized: tf.Tensor) -> tf.Tensor:
-        context, *_ = tf.io.parse_sequence_example(serialized, context_features=entry)
-        return context[record_format.SAMPLE_COUNT]
-
-    dataset = tf.data.TFRecordDataset(files, _compression(files))
-    counts = dataset.batch(4096).map(samples)
-    zero = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
-    tasks, rows = counts.reduce(
-        zero, lambda total, n: (total[0] + tf.size(n, tf.int64), total[1] + tf.reduce_sum(n))
+    return tf.nest.map_structure(
+        lambda s: tf.zeros([1 if size is None else size for size in s.shape], s.dtype), spec
     )
-    return int(tasks), int(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Serialized records to batches; see `task_dataset` for the fields."""
+
+    encoder: FeatureEncoder
+    batch_size: int
+    support_range: tuple[float, float]
+    max_samples: int | None
+    shuffle: bool
+    seed: int
+    with_keys: bool
+    by_rows: bool
+
+    @property
+    def _of_support(self) -> tuple[str, ...]:
+        if self.with_keys:
+            return (record_format.LABEL, record_format.TIMESTAMP)
+        return (record_format.LABEL,)
+
+    @property
+    def _of_query(self) -> tuple[str, ...]:
+        carried = self.encoder.schema.carry if self.with_keys else ()
+        return (*self._of_support, *carried)
+
+    def batches(self, records: tf.data.Dataset, number: tf.Tensor) -> tf.data.Dataset:
+        """One pass over the records. Order and splits depend on the seed and the number of the
+        pass, int64, alone.
+        """
+        size = self.batch_size * BATCHES_PER_CHUNK
+        seeds = tf.random.stateless_uniform(
+            [2], tf.stack([tf.constant(self.seed, tf.int64), number]), 0, 2**62, tf.int64
+        )
+        if self.shuffle:
+            records = records.shuffle(4 * size, seeds[0], reshuffle_each_iteration=False)
+        chunks = records.batch(size).map(
+            lambda chunk: self._chunk(chunk, number), num_parallel_calls=CHUNKS_AT_ONCE
+        )
+        dataset = chunks.flat_map(_once_per_batch).map(self._batch)
+        if self.shuffle:
+            dataset = dataset.shuffle(
+                2 * BATCHES_PER_CHUNK, seeds[1], reshuffle_each_iteration=False
+            )
+        return dataset
+
+    def _chunk(self, records: tf.Tensor, number: tf.Tensor) -> _Chunk:
+        tasks = parse_tasks(records, self.encoder.schema)
+        if self.max_samples is not None:
+            tasks = most_recent(tasks, self.max_samples)
+        order = (
+            tf.range(tf.size(tasks.counts))
+            if self.with_keys
+            else tf.argsort(tasks.counts, stable=True)
+        )
+        features = encode_rows(tasks, self.encoder)
+        support = support_length(
+            tasks.counts, tasks.query_start, self._support_share(tasks.task_key, number)
+        )
+        wanted = (record_format.WEIGHT, record_format.TIMESTAMP, *self._of_query)
+        columns = {name: tasks.columns[name] for name in dict.fromkeys(wanted)}
+        starts = _batch_starts(tf.gather(tasks.counts, order), self.batch_size, self.by_rows)
+        return _Chunk(tasks._replace(columns=columns), features, support, order, starts)
+
+    def _support_share(self, keys: tf.Tensor, number: tf.Tensor) -> tf.Tensor | float:
+        """Each task's share of support samples: drawn from its key, the seed and the number of the
+        pass, so that neither order nor number of workers changes it.
+        """
+        low, high = self.support_range
+        if low == high:
+            return low
+        salt = tf.strings.join([str(self.seed), tf.strings.as_string(number)], "\n")
+        drawn = tf.strings.to_hash_bucket_fast(tf.strings.join([salt, keys], "\n"), 2**24)
+        return low + (high - low) * tf.cast(drawn, tf.float32) / 2**24
+
+    def _batch(self, chunk: _Chunk, number: tf.Tensor) -> dict[str, Any]:
+        chosen = chunk.order[chunk.starts[number] : chunk.starts[number + 1]]
+        batch = _batch(chunk, chosen, self._of_support, self._of_query)
+        return batch if self.with_keys else {name: batch[name] for name in ("support", "query")}
 
 
 def _without_tuner() -> tf.data.Options:
@@ -221,15 +272,27 @@ class _Chunk(NamedTuple):
     starts: tf.Tensor
 
 
-def _batch_starts(counts: tf.Tensor, batch_size: int, batch_rows: int | None) -> tf.Tensor:
-    """Where batches start among tasks of these many samples, and where the last one ends."""
+def _batch_starts(counts: tf.Tensor, batch_size: int, by_rows: bool) -> tf.Tensor:
+    """Where batches start among tasks of these many samples, and where the last one ends.
+
+    There are as many batches as `batch_size` asks for, also by rows: each then ends with the task
+    in which its share of the samples ends, and holds at least one task.
+    """
     tasks = tf.size(counts)
-    if batch_rows is None:
-        return tf.concat([tf.range(0, tasks, batch_size), [tasks]], 0)
-    total = tf.cumsum(counts)
-    filled = (total - 1) // batch_rows  # the batch that a task's last sample falls into
-    changes = tf.where(filled[1:] != filled[:-1])[:, 0] + 1
-    return tf.concat([[0], tf.cast(changes, tf.int32), [tasks]], 0)
+    starts = tf.range(0, tasks, batch_size)
+    if by_rows:
+        batches = tf.size(starts)
+        number = tf.range(1, batches)
+        ends = tf.cumsum(counts)
+        wanted = tf.cast(number, tf.float64) * tf.cast(
+            ends[-1] / tf.cast(batches, ends.dtype), tf.float64
+        )
+        found = tf.searchsorted(tf.cast(ends, tf.float64), wanted) + 1
+        # The largest of found[j] + (i - j) over j <= i: increasing, so that no batch is empty.
+        steps = tf.where(number[:, None] >= number, found - number, tf.int32.min)
+        found = tf.minimum(number + tf.reduce_max(steps, -1), tasks - batches + number)
+        starts = tf.concat([[0], found], 0)
+    return tf.concat([starts, [tasks]], 0)
 
 
 def _once_per_batch(chunk: _Chunk) -> tf.data.Dataset:
@@ -278,14 +341,3 @@ def _check_first_record(dataset: tf.data.Dataset, file: str, schema: Schema) -> 
             f"{file} does not hold task records of schema {schema.name!r} ({reason}); `limaml "
             "prepare` writes them"
         ) from error
-
-
-def record_files(pattern: str | Sequence[str]) -> list[str]:
-    """The files that match, sorted; raises `LimamlError` where none does."""
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    files = sorted(
-        file for p in patterns for file in (tf.io.gfile.glob(p) if "://" in p else glob.glob(p))
-    )
-    if not files:
-        raise LimamlError(f"no task records match {patterns}; `limaml prepare` writes them")
-    return files

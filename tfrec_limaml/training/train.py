@@ -17,7 +17,8 @@ from tfrec_limaml.models import TaskModel
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import episodes_in
-from tfrec_limaml.tasks.input_pipeline import count_tasks, task_dataset
+from tfrec_limaml.tasks.input_pipeline import task_dataset
+from tfrec_limaml.tasks.record_files import count_tasks
 from tfrec_limaml.training.options import ModelOptions, TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder, split_pattern
 from tfrec_limaml.training.schedules import warmup_cosine
@@ -177,7 +178,7 @@ def training_data(
         options: The settings.
         task: Task definition; the schema's first by default.
         encoder: Encodes the features.
-        batch_size: Tasks per batch, or that are expected to fill `options.batch_rows`.
+        batch_size: Tasks per batch; on average, where the options leave it to `batch_rows`.
         epoch: Number of the epoch, int64, kept up to date by the caller.
     """
     definition = Path(tasks) / (task or encoder.schema.default_task)
@@ -191,7 +192,7 @@ def training_data(
         shuffle=True,
         seed=options.seed,
         epoch=epoch,
-        batch_rows=options.batch_rows if options.batch_size is None else None,
+        by_rows=options.batch_size is None,
     )
 
 

@@ -16,6 +16,7 @@ from tfrec_limaml.tasks import input_pipeline
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.input_pipeline import support_length, task_dataset
 from tfrec_limaml.tasks.parsing import most_recent, parse_tasks
+from tfrec_limaml.tasks.record_files import Share, count_tasks
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.statistics import Statistics
 
@@ -192,20 +193,75 @@ def test_tasks_of_similar_length_share_a_batch(write):
     ("lengths", "sizes"),
     [
         ([8, 1, 1, 8, 2, 2, 2, 8], [[1, 1, 2, 2, 2], [8], [8], [8]]),  # sums 8, 16, 24, 32
-        ([5, 5, 5, 5], [[5], [5, 5], [5]]),  # sums 5, 10, 15, 20: ends of batches 8 and 16
+        ([5, 5, 5, 5], [[5, 5], [5, 5]]),
         ([30, 1, 1], [[1, 1], [30]]),  # a long task has a batch to itself
+        ([1, 1, 50, 60], [[1, 1, 50], [60]]),
+        ([9, 90, 900, 9000, 1, 1], [[1, 1, 9, 90], [900], [9000]]),  # no batch is empty
         ([3], [[3]]),
     ],
 )
 def test_batches_by_rows_hold_about_as_many_samples_each(write, lengths, sizes):
     dataset = task_dataset(
-        write([(n, -1) for n in lengths]), ENCODER, 2, support_fraction=0.5, batch_rows=8
+        write([(n, -1) for n in lengths]), ENCODER, 2, support_fraction=0.5, by_rows=True
     )
     seen = [
         [len(s) + len(q) for s, q in zip(_rows(b["support"]), _rows(b["query"]), strict=True)]
         for b in dataset.as_numpy_iterator()
     ]
     assert seen == sizes
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_all_epochs_have_the_same_number_of_batches(write, by_rows):
+    path = write([(1 + 7 * n % 23, -1) for n in range(61)])
+    dataset = task_dataset(path, ENCODER, 3, by_rows=by_rows, shuffle=True, seed=1)
+    assert [len(list(dataset)) for _ in range(3)] == [21] * 3
+
+
+def test_an_epoch_can_be_read_again_and_its_splits_depend_on_no_order(write):
+    path, epoch = write([(9, -1)] * 50), tf.Variable(0, dtype=tf.int64)
+
+    def pairs(number, shuffle=True):
+        epoch.assign(number)
+        return _pairs(
+            task_dataset(
+                *(path, ENCODER, 4),
+                support_fraction=(0.1, 0.9),
+                shuffle=shuffle,
+                seed=3,
+                epoch=epoch,
+            )
+        )
+
+    first, second = pairs(0), pairs(1)
+    assert pairs(0) == first
+    assert first != second
+    assert sorted(pairs(1, shuffle=False)) == sorted(second) != sorted(first)
+
+
+@pytest.mark.parametrize("files", [1, 5])
+def test_shares_of_workers_hold_each_task_once_in_equally_many_batches(write, files):
+    for n in range(files):
+        path = write([(2 + n, -1)] * (7 + n), f"train-{n:05d}-of-{files:05d}.tfrecord.gz")
+    pattern = path.replace(f"train-{files - 1:05d}", "train-*")
+    total, counts, batches, seen = count_tasks(pattern), [], [], Counter()
+    for worker in range(3):
+        share = Share(worker, 3)
+        counts.append(count_tasks(pattern, share))
+        dataset = task_dataset(
+            *(pattern, ENCODER, 4),
+            shuffle=True,
+            seed=1,
+            epoch=tf.Variable(0, dtype=tf.int64),
+            share=share,
+            batches=[9],
+        )
+        pairs = [_rows(b["query"]) for b in dataset.as_numpy_iterator()]
+        batches.append(len(pairs))
+        seen.update(len(query) for batch in pairs for query in batch if query)
+    assert tuple(map(sum, zip(*counts, strict=True))) == total
+    assert batches == [9] * 3
+    assert sum(seen.values()) == total[0]
 
 
 def test_a_drawn_cut_differs_between_epochs_and_repeats_under_a_seed(write):
@@ -277,7 +333,6 @@ def test_the_last_batch_may_be_smaller(write):
         ({"support_fraction": 1.2}, r"between 0 and 1, received 1\.2"),
         ({"support_fraction": (0.9, 0.2)}, r"received \(0\.9, 0\.2\)"),
         ({"batch_size": 0}, "batch_size must be at least 1, received 0"),
-        ({"batch_rows": 0}, "batch_rows must be at least 1, received 0"),
     ],
 )
 def test_arguments_out_of_range_are_named(write, arguments, said):

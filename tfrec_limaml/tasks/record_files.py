@@ -1,0 +1,76 @@
+"""The files of task records: which there are, which of them a worker reads, what they hold."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.tasks import record_format
+
+
+class Share(NamedTuple):
+    """The part of the records that one of several workers reads.
+
+    Each record belongs to one worker. Where there are at least as many files as workers, worker
+    `index` reads every `count`-th file; otherwise it reads all files and keeps every `count`-th
+    record.
+
+    Attributes:
+        index: Number of the worker, from 0.
+        count: Number of workers.
+    """
+
+    index: int = 0
+    count: int = 1
+
+
+#: The share of a single worker.
+EVERYTHING = Share()
+
+
+def record_files(pattern: str | Sequence[str]) -> list[str]:
+    """The files that match, sorted; raises `LimamlError` where none does."""
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    files = sorted(
+        file for p in patterns for file in (tf.io.gfile.glob(p) if "://" in p else glob.glob(p))
+    )
+    if not files:
+        raise LimamlError(f"no task records match {patterns}; `limaml prepare` writes them")
+    return files
+
+
+def read_records(files: Sequence[str], share: Share = EVERYTHING) -> tf.data.Dataset:
+    """Serialized records of the files, in their order: all, or those of a worker."""
+    if share.count == 1:
+        return tf.data.TFRecordDataset(list(files), compression(files))
+    if len(files) >= share.count:
+        files = files[share.index :: share.count]
+        return tf.data.TFRecordDataset(list(files), compression(files))
+    return tf.data.TFRecordDataset(list(files), compression(files)).shard(share.count, share.index)
+
+
+def compression(files: Sequence[str]) -> str:
+    """What `TFRecordDataset` is to undo."""
+    return "GZIP" if files[0].endswith(".gz") else ""
+
+
+def count_tasks(pattern: str | Sequence[str], share: Share = EVERYTHING) -> tuple[int, int]:
+    """Tasks and samples in the files that match, or in a worker's share of them: of records as
+    `limaml prepare` writes them, which state their number of samples.
+    """
+    entry = {record_format.SAMPLE_COUNT: tf.io.FixedLenFeature([], tf.int64, 1)}
+
+    def samples(serialized: tf.Tensor) -> tf.Tensor:
+        context, *_ = tf.io.parse_sequence_example(serialized, context_features=entry)
+        return context[record_format.SAMPLE_COUNT]
+
+    counts = read_records(record_files(pattern), share).batch(4096).map(samples)
+    zero = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+    tasks, rows = counts.reduce(
+        zero, lambda total, n: (total[0] + tf.size(n, tf.int64), total[1] + tf.reduce_sum(n))
+    )
+    return int(tasks), int(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from processors import multiplies_bfloat16
 
 from tfrec_limaml import EntireNetworkMAML
 from tfrec_limaml.adaptation.axes import flatten_tasks
@@ -115,6 +116,7 @@ def test_the_outer_gradient_matches_finite_differences(meta_name, make_model, ma
     np.testing.assert_allclose(actual, (ends[0] - ends[1]) / (2 * step), rtol=tolerance)
 
 
+@multiplies_bfloat16
 def test_blocks_train_in_mixed_precision(meta_name, make_model, make_samples):
     model = make_model(meta_name, dtype="mixed_bfloat16")
     model.train_step(
@@ -130,6 +132,7 @@ def test_blocks_train_in_mixed_precision(meta_name, make_model, make_samples):
     assert model.meta_block(rows).dtype == tf.bfloat16
 
 
+@multiplies_bfloat16
 def test_global_blocks_train_in_mixed_precision(global_name, make_model, make_samples):
     model = make_model("mlp", global_name, dtype="mixed_bfloat16")
     model.train_step(

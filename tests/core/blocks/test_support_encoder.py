@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processors import multiplies_bfloat16
 from scipy.special import erf
 
 from tfrec_limaml import DotProductGlobalBlock, LiMAML, ModelOptions
@@ -220,6 +221,7 @@ def test_a_model_with_an_encoder_trains_and_scores_the_same_after_loading(steps,
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+@multiplies_bfloat16
 def test_in_mixed_precision_the_sum_keeps_its_digits():
     model = _model("mixed_bfloat16")
     support = _samples(2, 600, 3, "float32")

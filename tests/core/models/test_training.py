@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processors import multiplies_bfloat16
 
 from tfrec_limaml import EntireNetworkMAML, LiMAML, MLPGlobalBlock, MLPMetaBlock, Vanilla
 from tfrec_limaml.errors import LimamlError
@@ -159,6 +160,7 @@ def test_a_regression_loss_predicts_values_and_any_keras_loss_is_taken_by_name()
     assert "prediction" in model.predict(dataset, verbose=0)
 
 
+@multiplies_bfloat16
 def test_mixed_precision_and_gradient_accumulation_train():
     keras.utils.set_random_seed(0)
     policy = "mixed_bfloat16"

@@ -1,4 +1,4 @@
-"""Bulk rate, size and read latency of both embedding stores.
+"""Bulk rate, size and read latency of both embedding stores, with and without an overlay.
 
 python benchmarks/store.py --rows 1000000 --dim 32 --json
 """
@@ -19,39 +19,76 @@ import numpy as np
 from tfrec_limaml.store import EmbeddingStore, open_store
 
 BATCH = 50_000
+#: Share of the members whose embedding is upserted for the look-ups with an overlay.
+OVERLAY_SHARE = 0.05
 
 
-def measure(store: EmbeddingStore, rows: int, dim: int, reads: int) -> dict[str, float]:
+def key_of(number: int) -> str:
+    return f"member-{number * 2654435761 % 4294967296:010d}"
+
+
+def write(store: EmbeddingStore, version: int, rows: int, dim: int) -> float:
+    """Publishes one generation; returns its seconds in the store."""
     random = np.random.default_rng(7)
     seconds = 0.0
-    with store.new_generation(1, dim) as writer:
+    with store.new_generation(version, dim) as writer:
         for start in range(0, rows, BATCH):
-            keys = [
-                f"member-{n * 2654435761 % 4294967296:010d}"
-                for n in range(start, min(start + BATCH, rows))
-            ]
+            keys = [key_of(n) for n in range(start, min(start + BATCH, rows))]
             matrix = random.standard_normal((len(keys), dim), np.float32)
             began = time.perf_counter()
             writer.put(keys, matrix)
             seconds += time.perf_counter() - began
         began = time.perf_counter()
         writer.publish(rows)
-        seconds += time.perf_counter() - began
-    result = {"bulk_rows_per_s": rows / seconds}
+        return seconds + time.perf_counter() - began
+
+
+def timed(store: EmbeddingStore, version: int, keys: list[str]) -> float:
+    began = time.perf_counter()
+    _, found = store.get_many(keys, version)
+    seconds = time.perf_counter() - began
+    assert found.all()
+    return seconds
+
+
+def measure(store: EmbeddingStore, rows: int, dim: int, reads: int) -> dict[str, float]:
+    random = np.random.default_rng(8)
+    result = {"bulk_rows_per_s": rows / write(store, 1, rows, dim)}
     for count in (1, 500):
-        asked = [
-            [f"member-{n * 2654435761 % 4294967296:010d}" for n in random.integers(0, rows, count)]
-            for _ in range(reads)
-        ]
+        asked = [[key_of(n) for n in random.integers(0, rows, count)] for _ in range(reads)]
         store.get_many(asked[0], 1)
-        times = []
-        for keys in asked:
-            began = time.perf_counter()
-            _, found = store.get_many(keys, 1)
-            times.append(time.perf_counter() - began)
-            assert found.all()
+        times = [timed(store, 1, keys) for keys in asked]
         result[f"get_{count}_us"] = float(np.median(times)) * 1e6
         result[f"get_{count}_p99_us"] = float(np.quantile(times, 0.99)) * 1e6
+    return result
+
+
+def measure_overlay(store: EmbeddingStore, rows: int, dim: int, reads: int) -> dict[str, float]:
+    """Look-ups in a generation with an overlay beside those in one without, in turns."""
+    random = np.random.default_rng(9)
+    write(store, 2, rows, dim)
+    current = store.current(2)
+    assert current is not None
+    touched = [key_of(n) for n in random.permutation(rows)[: max(1, int(rows * OVERLAY_SHARE))]]
+    vectors = random.standard_normal((len(touched), dim), np.float32)
+    began = time.perf_counter()
+    for start in range(0, len(touched), BATCH):
+        part = slice(start, start + BATCH)
+        store.upsert(2, current.identifier, touched[part], vectors[part], [1] * len(touched[part]))
+    result = {"upsert_rows_per_s": len(touched) / (time.perf_counter() - began)}
+    for count in (1, 500):
+        pairs = []
+        for _ in range(reads):
+            keys = [key_of(n) for n in random.integers(0, rows, count)]
+            # Both look for new keys first in half of the turns: the second finds them in caches.
+            order = (1, 2) if random.integers(2) else (2, 1)
+            times = {version: timed(store, version, keys) for version in order}
+            pairs.append((times[1], times[2]))
+        plain, with_overlay = np.median(np.array(pairs), axis=0)
+        result[f"overlay_get_{count}_us"] = float(with_overlay) * 1e6
+        result[f"overlay_lookup_ratio_{count}"] = float(with_overlay / plain)
+    # A ranked list looks up many keys; one key pays the overlay's fixed cost.
+    result["overlay_lookup_ratio"] = result["overlay_lookup_ratio_500"]
     return result
 
 
@@ -59,8 +96,9 @@ def measure_lmdb(folder: Path, rows: int, dim: int, reads: int) -> dict[str, flo
     store = open_store(f"lmdb:{folder}/store")
     result = measure(store, rows, dim, reads)
     used = sum(p.stat().st_blocks * 512 for p in (folder / "store").rglob("*") if p.is_file())
+    result |= {"bytes_per_row": used / rows, **measure_overlay(store, rows, dim, reads)}
     store.close()
-    return result | {"bytes_per_row": used / rows}
+    return result
 
 
 def measure_redis(folder: Path, rows: int, dim: int, reads: int) -> dict[str, float]:
@@ -85,11 +123,12 @@ def measure_redis(folder: Path, rows: int, dim: int, reads: int) -> dict[str, fl
         before = store.client.info("memory")["used_memory"]  # type: ignore[attr-defined]
         result = measure(store, rows, dim, reads)
         used = store.client.info("memory")["used_memory"] - before  # type: ignore[attr-defined]
+        result |= {"bytes_per_row": used / rows, **measure_overlay(store, rows, dim, reads)}
         store.close()
     finally:
         server.terminate()
         server.wait()
-    return result | {"bytes_per_row": used / rows}
+    return result
 
 
 def main() -> None:

@@ -21,3 +21,11 @@ class VersionMismatchError(LimamlError):
 
 class StoreError(LimamlError):
     """An embedding store refused an operation (missing, incomplete or unreachable)."""
+
+
+class NotCurrentError(StoreError):
+    """An upsert named a generation that readers do not see (any more)."""
+
+
+class ErasedMeanwhileError(StoreError):
+    """Keys were erased while a generation was written, which may hold them: write it again."""

@@ -10,19 +10,25 @@
 from tfrec_limaml.store.address import open_store
 from tfrec_limaml.store.base import (
     EmbeddingStore,
+    EventTimes,
     Found,
     Generation,
     GenerationWriter,
     Mask,
     Matrix,
+    Place,
+    Upserted,
 )
 
 __all__ = [
     "EmbeddingStore",
+    "EventTimes",
     "Found",
     "Generation",
     "GenerationWriter",
     "Mask",
     "Matrix",
+    "Place",
+    "Upserted",
     "open_store",
 ]

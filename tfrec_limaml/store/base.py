@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+#: Task keys to the time of each one's last interaction, milliseconds ``[n]``.
+EventTimes = Callable[[Sequence[str]], npt.NDArray[np.int64]]
 
 
 class Found(tuple[Matrix, Mask]):
@@ -46,6 +48,7 @@ class Generation:
             are not).
         published: Seconds since the epoch.
         checked: Whether its values carry checksums; those of release 0.1.0 do not.
+        overlay: Whether embeddings were upserted since it was published.
     """
 
     model_version: int
@@ -55,6 +58,39 @@ class Generation:
     state: str
     published: float = 0.0
     checked: bool = True
+    overlay: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Upserted:
+    """What became of the rows of one `EmbeddingStore.upsert`.
+
+    Attributes:
+        applied: Embeddings that readers see now.
+        older: Rows left out because a newer event of their task is there, or comes in the same
+            call.
+        erased: Rows left out because their task key was erased.
+    """
+
+    applied: int
+    older: int
+    erased: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """A part of a store, and how many of the task keys in question it holds (or held).
+
+    Attributes:
+        model_version, generation: The generation.
+        part: ``"data"`` or ``"overlay"``.
+        keys: Task keys, those of nested definitions included.
+    """
+
+    model_version: int
+    generation: str
+    part: str
+    keys: int
 
 
 class GenerationWriter(Protocol):
@@ -68,12 +104,25 @@ class GenerationWriter(Protocol):
     def put(self, keys: Sequence[str], embeddings: Matrix) -> None:
         """Adds embeddings ``[n, D]``; a key put twice keeps the last value.
 
-        Raises `StoreError` on NaN/inf or a wrong width.
+        Erased keys are left out. Raises `StoreError` on NaN/inf or a wrong width.
         """
 
-    def publish(self, expected_count: int | None = None) -> Generation:
+    def publish(
+        self, expected_count: int | None = None, event_times: EventTimes | None = None
+    ) -> Generation:
         """Makes the generation current by one atomic pointer move, after checking its count of
-        distinct keys.
+        distinct keys (erased ones count as put).
+
+        Entries of the current generation's overlay that are newer than this generation's data are
+        taken over before the pointer moves: no member goes back in time.
+
+        Args:
+            expected_count: Distinct task keys that were put.
+            event_times: Tells up to when this generation knows each of some tasks; asked for the
+                tasks of the overlay alone. Without it that is the moment the writer was opened.
+
+        Raises:
+            ErasedMeanwhileError: Keys were erased since the writer was opened: write it again.
         """
 
     def abort(self) -> None:
@@ -113,6 +162,47 @@ class EmbeddingStore(Protocol):
         An unpublished one of the same identifier is dropped first.
         """
 
+    def upsert(
+        self,
+        model_version: int,
+        generation: str,
+        keys: Sequence[str],
+        vectors: Matrix,
+        event_times: Sequence[int],
+    ) -> Upserted:
+        """Puts newer embeddings over those of the current generation; readers see them at once.
+
+        A newer event wins; of equal times the later call (in one call: the later row) does. The
+        entries live in the generation's overlay: `rollback` and `condemn` drop it.
+
+        Args:
+            model_version: Of the embeddings.
+            generation: Name of the generation they belong to.
+            keys: Task keys ``[n]``.
+            vectors: Embeddings ``[n, D]``.
+            event_times: Milliseconds of each task's last interaction ``[n]``.
+
+        Raises:
+            NotCurrentError: Another generation is current: adapt again, from its data.
+            StoreError: Wrong shapes, values that are not finite, or the store cannot be reached.
+        """
+
+    def erase(self, keys: Sequence[str]) -> list[Place]:
+        """Removes task keys from every generation and overlay of every model version, with the
+        keys of nested definitions that begin with them, and keeps them out from now on.
+
+        Readers answer "not found" from the first step on. A call that was killed is completed by
+        calling again with the same keys.
+
+        Returns:
+            Where keys were removed.
+        """
+
+    def search(self, keys: Sequence[str]) -> list[Place]:
+        """Where the store holds these task keys, or those of nested definitions that begin with
+        them; readers may already find none of them.
+        """
+
     def current(self, model_version: int) -> Generation | None:
         """The generation that readers see, or None."""
 
@@ -124,7 +214,7 @@ class EmbeddingStore(Protocol):
         or the one named.
 
         Going back condemns the generation that was current; one that is named is no longer
-        condemned.
+        condemned. The overlays of both are dropped.
         """
 
     def condemn(self, model_version: int, identifier: str) -> Generation:

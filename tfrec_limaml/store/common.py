@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from tfrec_limaml.errors import StoreError
+from tfrec_limaml.errors import NotCurrentError, StoreError
 from tfrec_limaml.store.base import Generation
 
 DTYPES = ("float32", "float16")
 #: Format of the values that are written: 2 has checksums, 1 (release 0.1.0) has none.
 FORMAT = 2
+ERASED_MEANWHILE = (
+    "keys were erased while generation {!r} was written: it is not published; write it again"
+)
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -32,6 +35,9 @@ class Record:
     Attributes:
         format: `FORMAT` of its values; records of release 0.1.0 do not name it.
         condemned: When it was found bad (seconds since the epoch); 0 if it was not.
+        overlay: Names the overlay of embeddings that were upserted; empty without any.
+        data: Ends the name of the LMDB folder of a generation that was rewritten; empty otherwise.
+        erasing: Whether it may hold keys that were erased: readers ask for tombstones.
     """
 
     model_version: int
@@ -42,6 +48,9 @@ class Record:
     published: float
     format: int = 1
     condemned: float = 0.0
+    overlay: str = ""
+    data: str = ""
+    erasing: bool = False
 
     def to_bytes(self) -> bytes:
         """JSON."""
@@ -87,7 +96,17 @@ class Record:
             state="lost" if lost else "current" if current else state,
             published=self.published,
             checked=self.format >= 2,
+            overlay=bool(self.overlay),
         )
+
+    @property
+    def folder(self) -> str:
+        """Name of its LMDB folder."""
+        return f"{self.identifier}~{self.data}" if self.data else self.identifier
+
+    def without_overlay(self) -> Record:
+        """Itself without an overlay."""
+        return dataclasses.replace(self, overlay="") if self.overlay else self
 
     @functools.cached_property
     def stored_dtype(self) -> np.dtype[Any]:
@@ -156,15 +175,33 @@ def choose_identifier(requested: str | None, published: Collection[str]) -> str:
     return requested
 
 
-def check_count(identifier: str, count: int, expected: int | None) -> None:
-    """Raises `StoreError` where a generation does not hold what it should."""
-    if expected is not None and count != expected:
+def check_count(identifier: str, count: int, expected: int | None, erased: int) -> None:
+    """Raises `StoreError` where a generation does not hold what it should; `erased` keys were left
+    out.
+    """
+    if expected is not None and count + erased != expected:
         raise StoreError(
             f"generation {identifier!r} holds {count} distinct task keys, expected {expected}: "
             "not published"
         )
     if count == 0:
         raise StoreError(f"generation {identifier!r} is empty: not published")
+
+
+def check_upsert(record: Record | None, generation: str, model_version: int) -> Record:
+    """The current generation's record; raises where it is not the one to upsert into."""
+    if record is None or record.identifier != generation:
+        current = None if record is None else record.identifier
+        raise NotCurrentError(
+            f"generation {generation!r} of model version {model_version} is not current "
+            f"({current!r} is): nothing upserted; adapt again from the current generation's data"
+        )
+    if record.format < 2:
+        raise StoreError(
+            f"generation {generation!r} was written by release 0.1.0, without checksums: publish "
+            "anew before upserting"
+        )
+    return record
 
 
 def rollback_target(
@@ -198,11 +235,13 @@ def after_rollback(
     """The target as it is to be stored, and the records that change with it: going back condemns
     the generation that was current.
     """
-    target = dataclasses.replace(target, condemned=0.0)
+    target = dataclasses.replace(target, condemned=0.0, overlay="")
     changed = [target]
     for record in published:
-        if record.identifier == current and record.identifier > target.identifier:
-            changed.append(dataclasses.replace(record, condemned=now))
+        if record.identifier == current and record.identifier != target.identifier:
+            back = record.identifier > target.identifier
+            condemned = now if back else record.condemned
+            changed.append(dataclasses.replace(record, condemned=condemned, overlay=""))
     return target, changed
 
 

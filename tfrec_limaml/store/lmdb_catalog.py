@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
-from tfrec_limaml.errors import StoreError
+from tfrec_limaml.errors import ErasedMeanwhileError, StoreError
 from tfrec_limaml.store import common
+from tfrec_limaml.store.erasure import Tombstones, digests_of
 from tfrec_limaml.store.lmdb_environment import Environments
 
 _CURRENT = "current/"
 _RECORD = "record/"
+_ERASED = b"erased/"
+#: Of a key whose erasure has not come to its end, and of one that is gone.
+_PENDING, _DONE = b"pending", b"done"
 
 
 class LmdbCatalog:
@@ -30,10 +35,9 @@ class LmdbCatalog:
         self._path = path
         self._environments = environments
 
-    def is_published(self, model_version: int, identifier: str) -> bool:
-        """Whether a generation was published."""
-        name = _record_key(model_version, identifier)
-        return self._read(lambda transaction: transaction.get(name)) is not None
+    def is_published(self, model_version: int, folder: str) -> bool:
+        """Whether a folder holds the data of a generation that was published."""
+        return folder in {record.folder for record in self.records(model_version)}
 
     def current(self, model_version: int) -> common.Record | None:
         """The record that readers see; raises `StoreError` where it is another version's."""
@@ -51,17 +55,42 @@ class LmdbCatalog:
 
     def records(self, model_version: int) -> list[common.Record]:
         """Published generations, oldest first."""
-        prefix = _record_prefix(model_version)
+        found = self._read(_below, _record_prefix(model_version)) or {}
+        return [common.Record.from_bytes(content) for content in found.values()]
+
+    def all_records(self) -> list[common.Record]:
+        """Published generations of every model version."""
+        found = self._read(_below, _RECORD.encode()) or {}
+        return [common.Record.from_bytes(content) for content in found.values()]
+
+    def tombstones(self) -> Tombstones:
+        """The keys that were erased."""
+        found = self._read(_below, _ERASED) or {}
+        return Tombstones(name.removeprefix(_ERASED) for name in found)
+
+    def tombstones_of(self, keys: Sequence[bytes]) -> Tombstones:
+        """Those of the tombstones that mean any of some keys."""
+        digests = {digest for key in keys for digest in digests_of(key)}
 
         def read(transaction: Any) -> list[bytes]:
-            found, cursor = [], transaction.cursor()
-            more = cursor.set_range(prefix)
-            while more and cursor.key().startswith(prefix):
-                found.append(cursor.value())
-                more = cursor.next()
-            return found
+            return [each for each in digests if transaction.get(_ERASED + each) is not None]
 
-        return [common.Record.from_bytes(content) for content in self._read(read) or ()]
+        return Tombstones(self._read(read) or ())
+
+    def begin_erasure(self, digests: Iterable[bytes]) -> None:
+        """Writes tombstones, and tells readers of every generation to ask for them."""
+        with self.writing() as transaction:
+            for each in digests:
+                transaction.put(_ERASED + each, _PENDING)
+            _set_erasing(transaction, True)
+
+    def end_erasure(self, digests: Iterable[bytes]) -> None:
+        """After the last key is gone; while another erasure is unfinished, readers go on asking."""
+        with self.writing() as transaction:
+            for each in digests:
+                transaction.put(_ERASED + each, _DONE)
+            if _PENDING not in _below(transaction, _ERASED).values():
+                _set_erasing(transaction, False)
 
     def _read(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """The result of `work` in a transaction on the catalog; None before the first
@@ -92,11 +121,26 @@ class LmdbCatalog:
                 f"cannot write the catalog of the store {self._path.parent}: {error}"
             ) from error
 
-    def publish(self, record: common.Record) -> None:
-        """Makes a finished generation current in one transaction on the catalog."""
+    def publish(self, record: common.Record, erased: int) -> None:
+        """Makes a finished generation current in one transaction on the catalog; the overlay of
+        the one before is dropped.
+
+        Raises:
+            ErasedMeanwhileError: The number of tombstones is not `erased` any more.
+        """
         with self.writing() as transaction:
-            transaction.put(_record_key(record.model_version, record.identifier), record.to_bytes())
+            if len(_below(transaction, _ERASED)) != erased:
+                raise ErasedMeanwhileError(common.ERASED_MEANWHILE.format(record.identifier))
+            before = _pointed_to(transaction, record.model_version)
+            for each in () if before is None else (common.Record.from_bytes(before),):
+                _put(transaction, each.without_overlay())
+            _put(transaction, record)
             transaction.put(_pointer(record.model_version), record.identifier.encode())
+
+    def replace(self, record: common.Record) -> None:
+        """Writes a record anew; the caller holds the lock of the store's writers."""
+        with self.writing() as transaction:
+            _put(transaction, record)
 
     def change(
         self,
@@ -116,7 +160,7 @@ class LmdbCatalog:
                     "again"
                 )
             for record in changed:
-                transaction.put(_record_key(model_version, record.identifier), record.to_bytes())
+                _put(transaction, record)
             for record in removed:
                 transaction.delete(_record_key(model_version, record.identifier))
             if pointer is not None:
@@ -143,3 +187,22 @@ def _record_prefix(model_version: int) -> bytes:
 
 def _record_key(model_version: int, identifier: str) -> bytes:
     return _record_prefix(model_version) + identifier.encode()
+
+
+def _put(transaction: Any, record: common.Record) -> None:
+    transaction.put(_record_key(record.model_version, record.identifier), record.to_bytes())
+
+
+def _below(transaction: Any, prefix: bytes) -> dict[bytes, bytes]:
+    """Everything whose name begins with a prefix, in the order of the names."""
+    found, cursor = {}, transaction.cursor()
+    more = cursor.set_range(prefix)
+    while more and cursor.key().startswith(prefix):
+        found[cursor.key()] = cursor.value()
+        more = cursor.next()
+    return found
+
+
+def _set_erasing(transaction: Any, erasing: bool) -> None:
+    for content in _below(transaction, _RECORD.encode()).values():
+        _put(transaction, dataclasses.replace(common.Record.from_bytes(content), erasing=erasing))

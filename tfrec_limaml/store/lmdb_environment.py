@@ -45,8 +45,20 @@ class Environments:
         self._mine: dict[tuple[int, Path], Any] = {}
 
     def catalog(self, path: Path, create: bool) -> Any:
-        """The catalog, opened for reading and writing (`FileNotFoundError` where there is none and
-        `create` is False).
+        """The catalog; see `changing`."""
+        return self.changing(path, create, _CATALOG_MAP_BYTES)
+
+    def overlay(self, path: Path, create: bool) -> Any:
+        """A generation's overlay; see `changing`."""
+        known = self._mine.get((os.getpid(), path))
+        if known is not None:
+            return known
+        self._forget_removed()
+        return self.changing(path, create, _GENERATION_MAP_BYTES)
+
+    def changing(self, path: Path, create: bool, map_bytes: int) -> Any:
+        """An environment that changes, opened for reading and writing (`FileNotFoundError` where
+        there is none and `create` is False).
         """
         known = self._mine.get((os.getpid(), path))
         if known is not None:
@@ -57,7 +69,7 @@ class Environments:
         return self._get(
             path,
             {
-                "map_size": _CATALOG_MAP_BYTES,
+                "map_size": map_bytes,
                 "max_readers": 1024,
                 "readonly": not writable,
                 "create": create,

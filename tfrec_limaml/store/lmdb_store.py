@@ -7,6 +7,9 @@ Layout::
     <folder>/<version>/<identifier>/        LMDB: task key -> vector; immutable once published
     <folder>/<version>/<identifier>.lock    held (flock) by a living writer, so that what a dead
                                             one left behind is recognised
+    <folder>/<version>/<identifier>~<token>/   a generation that was rewritten without erased keys
+    <folder>/overlays/                      what was upserted; see `lmdb_overlay`
+    <folder>/writers.lock                   held while pointers move and overlays change
 
 A generation becomes visible by one write transaction on the catalog. Its own environment never
 changes afterwards, so readers open it without locks, one `get_many` reads one generation, and
@@ -25,11 +28,15 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
+import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import common, lmdb_environment, values
-from tfrec_limaml.store.base import Found, Generation
+from tfrec_limaml.store import common, lmdb_environment, overlay, values
+from tfrec_limaml.store.base import EventTimes, Found, Generation, Place, Upserted
+from tfrec_limaml.store.erasure import Tombstones
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
+from tfrec_limaml.store.lmdb_erasure import LmdbErasure
+from tfrec_limaml.store.lmdb_overlay import LmdbOverlays
 from tfrec_limaml.store.lmdb_writer import LmdbWriter, open_locked
 
 
@@ -50,6 +57,10 @@ class LmdbStore:
         self.dtype = common.check_dtype(dtype)
         self._environments = lmdb_environment.Environments()
         self._catalog = LmdbCatalog(self.folder / "catalog", self._environments)
+        self._overlays = LmdbOverlays(self.folder, self._catalog, self._environments)
+        self._erasure = LmdbErasure(
+            self.folder, self._catalog, self._environments, self._overlays, self._environment
+        )
 
     def get_many(self, keys: Sequence[str], model_version: int) -> Found:
         """See `EmbeddingStore.get_many`."""
@@ -62,8 +73,15 @@ class LmdbStore:
                 return values.nothing_found(len(keys))
             try:
                 environment = self._environment(record)
+                newer = self._overlays.read(record, encoded) if record.overlay else None
                 with environment.begin() as transaction:
-                    stored = list(map(transaction.get, encoded))
+                    stored = (
+                        overlay.merged(encoded, newer, transaction.get, record)
+                        if newer
+                        else list(map(transaction.get, encoded))
+                    )
+                if record.erasing:
+                    stored = self._catalog.tombstones_of(encoded).hide(encoded, stored)
                 return values.decode_values(encoded, stored, record)
             except (OSError, lmdb.Error) as error:
                 reason = error
@@ -92,7 +110,28 @@ class LmdbStore:
             published=0.0,
             format=common.FORMAT,
         )
-        return LmdbWriter(self._path(model_version, name), record, self.publish)
+        return LmdbWriter(self._path(record), record, self._catalog.tombstones(), self.publish)
+
+    def upsert(
+        self,
+        model_version: int,
+        generation: str,
+        keys: Sequence[str],
+        vectors: npt.ArrayLike,
+        event_times: Sequence[int],
+    ) -> Upserted:
+        """See `EmbeddingStore.upsert`."""
+        return self._overlays.upsert(model_version, generation, keys, vectors, event_times)
+
+    def erase(self, keys: Sequence[str]) -> list[Place]:
+        """See `EmbeddingStore.erase`."""
+        for version in self._versions():
+            self._remove_dead(version)
+        return self._erasure.erase(keys)
+
+    def search(self, keys: Sequence[str]) -> list[Place]:
+        """See `EmbeddingStore.search`."""
+        return self._erasure.search(keys)
 
     def current(self, model_version: int) -> Generation | None:
         """See `EmbeddingStore.current`."""
@@ -110,38 +149,44 @@ class LmdbStore:
 
     def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
         """See `EmbeddingStore.rollback`."""
-        records, current = (
-            self._catalog.records(model_version),
-            self._catalog.current_name(model_version),
-        )
-        target = common.rollback_target(records, current, identifier, model_version)
-        self._environment(target, "roll back to another one")
-        target, changed = common.after_rollback(records, current, target, time.time())
-        self._catalog.change(model_version, current, changed, pointer=target.identifier)
+        with self._overlays.writing():
+            records, current = (
+                self._catalog.records(model_version),
+                self._catalog.current_name(model_version),
+            )
+            target = common.rollback_target(records, current, identifier, model_version)
+            self._environment(target, "roll back to another one")
+            target, changed = common.after_rollback(records, current, target, time.time())
+            self._catalog.change(model_version, current, changed, pointer=target.identifier)
+            self._overlays.remove_dead(model_version)
         return target.generation(current=True)
 
     def condemn(self, model_version: int, identifier: str) -> Generation:
         """See `EmbeddingStore.condemn`."""
-        records, current = (
-            self._catalog.records(model_version),
-            self._catalog.current_name(model_version),
-        )
-        record = common.to_condemn(records, current, identifier, model_version)
-        record = dataclasses.replace(record, condemned=time.time())
-        self._catalog.change(model_version, current, [record])
+        with self._overlays.writing():
+            records, current = (
+                self._catalog.records(model_version),
+                self._catalog.current_name(model_version),
+            )
+            record = common.to_condemn(records, current, identifier, model_version)
+            record = dataclasses.replace(record, condemned=time.time(), overlay="")
+            self._catalog.change(model_version, current, [record])
+            self._overlays.remove_dead(model_version)
         return record.generation(current=False)
 
     def prune(self, model_version: int, keep: int = 2, grace_seconds: float = 3600.0) -> list[str]:
         """See `EmbeddingStore.prune`; what dead writers left behind goes too."""
         self._remove_dead(model_version)
-        current = self._catalog.current_name(model_version)
-        doomed = common.prunable(
-            self._catalog.records(model_version), current, keep, time.time() - grace_seconds
-        )
-        if doomed:
-            self._catalog.change(model_version, current, (), removed=doomed)
-        for record in doomed:
-            self._drop(model_version, record.identifier)
+        with self._overlays.writing():
+            current = self._catalog.current_name(model_version)
+            doomed = common.prunable(
+                self._catalog.records(model_version), current, keep, time.time() - grace_seconds
+            )
+            if doomed:
+                self._catalog.change(model_version, current, (), removed=doomed)
+            for record in doomed:
+                self._drop(model_version, record.folder)
+            self._overlays.remove_dead(model_version)
         return [record.identifier for record in doomed]
 
     def close(self) -> None:
@@ -152,7 +197,7 @@ class LmdbStore:
         """A generation's data; raises OSError, `lmdb.Error` or `StoreError` where they are not
         its own.
         """
-        path = self._path(record.model_version, record.identifier)
+        path = self._path(record)
         known = self._environments.known(path)
         if known is not None:
             return known
@@ -170,41 +215,48 @@ class LmdbStore:
         return self._environments.immutable(path, check)
 
     def _generation(self, record: common.Record, current: str | None) -> Generation:
-        path = self._path(record.model_version, record.identifier)
+        path = self._path(record)
         lost = not (path / "data.mdb").is_file()
         return record.generation(record.identifier == current, lost)
 
-    def publish(self, record: common.Record) -> None:
-        """Makes a finished generation current in one transaction on the catalog."""
-        self._catalog.publish(record)
+    def publish(
+        self, record: common.Record, event_times: EventTimes, tombstones: Tombstones
+    ) -> None:
+        """Makes a finished generation current in one transaction on the catalog, after it took over
+        what is newer than its data; `tombstones` are those it was written with.
+        """
+        with self._overlays.writing():
+            record = self._overlays.take_over(record, event_times, tombstones)
+            self._catalog.publish(record, len(tombstones))
+            self._overlays.remove_dead(record.model_version)
 
-    def _path(self, model_version: int, identifier: str) -> Path:
-        return _generation_path(self.folder, model_version, identifier)
+    def _path(self, record: common.Record) -> Path:
+        return _generation_path(self.folder, record.model_version, record.folder)
 
-    def _drop(self, model_version: int, identifier: str) -> None:
-        path = self._path(model_version, identifier)
+    def _drop(self, model_version: int, folder: str) -> None:
+        path = _generation_path(self.folder, model_version, folder)
         self._environments.forget(path)
         shutil.rmtree(path, ignore_errors=True)
         Path(f"{path}.lock").unlink(missing_ok=True)
 
     def _remove_dead(self, model_version: int) -> None:
-        for identifier in {
+        for name in {
             p.name.removesuffix(".lock") for p in (self.folder / str(model_version)).glob("*")
         }:
-            lock = Path(f"{self._path(model_version, identifier)}.lock")
-            if not lock.exists() and self._catalog.is_published(model_version, identifier):
+            lock = Path(f"{_generation_path(self.folder, model_version, name)}.lock")
+            if not lock.exists() and self._catalog.is_published(model_version, name):
                 continue
             with contextlib.suppress(StoreError, FileNotFoundError), open_locked(lock, "a"):
                 # Asked under the lock: the writer may have published until now.
-                if self._catalog.is_published(model_version, identifier):
+                if self._catalog.is_published(model_version, name):
                     lock.unlink()
                 else:
-                    self._drop(model_version, identifier)
+                    self._drop(model_version, name)
 
     def _versions(self) -> list[int]:
         return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
 
 
 @functools.lru_cache(maxsize=256)
-def _generation_path(folder: Path, model_version: int, identifier: str) -> Path:
-    return folder / str(model_version) / identifier
+def _generation_path(folder: Path, model_version: int, name: str) -> Path:
+    return folder / str(model_version) / name

@@ -16,18 +16,24 @@ import lmdb
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import common, lmdb_environment, values
-from tfrec_limaml.store.base import Generation, Matrix
+from tfrec_limaml.store.base import EventTimes, Generation, Matrix
+from tfrec_limaml.store.erasure import ErasedFilter, Tombstones
 
 
 class LmdbWriter:
     """Writes one generation into its own environment; see `GenerationWriter`."""
 
     def __init__(
-        self, path: Path, record: common.Record, publish: Callable[[common.Record], None]
+        self,
+        path: Path,
+        record: common.Record,
+        tombstones: Tombstones,
+        publish: Callable[[common.Record, EventTimes, Tombstones], None],
     ) -> None:
         self.identifier = record.identifier
         self._record = record
         self._publish = publish
+        self._filter = ErasedFilter(tombstones)
         self._path = path
         self._lock_path = Path(f"{self._path}.lock")
         self._lock: IO[str] | None = None
@@ -52,7 +58,7 @@ class LmdbWriter:
         self._check_open()
         encoded = values.encode_keys(keys)
         stored = values.encode_values(keys, encoded, embeddings, self._record)
-        rows = dict(zip(encoded, stored, strict=True))
+        rows = self._filter.kept(encoded, stored)
         try:
             self._transaction.cursor().putmulti(sorted(rows.items(), key=lambda item: item[0]))
         except lmdb.Error as error:
@@ -60,12 +66,14 @@ class LmdbWriter:
                 f"cannot write generation {self.identifier!r} below {self._path.parent}: {error}"
             ) from error
 
-    def publish(self, expected_count: int | None = None) -> Generation:
+    def publish(
+        self, expected_count: int | None = None, event_times: EventTimes | None = None
+    ) -> Generation:
         """See `GenerationWriter.publish`. What was put is on disk before the pointer moves."""
         self._check_open()
         database = self._environment.open_db(txn=self._transaction)
         count = int(self._transaction.stat(database)["entries"])
-        common.check_count(self.identifier, count, expected_count)
+        common.check_count(self.identifier, count, expected_count, self._filter.left_out)
         try:
             # Last, as it sorts last: pages fill up where keys come in order.
             self._transaction.put(values.HEADER, self._record.header)
@@ -77,7 +85,7 @@ class LmdbWriter:
             ) from error
         record = dataclasses.replace(self._record, count=count, published=time.time())
         self._environment.close()
-        self._publish(record)
+        self._publish(record, event_times or self._filter.opened, self._filter.tombstones)
         self._release()
         return record.generation(current=True)
 

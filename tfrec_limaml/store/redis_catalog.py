@@ -10,6 +10,10 @@ import redis
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import common
 from tfrec_limaml.store.base import Generation
+from tfrec_limaml.store.erasure import Tombstones
+
+# Readers may be in the middle of a look-up that began before an overlay was dropped.
+_OVERLAY_REMAINS_MS = 60_000
 
 
 class RedisCatalog:
@@ -31,6 +35,47 @@ class RedisCatalog:
     def data_key(self, model_version: int, identifier: str) -> str:
         """The hash that holds one generation."""
         return self.key(model_version, f"data:{identifier}")
+
+    def overlay_key(self, record: common.Record) -> str:
+        """The hash that holds a generation's overlay."""
+        return self.key(record.model_version, f"overlay:{record.identifier}:{record.overlay}")
+
+    def log_key(self, record: common.Record) -> str:
+        """The list of an overlay's keys, in the order they came; its first item is the generation's
+        header.
+        """
+        return self.log_beside(self.overlay_key(record))
+
+    def log_beside(self, overlay_key: str) -> str:
+        """The list of keys of the overlay in this hash."""
+        return f"{overlay_key}:keys"
+
+    @property
+    def erased_key(self) -> str:
+        """The set of tombstones."""
+        return f"{self.prefix}:erased"
+
+    @property
+    def erasing_key(self) -> str:
+        """The set of tombstones whose erasure has not come to its end."""
+        return f"{self.prefix}:erasing"
+
+    def tombstones(self) -> Tombstones:
+        """The keys that were erased."""
+        return Tombstones(self.client.smembers(self.erased_key))
+
+    def versions(self) -> list[int]:
+        """Model versions that were ever published."""
+        return sorted(map(int, self.client.smembers(f"{self.prefix}:versions")))
+
+    def hashes(self, model_version: int, kind: str) -> list[tuple[str, str]]:
+        """Identifier and Redis key of every hash of a kind (``data`` or ``overlay``), those
+        included that no record names.
+        """
+        stem = self.key(model_version, f"{kind}:")
+        found = self.client.scan_iter(match=f"{escape(stem)}*", count=1000, _type="HASH")
+        names = sorted({each.decode() for each in found})
+        return [(name.removeprefix(stem).partition(":")[0], name) for name in names]
 
     def current(self, model_version: int) -> common.Record | None:
         """The record that readers see; raises `StoreError` where it is another version's."""
@@ -68,7 +113,7 @@ class RedisCatalog:
         """Drops data that is neither published nor held by a writer's lease."""
         published = {record.identifier for record in self.records(model_version)}
         stem = self.data_key(model_version, "")
-        for found in self.client.scan_iter(match=f"{_escape(stem)}*", count=1000):
+        for found in self.client.scan_iter(match=f"{escape(stem)}*", count=1000):
             identifier = found.decode().removeprefix(stem)
             if identifier in published or self.client.exists(
                 self.key(model_version, f"writer:{identifier}")
@@ -89,20 +134,25 @@ class RedisCatalog:
     ) -> None:
         """Writes, points to and removes records in one transaction, if `current` still is.
 
-        `pointer` comes with the milliseconds that its data have to live.
+        `pointer` comes with the milliseconds that its data have to live. Overlays that the changed
+        records name no more are dropped.
         """
+        changed = list(changed)
         place = self.key(model_version, "current")
         generations = self.key(model_version, "generations")
         with self.client.pipeline(transaction=True) as pipeline:
             pipeline.watch(place)
             if self.current_name(model_version) != current:
                 raise StoreError(_meanwhile(model_version))
+            held = {record.identifier: record for record in self.records(model_version)}
             pipeline.multi()
             for record in changed:
                 pipeline.hset(generations, record.identifier, record.to_bytes())
+                drop_overlay(self, pipeline, held.get(record.identifier), record)
             for record in removed:
                 pipeline.hdel(generations, record.identifier)
                 pipeline.unlink(self.data_key(model_version, record.identifier))
+                drop_overlay(self, pipeline, record, None)
             if pointer is not None:
                 pipeline.set(place, pointer[0].to_bytes(), px=pointer[1])
             try:
@@ -111,10 +161,19 @@ class RedisCatalog:
                 raise StoreError(_meanwhile(model_version)) from error
 
 
+def drop_overlay(
+    catalog: RedisCatalog, pipeline: Any, before: common.Record | None, now: common.Record | None
+) -> None:
+    """Lets the overlay of a record expire, unless the record that replaces it names it too."""
+    if before is not None and before.overlay and (now is None or now.overlay != before.overlay):
+        for key in (catalog.overlay_key(before), catalog.log_key(before)):
+            pipeline.pexpire(key, _OVERLAY_REMAINS_MS)
+
+
 def _meanwhile(model_version: int) -> str:
     return f"model version {model_version} was published or rolled back meanwhile; try again"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Takes the meaning from the characters that Redis patterns give one."""
     return "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in text)

@@ -6,7 +6,10 @@ Keys, below a prefix (``limaml`` by default)::
     <prefix>:<version>:generations           hash: identifier -> record of every published one
     <prefix>:<version>:data:<identifier>     hash: task key -> vector and checksum
     <prefix>:<version>:writer:<identifier>   token of a living writer, expires with its lease
+    <prefix>:<version>:overlay:<identifier>:<token>    hash: task key -> entry that was upserted
+    <prefix>:<version>:overlay:<identifier>:<token>:keys    list of these task keys
     <prefix>:versions                        set of model versions
+    <prefix>:erased, <prefix>:erasing        sets of tombstones, and of those not yet carried out
 
 One HMGET reads one hash, hence one generation; the pointer and the values of the generation that
 was current last time are asked for in one round trip. Every data hash expires: an abandoned one
@@ -25,14 +28,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy.typing as npt
+
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import common, values
-from tfrec_limaml.store.base import Found, Generation
+from tfrec_limaml.store import common, redis_erasure, redis_overlay, values
+from tfrec_limaml.store.base import Found, Generation, Place, Upserted
 from tfrec_limaml.store.redis_catalog import RedisCatalog
 from tfrec_limaml.store.redis_connection import CLUSTER, ERRORS, TLS_OPTIONS, connect, secret_of
+from tfrec_limaml.store.redis_look_up import LookUp
+from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
 from tfrec_limaml.store.redis_writer import RedisWriter
 from tfrec_limaml.store.secrets import masked
 
+_ATTEMPTS = 10
+_GONE = (
+    "the data of generation {0.identifier!r} of model version {0.model_version} are gone from "
+    "Redis (deleted, evicted or replaced), {0.count} members with them: publish anew, or roll back"
+)
 _NUMBERS = ("ttl", "lease", "timeout")
 #: Longest time that an option may give: Redis counts milliseconds in 64 bits.
 _LONGEST_SECONDS = 1e11
@@ -86,8 +98,9 @@ class RedisStore:
         files = zip(TLS_OPTIONS, (tls_ca, tls_certificate, tls_key), strict=True)
         tls = {name: path for name, path in files if path is not None}
         self.client = connect(url, timeout, tls, db)
-        self._catalog = RedisCatalog(self.client, self.prefix)
+        self.catalog = RedisCatalog(self.client, self.prefix)
         self._last: dict[int, common.Record] = {}
+        self._overlays: dict[int, tuple[str, RedisOverlayReader]] = {}
 
     @classmethod
     def from_options(cls, url: str, options: Mapping[str, str]) -> RedisStore:
@@ -107,53 +120,64 @@ class RedisStore:
         same.
         """
         fields = values.encode_asked(keys)
+        gone = 0
         with self.errors():
-            for _ in range(3):
-                guess = self._last.get(model_version)
+            for _ in range(_ATTEMPTS):
+                guess, read = self._last.get(model_version), None
                 pipeline = self.client.pipeline(transaction=False)
                 pipeline.get(self.key(model_version, "current"))
                 if guess is not None and fields:
-                    self._ask(pipeline, guess, fields)
+                    read = LookUp(self.catalog, guess, fields, self._overlay_of(guess), pipeline)
                 pointer, *answers = pipeline.execute()
                 if pointer is None:
                     return values.nothing_found(len(keys))
                 record = common.Record.from_bytes(pointer).check_version(model_version)
-                if record == guess:
-                    return self._read(record, fields, answers)
-                self._last[model_version] = record
+                if record != guess:
+                    self._last[model_version] = record
+                elif read is None:
+                    return values.decode_values([], [], record)
+                elif (found := read.answer(answers)) is not None:
+                    return found
+                else:  # unless the pointer moved between the commands of this round trip
+                    gone += 1
+                    if gone == 2:
+                        raise StoreError(_GONE.format(record))
         raise StoreError(
-            f"the current generation of model version {model_version} changed three times during "
-            "one read; try again"
+            f"the current generation of model version {model_version} changed {_ATTEMPTS} times "
+            "during one read; try again"
         )
 
-    def _ask(self, pipeline: Any, record: common.Record, fields: Sequence[bytes]) -> None:
-        data = self.data_key(record.model_version, record.identifier)
-        if record.format >= 2:
-            pipeline.hmget(data, (*fields, values.HEADER))
-        else:
-            pipeline.hmget(data, fields)
-            pipeline.exists(data)
+    def _overlay_of(self, record: common.Record) -> RedisOverlayReader | None:
+        """What is known of a generation's overlay; None where it has none."""
+        if not record.overlay:
+            return None
+        token, reader = self._overlays.get(record.model_version, ("", None))
+        if token != record.overlay or reader is None:
+            reader = RedisOverlayReader(self.catalog, record)
+            self._overlays[record.model_version] = record.overlay, reader
+        return reader
 
-    def _read(
-        self, record: common.Record, fields: Sequence[bytes], answers: Sequence[Any]
-    ) -> Found:
-        """What an `_ask` was answered; a generation whose hash is gone is not one without
-        members.
-        """
-        if not fields:
-            return values.decode_values([], [], record)
-        if record.format >= 2:
-            *stored, header = answers[0]
-            there = header == record.header
-        else:
-            stored, there = answers
-        if not there:
-            raise StoreError(
-                f"the data of generation {record.identifier!r} of model version "
-                f"{record.model_version} are gone from Redis (deleted, evicted or replaced), "
-                f"{record.count} members with them: publish anew, or roll back"
-            )
-        return values.decode_values(fields, stored, record)
+    def upsert(
+        self,
+        model_version: int,
+        generation: str,
+        keys: Sequence[str],
+        vectors: npt.ArrayLike,
+        event_times: Sequence[int],
+    ) -> Upserted:
+        """See `EmbeddingStore.upsert`."""
+        with self.errors():
+            return redis_overlay.upsert(self, model_version, generation, keys, vectors, event_times)
+
+    def erase(self, keys: Sequence[str]) -> list[Place]:
+        """See `EmbeddingStore.erase`."""
+        with self.errors():
+            return redis_erasure.erase(self, keys)
+
+    def search(self, keys: Sequence[str]) -> list[Place]:
+        """See `EmbeddingStore.search`."""
+        with self.errors():
+            return redis_erasure.search(self, keys)
 
     def new_generation(
         self, model_version: int, embedding_dim: int, identifier: str | None = None
@@ -163,9 +187,9 @@ class RedisStore:
         """
         common.check_new(model_version, embedding_dim)
         with self.errors():
-            self._catalog.remove_dead(model_version)
+            self.catalog.remove_dead(model_version)
             name = common.choose_identifier(
-                identifier, [r.identifier for r in self._catalog.records(model_version)]
+                identifier, [r.identifier for r in self.catalog.records(model_version)]
             )
             record = common.Record(
                 model_version=model_version,
@@ -181,8 +205,8 @@ class RedisStore:
     def current(self, model_version: int) -> Generation | None:
         """See `EmbeddingStore.current`."""
         with self.errors():
-            record = self._catalog.current(model_version)
-            return None if record is None else self._catalog.listed([record], record.identifier)[0]
+            record = self.catalog.current(model_version)
+            return None if record is None else self.catalog.listed([record], record.identifier)[0]
 
     def generations(self, model_version: int | None = None) -> list[Generation]:
         """See `EmbeddingStore.generations`; unpublished ones of living writers are not listed."""
@@ -194,8 +218,8 @@ class RedisStore:
             )
             listed = []
             for version in sorted(int(v) for v in known):
-                listed += self._catalog.listed(
-                    self._catalog.records(version), self._catalog.current_name(version)
+                listed += self.catalog.listed(
+                    self.catalog.records(version), self.catalog.current_name(version)
                 )
             return listed
 
@@ -203,8 +227,8 @@ class RedisStore:
         """See `EmbeddingStore.rollback`."""
         with self.errors():
             records, current = (
-                self._catalog.records(model_version),
-                self._catalog.current_name(model_version),
+                self.catalog.records(model_version),
+                self.catalog.current_name(model_version),
             )
             target = common.rollback_target(records, current, identifier, model_version)
             left_ms = self.client.pttl(self.data_key(model_version, target.identifier))
@@ -215,30 +239,30 @@ class RedisStore:
                 )
             target, changed = common.after_rollback(records, current, target, time.time())
             pointer = (target, left_ms if left_ms > 0 else None)
-            self._catalog.change(model_version, current, changed, pointer=pointer)
+            self.catalog.change(model_version, current, changed, pointer=pointer)
             return target.generation(current=True)
 
     def condemn(self, model_version: int, identifier: str) -> Generation:
         """See `EmbeddingStore.condemn`."""
         with self.errors():
             records, current = (
-                self._catalog.records(model_version),
-                self._catalog.current_name(model_version),
+                self.catalog.records(model_version),
+                self.catalog.current_name(model_version),
             )
             record = common.to_condemn(records, current, identifier, model_version)
-            record = dataclasses.replace(record, condemned=time.time())
-            self._catalog.change(model_version, current, [record])
+            record = dataclasses.replace(record, condemned=time.time(), overlay="")
+            self.catalog.change(model_version, current, [record])
             return record.generation(current=False)
 
     def prune(self, model_version: int, keep: int = 2, grace_seconds: float = 3600.0) -> list[str]:
         """See `EmbeddingStore.prune`; what dead writers left behind goes too."""
         with self.errors():
-            self._catalog.remove_dead(model_version)
-            current = self._catalog.current_name(model_version)
+            self.catalog.remove_dead(model_version)
+            current = self.catalog.current_name(model_version)
             doomed = common.prunable(
-                self._catalog.records(model_version), current, keep, time.time() - grace_seconds
+                self.catalog.records(model_version), current, keep, time.time() - grace_seconds
             )
-            self._catalog.change(model_version, current, (), removed=doomed)
+            self.catalog.change(model_version, current, (), removed=doomed)
             return [record.identifier for record in doomed]
 
     def close(self) -> None:
@@ -247,11 +271,11 @@ class RedisStore:
 
     def key(self, model_version: int, name: str) -> str:
         """A key of one model version."""
-        return self._catalog.key(model_version, name)
+        return self.catalog.key(model_version, name)
 
     def data_key(self, model_version: int, identifier: str) -> str:
         """The hash that holds one generation."""
-        return self._catalog.data_key(model_version, identifier)
+        return self.catalog.data_key(model_version, identifier)
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

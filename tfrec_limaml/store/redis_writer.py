@@ -8,11 +8,12 @@ import secrets
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import common, values
-from tfrec_limaml.store.base import Generation, Matrix
+from tfrec_limaml.store import common, redis_overlay, values
+from tfrec_limaml.store.base import EventTimes, Generation, Matrix
+from tfrec_limaml.store.erasure import ErasedFilter
 from tfrec_limaml.store.redis_connection import ERRORS
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class RedisWriter:
         self.identifier = record.identifier
         self._store = store
         self._record = record
+        self._filter = ErasedFilter(store.catalog.tombstones())
         self._data = store.data_key(record.model_version, record.identifier)
         self._lease = store.key(record.model_version, f"writer:{record.identifier}")
         self._token = secrets.token_hex(16).encode()
@@ -46,8 +48,10 @@ class RedisWriter:
 
     def put(self, keys: Sequence[str], embeddings: Matrix) -> None:
         """See `GenerationWriter.put`."""
-        fields = values.encode_keys(keys)
-        stored = values.encode_values(keys, fields, embeddings, self._record)
+        encoded = values.encode_keys(keys)
+        written = values.encode_values(keys, encoded, embeddings, self._record)
+        rows = self._filter.kept(encoded, written)
+        fields, stored = list(rows), list(rows.values())
         step = _FIELDS_PER_COMMAND * _COMMANDS_PER_ROUND_TRIP
         with self._store.errors():
             for start in range(0, len(fields), step):
@@ -61,25 +65,38 @@ class RedisWriter:
                 pipeline.expire(self._data, _WRITING_TTL_SECONDS)
                 pipeline.execute()
 
-    def publish(self, expected_count: int | None = None) -> Generation:
+    def publish(
+        self, expected_count: int | None = None, event_times: EventTimes | None = None
+    ) -> Generation:
         """See `GenerationWriter.publish`; the record, the pointer and the TTL change in one
         transaction.
         """
         store = self._store
-        with store.errors(), store.client.pipeline(transaction=True) as pipeline:
+        with store.errors():
             self._renew()
+            # First: an erasure removes keys from unpublished data too, which changes their number.
+            redis_overlay.check_tombstones(store, self._record, self._filter.tombstones)
             count = int(store.client.hlen(self._data)) - 1  # without the header
-            common.check_count(self.identifier, count, expected_count)
+            common.check_count(self.identifier, count, expected_count, self._filter.left_out)
             record = dataclasses.replace(self._record, count=count, published=time.time())
-            version = record.model_version
-            pipeline.sadd(f"{store.prefix}:versions", version)
-            pipeline.hset(store.key(version, "generations"), self.identifier, record.to_bytes())
-            pipeline.pexpire(self._data, store.ttl_ms)
-            pipeline.set(store.key(version, "current"), record.to_bytes(), px=store.ttl_ms)
-            pipeline.delete(self._lease)
-            pipeline.execute()
+            record = redis_overlay.publish(
+                store,
+                record,
+                event_times or self._filter.opened,
+                self._filter.tombstones,
+                self._finish,
+            )
         self._open = False
         return record.generation(current=True)
+
+    def _finish(self, pipeline: Any, record: common.Record) -> None:
+        """Adds the commands that publish the record to a transaction."""
+        store, version = self._store, record.model_version
+        pipeline.sadd(f"{store.prefix}:versions", version)
+        pipeline.hset(store.key(version, "generations"), self.identifier, record.to_bytes())
+        pipeline.pexpire(self._data, store.ttl_ms)
+        pipeline.set(store.key(version, "current"), record.to_bytes(), px=store.ttl_ms)
+        pipeline.delete(self._lease)
 
     def abort(self) -> None:
         """See `GenerationWriter.abort`.

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-DIGEST_BYTES = 16
+from tfrec_limaml.store.erasure import DIGEST_BYTES
+
 # Compared byte by byte. NumPy ignores zero bytes at the end of such values, which changes nothing
 # where all are equally long.
 _TYPE = np.dtype(f"S{DIGEST_BYTES}")
@@ -21,11 +22,6 @@ def digest(record: bytes) -> bytes:
     return hashlib.sha256(record).digest()[
         :DIGEST_BYTES
     ]  # processors have instructions for this one
-
-
-def key_digest(key: str) -> bytes:
-    """16 bytes that stand for a task key."""
-    return hashlib.blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def as_array(joined: bytes | bytearray) -> Digests:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.generate_embeddings.digests import key_digest
+from tfrec_limaml.store.erasure import key_digest
 
 #: Tasks of either run at most that are compared one by one.
 SAMPLED_TASKS = 50_000

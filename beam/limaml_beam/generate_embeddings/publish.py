@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.report import read_report
-from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.errors import ErasedMeanwhileError, LimamlError
 from tfrec_limaml.store import EmbeddingStore, Generation
 
 #: Generations kept in the store besides those of the grace period.
@@ -31,18 +39,24 @@ def publish(folder: str, store: EmbeddingStore, column: str = "embedding") -> Ge
         LimamlError: The folder is no finished output, or a file does not hold what its report says.
     """
     report = read_report(folder)
-    version, identifier, dim = (
-        report["model_version"],
-        report["generation"],
-        report["embedding_dim"],
-    )
+    version, identifier = report["model_version"], report["generation"]
     current = store.current(version)
-    if current is not None and current.identifier == identifier and current.count == report["rows"]:
+    # Erasures may have made it smaller since.
+    if current is not None and current.identifier == identifier:
         return current
-    progress = tqdm(
-        total=report["rows"], desc="publish", unit=" embeddings", mininterval=1.0, disable=None
-    )
-    with progress, store.new_generation(version, dim, identifier) as writer:
+    try:
+        generation = _load(folder, report, store, column)
+    except ErasedMeanwhileError:
+        generation = _load(folder, report, store, column)
+    store.prune(version, KEEP_GENERATIONS, GRACE_SECONDS)
+    return generation
+
+
+def _load(folder: str, report: dict[str, Any], store: EmbeddingStore, column: str) -> Generation:
+    rows, dim = report["rows"], report["embedding_dim"]
+    progress = tqdm(total=rows, desc="publish", unit=" embeddings", mininterval=1.0, disable=None)
+    writer = store.new_generation(report["model_version"], dim, report["generation"])
+    with progress, writer:
         for batch in tables.read_batches(tables.embedding_files(folder), ["task_key", column]):
             matrix = tables.embedding_matrix(batch[column])
             if len(batch) and matrix.shape[1] != dim:
@@ -51,6 +65,23 @@ def publish(folder: str, store: EmbeddingStore, column: str = "embedding") -> Ge
                 )
             writer.put(batch["task_key"].to_pylist(), matrix)
             progress.update(len(batch))
-        generation = writer.publish(report["rows"])
-    store.prune(version, KEEP_GENERATIONS, GRACE_SECONDS)
-    return generation
+        return writer.publish(rows, functools.partial(event_times, folder))
+
+
+def event_times(folder: str, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Up to when an output knows some tasks: the milliseconds of each one's last interaction
+    ``[n]``; of a task without a row, those of the oldest row: what is older has left the window.
+    """
+    wanted = pa.array(keys, pa.string())
+    found: dict[str, int] = {}
+    oldest = None
+    batches = tables.read_batches(tables.embedding_files(folder), ["task_key", "event_timestamp"])
+    for batch in batches:
+        if len(batch):
+            times = batch["event_timestamp"].cast(pa.int64())
+            first = pc.min(times).as_py()
+            oldest = first if oldest is None else min(oldest, first)
+            asked = pc.is_in(batch["task_key"], value_set=wanted)
+            rows = batch["task_key"].filter(asked), times.filter(asked)
+            found |= zip(*(column.to_pylist() for column in rows), strict=True)
+    return np.array([found.get(key, oldest or 0) for key in keys], np.int64)

@@ -17,10 +17,11 @@ from apache_beam.utils.shared import Shared
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.adapter import REFUSED, Outputs, read_log
 from limaml_beam.generate_embeddings.counts import counted
-from limaml_beam.generate_embeddings.digests import DigestSet, as_array, digest, key_digest
+from limaml_beam.generate_embeddings.digests import DigestSet, as_array, digest
 from tfrec_limaml import manifest as names
 from tfrec_limaml.manifest import VARIANCE, Manifest
 from tfrec_limaml.schema.task_keys import fits, key_text
+from tfrec_limaml.store.erasure import key_digest
 
 KEYS = "keys"
 

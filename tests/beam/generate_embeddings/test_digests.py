@@ -12,8 +12,8 @@ from limaml_beam.generate_embeddings.digests import (
     DigestSet,
     as_array,
     digest,
-    key_digest,
 )
+from tfrec_limaml.store.erasure import key_digest
 
 # Few distinct bytes, zeros among them, so that digests share prefixes and end in zeros.
 values = st.lists(

@@ -1,0 +1,110 @@
+"""Erased task keys: how they are remembered, and which stored keys they mean.
+
+A store keeps a digest of each erased key, a *tombstone*, so that no later publication or upsert
+brings the key back. An erased key means itself and every key of a nested definition that begins
+with its parts: ``17`` means ``17|mail`` too, ``17|mail`` does not mean ``17``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tfrec_limaml.store import values
+from tfrec_limaml.store.base import Mask
+
+DIGEST_BYTES = 16
+#: Between the parts of a task key.
+_SEPARATOR = b"|"
+
+
+def key_digest(key: str | bytes) -> bytes:
+    """16 bytes that stand for a task key."""
+    content = key.encode() if isinstance(key, str) else key
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+
+
+def digests_of(key: bytes) -> list[bytes]:
+    """Digests of every erased key that would mean this one: itself, and what it begins with."""
+    parts = key.split(_SEPARATOR)
+    return [key_digest(_SEPARATOR.join(parts[:stop])) for stop in range(1, len(parts) + 1)]
+
+
+class Tombstones:
+    """The erased keys of a store, as they were when they were read.
+
+    Args:
+        digests: `key_digest` of each.
+    """
+
+    def __init__(self, digests: Iterable[bytes] = ()) -> None:
+        self._digests = frozenset(digests)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def mean(self, keys: Sequence[bytes]) -> Mask:
+        """Which keys ``[n]`` are erased."""
+        if not self._digests:
+            return np.zeros(len(keys), np.bool_)
+        found = (not self._digests.isdisjoint(digests_of(key)) for key in keys)
+        return np.fromiter(found, np.bool_, len(keys))
+
+    def hide(self, keys: Sequence[bytes], stored: Sequence[bytes | None]) -> list[bytes | None]:
+        """Stored values ``[n]`` with None in place of those of erased keys."""
+        gone = self.mean(keys)
+        return [None if each else value for each, value in zip(gone, stored, strict=True)]
+
+
+class ErasedFilter:
+    """Keeps erased keys out of a generation that is written.
+
+    Args:
+        tombstones: Those of the store when the writer was opened.
+    """
+
+    def __init__(self, tombstones: Tombstones) -> None:
+        self.tombstones = tombstones
+        self._left_out: set[bytes] = set()
+        self._opened = round(time.time() * 1000)
+
+    @property
+    def left_out(self) -> int:
+        """Distinct keys that were left out."""
+        return len(self._left_out)
+
+    def kept(self, keys: Sequence[bytes], stored: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Values by key, those of erased keys left out; of one key the last."""
+        rows = dict(zip(keys, stored, strict=True))
+        if len(self.tombstones):
+            names = list(rows)
+            for place in np.flatnonzero(self.tombstones.mean(names)):
+                del rows[names[place]]
+                self._left_out.add(names[place])
+        return rows
+
+    def opened(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The moment the writer was opened, for each key ``[n]``: `EventTimes` where none are
+        given.
+        """
+        return np.full(len(keys), self._opened)
+
+
+def to_erase(keys: Sequence[str]) -> list[bytes]:
+    """Keys to erase, encoded and distinct; raises `StoreError` on one that no store can hold."""
+    return list(dict.fromkeys(values.encode_keys(keys)))
+
+
+def is_meant(stored: bytes, erased: Collection[bytes]) -> bool:
+    """Whether a stored key is one of some erased keys, or begins with the parts of one."""
+    parts = stored.split(_SEPARATOR)
+    return any(_SEPARATOR.join(parts[:stop]) in erased for stop in range(1, len(parts) + 1))
+
+
+def nested_prefix(key: bytes) -> bytes:
+    """What the keys of nested definitions of a task begin with."""
+    return key + _SEPARATOR

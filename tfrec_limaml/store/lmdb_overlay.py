@@ -1,0 +1,184 @@
+"""Overlays of the LMDB backend: one environment per generation that was upserted into.
+
+``<folder>/overlays/<version>/<identifier>~<token>/`` maps task keys to the entries of
+`tfrec_limaml.store.overlay`. The generation's record names the token; a folder that no record names
+is not read, and goes with the next `remove_dead`. All that writes overlays, moves pointers or
+rewrites generations holds one lock, ``<folder>/writers.lock``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy.typing as npt
+
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.store import common, overlay
+from tfrec_limaml.store.base import EventTimes, Upserted
+from tfrec_limaml.store.erasure import Tombstones
+from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
+from tfrec_limaml.store.lmdb_environment import Environments
+from tfrec_limaml.store.lmdb_overlay_reader import OverlayReader, entries_in, write
+
+_BATCH = 10_000
+_READERS = 8
+
+
+def new_token() -> str:
+    """A name that no folder had before: readers keep handles by path."""
+    return secrets.token_hex(6)
+
+
+class LmdbOverlays:
+    """The overlays of one store folder.
+
+    Args:
+        folder: The store's.
+        catalog: Its catalog.
+        environments: Open them.
+    """
+
+    def __init__(self, folder: Path, catalog: LmdbCatalog, environments: Environments) -> None:
+        self._folder, self._catalog, self._environments = folder, catalog, environments
+        self._readers: dict[tuple[int, str], OverlayReader] = {}
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Holds the lock of the store's writers; waits for it."""
+        try:
+            with holding(self._folder / "writers.lock"):
+                yield
+        except (OSError, lmdb.Error) as error:
+            raise StoreError(f"cannot write the store folder {self._folder}: {error}") from error
+
+    def read(self, record: common.Record, keys: Sequence[bytes]) -> overlay.Entries:
+        """The entries of those of some keys that the overlay has.
+
+        Raises:
+            OSError, lmdb.Error: The overlay is gone.
+        """
+        name = os.getpid(), record.overlay
+        reader = self._readers.get(name)
+        if reader is None:
+            environment = self._environments.overlay(self.path(record), create=False)
+            # One for each model version is enough; another one is made when it is asked for.
+            self._readers = dict(list(self._readers.items())[-_READERS:])
+            reader = self._readers[name] = OverlayReader(self.path(record), environment)
+        return reader.read(keys)
+
+    def entries(self, record: common.Record) -> overlay.Entries:
+        """All entries."""
+        if not record.overlay:
+            return {}
+        return entries_in(self._environments.overlay(self.path(record), create=False))
+
+    def upsert(
+        self,
+        model_version: int,
+        generation: str,
+        keys: Sequence[str],
+        vectors: npt.ArrayLike,
+        event_times: Sequence[int],
+    ) -> Upserted:
+        """See `EmbeddingStore.upsert`."""
+        with self.writing():
+            record = common.check_upsert(
+                self._catalog.current(model_version), generation, model_version
+            )
+            tombstones = self._catalog.tombstones()
+            entries, counts = overlay.entries_of(keys, vectors, event_times, record, tombstones)
+            if not record.overlay:
+                self._create(record, entries)
+                return counts
+            environment = self._environments.overlay(self.path(record), create=False)
+            with environment.begin() as transaction:
+                held = dict(zip(entries, map(transaction.get, entries), strict=True))
+            entries, counts = overlay.newer_ones(entries, list(held.values()), counts, record)
+            write(self.path(record), environment, entries, (k for k in entries if held[k] is None))
+        return counts
+
+    def take_over(
+        self, record: common.Record, event_times: EventTimes, tombstones: Tombstones
+    ) -> common.Record:
+        """`record`, which is about to be published, with an overlay of what is newer than its data
+        in that of the current generation; the caller holds the lock.
+        """
+        before = self._catalog.current(record.model_version)
+        if before is None or not before.overlay:
+            return record
+        held = self.entries(before)
+        entries = overlay.taken_over(held, before, record, event_times, tombstones)
+        return self.with_entries(record, entries)
+
+    def with_entries(self, record: common.Record, entries: overlay.Entries) -> common.Record:
+        """`record` with an overlay that is made of these entries; without one where there are
+        none.
+        """
+        if not entries:
+            return record.without_overlay()
+        record = dataclasses.replace(record, overlay=new_token())
+        environment = self._environments.overlay(self.path(record), create=True)
+        write(self.path(record), environment, entries, entries)
+        return record
+
+    def _create(self, record: common.Record, entries: overlay.Entries) -> None:
+        """A first overlay: readers see it once the record names it."""
+        if entries:
+            self._catalog.replace(self.with_entries(record, entries))
+
+    def remove_dead(self, model_version: int) -> None:
+        """Removes the overlays that no record names; the caller holds the lock."""
+        live = {self.path(r) for r in self._catalog.records(model_version) if r.overlay}
+        for path in (self._folder / "overlays" / str(model_version)).glob("*"):
+            if path not in live:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def path(self, record: common.Record) -> Path:
+        """Folder of a record's overlay."""
+        name = f"{record.identifier}~{record.overlay}"
+        return self._folder / "overlays" / str(record.model_version) / name
+
+
+@contextlib.contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock of this machine; waits for it. The system frees it with the
+    process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def without(entries: overlay.Entries, is_erased: Callable[[bytes], bool]) -> overlay.Entries:
+    """The entries whose keys are not erased."""
+    return {key: entry for key, entry in entries.items() if not is_erased(key)}
+
+
+def copy_without(source: Any, target: Any, is_erased: Callable[[bytes], bool]) -> int:
+    """Copies a generation's environment, in order, without the keys that are erased; returns how
+    many were left out.
+    """
+    removed = 0
+    batch: list[tuple[bytes, bytes]] = []
+    with source.begin() as reading, target.begin(write=True) as writing:
+        cursor = writing.cursor()
+        for key, value in reading.cursor():
+            if is_erased(key):
+                removed += 1
+                continue
+            batch.append((key, value))
+            if len(batch) == _BATCH:
+                cursor.putmulti(batch, append=True)
+                batch = []
+        cursor.putmulti(batch, append=True)
+    return removed

@@ -1,0 +1,88 @@
+"""Look-ups in an overlay of the LMDB backend.
+
+The environment holds task keys, and behind them the log: ``0xfe`` and eight bytes of position, with
+the key that was new there. A file of eight bytes beside it says how many there are, so that a
+reader sees in memory whether it knows them all.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.store.overlay import Entries
+
+_COUNT_FILE = "count"
+_COUNT = struct.Struct("<Q")
+#: Not UTF-8, so that no task key begins with it.
+_LOG = b"\xfe"
+_POSITION = struct.Struct(">Q")
+
+
+class OverlayReader:
+    """The keys of one overlay, and the way to their entries.
+
+    Args:
+        path: Its folder.
+        environment: Its environment.
+    """
+
+    def __init__(self, path: Path, environment: Any) -> None:
+        self._environment = environment
+        with open(path / _COUNT_FILE, "rb") as file:
+            self._count = mmap.mmap(file.fileno(), _COUNT.size, access=mmap.ACCESS_READ)
+        self._keys: set[bytes] = set()
+        self._lock = threading.Lock()
+
+    def read(self, asked: Sequence[bytes]) -> Entries:
+        """The entries of those of some keys that are in the overlay."""
+        if _COUNT.unpack_from(self._count)[0] != len(self._keys):
+            self._follow()
+        there = self._keys.intersection(asked)
+        if not there:
+            return {}
+        with self._environment.begin() as transaction:
+            return {key: transaction.get(key) for key in there}
+
+    def _follow(self) -> None:
+        with self._lock, self._environment.begin() as transaction:
+            cursor = transaction.cursor()
+            more = cursor.set_range(_log_name(len(self._keys)))
+            new = []
+            while more:
+                new.append(cursor.value())
+                more = cursor.next()
+            self._keys.update(new)
+
+
+def write(path: Path, environment: Any, entries: Entries, new: Iterable[bytes]) -> None:
+    """Puts entries into an overlay, and those of their keys that are new to it into the log."""
+    with environment.begin(write=True) as transaction:
+        cursor = transaction.cursor()
+        count = _POSITION.unpack(cursor.key()[1:])[0] + 1 if _at_log(cursor) else 0
+        cursor.putmulti(sorted(entries.items()))
+        for key in new:
+            cursor.put(_log_name(count), key)
+            count += 1
+    # Last: a reader that sees the number finds what it counts.
+    with open(path / _COUNT_FILE, "r+b" if (path / _COUNT_FILE).exists() else "w+b") as file:
+        file.write(_COUNT.pack(count))
+
+
+def entries_in(environment: Any) -> Entries:
+    """All entries of an overlay."""
+    with environment.begin() as transaction:
+        return {key: entry for key, entry in transaction.cursor() if not key.startswith(_LOG)}
+
+
+def _at_log(cursor: Any) -> bool:
+    """Moves to the last key; whether that is one of the log."""
+    return bool(cursor.last()) and cursor.key().startswith(_LOG)
+
+
+def _log_name(position: int) -> bytes:
+    return _LOG + _POSITION.pack(position)

@@ -1,0 +1,146 @@
+"""What both backends' overlays share: the stored entry, which of two is newer, and what a new
+generation takes over.
+
+Readers keep the keys of an overlay in memory and follow a log of new ones: asking a second time for
+every key that is not there would cost up to half of a look-up.
+
+An entry is the value as a generation stores it (vector and checksum, see `values`), the event time
+in milliseconds (eight bytes) and four bytes of CRC-32 that cover key and time. Readers take the
+value from its front and check it as any other; the time is for writers.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.store import values
+from tfrec_limaml.store.base import EventTimes, Upserted
+from tfrec_limaml.store.common import Record
+from tfrec_limaml.store.erasure import Tombstones
+
+_TIME = struct.Struct("<q")
+_CHECKSUM = struct.Struct("<I")
+#: What an entry is longer by than a generation's value.
+_TAIL_BYTES = _TIME.size + _CHECKSUM.size
+_VALUE_CHECKSUM_BYTES = 4
+
+Entries = dict[bytes, bytes]
+
+
+def entries_of(
+    keys: Sequence[str],
+    embeddings: npt.ArrayLike,
+    event_times: Sequence[int],
+    record: Record,
+    tombstones: Tombstones,
+) -> tuple[Entries, Upserted]:
+    """The newest entry of each key of one call, erased keys left out.
+
+    Returns:
+        The entries, and the counts as if all of them were newer than what is stored.
+
+    Raises:
+        StoreError: Wrong shapes or values; see `values.encode_values`.
+    """
+    times = np.asarray(event_times)
+    if times.shape != (len(keys),) or (len(times) and times.dtype.kind not in "iu"):
+        raise StoreError(
+            f"event_times must be {len(keys)} whole numbers of milliseconds, one per key, received "
+            f"shape {list(times.shape)} of {times.dtype}"
+        )
+    encoded = values.encode_keys(keys)
+    stored = values.encode_values(keys, encoded, embeddings, record)
+    erased = tombstones.mean(encoded)
+    newest: dict[bytes, tuple[int, bytes]] = {}
+    for key, value, time, gone in zip(encoded, stored, times.tolist(), erased, strict=True):
+        if not gone and (key not in newest or newest[key][0] <= time):
+            newest[key] = time, value
+    entries = {key: value + _tail(key, time, record) for key, (time, value) in newest.items()}
+    count = int(erased.sum())
+    return entries, Upserted(
+        applied=len(entries), older=len(keys) - count - len(entries), erased=count
+    )
+
+
+def newer_ones(
+    entries: Entries, held: Sequence[bytes | None], counts: Upserted, record: Record
+) -> tuple[Entries, Upserted]:
+    """The entries that replace what is `held` under their keys; equal times do."""
+    kept = {
+        key: entry
+        for (key, entry), old in zip(entries.items(), held, strict=True)
+        if old is None or _is_newer(key, entry, old, record)
+    }
+    older = counts.older + len(entries) - len(kept)
+    return kept, Upserted(applied=len(kept), older=older, erased=counts.erased)
+
+
+def _is_newer(key: bytes, entry: bytes, old: bytes, record: Record) -> bool:
+    before, now = event_time(key, old, record), event_time(key, entry, record)
+    return before is None or now is None or now >= before
+
+
+def value_of(entry: bytes, record: Record) -> bytes:
+    """The front of an entry, which a generation's readers decode."""
+    return entry[: record.vector_bytes + _VALUE_CHECKSUM_BYTES]
+
+
+def merged(
+    keys: Sequence[bytes],
+    newer: Mapping[bytes, bytes],
+    value_under: Callable[[bytes], bytes | None],
+    record: Record,
+) -> list[bytes | None]:
+    """The values of keys: those of an overlay's entries, where there are any, else a
+    generation's.
+    """
+    width = record.vector_bytes + _VALUE_CHECKSUM_BYTES
+    return [newer[key][:width] if key in newer else value_under(key) for key in keys]
+
+
+def event_time(key: bytes, entry: bytes, record: Record) -> int | None:
+    """Milliseconds of an entry's event; None where it is damaged."""
+    if len(entry) != record.vector_bytes + _VALUE_CHECKSUM_BYTES + _TAIL_BYTES:
+        return None
+    time = _TIME.unpack_from(entry, len(entry) - _TAIL_BYTES)[0]
+    return int(time) if entry.endswith(_tail(key, time, record)) else None
+
+
+def _tail(key: bytes, time: int, record: Record) -> bytes:
+    packed = _TIME.pack(time)
+    return packed + _CHECKSUM.pack(zlib.crc32(packed, zlib.crc32(key, record.seed)))
+
+
+def taken_over(
+    held: Mapping[bytes, bytes],
+    before: Record,
+    record: Record,
+    event_times: EventTimes,
+    tombstones: Tombstones,
+) -> Entries:
+    """Entries of the overlay of `before` that are newer than the data of `record`, written for
+    it. Damaged ones stay behind, and so do all of them where the widths differ.
+    """
+    times = {key: event_time(key, entry, before) for key, entry in held.items()}
+    keys = [key for key, time in times.items() if time is not None]
+    if not keys or before.embedding_dim != record.embedding_dim:
+        return {}
+    names = [key.decode() for key in keys]
+    own = np.array([times[key] for key in keys], np.int64)
+    matrix, intact = values.decode_values(
+        keys, [value_of(held[key], before) for key in keys], before
+    )
+    with np.errstate(over="ignore"):
+        intact &= np.isfinite(matrix.astype(record.stored_dtype)).all(axis=1)
+    kept = intact & (own > np.asarray(event_times(names))) & ~tombstones.mean(keys)
+    rows = np.flatnonzero(kept)
+    entries, _ = entries_of(
+        [names[row] for row in rows], matrix[rows], own[rows].tolist(), record, Tombstones()
+    )
+    return entries

@@ -1,0 +1,145 @@
+"""Erasure in the Redis backend: tombstones, then every hash without the keys.
+
+Tombstones come first, and every generation's record tells readers to ask for them. Then the fields
+go from all hashes, those included that no record names. The set of unfinished tombstones says last
+that the keys are gone. A process that is killed leaves readers asking for tombstones; the next
+erasure of the same keys completes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfrec_limaml.store import common, values
+from tfrec_limaml.store.base import Place
+from tfrec_limaml.store.erasure import is_meant, key_digest, nested_prefix, to_erase
+from tfrec_limaml.store.redis_catalog import escape
+from tfrec_limaml.store.redis_overlay import watched, with_token, write
+
+if TYPE_CHECKING:
+    from tfrec_limaml.store.redis_store import RedisStore
+
+_FIELDS_PER_COMMAND = 512
+#: Up to so many erased keys, Redis looks for nested ones; beyond, all keys are looked at here.
+_MOST_PATTERNS = 4
+
+
+def erase(store: RedisStore, keys: Sequence[str]) -> list[Place]:
+    """See `EmbeddingStore.erase`."""
+    catalog, client = store.catalog, store.client
+    wanted = to_erase(keys)
+    if not wanted:
+        return []
+    digests = list(map(key_digest, wanted))
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.sadd(catalog.erased_key, *digests)
+        pipeline.sadd(catalog.erasing_key, *digests)
+        pipeline.execute()
+    for version in catalog.versions():
+        _set_erasing(store, version, True)
+    places = []
+    for place, key, fields in _holding(store, wanted):
+        if place.part == "overlay":
+            _write_anew(store, place, key, wanted)
+        for start in range(0, len(fields), _FIELDS_PER_COMMAND):
+            client.hdel(key, *fields[start : start + _FIELDS_PER_COMMAND])
+        places.append(place)
+    client.srem(catalog.erasing_key, *digests)
+    for version in catalog.versions():
+        _set_erasing(store, version, False)
+    return places
+
+
+def search(store: RedisStore, keys: Sequence[str]) -> list[Place]:
+    """See `EmbeddingStore.search`."""
+    return [place for place, _, _ in _holding(store, to_erase(keys))]
+
+
+def _holding(store: RedisStore, wanted: list[bytes]) -> Iterator[tuple[Place, str, list[bytes]]]:
+    """Every hash that holds any of some keys, its Redis key, and which fields they are."""
+    for version in store.catalog.versions():
+        for part in ("data", "overlay"):
+            for identifier, key in store.catalog.hashes(version, part):
+                fields = _fields(store.client, key, wanted)
+                if fields:
+                    place = Place(
+                        model_version=version, generation=identifier, part=part, keys=len(fields)
+                    )
+                    yield place, key, fields
+
+
+def _fields(client: Any, key: str, wanted: list[bytes]) -> list[bytes]:
+    erased = frozenset(wanted)
+    if len(wanted) > _MOST_PATTERNS:
+        scanned = client.hscan_iter(key, count=1000)
+        return sorted({field for field, _ in scanned if is_meant(field, erased)})
+    found = set()
+    for start in range(0, len(wanted), _FIELDS_PER_COMMAND):
+        part = wanted[start : start + _FIELDS_PER_COMMAND]
+        held = client.hmget(key, part)
+        found |= {each for each, value in zip(part, held, strict=True) if value is not None}
+    for each in wanted:
+        pattern = escape(nested_prefix(each).decode()) + "*"
+        found |= {field for field, _ in client.hscan_iter(key, match=pattern, count=1000)}
+    return sorted(found)
+
+
+def _write_anew(store: RedisStore, place: Place, key: str, wanted: list[bytes]) -> None:
+    """Puts an overlay without the keys in place of one, whose log names them too."""
+    catalog, erased, version = store.catalog, frozenset(wanted), place.model_version
+    generations, pointer = catalog.key(version, "generations"), catalog.key(version, "current")
+
+    def work(pipeline: Any) -> None:
+        pipeline.watch(pointer, generations, key)
+        held = {r.identifier: r for r in catalog.records(version) if r.overlay}
+        record = held.get(place.generation)
+        entries = {k: v for k, v in store.client.hgetall(key).items() if not is_meant(k, erased)}
+        left_ms = store.client.pttl(key)
+        current = catalog.current_name(version)
+        pipeline.multi()
+        if record is not None and catalog.overlay_key(record) == key:
+            named = with_token(record) if entries else record.without_overlay()
+            write(pipeline, catalog, named, entries, [record.header, *entries], left_ms)
+            pipeline.hset(generations, named.identifier, named.to_bytes())
+            if named.identifier == current:
+                pipeline.set(pointer, named.to_bytes(), keepttl=True)
+        pipeline.unlink(key)
+        pipeline.unlink(catalog.log_beside(key))
+        pipeline.execute()
+
+    watched(store.client, work)
+
+
+def _set_erasing(store: RedisStore, version: int, erasing: bool) -> None:
+    """Tells readers of a version's generations to ask for tombstones, or not to (unless another
+    erasure is unfinished); numbers of members are counted anew.
+    """
+    catalog, client = store.catalog, store.client
+
+    def work(pipeline: Any) -> None:
+        pointer = catalog.key(version, "current")
+        generations = catalog.key(version, "generations")
+        pipeline.watch(pointer, generations, catalog.erasing_key)
+        if not erasing and client.scard(catalog.erasing_key):
+            return
+        changed = [_recounted(store, each, erasing) for each in catalog.records(version)]
+        current = catalog.current_name(version)
+        pipeline.multi()
+        for record in changed:
+            pipeline.hset(generations, record.identifier, record.to_bytes())
+            if record.identifier == current:
+                pipeline.set(pointer, record.to_bytes(), keepttl=True)
+        pipeline.execute()
+
+    watched(client, work)
+
+
+def _recounted(store: RedisStore, record: common.Record, erasing: bool) -> common.Record:
+    data = store.catalog.data_key(record.model_version, record.identifier)
+    held = int(store.client.hlen(data))
+    if record.format >= 2:
+        held -= int(store.client.hexists(data, values.HEADER))
+    count = held if held > 0 and not erasing else record.count
+    return dataclasses.replace(record, erasing=erasing, count=count)

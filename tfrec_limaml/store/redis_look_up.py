@@ -1,0 +1,68 @@
+"""One look-up in the Redis backend: what is asked for, and what the answers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tfrec_limaml.store import common, overlay, values
+from tfrec_limaml.store.base import Found
+from tfrec_limaml.store.erasure import Tombstones, digests_of
+from tfrec_limaml.store.redis_catalog import RedisCatalog
+from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
+
+
+class LookUp:
+    """Asks for some fields of a generation, of its overlay, and for tombstones where these matter.
+
+    Args:
+        catalog: The store's.
+        record: The generation's.
+        fields: Encoded task keys, one at least.
+        reader: Of its overlay, or None.
+        pipeline: Gets the commands.
+    """
+
+    def __init__(
+        self,
+        catalog: RedisCatalog,
+        record: common.Record,
+        fields: Sequence[bytes],
+        reader: RedisOverlayReader | None,
+        pipeline: Any,
+    ) -> None:
+        self._record, self._fields = record, fields
+        data = catalog.data_key(record.model_version, record.identifier)
+        self._overlay = None if reader is None else reader.ask(pipeline, fields)
+        newer = set() if self._overlay is None else self._overlay.known
+        self._under = [field for field in fields if field not in newer] if newer else fields
+        if record.format >= 2:
+            pipeline.hmget(data, (*self._under, values.HEADER))
+        else:
+            pipeline.hmget(data, fields)
+            pipeline.exists(data)
+        self._marks: list[bytes] = []
+        if record.erasing:
+            self._marks = sorted({digest for field in fields for digest in digests_of(field)})
+            pipeline.smismember(catalog.erased_key, self._marks)
+
+    def answer(self, answers: list[Any]) -> Found | None:
+        """What the commands were answered; None where the data are gone: a generation whose hash
+        is gone is not one without members.
+        """
+        record, fields = self._record, self._fields
+        newer = {} if self._overlay is None else self._overlay.entries(answers)
+        if record.format >= 2:
+            *stored, header = answers.pop(0)
+            there = header == record.header
+        else:
+            stored, there = answers.pop(0), answers.pop(0)
+        if newer is None or not there:
+            return None
+        if newer:
+            under = dict(zip(self._under, stored, strict=True))
+            stored = overlay.merged(fields, newer, under.get, record)
+        if record.erasing:
+            gone = zip(self._marks, answers.pop(0), strict=True)
+            stored = Tombstones(mark for mark, erased in gone if erased).hide(fields, stored)
+        return values.decode_values(fields, stored, record)

@@ -1,0 +1,172 @@
+"""Overlays of the Redis backend: a second hash beside a generation's, and the list of its keys.
+
+Changes are optimistic: what they rest on (pointer, tombstones, overlay) is watched, and a change
+that came in between means reading again. So an upsert lands in the generation that is current at
+that moment, or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy.typing as npt
+import redis
+
+from tfrec_limaml.errors import ErasedMeanwhileError, StoreError
+from tfrec_limaml.store import common, overlay
+from tfrec_limaml.store.base import EventTimes, Upserted
+from tfrec_limaml.store.erasure import Tombstones
+from tfrec_limaml.store.redis_catalog import RedisCatalog, drop_overlay
+
+if TYPE_CHECKING:
+    from tfrec_limaml.store.redis_store import RedisStore
+
+_Result = TypeVar("_Result")
+_FIELDS_PER_COMMAND = 512
+_ATTEMPTS, _LONGEST_WAIT_SECONDS = 200, 0.05
+
+
+def watched(client: Any, work: Callable[[Any], _Result]) -> _Result:
+    """The result of `work`, which gets a pipeline, watches keys and executes; again while they
+    change in between.
+
+    Raises:
+        StoreError: They changed all the time.
+    """
+    for _ in range(_ATTEMPTS):
+        with client.pipeline(transaction=True) as pipeline:
+            try:
+                return work(pipeline)
+            except redis.WatchError:
+                time.sleep(random.uniform(0, _LONGEST_WAIT_SECONDS))
+    raise StoreError(f"other writers changed the store during {_ATTEMPTS} attempts; try again")
+
+
+def upsert(
+    store: RedisStore,
+    model_version: int,
+    generation: str,
+    keys: Sequence[str],
+    vectors: npt.ArrayLike,
+    event_times: Sequence[int],
+) -> Upserted:
+    """See `EmbeddingStore.upsert`."""
+    catalog = store.catalog
+
+    def work(pipeline: Any) -> Upserted:
+        pipeline.watch(catalog.key(model_version, "current"), catalog.erased_key)
+        record = common.check_upsert(catalog.current(model_version), generation, model_version)
+        tombstones = catalog.tombstones()
+        entries, counts = overlay.entries_of(keys, vectors, event_times, record, tombstones)
+        new = list(entries)
+        if record.overlay:
+            pipeline.watch(catalog.overlay_key(record))
+            held = _held(store.client, catalog.overlay_key(record), list(entries))
+            new = [key for key, old in zip(entries, held, strict=True) if old is None]
+            entries, counts = overlay.newer_ones(entries, held, counts, record)
+        if not entries:
+            return counts
+        # Milliseconds to live; negative where the data do not expire.
+        left_ms = store.client.pttl(catalog.data_key(model_version, generation))
+        pipeline.multi()
+        named = record if record.overlay else with_token(record)
+        log = new if record.overlay else [record.header, *new]
+        write(pipeline, catalog, named, entries, log, left_ms)
+        if not record.overlay:
+            place = catalog.key(model_version, "generations")
+            pipeline.hset(place, generation, named.to_bytes())
+            pipeline.set(catalog.key(model_version, "current"), named.to_bytes(), keepttl=True)
+        pipeline.execute()
+        return counts
+
+    return watched(store.client, work)
+
+
+def publish(
+    store: RedisStore,
+    record: common.Record,
+    event_times: EventTimes,
+    tombstones: Tombstones,
+    finish: Callable[[Any, common.Record], None],
+) -> common.Record:
+    """Takes over what is newer than a generation's data and moves the pointer, together.
+
+    Args:
+        store: The store.
+        record: Of the new generation, whose data are complete.
+        event_times: What it knows.
+        tombstones: Those that it was written with.
+        finish: Adds the commands that publish a record to a transaction.
+
+    Raises:
+        ErasedMeanwhileError: There are other tombstones now.
+    """
+    catalog = store.catalog
+
+    def work(pipeline: Any) -> common.Record:
+        place = catalog.key(record.model_version, "current")
+        pipeline.watch(place, catalog.erased_key)
+        check_tombstones(store, record, tombstones)
+        before = catalog.current(record.model_version)
+        named, entries = record, {}
+        if before is not None and before.overlay:
+            pipeline.watch(catalog.overlay_key(before))
+            held = store.client.hgetall(catalog.overlay_key(before))
+            entries = overlay.taken_over(held, before, record, event_times, tombstones)
+            named = with_token(record) if entries else record
+        pipeline.multi()
+        if entries:
+            write(pipeline, catalog, named, entries, [record.header, *entries], store.ttl_ms)
+        if before is not None and before.overlay:
+            generations = catalog.key(record.model_version, "generations")
+            pipeline.hset(generations, before.identifier, before.without_overlay().to_bytes())
+            drop_overlay(catalog, pipeline, before, None)
+        finish(pipeline, named)
+        pipeline.execute()
+        return named
+
+    return watched(store.client, work)
+
+
+def check_tombstones(store: RedisStore, record: common.Record, tombstones: Tombstones) -> None:
+    """Raises `ErasedMeanwhileError` where there are other tombstones now."""
+    if store.client.scard(store.catalog.erased_key) != len(tombstones):
+        raise ErasedMeanwhileError(common.ERASED_MEANWHILE.format(record.identifier))
+
+
+def with_token(record: common.Record) -> common.Record:
+    """`record` with the name of an overlay that was not there before."""
+    return dataclasses.replace(record, overlay=secrets.token_hex(6))
+
+
+def _held(client: Any, key: str, fields: list[bytes]) -> list[bytes | None]:
+    found: list[bytes | None] = []
+    for start in range(0, len(fields), _FIELDS_PER_COMMAND):
+        found += client.hmget(key, fields[start : start + _FIELDS_PER_COMMAND])
+    return found
+
+
+def write(
+    pipeline: Any,
+    catalog: RedisCatalog,
+    record: common.Record,
+    entries: overlay.Entries,
+    log: list[bytes],
+    left_ms: int,
+) -> None:
+    """Adds the commands that put entries into an overlay, which lives as long as the data, and
+    items to its log.
+    """
+    key, rows = catalog.overlay_key(record), list(entries.items())
+    for start in range(0, len(rows), _FIELDS_PER_COMMAND):
+        pipeline.hset(key, mapping=dict(rows[start : start + _FIELDS_PER_COMMAND]))
+    for start in range(0, len(log), _FIELDS_PER_COMMAND):
+        pipeline.rpush(catalog.log_key(record), *log[start : start + _FIELDS_PER_COMMAND])
+    if left_ms > 0:
+        pipeline.pexpire(key, left_ms)
+        pipeline.pexpire(catalog.log_key(record), left_ms)

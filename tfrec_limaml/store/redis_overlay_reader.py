@@ -1,0 +1,88 @@
+"""Look-ups in an overlay of the Redis backend.
+
+The client knows the overlay's keys and asks for the entries of those alone, and for what came to
+the list of keys since, in the round trip of the look-up. Where a key that was asked for has come
+since, a second round trip fetches it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from tfrec_limaml.store import common
+from tfrec_limaml.store.overlay import Entries
+from tfrec_limaml.store.redis_catalog import RedisCatalog
+
+
+class RedisOverlayReader:
+    """What a client knows of one overlay.
+
+    Args:
+        catalog: The store's.
+        record: The generation's, which names the overlay.
+    """
+
+    def __init__(self, catalog: RedisCatalog, record: common.Record) -> None:
+        self._hash, self._log = catalog.overlay_key(record), catalog.log_key(record)
+        self._client, self._header = catalog.client, record.header
+        self._keys: set[bytes] = set()
+        self._seen = 0  # items of the list
+        self._lock = threading.Lock()
+
+    def ask(self, pipeline: Any, fields: Sequence[bytes]) -> Asked:
+        """Adds the commands of one look-up."""
+        # From the last item that is known: an empty answer means that the list is gone. Read before
+        # the keys, which other threads add to.
+        start = max(self._seen - 1, 0)
+        known = self._keys.intersection(fields)
+        pipeline.lrange(self._log, start, -1)
+        if known:
+            pipeline.hmget(self._hash, list(known))
+        return Asked(self, fields, known, start)
+
+    def follow(self, start: int, items: Sequence[bytes]) -> set[bytes]:
+        """Takes note of the list's items from `start` on; returns those that may be new."""
+        with self._lock:
+            if start == 0 and items and items[0] != self._header:
+                return set()
+            if start + len(items) > self._seen:
+                new = set(items[max(self._seen - start, 0) :]) - {self._header}
+                self._keys |= new
+                self._seen = start + len(items)
+        return set(items)
+
+    def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Entries, by a round trip of their own."""
+        found: list[bytes | None] = self._client.hmget(self._hash, keys)
+        return found
+
+
+class Asked:
+    """One look-up under way.
+
+    Attributes:
+        known: Those of the fields that are known to be in the overlay.
+    """
+
+    def __init__(
+        self, reader: RedisOverlayReader, fields: Sequence[bytes], known: set[bytes], start: int
+    ) -> None:
+        self.known = known
+        self._reader, self._fields, self._start = reader, fields, start
+
+    def entries(self, answers: list[Any]) -> Entries | None:
+        """The entries of the fields that the overlay has, from the front of the answers; None where
+        the overlay is gone.
+        """
+        items = answers.pop(0)
+        held = dict(zip(self.known, answers.pop(0) if self.known else (), strict=True))
+        if not items or None in held.values():
+            return None
+        late = self._reader.follow(self._start, items)
+        missed = [field for field in self._fields if field in late and field not in held]
+        if missed:
+            found = zip(missed, self._reader.fetch(missed), strict=True)
+            held |= {field: entry for field, entry in found if entry is not None}
+        return held

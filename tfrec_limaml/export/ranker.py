@@ -32,8 +32,7 @@ def ranker_module(model: LiMAML) -> Exported:
         return {names.PROBABILITY: model.predictions(outputs), names.LOGIT: outputs}
 
     def rank(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        rows = tf.reduce_max([tf.shape(value)[0] for value in inputs.values()])
-        return score({name: _repeat(name, value, rows) for name, value in inputs.items()})
+        return score(_repeated(inputs))
 
     def parsed(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return score(_parse_examples(inputs[names.EXAMPLES], schema, embedding_inputs, dim))
@@ -79,15 +78,32 @@ def _parse_examples(
     return columns
 
 
-def _repeat(name: str, value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    length = tf.shape(value)[0]
-    allowed = tf.logical_or(tf.equal(length, rows), tf.equal(length, 1))
+def _repeated(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Inputs of one row with that row as often as the longest input has rows."""
+    given = list(inputs)
+    lengths = tf.stack(
+        [tf.size(v) if v.shape.rank == 1 else tf.shape(v)[0] for v in inputs.values()]
+    )
+    rows = tf.reduce_max(lengths)
+    allowed = tf.logical_or(tf.equal(lengths, rows), tf.equal(lengths, 1))
     check = tf.debugging.Assert(
-        allowed,
-        [f"input {name} must have 1 row or as many as the longest input; rows:", length, rows],
+        tf.reduce_all(allowed),
+        [
+            "inputs must have 1 row or as many as the longest input; these have not:",
+            tf.boolean_mask(given, tf.logical_not(allowed)),
+            "rows of the longest input:",
+            rows,
+        ],
+        summarize=len(given),
     )
     with tf.control_dependencies([check]):  # or another operation that fails may be first
-        return tf.broadcast_to(value, tf.concat([[rows], tf.shape(value)[1:]], 0))
+        column = tf.stack([rows])
+    return {
+        name: tf.broadcast_to(value, tf.concat([column, value.shape[1:]], 0))
+        if value.shape.rank > 1
+        else tf.broadcast_to(value, column)
+        for name, value in inputs.items()
+    }
 
 
 def _example_feature(feature: Feature) -> tf.io.FixedLenFeature:

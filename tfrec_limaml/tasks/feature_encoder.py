@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.features import META, OTHER, subtask_feature
 from tfrec_limaml.schema.schema import Feature, Schema
-from tfrec_limaml.tasks.quantiles import encode_quantiles, encoded_width
+from tfrec_limaml.tasks.numbers import Number, encode_numbers, number_places
+from tfrec_limaml.tasks.quantiles import encoded_width
 from tfrec_limaml.tasks.statistics import Statistics
 
 DTYPES = {"string": tf.string, "int64": tf.int64, "float32": tf.float32}
@@ -74,17 +76,27 @@ class FeatureEncoder(keras.layers.Layer):
                 f"the input lacks the columns {missing} of schema {self.schema.name!r}; received "
                 f"{sorted(columns)}"
             )
-        dense: dict[str, list[tf.Tensor]] = {META: [], OTHER: []}
+        dense = [encode_numbers(self._numbers, columns)] if self._numbers else []
+        places = dict(number_places(self._numbers))
         encoded: dict[str, tf.Tensor] = {}
         for feature in self.schema.all_features:
+            if not feature.categorical:
+                continue
             value = self._encode(feature, columns[feature.name])
             if feature.embedding_width is None:
-                dense[feature.role].append(value)
+                first = sum(int(part.shape[-1]) for part in dense)
+                places[feature.name] = list(range(first, first + self.size(feature)))
+                dense.append(value)
             else:
                 encoded[feature.name] = value
-        rows = tf.shape(columns[self.schema.all_features[0].name])[0]
-        for role, parts in dense.items():
-            encoded[role] = tf.concat(parts, -1) if parts else tf.zeros((rows, 0))
+        for role in (META, OTHER):
+            order = [
+                place
+                for feature in self.schema.all_features
+                if feature.role == role
+                for place in places.get(feature.name, ())
+            ]
+            encoded[role] = self._arranged(dense, order, columns)
         for name in self.nested:
             encoded[subtask_feature(name)] = tf.strings.to_hash_bucket_fast(
                 self.further_key(name, columns), 2**62
@@ -165,9 +177,28 @@ class FeatureEncoder(keras.layers.Layer):
         }
         return {**super().get_config(), **own}
 
+    @property
+    def _numbers(self) -> list[Number]:
+        """The features that are not categorical, each with its statistics."""
+        return [
+            Number(f, {} if f.encoding == "numeric" and f.normalise == "none" else self._entry(f))
+            for f in self.schema.all_features
+            if not f.categorical
+        ]
+
+    def _arranged(
+        self, dense: Sequence[tf.Tensor], order: Sequence[int], columns: Mapping[str, tf.Tensor]
+    ) -> tf.Tensor:
+        """These columns of the dense parts, in this order."""
+        if not order:
+            rows = tf.shape(columns[self.schema.all_features[0].name])[0]
+            return tf.zeros((rows, 0))
+        joined = tf.concat(dense, -1) if len(dense) > 1 else dense[0]
+        if list(order) == list(range(int(joined.shape[-1]))):
+            return joined
+        return tf.gather(joined, np.asarray(order, np.int32), axis=1)
+
     def _encode(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
-        if not feature.categorical:
-            return self._encode_number(feature, value)
         lookup = self.lookups[feature.name]
         if feature.separator is None:
             ids = tf.cast(lookup(value), tf.int32)
@@ -179,18 +210,6 @@ class FeatureEncoder(keras.layers.Layer):
         return tf.minimum(
             tf.math.unsorted_segment_sum(hot, tokens.value_rowids(), tf.shape(value)[0]), 1.0
         )
-
-    def _encode_number(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
-        value = tf.reshape(tf.cast(value, tf.float32), [-1, feature.width])
-        if feature.normalise == "log":
-            value = tf.sign(value) * tf.math.log1p(tf.abs(value))
-        if feature.encoding == "quantiles":
-            return encode_quantiles(value, self._entry(feature))
-        if feature.normalise == "none":
-            return value
-        entry = self._entry(feature)
-        deviation = tf.maximum(tf.sqrt(tf.constant(entry["variance"], tf.float32)), 1e-6)
-        return (value - tf.constant(entry["mean"], tf.float32)) / deviation
 
     def _lookup(self, feature: Feature, name: str) -> keras.layers.Layer:
         if feature.encoding == "hash":

@@ -37,6 +37,27 @@ def layers_within(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(internal(keras, layer, "_flatten_layers")())
 
 
+class FitsUnderStrategies(keras.Model):
+    """What Keras' own loops lack for models of task batches under a `tf.distribute.Strategy`."""
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Builds the optimizer; Keras would make a forward pass over a batch of rows."""
+        if self.optimizer is not None and not self.optimizer.built and self.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+    def _make_function(self, step_function: Callable[[Any], Any]) -> Any:
+        """Over several workers Keras takes means along an axis that scalars do not have."""
+
+        def step(data: Any) -> dict[str, tf.Tensor]:
+            logs: dict[str, tf.Tensor] = step_function(data)
+            return {name: tf.reshape(value, [1]) for name, value in logs.items()}
+
+        several = isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        make = internal(keras, super(), "_make_function")
+        return make(step if several else step_function)
+
+
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
     """The metric ``loss`` of a compiled model."""
     return internal(keras, model, "_loss_tracker")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write TensorBoard scalars, the graph and meta embeddings there",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace an existing model of this algorithm"
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint of an interrupted training, where there is one",
+    )
+    parser.add_argument(
+        "--checkpoint-steps",
+        type=int,
+        metavar="N",
+        help="write a checkpoint about every N batches too, not only after each epoch",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an existing model, or an interrupted training, of this algorithm",
     )
 
 
@@ -179,9 +193,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.training.train import train
 
     without_remapping()
+    checkpoints = _checkpoints(args)
     callbacks = [_progress(args.algorithm, options.epochs), *_tensorboard(args)]
     trained = train(
-        args.tasks, options, task=args.task, nested=args.nested_task, callbacks=callbacks
+        args.tasks,
+        options,
+        task=args.task,
+        nested=args.nested_task,
+        callbacks=callbacks,
+        checkpoints=checkpoints,
     )
     result = trained.result | {"model": str(path)}
     args.output.mkdir(parents=True, exist_ok=True)
@@ -189,7 +209,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         trained.model.save(temporary)
     curve = args.output / f"{args.algorithm}.training.json"
     staging.write_text(curve, json.dumps(result, indent=1) + "\n")
+    shutil.rmtree(checkpoints.folder, ignore_errors=True)
     return result
+
+
+def _checkpoints(args: argparse.Namespace) -> Any:
+    """Where checkpoints go; those of a training that is not to go on are removed."""
+    from tfrec_limaml.training.checkpoints import CheckpointOptions, is_unfinished
+
+    folder = args.output / f"{args.algorithm}.checkpoints"
+    if is_unfinished(folder) and not args.resume:
+        if not args.overwrite:
+            raise LimamlError(
+                f"{folder} holds an interrupted training; pass --resume to go on with it, or "
+                "--overwrite to train from the start"
+            )
+        shutil.rmtree(folder)
+    return CheckpointOptions(folder, args.checkpoint_steps, args.resume)
 
 
 def _render(result: dict[str, Any]) -> str:

@@ -11,10 +11,10 @@ import keras
 import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.keras_internals import build_compiled
+from tfrec_limaml.keras_internals import FitsUnderStrategies, build_compiled
 
 
-class TaskLoops(keras.Model):
+class TaskLoops(FitsUnderStrategies):
     """Builds the model from a dataset's `element_spec` before Keras' own loops run over it."""
 
     _task_spec: Any = None

@@ -127,8 +127,8 @@ def _by_epoch(
     batches: Sequence[int] | None,
 ) -> tf.data.Dataset:
     """The batches of the epoch's group of files."""
-    by_file = min(map(len, groups)) >= share.count
-    chosen = [files[share.index :: share.count] if by_file else files for files in groups]
+    by_file = min(map(len, groups)) >= share.workers
+    chosen = [files[share.worker :: share.workers] if by_file else files for files in groups]
     files, packed = tf.ragged.constant(chosen), compression(groups[0])
 
     def of_epoch(_: tf.Tensor) -> tf.data.Dataset:
@@ -136,7 +136,7 @@ def _by_epoch(
         group = tf.math.floormod(number, len(groups))
         records = tf.data.TFRecordDataset(files[group], packed)
         if not by_file:
-            records = records.shard(share.count, share.index)
+            records = records.shard(share.workers, share.worker)
         dataset = reader.batches(records, number)
         if batches is None:
             return dataset

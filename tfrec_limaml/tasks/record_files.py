@@ -15,17 +15,16 @@ from tfrec_limaml.tasks import record_format
 class Share(NamedTuple):
     """The part of the records that one of several workers reads.
 
-    Each record belongs to one worker. Where there are at least as many files as workers, worker
-    `index` reads every `count`-th file; otherwise it reads all files and keeps every `count`-th
-    record.
+    Each record belongs to one worker. Where there are at least as many files as workers, a worker
+    reads every `workers`-th file; otherwise it reads all files and keeps every `workers`-th record.
 
     Attributes:
-        index: Number of the worker, from 0.
-        count: Number of workers.
+        worker: Number of the worker, from 0.
+        workers: How many there are.
     """
 
-    index: int = 0
-    count: int = 1
+    worker: int = 0
+    workers: int = 1
 
 
 #: The share of a single worker.
@@ -45,12 +44,14 @@ def record_files(pattern: str | Sequence[str]) -> list[str]:
 
 def read_records(files: Sequence[str], share: Share = EVERYTHING) -> tf.data.Dataset:
     """Serialized records of the files, in their order: all, or those of a worker."""
-    if share.count == 1:
+    if share.workers == 1:
         return tf.data.TFRecordDataset(list(files), compression(files))
-    if len(files) >= share.count:
-        files = files[share.index :: share.count]
+    if len(files) >= share.workers:
+        files = files[share.worker :: share.workers]
         return tf.data.TFRecordDataset(list(files), compression(files))
-    return tf.data.TFRecordDataset(list(files), compression(files)).shard(share.count, share.index)
+    return tf.data.TFRecordDataset(list(files), compression(files)).shard(
+        share.workers, share.worker
+    )
 
 
 def compression(files: Sequence[str]) -> str:

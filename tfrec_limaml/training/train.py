@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from tfrec_limaml.evaluation import adaptation_losses
 from tfrec_limaml.models import TaskModel
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.folder import episodes_in
+from tfrec_limaml.tasks.folder import STATISTICS_FILE, episodes_in
 from tfrec_limaml.tasks.input_pipeline import task_dataset
-from tfrec_limaml.tasks.record_files import count_tasks
+from tfrec_limaml.tasks.record_files import count_tasks, record_files
+from tfrec_limaml.training.checkpoints import CheckpointOptions, Checkpoints
 from tfrec_limaml.training.options import ModelOptions, TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder, split_pattern
 from tfrec_limaml.training.schedules import warmup_cosine
@@ -55,6 +58,7 @@ def train(
     nested: Sequence[str] = (),
     callbacks: Sequence[keras.callbacks.Callback] = (),
     build: Build = build_model,
+    checkpoints: CheckpointOptions | None = None,
 ) -> Trained:
     """Trains with early stopping on the validation tasks.
 
@@ -65,16 +69,26 @@ def train(
         nested: Further definitions that refine it; see `NestedMetaBlocks`.
         callbacks: Called after the early stopping.
         build: Makes the model of algorithm, encoder and options: for models of your own.
+        checkpoints: Where to write checkpoints, and whether to go on from the newest; None for no
+            checkpoints.
 
     Returns:
         The model and the result.
+
+    Raises:
+        LimamlError: The checkpoint to go on from is one of another training.
     """
     options = TrainOptions() if options is None else options
     encoder = load_encoder(tasks, task, nested)
+    work = _Work(tasks, task, encoder, tuple(callbacks), build)
     if options.model.id_embeddings is not None or not _history_tells_of_ids(encoder.schema):
-        return _train(tasks, options, task, encoder, callbacks, build)
+        return _train(work, options, checkpoints)
     tried = [
-        _train(tasks, options.replace(id_embeddings=choice), task, encoder, callbacks, build)
+        _train(
+            work,
+            options.replace(id_embeddings=choice),
+            checkpoints and checkpoints.within("with_ids" if choice else "without_ids"),
+        )
         for choice in (True, False)
     ]
     scores = [trained.result["best_val_score"] for trained in tried]
@@ -90,9 +104,39 @@ def _history_tells_of_ids(schema: Schema) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Work:
+    """What `train` is given beside the options."""
+
+    tasks: str | Path
+    task: str | None
+    encoder: FeatureEncoder
+    callbacks: tuple[keras.callbacks.Callback, ...]
+    build: Build
+
+    def identity(self, options: TrainOptions, data: _Data) -> dict[str, Any]:
+        """What decides about the weights, by name."""
+        statistics = (Path(self.tasks) / STATISTICS_FILE).read_bytes()
+        return {
+            "version": version("tfrec-limaml"),
+            "schema fingerprint": self.encoder.schema.fingerprint(),
+            "statistics digest": hashlib.sha256(statistics).hexdigest()[:16],
+            "task definitions": [self.task, *self.encoder.nested],
+            "number of files": data.files,
+            "number of tasks": data.tasks,
+            **_flat(dataclasses.asdict(options)),
+        }
+
+
+def _flat(options: dict[str, Any]) -> dict[str, Any]:
+    """Options by name, those of the model among them."""
+    of_model = options.pop("model")
+    return {f"option {name}": value for name, value in {**options, **of_model}.items()}
+
+
+@dataclasses.dataclass(frozen=True)
 class _Data:
     """Training batches and the number of the epoch that they read, validation batches, tasks per
-    training batch, and training batches per epoch.
+    training batch, training batches per epoch, and training files and tasks.
     """
 
     training: tf.data.Dataset
@@ -101,11 +145,12 @@ class _Data:
     validation_pattern: str
     batch_size: int
     steps: int
+    files: int
+    tasks: int
 
     @classmethod
-    def of(
-        cls, tasks: str | Path, options: TrainOptions, task: str | None, encoder: FeatureEncoder
-    ) -> _Data:
+    def of(cls, work: _Work, options: TrainOptions) -> _Data:
+        tasks, task, encoder = work.tasks, work.task, work.encoder
         pattern, validation_pattern = (
             split_pattern(tasks, task, split, encoder.schema) for split in ("train", "validation")
         )
@@ -117,30 +162,33 @@ class _Data:
             validation_pattern, encoder, 4 * size, max_samples=options.max_samples
         )
         steps = math.ceil(count / size)
-        return cls(training, epoch, validation, validation_pattern, size, steps)
+        files = len(record_files(pattern))
+        return cls(training, epoch, validation, validation_pattern, size, steps, files, count)
 
 
-def _train(
-    tasks: str | Path,
-    options: TrainOptions,
-    task: str | None,
-    encoder: FeatureEncoder,
-    callbacks: Sequence[keras.callbacks.Callback],
-    build: Build,
-) -> Trained:
+def _train(work: _Work, options: TrainOptions, checkpoints: CheckpointOptions | None) -> Trained:
     keras.utils.set_random_seed(options.seed)
-    model = build(options.algorithm, encoder, options.model.replace(task=task))
-    data = _Data.of(tasks, options, task, encoder)
+    encoder = work.encoder
+    model = work.build(options.algorithm, encoder, options.model.replace(task=work.task))
+    data = _Data.of(work, options)
     model.compile(
         make_optimizer(options, data.steps * options.epochs),
         steps_per_execution=STEPS_PER_EXECUTION,
     )
     started = time.perf_counter()
+    callbacks = [_EpochNumber(data.epoch), *_stopping(options), *work.callbacks]
+    first = 0
+    if checkpoints is not None:
+        (stopping,) = (c for c in callbacks if isinstance(c, keras.callbacks.EarlyStopping))
+        writer = Checkpoints(checkpoints, work.identity(options, data), stopping)
+        first = writer.initial_epoch(options.epochs)
+        callbacks.append(writer)
     history = model.fit(
         data.training,
         validation_data=data.validation,
+        initial_epoch=first,
         epochs=options.epochs,
-        callbacks=[_EpochNumber(data.epoch), *_stopping(options), *callbacks],
+        callbacks=callbacks,
         verbose=0,
     )
     curves = {name: [float(v) for v in values] for name, values in history.history.items()}

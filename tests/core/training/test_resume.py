@@ -1,0 +1,209 @@
+"""A training that is killed and resumed ends with the weights of one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.training.checkpoints import (
+    KEPT,
+    Checkpoint,
+    CheckpointOptions,
+    is_unfinished,
+    newest,
+)
+from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.train import train
+
+SCRIPT = Path(__file__).with_name("interrupted_training.py")
+
+
+def limaml_train(when, tasks, run, *arguments, hash_seed="0"):
+    """Trains in another process; 28 batches, so 4 calls of the training function, per epoch."""
+    command = [sys.executable, SCRIPT, when, tasks, run, "--no-strength", *arguments]
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment, check=False
+    )
+
+
+def outcome(run):
+    """Weights and learning curves of a run."""
+    model = keras.models.load_model(run / "limaml.keras")
+    curves = json.loads((run / "limaml.training.json").read_text())["history"]
+    return model.get_weights(), curves
+
+
+def assert_equal(one, other):
+    for a, b in zip(one[0], other[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert one[1] == other[1]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tasks_folder, tmp_path_factory):
+    run = tmp_path_factory.mktemp("undisturbed")
+    done = limaml_train("never", tasks_folder, run)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not list(run.glob("*.checkpoints"))
+    return outcome(run)
+
+
+def test_two_processes_with_one_seed_make_equal_weights(undisturbed, tasks_folder, tmp_path):
+    done = limaml_train("never", tasks_folder, tmp_path, hash_seed="1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_equal(outcome(tmp_path), undisturbed)
+    other = tmp_path / "other"
+    done = limaml_train("never", tasks_folder, other, "--seed", "2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    pairs = zip(outcome(other)[0], undisturbed[0], strict=True)
+    assert not all(np.array_equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("when", "steps"),
+    [
+        ("batch:7", 8),  # in the second epoch, after a checkpoint within it
+        ("batch:6", None),  # in the second epoch, whose checkpoint is one of its start
+        ("write:3", 8),  # half of a file is written
+    ],
+)
+def test_a_killed_training_resumes_to_the_weights_of_an_undisturbed_one(
+    undisturbed, tasks_folder, tmp_path, when, steps
+):
+    arguments = [] if steps is None else ["--checkpoint-steps", str(steps)]
+    killed = limaml_train(when, tasks_folder, tmp_path, *arguments)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert not (tmp_path / "limaml.keras").exists()
+    done = limaml_train("never", tasks_folder, tmp_path, *arguments, "--resume", hash_seed="1")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_equal(outcome(tmp_path), undisturbed)
+
+
+class _Stop(Exception):
+    pass
+
+
+class _StopAt(keras.callbacks.Callback):
+    """Interrupts training when an epoch begins."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.at = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.at:
+            raise _Stop
+
+
+OPTIONS = TrainOptions(epochs=3, batch_size=2, choose_strength=False).replace(
+    meta_units=(4,), global_units=(8,), embedding_dim=3
+)
+
+
+@pytest.fixture(scope="module")
+def stopped(tasks_folder, tmp_path_factory):
+    """Checkpoints of a training that stopped when its third epoch began."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(_Stop):
+        train(
+            tasks_folder,
+            OPTIONS,
+            callbacks=[_StopAt(2)],
+            checkpoints=CheckpointOptions(folder, steps=8),
+        )
+    return folder
+
+
+def test_the_newest_checkpoint_and_the_one_before_it_are_kept(stopped):
+    names = sorted(path.name for path in stopped.iterdir())
+    assert len(names) == KEPT == 2
+    assert names == [f"checkpoint-000001-{calls:09d}.npz" for calls in (3, 4)]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(stopped, tmp_path, damage):
+    before, last = sorted(stopped.iterdir())
+    content = bytearray(last.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    kept = {"flipped": content, "truncated": content[: len(content) // 2], "empty": b""}[damage]
+    (tmp_path / last.name).write_bytes(kept)
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(LimamlError, match="all"):
+        newest(tmp_path)
+    (tmp_path / before.name).write_bytes(before.read_bytes())
+    with pytest.warns(UserWarning, match=rf"{last.name} is damaged .*the one before it"):
+        found = newest(tmp_path)
+    assert (found.epoch, found.calls) == (1, 3)
+
+
+def test_a_checkpoint_reads_back_as_it_was_written(stopped, tmp_path):
+    found = newest(stopped)
+    assert found.history["loss"]
+    assert found.best
+    found.write(tmp_path)
+    again = Checkpoint.read(next(tmp_path.iterdir()))
+    assert (again.history, again.stopping, again.logs) == (
+        found.history,
+        found.stopping,
+        found.logs,
+    )
+    for a, b in zip(again.variables, found.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"learning_rate": 0.5}, r"option learning_rate 0\.002, received 0\.5"),
+        ({"dropout": 0.0}, r"option dropout 0\.3, received 0\.0"),
+    ],
+)
+def test_a_checkpoint_of_other_options_is_refused_by_name(stopped, tasks_folder, change, said):
+    with pytest.raises(LimamlError, match=said):
+        train(
+            tasks_folder,
+            OPTIONS.replace(**change),
+            checkpoints=CheckpointOptions(stopped, resume=True),
+        )
+
+
+def test_a_finished_training_is_not_trained_again(tasks_folder, tmp_path):
+    options, calls = CheckpointOptions(tmp_path, resume=True), []
+    count = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: calls.append(epoch))
+    one, two = (
+        train(tasks_folder, OPTIONS, callbacks=[count], checkpoints=options) for _ in range(2)
+    )
+    assert calls == [0, 1, 2]
+    assert one.result["history"] == two.result["history"]
+    for a, b in zip(one.model.get_weights(), two.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_interrupted_training_is_neither_forgotten_nor_overwritten_unasked(
+    stopped, tasks_folder, tmp_path, capsys
+):
+    from tfrec_limaml.cli import main
+
+    folder = tmp_path / "limaml.checkpoints"
+    folder.mkdir()
+    for path in stopped.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert is_unfinished(folder)
+    assert main(["train", str(tasks_folder), "--output", str(tmp_path)]) == 2
+    assert "holds an interrupted training; pass --resume" in capsys.readouterr().err
+    assert is_unfinished(folder)
+
+
+def test_checkpoint_steps_must_be_positive(tmp_path):
+    with pytest.raises(LimamlError, match="checkpoint steps must be at least 1, received 0"):
+        CheckpointOptions(tmp_path, steps=0)

@@ -1,0 +1,292 @@
+"""Checkpoints of a training that goes on where it was stopped, bit for bit.
+
+`keras.callbacks.BackupAndRestore` writes in place, keeps neither early-stopping state nor learning
+curves, and starts an epoch anew whose first batches the optimizer has seen already. This callback
+writes all of it into one file that appears whole or not at all, and skips those batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from tfrec_limaml import staging
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.keras_internals import loss_tracker
+
+#: Files that are kept: the newest and the one before it.
+KEPT = 2
+_META = "meta"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+    """Where and when `train` writes checkpoints.
+
+    Attributes:
+        folder: Made if missing; on storage that all workers see, where there are several.
+        steps: Batches between two checkpoints within an epoch, about: they are written between two
+            visits to Python. None for one checkpoint per epoch.
+        resume: Go on from the newest checkpoint, where there is one.
+    """
+
+    folder: Path
+    steps: int | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise LimamlError(f"checkpoint steps must be at least 1, received {self.steps}")
+
+    def within(self, name: str) -> CheckpointOptions:
+        """The same options for one of several trainings, in a folder of that name."""
+        return dataclasses.replace(self, folder=self.folder / name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training between two batches.
+
+    Attributes:
+        epoch: Number of the epoch that is under way or comes next.
+        calls: Calls of the training function in it so far.
+        finished: Whether training is over.
+        logs: What the last call returned.
+        history: Learning curves of the epochs before.
+        stopping: State of the early stopping, without weights.
+        identity: What the training is made from; see `Checkpoints`.
+        variables: Values of all variables.
+        best: Weights of the best epoch; none before the first.
+    """
+
+    epoch: int
+    calls: int
+    finished: bool
+    logs: dict[str, float]
+    history: dict[str, list[float]]
+    stopping: dict[str, Any]
+    identity: dict[str, Any]
+    variables: list[npt.NDArray[Any]]
+    best: list[npt.NDArray[Any]]
+
+    def write(self, folder: Path) -> None:
+        """Writes the file, and removes those that are older than the one before it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        arrays: dict[str, Any] = {
+            f"{name}_{i}": array
+            for name in ("variables", "best")
+            for i, array in enumerate(values.pop(name))
+        }
+        arrays[_META] = np.frombuffer(json.dumps(values, default=float).encode(), np.uint8)
+        with staging.file(folder / f"checkpoint-{self.epoch:06d}-{self.calls:09d}.npz") as path:
+            np.savez(path, **arrays)
+        for old in _files(folder)[KEPT:]:
+            old.unlink()
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """Reads a file; each array is checked by its CRC-32."""
+        with np.load(path, allow_pickle=False) as arrays:
+            values = json.loads(arrays[_META].tobytes())
+            for name in ("variables", "best"):
+                count = sum(key.startswith(f"{name}_") for key in arrays.files)
+                values[name] = [arrays[f"{name}_{i}"] for i in range(count)]
+        return cls(**values)
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint of a folder that can be read; None where there is none.
+
+    Warns of each damaged file that it passes over.
+
+    Raises:
+        LimamlError: All are damaged.
+    """
+    damaged = []
+    for path in _files(folder):
+        try:
+            return Checkpoint.read(path)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            damaged.append(path)
+            warnings.warn(
+                f"checkpoint {path} is damaged ({error}): going on from the one before it",
+                stacklevel=2,
+            )
+    if damaged:
+        raise LimamlError(
+            f"all checkpoints in {folder} are damaged; remove the folder to train from the start"
+        )
+    return None
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder, or one in it, holds checkpoints."""
+    return any(folder.glob("**/checkpoint-*.npz"))
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Writes checkpoints, and restores one when training begins. Goes behind all other callbacks.
+
+    Args:
+        options: Folder and frequency.
+        identity: What the training is made from, by name, all JSON types: a checkpoint is resumed
+            by the same training only.
+        stopping: The early stopping whose state is part of a checkpoint.
+        writes: Whether this process writes the files; of several workers one does.
+
+    Raises:
+        LimamlError: The checkpoint to resume is one of another training.
+    """
+
+    def __init__(
+        self,
+        options: CheckpointOptions,
+        identity: Mapping[str, Any],
+        stopping: keras.callbacks.EarlyStopping,
+        writes: bool = True,
+    ) -> None:
+        super().__init__()
+        self.options = options
+        self.identity = json.loads(json.dumps(identity))
+        self.stopping = stopping
+        self.writes = writes
+        self.resumed = newest(options.folder) if options.resume else None
+        self.history: dict[str, list[float]] = {}
+        self._epoch = self._calls = self._written = 0
+        if self.resumed is not None:
+            _check_identity(self.resumed.identity, self.identity, options.folder)
+            self.history = {name: list(values) for name, values in self.resumed.history.items()}
+
+    def initial_epoch(self, epochs: int) -> int:
+        """What `fit` is to start with."""
+        if self.resumed is None:
+            return 0
+        return epochs if self.resumed.finished else self.resumed.epoch
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Restores the checkpoint, where there is one."""
+        if self.resumed is None:
+            return
+        self.model.optimizer.build(self.model.trainable_variables)
+        self._restore(self.resumed.variables, list(_variables(self.model)))
+        for name, value in self.resumed.stopping.items():
+            setattr(self.stopping, name, value)
+        self.stopping.best_weights = self.resumed.best or None
+        self.model.history.history.update(
+            {name: list(values) for name, values in self.history.items()}
+        )
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Writes the state between two epochs; skips the batches that the checkpoint has seen."""
+        self._epoch, self._calls, self._written = epoch, 0, 0
+        if self.resumed is not None and self.resumed.epoch == epoch:
+            if self.resumed.calls:
+                self._calls = self._written = self.resumed.calls
+                self._skip(self.resumed)
+            self.resumed = None
+        elif epoch:
+            self._write(epoch, 0)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Writes the state within an epoch."""
+        per_call = self.model.steps_per_execution
+        calls = batch // per_call + 1
+        if calls <= self._calls:  # skipped
+            return
+        self._calls = calls
+        wanted = self.options.steps
+        if wanted is not None and (calls - self._written) * per_call >= wanted:
+            self._write(self._epoch, calls, logs)
+            self._written = calls
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keeps the learning curves; writes the result after the last epoch."""
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
+        if self.model.stop_training or epoch + 1 == self.params["epochs"]:
+            self._write(epoch + 1, 0, finished=True)
+
+    def _write(self, epoch: int, calls: int, logs: Any = None, finished: bool = False) -> None:
+        checkpoint = Checkpoint(
+            epoch,
+            calls,
+            finished,
+            {name: float(value) for name, value in (logs or {}).items()},
+            self.history,
+            {name: getattr(self.stopping, name) for name in ("wait", "best", "best_epoch")},
+            self.identity,
+            [np.asarray(v.numpy()) for v in _variables(self.model)],
+            list(self.stopping.best_weights or []),
+        )
+        if self.writes:
+            checkpoint.write(self.options.folder)
+
+    def _restore(self, values: list[npt.NDArray[Any]], variables: list[keras.Variable]) -> None:
+        shapes = [[tuple(v.shape) for v in some] for some in (values, variables)]
+        if shapes[0] != shapes[1]:
+            raise LimamlError(
+                f"the checkpoint in {self.options.folder} is one of another network; train with "
+                "the code that wrote it, or from the start"
+            )
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+    def _skip(self, resumed: Checkpoint) -> None:
+        """Lets the training function only read batches until it comes to the first new one."""
+        train_function: Callable[[Any], Any] = self.model.train_function
+        left, per_call = resumed.calls, self.model.steps_per_execution
+
+        def skip(iterator: Any) -> dict[str, float]:
+            nonlocal left
+            left -= 1
+            for _ in range(per_call):
+                if next(iterator, None) is None:
+                    break
+            if not left:
+                self.model.train_function = train_function
+            return dict(resumed.logs)
+
+        self.model.train_function = skip
+        places = {id(v): i for i, v in enumerate(_variables(self.model))}
+        tracked = loss_tracker(self.model).variables  # Keras has just reset them
+        self._restore([resumed.variables[places[id(v)]] for v in tracked], tracked)
+
+
+def _variables(model: keras.Model) -> Iterator[keras.Variable]:
+    """All variables that training changes, each once: weights, states of seed generators, the
+    optimizer's and those of the mean loss.
+    """
+    seen: set[int] = set()
+    for variable in (
+        *model.variables,
+        *model.optimizer.variables,
+        *loss_tracker(model).variables,
+    ):
+        if id(variable) not in seen:
+            seen.add(id(variable))
+            yield variable
+
+
+def _files(folder: Path) -> list[Path]:
+    """Checkpoints, the newest first."""
+    return sorted(folder.glob("checkpoint-*.npz"), reverse=True)
+
+
+def _check_identity(written: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    for name in {**written, **wanted}:
+        if written.get(name) != wanted.get(name):
+            raise LimamlError(
+                f"the checkpoint in {folder} is one of a training with {name} "
+                f"{written.get(name)!r}, received {wanted.get(name)!r}; train with the same "
+                "settings and data, or from the start"
+            )

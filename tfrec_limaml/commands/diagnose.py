@@ -16,9 +16,9 @@ from tfrec_limaml.training.options import ModelOptions
 _DESCRIPTION = """\
 Estimates, before you train LiMAML, how much there is left to win by it: trains a plain network on
 all features at hand (point-in-time history included, where the schema declares it), scores the
-validation rows, and measures how much tasks still differ there, overall and in their liking for
-each category. Says what AUC that is worth with the history that tasks have, and gives a verdict
-for every task definition. Takes about a minute.
+validation rows, and estimates how much tasks still differ there, overall and in their liking for
+each category. Then measures how much AUC an effect estimated from each task's earlier rows gains
+on its later ones, and gives a verdict for every task definition. Takes a minute or two.
 
 example:
   limaml diagnose runs/tasks
@@ -41,7 +41,7 @@ _OPTIONS = ModelOptions(
 _MEANING = {
     "worth it": "tasks differ in ways that the features do not tell and their history does: train LiMAML",  # noqa: E501
     "small": "there is a little to win; LiMAML may find it, but cheaper history features may as well",  # noqa: E501
-    "nothing left": "the features at hand say what there is to say about a task: LiMAML cannot help much here",  # noqa: E501
+    "nothing left": "the features at hand say what a task's history tells about it: LiMAML cannot help much here",  # noqa: E501
     "cannot tell": "too few validation rows to rule a gain in or out: lengthen the validation period, or train and compare",  # noqa: E501
 }
 
@@ -120,17 +120,16 @@ def _render(result: dict[str, Any]) -> str:
         )
         lines.append(
             f"  {'differences between tasks':30} {'deviation (logits)':>26} {'AUC if known':>13} "
-            f"{'from history':>13}"
+            f"{'from history':>28}"
         )
         for s in definition["sources"]:
             spread = f"{s['deviation']:.2f} ({s['low']:.2f} to {s['high']:.2f})"
-            lines.append(
-                f"  {s['source']:30} {spread:>26} {s['oracle']:>+13.4f} {s['history']:>+13.4f}"
-            )
+            gain = f"{s['history']:+.4f} ({s['history_low']:+.4f} to {s['history_high']:+.4f})"
+            lines.append(f"  {s['source']:30} {spread:>26} {s['oracle']:>+13.4f} {gain:>28}")
         lines += [f"  verdict: {definition['verdict']} - {_MEANING[definition['verdict']]}", ""]
     lines.append(
-        "Gains in AUC are simulated from the fitted deviations; each category is counted on top "
-        "of the task's level."
+        "AUC if known is simulated from the fitted deviation; from history is measured on the "
+        "validation rows. Each category is counted on top of the task's level."
     )
     return "\n".join(lines)
 

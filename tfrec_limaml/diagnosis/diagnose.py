@@ -2,8 +2,9 @@
 
 A plain network learns the training rows with all features at hand, member history included. On
 later rows, which it has not seen, the diagnostic estimates how much tasks still differ
-(`tfrec_limaml.diagnosis.random_intercept`), overall and for each category (a topic, a tab), and how
-much AUC an estimate from each task's history could win of that.
+(`tfrec_limaml.diagnosis.random_intercept`), overall and for each category (a topic, a tab), and
+measures how much AUC each task's history wins of that (`tfrec_limaml.diagnosis.history_gain`). The
+verdict stands on the second number: later rows of a task also agree where history tells no more.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfrec_limaml.diagnosis.history_gain import HistoryGain, Rows, history_gain
 from tfrec_limaml.diagnosis.random_intercept import (
     Deviation,
-    auc_gains,
     group_deviation,
+    oracle_gain,
     recalibrate,
     task_deviation,
 )
@@ -46,55 +48,58 @@ MOST_VALUES = 200
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """Which values of a category the query rows hold; a row with more than one value is there once
-    for each.
+    """Which values of a category the rows hold; a row with more than one value is there once for
+    each.
 
     Attributes:
-        row: Index of the query row.
+        row: Index of the row.
         code: Integer code of the value.
-        history: Support rows of the row's task with the same value.
     """
 
     row: Array
     code: Array
-    history: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoredRows:
-    """Query rows ``[N]`` with their logits, and what came before them.
+    """Support and query rows ``[N]`` with their logits, tasks one after the other.
 
     Attributes:
         task: Integer codes.
+        query: Whether a row is a query row, later than all support rows of its task.
         label: 0 or 1.
-        logit: Of the baseline, out of sample.
-        history: Support rows of the row's task.
+        logit: Of the baseline, which has trained on support rows only.
         categories: By feature.
     """
 
     task: Array
+    query: Array
     label: Array
     logit: Array
-    history: Array
     categories: dict[str, Category]
 
-    def sample(self) -> ScoredRows:
-        """At most `ROWS_PER_TASK` rows of a task and, by whole tasks, about `MOST_ROWS` rows."""
-        kept = _position_in_task(self.task) < ROWS_PER_TASK
-        tasks = int(self.task.max()) + 1
+    def sample(self) -> Array:
+        """Marks at most `ROWS_PER_TASK` query rows of a task and, by whole tasks, about `MOST_ROWS`
+        rows.
+        """
+        number = np.flatnonzero(self.query)
+        task = self.task[number]
+        kept = _position_in_task(task) < ROWS_PER_TASK
         share = min(1.0, MOST_ROWS / max(int(kept.sum()), 1))
-        kept &= (np.random.default_rng(0).random(tasks) < share)[self.task]
-        categories = {}
-        for name, category in self.categories.items():
-            of_kept = kept[category.row]
-            categories[name] = Category(
-                (np.cumsum(kept) - 1)[category.row[of_kept]],
-                category.code[of_kept],
-                category.history[of_kept],
-            )
-        return ScoredRows(
-            self.task[kept], self.label[kept], self.logit[kept], self.history[kept], categories
-        )
+        kept &= (np.random.default_rng(0).random(int(task.max()) + 1) < share)[task]
+        mask = np.zeros(len(self.task), bool)
+        mask[number[kept]] = True
+        return mask
+
+    def calibrated(self) -> Rows:
+        """The rows with logits that fit the labels best, of support and of query rows each: a
+        change that all tasks share must not look like a difference between them.
+        """
+        offset = np.zeros(len(self.label))
+        for part in (self.query, ~self.query):
+            if part.any():
+                offset[part] = recalibrate(self.label[part], self.logit[part])
+        return Rows(self.label, offset, self.task, self.query)
 
 
 def train_baseline(
@@ -113,9 +118,7 @@ def train_baseline(
 
 
 def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Feature]) -> ScoredRows:
-    """Scores the query rows of split task records, un-adapted, and counts what their support
-    holds.
-    """
+    """Scores the rows of split task records, un-adapted."""
     schema = model.encoder.schema
 
     def columns(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -144,7 +147,7 @@ def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Featur
         offset += len(batch)
         parts.append(part)
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return _with_history(rows, features)
+    return _with_categories(rows, features)
 
 
 def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
@@ -155,96 +158,74 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
         definition: Its name.
 
     Returns:
-        ``tasks``, ``rows``, ``median_history``; ``sources``, a list with the task itself first and
-        then every category: ``source``, the standard deviation between tasks in logits
-        (``deviation`` with ``low`` and ``high``), and the gains in AUC of an ``oracle``, from each
-        task's ``history``, and from the history if the deviation were its upper bound
-        (``at_most``); and ``verdict``.
+        ``tasks`` and ``rows`` (later ones), ``median_history``; ``sources``, a list with the task
+        itself first and then every category: ``source``, the standard deviation between tasks in
+        logits (``deviation`` with ``low`` and ``high``), the simulated gain in AUC of an
+        ``oracle`` that knows every effect, and the measured one of effects estimated from each
+        task's ``history`` (``history_low``, ``history_high``); and ``verdict``.
     """
-    if len(np.unique(rows.label)) < 2:
+    label, task = rows.label[rows.query], rows.task[rows.query]
+    if len(np.unique(label)) < 2:
         raise LimamlError(
-            f"task definition {definition!r}: all {len(rows.label)} validation rows have one "
+            f"task definition {definition!r}: all {len(label)} validation rows have one "
             "label; nothing can be estimated"
         )
-    rows = rows.sample()
-    offset = recalibrate(rows.label, rows.logit)
     confidence = 1 - 0.05 / (
         1 + len(rows.categories)
     )  # as many chances to find something by accident
-    sources = _sources(rows, offset, confidence)
+    sources = _sources(rows, confidence)
+    tested = np.unique(task)
+    history = np.bincount(rows.task[~rows.query], minlength=int(task.max()) + 1)[tested]
     return {
         "definition": definition,
-        "tasks": len(np.unique(rows.task)),
-        "rows": len(rows.task),
-        "median_history": float(np.median(rows.history[_position_in_task(rows.task) == 0])),
+        "tasks": len(tested),
+        "rows": len(label),
+        "median_history": float(np.median(history)),
         "sources": sources,
         "verdict": verdict(sources),
     }
 
 
-def _sources(rows: ScoredRows, offset: npt.NDArray[Any], confidence: float) -> list[dict[str, Any]]:
-    """The task itself, then every category; see `diagnose_definition`.
-
-    Args:
-        rows: The rows.
-        offset: Their recalibrated logits ``[N]``.
-        confidence: Of the bounds.
-    """
-    between = task_deviation(rows.label, offset, rows.task, confidence)
-    overall, at_most = (
-        auc_gains(offset, rows.task, tau, rows.history) for tau in (between.value, between.high)
-    )
-    sources = [_source("task", between, overall, at_most[1])]
+def _sources(rows: ScoredRows, confidence: float) -> list[dict[str, Any]]:
+    """The task itself, then every category on top of it; see `diagnose_definition`."""
+    fitted, kept = rows.calibrated(), rows.sample()
+    label, offset, task = fitted.label, fitted.offset, fitted.task
+    between = task_deviation(label[kept], offset[kept], task[kept], confidence)
+    gain = history_gain(fitted, confidence=confidence)
+    known = oracle_gain(offset[kept], task[kept], between.value)
+    sources = [_source("task", between, known, gain)]
+    moved = fitted.moved(gain.effect)
     for name, category in rows.categories.items():
-        inside = group_deviation(
-            rows.label[category.row],
-            offset[category.row],
-            rows.task[category.row],
-            category.code,
+        pairs = np.stack([task[category.row], category.code])
+        group = np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1)
+        inside = kept[category.row]
+        row, code = category.row[inside], category.code[inside]
+        deviation = group_deviation(
+            label[row],
+            offset[row],
+            task[row],
+            code,
             between.value,
             confidence,
-            len(category.row) / len(rows.task),
+            len(row) / int(kept.sum()),
         )
-        gains, most = (
-            _category_gains(rows, offset, category, between.value, tau)
-            for tau in (inside.value, inside.high)
-        )
-        sources.append(_source(f"task x {name}", inside, gains, most[1]))
+        known = oracle_gain(offset[row], task[row], between.value, group[inside], deviation.value)
+        gain = history_gain(moved, category.row, group, confidence)
+        sources.append(_source(f"task x {name}", deviation, known, gain))
     return sources
-
-
-def _category_gains(
-    rows: ScoredRows,
-    offset: npt.NDArray[Any],
-    category: Category,
-    between: float,
-    inside: float,
-) -> tuple[float, float]:
-    """Gains in AUC of a category within tasks, whose deviations are `between` and `inside` them."""
-    task = rows.task[category.row]
-    pairs = np.stack([task, category.code])
-    group = np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1)
-    return auc_gains(
-        offset[category.row],
-        task,
-        between,
-        rows.history[category.row],
-        group,
-        inside,
-        category.history,
-    )
 
 
 def verdict(sources: Sequence[dict[str, Any]]) -> str:
     """``"worth it"``, ``"small"``, ``"nothing left"``, or ``"cannot tell"`` where too few rows
     leave it open.
     """
-    sure = max((s["history"] for s in sources if s["low"] > 0), default=0.0)
+    sure = max((s["history"] for s in sources if s["history_low"] > 0), default=0.0)
     if sure >= WORTH:
         return "worth it"
     if sure >= SMALL:
         return "small"
-    return "cannot tell" if max(s["at_most"] for s in sources) >= 2 * WORTH else "nothing left"
+    highest = max(s["history_high"] for s in sources)
+    return "cannot tell" if highest >= 2 * WORTH else "nothing left"
 
 
 def categories(schema: Schema, definition: str) -> list[Feature]:
@@ -268,29 +249,18 @@ def record_files(tasks: str | Path, definition: str, split: str) -> list[str]:
     return files
 
 
-def _with_history(rows: dict[str, Array], features: Sequence[Feature]) -> ScoredRows:
-    query = rows["query"]
-    tasks = int(rows["task"].max()) + 1
-    number = np.cumsum(query) - 1
+def _with_categories(rows: dict[str, Array], features: Sequence[Feature]) -> ScoredRows:
     categories = {}
     for feature in features:
         row, value = _values(rows[feature.name], feature.separator)
         code = np.unique(value, return_inverse=True)[1]
-        values = int(code.max()) + 1
-        if not 1 < values <= MOST_VALUES:
-            continue
-        pair, of_query = rows["task"][row] * values + code, query[row]
-        before = np.bincount(pair[~of_query], minlength=tasks * values)
-        categories[feature.name] = Category(
-            number[row[of_query]], code[of_query], before[pair[of_query]]
-        )
-    support = np.bincount(rows["task"][~query], minlength=tasks)
-    task = rows["task"][query]
+        if 1 < int(code.max()) + 1 <= MOST_VALUES:
+            categories[feature.name] = Category(row, code)
     return ScoredRows(
-        task,
-        rows[record_format.LABEL][query],
-        rows["logit"][query].astype(float),
-        support[task],
+        rows["task"],
+        rows["query"],
+        rows[record_format.LABEL],
+        rows["logit"].astype(float),
         categories,
     )
 
@@ -312,15 +282,14 @@ def _position_in_task(task: Array) -> Array:
     return np.asarray(np.arange(len(task)) - starts[np.cumsum(new) - 1])
 
 
-def _source(
-    name: str, between: Deviation, gains: tuple[float, float], at_most: float
-) -> dict[str, Any]:
+def _source(name: str, between: Deviation, oracle: float, gain: HistoryGain) -> dict[str, Any]:
     values = {
         "deviation": between.value,
         "low": between.low,
         "high": between.high,
-        "oracle": gains[0],
-        "history": gains[1],
-        "at_most": at_most,
+        "oracle": oracle,
+        "history": gain.value,
+        "history_low": gain.low,
+        "history_high": gain.high,
     }
     return {"source": name, **{key: round(float(value), 5) for key, value in values.items()}}

@@ -84,56 +84,41 @@ def group_deviation(
     return _maximise(lambda tau_group: rows.log_likelihood(tau, tau_group) / copies, confidence)
 
 
-def auc_gains(
+def oracle_gain(
     offset: Array,
     task: Array,
     tau: float,
-    history: Array,
     group: Array | None = None,
     tau_group: float = 0.0,
-    group_history: Array | None = None,
     draws: int = 5,
     seed: int = 0,
-) -> tuple[float, float]:
-    """What knowing the effects would add to AUC, by simulation.
+) -> float:
+    """What knowing every effect would add to AUC, by simulation.
 
     Args:
         offset: Calibrated logits ``[N]``.
         task: Integer codes ``[N]``.
         tau: Deviation of task effects.
-        history: Earlier rows of each row's task, ``[N]``.
         group: Integer codes ``[N]`` of (task, category).
         tau_group: Deviation of group effects.
-        group_history: Earlier rows of each row's group, ``[N]``.
         draws: Worlds to average over.
         seed: Makes the result repeatable.
 
     Returns:
-        The gain in AUC of an oracle that knows every effect, and of the best estimate that each
-        task's history allows: of task effects over none; with groups, of group effects on top
+        The gain in AUC of an oracle of task effects over none; with groups, of group effects on top
         of task effects.
     """
     rng = np.random.default_rng(seed)
     mean = offset * np.sqrt(1 + _ATTENUATION * (tau**2 + tau_group**2))
-    p = _sigmoid(mean)
-    information = float(np.mean(p * (1 - p)))
-    gains = np.zeros(2)
+    gain = 0.0
     for _ in range(draws):
-        effects = np.stack(
-            _effects(rng, task, tau, history * information)
-        )  # the known ones and their estimates
+        effects = _effects(rng, task, tau)
         without: Array = np.zeros_like(effects)
-        if group is not None and group_history is not None:
-            without = effects
-            effects = effects + np.stack(
-                _effects(rng, group, tau_group, group_history * information)
-            )
-        truth = _sigmoid(mean + effects[0])
-        gains += [
-            expected_auc(truth, mean + e) - expected_auc(truth, mean + w)
-            for e, w in zip(effects, without, strict=True)
-        ]
-    return float(gains[0] / draws), float(gains[1] / draws)
+        if group is not None:
+            without, effects = effects, effects + _effects(rng, group, tau_group)
+        truth = _sigmoid(mean + effects)
+        gain += expected_auc(truth, mean + effects) - expected_auc(truth, mean + without)
+    return gain / draws
 
 
 def expected_auc(probability: Array, score: Array) -> float:
@@ -146,19 +131,9 @@ def expected_auc(probability: Array, score: Array) -> float:
     return float((positive * below).sum() / (p.sum() * (1 - p).sum()))
 
 
-def _effects(
-    rng: np.random.Generator, codes: Array, tau: float, information: Array
-) -> tuple[Array, Array]:
-    """Effects drawn for each code, and their best estimates (posterior means) from a history of
-    that information, ``[N]`` each.
-    """
-    size = int(codes.max()) + 1
-    per_code = np.zeros(size)
-    per_code[codes] = information
-    effect = tau * rng.normal(size=size)
-    trust = tau**2 * per_code / (1 + tau**2 * per_code)
-    estimate = trust * effect + np.sqrt(trust * (1 - trust)) * tau * rng.normal(size=size)
-    return effect[codes], estimate[codes]
+def _effects(rng: np.random.Generator, codes: Array, tau: float) -> Array:
+    """An effect drawn for each code, ``[N]``."""
+    return np.asarray(tau * rng.normal(size=int(codes.max()) + 1)[codes])
 
 
 class _Sorted:

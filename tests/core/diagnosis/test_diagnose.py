@@ -9,9 +9,8 @@ import tensorflow as tf
 from tfrec_limaml import Vanilla
 from tfrec_limaml.diagnosis import diagnose
 from tfrec_limaml.diagnosis.diagnose import (
-    Category,
     ScoredRows,
-    _with_history,
+    _with_categories,
     categories,
     diagnose_definition,
     record_files,
@@ -25,14 +24,41 @@ from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE
 from tfrec_limaml.tasks.statistics import Statistics
 
 
-def _scored(tau, tasks=500, per_task=8):
+def _scored(tau, tasks=500, earlier=20, later=8):
+    """Rows of tasks whose labels follow from a logit and a level of their own."""
     rng = np.random.default_rng(0)
-    task = np.repeat(np.arange(tasks), per_task)
+    task = np.repeat(np.arange(tasks), earlier + later)
     logit = rng.normal(size=len(task)) - 0.5
     label = (
         rng.random(len(task)) < 1 / (1 + np.exp(-logit - tau * rng.normal(size=tasks)[task]))
     ).astype(float)
-    return ScoredRows(task, label, logit, np.full(len(task), 20), {})
+    query = np.tile(np.arange(earlier + later) >= earlier, tasks)
+    return ScoredRows(task, query, label, logit, {})
+
+
+def _scored_by_history(tasks=3000, earlier=8, later=8):
+    """Rows of tasks with a rate of their own, scored by the best that can be said of it: its mean
+    given all rows before (of query rows: given the support rows).
+    """
+    rng = np.random.default_rng(0)
+    rate = rng.beta(2, 2, tasks)
+    label = (rng.random((tasks, earlier + later)) < rate[:, None]).astype(float)
+    before = np.minimum(np.arange(earlier + later), earlier)
+    positives = np.concatenate([np.zeros((tasks, 1)), label.cumsum(1)], 1)[:, before]
+    mean = (2 + positives) / (4 + before)
+    logit = np.log(mean / (1 - mean))
+    query = np.tile(np.arange(earlier + later) >= earlier, (tasks, 1))
+    task = np.repeat(np.arange(tasks), earlier + later)
+    return ScoredRows(task, query.ravel(), label.ravel(), logit.ravel(), {})
+
+
+def test_a_spread_that_history_does_not_tell_is_no_reason_to_adapt():
+    actual = diagnose_definition(_scored_by_history(), "member")
+    (source,) = actual["sources"]
+    assert source["low"] > 0.2, "later rows of a task agree: its rate is not known exactly"
+    assert source["oracle"] > 0.01
+    assert abs(source["history"]) < 0.001
+    assert actual["verdict"] == "nothing left"
 
 
 def test_the_verdict_follows_what_tasks_differ_by():
@@ -41,12 +67,12 @@ def test_the_verdict_follows_what_tasks_differ_by():
     assert diagnose_definition(_scored(0.0, tasks=20), "member")["verdict"] == "cannot tell"
 
 
-def test_a_gain_counts_only_where_its_deviation_is_surely_above_zero():
-    source = {"low": 0.0, "history": 0.02, "at_most": 0.005}
+def test_a_gain_counts_only_where_it_is_surely_above_zero():
+    source = {"history_low": 0.0, "history": 0.006, "history_high": 0.008}
     assert verdict([source]) == "nothing left"
-    assert verdict([{**source, "low": 0.1}]) == "worth it"
-    assert verdict([{**source, "low": 0.1, "history": 0.002}]) == "small"
-    assert verdict([{**source, "at_most": 0.05}]) == "cannot tell"
+    assert verdict([{**source, "history_low": 0.001}]) == "worth it"
+    assert verdict([{**source, "history_low": 0.001, "history": 0.002}]) == "small"
+    assert verdict([{**source, "history_high": 0.05}]) == "cannot tell"
 
 
 def test_one_label_is_refused():
@@ -56,18 +82,21 @@ def test_one_label_is_refused():
         diagnose_definition(rows, "member")
 
 
-def test_rows_are_scored_with_what_came_before_them(make_model, tasks_folder, test_tasks):
+def test_rows_are_scored_and_query_rows_told_from_support_rows(
+    make_model, tasks_folder, test_tasks
+):
     model = make_model(Vanilla)
     features = categories(model.encoder.schema, "member")
     rows = score_rows(model, record_files(tasks_folder, "member", "test"), features)
     expected = model.predict(test_tasks, verbose=0)
-    np.testing.assert_allclose(1 / (1 + np.exp(-rows.logit)), expected["probability"], rtol=1e-4)
-    np.testing.assert_array_equal(rows.label, expected["label"])
-    np.testing.assert_array_equal(rows.history, expected["history"])
+    query = rows.query
+    probability = 1 / (1 + np.exp(-rows.logit[query]))
+    np.testing.assert_allclose(probability, expected["probability"], rtol=1e-4)
+    np.testing.assert_array_equal(rows.label[query], expected["label"])
+    history = np.bincount(rows.task[~query], minlength=rows.task.max() + 1)
+    np.testing.assert_array_equal(history[rows.task[query]], expected["history"])
     (kind,) = rows.categories.values()
     np.testing.assert_array_equal(kind.row, np.arange(len(rows.task)), "every row has one kind")
-    assert (kind.history <= rows.history).all()
-    assert kind.history.max() > 0
     with pytest.raises(LimamlError, match="no recent records of task definition 'member'"):
         record_files(tasks_folder, "member", "recent")
 
@@ -139,6 +168,7 @@ def test_a_liking_that_only_a_rows_second_tag_shows_is_found(tmp_path, run_limam
     (actual,) = run_limaml("diagnose", _write_tags(tmp_path, liking=1.5, tasks=1200))["definitions"]
     assert actual["verdict"] == "worth it"
     assert actual["sources"][1]["low"] > 0.3
+    assert actual["sources"][1]["history_low"] > 0.01
 
 
 def test_a_row_counts_for_each_of_its_values_and_once_for_a_value_named_twice():
@@ -149,21 +179,13 @@ def test_a_row_counts_for_each_of_its_values_and_once_for_a_value_named_twice():
         "logit": np.zeros(5),
         "tags": np.array([b"a,b", b"b", b"a,b", b"c", b"b,b"], object),
     }
-    tags = _with_history(rows, [TAGS.features[1]]).categories["tags"]
-    assert tags.row.tolist() == [0, 0, 1]
-    assert tags.code.tolist() == [0, 1, 1]
-    assert tags.history.tolist() == [1, 2, 0]
+    tags = _with_categories(rows, [TAGS.features[1]]).categories["tags"]
+    assert tags.row.tolist() == [0, 0, 1, 2, 2, 3, 4]
+    assert tags.code.tolist() == [0, 1, 1, 0, 1, 2, 1]
 
 
-def test_a_sample_of_rows_keeps_their_categories(monkeypatch):
+def test_a_sample_holds_the_first_query_rows_of_tasks(monkeypatch):
     monkeypatch.setattr(diagnose, "ROWS_PER_TASK", 1)
-    pairs = Category(np.array([0, 1, 2, 2]), np.array([5, 6, 7, 8]), np.array([0, 1, 0, 1]))
-    rows = ScoredRows(
-        np.array([0, 0, 1]), np.ones(3), np.zeros(3), np.arange(3), {"tags": pairs}
-    ).sample()
-    kept = rows.categories["tags"]
-    assert (kept.row.tolist(), kept.code.tolist(), kept.history.tolist()) == (
-        [0, 1, 1],
-        [5, 7, 8],
-        [0, 0, 1],
-    )
+    query = np.array([False, True, True, False, True])
+    rows = ScoredRows(np.array([0, 0, 0, 1, 1]), query, np.ones(5), np.zeros(5), {})
+    assert rows.sample().tolist() == [False, True, False, False, True]

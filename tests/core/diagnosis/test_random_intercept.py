@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfrec_limaml.diagnosis.random_intercept import (
-    auc_gains,
     expected_auc,
     group_deviation,
+    oracle_gain,
     recalibrate,
     task_deviation,
 )
@@ -75,18 +75,13 @@ def test_recalibration_undoes_a_stretch_and_a_shift():
     assert abs(np.polyfit(logit, recalibrate(label, logit), 1)[0] - 1) < 0.15
 
 
-def test_an_oracle_gains_more_than_a_history_and_a_longer_history_more_than_a_short_one():
+def test_an_oracle_gains_where_tasks_differ_only_and_the_more_they_do():
     _, logit, task, category = _world(0, 0)
     group = np.unique(task * 5 + category, return_inverse=True)[1]
-    short, long = np.full(len(task), 2), np.full(len(task), 200)
-    oracle, little = auc_gains(logit, task, 0.8, short)
-    _, much = auc_gains(logit, task, 0.8, long)
-    assert 0 < little < much < oracle
-    assert auc_gains(logit, task, 0.0, long) == (0.0, 0.0)
-    assert auc_gains(logit, task, 0.8, np.zeros(len(task)))[1] == 0.0
-    assert auc_gains(logit, task, 0.5, long, group, 0.0, long)[0] == 0.0
-    more_oracle, more = auc_gains(logit, task, 0.5, long, group, 0.8, short)
-    assert 0 < more < more_oracle
+    assert oracle_gain(logit, task, 0.0) == 0.0
+    assert 0 < oracle_gain(logit, task, 0.4) < oracle_gain(logit, task, 0.8)
+    assert oracle_gain(logit, task, 0.5, group, 0.0) == 0.0
+    assert oracle_gain(logit, task, 0.5, group, 0.8) > 0.01
 
 
 def test_simulated_gains_match_the_auc_of_scores_that_know_the_effects():
@@ -96,12 +91,8 @@ def test_simulated_gains_match_the_auc_of_scores_that_know_the_effects():
     effect = 0.9 * rng.normal(size=4000)[task]
     label = (rng.random(len(task)) < 1 / (1 + np.exp(-logit - effect))).astype(float)
     real = auc(label, logit + effect) - auc(label, logit)
-    oracle, _ = auc_gains(
-        recalibrate(label, logit),
-        task,
-        task_deviation(label, recalibrate(label, logit), task).value,
-        np.ones(len(task)),
-    )
+    offset = recalibrate(label, logit)
+    oracle = oracle_gain(offset, task, task_deviation(label, offset, task).value)
     assert abs(oracle - real) < 0.012
 
 

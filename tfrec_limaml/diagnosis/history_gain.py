@@ -1,0 +1,140 @@
+"""What tasks' histories say about their later rows, beyond what a model's features say: measured,
+not inferred.
+
+A task's effect is estimated from its earlier rows alone: the mode of a normal prior and the
+earlier rows' likelihood, around the model's logits. Added to the logits of its later rows, it
+raises their AUC or does not.
+
+The spread of later rows themselves (`tfrec_limaml.diagnosis.random_intercept`) does not answer this
+question. Later rows of a task also agree with one another where history says no more about them:
+history features have told what there was to tell, and what is left of the task's level is the
+uncertainty that the history leaves, or a mood of the day.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfrec_limaml.evaluation.metrics import Interval, auc_difference
+
+Array = npt.NDArray[Any]
+
+#: Prior deviations of effects to choose from, in logits.
+DEVIATIONS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
+_STEPS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows ``[N]`` of tasks, earlier (history) and later ones.
+
+    Attributes:
+        label: 0 or 1.
+        offset: Calibrated logits of a model that does not know the tasks.
+        task: Integer codes.
+        later: Whether a row is one to predict.
+    """
+
+    label: Array
+    offset: Array
+    task: Array
+    later: Array
+
+    def moved(self, effect: Array) -> Rows:
+        """The rows with `effect` added to their logits."""
+        return dataclasses.replace(self, offset=self.offset + effect)
+
+
+@dataclasses.dataclass(frozen=True)
+class HistoryGain:
+    """The gain in AUC on later rows of effects that were estimated from earlier ones.
+
+    Attributes:
+        value: The gain.
+        low: Lower end of its interval, with rows clustered by task.
+        high: The highest upper end under any of `DEVIATIONS`: no such effects gain more.
+        effect: What was added to each row's logit, ``[N]``; earlier rows too.
+    """
+
+    value: float
+    low: float
+    high: float
+    effect: Array
+
+
+def history_gain(
+    rows: Rows,
+    row: Array | None = None,
+    group: Array | None = None,
+    confidence: float = 0.95,
+) -> HistoryGain:
+    """Measures what effects of groups of rows gain.
+
+    The prior's deviation is the one of `DEVIATIONS` that predicts the later rows of *other* tasks
+    best (two halves of the tasks), so that nothing is fitted to the rows that it is measured on.
+
+    Args:
+        rows: Earlier and later rows.
+        row: Index of a row for each of ``[M]`` memberships; a row may belong to more than one
+            group, whose mean effect it takes. Every row belongs to its task by default.
+        group: Integer codes ``[M]`` of the groups; no group spans more than one task.
+        confidence: Of the interval.
+    """
+    row = np.arange(len(rows.task)) if row is None else row
+    group = rows.task if group is None else group
+    effects = [_effects(rows, row, group, tau) for tau in DEVIATIONS]
+    half = _halves(rows.task)
+    chosen = np.zeros(len(rows.task))
+    for mine in (half, ~half):
+        others = rows.later & ~mine
+        likelihoods = [_log_likelihood(rows, effect, others) for effect in effects]
+        chosen = np.where(mine, effects[int(np.argmax(likelihoods))], chosen)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    gain = _gain(rows, chosen, z)
+    high = max(gain.high, *(_gain(rows, effect, z).high for effect in effects[1:]))
+    return HistoryGain(float(gain.value), float(gain.low), float(high), chosen)
+
+
+def _gain(rows: Rows, effect: Array, z: float) -> Interval:
+    later = rows.later
+    after, before = (rows.offset + effect)[later], rows.offset[later]
+    return auc_difference(rows.label[later], after, before, rows.task[later], z)
+
+
+def _effects(rows: Rows, row: Array, group: Array, tau: float) -> Array:
+    """Effects ``[N]`` that the earlier rows of each group make likeliest, under a normal prior of
+    deviation `tau`.
+    """
+    if not tau:
+        return np.zeros(len(rows.task))
+    share = 1.0 / np.maximum(np.bincount(row, minlength=len(rows.task)), 1)[row]
+    size = int(group.max()) + 1
+    earlier = ~rows.later[row]
+    code, weight, of_row = group[earlier], share[earlier], row[earlier]
+    label, offset = rows.label[of_row], rows.offset[of_row]
+    effect = np.zeros(size)
+    for _ in range(_STEPS):  # Newton's, damped: the curvature is at most 1 / 4 per row
+        p = _sigmoid(offset + effect[code])
+        slope = np.bincount(code, weight * (label - p), size) - effect / tau**2
+        curvature = np.bincount(code, weight * np.maximum(p * (1 - p), 0.05), size) + 1 / tau**2
+        effect = effect + slope / curvature
+    return np.bincount(row, share * effect[group], len(rows.task))
+
+
+def _log_likelihood(rows: Rows, effect: Array, inside: Array) -> float:
+    sign = np.where(rows.label[inside] > 0.5, 1.0, -1.0)
+    return float(-np.logaddexp(0, -sign * (rows.offset + effect)[inside]).sum())
+
+
+def _halves(task: Array) -> Array:
+    """Marks the rows of a random half of the tasks, always the same one."""
+    return np.asarray((np.random.default_rng(0).random(int(task.max()) + 1) < 0.5)[task])
+
+
+def _sigmoid(value: Array) -> Array:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * value)))

@@ -32,6 +32,8 @@ _ORDER = (
     "export",
     "embed",
     "refresh",
+    "update",
+    "erase",
     "store",
     "serve",
     "rank",
@@ -50,6 +52,7 @@ class Command:
             here. Progress goes to stderr; the result is printed by the caller (as JSON under
             ``--json``, else through ``render``).
         render: Turns the result into text for people.
+        exit_code: Of a run that ended; 0 unless the result says otherwise.
     """
 
     help: str
@@ -59,6 +62,7 @@ class Command:
     render: Callable[[dict[str, Any]], str] = lambda result: "\n".join(
         f"{k}: {v}" for k, v in result.items()
     )
+    exit_code: Callable[[dict[str, Any]], int] = lambda result: 0
 
 
 def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
@@ -89,8 +93,8 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``limaml``; returns the exit code (0 done, 2 bad arguments or input, 130 interrupted,
-    141 the reader of the output has gone).
+    """Runs ``limaml``; returns the exit code (0 done, 1 done and what it says is bad news, 2 bad
+    arguments or input, 130 interrupted, 141 the reader of the output has gone).
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -121,6 +125,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 130
     if result is not None:
         print(json.dumps(result, indent=2, default=str) if parsed.json else command.render(result))
+        return command.exit_code(result)
     return 0
 
 

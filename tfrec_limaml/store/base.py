@@ -203,6 +203,9 @@ class EmbeddingStore(Protocol):
         them; readers may already find none of them.
         """
 
+    def erased(self) -> frozenset[bytes]:
+        """Digests of all keys that were erased (`tfrec_limaml.store.erasure.key_digest`)."""
+
     def current(self, model_version: int) -> Generation | None:
         """The generation that readers see, or None."""
 

@@ -42,16 +42,16 @@ class Tombstones:
     """
 
     def __init__(self, digests: Iterable[bytes] = ()) -> None:
-        self._digests = frozenset(digests)
+        self.digests = frozenset(digests)
 
     def __len__(self) -> int:
-        return len(self._digests)
+        return len(self.digests)
 
     def mean(self, keys: Sequence[bytes]) -> Mask:
         """Which keys ``[n]`` are erased."""
-        if not self._digests:
+        if not self.digests:
             return np.zeros(len(keys), np.bool_)
-        found = (not self._digests.isdisjoint(digests_of(key)) for key in keys)
+        found = (not self.digests.isdisjoint(digests_of(key)) for key in keys)
         return np.fromiter(found, np.bool_, len(keys))
 
     def hide(self, keys: Sequence[bytes], stored: Sequence[bytes | None]) -> list[bytes | None]:

@@ -133,6 +133,10 @@ class LmdbStore:
         """See `EmbeddingStore.search`."""
         return self._erasure.search(keys)
 
+    def erased(self) -> frozenset[bytes]:
+        """See `EmbeddingStore.erased`."""
+        return self._catalog.tombstones().digests
+
     def current(self, model_version: int) -> Generation | None:
         """See `EmbeddingStore.current`."""
         record = self._catalog.current(model_version)

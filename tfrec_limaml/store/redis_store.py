@@ -202,6 +202,11 @@ class RedisStore:
             )
             return RedisWriter(self, record)
 
+    def erased(self) -> frozenset[bytes]:
+        """See `EmbeddingStore.erased`."""
+        with self.errors():
+            return self.catalog.tombstones().digests
+
     def current(self, model_version: int) -> Generation | None:
         """See `EmbeddingStore.current`."""
         with self.errors():

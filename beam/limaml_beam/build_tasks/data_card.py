@@ -13,6 +13,7 @@ from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import NAMES, SplitSummary
 from limaml_beam.build_tasks.validation import (
     DUPLICATE,
+    ERASED,
     ERROR,
     FILLED,
     OUTSIDE,
@@ -85,7 +86,7 @@ def check_counts(counts: dict[str, int], max_bad_fraction: float) -> dict[str, A
         if name.startswith("skipped:")
     }
     read, used = counts.get("rows_read", 0), counts.get("rows_used", 0)
-    invalid = {name: n for name, n in skipped.items() if name not in (DUPLICATE, OUTSIDE)}
+    invalid = {name: n for name, n in skipped.items() if name not in (DUPLICATE, OUTSIDE, ERASED)}
     stopping = {
         name.removeprefix(ERROR): n for name, n in invalid.items() if name.startswith(ERROR)
     }
@@ -171,5 +172,5 @@ def make_card(
             }
             for h in schema.history
         },
-        "settings": dataclasses.asdict(settings),
+        "settings": {**dataclasses.asdict(settings), "erased": len(settings.erased)},
     }

@@ -44,6 +44,8 @@ class PrepareOptions:
             tells it. None for the mean label of this run's rows, which is not what the model saw.
         shards: Files per split; None for as many as the size of the input asks for.
         max_bad_fraction: Share of invalid rows above which the run fails.
+        erased: Digests of erased task keys (`EmbeddingStore.erased`): rows of these tasks are left
+            out, and go to no dead letters.
     """
 
     raw: str | None = None
@@ -68,6 +70,7 @@ class PrepareOptions:
     history_prior: float | str | None = None
     shards: int | None = None
     max_bad_fraction: float = 0.05
+    erased: frozenset[bytes] = frozenset()
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_fraction <= 1:

@@ -94,6 +94,7 @@ def _settings(
         partitions=by_size,
         prior=_prior(options, schema),
         episodes=_episodes(options, schema),
+        erased=options.erased,
         **dates,
     )
 

@@ -39,6 +39,7 @@ class TaskSettings:
             `limaml_beam.build_tasks.episodes`.
         prior: Mean label that history rates are smoothed towards; None for that of this run's
             training rows.
+        erased: Digests of erased task keys, whose rows are left out.
     """
 
     definitions: tuple[str, ...]
@@ -57,6 +58,7 @@ class TaskSettings:
     split_definition: str | None = None
     episodes: int = 0
     prior: float | None = None
+    erased: frozenset[bytes] = frozenset()
 
     def __post_init__(self) -> None:
         for name in ("window", "max_samples", "shards", "partitions", "batch_rows"):

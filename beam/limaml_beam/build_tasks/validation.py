@@ -26,6 +26,7 @@ from tfrec_limaml.datasets.rows import BadRow
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.schema import arrow_keys, column_values
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.store.erasure import Tombstones
 
 #: Gives the rows of a mask a reason why they are left out, unless they have one.
 Reject: TypeAlias = Callable[[Mask, str], None]
@@ -33,6 +34,8 @@ Reject: TypeAlias = Callable[[Mask, str], None]
 REJECTED, COUNTS = "rejected", "counts"
 ERROR = "error: "  # prefix of reasons that stop the run before anything is published
 OUTSIDE = "outside_dates"
+#: Rows of erased tasks, whatever else is wrong with them.
+ERASED = "erased"
 DUPLICATE = "duplicate"
 MALFORMED = "malformed_row"
 #: Rows whose time is implausible; they are used all the same.
@@ -124,7 +127,7 @@ def _malformed(path: str, bad: BadRow) -> str:
 def _dead_letters(
     path: str, raw: pa.Table, reasons: npt.NDArray[np.object_]
 ) -> Iterator[beam.pvalue.TaggedOutput]:
-    rejected = np.flatnonzero((reasons != "") & (reasons != OUTSIDE))
+    rejected = np.flatnonzero((reasons != "") & (reasons != OUTSIDE) & (reasons != ERASED))
     if not len(rejected):
         return
     rows = raw.take(pa.array(rejected)).to_pylist()
@@ -175,6 +178,8 @@ def validate(
     _read_features(schema, tables, raw, rows_in, columns, counts, reject)
     derived = _read_keys(schema, settings, tables, raw, rows_in, columns, reject)
     reject((times < settings.first) | (times >= settings.last), OUTSIDE)
+    if settings.erased:
+        reasons[_erased(schema, settings, columns)] = ERASED
 
     given = [name for name in columns if name not in derived]
     columns[ORDER] = pa.array(
@@ -246,6 +251,17 @@ def _read_keys(
         )
         reject(~arrow_keys.fits(keys), f"key_too_long:{definition}")
     return set(map(key_column, joined))
+
+
+def _erased(schema: Schema, settings: TaskSettings, columns: Mapping[str, pa.Array]) -> Mask:
+    """Which rows are of erased tasks of any definition."""
+    tombstones = Tombstones(settings.erased)
+    gone = np.zeros(len(columns[TIME]), np.bool_)
+    for definition in settings.definitions:
+        parts = [columns[key_column(name)] for name in schema.task_columns(definition)]
+        codes, distinct = columnar.codes_of(arrow_keys.join_keys(parts))
+        gone |= tombstones.mean([key.encode() for key in distinct.to_pylist()])[codes]
+    return gone
 
 
 class DropDuplicates(beam.DoFn):

@@ -1,7 +1,8 @@
 """The Beam package's subcommands of ``limaml``, as named by the entry points."""
 
 from limaml_beam.commands.embed import COMMAND as EMBED
+from limaml_beam.commands.erase import COMMAND as ERASE
 from limaml_beam.commands.prepare import COMMAND as PREPARE
 from limaml_beam.commands.refresh import COMMAND as REFRESH
 
-__all__ = ["EMBED", "PREPARE", "REFRESH"]
+__all__ = ["EMBED", "ERASE", "PREPARE", "REFRESH"]

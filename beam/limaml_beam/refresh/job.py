@@ -90,7 +90,9 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     _clear(work, reference, settings.store)
     outcome.stage("prepare")
     card = prepare(
-        prepare_options(settings.prepare, read_manifest(settings.adapter)),
+        prepare_options(settings.prepare, read_manifest(settings.adapter)).replace(
+            erased=settings.store.erased()
+        ),
         str(work / "tasks"),
         [*settings.flags, *settings.embed.worker_flags],
         overwrite=True,

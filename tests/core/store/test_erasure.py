@@ -77,6 +77,7 @@ def test_an_erased_key_stays_out_of_publications_and_upserts(store, open_another
     assert counts == Upserted(applied=1, older=0, erased=3)
     assert found(store, ["17", "17|a", "never there", "19"]) == ["19"]
     assert store.search(["17", "never there"]) == []
+    assert store.erased() == {key_digest(key) for key in ("17", "ü*[1]", "never there")}
 
 
 def test_a_nested_key_goes_without_its_member(store):

@@ -1,0 +1,130 @@
+"""``limaml erase``: task keys go from stores and from the files that the jobs wrote."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tfrec_limaml.cli import Command
+from tfrec_limaml.errors import LimamlError
+
+DESCRIPTION = """\
+Erases members: readers of the stores answer "not found" at once, every generation and overlay is
+written anew without the keys, and the stores keep the keys out of later publications and updates.
+With --manifest-of-outputs, task records, dead letters and embeddings in the folders that it names
+are rewritten too. A key means the keys of nested task definitions that begin with it as well.
+
+Safe to kill at any point: the same command again completes it.
+
+example:
+  limaml erase 17 42 --store lmdb:STORE --manifest-of-outputs outputs.yaml --audit erasures.jsonl
+  limaml erase 17 42 --store lmdb:STORE --manifest-of-outputs outputs.yaml --verify
+
+outputs.yaml is a list:
+  - runs/work
+  - runs/tasks
+
+exit code 0: erased, or with --verify absent everywhere; 1: --verify found a key; 2: a place cannot
+be reached or read. What remains (the weights of trained models): docs/erasure.md.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``limaml erase``."""
+    parser.add_argument("keys", nargs="*", metavar="KEY", help="task keys, as in the store")
+    parser.add_argument("--keys-file", metavar="F", help="more task keys, one in a line")
+    parser.add_argument(
+        "--store",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="a store, lmdb:FOLDER or redis://HOST:PORT/DB; may be given several times",
+    )
+    parser.add_argument(
+        "--manifest-of-outputs",
+        metavar="FILE",
+        help="YAML list of folders and files to rewrite",
+    )
+    parser.add_argument(
+        "--audit", metavar="FILE", help="append a JSON line for everything that is removed"
+    )
+    parser.add_argument(
+        "--show-keys",
+        action="store_true",
+        help="name the keys in the result and the audit, instead of their digests",
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="search all places, change nothing; 1 where found"
+    )
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Erases or verifies."""
+    from limaml_beam.erasure.job import Erasure, erase, read_outputs, verify
+    from tfrec_limaml.store import open_store
+    from tfrec_limaml.store.erasure import to_erase
+    from tfrec_limaml.store.secrets import masked
+
+    keys = _keys(arguments)
+    to_erase(keys)  # before anything is opened: every key can be stored
+    if not arguments.store and not arguments.manifest_of_outputs:
+        raise LimamlError("nowhere to erase from: give --store, --manifest-of-outputs, or both")
+    outputs = []
+    if arguments.manifest_of_outputs:
+        outputs = read_outputs(arguments.manifest_of_outputs)
+    stores = {masked(address): open_store(address) for address in arguments.store}
+    settings = Erasure(
+        keys=keys,
+        stores=stores,
+        outputs=outputs,
+        audit=arguments.audit,
+        show_keys=arguments.show_keys,
+    )
+    try:
+        return (verify if arguments.verify else erase)(settings)
+    finally:
+        for store in stores.values():
+            store.close()
+
+
+def _keys(arguments: argparse.Namespace) -> list[str]:
+    keys = list(arguments.keys)
+    if arguments.keys_file:
+        try:
+            with open(arguments.keys_file, encoding="utf-8") as file:
+                keys += [line.rstrip("\r\n") for line in file if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise LimamlError(f"cannot read --keys-file {arguments.keys_file}: {error}") from error
+    if not keys:
+        raise LimamlError("no task key given: name keys, or a --keys-file")
+    return list(dict.fromkeys(keys))
+
+
+def render(result: dict[str, Any]) -> str:
+    """The result for people: one place per line."""
+    verified = "found" in result
+    places = result["found"] if verified else result["removed"]
+    lines = [
+        f"{'found in' if verified else 'removed from'} "
+        + (
+            f"{place['file']}: {place['rows']} rows"
+            if "file" in place
+            else f"{place['store']}, generation {place['generation']} of model version "
+            f"{place['model_version']}, {place['part']}: {place['keys']} keys"
+        )
+        for place in places
+    ]
+    lines += [f"not searched: {path}" for path in result["not_searched"]]
+    if not places:
+        lines.append("found nowhere" if verified else "nothing to remove")
+    return "\n".join(lines)
+
+
+COMMAND = Command(
+    help="erase members from stores and outputs, and keep them out",
+    description=DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+    render=render,
+    exit_code=lambda result: 1 if result.get("found") else 0,
+)

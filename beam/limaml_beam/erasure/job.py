@@ -1,0 +1,200 @@
+"""What ``limaml erase`` does: one place after another, each of them idempotent.
+
+Stores come first: readers answer "not found" from then on, and no publication brings a key back.
+Then the files. A run that is killed anywhere is completed by the same command; lines of the audit
+say what each run removed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from limaml_beam.erasure.files_of_kinds import Erased, kind_of, schema_above
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.io import files
+from limaml_beam.io.read_errors import READ_ERRORS
+from limaml_beam.io.staged_output import REPORT_FILE, write_file
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.store import EmbeddingStore, Place
+from tfrec_limaml.store.erasure import key_digest
+
+_DATA = (".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".bz2", ".arrow", ".avro", ".orc")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Erasure:
+    """Settings of one erasure.
+
+    Attributes:
+        keys: Task keys; each means the keys of nested definitions that begin with it too.
+        stores: Stores by address (without passwords).
+        outputs: Folders and files that the jobs wrote.
+        audit: File that gets a line for everything that was removed, or None.
+        show_keys: Whether the audit names keys; else their digests alone.
+    """
+
+    keys: Sequence[str]
+    stores: Mapping[str, EmbeddingStore]
+    outputs: Sequence[str] = ()
+    audit: str | None = None
+    show_keys: bool = False
+
+
+def erase(settings: Erasure) -> dict[str, Any]:
+    """Removes the keys from every place.
+
+    Returns:
+        ``removed``: a dictionary for each place; ``not_searched``: files of kinds that were not
+        opened.
+
+    Raises:
+        LimamlError: A place cannot be reached or read. What was removed before stays removed;
+            the same command goes on from there.
+    """
+    audit = _Audit(settings)
+    audit.write({"event": "begin", "stores": list(settings.stores), "outputs": settings.outputs})
+    for address, store in settings.stores.items():
+        for place in store.erase(settings.keys):
+            audit.removed(_of_store(address, place))
+    unsearched: list[str] = []
+    for found in _in_files(settings, unsearched, write=True):
+        audit.removed(found)
+    audit.write({"event": "end", "places": len(audit.places), "not_searched": unsearched})
+    return {"keys": audit.names, "removed": audit.places, "not_searched": unsearched}
+
+
+def verify(settings: Erasure) -> dict[str, Any]:
+    """Searches every place and changes nothing.
+
+    Returns:
+        ``found``: a dictionary for each place that holds a key; ``not_searched`` as in `erase`.
+
+    Raises:
+        LimamlError: A place cannot be reached or read: absence is not proven.
+    """
+    found = [
+        _of_store(address, place)
+        for address, store in settings.stores.items()
+        for place in store.search(settings.keys)
+    ]
+    unsearched: list[str] = []
+    found += list(_in_files(settings, unsearched, write=False))
+    return {"keys": _named(settings), "found": found, "not_searched": unsearched}
+
+
+def read_outputs(path: str) -> list[str]:
+    """The folders and files that a manifest of outputs names: a YAML list; relative ones are
+    relative to the manifest.
+
+    Raises:
+        LimamlError: It cannot be read, is no list, or names what is not there.
+    """
+    text = files.read_text(path)
+    if text is None:
+        raise LimamlError(f"no manifest of outputs at {path}")
+    try:
+        listed = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise LimamlError(f"cannot read the manifest of outputs {path}: {error}") from error
+    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+        raise LimamlError(
+            f"the manifest of outputs {path} must be a list of folders and files, for example "
+            f"'- runs/work', received {text[:100]!r}"
+        )
+    local = files.is_local(path)
+    outputs = [
+        str(Path(path).parent / each) if local and files.is_local(each) else each for each in listed
+    ]
+    missing = [each for each in outputs if not files.exists(each)]
+    if missing:
+        raise LimamlError(
+            f"the manifest of outputs {path} names {missing}, which are not there: take them out, "
+            "or mount them"
+        )
+    return outputs
+
+
+def _in_files(settings: Erasure, unsearched: list[str], write: bool) -> Any:
+    """Yields what each file holds; appends the paths that no function knows to `unsearched`."""
+    erased = Erased(settings.keys)
+    for root in settings.outputs:
+        below = files.matching(root, "**")
+        for path in below or [root]:
+            count = _in_file(path, root, erased, write)
+            if count is None and _holds_data(path):
+                unsearched.append(path)
+            if count:
+                yield {"file": path, "rows": count}
+        if write:
+            _count_again(below)
+
+
+def _holds_data(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1].lower()
+    return name.endswith(_DATA) or ".tfrecord" in name
+
+
+def _in_file(path: str, root: str, erased: Erased, write: bool) -> int | None:
+    kind = kind_of(path)
+    if kind is None:
+        return None
+    schema = schema_above(path, root)
+    try:
+        return kind(path, erased if schema is None else erased.with_schema(schema), write)
+    except READ_ERRORS as error:
+        raise LimamlError(f"cannot search {path}: {error}; remove it, or replace it") from error
+
+
+def _count_again(paths: Sequence[str]) -> None:
+    """Corrects the number of rows in the reports of embedding jobs."""
+    for path in paths:
+        if path.rsplit("/", 1)[-1] != REPORT_FILE:
+            continue
+        report = json.loads(files.read_text(path) or "{}")
+        folder = path.rsplit("/", 1)[0]
+        if "rows" in report and "generation" in report:
+            rows = sum(map(tables.row_count, tables.embedding_files(folder)))
+            if rows != report["rows"]:
+                text = json.dumps({**report, "rows": rows}, indent=2) + "\n"
+                write_file(path, text.encode())
+
+
+def _of_store(address: str, place: Place) -> dict[str, Any]:
+    return {"store": address, **dataclasses.asdict(place)}
+
+
+def _named(settings: Erasure) -> list[str]:
+    return [key if settings.show_keys else key_digest(key).hex() for key in settings.keys]
+
+
+class _Audit:
+    """Lines of the audit file, on the disk as soon as they are true."""
+
+    def __init__(self, settings: Erasure) -> None:
+        self._path, self.names = settings.audit, _named(settings)
+        self.places: list[dict[str, Any]] = []
+
+    def removed(self, place: dict[str, Any]) -> None:
+        """Something is gone."""
+        self.places.append(place)
+        self.write({"event": "removed", **place})
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends a line."""
+        if self._path is None:
+            return
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                print(json.dumps({"time": now, **line, "keys": self.names}), file=file, flush=True)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise LimamlError(f"cannot write the audit {self._path}: {error}") from error

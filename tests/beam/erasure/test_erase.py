@@ -1,0 +1,257 @@
+"""``limaml erase``: members go from stores and outputs, and stay out of them."""
+
+import contextlib
+import gzip
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from limaml_beam.erasure import files_of_kinds
+from limaml_beam.erasure.task_key import task_key_of
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.io.tfrecords import frame_record, read_records
+from tfrec_limaml.cli import main
+from tfrec_limaml.store import open_store
+from tfrec_limaml.store.erasure import key_digest
+
+ERASED = "3"
+RAW_DATES = ("--recent-only", "--window-end", "2024-01-11")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, shop_schema, shop_frames, write_raw):
+    """Raw data with some bad rows, and the task records that were made of them."""
+    folder = tmp_path_factory.mktemp("shop")
+    frames = shop_frames()
+    log = frames["interactions"].astype({"opened": object})
+    log.loc[log.index[:6], "member"] = [3, 3, 4, 4, 5, 13]
+    log.loc[log.index[:6], "opened"] = "what?"
+    frames["interactions"] = log.astype({"opened": str})
+    raw = write_raw(folder / "raw", shop_schema, frames)
+    assert main(["prepare", str(raw), "--output", str(folder / "tasks"), *RAW_DATES]) == 0
+    return folder
+
+
+@pytest.fixture
+def world(tmp_path, prepared):
+    """A copy of the task records, embeddings with dead letters, a store, and their manifest."""
+    shutil.copytree(prepared / "tasks", tmp_path / "tasks")
+    keys = [str(n) for n in range(6)] + ["3|mail", "30"]
+    output = tmp_path / "work" / "g1"
+    (output / "dead_letters").mkdir(parents=True)
+    pq.write_table(_embeddings(keys), output / "embeddings-00.parquet")
+    records = _records(tmp_path / "tasks" / "member")
+    refused = [next(r for r in records if task_key_of(r) == k) for k in (b"3", b"4")]
+    letters = tables.dead_letter_table(
+        ["not_finite"] * 4, ["why"] * 4, [*refused, b"\xffmember 3 \xff", b"member 33"]
+    )
+    pq.write_table(letters, output / "dead_letters" / "part-0.parquet")
+    (output / "report.json").write_text(json.dumps({"generation": "g1", "rows": len(keys)}))
+    (tmp_path / "outputs.yaml").write_text(yaml.safe_dump(["tasks", "work"]))
+    with open_store(f"lmdb:{tmp_path}/store").new_generation(1, 2, "g1") as writer:
+        writer.put(keys, np.ones((len(keys), 2), np.float32))
+        writer.publish(len(keys))
+    return tmp_path
+
+
+def _embeddings(keys):
+    return tables.embeddings_table(
+        keys=keys,
+        definitions=["member"] * len(keys),
+        embeddings=np.ones((len(keys), 2), np.float32),
+        timestamps=np.arange(len(keys)),
+        sample_counts=np.ones(len(keys), np.int64),
+        losses=None,
+        digests=[bytes(16)] * len(keys),
+        model_version=1,
+        generation="g1",
+    )
+
+
+def _records(folder):
+    return [r for file in sorted(folder.glob("*.tfrecord.gz")) for r in read_records(str(file))]
+
+
+def command(world, *more, keys=(ERASED,)):
+    return [
+        *("erase", *keys, "--store", f"lmdb:{world}/store"),
+        *("--manifest-of-outputs", str(world / "outputs.yaml"), *more),
+    ]
+
+
+def letters(world):
+    files = (world / "tasks" / "dead_letter").glob("*.jsonl")
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def test_the_key_of_a_record_is_read_from_its_bytes(prepared, read_tasks):
+    for definition in ("member", "member_kind"):
+        keys = {task_key_of(r).decode() for r in _records(prepared / "tasks" / definition)}
+        assert keys == set(read_tasks(prepared / "tasks", definition, "recent"))
+
+
+NO_RECORDS = [b"", b"x", b"\x0a", b"\x0a\xff", b"\x0a\x02\x0a\x00", b"\x12\0"]
+
+
+@pytest.mark.parametrize("content", NO_RECORDS)
+def test_bytes_that_are_no_record_have_no_key(content):
+    assert task_key_of(content) is None
+
+
+def test_a_member_goes_from_every_place_and_the_others_stay_as_they_are(world, capsys):
+    before = {d: _records(world / "tasks" / d) for d in ("member", "member_kind")}
+    assert len([x for x in letters(world) if x["row"]["member"] == 3]) == 2
+    assert main(command(world, "--verify")) == 1
+    assert main(command(world, "--audit", str(world / "audit"), "--json")) == 0
+    for definition, records in before.items():
+        kept = [r for r in records if task_key_of(r).split(b"|")[0] != b"3"]
+        assert 0 < len(kept) < len(records)
+        assert _records(world / "tasks" / definition) == kept
+    assert sorted({x["row"]["member"] for x in letters(world)}) == [4, 5, 13]
+    history = pq.read_table(world / "tasks" / "history" / "member.parquet")
+    assert (
+        "3"
+        not in history[
+            "__key:member" if "__key:member" in history.column_names else "member"
+        ].to_pylist()
+    )
+    assert history.num_rows > 5
+    output = world / "work" / "g1"
+    left = pq.read_table(output / "embeddings-00.parquet")
+    assert left["task_key"].to_pylist() == ["0", "1", "2", "4", "5", "30"]
+    assert left.schema == tables.EMBEDDINGS_SCHEMA
+    dead = pq.read_table(output / "dead_letters" / "part-0.parquet")["record"].to_pylist()
+    assert [task_key_of(r) for r in dead] == [b"4", None]
+    assert json.loads((output / "report.json").read_text())["rows"] == 6
+    store = open_store(f"lmdb:{world}/store")
+    assert store.get_many(["3", "3|mail", "30"], 1)[1].tolist() == [False, False, True]
+    capsys.readouterr()
+    assert main(command(world, "--verify")) == 0
+    assert "found nowhere" in capsys.readouterr().out
+
+
+def test_the_audit_names_places_and_digests_but_no_key_unless_asked(world, capsys):
+    audit = world / "audit"
+    key = "somebody@example.org"
+    with open_store(f"lmdb:{world}/store").new_generation(1, 2, "g2") as writer:
+        writer.put([key], np.ones((1, 2), np.float32))
+        writer.publish(1)
+    assert main(command(world, "--audit", str(audit), keys=[key])) == 0
+    assert key not in audit.read_text() + capsys.readouterr().out
+    lines = [json.loads(line) for line in audit.read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["begin", "removed", "end"]
+    assert lines[1]["keys"] == [key_digest(key).hex()]
+    assert (lines[1]["generation"], lines[1]["part"]) == ("g2", "data")
+    assert main(command(world, "--audit", str(audit), "--show-keys", keys=[key])) == 0
+    assert key in audit.read_text()
+
+
+def test_an_erasure_that_breaks_off_at_any_file_is_completed_by_the_same_command(
+    world, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    original = files_of_kinds.staged_file
+    steps = 0
+    for fatal in range(1, 100):
+        copy = world.parent / f"{world.name}-{fatal}"
+        shutil.copytree(world, copy)
+        calls = 0
+
+        @contextlib.contextmanager
+        def dying(path, fatal=fatal):
+            nonlocal calls
+            calls += 1
+            with original(path) as file:
+                if calls == fatal:
+                    file.write(b"half")
+                    raise Killed
+                yield file
+
+        monkeypatch.setattr(files_of_kinds, "staged_file", dying)
+        try:
+            main(command(copy))
+            break
+        except Killed:
+            steps += 1
+        monkeypatch.setattr(files_of_kinds, "staged_file", original)
+        assert main(command(copy, "--verify")) == 1
+        assert not open_store(f"lmdb:{copy}/store").get_many([ERASED], 1)[1].any()
+        assert main(command(copy)) == 0
+        assert main(command(copy, "--verify")) == 0
+        report = json.loads((copy / "work" / "g1" / "report.json").read_text())
+        assert report["rows"] == 6
+    assert steps == 8
+
+
+def test_prepare_leaves_erased_tasks_out_of_records_history_and_dead_letters(
+    prepared, tmp_path, read_tasks
+):
+    from limaml_beam.build_tasks.options import PrepareOptions
+    from limaml_beam.build_tasks.prepare import prepare
+
+    card = prepare(
+        PrepareOptions(
+            raw=str(prepared / "raw"),
+            recent_only=True,
+            window_end="2024-01-11",
+            erased=frozenset([key_digest(ERASED)]),
+        ),
+        str(tmp_path / "tasks"),
+    )
+    assert card["rows"]["skipped"]["erased"] > 10
+    for definition in ("member", "member_kind"):
+        now = read_tasks(tmp_path / "tasks", definition, "recent")
+        then = read_tasks(prepared / "tasks", definition, "recent")
+        assert set(now) == {key for key in then if key.split("|")[0] != ERASED}
+    assert sorted({x["row"]["member"] for x in letters(tmp_path)}) == [4, 5, 13]
+    (tmp_path / "outputs.yaml").write_text("- tasks\n")
+    arguments = ["erase", ERASED, "--manifest-of-outputs", str(tmp_path / "outputs.yaml")]
+    assert main([*arguments, "--verify"]) == 0
+
+
+def test_files_of_other_kinds_are_named_and_left_as_they_are(world, capsys):
+    (world / "work" / "export.csv").write_text("member\n3\n")
+    pq.write_table(pa.table({"x": [3]}), world / "work" / "numbers.parquet")
+    with gzip.open(world / "work" / "other.tfrecord.gz", "wb") as file:
+        file.write(frame_record(b"no task record"))
+    assert main(command(world, "--json")) == 0
+    named = json.loads(capsys.readouterr().out)["not_searched"]
+    assert sorted(path.rsplit("/", 1)[-1] for path in named) == [
+        "export.csv",
+        "numbers.parquet",
+        "other.tfrecord.gz",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no task key given"),
+        (["3"], "nowhere to erase from"),
+        (["x" * 600, "--store", "lmdb:s"], "1 to 511 bytes"),
+        (["3", "--manifest-of-outputs", "missing.yaml"], "no manifest of outputs"),
+        (["3", "--manifest-of-outputs", "words.yaml"], "must be a list"),
+        (["3", "--manifest-of-outputs", "gone.yaml"], "which are not there"),
+        (["--keys-file", "missing.txt"], "cannot read --keys-file"),
+    ],
+)
+def test_what_cannot_be_erased_is_explained(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words.yaml").write_text("tasks: x\n")
+    (tmp_path / "gone.yaml").write_text("- nothing/here\n")
+    assert main(["erase", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_keys_come_from_a_file_too(world):
+    (world / "keys").write_text("3\n\n4\r\n")
+    assert main(command(world, "--keys-file", str(world / "keys"), keys=())) == 0
+    found = open_store(f"lmdb:{world}/store").get_many(["2", "3", "4"], 1)[1]
+    assert found.tolist() == [True, False, False]

@@ -176,3 +176,9 @@ def free_ports(count: int) -> list[int]:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in probes]
+
+
+@pytest.fixture(scope="session")
+def ports() -> Callable[[int], list[int]]:
+    """``ports(2)``: ports that nobody listens on."""
+    return free_ports

@@ -4,6 +4,8 @@ flags and house rules.
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -278,6 +280,59 @@ def _check_pod(workload: dict[str, Any]) -> None:
             probe = container.get(name, {})
             port = probe.get("httpGet", probe.get("tcpSocket", {})).get("port")
             assert port is None or port in ports
+
+
+@pytest.fixture(scope="module")
+def training() -> dict[str, dict[str, Any]]:
+    text = (SERVING / "kubernetes" / "training.yaml").read_text()
+    return {document["kind"]: document for document in yaml.safe_load_all(text)}
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_training_pods_name_each_other_and_call_a_command_that_exists(training, index):
+    from tfrec_limaml.cli import build_parser
+
+    job, service = training["Job"]["spec"], training["Service"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    (workers,) = (e["value"] for e in container["env"] if e["name"] == "WORKERS")
+    assert job["completions"] == job["parallelism"] == int(workers)
+    assert job["completionMode"] == "Indexed"
+    assert pod["subdomain"] == service["metadata"]["name"] == training["Job"]["metadata"]["name"]
+    assert service["spec"]["selector"] == job["template"]["metadata"]["labels"]
+    script = container["args"][0].replace("exec limaml", 'printf "%s\n" "$TF_CONFIG"; echo')
+    environment = {
+        "WORKERS": workers,
+        "JOB_COMPLETION_INDEX": str(index),
+        "PATH": os.environ["PATH"],
+    }
+    done = subprocess.run(
+        [*container["command"], script], env=environment, check=True, capture_output=True, text=True
+    )
+    config, command = done.stdout.splitlines()
+    port = container["ports"][0]["containerPort"]
+    name = service["metadata"]["name"]
+    assert json.loads(config) == {
+        "cluster": {"worker": [f"{name}-{i}.{name}:{port}" for i in range(int(workers))]},
+        "task": {"type": "worker", "index": index},
+    }
+    arguments = build_parser(["train"]).parse_args(command.split())
+    assert (arguments.distribute, arguments.resume) == ("multi-worker", True)
+
+
+def test_training_pods_have_no_privileges_and_reach_each_other_only(training):
+    pod = training["Job"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"][:1]]
+    assert claims == [training["PersistentVolumeClaim"]["metadata"]["name"]]
+    policy, port = training["NetworkPolicy"]["spec"], container["ports"][0]["containerPort"]
+    assert policy["podSelector"]["matchLabels"] == {"app": "training"}
+    (ingress,) = policy["ingress"]
+    assert ingress["ports"] == [{"port": port}]
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl; it renders offline")

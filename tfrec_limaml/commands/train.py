@@ -63,11 +63,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_training(parser.add_argument_group("training"))
     _add_adaptation(parser.add_argument_group("adaptation"))
     _add_network(parser.add_argument_group("network"))
+    _add_run(parser)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tensorboard",
         type=Path,
         metavar="DIR",
         help="write TensorBoard scalars, the graph and meta embeddings there",
+    )
+    parser.add_argument(
+        "--distribute",
+        choices=("mirrored", "multi-worker"),
+        help="train on all devices of this machine, or on the machines that the environment "
+        "variable TF_CONFIG names, with this command on each of them",
+    )
+    parser.add_argument(
+        "--worker-timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="give up other workers after this time without a batch (default: %(default)g)",
     )
     parser.add_argument(
         "--resume",
@@ -193,8 +210,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.training.train import train
 
     without_remapping()
-    checkpoints = _checkpoints(args)
-    callbacks = [_progress(args.algorithm, options.epochs), *_tensorboard(args)]
+    workers = _workers(args)
+    checkpoints = _checkpoints(args, workers.is_chief)
+    callbacks = []
+    if workers.is_chief:
+        callbacks = [_progress(args.algorithm, options.epochs), *_tensorboard(args)]
     trained = train(
         args.tasks,
         options,
@@ -202,18 +222,34 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         nested=args.nested_task,
         callbacks=callbacks,
         checkpoints=checkpoints,
+        strategy=workers.strategy,
+        worker_timeout=args.worker_timeout,
     )
     result = trained.result | {"model": str(path)}
-    args.output.mkdir(parents=True, exist_ok=True)
-    with staging.file(path) as temporary:
-        trained.model.save(temporary)
-    curve = args.output / f"{args.algorithm}.training.json"
-    staging.write_text(curve, json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(checkpoints.folder, ignore_errors=True)
+    if workers.is_chief:
+        _write(path, trained.model, result)
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+    workers.exchange({})  # none leaves before the model is written
     return result
 
 
-def _checkpoints(args: argparse.Namespace) -> Any:
+def _write(path: Path, model: Any, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with staging.file(path) as temporary:
+        model.save(temporary)
+    curve = path.with_suffix(".training.json")
+    staging.write_text(curve, json.dumps(result, indent=1) + "\n")
+
+
+def _workers(args: argparse.Namespace) -> Any:
+    from tfrec_limaml.training.distribution import Workers, make_strategy
+
+    if args.distribute is None:
+        return Workers()
+    return Workers.of(make_strategy(args.distribute, args.worker_timeout))
+
+
+def _checkpoints(args: argparse.Namespace, is_chief: bool) -> Any:
     """Where checkpoints go; those of a training that is not to go on are removed."""
     from tfrec_limaml.training.checkpoints import CheckpointOptions, is_unfinished
 
@@ -224,7 +260,8 @@ def _checkpoints(args: argparse.Namespace) -> Any:
                 f"{folder} holds an interrupted training; pass --resume to go on with it, or "
                 "--overwrite to train from the start"
             )
-        shutil.rmtree(folder)
+        if is_chief:
+            shutil.rmtree(folder)
     return CheckpointOptions(folder, args.checkpoint_steps, args.resume)
 
 

@@ -48,6 +48,30 @@ def sum_over_replicas(count: tf.Tensor) -> tuple[tf.Tensor, int]:
     return (context.all_reduce("SUM", count), replicas) if replicas > 1 else (count, 1)
 
 
+def clip_over_replicas(
+    optimizer: Any, gradients: list[tf.Tensor], replicas: int
+) -> list[tf.Tensor]:
+    """Gradients whose sum over replicas is clipped as the optimizer clips.
+
+    A Keras optimizer clips the gradients of each replica and then sums them, so that it would clip
+    otherwise than on one device. What is returned is small enough for its own clipping to change
+    nothing.
+    """
+    value, norm, overall = (
+        getattr(optimizer, name, None) for name in ("clipvalue", "clipnorm", "global_clipnorm")
+    )
+    if replicas == 1 or not (value or norm or overall):
+        return gradients
+    total = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
+    if overall:
+        total = tf.clip_by_global_norm(total, overall)[0]
+    elif norm:
+        total = [tf.clip_by_norm(g, norm) for g in total]
+    elif value:
+        total = [tf.clip_by_value(g, -value, value) for g in total]
+    return [g / tf.cast(replicas, g.dtype) for g in total]
+
+
 def all_finite(gradients: list[tf.Tensor]) -> tf.Tensor:
     """Whether every gradient is finite (a scalar)."""
     return tf.math.is_finite(tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients]))

@@ -32,6 +32,7 @@ from tfrec_limaml.models.outer_step import (
     OuterLoss,
     Samples,
     all_finite,
+    clip_over_replicas,
     sum_over_replicas,
     without_tasks,
     zero_unless_finite,
@@ -256,6 +257,7 @@ class TaskModel(TaskLoops):
             all_finite(gradients), lambda: (loss, gradients), without_bad_tasks
         )
         self.dropped_tasks.assign_add(tf.math.count_nonzero(~good))
+        gradients = clip_over_replicas(self.optimizer, gradients, replicas)
         self.optimizer.apply(gradients, self.trainable_variables)
         loss_tracker(self).update_state(loss)
         return {"loss": loss_tracker(self).result()}

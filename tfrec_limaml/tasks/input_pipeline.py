@@ -191,6 +191,8 @@ class _Reader:
             [2], tf.stack([tf.constant(self.seed, tf.int64), number]), 0, 2**62, tf.int64
         )
         if self.shuffle:
+            # Of the graph of one pass, not of the program: its seed would be mixed in.
+            tf.random.set_seed(self.seed)
             records = records.shuffle(4 * size, seeds[0], reshuffle_each_iteration=False)
         chunks = records.batch(size).map(
             lambda chunk: self._chunk(chunk, number), num_parallel_calls=CHUNKS_AT_ONCE

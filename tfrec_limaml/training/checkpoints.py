@@ -167,6 +167,11 @@ class Checkpoints(keras.callbacks.Callback):
             _check_identity(self.resumed.identity, self.identity, options.folder)
             self.history = {name: list(values) for name, values in self.resumed.history.items()}
 
+    @property
+    def position(self) -> list[int] | None:
+        """Epoch and calls of the checkpoint that is resumed: the same on all workers."""
+        return None if self.resumed is None else [self.resumed.epoch, self.resumed.calls]
+
     def initial_epoch(self, epochs: int) -> int:
         """What `fit` is to start with."""
         if self.resumed is None:

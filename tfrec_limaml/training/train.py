@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -18,12 +18,20 @@ from tfrec_limaml.evaluation import adaptation_losses
 from tfrec_limaml.models import TaskModel
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.folder import STATISTICS_FILE, episodes_in
+from tfrec_limaml.tasks.folder import STATISTICS_FILE
 from tfrec_limaml.tasks.input_pipeline import task_dataset
-from tfrec_limaml.tasks.record_files import count_tasks, record_files
 from tfrec_limaml.training.checkpoints import CheckpointOptions, Checkpoints
+from tfrec_limaml.training.data import EpochNumber, TrainingData
+from tfrec_limaml.training.distribution import (
+    WORKER_TIMEOUT,
+    RenewTimeLimit,
+    TimeLimit,
+    Workers,
+    as_gone,
+    local_copy,
+)
 from tfrec_limaml.training.options import ModelOptions, TrainOptions
-from tfrec_limaml.training.recipes import build_model, load_encoder, split_pattern
+from tfrec_limaml.training.recipes import build_model, load_encoder
 from tfrec_limaml.training.schedules import warmup_cosine
 from tfrec_limaml.training.strength import choose_adaptation_strength
 
@@ -59,6 +67,8 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     build: Build = build_model,
     checkpoints: CheckpointOptions | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+    worker_timeout: float = WORKER_TIMEOUT,
 ) -> Trained:
     """Trains with early stopping on the validation tasks.
 
@@ -71,16 +81,22 @@ def train(
         build: Makes the model of algorithm, encoder and options: for models of your own.
         checkpoints: Where to write checkpoints, and whether to go on from the newest; None for no
             checkpoints.
+        strategy: Trains on all devices, or all workers, of this strategy; see
+            `tfrec_limaml.training.distribution`. The model that is returned is one without it.
+        worker_timeout: Seconds without a batch after which the other workers are given up: the
+            process then ends.
 
     Returns:
         The model and the result.
 
     Raises:
-        LimamlError: The checkpoint to go on from is one of another training.
+        LimamlError: The checkpoint to go on from is one of another training, or another worker
+            is gone or trains something else.
     """
     options = TrainOptions() if options is None else options
     encoder = load_encoder(tasks, task, nested)
-    work = _Work(tasks, task, encoder, tuple(callbacks), build)
+    workers = Workers.of(strategy)
+    work = _Work(tasks, task, encoder, tuple(callbacks), build, workers, worker_timeout)
     if options.model.id_embeddings is not None or not _history_tells_of_ids(encoder.schema):
         return _train(work, options, checkpoints)
     tried = [
@@ -112,147 +128,102 @@ class _Work:
     encoder: FeatureEncoder
     callbacks: tuple[keras.callbacks.Callback, ...]
     build: Build
+    workers: Workers
+    timeout: float
 
-    def identity(self, options: TrainOptions, data: _Data) -> dict[str, Any]:
-        """What decides about the weights, by name."""
+    def identity(self, options: TrainOptions) -> dict[str, Any]:
+        """What decides about the weights beside the records, by name."""
         statistics = (Path(self.tasks) / STATISTICS_FILE).read_bytes()
+        values = dataclasses.asdict(options)
+        of_model = values.pop("model")
         return {
             "version": version("tfrec-limaml"),
             "schema fingerprint": self.encoder.schema.fingerprint(),
             "statistics digest": hashlib.sha256(statistics).hexdigest()[:16],
             "task definitions": [self.task, *self.encoder.nested],
-            "number of files": data.files,
-            "number of tasks": data.tasks,
-            **_flat(dataclasses.asdict(options)),
+            "number of workers": self.workers.share.workers,
+            "replicas per worker": self.workers.replicas,
+            **{f"option {name}": value for name, value in {**values, **of_model}.items()},
         }
-
-
-def _flat(options: dict[str, Any]) -> dict[str, Any]:
-    """Options by name, those of the model among them."""
-    of_model = options.pop("model")
-    return {f"option {name}": value for name, value in {**options, **of_model}.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Data:
-    """Training batches and the number of the epoch that they read, validation batches, tasks per
-    training batch, training batches per epoch, and training files and tasks.
-    """
-
-    training: tf.data.Dataset
-    epoch: tf.Variable
-    validation: tf.data.Dataset
-    validation_pattern: str
-    batch_size: int
-    steps: int
-    files: int
-    tasks: int
-
-    @classmethod
-    def of(cls, work: _Work, options: TrainOptions) -> _Data:
-        tasks, task, encoder = work.tasks, work.task, work.encoder
-        pattern, validation_pattern = (
-            split_pattern(tasks, task, split, encoder.schema) for split in ("train", "validation")
-        )
-        count, rows = count_tasks(pattern)
-        size = options.batch_size or max(1, min(128, round(options.batch_rows * count / rows)))
-        epoch = tf.Variable(0, trainable=False, dtype=tf.int64)
-        training = training_data(tasks, options, task, encoder, size, epoch)
-        validation = task_dataset(
-            validation_pattern, encoder, 4 * size, max_samples=options.max_samples
-        )
-        steps = math.ceil(count / size)
-        files = len(record_files(pattern))
-        return cls(training, epoch, validation, validation_pattern, size, steps, files, count)
 
 
 def _train(work: _Work, options: TrainOptions, checkpoints: CheckpointOptions | None) -> Trained:
     keras.utils.set_random_seed(options.seed)
-    encoder = work.encoder
-    model = work.build(options.algorithm, encoder, options.model.replace(task=work.task))
-    data = _Data.of(work, options)
-    model.compile(
-        make_optimizer(options, data.steps * options.epochs),
-        steps_per_execution=STEPS_PER_EXECUTION,
-    )
+    limit = TimeLimit(work.timeout, "the other workers")
+    try:
+        with limit if work.workers.share.workers > 1 else contextlib.nullcontext():
+            return _finish(work, options, *_fit(work, options, checkpoints, limit))
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        if work.workers.share.workers == 1:
+            raise
+        raise as_gone(error) from error
+
+
+def _fit(
+    work: _Work, options: TrainOptions, checkpoints: CheckpointOptions | None, limit: TimeLimit
+) -> tuple[TaskModel, TrainingData, dict[str, Any]]:
+    """The model with the weights of the best epoch, and the learning curves."""
+    workers, encoder = work.workers, work.encoder
+    data = TrainingData.of(work.tasks, options, work.task, encoder, workers, work.identity(options))
+    limit.renew()
     started = time.perf_counter()
-    callbacks = [_EpochNumber(data.epoch), *_stopping(options), *work.callbacks]
+    with workers.scope():
+        model = work.build(options.algorithm, encoder, options.model.replace(task=work.task))
+        model.compile(
+            make_optimizer(options, data.steps * options.epochs),
+            steps_per_execution=1 if workers.call_each_batch else STEPS_PER_EXECUTION,
+        )
+    stopping = _stopping(options)
+    callbacks = [EpochNumber(data.epoch), *stopping, *work.callbacks, RenewTimeLimit(limit)]
     first = 0
     if checkpoints is not None:
-        (stopping,) = (c for c in callbacks if isinstance(c, keras.callbacks.EarlyStopping))
-        writer = Checkpoints(checkpoints, work.identity(options, data), stopping)
+        early = stopping[-1]
+        writer = Checkpoints(checkpoints, data.identity, early, workers.is_chief)
+        workers.refuse_strangers({"checkpoint": writer.position})
         first = writer.initial_epoch(options.epochs)
         callbacks.append(writer)
     history = model.fit(
-        data.training,
-        validation_data=data.validation,
+        workers.distribute(data.training),
+        validation_data=workers.distribute(data.validation),
         initial_epoch=first,
         epochs=options.epochs,
         callbacks=callbacks,
         verbose=0,
     )
     curves = {name: [float(v) for v in values] for name, values in history.history.items()}
-    result = {
-        "algorithm": options.algorithm,
-        "epochs": len(curves["loss"]),
-        "best_val_auc": max(curves["val_auc"]),
-        "best_val_score": max(curves[ValidationScore.NAME]),
-        "seconds": round(time.perf_counter() - started, 2),
-        "batch_size": data.batch_size,
-        "options": dataclasses.asdict(options),
-        "history": curves,
-    }
-    if options.choose_strength and model.fine_tune:
-        keyed = task_dataset(
-            data.validation_pattern, encoder, 512, max_samples=options.max_samples, with_keys=True
-        )
-        result |= choose_adaptation_strength(model, keyed)
-    return Trained(model, result | adaptation_losses(model, data.validation))
-
-
-def training_data(
-    tasks: str | Path,
-    options: TrainOptions,
-    task: str | None,
-    encoder: FeatureEncoder,
-    batch_size: int,
-    epoch: tf.Variable,
-) -> tf.data.Dataset:
-    """Batches of each task once per epoch: of the training records, or of one episode after
-    another.
-
-    Args:
-        tasks: Folder written by ``limaml prepare``.
-        options: The settings.
-        task: Task definition; the schema's first by default.
-        encoder: Encodes the features.
-        batch_size: Tasks per batch; on average, where the options leave it to `batch_rows`.
-        epoch: Number of the epoch, int64, kept up to date by the caller.
-    """
-    definition = Path(tasks) / (task or encoder.schema.default_task)
-    splits = (episodes_in(definition) if options.as_served else ()) or ("train",)
-    return task_dataset(
-        [split_pattern(tasks, task, split, encoder.schema) for split in splits],
-        encoder,
-        batch_size,
-        support_fraction=options.support_fraction,
-        max_samples=options.max_samples,
-        shuffle=True,
-        seed=options.seed,
-        epoch=epoch,
-        by_rows=options.batch_size is None,
+    return (
+        model,
+        data,
+        {
+            "algorithm": options.algorithm,
+            "epochs": len(curves["loss"]),
+            "best_val_auc": max(curves["val_auc"]),
+            "best_val_score": max(curves[ValidationScore.NAME]),
+            "seconds": round(time.perf_counter() - started, 2),
+            "batch_size": data.batch_size,
+            "workers": workers.share.workers,
+            "options": dataclasses.asdict(options),
+            "history": curves,
+        },
     )
 
 
-class _EpochNumber(keras.callbacks.Callback):
-    """Tells the input pipeline the number of the epoch."""
-
-    def __init__(self, number: tf.Variable) -> None:
-        super().__init__()
-        self.number = number
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.number.assign(epoch)
+def _finish(
+    work: _Work, options: TrainOptions, model: TaskModel, data: TrainingData, result: dict[str, Any]
+) -> Trained:
+    """Chooses the adaptation strength; on each worker alone."""
+    if work.workers.strategy is not None:
+        model = local_copy(model)
+    most = options.max_samples
+    validation = task_dataset(
+        data.validation_pattern, work.encoder, 4 * data.batch_size, max_samples=most
+    )
+    if options.choose_strength and model.fine_tune:
+        keyed = task_dataset(
+            data.validation_pattern, work.encoder, 512, max_samples=most, with_keys=True
+        )
+        result |= choose_adaptation_strength(model, keyed)
+    return Trained(model, result | adaptation_losses(model, validation))
 
 
 def make_optimizer(options: TrainOptions, steps: int) -> keras.optimizers.Optimizer:

@@ -33,7 +33,7 @@ def model():
         unadapted_loss_weight=0.5,
     )
     built.build({"meta": (None, 3), "other": (None, 2)})
-    built.compile(keras.optimizers.Adam(0.05))
+    built.compile(keras.optimizers.SGD(0.5, global_clipnorm=0.1))
     return built
 
 

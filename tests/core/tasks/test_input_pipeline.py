@@ -234,6 +234,7 @@ def test_an_epoch_can_be_read_again_and_its_splits_depend_on_no_order(write):
         )
 
     first, second = pairs(0), pairs(1)
+    tf.random.set_seed(7)  # the program's seed is another matter
     assert pairs(0) == first
     assert first != second
     assert sorted(pairs(1, shuffle=False)) == sorted(second) != sorted(first)

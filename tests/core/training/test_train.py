@@ -11,9 +11,10 @@ import tensorflow as tf
 from evaluation_fixtures import SCHEMA
 
 from tfrec_limaml.tasks import record_format
+from tfrec_limaml.training.data import training_data
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import load_encoder
-from tfrec_limaml.training.train import train, training_data
+from tfrec_limaml.training.train import train
 
 
 @pytest.fixture

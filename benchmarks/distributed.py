@@ -1,0 +1,199 @@
+"""Trains the reference work (see training.py) in one process and in several, each on one core.
+
+    python benchmarks/distributed.py [--json] [--workers 2] [--epochs 4]
+
+Each worker has batches of 128 tasks, so that a step of n workers is one on 128 n tasks. Reported
+are `workers`, `tasks_per_s` of all workers together, `scaling_efficiency` (their rate over n times
+that of one process), and `resume_equal`: whether a training that is killed and resumed ends with
+the weights of one that was left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+BATCH, TASKS, FILES = 128, 8192, 8
+
+
+def write_tasks(folder):
+    """Task records of the reference sizes in several files, and what `train` reads beside them."""
+    import numpy as np
+    import reference_work as work
+    import tensorflow as tf
+
+    from tfrec_limaml.schema.schema import Feature, Label, Schema
+    from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE, shard_name
+    from tfrec_limaml.tasks.record_format import encode_task
+    from tfrec_limaml.tasks.statistics import Statistics
+
+    schema = Schema(
+        name="reference",
+        label=Label(name="label"),
+        timestamp="timestamp",
+        tasks={"member": ("member",)},
+        features=(
+            Feature(name="m", role="meta", width=work.META, normalise="none"),
+            Feature(name="o", width=work.OTHER, normalise="none"),
+        ),
+    )
+    schema.save(folder / SCHEMA_FILE)
+    Statistics(rows=1, label_mean=0.5, window={}, features={}).save(folder / STATISTICS_FILE)
+    (folder / "member").mkdir()
+    rng, rows = np.random.default_rng(0), 32
+    for split, tasks in (("train", TASKS), ("validation", 256)):
+        for shard in range(FILES):
+            path = folder / "member" / shard_name(split, shard, FILES)
+            with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+                for task in range(shard, tasks, FILES):
+                    m, o = (
+                        rng.standard_normal((rows, width), dtype=np.float32)
+                        for width in (work.META, work.OTHER)
+                    )
+                    values = [
+                        {"m": m[i], "o": o[i], "label": i % 2, "timestamp": i} for i in range(rows)
+                    ]
+                    writer.write(encode_task(schema, f"t{task}", values, 24))
+
+
+def train_here(args):
+    """One process: trains, and writes rates and a digest of the weights."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[args.core]})
+    import hashlib
+
+    import keras
+    import tensorflow as tf
+
+    from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
+    from tfrec_limaml.training.checkpoints import CheckpointOptions
+    from tfrec_limaml.training.distribution import make_strategy
+    from tfrec_limaml.training.options import TrainOptions
+    from tfrec_limaml.training.train import train
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+
+    class Clock(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.seconds, self.batches = [], 0
+
+        def on_epoch_begin(self, epoch, logs=None):
+            self.started = time.perf_counter()
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.ended = time.perf_counter()
+            self.batches += 1
+            if self.batches == args.kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seconds.append(self.ended - self.started)
+
+    def build(_, encoder, options):
+        blocks = MLPMetaBlock((128,), 32), MLPGlobalBlock((256, 128))
+        return LiMAML(*blocks, encoder=encoder, inner_learning_rate=0.1, inner_steps=1)
+
+    several, clock = "TF_CONFIG" in os.environ, Clock()
+    trained = train(
+        args.tasks,
+        TrainOptions(
+            epochs=args.epochs,
+            patience=args.epochs,
+            batch_size=BATCH * args.workers,
+            choose_strength=False,
+        ).replace(id_embeddings=True),
+        callbacks=[clock],
+        build=build,
+        checkpoints=args.checkpoints and CheckpointOptions(args.checkpoints, steps=16, resume=True),
+        strategy=make_strategy("multi-worker", 120.0) if several else None,
+    )
+    digest = hashlib.sha256(b"".join(w.tobytes() for w in trained.model.get_weights()))
+    rates = [TASKS / seconds for seconds in clock.seconds[1:]]  # without the one that is traced
+    args.result.write_text(
+        json.dumps({"rate": statistics.median(rates or [0.0]), "digest": digest.hexdigest()})
+    )
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def run(tasks, folder, workers, epochs, *further):
+    """What the first of some processes reports; None where it was killed."""
+    folder.mkdir(exist_ok=True)
+    hosts, processes = [f"127.0.0.1:{port}" for port in free_ports(workers)], []
+    for index in range(workers):
+        config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment |= {"TF_CONFIG": json.dumps(config)} if workers > 1 else {}
+        command = [sys.executable, __file__, "--here", "--tasks", tasks, "--core", str(index)]
+        command += ["--result", folder / f"{index}.json", "--workers", str(workers)]
+        command += ["--epochs", str(epochs), *further]
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
+    codes = [process.wait() for process in processes]
+    if any(code not in (0, -signal.SIGKILL) for code in codes):
+        raise SystemExit(f"a worker ended with {codes}")
+    return None if any(codes) else json.loads((folder / "0.json").read_text())
+
+
+def measure(workers, epochs):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tasks = folder / "tasks"
+        tasks.mkdir()
+        write_tasks(tasks)
+        one = run(tasks, folder / "one", 1, epochs)
+        several = run(tasks, folder / "several", workers, epochs)
+        checkpoints = ("--checkpoints", folder / "checkpoints")
+        killed = (*checkpoints, "--kill-after", str(TASKS // BATCH // 8 + 3))
+        assert run(tasks, folder / "killed", 1, epochs, *killed) is None
+        resumed = run(tasks, folder / "resumed", 1, epochs, *checkpoints)
+    return {
+        "workers": workers,
+        "tasks_per_s": round(several["rate"], 1),
+        "tasks_per_s_of_one": round(one["rate"], 1),
+        "scaling_efficiency": round(several["rate"] / workers / one["rate"], 3),
+        "resume_equal": resumed["digest"] == one["digest"],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4)
+    for name in ("--tasks", "--result", "--checkpoints"):
+        parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
+    for name in ("--core", "--kill-after"):
+        parser.add_argument(name, type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.here:
+        train_here(args)
+        return
+    cores = len(os.sched_getaffinity(0))
+    if not 2 <= args.workers <= cores:
+        parser.error(f"--workers must be 2 to {cores}, one per core, received {args.workers}")
+    result = measure(args.workers, args.epochs)
+    lines = (f"{name:24} {value}" for name, value in result.items())
+    print(json.dumps(result) if args.json else "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

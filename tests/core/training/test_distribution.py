@@ -1,0 +1,184 @@
+"""Several workers make the steps that one process makes on the whole batch; none waits for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tfrec_limaml.errors import LimamlError, VersionMismatchError
+from tfrec_limaml.tasks.record_files import Share
+from tfrec_limaml.training.distribution import (
+    TimeLimit,
+    Workers,
+    check_equal,
+    make_strategy,
+)
+
+SCRIPT = Path(__file__).with_name("two_workers.py")
+#: Sums of float32 in another order; losses are near 1.5.
+BOUND = 1e-5
+
+
+def start(when, tasks, run, *arguments, **environment):
+    command = [sys.executable, SCRIPT, when, tasks, run, *arguments]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+    )
+
+
+def pair(free_ports, tasks, run, *arguments, whens=("never", "never"), further=((), ())):
+    """Return codes and standard errors of two workers."""
+    hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = [
+        start(
+            *(whens[index], tasks, run, *arguments, *further[index]),
+            TF_CONFIG=json.dumps(
+                {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
+            ),
+        )
+        for index in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=400)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], errors
+
+
+def outcome(run):
+    history = json.loads((run / "limaml.training.json").read_text())["history"]
+    return history, keras.models.load_model(run / "limaml.keras").get_weights()
+
+
+def assert_close(one, other, bound):
+    assert one[0].keys() == other[0].keys()
+    assert len(one[0]["loss"]) == 3
+    for name, values in one[0].items():
+        np.testing.assert_allclose(values, other[0][name], rtol=0, atol=bound, err_msg=name)
+    for a, b in zip(one[1], other[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound)
+
+
+@pytest.fixture(scope="module")
+def two_workers(ports, tasks_folder, tmp_path_factory):
+    run = tmp_path_factory.mktemp("two")
+    codes, errors = pair(ports, tasks_folder, run)
+    assert codes == [0, 0], errors[0][-2000:] + errors[1][-2000:]
+    assert sorted(path.name for path in run.iterdir()) == ["limaml.keras", "limaml.training.json"]
+    return outcome(run)
+
+
+def test_two_workers_have_the_loss_curve_of_one_process_on_the_whole_batch(
+    two_workers, tasks_folder, tmp_path
+):
+    process = start("alone", tasks_folder, tmp_path)
+    assert process.communicate(timeout=300)[0] is None
+    assert process.returncode == 0
+    assert_close(two_workers, outcome(tmp_path), BOUND)
+
+
+def test_a_killed_worker_ends_the_other_one_and_both_resume_to_the_same_weights(
+    two_workers, ports, tasks_folder, tmp_path
+):
+    arguments = ("--checkpoint-steps", "3", "--resume")
+    codes, errors = pair(ports, tasks_folder, tmp_path, *arguments, whens=("never", "batch:12"))
+    assert codes == [2, -signal.SIGKILL]
+    assert "another worker is gone or stands still" in errors[0]
+    assert "Traceback" not in errors[0]
+    codes, errors = pair(ports, tasks_folder, tmp_path, *arguments)
+    assert codes == [0, 0], errors[0][-2000:] + errors[1][-2000:]
+    assert_close(outcome(tmp_path), two_workers, 0.0)
+
+
+def test_a_worker_with_other_options_is_refused_by_all(ports, tasks_folder, tmp_path):
+    codes, errors = pair(ports, tasks_folder, tmp_path, further=((), ("--seed", "7")))
+    assert codes == [2, 2]
+    for error in errors:
+        assert "worker 1 has option seed 7, worker 0 has 1; start all workers with" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_replicas_of_one_process_have_the_loss_curve_of_one(tasks_folder, tmp_path):
+    process = start("mirrored", tasks_folder, tmp_path)
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, error[-2000:]
+    assert_close(outcome(tmp_path), outcome(tmp_path / "alone"), BOUND)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("schema fingerprint", "0123456789abcdef"),
+        ("version", "0.0.1"),
+        ("number of files", [7]),
+        ("option dropout", 0.5),
+    ],
+)
+def test_a_worker_that_differs_is_named_with_what_differs(name, value):
+    identity = {
+        "schema fingerprint": "f",
+        "version": "1",
+        "number of files": [8],
+        "option dropout": 0.0,
+    }
+    check_equal([identity, identity])
+    with pytest.raises(VersionMismatchError, match=f"worker 2 has {name} .*, worker 0 has"):
+        check_equal([identity, identity, {**identity, name: value}])
+
+
+def test_steps_per_epoch_are_those_of_the_worker_with_the_most_tasks():
+    workers = Workers(None, Share(0, 3), replicas=2)
+    assert workers.all_replicas == 6
+    assert workers.per_replica(13) == 3
+    assert workers.steps([6, 7, 0], 3) == 2  # 3 batches of 3 tasks, 2 at once
+    assert workers.steps([6, 6, 6], 3) == 1
+
+
+def test_a_time_limit_ends_what_stands_still_and_a_renewed_one_does_not():
+    ended, over = [], threading.Event()
+
+    def end(message):
+        ended.append(message)
+        over.set()
+
+    with TimeLimit(0.2, "the start", end):
+        assert over.wait(30)
+    assert "no answer in 0.2 s, waiting for the start" in ended[0]
+    with TimeLimit(30, "the start", end) as limit:
+        limit.renew()
+    assert len(ended) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (None, "needs TF_CONFIG in the environment.*received None"),
+        ("{", "needs TF_CONFIG"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "TF_CONFIG"),
+        (
+            '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',  # noqa: E501
+            "may name chief and worker, received \\['ps', 'worker'\\]",
+        ),
+    ],
+)
+def test_a_cluster_that_is_not_described_is_refused(monkeypatch, config, said):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config is not None:
+        monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(LimamlError, match=said):
+        make_strategy("multi-worker", 1.0)
+
+
+def test_other_strategies_are_refused():
+    with pytest.raises(LimamlError, match="received str"):
+        Workers.of("parameter-server")

@@ -1,0 +1,171 @@
+"""What a training reads: of the training records, or of one episode after another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.folder import episodes_in
+from tfrec_limaml.tasks.input_pipeline import task_dataset
+from tfrec_limaml.tasks.record_files import count_tasks, record_files
+from tfrec_limaml.training.distribution import Workers
+from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.recipes import split_pattern
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The batches of one worker.
+
+    Attributes:
+        training: Training batches.
+        epoch: Number of the epoch that they are of, int64.
+        validation: Validation batches.
+        validation_pattern: File pattern of the validation tasks.
+        batch_size: Training tasks per batch, over all replicas.
+        steps: Training batches per epoch.
+        identity: What decides about the weights, by name.
+    """
+
+    training: tf.data.Dataset
+    epoch: tf.Variable
+    validation: tf.data.Dataset
+    validation_pattern: str
+    batch_size: int
+    steps: int
+    identity: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        tasks: str | Path,
+        options: TrainOptions,
+        task: str | None,
+        encoder: FeatureEncoder,
+        workers: Workers,
+        identity: Mapping[str, Any],
+    ) -> TrainingData:
+        """The data of a folder, after all workers have agreed on what they are.
+
+        Args:
+            tasks: Folder written by ``limaml prepare``.
+            options: The settings.
+            task: Task definition; the schema's first by default.
+            encoder: Encodes the features.
+            workers: The processes that train.
+            identity: What decides about the weights beside the records, by name.
+
+        Raises:
+            VersionMismatchError: A worker's identity or number of files is another one.
+        """
+        training = _training_patterns(tasks, options, task, encoder)
+        validation = split_pattern(tasks, task, "validation", encoder.schema)
+        patterns = [*training, validation]
+        files = [len(record_files(pattern)) for pattern in patterns]
+        identity = {**identity, "number of files": files}
+        said = workers.refuse_strangers(
+            identity, counts=[count_tasks(pattern, workers.share) for pattern in patterns]
+        )
+        counts = [[worker["counts"][i] for worker in said] for i in range(len(patterns))]
+        total, rows = (sum(count[k] for count in counts[0]) for k in (0, 1))
+        size = options.batch_size or max(1, min(128, round(options.batch_rows * total / rows)))
+        one, four = workers.per_replica(size), workers.per_replica(4 * size)
+        steps = [
+            workers.steps([c[0] for c in count], four if pattern == validation else one)
+            for pattern, count in zip(patterns, counts, strict=True)
+        ]
+        epoch, first = (tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2))
+        alone = workers.all_replicas == 1
+        batches = None if alone else [n * workers.replicas for n in steps]
+        return cls(
+            _training_dataset(
+                training, options, encoder, one, epoch, workers, batches and batches[:-1]
+            ),
+            epoch,
+            task_dataset(
+                validation,
+                encoder,
+                four,
+                max_samples=options.max_samples,
+                epoch=None if alone else first,
+                share=workers.share,
+                batches=batches and batches[-1:],
+            ),
+            validation,
+            size,
+            max(steps[:-1]),
+            {**identity, "number of tasks": total},
+        )
+
+
+def training_data(
+    tasks: str | Path,
+    options: TrainOptions,
+    task: str | None,
+    encoder: FeatureEncoder,
+    batch_size: int,
+    epoch: tf.Variable,
+) -> tf.data.Dataset:
+    """Batches of each task once per epoch: of the training records, or of one episode after
+    another.
+
+    Args:
+        tasks: Folder written by ``limaml prepare``.
+        options: The settings.
+        task: Task definition; the schema's first by default.
+        encoder: Encodes the features.
+        batch_size: Tasks per batch; on average, where the options leave it to `batch_rows`.
+        epoch: Number of the epoch, int64, kept up to date by the caller.
+    """
+    patterns = _training_patterns(tasks, options, task, encoder)
+    return _training_dataset(patterns, options, encoder, batch_size, epoch, Workers(), None)
+
+
+def _training_patterns(
+    tasks: str | Path, options: TrainOptions, task: str | None, encoder: FeatureEncoder
+) -> list[str]:
+    definition = Path(tasks) / (task or encoder.schema.default_task)
+    splits = (episodes_in(definition) if options.as_served else ()) or ("train",)
+    return [split_pattern(tasks, task, split, encoder.schema) for split in splits]
+
+
+def _training_dataset(
+    patterns: Sequence[str],
+    options: TrainOptions,
+    encoder: FeatureEncoder,
+    batch_size: int,
+    epoch: tf.Variable,
+    workers: Workers,
+    batches: Sequence[int] | None,
+) -> tf.data.Dataset:
+    return task_dataset(
+        patterns,
+        encoder,
+        batch_size,
+        support_fraction=options.support_fraction,
+        max_samples=options.max_samples,
+        shuffle=True,
+        seed=options.seed,
+        epoch=epoch,
+        by_rows=options.batch_size is None,
+        share=workers.share,
+        batches=batches,
+    )
+
+
+class EpochNumber(keras.callbacks.Callback):
+    """Tells the input pipeline the number of the epoch."""
+
+    def __init__(self, number: tf.Variable) -> None:
+        super().__init__()
+        self.number = number
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Tells it."""
+        self.number.assign(epoch)

@@ -1,0 +1,276 @@
+"""Training on several devices or machines, by TensorFlow's own strategies.
+
+Each worker reads its share of the records. The inner loop is local to a task; gradients of the
+outer loop are summed over all replicas in each step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.errors import LimamlError, VersionMismatchError
+from tfrec_limaml.models import TaskModel
+from tfrec_limaml.tasks.record_files import EVERYTHING, Share
+
+#: Seconds without a batch after which other workers are given up.
+WORKER_TIMEOUT = 600.0
+#: Bytes in which a worker tells the others about itself.
+_MESSAGE_BYTES = 16_384
+
+
+class Workers(NamedTuple):
+    """The processes of a strategy.
+
+    Attributes:
+        strategy: None for one process on one device.
+        share: The share of the records that this process reads.
+        replicas: Replicas in this process.
+    """
+
+    strategy: tf.distribute.Strategy | None = None
+    share: Share = EVERYTHING
+    replicas: int = 1
+
+    @classmethod
+    def of(cls, strategy: tf.distribute.Strategy | None) -> Workers:
+        """Those of a `MirroredStrategy` or a `MultiWorkerMirroredStrategy`.
+
+        Raises:
+            LimamlError: The strategy is another one.
+        """
+        if strategy is None:
+            return cls()
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            resolver = strategy.cluster_resolver
+            jobs = resolver.cluster_spec().as_dict()
+            chiefs = len(jobs.get("chief", ()))
+            number = resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+            workers = max(1, chiefs + len(jobs.get("worker", ())))
+            share = Share(number, workers)
+            return cls(strategy, share, strategy.num_replicas_in_sync // workers)
+        if isinstance(strategy, tf.distribute.MirroredStrategy):
+            return cls(strategy, EVERYTHING, strategy.num_replicas_in_sync)
+        raise LimamlError(
+            "strategy must be a MirroredStrategy or a MultiWorkerMirroredStrategy, received "
+            f"{type(strategy).__name__}"
+        )
+
+    @property
+    def all_replicas(self) -> int:
+        """Replicas in all processes."""
+        return self.replicas * self.share.workers
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes."""
+        return self.share.worker == 0
+
+    @property
+    def call_each_batch(self) -> bool:
+        """Whether Python is visited after each batch: the loop over batches in the graph does not
+        run over several workers.
+        """
+        return self.share.workers > 1
+
+    def per_replica(self, batch_size: int) -> int:
+        """Tasks per replica and batch, of `batch_size` tasks per batch."""
+        return math.ceil(batch_size / self.all_replicas)
+
+    def steps(self, counts: Sequence[int], per_replica: int) -> int:
+        """Steps per epoch: what the worker with the most tasks needs.
+
+        Args:
+            counts: Tasks of each worker.
+            per_replica: Tasks per replica and batch.
+        """
+        return max(math.ceil(math.ceil(n / per_replica) / self.replicas) for n in counts)
+
+    def distribute(self, dataset: tf.data.Dataset) -> Any:
+        """What `fit` takes: this worker's dataset of batches for single replicas."""
+        if self.strategy is None:
+            return dataset
+        return self.strategy.distribute_datasets_from_function(lambda _: dataset)
+
+    def scope(self) -> Any:
+        """A context in which models are built and compiled."""
+        return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
+
+    def refuse_strangers(self, identity: Mapping[str, Any], **further: Any) -> list[dict[str, Any]]:
+        """What all workers say, if their identities are equal; waits for all of them.
+
+        Args:
+            identity: What must be equal, by name; JSON types.
+            **further: What may differ; JSON types.
+
+        Raises:
+            VersionMismatchError: A worker differs; on all workers, so that none waits for it.
+        """
+        said = self.exchange({"identity": identity, **further})
+        check_equal([worker["identity"] for worker in said])
+        return said
+
+    def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What all workers say, JSON types, in the order of the workers."""
+        own = {**said, "worker": self.share.worker}
+        strategy = self.strategy
+        if strategy is None or self.share.workers == 1:
+            return [own]
+        text = json.dumps(own).encode()
+        if len(text) > _MESSAGE_BYTES:
+            raise LimamlError(f"{len(text)} bytes are too many for an exchange between workers")
+        row = tf.constant([list(text.ljust(_MESSAGE_BYTES))], tf.int32)
+        values = strategy.experimental_distribute_values_from_function(lambda _: row)
+        try:
+            rows = strategy.gather(values, axis=0)
+        except tf.errors.OpError as error:
+            raise as_gone(error) from error
+        heard = [json.loads(bytes(r.astype("uint8").tolist())) for r in rows.numpy()]
+        return [next(h for h in heard if h["worker"] == n) for n in range(self.share.workers)]
+
+
+def make_strategy(kind: str, timeout: float) -> tf.distribute.Strategy:
+    """The strategy of that name; comes before anything else that TensorFlow does.
+
+    Args:
+        kind: ``"mirrored"``: all devices of this machine, or ``"multi-worker"``: all machines that
+            the environment variable ``TF_CONFIG`` names.
+        timeout: Seconds to wait for the other workers.
+
+    Raises:
+        LimamlError: ``TF_CONFIG`` does not describe a cluster.
+    """
+    if kind == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    _check_cluster(os.environ.get("TF_CONFIG"))
+    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
+    with TimeLimit(timeout, "the start of all workers"):
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+
+
+def _check_cluster(text: str | None) -> None:
+    example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'  # noqa: E501
+    try:
+        config = json.loads(text or "")
+        task, jobs = config["task"], config["cluster"]
+        jobs[task["type"]][int(task["index"])]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise LimamlError(
+            f"multi-worker training needs TF_CONFIG in the environment, such as {example}; "
+            f"received {text!r}"
+        ) from error
+    if set(jobs) - {"chief", "worker"}:
+        raise LimamlError(f"TF_CONFIG may name chief and worker, received {sorted(jobs)}")
+
+
+def check_equal(identities: Sequence[Mapping[str, Any]]) -> None:
+    """Compares what the workers are to train with what the first one is.
+
+    Raises:
+        VersionMismatchError: Names the worker and what differs.
+    """
+    first = identities[0]
+    for number, other in enumerate(identities[1:], 1):
+        for name in {**first, **other}:
+            if first.get(name) != other.get(name):
+                raise VersionMismatchError(
+                    f"worker {number} has {name} {other.get(name)!r}, worker 0 has "
+                    f"{first.get(name)!r}; start all workers with the same package, data and "
+                    "options"
+                )
+
+
+def local_copy(model: TaskModel) -> TaskModel:
+    """The same model without a strategy: for evaluation and export by each worker alone."""
+    copy: TaskModel = type(model).from_config(model.get_config())
+    copy.compile_from_config(model.get_compile_config())
+    for mine, trained in (
+        *zip(copy.weights, model.weights, strict=True),
+        *zip(copy.optimizer.variables, model.optimizer.variables, strict=True),
+    ):
+        mine.assign(trained.numpy())
+    return copy
+
+
+class TimeLimit:
+    """Ends the process with a message where something takes longer than a limit.
+
+    A worker that waits for another one waits in native code, which no exception of Python reaches.
+
+    Args:
+        seconds: The limit.
+        what: What is waited for.
+        end: Called when the limit is over.
+    """
+
+    def __init__(self, seconds: float, what: str, end: Callable[[str], None] | None = None) -> None:
+        self.seconds = seconds
+        self.what = what
+        self._end = _exit if end is None else end
+        self._stopped = threading.Event()
+        self._deadline = time.monotonic() + seconds
+
+    def __enter__(self) -> TimeLimit:
+        self.renew()
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+
+    def renew(self) -> None:
+        """Starts the limit anew."""
+        self._deadline = time.monotonic() + self.seconds
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(max(0.0, self._deadline - time.monotonic())):
+            if time.monotonic() >= self._deadline:
+                self._end(_gone(f"no answer in {self.seconds:g} s, waiting for {self.what}"))
+                return
+
+
+def _exit(message: str) -> None:
+    print(f"limaml: error: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(2)
+
+
+def _gone(reason: str) -> str:
+    return (
+        f"another worker is gone or stands still ({reason}); start all workers again: with "
+        "--resume they go on from the newest checkpoint"
+    )
+
+
+class RenewTimeLimit(keras.callbacks.Callback):
+    """Renews a limit after each batch, of training and validation."""
+
+    def __init__(self, limit: TimeLimit) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """A batch is over."""
+        self.limit.renew()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """A batch is over."""
+        self.limit.renew()
+
+
+def as_gone(error: tf.errors.OpError) -> LimamlError:
+    """What to tell where an operation over all workers failed."""
+    told = re.search(
+        r"Error reported from .*|(?:failed to connect|Connection).*", str(error.message)
+    )
+    return LimamlError(_gone(told[0][:200].rstrip(": ") if told else type(error).__name__))

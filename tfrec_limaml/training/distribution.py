@@ -79,10 +79,10 @@ class Workers(NamedTuple):
 
     @property
     def call_each_batch(self) -> bool:
-        """Whether Python is visited after each batch: the loop over batches in the graph does not
-        run over several workers.
+        """Whether Python is visited after each batch: Keras' loop over batches in the graph does
+        not run over several replicas.
         """
-        return self.share.workers > 1
+        return self.all_replicas > 1
 
     def per_replica(self, batch_size: int) -> int:
         """Tasks per replica and batch, of `batch_size` tasks per batch."""

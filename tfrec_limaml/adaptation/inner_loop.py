@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.inner_weights import DualKernel, SharedWeight
+from tfrec_limaml.adaptation.inner_weights import FORMS, DualKernel, LowRankKernel, SharedWeight
 
 #: Tensors ``[T, ...]``, or the cheaper forms of `tfrec_limaml.adaptation.inner_weights`.
 Weights = list[Any]
@@ -59,15 +59,13 @@ def adapt(
         else [learning_rates] * len(weights)
     )
     weights = [
-        w.without_dual() if isinstance(w, DualKernel) and tf.is_tensor(r) else w
+        w.without_dual() if isinstance(w, DualKernel | LowRankKernel) and tf.is_tensor(r) else w
         for w, r in zip(weights, rates, strict=True)
     ]
     losses: list[tf.Tensor] = []
     for step in range(steps):
         exact = second_order_steps is None or step >= steps - second_order_steps
-        watched = [
-            w.zero_placeholder if isinstance(w, SharedWeight | DualKernel) else w for w in weights
-        ]
+        watched = [w.zero_placeholder if isinstance(w, FORMS) else w for w in weights]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(watched)
             loss = task_losses(weights)
@@ -87,7 +85,7 @@ def adapt(
 
 
 def _descend(weight: Any, gradient: tf.Tensor, rate: Any, exact: bool) -> Any:
-    if isinstance(weight, DualKernel):
+    if isinstance(weight, DualKernel | LowRankKernel):
         return weight.descend(gradient, rate, exact)
     if isinstance(weight, SharedWeight):
         return weight.descend(gradient, rate)

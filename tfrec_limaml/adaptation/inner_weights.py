@@ -9,8 +9,12 @@ gradient descent only ever adds combinations of its rows to the kernel: ``W_k = 
 ``x W + (x M') A``: per-task kernels are never formed. Exact, with less work and less memory where
 rows are fewer than inputs.
 
-In both, a tape watches a *zero placeholder*, a tensor of zeros that is never formed either: the
-gradient that flows back to it is the gradient per task.
+`LowRankKernel`: any other layer's input changes from step to step, and each step adds one product
+of it and of the delta: ``W_k = W + M_1' A_1 + ... + M_k' A_k``. The same in a general form, for a
+layer that is called once per step.
+
+In all of them, a tape watches a *zero placeholder*, a tensor of zeros that is never formed either:
+the gradient that flows back to it is the gradient per task.
 """
 
 from __future__ import annotations
@@ -115,9 +119,78 @@ class DualKernel:
         return SharedWeight(self.value, tf.shape(self.rows)[0])
 
 
+class LowRankKernel:
+    """A dense layer's kernel as the shared one plus, for each step, combinations of the layer's
+    input on the support rows.
+
+    Made for adaptation, where `product` is called once per step, on the support rows; `fixed` is
+    what other rows may read.
+
+    Args:
+        value: The shared kernel ``[in, out]``.
+        label: Support labels ``[T, S]``, for their shape.
+    """
+
+    def __init__(self, value: tf.Tensor, label: tf.Tensor) -> None:
+        self.value = value
+        shape = tf.concat([tf.shape(label), tf.shape(value)[1:]], 0)
+        self.zero_placeholder = tf.zeros(shape, value.dtype)
+        self._terms: tuple[tuple[tf.Tensor, tf.Tensor], ...] = ()
+        self._seen: list[tf.Tensor] | None = []
+
+    def product(self, inputs: tf.Tensor) -> tf.Tensor:
+        """``inputs @ kernel`` for inputs ``[T, N, in]``."""
+        outputs = _product(inputs, self.value)
+        for rows, coefficients in self._terms:
+            gram = tf.matmul(inputs, rows, transpose_b=True)
+            outputs = outputs + tf.matmul(gram, coefficients)
+        if self._seen is None:
+            return outputs
+        self._seen.append(inputs)
+        return _with_placeholder(outputs, self.zero_placeholder, lambda upstream: upstream)
+
+    def descend(self, gradient: tf.Tensor, learning_rate: Any, exact: bool = True) -> LowRankKernel:
+        """The kernel one step later; `gradient` is the placeholder's. Not `exact` means a
+        first-order step, of which an outer tape sees nothing.
+        """
+        later = LowRankKernel.__new__(LowRankKernel)
+        later.__dict__.update(self.__dict__)
+        if self._seen:
+            (rows,) = self._seen
+            term = (rows if exact else tf.stop_gradient(rows), -gradient * learning_rate)
+            later._terms = (*self._terms, term)
+        later._seen = []
+        return later
+
+    def fixed(self) -> LowRankKernel:
+        """The kernel for any rows, without placeholder."""
+        fixed = LowRankKernel.__new__(LowRankKernel)
+        fixed.__dict__.update(self.__dict__)
+        fixed._seen = None
+        return fixed
+
+    def without_dual(self) -> SharedWeight:
+        """The same kernel for steps with a learning rate per parameter."""
+        return SharedWeight(self.value, tf.shape(self.zero_placeholder)[0])
+
+    def per_task(self) -> tf.Tensor:
+        """The kernels ``[T, in, out]``, of a fixed one."""
+        if self._seen is not None:
+            raise ValueError("only `product` has the gradient of a kernel that is being adapted")
+        kernels = self.value[None]
+        for rows, coefficients in self._terms:
+            kernels = kernels + tf.matmul(rows, coefficients, transpose_a=True)
+        tasks = tf.shape(self.zero_placeholder)[:1]
+        return tf.broadcast_to(kernels, tf.concat([tasks, tf.shape(self.value)], 0))
+
+
+#: The forms that know their steps themselves.
+FORMS = (SharedWeight, DualKernel, LowRankKernel)
+
+
 def with_task_axis(weight: Any) -> tf.Tensor:
     """A weight ``[T, ...]``, whichever form it has."""
-    return weight.per_task() if isinstance(weight, SharedWeight | DualKernel) else weight
+    return weight.per_task() if isinstance(weight, FORMS) else weight
 
 
 def shared_product(inputs: tf.Tensor, kernel: SharedWeight) -> tf.Tensor:

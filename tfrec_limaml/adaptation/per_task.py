@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfrec_limaml.adaptation.axes import merge_axes, split_axes
 from tfrec_limaml.adaptation.inner_weights import (
     DualKernel,
+    LowRankKernel,
     SharedWeight,
     shared_bias,
     shared_product,
@@ -98,7 +99,7 @@ def _dense(
         return _vectorized(layer, [with_task_axis(w) for w in weights], (inputs,), {}, training)
     inputs = tf.cast(inputs, layer.compute_dtype)
     kernel, *bias = weights
-    if isinstance(kernel, DualKernel) and kernel.value.dtype == inputs.dtype:
+    if isinstance(kernel, DualKernel | LowRankKernel) and kernel.value.dtype == inputs.dtype:
         outputs = kernel.product(inputs)
     elif isinstance(kernel, SharedWeight) and kernel.value.dtype == inputs.dtype:
         outputs = shared_product(inputs, kernel)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -18,15 +18,35 @@ import tensorflow as tf
 
 from tfrec_limaml.blocks.support_encoder import SupportEncoder
 from tfrec_limaml.features import Features
+from tfrec_limaml.keras_internals import takes_training
+
+#: Calls a layer of a block on its input.
+LayerCall = Callable[[keras.layers.Layer, Any], Any]
+
+
+def call_of(training: bool) -> LayerCall:
+    """The ordinary call of a layer."""
+    return lambda layer, inputs: (
+        layer(inputs, training=training) if takes_training(layer) else layer(inputs)
+    )
+
+
+def calls_per_task(block: keras.layers.Layer) -> bool:
+    """Whether a block's own class defines ``call_per_task``: one that it inherits may not say what
+    the class computes.
+    """
+    return "call_per_task" in vars(type(block))
 
 
 class MetaBlock(keras.layers.Layer, abc.ABC):
     """The part of the network that is adapted per task; its output is the meta embedding.
 
     Subclasses implement `encode_features`, `adaptable_variables`, `call_adapted` and
-    `call_encoded`. Optional are `initial_weights`, where a task starts from anything but a copy of
-    the shared weights; `encode_support` and `read_support`, for blocks that read the support set;
-    and `stores_offset`.
+    `call_encoded`. Where the whole network is adapted, a block with a method
+    ``call_per_task(features, call)``, which makes all calls of layers with weights of their own
+    through `call`, is computed for all tasks at once. Optional are `initial_weights`, where a task
+    starts from anything but a copy of the shared weights; `encode_support` and `read_support`, for
+    blocks that read the support set; and `stores_offset`.
 
     Args:
         embedding_dim: Width ``D`` of the meta embedding.
@@ -151,6 +171,10 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 class GlobalBlock(keras.layers.Layer, abc.ABC):
     """The shared part of the network: everything else, and the meta embedding, to one logit per
     row.
+
+    Where the whole network is adapted, a block with a method
+    ``call_per_task(features, meta_embedding, call)``, which makes all calls of layers with weights
+    of their own through `call`, is computed for all tasks at once.
     """
 
     @abc.abstractmethod

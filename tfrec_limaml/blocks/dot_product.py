@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.blocks.base import GlobalBlock
+from tfrec_limaml.blocks.base import GlobalBlock, LayerCall, call_of
 from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.blocks.mlp import hidden_layers
 from tfrec_limaml.features import META, OTHER, Features
@@ -138,12 +138,24 @@ class DotProductGlobalBlock(GlobalBlock):
         """The network's logit ``[N]``, the projection with its 1 ``[N, D]`` and the last hidden
         layer.
         """
-        hidden = self.network(self.inputs_layer(features), training=training)
-        projection = self.projection_layer(hidden)
+        return self._context(features, call_of(training))
+
+    def call_per_task(
+        self, features: Features, meta_embedding: tf.Tensor, call: LayerCall
+    ) -> tf.Tensor:
+        """Logits ``[T, S]``; see `GlobalBlock`."""
+        return self.head(self._context(features, call), meta_embedding)
+
+    def _context(
+        self, features: Features, call: LayerCall
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        hidden = call(self.network, self.inputs_layer(features))
+        projection = call(self.projection_layer, hidden)
         for table in self.tables.values():
             projection = projection + table(features)
-        ones = tf.ones_like(projection[:, :1])
-        return self.logit_layer(hidden)[:, 0], tf.concat([projection, ones], -1), hidden
+        ones = tf.ones_like(projection[..., :1])
+        logit = call(self.logit_layer, hidden)[..., 0]
+        return logit, tf.concat([projection, ones], -1), hidden
 
     def summarise(self, context: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
         """The last hidden layer."""

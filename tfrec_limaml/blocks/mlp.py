@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.inner_weights import DualKernel, SharedWeight
 from tfrec_limaml.adaptation.per_task import apply_per_task
-from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.blocks.base import GlobalBlock, LayerCall, MetaBlock, call_of
 from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.features import META, OTHER, Features
 
@@ -87,6 +87,10 @@ class MLPMetaBlock(MetaBlock):
         """See `MetaBlock.call_encoded`."""
         return self.network(encoded, training=training)
 
+    def call_per_task(self, features: Features, call: LayerCall) -> tf.Tensor:
+        """Embeddings ``[T, S, D]``; see `MetaBlock`."""
+        return call(self.network, self.encode_features(features))
+
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {
@@ -153,18 +157,28 @@ class MLPGlobalBlock(GlobalBlock):
         self.network.build((None, self.hidden_units[0]))
         self.built = True
 
-    def encode_context(self, features: Features, training: bool = False) -> tf.Tensor:
+    def encode_context(self, features: Features, training: bool = False) -> Any:
         """The features' share of the first layer, ``[N, hidden_units[0]]``."""
-        return self.context_layer(self.inputs_layer(features))
+        return self._context(features, call_of(training))
 
-    def head(
-        self, context: tf.Tensor, meta_embedding: tf.Tensor, training: bool = False
-    ) -> tf.Tensor:
+    def head(self, context: Any, meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits ``[N]``."""
-        hidden = self.activation(context + self.embedding_layer(meta_embedding))
+        return self._head(context, meta_embedding, call_of(training))
+
+    def call_per_task(
+        self, features: Features, meta_embedding: tf.Tensor, call: LayerCall
+    ) -> tf.Tensor:
+        """Logits ``[T, S]``; see `GlobalBlock`."""
+        return self._head(self._context(features, call), meta_embedding, call)
+
+    def _context(self, features: Features, call: LayerCall) -> Any:
+        return call(self.context_layer, self.inputs_layer(features))
+
+    def _head(self, context: Any, meta_embedding: tf.Tensor, call: LayerCall) -> tf.Tensor:
+        hidden = self.activation(context + call(self.embedding_layer, meta_embedding))
         if self.dropout:
-            hidden = self.first_dropout(hidden, training=training)
-        return self.network(hidden, training=training)[..., 0]
+            hidden = call(self.first_dropout, hidden)
+        return call(self.network, hidden)[..., 0]
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

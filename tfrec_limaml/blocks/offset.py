@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.blocks.base import MetaBlock
+from tfrec_limaml.blocks.base import LayerCall, MetaBlock
 from tfrec_limaml.blocks.mlp import MLPMetaBlock
 from tfrec_limaml.blocks.support_encoder import SupportEncoder
 from tfrec_limaml.features import Features
@@ -100,6 +100,10 @@ class OffsetMetaBlock(MetaBlock):
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_encoded`."""
         return encoded
+
+    def call_per_task(self, features: Features, call: LayerCall) -> tf.Tensor:
+        """Embeddings ``[T, S, D]`` of the shared network; see `MetaBlock`."""
+        return self.shared.call_per_task(features, call)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

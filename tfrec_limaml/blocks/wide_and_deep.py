@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.blocks.base import LayerCall
 from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.blocks.mlp import MLPGlobalBlock
 from tfrec_limaml.features import META, OTHER, Features
@@ -63,26 +64,26 @@ class WideAndDeepGlobalBlock(MLPGlobalBlock):
         self.wide_layer.build(self.wide_dense.compute_output_shape(features_shape))
         super().build(features_shape, meta_embedding_shape)
 
-    def encode_context(
-        self, features: Features, training: bool = False
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def call_per_task(
+        self, features: Features, meta_embedding: tf.Tensor, call: LayerCall
+    ) -> tf.Tensor:
+        """Logits ``[T, S]``; see `GlobalBlock`."""
+        return self._head(self._context(features, call), meta_embedding, call)
+
+    def _context(self, features: Features, call: LayerCall) -> tuple[tf.Tensor, tf.Tensor]:
         """The features' share of the deep part's first layer ``[N, hidden_units[0]]``, and the wide
         logit ``[N]``.
         """
-        wide = self.wide_layer(self.wide_dense(features))[..., 0]
+        wide = call(self.wide_layer, self.wide_dense(features))[..., 0]
         if self.wide_ids:
             wide = wide + tf.reduce_sum(self.wide_tables(features), -1)
-        return super().encode_context(features, training), wide
+        return super()._context(features, call), wide
 
-    def head(
-        self,
-        context: tuple[tf.Tensor, tf.Tensor],
-        meta_embedding: tf.Tensor,
-        training: bool = False,
+    def _head(
+        self, context: tuple[tf.Tensor, tf.Tensor], meta_embedding: tf.Tensor, call: LayerCall
     ) -> tf.Tensor:
-        """Logits ``[N]``."""
         deep, wide = context
-        return super().head(deep, meta_embedding, training) + wide
+        return super()._head(deep, meta_embedding, call) + wide
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

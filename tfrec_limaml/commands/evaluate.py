@@ -88,7 +88,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             rows = _evaluate(
                 file.stem,
                 model,
-                task_dataset(pattern, model.encoder, args.batch_size, with_keys=True),
+                task_dataset(
+                    pattern, model.encoder, args.batch_size, with_keys=True, in_order=False
+                ),
                 options,
                 results,
             )
@@ -145,26 +147,17 @@ def _evaluate(
     """Appends the rows of one model to `results` and returns its scored rows; the first ones become
     the reference.
     """
-    from tfrec_limaml.evaluation import adaptation_losses, measure, served_rows
-    from tfrec_limaml.models import LiMAML
+    from tfrec_limaml.evaluation import measure, score_tasks
 
-    rows: dict[str, Any] = {}
-    for fine_tune in (False, True):
-        model.fine_tune = fine_tune
-        rows = model.predict(dataset, verbose=0)
-        options.setdefault("reference", rows["probability"])
+    scores = score_tasks(model, dataset)
+    options.setdefault("reference", scores.unadapted.get("probability"))
+    for fine_tune, rows in ((False, scores.unadapted), (True, scores.adapted)):
         results.append({"algorithm": name, "fine_tune": fine_tune, **measure(rows, **options)})
-    results[-1].update(adaptation_losses(model, dataset))
-    if isinstance(model, LiMAML):
-        results.append(
-            {
-                "algorithm": name,
-                "fine_tune": True,
-                "served": True,
-                **measure(served_rows(model, dataset), **options),
-            }
-        )
-    return rows
+    results[-1].update(scores.losses)
+    if scores.served is not None:
+        row = {"algorithm": name, "fine_tune": True, "served": True}
+        results.append({**row, **measure(scores.served, **options)})
+    return scores.adapted
 
 
 def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:

@@ -1,6 +1,6 @@
 """Metrics with confidence intervals, overall and by cohort."""
 
-from tfrec_limaml.evaluation.adaptation import adaptation_losses, served_rows
+from tfrec_limaml.evaluation.adaptation import adaptation_losses, score_tasks, served_rows
 from tfrec_limaml.evaluation.cohorts import cohorts, history_slices, task_keys
 from tfrec_limaml.evaluation.evaluate import bayes_auc, evaluate_tasks, measure
 from tfrec_limaml.evaluation.metrics import (
@@ -27,6 +27,7 @@ __all__ = [
     "log_loss",
     "measure",
     "per_task_auc",
+    "score_tasks",
     "served_rows",
     "task_keys",
 ]

@@ -1,10 +1,12 @@
-"""What adaptation did: support losses before and after, and the scores that production serves."""
+"""What adaptation did: scores un-adapted, adapted and as production serves them, and support losses
+before and after.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ import tensorflow as tf
 from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.features import Features, subtask_feature
 from tfrec_limaml.models import LiMAML, TaskModel
+from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.models.task_model import TaskBatch
 
@@ -34,17 +37,62 @@ def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, A
         ``support_loss_rose``, the share of tasks whose loss rose.
     """
 
-    def losses(batch: TaskBatch) -> dict[str, tf.Tensor]:
-        support = batch["support"]
-        adapted = model.adapt_tasks(support, model.fine_tune_steps)
-        after = model.task_loss(model.adapted_outputs(adapted, support["features"]), support)
-        before = adapted.losses[0] if adapted.losses else after
-        known = tf.reduce_any(support["weight"] > 0, -1)
-        return {
-            name: tf.boolean_mask(v, known) for name, v in (("before", before), ("after", after))
-        }
+    return _summary(model, _collect(dataset, lambda batch: _losses(model, batch["support"])[1]))
 
-    by_task = _collect(dataset, losses)
+
+class Scores(NamedTuple):
+    """All scores of a model's query rows; arrays ``[N]`` as `TaskModel.predict_step` gives them.
+
+    Attributes:
+        unadapted: By the shared weights.
+        adapted: After `fine_tune_steps` steps on each task's support set.
+        served: See `served_rows`; None for models that store nothing.
+        losses: See `adaptation_losses`.
+    """
+
+    unadapted: Rows
+    adapted: Rows
+    served: Rows | None
+    losses: dict[str, Any]
+
+
+def score_tasks(model: TaskModel, dataset: tf.data.Dataset) -> Scores:
+    """Scores query rows in every form, in one pass over the records.
+
+    Args:
+        model: A trained model; whether its `fine_tune` is on makes no difference.
+        dataset: Batches of tasks.
+    """
+
+    def step(batch: TaskBatch) -> dict[str, Any]:
+        support, features = batch["support"], batch["query"]["features"]
+        adapted, losses = _losses(model, support)
+        outputs = {
+            "unadapted": model.adapted_outputs(model.adapt_tasks(support, None), features),
+            "adapted": model.adapted_outputs(adapted, features),
+        }
+        if isinstance(model, LiMAML):
+            outputs["served"] = served_outputs(model, support, features, adapted)
+        rows = {name: model.query_rows(batch, values) for name, values in outputs.items()}
+        return {"losses": losses, **rows}
+
+    parts = _collect(dataset, step)
+    losses = _summary(model, parts["losses"])
+    return Scores(parts["unadapted"], parts["adapted"], parts.get("served"), losses)
+
+
+def _losses(model: TaskModel, support: Samples) -> tuple[AdaptedTasks, dict[str, tf.Tensor]]:
+    """Adapted tasks, and the support losses of those with support before and after."""
+    adapted = model.adapt_tasks(support, model.fine_tune_steps)
+    after = model.task_loss(model.adapted_outputs(adapted, support["features"]), support)
+    before = adapted.losses[0] if adapted.losses else after
+    known = tf.reduce_any(support["weight"] > 0, -1)
+    losses = (("before", before), ("after", after))
+    return adapted, {name: tf.boolean_mask(v, known) for name, v in losses}
+
+
+def _summary(model: TaskModel, by_task: Rows) -> dict[str, Any]:
+    """See `adaptation_losses`."""
     if not len(by_task["before"]):
         return {
             "support_loss_before": float("nan"),
@@ -98,11 +146,13 @@ def served_rows(model: LiMAML, dataset: tf.data.Dataset) -> Rows:
     )
 
 
-def served_outputs(model: LiMAML, support: Samples, features: Features) -> tf.Tensor:
+def served_outputs(
+    model: LiMAML, support: Samples, features: Features, adapted: AdaptedTasks | None = None
+) -> tf.Tensor:
     """Logits ``[T, Q]`` of query `features` under the embeddings that the embedding job would
-    store.
+    store; `adapted` is what `adapt_tasks` gives, where it is known already.
     """
-    stored = model.task_embeddings(support)
+    stored = model.task_embeddings(support, adapted)
     rows = flatten_tasks(features)
     like = next(iter(features.values()))
     unadapted = split_axes(model.meta_block(rows), like)
@@ -121,10 +171,11 @@ def served_outputs(model: LiMAML, support: Samples, features: Features) -> tf.Te
 
 
 def _collect(
-    dataset: tf.data.Dataset, step: Callable[[TaskBatch], Mapping[str, tf.Tensor]]
-) -> Rows:
+    dataset: tf.data.Dataset, step: Callable[[TaskBatch], Mapping[str, Any]]
+) -> dict[str, Any]:
     traced = tf.function(
         step, input_signature=[dataset.element_spec], autograph=False
     )  # one trace for batches of any size
-    parts = [{name: value.numpy() for name, value in traced(batch).items()} for batch in dataset]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    parts = [tf.nest.map_structure(lambda v: v.numpy(), traced(batch)) for batch in dataset]
+    joined: dict[str, Any] = tf.nest.map_structure(lambda *v: np.concatenate(v), *parts)
+    return joined

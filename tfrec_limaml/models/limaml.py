@@ -247,12 +247,18 @@ class LiMAML(MAMLModel):
             auxiliary = self.unadapted_loss_weight * tf.math.divide_no_nan(total, sum(shares))
         return OuterLoss(loss, self.outer_weights(support, query), auxiliary)
 
-    def task_embeddings(self, support: Samples) -> TaskEmbeddings:
+    def task_embeddings(
+        self, support: Samples, adapted: AdaptedTasks | None = None
+    ) -> TaskEmbeddings:
         """What the embedding job stores: meta embeddings after `fine_tune_steps` steps, pooled over
         each task's samples; or offsets, where the meta block stores those.
+
+        Args:
+            support: The support sets.
+            adapted: What `adapt_tasks` gives of them, where it is known already.
         """
         rows = self._rows(support["features"], False)
-        adapted = self.adapt_tasks(support, self.fine_tune_steps)
+        adapted = adapted or self.adapt_tasks(support, self.fine_tune_steps)
         after = self.task_loss(self._outputs(adapted, rows, True, False), support)
         readable = self.meta_block.read_support(rows.encoded, adapted.memory, causal=False)
         embeddings = self.meta_block.stored_rows(adapted.weights, readable)

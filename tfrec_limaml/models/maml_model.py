@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
+from tfrec_limaml.adaptation.inner_weights import LowRankKernel
 from tfrec_limaml.features import Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
@@ -159,12 +160,8 @@ def adapt_network(
     second_order_steps: int | None,
     training: bool = False,
 ) -> AdaptedTasks:
-    """Adapts every task's copy of the whole network."""
-    tasks = tf.shape(support["label"])[:1]
-    start = [
-        tf.broadcast_to(v, tf.concat([tasks, v.shape], 0))
-        for v in model.network.adaptable_variables
-    ]
+    """Adapts every task's whole network."""
+    start = model.network.initial_weights(support["label"])
 
     def losses(weights: Weights) -> tf.Tensor:
         return model.task_loss(
@@ -172,4 +169,5 @@ def adapt_network(
         )
 
     weights, before = adapt(start, losses, steps, rates, second_order_steps)
-    return AdaptedTasks(weights, before)
+    fixed = [w.fixed() if isinstance(w, LowRankKernel) else w for w in weights]
+    return AdaptedTasks(fixed, before)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.adaptation.inner_weights import LowRankKernel, SharedWeight, with_task_axis
+from tfrec_limaml.adaptation.per_task import apply_per_task
+from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock, calls_per_task
 from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import layers_within
+
+#: Support rows from which on a kernel per task costs no more than a low-rank form, about.
+WIDE = 48
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -54,30 +59,91 @@ class RecommenderNetwork(keras.layers.Layer):
         }
         return [v for v in self.trainable_variables if id(v) not in tables]
 
+    def initial_weights(self, label: tf.Tensor) -> list[Any]:
+        """Each task's weights before the first step, one for each of `adaptable_variables`: in
+        forms that need no copy per task, where the block is computed for all tasks at once.
+
+        Args:
+            label: Support labels ``[T, S]``, for their shape.
+        """
+        tasks = tf.shape(label)[0]
+        kernels = {
+            id(layer.kernel)
+            for block in (self.meta_block, self.global_block)
+            if calls_per_task(block)
+            for layer in layers_within(block)
+            if type(layer) is keras.layers.Dense and layer.compute_dtype == layer.variable_dtype
+        }
+        at_once = {
+            id(v)
+            for block in (self.meta_block, self.global_block)
+            if calls_per_task(block)
+            for v in block.trainable_variables
+        }
+
+        def form(variable: keras.Variable) -> Any:
+            value = tf.convert_to_tensor(variable)
+            if id(variable) not in at_once:
+                return tf.broadcast_to(value, tf.concat([tasks[None], value.shape], 0))
+            if id(variable) in kernels and _is_wide(value):
+                return LowRankKernel(value, label)
+            return SharedWeight(value, tasks)
+
+        return [form(v) for v in self.adaptable_variables]
+
     def call_adapted(
-        self, weights: list[tf.Tensor], features: Features, training: bool = False
+        self, weights: list[Any], features: Features, training: bool = False
     ) -> tf.Tensor:
         """Logits ``[T, S]`` under per-task weights of the whole network.
 
         Args:
-            weights: One ``[T, ...]`` tensor for each of `adaptable_variables`.
+            weights: One ``[T, ...]`` tensor, or a form of `tfrec_limaml.adaptation.inner_weights`,
+                for each of `adaptable_variables`.
             features: Encoded features ``[T, S, ...]``.
             training: Passed on to the layers.
         """
-        places = {id(v): i for i, v in enumerate(self.adaptable_variables)}
-        fixed = [tf.convert_to_tensor(v) for v in self.non_trainable_variables]
-        shared = {
-            id(v): tf.convert_to_tensor(v) for v in self.trainable_variables if id(v) not in places
-        }
+        adapted = {id(v): w for v, w in zip(self.adaptable_variables, weights, strict=True)}
+        embedding = _call_block(self.meta_block, adapted, (dict(features),), training)
+        return _call_block(self.global_block, adapted, (dict(features), embedding), training)
 
-        def one_task(pair: Any) -> tf.Tensor:
-            task_weights, rows = pair
-            values = [
-                task_weights[places[id(v)]] if id(v) in places else shared[id(v)]
-                for v in self.trainable_variables
-            ]
-            return self.stateless_call(values, fixed, rows, training=training)[0]
 
-        return tf.vectorized_map(
-            one_task, (tuple(weights), dict(features)), fallback_to_while_loop=False
-        )
+def _call_block(
+    block: MetaBlock | GlobalBlock, adapted: Mapping[int, Any], inputs: Any, training: bool
+) -> tf.Tensor:
+    """A block under per-task weights: layer by layer, or through `tf.vectorized_map`.
+
+    Args:
+        block: The block.
+        adapted: Weights by the `id` of their variable.
+        inputs: What the block is called with, ``[T, S, ...]``.
+        training: Passed on to the layers.
+    """
+    if calls_per_task(block):
+
+        def call(layer: keras.layers.Layer, values: Any) -> Any:
+            weights = [adapted[id(v)] for v in layer.trainable_variables]
+            return apply_per_task(layer, weights, values, training)
+
+        return cast(Any, block).call_per_task(*inputs, call)
+    fixed = [tf.convert_to_tensor(v) for v in block.non_trainable_variables]
+    shared = [tf.convert_to_tensor(v) for v in block.trainable_variables]
+    places = [i for i, v in enumerate(block.trainable_variables) if id(v) in adapted]
+
+    def one_task(pair: Any) -> tf.Tensor:
+        task_weights, values = pair
+        weights = list(shared)
+        for place, weight in zip(places, task_weights, strict=True):
+            weights[place] = weight
+        return block.stateless_call(weights, fixed, *values, training=training)[0]
+
+    variables = [block.trainable_variables[i] for i in places]
+    mapped = tuple(
+        tf.ensure_shape(with_task_axis(adapted[id(v)]), (None, *v.shape)) for v in variables
+    )
+    return tf.vectorized_map(one_task, (mapped, inputs), fallback_to_while_loop=False)
+
+
+def _is_wide(kernel: tf.Tensor) -> bool:
+    """Whether a kernel per task would cost more than products with the support rows."""
+    rows, columns = kernel.shape
+    return rows * columns >= WIDE * (rows + columns)

@@ -57,6 +57,7 @@ def task_dataset(
     by_rows: bool = False,
     share: Share = EVERYTHING,
     batches: Sequence[int] | None = None,
+    in_order: bool | None = None,
 ) -> tf.data.Dataset:
     """Batches of tasks for `fit`, `evaluate` and `predict`.
 
@@ -73,7 +74,7 @@ def task_dataset(
         seed: Makes shuffling and splits repeatable. None draws one from Python's generator, which
             `keras.utils.set_random_seed` seeds.
         with_keys: Add ``task_key`` to the batch, ``timestamp`` to both parts and passthrough
-            columns to the query, for `predict`. Keeps the order of the files.
+            columns to the query, for `predict`.
         epoch: Number of the epoch, int64, kept up to date by the caller. Order and splits are then
             a function of seed and epoch, so that an epoch can be read again; and the dataset reads
             one of the patterns per epoch, the first in epoch 0, and after the last one the first
@@ -84,6 +85,8 @@ def task_dataset(
         batches: Batches per epoch, one number for each pattern: empty batches, of weight 0, are
             added at the end up to this number. Workers with different numbers of tasks need it, and
             an `epoch`.
+        in_order: Keep the order of the files; by default where `with_keys` is on. Otherwise tasks
+            of similar length come together, which pads less.
 
     Returns:
         A dataset of batches as `tfrec_limaml.models.TaskModel` takes them.
@@ -104,7 +107,15 @@ def task_dataset(
     if seed is None and (shuffle or low < high):
         seed = random.getrandbits(31)
     reader = _Reader(
-        encoder, batch_size, (low, high), max_samples, shuffle, seed or 0, with_keys, by_rows
+        encoder,
+        batch_size,
+        (low, high),
+        max_samples,
+        shuffle,
+        seed or 0,
+        with_keys,
+        by_rows,
+        with_keys if in_order is None else in_order,
     )
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     groups = [record_files(patterns)] if epoch is None else [record_files(p) for p in patterns]
@@ -170,6 +181,7 @@ class _Reader:
     seed: int
     with_keys: bool
     by_rows: bool
+    in_order: bool
 
     @property
     def _of_support(self) -> tuple[str, ...]:
@@ -208,15 +220,14 @@ class _Reader:
         tasks = parse_tasks(records, self.encoder.schema)
         if self.max_samples is not None:
             tasks = most_recent(tasks, self.max_samples)
-        order = (
-            tf.range(tf.size(tasks.counts))
-            if self.with_keys
-            else tf.argsort(tasks.counts, stable=True)
-        )
         features = encode_rows(tasks, self.encoder)
         support = support_length(
             tasks.counts, tasks.query_start, self._support_share(tasks.task_key, number)
         )
+        if self.in_order:
+            order = tf.range(tf.size(tasks.counts))
+        else:  # in predictions, the support part is the longer and dearer one
+            order = tf.argsort(support if self.with_keys else tasks.counts, stable=True)
         wanted = (record_format.WEIGHT, record_format.TIMESTAMP, *self._of_query)
         columns = {name: tasks.columns[name] for name in dict.fromkeys(wanted)}
         starts = _batch_starts(tf.gather(tasks.counts, order), self.batch_size, self.by_rows)

@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec_limaml import Vanilla
+from tfrec_limaml import LiMAML, Vanilla
 from tfrec_limaml.commands.evaluate import COMMAND as EVALUATE
 from tfrec_limaml.commands.evaluate import warnings_of
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.evaluation import adaptation_losses, cohorts, measure, served_rows, task_keys
+from tfrec_limaml.evaluation import (
+    adaptation_losses,
+    cohorts,
+    measure,
+    score_tasks,
+    served_rows,
+    task_keys,
+)
 from tfrec_limaml.export.adapter import adapter_module
 from tfrec_limaml.export.ranker import ranker_module
 from tfrec_limaml.tasks.parsing import parse_tasks
@@ -260,3 +267,25 @@ def test_a_model_with_an_encoder_trains_under_jit_compile_with_keras_warning(
         assert bool(told) == jit_compile
         losses.append(model.evaluate(test_tasks, verbose=0))
     assert losses[1] == pytest.approx(losses[0])
+
+
+@pytest.mark.parametrize("cls", [LiMAML, Vanilla])
+def test_one_pass_scores_as_every_pass_alone(cls, make_model, test_tasks):
+    model = make_model(cls)
+    actual = score_tasks(model, test_tasks)
+    for fine_tune, rows in ((False, actual.unadapted), (True, actual.adapted)):
+        model.fine_tune = fine_tune
+        expected = model.predict(test_tasks, verbose=0)
+        assert set(rows) == set(expected)
+        for name, values in expected.items():
+            if name == "probability":
+                np.testing.assert_allclose(rows[name], values, atol=1e-6)
+            else:
+                np.testing.assert_array_equal(rows[name], values, name)
+    assert np.abs(actual.adapted["probability"] - actual.unadapted["probability"]).max() > 1e-4
+    assert actual.losses == pytest.approx(adaptation_losses(model, test_tasks), abs=1e-6)
+    if cls is Vanilla:
+        assert actual.served is None
+    else:
+        served = served_rows(model, test_tasks)["probability"]
+        np.testing.assert_allclose(actual.served["probability"], served, atol=1e-6)

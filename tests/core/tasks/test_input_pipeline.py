@@ -432,5 +432,21 @@ def test_batches_come_in_the_order_of_the_files_with_keys_and_by_length_without(
     assert _pairs(task_dataset(path, ENCODER, 3, shuffle=True, seed=5)) == _pairs(shuffled)
 
 
+def test_with_keys_out_of_order_the_same_tasks_come_by_length_of_their_support(write):
+    path = write([(n % 7 + 5, n % 5) for n in range(40)])
+    read = {}
+    for in_order in (True, False):
+        dataset = task_dataset(path, ENCODER, 4, with_keys=True, in_order=in_order)
+        batches = list(dataset.as_numpy_iterator())
+        lengths = np.concatenate([(b["support"]["weight"] > 0).sum(1) for b in batches])
+        keys = np.concatenate([b["task_key"] for b in batches])
+        padded = sum(b["support"]["weight"].size for b in batches)
+        read[in_order] = lengths, sorted(keys), padded
+    assert read[True][1] == read[False][1]
+    lengths = read[False][0]
+    assert (np.diff(lengths[:32]) >= 0).all(), "eight batches are sorted at a time"
+    assert read[False][2] < read[True][2]
+
+
 def test_nothing_tunes_the_pipeline_so_that_an_epoch_ends_with_its_last_batch(write):
     assert task_dataset(write([(3, -1)]), ENCODER, 2).options().autotune.enabled is False

@@ -9,11 +9,22 @@ from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.blocks import MLPGlobalBlock, WideAndDeepGlobalBlock
 
 
-def test_the_logit_is_the_deep_one_plus_a_weight_per_id_and_feature(make_model, make_samples):
+def test_the_logit_is_the_deep_one_plus_a_weight_per_id_and_feature(
+    make_model, make_samples, shapes
+):
     block = make_model("mlp", "wide_and_deep").global_block
     rows = flatten_tasks(make_samples([3, 2])["features"])
     embedding = np.ones((6, 4))
-    deep = MLPGlobalBlock.head(block, MLPGlobalBlock.encode_context(block, rows), embedding)
+    alone = MLPGlobalBlock(
+        block.hidden_units,
+        block.activation,
+        embeddings=block.inputs_layer.embeddings,
+        dtype=block.dtype_policy,
+    )
+    alone.build(shapes, (None, 4))
+    for name in ("inputs_layer", "context_layer", "embedding_layer", "network"):
+        getattr(alone, name).set_weights(getattr(block, name).get_weights())
+    deep = alone(rows, embedding)
     wide = np.concatenate([rows["meta"], rows["other"]], -1) @ block.wide_layer.get_weights()[0]
     for name, table in block.wide_tables.tables.items():
         wide = wide + table.numpy()[rows[name]]

@@ -57,8 +57,8 @@ def _model(cls, blocks, **options):
     keras.utils.set_random_seed(5)
     model = cls(*BLOCKS[blocks](), inner_learning_rate=0.5, **options)
     model.build({"meta": (None, META), "other": (None, OTHER), "item": (None,)})
-    for v in model.trainable_variables:  # nothing may start at zero
-        v.assign(v + 0.1 * keras.random.normal(v.shape, seed=len(v.path)))
+    for number, v in enumerate(model.trainable_variables):  # nothing may start at zero
+        v.assign(v + 0.1 * keras.random.normal(v.shape, seed=number))
     return model
 
 

@@ -100,6 +100,7 @@ setup(
             "prepare = limaml_beam.commands:PREPARE",
             "embed = limaml_beam.commands:EMBED",
             "refresh = limaml_beam.commands:REFRESH",
+            "update = limaml_beam.commands:UPDATE",
             "erase = limaml_beam.commands:ERASE",
             "serve = limaml_serving.commands:SERVE",
             "rank = limaml_serving.commands:RANK",

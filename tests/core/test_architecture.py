@@ -60,6 +60,8 @@ COMMANDS = [
     "export",
     "embed",
     "refresh",
+    "update",
+    "erase",
     "serve",
     "rank",
 ]

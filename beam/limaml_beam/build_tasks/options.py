@@ -46,6 +46,8 @@ class PrepareOptions:
         max_bad_fraction: Share of invalid rows above which the run fails.
         erased: Digests of erased task keys (`EmbeddingStore.erased`): rows of these tasks are left
             out, and go to no dead letters.
+        keep_rows: With `recent_only`: keep each task's rows beside its record, uncompressed, for
+            `limaml update`.
     """
 
     raw: str | None = None
@@ -71,6 +73,7 @@ class PrepareOptions:
     shards: int | None = None
     max_bad_fraction: float = 0.05
     erased: frozenset[bytes] = frozenset()
+    keep_rows: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad_fraction <= 1:

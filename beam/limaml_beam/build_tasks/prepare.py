@@ -44,7 +44,7 @@ def prepare(
     """
     beam_options = use_options(flags)
     outcome.stage("match")
-    schema, interactions, tables = _sources(options)
+    schema, interactions, tables = sources(options)
     if options.split_per_task is not None:
         schema = schema.replace(split=Split(per_task=options.split_per_task))
     dates = _dates(options, schema)
@@ -95,6 +95,7 @@ def _settings(
         prior=_prior(options, schema),
         episodes=_episodes(options, schema),
         erased=options.erased,
+        keep_rows=options.keep_rows,
         **dates,
     )
 
@@ -141,7 +142,7 @@ def _prior(options: PrepareOptions, schema: Schema) -> float | None:
     return float(card["splits"]["train"]["label_rate"])
 
 
-def _sources(
+def sources(
     options: PrepareOptions,
 ) -> tuple[Schema, Sequence[str], dict[str, Sequence[str]]]:
     """Schema, interaction patterns and table patterns; those of the folder, if not given."""

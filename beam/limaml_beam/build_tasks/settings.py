@@ -40,6 +40,7 @@ class TaskSettings:
         prior: Mean label that history rates are smoothed towards; None for that of this run's
             training rows.
         erased: Digests of erased task keys, whose rows are left out.
+        keep_rows: Write the rows of recent records beside them; see `kept_rows`.
     """
 
     definitions: tuple[str, ...]
@@ -59,6 +60,7 @@ class TaskSettings:
     episodes: int = 0
     prior: float | None = None
     erased: frozenset[bytes] = frozenset()
+    keep_rows: bool = False
 
     def __post_init__(self) -> None:
         for name in ("window", "max_samples", "shards", "partitions", "batch_rows"):

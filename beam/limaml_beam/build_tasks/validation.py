@@ -109,33 +109,32 @@ class ReadAndValidate(beam.DoFn):
             for bad in rows.bad:
                 name = f"skipped:{MALFORMED}:{bad.reason}"
                 counts[name] = counts.get(name, 0) + 1
-                yield beam.pvalue.TaggedOutput(REJECTED, _malformed(part[0], bad))
+                yield beam.pvalue.TaggedOutput(REJECTED, malformed(part[0], bad))
             for name, number in counts.items():
                 Metrics.counter("build_tasks", name).inc(number)
             yield beam.pvalue.TaggedOutput(COUNTS, counts)
-            yield from _dead_letters(part[0], rows.table, reasons)
+            for letter in dead_letters(part[0], rows.table, reasons):
+                yield beam.pvalue.TaggedOutput(REJECTED, letter)
             if block.num_rows:
                 yield block
 
 
-def _malformed(path: str, bad: BadRow) -> str:
+def malformed(path: str, bad: BadRow) -> str:
+    """The dead letter of a row that has no place in a table."""
     reason = f"{MALFORMED}:{bad.reason}"
     letter = {"reason": reason, "file": path, "line": bad.line, "row": bad.text}
     return json.dumps(letter, ensure_ascii=False)
 
 
-def _dead_letters(
-    path: str, raw: pa.Table, reasons: npt.NDArray[np.object_]
-) -> Iterator[beam.pvalue.TaggedOutput]:
+def dead_letters(path: str, raw: pa.Table, reasons: npt.NDArray[np.object_]) -> Iterator[str]:
+    """The dead letters of a raw table's rows, where they have a reason."""
     rejected = np.flatnonzero((reasons != "") & (reasons != OUTSIDE) & (reasons != ERASED))
     if not len(rejected):
         return
     rows = raw.take(pa.array(rejected)).to_pylist()
     for position, row in zip(rejected, rows, strict=True):
         letter = {"reason": reasons[position], "file": path, "row": row}
-        yield beam.pvalue.TaggedOutput(
-            REJECTED, json.dumps(letter, default=str, ensure_ascii=False)
-        )
+        yield json.dumps(letter, default=str, ensure_ascii=False)
 
 
 def validate(

@@ -14,7 +14,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from isal import isal_zlib
 
-from limaml_beam.build_tasks import episodes
+from limaml_beam.build_tasks import episodes, kept_rows
 from limaml_beam.build_tasks.grouping import segments
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.io import progress
@@ -150,11 +150,15 @@ class WriteShard(beam.DoFn):
             files = {
                 split: stack.enter_context(_compressed(self._path(split, shard))) for split in sizes
             }
+            rows = stack.enter_context(self._kept_rows(shard))
             for part in whole_tasks(table, _ROWS):
                 progress.advance(f"writing {self.definition}", part.num_rows)
-                for split, records, found in self._records(part):
+                joined = join(self.schema, self.tables, part)
+                for split, records, found in self._records(part, joined):
                     files[split](frame_records(records))
                     sizes[split].append(found.sizes())
+                    if rows is not None and split == folder.RECENT:
+                        rows.add(joined, found.keys, found.starts, found.stops)
         counted = {}
         for split, pairs in sizes.items():
             distinct, counts = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
@@ -164,30 +168,37 @@ class WriteShard(beam.DoFn):
             counted[split] = np.concatenate([distinct, counts[:, None]], axis=1)
         yield self.definition, counted
 
-    def _records(self, part: pa.Table) -> Iterator[tuple[str, pa.LargeBinaryArray, Spans]]:
+    def _records(
+        self, part: pa.Table, joined: pa.Table
+    ) -> Iterator[tuple[str, pa.LargeBinaryArray, Spans]]:
         """Each split's name, its records, and where they lie in the table."""
-        encode = encoder(self.schema, join(self.schema, self.tables, part))
+        encode = encoder(self.schema, joined)
         by_split = spans(part, self.settings)
         for split, found in by_split.items():
-            yield split, _encoded(encode, found), found
+            yield split, encoded(encode, found), found
         for number, name in enumerate(self.episodes):
             train = by_split["train"]
             starts = episodes.query_starts(part, train.starts, train.stops, number)
             found = dataclasses.replace(train, query_starts=starts)
             frozen = encode.replaced(episodes.frozen_columns(self.schema, part, number))
-            yield name, _encoded(frozen, found), found
+            yield name, encoded(frozen, found), found
+
+    def _kept_rows(
+        self, shard: int
+    ) -> contextlib.AbstractContextManager[kept_rows.KeptRowsWriter | None]:
+        if not self.settings.keep_rows:
+            return contextlib.nullcontext()
+        return kept_rows.writing(self._beside(kept_rows.shard_path(shard)))
 
     def _path(self, split: str, shard: int) -> str:
-        return str(
-            FileSystems.join(
-                self.directory,
-                self.definition,
-                folder.shard_name(split, shard, self.settings.shards),
-            )
-        )
+        return self._beside(folder.shard_name(split, shard, self.settings.shards))
+
+    def _beside(self, name: str) -> str:
+        return str(FileSystems.join(self.directory, self.definition, name))
 
 
-def _encoded(encode: record_format.TaskEncoder, found: Spans) -> pa.LargeBinaryArray:
+def encoded(encode: record_format.TaskEncoder, found: Spans) -> pa.LargeBinaryArray:
+    """The records of spans ``[records]``."""
     return encode.encode_tasks(found.keys, found.starts, found.stops, found.query_starts)
 
 

@@ -63,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--full", action="store_true", help="adapt every task again, changed or not"
     )
+    parser.add_argument(
+        "--keep-rows",
+        action="store_true",
+        help="keep each task's rows beside its record, uncompressed, for `limaml update`",
+    )
     source = parser.add_argument_group("task records (as in limaml prepare)")
     prepare.add_source_arguments(source)
     prepare.add_window_arguments(source)
@@ -83,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def options_from(arguments: argparse.Namespace) -> tuple[PrepareOptions, EmbedOptions]:
     """The options of both jobs; ``--max-bad-fraction`` is the embedding job's."""
     return (
-        prepare.options_from(arguments, without=("max_bad_fraction",)),
+        prepare.options_from(arguments, without=("max_bad_fraction", "keep_rows")),
         embed.options_from(arguments),
     )
 
@@ -127,6 +132,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
                 embed=embed_options,
                 limits=Thresholds(**{name: getattr(arguments, name) for name in _LIMITS}),
                 full=arguments.full,
+                keep_rows=arguments.keep_rows,
                 flags=arguments.beam,
             )
         )

@@ -6,10 +6,12 @@ and with `write` puts a file without them in place of the old one, whole or not 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,11 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from isal import isal_zlib
 
+from limaml_beam.build_tasks import kept_rows as kept_rows_module
 from limaml_beam.erasure.task_key import task_key_of
 from limaml_beam.io import files
 from limaml_beam.io.read_errors import open_file
 from limaml_beam.io.staged_output import staged_file
 from limaml_beam.io.tfrecords import frame_record, read_records
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import TASK
+from limaml_beam.update.job import exclusive
+from limaml_beam.update.state import UpdateState
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.schema.task_keys import decode_task_key, task_key
@@ -187,11 +194,48 @@ def _mask(column: pa.Array, meant: Callable[[bytes], bool]) -> Any:
     return np.fromiter((v is not None and meant(v) for v in encoded), np.bool_, len(values))
 
 
+def kept_rows(path: str, erased: Erased, write: bool) -> int | None:
+    """Rows beside task records, or None for another Arrow file; their index goes with them."""
+    stem = path.removesuffix(".arrow")
+    if not files.exists(f"{stem}.npy"):
+        return None
+    with open_file(path) as raw:
+        content = bytes(raw.read())
+    reader = pa.ipc.open_file(pa.py_buffer(content)) if content else None
+    batches = (
+        [] if reader is None else [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    )
+    masks = [_mask(batch[TASK], erased.key) for batch in batches]
+    count = sum(int(mask.sum()) for mask in masks)
+    if count and write:
+        with kept_rows_module.writing(stem) as writer:
+            for batch, mask in zip(batches, masks, strict=True):
+                table = pa.Table.from_batches([batch.filter(pa.array(~mask))])
+                codes, keys = columnar.codes_of(table[TASK])
+                edges = np.searchsorted(codes, np.arange(len(keys) + 1))
+                writer.add(table, keys, edges[:-1], edges[1:])
+    return count
+
+
+def update_state(path: str, erased: Erased, write: bool) -> int:
+    """The state of `limaml update`; raises `LimamlError` where one is running."""
+    folder = Path(path).parent
+    with exclusive(folder.parent.parent), contextlib.closing(UpdateState(folder)) as state:
+        keys = [key for key, _ in state.tasks() if erased.key(key.encode())]
+        if keys and write:
+            state.write_anew_without(keys)
+    return len(keys)
+
+
 def kind_of(path: str) -> Callable[[str, Erased, bool], int | None] | None:
     """The function for a file, by its name; None for a kind that is not searched."""
     name = path.rsplit("/", 1)[-1].lower()
     if ".tfrecord" in name:
         return task_records
+    if name.endswith(".arrow"):
+        return kept_rows
+    if path.endswith("updates/rows/data.mdb"):
+        return update_state
     return json_lines if name.endswith(".jsonl") else parquet if name.endswith(".parquet") else None
 
 

@@ -26,7 +26,19 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.store import EmbeddingStore, Place
 from tfrec_limaml.store.erasure import key_digest
 
-_DATA = (".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".bz2", ".arrow", ".avro", ".orc")
+_DATA = (
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".gz",
+    ".zst",
+    ".bz2",
+    ".arrow",
+    ".mdb",
+    ".avro",
+    ".orc",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,10 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
 
     def process(self, log: Any) -> Iterator[object]:
         """Splits one batch into good rows and dead letters."""
-        records, outputs = read_log(log)
+        return self.split(*read_log(log))
+
+    def split(self, records: list[bytes], outputs: Outputs) -> Iterator[object]:
+        """`process`, of records and what the adapter makes of them."""
         refused = outputs[names.SAMPLE_COUNT][:, 0] == REFUSED
         finite = np.asarray(np.isfinite(outputs[names.META_EMBEDDING]).all(axis=1))
         if VARIANCE in outputs:

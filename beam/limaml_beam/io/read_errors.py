@@ -24,6 +24,10 @@ class SourceError(LimamlError):
     """An input file is missing, unreadable or lacks a column."""
 
 
+class MissingColumnsError(SourceError):
+    """An input file lacks columns."""
+
+
 def unreadable(path: str, rows: int, error: BaseException) -> SourceError:
     """The error for a file of which only `rows` rows could be read."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -14,7 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from limaml_beam.io import files
-from limaml_beam.io.read_errors import READ_ERRORS, SourceError, open_file, unreadable
+from limaml_beam.io.read_errors import (
+    READ_ERRORS,
+    MissingColumnsError,
+    SourceError,
+    open_file,
+    unreadable,
+)
 from limaml_beam.io.tfrecords import read_records
 from limaml_beam.io.tfx_bsl_internals import example_decoder
 from tfrec_limaml.datasets import partitions, table_files
@@ -153,7 +159,7 @@ def read_rows(
         for rows in read:
             missing = sorted(set(columns) - set(rows.table.column_names))
             if missing:
-                raise SourceError(
+                raise MissingColumnsError(
                     f"{path} lacks the columns {missing}; it has {sorted(rows.table.column_names)}"
                 )
             count += rows.count

@@ -6,6 +6,7 @@ State lies in one work folder, which is local: its lock is one of this machine::
     <work>/tasks/                    task records of the last run <work>/embeddings/<generation>/
     outputs: the generations that the store holds and, until the next run, a refused one
     <work>/refresh.json              what became of the last run, however it ended
+    <work>/update.json, <work>/updates/    for and of `limaml update`
 
 Every step writes under another name and renames, and the store's pointer moves last. A run that is
 killed anywhere leaves the published generation as it was. The next run publishes first what had
@@ -27,7 +28,11 @@ from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.build_tasks.prepare import prepare
-from limaml_beam.generate_embeddings.artefacts import manifest_digest, read_manifest
+from limaml_beam.generate_embeddings.artefacts import (
+    manifest_digest,
+    read_manifest,
+    read_schema,
+)
 from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, new_generation_name
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.generate_embeddings.publish import publish
@@ -35,6 +40,9 @@ from limaml_beam.generate_embeddings.report import read_report
 from limaml_beam.io import outcome, staged_output
 from limaml_beam.refresh import checks
 from limaml_beam.refresh.options import Thresholds
+from limaml_beam.update import job as updates
+from limaml_beam.update.plan import Plan, write_plan
+from limaml_beam.update.reconcile import reconcile, settings_of
 from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import Manifest
@@ -59,6 +67,7 @@ class Refresh:
         embed: How the embedding job works.
         limits: Thresholds of the checks.
         full: Adapt every task again, changed or not.
+        keep_rows: Keep each task's rows beside its record, for `limaml update`.
         flags: Beam options.
     """
 
@@ -69,6 +78,7 @@ class Refresh:
     embed: EmbedOptions = dataclasses.field(default_factory=EmbedOptions)
     limits: Thresholds = dataclasses.field(default_factory=Thresholds)
     full: bool = False
+    keep_rows: bool = False
     flags: Sequence[str] = ()
 
 
@@ -89,14 +99,12 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     reference = _published(outputs, settings.store)
     _clear(work, reference, settings.store)
     outcome.stage("prepare")
-    card = prepare(
-        prepare_options(settings.prepare, read_manifest(settings.adapter)).replace(
-            erased=settings.store.erased()
-        ),
-        str(work / "tasks"),
-        [*settings.flags, *settings.embed.worker_flags],
-        overwrite=True,
+    options = prepare_options(settings.prepare, read_manifest(settings.adapter)).replace(
+        erased=settings.store.erased(), keep_rows=settings.keep_rows
     )
+    flags = [*settings.flags, *settings.embed.worker_flags]
+    card = prepare(options, str(work / "tasks"), flags, overwrite=True)
+    write_plan(work, Plan(settings.adapter, options))
     quality = card.get("quality", {})
     outcome.note(rows_prepared=card.get("rows", {}).get("used"), quality=quality)
     measured = _check_input(settings, outputs, reference, quality)
@@ -112,7 +120,19 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     outcome.stage("publish")
     published = _publish(output, settings.store)
     outcome.note(published=published)
-    return {**report, "checks": _described(measured), "published": published}
+    result = {**report, "checks": _described(measured), "published": published}
+    if (work / "updates" / "rows").is_dir():
+        outcome.stage("reconcile")
+        result["updates"] = _reconcile(settings, output, card)
+        outcome.note(updates=result["updates"])
+    return result
+
+
+def _reconcile(settings: Refresh, output: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """What `limaml update` made since the last refresh, beside this one's output."""
+    tasks = settings.work / "tasks"
+    with updates.exclusive(settings.work):
+        return reconcile(settings.work, str(output), read_schema(str(tasks)), settings_of(card))
 
 
 def prepare_options(given: PrepareOptions, manifest: Manifest) -> PrepareOptions:

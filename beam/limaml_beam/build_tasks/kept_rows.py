@@ -1,0 +1,140 @@
+"""The rows behind each recent record, kept beside the records so that `limaml update` can add to
+them.
+
+``<tasks>/<definition>/rows-<shard>.arrow`` is an uncompressed Arrow file, one record batch per
+chunk of whole tasks; ``rows-<shard>.npy`` says where each task lies, sorted by the hash of its
+key. Both are read through the memory map: what a task costs does not depend on how many others
+there are. The shard of a task is that of its record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from limaml_beam.io.staged_output import staged_file
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import TASK, Integers
+from tfrec_limaml.errors import LimamlError
+
+#: Hash of the key, record batch, first row in it, number of rows.
+_ENTRY = np.dtype([("hash", "<u8"), ("batch", "<u4"), ("start", "<u4"), ("rows", "<u4")])
+
+
+class KeptRowsWriter:
+    """Writes the rows of one shard.
+
+    Args:
+        sink: Gets the Arrow file.
+    """
+
+    def __init__(self, sink: Any) -> None:
+        self._sink = sink
+        self._writer: Any = None
+        self._entries: list[Any] = []
+
+    def add(self, table: pa.Table, keys: pa.Array, starts: Integers, stops: Integers) -> None:
+        """Adds the rows of some records: `keys` ``[records]``, rows from `starts` to `stops`."""
+        counts = stops - starts
+        first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+        rows = np.repeat(starts - first, counts) + np.arange(counts.sum())
+        kept = plain(table.take(pa.array(rows))).combine_chunks()
+        if not kept.num_rows:
+            return
+        if self._writer is None:
+            self._writer = pa.ipc.new_file(self._sink, kept.schema)
+        entries = np.empty(len(keys), _ENTRY)
+        entries["hash"], entries["batch"] = columnar.stable_hash(keys), len(self._entries)
+        entries["start"], entries["rows"] = first, counts
+        self._entries.append(entries)
+        self._writer.write_batch(kept.to_batches()[0])
+
+    def close(self) -> Any:
+        """Ends the Arrow file; returns the entries of its tasks, None without any."""
+        if self._writer is None:
+            return None
+        self._writer.close()
+        entries = np.concatenate(self._entries)
+        return entries[np.argsort(entries["hash"], kind="stable")]
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[KeptRowsWriter]:
+    """A writer of ``<path>.arrow`` and ``<path>.npy``."""
+    with staged_file(f"{path}.arrow") as sink:
+        writer = KeptRowsWriter(sink)
+        yield writer
+        entries = writer.close()
+    with staged_file(f"{path}.npy") as index:
+        np.save(index, np.empty(0, _ENTRY) if entries is None else entries)
+
+
+def shard_path(shard: int) -> str:
+    """Name of a shard's files, without their endings."""
+    return f"rows-{shard:05d}"
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """A table without dictionary columns."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            column = table[field.name].cast(field.type.value_type)
+            table = table.set_column(place, field.name, column)
+    return table
+
+
+class KeptRows:
+    """The kept rows of a local folder of task records.
+
+    Args:
+        folder: ``<tasks>/<definition>``.
+        shards: Number of shards that the records lie in.
+
+    Raises:
+        LimamlError: The folder holds no rows.
+    """
+
+    def __init__(self, folder: Path, shards: int) -> None:
+        self._folder, self._shards = folder, shards
+        if not any(folder.glob("rows-*.npy")):
+            raise LimamlError(
+                f"{folder} holds no rows beside its records: run `limaml refresh --keep-rows` once"
+            )
+
+    def of(self, keys: Sequence[str]) -> list[pa.RecordBatch]:
+        """The rows of those of some tasks that are there, a record batch for each."""
+        hashes = columnar.stable_hash(pa.array(keys, pa.string()))
+        shard_of = (hashes % np.uint64(self._shards)).astype(np.int64)
+        found = []
+        for shard in np.unique(shard_of).tolist():
+            mine = np.flatnonzero(shard_of == shard)
+            found += self._in_shard(shard, [keys[i] for i in mine.tolist()], hashes[mine])
+        return found
+
+    def _in_shard(self, shard: int, keys: list[str], hashes: Any) -> list[pa.RecordBatch]:
+        path = self._folder / shard_path(shard)
+        if not Path(f"{path}.npy").exists():
+            return []  # no task fell into this shard
+        entries = np.load(f"{path}.npy", mmap_mode="r")
+        if not len(entries):
+            return []
+        found = []
+        with pa.memory_map(f"{path}.arrow") as source:
+            reader = pa.ipc.open_file(source)
+            batches: dict[int, pa.RecordBatch] = {}
+            places = np.searchsorted(entries["hash"], hashes)
+            for key, hashed, place in zip(keys, hashes, places.tolist(), strict=True):
+                while place < len(entries) and entries[place]["hash"] == hashed:
+                    number, start, rows = entries[place].tolist()[1:]
+                    if number not in batches:
+                        batches[number] = reader.get_batch(number)
+                    rows_of_task = batches[number].slice(start, rows)
+                    if rows_of_task[TASK][0].as_py() == key:
+                        found.append(rows_of_task)
+                    place += 1
+        return found

@@ -1,0 +1,105 @@
+"""``limaml update``: new interactions change the embeddings of their members within seconds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from limaml_beam.commands.beam_flags import add_beam_flag
+from tfrec_limaml.cli import Command
+
+DESCRIPTION = """\
+Adds new interactions to the records of their members, adapts the model to these members alone, and
+upserts their embeddings into the current generation: readers see them at once. Rows that are there
+already are known by their content and dropped. Between two nightly refreshes it may run as often as
+interactions arrive; the next refresh takes over what it does not know yet, and reports the share of
+records on which both agree.
+
+The work folder is that of limaml refresh --keep-rows; feature tables and window are those of the
+last refresh, and history features of new rows are its values.
+
+example:
+  limaml update clicks-1205.parquet --work WORK --store lmdb:STORE
+
+exit code 0: done, whatever rows became dead letters (WORK/updates/dead_letter); 2: another update
+is running, the store does not answer, or nothing can be read. The same command does it again then.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``limaml update``."""
+    parser.add_argument(
+        "interactions", nargs="+", metavar="NEW_INTERACTIONS", help="files, folders or patterns"
+    )
+    parser.add_argument("--work", required=True, help="work folder of limaml refresh --keep-rows")
+    parser.add_argument(
+        "--store", required=True, metavar="ADDRESS", help="lmdb:FOLDER or redis://HOST:PORT/DB"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="EXPORT",
+        help="folder that `limaml export` wrote; its newest adapter is used (default: the one that "
+        "refreshed)",
+    )
+    parser.add_argument(
+        "--window-end", metavar="DATE", help="end of the window, ISO 8601 (default: now)"
+    )
+    parser.add_argument(
+        "--clock-skew-seconds",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="rows from so far in the future are used; later ones are dead letters (default: "
+        "%(default)s)",
+    )
+    add_beam_flag(parser)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Runs one update."""
+    from limaml_beam.commands.embed import quiet_beam
+    from limaml_beam.generate_embeddings.artefacts import newest_adapter
+    from limaml_beam.io.pipeline_options import use_options
+    from limaml_beam.update.job import Update, Updater, exclusive
+    from tfrec_limaml.store import open_store
+
+    quiet_beam(use_options(arguments.beam))
+    work = Path(arguments.work)
+    with exclusive(work):
+        store = open_store(arguments.store)
+        try:
+            settings = Update(
+                work=work,
+                store=store,
+                adapter=None if arguments.model is None else newest_adapter(arguments.model),
+                window_end=arguments.window_end,
+                clock_skew_seconds=arguments.clock_skew_seconds,
+            )
+            return Updater(settings).update(arguments.interactions)
+        finally:
+            store.close()
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report for people."""
+    rows, lag = report["rows"], report["lag_seconds"]
+    lines = [
+        f"{rows['read']} rows read, {rows['used']} used; {report['tasks']} tasks adapted, "
+        f"{report['upserted']} embeddings upserted in {report['seconds']} s"
+    ]
+    lines += [f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items()]
+    if report["ignored_as_older"]:
+        lines.append(f"  {report['ignored_as_older']} ignored: the store has newer ones")
+    if lag is not None:
+        lines.append(f"from interaction to store: median {lag['p50']} s, 99 % {lag['p99']} s")
+    return "\n".join(lines)
+
+
+COMMAND = Command(
+    help="adapt the members of new interactions between two refreshes",
+    description=DESCRIPTION,
+    add_arguments=add_arguments,
+    run=run,
+    render=render,
+)

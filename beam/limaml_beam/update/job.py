@@ -1,0 +1,273 @@
+"""``limaml update``: new interactions change the embeddings of their members within seconds.
+
+Only touched tasks are read, adapted and upserted. State, in the work folder of `limaml refresh`::
+
+    <work>/update.lock               held by one updater; a dead one's lock is free
+    <work>/update.json               how the last refresh made its records
+    <work>/updates/rows/             rows of the tasks that were touched since
+    <work>/updates/dead_letter/      what could not be used, with its reason
+
+The store is told before the state is written: an update that is killed between the two does the
+same again. Nothing is lost then, and nothing is applied twice, as rows are known by content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from limaml_beam.build_tasks.inputs import Inputs
+from limaml_beam.build_tasks.kept_rows import KeptRows
+from limaml_beam.build_tasks.prepare import sources
+from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.adapter import PackedAdapter, load_packed
+from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
+from limaml_beam.generate_embeddings.record_batches import batches_by_width
+from limaml_beam.generate_embeddings.transforms import ToTables
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import TASK, TIME
+from limaml_beam.update.merging import by_task, merged, records_of
+from limaml_beam.update.new_rows import OF_FILES, NewRows, read_new
+from limaml_beam.update.plan import read_plan
+from limaml_beam.update.state import UpdateState
+from tfrec_limaml.datasets.text_format import text_format
+from tfrec_limaml.errors import LimamlError, NotCurrentError, StoreError
+from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.store import EmbeddingStore, Upserted
+from tfrec_limaml.tasks.folder import DATA_CARD_FILE
+
+#: A clock of a producer may be ahead by so much before its rows count as coming from the future.
+CLOCK_SKEW_SECONDS = 300.0
+_BATCH_SIZE, _ATTEMPTS = 256, 5
+_SERVING_TAG = "serve"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Update:
+    """Settings of an updater.
+
+    Attributes:
+        work: Work folder of a refresh that keeps rows.
+        store: Where embeddings go.
+        adapter: ``adapter/<version>``; None for the one that refreshed.
+        window_end: End of the window, ISO 8601; None for now.
+        clock_skew_seconds: Rows at most so far in the future are used.
+    """
+
+    work: Path
+    store: EmbeddingStore
+    adapter: str | None = None
+    window_end: str | None = None
+    clock_skew_seconds: float = CLOCK_SKEW_SECONDS
+
+
+class Updater:
+    """Updates one work folder and store, as often as it is called; the model is loaded once.
+
+    Args:
+        settings: The settings.
+
+    Raises:
+        LimamlError: The work folder holds no rows, or another export than the store's.
+    """
+
+    def __init__(self, settings: Update) -> None:
+        self._settings = settings
+        self._plan = read_plan(settings.work)
+        self._adapter_path = settings.adapter or self._plan.adapter
+        self._manifest = read_manifest(self._adapter_path)
+        self._tasks = settings.work / "tasks"
+        self._loaded: PackedAdapter | None = None
+
+    def update(self, patterns: Sequence[str]) -> dict[str, Any]:
+        """Adds new interactions; to be called within `exclusive`.
+
+        Args:
+            patterns: Files, folders or patterns.
+
+        Returns:
+            What became of them: rows, tasks, embeddings, seconds.
+
+        Raises:
+            LimamlError: No file, or the store did not answer: nothing is lost, the same call does
+                it again.
+        """
+        began = time.time()
+        schema = read_schema(str(self._tasks))
+        self._manifest.check_schema(schema)
+        state = UpdateState(self._settings.work / "updates" / "rows")
+        with contextlib.closing(state):
+            new, rows, settings = self._read(patterns, schema, state)
+            keys, records = ([], []) if rows is None else records_of(rows, schema, settings)
+            upserted = self._upsert(self._adapt(records, new))
+            if rows is not None:
+                state.put(by_task(rows), rows.schema)
+        self._write_letters(new.letters)
+        used = new.read - sum(n for name, n in new.skipped.items() if name not in OF_FILES)
+        return {
+            "rows": {"read": new.read, "used": used, "skipped": new.skipped},
+            "tasks": len(keys),
+            "upserted": upserted.applied,
+            "ignored_as_older": upserted.older,
+            "erased": upserted.erased,
+            "dead_letters": len(new.letters),
+            "seconds": round(time.time() - began, 3),
+            "lag_seconds": _lag(new),
+        }
+
+    def _read(
+        self, patterns: Sequence[str], schema: Schema, state: UpdateState
+    ) -> tuple[NewRows, pa.Table | None, TaskSettings]:
+        """New rows, and all rows of the tasks that they touch; again where a refresh puts other
+        records in place meanwhile.
+        """
+        options = self._plan.options
+        text = text_format(options.delimiter, options.null_words)
+        inputs = Inputs.find(schema, patterns, sources(options)[2], text)
+        for _ in range(_ATTEMPTS):
+            card = self._tasks / DATA_CARD_FILE
+            with contextlib.suppress(FileNotFoundError):
+                before = card.stat().st_ino
+                settings = self._task_settings()
+                new = read_new(inputs, schema, settings, self._tasks)
+                rows = None if new.table is None else self._merge(new.table, settings, state, new)
+                if card.stat().st_ino == before:
+                    return new, rows, settings
+        raise LimamlError(f"no finished records in {self._tasks}: refresh with --keep-rows")
+
+    def _task_settings(self) -> TaskSettings:
+        """As of the last refresh, with today's window."""
+        options = self._plan.options
+        card = json.loads((self._tasks / DATA_CARD_FILE).read_text(encoding="utf-8"))["settings"]
+        end = self._settings.window_end
+        if end is None:
+            skew = dt.timedelta(seconds=self._settings.clock_skew_seconds)
+            end = (dt.datetime.now(dt.UTC) + skew).isoformat()
+        dates = cut_dates(
+            read_schema(str(self._tasks)),
+            window_days=options.window_days,
+            recent_only=True,
+            window_end=end,
+        )
+        return TaskSettings(
+            definitions=(self._manifest.task_definition,),
+            max_samples=options.max_samples,
+            max_query=options.max_query,
+            shards=card["shards"],
+            prior=card["prior"],
+            erased=self._settings.store.erased(),
+            **dates,
+        )
+
+    def _merge(
+        self, table: pa.Table, settings: TaskSettings, state: UpdateState, new: NewRows
+    ) -> pa.Table:
+        """All rows of the touched tasks."""
+        (definition,) = settings.definitions
+        distinct = columnar.codes_of(table[TASK])[1].to_pylist()
+        base = KeptRows(self._tasks / definition, settings.shards).of(distinct)
+        held = state.of(distinct, base[0].schema if base else None)
+        rows, duplicates = merged([*base, *held], table, settings)
+        new.skip("duplicate", duplicates)
+        return rows
+
+    def _adapt(self, records: list[bytes], new: NewRows) -> list[pa.Table]:
+        """Embeddings of records; those that the adapter refuses are dead letters."""
+        to_tables = ToTables(self._manifest, generation="")
+        found = []
+        for batch in batches_by_width(records, _BATCH_SIZE):
+            for part in to_tables.split(batch, self._adapter().adapt(batch)):
+                if isinstance(part, pa.Table):
+                    found.append(part)
+                elif getattr(part, "tag", None) == tables.DEAD_LETTERS:
+                    new.letters += [_letter(row) for row in part.value.to_pylist()]  # type: ignore[attr-defined]
+        return found
+
+    def _adapter(self) -> PackedAdapter:
+        if self._loaded is None:
+            self._loaded = load_packed(
+                self._adapter_path,
+                [_SERVING_TAG],
+                embedding_dim=self._manifest.embedding_dim,
+                intra_op_threads=0,
+            )
+        return self._loaded
+
+    def _upsert(self, made: list[pa.Table]) -> Upserted:
+        """Into the generation that is current, whichever that is by now."""
+        if not made:
+            return Upserted(applied=0, older=0, erased=0)
+        table = pa.concat_tables(made)
+        version = self._manifest.model_version
+        for _ in range(_ATTEMPTS):
+            current = self._settings.store.current(version)
+            if current is None:
+                raise StoreError(
+                    f"the store has no generation of model version {version} to update: publish "
+                    "one with limaml refresh"
+                )
+            with contextlib.suppress(NotCurrentError):
+                return self._settings.store.upsert(
+                    version,
+                    current.identifier,
+                    table["task_key"].to_pylist(),
+                    tables.embedding_matrix(table["embedding"]),
+                    table["event_timestamp"].cast(pa.int64()).to_pylist(),
+                )
+        raise StoreError(f"the current generation changed during {_ATTEMPTS} attempts; try again")
+
+    def _write_letters(self, letters: Sequence[str]) -> None:
+        if letters:
+            folder = self._settings.work / "updates" / "dead_letter"
+            folder.mkdir(parents=True, exist_ok=True)
+            day = dt.datetime.now(dt.UTC).strftime("%Y%m%d")
+            with open(folder / f"{day}.jsonl", "a", encoding="utf-8") as file:
+                file.writelines(f"{letter}\n" for letter in letters)
+
+
+@contextlib.contextmanager
+def exclusive(work: Path) -> Iterator[None]:
+    """Holds the lock of updaters; raises `LimamlError` where another one has it."""
+    try:
+        file = open(work / "update.lock", "a+")  # noqa: SIM115 - held until the end of the block
+    except OSError as error:
+        raise LimamlError(f"cannot use the work folder {work}: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise LimamlError(
+                f"another update (process {file.read().strip() or 'unknown'}) is using {work}: "
+                "nothing was read; try again when it is done"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def _letter(row: dict[str, Any]) -> str:
+    """A refused record as a JSON line; its rows are in the state of updates."""
+    return json.dumps({"reason": row["reason"], "detail": row["detail"]}, ensure_ascii=False)
+
+
+def _lag(new: NewRows) -> dict[str, float] | None:
+    """Seconds from the valid rows' times until now."""
+    if new.table is None:
+        return None
+    ages = time.time() - columnar.to_numpy(new.table[TIME]) / 1000
+    median, most = np.quantile(ages, [0.5, 0.99])
+    return {"p50": round(float(median), 3), "p99": round(float(most), 3)}

@@ -1,0 +1,126 @@
+"""New interactions: read, validated and joined by the code of `limaml prepare`, in this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from limaml_beam.build_tasks.history import DIRECTORY
+from limaml_beam.build_tasks.inputs import Inputs
+from limaml_beam.build_tasks.kept_rows import plain
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.build_tasks.validation import (
+    OUTSIDE,
+    dead_letters,
+    interaction_columns,
+    malformed,
+    validate,
+)
+from limaml_beam.io.read_errors import MissingColumnsError, SourceError
+from limaml_beam.io.sources import parts_of, read_rows
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import TASK, key_column
+from limaml_beam.rows.feature_tables import Tables, join, load_tables
+from limaml_beam.update.online_history import add_history
+from tfrec_limaml.schema import column_values
+from tfrec_limaml.schema.schema import Schema
+
+#: Reasons of dead letters beside those of `limaml prepare`.
+FUTURE, UNKNOWN_SCHEMA, UNREADABLE = "future_time", "unknown_schema", "unreadable_file"
+#: Those that count files, not rows.
+OF_FILES = (UNKNOWN_SCHEMA, UNREADABLE)
+
+
+@dataclasses.dataclass
+class NewRows:
+    """What some files hold.
+
+    Attributes:
+        table: Valid rows with their task keys, as `kept_rows` has them; None without any.
+        read: Rows that were read.
+        skipped: Rows left out, by reason; files that cannot be read count as one.
+        letters: Dead letters, JSON lines.
+    """
+
+    table: pa.Table | None = None
+    read: int = 0
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
+    letters: list[str] = dataclasses.field(default_factory=list)
+
+    def skip(self, reason: str, count: int = 1) -> None:
+        """Counts rows that are left out."""
+        if count:
+            self.skipped[reason] = self.skipped.get(reason, 0) + count
+
+
+def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path) -> NewRows:
+    """Reads new interactions.
+
+    Args:
+        inputs: Their files, and those of the feature tables.
+        schema: The columns.
+        settings: Dates and the task definition; rows at or after ``settings.last`` are dead
+            letters.
+        tasks: The nightly run's records, with the values of history features.
+    """
+    tables = load_tables(schema, inputs.tables)
+    columns = interaction_columns(schema, settings.definitions)
+    found, blocks = NewRows(), []
+    for path in inputs.interactions.files:
+        try:
+            for part in parts_of(path):
+                for rows in read_rows(part, columns, settings.batch_rows, inputs.interactions.text):
+                    found.read += rows.count
+                    for bad in rows.bad:
+                        found.skip(f"malformed_row:{bad.reason}")
+                        found.letters.append(malformed(path, bad))
+                    blocks.append(_validated(schema, settings, tables, path, rows.table, found))
+        except SourceError as error:
+            lacking = isinstance(error, MissingColumnsError)
+            reason = UNKNOWN_SCHEMA if lacking else UNREADABLE
+            found.skip(reason)
+            letter = {"reason": reason, "file": path, "detail": str(error)}
+            found.letters.append(json.dumps(letter, ensure_ascii=False))
+    blocks = [block for block in blocks if block.num_rows]
+    if blocks:
+        found.table = _completed(pa.concat_tables(blocks), schema, settings, tables, tasks)
+    return found
+
+
+def _validated(
+    schema: Schema,
+    settings: TaskSettings,
+    tables: Tables,
+    path: str,
+    raw: pa.Table,
+    found: NewRows,
+) -> pa.Table:
+    block, reasons, _ = validate(schema, settings, tables, raw)
+    outside = reasons == OUTSIDE
+    if outside.any():
+        times, _ = column_values.as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
+        reasons[outside & (times >= settings.last)] = FUTURE
+    names, counts = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
+    for name, count in zip(names.tolist(), counts.tolist(), strict=True):
+        found.skip(name, count)
+    found.letters += dead_letters(path, raw, reasons)
+    return block
+
+
+def _completed(
+    block: pa.Table, schema: Schema, settings: TaskSettings, tables: Tables, tasks: Path
+) -> pa.Table:
+    """With task keys, history features and the columns of the feature tables, as the writer of
+    records has them.
+    """
+    (definition,) = settings.definitions
+    if schema.history:
+        block = add_history(block, schema, settings, tasks / DIRECTORY)
+    block = block.append_column(TASK, columnar.join_keys(block, schema.task_columns(definition)))
+    needed = {key_column(name) for name in schema.tables.values()}
+    keys = [n for n in block.column_names if n.startswith(key_column("")) and n not in needed]
+    return plain(join(schema, tables, block.drop_columns(keys))).combine_chunks()

@@ -1,0 +1,58 @@
+"""History features of new rows: the values that the nightly run froze for each key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from limaml_beam.build_tasks.history import one_row_per_token, stem
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import key_column
+from tfrec_limaml.schema import arrow_keys
+from tfrec_limaml.schema.schema import History, Schema
+
+_ROW = "__row"
+
+
+def add_history(block: pa.Table, schema: Schema, settings: TaskSettings, folder: Path) -> pa.Table:
+    """A block with its history features, as of the nightly run; keys that it did not know get the
+    values of a key without rows.
+
+    Args:
+        block: Rows with their key columns.
+        schema: The columns.
+        settings: Of the update; ``settings.prior`` is the rate of an unknown key.
+        folder: ``<tasks>/history``.
+    """
+    made: dict[str, Any] = {}
+    for history in schema.history:
+        made |= _values(block, schema, history, folder, settings.prior or 0.0)
+    for name in sorted(made):
+        block = block.append_column(name, pa.array(made[name].astype(np.float32)))
+    return block
+
+
+def _values(
+    block: pa.Table, schema: Schema, history: History, folder: Path, prior: float
+) -> dict[str, Any]:
+    keys = {key_column(name): block[key_column(name)] for name in history.keys}
+    rows = pa.table({**keys, _ROW: pa.array(np.arange(block.num_rows))})
+    rows = one_row_per_token(rows, schema, history)
+    codes, distinct = columnar.codes_of(columnar.join_keys(rows, history.keys))
+    online = pq.read_table(folder / f"{stem(history)}.parquet")
+    known = arrow_keys.join_keys([arrow_keys.as_keys(online[name]) for name in history.keys])
+    place = {key: i for i, key in enumerate(known.to_pylist())}
+    found = np.array([place.get(key, -1) for key in distinct.to_pylist()])[codes]
+    row = columnar.to_numpy(rows[_ROW])
+    seen = np.bincount(row, minlength=block.num_rows)
+    values = {}
+    unknown = {"rate": prior, "count": 0.0, "recency": -1.0}
+    for value, name in history.names().items():
+        column = np.append(columnar.to_numpy(online[name]), unknown[value])
+        values[name] = np.bincount(row, column[found], block.num_rows) / seen
+    return values

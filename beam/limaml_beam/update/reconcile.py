@@ -1,0 +1,88 @@
+"""The batch is the truth: what updates made since, beside what the nightly run made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from limaml_beam.build_tasks.grouping import latest
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.digests import digest
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import TIME
+from limaml_beam.update.merging import records_of
+from limaml_beam.update.state import UpdateState
+from tfrec_limaml.schema.schema import Schema
+
+
+def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -> dict[str, Any]:
+    """Compares the tasks that were updated with the nightly run's, and forgets the rows of those
+    that the nightly run knows as well; to be called within `exclusive`.
+
+    Args:
+        work: The work folder.
+        output: Output of the nightly run.
+        schema: Of its records.
+        settings: Its settings.
+
+    Returns:
+        ``updated_tasks``; of these ``newer_than_batch`` (their last rows came after the batch read
+        the log: they stay), ``not_in_batch`` (they stay while they are in its window), and
+        ``compared``: their records, made of the updates' rows with the batch's settings, against
+        the batch's, byte by byte (digests). ``reconciled_share`` is the share of those that agree,
+        None without any.
+    """
+    state = UpdateState(work / "updates" / "rows")
+    try:
+        held = dict(state.tasks())
+        in_batch = _of_batch(output, list(held))
+        newest = {key: _newest(rows) for key, rows in held.items()}
+        newer = {key for key in held if key in in_batch and newest[key] > in_batch[key][0]}
+        there = [key for key in held if key in in_batch and key not in newer]
+        waiting = {key for key in held if key not in in_batch and newest[key] >= settings.first}
+        agreeing = 0
+        if there:
+            rows = latest(pa.Table.from_batches([held[key] for key in there]), settings)
+            made = dict(zip(*records_of(rows, schema, settings), strict=True))
+            agreeing = sum(key in made and digest(made[key]) == in_batch[key][1] for key in there)
+        state.remove([key for key in held if key not in newer | waiting])
+    finally:
+        state.close()
+    return {
+        "updated_tasks": len(held),
+        "newer_than_batch": len(newer),
+        "not_in_batch": len(held) - len(newer) - len(there),
+        "compared": len(there),
+        "agreeing": agreeing,
+        "reconciled_share": agreeing / len(there) if there else None,
+    }
+
+
+def settings_of(card: Mapping[str, Any]) -> TaskSettings:
+    """The settings that a data card says its records were made with."""
+    given = dict(card["settings"])
+    given["definitions"] = tuple(given["definitions"])
+    if given["task_shares"] is not None:
+        given["task_shares"] = tuple(given["task_shares"])
+    return TaskSettings(**{**given, "erased": frozenset()})
+
+
+def _newest(rows: pa.RecordBatch) -> int:
+    return int(columnar.to_numpy(rows[TIME]).max())
+
+
+def _of_batch(output: str, keys: list[str]) -> dict[str, tuple[int, bytes]]:
+    """Last interaction and record digest of some tasks."""
+    found: dict[str, tuple[int, bytes]] = {}
+    columns = ["task_key", "event_timestamp", "record_digest"]
+    for batch in tables.read_batches(tables.embedding_files(output), columns):
+        rows = batch.filter(pc.is_in(batch["task_key"], value_set=pa.array(keys, pa.string())))
+        times = rows["event_timestamp"].cast(pa.int64()).to_pylist()
+        values = zip(times, rows["record_digest"].to_pylist(), strict=True)
+        found |= zip(rows["task_key"].to_pylist(), values, strict=True)
+    return found

@@ -1,0 +1,247 @@
+"""``limaml update``: micro-batches between two refreshes."""
+
+import fcntl
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.digests import digest
+from limaml_beam.update import job
+from limaml_beam.update.state import UpdateState
+from tfrec_limaml.cli import main
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.store import open_store
+from tfrec_limaml.store.lmdb_store import LmdbStore
+
+ROWS = [(f"u{n}", 1.0, n / 100) for n in range(40)]
+
+
+@pytest.fixture
+def refreshed(world):
+    world.write(ROWS)
+    assert world.refresh() == 0
+    return world
+
+
+def report(capsys):
+    out = capsys.readouterr().out
+    return json.loads(out[out.rindex("\n{") + 1 :] if not out.startswith("{") else out)
+
+
+def sums(world, *keys):
+    """Sum of x and number of rows, as the toy adapter makes them; None where nobody is found."""
+    matrix, found = open_store(world.store).get_many(keys, 7)
+    pairs = [(float(row[1]), int(row[2])) for row in matrix]
+    return [pair if hit else None for pair, hit in zip(pairs, found, strict=True)]
+
+
+def letters(world):
+    files = (world.work / "updates" / "dead_letter").glob("*.jsonl")
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def digests_of_batch(world):
+    """Record digests of a refresh that starts from nothing."""
+    fresh = type(world)(world.folder / "fresh", world.export)
+    shutil.copytree(world.folder / "raw", fresh.folder / "raw")
+    assert fresh.refresh() == 0
+    (output,) = (fresh.work / "embeddings").iterdir()
+    batches = tables.read_batches(tables.embedding_files(str(output)))
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    return {row["task_key"]: row for row in rows}
+
+
+def test_new_rows_change_the_embeddings_of_their_members_alone(refreshed, capsys):
+    new = refreshed.write([("u3", 5.0, 1), ("new", 7.0, 1.5), ("u3", 6.0, 2)], "new.parquet")
+    capsys.readouterr()
+    assert refreshed.update(new) == 0
+    told = report(capsys)
+    assert sums(refreshed, "u2", "u3", "new", "nobody") == [(1, 1), (12, 3), (7, 1), None]
+    assert told["rows"] == {"read": 3, "used": 3, "skipped": {}}
+    assert (told["tasks"], told["upserted"], told["ignored_as_older"]) == (2, 2, 0)
+    assert told["lag_seconds"]["p50"] > 0
+
+
+def test_one_update_after_another_sees_all_rows_and_counts_none_twice(refreshed, capsys):
+    first = refreshed.write([("u3", 5.0, 1), ("u4", 1.0, 1)], "a.parquet")
+    second = refreshed.write([("u3", 6.0, 2), ("u3", 5.0, 1)], "b.parquet")
+    assert refreshed.update(first) == 0
+    assert refreshed.update(second) == 0
+    assert sums(refreshed, "u3", "u4") == [(12, 3), (2, 2)]
+    capsys.readouterr()
+    assert refreshed.update(first, second) == 0
+    told = report(capsys)
+    assert told["rows"] == {"read": 4, "used": 0, "skipped": {"duplicate": 4}}
+    assert (told["tasks"], told["upserted"]) == (0, 0)
+    assert sums(refreshed, "u3", "u4") == [(12, 3), (2, 2)]
+
+
+def test_rows_that_the_refresh_read_are_duplicates_too(refreshed, capsys):
+    capsys.readouterr()
+    assert refreshed.update(refreshed.write(ROWS[:5], "again.parquet")) == 0
+    assert report(capsys)["rows"]["skipped"] == {"duplicate": 5}
+
+
+def test_late_rows_end_where_the_batch_would_put_them(refreshed, capsys, monkeypatch):
+    made = {}
+    original = job.records_of
+
+    def records_of(*arguments):
+        keys, records = original(*arguments)
+        made.update(zip(keys, records, strict=True))
+        return keys, records
+
+    monkeypatch.setattr(job, "records_of", records_of)
+    late = [("u3", 9.0, 3), ("u3", 8.0, 0.001), ("u3", 7.0, 2), ("new", 6.0, 0.5)]
+    for number in (3, 1, 0, 2):
+        assert refreshed.update(refreshed.write(late[number : number + 1], "one.parquet")) == 0
+    refreshed.write([*late, *ROWS])
+    batch = digests_of_batch(refreshed)
+    for key in ("u3", "new"):
+        assert digest(made[key]) == batch[key]["record_digest"]
+        matrix, _ = open_store(refreshed.store).get_many([key], 7)
+        np.testing.assert_array_equal(matrix[0], batch[key]["embedding"])
+
+
+def test_rows_that_cannot_be_used_are_dead_letters_with_their_reasons(refreshed, capsys):
+    table = pq.read_table(
+        refreshed.write([("u3", 5.0, 1), ("u4", 5.0, 1), ("u5", 5.0, 60)], "a.parquet")
+    )
+    click = table.column_names.index("click")
+    bad = table.set_column(click, "click", [["1", "what?", "1"]])
+    pq.write_table(bad, refreshed.folder / "a.parquet")
+    pq.write_table(table.drop_columns(["x"]), refreshed.folder / "b.parquet")
+    (refreshed.folder / "c.parquet").write_bytes(b"PAR1 and no more")
+    capsys.readouterr()
+    assert refreshed.update(*(str(refreshed.folder / f"{n}.parquet") for n in "abc")) == 0
+    told = report(capsys)
+    assert told["rows"]["skipped"] == {
+        "future_time": 1,
+        "invalid_label": 1,
+        "unknown_schema": 1,
+        "unreadable_file": 1,
+    }
+    assert (told["rows"]["read"], told["rows"]["used"], told["dead_letters"]) == (3, 1, 4)
+    assert sorted(x["reason"] for x in letters(refreshed)) == sorted(told["rows"]["skipped"])
+    assert sums(refreshed, "u3", "u4", "u5") == [(6, 2), (1, 1), (1, 1)]
+
+
+def test_a_record_that_the_adapter_makes_nothing_finite_of_is_a_dead_letter(refreshed, capsys):
+    capsys.readouterr()
+    assert refreshed.update(refreshed.write([("u3", 3e38, 1), ("u3", 3e38, 2)], "a.parquet")) == 0
+    told = report(capsys)
+    assert (told["upserted"], told["dead_letters"]) == (0, 1)
+    assert letters(refreshed)[0]["reason"] == "not_finite"
+    assert sums(refreshed, "u3") == [(1, 1)]
+
+
+def test_a_second_updater_is_refused_while_the_first_runs(refreshed, capsys):
+    with open(refreshed.work / "update.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert refreshed.update(refreshed.write(ROWS[:1], "a.parquet")) == 2
+    assert "another update" in capsys.readouterr().err
+    assert refreshed.update(refreshed.write(ROWS[:1], "a.parquet")) == 0
+
+
+@pytest.mark.parametrize("place", ["upsert", "state"])
+def test_an_update_that_breaks_off_is_done_again(refreshed, monkeypatch, place, capsys):
+    def broken(*arguments, **named):
+        raise StoreError("the store is away")
+
+    new = refreshed.write([("u3", 5.0, 1)], "a.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            *((LmdbStore, "upsert") if place == "upsert" else (UpdateState, "put")), broken
+        )
+        assert refreshed.update(new) == 2
+    assert sums(refreshed, "u3") == [(1, 1) if place == "upsert" else (6, 2)]
+    assert refreshed.update(new) == 0
+    assert sums(refreshed, "u3") == [(6, 2)]
+
+
+def test_a_generation_that_is_published_during_an_update_takes_its_embeddings(
+    refreshed, monkeypatch
+):
+    original, calls = LmdbStore.upsert, []
+
+    def late(store, version, generation, *arguments):
+        if not calls:
+            with store.new_generation(7, 3) as writer:
+                writer.put(["u3"], np.zeros((1, 3), np.float32))
+                writer.publish(1, lambda keys: np.zeros(len(keys), np.int64))
+        calls.append(generation)
+        return original(store, version, generation, *arguments)
+
+    monkeypatch.setattr(LmdbStore, "upsert", late)
+    assert refreshed.update(refreshed.write([("u3", 5.0, 1)], "a.parquet")) == 0
+    assert len(set(calls)) == 2
+    assert sums(refreshed, "u3") == [(6, 2)]
+
+
+def test_the_next_refresh_takes_over_what_it_does_not_know_and_agrees_on_the_rest(
+    refreshed, capsys
+):
+    known = [("u3", 5.0, 1), ("new", 7.0, 1.5)]
+    later = [("u5", 8.0, 3), ("late", 4.0, 3)]
+    assert refreshed.update(refreshed.write([*known, *later], "a.parquet")) == 0
+    refreshed.write([*ROWS, *known])
+    assert refreshed.refresh() == 0
+    told = json.loads((refreshed.work / "refresh.json").read_text())["updates"]
+    assert told == {
+        "updated_tasks": 4,
+        "newer_than_batch": 1,
+        "not_in_batch": 1,
+        "compared": 2,
+        "agreeing": 2,
+        "reconciled_share": 1.0,
+    }
+    expected = [(6, 2), (7, 1), (9, 2), (4, 1)]
+    assert sums(refreshed, "u3", "new", "u5", "late") == expected
+    capsys.readouterr()
+    assert refreshed.update(refreshed.write([("u5", 1.0, 4), ("u3", 1.0, 4)], "b.parquet")) == 0
+    assert sums(refreshed, "u3", "u5") == [(7, 3), (10, 3)]
+
+
+def test_a_batch_that_knows_other_rows_lowers_the_reconciled_share(refreshed):
+    rows = [("u3", 5.0, 1), ("u4", 6.0, 1)]
+    assert refreshed.update(refreshed.write(rows, "a.parquet")) == 0
+    refreshed.write([*ROWS, ("u3", 5.0, 1), ("u4", 6.5, 1)])
+    assert refreshed.refresh() == 0
+    told = json.loads((refreshed.work / "refresh.json").read_text())["updates"]
+    assert (told["compared"], told["reconciled_share"]) == (2, 0.5)
+    assert sums(refreshed, "u4") == [(7.5, 2)]
+
+
+def test_erased_members_stay_out_of_updates_and_go_from_their_state(refreshed, capsys):
+    new = refreshed.write([("u3", 5.0, 1), ("u4", 5.0, 1)], "a.parquet")
+    assert refreshed.update(new) == 0
+    (refreshed.folder / "outputs.yaml").write_text("- work\n")
+    command = [
+        *("erase", "u3", "--store", refreshed.store),
+        *("--manifest-of-outputs", str(refreshed.folder / "outputs.yaml")),
+    ]
+    assert main([*command, "--verify"]) == 1
+    indexes = {p: p.read_bytes() for p in (refreshed.work / "tasks" / "user").glob("*.npy")}
+    assert main(command) == 0
+    assert main([*command, "--verify"]) == 0
+    for path, content in indexes.items():  # as where it was killed before the last file
+        path.write_bytes(content)
+    assert main(command) == 0
+    assert sums(refreshed, "u3", "u4") == [None, (6, 2)]
+    capsys.readouterr()
+    assert refreshed.update(new) == 0
+    assert report(capsys)["rows"]["skipped"] == {"erased": 1, "duplicate": 1}
+    assert sums(refreshed, "u3", "u4") == [None, (6, 2)]
+    assert refreshed.update(refreshed.write([("u4", 1.0, 2)], "b.parquet")) == 0
+    assert sums(refreshed, "u4") == [(7, 3)]
+    assert main([*command, "--verify"]) == 0
+
+
+def test_without_kept_rows_an_update_says_what_to_run(world, capsys):
+    world.work.mkdir()
+    assert world.update(world.write(ROWS)) == 2
+    assert "--keep-rows` once" in capsys.readouterr().err

@@ -6,12 +6,14 @@ python benchmarks/store.py --rows 1000000 --dim 32 --json
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,27 +65,36 @@ def measure(store: EmbeddingStore, rows: int, dim: int, reads: int) -> dict[str,
     return result
 
 
-def measure_overlay(store: EmbeddingStore, rows: int, dim: int, reads: int) -> dict[str, float]:
-    """Look-ups in a generation with an overlay beside those in one without, in turns."""
+def measure_overlay(
+    store: EmbeddingStore, rows: int, dim: int, reads: int, versions: tuple[int, int] = (1, 2)
+) -> dict[str, float]:
+    """Look-ups in a generation with an overlay beside those in one without, in turns; of two model
+    versions, which are published where they are missing.
+    """
+    plain_version, version = versions
     random = np.random.default_rng(9)
-    write(store, 2, rows, dim)
-    current = store.current(2)
+    for each in versions:
+        if store.current(each) is None:
+            write(store, each, rows, dim)
+    current = store.current(version)
     assert current is not None
     touched = [key_of(n) for n in random.permutation(rows)[: max(1, int(rows * OVERLAY_SHARE))]]
     vectors = random.standard_normal((len(touched), dim), np.float32)
     began = time.perf_counter()
     for start in range(0, len(touched), BATCH):
         part = slice(start, start + BATCH)
-        store.upsert(2, current.identifier, touched[part], vectors[part], [1] * len(touched[part]))
+        store.upsert(
+            version, current.identifier, touched[part], vectors[part], [1] * len(touched[part])
+        )
     result = {"upsert_rows_per_s": len(touched) / (time.perf_counter() - began)}
     for count in (1, 500):
         pairs = []
         for _ in range(reads):
             keys = [key_of(n) for n in random.integers(0, rows, count)]
             # Both look for new keys first in half of the turns: the second finds them in caches.
-            order = (1, 2) if random.integers(2) else (2, 1)
-            times = {version: timed(store, version, keys) for version in order}
-            pairs.append((times[1], times[2]))
+            order = versions if random.integers(2) else versions[::-1]
+            times = {each: timed(store, each, keys) for each in order}
+            pairs.append((times[plain_version], times[version]))
         plain, with_overlay = np.median(np.array(pairs), axis=0)
         result[f"overlay_get_{count}_us"] = float(with_overlay) * 1e6
         result[f"overlay_lookup_ratio_{count}"] = float(with_overlay / plain)
@@ -101,33 +112,30 @@ def measure_lmdb(folder: Path, rows: int, dim: int, reads: int) -> dict[str, flo
     return result
 
 
-def measure_redis(folder: Path, rows: int, dim: int, reads: int) -> dict[str, float]:
+@contextlib.contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """A private server on this machine, in memory alone; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [
-        "redis-server",
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--dir",
-        str(folder),
-    ]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    server = subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.DEVNULL)
     try:
         time.sleep(0.5)
-        store = open_store(f"redis://127.0.0.1:{port}/0")
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def measure_redis(folder: Path, rows: int, dim: int, reads: int) -> dict[str, float]:
+    with redis_server(folder) as address:
+        store = open_store(address)
         before = store.client.info("memory")["used_memory"]  # type: ignore[attr-defined]
         result = measure(store, rows, dim, reads)
         used = store.client.info("memory")["used_memory"] - before  # type: ignore[attr-defined]
         result |= {"bytes_per_row": used / rows, **measure_overlay(store, rows, dim, reads)}
         store.close()
-    finally:
-        server.terminate()
-        server.wait()
     return result
 
 

@@ -101,6 +101,7 @@ setup(
             "embed = limaml_beam.commands:EMBED",
             "refresh = limaml_beam.commands:REFRESH",
             "update = limaml_beam.commands:UPDATE",
+            "stream = limaml_beam.commands:STREAM",
             "erase = limaml_beam.commands:ERASE",
             "serve = limaml_serving.commands:SERVE",
             "rank = limaml_serving.commands:RANK",

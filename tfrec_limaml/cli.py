@@ -33,6 +33,7 @@ _ORDER = (
     "embed",
     "refresh",
     "update",
+    "stream",
     "erase",
     "store",
     "serve",

@@ -61,6 +61,7 @@ COMMANDS = [
     "embed",
     "refresh",
     "update",
+    "stream",
     "erase",
     "serve",
     "rank",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limaml_beam.commands.beam_flags import add_beam_flag
 from tfrec_limaml.cli import Command
+
+if TYPE_CHECKING:
+    from limaml_beam.update.job import Update
+    from tfrec_limaml.store import EmbeddingStore
 
 DESCRIPTION = """\
 Adds new interactions to the records of their members, adapts the model to these members alone, and
@@ -32,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "interactions", nargs="+", metavar="NEW_INTERACTIONS", help="files, folders or patterns"
     )
+    add_shared_arguments(parser)
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that ``limaml update`` and ``limaml stream`` share."""
     parser.add_argument("--work", required=True, help="work folder of limaml refresh --keep-rows")
     parser.add_argument(
         "--store", required=True, metavar="ADDRESS", help="lmdb:FOLDER or redis://HOST:PORT/DB"
@@ -56,27 +65,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_beam_flag(parser)
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Runs one update."""
+def settings_from(arguments: argparse.Namespace, store: EmbeddingStore) -> Update:
+    """The updater's settings that are given on the command line."""
     from limaml_beam.commands.embed import quiet_beam
     from limaml_beam.generate_embeddings.artefacts import newest_adapter
     from limaml_beam.io.pipeline_options import use_options
-    from limaml_beam.update.job import Update, Updater, exclusive
-    from tfrec_limaml.store import open_store
+    from limaml_beam.update.job import Update
 
     quiet_beam(use_options(arguments.beam))
-    work = Path(arguments.work)
-    with exclusive(work):
+    return Update(
+        work=Path(arguments.work),
+        store=store,
+        adapter=None if arguments.model is None else newest_adapter(arguments.model),
+        window_end=arguments.window_end,
+        clock_skew_seconds=arguments.clock_skew_seconds,
+    )
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Runs one update."""
+    from limaml_beam.update.job import Updater, exclusive
+    from tfrec_limaml.store import open_store
+
+    with exclusive(Path(arguments.work)):
         store = open_store(arguments.store)
         try:
-            settings = Update(
-                work=work,
-                store=store,
-                adapter=None if arguments.model is None else newest_adapter(arguments.model),
-                window_end=arguments.window_end,
-                clock_skew_seconds=arguments.clock_skew_seconds,
-            )
-            return Updater(settings).update(arguments.interactions)
+            return Updater(settings_from(arguments, store)).update(arguments.interactions)
         finally:
             store.close()
 

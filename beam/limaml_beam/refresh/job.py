@@ -131,7 +131,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
 def _reconcile(settings: Refresh, output: Path, card: dict[str, Any]) -> dict[str, Any]:
     """What `limaml update` made since the last refresh, beside this one's output."""
     tasks = settings.work / "tasks"
-    with updates.exclusive(settings.work):
+    with updates.exclusive(settings.work, wait=True):
         return reconcile(settings.work, str(output), read_schema(str(tasks)), settings_of(card))
 
 

@@ -114,7 +114,7 @@ class Updater:
             upserted = self._upsert(self._adapt(records, new))
             if rows is not None:
                 state.put(by_task(rows), rows.schema)
-        self._write_letters(new.letters)
+        write_letters(self._settings.work, new.letters)
         used = new.read - sum(n for name, n in new.skipped.items() if name not in OF_FILES)
         return {
             "rows": {"read": new.read, "used": used, "skipped": new.skipped},
@@ -228,28 +228,34 @@ class Updater:
                 )
         raise StoreError(f"the current generation changed during {_ATTEMPTS} attempts; try again")
 
-    def _write_letters(self, letters: Sequence[str]) -> None:
-        if letters:
-            folder = self._settings.work / "updates" / "dead_letter"
-            folder.mkdir(parents=True, exist_ok=True)
-            day = dt.datetime.now(dt.UTC).strftime("%Y%m%d")
-            with open(folder / f"{day}.jsonl", "a", encoding="utf-8") as file:
-                file.writelines(f"{letter}\n" for letter in letters)
+
+def write_letters(work: Path, letters: Sequence[str]) -> None:
+    """Appends dead letters, JSON lines, to those of the day."""
+    if letters:
+        folder = work / "updates" / "dead_letter"
+        folder.mkdir(parents=True, exist_ok=True)
+        day = dt.datetime.now(dt.UTC).strftime("%Y%m%d")
+        with open(folder / f"{day}.jsonl", "a", encoding="utf-8") as file:
+            file.writelines(f"{letter}\n" for letter in letters)
+
+
+class BusyError(LimamlError):
+    """Another updater holds the work folder."""
 
 
 @contextlib.contextmanager
-def exclusive(work: Path) -> Iterator[None]:
-    """Holds the lock of updaters; raises `LimamlError` where another one has it."""
+def exclusive(work: Path, wait: bool = False) -> Iterator[None]:
+    """Holds the lock of updaters; raises `BusyError` where another one has it, or waits for it."""
     try:
         file = open(work / "update.lock", "a+")  # noqa: SIM115 - held until the end of the block
     except OSError as error:
         raise LimamlError(f"cannot use the work folder {work}: {error}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             file.seek(0)
-            raise LimamlError(
+            raise BusyError(
                 f"another update (process {file.read().strip() or 'unknown'}) is using {work}: "
                 "nothing was read; try again when it is done"
             ) from error

@@ -112,6 +112,10 @@ def test_rollback_drops_the_overlays_of_both_generations(store, open_another):
     assert read(reader) == [1, 22, 3]
     store.rollback(1, "g2")
     assert read(reader) == [4, 5, 6]
+    upsert(store, "g2", {"a": (41, 2)})
+    assert read(reader) == [41, 5, 6]
+    store.rollback(1, "g2")  # drops the overlay alone
+    assert read(reader) == [4, 5, 6]
     assert not any(generation.overlay for generation in store.generations(1))
 
 

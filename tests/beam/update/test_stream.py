@@ -1,0 +1,127 @@
+"""``limaml stream``: files that arrive, through faults, without loss and without doubles."""
+
+import json
+
+import pytest
+
+from limaml_beam.update.job import Update, UpdateState
+from limaml_beam.update.stream import Stream, stream
+from tfrec_limaml.cli import main
+from tfrec_limaml.errors import LimamlError, StoreError
+from tfrec_limaml.store import open_store
+from tfrec_limaml.store.lmdb_store import LmdbStore
+
+ROWS = [(f"u{n}", 1.0, n / 100) for n in range(20)]
+
+
+@pytest.fixture
+def arriving(world):
+    """A refreshed world with a folder for files."""
+    world.write(ROWS)
+    assert world.refresh() == 0
+    (world.folder / "in").mkdir()
+    return world
+
+
+def settings(world, **more):
+    update = Update(work=world.work, store=open_store(world.store), window_end="2022-06-01")
+    return Stream(folder=world.folder / "in", update=update, idle_seconds=0.0, **more)
+
+
+def sums(world, *keys):
+    matrix, found = open_store(world.store).get_many(keys, 7)
+    assert found.all()
+    return [float(row[1]) for row in matrix]
+
+
+def test_files_that_arrive_are_used_once_in_the_order_they_came(arriving):
+    told = []
+    arriving.write([("u3", 5.0, 1)], "in/a.parquet")
+    arriving.write([("u4", 6.0, 1)], "in/.hidden.parquet")
+
+    def sleep(seconds):
+        pass
+
+    done = stream(settings(arriving), told.append, sleep)
+    assert (done["updates"], done["files"], done["upserted"]) == (1, 1, 1)
+    assert sums(arriving, "u3", "u4") == [6, 1]
+    (arriving.folder / "in" / ".hidden.parquet").rename(arriving.folder / "in" / "b.parquet")
+    done = stream(settings(arriving), told.append, sleep)
+    assert (done["files"], sums(arriving, "u3", "u4")) == (1, [6, 7])
+    assert stream(settings(arriving), told.append, sleep)["files"] == 0
+    assert [report["files"] for report in told] == [1, 1]
+
+
+def test_while_the_store_is_away_the_stream_waits_longer_and_longer_and_loses_nothing(
+    arriving, monkeypatch
+):
+    arriving.write([("u3", 5.0, 1)], "in/a.parquet")
+    original, waits, told = LmdbStore.upsert, [], []
+
+    def away(*arguments):
+        if len(waits) < 8:
+            raise StoreError("connection refused")
+        return original(*arguments)
+
+    monkeypatch.setattr(LmdbStore, "upsert", away)
+    done = stream(settings(arriving), told.append, waits.append)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert (done["waits"], done["upserted"]) == (8, 1)
+    assert "connection refused" in told[0]["waiting"]
+    assert sums(arriving, "u3") == [6]
+
+
+def test_poison_files_are_dead_letters_and_hold_nothing_up(arriving):
+    folder = arriving.folder / "in"
+    (folder / "a.parquet").write_bytes(b"PAR1 and no more")
+    (folder / "b.docx").write_bytes(b"what?")
+    (folder / "c.parquet").write_bytes(b"")
+    arriving.write([("u3", 5.0, 1)], "in/d.parquet")
+    done = stream(settings(arriving, files_per_update=1), lambda report: None)
+    assert (done["dead_letters"], done["upserted"]) == (2, 1)
+    assert sums(arriving, "u3") == [6]
+    (file,) = (arriving.work / "updates" / "dead_letter").glob("*.jsonl")
+    letters = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sorted(letter["file"].rsplit("/", 1)[-1] for letter in letters) == [
+        "a.parquet",
+        "b.docx",
+    ]
+
+
+def test_a_stream_that_is_killed_before_it_noted_a_file_applies_nothing_twice(
+    arriving, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def die(*arguments):
+        raise Killed
+
+    arriving.write([("u3", 5.0, 1)], "in/a.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr(UpdateState, "close", die)
+        with pytest.raises(Killed):
+            stream(settings(arriving), lambda report: None)
+    assert sums(arriving, "u3") == [6]
+    (arriving.work / "updates" / "done.jsonl").write_text("[half")
+    done = stream(settings(arriving), lambda report: None)
+    assert (done["files"], done["upserted"], sums(arriving, "u3")) == (1, 0, [6])
+    assert stream(settings(arriving), lambda report: None)["files"] == 0
+
+
+def test_the_command_ends_when_nothing_comes(arriving, capsys):
+    arriving.write([("u3", 5.0, 1)], "in/a.parquet")
+    command = [
+        *("stream", "--from-folder", str(arriving.folder / "in"), "--work", str(arriving.work)),
+        *("--store", arriving.store, "--window-end", "2022-06-01", "--poll-seconds", "0.1"),
+    ]
+    capsys.readouterr()
+    assert main([*command, "--stop-when-idle", "0.1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["upserted"] == 1
+    assert sums(arriving, "u3") == [6]
+
+
+def test_a_folder_that_is_not_there_is_an_error(arriving):
+    (arriving.folder / "in").rmdir()
+    with pytest.raises(LimamlError, match="make it first"):
+        settings(arriving)

@@ -14,7 +14,7 @@ from tfrec_limaml.comparison.run import run_all
 from tfrec_limaml.report.tables_page import write_tables_page
 from tfrec_limaml.reproduction.setups import Setup, Trainer
 from tfrec_limaml.reproduction.summary import summarise
-from tfrec_limaml.reproduction.tables import Table
+from tfrec_limaml.reproduction.table import Table
 
 Progress = Callable[[str], None]
 

@@ -15,7 +15,7 @@ from tfrec_limaml.comparison.summary import paired_gain
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.cohorts import PAPER_BOUND
 from tfrec_limaml.evaluation.metrics import auc
-from tfrec_limaml.reproduction.tables import Line, Ordering, Table
+from tfrec_limaml.reproduction.table import Line, Ordering, Table
 
 Mask = npt.NDArray[np.bool_]
 Run = Mapping[str, Any]

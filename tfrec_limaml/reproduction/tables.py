@@ -7,80 +7,14 @@ KDD 2024. Figures are per cent of test AUC over the reference, and per cent of t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 from tfrec_limaml.reproduction.setups import Form, Setup
+from tfrec_limaml.reproduction.table import Line, Ordering, Records, Table
 from tfrec_limaml.training.options import TrainOptions
-
-#: Which task records a table reads: as they are, with the task's ID as a feature, or of several
-#: task definitions.
-Records = Literal["plain", "id", "definitions"]
 
 _LIMAML = TrainOptions.paper()
 _VANILLA = TrainOptions.paper("vanilla")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Line:
-    """One line of a table.
-
-    Attributes:
-        label: For readers; unique within its table.
-        setup: What is trained and scored.
-        paper: The paper's gain in per cent of AUC, by slice (``"all"`` for all rows).
-        paper_time: The paper's training time in per cent more than the reference.
-        reference: Label of the line that it is compared with; None for that of the table.
-    """
-
-    label: str
-    setup: Setup
-    paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    paper_time: float | None = None
-    reference: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Ordering:
-    """An ordering that is expected: `more` has the larger AUC, or with `time` takes longer.
-
-    Attributes:
-        more, less: Labels of lines.
-        time: Compare training times.
-        slice: On these rows.
-        robust: Holds on the small simulated world too, whatever the seed.
-    """
-
-    more: str
-    less: str
-    time: bool = False
-    slice: str = "all"
-    robust: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Table:
-    """An experiment.
-
-    Attributes:
-        name: As on the command line.
-        title: For readers.
-        text: What is compared, and how it differs from the paper's experiment.
-        reference: Label of the line that the others are compared with.
-        lines: In order.
-        orderings: What the paper found, or what we expect.
-        records: Which task records it reads.
-        slices: ``"all"`` rows, the ``"paper"``'s slices by test rows of the task, or ``"cohorts"``.
-    """
-
-    name: str
-    title: str
-    text: str
-    reference: str
-    lines: Sequence[Line]
-    orderings: Sequence[Ordering] = ()
-    records: Records = "plain"
-    slices: Literal["all", "paper", "cohorts"] = "all"
 
 
 def _line(

@@ -138,16 +138,19 @@ def _by_epoch(
     batches: Sequence[int] | None,
 ) -> tf.data.Dataset:
     """The batches of the epoch's group of files."""
-    by_file = min(map(len, groups)) >= share.workers
-    chosen = [files[share.worker :: share.workers] if by_file else files for files in groups]
+    by_file = [len(files) >= share.workers for files in groups]
+    chosen = [
+        files[share.worker :: share.workers] if split else files
+        for files, split in zip(groups, by_file, strict=True)
+    ]
     files, packed = tf.ragged.constant(chosen), compression(groups[0])
+    shards = tf.constant([Share() if split else share for split in by_file], tf.int64)
 
     def of_epoch(_: tf.Tensor) -> tf.data.Dataset:
         number = epoch.read_value()
         group = tf.math.floormod(number, len(groups))
-        records = tf.data.TFRecordDataset(files[group], packed)
-        if not by_file:
-            records = records.shard(share.workers, share.worker)
+        worker, workers = tf.unstack(shards[group])
+        records = tf.data.TFRecordDataset(files[group], packed).shard(workers, worker)
         dataset = reader.batches(records, number)
         if batches is None:
             return dataset

@@ -48,9 +48,14 @@ class Workers(NamedTuple):
         """Those of a `MirroredStrategy` or a `MultiWorkerMirroredStrategy`.
 
         Raises:
-            LimamlError: The strategy is another one.
+            LimamlError: The strategy is another one, or none is given within the scope of one.
         """
         if strategy is None:
+            if tf.distribute.has_strategy():
+                raise LimamlError(
+                    "training inside strategy.scope() reads no shares; leave the scope and pass "
+                    "strategy="
+                )
             return cls()
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             resolver = strategy.cluster_resolver

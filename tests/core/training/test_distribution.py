@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.tasks.record_files import Share
@@ -182,3 +183,11 @@ def test_a_cluster_that_is_not_described_is_refused(monkeypatch, config, said):
 def test_other_strategies_are_refused():
     with pytest.raises(LimamlError, match="received str"):
         Workers.of("parameter-server")
+
+
+def test_a_strategy_is_passed_and_not_entered():
+    with (
+        tf.distribute.MirroredStrategy(["CPU:0"]).scope(),
+        pytest.raises(LimamlError, match="leave the scope and pass strategy="),
+    ):
+        Workers.of(None)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.training import train as training
 from tfrec_limaml.training.checkpoints import (
     KEPT,
     Checkpoint,
@@ -187,6 +188,34 @@ def test_a_finished_training_is_not_trained_again(tasks_folder, tmp_path):
     assert one.result["history"] == two.result["history"]
     for a, b in zip(one.model.get_weights(), two.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_of_two_trainings_the_one_that_is_over_is_not_trained_again(
+    tasks_folder, tmp_path, monkeypatch
+):
+    """With and without ID embeddings: the second one is interrupted."""
+    monkeypatch.setattr(training, "_history_tells_of_ids", lambda schema: True)
+    options, begun = OPTIONS.replace(epochs=2), []
+
+    def begin(epoch, logs):
+        begun.append(epoch)
+        if begun == [0, 1, 0, 1]:
+            raise _Stop
+
+    def trained(**arguments):
+        watch = keras.callbacks.LambdaCallback(on_epoch_begin=begin)
+        return train(tasks_folder, options, callbacks=[watch], **arguments).result
+
+    checkpoints = CheckpointOptions(tmp_path, steps=8, resume=True)
+    with pytest.raises(_Stop):
+        trained(checkpoints=checkpoints)
+    assert {path.name for path in tmp_path.iterdir()} == {"with_ids", "without_ids"}
+    begun[:] = ["resumed"]
+    resumed = trained(checkpoints=checkpoints)
+    assert begun[1:] == [0, 1]  # nothing of the first; of the second what is behind its checkpoint
+    whole = trained()
+    assert resumed["val_score_by_id_embeddings"] == whole["val_score_by_id_embeddings"]
+    assert resumed["history"] == whole["history"]
 
 
 def test_an_interrupted_training_is_neither_forgotten_nor_overwritten_unasked(

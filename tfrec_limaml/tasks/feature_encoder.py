@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.features import META, OTHER, subtask_feature
 from tfrec_limaml.schema.schema import Feature, Schema
-from tfrec_limaml.tasks.numbers import Number, encode_numbers, number_places
+from tfrec_limaml.tasks.numbers import Number, encode_numbers
 from tfrec_limaml.tasks.quantiles import encoded_width
 from tfrec_limaml.tasks.statistics import Statistics
 
@@ -76,27 +75,23 @@ class FeatureEncoder(keras.layers.Layer):
                 f"the input lacks the columns {missing} of schema {self.schema.name!r}; received "
                 f"{sorted(columns)}"
             )
-        dense = [encode_numbers(self._numbers, columns)] if self._numbers else []
-        places = dict(number_places(self._numbers))
+        dense = encode_numbers(self._numbers, columns)
         encoded: dict[str, tf.Tensor] = {}
         for feature in self.schema.all_features:
-            if not feature.categorical:
-                continue
-            value = self._encode(feature, columns[feature.name])
-            if feature.embedding_width is None:
-                first = sum(int(part.shape[-1]) for part in dense)
-                places[feature.name] = list(range(first, first + self.size(feature)))
-                dense.append(value)
-            else:
-                encoded[feature.name] = value
+            if feature.categorical:
+                value = self._encode(feature, columns[feature.name])
+                if feature.embedding_width is None:
+                    dense[feature.name] = [value]
+                else:
+                    encoded[feature.name] = value
         for role in (META, OTHER):
-            order = [
-                place
-                for feature in self.schema.all_features
-                if feature.role == role
-                for place in places.get(feature.name, ())
-            ]
-            encoded[role] = self._arranged(dense, order, columns)
+            features = [f for f in self.schema.all_features if f.role == role]
+            parts = [part for f in features for part in dense.get(f.name, ())]
+            if parts:
+                encoded[role] = tf.concat(parts, -1)
+            else:
+                rows = tf.shape(columns[self.schema.all_features[0].name])[0]
+                encoded[role] = tf.zeros((rows, 0))
         for name in self.nested:
             encoded[subtask_feature(name)] = tf.strings.to_hash_bucket_fast(
                 self.further_key(name, columns), 2**62
@@ -185,18 +180,6 @@ class FeatureEncoder(keras.layers.Layer):
             for f in self.schema.all_features
             if not f.categorical
         ]
-
-    def _arranged(
-        self, dense: Sequence[tf.Tensor], order: Sequence[int], columns: Mapping[str, tf.Tensor]
-    ) -> tf.Tensor:
-        """These columns of the dense parts, in this order."""
-        if not order:
-            rows = tf.shape(columns[self.schema.all_features[0].name])[0]
-            return tf.zeros((rows, 0))
-        joined = tf.concat(dense, -1) if len(dense) > 1 else dense[0]
-        if list(order) == list(range(int(joined.shape[-1]))):
-            return joined
-        return tf.gather(joined, np.asarray(order, np.int32), axis=1)
 
     def _encode(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
         lookup = self.lookups[feature.name]

@@ -4,7 +4,8 @@ feature, which is what a small request's time goes into.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,9 @@ class Number(NamedTuple):
     statistics: Mapping[str, Any]
 
 
-def encode_numbers(numbers: Sequence[Number], columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
+def encode_numbers(
+    numbers: Sequence[Number], columns: Mapping[str, tf.Tensor]
+) -> dict[str, list[tf.Tensor]]:
     """Encodes numeric features.
 
     Args:
@@ -30,63 +33,61 @@ def encode_numbers(numbers: Sequence[Number], columns: Mapping[str, tf.Tensor]) 
         columns: Raw columns, ``[N]`` or ``[N, width]``.
 
     Returns:
-        float32 ``[N, W]``; `number_places` says which columns belong to which feature.
+        For each feature float32 ``[N, W]`` in one or several parts, to be concatenated.
     """
+    if not numbers:
+        return {}
     by_quantiles, others = _groups(numbers)
     values = _side_by_side([*by_quantiles, *others], columns)
     width = sum(number.feature.width for number in by_quantiles)
-    parts = []
+    encoded: dict[str, list[tf.Tensor]] = {}
     if by_quantiles:
-        parts.append(encode_quantiles(values[:, :width], _merged(by_quantiles)))
+        made = encode_quantiles(values[:, :width], _merged(by_quantiles))
+        widths = [n.feature.width for n in by_quantiles]
+        components = [encoded_width(n.statistics) - n.feature.width for n in by_quantiles]
+        parts = tf.split(made, [*widths, *components], axis=-1)  # all values, then all components
+        for place, number in enumerate(by_quantiles):
+            encoded[number.feature.name] = parts[place :: len(by_quantiles)]
     if others:
         plain = values[:, width:]
         means, deviations = _scales(others)
         if means.any() or (deviations != 1.0).any():
             plain = (plain - means) / deviations
-        parts.append(plain)
-    return tf.concat(parts, -1) if len(parts) > 1 else parts[0]
-
-
-def number_places(numbers: Sequence[Number]) -> Iterator[tuple[str, list[int]]]:
-    """For each feature its name and its columns in what `encode_numbers` returns: with quantiles
-    all values before all components.
-    """
-    by_quantiles, others = _groups(numbers)
-    value = 0
-    component = sum(number.feature.width for number in by_quantiles)
-    for number in by_quantiles:
-        width = number.feature.width
-        components = encoded_width(number.statistics) - width
-        first = list(range(value, value + width))
-        yield number.feature.name, first + list(range(component, component + components))
-        value, component = value + width, component + components
-    for number in others:
-        width = number.feature.width
-        yield number.feature.name, list(range(component, component + width))
-        component += width
+        for number, part in zip(
+            others, tf.split(plain, [n.feature.width for n in others], axis=-1), strict=True
+        ):
+            encoded[number.feature.name] = [part]
+    return encoded
 
 
 def _groups(numbers: Sequence[Number]) -> tuple[list[Number], list[Number]]:
+    """Features with quantiles and the others; those with a logarithm last and first, so that they
+    lie side by side.
+    """
     by_quantiles = [n for n in numbers if n.feature.encoding == "quantiles"]
-    return by_quantiles, [n for n in numbers if n.feature.encoding != "quantiles"]
+    others = [n for n in numbers if n.feature.encoding != "quantiles"]
+    return sorted(by_quantiles, key=_logarithmic), sorted(others, key=_logarithmic, reverse=True)
+
+
+def _logarithmic(number: Number) -> bool:
+    return number.feature.normalise == "log"
 
 
 def _side_by_side(numbers: Sequence[Number], columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """The features' values ``[N, sum of widths]``, after their logarithm."""
-    parts = []
-    for number in numbers:
-        value = columns[number.feature.name]
-        if value.dtype != tf.float32:
-            value = tf.cast(value, tf.float32)
-        parts.append(tf.reshape(value, [-1, number.feature.width]))
-    values = tf.concat(parts, -1) if len(parts) > 1 else parts[0]
-    logarithmic = np.concatenate(
-        [np.full(n.feature.width, n.feature.normalise == "log") for n in numbers]
-    )
-    if not logarithmic.any():
-        return values
-    logarithms = tf.sign(values) * tf.math.log1p(tf.abs(values))
-    return logarithms if logarithmic.all() else tf.where(logarithmic, logarithms, values)
+    parts: list[tf.Tensor] = []
+    for logarithmic, group in itertools.groupby(numbers, _logarithmic):
+        values = []
+        for number in group:
+            value = columns[number.feature.name]
+            if value.dtype != tf.float32:
+                value = tf.cast(value, tf.float32)
+            values.append(tf.reshape(value, [-1, number.feature.width]))
+        if logarithmic:
+            joined = tf.concat(values, -1) if len(values) > 1 else values[0]
+            values = [tf.sign(joined) * tf.math.log1p(tf.abs(joined))]
+        parts += values
+    return tf.concat(parts, -1) if len(parts) > 1 else parts[0]
 
 
 def _merged(numbers: Sequence[Number]) -> dict[str, Any]:

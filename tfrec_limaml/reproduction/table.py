@@ -40,7 +40,7 @@ class Ordering:
         more, less: Labels of lines.
         time: Compare training times.
         slice: On these rows.
-        robust: Holds on the small simulated world too, whatever the seed.
+        robust: Holds on the small simulated world too; never set for times, which drift.
     """
 
     more: str

@@ -127,7 +127,7 @@ def task_dataset(
         dataset = numbers.flat_map(lambda n: reader.batches(read_records(groups[0], share), n))
     else:
         dataset = reader.batches(read_records(groups[0], share), tf.constant(0, tf.int64))
-    return dataset.prefetch(BATCHES_PER_CHUNK).with_options(_without_tuner())
+    return dataset.prefetch(BATCHES_PER_CHUNK).with_options(_plain_options())
 
 
 def _by_epoch(
@@ -207,7 +207,7 @@ class _Reader:
         )
         if self.shuffle:
             # Of the graph of one pass, not of the program: its seed would be mixed in.
-            tf.random.set_seed(self.seed)
+            tf.random.set_seed(self.seed + 1)  # with 0 TensorFlow would compare tensors
             records = records.shuffle(4 * size, seeds[0], reshuffle_each_iteration=False)
         chunks = records.batch(size).map(
             lambda chunk: self._chunk(chunk, number), num_parallel_calls=CHUNKS_AT_ONCE
@@ -253,12 +253,16 @@ class _Reader:
         return batch if self.with_keys else {name: batch[name] for name in ("support", "query")}
 
 
-def _without_tuner() -> tf.data.Options:
-    """There is nothing to tune; and at the end of each epoch `fit` would wait for the tuner, whose
-    back-off doubles its pauses, to wake up.
+def _plain_options() -> tf.data.Options:
+    """Without the tuner and the graph rewrites of tf.data.
+
+    There is nothing to tune; and at the end of each epoch `fit` would wait for the tuner, whose
+    back-off doubles its pauses, to wake up. The rewrites gain nothing here, and crashed the process
+    (TensorFlow 2.21, a segmentation fault when an iterator is made) on datasets within datasets.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
     return options
 
 

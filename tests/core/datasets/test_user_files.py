@@ -280,7 +280,7 @@ def test_a_file_without_a_clue_is_refused_with_what_is_missing(own_frame, tmp_pa
 
 def test_an_unknown_name_is_answered_with_the_closest_one():
     with pytest.raises(LimamlError, match="did you mean 'kuairand-pure'"):
-        datasets.describe("kuairand")
+        datasets.describe("kuairand-pur")
     assert datasets.describe("kuairand-pure")["licence"] == "CC BY-SA 4.0"
 
 

@@ -70,7 +70,9 @@ def datasets(
     max_samples: int | None,
     seed: int | None,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """Training and validation datasets."""
+    """Training and validation datasets for a `fit` of your own; training batches hold equally many
+    rows, `batch_size` tasks on average.
+    """
     train, validation = (
         split_pattern(tasks, definition, split, encoder.schema) for split in ("train", "validation")
     )
@@ -83,6 +85,7 @@ def datasets(
             max_samples=max_samples,
             shuffle=True,
             seed=seed,
+            by_rows=True,
         ),
         task_dataset(validation, encoder, 4 * batch_size, max_samples=max_samples),
     )

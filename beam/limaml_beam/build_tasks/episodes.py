@@ -133,8 +133,8 @@ def query_starts(table: pa.Table, starts: Integers, stops: Integers, episode: in
     """Index of the first query row of each record of training rows ``[records]``."""
     before = columnar.to_numpy(table[TIME]) < cuts_of(table)[:, episode]
     total = np.concatenate([[0], np.cumsum(before)])
-    found: Integers = total[stops] - total[starts]
-    return found
+    support: Integers = total[stops] - total[starts]
+    return support
 
 
 def frozen_columns(schema: Schema, table: pa.Table, episode: int) -> dict[str, pa.ChunkedArray]:

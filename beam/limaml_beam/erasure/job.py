@@ -206,7 +206,8 @@ class _Audit:
         now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
         try:
             with open(self._path, "a", encoding="utf-8") as file:
-                print(json.dumps({"time": now, **line, "keys": self.names}), file=file, flush=True)
+                file.write(json.dumps({"time": now, **line, "keys": self.names}) + "\n")
+                file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise LimamlError(f"cannot write the audit {self._path}: {error}") from error

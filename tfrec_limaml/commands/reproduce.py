@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.quick and args.dataset != "simulated":
         raise LimamlError(f"--quick runs on the simulated world, received {args.dataset!r}")
     import_tensorflow()
+    from tfrec_limaml.reproduction.paper_tables import all_tables
     from tfrec_limaml.reproduction.run import failed, run_table, write_page
-    from tfrec_limaml.reproduction.tables import all_tables
     from tfrec_limaml.training.recipes import without_remapping
 
     known = all_tables(_DEFINITIONS[args.dataset], args.quick)

@@ -15,11 +15,11 @@ from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.reproduction import setups
+from tfrec_limaml.reproduction.paper_tables import all_tables
 from tfrec_limaml.reproduction.run import failed, markdown, run_table, write_page
 from tfrec_limaml.reproduction.setups import Setup, Trainer
 from tfrec_limaml.reproduction.summary import masks, summarise
 from tfrec_limaml.reproduction.table import Line, Ordering, Table
-from tfrec_limaml.reproduction.tables import all_tables
 from tfrec_limaml.training.options import TrainOptions
 
 DAY = 86_400_000

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.quantiles import encode_quantiles, quantile_statistics
 from tfrec_limaml.tasks.statistics import Statistics
 
 
@@ -201,3 +202,42 @@ def test_statistics_round_trip_and_name_a_file_that_is_missing_or_broken(tmp_pat
         path.write_text(text)
         with pytest.raises(SchemaError, match=r"cannot read statistics .*statistics\.json"):
             Statistics.load(path)
+
+
+def test_numbers_that_are_encoded_together_are_those_of_each_feature_alone():
+    rng = np.random.default_rng(0)
+    kinds = {  # name: (width, encoding, transform, role)
+        "a": (1, "quantiles", "log", "meta"),
+        "b": (2, "quantiles", "standard", "other"),
+        "c": (1, "numeric", "log", "other"),
+        "d": (1, "quantiles", "standard", "meta"),
+        "e": (2, "numeric", "none", "other"),
+        "f": (1, "quantiles", "log", "other"),
+        "g": (1, "numeric", "standard", "meta"),
+    }
+    features, statistics, columns, expected = [], {}, {}, {"meta": [], "other": []}
+    for bins, (name, (width, encoding, transform, role)) in enumerate(kinds.items(), 3):
+        raw = rng.gamma(2.0, 3.0, (50, width)).astype(np.float32)
+        value = np.log1p(raw) if transform == "log" else raw
+        entry = {"mean": value.mean(0).tolist(), "variance": value.var(0).tolist()}
+        if encoding == "quantiles":
+            entry |= quantile_statistics(value.astype(np.float64), bins)
+            alone = encode_quantiles(tf.constant(value), entry).numpy()
+        else:
+            alone = value if transform == "none" else (value - value.mean(0)) / value.std(0)
+        features.append(
+            Feature(name=name, width=width, encoding=encoding, normalise=transform, role=role)
+        )
+        statistics[name], columns[name] = entry, tf.constant(raw[:, 0] if width == 1 else raw)
+        expected[role].append(alone)
+    schema = Schema(
+        name="numbers",
+        label=Label(name="y"),
+        timestamp="t",
+        tasks={"m": ("m",)},
+        features=tuple(features),
+    )
+    encoder = FeatureEncoder(schema, Statistics(50, 0.5, {}, statistics))
+    for role, parts in expected.items():
+        actual = encoder(columns)[role].numpy()
+        np.testing.assert_allclose(actual, np.concatenate(parts, 1), rtol=1e-4, atol=1e-5)

@@ -237,7 +237,8 @@ def test_numbers_that_are_encoded_together_are_those_of_each_feature_alone():
         tasks={"m": ("m",)},
         features=tuple(features),
     )
-    encoder = FeatureEncoder(schema, Statistics(50, 0.5, {}, statistics))
+    known = Statistics(rows=50, label_mean=0.5, window={}, features=statistics)
+    encoder = FeatureEncoder(schema, known)
     for role, parts in expected.items():
         actual = encoder(columns)[role].numpy()
         np.testing.assert_allclose(actual, np.concatenate(parts, 1), rtol=1e-4, atol=1e-5)

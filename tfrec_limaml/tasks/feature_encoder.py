@@ -75,27 +75,26 @@ class FeatureEncoder(keras.layers.Layer):
                 f"the input lacks the columns {missing} of schema {self.schema.name!r}; received "
                 f"{sorted(columns)}"
             )
-        dense = encode_numbers(self._numbers, columns)
-        encoded: dict[str, tf.Tensor] = {}
-        for feature in self.schema.all_features:
-            if feature.categorical:
-                value = self._encode(feature, columns[feature.name])
-                if feature.embedding_width is None:
-                    dense[feature.name] = [value]
-                else:
-                    encoded[feature.name] = value
+        encoded = self._encode_features(self.schema.all_features, columns)
         for role in (META, OTHER):
-            features = [f for f in self.schema.all_features if f.role == role]
-            parts = [part for f in features for part in dense.get(f.name, ())]
-            if parts:
-                encoded[role] = tf.concat(parts, -1)
-            else:
+            if role not in encoded:
                 rows = tf.shape(columns[self.schema.all_features[0].name])[0]
                 encoded[role] = tf.zeros((rows, 0))
         for name in self.nested:
             encoded[subtask_feature(name)] = tf.strings.to_hash_bucket_fast(
                 self.further_key(name, columns), 2**62
             )
+        return encoded
+
+    def encode_role(self, role: str, columns: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The part of the output that features of one role make; columns of other features are not
+        needed, and may have other numbers of rows.
+        """
+        features = [f for f in self.schema.all_features if f.role == role]
+        encoded = self._encode_features(features, columns)
+        if role not in encoded:
+            rows = tf.shape(columns[features[0].name])[0] if features else 1
+            encoded[role] = tf.zeros((rows, 0))
         return encoded
 
     def further_key(self, nested: str, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -172,14 +171,28 @@ class FeatureEncoder(keras.layers.Layer):
         }
         return {**super().get_config(), **own}
 
-    @property
-    def _numbers(self) -> list[Number]:
-        """The features that are not categorical, each with its statistics."""
-        return [
-            Number(f, {} if f.encoding == "numeric" and f.normalise == "none" else self._entry(f))
-            for f in self.schema.all_features
-            if not f.categorical
-        ]
+    def _encode_features(
+        self, features: Sequence[Feature], columns: Mapping[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        """Embedded features, and the dense ones of each role that has any."""
+        dense = encode_numbers([self._number(f) for f in features if not f.categorical], columns)
+        encoded: dict[str, tf.Tensor] = {}
+        for feature in features:
+            if feature.categorical:
+                value = self._encode(feature, columns[feature.name])
+                if feature.embedding_width is None:
+                    dense[feature.name] = [value]
+                else:
+                    encoded[feature.name] = value
+        for role in (META, OTHER):
+            parts = [part for f in features if f.role == role for part in dense.get(f.name, ())]
+            if parts:
+                encoded[role] = tf.concat(parts, -1)
+        return encoded
+
+    def _number(self, feature: Feature) -> Number:
+        raw = feature.encoding == "numeric" and feature.normalise == "none"
+        return Number(feature, {} if raw else self._entry(feature))
 
     def _encode(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
         lookup = self.lookups[feature.name]

@@ -145,8 +145,17 @@ def test_an_embedding_that_does_not_count_may_hold_anything(ranker, request_inpu
     np.testing.assert_array_equal(with_nan["logit"], without)  # one program, the same shapes
 
 
-def test_rank_repeats_inputs_of_length_one(ranker, request_inputs):
-    per_member = ("age", "look", "class", "meta_embedding", "has_meta_embedding")
+@pytest.mark.parametrize(
+    "per_member",
+    [
+        ("age", "look", "class", "meta_embedding", "has_meta_embedding"),
+        ("age", "class"),  # a meta feature and the embedding differ between candidates
+        ("meta_embedding", "has_meta_embedding"),
+        ("Größe in cm",),
+        (),
+    ],
+)
+def test_rank_repeats_inputs_of_length_one(ranker, request_inputs, per_member):
     once = {n: v[:1] if n in per_member else v for n, v in request_inputs.items()}
     repeated = {
         n: tf.repeat(v[:1], 6, 0) if n in per_member else v for n, v in request_inputs.items()

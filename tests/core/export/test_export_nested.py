@@ -12,7 +12,7 @@ from tfrec_limaml.blocks import NestedMetaBlocks
 from tfrec_limaml.commands import evaluate
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.export.savedmodels import export_for_serving
-from tfrec_limaml.manifest import NESTED_OUTPUTS, Manifest
+from tfrec_limaml.manifest import NESTED_OUTPUTS, Manifest, embedding_inputs
 from tfrec_limaml.schema.task_keys import encode_task_key
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.record_format import encode_task
@@ -72,6 +72,21 @@ def outputs(model, exported, tasks):
     return {
         name: value.numpy() for name, value in signature(task_records=tf.constant(records)).items()
     }
+
+
+def test_rank_repeats_the_columns_that_make_up_a_nested_task_key(
+    model, exported, make_rows, as_columns
+):
+    columns = {n: tf.constant(v) for n, v in as_columns(make_rows(5, seed=3)).items()}
+    inputs = {f.name: columns[f.name] for f in model.encoder.schema.all_features}
+    for at, (stored, has) in enumerate(embedding_inputs(model.meta_block.nested_definitions)):
+        inputs[stored] = tf.constant(np.random.default_rng(at).normal(size=(1, DIM)), tf.float32)
+        inputs[has] = tf.constant([True])
+    signatures = tf.saved_model.load(str(exported / "ranker" / "1")).signatures
+    repeated = {n: tf.repeat(v, 5, 0) if v.shape[0] == 1 else v for n, v in inputs.items()}
+    expected = signatures["serving_default"](**repeated)["logit"]
+    assert len(set(expected.numpy().tolist())) == 5
+    np.testing.assert_allclose(signatures["rank"](**inputs)["logit"], expected, rtol=1e-5)
 
 
 def _support(model, as_columns, rows):

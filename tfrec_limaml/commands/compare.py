@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfrec_limaml import staging
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.report.comparison_page import slice_auc, slices, write_comparison_page
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _DESCRIPTION = """\
@@ -63,6 +65,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     result = compare(data, args.output, range(1, args.seeds + 1), names, _say)
     staging.write_text(args.output / "comparison.json", json.dumps(result, indent=1) + "\n")
     staging.write_text(args.output / "comparison.md", markdown(result) + "\n")
+    write_comparison_page(args.output / "comparison.html", result)
     return result
 
 
@@ -73,12 +76,12 @@ def markdown(result: dict[str, Any]) -> str:
         f"{len(result['seeds'])} seeds (standard deviation); gain over {result['reference']} with "
         "its 95 % interval, paired by row and clustered by task.",
         "",
-        "| | AUC | un-adapted | gain | log loss | GAUC | nDCG@10 | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | AUC | un-adapted | gain | log loss | calibration | GAUC | nDCG@10 | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in result["results"]:
         if "auc_mean" not in row:
-            lines.append(f"| {row['name']} | {row.get('note', 'diverged')} | | | | | | |")
+            lines.append(f"| {row['name']} | {row.get('note', 'diverged')} | | | | | | | |")
             continue
         name = row["name"] if row["served"] else f"{row['name']} (cannot be stored)"
         gain = (
@@ -87,13 +90,34 @@ def markdown(result: dict[str, Any]) -> str:
         unadapted = "" if row["auc_unadapted"] is None else f"{row['auc_unadapted']:.4f}"
         line = (
             f"| {name} | {row['auc_mean']:.4f} ({row['auc_sd']:.4f}) | {unadapted} | {gain} | "
-            f"{row['log_loss']:.4f} | {row['gauc']:.4f} | {row['ndcg_10']:.4f} | "
-            f"{row['seconds']:.0f} |"
+            f"{row['log_loss']:.4f} | {row['calibration']:.3f} | {row['gauc']:.4f} | "
+            f"{row['ndcg_10']:.4f} | {row['seconds']:.0f} |"
         )
         lines.append(line)
         if "diverged" in row:
             lines[-1] += f" seeds {row['diverged']} diverged and are left out"
+    lines += _slices([row for row in result["results"] if "auc_mean" in row])
     return "\n".join(lines)
+
+
+def _slices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The AUC of each rival by the samples in a task's history, as the lines of a table."""
+    if not rows:
+        return []
+    columns = slices(rows)
+    heads = [f"{name} ({count:,} rows)" for name, count in columns.items()]
+    lines = [
+        "",
+        "Test AUC by the number of samples in the task's history:",
+        "",
+        f"| | {' | '.join(heads)} |",
+        "|---" * (1 + len(columns)) + "|",
+    ]
+    for row in rows:
+        values = [slice_auc(row, name) for name in columns]
+        cells = ["" if value is None else f"{value:.4f}" for value in values]
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    return lines
 
 
 def _say(text: str) -> None:

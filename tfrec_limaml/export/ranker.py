@@ -20,67 +20,87 @@ def ranker_module(model: LiMAML) -> Exported:
     """The ranker and its three signatures; see `tfrec_limaml.manifest` for their names and
     shapes.
     """
-    schema: Schema = model.encoder.schema
-    dim = model.meta_block.stored_dim
-    embedding_inputs = names.embedding_inputs(model.meta_block.nested_definitions)
-    by_role = {
-        role: [f.name for f in schema.all_features if f.role == role] for role in (META, OTHER)
-    }
-
-    def outputs(features: Features, vectors: tf.Tensor) -> dict[str, tf.Tensor]:
-        logit = tf.cast(model.global_block(features, vectors), tf.float32)
-        return {names.PROBABILITY: model.predictions(logit), names.LOGIT: logit}
-
-    def vectors(features: Features, inputs: Columns) -> tf.Tensor:
-        embeddings = tf.split(model.meta_block(features), len(embedding_inputs), -1)
-        parts = [
-            model.meta_block.from_stored(inputs[stored], inputs[has][:, None], unadapted)
-            for (stored, has), unadapted in zip(embedding_inputs, embeddings, strict=True)
-        ]
-        return tf.concat(parts, -1)
-
-    def score(inputs: Columns) -> dict[str, tf.Tensor]:
-        features = model.encoder({name: inputs[name] for name in by_role[META] + by_role[OTHER]})
-        return outputs(features, vectors(features, inputs))
-
-    def rank(inputs: Columns) -> dict[str, tf.Tensor]:
-        rows = _rows(inputs)
-        member = {name: inputs[name] for name in by_role[META]}
-        candidates = {name: inputs[name] for name in by_role[OTHER]}
-        # A member's own columns are encoded once, not once per candidate.
-        member_rows = tf.minimum(_longest(member), rows)  # after the check of all inputs
-        meta = model.encoder.encode_role(META, _repeated(member, member_rows))
-        try:
-            embedding = {names.META_EMBEDDING: vectors(meta, inputs)}
-        except KeyError:  # a meta block that reads other features too, or nested definitions
-            return score(_repeated(inputs, rows))
-        features = model.encoder.encode_role(OTHER, _repeated(candidates, rows))
-        return outputs(
-            {**_repeated(meta, rows), **features},
-            _repeated(embedding, rows)[names.META_EMBEDDING],
-        )
-
-    def parsed(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return score(_parse_examples(inputs[names.EXAMPLES], schema, embedding_inputs, dim))
-
+    ranker = _Ranker(model)
     rows = {
         f.name: tf.TensorSpec([None] if f.width == 1 else [None, f.width], DTYPES[f.dtype])
-        for f in schema.all_features
+        for f in model.encoder.schema.all_features
     }
-    for stored, has in embedding_inputs:
-        rows[stored], rows[has] = (
-            tf.TensorSpec([None, dim], tf.float32),
-            tf.TensorSpec([None], tf.bool),
-        )
+    for stored, has in ranker.embedding_inputs:
+        rows[stored] = tf.TensorSpec([None, ranker.dim], tf.float32)
+        rows[has] = tf.TensorSpec([None], tf.bool)
     serialized = {names.EXAMPLES: tf.TensorSpec([None], tf.string)}
     return traced(
         model,
         {
-            names.SERVING_SIGNATURE: (lambda **inputs: score(inputs), rows),
-            names.RANK_SIGNATURE: (lambda **inputs: rank(inputs), rows),
-            names.EXAMPLES_SIGNATURE: (lambda **inputs: parsed(inputs), serialized),
+            names.SERVING_SIGNATURE: (lambda **inputs: ranker.score(inputs), rows),
+            names.RANK_SIGNATURE: (lambda **inputs: ranker.rank(inputs), rows),
+            names.EXAMPLES_SIGNATURE: (lambda **inputs: ranker.score_examples(inputs), serialized),
         },
     )
+
+
+class _Ranker:
+    """What the signatures compute.
+
+    Args:
+        model: A built model.
+
+    Attributes:
+        embedding_inputs: Names of each stored embedding and of its flag.
+        dim: Width of a stored embedding.
+    """
+
+    def __init__(self, model: LiMAML) -> None:
+        self._model = model
+        self._schema: Schema = model.encoder.schema
+        self._by_role = {
+            role: [f.name for f in self._schema.all_features if f.role == role]
+            for role in (META, OTHER)
+        }
+        self.embedding_inputs = names.embedding_inputs(model.meta_block.nested_definitions)
+        self.dim = model.meta_block.stored_dim
+
+    def score(self, inputs: Columns) -> dict[str, tf.Tensor]:
+        """Scores of rows ``[N]``."""
+        features = self._model.encoder({f.name: inputs[f.name] for f in self._schema.all_features})
+        return self._scores(features, self._embeddings(features, inputs))
+
+    def score_examples(self, inputs: Columns) -> dict[str, tf.Tensor]:
+        """Scores of serialized ``tf.Example`` messages ``[N]``."""
+        examples = inputs[names.EXAMPLES]
+        return self.score(_parse_examples(examples, self._schema, self.embedding_inputs, self.dim))
+
+    def rank(self, inputs: Columns) -> dict[str, tf.Tensor]:
+        """Scores of rows ``[N]``; inputs of one row hold for all of them."""
+        rows = _rows(inputs)
+        member = {name: inputs[name] for name in self._by_role[META]}
+        candidates = {name: inputs[name] for name in self._by_role[OTHER]}
+        # A member's own columns are encoded once, not once per candidate.
+        member_rows = tf.minimum(_longest(member), rows)  # after the check of all inputs
+        encoder = self._model.encoder
+        meta = encoder.encode_role(META, _repeated(member, member_rows))
+        try:
+            embedding = {names.META_EMBEDDING: self._embeddings(meta, inputs)}
+        except KeyError:  # a meta block that reads other features too, or nested definitions
+            return self.score(_repeated(inputs, rows))
+        features = encoder.encode_role(OTHER, _repeated(candidates, rows))
+        return self._scores(
+            {**_repeated(meta, rows), **features},
+            _repeated(embedding, rows)[names.META_EMBEDDING],
+        )
+
+    def _scores(self, features: Features, embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = tf.cast(self._model.global_block(features, embeddings), tf.float32)
+        return {names.PROBABILITY: self._model.predictions(outputs), names.LOGIT: outputs}
+
+    def _embeddings(self, features: Features, inputs: Columns) -> tf.Tensor:
+        block = self._model.meta_block
+        unadapted = tf.split(block(features), len(self.embedding_inputs), -1)
+        parts = [
+            block.from_stored(inputs[stored], inputs[has][:, None], part)
+            for (stored, has), part in zip(self.embedding_inputs, unadapted, strict=True)
+        ]
+        return tf.concat(parts, -1)
 
 
 def _parse_examples(

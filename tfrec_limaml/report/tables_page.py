@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfrec_limaml.report import page, svg
-
-_ROW = 26.0  # height of a line of the chart
+from tfrec_limaml.report import page
+from tfrec_limaml.report.dots import Dot, dot_chart
 
 
 def write_tables_page(path: str | Path, title: str, results: Sequence[Mapping[str, Any]]) -> Path:
@@ -56,33 +55,13 @@ def _parts(result: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Mapping[s
 
 def gains_chart(result: Mapping[str, Any]) -> str:
     """Gains in per cent with their intervals, a line per model; a diamond is the paper's figure."""
-    parts = _parts(result)
-    if not parts:
-        return ""
-    values = [p[k] for _, p in parts for k in ("gain_low", "gain_high")]
-    values += [p["paper"] for _, p in parts if p["paper"] is not None]
-    marks = svg.ticks(min(values), max(values))
-    height = 60 + _ROW * len(parts)
-    frame = svg.Frame(
-        x_range=(marks[0], marks[-1]),
-        y_range=(0.0, 1.0),
-        width=760,
-        height=height,
-        left=250,
-        top=10,
-    )
-    axis = frame.x_axis(
-        [(mark, svg.tick_label(mark, marks)) for mark in marks], "gain in per cent of AUC"
-    )
-    body = [axis]
-    for number, (line, part) in enumerate(parts):
-        y = 22 + _ROW * number
-        body.append(svg.text(_name(line, part), frame.left - 8, y + 4, text_anchor="end"))
-        low, high = frame.x(part["gain_low"]), frame.x(part["gain_high"])
-        body.append(svg.element("line", class_="s0 line", x1=low, x2=high, y1=y, y2=y))
-        body.append(svg.marker(0, frame.x(part["gain"]), y))
-        if part["paper"] is not None:
-            body.append(svg.marker(3, frame.x(part["paper"]), y))
-    return frame.svg(
-        f"{result['title']}: gains", "Circles are ours, diamonds the paper's figures.", *body
+    dots = [
+        Dot(_name(line, part), part["gain"], part["gain_low"], part["gain_high"], part["paper"])
+        for line, part in _parts(result)
+    ]
+    return dot_chart(
+        f"{result['title']}: gains",
+        "Circles are ours, diamonds the paper's figures.",
+        "gain in per cent of AUC",
+        dots,
     )

@@ -145,16 +145,11 @@ def test_an_embedding_that_does_not_count_may_hold_anything(ranker, request_inpu
     np.testing.assert_array_equal(with_nan["logit"], without)  # one program, the same shapes
 
 
-@pytest.mark.parametrize(
-    "per_member",
-    [
-        ("age", "look", "class", "meta_embedding", "has_meta_embedding"),
-        ("age", "class"),  # a meta feature and the embedding differ between candidates
-        ("meta_embedding", "has_meta_embedding"),
-        ("Größe in cm",),
-        (),
-    ],
-)
+# Inputs of one row: all of the member, two meta features, the embedding, no meta feature, none.
+MEMBER = ("age", "look", "class", "meta_embedding", "has_meta_embedding")
+
+
+@pytest.mark.parametrize("per_member", [MEMBER, MEMBER[1:3], MEMBER[3:], ("Größe in cm",), ()])
 def test_rank_repeats_inputs_of_length_one(ranker, request_inputs, per_member):
     once = {n: v[:1] if n in per_member else v for n, v in request_inputs.items()}
     repeated = {
@@ -425,23 +420,17 @@ def test_both_models_load_and_answer_alike_without_keras_and_this_package_and_in
     }
     asked["records"] = ("string", [tf.io.encode_base64(s).numpy().decode() for s in serialized])
     (tmp_path / "asked.json").write_text(json.dumps(asked))
-    command = [
-        sys.executable,
-        "-c",
-        LOAD_PLAINLY,
-        str(base / "ranker" / "1"),
-        str(base / "adapter" / "1"),
-        str(tmp_path / "asked.json"),
-    ]
+    paths = [base / "ranker" / "1", base / "adapter" / "1", tmp_path / "asked.json"]
+    command = [sys.executable, "-c", LOAD_PLAINLY, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout.splitlines()[-1])
     logit = ranker.signatures["serving_default"](**request_inputs)["logit"]
     embeddings = adapter(*serialized)["meta_embedding"]
-    np.testing.assert_allclose(answer["logit"], logit, rtol=1e-5)
-    np.testing.assert_allclose(answer["embeddings"], embeddings, rtol=1e-5)
-    np.testing.assert_allclose(answer["graph"][0], logit, rtol=1e-5)
-    np.testing.assert_allclose(answer["graph"][1], embeddings, rtol=1e-5)
+    for actual in (answer["logit"], answer["graph"][0]):
+        np.testing.assert_allclose(actual, logit, rtol=1e-5)
+    for actual in (answer["embeddings"], answer["graph"][1]):
+        np.testing.assert_allclose(actual, embeddings, rtol=1e-5)
 
 
 # -- versions and refusals

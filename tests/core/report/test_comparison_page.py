@@ -1,0 +1,81 @@
+"""The page and the tables of a comparison: every rival, its interval, and each slice by history."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tfrec_limaml.commands.compare import markdown
+from tfrec_limaml.report.comparison_page import write_comparison_page
+
+
+def _row(name, auc, unadapted=None, **further):
+    return {
+        "name": name,
+        "served": True,
+        "auc_mean": auc,
+        "auc_sd": 0.002,
+        "auc_unadapted": unadapted,
+        "gain": auc - 0.7,
+        "gain_low": auc - 0.71,
+        "gain_high": auc - 0.69,
+        "log_loss": 0.5,
+        "calibration": 1.125,
+        "gauc": 0.6,
+        "ndcg_10": 0.8,
+        "seconds": 3.0,
+        "slices": [
+            {"slice": "0", "rows": 0, "auc": float("nan")},
+            {"slice": "1-3", "rows": 40, "auc": float("nan")},
+            {"slice": "4-10", "rows": 1234, "auc": auc + 0.01},
+        ],
+        **further,
+    }
+
+
+@pytest.fixture
+def result():
+    return {
+        "rows": 5000,
+        "tasks": 70,
+        "seeds": [1, 2, 3],
+        "reference": "vanilla",
+        "results": [
+            _row("vanilla", 0.7),
+            _row("limaml", 0.75, unadapted=0.69),
+            {"name": "lightgbm", "note": "needs LightGBM"},
+        ],
+    }
+
+
+def test_the_page_draws_each_rival_and_its_unadapted_form_and_loads_nothing(result, tmp_path):
+    text = write_comparison_page(tmp_path / "page.html", result).read_text("utf-8")
+    charts = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(charts) == 3  # AUC, gains, and the one slice that holds both classes
+    assert all(name in charts[0] for name in ("vanilla", "limaml"))
+    assert "vanilla</text>" not in charts[1]  # the reference has no gain over itself
+    assert "4-10 samples (1,234 rows)" in charts[2]
+    assert "+0.0500 (+0.0400 to +0.0600)" in text
+    assert "http" not in text.replace("http://www.w3.org", "")
+
+
+def test_a_comparison_without_any_result_is_a_page_all_the_same(result, tmp_path):
+    result["results"] = result["results"][2:]
+    assert "LiMAML and its rivals" in write_comparison_page(tmp_path / "p.html", result).read_text()
+
+
+def test_the_table_shows_slices_and_leaves_out_what_cannot_be_measured(result):
+    lines = markdown(result).splitlines()
+    assert "| lightgbm | needs LightGBM | | | | | | | |" in lines
+    (head,) = [line for line in lines if line.startswith("| | 1-3")]
+    assert head == "| | 1-3 (40 rows) | 4-10 (1,234 rows) |"
+    assert "| limaml |  | 0.7600 |" in lines
+    widths = {line.count("|") for line in lines if line.startswith("|")}
+    assert len(widths) == 2  # two tables, each of one width
+
+
+def test_a_seed_that_diverged_stands_behind_its_line(result):
+    result["results"][1]["diverged"] = [2]
+    (line,) = [line for line in markdown(result).splitlines() if line.startswith("| limaml | 0.75")]
+    assert line.endswith("seeds [2] diverged and are left out")

@@ -1,0 +1,106 @@
+"""A page of `limaml compare`: AUC, gains and AUC by length of history, as charts and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.report import page
+from tfrec_limaml.report.dots import Dot, dot_chart
+
+_HEAD = ("", "AUC", "sd", "un-adapted", "gain", "log loss", "calibration", "GAUC", "nDCG@10")
+
+
+def write_comparison_page(path: str | Path, result: Mapping[str, Any]) -> Path:
+    """Writes the page and returns its path.
+
+    Args:
+        path: The file.
+        result: As `tfrec_limaml.comparison.run.compare` returns it.
+    """
+    measured = [row for row in result["results"] if "auc_mean" in row]
+    introduction = (
+        f"{result['rows']:,} test rows of {result['tasks']:,} tasks, mean of "
+        f"{len(result['seeds'])} seeds."
+    )
+    charts = [_slice_chart(measured, name) for name in slices(measured)]
+    sections = [
+        page.section(
+            "Test AUC",
+            introduction,
+            page.figure(_auc_chart(measured), wide=True),
+            page.table(_HEAD, [_cells(row) for row in measured], opened=True),
+        ),
+        page.section(
+            f"Gain over {result['reference']}",
+            "With its 95 % interval, paired by row and clustered by task.",
+            page.figure(_gain_chart(measured, result["reference"]), wide=True),
+        ),
+        page.section(
+            "Test AUC by samples in the task's history",
+            "",
+            *[page.figure(chart, wide=True) for chart in charts if chart],
+        ),
+    ]
+    return page.write(path, page.document("LiMAML and its rivals", "", sections))
+
+
+def slices(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Names of the slices by history, and the test rows of each; empty ones are left out."""
+    return {s["slice"]: s["rows"] for row in rows for s in row["slices"] if s["rows"]}
+
+
+def slice_auc(row: Mapping[str, Any], name: str) -> float | None:
+    """A rival's AUC in one slice; None where the slice holds one class only."""
+    (found,) = (s["auc"] for s in row["slices"] if s["slice"] == name)
+    return None if found != found else float(found)
+
+
+def _auc_chart(rows: Sequence[Mapping[str, Any]]) -> str:
+    dots = [
+        Dot(
+            row["name"],
+            row["auc_mean"],
+            row["auc_mean"] - row["auc_sd"],
+            row["auc_mean"] + row["auc_sd"],
+            row["auc_unadapted"],
+        )
+        for row in rows
+    ]
+    explanation = (
+        "Circles are means over the seeds, lines one standard deviation to each side, diamonds the "
+        "same models un-adapted."
+    )
+    return dot_chart("Test AUC", explanation, "test AUC", dots)
+
+
+def _gain_chart(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
+    dots = [
+        Dot(row["name"], row["gain"], row["gain_low"], row["gain_high"])
+        for row in rows
+        if "gain" in row and row["name"] != reference
+    ]
+    return dot_chart("Gains", f"Test AUC less that of {reference}.", "gain in AUC", dots)
+
+
+def _slice_chart(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    values = [(row["name"], slice_auc(row, name)) for row in rows]
+    dots = [Dot(rival, value, value, value) for rival, value in values if value is not None]
+    title = f"{name} samples ({slices(rows)[name]:,} rows)"
+    return dot_chart(title, "Means over the seeds.", f"test AUC, {title}", dots)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    unadapted = row["auc_unadapted"]
+    gain = ""
+    if "gain" in row:
+        gain = f"{row['gain']:+.4f} ({row['gain_low']:+.4f} to {row['gain_high']:+.4f})"
+    return [
+        row["name"],
+        f"{row['auc_mean']:.4f}",
+        f"{row['auc_sd']:.4f}",
+        "" if unadapted is None else f"{unadapted:.4f}",
+        gain,
+        *(f"{row[name]:.4f}" for name in ("log_loss", "calibration", "gauc", "ndcg_10")),
+    ]

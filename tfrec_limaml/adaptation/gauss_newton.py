@@ -55,8 +55,9 @@ def gauss_newton(
     steps: int,
     with_variance: bool = False,
     prior_mean: tf.Tensor | None = None,
+    start: tf.Tensor | None = None,
 ) -> GaussNewton:
-    """Takes `steps` Gauss-Newton steps from the prior mean, for all tasks at once.
+    """Takes `steps` Gauss-Newton steps for all tasks at once.
 
     Args:
         outputs: Maps an offset per row ``[T, S, D]`` to outputs ``[T, S]``. Rows are independent.
@@ -67,6 +68,7 @@ def gauss_newton(
         steps: Number of steps, at least 1.
         with_variance: Also compute the marginal variances; zeros otherwise.
         prior_mean: Each task's prior mean ``[T, D]``; zero where None.
+        start: Where each task's first step starts ``[T, D]``; the prior mean where None.
 
     Returns:
         The mode, the losses on the way and the variances. Everything is differentiable once.
@@ -76,7 +78,7 @@ def gauss_newton(
     weight = tf.cast(weight, exact)
     (tasks, samples), width = tf.unstack(tf.shape(weight)), tf.shape(precision)[0]
     mean = tf.zeros([tasks, width], exact) if prior_mean is None else tf.cast(prior_mean, exact)
-    offset = mean
+    offset = mean if start is None else tf.cast(start, exact)
 
     def objective(point: tf.Tensor) -> tf.Tensor:
         values = tf.cast(outputs(tf.repeat(point[:, None], samples, 1)), exact)

@@ -98,7 +98,8 @@ class NestedMetaBlocks(MetaBlock):
     The first block is adapted per task, each further one per subtask, from the same support set. A
     row's meta embedding is the blocks' embeddings side by side; where the support set holds no row
     of its subtask, the further block stays un-adapted. A subtask moves by its share of the task's
-    mean loss: those with few of the task's rows move little.
+    mean loss: those with few of the task's rows move little. `OffsetMetaBlock` are adapted in
+    closed form, one definition after the other.
 
     A further block runs once for every subtask of a task, on all of the task's rows.
 
@@ -122,10 +123,16 @@ class NestedMetaBlocks(MetaBlock):
             raise ValueError(
                 f"blocks may not be nested themselves, received NestedMetaBlocks for {unfit}"
             )
-        if unfit := [name for name, block in blocks.items() if block.stores_offset]:
+        if len({block.stores_offset for block in blocks.values()}) > 1:
+            kinds = {name: type(block).__name__ for name, block in blocks.items()}
             raise ValueError(
-                f"blocks may not store offsets, received {type(blocks[unfit[0]]).__name__} for "
-                f"{unfit}; use an MLPMetaBlock"
+                "blocks must be OffsetMetaBlocks, which are adapted in closed form, or none of "
+                f"them, received {kinds}"
+            )
+        if unfit := [name for name, block in blocks.items() if block.support_encoder is not None]:
+            raise ValueError(
+                f"blocks may not have a support_encoder, received one for {unfit}; use the prior "
+                "'zero'"
             )
         super().__init__(sum(widths.values()), **kwargs)
         self.definitions = tuple(blocks)
@@ -135,6 +142,26 @@ class NestedMetaBlocks(MetaBlock):
     def nested_definitions(self) -> tuple[str, ...]:
         """The definitions behind the first."""
         return self.definitions[1:]
+
+    @property
+    def stores_offset(self) -> bool:
+        """Whether the blocks are `OffsetMetaBlock`; see `MetaBlock.stores_offset`."""
+        return bool(self.blocks[0].stores_offset)
+
+    def stored_rows(self, weights: list[Any], encoded: Any) -> tf.Tensor:
+        """See `MetaBlock.stored_rows`; `encoded` comes from `read_support`."""
+        if not self.stores_offset:
+            return self.call_adapted(weights, encoded)
+        first, *nested = encoded
+        offsets = [
+            SubtaskRows(
+                None if rows.encoded is None else tf.zeros_like(rows.encoded),
+                rows.number,
+                None if rows.by_subtask is None else tf.zeros_like(rows.by_subtask),
+            )
+            for rows in nested
+        ]
+        return self.call_adapted(weights, (tf.zeros_like(first), *offsets))
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Builds all blocks; raises `ValueError` where the encoder gives no subtasks."""

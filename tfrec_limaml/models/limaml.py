@@ -12,12 +12,12 @@ import keras
 import tensorflow as tf
 
 from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
-from tfrec_limaml.adaptation.gauss_newton import gauss_newton
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.pooling import pool
 from tfrec_limaml.blocks.nested import Subtasks
 from tfrec_limaml.features import Features, subtask_feature
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
+from tfrec_limaml.models.closed_form import solve_offsets
 from tfrec_limaml.models.maml_model import MAMLModel
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 
@@ -207,7 +207,7 @@ class LiMAML(MAMLModel):
         tasks have no posterior variance either.
         """
         solves = self.adaptation == "gauss-newton" and self.fine_tune_steps
-        if not solves or not self.adaptation_strength:
+        if not solves or not self.adaptation_strength or self.meta_block.nested_definitions:
             return None
         return [float(v) for v in self.adaptation_strength / self.precision().numpy()]
 
@@ -227,7 +227,7 @@ class LiMAML(MAMLModel):
         self, adapted: AdaptedTasks, features: Features, training: bool = False
     ) -> tf.Tensor:
         """Outputs ``[T, S]``: adapted meta block, shared global block."""
-        return self._outputs(adapted, self._rows(features, training), False, training)
+        return self.outputs_of_rows(adapted, self._rows(features, training), False, training)
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """Query loss after adaptation, plus the weighted loss before it: of the support set, or
@@ -237,11 +237,13 @@ class LiMAML(MAMLModel):
             return super().outer_loss(support, query)
         rows, query_rows = (self._rows(s["features"], True) for s in (support, query))
         adapted = self._adapt(rows, support, self.inner_steps, True)
-        loss = self.task_loss(self._outputs(adapted, query_rows, False, True), query)
+        loss = self.task_loss(self.outputs_of_rows(adapted, query_rows, False, True), query)
         auxiliary = None
         if self.unadapted_loss_weight:
-            unadapted = AdaptedTasks([tf.zeros_like(adapted.weights[0])])
-            of_query = self.task_loss(self._outputs(unadapted, query_rows, False, True), query)
+            unadapted = adapted._replace(weights=[tf.zeros_like(w) for w in adapted.weights])
+            of_query = self.task_loss(
+                self.outputs_of_rows(unadapted, query_rows, False, True), query
+            )
             shares = [tf.reduce_sum(s["weight"], -1) for s in (support, query)]
             total = shares[0] * adapted.losses[0] + shares[1] * of_query
             auxiliary = self.unadapted_loss_weight * tf.math.divide_no_nan(total, sum(shares))
@@ -259,7 +261,7 @@ class LiMAML(MAMLModel):
         """
         rows = self._rows(support["features"], False)
         adapted = adapted or self.adapt_tasks(support, self.fine_tune_steps)
-        after = self.task_loss(self._outputs(adapted, rows, True, False), support)
+        after = self.task_loss(self.outputs_of_rows(adapted, rows, True, False), support)
         readable = self.meta_block.read_support(rows.encoded, adapted.memory, causal=False)
         embeddings = self.meta_block.stored_rows(adapted.weights, readable)
         first, *nested = tf.split(embeddings, 1 + len(self.meta_block.nested_definitions), -1)
@@ -279,9 +281,9 @@ class LiMAML(MAMLModel):
         encoded = self.meta_block.read_support(rows.encoded, memory, causal=True)
 
         def losses(weights: Weights) -> tf.Tensor:
-            return self.task_loss(self._head(weights, encoded, rows.context, training), support)
+            return self.task_loss(self.head(weights, encoded, rows.context, training), support)
 
-        start, mean = self.meta_block.initial_weights(encoded), self._prior_mean(rows, support)
+        start, mean = self.meta_block.initial_weights(encoded), self.prior_mean(rows, support)
         unadapted = [] if steps and mean is None else [losses(start)]
         if mean is not None:
             start = [mean]
@@ -290,7 +292,7 @@ class LiMAML(MAMLModel):
         )
         return AdaptedTasks(weights, [*unadapted, *before], memory)
 
-    def _prior_mean(self, rows: _Rows, support: Samples) -> tf.Tensor | None:
+    def prior_mean(self, rows: _Rows, support: Samples) -> tf.Tensor | None:
         """What the support encoder reads, ``[T, D]``: where each task's offset starts."""
         encoder = self.meta_block.support_encoder
         if encoder is None:
@@ -309,43 +311,22 @@ class LiMAML(MAMLModel):
             return int(summary.shape[-1])
 
     def _solve(self, rows: _Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
-        """The closed form: the mode of each task's offset."""
-        strength = 1.0 if training else self.adaptation_strength
+        return solve_offsets(self, rows, support, steps, training)
 
-        def outputs(offset: tf.Tensor) -> tf.Tensor:
-            embeddings = rows.encoded + tf.cast(offset, rows.encoded.dtype)
-            logits = self.global_block.head(rows.context, merge_axes(embeddings), training)
-            return split_axes(logits, embeddings)
+    def derivatives(
+        self, label: tf.Tensor, outputs: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Each row's loss and its first and second derivative with respect to the output."""
+        return self._loss_derivatives(tf.cast(label, outputs.dtype), outputs)
 
-        def derivatives(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return self._loss_derivatives(tf.cast(support["label"], values.dtype), values)
-
-        mean = self._prior_mean(rows, support)
-        zero = tf.zeros_like(rows.encoded[:, 0], self.precision().dtype)
-        start = zero if mean is None else mean
-        unadapted = []
-        if not steps or mean is not None:
-            plain = self._head([zero], rows.encoded, rows.context, training)
-            unadapted = [self.task_loss(plain, support)]
-        if not steps:
-            return AdaptedTasks([start], unadapted)
-        solved = gauss_newton(
-            outputs,
-            derivatives,
-            support["weight"],
-            self.precision() / strength,
-            steps,
-            with_variance=not training,
-            prior_mean=mean,
-        )
-        variance = None if training else solved.variance
-        return AdaptedTasks([solved.offset], [*unadapted, *solved.losses], variance=variance)
-
-    def _outputs(
+    def outputs_of_rows(
         self, adapted: AdaptedTasks, rows: _Rows, causal: bool, training: bool
     ) -> tf.Tensor:
+        """Outputs ``[T, S]`` of rows under adapted weights; `causal` hides from each support row
+        what its block may not read of the others.
+        """
         encoded = self.meta_block.read_support(rows.encoded, adapted.memory, causal=causal)
-        return self._head(adapted.weights, encoded, rows.context, training)
+        return self.head(adapted.weights, encoded, rows.context, training)
 
     def _subtask_embeddings(
         self, nested: list[tf.Tensor], support: Samples
@@ -368,7 +349,8 @@ class LiMAML(MAMLModel):
         encoded = self.meta_block.encode_features(flatten_tasks(features))
         return tf.nest.map_structure(lambda value: split_axes(value, like), encoded)
 
-    def _head(self, weights: Weights, encoded: Any, context: Any, training: bool) -> tf.Tensor:
+    def head(self, weights: Weights, encoded: Any, context: Any, training: bool) -> tf.Tensor:
+        """Outputs ``[T, S]`` of encoded rows under per-task weights."""
         embeddings = self.meta_block.call_adapted(weights, encoded, training)
         logits = self.global_block.head(context, merge_axes(embeddings), training)
         return split_axes(logits, embeddings)

@@ -98,10 +98,10 @@ def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     make = META_BLOCKS[options.meta_block]
     if not encoder.nested:
         return make(encoder, options)
-    if options.meta_block == "offset":
+    if options.prior != "zero":
         raise LimamlError(
-            f"nested task definitions {list(encoder.nested)} need a meta block that is adapted by "
-            "gradient steps, received 'offset'; choose another one, for example --meta-block mlp"
+            f"nested task definitions {list(encoder.nested)} need the prior 'zero', received "
+            f"{options.prior!r}; leave --prior out"
         )
     definitions = (encoder.task or encoder.schema.default_task, *encoder.nested)
     blocks = {name: make(encoder, options.replace(task=name)) for name in definitions}
@@ -118,7 +118,7 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) 
         options: What to build.
 
     Raises:
-        LimamlError: Nested definitions with a meta block that is adapted in closed form.
+        LimamlError: Nested definitions with a prior that reads the support set.
     """
     if algorithm != "limaml":  # nothing else reads the support set
         options = options.replace(prior="zero")

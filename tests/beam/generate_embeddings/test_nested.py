@@ -36,19 +36,20 @@ SCHEMA = Schema(
 DAY_MS = 86_400_000
 
 
-@pytest.fixture(scope="module")
-def model():
+@pytest.fixture(scope="module", params=["gradient", "gauss-newton"])
+def model(request):
     import keras
 
     from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
-    from tfrec_limaml.blocks import NestedMetaBlocks
+    from tfrec_limaml.blocks import NestedMetaBlocks, OffsetMetaBlock
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 
     keras.utils.set_random_seed(1)
     encoder = FeatureEncoder(
         SCHEMA, Statistics(rows=1, label_mean=0.5, window={}, features={}), nested=("user_tab",)
     )
-    block = NestedMetaBlocks({name: MLPMetaBlock((5,), DIM, "tanh") for name in SCHEMA.tasks})
+    kind = MLPMetaBlock if request.param == "gradient" else OffsetMetaBlock
+    block = NestedMetaBlocks({name: kind((5,), DIM, "tanh") for name in SCHEMA.tasks})
     return LiMAML(
         block, MLPGlobalBlock((6,)), encoder=encoder, inner_learning_rate=0.5, fine_tune_steps=2
     )

@@ -164,7 +164,7 @@ def test_the_outer_gradient_is_that_of_finite_differences(options):
 
 def _mean(model, support):
     rows = model._rows(support["features"], False)
-    return model._prior_mean(rows, support).numpy()
+    return model.prior_mean(rows, support).numpy()
 
 
 def test_without_steps_the_offset_is_the_encoders_vector_and_is_served():

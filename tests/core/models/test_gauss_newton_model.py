@@ -161,8 +161,8 @@ def test_evaluation_reports_the_auc_before_adaptation_too():
         (lambda: _model(adaptation="newton"), "must be 'gradient' or 'gauss-newton', received"),
         (lambda: _model(prior_precision=0.0), "prior_precision must be positive, received 0.0"),
         (
-            lambda: NestedMetaBlocks({"a": OffsetMetaBlock(), "b": OffsetMetaBlock()}),
-            "may not store offsets, received OffsetMetaBlock for",
+            lambda: NestedMetaBlocks({"a": OffsetMetaBlock(), "b": MLPMetaBlock((), 33)}),
+            "must be OffsetMetaBlocks, .* or none of them, received {'a': 'OffsetMetaBlock', 'b'",
         ),
         (
             lambda: DotProductGlobalBlock().build(SHAPES, (None, 1)),

@@ -86,7 +86,10 @@ def test_only_limaml_gets_a_support_encoder_and_it_knows_the_mean_label(encoder)
     assert recipes.build_model("vanilla", encoder, options).meta_block.support_encoder is None
 
 
-def test_nested_definitions_with_the_closed_form_are_refused(folder):
+def test_nested_definitions_have_an_offset_each_and_refuse_a_prior_that_reads_rows(folder):
     encoder = recipes.load_encoder(folder, "member", ["member_tab"])
-    with pytest.raises(LimamlError, match=r"\['member_tab'\] need .*received 'offset'"):
-        recipes.build_model("limaml", encoder, ModelOptions())
+    model = recipes.build_model("limaml", encoder, ModelOptions())
+    assert model.adaptation == "gauss-newton"
+    assert [type(block).__name__ for block in model.meta_block.blocks] == 2 * ["OffsetMetaBlock"]
+    with pytest.raises(LimamlError, match=r"\['member_tab'\] need the prior 'zero', .*'encoder'"):
+        recipes.build_model("limaml", encoder, ModelOptions(prior="encoder"))

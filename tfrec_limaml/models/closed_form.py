@@ -1,0 +1,82 @@
+"""Adaptation of offsets in closed form: `LiMAML` with ``adaptation="gauss-newton"``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfrec_limaml.adaptation.axes import merge_axes, split_axes
+from tfrec_limaml.adaptation.gauss_newton import gauss_newton
+from tfrec_limaml.models.adapted_tasks import AdaptedTasks
+from tfrec_limaml.models.nested_solves import NestedRows, solve_nested
+from tfrec_limaml.models.outer_step import Samples
+
+
+def solve_offsets(
+    model: Any, rows: Any, support: Samples, steps: int, training: bool
+) -> AdaptedTasks:
+    """The mode of each task's offset, or offsets where definitions are nested.
+
+    Args:
+        model: A `LiMAML`.
+        rows: The support rows, encoded.
+        support: Their labels and weights.
+        steps: Solves; with 0 of them offsets stay where they start.
+        training: Whether dropout is on, and `LiMAML.adaptation_strength` ignored.
+    """
+    precision = model.precision() / (1.0 if training else model.adaptation_strength)
+    if model.meta_block.nested_definitions:
+        return _nested(model, rows, support, steps, precision, training)
+    mean = model.prior_mean(rows, support)
+    zero = tf.zeros_like(rows.encoded[:, 0], precision.dtype)
+    start = zero if mean is None else mean
+    unadapted = []
+    if not steps or mean is not None:
+        plain = model.head([zero], rows.encoded, rows.context, training)
+        unadapted = [model.task_loss(plain, support)]
+    if not steps:
+        return AdaptedTasks([start], unadapted)
+
+    def outputs(offset: tf.Tensor) -> tf.Tensor:
+        embeddings = rows.encoded + tf.cast(offset, rows.encoded.dtype)
+        logits = model.global_block.head(rows.context, merge_axes(embeddings), training)
+        return split_axes(logits, embeddings)
+
+    solved = gauss_newton(
+        outputs,
+        lambda values: model.derivatives(support["label"], values),
+        support["weight"],
+        precision,
+        steps,
+        with_variance=not training,
+        prior_mean=mean,
+    )
+    variance = None if training else solved.variance
+    return AdaptedTasks([solved.offset], [*unadapted, *solved.losses], variance=variance)
+
+
+def _nested(
+    model: Any, rows: Any, support: Samples, sweeps: int, precision: tf.Tensor, training: bool
+) -> AdaptedTasks:
+    label, weight = support["label"], support["weight"]
+    memory = model.meta_block.encode_support(rows.encoded, label, weight)
+    first, *nested = rows.encoded
+    offsets, losses = solve_nested(
+        NestedRows(
+            [first, *(encoded for encoded, _ in nested)],
+            [subtasks for subtasks, _ in memory[1:]],
+            rows.context,
+            label,
+            weight,
+        ),
+        lambda context, embeddings: model.global_block.head(context, embeddings, training),
+        model.derivatives,
+        precision,
+        sweeps,
+    )
+    adapted = AdaptedTasks(offsets, losses, memory)
+    if not sweeps:
+        plain = model.outputs_of_rows(adapted, rows, True, training)
+        adapted = adapted._replace(losses=[model.task_loss(plain, support)])
+    return adapted

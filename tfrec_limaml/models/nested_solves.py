@@ -1,0 +1,126 @@
+"""Closed-form adaptation to nested task definitions: one solve for each definition in turn.
+
+A row's embedding is the offsets of its task and of its subtasks side by side, each added to its
+block's output. All offsets together have one posterior; its mode is sought definition by
+definition, each time with the other definitions' offsets held fixed (block coordinate descent,
+which is exact in the limit: the negative log posterior falls with every solve).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfrec_limaml.adaptation.axes import merge_axes, split_axes
+from tfrec_limaml.adaptation.gauss_newton import gauss_newton
+from tfrec_limaml.blocks.nested import Subtasks
+
+#: Maps the global block's context ``[N, ...]`` and embeddings ``[N, D]`` to outputs ``[N]``.
+Head = Callable[[Any, tf.Tensor], tf.Tensor]
+Derivatives = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+
+
+class NestedRows(NamedTuple):
+    """Support rows of tasks, for the definitions of a `NestedMetaBlocks` of `OffsetMetaBlock`.
+
+    Attributes:
+        unadapted: Each definition's embeddings ``[T, S, D]`` before adaptation.
+        subtasks: The subtasks of each definition behind the first.
+        context: What the global block has computed of the rows, ``[T * S, ...]`` each.
+        label: ``[T, S]``.
+        weight: ``[T, S]``, 0 for padding.
+    """
+
+    unadapted: list[tf.Tensor]
+    subtasks: list[Subtasks]
+    context: Any
+    label: tf.Tensor
+    weight: tf.Tensor
+
+
+def solve_nested(
+    rows: NestedRows, head: Head, derivatives: Derivatives, precision: tf.Tensor, sweeps: int
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Takes one Gauss-Newton step for each definition, `sweeps` times.
+
+    Args:
+        rows: The support sets.
+        head: The global block's head.
+        derivatives: Of labels and outputs ``[N, S]``: each row's loss, its first and its second
+            derivative with respect to the output.
+        precision: Prior precision ``[K * D]`` of the ``K`` definitions' offsets, side by side.
+        sweeps: At least 1.
+
+    Returns:
+        The first definition's offsets ``[T, D]`` and those of the others' subtasks ``[P, D]``, and
+        the mean support losses ``[T]`` before each sweep.
+    """
+    precisions = tf.split(precision, len(rows.unadapted))
+    offsets = [tf.zeros_like(rows.unadapted[0][:, 0], precision.dtype)]
+    offsets += [
+        tf.zeros([tf.size(s.owner), tf.shape(part)[0]], precision.dtype)
+        for s, part in zip(rows.subtasks, precisions[1:], strict=True)
+    ]
+    losses = []
+    for _ in range(sweeps):
+        for k in range(len(offsets)):
+            solved = _solve_one(rows, offsets, k, head, derivatives, precisions[k])
+            offsets[k] = solved.offset
+            if k == 0:
+                losses += solved.losses
+    return offsets, losses
+
+
+def _solve_one(
+    rows: NestedRows,
+    offsets: list[tf.Tensor],
+    k: int,
+    head: Head,
+    derivatives: Derivatives,
+    precision: tf.Tensor,
+) -> Any:
+    """One step for definition `k`, from where it is."""
+    fixed = [
+        part if place == k else part + tf.cast(_by_row(rows, offsets, place), part.dtype)
+        for place, part in enumerate(rows.unadapted)
+    ]
+    context, label, weight = rows.context, rows.label, rows.weight
+    if k:  # each subtask reads all rows of its task; those of others weigh nothing
+        subtasks = rows.subtasks[k - 1]
+
+        def of_subtasks(value: tf.Tensor) -> tf.Tensor:
+            return tf.gather(value, subtasks.owner)
+
+        weight = subtasks.weights(rows.weight)
+        fixed, label = [of_subtasks(part) for part in fixed], of_subtasks(label)
+        context = tf.nest.map_structure(
+            lambda value: merge_axes(of_subtasks(split_axes(value, rows.label))), context
+        )
+
+    def outputs(offset: tf.Tensor) -> tf.Tensor:
+        parts = list(fixed)
+        parts[k] += tf.cast(offset, parts[k].dtype)
+        embeddings = tf.concat(parts, -1)
+        return split_axes(head(context, merge_axes(embeddings)), embeddings)
+
+    return gauss_newton(
+        outputs,
+        lambda values: derivatives(label, values),
+        weight,
+        precision,
+        steps=1,
+        start=offsets[k],
+    )
+
+
+def _by_row(rows: NestedRows, offsets: list[tf.Tensor], k: int) -> tf.Tensor:
+    """The offset of each row's task or subtask, broadcastable to ``[T, S, D]``; zero for padding
+    of subtasks.
+    """
+    if k == 0:
+        return offsets[0][:, None]
+    number = rows.subtasks[k - 1].number
+    known = tf.cast(number >= 0, offsets[k].dtype)[..., None]
+    return known * tf.gather(offsets[k], tf.maximum(number, 0))

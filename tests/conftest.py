@@ -116,8 +116,14 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(scope="session")
-def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def redis_cluster(redis_cluster_nodes: dict[str, int]) -> str:
     """``HOST:PORT,HOST:PORT,HOST:PORT`` of a cluster of three masters."""
+    return ",".join(redis_cluster_nodes)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
+    """``HOST:PORT`` of each master of that cluster, and the number of its process."""
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed (apt-get install redis-server)")
     import redis
@@ -145,7 +151,7 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             client.execute_command("CLUSTER", "MEET", "127.0.0.1", ports[0], ports[3])
         wait_for(lambda: all(client.cluster("info")["cluster_state"] == "ok" for client in clients))
         wait_for(lambda: all(len(client.cluster("nodes")) == 3 for client in clients))
-        yield ",".join(f"127.0.0.1:{port}" for port in ports[:3])
+        yield {f"127.0.0.1:{port}": node.pid for port, node in zip(ports[:3], nodes, strict=True)}
     finally:
         for node in nodes:
             node.kill()

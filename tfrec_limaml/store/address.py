@@ -11,7 +11,7 @@ from tfrec_limaml.store.secrets import masked
 _LMDB_OPTIONS = ("dtype",)
 _REDIS_OPTIONS = (
     *("dtype", "prefix", "ttl", "lease", "timeout", "db"),
-    *("tls_ca", "tls_certificate", "tls_key"),
+    *("tls_ca", "tls_certificate", "tls_key", "sentinel_user", "sentinel_password"),
 )
 _REDIS_SCHEMES = (
     *("redis", "rediss", "unix", "redis-sentinel", "rediss-sentinel"),

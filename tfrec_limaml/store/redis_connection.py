@@ -28,7 +28,13 @@ CLUSTER = ("redis+cluster", "rediss+cluster")
 _SENTINEL_PORT, _PORT = 26379, 6379
 
 
-def connect(url: str, timeout: float, tls: Mapping[str, str], db: str | None) -> Any:
+def connect(
+    url: str,
+    timeout: float,
+    tls: Mapping[str, str],
+    db: str | None,
+    sentinel: Mapping[str, str] | None = None,
+) -> Any:
     """A client; it connects on first use.
 
     Args:
@@ -37,6 +43,7 @@ def connect(url: str, timeout: float, tls: Mapping[str, str], db: str | None) ->
         timeout: Seconds to connect, and for one command.
         tls: Files by the names of `TLS_OPTIONS`.
         db: Number of the database, for ``unix://``.
+        sentinel: ``username`` and ``password`` of the sentinels, where they want one.
 
     Raises:
         StoreError: The address cannot be read; passwords are not part of the message.
@@ -56,8 +63,14 @@ def connect(url: str, timeout: float, tls: Mapping[str, str], db: str | None) ->
             raise StoreError(f"{sorted(tls)} need a rediss:// address, received {masked(url)!r}")
         if db is not None and parts.scheme != "unix":
             raise StoreError("the option db is for unix:// addresses; write redis://HOST:PORT/DB")
+        if sentinel and parts.scheme not in SENTINEL:
+            raise StoreError(
+                "sentinel_user and sentinel_password are for redis-sentinel:// addresses, received "
+                f"{masked(url)!r}"
+            )
         if parts.scheme in SENTINEL:
-            return _through_sentinel(parts, options | ({"ssl": True} if encrypted else {}))
+            options |= {"ssl": True} if encrypted else {}
+            return _through_sentinel(parts, options, sentinel or {})
         if parts.scheme in CLUSTER:
             return _cluster(parts, options | {"ssl": encrypted})
         if parts.scheme == "unix":
@@ -81,8 +94,12 @@ def secret_of(url: str) -> str:
         return ""
 
 
-def _through_sentinel(parts: SplitResult, options: Mapping[str, Any]) -> Any:
-    """A client that asks the sentinels for the master before it connects."""
+def _through_sentinel(
+    parts: SplitResult, options: Mapping[str, Any], sentinel: Mapping[str, str]
+) -> Any:
+    """A client that asks the sentinels for the master before it connects; the address's account is
+    the master's.
+    """
     user, _, hosts = parts.netloc.rpartition("@")
     service, _, db = parts.path.lstrip("/").partition("/")
     if not service or not hosts:
@@ -92,7 +109,7 @@ def _through_sentinel(parts: SplitResult, options: Mapping[str, Any]) -> Any:
         )
     account = _account(user)
     sentinels = _hosts(hosts, _SENTINEL_PORT)
-    watchers = Sentinel(sentinels, sentinel_kwargs=dict(options))
+    watchers = Sentinel(sentinels, sentinel_kwargs={**options, **sentinel})
     return watchers.master_for(service, db=int(db or 0), **account, **options)
 
 

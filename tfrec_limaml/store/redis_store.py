@@ -66,6 +66,8 @@ class RedisStore:
         tls_ca: Authorities to trust (a PEM file), for ``rediss://``.
         tls_certificate: Client certificate, for mutual TLS.
         tls_key: Client key, for mutual TLS.
+        sentinel_user: User of the sentinels, where they have one; the address's is the master's.
+        sentinel_password: Password of the sentinels.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class RedisStore:
         tls_ca: str | None = None,
         tls_certificate: str | None = None,
         tls_key: str | None = None,
+        sentinel_user: str | None = None,
+        sentinel_password: str | None = None,
     ) -> None:
         for name, value in zip(_NUMBERS, (ttl, lease, timeout), strict=True):
             if not 0 < value < _LONGEST_SECONDS:
@@ -94,10 +98,13 @@ class RedisStore:
         self.dtype = common.check_dtype(dtype)
         self.ttl_ms = math.ceil(ttl * 1000)
         self.lease_ms = math.ceil(lease * 1000)
-        self._url, self._secret = url, secret_of(url)
+        self._url = url
+        self._secrets = [each for each in (secret_of(url), sentinel_password) if each]
         files = zip(TLS_OPTIONS, (tls_ca, tls_certificate, tls_key), strict=True)
         tls = {name: path for name, path in files if path is not None}
-        self.client = connect(url, timeout, tls, db)
+        account = {"username": sentinel_user, "password": sentinel_password}
+        sentinel = {name: value for name, value in account.items() if value is not None}
+        self.client = connect(url, timeout, tls, db, sentinel)
         self.catalog = RedisCatalog(self.client, self.prefix)
         self._last: dict[int, common.Record] = {}
         self._overlays: dict[int, tuple[str, RedisOverlayReader]] = {}
@@ -291,8 +298,8 @@ class RedisStore:
             yield
         except ERRORS as error:
             text = f"{type(error).__name__}: {error}"
-            if self._secret:
-                text = text.replace(self._secret, "***")
+            for secret in self._secrets:
+                text = text.replace(secret, "***")
             raise StoreError(
                 f"the Redis store at {masked(self._url)} refused or did not answer: {masked(text)}"
             ) from error

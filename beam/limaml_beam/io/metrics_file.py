@@ -7,18 +7,27 @@ renamed, so that the collector never reads half of it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+from prometheus_client import CollectorRegistry, Gauge, Metric, write_to_textfile
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from tfrec_limaml.errors import LimamlError
 
 OUTCOMES = ("done", "refused", "failed", "interrupted")
 SUFFIX = ".prom"
 LAST_SUCCESS = "limaml_run_last_success_timestamp_seconds"
+SUCCESS = "limaml_run_success"
+LAST_LOCKED = "limaml_run_last_locked_timestamp_seconds"
+#: Stage of a run that another one kept out.
+LOCK = "lock"
+_TIMES = {
+    LAST_SUCCESS: "When the last run that ended as it should did so.",
+    LAST_LOCKED: "When a run was last refused because another one held its folder.",
+}
 #: Counts by feature, table or reason: what they are called here, and their label.
 _NAMED = {
     "skipped": ("rows_skipped", "reason"),
@@ -42,14 +51,38 @@ def write(path: str, report: Mapping[str, Any], ended: float) -> None:
     """Writes the metrics of a finished run.
 
     Args:
-        path: The file; of what it holds, the time of the last success lives on.
+        path: The file; of what it holds, the times of the last success and of the last run that
+            was kept out live on. A run that was kept out changes no more than its own time where
+            there is something about runs that were not.
         report: As `outcome.reported` writes it.
         ended: When the run ended, seconds since the epoch.
 
     Raises:
         LimamlError: It cannot be written.
     """
-    metrics = _Metrics(report["command"])
+    command = report["command"]
+    families = _families(path)
+    known = {name: _value(families, command, name) for name in (LAST_SUCCESS, LAST_LOCKED)}
+    metrics = _Metrics(command)
+    if report["stage"] == LOCK:
+        known[LAST_LOCKED] = ended
+    if report["stage"] == LOCK and _value(families, command, SUCCESS) is not None:
+        metrics.keep(families, without=known)
+    else:
+        if report["outcome"] == "done":
+            known[LAST_SUCCESS] = ended
+        _add_outcome(metrics, report, ended)
+        _add_counts(metrics, report)
+    for name, value in known.items():
+        if value is not None:
+            metrics.set(name.removeprefix("limaml_"), _TIMES[name], value)
+    try:
+        write_to_textfile(path, metrics.registry)
+    except OSError as error:
+        raise LimamlError(f"cannot write the metrics {path}: {error}") from error
+
+
+def _add_outcome(metrics: _Metrics, report: Mapping[str, Any], ended: float) -> None:
     done = report["outcome"] == "done"
     metrics.set("run_success", "Whether the last run ended as it should.", float(done))
     for name in OUTCOMES:
@@ -59,15 +92,6 @@ def write(path: str, report: Mapping[str, Any], ended: float) -> None:
     metrics.set("run_stage", "1 for the stage that ran last.", 1, stage=report["stage"])
     metrics.set("run_end_timestamp_seconds", "When the last run ended.", ended)
     metrics.set("run_duration_seconds", "How long the last run took.", report["seconds"])
-    success = ended if done else _last_success(path, report["command"])
-    if success is not None:
-        name = LAST_SUCCESS.removeprefix("limaml_")
-        metrics.set(name, "When the last run that ended as it should did so.", success)
-    _add_counts(metrics, report)
-    try:
-        write_to_textfile(path, metrics.registry)
-    except OSError as error:
-        raise LimamlError(f"cannot write the metrics {path}: {error}") from error
 
 
 def _add_counts(metrics: _Metrics, report: Mapping[str, Any]) -> None:
@@ -102,11 +126,32 @@ class _Metrics:
             )
         self._gauges[name].labels(command=self._command, **labels).set(value)
 
+    def keep(self, families: Sequence[Metric], without: Container[str]) -> None:
+        """Adds what an earlier file held."""
+        kept = [family for family in families if family.name not in without]
+        self.registry.register(_Families(kept))
 
-def _last_success(path: str, command: str) -> float | None:
+
+class _Families(Collector):
+    """Metrics as they are."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Sequence[Metric]:
+        return self._families
+
+
+def _families(path: str) -> list[Metric]:
+    """What a file holds; nothing where it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
-        for family in text_string_to_metric_families(Path(path).read_text(encoding="utf-8")):
-            for sample in family.samples:
-                if sample.name == LAST_SUCCESS and sample.labels.get("command") == command:
-                    return float(sample.value)
+        return list(text_string_to_metric_families(Path(path).read_text(encoding="utf-8")))
+    return []
+
+
+def _value(families: Sequence[Metric], command: str, name: str) -> float | None:
+    for family in families:
+        for sample in family.samples:
+            if sample.name == name and sample.labels.get("command") == command:
+                return float(sample.value)
     return None

@@ -5,8 +5,8 @@
     {"command": "refresh", "outcome": "refused", "stage": "check", "reason": "...",
      "began": "2026-01-01T03:00:00+00:00", "seconds": 12.3, ...counts and checks as far as it came}
 
-``outcome`` is ``"done"``, ``"refused"`` (a check said no), ``"failed"`` or ``"interrupted"``;
-``stage`` is the one that ran last.
+``outcome`` is ``"done"``, ``"refused"`` (a check said no, or another run holds the work folder),
+``"failed"`` or ``"interrupted"``; ``stage`` is the one that ran last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from limaml_beam.io import metrics_file, staged_output
 from tfrec_limaml.errors import LimamlError
 
-CHECK = "check"
+CHECK, LOCK = "check", metrics_file.LOCK
 _current: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
     "outcome", default=None
 )
@@ -70,7 +70,7 @@ def reported(
     try:
         yield report
     except BaseException as error:
-        refused = isinstance(error, LimamlError) and report["stage"] == CHECK
+        refused = isinstance(error, LimamlError) and report["stage"] in (CHECK, LOCK)
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         report["outcome"] = "refused" if refused else "interrupted" if interrupted else "failed"
         report["reason"] = str(error) or type(error).__name__

@@ -54,6 +54,10 @@ QUALITY_FILE = "quality.json"
 _CHECKED_MARK, _PUBLISHED_MARK = "_CHECKED", "_PUBLISHED"
 
 
+class LockedError(LimamlError):
+    """Another run holds the work folder."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Refresh:
     """Settings of one refresh.
@@ -150,11 +154,19 @@ def prepare_options(given: PrepareOptions, manifest: Manifest) -> PrepareOptions
 def session(work: Path, reports: Sequence[str] = (), metrics: str | None = None) -> Iterator[None]:
     """Holds the work folder for one run, and writes what became of it to ``refresh.json``, to
     `reports` and to `metrics`, however it ends.
+
+    A run that does not get the folder leaves ``refresh.json`` alone: that is of runs that had it.
     """
-    with (
-        exclusive(work),
-        outcome.reported("refresh", [str(work / RESULT_FILE), *reports], metrics),
-    ):
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive(work))
+        except LimamlError as error:
+            with outcome.reported("refresh", reports, metrics):
+                if isinstance(error, LockedError):
+                    outcome.stage(outcome.LOCK)
+                raise
+        results = [str(work / RESULT_FILE), *reports]
+        held.enter_context(outcome.reported("refresh", results, metrics))
         yield
 
 
@@ -205,7 +217,12 @@ def _described(measured: list[checks.Check]) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def exclusive(work: Path) -> Iterator[None]:
-    """Holds the work folder's lock; the system frees it with the process, however that ends."""
+    """Holds the work folder's lock; the system frees it with the process, however that ends.
+
+    Raises:
+        LockedError: Another refresh holds it.
+        LimamlError: The folder cannot be used.
+    """
     try:
         work.mkdir(parents=True, exist_ok=True)
         file = open(work / "refresh.lock", "a+")  # noqa: SIM115 - held until the end of the block
@@ -216,7 +233,7 @@ def exclusive(work: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise LimamlError(
+            raise LockedError(
                 f"another refresh (process {file.read().strip() or 'unknown'}) is using {work}; "
                 "wait for it"
             ) from error

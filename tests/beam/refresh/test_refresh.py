@@ -1,6 +1,7 @@
 """The daily job: publication, refusal, and every kind of violent end."""
 
 import argparse
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -171,15 +172,61 @@ def test_after_a_rollback_the_next_refresh_builds_on_what_readers_see(
     assert (result()["embedded"], result()["carried"]) == (0, 30)
 
 
-def test_a_second_refresh_beside_the_first_is_refused(raw, arguments, tmp_path, capsys):
-    (tmp_path / "work").mkdir()
-    with open(tmp_path / "work" / "refresh.lock", "w") as file:
+@contextlib.contextmanager
+def another_refresh(work):
+    """Holds the lock of a work folder as process 4711."""
+    work.mkdir(exist_ok=True)
+    with open(work / "refresh.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("4711\n")
         file.flush()
+        yield
+
+
+def test_a_second_refresh_beside_the_first_is_refused(raw, arguments, tmp_path, capsys):
+    with another_refresh(tmp_path / "work"):
         assert main(["refresh", raw(1), *arguments]) == 2
     assert "another refresh (process 4711)" in capsys.readouterr().err
     assert main(["refresh", raw(1), *arguments]) == 0
+
+
+def test_a_refresh_that_the_lock_refuses_is_on_record_and_hides_nothing_of_the_other(
+    raw, arguments, result, tmp_path
+):
+    report, metrics = tmp_path / "report.json", tmp_path / "refresh.prom"
+    arguments = [*arguments, "--report", str(report), "--metrics-file", str(metrics)]
+    locked = 'limaml_run_last_locked_timestamp_seconds{command="refresh"}'
+
+    def samples():
+        lines = [x.rsplit(" ", 1) for x in metrics.read_text().splitlines() if x[0] != "#"]
+        return {name: float(value) for name, value in lines}
+
+    with another_refresh(tmp_path / "work"):
+        assert main(["refresh", raw(1), *arguments]) == 2
+    assert samples()['limaml_run_outcome{command="refresh",outcome="refused"}'] == 1
+    assert locked in samples()
+    assert not (tmp_path / "work" / "refresh.json").exists()
+    assert main(["refresh", raw(1), *arguments]) == 0
+    of_the_first = samples()
+    assert of_the_first['limaml_run_success{command="refresh"}'] == 1
+    with another_refresh(tmp_path / "work"):
+        assert main(["refresh", raw(1), *arguments]) == 2
+    refused = json.loads(report.read_text())
+    assert (refused["outcome"], refused["stage"]) == ("refused", "lock")
+    assert "another refresh (process 4711)" in refused["reason"]
+    assert result()["outcome"] == "done"
+    of_the_second = samples()
+    assert of_the_second.pop(locked) > of_the_first.pop(locked)
+    assert of_the_second == of_the_first
+
+
+def test_a_work_folder_that_cannot_be_used_is_on_record(raw, arguments, tmp_path):
+    (tmp_path / "work").write_text("a file")
+    report, metrics = tmp_path / "report.json", tmp_path / "refresh.prom"
+    command = ["refresh", raw(1), *arguments, "--report", str(report)]
+    assert main([*command, "--metrics-file", str(metrics)]) == 2
+    assert json.loads(report.read_text())["outcome"] == "failed"
+    assert 'limaml_run_success{command="refresh"} 0.0' in metrics.read_text()
 
 
 def test_a_full_disk_fails_the_run_and_the_next_one_succeeds(raw, arguments, tmp_path, capsys):

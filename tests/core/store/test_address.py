@@ -26,6 +26,9 @@ from tfrec_limaml.store.secrets import masked
         "redis://user:s3cret@127.0.0.1:1/0?tls_ca=x",
         "redis-sentinel://user:s3cret@127.0.0.1:1",
         "redis-sentinel://user:s3cret@127.0.0.1:1/master",
+        "redis-sentinel://user:s3cret@127.0.0.1:1/master?sentinel_password=s3cr%40et",
+        "redis-sentinel://127.0.0.1:1/master?sentinel_user=u&sentinel_password=s3cret&ttl=x",
+        "redis://127.0.0.1:1/0?sentinel_password=s3cret",
         "redis-cluster://user:s3cret@127.0.0.1:1",
         "redis+cluster://user:s3cret@127.0.0.1:1",
         "redis+cluster://user:s3cret@127.0.0.1:1/3",
@@ -68,6 +71,7 @@ def test_times_must_be_finite_and_positive(option, value):
         ("redis+cluster://127.0.0.1:1?db=2", "is for unix://"),
         ("redis+cluster://127.0.0.1:1?tls_ca=ca.pem", "need a rediss://"),
         ("redis-sentinel://127.0.0.1:26379", "names no service"),
+        ("redis://127.0.0.1:1/0?sentinel_password=x", "are for redis-sentinel:// addresses"),
     ],
 )
 def test_what_an_address_cannot_say_is_explained(address, message):
@@ -152,6 +156,38 @@ def test_sentinels_lead_to_the_master(start_redis, redis_server, tmp_path, free_
     start_redis(lambda: _listens(free_port), str(config), "--sentinel")
     address = f"redis-sentinel://127.0.0.1:1,127.0.0.1:{free_port}/embeddings/0"
     assert use(open_store(f"{address}?prefix={tmp_path.name}")) == [[1.0, 1.0]]
+
+
+def test_sentinels_and_master_have_passwords_of_their_own(start_redis, tmp_path, unused_ports):
+    master, sentinel = unused_ports(2)
+    start_redis(
+        lambda: _listens(master), "--port", str(master), "--requirepass", "s3cr/et of the data"
+    )
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"port {sentinel}\nrequirepass s3cr@et-of-the-sentinels\n"
+        f"sentinel monitor embeddings 127.0.0.1 {master} 1\n"
+        'sentinel auth-pass embeddings "s3cr/et of the data"\n'
+    )
+    start_redis(lambda: _listens(sentinel), str(config), "--sentinel")
+    data, watchers = "s3cr%2Fet%20of%20the%20data", "s3cr%40et-of-the-sentinels"
+    place = f"127.0.0.1:{sentinel}/embeddings/0?timeout=5"
+
+    def address(account, password):
+        return f"redis-sentinel://{account}{place}{password}"
+
+    right = address(f":{data}@", f"&sentinel_user=default&sentinel_password={watchers}")
+    assert use(open_store(right)) == [[1.0, 1.0]]
+    assert use(open_store(right.replace("&sentinel_user=default", ""))) == [[1.0, 1.0]]
+    for wrong in (
+        address(f":{data}@", ""),
+        address(f":{data}@", "&sentinel_password=s3cr-guess"),
+        address("", f"&sentinel_password={watchers}"),
+        address(":s3cr-guess@", f"&sentinel_password={watchers}"),
+    ):
+        with pytest.raises(StoreError, match="refused or did not answer") as caught:
+            open_store(wrong).current(1)
+        assert "s3cr" not in str(caught.value)
 
 
 def test_sentinels_and_master_may_speak_tls(start_redis, certificates, tmp_path, unused_ports):

@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo check test test-avx2 docs flink spark prism lint format constraints clean
+.PHONY: help env demo check test coverage test-avx2 docs flink spark prism lint format constraints clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -40,8 +40,12 @@ demo: env ## Run the whole loop and write report.html (DATASET=simulated or kuai
 check: lint ## Lint, type check and the fast tests: within 90 seconds, before each commit.
 	$(BIN)/python -m pytest -q $(PYTEST_OPTIONS) -m "not slow" $(FAST_TESTS)
 
-test: lint ## Lint, type check and run every test; prints the coverage.
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(PYTEST_OPTIONS)
+test: lint ## Lint, type check and run every test.
+	$(BIN)/python -m pytest -q $(PYTEST_OPTIONS)
+
+# Measuring which lines run takes as long again as running them.
+coverage: env ## Run every test and print the lines that none of them reaches.
+	$(BIN)/python -m pytest -q --cov --cov-report=term-missing:skip-covered $(PYTEST_OPTIONS)
 
 # oneDNN chooses its kernels by instruction set; these are the tests whose numbers pass through them.
 test-avx2: env ## Run the numerical tests once more with kernels for processors without AVX-512.

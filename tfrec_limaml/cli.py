@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -139,6 +140,7 @@ def _reader_has_gone() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
+@functools.cache  # what is installed stays so while a process runs; reading it takes 0.1 s
 def _installed() -> list[EntryPoint]:
     by_name = {entry.name: entry for entry in entry_points(group="limaml.commands")}
     return sorted(

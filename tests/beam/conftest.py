@@ -8,10 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import quick_beam
 
 from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split, parse_time
 
 DAY = 86_400_000
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_beam() -> None:
+    quick_beam.use()
 
 
 @pytest.fixture(scope="session")

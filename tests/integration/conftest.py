@@ -4,6 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import quick_beam
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_beam() -> None:
+    quick_beam.use()
 
 
 @pytest.fixture(scope="session")

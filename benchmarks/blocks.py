@@ -129,8 +129,8 @@ def main():
         print(json.dumps(result))
         return
     print(f"{'block':40} {'limaml ms':>10} {'vanilla ms':>11} {'ratio':>7}")
-    for kind, found in result.items():
-        for name, row in found.items():
+    for kind, times in result.items():
+        for name, row in times.items():
             print(
                 f"{kind + ': ' + name:40} {row['limaml_ms']:10.2f} {row['vanilla_ms']:11.2f} "
                 f"{row['ratio']:7.2f}"

@@ -32,7 +32,7 @@ MEMBER = "user_id"
 LIMAML = [sys.executable, "-m", "tfrec_limaml"]
 
 
-def copy_members(raw: Path, target: Path, copies: int, every: int = 1) -> int:
+def copy_members(raw: Path, target: Path, copies: int, stride: int = 1) -> int:
     """Writes `copies` times the data of every `every`-th member, one file of interactions per copy;
     returns the number of rows.
 
@@ -47,7 +47,7 @@ def copy_members(raw: Path, target: Path, copies: int, every: int = 1) -> int:
             pq.write_table(table, target / path.name)
             continue
         members = table[MEMBER].cast(pa.int64())
-        kept = pc.equal(pc.subtract(members, pc.multiply(pc.divide(members, every), every)), 0)
+        kept = pc.equal(pc.subtract(members, pc.multiply(pc.divide(members, stride), stride)), 0)
         table, members = table.filter(kept), members.filter(kept)
 
         def renumbered(
@@ -121,9 +121,9 @@ def prepare(source: Path, flags: list[str]) -> dict[str, float]:
     """Measures one run; its output goes at once."""
     output = source.with_name("tasks")
     files = ["--interactions", str(source / "interactions-*.parquet")]
-    found = measure([*LIMAML, "prepare", str(source), "--output", str(output), *files, *flags])
+    spent = measure([*LIMAML, "prepare", str(source), "--output", str(output), *files, *flags])
     shutil.rmtree(output)
-    return found
+    return spent
 
 
 def main() -> None:
@@ -161,15 +161,15 @@ def main() -> None:
         for copies in map(int, arguments.copies.split(",")):
             shutil.rmtree(source)
             rows = copy_members(raw, source, copies)
-            found = prepare(source, flags)
-            per_row = (found["processor_seconds"] - start_up) / rows * 1e6
+            spent = prepare(source, flags)
+            per_row = (spent["processor_seconds"] - start_up) / rows * 1e6
             linearity = per_row / (runs[0]["us_per_row"] if runs else per_row)
             speeds = {
-                "rows_per_s": rows / found["seconds"],
+                "rows_per_s": rows / spent["seconds"],
                 "us_per_row": per_row,
                 "linearity": linearity,
             }
-            runs.append({"copies": copies, "rows": rows, **found, **speeds})
+            runs.append({"copies": copies, "rows": rows, **spent, **speeds})
     if arguments.json:
         facts = {
             "workers": arguments.workers,

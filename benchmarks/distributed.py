@@ -103,7 +103,7 @@ def train_here(args):
         blocks = MLPMetaBlock((128,), 32), MLPGlobalBlock((256, 128))
         return LiMAML(*blocks, encoder=encoder, inner_learning_rate=0.1, inner_steps=1)
 
-    several, clock = "TF_CONFIG" in os.environ, Clock()
+    is_multi_worker, clock = "TF_CONFIG" in os.environ, Clock()
     trained = train(
         args.tasks,
         TrainOptions(
@@ -115,7 +115,7 @@ def train_here(args):
         callbacks=[clock],
         build=build,
         checkpoints=args.checkpoints and CheckpointOptions(args.checkpoints, steps=16, resume=True),
-        strategy=make_strategy("multi-worker", 120.0) if several else None,
+        strategy=make_strategy("multi-worker", 120.0) if is_multi_worker else None,
     )
     digest = hashlib.sha256(b"".join(w.tobytes() for w in trained.model.get_weights()))
     rates = [TASKS / seconds for seconds in clock.seconds[1:]]  # without the one that is traced
@@ -157,16 +157,16 @@ def measure(workers, epochs):
         tasks.mkdir()
         write_tasks(tasks)
         one = run(tasks, folder / "one", 1, epochs)
-        several = run(tasks, folder / "several", workers, epochs)
+        together = run(tasks, folder / "several", workers, epochs)
         checkpoints = ("--checkpoints", folder / "checkpoints")
         killed = (*checkpoints, "--kill-after", str(TASKS // BATCH // 8 + 3))
         assert run(tasks, folder / "killed", 1, epochs, *killed) is None
         resumed = run(tasks, folder / "resumed", 1, epochs, *checkpoints)
     return {
         "workers": workers,
-        "tasks_per_s": round(several["rate"], 1),
+        "tasks_per_s": round(together["rate"], 1),
         "tasks_per_s_of_one": round(one["rate"], 1),
-        "scaling_efficiency": round(several["rate"] / workers / one["rate"], 3),
+        "scaling_efficiency": round(together["rate"] / workers / one["rate"], 3),
         "resume_equal": resumed["digest"] == one["digest"],
     }
 

@@ -29,12 +29,12 @@ def model(name="limaml_n1", params=None, steps_per_execution=1, **kwargs):
     """A compiled reference model; `params` are weights as {"meta": {W1, b1, ...}, "global":
     {...}}.
     """
-    cls, own = ALGORITHMS[name]
+    cls, options = ALGORITHMS[name]
     if name in ("vanilla_dot", "closed_form"):
         blocks = (OffsetMetaBlock((128,), 33, "relu"), DotProductGlobalBlock((256, 128), "relu"))
     else:
         blocks = (MLPMetaBlock((128,), 32), MLPGlobalBlock((256, 128)))
-    built = cls(*blocks, inner_learning_rate=0.1, **{**own, **kwargs})
+    built = cls(*blocks, inner_learning_rate=0.1, **{**options, **kwargs})
     built.compile("adam", steps_per_execution=steps_per_execution)
     built.build({"meta": (None, META), "other": (None, OTHER)})
     built.optimizer.build(built.trainable_variables)

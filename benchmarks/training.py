@@ -120,10 +120,10 @@ def embedding_batches(counts, rng, bucketed):
     """
     order = np.argsort(counts, kind="stable") if bucketed else np.arange(len(counts))
     for start in range(0, len(counts), EMBED_BATCH):
-        own = counts[order[start : start + EMBED_BATCH]]
-        width = int(own.max()) if bucketed else EMBED_MAX
-        samples = work.random_samples(rng, len(own), width)
-        samples["weight"] = tf.constant((np.arange(width) < own[:, None]).astype(np.float32))
+        in_batch = counts[order[start : start + EMBED_BATCH]]
+        width = int(in_batch.max()) if bucketed else EMBED_MAX
+        samples = work.random_samples(rng, len(in_batch), width)
+        samples["weight"] = tf.constant((np.arange(width) < in_batch[:, None]).astype(np.float32))
         yield samples
 
 

@@ -53,9 +53,11 @@ class FitsUnderStrategies(keras.Model):
             logs: dict[str, tf.Tensor] = step_function(data)
             return {name: tf.reshape(value, [1]) for name, value in logs.items()}
 
-        several = isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        is_multi_worker = isinstance(
+            self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
+        )
         make = internal(keras, super(), "_make_function")
-        return make(step if several else step_function)
+        return make(step if is_multi_worker else step_function)
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:

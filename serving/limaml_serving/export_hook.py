@@ -75,8 +75,8 @@ def _once(schema: Schema, manifest: Manifest) -> frozenset[str]:
         for feature in schema.all_features
         if feature.name in member or (feature.role == "meta" and feature.name not in varying)
     }
-    (own, _), *others = embedding_inputs(manifest.nested_definitions)
-    names.add(own)
+    (first, _), *others = embedding_inputs(manifest.nested_definitions)
+    names.add(first)
     names.update(
         stored for (stored, _), columns in zip(others, nested, strict=True) if columns <= member
     )

@@ -98,18 +98,18 @@ class TransformerMetaBlock(MLPMetaBlock):
         `MetaBlock.read_support`.
         """
         query = self.query_layer(encoded)
-        every, rows = self._empty(query), tf.shape(query)[1]
+        keys, rows = self._empty(query), tf.shape(query)[1]
         mask = tf.ones([tf.shape(query)[0], rows, 1], tf.bool)
         if memory:
             tokens, real = memory
-            every = tf.concat([every, tokens], 1)
+            keys = tf.concat([keys, tokens], 1)
             seen = (
                 ~tf.linalg.band_part(tf.ones([rows, rows], tf.bool), 0, -1)
                 if causal
                 else tf.ones([rows, 1], tf.bool)
             )
             mask = _before_all(real[:, None] & seen)
-        return tf.concat([encoded, self.reader(query=query, value=every, attention_mask=mask)], -1)
+        return tf.concat([encoded, self.reader(query=query, value=keys, attention_mask=mask)], -1)
 
     def call_adapted(
         self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False

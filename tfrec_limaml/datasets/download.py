@@ -131,10 +131,10 @@ def _published(url: str) -> str:
             text = response.read(4096).decode("ascii", "replace")
     except (urllib.error.URLError, OSError) as error:
         raise LimamlError(f"cannot read the published checksum {url}: {error}") from error
-    found = re.search(r"\b(?:[0-9a-f]{64}|[0-9a-f]{32})\b", text, re.IGNORECASE)
-    if found is None:
+    match = re.search(r"\b(?:[0-9a-f]{64}|[0-9a-f]{32})\b", text, re.IGNORECASE)
+    if match is None:
         raise LimamlError(f"{url} holds no md5 or sha256 checksum, received {text[:80]!r}")
-    return found.group().lower()
+    return match.group().lower()
 
 
 def _digest(path: Path, kind: str) -> str:

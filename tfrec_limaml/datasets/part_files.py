@@ -38,12 +38,12 @@ def find(path: str | Path) -> tuple[list[str], dict[str, Any]]:
     names = {name: root for root in roots for name in _files_below(root)}
     markers = {n for n, root in names.items() if partitions.is_marker(_relative(n, root))}
     empty = {name for name in names.keys() - markers if os.path.getsize(name) == 0}
-    found = sorted(names.keys() - markers - empty)
-    if not found:
+    parts = sorted(names.keys() - markers - empty)
+    if not parts:
         raise SchemaError(f"no file with data below {path} (empty: {sorted(empty)})")
-    for name in found:
+    for name in parts:
         _check_format(name)
-    return found, {"read": len(found), "empty": sorted(empty), "markers": len(markers)}
+    return parts, {"read": len(parts), "empty": sorted(empty), "markers": len(markers)}
 
 
 def _check_format(path: str) -> None:
@@ -56,7 +56,7 @@ def _check_format(path: str) -> None:
 def _files_below(root: str) -> list[str]:
     if os.path.isfile(root):
         return [root]
-    return [str(found) for found in Path(root).rglob("*") if found.is_file()]
+    return [str(path) for path in Path(root).rglob("*") if path.is_file()]
 
 
 def _relative(name: str, root: str) -> str:

@@ -127,10 +127,10 @@ def all_datasets() -> dict[str, Dataset]:
 
 def get(name: str) -> Dataset:
     """The data set called `name`; raises `LimamlError` with the known names."""
-    found = all_datasets()
-    if name not in found:
+    datasets = all_datasets()
+    if name not in datasets:
         raise LimamlError(
-            f"unknown data set {name!r}; known ones are {sorted(found)}, or bring your own with "
+            f"unknown data set {name!r}; known ones are {sorted(datasets)}, or bring your own with "
             "--schema and --interactions"
         )
-    return found[name]
+    return datasets[name]

@@ -40,11 +40,11 @@ def kind_of(path: str) -> str | None:
 
 def decompressed(path: str, raw: Any) -> Any:
     """A binary file as it reads without the compression that its name says."""
-    found = _COMPRESSION.search(_plain_name(path))
-    if found is None:
+    match = _COMPRESSION.search(_plain_name(path))
+    if match is None:
         return raw
     # Arrow's stream has no `readline`, and raises where the data end too early.
-    return io.BufferedReader(pa.CompressedInputStream(raw, CODECS[found.group()]), 1 << 20)
+    return io.BufferedReader(pa.CompressedInputStream(raw, CODECS[match.group()]), 1 << 20)
 
 
 def _plain_name(path: str) -> str:

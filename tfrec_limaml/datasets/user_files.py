@@ -95,10 +95,10 @@ def read_table(
         SchemaError: Not there, empty, of another kind, broken, or with too many malformed rows; the
             first of them is named with its line.
     """
-    found, left_out = part_files.find(path)
+    parts, left_out = part_files.find(path)
     read: dict[str, pa.Table] = {}
     bad: list[tuple[str, BadRow]] = []
-    for file in found:
+    for file in parts:
         rows = _read_file(file, text or TextFormat())
         read[file] = pa.concat_tables([part.table for part in rows])
         bad += [(file, row) for part in rows for row in part.bad]

@@ -128,15 +128,15 @@ def _weeks(folder: Path, subset: str) -> dict[int, str]:
         SchemaError: A week between others is missing: histories would have a hole.
     """
     paths = _paths(subset)
-    found = {week: path for week, path in paths.items() if (folder / path).is_file()}
-    if not found:
+    present = {week: path for week, path in paths.items() if (folder / path).is_file()}
+    if not present:
         raise LimamlError(f"{folder} was fetched from {URL}, but holds no week of {subset!r}")
-    holes = [paths[week] for week in range(min(found), max(found)) if week not in found]
+    holes = [paths[week] for week in range(min(present), max(present)) if week not in present]
     if holes:
         raise SchemaError(
             f"{folder} lacks {holes}, but has weeks before and after; take them from {URL}"
         )
-    return found
+    return present
 
 
 def _week(path: Path, week: int, label: str) -> pd.DataFrame:

@@ -53,8 +53,8 @@ def slices(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def slice_auc(row: Mapping[str, Any], name: str) -> float | None:
     """A rival's AUC in one slice; None where the slice holds one class only."""
-    (found,) = (s["auc"] for s in row["slices"] if s["slice"] == name)
-    return None if found != found else float(found)
+    (auc,) = (s["auc"] for s in row["slices"] if s["slice"] == name)
+    return None if auc != auc else float(auc)
 
 
 def _auc_chart(rows: Sequence[Mapping[str, Any]]) -> str:

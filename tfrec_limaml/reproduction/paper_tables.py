@@ -278,11 +278,11 @@ def _refresh(quick: bool) -> Table:
 
 def _ablation(quick: bool) -> Table:
     default = TrainOptions()
-    own = _LIMAML.replace(unadapted_loss_weight=1.0)
+    with_unadapted = _LIMAML.replace(unadapted_loss_weight=1.0)
     schedule = default.replace(meta_block="mlp", global_block="mlp", embedding_dim=32)
     steps = [
         _line("paper's recipe", _LIMAML),
-        _line("with the loss before adaptation", own),
+        _line("with the loss before adaptation", with_unadapted),
         _line("with our training schedule", schedule),
         _line("dot product, gradient steps", default.replace(adaptation="gradient")),
         _line("closed form: the default", default),

@@ -157,8 +157,8 @@ def can_hold(kind: pa.DataType, feature: Feature) -> bool:
     if pa.types.is_struct(kind) or pa.types.is_map(kind) or pa.types.is_union(kind):
         return False
     if is_list(kind):
-        several = feature.separator is not None and not pa.types.is_nested(kind.value_type)
-        return feature.width > 1 or several
+        is_split = feature.separator is not None and not pa.types.is_nested(kind.value_type)
+        return feature.width > 1 or is_split
     if feature.width > 1:
         return _is_textual(kind)
     if feature.dtype == "string" or _is_textual(kind):

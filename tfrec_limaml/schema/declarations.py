@@ -69,13 +69,13 @@ def check_types(value: Any, what: str) -> None:
 @functools.cache
 def _scalars(cls: Any) -> dict[str, tuple[Any, ...]]:
     """Fields that hold a single value, with the types that they may have."""
-    found = {}
+    scalars = {}
     for name, hint in get_type_hints(cls).items():
         union = get_origin(hint) in (Union, types.UnionType)
         allowed = get_args(hint) if union else (hint,)
         if all(kind in (str, int, float, type(None)) or _is_literal(kind) for kind in allowed):
-            found[name] = allowed
-    return found
+            scalars[name] = allowed
+    return scalars
 
 
 def _is_literal(kind: Any) -> bool:

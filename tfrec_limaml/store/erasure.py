@@ -51,8 +51,8 @@ class Tombstones:
         """Which keys ``[n]`` are erased."""
         if not self.digests:
             return np.zeros(len(keys), np.bool_)
-        found = (not self.digests.isdisjoint(digests_of(key)) for key in keys)
-        return np.fromiter(found, np.bool_, len(keys))
+        erased = (not self.digests.isdisjoint(digests_of(key)) for key in keys)
+        return np.fromiter(erased, np.bool_, len(keys))
 
     def hide(self, keys: Sequence[bytes], stored: Sequence[bytes | None]) -> list[bytes | None]:
         """Stored values ``[n]`` with None in place of those of erased keys."""

@@ -55,18 +55,18 @@ class LmdbCatalog:
 
     def records(self, model_version: int) -> list[common.Record]:
         """Published generations, oldest first."""
-        found = self._read(_below, _record_prefix(model_version)) or {}
-        return [common.Record.from_bytes(content) for content in found.values()]
+        entries = self._read(_below, _record_prefix(model_version)) or {}
+        return [common.Record.from_bytes(content) for content in entries.values()]
 
     def all_records(self) -> list[common.Record]:
         """Published generations of every model version."""
-        found = self._read(_below, _RECORD.encode()) or {}
-        return [common.Record.from_bytes(content) for content in found.values()]
+        entries = self._read(_below, _RECORD.encode()) or {}
+        return [common.Record.from_bytes(content) for content in entries.values()]
 
     def tombstones(self) -> Tombstones:
         """The keys that were erased."""
-        found = self._read(_below, _ERASED) or {}
-        return Tombstones(name.removeprefix(_ERASED) for name in found)
+        entries = self._read(_below, _ERASED) or {}
+        return Tombstones(name.removeprefix(_ERASED) for name in entries)
 
     def tombstones_of(self, keys: Sequence[bytes]) -> Tombstones:
         """Those of the tombstones that mean any of some keys."""
@@ -195,12 +195,12 @@ def _put(transaction: Any, record: common.Record) -> None:
 
 def _below(transaction: Any, prefix: bytes) -> dict[bytes, bytes]:
     """Everything whose name begins with a prefix, in the order of the names."""
-    found, cursor = {}, transaction.cursor()
+    entries, cursor = {}, transaction.cursor()
     more = cursor.set_range(prefix)
     while more and cursor.key().startswith(prefix):
-        found[cursor.key()] = cursor.value()
+        entries[cursor.key()] = cursor.value()
         more = cursor.next()
-    return found
+    return entries
 
 
 def _set_erasing(transaction: Any, erasing: bool) -> None:

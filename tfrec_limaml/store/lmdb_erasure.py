@@ -161,10 +161,10 @@ class LmdbErasure:
 
 def _meant_by(cursor: Any, key: bytes) -> list[bytes]:
     """The stored keys that an erased key means."""
-    found = [key] if cursor.set_key(key) else []
+    keys = [key] if cursor.set_key(key) else []
     prefix = nested_prefix(key)
     more = cursor.set_range(prefix)
     while more and cursor.key().startswith(prefix):
-        found.append(cursor.key())
+        keys.append(cursor.key())
         more = cursor.next()
-    return found
+    return keys

@@ -132,15 +132,15 @@ def taken_over(
     if not keys or before.embedding_dim != record.embedding_dim:
         return {}
     names = [key.decode() for key in keys]
-    own = np.array([times[key] for key in keys], np.int64)
+    newest = np.array([times[key] for key in keys], np.int64)
     matrix, intact = values.decode_values(
         keys, [value_of(held[key], before) for key in keys], before
     )
     with np.errstate(over="ignore"):
         intact &= np.isfinite(matrix.astype(record.stored_dtype)).all(axis=1)
-    kept = intact & (own > np.asarray(event_times(names))) & ~tombstones.mean(keys)
+    kept = intact & (newest > np.asarray(event_times(names))) & ~tombstones.mean(keys)
     rows = np.flatnonzero(kept)
     entries, _ = entries_of(
-        [names[row] for row in rows], matrix[rows], own[rows].tolist(), record, Tombstones()
+        [names[row] for row in rows], matrix[rows], newest[rows].tolist(), record, Tombstones()
     )
     return entries

@@ -73,8 +73,8 @@ class RedisCatalog:
         included that no record names.
         """
         stem = self.key(model_version, f"{kind}:")
-        found = self.client.scan_iter(match=f"{escape(stem)}*", count=1000, _type="HASH")
-        names = sorted({each.decode() for each in found})
+        matching = self.client.scan_iter(match=f"{escape(stem)}*", count=1000, _type="HASH")
+        names = sorted({each.decode() for each in matching})
         return [(name.removeprefix(stem).partition(":")[0], name) for name in names]
 
     def current(self, model_version: int) -> common.Record | None:
@@ -103,25 +103,25 @@ class RedisCatalog:
 
     def records(self, model_version: int) -> list[common.Record]:
         """Published generations, oldest first."""
-        found = [
+        records = [
             common.Record.from_bytes(c)
             for c in self.client.hvals(self.key(model_version, "generations"))
         ]
-        return sorted(found, key=lambda record: record.identifier)
+        return sorted(records, key=lambda record: record.identifier)
 
     def remove_dead(self, model_version: int) -> None:
         """Drops data that is neither published nor held by a writer's lease."""
         published = {record.identifier for record in self.records(model_version)}
         stem = self.data_key(model_version, "")
-        for found in self.client.scan_iter(match=f"{escape(stem)}*", count=1000):
-            identifier = found.decode().removeprefix(stem)
+        for name in self.client.scan_iter(match=f"{escape(stem)}*", count=1000):
+            identifier = name.decode().removeprefix(stem)
             if identifier in published or self.client.exists(
                 self.key(model_version, f"writer:{identifier}")
             ):
                 continue
             # Asked again after the lease: it may have ended by publishing.
             if not self.client.hexists(self.key(model_version, "generations"), identifier):
-                self.client.unlink(found)
+                self.client.unlink(name)
 
     def change(
         self,

@@ -75,15 +75,15 @@ def _fields(client: Any, key: str, wanted: list[bytes]) -> list[bytes]:
     if len(wanted) > _MOST_PATTERNS:
         scanned = client.hscan_iter(key, count=1000)
         return sorted({field for field, _ in scanned if is_meant(field, erased)})
-    found = set()
+    fields = set()
     for start in range(0, len(wanted), _FIELDS_PER_COMMAND):
         part = wanted[start : start + _FIELDS_PER_COMMAND]
         held = client.hmget(key, part)
-        found |= {each for each, value in zip(part, held, strict=True) if value is not None}
+        fields |= {each for each, value in zip(part, held, strict=True) if value is not None}
     for each in wanted:
         pattern = escape(nested_prefix(each).decode()) + "*"
-        found |= {field for field, _ in client.hscan_iter(key, match=pattern, count=1000)}
-    return sorted(found)
+        fields |= {field for field, _ in client.hscan_iter(key, match=pattern, count=1000)}
+    return sorted(fields)
 
 
 def _write_anew(store: RedisStore, place: Place, key: str, wanted: list[bytes]) -> None:

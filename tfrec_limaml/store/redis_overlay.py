@@ -145,10 +145,10 @@ def with_token(record: common.Record) -> common.Record:
 
 
 def _held(client: Any, key: str, fields: list[bytes]) -> list[bytes | None]:
-    found: list[bytes | None] = []
+    values: list[bytes | None] = []
     for start in range(0, len(fields), _FIELDS_PER_COMMAND):
-        found += client.hmget(key, fields[start : start + _FIELDS_PER_COMMAND])
-    return found
+        values += client.hmget(key, fields[start : start + _FIELDS_PER_COMMAND])
+    return values
 
 
 def write(

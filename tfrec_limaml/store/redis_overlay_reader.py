@@ -55,8 +55,8 @@ class RedisOverlayReader:
 
     def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Entries, by a round trip of their own."""
-        found: list[bytes | None] = self._client.hmget(self._hash, keys)
-        return found
+        entries: list[bytes | None] = self._client.hmget(self._hash, keys)
+        return entries
 
 
 class Asked:
@@ -83,6 +83,6 @@ class Asked:
         late = self._reader.follow(self._start, items)
         missed = [field for field in self._fields if field in late and field not in held]
         if missed:
-            found = zip(missed, self._reader.fetch(missed), strict=True)
-            held |= {field: entry for field, entry in found if entry is not None}
+            fetched = zip(missed, self._reader.fetch(missed), strict=True)
+            held |= {field: entry for field, entry in fetched if entry is not None}
         return held

@@ -163,13 +163,13 @@ class FeatureEncoder(keras.layers.Layer):
             name: getattr(self.statistics, name)
             for name in ("rows", "label_mean", "window", "features", "quality")
         }
-        own = {
+        config = {
             "schema": self.schema.to_dict(),
             "statistics": statistics,
             "task": self.task,
             "nested": self.nested,
         }
-        return {**super().get_config(), **own}
+        return {**super().get_config(), **config}
 
     def _encode_features(
         self, features: Sequence[Feature], columns: Mapping[str, tf.Tensor]

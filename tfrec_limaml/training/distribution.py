@@ -128,11 +128,11 @@ class Workers(NamedTuple):
 
     def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What all workers say, JSON types, in the order of the workers."""
-        own = {**said, "worker": self.share.worker}
+        mine = {**said, "worker": self.share.worker}
         strategy = self.strategy
         if strategy is None or self.share.workers == 1:
-            return [own]
-        text = json.dumps(own).encode()
+            return [mine]
+        text = json.dumps(mine).encode()
         if len(text) > _MESSAGE_BYTES:
             raise LimamlError(f"{len(text)} bytes are too many for an exchange between workers")
         row = tf.constant([list(text.ljust(_MESSAGE_BYTES))], tf.int32)

@@ -148,16 +148,16 @@ def make_card(
         }
 
     prior = summary.prior(settings)
-    found = quality.describe(counts, summary, settings)
+    input_quality = quality.describe(counts, summary, settings)
     return {
         "name": schema.name,
         "schema_fingerprint": schema.fingerprint(),
         "rows": rows,
         "filled": named(FILLED),
         "unknown_keys": named(UNKNOWN_KEY),
-        "quality": found,
+        "quality": input_quality,
         "drift": measured,
-        "warnings": [*quality.warnings(found), *drift.warnings(measured)],
+        "warnings": [*quality.warnings(input_quality), *drift.warnings(measured)],
         "splits": summary.describe(),
         "tasks": sizes,
         "history": {

@@ -100,13 +100,17 @@ def warnings(drift: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for feature, measured in drift.items():
         for split in NAMES[1:]:
-            found = measured.get(split)
-            if found is None or found["uncertain"] or found["drift"] <= LIMITS[measured["kind"]]:
+            difference = measured.get(split)
+            if (
+                difference is None
+                or difference["uncertain"]
+                or difference["drift"] <= LIMITS[measured["kind"]]
+            ):
                 continue
             unit = "standard deviations" if measured["kind"] == "numeric" else "of the rows"
             lines.append(
-                f"feature {feature} drifts: its {split} rows lie {found['drift']:.2f} {unit} from "
-                "the training rows"
+                f"feature {feature} drifts: its {split} rows lie {difference['drift']:.2f} {unit} "
+                "from the training rows"
             )
     return lines
 

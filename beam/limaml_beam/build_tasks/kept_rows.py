@@ -110,11 +110,11 @@ class KeptRows:
         """The rows of those of some tasks that are there, a record batch for each."""
         hashes = columnar.stable_hash(pa.array(keys, pa.string()))
         shard_of = (hashes % np.uint64(self._shards)).astype(np.int64)
-        found = []
+        tables = []
         for shard in np.unique(shard_of).tolist():
             mine = np.flatnonzero(shard_of == shard)
-            found += self._in_shard(shard, [keys[i] for i in mine.tolist()], hashes[mine])
-        return found
+            tables += self._in_shard(shard, [keys[i] for i in mine.tolist()], hashes[mine])
+        return tables
 
     def _in_shard(self, shard: int, keys: list[str], hashes: Any) -> list[pa.RecordBatch]:
         path = self._folder / shard_path(shard)
@@ -123,7 +123,7 @@ class KeptRows:
         entries = np.load(f"{path}.npy", mmap_mode="r")
         if not len(entries):
             return []
-        found = []
+        tables = []
         with pa.memory_map(f"{path}.arrow") as source:
             reader = pa.ipc.open_file(source)
             batches: dict[int, pa.RecordBatch] = {}
@@ -135,6 +135,6 @@ class KeptRows:
                         batches[number] = reader.get_batch(number)
                     rows_of_task = batches[number].slice(start, rows)
                     if rows_of_task[TASK][0].as_py() == key:
-                        found.append(rows_of_task)
+                        tables.append(rows_of_task)
                     place += 1
-        return found
+        return tables

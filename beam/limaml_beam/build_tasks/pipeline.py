@@ -149,8 +149,8 @@ def construct(
 ) -> None:
     """Adds the whole of pipeline 1 to a Beam pipeline; its files go below `directory`."""
     shuffle = shuffle or Shuffle()
-    found = pipeline | "interactions" >> ReadInteractions(schema, settings, inputs, shuffle)
-    partitions = found["partitions"]
+    interactions = pipeline | "interactions" >> ReadInteractions(schema, settings, inputs, shuffle)
+    partitions = interactions["partitions"]
     if settings.task_shares is not None:
         partitions = partitions | "split within tasks" >> SplitWithinTasks(
             schema, settings, shuffle
@@ -168,12 +168,12 @@ def construct(
             history.write_online, directory, settings.partitions
         )
     sizes = blocks | "tasks" >> WriteTasks(schema, settings, inputs.tables, directory, shuffle)
-    _write_dead_letters(found[REJECTED], directory)
+    _write_dead_letters(interactions[REJECTED], directory)
     joined = blocks | "join for statistics" >> beam.ParDo(
         JoinTables(schema, inputs.tables)
     ).with_output_types(pa.Table)
     report = {
-        "counts": found[COUNTS] | "add counts" >> beam.CombineGlobally(columnar.sum_counts),
+        "counts": interactions[COUNTS] | "add counts" >> beam.CombineGlobally(columnar.sum_counts),
         "summary": summary | "summary as dictionary" >> beam.Map(dataclasses.asdict),
         "statistics": joined
         | "statistics" >> beam.CombineGlobally(StatisticsFn(schema, settings))

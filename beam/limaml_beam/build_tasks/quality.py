@@ -38,17 +38,17 @@ def describe(
     read = max(counts.get("rows_read", 0), 1)
     first = [time for time in summary.first if time is not None]
     last = [time for time in summary.last if time is not None]
-    found: dict[str, Any] = {
+    shares: dict[str, Any] = {
         "filled": {name: n / read for name, n in _named(counts, FILLED).items()},
         "unknown_keys": {name: n / read for name, n in _named(counts, UNKNOWN_KEY).items()},
         "implausible_times": counts.get(IMPLAUSIBLE, 0) / read,
     }
     if last:
         days = max((max(last) - min(first)) / DAY_MS, 1.0)
-        found["rows_per_day"] = sum(summary.rows) / days
+        shares["rows_per_day"] = sum(summary.rows) / days
         if settings.recent_only:
-            found["newest_row_age_days"] = (settings.test_start - max(last)) / DAY_MS
-    return found
+            shares["newest_row_age_days"] = (settings.test_start - max(last)) / DAY_MS
+    return shares
 
 
 def check(schema: Schema, counts: Mapping[str, int]) -> None:
@@ -104,5 +104,5 @@ def warnings(quality: Mapping[str, Any]) -> list[str]:
 
 
 def _named(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
-    found = [name for name in sorted(counts) if name.startswith(prefix)]
-    return {name.removeprefix(prefix): counts[name] for name in found}
+    names = [name for name in sorted(counts) if name.startswith(prefix)]
+    return {name.removeprefix(prefix): counts[name] for name in names}

@@ -59,7 +59,7 @@ def key_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]
 def interaction_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]:
     """Columns that the interaction files must have."""
     keys = [c for c in key_columns(schema, definitions) if owner(schema, c) is None]
-    own = [f.name for f in schema.features if f.table is None]
+    features = [f.name for f in schema.features if f.table is None]
     weight = [] if schema.weight is None else [schema.weight]
     return tuple(
         dict.fromkeys(
@@ -70,7 +70,7 @@ def interaction_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[s
                 *schema.carry,
                 *schema.tables.values(),
                 *keys,
-                *own,
+                *features,
             ]
         )
     )
@@ -184,9 +184,9 @@ def validate(
     columns[ORDER] = pa.array(
         columnar.mix_hashes([columnar.stable_hash(columns[n]) for n in given])
     )
-    found, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
+    distinct, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
     counts.update(
-        {f"skipped:{name}": int(number) for name, number in zip(found, numbers, strict=True)}
+        {f"skipped:{name}": int(number) for name, number in zip(distinct, numbers, strict=True)}
     )
     return (
         pa.table(columns).filter(pa.array(reasons == "")),

@@ -77,8 +77,8 @@ def erase(settings: Erasure) -> dict[str, Any]:
         for place in store.erase(settings.keys):
             audit.removed(_of_store(address, place))
     unsearched: list[str] = []
-    for found in _in_files(settings, unsearched, write=True):
-        audit.removed(found)
+    for removal in _in_files(settings, unsearched, write=True):
+        audit.removed(removal)
     audit.write({"event": "end", "places": len(audit.places), "not_searched": unsearched})
     return {"keys": audit.names, "removed": audit.places, "not_searched": unsearched}
 
@@ -92,14 +92,14 @@ def verify(settings: Erasure) -> dict[str, Any]:
     Raises:
         LimamlError: A place cannot be reached or read: absence is not proven.
     """
-    found = [
+    places = [
         _of_store(address, place)
         for address, store in settings.stores.items()
         for place in store.search(settings.keys)
     ]
     unsearched: list[str] = []
-    found += list(_in_files(settings, unsearched, write=False))
-    return {"keys": _named(settings), "found": found, "not_searched": unsearched}
+    places += list(_in_files(settings, unsearched, write=False))
+    return {"keys": _named(settings), "found": places, "not_searched": unsearched}
 
 
 def read_outputs(path: str) -> list[str]:

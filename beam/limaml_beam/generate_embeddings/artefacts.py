@@ -51,10 +51,10 @@ def task_files(tasks: str, definition: str) -> list[str]:
     none.
     """
     folder = files.join(tasks, definition)
-    found = files.matching(folder, shard_pattern(RECENT))
-    if not found:
+    paths = files.matching(folder, shard_pattern(RECENT))
+    if not paths:
         raise LimamlError(f"no {shard_pattern(RECENT)} below {folder}; run `limaml prepare` first")
-    return found
+    return paths
 
 
 def _manifest_path(adapter: str) -> str:

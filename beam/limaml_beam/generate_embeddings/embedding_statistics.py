@@ -67,16 +67,16 @@ def drift(previous: str, folder: str) -> float:
 
 def _sample(folder: str, share: float) -> dict[str, npt.NDArray[np.float32]]:
     limit = int(share * 2**32)
-    found: dict[str, npt.NDArray[np.float32]] = {}
+    sampled: dict[str, npt.NDArray[np.float32]] = {}
     for batch in tables.read_batches(tables.embedding_files(folder), ["task_key", "embedding"]):
         keys = batch["task_key"].to_pylist()
         matrix = tables.embedding_matrix(batch["embedding"])
-        found.update(
+        sampled.update(
             (key, row)
             for key, row in zip(keys, matrix, strict=True)
             if int.from_bytes(key_digest(key)[:4], "little") < limit
         )
-    return found
+    return sampled
 
 
 def _rows(folder: str) -> int:

@@ -73,7 +73,7 @@ def event_times(folder: str, keys: Sequence[str]) -> npt.NDArray[np.int64]:
     ``[n]``; of a task without a row, those of the oldest row: what is older has left the window.
     """
     wanted = pa.array(keys, pa.string())
-    found: dict[str, int] = {}
+    by_key: dict[str, int] = {}
     oldest = None
     batches = tables.read_batches(tables.embedding_files(folder), ["task_key", "event_timestamp"])
     for batch in batches:
@@ -83,5 +83,5 @@ def event_times(folder: str, keys: Sequence[str]) -> npt.NDArray[np.int64]:
             oldest = first if oldest is None else min(oldest, first)
             asked = pc.is_in(batch["task_key"], value_set=wanted)
             rows = batch["task_key"].filter(asked), times.filter(asked)
-            found |= zip(*(column.to_pylist() for column in rows), strict=True)
-    return np.array([found.get(key, oldest or 0) for key in keys], np.int64)
+            by_key |= zip(*(column.to_pylist() for column in rows), strict=True)
+    return np.array([by_key.get(key, oldest or 0) for key in keys], np.int64)

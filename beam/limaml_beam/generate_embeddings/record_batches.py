@@ -63,8 +63,8 @@ def unpack(batch: bytes) -> list[bytes]:
 
 def sample_count(record: bytes) -> int:
     """The number of samples that a record states; 0 where it states none."""
-    found = _SAMPLE_COUNT.search(record, 0, CONTEXT_BYTES)
-    return read_varint(found[1]) if found else 0
+    match = _SAMPLE_COUNT.search(record, 0, CONTEXT_BYTES)
+    return read_varint(match[1]) if match else 0
 
 
 def sample_width(count: int) -> int:

@@ -48,8 +48,8 @@ def matching(folder: str, pattern: str) -> list[str]:
     filesystem = _filesystem(folder)
     try:
         return sorted(
-            found.path
-            for found in filesystem.match([join(glob.escape(folder), pattern)])[0].metadata_list
+            metadata.path
+            for metadata in filesystem.match([join(glob.escape(folder), pattern)])[0].metadata_list
         )
     except BeamIOError as error:
         raise LimamlError(f"cannot list {join(folder, pattern)}: {error}") from error
@@ -75,11 +75,11 @@ def match_tables(pattern: str) -> dict[str, Any]:
     """Files that a pattern means, with their metadata: those that match it, and those below the
     folders that match it, in any depth.
     """
-    found = {each.path: each for each in match(pattern)}
-    if found and glob.has_magic(pattern):
-        return found
+    by_path = {each.path: each for each in match(pattern)}
+    if by_path and glob.has_magic(pattern):
+        return by_path
     below = {each.path: each for each in match(join(pattern, "**"))}
-    return below or found
+    return below or by_path
 
 
 def relative_to_pattern(path: str, pattern: str) -> str:

@@ -39,10 +39,10 @@ def readable(output: str) -> Iterator[None]:
     except OSError as error:
         raise _cannot_write(output, str(error)) from error
     except (RuntimeError, DataflowRuntimeException) as error:
-        if found := _OURS.search(str(error)):
-            raise LimamlError(_WHERE.sub("", found.group(1))) from error
-        if found := _FILES.search(str(error)):
-            raise _cannot_write(output, found.group(1)) from error
+        if match := _OURS.search(str(error)):
+            raise LimamlError(_WHERE.sub("", match.group(1))) from error
+        if match := _FILES.search(str(error)):
+            raise _cannot_write(output, match.group(1)) from error
         raise
 
 

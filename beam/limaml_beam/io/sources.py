@@ -92,19 +92,19 @@ class Source:
         data = matches.keys() - markers
         outside = {path for path in data if dates and partitions.outside(path, *dates)}
         empty = {path for path in data - outside if not matches[path].size_in_bytes}
-        found = sorted(data - outside - empty)
-        if not found:
+        usable = sorted(data - outside - empty)
+        if not usable:
             left = f" with data (empty: {sorted(empty)})" if empty else ""
             if outside:
                 left += f" in the dates (partitions of other days: {len(outside)} files)"
             raise SourceError(f"{name}: no file{left} matches {wanted}")
-        for path in found:
+        for path in usable:
             format_of(path)
         return cls(
             name,
-            tuple(found),
-            sum(matches[path].size_in_bytes for path in found),
-            max(matches[path].last_updated_in_seconds for path in found),
+            tuple(usable),
+            sum(matches[path].size_in_bytes for path in usable),
+            max(matches[path].last_updated_in_seconds for path in usable),
             tuple(sorted(empty)),
             tuple(sorted(markers)),
             tuple(sorted(outside)),

@@ -141,9 +141,9 @@ def _rename_folder(staging: str, output: str) -> None:
 
 
 def _split_off_marker(directory: str) -> tuple[list[str], list[str]]:
-    found = files.matching(directory, "**")
-    marker = [path for path in found if path in {files.join(directory, name) for name in MARKERS}]
-    return marker, [path for path in found if path not in marker]
+    paths = files.matching(directory, "**")
+    marker = [path for path in paths if path in {files.join(directory, name) for name in MARKERS}]
+    return marker, [path for path in paths if path not in marker]
 
 
 @contextlib.contextmanager

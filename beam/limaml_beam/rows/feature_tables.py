@@ -102,16 +102,16 @@ class FeatureTable:
         """Row of each key, -1 where the table has none."""
         codes, distinct = columnar.codes_of(pc.fill_null(keys, ""))
         wanted = columnar.stable_hash(distinct)
-        found = np.full(len(distinct), -1, np.int64)
+        positions = np.full(len(distinct), -1, np.int64)
         place = np.searchsorted(self._hashes, wanted)
         for _ in range(self._most_alike):
             rows = self._rows[np.minimum(place, len(self._rows) - 1)]
             equal = pc.fill_null(
                 pc.equal(self._keys.take(pa.array(rows)), distinct), False
             ).to_numpy(zero_copy_only=False)
-            found[equal] = rows[equal]
+            positions[equal] = rows[equal]
             place += 1
-        return np.where(pc.is_null(keys).to_numpy(zero_copy_only=False), -1, found[codes])
+        return np.where(pc.is_null(keys).to_numpy(zero_copy_only=False), -1, positions[codes])
 
     def invalid(self, feature: Feature, rows: npt.NDArray[np.int64]) -> Mask:
         """Which of `rows` have no valid value of a feature: -1, or a value that was filled."""

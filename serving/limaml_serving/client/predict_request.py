@@ -85,7 +85,7 @@ class RequestWriter:
             compact: Whether ``rank`` may be used; a server that batches requests needs all columns
                 of one length.
         """
-        every = [
+        stacked = [
             [
                 *r.columns,
                 *[(len(m), m.tobytes()) for m in matrices],
@@ -94,9 +94,9 @@ class RequestWriter:
             for r, matrices, masks in zip(rows, embeddings, has, strict=True)
         ]
         if compact and len(rows) == 1:
-            signature, columns = RANK_SIGNATURE, every[0]
+            signature, columns = RANK_SIGNATURE, stacked[0]
         else:
-            signature, columns = SERVING_SIGNATURE, _end_to_end(every, [r.count for r in rows])
+            signature, columns = SERVING_SIGNATURE, _end_to_end(stacked, [r.count for r in rows])
         parts = [_opening(model, version, signature)]
         for each, (count, content) in zip(self._inputs, columns, strict=True):
             parts += (each.head(count, len(content)), content)

@@ -138,13 +138,13 @@ class RankingProtocol:
         self, version: int, requests: Sequence[Request], top: int | None, deadline: float
     ) -> Steps:
         model = self._model_of(version)
-        every = [
+        numbered = [
             _numbered(model, request, index if len(requests) > 1 else None)
             for index, request in enumerate(requests)
         ]
-        rows = [r for r in every if r.count]
+        rows = [r for r in numbered if r.count]
         if not rows:
-            return [nothing_ranked(r, version, top) for r in every]
+            return [nothing_ranked(r, version, top) for r in numbered]
         embeddings, has = yield from self._embeddings(model, version, rows, deadline)
         request = model.writer.write(
             self._model, version, rows, embeddings, has, compact=self._compact
@@ -159,7 +159,7 @@ class RankingProtocol:
                 f"asked {self._model} for version {version}, but version {answered} answered: its "
                 "scores are dropped"
             )
-        return self._split(response, every, has, version, top)
+        return self._split(response, numbered, has, version, top)
 
     def _model_of(self, version: int) -> KnownVersion:
         model = self._known.get(version)
@@ -228,19 +228,19 @@ class RankingProtocol:
     def _split(
         self,
         response: Any,
-        every: Sequence[Rows],
+        rows: Sequence[Rows],
         has: Sequence[Sequence[Mask]],
         version: int,
         top: int | None,
     ) -> list[Ranked]:
         """Each request's part of the answer, ordered and counted."""
-        total = sum(r.count for r in every)
+        total = sum(r.count for r in rows)
         probability, logit = (
             read_output(response, PROBABILITY, total),
             read_output(response, LOGIT, total),
         )
         out, start, masks = [], 0, iter(has)
-        for r in every:
+        for r in rows:
             if r.count:
                 used = next(masks)[0]
                 self._count(r, used)

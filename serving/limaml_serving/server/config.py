@@ -36,11 +36,11 @@ class VersionPolicy:
     count: int = 1
     versions: tuple[int, ...] = ()
 
-    def choose(self, found: Iterable[int]) -> set[int]:
+    def choose(self, versions: Iterable[int]) -> set[int]:
         """The versions to serve out of those found on disk."""
         if self.kind == "latest":
-            return set(sorted(found)[-self.count :])
-        return set(found) if self.kind == "all" else set(found) & set(self.versions)
+            return set(sorted(versions)[-self.count :])
+        return set(versions) if self.kind == "all" else set(versions) & set(self.versions)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -230,8 +230,8 @@ class ModelManager:
             logger.error("%s: %s", what, text, exc_info=error)
 
     def _refresh_model(self, settings: ModelSettings) -> None:
-        found = self._look(settings)
-        if found is None:
+        versions = self._look(settings)
+        if versions is None:
             return
         known = self._versions.get(settings.name, {})
         tried: set[int] = set()
@@ -240,34 +240,34 @@ class ModelManager:
             # before it.
             failed = {
                 n
-                for n in found
+                for n in versions
                 if n in known and known[n].failed and (n in tried or known[n].unchanged())
             }
-            wanted = settings.policy.choose(found.keys() - failed)
+            wanted = settings.policy.choose(versions.keys() - failed)
             missing = [n for n in sorted(wanted) if n not in known or known[n].state == State.END]
             if not missing:
                 break
             for number in missing:
-                version = Version(model=settings.name, number=number, directory=found[number])
+                version = Version(model=settings.name, number=number, directory=versions[number])
                 known = {**known, number: version}
                 self._versions = {**self._versions, settings.name: known}
                 version.load(settings.base_path)
                 self._progress = time.monotonic()
             tried.update(missing)
         # Nothing to serve unloads everything; only damaged versions to serve unload nothing.
-        if wanted or not settings.policy.choose(found):
+        if wanted or not settings.policy.choose(versions):
             for number in known.keys() - wanted:
                 known[number].retire()
 
     def _look(self, settings: ModelSettings) -> dict[int, Path] | None:
         what = f"model {settings.name}: cannot read {settings.base_path}"
         try:
-            found = find_versions(settings.base_path)
+            versions = find_versions(settings.base_path)
         except OSError as error:
             self._complain(what, describe(error))
             return None
         self._complaints.pop(what, None)
-        return found
+        return versions
 
     def _all_versions(self) -> list[Version]:
         return [version for versions in self._versions.values() for version in versions.values()]

@@ -125,9 +125,9 @@ class SavedModelRunner:
         none, or it is not for Predict.
         """
         name = name or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
-        found = self._signatures.get(name)
-        if found is not None:
-            return found
+        signature = self._signatures.get(name)
+        if signature is not None:
+            return signature
         if name in self.signature_definitions:
             raise failed_precondition(
                 f'Serving signature "{name}" cannot be run by Predict: it needs dense tensors and a predict method.'  # noqa: E501

@@ -25,7 +25,7 @@ def find_versions(base_path: Path) -> dict[int, Path]:
     """The version directories below `base_path`, those whose name is a whole number; raises OSError
     if it cannot be read.
     """
-    found: dict[int, Path] = {}
+    folders: dict[int, Path] = {}
     with os.scandir(base_path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if (
@@ -34,23 +34,23 @@ def find_versions(base_path: Path) -> dict[int, Path]:
                 and int(entry.name) <= _LARGEST_VERSION
                 and os.path.isdir(entry.path)
             ):
-                found[int(entry.name)] = Path(entry.path)
-    return found
+                folders[int(entry.name)] = Path(entry.path)
+    return folders
 
 
 def fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and modification time of `directory` and every file below it: changes while a copy
     is under way.
     """
-    found = [(str(directory), *_size_and_time(os.lstat(directory)))]
+    entries = [(str(directory), *_size_and_time(os.lstat(directory)))]
     for folder, _, names in os.walk(directory):
         for name in names:
             path = os.path.join(folder, name)
             try:
-                found.append((path, *_size_and_time(os.stat(path))))
+                entries.append((path, *_size_and_time(os.stat(path))))
             except OSError:
                 continue  # a file that is just being renamed; the next look sees it
-    return tuple(sorted(found))
+    return tuple(sorted(entries))
 
 
 def _size_and_time(status: os.stat_result) -> tuple[int, int]:

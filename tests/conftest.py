@@ -17,6 +17,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from forks import Forks
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 hypothesis.settings.register_profile("limaml", deadline=None, derandomize=True, database=None)
@@ -59,6 +60,22 @@ def run_limaml(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
         return json.loads(captured.out) if captured.out.strip() else None
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Callable[..., Forks]]:
+    """``forks(PYTHONHASHSEED="1")``: interpreter with these variables, whose forks run scripts."""
+    made: dict[tuple[tuple[str, str], ...], Forks] = {}
+
+    def find(**environment: str) -> Forks:
+        key = tuple(sorted(environment.items()))
+        if key not in made:
+            made[key] = Forks(**environment)
+        return made[key]
+
+    yield find
+    for each in made.values():
+        each.close()
 
 
 class RedisServer:

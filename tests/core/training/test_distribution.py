@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -29,31 +26,33 @@ SCRIPT = Path(__file__).with_name("two_workers.py")
 BOUND = 1e-5
 
 
-def start(when, tasks, run, *arguments, **environment):
-    command = [sys.executable, SCRIPT, when, tasks, run, *arguments]
-    return subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+@pytest.fixture(scope="module")
+def start(forks, tasks_folder):
+    """``start(when, run, *arguments, TF_CONFIG=...)``: a worker."""
+    return lambda when, run, *arguments, **environment: forks().start(
+        SCRIPT, when, tasks_folder, run, *arguments, **environment
     )
 
 
-def pair(free_ports, tasks, run, *arguments, whens=("never", "never"), further=((), ())):
-    """Return codes and standard errors of two workers."""
-    hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    processes = [
-        start(
-            *(whens[index], tasks, run, *arguments, *further[index]),
-            TF_CONFIG=json.dumps(
-                {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-            ),
-        )
-        for index in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=400)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], errors
+@pytest.fixture(scope="module")
+def pair(start, ports):
+    """``pair(run, *arguments)``: return codes and standard errors of two workers."""
+
+    def run_them(run, *arguments, whens=("never", "never"), further=((), ())):
+        hosts = [f"127.0.0.1:{port}" for port in ports(2)]
+        workers = [
+            start(
+                *(whens[index], run, *arguments, *further[index]),
+                TF_CONFIG=json.dumps(
+                    {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
+                ),
+            )
+            for index in range(2)
+        ]
+        done = [worker.wait(400) for worker in workers]
+        return [each.returncode for each in done], [each.stderr for each in done]
+
+    return run_them
 
 
 def outcome(run):
@@ -61,58 +60,57 @@ def outcome(run):
     return history, keras.models.load_model(run / "limaml.keras").get_weights()
 
 
-def assert_close(one, other, bound):
+def assert_close(one, other, bound, of_weights=None):
     assert one[0].keys() == other[0].keys()
     assert len(one[0]["loss"]) == 3
     for name, values in one[0].items():
         np.testing.assert_allclose(values, other[0][name], rtol=0, atol=bound, err_msg=name)
     for a, b in zip(one[1], other[1], strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=bound)
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound if of_weights is None else of_weights)
 
 
 @pytest.fixture(scope="module")
-def two_workers(ports, tasks_folder, tmp_path_factory):
+def two_workers(pair, tmp_path_factory):
     run = tmp_path_factory.mktemp("two")
-    codes, errors = pair(ports, tasks_folder, run)
+    codes, errors = pair(run)
     assert codes == [0, 0], errors[0][-2000:] + errors[1][-2000:]
     assert sorted(path.name for path in run.iterdir()) == ["limaml.keras", "limaml.training.json"]
     return outcome(run)
 
 
 def test_two_workers_have_the_loss_curve_of_one_process_on_the_whole_batch(
-    two_workers, tasks_folder, tmp_path
+    two_workers, start, tmp_path
 ):
-    process = start("alone", tasks_folder, tmp_path)
-    assert process.communicate(timeout=300)[0] is None
-    assert process.returncode == 0
+    done = start("alone", tmp_path).wait(300)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert_close(two_workers, outcome(tmp_path), BOUND)
 
 
 def test_a_killed_worker_ends_the_other_one_and_both_resume_to_the_same_weights(
-    two_workers, ports, tasks_folder, tmp_path
+    two_workers, pair, tmp_path
 ):
     arguments = ("--checkpoint-steps", "3", "--resume")
-    codes, errors = pair(ports, tasks_folder, tmp_path, *arguments, whens=("never", "batch:12"))
+    codes, errors = pair(tmp_path, *arguments, whens=("never", "batch:12"))
     assert codes == [2, -signal.SIGKILL]
     assert "another worker is gone or stands still" in errors[0]
     assert "Traceback" not in errors[0]
-    codes, errors = pair(ports, tasks_folder, tmp_path, *arguments)
+    codes, errors = pair(tmp_path, *arguments)
     assert codes == [0, 0], errors[0][-2000:] + errors[1][-2000:]
-    assert_close(outcome(tmp_path), two_workers, 0.0)
+    # The checkpoint holds an epoch's sums as one number, workers hold their parts.
+    assert_close(outcome(tmp_path), two_workers, 1e-6, of_weights=0.0)
 
 
-def test_a_worker_with_other_options_is_refused_by_all(ports, tasks_folder, tmp_path):
-    codes, errors = pair(ports, tasks_folder, tmp_path, further=((), ("--seed", "7")))
+def test_a_worker_with_other_options_is_refused_by_all(pair, tmp_path):
+    codes, errors = pair(tmp_path, further=((), ("--seed", "7")))
     assert codes == [2, 2]
     for error in errors:
         assert "worker 1 has option seed 7, worker 0 has 1; start all workers with" in error
     assert not list(tmp_path.iterdir())
 
 
-def test_two_replicas_of_one_process_have_the_loss_curve_of_one(tasks_folder, tmp_path):
-    process = start("mirrored", tasks_folder, tmp_path)
-    error = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, error[-2000:]
+def test_two_replicas_of_one_process_have_the_loss_curve_of_one(start, tmp_path):
+    done = start("mirrored", tmp_path).wait(300)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert_close(outcome(tmp_path), outcome(tmp_path / "alone"), BOUND)
 
 

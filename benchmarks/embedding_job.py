@@ -55,20 +55,7 @@ SCHEMA = Schema(
     ),
 )
 FILES = 4
-MODEL = ModelOptions(
-    meta_block="mlp",
-    global_block="mlp",
-    averaging="task",
-    meta_units=(128,),
-    embedding_dim=32,
-    global_units=(256, 128),
-    dropout=0.0,
-    inner_steps=3,
-    inner_learning_rate=0.1,
-    fine_tune_steps=3,
-    first_order=False,
-    unadapted_loss_weight=0.5,
-)
+MODEL = ModelOptions.paper().replace(meta_units=(128,), global_units=(256, 128), inner_steps=3)
 
 
 def make_export(folder: Path) -> str:

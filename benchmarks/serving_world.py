@@ -78,20 +78,7 @@ def export(base: Path) -> Path:
     statistics = Statistics(
         rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features=features
     )
-    options = ModelOptions(
-        meta_block="mlp",
-        global_block="mlp",
-        averaging="task",
-        meta_units=(128,),
-        embedding_dim=32,
-        global_units=(256, 128),
-        dropout=0.0,
-        inner_steps=1,
-        inner_learning_rate=0.1,
-        fine_tune_steps=1,
-        first_order=False,
-        unadapted_loss_weight=0.0,
-    )
+    options = ModelOptions.paper().replace(meta_units=(128,), global_units=(256, 128))
     export_for_serving(
         build_model("limaml", FeatureEncoder(schema(), statistics), options), base, model_version=1
     )

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
+from toys import toy_schema
 
 from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks.folder import SCHEMA_FILE
 from tfrec_limaml.tasks.record_format import encode_task
 
@@ -22,15 +23,8 @@ DIM = 3
 
 @pytest.fixture(scope="session")
 def schema() -> Schema:
-    return Schema(
-        name="toy",
-        label=Label(name="click"),
-        timestamp="time",
-        tasks={"user": ("user_id",)},
-        features=(
-            Feature(name="x", role="meta"),
-            Feature(name="note", dtype="string", encoding="vocabulary"),
-        ),
+    return toy_schema(
+        Feature(name="x", role="meta"), Feature(name="note", dtype="string", encoding="vocabulary")
     )
 
 

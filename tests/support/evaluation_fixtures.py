@@ -5,33 +5,22 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from toys import toy_schema, toy_statistics, write_description, write_split
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE
-from tfrec_limaml.tasks.statistics import Statistics
 
 DAY = 86_400_000
 
-SCHEMA = Schema(
-    name="toy",
-    label=Label(name="clicked"),
-    timestamp="time",
+SCHEMA = toy_schema(
+    Feature(name="signal", role="meta", normalise="none"),
+    Feature(name="kind", dtype="int64", encoding="vocabulary"),
+    label="clicked",
     tasks={"member": ("member",)},
-    features=(
-        Feature(name="signal", role="meta", normalise="none"),
-        Feature(name="kind", dtype="int64", encoding="vocabulary"),
-    ),
 )
-STATISTICS = Statistics(
-    rows=10,
-    label_mean=0.5,
-    window={"start": 0, "end": 1},
-    features={"kind": {"vocabulary": [0, 1, 2], "counts": [3, 3, 3]}},
-)
+STATISTICS = toy_statistics({"kind": {"vocabulary": [0, 1, 2], "counts": [3, 3, 3]}})
 
 
 @pytest.fixture(scope="session")
@@ -41,35 +30,32 @@ def tasks_folder(tmp_path_factory):
     """
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("tasks")
-    (folder / "member").mkdir()
+
+    def record(split, member):
+        history = 0 if member < 5 else 4 + member % 3
+        query = 0 if split == "train" else 30 if member == 59 else 3
+        last = 70 if 5 <= member < 10 else 98
+        days = [
+            *(last - history + 1 + i for i in range(history)),
+            *(100 + 0.1 * i for i in range(query)),
+        ]
+        rows = [
+            {
+                "signal": rng.normal(),
+                "kind": rng.integers(3),
+                "label": rng.integers(2),
+                "timestamp": int(day * DAY),
+            }
+            for day in days
+        ]
+        return record_format.encode_task(
+            SCHEMA, f"m{member}", rows, -1 if split == "train" else history
+        )
+
     for split in ("train", "validation", "test"):
-        with tf.io.TFRecordWriter(
-            str(folder / "member" / f"{split}-00000-of-00001.tfrecord.gz"), "GZIP"
-        ) as writer:
-            for member in range(5 if split == "train" else 0, 60):
-                history = 0 if member < 5 else 4 + member % 3
-                query = 0 if split == "train" else 30 if member == 59 else 3
-                last = 70 if 5 <= member < 10 else 98
-                days = [
-                    *(last - history + 1 + i for i in range(history)),
-                    *(100 + 0.1 * i for i in range(query)),
-                ]
-                rows = [
-                    {
-                        "signal": rng.normal(),
-                        "kind": rng.integers(3),
-                        "label": rng.integers(2),
-                        "timestamp": int(day * DAY),
-                    }
-                    for day in days
-                ]
-                writer.write(
-                    record_format.encode_task(
-                        SCHEMA, f"m{member}", rows, -1 if split == "train" else history
-                    )
-                )
-    SCHEMA.save(folder / SCHEMA_FILE)
-    STATISTICS.save(folder / STATISTICS_FILE)
+        members = range(5 if split == "train" else 0, 60)
+        write_split(folder, "member", split, [record(split, member) for member in members])
+    write_description(folder, SCHEMA, STATISTICS)
     return folder
 
 

@@ -44,7 +44,7 @@ class Fork:
     def wait(self, seconds: float) -> Done:
         """What became of it; it is killed where it takes longer."""
         code = self._server.ask({"wait": self.pid, "seconds": seconds})
-        texts = [(self._output / name).read_text() for name in ("stdout", "stderr")]
+        texts = [(self._output / name).read_bytes().decode() for name in ("stdout", "stderr")]
         assert code is not None, f"still running after {seconds} s: {texts[1][-2000:]}"
         return Done(code, *texts)
 

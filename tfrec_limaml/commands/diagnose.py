@@ -25,18 +25,7 @@ example:
 next: limaml train runs/tasks --output runs/model
 """
 
-_OPTIONS = ModelOptions(
-    meta_block="mlp",
-    global_block="mlp",
-    averaging="task",
-    meta_units=(64,),
-    embedding_dim=32,
-    global_units=(128, 64),
-    dropout=0.1,
-    inner_steps=1,
-    inner_learning_rate=0.1,
-    fine_tune_steps=None,
-)
+_OPTIONS = ModelOptions.paper().replace(dropout=0.1)
 
 _MEANING = {
     "worth it": "tasks differ in ways that the features do not tell and their history does: train LiMAML",  # noqa: E501

@@ -86,6 +86,22 @@ class ModelOptions:
                 f"{self.meta_block!r}; choose one of the two or leave adaptation open"
             )
 
+    @classmethod
+    def paper(cls) -> ModelOptions:
+        """The paper's model: an MLP meta block that takes one gradient step, the query loss alone,
+        averaged over tasks.
+        """
+        return cls(
+            meta_block="mlp",
+            global_block="mlp",
+            embedding_dim=32,
+            dropout=0.0,
+            inner_steps=1,
+            inner_learning_rate=0.1,
+            unadapted_loss_weight=0.0,
+            averaging="task",
+        )
+
     @property
     def chosen_adaptation(self) -> Adaptation:
         """The adaptation, where it is left open the one that fits the meta block."""
@@ -163,19 +179,9 @@ class TrainOptions:
         """The paper's recipe: one gradient step on an MLP meta block, the query loss alone, the
         first 75 % of a task's samples as support, Adam at a constant rate.
         """
-        model = ModelOptions(
-            meta_block="mlp",
-            global_block="mlp",
-            embedding_dim=32,
-            dropout=0.0,
-            inner_steps=1,
-            inner_learning_rate=0.1,
-            unadapted_loss_weight=0.0,
-            averaging="task",
-        )
         return cls(
             algorithm=algorithm,
-            model=model,
+            model=ModelOptions.paper(),
             epochs=15,
             patience=2,
             batch_size=128,

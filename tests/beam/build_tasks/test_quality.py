@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from toys import toy_schema
 
 from limaml_beam.build_tasks import drift, quality
 from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, cut_dates
@@ -15,17 +16,14 @@ from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.rows.columnar import TIME
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import Feature, Label, Schema, parse_time
+from tfrec_limaml.schema.schema import Feature, parse_time
 
-SCHEMA = Schema(
-    name="small",
-    label=Label(name="y"),
+SCHEMA = toy_schema(
+    Feature(name="x", role="meta"),
+    Feature(name="kind", dtype="string", encoding="vocabulary"),
+    label="y",
     timestamp="t",
     tasks={"user": ("u",)},
-    features=(
-        Feature(name="x", role="meta"),
-        Feature(name="kind", dtype="string", encoding="vocabulary"),
-    ),
 )
 HOW = TaskSettings(definitions=("user",), validation_start=10, test_start=20)
 
@@ -171,15 +169,12 @@ def test_single_odd_times_and_missing_values_are_on_the_card_and_in_the_statisti
 def test_integers_that_floats_cannot_hold_stay_apart(tmp_path, shop_schema):
     from limaml_beam.build_tasks.validation import validate
 
-    schema = Schema(
-        name="ids",
-        label=Label(name="y"),
+    schema = toy_schema(
+        Feature(name="x", role="meta"),
+        Feature(name="i", dtype="int64", encoding="hash", buckets=8, fill_value=-1),
+        label="y",
         timestamp="t",
         tasks={"user": ("u",)},
-        features=(
-            Feature(name="x", role="meta"),
-            Feature(name="i", dtype="int64", encoding="hash", buckets=8, fill_value=-1),
-        ),
     )
     start, rows = parse_time("2024-01-01"), 60
     how = TaskSettings(definitions=("user",), **cut_dates(schema, recent_only=True))

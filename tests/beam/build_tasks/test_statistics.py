@@ -5,26 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from toys import toy_schema
 
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.statistics import StatisticsFn
 from limaml_beam.rows.columnar import LABEL, TIME
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 
-SCHEMA = Schema(
-    name="s",
-    label=Label(name="y"),
+SCHEMA = toy_schema(
+    Feature(name="plain", role="meta"),
+    Feature(name="log", normalise="log"),
+    Feature(name="vector", width=2),
+    Feature(name="word", dtype="string", encoding="vocabulary", max_vocabulary=2),
+    Feature(name="words", dtype="string", encoding="vocabulary", separator=","),
+    Feature(name="number", dtype="int64", encoding="vocabulary"),
+    Feature(name="hashed", dtype="int64", encoding="hash", buckets=4),
+    label="y",
     timestamp="t",
     tasks={"u": ("u",)},
-    features=(
-        Feature(name="plain", role="meta"),
-        Feature(name="log", normalise="log"),
-        Feature(name="vector", width=2),
-        Feature(name="word", dtype="string", encoding="vocabulary", max_vocabulary=2),
-        Feature(name="words", dtype="string", encoding="vocabulary", separator=","),
-        Feature(name="number", dtype="int64", encoding="vocabulary"),
-        Feature(name="hashed", dtype="int64", encoding="hash", buckets=4),
-    ),
 )
 HOW = TaskSettings(definitions=("u",), validation_start=100, test_start=200)
 

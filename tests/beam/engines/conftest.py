@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toys import toy_schema, toy_statistics
 
 from limaml_beam.generate_embeddings.job import EmbeddingJob
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks.folder import SCHEMA_FILE
 from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
 from tfrec_limaml.training.options import ModelOptions
@@ -29,15 +30,9 @@ ENGINES = ("flink", "spark", "prism")
 
 @pytest.fixture(scope="session")
 def schema() -> Schema:
-    return Schema(
-        name="engines",
-        label=Label(name="click"),
-        timestamp="time",
-        tasks={"user": ("user_id",)},
-        features=(
-            Feature(name="m", role="meta", width=4, normalise="none"),
-            Feature(name="o", width=3, normalise="none"),
-        ),
+    return toy_schema(
+        Feature(name="m", role="meta", width=4, normalise="none"),
+        Feature(name="o", width=3, normalise="none"),
     )
 
 
@@ -46,25 +41,16 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
     """``adapter/<version>`` of an untrained model with two inner steps."""
     from tfrec_limaml import export_for_serving
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-    from tfrec_limaml.tasks.statistics import Statistics
     from tfrec_limaml.training.recipes import build_model
 
-    encoder = FeatureEncoder(
-        schema, Statistics(rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features={})
-    )
-    options = ModelOptions(
-        meta_block="mlp",
-        global_block="mlp",
-        averaging="task",
+    encoder = FeatureEncoder(schema, toy_statistics())
+    options = ModelOptions.paper().replace(
         meta_units=(8,),
         embedding_dim=4,
         global_units=(8,),
-        dropout=0.0,
         inner_steps=2,
         inner_learning_rate=0.3,
-        fine_tune_steps=2,
         first_order=True,
-        unadapted_loss_weight=0.5,
     )
     model = build_model("limaml", encoder, options)
     model.build(encoder.output_shapes)

@@ -10,49 +10,30 @@ import gzip
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from toys import toy_schema, toy_statistics
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.job import EmbeddingJob, generate
 from limaml_beam.generate_embeddings.record_batches import batches_by_width
 from limaml_beam.io.tfrecords import frame_record
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
-from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.options import ModelOptions
 
-SCHEMA = Schema(
-    name="batches",
-    label=Label(name="click"),
-    timestamp="time",
-    tasks={"user": ("user_id",)},
-    features=(
-        Feature(name="m", role="meta", width=21, normalise="log"),
-        Feature(name="word", role="meta", dtype="string", encoding="hash", buckets=50),
-        Feature(name="o", width=3, normalise="standard"),
-    ),
+SCHEMA = toy_schema(
+    Feature(name="m", role="meta", width=21, normalise="log"),
+    Feature(name="word", role="meta", dtype="string", encoding="hash", buckets=50),
+    Feature(name="o", width=3, normalise="standard"),
 )
-STATISTICS = Statistics(
-    rows=10,
-    label_mean=0.4,
-    window={"start": 0, "end": 1},
-    features={
+STATISTICS = toy_statistics(
+    {
         name: {"mean": [0.1] * width, "variance": [1.7] * width}
         for name, width in (("m", 21), ("o", 3))
     },
+    label_mean=0.4,
 )
-MODEL = ModelOptions(
-    meta_block="mlp",
-    global_block="mlp",
-    averaging="task",
-    meta_units=(45,),
-    embedding_dim=6,
-    global_units=(24,),
-    dropout=0.0,
-    inner_steps=2,
-    inner_learning_rate=0.1,
-    fine_tune_steps=3,
-    first_order=True,
-    unadapted_loss_weight=0.5,
+MODEL = ModelOptions.paper().replace(
+    meta_units=(45,), embedding_dim=6, global_units=(24,), fine_tune_steps=3
 )
 
 

@@ -10,28 +10,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from toys import toy_schema, toy_statistics
 
 from limaml_beam.generate_embeddings import tables, transforms
 from limaml_beam.generate_embeddings.job import EmbeddingJob, generate
 from limaml_beam.generate_embeddings.publish import publish
 from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.store import open_store
 from tfrec_limaml.tasks.folder import SCHEMA_FILE
 from tfrec_limaml.tasks.record_format import encode_task
-from tfrec_limaml.tasks.statistics import Statistics
 
 DIM = 4
-SCHEMA = Schema(
-    name="nested",
-    label=Label(name="click"),
-    timestamp="time",
+SCHEMA = toy_schema(
+    Feature(name="x", role="meta", width=3, normalise="none"),
+    Feature(name="tab", dtype="string", encoding="hash", buckets=5),
     tasks={"user": ("user_id",), "user_tab": ("user_id", "tab")},
-    features=(
-        Feature(name="x", role="meta", width=3, normalise="none"),
-        Feature(name="tab", dtype="string", encoding="hash", buckets=5),
-    ),
 )
 DAY_MS = 86_400_000
 
@@ -45,9 +40,7 @@ def model(request):
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 
     keras.utils.set_random_seed(1)
-    encoder = FeatureEncoder(
-        SCHEMA, Statistics(rows=1, label_mean=0.5, window={}, features={}), nested=("user_tab",)
-    )
+    encoder = FeatureEncoder(SCHEMA, toy_statistics(), nested=("user_tab",))
     kind = MLPMetaBlock if request.param == "gradient" else OffsetMetaBlock
     block = NestedMetaBlocks({name: kind((5,), DIM, "tanh") for name in SCHEMA.tasks})
     return LiMAML(

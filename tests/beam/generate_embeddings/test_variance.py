@@ -10,33 +10,27 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from toys import toy_schema, toy_statistics
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml import ModelOptions, export_for_serving
 from tfrec_limaml.cli import main
 from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.store import open_store
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.record_format import encode_task
-from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.recipes import build_model
 
 D = 4
 DAY = 86_400_000
-SCHEMA = Schema(
-    name="variances",
-    label=Label(name="click"),
-    timestamp="time",
-    tasks={"user": ("user_id",)},
-    features=(
-        Feature(name="m", role="meta", width=2, normalise="none"),
-        Feature(name="o", width=3, normalise="none"),
-    ),
+SCHEMA = toy_schema(
+    Feature(name="m", role="meta", width=2, normalise="none"),
+    Feature(name="o", width=3, normalise="none"),
 )
-STATISTICS = Statistics(rows=10, label_mean=0.4, window={"start": 0, "end": 1}, features={})
+STATISTICS = toy_statistics(label_mean=0.4)
 
 
 def _export(folder, **options):

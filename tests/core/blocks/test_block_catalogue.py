@@ -13,12 +13,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import toy_schema
 
 from tfrec_limaml.adaptation.axes import flatten_tasks
 from tfrec_limaml.commands import train
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.export.savedmodels import export_for_serving
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.statistics import Statistics
@@ -26,18 +27,12 @@ from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
 from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 
-OPTIONS = ModelOptions(
-    meta_block="mlp",
-    global_block="mlp",
-    averaging="task",
+OPTIONS = ModelOptions.paper().replace(
     meta_units=(5,),
     embedding_dim=4,
     global_units=(6, 5),
     dropout=0.1,
-    inner_steps=1,
     inner_learning_rate=0.5,
-    fine_tune_steps=None,
-    first_order=False,
     unadapted_loss_weight=1.0,
 )
 #: Every meta block and every global block once.
@@ -57,22 +52,15 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def encoder():
-    schema = Schema(
-        name="toy",
-        label=Label(name="click"),
-        timestamp="time",
-        tasks={"user": ("user",), "place": ("user", "item")},
-        features=(
-            Feature(
-                name="user", role="meta", dtype="string", encoding="vocabulary", embedding_width=3
-            ),
-            Feature(name="meta", role="meta", width=3, normalise="none"),
-            Feature(name="item", dtype="int64", encoding="hash", buckets=9, embedding_width=3),
-            Feature(name="other", width=2, normalise="none"),
-            Feature(
-                name="tags", dtype="string", encoding="vocabulary", separator=",", embedding_width=2
-            ),
+    schema = toy_schema(
+        Feature(name="user", role="meta", dtype="string", encoding="vocabulary", embedding_width=3),
+        Feature(name="meta", role="meta", width=3, normalise="none"),
+        Feature(name="item", dtype="int64", encoding="hash", buckets=9, embedding_width=3),
+        Feature(name="other", width=2, normalise="none"),
+        Feature(
+            name="tags", dtype="string", encoding="vocabulary", separator=",", embedding_width=2
         ),
+        tasks={"user": ("user",), "place": ("user", "item")},
     )
     words = {"user": {"vocabulary": list("abcde")}, "tags": {"vocabulary": ["x", "y"]}}
     return FeatureEncoder(schema, Statistics(rows=9, label_mean=0.5, window={}, features=words))

@@ -6,14 +6,14 @@ import types
 
 import numpy as np
 import pytest
+from toys import toy_schema, toy_statistics
 
 from tfrec_limaml.comparison import boosting
 from tfrec_limaml.comparison.boosting import lightgbm, lightgbm_ids
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.evaluation.metrics import auc
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.statistics import Statistics
 
 pytest.importorskip("lightgbm")
 
@@ -24,22 +24,13 @@ def few_trees(monkeypatch):
 
 
 ITEMS = 20
-SCHEMA = Schema(
-    name="toy",
-    label=Label(name="clicked"),
-    timestamp="time",
+SCHEMA = toy_schema(
+    Feature(name="hour", role="meta", normalise="none"),
+    Feature(name="item", dtype="int64", encoding="vocabulary", embedding_width=2),
+    label="clicked",
     tasks={"member": ("member",)},
-    features=(
-        Feature(name="hour", role="meta", normalise="none"),
-        Feature(name="item", dtype="int64", encoding="vocabulary", embedding_width=2),
-    ),
 )
-STATISTICS = Statistics(
-    rows=10,
-    label_mean=0.5,
-    window={"start": 0, "end": 1},
-    features={"item": {"vocabulary": list(range(ITEMS)), "counts": [1] * ITEMS}},
-)
+STATISTICS = toy_statistics({"item": {"vocabulary": list(range(ITEMS)), "counts": [1] * ITEMS}})
 
 
 def rows(rng, count, clicked):

@@ -7,13 +7,13 @@ import pytest
 import tensorflow as tf
 from evaluation_fixtures import SCHEMA, STATISTICS
 from scipy.special import erf
+from toys import write_description, write_split
 
 from tfrec_limaml.comparison import run as comparison
 from tfrec_limaml.comparison.networks import network
 from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.target_attention import TargetAttention, build_target_attention
 from tfrec_limaml.tasks import record_format
-from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE
 from tfrec_limaml.training.options import TrainOptions
 
 DAY = 86_400_000
@@ -24,12 +24,7 @@ def tastes(tmp_path_factory):
     """160 members, each of whom likes one of three kinds; nothing else tells who likes what."""
     random = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("tastes")
-    (folder / "member").mkdir()
-    files = {
-        split: str(folder / "member" / f"{split}-00000-of-00001.tfrecord.gz")
-        for split in ("train", "validation", "test")
-    }
-    writers = {split: tf.io.TFRecordWriter(file, "GZIP") for split, file in files.items()}
+    records = {"train": [], "validation": [], "test": []}
     for member in range(160):
         kinds = random.integers(0, 3, 24)
         liked = kinds == random.integers(0, 3)
@@ -41,11 +36,12 @@ def tastes(tmp_path_factory):
         for split, (end, start) in {
             "train": (14, -1), "validation": (19, 14), "test": (24, 19)
         }.items():  # fmt: skip
-            writers[split].write(record_format.encode_task(SCHEMA, f"m{member}", rows[:end], start))
-    for writer in writers.values():
-        writer.close()
-    SCHEMA.save(folder / SCHEMA_FILE)
-    STATISTICS.save(folder / STATISTICS_FILE)
+            records[split].append(
+                record_format.encode_task(SCHEMA, f"m{member}", rows[:end], start)
+            )
+    for split, encoded in records.items():
+        write_split(folder, "member", split, encoded)
+    write_description(folder, SCHEMA, STATISTICS)
     return folder
 
 

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from toys import toy_schema
 
 from tfrec_limaml.demo.history import History, kinds, likes
 from tfrec_limaml.demo.story import CANDIDATES, CLICKS, choose_scene, imagine_clicks
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 
 KIND = Feature(name="tag", dtype="string", encoding="vocabulary", separator=",")
 
 
 @pytest.fixture
 def schema():
-    return Schema(
-        name="s",
-        label=Label(name="clicked"),
+    return toy_schema(
+        Feature(name="age", role="meta"),
+        KIND,
+        Feature(name="item", dtype="string", encoding="vocabulary"),
+        label="clicked",
         timestamp="t",
-        tasks={"user": ("user_id",)},
-        features=(
-            Feature(name="age", role="meta"),
-            KIND,
-            Feature(name="item", dtype="string", encoding="vocabulary"),
-        ),
     )
 
 

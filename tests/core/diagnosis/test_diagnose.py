@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import toy_schema
 
 from tfrec_limaml import Vanilla
 from tfrec_limaml.diagnosis import diagnose
@@ -18,7 +19,7 @@ from tfrec_limaml.diagnosis.diagnose import (
     verdict,
 )
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE
 from tfrec_limaml.tasks.statistics import Statistics
@@ -109,15 +110,11 @@ def test_limaml_diagnose_prints_a_verdict_for_each_definition(tasks_folder, run_
     assert actual["verdict"] in ("worth it", "small", "nothing left", "cannot tell")
 
 
-TAGS = Schema(
-    name="tags",
-    label=Label(name="clicked"),
-    timestamp="time",
+TAGS = toy_schema(
+    Feature(name="signal", role="meta", normalise="none"),
+    Feature(name="tags", dtype="string", encoding="vocabulary", separator=","),
+    label="clicked",
     tasks={"member": ("member",)},
-    features=(
-        Feature(name="signal", role="meta", normalise="none"),
-        Feature(name="tags", dtype="string", encoding="vocabulary", separator=","),
-    ),
 )
 
 

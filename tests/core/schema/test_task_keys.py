@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import toy_schema, toy_statistics
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema import arrow_keys
@@ -109,23 +110,19 @@ def test_joined_keys_agree_in_python_and_arrow(rows):
 def test_graphs_join_nested_keys_alike(values):
     import tensorflow as tf
 
-    from tfrec_limaml.schema.schema import Feature, Label, Schema
+    from tfrec_limaml.schema.schema import Feature
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-    from tfrec_limaml.tasks.statistics import Statistics
 
     for dtype, kind in (("string", str), ("int64", int)):
         chosen = [value for value in values if isinstance(value, kind)]
-        schema = Schema(
-            name="n",
-            label=Label(name="y"),
+        schema = toy_schema(
+            Feature(name="x", role="meta"),
+            Feature(name="tab", dtype=dtype, encoding="hash", buckets=2),
+            label="y",
             timestamp="t",
             tasks={"user": ("user",), "part": ("user", "tab")},
-            features=(
-                Feature(name="x", role="meta"),
-                Feature(name="tab", dtype=dtype, encoding="hash", buckets=2),
-            ),
         )
-        statistics = Statistics(rows=1, label_mean=0.5, window={}, features={})
+        statistics = toy_statistics()
         encoder = FeatureEncoder(schema, statistics, nested=("part",))
         texts = encoder.further_key("part", {"tab": tf.constant(chosen, dtype)}).numpy().tolist()
         assert [f"u|{text.decode()}" for text in texts] == [task_key(["u", v]) for v in chosen]

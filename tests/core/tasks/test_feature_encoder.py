@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import toy_schema
 
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.quantiles import encode_quantiles, quantile_statistics
 from tfrec_limaml.tasks.statistics import Statistics
@@ -74,9 +75,7 @@ def test_every_kind_of_feature_is_encoded_as_numpy_does(
 
 
 def _one(feature, value, **found):
-    schema = Schema(
-        name="one", label=Label(name="y"), timestamp="t", tasks={"u": ("u",)}, features=(feature,)
-    )
+    schema = toy_schema(feature)
     statistics = Statistics(
         rows=1, label_mean=0.5, window={}, features={feature.name: found} if found else {}
     )
@@ -165,9 +164,7 @@ def test_columns_that_are_missing_are_named(encoder, make_rows, as_columns):
 )
 def test_statistics_that_do_not_fit_are_refused_by_the_features_name(found, said):
     feature = Feature(name="kind", role="meta", dtype="string", encoding="vocabulary")
-    schema = Schema(
-        name="one", label=Label(name="y"), timestamp="t", tasks={"u": ("u",)}, features=(feature,)
-    )
+    schema = toy_schema(feature)
     with pytest.raises(SchemaError, match=said):
         FeatureEncoder(schema, Statistics(rows=1, label_mean=0.5, window={}, features=found))
 
@@ -230,13 +227,7 @@ def test_numbers_that_are_encoded_together_are_those_of_each_feature_alone():
         )
         statistics[name], columns[name] = entry, tf.constant(raw[:, 0] if width == 1 else raw)
         expected[role].append(alone)
-    schema = Schema(
-        name="numbers",
-        label=Label(name="y"),
-        timestamp="t",
-        tasks={"m": ("m",)},
-        features=tuple(features),
-    )
+    schema = toy_schema(*features)
     known = Statistics(rows=50, label_mean=0.5, window={}, features=statistics)
     encoder = FeatureEncoder(schema, known)
     for role, parts in expected.items():

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from toys import toy_statistics
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature, Label, Schema
@@ -18,7 +19,6 @@ from tfrec_limaml.tasks.input_pipeline import support_length, task_dataset
 from tfrec_limaml.tasks.parsing import most_recent, parse_tasks
 from tfrec_limaml.tasks.record_files import Share, count_tasks
 from tfrec_limaml.tasks.record_format import encode_task
-from tfrec_limaml.tasks.statistics import Statistics
 
 SCHEMA = Schema(
     name="rows",
@@ -31,7 +31,7 @@ SCHEMA = Schema(
         Feature(name="kind", dtype="int64", normalise="none"),
     ),
 )
-ENCODER = FeatureEncoder(SCHEMA, Statistics(rows=1, label_mean=0.5, window={}, features={}))
+ENCODER = FeatureEncoder(SCHEMA, toy_statistics())
 
 
 def _task(task, count):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import toy_schema
 
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.quantiles import encode_quantiles, encoded_width, quantile_statistics
 from tfrec_limaml.tasks.statistics import Statistics
@@ -54,9 +55,7 @@ def test_a_value_that_many_rows_share_makes_for_fewer_bins_and_a_constant_for_no
 @pytest.mark.parametrize("normalise", ["standard", "log", "none"])
 def test_the_encoder_encodes_what_the_schema_declares(normalise):
     feature = Feature(name="age", role="meta", encoding="quantiles", bins=4, normalise=normalise)
-    schema = Schema(
-        name="q", label=Label(name="y"), timestamp="t", tasks={"u": ("u",)}, features=(feature,)
-    )
+    schema = toy_schema(feature, label="y", timestamp="t", tasks={"u": ("u",)})
     raw = np.random.default_rng(1).exponential(10, (400, 1))
     sample = np.log1p(raw) if normalise == "log" else raw
     statistics = Statistics(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tensorflow as tf
+from toys import write_description, write_split
 
 from tfrec_limaml import EntireNetworkMAML, LiMAML, Vanilla
 from tfrec_limaml.errors import LimamlError, SchemaError
@@ -11,18 +12,12 @@ from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.training import recipes
 from tfrec_limaml.training.options import ModelOptions
 
-OPTIONS = ModelOptions(
-    meta_block="mlp",
-    global_block="mlp",
-    averaging="task",
+OPTIONS = ModelOptions.paper().replace(
     meta_units=[3],
     embedding_dim=2,
     global_units=[4],
-    dropout=0.0,
     inner_steps=2,
     inner_learning_rate=0.3,
-    fine_tune_steps=None,
-    first_order=False,
     unadapted_loss_weight=0.5,
 )
 
@@ -30,15 +25,13 @@ OPTIONS = ModelOptions(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, every_kind, make_rows):
     folder = tmp_path_factory.mktemp("tasks")
-    (folder / "member").mkdir()
     for split, starts in (("train", (-1, -1, -1)), ("validation", (2, 3, 1))):
-        with tf.io.TFRecordWriter(
-            str(folder / "member" / f"{split}-00000-of-00001.tfrecord.gz"), "GZIP"
-        ) as writer:
-            for i, start in enumerate(starts):
-                writer.write(encode_task(every_kind[0], f"m{i}", make_rows(4, seed=i), start))
-    every_kind[0].save(folder / "schema.yaml")
-    every_kind[1].save(folder / "statistics.json")
+        records = [
+            encode_task(every_kind[0], f"m{i}", make_rows(4, seed=i), start)
+            for i, start in enumerate(starts)
+        ]
+        write_split(folder, "member", split, records)
+    write_description(folder, *every_kind)
     return folder
 
 

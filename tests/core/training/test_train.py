@@ -9,6 +9,7 @@ import keras
 import pytest
 import tensorflow as tf
 from evaluation_fixtures import SCHEMA
+from toys import write_split
 
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.training.data import training_data
@@ -23,12 +24,12 @@ def with_episodes(tasks_folder, tmp_path):
     folder = tmp_path / "tasks"
     shutil.copytree(tasks_folder, folder)
     for number in range(2):
-        path = folder / "member" / f"episode-{number}-00000-of-00001.tfrecord.gz"
-        with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
-            for member in range(6):
-                row = {"signal": float(number), "kind": 1, "timestamp": 0}
-                rows = [row | {"label": float(k % 2)} for k in range(4)]
-                writer.write(record_format.encode_task(SCHEMA, f"m{member}", rows, member % 4))
+        row = {"signal": float(number), "kind": 1, "timestamp": 0}
+        rows = [row | {"label": float(k % 2)} for k in range(4)]
+        records = [
+            record_format.encode_task(SCHEMA, f"m{member}", rows, member % 4) for member in range(6)
+        ]
+        write_split(folder, "member", f"episode-{number}", records)
     return folder
 
 

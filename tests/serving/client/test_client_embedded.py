@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import toy_schema, toy_statistics
 
 from limaml_serving import Ranker, ServingError
 from limaml_serving.server import EmbeddedServer
@@ -153,46 +154,26 @@ def exported(tmp_path_factory):
     embedded feature.
     """
     from tfrec_limaml.export.savedmodels import export_for_serving
-    from tfrec_limaml.schema.schema import Feature, Label, Schema
+    from tfrec_limaml.schema.schema import Feature
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-    from tfrec_limaml.tasks.statistics import Statistics
     from tfrec_limaml.training.recipes import build_model
 
-    schema = Schema(
-        name="small",
-        label=Label(name="y"),
+    schema = toy_schema(
+        Feature(name="country", role="meta", dtype="string", encoding="vocabulary"),
+        Feature(name="age", role="meta", fill_value=30.0),
+        Feature(name="item", dtype="string", encoding="hash", buckets=50, embedding_width=4),
+        Feature(name="tab", dtype="int64", encoding="vocabulary"),
+        label="y",
         timestamp="t",
-        tasks={"user": ("user_id",)},
-        features=(
-            Feature(name="country", role="meta", dtype="string", encoding="vocabulary"),
-            Feature(name="age", role="meta", fill_value=30.0),
-            Feature(name="item", dtype="string", encoding="hash", buckets=50, embedding_width=4),
-            Feature(name="tab", dtype="int64", encoding="vocabulary"),
-        ),
     )
-    statistics = Statistics(
-        rows=1,
-        label_mean=0.5,
-        window={"start": 0, "end": 1},
-        features={
+    statistics = toy_statistics(
+        {
             "country": {"vocabulary": ["CH", "NZ"], "counts": [2, 1]},
             "age": {"mean": [30.0], "variance": [100.0]},
             "tab": {"vocabulary": [0, 1], "counts": [2, 1]},
         },
     )
-    options = ModelOptions(
-        meta_block="mlp",
-        global_block="mlp",
-        averaging="task",
-        meta_units=(8,),
-        embedding_dim=3,
-        global_units=(8,),
-        dropout=0.0,
-        inner_steps=1,
-        inner_learning_rate=0.1,
-        fine_tune_steps=1,
-        unadapted_loss_weight=0.0,
-    )
+    options = ModelOptions.paper().replace(meta_units=(8,), embedding_dim=3, global_units=(8,))
     base = tmp_path_factory.mktemp("exported")
     export_for_serving(
         build_model("limaml", FeatureEncoder(schema, statistics), options), base, model_version=2

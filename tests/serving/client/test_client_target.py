@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from toys import toy_schema
 
 from limaml_serving import Ranker, ServingError
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import Feature
 
 CANDIDATES = {
     "country": ["CH", "XX", "NZ"]
@@ -20,12 +21,10 @@ def make_conformance_ranker(target, store, make_manifest):
     """``make(version_label="stable")``: a client of the conformance model, whose embeddings sum up
     to ten times the version.
     """
-    schema = Schema(
-        name="conformance",
-        label=Label(name="y"),
+    schema = toy_schema(
+        Feature(name="country", role="meta", dtype="string", encoding="vocabulary"),
+        label="y",
         timestamp="t",
-        tasks={"user": ("user_id",)},
-        features=(Feature(name="country", role="meta", dtype="string", encoding="vocabulary"),),
     )
     store.versions = {version: {"7": [10.0 * version, 0.0, 0.0, 0.0]} for version in (1, 2)}
     manifest = {

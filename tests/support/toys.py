@@ -1,0 +1,53 @@
+"""Small schemas, statistics and folders of task records, as tests need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE, shard_name
+from tfrec_limaml.tasks.statistics import Statistics
+
+
+def toy_schema(
+    *features: Feature,
+    label: str = "click",
+    timestamp: str = "time",
+    tasks: Mapping[str, tuple[str, ...]] | None = None,
+    **further: Any,
+) -> Schema:
+    """A schema of these features, by default with the task definition ``user``."""
+    return Schema(
+        name="toy",
+        label=Label(name=label),
+        timestamp=timestamp,
+        tasks={"user": ("user_id",)} if tasks is None else tasks,
+        features=features,
+        **further,
+    )
+
+
+def toy_statistics(features: Mapping[str, Any] | None = None, **changes: Any) -> Statistics:
+    """Statistics of these features; none, where no feature needs any."""
+    settings = {"rows": 10, "label_mean": 0.5, "window": {"start": 0, "end": 1}} | changes
+    return Statistics(features=dict(features or {}), **settings)
+
+
+def write_split(folder: Path, definition: str, split: str, records: Iterable[bytes]) -> Path:
+    """Writes one split's only file of task records into a folder as ``limaml prepare`` makes it."""
+    import tensorflow as tf
+
+    path = folder / definition / f"{shard_name(split, 0, 1)}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+        for record in records:
+            writer.write(record)
+    return path
+
+
+def write_description(folder: Path, schema: Schema, statistics: Statistics) -> None:
+    """Writes what a folder of task records says about itself."""
+    schema.save(folder / SCHEMA_FILE)
+    statistics.save(folder / STATISTICS_FILE)

@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo check test coverage test-avx2 docs flink spark prism lint format constraints clean
+.PHONY: help env demo check test coverage test-avx2 docs flink spark kafka prism lint format constraints clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -66,6 +66,9 @@ flink: env ## Fetch or assemble Beam's Flink job server (needs Java and Maven), 
 
 spark: env ## The same for Spark 3.5.
 	$(BIN)/python beam/job_servers/make_job_server.py spark build/spark
+
+kafka: env ## The same for a Kafka broker of Apache's libraries, for the tests of limaml stream.
+	$(BIN)/python beam/job_servers/make_job_server.py kafka build/kafka
 
 prism: env ## Build Prism, Beam's Go runner, of the installed Beam release (needs Go), so that its tests run.
 	GOBIN="$(CURDIR)/build/prism" go install \

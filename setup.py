@@ -21,6 +21,7 @@ SERVING = [
 ]
 REDIS = ["redis>=6.1"]  # transactions in a cluster
 AWS = ["boto3>=1.34"]  # s3:// in the Beam jobs
+STREAM = ["confluent-kafka>=2.5"]  # Kafka in limaml stream
 TENSORBOARD = ["tensorboard>=2.20"]
 SEARCH = ["optuna>=4"]
 COMPARE = ["lightgbm>=4.5", "scikit-learn>=1.5"]
@@ -77,12 +78,13 @@ setup(
         "serving": SERVING,
         "redis": REDIS,
         "aws": AWS,
+        "stream": STREAM,
         "tensorboard": TENSORBOARD,
         "search": SEARCH,
         "compare": COMPARE,
         "docs": DOCS,
         "dev": [*DEV, *DOCS],
-        "all": [*BEAM, *SERVING, *REDIS, *TENSORBOARD, *SEARCH, *COMPARE],
+        "all": [*BEAM, *SERVING, *REDIS, *STREAM, *TENSORBOARD, *SEARCH, *COMPARE],
     },
     entry_points={
         "console_scripts": ["limaml = tfrec_limaml.cli:main"],

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts a job server with an embedded Flink or Spark into a folder, by Maven.
+"""Puts a job server with an embedded Flink or Spark, or a Kafka broker, into a folder, by Maven.
 
     python beam/job_servers/make_job_server.py flink build/flink
 
@@ -7,6 +7,7 @@ With Maven Central in full reach nobody needs this: Beam's FlinkRunner and Spark
 job servers by themselves. Some mirrors leave the ready-made job servers out (each is a few hundred
 megabytes), yet hold the libraries that they are made of. This takes Beam's own job server where it
 can be had, else the libraries that flink.xml or spark.xml names, with a manifest around them.
+Kafka's broker is made of the libraries in kafka.xml.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ class Engine(NamedTuple):
     """An engine's job server.
 
     Attributes:
-        ready_made: Beam's own, by Maven's coordinates.
+        ready_made: Beam's own, by Maven's coordinates; None where there is none.
         main: Main class.
         opened: Packages of java.base that the engine looks into by reflection; Java 17 allows it
             only where a manifest or a flag says so.
     """
 
-    ready_made: str
+    ready_made: str | None
     main: str
     opened: tuple[str, ...]
 
@@ -49,12 +50,13 @@ ENGINES = {
         "org.apache.beam.runners.spark.SparkJobServerDriver",
         (*_BOTH, "sun.nio.ch", "sun.nio.cs", "sun.security.action", "sun.util.calendar"),
     ),
+    "kafka": Engine(None, "kafka.Kafka", ()),
 }
 
 
 def make(engine: str, folder: Path) -> Path:
-    """Returns the path of a jar for ``--flink_job_server_jar`` or ``--spark_job_server_jar``;
-    nothing to do where it is there already.
+    """Returns the path of a jar for ``--flink_job_server_jar`` or ``--spark_job_server_jar``, or of
+    a broker's; nothing to do where it is there already.
     """
     jar = folder / JAR
     if not jar.is_file():
@@ -64,8 +66,10 @@ def make(engine: str, folder: Path) -> Path:
     return jar
 
 
-def fetch_ready_made(artifact: str, folder: Path) -> bool:
+def fetch_ready_made(artifact: str | None, folder: Path) -> bool:
     """Fetches Beam's own job server; False where the registry has none."""
+    if artifact is None:
+        return False
     copy = [
         "dependency:copy",
         f"-Dartifact={artifact}",

@@ -34,6 +34,14 @@ class Inputs:
         """Matches file patterns; raises `LimamlError` for missing or unknown tables and for
         patterns without files. `text` and `dates` (of the interactions) as in `Source.match`.
         """
+        found = cls.tables_of(schema, tables, text)
+        return cls(Source.match("interactions", interactions, text, dates), found)
+
+    @staticmethod
+    def tables_of(
+        schema: Schema, tables: Mapping[str, str | Sequence[str]], text: TextFormat | None = None
+    ) -> dict[str, Source]:
+        """The files of each feature table; raises as `find`."""
         missing, unknown = (
             sorted(set(schema.tables) - set(tables)),
             sorted(set(tables) - set(schema.tables)),
@@ -43,10 +51,7 @@ class Inputs:
                 f"the schema {schema.name!r} joins the tables {sorted(schema.tables)}; missing: "
                 f"{missing}, unknown: {unknown}"
             )
-        return cls(
-            Source.match("interactions", interactions, text, dates),
-            {n: Source.match(f"table {n!r}", p, text) for n, p in tables.items()},
-        )
+        return {n: Source.match(f"table {n!r}", p, text) for n, p in tables.items()}
 
     def describe(self) -> dict[str, Any]:
         """Files read and left out, by table, for the data card."""

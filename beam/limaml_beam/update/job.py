@@ -20,7 +20,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ from limaml_beam.generate_embeddings.transforms import ToTables
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, TIME
 from limaml_beam.update.merging import by_task, merged, records_of
-from limaml_beam.update.new_rows import OF_FILES, NewRows, read_new
+from limaml_beam.update.messages import Message
+from limaml_beam.update.new_rows import NewRows, read_messages, read_new
 from limaml_beam.update.plan import read_plan
 from limaml_beam.update.state import UpdateState
 from tfrec_limaml.datasets.text_format import text_format
@@ -104,20 +105,40 @@ class Updater:
             LimamlError: No file, or the store did not answer: nothing is lost, the same call does
                 it again.
         """
+        options = self._plan.options
+        text = text_format(options.delimiter, options.null_words)
+
+        def read(schema: Schema, settings: TaskSettings) -> NewRows:
+            inputs = Inputs.find(schema, patterns, sources(options)[2], text)
+            return read_new(inputs, schema, settings, self._tasks)
+
+        return self._run(read)
+
+    def update_messages(self, topic: str, messages: Sequence[Message]) -> dict[str, Any]:
+        """As `update`, of the messages of a topic."""
+        options, version = self._plan.options, self._manifest.model_version
+        text = text_format(options.delimiter, options.null_words)
+
+        def read(schema: Schema, settings: TaskSettings) -> NewRows:
+            tables = Inputs.tables_of(schema, sources(options)[2], text)
+            return read_messages(topic, messages, tables, schema, settings, self._tasks, version)
+
+        return self._run(read)
+
+    def _run(self, read: Callable[[Schema, TaskSettings], NewRows]) -> dict[str, Any]:
         began = time.time()
         schema = read_schema(str(self._tasks))
         self._manifest.check_schema(schema)
         state = UpdateState(self._settings.work / "updates" / "rows")
         with contextlib.closing(state):
-            new, rows, settings = self._read(patterns, schema, state)
+            new, rows, settings = self._read(read, schema, state)
             keys, records = ([], []) if rows is None else records_of(rows, schema, settings)
             upserted = self._upsert(self._adapt(records, new))
             if rows is not None:
                 state.put(by_task(rows), rows.schema)
         write_letters(self._settings.work, new.letters)
-        used = new.read - sum(n for name, n in new.skipped.items() if name not in OF_FILES)
         return {
-            "rows": {"read": new.read, "used": used, "skipped": new.skipped},
+            "rows": {"read": new.read, "used": new.used, "skipped": new.skipped},
             "tasks": len(keys),
             "upserted": upserted.applied,
             "ignored_as_older": upserted.older,
@@ -128,20 +149,20 @@ class Updater:
         }
 
     def _read(
-        self, patterns: Sequence[str], schema: Schema, state: UpdateState
+        self,
+        read: Callable[[Schema, TaskSettings], NewRows],
+        schema: Schema,
+        state: UpdateState,
     ) -> tuple[NewRows, pa.Table | None, TaskSettings]:
         """New rows, and all rows of the tasks that they touch; again where a refresh puts other
         records in place meanwhile.
         """
-        options = self._plan.options
-        text = text_format(options.delimiter, options.null_words)
-        inputs = Inputs.find(schema, patterns, sources(options)[2], text)
         for _ in range(_ATTEMPTS):
             card = self._tasks / DATA_CARD_FILE
             with contextlib.suppress(FileNotFoundError):
                 before = card.stat().st_ino
                 settings = self._task_settings()
-                new = read_new(inputs, schema, settings, self._tasks)
+                new = read(schema, settings)
                 rows = None if new.table is None else self._merge(new.table, settings, state, new)
                 if card.stat().st_ino == before:
                     return new, rows, settings

@@ -1,9 +1,13 @@
-"""New interactions: read, validated and joined by the code of `limaml prepare`, in this process."""
+"""New interactions: read, validated and joined by the code of `limaml prepare`, in this process.
+
+They come from files, or as messages.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +25,17 @@ from limaml_beam.build_tasks.validation import (
     validate,
 )
 from limaml_beam.io.read_errors import MissingColumnsError, SourceError
-from limaml_beam.io.sources import parts_of, read_rows
+from limaml_beam.io.sources import Source, parts_of, read_rows
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, key_column
 from limaml_beam.rows.feature_tables import Tables, join, load_tables
+from limaml_beam.update.messages import Message, decode
 from limaml_beam.update.online_history import add_history
 from tfrec_limaml.schema import column_values
 from tfrec_limaml.schema.schema import Schema
 
 #: Reasons of dead letters beside those of `limaml prepare`.
 FUTURE, UNKNOWN_SCHEMA, UNREADABLE = "future_time", "unknown_schema", "unreadable_file"
-#: Those that count files, not rows.
-OF_FILES = (UNKNOWN_SCHEMA, UNREADABLE)
 
 
 @dataclasses.dataclass
@@ -44,12 +47,19 @@ class NewRows:
         read: Rows that were read.
         skipped: Rows left out, by reason; files that cannot be read count as one.
         letters: Dead letters, JSON lines.
+        unread: Files that could not be read.
     """
 
     table: pa.Table | None = None
     read: int = 0
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     letters: list[str] = dataclasses.field(default_factory=list)
+    unread: int = 0
+
+    @property
+    def used(self) -> int:
+        """Rows that were read and not left out."""
+        return self.read + self.unread - sum(self.skipped.values())
 
     def skip(self, reason: str, count: int = 1) -> None:
         """Counts rows that are left out."""
@@ -83,11 +93,46 @@ def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path
             lacking = isinstance(error, MissingColumnsError)
             reason = UNKNOWN_SCHEMA if lacking else UNREADABLE
             found.skip(reason)
+            found.unread += 1
             letter = {"reason": reason, "file": path, "detail": str(error)}
             found.letters.append(json.dumps(letter, ensure_ascii=False))
     blocks = [block for block in blocks if block.num_rows]
     if blocks:
         found.table = _completed(pa.concat_tables(blocks), schema, settings, tables, tasks)
+    return found
+
+
+def read_messages(
+    topic: str,
+    messages: Sequence[Message],
+    sources: Mapping[str, Source],
+    schema: Schema,
+    settings: TaskSettings,
+    tasks: Path,
+    version: int,
+) -> NewRows:
+    """Decodes new interactions.
+
+    Args:
+        topic: What dead letters call their origin.
+        messages: The messages.
+        sources: Files of the feature tables.
+        schema: The columns.
+        settings: As in `read_new`.
+        tasks: As in `read_new`.
+        version: Model version of the updater.
+    """
+    tables = load_tables(schema, sources)
+    columns = interaction_columns(schema, settings.definitions)
+    raw, poison = decode(messages, columns, version)
+    found = NewRows(read=len(messages))
+    for each in poison:
+        found.skip(each.reason)
+        found.letters.append(each.letter())
+    if raw is not None:
+        block = _validated(schema, settings, tables, topic, raw, found)
+        if block.num_rows:
+            found.table = _completed(block, schema, settings, tables, tasks)
     return found
 
 

@@ -8,20 +8,20 @@ rows are known by content. While the store is away the stream waits: files stay 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import format_of
-from limaml_beam.update.job import BusyError, Update, Updater, exclusive, write_letters
-from limaml_beam.update.plan import read_plan
-from tfrec_limaml.errors import LimamlError, StoreError
+from limaml_beam.update.job import Update, Updater, write_letters
+from limaml_beam.update.patience import PatientUpdater, Sleep, Tell
+from tfrec_limaml.errors import LimamlError
 
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
 #: Name, size and modification time of a file.
 _Mark: TypeAlias = tuple[str, int, int]
 
@@ -57,8 +57,8 @@ class Stream:
 
 def stream(
     settings: Stream,
-    tell: Callable[[dict[str, Any]], None],
-    sleep: Callable[[float], None] = time.sleep,
+    tell: Tell,
+    sleep: Sleep = time.sleep,
 ) -> dict[str, Any]:
     """Updates with what arrives, until nothing has come for `idle_seconds`.
 
@@ -68,44 +68,29 @@ def stream(
         sleep: Waits.
 
     Returns:
-        ``updates``, ``files``, ``tasks``, ``upserted``, ``dead_letters`` and ``waits``.
+        ``files``, ``updates``, ``rows``, ``tasks``, ``upserted``, ``dead_letters`` and ``waits``.
 
     Raises:
         LimamlError: what no waiting helps: a work folder without rows, another schema.
     """
-    work = settings.update.work
-    done, totals = _Done(work / "updates" / "done.jsonl"), _Totals()
-    updater, plan, last = Updater(settings.update), read_plan(work), time.monotonic()
-    wait = _FIRST_WAIT_SECONDS
+    done = _Done(settings.update.work / "updates" / "done.jsonl")
+    updater, files = PatientUpdater(settings.update, tell, sleep), 0
+    last = time.monotonic()
     while True:
-        arrived = _readable(_arrived(settings.folder, done), done, work, totals)
+        arrived = _readable(_arrived(settings.folder, done), done, updater)
         arrived = arrived[: settings.files_per_update]
-        if not arrived:
-            idle = settings.idle_seconds
-            if idle is not None and time.monotonic() - last >= idle:
-                return dataclasses.asdict(totals)
-            sleep(settings.poll_seconds)
+        if arrived:
+            paths = [str(path) for path, _ in arrived]
+            report = updater.run(functools.partial(Updater.update, patterns=paths))
+            done.add([mark for _, mark in arrived])
+            files += len(arrived)
+            tell({"files": len(arrived), **report})
+            last = time.monotonic()
             continue
-        if read_plan(work) != plan:  # a refresh with another export, or other options
-            updater, plan = Updater(settings.update), read_plan(work)
-        try:
-            tell(_update(updater, arrived, done, work, totals))
-            last, wait = time.monotonic(), _FIRST_WAIT_SECONDS
-        except (StoreError, BusyError) as error:
-            totals.waits += 1
-            tell({"waiting": str(error), "seconds": wait})
-            sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
-
-
-@dataclasses.dataclass
-class _Totals:
-    updates: int = 0
-    files: int = 0
-    tasks: int = 0
-    upserted: int = 0
-    dead_letters: int = 0
-    waits: int = 0
+        idle = settings.idle_seconds
+        if idle is not None and time.monotonic() - last >= idle:
+            return {"files": files, **dataclasses.asdict(updater.totals)}
+        sleep(settings.poll_seconds)
 
 
 class _Done:
@@ -150,7 +135,7 @@ def _arrived(folder: Path, done: _Done) -> list[tuple[Path, _Mark]]:
 
 
 def _readable(
-    arrived: list[tuple[Path, _Mark]], done: _Done, work: Path, totals: _Totals
+    arrived: list[tuple[Path, _Mark]], done: _Done, updater: PatientUpdater
 ) -> list[tuple[Path, _Mark]]:
     """Those of a known format; the others are dead letters."""
     good = []
@@ -160,24 +145,7 @@ def _readable(
             good.append((path, mark))
         except SourceError as error:
             letter = {"reason": "unreadable_file", "file": str(path), "detail": str(error)}
-            write_letters(work, [json.dumps(letter, ensure_ascii=False)])
-            totals.dead_letters += 1
+            write_letters(updater.work, [json.dumps(letter, ensure_ascii=False)])
+            updater.totals.dead_letters += 1
             done.add([mark])
     return good
-
-
-def _update(
-    updater: Updater,
-    arrived: list[tuple[Path, _Mark]],
-    done: _Done,
-    work: Path,
-    totals: _Totals,
-) -> dict[str, Any]:
-    with exclusive(work):
-        report = updater.update([str(path) for path, _ in arrived])
-    done.add([mark for _, mark in arrived])
-    totals.updates += 1
-    totals.files += len(arrived)
-    for name in ("tasks", "upserted", "dead_letters"):
-        setattr(totals, name, getattr(totals, name) + report[name])
-    return {"files": len(arrived), **report}

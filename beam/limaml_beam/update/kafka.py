@@ -1,0 +1,252 @@
+"""``limaml stream --from-kafka``: messages of a topic, one micro-batch after another.
+
+The offsets of a batch are committed once its rows are in the store and in the state of updates.
+What a killed stream had not committed is delivered again, which changes nothing, as rows are known
+by content: no message is lost, and none is applied twice. While the store is away nothing is polled
+and nothing committed: messages stay in the topic. The client library finds a broker again that
+comes back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from limaml_beam.update.job import Update, Updater
+from limaml_beam.update.messages import Message
+from limaml_beam.update.patience import PatientUpdater, Sleep, Tell
+from tfrec_limaml.errors import LimamlError
+
+_POLL_SECONDS, _ANSWER_SECONDS = 0.5, 10.0
+#: What the stream itself decides.
+_OURS = {"bootstrap.servers", "group.id", "enable.auto.commit", "enable.auto.offset.store"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KafkaStream:
+    """Settings of a stream.
+
+    Attributes:
+        servers: ``HOST:PORT`` of one broker, or several with commas between them.
+        topic: The topic.
+        update: The updater's settings.
+        group: Consumer group; its committed offsets say where a stream begins, a new group begins
+            with the oldest message.
+        batch_messages: Most messages of one micro-batch.
+        batch_seconds: A micro-batch waits so long after its first message for more; a member who
+            clicks several times meanwhile is adapted once.
+        idle_seconds: End after so long without a message; None to go on for good.
+        client: Further settings of the client library (librdkafka), for TLS and passwords; they may
+            replace ``auto.offset.reset`` (``earliest``) and ``session.timeout.ms`` (10 s: after so
+            long the partitions of a killed stream go to another one).
+    """
+
+    servers: str
+    topic: str
+    update: Update
+    group: str = "limaml"
+    batch_messages: int = 10_000
+    batch_seconds: float = 1.0
+    idle_seconds: float | None = None
+    client: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_seconds <= 0 or self.batch_messages < 1:
+            raise LimamlError(
+                "batch_seconds must be positive and batch_messages at least 1, received "
+                f"{self.batch_seconds} and {self.batch_messages}"
+            )
+        if ours := sorted(_OURS & self.client.keys()):
+            raise LimamlError(f"the stream sets {ours} of the Kafka client by itself: leave it out")
+
+
+def read_client_file(path: Path) -> dict[str, str]:
+    """Settings of the client library, ``name=value`` a line, ``#`` before remarks."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LimamlError(f"cannot read {path}: {error}") from error
+    lines = [line.strip() for line in text.splitlines()]
+    found = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            name, equals, value = line.partition("=")
+            if not equals:
+                raise LimamlError(f"{path}: expected name=value, found {line!r}")
+            found[name.strip()] = value.strip()
+    return found
+
+
+def stream_kafka(settings: KafkaStream, tell: Tell, sleep: Sleep = time.sleep) -> dict[str, Any]:
+    """Updates with the messages of a topic, until none has come for `idle_seconds`.
+
+    Args:
+        settings: The settings.
+        tell: Gets the report of every update, ``{"waiting": reason}`` while there is one, and
+            ``{"broker": reason}`` of what the client library says of the broker.
+        sleep: Waits.
+
+    Returns:
+        ``updates``, ``rows``, ``tasks``, ``upserted``, ``dead_letters`` and ``waits``.
+
+    Raises:
+        LimamlError: No broker answers at the start, there is no such topic, or what no waiting
+            helps: a work folder without rows, another schema.
+    """
+    topic = _Topic(settings, tell)
+    try:
+
+        def wait(seconds: float) -> None:
+            topic.stay_in_group()
+            sleep(seconds)
+
+        updater = PatientUpdater(settings.update, tell, wait)
+        idle = math.inf if settings.idle_seconds is None else settings.idle_seconds
+        last = time.monotonic()
+        while True:
+            batch = topic.batch()
+            if batch:
+                messages = [message for message, _, _ in batch]
+                update = functools.partial(
+                    Updater.update_messages, topic=settings.topic, messages=messages
+                )
+                tell(updater.run(update))
+                topic.commit(batch)
+                last = time.monotonic()
+            elif not topic.joined:
+                last = time.monotonic()
+            elif time.monotonic() - last >= idle:
+                return dataclasses.asdict(updater.totals)
+    finally:
+        topic.close()
+
+
+class _Topic:
+    """Micro-batches of a topic, as triples of message, partition and offset.
+
+    Attributes:
+        joined: Whether the group has taken this consumer in.
+    """
+
+    def __init__(self, settings: KafkaStream, tell: Tell) -> None:
+        self._kafka = _client_library()
+        self._settings, self._tell = settings, tell
+        self._held: list[tuple[Message, int, int]] = []
+        self._waiting, self.joined = False, False
+        given = {
+            "auto.offset.reset": "earliest",
+            "session.timeout.ms": 10_000,
+            **settings.client,
+            "bootstrap.servers": settings.servers,
+            "group.id": settings.group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "error_cb": self._say,
+            "logger": _silent_logger(),
+        }
+        try:
+            self._consumer = self._kafka.Consumer(given)
+        except (self._kafka.KafkaException, TypeError, ValueError) as error:
+            raise LimamlError(f"the Kafka client refuses its settings: {error}") from error
+        try:
+            self._check()
+            self._consumer.subscribe([settings.topic], on_assign=self._join)
+        except LimamlError:
+            self._consumer.close()
+            raise
+
+    def _check(self) -> None:
+        servers, topic = self._settings.servers, self._settings.topic
+        try:
+            found = self._consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics.get(topic)
+        except self._kafka.KafkaException as error:
+            raise LimamlError(f"no Kafka broker answers at {servers}: {error}") from error
+        if found is None or found.error is not None:
+            raise LimamlError(f"the Kafka broker {servers} has no topic {topic!r}: make it first")
+
+    def _join(self, consumer: Any, partitions: list[Any]) -> None:
+        self.joined = True
+
+    def batch(self) -> list[tuple[Message, int, int]]:
+        """The next messages; none where none came for a moment."""
+        self._resume()
+        limit = self._settings.batch_messages
+        found, self._held = self._held, []
+        if not found:
+            found = self._read(1, _POLL_SECONDS)
+        end = time.monotonic() + self._settings.batch_seconds
+        while found and len(found) < limit and (left := end - time.monotonic()) > 0:
+            found += self._read(limit - len(found), left)
+        return found
+
+    def _read(self, most: int, seconds: float) -> list[tuple[Message, int, int]]:
+        found = []
+        for record in self._consumer.consume(most, seconds):
+            if record.error() is not None:
+                self._say(record.error())
+                continue
+            partition, offset = record.partition(), record.offset()
+            place = f"{record.topic()}/{partition}/{offset}"
+            found.append((Message(place, record.value()), partition, offset))
+        return found
+
+    def commit(self, batch: list[tuple[Message, int, int]]) -> None:
+        """Says that a batch is done. Where that fails it is delivered again, which is harmless."""
+        last: dict[int, int] = {}
+        for _, partition, offset in batch:
+            last[partition] = max(offset, last.get(partition, -1))
+        done = [
+            self._kafka.TopicPartition(self._settings.topic, partition, offset + 1)
+            for partition, offset in last.items()
+        ]
+        try:
+            self._consumer.commit(offsets=done, asynchronous=False)
+        except self._kafka.KafkaException as error:
+            self._tell({"broker": f"offsets not committed: {error}"})
+
+    def stay_in_group(self) -> None:
+        """A consumer that never polls is put out of its group; partitions are paused meanwhile."""
+        self._consumer.pause(self._consumer.assignment())
+        self._waiting = True
+        self._held += self._read(1, 0.0)
+
+    def _resume(self) -> None:
+        if self._waiting:
+            self._consumer.resume(self._consumer.assignment())
+            self._waiting = False
+
+    def _say(self, error: Any) -> None:
+        self._tell({"broker": str(error)})
+        if error.code() in (
+            self._kafka.KafkaError._AUTHENTICATION,
+            self._kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED,
+            self._kafka.KafkaError.GROUP_AUTHORIZATION_FAILED,
+        ):
+            raise LimamlError(f"the Kafka broker {self._settings.servers} refuses: {error}")
+
+    def close(self) -> None:
+        """Leaves the group."""
+        self._consumer.close()
+
+
+def _client_library() -> Any:
+    try:
+        import confluent_kafka
+    except ImportError as error:
+        raise LimamlError(
+            "--from-kafka needs the package confluent-kafka: pip install 'tfrec-limaml[stream]'"
+        ) from error
+    return confluent_kafka
+
+
+def _silent_logger() -> logging.Logger:
+    """For the client library's own log lines; what they say comes as errors as well."""
+    logger = logging.getLogger("limaml.kafka")
+    logger.setLevel(logging.CRITICAL)
+    return logger

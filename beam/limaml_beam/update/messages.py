@@ -1,0 +1,136 @@
+"""Messages of a topic: JSON objects, one interaction each; those that are none are dead letters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.task_keys import key_text
+
+#: Reasons of dead letters beside those of rows.
+UNDECODABLE, OTHER_MODEL = "undecodable_message", "other_model_version"
+#: A message may say which model version it is meant for, unless the schema has such a column.
+VERSION_FIELD = "model_version"
+_LONGEST_TEXT = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """A message of a topic.
+
+    Attributes:
+        source: Where it stands: topic, partition and offset.
+        value: Its bytes; None for a message without a value.
+    """
+
+    source: str
+    value: bytes | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Poison:
+    """A message that holds no interaction."""
+
+    reason: str
+    detail: str
+    message: Message
+
+    def letter(self) -> str:
+        """As a JSON line."""
+        text = (self.message.value or b"").decode(errors="replace")[:_LONGEST_TEXT]
+        content = {"reason": self.reason, "file": self.message.source}
+        return json.dumps(content | {"detail": self.detail, "row": text}, ensure_ascii=False)
+
+
+def decode(
+    messages: Sequence[Message], columns: Sequence[str], version: int
+) -> tuple[pa.Table | None, list[Poison]]:
+    """The interactions of some messages, raw, and the messages that hold none.
+
+    Args:
+        messages: The messages.
+        columns: Names that every object must have; its other names are not read.
+        version: Model version of the updater.
+
+    Returns:
+        A table of `columns`, None without any row; and the others with their reasons.
+    """
+    rows, poison = [], []
+    is_column = VERSION_FIELD in columns
+    for message in messages:
+        found = _object(message, columns)
+        if isinstance(found, Poison):
+            poison.append(found)
+            continue
+        given = None if is_column else found.get(VERSION_FIELD)
+        if given is not None and str(given) != str(version):
+            detail = f"meant for model version {given!r}, this one is {version}"
+            poison.append(Poison(OTHER_MODEL, detail, message))
+        else:
+            rows.append(found)
+    if not rows:
+        return None, poison
+    return pa.table({name: _column([row[name] for row in rows]) for name in columns}), poison
+
+
+def _object(message: Message, columns: Sequence[str]) -> dict[str, Any] | Poison:
+    try:
+        found = json.loads(message.value or b"")
+    except (ValueError, RecursionError) as error:
+        return Poison(UNDECODABLE, f"not JSON: {error}", message)
+    if not isinstance(found, dict):
+        return Poison(UNDECODABLE, f"a JSON {type(found).__name__}, not an object", message)
+    missing = sorted(set(columns) - set(found))
+    if missing:
+        return Poison("unknown_schema", f"lacks {missing}", message)
+    return found
+
+
+def _column(values: Sequence[Any]) -> pa.Array:
+    """Values of one name: of one type, as text where types differ. One odd value must not change
+    what becomes of the others.
+    """
+    plain = [None if isinstance(value, dict) else value for value in values]
+    try:
+        return pa.array(plain)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        pass
+    if any(isinstance(value, list) for value in plain):
+        return _lists(plain)
+    return pa.array([_text(value) for value in plain], pa.string())
+
+
+def _lists(values: Sequence[Any]) -> pa.Array:
+    """Lists of numbers or lists of texts, whichever are more; null for everything else."""
+    numbers = [_numbers(value) for value in values]
+    texts = [_texts(value) for value in values]
+    if sum(v is not None for v in numbers) >= sum(v is not None for v in texts):
+        return pa.array(numbers, pa.list_(pa.float64()))
+    return pa.array(texts, pa.list_(pa.string()))
+
+
+def _numbers(value: Any) -> list[float] | None:
+    if not isinstance(value, list) or not all(type(v) in (int, float) for v in value):
+        return None
+    try:
+        return [float(v) for v in value]
+    except OverflowError:
+        return None
+
+
+def _texts(value: Any) -> list[str | None] | None:
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        return None
+    return [_text(v) for v in value]
+
+
+def _text(value: Any) -> str | None:
+    try:
+        return key_text(value)
+    except LimamlError:
+        return None

@@ -1,0 +1,76 @@
+"""An updater that goes on: it waits while the store is away, and follows refreshes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from limaml_beam.update.job import BusyError, Update, Updater, exclusive
+from limaml_beam.update.plan import read_plan
+from tfrec_limaml.errors import StoreError
+
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
+#: Gets the report of every update, and ``{"waiting": reason}`` while there is one.
+Tell: TypeAlias = Callable[[dict[str, Any]], None]
+Sleep: TypeAlias = Callable[[float], None]
+
+
+@dataclasses.dataclass
+class Totals:
+    """What a stream has done."""
+
+    updates: int = 0
+    rows: int = 0
+    tasks: int = 0
+    upserted: int = 0
+    dead_letters: int = 0
+    waits: int = 0
+
+    def add(self, report: dict[str, Any]) -> None:
+        """Counts one update."""
+        self.updates += 1
+        self.rows += report["rows"]["read"]
+        for name in ("tasks", "upserted", "dead_letters"):
+            setattr(self, name, getattr(self, name) + report[name])
+
+
+class PatientUpdater:
+    """Runs updates, one after another.
+
+    Args:
+        settings: The updater's settings.
+        tell: Gets ``{"waiting": reason}`` while there is one.
+        sleep: Waits.
+    """
+
+    def __init__(self, settings: Update, tell: Tell, sleep: Sleep = time.sleep) -> None:
+        self._settings, self._tell, self._sleep = settings, tell, sleep
+        self._updater, self._plan = Updater(settings), read_plan(settings.work)
+        self.work, self.totals = settings.work, Totals()
+
+    def run(self, update: Callable[[Updater], dict[str, Any]]) -> dict[str, Any]:
+        """One update, again until it is done; waits from one second up to a minute at a time.
+
+        Returns:
+            Its report.
+
+        Raises:
+            LimamlError: what no waiting helps: a work folder without rows, another schema.
+        """
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            plan = read_plan(self._settings.work)
+            if plan != self._plan:  # a refresh with another export, or other options
+                self._updater, self._plan = Updater(self._settings), plan
+            try:
+                with exclusive(self._settings.work):
+                    report = update(self._updater)
+                self.totals.add(report)
+                return report
+            except (StoreError, BusyError) as error:
+                self.totals.waits += 1
+                self._tell({"waiting": str(error), "seconds": wait})
+                self._sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT_SECONDS)

@@ -1,0 +1,274 @@
+"""``limaml stream --from-kafka`` with a real broker, through faults."""
+
+import dataclasses
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kafka_broker import Broker, find_broker
+
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.update.job import Update
+from limaml_beam.update.kafka import KafkaStream, read_client_file, stream_kafka
+from tfrec_limaml.cli import main
+from tfrec_limaml.errors import LimamlError, StoreError
+from tfrec_limaml.store import open_store
+from tfrec_limaml.store.lmdb_store import LmdbStore
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+
+START, DAY, END = 1_650_000_000_000, 86_400_000, "2022-06-01"
+ROWS = [(f"u{n}", 1.0, n / 100) for n in range(20)]
+
+
+@pytest.fixture(scope="module")
+def broker(checkout, tmp_path_factory):
+    made = Broker(find_broker(checkout), tmp_path_factory.mktemp("kafka"))
+    made.start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def topic(broker, request):
+    return broker.make_topic(f"t{abs(hash(request.node.name))}")
+
+
+@pytest.fixture
+def refreshed(world):
+    world.write(ROWS)
+    assert world.refresh() == 0
+    return world
+
+
+def message(user, x, day, **more):
+    row = {"user_id": user, "x": x, "note": "n", "click": 1, "time": START + round(day * DAY)}
+    return row | more
+
+
+def settings(world, broker, topic, **more):
+    update = Update(work=world.work, store=open_store(world.store), window_end=END)
+    given = {"batch_seconds": 0.2, "idle_seconds": 1.0, "update": update, **more}
+    return KafkaStream(servers=broker.address, topic=topic, **given)
+
+
+def command(world, broker, topic):
+    config = world.folder / "client"
+    config.write_text("session.timeout.ms=2000\nheartbeat.interval.ms=500\n")
+    return [
+        *("stream", "--from-kafka", broker.address, "--topic", topic, "--work", str(world.work)),
+        *("--store", world.store, "--window-end", END, "--batch-seconds", "0.2"),
+        *("--stop-when-idle", "2", "--json", "--kafka-config", str(config)),
+    ]
+
+
+def sums(world, *keys):
+    """Sum of x and number of rows; None where nobody is found."""
+    matrix, found = open_store(world.store).get_many(keys, 7)
+    pairs = [(float(row[1]), int(row[2])) for row in matrix]
+    return [pair if hit else None for pair, hit in zip(pairs, found, strict=True)]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def ignore(report):
+    pass
+
+
+def test_messages_change_the_embeddings_of_their_members(refreshed, broker, topic, capsys):
+    broker.send(topic, message("u3", 5.0, 1), message("new", 7.0, 1.5), message("u3", 6.0, 2))
+    capsys.readouterr()
+    assert main(command(refreshed, broker, topic)) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows"], told["upserted"], told["dead_letters"]) == (3, 2, 0)
+    assert sums(refreshed, "u2", "u3", "new") == [(1, 1), (12, 3), (7, 1)]
+    assert broker.committed(topic, "limaml") == 3
+
+
+def test_late_repeated_and_shuffled_messages_end_where_the_batch_puts_them(
+    refreshed, broker, topic
+):
+    made = random.Random(5)
+    rows = [(f"u{made.randrange(6)}", float(n), made.uniform(0, 20)) for n in range(60)]
+    sent = [*rows, *rows[:30], *ROWS[:5]]
+    made.shuffle(sent)
+    broker.send(topic, *(message(*row) for row in sent))
+    done = stream_kafka(settings(refreshed, broker, topic, batch_messages=17), ignore)
+    assert (done["rows"], done["updates"] >= 6) == (95, True)
+    keys = sorted({user for user, _, _ in rows})
+    updated = open_store(refreshed.store).get_many(keys, 7)[0].copy()
+    refreshed.write([*ROWS, *rows])
+    assert refreshed.refresh("--full", "--min-rows-per-day-ratio", "0") == 0
+    report = json.loads((refreshed.work / "refresh.json").read_text())
+    assert report["updates"]["compared"] == len(keys)
+    assert report["updates"]["reconciled_share"] == 1.0
+    output = refreshed.work / "embeddings" / report["generation"]
+    batch = {
+        row["task_key"]: row["embedding"]
+        for part in tables.read_batches(tables.embedding_files(str(output)))
+        for row in part.to_pylist()
+    }
+    np.testing.assert_allclose(updated, [batch[key] for key in keys], rtol=1e-6)
+
+
+def test_poison_messages_are_dead_letters_with_their_reasons_and_hold_nothing_up(
+    refreshed, broker, topic
+):
+    lacking = {"user_id": "u3", "time": START}
+    poison = {
+        "not utf-8": (b"\xff\xfe{}", "undecodable_message"),
+        "not json": (b"click!", "undecodable_message"),
+        "no object": (b"[1, 2]", "undecodable_message"),
+        "no value": (None, "undecodable_message"),
+        "deep": (b"[" * 100_000, "undecodable_message"),
+        "lacking": (json.dumps(lacking), "unknown_schema"),
+        "other model": (json.dumps(message("u3", 1.0, 3, model_version=6)), "other_model_version"),
+        "label": (json.dumps(message("u3", 1.0, 3, click="what?")), "invalid_label"),
+        "future": (json.dumps(message("u3", 1.0, 900)), "future_time"),
+        "key": (json.dumps(message({"id": 1}, 1.0, 3)), "missing_key:user_id"),
+    }
+    broker.send(topic, *(value for value, _ in poison.values()))
+    broker.send(topic, message("u3", 5.0, 1, model_version=7), message("u4", 6.0, 1))
+    done = stream_kafka(settings(refreshed, broker, topic), ignore)
+    assert (done["rows"], done["dead_letters"]) == (12, 10)
+    assert sums(refreshed, "u3", "u4") == [(6, 2), (7, 2)]
+    assert broker.committed(topic, "limaml") == 12
+    files = (refreshed.work / "updates" / "dead_letter").glob("*.jsonl")
+    letters = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert sorted(letter["reason"] for letter in letters) == sorted(
+        reason for _, reason in poison.values()
+    )
+    assert {letter["file"].split("/")[0] for letter in letters} == {topic}
+
+
+def test_a_producers_clock_may_be_ahead_a_little(refreshed, broker, topic):
+    now = round(time.time() * 1000)
+    broker.send(
+        topic,
+        message("u3", 5.0, 0, time=now + 200_000),
+        message("u4", 5.0, 0, time=now + 600_000),
+        message("u3", 6.0, 0, time=now - 1000),
+    )
+    update = Update(work=refreshed.work, store=open_store(refreshed.store))
+    done = stream_kafka(settings(refreshed, broker, topic, update=update), ignore)
+    assert (done["rows"], done["dead_letters"]) == (3, 1)
+    assert sums(refreshed, "u3", "u4") == [(12, 3), (1, 1)]
+
+
+def test_while_the_store_is_away_nothing_is_committed_and_nothing_is_lost(
+    refreshed, broker, topic, monkeypatch
+):
+    original, waits, committed = LmdbStore.upsert, [], []
+
+    def away(*arguments):
+        if len(waits) < 3:
+            raise StoreError("connection refused")
+        return original(*arguments)
+
+    def sleep(seconds):
+        waits.append(seconds)
+        committed.append(broker.committed(topic, "limaml"))
+        broker.send(topic, message("u4", float(len(waits)), len(waits)))
+
+    broker.send(topic, message("u3", 5.0, 1))
+    monkeypatch.setattr(LmdbStore, "upsert", away)
+    done = stream_kafka(settings(refreshed, broker, topic), ignore, sleep)
+    assert (waits, committed, done["waits"]) == ([1, 2, 4], [0, 0, 0], 3)
+    assert sums(refreshed, "u3", "u4") == [(6, 2), (7, 4)]
+    assert broker.committed(topic, "limaml") == 4
+
+
+def test_a_stream_that_is_killed_anywhere_loses_nothing_and_applies_nothing_twice(
+    refreshed, broker, topic
+):
+    driver = Path(__file__).with_name("kafka_driver.py")
+    points = ["before the store", "before the state", "before the commit", "nowhere"]
+    for number, point in enumerate(points):
+        broker.send(topic, message("u3", 2.0**number, number + 1))
+        done = subprocess.run(
+            [sys.executable, str(driver), point, *command(refreshed, broker, topic)],
+            check=False,
+            capture_output=True,
+            timeout=300,
+        )
+        assert done.returncode == (0 if point == "nowhere" else -signal.SIGKILL), done.stderr
+    assert sums(refreshed, "u3") == [(1 + 15, 5)]
+    assert broker.committed(topic, "limaml") == 4
+
+
+def test_two_streams_of_one_group_share_the_topic_and_both_are_right(refreshed, broker, topic):
+    run = [sys.executable, "-m", "tfrec_limaml", *command(refreshed, broker, topic)]
+    streams = [subprocess.Popen(run, stdout=subprocess.PIPE) for _ in range(2)]
+    for number in range(30):
+        broker.send(topic, message("u3", 1.0, number), message("u4", 1.0, number))
+    assert [process.wait(300) for process in streams] == [0, 0]
+    assert sum(json.loads(process.stdout.read())["rows"] for process in streams) >= 60
+    assert sums(refreshed, "u3", "u4") == [(31, 31), (31, 31)]
+
+
+def test_a_broker_that_goes_away_and_comes_back_is_read_on(refreshed, broker, topic):
+    told = []
+    stream = settings(refreshed, broker, topic, idle_seconds=None, client=_QUICK)
+    thread = threading.Thread(target=_until_told_to_end, args=(stream, told), daemon=True)
+    thread.start()
+    broker.send(topic, message("u3", 5.0, 1))
+    wait_for(lambda: sums(refreshed, "u3") == [(6, 2)])
+    broker.kill()
+    wait_for(lambda: any("broker" in report for report in told))
+    broker.start()
+    broker.send(topic, message("u3", 6.0, 2))
+    wait_for(lambda: sums(refreshed, "u3") == [(12, 3)])
+    told.append("end")
+    broker.send(topic, message("u4", 1.0, 2))
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+_QUICK = {"reconnect.backoff.max.ms": "500"}
+
+
+class _EndError(Exception):
+    pass
+
+
+def _until_told_to_end(stream, told):
+    def tell(report):
+        if "end" in told:
+            raise _EndError
+        told.append(report)
+
+    with pytest.raises(_EndError):
+        stream_kafka(stream, tell)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"servers": "127.0.0.1:1"}, "no Kafka broker answers at 127.0.0.1:1"),
+        ({"topic": "nobody-made-it"}, "has no topic 'nobody-made-it'"),
+        ({"client": {"no.such.setting": "1"}}, "refuses its settings"),
+    ],
+)
+def test_what_is_wrong_at_the_start_is_an_error(refreshed, broker, topic, monkeypatch, given, what):
+    monkeypatch.setattr("limaml_beam.update.kafka._ANSWER_SECONDS", 2.0)
+    stream = settings(refreshed, broker, topic)
+    with pytest.raises(LimamlError, match=what):
+        stream_kafka(dataclasses.replace(stream, **given), ignore)
+
+
+def test_a_client_file_is_read(tmp_path):
+    path = tmp_path / "client"
+    path.write_text("# remark\n\nsecurity.protocol = SASL_SSL\nsasl.password=a=b\n")
+    assert read_client_file(path) == {"security.protocol": "SASL_SSL", "sasl.password": "a=b"}

@@ -1,0 +1,113 @@
+"""A Kafka broker of one node for tests, with messages for it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={folder}/log
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+"""
+
+
+def find_broker(checkout: Path) -> Path:
+    """The broker's jar; skips, saying how to get it, where there is none."""
+    if shutil.which("java") is None:
+        pytest.skip("Java is not installed (apt-get install openjdk-17-jre-headless)")
+    pytest.importorskip("confluent_kafka", reason="needs pip install '.[stream]'")
+    given = os.environ.get("LIMAML_KAFKA")
+    jar = Path(given or checkout / "build" / "kafka" / "job-server.jar")
+    if not jar.is_file():
+        pytest.skip(f"no Kafka broker at {jar}: make kafka, or set LIMAML_KAFKA")
+    return jar
+
+
+class Broker:
+    """Starts and stops a broker; its log outlives both."""
+
+    def __init__(self, jar: Path, folder: Path) -> None:
+        self._jar, self._folder = jar, folder
+        self._port, controller = _free_port(), _free_port()
+        self.address = f"127.0.0.1:{self._port}"
+        text = _PROPERTIES.format(port=self._port, controller=controller, folder=folder)
+        (folder / "server.properties").write_text(text)
+        self._run("kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c")
+
+    def _command(self, main: str, *arguments: str) -> list[str]:
+        java = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-cp", str(self._jar), main]
+        return [*java, *arguments, str(self._folder / "server.properties")]
+
+    def _run(self, main: str, *arguments: str) -> None:
+        subprocess.run(self._command(main, *arguments), check=True, capture_output=True)
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        with open(self._folder / "broker.log", "ab") as log:
+            self._process = subprocess.Popen(
+                self._command("kafka.Kafka"), stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                    return
+            time.sleep(0.1)
+        raise RuntimeError((self._folder / "broker.log").read_text()[-3000:])
+
+    def kill(self) -> None:
+        """As kill -9."""
+        self._process.kill()
+        self._process.wait()
+
+    def make_topic(self, name: str, partitions: int = 2) -> str:
+        """Makes a topic; returns its name."""
+        from confluent_kafka.admin import AdminClient, NewTopic
+
+        client = AdminClient({"bootstrap.servers": self.address})
+        (made,) = client.create_topics([NewTopic(name, partitions, 1)]).values()
+        made.result(60)
+        return name
+
+    def send(self, topic: str, *values: object) -> None:
+        """Sends messages without keys, objects as JSON, each to the next partition."""
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self.address, "linger.ms": 0})
+        for number, value in enumerate(values):
+            content = json.dumps(value) if isinstance(value, dict) else value
+            producer.produce(topic, content, partition=number % 2)
+        assert producer.flush(60) == 0
+
+    def committed(self, topic: str, group: str) -> int:
+        """Messages that a group has said are done."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": self.address, "group.id": group})
+        try:
+            places = consumer.committed([TopicPartition(topic, n) for n in range(2)], timeout=60)
+        finally:
+            consumer.close()
+        return sum(max(place.offset, 0) for place in places)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

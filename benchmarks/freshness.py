@@ -1,6 +1,7 @@
 """How soon a click changes a score, and what an update costs.
 
     python benchmarks/freshness.py --members 20000 --share 0.01 --json
+    python benchmarks/freshness.py --members 1000000 --rows 5 --stores lmdb --no-reconcile --json
 
 A world of members is refreshed (``limaml refresh --keep-rows``); then micro-batches of clicks, each
 of a share of the members, go through an updater that stays loaded, as in ``limaml stream``. The
@@ -43,7 +44,7 @@ from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 
-WIDTH, ROWS_PER_MEMBER, DAY_MS = 16, 10, 86_400_000
+WIDTH, DAY_MS, ROWS_AT_ONCE = 16, 86_400_000, 500_000
 SCHEMA = Schema(
     name="freshness",
     label=Label(name="click"),
@@ -87,16 +88,23 @@ def rows_of(members: np.ndarray, times: np.ndarray, random: np.random.Generator)
 class World:
     """Raw rows, a work folder, a store and a ranker."""
 
-    def __init__(self, folder: Path, store: EmbeddingStore, members: int) -> None:
+    def __init__(self, folder: Path, store: EmbeddingStore, members: int, rows: int) -> None:
         self.folder, self.store, self.members = folder, store, members
         self.adapter, (self._keep, self._rank), self.version = make_export(folder / "export")
         self.random = np.random.default_rng(7)
         (folder / "raw").mkdir()
         SCHEMA.save(folder / "raw" / "schema.yaml")
         now = round(time.time() * 1000)
-        who = np.repeat(np.arange(members), ROWS_PER_MEMBER)
+        who = np.repeat(np.arange(members), rows)
         times = now - self.random.integers(DAY_MS // 24, 10 * DAY_MS, len(who))
-        pq.write_table(rows_of(who, times, self.random), folder / "raw" / "interactions.parquet")
+        writer = None
+        for start in range(0, len(who), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            table = rows_of(who[part], times[part], self.random)
+            path = folder / "raw" / "interactions.parquet"
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+        writer.close()
 
     def refresh(self) -> dict[str, Any]:
         """The nightly run over all rows there are."""
@@ -149,8 +157,10 @@ def click_and_score(
     return report, seconds
 
 
-def measure(world: World, updates: int, share: float) -> dict[str, float]:
+def measure(world: World, updates: int, share: float, reconcile: bool) -> dict[str, float]:
+    began = time.time()
     world.refresh()
+    refresh_s = time.time() - began
     updater = Updater(Update(work=world.folder / "work", store=world.store))
     first, _ = click_and_score(world, updater, 0, share)
     lags: list[float] = []
@@ -159,8 +169,9 @@ def measure(world: World, updates: int, share: float) -> dict[str, float]:
         report, seconds = click_and_score(world, updater, number, share)
         lags += seconds
         tasks, spent = tasks + report["tasks"], spent + report["seconds"]
-    told = world.refresh()["updates"]
+    told = world.refresh()["updates"] if reconcile else {"reconciled_share": None}
     return {
+        "refresh_s": refresh_s,
         "first_update_s": first["seconds"],
         "click_to_score_p50_s": float(np.quantile(lags, 0.5)),
         "click_to_score_p99_s": float(np.quantile(lags, 0.99)),
@@ -189,23 +200,29 @@ def main() -> None:
     )
     parser.add_argument("--members", type=int, default=20_000)
     parser.add_argument("--share", type=float, default=0.01, help="members in each update")
+    parser.add_argument("--rows", type=int, default=10, help="rows of each member")
+    parser.add_argument("--stores", nargs="+", default=["lmdb", "redis"])
+    parser.add_argument(
+        "--no-reconcile", action="store_true", help="leave out the refresh at the end"
+    )
     parser.add_argument("--updates", type=int, default=5)
     parser.add_argument("--reads", type=int, default=1000, help="timed look-ups of each kind")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     quiet_beam(use_options([]))
     report: dict[str, Any] = {"members": arguments.members, "share": arguments.share}
-    for kind in ("lmdb", "redis"):
+    for kind in arguments.stores:
         if kind == "redis" and shutil.which("redis-server") is None:
             continue
         with tempfile.TemporaryDirectory() as name, store_of(kind, Path(name)) as store:
-            world = World(Path(name), store, arguments.members)
-            result = measure(world, arguments.updates, arguments.share)
+            world = World(Path(name), store, arguments.members, arguments.rows)
+            reconcile = not arguments.no_reconcile
+            result = measure(world, arguments.updates, arguments.share, reconcile)
             rows = max(arguments.members, 1000)
             overlay = measure_overlay(store, rows, 32, arguments.reads, versions=(101, 102))
             result["overlay_lookup_ratio"] = overlay["overlay_lookup_ratio"]
             report[kind] = result
-    report |= report["lmdb"]
+    report |= report[arguments.stores[0]]
     print(
         json.dumps(report, indent=2)
         if arguments.json

@@ -67,8 +67,9 @@ flink: env ## Fetch or assemble Beam's Flink job server (needs Java and Maven), 
 spark: env ## The same for Spark 3.5.
 	$(BIN)/python beam/job_servers/make_job_server.py spark build/spark
 
-kafka: env ## The same for a Kafka broker of Apache's libraries, for the tests of limaml stream.
+kafka: env ## The same for a Kafka broker, and for a Flink job server that reads from Kafka, for the tests of limaml stream.
 	$(BIN)/python beam/job_servers/make_job_server.py kafka build/kafka
+	$(BIN)/python beam/job_servers/make_job_server.py flink-kafka build/flink-kafka
 
 prism: env ## Build Prism, Beam's Go runner, of the installed Beam release (needs Go), so that its tests run.
 	GOBIN="$(CURDIR)/build/prism" go install \

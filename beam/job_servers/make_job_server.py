@@ -7,7 +7,8 @@ With Maven Central in full reach nobody needs this: Beam's FlinkRunner and Spark
 job servers by themselves. Some mirrors leave the ready-made job servers out (each is a few hundred
 megabytes), yet hold the libraries that they are made of. This takes Beam's own job server where it
 can be had, else the libraries that flink.xml or spark.xml names, with a manifest around them.
-Kafka's broker is made of the libraries in kafka.xml.
+Kafka's broker is made of the libraries in kafka.xml, and a Flink job server that reads from Kafka
+of those in flink-kafka.xml.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ ENGINES = {
         (*_BOTH, "sun.nio.ch", "sun.nio.cs", "sun.security.action", "sun.util.calendar"),
     ),
     "kafka": Engine(None, "kafka.Kafka", ()),
+    "flink-kafka": Engine(
+        None,
+        "org.apache.beam.runners.flink.FlinkJobServerDriver",
+        (*_BOTH, "java.text", "java.time", "java.util.concurrent.locks"),
+    ),
 }
 
 

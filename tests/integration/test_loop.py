@@ -5,6 +5,12 @@ gRPC answers.
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
 
 import numpy as np
 import pytest
@@ -186,3 +192,73 @@ def test_a_workspace_of_other_settings_is_refused_and_overwrite_forgets_it(tmp_p
         place.open({"dataset": "kuairand-pure"}, overwrite=False)
     assert place.open({"dataset": "simulated"}, overwrite=False)["stages"] == {"data": {}}
     assert place.open({"dataset": "kuairand-pure"}, overwrite=True)["stages"] == {}
+
+
+@pytest.fixture(scope="module")
+def live_demo(workspace):
+    """Runs ``limaml demo --live`` on a finished demo; gives the page's address."""
+    command = ["demo", "--workspace", workspace, "--members", MEMBERS, "--epochs", 1, "--live"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfrec_limaml", *map(str, command), "--port", "0"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if match := re.search(r"list is at (\S+)", line):
+                break
+        assert match, "".join(said)
+        yield match.group(1)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        process.wait(60)
+
+
+def click(address, candidate):
+    request = urllib.request.Request(
+        f"{address}click",
+        json.dumps({"candidate": candidate}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.mark.slow
+def test_in_the_live_demo_a_click_changes_the_list(live_demo):
+    state = json.loads(urllib.request.urlopen(f"{live_demo}state", timeout=60).read())
+    last = state["ranked"][-1]
+    for number in range(1, 4):
+        after = click(live_demo, last["candidate"])
+        assert after["clicks"][-1]["lag_seconds"] is not None
+        assert len(after["clicks"]) == number
+    (now,) = (row for row in after["ranked"] if row["candidate"] == last["candidate"])
+    assert now["probability"] > last["probability"]
+
+
+@pytest.mark.slow
+def test_a_person_clicks_in_a_browser_and_sees_the_list_and_the_lag(live_demo):
+    api = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed (apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(live_demo)
+        page.wait_for_selector("li")
+        before = page.locator("li .change").all_text_contents()
+        assert len(before) == 10
+        page.locator("li").nth(9).locator("button.click").click()
+        page.wait_for_function("document.getElementById('lag').textContent.includes('changed')")
+        assert re.search(r"after \d+\.\d\d s", page.locator("#lag").text_content())
+        assert page.locator("li .change").all_text_contents() != before
+        assert page.locator("button:disabled").count() == 0
+        assert not errors
+        browser.close()

@@ -17,10 +17,14 @@ LiMAML, measure, export, make and publish embeddings (Beam), serve, and rank one
 candidates over gRPC, without and with the member's embedding and after a few more clicks. Each
 stage prints the command that does the same alone. Writes report.html beside its outputs.
 
+With --live it then serves a page on which you click candidates for that member and watch the list
+change, with the time that each click took through limaml stream, the store and the ranker.
+
 A stage that is done is not done again: run the same command to continue after an interruption.
 
 example:
   limaml demo --dataset simulated --workspace runs/simulated
+  limaml demo --workspace runs/simulated --live
   limaml demo --dataset kuairand-pure --data-dir ~/data --workspace runs/kuairand
 next: open runs/simulated/report.html, then try the commands that the demo names at its end
 """
@@ -48,6 +52,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, metavar="N", help="simulated: number of members")
     parser.add_argument("--epochs", type=int, metavar="N", help="train at most this many epochs")
     parser.add_argument(
+        "--live",
+        action="store_true",
+        help="afterwards serve a page on which you click for one member and see the list change",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8800,
+        metavar="N",
+        help="of that page, on 127.0.0.1; 0 for a free one (default: %(default)s)",
+    )
+    parser.add_argument(
         "--overwrite",
         action="store_true",
         help="forget an earlier demo in this folder and start anew",
@@ -74,13 +90,18 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         for part in (_flag(name), str(value))
     ]
     training = ["--epochs", str(arguments.epochs)] if arguments.epochs else []
-    return run_demo(
+    result = run_demo(
         arguments.dataset,
         arguments.workspace,
         data=data,
         training=training,
         overwrite=arguments.overwrite,
     )
+    if arguments.live:
+        from tfrec_limaml.demo.live_run import run_live
+
+        run_live(arguments.dataset, arguments.workspace, arguments.port)
+    return result
 
 
 def _flag(name: str) -> str:

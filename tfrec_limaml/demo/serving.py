@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from tfrec_limaml.errors import LimamlError
 
-_LIMAML = (sys.executable, "-m", "tfrec_limaml")
+#: How this interpreter runs `limaml`.
+LIMAML = (sys.executable, "-m", "tfrec_limaml")
 _START_SECONDS = 120
 
 
@@ -30,7 +31,7 @@ def serving(model: Path) -> Iterator[str]:
     Raises:
         LimamlError: The server did not start; the message holds what it said last.
     """
-    command = [*_LIMAML, "serve", str(model), "--name", "ranker", "--port", "0"]
+    command = [*LIMAML, "serve", str(model), "--name", "ranker", "--port", "0"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
@@ -83,7 +84,7 @@ def rank(
     """
     # The first requests after a start may be slow on a busy machine.
     command = [
-        *_LIMAML,
+        *LIMAML,
         "rank",
         "--target",
         target,

@@ -107,6 +107,14 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
         "%(default)s)",
     )
     parser.add_argument(
+        "--keep-generations",
+        type=int,
+        default=EmbedOptions.keep_generations,
+        metavar="N",
+        help="good generations that stay in the store, besides those of the last hour (default "
+        "%(default)s)",
+    )
+    parser.add_argument(
         "--max-bad-fraction",
         type=float,
         default=EmbedOptions.max_bad_fraction,
@@ -179,11 +187,11 @@ def _run(arguments: argparse.Namespace, options: EmbedOptions) -> dict[str, Any]
         if not report.get("with_variance"):
             raise LimamlError(f"{arguments.output} holds no variances for --variance-store")
         variances = open_store(arguments.variance_store)
-        report["published_variances"] = _publish(arguments, variances, "variance")
+        report["published_variances"] = _publish(arguments, options, variances, "variance")
         variances.close()
     if store is not None:
         outcome.stage("publish")
-        report["published"] = _publish(arguments, store)
+        report["published"] = _publish(arguments, options, store)
         outcome.note(published=report["published"])
         store.close()
     return report
@@ -210,12 +218,15 @@ def _embed(
 
 
 def _publish(
-    arguments: argparse.Namespace, store: EmbeddingStore, column: str = "embedding"
+    arguments: argparse.Namespace,
+    options: EmbedOptions,
+    store: EmbeddingStore,
+    column: str = "embedding",
 ) -> str:
     from limaml_beam.generate_embeddings.publish import publish
 
     try:
-        return publish(arguments.output, store, column).identifier
+        return publish(arguments.output, store, column, options.keep_generations).identifier
     except StoreError as error:
         raise StoreError(
             f"{error}; the embeddings are complete in {arguments.output}: once the store answers, "

@@ -11,6 +11,7 @@ from limaml_beam.commands import embed, prepare
 from limaml_beam.commands.beam_flags import add_report_flags, report_paths
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.refresh.options import Thresholds
+from limaml_beam.update.dead_letters import DEAD_LETTER_DAYS
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 
@@ -67,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-rows",
         action="store_true",
         help="keep each task's rows beside its record, uncompressed, for `limaml update`",
+    )
+    parser.add_argument(
+        "--dead-letter-days",
+        type=float,
+        default=DEAD_LETTER_DAYS,
+        metavar="D",
+        help="remove dead letters of updates that are older (default %(default)s)",
     )
     source = parser.add_argument_group("task records (as in limaml prepare)")
     prepare.add_source_arguments(source)
@@ -133,6 +141,7 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
                 limits=Thresholds(**{name: getattr(arguments, name) for name in _LIMITS}),
                 full=arguments.full,
                 keep_rows=arguments.keep_rows,
+                dead_letter_days=arguments.dead_letter_days,
                 flags=arguments.beam,
             )
         )

@@ -17,6 +17,8 @@ class EmbedOptions:
     Attributes:
         max_age_days: In an incremental run: how long tasks without a record today are kept, counted
             from their last interaction to the newest one of the previous run; 0 drops them at once.
+        keep_generations: Good generations that stay in the store after a publication, besides those
+            of the last hour.
         batch_size: Tasks in one call of the adapter at most.
         max_bad_fraction: Share of dead letters above which the run fails.
         workers: Worker processes on this machine; other engines have their own flags.
@@ -25,13 +27,14 @@ class EmbedOptions:
     """
 
     max_age_days: float = 0.0
+    keep_generations: int = 2
     batch_size: int = 256
     max_bad_fraction: float = 0.01
     workers: int = 1
     intra_op_threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "workers"):
+        for name in ("batch_size", "workers", "keep_generations"):
             if getattr(self, name) < 1:
                 raise LimamlError(f"{name} must be at least 1, received {getattr(self, name)}")
         if not 0.0 <= self.max_bad_fraction <= 1.0:

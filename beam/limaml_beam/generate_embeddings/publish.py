@@ -13,22 +13,28 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.generate_embeddings.report import read_report
 from tfrec_limaml.errors import ErasedMeanwhileError, LimamlError
 from tfrec_limaml.store import EmbeddingStore, Generation
 
-#: Generations kept in the store besides those of the grace period.
-KEEP_GENERATIONS = 2
+#: What was published within so long stays, for readers that have just begun.
 GRACE_SECONDS = 3600.0
 
 
-def publish(folder: str, store: EmbeddingStore, column: str = "embedding") -> Generation:
+def publish(
+    folder: str,
+    store: EmbeddingStore,
+    column: str = "embedding",
+    keep: int = EmbedOptions.keep_generations,
+) -> Generation:
     """Loads a finished output folder into the store and makes it current.
 
     Args:
         folder: Output of `generate`.
         store: Where to.
         column: What to load: ``"embedding"``, or ``"variance"`` into a store of its own.
+        keep: Good generations that stay in the store, besides those of the grace period.
 
     Returns:
         The published generation. Publishing the one that is current already changes nothing.
@@ -48,7 +54,7 @@ def publish(folder: str, store: EmbeddingStore, column: str = "embedding") -> Ge
         generation = _load(folder, report, store, column)
     except ErasedMeanwhileError:
         generation = _load(folder, report, store, column)
-    store.prune(version, KEEP_GENERATIONS, GRACE_SECONDS)
+    store.prune(version, keep, GRACE_SECONDS)
     return generation
 
 

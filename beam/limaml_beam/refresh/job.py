@@ -41,6 +41,7 @@ from limaml_beam.io import outcome, staged_output
 from limaml_beam.refresh import checks
 from limaml_beam.refresh.options import Thresholds
 from limaml_beam.update import job as updates
+from limaml_beam.update.dead_letters import DEAD_LETTER_DAYS, remove_letters
 from limaml_beam.update.plan import Plan, write_plan
 from limaml_beam.update.reconcile import reconcile, settings_of
 from tfrec_limaml import staging
@@ -72,6 +73,7 @@ class Refresh:
         limits: Thresholds of the checks.
         full: Adapt every task again, changed or not.
         keep_rows: Keep each task's rows beside its record, for `limaml update`.
+        dead_letter_days: Dead letters of updates that are older are removed.
         flags: Beam options.
     """
 
@@ -83,7 +85,14 @@ class Refresh:
     limits: Thresholds = dataclasses.field(default_factory=Thresholds)
     full: bool = False
     keep_rows: bool = False
+    dead_letter_days: float = DEAD_LETTER_DAYS
     flags: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.dead_letter_days >= 0:
+            raise LimamlError(
+                f"dead_letter_days must not be negative, received {self.dead_letter_days}"
+            )
 
 
 def refresh(settings: Refresh) -> dict[str, Any]:
@@ -122,9 +131,10 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     staging.write_text(output / QUALITY_FILE, json.dumps(quality, indent=1) + "\n")
     (output / _CHECKED_MARK).touch()
     outcome.stage("publish")
-    published = _publish(output, settings.store)
+    published = _publish(output, settings)
     outcome.note(published=published)
     result = {**report, "checks": _described(measured), "published": published}
+    remove_letters(work, settings.dead_letter_days)
     if (work / "updates" / "rows").is_dir():
         outcome.stage("reconcile")
         result["updates"] = _reconcile(settings, output, card)
@@ -170,8 +180,9 @@ def session(work: Path, reports: Sequence[str] = (), metrics: str | None = None)
         yield
 
 
-def _publish(output: Path, store: EmbeddingStore) -> str:
-    identifier = publish(str(output), store).identifier
+def _publish(output: Path, settings: Refresh) -> str:
+    keep = settings.embed.keep_generations
+    identifier = publish(str(output), settings.store, keep=keep).identifier
     (output / _PUBLISHED_MARK).touch()
     return identifier
 
@@ -191,7 +202,7 @@ def _publish_pending(settings: Refresh, outputs: Path) -> None:
     for folder in pending[-1:]:
         if read_report(str(folder))["manifest_digest"] == manifest_digest(settings.adapter):
             outcome.stage("publish_pending")
-            outcome.note(published_pending=_publish(folder, settings.store))
+            outcome.note(published_pending=_publish(folder, settings))
 
 
 def _check_input(

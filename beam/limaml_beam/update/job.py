@@ -38,6 +38,7 @@ from limaml_beam.generate_embeddings.record_batches import batches_by_width
 from limaml_beam.generate_embeddings.transforms import ToTables
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, TIME
+from limaml_beam.update.dead_letters import write_letters
 from limaml_beam.update.merging import by_task, merged, records_of
 from limaml_beam.update.messages import Message
 from limaml_beam.update.new_rows import NewRows, read_messages, read_new
@@ -91,6 +92,10 @@ class Updater:
         self._manifest = read_manifest(self._adapter_path)
         self._tasks = settings.work / "tasks"
         self._loaded: PackedAdapter | None = None
+
+    def load(self) -> None:
+        """Loads the model, which the first update does otherwise."""
+        self._adapter()
 
     def update(self, patterns: Sequence[str]) -> dict[str, Any]:
         """Adds new interactions; to be called within `exclusive`.
@@ -248,16 +253,6 @@ class Updater:
                     table["event_timestamp"].cast(pa.int64()).to_pylist(),
                 )
         raise StoreError(f"the current generation changed during {_ATTEMPTS} attempts; try again")
-
-
-def write_letters(work: Path, letters: Sequence[str]) -> None:
-    """Appends dead letters, JSON lines, to those of the day."""
-    if letters:
-        folder = work / "updates" / "dead_letter"
-        folder.mkdir(parents=True, exist_ok=True)
-        day = dt.datetime.now(dt.UTC).strftime("%Y%m%d")
-        with open(folder / f"{day}.jsonl", "a", encoding="utf-8") as file:
-            file.writelines(f"{letter}\n" for letter in letters)
 
 
 class BusyError(LimamlError):

@@ -48,6 +48,7 @@ class PatientUpdater:
     def __init__(self, settings: Update, tell: Tell, sleep: Sleep = time.sleep) -> None:
         self._settings, self._tell, self._sleep = settings, tell, sleep
         self._updater, self._plan = Updater(settings), read_plan(settings.work)
+        self._updater.load()
         self.work, self.totals = settings.work, Totals()
 
     def run(self, update: Callable[[Updater], dict[str, Any]]) -> dict[str, Any]:

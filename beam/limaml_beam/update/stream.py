@@ -18,7 +18,8 @@ from typing import Any, TypeAlias
 
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import format_of
-from limaml_beam.update.job import Update, Updater, write_letters
+from limaml_beam.update.dead_letters import write_letters
+from limaml_beam.update.job import Update, Updater
 from limaml_beam.update.patience import PatientUpdater, Sleep, Tell
 from tfrec_limaml.errors import LimamlError
 

@@ -57,6 +57,7 @@ def test_flags_change_what_they_name_and_nothing_else():
         (PrepareOptions, {"raw": "R", "history_prior": 0.5}, "needs --recent-only"),
         (EmbedOptions, {"workers": 0}, "workers must be at least 1, received 0"),
         (EmbedOptions, {"batch_size": 0}, "batch_size must be at least 1, received 0"),
+        (EmbedOptions, {"keep_generations": 0}, "keep_generations must be at least 1, received 0"),
         (EmbedOptions, {"max_age_days": -1.0}, "max_age_days must not be negative, received -1"),
     ],
 )

@@ -91,3 +91,14 @@ def test_an_output_is_published_without_the_keys_that_were_erased_since(
     assert len(calls) == 2
     assert publish(folder, store).identifier == "g1"
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_publication_leaves_as_many_generations_as_it_is_told(
+    output, tmp_path, monkeypatch, keep
+):
+    monkeypatch.setattr(publishing, "GRACE_SECONDS", 0.0)
+    store = open_store(f"lmdb:{tmp_path}/store")
+    for number in range(4):
+        publish(output(f"g{number}", {"a": (1, number), "b": (1, 1)}), store, keep=keep)
+    assert [each.identifier for each in store.generations()] == ["g2", "g3"][2 - keep :]

@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -245,3 +247,18 @@ def test_without_kept_rows_an_update_says_what_to_run(world, capsys):
     world.work.mkdir()
     assert world.update(world.write(ROWS)) == 2
     assert "--keep-rows` once" in capsys.readouterr().err
+
+
+def test_a_refresh_removes_dead_letters_that_are_too_old(refreshed, capsys):
+    folder = refreshed.work / "updates" / "dead_letter"
+    folder.mkdir(parents=True)
+    for name, days in (("20220101.jsonl", 31), ("20220201.jsonl", 29)):
+        (folder / name).write_text("{}\n")
+        moment = time.time() - days * 86_400
+        os.utime(folder / name, (moment, moment))
+    assert refreshed.refresh("--dead-letter-days", "-1") == 2
+    assert "dead_letter_days must not be negative" in capsys.readouterr().err
+    assert refreshed.refresh() == 0
+    assert [file.name for file in folder.iterdir()] == ["20220201.jsonl"]
+    assert refreshed.refresh("--dead-letter-days", "28") == 0
+    assert not list(folder.iterdir())

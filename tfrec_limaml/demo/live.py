@@ -1,0 +1,213 @@
+"""``limaml demo --live``: one member's list, which changes with what the member clicks.
+
+Nothing here is made for show: clicks are files for ``limaml stream``, which updates the store; the
+list is what ``limaml rank`` says with the embedding from that store and ``limaml serve`` as model
+server. Each is a process of its own, as in production.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tfrec_limaml.demo.serving import LIMAML
+from tfrec_limaml.demo.story import Scene
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.schema import TIMESTAMP_UNITS, Schema
+from tfrec_limaml.schema.task_keys import decode_task_key
+
+_ANSWER_SECONDS, _CHANGE_SECONDS, _POLL_SECONDS = 60.0, 60.0, 0.02
+
+
+class RankProcess:
+    """``limaml rank``, one line after another.
+
+    Args:
+        arguments: Its options.
+        log: Gets what it says.
+    """
+
+    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+        self._log, self._answers = log, queue.Queue[str]()
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [*LIMAML, "rank", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+        assert self._process.stdout is not None
+        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
+
+    def _listen(self, stream: IO[str]) -> None:
+        for line in stream:
+            self._answers.put(line)
+        self._answers.put("")
+
+    def __call__(self, request: Mapping[str, Any]) -> list[float]:
+        """Probability of each candidate of a request, in its order."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            answer = self._answers.get(timeout=_ANSWER_SECONDS)
+        except (OSError, queue.Empty):
+            answer = ""
+        if not answer:
+            said = self._log.read_text(errors="replace").strip().splitlines()
+            raise LimamlError(f"`limaml rank` did not answer: {said[-1] if said else 'no reason'}")
+        rows = sorted(json.loads(answer)["ranked"], key=lambda row: int(row["candidate"]))
+        return [float(row["probability"]) for row in rows]
+
+    def stop(self) -> None:
+        """Ends the process."""
+        _stop(self._process)
+
+
+@contextlib.contextmanager
+def streaming(folder: Path, work: Path, store: str, log: Path) -> Iterator[None]:
+    """Runs ``limaml stream`` on a folder; stops it in the end."""
+    command = [*LIMAML, "stream", "--from-folder", str(folder), "--work", str(work)]
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            [*command, "--store", store, "--poll-seconds", "0.05"],
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
+    try:
+        yield
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClickWriter:
+    """Clicks as files of interactions.
+
+    Attributes:
+        folder: Where files arrive.
+        columns: Columns of the data set's interactions.
+        schema: What they mean.
+        key: The member's task key.
+    """
+
+    folder: Path
+    columns: pa.Schema
+    schema: Schema
+    key: str
+
+    def write(self, item: Mapping[str, Any], clicked: bool, moment: float) -> Path:
+        """One interaction of the member, in a file of its own.
+
+        Args:
+            item: Features of the item.
+            clicked: The label.
+            moment: Seconds since the epoch.
+        """
+        schema = self.schema
+        member = zip(schema.task_columns(), decode_task_key(self.key), strict=True)
+        known = {**item, **dict(member), schema.label.name: int(clicked)}
+        known[schema.timestamp] = self._time(moment)
+        arrays = [pa.array([known.get(field.name)]).cast(field.type) for field in self.columns]
+        name = f"{round(moment * 1e6)}.parquet"
+        pq.write_table(pa.table(arrays, schema=self.columns), self.folder / f".{name}")
+        (self.folder / f".{name}").rename(self.folder / name)
+        return self.folder / name
+
+    def _time(self, moment: float) -> Any:
+        kind = self.columns.field(self.schema.timestamp).type
+        if pa.types.is_timestamp(kind):
+            return pa.scalar(round(moment * 1000), pa.timestamp("ms")).as_py()
+        if self.schema.timestamp_unit == "iso":
+            return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+        return int(moment * 1000 / TIMESTAMP_UNITS[self.schema.timestamp_unit])
+
+
+class LiveList:
+    """What the page shows; one click at a time.
+
+    Args:
+        scene: The member and the candidates.
+        rank: Gives the probability of each candidate.
+        writer: Writes clicks.
+        words: Each candidate and its kind, for people.
+    """
+
+    def __init__(
+        self, scene: Scene, rank: Any, writer: ClickWriter, words: Sequence[tuple[str, str]]
+    ) -> None:
+        self._scene, self._rank, self._writer, self._words = scene, rank, writer, words
+        self._lock = threading.Lock()
+        self._clicks: list[dict[str, Any]] = []
+        self._scores = rank(scene.request)
+
+    def state(self) -> dict[str, Any]:
+        """The list, best first, and the clicks so far with their lags."""
+        order = sorted(range(len(self._scores)), key=lambda n: -self._scores[n])
+        return {
+            "member": self._scene.key,
+            "interactions": len(self._scene.rows) + len(self._clicks),
+            "clicks": self._clicks,
+            "ranked": [
+                {
+                    "candidate": n,
+                    "name": self._words[n][0],
+                    "kind": self._words[n][1],
+                    "probability": self._scores[n],
+                }
+                for n in order
+            ],
+        }
+
+    def click(self, candidate: int, clicked: bool) -> dict[str, Any]:
+        """The member clicks a candidate, or passes over it; returns the state once the list has
+        changed.
+
+        Raises:
+            LimamlError: There is no such candidate.
+        """
+        candidates = self._scene.request["candidates"]
+        if not 0 <= candidate < len(candidates):
+            raise LimamlError(
+                f"candidate must lie between 0 and {len(candidates) - 1}, received {candidate}"
+            )
+        with self._lock:
+            began = time.time()
+            self._writer.write(candidates[candidate], clicked, began)
+            lag = self._wait_for_change(began)
+            name = self._words[candidate][0]
+            self._clicks.append({"name": name, "clicked": clicked, "lag_seconds": lag})
+            return self.state()
+
+    def _wait_for_change(self, began: float) -> float | None:
+        """Seconds until the scores differ; None where they do not."""
+        while time.time() - began < _CHANGE_SECONDS:
+            scores = self._rank(self._scene.request)
+            if scores != self._scores:
+                self._scores = scores
+                return round(time.time() - began, 3)
+            time.sleep(_POLL_SECONDS)
+        return None

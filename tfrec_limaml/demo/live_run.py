@@ -1,0 +1,70 @@
+"""The processes of ``limaml demo --live``, started one after another."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tfrec_limaml.demo import history, serving, story
+from tfrec_limaml.demo.live import ClickWriter, LiveList, RankProcess, streaming
+from tfrec_limaml.demo.live_page import LiveServer
+from tfrec_limaml.demo.run import DATA
+from tfrec_limaml.demo.stages import Workspace, call, say
+from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.tasks.folder import SCHEMA_FILE
+
+
+def run_live(dataset: str, root: Path, port: int) -> None:
+    """Serves the page until it is interrupted.
+
+    Args:
+        dataset: The demo's data set.
+        root: Its workspace, which `run_demo` has filled.
+        port: Of the page; 0 for a free one.
+    """
+    workspace = Workspace(root=root)
+    work, store = root / "live" / "work", workspace.store("live/store")
+    say("limaml refresh --keep-rows: embeddings that updates can go on from")
+    call(
+        [
+            *("refresh", str(workspace.raw), "--export", str(workspace.export)),
+            *("--work", str(work), "--store", store, "--keep-rows"),
+            *("--min-loss-improvement", "-1000"),  # a demo shows what there is
+        ]
+    )
+    with _live_list(dataset, workspace, work, store) as shown, LiveServer(shown, port) as server:
+        say(f"one member's list is at {server.address} (Ctrl-C ends it)")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+@contextlib.contextmanager
+def _live_list(dataset: str, workspace: Workspace, work: Path, store: str) -> Iterator[LiveList]:
+    """The list, over `limaml serve`, `limaml rank` and `limaml stream`."""
+    words, clicks = DATA[dataset], work.parent / "clicks"
+    clicks.mkdir(exist_ok=True)
+    schema = Schema.load(work / "tasks" / SCHEMA_FILE)
+    recent = history.read_history(work / "tasks", schema, "recent")
+    shown = history.read_history(workspace.tasks, schema, "test")
+    kind = next(f for f in schema.all_features if f.name == words.kind)
+    scene = story.choose_scene(schema, recent, shown, kind, words.names)
+    columns = pq.read_schema(workspace.raw / "interactions.parquet").remove_metadata()
+    writer = ClickWriter(folder=clicks, columns=columns, schema=schema, key=scene.key)
+    named = [
+        (words.name_words.format(name), words.kind_words.format(what))
+        for name, what in zip(scene.names, scene.kinds, strict=True)
+    ]
+    ranker, logs = workspace.export / "ranker", work.parent
+    with (
+        serving.serving(ranker) as target,
+        streaming(clicks, work, store, logs / "stream.log"),
+    ):
+        options = ["--target", target, "--export", str(workspace.export), "--store", store]
+        rank = RankProcess([*options, "--timeout", "30"], logs / "rank.log")
+        try:
+            yield LiveList(scene, rank, writer, named)
+        finally:
+            rank.stop()

@@ -14,6 +14,10 @@ import tensorflow as tf
 
 META = "meta"
 OTHER = "other"
+#: In batches of two definitions that stand beside each other: the one that the task is of, 0 or 1,
+#: and where the offset of the row's other task lies, both int32 ``[..., N]``; see `JointLiMAML`.
+SIDE = "joint:side"
+OTHER_ROW = "joint:other_row"
 
 Features = Mapping[str, tf.Tensor]
 

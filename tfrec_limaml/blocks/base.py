@@ -71,9 +71,21 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
         return ()
 
     @property
+    def joint_definitions(self) -> tuple[str, ...]:
+        """The definition that stands beside that of the records, where the block is adapted to two;
+        see `JointMetaBlocks`.
+        """
+        return ()
+
+    @property
+    def further_definitions(self) -> tuple[str, ...]:
+        """All definitions beside that of the records."""
+        return (*self.nested_definitions, *self.joint_definitions)
+
+    @property
     def stored_dim(self) -> int:
         """Width of one stored embedding: a row's meta embedding holds one for each definition."""
-        return self.embedding_dim // (1 + len(self.nested_definitions))
+        return self.embedding_dim // (1 + len(self.further_definitions))
 
     @property
     def stores_offset(self) -> bool:

@@ -104,6 +104,10 @@ def _add_known(known: Any) -> None:
         default=None,
         help="kuairand-*: also read the log of randomly exposed videos",
     )
+    _add_sizes(known)
+
+
+def _add_sizes(known: Any) -> None:
     known.add_argument(
         "--members",
         type=int,
@@ -119,6 +123,12 @@ def _add_known(known: Any) -> None:
     known.add_argument("--seed", type=int, metavar="N", help="simulated: seed (default 0)")
     known.add_argument(
         "--days", type=int, metavar="N", help="simulated: length of the period (default 42)"
+    )
+    known.add_argument(
+        "--catalogue",
+        type=int,
+        metavar="N",
+        help="simulated: N items that stay, each with a vector of its own (default 0: they go)",
     )
 
 
@@ -180,7 +190,7 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     settings = {
         name: getattr(arguments, name)
-        for name in ("random_log", "members", "subset", "seed", "days")
+        for name in ("random_log", "members", "subset", "seed", "days", "catalogue")
         if getattr(arguments, name) is not None
     }
     if not files:

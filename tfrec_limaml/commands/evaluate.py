@@ -26,7 +26,8 @@ on each task's history before the test, and writes RUN/evaluation.json: AUC with
 the gain over the first model, log loss, calibration, AUC within tasks, the same by length of
 history and by cohort (cold, dormant, active, few or many test rows), and whether fine-tuning
 lowered the loss that it descends. A LiMAML model is scored once more "as served": with the one
-embedding per task that `limaml embed` would store.
+embedding per task that `limaml embed` would store; one of two definitions (--joint-task) also with
+each side's embeddings alone.
 
 example:
   limaml evaluate runs/tasks --run runs/model
@@ -85,15 +86,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for file in models:
             model = keras.saving.load_model(file)
             _check(model, schema, args.task, file)
-            rows = _evaluate(
-                file.stem,
-                model,
-                task_dataset(
-                    pattern, model.encoder, args.batch_size, with_keys=True, in_order=False
-                ),
-                options,
-                results,
+            dataset = task_dataset(
+                pattern,
+                model.encoder,
+                args.batch_size,
+                with_keys=True,
+                in_order=False,
+                side=_side(model, args),
             )
+            rows = _evaluate(file.stem, model, dataset, options, results)
             progress.update()
     result = {
         "split": args.split,
@@ -154,10 +155,27 @@ def _evaluate(
     for fine_tune, rows in ((False, scores.unadapted), (True, scores.adapted)):
         results.append({"algorithm": name, "fine_tune": fine_tune, **measure(rows, **options)})
     results[-1].update(scores.losses)
+    for definition, rows in scores.by_side.items():
+        row = {"algorithm": name, "fine_tune": True, "side": definition}
+        results.append({**row, **measure(rows, **options)})
     if scores.served is not None:
         row = {"algorithm": name, "fine_tune": True, "served": True}
         results.append({**row, **measure(scores.served, **options)})
     return scores.adapted
+
+
+def _side(model: Any, args: argparse.Namespace) -> Any:
+    """Makes the table of a model of two definitions, as the embedding job would; returns the side
+    that is evaluated. None for other models.
+    """
+    from tfrec_limaml.models import JointLiMAML
+    from tfrec_limaml.training.joint import fill_table
+
+    if not isinstance(model, JointLiMAML):
+        return None
+    sides = fill_table(model, args.tasks, "recent" if args.split == "test" else "train")
+    definition = args.task or model.encoder.schema.default_task
+    return sides.both[sides.definitions.index(definition)]
 
 
 def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:
@@ -166,6 +184,12 @@ def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:
             f"{file} was trained under another schema than the task records; prepare or train again"
         )
     trained = model.encoder.task or schema.default_task
+    joint = getattr(model.meta_block, "joint_definitions", ())
+    if joint and (task or schema.default_task) not in (trained, *joint):
+        raise LimamlError(
+            f"{file} adapts {[trained, *joint]}; pass --task with one of them, not "
+            f"{task or schema.default_task}"
+        )
     if model.encoder.nested and trained != (task or schema.default_task):
         raise LimamlError(
             f"{file} adapts to parts of {trained!r} tasks; pass --task {trained}, not "
@@ -191,6 +215,7 @@ def _render(result: dict[str, Any]) -> str:
     )
     for row in result["results"]:
         tuned = "as served" if row.get("served") else "yes" if row["fine_tune"] else "no"
+        tuned = f"{row['side']} only"[:10] if "side" in row else tuned
         interval = f"{_number(row['auc_low'])} - {_number(row['auc_high'])}"
         lines.append(
             f"{row['algorithm']:10} {tuned:>10} {_number(row['auc']):>8} {interval:>17} "

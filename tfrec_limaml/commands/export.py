@@ -96,7 +96,7 @@ def _metrics(run_directory: Path) -> dict[str, Any]:
     return {
         f"auc_{'fine_tuned' if r['fine_tune'] else 'unadapted'}": r["auc"]
         for r in rows
-        if r["algorithm"] == "limaml"
+        if r["algorithm"] == "limaml" and "side" not in r
     }
 
 

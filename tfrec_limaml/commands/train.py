@@ -60,6 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="adapt a further meta block per part of a task: by this definition, which refines "
         "--task as user_tab refines user; repeatable; needs a --meta-block that is not offset",
     )
+    parser.add_argument(
+        "--joint-task",
+        metavar="TASK",
+        help="adapt a second side of each row: by this definition, which stands beside --task as "
+        "video stands beside user; the records of both are prepared in one run; in closed form",
+    )
+    parser.add_argument(
+        "--sweeps",
+        type=int,
+        metavar="N",
+        help="with --joint-task: how often each side is adapted given the other one (default: 2)",
+    )
     _add_training(parser.add_argument_group("training"))
     _add_adaptation(parser.add_argument_group("adaptation"))
     _add_network(parser.add_argument_group("network"))
@@ -205,6 +217,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if path.exists() and not args.overwrite:
         raise LimamlError(f"{path} exists; pass --overwrite to train it again")
     options = options_from(args)
+    if options.model.joint_task is not None and args.tensorboard is not None:
+        raise LimamlError(
+            f"--tensorboard does not go with --joint-task {options.model.joint_task}; leave it out"
+        )
     import_tensorflow()
     from tfrec_limaml.training.recipes import without_remapping
     from tfrec_limaml.training.train import train

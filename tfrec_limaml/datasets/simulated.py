@@ -9,6 +9,9 @@ space, so a few clicks tell about many topics. A click is drawn with probability
 
 and that probability, which no model can beat, travels with every row in ``bayes_probability``.
 
+With a ``catalogue`` of items that stay for the whole period, each item has a vector of its own
+beside its topic's, and an appeal that no feature tells: items can then be learned as members are.
+
 Activity follows Zipf's law; some members are cold (first seen in the test period) and some dormant
 (silent for the middle of the period, about half of them back for the test).
 """
@@ -25,18 +28,22 @@ import pandas as pd
 
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.datasets.registry import Dataset, Request
+from tfrec_limaml.datasets.simulated_schema import (
+    COUNTRIES,
+    HISTORY,
+    INDUSTRIES,
+    SENIORITIES,
+    TOPICS,
+    TYPES,
+    features,
+)
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split
+from tfrec_limaml.schema.schema import Label, Schema, Split
 
 Array = npt.NDArray[Any]
 
 START = pd.Timestamp("2025-01-06", tz="UTC")  # a Monday
 DAY_MS = 86_400_000
-TYPES = ("message", "invitation", "post", "job", "event", "digest")
-INDUSTRIES = 12
-SENIORITIES = 5
-COUNTRIES = 8
-TOPICS = 24
 LATENT = 3
 
 # Standard deviations of the parts of the logit: what any model can see ...
@@ -46,6 +53,9 @@ _BIAS, _TASTE, _AFFINITY = 0.6, 1.3, 0.2
 _FROM_PROFILE = 0.35  # share of the taste's variance that the profile explains
 _DRIFT_DAYS = 150.0  # the own part of a taste keeps exp(-days / 150) of itself
 _BASE = -1.1
+# Of the items of a catalogue: the own part of their vectors, and their appeal.
+_OWN_VECTOR, _APPEAL = 1.0, 0.7
+_ITEM_ZIPF = 0.6
 _MEDIAN_ROWS, _ZIPF, _MOST_ROWS = 30, 0.35, 400
 _COLD, _DORMANT = 0.06, 0.10
 
@@ -65,10 +75,13 @@ class World:
     items: pd.DataFrame  # topic, quality, publication time in days
     first_day: Array  # [M] first day on which the member may be notified
     silence: Array  # [M, 2] days between which a dormant member is silent
+    item_vectors: Array  # [I, LATENT] own vectors beside the topics'; zero without a catalogue
+    appeal: Array  # [I]
+    shares: Array | None = None  # [I] how often each item of a catalogue is shown
 
 
 def simulate(
-    members: int = 4000, seed: int = 0, days: int = 42
+    members: int = 4000, seed: int = 0, days: int = 42, catalogue: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Draws a world and what happens in it.
 
@@ -77,6 +90,7 @@ def simulate(
         seed: Everything follows from it.
         days: Length of the period, at least 10; the last fifth tests, the tenth before it
             validates.
+        catalogue: Number of items that are there all the time; 0 for items that come and go.
 
     Returns:
         The interactions and the members' features.
@@ -86,8 +100,12 @@ def simulate(
             f"simulated: members must be >= 20 and days >= 10, received members={members}, "
             f"days={days}"
         )
+    if catalogue < 0:
+        raise LimamlError(f"simulated: catalogue must not be negative, received {catalogue}")
     rng = np.random.default_rng(seed)
     world = _world(rng, members, days)
+    if catalogue:
+        world = _with_catalogue(np.random.default_rng((seed, catalogue)), world, catalogue)
     return _interactions(rng, world, days), world.profile
 
 
@@ -141,6 +159,26 @@ def _world(rng: np.random.Generator, members: int, days: int) -> World:
         items=table,
         first_day=first_day,
         silence=silence,
+        item_vectors=np.zeros((items, LATENT)),
+        appeal=np.zeros(items),
+    )
+
+
+def _with_catalogue(rng: np.random.Generator, world: World, items: int) -> World:
+    table = pd.DataFrame(
+        {
+            "topic": rng.integers(0, TOPICS, items),
+            "quality": rng.normal(size=items),
+            "born": rng.uniform(-3, 0, items),
+        }
+    )
+    shares = (1.0 + np.arange(items)) ** -_ITEM_ZIPF
+    return dataclasses.replace(
+        world,
+        items=table,
+        item_vectors=rng.normal(scale=_OWN_VECTOR, size=(items, LATENT)),
+        appeal=rng.normal(scale=_APPEAL, size=items),
+        shares=rng.permutation(shares / shares.sum()),
     )
 
 
@@ -182,6 +220,7 @@ def _interactions(rng: np.random.Generator, world: World, days: int) -> pd.DataF
     item = _pick_items(rng, world, moment)
     kind = rng.choice(len(TYPES), size=len(member), p=[0.12, 0.10, 0.34, 0.18, 0.10, 0.16])
     topic = world.items["topic"].to_numpy()[item]
+    vectors = world.topic_vectors[topic] + world.item_vectors[item]
     quality = world.items["quality"].to_numpy()[item]
     age = np.maximum(moment - world.items["born"].to_numpy()[item], 0.0)
     closeness = rng.beta(1.5, 3.0, len(member))
@@ -190,7 +229,8 @@ def _interactions(rng: np.random.Generator, world: World, days: int) -> pd.DataF
     logit = (
         _BASE
         + world.bias[member]
-        + np.einsum("nr,nr->n", world.taste[member, day], world.topic_vectors[topic])
+        + np.einsum("nr,nr->n", world.taste[member, day], vectors)
+        + world.appeal[item]
         + world.affinity[member, kind]
         + _SEEN["type"] * type_effect[kind]
         + _SEEN["quality"] * quality
@@ -230,7 +270,11 @@ def _visits(rng: np.random.Generator, members: int) -> Array:
 
 
 def _pick_items(rng: np.random.Generator, world: World, moment: Array) -> Array:
-    """Items published before the moment, recent ones more often."""
+    """Items published before the moment, recent ones more often; of a catalogue any, by their
+    shares.
+    """
+    if world.shares is not None:
+        return np.asarray(rng.choice(len(world.items), len(moment), p=world.shares))
     born = world.items["born"].to_numpy()
     newest = np.searchsorted(born, moment, side="right") - 1
     back = np.floor(rng.exponential(40.0, len(moment))).astype(int)
@@ -248,59 +292,6 @@ def _standardise(values: Array) -> Array:
     return np.asarray((values - values.mean(axis=0)) / values.std(axis=0))
 
 
-def _profile_feature(name: str, tokens: int) -> Feature:
-    return Feature(
-        name=name,
-        role="meta",
-        dtype="string",
-        encoding="vocabulary",
-        max_vocabulary=tokens,
-        table="members",
-    )
-
-
-def _features(type_is_key: bool) -> tuple[Feature, ...]:
-    """All features; the notification's type is a meta feature where it is part of a task key."""
-    return (
-        _profile_feature("industry", INDUSTRIES),
-        _profile_feature("seniority", SENIORITIES),
-        _profile_feature("country", COUNTRIES),
-        Feature(
-            name="connections",
-            encoding="quantiles",
-            role="meta",
-            normalise="log",
-            table="members",
-        ),
-        Feature(
-            name="account_age_days",
-            encoding="quantiles",
-            role="meta",
-            normalise="log",
-            table="members",
-        ),
-        Feature(
-            name="notification_type",
-            role="meta" if type_is_key else "other",
-            dtype="string",
-            encoding="vocabulary",
-            max_vocabulary=len(TYPES),
-        ),
-        Feature(
-            name="topic",
-            dtype="string",
-            encoding="vocabulary",
-            max_vocabulary=TOPICS,
-            embedding_width=8,
-        ),
-        Feature(name="item_quality", encoding="quantiles"),
-        Feature(name="item_age_hours", encoding="quantiles", normalise="log"),
-        Feature(name="sender_closeness", encoding="quantiles"),
-        Feature(name="hour", dtype="int64", encoding="vocabulary", max_vocabulary=24),
-        Feature(name="weekday", dtype="int64", encoding="vocabulary", max_vocabulary=7),
-    )
-
-
 def _schema(request: Request, days: int) -> Schema:
     tasks = DATASETS[0].task_columns(request)
     type_is_key = any("notification_type" in keys for keys in tasks.values())
@@ -311,28 +302,17 @@ def _schema(request: Request, days: int) -> Schema:
         label=Label(name="clicked"),
         timestamp="timestamp",
         tasks=tasks,
-        features=_features(type_is_key),
+        features=features(type_is_key),
         tables={"members": "member_id"},
-        history=_HISTORY if request.history else (),
+        history=HISTORY if request.history else (),
         carry=("bayes_probability",),
         split=Split(validation_start=validation, test_start=test),
     )
 
 
-_HISTORY = tuple(
-    History(keys=keys, encoding="quantiles", per_token=True)
-    for keys in (
-        ("member_id",),
-        ("item_id",),
-        ("member_id", "notification_type"),
-        ("member_id", "topic"),
-    )
-)
-
-
 def _load(request: Request) -> RawData:
     settings = request.settings
-    interactions, members = simulate(settings["members"], settings["seed"], settings["days"])
+    interactions, members = simulate(**settings)
     return RawData(
         schema=_schema(request, settings["days"]),
         interactions=interactions,
@@ -350,8 +330,12 @@ DATASETS = (
         licence="Apache-2.0 (made by this package)",
         citation="none",
         labels=("clicked",),
-        tasks={"member": ("member_id",), "member_type": ("member_id", "notification_type")},
+        tasks={
+            "member": ("member_id",),
+            "member_type": ("member_id", "notification_type"),
+            "item": ("item_id",),
+        },
         load=_load,
-        settings={"members": 4000, "seed": 0, "days": 42},
+        settings={"members": 4000, "seed": 0, "days": 42, "catalogue": 0},
     ),
 )

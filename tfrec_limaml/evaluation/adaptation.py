@@ -13,13 +13,14 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
-from tfrec_limaml.features import Features, subtask_feature
-from tfrec_limaml.models import LiMAML, TaskModel
+from tfrec_limaml.features import OTHER_ROW, SIDE, Features, subtask_feature
+from tfrec_limaml.models import JointLiMAML, LiMAML, TaskModel
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.models.task_model import TaskBatch
 
 Rows = dict[str, npt.NDArray[Any]]
+_SIDE = "side:"
 
 
 def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, Any]:
@@ -47,6 +48,7 @@ class Scores(NamedTuple):
         unadapted: By the shared weights.
         adapted: After `fine_tune_steps` steps on each task's support set.
         served: See `served_rows`; None for models that store nothing.
+        by_side: Of a model of two definitions: with one side's stored offsets alone, by definition.
         losses: See `adaptation_losses`.
     """
 
@@ -54,6 +56,7 @@ class Scores(NamedTuple):
     adapted: Rows
     served: Rows | None
     losses: dict[str, Any]
+    by_side: Mapping[str, Rows] = {}
 
 
 def score_tasks(model: TaskModel, dataset: tf.data.Dataset) -> Scores:
@@ -71,14 +74,38 @@ def score_tasks(model: TaskModel, dataset: tf.data.Dataset) -> Scores:
             "unadapted": model.adapted_outputs(model.adapt_tasks(support, None), features),
             "adapted": model.adapted_outputs(adapted, features),
         }
-        if isinstance(model, LiMAML):
+        if isinstance(model, JointLiMAML):
+            outputs["served"] = outputs["adapted"]
+            outputs |= _one_sided(model, support, features)
+        elif isinstance(model, LiMAML):
             outputs["served"] = served_outputs(model, support, features, adapted)
         rows = {name: model.query_rows(batch, values) for name, values in outputs.items()}
         return {"losses": losses, **rows}
 
     parts = _collect(dataset, step)
     losses = _summary(model, parts["losses"])
-    return Scores(parts["unadapted"], parts["adapted"], parts.get("served"), losses)
+    by_side = {n.partition(":")[2]: rows for n, rows in parts.items() if n.startswith(_SIDE)}
+    return Scores(parts["unadapted"], parts["adapted"], parts.get("served"), losses, by_side)
+
+
+def _one_sided(model: JointLiMAML, support: Samples, features: Features) -> dict[str, tf.Tensor]:
+    """Outputs ``[T, Q]`` with the batch's own offsets alone, and with the other side's alone."""
+    nobody = {OTHER_ROW: tf.zeros_like(features[OTHER_ROW])}
+    alone = {OTHER_ROW: tf.zeros_like(support["features"][OTHER_ROW])}
+    own = model.adapt_tasks(
+        {**support, "features": {**support["features"], **alone}}, model.fine_tune_steps
+    )
+    none = AdaptedTasks([tf.zeros_like(weight) for weight in own.weights])
+    outputs = [
+        model.adapted_outputs(own, {**features, **nobody}),
+        model.adapted_outputs(none, features),
+    ]
+    is_first = tf.reduce_max(features[SIDE]) == 0
+    first, second = (tf.where(is_first, *pair) for pair in (outputs, outputs[::-1]))
+    return {
+        f"{_SIDE}{name}": values
+        for name, values in zip(model.meta_block.definitions, (first, second), strict=True)
+    }
 
 
 def _losses(model: TaskModel, support: Samples) -> tuple[AdaptedTasks, dict[str, tf.Tensor]]:

@@ -66,6 +66,10 @@ def export_for_serving(
             "the model has no encoder; build it as LiMAML(..., encoder=FeatureEncoder(schema, "
             "statistics)) to export it"
         )
+    if model.meta_block.joint_definitions:
+        raise LimamlError(
+            f"a model of two definitions {model.meta_block.definitions} cannot be exported yet"
+        )
     base = Path(base_directory)
     chosen = _next_version(base) if model_version is None else int(model_version)
     if chosen < 1:

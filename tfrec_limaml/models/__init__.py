@@ -1,9 +1,10 @@
 """Algorithms: `LiMAML`, and what it is compared with."""
 
 import tfrec_limaml.tasks.feature_encoder  # noqa: F401  registers the encoder, which saved models hold
+from tfrec_limaml.models.joint import JointLiMAML
 from tfrec_limaml.models.limaml import LiMAML
 from tfrec_limaml.models.maml_model import EntireNetworkMAML
 from tfrec_limaml.models.task_model import TaskModel
 from tfrec_limaml.models.vanilla import Vanilla
 
-__all__ = ["EntireNetworkMAML", "LiMAML", "TaskModel", "Vanilla"]
+__all__ = ["EntireNetworkMAML", "JointLiMAML", "LiMAML", "TaskModel", "Vanilla"]

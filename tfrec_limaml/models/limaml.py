@@ -64,7 +64,7 @@ class _Untracked:
         self.metrics = metrics
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Rows ``[T, N, ...]`` with everything computed that no adaptation changes: what the meta block
     reads, and the global block's context ``[T * N, ...]``.
     """
@@ -273,7 +273,7 @@ class LiMAML(MAMLModel):
             adapted.variance,
         )
 
-    def _adapt(self, rows: _Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
+    def _adapt(self, rows: Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
         if self.adaptation == "gauss-newton":
             return self._solve(rows, support, steps, training)
         label, weight = support["label"], support["weight"]
@@ -292,7 +292,7 @@ class LiMAML(MAMLModel):
         )
         return AdaptedTasks(weights, [*unadapted, *before], memory)
 
-    def prior_mean(self, rows: _Rows, support: Samples) -> tf.Tensor | None:
+    def prior_mean(self, rows: Rows, support: Samples) -> tf.Tensor | None:
         """What the support encoder reads, ``[T, D]``: where each task's offset starts."""
         encoder = self.meta_block.support_encoder
         if encoder is None:
@@ -310,7 +310,7 @@ class LiMAML(MAMLModel):
             summary = self.global_block.summarise(self.global_block.encode_context(row))
             return int(summary.shape[-1])
 
-    def _solve(self, rows: _Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
+    def _solve(self, rows: Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
         return solve_offsets(self, rows, support, steps, training)
 
     def derivatives(
@@ -320,7 +320,7 @@ class LiMAML(MAMLModel):
         return self._loss_derivatives(tf.cast(label, outputs.dtype), outputs)
 
     def outputs_of_rows(
-        self, adapted: AdaptedTasks, rows: _Rows, causal: bool, training: bool
+        self, adapted: AdaptedTasks, rows: Rows, causal: bool, training: bool
     ) -> tf.Tensor:
         """Outputs ``[T, S]`` of rows under adapted weights; `causal` hides from each support row
         what its block may not read of the others.
@@ -340,9 +340,9 @@ class LiMAML(MAMLModel):
             result.append(SubtaskEmbeddings(subtasks, pooled))
         return tuple(result)
 
-    def _rows(self, features: Features, training: bool) -> _Rows:
+    def _rows(self, features: Features, training: bool) -> Rows:
         context = self.global_block.encode_context(flatten_tasks(features), training)
-        return _Rows(self._encode_meta(features), context)
+        return Rows(self._encode_meta(features), context)
 
     def _encode_meta(self, features: Features) -> Any:
         like = next(iter(features.values()))

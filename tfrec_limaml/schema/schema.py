@@ -12,7 +12,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,14 @@ class Schema:
                 f"{sorted(self.tasks)}"
             )
         return tuple(self.tasks[name])
+
+    def beside(self, definition: str, definitions: Sequence[str]) -> tuple[str, ...]:
+        """Those of some task definitions that stand beside `definition`: neither refines the
+        other.
+        """
+        own = set(self.task_columns(definition))
+        columns = {name: set(self.task_columns(name)) for name in definitions}
+        return tuple(n for n, keys in columns.items() if not (own <= keys or keys <= own))
 
     def further_columns(self, definition: str | None, nested: str) -> tuple[str, ...]:
         """The key columns that a nested task definition adds to those of `definition`.

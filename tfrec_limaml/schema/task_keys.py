@@ -83,6 +83,13 @@ def encode_task_key(values: Sequence[Any]) -> str:
     return key
 
 
+def joint_key_prefix(definition: str) -> str:
+    """What stands before the keys of a model's second definition where both definitions' keys lie
+    in one place, such as a store. No task key begins so: in keys, ``%`` is always escaped.
+    """
+    return f"%|{escape(definition)}|"
+
+
 def decode_task_key(key: str) -> tuple[str, ...]:
     """Inverse of `encode_task_key` (every part as text)."""
     return tuple(part.replace("%7C", "|").replace("%25", "%") for part in key.split("|"))

@@ -36,6 +36,7 @@ from tfrec_limaml.tasks.record_files import (
     read_records,
     record_files,
 )
+from tfrec_limaml.tasks.sides import Cuts, Side
 
 #: Batches taken from one sorted chunk of tasks: more means less padding and coarser shuffling.
 BATCHES_PER_CHUNK = 8
@@ -58,6 +59,8 @@ def task_dataset(
     share: Share = EVERYTHING,
     batches: Sequence[int] | None = None,
     in_order: bool | None = None,
+    side: Side | None = None,
+    cuts: Cuts | None = None,
 ) -> tf.data.Dataset:
     """Batches of tasks for `fit`, `evaluate` and `predict`.
 
@@ -87,6 +90,9 @@ def task_dataset(
             an `epoch`.
         in_order: Keep the order of the files; by default where `with_keys` is on. Otherwise tasks
             of similar length come together, which pads less.
+        side: The records' side, where a model adapts two definitions that stand beside each other:
+            adds what `JointLiMAML` reads.
+        cuts: Split records by time instead of by `support_fraction`; needs a `side`.
 
     Returns:
         A dataset of batches as `tfrec_limaml.models.TaskModel` takes them.
@@ -95,13 +101,7 @@ def task_dataset(
         LimamlError: No file matches, the first record is not one of the encoder's schema, or an
             argument is out of range.
     """
-    low, high = (
-        support_fraction
-        if isinstance(support_fraction, tuple)
-        else (support_fraction, support_fraction)
-    )
-    if not 0.0 <= low <= high <= 1.0:
-        raise LimamlError(f"support_fraction must lie between 0 and 1, received {support_fraction}")
+    low, high = _support_range(support_fraction)
     if batch_size < 1:
         raise LimamlError(f"batch_size must be at least 1, received {batch_size}")
     if seed is None and (shuffle or low < high):
@@ -116,10 +116,12 @@ def task_dataset(
         with_keys,
         by_rows,
         with_keys if in_order is None else in_order,
+        side,
+        cuts,
     )
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     groups = [record_files(patterns)] if epoch is None else [record_files(p) for p in patterns]
-    _check_first_record(read_records(groups[0]), groups[0][0], encoder.schema)
+    _check_first_record(read_records(groups[0]), groups[0][0], encoder.schema, side)
     if epoch is not None:
         dataset = _by_epoch(reader, groups, epoch, share, batches)
     elif shuffle or low < high:
@@ -128,6 +130,13 @@ def task_dataset(
     else:
         dataset = reader.batches(read_records(groups[0], share), tf.constant(0, tf.int64))
     return dataset.prefetch(BATCHES_PER_CHUNK).with_options(_plain_options())
+
+
+def _support_range(fraction: float | tuple[float, float]) -> tuple[float, float]:
+    low, high = fraction if isinstance(fraction, tuple) else (fraction, fraction)
+    if not 0.0 <= low <= high <= 1.0:
+        raise LimamlError(f"support_fraction must lie between 0 and 1, received {fraction}")
+    return low, high
 
 
 def _by_epoch(
@@ -185,6 +194,8 @@ class _Reader:
     with_keys: bool
     by_rows: bool
     in_order: bool
+    side: Side | None = None
+    cuts: Cuts | None = None
 
     @property
     def _of_support(self) -> tuple[str, ...]:
@@ -220,10 +231,15 @@ class _Reader:
         return dataset
 
     def _chunk(self, records: tf.Tensor, number: tf.Tensor) -> _Chunk:
-        tasks = parse_tasks(records, self.encoder.schema)
+        beside = () if self.side is None else (self.side.other,)
+        tasks = parse_tasks(records, self.encoder.schema, beside)
+        if self.side is not None and self.cuts is not None:
+            tasks = self.side.split(tasks, self.cuts)
         if self.max_samples is not None:
             tasks = most_recent(tasks, self.max_samples)
         features = encode_rows(tasks, self.encoder)
+        if self.side is not None:
+            features = {**features, **self.side.features(tasks)}
         support = support_length(
             tasks.counts, tasks.query_start, self._support_share(tasks.task_key, number)
         )
@@ -351,13 +367,20 @@ def _batch(
     }
 
 
-def _check_first_record(dataset: tf.data.Dataset, file: str, schema: Schema) -> None:
+def _tasks_of(side: Side | None) -> str:
+    return "" if side is None else f" --task {','.join(side.sides.definitions)}"
+
+
+def _check_first_record(
+    dataset: tf.data.Dataset, file: str, schema: Schema, side: Side | None
+) -> None:
+    beside = () if side is None else (side.other,)
     try:
         for serialized in dataset.batch(1).take(1):
-            parse_tasks(serialized, schema)
+            parse_tasks(serialized, schema, beside)
     except tf.errors.OpError as error:
         reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", str(error.message).splitlines()[0])
         raise LimamlError(
             f"{file} does not hold task records of schema {schema.name!r} ({reason}); `limaml "
-            "prepare` writes them"
+            f"prepare{_tasks_of(side)}` writes them"
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -24,7 +24,7 @@ class Tasks(NamedTuple):
         query_start: int64 ``[T]``, ``-1`` where the record is not split.
         splits: int64 ``[T + 1]``: rows of task t are ``splits[t]:splits[t + 1]``.
         columns: Every row's values ``[R, ...]``: raw features, ``label``, ``timestamp``, ``weight``
-            and carried columns.
+            and carried columns; and keys of other definitions, see `record_format.key_list`.
     """
 
     task_key: tf.Tensor
@@ -38,12 +38,13 @@ class Tasks(NamedTuple):
         return self.splits[1:] - self.splits[:-1]
 
 
-def parse_tasks(serialized: tf.Tensor, schema: Schema) -> Tasks:
+def parse_tasks(serialized: tf.Tensor, schema: Schema, beside: Sequence[str] = ()) -> Tasks:
     """Parses records.
 
     Args:
         serialized: string ``[T]``, see `tfrec_limaml.tasks.record_format`.
         schema: Names and types of the columns.
+        beside: Definitions whose keys are read of each row too.
 
     Raises:
         tf.errors.InvalidArgumentError: A record is not a task record of this schema.
@@ -54,6 +55,7 @@ def parse_tasks(serialized: tf.Tensor, schema: Schema) -> Tasks:
         steps[record_format.WEIGHT] = tf.float32
     vectors = {f.name: f.width for f in schema.all_features if f.width > 1}
     steps.update({f.name: DTYPES[f.dtype] for f in schema.all_features})
+    steps.update(dict.fromkeys(map(record_format.key_list, beside), tf.string))
     context, ragged, _ = tf.io.parse_sequence_example(
         serialized,
         context_features={

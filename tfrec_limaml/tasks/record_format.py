@@ -10,7 +10,9 @@ Context (task level):
 
 Feature lists, one step per interaction, in time order: the raw value of each feature of the schema
 under the feature's name; ``label`` float; ``timestamp`` int64 milliseconds; ``weight`` float where
-the schema names a weight column; and the schema's ``carry`` (passthrough) columns, float.
+the schema names a weight column; and the schema's ``carry`` (passthrough) columns, float. Where
+records of several task definitions are written of which neither refines the other, also each row's
+key under the other ones, bytes, under the name `key_list`.
 
 What the records of each split hold:
 
@@ -46,6 +48,12 @@ LABEL = "label"
 TIMESTAMP = "timestamp"
 WEIGHT = "weight"
 
+
+def key_list(definition: str) -> str:
+    """Name of the feature list that holds each row's task key under another definition."""
+    return f"{TASK_KEY}:{definition}"
+
+
 # Tags of the protobuf wire format: field 1 and 2 with a length, and the three kinds of
 # tf.train.Feature.
 _FIELD_1, _FIELD_2 = b"\x0a", b"\x12"
@@ -53,7 +61,11 @@ _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
 
 
 def encode_task(
-    schema: Schema, task_key: str, rows: Sequence[Mapping[str, Any]], query_start: int = -1
+    schema: Schema,
+    task_key: str,
+    rows: Sequence[Mapping[str, Any]],
+    query_start: int = -1,
+    beside: Sequence[str] = (),
 ) -> bytes:
     """Serialises one task.
 
@@ -64,6 +76,7 @@ def encode_task(
             ``timestamp`` (milliseconds), the carried columns and, if the schema has one,
             ``weight``.
         query_start: Index of the first query row, or ``-1``.
+        beside: Definitions whose keys the rows hold too, under the names `key_list`.
 
     Returns:
         A serialized `tf.train.SequenceExample`.
@@ -96,6 +109,10 @@ def encode_task(
         steps = lists[name].feature
         for row in rows:
             steps.add().float_list.value.append(float(row[name]))
+    for name in map(key_list, beside):
+        steps = lists[name].feature
+        for row in rows:
+            steps.add().bytes_list.value.append(row[name].encode())
     steps = lists[TIMESTAMP].feature
     for row in rows:
         steps.add().int64_list.value.append(int(row[TIMESTAMP]))
@@ -119,7 +136,9 @@ class TaskEncoder:
     be a training row of one record and a support row of another.
     """
 
-    def __init__(self, schema: Schema, columns: Mapping[str, Column]) -> None:
+    def __init__(
+        self, schema: Schema, columns: Mapping[str, Column], beside: Sequence[str] = ()
+    ) -> None:
         """Prepares the columns.
 
         Args:
@@ -127,11 +146,13 @@ class TaskEncoder:
             columns: Values of all rows ``[n]`` (``[n, width]`` for vectors) by feature name, and
                 under `LABEL`, `TIMESTAMP`, `WEIGHT` and the carried columns' names as in
                 `encode_task`. Text as a dictionary array is the fastest.
+            beside: See `encode_task`.
         """
         self._kinds = kinds = {feature.name: feature.dtype for feature in schema.all_features}
         floats = (LABEL, *((WEIGHT,) if schema.weight is not None else ()), *schema.carry)
         kinds.update(dict.fromkeys(floats, "float32"))
         kinds[TIMESTAMP] = "int64"
+        kinds.update(dict.fromkeys(map(key_list, beside), "string"))
         names = sorted(kinds, key=str.encode)  # maps are written in the order of their keys' bytes
         self._columns = {name: self._cells(name, columns[name]) for name in names}
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.blocks.bilinear import BilinearGlobalBlock
 from tfrec_limaml.blocks.dcn import DCNGlobalBlock
 from tfrec_limaml.blocks.dlrm import DLRMGlobalBlock
 from tfrec_limaml.blocks.dot_product import DotProductGlobalBlock
@@ -54,6 +55,25 @@ def _offset(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     )
 
 
+def second_offset(encoder: FeatureEncoder, options: Options) -> OffsetMetaBlock:
+    """The block of the second of two definitions: it reads all but the meta features, without the
+    feature that is the definition's key itself.
+    """
+    keys = _keys_alone(encoder, options)
+    embeddings = {n: size for n, size in encoder.embeddings("other").items() if n not in keys}
+    return OffsetMetaBlock(
+        options.meta_units, options.embedding_dim, embeddings=embeddings, name="second_meta_block"
+    )
+
+
+def _keys_alone(encoder: FeatureEncoder, options: Options) -> set[str]:
+    """Features that are the key of the second of two definitions all by themselves."""
+    if options.joint_task is None:
+        return set()
+    columns = encoder.schema.task_columns(options.joint_task)
+    return set(columns) if len(columns) == 1 else set()
+
+
 def _id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     return IDEmbeddingMetaBlock(
         **_task_id(encoder, options),
@@ -96,8 +116,9 @@ def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
     embedding.
     """
     deep = _deep(encoder, options)
-    other = encoder.embeddings("other")
-    return DotProductGlobalBlock(
+    other = set(encoder.embeddings("other")) - _keys_alone(encoder, options)
+    block = DotProductGlobalBlock if options.joint_task is None else BilinearGlobalBlock
+    return block(
         options.global_units,
         projected=tuple(name for name in deep["embeddings"] if name in other),
         embeddings_scales=shrinkage(encoder, options.shrinkage),

@@ -10,11 +10,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import episodes_in
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.record_files import count_tasks, record_files
+from tfrec_limaml.tasks.sides import Side, check_definitions
 from tfrec_limaml.training.distribution import Workers
+from tfrec_limaml.training.joint import JointRecords
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import split_pattern
 
@@ -31,6 +34,7 @@ class TrainingData:
         batch_size: Training tasks per batch, over all replicas.
         steps: Training batches per epoch.
         identity: What decides about the weights, by name.
+        joint: The records, where a model adapts two definitions that stand beside each other.
     """
 
     training: tf.data.Dataset
@@ -40,6 +44,17 @@ class TrainingData:
     batch_size: int
     steps: int
     identity: dict[str, Any]
+    joint: JointRecords | None = None
+
+    def refresh_table(self) -> None:
+        """Makes the table that validation tasks of two definitions are scored with."""
+        if self.joint is not None:
+            self.joint.for_validation()
+
+    @property
+    def side(self) -> Side | None:
+        """The side of the validation tasks."""
+        return None if self.joint is None else self.joint.side
 
     @classmethod
     def of(
@@ -64,6 +79,8 @@ class TrainingData:
         Raises:
             VersionMismatchError: A worker's identity or number of files is another one.
         """
+        if options.model.joint_task is not None:
+            return cls._of_two(tasks, options, task, encoder, workers, identity)
         training = _training_patterns(tasks, options, task, encoder)
         validation = split_pattern(tasks, task, "validation", encoder.schema)
         patterns = [*training, validation]
@@ -74,7 +91,7 @@ class TrainingData:
         )
         counts = [[worker["counts"][i] for worker in said] for i in range(len(patterns))]
         total, rows = (sum(count[k] for count in counts[0]) for k in (0, 1))
-        size = options.batch_size or max(1, min(128, round(options.batch_rows * total / rows)))
+        size = _batch_size(options, total, rows)
         one, four = workers.per_replica(size), workers.per_replica(4 * size)
         steps = [
             workers.steps([c[0] for c in count], four if pattern == validation else one)
@@ -102,6 +119,59 @@ class TrainingData:
             max(steps[:-1]),
             {**identity, "number of tasks": total},
         )
+
+    @classmethod
+    def _of_two(
+        cls,
+        tasks: str | Path,
+        options: TrainOptions,
+        task: str | None,
+        encoder: FeatureEncoder,
+        workers: Workers,
+        identity: Mapping[str, Any],
+    ) -> TrainingData:
+        """See `of`: of two definitions that stand beside each other."""
+        if workers.strategy is not None:
+            raise LimamlError(
+                "a model of two definitions (joint_task) trains on one device; leave out the "
+                "strategy (--distribute)"
+            )
+        definitions = check_definitions(encoder.schema, task, str(options.model.joint_task))
+        epoch = tf.Variable(0, trainable=False, dtype=tf.int64)
+        joint = JointRecords(
+            tasks,
+            definitions,
+            encoder,
+            epoch,
+            support_fraction=options.support_fraction,
+            max_samples=options.max_samples,
+            seed=options.seed,
+            episodes=options.as_served,
+        )
+        counts = [count_tasks(patterns[0]) for patterns in joint.patterns]
+        sizes = [_batch_size(options, *count) for count in counts]
+        validation = split_pattern(tasks, task, "validation", encoder.schema)
+        return cls(
+            joint.training(sizes, options.batch_size is None, options.seed),
+            epoch,
+            task_dataset(
+                validation,
+                encoder,
+                4 * sizes[0],
+                max_samples=options.max_samples,
+                side=joint.side,
+            ),
+            validation,
+            sizes[0],
+            sum(-(-total // size) for (total, _), size in zip(counts, sizes, strict=True)),
+            {**identity, "numbers of tasks": [total for total, _ in counts]},
+            joint,
+        )
+
+
+def _batch_size(options: TrainOptions, tasks: int, rows: int) -> int:
+    """Tasks per batch."""
+    return options.batch_size or max(1, min(128, round(options.batch_rows * tasks / rows)))
 
 
 def training_data(

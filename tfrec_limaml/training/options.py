@@ -46,6 +46,9 @@ class ModelOptions:
         averaging: Outer mean over ``"sample"`` or ``"task"`` losses.
         pooling: See `LiMAML`.
         task: Task definition, for ID meta blocks.
+        joint_task: A definition beside that one, of which neither refines the other: both sides of
+            a row are adapted; see `tfrec_limaml.training.joint`. Meta block ``"offset"`` only.
+        sweeps: How often each side is adapted given the other one; with a `joint_task` only.
     """
 
     meta_block: str = "offset"
@@ -69,8 +72,18 @@ class ModelOptions:
     averaging: str = "sample"
     pooling: str = "latest"
     task: str | None = None
+    joint_task: str | None = None
+    sweeps: int = 2
 
     def __post_init__(self) -> None:
+        if self.joint_task is not None and (
+            self.chosen_adaptation != "gauss-newton" or self.prior != "zero"
+        ):
+            raise LimamlError(
+                f"joint_task {self.joint_task!r} is adapted in closed form from prior 'zero': it "
+                f"needs the meta_block 'offset', received {self.meta_block!r} with adaptation "
+                f"{self.chosen_adaptation!r} and prior {self.prior!r}"
+            )
         _one_of("meta_block", self.meta_block, META_BLOCKS)
         _one_of("global_block", self.global_block, GLOBAL_BLOCKS)
         _one_of("prior", self.prior, PRIORS)
@@ -165,6 +178,11 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         _one_of("algorithm", self.algorithm, ALGORITHMS)
+        if self.model.joint_task is not None and self.algorithm != "limaml":
+            raise LimamlError(
+                f"joint_task {self.model.joint_task!r} is for the algorithm 'limaml', received "
+                f"{self.algorithm!r}"
+            )
         for name in ("epochs", "batch_rows"):
             if getattr(self, name) < 1:
                 raise LimamlError(f"{name} must be at least 1, received {getattr(self, name)}")

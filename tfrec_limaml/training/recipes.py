@@ -10,15 +10,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrec_limaml.blocks import MetaBlock, NestedMetaBlocks
+from tfrec_limaml.blocks import JointMetaBlocks, MetaBlock, NestedMetaBlocks
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.models import EntireNetworkMAML, LiMAML, TaskModel, Vanilla
+from tfrec_limaml.models import EntireNetworkMAML, JointLiMAML, LiMAML, TaskModel, Vanilla
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import EPISODE, SCHEMA_FILE, SPLITS, STATISTICS_FILE, shard_pattern
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.statistics import Statistics
-from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
+from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS, second_offset
 from tfrec_limaml.training.options import ModelOptions
 
 
@@ -96,6 +96,13 @@ def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     the first.
     """
     make = META_BLOCKS[options.meta_block]
+    if options.joint_task is not None:
+        first = encoder.task or encoder.schema.default_task
+        blocks = {
+            first: make(encoder, options),
+            options.joint_task: second_offset(encoder, options),
+        }
+        return JointMetaBlocks(blocks, name="meta_block")
     if not encoder.nested:
         return make(encoder, options)
     if options.prior != "zero":
@@ -120,8 +127,8 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) 
     Raises:
         LimamlError: Nested definitions with a prior that reads the support set.
     """
-    if algorithm != "limaml":  # nothing else reads the support set
-        options = options.replace(prior="zero")
+    if algorithm != "limaml":  # nothing else reads the support set, or has two sides
+        options = options.replace(prior="zero", joint_task=None)
     meta_block = _meta_block(encoder, options)
     global_block = GLOBAL_BLOCKS[options.global_block](encoder, options)
     steps = options.chosen_inner_steps
@@ -144,11 +151,11 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) 
     }
     if algorithm == "maml":
         return EntireNetworkMAML(meta_block, global_block, **shared)
-    return LiMAML(
-        meta_block,
-        global_block,
-        adaptation=options.chosen_adaptation,
-        prior_precision=options.prior_precision,
-        pooling=options.pooling,
-        **shared,
-    )
+    shared |= {
+        "adaptation": options.chosen_adaptation,
+        "prior_precision": options.prior_precision,
+        "pooling": options.pooling,
+    }
+    if options.joint_task is not None:
+        return JointLiMAML(meta_block, global_block, sweeps=options.sweeps, **shared)
+    return LiMAML(meta_block, global_block, **shared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,10 @@ FEW_TASKS = 30
 
 
 def choose_adaptation_strength(
-    model: TaskModel, validation: tf.data.Dataset, strengths: Sequence[float] = STRENGTHS
+    model: TaskModel,
+    validation: tf.data.Dataset,
+    strengths: Sequence[float] = STRENGTHS,
+    changed: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Sets `model.adaptation_strength` to the strength with the best validation AUC.
 
@@ -31,6 +34,7 @@ def choose_adaptation_strength(
         model: A trained model for binary labels.
         validation: Tasks with keys (``task_dataset(..., with_keys=True)``).
         strengths: Candidates; 1 is always one.
+        changed: Called after the model's strength was set to a candidate.
 
     Returns:
         ``adaptation_strength``, ``val_auc_by_strength`` and, where nothing could be chosen, a
@@ -46,6 +50,7 @@ def choose_adaptation_strength(
     try:
         for strength in sorted({*strengths, 1.0}):
             model.adaptation_strength = strength
+            changed()
             rows = model.predict(validation, verbose=0)
             scores[strength] = rows["probability"]
     finally:

@@ -14,8 +14,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import adaptation_losses
-from tfrec_limaml.models import TaskModel
+from tfrec_limaml.models import JointLiMAML, TaskModel
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import STATISTICS_FILE
@@ -94,6 +95,16 @@ def train(
             is gone or trains something else.
     """
     options = TrainOptions() if options is None else options
+    if options.model.joint_task is not None and nested:
+        raise LimamlError(
+            f"joint_task {options.model.joint_task!r} and nested definitions {list(nested)} do not "
+            "go together: choose one"
+        )
+    if options.model.joint_task is not None and checkpoints is not None and checkpoints.steps:
+        raise LimamlError(
+            f"joint_task {options.model.joint_task!r} has checkpoints after whole epochs only, as "
+            "its table of offsets is made at their start; leave out --checkpoint-steps"
+        )
     encoder = load_encoder(tasks, task, nested)
     workers = Workers.of(strategy)
     work = _Work(tasks, task, encoder, tuple(callbacks), build, workers, worker_timeout)
@@ -175,6 +186,8 @@ def _fit(
         )
     stopping = _stopping(options)
     callbacks = [EpochNumber(data.epoch), *stopping, *work.callbacks, RenewTimeLimit(limit)]
+    if data.joint is not None and isinstance(model, JointLiMAML):
+        callbacks.append(data.joint.callback(model))
     first = 0
     if checkpoints is not None:
         early = stopping[-1]
@@ -214,15 +227,14 @@ def _finish(
     """Chooses the adaptation strength; on each worker alone."""
     if work.workers.strategy is not None:
         model = local_copy(model)
-    most = options.max_samples
-    validation = task_dataset(
-        data.validation_pattern, work.encoder, 4 * data.batch_size, max_samples=most
-    )
+    reads: dict[str, Any] = {"max_samples": options.max_samples, "side": data.side}
+    pattern = data.validation_pattern
+    refresh = data.refresh_table
     if options.choose_strength and model.fine_tune:
-        keyed = task_dataset(
-            data.validation_pattern, work.encoder, 512, max_samples=most, with_keys=True
-        )
-        result |= choose_adaptation_strength(model, keyed)
+        keyed = task_dataset(pattern, work.encoder, 512, with_keys=True, **reads)
+        result |= choose_adaptation_strength(model, keyed, changed=refresh)
+    refresh()
+    validation = task_dataset(pattern, work.encoder, 4 * data.batch_size, **reads)
     return Trained(model, result | adaptation_losses(model, validation))
 
 

@@ -76,6 +76,10 @@ class SplitByShard(beam.DoFn):
             settings,
             shuffle,
         )
+        self.beside = {
+            columnar.beside_column(name): schema.task_columns(name)
+            for name in schema.beside(definition, settings.definitions)
+        }
         self.needed = {
             columnar.key_column(name) for name in schema.tables.values()
         }  # for the join in the writer
@@ -83,6 +87,8 @@ class SplitByShard(beam.DoFn):
     def process(self, block: pa.Table) -> Iterator[tuple[int, bytes]]:
         """Drops what the block alone shows to be too old, and splits the rest by shard."""
         keyed = block.append_column(TASK, columnar.join_keys(block, self.columns))
+        for name, columns in self.beside.items():
+            keyed = keyed.append_column(name, columnar.join_keys(block, columns))
         keys = [
             n
             for n in keyed.column_names

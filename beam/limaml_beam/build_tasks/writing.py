@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -105,14 +105,17 @@ def whole_tasks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
         start = stop
 
 
-def encoder(schema: Schema, table: pa.Table) -> record_format.TaskEncoder:
-    """The record encoder over a block's columns."""
+def encoder(
+    schema: Schema, table: pa.Table, beside: Sequence[str] = ()
+) -> record_format.TaskEncoder:
+    """The record encoder over a block's columns; see `record_format.encode_task` for `beside`."""
     named: dict[str, Any] = {feature.name: table[feature.name] for feature in schema.all_features}
     named |= {name: table[name] for name in schema.carry}
     named |= {record_format.LABEL: table[LABEL], record_format.TIMESTAMP: table[TIME]}
     if schema.weight is not None:
         named[record_format.WEIGHT] = table[WEIGHT]
-    return record_format.TaskEncoder(schema, named)
+    named |= {record_format.key_list(name): table[columnar.beside_column(name)] for name in beside}
+    return record_format.TaskEncoder(schema, named, beside)
 
 
 class WriteShard(beam.DoFn):
@@ -128,6 +131,7 @@ class WriteShard(beam.DoFn):
     ) -> None:
         self.schema, self.settings, self.sources = schema, settings, dict(sources)
         self.definition, self.directory = definition, directory
+        self.beside = schema.beside(definition, settings.definitions)
         with_episodes = definition in episodes.definitions_with(schema, settings)
         self.episodes = [
             folder.episode(number) for number in range(settings.episodes if with_episodes else 0)
@@ -172,7 +176,7 @@ class WriteShard(beam.DoFn):
         self, part: pa.Table, joined: pa.Table
     ) -> Iterator[tuple[str, pa.LargeBinaryArray, Spans]]:
         """Each split's name, its records, and where they lie in the table."""
-        encode = encoder(self.schema, joined)
+        encode = encoder(self.schema, joined, self.beside)
         by_split = spans(part, self.settings)
         for split, found in by_split.items():
             yield split, encoded(encode, found), found

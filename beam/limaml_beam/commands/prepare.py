@@ -124,7 +124,9 @@ def _add_task_arguments(group: Any) -> None:
         action="append",
         default=[],
         metavar="DEFINITION",
-        help="task definition; may be repeated (default: all of the schema)",
+        help="task definition, or several with commas; may be repeated (default: all of the "
+        "schema). Where neither of two refines the other, as user and video, each row of a record "
+        "holds its key under the other one too, for `limaml train --joint-task`",
     )
     add_samples_argument(group)
     group.add_argument(
@@ -180,6 +182,8 @@ def options_from(arguments: argparse.Namespace, without: Sequence[str] = ()) -> 
         for name, value in vars(arguments).items()
         if name in names
     }
+    if given.get("tasks"):
+        given["tasks"] = tuple(name for text in given["tasks"] for name in text.split(","))
     if given.get("split_per_task") is not None:
         given["split_per_task"] = _shares(given["split_per_task"])
     return PrepareOptions(**given, tables=_tables(arguments.table))

@@ -34,6 +34,11 @@ Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
+def beside_column(definition: str) -> str:
+    """Name of the block column that holds the encoded task key under another definition."""
+    return f"{TASK}:{definition}"
+
+
 def key_column(name: str) -> str:
     """Name of the block column that holds the key column `name` as text."""
     return f"__key:{name}"

@@ -1,0 +1,127 @@
+"""A toy world of users and videos: records of both definitions, and a small joint model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec_limaml.schema.schema import Feature, Label, Schema, Split
+from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE, shard_name
+from tfrec_limaml.tasks.record_format import encode_task, key_list
+from tfrec_limaml.tasks.statistics import Statistics
+
+SCHEMA = Schema(
+    name="joint",
+    label=Label(name="click"),
+    timestamp="time",
+    tasks={"user": ("user_id",), "video": ("video_id",)},
+    features=(
+        Feature(name="x", role="meta", width=2, normalise="none"),
+        Feature(name="z", width=2, normalise="none"),
+    ),
+)
+STATISTICS = Statistics(rows=1, label_mean=0.5, window={}, features={})
+#: A training row's time lies before this.
+END = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class JointWorld:
+    """Rows in time order, one entry each."""
+
+    user: np.ndarray
+    video: np.ndarray
+    time: np.ndarray
+    label: np.ndarray
+    x: np.ndarray
+    z: np.ndarray
+
+    @classmethod
+    def draw(cls, users: int, videos: int, rows: int, seed: int = 0) -> JointWorld:
+        """Labels are noise."""
+        draw = np.random.default_rng(seed)
+        user, video = draw.integers(0, users, rows), draw.integers(0, videos, rows)
+        return cls(
+            user=user,
+            video=video,
+            time=np.sort(draw.permutation(END)[:rows]),
+            label=draw.integers(0, 2, rows).astype(np.float64),
+            x=draw.normal(size=(users, 2))[user],
+            z=draw.normal(size=(videos, 2))[video],
+        )
+
+    def replace(self, **changes: Any) -> JointWorld:
+        """A copy with other columns."""
+        return dataclasses.replace(self, **changes)
+
+    def row(self, i: int) -> dict[str, Any]:
+        """One row as `encode_task` takes it."""
+        return {
+            "x": self.x[i].tolist(),
+            "z": self.z[i].tolist(),
+            "label": self.label[i],
+            "timestamp": int(self.time[i]),
+            key_list("user"): f"u{self.user[i]}",
+            key_list("video"): str(self.video[i]),
+        }
+
+    def write(self, folder: Path, splits: tuple[str, ...] = ("train",), **split: Any) -> Path:
+        """Records of both definitions, all rows in each of the splits."""
+        schema = SCHEMA.replace(split=Split(**split)) if split else SCHEMA
+        folder.mkdir(parents=True, exist_ok=True)
+        schema.save(folder / SCHEMA_FILE)
+        STATISTICS.save(folder / STATISTICS_FILE)
+        for name, other, ids, prefix in (
+            ("user", "video", self.user, "u"),
+            ("video", "user", self.video, ""),
+        ):
+            (folder / name).mkdir(exist_ok=True)
+            records = [
+                encode_task(
+                    schema,
+                    f"{prefix}{n}",
+                    [self.row(i) for i in np.flatnonzero(ids == n)],
+                    -1,
+                    [other],
+                )
+                for n in np.unique(ids)
+            ]
+            for each in splits:
+                path = str(folder / name / shard_name(each, 0, 1))
+                with tf.io.TFRecordWriter(path, "GZIP") as writer:
+                    for record in records:
+                        writer.write(record)
+        return folder
+
+
+def joint_model(width: int = 3, seed: int = 1, **options: Any) -> Any:
+    """A model of `SCHEMA` with random weights that matter; `width` numbers per vector, and an
+    intercept.
+    """
+    import keras
+
+    from tfrec_limaml.blocks import BilinearGlobalBlock, JointMetaBlocks, OffsetMetaBlock
+    from tfrec_limaml.models import JointLiMAML
+    from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+
+    keras.utils.set_random_seed(seed)
+    dtype = options.pop("dtype", "float32")
+    blocks = {name: OffsetMetaBlock((4,), width + 1, dtype=dtype) for name in ("user", "video")}
+    encoder = FeatureEncoder(SCHEMA, STATISTICS) if dtype == "float32" else None
+    model = JointLiMAML(
+        JointMetaBlocks(blocks, dtype=dtype),
+        BilinearGlobalBlock((5,), "gelu", dtype=dtype),
+        encoder=encoder,
+        dtype=dtype,
+        **{"inner_steps": 2, "averaging": "sample", "unadapted_loss_weight": 1.0, **options},
+    )
+    if encoder is None:
+        model.build({"meta": (None, 2), "other": (None, 2)})
+    draw = np.random.default_rng(seed)
+    for variable in model.trainable_variables:
+        variable.assign(draw.normal(0, 0.5, variable.shape))
+    return model

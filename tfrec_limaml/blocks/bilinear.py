@@ -1,0 +1,63 @@
+"""A global block for two definitions: each one's embedding meets the row, and the other one's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.blocks.dot_product import DotProductGlobalBlock
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class BilinearGlobalBlock(DotProductGlobalBlock):
+    """Logit = ``network(x) + p(x) . u + q(x) . v + u . (scale * v) + a + b``.
+
+    A meta embedding of `JointMetaBlocks` is ``[u, a, v, b]``: the first definition's vector and
+    intercept, then the second one's. ``p`` and ``q`` are the projections of `DotProductGlobalBlock`
+    and ``scale`` are learned numbers. The logit is linear in either half while the other one is
+    held: closed-form adaptation of one side is Bayesian logistic regression.
+
+    Args:
+        **kwargs: See `DotProductGlobalBlock`. `projection_scale` is where ``scale`` starts too.
+    """
+
+    def build(
+        self,
+        features_shape: Mapping[str, tuple[int | None, ...]],
+        meta_embedding_shape: tuple[int | None, ...],
+    ) -> None:
+        """Builds from the shapes of the encoded features and of the meta embedding ``[N, 2 D]``."""
+        both = int(meta_embedding_shape[-1] or 0)
+        if both % 2 or both < 4:
+            raise ValueError(
+                f"{self.name}: the meta embedding must be two of at least 2 numbers each, received "
+                f"the width {both}; use JointMetaBlocks"
+            )
+        self.width = both // 2 - 1
+        # The projection is made for all numbers of an embedding but its last one.
+        super().build(features_shape, (None, 2 * self.width + 1))
+        self.scale = self.add_weight(
+            shape=(self.width,),
+            initializer=keras.initializers.Constant(self.projection_scale),
+            name="scale",
+        )
+
+    def head(
+        self,
+        context: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+        meta_embedding: tf.Tensor,
+        training: bool = False,
+    ) -> tf.Tensor:
+        """Logits ``[N]``."""
+        logit, projection, _ = context
+        width = self.width
+        first, intercept, second, other_intercept = tf.split(
+            meta_embedding, [width, 1, width, 1], -1
+        )
+        of_first, of_second, _ = tf.split(projection, [width, width, 1], -1)
+        scale = tf.cast(tf.convert_to_tensor(self.scale), meta_embedding.dtype)
+        products = of_first * first + of_second * second + scale * first * second
+        intercepts = intercept[..., 0] + other_intercept[..., 0]
+        return logit + tf.reduce_sum(products, -1) + intercepts

@@ -1,0 +1,120 @@
+"""Meta blocks of two task definitions of which neither refines the other: per member and per item,
+say.
+
+Each definition has a block of its own, which stores an offset of ``D`` numbers per task. A row's
+meta embedding is both blocks' embeddings side by side: the first half is the first definition's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.blocks.base import MetaBlock
+from tfrec_limaml.blocks.offset import OffsetMetaBlock
+from tfrec_limaml.features import META, OTHER, Features
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class JointMetaBlocks(MetaBlock):
+    """An `OffsetMetaBlock` for each of two task definitions that stand beside each other.
+
+    The first block reads the meta features, the second one all others: what is known of the item,
+    and of the moment.
+
+    Example:
+        >>> meta_block = JointMetaBlocks(
+        ...     {"user": OffsetMetaBlock((64,), 33), "video": OffsetMetaBlock((64,), 33)}
+        ... )
+        >>> model = JointLiMAML(meta_block, BilinearGlobalBlock((128, 64)), encoder=encoder)
+
+    Args:
+        blocks: Task definition to its block, the one that requests are made for first; both of one
+            `embedding_dim`, so that one store holds their offsets.
+    """
+
+    def __init__(self, blocks: Mapping[str, OffsetMetaBlock], **kwargs: Any) -> None:
+        widths = {name: block.embedding_dim for name, block in blocks.items()}
+        if len(blocks) != 2 or len(set(widths.values())) > 1:
+            raise ValueError(
+                f"blocks needs two meta blocks of one embedding_dim, received the widths {widths}"
+            )
+        unfit = {n: b for n, b in blocks.items() if not isinstance(b, OffsetMetaBlock)}
+        unfit |= {n: b for n, b in blocks.items() if b.support_encoder is not None}
+        if unfit:
+            kinds = {name: type(block).__name__ for name, block in unfit.items()}
+            raise ValueError(f"blocks must be OffsetMetaBlocks without prior, received {kinds}")
+        super().__init__(sum(widths.values()), **kwargs)
+        self.definitions = tuple(blocks)
+        self.blocks = list(blocks.values())
+
+    @property
+    def joint_definitions(self) -> tuple[str, ...]:
+        """The second definition."""
+        return self.definitions[1:]
+
+    @property
+    def stores_offset(self) -> bool:
+        """True; see `MetaBlock.stores_offset`."""
+        return True
+
+    def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
+        """Builds both blocks."""
+        shapes = features_shape, {**features_shape, META: features_shape[OTHER]}
+        for block, shape in zip(self.blocks, shapes, strict=True):
+            if not block.built:
+                block.build(shape)
+        self.built = True
+
+    def encode_features(self, features: Features) -> tf.Tensor:
+        """Both blocks' un-adapted embeddings ``[N, 2 D]``."""
+        first, second = self.blocks
+        of_second = second.encode_features({**features, META: features[OTHER]})
+        return tf.concat([first.encode_features(features), of_second], -1)
+
+    @property
+    def adaptable_variables(self) -> list[keras.Variable]:
+        """Both blocks' offsets."""
+        return [block.offset for block in self.blocks]
+
+    def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
+        """No offset: ``[T, 2 D]``."""
+        return [tf.zeros_like(encoded[:, 0])]
+
+    def stored_rows(self, weights: list[tf.Tensor], encoded: tf.Tensor) -> tf.Tensor:
+        """The task's offset, for each of its rows."""
+        return tf.repeat(weights[0][:, None], tf.shape(encoded)[1], 1)
+
+    def call_adapted(
+        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """Embeddings under the tasks' offsets ``[T, 2 D]``, in which the other definition's half is
+        0.
+        """
+        return encoded + tf.cast(weights[0], encoded.dtype)[:, None]
+
+    def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `MetaBlock.call_encoded`."""
+        return encoded
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        config = super().get_config()
+        del config["embedding_dim"]
+        pairs = zip(self.definitions, self.blocks, strict=True)
+        return {
+            **config,
+            "blocks": {name: keras.saving.serialize_keras_object(block) for name, block in pairs},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> JointMetaBlocks:
+        """Inverse of `get_config`."""
+        blocks = {
+            name: keras.saving.deserialize_keras_object(block)
+            for name, block in config["blocks"].items()
+        }
+        return cls(**{**config, "blocks": blocks})

@@ -1,0 +1,219 @@
+"""LiMAML for two task definitions of which neither refines the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
+from tfrec_limaml.adaptation.gauss_newton import gauss_newton
+from tfrec_limaml.blocks.joint import JointMetaBlocks
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.features import OTHER_ROW, SIDE, Features
+from tfrec_limaml.models.adapted_tasks import AdaptedTasks
+from tfrec_limaml.models.limaml import LiMAML, Rows, TaskEmbeddings
+from tfrec_limaml.models.outer_step import OuterLoss, Samples
+
+
+class _OffsetTable:
+    """Holds the table where Keras and TensorFlow do not look for what to save."""
+
+    def __init__(self, width: int, dtype: str) -> None:
+        self.variable = tf.Variable(
+            tf.zeros([1, width], dtype), trainable=False, shape=[None, width], name="offsets"
+        )
+
+
+@keras.saving.register_keras_serializable("tfrec_limaml")
+class JointLiMAML(LiMAML):
+    """Adapts one side of a row per task and looks the other side up.
+
+    A batch holds tasks of one definition, its *side*: 0 for the first, 1 for the second. Their
+    offsets are adapted in closed form on the support set. The other side's offset of each row comes
+    from a table of offsets that were adapted before, one row per task of either definition; see
+    `tfrec_limaml.training.joint`. No gradient flows into the table; the other side's block and the
+    global block are trained by both sides' batches.
+
+    The features of a batch say what a row is of: `tfrec_limaml.features.SIDE`, int32 ``[T, N]``,
+    and `tfrec_limaml.features.OTHER_ROW`, int32 ``[T, N]``, the row of the table, 0 where the other
+    task is unknown. Un-adapted means neither side.
+
+    Args:
+        meta_block: One block per definition.
+        global_block: Reads both embeddings, ``[N, 2 D]``: `BilinearGlobalBlock`, or any other.
+        sweeps: How often either side is adapted, given the other one, before a table is complete:
+            the second definition first.
+        **kwargs: See `LiMAML`; `adaptation` must be ``"gauss-newton"``.
+    """
+
+    def __init__(
+        self, meta_block: JointMetaBlocks, global_block: Any, *, sweeps: int = 2, **kwargs: Any
+    ) -> None:
+        if not isinstance(meta_block, JointMetaBlocks):
+            raise ValueError(
+                f"meta_block must be JointMetaBlocks, received {type(meta_block).__name__}"
+            )
+        if kwargs.get("adaptation") not in (None, "gauss-newton"):
+            raise LimamlError(
+                "two definitions that stand beside each other are adapted in closed form: "
+                f"adaptation must be 'gauss-newton', received {kwargs['adaptation']!r}"
+            )
+        if sweeps < 1:
+            raise LimamlError(f"sweeps must be at least 1, received {sweeps}")
+        self.sweeps = int(sweeps)
+        super().__init__(meta_block, global_block, **kwargs)
+        self._table = _OffsetTable(meta_block.stored_dim, self.variable_dtype)
+
+    @property
+    def table(self) -> tf.Variable:
+        """Offsets by table row ``[R, D]``; row 0 is that of nobody, and zero."""
+        return self._table.variable
+
+    def clear_table(self, rows: int) -> None:
+        """Nobody is adapted: a table of zeros."""
+        self.table.assign(tf.zeros([rows, self.meta_block.stored_dim], self.table.dtype))
+
+    def fill_table(self, rows: tf.Tensor, support: Samples) -> None:
+        """Adapts tasks given the table, and puts their offsets into it.
+
+        Args:
+            rows: Table row of each task ``[T]``.
+            support: Their support sets.
+        """
+        rows_of = self._rows(support["features"], False)
+        adapted = self._solved(rows_of, support, self.fine_tune_steps, False)
+        offset = tf.cast(self._own(adapted.weights[0], support["features"]), self.table.dtype)
+        self.table.scatter_nd_update(rows[:, None], offset)
+
+    def adapt_tasks(
+        self, support: Samples, steps: int | None, training: bool = False
+    ) -> AdaptedTasks:
+        """Adapts the batch's side, given the other one; None leaves both sides un-adapted."""
+        if steps is None or (self.adaptation_strength == 0 and not training):
+            return AdaptedTasks([])
+        return self._adapt(self._rows(support["features"], training), support, steps, training)
+
+    def adapted_outputs(
+        self, adapted: AdaptedTasks, features: Features, training: bool = False
+    ) -> tf.Tensor:
+        """Outputs ``[T, S]``."""
+        if not adapted.weights:
+            return split_axes(
+                self.network(flatten_tasks(features), training=training), features[SIDE]
+            )
+        return super().adapted_outputs(adapted, features, training)
+
+    def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
+        """Query loss given the other side, plus the weighted loss of all rows with neither side
+        adapted.
+
+        The offsets of the table may have seen the support rows' labels. So the loss before
+        adaptation goes without the table.
+        """
+        contexts = [self._context(s["features"], True) for s in (support, query)]
+        plain = [self._plain(s["features"]) for s in (support, query)]
+        rows, query_rows = (
+            self._joined(context, encoded, s["features"])
+            for context, encoded, s in zip(contexts, plain, (support, query), strict=True)
+        )
+        adapted = self._solved(rows, support, self.inner_steps, True)
+        loss = self.task_loss(self._outputs(adapted, query_rows, False, True), query)
+        auxiliary = None
+        if self.unadapted_loss_weight:
+            shares = [tf.reduce_sum(s["weight"], -1) for s in (support, query)]
+            losses = [
+                self.task_loss(
+                    split_axes(self.global_block.head(context, merge_axes(encoded), True), encoded),
+                    samples,
+                )
+                for context, encoded, samples in zip(contexts, plain, (support, query), strict=True)
+            ]
+            total = shares[0] * losses[0] + shares[1] * losses[1]
+            auxiliary = self.unadapted_loss_weight * tf.math.divide_no_nan(total, sum(shares))
+        return OuterLoss(loss, self.outer_weights(support, query), auxiliary)
+
+    def task_embeddings(
+        self, support: Samples, adapted: AdaptedTasks | None = None
+    ) -> TaskEmbeddings:
+        """Offsets ``[T, D]`` of the batch's side, given the other one."""
+        rows = self._rows(support["features"], False)
+        adapted = adapted or self.adapt_tasks(support, self.fine_tune_steps)
+        if not adapted.weights:  # a strength of 0
+            loss = self.task_loss(self.adapted_outputs(adapted, support["features"]), support)
+            nobody = tf.zeros([tf.size(loss), self.meta_block.stored_dim], self.variable_dtype)
+            return TaskEmbeddings(nobody, loss, loss)
+        after = self.task_loss(self._outputs(adapted, rows, True, False), support)
+        before = adapted.losses[0] if adapted.losses else after
+        own = self._own(adapted.weights[0], support["features"])
+        return TaskEmbeddings(own, before, after, variance=adapted.variance)
+
+    # -- rows and sides
+
+    def _context(self, features: Features, training: bool) -> Any:
+        return self.global_block.encode_context(flatten_tasks(features), training)
+
+    def _plain(self, features: Features) -> tf.Tensor:
+        """Both sides' un-adapted embeddings ``[T, N, 2 D]``."""
+        return self._encode_meta(features)
+
+    def _rows(self, features: Features, training: bool) -> Rows:
+        """Rows with the other side adapted."""
+        return self._joined(self._context(features, training), self._plain(features), features)
+
+    def _joined(self, context: Any, plain: tf.Tensor, features: Features) -> Rows:
+        other = tf.cast(tf.gather(self.table, features[OTHER_ROW]), plain.dtype)
+        return Rows(plain + self._placed(other, 1 - features[SIDE]), context)
+
+    def _placed(self, offset: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
+        """Offsets ``[..., D]`` in their side's half of ``[..., 2 D]``; `side` is ``[...]``."""
+        second = tf.cast(side, offset.dtype)[..., None]
+        return tf.concat([offset * (1 - second), offset * second], -1)
+
+    def _own(self, offset: tf.Tensor, features: Features) -> tf.Tensor:
+        """The batch's side's half ``[T, D]`` of offsets ``[T, 2 D]``."""
+        first, second = tf.split(offset, 2, -1)
+        return tf.where(features[SIDE][:, :1] == 0, first, second)
+
+    def _solve(self, rows: Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
+        return self._solved(rows, support, steps, training, with_variance=not training)
+
+    def _solved(
+        self,
+        rows: Rows,
+        support: Samples,
+        steps: int,
+        training: bool,
+        with_variance: bool = False,
+    ) -> AdaptedTasks:
+        """The mode of each task's offset, in its half ``[T, 2 D]``."""
+        strength = 1.0 if training else self.adaptation_strength
+        side = support["features"][SIDE]
+
+        def outputs(offset: tf.Tensor) -> tf.Tensor:
+            placed = self._placed(tf.cast(offset, rows.encoded.dtype), side)
+            logits = self.global_block.head(
+                rows.context, merge_axes(rows.encoded + placed), training
+            )
+            return split_axes(logits, rows.encoded)
+
+        def derivatives(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return self._loss_derivatives(tf.cast(support["label"], values.dtype), values)
+
+        first, second = tf.split(self.precision(), 2)
+        zero = tf.zeros_like(rows.encoded[:, 0], first.dtype)
+        if not steps:
+            plain = self._head([zero], rows.encoded, rows.context, training)
+            return AdaptedTasks([zero], [self.task_loss(plain, support)])
+        precision = tf.where(tf.reduce_max(side) == 0, first, second)
+        solved = gauss_newton(
+            outputs, derivatives, support["weight"], precision / strength, steps, with_variance
+        )
+        variance = solved.variance if with_variance else None
+        placed = self._placed(solved.offset, side[:, 0])
+        return AdaptedTasks([placed], solved.losses, variance=variance)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "sweeps": self.sweeps}

@@ -1,0 +1,293 @@
+"""Training on two task definitions of which neither refines the other.
+
+Batches of the two definitions take turns. In each, the tasks' own offsets are adapted inside the
+step; those of the other side come from a table. The table is made anew before each epoch, with the
+weights of that moment: both sides are adapted on their support rows in turns, each given the
+other's offsets so far, from zero on.
+
+Each epoch has cuts in time, the same for both definitions, and the table is made of rows before
+them. So a query row's label is in no offset that scores it; where cuts are by date, neither is any
+later row's. What is approximate: the table's weights are up to an epoch old, and no gradient flows
+through it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfrec_limaml.models import JointLiMAML
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.folder import episodes_in
+from tfrec_limaml.tasks.input_pipeline import task_dataset
+from tfrec_limaml.tasks.sides import NEVER, Cuts, Side, Sides, TaskTimes
+from tfrec_limaml.training.recipes import split_pattern
+
+#: Tasks per batch where a table is made, on average.
+_BATCH_TASKS = 256
+
+
+class OffsetTable:
+    """Makes a model's table of offsets from the support rows of both definitions' records.
+
+    Args:
+        model: The model whose table it is.
+        sides: The tasks of both definitions.
+    """
+
+    def __init__(self, model: JointLiMAML, sides: Sides) -> None:
+        self._model = model
+        self._sides = sides
+        self._steps: dict[float, list[Callable[[Any], None]]] = {}
+
+    def make(self, datasets: Sequence[tf.data.Dataset]) -> None:
+        """Makes it with the model's present weights and adaptation strength: `sweeps` times the
+        second definition's tasks given the first one's, then the first one's.
+
+        Args:
+            datasets: Batches of either definition's tasks with keys, first definition first.
+        """
+        strength = self._model.adaptation_strength
+        self._model.clear_table(self._sides.rows)
+        if not strength:
+            return
+        if strength not in self._steps:
+            self._steps[strength] = [
+                self._step(side, dataset.element_spec)
+                for side, dataset in zip(self._sides.both, datasets, strict=True)
+            ]
+        for _ in range(self._model.sweeps):
+            for number in (1, 0):
+                for batch in datasets[number]:
+                    self._steps[strength][number](batch)
+
+    def _step(self, side: Side, spec: Any) -> Callable[[Any], None]:
+        def fill(batch: Mapping[str, Any]) -> None:
+            self._model.fill_table(side.own_rows(batch["task_key"]), batch["support"])
+
+        step: Callable[[Any], None] = tf.function(fill, input_signature=[spec], autograph=False)
+        return step
+
+
+def fill_table(
+    model: JointLiMAML, tasks: str | Path, split: str, max_samples: int | None = None
+) -> Sides:
+    """Makes a model's table of all rows of a split.
+
+    Args:
+        model: A trained model.
+        tasks: Folder written by ``limaml prepare``.
+        split: ``"train"``, or ``"recent"`` as the embedding job reads it.
+        max_samples: See `task_dataset`.
+
+    Returns:
+        The tasks of both definitions.
+    """
+    patterns = _patterns(tasks, model.meta_block.definitions, split, model.encoder)
+    sides = Sides(model.meta_block.definitions, [TaskTimes.of(p).keys for p in patterns])
+    records = _Records(tasks, model.encoder, sides, max_samples)
+    OffsetTable(model, sides).make(records.all_support(split))
+    return sides
+
+
+@dataclasses.dataclass(frozen=True)
+class _Records:
+    """The records of both definitions.
+
+    Attributes:
+        tasks: Folder written by ``limaml prepare``.
+        encoder: Encodes the features.
+        sides: The tasks.
+        max_samples: See `task_dataset`.
+    """
+
+    tasks: str | Path
+    encoder: FeatureEncoder
+    sides: Sides
+    max_samples: int | None
+
+    def all_support(self, split: str) -> list[tf.data.Dataset]:
+        """Batches for a table of all rows of a split."""
+        moments = tf.Variable(tf.fill([self.sides.rows], tf.constant(NEVER, tf.int64)))
+        cuts = Cuts(moments, ordered=True)
+        patterns = _patterns(self.tasks, self.sides.definitions, split, self.encoder)
+        return [
+            self.for_table(side, pattern, cuts=cuts)
+            for side, pattern in zip(self.sides.both, patterns, strict=True)
+        ]
+
+    def for_table(
+        self, side: Side, pattern: str | Sequence[str], **options: Any
+    ) -> tf.data.Dataset:
+        """Batches with keys."""
+        return task_dataset(
+            pattern,
+            self.encoder,
+            _BATCH_TASKS,
+            max_samples=self.max_samples,
+            with_keys=True,
+            in_order=False,
+            by_rows=True,
+            side=side,
+            **options,
+        )
+
+
+def _patterns(
+    tasks: str | Path, definitions: Sequence[str], split: str, encoder: FeatureEncoder
+) -> list[str]:
+    return [split_pattern(tasks, name, split, encoder.schema) for name in definitions]
+
+
+class JointRecords:
+    """What a training of two definitions reads.
+
+    Args:
+        tasks: Folder written by ``limaml prepare --task FIRST,SECOND``.
+        definitions: The two.
+        encoder: Encodes the features.
+        epoch: Number of the epoch, kept up to date by the caller.
+        support_fraction, max_samples, seed: See `TrainOptions`.
+        episodes: Whether to read episodes, where there are some with one cut for all tasks.
+
+    Attributes:
+        side: The first definition's, for validation tasks.
+    """
+
+    def __init__(
+        self,
+        tasks: str | Path,
+        definitions: tuple[str, str],
+        encoder: FeatureEncoder,
+        epoch: tf.Variable,
+        *,
+        support_fraction: float | tuple[float, float],
+        max_samples: int | None,
+        seed: int,
+        episodes: bool,
+    ) -> None:
+        self._epoch = epoch
+        train = _patterns(tasks, definitions, "train", encoder)
+        read = [TaskTimes.of(pattern) for pattern in train]
+        sides = Sides(definitions, [each.keys for each in read])
+        split = encoder.schema.split
+        by_date = split is None or split.per_task is None
+        low_high = support_fraction
+        share = low_high if isinstance(low_high, tuple) else (low_high, low_high)
+        self._draw = _Draw(read[0], share, seed, by_date)
+        moments = tf.Variable(tf.fill([sides.rows], tf.constant(NEVER, tf.int64)))
+        self._cuts: Cuts | None = Cuts(moments, by_date)
+        self.patterns = [[pattern] for pattern in train]
+        common = min(len(episodes_in(Path(tasks) / name)) for name in definitions)
+        if episodes and by_date and common:
+            self._cuts = None
+            self.patterns = [
+                [split_pattern(tasks, name, f"episode-{n}", encoder.schema) for n in range(common)]
+                for name in definitions
+            ]
+        self._sides = sides
+        self.side = sides.both[0]
+        self._records = _Records(tasks, encoder, sides, max_samples)
+        self._all_rows = self._records.all_support("train")
+        self._table: OffsetTable | None = None
+
+    def training(self, sizes: Sequence[int], by_rows: bool, seed: int) -> tf.data.Dataset:
+        """Training batches of both definitions in turns, of `sizes` tasks on average."""
+        made = [
+            task_dataset(
+                patterns,
+                self._records.encoder,
+                size,
+                support_fraction=1.0,
+                max_samples=self._records.max_samples,
+                shuffle=True,
+                seed=seed,
+                epoch=self._epoch,
+                by_rows=by_rows,
+                side=side,
+                cuts=self._cuts,
+            )
+            for side, patterns, size in zip(self._sides.both, self.patterns, sizes, strict=True)
+        ]
+        turns = tf.data.Dataset.range(2).repeat()
+        return tf.data.Dataset.choose_from_datasets(made, turns, stop_on_empty_dataset=False)
+
+    def callback(self, model: JointLiMAML) -> keras.callbacks.Callback:
+        """Keeps the model's table up to date; to be called behind callbacks that change weights."""
+        table = self._table = OffsetTable(model, self._sides)
+        before_cuts = [
+            self._records.for_table(side, patterns, epoch=self._epoch, cuts=self._cuts)
+            for side, patterns in zip(self._sides.both, self.patterns, strict=True)
+        ]
+
+        def begin_epoch() -> None:
+            self.draw_cuts()
+            table.make(before_cuts)
+
+        return _RefreshTable(begin_epoch, self.for_validation)
+
+    def for_validation(self) -> None:
+        """Makes the table of all training rows: what validation tasks are scored with."""
+        if self._table is not None:
+            self._table.make(self._all_rows)
+
+    def draw_cuts(self) -> None:
+        """Draws those of the epoch."""
+        if self._cuts is not None:
+            self._cuts.moments.assign(self._draw.moments(int(self._epoch), self._sides.rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+    """Draws each epoch's cuts: a function of seed and epoch.
+
+    Attributes:
+        tasks: The first definition's training tasks.
+        share: Range of the share of rows before the cut.
+        seed: Of the draws.
+        by_date: One cut for all; else one for each of the tasks, at a share of its own rows.
+    """
+
+    tasks: TaskTimes
+    share: tuple[float, float]
+    seed: int
+    by_date: bool
+
+    def moments(self, epoch: int, rows: int) -> Any:
+        """See `Cuts.moments`."""
+        draw = np.random.default_rng((self.seed, epoch))
+        times, counts = self.tasks.times, self.tasks.counts
+        if self.by_date:
+            moment = np.quantile(times, draw.uniform(*self.share), method="higher")
+            return np.full(rows, moment, np.int64)
+        shares = draw.uniform(*self.share, len(counts))
+        place = np.minimum(np.ceil(shares * counts).astype(np.int64), counts - 1)
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        moments = np.full(rows, NEVER, np.int64)
+        moments[1 : 1 + len(counts)] = times[starts + place]
+        return moments
+
+
+class _RefreshTable(keras.callbacks.Callback):
+    """Makes the table before each epoch, and before each validation."""
+
+    def __init__(
+        self, begin_epoch: Callable[[], None], begin_validation: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._begin_epoch = begin_epoch
+        self._begin_validation = begin_validation
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Of rows before the epoch's cuts."""
+        self._begin_epoch()
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Of all training rows."""
+        self._begin_validation()

@@ -2,6 +2,7 @@
 process, loopback.
 
     python benchmarks/serving.py --json
+    python benchmarks/serving.py --two-sided --json
 
 Three measurements take turns, so that all see the same machine: a request with the member's meta
 embedding, the same one of someone unknown (no look-up), and the SavedModel called in this process.
@@ -10,11 +11,15 @@ the calling thread (look-up, checks, request building, gRPC, parsing, ordering) 
 `grpc_client_ms` is what gRPC takes of it for the finished bytes of such a request;
 `client_process_ms` adds gRPC's own threads, which read from the socket. Weights are random: they do
 not change the time.
+
+With `--two-sided`, two models take turns instead: one with an embedding per member, and one with
+another per item, so that 100 more keys are looked up and 100 more vectors travel.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -39,6 +44,9 @@ from limaml_serving.client import wire
 from limaml_serving.client.channel import channel_options
 from limaml_serving.client.versions import KnownVersions
 from tfrec_limaml.store import open_store
+
+#: Items with an embedding, where items have one.
+_ITEMS = 10_000
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:
@@ -143,6 +151,43 @@ def in_process(signature: Callable[..., Any], requests: list[Any]) -> list[Calla
     return calls
 
 
+def two_sided(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """p50 of requests with the member's embedding alone, and with each candidate's own."""
+    kinds = {"one_sided": world.ONE_SIDED, "two_sided": world.TWO_SIDED}
+    requests = world.requests(200, arguments.candidates, items=_ITEMS)
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    with contextlib.ExitStack() as stack:
+        rankers = {}
+        for name, options in kinds.items():
+            export = world.export(folder / name / "export", options)
+            store = stack.enter_context(
+                contextlib.closing(open_store(f"lmdb:{folder / name / 'store'}"))
+            )
+            world.publish(store, 1, items=_ITEMS)
+            target, _ = stack.enter_context(world.served(export / "ranker"))
+            rankers[name] = stack.enter_context(
+                Ranker(target, store, manifest=export, timeout=30.0)
+            )
+        order = np.random.default_rng(5)
+        for n in range(-100, arguments.pairs):
+            request = requests[n % len(requests)]
+            for name in order.permutation(list(rankers)):
+                wall, _ = timed(functools.partial(rankers[name].rank, *request))
+                if n >= 0:
+                    times[name].append(wall)
+        for ranker in rankers.values():
+            counters = ranker.counters.snapshot()
+            assert counters["failed"] == counters["missing"] == 0, counters
+    one, two = (float(np.median(times[name])) for name in kinds)
+    return {
+        "candidates": arguments.candidates,
+        "cores": os.cpu_count(),
+        "one_sided_p50_ms": one,
+        "two_sided_p50_ms": two,
+        "two_sided_cost_share_of_p50": two / one - 1,
+    }
+
+
 def throughput(
     ranker: Ranker, requests: list[Any], threads: int, seconds: float
 ) -> dict[str, float]:
@@ -237,9 +282,12 @@ def main() -> None:
         "--pairs", type=int, default=1500, help="rounds of the latency measurements"
     )
     parser.add_argument("--seconds", type=float, default=8.0, help="of load at each concurrency")
+    parser.add_argument(
+        "--two-sided", action="store_true", help="compare with an embedding per candidate too"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(arguments, Path(folder))
+        result = (two_sided if arguments.two_sided else measure)(arguments, Path(folder))
     print(
         json.dumps(result, indent=2)
         if arguments.json

@@ -20,6 +20,7 @@ import numpy as np
 
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.task_keys import joint_key_prefix
 from tfrec_limaml.training.options import ModelOptions
 
 MEMBERS = 10_000
@@ -53,15 +54,21 @@ def schema() -> Schema:
         name="serving",
         label=Label(name="y"),
         timestamp="t",
-        tasks={"user": ("user_id",)},
+        tasks={"user": ("user_id",), "item": ("item",)},
         features=(*member, *candidate),
     )
 
 
-def export(base: Path) -> Path:
-    """Exports an untrained model (weights do not change latency): meta MLP 128-32, global MLP
-    256-128. Returns EXPORT.
-    """
+#: Meta MLP 128-32, global MLP 256-128.
+PLAIN = ModelOptions.paper().replace(meta_units=(128,), global_units=(256, 128))
+#: Offsets of 32 numbers under a product with a network of the same size: of members, and of items
+#: too.
+ONE_SIDED = ModelOptions(meta_units=(128,), embedding_dim=32, global_units=(256, 128), dropout=0.0)
+TWO_SIDED = ONE_SIDED.replace(joint_task="item")
+
+
+def export(base: Path, options: ModelOptions = PLAIN) -> Path:
+    """Exports an untrained model (weights do not change latency). Returns EXPORT."""
     from tfrec_limaml.export.savedmodels import export_for_serving
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
     from tfrec_limaml.tasks.statistics import Statistics
@@ -78,7 +85,6 @@ def export(base: Path) -> Path:
     statistics = Statistics(
         rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features=features
     )
-    options = ModelOptions.paper().replace(meta_units=(128,), global_units=(256, 128))
     export_for_serving(
         build_model("limaml", FeatureEncoder(schema(), statistics), options), base, model_version=1
     )
@@ -98,7 +104,7 @@ def add_version(base: Path, version: int) -> None:
 
 
 def requests(
-    count: int, candidates: int, seed: int = 7
+    count: int, candidates: int, seed: int = 7, items: int = 1_000_000
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Members and candidate columns as an application would hold them."""
     random = np.random.default_rng(seed)
@@ -115,7 +121,7 @@ def requests(
         member |= {f"activity_{n}": int(random.integers(10)) for n in range(6)}
         member |= {f"member_{n}": float(random.exponential()) for n in range(8)}
         columns: dict[str, Any] = {
-            "item": [f"item{n}" for n in random.integers(0, 1_000_000, candidates)],
+            "item": [f"item{n}" for n in random.integers(0, items, candidates)],
             "tags": [tags() for _ in range(candidates)],
             "content": random.standard_normal((candidates, 32), np.float32),
         }
@@ -126,14 +132,14 @@ def requests(
     return [one() for _ in range(count)]
 
 
-def publish(store: Any, version: int, dim: int = 32) -> None:
-    """One generation of random embeddings for every member."""
+def publish(store: Any, version: int, dim: int = 32, items: int = 0) -> None:
+    """One generation of random embeddings for every member, and for items."""
     random = np.random.default_rng(version)
+    keys = [str(n) for n in range(MEMBERS)]
+    keys += [f"{joint_key_prefix('item')}item{n}" for n in range(items)]
     with store.new_generation(version, dim) as writer:
-        writer.put(
-            [str(n) for n in range(MEMBERS)], random.standard_normal((MEMBERS, dim), np.float32)
-        )
-        writer.publish(MEMBERS)
+        writer.put(keys, random.standard_normal((len(keys), dim), np.float32))
+        writer.publish(len(keys))
 
 
 def _serve(ranker: Path, pipe: Any) -> None:

@@ -15,9 +15,11 @@ import tensorflow as tf
 META = "meta"
 OTHER = "other"
 #: In batches of two definitions that stand beside each other: the one that the task is of, 0 or 1,
-#: and where the offset of the row's other task lies, both int32 ``[..., N]``; see `JointLiMAML`.
+#: and where the offset of the row's other task lies, both int32 ``[..., N]``; or that offset
+#: itself, float ``[..., N, D]``. See `JointLiMAML`.
 SIDE = "joint:side"
 OTHER_ROW = "joint:other_row"
+OTHER_OFFSET = "joint:other_offset"
 
 Features = Mapping[str, tf.Tensor]
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfrec_limaml.errors import VersionMismatchError
+from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.schema.schema import Schema
 
 MANIFEST_FILE = "manifest.json"
@@ -49,6 +49,15 @@ NESTED_OUTPUTS = {
     NESTED_SAMPLE_COUNT: "int64 [B, G]",
     NESTED_LAST_TIMESTAMP: "int64 [B, G], milliseconds",
 }
+# The adapter of a model of two definitions has further signatures for either side, "<name>_0" and
+# "<name>_1". First, the key of each row's other task, as the store has it; then the task's own
+# offset, given those of the other tasks: `ADAPTER_OUTPUTS`. Its default signature is that of side 0
+# where no other task is known.
+OTHER_KEYS_SIGNATURE = "other_keys"  # of `ADAPTER_INPUT`
+OTHER_KEY = "other_key"  # string [R], of all rows of the records, one after another
+GIVEN_SIGNATURE = "given"  # of `ADAPTER_INPUT` and these:
+OTHER_ROW = "other_row"  # int32 [R], row of `OTHER_OFFSETS`
+OTHER_OFFSETS = "other_offsets"  # float32 [K, D]
 # Of the adapter's second signature, where tasks have a posterior: `ADAPTER_OUTPUTS` and this.
 VARIANCE_SIGNATURE = "with_variance"
 VARIANCE = "variance"  # float32 [B, D]
@@ -77,8 +86,11 @@ class Manifest:
         task_definition: Name of the task definition that the embeddings are keyed by.
         nested_definitions: Further definitions, refining that one, that the model has embeddings
             for.
+        joint_definitions: The definition that stands beside that one, where the model has
+            embeddings for both; its keys in the store begin with `joint_key_prefix`.
         embedding_dim: Width ``D`` of the meta embedding.
-        inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps``, ``pooling``.
+        inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps``, ``pooling``;
+            of a model of two definitions ``sweeps``.
         prior_variance: Variance of each number of a task's offset before any interaction is seen,
             ``[D]``; empty where tasks have no posterior variance to compare with it.
         training_window: ``{"start": ms, "end": ms}`` of the training rows, where known.
@@ -98,6 +110,7 @@ class Manifest:
     embedding_dim: int
     inner_loop: Mapping[str, Any]
     nested_definitions: Sequence[str] = ()
+    joint_definitions: Sequence[str] = ()
     prior_variance: Sequence[float] = ()
     training_window: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     training_label_mean: float | None = None
@@ -107,8 +120,27 @@ class Manifest:
     created: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("nested_definitions", "prior_variance"):  # JSON gives lists
+        for name in (
+            "nested_definitions",
+            "joint_definitions",
+            "prior_variance",
+        ):  # JSON gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @property
+    def further_definitions(self) -> tuple[str, ...]:
+        """All definitions beside `task_definition` that the model has embeddings for."""
+        return (*self.nested_definitions, *self.joint_definitions)
+
+    def refuse_two_definitions(self, what: str) -> None:
+        """Raises `LimamlError` where the model is one of two definitions that stand beside each
+        other, which `what` cannot do.
+        """
+        if self.joint_definitions:
+            names = [self.task_definition, *self.joint_definitions]
+            raise LimamlError(
+                f"model version {self.model_version} adapts two definitions, {names}: {what}"
+            )
 
     def write(self, version_directory: str | Path) -> Path:
         """Writes ``assets.extra/manifest.json`` below a SavedModel directory and returns its
@@ -160,13 +192,13 @@ class Manifest:
             )
 
 
-def embedding_inputs(nested_definitions: Sequence[str]) -> list[tuple[str, str]]:
+def embedding_inputs(further_definitions: Sequence[str]) -> list[tuple[str, str]]:
     """The ranker's inputs for stored embeddings: ``(embedding, whether there is one)`` for the
-    first definition and each nested one.
+    first definition and each further one.
     """
     return [
         (f"{META_EMBEDDING}{suffix}", f"{HAS_META_EMBEDDING}{suffix}")
-        for suffix in ("", *(f"_{name}" for name in nested_definitions))
+        for suffix in ("", *(f"_{name}" for name in further_definitions))
     ]
 
 

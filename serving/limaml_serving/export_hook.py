@@ -53,7 +53,7 @@ def _request(
         feature.name: _default(feature, 1 if feature.name in once else rows)
         for feature in schema.all_features
     }
-    for stored, has in embedding_inputs(manifest.nested_definitions):
+    for stored, has in embedding_inputs(manifest.further_definitions):
         count = 1 if stored in once else rows
         arrays[stored] = np.zeros((count, manifest.embedding_dim), np.float32)
         arrays[has] = np.zeros(count, bool)
@@ -65,20 +65,20 @@ def _request(
 def _once(schema: Schema, manifest: Manifest) -> frozenset[str]:
     """The inputs that are the member's: its key columns, its meta features, its embedding.
 
-    A nested definition's further key columns vary by candidate, and with them its embedding.
+    A further definition's other key columns vary by candidate, and with them its embedding.
     """
     member = set(schema.task_columns(manifest.task_definition))
-    nested = [set(schema.task_columns(name)) for name in manifest.nested_definitions]
-    varying = set().union(*nested) - member
+    further = [set(schema.task_columns(name)) for name in manifest.further_definitions]
+    varying = set().union(*further) - member
     names = {
         feature.name
         for feature in schema.all_features
         if feature.name in member or (feature.role == "meta" and feature.name not in varying)
     }
-    (first, _), *others = embedding_inputs(manifest.nested_definitions)
+    (first, _), *others = embedding_inputs(manifest.further_definitions)
     names.add(first)
     names.update(
-        stored for (stored, _), columns in zip(others, nested, strict=True) if columns <= member
+        stored for (stored, _), columns in zip(others, further, strict=True) if columns <= member
     )
     return frozenset(names)
 

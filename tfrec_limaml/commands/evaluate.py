@@ -210,15 +210,15 @@ def _render(result: dict[str, Any]) -> str:
     lines = [f"{result['split']}: {result['rows']} rows of {result['tasks']} tasks", ""]
     over = f"gain over {result['gain_over']} (95 %)"
     lines.append(
-        f"{'algorithm':10} {'fine-tuned':>10} {'AUC':>8} {'95 % interval':>17} {over:>28} "
+        f"{'algorithm':10} {'fine-tuned':>15} {'AUC':>8} {'95 % interval':>17} {over:>28} "
         f"{'log loss':>9} {'calibr.':>8} {'task AUC':>9}"
     )
     for row in result["results"]:
         tuned = "as served" if row.get("served") else "yes" if row["fine_tune"] else "no"
-        tuned = f"{row['side']} only"[:10] if "side" in row else tuned
+        tuned = f"{row['side'][:9]} alone" if "side" in row else tuned
         interval = f"{_number(row['auc_low'])} - {_number(row['auc_high'])}"
         lines.append(
-            f"{row['algorithm']:10} {tuned:>10} {_number(row['auc']):>8} {interval:>17} "
+            f"{row['algorithm']:10} {tuned:>15} {_number(row['auc']):>8} {interval:>17} "
             f"{_gain(row):>28} {_number(row['log_loss']):>9} "
             f"{_number(row['calibration'], '.3f'):>8} {_number(row['per_task_auc']):>9}"
         )

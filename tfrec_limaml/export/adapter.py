@@ -10,10 +10,12 @@ import tensorflow as tf
 
 from tfrec_limaml import manifest as names
 from tfrec_limaml.export.signatures import Exported, traced
+from tfrec_limaml.features import Features
 from tfrec_limaml.models import LiMAML
-from tfrec_limaml.models.limaml import SubtaskEmbeddings
+from tfrec_limaml.models.limaml import SubtaskEmbeddings, TaskEmbeddings
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.parsing import (
+    Tasks,
     encode_rows,
     padding_index,
     parse_tasks,
@@ -30,31 +32,9 @@ def adapter_module(model: LiMAML) -> Exported:
 
     def adapt(task_records: tf.Tensor, with_variance: bool = False) -> dict[str, tf.Tensor]:
         tasks = parse_tasks(task_records, model.encoder.schema)
-        counts = tf.where(tasks.query_start >= 0, tasks.query_start, tasks.counts)
-        first = tasks.splits[:-1]
-        index = padding_index(first, counts, first)
-        support = {
-            "features": {
-                name: tf.gather(value, index)
-                for name, value in encode_rows(tasks, model.encoder).items()
-            },
-            "label": tf.gather(tasks.columns[record_format.LABEL], index),
-            "weight": sample_weights(tasks.columns[record_format.WEIGHT], index, counts),
-            "age": row_ages(tasks.columns[record_format.TIMESTAMP], index, counts),
-        }
+        index, support = support_rows(tasks, encode_rows(tasks, model.encoder))
         stored = model.task_embeddings(support)
-        times = tf.gather(tasks.columns[record_format.TIMESTAMP], index)
-        outputs = {
-            names.TASK_KEY: tasks.task_key,
-            names.SAMPLE_COUNT: counts,
-            names.LAST_TIMESTAMP: tf.where(counts > 0, tf.reduce_max(times, -1), 0),
-            names.LOSS_BEFORE: tf.cast(stored.loss_before, tf.float32),
-            names.LOSS_AFTER: tf.cast(stored.loss_after, tf.float32),
-        }
-        outputs = {
-            names.META_EMBEDDING: tf.cast(stored.embedding, tf.float32),
-            **{name: value[:, None] for name, value in outputs.items()},
-        }
+        outputs = stored_outputs(tasks, stored)
         if with_variance:
             outputs[names.VARIANCE] = tf.cast(stored.variance, tf.float32)
         if stored.nested:
@@ -62,6 +42,7 @@ def adapter_module(model: LiMAML) -> Exported:
                 tf.gather(model.encoder.further_key(name, tasks.columns), index)
                 for name in model.meta_block.nested_definitions
             ]
+            times = tf.gather(tasks.columns[record_format.TIMESTAMP], index)
             outputs.update(_nested_outputs(stored.nested, further, tasks.task_key, times))
         return outputs
 
@@ -71,6 +52,45 @@ def adapter_module(model: LiMAML) -> Exported:
         both = functools.partial(adapt, with_variance=True)
         signatures[names.VARIANCE_SIGNATURE] = (both, inputs)
     return traced(model, signatures)
+
+
+def support_rows(tasks: Tasks, features: Features) -> tuple[tf.Tensor, dict[str, Any]]:
+    """The support sets of records, and where each of their rows ``[T, S]`` lies among all rows.
+
+    Args:
+        tasks: The parsed records.
+        features: Encoded features of all rows ``[R, ...]``.
+    """
+    counts, first = _support_counts(tasks), tasks.splits[:-1]
+    index = padding_index(first, counts, first)
+    return index, {
+        "features": {name: tf.gather(value, index) for name, value in features.items()},
+        "label": tf.gather(tasks.columns[record_format.LABEL], index),
+        "weight": sample_weights(tasks.columns[record_format.WEIGHT], index, counts),
+        "age": row_ages(tasks.columns[record_format.TIMESTAMP], index, counts),
+    }
+
+
+def stored_outputs(tasks: Tasks, stored: TaskEmbeddings) -> dict[str, tf.Tensor]:
+    """`manifest.ADAPTER_OUTPUTS` of records."""
+    counts, first = _support_counts(tasks), tasks.splits[:-1]
+    index = padding_index(first, counts, first)
+    times = tf.gather(tasks.columns[record_format.TIMESTAMP], index)
+    outputs = {
+        names.TASK_KEY: tasks.task_key,
+        names.SAMPLE_COUNT: counts,
+        names.LAST_TIMESTAMP: tf.where(counts > 0, tf.reduce_max(times, -1), 0),
+        names.LOSS_BEFORE: tf.cast(stored.loss_before, tf.float32),
+        names.LOSS_AFTER: tf.cast(stored.loss_after, tf.float32),
+    }
+    return {
+        names.META_EMBEDDING: tf.cast(stored.embedding, tf.float32),
+        **{name: value[:, None] for name, value in outputs.items()},
+    }
+
+
+def _support_counts(tasks: Tasks) -> tf.Tensor:
+    return tf.where(tasks.query_start >= 0, tasks.query_start, tasks.counts)
 
 
 def _nested_outputs(

@@ -57,7 +57,7 @@ class _Ranker:
             role: [f.name for f in self._schema.all_features if f.role == role]
             for role in (META, OTHER)
         }
-        self.embedding_inputs = names.embedding_inputs(model.meta_block.nested_definitions)
+        self.embedding_inputs = names.embedding_inputs(model.meta_block.further_definitions)
         self.dim = model.meta_block.stored_dim
 
     def score(self, inputs: Columns) -> dict[str, tf.Tensor]:

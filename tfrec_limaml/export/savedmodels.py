@@ -19,10 +19,11 @@ from tfrec_limaml import manifest as names
 from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.export.adapter import adapter_module
+from tfrec_limaml.export.joint_adapter import joint_adapter_module
 from tfrec_limaml.export.ranker import ranker_module
 from tfrec_limaml.export.signatures import rename_inputs
 from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.models import LiMAML
+from tfrec_limaml.models import JointLiMAML, LiMAML
 from tfrec_limaml.schema.schema import Schema
 
 #: Entry points of this group are called as ``hook(ranker_directory, manifest)`` before a version
@@ -66,10 +67,6 @@ def export_for_serving(
             "the model has no encoder; build it as LiMAML(..., encoder=FeatureEncoder(schema, "
             "statistics)) to export it"
         )
-    if model.meta_block.joint_definitions:
-        raise LimamlError(
-            f"a model of two definitions {model.meta_block.definitions} cannot be exported yet"
-        )
     base = Path(base_directory)
     chosen = _next_version(base) if model_version is None else int(model_version)
     if chosen < 1:
@@ -86,7 +83,9 @@ def export_for_serving(
         staging.folder(final["ranker"], replace=False) as ranker,
         staging.folder(final["adapter"], replace=False) as adapter,
     ):
-        for folder, build in ((adapter, adapter_module), (ranker, ranker_module)):
+        joint = isinstance(model, JointLiMAML)
+        adapt = joint_adapter_module if joint else adapter_module
+        for folder, build in ((adapter, adapt), (ranker, ranker_module)):
             module, signatures, arguments = build(model)
             tf.saved_model.save(module, str(folder), signatures=signatures)
             rename_inputs(folder, arguments)
@@ -103,15 +102,16 @@ def _manifest(
     trained = model.encoder.task or schema.default_task
     definition = task_definition or trained
     schema.task_columns(definition)
-    nested = model.meta_block.nested_definitions
-    if nested and definition != trained:
+    block = model.meta_block
+    if block.further_definitions and definition != trained:
+        how = "refine" if block.nested_definitions else "stand beside"
         raise LimamlError(
-            f"{nested} of this model refine the task definition {trained!r}, "
+            f"{block.further_definitions} of this model {how} the task definition {trained!r}, "
             f"received {definition!r}"
         )
-    taken = {name for pair in names.embedding_inputs(nested) for name in pair} & {
-        f.name for f in schema.all_features
-    }
+    taken = {
+        name for pair in names.embedding_inputs(block.further_definitions) for name in pair
+    } & {f.name for f in schema.all_features}
     if taken:
         raise LimamlError(
             f"the features {sorted(taken)} are named like the ranker's inputs for embeddings; "
@@ -122,13 +122,15 @@ def _manifest(
         schema=schema.to_dict(),
         schema_fingerprint=schema.fingerprint(),
         task_definition=definition,
-        nested_definitions=nested,
+        nested_definitions=block.nested_definitions,
+        joint_definitions=block.joint_definitions,
         embedding_dim=model.meta_block.stored_dim,
         inner_loop={
             "inner_learning_rate": model.inner_learning_rate,
             "inner_steps": model.inner_steps,
             "fine_tune_steps": model.fine_tune_steps,
             "pooling": model.pooling,
+            **({"sweeps": model.sweeps} if isinstance(model, JointLiMAML) else {}),
         },
         prior_variance=model.prior_variance() or (),
         training_window=dict(model.encoder.statistics.window),

@@ -11,7 +11,7 @@ from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.adaptation.gauss_newton import gauss_newton
 from tfrec_limaml.blocks.joint import JointMetaBlocks
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.features import OTHER_ROW, SIDE, Features
+from tfrec_limaml.features import OTHER_OFFSET, OTHER_ROW, SIDE, Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.limaml import LiMAML, Rows, TaskEmbeddings
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
@@ -38,7 +38,7 @@ class JointLiMAML(LiMAML):
 
     The features of a batch say what a row is of: `tfrec_limaml.features.SIDE`, int32 ``[T, N]``,
     and `tfrec_limaml.features.OTHER_ROW`, int32 ``[T, N]``, the row of the table, 0 where the other
-    task is unknown. Un-adapted means neither side.
+    task is unknown (or `OTHER_OFFSET`, the offset itself). Un-adapted means neither side.
 
     Args:
         meta_block: One block per definition.
@@ -119,7 +119,7 @@ class JointLiMAML(LiMAML):
             for context, encoded, s in zip(contexts, plain, (support, query), strict=True)
         )
         adapted = self._solved(rows, support, self.inner_steps, True)
-        loss = self.task_loss(self._outputs(adapted, query_rows, False, True), query)
+        loss = self.task_loss(self.outputs_of_rows(adapted, query_rows, False, True), query)
         auxiliary = None
         if self.unadapted_loss_weight:
             shares = [tf.reduce_sum(s["weight"], -1) for s in (support, query)]
@@ -144,7 +144,7 @@ class JointLiMAML(LiMAML):
             loss = self.task_loss(self.adapted_outputs(adapted, support["features"]), support)
             nobody = tf.zeros([tf.size(loss), self.meta_block.stored_dim], self.variable_dtype)
             return TaskEmbeddings(nobody, loss, loss)
-        after = self.task_loss(self._outputs(adapted, rows, True, False), support)
+        after = self.task_loss(self.outputs_of_rows(adapted, rows, True, False), support)
         before = adapted.losses[0] if adapted.losses else after
         own = self._own(adapted.weights[0], support["features"])
         return TaskEmbeddings(own, before, after, variance=adapted.variance)
@@ -163,8 +163,11 @@ class JointLiMAML(LiMAML):
         return self._joined(self._context(features, training), self._plain(features), features)
 
     def _joined(self, context: Any, plain: tf.Tensor, features: Features) -> Rows:
-        other = tf.cast(tf.gather(self.table, features[OTHER_ROW]), plain.dtype)
-        return Rows(plain + self._placed(other, 1 - features[SIDE]), context)
+        other = features.get(OTHER_OFFSET)
+        if other is None:
+            other = tf.gather(self.table, features[OTHER_ROW])
+        placed = self._placed(tf.cast(other, plain.dtype), 1 - features[SIDE])
+        return Rows(plain + placed, context)
 
     def _placed(self, offset: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
         """Offsets ``[..., D]`` in their side's half of ``[..., 2 D]``; `side` is ``[...]``."""
@@ -199,12 +202,12 @@ class JointLiMAML(LiMAML):
             return split_axes(logits, rows.encoded)
 
         def derivatives(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return self._loss_derivatives(tf.cast(support["label"], values.dtype), values)
+            return self.derivatives(support["label"], values)
 
         first, second = tf.split(self.precision(), 2)
         zero = tf.zeros_like(rows.encoded[:, 0], first.dtype)
         if not steps:
-            plain = self._head([zero], rows.encoded, rows.context, training)
+            plain = self.head([zero], rows.encoded, rows.context, training)
             return AdaptedTasks([zero], [self.task_loss(plain, support)])
         precision = tf.where(tf.reduce_max(side) == 0, first, second)
         solved = gauss_newton(

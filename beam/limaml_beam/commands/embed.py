@@ -247,6 +247,7 @@ def render(report: dict[str, Any]) -> str:
         f"  {report['tasks_read']} tasks read: {report['embedded']} adapted, {report['carried']} "
         "unchanged",
     ]
+    lines += [f"  {n} of {name}" for name, n in report.get("by_definition", {}).items()]
     others = {
         "kept_outside_window": "kept though they left the window",
         "aged_out": "left out, as they are too old",

@@ -29,6 +29,7 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK
 from limaml_beam.update.job import exclusive
 from limaml_beam.update.state import UpdateState
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.schema.task_keys import decode_task_key, task_key
@@ -36,6 +37,8 @@ from tfrec_limaml.store.erasure import is_meant
 from tfrec_limaml.tasks.folder import SCHEMA_FILE
 
 TASK_KEY, RECORD = "task_key", "record"
+#: What the name of a list of other definitions' keys begins with; see `record_format.key_list`.
+_NAMES_OTHERS = b"task_key:"
 _COMPRESSION = 1  # as `limaml prepare` writes
 Kind: TypeAlias = "Callable[[str, Erased, bool], int]"
 
@@ -50,7 +53,7 @@ class Erased:
 
     def __init__(self, keys: Sequence[str], schemas: Sequence[Schema] = ()) -> None:
         self._keys = frozenset(key.encode() for key in keys)
-        words = {part for key in keys for part in decode_task_key(key)[:1]}
+        words = {part for key in keys for part in _parts(key)[:1]}
         alternatives = "|".join(map(re.escape, sorted(words))) or r"(?!)"
         self._words = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
         self._definitions = {
@@ -104,13 +107,28 @@ class Erased:
         return [columns for columns in self._definitions if set(columns) <= set(names)]
 
 
+def _parts(key: str) -> tuple[str, ...]:
+    """The values that a key was made of; see `joint_key_prefix`."""
+    return decode_task_key(key)[2 if key.startswith("%|") else 0 :]
+
+
 def task_records(path: str, erased: Erased, write: bool) -> int | None:
-    """A TFRecord file of task records; None where it holds other records."""
+    """A TFRecord file of task records; None where it holds other records.
+
+    Raises:
+        LimamlError: Rows of the records name tasks of another definition too.
+    """
     count = 0
     for record in read_records(path):
         key = task_key_of(record)
         if key is None:
             return None
+        if _NAMES_OTHERS in record:
+            raise LimamlError(
+                f"{path} holds records of two definitions, whose rows name tasks of the other one: "
+                "they are not taken out row by row; delete the folder, and prepare it anew "
+                "(`limaml refresh` leaves erased tasks out)"
+            )
         count += erased.key(key)
     if count and write:
         squeeze = isal_zlib.compressobj(_COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)

@@ -11,6 +11,7 @@ alone. It comes back with ``sample_count`` `REFUSED` and the reason in place of 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,10 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from apache_beam.ml.inference import base
 
+from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.record_batches import unpack
 from limaml_beam.io import files, tfx_bsl_internals
 from tfrec_limaml import manifest as names
@@ -41,7 +44,11 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 
 def adapt_with(
-    adapter: str, embedding_dim: int, intra_op_threads: int = 0, with_variance: bool = False
+    adapter: str,
+    embedding_dim: int,
+    intra_op_threads: int = 0,
+    with_variance: bool = False,
+    given: Given | None = None,
 ) -> beam.PTransform:
     """A transform from packed batches (bytes) to PredictionLogs.
 
@@ -51,6 +58,7 @@ def adapt_with(
         embedding_dim: Width ``D``, from the manifest.
         intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
         with_variance: Call the signature that gives posterior variances too.
+        given: Of a model of two definitions: the side, and what is known of the other one.
     """
     import_tensorflow()
     from tfx_bsl.public.proto import model_spec_pb2
@@ -62,7 +70,7 @@ def adapt_with(
     spec.batch_parameters.max_batch_size = 1
     signature = VARIANCE_SIGNATURE if with_variance else names.SERVING_SIGNATURE
     spec.saved_model_spec.signature_name.append(signature)
-    load = functools.partial(_load, adapter, embedding_dim, intra_op_threads, signature)
+    load = functools.partial(_load, adapter, embedding_dim, intra_op_threads, signature, given)
     with files.local_copy(adapter) as folder:
         # tfx-bsl reads the signature now, through TensorFlow's own file access.
         spec.saved_model_spec.model_path = folder
@@ -97,6 +105,7 @@ def _load(
     embedding_dim: int,
     intra_op_threads: int,
     signature: str,
+    given: Given | None,
     _launchers_path: str,
     tags: Sequence[str],
 ) -> PackedAdapter:
@@ -109,6 +118,7 @@ def _load(
         embedding_dim=embedding_dim,
         intra_op_threads=intra_op_threads,
         signature_name=signature,
+        given=given,
     )
 
 
@@ -119,6 +129,7 @@ def load_packed(
     embedding_dim: int,
     intra_op_threads: int,
     signature_name: str = names.SERVING_SIGNATURE,
+    given: Given | None = None,
 ) -> PackedAdapter:
     """Loads the SavedModel behind the interface that tfx-bsl calls."""
     import_tensorflow()
@@ -140,8 +151,22 @@ def load_packed(
 
     nested = NESTED_OUTPUTS if NESTED_OUTPUTS.keys() <= signature.structured_outputs.keys() else ()
 
+    others = None if given is None else _Others(given, embedding_dim)
+
     def call(records: Sequence[bytes]) -> Outputs:
-        outputs = signature(**{ADAPTER_INPUT: tf.constant(records, tf.string)})
+        inputs = {ADAPTER_INPUT: tf.constant(records, tf.string)}
+        if others is None:
+            outputs = signature(**inputs)
+        else:
+            keys = model.signatures[f"{names.OTHER_KEYS_SIGNATURE}_{others.side}"](**inputs)
+            rows, offsets = others.of(keys[names.OTHER_KEY].numpy())
+            further = {
+                names.OTHER_ROW: tf.constant(rows, tf.int32),
+                names.OTHER_OFFSETS: tf.constant(offsets, tf.float32),
+            }
+            outputs = model.signatures[f"{names.GIVEN_SIGNATURE}_{others.side}"](
+                **inputs, **further
+            )
         return {name: outputs[name].numpy() for name in (*ADAPTER_OUTPUTS, *variance, *nested)}
 
     return PackedAdapter(
@@ -152,6 +177,39 @@ def load_packed(
         with_variance=bool(variance),
         keep_alive=model,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What one side's tasks are adapted with, of a model of two definitions.
+
+    Attributes:
+        side: The side of the tasks, 0 or 1.
+        files: Parquet files with the other side's offsets; none where nobody is known yet.
+    """
+
+    side: int
+    files: tuple[str, ...] = ()
+
+
+class _Others:
+    """The other side's offsets, in this process's memory."""
+
+    def __init__(self, given: Given, embedding_dim: int) -> None:
+        self.side = given.side
+        keys: list[str] = []
+        parts = [np.zeros((1, embedding_dim), np.float32)]  # nobody's
+        for batch in tables.read_batches(given.files, ["task_key", "embedding"]):
+            if len(batch):
+                keys += batch["task_key"].to_pylist()
+                parts.append(tables.embedding_matrix(batch["embedding"]))
+        self._index = pd.Index([key.encode() for key in keys], dtype=object)
+        self._offsets = np.concatenate(parts)
+
+    def of(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """Rows ``[n]`` of each key's offset among the distinct ones ``[k, D]`` of these keys."""
+        used, rows = np.unique(1 + self._index.get_indexer(keys), return_inverse=True)
+        return rows, self._offsets[used]
 
 
 class PackedAdapter:

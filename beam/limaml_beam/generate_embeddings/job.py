@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import time
 from collections.abc import Sequence
@@ -23,20 +22,20 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from limaml_beam.build_tasks.settings import DAY_MS
-from limaml_beam.generate_embeddings import artefacts, tables
-from limaml_beam.generate_embeddings.adapter import adapt_with
-from limaml_beam.generate_embeddings.counts import COUNTS, WriteCounts, read_counts
+from limaml_beam.generate_embeddings import artefacts, tables, two_definitions
+from limaml_beam.generate_embeddings.counts import read_counts
 from limaml_beam.generate_embeddings.embedding_statistics import describe
-from limaml_beam.generate_embeddings.options import EmbedOptions
-from limaml_beam.generate_embeddings.record_batches import UNCHANGED, ReadBatches
+from limaml_beam.generate_embeddings.pipeline import (
+    EmbeddingJob,
+    GenerateEmbeddings,
+    write_results,
+)
 from limaml_beam.generate_embeddings.report import (
     check_report,
     make_report,
     read_report,
     write_report,
 )
-from limaml_beam.generate_embeddings.tables import DEAD_LETTERS
-from limaml_beam.generate_embeddings.transforms import KEYS, CarryOver, ToTables
 from limaml_beam.io import files, outcome, runner_errors, staged_output
 from limaml_beam.io.pipeline_options import use_options
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
@@ -44,100 +43,18 @@ from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import EmbeddingStore
 from tfrec_limaml.store.common import choose_identifier
 
+__all__ = [
+    "EmbeddingJob",
+    "GenerateEmbeddings",
+    "finish",
+    "generate",
+    "launch",
+    "new_generation_name",
+    "write_results",
+]
+
 #: Beside the embeddings of a launched job: its launch record.
 LAUNCH_FILE = "launch.json"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbeddingJob(EmbedOptions):
-    """One run of the job: its options, and what it reads and writes. Every path may be local or on
-    any Beam filesystem.
-
-    Attributes:
-        tasks: Folder that `limaml prepare` wrote.
-        adapter: ``adapter/<version>``.
-        output: Folder to write.
-        generation: Name of this run; goes into every row and into the store.
-        previous: Output of an earlier run of the same adapter: only tasks whose record changed
-            since are adapted again.
-        with_variance: Write each offset's posterior variances too.
-    """
-
-    tasks: str
-    adapter: str
-    output: str
-    generation: str
-    previous: str | None = None
-    with_variance: bool = False
-
-    @classmethod
-    def from_options(cls, options: EmbedOptions, **paths: Any) -> EmbeddingJob:
-        """A run with these options; `paths` are the attributes above."""
-        return cls(**dataclasses.asdict(options), **paths)
-
-
-class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
-    """Paths of task-record files to ``["embeddings"]`` and ``["dead_letters"]`` (tables) and
-    ``["counts"]`` (dictionaries).
-
-    Args:
-        job: The settings.
-        manifest: The adapter's.
-        oldest: Last interaction, in milliseconds, from which on rows outside the window are kept.
-    """
-
-    def __init__(self, job: EmbeddingJob, manifest: Manifest, oldest: int = 0) -> None:
-        super().__init__()
-        self._job = job
-        self._manifest = manifest
-        self._oldest = oldest
-
-    def expand(self, paths: beam.PCollection) -> dict[str, beam.PCollection]:
-        """Builds the graph."""
-        job, manifest = self._job, self._manifest
-        previous = [] if job.previous is None else tables.embedding_files(job.previous)
-        load = functools.partial(tables.load_digests, previous) if previous else None
-        read = (
-            paths
-            | "OneFileEach" >> beam.Reshuffle()
-            | "ReadBatches"
-            >> beam.ParDo(ReadBatches(job.batch_size, load)).with_outputs(
-                DEAD_LETTERS, UNCHANGED, COUNTS, main="batches"
-            )
-        )
-        rows = (
-            read.batches
-            | "Adapt"
-            >> adapt_with(
-                job.adapter, manifest.embedding_dim, job.threads_per_worker, job.with_variance
-            )
-            | "ToTables"
-            >> beam.ParDo(ToTables(manifest, job.generation)).with_outputs(
-                DEAD_LETTERS, KEYS, COUNTS, main="rows"
-            )
-        )
-        embeddings, counts = [rows.rows], [read[COUNTS], rows[COUNTS]]
-        if previous:
-            carry = CarryOver(
-                manifest.task_definition, job.generation, self._oldest, job.with_variance
-            )
-            carried = (
-                paths.pipeline
-                | "PreviousFiles" >> beam.Create(previous)
-                | "OnePreviousEach" >> beam.Reshuffle()
-                | "CarryOver"
-                >> beam.ParDo(
-                    carry, beam.pvalue.AsIter(read[UNCHANGED]), beam.pvalue.AsIter(rows[KEYS])
-                ).with_outputs(COUNTS, main="rows")
-            )
-            embeddings.append(carried.rows)
-            counts.append(carried[COUNTS])
-        return {
-            "embeddings": embeddings | "AllRows" >> beam.Flatten(),
-            DEAD_LETTERS: (read[DEAD_LETTERS], rows[DEAD_LETTERS])
-            | "AllDeadLetters" >> beam.Flatten(),
-            "counts": counts | "AllCounts" >> beam.Flatten(),
-        }
 
 
 def generate(
@@ -229,6 +146,13 @@ def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
 def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -> None:
     manifest = artefacts.read_manifest(job.adapter)
     manifest.check_schema(artefacts.read_schema(job.tasks))
+    if manifest.joint_definitions:
+        if not wait:
+            manifest.refuse_two_definitions(
+                "its job is several passes, which somebody must wait for; leave out --launch-only"
+            )
+        outcome.stage("embed")
+        return two_definitions.run(job, manifest, folder, options)
     if job.with_variance and not manifest.prior_variance:
         raise LimamlError(
             f"model version {manifest.model_version} has no posterior variances (it was adapted by "
@@ -250,33 +174,14 @@ def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -
             running.wait_until_finish()
 
 
-def write_results(
-    results: dict[str, beam.PCollection], folder: str, with_variance: bool = False
-) -> None:
-    """Writes what `GenerateEmbeddings` returns: Parquet files, and the counts when all of them are
-    complete.
-    """
-    rows = results["embeddings"] | "WriteEmbeddings" >> _write(
-        folder, tables.EMBEDDINGS_PREFIX, tables.embeddings_schema(with_variance)
-    )
-    dead = results[DEAD_LETTERS] | "WriteDeadLetters" >> _write(
-        folder, f"{DEAD_LETTERS}/part", tables.DEAD_LETTERS_SCHEMA
-    )
-    _ = results["counts"] | "WriteCounts" >> WriteCounts(folder, [rows, dead])
-
-
-def _write(folder: str, prefix: str, schema: pa.Schema) -> beam.PTransform:
-    return beam.io.WriteToParquetBatched(
-        files.join(folder, prefix),
-        schema,
-        codec="snappy",
-        file_name_suffix=".parquet",
-        use_compliant_nested_type=True,
-    )
-
-
 def _finish(job: EmbeddingJob, folder: str, digest: str, began: float) -> dict[str, Any]:
-    counts = read_counts(folder)
+    manifest = artefacts.read_manifest(job.adapter)
+    further: dict[str, Any] = {}
+    counts: dict[str, int] | None
+    if manifest.joint_definitions:
+        counts, further = two_definitions.read_both(folder, manifest)
+    else:
+        counts = read_counts(folder)
     if counts is None:
         raise LimamlError(
             f"the job that writes {job.output} is not done: look for it where its engine shows "
@@ -286,9 +191,7 @@ def _finish(job: EmbeddingJob, folder: str, digest: str, began: float) -> dict[s
         raise VersionMismatchError(
             f"the job began with another export than {job.adapter} is now: run it again"
         )
-    report = make_report(
-        job.generation, artefacts.read_manifest(job.adapter), digest, counts, folder
-    )
+    report = make_report(job.generation, manifest, digest, counts, folder) | further
     report["with_variance"] = job.with_variance
     outcome.note(**report)
     outcome.stage(outcome.CHECK)

@@ -32,10 +32,15 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
     Outputs: tables of embeddings, those of a batch's tasks and those of its nested tasks;
     `tables.DEAD_LETTERS`: tables of refused records; `KEYS`: digests of the task keys, joined;
     `COUNTS`.
+
+    Args:
+        manifest: The adapter's.
+        generation: Name of the run.
+        definition: The records' task definition; the manifest's by default.
     """
 
-    def __init__(self, manifest: Manifest, generation: str) -> None:
-        self._definition = manifest.task_definition
+    def __init__(self, manifest: Manifest, generation: str, definition: str | None = None) -> None:
+        self._definition = definition or manifest.task_definition
         self._nested_definitions = manifest.nested_definitions
         self._model_version = manifest.model_version
         self._generation = generation

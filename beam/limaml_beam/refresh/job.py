@@ -71,7 +71,7 @@ class Refresh:
             the adapter's manifest.
         embed: How the embedding job works.
         limits: Thresholds of the checks.
-        full: Adapt every task again, changed or not.
+        full: Adapt every task again, changed or not: as always for models of two definitions.
         keep_rows: Keep each task's rows beside its record, for `limaml update`.
         dead_letter_days: Dead letters of updates that are older are removed.
         flags: Beam options.
@@ -106,6 +106,10 @@ def refresh(settings: Refresh) -> dict[str, Any]:
             generation. What was published stays.
     """
     work = settings.work
+    if settings.keep_rows:
+        read_manifest(settings.adapter).refuse_two_definitions(
+            "`limaml update` adapts one; leave out --keep-rows"
+        )
     outputs = work / "embeddings"
     outcome.note(published=None)
     _publish_pending(settings, outputs)
@@ -150,11 +154,11 @@ def _reconcile(settings: Refresh, output: Path, card: dict[str, Any]) -> dict[st
 
 
 def prepare_options(given: PrepareOptions, manifest: Manifest) -> PrepareOptions:
-    """`given`, with what the model of `manifest` needs: recent records of its task definition, and
+    """`given`, with what the model of `manifest` needs: recent records of its task definitions, and
     history rates as in its training.
     """
     return given.replace(
-        tasks=(manifest.task_definition,),
+        tasks=(manifest.task_definition, *manifest.joint_definitions),
         recent_only=True,
         history_prior=manifest.training_label_mean,
     )
@@ -262,9 +266,10 @@ def _generate(
     same_model = reference is not None and reference["manifest_digest"] == manifest_digest(
         settings.adapter
     )
+    whole = settings.full or read_manifest(settings.adapter).joint_definitions
     previous = (
         str(outputs / reference["generation"])
-        if reference is not None and same_model and not settings.full
+        if reference is not None and same_model and not whole
         else None
     )
     job = EmbeddingJob.from_options(

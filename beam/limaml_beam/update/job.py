@@ -90,6 +90,9 @@ class Updater:
         self._plan = read_plan(settings.work)
         self._adapter_path = settings.adapter or self._plan.adapter
         self._manifest = read_manifest(self._adapter_path)
+        self._manifest.refuse_two_definitions(
+            "an offset changes with those of the other side; use `limaml refresh` more often"
+        )
         self._tasks = settings.work / "tasks"
         self._loaded: PackedAdapter | None = None
 

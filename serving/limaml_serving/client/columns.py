@@ -12,7 +12,7 @@ import numpy.typing as npt
 from limaml_serving.client.feature_reader import Column, FeatureReader, all_finite, is_missing
 from limaml_serving.errors import RequestError, shown
 from tfrec_limaml.schema.schema import Feature
-from tfrec_limaml.schema.task_keys import task_key
+from tfrec_limaml.schema.task_keys import fits, task_key
 
 # Types that have a length and yet are one value.
 _SINGLE = frozenset({str, bytes, np.str_, np.bytes_})
@@ -62,14 +62,21 @@ class RowReader:
     Args:
         features: The model's inputs.
         key_columns: The columns of the task key, for each task definition.
+        prefixes: What stands before the keys in the store, for each; nothing by default.
     """
 
-    def __init__(self, features: Sequence[Feature], key_columns: Sequence[Sequence[str]]) -> None:
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        key_columns: Sequence[Sequence[str]],
+        prefixes: Sequence[str] = (),
+    ) -> None:
         self._readers = tuple(FeatureReader(feature) for feature in features)
         self._floats = tuple(
             index for index, feature in enumerate(features) if feature.dtype == "float32"
         )
         self._key_columns = tuple(map(tuple, key_columns))
+        self._prefixes = tuple(prefixes) or ("",) * len(self._key_columns)
         self._names = frozenset(
             (
                 *(name for names in key_columns for name in names),
@@ -79,10 +86,10 @@ class RowReader:
 
     def example(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """A member and two candidates with a made-up value of the right type for every name."""
-        first, *nested = self._key_columns
-        of_candidates = {name for names in nested for name in names}.difference(first)
+        first, *further = self._key_columns
+        of_candidates = {name for names in further for name in names}.difference(first)
         member: dict[str, Any] = dict.fromkeys(first, "1")
-        candidate: dict[str, Any] = {}
+        candidate: dict[str, Any] = dict.fromkeys(sorted(of_candidates), "1")
         for reader in self._readers:
             feature = reader.feature
             of_member = feature.name in first or (
@@ -140,7 +147,12 @@ class RowReader:
         if not all_finite([columns[index][1] for index in self._floats]):
             for index in self._floats:
                 columns[index] = self._readers[index].with_default(columns[index], filled)
-        keys = tuple([_task_keys(names, member, given, count) for names in self._key_columns])
+        keys = tuple(
+            [
+                _task_keys(names, member, given, count, prefix)
+                for names, prefix in zip(self._key_columns, self._prefixes, strict=True)
+            ]
+        )
         return Rows(count=count, columns=columns, keys=keys, filled=tuple(filled))
 
 
@@ -203,7 +215,11 @@ def _is_single(values: Any) -> bool:
 
 
 def _task_keys(
-    names: Sequence[str], member: Mapping[str, Any], columns: Mapping[str, Any], count: int
+    names: Sequence[str],
+    member: Mapping[str, Any],
+    columns: Mapping[str, Any],
+    count: int,
+    prefix: str,
 ) -> TaskKeys:
     """One row where every key column is the member's."""
     for name in names:
@@ -216,7 +232,7 @@ def _task_keys(
         if columns.keys().isdisjoint(names):
             values = tuple([_key_value(member[name]) for name in names])
             hash(values)  # as text and numbers can be
-            return TaskKeys((task_key(values),), _ONE_KEY)
+            return TaskKeys((_stored(task_key(values), prefix),), _ONE_KEY)
         positions, index = _distinct(
             [
                 _values(columns[name]) if name in columns else [_key_value(member[name])] * count
@@ -228,7 +244,12 @@ def _task_keys(
         raise RequestError(
             f"the key columns {list(names)} need text or numbers ({error})"
         ) from error
-    return TaskKeys(tuple([task_key(key) for key in positions]), index)
+    return TaskKeys(tuple([_stored(task_key(key), prefix) for key in positions]), index)
+
+
+def _stored(key: str | None, prefix: str) -> str | None:
+    """The key as the store has it; None where there is none, or no store could hold it."""
+    return f"{prefix}{key}" if key is not None and (not prefix or fits(prefix + key)) else None
 
 
 def _distinct(

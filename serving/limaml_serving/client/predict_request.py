@@ -41,16 +41,16 @@ class RequestWriter:
     Args:
         features: The model's inputs beside the embeddings.
         embedding_dim: Width ``D`` of the meta embeddings.
-        nested_definitions: The model's task definitions behind the first.
+        further_definitions: The model's task definitions behind the first.
     """
 
     def __init__(
         self,
         features: Sequence[Feature],
         embedding_dim: int,
-        nested_definitions: Sequence[str] = (),
+        further_definitions: Sequence[str] = (),
     ) -> None:
-        pairs = embedding_inputs(nested_definitions)
+        pairs = embedding_inputs(further_definitions)
         self._inputs = (
             *(
                 _Input(feature.name, feature.dtype, () if feature.width == 1 else (feature.width,))

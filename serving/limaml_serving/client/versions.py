@@ -18,6 +18,7 @@ from limaml_serving.client.predict_request import RequestWriter
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.manifest import Manifest, latest_version
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.schema.task_keys import joint_key_prefix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,14 +41,18 @@ class KnownVersion:
     def of(cls, manifest: Manifest) -> KnownVersion:
         """Reads a manifest."""
         schema = Schema.from_dict(manifest.schema)
-        definitions = (manifest.task_definition, *manifest.nested_definitions)
+        definitions = (manifest.task_definition, *manifest.further_definitions)
+        prefixes = [
+            joint_key_prefix(name) if name in manifest.joint_definitions else ""
+            for name in definitions
+        ]
         return cls(
             version=manifest.model_version,
             reader=RowReader(
-                schema.all_features, [schema.task_columns(name) for name in definitions]
+                schema.all_features, [schema.task_columns(name) for name in definitions], prefixes
             ),
             writer=RequestWriter(
-                schema.all_features, manifest.embedding_dim, manifest.nested_definitions
+                schema.all_features, manifest.embedding_dim, manifest.further_definitions
             ),
             embedding_dim=manifest.embedding_dim,
         )

@@ -1,0 +1,152 @@
+"""The Beam graph of the embedding job: files of task records to Parquet files of embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.adapter import Given, adapt_with
+from limaml_beam.generate_embeddings.counts import COUNTS, WriteCounts
+from limaml_beam.generate_embeddings.options import EmbedOptions
+from limaml_beam.generate_embeddings.record_batches import UNCHANGED, ReadBatches
+from limaml_beam.generate_embeddings.tables import DEAD_LETTERS
+from limaml_beam.generate_embeddings.transforms import KEYS, CarryOver, ToTables
+from limaml_beam.io import files
+from tfrec_limaml.manifest import Manifest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingJob(EmbedOptions):
+    """One run of the job: its options, and what it reads and writes. Every path may be local or on
+    any Beam filesystem.
+
+    Attributes:
+        tasks: Folder that `limaml prepare` wrote.
+        adapter: ``adapter/<version>``.
+        output: Folder to write.
+        generation: Name of this run; goes into every row and into the store.
+        previous: Output of an earlier run of the same adapter: only tasks whose record changed
+            since are adapted again.
+        with_variance: Write each offset's posterior variances too.
+    """
+
+    tasks: str
+    adapter: str
+    output: str
+    generation: str
+    previous: str | None = None
+    with_variance: bool = False
+
+    @classmethod
+    def from_options(cls, options: EmbedOptions, **paths: Any) -> EmbeddingJob:
+        """A run with these options; `paths` are the attributes above."""
+        return cls(**dataclasses.asdict(options), **paths)
+
+
+class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
+    """Paths of task-record files to ``["embeddings"]`` and ``["dead_letters"]`` (tables) and
+    ``["counts"]`` (dictionaries).
+
+    Args:
+        job: The settings.
+        manifest: The adapter's.
+        given: Of a model of two definitions: which side's tasks these are, and what is known of the
+            other one's.
+        oldest: Last interaction, in milliseconds, from which on rows outside the window are kept.
+    """
+
+    def __init__(
+        self, job: EmbeddingJob, manifest: Manifest, oldest: int = 0, given: Given | None = None
+    ) -> None:
+        super().__init__()
+        self._job = job
+        self._given = given
+        side = 0 if given is None else given.side
+        self._definition = (manifest.task_definition, *manifest.joint_definitions)[side]
+        self._manifest = manifest
+        self._oldest = oldest
+
+    def expand(self, paths: beam.PCollection) -> dict[str, beam.PCollection]:
+        """Builds the graph."""
+        job, manifest = self._job, self._manifest
+        previous = [] if job.previous is None else tables.embedding_files(job.previous)
+        load = functools.partial(tables.load_digests, previous) if previous else None
+        read = (
+            paths
+            | "OneFileEach" >> beam.Reshuffle()
+            | "ReadBatches"
+            >> beam.ParDo(ReadBatches(job.batch_size, load)).with_outputs(
+                DEAD_LETTERS, UNCHANGED, COUNTS, main="batches"
+            )
+        )
+        rows = (
+            read.batches
+            | "Adapt"
+            >> adapt_with(
+                job.adapter,
+                manifest.embedding_dim,
+                job.threads_per_worker,
+                job.with_variance,
+                self._given,
+            )
+            | "ToTables"
+            >> beam.ParDo(ToTables(manifest, job.generation, self._definition)).with_outputs(
+                DEAD_LETTERS, KEYS, COUNTS, main="rows"
+            )
+        )
+        embeddings, counts = [rows.rows], [read[COUNTS], rows[COUNTS]]
+        if previous:
+            carry = CarryOver(
+                manifest.task_definition, job.generation, self._oldest, job.with_variance
+            )
+            carried = (
+                paths.pipeline
+                | "PreviousFiles" >> beam.Create(previous)
+                | "OnePreviousEach" >> beam.Reshuffle()
+                | "CarryOver"
+                >> beam.ParDo(
+                    carry, beam.pvalue.AsIter(read[UNCHANGED]), beam.pvalue.AsIter(rows[KEYS])
+                ).with_outputs(COUNTS, main="rows")
+            )
+            embeddings.append(carried.rows)
+            counts.append(carried[COUNTS])
+        return {
+            "embeddings": embeddings | "AllRows" >> beam.Flatten(),
+            DEAD_LETTERS: (read[DEAD_LETTERS], rows[DEAD_LETTERS])
+            | "AllDeadLetters" >> beam.Flatten(),
+            "counts": counts | "AllCounts" >> beam.Flatten(),
+        }
+
+
+def write_results(
+    results: dict[str, beam.PCollection],
+    folder: str,
+    with_variance: bool = False,
+    suffix: str = "",
+    counts_folder: str | None = None,
+) -> None:
+    """Writes what `GenerateEmbeddings` returns: Parquet files, and the counts when all of them are
+    complete (in the same folder, unless there is one for them).
+    """
+    rows = results["embeddings"] | "WriteEmbeddings" >> _write(
+        folder, f"{tables.EMBEDDINGS_PREFIX}{suffix}", tables.embeddings_schema(with_variance)
+    )
+    dead = results[DEAD_LETTERS] | "WriteDeadLetters" >> _write(
+        folder, f"{DEAD_LETTERS}/part{suffix}", tables.DEAD_LETTERS_SCHEMA
+    )
+    _ = results["counts"] | "WriteCounts" >> WriteCounts(counts_folder or folder, [rows, dead])
+
+
+def _write(folder: str, prefix: str, schema: pa.Schema) -> beam.PTransform:
+    return beam.io.WriteToParquetBatched(
+        files.join(folder, prefix),
+        schema,
+        codec="snappy",
+        file_name_suffix=".parquet",
+        use_compliant_nested_type=True,
+    )

@@ -1,0 +1,83 @@
+"""The embedding job of a model of two definitions that stand beside each other.
+
+Both sides are adapted in turns, the second definition first, each given the other side's offsets so
+far, as in training (`tfrec_limaml.training.joint`). A turn is one pass over one definition's recent
+records; the offsets of the last two are the output.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from limaml_beam.generate_embeddings import artefacts, tables
+from limaml_beam.generate_embeddings.adapter import Given
+from limaml_beam.generate_embeddings.counts import read_counts
+from limaml_beam.generate_embeddings.pipeline import (
+    EmbeddingJob,
+    GenerateEmbeddings,
+    write_results,
+)
+from limaml_beam.io import files, runner_errors, staged_output
+from limaml_beam.rows.columnar import sum_counts
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.manifest import Manifest
+
+#: In the names of either definition's files, in an output. Neither name begins with the other:
+#: Beam removes what matches the name that it is to write.
+SUFFIXES = ("-first", "-second")
+_PASSES = "passes"
+
+
+def check(job: EmbeddingJob, manifest: Manifest) -> None:
+    """Raises `LimamlError` for what such a job cannot do."""
+    if job.previous is not None:
+        manifest.refuse_two_definitions(
+            "an offset changes with those of the other side, so that every run is a whole one; "
+            "leave out --previous"
+        )
+    if job.with_variance:
+        manifest.refuse_two_definitions("leave out --with-variance")
+
+
+def run(job: EmbeddingJob, manifest: Manifest, folder: str, options: PipelineOptions) -> None:
+    """Makes both definitions' embeddings in `folder`; `read_both` gives their counts."""
+    check(job, manifest)
+    definitions = (manifest.task_definition, *manifest.joint_definitions)
+    records = [artefacts.task_files(job.tasks, name) for name in definitions]
+    sweeps = int(manifest.inner_loop["sweeps"])
+    known: list[tuple[str, ...]] = [(), ()]
+    for sweep in range(sweeps):
+        for side in (1, 0):
+            last = sweep == sweeps - 1
+            of_pass = files.join(folder, _PASSES, f"{side}-{'last' if last else sweep}")
+            target = folder if last else of_pass
+            suffix = SUFFIXES[side] if last else ""
+            pipeline = beam.Pipeline(options=options)
+            results = (
+                pipeline
+                | "Files" >> beam.Create(records[side])
+                | "GenerateEmbeddings"
+                >> GenerateEmbeddings(job, manifest, given=Given(side, known[1 - side]))
+            )
+            write_results(results, target, suffix=suffix, counts_folder=of_pass)
+            with runner_errors.readable(job.output):
+                pipeline.run().wait_until_finish()
+            made = f"{tables.EMBEDDINGS_PREFIX}{suffix}-*.parquet"
+            known[side] = tuple(files.matching(target, made))
+
+
+def read_both(folder: str, manifest: Manifest) -> tuple[dict[str, int], dict[str, Any]]:
+    """Counts of the last two passes, added; and what the report says beside them. The passes'
+    temporary output is removed.
+    """
+    names = (manifest.task_definition, *manifest.joint_definitions)
+    counts = [read_counts(files.join(folder, _PASSES, f"{side}-last")) for side in (0, 1)]
+    if any(each is None for each in counts):
+        raise LimamlError(f"the job that writes {folder} is not done")
+    made = [each for each in counts if each is not None]
+    staged_output.discard(files.join(folder, _PASSES))
+    by_definition = {n: c.get("tasks_embedded", 0) for n, c in zip(names, made, strict=True)}
+    return sum_counts(made), {"by_definition": by_definition}

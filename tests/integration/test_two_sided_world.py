@@ -1,0 +1,60 @@
+"""In a world where members and items both have tastes, both sides together beat either alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tfrec_limaml.evaluation import auc
+from tfrec_limaml.models import JointLiMAML
+from tfrec_limaml.tasks.input_pipeline import task_dataset
+from tfrec_limaml.training.joint import fill_table
+from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.recipes import load_encoder, split_pattern
+from tfrec_limaml.training.train import train
+
+OPTIONS = TrainOptions(epochs=4, choose_strength=False, learning_rate=5e-3, warmup_steps=5).replace(
+    embedding_dim=9, global_units=(32,), meta_units=(16,)
+)
+
+
+def scored(folder, task, joint, seed):
+    """Test AUC of a model of one definition, or of two, as served."""
+    options = OPTIONS.replace(joint_task=joint, seed=seed)
+    model = train(folder, options, task=task).model
+    side = None
+    if isinstance(model, JointLiMAML):
+        side = fill_table(model, folder, "recent").both[0]
+    encoder = load_encoder(folder, task)
+    rows = model.predict(
+        task_dataset(
+            split_pattern(folder, task, "test", encoder.schema),
+            model.encoder,
+            256,
+            with_keys=True,
+            in_order=False,
+            side=side,
+        ),
+        verbose=0,
+    )
+    return auc(rows["label"], rows["probability"])
+
+
+@pytest.mark.slow
+def test_both_sides_beat_either_alone_by_more_than_two_standard_deviations(tmp_path, run_limaml):
+    gains = []
+    for seed in range(3):
+        raw, tasks = tmp_path / f"raw{seed}", tmp_path / f"tasks{seed}"
+        world = ("--members", 250, "--catalogue", 50, "--days", 20, "--seed", seed)
+        run_limaml(
+            "datasets", "prepare", "simulated", *world, "--tasks", "member,item", "--output", raw
+        )
+        run_limaml("prepare", raw, "--max-samples", 500, "--output", tasks)
+        values = [
+            scored(tasks, task, joint, seed)
+            for task, joint in (("member", "item"), ("member", None), ("item", None))
+        ]
+        gains.append(values[0] - max(values[1:]))
+        print("seed", seed, values)
+    assert np.mean(gains) > 2 * np.std(gains, ddof=1)
+    assert np.mean(gains) > 0.02

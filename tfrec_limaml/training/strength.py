@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import Z_95, auc, auc_difference
 from tfrec_limaml.models import TaskModel
 
+Array = npt.NDArray[Any]
+
 #: Strengths that are tried; 0 does not adapt.
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 #: Tasks with query rows below which the choice would be noise.
 FEW_TASKS = 30
+#: A gain in AUC that is not worth the risk of adapting, where it may be chance.
+SMALL_GAIN = 0.002
 
 
 def choose_adaptation_strength(
@@ -28,7 +33,9 @@ def choose_adaptation_strength(
 
     The strength of training, 1, is kept unless another one is better by more than a standard error
     of the paired difference (clustered by task), or not adapting at all is better: then the best
-    one is taken.
+    one is taken. Where the 95 % interval of its gain over not adapting holds zero and ends below
+    `SMALL_GAIN`, tasks are not adapted: such a gain may be chance, and later rows differ from the
+    validation rows.
 
     Args:
         model: A trained model for binary labels.
@@ -37,8 +44,8 @@ def choose_adaptation_strength(
         changed: Called after the model's strength was set to a candidate.
 
     Returns:
-        ``adaptation_strength``, ``val_auc_by_strength`` and, where nothing could be chosen, a
-        ``strength_note``.
+        ``adaptation_strength``, ``val_auc_by_strength`` and, where nothing could be chosen or a
+        gain was too small, a ``strength_note``.
 
     Raises:
         LimamlError: The dataset has no task keys.
@@ -68,10 +75,25 @@ def choose_adaptation_strength(
             "training is kept"
         )
         return result
-    best = max(by_strength, key=lambda strength: by_strength[strength])
+    chosen = _choose(scores, by_strength, label, tasks)
+    if chosen == 0.0 and by_strength[1.0] > by_strength[0.0]:
+        result["strength_note"] = (
+            f"adapting gains less than {SMALL_GAIN:g} AUC on the validation rows, which may be "
+            "chance"
+        )
+    model.adaptation_strength = result["adaptation_strength"] = chosen
+    return result
+
+
+def _choose(
+    scores: Mapping[float, Array], aucs: Mapping[float, float], label: Array, tasks: Array
+) -> float:
+    best = max(aucs, key=lambda strength: aucs[strength])
     value, low, _ = auc_difference(label, scores[best], scores[1.0], tasks)
     better = value > (value - low) / Z_95
-    if better or by_strength.get(0.0, -1.0) > by_strength[1.0]:
-        model.adaptation_strength = best
-        result["adaptation_strength"] = best
-    return result
+    chosen = best if better or aucs.get(0.0, -1.0) > aucs[1.0] else 1.0
+    if chosen and 0.0 in scores:
+        _, low, high = auc_difference(label, scores[chosen], scores[0.0], tasks)
+        if low <= 0.0 and high < SMALL_GAIN:
+            return 0.0
+    return chosen

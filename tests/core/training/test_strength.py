@@ -52,6 +52,38 @@ def test_adaptation_that_hurts_is_switched_off():
     assert _choose({0.0: 1.001, 1.0: 1.0, 2.0: 0.5})["adaptation_strength"] == 0.0
 
 
+def test_a_small_gain_that_may_be_chance_does_not_switch_adaptation_on():
+    model = _Model({0.0: 1.0, 1.0: 1.0}, tasks=2000)
+    plain = model.predict
+
+    def predict(dataset, verbose):
+        rows = plain(dataset, verbose)
+        change = np.random.default_rng(6).normal(size=len(model.label))
+        rows["probability"] += 0.02 * model.adaptation_strength * change
+        return rows
+
+    model.predict = predict
+    result = choose_adaptation_strength(model, _Dataset(), [0.0])
+    by_strength = result["val_auc_by_strength"]
+    assert 0 < by_strength["1"] - by_strength["0"] < 0.001
+    assert result["adaptation_strength"] == model.adaptation_strength == 0.0
+    assert "gains less than 0.002 AUC on the validation rows" in result["strength_note"]
+
+
+def test_a_small_gain_that_is_no_chance_and_a_gain_that_few_rows_cannot_confirm_are_kept():
+    assert _choose({0.0: 1.0, 1.0: 1.02}, tasks=2000)["adaptation_strength"] == 1.0
+    few = _Model({0.0: 1.0, 1.0: 1.0}, tasks=31)  # independent scores: a wide interval
+    few.predict = lambda dataset, verbose: {
+        "probability": np.random.default_rng(int(few.adaptation_strength)).normal(size=310)
+        + few.adaptation_strength * few.label,
+        "label": few.label,
+        "task_key": np.repeat(np.arange(31), 10).astype("S"),
+    }
+    result = choose_adaptation_strength(few, _Dataset(), [0.0])
+    assert result["adaptation_strength"] == 1.0
+    assert "strength_note" not in result
+
+
 def test_too_few_tasks_to_choose_by_keep_the_strength_and_say_so():
     result = _choose({0.0: 5.0, 1.0: 0.1}, tasks=module.FEW_TASKS - 1)
     assert result["adaptation_strength"] == 1.0

@@ -25,7 +25,7 @@ VALIDATION, TEST = 100, 200
 
 def make(**changes) -> TaskSettings:
     given_ = {
-        "definitions": ("t",),
+        "definitions": ("member",),
         "validation_start": VALIDATION,
         "test_start": TEST,
         "max_samples": 3,

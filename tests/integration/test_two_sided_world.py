@@ -55,6 +55,5 @@ def test_both_sides_beat_either_alone_by_more_than_two_standard_deviations(tmp_p
             for task, joint in (("member", "item"), ("member", None), ("item", None))
         ]
         gains.append(values[0] - max(values[1:]))
-        print("seed", seed, values)
     assert np.mean(gains) > 2 * np.std(gains, ddof=1)
     assert np.mean(gains) > 0.02

@@ -71,9 +71,15 @@ class JointMetaBlocks(MetaBlock):
 
     def encode_features(self, features: Features) -> tf.Tensor:
         """Both blocks' un-adapted embeddings ``[N, 2 D]``."""
-        first, second = self.blocks
-        of_second = second.encode_features({**features, META: features[OTHER]})
-        return tf.concat([first.encode_features(features), of_second], -1)
+        return tf.concat([self.call_side(number, features) for number in (0, 1)], -1)
+
+    def call_side(self, number: int, features: Features) -> tf.Tensor:
+        """Un-adapted embeddings ``[N, D]`` of the first or second definition: of features that hold
+        the meta features, or all others.
+        """
+        if number == 1:
+            features = {**features, META: features[OTHER]}
+        return self.blocks[number].encode_features(features)
 
     @property
     def adaptable_variables(self) -> list[keras.Variable]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from tfrec_limaml import manifest as names
+from tfrec_limaml.blocks.joint import JointMetaBlocks
 from tfrec_limaml.export.signatures import Exported, traced
 from tfrec_limaml.features import META, OTHER, Features
 from tfrec_limaml.models import LiMAML
@@ -79,14 +80,20 @@ class _Ranker:
         member_rows = tf.minimum(_longest(member), rows)  # after the check of all inputs
         encoder = self._model.encoder
         meta = encoder.encode_role(META, _repeated(member, member_rows))
+        block = self._model.meta_block
         try:
-            embedding = {names.META_EMBEDDING: self._embeddings(meta, inputs)}
+            unadapted = (
+                block.call_side(0, meta) if isinstance(block, JointMetaBlocks) else block(meta)
+            )
         except KeyError:  # a meta block that reads other features too, or nested definitions
             return self.score(_repeated(inputs, rows))
+        parts = [self._embedding(0, unadapted, inputs)]
         features = encoder.encode_role(OTHER, _repeated(candidates, rows))
+        if isinstance(block, JointMetaBlocks):
+            parts.append(self._embedding(1, block.call_side(1, features), inputs))
+        embeddings = _repeated({str(n): part for n, part in enumerate(parts)}, rows)
         return self._scores(
-            {**_repeated(meta, rows), **features},
-            _repeated(embedding, rows)[names.META_EMBEDDING],
+            {**_repeated(meta, rows), **features}, tf.concat(list(embeddings.values()), -1)
         )
 
     def _scores(self, features: Features, embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -96,11 +103,14 @@ class _Ranker:
     def _embeddings(self, features: Features, inputs: Columns) -> tf.Tensor:
         block = self._model.meta_block
         unadapted = tf.split(block(features), len(self.embedding_inputs), -1)
-        parts = [
-            block.from_stored(inputs[stored], inputs[has][:, None], part)
-            for (stored, has), part in zip(self.embedding_inputs, unadapted, strict=True)
-        ]
+        parts = [self._embedding(n, part, inputs) for n, part in enumerate(unadapted)]
         return tf.concat(parts, -1)
+
+    def _embedding(self, number: int, unadapted: tf.Tensor, inputs: Columns) -> tf.Tensor:
+        """Embeddings of one definition, where one is stored."""
+        stored, has = self.embedding_inputs[number]
+        known = inputs[has][:, None]
+        return self._model.meta_block.from_stored(inputs[stored], known, unadapted)
 
 
 def _parse_examples(

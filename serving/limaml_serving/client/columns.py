@@ -12,7 +12,7 @@ import numpy.typing as npt
 from limaml_serving.client.feature_reader import Column, FeatureReader, all_finite, is_missing
 from limaml_serving.errors import RequestError, shown
 from tfrec_limaml.schema.schema import Feature
-from tfrec_limaml.schema.task_keys import fits, task_key
+from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES, fits, task_key
 
 # Types that have a length and yet are one value.
 _SINGLE = frozenset({str, bytes, np.str_, np.bytes_})
@@ -233,6 +233,8 @@ def _task_keys(
             values = tuple([_key_value(member[name]) for name in names])
             hash(values)  # as text and numbers can be
             return TaskKeys((_stored(task_key(values), prefix),), _ONE_KEY)
+        if len(names) == 1 and (plain := _plain_keys(columns[names[0]], prefix)) is not None:
+            return plain
         positions, index = _distinct(
             [
                 _values(columns[name]) if name in columns else [_key_value(member[name])] * count
@@ -245,6 +247,28 @@ def _task_keys(
             f"the key columns {list(names)} need text or numbers ({error})"
         ) from error
     return TaskKeys(tuple([_stored(task_key(key), prefix) for key in positions]), index)
+
+
+def _plain_keys(column: Any, prefix: str) -> TaskKeys | None:
+    """The keys of a column of text or integers that are keys as they stand; None for others, which
+    take the long way.
+    """
+    values = column.tolist() if hasattr(column, "tolist") else list(column)
+    kinds = set(map(type, values))
+    texts = values if kinds == {str} else list(map(str, values)) if kinds == {int} else None
+    if texts is None:
+        return None
+    position = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    together = "".join(position)
+    longest = max(map(len, position)) + len(prefix.encode())
+    if "" in position or "%" in together or "|" in together or not together.isascii():
+        return None
+    if longest > MAX_KEY_BYTES:
+        return None
+    keys = tuple([prefix + text for text in position])
+    if len(position) == len(texts):
+        return TaskKeys(keys, np.arange(len(texts)))
+    return TaskKeys(keys, np.array([position[text] for text in texts]))
 
 
 def _stored(key: str | None, prefix: str) -> str | None:

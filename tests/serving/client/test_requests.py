@@ -18,6 +18,7 @@ from limaml_serving.client import wire
 from limaml_serving.client.columns import RowReader
 from limaml_serving.client.predict_request import RequestWriter, read_output
 from tfrec_limaml.schema.schema import Feature
+from tfrec_limaml.schema.task_keys import fits, task_key
 
 
 def _sent(feature, values, dim=1, has=True):
@@ -400,3 +401,23 @@ def test_a_member_has_the_key_that_the_jobs_give_it_or_none(value, key):
     reader = RowReader([Feature(name="x", role="meta")], [["k"]])
     rows = reader.read({"k": value}, {"x": [1.0, 2.0]})
     assert rows.keys[0].distinct == (key,)
+
+
+_KEYS = st.one_of(
+    st.text(max_size=5),
+    st.text("ab|%é\ud800", max_size=4),
+    st.integers(),
+    st.sampled_from([None, 2.0, float("nan"), b"x", "a" * 510]),
+)
+
+
+@given(st.one_of(st.lists(st.text("ab", max_size=2), min_size=1), st.lists(_KEYS, min_size=1)))
+def test_each_candidate_s_key_is_the_job_s_behind_what_its_definition_puts_before_it(values):
+    candidates = {"item": values, "x": np.zeros(len(values), np.float32)}
+    reader = RowReader([_number()], [["k"], ["item"]], ["", "%|item|"])
+    _, keys = reader.read({"k": 1}, candidates).keys
+    found = [keys.distinct[place] for place in keys.position]
+    made = [task_key([value]) for value in values]
+    fit = [key is not None and fits(f"%|item|{key}") for key in made]
+    expected = [f"%|item|{key}" if fine else None for key, fine in zip(made, fit, strict=True)]
+    assert found == expected

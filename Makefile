@@ -6,7 +6,8 @@ DATA_DIR ?=
 WORKSPACE ?= runs/$(DATASET)
 DEMO_OPTIONS ?=
 # Two workers, whole files each: many tests wait for processes of their own, and module fixtures stay in one worker.
-PYTEST_OPTIONS ?= -n 2 --dist loadfile
+# In the order of tests/conftest.py: by itself the plugin leaves files of few tests, so the long ones, to the end.
+PYTEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 # What `make check` runs beside lint and types: no model is trained.
 FAST_TESTS := tests/core/schema tests/core/adaptation tests/core/tasks tests/core/datasets tests/core/store tests/core/test_architecture.py \
@@ -43,7 +44,7 @@ check: lint ## Lint, type check and the fast tests: within 90 seconds, before ea
 test: lint ## Lint, type check and run every test.
 	$(BIN)/python -m pytest -q $(PYTEST_OPTIONS)
 
-# Measuring which lines run takes as long again as running them.
+# Measuring which lines run takes almost as long as running them.
 coverage: env ## Run every test and print the lines that none of them reaches.
 	$(BIN)/python -m pytest -q --cov --cov-report=term-missing:skip-covered $(PYTEST_OPTIONS)
 

@@ -20,8 +20,9 @@ try:
 except ImportError:  # `--help` goes without it
     optuna = None
 
-from tfrec_limaml.training.options import ModelOptions
-from tfrec_limaml.training.recipes import build_model, datasets, load_encoder
+from tfrec_limaml.training.data import EpochNumber, TrainingData
+from tfrec_limaml.training.options import ModelOptions, TrainOptions
+from tfrec_limaml.training.recipes import build_model, load_encoder
 
 
 class ReportToOptuna(keras.callbacks.Callback):
@@ -46,28 +47,27 @@ def objective(trial: optuna.Trial, tasks: Path, epochs: int) -> float:
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
     encoder = load_encoder(tasks)
-    options = ModelOptions(
-        meta_block="mlp",
-        global_block="mlp",
-        averaging="task",
+    options = ModelOptions.paper().replace(
         meta_units=(trial.suggest_categorical("meta_units", [32, 64, 128]),),
         embedding_dim=trial.suggest_categorical("embedding_dim", [16, 32, 64]),
-        global_units=(128, 64),
         dropout=trial.suggest_float("dropout", 0.0, 0.4),
         inner_steps=trial.suggest_int("inner_steps", 1, 5),
         inner_learning_rate=trial.suggest_float("inner_learning_rate", 0.02, 1.0, log=True),
-        fine_tune_steps=None,
-        first_order=False,
         unadapted_loss_weight=trial.suggest_float("unadapted_loss_weight", 0.0, 1.0),
     )
     model = build_model("limaml", encoder, options)
     rate = trial.suggest_float("learning_rate", 3e-4, 5e-3, log=True)
     model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0))
-    train, validation = datasets(tasks, encoder, None, 128, (0.2, 0.9), None, 1)
+    data = TrainingData.of(tasks, encoder, TrainOptions())
     report = ReportToOptuna(trial)
     stopping = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=2)
+    callbacks = [EpochNumber(data.epoch), stopping, report]
     model.fit(
-        train, validation_data=validation, epochs=epochs, callbacks=[stopping, report], verbose=0
+        data.training,
+        validation_data=data.validation,
+        epochs=epochs,
+        callbacks=callbacks,
+        verbose=0,
     )
     return report.best
 

@@ -37,6 +37,7 @@ def test_each_bar_is_off_where_nobody_looks(place, call):
     assert ast.literal_eval(given["disable"]) is None, place
 
 
+@pytest.mark.slow
 def test_a_log_file_gets_lines_without_carriage_returns(forks, tmp_path):
     model = ["--meta-block", "mlp", "--global-block", "mlp", "--inner-steps", "1", "--no-strength"]
     commands = [

@@ -60,25 +60,28 @@ class TrainingData:
     def of(
         cls,
         tasks: str | Path,
-        options: TrainOptions,
-        task: str | None,
         encoder: FeatureEncoder,
-        workers: Workers,
-        identity: Mapping[str, Any],
+        options: TrainOptions,
+        task: str | None = None,
+        workers: Workers | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> TrainingData:
-        """The data of a folder, after all workers have agreed on what they are.
+        """The data of a folder, after all workers have agreed on what they are. A `fit` of your own
+        takes `EpochNumber` among its callbacks.
 
         Args:
             tasks: Folder written by ``limaml prepare``.
-            options: The settings.
-            task: Task definition; the schema's first by default.
             encoder: Encodes the features.
-            workers: The processes that train.
+            options: The settings; those of the model count only where they name a second
+                definition.
+            task: Task definition; the schema's first by default.
+            workers: The processes that train; this one alone by default.
             identity: What decides about the weights beside the records, by name.
 
         Raises:
             VersionMismatchError: A worker's identity or number of files is another one.
         """
+        workers, identity = workers or Workers(), identity or {}
         if options.model.joint_task is not None:
             return cls._of_two(tasks, options, task, encoder, workers, identity)
         training = _training_patterns(tasks, options, task, encoder)
@@ -172,29 +175,6 @@ class TrainingData:
 def _batch_size(options: TrainOptions, tasks: int, rows: int) -> int:
     """Tasks per batch."""
     return options.batch_size or max(1, min(128, round(options.batch_rows * tasks / rows)))
-
-
-def training_data(
-    tasks: str | Path,
-    options: TrainOptions,
-    task: str | None,
-    encoder: FeatureEncoder,
-    batch_size: int,
-    epoch: tf.Variable,
-) -> tf.data.Dataset:
-    """Batches of each task once per epoch: of the training records, or of one episode after
-    another.
-
-    Args:
-        tasks: Folder written by ``limaml prepare``.
-        options: The settings.
-        task: Task definition; the schema's first by default.
-        encoder: Encodes the features.
-        batch_size: Tasks per batch; on average, where the options leave it to `batch_rows`.
-        epoch: Number of the epoch, int64, kept up to date by the caller.
-    """
-    patterns = _training_patterns(tasks, options, task, encoder)
-    return _training_dataset(patterns, options, encoder, batch_size, epoch, Workers(), None)
 
 
 def _training_patterns(

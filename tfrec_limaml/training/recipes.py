@@ -16,7 +16,6 @@ from tfrec_limaml.models import EntireNetworkMAML, JointLiMAML, LiMAML, TaskMode
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import EPISODE, SCHEMA_FILE, SPLITS, STATISTICS_FILE, shard_pattern
-from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS, second_offset
 from tfrec_limaml.training.options import ModelOptions
@@ -59,36 +58,6 @@ def split_pattern(tasks: str | Path, definition: str | None, split: str, schema:
         raise LimamlError(f"split must be one of {list(SPLITS)}, received {split!r}")
     schema.task_columns(definition)
     return str(Path(tasks) / (definition or schema.default_task) / shard_pattern(split))
-
-
-def datasets(
-    tasks: str | Path,
-    encoder: FeatureEncoder,
-    definition: str | None,
-    batch_size: int,
-    support_fraction: float | tuple[float, float],
-    max_samples: int | None,
-    seed: int | None,
-) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """Training and validation datasets for a `fit` of your own; training batches hold equally many
-    rows, `batch_size` tasks on average.
-    """
-    train, validation = (
-        split_pattern(tasks, definition, split, encoder.schema) for split in ("train", "validation")
-    )
-    return (
-        task_dataset(
-            train,
-            encoder,
-            batch_size,
-            support_fraction=support_fraction,
-            max_samples=max_samples,
-            shuffle=True,
-            seed=seed,
-            by_rows=True,
-        ),
-        task_dataset(validation, encoder, 4 * batch_size, max_samples=max_samples),
-    )
 
 
 def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:

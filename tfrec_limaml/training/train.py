@@ -175,7 +175,7 @@ def _fit(
 ) -> tuple[TaskModel, TrainingData, dict[str, Any]]:
     """The model with the weights of the best epoch, and the learning curves."""
     workers, encoder = work.workers, work.encoder
-    data = TrainingData.of(work.tasks, options, work.task, encoder, workers, work.identity(options))
+    data = TrainingData.of(work.tasks, encoder, options, work.task, workers, work.identity(options))
     limit.renew()
     started = time.perf_counter()
     with workers.scope():

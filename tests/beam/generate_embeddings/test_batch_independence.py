@@ -20,6 +20,8 @@ from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
 from tfrec_limaml.training.options import ModelOptions
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = toy_schema(
     Feature(name="m", role="meta", width=21, normalise="log"),
     Feature(name="word", role="meta", dtype="string", encoding="hash", buckets=50),
@@ -133,14 +135,20 @@ def score(adapter, vectors):
     ].numpy()
 
 
+@pytest.fixture(scope="module")
+def whole(adapter):
+    """Records, and what they give all together."""
+    records = make_records(3000, seed=1)
+    return records, adapt(adapter, records)
+
+
 @pytest.mark.parametrize(
     ("number", "batch_size"), [(1, 512), (2, 512), (61, 512), (900, 512), (3000, 100), (3000, 33)]
 )
 def test_any_selection_in_any_order_gives_every_task_the_same_vector_within_rounding(
-    adapter, number, batch_size
+    adapter, whole, number, batch_size
 ):
-    records = make_records(3000, seed=1)
-    alone = adapt(adapter, records)
+    records, alone = whole
     chosen = np.random.default_rng(number).permutation(len(records))[:number]
     again = adapt(adapter, [records[n] for n in chosen], batch_size)
     assert len(again) == number

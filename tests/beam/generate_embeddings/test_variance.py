@@ -24,6 +24,8 @@ from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.training.recipes import build_model
 
+pytestmark = pytest.mark.slow
+
 D = 4
 DAY = 86_400_000
 SCHEMA = toy_schema(

@@ -45,6 +45,7 @@ def tastes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_attention_over_the_history_beats_the_plain_network_on_the_same_rows(
     tastes, tmp_path, monkeypatch
 ):

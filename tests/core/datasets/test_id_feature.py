@@ -63,23 +63,21 @@ def test_a_task_of_two_columns_has_no_id(capsys, tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """Task records of the simulated world with its members as a feature."""
+    folder = tmp_path_factory.mktemp("simulated")
+    world = ["simulated", "--members", "80", "--days", "12", "--id-feature"]
+    assert main(["datasets", "prepare", *world, "--output", f"{folder}/raw"]) == 0
+    assert main(["prepare", f"{folder}/raw", "--output", f"{folder}/tasks"]) == 0
+    return folder / "tasks"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", ["id", "features+id"])
-def test_an_id_meta_block_trains_on_it_through_the_commands(run_limaml, tmp_path, block):
-    _prepare(run_limaml, tmp_path, "simulated", "--members", 80, "--days", 12, "--id-feature")
-    run_limaml("prepare", tmp_path / "raw", "--output", tmp_path / "tasks")
-    trained = run_limaml(
-        "train",
-        tmp_path / "tasks",
-        "--output",
-        tmp_path / "run",
-        "--meta-block",
-        block,
-        "--epochs",
-        1,
-        "--inner-steps",
-        1,
-    )
+def test_an_id_meta_block_trains_on_it_through_the_commands(run_limaml, tasks, tmp_path, block):
+    options = ["--meta-block", block, "--epochs", 1, "--inner-steps", 1, "--no-strength"]
+    trained = run_limaml("train", tasks, "--output", tmp_path / "run", *options)
     assert trained["algorithm"] == "limaml"
     import keras
 

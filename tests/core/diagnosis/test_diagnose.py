@@ -153,6 +153,7 @@ def _write_tags(folder, liking, tasks=2400, before=6, after=8):
     return folder
 
 
+@pytest.mark.slow
 def test_where_members_do_not_differ_limaml_diagnose_says_that_nothing_is_left(
     tmp_path, run_limaml
 ):

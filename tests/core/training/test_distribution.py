@@ -21,6 +21,8 @@ from tfrec_limaml.training.distribution import (
     make_strategy,
 )
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("two_workers.py")
 #: Sums of float32 in another order; losses are near 1.5.
 BOUND = 1e-5

@@ -10,7 +10,8 @@ from tfrec_limaml import EntireNetworkMAML, LiMAML, Vanilla
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.training import recipes
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.data import TrainingData
+from tfrec_limaml.training.options import ModelOptions, TrainOptions
 
 OPTIONS = ModelOptions.paper().replace(
     meta_units=[3],
@@ -38,9 +39,11 @@ def folder(tmp_path_factory, every_kind, make_rows):
 def test_a_folder_gives_its_encoder_and_both_datasets(folder, every_kind):
     encoder = recipes.load_encoder(folder)
     assert (encoder.schema, encoder.statistics) == every_kind
-    train, validation = recipes.datasets(folder, encoder, None, 2, 0.75, None, 0)
-    assert sorted(len(b["query"]["label"]) for b in train) == [1, 2]
-    (batch,) = validation
+    options = TrainOptions(batch_size=2, support_fraction=0.75, seed=0)
+    data = TrainingData.of(folder, encoder, options)
+    assert sorted(len(b["query"]["label"]) for b in data.training) == [1, 2]
+    assert data.steps == 2
+    (batch,) = data.validation
     assert sorted(
         tf.reduce_sum(tf.cast(batch["support"]["weight"] > 0, tf.int32), -1).numpy().tolist()
     ) == [1, 2, 3]

@@ -23,6 +23,8 @@ from tfrec_limaml.training.checkpoints import (
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
 
+pytestmark = pytest.mark.slow
+
 #: A model whose graphs take half the time to build of those of the closed form.
 GRADIENT_STEPS = ("--meta-block", "mlp", "--inner-steps", "1")
 SCRIPT = Path(__file__).with_name("interrupted_training.py")

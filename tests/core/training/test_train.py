@@ -12,7 +12,7 @@ from evaluation_fixtures import SCHEMA
 from toys import write_split
 
 from tfrec_limaml.tasks import record_format
-from tfrec_limaml.training.data import training_data
+from tfrec_limaml.training.data import TrainingData
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import load_encoder
 from tfrec_limaml.training.train import train
@@ -51,11 +51,9 @@ def signals(dataset):
 def of_epoch(folder, options, size, number):
     """The batches of one epoch."""
     encoder = load_encoder(folder)
-    epoch = tf.Variable(0, dtype=tf.int64)
-    options = options.replace(batch_size=size)
-    data = training_data(folder, options, None, encoder, size, epoch)
-    epoch.assign(number)
-    return list(data)
+    data = TrainingData.of(folder, encoder, options.replace(batch_size=size))
+    data.epoch.assign(number)
+    return list(data.training)
 
 
 def test_each_epoch_reads_one_episode_and_after_the_last_the_first_again(with_episodes):
@@ -81,6 +79,7 @@ def test_training_records_are_read_where_episodes_are_not_wanted(with_episodes, 
         assert len(set().union(*(values for values, _ in seen))) > 10
 
 
+@pytest.mark.slow
 def test_training_goes_through_the_episodes(with_episodes):
     options = TrainOptions(epochs=3, batch_size=4, choose_strength=False).replace(
         global_units=(4,), meta_units=(4,), embedding_dim=3

@@ -56,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="between two looks at the folder (default: %(default)s)",
     )
+    _add_kafka_arguments(parser)
+
+
+def _add_kafka_arguments(parser: argparse.ArgumentParser) -> None:
     kafka = parser.add_argument_group("with --from-kafka")
     kafka.add_argument("--topic", help="its topic")
     kafka.add_argument(
@@ -83,6 +87,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="name=value lines for the client library (librdkafka): TLS, user, password",
     )
+    kafka.add_argument(
+        "--as-pipeline",
+        action="store_true",
+        help="run as an unbounded Beam pipeline on the engine that --beam names; its workers see "
+        "the work folder and the store, and --kafka-config is for Kafka's Java client",
+    )
+    kafka.add_argument(
+        "--expansion-service",
+        metavar="HOST:PORT",
+        help="Beam's expansion service with KafkaIO, where one is running (default: Beam starts "
+        "its own)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -91,6 +107,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     if arguments.from_kafka is not None and not arguments.topic:
         raise LimamlError("--from-kafka needs --topic: the topic to read, received none")
+    if arguments.as_pipeline and arguments.from_kafka is None:
+        raise LimamlError("--as-pipeline goes with --from-kafka")
+    if arguments.as_pipeline:
+        return _pipeline(arguments)
     store = open_store(arguments.store)
     try:
         settings = update.settings_from(arguments, store)
@@ -130,6 +150,36 @@ def _kafka(arguments: argparse.Namespace, settings: Update) -> dict[str, Any]:
         ),
         _tell,
     )
+
+
+def _pipeline(arguments: argparse.Namespace) -> dict[str, Any]:
+    from limaml_beam.commands.embed import quiet_beam
+    from limaml_beam.generate_embeddings.artefacts import newest_adapter
+    from limaml_beam.io.pipeline_options import use_options
+    from limaml_beam.update.kafka import read_client_file
+    from limaml_beam.update.pipeline import KafkaPipeline, run_pipeline
+
+    quiet_beam(use_options(arguments.beam))
+    config, model = arguments.kafka_config, arguments.model
+    work = str(Path(arguments.work).absolute())
+    settings = KafkaPipeline(
+        servers=arguments.from_kafka,
+        topic=arguments.topic,
+        store=arguments.store,
+        update={
+            "work": work,
+            "adapter": None if model is None else newest_adapter(model),
+            "window_end": arguments.window_end,
+            "clock_skew_seconds": arguments.clock_skew_seconds,
+        },
+        group=arguments.group,
+        batch_messages=arguments.batch_messages,
+        batch_seconds=arguments.batch_seconds,
+        client={} if config is None else read_client_file(Path(config)),
+        expansion_service=arguments.expansion_service,
+    )
+    run_pipeline(settings, arguments.beam)
+    return {}
 
 
 def _tell(report: dict[str, Any]) -> None:

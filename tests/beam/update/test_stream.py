@@ -5,6 +5,7 @@ import json
 import pytest
 
 from limaml_beam.update.job import Update, UpdateState
+from limaml_beam.update.pipeline import ByMember
 from limaml_beam.update.stream import Stream, stream
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError, StoreError
@@ -125,3 +126,35 @@ def test_a_folder_that_is_not_there_is_an_error(arriving):
     (arriving.folder / "in").rmdir()
     with pytest.raises(LimamlError, match="make it first"):
         settings(arriving)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--from-kafka", "127.0.0.1:9092"], "--from-kafka needs --topic"),
+        (["--from-folder", "in", "--as-pipeline"], "--as-pipeline goes with --from-kafka"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(tmp_path, capsys, options, said):
+    command = ["stream", *options, "--work", str(tmp_path), "--store", f"lmdb:{tmp_path}/store"]
+    assert main(command) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (b'{"a": 17, "b": "x|y"}', "17|x%7Cy"),
+        (b'{"a": 17.0, "b": "x"}', "17|x"),
+        (b'{"a": 17}', ""),
+        (b'{"a": null, "b": "x"}', ""),
+        (b'{"a": [1], "b": "x"}', ""),
+        (b"[1]", ""),
+        (b"{", ""),
+        (b"\xff", ""),
+        (b"[" * 100_000, ""),
+        (None, ""),
+    ],
+)
+def test_the_pipeline_knows_whose_a_message_is_or_leaves_it_to_the_updater(value, key):
+    assert list(ByMember(["a", "b"]).process((None, value))) == [(key, value or b"")]

@@ -1,0 +1,206 @@
+"""``limaml stream --from-kafka`` as an unbounded Beam pipeline, for an engine such as Flink.
+
+Kafka's offsets, the messages that wait and the timers are the engine's state: after a worker's
+death it goes on from its last checkpoint. What it then delivers again are duplicates to `Updater`,
+which knows rows by content; so every message counts, and none counts twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.coders import BooleanCoder, BytesCoder
+from apache_beam.io.kafka import ReadFromKafka
+from apache_beam.metrics import Metrics
+from apache_beam.options.pipeline_options import StandardOptions
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import (
+    BagStateSpec,
+    ReadModifyWriteStateSpec,
+    TimerSpec,
+    on_timer,
+)
+
+from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
+from limaml_beam.io.pipeline_options import use_options
+from limaml_beam.update.job import Update, Updater
+from limaml_beam.update.messages import Message
+from limaml_beam.update.patience import PatientUpdater
+from limaml_beam.update.plan import read_plan
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.task_keys import task_key
+from tfrec_limaml.store import open_store
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KafkaPipeline:
+    """Settings of a pipeline.
+
+    Attributes:
+        servers, topic, group, client: As in `KafkaStream`; client settings are those of Kafka's
+            Java client.
+        store: Address of the store.
+        update: Further settings of the updater, by name; its work folder is one that all workers
+            see.
+        batch_messages: Most messages of one micro-batch.
+        batch_seconds: A member's messages wait so long after the first one for more, and members
+            for others.
+        expansion_service: ``HOST:PORT`` of a running one; None lets Beam start its own.
+    """
+
+    servers: str
+    topic: str
+    store: str
+    update: Mapping[str, Any]
+    group: str = "limaml"
+    batch_messages: int = 10_000
+    batch_seconds: float = 1.0
+    client: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    expansion_service: str | None = None
+
+
+def run_pipeline(settings: KafkaPipeline, flags: Sequence[str]) -> None:
+    """Runs the pipeline until it is cancelled.
+
+    Args:
+        settings: The settings.
+        flags: Beam options: the runner and its own.
+    """
+    options = use_options(flags)
+    options.view_as(StandardOptions).streaming = True
+    pipeline = beam.Pipeline(options=options)
+    consumer = {
+        "auto.offset.reset": "earliest",
+        **settings.client,
+        "bootstrap.servers": settings.servers,
+        "group.id": settings.group,
+    }
+    (
+        pipeline
+        | "Read"
+        >> ReadFromKafka(
+            consumer,
+            [settings.topic],
+            commit_offset_in_finalize=True,
+            expansion_service=settings.expansion_service,
+        )
+        | "ByMember" >> beam.ParDo(ByMember(_key_columns(Path(settings.update["work"]))))
+        | "Debounce" >> beam.ParDo(Debounce(settings.batch_seconds))
+        | "Together" >> beam.Map(_with_one_key).with_output_types(tuple[str, bytes])
+        | "Batch"
+        >> beam.GroupIntoBatches(
+            settings.batch_messages, max_buffering_duration_secs=settings.batch_seconds
+        )
+        | "Update" >> beam.ParDo(UpdateStore(settings.topic, settings.store, settings.update))
+    )
+    pipeline.run().wait_until_finish()
+
+
+def _key_columns(work: Path) -> tuple[str, ...]:
+    manifest = read_manifest(read_plan(work).adapter)
+    return read_schema(str(work / "tasks")).task_columns(manifest.task_definition)
+
+
+def _with_one_key(value: bytes) -> tuple[str, bytes]:
+    """Updates of a work folder come one after another."""
+    return "", value
+
+
+@beam.typehints.with_output_types(tuple[str, bytes])
+class ByMember(beam.DoFn):
+    """(key, value) of a message -> (task key, value); ``""`` where none can be read."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = list(columns)
+
+    def process(self, message: tuple[bytes | None, bytes | None]) -> Iterator[tuple[str, bytes]]:
+        """Reads the key; whether the message is any good is for the updater to say."""
+        value = message[1] or b""
+        yield self._key(value), value
+
+    def _key(self, value: bytes) -> str:
+        try:
+            row = json.loads(value)
+            return task_key([row[name] for name in self.columns]) or ""
+        except (ValueError, RecursionError, LookupError, TypeError, LimamlError):
+            return ""
+
+
+@beam.typehints.with_output_types(bytes)
+class Debounce(beam.DoFn):
+    """(task key, value) -> values, all of a member's some seconds after the first: a member who
+    clicks several times meanwhile is adapted once.
+    """
+
+    HELD = BagStateSpec("held", BytesCoder())
+    WAITING = ReadModifyWriteStateSpec("waiting", BooleanCoder())
+    END = TimerSpec("end", TimeDomain.REAL_TIME)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def process(
+        self,
+        message: tuple[str, bytes],
+        held: Any = beam.DoFn.StateParam(HELD),
+        waiting: Any = beam.DoFn.StateParam(WAITING),
+        end: Any = beam.DoFn.TimerParam(END),
+    ) -> None:
+        """Holds a message."""
+        held.add(message[1])
+        if not waiting.read():
+            waiting.write(True)
+            end.set(time.time() + self.seconds)
+
+    @on_timer(END)
+    def release(
+        self,
+        held: Any = beam.DoFn.StateParam(HELD),
+        waiting: Any = beam.DoFn.StateParam(WAITING),
+    ) -> Iterator[bytes]:
+        """Lets them go."""
+        values = list(held.read())
+        held.clear()
+        waiting.clear()
+        yield from values
+
+
+class UpdateStore(beam.DoFn):
+    """Batches of values -> nothing; the store has their members' embeddings. It waits while the
+    store is away, and so does all before it.
+    """
+
+    def __init__(self, topic: str, store: str, update: Mapping[str, Any]) -> None:
+        self.topic, self.address, self.update = topic, store, dict(update)
+
+    def setup(self) -> None:
+        """Opens the store and loads the model."""
+        self._store = open_store(self.address)
+        given = {**self.update, "work": Path(self.update["work"]), "store": self._store}
+        self._updater = PatientUpdater(Update(**given), self._say)
+
+    def process(self, batch: tuple[str, Iterable[bytes]]) -> None:
+        """One micro-batch."""
+        messages = [Message(self.topic, value) for value in batch[1]]
+        update = functools.partial(Updater.update_messages, topic=self.topic, messages=messages)
+        report = self._updater.run(update)
+        for name in ("tasks", "upserted", "dead_letters"):
+            Metrics.counter("stream", name).inc(report[name])
+        self._say(report)
+
+    def _say(self, report: Mapping[str, Any]) -> None:
+        _LOG.info("%s", json.dumps(report))
+
+    def teardown(self) -> None:
+        """Closes the store."""
+        self._store.close()

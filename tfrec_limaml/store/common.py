@@ -175,6 +175,34 @@ def choose_identifier(requested: str | None, published: Collection[str]) -> str:
     return requested
 
 
+def new_record(
+    model_version: int,
+    embedding_dim: int,
+    dtype: str,
+    identifier: str | None,
+    published: Collection[str],
+) -> Record:
+    """Record of a generation that is about to be written; see `choose_identifier`."""
+    return Record(
+        model_version=model_version,
+        identifier=choose_identifier(identifier, published),
+        count=0,
+        embedding_dim=embedding_dim,
+        dtype=dtype,
+        published=0.0,
+        format=FORMAT,
+    )
+
+
+def pointed_to(content: bytes | None, model_version: int) -> Record | None:
+    """The record that a pointer holds, where there is one.
+
+    Raises:
+        StoreError: It is another model version's.
+    """
+    return None if content is None else Record.from_bytes(content).check_version(model_version)
+
+
 def check_count(identifier: str, count: int, expected: int | None, erased: int) -> None:
     """Raises `StoreError` where a generation does not hold what it should; `erased` keys were left
     out.

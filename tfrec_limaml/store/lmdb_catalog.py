@@ -41,12 +41,7 @@ class LmdbCatalog:
 
     def current(self, model_version: int) -> common.Record | None:
         """The record that readers see; raises `StoreError` where it is another version's."""
-        content = self._read(_pointed_to, model_version)
-        return (
-            None
-            if content is None
-            else common.Record.from_bytes(content).check_version(model_version)
-        )
+        return common.pointed_to(self._read(_pointed_to, model_version), model_version)
 
     def current_name(self, model_version: int) -> str | None:
         """The identifier of the current generation."""

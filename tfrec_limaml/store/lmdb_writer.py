@@ -9,8 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 import lmdb
 
@@ -18,9 +17,10 @@ from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import common, lmdb_environment, values
 from tfrec_limaml.store.base import EventTimes, Generation, Matrix
 from tfrec_limaml.store.erasure import ErasedFilter, Tombstones
+from tfrec_limaml.store.single_use import SingleUse
 
 
-class LmdbWriter:
+class LmdbWriter(SingleUse):
     """Writes one generation into its own environment; see `GenerationWriter`."""
 
     def __init__(
@@ -103,23 +103,6 @@ class LmdbWriter:
         if self._lock is not None:
             self._lock_path.unlink(missing_ok=True)
             self._lock.close()
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise StoreError(
-                f"generation {self.identifier!r} is already published or aborted; open a new one"
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.abort()
 
 
 def open_locked(path: Path, mode: str) -> IO[str]:

@@ -80,11 +80,7 @@ class RedisCatalog:
     def current(self, model_version: int) -> common.Record | None:
         """The record that readers see; raises `StoreError` where it is another version's."""
         content = self.client.get(self.key(model_version, "current"))
-        return (
-            None
-            if content is None
-            else common.Record.from_bytes(content).check_version(model_version)
-        )
+        return common.pointed_to(content, model_version)
 
     def current_name(self, model_version: int) -> str | None:
         """The identifier of the current generation."""

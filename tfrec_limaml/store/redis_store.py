@@ -195,17 +195,9 @@ class RedisStore:
         common.check_new(model_version, embedding_dim)
         with self.errors():
             self.catalog.remove_dead(model_version)
-            name = common.choose_identifier(
-                identifier, [r.identifier for r in self.catalog.records(model_version)]
-            )
-            record = common.Record(
-                model_version=model_version,
-                identifier=name,
-                count=0,
-                embedding_dim=embedding_dim,
-                dtype=self.dtype,
-                published=0.0,
-                format=common.FORMAT,
+            published = [r.identifier for r in self.catalog.records(model_version)]
+            record = common.new_record(
+                model_version, embedding_dim, self.dtype, identifier, published
             )
             return RedisWriter(self, record)
 

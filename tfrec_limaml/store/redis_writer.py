@@ -7,14 +7,14 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import common, redis_overlay, values
 from tfrec_limaml.store.base import EventTimes, Generation, Matrix
 from tfrec_limaml.store.erasure import ErasedFilter
 from tfrec_limaml.store.redis_connection import ERRORS
+from tfrec_limaml.store.single_use import SingleUse
 
 if TYPE_CHECKING:
     from tfrec_limaml.store.redis_store import RedisStore
@@ -24,7 +24,7 @@ _FIELDS_PER_COMMAND = 512
 _COMMANDS_PER_ROUND_TRIP = 32
 
 
-class RedisWriter:
+class RedisWriter(SingleUse):
     """Writes one generation into its own hash; see `GenerationWriter`."""
 
     def __init__(self, store: RedisStore, record: common.Record) -> None:
@@ -111,10 +111,7 @@ class RedisWriter:
                     self._store.client.delete(self._lease)
 
     def _renew(self) -> None:
-        if not self._open:
-            raise StoreError(
-                f"generation {self.identifier!r} is already published or aborted; open a new one"
-            )
+        self._check_open()
         if self._store.client.get(self._lease) != self._token:
             self._open = False
             raise StoreError(
@@ -122,14 +119,3 @@ class RedisWriter:
                 "again, with a longer lease if need be"
             )
         self._store.client.pexpire(self._lease, self._store.lease_ms)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.abort()

@@ -22,6 +22,9 @@ from limaml_beam.build_tasks.validation import (
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 
+#: Share of the training rows from which on it is worth a warning that no record holds them.
+UNUSED = 0.2
+
 _QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
 
 
@@ -129,6 +132,23 @@ def check_splits(summary: SplitSummary, settings: TaskSettings) -> None:
         )
 
 
+def unused_rows(splits: dict[str, Any], sizes: dict[str, Any], max_samples: int) -> list[str]:
+    """One line for every task definition of which more than `UNUSED` of the training rows are in no
+    record.
+    """
+    rows = splits.get("train", {}).get("rows", 0)
+    lines = []
+    for definition, parts in sizes.items():
+        part = parts.get("train", {})
+        kept = part.get("support_rows", 0) + part.get("query_rows", 0)
+        if rows and kept and 1 - kept / rows > UNUSED:
+            lines.append(
+                f"{1 - kept / rows:.0%} of the training rows are in no record of {definition!r}: a "
+                f"task keeps its latest {max_samples}; raise --max-samples to train on more"
+            )
+    return lines
+
+
 def make_card(
     schema: Schema,
     settings: TaskSettings,
@@ -148,6 +168,7 @@ def make_card(
         }
 
     prior = summary.prior(settings)
+    splits = summary.describe()
     input_quality = quality.describe(counts, summary, settings)
     return {
         "name": schema.name,
@@ -157,8 +178,12 @@ def make_card(
         "unknown_keys": named(UNKNOWN_KEY),
         "quality": input_quality,
         "drift": measured,
-        "warnings": [*quality.warnings(input_quality), *drift.warnings(measured)],
-        "splits": summary.describe(),
+        "warnings": [
+            *quality.warnings(input_quality),
+            *drift.warnings(measured),
+            *unused_rows(splits, sizes, settings.max_samples),
+        ],
+        "splits": splits,
         "tasks": sizes,
         "history": {
             stem(h): {

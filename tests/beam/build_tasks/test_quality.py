@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from toys import toy_schema
 
-from limaml_beam.build_tasks import drift, quality
+from limaml_beam.build_tasks import data_card, drift, quality
 from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, cut_dates
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.rows.columnar import TIME
@@ -123,6 +123,24 @@ def log(tmp_path, shop_schema, shop_frames, write_raw):
         return code, json.loads(card.read_text()) if card.exists() else None
 
     return prepare
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes", "said"),
+    [
+        (1000, {"support_rows": 790, "query_rows": 0}, "21% of the training rows are in no record"),
+        (1000, {"support_rows": 600, "query_rows": 210}, None),
+        (0, {}, None),
+    ],
+)
+def test_training_rows_that_no_record_holds_are_a_warning_with_the_remedy(rows, sizes, said):
+    lines = data_card.unused_rows({"train": {"rows": rows}}, {"user": {"train": sizes}}, 100)
+    if said is None:
+        assert lines == []
+    else:
+        (line,) = lines
+        assert line.startswith(said)
+        assert "of 'user': a task keeps its latest 100; raise --max-samples" in line
 
 
 @pytest.mark.parametrize(

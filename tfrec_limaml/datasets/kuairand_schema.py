@@ -10,7 +10,7 @@ from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split
 SPLIT = Split(validation_start="2022-05-03T00:00:00+08:00", test_start="2022-05-06T00:00:00+08:00")
 
 LABELS = ("is_click", "long_view", "is_like")
-TASKS = {"user": ("user_id",), "user_tab": ("user_id", "tab")}
+TASKS = {"user": ("user_id",), "user_tab": ("user_id", "tab"), "video": ("video_id",)}
 
 # Tokens kept of each anonymous one-hot column: all where there are few, the frequent ones of the
 # long tails.

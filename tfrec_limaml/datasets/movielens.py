@@ -211,7 +211,7 @@ def _dataset(release: str, summary: str) -> Dataset:
         citation="Harper and Konstan, The MovieLens Datasets: History and Context, ACM TiiS 5(4), "
         "2015, doi 10.1145/2827872",
         labels=("liked", "rating"),
-        tasks={"user": ("user_id",)},
+        tasks={"user": ("user_id",), "movie": ("movie_id",)},
         load=functools.partial(_load, release),
     )
 

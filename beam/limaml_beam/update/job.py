@@ -52,6 +52,8 @@ from tfrec_limaml.tasks.folder import DATA_CARD_FILE
 
 #: A clock of a producer may be ahead by so much before its rows count as coming from the future.
 CLOCK_SKEW_SECONDS = 300.0
+#: Why models of two definitions are not updated.
+TWO_DEFINITIONS = "an offset changes with those of the other side; use `limaml refresh` more often"
 _BATCH_SIZE, _ATTEMPTS = 256, 5
 _SERVING_TAG = "serve"
 
@@ -90,9 +92,7 @@ class Updater:
         self._plan = read_plan(settings.work)
         self._adapter_path = settings.adapter or self._plan.adapter
         self._manifest = read_manifest(self._adapter_path)
-        self._manifest.refuse_two_definitions(
-            "an offset changes with those of the other side; use `limaml refresh` more often"
-        )
+        self._manifest.refuse_two_definitions(TWO_DEFINITIONS)
         self._tasks = settings.work / "tasks"
         self._loaded: PackedAdapter | None = None
 

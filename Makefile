@@ -51,8 +51,7 @@ coverage: env ## Run every test and print the lines that none of them reaches.
 # oneDNN chooses its kernels by instruction set; these are the tests whose numbers pass through them.
 test-avx2: env ## Run the numerical tests once more with kernels for processors without AVX-512.
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/core/adaptation tests/core/models/test_golden.py \
-		tests/core/models/test_gauss_newton_model.py tests/core/export/test_export.py \
-		tests/beam/generate_embeddings/test_batch_independence.py
+		tests/core/models/test_gauss_newton_model.py tests/beam/generate_embeddings/test_batch_independence.py
 
 docs: env ## Build the pages and the API reference into build/site; fails on a broken link.
 	rm -rf build/site_source

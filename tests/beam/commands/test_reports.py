@@ -116,7 +116,7 @@ def test_embeddings_that_could_not_be_published_are_published_later_without_the_
         "--store", address, "--report", str(file),
     ]  # fmt: skip
 
-    def unreachable(*_):
+    def unreachable(*_, **__):
         raise StoreError("the store did not answer")
 
     with monkeypatch.context() as patch:

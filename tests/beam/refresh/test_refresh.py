@@ -252,7 +252,7 @@ def test_a_publication_that_fails_is_made_up_for_without_adapting_again(
 ):
     store = open_store(f"lmdb:{tmp_path}/store")
 
-    def unreachable(*_):
+    def unreachable(*_, **__):
         raise StoreError("the store did not answer")
 
     with monkeypatch.context() as patch:
@@ -339,7 +339,7 @@ def test_a_refresh_killed_anywhere_leaves_the_published_generation_whole(raw, ar
 def test_a_store_that_goes_away_fails_the_run_and_may_come_back(
     raw, export, tmp_path, redis_server, capsys
 ):
-    address = f"{redis_server.address}?prefix={tmp_path.name}&lease=1"
+    address = f"{redis_server.address}?prefix={tmp_path.name}"
     arguments = [
         "--export",
         str(export),

@@ -63,7 +63,7 @@ class Broker:
             self._process = subprocess.Popen(
                 self._command("kafka.Kafka"), stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self._process.poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self._port)) == 0:

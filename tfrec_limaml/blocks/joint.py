@@ -13,13 +13,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.blocks.base import MetaBlock
 from tfrec_limaml.blocks.offset import OffsetMetaBlock
+from tfrec_limaml.blocks.per_definition import MetaBlockPerDefinition
 from tfrec_limaml.features import META, OTHER, Features
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
-class JointMetaBlocks(MetaBlock):
+class JointMetaBlocks(MetaBlockPerDefinition):
     """An `OffsetMetaBlock` for each of two task definitions that stand beside each other.
 
     The first block reads the meta features, the second one all others: what is known of the item,
@@ -47,9 +47,7 @@ class JointMetaBlocks(MetaBlock):
         if unfit:
             kinds = {name: type(block).__name__ for name, block in unfit.items()}
             raise ValueError(f"blocks must be OffsetMetaBlocks without prior, received {kinds}")
-        super().__init__(sum(widths.values()), **kwargs)
-        self.definitions = tuple(blocks)
-        self.blocks = list(blocks.values())
+        super().__init__(blocks, **kwargs)
 
     @property
     def joint_definitions(self) -> tuple[str, ...]:
@@ -105,22 +103,3 @@ class JointMetaBlocks(MetaBlock):
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_encoded`."""
         return encoded
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        config = super().get_config()
-        del config["embedding_dim"]
-        pairs = zip(self.definitions, self.blocks, strict=True)
-        return {
-            **config,
-            "blocks": {name: keras.saving.serialize_keras_object(block) for name, block in pairs},
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> JointMetaBlocks:
-        """Inverse of `get_config`."""
-        blocks = {
-            name: keras.saving.deserialize_keras_object(block)
-            for name, block in config["blocks"].items()
-        }
-        return cls(**{**config, "blocks": blocks})

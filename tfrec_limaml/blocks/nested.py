@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.axes import merge_axes, split_axes
 from tfrec_limaml.blocks.base import MetaBlock
+from tfrec_limaml.blocks.per_definition import MetaBlockPerDefinition
 from tfrec_limaml.features import Features, subtask_feature
 
 
@@ -91,7 +92,7 @@ class SubtaskRows(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
-class NestedMetaBlocks(MetaBlock):
+class NestedMetaBlocks(MetaBlockPerDefinition):
     """Meta blocks of a task definition and of others that refine it, adapted together by the task's
     one loss.
 
@@ -134,9 +135,7 @@ class NestedMetaBlocks(MetaBlock):
                 f"blocks may not have a support_encoder, received one for {unfit}; use the prior "
                 "'zero'"
             )
-        super().__init__(sum(widths.values()), **kwargs)
-        self.definitions = tuple(blocks)
-        self.blocks = list(blocks.values())
+        super().__init__(blocks, **kwargs)
 
     @property
     def nested_definitions(self) -> tuple[str, ...]:
@@ -258,25 +257,6 @@ class NestedMetaBlocks(MetaBlock):
             for block, (rows, _) in zip(self.blocks[1:], nested, strict=True)
         ]
         return tf.concat([self.blocks[0].call_encoded(first, training), *parts], -1)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        config = super().get_config()
-        del config["embedding_dim"]
-        pairs = zip(self.definitions, self.blocks, strict=True)
-        return {
-            **config,
-            "blocks": {name: keras.saving.serialize_keras_object(block) for name, block in pairs},
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> NestedMetaBlocks:
-        """Inverse of `get_config`."""
-        blocks = {
-            name: keras.saving.deserialize_keras_object(block)
-            for name, block in config["blocks"].items()
-        }
-        return cls(**{**config, "blocks": blocks})
 
 
 def _call_subtasks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from tfrec_limaml.datasets.profile_features import profile_category
 from tfrec_limaml.datasets.registry import Dataset, Request
 from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split
 
@@ -56,22 +57,12 @@ def kuairand_schema(dataset: Dataset, request: Request, last: pd.Timestamp) -> S
 
 
 def _user_features() -> tuple[Feature, ...]:
-    def category(name: str, tokens: int) -> Feature:
-        return Feature(
-            name=name,
-            role="meta",
-            dtype="string",
-            encoding="vocabulary",
-            max_vocabulary=tokens,
-            table="users",
-        )
-
     counts = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
     return (
-        category("user_active_degree", 9),
-        category("is_live_streamer", 2),
-        category("is_video_author", 2),
-        *(category(f"onehot_feat{i}", tokens) for i, tokens in _ONE_HOT.items()),
+        profile_category("user_active_degree", 9, "users"),
+        profile_category("is_live_streamer", 2, "users"),
+        profile_category("is_video_author", 2, "users"),
+        *(profile_category(f"onehot_feat{i}", tokens, "users") for i, tokens in _ONE_HOT.items()),
         *(
             Feature(name=name, encoding="quantiles", role="meta", normalise="log", table="users")
             for name in counts

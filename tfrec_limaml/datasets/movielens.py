@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from tfrec_limaml.datasets.locate import locate
+from tfrec_limaml.datasets.profile_features import profile_category
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.datasets.registry import Dataset, Request
 from tfrec_limaml.errors import SchemaError
@@ -163,22 +164,17 @@ def _user_features(release: str) -> tuple[Feature, ...]:
             ),
         )
 
-    def category(name: str, tokens: int) -> Feature:
-        return Feature(
-            name=name,
-            role="meta",
-            dtype="string",
-            encoding="vocabulary",
-            max_vocabulary=tokens,
-            table="users",
-        )
-
     age = (
-        category("age", 8)
+        profile_category("age", 8, "users")
         if release == "ml-1m"
         else Feature(name="age", encoding="quantiles", role="meta", table="users")
     )  # 1M has age groups
-    return (category("gender", 2), age, category("occupation", 21), category("region", 16))
+    return (
+        profile_category("gender", 2, "users"),
+        age,
+        profile_category("occupation", 21, "users"),
+        profile_category("region", 16, "users"),
+    )
 
 
 def _movie_features() -> tuple[Feature, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tfrec_limaml.datasets.profile_features import profile_category
 from tfrec_limaml.schema.schema import Feature, History
 
 TYPES = ("message", "invitation", "post", "job", "event", "digest")
@@ -21,23 +22,12 @@ HISTORY = tuple(
 )
 
 
-def _profile_feature(name: str, tokens: int) -> Feature:
-    return Feature(
-        name=name,
-        role="meta",
-        dtype="string",
-        encoding="vocabulary",
-        max_vocabulary=tokens,
-        table="members",
-    )
-
-
 def features(type_is_key: bool) -> tuple[Feature, ...]:
     """All features; the notification's type is a meta feature where it is part of a task key."""
     return (
-        _profile_feature("industry", INDUSTRIES),
-        _profile_feature("seniority", SENIORITIES),
-        _profile_feature("country", COUNTRIES),
+        profile_category("industry", INDUSTRIES, "members"),
+        profile_category("seniority", SENIORITIES, "members"),
+        profile_category("country", COUNTRIES, "members"),
         Feature(
             name="connections",
             encoding="quantiles",

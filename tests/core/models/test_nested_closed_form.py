@@ -106,6 +106,19 @@ def test_the_outer_gradient_is_that_of_finite_differences(support):
         assert actual == pytest.approx(expected, rel=1e-4, abs=1e-7), name
 
 
+def test_the_outer_loss_holds_the_loss_of_all_rows_before_adaptation(support):
+    model, query = _model(), _samples([[7, 8], [8, 7], [9, 3], [7, 7]], [2, 2, 2, 1], 2)
+    samples = (support, query)
+    none = [model.adapt_tasks(s, None) for s in samples]
+    losses = [
+        model.task_loss(model.adapted_outputs(n, s["features"]), s)
+        for n, s in zip(none, samples, strict=True)
+    ]
+    rows = [tf.reduce_sum(s["weight"], -1) for s in samples]
+    expected = (losses[0] * rows[0] + losses[1] * rows[1]) / (rows[0] + rows[1])
+    np.testing.assert_allclose(model.outer_loss(*samples).auxiliary, expected)
+
+
 def test_padding_and_neighbours_change_nothing(support):
     model = _model()
     whole = model.adapt_tasks(support, 2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.evaluation.metrics import auc_difference
 from tfrec_limaml.training import strength as module
 from tfrec_limaml.training.strength import choose_adaptation_strength
 
@@ -70,18 +71,36 @@ def test_a_small_gain_that_may_be_chance_does_not_switch_adaptation_on():
     assert "gains less than 0.002 AUC on the validation rows" in result["strength_note"]
 
 
-def test_a_small_gain_that_is_no_chance_and_a_gain_that_few_rows_cannot_confirm_are_kept():
-    assert _choose({0.0: 1.0, 1.0: 1.02}, tasks=2000)["adaptation_strength"] == 1.0
-    few = _Model({0.0: 1.0, 1.0: 1.0}, tasks=31)  # independent scores: a wide interval
-    few.predict = lambda dataset, verbose: {
-        "probability": np.random.default_rng(int(few.adaptation_strength)).normal(size=310)
-        + few.adaptation_strength * few.label,
-        "label": few.label,
-        "task_key": np.repeat(np.arange(31), 10).astype("S"),
-    }
-    result = choose_adaptation_strength(few, _Dataset(), [0.0])
+def test_a_small_gain_that_is_no_chance_is_taken():
+    result = _choose({0.0: 1.0, 1.0: 1.0003}, tasks=2000)
+    by_strength = result["val_auc_by_strength"]
+    assert 0 < by_strength["1"] - by_strength["0"] < module.SMALL_GAIN
     assert result["adaptation_strength"] == 1.0
     assert "strength_note" not in result
+
+
+def test_a_gain_that_few_rows_cannot_confirm_is_kept():
+    model = _Model({0.0: 1.0, 1.0: 1.0}, tasks=31)
+
+    def predict(dataset, verbose):  # independent scores: a wide interval
+        noise = np.random.default_rng(int(2 - model.adaptation_strength)).normal(size=310)
+        keys = np.repeat(np.arange(31), 10).astype("S")
+        return {"probability": noise + model.label, "label": model.label, "task_key": keys}
+
+    model.predict = predict
+    result = choose_adaptation_strength(model, _Dataset(), [0.0])
+    scores = {}
+    for strength in (0.0, 1.0):
+        model.adaptation_strength = strength
+        scores[strength] = predict(None, 0)
+    rows = scores[1.0]
+    tasks = np.unique(rows["task_key"], return_inverse=True)[1]
+    value, low, high = auc_difference(
+        rows["label"], rows["probability"], scores[0.0]["probability"], tasks
+    )
+    assert low < 0 < value < high
+    assert high > module.SMALL_GAIN
+    assert result["adaptation_strength"] == 1.0
 
 
 def test_too_few_tasks_to_choose_by_keep_the_strength_and_say_so():

@@ -83,7 +83,7 @@ def test_a_gain_that_few_rows_cannot_confirm_is_kept():
     model = _Model({0.0: 1.0, 1.0: 1.0}, tasks=31)
 
     def predict(dataset, verbose):  # independent scores: a wide interval
-        noise = np.random.default_rng(int(2 - model.adaptation_strength)).normal(size=310)
+        noise = np.random.default_rng(11 + int(model.adaptation_strength)).normal(size=310)
         keys = np.repeat(np.arange(31), 10).astype("S")
         return {"probability": noise + model.label, "label": model.label, "task_key": keys}
 

@@ -35,6 +35,7 @@ DEV = [
     "pre-commit",
     "pytest",
     "pytest-cov",
+    "pytest-timeout",
     "pytest-xdist",
     "ruff",
     "setuptools>=77",  # builds the wheel that a test installs

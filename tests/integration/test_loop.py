@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -213,9 +212,8 @@ def live_demo(workspace):
         assert match, "".join(said)
         yield match.group(1)
     finally:
-        process.send_signal(signal.SIGINT)
-        process.stderr.read()
-        process.wait(60)
+        process.terminate()
+        process.communicate(timeout=60)
 
 
 def click(address, candidate):

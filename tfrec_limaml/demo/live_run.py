@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import pyarrow.parquet as pq
 
@@ -18,13 +21,15 @@ from tfrec_limaml.tasks.folder import SCHEMA_FILE
 
 
 def run_live(dataset: str, root: Path, port: int) -> None:
-    """Serves the page until it is interrupted.
+    """Serves the page until SIGINT or SIGTERM, then ends its processes.
 
     Args:
         dataset: The demo's data set.
         root: Its workspace, which `run_demo` has filled.
         port: Of the page; 0 for a free one.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     workspace = Workspace(root=root)
     work, store = root / "live" / "work", workspace.store("live/store")
     say("limaml refresh --keep-rows: embeddings that updates can go on from")
@@ -39,6 +44,10 @@ def run_live(dataset: str, root: Path, port: int) -> None:
         say(f"one member's list is at {server.address} (Ctrl-C ends it)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

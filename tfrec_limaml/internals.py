@@ -1,7 +1,8 @@
 """Access to what a library does not promise to keep.
 
 One module per library holds all of it: `tfrec_limaml.keras_internals`,
-`limaml_beam.io.tfx_bsl_internals` and `limaml_serving.server.tensorflow_internals`.
+`limaml_beam.io.beam_internals`, `limaml_beam.io.tfx_bsl_internals` and
+`limaml_serving.server.tensorflow_internals`.
 """
 
 from __future__ import annotations

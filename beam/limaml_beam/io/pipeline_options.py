@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 
+from limaml_beam.io.beam_internals import end_late_workers
+
 #: The switching DirectRunner of recent Beam releases first looks for a Prism binary on the network;
 #: a job on one machine must not.
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -31,4 +33,5 @@ def local_by_default(flags: list[str]) -> PipelineOptions:
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner", "direct"):
         standard.runner = LOCAL_RUNNER
+        end_late_workers()
     return options

@@ -15,9 +15,9 @@ def store_address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"lmdb:{tmp_path}/store"
     if request.param == "redis+cluster":
         nodes = request.getfixturevalue("redis_cluster")
-        return f"redis+cluster://{nodes}?prefix={tmp_path.name}&lease=1"
+        return f"redis+cluster://{nodes}?prefix={tmp_path.name}&lease=60"
     server = request.getfixturevalue("redis_server")
-    return f"{server.address}?prefix={tmp_path.name}&lease=1"
+    return f"{server.address}?prefix={tmp_path.name}&lease=60"
 
 
 @pytest.fixture

@@ -1,0 +1,37 @@
+"""All that the jobs use of Apache Beam beside its public interface.
+
+``tests/beam/io/test_beam_internals.py`` names what a new version lacks.
+"""
+
+from __future__ import annotations
+
+import apache_beam
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
+
+from tfrec_limaml.internals import internal
+
+
+def end_late_workers() -> None:
+    """Makes Beam's local runner end worker processes that connect after their pipeline's end.
+
+    Without it a job of several processes that fails early waits for ever: the runner tells the end
+    to the workers that have connected, then waits for the processes of all. A second call changes
+    nothing.
+    """
+    connection = internal(apache_beam, worker_handlers, "ControlConnection")
+    done = internal(
+        apache_beam,
+        internal(apache_beam, worker_handlers, "BeamFnControlServicer"),
+        "_DONE_MARKER",
+    )
+    close = internal(apache_beam, connection, "close")
+    if hasattr(close, "ends_late_workers"):
+        return
+
+    def close_for_all(self: worker_handlers.ControlConnection) -> None:
+        # Read by the worker's stream, whenever it is opened; a second one is never read.
+        self.push(done)
+        close(self)
+
+    close_for_all.ends_late_workers = True  # type: ignore[attr-defined]
+    connection.close = close_for_all

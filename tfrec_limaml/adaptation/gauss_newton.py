@@ -115,12 +115,16 @@ def _damped(
     for each task: a full step can overshoot where the loss is far from its expansion. Which one it
     is counts as a constant.
     """
-    points = [tf.stop_gradient(start + share * (end - start)) for share in STEP_SHARES]
-    values = tf.stack([tf.stop_gradient(objective(point)) for point in points], -1)
+    shares = tf.constant(STEP_SHARES, start.dtype)
+    begin, step = tf.stop_gradient(start), tf.stop_gradient(end - start)
+    values = tf.map_fn(  # a loop: the objective is traced once
+        lambda share: objective(begin + share * step), shares, parallel_iterations=len(STEP_SHARES)
+    )
+    values = tf.stop_gradient(tf.transpose(values))
     finite = tf.where(tf.math.is_finite(values), values, values.dtype.max)
     best = tf.reduce_min(finite, -1, keepdims=True)
     good = finite <= best + TOLERANCE * (1.0 + tf.abs(best))
-    share = tf.gather(tf.constant(STEP_SHARES, start.dtype), tf.argmax(tf.cast(good, tf.int8), -1))
+    share = tf.gather(shares, tf.argmax(tf.cast(good, tf.int8), -1))
     return start + share[:, None] * (end - start)
 
 

@@ -4,7 +4,7 @@ are not finite.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -24,6 +24,11 @@ class OuterLoss(NamedTuple):
     losses: tf.Tensor
     weights: tf.Tensor
     auxiliary: tf.Tensor | None = None
+
+
+def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function; where a graph is being made, called as often as wanted it is traced once."""
+    return function if tf.executing_eagerly() else tf.function(function, autograph=False)
 
 
 def without_tasks(samples: Samples, bad: tf.Tensor) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from tfrec_limaml.models.outer_step import (
     all_finite,
     clip_over_replicas,
     sum_over_replicas,
+    traced_once,
     without_tasks,
     zero_unless_finite,
 )
@@ -245,12 +246,13 @@ class TaskModel(TaskLoops):
         support, query = data["support"], data["query"]
         count_here = self.outer_count(support, query)
         count, replicas = sum_over_replicas(count_here)
-        loss, gradients, good = self._gradients(support, query, count, replicas)
+        gradients_of = traced_once(self._gradients)
+        loss, gradients, good = gradients_of(support, query, count, replicas)
 
         def without_bad_tasks() -> tuple[tf.Tensor, list[tf.Tensor]]:
             kept = without_tasks(support, ~good), without_tasks(query, ~good)
             return zero_unless_finite(
-                *self._gradients(*kept, count - count_here + self.outer_count(*kept), replicas)[:2]
+                *gradients_of(*kept, count - count_here + self.outer_count(*kept), replicas)[:2]
             )
 
         loss, gradients = tf.cond(

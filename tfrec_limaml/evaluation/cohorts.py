@@ -79,6 +79,7 @@ def task_keys(files: Sequence[str]) -> set[bytes]:
     ).batch(1024)
     feature = {record_format.TASK_KEY: tf.io.FixedLenFeature([], tf.string)}
 
+    @tf.autograph.experimental.do_not_convert
     def keys(serialized: tf.Tensor) -> tf.Tensor:
         return tf.io.parse_sequence_example(serialized, context_features=feature)[0][
             record_format.TASK_KEY

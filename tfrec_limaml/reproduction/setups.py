@@ -136,6 +136,7 @@ def _scores(model: TaskModel, setup: Setup, data: Data, split: str) -> Scores:
 def _without_newest(dataset: tf.data.Dataset, end: int) -> tf.data.Dataset:
     """Support samples from `end` (milliseconds) on weigh nothing."""
 
+    @tf.autograph.experimental.do_not_convert
     def drop(batch: dict[str, Any]) -> dict[str, Any]:
         support = batch["support"]
         known = tf.cast(support["timestamp"] < end, support["weight"].dtype)

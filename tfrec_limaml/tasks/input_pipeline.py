@@ -122,13 +122,17 @@ def task_dataset(
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     groups = [record_files(patterns)] if epoch is None else [record_files(p) for p in patterns]
     _check_first_record(read_records(groups[0]), groups[0][0], encoder.schema, side)
-    if epoch is not None:
-        dataset = _by_epoch(reader, groups, epoch, share, batches)
-    elif shuffle or low < high:
-        numbers = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
-        dataset = numbers.flat_map(lambda n: reader.batches(read_records(groups[0], share), n))
-    else:
-        dataset = reader.batches(read_records(groups[0], share), tf.constant(0, tf.int64))
+
+    def build() -> tf.data.Dataset:
+        if epoch is not None:
+            return _by_epoch(reader, groups, epoch, share, batches)
+        if shuffle or low < high:
+            numbers = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
+            return numbers.flat_map(lambda n: reader.batches(read_records(groups[0], share), n))
+        return reader.batches(read_records(groups[0], share), tf.constant(0, tf.int64))
+
+    # Nothing here needs a conversion, which takes a second or two.
+    dataset = tf.autograph.experimental.do_not_convert(build)()
     return dataset.prefetch(BATCHES_PER_CHUNK).with_options(_plain_options())
 
 

@@ -65,13 +65,17 @@ def count_tasks(pattern: str | Sequence[str], share: Share = EVERYTHING) -> tupl
     """
     entry = {record_format.SAMPLE_COUNT: tf.io.FixedLenFeature([], tf.int64, 1)}
 
+    @tf.autograph.experimental.do_not_convert
     def samples(serialized: tf.Tensor) -> tf.Tensor:
         context, *_ = tf.io.parse_sequence_example(serialized, context_features=entry)
         return context[record_format.SAMPLE_COUNT]
 
     counts = read_records(record_files(pattern), share).batch(4096).map(samples)
     zero = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
-    tasks, rows = counts.reduce(
-        zero, lambda total, n: (total[0] + tf.size(n, tf.int64), total[1] + tf.reduce_sum(n))
-    )
+
+    @tf.autograph.experimental.do_not_convert
+    def add(total: tuple[tf.Tensor, tf.Tensor], n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return total[0] + tf.size(n, tf.int64), total[1] + tf.reduce_sum(n)
+
+    tasks, rows = counts.reduce(zero, add)
     return int(tasks), int(rows)

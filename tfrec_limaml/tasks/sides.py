@@ -47,6 +47,7 @@ class TaskTimes(NamedTuple):
     def of(cls, pattern: str) -> TaskTimes:
         """Reads the records that match."""
 
+        @tf.autograph.experimental.do_not_convert
         def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             context, ragged, _ = tf.io.parse_sequence_example(
                 serialized,

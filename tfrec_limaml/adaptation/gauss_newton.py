@@ -76,19 +76,20 @@ def gauss_newton(
     precision = tf.convert_to_tensor(precision)
     exact = precision.dtype  # float32 or float64: a factorisation in half precision breaks down
     weight = tf.cast(weight, exact)
-    (tasks, samples), width = tf.unstack(tf.shape(weight)), tf.shape(precision)[0]
-    mean = tf.zeros([tasks, width], exact) if prior_mean is None else tf.cast(prior_mean, exact)
+    sizes = tf.concat([tf.shape(weight), tf.shape(precision)], 0)
+    zero = tf.zeros(tf.gather(sizes, [0, 2]), exact)
+    mean = zero if prior_mean is None else tf.cast(prior_mean, exact)
     offset = mean if start is None else tf.cast(start, exact)
 
     def objective(point: tf.Tensor) -> tf.Tensor:
-        values = tf.cast(outputs(tf.repeat(point[:, None], samples, 1)), exact)
+        values = tf.cast(outputs(_for_rows(point, sizes)), exact)
         penalty = 0.5 * tf.reduce_sum(precision * tf.square(point - mean), -1)
         return tf.reduce_sum(weight * tf.cast(derivatives(values)[0], exact), -1) + penalty
 
     losses: list[tf.Tensor] = []
     matrix: Any = None
     for _ in range(steps):
-        values, jacobian = _linearise(outputs, offset, samples)
+        values, jacobian = _linearise(outputs, offset, sizes)
         values, jacobian = tf.cast(values, exact), tf.cast(jacobian, exact)
         loss, slope, curvature = (tf.cast(d, exact) for d in derivatives(values))
         losses.append(
@@ -153,15 +154,20 @@ def solve_positive_definite(
 
 
 def _linearise(
-    outputs: Callable[[tf.Tensor], tf.Tensor], offset: tf.Tensor, samples: tf.Tensor
+    outputs: Callable[[tf.Tensor], tf.Tensor], offset: tf.Tensor, sizes: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Outputs ``[T, S]`` at an offset ``[T, D]`` and their derivatives ``[T, S, D]``: one backward
     pass of the sum, since each row's output depends on its embedding only.
     """
-    rows = tf.repeat(offset[:, None], samples, 1)
+    rows = _for_rows(offset, sizes)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(rows)
         values = outputs(rows)
         total = tf.reduce_sum(values)
     jacobian = tape.gradient(total, rows, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return values, jacobian
+
+
+def _for_rows(offset: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """Each task's ``[T, D]`` for each of its rows: ``[T, S, D]``, which are the `sizes`."""
+    return tf.broadcast_to(tf.expand_dims(offset, 1), sizes)

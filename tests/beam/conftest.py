@@ -1,4 +1,4 @@
-"""Raw data folders for the Beam jobs' tests."""
+"""Raw data folders for the Beam jobs' tests, and the fixtures of `embedding_fixtures`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import quick_beam
+from embedding_fixtures import (  # noqa: F401
+    encode,
+    export,
+    make_rows,
+    object_store,
+    schema,
+    upload,
+    write_tasks,
+)
 
 from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split, parse_time
 
@@ -100,7 +109,7 @@ def shop_frames() -> Callable[..., dict[str, pd.DataFrame]]:
 def write_raw() -> Callable[[Path, Schema, dict[str, pd.DataFrame]], Path]:
     """Writes a folder as `limaml datasets prepare` lays it out."""
 
-    def write(folder: Path, schema: Schema, frames: dict[str, pd.DataFrame]) -> Path:
+    def write(folder: Path, schema: Schema, frames: dict[str, pd.DataFrame]) -> Path:  # noqa: F811
         folder.mkdir(parents=True, exist_ok=True)
         schema.save(folder / "schema.yaml")
         for name, frame in frames.items():

@@ -1,17 +1,20 @@
 """Beam without the work that it repeats for each small pipeline.
 
-Most of the time of a pipeline over a few rows goes to asking the same methods for their signatures
-and to building the same argument parsers: the answers are kept here. What pipelines compute does
-not change, and processes that tests start use Beam as it is.
+Most of the time of a pipeline over a few rows goes to asking the same methods for their signatures,
+to building the same argument parsers and to making a client of S3 for each operation: the answers
+are kept here. What pipelines compute does not change, and processes that tests start use Beam as it
+is.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from apache_beam.io.aws.clients.s3 import boto3_client
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms import core
 
@@ -21,6 +24,9 @@ def use() -> None:
     if getattr(core.get_function_args_defaults, "keeps", None) is None:
         core.get_function_args_defaults = _signatures_kept(core.get_function_args_defaults)
         PipelineOptions.__init__ = _flags_kept(PipelineOptions.__init__)
+        if boto3_client.boto3 is not None:
+            session = types.SimpleNamespace(Session=_session_that_keeps_clients(boto3_client.boto3))
+            boto3_client.boto3 = types.SimpleNamespace(session=session)
 
 
 def _signatures_kept(read: Callable[[Any], tuple[list[str], list[Any]]]) -> Callable[..., Any]:
@@ -56,3 +62,13 @@ def _flags_kept(parse: Callable[..., None]) -> Callable[..., None]:
             options.setdefault(name, getattr(self._visible_options, name))
 
     return __init__
+
+
+def _session_that_keeps_clients(boto3: Any) -> Callable[[], Any]:
+    """Makes a session whose clients are made once for each set of options; they may be shared."""
+
+    @functools.cache
+    def client(**options: Any) -> Any:
+        return boto3.session.Session().client(**options)
+
+    return lambda: types.SimpleNamespace(client=client)

@@ -86,13 +86,16 @@ def make_records(tasks, seed):
 BOUND = 1e-6
 
 
-def adapt(adapter, records, batch_size=512):
-    """Outputs by task key."""
+@pytest.fixture(scope="module")
+def packed(adapter):
+    """The adapter as the job loads it."""
     from limaml_beam.generate_embeddings.adapter import load_packed
 
-    packed = load_packed(
-        str(adapter), ["serve"], embedding_dim=MODEL.embedding_dim, intra_op_threads=0
-    )
+    return load_packed(adapter, ["serve"], embedding_dim=MODEL.embedding_dim, intra_op_threads=0)
+
+
+def adapt(packed, records, batch_size=512):
+    """Outputs by task key."""
     rows = {}
     for batch in batches_by_width(records, batch_size):
         outputs = packed.adapt(batch)
@@ -136,30 +139,30 @@ def score(adapter, vectors):
 
 
 @pytest.fixture(scope="module")
-def whole(adapter):
+def whole(packed):
     """Records, and what they give all together."""
     records = make_records(3000, seed=1)
-    return records, adapt(adapter, records)
+    return records, adapt(packed, records)
 
 
 @pytest.mark.parametrize(
     ("number", "batch_size"), [(1, 512), (2, 512), (61, 512), (900, 512), (3000, 100), (3000, 33)]
 )
 def test_any_selection_in_any_order_gives_every_task_the_same_vector_within_rounding(
-    adapter, whole, number, batch_size
+    packed, whole, number, batch_size
 ):
     records, alone = whole
     chosen = np.random.default_rng(number).permutation(len(records))[:number]
-    again = adapt(adapter, [records[n] for n in chosen], batch_size)
+    again = adapt(packed, [records[n] for n in chosen], batch_size)
     assert len(again) == number
     assert max(change(row, alone[key]) for key, row in again.items()) < BOUND
 
 
-def test_a_task_beside_a_refused_one_gets_the_same_vector_within_rounding(adapter):
+def test_a_task_beside_a_refused_one_gets_the_same_vector_within_rounding(packed):
     records = make_records(200, seed=2)
-    alone = adapt(adapter, records)
+    alone = adapt(packed, records)
     damaged = [record if n % 40 else record[:-9] for n, record in enumerate(records)]
-    beside = adapt(adapter, damaged)
+    beside = adapt(packed, damaged)
     good = [f"u{n}".encode() for n in range(200) if n % 40]
     assert max(change(beside[key], alone[key]) for key in good) < BOUND
 

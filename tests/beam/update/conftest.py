@@ -1,11 +1,10 @@
-"""The fixtures of `embedding_fixtures`, and a work folder that was refreshed."""
+"""A work folder, its raw rows and its store."""
 
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from embedding_fixtures import export, schema  # noqa: F401
 
 from tfrec_limaml.cli import main
 
@@ -53,8 +52,18 @@ class World:
         )
 
 
+@pytest.fixture(scope="session")
+def make_world(schema, export):
+    """Makes a `World` of no rows in a folder."""
+
+    def make(folder):
+        (folder / "raw").mkdir()
+        schema.save(folder / "raw" / "schema.yaml")
+        return World(folder, export)
+
+    return make
+
+
 @pytest.fixture
-def world(tmp_path, schema, export):  # noqa: F811
-    (tmp_path / "raw").mkdir()
-    schema.save(tmp_path / "raw" / "schema.yaml")
-    return World(tmp_path, export)
+def world(tmp_path, make_world):
+    return make_world(tmp_path)

@@ -22,11 +22,19 @@ from tfrec_limaml.store.lmdb_store import LmdbStore
 ROWS = [(f"u{n}", 1.0, n / 100) for n in range(40)]
 
 
-@pytest.fixture
-def refreshed(world):
+@pytest.fixture(scope="module")
+def refreshed_once(tmp_path_factory, make_world):
+    world = make_world(tmp_path_factory.mktemp("refreshed"))
     world.write(ROWS)
     assert world.refresh() == 0
     return world
+
+
+@pytest.fixture
+def refreshed(refreshed_once, tmp_path):
+    """A world after a refresh, each test's own copy."""
+    shutil.copytree(refreshed_once.folder, tmp_path, dirs_exist_ok=True)
+    return type(refreshed_once)(tmp_path, refreshed_once.export)
 
 
 def report(capsys):

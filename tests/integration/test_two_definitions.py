@@ -188,6 +188,39 @@ def test_the_command_line_ranks_and_shows_what_a_line_must_hold(work, model, can
 
 
 @pytest.mark.slow
+def test_an_update_of_both_sides_comes_close_to_the_batch_over_all_rows(work, tmp_path):
+    from tfrec_limaml.store import open_store
+
+    (tmp_path / "raw").mkdir()
+    for file in (work / "raw").iterdir():
+        (tmp_path / "raw" / file.name).write_bytes(file.read_bytes())
+    rows = pq.read_table(work / "raw" / "interactions.parquet")
+    members = np.array(rows["member_id"].to_pylist())
+    one = members[-1]
+    is_new = members == one
+    is_new[np.flatnonzero(is_new)[:-6]] = False
+    new, old = rows.filter(pa.array(is_new)), rows.filter(pa.array(~is_new))
+    touched = [one, *(f"%|item|{item}" for item in dict.fromkeys(new["item_id"].to_pylist()))]
+
+    def run(command):
+        assert main([*command.format(tmp_path, work).split(), "--window-end", "2030-01-01"]) == 0
+        (version,) = (int(path.name) for path in (work / "export" / "adapter").iterdir())
+        return open_store(f"lmdb:{tmp_path}/store").get_many(touched, version)[0].copy()
+
+    refresh = "refresh {0}/raw --export {1}/export --work {0}/work --store lmdb:{0}/store "
+    refresh += "--keep-rows --max-drift 100 --max-norm-ratio 100 --min-rows-per-day-ratio 0 --full"
+    pq.write_table(old, tmp_path / "raw" / "interactions.parquet")
+    before = run(refresh)
+    pq.write_table(new, tmp_path / "new.parquet")
+    updated = run("update {0}/new.parquet --work {0}/work --store lmdb:{0}/store")
+    pq.write_table(rows, tmp_path / "raw" / "interactions.parquet")
+    batch = run(refresh)
+    moved, left = (np.linalg.norm(each - batch, axis=1) for each in (before, updated))
+    assert left[0] < 0.25 * moved[0]
+    assert left.sum() < 0.25 * moved.sum()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -204,11 +237,6 @@ def test_the_command_line_ranks_and_shows_what_a_line_must_hold(work, model, can
             "leave out --launch-only",
         ),
         (
-            "refresh {0}/raw --export {0}/export --work {0}/work --store lmdb:{0}/other "
-            "--keep-rows",
-            "leave out --keep-rows",
-        ),
-        (
             "train {0}/tasks --output {0}/run2 --joint-task item --checkpoint-steps 3",
             "leave out --checkpoint-steps",
         ),
@@ -222,13 +250,8 @@ def test_the_command_line_ranks_and_shows_what_a_line_must_hold(work, model, can
         ),
         ("evaluate {0}/tasks --run {0}/run --overwrite --task topic", "'topic'"),
         ("export {0}/run --output {0}/export2 --task item", "stand beside"),
-        (
-            "erase m00001 --store lmdb:{0}/copy --manifest-of-outputs {0}/outputs.yaml",
-            "rows name tasks of the other one",
-        ),
     ],
 )
 def test_what_a_model_of_two_definitions_cannot_do_is_refused_by_name(work, command, said, capsys):
-    (work / "outputs.yaml").write_text(f"- {work}/tasks\n")
     assert main(command.format(work).split()) == 2
     assert said in capsys.readouterr().err

@@ -40,6 +40,7 @@ from tfrec_limaml.schema.declarations import (
     strip_defaults,
 )
 from tfrec_limaml.schema.split import Split, parse_time
+from tfrec_limaml.schema.task_keys import joint_key_prefix
 from tfrec_limaml.schema.yaml_text import load_mapping, read_text
 
 __all__ = [
@@ -169,6 +170,13 @@ class Schema:
         own = set(self.task_columns(definition))
         columns = {name: set(self.task_columns(name)) for name in definitions}
         return tuple(n for n, keys in columns.items() if not (own <= keys or keys <= own))
+
+    def key_prefixes(self, definitions: Sequence[str]) -> dict[str, str]:
+        """What the task keys of each definition begin with where keys of all of them lie in one
+        place, such as a store: nothing, but for definitions that stand beside the first one.
+        """
+        beside = self.beside(definitions[0], definitions)
+        return {name: joint_key_prefix(name) if name in beside else "" for name in definitions}
 
     def further_columns(self, definition: str | None, nested: str) -> tuple[str, ...]:
         """The key columns that a nested task definition adds to those of `definition`.

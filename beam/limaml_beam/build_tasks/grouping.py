@@ -8,7 +8,7 @@ save nothing more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -65,41 +65,38 @@ def latest_of(blocks: Iterable[pa.Table], settings: TaskSettings) -> pa.Table:
     return latest(pa.concat_tables(kept), settings)
 
 
+def keyed(block: pa.Table, schema: Schema, definition: str, definitions: Sequence[str]) -> pa.Table:
+    """A block with its task keys, and those of `definitions` beside this one, in place of the key
+    columns; those that joins need stay.
+    """
+    block = block.append_column(TASK, columnar.join_keys(block, schema.task_columns(definition)))
+    for name in schema.beside(definition, definitions):
+        keys = columnar.join_keys(block, schema.task_columns(name))
+        block = block.append_column(columnar.beside_column(name), keys)
+    needed = {columnar.key_column(name) for name in schema.tables.values()}
+    prefix = columnar.key_column("")
+    return block.drop_columns(
+        [n for n in block.column_names if n.startswith(prefix) and n not in needed]
+    )
+
+
 class SplitByShard(beam.DoFn):
     """Blocks -> (shard that a task belongs to, packed rows with their task key)."""
 
     def __init__(
         self, schema: Schema, settings: TaskSettings, definition: str, shuffle: Shuffle
     ) -> None:
-        self.columns, self.settings, self.shuffle = (
-            schema.task_columns(definition),
-            settings,
-            shuffle,
-        )
-        self.beside = {
-            columnar.beside_column(name): schema.task_columns(name)
-            for name in schema.beside(definition, settings.definitions)
-        }
-        self.needed = {
-            columnar.key_column(name) for name in schema.tables.values()
-        }  # for the join in the writer
+        self.schema, self.settings = schema, settings
+        self.definition, self.shuffle = definition, shuffle
 
     def process(self, block: pa.Table) -> Iterator[tuple[int, bytes]]:
         """Drops what the block alone shows to be too old, and splits the rest by shard."""
-        keyed = block.append_column(TASK, columnar.join_keys(block, self.columns))
-        for name, columns in self.beside.items():
-            keyed = keyed.append_column(name, columnar.join_keys(block, columns))
-        keys = [
-            n
-            for n in keyed.column_names
-            if n.startswith(columnar.key_column("")) and n not in self.needed
-        ]
-        keyed = keyed.drop_columns(keys)
-        codes, _ = columnar.codes_of(keyed[TASK])
+        table = keyed(block, self.schema, self.definition, self.settings.definitions)
+        codes, _ = columnar.codes_of(table[TASK])
         if len(codes) and np.bincount(codes).max() > self.settings.max_samples:
-            keyed = latest(keyed, self.settings)
+            table = latest(table, self.settings)
         for shard, rows in columnar.partition(
-            keyed, columnar.stable_hash(keyed[TASK]), self.settings.shards
+            table, columnar.stable_hash(table[TASK]), self.settings.shards
         ):
             yield shard, self.shuffle.pack(rows)
 

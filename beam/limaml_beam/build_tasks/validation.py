@@ -26,7 +26,6 @@ from tfrec_limaml.datasets.rows import BadRow
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.schema import arrow_keys, column_values
 from tfrec_limaml.schema.schema import Schema
-from tfrec_limaml.schema.task_keys import joint_key_prefix
 from tfrec_limaml.store.erasure import Tombstones
 
 #: Gives the rows of a mask a reason why they are left out, unless they have one.
@@ -254,15 +253,10 @@ def _read_keys(
 
 
 def _erased(schema: Schema, settings: TaskSettings, columns: Mapping[str, pa.Array]) -> Mask:
-    """Which rows are of erased tasks of any definition.
-
-    A definition beside the first one has keys as a store of both has them.
-    """
+    """Which rows are of erased tasks of any definition; see `Schema.key_prefixes`."""
     tombstones = Tombstones(settings.erased)
     gone = np.zeros(len(columns[TIME]), np.bool_)
-    beside = schema.beside(settings.definitions[0], settings.definitions)
-    for definition in settings.definitions:
-        prefix = joint_key_prefix(definition) if definition in beside else ""
+    for definition, prefix in schema.key_prefixes(settings.definitions).items():
         parts = [columns[key_column(name)] for name in schema.task_columns(definition)]
         codes, distinct = columnar.codes_of(arrow_keys.join_keys(parts))
         keys = [f"{prefix}{key}".encode() for key in distinct.to_pylist()]

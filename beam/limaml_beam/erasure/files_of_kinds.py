@@ -20,25 +20,24 @@ import pyarrow.parquet as pq
 from isal import isal_zlib
 
 from limaml_beam.build_tasks import kept_rows as kept_rows_module
+from limaml_beam.erasure.record_rows import names_others, without_rows
 from limaml_beam.erasure.task_key import task_key_of
 from limaml_beam.io import files
 from limaml_beam.io.read_errors import open_file
 from limaml_beam.io.staged_output import staged_file
 from limaml_beam.io.tfrecords import frame_record, read_records
 from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import TASK
+from limaml_beam.rows.columnar import TASK, beside_column
 from limaml_beam.update.job import exclusive
 from limaml_beam.update.state import UpdateState
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.schema import Schema
-from tfrec_limaml.schema.task_keys import decode_task_key, task_key
+from tfrec_limaml.schema.task_keys import decode_task_key, joint_key_prefix, task_key
 from tfrec_limaml.store.erasure import is_meant
-from tfrec_limaml.tasks.folder import SCHEMA_FILE
+from tfrec_limaml.tasks.folder import DATA_CARD_FILE, SCHEMA_FILE
 
 TASK_KEY, RECORD = "task_key", "record"
-#: What the name of a list of other definitions' keys begins with; see `record_format.key_list`.
-_NAMES_OTHERS = b"task_key:"
 _COMPRESSION = 1  # as `limaml prepare` writes
 Kind: TypeAlias = "Callable[[str, Erased, bool], int]"
 
@@ -48,23 +47,34 @@ class Erased:
 
     Args:
         keys: Task keys.
-        schemas: Schemas of the folders, whose task definitions make keys of columns.
     """
 
-    def __init__(self, keys: Sequence[str], schemas: Sequence[Schema] = ()) -> None:
+    def __init__(self, keys: Sequence[str]) -> None:
         self._keys = frozenset(key.encode() for key in keys)
+        #: What a record holds that holds one of the keys, of whichever definition.
+        self._parts = [
+            key.split("|", 2)[2].encode() if key.startswith("%|") else key.encode() for key in keys
+        ]
         words = {part for key in keys for part in _parts(key)[:1]}
         alternatives = "|".join(map(re.escape, sorted(words))) or r"(?!)"
         self._words = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
-        self._definitions = {
-            schema.task_columns(definition) for schema in schemas for definition in schema.tasks
-        }
+        #: Key columns of task definitions, with what their keys begin with in a store.
+        self._definitions: dict[tuple[str, ...], str] = {}
+        self._prefixes: dict[str, str] = {}
 
-    def with_schema(self, schema: Schema) -> Erased:
-        """The same keys for files beside a schema."""
+    def beside(self, schema: Schema, definitions: Sequence[str]) -> Erased:
+        """The same keys for files of a folder with a schema.
+
+        Args:
+            schema: The schema, whose task definitions make keys of columns.
+            definitions: Those that the folder holds records of, the first one first; a plain key
+                is not one of a definition beside it (see `Schema.key_prefixes`).
+        """
         made = Erased(())
-        made._keys, made._words = self._keys, self._words
-        made._definitions = {schema.task_columns(definition) for definition in schema.tasks}
+        made._keys, made._words, made._parts = self._keys, self._words, self._parts
+        first = definitions or (schema.default_task,)
+        made._prefixes = schema.key_prefixes(tuple(dict.fromkeys([*first, *schema.tasks])))
+        made._definitions = {schema.task_columns(n): p for n, p in made._prefixes.items()}
         return made
 
     @property
@@ -73,15 +83,34 @@ class Erased:
         return bool(self._definitions)
 
     def key(self, key: bytes) -> bool:
-        """Whether a task key is meant."""
+        """Whether a task key is meant, as it stands in a store."""
         return is_meant(key, self._keys)
+
+    def key_of(self, definition: str, key: bytes) -> bool:
+        """Whether a definition's task key is meant, as it stands in records.
+
+        Raises:
+            LimamlError: No schema says which definition comes first.
+        """
+        if definition not in self._prefixes:
+            raise LimamlError(
+                f"no schema.yaml with the task definition {definition!r} is beside its records: "
+                "it cannot be told whose keys are meant; put it back, or delete the records"
+            )
+        return self.key(self._prefixes[definition].encode() + key)
+
+    def names(self, record: bytes) -> bool:
+        """Whether a record may hold one of the keys, its own or that of another task."""
+        return any(part in record for part in self._parts)
 
     def refused_record(self, record: bytes) -> bool:
         """Whether a record among dead letters is meant; one whose key cannot be read is, where it
         holds the first part of a key as a word.
         """
         key = task_key_of(record)
-        return self.text(record.decode(errors="replace")) if key is None else self.key(key)
+        if key is None or names_others(record):
+            return self.text(record.decode(errors="replace"))
+        return self.key(key)
 
     def text(self, text: str) -> bool:
         """Whether a text holds the first part of a key as a word."""
@@ -94,17 +123,19 @@ class Erased:
         if not isinstance(row, dict):
             return self.text(str(row))
         made = [
-            task_key([row[column] for column in columns])
-            for columns in self._definitions
+            (prefix, task_key([row[column] for column in columns]))
+            for columns, prefix in self._definitions.items()
             if all(column in row for column in columns)
         ]
-        if not made or None in made:
+        if not made or any(key is None for _, key in made):
             return self.text(json.dumps(row, ensure_ascii=False))
-        return any(self.key(key.encode()) for key in made if key is not None)
+        return any(self.key(f"{prefix}{key}".encode()) for prefix, key in made)
 
-    def columns(self, names: Sequence[str]) -> list[tuple[str, ...]]:
-        """Key columns of the task definitions that a table with these columns holds keys of."""
-        return [columns for columns in self._definitions if set(columns) <= set(names)]
+    def columns(self, names: Sequence[str]) -> dict[tuple[str, ...], str]:
+        """Key columns of the task definitions that a table with these columns holds keys of, and
+        what these keys begin with in a store.
+        """
+        return {c: prefix for c, prefix in self._definitions.items() if set(c) <= set(names)}
 
 
 def _parts(key: str) -> tuple[str, ...]:
@@ -115,32 +146,38 @@ def _parts(key: str) -> tuple[str, ...]:
 def task_records(path: str, erased: Erased, write: bool) -> int | None:
     """A TFRecord file of task records; None where it holds other records.
 
-    Raises:
-        LimamlError: Rows of the records name tasks of another definition too.
+    Counts records that go, and those of other tasks that lose rows which name a key.
     """
     count = 0
     for record in read_records(path):
-        key = task_key_of(record)
-        if key is None:
+        if task_key_of(record) is None:
             return None
-        if _NAMES_OTHERS in record:
-            raise LimamlError(
-                f"{path} holds records of two definitions, whose rows name tasks of the other one: "
-                "they are not taken out row by row; delete the folder, and prepare it anew "
-                "(`limaml refresh` leaves erased tasks out)"
-            )
-        count += erased.key(key)
+        count += _left_of(record, path, erased) is not record
     if count and write:
         squeeze = isal_zlib.compressobj(_COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
         packed = ".gz" in path.rsplit("/", 1)[-1].lower()
         with staged_file(path) as file:
             for record in read_records(path):
-                if not erased.key(task_key_of(record) or b""):
-                    framed = frame_record(record)
+                left = _left_of(record, path, erased)
+                if left is not None:
+                    framed = frame_record(left)
                     file.write(squeeze.compress(framed) if packed else framed)
             if packed:
                 file.write(squeeze.flush())
     return count
+
+
+def _left_of(record: bytes, path: str, erased: Erased) -> bytes | None:
+    """What stays of a record: itself, a record with fewer rows, or nothing."""
+    if not erased.names(record):
+        return record
+    key = task_key_of(record) or b""
+    if not names_others(record):
+        return None if erased.key(key) else record
+    definition = path.split("/")[-2]
+    if erased.key_of(definition, key):
+        return None
+    return without_rows(record, erased.key_of)
 
 
 def json_lines(path: str, erased: Erased, write: bool) -> int:
@@ -198,17 +235,17 @@ def _rule_for(names: Sequence[str], erased: Erased) -> Callable[[pa.RecordBatch]
 
     def by_columns(batch: pa.RecordBatch) -> Any:
         mask = np.zeros(len(batch), np.bool_)
-        for columns in definitions:
+        for columns, prefix in definitions.items():
             parts = [arrow_keys.as_keys(batch[name]) for name in columns]
-            mask |= _mask(arrow_keys.join_keys(parts), erased.key)
+            mask |= _mask(arrow_keys.join_keys(parts), erased.key, prefix)
         return mask
 
     return by_columns
 
 
-def _mask(column: pa.Array, meant: Callable[[bytes], bool]) -> Any:
+def _mask(column: pa.Array, meant: Callable[[bytes], bool], prefix: str = "") -> Any:
     values = column.to_pylist()
-    encoded = (v.encode() if isinstance(v, str) else v for v in values)
+    encoded = (f"{prefix}{v}".encode() if isinstance(v, str) else v for v in values)
     return np.fromiter((v is not None and meant(v) for v in encoded), np.bool_, len(values))
 
 
@@ -223,7 +260,7 @@ def kept_rows(path: str, erased: Erased, write: bool) -> int | None:
     batches = (
         [] if reader is None else [reader.get_batch(i) for i in range(reader.num_record_batches)]
     )
-    masks = [_mask(batch[TASK], erased.key) for batch in batches]
+    masks = [_kept_mask(batch, path.split("/")[-2], erased) for batch in batches]
     count = sum(int(mask.sum()) for mask in masks)
     if count and write:
         with kept_rows_module.writing(stem) as writer:
@@ -235,14 +272,49 @@ def kept_rows(path: str, erased: Erased, write: bool) -> int | None:
     return count
 
 
+def _kept_mask(batch: pa.RecordBatch, definition: str, erased: Erased) -> Any:
+    """Which rows are of a task that is meant, or name one."""
+    others = {
+        name: name.removeprefix(beside_column(""))
+        for name in batch.schema.names
+        if name.startswith(beside_column(""))
+    }
+    if not others:
+        return _mask(batch[TASK], erased.key)
+    mask = _mask(batch[TASK], functools.partial(erased.key_of, definition))
+    for column, other in others.items():
+        mask |= _mask(batch[column], functools.partial(erased.key_of, other))
+    return mask
+
+
 def update_state(path: str, erased: Erased, write: bool) -> int:
-    """The state of `limaml update`; raises `LimamlError` where one is running."""
+    """The state of `limaml update`; raises `LimamlError` where one is running.
+
+    Counts tasks that go, and those that lose rows which name a key.
+    """
     folder = Path(path).parent
+    changed: dict[str, pa.RecordBatch | None] = {}
     with exclusive(folder.parent.parent), contextlib.closing(UpdateState(folder)) as state:
-        keys = [key for key, _ in state.tasks() if erased.key(key.encode())]
-        if keys and write:
-            state.write_anew_without(keys)
-    return len(keys)
+        for prefix in state.prefixes():
+            for key, rows in state.tasks(prefix).items():
+                if erased.key(f"{prefix}{key}".encode()):
+                    changed[f"{prefix}{key}"] = None
+                elif (gone := _naming(rows, prefix, erased)).any():
+                    left = None if gone.all() else rows.filter(pa.array(~gone))
+                    changed[f"{prefix}{key}"] = left
+        if changed and write:
+            state.write_anew(changed)
+    return len(changed)
+
+
+def _naming(rows: pa.RecordBatch, prefix: str, erased: Erased) -> Any:
+    """Which rows of a task name one of the other definition that is meant."""
+    mask = np.zeros(len(rows), np.bool_)
+    for name in rows.schema.names:
+        if name.startswith(beside_column("")):
+            other = "" if prefix else joint_key_prefix(name.removeprefix(beside_column("")))
+            mask |= _mask(rows[name], erased.key, other)
+    return mask
 
 
 def kind_of(path: str) -> Callable[[str, Erased, bool], int | None] | None:
@@ -257,21 +329,27 @@ def kind_of(path: str) -> Callable[[str, Erased, bool], int | None] | None:
     return json_lines if name.endswith(".jsonl") else parquet if name.endswith(".parquet") else None
 
 
-def schema_above(path: str, root: str) -> Schema | None:
-    """The schema in the folder of a file, or in one above it up to `root`."""
+def schema_above(path: str, root: str) -> tuple[Schema, tuple[str, ...]] | None:
+    """The schema in the folder of a file, or in one above it up to `root`, and the task
+    definitions that the folder holds records of, where it says so.
+    """
     folder = path.rsplit("/", 1)[0]
     for candidate in _upwards(folder, root):
-        schema = _schema_in(candidate)
-        if schema is not None:
-            return schema
+        found = _schema_in(candidate)
+        if found is not None:
+            return found
     return None
 
 
 @functools.lru_cache(maxsize=1024)
-def _schema_in(folder: str) -> Schema | None:
+def _schema_in(folder: str) -> tuple[Schema, tuple[str, ...]] | None:
     path = files.join(folder, SCHEMA_FILE)
     text = files.read_text(path)
-    return None if text is None else Schema.from_yaml(text, path)
+    if text is None:
+        return None
+    card = json.loads(files.read_text(files.join(folder, DATA_CARD_FILE)) or "{}")
+    definitions = tuple(card.get("settings", {}).get("definitions", ()))
+    return Schema.from_yaml(text, path), definitions
 
 
 def _upwards(folder: str, root: str) -> Iterator[str]:

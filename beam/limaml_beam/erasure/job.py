@@ -158,9 +158,9 @@ def _in_file(path: str, root: str, erased: Erased, write: bool) -> int | None:
     kind = kind_of(path)
     if kind is None:
         return None
-    schema = schema_above(path, root)
+    found = schema_above(path, root)
     try:
-        return kind(path, erased if schema is None else erased.with_schema(schema), write)
+        return kind(path, erased if found is None else erased.beside(*found), write)
     except READ_ERRORS as error:
         raise LimamlError(f"cannot search {path}: {error}; remove it, or replace it") from error
 

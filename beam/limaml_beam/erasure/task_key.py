@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+#: The wire type of text, lists and messages, in the lowest three bits of a tag.
+LENGTH_DELIMITED = 2
 _FIELD_1, _FIELD_2 = 0x0A, 0x12
 _TASK_KEY = b"task_key"
 
@@ -13,24 +15,24 @@ def task_key_of(record: bytes) -> bytes | None:
     there is none to be read.
     """
     try:
-        for tag, context in _fields(record):
+        for tag, context in fields_of(record):
             if tag == _FIELD_1:
-                for _, entry in _fields(context):
-                    parts = dict(_fields(entry))
+                for _, entry in fields_of(context):
+                    parts = dict(fields_of(entry))
                     if parts.get(_FIELD_1) == _TASK_KEY:
-                        bytes_list = dict(_fields(parts[_FIELD_2]))[_FIELD_1]
-                        return dict(_fields(bytes_list))[_FIELD_1]
+                        bytes_list = dict(fields_of(parts[_FIELD_2]))[_FIELD_1]
+                        return dict(fields_of(bytes_list))[_FIELD_1]
     except (IndexError, KeyError, ValueError):
         pass
     return None
 
 
-def _fields(content: bytes) -> Iterator[tuple[int, bytes]]:
+def fields_of(content: bytes) -> Iterator[tuple[int, bytes]]:
     """Tags and contents of length-delimited fields; raises IndexError or ValueError on others."""
     place = 0
     while place < len(content):
         tag, size, shift = content[place], 0, 0
-        if tag & 7 != 2:
+        if tag & 7 != LENGTH_DELIMITED:
             raise ValueError(f"tag {tag} is of no length-delimited field")
         while True:
             place += 1

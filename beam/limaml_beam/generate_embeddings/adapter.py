@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import apache_beam as beam
 import numpy as np
@@ -132,6 +132,13 @@ def load_packed(
     given: Given | None = None,
 ) -> PackedAdapter:
     """Loads the SavedModel behind the interface that tfx-bsl calls."""
+    model = load_model(adapter, tags, intra_op_threads)
+    others = None if given is None else _OthersInFiles(given, embedding_dim)
+    return packed(model, embedding_dim, signature_name, others)
+
+
+def load_model(adapter: str, tags: Sequence[str], intra_op_threads: int) -> Any:
+    """Loads the SavedModel."""
     import_tensorflow()
     import tensorflow as tf
 
@@ -145,13 +152,30 @@ def load_packed(
                 intra_op_threads,
             )
     with files.local_copy(adapter) as folder:
-        model = tf.saved_model.load(folder, tags=list(tags))
+        return tf.saved_model.load(folder, tags=list(tags))
+
+
+def packed(
+    model: Any,
+    embedding_dim: int,
+    signature_name: str = names.SERVING_SIGNATURE,
+    others: Others | None = None,
+) -> PackedAdapter:
+    """A loaded SavedModel behind the interface that tfx-bsl calls.
+
+    Args:
+        model: What `load_model` gave.
+        embedding_dim: Width ``D``.
+        signature_name: The signature to call, without `others`.
+        others: Of a model of two definitions: the side, and what is known of the other one.
+    """
+    import_tensorflow()
+    import tensorflow as tf
+
     signature = model.signatures[signature_name]
     variance = (VARIANCE,) if signature_name == VARIANCE_SIGNATURE else ()
 
     nested = NESTED_OUTPUTS if NESTED_OUTPUTS.keys() <= signature.structured_outputs.keys() else ()
-
-    others = None if given is None else _Others(given, embedding_dim)
 
     def call(records: Sequence[bytes]) -> Outputs:
         inputs = {ADAPTER_INPUT: tf.constant(records, tf.string)}
@@ -192,8 +216,23 @@ class Given:
     files: tuple[str, ...] = ()
 
 
-class _Others:
-    """The other side's offsets, in this process's memory."""
+class Others(Protocol):
+    """What is known of the other side of some tasks.
+
+    Attributes:
+        side: The side of the tasks, 0 or 1.
+    """
+
+    side: int
+
+    def of(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """Rows ``[n]`` of each key's offset among the distinct ones ``[k, D]`` of these keys (as a
+        store has them, bytes); the offset of an unknown one is zero.
+        """
+
+
+class _OthersInFiles:
+    """See `Others`; the other side's offsets are in this process's memory."""
 
     def __init__(self, given: Given, embedding_dim: int) -> None:
         self.side = given.side
@@ -207,7 +246,7 @@ class _Others:
         self._offsets = np.concatenate(parts)
 
     def of(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
-        """Rows ``[n]`` of each key's offset among the distinct ones ``[k, D]`` of these keys."""
+        """See `Others.of`."""
         used, rows = np.unique(1 + self._index.get_indexer(keys), return_inverse=True)
         return rows, self._offsets[used]
 

@@ -33,6 +33,8 @@ class EmbeddingJob(EmbedOptions):
         previous: Output of an earlier run of the same adapter: only tasks whose record changed
             since are adapted again.
         with_variance: Write each offset's posterior variances too.
+        keep_turns: Of a model of two definitions: keep the offsets of the earlier turns, for
+            `limaml update`.
     """
 
     tasks: str
@@ -41,6 +43,7 @@ class EmbeddingJob(EmbedOptions):
     generation: str
     previous: str | None = None
     with_variance: bool = False
+    keep_turns: bool = False
 
     @classmethod
     def from_options(cls, options: EmbedOptions, **paths: Any) -> EmbeddingJob:

@@ -12,7 +12,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from limaml_beam.generate_embeddings import artefacts, tables
+from limaml_beam.generate_embeddings import artefacts, tables, turns
 from limaml_beam.generate_embeddings.adapter import Given
 from limaml_beam.generate_embeddings.counts import read_counts
 from limaml_beam.generate_embeddings.pipeline import (
@@ -28,7 +28,7 @@ from tfrec_limaml.manifest import Manifest
 #: In the names of either definition's files, in an output. Neither name begins with the other:
 #: Beam removes what matches the name that it is to write.
 SUFFIXES = ("-first", "-second")
-_PASSES = "passes"
+_TURNS = "unfinished_turns"
 
 
 def check(job: EmbeddingJob, manifest: Manifest) -> None:
@@ -37,6 +37,11 @@ def check(job: EmbeddingJob, manifest: Manifest) -> None:
         manifest.refuse_two_definitions(
             "an offset changes with those of the other side, so that every run is a whole one; "
             "leave out --previous"
+        )
+    if job.max_age_days:
+        manifest.refuse_two_definitions(
+            "every run is a whole one, which keeps no task outside the window; leave out "
+            "--max-age-days"
         )
     if job.with_variance:
         manifest.refuse_two_definitions("leave out --with-variance")
@@ -47,37 +52,36 @@ def run(job: EmbeddingJob, manifest: Manifest, folder: str, options: PipelineOpt
     check(job, manifest)
     definitions = (manifest.task_definition, *manifest.joint_definitions)
     records = [artefacts.task_files(job.tasks, name) for name in definitions]
-    sweeps = int(manifest.inner_loop["sweeps"])
-    known: list[tuple[str, ...]] = [(), ()]
-    for sweep in range(sweeps):
-        for side in (1, 0):
-            last = sweep == sweeps - 1
-            of_pass = files.join(folder, _PASSES, f"{side}-{'last' if last else sweep}")
-            target = folder if last else of_pass
-            suffix = SUFFIXES[side] if last else ""
-            pipeline = beam.Pipeline(options=options)
-            results = (
-                pipeline
-                | "Files" >> beam.Create(records[side])
-                | "GenerateEmbeddings"
-                >> GenerateEmbeddings(job, manifest, given=Given(side, known[1 - side]))
-            )
-            write_results(results, target, suffix=suffix, counts_folder=of_pass)
-            with runner_errors.readable(job.output):
-                pipeline.run().wait_until_finish()
-            made = f"{tables.EMBEDDINGS_PREFIX}{suffix}-*.parquet"
-            known[side] = tuple(files.matching(target, made))
+    all_turns = turns.turns_of(int(manifest.inner_loop["sweeps"]))
+    known: tuple[str, ...] = ()
+    for turn, side in all_turns:
+        last = turn >= len(all_turns) - 2
+        of_turn = files.join(folder, _TURNS, f"{side}-last" if last else str(turn))
+        target = folder if last else of_turn
+        suffix = SUFFIXES[side] if last else ""
+        pipeline = beam.Pipeline(options=options)
+        results = (
+            pipeline
+            | "Files" >> beam.Create(records[side])
+            | "GenerateEmbeddings" >> GenerateEmbeddings(job, manifest, given=Given(side, known))
+        )
+        write_results(results, target, suffix=suffix, counts_folder=of_turn)
+        with runner_errors.readable(job.output):
+            pipeline.run().wait_until_finish()
+        known = tuple(files.matching(target, f"{tables.EMBEDDINGS_PREFIX}{suffix}-*.parquet"))
+        if job.keep_turns and not last:
+            turns.keep(folder, turn, known)
 
 
 def read_both(folder: str, manifest: Manifest) -> tuple[dict[str, int], dict[str, Any]]:
-    """Counts of the last two passes, added; and what the report says beside them. The passes'
+    """Counts of the last two turns, added; and what the report says beside them. The turns'
     temporary output is removed.
     """
     names = (manifest.task_definition, *manifest.joint_definitions)
-    counts = [read_counts(files.join(folder, _PASSES, f"{side}-last")) for side in (0, 1)]
+    counts = [read_counts(files.join(folder, _TURNS, f"{side}-last")) for side in (0, 1)]
     if any(each is None for each in counts):
         raise LimamlError(f"the job that writes {folder} is not done")
     made = [each for each in counts if each is not None]
-    staged_output.discard(files.join(folder, _PASSES))
+    staged_output.discard(files.join(folder, _TURNS))
     by_definition = {n: c.get("tasks_embedded", 0) for n, c in zip(names, made, strict=True)}
     return sum_counts(made), {"by_definition": by_definition}

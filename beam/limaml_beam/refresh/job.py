@@ -106,10 +106,6 @@ def refresh(settings: Refresh) -> dict[str, Any]:
             generation. What was published stays.
     """
     work = settings.work
-    if settings.keep_rows:
-        read_manifest(settings.adapter).refuse_two_definitions(
-            "`limaml update` adapts one; leave out --keep-rows"
-        )
     outputs = work / "embeddings"
     outcome.note(published=None)
     _publish_pending(settings, outputs)
@@ -279,6 +275,7 @@ def _generate(
         output=str(outputs / name),
         generation=name,
         previous=previous,
+        keep_turns=settings.keep_rows,
     )
     return generate(job, settings.flags, overwrite=True), outputs / name
 

@@ -32,18 +32,17 @@ from limaml_beam.build_tasks.kept_rows import KeptRows
 from limaml_beam.build_tasks.prepare import sources
 from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.generate_embeddings.adapter import PackedAdapter, load_packed
 from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
-from limaml_beam.generate_embeddings.record_batches import batches_by_width
-from limaml_beam.generate_embeddings.transforms import ToTables
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, TIME
+from limaml_beam.update.adapting import TouchedTasks
 from limaml_beam.update.dead_letters import write_letters
-from limaml_beam.update.merging import by_task, merged, records_of
+from limaml_beam.update.look_up import TurnLookUp
+from limaml_beam.update.merging import merged, records_of, without_erased
 from limaml_beam.update.messages import Message
 from limaml_beam.update.new_rows import NewRows, read_messages, read_new
 from limaml_beam.update.plan import read_plan
-from limaml_beam.update.state import UpdateState
+from limaml_beam.update.state import UpdateState, prefix_of
 from tfrec_limaml.datasets.text_format import text_format
 from tfrec_limaml.errors import LimamlError, NotCurrentError, StoreError
 from tfrec_limaml.schema.schema import Schema
@@ -52,10 +51,7 @@ from tfrec_limaml.tasks.folder import DATA_CARD_FILE
 
 #: A clock of a producer may be ahead by so much before its rows count as coming from the future.
 CLOCK_SKEW_SECONDS = 300.0
-#: Why models of two definitions are not updated.
-TWO_DEFINITIONS = "an offset changes with those of the other side; use `limaml refresh` more often"
-_BATCH_SIZE, _ATTEMPTS = 256, 5
-_SERVING_TAG = "serve"
+_ATTEMPTS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,13 +88,13 @@ class Updater:
         self._plan = read_plan(settings.work)
         self._adapter_path = settings.adapter or self._plan.adapter
         self._manifest = read_manifest(self._adapter_path)
-        self._manifest.refuse_two_definitions(TWO_DEFINITIONS)
+        self._definitions = (self._manifest.task_definition, *self._manifest.joint_definitions)
         self._tasks = settings.work / "tasks"
-        self._loaded: PackedAdapter | None = None
+        self._touched = TouchedTasks(self._adapter_path, self._manifest)
 
     def load(self) -> None:
         """Loads the model, which the first update does otherwise."""
-        self._adapter()
+        self._touched.load()
 
     def update(self, patterns: Sequence[str]) -> dict[str, Any]:
         """Adds new interactions; to be called within `exclusive`.
@@ -133,6 +129,10 @@ class Updater:
 
         return self._run(read)
 
+    def update_due(self) -> dict[str, Any]:
+        """As `update`, without new rows: adapts the tasks that lost rows which left the window."""
+        return self._run(lambda schema, settings: NewRows())
+
     def _run(self, read: Callable[[Schema, TaskSettings], NewRows]) -> dict[str, Any]:
         began = time.time()
         schema = read_schema(str(self._tasks))
@@ -140,14 +140,17 @@ class Updater:
         state = UpdateState(self._settings.work / "updates" / "rows")
         with contextlib.closing(state):
             new, rows, settings = self._read(read, schema, state)
-            keys, records = ([], []) if rows is None else records_of(rows, schema, settings)
-            upserted = self._upsert(self._adapt(records, new))
-            if rows is not None:
-                state.put(by_task(rows), rows.schema)
+            records = [records_of(rows.get(d), schema, settings, d)[1] for d in self._definitions]
+            made = self._touched.adapt(records, self._look_up(state, settings))
+            upserted = self._upsert(made.tables)
+            prefixes = schema.key_prefixes(self._definitions)
+            by_prefix = {prefixes[d]: table for d, table in rows.items()}
+            state.put(by_prefix, settings.recent_start, made.turns)
+        new.letters += made.letters
         write_letters(self._settings.work, new.letters)
         return {
             "rows": {"read": new.read, "used": new.used, "skipped": new.skipped},
-            "tasks": len(keys),
+            "tasks": sum(map(len, records)),
             "upserted": upserted.applied,
             "ignored_as_older": upserted.older,
             "erased": upserted.erased,
@@ -161,9 +164,9 @@ class Updater:
         read: Callable[[Schema, TaskSettings], NewRows],
         schema: Schema,
         state: UpdateState,
-    ) -> tuple[NewRows, pa.Table | None, TaskSettings]:
-        """New rows, and all rows of the tasks that they touch; again where a refresh puts other
-        records in place meanwhile.
+    ) -> tuple[NewRows, dict[str, pa.Table], TaskSettings]:
+        """New rows, and by definition all rows of the tasks that they touch, or that lost a row;
+        again where a refresh puts other records in place meanwhile.
         """
         for _ in range(_ATTEMPTS):
             card = self._tasks / DATA_CARD_FILE
@@ -171,7 +174,7 @@ class Updater:
                 before = card.stat().st_ino
                 settings = self._task_settings()
                 new = read(schema, settings)
-                rows = None if new.table is None else self._merge(new.table, settings, state, new)
+                rows = self._merge(new, schema, settings, state)
                 if card.stat().st_ino == before:
                     return new, rows, settings
         raise LimamlError(f"no finished records in {self._tasks}: refresh with --keep-rows")
@@ -191,7 +194,7 @@ class Updater:
             window_end=end,
         )
         return TaskSettings(
-            definitions=(self._manifest.task_definition,),
+            definitions=self._definitions,
             max_samples=options.max_samples,
             max_query=options.max_query,
             shards=card["shards"],
@@ -201,38 +204,28 @@ class Updater:
         )
 
     def _merge(
-        self, table: pa.Table, settings: TaskSettings, state: UpdateState, new: NewRows
-    ) -> pa.Table:
-        """All rows of the touched tasks."""
-        (definition,) = settings.definitions
-        distinct = columnar.codes_of(table[TASK])[1].to_pylist()
-        base = KeptRows(self._tasks / definition, settings.shards).of(distinct)
-        held = state.of(distinct, base[0].schema if base else None)
-        rows, duplicates = merged([*base, *held], table, settings)
-        new.skip("duplicate", duplicates)
+        self, new: NewRows, schema: Schema, settings: TaskSettings, state: UpdateState
+    ) -> dict[str, pa.Table]:
+        """All rows of the touched tasks, by definition."""
+        due, rows = state.due(settings.recent_start), {}
+        for definition, prefix in schema.key_prefixes(settings.definitions).items():
+            table = new.tables.get(definition)
+            late = [key.removeprefix(prefix) for key in due if prefix_of(key) == prefix]
+            distinct = [] if table is None else columnar.codes_of(table[TASK])[1].to_pylist()
+            touched = list(dict.fromkeys([*distinct, *late]))
+            base = KeptRows(self._tasks / definition, settings.shards).of(touched)
+            held = state.of(touched, base[0].schema if base else None, prefix)
+            old = without_erased([*base, *held], schema, settings, definition)
+            merged_rows, duplicates = merged(old, table, settings, late)
+            if merged_rows is not None:
+                rows[definition] = merged_rows
+            if definition == settings.definitions[0]:  # a row is one of both, or of neither
+                new.skip("duplicate", duplicates)
         return rows
 
-    def _adapt(self, records: list[bytes], new: NewRows) -> list[pa.Table]:
-        """Embeddings of records; those that the adapter refuses are dead letters."""
-        to_tables = ToTables(self._manifest, generation="")
-        found = []
-        for batch in batches_by_width(records, _BATCH_SIZE):
-            for part in to_tables.split(batch, self._adapter().adapt(batch)):
-                if isinstance(part, pa.Table):
-                    found.append(part)
-                elif getattr(part, "tag", None) == tables.DEAD_LETTERS:
-                    new.letters += [_letter(row) for row in part.value.to_pylist()]  # type: ignore[attr-defined]
-        return found
-
-    def _adapter(self) -> PackedAdapter:
-        if self._loaded is None:
-            self._loaded = load_packed(
-                self._adapter_path,
-                [_SERVING_TAG],
-                embedding_dim=self._manifest.embedding_dim,
-                intra_op_threads=0,
-            )
-        return self._loaded
+    def _look_up(self, state: UpdateState, settings: TaskSettings) -> TurnLookUp:
+        store = self._settings.store
+        return TurnLookUp(self._settings.work, self._manifest, store, state, settings.erased)
 
     def _upsert(self, made: list[pa.Table]) -> Upserted:
         """Into the generation that is current, whichever that is by now."""
@@ -284,15 +277,10 @@ def exclusive(work: Path, wait: bool = False) -> Iterator[None]:
         yield
 
 
-def _letter(row: dict[str, Any]) -> str:
-    """A refused record as a JSON line; its rows are in the state of updates."""
-    return json.dumps({"reason": row["reason"], "detail": row["detail"]}, ensure_ascii=False)
-
-
 def _lag(new: NewRows) -> dict[str, float] | None:
     """Seconds from the valid rows' times until now."""
-    if new.table is None:
+    if not new.tables:
         return None
-    ages = time.time() - columnar.to_numpy(new.table[TIME]) / 1000
+    ages = time.time() - columnar.to_numpy(next(iter(new.tables.values()))[TIME]) / 1000
     median, most = np.quantile(ages, [0.5, 0.99])
     return {"p50": round(float(median), 3), "p99": round(float(most), 3)}

@@ -14,26 +14,29 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import ORDER, TASK, TIME
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.store.erasure import Tombstones
 from tfrec_limaml.tasks.folder import RECENT
 
 
 def merged(
-    old: Sequence[pa.RecordBatch], new: pa.Table, settings: TaskSettings
-) -> tuple[pa.Table, int]:
-    """The rows to keep of the tasks that have rows which are really new, sorted by task and time;
-    and how many of the new ones are duplicates, by content as in the nightly run.
+    old: Sequence[pa.RecordBatch],
+    new: pa.Table | None,
+    settings: TaskSettings,
+    due: Sequence[str] = (),
+) -> tuple[pa.Table | None, int]:
+    """The rows to keep of the tasks that have rows which are really new, and of those that are
+    `due`, sorted by task and time; None without any. And how many of the new ones are duplicates,
+    by content as in the nightly run.
     """
-    before = pa.Table.from_batches(old) if old else new.slice(0, 0)
-    if before.num_rows and set(before.column_names) != set(new.column_names):
-        raise SchemaError(
-            f"the kept rows have the columns {sorted(before.column_names)}, new ones "
-            f"{sorted(new.column_names)}: the schema has changed; refresh with --keep-rows"
-        )
-    new = new.select(before.column_names).cast(before.schema)
-    table = pa.concat_tables([before, new]).combine_chunks()
-    tasks, _ = columnar.codes_of(table[TASK])
+    before = pa.Table.from_batches(old) if old else None
+    if new is None:
+        if before is None:
+            return None, 0
+        new = before.slice(0, 0)
+    table = new if before is None else _one_above_other(before, new)
+    tasks, keys = columnar.codes_of(table[TASK])
     times, order = columnar.to_numpy(table[TIME]), columnar.to_numpy(table[ORDER])
-    is_new = np.arange(table.num_rows) >= before.num_rows
+    is_new = np.arange(table.num_rows) >= (0 if before is None else before.num_rows)
     ranking = np.lexsort((is_new, times, order, tasks))
     repeat = np.zeros(len(ranking), np.bool_)
     repeat[1:] = (
@@ -42,33 +45,54 @@ def merged(
         & (np.diff(tasks[ranking]) == 0)
     )
     kept = ranking[~repeat]
-    touched = np.unique(tasks[kept[is_new[kept]]])
+    late = [code for code, key in enumerate(keys.to_pylist()) if key in set(due)] if due else []
+    touched = np.union1d(tasks[kept[is_new[kept]]], late)
     duplicates = int(is_new[ranking[repeat]].sum())
     kept = kept[np.isin(tasks[kept], touched)]
     return latest(table.take(pa.array(kept)), settings), duplicates
 
 
+def _one_above_other(before: pa.Table, new: pa.Table) -> pa.Table:
+    if set(before.column_names) != set(new.column_names):
+        raise SchemaError(
+            f"the kept rows have the columns {sorted(before.column_names)}, new ones "
+            f"{sorted(new.column_names)}: the schema has changed; refresh with --keep-rows"
+        )
+    new = new.select(before.column_names).cast(before.schema)
+    return pa.concat_tables([before, new]).combine_chunks()
+
+
+def without_erased(
+    batches: Sequence[pa.RecordBatch],
+    schema: Schema,
+    settings: TaskSettings,
+    definition: str,
+) -> list[pa.RecordBatch]:
+    """Kept rows without those whose other task was erased since they were kept."""
+    tombstones = Tombstones(settings.erased)
+    beside = schema.beside(definition, settings.definitions)
+    if not len(tombstones) or not beside:
+        return list(batches)
+    prefixes = schema.key_prefixes(settings.definitions)
+    found = []
+    for batch in batches:
+        gone = np.zeros(len(batch), np.bool_)
+        for name in beside:
+            keys = batch[columnar.beside_column(name)].to_pylist()
+            gone |= tombstones.mean([f"{prefixes[name]}{key}".encode() for key in keys])
+        found.append(batch.filter(pa.array(~gone)))
+    return [batch for batch in found if len(batch)]
+
+
 def records_of(
-    table: pa.Table, schema: Schema, settings: TaskSettings
+    table: pa.Table | None, schema: Schema, settings: TaskSettings, definition: str
 ) -> tuple[list[str], list[bytes]]:
     """Keys and recent records of a sorted table of whole tasks; tasks without rows in the window
     have none.
     """
-    if not table.num_rows:
+    if table is None or not table.num_rows:
         return [], []
     found = spans(table, settings)[RECENT]
-    records = encoded(encoder(schema, table), found)
+    beside = schema.beside(definition, settings.definitions)
+    records = encoded(encoder(schema, table, beside), found)
     return found.keys.to_pylist(), records.to_pylist()
-
-
-def by_task(table: pa.Table) -> list[tuple[str, pa.RecordBatch]]:
-    """The rows of each task of a sorted table."""
-    batch = table.combine_chunks().to_batches()[0] if table.num_rows else None
-    if batch is None:
-        return []
-    codes, keys = columnar.codes_of(batch[TASK])
-    edges = np.searchsorted(codes, np.arange(len(keys) + 1)).tolist()
-    return [
-        (key, batch.slice(start, stop - start))
-        for key, start, stop in zip(keys.to_pylist(), edges[:-1], edges[1:], strict=True)
-    ]

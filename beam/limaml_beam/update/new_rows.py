@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from limaml_beam.build_tasks.grouping import keyed
 from limaml_beam.build_tasks.history import DIRECTORY
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.kept_rows import plain
@@ -26,8 +27,6 @@ from limaml_beam.build_tasks.validation import (
 )
 from limaml_beam.io.read_errors import MissingColumnsError, SourceError
 from limaml_beam.io.sources import Source, parts_of, read_rows
-from limaml_beam.rows import columnar
-from limaml_beam.rows.columnar import TASK, key_column
 from limaml_beam.rows.feature_tables import Tables, join, load_tables
 from limaml_beam.update.messages import Message, decode
 from limaml_beam.update.online_history import add_history
@@ -43,14 +42,15 @@ class NewRows:
     """What some files hold.
 
     Attributes:
-        table: Valid rows with their task keys, as `kept_rows` has them; None without any.
+        tables: Valid rows with their task keys, as `kept_rows` has them, by task definition; empty
+            without any.
         read: Rows that were read.
         skipped: Rows left out, by reason; files that cannot be read count as one.
         letters: Dead letters, JSON lines.
         unread: Files that could not be read.
     """
 
-    table: pa.Table | None = None
+    tables: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
     read: int = 0
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     letters: list[str] = dataclasses.field(default_factory=list)
@@ -73,7 +73,7 @@ def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path
     Args:
         inputs: Their files, and those of the feature tables.
         schema: The columns.
-        settings: Dates and the task definition; rows at or after ``settings.last`` are dead
+        settings: Dates and the task definitions; rows at or after ``settings.last`` are dead
             letters.
         tasks: The nightly run's records, with the values of history features.
     """
@@ -98,7 +98,7 @@ def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path
             found.letters.append(json.dumps(letter, ensure_ascii=False))
     blocks = [block for block in blocks if block.num_rows]
     if blocks:
-        found.table = _completed(pa.concat_tables(blocks), schema, settings, tables, tasks)
+        found.tables = _completed(pa.concat_tables(blocks), schema, settings, tables, tasks)
     return found
 
 
@@ -132,7 +132,7 @@ def read_messages(
     if raw is not None:
         block = _validated(schema, settings, tables, topic, raw, found)
         if block.num_rows:
-            found.table = _completed(block, schema, settings, tables, tasks)
+            found.tables = _completed(block, schema, settings, tables, tasks)
     return found
 
 
@@ -158,14 +158,14 @@ def _validated(
 
 def _completed(
     block: pa.Table, schema: Schema, settings: TaskSettings, tables: Tables, tasks: Path
-) -> pa.Table:
-    """With task keys, history features and the columns of the feature tables, as the writer of
-    records has them.
+) -> dict[str, pa.Table]:
+    """With task keys of each definition, history features and the columns of the feature tables,
+    as the writer of records has them.
     """
-    (definition,) = settings.definitions
     if schema.history:
         block = add_history(block, schema, settings, tasks / DIRECTORY)
-    block = block.append_column(TASK, columnar.join_keys(block, schema.task_columns(definition)))
-    needed = {key_column(name) for name in schema.tables.values()}
-    keys = [n for n in block.column_names if n.startswith(key_column("")) and n not in needed]
-    return plain(join(schema, tables, block.drop_columns(keys))).combine_chunks()
+    made = {}
+    for definition in settings.definitions:
+        rows = keyed(block, schema, definition, settings.definitions)
+        made[definition] = plain(join(schema, tables, rows)).combine_chunks()
+    return made

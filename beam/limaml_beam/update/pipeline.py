@@ -31,7 +31,7 @@ from apache_beam.transforms.userstate import (
 
 from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
 from limaml_beam.io.pipeline_options import use_options
-from limaml_beam.update.job import TWO_DEFINITIONS, Update, Updater
+from limaml_beam.update.job import Update, Updater
 from limaml_beam.update.messages import Message
 from limaml_beam.update.patience import PatientUpdater
 from limaml_beam.update.plan import read_plan
@@ -108,7 +108,6 @@ def run_pipeline(settings: KafkaPipeline, flags: Sequence[str]) -> None:
 
 def _key_columns(work: Path) -> tuple[str, ...]:
     manifest = read_manifest(read_plan(work).adapter)
-    manifest.refuse_two_definitions(TWO_DEFINITIONS)
     return read_schema(str(work / "tasks")).task_columns(manifest.task_definition)
 
 

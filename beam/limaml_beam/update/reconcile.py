@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,27 +39,43 @@ def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -
     """
     state = UpdateState(work / "updates" / "rows")
     try:
-        held = dict(state.tasks())
-        in_batch = _of_batch(output, list(held))
-        newest = {key: _newest(rows) for key, rows in held.items()}
-        newer = {key for key in held if key in in_batch and newest[key] > in_batch[key][0]}
-        there = [key for key in held if key in in_batch and key not in newer]
-        waiting = {key for key in held if key not in in_batch and newest[key] >= settings.first}
-        agreeing = 0
-        if there:
-            rows = latest(pa.Table.from_batches([held[key] for key in there]), settings)
-            made = dict(zip(*records_of(rows, schema, settings), strict=True))
-            agreeing = sum(key in made and digest(made[key]) == in_batch[key][1] for key in there)
-        state.remove([key for key in held if key not in newer | waiting])
+        prefixes = schema.key_prefixes(settings.definitions)
+        total = columnar.sum_counts(
+            _of_definition(state, output, schema, settings, *each) for each in prefixes.items()
+        )
     finally:
         state.close()
+    compared = total["compared"]
+    return {**total, "reconciled_share": total["agreeing"] / compared if compared else None}
+
+
+def _of_definition(
+    state: UpdateState,
+    output: str,
+    schema: Schema,
+    settings: TaskSettings,
+    definition: str,
+    prefix: str,
+) -> dict[str, int]:
+    """`reconcile` of one definition, whose keys begin with `prefix` in a store."""
+    held = state.tasks(prefix)
+    in_batch = _of_batch(output, held, prefix)
+    newest = {key: _newest(rows) for key, rows in held.items()}
+    newer = {key for key in held if key in in_batch and newest[key] > in_batch[key][0]}
+    there = [key for key in held if key in in_batch and key not in newer]
+    waiting = {key for key in held if key not in in_batch and newest[key] >= settings.first}
+    agreeing = 0
+    if there:
+        rows = latest(pa.Table.from_batches([held[key] for key in there]), settings)
+        made = dict(zip(*records_of(rows, schema, settings, definition), strict=True))
+        agreeing = sum(key in made and digest(made[key]) == in_batch[key][1] for key in there)
+    state.remove([f"{prefix}{key}" for key in held if key not in newer | waiting])
     return {
         "updated_tasks": len(held),
         "newer_than_batch": len(newer),
         "not_in_batch": len(held) - len(newer) - len(there),
         "compared": len(there),
         "agreeing": agreeing,
-        "reconciled_share": agreeing / len(there) if there else None,
     }
 
 
@@ -76,13 +92,15 @@ def _newest(rows: pa.RecordBatch) -> int:
     return int(columnar.to_numpy(rows[TIME]).max())
 
 
-def _of_batch(output: str, keys: list[str]) -> dict[str, tuple[int, bytes]]:
+def _of_batch(output: str, keys: Iterable[str], prefix: str) -> dict[str, tuple[int, bytes]]:
     """Last interaction and record digest of some tasks."""
+    stored = pa.array([f"{prefix}{key}" for key in keys], pa.string())
     found: dict[str, tuple[int, bytes]] = {}
     columns = ["task_key", "event_timestamp", "record_digest"]
     for batch in tables.read_batches(tables.embedding_files(output), columns):
-        rows = batch.filter(pc.is_in(batch["task_key"], value_set=pa.array(keys, pa.string())))
+        rows = batch.filter(pc.is_in(batch["task_key"], value_set=stored))
         times = rows["event_timestamp"].cast(pa.int64()).to_pylist()
         values = zip(times, rows["record_digest"].to_pylist(), strict=True)
-        found |= zip(rows["task_key"].to_pylist(), values, strict=True)
+        own = (key.removeprefix(prefix) for key in rows["task_key"].to_pylist())
+        found |= zip(own, values, strict=True)
     return found

@@ -1,22 +1,39 @@
 """What updates have added since the nightly run: the rows of each touched task, in one small LMDB
 environment below the work folder.
+
+Keys are those of a store, so that tasks of two definitions lie side by side. Beside the rows stand
+the moments at which tasks lose their next row, because it leaves the window: whoever asks for the
+tasks that are due reads these alone. An entry that is out of date does no harm: its task is adapted
+once more. And of two definitions, what tasks came to in the earlier turns
+(`limaml_beam.generate_embeddings.turns`).
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import lmdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from limaml_beam.rows import columnar
+from limaml_beam.rows.columnar import TASK, TIME
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.store.erasure import key_digest
+
+#: An embedding ``[D]``.
+Offset: TypeAlias = npt.NDArray[np.float32]
 
 _MAP_BYTES = 1 << 40  # address space, not disk space
-#: Not UTF-8, so that it is no task key.
-_SCHEMA = b"\xff"
+#: First bytes of entries that are no tasks: not UTF-8, so that no task key begins so. Behind the
+#: first stands what the keys of a definition begin with, behind the second a time and a key's
+#: digest, behind the third a turn and a key's digest.
+_SCHEMA, _LEAVING, _TURN = b"\xff", b"\xfe", b"\xfd"
+_LOWEST = 1 << 63  # times are written as what they are above the lowest one, so that they sort
 
 
 class UpdateState:
@@ -34,54 +51,118 @@ class UpdateState:
         except (lmdb.Error, OSError) as error:
             raise LimamlError(f"cannot open the state of updates {folder}: {error}") from error
 
-    def of(self, keys: Sequence[str], schema: pa.Schema | None) -> list[pa.RecordBatch]:
+    def of(
+        self, keys: Sequence[str], schema: pa.Schema | None, prefix: str = ""
+    ) -> list[pa.RecordBatch]:
         """The rows of those of some tasks that are there; none where they have another schema than
         the nightly run's, which a changed data schema means.
+
+        Args:
+            keys: Task keys of one definition.
+            schema: The nightly run's; None where it knows none of these tasks.
+            prefix: What the definition's keys begin with in a store.
         """
         with self._environment.begin() as transaction:
-            own = _schema_of(transaction)
+            own = _schema_of(transaction, prefix)
             if own is None or (schema is not None and own != schema):
                 return []
-            found = (transaction.get(key.encode()) for key in keys)
+            found = (transaction.get(f"{prefix}{key}".encode()) for key in keys)
             return [pa.ipc.read_record_batch(pa.py_buffer(v), own) for v in found if v is not None]
 
-    def put(self, rows: Sequence[tuple[str, pa.RecordBatch]], schema: pa.Schema) -> None:
-        """Replaces the rows of some tasks, all or none; what has another schema goes."""
+    def put(
+        self,
+        tables: Mapping[str, pa.Table],
+        window_start: int,
+        turns: Mapping[int, Mapping[str, Offset]] | None = None,
+    ) -> None:
+        """Replaces the rows of some tasks, all or none; what has another schema goes.
+
+        Args:
+            tables: Rows sorted by task, by what their definition's keys begin with in a store.
+            window_start: The tasks were adapted to rows from here on: who was due has been.
+            turns: What they came to in each earlier turn, by key in a store.
+        """
         try:
             with self._environment.begin(write=True) as transaction:
-                if _schema_of(transaction) != schema:
+                schemas = {prefix: table.schema for prefix, table in tables.items()}
+                known = {prefix: _schema_of(transaction, prefix) for prefix in schemas}
+                if any(known[p] is not None and known[p] != s for p, s in schemas.items()):
                     transaction.drop(self._environment.open_db(txn=transaction), delete=False)
-                    transaction.put(_SCHEMA, schema.serialize().to_pybytes())
-                for key, batch in rows:
-                    transaction.put(key.encode(), batch.serialize().to_pybytes())
+                for prefix, schema in schemas.items():
+                    transaction.put(_schema_key(prefix), schema.serialize().to_pybytes())
+                for entry, _ in list(_leaving(transaction, window_start)):
+                    transaction.delete(entry)
+                for prefix, table in tables.items():
+                    for key, batch in _by_task(table):
+                        _put(transaction, f"{prefix}{key}".encode(), batch, window_start)
+                for turn, offsets in (turns or {}).items():
+                    for key, offset in offsets.items():
+                        transaction.put(_of_turn(turn, key.encode()), offset.tobytes())
         except lmdb.Error as error:
             raise LimamlError(
                 f"cannot write the state of updates {self._folder}: {error}"
             ) from error
 
-    def tasks(self) -> Iterator[tuple[str, pa.RecordBatch]]:
-        """Every task with its rows."""
+    def due(self, window_start: int) -> list[str]:
+        """Tasks that lost a row, as a store has their keys: it was in the window when they were
+        adapted, and lies before it now.
+        """
         with self._environment.begin() as transaction:
-            schema = _schema_of(transaction)
-            for key, value in transaction.cursor():
-                if key != _SCHEMA:
-                    yield key.decode(), pa.ipc.read_record_batch(pa.py_buffer(value), schema)
+            found = dict.fromkeys(key for _, key in _leaving(transaction, window_start))
+            return [key.decode() for key in found if transaction.get(key) is not None]
+
+    def turn(self, turn: int, keys: Sequence[str]) -> dict[str, Offset]:
+        """What those of some tasks that are there came to in an earlier turn ``[D]``, by their keys
+        in a store.
+        """
+        with self._environment.begin() as transaction:
+            found = ((key, transaction.get(_of_turn(turn, key.encode()))) for key in keys)
+            return {key: np.frombuffer(v, np.float32) for key, v in found if v is not None}
+
+    def tasks(self, prefix: str = "") -> dict[str, pa.RecordBatch]:
+        """Every task of a definition with its rows; see `of`."""
+        with self._environment.begin() as transaction:
+            schema = _schema_of(transaction, prefix)
+            return {
+                key.decode().removeprefix(prefix): pa.ipc.read_record_batch(
+                    pa.py_buffer(value), schema
+                )
+                for key, value in transaction.cursor()
+                if _is_task(key) and prefix_of(key.decode()) == prefix
+            }
 
     def remove(self, keys: Sequence[str]) -> None:
-        """Forgets tasks."""
+        """Forgets tasks, by their keys in a store."""
+        marks = {key_digest(key) for key in keys}
         with self._environment.begin(write=True) as transaction:
             for key in keys:
                 transaction.delete(key.encode())
+            for entry in _turn_entries(transaction, marks):
+                transaction.delete(entry)
 
-    def write_anew_without(self, keys: Sequence[str]) -> None:
-        """Forgets tasks, and leaves no byte of them in the file."""
-        gone = {key.encode() for key in keys}
+    def prefixes(self) -> list[str]:
+        """What the keys of each definition begin with, of those that have rows here."""
+        with self._environment.begin() as transaction:
+            cursor = transaction.cursor()
+            found = cursor.set_range(_SCHEMA)
+            keys = [key for key, _ in cursor] if found else []
+        return [key.removeprefix(_SCHEMA).decode() for key in keys]
+
+    def write_anew(self, changed: Mapping[str, pa.RecordBatch | None]) -> None:
+        """Puts other rows in place of some tasks', or none, by their keys in a store; leaves no
+        byte of the old ones in the file.
+        """
+        given = {key.encode(): batch for key, batch in changed.items()}
+        gone = {key for key, batch in given.items() if batch is None}
+        marks = {key_digest(key) for key in gone}
         with tempfile.TemporaryDirectory(dir=self._folder) as beside:
             target = lmdb.open(beside, map_size=_MAP_BYTES)
             with self._environment.begin() as reading, target.begin(write=True) as writing:
+                left_out = gone | set(_turn_entries(reading, marks))
                 for key, value in reading.cursor():
-                    if key not in gone:
-                        writing.put(key, value)
+                    if key not in left_out and not (key.startswith(_LEAVING) and value in gone):
+                        batch = given.get(key)
+                        writing.put(key, value if batch is None else batch.serialize().to_pybytes())
             target.sync(True)
             target.close()
             self._environment.close()
@@ -93,6 +174,68 @@ class UpdateState:
         self._environment.close()
 
 
-def _schema_of(transaction: Any) -> pa.Schema | None:
-    content = transaction.get(_SCHEMA)
+def _put(transaction: Any, key: bytes, batch: pa.RecordBatch, window_start: int) -> None:
+    transaction.put(key, batch.serialize().to_pybytes())
+    times = columnar.to_numpy(batch[TIME])
+    times = times[times >= window_start]
+    if len(times):
+        transaction.put(_moment(int(times.min())) + key_digest(key), key)
+
+
+def _of_turn(turn: int, key: bytes) -> bytes:
+    return _TURN + bytes([turn]) + key_digest(key)
+
+
+def _turn_entries(transaction: Any, marks: Collection[bytes]) -> list[bytes]:
+    """Entries of earlier turns, of tasks with these digests."""
+    cursor, found = transaction.cursor(), []
+    if marks and cursor.set_range(_TURN):
+        for entry, _ in cursor:
+            if not entry.startswith(_TURN):
+                break
+            if entry[len(_TURN) + 1 :] in marks:
+                found.append(entry)
+    return found
+
+
+def _moment(time: int) -> bytes:
+    return _LEAVING + min(max(time + _LOWEST, 0), 2 * _LOWEST - 1).to_bytes(8, "big")
+
+
+def _leaving(transaction: Any, window_start: int) -> Iterator[tuple[bytes, bytes]]:
+    """Entries of rows before a time, with the keys of their tasks."""
+    cursor, end = transaction.cursor(), _moment(window_start)
+    if cursor.set_range(_LEAVING):
+        for entry, key in cursor:
+            if entry >= end:
+                return
+            yield entry, key
+
+
+def _by_task(table: pa.Table) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The rows of each task of a sorted table."""
+    if not table.num_rows:
+        return
+    batch = table.combine_chunks().to_batches()[0]
+    codes, keys = columnar.codes_of(batch[TASK])
+    edges = np.searchsorted(codes, np.arange(len(keys) + 1)).tolist()
+    for key, start, stop in zip(keys.to_pylist(), edges[:-1], edges[1:], strict=True):
+        yield key, batch.slice(start, stop - start)
+
+
+def _is_task(key: bytes) -> bool:
+    return not key.startswith((_SCHEMA, _LEAVING, _TURN))
+
+
+def prefix_of(key: str) -> str:
+    """What the keys of a task's definition begin with in a store; see `joint_key_prefix`."""
+    return "|".join([*key.split("|", 2)[:2], ""]) if key.startswith("%|") else ""
+
+
+def _schema_key(prefix: str) -> bytes:
+    return _SCHEMA + prefix.encode()
+
+
+def _schema_of(transaction: Any, prefix: str) -> pa.Schema | None:
+    content = transaction.get(_schema_key(prefix))
     return None if content is None else pa.ipc.read_schema(pa.py_buffer(content))

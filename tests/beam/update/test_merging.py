@@ -34,10 +34,10 @@ def test_records_are_byte_for_byte_those_of_one_run_over_all_rows(
     tables = {name: [str(old / f"{name}.parquet")] for name in schema.tables}
     inputs = Inputs.find(schema, str(tmp_path / "new" / "interactions.parquet"), tables)
     new = read_new(inputs, schema, settings, tmp_path / "tasks")
-    keys = columnar.codes_of(new.table[TASK])[1].to_pylist()
+    keys = columnar.codes_of(new.tables[definition][TASK])[1].to_pylist()
     base = KeptRows(tmp_path / "tasks" / definition, settings.shards).of(keys)
-    rows, duplicates = merged(base, new.table, settings)
-    made, records = records_of(rows, schema, settings)
+    rows, duplicates = merged(base, new.tables[definition], settings)
+    made, records = records_of(rows, schema, settings, definition)
     assert 0 < duplicates <= 50
     expected = {
         record
@@ -61,4 +61,4 @@ def test_the_kept_rows_of_every_task_make_its_record(tmp_path, shop_schema, shop
     batches = KeptRows(folder, 3).of([*keys, "nobody"])
     assert len(batches) == len(keys) > 20
     rows, _ = merged([], columnar.pa.Table.from_batches(batches), settings)
-    assert set(records_of(rows, shop_schema, settings)[1]) == expected
+    assert set(records_of(rows, shop_schema, settings, "member_kind")[1]) == expected

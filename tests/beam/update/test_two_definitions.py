@@ -1,27 +1,231 @@
-"""Models of two definitions are not updated between refreshes, and say so."""
+"""A model of two definitions from day to day: refreshes, updates, streams and erasures of users
+and videos, against the closed form of a toy model.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from two_sided_toy import SCHEMA, VERSION, VIDEO, Simulation, export_toy
+from update_world import DAY, START, World
 
-from limaml_beam.build_tasks.options import PrepareOptions
-from limaml_beam.update.job import Update, Updater
-from limaml_beam.update.plan import Plan, write_plan
-from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.manifest import Manifest
+from limaml_beam.update import adapting
+from limaml_beam.update.state import UpdateState
+from tfrec_limaml.cli import main
+from tfrec_limaml.store import open_store
+
+ROWS = [(f"u{n % 6}", f"v{n % 4}", n / 8, n / 100) for n in range(20)]
+NEW = [("u1", "v2", 5.0, 1.0), ("new", "v2", 2.0, 1.5), ("u1", "fresh", 3.0, 2.0)]
 
 
-def test_an_updater_refuses_a_model_of_two_definitions_by_their_names(tmp_path):
-    Manifest(
-        model_version=3,
-        schema={},
-        schema_fingerprint="",
-        task_definition="user",
-        joint_definitions=("video",),
-        embedding_dim=2,
-        inner_loop={},
-    ).write(tmp_path / "adapter" / "3")
-    options = PrepareOptions(schema="schema.yaml", interactions=("rows.parquet",))
-    write_plan(tmp_path, Plan(str(tmp_path / "adapter" / "3"), options))
-    with pytest.raises(LimamlError, match=r"version 3 adapts two definitions, \['user', 'video'\]"):
-        Updater(Update(work=tmp_path, store=None))
+class TwoSidedWorld(World):
+    """Rows: (user, video, x, days after the start)."""
+
+    def write(self, rows, name="raw/interactions.parquet"):
+        table = pa.table(
+            {
+                "user_id": [user for user, _, _, _ in rows],
+                "video_id": [video for _, video, _, _ in rows],
+                "x": pa.array([x for _, _, x, _ in rows], pa.float32()),
+                "click": [1] * len(rows),
+                "time": [START + round(day * DAY) for _, _, _, day in rows],
+            }
+        )
+        pq.write_table(table, self.folder / name)
+        return str(self.folder / name)
+
+    def stored(self, *keys):
+        """Embeddings; None where nobody is found."""
+        matrix, found = open_store(self.store).get_many(keys, VERSION)
+        return {k: v.tolist() if f else None for k, v, f in zip(keys, matrix, found, strict=True)}
+
+    def result(self):
+        return json.loads((self.work / "refresh.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def refreshed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "raw").mkdir()
+    SCHEMA.save(folder / "raw" / "schema.yaml")
+    world = TwoSidedWorld(folder, export_toy(folder / "export"))
+    world.write(ROWS)
+    assert world.refresh() == 0
+    return world
+
+
+@pytest.fixture
+def world(refreshed, tmp_path):
+    """A copy of the refreshed world."""
+    shutil.copytree(refreshed.folder, tmp_path / "copy")
+    return TwoSidedWorld(tmp_path / "copy", refreshed.export)
+
+
+def check(world, expected):
+    found = world.stored(*expected)
+    assert None not in found.values()
+    made = np.array([found[key] for key in expected])
+    np.testing.assert_allclose(made, list(expected.values()), rtol=1e-6)
+
+
+def report(capsys):
+    out = capsys.readouterr().out
+    return json.loads(out[out.rindex("\n{") + 1 :] if not out.startswith("{") else out)
+
+
+def test_a_refresh_adapts_both_sides_in_turns_from_nothing(refreshed):
+    check(refreshed, Simulation(ROWS).embeddings())
+
+
+def test_new_rows_touch_the_record_of_their_user_and_of_their_video(world, capsys):
+    expected = Simulation(ROWS)
+    everyone = list(expected.embeddings())
+    before = world.stored(*everyone)
+    capsys.readouterr()
+    assert world.update(world.write(NEW, "a.parquet")) == 0
+    told = report(capsys)
+    assert told["rows"] == {"read": 3, "used": 3, "skipped": {}}
+    assert (told["tasks"], told["upserted"]) == (4, 4)
+    touched = expected.see(NEW)
+    check(world, expected.embeddings(*touched))
+    others = [key for key in everyone if key not in touched]
+    assert world.stored(*others) == {key: before[key] for key in others}
+
+
+def test_an_update_of_everybody_is_a_refresh(world):
+    new = [(f"u{n}", f"v{n % 4}", 1.0 + n, 1.0) for n in range(6)]
+    assert world.update(world.write(new, "a.parquet")) == 0
+    check(world, Simulation([*ROWS, *new]).embeddings())
+
+
+def test_one_update_after_another_sees_all_rows_and_counts_none_twice(world, capsys):
+    expected = Simulation(ROWS)
+    assert world.update(world.write(NEW, "a.parquet")) == 0
+    expected.see(NEW)
+    later = [("u3", "fresh", 1.0, 3.0)]
+    capsys.readouterr()
+    assert world.update(world.write([*NEW, *later, *ROWS[:2]], "b.parquet")) == 0
+    assert report(capsys)["rows"]["skipped"] == {"duplicate": 5}
+    expected.see(later)
+    check(world, expected.embeddings())
+
+
+def test_an_update_whose_rows_are_all_there_loads_no_model(world, monkeypatch):
+    def never(*arguments):
+        raise AssertionError("nothing is to be adapted")
+
+    monkeypatch.setattr(adapting, "load_model", never)
+    assert world.update(world.write(ROWS[:3], "a.parquet")) == 0
+
+
+def test_a_stream_keeps_both_sides_fresh(world):
+    expected = Simulation(ROWS)
+    (world.folder / "in").mkdir()
+    world.write(NEW, "in/a.parquet")
+    command = [
+        *("stream", "--from-folder", str(world.folder / "in"), "--work", str(world.work)),
+        *("--store", world.store, "--window-end", "2022-06-01", "--poll-seconds", "0.1"),
+    ]
+    assert main([*command, "--stop-when-idle", "0.1"]) == 0
+    expected.see(NEW)
+    check(world, expected.embeddings())
+
+
+def test_the_next_refresh_agrees_on_the_records_of_both_sides_and_keeps_what_is_newer(world):
+    later = [("u5", "late", 1.0, 4.0)]
+    assert world.update(world.write([*NEW, *later], "a.parquet")) == 0
+    newer = world.stored("u5", f"{VIDEO}late")
+    world.write([*ROWS, *NEW])
+    assert world.refresh() == 0
+    assert world.result()["updates"] == {
+        "updated_tasks": 6,
+        "newer_than_batch": 1,
+        "not_in_batch": 1,
+        "compared": 4,
+        "agreeing": 4,
+        "reconciled_share": 1.0,
+    }
+    batch = Simulation([*ROWS, *NEW]).embeddings()
+    del batch["u5"]
+    check(world, batch)
+    assert world.stored("u5", f"{VIDEO}late") == newer
+
+
+def test_a_batch_with_other_rows_lowers_the_share_of_both_sides(world):
+    assert world.update(world.write(NEW, "a.parquet")) == 0
+    world.write([*ROWS, *NEW[:2], ("u1", "fresh", 3.5, 2.0)])
+    assert world.refresh() == 0
+    told = world.result()["updates"]
+    assert (told["compared"], told["agreeing"]) == (4, 2)
+
+
+def test_without_the_earlier_turns_an_update_says_what_to_run(world, capsys):
+    (output,) = (world.work / "embeddings").iterdir()
+    shutil.rmtree(output / "turns")
+    assert world.update(world.write(NEW, "a.parquet")) == 2
+    assert "run `limaml refresh --keep-rows` once" in capsys.readouterr().err
+
+
+def erase(world, *more):
+    outputs = world.folder / "outputs.yaml"
+    outputs.write_text("- work\n")
+    command = ["erase", *more, "--store", world.store, "--manifest-of-outputs", str(outputs)]
+    return main(command)
+
+
+@pytest.mark.parametrize(("key", "column"), [("u1", 0), (f"{VIDEO}v2", 1)])
+def test_an_erased_task_goes_from_its_own_records_and_from_rows_of_the_other_side(
+    world, key, column, capsys
+):
+    expected = Simulation(ROWS)
+    expected.see(NEW)
+    assert world.update(world.write(NEW, "a.parquet")) == 0
+    assert erase(world, key, "--verify") == 1
+    assert erase(world, key) == 0
+    assert erase(world, key, "--verify") == 0
+    assert world.stored(key) == {key: None}
+    for file in (p for p in world.work.rglob("*") if p.is_file() and "updates" not in p.parts):
+        assert key.removeprefix(VIDEO).encode() not in file.read_bytes() or file.suffix == ".json"
+    expected.forget(key)
+    capsys.readouterr()
+    more = [("u2", "v3", 1.0, 3.0), ("u1", "v3", 1.0, 3.0), ("u2", "v2", 1.0, 3.0)]
+    assert world.update(world.write([*NEW, *more], "b.parquet")) == 0
+    left = [row for row in more if row[column] != key.removeprefix(VIDEO)]
+    gone = [row for row in (*NEW, *more) if row[column] == key.removeprefix(VIDEO)]
+    assert report(capsys)["rows"]["skipped"]["erased"] == len(gone)
+    check(world, expected.embeddings(*expected.see(left)))
+    world.write([*ROWS, *NEW, *more])
+    assert world.refresh("--min-rows-per-day-ratio", "0") == 0
+    told = world.result()["updates"]
+    assert (told["compared"], told["reconciled_share"]) == (told["updated_tasks"], 1.0)
+    check(world, Simulation(expected.rows).embeddings())
+    assert erase(world, key, "--verify") == 0
+
+
+def test_a_key_means_a_task_of_its_own_definition_alone(world):
+    assert world.update(world.write([("v2", "u1", 1.0, 1.0)], "a.parquet")) == 0
+    assert erase(world, "v2") == 0
+    held = UpdateState(world.work / "updates" / "rows")
+    assert (held.tasks(), held.tasks(VIDEO)) == ({}, {})  # their only row is gone
+    held.close()
+    found = world.stored("v2", f"{VIDEO}v2", "u1")
+    assert found["v2"] is None
+    assert found[f"{VIDEO}v2"] is not None
+    assert found["u1"] is not None
+    new, expected = [("u0", "v2", 1.0, 2.0)], Simulation(ROWS)
+    assert world.update(world.write(new, "b.parquet")) == 0
+    check(world, expected.embeddings(*expected.see(new)))
+
+
+def test_an_update_after_an_erasure_of_the_store_alone_leaves_kept_rows_out(world):
+    expected = Simulation(ROWS)
+    open_store(world.store).erase(["u2"])
+    expected.forget("u2")
+    new = [("u0", "v2", 1.0, 2.0)]
+    assert world.update(world.write(new, "a.parquet")) == 0
+    check(world, expected.embeddings(*expected.see(new)))

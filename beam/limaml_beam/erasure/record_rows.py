@@ -1,0 +1,94 @@
+"""A task record of two definitions without some of its rows, bytes in and bytes out.
+
+Rows of such a record name a task of the other definition each, in a feature list called
+``task_key:<definition>`` (see `tfrec_limaml.tasks.record_format.key_list`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from limaml_beam.erasure.task_key import LENGTH_DELIMITED, fields_of
+from tfrec_limaml.tasks.record_format import QUERY_START, SAMPLE_COUNT, key_list
+from tfrec_limaml.wire_format import opening, read_varint, varint
+
+_FIRST, _SECOND, _THIRD = (number << 3 | LENGTH_DELIMITED for number in (1, 2, 3))
+#: What the name of a list of other definitions' keys begins with.
+NAMES_OTHERS = key_list("").encode()
+
+
+def names_others(record: bytes) -> bool:
+    """Whether the rows of a record name tasks of another definition."""
+    return NAMES_OTHERS in record
+
+
+def without_rows(record: bytes, meant: Callable[[str, bytes], bool]) -> bytes | None:
+    """A record without the rows that name certain tasks.
+
+    Args:
+        record: A serialized record.
+        meant: Tells the tasks, by definition and task key.
+
+    Returns:
+        The same bytes where no row names one; None where no row stays, or no query row of a
+        record with query rows.
+    """
+    parts = dict(fields_of(record))
+    lists = [_named(entry) for _, entry in fields_of(parts[_SECOND])]
+    steps = {name: [step for _, step in fields_of(content)] for name, content in lists}
+    kept = np.ones(max(map(len, steps.values()), default=0), np.bool_)
+    for name, cells in steps.items():
+        if name.startswith(NAMES_OTHERS):
+            definition = name.removeprefix(NAMES_OTHERS).decode()
+            kept &= [not meant(definition, _text(cell)) for cell in cells]
+    if kept.all():
+        return record
+    context = {name: value for name, value in (_named(e) for _, e in fields_of(parts[_FIRST]))}
+    start = _integer(context[QUERY_START.encode()])
+    if not kept.any() or (start >= 0 and not kept[start:].any()):
+        return None
+    numbers = {SAMPLE_COUNT.encode(): int(kept.sum())}
+    if start >= 0:
+        numbers[QUERY_START.encode()] = int(kept[:start].sum())
+    entries = [
+        _entry(name, _integer_feature(numbers[name]) if name in numbers else value)
+        for name, value in context.items()
+    ]
+    places = np.flatnonzero(kept).tolist()
+    left = [_entry(name, _joined(steps[name], places)) for name, _ in lists]
+    return _field(1, b"".join(entries)) + _field(2, b"".join(left))
+
+
+def _named(entry: bytes) -> tuple[bytes, bytes]:
+    """Key and value of an entry of a map; an empty value is not written."""
+    parts = dict(fields_of(entry))
+    return parts[_FIRST], parts.get(_SECOND, b"")
+
+
+def _text(cell: bytes) -> bytes:
+    """The text of a step of a list of texts."""
+    return dict(fields_of(dict(fields_of(cell))[_FIRST])).get(_FIRST, b"")
+
+
+def _integer(feature: bytes) -> int:
+    """The number that a feature holds; -1 for a negative one."""
+    value = read_varint(dict(fields_of(dict(fields_of(feature))[_THIRD]))[_FIRST])
+    return value if value < 1 << 63 else -1
+
+
+def _integer_feature(value: int) -> bytes:
+    return _field(3, _field(1, varint(value)))
+
+
+def _joined(steps: Sequence[bytes], places: Sequence[int]) -> bytes:
+    return b"".join(_field(1, steps[place]) for place in places)
+
+
+def _entry(name: bytes, value: bytes) -> bytes:
+    return _field(1, _field(1, name) + _field(2, value))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return opening(number, len(content)) + content

@@ -1,0 +1,152 @@
+"""Adapts touched tasks, of one definition or of two that stand beside each other.
+
+Of two definitions the touched tasks take the turns of the embedding job
+(`limaml_beam.generate_embeddings.turns`): each turn adapts those of one side, given what the other
+side came to in the turn before. Touched tasks are known by what this update makes of them, all
+others by what the refresh or an earlier update made of them in that turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from limaml_beam.generate_embeddings import tables
+from limaml_beam.generate_embeddings.adapter import PackedAdapter, load_model, packed
+from limaml_beam.generate_embeddings.record_batches import batches_by_width
+from limaml_beam.generate_embeddings.transforms import ToTables
+from limaml_beam.generate_embeddings.turns import turns_of
+from limaml_beam.update.state import Offset
+from tfrec_limaml.manifest import Manifest
+
+_BATCH_SIZE = 256
+_SERVING_TAG = "serve"
+
+#: A turn and some tasks' keys in a store, to what those that are known came to in that turn.
+LookUp: TypeAlias = Callable[[int, Sequence[str]], Mapping[str, Offset]]
+
+
+@dataclasses.dataclass
+class Adapted:
+    """What touched tasks came to.
+
+    Attributes:
+        tables: Their embeddings.
+        letters: Records that the adapter refuses, as JSON lines.
+        turns: Of two definitions, what they came to in each earlier turn, by key in a store.
+    """
+
+    tables: list[pa.Table] = dataclasses.field(default_factory=list)
+    letters: list[str] = dataclasses.field(default_factory=list)
+    turns: dict[int, dict[str, Offset]] = dataclasses.field(default_factory=dict)
+
+
+class TouchedTasks:
+    """Makes the embeddings of touched tasks; the model is loaded once.
+
+    Args:
+        adapter: ``adapter/<version>``.
+        manifest: Its manifest.
+    """
+
+    def __init__(self, adapter: str, manifest: Manifest) -> None:
+        self._path, self._manifest = adapter, manifest
+        self._model: Any = None
+
+    def load(self) -> None:
+        """Loads the model, which the first call of `adapt` does otherwise."""
+        if self._model is None:
+            self._model = load_model(self._path, [_SERVING_TAG], 0)
+
+    def adapt(self, records: Sequence[Sequence[bytes]], look_up: LookUp) -> Adapted:
+        """Adapts tasks.
+
+        Args:
+            records: Recent records, by definition: the manifest's task definition first.
+            look_up: Of two definitions, what tasks came to in a turn; the last one that is asked
+                for is the last but one, whose offsets are embeddings.
+        """
+        if not any(records):
+            return Adapted()
+        self.load()
+        dim = self._manifest.embedding_dim
+        if not self._manifest.joint_definitions:
+            return Adapted(*self._adapt_with(packed(self._model, dim), records[0]))
+        made, others = Adapted(), None
+        turns = turns_of(int(self._manifest.inner_loop["sweeps"]))
+        for turn, side in turns:
+            given = _Others(side, dim, turn - 1, look_up, {} if others is None else others)
+            found, letters = self._adapt_with(packed(self._model, dim, others=given), records[side])
+            others = _by_key(found)
+            if turn >= len(turns) - 2:
+                made.tables += found
+                made.letters += letters
+            else:
+                made.turns[turn] = others
+        return made
+
+    def _adapt_with(
+        self, adapter: PackedAdapter, records: Sequence[bytes]
+    ) -> tuple[list[pa.Table], list[str]]:
+        """Embeddings and dead letters of records."""
+        to_tables = ToTables(self._manifest, generation="")
+        found, letters = [], []
+        for batch in batches_by_width(records, _BATCH_SIZE):
+            for part in to_tables.split(batch, adapter.adapt(batch)):
+                if isinstance(part, pa.Table):
+                    found.append(part)
+                elif getattr(part, "tag", None) == tables.DEAD_LETTERS:
+                    letters += [_letter(row) for row in part.value.to_pylist()]  # type: ignore[attr-defined]
+        return found, letters
+
+
+class _Others:
+    """What the other side came to in a turn; see `limaml_beam.generate_embeddings.adapter.Others`.
+
+    Args:
+        side: The side of the tasks that are adapted given these.
+        dim: Width ``D``.
+        turn: The turn; before the first one nobody is known.
+        look_up: Of tasks that this update does not touch.
+        made: Of those that it does.
+    """
+
+    def __init__(
+        self, side: int, dim: int, turn: int, look_up: LookUp, made: dict[str, Offset]
+    ) -> None:
+        self.side = side
+        self._turn, self._look_up = turn, look_up
+        self._known = dict(made)
+        self._nobody = np.zeros(dim, np.float32)
+
+    def of(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """See `Others.of`."""
+        place: dict[str, int] = {}
+        rows = [place.setdefault(key.decode(), len(place)) for key in keys.tolist()]
+        unknown = [key for key in place if key not in self._known]
+        if unknown:
+            found = self._look_up(self._turn, unknown) if self._turn >= 0 else {}
+            self._known |= {key: found.get(key, self._nobody) for key in unknown}
+        offsets = [self._known[key] for key in place] or [self._nobody]
+        return np.array(rows, np.int32), np.stack(offsets)
+
+
+def _by_key(made: Sequence[pa.Table]) -> dict[str, Offset]:
+    return {
+        key: vector
+        for table in made
+        for key, vector in zip(
+            table["task_key"].to_pylist(), tables.embedding_matrix(table["embedding"]), strict=True
+        )
+    }
+
+
+def _letter(row: Mapping[str, Any]) -> str:
+    """A refused record as a JSON line; its rows are in the state of updates."""
+    return json.dumps({"reason": row["reason"], "detail": row["detail"]}, ensure_ascii=False)

@@ -1,0 +1,71 @@
+"""What tasks of a model of two definitions came to in a turn, wherever that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from limaml_beam.generate_embeddings import turns
+from limaml_beam.update.state import Offset, UpdateState
+from tfrec_limaml.errors import StoreError
+from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.store import EmbeddingStore
+from tfrec_limaml.store.erasure import Tombstones
+
+_KEYS_AT_ONCE = 10_000  # of one question to the store
+
+
+class TurnLookUp:
+    """Embeddings are in the store; offsets of earlier turns beside the output of the refresh, and,
+    where they are newer, in the state of updates. Erased tasks are in none of them.
+
+    Args:
+        work: The work folder.
+        manifest: The model's.
+        store: The store.
+        state: The state of updates.
+        erased: Digests of the erased keys.
+    """
+
+    def __init__(
+        self,
+        work: Path,
+        manifest: Manifest,
+        store: EmbeddingStore,
+        state: UpdateState,
+        erased: frozenset[bytes],
+    ) -> None:
+        self._outputs, self._manifest = work / "embeddings", manifest
+        self._store, self._state = store, state
+        self._tombstones = Tombstones(erased)
+        self._last = 2 * int(manifest.inner_loop.get("sweeps", 1)) - 2
+
+    def __call__(self, turn: int, keys: Sequence[str]) -> Mapping[str, Offset]:
+        """See `limaml_beam.update.adapting.LookUp`."""
+        if turn >= self._last:
+            return self._in_store(keys)
+        found = self._state.turn(turn, keys)
+        missing = [key for key in keys if key not in found]
+        gone = self._tombstones.mean([key.encode() for key in missing])
+        missing = [key for key, erased in zip(missing, gone, strict=True) if not erased]
+        return {**turns.kept(self._output(), turn, missing), **found} if missing else found
+
+    def _output(self) -> Path:
+        version = self._manifest.model_version
+        current = self._store.current(version)
+        if current is None:
+            raise StoreError(
+                f"the store has no generation of model version {version} to update: publish one "
+                "with limaml refresh"
+            )
+        return self._outputs / current.identifier
+
+    def _in_store(self, keys: Sequence[str]) -> dict[str, Offset]:
+        known: dict[str, Offset] = {}
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            asked = keys[start : start + _KEYS_AT_ONCE]
+            matrix, found = self._store.get_many(asked, self._manifest.model_version)
+            known |= {asked[place]: matrix[place] for place in np.flatnonzero(found).tolist()}
+        return known

@@ -1,5 +1,6 @@
 """Raw rows, a work folder and a store, by the command line."""
 
+import datetime as dt
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,11 @@ from tfrec_limaml.cli import main
 START = 1_650_000_000_000
 DAY = 86_400_000
 END = "2022-06-01"
+
+
+def after(days: float) -> str:
+    """A moment so many days after the start, ISO 8601."""
+    return dt.datetime.fromtimestamp((START + days * DAY) / 1000, dt.UTC).isoformat()
 
 
 class World:

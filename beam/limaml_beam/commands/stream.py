@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -47,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="S",
         help="end after so many seconds without anything new (default: go on for good)",
+    )
+    parser.add_argument(
+        "--expire-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="look so often for updated members who lost rows that left the window (default: "
+        "%(default)s)",
     )
     folder = parser.add_argument_group("with --from-folder")
     folder.add_argument(
@@ -113,7 +122,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         return _pipeline(arguments)
     store = open_store(arguments.store)
     try:
-        settings = update.settings_from(arguments, store)
+        settings = dataclasses.replace(
+            update.settings_from(arguments, store), expire_seconds=arguments.expire_seconds
+        )
         return (_kafka if arguments.from_folder is None else _folder)(arguments, settings)
     finally:
         store.close()
@@ -171,6 +182,7 @@ def _pipeline(arguments: argparse.Namespace) -> dict[str, Any]:
             "adapter": None if model is None else newest_adapter(model),
             "window_end": arguments.window_end,
             "clock_skew_seconds": arguments.clock_skew_seconds,
+            "expire_seconds": arguments.expire_seconds,
         },
         group=arguments.group,
         batch_messages=arguments.batch_messages,

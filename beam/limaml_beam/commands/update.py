@@ -103,6 +103,8 @@ def render(report: dict[str, Any]) -> str:
         f"{report['upserted']} embeddings upserted in {report['seconds']} s"
     ]
     lines += [f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items()]
+    if report["left_window"]:
+        lines.append(f"  {report['left_window']} tasks lost rows that left the window")
     if report["ignored_as_older"]:
         lines.append(f"  {report['ignored_as_older']} ignored: the store has newer ones")
     if lag is not None:

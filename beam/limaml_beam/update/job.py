@@ -51,6 +51,8 @@ from tfrec_limaml.tasks.folder import DATA_CARD_FILE
 
 #: A clock of a producer may be ahead by so much before its rows count as coming from the future.
 CLOCK_SKEW_SECONDS = 300.0
+#: Between two looks of a stream that is idle for tasks that lost rows which left the window.
+EXPIRE_SECONDS = 60.0
 _ATTEMPTS = 5
 
 
@@ -64,6 +66,8 @@ class Update:
         adapter: ``adapter/<version>``; None for the one that refreshed.
         window_end: End of the window, ISO 8601; None for now.
         clock_skew_seconds: Rows at most so far in the future are used.
+        expire_seconds: A stream without new rows looks so often for updated tasks that lost rows
+            which left the window; every update looks too.
     """
 
     work: Path
@@ -71,6 +75,11 @@ class Update:
     adapter: str | None = None
     window_end: str | None = None
     clock_skew_seconds: float = CLOCK_SKEW_SECONDS
+    expire_seconds: float = EXPIRE_SECONDS
+
+    def __post_init__(self) -> None:
+        if not self.expire_seconds > 0:
+            raise LimamlError(f"expire_seconds must be positive, received {self.expire_seconds}")
 
 
 class Updater:
@@ -151,6 +160,7 @@ class Updater:
         return {
             "rows": {"read": new.read, "used": new.used, "skipped": new.skipped},
             "tasks": sum(map(len, records)),
+            "left_window": new.due,
             "upserted": upserted.applied,
             "ignored_as_older": upserted.older,
             "erased": upserted.erased,
@@ -208,6 +218,7 @@ class Updater:
     ) -> dict[str, pa.Table]:
         """All rows of the touched tasks, by definition."""
         due, rows = state.due(settings.recent_start), {}
+        new.due = len(due)
         for definition, prefix in schema.key_prefixes(settings.definitions).items():
             table = new.tables.get(definition)
             late = [key.removeprefix(prefix) for key in due if prefix_of(key) == prefix]

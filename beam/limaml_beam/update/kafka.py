@@ -119,7 +119,9 @@ def stream_kafka(settings: KafkaStream, tell: Tell, sleep: Sleep = time.sleep) -
                 tell(updater.run(update))
                 topic.commit(batch)
                 last = time.monotonic()
-            elif not topic.joined:
+                continue
+            updater.run_idle()
+            if not topic.joined:
                 last = time.monotonic()
             elif time.monotonic() - last >= idle:
                 return dataclasses.asdict(updater.totals)

@@ -48,6 +48,7 @@ class NewRows:
         skipped: Rows left out, by reason; files that cannot be read count as one.
         letters: Dead letters, JSON lines.
         unread: Files that could not be read.
+        due: Tasks that lost rows which left the window.
     """
 
     tables: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
@@ -55,6 +56,7 @@ class NewRows:
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     letters: list[str] = dataclasses.field(default_factory=list)
     unread: int = 0
+    due: int = 0
 
     @property
     def used(self) -> int:

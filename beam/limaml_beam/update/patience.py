@@ -50,6 +50,15 @@ class PatientUpdater:
         self._updater, self._plan = Updater(settings), read_plan(settings.work)
         self._updater.load()
         self.work, self.totals = settings.work, Totals()
+        self._last = time.monotonic()
+
+    def run_idle(self) -> None:
+        """Adapts tasks that lost rows which left the window, unless an update has just done so."""
+        if time.monotonic() - self._last >= self._settings.expire_seconds:
+            report = self._done(Updater.update_due)
+            if report["tasks"]:
+                self.totals.add(report)
+                self._tell(report)
 
     def run(self, update: Callable[[Updater], dict[str, Any]]) -> dict[str, Any]:
         """One update, again until it is done; waits from one second up to a minute at a time.
@@ -60,6 +69,11 @@ class PatientUpdater:
         Raises:
             LimamlError: what no waiting helps: a work folder without rows, another schema.
         """
+        report = self._done(update)
+        self.totals.add(report)
+        return report
+
+    def _done(self, update: Callable[[Updater], dict[str, Any]]) -> dict[str, Any]:
         wait = _FIRST_WAIT_SECONDS
         while True:
             plan = read_plan(self._settings.work)
@@ -68,7 +82,7 @@ class PatientUpdater:
             try:
                 with exclusive(self._settings.work):
                     report = update(self._updater)
-                self.totals.add(report)
+                self._last = time.monotonic()
                 return report
             except (StoreError, BusyError) as error:
                 self.totals.waits += 1

@@ -178,7 +178,12 @@ class Debounce(beam.DoFn):
 class UpdateStore(beam.DoFn):
     """Batches of values -> nothing; the store has their members' embeddings. It waits while the
     store is away, and so does all before it.
+
+    From the first batch on a timer looks for tasks that lost rows which left the window. It is one
+    timer of real time for all of them: the window ends now, and `UpdateState` knows who is due.
     """
+
+    EXPIRE = TimerSpec("expire", TimeDomain.REAL_TIME)
 
     def __init__(self, topic: str, store: str, update: Mapping[str, Any]) -> None:
         self.topic, self.address, self.update = topic, store, dict(update)
@@ -187,9 +192,15 @@ class UpdateStore(beam.DoFn):
         """Opens the store and loads the model."""
         self._store = open_store(self.address)
         given = {**self.update, "work": Path(self.update["work"]), "store": self._store}
-        self._updater = PatientUpdater(Update(**given), self._say)
+        settings = Update(**given)
+        self._seconds = settings.expire_seconds
+        self._updater = PatientUpdater(settings, self._say)
 
-    def process(self, batch: tuple[str, Iterable[bytes]]) -> None:
+    def process(
+        self,
+        batch: tuple[str, Iterable[bytes]],
+        expire: Any = beam.DoFn.TimerParam(EXPIRE),
+    ) -> None:
         """One micro-batch."""
         messages = [Message(self.topic, value) for value in batch[1]]
         update = functools.partial(Updater.update_messages, topic=self.topic, messages=messages)
@@ -197,6 +208,13 @@ class UpdateStore(beam.DoFn):
         for name in ("tasks", "upserted", "dead_letters"):
             Metrics.counter("stream", name).inc(report[name])
         self._say(report)
+        expire.set(time.time() + self._seconds)
+
+    @on_timer(EXPIRE)
+    def expire(self, expire: Any = beam.DoFn.TimerParam(EXPIRE)) -> None:
+        """Adapts who is due."""
+        self._updater.run_idle()
+        expire.set(time.time() + self._seconds)
 
     def _say(self, report: Mapping[str, Any]) -> None:
         _LOG.info("%s", json.dumps(report))

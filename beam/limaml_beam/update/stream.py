@@ -88,6 +88,7 @@ def stream(
             tell({"files": len(arrived), **report})
             last = time.monotonic()
             continue
+        updater.run_idle()
         idle = settings.idle_seconds
         if idle is not None and time.monotonic() - last >= idle:
             return {"files": files, **dataclasses.asdict(updater.totals)}

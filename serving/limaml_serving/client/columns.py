@@ -258,16 +258,17 @@ def _plain_keys(column: Any, prefix: str) -> TaskKeys | None:
     texts = values if kinds == {str} else list(map(str, values)) if kinds == {int} else None
     if texts is None:
         return None
-    position = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    together = "".join(position)
-    longest = max(map(len, position)) + len(prefix.encode())
-    if "" in position or "%" in together or "|" in together or not together.isascii():
+    distinct = dict.fromkeys(texts)
+    together = "".join(distinct)
+    longest = max(map(len, distinct)) + len(prefix.encode())
+    if "" in distinct or "%" in together or "|" in together or not together.isascii():
         return None
     if longest > MAX_KEY_BYTES:
         return None
-    keys = tuple([prefix + text for text in position])
-    if len(position) == len(texts):
+    keys = tuple(map(prefix.__add__, distinct) if prefix else distinct)
+    if len(distinct) == len(texts):
         return TaskKeys(keys, np.arange(len(texts)))
+    position = {text: place for place, text in enumerate(distinct)}
     return TaskKeys(keys, np.array([position[text] for text in texts]))
 
 

@@ -47,11 +47,15 @@ def share_out(
         matrix: The answer, ``[keys, D]``.
         found: Which of it was found, ``[keys]``.
     """
-    if all(each.distinct == keys for r in rows for each in r.keys):
-        picks = [
-            [each.position if len(each.position) > 1 else slice(None) for each in r.keys]
-            for r in rows
-        ]
+    if len(rows) == 1 and sum(len(each.distinct) for each in rows[0].keys) == len(keys):
+        # Nobody is unknown, and no key is asked for twice: the keys lie one after another.
+        places: list[Any] = []
+        start = 0
+        for each in rows[0].keys:
+            one = len(each.position) == 1
+            places.append(slice(start, start + 1) if one else each.position + start)
+            start += len(each.distinct)
+        picks = [places]
     else:
         # One more row, which stays empty and stands for nobody: the key None.
         matrix = np.concatenate([matrix, np.zeros((1, matrix.shape[1]), np.float32)])

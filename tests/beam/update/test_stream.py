@@ -1,9 +1,14 @@
 """``limaml stream``: files that arrive, through faults, without loss and without doubles."""
 
+import functools
 import json
 
+import apache_beam as beam
 import pytest
+from apache_beam.testing import test_stream as stream_of_tests
+from update_world import after
 
+from limaml_beam.update import pipeline
 from limaml_beam.update.job import Update, UpdateState
 from limaml_beam.update.pipeline import ByMember
 from limaml_beam.update.stream import Stream, stream
@@ -24,8 +29,13 @@ def arriving(world):
     return world
 
 
-def settings(world, **more):
-    update = Update(work=world.work, store=open_store(world.store), window_end="2022-06-01")
+def settings(world, window_end="2022-06-01", expire_seconds=60.0, **more):
+    update = Update(
+        work=world.work,
+        store=open_store(world.store),
+        window_end=window_end,
+        expire_seconds=expire_seconds,
+    )
     return Stream(folder=world.folder / "in", update=update, idle_seconds=0.0, **more)
 
 
@@ -120,6 +130,55 @@ def test_the_command_ends_when_nothing_comes(arriving, capsys):
     assert main([*command, "--stop-when-idle", "0.1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["upserted"] == 1
     assert sums(arriving, "u3") == [6]
+
+
+def test_rows_that_leave_the_window_leave_the_embeddings_of_updated_members_without_a_click(
+    arriving,
+):
+    window = ("--window-days", "3", "--window-end")
+    assert arriving.refresh(*window, after(3)) == 0
+    new = [("u3", 5.0, 1), ("u9", 6.0, 1), ("gone", 1.0, 0.01)]
+    arriving.write(new, "in/a.parquet")
+    told = []
+    stream(settings(arriving, window_end=after(3)), told.append)
+    assert sums(arriving, "u1", "u3", "u9", "gone") == [1, 6, 7, 1]
+    later = after(3.05)  # without the rows of u0 to u4, and of "gone"
+    stream(settings(arriving, window_end=later), told.append)
+    assert sums(arriving, "u3") == [6]  # no time to look again yet
+    stream(settings(arriving, window_end=later, expire_seconds=1e-9), told.append)
+    assert sums(arriving, "u1", "u3", "u9", "gone") == [1, 5, 7, 1]
+    assert [(each["tasks"], each["left_window"]) for each in told] == [(3, 0), (1, 2)]
+    arriving.write([*ROWS, *new])
+    assert arriving.refresh(*window, later, "--min-rows-per-day-ratio", "0") == 0
+    report = json.loads((arriving.work / "refresh.json").read_text())["updates"]
+    assert (report["compared"], report["reconciled_share"]) == (2, 1.0)
+    assert sums(arriving, "u3", "u9") == [5, 7]
+
+
+def test_a_later_update_adapts_whoever_lost_rows_as_well(arriving):
+    window = ("--window-days", "3", "--window-end")
+    assert arriving.refresh(*window, after(3)) == 0
+    for name, days in (("a", 3.0), ("b", 3.05)):
+        new = arriving.write([("u3" if name == "a" else "u9", 5.0, 1)], f"in/{name}.parquet")
+        assert arriving.update(new, more=("--window-end", after(days))) == 0
+    assert sums(arriving, "u3", "u9") == [5, 6]
+
+
+def test_the_pipeline_looks_again_and_again_for_members_who_lost_rows(arriving, monkeypatch):
+    looks, batches, counted = [], [], dict.fromkeys(("tasks", "upserted", "dead_letters"), 0)
+    monkeypatch.setattr(pipeline.time, "time", lambda: 10.0 * len(looks))  # as the test stream's
+    patch = functools.partial(monkeypatch.setattr, pipeline.PatientUpdater)
+    patch("run_idle", lambda self: looks.append(len(batches)))
+    patch("run", lambda self, update: batches.append(update) or counted)
+    messages = stream_of_tests.TestStream().add_elements([("", [b"{}"])])
+    for _ in range(3):
+        messages = messages.advance_processing_time(10)
+    update = {"work": str(arriving.work), "expire_seconds": 10.0}
+    with beam.Pipeline(runner="BundleBasedDirectRunner") as running:
+        read = running | messages.advance_watermark_to_infinity()
+        keyed = read | beam.Map(lambda batch: batch).with_output_types(tuple[str, list[bytes]])
+        keyed | beam.ParDo(pipeline.UpdateStore("clicks", arriving.store, update))
+    assert (len(batches), looks) == (1, [1, 1, 1])
 
 
 def test_a_folder_that_is_not_there_is_an_error(arriving):

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from two_sided_toy import SCHEMA, VERSION, VIDEO, Simulation, export_toy
-from update_world import DAY, START, World
+from update_world import DAY, START, World, after
 
 from limaml_beam.update import adapting
 from limaml_beam.update.state import UpdateState
@@ -162,6 +162,20 @@ def test_a_batch_with_other_rows_lowers_the_share_of_both_sides(world):
     assert world.refresh() == 0
     told = world.result()["updates"]
     assert (told["compared"], told["agreeing"]) == (4, 2)
+
+
+def test_rows_that_leave_the_window_leave_both_sides(world):
+    window = ("--window-days", "3", "--window-end")
+    assert world.refresh(*window, after(3)) == 0
+    expected = Simulation(ROWS)
+    end = ("--window-end", after(3))
+    assert world.update(world.write(NEW, "a.parquet"), more=end) == 0
+    touched = expected.see(NEW)
+    later = ("--window-end", after(3.055))  # without the first six rows
+    assert world.update(world.write([], "b.parquet"), more=later) == 0
+    expected.rows = expected.rows[6:]
+    expected.adapt(["u1", f"{VIDEO}v2"])
+    check(world, expected.embeddings(*touched))
 
 
 def test_without_the_earlier_turns_an_update_says_what_to_run(world, capsys):

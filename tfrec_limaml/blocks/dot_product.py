@@ -39,6 +39,8 @@ class DotProductGlobalBlock(GlobalBlock):
             default. Leave out what identifies the task itself.
         embeddings_regularizer: Keras regularizer of all tables.
         embeddings_scales: See `FeatureEmbeddings`.
+        projected_scales: The same for the rows in the projection; those of `embeddings_scales` by
+            default.
         initial_logit: Start of the output's bias: the logit of the mean label spares training it.
         projection_scale: Standard deviation of the projection's output at the start, about.
     """
@@ -52,6 +54,7 @@ class DotProductGlobalBlock(GlobalBlock):
         projected: Sequence[str] | None = None,
         embeddings_regularizer: Any = None,
         embeddings_scales: Mapping[str, Sequence[float]] | None = None,
+        projected_scales: Mapping[str, Sequence[float]] | None = None,
         initial_logit: float = 0.0,
         projection_scale: float = 0.1,
         **kwargs: Any,
@@ -81,6 +84,8 @@ class DotProductGlobalBlock(GlobalBlock):
                 f"projected must name features in embeddings, received {unknown}; there are "
                 f"{sorted(sizes)}"
             )
+        by_default = self.inputs_layer.embeddings_scales
+        self.projected_scales = by_default if projected_scales is None else dict(projected_scales)
         self.network = keras.Sequential(
             hidden_layers(self.hidden_units, self.activation, self.dropout, policy), name="network"
         )
@@ -122,7 +127,7 @@ class DotProductGlobalBlock(GlobalBlock):
                 {name: (self.inputs_layer.embeddings[name][0], width)},
                 self.inputs_layer.embeddings_regularizer,
                 keras.initializers.RandomNormal(0.0, 0.3 * self.projection_scale),
-                self.inputs_layer.embeddings_scales,
+                self.projected_scales,
                 dtype=policy,
                 name=f"projected_{i}",
             )
@@ -184,6 +189,7 @@ class DotProductGlobalBlock(GlobalBlock):
                 self.inputs_layer.embeddings_regularizer
             ),
             "embeddings_scales": self.inputs_layer.embeddings_scales,
+            "projected_scales": self.projected_scales,
             "initial_logit": self.initial_logit,
             "projection_scale": self.projection_scale,
         }

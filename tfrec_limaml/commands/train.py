@@ -198,6 +198,13 @@ def _add_network(group: Any) -> None:
         "features tell of an ID, what does better on the validation tasks)",
     )
     add("--shrinkage", type=float, metavar="N", help="rows at which an ID's embedding counts half")
+    add(
+        "--projection-shrinkage",
+        type=float,
+        metavar="N",
+        help="the same for how adaptation tells IDs apart (default: as --shrinkage; where what "
+        "adaptation gains falls in the course of training, a strong one is tried too)",
+    )
 
 
 def options_from(args: argparse.Namespace) -> TrainOptions:

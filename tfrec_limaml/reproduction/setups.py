@@ -19,7 +19,8 @@ from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.models import LiMAML, TaskModel
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.training.options import TrainOptions
-from tfrec_limaml.training.train import Trained, train
+from tfrec_limaml.training.train import train
+from tfrec_limaml.training.trained import Trained
 
 Scores = npt.NDArray[np.float64]
 #: How a model is scored: before adaptation, with what the embedding job stores, or with the adapted

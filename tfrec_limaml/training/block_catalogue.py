@@ -122,6 +122,7 @@ def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
         options.global_units,
         projected=tuple(name for name in deep["embeddings"] if name in other),
         embeddings_scales=shrinkage(encoder, options.shrinkage),
+        projected_scales=shrinkage(encoder, options.chosen_projection_shrinkage),
         initial_logit=_initial_logit(encoder),
         **deep,
     )

@@ -33,6 +33,9 @@ class ModelOptions:
             None tries both on the validation tasks where history features tell of an ID already:
             there, leaving IDs out can do better. Otherwise it means yes.
         shrinkage: Training rows at which an ID's embedding counts half; ``"dot_product"`` only.
+        projection_shrinkage: The same for the rows that IDs have in the projection, by which
+            adaptation tells items apart. None means `shrinkage`, and tries a strong one too where
+            what adaptation gains falls in the course of training.
         prior: Mean of a task's offset before adaptation: ``"zero"``, or ``"encoder"``, read from
             its interactions by a `SupportEncoder`; meta block ``"offset"`` only.
         adaptation: See `LiMAML`; None means ``"gauss-newton"`` for a meta block that stores offsets
@@ -59,6 +62,7 @@ class ModelOptions:
     dropout: float = 0.3
     id_embeddings: bool | None = None
     shrinkage: float = 50.0
+    projection_shrinkage: float | None = None
     prior: Prior = "zero"
     adaptation: Adaptation | None = None
     prior_precision: float = 1.0
@@ -126,6 +130,11 @@ class ModelOptions:
         if self.inner_steps is not None:
             return self.inner_steps
         return 2 if self.chosen_adaptation == "gauss-newton" else 3
+
+    @property
+    def chosen_projection_shrinkage(self) -> float:
+        """The projection's shrinkage, where it is left open that of the network."""
+        return self.shrinkage if self.projection_shrinkage is None else self.projection_shrinkage
 
     def replace(self, **changes: Any) -> ModelOptions:
         """A copy with some fields changed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,6 @@ import tensorflow as tf
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import adaptation_losses
 from tfrec_limaml.models import JointLiMAML, TaskModel
-from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import STATISTICS_FILE
 from tfrec_limaml.tasks.input_pipeline import task_dataset
@@ -35,6 +35,8 @@ from tfrec_limaml.training.options import ModelOptions, TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder
 from tfrec_limaml.training.schedules import warmup_cosine
 from tfrec_limaml.training.strength import choose_adaptation_strength
+from tfrec_limaml.training.trained import Trained
+from tfrec_limaml.training.variants import best_on_validation
 
 #: Batches between two visits to Python.
 STEPS_PER_EXECUTION = 8
@@ -42,21 +44,6 @@ STEPS_PER_EXECUTION = 8
 Build = Callable[[str, FeatureEncoder, ModelOptions], TaskModel]
 #: Variables without weight decay, by parts of their names.
 NOT_DECAYED = ("bias", "scaled_log", "inner_rate")
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A trained model and the record of its training.
-
-    Attributes:
-        model: With the weights of the best epoch.
-        result: ``algorithm``, ``epochs``, ``best_val_auc``, ``seconds``, ``history`` (the learning
-            curves), support losses before and after adaptation, and the choice of the adaptation
-            strength; all JSON types.
-    """
-
-    model: TaskModel
-    result: dict[str, Any]
 
 
 def train(
@@ -108,26 +95,7 @@ def train(
     encoder = load_encoder(tasks, task, nested)
     workers = Workers.of(strategy)
     work = _Work(tasks, task, encoder, tuple(callbacks), build, workers, worker_timeout)
-    if options.model.id_embeddings is not None or not _history_tells_of_ids(encoder.schema):
-        return _train(work, options, checkpoints)
-    tried = [
-        _train(
-            work,
-            options.replace(id_embeddings=choice),
-            checkpoints and checkpoints.within("with_ids" if choice else "without_ids"),
-        )
-        for choice in (True, False)
-    ]
-    scores = [trained.result["best_val_score"] for trained in tried]
-    best = tried[0] if scores[0] >= scores[1] else tried[1]
-    best.result["val_score_by_id_embeddings"] = {"with": scores[0], "without": scores[1]}
-    return best
-
-
-def _history_tells_of_ids(schema: Schema) -> bool:
-    """Whether a history feature is keyed by an embedded ID alone."""
-    ids = {f.name for f in schema.features if f.embedding_width and f.separator is None}
-    return any(len(history.keys) == 1 and history.keys[0] in ids for history in schema.history)
+    return best_on_validation(functools.partial(_train, work), options, encoder.schema, checkpoints)
 
 
 @dataclasses.dataclass(frozen=True)

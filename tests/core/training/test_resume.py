@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.training import train as training
+from tfrec_limaml.training import variants
 from tfrec_limaml.training.checkpoints import (
     KEPT,
     Checkpoint,
@@ -217,7 +217,7 @@ def test_of_two_trainings_the_one_that_is_over_is_not_trained_again(
     tasks_folder, tmp_path, monkeypatch
 ):
     """With and without ID embeddings: the second one is interrupted."""
-    monkeypatch.setattr(training, "_history_tells_of_ids", lambda schema: True)
+    monkeypatch.setattr(variants, "_history_tells_of_ids", lambda schema: True)
     options, begun = OPTIONS.replace(epochs=2), []
 
     def begin(epoch, logs):

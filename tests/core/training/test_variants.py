@@ -1,0 +1,109 @@
+"""Which of the settings that are left open are tried, and which model is kept."""
+
+from pathlib import Path
+
+import pytest
+
+from tfrec_limaml.schema.schema import Feature, History, Label, Schema
+from tfrec_limaml.training.checkpoints import CheckpointOptions
+from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.trained import Trained
+from tfrec_limaml.training.variants import STRONG_SHRINKAGE, best_on_validation
+
+RISING = {"val_auc": [0.70, 0.72, 0.73], "val_unadapted_auc": [0.68, 0.69, 0.69]}
+#: The model gets worse with and without adaptation alike.
+BOTH_FALL = {"val_auc": [0.70, 0.73, 0.70], "val_unadapted_auc": [0.68, 0.69, 0.66]}
+GAIN_FALLS = {"val_auc": [0.70, 0.73, 0.72], "val_unadapted_auc": [0.68, 0.69, 0.69]}
+
+
+def schema(history=()):
+    return Schema(
+        name="s",
+        label=Label(name="y"),
+        timestamp="t",
+        tasks={"user": ("u",)},
+        features=(
+            Feature(name="item", dtype="int64", encoding="hash", buckets=9, embedding_width=2),
+            Feature(name="age", role="meta"),
+        ),
+        history=tuple(History(keys=keys) for keys in history),
+    )
+
+
+class Trainer:
+    """Stands for training: curves and score by (IDs, projection shrinkage)."""
+
+    def __init__(self, outcomes):
+        self.outcomes, self.asked = outcomes, []
+
+    def __call__(self, options, checkpoints):
+        choice = options.model.id_embeddings, options.model.projection_shrinkage
+        self.asked.append((choice, checkpoints and checkpoints.folder))
+        curves, score = self.outcomes[choice]
+        return Trained(None, {"history": curves, "best_val_score": score, "choice": choice})
+
+
+@pytest.mark.parametrize(
+    ("curves", "options", "tried"),
+    [
+        (RISING, TrainOptions(), 1),
+        (BOTH_FALL, TrainOptions(), 1),
+        (GAIN_FALLS, TrainOptions(), 2),
+        (GAIN_FALLS, TrainOptions().replace(projection_shrinkage=7.0), 1),
+        (GAIN_FALLS, TrainOptions().replace(id_embeddings=False), 1),
+        (GAIN_FALLS, TrainOptions().replace(global_block="mlp"), 1),
+        (GAIN_FALLS, TrainOptions(algorithm="vanilla"), 1),
+        ({"val_auc": GAIN_FALLS["val_auc"]}, TrainOptions(), 1),
+    ],
+)
+def test_a_strong_shrinkage_is_tried_where_the_gain_of_adaptation_falls(curves, options, tried):
+    model = options.model
+    train = Trainer(
+        {
+            (model.id_embeddings, model.projection_shrinkage): (curves, 0.70),
+            (model.id_embeddings, STRONG_SHRINKAGE): (RISING, 0.71),
+        }
+    )
+    best = best_on_validation(train, options, schema(), None)
+    assert len(train.asked) == tried
+    assert best.result["best_val_score"] == (0.71 if tried == 2 else 0.70)
+    assert ("val_score_by_projection_shrinkage" in best.result) == (tried == 2)
+
+
+def test_the_usual_shrinkage_is_kept_where_the_strong_one_is_no_better():
+    train = Trainer({(None, None): (GAIN_FALLS, 0.7), (None, STRONG_SHRINKAGE): (RISING, 0.7)})
+    best = best_on_validation(train, TrainOptions(), schema(), None)
+    assert best.result["choice"] == (None, None)
+    assert best.result["val_score_by_projection_shrinkage"] == {"usual": 0.7, "strong": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("with_ids", "strong", "without", "kept"),
+    [
+        (0.72, 0.71, 0.70, (True, None)),
+        (0.70, 0.72, 0.71, (True, STRONG_SHRINKAGE)),
+        (0.70, 0.71, 0.72, (False, None)),
+    ],
+)
+def test_where_history_tells_of_an_id_training_without_ids_is_tried_too(
+    with_ids, strong, without, kept
+):
+    train = Trainer(
+        {
+            (True, None): (GAIN_FALLS, with_ids),
+            (True, STRONG_SHRINKAGE): (RISING, strong),
+            (False, None): (GAIN_FALLS, without),
+        }
+    )
+    told = schema(history=[("item",)])
+    best = best_on_validation(train, TrainOptions(), told, CheckpointOptions(Path("c")))
+    assert best.result["choice"] == kept
+    assert best.result["val_score_by_id_embeddings"] == {
+        "with": max(with_ids, strong),
+        "without": without,
+    }
+    assert train.asked == [
+        ((True, None), Path("c/with_ids")),
+        ((True, STRONG_SHRINKAGE), Path("c/with_ids/strong_shrinkage")),
+        ((False, None), Path("c/without_ids")),
+    ]

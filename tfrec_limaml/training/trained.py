@@ -1,0 +1,23 @@
+"""What a training gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfrec_limaml.models import TaskModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model and the record of its training.
+
+    Attributes:
+        model: With the weights of the best epoch.
+        result: ``algorithm``, ``epochs``, ``best_val_auc``, ``seconds``, ``history`` (the learning
+            curves), support losses before and after adaptation, and the choice of the adaptation
+            strength; all JSON types.
+    """
+
+    model: TaskModel
+    result: dict[str, Any]

@@ -1,0 +1,97 @@
+"""Settings that are left open and tried: the model with the best validation score is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.training.checkpoints import CheckpointOptions
+from tfrec_limaml.training.options import ModelOptions, TrainOptions
+from tfrec_limaml.training.trained import Trained
+
+#: Training rows at which an ID's row in the projection counts half, where the usual shrinkage lets
+#: the projection learn training rows by heart.
+STRONG_SHRINKAGE = 3000.0
+#: Loss of validation AUC by which that is noticed.
+FALL = 0.002
+
+#: Trains one model, writing checkpoints where they say.
+Train = Callable[[TrainOptions, CheckpointOptions | None], Trained]
+
+
+def best_on_validation(
+    train: Train, options: TrainOptions, schema: Schema, checkpoints: CheckpointOptions | None
+) -> Trained:
+    """Trains a model for each choice that the options leave open, and keeps the best one.
+
+    Tried are IDs in the global block, and none, where history features tell of an ID already; and a
+    strong shrinkage of the projection where the gain of adaptation falls in the course of training.
+    The result holds the scores of what was tried.
+    """
+    if options.model.id_embeddings is not None or not _history_tells_of_ids(schema):
+        return _best_shrinkage(train, options, checkpoints)
+    with_ids = _best_shrinkage(
+        train, options.replace(id_embeddings=True), checkpoints and checkpoints.within("with_ids")
+    )
+    without = train(
+        options.replace(id_embeddings=False), checkpoints and checkpoints.within("without_ids")
+    )
+    scores = {"with": _score(with_ids), "without": _score(without)}
+    best = with_ids if scores["with"] >= scores["without"] else without
+    best.result["val_score_by_id_embeddings"] = scores
+    return best
+
+
+def _best_shrinkage(
+    train: Train, options: TrainOptions, checkpoints: CheckpointOptions | None
+) -> Trained:
+    usual = train(options, checkpoints)
+    if not _projects_ids(options) or not _gain_falls(usual):
+        return usual
+    strong = train(
+        options.replace(projection_shrinkage=STRONG_SHRINKAGE),
+        checkpoints and checkpoints.within("strong_shrinkage"),
+    )
+    scores = {"usual": _score(usual), "strong": _score(strong)}
+    best = strong if scores["strong"] > scores["usual"] else usual
+    best.result["val_score_by_projection_shrinkage"] = scores
+    return best
+
+
+def _projects_ids(options: TrainOptions) -> bool:
+    """Whether IDs have rows in a projection whose shrinkage is left open."""
+    model = options.model
+    return (
+        options.algorithm == "limaml"
+        and model.global_block == "dot_product"
+        and model.id_embeddings is not False
+        and _is_usual(model)
+    )
+
+
+def _is_usual(model: ModelOptions) -> bool:
+    return model.projection_shrinkage is None and model.shrinkage < STRONG_SHRINKAGE
+
+
+def _gain_falls(trained: Trained) -> bool:
+    """Whether what adaptation gains on the validation tasks falls from its best epoch to the
+    last one.
+    """
+    curves = trained.result["history"]
+    gains = [
+        adapted - unadapted
+        for adapted, unadapted in zip(
+            curves["val_auc"], curves.get("val_unadapted_auc", curves["val_auc"]), strict=True
+        )
+    ]
+    return max(gains) - gains[-1] >= FALL
+
+
+def _history_tells_of_ids(schema: Schema) -> bool:
+    """Whether a history feature is keyed by an embedded ID alone."""
+    ids = {f.name for f in schema.features if f.embedding_width and f.separator is None}
+    return any(len(history.keys) == 1 and history.keys[0] in ids for history in schema.history)
+
+
+def _score(trained: Trained) -> float:
+    return float(trained.result["best_val_score"])

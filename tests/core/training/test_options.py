@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from tfrec_limaml.commands.train import add_arguments, options_from
+from tfrec_limaml.commands.train_arguments import add_arguments, options_from
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.options import ModelOptions, TrainOptions, recipe
 

@@ -107,3 +107,16 @@ def test_where_history_tells_of_an_id_training_without_ids_is_tried_too(
         ((True, STRONG_SHRINKAGE), Path("c/with_ids/strong_shrinkage")),
         ((False, None), Path("c/without_ids")),
     ]
+
+
+def test_the_command_says_what_was_tried():
+    from tfrec_limaml.commands.train import COMMAND
+
+    result = {
+        **{"algorithm": "limaml", "epochs": 3, "seconds": 1.0, "best_val_auc": 0.75},
+        **{"model": "m", "support_loss_before": 0.6, "support_loss_after": 0.5},
+        "val_score_by_id_embeddings": {"with": 0.7312, "without": 0.74},
+    }
+    text = COMMAND.render(result)
+    assert "tried on the validation tasks, ID embeddings: with 0.7312, without 0.7400" in text
+    assert "shrinkage" not in text

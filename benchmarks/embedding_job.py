@@ -39,8 +39,9 @@ from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks.folder import RECENT, SCHEMA_FILE, shard_name
-from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
+from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP
 from tfrec_limaml.tasks.statistics import Statistics
+from tfrec_limaml.tasks.task_encoder import TaskEncoder
 from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 

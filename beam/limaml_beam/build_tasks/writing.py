@@ -25,7 +25,7 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, TASK, TIME, WEIGHT, Integers
 from limaml_beam.rows.feature_tables import join, load_tables
 from tfrec_limaml.schema.schema import Schema
-from tfrec_limaml.tasks import folder, record_format
+from tfrec_limaml.tasks import folder, record_format, task_encoder
 
 _ROWS = 32_768  # rows that are encoded at a time: a shard never lies in memory as records
 _COMPRESSION = 1  # of ISA-L: as small as zlib makes it at level 3, in a fifth of the time
@@ -107,7 +107,7 @@ def whole_tasks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
 
 def encoder(
     schema: Schema, table: pa.Table, beside: Sequence[str] = ()
-) -> record_format.TaskEncoder:
+) -> task_encoder.TaskEncoder:
     """The record encoder over a block's columns; see `record_format.encode_task` for `beside`."""
     named: dict[str, Any] = {feature.name: table[feature.name] for feature in schema.all_features}
     named |= {name: table[name] for name in schema.carry}
@@ -115,7 +115,7 @@ def encoder(
     if schema.weight is not None:
         named[record_format.WEIGHT] = table[WEIGHT]
     named |= {record_format.key_list(name): table[columnar.beside_column(name)] for name in beside}
-    return record_format.TaskEncoder(schema, named, beside)
+    return task_encoder.TaskEncoder(schema, named, beside)
 
 
 class WriteShard(beam.DoFn):
@@ -201,7 +201,7 @@ class WriteShard(beam.DoFn):
         return str(FileSystems.join(self.directory, self.definition, name))
 
 
-def encoded(encode: record_format.TaskEncoder, found: Spans) -> pa.LargeBinaryArray:
+def encoded(encode: task_encoder.TaskEncoder, found: Spans) -> pa.LargeBinaryArray:
     """The records of spans ``[records]``."""
     return encode.encode_tasks(found.keys, found.starts, found.stops, found.query_starts)
 

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as arrays
 
 from limaml_beam.io.tfrecords import frame_record, frame_records
 from tfrec_limaml.schema.schema import Feature, Label, Schema
-from tfrec_limaml.tasks.record_format import TaskEncoder, encode_task
+from tfrec_limaml.tasks.record_format import encode_task
+from tfrec_limaml.tasks.task_encoder import TaskEncoder
 
 SCHEMA = Schema(
     name="s",

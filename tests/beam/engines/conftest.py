@@ -18,7 +18,8 @@ from worker_pool import WorkerPool
 from limaml_beam.generate_embeddings.job import EmbeddingJob
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks.folder import SCHEMA_FILE
-from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
+from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP
+from tfrec_limaml.tasks.task_encoder import TaskEncoder
 from tfrec_limaml.training.options import ModelOptions
 
 TASKS, FILES = 300, 4

@@ -17,7 +17,8 @@ from limaml_beam.generate_embeddings.job import EmbeddingJob, generate
 from limaml_beam.generate_embeddings.record_batches import batches_by_width
 from limaml_beam.io.tfrecords import frame_record
 from tfrec_limaml.schema.schema import Feature
-from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP, TaskEncoder
+from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP
+from tfrec_limaml.tasks.task_encoder import TaskEncoder
 from tfrec_limaml.training.options import ModelOptions
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from limaml_beam.generate_embeddings import record_batches as rb
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.tfrecords import frame_record, read_records
-from tfrec_limaml.tasks.record_format import TaskEncoder
+from tfrec_limaml.tasks.task_encoder import TaskEncoder
 
 
 def varint(number):

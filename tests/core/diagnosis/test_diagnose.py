@@ -20,7 +20,7 @@ from tfrec_limaml.diagnosis.diagnose import (
 )
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature
-from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks import record_format, task_encoder
 from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE
 from tfrec_limaml.tasks.statistics import Statistics
 
@@ -135,7 +135,7 @@ def _write_tags(folder, liking, tasks=2400, before=6, after=8):
         record_format.LABEL: (rng.random(rows) < 1 / (1 + np.exp(-logit))).astype(float),
         record_format.TIMESTAMP: np.arange(rows),
     }
-    encoder = record_format.TaskEncoder(TAGS, columns)
+    encoder = task_encoder.TaskEncoder(TAGS, columns)
     (folder / "member").mkdir()
     for split, stop, query_start in (("train", before, -1), ("validation", before + after, before)):
         with tf.io.TFRecordWriter(

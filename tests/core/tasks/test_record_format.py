@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks.parsing import parse_tasks
-from tfrec_limaml.tasks.record_format import TaskEncoder, encode_task
+from tfrec_limaml.tasks.record_format import encode_task
+from tfrec_limaml.tasks.task_encoder import TaskEncoder
 
 SCHEMA = Schema(
     name="wire",

@@ -27,6 +27,8 @@ from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Split, parse_time
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def raw(tmp_path, shop_schema, shop_frames, write_raw):

@@ -22,6 +22,8 @@ from tfrec_limaml.store import open_store
 from tfrec_limaml.tasks.folder import SCHEMA_FILE
 from tfrec_limaml.tasks.record_format import encode_task
 
+pytestmark = pytest.mark.slow
+
 DIM = 4
 SCHEMA = toy_schema(
     Feature(name="x", role="meta", width=3, normalise="none"),

@@ -19,6 +19,8 @@ from tfrec_limaml.blocks import DCNGlobalBlock, WideAndDeepGlobalBlock
 from tfrec_limaml.blocks.base import calls_per_task
 from tfrec_limaml.models import network
 
+pytestmark = pytest.mark.slow
+
 TASKS, ROWS, META, OTHER, IDS = 3, 5, 6, 4, 7
 IDS_OF = {"item": (IDS, 3)}
 

@@ -15,6 +15,8 @@ from tfrec_limaml.tasks.sides import check_definitions
 from tfrec_limaml.training.joint import JointRecords, fill_table
 from tfrec_limaml.training.options import TrainOptions
 
+pytestmark = pytest.mark.slow
+
 USERS, VIDEOS = 40, 20
 #: Splits of a schema: by date, and within each user's rows.
 SPLITS = {

@@ -21,6 +21,8 @@ from tfrec_limaml.models import JointLiMAML
 from tfrec_limaml.tasks.sides import Sides
 from tfrec_limaml.training.joint import OffsetTable
 
+pytestmark = pytest.mark.slow
+
 USERS, VIDEOS = 5, 4
 
 
@@ -205,6 +207,7 @@ def test_the_outer_gradient_is_that_of_finite_differences_on_either_side(side):
     table = np.random.default_rng(3).normal(size=(1 + USERS + VIDEOS, 4))
     model.table.assign(table)
 
+    @tf.function(autograph=False)
     def loss():
         return model._gradients(support, query, model.outer_count(support, query))
 

@@ -18,7 +18,7 @@ from tfrec_limaml.cli import main
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.folder import SCHEMA_FILE
 
-MEMBERS = 300
+MEMBERS = 120
 
 
 @pytest.fixture(scope="module")

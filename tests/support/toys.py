@@ -51,3 +51,14 @@ def write_description(folder: Path, schema: Schema, statistics: Statistics) -> N
     """Writes what a folder of task records says about itself."""
     schema.save(folder / SCHEMA_FILE)
     statistics.save(folder / STATISTICS_FILE)
+
+
+def untuned(dataset: Any) -> Any:
+    """The dataset without tf.data's tuner, for which the end of an epoch waits: as long again as
+    the epoch has taken.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from toys import untuned
 
 from tfrec_limaml import LiMAML
 from tfrec_limaml.blocks import (
@@ -16,6 +17,8 @@ from tfrec_limaml.blocks import (
     OffsetMetaBlock,
 )
 from tfrec_limaml.evaluation.adaptation import served_outputs
+
+pytestmark = pytest.mark.slow
 
 SHAPES = {"meta": (None, 3), "other": (None, 2), "item": (None,)}
 ITEMS = {"item": (9, 3)}
@@ -74,6 +77,7 @@ def test_adaptation_finds_the_mode_of_the_posterior():
 def test_the_outer_gradient_is_that_of_finite_differences(head):
     model, support, query = _model(head), _samples(4, 6, 1), _samples(4, 3, 2)
 
+    @tf.function(autograph=False)
     def loss():
         return model._gradients(support, query, model.outer_count(support, query))
 
@@ -124,7 +128,7 @@ def test_training_learns_the_prior_and_a_saved_model_scores_the_same(tmp_path):
     support, query = _samples(8, 6, 1), _samples(8, 3, 2)
     cast = lambda v: tf.cast(v, tf.float32) if v.dtype == tf.float64 else v  # noqa: E731
     batch = tf.nest.map_structure(cast, {"support": support, "query": query})
-    dataset = tf.data.Dataset.from_tensors(batch).repeat(3)
+    dataset = untuned(tf.data.Dataset.from_tensors(batch).repeat(3))
     before = model.precision().numpy()
     model.compile(keras.optimizers.Adam(0.01), run_eagerly=True)
     model.fit(dataset, validation_data=dataset, verbose=0)
@@ -142,7 +146,7 @@ def test_evaluation_reports_the_auc_before_adaptation_too():
     model = _model(dtype="float32")
     cast = lambda v: tf.cast(v, tf.float32) if v.dtype == tf.float64 else v  # noqa: E731
     batch = {"support": _samples(8, 6, 1), "query": _samples(8, 3, 2)}
-    dataset = tf.data.Dataset.from_tensors(tf.nest.map_structure(cast, batch))
+    dataset = untuned(tf.data.Dataset.from_tensors(tf.nest.map_structure(cast, batch)))
     adapted = model.evaluate(dataset, return_dict=True, verbose=0)
     model.fine_tune = False
     unadapted = model.evaluate(dataset, return_dict=True, verbose=0)

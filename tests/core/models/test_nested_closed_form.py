@@ -11,6 +11,8 @@ from tfrec_limaml import LiMAML
 from tfrec_limaml.blocks import DotProductGlobalBlock, NestedMetaBlocks, OffsetMetaBlock
 from tfrec_limaml.evaluation.adaptation import served_outputs
 
+pytestmark = pytest.mark.slow
+
 TAB = "subtask:tab"
 TABS = [[7, 7, 8, 7, 8], [8, 8, 8, 0, 0], [7, 9, 7, 7, 0], [0, 0, 0, 0, 0]]
 REAL = [5, 3, 4, 0]
@@ -87,6 +89,7 @@ def test_each_sweep_lowers_the_objective_and_rows_of_unknown_subtasks_follow_the
 def test_the_outer_gradient_is_that_of_finite_differences(support):
     model, query = _model(), _samples([[7, 8], [8, 7], [9, 3], [7, 7]], [2, 2, 2, 1], 2)
 
+    @tf.function(autograph=False)
     def step():
         return model._gradients(support, query, model.outer_count(support, query))
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+#: On a busy machine a broker takes its time.
+_PATIENCE_SECONDS = 300
 _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -55,7 +57,8 @@ class Broker:
         return [*java, *arguments, str(self._folder / "server.properties")]
 
     def _run(self, main: str, *arguments: str) -> None:
-        subprocess.run(self._command(main, *arguments), check=True, capture_output=True)
+        command = self._command(main, *arguments)
+        subprocess.run(command, check=True, capture_output=True, timeout=_PATIENCE_SECONDS)
 
     def start(self) -> None:
         """Starts it, and waits until it answers."""
@@ -63,7 +66,7 @@ class Broker:
             self._process = subprocess.Popen(
                 self._command("kafka.Kafka"), stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self._port)) == 0:
@@ -74,15 +77,16 @@ class Broker:
     def kill(self) -> None:
         """As kill -9."""
         self._process.kill()
-        self._process.wait()
+        self._process.wait(_PATIENCE_SECONDS)
 
     def make_topic(self, name: str, partitions: int = 2) -> str:
         """Makes a topic; returns its name."""
         from confluent_kafka.admin import AdminClient, NewTopic
 
         client = AdminClient({"bootstrap.servers": self.address})
-        (made,) = client.create_topics([NewTopic(name, partitions, 1)]).values()
-        made.result(60)
+        topics = [NewTopic(name, partitions, 1)]
+        (made,) = client.create_topics(topics, request_timeout=_PATIENCE_SECONDS).values()
+        made.result(_PATIENCE_SECONDS)
         return name
 
     def send(self, topic: str, *values: object) -> None:
@@ -93,7 +97,7 @@ class Broker:
         for number, value in enumerate(values):
             content = json.dumps(value) if isinstance(value, dict) else value
             producer.produce(topic, content, partition=number % 2)
-        assert producer.flush(60) == 0
+        assert producer.flush(_PATIENCE_SECONDS) == 0
 
     def committed(self, topic: str, group: str) -> int:
         """Messages that a group has said are done."""
@@ -101,7 +105,8 @@ class Broker:
 
         consumer = Consumer({"bootstrap.servers": self.address, "group.id": group})
         try:
-            places = consumer.committed([TopicPartition(topic, n) for n in range(2)], timeout=60)
+            partitions = [TopicPartition(topic, n) for n in range(2)]
+            places = consumer.committed(partitions, timeout=_PATIENCE_SECONDS)
         finally:
             consumer.close()
         return sum(max(place.offset, 0) for place in places)

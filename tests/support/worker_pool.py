@@ -39,7 +39,7 @@ class WorkerPool:
         return self._process.pid
 
     def wait_until_it_listens(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self._process.poll() is None:
             with socket.socket() as probe:
                 host, port = self.address.split(":")
@@ -54,4 +54,4 @@ class WorkerPool:
     def stop(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.wait(60)

@@ -25,7 +25,13 @@ from tfrec_limaml.errors import LimamlError
 
 _POLL_SECONDS, _ANSWER_SECONDS = 0.5, 10.0
 #: What the stream itself decides.
-_OURS = {"bootstrap.servers", "group.id", "enable.auto.commit", "enable.auto.offset.store"}
+_OURS = {
+    "bootstrap.servers",
+    "group.id",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,8 @@ class KafkaStream:
         batch_messages: Most messages of one micro-batch.
         batch_seconds: A micro-batch waits so long after its first message for more; a member who
             clicks several times meanwhile is adapted once.
-        idle_seconds: End after so long without a message; None to go on for good.
+        idle_seconds: End after so long at the end of the topic without a message; None to go on
+            for good.
         client: Further settings of the client library (librdkafka), for TLS and passwords; they may
             replace ``auto.offset.reset`` (``earliest``) and ``session.timeout.ms`` (10 s: after so
             long the partitions of a killed stream go to another one).
@@ -121,7 +128,7 @@ def stream_kafka(settings: KafkaStream, tell: Tell, sleep: Sleep = time.sleep) -
                 last = time.monotonic()
                 continue
             updater.run_idle()
-            if not topic.joined:
+            if not topic.at_end:
                 last = time.monotonic()
             elif time.monotonic() - last >= idle:
                 return dataclasses.asdict(updater.totals)
@@ -130,17 +137,15 @@ def stream_kafka(settings: KafkaStream, tell: Tell, sleep: Sleep = time.sleep) -
 
 
 class _Topic:
-    """Micro-batches of a topic, as triples of message, partition and offset.
-
-    Attributes:
-        joined: Whether the group has taken this consumer in.
-    """
+    """Micro-batches of a topic, as triples of message, partition and offset."""
 
     def __init__(self, settings: KafkaStream, tell: Tell) -> None:
         self._kafka = _client_library()
         self._settings, self._tell = settings, tell
         self._held: list[tuple[Message, int, int]] = []
-        self._waiting, self.joined = False, False
+        self._waiting = False
+        self._assigned: set[int] | None = None  # until the group has taken this consumer in
+        self._ended: set[int] = set()
         given = {
             "auto.offset.reset": "earliest",
             "session.timeout.ms": 10_000,
@@ -149,6 +154,7 @@ class _Topic:
             "group.id": settings.group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
             "error_cb": self._say,
             "logger": _silent_logger(),
         }
@@ -173,7 +179,15 @@ class _Topic:
             raise LimamlError(f"the Kafka broker {servers} has no topic {topic!r}: make it first")
 
     def _join(self, consumer: Any, partitions: list[Any]) -> None:
-        self.joined = True
+        self._assigned = {each.partition for each in partitions}
+        self._ended.clear()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the group has taken this consumer in, and all its partitions are read to their
+        ends.
+        """
+        return self._assigned is not None and self._assigned <= self._ended
 
     def batch(self) -> list[tuple[Message, int, int]]:
         """The next messages; none where none came for a moment."""
@@ -190,10 +204,14 @@ class _Topic:
     def _read(self, most: int, seconds: float) -> list[tuple[Message, int, int]]:
         found = []
         for record in self._consumer.consume(most, seconds):
-            if record.error() is not None:
-                self._say(record.error())
-                continue
             partition, offset = record.partition(), record.offset()
+            if record.error() is not None:
+                if record.error().code() == self._kafka.KafkaError._PARTITION_EOF:
+                    self._ended.add(partition)
+                else:
+                    self._say(record.error())
+                continue
+            self._ended.discard(partition)
             place = f"{record.topic()}/{partition}/{offset}"
             found.append((Message(place, record.value()), partition, offset))
         return found

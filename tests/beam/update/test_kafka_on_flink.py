@@ -21,7 +21,10 @@ from worker_pool import WorkerPool
 from limaml_beam.generate_embeddings import tables
 from tfrec_limaml.store import open_store
 
-pytestmark = [pytest.mark.kafka, pytest.mark.flink, pytest.mark.slow]
+pytestmark = [
+    *(pytest.mark.kafka, pytest.mark.flink, pytest.mark.slow),
+    pytest.mark.timeout(1800),  # the whole test: everything in it has a limit of its own
+]
 
 START, DAY, END = 1_650_000_000_000, 86_400_000, "2022-06-01"
 ROWS = [(f"u{n}", 1.0, n / 100) for n in range(20)]
@@ -73,7 +76,7 @@ def running(command, log, **environment):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(60)
 
 
 def answers(port):
@@ -82,7 +85,7 @@ def answers(port):
 
 
 def wait_for(condition, log=None, process=None):
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not condition():
         if time.monotonic() > deadline or (process and process.poll() is not None):
             pytest.fail(log.read_text(errors="replace")[-8000:] if log else "nothing happened")

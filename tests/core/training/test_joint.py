@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from joint_fixtures import SCHEMA, STATISTICS, JointWorld, joint_model
+from toys import write_split
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import auc
 from tfrec_limaml.features import OTHER_ROW, SIDE
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.input_pipeline import task_dataset
+from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.sides import check_definitions
 from tfrec_limaml.training.joint import JointRecords, fill_table
 from tfrec_limaml.training.options import TrainOptions
@@ -179,6 +182,33 @@ def test_labels_of_pure_noise_stay_unpredictable_on_training_query_rows(noise, t
         assert auc(label[of_side == side], score[of_side == side]) > 0.5 + 4 * error
 
 
+def test_labels_of_pure_noise_stay_unpredictable_on_rows_after_those_that_were_adapted_on(
+    noise, tmp_path
+):
+    """As served: the table is made of earlier rows, and so are the users' own offsets."""
+    early = noise.replace(**{k: v[:1000] for k, v in vars(noise).items()})
+    late = {user: np.flatnonzero(noise.user == user) for user in noise.user[1000:]}
+    folder = early.write(tmp_path)
+    records = [
+        encode_task(
+            SCHEMA, f"u{user}", [noise.row(i) for i in rows], int(sum(rows < 1000)), ["video"]
+        )
+        for user, rows in late.items()
+    ]
+    test = write_split(folder, "user", "test", records)
+    model = joint_model()
+    model.compile("sgd")
+    model.scaled_log_precision.assign(-0.2 * tf.ones([8]))  # a weak prior, to learn much of noise
+    side = fill_table(model, folder, "train").both[0]
+    rows = model.predict(
+        task_dataset(str(test), model.encoder, 64, with_keys=True, in_order=False, side=side),
+        verbose=0,
+    )
+    assert len(rows["label"]) == 500
+    value = auc(rows["label"], rows["probability"])
+    assert value == pytest.approx(0.5, abs=3 * np.sqrt(1 / 3 / len(rows["label"])))
+
+
 def test_the_table_for_evaluation_is_made_of_all_rows_of_a_split(noise, tmp_path):
     folder = noise.write(tmp_path, ("train", "recent"))
     model = joint_model()
@@ -198,8 +228,6 @@ def test_the_table_for_evaluation_is_made_of_all_rows_of_a_split(noise, tmp_path
 
 def test_records_without_the_other_side_s_keys_are_refused_with_the_remedy(noise, tmp_path):
     folder = noise.write(tmp_path)
-    from tfrec_limaml.tasks.record_format import encode_task
-
     for name in ("user", "video"):
         (file,) = (folder / name).glob("train*")
         with tf.io.TFRecordWriter(str(file), "GZIP") as writer:

@@ -34,16 +34,20 @@ def segments(table: pa.Table, settings: TaskSettings) -> Integers:
 
 
 def latest(table: pa.Table, settings: TaskSettings) -> pa.Table:
-    """Rows sorted by task, time and content; of each task the most recent of every segment.
+    """Rows sorted by task, segment, time and content; of each task the most recent of every
+    segment.
 
-    Train rows: `max_samples`; validation and test rows: `max_query`, which is at least as many.
+    Where rows know their segment, those of a task may lie between each other in time: a video has
+    train rows of one member that are later than test rows of another. Train rows: `max_samples`;
+    validation and test rows: `max_query`, which is at least as many.
     """
     codes, keys = columnar.codes_of(table[TASK])
     rank_of_key = np.empty(len(keys), np.int64)
     rank_of_key[pc.sort_indices(keys).to_numpy()] = np.arange(len(keys))
     tasks, times = rank_of_key[codes], columnar.to_numpy(table[TIME])
-    order = np.lexsort((columnar.to_numpy(table[ORDER]), times, tasks))
-    segment = segments(table, settings)[order]
+    segment = segments(table, settings)
+    order = np.lexsort((columnar.to_numpy(table[ORDER]), times, segment, tasks))
+    segment = segment[order]
     group = tasks[order] * 3 + segment
     ends = np.flatnonzero(np.append(np.diff(group) != 0, True)) + 1
     from_end = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(group))

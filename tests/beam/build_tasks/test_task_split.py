@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,13 +45,15 @@ def test_records_follow_the_shares_and_history_is_frozen_at_the_tasks_own_split(
     tmp_path, shop_schema, shop_frames, write_raw, read_tasks
 ):
     schema = shop_schema.replace(
-        split=Split(per_task=SHARES), history=(History(keys=("item",), smoothing=1.0),)
+        split=Split(per_task=SHARES),
+        history=(History(keys=("item",), smoothing=1.0),),
+        tasks={**shop_schema.tasks, "item": ("item",)},
     )
     frames = shop_frames(rows=300)
     raw = write_raw(tmp_path / "raw", schema, frames)
     tables = {name: str(raw / f"{name}.parquet") for name in schema.tables}
     inputs = Inputs.find(schema, str(raw / "interactions.parquet"), tables)
-    how = TaskSettings(definitions=("member",), shards=2, partitions=3, **cut_dates(schema))
+    how = TaskSettings(definitions=("member", "item"), shards=2, partitions=3, **cut_dates(schema))
     card = build_tasks(schema, inputs, str(tmp_path / "t"), how, options=local_by_default([]))
 
     log = frames["interactions"]
@@ -68,6 +72,29 @@ def test_records_follow_the_shares_and_history_is_frozen_at_the_tasks_own_split(
     assert total > 50
     rows = {name: card["splits"][name]["rows"] for name in card["splits"]}
     assert rows["train"] == sum(round(0.6 * n) for n in sizes)
+    _check_rows_of_items(tmp_path / "t", read_tasks)
+
+
+def _check_rows_of_items(folder, read_tasks):
+    """A row is in the same split in its item's record as in its member's, whatever was when."""
+
+    def of(definition, split):
+        """Support and query rows of all records."""
+        parts = [], []
+        for start, steps in read_tasks(folder, definition, split).values():
+            cut = len(steps) if start < 0 else start
+            for part, some in zip(parts, (steps[:cut], steps[cut:]), strict=True):
+                part += [(row["timestamp"], row["item"]) for row in some]
+        return [sorted(part) for part in parts]
+
+    for split in ("train", "recent"):
+        assert of("item", split) == of("member", split)
+    every = Counter(of("item", "recent")[0]) + Counter(of("item", "test")[1])
+    for split in ("validation", "test"):
+        queries = of("member", split)[1]
+        assert of("item", split)[1] == queries
+        # Nowhere is a query row a support row too.
+        assert Counter(queries) + Counter(of("item", split)[0]) <= every
 
 
 @pytest.mark.parametrize(

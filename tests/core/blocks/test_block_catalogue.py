@@ -27,6 +27,8 @@ from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
 from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ModelOptions.paper().replace(
     meta_units=(5,),
     embedding_dim=4,

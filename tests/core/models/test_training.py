@@ -15,6 +15,8 @@ from processors import multiplies_bfloat16
 from tfrec_limaml import EntireNetworkMAML, LiMAML, MLPGlobalBlock, MLPMetaBlock, Vanilla
 from tfrec_limaml.errors import LimamlError
 
+pytestmark = pytest.mark.slow
+
 #: By which repeated runs may differ: rounding alone, whatever kernels the processor chooses.
 BOUND = 1e-6
 

@@ -246,7 +246,7 @@ class TaskModel(TaskLoops):
         support, query = data["support"], data["query"]
         count_here = self.outer_count(support, query)
         count, replicas = sum_over_replicas(count_here)
-        gradients_of = traced_once(self._gradients)
+        gradients_of = traced_once(self._gradients) if replicas == 1 else self._gradients
         loss, gradients, good = gradients_of(support, query, count, replicas)
 
         def without_bad_tasks() -> tuple[tf.Tensor, list[tf.Tensor]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from tfrec_limaml.reproduction.setups import Form, Setup
 from tfrec_limaml.reproduction.table import Line, Ordering, Records, Table
 from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.variants import STRONG_SHRINKAGE
 
 _LIMAML = TrainOptions.paper()
 _VANILLA = TrainOptions.paper("vanilla")
@@ -289,6 +290,10 @@ def _ablation(quick: bool) -> Table:
     ]
     without = [
         _line("without shrinkage of IDs", default.replace(shrinkage=0.0)),
+        _line(
+            "with a strong shrinkage of the projection",
+            default.replace(projection_shrinkage=STRONG_SHRINKAGE),
+        ),
         _line("without dropout", default.replace(dropout=0.0)),
         _line("without averaged weights", default.replace(average_weights=0.0)),
         _line("without weight decay", default.replace(weight_decay=0.0)),

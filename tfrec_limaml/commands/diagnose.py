@@ -11,21 +11,20 @@ from typing import Any
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
-from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.options import TrainOptions
 
 _DESCRIPTION = """\
 Estimates, before you train LiMAML, how much there is left to win by it: trains a plain network on
-all features at hand (point-in-time history included, where the schema declares it), scores the
-validation rows, and estimates how much tasks still differ there, overall and in their liking for
-each category. Then measures how much AUC an effect estimated from each task's earlier rows gains
-on its later ones, and gives a verdict for every task definition. Takes a minute or two.
+all features at hand (point-in-time history included, where the schema declares it) as
+`limaml train --algorithm vanilla` does, scores the validation rows, and estimates how much tasks
+still differ there, overall and in their liking for each category. Then measures how much AUC an
+effect estimated from each task's earlier rows gains on its later ones, and gives a verdict for
+every task definition. Takes as long as that training.
 
 example:
   limaml diagnose runs/tasks
 next: limaml train runs/tasks --output runs/model
 """
-
-_OPTIONS = ModelOptions.paper().replace(dropout=0.1)
 
 _MEANING = {
     "worth it": "tasks differ in ways that the features do not tell and their history does: train LiMAML",  # noqa: E501
@@ -42,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task", help="only this task definition (default: all that were prepared)"
     )
     parser.add_argument(
-        "--epochs", type=int, default=5, help="of the plain network, at most (default: %(default)s)"
+        "--epochs",
+        type=int,
+        default=TrainOptions().epochs,
+        help="of the plain network, at most (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=1)
 
@@ -52,17 +54,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.epochs < 1:
         raise LimamlError(f"--epochs must be at least 1, received {args.epochs}")
     import_tensorflow()
-    import keras
     from tqdm import tqdm
 
     from tfrec_limaml.diagnosis import diagnose
-    from tfrec_limaml.training.recipes import build_model, load_encoder, without_remapping
+    from tfrec_limaml.training.recipes import load_encoder, without_remapping
+    from tfrec_limaml.training.train import train
 
     without_remapping()
     started = time.perf_counter()
-    keras.utils.set_random_seed(args.seed)
-    encoder = load_encoder(args.tasks)
-    schema = encoder.schema
+    schema = load_encoder(args.tasks).schema
     schema.task_columns(args.task)
     if schema.label.kind != "binary":
         raise LimamlError(
@@ -76,17 +76,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     if not definitions:
         raise LimamlError(f"no task records in {args.tasks}; run `limaml prepare` first")
-    model = build_model("vanilla", encoder, _OPTIONS)
+    options = TrainOptions(algorithm="vanilla", epochs=args.epochs, seed=args.seed)
     diagnoses = []
     bar = {"desc": "baseline", "unit": "step", "file": sys.stderr, "disable": None}
     with tqdm(total=1 + len(definitions), **bar) as progress:
-        first = definitions[
-            0
-        ]  # every definition groups the same rows: one baseline serves them all
-        train, validation = (
-            diagnose.record_files(args.tasks, first, split) for split in ("train", "validation")
-        )
-        diagnose.train_baseline(model, train, validation, args.epochs, args.seed)
+        first = definitions[0]  # all group the same rows: one network serves them all
+        for split in ("train", "validation"):
+            diagnose.record_files(args.tasks, first, split)
+        model = train(args.tasks, options, task=first).model
         progress.update()
         for name in definitions:
             progress.set_description(name)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -29,11 +28,10 @@ from tfrec_limaml.diagnosis.random_intercept import (
     task_deviation,
 )
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.models import TaskModel, Vanilla
+from tfrec_limaml.models import TaskModel
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.folder import shard_pattern
-from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.parsing import encode_rows, parse_tasks
 
 Array = npt.NDArray[Any]
@@ -100,21 +98,6 @@ class ScoredRows:
             if part.any():
                 offset[part] = recalibrate(self.label[part], self.logit[part])
         return Rows(self.label, offset, self.task, self.query)
-
-
-def train_baseline(
-    model: Vanilla,
-    pattern: str | Sequence[str],
-    validation: str | Sequence[str],
-    epochs: int,
-    seed: int,
-) -> None:
-    """Fits a vanilla model with early stopping on the validation rows."""
-    data = task_dataset(pattern, model.encoder, 128, shuffle=True, seed=seed)
-    held_out = task_dataset(validation, model.encoder, 512)
-    stopping = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
-    model.compile(keras.optimizers.Adam(2e-3, global_clipnorm=1.0))
-    model.fit(data, validation_data=held_out, epochs=epochs, callbacks=[stopping], verbose=0)
 
 
 def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Feature]) -> ScoredRows:

@@ -1,11 +1,16 @@
 """Trains the reference work (see training.py) in one process and in several, each on one core.
 
-    python benchmarks/distributed.py [--json] [--workers 2] [--epochs 4]
+    python benchmarks/distributed.py [--json] [--workers 2] [--epochs 3]
 
 Each worker has batches of 128 tasks, so that a step of n workers is one on 128 n tasks. Reported
 are `workers`, `tasks_per_s` of all workers together, `scaling_efficiency` (their rate over n times
-that of one process), and `resume_equal`: whether a training that is killed and resumed ends with
-the weights of one that was left alone.
+that of one process), `cpu_ms_per_task` (of all workers together) and `cpu_efficiency` (that of one
+process over it: what the efficiency is where nothing else runs on the cores and no worker waits),
+and `resume_equal`: whether a training that is killed and resumed ends with the weights of one that
+was left alone.
+
+On a machine with other work the rates are those of the scheduler: workers wait for each other in
+each step. The CPU time is not.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -24,6 +30,7 @@ import time
 from pathlib import Path
 
 BATCH, TASKS, FILES = 128, 8192, 8
+LINKS = 4  # how often an epoch that is timed reads each file
 
 
 def write_tasks(folder):
@@ -66,6 +73,20 @@ def write_tasks(folder):
                     writer.write(encode_task(schema, f"t{task}", values, 24))
 
 
+def with_links(tasks, folder):
+    """The same tasks with each training file several times, so that epochs are long."""
+    from tfrec_limaml.tasks.folder import shard_name
+
+    shutil.copytree(tasks, folder, copy_function=os.link)
+    count = FILES * LINKS
+    for shard in range(count):
+        source = tasks / "member" / shard_name("train", shard % FILES, FILES)
+        os.link(source, folder / "member" / shard_name("train", shard, count))
+    for shard in range(FILES):
+        (folder / "member" / shard_name("train", shard, FILES)).unlink()
+    return folder
+
+
 def train_here(args):
     """One process: trains, and writes rates and a digest of the weights."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[args.core]})
@@ -85,19 +106,19 @@ def train_here(args):
     class Clock(keras.callbacks.Callback):
         def __init__(self):
             super().__init__()
-            self.seconds, self.batches = [], 0
+            self.spent, self.batches = [], 0
 
         def on_epoch_begin(self, epoch, logs=None):
-            self.started = time.perf_counter()
+            self.started = time.perf_counter(), time.process_time()
 
         def on_train_batch_end(self, batch, logs=None):
-            self.ended = time.perf_counter()
+            self.ended = time.perf_counter(), time.process_time()
             self.batches += 1
             if self.batches == args.kill_after:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         def on_epoch_end(self, epoch, logs=None):
-            self.seconds.append(self.ended - self.started)
+            self.spent.append([b - a for a, b in zip(self.started, self.ended, strict=True)])
 
     def build(_, encoder, options):
         blocks = MLPMetaBlock((128,), 32), MLPGlobalBlock((256, 128))
@@ -118,10 +139,9 @@ def train_here(args):
         strategy=make_strategy("multi-worker", 120.0) if is_multi_worker else None,
     )
     digest = hashlib.sha256(b"".join(w.tobytes() for w in trained.model.get_weights()))
-    rates = [TASKS / seconds for seconds in clock.seconds[1:]]  # without the one that is traced
-    args.result.write_text(
-        json.dumps({"rate": statistics.median(rates or [0.0]), "digest": digest.hexdigest()})
-    )
+    spent = clock.spent[1:] or clock.spent  # without the epoch that is traced
+    wall, cpu = (statistics.median(values) for values in zip(*spent, strict=True))
+    args.result.write_text(json.dumps({"wall": wall, "cpu": cpu, "digest": digest.hexdigest()}))
 
 
 def free_ports(count):
@@ -133,7 +153,7 @@ def free_ports(count):
 
 
 def run(tasks, folder, workers, epochs, *further):
-    """What the first of some processes reports; None where it was killed."""
+    """What the processes report; None where one was killed."""
     folder.mkdir(exist_ok=True)
     hosts, processes = [f"127.0.0.1:{port}" for port in free_ports(workers)], []
     for index in range(workers):
@@ -147,7 +167,9 @@ def run(tasks, folder, workers, epochs, *further):
     codes = [process.wait() for process in processes]
     if any(code not in (0, -signal.SIGKILL) for code in codes):
         raise SystemExit(f"a worker ended with {codes}")
-    return None if any(codes) else json.loads((folder / "0.json").read_text())
+    if any(codes):
+        return None
+    return [json.loads((folder / f"{index}.json").read_text()) for index in range(workers)]
 
 
 def measure(workers, epochs):
@@ -156,19 +178,32 @@ def measure(workers, epochs):
         tasks = folder / "tasks"
         tasks.mkdir()
         write_tasks(tasks)
-        one = run(tasks, folder / "one", 1, epochs)
-        together = run(tasks, folder / "several", workers, epochs)
+        longer = with_links(tasks, folder / "longer")
+        one = rates(run(longer, folder / "one", 1, epochs))
+        together = rates(run(longer, folder / "several", workers, epochs))
         checkpoints = ("--checkpoints", folder / "checkpoints")
         killed = (*checkpoints, "--kill-after", str(TASKS // BATCH // 8 + 3))
-        assert run(tasks, folder / "killed", 1, epochs, *killed) is None
-        resumed = run(tasks, folder / "resumed", 1, epochs, *checkpoints)
+        assert run(tasks, folder / "killed", 1, 2, *killed) is None
+        resumed, undisturbed = (
+            run(tasks, folder / name, 1, 2, *further)[0]["digest"]
+            for name, further in (("resumed", checkpoints), ("undisturbed", ()))
+        )
     return {
         "workers": workers,
         "tasks_per_s": round(together["rate"], 1),
         "tasks_per_s_of_one": round(one["rate"], 1),
         "scaling_efficiency": round(together["rate"] / workers / one["rate"], 3),
-        "resume_equal": resumed["digest"] == one["digest"],
+        "cpu_ms_per_task": round(together["cpu_ms"], 4),
+        "cpu_ms_per_task_of_one": round(one["cpu_ms"], 4),
+        "cpu_efficiency": round(one["cpu_ms"] / together["cpu_ms"], 3),
+        "resume_equal": resumed == undisturbed,
     }
+
+
+def rates(reports):
+    """Tasks per second and milliseconds of CPU per task of processes that train together."""
+    tasks, wall = TASKS * LINKS, max(report["wall"] for report in reports)
+    return {"rate": tasks / wall, "cpu_ms": 1e3 * sum(report["cpu"] for report in reports) / tasks}
 
 
 def main():
@@ -177,7 +212,7 @@ def main():
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     for name in ("--tasks", "--result", "--checkpoints"):
         parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
     for name in ("--core", "--kill-after"):

@@ -47,17 +47,47 @@ class FitsUnderStrategies(keras.Model):
                 self.optimizer.build(self.trainable_variables)
 
     def _make_function(self, step_function: Callable[[Any], Any]) -> Any:
-        """Over several workers Keras takes means along an axis that scalars do not have."""
+        """Under a strategy, where Keras has two habits that are in the way.
 
-        def step(data: Any) -> dict[str, tf.Tensor]:
-            logs: dict[str, tf.Tensor] = step_function(data)
-            return {name: tf.reshape(value, [1]) for name, value in logs.items()}
+        It sums what steps return over all workers, an all-reduce for each number: here a step
+        returns what its first replica has. And it takes a batch in the graph of the step, which
+        may begin before it is known that there is one, so that the optimizer counts a step more
+        at the end of an epoch: here the batch is taken before.
+        """
+        strategy = self.distribute_strategy
+        usual = internal(keras, super(), "_make_function")(step_function)
+        multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if strategy.num_replicas_in_sync == 1 and not multi_worker:
+            return usual
 
-        is_multi_worker = isinstance(
-            self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy
-        )
-        make = internal(keras, super(), "_make_function")
-        return make(step if is_multi_worker else step_function)
+        def on_replicas(data: Any) -> Any:
+            logs = strategy.run(step_function, args=(data,))
+            return tf.nest.map_structure(lambda v: strategy.experimental_local_results(v)[0], logs)
+
+        traced: dict[str, Any] = {}
+
+        def function(iterator: Any) -> Any:
+            if not isinstance(iterator, tf.distribute.DistributedIterator):
+                return usual(iterator)
+            spec = iterator.element_spec
+            if str(spec) not in traced:  # once, or workers would trace at different times
+                traced[str(spec)] = tf.function(
+                    on_replicas, [spec], autograph=False, jit_compile=self.jit_compile
+                )
+            for _ in range(self.steps_per_execution):
+                logs = traced[str(spec)](iterator.get_next())
+            return logs
+
+        return function
+
+
+def take_gradients_as_summed(optimizer: keras.optimizers.Optimizer) -> None:
+    """Lets an optimizer apply gradients as they are: Keras would sum them over all replicas, after
+    each of them has clipped its share.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    internal(keras, inner, "_all_reduce_sum_gradients")
+    inner._all_reduce_sum_gradients = list
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:

@@ -100,6 +100,7 @@ def test_making_the_calls_in_their_order_is_calling_the_model(model, inputs, tra
         ("model", lambda model: internals.build_compiled(model, 0, 0), "_compile_loss"),
         ("model", lambda model: internals.run_graph(model, [], id), "_run_through_graph"),
         ("model", internals.calls_of, "_nodes_by_depth"),
+        ("optimizer", internals.take_gradients_as_summed, "_all_reduce_sum_gradients"),
         ("node", lambda node: internals.Call([], [], node).run({}, False), "operation"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Pieces of an outer step: its objective, its count over replicas, and what to do about tasks that
+"""Pieces of an outer step: its objective, its sum over replicas, and what to do about tasks that
 are not finite.
 """
 
@@ -46,35 +46,42 @@ def without_tasks(samples: Samples, bad: tf.Tensor) -> dict[str, Any]:
     }
 
 
-def sum_over_replicas(count: tf.Tensor) -> tuple[tf.Tensor, int]:
-    """The count summed over replicas, and their number."""
-    context = tf.distribute.get_replica_context()
-    replicas = context.num_replicas_in_sync if context is not None else 1
-    return (context.all_reduce("SUM", count), replicas) if replicas > 1 else (count, 1)
+class Step(NamedTuple):
+    """What a replica, or all of them, found for one outer step.
 
-
-def clip_over_replicas(
-    optimizer: Any, gradients: list[tf.Tensor], replicas: int
-) -> list[tf.Tensor]:
-    """Gradients whose sum over replicas is clipped as the optimizer clips.
-
-    A Keras optimizer clips the gradients of each replica and then sums them, so that it would clip
-    otherwise than on one device. What is returned is small enough for its own clipping to change
-    nothing.
+    Attributes:
+        loss: Mean loss of the tasks, a scalar.
+        gradients: Of that mean, one for each trainable variable.
+        count: Sum of the tasks' weights in the mean.
+        dropped: Tasks that were left out because their loss is not finite.
     """
-    value, norm, overall = (
-        getattr(optimizer, name, None) for name in ("clipvalue", "clipnorm", "global_clipnorm")
+
+    loss: tf.Tensor
+    gradients: list[tf.Tensor]
+    count: tf.Tensor
+    dropped: tf.Tensor
+
+
+def over_replicas(step: Step) -> Step:
+    """The step of all replicas together, the same on each of them.
+
+    All of it travels in one all-reduce: each further one costs a round trip between the workers.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return step
+    dtype = step.gradients[0].dtype
+    here = tf.cast(step.count, dtype)
+    means = [step.loss, *step.gradients]
+    parts = [*(tf.cast(m, dtype) * here for m in means), here, tf.cast(step.dropped, dtype)]
+    *sums, count, dropped = context.all_reduce("SUM", parts)
+    loss, *gradients = (
+        tf.cast(tf.math.divide_no_nan(total, count), mean.dtype)
+        for total, mean in zip(sums, means, strict=True)
     )
-    if replicas == 1 or not (value or norm or overall):
-        return gradients
-    total = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
-    if overall:
-        total = tf.clip_by_global_norm(total, overall)[0]
-    elif norm:
-        total = [tf.clip_by_norm(g, norm) for g in total]
-    elif value:
-        total = [tf.clip_by_value(g, -value, value) for g in total]
-    return [g / tf.cast(replicas, g.dtype) for g in total]
+    return Step(
+        loss, gradients, tf.cast(count, step.count.dtype), tf.cast(dropped, step.dropped.dtype)
+    )
 
 
 def all_finite(gradients: list[tf.Tensor]) -> tf.Tensor:

@@ -25,15 +25,15 @@ from tfrec_limaml.adaptation.losses import (
 )
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.features import Features
-from tfrec_limaml.keras_internals import loss_tracker
+from tfrec_limaml.keras_internals import loss_tracker, take_gradients_as_summed
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.network import RecommenderNetwork
 from tfrec_limaml.models.outer_step import (
     OuterLoss,
     Samples,
+    Step,
     all_finite,
-    clip_over_replicas,
-    sum_over_replicas,
+    over_replicas,
     traced_once,
     without_tasks,
     zero_unless_finite,
@@ -94,7 +94,11 @@ class TaskModel(TaskLoops):
         self._loss_derivatives = loss_derivatives("binary_crossentropy")
         self.binary = True
         self.dropped_tasks = keras.Variable(
-            0, dtype="int64", trainable=False, aggregation="sum", name="dropped_tasks"
+            0,
+            dtype="int64",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="dropped_tasks",
         )
         if encoder is not None:
             self.build(encoder.output_shapes)
@@ -189,6 +193,8 @@ class TaskModel(TaskLoops):
         super().compile(
             optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile, **kwargs
         )
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            take_gradients_as_summed(self.optimizer)
 
     def compile_from_config(self, config: Mapping[str, Any]) -> None:
         """Compiles a loaded model as it was saved."""
@@ -243,25 +249,10 @@ class TaskModel(TaskLoops):
         A task whose loss is not finite is dropped and counted.
         """
         data = _batch(data)
-        support, query = data["support"], data["query"]
-        count_here = self.outer_count(support, query)
-        count, replicas = sum_over_replicas(count_here)
-        gradients_of = traced_once(self._gradients) if replicas == 1 else self._gradients
-        loss, gradients, good = gradients_of(support, query, count, replicas)
-
-        def without_bad_tasks() -> tuple[tf.Tensor, list[tf.Tensor]]:
-            kept = without_tasks(support, ~good), without_tasks(query, ~good)
-            return zero_unless_finite(
-                *gradients_of(*kept, count - count_here + self.outer_count(*kept), replicas)[:2]
-            )
-
-        loss, gradients = tf.cond(
-            all_finite(gradients), lambda: (loss, gradients), without_bad_tasks
-        )
-        self.dropped_tasks.assign_add(tf.math.count_nonzero(~good))
-        gradients = clip_over_replicas(self.optimizer, gradients, replicas)
-        self.optimizer.apply(gradients, self.trainable_variables)
-        loss_tracker(self).update_state(loss)
+        step = over_replicas(self._step(data["support"], data["query"]))
+        self.dropped_tasks.assign_add(step.dropped)
+        self.optimizer.apply(step.gradients, self.trainable_variables)
+        loss_tracker(self).update_state(step.loss)
         return {"loss": loss_tracker(self).result()}
 
     def test_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
@@ -346,37 +337,42 @@ class TaskModel(TaskLoops):
         }
         return cls(**{**config, **parts})
 
-    def _gradients(
-        self, support: Samples, query: Samples, count: tf.Tensor, replicas: int = 1
-    ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-        """The loss (an estimate from this replica's share), its gradients, and which tasks ``[T]``
-        are finite.
+    def _step(self, support: Samples, query: Samples) -> Step:
+        """The step of this replica's tasks."""
+        count = self.outer_count(support, query)
+        alone = self.distribute_strategy.num_replicas_in_sync == 1
+        gradients_of = traced_once(self._gradients) if alone else self._gradients
+        loss, gradients, good = gradients_of(support, query, count)
 
-        The optimizer sums gradients over replicas, so that each replica divides by the `count` of
-        all of them.
-        """
+        def without_bad_tasks() -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+            kept = without_tasks(support, ~good), without_tasks(query, ~good)
+            count = self.outer_count(*kept)
+            loss, gradients, _ = gradients_of(*kept, count)
+            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+                return loss, gradients, count  # it lowers its scale where they are not finite
+            return *zero_unless_finite(loss, gradients), count
+
+        loss, gradients, count = tf.cond(
+            all_finite(gradients), lambda: (loss, gradients, count), without_bad_tasks
+        )
+        return Step(loss, gradients, count, tf.math.count_nonzero(~good))
+
+    def _gradients(
+        self, support: Samples, query: Samples, count: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+        """The loss, its gradients, and which tasks ``[T]`` are finite."""
         variables = [v.value for v in self.trainable_variables]
         with tf.GradientTape() as tape:
             outer = self.outer_loss(support, query)
             total = outer.losses if outer.auxiliary is None else outer.losses + outer.auxiliary
             loss = tf.math.divide_no_nan(tf.reduce_sum(total * outer.weights), count)
             if self.losses:
-                loss = (
-                    loss
-                    + tf.cast(
-                        tf.add_n([tf.cast(extra, loss.dtype) for extra in self.losses]), loss.dtype
-                    )
-                    / replicas
-                )
+                loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in self.losses])
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
             scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        return (
-            loss * replicas,
-            [tf.convert_to_tensor(g) for g in gradients],
-            tf.math.is_finite(total),
-        )
+        return loss, [tf.convert_to_tensor(g) for g in gradients], tf.math.is_finite(total)
 
 
 def _batch(data: Any) -> Any:

@@ -85,9 +85,9 @@ class Workers(NamedTuple):
     @property
     def call_each_batch(self) -> bool:
         """Whether Python is visited after each batch: Keras' loop over batches in the graph does
-        not run over several replicas.
+        not run under a strategy.
         """
-        return self.all_replicas > 1
+        return self.strategy is not None
 
     def per_replica(self, batch_size: int) -> int:
         """Tasks per replica and batch, of `batch_size` tasks per batch."""
@@ -103,9 +103,14 @@ class Workers(NamedTuple):
         return max(math.ceil(math.ceil(n / per_replica) / self.replicas) for n in counts)
 
     def distribute(self, dataset: tf.data.Dataset) -> Any:
-        """What `fit` takes: this worker's dataset of batches for single replicas."""
+        """What `fit` takes: this worker's dataset of batches for single replicas. All workers must
+        have equally many.
+        """
         if self.strategy is None:
             return dataset
+        if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            # Otherwise workers ask each other before each batch whether one of them has any left.
+            self.strategy.extended.experimental_enable_get_next_as_optional = False
         return self.strategy.distribute_datasets_from_function(lambda _: dataset)
 
     def scope(self) -> Any:
@@ -159,9 +164,10 @@ def make_strategy(kind: str, timeout: float) -> tf.distribute.Strategy:
     if kind == "mirrored":
         return tf.distribute.MirroredStrategy()
     _check_cluster(os.environ.get("TF_CONFIG"))
-    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
+    # Without a time limit of TensorFlow's own: its collectives start a thread each, which sleeps
+    # until the limit is over, even if the collective ended long before.
     with TimeLimit(timeout, "the start of all workers"):
-        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+        return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def _check_cluster(text: str | None) -> None:

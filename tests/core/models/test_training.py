@@ -60,6 +60,23 @@ def test_two_replicas_make_the_single_device_update():
     assert moved > 1e-2
 
 
+def test_a_loss_scale_at_which_gradients_overflow_is_lowered_until_they_do_not():
+    def large(batch):
+        support, query = batch["support"], batch["query"]
+        return {
+            "support": support,
+            "query": {**query, "features": {k: 1e3 * v for k, v in query["features"].items()}},
+        }
+
+    model = _model(Vanilla)
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e-6), 3e38))
+    start = model.build({"meta": (None, 3), "other": (None, 2)}) or model.get_weights()
+    model.fit(_dataset().map(large), epochs=4, verbose=0)
+    assert float(model.optimizer.dynamic_scale) < 1e38
+    moved = [np.abs(a - b).max() for a, b in zip(model.get_weights(), start, strict=True)]
+    assert 0 < max(moved) < np.inf
+
+
 @pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML, Vanilla])
 def test_fit_lowers_the_loss_and_a_seed_repeats_it(cls):
     dataset = _dataset()

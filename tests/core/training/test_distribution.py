@@ -77,7 +77,7 @@ def two_workers(pair, tmp_path_factory):
     codes, errors = pair(run)
     assert codes == [0, 0], errors[0][-2000:] + errors[1][-2000:]
     assert sorted(path.name for path in run.iterdir()) == ["limaml.keras", "limaml.training.json"]
-    return outcome(run)
+    return *outcome(run), errors
 
 
 def test_two_workers_have_the_loss_curve_of_one_process_on_the_whole_batch(
@@ -86,6 +86,12 @@ def test_two_workers_have_the_loss_curve_of_one_process_on_the_whole_batch(
     done = start("alone", tmp_path).wait(300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert_close(two_workers, outcome(tmp_path), BOUND)
+
+
+def test_a_step_of_two_workers_has_one_all_reduce_and_starts_no_thread_that_sleeps(two_workers):
+    for error in two_workers[2]:
+        told = [line for line in error.splitlines() if line.startswith("all-reduce")]
+        assert told == ["all-reduce with the time limit None"], "of training; validation has none"
 
 
 def test_a_killed_worker_ends_the_other_one_and_both_resume_to_the_same_weights(

@@ -2,7 +2,8 @@
 
 Usage: two_workers.py alone TASKS RUN, or two_workers.py mirrored TASKS RUN for two replicas in one
 process beside a single one; or with TF_CONFIG in the environment two_workers.py WHEN TASKS RUN
-[argument ...], where WHEN is ``never`` or ``batch:N`` (killed after N batches).
+[argument ...], where WHEN is ``never`` or ``batch:N`` (killed after N batches). A worker prints the
+all-reduces of its graphs on standard error, with their time limits.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
+from tensorflow.python.ops import collective_ops
 
 from tfrec_limaml.cli import main
 from tfrec_limaml.tasks.input_pipeline import task_dataset
@@ -74,8 +76,11 @@ def alone(tasks, run, workers, options):
     keras.utils.set_random_seed(options.seed)
     model = build_model("limaml", encoder, options.model)
     model.compile(training.make_optimizer(options, STEPS * options.epochs))
+    batches = tf.data.Dataset.zip(*shares).map(joined)
     history = model.fit(
-        tf.data.Dataset.zip(*shares).map(joined),
+        # Keras does not run into the end of what has a known length. At an end that it runs into,
+        # its optimizers count a step that is none.
+        batches.apply(tf.data.experimental.assert_cardinality(STEPS)),
         validation_data=task_dataset(validation, encoder, 32),
         epochs=options.epochs,
         callbacks=[EpochNumber(epoch), *training._stopping(options)],
@@ -104,6 +109,17 @@ if when in ("alone", "mirrored"):
     else:
         mirrored(tasks, Path(run))
     sys.exit()
+all_reduce = collective_ops.all_reduce_v2
+
+
+def printed(*args, timeout, **kwargs):
+    """The all-reduce, which says that it is one."""
+    if not tf.executing_eagerly():
+        print(f"all-reduce with the time limit {timeout}", file=sys.stderr)
+    return all_reduce(*args, timeout=timeout, **kwargs)
+
+
+collective_ops.all_reduce_v2 = printed
 kind, _, count = when.partition(":")
 if kind == "batch":
     batches = 0

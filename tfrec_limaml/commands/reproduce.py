@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import_tensorflow()
     from tfrec_limaml.reproduction.paper_tables import all_tables
     from tfrec_limaml.reproduction.run import failed, run_table, write_page
+    from tfrec_limaml.reproduction.setups import make_cpu_devices
     from tfrec_limaml.training.recipes import without_remapping
 
     known = all_tables(_DEFINITIONS[args.dataset], args.quick)
@@ -79,6 +80,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if unknown:
         raise LimamlError(f"unknown tables {unknown}; choose from {[*known, 'all']}")
     without_remapping()
+    replicas = max(line.setup.replicas for name in names for line in known[name].lines)
+    if replicas > 1:
+        make_cpu_devices(replicas)
     seeds = range(1, 2) if args.quick else range(1, args.seeds + 1)
     epochs = _QUICK_EPOCHS if args.quick else None
     results = []

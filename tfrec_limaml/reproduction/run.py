@@ -66,7 +66,7 @@ def _run(trainer: Trainer, setup: Setup, data: Data, seed: int) -> Any:
 
 def _training(setup: Setup) -> str:
     """Sorts setups that train alike next to each other."""
-    return repr((setup.options, setup.task))
+    return repr((setup.options, setup.task, setup.replicas))
 
 
 def _say(progress: Progress, table: Table, setup: Setup, text: str) -> None:
@@ -97,12 +97,12 @@ def markdown(result: Mapping[str, Any]) -> str:
         "by row and clustered by task; time is that of the training part of an epoch, in per cent "
         "more than the reference.",
         "",
-        "| | rows | paper | gain (sd) | interval | AUC | paper's time | time |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | rows | paper | gain (sd) | interval | AUC | validation AUC | paper's time | time |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for line in result["lines"]:
         if "note" in line:
-            lines.append(f"| {line['label']} | {line['note']} | | | | | | |")
+            lines.append(f"| {line['label']} | {line['note']} | | | | | | | |")
         lines += [_row(line, part) for part in line["slices"]]
     for ordering in result["orderings"]:
         lines += ["", _sentence(ordering)]
@@ -119,6 +119,7 @@ def _row(line: Mapping[str, Any], part: Mapping[str, Any]) -> str:
         f"{part['gain']:+.2f} ({part['gain_sd']:.2f})",
         f"{part['gain_low']:+.2f} to {part['gain_high']:+.2f}",
         f"{line['auc_mean']:.4f} ({line['auc_sd']:.4f})" if whole else "",
+        f"{line['val_auc_mean']:.4f}" if whole else "",
         _percent(line["paper_time"]) if whole else "",
         f"{line['time']:+.0f}" if whole else "",
     ]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfrec_limaml.comparison.rivals import Data, Outcome
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import served_rows
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.models import LiMAML, TaskModel
@@ -42,6 +43,7 @@ class Setup:
         pooling: Of the embeddings that are scored; None for that of the recipe.
         days_old: Age of the embeddings at the start of the test rows: later samples are not known
             to them.
+        replicas: Devices that share each batch; see `replicas_of`.
     """
 
     options: TrainOptions
@@ -49,6 +51,7 @@ class Setup:
     task: str | None = None
     pooling: str | None = None
     days_old: float = 0.0
+    replicas: int = 1
 
     @property
     def name(self) -> str:
@@ -84,13 +87,48 @@ class Trainer:
         options = setup.options.replace(seed=seed)
         if data.epochs is not None:
             options = options.replace(epochs=min(data.epochs, options.epochs))
-        key = (data.tasks, setup.task, options)
+        key = (data.tasks, setup.task, options, setup.replicas)
         if self._trained is None or self._key != key:
             keras.utils.clear_session()
             clock = _EpochClock()
-            self._trained = train(data.tasks, options, task=setup.task, callbacks=[clock])
+            self._trained = train(
+                data.tasks,
+                options,
+                task=setup.task,
+                callbacks=[clock],
+                strategy=replicas_of(setup.replicas),
+            )
             self._key, self._seconds = key, clock.seconds()
         return self._trained
+
+
+def make_cpu_devices(count: int) -> None:
+    """Splits the processor into logical devices; comes before all else that TensorFlow does."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    devices = [tf.config.LogicalDeviceConfiguration()] * count
+    tf.config.set_logical_device_configuration(cpu, devices)
+
+
+def replicas_of(count: int) -> tf.distribute.Strategy | None:
+    """A strategy of so many replicas; None for one.
+
+    They are GPUs where there are enough of them. Otherwise they are logical devices of the
+    processor, which share its cores: such replicas tell that the result is the same, and what
+    summing gradients costs, not how much faster several devices are.
+
+    Raises:
+        LimamlError: There are too few devices.
+    """
+    if count == 1:
+        return None
+    for kind in ("GPU", "CPU"):
+        devices = tf.config.list_logical_devices(kind)
+        if len(devices) >= count:
+            return tf.distribute.MirroredStrategy([device.name for device in devices[:count]])
+    raise LimamlError(
+        f"{count} replicas need as many GPUs, or as many logical devices of the processor: call "
+        f"make_cpu_devices({count}) before TensorFlow is used"
+    )
 
 
 class _EpochClock(keras.callbacks.Callback):

@@ -38,10 +38,10 @@ def summarise(
         data: The rows that were scored, by task definition.
 
     Returns:
-        JSON types: ``lines`` (``label``, ``auc_mean``, ``auc_sd``, ``slices`` with ``rows``,
-        ``tasks``, ``gain``, ``gain_sd``, ``gain_low``, ``gain_high`` and the ``paper``'s gain, all
-        in per cent of the reference's AUC, and ``time``, per cent of training time more than the
-        reference), ``orderings`` with whether each ``holds``.
+        JSON types: ``lines`` (``label``, ``auc_mean``, ``auc_sd``, ``val_auc_mean``, ``slices``
+        with ``rows``, ``tasks``, ``gain``, ``gain_sd``, ``gain_low``, ``gain_high`` and the
+        ``paper``'s gain, all in per cent of the reference's AUC, and ``time``, per cent of training
+        time more than the reference), ``orderings`` with whether each ``holds``.
     """
     by_label = {line.label: line for line in table.lines}
     lines = []
@@ -81,6 +81,7 @@ def _line(
         **entry,
         "auc_mean": float(np.mean(aucs)),
         "auc_sd": _deviation(aucs),
+        "val_auc_mean": float(np.mean([run["val_auc"] for run in mine])),
         "time": float(np.mean(seconds)),
         "slices": [
             {"slice": name, "paper": line.paper.get(name), **_gain(mine, base, data.test, mask)}

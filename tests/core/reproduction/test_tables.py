@@ -64,9 +64,10 @@ def test_equal_setups_have_one_name_and_others_another():
         dataclasses.replace(one, pooling="mean"),
         dataclasses.replace(one, days_old=1.0),
         dataclasses.replace(one, task="user"),
+        dataclasses.replace(one, replicas=2),
         dataclasses.replace(one, options=one.options.replace(dropout=0.1)),
     ]
-    assert len({setup.name for setup in (one, *others)}) == 6
+    assert len({setup.name for setup in (one, *others)}) == 7
 
 
 def world(rows=400, tasks=40):
@@ -97,6 +98,7 @@ def runs(data, quality, seconds, seeds=(1, 2)):
             "seed": seed,
             "scores": quality * data.test.label
             + np.random.default_rng(seed).normal(size=len(data.test.label)),
+            "val_auc": 0.6 + 0.1 * seed,
             "settings": {"epoch_seconds": seconds * seed},
         }
         for seed in seeds
@@ -128,6 +130,8 @@ def test_gains_are_per_cent_of_the_reference_and_orderings_say_whether_they_hold
         np.std([100 * (a / b - 1) for a, b in zip(aucs[1], aucs[0], strict=True)], ddof=1)
     )
     assert result["lines"][1]["time"] == pytest.approx(50.0)
+    assert result["lines"][1]["val_auc_mean"] == pytest.approx(0.75)
+    assert "| 0.7500 |  | +50 |" in markdown(result)
     assert [o["holds"] for o in result["orderings"]] == [True, False]
     assert failed(result) == []
     turned = summarise(
@@ -207,6 +211,26 @@ def test_setups_that_train_alike_share_a_model(tasks_folder, monkeypatch):
     with pytest.raises(InterruptedError):
         trainer.run(Setup(options=SMALL), data, 2)
     assert len(trained) == 2
+
+
+def test_replicas_train_under_a_strategy_and_are_refused_where_devices_lack(monkeypatch):
+    seen = []
+
+    def train(*args, strategy, **kwargs):
+        seen.append(strategy)
+        raise InterruptedError
+
+    monkeypatch.setattr(setups, "train", train)
+    monkeypatch.setattr(setups, "replicas_of", lambda count: f"{count} replicas")
+    data = types.SimpleNamespace(tasks="tasks", epochs=None)
+    for count in (1, 2):
+        with pytest.raises(InterruptedError):
+            Trainer().run(Setup(options=SMALL, replicas=count), data, 1)
+    assert seen == ["1 replicas", "2 replicas"]
+    monkeypatch.undo()
+    assert setups.replicas_of(1) is None
+    with pytest.raises(LimamlError, match="99 replicas need as many GPUs"):
+        setups.replicas_of(99)
 
 
 @pytest.mark.parametrize(

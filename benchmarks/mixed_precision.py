@@ -1,0 +1,99 @@
+"""Trains the default recipe in float32 and in mixed precision on a small simulated world.
+
+    python benchmarks/mixed_precision.py [--json] [--members 600] [--epochs 6] [--seeds 3]
+
+Reported are, for each dtype policy, the mean over the seeds of the test AUC after adaptation, its
+standard deviation, and its difference from float32 with the standard error, paired by seed.
+`within_noise` says whether no difference exceeds three standard errors, of which one is at least
+that of two float32 means over as many seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+
+from tfrec_limaml import TrainOptions, task_dataset, train
+from tfrec_limaml.cli import main as limaml
+from tfrec_limaml.training.recipes import load_encoder
+
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def make_tasks(folder, members):
+    """Task records of a simulated world."""
+    raw, tasks = folder / "raw", folder / "tasks"
+    with contextlib.redirect_stdout(sys.stderr):
+        for arguments in (
+            ["datasets", "prepare", "simulated", "--members", members, "--output", raw],
+            ["prepare", raw, "--output", tasks],
+        ):
+            if limaml([str(argument) for argument in arguments]):
+                raise SystemExit(f"limaml {arguments[0]} failed")
+    return tasks
+
+
+def test_auc(tasks, policy, epochs, seed):
+    """Test AUC after adaptation of a model that was trained under a policy."""
+    keras.utils.clear_session()
+    keras.config.set_dtype_policy(policy)
+    options = TrainOptions(epochs=epochs, patience=epochs, choose_strength=False)
+    trained = train(tasks, options.replace(id_embeddings=False, seed=seed))
+    test = task_dataset(f"{tasks}/member/test-*", load_encoder(tasks), 256)
+    value = trained.model.evaluate(test, return_dict=True, verbose=0)["auc"]
+    print(f"{policy}, seed {seed}: {value:.4f}", file=sys.stderr)
+    return value
+
+
+def measure(members, epochs, seeds):
+    with tempfile.TemporaryDirectory() as name:
+        tasks = make_tasks(Path(name), members)
+        aucs = {
+            policy: [test_auc(tasks, policy, epochs, seed) for seed in range(1, seeds + 1)]
+            for policy in POLICIES
+        }
+    plain = aucs["float32"]
+    spread = statistics.stdev(plain) * math.sqrt(2 / seeds)
+    result = {"members": members, "seeds": seeds}
+    for policy, values in aucs.items():
+        differences = [a - b for a, b in zip(values, plain, strict=True)]
+        error = statistics.stdev(differences) / math.sqrt(seeds)
+        result[policy] = {
+            "auc": statistics.mean(values),
+            "auc_sd": statistics.stdev(values),
+            "difference": statistics.mean(differences),
+            "standard_error": error,
+            "within_noise": abs(statistics.mean(differences)) <= 3 * max(error, spread),
+        }
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--members", type=int, default=600)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    if args.seeds < 2:
+        parser.error(f"--seeds must be at least 2, received {args.seeds}")
+    result = measure(args.members, args.epochs, args.seeds)
+    lines = (f"{name:16} {value}" for name, value in result.items())
+    print(json.dumps(result) if args.json else "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

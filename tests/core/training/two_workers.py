@@ -115,7 +115,7 @@ all_reduce = collective_ops.all_reduce_v2
 def printed(*args, timeout, **kwargs):
     """The all-reduce, which says that it is one."""
     if not tf.executing_eagerly():
-        print(f"all-reduce with the time limit {timeout}", file=sys.stderr)
+        sys.stderr.write(f"all-reduce with the time limit {timeout}\n")
     return all_reduce(*args, timeout=timeout, **kwargs)
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from toys import toy_schema
 
 from tfrec_limaml.adaptation.axes import flatten_tasks
-from tfrec_limaml.commands import train
+from tfrec_limaml.training import options
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.export.savedmodels import export_for_serving
 from tfrec_limaml.schema.schema import Feature
@@ -94,8 +94,8 @@ def trained(encoder, make_samples):
 
 
 def test_the_command_line_offers_every_block():
-    assert set(train.META_BLOCKS) == set(META_BLOCKS)
-    assert set(train.GLOBAL_BLOCKS) == set(GLOBAL_BLOCKS)
+    assert set(options.META_BLOCKS) == set(META_BLOCKS)
+    assert set(options.GLOBAL_BLOCKS) == set(GLOBAL_BLOCKS)
 
 
 def test_every_block_scores_the_same_in_a_fresh_process(

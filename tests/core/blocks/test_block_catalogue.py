@@ -16,13 +16,13 @@ import tensorflow as tf
 from toys import toy_schema
 
 from tfrec_limaml.adaptation.axes import flatten_tasks
-from tfrec_limaml.training import options
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.export.savedmodels import export_for_serving
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.statistics import Statistics
+from tfrec_limaml.training import options
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS
 from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model

@@ -75,7 +75,7 @@ def _is_usual(model: ModelOptions) -> bool:
 
 def _gain_falls(trained: Trained) -> bool:
     """Whether what adaptation gains on the validation tasks falls from its best epoch to the
-    last one.
+    last two: one alone may be chance.
     """
     curves = trained.result["history"]
     gains = [
@@ -84,7 +84,7 @@ def _gain_falls(trained: Trained) -> bool:
             curves["val_auc"], curves.get("val_unadapted_auc", curves["val_auc"]), strict=True
         )
     ]
-    return max(gains) - gains[-1] >= FALL
+    return max(gains) - max(gains[-2:]) >= FALL
 
 
 def _history_tells_of_ids(schema: Schema) -> bool:

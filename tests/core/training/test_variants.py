@@ -12,8 +12,10 @@ from tfrec_limaml.training.variants import STRONG_SHRINKAGE, best_on_validation
 
 RISING = {"val_auc": [0.70, 0.72, 0.73], "val_unadapted_auc": [0.68, 0.69, 0.69]}
 #: The model gets worse with and without adaptation alike.
-BOTH_FALL = {"val_auc": [0.70, 0.73, 0.70], "val_unadapted_auc": [0.68, 0.69, 0.66]}
-GAIN_FALLS = {"val_auc": [0.70, 0.73, 0.72], "val_unadapted_auc": [0.68, 0.69, 0.69]}
+BOTH_FALL = {"val_auc": [0.73, 0.71, 0.70], "val_unadapted_auc": [0.69, 0.67, 0.66]}
+#: The last epoch alone: that may be chance.
+ONCE = {"val_auc": [0.70, 0.73, 0.72], "val_unadapted_auc": [0.68, 0.69, 0.69]}
+GAIN_FALLS = {"val_auc": [0.73, 0.72, 0.72], "val_unadapted_auc": [0.69, 0.69, 0.69]}
 
 
 def schema(history=()):
@@ -48,6 +50,7 @@ class Trainer:
     [
         (RISING, TrainOptions(), 1),
         (BOTH_FALL, TrainOptions(), 1),
+        (ONCE, TrainOptions(), 1),
         (GAIN_FALLS, TrainOptions(), 2),
         (GAIN_FALLS, TrainOptions().replace(projection_shrinkage=7.0), 1),
         (GAIN_FALLS, TrainOptions().replace(id_embeddings=False), 1),

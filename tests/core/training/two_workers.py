@@ -33,7 +33,8 @@ OPTIONS = TrainOptions(epochs=3, batch_size=8, choose_strength=False).replace(
 GRADIENT_STEPS = OPTIONS.replace(meta_block="mlp", inner_steps=1)
 ARGUMENTS = (
     "--epochs 3 --batch-size 8 --no-strength --meta-units 4 --global-units 8 --embedding-dim 3 "
-    "--dropout 0 --meta-block mlp --inner-steps 1 --distribute multi-worker"
+    "--dropout 0 --meta-block mlp --inner-steps 1 --projection-shrinkage 50 "
+    "--distribute multi-worker"
 )
 #: Batches per epoch: 55 tasks, 28 of them in the first share, 4 per replica.
 STEPS = 7

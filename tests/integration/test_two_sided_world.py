@@ -16,7 +16,7 @@ from tfrec_limaml.training.recipes import load_encoder, split_pattern
 from tfrec_limaml.training.train import train
 
 OPTIONS = TrainOptions(epochs=4, choose_strength=False, learning_rate=5e-3, warmup_steps=5).replace(
-    embedding_dim=9, global_units=(32,), meta_units=(16,)
+    embedding_dim=9, global_units=(32,), meta_units=(16,), projection_shrinkage=50.0
 )
 
 

@@ -188,7 +188,7 @@ def facts(result: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "Embeddings",
             f"{made['count']:,} of width {made['dimension']} in {made['seconds']:.1f} s "
-            f"({rate:,.0f} per second)",
+            f"({rate:,.0f} per second, the start of the job included)",
         )
     )
     lines.append(("Time of the stages", f"{sum(result['seconds'].values()):.0f} s in all"))

@@ -88,7 +88,7 @@ def test_two_workers_have_the_loss_curve_of_one_process_on_the_whole_batch(
     assert_close(two_workers, outcome(tmp_path), BOUND)
 
 
-def test_a_step_of_two_workers_has_one_all_reduce_and_starts_no_thread_that_sleeps(two_workers):
+def test_a_step_of_two_workers_packs_its_all_reduces_and_sets_them_no_time_limit(two_workers):
     for error in two_workers[2]:
         # Counted in the text: TensorFlow's own lines may come in between. Validation has none; a
         # graph may be traced twice. Without packing there are seven, and more in validation.

@@ -131,12 +131,14 @@ def modules():
 
 def test_what_libraries_do_not_promise_is_used_in_one_module_per_library(modules):
     private = re.compile(
-        r"keras\.src|tensorflow\.python|tfx_bsl\.(?!public)\w|\b_(as_tf_output|call_has_training_arg"
+        r"keras\.src|tensorflow\.python|fn_api_runner import|tfx_bsl\.(?!public)\w"
+        r"|\b_(as_tf_output|call_has_training_arg"
         r"|compile_loss|compile_metrics|flatten_layers|loss_tracker|nodes_by_depth|run_through_graph|inbound_nodes)\b"
     )
     users = {name for name, module in modules.items() if private.search(_code_of(module.source))}
     assert users == {
         "tfrec_limaml.keras_internals",
+        "limaml_beam.io.beam_internals",
         "limaml_beam.io.tfx_bsl_internals",
         "limaml_serving.server.tensorflow_internals",
     }

@@ -214,6 +214,7 @@ def live_demo(workspace):
     finally:
         process.terminate()
         process.communicate(timeout=60)
+    assert process.returncode == 0  # it ended by itself, and with it the processes that it started
 
 
 def click(address, candidate):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.training.checkpoints import CheckpointOptions
-from tfrec_limaml.training.options import ModelOptions, TrainOptions
+from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.trained import Trained
 
 #: Training rows at which an ID's row in the projection counts half, where the usual shrinkage lets
@@ -65,12 +65,9 @@ def _projects_ids(options: TrainOptions) -> bool:
         options.algorithm == "limaml"
         and model.global_block == "dot_product"
         and model.id_embeddings is not False
-        and _is_usual(model)
+        and model.projection_shrinkage is None
+        and model.shrinkage < STRONG_SHRINKAGE
     )
-
-
-def _is_usual(model: ModelOptions) -> bool:
-    return model.projection_shrinkage is None and model.shrinkage < STRONG_SHRINKAGE
 
 
 def _gain_falls(trained: Trained) -> bool:
@@ -78,12 +75,9 @@ def _gain_falls(trained: Trained) -> bool:
     last two: one alone may be chance.
     """
     curves = trained.result["history"]
-    gains = [
-        adapted - unadapted
-        for adapted, unadapted in zip(
-            curves["val_auc"], curves.get("val_unadapted_auc", curves["val_auc"]), strict=True
-        )
-    ]
+    adapted = curves["val_auc"]
+    unadapted = curves.get("val_unadapted_auc", adapted)
+    gains = [a - u for a, u in zip(adapted, unadapted, strict=True)]
     return max(gains) - max(gains[-2:]) >= FALL
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -187,3 +189,31 @@ def test_a_sample_holds_the_first_query_rows_of_tasks(monkeypatch):
     query = np.array([False, True, True, False, True])
     rows = ScoredRows(np.array([0, 0, 0, 1, 1]), query, np.ones(5), np.zeros(5), {})
     assert rows.sample().tolist() == [False, True, False, False, True]
+
+
+def test_the_judge_is_the_network_of_limaml_train(tmp_path, monkeypatch):
+    """A weaker one leaves to adaptation what the features tell."""
+    from tfrec_limaml.commands.diagnose import COMMAND
+    from tfrec_limaml.training import train as training
+    from tfrec_limaml.training.options import TrainOptions
+
+    class _Asked(Exception):
+        pass
+
+    asked = []
+
+    def train(tasks, options, task):
+        asked.append((tasks, options, task))
+        raise _Asked
+
+    schema = toy_schema(Feature(name="signal", role="meta", normalise="none"))
+    schema.save(tmp_path / SCHEMA_FILE)
+    Statistics(rows=1, label_mean=0.5, window={}, features={}).save(tmp_path / STATISTICS_FILE)
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(diagnose, "record_files", lambda *_: [])
+    (tmp_path / schema.default_task).mkdir()
+    parser = argparse.ArgumentParser()
+    COMMAND.add_arguments(parser)
+    with pytest.raises(_Asked):
+        COMMAND.run(parser.parse_args([str(tmp_path)]))
+    assert asked == [(tmp_path, TrainOptions(algorithm="vanilla"), schema.default_task)]

@@ -10,9 +10,10 @@ import apache_beam as beam
 import pyarrow as pa
 
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.generate_embeddings.adapter import Given, adapt_with
+from limaml_beam.generate_embeddings.adapter import adapt_with
 from limaml_beam.generate_embeddings.counts import COUNTS, WriteCounts
 from limaml_beam.generate_embeddings.options import EmbedOptions
+from limaml_beam.generate_embeddings.other_side import Given
 from limaml_beam.generate_embeddings.record_batches import UNCHANGED, ReadBatches
 from limaml_beam.generate_embeddings.tables import DEAD_LETTERS
 from limaml_beam.generate_embeddings.transforms import KEYS, CarryOver, ToTables

@@ -13,8 +13,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from limaml_beam.generate_embeddings import artefacts, tables, turns
-from limaml_beam.generate_embeddings.adapter import Given
 from limaml_beam.generate_embeddings.counts import read_counts
+from limaml_beam.generate_embeddings.other_side import Given
 from limaml_beam.generate_embeddings.pipeline import (
     EmbeddingJob,
     GenerateEmbeddings,

@@ -107,7 +107,7 @@ class TouchedTasks:
 
 
 class _Others:
-    """What the other side came to in a turn; see `limaml_beam.generate_embeddings.adapter.Others`.
+    """What the other side came to in a turn; see `generate_embeddings.other_side.Others`.
 
     Args:
         side: The side of the tasks that are adapted given these.

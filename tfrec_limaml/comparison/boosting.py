@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfrec_limaml.comparison.rivals import Data, Outcome
-from tfrec_limaml.comparison.rows import table
+from tfrec_limaml.comparison.rows import Rows, table
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
 
@@ -39,20 +39,28 @@ def lightgbm_ids(data: Data, seed: int) -> Outcome:
     return _best(data, seed, ids=True)
 
 
-def _best(data: Data, seed: int, ids: bool) -> Outcome:
+def lightgbm_as_served(data: Data, seed: int) -> Outcome:
+    """LightGBM without IDs on training rows whose history features are as old as served ones."""
+    return _best(data, seed, ids=False, as_served=True)
+
+
+def _best(data: Data, seed: int, ids: bool, as_served: bool = False) -> Outcome:
     try:
         import lightgbm as lgb
     except ImportError as error:
         raise LimamlError("needs LightGBM; run `pip install tfrec-limaml[compare]`") from error
-    tried = [_fit(lgb, data, seed, settings, ids) for settings in SETTINGS]
+    train = data.as_served if as_served else data.train
+    tried = [_fit(lgb, data, train, seed, settings, ids) for settings in SETTINGS]
     return max(tried, key=lambda outcome: outcome.val_auc)
 
 
-def _fit(lgb: Any, data: Data, seed: int, settings: dict[str, Any], ids: bool) -> Outcome:
+def _fit(
+    lgb: Any, data: Data, rows: Rows, seed: int, settings: dict[str, Any], ids: bool
+) -> Outcome:
     train, validation, test = (
-        table(rows, data.encoder, ids) for rows in (data.train, data.validation, data.test)
+        table(part, data.encoder, ids) for part in (rows, data.validation, data.test)
     )
-    known = lgb.Dataset(train, data.train.label, weight=data.train.weight)
+    known = lgb.Dataset(train, rows.label, weight=rows.weight)
     held_out = lgb.Dataset(validation, data.validation.label, reference=known)
     options = {**FIXED, **settings, "seed": seed}
     stopping = lgb.early_stopping(PATIENCE, verbose=False)

@@ -17,6 +17,7 @@ from tfrec_limaml.comparison.rows import Rows, dense, read_rows
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.folder import episodes_in
 from tfrec_limaml.training.recipes import load_encoder, split_pattern
 
 Scores = npt.NDArray[np.float64]
@@ -54,6 +55,24 @@ class Data:
     def train(self) -> Rows:
         """All training rows."""
         return read_rows(self.pattern("train"), self.encoder.schema)
+
+    @functools.cached_property
+    def as_served(self) -> Rows:
+        """Training rows with history features as old as served ones: the query rows of all
+        episodes. Copies of one row share its weight.
+
+        Raises:
+            LimamlError: There are no episodes.
+        """
+        definition = self.task or self.encoder.schema.default_task
+        episodes = episodes_in(self.tasks / definition)
+        if not episodes:
+            raise LimamlError(
+                f"{self.tasks / definition} holds no episodes; run `limaml prepare --episodes 8`"
+            )
+        rows = read_rows([self.pattern(name) for name in episodes], self.encoder.schema)
+        _, row, copies = np.unique(rows.identity(), return_inverse=True, return_counts=True)
+        return dataclasses.replace(rows, weight=rows.weight / copies[row])
 
     @functools.cached_property
     def validation(self) -> Rows:

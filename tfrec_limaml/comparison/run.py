@@ -14,7 +14,7 @@ import pandas as pd
 
 from tfrec_limaml import staging
 from tfrec_limaml.comparison import rivals
-from tfrec_limaml.comparison.boosting import lightgbm, lightgbm_ids
+from tfrec_limaml.comparison.boosting import lightgbm, lightgbm_as_served, lightgbm_ids
 from tfrec_limaml.comparison.networks import network
 from tfrec_limaml.comparison.random_effects import glmix
 from tfrec_limaml.comparison.rivals import Data, Outcome, Rival
@@ -35,6 +35,7 @@ RIVALS: Mapping[str, Rival] = {
     "logistic-regression": rivals.logistic_regression,
     "lightgbm": lightgbm,
     "lightgbm-ids": lightgbm_ids,
+    "lightgbm-as-served": lightgbm_as_served,
     "vanilla": network(_VANILLA),
     "vanilla-fine-tuned": network(_VANILLA, in_place=True),
     "wide-and-deep": network(_VANILLA.replace(global_block="wide_and_deep", id_embeddings=True)),

@@ -6,13 +6,16 @@ import types
 
 import numpy as np
 import pytest
-from toys import toy_schema, toy_statistics
+from toys import toy_schema, toy_statistics, write_description, write_split
 
 from tfrec_limaml.comparison import boosting
-from tfrec_limaml.comparison.boosting import lightgbm, lightgbm_ids
+from tfrec_limaml.comparison.boosting import lightgbm, lightgbm_as_served, lightgbm_ids
+from tfrec_limaml.comparison.rivals import Data
 from tfrec_limaml.comparison.rows import Rows
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.schema.schema import Feature
+from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 
 pytest.importorskip("lightgbm")
@@ -24,6 +27,7 @@ def few_trees(monkeypatch):
 
 
 ITEMS = 20
+DAY = 86_400_000
 SCHEMA = toy_schema(
     Feature(name="hour", role="meta", normalise="none"),
     Feature(name="item", dtype="int64", encoding="vocabulary", embedding_width=2),
@@ -60,3 +64,48 @@ def test_only_the_rival_with_ids_knows_single_items():
     world = data(lambda columns: columns["item"] % 3 == 0)
     assert auc(world.test.label, lightgbm(world, 1).served) < 0.55
     assert auc(world.test.label, lightgbm_ids(world, 1).served) > 0.85
+
+
+def test_training_rows_as_served_have_the_history_of_the_episodes(tmp_path):
+    """Each of 40 members clicks on rows of a `signal` that is stale in the episodes only."""
+    rng = np.random.default_rng(0)
+    schema = toy_schema(
+        Feature(name="signal", role="meta", normalise="none"), tasks={"member": ("member",)}
+    )
+
+    def record(member, split, start):
+        clicked = rng.integers(2, size=8)
+        fresh = split == "train"
+        rows = [
+            {"signal": c if fresh else 1 - c, "label": c, "timestamp": DAY * (8 * member + i)}
+            for i, c in enumerate(clicked)
+        ]
+        return record_format.encode_task(schema, f"m{member}", rows, start)
+
+    for split in ("train", "validation", "test", "episode-0", "episode-1"):
+        start = -1 if split == "train" else 5 if split == "episode-1" else 0
+        write_split(tmp_path, "member", split, [record(m, split, start) for m in range(60)])
+    write_description(tmp_path, schema, toy_statistics({}))
+    world = Data.of(tmp_path)
+    assert world.as_served.label.shape == (60 * (8 + 3),)
+    assert auc(world.test.label, lightgbm(world, 1).served) < 0.1
+    assert auc(world.test.label, lightgbm_as_served(world, 1).served) > 0.9
+    for number in range(2):
+        for file in (tmp_path / "member").glob(f"episode-{number}-*"):
+            file.unlink()
+    with pytest.raises(LimamlError, match="holds no episodes; run `limaml prepare --episodes 8`"):
+        _ = Data.of(tmp_path).as_served
+
+
+def test_copies_of_a_row_share_its_weight(tmp_path):
+    schema = toy_schema(
+        Feature(name="signal", role="meta", normalise="none"), tasks={"member": ("member",)}
+    )
+    rows = [{"signal": float(i), "label": i % 2, "timestamp": DAY * i} for i in range(8)]
+    for split, start in (("episode-0", 2), ("episode-1", 5), ("episode-2", 7)):
+        record = record_format.encode_task(schema, "m", rows, start)
+        write_split(tmp_path, "member", split, [record])
+    write_description(tmp_path, schema, toy_statistics({}))
+    served = Data.of(tmp_path).as_served
+    total = np.bincount((served.timestamp // DAY).astype(int), served.weight)
+    np.testing.assert_allclose(total, [0, 0, 1, 1, 1, 1, 1, 1])

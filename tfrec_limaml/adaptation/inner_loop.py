@@ -36,6 +36,7 @@ def adapt(
     steps: int,
     learning_rates: float | Sequence[tf.Tensor | float],
     second_order_steps: int | None = None,
+    step_scale: tf.Tensor | None = None,
 ) -> Adaptation:
     """Takes `steps` steps of gradient descent from `weights`.
 
@@ -49,6 +50,7 @@ def adapt(
         second_order_steps: How many of the *last* steps an outer tape differentiates through twice.
             ``None`` means all of them (MAML), 0 means none (first-order MAML: inner gradients are
             constants).
+        step_scale: What each task's steps are multiplied by, ``[T]``; None for 1.
 
     Returns:
         The adapted weights and the losses before each step.
@@ -77,11 +79,18 @@ def adapt(
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         if not exact:
             gradients = [tf.stop_gradient(g) for g in gradients]
+        if step_scale is not None:
+            gradients = [_scaled(g, step_scale) for g in gradients]
         weights = [
             _descend(w, g, rate, exact)
             for w, g, rate in zip(weights, gradients, rates, strict=True)
         ]
     return Adaptation(weights, losses)
+
+
+def _scaled(gradient: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    shape = tf.concat([tf.shape(scale), tf.ones([tf.rank(gradient) - 1], tf.int32)], 0)
+    return gradient * tf.cast(tf.reshape(scale, shape), gradient.dtype)
 
 
 def _descend(weight: Any, gradient: tf.Tensor, rate: Any, exact: bool) -> Any:

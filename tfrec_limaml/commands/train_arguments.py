@@ -13,6 +13,7 @@ from tfrec_limaml.training.options import (
     GLOBAL_BLOCKS,
     META_BLOCKS,
     PRIORS,
+    SUPPORT_REDUCTIONS,
     ModelOptions,
     TrainOptions,
     recipe,
@@ -153,6 +154,12 @@ def _add_adaptation(group: Any) -> None:
         action="store_true",
         default=None,
         help="learn an inner learning rate per parameter (Meta-SGD)",
+    )
+    add(
+        "--support-reduction",
+        choices=SUPPORT_REDUCTIONS,
+        help="what a gradient step descends: the mean loss of a task's n support rows, their sum, "
+        "or the mean times n / (n + kappa) with a learned kappa (default: mean)",
     )
     add("--unadapted-loss-weight", type=float, help="weight of the loss before adaptation")
     add(

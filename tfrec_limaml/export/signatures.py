@@ -37,6 +37,8 @@ def traced(
     # The TensorFlow variables inside those of Keras: tracked through their layers, a graph session
     # (TensorFlow Serving) restores copies of them that no signature reads.
     beside = model.rates if model.learn_inner_rates else []
+    if model.support_reduction == "shrunk":
+        beside = [*beside, model.scaled_log_kappa]
     if model.adaptation == "gauss-newton":
         beside = [*beside, model.scaled_log_precision]
     module.weights = [variable.value for variable in (*model.network.weights, *beside)]

@@ -127,6 +127,11 @@ class LiMAML(MAMLModel):
                 "adaptation='gauss-newton' adapts the offset of an OffsetMetaBlock, received "
                 f"{type(meta_block).__name__}"
             )
+        if adaptation == "gauss-newton" and kwargs.get("support_reduction", "mean") != "mean":
+            raise ValueError(
+                "support_reduction is for gradient steps, the closed form always sums; received "
+                f"{kwargs['support_reduction']!r}"
+            )
         self.adaptation = adaptation
         self.prior_precision = float(prior_precision)
         self.pooling = pooling
@@ -288,7 +293,12 @@ class LiMAML(MAMLModel):
         if mean is not None:
             start = [mean]
         weights, before = adapt(
-            start, losses, steps, self.inner_rates(training), self.second_order_steps
+            start,
+            losses,
+            steps,
+            self.inner_rates(training),
+            self.second_order_steps,
+            self.step_scale(support),
         )
         return AdaptedTasks(weights, [*unadapted, *before], memory)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -13,6 +14,13 @@ from tfrec_limaml.features import Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_model import TaskModel
+
+SupportReduction = Literal["mean", "sum", "shrunk"]
+SUPPORT_REDUCTIONS: tuple[SupportReduction, ...] = ("mean", "sum", "shrunk")
+#: Support rows at which a shrunk step is half of the full one, before `kappa` is learned.
+KAPPA = 5.0
+#: The logarithm of `kappa` is learned at this multiple of the outer learning rate.
+KAPPA_RATE = 10.0
 
 
 class MAMLModel(TaskModel):
@@ -28,6 +36,11 @@ class MAMLModel(TaskModel):
             paper's objective.
         learn_inner_rates: Learn one inner learning rate per parameter, from `inner_learning_rate`
             on (Meta-SGD). Beyond the paper.
+        support_reduction: What a gradient step descends, for a task of ``n`` support rows (the sum
+            of their weights): ``"mean"``, their mean loss; ``"sum"``, the sum (the paper's equation
+            1), which needs a smaller `inner_learning_rate`; ``"shrunk"``, the mean times
+            ``n / (n + kappa)``, so that short histories move a task less. `kappa` is learned, from
+            `KAPPA` on.
         **kwargs: See `TaskModel`; `fine_tune_steps` is `inner_steps` by default.
     """
 
@@ -41,6 +54,7 @@ class MAMLModel(TaskModel):
         second_order_steps: int | None = None,
         unadapted_loss_weight: float = 0.0,
         learn_inner_rates: bool = False,
+        support_reduction: SupportReduction = "mean",
         fine_tune_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -55,6 +69,17 @@ class MAMLModel(TaskModel):
             raise ValueError(
                 f"unadapted_loss_weight must not be negative, received {unadapted_loss_weight}"
             )
+        if support_reduction not in SUPPORT_REDUCTIONS:
+            raise ValueError(
+                f"support_reduction must be one of {list(SUPPORT_REDUCTIONS)}, received "
+                f"{support_reduction!r}"
+            )
+        if support_reduction != "mean" and meta_block.nested_definitions:
+            raise ValueError(
+                "nested task definitions need support_reduction='mean', received "
+                f"{support_reduction!r}"
+            )
+        self.support_reduction = support_reduction
         self.inner_steps = int(inner_steps)
         self.first_order = bool(first_order)
         self.second_order_steps = 0 if first_order else second_order_steps
@@ -73,8 +98,16 @@ class MAMLModel(TaskModel):
         raise NotImplementedError
 
     def build(self, features_shape: Any) -> None:
-        """Builds the blocks and, for Meta-SGD, one inner learning rate per adapted parameter."""
+        """Builds the blocks, for Meta-SGD one inner learning rate per adapted parameter, and the
+        `kappa` of ``support_reduction="shrunk"``.
+        """
         super().build(features_shape)
+        if self.support_reduction == "shrunk":
+            self.scaled_log_kappa = self.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(math.log(KAPPA) / KAPPA_RATE),
+                name="scaled_log_kappa",
+            )
         if self.learn_inner_rates:
             rate = keras.initializers.Constant(self.inner_learning_rate)
             self.rates = [
@@ -92,6 +125,18 @@ class MAMLModel(TaskModel):
         if self.learn_inner_rates:
             return [tf.convert_to_tensor(rate) * strength for rate in self.rates]
         return self.inner_learning_rate * strength
+
+    def step_scale(self, support: Samples) -> tf.Tensor | None:
+        """What each task's gradient steps on its mean support loss are multiplied by, ``[T]``; None
+        for 1.
+        """
+        if self.support_reduction == "mean":
+            return None
+        rows = tf.reduce_sum(support["weight"], -1)
+        if self.support_reduction == "sum":
+            return rows
+        kappa = tf.exp(KAPPA_RATE * tf.cast(self.scaled_log_kappa, rows.dtype))
+        return rows / (rows + kappa)
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """Query loss at the adapted weights, plus the weighted support loss before adaptation."""
@@ -121,6 +166,7 @@ class MAMLModel(TaskModel):
             "second_order_steps": None if self.first_order else self.second_order_steps,
             "unadapted_loss_weight": self.unadapted_loss_weight,
             "learn_inner_rates": self.learn_inner_rates,
+            "support_reduction": self.support_reduction,
         }
 
 
@@ -142,8 +188,10 @@ class EntireNetworkMAML(MAMLModel):
         self, support: Samples, steps: int | None, training: bool = False
     ) -> AdaptedTasks:
         """Adapts the whole network."""
-        rates = self.inner_rates(training)
-        return adapt_network(self, support, steps or 0, rates, self.second_order_steps, training)
+        rates, scale = self.inner_rates(training), self.step_scale(support)
+        return adapt_network(
+            self, support, steps or 0, rates, self.second_order_steps, training, scale
+        )
 
     def adapted_outputs(
         self, adapted: AdaptedTasks, features: Features, training: bool = False
@@ -159,6 +207,7 @@ def adapt_network(
     rates: Any,
     second_order_steps: int | None,
     training: bool = False,
+    step_scale: tf.Tensor | None = None,
 ) -> AdaptedTasks:
     """Adapts every task's whole network."""
     start = model.network.initial_weights(support["label"])
@@ -168,6 +217,6 @@ def adapt_network(
             model.network.call_adapted(weights, support["features"], training), support
         )
 
-    weights, before = adapt(start, losses, steps, rates, second_order_steps)
+    weights, before = adapt(start, losses, steps, rates, second_order_steps, step_scale)
     fixed = [w.fixed() if isinstance(w, LowRankKernel) else w for w in weights]
     return AdaptedTasks(fixed, before)

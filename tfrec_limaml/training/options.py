@@ -12,12 +12,14 @@ from tfrec_limaml.errors import LimamlError
 Algorithm = Literal["limaml", "vanilla", "maml"]
 Adaptation = Literal["gauss-newton", "gradient"]
 Prior = Literal["zero", "encoder"]
+SupportReduction = Literal["mean", "sum", "shrunk"]
 
 ALGORITHMS = ("limaml", "vanilla", "maml")
 META_BLOCKS = ("offset", "mlp", "id", "features+id", "transformer")
 GLOBAL_BLOCKS = ("dot_product", "mlp", "wide_and_deep", "dcn", "dlrm")
 ADAPTATIONS = ("gauss-newton", "gradient")
 PRIORS = ("zero", "encoder")
+SUPPORT_REDUCTIONS = ("mean", "sum", "shrunk")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,8 @@ class ModelOptions:
         inner_steps: Steps in training; None means 2 solves or 3 gradient steps.
         inner_learning_rate: Of gradient steps.
         fine_tune_steps: Steps at evaluation and for embeddings; None means `inner_steps`.
-        first_order, second_order_steps, learn_inner_rates: See `MAMLModel`; gradient steps only.
+        first_order, second_order_steps, learn_inner_rates, support_reduction: See `MAMLModel`;
+            gradient steps only.
         unadapted_loss_weight: Weight of the loss before adaptation in the outer objective.
         averaging: Outer mean over ``"sample"`` or ``"task"`` losses.
         pooling: See `LiMAML`.
@@ -72,6 +75,7 @@ class ModelOptions:
     first_order: bool = False
     second_order_steps: int | None = None
     learn_inner_rates: bool = False
+    support_reduction: SupportReduction = "mean"
     unadapted_loss_weight: float = 1.0
     averaging: str = "sample"
     pooling: str = "latest"
@@ -91,6 +95,7 @@ class ModelOptions:
         _one_of("meta_block", self.meta_block, META_BLOCKS)
         _one_of("global_block", self.global_block, GLOBAL_BLOCKS)
         _one_of("prior", self.prior, PRIORS)
+        _one_of("support_reduction", self.support_reduction, SUPPORT_REDUCTIONS)
         if self.prior == "encoder" and self.meta_block != "offset":
             raise LimamlError(
                 f"prior 'encoder' needs the meta_block 'offset', received {self.meta_block!r}"
@@ -191,6 +196,12 @@ class TrainOptions:
             raise LimamlError(
                 f"joint_task {self.model.joint_task!r} is for the algorithm 'limaml', received "
                 f"{self.algorithm!r}"
+            )
+        closed_form = self.model.chosen_adaptation == "gauss-newton"
+        if self.algorithm == "limaml" and closed_form and self.model.support_reduction != "mean":
+            raise LimamlError(
+                f"support_reduction {self.model.support_reduction!r} is for gradient steps; the "
+                "closed form always sums: leave it out, or choose adaptation 'gradient'"
             )
         for name in ("epochs", "batch_rows"):
             if getattr(self, name) < 1:

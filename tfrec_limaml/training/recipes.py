@@ -79,6 +79,11 @@ def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
             f"nested task definitions {list(encoder.nested)} need the prior 'zero', received "
             f"{options.prior!r}; leave --prior out"
         )
+    if options.support_reduction != "mean":
+        raise LimamlError(
+            f"nested task definitions {list(encoder.nested)} need the support_reduction 'mean', "
+            f"received {options.support_reduction!r}; leave --support-reduction out"
+        )
     definitions = (encoder.task or encoder.schema.default_task, *encoder.nested)
     blocks = {name: make(encoder, options.replace(task=name)) for name in definitions}
     return NestedMetaBlocks(blocks, name="meta_block")
@@ -116,6 +121,7 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) 
         "first_order": options.first_order,
         "second_order_steps": options.second_order_steps,
         "learn_inner_rates": options.learn_inner_rates,
+        "support_reduction": options.support_reduction,
         "unadapted_loss_weight": options.unadapted_loss_weight,
     }
     if algorithm == "maml":

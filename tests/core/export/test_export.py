@@ -436,11 +436,16 @@ def test_both_models_load_and_answer_alike_without_keras_and_this_package_and_in
 # -- versions and refusals
 
 
-def test_learned_inner_rates_reach_the_adapter(make_model, tasks):
+@pytest.mark.parametrize("learned", ["rates", "kappa"])
+def test_what_is_learned_of_the_inner_steps_reaches_the_adapter(make_model, tasks, learned):
     keras.backend.clear_session()
-    model = make_model(learn_inner_rates=True)
-    for rate in model.rates:
-        rate.assign(tf.zeros_like(rate))
+    if learned == "rates":
+        model = make_model(learn_inner_rates=True)
+        for rate in model.rates:
+            rate.assign(tf.zeros_like(rate))
+    else:
+        model = make_model(support_reduction="shrunk")
+        model.scaled_log_kappa.assign(5.0)  # kappa e^50: no step is left
     signatures = adapter_module(model).signatures
     actual = signatures["serving_default"](
         task_records=tf.constant(_encode(model.encoder.schema, tasks))

@@ -11,6 +11,7 @@ from tfrec_limaml import EntireNetworkMAML, LiMAML, MLPGlobalBlock, MLPMetaBlock
 from tfrec_limaml.adaptation.inner_loop import adapt
 from tfrec_limaml.adaptation.inner_weights import with_task_axis
 from tfrec_limaml.adaptation.pooling import latest_index, pool
+from tfrec_limaml.models.maml_model import KAPPA_RATE
 
 SHAPES = {"meta": (None, 3), "other": (None, 2)}
 
@@ -88,16 +89,28 @@ def _model(cls=LiMAML, **kwargs):
     return model
 
 
-@pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML, Vanilla])
-def test_outer_gradients_match_finite_differences(cls):
+_TWO_STEPS = {"inner_steps": 2, "unadapted_loss_weight": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (LiMAML, _TWO_STEPS),
+        (EntireNetworkMAML, _TWO_STEPS),
+        (Vanilla, {}),
+        (LiMAML, {**_TWO_STEPS, "support_reduction": "sum"}),
+        (LiMAML, {**_TWO_STEPS, "support_reduction": "shrunk"}),
+        (EntireNetworkMAML, {**_TWO_STEPS, "support_reduction": "shrunk"}),
+    ],
+)
+def test_outer_gradients_match_finite_differences(cls, options):
     rng = np.random.default_rng(0)
     support, query = _samples(rng, 3, 4, [4, 1, 3]), _samples(rng, 3, 2, [2, 2, 1])
-    extra = {} if cls is Vanilla else {"inner_steps": 2, "unadapted_loss_weight": 0.5}
-    model = _model(cls, **extra)
+    model = _model(cls, **options)
     _, gradients, _ = _gradients(model, support, query)
     step = 1e-5
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
-        value = variable.numpy()
+        value = np.array(variable)
         index = np.unravel_index(np.argmax(np.abs(gradient)), value.shape)
         ends = []
         for sign in (1, -1):
@@ -112,6 +125,43 @@ def test_outer_gradients_match_finite_differences(cls):
             rtol=1e-6,
             err_msg=variable.path,
         )
+
+
+@pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML])
+@pytest.mark.parametrize(
+    ("reduction", "factor"), [("sum", lambda n: n), ("shrunk", lambda n: n / (n + 3.0))]
+)
+def test_the_reduction_of_the_support_loss_scales_a_step_by_the_number_of_rows(
+    cls, reduction, factor
+):
+    support = _samples(np.random.default_rng(8), 4, 6, [6, 1, 0, 3])
+    rows = np.array([6.0, 1.0, 0.0, 3.0])
+    mean, scaled = _model(cls), _model(cls, support_reduction=reduction)
+    if reduction == "shrunk":
+        scaled.scaled_log_kappa.assign(np.log(3.0) / KAPPA_RATE)
+    moved = [
+        [with_task_axis(w) - v for w, v in zip(weights, model.inner_variables, strict=True)]
+        for model in (mean, scaled)
+        for weights in [model.adapt_tasks(support, 1).weights]
+    ]
+    for full, part in zip(*moved, strict=True):
+        scale = factor(rows).reshape([-1] + [1] * (full.ndim - 1))
+        np.testing.assert_allclose(part, full * scale, rtol=1e-10, atol=1e-14)
+    assert max(np.abs(full).max() for full in moved[0]) > 1e-3
+
+
+def test_kappa_is_learned_by_first_order_steps_too():
+    rng = np.random.default_rng(9)
+    support, query = _samples(rng, 3, 4), _samples(rng, 3, 4)
+    model = _model(first_order=True, support_reduction="shrunk")
+    gradients = dict(
+        zip(
+            [v.name for v in model.trainable_variables],
+            _gradients(model, support, query)[1],
+            strict=True,
+        )
+    )
+    assert abs(float(gradients["scaled_log_kappa"])) > 1e-4
 
 
 @pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML])
@@ -202,6 +252,7 @@ def test_a_task_with_nan_features_is_dropped_counted_and_poisons_nothing():
         {"inner_learning_rate": -0.1},
         {"averaging": "row"},
         {"pooling": "median"},
+        {"support_reduction": "median"},
     ],
 )
 def test_arguments_out_of_range_are_named(argument):

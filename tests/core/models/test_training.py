@@ -109,7 +109,7 @@ def test_several_steps_per_execution_change_nothing_but_the_number_of_visits_to_
 
 def test_a_saved_and_restored_model_and_optimizer_continue_identically(tmp_path):
     dataset = _dataset()
-    model = _model(learn_inner_rates=True)
+    model = _model(learn_inner_rates=True, support_reduction="shrunk")
     model.fit(dataset, epochs=2, verbose=0)
     model.save(tmp_path / "model.keras")
     restored = keras.saving.load_model(tmp_path / "model.keras")

@@ -56,6 +56,8 @@ def test_the_papers_recipe_takes_one_gradient_step_on_the_query_loss_alone():
             {"adaptation": "gauss-newton", "meta_block": "mlp"},
             "'gauss-newton' needs the meta_block 'offset', received 'mlp'",
         ),
+        ({"support_reduction": "median"}, "support_reduction must be one of .*received 'median'"),
+        ({"support_reduction": "sum"}, "support_reduction 'sum' is for gradient steps; the closed"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(changes, said):

@@ -89,3 +89,6 @@ def test_nested_definitions_have_an_offset_each_and_refuse_a_prior_that_reads_ro
     assert [type(block).__name__ for block in model.meta_block.blocks] == 2 * ["OffsetMetaBlock"]
     with pytest.raises(LimamlError, match=r"\['member_tab'\] need the prior 'zero', .*'encoder'"):
         recipes.build_model("limaml", encoder, ModelOptions(prior="encoder"))
+    shrunk = ModelOptions(adaptation="gradient", support_reduction="shrunk")
+    with pytest.raises(LimamlError, match="need the support_reduction 'mean', received 'shrunk'"):
+        recipes.build_model("limaml", encoder, shrunk)

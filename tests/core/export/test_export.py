@@ -433,9 +433,6 @@ def test_both_models_load_and_answer_alike_without_keras_and_this_package_and_in
         np.testing.assert_allclose(actual, embeddings, rtol=1e-5)
 
 
-# -- versions and refusals
-
-
 @pytest.mark.parametrize("learned", ["rates", "kappa"])
 def test_what_is_learned_of_the_inner_steps_reaches_the_adapter(make_model, tasks, learned):
     keras.backend.clear_session()

@@ -229,6 +229,10 @@ def test_an_update_of_both_sides_comes_close_to_the_batch_over_all_rows(work, tm
             "leave out --previous",
         ),
         (
+            "embed {0}/tasks --export {0}/export --output {0}/next --max-age-days 3",
+            "leave out --max-age-days",
+        ),
+        (
             "embed {0}/tasks --export {0}/export --output {0}/next --with-variance",
             "leave out --with-variance",
         ),

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from toys import toy_schema
+from update_world import DAY, START, World
 
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.schema.schema import Feature
@@ -22,6 +24,30 @@ SCHEMA = toy_schema(
 
 #: User, video, x, days after the start.
 Row = tuple[str, str, float, float]
+#: What a refreshed world begins with.
+ROWS: list[Row] = [(f"u{n % 6}", f"v{n % 4}", n / 8, n / 100) for n in range(20)]
+
+
+class TwoSidedWorld(World):
+    """As `World`, of users and videos."""
+
+    version = VERSION
+    sum_at, count_at = 0, 1
+    types = pa.schema(
+        {
+            "user_id": pa.string(),
+            "video_id": pa.string(),
+            "x": pa.float32(),
+            "click": pa.int64(),
+            "time": pa.int64(),
+        }
+    )
+
+    @staticmethod
+    def row(user, video, x, day):
+        """An interaction: user, video, x, days after the start."""
+        time = START + round(day * DAY)
+        return {"user_id": user, "video_id": video, "x": x, "click": 1, "time": time}
 
 
 def export_toy(folder: Path) -> Path:

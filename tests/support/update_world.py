@@ -1,16 +1,21 @@
 """Raw rows, a work folder and a store, by the command line."""
 
 import datetime as dt
+import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tfrec_limaml.cli import main
+from tfrec_limaml.store import open_store
 
 START = 1_650_000_000_000
 DAY = 86_400_000
 END = "2022-06-01"
+#: What a refreshed world begins with.
+ROWS = [(f"u{n}", 1.0, n / 100) for n in range(40)]
 
 
 def after(days: float) -> str:
@@ -21,21 +26,37 @@ def after(days: float) -> str:
 class World:
     """Raw rows, a work folder and a store, by the command line."""
 
+    version = 7
+    #: Where the toy adapter's embeddings hold the sum of x and the number of rows.
+    sum_at, count_at = 1, 2
+    types = pa.schema(
+        {
+            "user_id": pa.string(),
+            "x": pa.float32(),
+            "note": pa.string(),
+            "click": pa.int64(),
+            "time": pa.int64(),
+        }
+    )
+
     def __init__(self, folder: Path, exported: Path) -> None:
         self.folder, self.export = folder, exported
         self.work, self.store = folder / "work", f"lmdb:{folder}/store"
 
+    def copy(self, folder):
+        """The same in another folder."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return type(self)(folder, self.export)
+
+    @staticmethod
+    def row(user, x, day):
+        """An interaction: member, x, days after the start."""
+        time = START + round(day * DAY)
+        return {"user_id": user, "x": x, "note": "n", "click": 1, "time": time}
+
     def write(self, rows, name="raw/interactions.parquet"):
-        """Rows: (member, x, days after the start)."""
-        table = pa.table(
-            {
-                "user_id": [user for user, _, _ in rows],
-                "x": pa.array([x for _, x, _ in rows], pa.float32()),
-                "note": ["n"] * len(rows),
-                "click": [1] * len(rows),
-                "time": [START + round(day * DAY) for _, _, day in rows],
-            }
-        )
+        """A file of interactions, as `row` takes them."""
+        table = pa.Table.from_pylist([self.row(*row) for row in rows], self.types)
         pq.write_table(table, self.folder / name)
         return str(self.folder / name)
 
@@ -55,3 +76,24 @@ class World:
                 *("--window-end", END, "--json", *more),
             ]
         )
+
+    def result(self):
+        """What became of the last refresh."""
+        return json.loads((self.work / "refresh.json").read_text())
+
+    def stored(self, *keys):
+        """Embeddings; None where nobody is found."""
+        store = open_store(self.store)
+        matrix, found = store.get_many(keys, self.version)
+        store.close()
+        return {k: v.tolist() if f else None for k, v, f in zip(keys, matrix, found, strict=True)}
+
+    def sums(self, *keys):
+        """Sum of x and number of rows; None where nobody is found."""
+        found = self.stored(*keys).values()
+        return [row and (row[self.sum_at], int(row[self.count_at])) for row in found]
+
+    def letters(self):
+        """Dead letters of updates."""
+        files = (self.work / "updates" / "dead_letter").glob("*.jsonl")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]

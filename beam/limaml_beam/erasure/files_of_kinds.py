@@ -288,13 +288,14 @@ def _kept_mask(batch: pa.RecordBatch, definition: str, erased: Erased) -> Any:
 
 
 def update_state(path: str, erased: Erased, write: bool) -> int:
-    """The state of `limaml update`; raises `LimamlError` where one is running.
+    """The state of `limaml update`; waits for one that is running.
 
     Counts tasks that go, and those that lose rows which name a key.
     """
     folder = Path(path).parent
     changed: dict[str, pa.RecordBatch | None] = {}
-    with exclusive(folder.parent.parent), contextlib.closing(UpdateState(folder)) as state:
+    lock = exclusive(folder.parent.parent, wait=True)
+    with lock, contextlib.closing(UpdateState(folder)) as state:
         for prefix in state.prefixes():
             for key, rows in state.tasks(prefix).items():
                 if erased.key(f"{prefix}{key}".encode()):

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from limaml_beam.erasure import running
 from limaml_beam.erasure.files_of_kinds import Erased, kind_of, schema_above
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.io import files
@@ -68,17 +69,20 @@ def erase(settings: Erasure) -> dict[str, Any]:
         opened.
 
     Raises:
-        LimamlError: A place cannot be reached or read. What was removed before stays removed;
-            the same command goes on from there.
+        LimamlError: A place cannot be reached or read, or a refresh is running in one. What was
+            removed before stays removed; the same command goes on from there.
     """
     audit = _Audit(settings)
     audit.write({"event": "begin", "stores": list(settings.stores), "outputs": settings.outputs})
     for address, store in settings.stores.items():
         for place in store.erase(settings.keys):
             audit.removed(_of_store(address, place))
+    running.wait_for_updates(settings.outputs)
+    refreshes = running.refreshes(settings.outputs)
     unsearched: list[str] = []
     for removal in _in_files(settings, unsearched, write=True):
         audit.removed(removal)
+    _refuse(refreshes, "the keys are erased from all that is there, but")
     audit.write({"event": "end", "places": len(audit.places), "not_searched": unsearched})
     return {"keys": audit.names, "removed": audit.places, "not_searched": unsearched}
 
@@ -90,8 +94,10 @@ def verify(settings: Erasure) -> dict[str, Any]:
         ``found``: a dictionary for each place that holds a key; ``not_searched`` as in `erase`.
 
     Raises:
-        LimamlError: A place cannot be reached or read: absence is not proven.
+        LimamlError: A place cannot be reached or read, or a refresh is running in one: absence is
+            not proven.
     """
+    refreshes = running.refreshes(settings.outputs)
     places = [
         _of_store(address, place)
         for address, store in settings.stores.items()
@@ -99,7 +105,17 @@ def verify(settings: Erasure) -> dict[str, Any]:
     ]
     unsearched: list[str] = []
     places += list(_in_files(settings, unsearched, write=False))
+    if not places:
+        _refuse(refreshes, "the keys were found nowhere, but")
     return {"keys": _named(settings), "found": places, "not_searched": unsearched}
+
+
+def _refuse(refreshes: Sequence[str], so_far: str) -> None:
+    if refreshes:
+        raise LimamlError(
+            f"{so_far} limaml refresh is running in {', '.join(refreshes)}: what it has read "
+            "before may hold them; run the same command again when it has ended"
+        )
 
 
 def read_outputs(path: str) -> list[str]:

@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from limaml_beam.generate_embeddings import artefacts, tables, turns
 from limaml_beam.generate_embeddings.counts import read_counts
+from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.generate_embeddings.other_side import Given
 from limaml_beam.generate_embeddings.pipeline import (
     EmbeddingJob,
@@ -38,13 +39,18 @@ def check(job: EmbeddingJob, manifest: Manifest) -> None:
             "an offset changes with those of the other side, so that every run is a whole one; "
             "leave out --previous"
         )
-    if job.max_age_days:
+    check_options(job, manifest)
+    if job.with_variance:
+        manifest.refuse_two_definitions("leave out --with-variance")
+
+
+def check_options(options: EmbedOptions, manifest: Manifest) -> None:
+    """The part of `check` that is known before there are records."""
+    if options.max_age_days:
         manifest.refuse_two_definitions(
             "every run is a whole one, which keeps no task outside the window; leave out "
             "--max-age-days"
         )
-    if job.with_variance:
-        manifest.refuse_two_definitions("leave out --with-variance")
 
 
 def run(job: EmbeddingJob, manifest: Manifest, folder: str, options: PipelineOptions) -> None:

@@ -28,6 +28,7 @@ from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.build_tasks.prepare import prepare
+from limaml_beam.generate_embeddings import two_definitions
 from limaml_beam.generate_embeddings.artefacts import (
     manifest_digest,
     read_manifest,
@@ -108,6 +109,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     work = settings.work
     outputs = work / "embeddings"
     outcome.note(published=None)
+    two_definitions.check_options(settings.embed, read_manifest(settings.adapter))
     _publish_pending(settings, outputs)
     reference = _published(outputs, settings.store)
     _clear(work, reference, settings.store)

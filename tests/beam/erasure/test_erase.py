@@ -1,15 +1,18 @@
 """``limaml erase``: members go from stores and outputs, and stay out of them."""
 
 import contextlib
+import fcntl
 import gzip
 import json
 import shutil
+import threading
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from waiting import wait_for
 
 from limaml_beam.erasure import files_of_kinds
 from limaml_beam.erasure.task_key import task_key_of
@@ -188,6 +191,43 @@ def test_an_erasure_that_breaks_off_at_any_file_is_completed_by_the_same_command
         report = json.loads((copy / "work" / "g1" / "report.json").read_text())
         assert report["rows"] == 6
     assert steps == 8
+
+
+def test_while_a_refresh_runs_an_erasure_is_not_done(world, capsys):
+    shutil.copytree(world / "tasks", world / "before")
+    lock = world / "work" / "refresh.lock"
+    lock.touch()
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert main(command(world, "--audit", str(world / "audit"))) == 2
+        assert "limaml refresh is running in" in capsys.readouterr().err
+        assert main(command(world, "--verify")) == 2
+        assert "found nowhere, but limaml refresh" in capsys.readouterr().err
+    (world / "before").rename(world / "work" / "tasks")  # the refresh ends
+    assert main(command(world, "--verify")) == 1
+    assert main(command(world)) == 0
+    assert main(command(world, "--verify")) == 0
+    events = [json.loads(line)["event"] for line in (world / "audit").read_text().splitlines()]
+    assert (events[0], "end" in events) == ("begin", False)
+
+
+def test_an_erasure_waits_for_an_update_that_began_before_it(world):
+    late = world / "work" / "updates" / "dead_letter" / "20240101.jsonl"
+    late.parent.mkdir(parents=True)
+    late.touch()
+    lock = world / "work" / "update.lock"
+    lock.touch()
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        eraser = threading.Thread(target=main, args=(command(world),), daemon=True)
+        eraser.start()
+        store = open_store(f"lmdb:{world}/store")
+        wait_for(lambda: not store.get_many([ERASED], 1)[1].any())
+        eraser.join(1)  # time enough to search all files
+        late.write_text(json.dumps({"reason": "why", "row": {"member": 3, "kind": "mail"}}) + "\n")
+    eraser.join(60)
+    assert late.read_text() == ""
+    assert main(command(world, "--verify")) == 0
 
 
 def test_prepare_leaves_erased_tasks_out_of_records_history_and_dead_letters(

@@ -4,15 +4,16 @@ import dataclasses
 import json
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from kafka_broker import Broker, find_broker
+from two_sided_toy import ROWS as ROWS_OF_TWO_SIDES
+from two_sided_toy import Simulation
+from update_world import END, ROWS, World
+from waiting import wait_for
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.update.job import Update
@@ -22,65 +23,35 @@ from tfrec_limaml.errors import LimamlError, StoreError
 from tfrec_limaml.store import open_store
 from tfrec_limaml.store.lmdb_store import LmdbStore
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
-START, DAY, END = 1_650_000_000_000, 86_400_000, "2022-06-01"
-ROWS = [(f"u{n}", 1.0, n / 100) for n in range(20)]
-
-
-@pytest.fixture(scope="module")
-def broker(checkout, tmp_path_factory):
-    made = Broker(find_broker(checkout), tmp_path_factory.mktemp("kafka"))
-    made.start()
-    yield made
-    made.kill()
-
-
-@pytest.fixture
-def topic(broker, request):
-    return broker.make_topic(f"t{abs(hash(request.node.name))}")
-
-
-@pytest.fixture
-def refreshed(world):
-    world.write(ROWS)
-    assert world.refresh() == 0
-    return world
+#: The client library notices quickly who is gone and who is back.
+QUICK = {
+    "session.timeout.ms": "1000",
+    "heartbeat.interval.ms": "300",
+    "reconnect.backoff.max.ms": "500",
+}
+DRIVER = Path(__file__).with_name("kafka_driver.py")
 
 
 def message(user, x, day, **more):
-    row = {"user_id": user, "x": x, "note": "n", "click": 1, "time": START + round(day * DAY)}
-    return row | more
+    return World.row(user, x, day) | more
 
 
 def settings(world, broker, topic, **more):
     update = Update(work=world.work, store=open_store(world.store), window_end=END)
-    given = {"batch_seconds": 0.2, "idle_seconds": 1.0, "update": update, **more}
+    given = {"batch_seconds": 0.1, "idle_seconds": 0.2, "client": QUICK, "update": update, **more}
     return KafkaStream(servers=broker.address, topic=topic, **given)
 
 
-def command(world, broker, topic):
+def command(world, broker, topic, idle_seconds=0.5):
     config = world.folder / "client"
-    config.write_text("session.timeout.ms=2000\nheartbeat.interval.ms=500\n")
+    config.write_text("".join(f"{name}={value}\n" for name, value in QUICK.items()))
     return [
         *("stream", "--from-kafka", broker.address, "--topic", topic, "--work", str(world.work)),
-        *("--store", world.store, "--window-end", END, "--batch-seconds", "0.2"),
-        *("--stop-when-idle", "2", "--json", "--kafka-config", str(config)),
+        *("--store", world.store, "--window-end", END, "--batch-seconds", "0.1"),
+        *("--stop-when-idle", str(idle_seconds), "--json", "--kafka-config", str(config)),
     ]
-
-
-def sums(world, *keys):
-    """Sum of x and number of rows; None where nobody is found."""
-    matrix, found = open_store(world.store).get_many(keys, 7)
-    pairs = [(float(row[1]), int(row[2])) for row in matrix]
-    return [pair if hit else None for pair, hit in zip(pairs, found, strict=True)]
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def ignore(report):
@@ -93,7 +64,7 @@ def test_messages_change_the_embeddings_of_their_members(refreshed, broker, topi
     assert main(command(refreshed, broker, topic)) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], told["upserted"], told["dead_letters"]) == (3, 2, 0)
-    assert sums(refreshed, "u2", "u3", "new") == [(1, 1), (12, 3), (7, 1)]
+    assert refreshed.sums("u2", "u3", "new") == [(1, 1), (12, 3), (7, 1)]
     assert broker.committed(topic, "limaml") == 3
 
 
@@ -111,7 +82,7 @@ def test_late_repeated_and_shuffled_messages_end_where_the_batch_puts_them(
     updated = open_store(refreshed.store).get_many(keys, 7)[0].copy()
     refreshed.write([*ROWS, *rows])
     assert refreshed.refresh("--full", "--min-rows-per-day-ratio", "0") == 0
-    report = json.loads((refreshed.work / "refresh.json").read_text())
+    report = refreshed.result()
     assert report["updates"]["compared"] == len(keys)
     assert report["updates"]["reconciled_share"] == 1.0
     output = refreshed.work / "embeddings" / report["generation"]
@@ -123,10 +94,31 @@ def test_late_repeated_and_shuffled_messages_end_where_the_batch_puts_them(
     np.testing.assert_allclose(updated, [batch[key] for key in keys], rtol=1e-6)
 
 
+def test_a_stream_of_two_sides_ends_where_the_batch_puts_it(two_sides, broker, topic):
+    made = random.Random(7)
+    rows = [
+        (f"u{n % 8}", f"v{made.randrange(5)}", float(n), made.uniform(0, 20)) for n in range(40)
+    ]
+    rows += [(f"u{n}", f"v{n % 5}", 1.0, 21.0) for n in range(8)]  # nobody is left untouched
+    sent = [*rows, *rows[:10], *ROWS_OF_TWO_SIDES[:5]]
+    made.shuffle(sent)
+    broker.send(topic, *(two_sides.row(*row) for row in sent))
+    together = settings(two_sides, broker, topic, batch_messages=len(sent), batch_seconds=60.0)
+    done = stream_kafka(together, ignore)
+    assert (done["rows"], done["updates"], done["upserted"]) == (63, 1, 13)
+    batch = Simulation([*ROWS_OF_TWO_SIDES, *rows]).embeddings()
+    found = two_sides.stored(*batch)
+    np.testing.assert_allclose(list(found.values()), list(batch.values()), rtol=1e-6)
+    two_sides.write([*ROWS_OF_TWO_SIDES, *rows])
+    assert two_sides.refresh("--min-rows-per-day-ratio", "0") == 0
+    told = two_sides.result()["updates"]
+    assert (told["compared"], told["reconciled_share"]) == (13, 1.0)
+
+
 def test_poison_messages_are_dead_letters_with_their_reasons_and_hold_nothing_up(
     refreshed, broker, topic
 ):
-    lacking = {"user_id": "u3", "time": START}
+    lacking = {"user_id": "u3", "time": World.row("u3", 1.0, 0)["time"]}
     poison = {
         "not utf-8": (b"\xff\xfe{}", "undecodable_message"),
         "not json": (b"click!", "undecodable_message"),
@@ -143,10 +135,9 @@ def test_poison_messages_are_dead_letters_with_their_reasons_and_hold_nothing_up
     broker.send(topic, message("u3", 5.0, 1, model_version=7), message("u4", 6.0, 1))
     done = stream_kafka(settings(refreshed, broker, topic), ignore)
     assert (done["rows"], done["dead_letters"]) == (12, 10)
-    assert sums(refreshed, "u3", "u4") == [(6, 2), (7, 2)]
+    assert refreshed.sums("u3", "u4") == [(6, 2), (7, 2)]
     assert broker.committed(topic, "limaml") == 12
-    files = (refreshed.work / "updates" / "dead_letter").glob("*.jsonl")
-    letters = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    letters = refreshed.letters()
     assert sorted(letter["reason"] for letter in letters) == sorted(
         reason for _, reason in poison.values()
     )
@@ -164,7 +155,7 @@ def test_a_producers_clock_may_be_ahead_a_little(refreshed, broker, topic):
     update = Update(work=refreshed.work, store=open_store(refreshed.store))
     done = stream_kafka(settings(refreshed, broker, topic, update=update), ignore)
     assert (done["rows"], done["dead_letters"]) == (3, 1)
-    assert sums(refreshed, "u3", "u4") == [(12, 3), (1, 1)]
+    assert refreshed.sums("u3", "u4") == [(12, 3), (1, 1)]
 
 
 def test_while_the_store_is_away_nothing_is_committed_and_nothing_is_lost(
@@ -186,59 +177,66 @@ def test_while_the_store_is_away_nothing_is_committed_and_nothing_is_lost(
     monkeypatch.setattr(LmdbStore, "upsert", away)
     done = stream_kafka(settings(refreshed, broker, topic), ignore, sleep)
     assert (waits, committed, done["waits"]) == ([1, 2, 4], [0, 0, 0], 3)
-    assert sums(refreshed, "u3", "u4") == [(6, 2), (7, 4)]
+    assert refreshed.sums("u3", "u4") == [(6, 2), (7, 4)]
     assert broker.committed(topic, "limaml") == 4
 
 
 def test_a_stream_that_is_killed_anywhere_loses_nothing_and_applies_nothing_twice(
-    refreshed, broker, topic
+    refreshed, broker, topic, forks
 ):
-    driver = Path(__file__).with_name("kafka_driver.py")
-    points = ["before the store", "before the state", "before the commit", "nowhere"]
+    points = ["before the store", "before the state", "before the commit"]
     for number, point in enumerate(points):
         broker.send(topic, message("u3", 2.0**number, number + 1))
-        done = subprocess.run(
-            [sys.executable, str(driver), point, *command(refreshed, broker, topic)],
-            check=False,
-            capture_output=True,
-            timeout=300,
-        )
-        assert done.returncode == (0 if point == "nowhere" else -signal.SIGKILL), done.stderr
-    assert sums(refreshed, "u3") == [(1 + 15, 5)]
+        done = forks().start(DRIVER, point, *command(refreshed, broker, topic)).wait(300)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    broker.send(topic, message("u3", 8.0, 4))
+    assert stream_kafka(settings(refreshed, broker, topic), ignore)["dead_letters"] == 0
+    assert refreshed.sums("u3") == [(1 + 15, 5)]
     assert broker.committed(topic, "limaml") == 4
 
 
-def test_two_streams_of_one_group_share_the_topic_and_both_are_right(refreshed, broker, topic):
-    run = [sys.executable, "-m", "tfrec_limaml", *command(refreshed, broker, topic)]
-    streams = [subprocess.Popen(run, stdout=subprocess.PIPE) for _ in range(2)]
+def test_two_streams_of_one_group_share_the_topic_and_both_are_right(
+    refreshed, broker, topic, forks
+):
+    run = command(refreshed, broker, topic, idle_seconds=3.0)
+    other = forks().start(DRIVER, "nowhere", *run)
+    sent = threading.Thread(target=_send_to_two, args=(broker, topic), daemon=True)
+    sent.start()
+    stream = settings(refreshed, broker, topic, idle_seconds=3.0)
+    rows = [stream_kafka(stream, ignore)["rows"]]
+    there = other.wait(300)
+    assert there.returncode == 0, there.stderr
+    rows.append(json.loads(there.stdout)["rows"])
+    sent.join(300)
+    assert min(rows) > 0
+    rows.append(stream_kafka(settings(refreshed, broker, topic), ignore)["rows"])  # what is left
+    assert sum(rows) >= 60
+    assert refreshed.sums("u3", "u4") == [(31, 31), (31, 31)]
+
+
+def _send_to_two(broker, topic):
+    """Messages once the group has two members."""
+    wait_for(lambda: broker.members("limaml") == 2)
     for number in range(30):
         broker.send(topic, message("u3", 1.0, number), message("u4", 1.0, number))
-    assert [process.wait(300) for process in streams] == [0, 0]
-    rows = [json.loads(process.stdout.read())["rows"] for process in streams]
-    left = stream_kafka(settings(refreshed, broker, topic), ignore)  # where both ended early
-    assert sum(rows) + left["rows"] >= 60
-    assert sums(refreshed, "u3", "u4") == [(31, 31), (31, 31)]
 
 
 def test_a_broker_that_goes_away_and_comes_back_is_read_on(refreshed, broker, topic):
     told = []
-    stream = settings(refreshed, broker, topic, idle_seconds=None, client=_QUICK)
+    stream = settings(refreshed, broker, topic, idle_seconds=None)
     thread = threading.Thread(target=_until_told_to_end, args=(stream, told), daemon=True)
     thread.start()
     broker.send(topic, message("u3", 5.0, 1))
-    wait_for(lambda: sums(refreshed, "u3") == [(6, 2)])
+    wait_for(lambda: refreshed.sums("u3") == [(6, 2)])
     broker.kill()
     wait_for(lambda: any("broker" in report for report in told))
     broker.start()
     broker.send(topic, message("u3", 6.0, 2))
-    wait_for(lambda: sums(refreshed, "u3") == [(12, 3)])
+    wait_for(lambda: refreshed.sums("u3") == [(12, 3)])
     told.append("end")
     broker.send(topic, message("u4", 1.0, 2))
     thread.join(300)
     assert not thread.is_alive()
-
-
-_QUICK = {"reconnect.backoff.max.ms": "500"}
 
 
 class _EndError(Exception):

@@ -1,9 +1,9 @@
 """``limaml stream --as-pipeline`` on Flink: a real job server and its embedded cluster, a real
-broker, a worker process. One pipeline goes through everything, as its start is what takes long.
+broker, a worker process. One pipeline, of two sides, goes through everything, as its start is what
+takes long; what it does with a model of one definition is a part of that.
 """
 
 import contextlib
-import json
 import os
 import random
 import re
@@ -11,33 +11,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from kafka_broker import Broker, find_broker
+from kafka_broker import QUICK_START
+from two_sided_toy import ROWS, VIDEO
+from update_world import END
+from waiting import wait_for
 from worker_pool import WorkerPool
 
-from limaml_beam.generate_embeddings import tables
-from tfrec_limaml.store import open_store
-
-pytestmark = [
-    *(pytest.mark.kafka, pytest.mark.flink, pytest.mark.slow),
-    pytest.mark.timeout(1800),  # the whole test: everything in it has a limit of its own
-]
-
-START, DAY, END = 1_650_000_000_000, 86_400_000, "2022-06-01"
-ROWS = [(f"u{n}", 1.0, n / 100) for n in range(20)]
-SMALL = {"_JAVA_OPTIONS": "-Xmx512m -XX:+UseSerialGC"}
-
-
-@pytest.fixture
-def broker(checkout, tmp_path):
-    (tmp_path / "kafka").mkdir()
-    made = Broker(find_broker(checkout), tmp_path / "kafka")
-    made.start()
-    yield made
-    made.kill()
+pytestmark = [pytest.mark.kafka, pytest.mark.flink, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -57,10 +40,8 @@ def expansion_service(job_server, tmp_path):
     main = "org.apache.beam.sdk.expansion.service.ExpansionService"
     # Flink's runner of this release reads Kafka by its own, older kind of source only.
     options = ["--defaultEnvironmentType=EMBEDDED", "--experiments=use_deprecated_read"]
-    with running(
-        ["java", "-Xmx256m", "-cp", str(job_server), main, str(port), *options],
-        tmp_path / "expansion.log",
-    ):
+    java = ["java", "-Xmx256m", *QUICK_START, "-cp", str(job_server), main, str(port), *options]
+    with running(java, tmp_path / "expansion.log"):
         wait_for(lambda: answers(port))
         yield f"127.0.0.1:{port}"
 
@@ -84,19 +65,6 @@ def answers(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_for(condition, log=None, process=None):
-    deadline = time.monotonic() + 600
-    while not condition():
-        if time.monotonic() > deadline or (process and process.poll() is not None):
-            pytest.fail(log.read_text(errors="replace")[-8000:] if log else "nothing happened")
-        time.sleep(0.2)
-
-
-def message(user, x, day):
-    row = {"user_id": user, "x": x, "note": "n", "click": 1}
-    return row | {"time": START + round(day * DAY)}
-
-
 def workers_of(pool):
     """Processes of the pool's workers."""
     found = []
@@ -116,18 +84,21 @@ def pool(tmp_path):
     made.stop()
 
 
+def sums(rows):
+    """Sum of x and number of rows of each task, by its key in a store."""
+    found = {}
+    for user, video, x, _ in rows:
+        for key in (user, VIDEO + video):
+            total, count = found.get(key, (0.0, 0))
+            found[key] = (total + x, count + 1)
+    return found
+
+
+@pytest.mark.timeout(1200)  # each wait in it has a limit of its own
 def test_a_pipeline_goes_on_from_a_checkpoint_and_ends_where_the_batch_does(
-    world, broker, job_server, expansion_service, pool, tmp_path
+    two_sides, broker, topic, job_server, expansion_service, pool, tmp_path
 ):
-    world.write(ROWS)
-    assert world.refresh() == 0
-    topic, store = broker.make_topic("clicks"), open_store(world.store)
-
-    def used(user):
-        """Rows in a member's embedding."""
-        matrix, found = store.get_many([user], 7)
-        return int(matrix[0][2]) if found[0] else 0
-
+    world = two_sides
     flags = [
         "--runner=FlinkRunner",
         "--flink_master=[local]",
@@ -145,34 +116,40 @@ def test_a_pipeline_goes_on_from_a_checkpoint_and_ends_where_the_batch_does(
         *(f"--beam={flag}" for flag in flags),
     ]
     log = tmp_path / "pipeline.log"
-    with running(command, log, **SMALL) as process:
-        broker.send(topic, message("first", 1.0, 1), b"poison", None, message("first", 2.0, 2))
-        wait_for(lambda: used("first") == 2, log, process)
-        (file,) = (world.work / "updates" / "dead_letter").glob("*.jsonl")
-        letters = [json.loads(line) for line in file.read_text().splitlines()]
-        assert {letter["reason"] for letter in letters} == {"undecodable_message"}
+    small = " ".join(("-Xmx512m", *QUICK_START))
+
+    def wait_until(condition):
+        wait_for(
+            lambda: condition() or process.poll() is not None,
+            why=lambda: log.read_text(errors="replace")[-8000:],
+        )
+        assert process.poll() is None, log.read_text(errors="replace")[-8000:]
+
+    with running(command, log, _JAVA_OPTIONS=small) as process:
+        first = [("first", "v1", 1.0, 1.0), ("first", "v2", 2.0, 2.0)]
+        broker.send(topic, world.row(*first[0]), b"poison", None, world.row(*first[1]))
+        wait_until(lambda: world.sums("first") == [(3, 2)])
+        assert {letter["reason"] for letter in world.letters()} == {"undecodable_message"}
 
         made = random.Random(3)
-        rows = [(f"u{made.randrange(5)}", float(n), made.uniform(0, 20)) for n in range(40)]
+        rows = [
+            (f"u{made.randrange(5)}", f"v{made.randrange(6)}", float(n), made.uniform(0, 20))
+            for n in range(40)
+        ]
         late = [*rows, *rows[:15]]
         made.shuffle(late)
         for number, row in enumerate(late):
-            broker.send(topic, message(*row))
+            broker.send(topic, world.row(*row))
             if number == 20:
                 (worker,) = workers_of(pool)
                 os.kill(worker, signal.SIGKILL)
-        broker.send(topic, message("last", 1.0, 3))
-        wait_for(lambda: used("last") == 1, log, process)
-        keys = sorted({user for user, _, _ in rows})
-        # Each of them has one row from the refresh.
-        expected = {key: 1 + sum(user == key for user, _, _ in rows) for key in keys}
-        wait_for(lambda: {key: used(key) for key in keys} == expected, log, process)
+        all_rows = [*ROWS, *first, *rows]
+        expected = sums(all_rows)
+        wait_until(lambda: world.sums(*expected) == list(expected.values()))
         assert re.search(r"Restoring job \w+ from Checkpoint", log.read_text())
         assert pool.workers_started() > 1
-    sent = [*rows, ("first", 1.0, 1), ("first", 2.0, 2), ("last", 1.0, 3)]
-    world.write([*ROWS, *sent])
-    assert world.refresh("--full", "--min-rows-per-day-ratio", "0") == 0
-    report = json.loads((world.work / "refresh.json").read_text())
-    assert report["updates"]["compared"] == len(keys) + 2
-    assert report["updates"]["reconciled_share"] == 1.0
-    assert tables.embedding_files(str(world.work / "embeddings" / report["generation"]))
+    world.write(all_rows)
+    assert world.refresh("--min-rows-per-day-ratio", "0") == 0
+    told = world.result()["updates"]
+    touched = sums([*first, *rows])
+    assert (told["compared"], told["reconciled_share"]) == (len(touched), 1.0)

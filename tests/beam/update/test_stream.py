@@ -6,7 +6,7 @@ import json
 import apache_beam as beam
 import pytest
 from apache_beam.testing import test_stream as stream_of_tests
-from update_world import after
+from update_world import ROWS, after
 
 from limaml_beam.update import pipeline
 from limaml_beam.update.job import Update, UpdateState
@@ -17,16 +17,12 @@ from tfrec_limaml.errors import LimamlError, StoreError
 from tfrec_limaml.store import open_store
 from tfrec_limaml.store.lmdb_store import LmdbStore
 
-ROWS = [(f"u{n}", 1.0, n / 100) for n in range(20)]
-
 
 @pytest.fixture
-def arriving(world):
+def arriving(refreshed):
     """A refreshed world with a folder for files."""
-    world.write(ROWS)
-    assert world.refresh() == 0
-    (world.folder / "in").mkdir()
-    return world
+    (refreshed.folder / "in").mkdir()
+    return refreshed
 
 
 def settings(world, window_end="2022-06-01", expire_seconds=60.0, **more):

@@ -8,62 +8,21 @@ import json
 import shutil
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from two_sided_toy import SCHEMA, VERSION, VIDEO, Simulation, export_toy
-from update_world import DAY, START, World, after
+from two_sided_toy import ROWS, VIDEO, Simulation
+from update_world import after
 
 from limaml_beam.update import adapting
 from limaml_beam.update.state import UpdateState
 from tfrec_limaml.cli import main
 from tfrec_limaml.store import open_store
 
-ROWS = [(f"u{n % 6}", f"v{n % 4}", n / 8, n / 100) for n in range(20)]
 NEW = [("u1", "v2", 5.0, 1.0), ("new", "v2", 2.0, 1.5), ("u1", "fresh", 3.0, 2.0)]
 
 
-class TwoSidedWorld(World):
-    """Rows: (user, video, x, days after the start)."""
-
-    def write(self, rows, name="raw/interactions.parquet"):
-        table = pa.table(
-            {
-                "user_id": [user for user, _, _, _ in rows],
-                "video_id": [video for _, video, _, _ in rows],
-                "x": pa.array([x for _, _, x, _ in rows], pa.float32()),
-                "click": [1] * len(rows),
-                "time": [START + round(day * DAY) for _, _, _, day in rows],
-            }
-        )
-        pq.write_table(table, self.folder / name)
-        return str(self.folder / name)
-
-    def stored(self, *keys):
-        """Embeddings; None where nobody is found."""
-        matrix, found = open_store(self.store).get_many(keys, VERSION)
-        return {k: v.tolist() if f else None for k, v, f in zip(keys, matrix, found, strict=True)}
-
-    def result(self):
-        return json.loads((self.work / "refresh.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def refreshed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "raw").mkdir()
-    SCHEMA.save(folder / "raw" / "schema.yaml")
-    world = TwoSidedWorld(folder, export_toy(folder / "export"))
-    world.write(ROWS)
-    assert world.refresh() == 0
-    return world
-
-
 @pytest.fixture
-def world(refreshed, tmp_path):
-    """A copy of the refreshed world."""
-    shutil.copytree(refreshed.folder, tmp_path / "copy")
-    return TwoSidedWorld(tmp_path / "copy", refreshed.export)
+def world(two_sides):
+    return two_sides
 
 
 def check(world, expected):
@@ -78,8 +37,8 @@ def report(capsys):
     return json.loads(out[out.rindex("\n{") + 1 :] if not out.startswith("{") else out)
 
 
-def test_a_refresh_adapts_both_sides_in_turns_from_nothing(refreshed):
-    check(refreshed, Simulation(ROWS).embeddings())
+def test_a_refresh_adapts_both_sides_in_turns_from_nothing(two_sides_once):
+    check(two_sides_once, Simulation(ROWS).embeddings())
 
 
 def test_new_rows_touch_the_record_of_their_user_and_of_their_video(world, capsys):
@@ -176,6 +135,19 @@ def test_rows_that_leave_the_window_leave_both_sides(world):
     expected.rows = expected.rows[6:]
     expected.adapt(["u1", f"{VIDEO}v2"])
     check(world, expected.embeddings(*touched))
+
+
+def test_a_refresh_that_would_keep_members_outside_the_window_is_refused_before_it_prepares(
+    world, capsys
+):
+    card = world.work / "tasks" / "data_card.json"
+    prepared = card.stat().st_mtime_ns
+    published = world.result()["published"]
+    assert world.refresh("--max-age-days", "3") == 2
+    assert "leave out --max-age-days" in capsys.readouterr().err
+    assert card.stat().st_mtime_ns == prepared
+    assert world.result()["published"] is None
+    assert open_store(world.store).current(world.version).identifier == published
 
 
 def test_without_the_earlier_turns_an_update_says_what_to_run(world, capsys):

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from update_world import ROWS
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.digests import digest
@@ -19,39 +20,10 @@ from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import open_store
 from tfrec_limaml.store.lmdb_store import LmdbStore
 
-ROWS = [(f"u{n}", 1.0, n / 100) for n in range(40)]
-
-
-@pytest.fixture(scope="module")
-def refreshed_once(tmp_path_factory, make_world):
-    world = make_world(tmp_path_factory.mktemp("refreshed"))
-    world.write(ROWS)
-    assert world.refresh() == 0
-    return world
-
-
-@pytest.fixture
-def refreshed(refreshed_once, tmp_path):
-    """A world after a refresh, each test's own copy."""
-    shutil.copytree(refreshed_once.folder, tmp_path, dirs_exist_ok=True)
-    return type(refreshed_once)(tmp_path, refreshed_once.export)
-
 
 def report(capsys):
     out = capsys.readouterr().out
     return json.loads(out[out.rindex("\n{") + 1 :] if not out.startswith("{") else out)
-
-
-def sums(world, *keys):
-    """Sum of x and number of rows, as the toy adapter makes them; None where nobody is found."""
-    matrix, found = open_store(world.store).get_many(keys, 7)
-    pairs = [(float(row[1]), int(row[2])) for row in matrix]
-    return [pair if hit else None for pair, hit in zip(pairs, found, strict=True)]
-
-
-def letters(world):
-    files = (world.work / "updates" / "dead_letter").glob("*.jsonl")
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def digests_of_batch(world):
@@ -70,7 +42,7 @@ def test_new_rows_change_the_embeddings_of_their_members_alone(refreshed, capsys
     capsys.readouterr()
     assert refreshed.update(new) == 0
     told = report(capsys)
-    assert sums(refreshed, "u2", "u3", "new", "nobody") == [(1, 1), (12, 3), (7, 1), None]
+    assert refreshed.sums("u2", "u3", "new", "nobody") == [(1, 1), (12, 3), (7, 1), None]
     assert told["rows"] == {"read": 3, "used": 3, "skipped": {}}
     assert (told["tasks"], told["upserted"], told["ignored_as_older"]) == (2, 2, 0)
     assert told["lag_seconds"]["p50"] > 0
@@ -81,13 +53,13 @@ def test_one_update_after_another_sees_all_rows_and_counts_none_twice(refreshed,
     second = refreshed.write([("u3", 6.0, 2), ("u3", 5.0, 1)], "b.parquet")
     assert refreshed.update(first) == 0
     assert refreshed.update(second) == 0
-    assert sums(refreshed, "u3", "u4") == [(12, 3), (2, 2)]
+    assert refreshed.sums("u3", "u4") == [(12, 3), (2, 2)]
     capsys.readouterr()
     assert refreshed.update(first, second) == 0
     told = report(capsys)
     assert told["rows"] == {"read": 4, "used": 0, "skipped": {"duplicate": 4}}
     assert (told["tasks"], told["upserted"]) == (0, 0)
-    assert sums(refreshed, "u3", "u4") == [(12, 3), (2, 2)]
+    assert refreshed.sums("u3", "u4") == [(12, 3), (2, 2)]
 
 
 def test_rows_that_the_refresh_read_are_duplicates_too(refreshed, capsys):
@@ -136,8 +108,8 @@ def test_rows_that_cannot_be_used_are_dead_letters_with_their_reasons(refreshed,
         "unreadable_file": 1,
     }
     assert (told["rows"]["read"], told["rows"]["used"], told["dead_letters"]) == (3, 1, 4)
-    assert sorted(x["reason"] for x in letters(refreshed)) == sorted(told["rows"]["skipped"])
-    assert sums(refreshed, "u3", "u4", "u5") == [(6, 2), (1, 1), (1, 1)]
+    assert sorted(x["reason"] for x in refreshed.letters()) == sorted(told["rows"]["skipped"])
+    assert refreshed.sums("u3", "u4", "u5") == [(6, 2), (1, 1), (1, 1)]
 
 
 def test_a_record_that_the_adapter_makes_nothing_finite_of_is_a_dead_letter(refreshed, capsys):
@@ -145,8 +117,8 @@ def test_a_record_that_the_adapter_makes_nothing_finite_of_is_a_dead_letter(refr
     assert refreshed.update(refreshed.write([("u3", 3e38, 1), ("u3", 3e38, 2)], "a.parquet")) == 0
     told = report(capsys)
     assert (told["upserted"], told["dead_letters"]) == (0, 1)
-    assert letters(refreshed)[0]["reason"] == "not_finite"
-    assert sums(refreshed, "u3") == [(1, 1)]
+    assert refreshed.letters()[0]["reason"] == "not_finite"
+    assert refreshed.sums("u3") == [(1, 1)]
 
 
 def test_a_second_updater_is_refused_while_the_first_runs(refreshed, capsys):
@@ -168,9 +140,9 @@ def test_an_update_that_breaks_off_is_done_again(refreshed, monkeypatch, place, 
             *((LmdbStore, "upsert") if place == "upsert" else (UpdateState, "put")), broken
         )
         assert refreshed.update(new) == 2
-    assert sums(refreshed, "u3") == [(1, 1) if place == "upsert" else (6, 2)]
+    assert refreshed.sums("u3") == [(1, 1) if place == "upsert" else (6, 2)]
     assert refreshed.update(new) == 0
-    assert sums(refreshed, "u3") == [(6, 2)]
+    assert refreshed.sums("u3") == [(6, 2)]
 
 
 def test_a_generation_that_is_published_during_an_update_takes_its_embeddings(
@@ -189,7 +161,7 @@ def test_a_generation_that_is_published_during_an_update_takes_its_embeddings(
     monkeypatch.setattr(LmdbStore, "upsert", late)
     assert refreshed.update(refreshed.write([("u3", 5.0, 1)], "a.parquet")) == 0
     assert len(set(calls)) == 2
-    assert sums(refreshed, "u3") == [(6, 2)]
+    assert refreshed.sums("u3") == [(6, 2)]
 
 
 def test_the_next_refresh_takes_over_what_it_does_not_know_and_agrees_on_the_rest(
@@ -210,10 +182,10 @@ def test_the_next_refresh_takes_over_what_it_does_not_know_and_agrees_on_the_res
         "reconciled_share": 1.0,
     }
     expected = [(6, 2), (7, 1), (9, 2), (4, 1)]
-    assert sums(refreshed, "u3", "new", "u5", "late") == expected
+    assert refreshed.sums("u3", "new", "u5", "late") == expected
     capsys.readouterr()
     assert refreshed.update(refreshed.write([("u5", 1.0, 4), ("u3", 1.0, 4)], "b.parquet")) == 0
-    assert sums(refreshed, "u3", "u5") == [(7, 3), (10, 3)]
+    assert refreshed.sums("u3", "u5") == [(7, 3), (10, 3)]
 
 
 def test_a_batch_that_knows_other_rows_lowers_the_reconciled_share(refreshed):
@@ -223,7 +195,7 @@ def test_a_batch_that_knows_other_rows_lowers_the_reconciled_share(refreshed):
     assert refreshed.refresh() == 0
     told = json.loads((refreshed.work / "refresh.json").read_text())["updates"]
     assert (told["compared"], told["reconciled_share"]) == (2, 0.5)
-    assert sums(refreshed, "u4") == [(7.5, 2)]
+    assert refreshed.sums("u4") == [(7.5, 2)]
 
 
 def test_erased_members_stay_out_of_updates_and_go_from_their_state(refreshed, capsys):
@@ -241,13 +213,13 @@ def test_erased_members_stay_out_of_updates_and_go_from_their_state(refreshed, c
     for path, content in indexes.items():  # as where it was killed before the last file
         path.write_bytes(content)
     assert main(command) == 0
-    assert sums(refreshed, "u3", "u4") == [None, (6, 2)]
+    assert refreshed.sums("u3", "u4") == [None, (6, 2)]
     capsys.readouterr()
     assert refreshed.update(new) == 0
     assert report(capsys)["rows"]["skipped"] == {"erased": 1, "duplicate": 1}
-    assert sums(refreshed, "u3", "u4") == [None, (6, 2)]
+    assert refreshed.sums("u3", "u4") == [None, (6, 2)]
     assert refreshed.update(refreshed.write([("u4", 1.0, 2)], "b.parquet")) == 0
-    assert sums(refreshed, "u4") == [(7, 3)]
+    assert refreshed.sums("u4") == [(7, 3)]
     assert main([*command, "--verify"]) == 0
 
 

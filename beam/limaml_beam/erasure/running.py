@@ -1,0 +1,43 @@
+"""Refreshes and updates that use a work folder while keys are erased from it.
+
+Those that begin after the stores have their tombstones leave the keys out. What has begun before
+may write rows of erased tasks to files that were searched already.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Sequence
+from pathlib import Path
+
+from limaml_beam.io import files
+from limaml_beam.update.job import exclusive
+
+_REFRESH_LOCK, _UPDATE_LOCK = "refresh.lock", "update.lock"
+
+
+def refreshes(roots: Sequence[str]) -> list[str]:
+    """Work folders below some folders in which a refresh is running."""
+    return [str(folder) for folder in _with(roots, _REFRESH_LOCK) if _is_held(folder)]
+
+
+def wait_for_updates(roots: Sequence[str]) -> None:
+    """Returns when updates that are running now are done: they take seconds."""
+    for folder in _with(roots, _UPDATE_LOCK):
+        with exclusive(folder, wait=True):
+            pass
+
+
+def _with(roots: Sequence[str], lock: str) -> list[Path]:
+    """Local folders that hold a lock; those that lie elsewhere have none."""
+    local = [root for root in roots if files.is_local(root)]
+    return [path.parent for root in local for path in sorted(Path(root).rglob(lock))]
+
+
+def _is_held(folder: Path) -> bool:
+    with (folder / _REFRESH_LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,17 @@
+"""Waiting for something that another thread or process does."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+
+def wait_for(
+    condition: Callable[[], bool], seconds: float = 300, why: Callable[[], str] = lambda: ""
+) -> None:
+    """Returns once it holds; fails the test, with a reason, where it does not within the time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:g} s: {why()}")
+        time.sleep(0.05)

@@ -112,7 +112,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ]
     stop = threading.Event()
     with (
-        world.served(export / "ranker") as (target, server),
+        world.served(ranker=export / "ranker") as (target, server),
         Ranker(target, store, manifest=export, timeout=30.0) as ranker,
     ):
         workers = [

@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,21 +142,23 @@ def publish(store: Any, version: int, dim: int = 32, items: int = 0) -> None:
         writer.publish(len(keys))
 
 
-def _serve(ranker: Path, pipe: Any) -> None:
+def _serve(models: Mapping[str, Path], pipe: Any) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     from limaml_serving.server import EmbeddedServer
 
-    with EmbeddedServer({"ranker": ranker}, poll_seconds=0.5) as server:
+    with EmbeddedServer(models, poll_seconds=0.5) as server:
         pipe.send(server.target)
         pipe.recv()
 
 
 @contextlib.contextmanager
-def served(ranker: Path) -> Iterator[tuple[str, int]]:
-    """The embedded server in another process: its target and its process id."""
+def served(**models: Path) -> Iterator[tuple[str, int]]:
+    """The embedded server in another process, with models by name: its target and its process
+    id.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(ranker, theirs), daemon=True)
+    process = context.Process(target=_serve, args=(models, theirs), daemon=True)
     process.start()
     theirs.close()
     try:

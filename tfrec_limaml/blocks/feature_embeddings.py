@@ -81,13 +81,16 @@ class FeatureEmbeddings(keras.layers.Layer):
         for name, table in self.tables.items():
             table = tf.cast(tf.convert_to_tensor(table), self.compute_dtype)
             value = features[name]
-            scales = tf.constant(self.embeddings_scales.get(name, [1.0]), self.compute_dtype)
+            scales = self.embeddings_scales.get(name)
+            if scales is not None:
+                scales = tf.constant(scales, self.compute_dtype)
             if value.dtype.is_integer:
                 vectors = tf.gather(table, value)
-                if name in self.embeddings_scales:
+                if scales is not None:
                     vectors = vectors * tf.gather(scales, value)[..., None]
             else:
-                vectors = tf.matmul(tf.cast(value, self.compute_dtype) * scales, table)
+                hot = tf.cast(value, self.compute_dtype)
+                vectors = tf.matmul(hot if scales is None else hot * scales, table)
             parts.append(vectors)
         return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
 

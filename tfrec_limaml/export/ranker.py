@@ -87,14 +87,12 @@ class _Ranker:
             )
         except KeyError:  # a meta block that reads other features too, or nested definitions
             return self.score(_repeated(inputs, rows))
-        parts = [self._embedding(0, unadapted, inputs)]
+        embedding = _repeat(self._embedding(0, unadapted, inputs), rows)
         features = encoder.encode_role(OTHER, _repeated(candidates, rows))
         if isinstance(block, JointMetaBlocks):
-            parts.append(self._embedding(1, block.call_side(1, features), inputs))
-        embeddings = _repeated({str(n): part for n, part in enumerate(parts)}, rows)
-        return self._scores(
-            {**_repeated(meta, rows), **features}, tf.concat(list(embeddings.values()), -1)
-        )
+            second = self._embedding(1, block.call_side(1, features), inputs)
+            embedding = tf.concat([embedding, second], -1)
+        return self._scores({**_repeated(meta, rows), **features}, embedding)
 
     def _scores(self, features: Features, embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = tf.cast(self._model.global_block(features, embeddings), tf.float32)
@@ -164,13 +162,12 @@ def _lengths(inputs: Columns) -> tf.Tensor:
 
 def _repeated(inputs: Columns, rows: tf.Tensor) -> dict[str, tf.Tensor]:
     """Inputs of one row with that row `rows` times."""
-    column = tf.stack([rows])
-    return {
-        name: tf.broadcast_to(value, tf.concat([column, value.shape[1:]], 0))
-        if value.shape.rank > 1
-        else tf.broadcast_to(value, column)
-        for name, value in inputs.items()
-    }
+    return {name: _repeat(value, rows) for name, value in inputs.items()}
+
+
+def _repeat(value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    shape = tf.concat([rows[None], value.shape[1:]], 0) if value.shape.rank > 1 else rows[None]
+    return tf.broadcast_to(value, shape)
 
 
 def _example_feature(feature: Feature) -> tf.io.FixedLenFeature:

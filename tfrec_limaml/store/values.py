@@ -47,7 +47,7 @@ def encode_keys(keys: Sequence[str]) -> list[bytes]:
 def encode_asked(keys: Sequence[str]) -> list[bytes]:
     """UTF-8 of keys to be looked up; one that cannot be stored becomes a key that nobody has."""
     try:
-        encoded = [key.encode() for key in keys]
+        encoded = list(map(str.encode, keys))
         lengths = set(map(len, encoded))
         if not lengths or (min(lengths) > 0 and max(lengths) <= MAX_KEY_BYTES):
             return encoded

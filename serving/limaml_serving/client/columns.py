@@ -265,7 +265,7 @@ def _plain_keys(column: Any, prefix: str) -> TaskKeys | None:
         return None
     if longest > MAX_KEY_BYTES:
         return None
-    keys = tuple(map(prefix.__add__, distinct) if prefix else distinct)
+    keys = tuple([f"{prefix}{text}" for text in distinct] if prefix else distinct)
     if len(distinct) == len(texts):
         return TaskKeys(keys, np.arange(len(texts)))
     position = {text: place for place, text in enumerate(distinct)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from tfrec_limaml.store.base import Mask, Matrix
 
 def keys_of(rows: Sequence[Rows]) -> tuple[str, ...]:
     """The distinct task keys of all requests, under all their task definitions."""
-    return tuple(
-        {key: None for r in rows for each in r.keys for key in each.distinct if key is not None}
-    )
+    distinct = dict.fromkeys(chain.from_iterable(each.distinct for r in rows for each in r.keys))
+    distinct.pop(None, None)
+    return cast("tuple[str, ...]", tuple(distinct))
 
 
 def usable(answer: Any) -> tuple[Matrix, Mask, int]:
@@ -52,9 +53,10 @@ def share_out(
         places: list[Any] = []
         start = 0
         for each in rows[0].keys:
-            one = len(each.position) == 1
-            places.append(slice(start, start + 1) if one else each.position + start)
-            start += len(each.distinct)
+            end = start + len(each.distinct)
+            in_order = len(each.position) == len(each.distinct)
+            places.append(slice(start, end) if in_order else each.position + start)
+            start = end
         picks = [places]
     else:
         # One more row, which stays empty and stands for nobody: the key None.

@@ -29,7 +29,7 @@ offsets.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 broker.heartbeat.interval.ms=500
-broker.session.timeout.ms=3000
+broker.session.timeout.ms=4000
 """
 #: What `kafka-storage format` writes; it takes a Java machine of its own to do so.
 _FORMATTED = """\

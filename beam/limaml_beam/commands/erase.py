@@ -91,7 +91,7 @@ def _keys(arguments: argparse.Namespace) -> list[str]:
     keys = list(arguments.keys)
     if arguments.keys_file:
         try:
-            with open(arguments.keys_file, encoding="utf-8") as file:
+            with open(arguments.keys_file, encoding="utf-8-sig") as file:
                 keys += [line.rstrip("\r\n") for line in file if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise LimamlError(f"cannot read --keys-file {arguments.keys_file}: {error}") from error

@@ -118,6 +118,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise LimamlError("--from-kafka needs --topic: the topic to read, received none")
     if arguments.as_pipeline and arguments.from_kafka is None:
         raise LimamlError("--as-pipeline goes with --from-kafka")
+    if arguments.as_pipeline and arguments.stop_when_idle is not None:
+        raise LimamlError(
+            "a pipeline runs until its engine cancels it: leave out --stop-when-idle, or "
+            "--as-pipeline"
+        )
     if arguments.as_pipeline:
         return _pipeline(arguments)
     store = open_store(arguments.store)

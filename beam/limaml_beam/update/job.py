@@ -51,6 +51,7 @@ from tfrec_limaml.tasks.folder import DATA_CARD_FILE
 
 #: A clock of a producer may be ahead by so much before its rows count as coming from the future.
 CLOCK_SKEW_SECONDS = 300.0
+_LONGEST_SKEW_SECONDS = 365 * 86_400.0
 #: Between two looks of a stream that is idle for tasks that lost rows which left the window.
 EXPIRE_SECONDS = 60.0
 _ATTEMPTS = 5
@@ -80,6 +81,11 @@ class Update:
     def __post_init__(self) -> None:
         if not self.expire_seconds > 0:
             raise LimamlError(f"expire_seconds must be positive, received {self.expire_seconds}")
+        if not 0 <= self.clock_skew_seconds <= _LONGEST_SKEW_SECONDS:
+            raise LimamlError(
+                "clock_skew_seconds must not be negative, nor longer than a year, received "
+                f"{self.clock_skew_seconds}"
+            )
 
 
 class Updater:

@@ -64,13 +64,18 @@ class KafkaStream:
     client: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.batch_seconds <= 0 or self.batch_messages < 1:
-            raise LimamlError(
-                "batch_seconds must be positive and batch_messages at least 1, received "
-                f"{self.batch_seconds} and {self.batch_messages}"
-            )
+        check_batches(self.batch_seconds, self.batch_messages)
         if ours := sorted(_OURS & self.client.keys()):
             raise LimamlError(f"the stream sets {ours} of the Kafka client by itself: leave it out")
+
+
+def check_batches(seconds: float, messages: int) -> None:
+    """Raises `LimamlError` for settings of micro-batches that cannot be."""
+    if not seconds > 0 or messages < 1:
+        raise LimamlError(
+            "batch_seconds must be positive and batch_messages at least 1, received "
+            f"{seconds} and {messages}"
+        )
 
 
 def read_client_file(path: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ which knows rows by content; so every message counts, and none counts twice.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -32,12 +33,13 @@ from apache_beam.transforms.userstate import (
 from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
 from limaml_beam.io.pipeline_options import use_options
 from limaml_beam.update.job import Update, Updater
+from limaml_beam.update.kafka import check_batches
 from limaml_beam.update.messages import Message
 from limaml_beam.update.patience import PatientUpdater
 from limaml_beam.update.plan import read_plan
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.task_keys import task_key
-from tfrec_limaml.store import open_store
+from tfrec_limaml.store import EmbeddingStore, open_store
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +77,15 @@ def run_pipeline(settings: KafkaPipeline, flags: Sequence[str]) -> None:
     Args:
         settings: The settings.
         flags: Beam options: the runner and its own.
+
+    Raises:
+        LimamlError: What no worker could do: settings out of range, a work folder without rows, an
+            address of no store.
     """
+    check_batches(settings.batch_seconds, settings.batch_messages)
+    columns = _key_columns(Path(settings.update["work"]))
+    with contextlib.closing(open_store(settings.store)) as store:
+        _update_of(settings.update, store)
     options = use_options(flags)
     options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(options=options)
@@ -94,7 +104,7 @@ def run_pipeline(settings: KafkaPipeline, flags: Sequence[str]) -> None:
             commit_offset_in_finalize=True,
             expansion_service=settings.expansion_service,
         )
-        | "ByMember" >> beam.ParDo(ByMember(_key_columns(Path(settings.update["work"]))))
+        | "ByMember" >> beam.ParDo(ByMember(columns))
         | "Debounce" >> beam.ParDo(Debounce(settings.batch_seconds))
         | "Together" >> beam.Map(_with_one_key).with_output_types(tuple[str, bytes])
         | "Batch"
@@ -104,6 +114,10 @@ def run_pipeline(settings: KafkaPipeline, flags: Sequence[str]) -> None:
         | "Update" >> beam.ParDo(UpdateStore(settings.topic, settings.store, settings.update))
     )
     pipeline.run().wait_until_finish()
+
+
+def _update_of(given: Mapping[str, Any], store: EmbeddingStore) -> Update:
+    return Update(**{**given, "work": Path(given["work"]), "store": store})
 
 
 def _key_columns(work: Path) -> tuple[str, ...]:
@@ -191,8 +205,7 @@ class UpdateStore(beam.DoFn):
     def setup(self) -> None:
         """Opens the store and loads the model."""
         self._store = open_store(self.address)
-        given = {**self.update, "work": Path(self.update["work"]), "store": self._store}
-        settings = Update(**given)
+        settings = _update_of(self.update, self._store)
         self._seconds = settings.expire_seconds
         self._updater = PatientUpdater(settings, self._say)
 

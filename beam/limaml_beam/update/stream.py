@@ -47,7 +47,7 @@ class Stream:
     idle_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.poll_seconds <= 0 or self.files_per_update < 1:
+        if not self.poll_seconds > 0 or self.files_per_update < 1:
             raise LimamlError(
                 "poll_seconds must be positive and files_per_update at least 1, received "
                 f"{self.poll_seconds} and {self.files_per_update}"

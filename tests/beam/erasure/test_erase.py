@@ -291,7 +291,7 @@ def test_what_cannot_be_erased_is_explained(tmp_path, monkeypatch, capsys, argum
 
 
 def test_keys_come_from_a_file_too(world):
-    (world / "keys").write_text("3\n\n4\r\n")
+    (world / "keys").write_bytes(b"\xef\xbb\xbf3\n\n4\r\n")  # with a byte order mark
     assert main(command(world, "--keys-file", str(world / "keys"), keys=())) == 0
     found = open_store(f"lmdb:{world}/store").get_many(["2", "3", "4"], 1)[1]
     assert found.tolist() == [True, False, False]

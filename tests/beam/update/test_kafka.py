@@ -1,5 +1,6 @@
 """``limaml stream --from-kafka`` with a real broker, through faults."""
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -17,7 +18,7 @@ from waiting import wait_for
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.update.job import Update
-from limaml_beam.update.kafka import KafkaStream, read_client_file, stream_kafka
+from limaml_beam.update.kafka import KafkaStream, _Topic, read_client_file, stream_kafka
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError, StoreError
 from tfrec_limaml.store import open_store
@@ -25,12 +26,10 @@ from tfrec_limaml.store.lmdb_store import LmdbStore
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
-#: The client library notices quickly who is gone and who is back.
-QUICK = {
-    "session.timeout.ms": "1000",
-    "heartbeat.interval.ms": "300",
-    "reconnect.backoff.max.ms": "500",
-}
+#: The client library asks a broker that was away at once.
+QUICK = {"reconnect.backoff.max.ms": "500"}
+#: A stream that is killed has left the group soon.
+SHORT = QUICK | {"session.timeout.ms": "2000", "heartbeat.interval.ms": "500"}
 DRIVER = Path(__file__).with_name("kafka_driver.py")
 
 
@@ -46,7 +45,7 @@ def settings(world, broker, topic, **more):
 
 def command(world, broker, topic, idle_seconds=0.5):
     config = world.folder / "client"
-    config.write_text("".join(f"{name}={value}\n" for name, value in QUICK.items()))
+    config.write_text("".join(f"{name}={value}\n" for name, value in SHORT.items()))
     return [
         *("stream", "--from-kafka", broker.address, "--topic", topic, "--work", str(world.work)),
         *("--store", world.store, "--window-end", END, "--batch-seconds", "0.1"),
@@ -198,59 +197,59 @@ def test_a_stream_that_is_killed_anywhere_loses_nothing_and_applies_nothing_twic
 def test_two_streams_of_one_group_share_the_topic_and_both_are_right(
     refreshed, broker, topic, forks
 ):
-    run = command(refreshed, broker, topic, idle_seconds=3.0)
-    other = forks().start(DRIVER, "nowhere", *run)
-    sent = threading.Thread(target=_send_to_two, args=(broker, topic), daemon=True)
-    sent.start()
-    stream = settings(refreshed, broker, topic, idle_seconds=3.0)
-    rows = [stream_kafka(stream, ignore)["rows"]]
-    there = other.wait(300)
-    assert there.returncode == 0, there.stderr
-    rows.append(json.loads(there.stdout)["rows"])
-    sent.join(300)
-    assert min(rows) > 0
-    rows.append(stream_kafka(settings(refreshed, broker, topic), ignore)["rows"])  # what is left
-    assert sum(rows) >= 60
-    assert refreshed.sums("u3", "u4") == [(31, 31), (31, 31)]
-
-
-def _send_to_two(broker, topic):
-    """Messages once the group has two members."""
-    wait_for(lambda: broker.members("limaml") == 2)
-    for number in range(30):
-        broker.send(topic, message("u3", 1.0, number), message("u4", 1.0, number))
+    with running(settings(refreshed, broker, topic, idle_seconds=None)) as told:
+        wait_for(lambda: broker.members("limaml") == 1)
+        run = command(refreshed, broker, topic, idle_seconds=3.0)
+        other = forks().start(DRIVER, "nowhere", *run)
+        wait_for(lambda: broker.members("limaml") == 2)
+        for number in range(30):
+            broker.send(topic, message("u3", 1.0, number), message("u4", 1.0, number))
+        there = other.wait(300)
+        assert there.returncode == 0, there.stderr
+        wait_for(lambda: refreshed.sums("u3", "u4") == [(31, 31), (31, 31)])
+    here = [report["rows"]["read"] for report in told if "rows" in report]
+    assert sum(here) + json.loads(there.stdout)["rows"] >= 60
 
 
 def test_a_broker_that_goes_away_and_comes_back_is_read_on(refreshed, broker, topic):
-    told = []
-    stream = settings(refreshed, broker, topic, idle_seconds=None)
-    thread = threading.Thread(target=_until_told_to_end, args=(stream, told), daemon=True)
-    thread.start()
-    broker.send(topic, message("u3", 5.0, 1))
-    wait_for(lambda: refreshed.sums("u3") == [(6, 2)])
-    broker.kill()
-    wait_for(lambda: any("broker" in report for report in told))
-    broker.start()
-    broker.send(topic, message("u3", 6.0, 2))
-    wait_for(lambda: refreshed.sums("u3") == [(12, 3)])
-    told.append("end")
-    broker.send(topic, message("u4", 1.0, 2))
-    thread.join(300)
-    assert not thread.is_alive()
+    with running(settings(refreshed, broker, topic, idle_seconds=None)) as told:
+        broker.send(topic, message("u3", 5.0, 1))
+        wait_for(lambda: refreshed.sums("u3") == [(6, 2)])
+        broker.kill()
+        wait_for(lambda: any("broker" in report for report in told))
+        broker.start()
+        broker.send(topic, message("u3", 6.0, 2))
+        wait_for(lambda: refreshed.sums("u3") == [(12, 3)])
 
 
 class _EndError(Exception):
     pass
 
 
-def _until_told_to_end(stream, told):
-    def tell(report):
-        if "end" in told:
-            raise _EndError
-        told.append(report)
+@contextlib.contextmanager
+def running(stream):
+    """A stream in a thread; gives what it tells, and ends it."""
+    told, end, original = [], threading.Event(), _Topic.batch
 
-    with pytest.raises(_EndError):
-        stream_kafka(stream, tell)
+    def batch(topic):
+        if end.is_set():
+            raise _EndError
+        return original(topic)
+
+    def run():
+        with contextlib.suppress(_EndError):
+            stream_kafka(stream, told.append)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Topic, "batch", batch)
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            yield told
+        finally:
+            end.set()
+            thread.join(60)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

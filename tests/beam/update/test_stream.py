@@ -17,6 +17,8 @@ from tfrec_limaml.errors import LimamlError, StoreError
 from tfrec_limaml.store import open_store
 from tfrec_limaml.store.lmdb_store import LmdbStore
 
+KAFKA = ("--from-kafka", "127.0.0.1:9092", "--topic", "clicks")
+
 
 @pytest.fixture
 def arriving(refreshed):
@@ -188,9 +190,16 @@ def test_a_folder_that_is_not_there_is_an_error(arriving):
     [
         (["--from-kafka", "127.0.0.1:9092"], "--from-kafka needs --topic"),
         (["--from-folder", "in", "--as-pipeline"], "--as-pipeline goes with --from-kafka"),
+        ([*KAFKA, "--as-pipeline", "--stop-when-idle", "1"], "leave out --stop-when-idle"),
+        ([*KAFKA, "--as-pipeline", "--batch-messages", "0"], "batch_messages at least 1"),
+        ([*KAFKA, "--batch-seconds", "nan"], "batch_seconds must be positive"),
+        (["--from-folder", "in", "--poll-seconds", "nan"], "poll_seconds must be positive"),
+        ([*KAFKA, "--clock-skew-seconds", "nan"], "clock_skew_seconds must not be negative"),
+        ([*KAFKA, "--clock-skew-seconds", "-1"], "clock_skew_seconds must not be negative"),
+        ([*KAFKA, "--expire-seconds", "0"], "expire_seconds must be positive"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(tmp_path, capsys, options, said):
+def test_options_that_cannot_be_are_refused(tmp_path, capsys, options, said):
     command = ["stream", *options, "--work", str(tmp_path), "--store", f"lmdb:{tmp_path}/store"]
     assert main(command) == 2
     assert said in capsys.readouterr().err

@@ -2,6 +2,10 @@
 network.
 
     python benchmarks/memory.py [--json] [--svg docs/images/memory.svg]
+    python benchmarks/memory.py --long [--json]
+
+With `--long` tasks have 256 support rows and n is 1 and 5, with and without
+`recompute_inner_steps`; `step_ms` is then the median time of a step.
 
 Each case runs in a process of its own, which reports how far its peak resident memory rose above
 what it held with data and model ready.
@@ -13,16 +17,22 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 STEPS, TASKS = (1, 2, 3, 5, 10), (32, 64, 128, 256, 512)
 BASE_STEPS, BASE_TASKS = 1, 128
+LONG_TASKS, LONG_SUPPORT = 32, 256
+LONG_CASES = ((1, 0), (5, 0), (5, 1))  # inner steps, and whether they are computed again
 
 
-def measure_here(steps, tasks):
-    """Megabytes above the start after three training steps in this process."""
+def measure_here(steps, tasks, support=24, recompute=0):
+    """Megabytes above the start after three training steps in this process, and the median time
+    of five more.
+    """
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import numpy as np
     import reference_work as work
@@ -30,28 +40,37 @@ def measure_here(steps, tasks):
 
     rng = np.random.default_rng(0)
     batch = {
-        "support": work.random_samples(rng, tasks, 24),
+        "support": work.random_samples(rng, tasks, support),
         "query": work.random_samples(rng, tasks, 8),
     }
-    step = tf.function(work.model("limaml_n1", inner_steps=steps).train_step)
+    options = {"inner_steps": steps, "recompute_inner_steps": bool(recompute)}
+    step = tf.function(work.model("limaml_n1", **options).train_step)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     graph = step.get_concrete_function(batch)
     traced = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(3):
         graph(batch)["loss"].numpy()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        graph(batch)["loss"].numpy()
+        times.append(1e3 * (time.perf_counter() - started))
     return {
         "steps": steps,
         "tasks": tasks,
+        "support": support,
+        "recompute": recompute,
+        "step_ms": statistics.median(times),
         "graph_mb": (traced - before) / 1024,
         "step_mb": (after - traced) / 1024,
     }
 
 
-def measure(steps, tasks):
-    command = [sys.executable, __file__, "--case", str(steps), str(tasks)]
+def measure(*case):
+    command = [sys.executable, __file__, "--case", *map(str, case)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    print(f"n={steps} T={tasks}: {done.stdout.strip()}", file=sys.stderr)
+    print(done.stdout.strip(), file=sys.stderr)
     return {key: round(value, 1) for key, value in json.loads(done.stdout).items()}
 
 
@@ -100,10 +119,15 @@ def main():
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--svg", type=Path, help="draw both curves there")
-    parser.add_argument("--case", type=int, nargs=2, metavar=("N", "T"), help=argparse.SUPPRESS)
+    parser.add_argument("--long", action="store_true", help="tasks of 256 support rows")
+    parser.add_argument("--case", type=int, nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
         print(json.dumps(measure_here(*args.case)))
+        return
+    if args.long:
+        rows = [measure(*case, LONG_TASKS, LONG_SUPPORT, again) for *case, again in LONG_CASES]
+        print(json.dumps(rows) if args.json else "\n".join(map(str, rows)))
         return
     by_steps = [measure(steps, BASE_TASKS) for steps in STEPS]
     by_tasks = [measure(BASE_STEPS, tasks) for tasks in TASKS]

@@ -1,9 +1,10 @@
 """Times the learning core on the reference work: 128 tasks x (24 support + 8 query), float32, Adam.
 
-    python benchmarks/training.py [--json] [--rounds 9]
+    python benchmarks/training.py [--json] [--rounds 9] [--device cpu|gpu]
 
 What is compared is interleaved, round by round; each figure is a median. Ratios are medians of the
-rounds' ratios.
+rounds' ratios. `--device gpu` refuses where TensorFlow sees no GPU; `device` in the result names
+what was measured.
 """
 
 from __future__ import annotations
@@ -316,18 +317,35 @@ def summarise(seen, gflop):
     return {name: round(value, 4) for name, value in result.items()}
 
 
+def choose_device(kind):
+    """Lets TensorFlow use the processor alone, or its first GPU too; returns the device's name."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if kind == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+        return f"cpu, {len(os.sched_getaffinity(0))} cores"
+    if not gpus:
+        raise SystemExit(
+            "--device gpu: TensorFlow sees no GPU here; run it on a machine that has one, with "
+            "tensorflow[and-cuda] installed, or with --device cpu"
+        )
+    tf.config.set_visible_devices(gpus[:1], "GPU")
+    return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu"))
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     args = parser.parse_args()
-    result = measure(args.rounds)
+    device = choose_device(args.device)
+    result = {"device": device, **measure(args.rounds)}
     print(
         json.dumps(result)
         if args.json
-        else "\n".join(f"{name:40} {value:12.3f}" for name, value in result.items())
+        else "\n".join(f"{name:40} {value}" for name, value in result.items())
     )
 
 

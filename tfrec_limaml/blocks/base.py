@@ -38,6 +38,11 @@ def calls_per_task(block: keras.layers.Layer) -> bool:
     return "call_per_task" in vars(type(block))
 
 
+def scores_once(block: keras.layers.Layer) -> bool:
+    """Whether a block's own class defines ``encode_context_once``; see `GlobalBlock`."""
+    return "encode_context_once" in vars(type(block))
+
+
 class MetaBlock(keras.layers.Layer, abc.ABC):
     """The part of the network that is adapted per task; its output is the meta embedding.
 

@@ -44,6 +44,9 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
             name="scale",
         )
 
+    # Stated anew, since `head` is another one: it broadcasts as well.
+    encode_context_once = DotProductGlobalBlock.encode_context_once
+
     def head(
         self,
         context: tuple[tf.Tensor, tf.Tensor, tf.Tensor],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfrec_limaml.blocks.base import GlobalBlock, LayerCall, call_of
 from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
-from tfrec_limaml.blocks.mlp import hidden_layers
+from tfrec_limaml.blocks.mlp import hidden_layers, product_once
 from tfrec_limaml.features import META, OTHER, Features
 
 
@@ -145,6 +145,16 @@ class DotProductGlobalBlock(GlobalBlock):
         """
         return self._context(features, call_of(training))
 
+    def encode_context_once(
+        self, features: Features, once: Collection[str]
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The context of rows that share some features; see `GlobalBlock`."""
+        first, *others = self.network.layers
+        hidden = product_once(self.inputs_layer, first, features, once)
+        for layer in others:
+            hidden = layer(hidden)
+        return self._context_of(hidden, features, call_of(training=False))
+
     def call_per_task(
         self, features: Features, meta_embedding: tf.Tensor, call: LayerCall
     ) -> tf.Tensor:
@@ -154,7 +164,11 @@ class DotProductGlobalBlock(GlobalBlock):
     def _context(
         self, features: Features, call: LayerCall
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        hidden = call(self.network, self.inputs_layer(features))
+        return self._context_of(call(self.network, self.inputs_layer(features)), features, call)
+
+    def _context_of(
+        self, hidden: tf.Tensor, features: Features, call: LayerCall
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         projection = call(self.projection_layer, hidden)
         for table in self.tables.values():
             projection = projection + table(features)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -77,22 +78,47 @@ class FeatureEmbeddings(keras.layers.Layer):
 
     def call(self, features: Features) -> tf.Tensor:
         """Concatenates; see the class."""
-        parts = [tf.cast(features[key], self.compute_dtype) for key in self.dense]
+        parts = list(self._parts(features).values())
+        return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
+
+    def product(self, features: Features, kernel: tf.Tensor, once: Collection[str]) -> tf.Tensor:
+        """``call(features) @ kernel``, ``[N, units]``, where some features have one row that holds
+        for all: their share of the product is computed once.
+
+        Args:
+            features: Encoded features of ``N`` rows, or of one or N.
+            kernel: ``[F, units]``.
+            once: Names of features that may have one row.
+        """
+        total, start = None, 0
+        parts = self._parts(features).items()
+        for _, run in itertools.groupby(parts, lambda part: part[0] in once):
+            values = [value for _, value in run]
+            inputs = values[0] if len(values) == 1 else tf.concat(values, -1)
+            width = inputs.shape[-1]
+            if width:
+                share = tf.matmul(inputs, kernel[start : start + width])
+                total = share if total is None else total + share
+            start += width
+        return tf.zeros((1, kernel.shape[1]), kernel.dtype) if total is None else total
+
+    def _parts(self, features: Features) -> dict[str, tf.Tensor]:
+        """What is concatenated, by the feature's name."""
+        parts = {key: tf.cast(features[key], self.compute_dtype) for key in self.dense}
         for name, table in self.tables.items():
             table = tf.cast(tf.convert_to_tensor(table), self.compute_dtype)
             value = features[name]
             scales = self.embeddings_scales.get(name)
-            if scales is not None:
-                scales = tf.constant(scales, self.compute_dtype)
+            factors = None if scales is None else tf.constant(scales, self.compute_dtype)
             if value.dtype.is_integer:
                 vectors = tf.gather(table, value)
-                if scales is not None:
-                    vectors = vectors * tf.gather(scales, value)[..., None]
+                if factors is not None:
+                    vectors = vectors * tf.gather(factors, value)[..., None]
             else:
                 hot = tf.cast(value, self.compute_dtype)
-                vectors = tf.matmul(hot if scales is None else hot * scales, table)
-            parts.append(vectors)
-        return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
+                vectors = tf.matmul(hot if factors is None else hot * factors, table)
+            parts[name] = vectors
+        return parts
 
     def compute_output_shape(
         self, input_shape: Mapping[str, tuple[int | None, ...]]

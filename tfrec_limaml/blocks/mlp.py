@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -161,6 +161,10 @@ class MLPGlobalBlock(GlobalBlock):
         """The features' share of the first layer, ``[N, hidden_units[0]]``."""
         return self._context(features, call_of(training))
 
+    def encode_context_once(self, features: Features, once: Collection[str]) -> Any:
+        """The context of rows that share some features; see `GlobalBlock`."""
+        return product_once(self.inputs_layer, self.context_layer, features, once)
+
     def head(self, context: Any, meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits ``[N]``."""
         return self._head(context, meta_embedding, call_of(training))
@@ -210,6 +214,19 @@ def initial_forms(variables: Sequence[keras.Variable], encoded: tf.Tensor) -> li
 
 def _is_wide(encoded: tf.Tensor, kernel: tf.Tensor) -> bool:
     return encoded.dtype == kernel.dtype and kernel.shape[0] >= DUAL_FROM_WIDTH
+
+
+def product_once(
+    inputs_layer: FeatureEmbeddings,
+    layer: keras.layers.Dense,
+    features: Features,
+    once: Collection[str],
+) -> tf.Tensor:
+    """``layer(inputs_layer(features))``, ``[N, units]``; see `FeatureEmbeddings.product`."""
+    kernel, bias = (
+        tf.cast(tf.convert_to_tensor(v), layer.compute_dtype) for v in (layer.kernel, layer.bias)
+    )
+    return layer.activation(inputs_layer.product(features, kernel, once) + bias)
 
 
 def hidden_layers(

@@ -119,7 +119,7 @@ def table(rows: Rows, encoder: FeatureEncoder, ids: bool) -> pd.DataFrame:
         elif feature.separator is not None:
             columns |= _tokens(feature, values, encoder)
         elif ids or feature.embedding_width is None:
-            codes = encoder.lookups[feature.name](tf.constant(values)).numpy()
+            codes = encoder.ids(feature, tf.constant(values)).numpy()
             columns[feature.name] = pd.Categorical.from_codes(
                 codes, categories=range(encoder.size(feature))
             )
@@ -147,7 +147,7 @@ def _numbers(feature: Feature, values: Array) -> dict[str, Array]:
 
 def _tokens(feature: Feature, values: Array, encoder: FeatureEncoder) -> dict[str, Array]:
     tokens = tf.strings.split(tf.constant(values), feature.separator)
-    codes = encoder.lookups[feature.name](tokens.flat_values).numpy()
+    codes = encoder.ids(feature, tokens.flat_values).numpy()
     hot = np.zeros((len(values), encoder.size(feature)), np.float32)
     hot[tokens.value_rowids().numpy(), codes] = 1.0
     return {f"{feature.name}_{i}": hot[:, i] for i in range(hot.shape[1])}

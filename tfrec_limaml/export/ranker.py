@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from tfrec_limaml import manifest as names
+from tfrec_limaml.blocks.base import scores_once
 from tfrec_limaml.blocks.joint import JointMetaBlocks
 from tfrec_limaml.export.signatures import Exported, traced
 from tfrec_limaml.features import META, OTHER, Features
 from tfrec_limaml.models import LiMAML
 from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.tasks.columns import Lengths, RepeatedColumns, repeated
 from tfrec_limaml.tasks.feature_encoder import DTYPES
 
-Columns = Mapping[str, tf.Tensor]
+Inputs = Mapping[str, tf.Tensor]
 
 
 def ranker_module(model: LiMAML) -> Exported:
@@ -37,6 +39,7 @@ def ranker_module(model: LiMAML) -> Exported:
             names.RANK_SIGNATURE: (lambda **inputs: ranker.rank(inputs), rows),
             names.EXAMPLES_SIGNATURE: (lambda **inputs: ranker.score_examples(inputs), serialized),
         },
+        constants=True,
     )
 
 
@@ -61,50 +64,67 @@ class _Ranker:
         self.embedding_inputs = names.embedding_inputs(model.meta_block.further_definitions)
         self.dim = model.meta_block.stored_dim
 
-    def score(self, inputs: Columns) -> dict[str, tf.Tensor]:
+    def score(self, inputs: Inputs) -> dict[str, tf.Tensor]:
         """Scores of rows ``[N]``."""
         features = self._model.encoder({f.name: inputs[f.name] for f in self._schema.all_features})
         return self._scores(features, self._embeddings(features, inputs))
 
-    def score_examples(self, inputs: Columns) -> dict[str, tf.Tensor]:
+    def score_examples(self, inputs: Inputs) -> dict[str, tf.Tensor]:
         """Scores of serialized ``tf.Example`` messages ``[N]``."""
         examples = inputs[names.EXAMPLES]
         return self.score(_parse_examples(examples, self._schema, self.embedding_inputs, self.dim))
 
-    def rank(self, inputs: Columns) -> dict[str, tf.Tensor]:
+    def rank(self, inputs: Inputs) -> dict[str, tf.Tensor]:
         """Scores of rows ``[N]``; inputs of one row hold for all of them."""
-        rows = _rows(inputs)
+        lengths = Lengths.measured(inputs)
+        rows = _rows(lengths)
         member = {name: inputs[name] for name in self._by_role[META]}
         candidates = {name: inputs[name] for name in self._by_role[OTHER]}
         # A member's own columns are encoded once, not once per candidate.
-        member_rows = tf.minimum(_longest(member), rows)  # after the check of all inputs
+        longest = tf.reduce_max(lengths.of(list(member))) if member else tf.constant(1)
+        member_rows = tf.minimum(longest, rows)  # after the check of all inputs
         encoder = self._model.encoder
-        meta = encoder.encode_role(META, _repeated(member, member_rows))
+        meta = encoder.encode_role(META, RepeatedColumns(member, lengths, member_rows))
         block = self._model.meta_block
         try:
             unadapted = (
                 block.call_side(0, meta) if isinstance(block, JointMetaBlocks) else block(meta)
             )
         except KeyError:  # a meta block that reads other features too, or nested definitions
-            return self.score(_repeated(inputs, rows))
-        embedding = _repeat(self._embedding(0, unadapted, inputs), rows)
-        features = encoder.encode_role(OTHER, _repeated(candidates, rows))
+            return self.score({name: repeated(value, rows) for name, value in inputs.items()})
+        parts = [self._embedding(0, unadapted, inputs)]
+        features = encoder.encode_role(OTHER, RepeatedColumns(candidates, lengths, rows))
         if isinstance(block, JointMetaBlocks):
-            second = self._embedding(1, block.call_side(1, features), inputs)
-            embedding = tf.concat([embedding, second], -1)
-        return self._scores({**_repeated(meta, rows), **features}, embedding)
+            parts.append(self._embedding(1, block.call_side(1, features), inputs))
+        shared = [repeated(parts[0], rows), *parts[1:]] if len(parts) > 1 else parts
+        return self._scores_once(meta, features, tf.concat(shared, -1), rows)
+
+    def _scores_once(
+        self, meta: Features, features: Features, embeddings: tf.Tensor, rows: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Scores of rows that share a member: `meta` and `embeddings` may have one row."""
+        block = self._model.global_block
+        if not scores_once(block):
+            whole = {name: repeated(value, rows) for name, value in meta.items()}
+            return self._scores({**whole, **features}, repeated(embeddings, rows))
+        context = block.encode_context_once({**meta, **features}, meta.keys())
+        # The features with many rows may be some that the block does not read.
+        return self._answers(repeated(block.head(context, embeddings), rows))
 
     def _scores(self, features: Features, embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = tf.cast(self._model.global_block(features, embeddings), tf.float32)
+        return self._answers(self._model.global_block(features, embeddings))
+
+    def _answers(self, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = tf.cast(outputs, tf.float32)
         return {names.PROBABILITY: self._model.predictions(outputs), names.LOGIT: outputs}
 
-    def _embeddings(self, features: Features, inputs: Columns) -> tf.Tensor:
+    def _embeddings(self, features: Features, inputs: Inputs) -> tf.Tensor:
         block = self._model.meta_block
         unadapted = tf.split(block(features), len(self.embedding_inputs), -1)
         parts = [self._embedding(n, part, inputs) for n, part in enumerate(unadapted)]
         return tf.concat(parts, -1)
 
-    def _embedding(self, number: int, unadapted: tf.Tensor, inputs: Columns) -> tf.Tensor:
+    def _embedding(self, number: int, unadapted: tf.Tensor, inputs: Inputs) -> tf.Tensor:
         """Embeddings of one definition, where one is stored."""
         stored, has = self.embedding_inputs[number]
         known = inputs[has][:, None]
@@ -132,42 +152,22 @@ def _parse_examples(
     return columns
 
 
-def _rows(inputs: Columns) -> tf.Tensor:
+def _rows(lengths: Lengths) -> tf.Tensor:
     """Rows of the longest input; the others must have as many, or one."""
-    given = list(inputs)
-    lengths = _lengths(inputs)
-    rows = tf.reduce_max(lengths)
-    allowed = tf.logical_or(tf.equal(lengths, rows), tf.equal(lengths, 1))
+    rows = tf.reduce_max(lengths.values)
+    wrong = tf.logical_and(lengths.values != rows, lengths.values != 1)
+    named = tf.strings.reduce_join(tf.where(wrong, [f"{n}, " for n in lengths.names], ""))
     check = tf.debugging.Assert(
-        tf.reduce_all(allowed),
+        tf.logical_not(tf.reduce_any(wrong)),
         [
             "inputs must have 1 row or as many as the longest input; these have not:",
-            tf.boolean_mask(given, tf.logical_not(allowed)),
+            named,
             "rows of the longest input:",
             rows,
         ],
-        summarize=len(given),
     )
     with tf.control_dependencies([check]):  # or another operation that fails may be first
         return tf.identity(rows)
-
-
-def _longest(inputs: Columns) -> tf.Tensor:
-    return tf.reduce_max(_lengths(inputs)) if inputs else tf.constant(1)
-
-
-def _lengths(inputs: Columns) -> tf.Tensor:
-    return tf.stack([tf.size(v) if v.shape.rank == 1 else tf.shape(v)[0] for v in inputs.values()])
-
-
-def _repeated(inputs: Columns, rows: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Inputs of one row with that row `rows` times."""
-    return {name: _repeat(value, rows) for name, value in inputs.items()}
-
-
-def _repeat(value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    shape = tf.concat([rows[None], value.shape[1:]], 0) if value.shape.rank > 1 else rows[None]
-    return tf.broadcast_to(value, shape)
 
 
 def _example_feature(feature: Feature) -> tf.io.FixedLenFeature:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -28,10 +29,23 @@ class Exported(NamedTuple):
     arguments: dict[str, str]
 
 
+#: Weights up to this many numbers become constants of a graph that is not to be trained any more:
+#: TensorFlow then lays a kernel out for the processor once, not in every call.
+_LARGEST_CONSTANT = 2**20
+
+
 def traced(
-    model: LiMAML, functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, tf.TensorSpec]]]
+    model: LiMAML,
+    functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, tf.TensorSpec]]],
+    constants: bool = False,
 ) -> Exported:
-    """A module that holds what the functions need."""
+    """A module that holds what the functions need.
+
+    Args:
+        model: The model.
+        functions: Function and inputs of each signature.
+        constants: Whether small weights other than embedding tables become constants.
+    """
     module = tf.Module()
     module.encoder = model.encoder
     # The TensorFlow variables inside those of Keras: tracked through their layers, a graph session
@@ -50,14 +64,28 @@ def traced(
             taken[key]: tf.TensorSpec(spec.shape, spec.dtype, name=taken[key])
             for key, spec in specs.items()
         }
-        signatures[name] = tf.function(
-            _renamed(function, taken), autograph=False
-        ).get_concrete_function(**named)
+        called = _renamed(function, taken)
+        if constants:
+            called = _with_constants(called, model)
+        signatures[name] = tf.function(called, autograph=False).get_concrete_function(**named)
     return Exported(module, signatures, arguments)
 
 
 def _renamed(function: Callable[..., Any], arguments: Mapping[str, str]) -> Callable[..., Any]:
     return lambda **given: function(**{key: given[argument] for key, argument in arguments.items()})
+
+
+def _with_constants(function: Callable[..., Any], model: LiMAML) -> Callable[..., Any]:
+    """The function with the values of small weights in place of their variables."""
+    values = [(v, v.numpy()) for v in model.network.adaptable_variables]
+    small = [(v, value) for v, value in values if value.size <= _LARGEST_CONSTANT]
+
+    def called(**given: Any) -> Any:
+        constants = [(v, tf.constant(value)) for v, value in small]
+        with keras.StatelessScope(state_mapping=constants):
+            return function(**given)
+
+    return called
 
 
 def _arguments(inputs: Collection[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +13,8 @@ import tensorflow as tf
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.features import META, OTHER, subtask_feature
 from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.tasks.categories import IntegerTable, multi_hot
+from tfrec_limaml.tasks.columns import Columns, Part, joined
 from tfrec_limaml.tasks.numbers import Number, encode_numbers
 from tfrec_limaml.tasks.quantiles import encoded_width
 from tfrec_limaml.tasks.statistics import Statistics
@@ -59,11 +61,13 @@ class FeatureEncoder(keras.layers.Layer):
         self._further_columns = {
             name: self.schema.further_columns(task, name) for name in self.nested
         }
+        self._integers = self._integer_table()
+        together = self._integers.names if self._integers else ()
         # Numbered: a column's name need not be a layer's.
-        self.lookups = {
+        self._lookups = {
             f.name: self._lookup(f, f"lookup_{i}")
             for i, f in enumerate(self.schema.all_features)
-            if f.categorical
+            if f.categorical and f.name not in together
         }
         self.built = True
 
@@ -75,7 +79,7 @@ class FeatureEncoder(keras.layers.Layer):
                 f"the input lacks the columns {missing} of schema {self.schema.name!r}; received "
                 f"{sorted(columns)}"
             )
-        encoded = self._encode_features(self.schema.all_features, columns)
+        encoded = self._encode_features(self.schema.all_features, Columns(columns))
         for role in (META, OTHER):
             if role not in encoded:
                 rows = tf.shape(columns[self.schema.all_features[0].name])[0]
@@ -86,16 +90,21 @@ class FeatureEncoder(keras.layers.Layer):
             )
         return encoded
 
-    def encode_role(self, role: str, columns: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def encode_role(self, role: str, columns: Columns) -> dict[str, tf.Tensor]:
         """The part of the output that features of one role make; columns of other features are not
         needed, and may have other numbers of rows.
         """
         features = [f for f in self.schema.all_features if f.role == role]
         encoded = self._encode_features(features, columns)
         if role not in encoded:
-            rows = tf.shape(columns[features[0].name])[0] if features else 1
-            encoded[role] = tf.zeros((rows, 0))
+            encoded[role] = tf.zeros((columns.rows if features else 1, 0))
         return encoded
+
+    def ids(self, feature: Feature, values: tf.Tensor) -> tf.Tensor:
+        """Ids ``[N]`` of a categorical feature's single values ``[N]``."""
+        if self._integers is not None and feature.name in self._integers.names:
+            return self._integers.ids([feature.name], values[:, None])[:, 0]
+        return self._lookups[feature.name](values)
 
     def further_key(self, nested: str, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """What a nested definition's task key holds behind the task's own key and a ``|``, string
@@ -172,40 +181,84 @@ class FeatureEncoder(keras.layers.Layer):
         return {**super().get_config(), **config}
 
     def _encode_features(
-        self, features: Sequence[Feature], columns: Mapping[str, tf.Tensor]
+        self, features: Sequence[Feature], columns: Columns
     ) -> dict[str, tf.Tensor]:
         """Embedded features, and the dense ones of each role that has any."""
         dense = encode_numbers([self._number(f) for f in features if not f.categorical], columns)
         encoded: dict[str, tf.Tensor] = {}
-        for feature in features:
-            if feature.categorical:
-                value = self._encode(feature, columns[feature.name])
-                if feature.embedding_width is None:
-                    dense[feature.name] = [value]
-                else:
-                    encoded[feature.name] = value
+        for feature, value in self._encode_categories(features, columns):
+            if isinstance(value, Part):
+                dense[feature.name] = [value]
+            else:
+                encoded[feature.name] = value
         for role in (META, OTHER):
             parts = [part for f in features if f.role == role for part in dense.get(f.name, ())]
             if parts:
-                encoded[role] = tf.concat(parts, -1)
+                encoded[role] = joined(parts)
         return encoded
+
+    def _encode_categories(
+        self, features: Sequence[Feature], columns: Columns
+    ) -> Iterator[tuple[Feature, tf.Tensor | Part]]:
+        """Ids or multi-hot vectors of embedded features, and the parts of dense ones."""
+        together = self._integers.names if self._integers else ()
+        for feature in features:
+            if feature.categorical and feature.name not in together:
+                value = self._encode(feature, columns[feature.name])
+                dense = feature.embedding_width is None
+                yield feature, Part(value, 0, self.size(feature)) if dense else value
+        # Dense ones first: their ids are a slice.
+        chosen = [f for f in features if f.name in together]
+        chosen.sort(key=lambda f: f.embedding_width is not None)
+        if not chosen or self._integers is None:
+            return
+        names = [f.name for f in chosen]
+        ids = self._integers.ids(names, columns.side_by_side(names, tf.int64))
+        sizes = [self.size(f) for f in chosen if f.embedding_width is None]
+        hot = multi_hot(ids[:, : len(sizes)], sizes) if sizes else None
+        start = 0
+        for place, feature in enumerate(chosen):
+            if feature.embedding_width is not None:
+                yield feature, tf.cast(ids[:, place], tf.int32)
+                continue
+            yield feature, Part(hot, start, sizes[place])
+            start += sizes[place]
 
     def _number(self, feature: Feature) -> Number:
         raw = feature.encoding == "numeric" and feature.normalise == "none"
         return Number(feature, {} if raw else self._entry(feature))
 
     def _encode(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
-        lookup = self.lookups[feature.name]
+        lookup, size = self._lookups[feature.name], self.size(feature)
         if feature.separator is None:
             ids = tf.cast(lookup(value), tf.int32)
-            return (
-                ids if feature.embedding_width is not None else tf.one_hot(ids, self.size(feature))
-            )
-        tokens = tf.strings.split(value, feature.separator)
-        hot = tf.one_hot(tf.cast(lookup(tokens.flat_values), tf.int32), self.size(feature))
-        return tf.minimum(
-            tf.math.unsorted_segment_sum(hot, tokens.value_rowids(), tf.shape(value)[0]), 1.0
+            return ids if feature.embedding_width is not None else tf.one_hot(ids, size)
+        tokens = tf.raw_ops.StringSplitV2(input=value, sep=feature.separator)
+        hot = tf.raw_ops.SparseBincount(
+            indices=tokens.indices,
+            values=tf.cast(lookup(tokens.values), tf.int64),
+            dense_shape=tokens.shape,
+            size=tf.constant(size, tf.int64),
+            weights=tf.zeros([0], tf.float32),
+            binary_output=True,
         )
+        return tf.ensure_shape(hot, (None, size))
+
+    def _integer_table(self) -> IntegerTable | None:
+        """The vocabularies of whole numbers, but those with numbers beyond the table's keys."""
+        features = [
+            f
+            for f in self.schema.all_features
+            if f.encoding == "vocabulary" and f.dtype == "int64" and f.separator is None
+        ]
+        largest = IntegerTable.largest(max(len(features), 1))
+        vocabularies = {f.name: self._filled_vocabulary(f) for f in features}
+        within = {
+            name: tokens
+            for name, tokens in vocabularies.items()
+            if all(abs(int(token)) <= largest for token in tokens)
+        }
+        return IntegerTable(within) if within else None
 
     def _lookup(self, feature: Feature, name: str) -> keras.layers.Layer:
         if feature.encoding == "hash":
@@ -213,13 +266,16 @@ class FeatureEncoder(keras.layers.Layer):
         kind = (
             keras.layers.StringLookup if feature.dtype == "string" else keras.layers.IntegerLookup
         )
+        return kind(vocabulary=self._filled_vocabulary(feature), num_oov_indices=1, name=name)
+
+    def _filled_vocabulary(self, feature: Feature) -> list[Any]:
         vocabulary = self._vocabulary(feature)
         if not vocabulary:
             raise SchemaError(
                 f"the statistics hold an empty vocabulary for feature {feature.name!r}; leave it "
                 "out, or use encoding 'hash'"
             )
-        return kind(vocabulary=vocabulary, num_oov_indices=1, name=name)
+        return vocabulary
 
     def _vocabulary(self, feature: Feature) -> list[Any]:
         reserved = (

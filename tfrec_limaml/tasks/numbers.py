@@ -13,6 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfrec_limaml.schema.schema import Feature
+from tfrec_limaml.tasks.columns import Columns, Part
 from tfrec_limaml.tasks.quantiles import encode_quantiles, encoded_width
 
 
@@ -23,9 +24,7 @@ class Number(NamedTuple):
     statistics: Mapping[str, Any]
 
 
-def encode_numbers(
-    numbers: Sequence[Number], columns: Mapping[str, tf.Tensor]
-) -> dict[str, list[tf.Tensor]]:
+def encode_numbers(numbers: Sequence[Number], columns: Columns) -> dict[str, list[Part]]:
     """Encodes numeric features.
 
     Args:
@@ -33,60 +32,50 @@ def encode_numbers(
         columns: Raw columns, ``[N]`` or ``[N, width]``.
 
     Returns:
-        For each feature float32 ``[N, W]`` in one or several parts, to be concatenated.
+        For each feature float32 ``[N, W]`` in one or several parts, to be joined.
     """
-    if not numbers:
-        return {}
     by_quantiles, others = _groups(numbers)
-    values = _side_by_side([*by_quantiles, *others], columns)
-    width = sum(number.feature.width for number in by_quantiles)
-    encoded: dict[str, list[tf.Tensor]] = {}
+    encoded: dict[str, list[Part]] = {}
     if by_quantiles:
-        made = encode_quantiles(values[:, :width], _merged(by_quantiles))
+        made = encode_quantiles(_side_by_side(by_quantiles, columns), _merged(by_quantiles))
         widths = [n.feature.width for n in by_quantiles]
         components = [encoded_width(n.statistics) - n.feature.width for n in by_quantiles]
-        parts = tf.split(made, [*widths, *components], axis=-1)  # all values, then all components
+        parts = _parts(made, [*widths, *components])  # all values, then all components
         for place, number in enumerate(by_quantiles):
             encoded[number.feature.name] = parts[place :: len(by_quantiles)]
     if others:
-        plain = values[:, width:]
+        plain = _side_by_side(others, columns)
         means, deviations = _scales(others)
         if means.any() or (deviations != 1.0).any():
             plain = (plain - means) / deviations
-        for number, part in zip(
-            others, tf.split(plain, [n.feature.width for n in others], axis=-1), strict=True
-        ):
+        parts = _parts(plain, [n.feature.width for n in others])
+        for number, part in zip(others, parts, strict=True):
             encoded[number.feature.name] = [part]
     return encoded
 
 
-def _groups(numbers: Sequence[Number]) -> tuple[list[Number], list[Number]]:
-    """Features with quantiles and the others; those with a logarithm last and first, so that they
-    lie side by side.
-    """
+def _parts(matrix: tf.Tensor, widths: Sequence[int]) -> list[Part]:
+    starts = itertools.accumulate(widths, initial=0)
+    return [Part(matrix, start, width) for start, width in zip(starts, widths, strict=False)]
+
+
+def _groups(numbers: Sequence[Number]) -> list[list[Number]]:
+    """Features with quantiles and the others; those with a logarithm first, side by side."""
     by_quantiles = [n for n in numbers if n.feature.encoding == "quantiles"]
     others = [n for n in numbers if n.feature.encoding != "quantiles"]
-    return sorted(by_quantiles, key=_logarithmic), sorted(others, key=_logarithmic, reverse=True)
+    return [sorted(group, key=_logarithmic, reverse=True) for group in (by_quantiles, others)]
 
 
 def _logarithmic(number: Number) -> bool:
     return number.feature.normalise == "log"
 
 
-def _side_by_side(numbers: Sequence[Number], columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
+def _side_by_side(numbers: Sequence[Number], columns: Columns) -> tf.Tensor:
     """The features' values ``[N, sum of widths]``, after their logarithm."""
     parts: list[tf.Tensor] = []
     for logarithmic, group in itertools.groupby(numbers, _logarithmic):
-        values = []
-        for number in group:
-            value = columns[number.feature.name]
-            if value.dtype != tf.float32:
-                value = tf.cast(value, tf.float32)
-            values.append(tf.reshape(value, [-1, number.feature.width]))
-        if logarithmic:
-            joined = tf.concat(values, -1) if len(values) > 1 else values[0]
-            values = [tf.sign(joined) * tf.math.log1p(tf.abs(joined))]
-        parts += values
+        values = columns.side_by_side([n.feature.name for n in group], tf.float32)
+        parts.append(tf.sign(values) * tf.math.log1p(tf.abs(values)) if logarithmic else values)
     return tf.concat(parts, -1) if len(parts) > 1 else parts[0]
 
 

@@ -1,6 +1,7 @@
 """Access to what a library does not promise to keep.
 
-One module per library holds all of it: `tfrec_limaml.keras_internals`,
+One module per library and package holds all of it: `tfrec_limaml.keras_internals`,
+`tfrec_limaml.tensorflow_internals`,
 `limaml_beam.io.beam_internals`, `limaml_beam.io.tfx_bsl_internals` and
 `limaml_serving.server.tensorflow_internals`.
 """

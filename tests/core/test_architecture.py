@@ -138,6 +138,7 @@ def test_what_libraries_do_not_promise_is_used_in_one_module_per_library(modules
     users = {name for name, module in modules.items() if private.search(_code_of(module.source))}
     assert users == {
         "tfrec_limaml.keras_internals",
+        "tfrec_limaml.tensorflow_internals",
         "limaml_beam.io.beam_internals",
         "limaml_beam.io.tfx_bsl_internals",
         "limaml_serving.server.tensorflow_internals",

@@ -26,8 +26,9 @@ class Columns:
 
     @property
     def rows(self) -> tf.Tensor:
-        """How many rows there are, a scalar."""
-        return tf.shape(next(iter(self._values.values())))[0]
+        """How many rows there are, a scalar; 1 without columns."""
+        first = next(iter(self._values.values()), None)
+        return tf.constant(1) if first is None else tf.shape(first)[0]
 
     def side_by_side(self, names: Sequence[str], dtype: tf.DType) -> tf.Tensor:
         """The columns next to each other, ``[N, sum of widths]``."""

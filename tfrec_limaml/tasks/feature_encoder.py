@@ -79,11 +79,9 @@ class FeatureEncoder(keras.layers.Layer):
                 f"the input lacks the columns {missing} of schema {self.schema.name!r}; received "
                 f"{sorted(columns)}"
             )
-        encoded = self._encode_features(self.schema.all_features, Columns(columns))
-        for role in (META, OTHER):
-            if role not in encoded:
-                rows = tf.shape(columns[self.schema.all_features[0].name])[0]
-                encoded[role] = tf.zeros((rows, 0))
+        given = Columns(columns)
+        # Role by role: a role's only column is then taken as it is.
+        encoded = {**self.encode_role(META, given), **self.encode_role(OTHER, given)}
         for name in self.nested:
             encoded[subtask_feature(name)] = tf.strings.to_hash_bucket_fast(
                 self.further_key(name, columns), 2**62
@@ -95,9 +93,15 @@ class FeatureEncoder(keras.layers.Layer):
         needed, and may have other numbers of rows.
         """
         features = [f for f in self.schema.all_features if f.role == role]
-        encoded = self._encode_features(features, columns)
-        if role not in encoded:
-            encoded[role] = tf.zeros((columns.rows if features else 1, 0))
+        dense = encode_numbers([self._number(f) for f in features if not f.categorical], columns)
+        encoded: dict[str, tf.Tensor] = {}
+        for feature, value in self._encode_categories(features, columns):
+            if isinstance(value, Part):
+                dense[feature.name] = [value]
+            else:
+                encoded[feature.name] = value
+        parts = [part for f in features for part in dense.get(f.name, ())]
+        encoded[role] = joined(parts) if parts else tf.zeros((columns.rows, 0))
         return encoded
 
     def ids(self, feature: Feature, values: tf.Tensor) -> tf.Tensor:
@@ -179,23 +183,6 @@ class FeatureEncoder(keras.layers.Layer):
             "nested": self.nested,
         }
         return {**super().get_config(), **config}
-
-    def _encode_features(
-        self, features: Sequence[Feature], columns: Columns
-    ) -> dict[str, tf.Tensor]:
-        """Embedded features, and the dense ones of each role that has any."""
-        dense = encode_numbers([self._number(f) for f in features if not f.categorical], columns)
-        encoded: dict[str, tf.Tensor] = {}
-        for feature, value in self._encode_categories(features, columns):
-            if isinstance(value, Part):
-                dense[feature.name] = [value]
-            else:
-                encoded[feature.name] = value
-        for role in (META, OTHER):
-            parts = [part for f in features if f.role == role for part in dense.get(f.name, ())]
-            if parts:
-                encoded[role] = joined(parts)
-        return encoded
 
     def _encode_categories(
         self, features: Sequence[Feature], columns: Columns

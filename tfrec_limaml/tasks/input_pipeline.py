@@ -33,6 +33,7 @@ from tfrec_limaml.tasks.record_files import (
     EVERYTHING,
     Share,
     compression,
+    plain_options,
     read_records,
     record_files,
 )
@@ -40,8 +41,9 @@ from tfrec_limaml.tasks.sides import Cuts, Side
 
 #: Batches taken from one sorted chunk of tasks: more means less padding and coarser shuffling.
 BATCHES_PER_CHUNK = 8
-#: Chunks that are parsed side by side.
+#: Chunks that are parsed side by side, and batches that are padded.
 CHUNKS_AT_ONCE = 2
+BATCHES_AT_ONCE = 2
 
 
 def task_dataset(
@@ -133,7 +135,7 @@ def task_dataset(
 
     # Nothing here needs a conversion, which takes a second or two.
     dataset = tf.autograph.experimental.do_not_convert(build)()
-    return dataset.prefetch(BATCHES_PER_CHUNK).with_options(_plain_options())
+    return dataset.prefetch(BATCHES_PER_CHUNK).with_options(plain_options())
 
 
 def _support_range(fraction: float | tuple[float, float]) -> tuple[float, float]:
@@ -224,10 +226,16 @@ class _Reader:
             # Of the graph of one pass, not of the program: its seed would be mixed in.
             tf.random.set_seed(self.seed + 1)  # with 0 TensorFlow would compare tensors
             records = records.shuffle(4 * size, seeds[0], reshuffle_each_iteration=False)
-        chunks = records.batch(size).map(
-            lambda chunk: self._chunk(chunk, number), num_parallel_calls=CHUNKS_AT_ONCE
+        # One chunk ahead of each stage, so that reading, parsing and padding go on side by side.
+        chunks = (
+            records.batch(size)
+            .prefetch(1)
+            .map(lambda chunk: self._chunk(chunk, number), num_parallel_calls=CHUNKS_AT_ONCE)
+            .prefetch(1)
         )
-        dataset = chunks.flat_map(_once_per_batch).map(self._batch)
+        dataset = chunks.flat_map(_once_per_batch).map(
+            self._batch, num_parallel_calls=BATCHES_AT_ONCE
+        )
         if self.shuffle:
             dataset = dataset.shuffle(
                 2 * BATCHES_PER_CHUNK, seeds[1], reshuffle_each_iteration=False
@@ -271,19 +279,6 @@ class _Reader:
         chosen = chunk.order[chunk.starts[number] : chunk.starts[number + 1]]
         batch = _batch(chunk, chosen, self._of_support, self._of_query)
         return batch if self.with_keys else {name: batch[name] for name in ("support", "query")}
-
-
-def _plain_options() -> tf.data.Options:
-    """Without the tuner and the graph rewrites of tf.data.
-
-    There is nothing to tune; and at the end of each epoch `fit` would wait for the tuner, whose
-    back-off doubles its pauses, to wake up. The rewrites gain nothing here, and crashed the process
-    (TensorFlow 2.21, a segmentation fault when an iterator is made) on datasets within datasets.
-    """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.experimental_optimization.apply_default_optimizations = False
-    return options
 
 
 def support_length(

@@ -59,6 +59,19 @@ def compression(files: Sequence[str]) -> str:
     return "GZIP" if files[0].endswith(".gz") else ""
 
 
+def plain_options() -> tf.data.Options:
+    """Without the tuner and the graph rewrites of tf.data.
+
+    There is nothing to tune; and at the end of each epoch `fit` would wait for the tuner, whose
+    back-off doubles its pauses, to wake up. The rewrites gain nothing here, and crashed the process
+    (TensorFlow 2.21, a segmentation fault when an iterator is made) on datasets within datasets.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    return options
+
+
 def count_tasks(pattern: str | Sequence[str], share: Share = EVERYTHING) -> tuple[int, int]:
     """Tasks and samples in the files that match, or in a worker's share of them: of records as
     `limaml prepare` writes them, which state their number of samples.

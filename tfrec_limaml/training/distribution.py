@@ -23,6 +23,7 @@ import tensorflow as tf
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.models import TaskModel
 from tfrec_limaml.tasks.record_files import EVERYTHING, Share
+from tfrec_limaml.tensorflow_internals import device_datasets_without_tuner
 
 #: Seconds without a batch after which other workers are given up.
 WORKER_TIMEOUT = 600.0
@@ -108,6 +109,7 @@ class Workers(NamedTuple):
         """
         if self.strategy is None:
             return dataset
+        device_datasets_without_tuner()
         if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
             # Otherwise workers ask each other before each batch whether one of them has any left.
             self.strategy.extended.experimental_enable_get_next_as_optional = False

@@ -4,8 +4,8 @@ network.
     python benchmarks/memory.py [--json] [--svg docs/images/memory.svg]
     python benchmarks/memory.py --long [--json]
 
-With `--long` tasks have 256 support rows and n is 1 and 5, with and without
-`recompute_inner_steps`; `step_ms` is then the median time of a step.
+With `--long` 32 tasks have 256 support rows, and n is 1 and 5. `step_ms` is the median time of a
+step.
 
 Each case runs in a process of its own, which reports how far its peak resident memory rose above
 what it held with data and model ready.
@@ -26,10 +26,10 @@ from pathlib import Path
 STEPS, TASKS = (1, 2, 3, 5, 10), (32, 64, 128, 256, 512)
 BASE_STEPS, BASE_TASKS = 1, 128
 LONG_TASKS, LONG_SUPPORT = 32, 256
-LONG_CASES = ((1, 0), (5, 0), (5, 1))  # inner steps, and whether they are computed again
+LONG_STEPS = (1, 5)
 
 
-def measure_here(steps, tasks, support=24, recompute=0):
+def measure_here(steps, tasks, support=24):
     """Megabytes above the start after three training steps in this process, and the median time
     of five more.
     """
@@ -43,8 +43,7 @@ def measure_here(steps, tasks, support=24, recompute=0):
         "support": work.random_samples(rng, tasks, support),
         "query": work.random_samples(rng, tasks, 8),
     }
-    options = {"inner_steps": steps, "recompute_inner_steps": bool(recompute)}
-    step = tf.function(work.model("limaml_n1", **options).train_step)
+    step = tf.function(work.model("limaml_n1", inner_steps=steps).train_step)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     graph = step.get_concrete_function(batch)
     traced = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -60,7 +59,6 @@ def measure_here(steps, tasks, support=24, recompute=0):
         "steps": steps,
         "tasks": tasks,
         "support": support,
-        "recompute": recompute,
         "step_ms": statistics.median(times),
         "graph_mb": (traced - before) / 1024,
         "step_mb": (after - traced) / 1024,
@@ -126,7 +124,7 @@ def main():
         print(json.dumps(measure_here(*args.case)))
         return
     if args.long:
-        rows = [measure(*case, LONG_TASKS, LONG_SUPPORT, again) for *case, again in LONG_CASES]
+        rows = [measure(steps, LONG_TASKS, LONG_SUPPORT) for steps in LONG_STEPS]
         print(json.dumps(rows) if args.json else "\n".join(map(str, rows)))
         return
     by_steps = [measure(steps, BASE_TASKS) for steps in STEPS]

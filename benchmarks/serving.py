@@ -4,8 +4,10 @@ process, loopback.
     python benchmarks/serving.py --json
     python benchmarks/serving.py --two-sided --json
 
-Three measurements take turns, so that all see the same machine: a request with the member's meta
-embedding, the same one of someone unknown (no look-up), and the SavedModel called in this process.
+Four measurements take turns, so that all see the same machine: a request with the member's meta
+embedding, the same one of someone unknown (no look-up), and the SavedModel in this process, called
+as a function (`in_process_ms`) and run in a session, as servers do (`session_ms`). A function that
+computes nothing takes half of `in_process_ms` for as many inputs: Python checks each of them.
 Then requests alone, from a process that has no TensorFlow: `client_share_of_p50` is the CPU time of
 the calling thread (look-up, checks, request building, gRPC, parsing, ordering) over their p50;
 `grpc_client_ms` is what gRPC takes of it for the finished bytes of such a request;
@@ -57,17 +59,19 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
     return 1000 * (time.perf_counter() - wall), 1000 * (time.thread_time() - cpu)
 
 
-def latency(
-    ranker: Ranker, signature: Callable[..., Any], requests: list[Any], pairs: int
-) -> dict[str, Any]:
+def latency(ranker: Ranker, ranker_folder: Path, requests: list[Any], pairs: int) -> dict[str, Any]:
     """p50 with and without the embedding and in this process, measured in turns of random order at
     concurrency 1.
     """
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(str(ranker_folder)).signatures["rank"]
     unknown = [({**member, "user_id": None}, candidates) for member, candidates in requests]
     calls = {
         "adapted": [functools.partial(ranker.rank, *request) for request in requests],
         "plain": [functools.partial(ranker.rank, *request) for request in unknown],
         "in_process": in_process(signature, requests),
+        "session": in_session(ranker_folder, requests),
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     order = np.random.default_rng(5)
@@ -84,6 +88,7 @@ def latency(
         "embedding_cost_share_of_p50": p50["adapted"] / p50["plain"] - 1,
         "p99_ms": float(np.percentile(wall, 99)),
         "in_process_ms": p50["in_process"],
+        "session_ms": p50["session"],
         "serving_overhead_ms": p50["adapted"] - p50["in_process"],
     }
 
@@ -149,6 +154,25 @@ def in_process(signature: Callable[..., Any], requests: list[Any]) -> list[Calla
         }
         inputs |= {"meta_embedding": tf.zeros([1, 32]), "has_meta_embedding": tf.constant([True])}
         calls.append(lambda inputs=inputs: signature(**inputs)["logit"].numpy())
+    return calls
+
+
+def in_session(ranker_folder: Path, requests: list[Any]) -> list[Callable[[], Any]]:
+    """Runs of the same SavedModel in a session in this process, arrays made beforehand."""
+    from limaml_serving.server.runner import SavedModelRunner
+
+    runner = SavedModelRunner(ranker_folder)
+    signature = runner.signature("rank")
+    kinds = {"string": object, "int64": np.int64, "float32": np.float32}
+    calls = []
+    for member, candidates in requests:
+        arrays = {
+            f.name: np.asarray(candidates.get(f.name, [member.get(f.name)]), kinds[f.dtype])
+            for f in world.schema().all_features
+        }
+        arrays |= {"meta_embedding": np.zeros((1, 32), np.float32)}
+        arrays |= {"has_meta_embedding": np.array([True])}
+        calls.append(functools.partial(runner.run, signature, arrays, ("logit",)))
     return calls
 
 
@@ -252,11 +276,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    import tensorflow as tf
-
     say("exporting")
     export = world.export(folder / "export")
-    signature = tf.saved_model.load(str(export / "ranker" / "1")).signatures["rank"]
     address = f"lmdb:{folder / 'store'}"
     store = open_store(address)
     world.publish(store, 1)
@@ -267,7 +288,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         Ranker(target, store, manifest=export, timeout=30.0) as ranker,
     ):
         say("latency")
-        result |= latency(ranker, signature, requests, arguments.pairs)
+        result |= latency(ranker, export / "ranker" / "1", requests, arguments.pairs)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
             result |= apart.submit(
                 client_share, target, address, export, arguments.candidates, arguments.pairs

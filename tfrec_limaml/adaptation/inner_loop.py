@@ -7,14 +7,12 @@ gradient, so that one `tf.GradientTape` serves a whole batch of tasks. Method: W
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfrec_limaml.adaptation.inner_weights import FORMS, DualKernel, LowRankKernel, SharedWeight
-from tfrec_limaml.adaptation.recomputed import recomputed
 
 #: Tensors ``[T, ...]``, or the cheaper forms of `tfrec_limaml.adaptation.inner_weights`.
 Weights = list[Any]
@@ -34,20 +32,18 @@ class Adaptation(NamedTuple):
 
 def adapt(
     weights: Weights,
-    task_losses: Callable[..., tf.Tensor],
+    task_losses: Callable[[Weights], tf.Tensor],
     steps: int,
     learning_rates: float | Sequence[tf.Tensor | float],
     second_order_steps: int | None = None,
     step_scale: tf.Tensor | None = None,
-    inputs: Sequence[Any] = (),
-    recompute: bool = False,
 ) -> Adaptation:
     """Takes `steps` steps of gradient descent from `weights`.
 
     Args:
         weights: Each task's starting weights, ``[T, ...]`` or in a form of
             `tfrec_limaml.adaptation.inner_weights`.
-        task_losses: Maps such weights, and `inputs`, to the tasks' support losses ``[T]``.
+        task_losses: Maps such weights to the tasks' support losses ``[T]``.
         steps: Number of steps; 0 returns the weights unchanged.
         learning_rates: Inner learning rate for all weights, or one for each (a number or a tensor
             that broadcasts against it).
@@ -55,10 +51,6 @@ def adapt(
             ``None`` means all of them (MAML), 0 means none (first-order MAML: inner gradients are
             constants).
         step_scale: What each task's steps are multiplied by, ``[T]``; None for 1.
-        inputs: What `task_losses` reads beside the weights.
-        recompute: Let an outer tape keep of each step but the last its result alone, and compute
-            the rest again: less memory for more time. All that depends on trained variables must
-            then be among `inputs`, or be the variables themselves.
 
     Returns:
         The adapted weights and the losses before each step.
@@ -75,36 +67,25 @@ def adapt(
     losses: list[tf.Tensor] = []
     for step in range(steps):
         exact = second_order_steps is None or step >= steps - second_order_steps
-        take = functools.partial(_step, task_losses, exact=exact)
-        state = (weights, rates, step_scale, tuple(inputs))
-        kept = not recompute or not exact or step == steps - 1
-        weights, loss = take(state) if kept else recomputed(take, state)
+        watched = [w.zero_placeholder if isinstance(w, FORMS) else w for w in weights]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(watched)
+            loss = task_losses(weights)
+            total = tf.reduce_sum(loss)
         losses.append(loss)
+        gradients = tape.gradient(
+            total, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        gradients = [tf.convert_to_tensor(g) for g in gradients]
+        if not exact:
+            gradients = [tf.stop_gradient(g) for g in gradients]
+        if step_scale is not None:
+            gradients = [_scaled(g, step_scale) for g in gradients]
+        weights = [
+            _descend(w, g, rate, exact)
+            for w, g, rate in zip(weights, gradients, rates, strict=True)
+        ]
     return Adaptation(weights, losses)
-
-
-def _step(
-    task_losses: Callable[..., tf.Tensor],
-    state: tuple[Weights, list[Any], tf.Tensor | None, tuple[Any, ...]],
-    exact: bool,
-) -> tuple[Weights, tf.Tensor]:
-    """Weights one step later, and the losses before it."""
-    weights, rates, step_scale, inputs = state
-    watched = [w.zero_placeholder if isinstance(w, FORMS) else w for w in weights]
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(watched)
-        loss = task_losses(weights, *inputs)
-        total = tf.reduce_sum(loss)
-    gradients = tape.gradient(total, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    gradients = [tf.convert_to_tensor(g) for g in gradients]
-    if not exact:
-        gradients = [tf.stop_gradient(g) for g in gradients]
-    if step_scale is not None:
-        gradients = [_scaled(g, step_scale) for g in gradients]
-    later = [
-        _descend(w, g, rate, exact) for w, g, rate in zip(weights, gradients, rates, strict=True)
-    ]
-    return later, loss
 
 
 def _scaled(gradient: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:

@@ -285,11 +285,11 @@ class LiMAML(MAMLModel):
         memory = self.meta_block.encode_support(rows.encoded, label, weight)
         encoded = self.meta_block.read_support(rows.encoded, memory, causal=True)
 
-        def losses(weights: Weights, encoded: Any, context: Any) -> tf.Tensor:
-            return self.task_loss(self.head(weights, encoded, context, training), support)
+        def losses(weights: Weights) -> tf.Tensor:
+            return self.task_loss(self.head(weights, encoded, rows.context, training), support)
 
         start, mean = self.meta_block.initial_weights(encoded), self.prior_mean(rows, support)
-        unadapted = [] if steps and mean is None else [losses(start, encoded, rows.context)]
+        unadapted = [] if steps and mean is None else [losses(start)]
         if mean is not None:
             start = [mean]
         weights, before = adapt(
@@ -299,8 +299,6 @@ class LiMAML(MAMLModel):
             self.inner_rates(training),
             self.second_order_steps,
             self.step_scale(support),
-            (encoded, rows.context),
-            self.recompute_inner_steps and training,
         )
         return AdaptedTasks(weights, [*unadapted, *before], memory)
 

@@ -11,7 +11,6 @@ import tensorflow as tf
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.inner_weights import LowRankKernel
 from tfrec_limaml.features import Features
-from tfrec_limaml.keras_internals import is_seed
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_model import TaskModel
@@ -42,8 +41,6 @@ class MAMLModel(TaskModel):
             1), which needs a smaller `inner_learning_rate`; ``"shrunk"``, the mean times
             ``n / (n + kappa)``, so that short histories move a task less. `kappa` is learned, from
             `KAPPA` on.
-        recompute_inner_steps: Keep of each second-order inner step but the last its result alone,
-            and compute the rest again in the backward pass: less memory for more time.
         **kwargs: See `TaskModel`; `fine_tune_steps` is `inner_steps` by default.
     """
 
@@ -58,7 +55,6 @@ class MAMLModel(TaskModel):
         unadapted_loss_weight: float = 0.0,
         learn_inner_rates: bool = False,
         support_reduction: SupportReduction = "mean",
-        recompute_inner_steps: bool = False,
         fine_tune_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -89,7 +85,6 @@ class MAMLModel(TaskModel):
         self.second_order_steps = 0 if first_order else second_order_steps
         self.unadapted_loss_weight = float(unadapted_loss_weight)
         self.learn_inner_rates = bool(learn_inner_rates)
-        self.recompute_inner_steps = bool(recompute_inner_steps)
         super().__init__(
             meta_block,
             global_block,
@@ -112,11 +107,6 @@ class MAMLModel(TaskModel):
                 shape=(),
                 initializer=keras.initializers.Constant(math.log(KAPPA) / KAPPA_RATE),
                 name="scaled_log_kappa",
-            )
-        if self.recompute_inner_steps and any(is_seed(v) for v in self.network.variables):
-            raise ValueError(
-                "recompute_inner_steps needs blocks without random layers, which would draw anew "
-                "when a step is computed again; set dropout to 0"
             )
         if self.learn_inner_rates:
             rate = keras.initializers.Constant(self.inner_learning_rate)
@@ -177,7 +167,6 @@ class MAMLModel(TaskModel):
             "unadapted_loss_weight": self.unadapted_loss_weight,
             "learn_inner_rates": self.learn_inner_rates,
             "support_reduction": self.support_reduction,
-            "recompute_inner_steps": self.recompute_inner_steps,
         }
 
 
@@ -199,16 +188,9 @@ class EntireNetworkMAML(MAMLModel):
         self, support: Samples, steps: int | None, training: bool = False
     ) -> AdaptedTasks:
         """Adapts the whole network."""
-        recompute = self.recompute_inner_steps and training
+        rates, scale = self.inner_rates(training), self.step_scale(support)
         return adapt_network(
-            self,
-            support,
-            steps or 0,
-            self.inner_rates(training),
-            self.second_order_steps,
-            training,
-            self.step_scale(support),
-            recompute,
+            self, support, steps or 0, rates, self.second_order_steps, training, scale
         )
 
     def adapted_outputs(
@@ -226,7 +208,6 @@ def adapt_network(
     second_order_steps: int | None,
     training: bool = False,
     step_scale: tf.Tensor | None = None,
-    recompute: bool = False,
 ) -> AdaptedTasks:
     """Adapts every task's whole network."""
     start = model.network.initial_weights(support["label"])
@@ -236,8 +217,6 @@ def adapt_network(
             model.network.call_adapted(weights, support["features"], training), support
         )
 
-    weights, before = adapt(
-        start, losses, steps, rates, second_order_steps, step_scale, recompute=recompute
-    )
+    weights, before = adapt(start, losses, steps, rates, second_order_steps, step_scale)
     fixed = [w.fixed() if isinstance(w, LowRankKernel) else w for w in weights]
     return AdaptedTasks(fixed, before)

@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
-from tfrec_limaml.adaptation import inner_loop
 from tfrec_limaml.adaptation.inner_loop import adapt
 from tfrec_limaml.adaptation.inner_weights import (
     DualKernel,
@@ -142,34 +141,3 @@ def test_rates_per_parameter_leave_the_dual_form_and_give_the_same_numbers(monke
     assert tf.is_tensor(learned[0])
     for one, other in zip(tf.nest.flatten(with_rates[:3]), tf.nest.flatten(fixed[:3]), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9)
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"second_order_steps": 2}, {"learn_inner_rates": True}, {"first_order": True}]
-)
-@pytest.mark.parametrize("wide", [1, 1000], ids=["dual kernels", "kernels per task"])
-def test_steps_that_are_computed_again_have_the_same_gradients(monkeypatch, wide, options):
-    calls = []
-    monkeypatch.setattr(inner_loop, "recomputed", _noting(calls, inner_loop.recomputed))
-    _, again = _gradients(wide, monkeypatch, recompute_inner_steps=True, **options)
-    assert len(calls) == (
-        0 if "first_order" in options else options.get("second_order_steps", 3) - 1
-    )
-    _, kept = _gradients(wide, monkeypatch, **options)
-    for one, other in zip(tf.nest.flatten(again), tf.nest.flatten(kept), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
-
-
-def _noting(calls, function):
-    def noted(*arguments):
-        calls.append(arguments)
-        return function(*arguments)
-
-    return noted
-
-
-def test_random_layers_cannot_be_computed_again():
-    blocks = MLPMetaBlock((4,), 3), MLPGlobalBlock((5,), dropout=0.5)
-    model = LiMAML(*blocks, inner_steps=2, recompute_inner_steps=True)
-    with pytest.raises(ValueError, match=r"recompute_inner_steps .* dropout"):
-        model.build({"meta": (None, 3), "other": (None, 2)})

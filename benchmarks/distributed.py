@@ -39,21 +39,11 @@ def write_tasks(folder):
     import reference_work as work
     import tensorflow as tf
 
-    from tfrec_limaml.schema.schema import Feature, Label, Schema
     from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE, shard_name
     from tfrec_limaml.tasks.record_format import encode_task
     from tfrec_limaml.tasks.statistics import Statistics
 
-    schema = Schema(
-        name="reference",
-        label=Label(name="label"),
-        timestamp="timestamp",
-        tasks={"member": ("member",)},
-        features=(
-            Feature(name="m", role="meta", width=work.META, normalise="none"),
-            Feature(name="o", width=work.OTHER, normalise="none"),
-        ),
-    )
+    schema = work.schema()
     schema.save(folder / SCHEMA_FILE)
     Statistics(rows=1, label_mean=0.5, window={}, features={}).save(folder / STATISTICS_FILE)
     (folder / "member").mkdir()
@@ -63,13 +53,7 @@ def write_tasks(folder):
             path = folder / "member" / shard_name(split, shard, FILES)
             with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
                 for task in range(shard, tasks, FILES):
-                    m, o = (
-                        rng.standard_normal((rows, width), dtype=np.float32)
-                        for width in (work.META, work.OTHER)
-                    )
-                    values = [
-                        {"m": m[i], "o": o[i], "label": i % 2, "timestamp": i} for i in range(rows)
-                    ]
+                    values = work.random_rows(rng, rows)
                     writer.write(encode_task(schema, f"t{task}", values, 24))
 
 

@@ -33,8 +33,9 @@ from store import measure_overlay, redis_server
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.commands.embed import quiet_beam
 from limaml_beam.io.pipeline_options import use_options
-from limaml_beam.refresh.job import Refresh, refresh, session
-from limaml_beam.refresh.options import Thresholds
+from limaml_beam.refresh.job import refresh
+from limaml_beam.refresh.options import Refresh, Thresholds
+from limaml_beam.refresh.session import session
 from limaml_beam.update.job import Update, Updater, exclusive
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import HAS_META_EMBEDDING, META_EMBEDDING, PROBABILITY, RANK_SIGNATURE

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock, Vanilla
 from tfrec_limaml.blocks import DotProductGlobalBlock, OffsetMetaBlock
+from tfrec_limaml.schema.schema import Feature, Label, Schema
 
 META, OTHER = 64, 128
 ALGORITHMS = {
@@ -65,6 +66,26 @@ def random_samples(rng, tasks, size):
             "w": np.ones((tasks, size), np.float32),
         }
     )
+
+
+def schema():
+    """Columns of task records of the reference sizes."""
+    return Schema(
+        name="reference",
+        label=Label(name="label"),
+        timestamp="timestamp",
+        tasks={"member": ("member",)},
+        features=(
+            Feature(name="m", role="meta", width=META, normalise="none"),
+            Feature(name="o", width=OTHER, normalise="none"),
+        ),
+    )
+
+
+def random_rows(rng, size):
+    """Rows of one task of `schema`."""
+    m, o = (rng.standard_normal((size, width), dtype=np.float32) for width in (META, OTHER))
+    return [{"m": m[i], "o": o[i], "label": i % 2, "timestamp": i} for i in range(size)]
 
 
 def training_step(name, params, support, query):

@@ -24,16 +24,24 @@ import keras
 import numpy as np
 import reference_work as work
 import tensorflow as tf
+from embedding_work import (
+    EMBED_BATCH,
+    EMBED_MAX,
+    EMBED_STEPS,
+    eager_loop,
+    embedding_batches,
+    naive_embedder,
+)
+from timers import EmbedTimer, FitTimer, StepTimer, gemm
 
 from tfrec_limaml import FeatureEncoder, task_dataset
-from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.train import STEPS_PER_EXECUTION
 
 TASKS, SUPPORT, QUERY = 128, 24, 8
 FILE_TASKS, PASSES = 4096, 4  # tasks on disk, and how often one measurement goes through them
-EMBED_TASKS, EMBED_MAX, EMBED_BATCH, EMBED_STEPS = 20_000, 24, 512, 3
+EMBED_TASKS = 20_000
 EVERY = 3  # rounds between two measurements of what takes long
 NAMES = (
     "vanilla",
@@ -72,145 +80,13 @@ def ours_fit_step(name, batch):
     return work.model(name), tf.data.Dataset.from_tensors(batch)
 
 
-class FitTimer:
-    """Milliseconds per step inside `fit`, over a repeated batch that is ready in memory."""
-
-    def __init__(self, model, dataset, steps):
-        options = tf.data.Options()
-        options.autotune.enabled = (
-            False  # its thread would hold up the end of `fit`, as it would in task_dataset
-        )
-        self.model, self.dataset, self.steps = model, dataset.repeat().with_options(options), steps
-
-    def __call__(self):
-        started = time.perf_counter()
-        self.model.fit(self.dataset, steps_per_epoch=self.steps, verbose=0)
-        return (time.perf_counter() - started) / self.steps
-
-
-class StepTimer:
-    """Seconds per call of a function that returns a tensor."""
-
-    def __init__(self, function, calls):
-        self.function, self.calls = function, calls
-
-    def __call__(self):
-        started = time.perf_counter()
-        for _ in range(self.calls):
-            result = self.function()
-        result.numpy()
-        return (time.perf_counter() - started) / self.calls
-
-
-def gemm(size=1024, repeats=10):
-    a, b = tf.random.normal([size, size]), tf.random.normal([size, size])
-
-    @tf.function
-    def product():
-        c = a
-        for _ in range(repeats):
-            c = tf.matmul(c, b) * 1e-2
-        return c
-
-    return StepTimer(product, 3), 2 * size**3 * repeats / 1e9
-
-
-def embedding_batches(counts, rng, bucketed):
-    """Support sets of 512 tasks: padded to the batch's longest after sorting by length, or all to
-    24 in the order given.
-    """
-    order = np.argsort(counts, kind="stable") if bucketed else np.arange(len(counts))
-    for start in range(0, len(counts), EMBED_BATCH):
-        in_batch = counts[order[start : start + EMBED_BATCH]]
-        width = int(in_batch.max()) if bucketed else EMBED_MAX
-        samples = work.random_samples(rng, len(in_batch), width)
-        samples["weight"] = tf.constant((np.arange(width) < in_batch[:, None]).astype(np.float32))
-        yield samples
-
-
-class EmbedTimer:
-    """Tasks per second of fine-tuning and embedding some batches, one call per batch."""
-
-    def __init__(self, function, batches):
-        self.function, self.batches = function, list(batches)
-        self.tasks = sum(int(b["label"].shape[0]) for b in self.batches)
-
-    def __call__(self):
-        started = time.perf_counter()
-        for batch in self.batches:
-            self.function(batch).numpy()
-        return self.tasks / (time.perf_counter() - started)
-
-
-def naive_embedder():
-    """As one would write it first: the whole network anew in every step, on concatenated inputs."""
-    model = work.model("limaml_n1")
-
-    @tf.function(reduce_retracing=True)
-    def run(samples):
-        meta, other = samples["features"]["meta"], samples["features"]["other"]
-        weights = [
-            tf.repeat(tf.convert_to_tensor(v)[None], tf.shape(meta)[0], 0)
-            for v in model.inner_variables
-        ]
-
-        def embed(w):
-            return (
-                tf.matmul(tf.nn.relu(tf.matmul(meta, w[0]) + w[1][:, None]), w[2]) + w[3][:, None]
-            )
-
-        block = model.global_block
-        for _ in range(EMBED_STEPS):
-            with tf.GradientTape() as tape:
-                tape.watch(weights)
-                rows = {
-                    "meta": tf.reshape(meta, [-1, work.META]),
-                    "other": tf.reshape(other, [-1, work.OTHER]),
-                }
-                kernel = tf.concat(
-                    [block.context_layer.kernel.value, block.embedding_layer.kernel.value], 0
-                )
-                inputs = tf.concat(
-                    [rows["meta"], rows["other"], tf.reshape(embed(weights), [-1, 32])], -1
-                )
-                logits = block.network(
-                    tf.nn.relu(tf.matmul(inputs, kernel) + block.context_layer.bias.value)
-                )[:, 0]
-                loss = tf.reduce_sum(
-                    model.task_loss(tf.reshape(logits, tf.shape(samples["label"])), samples)
-                )
-            weights = [
-                w - 0.1 * g for w, g in zip(weights, tape.gradient(loss, weights), strict=True)
-            ]
-        return embed(weights)
-
-    return run
-
-
 def task_files(folder, rng, tasks):
     """Task records of the reference sizes, and their encoder."""
-    schema = Schema(
-        name="reference",
-        label=Label(name="label"),
-        timestamp="timestamp",
-        tasks={"member": ("member",)},
-        features=(
-            Feature(name="m", role="meta", width=work.META, normalise="none"),
-            Feature(name="o", width=work.OTHER, normalise="none"),
-        ),
-    )
+    schema = work.schema()
     encoder = FeatureEncoder(schema, Statistics(rows=1, label_mean=0.5, window={}, features={}))
     with tf.io.TFRecordWriter(str(folder / "train-00000-of-00001.tfrecord")) as writer:
         for task in range(tasks):
-            m, o = (
-                rng.standard_normal((SUPPORT + QUERY, width), dtype=np.float32)
-                for width in (work.META, work.OTHER)
-            )
-            rows = [
-                {"m": m[i], "o": o[i], "label": i % 2, "timestamp": i}
-                for i in range(SUPPORT + QUERY)
-            ]
-            writer.write(encode_task(schema, f"t{task}", rows))
+            writer.write(encode_task(schema, f"t{task}", work.random_rows(rng, SUPPORT + QUERY)))
     return str(folder / "train-*"), encoder
 
 
@@ -270,11 +146,6 @@ def measure(rounds):
                 seen[name].append(timer())
             print(f"round {number + 1}/{rounds}", file=sys.stderr)
     return summarise(seen, gflop)
-
-
-def eager_loop(model):
-    """Task by task, step by step, from Python: what a loop over members costs."""
-    return lambda samples: model.task_embeddings(samples)[0]
 
 
 def _input_rate(dataset):

@@ -44,9 +44,9 @@ LATE_IMPORTS = {
     "tfrec_limaml.demo.story": "the demo refuses bad arguments before it loads TensorFlow",
     "limaml_beam.generate_embeddings.adapter": "workers load TensorFlow, the launcher does not",
 }
-MAXIMUM_LINES = {"tests": 450, "packages": 390}
+MAXIMUM_LINES = {"tests": 450, "packages": 300}
 #: Lines of code of a function; 40 is the aim.
-MAXIMUM_FUNCTION_LINES = 50
+MAXIMUM_FUNCTION_LINES = 47
 #: Functions that are longer.
 LONG_FUNCTIONS: set[str] = set()
 COMMANDS = [

@@ -62,3 +62,18 @@ def untuned(dataset: Any) -> Any:
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
+
+
+def news_schema(**changes: Any) -> Schema:
+    """Two task definitions and two features, with changes."""
+    fields: dict[str, Any] = {
+        "name": "news",
+        "label": Label(name="opened"),
+        "timestamp": "time",
+        "tasks": {"user": ("user_id",), "user_tab": ("user_id", "tab")},
+        "features": (
+            Feature(name="age", role="meta"),
+            Feature(name="tab", dtype="string", encoding="vocabulary"),
+        ),
+    }
+    return Schema(**{**fields, **changes})

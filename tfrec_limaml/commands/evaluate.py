@@ -96,20 +96,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             )
             rows = _evaluate(file.stem, model, dataset, options, results)
             progress.update()
-    result = {
-        "split": args.split,
-        "rows": results[0]["rows"],
-        "tasks": results[0]["tasks"],
-        "gain_over": models[0].stem,
-        "results": results,
-    }
-    result["warnings"] = warnings_of(results)
-    best = bayes_auc(rows)
-    if best is not None:
-        result["bayes_auc"] = best
-    result = _without_nan(result)
+    result = _without_nan(_summary(args.split, models[0].stem, results, bayes_auc(rows)))
     staging.write_text(path, json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _summary(
+    split: str, reference: str, results: list[dict[str, Any]], best: float | None
+) -> dict[str, Any]:
+    """The contents of ``evaluation.json``; `best` is the best possible AUC, where it is known."""
+    return {
+        "split": split,
+        "rows": results[0]["rows"],
+        "tasks": results[0]["tasks"],
+        "gain_over": reference,
+        "results": results,
+        "warnings": warnings_of(results),
+        **({} if best is None else {"bayes_auc": best}),
+    }
 
 
 def warnings_of(results: list[dict[str, Any]]) -> list[str]:

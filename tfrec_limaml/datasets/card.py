@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from tfrec_limaml.datasets.date_split import EPOCH
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema.column_values import implausible
+from tfrec_limaml.schema.column_times import implausible
 from tfrec_limaml.schema.schema import Schema, parse_time
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE
 
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
 
 

@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema import arrow_keys, column_values, task_keys
+from tfrec_limaml.schema.column_numbers import as_integers, as_numbers
+from tfrec_limaml.schema.column_times import as_milliseconds
 from tfrec_limaml.schema.schema import Feature
 
 Converted = tuple[pd.Series, Counter[str]]
@@ -48,7 +50,7 @@ def to_float32(series: pd.Series) -> Converted:
     """Finite numbers; ``true`` and ``false`` count as 1 and 0."""
     column = arrow(series)
     with np.errstate(over="ignore"):
-        values = column_values.as_numbers(column).astype(np.float32)
+        values = as_numbers(column).astype(np.float32)
     invalid = ~np.isfinite(values)
     out = pd.Series(
         pd.array(np.where(invalid, np.nan, values), dtype="Float32"), index=series.index
@@ -59,7 +61,7 @@ def to_float32(series: pd.Series) -> Converted:
 def to_int64(series: pd.Series) -> Converted:
     """Whole numbers; a fraction is unparsable, and so is what 64 bits cannot hold exactly."""
     column = arrow(series)
-    values, invalid = column_values.as_integers(column)
+    values, invalid = as_integers(column)
     out = pd.Series(pd.arrays.IntegerArray(values, invalid.copy()), index=series.index)
     return out, _kinds(series, invalid, column)
 
@@ -78,7 +80,7 @@ def to_milliseconds(series: pd.Series, unit: str) -> Converted:
     columns of dates and times.
     """
     column = arrow(series)
-    values, invalid = column_values.as_milliseconds(column, unit)
+    values, invalid = as_milliseconds(column, unit)
     out = pd.Series(pd.arrays.IntegerArray(values, invalid.copy()), index=series.index)
     return out, _kinds(series, invalid, column)
 

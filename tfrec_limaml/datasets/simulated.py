@@ -6,8 +6,9 @@ import pandas as pd
 
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.datasets.registry import Dataset, Request
+from tfrec_limaml.datasets.simulated_interactions import START, simulate
 from tfrec_limaml.datasets.simulated_schema import HISTORY, features
-from tfrec_limaml.datasets.simulated_world import START, evaluation_days, simulate
+from tfrec_limaml.datasets.simulated_world import evaluation_days
 from tfrec_limaml.schema.schema import Label, Schema, Split
 
 

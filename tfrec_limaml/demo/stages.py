@@ -127,6 +127,10 @@ class Workspace:
         staging.write_text(self.root / STATE_FILE, text)
 
 
+def _stage(name: str, words: str, output: Path, *arguments: str) -> Stage:
+    return Stage(name=name, words=words, output=output, arguments=arguments)
+
+
 def stages(
     workspace: Workspace, dataset: str, *, data: Sequence[str] = (), training: Sequence[str] = ()
 ) -> list[Stage]:
@@ -141,11 +145,8 @@ def stages(
     tasks, run, export = (str(path) for path in (workspace.tasks, workspace.run, workspace.export))
     raw, embeddings = str(workspace.raw), str(workspace.embeddings)
 
-    def stage(name: str, words: str, output: Path, *arguments: str) -> Stage:
-        return Stage(name=name, words=words, output=output, arguments=arguments)
-
     def train(algorithm: str) -> Stage:
-        return stage(
+        return _stage(
             f"train_{algorithm}",
             f"train {algorithm}",
             workspace.run / f"{algorithm}.keras",
@@ -153,13 +154,13 @@ def stages(
         )
 
     return [
-        stage(
+        _stage(
             "data",
             "get the data",
             workspace.raw,
             *("datasets", "prepare", dataset, "--output", raw, *data),
         ),
-        stage(
+        _stage(
             "prepare",
             "build task records (Beam)",
             workspace.tasks,
@@ -167,19 +168,19 @@ def stages(
         ),
         train("vanilla"),
         train("limaml"),
-        stage(
+        _stage(
             "evaluate",
             "measure on the test period",
             workspace.run / "evaluation.json",
             *("evaluate", tasks, "--run", run),
         ),
-        stage(
+        _stage(
             "export",
             "export ranker and adapter",
             workspace.export,
             *("export", run, "--output", export),
         ),
-        stage(
+        _stage(
             "embed",
             "make and publish embeddings (Beam)",
             workspace.embeddings,

@@ -82,15 +82,7 @@ def measure(
     Raises:
         LimamlError: No rows, or no probabilities.
     """
-    if "probability" not in rows:
-        raise LimamlError(
-            "evaluation needs the column 'probability' of a model for binary labels, received "
-            f"{sorted(rows)}"
-        )
-    if not len(rows["label"]):
-        raise LimamlError(
-            "there are no query rows to evaluate; check the split dates of the schema"
-        )
+    _check_rows(rows)
     codes = np.unique(rows["task_key"], return_inverse=True)[1]
     columns = {"label": rows["label"], "probability": rows["probability"], "task": codes}
     if reference is not None:
@@ -124,6 +116,18 @@ def measure(
         "slices": [part(name, inside) for name, inside in history_slices(rows["history"], bounds)],
         "cohorts": [part(name, inside) for name, inside in groups if inside.any()],
     }
+
+
+def _check_rows(rows: Rows) -> None:
+    if "probability" not in rows:
+        raise LimamlError(
+            "evaluation needs the column 'probability' of a model for binary labels, received "
+            f"{sorted(rows)}"
+        )
+    if not len(rows["label"]):
+        raise LimamlError(
+            "there are no query rows to evaluate; check the split dates of the schema"
+        )
 
 
 def bayes_auc(rows: Rows, column: str = "bayes_probability") -> float | None:

@@ -12,7 +12,7 @@ from tfrec_limaml import manifest as names
 from tfrec_limaml.export.signatures import Exported, traced
 from tfrec_limaml.features import Features
 from tfrec_limaml.models import LiMAML
-from tfrec_limaml.models.limaml import SubtaskEmbeddings, TaskEmbeddings
+from tfrec_limaml.models.task_embeddings import SubtaskEmbeddings, TaskEmbeddings
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.parsing import (
     Tasks,

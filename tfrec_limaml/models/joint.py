@@ -13,8 +13,9 @@ from tfrec_limaml.blocks.joint import JointMetaBlocks
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import OTHER_OFFSET, OTHER_ROW, SIDE, Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
-from tfrec_limaml.models.limaml import LiMAML, Rows, TaskEmbeddings
+from tfrec_limaml.models.limaml import LiMAML, Rows
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
+from tfrec_limaml.models.task_embeddings import TaskEmbeddings
 
 
 class _OffsetTable:

@@ -14,54 +14,17 @@ import tensorflow as tf
 from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.pooling import pool
-from tfrec_limaml.blocks.nested import Subtasks
-from tfrec_limaml.features import Features, subtask_feature
+from tfrec_limaml.features import Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.closed_form import solve_offsets
-from tfrec_limaml.models.maml_model import MAMLModel
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
+from tfrec_limaml.models.task_embeddings import TaskEmbeddings, subtask_embeddings
+from tfrec_limaml.models.unadapted_auc import ReportsUnadaptedAuc
 
 #: The logarithm of the prior precision is learned at this multiple of the outer learning rate.
 PRECISION_RATE = 10.0
 #: Bounds of the logarithm of the prior precision.
 PRECISION_RANGE = (-8.0, 8.0)
-
-
-class SubtaskEmbeddings(NamedTuple):
-    """What is stored for one nested task definition.
-
-    Attributes:
-        subtasks: The subtasks of the batch.
-        embedding: Their meta embeddings ``[P, D]``.
-    """
-
-    subtasks: Subtasks
-    embedding: tf.Tensor
-
-
-class TaskEmbeddings(NamedTuple):
-    """What is stored for a batch of tasks.
-
-    Attributes:
-        embedding: Meta embeddings ``[T, D]``, or offsets to them where the meta block stores those.
-        loss_before: Mean support losses ``[T]`` before adaptation.
-        loss_after: Mean support losses ``[T]`` after it.
-        variance: Posterior variances ``[T, D]`` of offsets; None without solves.
-        nested: One entry for each nested task definition of the meta block.
-    """
-
-    embedding: tf.Tensor
-    loss_before: tf.Tensor
-    loss_after: tf.Tensor
-    nested: tuple[SubtaskEmbeddings, ...] = ()
-    variance: tf.Tensor | None = None
-
-
-class _Untracked:
-    """Holds metrics where Keras does not look for what to save."""
-
-    def __init__(self, metrics: list[keras.metrics.Metric]) -> None:
-        self.metrics = metrics
 
 
 class Rows(NamedTuple):
@@ -74,7 +37,7 @@ class Rows(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
-class LiMAML(MAMLModel):
+class LiMAML(ReportsUnadaptedAuc):
     """Adapts the meta block per task and shares the global block.
 
     Example:
@@ -158,50 +121,6 @@ class LiMAML(MAMLModel):
                 name="scaled_log_precision",
             )
 
-    def compile(
-        self,
-        optimizer: Any = "adam",
-        loss: Any = "binary_crossentropy",
-        metrics: Any = None,
-        jit_compile: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """See `TaskModel.compile`. Evaluation with fine-tuning also reports ``unadapted_auc``, the
-        AUC before adaptation, unless `metrics` are given.
-        """
-        super().compile(optimizer, loss, metrics, jit_compile, **kwargs)
-        reported = metrics is None and self.binary
-        name = "unadapted_auc"
-        self._reported = _Untracked([keras.metrics.AUC(name=name)] if reported else [])
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """Those of Keras and the AUC before adaptation."""
-        reported = getattr(self, "_reported", None)
-        if reported is None or not self.fine_tune:
-            return super().metrics
-        return [*super().metrics, *reported.metrics]
-
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """See `TaskModel.test_step`."""
-        result = super().test_step(data)
-        if not self.fine_tune:
-            return result
-        for metric in self._reported.metrics:
-            batch = data[0] if isinstance(data, tuple) else data
-            query = batch["query"]
-            outputs = self.adapted_outputs(
-                self.adapt_tasks(batch["support"], None), query["features"]
-            )
-            rows = query["weight"] > 0
-            metric.update_state(
-                tf.boolean_mask(query["label"], rows)[:, None],
-                self.predictions(tf.boolean_mask(outputs, rows))[:, None],
-                tf.boolean_mask(query["weight"], rows),
-            )
-            result[metric.name] = metric.result()
-        return result
-
     def precision(self) -> tf.Tensor:
         """The learned prior precision of each number of the offset, ``[D]``."""
         logarithm = PRECISION_RATE * tf.convert_to_tensor(self.scaled_log_precision)
@@ -274,7 +193,7 @@ class LiMAML(MAMLModel):
             pool(first, support["weight"], self.pooling),
             adapted.losses[0] if adapted.losses else after,
             after,
-            self._subtask_embeddings(nested, support),
+            subtask_embeddings(self.meta_block.nested_definitions, nested, support, self.pooling),
             adapted.variance,
         )
 
@@ -337,18 +256,6 @@ class LiMAML(MAMLModel):
         """
         encoded = self.meta_block.read_support(rows.encoded, adapted.memory, causal=causal)
         return self.head(adapted.weights, encoded, rows.context, training)
-
-    def _subtask_embeddings(
-        self, nested: list[tf.Tensor], support: Samples
-    ) -> tuple[SubtaskEmbeddings, ...]:
-        result = []
-        for definition, embeddings in zip(self.meta_block.nested_definitions, nested, strict=True):
-            weight = support["weight"]
-            subtasks = Subtasks.of(support["features"][subtask_feature(definition)], weight)
-            weights = subtasks.weights(weight)
-            pooled = pool(tf.gather(embeddings, subtasks.owner), weights, self.pooling)
-            result.append(SubtaskEmbeddings(subtasks, pooled))
-        return tuple(result)
 
     def _rows(self, features: Features, training: bool) -> Rows:
         context = self.global_block.encode_context(flatten_tasks(features), training)

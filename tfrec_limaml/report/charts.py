@@ -97,24 +97,29 @@ def auc_by_history(results: Sequence[Mapping[str, Any]]) -> str:
     width = 0.7 / max(len(results), 1)
     for series, result, cell in cells:
         x = frame.x(slices.index(cell["slice"]) + (series - (len(results) - 1) / 2) * width)
-        low, high = frame.y(cell["auc_low"]), frame.y(cell["auc_high"])
-        whisker = svg.element(
-            "line", class_=f"s{series % svg.SERIES} line", x1=x, x2=x, y1=low, y2=high
-        )
-        name = algorithm_label(
-            result["algorithm"], result["fine_tune"], result.get("served", False)
-        )
-        title = f"{name}, {cell['slice']} interactions: {cell['auc']:.4f} ({cell['auc_low']:.4f} to {cell['auc_high']:.4f})"  # noqa: E501
-        body.append(
-            _titled(
-                whisker + svg.marker(series, x, frame.y(cell["auc"])), svg.element("title", title)
-            )
-        )
+        body.append(_interval(frame, series, x, result, cell))
     return frame.svg(
         "Test AUC by length of history",
         "Bars are 95 % confidence intervals. The table holds the numbers.",
         *body,
     )
+
+
+def _interval(
+    frame: svg.Frame, series: int, x: float, result: Mapping[str, Any], cell: Mapping[str, Any]
+) -> str:
+    """One slice's AUC as a marker, with its confidence interval as a line."""
+    low, high = frame.y(cell["auc_low"]), frame.y(cell["auc_high"])
+    whisker = svg.element(
+        "line", class_=f"s{series % svg.SERIES} line", x1=x, x2=x, y1=low, y2=high
+    )
+    name = algorithm_label(result["algorithm"], result["fine_tune"], result.get("served", False))
+    title = (
+        f"{name}, {cell['slice']} interactions: {cell['auc']:.4f} "
+        f"({cell['auc_low']:.4f} to {cell['auc_high']:.4f})"
+    )
+    marker = svg.marker(series, x, frame.y(cell["auc"]))
+    return _titled(whisker + marker, svg.element("title", title))
 
 
 def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
@@ -195,27 +200,27 @@ def rank_change(story: MemberStory) -> str:
         ),
     ]
     for item in shown:
-        series = names.index(item.group)
-        first, last = before.index(item) + 1, after.index(item) + 1
-        body += [
-            frame.line(series, [(0, first), (1, last)]),
-            svg.marker(series, frame.x(0), frame.y(first)),
-            svg.marker(series, frame.x(1), frame.y(last)),
-            svg.text(
-                f"{first}. {_short(item.name)}",
-                frame.left - 10,
-                frame.y(first) + 4,
-                text_anchor="end",
-            ),
-            svg.text(
-                f"{last}. {_short(item.name)}", frame.width - frame.right + 10, frame.y(last) + 4
-            ),
-        ]
+        places = before.index(item) + 1, after.index(item) + 1
+        body += _rank_line(frame, names.index(item.group), item.name, *places)
     winner = max(story.items, key=lambda item: before.index(item) - after.index(item))
     moved = (
         f"{winner.name} moves from place {before.index(winner) + 1} to {after.index(winner) + 1}."
     )
     return frame.svg("Ranks before and after the clicks", moved, *body)
+
+
+def _rank_line(frame: svg.Frame, series: int, name: str, first: int, last: int) -> list[str]:
+    """A candidate's line from its first to its last rank, with its name at both ends."""
+    right = frame.width - frame.right + 10
+    return [
+        frame.line(series, [(0, first), (1, last)]),
+        svg.marker(series, frame.x(0), frame.y(first)),
+        svg.marker(series, frame.x(1), frame.y(last)),
+        svg.text(
+            f"{first}. {_short(name)}", frame.left - 10, frame.y(first) + 4, text_anchor="end"
+        ),
+        svg.text(f"{last}. {_short(name)}", right, frame.y(last) + 4),
+    ]
 
 
 def _titled(mark: str, title: str) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import lmdb
 
 from tfrec_limaml.errors import ErasedMeanwhileError, StoreError
-from tfrec_limaml.store import common
+from tfrec_limaml.store import generation_rules
 from tfrec_limaml.store.erasure import Tombstones, digests_of
+from tfrec_limaml.store.generation_record import Record, pointed_to
 from tfrec_limaml.store.lmdb_environment import Environments
 
 _CURRENT = "current/"
@@ -39,24 +40,24 @@ class LmdbCatalog:
         """Whether a folder holds the data of a generation that was published."""
         return folder in {record.folder for record in self.records(model_version)}
 
-    def current(self, model_version: int) -> common.Record | None:
+    def current(self, model_version: int) -> Record | None:
         """The record that readers see; raises `StoreError` where it is another version's."""
-        return common.pointed_to(self._read(_pointed_to, model_version), model_version)
+        return pointed_to(self._read(_pointed_to, model_version), model_version)
 
     def current_name(self, model_version: int) -> str | None:
         """The identifier of the current generation."""
         record = self.current(model_version)
         return None if record is None else record.identifier
 
-    def records(self, model_version: int) -> list[common.Record]:
+    def records(self, model_version: int) -> list[Record]:
         """Published generations, oldest first."""
         entries = self._read(_below, _record_prefix(model_version)) or {}
-        return [common.Record.from_bytes(content) for content in entries.values()]
+        return [Record.from_bytes(content) for content in entries.values()]
 
-    def all_records(self) -> list[common.Record]:
+    def all_records(self) -> list[Record]:
         """Published generations of every model version."""
         entries = self._read(_below, _RECORD.encode()) or {}
-        return [common.Record.from_bytes(content) for content in entries.values()]
+        return [Record.from_bytes(content) for content in entries.values()]
 
     def tombstones(self) -> Tombstones:
         """The keys that were erased."""
@@ -116,7 +117,7 @@ class LmdbCatalog:
                 f"cannot write the catalog of the store {self._path.parent}: {error}"
             ) from error
 
-    def publish(self, record: common.Record, erased: int) -> None:
+    def publish(self, record: Record, erased: int) -> None:
         """Makes a finished generation current in one transaction on the catalog; the overlay of
         the one before is dropped.
 
@@ -125,14 +126,16 @@ class LmdbCatalog:
         """
         with self.writing() as transaction:
             if len(_below(transaction, _ERASED)) != erased:
-                raise ErasedMeanwhileError(common.ERASED_MEANWHILE.format(record.identifier))
+                raise ErasedMeanwhileError(
+                    generation_rules.ERASED_MEANWHILE.format(record.identifier)
+                )
             before = _pointed_to(transaction, record.model_version)
-            for each in () if before is None else (common.Record.from_bytes(before),):
+            for each in () if before is None else (Record.from_bytes(before),):
                 _put(transaction, each.without_overlay())
             _put(transaction, record)
             transaction.put(_pointer(record.model_version), record.identifier.encode())
 
-    def replace(self, record: common.Record) -> None:
+    def replace(self, record: Record) -> None:
         """Writes a record anew; the caller holds the lock of the store's writers."""
         with self.writing() as transaction:
             _put(transaction, record)
@@ -141,10 +144,10 @@ class LmdbCatalog:
         self,
         model_version: int,
         current: str | None,
-        changed: Iterable[common.Record],
+        changed: Iterable[Record],
         *,
         pointer: str | None = None,
-        removed: Iterable[common.Record] = (),
+        removed: Iterable[Record] = (),
     ) -> None:
         """Writes, points to and removes records in one transaction, if `current` still is."""
         with self.writing() as transaction:
@@ -184,7 +187,7 @@ def _record_key(model_version: int, identifier: str) -> bytes:
     return _record_prefix(model_version) + identifier.encode()
 
 
-def _put(transaction: Any, record: common.Record) -> None:
+def _put(transaction: Any, record: Record) -> None:
     transaction.put(_record_key(record.model_version, record.identifier), record.to_bytes())
 
 
@@ -200,4 +203,4 @@ def _below(transaction: Any, prefix: bytes) -> dict[bytes, bytes]:
 
 def _set_erasing(transaction: Any, erasing: bool) -> None:
     for content in _below(transaction, _RECORD.encode()).values():
-        _put(transaction, dataclasses.replace(common.Record.from_bytes(content), erasing=erasing))
+        _put(transaction, dataclasses.replace(Record.from_bytes(content), erasing=erasing))

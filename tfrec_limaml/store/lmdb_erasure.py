@@ -19,9 +19,10 @@ from typing import Any
 import lmdb
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import common, lmdb_environment
+from tfrec_limaml.store import lmdb_environment
 from tfrec_limaml.store.base import Place
 from tfrec_limaml.store.erasure import is_meant, key_digest, nested_prefix, to_erase
+from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_overlay import (
     LmdbOverlays,
@@ -50,7 +51,7 @@ class LmdbErasure:
         catalog: LmdbCatalog,
         environments: lmdb_environment.Environments,
         overlays: LmdbOverlays,
-        data_of: Callable[[common.Record], Any],
+        data_of: Callable[[Record], Any],
     ) -> None:
         self._folder, self._catalog, self._environments = folder, catalog, environments
         self._overlays, self._data_of = overlays, data_of
@@ -79,7 +80,7 @@ class LmdbErasure:
                 places += self._places(record, self._in_data(record, wanted), wanted)
         return places
 
-    def _rewrite(self, record: common.Record, wanted: list[bytes]) -> list[Place]:
+    def _rewrite(self, record: Record, wanted: list[bytes]) -> list[Place]:
         """Writes one generation anew where it holds any of the keys."""
         try:
             in_data = self._in_data(record, wanted)
@@ -103,7 +104,7 @@ class LmdbErasure:
         shutil.rmtree(self._path(record), ignore_errors=True)
         return places
 
-    def _copy(self, record: common.Record, path: Path, wanted: list[bytes]) -> None:
+    def _copy(self, record: Record, path: Path, wanted: list[bytes]) -> None:
         """Copies a generation's data without the keys, onto the disk."""
         environment = lmdb_environment.open_writable(path)
         try:
@@ -114,7 +115,7 @@ class LmdbErasure:
             environment.close()
 
     def _switch(
-        self, record: common.Record, copied: common.Record, in_data: int, wanted: list[bytes]
+        self, record: Record, copied: Record, in_data: int, wanted: list[bytes]
     ) -> list[Place]:
         """Makes a generation's record name the copied data and an overlay without the keys."""
         with self._overlays.writing():
@@ -135,12 +136,12 @@ class LmdbErasure:
                 self._overlays.remove_dead(record.model_version)
         return places
 
-    def _in_data(self, record: common.Record, wanted: list[bytes]) -> int:
+    def _in_data(self, record: Record, wanted: list[bytes]) -> int:
         with self._data_of(record).begin() as transaction:
             cursor = transaction.cursor()
             return len({key for each in wanted for key in _meant_by(cursor, each)})
 
-    def _places(self, record: common.Record, in_data: int, wanted: list[bytes]) -> list[Place]:
+    def _places(self, record: Record, in_data: int, wanted: list[bytes]) -> list[Place]:
         erased = frozenset(wanted)
         entries = self._overlays.entries(record)
         counts = {"data": in_data, "overlay": sum(is_meant(key, erased) for key in entries)}
@@ -155,7 +156,7 @@ class LmdbErasure:
             if count
         ]
 
-    def _path(self, record: common.Record) -> Path:
+    def _path(self, record: Record) -> Path:
         return self._folder / str(record.model_version) / record.folder
 
 

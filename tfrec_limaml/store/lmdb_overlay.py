@@ -22,9 +22,10 @@ import lmdb
 import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import common, overlay
+from tfrec_limaml.store import generation_rules, overlay
 from tfrec_limaml.store.base import EventTimes, Upserted
 from tfrec_limaml.store.erasure import Tombstones
+from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_environment import Environments
 from tfrec_limaml.store.lmdb_overlay_reader import OverlayReader, entries_in, write
@@ -60,7 +61,7 @@ class LmdbOverlays:
         except (OSError, lmdb.Error) as error:
             raise StoreError(f"cannot write the store folder {self._folder}: {error}") from error
 
-    def read(self, record: common.Record, keys: Sequence[bytes]) -> overlay.Entries:
+    def read(self, record: Record, keys: Sequence[bytes]) -> overlay.Entries:
         """The entries of those of some keys that the overlay has.
 
         Raises:
@@ -75,7 +76,7 @@ class LmdbOverlays:
             reader = self._readers[name] = OverlayReader(self.path(record), environment)
         return reader.read(keys)
 
-    def entries(self, record: common.Record) -> overlay.Entries:
+    def entries(self, record: Record) -> overlay.Entries:
         """All entries."""
         if not record.overlay:
             return {}
@@ -91,7 +92,7 @@ class LmdbOverlays:
     ) -> Upserted:
         """See `EmbeddingStore.upsert`."""
         with self.writing():
-            record = common.check_upsert(
+            record = generation_rules.check_upsert(
                 self._catalog.current(model_version), generation, model_version
             )
             tombstones = self._catalog.tombstones()
@@ -106,9 +107,7 @@ class LmdbOverlays:
             write(self.path(record), environment, entries, (k for k in entries if held[k] is None))
         return counts
 
-    def take_over(
-        self, record: common.Record, event_times: EventTimes, tombstones: Tombstones
-    ) -> common.Record:
+    def take_over(self, record: Record, event_times: EventTimes, tombstones: Tombstones) -> Record:
         """`record`, which is about to be published, with an overlay of what is newer than its data
         in that of the current generation; the caller holds the lock.
         """
@@ -119,7 +118,7 @@ class LmdbOverlays:
         entries = overlay.taken_over(held, before, record, event_times, tombstones)
         return self.with_entries(record, entries)
 
-    def with_entries(self, record: common.Record, entries: overlay.Entries) -> common.Record:
+    def with_entries(self, record: Record, entries: overlay.Entries) -> Record:
         """`record` with an overlay that is made of these entries; without one where there are
         none.
         """
@@ -130,7 +129,7 @@ class LmdbOverlays:
         write(self.path(record), environment, entries, entries)
         return record
 
-    def _create(self, record: common.Record, entries: overlay.Entries) -> None:
+    def _create(self, record: Record, entries: overlay.Entries) -> None:
         """A first overlay: readers see it once the record names it."""
         if entries:
             self._catalog.replace(self.with_entries(record, entries))
@@ -142,7 +141,7 @@ class LmdbOverlays:
             if path not in live:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def path(self, record: common.Record) -> Path:
+    def path(self, record: Record) -> Path:
         """Folder of a record's overlay."""
         name = f"{record.identifier}~{record.overlay}"
         return self._folder / "overlays" / str(record.model_version) / name

@@ -31,9 +31,10 @@ import lmdb
 import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import common, lmdb_environment, overlay, values
+from tfrec_limaml.store import generation_rules, lmdb_environment, overlay, values
 from tfrec_limaml.store.base import EventTimes, Found, Generation, Place, Upserted
 from tfrec_limaml.store.erasure import Tombstones
+from tfrec_limaml.store.generation_record import Record, check_dtype
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_erasure import LmdbErasure
 from tfrec_limaml.store.lmdb_overlay import LmdbOverlays
@@ -54,7 +55,7 @@ class LmdbStore:
     def __init__(self, folder: str | Path, dtype: str = "float32") -> None:
         # One name for one folder: LMDB refuses to open an environment twice in a process.
         self.folder = Path(folder).resolve()
-        self.dtype = common.check_dtype(dtype)
+        self.dtype = check_dtype(dtype)
         self._environments = lmdb_environment.Environments()
         self._catalog = LmdbCatalog(self.folder / "catalog", self._environments)
         self._overlays = LmdbOverlays(self.folder, self._catalog, self._environments)
@@ -96,10 +97,12 @@ class LmdbStore:
         """See `EmbeddingStore.new_generation`; refused while a living writer holds the same
         identifier.
         """
-        common.check_new(model_version, embedding_dim)
+        generation_rules.check_new(model_version, embedding_dim)
         self._remove_dead(model_version)
         published = [r.identifier for r in self._catalog.records(model_version)]
-        record = common.new_record(model_version, embedding_dim, self.dtype, identifier, published)
+        record = generation_rules.new_record(
+            model_version, embedding_dim, self.dtype, identifier, published
+        )
         return LmdbWriter(self._path(record), record, self._catalog.tombstones(), self.publish)
 
     def upsert(
@@ -148,9 +151,9 @@ class LmdbStore:
                 self._catalog.records(model_version),
                 self._catalog.current_name(model_version),
             )
-            target = common.rollback_target(records, current, identifier, model_version)
+            target = generation_rules.rollback_target(records, current, identifier, model_version)
             self._environment(target, "roll back to another one")
-            target, changed = common.after_rollback(records, current, target, time.time())
+            target, changed = generation_rules.after_rollback(records, current, target, time.time())
             self._catalog.change(model_version, current, changed, pointer=target.identifier)
             self._overlays.remove_dead(model_version)
         return target.generation(current=True)
@@ -162,7 +165,7 @@ class LmdbStore:
                 self._catalog.records(model_version),
                 self._catalog.current_name(model_version),
             )
-            record = common.to_condemn(records, current, identifier, model_version)
+            record = generation_rules.to_condemn(records, current, identifier, model_version)
             record = dataclasses.replace(record, condemned=time.time(), overlay="")
             self._catalog.change(model_version, current, [record])
             self._overlays.remove_dead(model_version)
@@ -173,7 +176,7 @@ class LmdbStore:
         self._remove_dead(model_version)
         with self._overlays.writing():
             current = self._catalog.current_name(model_version)
-            doomed = common.prunable(
+            doomed = generation_rules.prunable(
                 self._catalog.records(model_version), current, keep, time.time() - grace_seconds
             )
             if doomed:
@@ -187,7 +190,7 @@ class LmdbStore:
         """See `EmbeddingStore.close`."""
         self._environments.close()
 
-    def _environment(self, record: common.Record, remedy: str = "publish anew") -> Any:
+    def _environment(self, record: Record, remedy: str = "publish anew") -> Any:
         """A generation's data; raises OSError, `lmdb.Error` or `StoreError` where they are not
         its own.
         """
@@ -208,14 +211,12 @@ class LmdbStore:
 
         return self._environments.immutable(path, check)
 
-    def _generation(self, record: common.Record, current: str | None) -> Generation:
+    def _generation(self, record: Record, current: str | None) -> Generation:
         path = self._path(record)
         lost = not (path / "data.mdb").is_file()
         return record.generation(record.identifier == current, lost)
 
-    def publish(
-        self, record: common.Record, event_times: EventTimes, tombstones: Tombstones
-    ) -> None:
+    def publish(self, record: Record, event_times: EventTimes, tombstones: Tombstones) -> None:
         """Makes a finished generation current in one transaction on the catalog, after it took over
         what is newer than its data; `tombstones` are those it was written with.
         """
@@ -224,7 +225,7 @@ class LmdbStore:
             self._catalog.publish(record, len(tombstones))
             self._overlays.remove_dead(record.model_version)
 
-    def _path(self, record: common.Record) -> Path:
+    def _path(self, record: Record) -> Path:
         return _generation_path(self.folder, record.model_version, record.folder)
 
     def _drop(self, model_version: int, folder: str) -> None:

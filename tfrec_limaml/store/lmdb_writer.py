@@ -14,9 +14,10 @@ from typing import IO
 import lmdb
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import common, lmdb_environment, values
+from tfrec_limaml.store import generation_rules, lmdb_environment, values
 from tfrec_limaml.store.base import EventTimes, Generation, Matrix
 from tfrec_limaml.store.erasure import ErasedFilter, Tombstones
+from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.single_use import SingleUse
 
 
@@ -26,9 +27,9 @@ class LmdbWriter(SingleUse):
     def __init__(
         self,
         path: Path,
-        record: common.Record,
+        record: Record,
         tombstones: Tombstones,
-        publish: Callable[[common.Record, EventTimes, Tombstones], None],
+        publish: Callable[[Record, EventTimes, Tombstones], None],
     ) -> None:
         self.identifier = record.identifier
         self._record = record
@@ -73,7 +74,7 @@ class LmdbWriter(SingleUse):
         self._check_open()
         database = self._environment.open_db(txn=self._transaction)
         count = int(self._transaction.stat(database)["entries"])
-        common.check_count(self.identifier, count, expected_count, self._filter.left_out)
+        generation_rules.check_count(self.identifier, count, expected_count, self._filter.left_out)
         try:
             # Last, as it sorts last: pages fill up where keys come in order.
             self._transaction.put(values.HEADER, self._record.header)

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import values
 from tfrec_limaml.store.base import EventTimes, Upserted
-from tfrec_limaml.store.common import Record
 from tfrec_limaml.store.erasure import Tombstones
+from tfrec_limaml.store.generation_record import Record
 
 _TIME = struct.Struct("<q")
 _CHECKSUM = struct.Struct("<I")

@@ -8,9 +8,9 @@ from typing import Any
 import redis
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import common
 from tfrec_limaml.store.base import Generation
 from tfrec_limaml.store.erasure import Tombstones
+from tfrec_limaml.store.generation_record import Record, pointed_to
 
 # Readers may be in the middle of a look-up that began before an overlay was dropped.
 _OVERLAY_REMAINS_MS = 60_000
@@ -36,11 +36,11 @@ class RedisCatalog:
         """The hash that holds one generation."""
         return self.key(model_version, f"data:{identifier}")
 
-    def overlay_key(self, record: common.Record) -> str:
+    def overlay_key(self, record: Record) -> str:
         """The hash that holds a generation's overlay."""
         return self.key(record.model_version, f"overlay:{record.identifier}:{record.overlay}")
 
-    def log_key(self, record: common.Record) -> str:
+    def log_key(self, record: Record) -> str:
         """The list of an overlay's keys, in the order they came; its first item is the generation's
         header.
         """
@@ -77,17 +77,17 @@ class RedisCatalog:
         names = sorted({each.decode() for each in matching})
         return [(name.removeprefix(stem).partition(":")[0], name) for name in names]
 
-    def current(self, model_version: int) -> common.Record | None:
+    def current(self, model_version: int) -> Record | None:
         """The record that readers see; raises `StoreError` where it is another version's."""
         content = self.client.get(self.key(model_version, "current"))
-        return common.pointed_to(content, model_version)
+        return pointed_to(content, model_version)
 
     def current_name(self, model_version: int) -> str | None:
         """The identifier of the current generation."""
         record = self.current(model_version)
         return None if record is None else record.identifier
 
-    def listed(self, records: Sequence[common.Record], current: str | None) -> list[Generation]:
+    def listed(self, records: Sequence[Record], current: str | None) -> list[Generation]:
         """The public view of records, those whose data are gone as lost."""
         pipeline = self.client.pipeline(transaction=False)
         for record in records:
@@ -97,11 +97,10 @@ class RedisCatalog:
             for record, there in zip(records, pipeline.execute(), strict=True)
         ]
 
-    def records(self, model_version: int) -> list[common.Record]:
+    def records(self, model_version: int) -> list[Record]:
         """Published generations, oldest first."""
         records = [
-            common.Record.from_bytes(c)
-            for c in self.client.hvals(self.key(model_version, "generations"))
+            Record.from_bytes(c) for c in self.client.hvals(self.key(model_version, "generations"))
         ]
         return sorted(records, key=lambda record: record.identifier)
 
@@ -123,10 +122,10 @@ class RedisCatalog:
         self,
         model_version: int,
         current: str | None,
-        changed: Iterable[common.Record],
+        changed: Iterable[Record],
         *,
-        pointer: tuple[common.Record, int | None] | None = None,
-        removed: Iterable[common.Record] = (),
+        pointer: tuple[Record, int | None] | None = None,
+        removed: Iterable[Record] = (),
     ) -> None:
         """Writes, points to and removes records in one transaction, if `current` still is.
 
@@ -158,7 +157,7 @@ class RedisCatalog:
 
 
 def drop_overlay(
-    catalog: RedisCatalog, pipeline: Any, before: common.Record | None, now: common.Record | None
+    catalog: RedisCatalog, pipeline: Any, before: Record | None, now: Record | None
 ) -> None:
     """Lets the overlay of a record expire, unless the record that replaces it names it too."""
     if before is not None and before.overlay and (now is None or now.overlay != before.overlay):

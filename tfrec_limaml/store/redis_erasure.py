@@ -12,9 +12,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfrec_limaml.store import common, values
+from tfrec_limaml.store import values
 from tfrec_limaml.store.base import Place
 from tfrec_limaml.store.erasure import is_meant, key_digest, nested_prefix, to_erase
+from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import escape
 from tfrec_limaml.store.redis_overlay import watched, with_token, write
 
@@ -136,7 +137,7 @@ def _set_erasing(store: RedisStore, version: int, erasing: bool) -> None:
     watched(client, work)
 
 
-def _recounted(store: RedisStore, record: common.Record, erasing: bool) -> common.Record:
+def _recounted(store: RedisStore, record: Record, erasing: bool) -> Record:
     data = store.catalog.data_key(record.model_version, record.identifier)
     held = int(store.client.hlen(data))
     if record.format >= 2:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tfrec_limaml.store import common, overlay, values
+from tfrec_limaml.store import overlay, values
 from tfrec_limaml.store.base import Found
 from tfrec_limaml.store.erasure import Tombstones, digests_of
+from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import RedisCatalog
 from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
 
@@ -26,7 +27,7 @@ class LookUp:
     def __init__(
         self,
         catalog: RedisCatalog,
-        record: common.Record,
+        record: Record,
         fields: Sequence[bytes],
         reader: RedisOverlayReader | None,
         pipeline: Any,

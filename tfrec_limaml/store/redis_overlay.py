@@ -18,9 +18,10 @@ import numpy.typing as npt
 import redis
 
 from tfrec_limaml.errors import ErasedMeanwhileError, StoreError
-from tfrec_limaml.store import common, overlay
+from tfrec_limaml.store import generation_rules, overlay
 from tfrec_limaml.store.base import EventTimes, Upserted
 from tfrec_limaml.store.erasure import Tombstones
+from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import RedisCatalog, drop_overlay
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def upsert(
 
     def work(pipeline: Any) -> Upserted:
         pipeline.watch(catalog.key(model_version, "current"), catalog.erased_key)
-        record = common.check_upsert(catalog.current(model_version), generation, model_version)
+        record = generation_rules.check_upsert(
+            catalog.current(model_version), generation, model_version
+        )
         tombstones = catalog.tombstones()
         entries, counts = overlay.entries_of(keys, vectors, event_times, record, tombstones)
         new = list(entries)
@@ -89,11 +92,11 @@ def upsert(
 
 def publish(
     store: RedisStore,
-    record: common.Record,
+    record: Record,
     event_times: EventTimes,
     tombstones: Tombstones,
-    finish: Callable[[Any, common.Record], None],
-) -> common.Record:
+    finish: Callable[[Any, Record], None],
+) -> Record:
     """Takes over what is newer than a generation's data and moves the pointer, together.
 
     Args:
@@ -108,7 +111,7 @@ def publish(
     """
     catalog = store.catalog
 
-    def work(pipeline: Any) -> common.Record:
+    def work(pipeline: Any) -> Record:
         place = catalog.key(record.model_version, "current")
         pipeline.watch(place, catalog.erased_key)
         check_tombstones(store, record, tombstones)
@@ -133,13 +136,13 @@ def publish(
     return watched(store.client, work)
 
 
-def check_tombstones(store: RedisStore, record: common.Record, tombstones: Tombstones) -> None:
+def check_tombstones(store: RedisStore, record: Record, tombstones: Tombstones) -> None:
     """Raises `ErasedMeanwhileError` where there are other tombstones now."""
     if store.client.scard(store.catalog.erased_key) != len(tombstones):
-        raise ErasedMeanwhileError(common.ERASED_MEANWHILE.format(record.identifier))
+        raise ErasedMeanwhileError(generation_rules.ERASED_MEANWHILE.format(record.identifier))
 
 
-def with_token(record: common.Record) -> common.Record:
+def with_token(record: Record) -> Record:
     """`record` with the name of an overlay that was not there before."""
     return dataclasses.replace(record, overlay=secrets.token_hex(6))
 
@@ -154,7 +157,7 @@ def _held(client: Any, key: str, fields: list[bytes]) -> list[bytes | None]:
 def write(
     pipeline: Any,
     catalog: RedisCatalog,
-    record: common.Record,
+    record: Record,
     entries: overlay.Entries,
     log: list[bytes],
     left_ms: int,

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from tfrec_limaml.store import common
+from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.overlay import Entries
 from tfrec_limaml.store.redis_catalog import RedisCatalog
 
@@ -24,7 +24,7 @@ class RedisOverlayReader:
         record: The generation's, which names the overlay.
     """
 
-    def __init__(self, catalog: RedisCatalog, record: common.Record) -> None:
+    def __init__(self, catalog: RedisCatalog, record: Record) -> None:
         self._hash, self._log = catalog.overlay_key(record), catalog.log_key(record)
         self._client, self._header = catalog.client, record.header
         self._keys: set[bytes] = set()

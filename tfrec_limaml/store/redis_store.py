@@ -31,8 +31,9 @@ from typing import Any
 import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import common, redis_erasure, redis_overlay, values
+from tfrec_limaml.store import generation_rules, redis_erasure, redis_overlay, values
 from tfrec_limaml.store.base import Found, Generation, Place, Upserted
+from tfrec_limaml.store.generation_record import Record, check_dtype
 from tfrec_limaml.store.redis_catalog import RedisCatalog
 from tfrec_limaml.store.redis_connection import CLUSTER, ERRORS, TLS_OPTIONS, connect, secret_of
 from tfrec_limaml.store.redis_look_up import LookUp
@@ -95,7 +96,7 @@ class RedisStore:
         # A cluster changes keys together only where their hash tags agree.
         cluster = url.partition(":")[0] in CLUSTER and "{" not in prefix
         self.prefix = f"{{{prefix}}}" if cluster else prefix
-        self.dtype = common.check_dtype(dtype)
+        self.dtype = check_dtype(dtype)
         self.ttl_ms = math.ceil(ttl * 1000)
         self.lease_ms = math.ceil(lease * 1000)
         self._url = url
@@ -106,7 +107,7 @@ class RedisStore:
         sentinel = {name: value for name, value in account.items() if value is not None}
         self.client = connect(url, timeout, tls, db, sentinel)
         self.catalog = RedisCatalog(self.client, self.prefix)
-        self._last: dict[int, common.Record] = {}
+        self._last: dict[int, Record] = {}
         self._overlays: dict[int, tuple[str, RedisOverlayReader]] = {}
 
     @classmethod
@@ -138,7 +139,7 @@ class RedisStore:
                 pointer, *answers = pipeline.execute()
                 if pointer is None:
                     return values.nothing_found(len(keys))
-                record = common.Record.from_bytes(pointer).check_version(model_version)
+                record = Record.from_bytes(pointer).check_version(model_version)
                 if record != guess:
                     self._last[model_version] = record
                 elif read is None:
@@ -154,7 +155,7 @@ class RedisStore:
             "during one read; try again"
         )
 
-    def _overlay_of(self, record: common.Record) -> RedisOverlayReader | None:
+    def _overlay_of(self, record: Record) -> RedisOverlayReader | None:
         """What is known of a generation's overlay; None where it has none."""
         if not record.overlay:
             return None
@@ -192,11 +193,11 @@ class RedisStore:
         """See `EmbeddingStore.new_generation`; refused while a living writer holds the same
         identifier.
         """
-        common.check_new(model_version, embedding_dim)
+        generation_rules.check_new(model_version, embedding_dim)
         with self.errors():
             self.catalog.remove_dead(model_version)
             published = [r.identifier for r in self.catalog.records(model_version)]
-            record = common.new_record(
+            record = generation_rules.new_record(
                 model_version, embedding_dim, self.dtype, identifier, published
             )
             return RedisWriter(self, record)
@@ -234,14 +235,14 @@ class RedisStore:
                 self.catalog.records(model_version),
                 self.catalog.current_name(model_version),
             )
-            target = common.rollback_target(records, current, identifier, model_version)
+            target = generation_rules.rollback_target(records, current, identifier, model_version)
             left_ms = self.client.pttl(self.data_key(model_version, target.identifier))
             if left_ms == -2:  # no such key
                 raise StoreError(
                     f"generation {target.identifier!r} of model version {model_version} has "
                     "expired (ttl) or was deleted; run the embedding job"
                 )
-            target, changed = common.after_rollback(records, current, target, time.time())
+            target, changed = generation_rules.after_rollback(records, current, target, time.time())
             pointer = (target, left_ms if left_ms > 0 else None)
             self.catalog.change(model_version, current, changed, pointer=pointer)
             return target.generation(current=True)
@@ -253,7 +254,7 @@ class RedisStore:
                 self.catalog.records(model_version),
                 self.catalog.current_name(model_version),
             )
-            record = common.to_condemn(records, current, identifier, model_version)
+            record = generation_rules.to_condemn(records, current, identifier, model_version)
             record = dataclasses.replace(record, condemned=time.time(), overlay="")
             self.catalog.change(model_version, current, [record])
             return record.generation(current=False)
@@ -263,7 +264,7 @@ class RedisStore:
         with self.errors():
             self.catalog.remove_dead(model_version)
             current = self.catalog.current_name(model_version)
-            doomed = common.prunable(
+            doomed = generation_rules.prunable(
                 self.catalog.records(model_version), current, keep, time.time() - grace_seconds
             )
             self.catalog.change(model_version, current, (), removed=doomed)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import common, redis_overlay, values
+from tfrec_limaml.store import generation_rules, redis_overlay, values
 from tfrec_limaml.store.base import EventTimes, Generation, Matrix
 from tfrec_limaml.store.erasure import ErasedFilter
+from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_connection import ERRORS
 from tfrec_limaml.store.single_use import SingleUse
 
@@ -27,7 +28,7 @@ _COMMANDS_PER_ROUND_TRIP = 32
 class RedisWriter(SingleUse):
     """Writes one generation into its own hash; see `GenerationWriter`."""
 
-    def __init__(self, store: RedisStore, record: common.Record) -> None:
+    def __init__(self, store: RedisStore, record: Record) -> None:
         self.identifier = record.identifier
         self._store = store
         self._record = record
@@ -77,7 +78,9 @@ class RedisWriter(SingleUse):
             # First: an erasure removes keys from unpublished data too, which changes their number.
             redis_overlay.check_tombstones(store, self._record, self._filter.tombstones)
             count = int(store.client.hlen(self._data)) - 1  # without the header
-            common.check_count(self.identifier, count, expected_count, self._filter.left_out)
+            generation_rules.check_count(
+                self.identifier, count, expected_count, self._filter.left_out
+            )
             record = dataclasses.replace(self._record, count=count, published=time.time())
             record = redis_overlay.publish(
                 store,
@@ -89,7 +92,7 @@ class RedisWriter(SingleUse):
         self._open = False
         return record.generation(current=True)
 
-    def _finish(self, pipeline: Any, record: common.Record) -> None:
+    def _finish(self, pipeline: Any, record: Record) -> None:
         """Adds the commands that publish the record to a transaction."""
         store, version = self._store, record.model_version
         pipeline.sadd(f"{store.prefix}:versions", version)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.base import Found, Matrix
-from tfrec_limaml.store.common import Record
+from tfrec_limaml.store.generation_record import Record
 
 #: LMDB's own limit on a key; Redis follows it so that a store can be moved from one backend to the
 #: other.

@@ -7,27 +7,19 @@ batched together, so that padding is not the work.
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.features import Features
 from tfrec_limaml.schema.schema import Schema
-from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.batch_reader import BATCHES_PER_CHUNK, BatchReader
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.parsing import (
-    Tasks,
-    encode_rows,
-    most_recent,
-    padding_index,
     parse_tasks,
-    row_ages,
-    sample_weights,
 )
 from tfrec_limaml.tasks.record_files import (
     EVERYTHING,
@@ -38,12 +30,6 @@ from tfrec_limaml.tasks.record_files import (
     record_files,
 )
 from tfrec_limaml.tasks.sides import Cuts, Side
-
-#: Batches taken from one sorted chunk of tasks: more means less padding and coarser shuffling.
-BATCHES_PER_CHUNK = 8
-#: Chunks that are parsed side by side, and batches that are padded.
-CHUNKS_AT_ONCE = 2
-BATCHES_AT_ONCE = 2
 
 
 def task_dataset(
@@ -108,7 +94,7 @@ def task_dataset(
         raise LimamlError(f"batch_size must be at least 1, received {batch_size}")
     if seed is None and (shuffle or low < high):
         seed = random.getrandbits(31)
-    reader = _Reader(
+    reader = BatchReader(
         encoder,
         batch_size,
         (low, high),
@@ -121,8 +107,7 @@ def task_dataset(
         side,
         cuts,
     )
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    groups = [record_files(patterns)] if epoch is None else [record_files(p) for p in patterns]
+    groups = _file_groups(pattern, one_per_epoch=epoch is not None)
     _check_first_record(read_records(groups[0]), groups[0][0], encoder.schema, side)
 
     def build() -> tf.data.Dataset:
@@ -145,8 +130,14 @@ def _support_range(fraction: float | tuple[float, float]) -> tuple[float, float]
     return low, high
 
 
+def _file_groups(pattern: str | Sequence[str], one_per_epoch: bool) -> list[list[str]]:
+    """The files of each pattern where each is for an epoch of its own; otherwise all together."""
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    return [record_files(p) for p in patterns] if one_per_epoch else [record_files(patterns)]
+
+
 def _by_epoch(
-    reader: _Reader,
+    reader: BatchReader,
     groups: Sequence[Sequence[str]],
     epoch: tf.Variable,
     share: Share,
@@ -185,185 +176,6 @@ def empty_batch(spec: Any) -> Any:
     return tf.nest.map_structure(
         lambda s: tf.zeros([1 if size is None else size for size in s.shape], s.dtype), spec
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Serialized records to batches; see `task_dataset` for the fields."""
-
-    encoder: FeatureEncoder
-    batch_size: int
-    support_range: tuple[float, float]
-    max_samples: int | None
-    shuffle: bool
-    seed: int
-    with_keys: bool
-    by_rows: bool
-    in_order: bool
-    side: Side | None = None
-    cuts: Cuts | None = None
-
-    @property
-    def _of_support(self) -> tuple[str, ...]:
-        if self.with_keys:
-            return (record_format.LABEL, record_format.TIMESTAMP)
-        return (record_format.LABEL,)
-
-    @property
-    def _of_query(self) -> tuple[str, ...]:
-        carried = self.encoder.schema.carry if self.with_keys else ()
-        return (*self._of_support, *carried)
-
-    def batches(self, records: tf.data.Dataset, number: tf.Tensor) -> tf.data.Dataset:
-        """One pass over the records. Order and splits depend on the seed and the number of the
-        pass, int64, alone.
-        """
-        size = self.batch_size * BATCHES_PER_CHUNK
-        seeds = tf.random.stateless_uniform(
-            [2], tf.stack([tf.constant(self.seed, tf.int64), number]), 0, 2**62, tf.int64
-        )
-        if self.shuffle:
-            # Of the graph of one pass, not of the program: its seed would be mixed in.
-            tf.random.set_seed(self.seed + 1)  # with 0 TensorFlow would compare tensors
-            records = records.shuffle(4 * size, seeds[0], reshuffle_each_iteration=False)
-        # One chunk ahead of each stage, so that reading, parsing and padding go on side by side.
-        chunks = (
-            records.batch(size)
-            .prefetch(1)
-            .map(lambda chunk: self._chunk(chunk, number), num_parallel_calls=CHUNKS_AT_ONCE)
-            .prefetch(1)
-        )
-        dataset = chunks.flat_map(_once_per_batch).map(
-            self._batch, num_parallel_calls=BATCHES_AT_ONCE
-        )
-        if self.shuffle:
-            dataset = dataset.shuffle(
-                2 * BATCHES_PER_CHUNK, seeds[1], reshuffle_each_iteration=False
-            )
-        return dataset
-
-    def _chunk(self, records: tf.Tensor, number: tf.Tensor) -> _Chunk:
-        beside = () if self.side is None else (self.side.other,)
-        tasks = parse_tasks(records, self.encoder.schema, beside)
-        if self.side is not None and self.cuts is not None:
-            tasks = self.side.split(tasks, self.cuts)
-        if self.max_samples is not None:
-            tasks = most_recent(tasks, self.max_samples)
-        features = encode_rows(tasks, self.encoder)
-        if self.side is not None:
-            features = {**features, **self.side.features(tasks)}
-        support = support_length(
-            tasks.counts, tasks.query_start, self._support_share(tasks.task_key, number)
-        )
-        if self.in_order:
-            order = tf.range(tf.size(tasks.counts))
-        else:  # in predictions, the support part is the longer and dearer one
-            order = tf.argsort(support if self.with_keys else tasks.counts, stable=True)
-        wanted = (record_format.WEIGHT, record_format.TIMESTAMP, *self._of_query)
-        columns = {name: tasks.columns[name] for name in dict.fromkeys(wanted)}
-        starts = _batch_starts(tf.gather(tasks.counts, order), self.batch_size, self.by_rows)
-        return _Chunk(tasks._replace(columns=columns), features, support, order, starts)
-
-    def _support_share(self, keys: tf.Tensor, number: tf.Tensor) -> tf.Tensor | float:
-        """Each task's share of support samples: drawn from its key, the seed and the number of the
-        pass, so that neither order nor number of workers changes it.
-        """
-        low, high = self.support_range
-        if low == high:
-            return low
-        salt = tf.strings.join([str(self.seed), tf.strings.as_string(number)], "\n")
-        drawn = tf.strings.to_hash_bucket_fast(tf.strings.join([salt, keys], "\n"), 2**24)
-        return low + (high - low) * tf.cast(drawn, tf.float32) / 2**24
-
-    def _batch(self, chunk: _Chunk, number: tf.Tensor) -> dict[str, Any]:
-        chosen = chunk.order[chunk.starts[number] : chunk.starts[number + 1]]
-        batch = _batch(chunk, chosen, self._of_support, self._of_query)
-        return batch if self.with_keys else {name: batch[name] for name in ("support", "query")}
-
-
-def support_length(
-    counts: tf.Tensor, query_start: tf.Tensor, share: tf.Tensor | float
-) -> tf.Tensor:
-    """Length of each task's support part, int64 ``[T]``: as the record says, or the first `share`
-    of its samples.
-
-    At least one sample is left to the query; a single sample is all query.
-    """
-    drawn = tf.cast(tf.math.ceil(tf.cast(counts, tf.float32) * share - 1e-4), tf.int64)
-    return tf.where(
-        query_start >= 0, query_start, tf.clip_by_value(drawn, 0, tf.maximum(counts - 1, 0))
-    )
-
-
-class _Chunk(NamedTuple):
-    """A chunk of tasks with their encoded rows, the lengths of their support parts, the order in
-    which they go into batches, and where in this order each batch starts (and the last one ends).
-    """
-
-    tasks: Tasks
-    features: Features
-    support: tf.Tensor
-    order: tf.Tensor
-    starts: tf.Tensor
-
-
-def _batch_starts(counts: tf.Tensor, batch_size: int, by_rows: bool) -> tf.Tensor:
-    """Where batches start among tasks of these many samples, and where the last one ends.
-
-    There are as many batches as `batch_size` asks for, also by rows: each then ends with the task
-    in which its share of the samples ends, and holds at least one task.
-    """
-    tasks = tf.size(counts)
-    starts = tf.range(0, tasks, batch_size)
-    if by_rows:
-        batches = tf.size(starts)
-        number = tf.range(1, batches)
-        ends = tf.cumsum(counts)
-        wanted = tf.cast(number, tf.float64) * tf.cast(
-            ends[-1] / tf.cast(batches, ends.dtype), tf.float64
-        )
-        found = tf.searchsorted(tf.cast(ends, tf.float64), wanted) + 1
-        # The largest of found[j] + (i - j) over j <= i: increasing, so that no batch is empty.
-        steps = tf.where(number[:, None] >= number, found - number, tf.int32.min)
-        found = tf.minimum(number + tf.reduce_max(steps, -1), tasks - batches + number)
-        starts = tf.concat([[0], found], 0)
-    return tf.concat([starts, [tasks]], 0)
-
-
-def _once_per_batch(chunk: _Chunk) -> tf.data.Dataset:
-    """The same chunk once per batch, with the batch's number. Nothing is copied."""
-    batches = tf.size(chunk.starts, tf.int64) - 1
-    return tf.data.Dataset.zip(
-        tf.data.Dataset.from_tensors(chunk).repeat(batches), tf.data.Dataset.range(batches)
-    )
-
-
-def _batch(
-    chunk: _Chunk, chosen: tf.Tensor, of_support: Sequence[str], of_query: Sequence[str]
-) -> dict[str, Any]:
-    """The chunk's tasks at `chosen` ``[T]``, with these columns of their support and query rows."""
-    tasks = chunk.tasks
-    first, counts, support = (
-        tf.gather(v, chosen) for v in (tasks.splits[:-1], tasks.counts, chunk.support)
-    )
-
-    def samples(begin: tf.Tensor, length: tf.Tensor, wanted: Sequence[str]) -> dict[str, Any]:
-        index = padding_index(begin, length, first)
-        padded = {name: tf.gather(value, index) for name, value in chunk.features.items()}
-        weight = sample_weights(tasks.columns[record_format.WEIGHT], index, length)
-        return {
-            "features": padded,
-            "weight": weight,
-            **{name: tf.gather(tasks.columns[name], index) for name in wanted},
-        }
-
-    index = padding_index(first, support, first)
-    age = row_ages(tasks.columns[record_format.TIMESTAMP], index, support)
-    return {
-        "support": {**samples(first, support, of_support), "age": age},
-        "query": samples(first + support, counts - support, of_query),
-        "task_key": tf.gather(tasks.task_key, chosen),
-    }
 
 
 def _tasks_of(side: Side | None) -> str:

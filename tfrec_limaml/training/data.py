@@ -87,12 +87,8 @@ class TrainingData:
         training = _training_patterns(tasks, options, task, encoder)
         validation = split_pattern(tasks, task, "validation", encoder.schema)
         patterns = [*training, validation]
-        files = [len(record_files(pattern)) for pattern in patterns]
-        identity = {**identity, "number of files": files}
-        said = workers.refuse_strangers(
-            identity, counts=[count_tasks(pattern, workers.share) for pattern in patterns]
-        )
-        counts = [[worker["counts"][i] for worker in said] for i in range(len(patterns))]
+        identity = {**identity, "number of files": [len(record_files(p)) for p in patterns]}
+        counts = _counts_of_workers(patterns, workers, identity)
         total, rows = (sum(count[k] for count in counts[0]) for k in (0, 1))
         size = _batch_size(options, total, rows)
         one, four = workers.per_replica(size), workers.per_replica(4 * size)
@@ -170,6 +166,17 @@ class TrainingData:
             {**identity, "numbers of tasks": [total for total, _ in counts]},
             joint,
         )
+
+
+def _counts_of_workers(
+    patterns: Sequence[str], workers: Workers, identity: Mapping[str, Any]
+) -> list[list[Any]]:
+    """For each pattern every worker's numbers of tasks and rows, after all have agreed on
+    `identity`.
+    """
+    counts = [count_tasks(pattern, workers.share) for pattern in patterns]
+    answers = workers.refuse_strangers(identity, counts=counts)
+    return [[answer["counts"][i] for answer in answers] for i in range(len(patterns))]
 
 
 def _batch_size(options: TrainOptions, tasks: int, rows: int) -> int:

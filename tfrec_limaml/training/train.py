@@ -171,22 +171,28 @@ def _fit(
         callbacks=callbacks,
         verbose=0,
     )
+    seconds = round(time.perf_counter() - started, 2)
     curves = {name: [float(v) for v in values] for name, values in history.history.items()}
-    return (
-        model,
-        data,
-        {
-            "algorithm": options.algorithm,
-            "epochs": len(curves["loss"]),
-            "best_val_auc": max(curves["val_auc"]),
-            "best_val_score": max(curves[ValidationScore.NAME]),
-            "seconds": round(time.perf_counter() - started, 2),
-            "batch_size": data.batch_size,
-            "workers": workers.share.workers,
-            "options": dataclasses.asdict(options),
-            "history": curves,
-        },
-    )
+    result = {
+        **_curve_summary(options, curves, seconds),
+        "batch_size": data.batch_size,
+        "workers": workers.share.workers,
+        "options": dataclasses.asdict(options),
+        "history": curves,
+    }
+    return model, data, result
+
+
+def _curve_summary(
+    options: TrainOptions, curves: dict[str, list[float]], seconds: float
+) -> dict[str, Any]:
+    return {
+        "algorithm": options.algorithm,
+        "epochs": len(curves["loss"]),
+        "best_val_auc": max(curves["val_auc"]),
+        "best_val_score": max(curves[ValidationScore.NAME]),
+        "seconds": seconds,
+    }
 
 
 def _finish(

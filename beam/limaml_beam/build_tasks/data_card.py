@@ -167,7 +167,6 @@ def make_card(
             if name.startswith(prefix)
         }
 
-    prior = summary.prior(settings)
     splits = summary.describe()
     input_quality = quality.describe(counts, summary, settings)
     return {
@@ -185,17 +184,22 @@ def make_card(
         ],
         "splits": splits,
         "tasks": sizes,
-        "history": {
-            stem(h): {
-                "path": f"{DIRECTORY}/{stem(h)}.parquet",
-                "keys": list(h.keys),
-                "as_of": summary.history_end(settings),
-                "without_rows": {
-                    name: {"rate": prior, "count": 0.0, "recency": -1.0}[value]
-                    for value, name in h.names().items()
-                },
-            }
-            for h in schema.history
-        },
+        "history": _history_files(schema, settings, summary),
         "settings": {**dataclasses.asdict(settings), "erased": len(settings.erased)},
+    }
+
+
+def _history_files(
+    schema: Schema, settings: TaskSettings, summary: SplitSummary
+) -> dict[str, dict[str, Any]]:
+    """The online copies of history features: where they are, and the values of keys without one."""
+    empty = {"rate": summary.prior(settings), "count": 0.0, "recency": -1.0}
+    return {
+        stem(h): {
+            "path": f"{DIRECTORY}/{stem(h)}.parquet",
+            "keys": list(h.keys),
+            "as_of": summary.history_end(settings),
+            "without_rows": {name: empty[value] for value, name in h.names().items()},
+        }
+        for h in schema.history
     }

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from limaml_beam.build_tasks.inputs import Inputs
+from limaml_beam.build_tasks.job import build_tasks
 from limaml_beam.build_tasks.options import PrepareOptions
-from limaml_beam.build_tasks.pipeline import build_tasks
 from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST, TaskSettings, cut_dates
 from limaml_beam.io import files, outcome
 from limaml_beam.io.pipeline_options import use_options

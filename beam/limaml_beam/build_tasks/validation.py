@@ -25,6 +25,8 @@ from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.datasets.rows import BadRow
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.schema import arrow_keys, column_values
+from tfrec_limaml.schema.column_numbers import as_floats
+from tfrec_limaml.schema.column_times import as_milliseconds, implausible
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store.erasure import Tombstones
 
@@ -154,20 +156,20 @@ def validate(
         if mask.any():  # comparing objects is slow
             reasons[mask & (reasons == "")] = reason
 
-    times, bad = column_values.as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
+    times, bad = as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
     reject(bad, "invalid_timestamp")
-    counts[IMPLAUSIBLE] = int((bad | column_values.implausible(times)).sum())
+    counts[IMPLAUSIBLE] = int((bad | implausible(times)).sum())
     labels, bad = column_values.as_label(raw[schema.label.name], schema.label)
     reject(bad, (ERROR if schema.label.on_invalid == "error" else "") + "invalid_label")
     columns[TIME], columns[LABEL] = pa.array(times), pa.array(labels, pa.float32())
     if schema.weight is not None:
         with np.errstate(over="ignore"):
-            weights = column_values.as_floats(raw[schema.weight]).astype(np.float32)
+            weights = as_floats(raw[schema.weight]).astype(np.float32)
         reject(~((weights >= 0) & np.isfinite(weights)), "invalid_weight")
         columns[WEIGHT] = pa.array(weights, pa.float32())
         counts[WITHOUT_WEIGHT] = int((weights == 0).sum())
     for name in schema.carry:
-        columns[name] = pa.array(column_values.as_floats(raw[name]), pa.float32())
+        columns[name] = pa.array(as_floats(raw[name]), pa.float32())
     rows_in = {
         name: table.find(arrow_keys.as_keys(raw[schema.tables[name]]))
         for name, table in tables.items()

@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs one refresh."""
     from limaml_beam.io.files import is_local
     from limaml_beam.io.pipeline_options import use_options
-    from limaml_beam.refresh.job import session
+    from limaml_beam.refresh.session import session
 
     if not is_local(str(arguments.work)):
         raise LimamlError(
@@ -124,7 +124,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     from limaml_beam.generate_embeddings.artefacts import newest_adapter
-    from limaml_beam.refresh.job import Refresh, refresh
+    from limaml_beam.refresh.job import refresh
+    from limaml_beam.refresh.options import Refresh
     from tfrec_limaml.store import open_store
 
     prepare_options, embed_options = options_from(arguments)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from isal import isal_zlib
 
 from limaml_beam.build_tasks import kept_rows as kept_rows_module
+from limaml_beam.erasure.erased_keys import Erased
 from limaml_beam.erasure.record_rows import names_others, without_rows
 from limaml_beam.erasure.task_key import task_key_of
 from limaml_beam.io import files
@@ -30,117 +30,12 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, beside_column
 from limaml_beam.update.job import exclusive
 from limaml_beam.update.state import UpdateState
-from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema import arrow_keys
-from tfrec_limaml.schema.schema import Schema
-from tfrec_limaml.schema.task_keys import decode_task_key, joint_key_prefix, task_key
-from tfrec_limaml.store.erasure import is_meant
-from tfrec_limaml.tasks.folder import DATA_CARD_FILE, SCHEMA_FILE
+from tfrec_limaml.schema.task_keys import joint_key_prefix
 
 TASK_KEY, RECORD = "task_key", "record"
 _COMPRESSION = 1  # as `limaml prepare` writes
 Kind: TypeAlias = "Callable[[str, Erased, bool], int]"
-
-
-class Erased:
-    """The keys to erase, and how rows of any form are recognised.
-
-    Args:
-        keys: Task keys.
-    """
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._keys = frozenset(key.encode() for key in keys)
-        #: What a record holds that holds one of the keys, of whichever definition.
-        self._parts = [
-            key.split("|", 2)[2].encode() if key.startswith("%|") else key.encode() for key in keys
-        ]
-        words = {part for key in keys for part in _parts(key)[:1]}
-        alternatives = "|".join(map(re.escape, sorted(words))) or r"(?!)"
-        self._words = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
-        #: Key columns of task definitions, with what their keys begin with in a store.
-        self._definitions: dict[tuple[str, ...], str] = {}
-        self._prefixes: dict[str, str] = {}
-
-    def beside(self, schema: Schema, definitions: Sequence[str]) -> Erased:
-        """The same keys for files of a folder with a schema.
-
-        Args:
-            schema: The schema, whose task definitions make keys of columns.
-            definitions: Those that the folder holds records of, the first one first; a plain key
-                is not one of a definition beside it (see `Schema.key_prefixes`).
-        """
-        made = Erased(())
-        made._keys, made._words, made._parts = self._keys, self._words, self._parts
-        first = definitions or (schema.default_task,)
-        made._prefixes = schema.key_prefixes(tuple(dict.fromkeys([*first, *schema.tasks])))
-        made._definitions = {schema.task_columns(n): p for n, p in made._prefixes.items()}
-        return made
-
-    @property
-    def has_definitions(self) -> bool:
-        """Whether a schema says which columns make task keys."""
-        return bool(self._definitions)
-
-    def key(self, key: bytes) -> bool:
-        """Whether a task key is meant, as it stands in a store."""
-        return is_meant(key, self._keys)
-
-    def key_of(self, definition: str, key: bytes) -> bool:
-        """Whether a definition's task key is meant, as it stands in records.
-
-        Raises:
-            LimamlError: No schema says which definition comes first.
-        """
-        if definition not in self._prefixes:
-            raise LimamlError(
-                f"no schema.yaml with the task definition {definition!r} is beside its records: "
-                "it cannot be told whose keys are meant; put it back, or delete the records"
-            )
-        return self.key(self._prefixes[definition].encode() + key)
-
-    def names(self, record: bytes) -> bool:
-        """Whether a record may hold one of the keys, its own or that of another task."""
-        return any(part in record for part in self._parts)
-
-    def refused_record(self, record: bytes) -> bool:
-        """Whether a record among dead letters is meant; one whose key cannot be read is, where it
-        holds the first part of a key as a word.
-        """
-        key = task_key_of(record)
-        if key is None or names_others(record):
-            return self.text(record.decode(errors="replace"))
-        return self.key(key)
-
-    def text(self, text: str) -> bool:
-        """Whether a text holds the first part of a key as a word."""
-        return self._words.search(text) is not None
-
-    def row(self, row: Any) -> bool:
-        """Whether a row of a dead letter is meant: by the keys that its columns make, or, where
-        they make none, by its text.
-        """
-        if not isinstance(row, dict):
-            return self.text(str(row))
-        made = [
-            (prefix, task_key([row[column] for column in columns]))
-            for columns, prefix in self._definitions.items()
-            if all(column in row for column in columns)
-        ]
-        if not made or any(key is None for _, key in made):
-            return self.text(json.dumps(row, ensure_ascii=False))
-        return any(self.key(f"{prefix}{key}".encode()) for prefix, key in made)
-
-    def columns(self, names: Sequence[str]) -> dict[tuple[str, ...], str]:
-        """Key columns of the task definitions that a table with these columns holds keys of, and
-        what these keys begin with in a store.
-        """
-        return {c: prefix for c, prefix in self._definitions.items() if set(c) <= set(names)}
-
-
-def _parts(key: str) -> tuple[str, ...]:
-    """The values that a key was made of; see `joint_key_prefix`."""
-    return decode_task_key(key)[2 if key.startswith("%|") else 0 :]
 
 
 def task_records(path: str, erased: Erased, write: bool) -> int | None:
@@ -328,35 +223,3 @@ def kind_of(path: str) -> Callable[[str, Erased, bool], int | None] | None:
     if path.endswith("updates/rows/data.mdb"):
         return update_state
     return json_lines if name.endswith(".jsonl") else parquet if name.endswith(".parquet") else None
-
-
-def schema_above(path: str, root: str) -> tuple[Schema, tuple[str, ...]] | None:
-    """The schema in the folder of a file, or in one above it up to `root`, and the task
-    definitions that the folder holds records of, where it says so.
-    """
-    folder = path.rsplit("/", 1)[0]
-    for candidate in _upwards(folder, root):
-        found = _schema_in(candidate)
-        if found is not None:
-            return found
-    return None
-
-
-@functools.lru_cache(maxsize=1024)
-def _schema_in(folder: str) -> tuple[Schema, tuple[str, ...]] | None:
-    path = files.join(folder, SCHEMA_FILE)
-    text = files.read_text(path)
-    if text is None:
-        return None
-    card = json.loads(files.read_text(files.join(folder, DATA_CARD_FILE)) or "{}")
-    definitions = tuple(card.get("settings", {}).get("definitions", ()))
-    return Schema.from_yaml(text, path), definitions
-
-
-def _upwards(folder: str, root: str) -> Iterator[str]:
-    root = root.rstrip("/")
-    while True:
-        yield folder
-        if folder == root or "/" not in folder or not folder.startswith(root):
-            return
-        folder = folder.rsplit("/", 1)[0]

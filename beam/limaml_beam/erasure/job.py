@@ -18,7 +18,9 @@ from typing import Any
 import yaml
 
 from limaml_beam.erasure import running
-from limaml_beam.erasure.files_of_kinds import Erased, kind_of, schema_above
+from limaml_beam.erasure.erased_keys import Erased
+from limaml_beam.erasure.files_of_kinds import kind_of
+from limaml_beam.erasure.schema_above import schema_above
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.io import files
 from limaml_beam.io.read_errors import READ_ERRORS

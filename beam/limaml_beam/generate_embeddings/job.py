@@ -41,7 +41,7 @@ from limaml_beam.io.pipeline_options import use_options
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import EmbeddingStore
-from tfrec_limaml.store.common import choose_identifier
+from tfrec_limaml.store.generation_rules import choose_identifier
 
 __all__ = [
     "EmbeddingJob",

@@ -105,18 +105,7 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
         )
         embeddings, counts = [rows.rows], [read[COUNTS], rows[COUNTS]]
         if previous:
-            carry = CarryOver(
-                manifest.task_definition, job.generation, self._oldest, job.with_variance
-            )
-            carried = (
-                paths.pipeline
-                | "PreviousFiles" >> beam.Create(previous)
-                | "OnePreviousEach" >> beam.Reshuffle()
-                | "CarryOver"
-                >> beam.ParDo(
-                    carry, beam.pvalue.AsIter(read[UNCHANGED]), beam.pvalue.AsIter(rows[KEYS])
-                ).with_outputs(COUNTS, main="rows")
-            )
+            carried = self._carried(paths.pipeline, previous, read[UNCHANGED], rows[KEYS])
             embeddings.append(carried.rows)
             counts.append(carried[COUNTS])
         return {
@@ -125,6 +114,28 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
             | "AllDeadLetters" >> beam.Flatten(),
             "counts": counts | "AllCounts" >> beam.Flatten(),
         }
+
+    def _carried(
+        self,
+        pipeline: beam.Pipeline,
+        previous: list[str],
+        unchanged: beam.PCollection,
+        adapted: beam.PCollection,
+    ) -> Any:
+        """Rows of the previous run's files for tasks that are unchanged, and their counts."""
+        job = self._job
+        carry = CarryOver(
+            self._manifest.task_definition, job.generation, self._oldest, job.with_variance
+        )
+        return (
+            pipeline
+            | "PreviousFiles" >> beam.Create(previous)
+            | "OnePreviousEach" >> beam.Reshuffle()
+            | "CarryOver"
+            >> beam.ParDo(
+                carry, beam.pvalue.AsIter(unchanged), beam.pvalue.AsIter(adapted)
+            ).with_outputs(COUNTS, main="rows")
+        )
 
 
 def write_results(

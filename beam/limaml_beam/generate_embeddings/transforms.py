@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
 
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.generate_embeddings.adapter import REFUSED, Outputs, read_log
+from limaml_beam.generate_embeddings.adapter import read_log
 from limaml_beam.generate_embeddings.counts import counted
 from limaml_beam.generate_embeddings.digests import DigestSet, as_array, digest
+from limaml_beam.generate_embeddings.packed_adapter import REFUSED, Outputs
 from tfrec_limaml import manifest as names
 from tfrec_limaml.manifest import VARIANCE, Manifest
 from tfrec_limaml.schema.task_keys import fits, key_text

@@ -1,8 +1,16 @@
-"""Limits of the daily job: one set of defaults for Python and the command line."""
+"""Settings of the daily job: one set of defaults for Python and the command line."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from limaml_beam.build_tasks.options import PrepareOptions
+from limaml_beam.generate_embeddings.options import EmbedOptions
+from limaml_beam.update.dead_letters import DEAD_LETTER_DAYS
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.store import EmbeddingStore
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,3 +45,39 @@ class Thresholds:
     max_age_increase_days: float = 0.9
     min_rows_per_day_ratio: float = 0.5
     max_rows_per_day_ratio: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refresh:
+    """Settings of one refresh.
+
+    Attributes:
+        work: Local folder for the state, one per model and store.
+        adapter: ``adapter/<version>`` to use, local or on any Beam filesystem.
+        store: Where to publish.
+        prepare: What task records are made of. `tasks`, `recent_only` and `history_prior` come from
+            the adapter's manifest.
+        embed: How the embedding job works.
+        limits: Thresholds of the checks.
+        full: Adapt every task again, changed or not: as always for models of two definitions.
+        keep_rows: Keep each task's rows beside its record, for `limaml update`.
+        dead_letter_days: Dead letters of updates that are older are removed.
+        flags: Beam options.
+    """
+
+    work: Path
+    adapter: str
+    store: EmbeddingStore
+    prepare: PrepareOptions
+    embed: EmbedOptions = dataclasses.field(default_factory=EmbedOptions)
+    limits: Thresholds = dataclasses.field(default_factory=Thresholds)
+    full: bool = False
+    keep_rows: bool = False
+    dead_letter_days: float = DEAD_LETTER_DAYS
+    flags: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.dead_letter_days >= 0:
+            raise LimamlError(
+                f"dead_letter_days must not be negative, received {self.dead_letter_days}"
+            )

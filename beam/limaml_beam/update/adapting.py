@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.generate_embeddings.adapter import PackedAdapter, load_model, packed
+from limaml_beam.generate_embeddings.adapter import load_model, packed
+from limaml_beam.generate_embeddings.packed_adapter import PackedAdapter
 from limaml_beam.generate_embeddings.record_batches import batches_by_width
 from limaml_beam.generate_embeddings.transforms import ToTables
 from limaml_beam.generate_embeddings.turns import turns_of

@@ -30,7 +30,7 @@ from limaml_beam.io.sources import Source, parts_of, read_rows
 from limaml_beam.rows.feature_tables import Tables, join, load_tables
 from limaml_beam.update.messages import Message, decode
 from limaml_beam.update.online_history import add_history
-from tfrec_limaml.schema import column_values
+from tfrec_limaml.schema.column_times import as_milliseconds
 from tfrec_limaml.schema.schema import Schema
 
 #: Reasons of dead letters beside those of `limaml prepare`.
@@ -149,7 +149,7 @@ def _validated(
     block, reasons, _ = validate(schema, settings, tables, raw)
     outside = reasons == OUTSIDE
     if outside.any():
-        times, _ = column_values.as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
+        times, _ = as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
         reasons[outside & (times >= settings.last)] = FUTURE
     names, counts = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):

@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of the model on the server (default: ranker)",
     )
     _add_scoring(parser)
+    _add_patience(parser)
     parser.add_argument("--tls-ca", metavar="PEM", help="authorities to trust; speaks TLS")
     parser.add_argument(
         "--tls-certificate", metavar="PEM", help="client certificate, for mutual TLS"
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_scoring(parser: argparse.ArgumentParser) -> None:
-    """Which version, which signature, how long, how often."""
+    """Which version, which signature, which candidates."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--version",
@@ -99,6 +100,17 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         "--top", type=int, metavar="N", help="write only the best N candidates of each line"
     )
     parser.add_argument(
+        "--on-version-mismatch",
+        choices=("unadapted", "raise"),
+        default="unadapted",
+        help="when no embeddings of the answering version exist: score without them, or stop "
+        "(default: unadapted)",
+    )
+
+
+def _add_patience(parser: argparse.ArgumentParser) -> None:
+    """How long, how often."""
+    parser.add_argument(
         "--timeout",
         type=float,
         default=1.0,
@@ -118,13 +130,6 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         default=2,
         metavar="N",
         help="further attempts while the server is unavailable (default: 2)",
-    )
-    parser.add_argument(
-        "--on-version-mismatch",
-        choices=("unadapted", "raise"),
-        default="unadapted",
-        help="when no embeddings of the answering version exist: score without them, or stop "
-        "(default: unadapted)",
     )
 
 

@@ -69,6 +69,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="time between looks for new versions (default: %(default)s)",
     )
+    _add_metrics(parser)
+    _add_tls(parser)
+
+
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-port",
         type=int,
@@ -78,7 +83,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-host", default="127.0.0.1", help="address for the metrics (default: %(default)s)"
     )
-    _add_tls(parser)
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:

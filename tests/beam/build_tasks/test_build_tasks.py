@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from limaml_beam.build_tasks.inputs import Inputs
-from limaml_beam.build_tasks.pipeline import build_tasks
+from limaml_beam.build_tasks.job import build_tasks
 from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
 from limaml_beam.io import staged_output
 from limaml_beam.io.pipeline_options import local_by_default

@@ -14,13 +14,9 @@ from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import Source, parts_of, read_rows, read_tables
 from limaml_beam.io.tfrecords import frame_record, read_records
 from tfrec_limaml.schema.arrow_keys import as_text
-from tfrec_limaml.schema.column_values import (
-    as_feature,
-    as_floats,
-    as_integers,
-    as_label,
-    as_milliseconds,
-)
+from tfrec_limaml.schema.column_numbers import as_floats, as_integers
+from tfrec_limaml.schema.column_times import as_milliseconds
+from tfrec_limaml.schema.column_values import as_feature, as_label
 from tfrec_limaml.schema.schema import Feature, Label, parse_time
 
 

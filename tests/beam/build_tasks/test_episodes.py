@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from limaml_beam.build_tasks.episodes import cuts_by_date, cuts_within_tasks
-from limaml_beam.build_tasks.pipeline import Inputs, build_tasks
+from limaml_beam.build_tasks.job import build_tasks
+from limaml_beam.build_tasks.pipeline import Inputs
 from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.io.pipeline_options import local_by_default

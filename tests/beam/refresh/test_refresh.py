@@ -256,7 +256,7 @@ def test_a_publication_that_fails_is_made_up_for_without_adapting_again(
         raise StoreError("the store did not answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr("limaml_beam.refresh.job.publish", unreachable)
+        patch.setattr("limaml_beam.refresh.outputs.publish", unreachable)
         assert main(["refresh", raw(1), *arguments]) == 2
     assert "the store did not answer" in capsys.readouterr().err
     failed = result()

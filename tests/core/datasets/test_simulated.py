@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from tfrec_limaml import datasets
-from tfrec_limaml.datasets import simulated_world
+from tfrec_limaml.datasets import simulated_interactions
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema, parse_time
 
@@ -16,18 +16,18 @@ def auc(label, score):
 
 @pytest.fixture(scope="module")
 def world():
-    return simulated_world.simulate(members=1500, seed=3, days=40)
+    return simulated_interactions.simulate(members=1500, seed=3, days=40)
 
 
 @pytest.fixture(scope="module")
 def test_start():
-    return int((simulated_world.START + pd.Timedelta(days=32)).timestamp() * 1000)
+    return int((simulated_interactions.START + pd.Timedelta(days=32)).timestamp() * 1000)
 
 
 def test_the_same_seed_gives_the_same_world_and_another_seed_another():
-    first, members = simulated_world.simulate(members=50, seed=1, days=12)
-    again, members_again = simulated_world.simulate(members=50, seed=1, days=12)
-    other, _ = simulated_world.simulate(members=50, seed=2, days=12)
+    first, members = simulated_interactions.simulate(members=50, seed=1, days=12)
+    again, members_again = simulated_interactions.simulate(members=50, seed=1, days=12)
+    other, _ = simulated_interactions.simulate(members=50, seed=2, days=12)
     pd.testing.assert_frame_equal(first, again)
     pd.testing.assert_frame_equal(members, members_again)
     assert not first.bayes_probability.equals(other.bayes_probability)
@@ -60,10 +60,10 @@ def test_some_members_are_first_seen_in_the_test_period(world, test_start):
 
 def test_some_members_fall_silent_and_half_of_them_come_back(world, test_start):
     frame, _ = world
-    gap = (frame.timestamp >= test_start - 20 * simulated_world.DAY_MS) & (
+    gap = (frame.timestamp >= test_start - 20 * simulated_interactions.DAY_MS) & (
         frame.timestamp < test_start
     )
-    before = set(frame.member_id[frame.timestamp < test_start - 20 * simulated_world.DAY_MS])
+    before = set(frame.member_id[frame.timestamp < test_start - 20 * simulated_interactions.DAY_MS])
     after = set(frame.member_id[frame.timestamp >= test_start])
     silent = before - set(frame.member_id[gap])
     assert 0.06 < len(silent) / 1500 < 0.14
@@ -121,7 +121,7 @@ def test_the_prepared_world_carries_the_probability_but_never_as_a_feature(tmp_p
     assert card["source"]["seed"] == 5
     assert (
         parse_time(schema.split.test_start) - parse_time(schema.split.validation_start)
-        == 2 * simulated_world.DAY_MS
+        == 2 * simulated_interactions.DAY_MS
     )
     assert pd.read_parquet(tmp_path / "raw" / "interactions.parquet").item_id.notna().all()
     assert len(pd.read_parquet(tmp_path / "raw" / "members.parquet")) == 60

@@ -13,7 +13,7 @@ import pytest
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import open_store
-from tfrec_limaml.store.common import Record
+from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.values import HEADER
 
 KEYS = ["a", "b", "c"]

@@ -9,57 +9,14 @@ import pytest
 import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from toys import toy_statistics
+from numbered_rows import ENCODER, SCHEMA, task_rows
 
-from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import Feature, Label, Schema
-from tfrec_limaml.tasks import input_pipeline
-from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.input_pipeline import support_length, task_dataset
+from tfrec_limaml.tasks import batch_reader
+from tfrec_limaml.tasks.input_pipeline import task_dataset
+from tfrec_limaml.tasks.padded_batches import support_length
 from tfrec_limaml.tasks.parsing import most_recent, parse_tasks
 from tfrec_limaml.tasks.record_files import Share, count_tasks
 from tfrec_limaml.tasks.record_format import encode_task
-
-SCHEMA = Schema(
-    name="rows",
-    label=Label(name="y"),
-    timestamp="t",
-    tasks={"u": ("u",)},
-    carry=("row",),
-    features=(
-        Feature(name="row_id", role="meta", normalise="none"),
-        Feature(name="kind", dtype="int64", normalise="none"),
-    ),
-)
-ENCODER = FeatureEncoder(SCHEMA, toy_statistics())
-
-
-def _task(task, count):
-    """Rows that say who they are: row i of task t has the feature 100 t + i."""
-    return [
-        {
-            "row_id": 100 * task + i,
-            "kind": i,
-            "row": 100 * task + i,
-            "label": float(i % 2),
-            "timestamp": 10 * i + task,
-        }
-        for i in range(count)
-    ]
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Writes records, given as ``(row count, query_start)``; returns the file's path."""
-
-    def write(tasks, name="train-00000-of-00001.tfrecord.gz", schema=SCHEMA):
-        path = tmp_path / name
-        with tf.io.TFRecordWriter(str(path), "GZIP" if name.endswith(".gz") else "") as writer:
-            for t, (count, start) in enumerate(tasks):
-                writer.write(encode_task(schema, f"t{t}", _task(t, count), start))
-        return str(path)
-
-    return write
 
 
 def _rows(part):
@@ -98,7 +55,7 @@ def test_every_row_comes_once_support_before_query_and_cuts_are_kept(
     path = str(tmp_path_factory.mktemp("records") / "train-0.tfrecord")
     with tf.io.TFRecordWriter(path) as writer:
         for t, (count, start) in enumerate(tasks):
-            writer.write(encode_task(SCHEMA, f"t{t}", _task(t, count), start))
+            writer.write(encode_task(SCHEMA, f"t{t}", task_rows(t, count), start))
     pairs = _pairs(
         task_dataset(
             path,
@@ -282,7 +239,7 @@ def test_a_drawn_cut_differs_between_epochs_and_repeats_under_a_seed(write):
 
 
 def test_shuffling_changes_the_order_from_epoch_to_epoch_and_loses_no_task(write, monkeypatch):
-    monkeypatch.setattr(input_pipeline, "BATCHES_PER_CHUNK", 2)
+    monkeypatch.setattr(batch_reader, "BATCHES_PER_CHUNK", 2)
     dataset = task_dataset(write([(2, -1)] * 40), ENCODER, 2, shuffle=True, seed=0)
     one, two = ([query[0] // 100 for _, query in _pairs(dataset)] for _ in range(2))
     assert one != two
@@ -328,78 +285,10 @@ def test_the_last_batch_may_be_smaller(write):
     assert sizes == [2, 2, 1]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"support_fraction": 1.2}, r"between 0 and 1, received 1\.2"),
-        ({"support_fraction": (0.9, 0.2)}, r"received \(0\.9, 0\.2\)"),
-        ({"batch_size": 0}, "batch_size must be at least 1, received 0"),
-    ],
-)
-def test_arguments_out_of_range_are_named(write, arguments, said):
-    with pytest.raises(LimamlError, match=said):
-        task_dataset(write([(2, -1)]), ENCODER, **arguments)
-
-
-def test_a_pattern_without_files_is_told_with_what_writes_them(tmp_path):
-    with pytest.raises(
-        LimamlError, match=r"no task records match \['.*train-\*'\]; `limaml prepare` writes them"
-    ):
-        task_dataset(str(tmp_path / "train-*"), ENCODER)
-
-
-def _without_kind():
-    return SCHEMA.replace(features=SCHEMA.features[:1])
-
-
-def _text_kind():
-    text = Feature(name="kind", dtype="string", encoding="vocabulary")
-    return SCHEMA.replace(features=(SCHEMA.features[0], text))
-
-
-@pytest.mark.parametrize(
-    ("schema", "said"),
-    [
-        (_without_kind(), r"`kind` does not hold one value per sample"),
-        (_text_kind(), r"kind.*Data types don't match. Expected type: int64"),
-    ],
-)
-def test_records_of_another_schema_are_refused_at_once_by_file_and_feature(write, schema, said):
-    with pytest.raises(
-        LimamlError,
-        match=rf"train-.*gz does not hold task records of schema 'rows' \(.*{said}.*`limaml prepare`",  # noqa: E501
-    ):
-        task_dataset(write([(3, -1)], schema=schema), ENCODER)
-
-
-def test_files_that_are_cut_short_or_no_records_are_refused_by_name(write, tmp_path):
-    path = write([(3, -1)], "train-0.tfrecord")
-    whole = (tmp_path / "train-0.tfrecord").read_bytes()
-    for content, said in (
-        (whole[:-9], "truncated record"),
-        (b"timestamp,clicked\n" * 9, "corrupted record"),
-    ):
-        (tmp_path / "train-0.tfrecord").write_bytes(content)
-        with pytest.raises(
-            LimamlError, match=rf"train-0\.tfrecord does not hold task records .*{said}"
-        ):
-            task_dataset(path, ENCODER)
-
-
-@pytest.mark.parametrize(
-    ("tasks", "said"),
-    [
-        ([(3, -1), (0, -1)], "holds no samples"),
-        ([(3, -1), (3, 4)], "query_start lies behind its last"),
-    ],
-)
-def test_a_broken_record_further_on_stops_with_its_reason(write, tasks, said):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=said):
-        list(task_dataset(write(tasks), ENCODER))
-
-
 def test_parsing_many_records_keeps_them_apart():
-    records = [encode_task(SCHEMA, f"t{t}", _task(t, n), n // 2) for t, n in enumerate((2, 1, 4))]
+    records = [
+        encode_task(SCHEMA, f"t{t}", task_rows(t, n), n // 2) for t, n in enumerate((2, 1, 4))
+    ]
     tasks = parse_tasks(tf.constant(records), SCHEMA)
     assert tasks.task_key.numpy().tolist() == [b"t0", b"t1", b"t2"]
     assert tasks.query_start.numpy().tolist() == [1, 0, 2]
@@ -410,7 +299,7 @@ def test_parsing_many_records_keeps_them_apart():
 
 def test_rows_that_a_cap_drops_are_gone_before_anything_is_encoded():
     records = [
-        encode_task(SCHEMA, f"t{t}", _task(t, n), start)
+        encode_task(SCHEMA, f"t{t}", task_rows(t, n), start)
         for t, (n, start) in enumerate([(5, -1), (5, 3), (1, -1), (2, 0)])
     ]
     tasks = most_recent(parse_tasks(tf.constant(records), SCHEMA), 2)

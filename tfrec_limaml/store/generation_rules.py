@@ -1,133 +1,22 @@
-"""What both backends share: the stored record of a generation, and the rules for identifiers,
-rollback and pruning.
+"""Rules that both backends follow: identifiers of generations, what may be published, upserted,
+rolled back to and pruned.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import functools
-import json
 import re
-import zlib
 from collections.abc import Collection, Sequence
-from typing import Any
-
-import numpy as np
 
 from tfrec_limaml.errors import NotCurrentError, StoreError
-from tfrec_limaml.store.base import Generation
+from tfrec_limaml.store.generation_record import FORMAT, Record
 
-DTYPES = ("float32", "float16")
-#: Format of the values that are written: 2 has checksums, 1 (release 0.1.0) has none.
-FORMAT = 2
 ERASED_MEANWHILE = (
     "keys were erased while generation {!r} was written: it is not published; write it again"
 )
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Record:
-    """A generation as stored: what readers must know to decode its values.
-
-    Attributes:
-        format: `FORMAT` of its values; records of release 0.1.0 do not name it.
-        condemned: When it was found bad (seconds since the epoch); 0 if it was not.
-        overlay: Names the overlay of embeddings that were upserted; empty without any.
-        data: Ends the name of the LMDB folder of a generation that was rewritten; empty otherwise.
-        erasing: Whether it may hold keys that were erased: readers ask for tombstones.
-    """
-
-    model_version: int
-    identifier: str
-    count: int
-    embedding_dim: int
-    dtype: str
-    published: float
-    format: int = 1
-    condemned: float = 0.0
-    overlay: str = ""
-    data: str = ""
-    erasing: bool = False
-
-    def to_bytes(self) -> bytes:
-        """JSON."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True).encode()
-
-    @classmethod
-    @functools.lru_cache(maxsize=256)  # readers decode the same few records again and again
-    def from_bytes(cls, content: bytes) -> Record:
-        """Inverse of `to_bytes`."""
-        try:
-            record = cls(**json.loads(content))
-            usable = record.embedding_dim > 0 and record.dtype in DTYPES and record.format >= 1
-            usable = usable and isinstance(record.identifier, str)
-        except (TypeError, ValueError) as error:
-            raise StoreError(
-                f"the store holds a generation record that cannot be read: {content[:200]!r}; "
-                "publish anew, or use the release that wrote it"
-            ) from error
-        if not usable or record.format > FORMAT:
-            raise StoreError(
-                f"the store holds a generation record that this release cannot use: "
-                f"{content[:200]!r}; publish anew, or use the release that wrote it"
-            )
-        return record
-
-    def check_version(self, model_version: int) -> Record:
-        """Itself; raises `StoreError` where it belongs to another model version."""
-        if self.model_version != model_version:
-            raise StoreError(
-                f"the current generation of model version {model_version} is a record of version "
-                f"{self.model_version}: the store was changed by hand; publish anew"
-            )
-        return self
-
-    def generation(self, current: bool, lost: bool = False) -> Generation:
-        """The public view of this record."""
-        state = "condemned" if self.condemned else "published"
-        return Generation(
-            model_version=self.model_version,
-            identifier=self.identifier,
-            count=self.count,
-            embedding_dim=self.embedding_dim,
-            state="lost" if lost else "current" if current else state,
-            published=self.published,
-            checked=self.format >= 2,
-            overlay=bool(self.overlay),
-        )
-
-    @property
-    def folder(self) -> str:
-        """Name of its LMDB folder."""
-        return f"{self.identifier}~{self.data}" if self.data else self.identifier
-
-    def without_overlay(self) -> Record:
-        """Itself without an overlay."""
-        return dataclasses.replace(self, overlay="") if self.overlay else self
-
-    @functools.cached_property
-    def stored_dtype(self) -> np.dtype[Any]:
-        """Element type of the stored vectors, little-endian."""
-        return np.dtype(self.dtype).newbyteorder("<")
-
-    @functools.cached_property
-    def vector_bytes(self) -> int:
-        """Bytes of one stored vector, without its checksum."""
-        return self.embedding_dim * self.stored_dtype.itemsize
-
-    @functools.cached_property
-    def header(self) -> bytes:
-        """What the generation's own data say of it."""
-        parts = (self.model_version, self.identifier, self.embedding_dim, self.dtype)
-        return json.dumps(parts).encode()
-
-    @functools.cached_property
-    def seed(self) -> int:
-        """Where checksums start: another generation's values do not pass."""
-        return zlib.crc32(self.header)
 
 
 def check_new(model_version: int, embedding_dim: int) -> None:
@@ -137,13 +26,6 @@ def check_new(model_version: int, embedding_dim: int) -> None:
             f"model_version and embedding_dim must be positive, received {model_version} and "
             f"{embedding_dim}"
         )
-
-
-def check_dtype(dtype: str) -> str:
-    """Returns `dtype` or raises `StoreError`."""
-    if dtype not in DTYPES:
-        raise StoreError(f"dtype must be one of {list(DTYPES)}, received {dtype!r}")
-    return dtype
 
 
 def choose_identifier(requested: str | None, published: Collection[str]) -> str:
@@ -192,15 +74,6 @@ def new_record(
         published=0.0,
         format=FORMAT,
     )
-
-
-def pointed_to(content: bytes | None, model_version: int) -> Record | None:
-    """The record that a pointer holds, where there is one.
-
-    Raises:
-        StoreError: It is another model version's.
-    """
-    return None if content is None else Record.from_bytes(content).check_version(model_version)
 
 
 def check_count(identifier: str, count: int, expected: int | None, erased: int) -> None:

@@ -1,0 +1,116 @@
+"""The task keys to erase, and how rows of any form are recognised."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from limaml_beam.erasure.record_rows import names_others
+from limaml_beam.erasure.task_key import task_key_of
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.schema.task_keys import decode_task_key, task_key
+from tfrec_limaml.store.erasure import is_meant
+
+
+class Erased:
+    """The keys to erase, and how rows of any form are recognised.
+
+    Args:
+        keys: Task keys.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = frozenset(key.encode() for key in keys)
+        #: What a record holds that holds one of the keys, of whichever definition.
+        self._parts = [
+            key.split("|", 2)[2].encode() if key.startswith("%|") else key.encode() for key in keys
+        ]
+        words = {part for key in keys for part in _parts(key)[:1]}
+        alternatives = "|".join(map(re.escape, sorted(words))) or r"(?!)"
+        self._words = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
+        #: Key columns of task definitions, with what their keys begin with in a store.
+        self._definitions: dict[tuple[str, ...], str] = {}
+        self._prefixes: dict[str, str] = {}
+
+    def beside(self, schema: Schema, definitions: Sequence[str]) -> Erased:
+        """The same keys for files of a folder with a schema.
+
+        Args:
+            schema: The schema, whose task definitions make keys of columns.
+            definitions: Those that the folder holds records of, the first one first; a plain key
+                is not one of a definition beside it (see `Schema.key_prefixes`).
+        """
+        made = Erased(())
+        made._keys, made._words, made._parts = self._keys, self._words, self._parts
+        first = definitions or (schema.default_task,)
+        made._prefixes = schema.key_prefixes(tuple(dict.fromkeys([*first, *schema.tasks])))
+        made._definitions = {schema.task_columns(n): p for n, p in made._prefixes.items()}
+        return made
+
+    @property
+    def has_definitions(self) -> bool:
+        """Whether a schema says which columns make task keys."""
+        return bool(self._definitions)
+
+    def key(self, key: bytes) -> bool:
+        """Whether a task key is meant, as it stands in a store."""
+        return is_meant(key, self._keys)
+
+    def key_of(self, definition: str, key: bytes) -> bool:
+        """Whether a definition's task key is meant, as it stands in records.
+
+        Raises:
+            LimamlError: No schema says which definition comes first.
+        """
+        if definition not in self._prefixes:
+            raise LimamlError(
+                f"no schema.yaml with the task definition {definition!r} is beside its records: "
+                "it cannot be told whose keys are meant; put it back, or delete the records"
+            )
+        return self.key(self._prefixes[definition].encode() + key)
+
+    def names(self, record: bytes) -> bool:
+        """Whether a record may hold one of the keys, its own or that of another task."""
+        return any(part in record for part in self._parts)
+
+    def refused_record(self, record: bytes) -> bool:
+        """Whether a record among dead letters is meant; one whose key cannot be read is, where it
+        holds the first part of a key as a word.
+        """
+        key = task_key_of(record)
+        if key is None or names_others(record):
+            return self.text(record.decode(errors="replace"))
+        return self.key(key)
+
+    def text(self, text: str) -> bool:
+        """Whether a text holds the first part of a key as a word."""
+        return self._words.search(text) is not None
+
+    def row(self, row: Any) -> bool:
+        """Whether a row of a dead letter is meant: by the keys that its columns make, or, where
+        they make none, by its text.
+        """
+        if not isinstance(row, dict):
+            return self.text(str(row))
+        made = [
+            (prefix, task_key([row[column] for column in columns]))
+            for columns, prefix in self._definitions.items()
+            if all(column in row for column in columns)
+        ]
+        if not made or any(key is None for _, key in made):
+            return self.text(json.dumps(row, ensure_ascii=False))
+        return any(self.key(f"{prefix}{key}".encode()) for prefix, key in made)
+
+    def columns(self, names: Sequence[str]) -> dict[tuple[str, ...], str]:
+        """Key columns of the task definitions that a table with these columns holds keys of, and
+        what these keys begin with in a store.
+        """
+        return {c: prefix for c, prefix in self._definitions.items() if set(c) <= set(names)}
+
+
+def _parts(key: str) -> tuple[str, ...]:
+    """The values that a key was made of; see `joint_key_prefix`."""
+    return decode_task_key(key)[2 if key.startswith("%|") else 0 :]

@@ -1,0 +1,59 @@
+"""Splits by date: drawn from the times of a data set, and checked against them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from typing import Any
+
+import pandas as pd
+
+from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.schema.schema import Schema, Split, parse_time
+
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def split_by_quantile(timestamps: pd.Series, validation: float = 0.8, test: float = 0.9) -> Split:
+    """A split by date: the first 80 % of the rows train, the next 10 % validate, the last 10 %
+    test.
+
+    Args:
+        timestamps: Milliseconds since the epoch.
+        validation, test: Shares of the rows before ``validation_start`` and ``test_start``.
+    """
+    marks = [
+        (EPOCH + dt.timedelta(seconds=int(timestamps.quantile(q)) // 1000 + 1)).isoformat()
+        for q in (validation, test)
+    ]
+    if marks[0] == marks[1]:
+        raise SchemaError(
+            f"the timestamps leave no room for a split by date (both cuts fall on {marks[0]}); "
+            "give `split` in the schema"
+        )
+    return Split(validation_start=marks[0], test_start=marks[1])
+
+
+def dates_as_text(split: Split) -> Split:
+    """The split with its dates as text: YAML reads an unquoted date as a date object."""
+    if split.per_task is not None:
+        return split
+    marks = {field.name: getattr(split, field.name) for field in dataclasses.fields(split)}
+    changes: dict[str, Any] = {n: str(mark) for n, mark in marks.items() if mark is not None}
+    return Split(**changes)
+
+
+def check_dates(schema: Schema, timestamps: pd.Series) -> None:
+    """Raises `SchemaError` where a date of the split lies outside the times (milliseconds)."""
+    assert schema.split is not None
+    first, last = int(timestamps.min()), int(timestamps.max())
+    span = " to ".join(
+        (EPOCH + dt.timedelta(milliseconds=t)).isoformat(timespec="seconds") for t in (first, last)
+    )
+    for field in ("validation_start", "test_start"):
+        mark = getattr(schema.split, field)
+        if not first < parse_time(mark) <= last:
+            raise SchemaError(
+                f"split date {field} = {mark} lies outside the data ({span}); choose dates inside "
+                "it"
+            )

@@ -1,0 +1,225 @@
+"""A model of two blocks: what it is made of, its options, how it is compiled and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.adaptation.losses import (
+    is_binary,
+    loss_derivatives,
+    per_task_mean,
+    sample_loss,
+)
+from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.features import Features
+from tfrec_limaml.keras_internals import take_gradients_as_summed
+from tfrec_limaml.models.network import RecommenderNetwork
+from tfrec_limaml.models.outer_step import (
+    Samples,
+)
+from tfrec_limaml.models.task_loops import TaskLoops
+
+
+class TwoBlockModel(TaskLoops):
+    """A meta block and a global block under one loss; the base of `TaskModel`, which trains them.
+
+    Args:
+        meta_block: Maps meta features to the meta embedding.
+        global_block: Maps everything else and the meta embedding to a logit.
+        encoder: The `FeatureEncoder` that made the features; saved with the model, and needed for
+            export.
+        fine_tune: Whether `evaluate` and `predict` adapt on each task's support set first.
+        fine_tune_steps: Steps ``k`` of that adaptation.
+        inner_learning_rate: Inner learning rate, of the inner loop and of fine-tuning.
+        averaging: Outer mean over ``"task"`` losses, or over all their ``"sample"`` weights.
+        adaptation_strength: How far `evaluate`, `predict` and exported adapters adapt, relative to
+            training: a factor of the inner learning rate, or of the prior's variance. 0 means not
+            at all. `choose_adaptation_strength` chooses it on validation tasks.
+    """
+
+    def __init__(
+        self,
+        meta_block: MetaBlock,
+        global_block: GlobalBlock,
+        *,
+        encoder: keras.layers.Layer | None = None,
+        fine_tune: bool = True,
+        fine_tune_steps: int = 1,
+        inner_learning_rate: float = 0.1,
+        averaging: Literal["task", "sample"] = "task",
+        adaptation_strength: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        _at_least("fine_tune_steps", fine_tune_steps, 0)
+        _at_least("adaptation_strength", adaptation_strength, 0.0)
+        _at_least("inner_learning_rate", inner_learning_rate, 0.0)
+        if averaging not in ("task", "sample"):
+            raise ValueError(f"averaging must be 'task' or 'sample', received {averaging!r}")
+        self.network = RecommenderNetwork(
+            meta_block, global_block, dtype=self.dtype_policy, name="network"
+        )
+        self.encoder: Any = encoder
+        self._fine_tune = bool(fine_tune)
+        self._task_spec: Any = None
+        self.fine_tune_steps = int(fine_tune_steps)
+        self.inner_learning_rate = float(inner_learning_rate)
+        self.averaging = averaging
+        self._adaptation_strength = float(adaptation_strength)
+        self._task_loss = sample_loss("binary_crossentropy")
+        self._loss_derivatives = loss_derivatives("binary_crossentropy")
+        self.binary = True
+        self.dropped_tasks = keras.Variable(
+            0,
+            dtype="int64",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="dropped_tasks",
+        )
+        if encoder is not None:
+            self.build(encoder.output_shapes)
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The encoder, where there is one, and the two blocks: what `summary` shows and `get_layer`
+        finds.
+        """
+        return [
+            layer
+            for layer in (self.encoder, self.meta_block, self.global_block)
+            if layer is not None
+        ]
+
+    @property
+    def meta_block(self) -> MetaBlock:
+        """The adapted part."""
+        return self.network.meta_block
+
+    @property
+    def global_block(self) -> GlobalBlock:
+        """The shared part."""
+        return self.network.global_block
+
+    @property
+    def fine_tune(self) -> bool:
+        """Whether `evaluate` and `predict` adapt on the support set first."""
+        return self._fine_tune
+
+    @fine_tune.setter
+    def fine_tune(self, value: bool) -> None:
+        if bool(value) != self._fine_tune:
+            self._fine_tune = bool(value)
+            self._forget_traces()
+
+    @property
+    def adaptation_strength(self) -> float:
+        """How far `evaluate`, `predict` and exported adapters adapt, relative to training."""
+        return self._adaptation_strength
+
+    @adaptation_strength.setter
+    def adaptation_strength(self, value: float) -> None:
+        _at_least("adaptation_strength", value, 0.0)
+        if float(value) != self._adaptation_strength:
+            self._adaptation_strength = float(value)
+            self._forget_traces()
+
+    def _forget_traces(self) -> None:
+        self.test_function = self.predict_function = None  # traced with the old setting
+
+    def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
+        """Builds both blocks from the shapes ``[N, ...]`` of the encoded features."""
+        self.network.build(dict(features_shape))
+        self.built = True
+
+    def call(self, features: Features, training: bool = False) -> tf.Tensor:
+        """Un-adapted predictions ``[N]`` of encoded rows: probabilities, or values under a
+        regression loss.
+        """
+        return self.predictions(self.network(features, training=training))
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = "binary_crossentropy",
+        metrics: Any = None,
+        jit_compile: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training like `keras.Model.compile`.
+
+        Args:
+            optimizer: Of the outer loop.
+            loss: See `tfrec_limaml.losses.sample_loss`.
+            metrics: Measured at evaluation, on query predictions; AUC and log loss by default for
+                binary labels. Training reports its loss alone: metrics of rows that were just
+                trained on cost time and say little.
+            jit_compile: Off by default: on CPUs XLA was no faster here. Keras warns and goes on
+                without it where the model holds an encoder, whose look-ups XLA cannot compile.
+            **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster where steps are
+                short; callbacks are then called once every 8 batches.
+        """
+        self._task_loss = sample_loss(loss)
+        self._loss_derivatives = loss_derivatives(loss)
+        self.binary = is_binary(loss)
+        if metrics is None and self.binary:
+            metrics = [
+                keras.metrics.AUC(name="auc"),
+                keras.metrics.BinaryCrossentropy(name="log_loss"),
+            ]
+        super().compile(
+            optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile, **kwargs
+        )
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            take_gradients_as_summed(self.optimizer)
+
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        """Compiles a loaded model as it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def predictions(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Outputs to predictions: the sigmoid for binary labels."""
+        return tf.sigmoid(outputs) if self.binary else outputs
+
+    def task_loss(self, outputs: tf.Tensor, samples: Samples) -> tf.Tensor:
+        """Weighted mean loss ``[T]`` of outputs ``[T, S]``."""
+        label = samples["label"]
+        losses = self._task_loss(
+            tf.reshape(label, [-1]), tf.reshape(tf.cast(outputs, label.dtype), [-1])
+        )
+        return per_task_mean(tf.reshape(losses, tf.shape(label)), samples["weight"])
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {
+            **super().get_config(),
+            "meta_block": keras.saving.serialize_keras_object(self.meta_block),
+            "global_block": keras.saving.serialize_keras_object(self.global_block),
+            "encoder": None
+            if self.encoder is None
+            else keras.saving.serialize_keras_object(self.encoder),
+            "fine_tune": self.fine_tune,
+            "fine_tune_steps": self.fine_tune_steps,
+            "inner_learning_rate": self.inner_learning_rate,
+            "averaging": self.averaging,
+            "adaptation_strength": self.adaptation_strength,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Inverse of `get_config`."""
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("meta_block", "global_block", "encoder")
+        }
+        return cls(**{**config, **parts})
+
+
+def _at_least(name: str, value: float, minimum: float) -> None:
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, received {value}")

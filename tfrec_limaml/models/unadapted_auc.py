@@ -1,0 +1,65 @@
+"""The AUC before adaptation, reported beside the other metrics of an evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrec_limaml.models.maml_model import MAMLModel
+
+
+class _Untracked:
+    """Holds metrics where Keras does not look for what to save."""
+
+    def __init__(self, metrics: list[keras.metrics.Metric]) -> None:
+        self.metrics = metrics
+
+
+class ReportsUnadaptedAuc(MAMLModel):
+    """A model whose evaluation with fine-tuning also reports ``unadapted_auc``."""
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = "binary_crossentropy",
+        metrics: Any = None,
+        jit_compile: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """See `TaskModel.compile`. Evaluation with fine-tuning also reports ``unadapted_auc``, the
+        AUC before adaptation, unless `metrics` are given.
+        """
+        super().compile(optimizer, loss, metrics, jit_compile, **kwargs)
+        reported = metrics is None and self.binary
+        name = "unadapted_auc"
+        self._reported = _Untracked([keras.metrics.AUC(name=name)] if reported else [])
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Those of Keras and the AUC before adaptation."""
+        reported = getattr(self, "_reported", None)
+        if reported is None or not self.fine_tune:
+            return super().metrics
+        return [*super().metrics, *reported.metrics]
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """See `TaskModel.test_step`."""
+        result = super().test_step(data)
+        if not self.fine_tune:
+            return result
+        for metric in self._reported.metrics:
+            batch = data[0] if isinstance(data, tuple) else data
+            query = batch["query"]
+            outputs = self.adapted_outputs(
+                self.adapt_tasks(batch["support"], None), query["features"]
+            )
+            rows = query["weight"] > 0
+            metric.update_state(
+                tf.boolean_mask(query["label"], rows)[:, None],
+                self.predictions(tf.boolean_mask(outputs, rows))[:, None],
+                tf.boolean_mask(query["weight"], rows),
+            )
+            result[metric.name] = metric.result()
+        return result

@@ -1,0 +1,124 @@
+"""Serialized task records to batches of tasks: parsed, encoded and sorted by length in chunks."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.padded_batches import (
+    Chunk,
+    batch_starts,
+    once_per_batch,
+    padded_batch,
+    support_length,
+)
+from tfrec_limaml.tasks.parsing import (
+    encode_rows,
+    most_recent,
+    parse_tasks,
+)
+from tfrec_limaml.tasks.sides import Cuts, Side
+
+#: Batches taken from one sorted chunk of tasks: more means less padding and coarser shuffling.
+BATCHES_PER_CHUNK = 8
+#: Chunks that are parsed in parallel, and batches that are padded in parallel.
+CHUNKS_AT_ONCE = 2
+BATCHES_AT_ONCE = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchReader:
+    """Serialized records to batches; see `task_dataset` for the fields."""
+
+    encoder: FeatureEncoder
+    batch_size: int
+    support_range: tuple[float, float]
+    max_samples: int | None
+    shuffle: bool
+    seed: int
+    with_keys: bool
+    by_rows: bool
+    in_order: bool
+    side: Side | None = None
+    cuts: Cuts | None = None
+
+    @property
+    def _of_support(self) -> tuple[str, ...]:
+        if self.with_keys:
+            return (record_format.LABEL, record_format.TIMESTAMP)
+        return (record_format.LABEL,)
+
+    @property
+    def _of_query(self) -> tuple[str, ...]:
+        carried = self.encoder.schema.carry if self.with_keys else ()
+        return (*self._of_support, *carried)
+
+    def batches(self, records: tf.data.Dataset, number: tf.Tensor) -> tf.data.Dataset:
+        """One pass over the records. Order and splits depend on the seed and the number of the
+        pass, int64, alone.
+        """
+        size = self.batch_size * BATCHES_PER_CHUNK
+        seeds = tf.random.stateless_uniform(
+            [2], tf.stack([tf.constant(self.seed, tf.int64), number]), 0, 2**62, tf.int64
+        )
+        if self.shuffle:
+            # Of the graph of one pass, not of the program: its seed would be mixed in.
+            tf.random.set_seed(self.seed + 1)  # with 0 TensorFlow would compare tensors
+            records = records.shuffle(4 * size, seeds[0], reshuffle_each_iteration=False)
+        # One chunk ahead of each stage, so that reading, parsing and padding run in parallel.
+        chunks = (
+            records.batch(size)
+            .prefetch(1)
+            .map(lambda chunk: self._chunk(chunk, number), num_parallel_calls=CHUNKS_AT_ONCE)
+            .prefetch(1)
+        )
+        dataset = chunks.flat_map(once_per_batch).map(
+            self._batch, num_parallel_calls=BATCHES_AT_ONCE
+        )
+        if self.shuffle:
+            dataset = dataset.shuffle(
+                2 * BATCHES_PER_CHUNK, seeds[1], reshuffle_each_iteration=False
+            )
+        return dataset
+
+    def _chunk(self, records: tf.Tensor, number: tf.Tensor) -> Chunk:
+        beside = () if self.side is None else (self.side.other,)
+        tasks = parse_tasks(records, self.encoder.schema, beside)
+        if self.side is not None and self.cuts is not None:
+            tasks = self.side.split(tasks, self.cuts)
+        if self.max_samples is not None:
+            tasks = most_recent(tasks, self.max_samples)
+        features = encode_rows(tasks, self.encoder)
+        if self.side is not None:
+            features = {**features, **self.side.features(tasks)}
+        support = support_length(
+            tasks.counts, tasks.query_start, self._support_share(tasks.task_key, number)
+        )
+        if self.in_order:
+            order = tf.range(tf.size(tasks.counts))
+        else:  # in predictions, the support part is the longer and dearer one
+            order = tf.argsort(support if self.with_keys else tasks.counts, stable=True)
+        wanted = (record_format.WEIGHT, record_format.TIMESTAMP, *self._of_query)
+        columns = {name: tasks.columns[name] for name in dict.fromkeys(wanted)}
+        starts = batch_starts(tf.gather(tasks.counts, order), self.batch_size, self.by_rows)
+        return Chunk(tasks._replace(columns=columns), features, support, order, starts)
+
+    def _support_share(self, keys: tf.Tensor, number: tf.Tensor) -> tf.Tensor | float:
+        """Each task's share of support samples: drawn from its key, the seed and the number of the
+        pass, so that neither order nor number of workers changes it.
+        """
+        low, high = self.support_range
+        if low == high:
+            return low
+        salt = tf.strings.join([str(self.seed), tf.strings.as_string(number)], "\n")
+        drawn = tf.strings.to_hash_bucket_fast(tf.strings.join([salt, keys], "\n"), 2**24)
+        return low + (high - low) * tf.cast(drawn, tf.float32) / 2**24
+
+    def _batch(self, chunk: Chunk, number: tf.Tensor) -> dict[str, Any]:
+        chosen = chunk.order[chunk.starts[number] : chunk.starts[number + 1]]
+        batch = padded_batch(chunk, chosen, self._of_support, self._of_query)
+        return batch if self.with_keys else {name: batch[name] for name in ("support", "query")}

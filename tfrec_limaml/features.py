@@ -29,3 +29,11 @@ def subtask_feature(definition: str) -> str:
     share the key of `definition`.
     """
     return f"subtask:{definition}"
+
+
+def feature_specs(shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, tf.TensorSpec]:
+    """Specifications of encoded features with these shapes ``[N, ...]``."""
+    return {
+        name: tf.TensorSpec(shape, tf.float32 if len(shape) > 1 else tf.int32)
+        for name, shape in shapes.items()
+    }

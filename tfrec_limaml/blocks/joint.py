@@ -13,13 +13,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.blocks.offset import OffsetMetaBlock
+from tfrec_limaml.blocks.offset import OffsetMetaBlock, StoresOffset
 from tfrec_limaml.blocks.per_definition import MetaBlockPerDefinition
 from tfrec_limaml.features import META, OTHER, Features
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
-class JointMetaBlocks(MetaBlockPerDefinition):
+class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
     """An `OffsetMetaBlock` for each of two task definitions that stand beside each other.
 
     The first block reads the meta features, the second one all others: what is known of the item,
@@ -30,6 +30,8 @@ class JointMetaBlocks(MetaBlockPerDefinition):
         ...     {"user": OffsetMetaBlock((64,), 33), "video": OffsetMetaBlock((64,), 33)}
         ... )
         >>> model = JointLiMAML(meta_block, BilinearGlobalBlock((128, 64)), encoder=encoder)
+
+    A task's offset has ``2 D`` numbers, of which the other definition's half is 0.
 
     Args:
         blocks: Task definition to its block, the one that requests are made for first; both of one
@@ -53,11 +55,6 @@ class JointMetaBlocks(MetaBlockPerDefinition):
     def joint_definitions(self) -> tuple[str, ...]:
         """The second definition."""
         return self.definitions[1:]
-
-    @property
-    def stores_offset(self) -> bool:
-        """True; see `MetaBlock.stores_offset`."""
-        return True
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Builds both blocks."""
@@ -87,19 +84,3 @@ class JointMetaBlocks(MetaBlockPerDefinition):
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
         """No offset: ``[T, 2 D]``."""
         return [tf.zeros_like(encoded[:, 0])]
-
-    def stored_rows(self, weights: list[tf.Tensor], encoded: tf.Tensor) -> tf.Tensor:
-        """The task's offset, for each of its rows."""
-        return tf.repeat(weights[0][:, None], tf.shape(encoded)[1], 1)
-
-    def call_adapted(
-        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
-    ) -> tf.Tensor:
-        """Embeddings under the tasks' offsets ``[T, 2 D]``, in which the other definition's half is
-        0.
-        """
-        return encoded + tf.cast(weights[0], encoded.dtype)[:, None]
-
-    def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """See `MetaBlock.call_encoded`."""
-        return encoded

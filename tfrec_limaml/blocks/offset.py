@@ -14,8 +14,31 @@ from tfrec_limaml.blocks.support_encoder import SupportEncoder
 from tfrec_limaml.features import Features
 
 
+class StoresOffset(MetaBlock):
+    """A meta block that adds each task's offset to un-adapted embeddings, and stores the offset."""
+
+    @property
+    def stores_offset(self) -> bool:
+        """True: see `MetaBlock.stores_offset`."""
+        return True
+
+    def stored_rows(self, weights: list[tf.Tensor], encoded: tf.Tensor) -> tf.Tensor:
+        """The task's offset, for each of its rows."""
+        return tf.repeat(weights[0][:, None], tf.shape(encoded)[1], 1)
+
+    def call_adapted(
+        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """See `MetaBlock.call_adapted`."""
+        return encoded + tf.cast(weights[0], encoded.dtype)[:, None]
+
+    def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """See `MetaBlock.call_encoded`."""
+        return encoded
+
+
 @keras.saving.register_keras_serializable("tfrec_limaml")
-class OffsetMetaBlock(MetaBlock):
+class OffsetMetaBlock(StoresOffset):
     """Meta embedding = ``network(meta features) + offset``; only the offset is adapted.
 
     The network is shared by all tasks and trained in the outer loop. A task's offset has as many
@@ -81,25 +104,6 @@ class OffsetMetaBlock(MetaBlock):
     def adaptable_variables(self) -> list[keras.Variable]:
         """The offset."""
         return [self.offset]
-
-    @property
-    def stores_offset(self) -> bool:
-        """True: see `MetaBlock.stores_offset`."""
-        return True
-
-    def stored_rows(self, weights: list[tf.Tensor], encoded: tf.Tensor) -> tf.Tensor:
-        """The task's offset, for each of its rows."""
-        return tf.repeat(weights[0][:, None], tf.shape(encoded)[1], 1)
-
-    def call_adapted(
-        self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
-    ) -> tf.Tensor:
-        """See `MetaBlock.call_adapted`."""
-        return encoded + tf.cast(weights[0], encoded.dtype)[:, None]
-
-    def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """See `MetaBlock.call_encoded`."""
-        return encoded
 
     def call_per_task(self, features: Features, call: LayerCall) -> tf.Tensor:
         """Embeddings ``[T, S, D]`` of the shared network; see `MetaBlock`."""

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfrec_limaml import manifest as names
 from tfrec_limaml.blocks.base import scores_once
+from tfrec_limaml.blocks.features_read import features_read
 from tfrec_limaml.blocks.joint import JointMetaBlocks
 from tfrec_limaml.export.signatures import Exported, traced
 from tfrec_limaml.features import META, OTHER, Features
@@ -63,6 +64,7 @@ class _Ranker:
         }
         self.embedding_inputs = names.embedding_inputs(model.meta_block.further_definitions)
         self.dim = model.meta_block.stored_dim
+        self._features_read = features_read(model.meta_block, model.encoder.output_shapes)
 
     def score(self, inputs: Inputs) -> dict[str, tf.Tensor]:
         """Scores of rows ``[N]``."""
@@ -86,11 +88,11 @@ class _Ranker:
         encoder = self._model.encoder
         meta = encoder.encode_role(META, RepeatedColumns(member, lengths, member_rows))
         block = self._model.meta_block
-        try:
-            unadapted = (
-                block.call_side(0, meta) if isinstance(block, JointMetaBlocks) else block(meta)
-            )
-        except KeyError:  # a meta block that reads other features too, or nested definitions
+        if isinstance(block, JointMetaBlocks):
+            unadapted = block.call_side(0, meta)
+        elif self._features_read <= meta.keys():
+            unadapted = block(meta)
+        else:
             return self.score({name: repeated(value, rows) for name, value in inputs.items()})
         parts = [self._embedding(0, unadapted, inputs)]
         features = encoder.encode_role(OTHER, RepeatedColumns(candidates, lengths, rows))

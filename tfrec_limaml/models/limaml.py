@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.pooling import pool
-from tfrec_limaml.features import Features
+from tfrec_limaml.features import Features, feature_specs
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.closed_form import solve_offsets
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
@@ -233,10 +233,11 @@ class LiMAML(ReportsUnadaptedAuc):
         """Width of what a support encoder reads of a row: found with a row of zeros."""
         with tf.init_scope():
             row = {
-                name: tf.zeros((1, *shape[1:]), tf.float32 if len(shape) > 1 else tf.int32)
-                for name, shape in features_shape.items()
+                name: tf.zeros([1, *spec.shape[1:]], spec.dtype)
+                for name, spec in feature_specs(features_shape).items()
             }
-            summary = self.global_block.summarise(self.global_block.encode_context(row))
+            context = self.global_block.encode_context(row)
+            summary = self.global_block.summarise(context)
             return int(summary.shape[-1])
 
     def _solve(self, rows: Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:

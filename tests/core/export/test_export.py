@@ -107,17 +107,6 @@ def test_the_signatures_are_the_contract(base):
     }
 
 
-@pytest.fixture(scope="module")
-def request_inputs(make_rows, as_columns):
-    columns = {n: tf.constant(v) for n, v in as_columns(make_rows(6, seed=3)).items()}
-    stored = np.random.default_rng(0).normal(size=(6, DIM)).astype("f")
-    return {
-        **columns,
-        "meta_embedding": tf.constant(stored),
-        "has_meta_embedding": tf.constant([True, False] * 3),
-    }
-
-
 def test_the_ranker_scores_like_the_model_with_and_without_an_embedding(
     model, ranker, request_inputs
 ):

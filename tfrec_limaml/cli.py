@@ -48,13 +48,13 @@ class Command:
 
     Attributes:
         help: One line for ``limaml --help``.
-        description: What ``limaml NAME --help`` teaches: purpose, an example, what to run next.
+        description: Text of ``limaml NAME --help``: purpose, an example, what to run next.
         add_arguments: Adds options to the subcommand's parser. Must be cheap: no TensorFlow import.
-        run: Does the work and returns a JSON-able result, or ``None``. Heavy imports belong in
-            here. Progress goes to stderr; the result is printed by the caller (as JSON under
+        run: Runs the command and returns a result that JSON can hold, or ``None``. Heavy imports
+            belong here. Progress goes to stderr; the caller prints the result (as JSON under
             ``--json``, else through ``render``).
-        render: Turns the result into text for people.
-        exit_code: Of a run that ended; 0 unless the result says otherwise.
+        render: The result as text.
+        exit_code: Exit code of a finished run, from its result; 0 by default.
     """
 
     help: str
@@ -95,8 +95,8 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``limaml``; returns the exit code (0 done, 1 done and what it says is bad news, 2 bad
-    arguments or input, 130 interrupted, 141 the reader of the output has gone).
+    """Runs ``limaml``; returns the exit code (0 done, 1 done with a negative result, 2 bad
+    arguments or input, 130 interrupted, 141 the reader of the output is gone).
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -132,9 +132,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _reader_has_gone() -> bool:
-    """Whether it is standard output that is broken, rather than another pipe or socket of the
-    command.
-    """
+    """Whether standard output is broken, and not another pipe or socket of the command."""
     poll = select.poll()
     poll.register(sys.stdout, select.POLLOUT)
     return any(event & select.POLLERR for _, event in poll.poll(0))

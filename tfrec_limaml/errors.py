@@ -1,10 +1,10 @@
-"""The one exception family that the toolkit raises on purpose."""
+"""The errors of the toolkit."""
 
 from __future__ import annotations
 
 
 class LimamlError(ValueError):
-    """Something the user can fix: bad arguments, bad data, mismatched artefacts.
+    """An error that the user can fix: invalid arguments, invalid data, mismatched artefacts.
 
     The message is one readable line (or a short list) that names the value received and the remedy.
     The command line prints it after ``limaml: error:`` and exits with code 2.
@@ -16,7 +16,7 @@ class SchemaError(LimamlError):
 
 
 class VersionMismatchError(LimamlError):
-    """Artefacts of different models or schemas were about to be mixed."""
+    """Artefacts belong to different models or schemas."""
 
 
 class StoreError(LimamlError):
@@ -24,8 +24,8 @@ class StoreError(LimamlError):
 
 
 class NotCurrentError(StoreError):
-    """An upsert named a generation that readers do not see (any more)."""
+    """An upsert named a generation that is not current."""
 
 
 class ErasedMeanwhileError(StoreError):
-    """Keys were erased while a generation was written, which may hold them: write it again."""
+    """Keys were erased while a generation was written that may contain them: write it again."""

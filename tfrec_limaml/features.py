@@ -1,7 +1,7 @@
 """Encoded features: the dictionary of tensors that every block reads.
 
 `FeatureEncoder` turns raw columns into ``{"meta": float [..., F_m], "other": float [..., F_o]}``
-plus one entry for each feature that asks for an embedding: int32 ids ``[...]``, or, for
+plus one entry for each feature with an embedding: int32 ids ``[...]``, or, for
 multi-valued ones, a float multi-hot ``[..., V]``; and one for each nested task definition, see
 `subtask_feature`.
 """
@@ -14,9 +14,9 @@ import tensorflow as tf
 
 META = "meta"
 OTHER = "other"
-#: In batches of two definitions that stand beside each other: the one that the task is of, 0 or 1,
-#: and where the offset of the row's other task lies, both int32 ``[..., N]``; or that offset
-#: itself, float ``[..., N, D]``. See `JointLiMAML`.
+#: In batches for models of two sides: the task's side, 0 or 1, and the table row of the offset of
+#: the row's other task, both int32 ``[..., N]``; or that offset, float ``[..., N, D]``. See
+#: `JointLiMAML`.
 SIDE = "joint:side"
 OTHER_ROW = "joint:other_row"
 OTHER_OFFSET = "joint:other_offset"
@@ -25,8 +25,8 @@ Features = Mapping[str, tf.Tensor]
 
 
 def subtask_feature(definition: str) -> str:
-    """Name of the encoded feature, int64 ``[N]``, that is equal for rows of one task which also
-    share the key of `definition`.
+    """Name of the encoded feature, int64 ``[N]``, that is equal for rows of one task with the same
+    key of `definition`.
     """
     return f"subtask:{definition}"
 

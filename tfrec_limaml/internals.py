@@ -1,9 +1,8 @@
-"""Access to what a library does not promise to keep.
+"""Access to private APIs of libraries.
 
-One module per library and package holds all of it: `tfrec_limaml.keras_internals`,
-`tfrec_limaml.tensorflow_internals`,
-`limaml_beam.io.beam_internals`, `limaml_beam.io.tfx_bsl_internals` and
-`limaml_serving.server.tensorflow_internals`.
+One module per library and package uses them: `tfrec_limaml.keras_internals`,
+`tfrec_limaml.tensorflow_internals`, `limaml_beam.io.beam_internals`,
+`limaml_beam.io.tfx_bsl_internals` and `limaml_serving.server.tensorflow_internals`.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ def internal(library: Any, owner: Any, name: str) -> Any:
 
     Args:
         library: The library's top module, for its version.
-        owner: What has the attribute.
+        owner: The module or object with the attribute.
         name: The attribute.
 
     Raises:
-        LimamlError: It is not there: the installed version is not one that was tested.
+        LimamlError: It does not exist: the installed version is not a tested one.
     """
     try:
         return getattr(owner, name)

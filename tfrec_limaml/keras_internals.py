@@ -1,7 +1,7 @@
-"""All that this package uses of Keras and that Keras does not promise to keep.
+"""All private APIs of Keras that this package uses.
 
-``setup.py`` allows the minor version of Keras that this was tested with;
-``tests/core/test_keras_internals.py`` names what a new one lacks.
+``setup.py`` allows the tested minor version of Keras; ``tests/core/test_keras_internals.py`` names
+missing APIs of a new one.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ def layers_within(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 
 class FitsUnderStrategies(keras.Model):
-    """What Keras' own loops lack for models of task batches under a `tf.distribute.Strategy`."""
+    """Adapts Keras' loops to models of task batches under a `tf.distribute.Strategy`."""
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Builds the optimizer; Keras would make a forward pass over a batch of rows."""
+        """Builds the optimizer; Keras would run a forward pass over a batch of rows."""
         if self.optimizer is not None and not self.optimizer.built and self.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
     def _make_function(self, step_function: Callable[[Any], Any]) -> Any:
-        """Under a strategy, where Keras has two habits that are in the way.
+        """Differs from Keras in two points under a strategy.
 
-        It sums what steps return over all workers, an all-reduce for each number: here a step
-        returns what its first replica has. And it takes a batch in the graph of the step, which
-        may begin before it is known that there is one, so that the optimizer counts a step more
-        at the end of an epoch: here the batch is taken before.
+        Keras sums the results of steps over all workers, with one all-reduce per number: here a
+        step returns the result of its first replica. And Keras takes a batch inside the graph of
+        the step, which may begin before it is known that there is one, so the optimizer counts one
+        step too many at the end of an epoch: here the batch is taken before.
         """
         strategy = self.distribute_strategy
         usual = internal(keras, super(), "_make_function")(step_function)
@@ -70,7 +70,7 @@ class FitsUnderStrategies(keras.Model):
             if not isinstance(iterator, tf.distribute.DistributedIterator):
                 return usual(iterator)
             spec = iterator.element_spec
-            if str(spec) not in traced:  # once, or workers would trace at different times
+            if str(spec) not in traced:  # once, otherwise workers would trace at different times
                 traced[str(spec)] = tf.function(
                     on_replicas, [spec], autograph=False, jit_compile=self.jit_compile
                 )
@@ -82,8 +82,8 @@ class FitsUnderStrategies(keras.Model):
 
 
 def take_gradients_as_summed(optimizer: keras.optimizers.Optimizer) -> None:
-    """Lets an optimizer apply gradients as they are: Keras would sum them over all replicas, after
-    each of them has clipped its share.
+    """Makes an optimizer apply gradients unchanged: Keras would sum them over all replicas after
+    each replica has clipped its share.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     internal(keras, inner, "_all_reduce_sum_gradients")
@@ -144,7 +144,7 @@ class Call:
 
 
 def calls_of(model: Functional) -> list[Call]:  # type: ignore[valid-type]
-    """The calls of a functional model in an order in which they can be made."""
+    """The calls of a functional model in a possible order."""
     by_depth = internal(keras, model, "_nodes_by_depth")
     return [
         Call(internal(keras, node, "input_tensors"), internal(keras, node, "outputs"), node)

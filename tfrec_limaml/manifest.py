@@ -1,7 +1,7 @@
-"""The manifest: what an exported model is, so that no artefact of another model is ever mixed with
-it.
+"""The manifest: a description of an exported model, so that artefacts of other models are never
+mixed with it.
 
-One manifest is written twice, at ``ranker/<version>/assets.extra/manifest.json`` and
+The manifest is written twice, at ``ranker/<version>/assets.extra/manifest.json`` and
 ``adapter/<version>/assets.extra/manifest.json``; both copies are equal.
 """
 
@@ -19,7 +19,7 @@ from tfrec_limaml.schema.schema import Schema
 MANIFEST_FILE = "manifest.json"
 EXTRA_DIRECTORY = "assets.extra"
 
-# Names on the wire: the adapter's and the ranker's signatures.
+# Names in the signatures of the adapter and the ranker.
 ADAPTER_INPUT = "task_records"  # string [B], serialized task records
 META_EMBEDDING = "meta_embedding"  # float32 [N, D]; of the adapter [B, D]
 TASK_KEY = "task_key"
@@ -35,8 +35,8 @@ ADAPTER_OUTPUTS = {
     LOSS_BEFORE: "float32 [B, 1]",
     LOSS_AFTER: "float32 [B, 1]",
 }
-# Further outputs where the model has nested task definitions: G is the largest number of subtasks
-# of a task, all definitions together.
+# Further outputs of models with nested task definitions: G is the largest number of subtasks of a
+# task, over all definitions.
 NESTED_DEFINITION = "nested_definition"
 NESTED_TASK_KEY = f"nested_{TASK_KEY}"
 NESTED_META_EMBEDDING = f"nested_{META_EMBEDDING}"
@@ -49,16 +49,16 @@ NESTED_OUTPUTS = {
     NESTED_SAMPLE_COUNT: "int64 [B, G]",
     NESTED_LAST_TIMESTAMP: "int64 [B, G], milliseconds",
 }
-# The adapter of a model of two definitions has further signatures for either side, "<name>_0" and
-# "<name>_1". First, the key of each row's other task, as the store has it; then the task's own
-# offset, given those of the other tasks: `ADAPTER_OUTPUTS`. Its default signature is that of side 0
-# where no other task is known.
+# The adapter of a model of two definitions has further signatures for each side, "<name>_0" and
+# "<name>_1": the key of each row's other task, as in the store; and the task's offset given those
+# of the other tasks, `ADAPTER_OUTPUTS`. Its default signature is that of side 0 with unknown other
+# tasks.
 OTHER_KEYS_SIGNATURE = "other_keys"  # of `ADAPTER_INPUT`
 OTHER_KEY = "other_key"  # string [R], of all rows of the records, one after another
 GIVEN_SIGNATURE = "given"  # of `ADAPTER_INPUT` and these:
 OTHER_ROW = "other_row"  # int32 [R], row of `OTHER_OFFSETS`
 OTHER_OFFSETS = "other_offsets"  # float32 [K, D]
-# Of the adapter's second signature, where tasks have a posterior: `ADAPTER_OUTPUTS` and this.
+# Of the adapter's second signature, if tasks have a posterior: `ADAPTER_OUTPUTS` and this.
 VARIANCE_SIGNATURE = "with_variance"
 VARIANCE = "variance"  # float32 [B, D]
 HAS_META_EMBEDDING = "has_meta_embedding"  # bool [N]
@@ -76,30 +76,29 @@ EXAMPLES_SIGNATURE = "serve_examples"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What one exported version is and was made from.
+    """The description of one exported version.
 
     Attributes:
-        model_version: Positive integer; names the ranker, the adapter and the embeddings made by
-            it.
+        model_version: Positive integer; identifies the ranker, the adapter and its embeddings.
         schema: The schema as a dictionary.
         schema_fingerprint: `Schema.fingerprint` of it.
-        task_definition: Name of the task definition that the embeddings are keyed by.
+        task_definition: Name of the task definition of the embeddings' keys.
         nested_definitions: Further definitions, refining that one, that the model has embeddings
             for.
-        joint_definitions: The definition that stands beside that one, where the model has
-            embeddings for both; its keys in the store begin with `joint_key_prefix`.
+        joint_definitions: The second side's definition, if the model has embeddings for both sides;
+            its keys in the store begin with `joint_key_prefix`.
         embedding_dim: Width ``D`` of the meta embedding.
         inner_loop: ``inner_learning_rate``, ``inner_steps``, ``fine_tune_steps``, ``pooling``;
             of a model of two definitions ``sweeps``.
         prior_variance: Variance of each number of a task's offset before any interaction is seen,
-            ``[D]``; empty where tasks have no posterior variance to compare with it.
-        training_window: ``{"start": ms, "end": ms}`` of the training rows, where known.
+            ``[D]``; empty if tasks have no posterior variance.
+        training_window: ``{"start": ms, "end": ms}`` of the training rows, if known.
         training_label_mean: Mean label of the training rows, towards which rates of history
-            features are smoothed; None where unknown.
+            features are smoothed; None if unknown.
         training_quality: ``quality`` of the data card of the training run: shares of filled values
-            and of unknown keys, rows per day. Empty where unknown.
-        metrics: Evaluation results, where known.
-        libraries: Name to version of the libraries that made it.
+            and of unknown keys, rows per day. Empty if unknown.
+        metrics: Evaluation results, if known.
+        libraries: Names and versions of the libraries used for the export.
         created: ISO 8601 time of the export.
     """
 
@@ -124,18 +123,16 @@ class Manifest:
             "nested_definitions",
             "joint_definitions",
             "prior_variance",
-        ):  # JSON gives lists
+        ):  # JSON has lists, not tuples
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def further_definitions(self) -> tuple[str, ...]:
-        """All definitions beside `task_definition` that the model has embeddings for."""
+        """All definitions other than `task_definition` for which the model has embeddings."""
         return (*self.nested_definitions, *self.joint_definitions)
 
     def refuse_two_definitions(self, what: str) -> None:
-        """Raises `LimamlError` where the model is one of two definitions that stand beside each
-        other, which `what` cannot do.
-        """
+        """Raises `LimamlError` if the model has two sides, which `what` does not support."""
         if self.joint_definitions:
             names = [self.task_definition, *self.joint_definitions]
             raise LimamlError(
@@ -158,7 +155,7 @@ class Manifest:
         """Reads the manifest of a SavedModel directory.
 
         Raises:
-            VersionMismatchError: No manifest there, or one that this version cannot read.
+            VersionMismatchError: There is no manifest, or one that this version cannot read.
         """
         path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
         if not path.is_file():
@@ -182,7 +179,7 @@ class Manifest:
             raise VersionMismatchError(f"cannot read the manifest {where}: {error}") from error
 
     def check_schema(self, schema: Schema) -> None:
-        """Raises `VersionMismatchError` unless `schema` is the one that the model was made with."""
+        """Raises `VersionMismatchError` unless `schema` is that of the model."""
         if schema.fingerprint() != self.schema_fingerprint:
             raise VersionMismatchError(
                 f"schema fingerprint {schema.fingerprint()} of {schema.name!r} differs from "

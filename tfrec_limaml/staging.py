@@ -1,5 +1,5 @@
-"""Local files and folders that appear whole or not at all: written under a name beside the final
-one, then renamed.
+"""Local files and folders that appear completely or not at all: written under a temporary name,
+then renamed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file in UTF-8; a reader sees the former content or the new one."""
+    """Writes a text file in UTF-8; readers see the old or the new content."""
     with file(Path(path)) as staging:
         staging.write_text(text, encoding="utf-8")
 
@@ -40,8 +40,8 @@ def folder(output: Path, *, replace: bool = True) -> Iterator[Path]:
 
     Args:
         output: The folder to make.
-        replace: A former `output` is moved away first and removed last; after an error it stands as
-            it was.
+        replace: An existing `output` is moved away first and removed last; it is restored after an
+            error.
 
     Raises:
         OSError: The disk is full, the folder may not be written, or `output` is a folder with files

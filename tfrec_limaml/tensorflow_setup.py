@@ -1,5 +1,5 @@
-"""TensorFlow's import without the page that it writes to standard error before any log level
-counts.
+"""Imports TensorFlow without the log lines that it writes to standard error regardless of log
+levels.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _lock = threading.Lock()
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and looks for devices, without their log lines; other lines are shown when
-    it is over.
+    """Imports TensorFlow and looks for devices, without their log lines; other lines are shown
+    afterwards.
 
-    Does nothing where TensorFlow is there already, or where ``TF_CPP_MIN_LOG_LEVEL`` (2 for
+    Does nothing if TensorFlow is already imported, or if ``TF_CPP_MIN_LOG_LEVEL`` (2 for
     ``limaml``, unless set) is below 2.
     """
-    with _lock:  # two at once would each restore what the other had replaced
+    with _lock:  # two at once would restore each other's replacement
         if (
             "tensorflow" in sys.modules
             or sys.stderr is None
@@ -46,7 +46,7 @@ def _import_quietly() -> None:
 
             tf.config.list_physical_devices()
         except BaseException:
-            noise = re.compile(rb"(?!)")  # all of it may tell why
+            noise = re.compile(rb"(?!)")  # any of it may show the reason
             raise
         finally:
             os.dup2(shown, 2)

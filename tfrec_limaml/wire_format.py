@@ -1,4 +1,4 @@
-"""The protobuf wire format's varints and length-delimited fields, for messages that are written
+"""Varints and length-delimited fields of the protobuf wire format, for messages that are written
 without a protobuf library (https://protobuf.dev/programming-guides/encoding).
 """
 
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: Bytes of the longest varint: 64 bits, seven a byte.
+#: Bytes of the longest varint: 64 bits, seven per byte.
 LONGEST = 10
 
 
 def varint(number: int) -> bytes:
-    """A non-negative integer, seven bits a byte, the lowest first; all but the last byte have the
+    """A non-negative integer, seven bits per byte, the lowest first; all but the last byte have the
     highest bit set.
     """
     out = bytearray()
@@ -35,10 +35,10 @@ def varints(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArra
     """`varint` of many numbers.
 
     Args:
-        values: int64 ``[n]``; negative ones mean their two's complement.
+        values: int64 ``[n]``; negative ones as their two's complement.
 
     Returns:
-        Bytes ``[n, 10]``, of which the first ones count, and how many ``[n]``.
+        Bytes ``[n, 10]`` and the number of used ones ``[n]``.
     """
     septets = values.view(np.uint64)[:, None] >> np.arange(0, 7 * LONGEST, 7, dtype=np.uint64)
     septets &= np.uint64(0x7F)
@@ -49,7 +49,7 @@ def varints(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArra
 
 
 def opening(field: int, size: int) -> bytes:
-    """What comes before the content of a length-delimited field: tag and length.
+    """The first bytes of a length-delimited field: tag and length.
 
     Args:
         field: Number of the field, at most 15.

@@ -1,4 +1,4 @@
-"""What can go wrong between a request and its scores."""
+"""Errors of the ranker client."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_a_server_that_cannot_start_is_one_readable_error(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--workspace", "{folder}"], "is not empty and holds no earlier demo"),
+        (["--workspace", "{folder}"], "is not empty and does not hold an earlier demo"),
         (["--workspace", "{folder}/new", "--data-dir", "x"], "--data-dir x is for kuairand-pure"),
         (
             ["--workspace", "{folder}/new", "--dataset", "kuairand-pure", "--members", "9"],

@@ -250,7 +250,7 @@ def test_an_update_of_both_sides_comes_close_to_the_batch_over_all_rows(work, tm
         ),
         (
             "train {0}/tasks --output {0}/run2 --joint-task item --nested-task member_type",
-            "do not go together",
+            "cannot be combined",
         ),
         ("evaluate {0}/tasks --run {0}/run --overwrite --task topic", "'topic'"),
         ("export {0}/run --output {0}/export2 --task item", "stand beside"),

@@ -1,1 +1,1 @@
-"""The inner loop and what it needs: per-task weights, their cheaper forms, losses and pooling."""
+"""The inner loop: per-task weights, cheaper forms of them, losses and pooling."""

@@ -1,9 +1,9 @@
 """Closed-form adaptation: a few Gauss-Newton steps to the mode of a task's posterior.
 
 A task adapts an offset ``o`` of ``D`` numbers that is added to its meta embedding. The offset has
-the prior ``N(mean, diag(1 / precision))``, with mean zero or what a `SupportEncoder` says, and the
-support set's likelihood, whose loss is a *sum*: the more rows a task has, the further they move it.
-Each step replaces the loss by its second-order expansion, in which the output is linear in the
+the prior ``N(mean, diag(1 / precision))``, with mean zero or the output of a `SupportEncoder`, and
+the support set's likelihood, whose loss is a *sum*: the more rows a task has, the further they move
+it. Each step replaces the loss by its second-order expansion, in which the output is linear in the
 offset, and solves for the minimum:
 
     (J' H J + diag(precision)) o  =  J' (H J o_0 - g) + diag(precision) mean
@@ -23,13 +23,12 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-#: The least curvature of a row's loss: keeps a confident row from being ignored altogether.
+#: Smallest curvature of a row's loss: without it, rows with confident predictions would be ignored.
 MINIMUM_CURVATURE = 1e-4
-#: Shares of a step that are tried; the first is taken whose objective is within `TOLERANCE` of the
-#: best.
+#: Tried shares of a step; the first one whose objective is within `TOLERANCE` of the best is used.
 STEP_SHARES = (1.0, 0.5, 0.25, 0.0625, 0.015625, 0.0)
-#: Relative to the objective and 1: well above the rounding of sums in single precision, which would
-#: otherwise choose between the shares of a step that is about to arrive.
+#: Relative to the objective plus 1; well above the rounding errors of sums in single precision,
+#: which would otherwise choose the share near the optimum.
 TOLERANCE = 1e-5
 
 
@@ -68,10 +67,10 @@ def gauss_newton(
         steps: Number of steps, at least 1.
         with_variance: Also compute the marginal variances; zeros otherwise.
         prior_mean: Each task's prior mean ``[T, D]``; zero where None.
-        start: Where each task's first step starts ``[T, D]``; the prior mean where None.
+        start: Start of each task's first step ``[T, D]``; the prior mean where None.
 
     Returns:
-        The mode, the losses on the way and the variances. Everything is differentiable once.
+        The mode, the losses before each step and the variances, all differentiable once.
     """
     precision = tf.convert_to_tensor(precision)
     exact = precision.dtype  # float32 or float64: a factorisation in half precision breaks down
@@ -112,9 +111,9 @@ def gauss_newton(
 def _damped(
     objective: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, end: tf.Tensor
 ) -> tf.Tensor:
-    """The furthest of a few points between two offsets ``[T, D]`` that is as good as any of them,
-    for each task: a full step can overshoot where the loss is far from its expansion. Which one it
-    is counts as a constant.
+    """For each task the furthest of a few points between two offsets ``[T, D]`` with the lowest
+    objective: a full step can overshoot where the loss is far from its expansion. The choice is
+        treated as a constant.
     """
     shares = tf.constant(STEP_SHARES, start.dtype)
     begin, step = tf.stop_gradient(start), tf.stop_gradient(end - start)
@@ -169,5 +168,5 @@ def _linearise(
 
 
 def _for_rows(offset: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Each task's ``[T, D]`` for each of its rows: ``[T, S, D]``, which are the `sizes`."""
+    """Repeats each task's ``[T, D]`` for its rows: ``[T, S, D]``, as `sizes` says."""
     return tf.broadcast_to(tf.expand_dims(offset, 1), sizes)

@@ -1,8 +1,8 @@
 """The inner loop: a few steps of gradient descent on each task's weights, all tasks at once.
 
 The gradient of the sum of the tasks' losses with respect to per-task weights *is* each task's
-gradient, so that one `tf.GradientTape` serves a whole batch of tasks. Method: Wang et al.,
-"LiMAML", KDD 2024, Algorithm 2.
+gradient, so one `tf.GradientTape` is enough for a batch of tasks. Method: Wang et al., "LiMAML",
+KDD 2024, Algorithm 2.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def adapt(
         steps: Number of steps; 0 returns the weights unchanged.
         learning_rates: Inner learning rate for all weights, or one for each (a number or a tensor
             that broadcasts against it).
-        second_order_steps: How many of the *last* steps an outer tape differentiates through twice.
-            ``None`` means all of them (MAML), 0 means none (first-order MAML: inner gradients are
-            constants).
-        step_scale: What each task's steps are multiplied by, ``[T]``; None for 1.
+        second_order_steps: Number of the *last* steps that an outer tape differentiates through
+            twice. ``None`` means all of them (MAML), 0 means none (first-order MAML: inner
+            gradients are constants).
+        step_scale: A factor for each task's steps, ``[T]``; None for 1.
 
     Returns:
         The adapted weights and the losses before each step.

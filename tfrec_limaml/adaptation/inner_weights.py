@@ -1,20 +1,20 @@
-"""Forms of a task's weights in the inner loop that cost less than a tensor ``[T, ...]`` per weight.
+"""Forms of per-task weights in the inner loop that cost less than a tensor ``[T, ...]``.
 
 `SharedWeight`: before the first step all tasks have the same weights, and only their *gradient*
 needs a task axis.
 
-`DualKernel`: a first layer's input ``M`` ``[T, S, in]`` does not change in the inner loop, so that
-gradient descent only ever adds combinations of its rows to the kernel: ``W_k = W + M' A_k``, where
-``A_k`` is minus the inner learning rate times the sum of the deltas so far. Products become
-``x W + (x M') A``: per-task kernels are never formed. Exact, with less work and less memory where
-rows are fewer than inputs.
+`DualKernel`: a first layer's input ``M`` ``[T, S, in]`` does not change in the inner loop, so
+gradient descent only adds combinations of its rows to the kernel: ``W_k = W + M' A_k``, where
+``A_k`` is minus the inner learning rate times the sum of the deltas so far. Products become ``x W +
+(x M') A``: per-task kernels are never formed. Exact, with less work and less memory where rows are
+fewer than inputs.
 
 `LowRankKernel`: any other layer's input changes from step to step, and each step adds one product
-of it and of the delta: ``W_k = W + M_1' A_1 + ... + M_k' A_k``. The same in a general form, for a
-layer that is called once per step.
+of it and of the delta: ``W_k = W + M_1' A_1 + ... + M_k' A_k``. This is the general form of the
+same idea, for a layer that is called once per step.
 
-In all of them, a tape watches a *zero placeholder*, a tensor of zeros that is never formed either:
-the gradient that flows back to it is the gradient per task.
+In all of them, a tape watches a *zero placeholder*, a tensor of zeros that is never formed: its
+gradient is the gradient per task.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class DualKernel:
     def __init__(self, value: tf.Tensor, rows: tf.Tensor) -> None:
         self.value, self.rows = value, rows
         self._base = _product(rows, value)
-        # By whether an outer tape sees the step: behind a first-order step the rows are constants
-        # too.
+        # Keyed by whether an outer tape records the step: in a first-order step the rows are
+        # constants too.
         self._rows_of_step = {True: rows, False: tf.stop_gradient(rows)}
         self._grams = {
             exact: tf.matmul(rows, seen, transpose_b=True)
@@ -70,8 +70,8 @@ class DualKernel:
         self.zero_placeholder = tf.zeros_like(self._base)
 
     def product(self, inputs: tf.Tensor) -> tf.Tensor:
-        """``inputs @ kernel`` for inputs ``[T, N, in]``; the support rows themselves are recognised
-        by identity.
+        """``inputs @ kernel`` for inputs ``[T, N, in]``; the support rows are recognised by
+        identity.
         """
         is_support = inputs is self.rows
         outputs = self._base if is_support else _product(inputs, self.value)
@@ -89,10 +89,9 @@ class DualKernel:
         )
 
     def descend(self, gradient: tf.Tensor, learning_rate: Any, exact: bool = True) -> DualKernel:
-        """The kernel one step later; `gradient` is the placeholder's: the delta of the layer's
-        output, ``[T, S, out]``.
-
-        Not `exact` means a first-order step, of which an outer tape sees nothing.
+        """The kernel one step later; `gradient` is that of the placeholder: the delta of the
+        layer's output, ``[T, S, out]``. A step that is not `exact` is of first order: an outer tape
+        does not record it.
         """
         later = DualKernel.__new__(DualKernel)
         later.__dict__.update(self.__dict__)
@@ -113,8 +112,8 @@ class DualKernel:
         return kernels
 
     def without_dual(self) -> SharedWeight:
-        """The same kernel for steps with a learning rate per parameter, which leave the span of the
-        rows.
+        """The same kernel for steps with a learning rate per parameter, which are not in the span
+        of the rows.
         """
         return SharedWeight(self.value, tf.shape(self.rows)[0])
 
@@ -123,8 +122,8 @@ class LowRankKernel:
     """A dense layer's kernel as the shared one plus, for each step, combinations of the layer's
     input on the support rows.
 
-    Made for adaptation, where `product` is called once per step, on the support rows; `fixed` is
-    what other rows may read.
+    For adaptation, where `product` is called once per step, on the support rows; use `fixed` for
+    other rows.
 
     Args:
         value: The shared kernel ``[in, out]``.
@@ -150,8 +149,8 @@ class LowRankKernel:
         return _with_placeholder(outputs, self.zero_placeholder, lambda upstream: upstream)
 
     def descend(self, gradient: tf.Tensor, learning_rate: Any, exact: bool = True) -> LowRankKernel:
-        """The kernel one step later; `gradient` is the placeholder's. Not `exact` means a
-        first-order step, of which an outer tape sees nothing.
+        """The kernel one step later; `gradient` is that of the placeholder. A step that is not
+        `exact` is of first order: an outer tape does not record it.
         """
         later = LowRankKernel.__new__(LowRankKernel)
         later.__dict__.update(self.__dict__)
@@ -174,7 +173,7 @@ class LowRankKernel:
         return SharedWeight(self.value, tf.shape(self.zero_placeholder)[0])
 
     def per_task(self) -> tf.Tensor:
-        """The kernels ``[T, in, out]``, of a fixed one."""
+        """The kernels ``[T, in, out]``; of a fixed kernel only."""
         if self._seen is not None:
             raise ValueError("only `product` has the gradient of a kernel that is being adapted")
         kernels = self.value[None]
@@ -184,12 +183,12 @@ class LowRankKernel:
         return tf.broadcast_to(kernels, tf.concat([tasks, tf.shape(self.value)], 0))
 
 
-#: The forms that know their steps themselves.
+#: The forms that implement their own steps.
 FORMS = (SharedWeight, DualKernel, LowRankKernel)
 
 
 def with_task_axis(weight: Any) -> tf.Tensor:
-    """A weight ``[T, ...]``, whichever form it has."""
+    """A weight of any form as a tensor ``[T, ...]``."""
     return weight.per_task() if isinstance(weight, FORMS) else weight
 
 
@@ -221,7 +220,7 @@ def _product(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 def _with_placeholder(
     outputs: tf.Tensor, placeholder: tf.Tensor, per_task: Callable[[tf.Tensor], tf.Tensor]
 ) -> tf.Tensor:
-    """The outputs unchanged; the placeholder's gradient is `per_task` of theirs."""
+    """Returns the outputs unchanged; the placeholder's gradient is `per_task` of their gradient."""
 
     @tf.custom_gradient
     def attach(value: tf.Tensor, placeholder: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:

@@ -17,7 +17,7 @@ LossDerivatives = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, t
 
 _CROSS_ENTROPY = ("binary_crossentropy", "bce")
 _SQUARED_ERROR = ("mean_squared_error", "mse")
-#: Keras losses of a binary label, by function and class name. They read logits here.
+#: Keras losses of a binary label, by function and class name. Here they take logits.
 _BINARY = {"binary_crossentropy", "binary_focal_crossentropy"}
 #: Keras losses of one real number per sample.
 _REGRESSION = {
@@ -35,15 +35,15 @@ def sample_loss(loss: Any) -> SampleLoss:
 
     Args:
         loss: A binary loss (``"binary_crossentropy"``, ``"binary_focal_crossentropy"`` or their
-            `keras.losses.Loss` objects, whatever their ``from_logits``: here they always read
-            logits), a regression loss (``"mean_squared_error"``, ``"huber"``, ... or their
-            objects), or a function of yours or a `keras.losses.Loss`, which reads the raw outputs.
+            `keras.losses.Loss` objects; they always take logits here, regardless of
+            ``from_logits``), a regression loss (``"mean_squared_error"``, ``"huber"``, ... or their
+            objects), or your own function or `keras.losses.Loss`, which takes the raw outputs.
 
     Returns:
         A function of labels ``[N]`` and outputs ``[N]`` that gives losses ``[N]``.
 
     Raises:
-        ValueError: Not a loss that Keras knows, or one that does not fit one output per sample.
+        ValueError: Not a Keras loss, or one that does not fit one output per sample.
     """
     if isinstance(loss, str) and loss in _CROSS_ENTROPY:
         return lambda y, z: tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=z)
@@ -110,7 +110,7 @@ def per_task_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
 
 
 def _keras_name(chosen: Any) -> str | None:
-    """Name of a loss function of Keras itself; None for a function of the user's."""
+    """Name of a Keras loss function; None for a user's function."""
     if isinstance(chosen, keras.losses.Loss):
         own_class = getattr(keras.losses, type(chosen).__name__, None) is type(chosen)
         chosen = getattr(chosen, "fn", None) if own_class else None

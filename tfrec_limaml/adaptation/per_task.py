@@ -1,8 +1,8 @@
 """Applies a Keras layer with a different set of weights for every task.
 
-Weights have a task axis, ``[T, ...]``, inputs too, ``[T, S, ...]``. Known layers use batched
-products, which cost what their arithmetic costs; layers without weights see all rows of all tasks
-at once; `keras.Sequential` and functional models are walked; every other layer goes through
+Weights have a task axis, ``[T, ...]``, and so have inputs, ``[T, S, ...]``. Known layers use
+batched products, without overhead; layers without weights are called once on all rows of all tasks;
+`keras.Sequential` and functional models are applied layer by layer; all other layers go through
 `tf.vectorized_map` over `Layer.stateless_call`.
 """
 
@@ -33,8 +33,8 @@ def apply_per_task(
 ) -> Any:
     """Calls `layer` once per task.
 
-    Random layers inside one that goes through `tf.vectorized_map` draw one mask for all tasks;
-    alone they draw one per row. Keras masks (``mask_zero=True``) are not passed on.
+    Random layers inside a layer that goes through `tf.vectorized_map` draw one mask for all tasks;
+    on their own they draw one per row. Keras masks (``mask_zero=True``) are not passed on.
 
     Args:
         layer: A built layer.
@@ -52,8 +52,8 @@ def apply_per_task(
 
 
 def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
-    """Traces a built layer over two tasks; raises `ValueError` naming the first part of it that
-    cannot be batched.
+    """Traces a built layer over two tasks; raises `ValueError` naming the first part that cannot be
+    batched.
 
     Args:
         layer: A built layer.
@@ -83,7 +83,7 @@ def _apply(
 
 
 def _all_rows(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
-    """For operations without weights: one call on the rows of all tasks."""
+    """One call on the rows of all tasks, for operations without weights."""
     tensors = [value for value in tf.nest.flatten((args, kwargs)) if isinstance(value, tf.Tensor)]
     args, kwargs = tf.nest.map_structure(
         lambda value: merge_axes(value) if isinstance(value, tf.Tensor) else value, (args, kwargs)
@@ -121,8 +121,8 @@ def _layer_norm(
         "float64" if layer.compute_dtype == "float64" else "float32"
     )  # as Keras does: statistics of half-precision values lose digits
     inputs = tf.cast(inputs, exact)
-    # Not tf.nn.moments: it takes the mean as a constant within the variance, which is right for
-    # first derivatives alone.
+    # Not tf.nn.moments: it treats the mean within the variance as a constant, which is correct only
+    # for first derivatives.
     centred = inputs - tf.reduce_mean(inputs, -1, keepdims=True)
     outputs = centred * tf.math.rsqrt(
         tf.reduce_mean(tf.square(centred), -1, keepdims=True) + layer.epsilon
@@ -160,7 +160,7 @@ def _functional(model: Functional, weights: Weights, inputs: Any, training: bool
             operation.trainable_variables if isinstance(operation, keras.layers.Layer) else []
         )
         mine = [by_variable[id(v)] for v in variables]
-        given = ("training", "mask")  # recorded when the model was made; the caller's count
+        given = ("training", "mask")  # recorded when the model was built; the caller's value counts
         return lambda *args, **kwargs: _apply(
             operation, mine, args, {k: v for k, v in kwargs.items() if k not in given}, training
         )
@@ -226,8 +226,8 @@ def _training(operation: Any, training: bool) -> dict[str, bool]:
 
 
 def _keeps_no_state(operation: Any) -> bool:
-    """Whether a call leaves the operation as it was, but for random seeds: it is frozen, or has no
-    variables.
+    """Whether a call changes no variables except random seeds: the operation is frozen, or has
+    none.
     """
     return (
         not isinstance(operation, keras.layers.Layer)

@@ -1,4 +1,4 @@
-"""From a task's per-sample meta embeddings to the one vector that is stored (the paper's Table
+"""Pools a task's per-sample meta embeddings into the one vector that is stored (the paper's Table
 14).
 """
 

@@ -1,6 +1,6 @@
-"""What a meta block and a global block promise.
+"""The interfaces of meta blocks and global blocks.
 
-Both split their work in two, so that the inner loop never repeats what does not change: a meta
+Both split their work in two, so that the inner loop does not repeat constant parts: a meta
 block reads its features once (`MetaBlock.encode_features`) and is then applied with per-task
 weights; a global block encodes everything that does not depend on the meta embedding once
 (`GlobalBlock.encode_context`) and only its `GlobalBlock.head` runs in every step.
@@ -32,7 +32,7 @@ def call_of(training: bool) -> LayerCall:
 
 
 def calls_per_task(block: keras.layers.Layer) -> bool:
-    """Whether a block's own class defines ``call_per_task``: one that it inherits may not say what
+    """Whether a block's own class defines ``call_per_task``: an inherited one may not match what
     the class computes.
     """
     return "call_per_task" in vars(type(block))
@@ -47,17 +47,17 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
     """The part of the network that is adapted per task; its output is the meta embedding.
 
     Subclasses implement `encode_features`, `adaptable_variables`, `call_adapted` and
-    `call_encoded`. Where the whole network is adapted, a block with a method
-    ``call_per_task(features, call)``, which makes all calls of layers with weights of their own
-    through `call`, is computed for all tasks at once. Optional are `initial_weights`, where a task
-    starts from anything but a copy of the shared weights; `encode_support` and `read_support`, for
-    blocks that read the support set; and `stores_offset`.
+    `call_encoded`. Optional methods are `initial_weights`, if a task does not start from a copy of
+    the shared weights; `encode_support` and `read_support`, for blocks that read the support set;
+    and `stores_offset`. If the whole network is adapted, a block with a method
+    ``call_per_task(features, call)``, which makes all calls of layers with weights through `call`,
+    is computed for all tasks at once.
 
     Args:
         embedding_dim: Width ``D`` of the meta embedding.
 
     Attributes:
-        support_encoder: Where a task's offset starts, for blocks that have one.
+        support_encoder: Computes the initial offset of a task, for blocks that have one.
     """
 
     support_encoder: SupportEncoder | None = None
@@ -70,21 +70,19 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
     @property
     def nested_definitions(self) -> tuple[str, ...]:
-        """Task definitions, beside that of the records, that parts of the block are adapted to; see
-        `NestedMetaBlocks`.
-        """
+        """Finer task definitions that parts of the block are adapted to; see `NestedMetaBlocks`."""
         return ()
 
     @property
     def joint_definitions(self) -> tuple[str, ...]:
-        """The definition that stands beside that of the records, where the block is adapted to two;
-        see `JointMetaBlocks`.
+        """The second side's task definition, if the block is adapted to two; see
+        `JointMetaBlocks`.
         """
         return ()
 
     @property
     def further_definitions(self) -> tuple[str, ...]:
-        """All definitions beside that of the records."""
+        """All task definitions other than that of the records."""
         return (*self.nested_definitions, *self.joint_definitions)
 
     @property
@@ -94,14 +92,14 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
     @property
     def stores_offset(self) -> bool:
-        """Whether what is stored for a task is added to the un-adapted embeddings of its rows, or
-        replaces them.
+        """Whether the stored vector of a task is added to the un-adapted embeddings of its rows;
+        otherwise it replaces them.
         """
         return False
 
     def stored_rows(self, weights: list[tf.Tensor], encoded: tf.Tensor) -> tf.Tensor:
-        """What may be stored for a task under adapted `weights`, by row ``[T, S, D]``; see
-        `call_adapted` and `stores_offset`.
+        """The vectors ``[T, S, D]`` that could be stored for a task under adapted `weights`, one
+        per row; see `call_adapted` and `stores_offset`.
         """
         return self.call_adapted(weights, encoded)
 
@@ -109,7 +107,7 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
         """Embeddings ``[N, D]`` of rows of tasks with a stored vector.
 
         Args:
-            stored: The tasks' vectors ``[N, D]``; anything where there is none.
+            stored: The tasks' vectors ``[N, D]``; any value where there is none.
             known: Whether there is one, ``[N, 1]``.
             unadapted: Un-adapted embeddings of the same rows ``[N, D]``.
         """
@@ -118,8 +116,8 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
     @abc.abstractmethod
     def encode_features(self, features: Features) -> Any:
-        """The block's input ``[..., F]``; whatever is learned here is shared by all tasks and
-        trained in the outer loop only.
+        """The block's input ``[..., F]``; weights used here are shared by all tasks and trained in
+        the outer loop only.
         """
 
     @property
@@ -139,8 +137,8 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
     def encode_support(
         self, encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor
     ) -> list[tf.Tensor]:
-        """What rows of a task may see of its support set, ``[T, ...]`` each; most blocks keep
-        nothing.
+        """The memory of the support set for other rows of the task, ``[T, ...]`` each; empty for
+        most blocks.
 
         Args:
             encoded: The support rows' encoded features ``[T, S, F]``.
@@ -150,12 +148,12 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
         return []
 
     def read_support(self, encoded: tf.Tensor, memory: Sequence[Any], causal: bool) -> tf.Tensor:
-        """Encoded rows ``[T, N, F]`` with what they see of their task's support set: the input of
+        """Encoded rows ``[T, N, F]`` together with their task's support set: the input of
         `call_adapted`.
 
         Args:
             encoded: Encoded rows.
-            memory: What `encode_support` kept; empty for rows that are not to see it.
+            memory: The result of `encode_support`; empty for rows that must not see it.
             causal: The rows are the support rows themselves, and each may see earlier ones only.
         """
         return encoded
@@ -186,21 +184,23 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
 
 class GlobalBlock(keras.layers.Layer, abc.ABC):
-    """The shared part of the network: everything else, and the meta embedding, to one logit per
+    """The shared part of the network: maps all features and the meta embedding to one logit per
     row.
 
-    Where the whole network is adapted, a block with a method
-    ``call_per_task(features, meta_embedding, call)``, which makes all calls of layers with weights
-    of their own through `call`, is computed for all tasks at once.
+    If the whole network is adapted, a block with a method ``call_per_task(features, meta_embedding,
+    call)``, which makes all calls of layers with weights through `call`, is computed for all tasks
+    at once.
     """
 
     @abc.abstractmethod
     def encode_context(self, features: Features, training: bool = False) -> Any:
-        """All that does not depend on the meta embedding: any nest of tensors ``[N, ...]``."""
+        """Everything that does not depend on the meta embedding: any nest of tensors ``[N,
+        ...]``.
+        """
 
     def summarise(self, context: Any) -> tf.Tensor:
-        """What a `SupportEncoder` reads of rows ``[N, W]``, from their context: by default all of
-        its numbers side by side.
+        """The input ``[N, W]`` of a `SupportEncoder`, from the rows' context: by default all of its
+        numbers, concatenated.
 
         Raises:
             ValueError: There are none.
@@ -212,8 +212,8 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
         ]
         if not parts:
             raise ValueError(
-                f"{self.name} computes nothing of a row without its meta embedding, so that a "
-                "SupportEncoder has nothing to read; use another global block"
+                f"{self.name} computes nothing from a row without its meta embedding, so a "
+                f"SupportEncoder has no input; use another global block"
             )
         return tf.concat(parts, -1)
 

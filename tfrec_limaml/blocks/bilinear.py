@@ -1,4 +1,6 @@
-"""A global block for two definitions: each one's embedding meets the row, and the other one's."""
+"""A global block for two task definitions: products of both embeddings with the row and each
+other.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,12 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
 
     A meta embedding of `JointMetaBlocks` is ``[u, a, v, b]``: the first definition's vector and
     intercept, then the second one's. ``p`` and ``q`` are the projections of `DotProductGlobalBlock`
-    and ``scale`` are learned numbers. The logit is linear in either half while the other one is
-    held: closed-form adaptation of one side is Bayesian logistic regression.
+    and ``scale`` are learned numbers. The logit is linear in each half while the other is fixed:
+    closed-form adaptation of one side is Bayesian logistic regression.
 
     Args:
-        **kwargs: See `DotProductGlobalBlock`. `projection_scale` is where ``scale`` starts too.
+        **kwargs: See `DotProductGlobalBlock`. `projection_scale` is also the initial value of
+            ``scale``.
     """
 
     def build(
@@ -36,7 +39,7 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
                 f"the width {both}; use JointMetaBlocks"
             )
         self.width = both // 2 - 1
-        # The projection is made for all numbers of an embedding but its last one.
+        # The projection is for all numbers of an embedding except the last one.
         super().build(features_shape, (None, 2 * self.width + 1))
         self.scale = self.add_weight(
             shape=(self.width,),

@@ -68,16 +68,14 @@ class DCNGlobalBlock(MLPGlobalBlock):
             width += int(meta_embedding_shape[-1] or 0)
         inputs = keras.KerasTensor((None, width), dtype=self.compute_dtype)
         for cross in self.crosses:
-            cross(
-                inputs, inputs
-            )  # a Cross makes its weights when it is first called, not when it is built
+            cross(inputs, inputs)  # a Cross creates its weights at the first call, not in `build`
         self.cross_logit.build((None, width))
 
     def encode_context(
         self, features: Features, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The features' share of the deep network's first layer, and the cross logit ``[N]`` (or
-        what is yet to be crossed).
+        the input of the crosses).
         """
         inputs = self.inputs_layer(features)
         return self.context_layer(inputs), inputs if self.cross_meta_embedding else self._cross(

@@ -20,17 +20,17 @@ class DLRMGlobalBlock(MLPGlobalBlock):
     """Dense features, IDs and the meta embedding as vectors of one width; their pairwise dot
     products feed an MLP.
 
-    Dots among features are part of the context; only the dots of the meta embedding are made in the
-    head. Source: Naumov et al., "Deep Learning Recommendation Model", 2019, arXiv 1906.00091; the
-    dots are `tensorflow_recommenders`' ``DotInteraction``.
+    Products among features are part of the context; only those with the meta embedding are computed
+    in the head. Source: Naumov et al., "Deep Learning Recommendation Model", 2019, arXiv
+    1906.00091; the products are computed by ``DotInteraction`` of `tensorflow_recommenders`.
 
     Args:
         hidden_units: Widths of the top network's hidden layers, at least one.
         ids: Categorical features: name to number of ids. Each id has a vector.
         interaction_dim: Width ``W`` of all vectors. A meta embedding of another width is projected
             to it.
-        bottom_units: Widths of the hidden layers that make a vector of the dense features.
-        **kwargs: See `MLPGlobalBlock`; no ``embeddings`` here, `ids` take their place.
+        bottom_units: Widths of the hidden layers that map the dense features to a vector.
+        **kwargs: See `MLPGlobalBlock`; `ids` replace its ``embeddings``.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class DLRMGlobalBlock(MLPGlobalBlock):
         self.project = keras.layers.Dense(
             self.interaction_dim, use_bias=False, dtype=policy, name="project"
         )
-        # All dots, zeros above the diagonal, and then a gather: the layer's gather has a shape that
-        # depends on values.
+        # All products, with zeros above the diagonal, then a gather: the layer's own gather has a
+        # shape that depends on values.
         self.dots = feature_interaction().DotInteraction(
             skip_gather=True, dtype=policy, name="dots"
         )
@@ -91,8 +91,8 @@ class DLRMGlobalBlock(MLPGlobalBlock):
     def encode_context(
         self, features: Features, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The first top layer's share of the bottom vector and of dots among features, and the
-        vectors ``[N, K, W]``.
+        """The share of the first top layer from the bottom vector and the products among features,
+        and the vectors ``[N, K, W]``.
         """
         vectors = [self.bottom(self.inputs_layer(features), training=training)]
         if self.ids:

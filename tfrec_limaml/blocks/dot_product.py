@@ -18,15 +18,15 @@ from tfrec_limaml.features import META, OTHER, Features
 class DotProductGlobalBlock(GlobalBlock):
     """Logit = ``network(features) + [projection(features), 1] . meta embedding``.
 
-    The logit is linear in the meta embedding. That has three uses: a multi-layer perceptron learns
+    The logit is linear in the meta embedding. This has three reasons: multi-layer perceptrons learn
     dot products badly (Rendle et al., "Neural Collaborative Filtering vs. Matrix Factorization
     Revisited", RecSys 2020); closed-form adaptation of the embedding is Bayesian logistic
-    regression on the projection; and everything but one dot product is part of the context, so that
-    an inner step or another embedding costs next to nothing.
+    regression on the projection; and everything except one dot product is part of the context, so
+    an inner step or another embedding costs almost nothing.
 
     The projection is a linear map of the network's last hidden layer plus, for each categorical
-    feature with an embedding, a row of a separate table. It starts small: with an ordinary
-    initialisation training diverges. The last of the ``D`` numbers of the meta embedding is
+    feature with an embedding, a row of a separate table. It is initialised with small values: with
+    the usual ones training diverges. The last of the ``D`` numbers of the meta embedding is
     multiplied by 1: the task's intercept.
 
     Args:
@@ -36,13 +36,13 @@ class DotProductGlobalBlock(GlobalBlock):
         embeddings: Categorical features to embed for the network: name to ``(number of ids,
             width)``.
         projected: Names among `embeddings` that have a row in the projection as well; all by
-            default. Leave out what identifies the task itself.
+            default. Leave out features that identify the task.
         embeddings_regularizer: Keras regularizer of all tables.
         embeddings_scales: See `FeatureEmbeddings`.
         projected_scales: The same for the rows in the projection; those of `embeddings_scales` by
             default.
-        initial_logit: Start of the output's bias: the logit of the mean label spares training it.
-        projection_scale: Standard deviation of the projection's output at the start, about.
+        initial_logit: Initial bias of the output; the logit of the mean label shortens training.
+        projection_scale: Approximate standard deviation of the projection's output before training.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class DotProductGlobalBlock(GlobalBlock):
         meta_embedding_shape: tuple[int | None, ...],
     ) -> None:
         """Builds from the shapes of the encoded features and of the meta embedding; raises
-        `ValueError` where the embedding has no room beside the intercept.
+        `ValueError` if the embedding has only the intercept.
         """
         width = int(meta_embedding_shape[-1] or 0) - 1
         if width < 1:
@@ -140,8 +140,8 @@ class DotProductGlobalBlock(GlobalBlock):
     def encode_context(
         self, features: Features, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The network's logit ``[N]``, the projection with its 1 ``[N, D]`` and the last hidden
-        layer.
+        """The network's logit ``[N]``, the projection with a 1 at its end ``[N, D]`` and the last
+        hidden layer.
         """
         return self._context(features, call_of(training))
 

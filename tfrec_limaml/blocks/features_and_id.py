@@ -1,4 +1,4 @@
-"""An MLP on the meta features and on the entity's ID row, both adapted."""
+"""An MLP on the meta features and on an ID embedding, both adapted."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tfrec_limaml.features import Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class FeaturesAndIDMetaBlock(MLPMetaBlock):
-    """`MLPMetaBlock` whose input also holds the entity's ID row; the inner loop adapts the row and
-    the layers.
+    """`MLPMetaBlock` whose input also holds an ID embedding; the inner loop adapts the embedding
+    and the layers.
 
-    The row is a learned prior plus a learned offset, as in `IDEmbeddingMetaBlock`: unseen IDs start
-    at the prior.
+    The embedding is a learned prior plus a learned offset, as in `IDEmbeddingMetaBlock`: unseen IDs
+    start at the prior.
 
     Args:
         feature: Name of the single-valued meta feature that holds the ID; its schema entry needs an
             ``embedding_width``.
         size: Number of ids, as `FeatureEncoder.size` counts them.
-        id_width: Width ``W`` of the ID row.
+        id_width: Width ``W`` of the ID embedding.
         unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash
             buckets.
         embeddings_regularizer: Keras regularizer of the offsets.
-        **kwargs: See `MLPMetaBlock`; its ``embeddings`` should not hold `feature` once more.
+        **kwargs: See `MLPMetaBlock`; its ``embeddings`` should not contain `feature`.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
 
     @property
     def adaptable_variables(self) -> list[keras.Variable]:
-        """The prior (its per-task copy moves as the task's row does), then all kernels and
-        biases.
+        """The prior (a step on its per-task copy is a step on the task's embedding), then all
+        kernels and biases.
         """
         return [self.prior, *self.network.trainable_variables]
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """The prior with a task axis; the layers as shared weights (their input moves with the
+        """The prior with a task axis; the layers as shared weights (their input changes with the
         prior, so none is dual).
         """
         tasks = tf.shape(encoded)[0]

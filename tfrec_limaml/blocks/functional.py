@@ -1,4 +1,4 @@
-"""A functional Keras model of the user's as global block."""
+"""A user's functional Keras model as global block."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tfrec_limaml.manifest import META_EMBEDDING
 class FunctionalGlobalBlock(GlobalBlock):
     """A functional Keras model of encoded features and ``meta_embedding`` that ends in one logit.
 
-    The model is divided where the meta embedding first enters: all that does not depend on it is
-    the context, and runs once per batch.
+    The model is split where the meta embedding first enters: everything that does not depend on it
+    is the context, and runs once per batch.
 
     Example:
         >>> rows = keras.Input((20,), name="other")
@@ -33,9 +33,9 @@ class FunctionalGlobalBlock(GlobalBlock):
         >>> block = FunctionalGlobalBlock(keras.Model([rows, meta_embedding], logit))
 
     Args:
-        model: Its inputs are named as the encoded features they take (``"meta"``, ``"other"``,
-            embedded features: shape ``()``, dtype ``"int32"``), one ``"meta_embedding"``; its
-            output is ``[N, 1]`` or ``[N]``, a logit without sigmoid.
+        model: Its inputs are named after the encoded features that they take (``"meta"``,
+            ``"other"``, embedded features: shape ``()``, dtype ``"int32"``), one
+            ``"meta_embedding"``; its output is ``[N, 1]`` or ``[N]``, a logit without sigmoid.
 
     Its layers keep their dtype policy.
     """
@@ -66,14 +66,14 @@ class FunctionalGlobalBlock(GlobalBlock):
         features_shape: Mapping[str, tuple[int | None, ...]],
         meta_embedding_shape: tuple[int | None, ...],
     ) -> None:
-        """Checks the model's inputs against the encoded features; raises `LimamlError` naming what
-        does not fit.
+        """Checks the model's inputs against the encoded features; raises `LimamlError` naming the
+        input that does not fit.
         """
         given = {**features_shape, META_EMBEDDING: meta_embedding_shape}
         for tensor in self.model.inputs:
             if tensor.name not in given:
                 raise LimamlError(
-                    f"the model's input {tensor.name!r} is no encoded feature; there are "
+                    f"the model's input {tensor.name!r} is not an encoded feature; there are "
                     f"{sorted(features_shape)}"
                 )
             if tuple(given[tensor.name][1:]) != tuple(tensor.shape[1:]):
@@ -84,7 +84,7 @@ class FunctionalGlobalBlock(GlobalBlock):
         self.built = True
 
     def encode_context(self, features: Features, training: bool = False) -> list[tf.Tensor]:
-        """The tensors that the part with the meta embedding reads."""
+        """The tensors that the part with the meta embedding takes."""
         return self._halves.before([features[name] for name in self.feature_names], training)
 
     def head(
@@ -104,11 +104,9 @@ class FunctionalGlobalBlock(GlobalBlock):
 
 
 class _Halves:
-    """A functional model divided in two, without touching it: the calls before the meta embedding
-    enters, and those after.
-
-    (Sub-models made of a model's inner tensors would add calls to its layers, after which it cannot
-    be serialised.)
+    """A functional model in two parts, without changing it: the calls before the meta embedding
+    enters, and those after. (Sub-models of a model's inner tensors would add calls to its layers,
+    and the model could no longer be serialised.)
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -131,7 +129,7 @@ class _Halves:
         self.border = list(border.values())
 
     def before(self, features: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
-        """The tensors that cross the border."""
+        """The tensors that the second part takes."""
         known = {
             id(tensor): tf.cast(value, tensor.dtype)
             for tensor, value in zip(self.features, features, strict=True)
@@ -150,6 +148,6 @@ class _Halves:
 
 
 def _run(calls: list[Call], known: dict[int, tf.Tensor], training: bool) -> None:
-    """Makes the calls in order; `known` maps symbolic tensors to values and grows."""
+    """Runs the calls in order; `known` maps symbolic tensors to values and is extended."""
     for call in calls:
         known.update(call.run(known, training))

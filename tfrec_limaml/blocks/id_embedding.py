@@ -1,4 +1,4 @@
-"""The ID itself as meta feature: one adapted row per task."""
+"""The ID as meta feature: one adapted embedding per task."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tfrec_limaml.features import Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class IDEmbeddingMetaBlock(MetaBlock):
-    """The meta embedding of an entity is its row: a learned prior plus a learned offset,
-    adapted on the task's interactions.
+    """The meta embedding is that of an ID: a learned prior plus a learned offset, adapted on the
+    task's interactions.
 
     The rows of a task share one ID (it is, or follows from, the task key), so a gradient step on
-    the task's row is the same step on its copy of the prior; that copy is the adapted weight. An ID
-    that training never saw has offset 0: it starts at the prior, and gets a separate row once
-    adapted.
+    the task's embedding is the same step on its copy of the prior; that copy is the adapted weight.
+    An ID that did not occur in training has offset 0: it starts at the prior, and gets its own
+    embedding by adaptation.
 
     Args:
         feature: Name of the single-valued meta feature that holds the ID; its schema entry needs an
@@ -67,7 +67,7 @@ class IDEmbeddingMetaBlock(MetaBlock):
 
     @property
     def adaptable_variables(self) -> list[keras.Variable]:
-        """The prior: its per-task copy moves as the task's row does."""
+        """The prior: a step on its per-task copy is a step on the task's embedding."""
         return [self.prior]
 
     def call_adapted(

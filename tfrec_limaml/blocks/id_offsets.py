@@ -1,4 +1,4 @@
-"""One learned offset per ID around a shared prior: what the ID meta blocks look up."""
+"""One learned offset per ID from a shared prior, for the ID meta blocks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from tfrec_limaml.features import Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class IDOffsets(FeatureEmbeddings):
-    """``ID -> offset``: zero until training has moved it, and always zero for the out-of-vocabulary
-    ID.
+    """``ID -> offset``: zero before training, and always zero for the out-of-vocabulary ID.
 
     Args:
         feature: Name of the single-valued feature that holds the ID; its schema entry needs an
@@ -24,8 +23,8 @@ class IDOffsets(FeatureEmbeddings):
         width: Width ``W`` of an offset.
         unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash
             buckets.
-        embeddings_regularizer: Keras regularizer of the table; it leaves what IDs share to the
-            prior.
+        embeddings_regularizer: Keras regularizer of the table; it moves what IDs have in common to
+            the prior.
 
     Input: encoded features ``[...]``; output: ``[..., W]``.
     """
@@ -54,9 +53,7 @@ class IDOffsets(FeatureEmbeddings):
         self.unknown_id = unknown_id
 
     def build(self, input_shape: Mapping[str, tuple[int | None, ...]]) -> None:
-        """Creates the table; raises `ValueError` where the feature is missing or holds several
-        values per row.
-        """
+        """Creates the table; raises `ValueError` if the feature is missing or multi-valued."""
         shape = input_shape.get(self.feature)
         if shape is None or len(shape) != 1:
             received = (

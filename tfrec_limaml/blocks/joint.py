@@ -1,8 +1,7 @@
-"""Meta blocks of two task definitions of which neither refines the other: per member and per item,
-say.
+"""Meta blocks of two task definitions of which neither refines the other, such as member and item.
 
-Each definition has a block of its own, which stores an offset of ``D`` numbers per task. A row's
-meta embedding is both blocks' embeddings side by side: the first half is the first definition's.
+Each definition has its own block, which stores an offset of ``D`` numbers per task. A row's meta
+embedding is the concatenation of both blocks' embeddings, the first definition's first.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from tfrec_limaml.features import META, OTHER, Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
-    """An `OffsetMetaBlock` for each of two task definitions that stand beside each other.
+    """An `OffsetMetaBlock` for each of two task definitions of which neither refines the other.
 
-    The first block reads the meta features, the second one all others: what is known of the item,
-    and of the moment.
+    The first block reads the meta features, the second one all others: those of the item and the
+    time.
 
     Example:
         >>> meta_block = JointMetaBlocks(
@@ -34,8 +33,8 @@ class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
     A task's offset has ``2 D`` numbers, of which the other definition's half is 0.
 
     Args:
-        blocks: Task definition to its block, the one that requests are made for first; both of one
-            `embedding_dim`, so that one store holds their offsets.
+        blocks: Task definition to its block; requests name tasks of the first. Both have one
+            `embedding_dim`, so that one store can hold their offsets.
     """
 
     def __init__(self, blocks: Mapping[str, OffsetMetaBlock], **kwargs: Any) -> None:
@@ -69,7 +68,7 @@ class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
         return tf.concat([self.call_side(number, features) for number in (0, 1)], -1)
 
     def call_side(self, number: int, features: Features) -> tf.Tensor:
-        """Un-adapted embeddings ``[N, D]`` of the first or second definition: of features that hold
+        """Un-adapted embeddings ``[N, D]`` of the first or second definition; `features` must hold
         the meta features, or all others.
         """
         if number == 1:

@@ -1,4 +1,4 @@
-"""Keras layers of the user's as meta block."""
+"""A user's Keras layers as meta block."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KerasMetaBlock(MetaBlock):
         >>> block = KerasMetaBlock(stack, embedding_dim=32)
 
     All its trainable variables are adapted per task; a part with ``trainable=False`` is shared and
-    fixed. Its dtype policy stays as it is.
+    fixed. It keeps its dtype policy.
 
     Args:
         layer: The layer; custom ones must be registered with
@@ -53,7 +53,7 @@ class KerasMetaBlock(MetaBlock):
         )
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
-        """Builds the layer and tries it on two tasks.
+        """Builds the layer and traces it on two tasks.
 
         Raises:
             LimamlError: The layer's output is not ``[N, D]``, or a part of it, which the message
@@ -85,8 +85,8 @@ class KerasMetaBlock(MetaBlock):
         return self.layer.trainable_variables
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """Forms that need no copy per task where the layer is a plain stack of dense layers, else
-        as every block's.
+        """Forms without a copy per task if the layer is a plain stack of dense layers; otherwise
+        copies, as in other blocks.
         """
         if isinstance(self.layer, keras.Sequential) and _starts_dense(self.layer.layers, encoded):
             return initial_forms(self.adaptable_variables, encoded)
@@ -121,8 +121,8 @@ class KerasMetaBlock(MetaBlock):
 
 
 def _starts_dense(layers: Sequence[keras.layers.Layer], encoded: tf.Tensor) -> bool:
-    """Whether all weights are dense layers', and the first of those reads the rows as they are: a
-    dual kernel knows no others.
+    """Whether all weights belong to dense layers, and the first of these reads the rows directly,
+    as a dual kernel requires.
     """
     first = layers[0]
     weighted = [layer for layer in layers if layer.trainable_variables]

@@ -15,7 +15,7 @@ from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.features import META, OTHER, Features
 
 #: Input width from which the first kernel is kept in dual form: about the number of support samples
-#: where the two cost the same.
+#: at which both forms cost the same.
 DUAL_FROM_WIDTH = 48
 
 
@@ -72,7 +72,7 @@ class MLPMetaBlock(MetaBlock):
         return self.network.trainable_variables
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """The shared weights in forms that need no copy per task: the first kernel dual, where its
+        """The shared weights in forms without a copy per task; the first kernel is dual if its
         input is wide.
         """
         return initial_forms(self.adaptable_variables, encoded)
@@ -199,8 +199,8 @@ class MLPGlobalBlock(GlobalBlock):
 
 
 def initial_forms(variables: Sequence[keras.Variable], encoded: tf.Tensor) -> list[Any]:
-    """Cheap forms of the weights of dense layers, the first of which reads `encoded` ``[T, S, F]``
-    itself.
+    """Cheap forms of the weights of dense layers, the first of which reads `encoded` ``[T, S,
+    F]``.
     """
     values = [tf.convert_to_tensor(v) for v in variables]
     tasks = tf.shape(encoded)[0]

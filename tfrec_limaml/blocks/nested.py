@@ -1,9 +1,9 @@
-"""Nested meta blocks: one is adapted per task, others per part of a task (the paper's future work).
+"""Nested meta blocks: one is adapted per task, others per subtask (the paper's future work).
 
-A task definition refines another one where its key holds the other's columns and more: ``(user_id,
-tab)`` refines ``(user_id,)``. Records of the coarser definition then hold all that either needs,
-since the further columns are features of each row. The rows of a task that agree in them are a
-*subtask*.
+A task definition refines another one if its key has the other's columns and more: ``(user_id,
+tab)`` refines ``(user_id,)``. Records of the coarser definition then hold everything that both
+need, since the further columns are features of each row. The rows of a task with equal values of
+these are a *subtask*.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Subtasks(NamedTuple):
 
     Attributes:
         number: Subtask of each support row, int32 ``[T, S]``; -1 for padding.
-        ids: What rows of one subtask have in common, int64 ``[T, S]``.
-        owner: Task of each subtask, int32 ``[P]``. There is at least one: where no row is real, it
-            is task 0's and has no members.
+        ids: Number that the rows of one subtask share, int64 ``[T, S]``.
+        owner: Task of each subtask, int32 ``[P]``. There is at least one: if no row is real, a
+            subtask of task 0 without members.
         first_row: Position of each subtask's first row in its task, int32 ``[P]``.
         count: Number of real subtasks, a scalar.
     """
@@ -56,8 +56,8 @@ class Subtasks(NamedTuple):
         return cls(number, ids, places // width, places % width, count)
 
     def of_rows(self, ids: tf.Tensor) -> tf.Tensor:
-        """Subtask of each of the tasks' other rows, int32 ``[T, N]``; -1 where the support set
-        holds no row of it.
+        """Subtask of each of the tasks' other rows, int32 ``[T, N]``; -1 if the support set has no
+        row of it.
         """
         real = self.number >= 0
         known = tf.reduce_any(_matches(ids, self.ids, real), -1)
@@ -66,18 +66,18 @@ class Subtasks(NamedTuple):
         )
 
     def members(self) -> tf.Tensor:
-        """Which rows of its task belong to each subtask, bool ``[P, S]``."""
+        """Whether each row of a subtask's task belongs to the subtask, bool ``[P, S]``."""
         return tf.gather(self.number, self.owner) == tf.range(tf.size(self.owner))[:, None]
 
     def weights(self, weight: tf.Tensor) -> tf.Tensor:
-        """Weights ``[P, S]`` of its task's rows in each subtask, from those of the rows ``[T, S]``:
-        0 for rows of others.
+        """Weights ``[P, S]`` of the rows of each subtask's task, from the rows' weights ``[T, S]``:
+        0 for rows of other subtasks.
         """
         return tf.gather(weight, self.owner) * tf.cast(self.members(), weight.dtype)
 
 
 class SubtaskRows(NamedTuple):
-    """Rows of tasks as a block that is adapted per subtask reads them.
+    """Rows of tasks in the form that a block adapted per subtask takes.
 
     Attributes:
         encoded: Encoded rows ``[T, N, F]``; None where each row has a subtask.
@@ -93,14 +93,14 @@ class SubtaskRows(NamedTuple):
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class NestedMetaBlocks(MetaBlockPerDefinition):
-    """Meta blocks of a task definition and of others that refine it, adapted together by the task's
-    one loss.
+    """Meta blocks of a task definition and of others that refine it, adapted together on one loss
+    per task.
 
     The first block is adapted per task, each further one per subtask, from the same support set. A
-    row's meta embedding is the blocks' embeddings side by side; where the support set holds no row
-    of its subtask, the further block stays un-adapted. A subtask moves by its share of the task's
-    mean loss: those with few of the task's rows move little. `OffsetMetaBlock` are adapted in
-    closed form, one definition after the other.
+    row's meta embedding is the concatenation of the blocks' embeddings; if the support set has no
+    row of its subtask, the further block stays un-adapted. A subtask moves by its share of the
+    task's mean loss: those with few of the task's rows move little. `OffsetMetaBlock`s are adapted
+    in closed form, one definition after the other.
 
     A further block runs once for every subtask of a task, on all of the task's rows.
 
@@ -110,7 +110,7 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
 
     Args:
         blocks: Task definition to meta block, the definition of the records first; all of one
-            `embedding_dim`, so that one store holds their embeddings.
+            `embedding_dim`, so that one store can hold their embeddings.
     """
 
     def __init__(self, blocks: Mapping[str, MetaBlock], **kwargs: Any) -> None:
@@ -163,7 +163,7 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
         return self.call_adapted(weights, (tf.zeros_like(first), *offsets))
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
-        """Builds all blocks; raises `ValueError` where the encoder gives no subtasks."""
+        """Builds all blocks; raises `ValueError` if the features have no subtasks."""
         missing = [
             name for name in self.nested_definitions if subtask_feature(name) not in features_shape
         ]
@@ -206,8 +206,8 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
         return weights
 
     def encode_support(self, encoded: Any, label: tf.Tensor, weight: tf.Tensor) -> list[Any]:
-        """What the first block keeps; then, for each further one, its subtasks and what it keeps of
-        theirs.
+        """The first block's memory; then, for each further one, its subtasks and its memory of
+        them.
         """
         first, *nested = encoded
         memory: list[Any] = [self.blocks[0].encode_support(first, label, weight)]

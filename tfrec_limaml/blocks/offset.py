@@ -1,4 +1,4 @@
-"""A meta block whose shared part predicts the meta embedding and whose adapted part shifts it."""
+"""A meta block with a shared network and an adapted offset to its output."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class OffsetMetaBlock(StoresOffset):
     """Meta embedding = ``network(meta features) + offset``; only the offset is adapted.
 
     The network is shared by all tasks and trained in the outer loop. A task's offset has as many
-    numbers as the embedding and starts at zero, so that adaptation cannot forget what the network
-    knows, and is small enough for the closed form (``LiMAML(adaptation="gauss-newton")``).
+    numbers as the embedding and starts at zero, so adaptation cannot overwrite what the network has
+    learned, and it is small enough for the closed form (``LiMAML(adaptation="gauss-newton")``).
 
-    What is stored for a task is its offset. A row's embedding is the network's output on the row's
-    meta features plus that: features that vary within a task keep their effect.
+    The offset is what is stored for a task. A row's embedding is the network's output on the row's
+    meta features plus the offset: features that vary within a task keep their effect.
 
     Example:
         >>> meta_block = OffsetMetaBlock((64,), embedding_dim=33)
@@ -56,8 +56,8 @@ class OffsetMetaBlock(StoresOffset):
     Args:
         hidden_units: Widths of the network's hidden layers.
         embedding_dim: Width ``D`` of the meta embedding.
-        support_encoder: Where a task's offset starts, and the mean of the closed form's prior: read
-            from its interactions. Zero where None.
+        support_encoder: Computes a task's initial offset, which is also the mean of the closed
+            form's prior, from its interactions. Zero where None.
         **kwargs: See `MLPMetaBlock`.
     """
 
@@ -89,7 +89,7 @@ class OffsetMetaBlock(StoresOffset):
         )
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
-        """Builds the network and the offset that every task starts from, which is zero."""
+        """Builds the network and the initial offset of all tasks, which is zero."""
         self.shared.build(features_shape)
         self.offset = self.add_weight(
             name="offset", shape=(self.embedding_dim,), initializer="zeros", trainable=False

@@ -1,4 +1,4 @@
-"""What the meta blocks of several task definitions have in common: one block for each of them."""
+"""Base class of meta blocks of several task definitions, with one block for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfrec_limaml.blocks.base import MetaBlock
 
 
 class MetaBlockPerDefinition(MetaBlock):
-    """Meta blocks of several task definitions; a row's embedding is theirs side by side.
+    """Meta blocks of several task definitions; a row's embedding is the concatenation of theirs.
 
     Args:
         blocks: Task definition to meta block, all of one `embedding_dim`.

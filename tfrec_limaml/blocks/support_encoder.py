@@ -1,4 +1,4 @@
-"""Reads a task's interactions into one vector: an amortised estimate of its offset."""
+"""Maps a task's interactions to one vector: an amortised estimate of its offset."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import tensorflow as tf
 SMOOTHING_RATE = 10.0
 #: Bounds of the logarithm of the smoothing.
 SMOOTHING_RANGE = (-20.0, 20.0)
-#: Factor of ``log1p(days)``, which brings ages to the size of the other inputs.
+#: Factor of ``log1p(days)``, which scales ages like the other inputs.
 AGE_SCALE = 0.3
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class SupportEncoder(keras.layers.Layer):
-    """A support set to one vector, in one pass and without inner steps.
+    """Maps a support set to one vector, in one pass and without inner steps.
 
-    Each row becomes a token: a dense layer reads what the global block computed of the row
+    Each row becomes a token: a dense layer of the global block's output for the row
     (`GlobalBlock.summarise`), the row's label and its age. The vector is a linear map of the sum of
     the tokens over ``n + smoothing``, where ``n`` is the number of rows; the smoothing is learned.
     The order of the rows does not matter, padding changes nothing, and the vector of an empty
     support set is zero.
 
-    It is used by an `OffsetMetaBlock`: the vector is where a task's offset starts, and the prior
-    mean of the closed form. With no inner steps it is the offset itself. Such encoders are known
-    from conditional neural processes (Garnelo et al., ICML 2018).
+    It is used by an `OffsetMetaBlock`: the vector is the initial offset of a task, and the prior
+    mean of the closed form. With no inner steps it is the offset itself. Source: conditional neural
+    processes (Garnelo et al., ICML 2018).
 
     Example:
         >>> encoder = SupportEncoder(33, label_mean=0.4)
@@ -38,9 +38,9 @@ class SupportEncoder(keras.layers.Layer):
         embedding_dim: Width ``D`` of the vector.
         units: Width of a token.
         activation: Of a token.
-        label_mean: Mean label of the training rows; tokens hold the difference to it.
-        with_age: Whether tokens hold the row's age, which batches must then have under ``"age"``.
-        smoothing: Start of the learned number of rows at which the mean token counts half.
+        label_mean: Mean label of the training rows; tokens use the difference from it.
+        with_age: Whether tokens use the row's age, which batches must then contain as ``"age"``.
+        smoothing: Initial value of the learned number of rows at which the mean token is halved.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SupportEncoder(keras.layers.Layer):
                 raise ValueError(f"{name} must be at least 1, received {value}")
         if smoothing <= 0:
             raise ValueError(f"smoothing must be positive, received {smoothing}")
-        super().__init__(autocast=False, **kwargs)  # sums of weights need all their digits
+        super().__init__(autocast=False, **kwargs)  # sums of weights need full precision
         self.embedding_dim, self.units = int(embedding_dim), int(units)
         self.activation = keras.activations.get(activation)
         self.label_mean, self.smoothing = float(label_mean), float(smoothing)
@@ -93,13 +93,13 @@ class SupportEncoder(keras.layers.Layer):
         """Vectors ``[T, D]``.
 
         Args:
-            rows: What is known of each support row, ``[T, S, W]``.
+            rows: Input of each support row, ``[T, S, W]``.
             label: Their labels ``[T, S]``.
             weight: Their weights ``[T, S]``, 0 for padding.
             age: Days from each row to the newest row of its support set ``[T, S]``.
 
         Raises:
-            ValueError: There are no ages, and the tokens hold them.
+            ValueError: Ages are missing, but the tokens use them.
         """
         known = [label - self.label_mean]
         if self.with_age:

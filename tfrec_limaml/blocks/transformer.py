@@ -15,21 +15,21 @@ from tfrec_limaml.blocks.mlp import MLPMetaBlock
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class TransformerMetaBlock(MLPMetaBlock):
-    """`MLPMetaBlock` that also sees what attention finds in the task's support interactions: their
-    meta features and labels.
+    """`MLPMetaBlock` that also reads the task's support interactions by attention: their meta
+    features and labels.
 
-    The transformer's weights are shared and trained by the outer loop; the MLP on top is what the
-    inner loop adapts. So attention runs once per batch, not in every inner step. A support row sees
+    The transformer's weights are shared and trained by the outer loop; the inner loop adapts the
+    MLP on top. So attention runs once per batch, not in every inner step. A support row sees
     strictly earlier rows only, never its label; query rows, and the rows whose embeddings are
-    stored, see the whole support set. Without a support set, and un-adapted, a row sees a learned
-    empty memory alone.
+    stored, see the whole support set. Without a support set, and un-adapted, a row sees only a
+    learned empty memory.
 
     Args:
         hidden_units: Widths of the adapted MLP's hidden layers.
         embedding_dim: Width ``D`` of the meta embedding.
         width: Width ``W`` of the attention, a multiple of `heads`.
         heads: Number of attention heads.
-        memory_layers: Transformer layers over the interactions before they are read.
+        memory_layers: Number of transformer layers over the interactions.
         **kwargs: See `MLPMetaBlock`.
     """
 
@@ -78,8 +78,8 @@ class TransformerMetaBlock(MLPMetaBlock):
     def encode_support(
         self, encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor
     ) -> list[tf.Tensor]:
-        """The memory: tokens ``[T, S, W]`` of the support rows, each knowing those up to itself,
-        and which rows are real ``[T, S]``.
+        """The memory: tokens ``[T, S, W]`` of the support rows, each computed from the rows up to
+        itself, and which rows are real ``[T, S]``.
         """
         tokens = self.token_layer(
             tf.concat([encoded, tf.cast(label, encoded.dtype)[..., None]], -1)
@@ -94,7 +94,7 @@ class TransformerMetaBlock(MLPMetaBlock):
         return [tokens, real]
 
     def read_support(self, encoded: tf.Tensor, memory: Sequence[Any], causal: bool) -> tf.Tensor:
-        """Rows ``[T, N, F]`` with what they find in the memory, ``[T, N, F + W]``; see
+        """Rows ``[T, N, F]`` with their attention over the memory, ``[T, N, F + W]``; see
         `MetaBlock.read_support`.
         """
         query = self.query_layer(encoded)
@@ -114,7 +114,7 @@ class TransformerMetaBlock(MLPMetaBlock):
     def call_adapted(
         self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
-        """Meta embeddings ``[T, N, D]`` of rows that `read_support` made."""
+        """Meta embeddings ``[T, N, D]`` of rows from `read_support`."""
         return apply_per_task(self.network, weights, encoded, training)
 
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -142,7 +142,7 @@ class TransformerMetaBlock(MLPMetaBlock):
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class MemoryLayer(keras.layers.Layer):
-    """One transformer layer over a task's interactions, behind the empty memory.
+    """One transformer layer over the empty memory and a task's interactions.
 
     Args:
         width: Width ``W`` of the tokens.
@@ -167,8 +167,8 @@ class MemoryLayer(keras.layers.Layer):
         self.built = True
 
     def call(self, tokens: tf.Tensor, empty: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """Tokens ``[T, S, W]`` that have seen what `mask` ``[T, S, 1 + S]`` lets them see of
-        ``empty`` ``[T, 1, W]`` and each other.
+        """Tokens ``[T, S, W]`` after attention to ``empty`` ``[T, 1, W]`` and each other, as `mask`
+        ``[T, S, 1 + S]`` allows.
         """
         normal = self.norm(tokens)
         tokens = tokens + self.attention(
@@ -188,7 +188,7 @@ def _attention(width: int, heads: int, policy: Any, name: str) -> keras.layers.M
 
 
 def _before_all(mask: tf.Tensor) -> tf.Tensor:
-    """The mask with one column more, at the front, that every row may see."""
+    """The mask with a further first column, which all rows may see."""
     return tf.pad(mask, [[0, 0], [0, 0], [1, 0]], constant_values=True)
 
 

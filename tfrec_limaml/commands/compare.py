@@ -1,4 +1,4 @@
-"""``limaml compare``: LiMAML beside its rivals on your data."""
+"""``limaml compare``: LiMAML and other models on your data."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tfrec_limaml.report.comparison_page import slice_auc, slices, write_compari
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _DESCRIPTION = """\
-Trains LiMAML and what is in common use on the same rows and features, chooses each by the
-validation rows, and measures all on the test rows, over several seeds: a constant and rates,
-logistic regression, LightGBM, the plain network (as it is, fine-tuned as a whole, without IDs,
-wide and deep), attention over the history (DIN), random effects per task (GLMix) and LiMAML in
-its variants. Every run is kept, so that a comparison that was interrupted goes on where it stopped.
+Trains LiMAML and common alternatives on the same rows and features, chooses settings on the
+validation rows, and measures all on the test rows, over several seeds: a constant, label rates,
+logistic regression, LightGBM, plain networks (also fine-tuned, and wide-and-deep), attention over
+the history (DIN), random effects per task (GLMix) and variants of LiMAML. Every run is kept, so an
+interrupted comparison continues where it stopped.
 
 example:
   limaml compare runs/tasks --output runs/compare --seeds 3
@@ -41,8 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="runs of each rival (default: %(default)s)",
     )
-    parser.add_argument("--rivals", metavar="NAME,NAME", help="only these (default: all)")
-    parser.add_argument("--epochs", type=int, help="of networks, at most (default: each recipe's)")
+    parser.add_argument(
+        "--rivals", metavar="NAME,NAME", help="names of rivals, comma-separated (default: all)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, help="maximum for networks (default: that of each recipe)"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -126,7 +130,7 @@ def _say(text: str) -> None:
 
 
 COMMAND = Command(
-    help="compare LiMAML with LightGBM, plain networks and random effects on your data",
+    help="compare LiMAML with LightGBM, plain networks and random effects",
     description=_DESCRIPTION,
     add_arguments=add_arguments,
     run=run,

@@ -1,4 +1,4 @@
-"""``limaml datasets``: what there is, what is in it, and making it ready."""
+"""``limaml datasets``: lists, describes and prepares data sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfrec_limaml.datasets.text_format import add_text_arguments, text_format
 from tfrec_limaml.errors import LimamlError
 
 _DESCRIPTION = """\
-Lists, describes and prepares data sets. Prepared data lie in a folder of plain files
+Lists, describes and prepares data sets. Prepared data are a folder of plain files
 (schema.yaml, Parquet tables, data_card.json), which `limaml prepare` turns into task records.
 
 examples:
@@ -20,25 +20,27 @@ examples:
   limaml datasets prepare simulated --output runs/raw
   limaml datasets prepare kuairand-pure --data-dir ~/data --output runs/raw
   limaml datasets describe clicks.csv
-  limaml datasets prepare --schema my.yaml --interactions clicks.csv --table users=users.parquet --output runs/raw
+  limaml datasets prepare --schema my.yaml --interactions clicks.csv --table users=users.parquet
+  --output runs/raw
 
 next: limaml prepare runs/raw --output runs/tasks
-"""  # noqa: E501
+"""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listed = actions.add_parser("list", help="name the data sets that prepare knows")
+    listed = actions.add_parser("list", help="list the built-in data sets")
     describe = actions.add_parser(
         "describe",
-        help="print a data card; of a plain file also the schema it suggests",
-        description="Prints a data card of a prepared folder or a file (with a guessed schema), "
-        "or facts about a known data set.",
+        help="print a data card; for a plain file also a suggested schema",
+        description="Prints the data card of a prepared folder or a file (with a guessed schema), "
+        "or the description of a built-in data set.",
     )
     describe.add_argument(
         "target",
         metavar="PATH_OR_NAME",
-        help="a prepared folder, a CSV or Parquet file or a folder of such files, or a known name",
+        help="a prepared folder, a CSV or Parquet file, a folder of such files, or the name of a "
+        "built-in data set",
     )
     describe.add_argument(
         "--schema", metavar="FILE", help="YAML schema of the file, instead of guessing one"
@@ -50,7 +52,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare = actions.add_parser(
         "prepare",
         help="write a data set in the raw layout",
-        description="Writes a known data set (NAME) or your data (--schema, --interactions, "
+        description="Writes a built-in data set (NAME) or your data (--schema, --interactions, "
         "--table) in the raw layout.",
     )
     _add_prepare(prepare)
@@ -66,11 +68,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", nargs="?", metavar="NAME", help="a known data set (see `limaml datasets list`)"
+        "name", nargs="?", metavar="NAME", help="a built-in data set (see `limaml datasets list`)"
     )
     parser.add_argument("--output", required=True, metavar="RAW", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output")
-    _add_known(parser.add_argument_group("known data sets"))
+    _add_known(parser.add_argument_group("built-in data sets"))
     _add_yours(parser.add_argument_group("your data"))
 
 
@@ -78,7 +80,7 @@ def _add_known(known: Any) -> None:
     known.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="folder with the official files, downloaded into it where missing (default: "
+        help="folder with the official files; missing ones are downloaded into it (default: "
         "$LIMAML_DATA_DIR or the cache)",
     )
     known.add_argument(
@@ -112,7 +114,7 @@ def _add_sizes(known: Any) -> None:
         "--members",
         type=int,
         metavar="N",
-        help="simulated: number of members (default 4000); kuairand-*: read so many of the users, "
+        help="simulated: number of members (default 4000); kuairand-*: read this many users, "
         "always the same ones",
     )
     known.add_argument(
@@ -128,7 +130,8 @@ def _add_sizes(known: Any) -> None:
         "--catalogue",
         type=int,
         metavar="N",
-        help="simulated: N items that stay, each with a vector of its own (default 0: they go)",
+        help="simulated: N permanent items, each with its own vector (default 0: items come and "
+        "go)",
     )
 
 
@@ -141,7 +144,8 @@ def _add_yours(yours: Any) -> None:
     yours.add_argument(
         "--interactions",
         metavar="FILE",
-        help="CSV or Parquet file, one row per interaction; or a folder or pattern of such files",
+        help="CSV or Parquet file with one row per interaction, or a folder or glob pattern of "
+        "such files",
     )
     yours.add_argument(
         "--table",
@@ -185,7 +189,8 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     files = arguments.schema or arguments.interactions or arguments.table
     if bool(arguments.name) == bool(files):
         raise LimamlError(
-            "give either the NAME of a known data set, or --schema and --interactions of your data "
+            "give either the NAME of a built-in data set, or --schema and --interactions of your "
+            "data "
             "(not both)"
         )
     settings = {
@@ -212,7 +217,8 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     ] + list(settings)
     if foreign:
         raise LimamlError(
-            f"--{foreign[0].replace('_', '-')} is for known data sets; your schema file says it"
+            f"--{foreign[0].replace('_', '-')} applies to built-in data sets; declare it in your "
+            f"schema file"
         )
     if not (arguments.schema and arguments.interactions):
         raise LimamlError("your data need both --schema FILE and --interactions FILE")

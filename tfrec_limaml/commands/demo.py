@@ -13,14 +13,14 @@ DATASETS = ("simulated", "kuairand-pure")
 
 _DESCRIPTION = """\
 Runs the whole loop on this machine: get data, build task records (Beam), train a baseline and
-LiMAML, measure, export, make and publish embeddings (Beam), serve, and rank one member's
+LiMAML, evaluate, export, compute and publish embeddings (Beam), serve, and rank one member's
 candidates over gRPC, without and with the member's embedding and after a few more clicks. Each
-stage prints the command that does the same alone. Writes report.html beside its outputs.
+stage prints its command. Writes report.html beside its outputs.
 
 With --live it then serves a page on which you click candidates for that member and watch the list
 change, with the time that each click took through limaml stream, the store and the ranker.
 
-A stage that is done is not done again: run the same command to continue after an interruption.
+Finished stages are skipped: run the same command to continue after an interruption.
 
 example:
   limaml demo --dataset simulated --workspace runs/simulated
@@ -42,7 +42,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder for everything that is made",
+        help="folder for all outputs",
     )
     parser.add_argument(
         "--data-dir",
@@ -61,12 +61,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=8800,
         metavar="N",
-        help="of that page, on 127.0.0.1; 0 for a free one (default: %(default)s)",
+        help="port of that page on 127.0.0.1; 0 for a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="forget an earlier demo in this folder and start anew",
+        help="remove an earlier demo in this folder and start again",
     )
 
 
@@ -78,8 +78,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     if arguments.members and arguments.dataset != "simulated":
         raise LimamlError(
-            f"--members {arguments.members} is for the simulated world; {arguments.dataset} has "
-            "the members it has"
+            f"--members {arguments.members} is for the simulated world; {arguments.dataset} has a "
+            f"fixed set of members"
         )
     from tfrec_limaml.demo.run import run_demo
 
@@ -124,7 +124,7 @@ def _render(result: dict[str, Any]) -> str:
             *ranking_table(result),
             f"(the clicks in between: {'; '.join(ranking['clicks'])})",
             "",
-            f"Everything is in {result['written']['workspace']}; the page to look at is "
+            f"All outputs are in {result['written']['workspace']}; open "
             f"{result['written']['report']}",
             "",
             "What to try next:",

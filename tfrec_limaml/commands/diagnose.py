@@ -14,12 +14,11 @@ from tfrec_limaml.tensorflow_setup import import_tensorflow
 from tfrec_limaml.training.options import TrainOptions
 
 _DESCRIPTION = """\
-Estimates, before you train LiMAML, how much there is left to win by it: trains a plain network on
-all features at hand (point-in-time history included, where the schema declares it) as
-`limaml train --algorithm vanilla` does, scores the validation rows, and estimates how much tasks
-still differ there, overall and in their liking for each category. Then measures how much AUC an
-effect estimated from each task's earlier rows gains on its later ones, and gives a verdict for
-every task definition. Takes as long as that training.
+Estimates how much LiMAML could gain, before you train it: trains a plain network on all features
+(including the history features of the schema) like `limaml train --algorithm vanilla`, scores the
+validation rows, and estimates how much tasks still differ, overall and in their preferences for
+each category. Then measures how much AUC an effect estimated from each task's earlier rows gains
+on its later rows, and gives a verdict for every task definition. Takes as long as that training.
 
 example:
   limaml diagnose runs/tasks
@@ -27,9 +26,10 @@ next: limaml train runs/tasks --output runs/model
 """
 
 _MEANING = {
-    "worth it": "tasks differ in ways that the features do not tell and their history does: train LiMAML",  # noqa: E501
-    "small": "there is a little to win; LiMAML may find it, but cheaper history features may as well",  # noqa: E501
-    "nothing left": "the features at hand say what a task's history tells about it: LiMAML cannot help much here",  # noqa: E501
+    "worth it": "a task's history predicts more than the features do: train LiMAML",
+    "small": "a small gain is possible, with LiMAML or with cheaper history features",
+    "nothing left": "the features already contain what a task's history tells: LiMAML cannot gain "
+    "much here",
     "cannot tell": "too few validation rows to rule a gain in or out: lengthen the validation period, or train and compare",  # noqa: E501
 }
 
@@ -37,14 +37,12 @@ _MEANING = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml diagnose``."""
     parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
-    parser.add_argument(
-        "--task", help="only this task definition (default: all that were prepared)"
-    )
+    parser.add_argument("--task", help="only this task definition (default: all prepared ones)")
     parser.add_argument(
         "--epochs",
         type=int,
         default=TrainOptions().epochs,
-        help="of the plain network, at most (default: %(default)s)",
+        help="maximum for the plain network (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=1)
 
@@ -80,7 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     diagnoses = []
     bar = {"desc": "baseline", "unit": "step", "file": sys.stderr, "disable": None}
     with tqdm(total=1 + len(definitions), **bar) as progress:
-        first = definitions[0]  # all group the same rows: one network serves them all
+        first = definitions[0]  # all definitions group the same rows: one network is enough
         for split in ("train", "validation"):
             diagnose.record_files(args.tasks, first, split)
         model = train(args.tasks, options, task=first).model
@@ -115,13 +113,13 @@ def _render(result: dict[str, Any]) -> str:
         lines += [f"  verdict: {definition['verdict']} - {_MEANING[definition['verdict']]}", ""]
     lines.append(
         "AUC if known is simulated from the fitted deviation; from history is measured on the "
-        "validation rows. Each category is counted on top of the task's level."
+        "validation rows. Categories are on top of the task's level."
     )
     return "\n".join(lines)
 
 
 COMMAND = Command(
-    help="estimate, before training, what LiMAML could win here",
+    help="estimate, before training, what LiMAML could gain",
     description=_DESCRIPTION,
     add_arguments=add_arguments,
     run=run,

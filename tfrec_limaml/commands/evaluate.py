@@ -1,6 +1,4 @@
-"""``limaml evaluate``: AUC of every trained algorithm, without and with fine-tuning, and as
-production serves it.
-"""
+"""``limaml evaluate``: AUC of each trained model, un-adapted, fine-tuned and as served."""
 
 from __future__ import annotations
 
@@ -25,9 +23,9 @@ Scores the test rows of `limaml prepare` with every model in RUN, un-adapted and
 on each task's history before the test, and writes RUN/evaluation.json: AUC with 95 % intervals,
 the gain over the first model, log loss, calibration, AUC within tasks, the same by length of
 history and by cohort (cold, dormant, active, few or many test rows), and whether fine-tuning
-lowered the loss that it descends. A LiMAML model is scored once more "as served": with the one
-embedding per task that `limaml embed` would store; one of two definitions (--joint-task) also with
-each side's embeddings alone.
+lowered the support loss. A LiMAML model is also scored "as served", with the one embedding per task
+that `limaml embed` would store; a model of two definitions (--joint-task) also with each side's
+embeddings alone.
 
 example:
   limaml evaluate runs/tasks --run runs/model
@@ -49,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=7.0,
         metavar="DAYS",
-        help="a task without rows for so long before its first test row is dormant (default: "
+        help="tasks without rows for this time before their first test row are dormant (default: "
         "%(default)g)",
     )
     parser.add_argument(
@@ -117,7 +115,7 @@ def _summary(
 
 
 def warnings_of(results: list[dict[str, Any]]) -> list[str]:
-    """What an operator should know before serving: where a model is worse than what it replaces.
+    """Warnings about models that are worse than what they replace.
 
     Args:
         results: The rows of ``evaluation.json``; the first one is the reference.
@@ -132,7 +130,7 @@ def warnings_of(results: list[dict[str, Any]]) -> list[str]:
         if loss > WORSE:
             texts.append(
                 f"{row['algorithm']} {form} is {loss:.4f} AUC below {reference['algorithm']}"
-                + ("" if form == "as served" else ": members without an embedding lose")
+                + ("" if form == "as served" else ": members without an embedding get worse scores")
             )
     for row in results:
         if row.get("served"):
@@ -141,7 +139,7 @@ def warnings_of(results: list[dict[str, Any]]) -> list[str]:
             if loss > WORSE:
                 texts.append(
                     f"{row['algorithm']} as served is {loss:.4f} AUC below its un-adapted "
-                    "form: adaptation does not pay on these rows"
+                    "form: adaptation does not help on these rows"
                 )
     return texts
 
@@ -169,8 +167,8 @@ def _evaluate(
 
 
 def _side(model: Any, args: argparse.Namespace) -> Any:
-    """Makes the table of a model of two definitions, as the embedding job would; returns the side
-    that is evaluated. None for other models.
+    """Computes the table of a model of two definitions as the embedding job would, and returns the
+    evaluated side; None for other models.
     """
     from tfrec_limaml.models import JointLiMAML
     from tfrec_limaml.training.joint import fill_table
@@ -196,7 +194,7 @@ def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:
         )
     if model.encoder.nested and trained != (task or schema.default_task):
         raise LimamlError(
-            f"{file} adapts to parts of {trained!r} tasks; pass --task {trained}, not "
+            f"{file} adapts to subtasks of {trained!r} tasks; pass --task {trained}, not "
             f"{task or schema.default_task}"
         )
 
@@ -227,9 +225,7 @@ def _render(result: dict[str, Any]) -> str:
             f"{_number(row['calibration'], '.3f'):>8} {_number(row['per_task_auc']):>9}"
         )
     if "bayes_auc" in result:
-        lines.append(
-            f"best possible AUC {result['bayes_auc']:.4f} (known, as the data are simulated)"
-        )
+        lines.append(f"best possible AUC {result['bayes_auc']:.4f} (known for simulated data)")
     best = max(result["results"], key=lambda row: row["auc"] or 0.0)
     lines += ["", f"AUC of {best['algorithm']} by samples of history, and by cohort"]
     lines.append(f"  {'':44} {'AUC':>8} {'95 % interval':>17} {over:>28}")
@@ -247,7 +243,9 @@ def _render(result: dict[str, Any]) -> str:
 
 
 def _part(part: dict[str, Any]) -> str:
-    """The line of a slice; one of too few tasks or of one class has no interval, but a reason."""
+    """The line of a slice; a reason instead of the interval where it has too few tasks or one
+    class.
+    """
     line = f"  {part['slice']:16} {part['rows']:8} rows {part['tasks']:8} tasks  "
     if "note" in part:
         return f"{line} {_number(part['auc']):>8} {'-':>17} {'-':>28}  ({part['note']})"

@@ -1,4 +1,4 @@
-"""``limaml export``: a trained model to the ranker and the adapter."""
+"""``limaml export``: writes a trained model as ranker and adapter."""
 
 from __future__ import annotations
 
@@ -34,23 +34,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="EXPORT",
-        help="folder that gets ranker/ and adapter/",
+        help="folder to write ranker/ and adapter/ into",
     )
     parser.add_argument(
         "--model-version",
         type=int,
-        help="positive integer (default: one more than the highest there)",
+        help="positive integer (default: the highest in EXPORT plus one)",
     )
     parser.add_argument(
         "--task", help="task definition that embeddings are keyed by (default: the schema's first)"
     )
     parser.add_argument(
-        "--fine-tune-steps", type=int, help="k: steps of the embedding job (default: as trained)"
+        "--fine-tune-steps",
+        type=int,
+        help="k: inner steps in the embedding job (default: as trained)",
     )
     parser.add_argument(
         "--pooling",
         choices=("latest", "mean", "max", "cosine"),
-        help="how the stored vector is pooled (default: latest)",
+        help="how a task's embeddings are pooled into the stored vector (default: latest)",
     )
 
 
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _metrics(run_directory: Path) -> dict[str, Any]:
-    """Test AUCs of the model, where `limaml evaluate` has measured them."""
+    """Test AUCs of the model from `limaml evaluate`, if it was run."""
     path = run_directory / "evaluation.json"
     if not path.exists():
         return {}

@@ -13,19 +13,19 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _DESCRIPTION = """\
-Runs the paper's experiments again: algorithms with and without fine-tuning (table3), meta blocks
+Repeats the paper's experiments: algorithms with and without fine-tuning (table3), meta blocks
 (table4), task definitions (table5), training time (table6), cohorts (table8), inner steps (table9),
 dropout (table10), learning rates (table11 to table13), pooling (table14), old embeddings (refresh),
-and what the default recipe adds (ablation). Each table holds the paper's figures beside ours, and
-says which of the paper's orderings hold. Runs are kept: a table that was interrupted goes on where
-it stopped.
+and the parts of the default recipe (ablation). Each table shows the paper's figures beside ours,
+and which of the paper's orderings hold. Runs are kept: an interrupted table continues where it
+stopped.
 
 example:
   limaml reproduce table3 --output runs/paper
   limaml reproduce all --dataset kuairand-pure --data-dir data --output runs/paper
-  limaml reproduce all --quick --output runs/quick     minutes, on a small simulated world; fails where an
-                                                       ordering does not hold that always should
-"""  # noqa: E501
+  limaml reproduce all --quick --output runs/quick     minutes, on a small simulated world; fails if
+                                                       an ordering that should always hold does not
+"""
 
 #: Further arguments of ``limaml datasets prepare`` and ``limaml prepare``, by kind of records.
 _PREPARE: dict[str, dict[str, tuple[str, ...]]] = {
@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one seed, few epochs, fewer lines, on a small simulated world; fails where an "
-        "ordering does not hold that always should",
+        help="one seed, few epochs, fewer lines, on a small simulated world; fails if an ordering "
+        "that should always hold does not",
     )
 
 
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _records(args: argparse.Namespace, kind: str) -> Path:
-    """The folder of task records of a kind; made where it is missing."""
+    """The folder of task records of a kind; created if it is missing."""
     folder: Path = args.output / "data" / kind
     tasks = folder / "tasks"
     if tasks.is_dir():

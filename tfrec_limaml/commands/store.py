@@ -1,4 +1,4 @@
-"""``limaml store``: generations of an embedding store, seen and changed by hand."""
+"""``limaml store``: shows and changes the generations of an embedding store."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tfrec_limaml.errors import LimamlError, StoreError
 from tfrec_limaml.store.base import EmbeddingStore, Generation
 
 _DESCRIPTION = """\
-Lists the generations of an embedding store, and makes another one current.
+Lists the generations of an embedding store, rolls back, condemns and prunes.
 
-  list      generations, oldest first, and what readers see of each model version
+  list      generations, oldest first, and the current one of each model version
   show      one generation (the current one unless --generation names another); with --key, whether
             that task's embedding is in the current one
-  rollback  makes the generation before the current one current, or the one named by --generation;
-            going back condemns the one that was current
-  condemn   marks a generation as bad: no rollback chooses it by itself, and prune removes it first
+  rollback  makes the previous generation current, or the one named by --generation, and condemns
+            the generation that was current
+  condemn   marks a generation as bad: rollback does not choose it, and prune removes it first
   prune     removes condemned generations and those beyond the newest --keep others
 
 example:
@@ -32,15 +32,17 @@ next: limaml refresh publishes the next generation
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml store``."""
-    parser.add_argument("action", choices=tuple(_ACTIONS), help="what to do (see above)")
+    parser.add_argument("action", choices=tuple(_ACTIONS), help="action (see above)")
     parser.add_argument("store", metavar="ADDRESS", help="for example lmdb:runs/store")
     parser.add_argument(
         "--model-version",
         type=int,
         metavar="N",
-        help="of this model version alone; may be left out where the store holds one",
+        help="model version; optional if the store has only one",
     )
-    parser.add_argument("--generation", metavar="ID", help="this generation, as list names it")
+    parser.add_argument(
+        "--generation", metavar="ID", help="identifier of a generation, as shown by list"
+    )
     parser.add_argument("--key", metavar="KEY", help="a task key to look up (show)")
     parser.add_argument(
         "--keep", type=int, default=2, metavar="N", help="generations to keep (default: 2)"
@@ -50,12 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=3600.0,
         metavar="S",
-        help="prune spares what was published within so many seconds (default: 3600)",
+        help="prune keeps generations that were published within this time (default: 3600)",
     )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Does the action; see the description."""
+    """Runs the action; see the description."""
     from tfrec_limaml.store import open_store
 
     if arguments.key is not None and arguments.action != "show":
@@ -156,7 +158,7 @@ def _shown(generation: Generation) -> dict[str, Any]:
 
 
 def render(result: dict[str, Any]) -> str:
-    """The result for people: a table of generations, or one name and value per line."""
+    """The result as text: a table of generations, or one name and value per line."""
     if "generations" not in result:
         return "\n".join(f"{name}: {value}" for name, value in result.items())
     rows = [("version", "generation", "state", "members", "width", "published")]

@@ -22,7 +22,7 @@ learning curve RUN/<algorithm>.training.json.
 
 example:
   limaml train runs/tasks --output runs/model
-  limaml train runs/tasks --output runs/model --algorithm vanilla      # what to compare with
+  limaml train runs/tasks --output runs/model --algorithm vanilla      # the reference
 next: limaml evaluate runs/tasks --run runs/model
 """
 
@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     options = options_from(args)
     if options.model.joint_task is not None and args.tensorboard is not None:
         raise LimamlError(
-            f"--tensorboard does not go with --joint-task {options.model.joint_task}; leave it out"
+            f"--tensorboard cannot be combined with --joint-task {options.model.joint_task}; "
+            f"leave it out"
         )
     import_tensorflow()
     from tfrec_limaml.training.recipes import without_remapping
@@ -82,15 +83,15 @@ def _workers(args: argparse.Namespace) -> Any:
 
 
 def _checkpoints(args: argparse.Namespace, is_chief: bool) -> Any:
-    """Where checkpoints go; those of a training that is not to go on are removed."""
+    """Settings of the checkpoints; removes those of an earlier training unless it is resumed."""
     from tfrec_limaml.training.checkpoints import CheckpointOptions, is_unfinished
 
     folder = args.output / f"{args.algorithm}.checkpoints"
     if is_unfinished(folder) and not args.resume:
         if not args.overwrite:
             raise LimamlError(
-                f"{folder} holds an interrupted training; pass --resume to go on with it, or "
-                "--overwrite to train from the start"
+                f"{folder} holds an interrupted training; pass --resume to continue it, or "
+                f"--overwrite to start again"
             )
         if is_chief:
             shutil.rmtree(folder)
@@ -101,7 +102,8 @@ def _render(result: dict[str, Any]) -> str:
     return (
         f"{result['algorithm']}: {result['epochs']} epochs in {result['seconds']:.0f} s, best "
         f"validation AUC {result['best_val_auc']:.4f}; "
-        f"model at {result['model']}\nfine-tuning took the support loss of validation tasks from "
+        f"model at {result['model']}\nfine-tuning changed the support loss of validation tasks "
+        f"from "
         f"{result['support_loss_before']:.4f} to "
         f"{result['support_loss_after']:.4f}" + _strength(result) + _tried(result)
     )
@@ -115,7 +117,7 @@ def _strength(result: dict[str, Any]) -> str:
 
 
 def _tried(result: dict[str, Any]) -> str:
-    """What was left open, and the validation score of each choice."""
+    """The options that were chosen by validation, and the score of each choice."""
     names = {
         "val_score_by_id_embeddings": "ID embeddings",
         "val_score_by_projection_shrinkage": "shrinkage of the projection",
@@ -178,7 +180,7 @@ def _progress(name: str, epochs: int) -> Any:
 
 
 COMMAND = Command(
-    help="train LiMAML, or what it is compared with",
+    help="train LiMAML or a reference model",
     description=_DESCRIPTION,
     add_arguments=add_arguments,
     run=run,

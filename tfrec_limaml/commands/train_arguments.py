@@ -21,17 +21,21 @@ from tfrec_limaml.training.options import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``limaml train``: where one is not given, the recipe decides."""
+    """Options of ``limaml train``; the recipe sets those that are not given."""
     parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="RUN", help="folder for model and curve"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="folder for model and learning curve",
     )
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="limaml")
     parser.add_argument(
         "--recipe",
         choices=("default", "paper"),
         default="default",
-        help="settings to start from: what did best on validation data, or the paper's "
+        help="set of options to start from: the best ones on validation data, or the paper's "
         "(default: %(default)s)",
     )
     parser.add_argument("--task", help="task definition (default: the schema's first)")
@@ -40,20 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TASK",
-        help="adapt a further meta block per part of a task: by this definition, which refines "
-        "--task as user_tab refines user; repeatable",
+        help="adapt a further meta block per subtask, given by this finer task definition "
+        "(user_tab refines user); repeatable",
     )
     parser.add_argument(
         "--joint-task",
         metavar="TASK",
-        help="adapt a second side of each row: by this definition, which stands beside --task as "
-        "video stands beside user; the records of both are prepared in one run; in closed form",
+        help="adapt a second side of each row, given by this task definition (video beside user), "
+        "in closed form; one `limaml prepare` must build the records of both",
     )
     parser.add_argument(
         "--sweeps",
         type=int,
         metavar="N",
-        help="with --joint-task: how often each side is adapted given the other one (default: 2)",
+        help="with --joint-task: how often each side is adapted given the other (default: 2)",
     )
     _add_training(parser.add_argument_group("training"))
     _add_adaptation(parser.add_argument_group("adaptation"))
@@ -66,31 +70,31 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--tensorboard",
         type=Path,
         metavar="DIR",
-        help="write TensorBoard scalars, the graph and meta embeddings there",
+        help="folder for TensorBoard scalars, the graph and meta embeddings",
     )
     parser.add_argument(
         "--distribute",
         choices=("mirrored", "multi-worker"),
-        help="train on all devices of this machine, or on the machines that the environment "
-        "variable TF_CONFIG names, with this command on each of them",
+        help="train on all devices of this machine, or on the machines named in the environment "
+        "variable TF_CONFIG (run the command on each)",
     )
     parser.add_argument(
         "--worker-timeout",
         type=float,
         default=600.0,
         metavar="SECONDS",
-        help="give up other workers after this time without a batch (default: %(default)g)",
+        help="exit if another worker has not finished a batch for this time (default: %(default)g)",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the newest checkpoint of an interrupted training, where there is one",
+        help="continue from the newest checkpoint of an interrupted training, if there is one",
     )
     parser.add_argument(
         "--checkpoint-steps",
         type=int,
         metavar="N",
-        help="write a checkpoint about every N batches too, not only after each epoch",
+        help="also write a checkpoint about every N batches, not only after each epoch",
     )
     parser.add_argument(
         "--overwrite",
@@ -101,20 +105,25 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_training(group: Any) -> None:
     add = group.add_argument
-    add("--epochs", type=int, help="at most this many")
+    add("--epochs", type=int, help="maximum number of epochs")
     add("--patience", type=int, help="epochs without a better validation AUC")
     add("--batch-size", type=int, help="tasks per batch (default: by --batch-rows)")
-    add("--batch-rows", type=int, help="training rows per batch, about")
+    add("--batch-rows", type=int, help="approximate number of training rows per batch")
     add("--learning-rate", type=float, help="peak of the outer learning rate, AdamW")
     add("--weight-decay", type=float, help="relative to the learning rate")
-    add("--warmup-steps", type=int, metavar="N", help="batches over which the rate rises from 0")
+    add(
+        "--warmup-steps",
+        type=int,
+        metavar="N",
+        help="batches over which the learning rate rises from 0",
+    )
     add("--no-decay", dest="decay", action="store_false", default=None, help="constant rate")
     add("--average-weights", type=float, metavar="M", help="momentum of averaged weights; 0: none")
     add(
         "--support-fraction",
         type=_fraction,
         help="share of a training task's samples that form the support set: a number, or LOW-HIGH "
-        "to draw it anew each epoch",
+        "to draw a new one in each epoch",
     )
     add("--max-samples", type=int, help="most recent support samples per task")
     add("--seed", type=int)
@@ -130,18 +139,22 @@ def _add_adaptation(group: Any) -> None:
     add(
         "--prior",
         choices=PRIORS,
-        help="mean of a task's offset before adaptation: zero, or read from its interactions "
-        "(encoder; with --inner-steps 0 that is all there is)",
+        help="mean of a task's offset before adaptation: zero, or computed from its interactions "
+        "(encoder; with --inner-steps 0 without further adaptation)",
     )
     add("--inner-steps", type=int, help="n: inner steps in training")
-    add("--inner-learning-rate", type=float, help="of gradient steps")
-    add("--prior-precision", type=float, help="start of the offset's learned prior precision")
-    add("--fine-tune-steps", type=int, help="k: steps at evaluation and for embeddings")
+    add("--inner-learning-rate", type=float, help="inner learning rate of gradient steps")
+    add(
+        "--prior-precision",
+        type=float,
+        help="initial value of the offset's learned prior precision",
+    )
+    add("--fine-tune-steps", type=int, help="k: inner steps at evaluation and for embeddings")
     add(
         "--first-order",
         action="store_true",
         default=None,
-        help="take inner gradients as constants: cheaper, less exact",
+        help="treat inner gradients as constants: cheaper, less exact",
     )
     add(
         "--second-order-steps",
@@ -173,31 +186,46 @@ def _add_adaptation(group: Any) -> None:
 
 def _add_network(group: Any) -> None:
     add = group.add_argument
-    add("--meta-block", choices=META_BLOCKS, help="what is adapted per task")
+    add("--meta-block", choices=META_BLOCKS, help="the block that is adapted per task")
     add("--global-block", choices=GLOBAL_BLOCKS, help="the shared network")
-    add("--meta-units", type=_widths, metavar="64,32", help="meta block's hidden layers")
+    add(
+        "--meta-units",
+        type=_widths,
+        metavar="64,32",
+        help="widths of the meta block's hidden layers",
+    )
     add("--embedding-dim", type=int, help="width of the meta embedding")
-    add("--global-units", type=_widths, metavar="128,64", help="global block's hidden layers")
+    add(
+        "--global-units",
+        type=_widths,
+        metavar="128,64",
+        help="widths of the global block's hidden layers",
+    )
     add("--dropout", type=float, help="in the global block")
     add(
         "--ids",
         dest="id_embeddings",
         action=argparse.BooleanOptionalAction,
-        help="embed single-valued categorical features in the global block (default: where history "
-        "features tell of an ID, what does better on the validation tasks)",
+        help="embed single-valued categorical features in the global block (default: yes; if a "
+        "history feature is keyed by an ID, chosen on the validation tasks)",
     )
-    add("--shrinkage", type=float, metavar="N", help="rows at which an ID's embedding counts half")
+    add(
+        "--shrinkage",
+        type=float,
+        metavar="N",
+        help="training rows at which an ID's embedding is halved",
+    )
     add(
         "--projection-shrinkage",
         type=float,
         metavar="N",
-        help="the same for how adaptation tells IDs apart (default: as --shrinkage; where what "
-        "adaptation gains falls in the course of training, a strong one is tried too)",
+        help="the same for an ID's row in the projection (default: as --shrinkage; if the gain of "
+        "adaptation falls during training, a strong one is tried too)",
     )
 
 
 def options_from(args: argparse.Namespace) -> TrainOptions:
-    """The recipe with what is given on the command line."""
+    """The recipe with the options of the command line."""
     fields = {f.name for kind in (TrainOptions, ModelOptions) for f in dataclasses.fields(kind)}
     given = {
         name: value

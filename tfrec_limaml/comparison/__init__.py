@@ -1,1 +1,1 @@
-"""LiMAML beside its rivals: the same rows and features, over several seeds."""
+"""Comparison of LiMAML with other models on the same rows and features, over several seeds."""

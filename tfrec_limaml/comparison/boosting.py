@@ -9,7 +9,7 @@ from tfrec_limaml.comparison.rows import Rows, table
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
 
-#: Tried in turn; the best by validation AUC is kept.
+#: Candidates; the best by validation AUC is kept.
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"num_leaves": 31, "learning_rate": 0.05, "min_data_in_leaf": 20},
     {"num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 100, "lambda_l2": 10.0},
@@ -33,8 +33,8 @@ def lightgbm(data: Data, seed: int) -> Outcome:
 
 
 def lightgbm_ids(data: Data, seed: int) -> Outcome:
-    """The same with IDs as categories: a rival of its own, because validation rows often choose
-    wrongly between the two.
+    """The same with IDs as categorical features; a separate rival, because validation rows often
+    choose wrongly between the two.
     """
     return _best(data, seed, ids=True)
 

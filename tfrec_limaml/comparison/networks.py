@@ -1,4 +1,4 @@
-"""Networks: LiMAML in its variants and the plain network, trained by the toolkit's recipe."""
+"""Networks: variants of LiMAML and the plain network, trained by the toolkit's recipes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def network(
 
     Args:
         options: The recipe.
-        in_place: Score with what adaptation makes of the network itself, of which nothing can be
-            stored, instead of with the stored form.
-        build: Makes the model; see `train`.
-        batch: Tasks that are scored at a time.
+        in_place: Score with the adapted weights, which cannot be stored, instead of the stored
+            embeddings.
+        build: Builds the model; see `train`.
+        batch: Tasks per batch when scoring.
     """
     return functools.partial(_run, options=options, in_place=in_place, build=build, batch=batch)
 

@@ -1,7 +1,7 @@
 """Per-task random effects: a small logistic regression for each task on top of a global score.
 
-The classical rival of meta-learning for personalisation: GLMix (Zhang et al., KDD 2016) fits, for
-each member, L2-regularised coefficients with the global model's logit as offset.
+The classical alternative to meta-learning for personalisation: GLMix (Zhang et al., KDD 2016) fits,
+for each member, L2-regularised coefficients with the global model's logit as offset.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tfrec_limaml.training.train import train
 
 Array = npt.NDArray[np.float64]
 
-#: L2 penalties that are tried; the best by validation AUC is kept.
+#: Candidate L2 penalties; the best by validation AUC is kept.
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
 NEWTON_STEPS = 5
 

@@ -1,4 +1,4 @@
-"""What is compared: each rival is trained on the training rows, chosen by the validation rows and
+"""The compared models: each is trained on the training rows, tuned on the validation rows and
 scores the test rows.
 """
 
@@ -22,18 +22,18 @@ from tfrec_limaml.training.recipes import load_encoder, split_pattern
 
 Scores = npt.NDArray[np.float64]
 
-#: Rows that a task's label rate is smoothed towards the mean by.
+#: Number of pseudo-rows that smooth a task's label rate towards the mean.
 SMOOTHING = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What every rival reads.
+    """The data for all rivals.
 
     Attributes:
         tasks: Folder written by ``limaml prepare``.
         task: Task definition.
-        encoder: Of that folder.
+        encoder: Encoder of that folder.
         epochs: Epochs of networks; None for those of each recipe.
     """
 
@@ -91,10 +91,10 @@ class Outcome:
 
     Attributes:
         served: Probabilities as production would serve them.
-        val_auc: Validation AUC that the settings were chosen by.
-        unadapted: Without adaptation, where there is a difference.
-        settings: What was chosen.
-        served_form: False where nothing of the adaptation can be stored and served.
+        val_auc: Validation AUC by which the settings were chosen.
+        unadapted: Probabilities without adaptation, if different.
+        settings: The chosen settings.
+        served_form: False if the adaptation cannot be stored and served.
     """
 
     served: Scores
@@ -135,7 +135,7 @@ def history_rate(data: Data, seed: int) -> Outcome:
 
 
 def logistic_regression(data: Data, seed: int) -> Outcome:
-    """L2 logistic regression on the dense encoding that networks read; its strength is chosen."""
+    """L2 logistic regression on the dense encoding of networks, with the best penalty."""
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:

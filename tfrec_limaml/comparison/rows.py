@@ -1,4 +1,4 @@
-"""The rows of task records as flat columns: what a table learner reads."""
+"""The rows of task records as flat columns, for tabular models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tfrec_limaml.tasks.record_files import record_files
 
 Array = npt.NDArray[Any]
 
-_BATCH = 4096  # records that are parsed at a time
+_BATCH = 4096  # records parsed at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Rows:
     """Rows ``[N]`` in the order of the files.
 
     Attributes:
-        label, weight, timestamp: Of each row.
+        label, weight, timestamp: Values of each row.
         task_key: Of each row's task, bytes.
         task: The same as numbers.
-        history: Support rows that the row's task has.
-        last_seen: Time of the newest of them, milliseconds; 0 where there are none.
+        history: Number of support rows of the row's task.
+        last_seen: Time of the newest of them, milliseconds; 0 without any.
         columns: Raw feature values by name, ``[N]`` or ``[N, width]``.
     """
 
@@ -47,8 +47,8 @@ class Rows:
     columns: dict[str, Array]
 
     def identity(self) -> npt.NDArray[np.uint64]:
-        """A hash of each row's key, time, label and declared values: the same after another
-        `limaml prepare` of the same data.
+        """A hash of each row's key, time, label and declared values: the same after repeating
+        `limaml prepare` on the same data.
         """
         frame = pd.DataFrame(
             {"key": self.task_key.astype(str), "time": self.timestamp, "label": self.label}
@@ -103,12 +103,12 @@ def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
 
 
 def table(rows: Rows, encoder: FeatureEncoder, ids: bool) -> pd.DataFrame:
-    """A data frame for a tree learner: numbers as they are, categories as codes, multi-valued
+    """A data frame for a tree learner: numbers unchanged, categories as codes, multi-valued
     features as one column per token.
 
     Args:
         rows: The rows.
-        encoder: Knows the vocabularies.
+        encoder: Has the vocabularies.
         ids: Whether features with an embedding (IDs) are included.
     """
     columns: dict[str, Any] = {}
@@ -127,7 +127,7 @@ def table(rows: Rows, encoder: FeatureEncoder, ids: bool) -> pd.DataFrame:
 
 
 def dense(rows: Rows, encoder: FeatureEncoder) -> npt.NDArray[np.float32]:
-    """The dense encoding ``[N, F]`` that networks read, multi-valued features included."""
+    """The dense encoding ``[N, F]`` of networks, including multi-valued features."""
     parts = []
     step = 65_536
     for start in range(0, len(rows.label), step):

@@ -1,4 +1,4 @@
-"""Runs every rival over the seeds, keeps each run's scores, and sums up."""
+"""Runs all rivals over the seeds, keeps the scores of each run, and summarises them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _VANILLA = TrainOptions(algorithm="vanilla")
 _ATTENTION = TrainOptions(choose_strength=False).replace(id_embeddings=True)
 _GRADIENT = TrainOptions().replace(adaptation="gradient", inner_learning_rate=0.3)
 
-#: Every rival by name; LiMAML's variants begin with ``limaml``.
+#: All rivals by name; LiMAML's variants begin with ``limaml``.
 RIVALS: Mapping[str, Rival] = {
     "constant": rivals.constant,
     "task-rate": rivals.task_rate,
@@ -63,7 +63,7 @@ def compare(
     """Compares; runs that an earlier call finished in `output` are not repeated.
 
     Args:
-        data: What to learn from.
+        data: The data.
         output: Folder for ``runs/<name>-<seed>.json`` and ``.parquet`` (row-level scores with the
             rows' identity).
         seeds: One run of each rival per seed.
@@ -97,10 +97,10 @@ def run_all(
     rivals: Mapping[str, Rival],
     progress: Progress = lambda text: None,
 ) -> list[dict[str, Any]]:
-    """Runs rivals, each unless `output` holds its result already.
+    """Runs rivals whose results are not yet in `output`.
 
     Args:
-        data: What they learn from.
+        data: The data.
         output: Folder for ``runs/<name>-<seed>.json`` and ``.parquet``.
         todo: Names and seeds.
         rivals: By name.
@@ -108,7 +108,7 @@ def run_all(
 
     Returns:
         One record per run: ``name``, ``seed``, ``seconds``; ``val_auc``, ``settings``, ``scores``
-        and where there are any ``unadapted`` scores ``[N]``; or a ``note`` where it could not run.
+        and ``unadapted`` scores ``[N]`` if there are any; or a ``note`` if it could not run.
     """
     folder = Path(output) / "runs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def run_all(
 
 
 def _run(data: Data, folder: Path, name: str, seed: int, rival: Rival) -> dict[str, Any]:
-    """One run, from its files where it is done; ``scores`` and ``unadapted`` are arrays ``[N]``."""
+    """One run, from its files if it is done; ``scores`` and ``unadapted`` are arrays ``[N]``."""
     stem = f"{name}-{seed}"
     record, table = folder / f"{stem}.json", folder / f"{stem}.parquet"
     identity = data.test.identity()
@@ -130,8 +130,7 @@ def _run(data: Data, folder: Path, name: str, seed: int, rival: Rival) -> dict[s
         earlier = pd.read_parquet(table)
         if not np.array_equal(earlier["row"].to_numpy(), identity):
             raise LimamlError(
-                f"{table} holds scores of other rows than {data.tasks}; compare into another "
-                "--output"
+                f"{table} has scores of other rows than {data.tasks}; compare into another --output"
             )
         columns = {c: earlier[c].to_numpy() for c in ("scores", "unadapted") if c in earlier}
         return {**json.loads(record.read_text(encoding="utf-8")), **columns}
@@ -152,7 +151,7 @@ def _run(data: Data, folder: Path, name: str, seed: int, rival: Rival) -> dict[s
             "served": outcome.served_form,
         }
     result["seconds"] = round(time.perf_counter() - started, 1)
-    if columns:  # what could not run is tried again by the next call
+    if columns:  # the next call repeats runs that failed
         frame = pd.DataFrame({"row": identity, "label": data.test.label, **columns})
         with staging.file(table) as temporary:
             frame.to_parquet(temporary, index=False)

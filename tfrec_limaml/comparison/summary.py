@@ -1,4 +1,4 @@
-"""From runs to one line per rival: means over seeds, paired gains, slices by history."""
+"""Summarises runs as one entry per rival: means over seeds, paired gains, slices by history."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def summarise(runs: Sequence[dict[str, Any]], rows: Rows, reference: str) -> lis
         Entries with ``name``, ``served`` (whether production could serve it), ``seeds``,
         ``auc_mean``, ``auc_sd`` (over seeds), ``auc_unadapted``, ``gain`` over the reference's mean
         AUC with its 95 % interval ``gain_low`` to ``gain_high`` (paired by row, clustered by task,
-        and the spread over seeds), ``log_loss``, ``calibration``, ``gauc``, ``ndcg_10``,
-        ``slices``, ``seconds``; ``diverged`` seeds are listed and left out; a ``note`` says why
-        there is no result.
+        including the variance over seeds), ``log_loss``, ``calibration``, ``gauc``, ``ndcg_10``,
+        ``slices``, ``seconds``; ``diverged`` seeds are listed and excluded; a ``note`` gives the
+        reason if there is no result.
     """
     names = list(dict.fromkeys(run["name"] for run in runs))
     usable = {name: [r for r in runs if r["name"] == name and _usable(r, rows)] for name in names}

@@ -1,8 +1,8 @@
-"""Attention over a task's history, with the row to be scored as its target.
+"""Attention over a task's history, with the scored row as its target.
 
 Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018. The history is the
-support set, labels included. What attention finds differs from row to row, so that nothing of it
-can be stored: production has to send the whole history with each request.
+support set, labels included. The result differs from row to row, so it cannot be stored: in
+production each request would have to contain the whole history.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, global_embeddings, shrinkage
 from tfrec_limaml.training.options import ModelOptions
 
-#: Rows that the number of history rows is increased by where the weighted sum is divided by it.
+#: Number that is added to the number of history rows when the weighted sum is divided by it.
 SMOOTHING = 5.0
 
 
@@ -31,15 +31,15 @@ class TargetAttention(MetaBlock):
 
     The weight of a history row ``h`` for the row ``c`` is a small network of ``h``, ``c``, their
     product and their difference, without softmax. As its first layer is linear, ``c`` and ``h``
-    enter it separately (the difference needs no weights of its own), and the product as one matrix
+    enter it separately (the difference needs no weights), and the product as one matrix
     product per unit. A row of the history itself sees strictly earlier rows only.
 
     Args:
         embedding_dim: Width ``D`` of the sum.
         embeddings: See `FeatureEmbeddings`.
         embeddings_scales: See `FeatureEmbeddings`.
-        width: Width ``W`` of the vectors that are compared.
-        units: Units ``U`` of the network that weighs.
+        width: Width ``W`` of the compared vectors.
+        units: Units ``U`` of the weighting network.
         label_mean: Mean label of the training rows.
     """
 
@@ -85,7 +85,7 @@ class TargetAttention(MetaBlock):
 
     @property
     def adaptable_variables(self) -> list[keras.Variable]:
-        """None: the history is read, nothing is adapted."""
+        """Empty: the block reads the history, and is not adapted."""
         return []
 
     def encode_support(
@@ -96,7 +96,7 @@ class TargetAttention(MetaBlock):
         return [self.history_layer(tf.concat([encoded, centred], -1)), weight > 0]
 
     def read_support(self, encoded: tf.Tensor, memory: Sequence[Any], causal: bool) -> tf.Tensor:
-        """What attention finds for each row, ``[T, N, D]``; zero without a history."""
+        """The attention output of each row, ``[T, N, D]``; zero without a history."""
         if not memory:
             shape = tf.concat([tf.shape(encoded)[:-1], [self.embedding_dim]], 0)
             return tf.zeros(shape, encoded.dtype)
@@ -120,11 +120,11 @@ class TargetAttention(MetaBlock):
     def call_adapted(
         self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
-        """What `read_support` found."""
+        """The output of `read_support`."""
         return encoded
 
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Zero: a row alone has no history."""
+        """Zero: a row without a task has no history."""
         return self.read_support(encoded, [], causal=False)
 
     def get_config(self) -> dict[str, Any]:
@@ -144,8 +144,8 @@ def build_target_attention(
 ) -> TaskModel:
     """A model that reads the history by target attention; see `build_model`.
 
-    Query rows attend to the whole support set, support rows to the rows before them; the loss of
-    both is trained.
+    Query rows attend to the whole support set, support rows to earlier ones; both contribute to the
+    loss.
     """
     block = TargetAttention(
         options.embedding_dim,

@@ -1,4 +1,4 @@
-"""Public data sets, simulated ones and the user's own, in one raw layout.
+"""Public, simulated and users' data sets, in one raw layout.
 
 >>> from tfrec_limaml import datasets
 >>> card = datasets.prepare("simulated", "runs/raw", settings={"members": 500})    # doctest: +SKIP
@@ -26,18 +26,17 @@ def prepare(
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes a known data set in the raw layout (see `tfrec_limaml.datasets.raw`).
+    """Writes a built-in data set in the raw layout (see `tfrec_limaml.datasets.raw`).
 
     Args:
         name: One of `names`.
         output: Folder to write.
-        data_dir: Folder with the official files; where they are missing they are downloaded into
-            it.
+        data_dir: Folder with the official files; missing ones are downloaded into it.
         label: Label column; the data set's first by default.
         tasks: Task definitions; the data set's first by default.
         history: Declare point-in-time history features.
-        id_feature: Declare the key of the first task definition as an embedded meta feature, which
-            ID meta blocks need.
+        id_feature: Declare the key of the first task definition as an embedded meta feature, for ID
+            meta blocks.
         settings: Further settings of the data set, e.g. ``{"members": 500, "seed": 1}``.
         overwrite: Replace an earlier output.
 
@@ -45,8 +44,8 @@ def prepare(
         The data card.
 
     Raises:
-        LimamlError: Unknown name or option, an output in the way, files that cannot be had.
-        SchemaError: Files that do not hold what they should.
+        LimamlError: Unknown name or option, an existing output, or files that cannot be downloaded.
+        SchemaError: Files with unexpected contents.
     """
     from tfrec_limaml.datasets import raw, registry
 
@@ -76,7 +75,7 @@ def prepare_own(
         interactions: CSV, TSV or Parquet file with one row per interaction, a folder of such files,
             or a pattern.
         output: Folder to write.
-        tables: Feature tables by the names that the schema's ``tables`` uses.
+        tables: Feature tables by their names in the schema's ``tables``.
         text: How text files are written, where it cannot be seen from them.
         overwrite: Replace an earlier output.
 
@@ -99,23 +98,23 @@ def describe(
     write_schema: str | Path | None = None,
     text: TextFormat | None = None,
 ) -> dict[str, Any]:
-    """What is in a data set.
+    """Describes a data set.
 
     Args:
         target: A prepared folder, a CSV or Parquet file of interactions (or a folder or pattern of
-            such files), or the name of a known data set.
+            such files), or the name of a built-in data set.
         schema: Schema of the file; guessed without one.
-        write_schema: Also writes the guessed schema there, as YAML.
+        write_schema: File for the guessed schema, as YAML.
         text: How text files are written, where it cannot be seen from them.
 
     Returns:
         A data card, for a file with ``schema_yaml`` and ``warnings`` (what to check about the
-        guess); for a known name its facts.
+        guess); for a built-in data set its facts.
 
     Raises:
-        SchemaError: The file cannot be read, does not fit, or gives no clue about label, time and
-            task key.
-        LimamlError: Neither a file nor a known name.
+        SchemaError: The file cannot be read, does not fit the schema, or has no column like a
+            label, a time or a task key.
+        LimamlError: Neither a file nor a built-in data set.
     """
     from tfrec_limaml.datasets import description
 
@@ -123,7 +122,7 @@ def describe(
 
 
 def names() -> list[str]:
-    """Names of the known data sets."""
+    """Names of the built-in data sets."""
     from tfrec_limaml.datasets import registry
 
     return sorted(registry.all_datasets())

@@ -1,4 +1,4 @@
-"""The data card: what is in a data set, in a dozen numbers."""
+"""The data card: a data set in a dozen numbers."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def data_card(
 
     Returns:
         A JSON-able mapping. ``tasks``, ``samples_per_task`` and
-        ``share_of_test_tasks_with_history`` are those of the default task definition;
-        ``definitions`` has them for each.
+        ``share_of_test_tasks_with_history`` are for the default task definition; ``definitions``
+        has them for each.
     """
     schema, frame = raw.schema, raw.interactions
     label = frame[schema.label.name]
@@ -63,7 +63,7 @@ def data_card(
 
 
 def stored(folder: Path) -> dict[str, Any]:
-    """The card that lies in a prepared folder; empty where there is none."""
+    """The card of a prepared folder; empty if there is none."""
     path = folder / DATA_CARD_FILE
     if not path.is_file():
         return {}
@@ -131,7 +131,7 @@ def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> l
     ]
     if card.get("share_of_test_tasks_with_history", 1.0) < 0.2:
         warnings.append(
-            "few of the tested tasks have a history, so adaptation can hardly show: choose "
+            "few test tasks have a history, so adaptation can hardly have an effect: choose "
             "earlier split dates or coarser tasks"
         )
     return warnings

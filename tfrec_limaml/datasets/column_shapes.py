@@ -1,4 +1,4 @@
-"""What the values of a column look like: text, lists, vectors, times."""
+"""Recognises columns of text, lists, vectors and times."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def nested_type(series: pd.Series) -> str | None:
 
 
 def list_separator(series: pd.Series) -> str | None:
-    """The separator for a column of lists of texts, or of integers of several lengths: one that no
-    value holds; None for other columns, and where every candidate occurs.
+    """A separator for a column of lists of texts, or of integers of several lengths: one that no
+    value contains. None for other columns, and if every candidate occurs.
     """
     kind = columns.arrow(series).type if series.dtype == object else pa.null()
     if not pa.types.is_list(kind) or not _has_many_values(kind.value_type, series):
@@ -59,7 +59,9 @@ def _has_many_values(kind: pa.DataType, series: pd.Series) -> bool:
 
 
 def text_separator(series: pd.Series, distinct: int) -> str | None:
-    """The separator of a text column whose values are combined of few parts; None without one."""
+    """The separator of a text column whose values consist of few distinct parts; None without
+    one.
+    """
     text = series.dropna().astype(str)
     for mark in ("|", ";", ","):
         if (

@@ -1,10 +1,9 @@
-"""Columns as people bring them, made canonical: text, 64-bit integers, 32-bit floats, milliseconds.
+"""Converts users' columns to canonical types: text, 64-bit integers, 32-bit floats, milliseconds.
 
 The rules are those of `tfrec_limaml.schema.column_values`, which the Beam job follows too. Every
-function returns the converted series, with a null wherever no usable value was found, and a count
-of why: ``missing`` (nothing there), ``unparsable`` (something else than the declared type, or a
-number that the type cannot hold exactly) or ``non_finite`` (NaN or infinity written out as a
-number).
+function returns the converted series, with null for unusable values, and their number by reason:
+``missing``, ``unparsable`` (not of the declared type, or a number that the type cannot hold
+exactly) or ``non_finite`` (NaN or infinity).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def arrow(series: pd.Series) -> pa.Array:
-    """The column as an Arrow array; values of no common type become text, each by itself."""
+    """The column as an Arrow array; values without a common type become text, each separately."""
     try:
         column = pa.array(series, from_pandas=True)
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
@@ -47,7 +46,7 @@ def to_string(series: pd.Series, separator: str | None = None) -> Converted:
 
 
 def to_float32(series: pd.Series) -> Converted:
-    """Finite numbers; ``true`` and ``false`` count as 1 and 0."""
+    """Finite numbers; ``true`` and ``false`` are 1 and 0."""
     column = arrow(series)
     with np.errstate(over="ignore"):
         values = as_numbers(column).astype(np.float32)
@@ -59,7 +58,7 @@ def to_float32(series: pd.Series) -> Converted:
 
 
 def to_int64(series: pd.Series) -> Converted:
-    """Whole numbers; a fraction is unparsable, and so is what 64 bits cannot hold exactly."""
+    """Whole numbers; fractions and numbers beyond 64 bits are unparsable."""
     column = arrow(series)
     values, invalid = as_integers(column)
     out = pd.Series(pd.arrays.IntegerArray(values, invalid.copy()), index=series.index)
@@ -99,16 +98,14 @@ def to_key(series: pd.Series) -> Converted:
 
 
 def same_key_type(left: pd.Series, right: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Both as text unless both are integers already: a key must match whatever file it came
-    from.
-    """
+    """Both as text unless both are integers: keys must match across files."""
     if left.dtype == right.dtype:
         return left, right
     return to_string(left)[0], to_string(right)[0]
 
 
 def require_some(series: pd.Series, raw: pd.Series, column: str, wanted: str, remedy: str) -> None:
-    """Raises `SchemaError` if a column holds values but none of the wanted kind."""
+    """Raises `SchemaError` if a column has values, but none of the wanted kind."""
     if len(raw) and raw.notna().any() and series.isna().all():
         example = raw[raw.notna()].iloc[0]
         raise SchemaError(

@@ -1,6 +1,4 @@
-"""Makes data fit their schema, or says why they cannot: checked up front, before anything is
-written.
-"""
+"""Converts data to their schema, or raises an error, before anything is written."""
 
 from __future__ import annotations
 
@@ -30,10 +28,9 @@ from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES
 def conform(raw: RawData) -> tuple[RawData, Invalid]:
     """Checks and converts a data set.
 
-    Rows without a usable timestamp or task key are dropped (they belong to no task), and rows that
-    repeat another one in every column that the schema names; both are counted in ``dropped``.
-    Columns that the schema does not name are left behind. Where the schema has no split, one by
-    date is added.
+    Rows without a usable timestamp or task key are dropped (they belong to no task), and so are
+    rows that equal another one in every column of the schema; both are counted in ``dropped``.
+    Columns outside the schema are removed. If the schema has no split, one by date is added.
 
     Args:
         raw: The data as read.
@@ -131,7 +128,7 @@ def _check_columns(frame: pd.DataFrame, where: str, names: Iterable[str]) -> Non
 
 
 def closest(name: str, candidates: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"``, or what there is instead."""
+    """``"; did you mean 'x'?"``, or a list of the candidates."""
     names = list(candidates)
     near = difflib.get_close_matches(name, names, n=1) or [
         c for c in names if c.lower() == name.lower()
@@ -141,7 +138,8 @@ def closest(name: str, candidates: Iterable[str]) -> str:
 
 def _drop_duplicates(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     objects = [c for c in frame.columns if frame[c].dtype == object]
-    duplicate = frame.assign(**{c: frame[c].map(repr) for c in objects}).duplicated()  # no hash
+    # Lists cannot be hashed; their text can.
+    duplicate = frame.assign(**{c: frame[c].map(repr) for c in objects}).duplicated()
     return frame[~duplicate], int(duplicate.sum())
 
 
@@ -165,7 +163,7 @@ def _table(schema: Schema, name: str, frame: pd.DataFrame, invalid: Invalid) -> 
 def _match_keys(
     schema: Schema, interactions: pd.DataFrame, tables: dict[str, pd.DataFrame], invalid: Invalid
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Gives join keys one type on both sides and counts rows that find no partner."""
+    """Converts join keys to one type on both sides, and counts rows without a match."""
     out: dict[str, Any] = {}
     for name, table in tables.items():
         key = schema.tables[name]
@@ -174,8 +172,8 @@ def _match_keys(
         unmatched = int((~left.isin(right)).sum())
         if unmatched == len(left):
             raise SchemaError(
-                f"no value of {key!r} in the interactions occurs in the table {name!r}: are they "
-                "keyed alike?"
+                f"no value of {key!r} in the interactions occurs in the table {name!r}: do they "
+                f"use the same keys?"
             )
         if unmatched:
             invalid[f"{name} (rows without a partner)"] = {"missing": unmatched}

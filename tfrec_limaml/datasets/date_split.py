@@ -1,4 +1,4 @@
-"""Splits by date: drawn from the times of a data set, and checked against them."""
+"""Splits by date: derived from the times of a data set, and checked against them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def split_by_quantile(timestamps: pd.Series, validation: float = 0.8, test: float = 0.9) -> Split:
-    """A split by date: the first 80 % of the rows train, the next 10 % validate, the last 10 %
-    test.
+    """A split by date: the first 80 % of the rows are training rows, the next 10 % validation rows,
+    the last 10 % test rows.
 
     Args:
         timestamps: Milliseconds since the epoch.
@@ -28,7 +28,7 @@ def split_by_quantile(timestamps: pd.Series, validation: float = 0.8, test: floa
     ]
     if marks[0] == marks[1]:
         raise SchemaError(
-            f"the timestamps leave no room for a split by date (both cuts fall on {marks[0]}); "
+            f"the timestamps leave no room for a split by date (both dates are {marks[0]}); "
             "give `split` in the schema"
         )
     return Split(validation_start=marks[0], test_start=marks[1])
@@ -44,7 +44,7 @@ def dates_as_text(split: Split) -> Split:
 
 
 def check_dates(schema: Schema, timestamps: pd.Series) -> None:
-    """Raises `SchemaError` where a date of the split lies outside the times (milliseconds)."""
+    """Raises `SchemaError` if a date of the split is outside the times (milliseconds)."""
     assert schema.split is not None
     first, last = int(timestamps.min()), int(timestamps.max())
     span = " to ".join(
@@ -54,6 +54,5 @@ def check_dates(schema: Schema, timestamps: pd.Series) -> None:
         mark = getattr(schema.split, field)
         if not first < parse_time(mark) <= last:
             raise SchemaError(
-                f"split date {field} = {mark} lies outside the data ({span}); choose dates inside "
-                "it"
+                f"split date {field} = {mark} is outside the data ({span}); choose dates inside"
             )

@@ -1,4 +1,4 @@
-"""What ``limaml datasets describe`` does with a folder, a file or a name."""
+"""Describes a folder, a file or a built-in data set, for ``limaml datasets describe``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def describe(
         return _files(path, schema, write_schema, text)
     if schema is not None or write_schema is not None:
         raise LimamlError(
-            f"--schema and --write-schema go with a CSV or Parquet file; there is none at {target}"
+            f"--schema and --write-schema need a CSV or Parquet file; there is none at {target}"
         )
     if path.is_dir():
         earlier = card.stored(path)
@@ -41,7 +41,7 @@ def describe(
     if target in known:
         return {"name": target, **known[target].facts()}
     raise LimamlError(
-        f"{target!r} is neither a file, nor a prepared folder, nor a known data "
+        f"{target!r} is neither a file, nor a prepared folder, nor a built-in data "
         f"set{conform.closest(target, known)}"
     )
 
@@ -61,8 +61,7 @@ def _files(
     frame = table.frame
     guessed = guess.guess_schema(frame, path.stem) if schema is None else None
     declared = Schema.load(str(schema)) if guessed is None else guessed.schema
-    # A file by itself has no tables to join; what the schema takes from them is left out of the
-    # card.
+    # A single file has no tables to join; the card leaves out features of tables.
     alone = declared.replace(
         features=tuple(f for f in declared.features if f.table is None), tables={}, history=()
     )

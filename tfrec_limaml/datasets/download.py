@@ -1,5 +1,5 @@
-"""Fetches official files: with progress, resumed where it stopped, checked against the published
-checksum; archives are unpacked safely.
+"""Downloads official files: with progress, resumable, checked against the published checksum;
+archives are unpacked safely.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _TIMEOUT = 30.0  # seconds without any data
 
 
 def fetch(url: str, folder: Path, checksum: str) -> Path:
-    """Downloads a file, unless a copy with the right checksum is there already.
+    """Downloads a file, unless a copy with the right checksum exists.
 
-    Bytes arrive in ``<name>.part``; a second call goes on where the first stopped. The file gets
-    its own name only once its checksum is right.
+    The bytes are written to ``<name>.part``; a second call continues where the first stopped. The
+    file gets its name only if its checksum is right.
 
     Args:
         url: Where the file is.
-        folder: Receives it.
-        checksum: The published md5 or sha256 in hexadecimal, or the address of a text that holds
+        folder: Folder to write to.
+        checksum: The published md5 or sha256 in hexadecimal, or the address of a text that contains
             it.
 
     Returns:
         Path of the file.
 
     Raises:
-        LimamlError: The place cannot be reached, does not have the file, or sends other bytes than
+        LimamlError: The server cannot be reached, does not have the file, or sends other bytes than
             published.
     """
     target = folder / url.rsplit("/", 1)[-1]
@@ -63,7 +63,7 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpacks a ``.tar.gz`` or ``.zip`` into `folder`.
 
     Raises:
-        LimamlError: The archive is broken, or a member would land outside `folder`.
+        LimamlError: The archive is damaged, or a member would be written outside `folder`.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -108,20 +108,20 @@ def _receive(url: str, part: Path) -> None:
         if length is not None and part.stat().st_size < begin + int(length):
             raise LimamlError(
                 f"{url} broke off after {part.stat().st_size} bytes; run the same command again "
-                "to go on from there"
+                f"to continue"
             )
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # everything had arrived already; the checksum decides
+            return  # all bytes were already there; the checksum decides
         raise LimamlError(
-            f"cannot download {url}: HTTP {error.code} {error.reason}; fetch it by hand and name "
-            "its folder with --data-dir"
+            f"cannot download {url}: HTTP {error.code} {error.reason}; download it by hand and "
+            f"pass its folder with --data-dir"
         ) from error
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
         raise LimamlError(
-            f"cannot download {url}: {reason}; run the same command again to go on, or fetch it "
-            "by hand and name its folder with --data-dir"
+            f"cannot download {url}: {reason}; run the same command again to continue, or "
+            f"download it by hand and name its folder with --data-dir"
         ) from error
 
 

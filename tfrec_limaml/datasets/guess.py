@@ -1,4 +1,4 @@
-"""Draws a first schema from a file: a guess to be checked, never a verdict."""
+"""Guesses a first schema from a file, for the user to check."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TASK_PARTS = r"user|member|customer|client|account|person|visitor|session"
 
 @dataclasses.dataclass(frozen=True)
 class Guess:
-    """A schema and what to check about it."""
+    """A schema, and remarks on what to check."""
 
     schema: Schema
     checks: tuple[str, ...]
@@ -48,13 +48,13 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
     timestamp, unit = _timestamp(frame, label.name)
     task = _task(frame, {label.name, timestamp})
     checks = [
-        f"label: {label.name} ({label.kind}) - is this what is to be predicted?",
-        f"timestamp: {timestamp} (unit {unit}) - the moment of the interaction, known before its "
-        "outcome?",
-        f"task key: {task} - one model adaptation per value of it?",
+        f"label: {label.name} ({label.kind}) - is this the outcome to predict?",
+        f"timestamp: {timestamp} (unit {unit}) - the time of the interaction, known before its "
+        f"outcome?",
+        f"task key: {task} - adapt the model once per value?",
     ]
     checks += [
-        f"left out: {name} holds {kind}, which is no feature" for name, kind in nested.items()
+        f"left out: {name} holds {kind}, which cannot be a feature" for name, kind in nested.items()
     ]
     features, remarks = _features(frame, label.name, timestamp, task)
     checks += remarks
@@ -74,7 +74,7 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
 def _features(
     frame: pd.DataFrame, label: str, timestamp: str, task: str
 ) -> tuple[list[Feature], list[str]]:
-    """The other columns as features, at least one of them a meta feature; and what to check."""
+    """The other columns as features, at least one of them a meta feature; and remarks."""
     features: list[Feature] = []
     checks: list[str] = []
     for column in frame.columns:

@@ -1,4 +1,4 @@
-"""Guesses how a column becomes a feature, or why it should be none."""
+"""Guesses the feature of a column, or the reason to leave it out."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from tfrec_limaml.schema.schema import DType, Feature, Role
 _OUTCOME_PARTS = r"click|conver|like|purchase|view|follow|comment|forward|share|hate|stay|dwell|play_time|watch|response|outcome"  # noqa: E501
 _DATE = r"(^|_)date$|^date"
 ID_PARTS = r"(^|_)id$|[a-z]Id$"
-#: A feature that alone ranks the label this well is almost surely known only afterwards.
+#: A single feature that ranks the label this well is almost certainly known only afterwards.
 _TOO_GOOD = 0.95
-_ONE_HOT_LIMIT, _VOCABULARY_LIMIT = 50, 20_000  # distinct values: one-hot below, hashed above
+#: Numbers of distinct values up to which a category is one-hot, and above which it is hashed.
+_ONE_HOT_LIMIT, _VOCABULARY_LIMIT = 50, 20_000
 
 
 def guess_feature(
@@ -76,8 +77,8 @@ def guess_feature(
 
 
 def _constant_within(series: pd.Series, task: pd.Series) -> bool:
-    """Whether a column says something about the task itself: one value in each, but not nearly one
-    value in all.
+    """Whether a column describes the task: one value in each task, but not almost always the same
+    value.
     """
     repeated = task.duplicated(keep=False)
     if not repeated.any() or series.value_counts(normalize=True).iloc[0] > 0.98:

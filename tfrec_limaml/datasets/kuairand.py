@@ -1,11 +1,11 @@
 """KuaiRand: impressions of a short-video app with clicks, long views and likes (Gao et al.,
 CIKM 2022), in its three releases: Pure, 1K and 27K.
 
-Read are the standard logs (and the log of randomly exposed videos, on request), the user features
-and the basic video features. Two things of the archives are left alone on purpose:
-``video_features_statistic_*.csv`` holds averages over the whole month, so it tells about the
-future, and the log's other columns (``play_time_ms``, ``is_follow``, ...) are outcomes of the
-impression that is to be predicted.
+This module reads the standard logs (and the log of randomly exposed videos, on request), the user
+features and the basic video features. It does not read two parts of the archives, on purpose:
+``video_features_statistic_*.csv`` has averages over the whole month, which include the future, and
+the log's other columns (``play_time_ms``, ``is_follow``, ...) are other outcomes of the same
+impression.
 
 File names, columns and sizes are those of the official description (the README of
 github.com/chongminggao/KuaiRand); in 27K each standard log has two parts.
@@ -28,11 +28,11 @@ from tfrec_limaml.datasets.registry import Dataset, Request
 from tfrec_limaml.errors import LimamlError, SchemaError
 
 URL = "https://zenodo.org/records/10439422/files"
-#: The app's local time. The log's own ``date`` disagrees with ``time_ms`` near midnight, in 1 % of
-#: the rows of Pure; the split dates move less than 0.1 % of the rows to the other side of what
-#: ``date`` says, and none from an earlier ``date`` to after a split date.
+#: The app's local time. The log's ``date`` disagrees with ``time_ms`` near midnight, in 1 % of the
+#: rows of Pure; fewer than 0.1 % of the rows are on the other side of a split date than ``date``
+#: says, and none of these has an earlier ``date`` than the split date after which it lies.
 UTC_OFFSET = pd.Timedelta(hours=8)
-#: Rows read at a time where only some members are kept.
+#: Rows read at a time if only some members are kept.
 CHUNK = 2_000_000
 
 _LOG_COLUMNS = ("user_id", "video_id", "time_ms", "tab", "duration_ms")
@@ -43,9 +43,9 @@ class Release:
     """One of the official archives.
 
     Attributes:
-        folder: What its folder is called.
+        folder: Name of its folder.
         md5: The archive's published checksum.
-        parts: Ends of the file names of each standard log.
+        parts: Suffixes of the file names of each standard log.
     """
 
     folder: str
@@ -93,7 +93,7 @@ class Release:
         return [*lost, *(name for names in begun or periods for name in names)]
 
     def logs(self, data: Path) -> list[str]:
-        """The standard logs that are there."""
+        """The existing standard logs."""
         return [n for logs in self.standard_logs for n in logs if (data / n).is_file()]
 
 
@@ -105,7 +105,8 @@ def _load(release: Release, request: Request) -> RawData:
     if request.settings["random_log"]:
         if not (data / release.random_log).is_file():
             raise LimamlError(
-                f"{data} lacks {release.random_log}; leave out --random-log, or fetch {release.url}"
+                f"{data} lacks {release.random_log}; leave out --random-log, or download "
+                f"{release.url}"
             )
         names.append(release.random_log)
     users, videos = (data / release.tables[name] for name in ("users", "videos"))
@@ -129,15 +130,15 @@ def _load(release: Release, request: Request) -> RawData:
 
 
 def _check_given(release: Release, data_dir: Path | None) -> None:
-    """Raises `SchemaError` where the folder that the user named holds some of the files only: to
-    fetch the archive would be a surprise.
+    """Raises `SchemaError` if the user's folder has only some of the files, instead of downloading
+    the archive.
     """
     for folder in [] if data_dir is None else [data_dir / release.folder, data_dir]:
         data = folder / "data"
         known = [*release.tables.values(), *(n for logs in release.standard_logs for n in logs)]
         missing = release.missing(data)
         if missing and any((data / name).is_file() for name in known):
-            raise SchemaError(f"{data} lacks {missing}; take them from {release.url}")
+            raise SchemaError(f"{data} lacks {missing}; download them from {release.url}")
 
 
 def _complete(release: Release, folder: Path) -> bool:
@@ -145,7 +146,7 @@ def _complete(release: Release, folder: Path) -> bool:
 
 
 def _members(users: pd.DataFrame, number: int | None) -> set[int] | None:
-    """IDs of that many users, always the same ones; None for all."""
+    """IDs of this number of users, always the same ones; None for all."""
     if number is None:
         return None
     if number < 1:
@@ -172,7 +173,7 @@ def _read(
             return pd.concat([chunk[chunk[key].isin(kept)] for chunk in chunks])
     except (ValueError, KeyError) as error:  # unreadable, or without the column
         raise SchemaError(
-            f"cannot read {path}: {error}; fetch the official archive again from {release.url}"
+            f"cannot read {path}: {error}; download the official archive again from {release.url}"
         ) from error
 
 
@@ -203,11 +204,11 @@ DATASETS = (
     _dataset(
         Release("KuaiRand-1K", "6b0b9c8222d67fcd4c676218edca3f1f"),
         "the same with long histories: 1,000 users, 4.4 million videos, 11.7 million rows "
-        "(1.1 GB to fetch, 4.3 GB unpacked)",
+        "(1.1 GB download, 4.3 GB unpacked)",
     ),
     _dataset(
         Release("KuaiRand-27K", "3e3c799a24e2d23a4d2c757fbf9adf59", ("_part1", "_part2")),
-        "all of it: 27,285 users, 32 million videos, 322 million rows (9.9 GB to fetch, 46 GB "
+        "all of it: 27,285 users, 32 million videos, 322 million rows (9.9 GB download, 46 GB "
         "unpacked); --members N reads N of the users",
     ),
 )

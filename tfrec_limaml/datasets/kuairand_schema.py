@@ -13,8 +13,8 @@ SPLIT = Split(validation_start="2022-05-03T00:00:00+08:00", test_start="2022-05-
 LABELS = ("is_click", "long_view", "is_like")
 TASKS = {"user": ("user_id",), "user_tab": ("user_id", "tab"), "video": ("video_id",)}
 
-# Tokens kept of each anonymous one-hot column: all where there are few, the frequent ones of the
-# long tails.
+# Tokens kept of each anonymous one-hot column: all if there are few, otherwise the most frequent
+# ones.
 _ONE_HOT = {
     0: 2,
     1: 7,
@@ -37,7 +37,7 @@ def kuairand_schema(dataset: Dataset, request: Request, last: pd.Timestamp) -> S
 
     Args:
         dataset: Its entry in the registry.
-        request: What the user asked for.
+        request: The user's choices.
         last: Local time of the last row. The paper's split needs the last logged week; without it
             the split is by quantile.
     """

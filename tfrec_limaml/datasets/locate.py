@@ -9,12 +9,12 @@ from pathlib import Path
 from tfrec_limaml.datasets import download
 from tfrec_limaml.errors import LimamlError
 
-#: Names the folder that holds data sets, where ``--data-dir`` is not given.
+#: Environment variable for the folder of data sets, used without ``--data-dir``.
 DATA_DIR_VARIABLE = "LIMAML_DATA_DIR"
 
 
 def default_folder() -> Path:
-    """Where downloads go without ``--data-dir``: ``$LIMAML_DATA_DIR``, else the user's cache
+    """Folder for downloads without ``--data-dir``: ``$LIMAML_DATA_DIR``, else the user's cache
     folder.
     """
     named = os.environ.get(DATA_DIR_VARIABLE)
@@ -24,7 +24,7 @@ def default_folder() -> Path:
 
 
 def given_or_default(data_dir: Path | None, folder_name: str) -> Path:
-    """``--data-dir``, or `default_folder`; raises `LimamlError` where the folder given does not
+    """``--data-dir``, or `default_folder`; raises `LimamlError` if the given folder does not
     exist.
     """
     if data_dir is not None and not data_dir.is_dir():
@@ -43,10 +43,10 @@ def locate(
     Args:
         data_dir: The data set's own folder, or the one that contains it; ``None`` for
             `default_folder`.
-        folder_name: What the official archive calls its folder.
-        complete: Tells whether a folder holds what is needed.
-        url, md5: The official archive and its checksum (or the checksum's address), for what is not
-            there.
+        folder_name: Name of the folder in the official archive.
+        complete: Returns whether a folder has all needed files.
+        url, md5: The official archive and its checksum (or the checksum's address), for missing
+            files.
 
     Raises:
         LimamlError: The folder given does not exist, or the download failed.

@@ -1,5 +1,5 @@
-"""MovieLens: ratings of films by members (GroupLens). The files may not be passed on: they are
-always read from the official place.
+"""MovieLens: ratings of films by members (GroupLens). The files may not be redistributed: they are
+always downloaded from the official site.
 
 Three releases are read in their official formats: 100K (tab and ``|`` separated), 1M (``::``) and
 latest-small (CSV).
@@ -47,7 +47,7 @@ def _load(release: str, request: Request) -> RawData:
         }[release](folder)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise SchemaError(
-            f"cannot read the files in {folder}: {error}; fetch {archive} again"
+            f"cannot read the files in {folder}: {error}; download {archive} again"
         ) from error
     tables["movies"]["year"] = tables["movies"]["title"].str.extract(
         r"\((\d{4})\)\s*$", expand=False
@@ -69,15 +69,15 @@ def _load(release: str, request: Request) -> RawData:
 
 
 def _check_given(release: str, data_dir: Path | None, archive: str) -> None:
-    """Raises `SchemaError` where the folder that the user named holds some of the files only: to
-    fetch the archive would be a surprise.
+    """Raises `SchemaError` if the user's folder has only some of the files, instead of downloading
+    the archive.
     """
     for folder in [] if data_dir is None else [data_dir / release, data_dir]:
         missing = [name for name in _FILES[release] if not (folder / name).is_file()]
         if missing and len(missing) < len(_FILES[release]):
             raise SchemaError(
-                f"{folder} lacks {missing} of the files {list(_FILES[release])}; take them from "
-                f"{archive}"
+                f"{folder} lacks {missing} of the files {list(_FILES[release])}; download them "
+                f"from {archive}"
             )
 
 
@@ -153,7 +153,7 @@ def _schema(
 
 
 def _user_features(release: str) -> tuple[Feature, ...]:
-    if release == "ml-latest-small":  # nothing is known about its members but who they are
+    if release == "ml-latest-small":  # no columns about members other than their ID
         return (
             Feature(
                 name="user_id",
@@ -222,6 +222,6 @@ DATASETS = (
     ),
     _dataset(
         "ml-latest-small",
-        "about 100,000 recent ratings by 610 members; nothing is known about the members",
+        "about 100,000 recent ratings by 610 members; without information about the members",
     ),
 )

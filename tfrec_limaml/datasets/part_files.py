@@ -1,4 +1,4 @@
-"""One table out of several files: those that a folder or a pattern means, their rows together."""
+"""One table from several files: those of a folder or a pattern."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".csv.zst", ".csv.bz2", ".parquet
 
 
 def find(path: str | Path) -> tuple[list[str], dict[str, Any]]:
-    """The data files that a file, a folder or a pattern means, sorted.
+    """The data files of a path (a file, a folder or a pattern), sorted.
 
     Returns:
-        The files, and, of a folder or a pattern, what `Table.files` holds.
+        The files; for a folder or a pattern also the counts for `Table.files`.
 
     Raises:
         SchemaError: There is no file with data, or one of unknown format.
@@ -66,12 +66,12 @@ def _relative(name: str, root: str) -> str:
 def concatenate(tables: Mapping[str, pa.Table], needed: Collection[str] | None) -> pa.Table:
     """The rows of all files, with the columns that all of them have.
 
-    Numbers, texts and truth values of one column may have another type in another file; they become
-    text then, as their own rules have it, so that no digit is lost.
+    If a column has different types in the files (numbers, text, booleans), its values become text
+    by the usual rules, so that no digit is lost.
 
     Args:
         tables: By file.
-        needed: Columns that no file may lack; all columns by default.
+        needed: Columns that all files must have; all columns by default.
 
     Raises:
         SchemaError: A file lacks a column, or has one of another type than others.
@@ -101,7 +101,7 @@ def _column(name: str, tables: Mapping[str, pa.Table]) -> pa.ChunkedArray:
     except pa.ArrowException as error:
         raise SchemaError(
             f"column {name!r} has the types {sorted(map(str, kinds))} in the files of "
-            f"{os.path.commonpath(list(parts))}; write them alike"
+            f"{os.path.commonpath(list(parts))}; use one type"
         ) from error
 
 

@@ -1,5 +1,5 @@
-"""What the folders above a file say: Hive's partition columns, the day of its rows, and what is no
-data at all.
+"""Information from the folders above a file: Hive partition columns, the day of its rows, and
+whether it is data at all.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from urllib.parse import unquote
 
 from tfrec_limaml.errors import SchemaError
 
-#: Hive's value of rows that have none.
+#: Hive's name for a missing value.
 DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-#: Partition columns that are taken for the day of their rows.
+#: Partition columns that are read as the day of their rows.
 DAY_COLUMNS = ("day", "date", "dt", "ds", "event_date", "event_day")
-#: How far a row's time may lie outside its partition's day: writers have time zones.
+#: How far a row's time may be outside its partition's day, because of time zones.
 TOLERANCE_MS = 86_400_000
 
 _EPOCH = dt.date(1970, 1, 1)
@@ -44,9 +44,9 @@ def partition_values(path: str) -> Values:
 
 
 def is_marker(relative: str) -> bool:
-    """Whether a file is no data, by its path below the folder or pattern that was given: its own
-    name or a folder's begins with ``_`` or ``.`` (``_SUCCESS``, ``_temporary/``), or it is a
-    checksum (``.crc``). ``_name=value`` is a partition.
+    """Whether a file is not data, by its path below the given folder or pattern: its own name or a
+    folder's begins with ``_`` or ``.`` (``_SUCCESS``, ``_temporary/``), or it is a checksum
+    (``.crc``). ``_name=value`` is a partition.
     """
     *folders, name = relative.split("/")
     hidden = any(f.startswith(("_", ".")) and "=" not in f for f in folders)
@@ -54,11 +54,10 @@ def is_marker(relative: str) -> bool:
 
 
 def span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
-    """The days of a partition ``[first, end)``, milliseconds; None where its columns name none.
+    """The days of a partition ``[first, end)``, milliseconds; None if its columns name no day.
 
     A day is ``day``, ``date``, ``dt``, ``ds``, ``event_date`` or ``event_day`` as ``2026-01-31`` or
-    ``20260131``; or ``year``, ``month`` and ``day`` as numbers, of which the last ones may be
-    absent.
+    ``20260131``; or ``year``, ``month`` and ``day`` as numbers, where the last ones may be missing.
     """
     try:
         if "year" in values:
@@ -68,7 +67,7 @@ def span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
             if re.fullmatch(r"\d{4}-\d\d-\d\d|\d{8}", text):
                 first = _milliseconds(dt.date.fromisoformat(text))
                 return first, first + _DAY_MS
-    except (ValueError, OverflowError):  # no day of any calendar
+    except (ValueError, OverflowError):  # not a calendar day
         return None
     return None
 
@@ -89,8 +88,8 @@ def _calendar_span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
 
 
 def outside(path: str, first: int, end: int) -> bool:
-    """Whether the folders of a file say that none of its rows lies in ``[first, end)``,
-    milliseconds, give or take `TOLERANCE_MS`.
+    """Whether, according to its folders, no row of a file is in ``[first, end)``, milliseconds,
+    within `TOLERANCE_MS`.
     """
     days = span(partition_values(path))
     return days is not None and (days[1] + TOLERANCE_MS <= first or days[0] - TOLERANCE_MS >= end)

@@ -1,4 +1,4 @@
-"""Features of members that the data sets share."""
+"""Features of members that several data sets use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from tfrec_limaml.schema.schema import Feature
 
 
 def profile_category(name: str, tokens: int, table: str) -> Feature:
-    """A category of the member's, such as a country, of at most `tokens` values, in `table`."""
+    """A categorical feature of the member, such as a country, with at most `tokens` values, in
+    `table`.
+    """
     return Feature(
         name=name,
         role="meta",

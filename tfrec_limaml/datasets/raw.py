@@ -1,4 +1,4 @@
-"""The raw layout: what every data set looks like once prepared, whatever it looked like before.
+"""The raw layout: the common form of all prepared data sets.
 
 ::
 
@@ -8,8 +8,8 @@
     RAW/data_card.json         see `tfrec_limaml.datasets.card`
 
 Text columns are strings, the others int64 or float32 (lists of float32 for fixed vectors). A
-missing or unusable value is null; what happens to it is the schema's ``on_invalid``, applied when
-task records are built.
+missing or unusable value is null; the schema's ``on_invalid`` is applied when task records are
+built.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class RawData:
     Attributes:
         schema: Names and types of the columns.
         interactions: One row per interaction.
-        tables: Feature tables by the names that ``schema.tables`` uses.
-        dropped: Reason to number of rows left out on the way here.
+        tables: Feature tables by their names in ``schema.tables``.
+        dropped: Number of dropped rows by reason.
         source: Facts for the data card: ``licence``, ``citation``, ``homepage``, files read and the
             like.
     """
@@ -52,16 +52,16 @@ class RawData:
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-#: Width of the embedding, and the most members, of an ID that is declared as a feature.
+#: Width of the embedding, and maximum number of IDs, of a key that is declared as a feature.
 ID_WIDTH, MOST_IDS = 16, 1_000_000
 
 
 def with_id_feature(data: RawData) -> RawData:
-    """The data set with the key of its first task definition as an embedded meta feature, as ID
-    meta blocks need it.
+    """The data set with the key of its first task definition as an embedded meta feature, for ID
+    meta blocks.
 
-    A vocabulary rather than hash buckets: no two IDs share a row, and IDs that training never saw
-    start from the blocks' learned prior.
+    It is a vocabulary, not hash buckets: no two IDs share an embedding, and IDs that did not occur
+    in training start from the blocks' learned prior.
 
     Raises:
         LimamlError: The first task definition has several key columns.
@@ -72,7 +72,7 @@ def with_id_feature(data: RawData) -> RawData:
         raise LimamlError(
             "--id-feature needs a task definition with one key column, but "
             f"{schema.default_task!r} has {list(keys)}; "
-            "name one that has first in --tasks"
+            "put one with a single column first in --tasks"
         )
     if any(feature.name == keys[0] for feature in schema.features):
         return data
@@ -88,9 +88,7 @@ def with_id_feature(data: RawData) -> RawData:
 
 
 def check_output(output: str | Path, overwrite: bool) -> Path:
-    """The output folder as a path; raises `LimamlError` where something lies there and may not be
-    replaced.
-    """
+    """The output folder as a path; raises `LimamlError` if it exists and may not be replaced."""
     path = Path(output)
     if path.exists() and not overwrite:
         raise LimamlError(
@@ -102,15 +100,15 @@ def check_output(output: str | Path, overwrite: bool) -> Path:
         and not (path.is_dir() and not any(path.iterdir()))
     ):
         raise LimamlError(
-            f"{path} is not a prepared data set (no {SCHEMA_FILE} in it), so --overwrite leaves "
-            "it alone; remove it yourself"
+            f"{path} is not a prepared data set (no {SCHEMA_FILE} in it), so --overwrite does not "
+            f"replace it; remove it yourself"
         )
     return path
 
 
 def write_raw(raw: RawData, card: Mapping[str, Any], output: Path) -> None:
-    """Writes the raw layout beside `output` and renames it into place, so that no half-written data
-    set is ever seen.
+    """Writes the raw layout under a temporary name and renames it to `output`, so that an
+    incomplete data set is never visible.
 
     Raises:
         LimamlError: The disk is full, or the folder may not be written.
@@ -127,7 +125,7 @@ def write_raw(raw: RawData, card: Mapping[str, Any], output: Path) -> None:
 
 
 def read_raw(path: str | Path) -> RawData:
-    """Reads a folder that `write_raw` wrote; raises `SchemaError` naming what is missing."""
+    """Reads a folder that `write_raw` wrote; raises `SchemaError` naming the missing file."""
     folder = Path(path)
     schema = Schema.load(folder / SCHEMA_FILE)
     frames = {}
@@ -143,7 +141,7 @@ def read_raw(path: str | Path) -> RawData:
 
 
 def _table(frame: pd.DataFrame) -> pa.Table:
-    """Arrow types by the columns' contents: string, int64, float32, list of float32."""
+    """Arrow types from the columns' contents: string, int64, float32, list of float32."""
     types = {
         "string": pa.string(),
         "Int64": pa.int64(),

@@ -1,4 +1,4 @@
-"""The data sets that ``limaml datasets`` knows: one module each, listed here."""
+"""The built-in data sets, one module each."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.errors import LimamlError
 
-#: Modules of this package that define ``DATASETS``; a new data set is one module and one word here.
+#: Modules of this package that define ``DATASETS``; a new data set is one module and one entry
+#: here.
 _MODULES = ("simulated", "kuairand", "movielens", "vk_lsvd")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for, checked against the data set's own lists.
+    """The user's choices, checked against the data set's lists.
 
     Attributes:
-        data_dir: Folder that holds (or receives) the official files; ``None`` for the default
-            places.
+        data_dir: Folder for the official files; ``None`` for the default ones.
         label: Name of the label.
         tasks: Names of the task definitions; the first becomes the schema's default.
         history: Whether to declare point-in-time history features.
-        settings: The data set's further settings, complete.
+        settings: All further settings of the data set.
     """
 
     data_dir: Path | None
@@ -40,11 +40,11 @@ class Dataset:
     """One public data set.
 
     Attributes:
-        name: What ``limaml datasets prepare`` calls it.
+        name: Name for ``limaml datasets prepare``.
         summary: One line for the list.
-        homepage: Where it comes from.
-        licence: Under which terms.
-        citation: Whom to cite.
+        homepage: Its official site.
+        licence: Its licence.
+        citation: The publication to cite.
         labels: Label columns to choose from; the first is the default.
         tasks: Task definitions to choose from: name to key columns; the first is the default.
         load: Reads it.
@@ -70,7 +70,7 @@ class Dataset:
         history: bool = False,
         settings: Mapping[str, Any] | None = None,
     ) -> Request:
-        """Fills in defaults; raises `LimamlError` for choices that this data set does not have."""
+        """Fills in defaults; raises `LimamlError` for unknown choices."""
         wanted = tuple(tasks) if tasks else (next(iter(self.tasks)),)
         for chosen, known, what in (
             (label, self.labels, "label"),
@@ -93,11 +93,11 @@ class Dataset:
         )
 
     def task_columns(self, request: Request) -> dict[str, tuple[str, ...]]:
-        """The chosen task definitions, in the order asked for."""
+        """The chosen task definitions, in the given order."""
         return {name: self.tasks[name] for name in request.tasks}
 
     def facts(self) -> dict[str, Any]:
-        """What ``limaml datasets list`` says."""
+        """Facts for ``limaml datasets list``."""
         return {
             "summary": self.summary,
             "homepage": self.homepage,
@@ -120,17 +120,17 @@ class Dataset:
 
 
 def all_datasets() -> dict[str, Dataset]:
-    """Every known data set by name."""
+    """All built-in data sets by name."""
     modules = (importlib.import_module(f"tfrec_limaml.datasets.{name}") for name in _MODULES)
     return {dataset.name: dataset for module in modules for dataset in module.DATASETS}
 
 
 def get(name: str) -> Dataset:
-    """The data set called `name`; raises `LimamlError` with the known names."""
+    """The data set called `name`; raises `LimamlError` listing the names."""
     datasets = all_datasets()
     if name not in datasets:
         raise LimamlError(
-            f"unknown data set {name!r}; known ones are {sorted(datasets)}, or bring your own with "
-            "--schema and --interactions"
+            f"unknown data set {name!r}; known ones are {sorted(datasets)}, or use your own data "
+            f"with --schema and --interactions"
         )
     return datasets[name]

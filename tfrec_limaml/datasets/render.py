@@ -1,4 +1,4 @@
-"""Turns the results of ``limaml datasets`` into text for people."""
+"""The results of ``limaml datasets`` as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def render_card(card: dict[str, Any]) -> str:
-    """One line per number of a data card."""
+    """A data card as text, one line per number."""
     rate = card.get("label_rate", card.get("label_mean"))
     lines = [
         f"{card['name']}: {card['rows']:,} rows, {card['time_span'][0]} to {card['time_span'][1]}",
@@ -50,7 +50,7 @@ def render_card(card: dict[str, Any]) -> str:
     if "schema_yaml" in card:
         lines += [
             "",
-            "# the schema it suggests; lines marked 'check' are guesses",
+            "# the suggested schema; lines marked 'check' are guesses",
             card["schema_yaml"].rstrip(),
         ]
     if "written" in card:

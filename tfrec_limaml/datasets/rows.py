@@ -1,4 +1,4 @@
-"""Rows as the readers of files give them: those of a table, and those that cannot be in it."""
+"""Rows from file readers: those of a table, and malformed ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FIELDS, NOT_UTF8 = "number_of_fields", "not_utf8"
 
 @dataclasses.dataclass(frozen=True)
 class BadRow:
-    """A row of a text file that has no place in its table.
+    """A malformed row of a text file.
 
     Attributes:
-        line: Its line; the header is line 1. Empty lines, and line breaks inside quotes, do not
-            count.
+        line: Its line number; the header is line 1. Empty lines, and line breaks inside quotes, are
+            not counted.
         reason: `FIELDS` or `NOT_UTF8`.
-        text: What stands there.
+        text: The row.
     """
 
     line: int
@@ -31,18 +31,18 @@ class BadRow:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Some rows of a file: those of the table, and those that cannot be in it."""
+    """Some rows of a file: those of the table, and malformed ones."""
 
     table: pa.Table
     bad: tuple[BadRow, ...] = ()
 
     @property
     def count(self) -> int:
-        """Rows read."""
+        """Number of rows read."""
         return int(self.table.num_rows) + len(self.bad)
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises `SchemaError` where two columns have one name."""
+    """Raises `SchemaError` if two columns have the same name."""
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise SchemaError(f"columns of the same name: {double}; rename or drop one of each")

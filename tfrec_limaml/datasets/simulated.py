@@ -44,8 +44,8 @@ def _load(request: Request) -> RawData:
 DATASETS = (
     Dataset(
         name="simulated",
-        summary="a seeded world of notifications with drifting tastes and a known best possible "
-        "prediction; needs no files",
+        summary="a simulated world of notifications with drifting tastes and a known best "
+        "possible prediction; needs no files",
         homepage="made by this package",
         licence="Apache-2.0 (made by this package)",
         citation="none",

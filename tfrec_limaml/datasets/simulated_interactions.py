@@ -136,7 +136,7 @@ def _visits(rng: np.random.Generator, members: int) -> Array:
 
 
 def _pick_items(rng: np.random.Generator, world: World, moment: Array) -> Array:
-    """Items published before the moment, recent ones more often; of a catalogue any, by their
+    """Items published before the time, recent ones more often; from a catalogue, by their
     shares.
     """
     if world.shares is not None:
@@ -148,7 +148,5 @@ def _pick_items(rng: np.random.Generator, world: World, moment: Array) -> Array:
 
 
 def _named(form: str, values: Iterable[object]) -> Array:
-    """One text object for each value: rows that share it take eight bytes each, not a text of their
-    own.
-    """
+    """One text object for each value: rows with the same value take eight bytes each."""
     return np.array([form.format(value) for value in values], object)

@@ -23,7 +23,7 @@ HISTORY = tuple(
 
 
 def features(type_is_key: bool) -> tuple[Feature, ...]:
-    """All features; the notification's type is a meta feature where it is part of a task key."""
+    """All features; the notification's type is a meta feature if it is part of a task key."""
     return (
         profile_category("industry", INDUSTRIES, "members"),
         profile_category("seniority", SENIORITIES, "members"),

@@ -1,16 +1,17 @@
-"""A seeded world of notifications in which the best possible prediction is known.
+"""A simulated world of notifications in which the best possible prediction is known.
 
-Members have a latent taste vector. A third of its variance follows from what the platform knows
-about them (industry, seniority, country); the rest is their own, drifts from day to day, and can
-only be learned from what they clicked. Items carry topics, and topics live in the same latent
-space, so a few clicks tell about many topics. A click is drawn with probability
+Members have a latent taste vector. A third of its variance follows from their profile (industry,
+seniority, country); the rest is individual, drifts from day to day, and can only be learned from
+their clicks. Each item has a topic, and topics are vectors in the same latent space, so a few
+clicks tell about many topics. A click is drawn with probability
 
     sigmoid(base + bias_m + taste_m(day) . topic_i + type_m + quality_i - age_i + hour fit)
 
-and that probability, which no model can beat, travels with every row in ``bayes_probability``.
+and ``bayes_probability`` has this probability, the best possible prediction, for every row.
 
-With a ``catalogue`` of items that stay for the whole period, each item has a vector of its own
-beside its topic's, and an appeal that no feature tells: items can then be learned as members are.
+With a ``catalogue`` of items that stay for the whole period, each item has its own vector in
+addition to its topic's, and an appeal that no feature shows: models can then learn items like
+members.
 
 Activity follows Zipf's law; some members are cold (first seen in the test period) and some dormant
 (silent for the middle of the period, about half of them back for the test).
@@ -40,8 +41,8 @@ LATENT = 3
 #: Standard deviations of the parts of the logit that only a member's clicks tell.
 _BIAS, _TASTE, _AFFINITY = 0.6, 1.3, 0.2
 _FROM_PROFILE = 0.35  # share of the taste's variance that the profile explains
-_DRIFT_DAYS = 150.0  # the own part of a taste keeps exp(-days / 150) of itself
-# Of the items of a catalogue: the own part of their vectors, and their appeal.
+_DRIFT_DAYS = 150.0  # the individual part of a taste decays by exp(-days / 150)
+# Standard deviations of the vectors and the appeal of a catalogue's items.
 _OWN_VECTOR, _APPEAL = 1.0, 0.7
 _ITEM_ZIPF = 0.6
 _COLD, _DORMANT = 0.06, 0.10
@@ -79,7 +80,7 @@ def _profile(
     members = len(bias)
     connections = np.round(
         np.exp(rng.normal(5.0, 1.0, members) + 0.5 * bias)
-    )  # livelier members know more people: a weak hint
+    )  # a weak hint: more active members have more connections
     return pd.DataFrame(
         {
             "member_id": np.char.add("m", np.char.zfill(np.arange(members).astype(str), 5)),
@@ -151,8 +152,8 @@ def with_catalogue(rng: np.random.Generator, world: World, items: int) -> World:
 
 
 def _tastes(rng: np.random.Generator, expected: np.ndarray, days: int) -> np.ndarray:
-    """Tastes ``[members, days, LATENT]``: in part what the profile lets expect ``[members,
-    LATENT]``, in part a member's own, which drifts.
+    """Tastes ``[members, days, LATENT]``: in part expected from the profile ``[members, LATENT]``,
+    in part individual and drifting.
     """
     personal = np.empty((days, *expected.shape))
     personal[0] = rng.normal(size=expected.shape)

@@ -1,8 +1,8 @@
-"""Reads the rows of Parquet and text files, as Arrow tables: the one reader of ``limaml datasets``
-and ``limaml prepare``.
+"""Reads the rows of Parquet and text files as Arrow tables, for ``limaml datasets`` and ``limaml
+prepare``.
 
-Folders ``name=value`` above a file are columns of text (`partitions`), unless the file itself has a
-column of that name.
+Folders ``name=value`` above a file are text columns (`partitions`), unless the file has a column of
+that name.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _COMPRESSION = re.compile(r"\.(gz|zst|bz2)$")
 
 
 def kind_of(path: str) -> str | None:
-    """``"parquet"`` or ``"csv"`` by a file's name, whatever its case; None for another.
+    """``"parquet"`` or ``"csv"`` by a file's name, in any case; None for other files.
 
     Sharded names (``x.csv-00000-of-00002``) and compressed text files (``x.csv.gz``, ``.zst``,
-    ``.bz2``) count too.
+    ``.bz2``) are recognised too.
     """
     name = _plain_name(path)
     if name.endswith(".parquet"):
@@ -39,11 +39,11 @@ def kind_of(path: str) -> str | None:
 
 
 def decompressed(path: str, raw: Any) -> Any:
-    """A binary file as it reads without the compression that its name says."""
+    """A binary file, decompressed according to its name."""
     match = _COMPRESSION.search(_plain_name(path))
     if match is None:
         return raw
-    # Arrow's stream has no `readline`, and raises where the data end too early.
+    # Arrow's stream has no `readline`, and raises if the data are truncated.
     return io.BufferedReader(pa.CompressedInputStream(raw, CODECS[match.group()]), 1 << 20)
 
 
@@ -62,18 +62,19 @@ def read_file(
     """Rows of a Parquet or text file, with its partition columns.
 
     Args:
-        path: Where it lies; its name says the format.
-        open_file: Opens it, without compression, as often as it is called.
-        columns: Which to read, as far as they are there; all of them by default.
-        batch_rows: Rows per table at most.
+        path: Path of the file; its name determines the format.
+        open_file: Opens the file, decompressed, at each call.
+        columns: Columns to read, if present; all by default.
+        batch_rows: Maximum number of rows per table.
         text: How text files are written.
         group: The row group of a Parquet file.
 
     Yields:
-        At least one table, which shows what columns there are.
+        At least one table, so that the columns are known.
 
     Raises:
-        SchemaError: The header of a text file is missing or not UTF-8; two columns have one name.
+        SchemaError: The header of a text file is missing or not UTF-8; two columns have the same
+            name.
     """
     values = partition_values(path)
     if kind_of(path) == "csv":
@@ -86,9 +87,7 @@ def read_file(
 
 
 def with_partitions(rows: Rows, values: Values, columns: Sequence[str] | None = None) -> Rows:
-    """Rows with the partition columns that they do not have themselves, as far as they are wanted
-    (all by default).
-    """
+    """Rows with the partition columns that they lack, if wanted (all by default)."""
     table = rows.table
     for name, value in values.items():
         if name not in table.column_names and (columns is None or name in columns):
@@ -104,8 +103,8 @@ def read_parquet(
     group: int | None = None,
     elsewhere: Collection[str] = (),
 ) -> Iterator[Rows]:
-    """Rows of a Parquet file, or of one of its row groups; arguments as of `read_file`, and columns
-    that need not be in it (`elsewhere`).
+    """Rows of a Parquet file, or of one of its row groups; arguments as in `read_file`, and columns
+    that the file may lack (`elsewhere`).
     """
     file = pq.ParquetFile(handle)
     names = file.schema_arrow.names
@@ -115,7 +114,7 @@ def read_parquet(
     complete = columns is None or set(columns) <= {*names, *elsewhere}
     yield Rows(empty.select(present) if complete else empty)
     groups = range(file.num_row_groups) if group is None else [group]
-    if not present:  # nothing of it is wanted; a table without columns has no rows
+    if not present:  # no column is wanted, but a table without columns has no rows
         present = names[:1]
     for batch in file.iter_batches(batch_size=batch_rows, columns=present, row_groups=groups):
         yield Rows(pa.Table.from_batches([batch]))

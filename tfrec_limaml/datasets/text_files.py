@@ -1,8 +1,8 @@
 """Reads the rows of text files as Arrow tables.
 
-Columns stay text: what they are is for the schema to say, and ``007`` must not become 7 on the way.
-A row that cannot be a row (another number of fields than the header has, or bytes that are not
-UTF-8) comes out apart, with its line.
+All columns are text, since the schema determines their types, and ``007`` must not become 7.
+Malformed rows (another number of fields than the header, or bytes that are not UTF-8) are returned
+separately, with their lines.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tfrec_limaml.errors import SchemaError
 
 SEPARATORS = (",", "\t", ";")
 
-#: Stands before the digits of a byte that is not UTF-8: a character that no text may hold.
+#: Marks a byte that is not UTF-8: a character that may not occur in texts.
 _MARK = "\ufdd0"
-_BLOCK_BYTES = 1 << 22  # a row must fit into one
+_BLOCK_BYTES = 1 << 22  # a row must fit into one block
 _HEADER_BYTES = 1 << 20
 
 
@@ -39,14 +39,14 @@ def read_csv(
     """Rows of a text file: every column a string.
 
     Args:
-        open_file: Opens it, as often as it is called.
-        columns: Which to read, as far as they are there; all of them by default.
-        batch_rows: Rows per table at most.
+        open_file: Opens the file at each call.
+        columns: Columns to read, if present; all by default.
+        batch_rows: Maximum number of rows per table.
         text: How it is written.
-        elsewhere: Columns that need not be in the file.
+        elsewhere: Columns that the file may lack.
 
     Yields:
-        At least one table, which shows what columns there are.
+        At least one table, so that the columns are known.
 
     Raises:
         SchemaError: The header is missing, is not UTF-8, or names a column twice.
@@ -61,7 +61,7 @@ def read_csv(
     yield Rows(pa.table({name: pa.array([], pa.string()) for name in present}))
     if not has_rows:
         return
-    if not present:  # nothing of it is wanted; a table without columns has no rows
+    if not present:  # no column is wanted, but a table without columns has no rows
         present = [name for name in header if name][:1]
     collector = _BadRows()
     with open_file() as handle:
@@ -84,7 +84,7 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     reader = pyarrow.csv.open_csv(
         handle,
-        # One thread: rows have numbers only then.
+        # One thread: otherwise Arrow does not number rows.
         read_options=pyarrow.csv.ReadOptions(
             use_threads=False, block_size=_BLOCK_BYTES, column_names=header, skip_rows=1
         ),
@@ -112,8 +112,8 @@ codecs.register_error("limaml-marked", _marked)
 
 
 class _Utf8:
-    """A binary file for Arrow that is valid UTF-8 whatever lies in it, as Arrow stops at the first
-    byte that is not; such bytes are marked, and their rows are found again by the mark.
+    """A binary file for Arrow in which bytes that are not UTF-8 are replaced by marks: Arrow would
+    stop at the first one. The marks identify their rows.
     """
 
     def __init__(self, handle: Any) -> None:
@@ -123,7 +123,7 @@ class _Utf8:
         self.closed = False
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes, as Arrow wants whole blocks; fewer at the end."""
+        """The next `size` bytes, since Arrow needs whole blocks; fewer at the end."""
         while len(self._ready) < size and not self._ended:
             chunk = self._handle.read(size)
             self._ended = not chunk
@@ -132,12 +132,12 @@ class _Utf8:
         return out
 
     def close(self) -> None:
-        """Leaves the file to whoever opened it."""
+        """Does nothing: the file belongs to the caller."""
         self.closed = True
 
 
 class _BadRows:
-    """Gathers bad rows while a file is read, and knows the lines of the good ones."""
+    """Collects malformed rows while a file is read, and computes the lines of the others."""
 
     def __init__(self) -> None:
         self._skipped: list[int] = []
@@ -151,12 +151,12 @@ class _BadRows:
         return "skip"
 
     def take(self) -> tuple[BadRow, ...]:
-        """What came since the last call."""
+        """The malformed rows since the last call."""
         taken, self._waiting = tuple(self._waiting), []
         return taken
 
     def split(self, table: pa.Table) -> tuple[pa.Table, tuple[BadRow, ...]]:
-        """The rows of the next batch that are UTF-8, and the bad rows so far."""
+        """The rows of the next batch that are UTF-8, and the malformed rows so far."""
         wrong = np.zeros(table.num_rows, bool)
         for column in table.columns:
             marked = pc.fill_null(pc.match_substring(column, _MARK), False)
@@ -171,7 +171,7 @@ class _BadRows:
         return table.filter(pa.array(~wrong)) if wrong.any() else table, self.take()
 
     def _lines(self, places: Any) -> Any:
-        """Lines of rows of the present batch: every skipped row before one moves it down."""
+        """Line numbers of rows of the current batch; each skipped row before a row adds one."""
         skipped = np.array(self._skipped, np.int64)
         before = skipped - np.arange(len(skipped)) - 2
         rows = places + self._good
@@ -179,7 +179,7 @@ class _BadRows:
 
 
 def _shown(text: str) -> str:
-    """Text with its marked bytes as people write them."""
+    """Text with readable escapes for its marked bytes."""
     return text.replace(_MARK, "\\x")
 
 

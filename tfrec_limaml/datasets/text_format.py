@@ -1,8 +1,8 @@
-"""How a text file is written, as far as nobody can see it from the file: options of the commands
-that read files.
+"""The format of text files, as far as it cannot be detected: options of the commands that read
+files.
 
-They belong to the files of one run, not to the schema, which says what the columns are, whichever
-files they come from.
+They belong to the files of a run, not to the schema, which describes columns independently of
+files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from tfrec_limaml.errors import LimamlError
 
-#: What stands for no value beside an empty cell, unless others are named.
+#: Default words for a missing value, in addition to an empty cell.
 NULL_WORDS = ("NULL", "null")
 _FORBIDDEN = '"\r\n\0'
 
@@ -24,9 +24,9 @@ class TextFormat:
     """Settings of text files; Parquet and TFRecord files need none.
 
     Attributes:
-        delimiter: One ASCII character between the cells of a row; None for the one of comma, tab
-            and semicolon that the header has most of.
-        null_words: Cells that stand for no value, beside empty ones.
+        delimiter: One ASCII character between the cells of a row; None for comma, tab or semicolon,
+            whichever occurs most often in the header.
+        null_words: Words for a missing value, in addition to empty cells.
     """
 
     delimiter: str | None = None
@@ -48,28 +48,28 @@ def add_text_arguments(parser: Any) -> None:
     parser.add_argument(
         "--delimiter",
         metavar="C",
-        help=r"character between the cells of text files, e.g. '|', '\t' or '\x01' (default: comma,"
-        " tab or semicolon, whichever the header has most of)",
+        help=r"character between the cells of text files, e.g. '|', '\t' or '\x01' (default: "
+        r"comma, tab or semicolon, whichever occurs most often in the header)",
     )
     parser.add_argument(
         "--null-word",
         dest="null_words",
         action="append",
         metavar="WORD",
-        help=r"cell of text files that stands for no value, e.g. '\N', beside an empty one; may be "
-        "repeated (default: NULL and null)",
+        help=r"word for a missing value in text files, e.g. '\N', in addition to empty cells; "
+        "may be repeated (default: NULL and null)",
     )
 
 
 def text_format(delimiter: str | None, null_words: Sequence[str] | None) -> TextFormat:
-    r"""What was given; a delimiter may be an escape such as ``\t``.
+    r"""The given format; a delimiter may be an escape such as ``\t``.
 
     Raises:
-        LimamlError: The delimiter cannot be one.
+        LimamlError: The delimiter is invalid.
     """
     if delimiter is not None and delimiter.startswith("\\") and len(delimiter) > 1:
         try:
             delimiter = codecs.decode(delimiter, "unicode_escape")
         except UnicodeDecodeError as error:
-            raise LimamlError(f"--delimiter {delimiter!r} is no escape: {error}") from error
+            raise LimamlError(f"--delimiter {delimiter!r} is not an escape: {error}") from error
     return TextFormat(delimiter, NULL_WORDS if null_words is None else tuple(null_words))

@@ -85,10 +85,11 @@ def typed_column(
     series: pd.Series, schema: Schema, name: str, invalid: Invalid, table: str | None = None
 ) -> pd.Series:
     """A column of the interactions, or of `table`, in the type that the schema gives it: a feature,
-    a weight, a passthrough column or a key. Invalid values are missing, and counted in `invalid`.
+    a weight, a passthrough column or a key. Invalid values become missing, and are counted in
+    `invalid`.
 
     Raises:
-        SchemaError: No value has the type, or one has not where the schema says
+        SchemaError: No value has the type, or one does not and the schema says
             ``on_invalid: error``.
     """
     feature = next((f for f in schema.features if f.name == name and f.table == table), None)
@@ -97,7 +98,7 @@ def typed_column(
     if name == schema.weight or name in schema.carry:
         out, counts = columns.to_float32(series)
         columns.require_some(
-            out, series, name, "a number", "weight and carried columns must be numeric"
+            out, series, name, "a number", "weight and passthrough columns must be numeric"
         )
         negative = (out < 0).fillna(False)
         if name == schema.weight and negative.any():
@@ -105,8 +106,8 @@ def typed_column(
             out = out.mask(negative)
         if name == schema.weight and not (out > 0).fillna(False).any():
             raise SchemaError(
-                f"no row has a weight above 0 in column {name!r}: no row would count; is it the "
-                "column of weights?"
+                f"no row has a weight above 0 in column {name!r}: no row would have an effect; is "
+                f"it the right column?"
             )
     else:
         out, counts = columns.to_key(series)

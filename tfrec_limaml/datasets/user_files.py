@@ -1,4 +1,4 @@
-"""The user's own files: text or Parquet, with a schema."""
+"""Users' files: text or Parquet, with a schema."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Table:
 
     Attributes:
         frame: The rows.
-        malformed: How many could not be rows, by reason.
-        files: Of a folder or a pattern: the number of files ``read``, those that are ``empty``, and
-            the number of ``markers``.
+        malformed: Number of malformed rows, by reason.
+        files: For a folder or a pattern: the number of files ``read``, those that are ``empty``,
+            and the number of ``markers``.
     """
 
     frame: pd.DataFrame
@@ -84,16 +84,16 @@ def read_table(
     """Reads CSV, TSV or Parquet files; see `tfrec_limaml.datasets.table_files`.
 
     Args:
-        path: A file, a folder of files (in any depth), or a pattern.
+        path: A file, a folder of files (at any depth), or a pattern.
         text: How text files are written.
         max_malformed: Largest share of rows that may be malformed: with another number of fields
             than the header has, or not in UTF-8.
         needed: Columns that each of several files must have; all columns by default. Others are
-            left out where a file lacks them.
+            left out if a file lacks them.
 
     Raises:
-        SchemaError: Not there, empty, of another kind, broken, or with too many malformed rows; the
-            first of them is named with its line.
+        SchemaError: The path does not exist, is empty, of another kind, damaged, or has too many
+            malformed rows; the message has the first of them with its line.
     """
     parts, left_out = part_files.find(path)
     read: dict[str, pa.Table] = {}
@@ -133,7 +133,9 @@ def _check_malformed(good: int, bad: list[tuple[str, BadRow]], limit: float) -> 
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """Columns as pandas has them, none of them through floats: integers with gaps stay integers."""
+    """Columns as pandas types without conversion through floats: integers with missing values
+    remain integers.
+    """
     types: dict[Any, Any] = {pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
     for bits in (8, 16, 32, 64):
         types[getattr(pa, f"int{bits}")()] = getattr(pd, f"Int{bits}Dtype")()

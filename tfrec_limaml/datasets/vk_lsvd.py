@@ -6,16 +6,16 @@ huggingface.co/datasets/deepvk/VK-LSVD): ``metadata/users_metadata.parquet``,
 ``metadata/items_metadata.parquet``, and one file per week, ``week_00.parquet`` to ``week_24`` under
 ``train/``, ``week_25`` under ``validation/`` and ``week_26`` under ``test/``, in ``interactions/``
 (all rows) or ``subsamples/NAME/`` (``urX``: a share of random users, ``upX``: of the most active
-ones; ``irX`` and ``ipX``: of videos). Which subsamples there are could not be verified one by one,
-so their name is a setting that is not checked against a list.
+ones; ``irX`` and ``ipX``: of videos). The names of subsamples could not be verified one by one, so
+they are not checked against a list.
 
-The rows carry no time. They are in order of time within a week, so each gets a nominal one: the
-rows of a week are spread evenly over its seven days. The day on which week 0 begins is not
-published; `START` is the Monday before January 2025. Orders and splits are right; recencies and
-hours are not: take no feature of the hour of day from them.
+The rows have no time. They are ordered by time within a week, so each gets a nominal one: the rows
+of a week are spread evenly over its seven days. The first day of week 0 is not published; `START`
+is the Monday before January 2025. Orders and splits are right; recencies and hours are not: do not
+derive the hour of day from them.
 
-Left alone on purpose: ``train_interactions_rank`` of users and videos counts all training weeks, so
-it tells about the future; the reactions other than the label are outcomes; and
+Left out on purpose: ``train_interactions_rank`` of users and videos counts over all training weeks,
+which include the future; the reactions other than the label are outcomes; and
 ``item_embeddings.npz`` (2.4 GB) is not read.
 """
 
@@ -46,10 +46,10 @@ TABLES = {"users": "metadata/users_metadata.parquet", "items": "metadata/items_m
 WHOLE = "whole"
 #: Weeks of each official folder.
 WEEKS = {"train": range(25), "validation": range(25, 26), "test": range(26, 27)}
-#: Nominal begin of week 0; see the module.
+#: Nominal begin of week 0; see the module's docstring.
 START = pd.Timestamp("2024-12-30", tz="UTC")
 WEEK_MS = 7 * 24 * 3600 * 1000
-#: Share of a video's length from which on it counts as ``watched``.
+#: Share of a video's length from which it counts as ``watched``.
 WATCHED = 0.5
 
 _REACTIONS = ("like", "share", "bookmark", "click_on_author", "open_comments", "dislike")
@@ -101,10 +101,10 @@ def _paths(subset: str) -> dict[int, str]:
 
 
 def _folder(data_dir: Path | None, subset: str) -> Path:
-    """Where the official files lie; downloads all of them where there is none of the weeks.
+    """The folder of the official files; downloads all of them if there is no week.
 
     Raises:
-        SchemaError: There are weeks, but not the tables.
+        SchemaError: There are weeks, but no tables.
     """
     base = given_or_default(data_dir, FOLDER)
     paths = _paths(subset).values()
@@ -116,21 +116,21 @@ def _folder(data_dir: Path | None, subset: str) -> Path:
             return folder
     for path in (*TABLES.values(), *paths):
         target = base / FOLDER / path
-        # A file's text in the repository is a pointer that holds its sha256.
+        # A file's text in the repository is a pointer that contains its sha256.
         download.fetch(f"{URL}/resolve/main/{path}", target.parent, f"{URL}/raw/main/{path}")
     return base / FOLDER
 
 
 def _weeks(folder: Path, subset: str) -> dict[int, str]:
-    """Week to file, of those that are there.
+    """Week to file, for the existing files.
 
     Raises:
-        SchemaError: A week between others is missing: histories would have a hole.
+        SchemaError: A week between others is missing, so histories would have a gap.
     """
     paths = _paths(subset)
     present = {week: path for week, path in paths.items() if (folder / path).is_file()}
     if not present:
-        raise LimamlError(f"{folder} was fetched from {URL}, but holds no week of {subset!r}")
+        raise LimamlError(f"{folder} was downloaded from {URL}, but has no week of {subset!r}")
     holes = [paths[week] for week in range(min(present), max(present)) if week not in present]
     if holes:
         raise SchemaError(
@@ -148,8 +148,8 @@ def _week(path: Path, week: int, label: str) -> pd.DataFrame:
 
 
 def _read(path: Path, columns: tuple[str, ...], kept: np.ndarray | None = None) -> pd.DataFrame:
-    """Reads columns of a Parquet file as int64: all rows, or those whose first column is among
-    `kept`; raises `SchemaError` naming the file and what it lacks.
+    """Reads columns of a Parquet file as int64: all rows, or those whose first column is in `kept`;
+    raises `SchemaError` naming the file and its missing columns.
     """
     try:
         missing = sorted(set(columns) - set(pq.read_schema(path).names))
@@ -178,7 +178,7 @@ def _schema(request: Request, last: int) -> Schema:
             **options,
         )
 
-    # The last two weeks validate and test: officially weeks 25 and 26.
+    # The last two weeks are for validation and testing: officially weeks 25 and 26.
     marks = [START + pd.Timedelta(weeks=week) for week in (last - 1, last)]
     return Schema(
         name="vk-lsvd",

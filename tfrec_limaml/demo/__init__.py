@@ -1,3 +1,3 @@
-"""The demo: every stage of the loop through its command, then one member's list in words and
-pictures.
+"""The demo: every stage of the loop through its command, then one member's ranked list as text and
+charts.
 """

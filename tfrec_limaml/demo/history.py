@@ -1,4 +1,4 @@
-"""Task records as plain rows, and what each member liked."""
+"""Task records as plain rows, and each member's favourite kind of item."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_history(tasks: Path, schema: Schema, split: str) -> History:
 
 
 def kinds(row: Mapping[str, Any], feature: Feature) -> list[str]:
-    """The values of a categorical feature in one row; more than one where it is multi-valued."""
+    """The values of a categorical feature in one row; more than one if it is multi-valued."""
     text = str(row[feature.name])
     values = text.split(feature.separator) if feature.separator else [text]
     return [value for value in values if value]

@@ -1,8 +1,8 @@
-"""``limaml demo --live``: one member's list, which changes with what the member clicks.
+"""``limaml demo --live``: one member's ranked list, which changes with the member's clicks.
 
-Nothing here is made for show: clicks are files for ``limaml stream``, which updates the store; the
-list is what ``limaml rank`` says with the embedding from that store and ``limaml serve`` as model
-server. Each is a process of its own, as in production.
+As in production, each part is a separate process: clicks are files for ``limaml stream``, which
+updates the store; ``limaml rank`` ranks the list with the embedding from that store and with
+``limaml serve`` as the model server.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RankProcess:
 
     Args:
         arguments: Its options.
-        log: Gets what it says.
+        log: Gets its messages.
     """
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
@@ -59,7 +59,7 @@ class RankProcess:
         self._answers.put("")
 
     def __call__(self, request: Mapping[str, Any]) -> list[float]:
-        """Probability of each candidate of a request, in its order."""
+        """Probability of each candidate of a request, in the order of the request."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -80,7 +80,7 @@ class RankProcess:
 
 @contextlib.contextmanager
 def streaming(folder: Path, work: Path, store: str, log: Path) -> Iterator[None]:
-    """Runs ``limaml stream`` on a folder; stops it in the end."""
+    """Runs ``limaml stream`` on a folder; stops it at the end."""
     command = [*LIMAML, "stream", "--from-folder", str(folder), "--work", str(work)]
     with log.open("wb") as said:
         process = subprocess.Popen(
@@ -105,12 +105,12 @@ def _stop(process: subprocess.Popen[Any]) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClickWriter:
-    """Clicks as files of interactions.
+    """Writes clicks as files of interactions.
 
     Attributes:
         folder: Where files arrive.
         columns: Columns of the data set's interactions.
-        schema: What they mean.
+        schema: Schema of these columns.
         key: The member's task key.
     """
 
@@ -120,7 +120,7 @@ class ClickWriter:
     key: str
 
     def write(self, item: Mapping[str, Any], clicked: bool, moment: float) -> Path:
-        """One interaction of the member, in a file of its own.
+        """Writes one interaction of the member to a new file.
 
         Args:
             item: Features of the item.
@@ -147,13 +147,13 @@ class ClickWriter:
 
 
 class LiveList:
-    """What the page shows; one click at a time.
+    """The list that the page shows; takes one click at a time.
 
     Args:
         scene: The member and the candidates.
         rank: Gives the probability of each candidate.
         writer: Writes clicks.
-        words: Each candidate and its kind, for people.
+        words: Each candidate and its kind, as text.
     """
 
     def __init__(
@@ -183,8 +183,8 @@ class LiveList:
         }
 
     def click(self, candidate: int, clicked: bool) -> dict[str, Any]:
-        """The member clicks a candidate, or passes over it; returns the state once the list has
-        changed.
+        """Records a click on a candidate, or an impression without a click; returns the state once
+        the list has changed.
 
         Raises:
             LimamlError: There is no such candidate.
@@ -203,7 +203,7 @@ class LiveList:
             return self.state()
 
     def _wait_for_change(self, began: float) -> float | None:
-        """Seconds until the scores differ; None where they do not."""
+        """Seconds until the scores change; None if they do not."""
         while time.time() - began < _CHANGE_SECONDS:
             scores = self._rank(self._scene.request)
             if scores != self._scores:

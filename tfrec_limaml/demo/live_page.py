@@ -1,4 +1,6 @@
-"""The page of ``limaml demo --live``, by Python's own web server, for this machine alone."""
+"""The page of ``limaml demo --live``, served by Python's web server on the loopback interface
+only.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ class LiveServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Of the page."""
+        """Address of the page."""
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
 
@@ -49,11 +51,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/state":
             self._json(HTTPStatus.OK, self.server.shown.state())
         else:
-            self._json(HTTPStatus.NOT_FOUND, {"error": f"nothing at {self.path}"})
+            self._json(HTTPStatus.NOT_FOUND, {"error": f"no page at {self.path}"})
 
     def do_POST(self) -> None:
         if self.path != "/click":
-            self._json(HTTPStatus.NOT_FOUND, {"error": f"nothing at {self.path}"})
+            self._json(HTTPStatus.NOT_FOUND, {"error": f"no page at {self.path}"})
             return
         try:
             candidate, clicked = self._click()
@@ -62,7 +64,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
 
     def _click(self) -> tuple[int, bool]:
-        """A JSON body of JSON's type: no form of another site sends that unasked."""
+        """Reads a JSON body. It must have JSON's content type: a form of another site cannot
+        send that without permission.
+        """
         if self.headers.get_content_type() != "application/json":
             raise LimamlError("expected application/json")
         length = self.headers.get("Content-Length", "")

@@ -32,12 +32,12 @@ def run_live(dataset: str, root: Path, port: int) -> None:
         signal.signal(number, _interrupt)
     workspace = Workspace(root=root)
     work, store = root / "live" / "work", workspace.store("live/store")
-    say("limaml refresh --keep-rows: embeddings that updates can go on from")
+    say("limaml refresh --keep-rows: embeddings that updates can build on")
     call(
         [
             *("refresh", str(workspace.raw), "--export", str(workspace.export)),
             *("--work", str(work), "--store", store, "--keep-rows"),
-            *("--min-loss-improvement", "-1000"),  # a demo shows what there is
+            *("--min-loss-improvement", "-1000"),  # a demo publishes whatever it computes
         ]
     )
     with _live_list(dataset, workspace, work, store) as shown, LiveServer(shown, port) as server:

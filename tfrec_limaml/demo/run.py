@@ -23,14 +23,14 @@ from tfrec_limaml.tasks.folder import SCHEMA_FILE
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoData:
-    """How the demo speaks about a data set.
+    """How the demo describes a data set.
 
     Attributes:
         title: For headings.
-        kind: The categorical feature that says what kind of item a row shows.
-        kind_words: Turns a value of it into words, for example ``"tag {}"``.
+        kind: The categorical feature with the kind of item that a row shows.
+        kind_words: Turns a value of it into text, for example ``"tag {}"``.
         names: Columns that name an item.
-        name_words: Turns them into words.
+        name_words: Turns them into text.
     """
 
     title: str
@@ -64,14 +64,14 @@ def run_demo(
     training: Sequence[str] = (),
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Runs what is not done yet and returns the results.
+    """Runs the stages that are not finished and returns the results.
 
     Args:
         dataset: A key of `DATA`.
         root: The workspace.
         data: Further options of ``limaml datasets prepare``.
         training: Further options of ``limaml train``.
-        overwrite: Start anew.
+        overwrite: Start again from the first stage.
     """
     words = DATA[dataset]
     workspace = Workspace(root=root)
@@ -81,7 +81,7 @@ def run_demo(
     todo = stages(workspace, dataset, data=data, training=training)
     redo = False
     for number, stage in enumerate(todo, 1):
-        if redo:  # made from what an earlier stage has just replaced
+        if redo:  # computed from what an earlier stage has just replaced
             state["stages"].pop(stage.name, None)
         redo = run_stage(stage, f"{number}/{len(todo) + 1}", workspace, state) or redo
     say(f"[{len(todo) + 1}/{len(todo) + 1}] serve, and rank one member's candidates through gRPC")
@@ -188,7 +188,7 @@ def facts(result: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "Embeddings",
             f"{made['count']:,} of width {made['dimension']} in {made['seconds']:.1f} s "
-            f"({rate:,.0f} per second, the start of the job included)",
+            f"({rate:,.0f} per second, including the start of the job)",
         )
     )
     lines.append(("Time of the stages", f"{sum(result['seconds'].values()):.0f} s in all"))
@@ -196,7 +196,7 @@ def facts(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def next_steps(dataset: str, workspace: Path) -> list[str]:
-    """Commands worth trying after the demo."""
+    """Commands to try after the demo."""
     tasks, run = workspace / "tasks", workspace / "model"
     other = "kuairand-pure" if dataset == "simulated" else "simulated"
     return [
@@ -233,8 +233,8 @@ def _report(
         title=f"LiMAML on {words.title}",
         summary=(
             "A model that adapts to each member from a handful of interactions; each adaptation "
-            "is one vector, made offline and "
-            "served as an ordinary feature. This page shows one run of the demo."
+            "is one vector, computed offline and served as an ordinary feature. This page shows "
+            "one run of the demo."
         ),
         facts=facts(result),
         training=training,
@@ -250,7 +250,7 @@ def _report(
 
 
 def ranking_table(result: dict[str, Any]) -> list[str]:
-    """The member's candidates, best first with the embedding; each with its place under the three
+    """The member's candidates, best first with the embedding; each with its rank under the three
     embeddings.
     """
     rows = result["ranking"]["candidates"]

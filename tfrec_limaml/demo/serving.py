@@ -25,11 +25,11 @@ _START_SECONDS = 120
 
 @contextlib.contextmanager
 def serving(model: Path) -> Iterator[str]:
-    """Runs ``limaml serve`` on a free loopback port; gives its ``host:port`` and stops it in the
+    """Runs ``limaml serve`` on a free loopback port; gives its ``host:port`` and stops it at the
     end.
 
     Raises:
-        LimamlError: The server did not start; the message holds what it said last.
+        LimamlError: The server did not start; the message has its last output.
     """
     command = [*LIMAML, "serve", str(model), "--name", "ranker", "--port", "0"]
     process = subprocess.Popen(
@@ -39,7 +39,7 @@ def serving(model: Path) -> Iterator[str]:
     lines: collections.deque[str] = collections.deque(maxlen=20)
     target: list[str] = []
     ready = threading.Event()
-    # Reads on to the end: a full pipe would stop the server.
+    # Reads until the end: a full pipe would block the server.
     reader = threading.Thread(
         target=_listen, args=(process.stderr, lines, target, ready), daemon=True
     )
@@ -47,7 +47,7 @@ def serving(model: Path) -> Iterator[str]:
     try:
         if not ready.wait(_START_SECONDS) or not target:
             raise LimamlError(
-                f"`limaml serve {model}` did not start: {' | '.join(lines) or 'it said nothing'}"
+                f"`limaml serve {model}` did not start: {' | '.join(lines) or 'it printed nothing'}"
             )
         yield target[0]
     finally:

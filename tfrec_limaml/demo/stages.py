@@ -1,5 +1,5 @@
-"""The stages of the loop: each is an installed ``limaml`` command and the output that tells that it
-is done.
+"""The stages of the loop: each is an installed ``limaml`` command and the output that exists once
+it has finished.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Stage:
 
     Attributes:
         name: Its key in the demo's state.
-        words: What it does, for people.
+        words: What it does, as text.
         arguments: The command line after ``limaml``.
-        output: What exists once it is done.
+        output: The file or folder that exists once it has finished.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """Where everything of one demo lies.
+    """The folder of one demo.
 
     Attributes:
         root: The folder.
@@ -89,20 +89,20 @@ class Workspace:
         """Reads the state of an earlier demo, or starts a new one.
 
         Args:
-            settings: What the demo is made with; must not change between a run and its
-                continuation.
-            overwrite: Remove what an earlier demo left.
+            settings: Settings of the demo; must not change between a run and its continuation.
+            overwrite: Remove an earlier demo's files.
 
         Returns:
             The state: ``settings`` and the result of each finished stage.
 
         Raises:
-            LimamlError: The folder holds something else, or a demo made with other settings.
+            LimamlError: The folder holds something else, or a demo with other settings.
         """
         path = self.root / STATE_FILE
         if self.root.exists() and any(self.root.iterdir()) and not path.is_file():
             raise LimamlError(
-                f"--workspace {self.root} is not empty and holds no earlier demo; choose another "
+                f"--workspace {self.root} is not empty and does not hold an earlier demo; choose "
+                f"another "
                 "folder"
             )
         if overwrite and path.is_file():
@@ -111,7 +111,7 @@ class Workspace:
             state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if state["settings"] != settings:
                 raise LimamlError(
-                    f"--workspace {self.root} holds a demo made with {state['settings']}, "
+                    f"--workspace {self.root} holds a demo with the settings {state['settings']}, "
                     f"received {settings}; "
                     "choose another folder, or pass --overwrite"
                 )
@@ -121,7 +121,7 @@ class Workspace:
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes the state, whole or not at all."""
+        """Writes the state, completely or not at all."""
         self.root.mkdir(parents=True, exist_ok=True)
         text = json.dumps(state, indent=1, default=str) + "\n"
         staging.write_text(self.root / STATE_FILE, text)
@@ -137,7 +137,7 @@ def stages(
     """The stages up to the published embeddings, in order.
 
     Args:
-        workspace: Where they write.
+        workspace: The folder that they write to.
         dataset: Name of the data set.
         data: Further options of ``limaml datasets prepare``.
         training: Further options of ``limaml train``.
@@ -182,7 +182,7 @@ def stages(
         ),
         _stage(
             "embed",
-            "make and publish embeddings (Beam)",
+            "compute and publish embeddings (Beam)",
             workspace.embeddings,
             *("embed", tasks, "--export", export, "--output", embeddings),
             *("--store", workspace.store()),
@@ -191,22 +191,22 @@ def stages(
 
 
 def run_stage(stage: Stage, position: str, workspace: Workspace, state: dict[str, Any]) -> bool:
-    """Runs one stage, unless it is done; its result and seconds go into the state.
+    """Runs one stage unless it is finished; adds its result and duration to the state.
 
     Args:
         stage: What to run.
         position: For example ``"3/8"``.
-        workspace: Keeps the state.
+        workspace: Holds the state.
         state: Extended in place.
 
     Returns:
-        Whether there was something to do.
+        Whether the stage ran.
     """
     if stage.output.exists() and stage.name in state["stages"]:
         say(f"[{position}] {stage.words}: done before, {stage.output} exists")
         return False
     say(f"[{position}] {stage.words}\n      limaml {shlex.join(stage.arguments)}")
-    _remove(stage.output)  # left by a run that was interrupted, or made from what has changed since
+    _remove(stage.output)  # from an interrupted run, or computed from what has changed since
     started = time.perf_counter()
     result = call(stage.arguments)
     seconds = round(time.perf_counter() - started, 2)
@@ -224,8 +224,8 @@ def _remove(path: Path) -> None:
 
 
 def call(arguments: Sequence[str]) -> dict[str, Any] | None:
-    """Runs an installed ``limaml`` command in this process and returns its result; raises what it
-    raises.
+    """Runs an installed ``limaml`` command in this process and returns its result; its errors pass
+    through.
     """
     complaint = io.StringIO()
     try:

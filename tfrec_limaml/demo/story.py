@@ -1,4 +1,4 @@
-"""What if a member clicked a few more times: new record, new embedding, new list."""
+"""How a few more clicks change one member: new record, new embedding, new list."""
 
 from __future__ import annotations
 
@@ -21,22 +21,20 @@ from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 CANDIDATES = 10
 CLICKS = 5
-_TYPICAL_HISTORY = (
-    8  # long enough for an embedding that says something, short enough for a few clicks to matter
-)
+_TYPICAL_HISTORY = 8  # long enough for a useful embedding, short enough for a few clicks to matter
 _MINUTE_MS = 60_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One member and what can be shown to them.
+    """One member and the candidates to rank.
 
     Attributes:
         task: Position of the member in the history.
         key: The member's task key.
         rows: The member's interactions, in time order.
         request: A line for ``limaml rank``: ``{"member": {...}, "candidates": [{...}, ...]}``.
-        names: Each candidate in words.
+        names: Description of each candidate.
         kinds: What kind of item each candidate is.
         spare: Further items by kind, for the member to click.
     """
@@ -58,16 +56,16 @@ def choose_scene(
     name_columns: Sequence[str],
     seed: int = 0,
 ) -> Scene:
-    """A member with a few interactions, and candidates drawn from what was shown to anybody in the
-    test period.
+    """A member with a few interactions, and candidates drawn from all items shown in the test
+    period.
 
     Args:
         schema: The data's schema.
-        recent: What embeddings were made of.
+        recent: The records behind the embeddings.
         test: Where candidates come from.
         kind: A categorical feature of items.
-        name_columns: Columns that name an item for people.
-        seed: Of the draw.
+        name_columns: Columns that name an item.
+        seed: Seed of the draw.
     """
     lengths = np.diff(recent.splits)
     task = int(np.argmin(np.abs(lengths - _TYPICAL_HISTORY)))
@@ -109,15 +107,15 @@ def choose_scene(
 def imagine_clicks(
     scene: Scene, scores: npt.NDArray[np.float64]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """A change of heart: the member clicks items of a kind that now ranks low, and passes over the
-    kind that ranks first.
+    """Simulates a change of taste: the member clicks items of a kind that now ranks low, and
+    ignores the kind that ranks first.
 
     Args:
         scene: The member and the items.
-        scores: Present probability of each candidate.
+        scores: Current probability of each candidate.
 
     Returns:
-        The further interactions, in time order, and each in words.
+        The further interactions, in time order, and a description of each.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = [scene.kinds[i] for i in order]
@@ -147,7 +145,7 @@ def imagine_clicks(
 def embed_rows(
     export: Path, schema: Schema, key: str, rows: Sequence[Mapping[str, Any]]
 ) -> npt.NDArray[np.float32]:
-    """The meta embedding ``[1, D]`` that the exported adapter makes of these rows."""
+    """The meta embedding ``[1, D]`` that the exported adapter computes from these rows."""
     import_tensorflow()
     import tensorflow as tf
 

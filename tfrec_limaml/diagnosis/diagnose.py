@@ -1,10 +1,11 @@
-"""Whether personalisation can still win anything: a diagnostic to run before training LiMAML.
+"""Diagnoses how much personalisation can gain, before LiMAML is trained.
 
-A plain network learns the training rows with all features at hand, member history included. On
-later rows, which it has not seen, the diagnostic estimates how much tasks still differ
+A plain network is trained on the training rows with all features, history features included. On
+later rows, the diagnostic estimates how much tasks still differ
 (`tfrec_limaml.diagnosis.random_intercept`), overall and for each category (a topic, a tab), and
-measures how much AUC each task's history wins of that (`tfrec_limaml.diagnosis.history_gain`). The
-verdict stands on the second number: later rows of a task also agree where history tells no more.
+measures how much AUC each task's history gains (`tfrec_limaml.diagnosis.history_gain`). The verdict
+uses the second number: later rows of a task may resemble each other without any relation to its
+history.
 """
 
 from __future__ import annotations
@@ -36,18 +37,17 @@ from tfrec_limaml.tasks.parsing import encode_rows, parse_tasks
 
 Array = npt.NDArray[Any]
 
-#: A gain in AUC from here on is worth the effort; below the smaller one there is nothing to win.
+#: Gains in AUC from which adaptation is worth the effort, and below which it is not.
 WORTH, SMALL = 0.005, 0.001
-#: Scored rows per task, and in all, that the likelihood looks at.
+#: Scored rows per task, and in total, that the likelihood uses.
 ROWS_PER_TASK, MOST_ROWS = 40, 20_000
-#: Categories with more values than this say little about any one of them.
+#: Categories with more values have too few rows per value.
 MOST_VALUES = 200
 
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """Which values of a category the rows hold; a row with more than one value is there once for
-    each.
+    """The values of a category in the rows; a row with several values occurs once for each.
 
     Attributes:
         row: Index of the row.
@@ -66,7 +66,7 @@ class ScoredRows:
         task: Integer codes.
         query: Whether a row is a query row, later than all support rows of its task.
         label: 0 or 1.
-        logit: Of the baseline, which has trained on support rows only.
+        logit: Logit of the baseline, which was trained on support rows only.
         categories: By feature.
     """
 
@@ -90,8 +90,8 @@ class ScoredRows:
         return mask
 
     def calibrated(self) -> Rows:
-        """The rows with logits that fit the labels best, of support and of query rows each: a
-        change that all tasks share must not look like a difference between them.
+        """The rows with recalibrated logits, separately for support and query rows: a change that
+        all tasks share must not count as a difference between them.
         """
         offset = np.zeros(len(self.label))
         for part in (self.query, ~self.query):
@@ -153,9 +153,7 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
             f"task definition {definition!r}: all {len(label)} validation rows have one "
             "label; nothing can be estimated"
         )
-    confidence = 1 - 0.05 / (
-        1 + len(rows.categories)
-    )  # as many chances to find something by accident
+    confidence = 1 - 0.05 / (1 + len(rows.categories))  # corrects for the number of intervals
     sources = _sources(rows, confidence)
     tested = np.unique(task)
     history = np.bincount(rows.task[~rows.query], minlength=int(task.max()) + 1)[tested]
@@ -199,8 +197,8 @@ def _sources(rows: ScoredRows, confidence: float) -> list[dict[str, Any]]:
 
 
 def verdict(sources: Sequence[dict[str, Any]]) -> str:
-    """``"worth it"``, ``"small"``, ``"nothing left"``, or ``"cannot tell"`` where too few rows
-    leave it open.
+    """``"worth it"``, ``"small"``, ``"nothing left"``, or ``"cannot tell"`` if there are too few
+    rows.
     """
     sure = max((s["history"] for s in sources if s["history_low"] > 0), default=0.0)
     if sure >= WORTH:
@@ -212,8 +210,8 @@ def verdict(sources: Sequence[dict[str, Any]]) -> str:
 
 
 def categories(schema: Schema, definition: str) -> list[Feature]:
-    """The features whose values tasks may like differently: categorical, and not fixed by the
-    task.
+    """The features for whose values tasks may have preferences: categorical, and not constant
+    within tasks.
     """
     keys = schema.task_columns(definition)
     return [
@@ -222,7 +220,7 @@ def categories(schema: Schema, definition: str) -> list[Feature]:
 
 
 def record_files(tasks: str | Path, definition: str, split: str) -> list[str]:
-    """Files of one split; raises `LimamlError` where there are none."""
+    """Files of one split; raises `LimamlError` if there are none."""
     files = sorted(glob.glob(str(Path(tasks) / definition / shard_pattern(split))))
     if not files:
         raise LimamlError(
@@ -249,7 +247,7 @@ def _with_categories(rows: dict[str, Array], features: Sequence[Feature]) -> Sco
 
 
 def _values(column: Array, separator: str | None) -> tuple[Array, Array]:
-    """Row numbers and values; a row with more than one value comes once for each."""
+    """Row numbers and values; a row with several values occurs once for each."""
     if separator is None:
         return np.arange(len(column)), column.astype("S") if column.dtype == object else column
     cells = [sorted(set(cell.split(separator.encode()))) for cell in column]
@@ -259,7 +257,7 @@ def _values(column: Array, separator: str | None) -> tuple[Array, Array]:
 
 
 def _position_in_task(task: Array) -> Array:
-    """Index of each row within its task; rows of a task lie together."""
+    """Index of each row within its task; rows of a task are adjacent."""
     new = np.concatenate([[True], task[1:] != task[:-1]])
     starts = np.flatnonzero(new)
     return np.asarray(np.arange(len(task)) - starts[np.cumsum(new) - 1])

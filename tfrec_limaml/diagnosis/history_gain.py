@@ -1,14 +1,13 @@
-"""What tasks' histories say about their later rows, beyond what a model's features say: measured,
-not inferred.
+"""Measures what tasks' histories predict about their later rows, beyond a model's features.
 
 A task's effect is estimated from its earlier rows alone: the mode of a normal prior and the
-earlier rows' likelihood, around the model's logits. Added to the logits of its later rows, it
-raises their AUC or does not.
+earlier rows' likelihood, around the model's logits. The gain is the change in AUC when it is added
+to the logits of the task's later rows.
 
 The spread of later rows themselves (`tfrec_limaml.diagnosis.random_intercept`) does not answer this
-question. Later rows of a task also agree with one another where history says no more about them:
-history features have told what there was to tell, and what is left of the task's level is the
-uncertainty that the history leaves, or a mood of the day.
+question. Later rows of a task may resemble each other although history predicts nothing more: the
+history features already contain its information, and the remaining level of the task is uncertainty
+that history does not resolve, or short-lived.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tfrec_limaml.evaluation.metrics import Interval, auc_difference
 
 Array = npt.NDArray[Any]
 
-#: Prior deviations of effects to choose from, in logits.
+#: Candidate prior deviations of effects, in logits.
 DEVIATIONS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)
 _STEPS = 15
 
@@ -35,9 +34,9 @@ class Rows:
 
     Attributes:
         label: 0 or 1.
-        offset: Calibrated logits of a model that does not know the tasks.
+        offset: Calibrated logits of a model without knowledge of the tasks.
         task: Integer codes.
-        later: Whether a row is one to predict.
+        later: Whether a row is to be predicted.
     """
 
     label: Array
@@ -52,13 +51,13 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class HistoryGain:
-    """The gain in AUC on later rows of effects that were estimated from earlier ones.
+    """The gain in AUC on later rows from effects estimated on earlier ones.
 
     Attributes:
         value: The gain.
         low: Lower end of its interval, with rows clustered by task.
-        high: The highest upper end under any of `DEVIATIONS`: no such effects gain more.
-        effect: What was added to each row's logit, ``[N]``; earlier rows too.
+        high: The highest upper end under any of `DEVIATIONS`.
+        effect: The effect added to each row's logit, ``[N]``, also for earlier rows.
     """
 
     value: float
@@ -73,17 +72,17 @@ def history_gain(
     group: Array | None = None,
     confidence: float = 0.95,
 ) -> HistoryGain:
-    """Measures what effects of groups of rows gain.
+    """Measures the gain from effects of groups of rows.
 
     The prior's deviation is the one of `DEVIATIONS` that predicts the later rows of *other* tasks
-    best (two halves of the tasks), so that nothing is fitted to the rows that it is measured on.
+    best (two halves of the tasks), so nothing is fitted to the measured rows.
 
     Args:
         rows: Earlier and later rows.
-        row: Index of a row for each of ``[M]`` memberships; a row may belong to more than one
-            group, whose mean effect it takes. Every row belongs to its task by default.
+        row: Index of a row for each of ``[M]`` memberships; a row may belong to several groups, and
+            gets their mean effect. Every row belongs to its task by default.
         group: Integer codes ``[M]`` of the groups; no group spans more than one task.
-        confidence: Of the interval.
+        confidence: Confidence level of the interval.
     """
     row = np.arange(len(rows.task)) if row is None else row
     group = rows.task if group is None else group
@@ -107,8 +106,8 @@ def _gain(rows: Rows, effect: Array, z: float) -> Interval:
 
 
 def _effects(rows: Rows, row: Array, group: Array, tau: float) -> Array:
-    """Effects ``[N]`` that the earlier rows of each group make likeliest, under a normal prior of
-    deviation `tau`.
+    """The most likely effects ``[N]`` given the earlier rows of each group, under a normal prior
+    with deviation `tau`.
     """
     if not tau:
         return np.zeros(len(rows.task))

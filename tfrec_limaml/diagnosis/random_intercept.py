@@ -1,11 +1,11 @@
-"""How much tasks differ beyond what a model's features already say: a random-intercept model of
-scored rows, in NumPy.
+"""Estimates how much tasks differ beyond a model's features: a random-intercept model of scored
+rows, in NumPy.
 
 Each row's label is Bernoulli with logit ``offset + b_task + c_group``, where the offset is a
 model's logit, ``b_task`` is normal with deviation tau, and ``c_group`` (a group is a task
 together with one value of a category) is normal with deviation tau_group. The deviations are found
 by maximum marginal likelihood, integrating over ``b`` and ``c`` by quadrature, and are then
-translated into AUC.
+converted to AUC.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-#: Widest deviation looked for, in logits.
+#: Largest deviation considered, in logits.
 MOST = 3.0
 #: Shrinks logits when a normal effect of variance v is averaged out: sqrt(1 + 0.346 v) (Zeger,
 #: Liang and Albert, 1988).
@@ -39,11 +39,11 @@ class Deviation:
 
 
 def recalibrate(label: Array, logit: Array, steps: int = 25) -> Array:
-    """Logits ``a + s * logit`` that fit the labels best: an overconfident model must not look like
-    tasks that differ.
+    """Logits ``a + s * logit`` that fit the labels best: overconfidence of the model must not count
+    as a difference between tasks.
     """
     design = np.stack([np.ones(len(logit)), logit], 1)
-    weights = np.zeros(2)  # from here Newton's steps do not overshoot, however large the logits
+    weights = np.zeros(2)  # from this start Newton's steps do not overshoot, even for large logits
     for _ in range(steps):
         p = _sigmoid(design @ weights)
         hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-6 * np.eye(2)
@@ -56,8 +56,8 @@ def task_deviation(label: Array, offset: Array, task: Array, confidence: float =
 
     Args:
         label: 0 or 1, ``[N]``.
-        offset: Calibrated logits of a model that does not know the tasks, ``[N]``.
-        task: What each row belongs to, ``[N]``.
+        offset: Calibrated logits of a model without knowledge of the tasks, ``[N]``.
+        task: Task of each row, ``[N]``.
         confidence: Of the interval.
     """
     rows = _Sorted(label, offset, task, task)
@@ -73,12 +73,11 @@ def group_deviation(
     confidence: float = 0.95,
     copies: float = 1.0,
 ) -> Deviation:
-    """Deviation of intercepts of (task, category) that comes on top of task intercepts of deviation
-    `tau`.
+    """Deviation of intercepts of (task, category) on top of task intercepts with deviation `tau`.
 
-    Where rows hold more than one value of the category they come once for each; `copies` is how
-    often on average. The estimate is then the one of a composite likelihood, and the interval
-    counts what a row says once, not `copies` times.
+    Rows with several values of the category occur once for each; `copies` is the average number.
+    The estimate is then that of a composite likelihood, and the interval counts each row once, not
+    `copies` times.
     """
     rows = _Sorted(label, offset, task, category)
     return _maximise(lambda tau_group: rows.log_likelihood(tau, tau_group) / copies, confidence)
@@ -93,7 +92,7 @@ def oracle_gain(
     draws: int = 5,
     seed: int = 0,
 ) -> float:
-    """What knowing every effect would add to AUC, by simulation.
+    """The gain in AUC from knowing all effects, by simulation.
 
     Args:
         offset: Calibrated logits ``[N]``.
@@ -101,8 +100,8 @@ def oracle_gain(
         tau: Deviation of task effects.
         group: Integer codes ``[N]`` of (task, category).
         tau_group: Deviation of group effects.
-        draws: Worlds to average over.
-        seed: Makes the result repeatable.
+        draws: Number of simulated data sets to average over.
+        seed: Seed of the random numbers.
 
     Returns:
         The gain in AUC of an oracle of task effects over none; with groups, of group effects on top
@@ -122,7 +121,7 @@ def oracle_gain(
 
 
 def expected_auc(probability: Array, score: Array) -> float:
-    """AUC of `score` in expectation over labels drawn with `probability`."""
+    """Expected AUC of `score` over labels drawn with `probability`."""
     order = np.argsort(score, kind="stable")
     p = probability[order]
     first = np.flatnonzero(np.concatenate([[True], np.diff(score[order]) > 0]))
@@ -139,8 +138,8 @@ def _effects(rng: np.random.Generator, codes: Array, tau: float) -> Array:
 class _Sorted:
     """Rows sorted by task and group, for sums within either."""
 
-    # Rectangles are spectrally accurate for normal densities and, unlike Gauss-Hermite nodes, fine
-    # enough for long tasks.
+    # The rectangle rule is spectrally accurate for normal densities and, unlike Gauss-Hermite
+    # nodes, fine enough for long tasks.
     NODES = np.linspace(-4.0, 4.0, 33)
     LOG_WEIGHTS = -0.5 * NODES**2 - np.log(np.exp(-0.5 * NODES**2).sum())
     GROUP_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
@@ -177,8 +176,8 @@ class _Sorted:
 
 
 def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> Deviation:
-    """The deviation of largest likelihood, and where the likelihood falls off by the chi-square
-    quantile.
+    """The deviation with the largest likelihood, and where the likelihood has fallen by the
+    chi-square quantile.
     """
     grid = np.linspace(0, MOST, 13)
     values = np.array([log_likelihood(tau) for tau in grid])

@@ -1,5 +1,5 @@
-"""What adaptation did: scores un-adapted, adapted and as production serves them, and support losses
-before and after.
+"""The effect of adaptation: un-adapted, adapted and served scores, and support losses before and
+after.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _SIDE = "side:"
 
 
 def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, Any]:
-    """Whether fine-tuning lowers the loss it descends: the mean support loss of tasks before and
-    after `fine_tune_steps` steps.
+    """Whether fine-tuning lowers the support loss: the mean over tasks before and after
+    `fine_tune_steps` steps.
 
-    Warns where it rose on average: the inner learning rate is too large, or training went wrong.
+    Warns if it rose on average: the inner learning rate is too large, or training failed.
 
     Args:
         model: A trained model.
         dataset: Batches of tasks.
 
     Returns:
-        ``support_loss_before``, ``support_loss_after`` (NaN where no task has support) and
+        ``support_loss_before``, ``support_loss_after`` (NaN if no task has support) and
         ``support_loss_rose``, the share of tasks whose loss rose.
     """
 
@@ -47,8 +47,9 @@ class Scores(NamedTuple):
     Attributes:
         unadapted: By the shared weights.
         adapted: After `fine_tune_steps` steps on each task's support set.
-        served: See `served_rows`; None for models that store nothing.
-        by_side: Of a model of two definitions: with one side's stored offsets alone, by definition.
+        served: See `served_rows`; None for models without stored embeddings.
+        by_side: For a model of two definitions: with one side's stored offsets alone, by
+            definition.
         losses: See `adaptation_losses`.
     """
 
@@ -60,10 +61,10 @@ class Scores(NamedTuple):
 
 
 def score_tasks(model: TaskModel, dataset: tf.data.Dataset) -> Scores:
-    """Scores query rows in every form, in one pass over the records.
+    """Scores query rows in all forms, in one pass over the records.
 
     Args:
-        model: A trained model; whether its `fine_tune` is on makes no difference.
+        model: A trained model; its `fine_tune` has no effect.
         dataset: Batches of tasks.
     """
 
@@ -135,11 +136,10 @@ def _summary(model: TaskModel, by_task: Rows) -> dict[str, Any]:
             f"at inner_learning_rate={model.inner_learning_rate:g}; lower inner_learning_rate and "
             "train again"
             if gradient and model.fine_tune_steps
-            else "in closed form or read from the support set; train for longer, or use "
-            "prior='zero'"
+            else "in closed form or by the support encoder; train for longer, or use prior='zero'"
         )
         warnings.warn(
-            f"fine-tuning made the support loss worse: {before:.4f} before and {after:.4f} after "
+            f"fine-tuning raised the support loss: {before:.4f} before and {after:.4f} after "
             f"{model.fine_tune_steps} step(s) {remedy}",
             stacklevel=2,
         )
@@ -152,8 +152,8 @@ def _summary(model: TaskModel, by_task: Rows) -> dict[str, Any]:
 
 
 def served_rows(model: LiMAML, dataset: tf.data.Dataset) -> Rows:
-    """Scores the query rows as production does: with each task's one stored embedding instead of
-    its adapted meta block.
+    """Scores the query rows as in production: with one stored embedding per task instead of the
+    adapted meta block.
 
     Rows of a task without support have no stored embedding; the un-adapted meta block reads their
     features, as the exported ranker does.
@@ -177,7 +177,7 @@ def served_outputs(
     model: LiMAML, support: Samples, features: Features, adapted: AdaptedTasks | None = None
 ) -> tf.Tensor:
     """Logits ``[T, Q]`` of query `features` under the embeddings that the embedding job would
-    store; `adapted` is what `adapt_tasks` gives, where it is known already.
+    store; `adapted` is the result of `adapt_tasks`, if it is already known.
     """
     stored = model.task_embeddings(support, adapted)
     rows = flatten_tasks(features)

@@ -1,6 +1,4 @@
-"""Who the scored rows belong to: slices by length of history, and cohorts that behave differently
-in production.
-"""
+"""Groups of scored rows: slices by length of history, and cohorts."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ Rows = Mapping[str, Array]
 
 #: Lower bounds of the slices by samples in the support set.
 HISTORY_BOUNDS = (0, 1, 3, 6, 12, 25)
-#: The paper divides its tasks at this many samples in the test data.
+#: The paper splits tasks at this number of samples in the test data.
 PAPER_BOUND = 25
 DAY_MS = 86_400_000
 
@@ -26,8 +24,8 @@ DAY_MS = 86_400_000
 def history_slices(
     history: Array, bounds: Sequence[int] = HISTORY_BOUNDS
 ) -> Iterator[tuple[str, Array]]:
-    """Names and row masks ``[N]`` of the slices that hold rows, by samples in the row's support
-    set.
+    """Names and row masks ``[N]`` of the non-empty slices, by number of samples in the row's
+    support set.
     """
     for lower, upper in zip(bounds, [*bounds[1:], None], strict=True):
         inside = (history >= lower) & (history < (np.inf if upper is None else upper))
@@ -38,7 +36,7 @@ def history_slices(
 def cohorts(
     rows: Rows, trained_keys: Collection[bytes] | None = None, dormant_days: float = 7.0
 ) -> Iterator[tuple[str, Array]]:
-    """Names and row masks ``[N]`` of the cohorts that hold rows.
+    """Names and row masks ``[N]`` of the non-empty cohorts.
 
     - ``cold``: no record of the task was trained on (needs `trained_keys`).
     - ``dormant``: the task was seen before, but not in the last `dormant_days` days before its
@@ -49,7 +47,7 @@ def cohorts(
     Args:
         rows: Scored rows with ``task_key``.
         trained_keys: Task keys of the training records; see `task_keys`.
-        dormant_days: How long a silence makes a task dormant.
+        dormant_days: Days without rows that make a task dormant.
     """
     keys, task = np.unique(rows["task_key"], return_inverse=True)
     usual = np.ones(len(task), bool)

@@ -25,17 +25,17 @@ from tfrec_limaml.models import TaskModel
 
 Rows = Mapping[str, npt.NDArray[Any]]
 
-#: Fewer tasks than this in a slice make its metrics noise.
+#: Slices with fewer tasks get a note: their metrics are noisy.
 FEW_TASKS = 30
 
 
 def evaluate_tasks(
     model: TaskModel, dataset: tf.data.Dataset, fine_tune: bool, verbose: int = 0, **options: Any
 ) -> dict[str, Any]:
-    """Predicts the query rows of a dataset (made with ``with_keys=True``) and measures them.
+    """Predicts the query rows of a dataset (created with ``with_keys=True``) and measures them.
 
     Args:
-        model: A trained model; its `fine_tune` is left as it was.
+        model: A trained model; its `fine_tune` is not changed.
         dataset: Tasks with keys.
         fine_tune: Whether to adapt on each task's support set first.
         verbose: Of `predict`.
@@ -72,12 +72,12 @@ def measure(
         dormant_days: See `cohorts`.
 
     Returns:
-        ``rows``, ``tasks``, ``auc`` with ``auc_low`` and ``auc_high`` (95 %, rows of one task taken
-        as dependent), ``log_loss``, ``calibration``, ``calibration_curve``, ``per_task_auc`` over
+        ``rows``, ``tasks``, ``auc`` with ``auc_low`` and ``auc_high`` (95 %, clustered by task),
+        ``log_loss``, ``calibration``, ``calibration_curve``, ``per_task_auc`` over
         ``per_task_auc_tasks`` tasks, with a `reference` also ``gain``, ``gain_low`` and
-        ``gain_high`` in AUC; ``slices`` by history and ``cohorts``: lists of some of the same, each
-        with its name under ``slice``. A degenerate metric is NaN, or carries a ``note``; overall
-        ones are warned of as well.
+        ``gain_high`` in AUC; ``slices`` by history and ``cohorts``: lists of some of these, each
+        with its name under ``slice``. Undefined metrics are NaN, or have a ``note``; for overall
+        metrics there is also a warning.
 
     Raises:
         LimamlError: No rows, or no probabilities.
@@ -94,7 +94,7 @@ def measure(
     for name in ("note", "per_task_note"):
         if name in result:
             warnings.warn(
-                f"{'AUC' if name == 'note' else 'AUC within tasks'} says little here: "
+                f"{'AUC' if name == 'note' else 'AUC within tasks'} is not informative here: "
                 f"{result[name]}",
                 stacklevel=2,
             )
@@ -131,7 +131,7 @@ def _check_rows(rows: Rows) -> None:
 
 
 def bayes_auc(rows: Rows, column: str = "bayes_probability") -> float | None:
-    """The best possible AUC, where the data hold each row's true probability."""
+    """The best possible AUC, if the data have each row's true probability."""
     return auc(rows["label"], rows[column]) if column in rows else None
 
 

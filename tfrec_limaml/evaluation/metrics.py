@@ -13,7 +13,7 @@ Z_95 = 1.96
 
 
 class Interval(NamedTuple):
-    """A value with its confidence interval; all NaN where it is undefined."""
+    """A value with its confidence interval; all NaN if undefined."""
 
     value: float
     low: float
@@ -42,15 +42,15 @@ def auc_interval(
 ) -> Interval:
     """AUC with a confidence interval, from mid-ranks in O(N log N); NaNs for one-class labels.
 
-    The variance is DeLong's (1988) where rows are independent. Rows of one task are not: with
+    The variance is DeLong's (1988) if rows are independent. Rows of one task are not: with
     `cluster` the structural components are summed within clusters first (Obuchowski, "Nonparametric
-    analysis of clustered ROC curve data", Biometrics 1997), which is usually wider, and is the same
-    where each row is a cluster by itself.
+    analysis of clustered ROC curve data", Biometrics 1997), which is usually wider, and the same if
+    each row is its own cluster.
 
     Args:
         label: 0 or 1, ``[N]``.
         score: Any monotone score, ``[N]``.
-        cluster: What each row belongs to, ``[N]``; every row to itself by default.
+        cluster: Cluster of each row, ``[N]``; every row is its own by default.
         z: Half width in standard errors.
     """
     components = _components(label, score)
@@ -64,11 +64,10 @@ def auc_interval(
 def auc_difference(
     label: Array, score: Array, reference: Array, cluster: Array | None = None, z: float = Z_95
 ) -> Interval:
-    """AUC of `score` minus AUC of `reference` on the same rows, with a confidence interval that
-    knows they are paired.
+    """AUC of `score` minus AUC of `reference` on the same rows, with a paired confidence interval.
 
-    Arguments as in `auc_interval`. Far narrower than two separate intervals suggest, as both models
-    err on the same rows.
+    Arguments as in `auc_interval`. It is far narrower than two separate intervals suggest, since
+    both models err on the same rows.
     """
     ours, theirs = _components(label, score), _components(label, reference)
     if ours is None or theirs is None:
@@ -94,7 +93,7 @@ def calibration_curve(label: Array, probability: Array, bins: int = 10) -> list[
     """Expected and observed positives in bins of equally many rows, by rising probability.
 
     Returns:
-        For each bin that holds rows: ``rows``, ``expected`` (mean probability) and ``observed``
+        For each non-empty bin: ``rows``, ``expected`` (mean probability) and ``observed``
         (mean label).
     """
     parts = np.array_split(np.argsort(probability, kind="stable"), bins)
@@ -110,10 +109,10 @@ def calibration_curve(label: Array, probability: Array, bins: int = 10) -> list[
 
 
 def per_task_auc(task: Array, label: Array, score: Array) -> tuple[float, int]:
-    """Mean AUC over the tasks that have both classes, and their number; NaN where there is none.
+    """Mean AUC over the tasks that have both classes, and their number; NaN without such tasks.
 
     Args:
-        task: What each row belongs to, ``[N]``.
+        task: Task of each row, ``[N]``.
         label: 0 or 1, ``[N]``.
         score: Any monotone score, ``[N]``.
     """
@@ -123,7 +122,7 @@ def per_task_auc(task: Array, label: Array, score: Array) -> tuple[float, int]:
 
 def grouped_auc(task: Array, label: Array, score: Array) -> float:
     """AUC within tasks, averaged over the tasks that have both classes and weighted by their rows
-    (GAUC); arguments as in `per_task_auc`, NaN where there is none. Source: Zhu et al., "Optimized
+    (GAUC); arguments as in `per_task_auc`, NaN without such tasks. Source: Zhu et al., "Optimized
     Cost per Click in Taobao Display Advertising", KDD 2017.
     """
     values, rows = _auc_by_task(task, label, score)
@@ -196,8 +195,7 @@ def _clustered_variance(positive: Array, deviation: Array, cluster: Array | None
         total = np.bincount(codes, deviation * rows, size) / rows.sum()
         sums.append(total)
         clusters = len(np.unique(codes[rows]))
-        # one cluster tells nothing of the spread between clusters: assume the largest that there
-        # can be
+        # one cluster does not show the variance between clusters: assume the largest possible
         variance += (
             float(np.square(total).sum()) * clusters / (clusters - 1) if clusters > 1 else 0.25
         )

@@ -25,9 +25,9 @@ from tfrec_limaml.tasks.parsing import (
 
 
 def adapter_module(model: LiMAML) -> Exported:
-    """The adapter and its signature: serialized task records to meta embeddings,
-    ``fine_tune_steps`` in the graph; where tasks have a posterior, a second one gives its variance
-    too.
+    """The adapter and its signature, which maps serialized task records to meta embeddings in
+    ``fine_tune_steps`` steps. If tasks have a posterior, a second signature also gives its
+    variance.
     """
 
     def adapt(task_records: tf.Tensor, with_variance: bool = False) -> dict[str, tf.Tensor]:
@@ -55,7 +55,7 @@ def adapter_module(model: LiMAML) -> Exported:
 
 
 def support_rows(tasks: Tasks, features: Features) -> tuple[tf.Tensor, dict[str, Any]]:
-    """The support sets of records, and where each of their rows ``[T, S]`` lies among all rows.
+    """The support sets of records, and the index ``[T, S]`` of each of their rows among all rows.
 
     Args:
         tasks: The parsed records.
@@ -99,12 +99,12 @@ def _nested_outputs(
     task_key: tf.Tensor,
     times: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
-    """`manifest.NESTED_OUTPUTS`: the subtasks of each task ``[T]`` side by side, those of one
-    definition behind those of the other.
+    """`manifest.NESTED_OUTPUTS`: the subtasks of each task ``[T]`` in one axis, one definition
+    after the other.
 
     Args:
         nested: The subtasks and their embeddings, by definition.
-        further: What each row ``[T, S]`` adds to its task's key, by definition.
+        further: The further part of each row's subtask key ``[T, S]``, by definition.
         task_key: Of each task ``[T]``.
         times: Of each row ``[T, S]``.
     """

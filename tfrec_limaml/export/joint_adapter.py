@@ -1,7 +1,7 @@
-"""The adapter of a model of two definitions that stand beside each other.
+"""The adapter of a model of two sides.
 
-An offset depends on those of the other side's tasks, so that whoever calls the adapter looks these
-up: `manifest.OTHER_KEYS_SIGNATURE` says whose they are, `manifest.GIVEN_SIGNATURE` takes them.
+An offset depends on those of the other side's tasks, which the caller looks up:
+`manifest.OTHER_KEYS_SIGNATURE` gives their keys, `manifest.GIVEN_SIGNATURE` takes them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Side:
         self._other = model.meta_block.definitions[1 - number]
 
     def other_keys(self, task_records: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The other task's key of each row."""
+        """The key of each row's other task."""
         tasks = parse_tasks(task_records, self._model.encoder.schema, (self._other,))
         keys = tasks.columns[record_format.key_list(self._other)]
         return {names.OTHER_KEY: tf.strings.join([self._other_prefix, keys])}
@@ -58,7 +58,9 @@ class _Side:
         other_row: tf.Tensor | None = None,
         other_offsets: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """The tasks' own offsets, given the other ones; without them, where nobody is known."""
+        """The tasks' offsets given those of the other side; without these, of unknown other
+        tasks.
+        """
         tasks = parse_tasks(task_records, self._model.encoder.schema)
         features = dict(encode_rows(tasks, self._model.encoder))
         rows = tasks.splits[-1]

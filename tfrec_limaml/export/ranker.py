@@ -1,4 +1,4 @@
-"""The ranker: features and a meta embedding to a probability."""
+"""The ranker: computes a probability from features and a meta embedding."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ranker_module(model: LiMAML) -> Exported:
 
 
 class _Ranker:
-    """What the signatures compute.
+    """The functions of the signatures.
 
     Args:
         model: A built model.
@@ -77,12 +77,12 @@ class _Ranker:
         return self.score(_parse_examples(examples, self._schema, self.embedding_inputs, self.dim))
 
     def rank(self, inputs: Inputs) -> dict[str, tf.Tensor]:
-        """Scores of rows ``[N]``; inputs of one row hold for all of them."""
+        """Scores of rows ``[N]``; inputs of one row apply to all of them."""
         lengths = Lengths.measured(inputs)
         rows = _rows(lengths)
         member = {name: inputs[name] for name in self._by_role[META]}
         candidates = {name: inputs[name] for name in self._by_role[OTHER]}
-        # A member's own columns are encoded once, not once per candidate.
+        # A member's columns are encoded once, not once per candidate.
         longest = tf.reduce_max(lengths.of(list(member))) if member else tf.constant(1)
         member_rows = tf.minimum(longest, rows)  # after the check of all inputs
         encoder = self._model.encoder
@@ -127,7 +127,7 @@ class _Ranker:
         return tf.concat(parts, -1)
 
     def _embedding(self, number: int, unadapted: tf.Tensor, inputs: Inputs) -> tf.Tensor:
-        """Embeddings of one definition, where one is stored."""
+        """Embeddings of one definition, stored or un-adapted."""
         stored, has = self.embedding_inputs[number]
         known = inputs[has][:, None]
         return self._model.meta_block.from_stored(inputs[stored], known, unadapted)
@@ -162,13 +162,13 @@ def _rows(lengths: Lengths) -> tf.Tensor:
     check = tf.debugging.Assert(
         tf.logical_not(tf.reduce_any(wrong)),
         [
-            "inputs must have 1 row or as many as the longest input; these have not:",
+            "inputs must have 1 row or as many as the longest input; these do not:",
             named,
             "rows of the longest input:",
             rows,
         ],
     )
-    with tf.control_dependencies([check]):  # or another operation that fails may be first
+    with tf.control_dependencies([check]):  # otherwise another operation may fail first
         return tf.identity(rows)
 
 

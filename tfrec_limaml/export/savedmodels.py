@@ -1,8 +1,8 @@
 """Export: one version number, two SavedModels, one manifest.
 
-``ranker/<version>/`` scores rows in TensorFlow Serving; ``adapter/<version>/`` turns task records
-into meta embeddings in the embedding job. Both hold all preprocessing and load without any Python
-class of this package.
+``ranker/<version>/`` scores rows in TensorFlow Serving; ``adapter/<version>/`` computes meta
+embeddings from task records in the embedding job. Both include all preprocessing and load without
+any Python class of this package.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ def export_for_serving(
 
     Args:
         model: A trained `LiMAML` model with an encoder.
-        base_directory: Gets the folders ``ranker`` and ``adapter``.
+        base_directory: Folder for ``ranker`` and ``adapter``.
         model_version: Positive integer; one more than the highest exported one by default.
-        task_definition: What the embeddings are keyed by; the schema's first definition, or the one
-            that the encoder was made for, by default.
+        task_definition: Task definition of the embeddings' keys; by default that of the encoder, or
+            the schema's first.
         metrics: Evaluation results to record.
 
     Returns:
-        The manifest, of which either SavedModel holds a copy.
+        The manifest, of which both SavedModels have a copy.
 
     Raises:
-        LimamlError: The model has no encoder or is no LiMAML model, or the version exists.
+        LimamlError: The model has no encoder or is not a LiMAML model, or the version exists.
     """
     if not isinstance(model, LiMAML):
         raise LimamlError(
@@ -78,7 +78,7 @@ def export_for_serving(
             f"version {chosen} exists at {existing[0]}; choose another version, or remove it first"
         )
     manifest = _manifest(model, chosen, task_definition, metrics or {})
-    # The adapter appears first: a ranker that a server sees has one.
+    # The adapter is renamed first: every visible ranker has one.
     with (
         staging.folder(final["ranker"], replace=False) as ranker,
         staging.folder(final["adapter"], replace=False) as adapter,

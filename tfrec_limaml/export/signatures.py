@@ -1,4 +1,4 @@
-"""Functions to SavedModel signatures, whatever their inputs are called."""
+"""Exports functions as SavedModel signatures with any input names."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Exported(NamedTuple):
     """A module to save.
 
     Attributes:
-        module: Holds what the signatures need.
+        module: Contains the variables of the signatures.
         signatures: Traced functions by name.
-        arguments: Stand-ins for inputs' names that are no plain argument names.
+        arguments: Replacements for input names that are not plain argument names.
     """
 
     module: tf.Module
@@ -39,7 +39,7 @@ def traced(
     functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, tf.TensorSpec]]],
     constants: bool = False,
 ) -> Exported:
-    """A module that holds what the functions need.
+    """A module that contains the variables of the functions.
 
     Args:
         model: The model.
@@ -48,8 +48,8 @@ def traced(
     """
     module = tf.Module()
     module.encoder = model.encoder
-    # The TensorFlow variables inside those of Keras: tracked through their layers, a graph session
-    # (TensorFlow Serving) restores copies of them that no signature reads.
+    # The TensorFlow variables inside those of Keras: if they were tracked through their layers, a
+    # graph session (TensorFlow Serving) would restore copies that no signature reads.
     beside = model.rates if model.learn_inner_rates else []
     if model.support_reduction == "shrunk":
         beside = [*beside, model.scaled_log_kappa]
@@ -89,8 +89,8 @@ def _with_constants(function: Callable[..., Any], model: LiMAML) -> Callable[...
 
 
 def _arguments(inputs: Collection[str]) -> dict[str, str]:
-    """Stand-ins for inputs' names that `tf.saved_model.save` refuses or changes: those that are no
-    plain argument names.
+    """Replacements for input names that `tf.saved_model.save` refuses or changes, since they are
+    not plain argument names.
     """
     plain = re.compile(r"[a-zA-Z]\w*", re.ASCII)
     odd = sorted(name for name in inputs if not plain.fullmatch(name) or keyword.iskeyword(name))
@@ -98,8 +98,8 @@ def _arguments(inputs: Collection[str]) -> dict[str, str]:
 
 
 def rename_inputs(directory: Path, arguments: Mapping[str, str]) -> None:
-    """Gives a SavedModel's inputs their columns' names, in its signatures (TensorFlow Serving) and
-    functions (`tf.saved_model.load`).
+    """Renames a SavedModel's inputs to their columns' names, in its signatures (TensorFlow Serving)
+    and functions (`tf.saved_model.load`).
     """
     if not arguments:
         return

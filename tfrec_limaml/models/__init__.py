@@ -1,4 +1,4 @@
-"""Algorithms: `LiMAML`, and what it is compared with."""
+"""Algorithms: `LiMAML` and its references."""
 
 import tfrec_limaml.tasks.feature_encoder  # noqa: F401  registers the encoder, which saved models hold
 from tfrec_limaml.models.joint import JointLiMAML

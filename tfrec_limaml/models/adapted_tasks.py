@@ -1,4 +1,4 @@
-"""What adaptation leaves of a batch of tasks."""
+"""The result of adapting a batch of tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AdaptedTasks(NamedTuple):
             nothing was adapted.
         losses: Mean support losses ``[T]``: un-adapted, then before each further step; empty where
             nothing was adapted.
-        memory: What the meta block keeps of the support sets; see `MetaBlock.encode_support`.
+        memory: The meta block's memory of the support sets; see `MetaBlock.encode_support`.
         variance: Posterior variances ``[T, D]`` of the adapted offsets, the diagonal of the inverse
             of the last solve's matrix; None in training, and without solves.
     """

@@ -22,8 +22,8 @@ def solve_offsets(
         model: A `LiMAML`.
         rows: The support rows, encoded.
         support: Their labels and weights.
-        steps: Solves; with 0 of them offsets stay where they start.
-        training: Whether dropout is on, and `LiMAML.adaptation_strength` ignored.
+        steps: Number of solves; with 0 the offsets keep their initial values.
+        training: Whether to apply dropout and to ignore `LiMAML.adaptation_strength`.
     """
     precision = model.precision() / (1.0 if training else model.adaptation_strength)
     if model.meta_block.nested_definitions:

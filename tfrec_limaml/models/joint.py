@@ -19,7 +19,7 @@ from tfrec_limaml.models.task_embeddings import TaskEmbeddings
 
 
 class _OffsetTable:
-    """Holds the table where Keras and TensorFlow do not look for what to save."""
+    """Hides the table from Keras and TensorFlow, which would save it."""
 
     def __init__(self, width: int, dtype: str) -> None:
         self.variable = tf.Variable(
@@ -29,23 +29,24 @@ class _OffsetTable:
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class JointLiMAML(LiMAML):
-    """Adapts one side of a row per task and looks the other side up.
+    """Adapts one side of each row, and looks up the offsets of the other side.
 
     A batch holds tasks of one definition, its *side*: 0 for the first, 1 for the second. Their
     offsets are adapted in closed form on the support set. The other side's offset of each row comes
-    from a table of offsets that were adapted before, one row per task of either definition; see
+    from a table of earlier adapted offsets, with one row per task of both definitions; see
     `tfrec_limaml.training.joint`. No gradient flows into the table; the other side's block and the
     global block are trained by both sides' batches.
 
-    The features of a batch say what a row is of: `tfrec_limaml.features.SIDE`, int32 ``[T, N]``,
+    Batches have two further features: `tfrec_limaml.features.SIDE`, int32 ``[T, N]``,
     and `tfrec_limaml.features.OTHER_ROW`, int32 ``[T, N]``, the row of the table, 0 where the other
-    task is unknown (or `OTHER_OFFSET`, the offset itself). Un-adapted means neither side.
+    task is unknown (or `OTHER_OFFSET`, the offset itself). In the un-adapted model neither side is
+    adapted.
 
     Args:
         meta_block: One block per definition.
         global_block: Reads both embeddings, ``[N, 2 D]``: `BilinearGlobalBlock`, or any other.
-        sweeps: How often either side is adapted, given the other one, before a table is complete:
-            the second definition first.
+        sweeps: How often each side is adapted given the other to compute a table; the second
+            definition comes first.
         **kwargs: See `LiMAML`; `adaptation` must be ``"gauss-newton"``.
     """
 
@@ -58,7 +59,7 @@ class JointLiMAML(LiMAML):
             )
         if kwargs.get("adaptation") not in (None, "gauss-newton"):
             raise LimamlError(
-                "two definitions that stand beside each other are adapted in closed form: "
+                "two sides are adapted in closed form: "
                 f"adaptation must be 'gauss-newton', received {kwargs['adaptation']!r}"
             )
         if sweeps < 1:
@@ -69,15 +70,15 @@ class JointLiMAML(LiMAML):
 
     @property
     def table(self) -> tf.Variable:
-        """Offsets by table row ``[R, D]``; row 0 is that of nobody, and zero."""
+        """Offsets by table row ``[R, D]``; row 0, for unknown tasks, is zero."""
         return self._table.variable
 
     def clear_table(self, rows: int) -> None:
-        """Nobody is adapted: a table of zeros."""
+        """Sets all offsets of the table to zero."""
         self.table.assign(tf.zeros([rows, self.meta_block.stored_dim], self.table.dtype))
 
     def fill_table(self, rows: tf.Tensor, support: Samples) -> None:
-        """Adapts tasks given the table, and puts their offsets into it.
+        """Adapts tasks given the table, and writes their offsets into it.
 
         Args:
             rows: Table row of each task ``[T]``.
@@ -91,7 +92,7 @@ class JointLiMAML(LiMAML):
     def adapt_tasks(
         self, support: Samples, steps: int | None, training: bool = False
     ) -> AdaptedTasks:
-        """Adapts the batch's side, given the other one; None leaves both sides un-adapted."""
+        """Adapts the batch's side given the other; None leaves both sides un-adapted."""
         if steps is None or (self.adaptation_strength == 0 and not training):
             return AdaptedTasks([])
         return self._adapt(self._rows(support["features"], training), support, steps, training)
@@ -110,8 +111,8 @@ class JointLiMAML(LiMAML):
         """Query loss given the other side, plus the weighted loss of all rows with neither side
         adapted.
 
-        The offsets of the table may have seen the support rows' labels. So the loss before
-        adaptation goes without the table.
+        The offsets of the table may depend on the support rows' labels. So the loss before
+        adaptation does not use the table.
         """
         contexts = [self._context(s["features"], True) for s in (support, query)]
         plain = [self._plain(s["features"]) for s in (support, query)]
@@ -138,10 +139,10 @@ class JointLiMAML(LiMAML):
     def task_embeddings(
         self, support: Samples, adapted: AdaptedTasks | None = None
     ) -> TaskEmbeddings:
-        """Offsets ``[T, D]`` of the batch's side, given the other one."""
+        """Offsets ``[T, D]`` of the batch's side given the other."""
         rows = self._rows(support["features"], False)
         adapted = adapted or self.adapt_tasks(support, self.fine_tune_steps)
-        if not adapted.weights:  # a strength of 0
+        if not adapted.weights:  # an adaptation strength of 0
             loss = self.task_loss(self.adapted_outputs(adapted, support["features"]), support)
             nobody = tf.zeros([tf.size(loss), self.meta_block.stored_dim], self.variable_dtype)
             return TaskEmbeddings(nobody, loss, loss)
@@ -176,7 +177,7 @@ class JointLiMAML(LiMAML):
         return tf.concat([offset * (1 - second), offset * second], -1)
 
     def _own(self, offset: tf.Tensor, features: Features) -> tf.Tensor:
-        """The batch's side's half ``[T, D]`` of offsets ``[T, 2 D]``."""
+        """The half ``[T, D]`` of offsets ``[T, 2 D]`` that belongs to the batch's side."""
         first, second = tf.split(offset, 2, -1)
         return tf.where(features[SIDE][:, :1] == 0, first, second)
 

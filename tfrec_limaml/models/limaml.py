@@ -1,4 +1,4 @@
-"""LiMAML: only the meta block is adapted; its output is a vector that can be stored.
+"""LiMAML: only the meta block is adapted, and the result can be stored as one vector.
 
 Method: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Meta Learning", KDD
 2024, arXiv 2403.00803.
@@ -28,8 +28,8 @@ PRECISION_RANGE = (-8.0, 8.0)
 
 
 class Rows(NamedTuple):
-    """Rows ``[T, N, ...]`` with everything computed that no adaptation changes: what the meta block
-    reads, and the global block's context ``[T * N, ...]``.
+    """The parts of rows ``[T, N, ...]`` that adaptation does not change: the meta block's input,
+    and the global block's context ``[T * N, ...]``.
     """
 
     encoded: Any
@@ -52,15 +52,15 @@ class LiMAML(ReportsUnadaptedAuc):
     Args:
         adaptation: ``"gradient"`` takes the paper's steps of gradient descent on the mean support
             loss. ``"gauss-newton"`` solves for the mode of the posterior of an `OffsetMetaBlock`'s
-            offset; see `tfrec_limaml.adaptation.gauss_newton`. Its `inner_steps` are the solves.
-            None means the second for an `OffsetMetaBlock` and the first for other blocks.
-        prior_precision: Start of the learned prior precision of the offset (one per dimension);
-            `adaptation="gauss-newton"` only.
-        pooling: How the meta embedding that is stored is made from a task's samples: ``"latest"``
+            offset; see `tfrec_limaml.adaptation.gauss_newton`. Its `inner_steps` are solves. None
+            means ``"gauss-newton"`` for an `OffsetMetaBlock` and ``"gradient"`` for other blocks.
+        prior_precision: Initial value of the learned prior precision of the offset (one per
+            dimension); `adaptation="gauss-newton"` only.
+        pooling: How the embeddings of a task's samples are combined to the stored one: ``"latest"``
             (the paper's), ``"mean"``, ``"max"`` or ``"cosine"`` (mean weighted by cosine similarity
             to the latest).
-        **kwargs: See `MAMLModel` and `TaskModel`. Their defaults are the paper's; what trains best
-            here is in `TrainOptions`, which `train` and ``limaml train`` use.
+        **kwargs: See `MAMLModel` and `TaskModel`. Their defaults are the paper's; `train` and
+            ``limaml train`` use those of `TrainOptions`, which are better here.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class LiMAML(ReportsUnadaptedAuc):
         return tf.exp(tf.clip_by_value(logarithm, *PRECISION_RANGE))
 
     def prior_variance(self) -> list[float] | None:
-        """Variance of each number of the offset before any interaction is seen, ``[D]``; None where
-        tasks have no posterior variance either.
+        """Variance of each number of the offset before any interaction is seen, ``[D]``; None if
+        tasks have no posterior variance.
         """
         solves = self.adaptation == "gauss-newton" and self.fine_tune_steps
         if not solves or not self.adaptation_strength or self.meta_block.nested_definitions:
@@ -138,8 +138,8 @@ class LiMAML(ReportsUnadaptedAuc):
     def adapt_tasks(
         self, support: Samples, steps: int | None, training: bool = False
     ) -> AdaptedTasks:
-        """Adapts the meta block; what does not depend on the meta embedding is computed once,
-        before the first step.
+        """Adapts the meta block; everything that does not depend on the meta embedding is computed
+        once.
         """
         if steps is None or (self.adaptation_strength == 0 and not training):
             encoded = self._encode_meta(support["features"])
@@ -155,7 +155,7 @@ class LiMAML(ReportsUnadaptedAuc):
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """Query loss after adaptation, plus the weighted loss before it: of the support set, or
-        with the closed form, where it costs little, of all rows.
+        with the closed form of all rows, as it costs little there.
         """
         if self.adaptation == "gradient":
             return super().outer_loss(support, query)
@@ -177,11 +177,11 @@ class LiMAML(ReportsUnadaptedAuc):
         self, support: Samples, adapted: AdaptedTasks | None = None
     ) -> TaskEmbeddings:
         """What the embedding job stores: meta embeddings after `fine_tune_steps` steps, pooled over
-        each task's samples; or offsets, where the meta block stores those.
+        each task's samples; or offsets, if the meta block stores offsets.
 
         Args:
             support: The support sets.
-            adapted: What `adapt_tasks` gives of them, where it is known already.
+            adapted: The result of `adapt_tasks` on them, if it is already known.
         """
         rows = self._rows(support["features"], False)
         adapted = adapted or self.adapt_tasks(support, self.fine_tune_steps)
@@ -222,7 +222,7 @@ class LiMAML(ReportsUnadaptedAuc):
         return AdaptedTasks(weights, [*unadapted, *before], memory)
 
     def prior_mean(self, rows: Rows, support: Samples) -> tf.Tensor | None:
-        """What the support encoder reads, ``[T, D]``: where each task's offset starts."""
+        """The support encoder's output ``[T, D]``: the initial offset of each task."""
         encoder = self.meta_block.support_encoder
         if encoder is None:
             return None
@@ -230,7 +230,7 @@ class LiMAML(ReportsUnadaptedAuc):
         return encoder(summary, support["label"], support["weight"], support.get("age"))
 
     def _summary_width(self, features_shape: Any) -> int:
-        """Width of what a support encoder reads of a row: found with a row of zeros."""
+        """Width of a support encoder's input, from a row of zeros."""
         with tf.init_scope():
             row = {
                 name: tf.zeros([1, *spec.shape[1:]], spec.dtype)
@@ -252,8 +252,8 @@ class LiMAML(ReportsUnadaptedAuc):
     def outputs_of_rows(
         self, adapted: AdaptedTasks, rows: Rows, causal: bool, training: bool
     ) -> tf.Tensor:
-        """Outputs ``[T, S]`` of rows under adapted weights; `causal` hides from each support row
-        what its block may not read of the others.
+        """Outputs ``[T, S]`` of rows under adapted weights; `causal` hides later support rows from
+        each support row.
         """
         encoded = self.meta_block.read_support(rows.encoded, adapted.memory, causal=causal)
         return self.head(adapted.weights, encoded, rows.context, training)

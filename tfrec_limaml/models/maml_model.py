@@ -30,17 +30,17 @@ class MAMLModel(TaskModel):
         inner_steps: Steps ``n`` of the inner loop in training.
         first_order: Treat inner gradients as constants (first-order MAML).
         second_order_steps: Differentiate twice through this many of the last inner steps only;
-            ``None`` means all. A documented cheaper gradient for many steps.
+            ``None`` means all. A cheaper, approximate gradient for many steps.
         unadapted_loss_weight: Weight of the support loss *before* adaptation in the outer
-            objective. Beyond the paper: it also makes members without history score well. 0 is the
+            objective. Beyond the paper: it improves the scores of members without history. 0 is the
             paper's objective.
-        learn_inner_rates: Learn one inner learning rate per parameter, from `inner_learning_rate`
-            on (Meta-SGD). Beyond the paper.
-        support_reduction: What a gradient step descends, for a task of ``n`` support rows (the sum
-            of their weights): ``"mean"``, their mean loss; ``"sum"``, the sum (the paper's equation
-            1), which needs a smaller `inner_learning_rate`; ``"shrunk"``, the mean times
-            ``n / (n + kappa)``, so that short histories move a task less. `kappa` is learned, from
-            `KAPPA` on.
+        learn_inner_rates: Learn one inner learning rate per parameter, initially
+            `inner_learning_rate` (Meta-SGD). Beyond the paper.
+        support_reduction: The objective of a gradient step, for a task of ``n`` support rows (the
+            sum of their weights): ``"mean"``, their mean loss; ``"sum"``, the sum (the paper's
+            equation 1), which needs a smaller `inner_learning_rate`; ``"shrunk"``, the mean times
+            ``n / (n + kappa)``, so that short histories move a task less. `kappa` is learned,
+            initially `KAPPA`.
         **kwargs: See `TaskModel`; `fine_tune_steps` is `inner_steps` by default.
     """
 
@@ -119,7 +119,7 @@ class MAMLModel(TaskModel):
 
     def inner_rates(self, training: bool = False) -> Any:
         """The inner learning rate, or one tensor of rates for each adapted variable; outside
-        training times `adaptation_strength`.
+        training multiplied by `adaptation_strength`.
         """
         strength = 1.0 if training else self.adaptation_strength
         if self.learn_inner_rates:
@@ -154,7 +154,7 @@ class MAMLModel(TaskModel):
         return OuterLoss(query_loss, self.outer_weights(support, query), auxiliary)
 
     def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
-        """Tasks without query samples do not count."""
+        """0 for tasks without query samples."""
         return self.mean_weights(query["weight"])
 
     def get_config(self) -> dict[str, Any]:
@@ -172,11 +172,11 @@ class MAMLModel(TaskModel):
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class EntireNetworkMAML(MAMLModel):
-    """MAML on the whole network (the paper's Algorithm 1): every weight but the embedding tables is
-    adapted per task.
+    """MAML on the whole network (the paper's Algorithm 1): all weights except the embedding tables
+    are adapted per task.
 
-    Costs a copy of the network per task; nothing of it can be stored for serving. It is here to be
-    compared with.
+    Needs a copy of the network per task, so the result cannot be stored for serving. It serves as a
+    reference.
     """
 
     @property

@@ -1,9 +1,9 @@
 """Closed-form adaptation to nested task definitions: one solve for each definition in turn.
 
-A row's embedding is the offsets of its task and of its subtasks side by side, each added to its
-block's output. All offsets together have one posterior; its mode is sought definition by
-definition, each time with the other definitions' offsets held fixed (block coordinate descent,
-which is exact in the limit: the negative log posterior falls with every solve).
+A row's embedding is the concatenation of the offsets of its task and its subtasks, each added to
+its block's output. All offsets have a joint posterior; its mode is computed definition by
+definition, with the other definitions' offsets fixed (coordinate descent over groups, exact in the
+limit: the negative log posterior falls with every solve).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class NestedRows(NamedTuple):
     Attributes:
         unadapted: Each definition's embeddings ``[T, S, D]`` before adaptation.
         subtasks: The subtasks of each definition behind the first.
-        context: What the global block has computed of the rows, ``[T * S, ...]`` each.
+        context: The global block's context of the rows, ``[T * S, ...]`` each.
         label: ``[T, S]``.
         weight: ``[T, S]``, 0 for padding.
     """
@@ -81,13 +81,13 @@ def _solve_one(
     derivatives: Derivatives,
     precision: tf.Tensor,
 ) -> Any:
-    """One step for definition `k`, from where it is."""
+    """One step for definition `k`, from its current offsets."""
     fixed = [
         part if place == k else part + tf.cast(_by_row(rows, offsets, place), part.dtype)
         for place, part in enumerate(rows.unadapted)
     ]
     context, label, weight = rows.context, rows.label, rows.weight
-    if k:  # each subtask reads all rows of its task; those of others weigh nothing
+    if k:  # each subtask reads all rows of its task; rows of other subtasks have weight 0
         subtasks = rows.subtasks[k - 1]
 
         def of_subtasks(value: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""The two blocks as one network: what is trained, saved and, for whole-network methods, adapted."""
+"""The two blocks as one network, which is trained, saved and, by whole-network methods, adapted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import layers_within
 
-#: Support rows from which on a kernel per task costs no more than a low-rank form, about.
+#: Approximate number of support rows from which a kernel per task costs no more than a low-rank
+#: form.
 WIDE = 48
 
 
@@ -30,7 +31,7 @@ class RecommenderNetwork(keras.layers.Layer):
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Builds both blocks from the shapes ``[N, ...]`` of the encoded features."""
-        if not self.meta_block.built:  # blocks of a loaded model are
+        if not self.meta_block.built:  # blocks of a loaded model are built already
             self.meta_block.build(features_shape)
         if not self.global_block.built:
             self.global_block.build(features_shape, (None, self.meta_block.embedding_dim))
@@ -50,7 +51,9 @@ class RecommenderNetwork(keras.layers.Layer):
 
     @property
     def adaptable_variables(self) -> list[keras.Variable]:
-        """All weights but the embedding tables, which a task's few rows would hardly touch."""
+        """All weights except the embedding tables, which the few rows of a task would hardly
+        change.
+        """
         tables = {
             id(v)
             for layer in layers_within(self)
@@ -61,7 +64,7 @@ class RecommenderNetwork(keras.layers.Layer):
 
     def initial_weights(self, label: tf.Tensor) -> list[Any]:
         """Each task's weights before the first step, one for each of `adaptable_variables`: in
-        forms that need no copy per task, where the block is computed for all tasks at once.
+        forms without a copy per task, if the block is computed for all tasks at once.
 
         Args:
             label: Support labels ``[T, S]``, for their shape.
@@ -115,7 +118,7 @@ def _call_block(
     Args:
         block: The block.
         adapted: Weights by the `id` of their variable.
-        inputs: What the block is called with, ``[T, S, ...]``.
+        inputs: Arguments of the block, ``[T, S, ...]``.
         training: Passed on to the layers.
     """
     if calls_per_task(block):

@@ -1,5 +1,5 @@
-"""Pieces of an outer step: its objective, its sum over replicas, and what to do about tasks that
-are not finite.
+"""Parts of an outer step: its objective, its sum over replicas, and the handling of tasks that are
+not finite.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ Samples = Mapping[str, Any]
 
 
 class OuterLoss(NamedTuple):
-    """Per-task pieces of the outer objective: ``sum(weights * losses) / sum(weights)``.
+    """Per-task parts of the outer objective: ``sum(weights * losses) / sum(weights)``.
 
     Attributes:
         losses: ``[T]``.
-        weights: ``[T]``, 0 for tasks that do not count.
+        weights: ``[T]``, 0 for tasks that are ignored.
         auxiliary: ``[T]`` further losses in the same mean, or None.
     """
 
@@ -27,13 +27,13 @@ class OuterLoss(NamedTuple):
 
 
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function; where a graph is being made, called as often as wanted it is traced once."""
+    """The function; while a graph is built, several calls trace it only once."""
     return function if tf.executing_eagerly() else tf.function(function, autograph=False)
 
 
 def without_tasks(samples: Samples, bad: tf.Tensor) -> dict[str, Any]:
-    """The samples with everything of the tasks marked in `bad` ``[T]``, features included, set to
-    0.
+    """The samples with all values of the tasks marked in `bad` ``[T]`` set to 0, features
+    included.
     """
 
     def keep(value: tf.Tensor) -> tf.Tensor:
@@ -47,7 +47,7 @@ def without_tasks(samples: Samples, bad: tf.Tensor) -> dict[str, Any]:
 
 
 class Step(NamedTuple):
-    """What a replica, or all of them, found for one outer step.
+    """The result of one outer step on a replica, or on all of them.
 
     Attributes:
         loss: Mean loss of the tasks, a scalar.
@@ -65,7 +65,8 @@ class Step(NamedTuple):
 def over_replicas(step: Step) -> Step:
     """The step of all replicas together, the same on each of them.
 
-    All of it travels in one all-reduce: each further one costs a round trip between the workers.
+    One all-reduce exchanges all of it: each further one would cost a round trip between the
+    workers.
     """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:

@@ -1,4 +1,4 @@
-"""What is known of the query rows of a batch of tasks, one by one."""
+"""Describes the query rows of a batch of tasks, one by one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import tensorflow as tf
 
 
 def describe_query(data: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    """Arrays ``[N]`` of the real query rows in order: what the query holds for each row beside its
-    features, ``history`` (samples in the task's support set), and where the batch has them
+    """Arrays ``[N]`` of the real query rows in order: all entries of the query other than features,
+    ``history`` (number of samples in the task's support set), and if the batch has them
     ``last_seen`` (the task's latest support timestamp, 0 without any) and ``task_key``.
     """
     support, query = data["support"], data["query"]

@@ -15,7 +15,7 @@ from tfrec_limaml.keras_internals import FitsUnderStrategies, build_compiled
 
 
 class TaskLoops(FitsUnderStrategies):
-    """Builds the model from a dataset's `element_spec` before Keras' own loops run over it."""
+    """Builds the model from a dataset's `element_spec` before Keras' loops run over it."""
 
     _task_spec: Any = None
     dropped_tasks: keras.Variable
@@ -94,8 +94,8 @@ class TaskLoops(FitsUnderStrategies):
         return super().predict_on_batch(x)
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """As in Keras, but traced once for all batch shapes: Keras passes `predict` tensors, whose
-        shapes differ from batch to batch.
+        """As in Keras, but traced once for all batch shapes: Keras passes tensors to `predict`, and
+        their shapes differ from batch to batch.
         """
         if (
             self._task_spec is None
@@ -127,16 +127,17 @@ class TaskLoops(FitsUnderStrategies):
 
 
 def is_task_batch(data: Any) -> bool:
-    """Whether this is a batch of tasks, and not of encoded rows."""
+    """Whether this is a batch of tasks, not of encoded rows."""
     return isinstance(data, Mapping) and "support" in data
 
 
 def _refuse_weights(**given: Any) -> None:
-    """Raises `LimamlError` where Keras' arguments beside the data are used."""
+    """Raises `LimamlError` if one of Keras' label or weight arguments is given."""
     for name, value in given.items():
         if value is not None:
             raise LimamlError(
-                f"{name} does not go with batches of tasks: labels and weights are in them; to "
+                f"{name} cannot be used with batches of tasks, which contain labels and weights; "
+                f"to "
                 "weigh rows, for example by class, name a column as the schema's `weight`, or "
                 "scale batch['support']['weight'] and batch['query']['weight'] with dataset.map"
             )
@@ -144,8 +145,8 @@ def _refuse_weights(**given: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet_iteration() -> Iterator[None]:
-    """Hides Keras' warning that a dataset of unknown length came to its end: that is how an epoch
-    ends here.
+    """Hides Keras' warning at the end of a dataset of unknown length, which is the normal end of an
+    epoch here.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Your input ran out of data")

@@ -1,5 +1,5 @@
-"""What all algorithms share: one ``train_step`` shape over batches of tasks, fine-tuning at
-evaluation, Keras conventions.
+"""The base class of all algorithms: training steps over batches of tasks, fine-tuning at
+evaluation.
 
 A batch of tasks is a dictionary (made by `tfrec_limaml.task_dataset`)::
 
@@ -44,14 +44,14 @@ class TaskModel(TwoBlockModel):
         **kwargs: See `TwoBlockModel`.
     """
 
-    # -- what an algorithm defines
+    # -- defined by each algorithm
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
-        """The training objective's per-task pieces."""
+        """The per-task parts of the training objective."""
         raise NotImplementedError
 
     def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
-        """Each task's weight ``[T]`` in the outer mean: 0 for tasks that do not count."""
+        """Each task's weight ``[T]`` in the outer mean, 0 for tasks that are ignored."""
         raise NotImplementedError
 
     def outer_count(self, support: Samples, query: Samples) -> tf.Tensor:
@@ -68,8 +68,8 @@ class TaskModel(TwoBlockModel):
     def adapt_tasks(
         self, support: Samples, steps: int | None, training: bool = False
     ) -> AdaptedTasks:
-        """Adapts on the support sets, in `steps` steps: none at all with 0, where what reads the
-        support set does so still; None leaves the tasks un-adapted.
+        """Adapts on the support sets in `steps` steps. With 0 steps only blocks that read the
+        support set use it; None leaves the tasks un-adapted.
         """
         raise NotImplementedError
 
@@ -94,9 +94,7 @@ class TaskModel(TwoBlockModel):
         return {"loss": loss_tracker(self).result()}
 
     def test_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
-        """Measures query predictions, after fine-tuning on the support set where `fine_tune` is
-        on.
-        """
+        """Measures query predictions, after fine-tuning on the support set if `fine_tune` is on."""
         data = _batch(data)
         support, query = data["support"], data["query"]
         outputs = self.task_outputs(support, query)
@@ -117,8 +115,8 @@ class TaskModel(TwoBlockModel):
         of encoded rows.
 
         For tasks the result is a dictionary of arrays ``[N]``: ``probability`` (``prediction``
-        under a regression loss), ``history`` (samples in the task's support set), and whatever else
-        the query holds for each row: ``label``, and with ``task_dataset(..., with_keys=True)`` also
+        under a regression loss), ``history`` (samples in the task's support set), and all other
+        entries of the query: ``label``, and with ``task_dataset(..., with_keys=True)`` also
         ``timestamp``, ``task_key``, ``last_seen`` (the task's latest support timestamp, 0 without
         any) and passthrough columns (the schema's `carry`).
         """
@@ -128,7 +126,7 @@ class TaskModel(TwoBlockModel):
         return self.query_rows(data, self.task_outputs(data["support"], data["query"]))
 
     def query_rows(self, data: TaskBatch, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Query outputs ``[T, Q]`` as predictions of the real rows ``[N]``, with what is known of
+        """Query outputs ``[T, Q]`` as predictions of the real rows ``[N]``, with a description of
         each; see `predict_step`.
         """
         name = "probability" if self.binary else "prediction"
@@ -138,7 +136,7 @@ class TaskModel(TwoBlockModel):
         }
 
     def task_outputs(self, support: Samples, query: Samples) -> tf.Tensor:
-        """Query outputs ``[T, Q]``, fine-tuned where `fine_tune` is on."""
+        """Query outputs ``[T, Q]``, fine-tuned if `fine_tune` is on."""
         steps = self.fine_tune_steps if self.fine_tune else None
         return self.adapted_outputs(self.adapt_tasks(support, steps), query["features"])
 
@@ -154,7 +152,7 @@ class TaskModel(TwoBlockModel):
             count = self.outer_count(*kept)
             loss, gradients, _ = gradients_of(*kept, count)
             if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-                return loss, gradients, count  # it lowers its scale where they are not finite
+                return loss, gradients, count  # the optimizer lowers its scale
             return *zero_unless_finite(loss, gradients), count
 
         loss, gradients, count = tf.cond(
@@ -181,5 +179,5 @@ class TaskModel(TwoBlockModel):
 
 
 def _batch(data: Any) -> Any:
-    """What Keras passes to a step: the batch, alone or as the one element of a tuple."""
+    """The batch from the argument of a Keras step: the batch itself or a tuple of one."""
     return data[0] if isinstance(data, tuple) else data

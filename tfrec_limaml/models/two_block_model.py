@@ -1,4 +1,4 @@
-"""A model of two blocks: what it is made of, its options, how it is compiled and saved."""
+"""A model of two blocks: construction, compilation and saving."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class TwoBlockModel(TaskLoops):
         inner_learning_rate: Inner learning rate, of the inner loop and of fine-tuning.
         averaging: Outer mean over ``"task"`` losses, or over all their ``"sample"`` weights.
         adaptation_strength: How far `evaluate`, `predict` and exported adapters adapt, relative to
-            training: a factor of the inner learning rate, or of the prior's variance. 0 means not
-            at all. `choose_adaptation_strength` chooses it on validation tasks.
+            training: a factor of the inner learning rate, or of the prior's variance. 0 means no
+                adaptation. `choose_adaptation_strength` chooses it on validation tasks.
     """
 
     def __init__(
@@ -85,9 +85,7 @@ class TwoBlockModel(TaskLoops):
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
-        """The encoder, where there is one, and the two blocks: what `summary` shows and `get_layer`
-        finds.
-        """
+        """The encoder, if there is one, and the two blocks, for `summary` and `get_layer`."""
         return [
             layer
             for layer in (self.encoder, self.meta_block, self.global_block)
@@ -96,12 +94,12 @@ class TwoBlockModel(TaskLoops):
 
     @property
     def meta_block(self) -> MetaBlock:
-        """The adapted part."""
+        """The adapted block."""
         return self.network.meta_block
 
     @property
     def global_block(self) -> GlobalBlock:
-        """The shared part."""
+        """The shared block."""
         return self.network.global_block
 
     @property
@@ -155,12 +153,12 @@ class TwoBlockModel(TaskLoops):
             optimizer: Of the outer loop.
             loss: See `tfrec_limaml.losses.sample_loss`.
             metrics: Measured at evaluation, on query predictions; AUC and log loss by default for
-                binary labels. Training reports its loss alone: metrics of rows that were just
-                trained on cost time and say little.
-            jit_compile: Off by default: on CPUs XLA was no faster here. Keras warns and goes on
-                without it where the model holds an encoder, whose look-ups XLA cannot compile.
-            **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster where steps are
-                short; callbacks are then called once every 8 batches.
+                binary labels. Training reports only its loss: metrics on rows that were just
+                trained on cost time and tell little.
+            jit_compile: Off by default: on CPUs XLA was no faster. If the model has an encoder,
+                whose look-ups XLA cannot compile, Keras warns and does not use it.
+            **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster if steps are short;
+                callbacks are then called once every 8 batches.
         """
         self._task_loss = sample_loss(loss)
         self._loss_derivatives = loss_derivatives(loss)

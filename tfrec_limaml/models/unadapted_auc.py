@@ -11,7 +11,7 @@ from tfrec_limaml.models.maml_model import MAMLModel
 
 
 class _Untracked:
-    """Holds metrics where Keras does not look for what to save."""
+    """Hides metrics from Keras, which would save them."""
 
     def __init__(self, metrics: list[keras.metrics.Metric]) -> None:
         self.metrics = metrics
@@ -28,8 +28,8 @@ class ReportsUnadaptedAuc(MAMLModel):
         jit_compile: bool = False,
         **kwargs: Any,
     ) -> None:
-        """See `TaskModel.compile`. Evaluation with fine-tuning also reports ``unadapted_auc``, the
-        AUC before adaptation, unless `metrics` are given.
+        """See `TwoBlockModel.compile`. Evaluation with fine-tuning also reports ``unadapted_auc``,
+        the AUC before adaptation, unless `metrics` are given.
         """
         super().compile(optimizer, loss, metrics, jit_compile, **kwargs)
         reported = metrics is None and self.binary

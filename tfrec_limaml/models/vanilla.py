@@ -1,5 +1,5 @@
-"""Vanilla: the same network trained in the ordinary way, on mini-batches of tasks (the paper's
-fairer baseline).
+"""Vanilla: the same network without an inner loop, trained on batches of tasks (the paper's fairer
+baseline).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Vanilla(TaskModel):
         return OuterLoss(self.task_loss(outputs, samples), self.outer_weights(support, query))
 
     def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
-        """All samples count."""
+        """The weights of all samples."""
         return self.mean_weights(tf.concat([support["weight"], query["weight"]], 1))
 
     def adapt_tasks(
@@ -67,7 +67,7 @@ class Vanilla(TaskModel):
     def adapted_outputs(
         self, adapted: AdaptedTasks, features: Features, training: bool = False
     ) -> tf.Tensor:
-        """Outputs ``[T, S]``: of each task's network, or of the shared one where nothing was
+        """Outputs ``[T, S]``: of each task's network, or of the shared one if nothing was
         adapted.
         """
         if adapted.weights:

@@ -64,7 +64,7 @@ def learning_curves(training: Sequence[Mapping[str, Any]], measure: str, label: 
 
 
 def auc_by_history(results: Sequence[Mapping[str, Any]]) -> str:
-    """AUC with its confidence interval for each slice of history length, a marker per algorithm.
+    """AUC with its confidence interval for each slice of history length, one marker per algorithm.
 
     Args:
         results: ``evaluation.json``'s ``results``.
@@ -123,8 +123,8 @@ def _interval(
 
 
 def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
-    """The embeddings in two dimensions, coloured by group; groups are named at their medians where
-    there is room.
+    """The embeddings in two dimensions, coloured by group; a group is named at its median if there
+    is room.
 
     Returns:
         The SVG and the names of the groups, in the order of their colours.

@@ -47,12 +47,12 @@ def write_comparison_page(path: str | Path, result: Mapping[str, Any]) -> Path:
 
 
 def slices(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Names of the slices by history, and the test rows of each; empty ones are left out."""
+    """Names of the slices by history, and the test rows of each; empty slices are left out."""
     return {s["slice"]: s["rows"] for row in rows for s in row["slices"] if s["rows"]}
 
 
 def slice_auc(row: Mapping[str, Any], name: str) -> float | None:
-    """A rival's AUC in one slice; None where the slice holds one class only."""
+    """A rival's AUC in one slice; None if the slice has one class only."""
     (auc,) = (s["auc"] for s in row["slices"] if s["slice"] == name)
     return None if auc != auc else float(auc)
 
@@ -81,7 +81,7 @@ def _gain_chart(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
         for row in rows
         if "gain" in row and row["name"] != reference
     ]
-    return dot_chart("Gains", f"Test AUC less that of {reference}.", "gain in AUC", dots)
+    return dot_chart("Gains", f"Test AUC minus that of {reference}.", "gain in AUC", dots)
 
 
 def _slice_chart(rows: Sequence[Mapping[str, Any]], name: str) -> str:

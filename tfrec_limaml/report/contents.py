@@ -16,7 +16,7 @@ ALGORITHMS = {"limaml": "LiMAML", "maml": "MAML", "vanilla": "Vanilla", "id": "I
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbeddingMap:
-    """Embeddings and what their members like.
+    """Embeddings and the favourite kind of each member.
 
     Attributes:
         embeddings: ``[T, D]``.
@@ -48,10 +48,10 @@ class RankedItem:
 
     Attributes:
         name: Item identifier.
-        group: What kind of item it is, in the words of `EmbeddingMap.groups`.
+        group: The kind of item, as in `EmbeddingMap.groups`.
         without: Without an embedding (the un-adapted model).
-        before: With the embedding that the member had.
-        after: With the embedding made after a few more clicks.
+        before: With the current embedding of the member.
+        after: With the embedding after a few more clicks.
     """
 
     name: str
@@ -67,8 +67,8 @@ class MemberStory:
 
     Attributes:
         task_key: The member.
-        seen: Interactions that the first embedding was made of.
-        clicks: The further interactions, in words.
+        seen: Number of interactions behind the first embedding.
+        clicks: Descriptions of the further interactions.
         items: The candidates.
     """
 
@@ -104,7 +104,7 @@ class Report:
 
 
 def algorithm_label(algorithm: str, fine_tune: bool | None = None, served: bool = False) -> str:
-    """A name for people: ``LiMAML, fine-tuned``."""
+    """The name to show: ``LiMAML, fine-tuned``."""
     name = ALGORITHMS.get(algorithm, algorithm)
     if served:
         return f"{name}, as served"

@@ -1,4 +1,4 @@
-"""A chart with one line per name: a value, its interval, and a second value to hold it against."""
+"""A chart with one line per name: a value, its interval, and a second value to compare with."""
 
 from __future__ import annotations
 

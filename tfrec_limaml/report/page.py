@@ -1,6 +1,4 @@
-"""``report.html``: sections of charts, each with its numbers in a table for those who cannot or
-would not look.
-"""
+"""``report.html``: sections of charts, each with its numbers in a table."""
 
 from __future__ import annotations
 
@@ -15,12 +13,12 @@ from tfrec_limaml.report.contents import MemberStory, Report, algorithm_label
 
 
 def write_report(path: str | Path, report: Report) -> Path:
-    """Writes the page, whole or not at all, and returns its path."""
+    """Writes the page (completely or not at all) and returns its path."""
     return write(path, render(report))
 
 
 def write(path: str | Path, page: str) -> Path:
-    """Writes a page, whole or not at all, and returns its path."""
+    """Writes a page (completely or not at all) and returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     staging.write_text(path, page)
@@ -86,8 +84,8 @@ def _training(report: Report) -> str:
     return section(
         "Learning curves",
         "How each algorithm did on members' later interactions after each pass over the training "
-        "tasks. Training losses are of different "
-        "objectives (LiMAML adds the loss before adaptation), so that only their course compares.",
+        "tasks. The training losses belong to different objectives (LiMAML adds the loss before "
+        "adaptation): compare their shapes, not their values.",
         _legend(names),
         f'<div class="pair">{"".join(figure(c) for c in curves if c)}</div>',
         table(("algorithm", "epochs", "best validation AUC", "time"), rows),
@@ -112,7 +110,7 @@ def _evaluation(report: Report) -> str:
         "AUC by length of history",
         "Test AUC of members grouped by how many interactions they had before the test period. "
         "Vertical bars: 95 % confidence intervals; "
-        f"groups of less than {charts.SLICE_ROWS} rows are in the table alone.",
+        f"groups of fewer than {charts.SLICE_ROWS} rows are only in the table.",
         _legend(names),
         figure(chart, wide=True),
         table(("algorithm", "all", *slices), rows),
@@ -141,8 +139,8 @@ def _story(report: Report) -> str:
     names = sorted({item.group for item in story.items})
     return section(
         "One member's list, before and after a few clicks",
-        f"Member {story.task_key}: the first embedding was made of {story.seen} interactions, the "
-        "second one saw these as well:",
+        f"Member {story.task_key}: the first embedding uses {story.seen} interactions, the second "
+        f"one uses these as well:",
         f"<ul>{clicks}</ul>",
         _legend(names) if len(names) <= svg.SERIES else "",
         figure(charts.rank_change(story), wide=True),
@@ -205,7 +203,7 @@ def _legend(names: Sequence[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], opened: bool = False) -> str:
-    """The numbers behind a chart, folded away unless `opened`."""
+    """The numbers behind a chart, collapsed unless `opened`."""
     titles = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in head)
     lines = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

@@ -1,6 +1,4 @@
-"""From ``D`` dimensions to two, and from a member's clicks to the one thing that the member likes
-most.
-"""
+"""Projects ``D`` dimensions onto two, and finds the kind of item that a member likes most."""
 
 from __future__ import annotations
 
@@ -40,13 +38,15 @@ def principal_components(
 
 
 def favourite(values: Iterable[str]) -> str:
-    """The most frequent value; the smallest one of equals; ``"nothing yet"`` without any."""
+    """The most frequent value; the smallest one if several are as frequent; ``"nothing yet"``
+    without any.
+    """
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], value)) if counts else NOTHING
 
 
 def largest_groups(groups: Sequence[str], keep: int) -> tuple[list[str], list[str]]:
-    """Folds rare groups into ``"other"``.
+    """Merges rare groups into ``"other"``.
 
     Returns:
         The groups with rare ones renamed, and the names that are left: the largest first,

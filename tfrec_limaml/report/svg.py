@@ -35,7 +35,7 @@ def text(content: str, x: float, y: float, **attributes: object) -> str:
 
 
 def marker(series: int, x: float, y: float, **attributes: object) -> str:
-    """A data point whose shape and colour both tell the series (0 to 7, then again)."""
+    """A data point whose shape and colour both show the series (0 to 7, then again)."""
     s, kind = _HALF, series % SERIES
     css = f"s{kind} mark"
     if kind == 0:
@@ -107,7 +107,7 @@ class Frame:
         )
 
     def y_axis(self, marks: Sequence[float], label: str) -> str:
-        """Grid lines with their numbers and the axis' name above."""
+        """Grid lines with their numbers and the name of the axis above."""
         right = self.width - self.right
         lines = [
             element("line", class_="grid", x1=self.left, x2=right, y1=self.y(m), y2=self.y(m))
@@ -120,7 +120,7 @@ class Frame:
         return "".join([*lines, *numbers, text(label, 4, 13, class_="axis")])
 
     def x_axis(self, marks: Sequence[tuple[float, str]], label: str) -> str:
-        """Numbers or names below and the axis' name under them."""
+        """Numbers or names below and the name of the axis below."""
         base = self.height - self.bottom
         line = element(
             "line", class_="base", x1=self.left, x2=self.width - self.right, y1=base, y2=base
@@ -145,7 +145,7 @@ class Frame:
         )
 
     def svg(self, title: str, description: str, *body: str) -> str:
-        """The whole drawing, named and described for screen readers."""
+        """The whole drawing, with a name and a description for screen readers."""
         head = [element("title", html.escape(title)), element("desc", html.escape(description))]
         return element(
             "svg",

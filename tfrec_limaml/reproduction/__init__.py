@@ -1,1 +1,1 @@
-"""The paper's experiments by command: what is trained, how it is scored, what the paper found."""
+"""The paper's experiments: trained models, their scores, and the paper's results."""

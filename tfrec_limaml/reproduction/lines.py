@@ -1,4 +1,4 @@
-"""Lines of tables: the paper's recipe, and what it is compared with."""
+"""Lines of tables: the paper's recipe and its references."""
 
 from __future__ import annotations
 

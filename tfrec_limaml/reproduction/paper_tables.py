@@ -30,8 +30,8 @@ def _table3(quick: bool) -> Table:
     return Table(
         name="table3",
         title="Algorithms with and without fine-tuning",
-        text="Fine-tuned LiMAML is scored as served; fine-tuned vanilla and MAML adapt their whole "
-        "network, of which nothing can be stored.",
+        text="Fine-tuned LiMAML is scored as served; fine-tuned vanilla and MAML adapt their "
+        "whole network, which cannot be stored.",
         reference="vanilla",
         lines=[
             Line(
@@ -116,10 +116,10 @@ def _table6(quick: bool) -> Table:
         name="table6",
         title="Training time",
         text="Larger batches with a linearly scaled learning rate, warm-up, decay and clipping; "
-        "then one inner step instead of five. The paper's figures of the last two lines have "
-        "data-parallel training on several GPUs in them. Where there are no two GPUs, two replicas "
-        "share the cores of one processor: they tell that the AUC is the same, not how much faster "
-        "two devices are.",
+        "then one inner step instead of five. The paper's figures of the last two lines include "
+        "data-parallel training on several GPUs. Without two GPUs, two replicas share the cores "
+        "of one processor: they show that the AUC is the same, not how much faster two devices "
+        "are.",
         reference="LiMAML, batches of 32 tasks, n = 5",
         lines=[
             line("LiMAML, batches of 32 tasks, n = 5", plain, 0.0, 0.0),
@@ -151,7 +151,7 @@ def _refresh(quick: bool) -> Table:
     return Table(
         name="refresh",
         title="Old embeddings",
-        text="Embeddings that do not know the last days before the test rows. The paper refreshes "
+        text="Embeddings without the last days before the test rows. The paper refreshes "
         "weekly instead of daily and loses 0.5 per cent.",
         reference="fresh",
         lines=[

@@ -1,4 +1,4 @@
-"""Runs tables, and writes what came out: JSON, JSON lines, Markdown and one page."""
+"""Runs tables, and writes their results: JSON, JSON lines, Markdown and one page."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def run_table(
     epochs: int | None = None,
     progress: Progress = lambda text: None,
 ) -> dict[str, Any]:
-    """Runs one table and writes ``<name>.json`` and ``<name>.md`` to `output`; runs that are there
-    already are not repeated.
+    """Runs one table and writes ``<name>.json`` and ``<name>.md`` to `output`; finished runs are
+    not repeated.
 
     Args:
         table: The experiment.
         tasks: Folder of task records.
-        output: Folder of results; runs lie below it, by kind of task records.
+        output: Folder for results and runs, by kind of task records.
         seeds: One run of each line per seed.
-        epochs: At most; None for those of the recipes.
+        epochs: Maximum; None for those of the recipes.
         progress: Called with a line for each run that starts.
 
     Returns:
@@ -65,7 +65,7 @@ def _run(trainer: Trainer, setup: Setup, data: Data, seed: int) -> Any:
 
 
 def _training(setup: Setup) -> str:
-    """Sorts setups that train alike next to each other."""
+    """Sorts setups with the same training next to each other."""
     return repr((setup.options, setup.task, setup.replicas))
 
 
@@ -95,7 +95,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{result['text']} Gains are per cent of test AUC over *{result['reference']}*, the mean "
         f"of {result['seeds']} seeds (standard deviation over them) and the 95 % interval, paired "
         "by row and clustered by task; time is that of the training part of an epoch, in per cent "
-        "more than the reference.",
+        "relative to the reference.",
         "",
         "| | rows | paper | gain (sd) | interval | AUC | validation AUC | paper's time | time |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -57,8 +57,8 @@ def inner_rates(
     return Table(
         name=name,
         title=title,
-        text="The paper finds the gain flat over four orders of magnitude; where ours is not, "
-        "larger rates diverge in the inner step.",
+        text="In the paper the gain is constant over four orders of magnitude; where ours is not, "
+        "the inner step diverges at larger rates.",
         reference="vanilla",
         lines=[
             vanilla(task),
@@ -83,7 +83,7 @@ def table13(quick: bool) -> Table:
     return Table(
         name="table13",
         title="Global learning rate",
-        text="The learning rate of the outer loop; the paper's gain falls slowly with it.",
+        text="The learning rate of the outer loop; the paper's gain decreases slowly with it.",
         reference="vanilla",
         lines=[
             vanilla(),
@@ -102,7 +102,7 @@ def table14(quick: bool) -> Table:
     return Table(
         name="table14",
         title="Pooling of a task's embeddings",
-        text="Where all meta features are constant within a task, all poolings give one vector, "
+        text="If all meta features are constant within a task, all poolings give the same vector, "
         "and the table shows no difference.",
         reference="latest",
         lines=[

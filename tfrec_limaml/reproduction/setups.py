@@ -1,4 +1,4 @@
-"""One setup: what is trained, and in which form it is scored."""
+"""A setup: a trained model and the form in which it is scored."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tfrec_limaml.training.train import train
 from tfrec_limaml.training.trained import Trained
 
 Scores = npt.NDArray[np.float64]
-#: How a model is scored: before adaptation, with what the embedding job stores, or with the adapted
-#: weights themselves, of which nothing can be stored.
+#: How a model is scored: before adaptation, with the stored embeddings, or with the adapted
+#: weights, which cannot be stored.
 Form = Literal["unadapted", "served", "in_place"]
 
 _BATCH = 512
@@ -40,9 +40,9 @@ class Setup:
         options: The recipe.
         form: How test rows are scored.
         task: Task definition; None for the schema's first.
-        pooling: Of the embeddings that are scored; None for that of the recipe.
-        days_old: Age of the embeddings at the start of the test rows: later samples are not known
-            to them.
+        pooling: Pooling of the scored embeddings; None for that of the recipe.
+        days_old: Age of the embeddings at the start of the test rows: they do not include later
+            samples.
         replicas: Devices that share each batch; see `replicas_of`.
     """
 
@@ -55,13 +55,13 @@ class Setup:
 
     @property
     def name(self) -> str:
-        """The same for equal setups: runs are kept under it."""
+        """A name that equal setups share; runs are kept under it."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return f"{self.options.algorithm}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 class Trainer:
-    """Trains and scores setups; those that train alike, one after the other, share a model."""
+    """Trains and scores setups; consecutive setups with the same training share a model."""
 
     def __init__(self) -> None:
         self._key: Any = None
@@ -103,18 +103,20 @@ class Trainer:
 
 
 def make_cpu_devices(count: int) -> None:
-    """Splits the processor into logical devices; comes before all else that TensorFlow does."""
+    """Splits the processor into logical devices; must be called before any other use of
+    TensorFlow.
+    """
     cpu = tf.config.list_physical_devices("CPU")[0]
     devices = [tf.config.LogicalDeviceConfiguration()] * count
     tf.config.set_logical_device_configuration(cpu, devices)
 
 
 def replicas_of(count: int) -> tf.distribute.Strategy | None:
-    """A strategy of so many replicas; None for one.
+    """A strategy with `count` replicas; None for one.
 
-    They are GPUs where there are enough of them. Otherwise they are logical devices of the
-    processor, which share its cores: such replicas tell that the result is the same, and what
-    summing gradients costs, not how much faster several devices are.
+    They are GPUs if there are enough. Otherwise they are logical devices of the processor, which
+    share its cores: such replicas show that the result is the same, and the cost of summing
+    gradients, not how much faster several devices are.
 
     Raises:
         LimamlError: There are too few devices.
@@ -146,7 +148,7 @@ class _EpochClock(keras.callbacks.Callback):
         self._taken.append(time.perf_counter() - self._started)
 
     def seconds(self) -> float:
-        """The fastest epoch: the first one holds the tracing of graphs."""
+        """The fastest epoch: the first one includes the tracing of graphs."""
         return min(self._taken)
 
 
@@ -173,7 +175,7 @@ def _scores(model: TaskModel, setup: Setup, data: Data, split: str) -> Scores:
 
 
 def _without_newest(dataset: tf.data.Dataset, end: int) -> tf.data.Dataset:
-    """Support samples from `end` (milliseconds) on weigh nothing."""
+    """Sets the weights of support samples from `end` (milliseconds) on to 0."""
 
     @tf.autograph.experimental.do_not_convert
     def drop(batch: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From runs to the lines of a table: gains in per cent, by slice, and the orderings."""
+"""Summarises runs as lines of a table: gains in per cent, by slice, and the orderings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Mask = npt.NDArray[np.bool_]
 Run = Mapping[str, Any]
 
 _DAY_MS = 86_400_000
-#: A task that was silent for longer before its first test row is dormant.
+#: A task without rows for longer before its first test row is dormant.
 DORMANT_DAYS = 7.0
 #: A task with fewer earlier samples is occasional.
 OCCASIONAL = 6
@@ -40,8 +40,8 @@ def summarise(
     Returns:
         JSON types: ``lines`` (``label``, ``auc_mean``, ``auc_sd``, ``val_auc_mean``, ``slices``
         with ``rows``, ``tasks``, ``gain``, ``gain_sd``, ``gain_low``, ``gain_high`` and the
-        ``paper``'s gain, all in per cent of the reference's AUC, and ``time``, per cent of training
-        time more than the reference), ``orderings`` with whether each ``holds``.
+        ``paper``'s gain, all in per cent of the reference's AUC, and ``time``, training time in per
+        cent relative to the reference), ``orderings`` with whether each ``holds``.
     """
     by_label = {line.label: line for line in table.lines}
     lines = []

@@ -1,4 +1,4 @@
-"""What a table of the paper consists of: lines, the paper's figures, and expected orderings."""
+"""The parts of a table of the paper: lines, the paper's figures, and expected orderings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal
 
 from tfrec_limaml.reproduction.setups import Setup
 
-#: Which task records a table reads: as they are, with the task's ID as a feature, or of several
-#: task definitions.
+#: The task records of a table: plain, with the task's ID as a feature, or of several task
+#: definitions.
 Records = Literal["plain", "id", "definitions"]
 
 
@@ -19,9 +19,9 @@ class Line:
 
     Attributes:
         label: For readers; unique within its table.
-        setup: What is trained and scored.
+        setup: The trained and scored model.
         paper: The paper's gain in per cent of AUC, by slice (``"all"`` for all rows).
-        paper_time: The paper's training time in per cent more than the reference.
+        paper_time: The paper's training time in per cent relative to the reference.
         reference: Label of the line that it is compared with; None for that of the table.
     """
 
@@ -40,7 +40,7 @@ class Ordering:
         more, less: Labels of lines.
         time: Compare training times.
         slice: On these rows.
-        robust: Holds on the small simulated world too; never set for times, which drift.
+        robust: Also holds on the small simulated world; never set for times, which vary.
     """
 
     more: str
@@ -60,8 +60,8 @@ class Table:
         text: What is compared, and how it differs from the paper's experiment.
         reference: Label of the line that the others are compared with.
         lines: In order.
-        orderings: What the paper found, or what we expect.
-        records: Which task records it reads.
+        orderings: Orderings in the paper, or expected ones.
+        records: The task records of the table.
         slices: ``"all"`` rows, the ``"paper"``'s slices by test rows of the task, or ``"cohorts"``.
     """
 

@@ -1,1 +1,1 @@
-"""What the columns of a data set are."""
+"""The columns of a data set."""

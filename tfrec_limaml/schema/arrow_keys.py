@@ -19,8 +19,8 @@ UUID_BYTES = 16
 
 
 def plain(column: Column) -> pa.Array:
-    """One array of a simple type: dictionaries decoded, bytes read as UTF-8 (what is not becomes
-    null), fixed-size binaries of 16 bytes as UUIDs.
+    """One array of a simple type: dictionaries decoded, bytes read as UTF-8 (null if they are not),
+    fixed-size binaries of 16 bytes as UUIDs.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array.type, pa.BaseExtensionType):
@@ -42,7 +42,7 @@ def plain(column: Column) -> pa.Array:
 
 
 def decode_utf8(array: pa.Array) -> pa.Array:
-    """Bytes as text; null where they are not UTF-8."""
+    """Bytes as text; null if they are not UTF-8."""
     try:
         return array.cast(pa.string())
     except pa.ArrowInvalid:
@@ -50,7 +50,7 @@ def decode_utf8(array: pa.Array) -> pa.Array:
 
 
 def as_text(column: Column) -> pa.Array:
-    """`task_keys.key_text` of every value, as a string array; empty text stays empty text."""
+    """`task_keys.key_text` of every value, as a string array; empty text is kept."""
     array = plain(column)
     kind = array.type
     if pa.types.is_string(kind):
@@ -81,7 +81,7 @@ def as_keys(column: Column) -> pa.Array:
 
 
 def join_keys(parts: Sequence[Column]) -> pa.ChunkedArray:
-    """Task keys of rows whose key columns have these texts; null where one of them is null."""
+    """Task keys of rows whose key columns have these texts; null if one of them is null."""
     escaped = []
     for part in parts:
         array = part.combine_chunks() if isinstance(part, pa.ChunkedArray) else part
@@ -94,7 +94,7 @@ def join_keys(parts: Sequence[Column]) -> pa.ChunkedArray:
 
 
 def fits(keys: Column) -> Mask:
-    """Which keys a store can hold ``[n]``; null ones are none."""
+    """Which keys a store can hold ``[n]``; not null ones."""
     lengths = pc.fill_null(pc.binary_length(keys), 0)
     sizes = np.asarray(lengths)
     return np.asarray((sizes > 0) & (sizes <= task_keys.MAX_KEY_BYTES))

@@ -1,6 +1,6 @@
-"""Numbers of Arrow columns of any type, and which values are none.
+"""Numbers of Arrow columns of any type, and which values are not numbers.
 
-Nothing passes through floats that would lose digits there.
+Integers are never converted through floats if that would lose digits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def as_numbers(column: Column) -> Floats:
 def as_integers(column: Column) -> tuple[Integers, Mask]:
     """Int64 values ``[n]`` and a mask of those that are missing, not whole, or not exact.
 
-    A float from 2**53 on may stand for any of several integers, and is none of them.
+    A float from 2**53 on can be any of several integers, and is invalid.
     """
     array = plain(column)
     kind = array.type
@@ -58,7 +58,7 @@ def as_integers(column: Column) -> tuple[Integers, Mask]:
 
 
 def _floats_of_text(text: pa.Array) -> Floats:
-    try:  # what Arrow can read is read fast
+    try:  # fast, if Arrow can read all values
         return np.asarray(text.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
     except pa.ArrowInvalid:
         pass

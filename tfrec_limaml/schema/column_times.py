@@ -18,14 +18,14 @@ def _milliseconds(year: int) -> int:
     return round(dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp() * 1000)
 
 
-#: Times that a calendar can show, milliseconds; others are unreadable.
+#: Range of times that a calendar can show, milliseconds; others are invalid.
 CALENDAR = _milliseconds(1), _milliseconds(9999)
-#: Times that an interaction can plausibly have, milliseconds.
+#: Range of plausible times of interactions, milliseconds.
 PLAUSIBLE = _milliseconds(1980), _milliseconds(2100)
 
 
 def implausible(times: Integers) -> Mask:
-    """Which times ``[n]`` lie before 1980 or after 2099: a wrong unit, or none at all."""
+    """Which times ``[n]`` are before 1980 or after 2099: probably in a wrong unit."""
     return (times < PLAUSIBLE[0]) | (times >= PLAUSIBLE[1])
 
 
@@ -60,7 +60,7 @@ def _milliseconds_of_moments(array: pa.Array) -> tuple[Integers, Mask]:
 def _milliseconds_of_text(text: pa.Array) -> tuple[Integers, Mask]:
     words = pd.Series(text.to_numpy(zero_copy_only=False), dtype=object)
     parsed = pd.to_datetime(words, errors="coerce", utc=True, format="ISO8601")
-    if parsed.dtype == object:  # times that no single unit can hold
+    if parsed.dtype == object:  # times that do not fit into one unit
         parsed = pd.to_datetime(parsed, errors="coerce", utc=True)
     invalid = parsed.isna().to_numpy()
     moments = parsed.dt.tz_localize(None).to_numpy().astype("datetime64[ms]").astype(np.int64)

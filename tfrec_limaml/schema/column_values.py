@@ -1,7 +1,7 @@
-"""Turns Arrow columns of any type into the schema's types, and says which values could not be.
+"""Converts Arrow columns of any type to the schema's types, with masks of invalid values.
 
-One set of rules for ``limaml datasets prepare`` and ``limaml prepare``; docs/data.md has them as a
-table. Nothing passes through floats that would lose digits there.
+``limaml datasets prepare`` and ``limaml prepare`` share these rules; docs/data.md has them as a
+table.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def as_label(column: Column, label: Label) -> tuple[Floats, Mask]:
 
 
 def as_feature(column: Column, feature: Feature) -> tuple[pa.Array, Mask]:
-    """The feature's values in its own dtype, invalid ones replaced by its default value, and a mask
-    of those ``[n]``.
+    """The feature's values in its dtype, invalid ones replaced by its default value, and a mask of
+    those ``[n]``.
     """
     if feature.dtype == "string":
         text = as_text(joined(column, feature.separator))
@@ -52,11 +52,11 @@ def as_feature(column: Column, feature: Feature) -> tuple[pa.Array, Mask]:
 
 
 def joined(column: Column, separator: str | None) -> Column:
-    """Lists of single values as text with a separator, as multi-valued features have them; any
-    other column as it is.
+    """Lists of single values as text with a separator, the form of multi-valued features; any other
+    column unchanged.
 
-    Missing and empty values of a list are left out. A list with a value that holds the separator is
-    null: it would become other values.
+    Missing and empty values of a list are left out. A list with a value that contains the separator
+    is null: it would be split into other values.
     """
     array = plain(column)
     if separator is None or not is_list(array.type):

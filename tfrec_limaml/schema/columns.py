@@ -1,4 +1,4 @@
-"""Columns of a data set: features, the label, and what is known of the past."""
+"""Columns of a data set: features, the label and history features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Invalid = Literal["skip", "error", "fill"]
 #: epoch (UTC).
 TIMESTAMP_UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 
-#: What a history can know about a key.
+#: History features of a key.
 HISTORY_VALUES = ("rate", "count", "recency")
 
 
@@ -42,12 +42,12 @@ class Feature:
         buckets: Number of hash buckets (``encoding="hash"``).
         max_vocabulary: Keep at most this many tokens, the most frequent
             (``encoding="vocabulary"``).
-        embedding_width: ``None`` gives a one-hot vector; a number asks the blocks for an embedding
-            of that width.
+        embedding_width: ``None`` gives a one-hot vector; a number gives an embedding of that width
+            in the blocks.
         separator: Splits a string into several values (a multi-valued feature); ``None`` for
             single-valued ones.
-        table: Name of the joined feature table that holds the column; ``None`` for the interactions
-            themselves.
+        table: Name of the joined feature table that holds the column; ``None`` for the
+            interactions.
         on_invalid: What to do with a missing, NaN, infinite or unparsable value: ``"fill"`` with
             ``fill_value``, ``"skip"`` the row (counted and reported) or stop with an ``"error"``.
         fill_value: Replacement for ``on_invalid="fill"``; ``None`` means ``0.0`` for numbers and
@@ -160,20 +160,20 @@ class Label:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class History:
-    """Point-in-time history features on one key: what a feature store would hold.
+    """Point-in-time history features on one key, as in a feature store.
 
-    For key columns ``(user_id, tab)`` up to three numeric features of role ``other`` are made,
+    For key columns ``(user_id, tab)`` there are up to three numeric features of role ``other``,
     named ``history_user_id_tab_rate`` (smoothed mean label), ``..._count`` and ``..._recency``
     (days since the last row; ``-1`` without one). Each row sees only rows with a strictly earlier
     timestamp; evaluation rows see values frozen at the start of their split.
 
     Attributes:
         keys: Columns that the statistics are grouped by.
-        smoothing: Pseudo-rows at the overall mean added to the rate.
-        encoding: Of the features: ``"numeric"`` or ``"quantiles"``.
-        per_token: Whether a multi-valued key stands for each of its tokens, whose values are then
-            averaged; else its whole text is one key.
-        values: Which of ``rate``, ``count`` and ``recency`` to make; all of them by default.
+        smoothing: Number of pseudo-rows with the overall mean that are added to the rate.
+        encoding: Encoding of the features: ``"numeric"`` or ``"quantiles"``.
+        per_token: Whether each token of a multi-valued key has its own history, and their values
+            are averaged; otherwise the whole text is one key.
+        values: Which of ``rate``, ``count`` and ``recency`` to compute; all of them by default.
     """
 
     keys: tuple[str, ...]
@@ -186,7 +186,7 @@ class History:
         what = f"history on {list(self.keys)}"
         check_types(self, what)
         if not self.keys or len(set(self.keys)) < len(self.keys):
-            raise SchemaError(f"{what}: keys needs at least one column, and none of them twice")
+            raise SchemaError(f"{what}: keys needs at least one column, without duplicates")
         if self.smoothing < 0:
             raise SchemaError(f"{what}: smoothing must not be negative, received {self.smoothing}")
         if not self.values or set(self.values) - set(HISTORY_VALUES):

@@ -1,4 +1,4 @@
-"""Dataclasses from and to the plain mappings of YAML and JSON."""
+"""Conversion of dataclasses from and to the plain mappings of YAML and JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tfrec_limaml.errors import SchemaError
 
 
 def names(value: Any, what: str) -> tuple[str, ...]:
-    """A list of names as a tuple; raises `SchemaError` for anything else, a lone string too."""
+    """A list of names as a tuple; raises `SchemaError` for anything else, also for a single
+    string.
+    """
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise SchemaError(
             f"{what} must be a list of names, for example [user_id], received {value!r}"
@@ -56,8 +58,8 @@ def build(cls: type, content: Mapping[str, Any], what: str) -> Any:
 
 
 def check_types(value: Any, what: str) -> None:
-    """Raises `SchemaError` where a text, number or choice of the dataclass `value` has another type
-    than declared; `what` is what the message calls it.
+    """Raises `SchemaError` if a text, number or choice of the dataclass `value` has another type
+    than declared; messages call it `what`.
     """
     for name, allowed in _scalars(type(value)).items():  # type: ignore[arg-type]
         given = getattr(value, name)

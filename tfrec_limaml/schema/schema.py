@@ -1,9 +1,8 @@
 """The schema: one declaration of columns that training, Beam and serving share.
 
 A schema is a dataclass and a YAML file. It names the label, the timestamp, the task definitions and
-the features, says how each feature is encoded, and where (in which joined table) each feature
-lives. Its fingerprint travels in every manifest, so that artefacts made under different schemas are
-never mixed.
+the features, the encoding of each feature, and the joined table that contains it. Its fingerprint
+is part of every manifest, so that artefacts of different schemas are never mixed.
 """
 
 from __future__ import annotations
@@ -59,14 +58,14 @@ __all__ = [
     "parse_time",
 ]
 
-#: Names that features and carried columns may not have: records and requests hold something else
-#: under them.
+#: Names that features and passthrough columns may not have: records and requests use them
+#: otherwise.
 RESERVED_NAMES = frozenset({"label", "timestamp", "weight", "meta_embedding", "has_meta_embedding"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schema:
-    """Everything the toolkit must know about a data set's columns.
+    """The columns of a data set.
 
     Attributes:
         name: Short identifier.
@@ -80,8 +79,8 @@ class Schema:
         tables: Feature tables joined to the interactions: name to key column.
         history: Point-in-time history features to compute.
         weight: Optional column of per-sample weights (finite, not negative).
-        carry: Numeric columns carried along in task records for reports (float32); never an input
-            of a model.
+        carry: Passthrough columns: numeric columns in task records for reports (float32), never an
+            input of a model.
         split: Optional default date ranges.
     """
 
@@ -104,13 +103,13 @@ class Schema:
         double = sorted({n for n in columns if columns.count(n) > 1})
         if double:
             raise SchemaError(
-                f"schema {self.name!r}: names of features and carried columns must be unique, "
+                f"schema {self.name!r}: names of features and passthrough columns must be unique, "
                 f"received twice: {double}"
             )
         if reserved := sorted(RESERVED_NAMES.intersection(columns)):
             raise SchemaError(
-                f"schema {self.name!r}: {reserved} have a meaning of their own in records and "
-                "requests; rename the columns"
+                f"schema {self.name!r}: {reserved} are reserved names in records and requests; "
+                f"rename the columns"
             )
         if self.label.name in features:
             raise SchemaError(
@@ -164,16 +163,14 @@ class Schema:
         return tuple(self.tasks[name])
 
     def beside(self, definition: str, definitions: Sequence[str]) -> tuple[str, ...]:
-        """Those of some task definitions that stand beside `definition`: neither refines the
-        other.
-        """
+        """Those of some task definitions that neither refine `definition` nor are refined by it."""
         own = set(self.task_columns(definition))
         columns = {name: set(self.task_columns(name)) for name in definitions}
         return tuple(n for n, keys in columns.items() if not (own <= keys or keys <= own))
 
     def key_prefixes(self, definitions: Sequence[str]) -> dict[str, str]:
-        """What the task keys of each definition begin with where keys of all of them lie in one
-        place, such as a store: nothing, but for definitions that stand beside the first one.
+        """Prefixes of the task keys of each definition where keys of all of them are kept together,
+        such as in a store: empty, except for the second side's definition.
         """
         beside = self.beside(definitions[0], definitions)
         return {name: joint_key_prefix(name) if name in beside else "" for name in definitions}
@@ -182,15 +179,15 @@ class Schema:
         """The key columns that a nested task definition adds to those of `definition`.
 
         Raises:
-            SchemaError: `nested` does not refine `definition`, or records of `definition` lack the
-                further columns.
+            SchemaError: `nested` does not refine `definition`, or records of `definition` do not
+                have the further columns.
         """
         outer, inner = self.task_columns(definition), self.task_columns(nested)
         further = inner[len(outer) :]
         if not further or inner[: len(outer)] != outer:
             raise SchemaError(
                 f"task definition {nested!r} {list(inner)} does not refine {list(outer)}: its key "
-                "must begin with these and go on"
+                f"must begin with these columns and have more"
             )
         fit = {
             f.name for f in self.features if f.dtype in ("string", "int64") and f.separator is None
@@ -198,13 +195,13 @@ class Schema:
         if unfit := [name for name in further if name not in fit]:
             raise SchemaError(
                 f"task definition {nested!r}: {unfit} must be single-valued features of dtype "
-                "string or int64 to nest it"
+                f"string or int64"
             )
         return further
 
     def fingerprint(self) -> str:
-        """16 hex digits over everything that changes what a model sees (not the default split, not
-        carried columns).
+        """16 hex digits of a digest of everything that changes a model's input (not the default
+        split, not passthrough columns).
         """
         content = self.to_dict()
         for field in ("split", "carry"):
@@ -272,7 +269,8 @@ class Schema:
         path = Path(path)
         if not path.is_file():
             raise SchemaError(
-                f"no schema file at {path}; write one, or let `limaml datasets describe` draw one"
+                f"no schema file at {path}; write one, or generate one with `limaml datasets "
+                f"describe`"
             )
         return cls.from_yaml(read_text(path), path)
 

@@ -1,4 +1,4 @@
-"""Which rows train, validate and test."""
+"""The split into training, validation and test rows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tfrec_limaml.schema.declarations import check_types
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
     """Date ranges: ``[train_start, validation_start)``, ``[validation_start, test_start)``,
-    ``[test_start, test_end)``; or shares of each task's own rows.
+    ``[test_start, test_end)``; or shares of each task's rows.
 
-    Dates are ISO 8601 strings, UTC where they carry no offset; ``None`` leaves an end open.
+    Dates are ISO 8601 strings, UTC without an offset; ``None`` leaves an end open.
 
     Attributes:
         per_task: Shares of the rows of each task of the default definition, in time order, that are
             train, validation and test rows; instead of dates. Training rows of one task may then be
-            later than test rows of another: what is learned of items knows their future.
+            later than test rows of another, which leaks information about items.
     """
 
     validation_start: str | None = None
@@ -77,7 +77,7 @@ class Split:
 
 
 def parse_time(value: str) -> int:
-    """Milliseconds since the epoch of an ISO 8601 date or time; UTC where no offset is given."""
+    """Milliseconds since the epoch of an ISO 8601 date or time; UTC without an offset."""
     try:
         moment = dt.datetime.fromisoformat(str(value))
     except ValueError as error:

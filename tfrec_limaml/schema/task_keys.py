@@ -1,14 +1,14 @@
-"""Task keys: one canonical text for each value, wherever it comes from.
+"""Task keys: one canonical text for each value.
 
 The same member must have the same key in a CSV file, a Parquet file, a task record and a request,
-or the stored embedding is never found. The rules:
+or the stored embedding is not found. The rules:
 
-- text stays as it is; bytes are UTF-8;
+- text is unchanged; bytes are UTF-8;
 - integers are decimal digits; a whole float is the integer that it equals (``7.0`` is ``"7"``);
 - ``True`` and ``False`` are ``"true"`` and ``"false"``;
-- a UUID is its 36 characters, and any other value what ``str`` makes of it;
-- ``None``, NaN, ``NA``, infinity, empty text, and text that UTF-8 cannot hold are no value, and
-  neither are floats from 2**53 on: they may stand for any of several integers.
+- a UUID is its 36 characters, and any other value its ``str``;
+- ``None``, NaN, ``NA``, infinity, empty text, and text that cannot be encoded in UTF-8 are missing
+values, and so are floats from 2**53 on, which can be any of several integers.
 
 `tfrec_limaml.schema.arrow_keys` has the same rules for whole columns.
 """
@@ -22,9 +22,9 @@ from typing import Any
 
 from tfrec_limaml.errors import LimamlError
 
-#: LMDB's limit on a key, which every store follows.
+#: LMDB's limit on a key, which all stores use.
 MAX_KEY_BYTES = 511
-#: From here on neighbouring integers are the same float.
+#: From here on, neighbouring integers are the same float.
 EXACT_FLOATS = 2**53
 
 
@@ -55,8 +55,7 @@ def task_key(values: Sequence[Any]) -> str | None:
     percent-escaped.
 
     Returns:
-        None where a value is missing, or where a store could not hold the key (more than
-        `MAX_KEY_BYTES`).
+        None if a value is missing, or if the key is longer than `MAX_KEY_BYTES`.
     """
     parts = []
     for value in values:
@@ -84,8 +83,8 @@ def encode_task_key(values: Sequence[Any]) -> str:
 
 
 def joint_key_prefix(definition: str) -> str:
-    """What stands before the keys of a model's second definition where both definitions' keys lie
-    in one place, such as a store. No task key begins so: in keys, ``%`` is always escaped.
+    """Prefix of the keys of a model's second definition where keys of both are kept together, such
+    as in a store. No other task key begins with it: in keys, ``%`` is always escaped.
     """
     return f"%|{escape(definition)}|"
 
@@ -96,7 +95,7 @@ def decode_task_key(key: str) -> tuple[str, ...]:
 
 
 def escape(text: str) -> str:
-    """One part of a key as it stands between the ``|``."""
+    """One part of a key, as between the ``|``."""
     return text.replace("%", "%25").replace("|", "%7C")
 
 

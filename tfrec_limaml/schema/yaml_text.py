@@ -1,6 +1,4 @@
-"""YAML as declarations need it: nothing is overwritten in silence, and no text ends in a
-traceback.
-"""
+"""Reads YAML: duplicate keys and malformed texts are errors with a clear message."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from tfrec_limaml.errors import SchemaError
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice; YAML's own loader takes the last one."""
+    """Refuses duplicate keys; YAML's own loader uses the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping; raises `yaml.constructor.ConstructorError` for a repeated key."""
@@ -22,7 +20,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and keys.count(key.value) > 1:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands there twice", key.start_mark
+                    None, None, f"the key {key.value!r} occurs twice", key.start_mark
                 )
         return super().construct_mapping(node, deep)
 
@@ -46,7 +44,7 @@ def load_mapping(text: str, where: str | Path) -> Mapping[Any, Any]:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8; raises `SchemaError` naming it where it cannot be read."""
+    """A text file in UTF-8; raises `SchemaError` naming it if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,6 @@
 """Embedding stores: one protocol, two backends (LMDB and Redis).
 
-`open_store` turns an address into a store::
+`open_store` opens the store at an address::
 
     lmdb:/var/lib/limaml/store                     a folder on this machine, no server
     lmdb:/var/lib/limaml/store?dtype=float16       half the space, about three decimal digits

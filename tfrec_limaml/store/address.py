@@ -1,4 +1,4 @@
-"""Store addresses: one string on a command line names a backend, a place and its options."""
+"""Store addresses: one string names a backend, a location and its options."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def open_store(address: str) -> EmbeddingStore:
         address: ``lmdb:FOLDER``, ``redis://[user:password@]HOST:PORT/DB``, ``rediss://`` (TLS),
             ``unix://PATH``, ``redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB`` or
             ``redis+cluster://HOST:PORT,HOST:PORT`` (``rediss-sentinel``, ``rediss+cluster``: TLS),
-            with options after ``?`` (docs/store.md lists them). ``dtype`` is that of generations
-            written from now on; reading follows what each generation was written with.
+            with options after ``?`` (docs/store.md lists them). ``dtype`` applies to new
+            generations; reading uses the dtype of each generation.
 
     Raises:
-        StoreError: The address names no known backend or an unknown option.
+        StoreError: The address has an unknown backend or an unknown option.
     """
     scheme, separator, rest = address.partition(":")
     if separator and scheme == "lmdb":
@@ -50,7 +50,7 @@ def open_store(address: str) -> EmbeddingStore:
         url, _, query = address.partition("?")
         return RedisStore.from_options(url, _options(address, query, _REDIS_OPTIONS))
     raise StoreError(
-        f"store address {masked(address)!r} names no known backend; write lmdb:FOLDER or "
+        f"store address {masked(address)!r} has an unknown backend; write lmdb:FOLDER or "
         "redis://HOST:PORT/DB (with TLS rediss://; also unix://, redis-sentinel:// and "
         "redis+cluster://)"
     )

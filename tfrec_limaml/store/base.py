@@ -12,22 +12,23 @@ import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-#: Task keys to the time of each one's last interaction, milliseconds ``[n]``.
+#: Maps task keys to the times of their last interactions, milliseconds ``[n]``.
 EventTimes = Callable[[Sequence[str]], npt.NDArray[np.int64]]
 
 
 class Found(tuple[Matrix, Mask]):
-    """What a look-up found: the pair ``(embeddings, found)``, float32 ``[n, D]`` and bool ``[n]``.
+    """The result of a look-up: the pair ``(embeddings, found)``, float32 ``[n, D]`` and bool
+    ``[n]``.
 
     Attributes:
-        damaged: Values that were there but failed a check (checksum, width, not finite); they are
+        damaged: Number of values that failed a check (checksum, width, not finite); they count as
             not found.
     """
 
     damaged: int
 
     def __new__(cls, embeddings: Matrix, found: Mask, damaged: int = 0) -> Self:
-        """The pair itself is made here: a tuple cannot be filled later."""
+        """Creates the pair, since a tuple cannot be changed later."""
         made = super().__new__(cls, (embeddings, found))
         made.damaged = damaged
         return made
@@ -38,16 +39,16 @@ class Generation:
     """One published or unpublished run of the embedding job.
 
     Attributes:
-        model_version: The exported model that made the embeddings.
+        model_version: The exported model of the embeddings.
         identifier: Unique and increasing within a model version, for example
             ``20221122T035400Z``.
         count: Number of embeddings.
         embedding_dim: Width ``D``.
-        state: ``"published"`` (readable, rollback target), ``"current"`` (what readers see),
-            ``"condemned"`` (published, but found bad) or ``"lost"`` (its record is there, its data
-            are not).
+        state: ``"published"`` (readable, rollback target), ``"current"`` (visible to readers),
+            ``"condemned"`` (published, but marked as bad) or ``"lost"`` (its record exists, its
+            data do not).
         published: Seconds since the epoch.
-        checked: Whether its values carry checksums; those of release 0.1.0 do not.
+        checked: Whether its values have checksums; those of release 0.1.0 do not.
         overlay: Whether embeddings were upserted since it was published.
     """
 
@@ -63,13 +64,13 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Upserted:
-    """What became of the rows of one `EmbeddingStore.upsert`.
+    """The result of one `EmbeddingStore.upsert`.
 
     Attributes:
-        applied: Embeddings that readers see now.
-        older: Rows left out because a newer event of their task is there, or comes in the same
-            call.
-        erased: Rows left out because their task key was erased.
+        applied: Number of embeddings that are now visible.
+        older: Number of rows left out because of a newer event of their task, in the store or in
+            the same call.
+        erased: Number of rows left out because their task key was erased.
     """
 
     applied: int
@@ -79,7 +80,7 @@ class Upserted:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """A part of a store, and how many of the task keys in question it holds (or held).
+    """A part of a store, and how many of the given task keys it holds (or held).
 
     Attributes:
         model_version, generation: The generation.
@@ -96,7 +97,7 @@ class Place:
 class GenerationWriter(Protocol):
     """Writes one generation; invisible to readers until `publish`.
 
-    A context manager that aborts when left unpublished.
+    A context manager that aborts if it is left without publication.
     """
 
     identifier: str
@@ -111,18 +112,20 @@ class GenerationWriter(Protocol):
         self, expected_count: int | None = None, event_times: EventTimes | None = None
     ) -> Generation:
         """Makes the generation current by one atomic pointer move, after checking its count of
-        distinct keys (erased ones count as put).
+        distinct keys (erased ones are counted).
 
         Entries of the current generation's overlay that are newer than this generation's data are
-        taken over before the pointer moves: no member goes back in time.
+        taken over before the pointer moves, so no member's embedding gets older.
 
         Args:
             expected_count: Distinct task keys that were put.
-            event_times: Tells up to when this generation knows each of some tasks; asked for the
-                tasks of the overlay alone. Without it that is the moment the writer was opened.
+            event_times: Gives the time up to which this generation contains the interactions of
+                some tasks; called for the tasks of the overlay only. By default the time at which
+                the writer was opened.
 
         Raises:
-            ErasedMeanwhileError: Keys were erased since the writer was opened: write it again.
+            ErasedMeanwhileError: Keys were erased since the writer was opened: write the generation
+                again.
         """
 
     def abort(self) -> None:
@@ -144,11 +147,11 @@ class EmbeddingStore(Protocol):
 
     def get_many(self, keys: Sequence[str], model_version: int) -> tuple[Matrix, Mask]:
         """Embeddings ``[n, D]`` float32 (zeros where missing) and a found mask ``[n]``, all from
-        one generation; `Found` where the store counts damaged values.
+        one generation; `Found` if the store counts damaged values.
 
-        Each key is answered for itself: one that no store can hold is not found, and so is one
-        whose value is damaged. A model version without a current generation finds nothing:
-        ``[n, 0]`` and all False.
+        Keys are independent: a key that no store can hold is not found, and neither is one whose
+        value is damaged. Without a current generation of the model version nothing is found: ``[n,
+        0]`` and all False.
 
         Raises:
             StoreError: The store cannot be reached, or the current generation's data are gone.
@@ -170,29 +173,29 @@ class EmbeddingStore(Protocol):
         vectors: Matrix,
         event_times: Sequence[int],
     ) -> Upserted:
-        """Puts newer embeddings over those of the current generation; readers see them at once.
+        """Replaces embeddings of the current generation by newer ones, which readers see at once.
 
-        A newer event wins; of equal times the later call (in one call: the later row) does. The
-        entries live in the generation's overlay: `rollback` and `condemn` drop it.
+        A newer event wins; at equal times the later call (in one call: the later row). The entries
+        are in the generation's overlay, which `rollback` and `condemn` drop.
 
         Args:
             model_version: Of the embeddings.
-            generation: Name of the generation they belong to.
+            generation: Identifier of their generation.
             keys: Task keys ``[n]``.
             vectors: Embeddings ``[n, D]``.
             event_times: Milliseconds of each task's last interaction ``[n]``.
 
         Raises:
-            NotCurrentError: Another generation is current: adapt again, from its data.
+            NotCurrentError: Another generation is current: adapt again from its data.
             StoreError: Wrong shapes, values that are not finite, or the store cannot be reached.
         """
 
     def erase(self, keys: Sequence[str]) -> list[Place]:
         """Removes task keys from every generation and overlay of every model version, with the
-        keys of nested definitions that begin with them, and keeps them out from now on.
+        keys of nested definitions that begin with them, and keeps them out permanently.
 
-        Readers answer "not found" from the first step on. A call that was killed is completed by
-        calling again with the same keys.
+        Readers answer "not found" from the first step on. If a call is killed, another call with
+        the same keys completes it.
 
         Returns:
             Where keys were removed.
@@ -200,7 +203,7 @@ class EmbeddingStore(Protocol):
 
     def search(self, keys: Sequence[str]) -> list[Place]:
         """Where the store holds these task keys, or those of nested definitions that begin with
-        them; readers may already find none of them.
+        them; readers may already not find them.
         """
 
     def erased(self) -> frozenset[bytes]:
@@ -214,15 +217,15 @@ class EmbeddingStore(Protocol):
 
     def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
         """Makes another published generation current: the newest before it that is not condemned,
-        or the one named.
+        or the given one.
 
-        Going back condemns the generation that was current; one that is named is no longer
-        condemned. The overlays of both are dropped.
+        Returning to an earlier generation condemns the one that was current; the given one is no
+        longer condemned. The overlays of both are dropped.
         """
 
     def condemn(self, model_version: int, identifier: str) -> Generation:
-        """Marks a generation as bad: it does not count among those that `prune` keeps, and no
-        rollback chooses it by itself. The current one cannot be condemned.
+        """Marks a generation as bad: `prune` does not count it among those to keep, and `rollback`
+        does not choose it by default. The current one cannot be condemned.
         """
 
     def prune(self, model_version: int, keep: int = 2, grace_seconds: float = 3600.0) -> list[str]:

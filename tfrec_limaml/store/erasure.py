@@ -1,8 +1,8 @@
-"""Erased task keys: how they are remembered, and which stored keys they mean.
+"""Erased task keys: their tombstones, and the stored keys that they include.
 
 A store keeps a digest of each erased key, a *tombstone*, so that no later publication or upsert
-brings the key back. An erased key means itself and every key of a nested definition that begins
-with its parts: ``17`` means ``17|mail`` too, ``17|mail`` does not mean ``17``.
+brings the key back. An erased key includes every key of a nested definition that begins with its
+parts: ``17`` includes ``17|mail``, but ``17|mail`` does not include ``17``.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ from tfrec_limaml.store import values
 from tfrec_limaml.store.base import Mask
 
 DIGEST_BYTES = 16
-#: Between the parts of a task key.
+#: Separator of the parts of a task key.
 _SEPARATOR = b"|"
 
 
 def key_digest(key: str | bytes) -> bytes:
-    """16 bytes that stand for a task key."""
+    """A digest of a task key, 16 bytes."""
     content = key.encode() if isinstance(key, str) else key
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
 
 
 def digests_of(key: bytes) -> list[bytes]:
-    """Digests of every erased key that would mean this one: itself, and what it begins with."""
+    """Digests of all erased keys that would include this one: its own, and those of its
+    beginnings.
+    """
     parts = key.split(_SEPARATOR)
     return [key_digest(_SEPARATOR.join(parts[:stop])) for stop in range(1, len(parts) + 1)]
 
 
 class Tombstones:
-    """The erased keys of a store, as they were when they were read.
+    """The erased keys of a store at the time of reading.
 
     Args:
         digests: `key_digest` of each.
@@ -61,7 +63,7 @@ class Tombstones:
 
 
 class ErasedFilter:
-    """Keeps erased keys out of a generation that is written.
+    """Keeps erased keys out of a new generation.
 
     Args:
         tombstones: Those of the store when the writer was opened.
@@ -78,7 +80,7 @@ class ErasedFilter:
         return len(self._left_out)
 
     def kept(self, keys: Sequence[bytes], stored: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Values by key, those of erased keys left out; of one key the last."""
+        """Values by key without erased keys; the last one of each key."""
         rows = dict(zip(keys, stored, strict=True))
         if len(self.tombstones):
             names = list(rows)
@@ -88,8 +90,8 @@ class ErasedFilter:
         return rows
 
     def opened(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-        """The moment the writer was opened, for each key ``[n]``: `EventTimes` where none are
-        given.
+        """The time at which the writer was opened, for each key ``[n]``: the default
+        `EventTimes`.
         """
         return np.full(len(keys), self._opened)
 
@@ -106,5 +108,5 @@ def is_meant(stored: bytes, erased: Collection[bytes]) -> bool:
 
 
 def nested_prefix(key: bytes) -> bytes:
-    """What the keys of nested definitions of a task begin with."""
+    """Prefix of the keys of a task's nested definitions."""
     return key + _SEPARATOR

@@ -1,4 +1,4 @@
-"""What both backends store of a generation: its record, as JSON."""
+"""The record of a generation, as JSON, in both backends."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tfrec_limaml.store.base import Generation
 DTYPES = ("float32", "float16")
 
 
-#: Format of the values that are written: 2 has checksums, 1 (release 0.1.0) has none.
+#: Format of new values: 2 has checksums, 1 (release 0.1.0) has none.
 FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """A generation as stored: what readers must know to decode its values.
+    """A generation as stored, with everything that readers need to decode its values.
 
     Attributes:
-        format: `FORMAT` of its values; records of release 0.1.0 do not name it.
-        condemned: When it was found bad (seconds since the epoch); 0 if it was not.
-        overlay: Names the overlay of embeddings that were upserted; empty without any.
-        data: Ends the name of the LMDB folder of a generation that was rewritten; empty otherwise.
-        erasing: Whether it may hold keys that were erased: readers ask for tombstones.
+        format: `FORMAT` of its values; missing in records of release 0.1.0.
+        condemned: When it was condemned (seconds since the epoch); 0 if it was not.
+        overlay: Token of the overlay of upserted embeddings; empty without one.
+        data: Suffix of the LMDB folder of a rewritten generation; empty otherwise.
+        erasing: Whether it may contain erased keys: readers then check tombstones.
     """
 
     model_version: int
@@ -49,7 +49,7 @@ class Record:
         return json.dumps(dataclasses.asdict(self), sort_keys=True).encode()
 
     @classmethod
-    @functools.lru_cache(maxsize=256)  # readers decode the same few records again and again
+    @functools.lru_cache(maxsize=256)  # readers decode the same few records repeatedly
     def from_bytes(cls, content: bytes) -> Record:
         """Inverse of `to_bytes`."""
         try:
@@ -69,7 +69,7 @@ class Record:
         return record
 
     def check_version(self, model_version: int) -> Record:
-        """Itself; raises `StoreError` where it belongs to another model version."""
+        """Returns itself; raises `StoreError` if it belongs to another model version."""
         if self.model_version != model_version:
             raise StoreError(
                 f"the current generation of model version {model_version} is a record of version "
@@ -112,13 +112,13 @@ class Record:
 
     @functools.cached_property
     def header(self) -> bytes:
-        """What the generation's own data say of it."""
+        """The generation's description inside its data."""
         parts = (self.model_version, self.identifier, self.embedding_dim, self.dtype)
         return json.dumps(parts).encode()
 
     @functools.cached_property
     def seed(self) -> int:
-        """Where checksums start: another generation's values do not pass."""
+        """Initial value of checksums, so that values of other generations fail."""
         return zlib.crc32(self.header)
 
 
@@ -130,9 +130,9 @@ def check_dtype(dtype: str) -> str:
 
 
 def pointed_to(content: bytes | None, model_version: int) -> Record | None:
-    """The record that a pointer holds, where there is one.
+    """The record in a pointer, if there is one.
 
     Raises:
-        StoreError: It is another model version's.
+        StoreError: It belongs to another model version.
     """
     return None if content is None else Record.from_bytes(content).check_version(model_version)

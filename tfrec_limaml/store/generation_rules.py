@@ -20,7 +20,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def check_new(model_version: int, embedding_dim: int) -> None:
-    """Raises `StoreError` for a generation that cannot be."""
+    """Raises `StoreError` for invalid settings of a generation."""
     if model_version < 1 or embedding_dim < 1:
         raise StoreError(
             f"model_version and embedding_dim must be positive, received {model_version} and "
@@ -29,9 +29,9 @@ def check_new(model_version: int, embedding_dim: int) -> None:
 
 
 def choose_identifier(requested: str | None, published: Collection[str]) -> str:
-    """A checked or new identifier that sorts after every published one.
+    """Checks the requested identifier, or creates one that sorts after all published ones.
 
-    New ones are the time, ``20221122T035400Z``, with ``-001``... appended where that is taken.
+    New ones are the time, ``20221122T035400Z``, with ``-001``... appended if that is taken.
     """
     newest = max(published, default="")
     if requested is None:
@@ -64,7 +64,7 @@ def new_record(
     identifier: str | None,
     published: Collection[str],
 ) -> Record:
-    """Record of a generation that is about to be written; see `choose_identifier`."""
+    """Record of a new generation; see `choose_identifier`."""
     return Record(
         model_version=model_version,
         identifier=choose_identifier(identifier, published),
@@ -77,7 +77,7 @@ def new_record(
 
 
 def check_count(identifier: str, count: int, expected: int | None, erased: int) -> None:
-    """Raises `StoreError` where a generation does not hold what it should; `erased` keys were left
+    """Raises `StoreError` if a generation has a wrong number of keys; `erased` keys were left
     out.
     """
     if expected is not None and count + erased != expected:
@@ -90,7 +90,7 @@ def check_count(identifier: str, count: int, expected: int | None, erased: int) 
 
 
 def check_upsert(record: Record | None, generation: str, model_version: int) -> Record:
-    """The current generation's record; raises where it is not the one to upsert into."""
+    """The current generation's record; raises if it is not the given one."""
     if record is None or record.identifier != generation:
         current = None if record is None else record.identifier
         raise NotCurrentError(
@@ -133,8 +133,8 @@ def rollback_target(
 def after_rollback(
     published: Sequence[Record], current: str | None, target: Record, now: float
 ) -> tuple[Record, list[Record]]:
-    """The target as it is to be stored, and the records that change with it: going back condemns
-    the generation that was current.
+    """The new record of the target, and all records that change: returning to an earlier generation
+    condemns the one that was current.
     """
     target = dataclasses.replace(target, condemned=0.0, overlay="")
     changed = [target]
@@ -149,11 +149,11 @@ def after_rollback(
 def to_condemn(
     published: Sequence[Record], current: str | None, identifier: str, model_version: int
 ) -> Record:
-    """The published generation that is to be condemned."""
+    """The published generation to condemn."""
     if identifier == current:
         raise StoreError(
             f"generation {identifier!r} of model version {model_version} is current: roll back to "
-            "another one, which condemns it"
+            f"another one, which condemns this one"
         )
     return rollback_target(published, current, identifier, model_version)
 
@@ -161,8 +161,8 @@ def to_condemn(
 def prunable(
     published: Sequence[Record], current: str | None, keep: int, older_than: float
 ) -> list[Record]:
-    """Published generations that may go: condemned, or not among the newest `keep` others; not
-    current, and published before `older_than`.
+    """Published generations that may be removed: condemned, or not among the newest `keep` others;
+    not current, and published before `older_than`.
     """
     if keep < 1:
         raise StoreError(f"keep must be at least 1, received {keep}")

@@ -1,4 +1,4 @@
-"""Which generations a store folder holds, and which one is current."""
+"""The generations of a store folder, and the current ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tfrec_limaml.store.lmdb_environment import Environments
 _CURRENT = "current/"
 _RECORD = "record/"
 _ERASED = b"erased/"
-#: Of a key whose erasure has not come to its end, and of one that is gone.
+#: States of an unfinished and of a finished erasure of a key.
 _PENDING, _DONE = b"pending", b"done"
 
 
@@ -28,7 +28,7 @@ class LmdbCatalog:
     """Records and pointers in one small environment.
 
     Args:
-        path: Its folder, inside the store's.
+        path: The catalog's folder, inside the store's.
         environments: Open it.
     """
 
@@ -37,11 +37,11 @@ class LmdbCatalog:
         self._environments = environments
 
     def is_published(self, model_version: int, folder: str) -> bool:
-        """Whether a folder holds the data of a generation that was published."""
+        """Whether a folder has the data of a published generation."""
         return folder in {record.folder for record in self.records(model_version)}
 
     def current(self, model_version: int) -> Record | None:
-        """The record that readers see; raises `StoreError` where it is another version's."""
+        """The record that readers see; raises `StoreError` if it belongs to another version."""
         return pointed_to(self._read(_pointed_to, model_version), model_version)
 
     def current_name(self, model_version: int) -> str | None:
@@ -65,7 +65,7 @@ class LmdbCatalog:
         return Tombstones(name.removeprefix(_ERASED) for name in entries)
 
     def tombstones_of(self, keys: Sequence[bytes]) -> Tombstones:
-        """Those of the tombstones that mean any of some keys."""
+        """The tombstones that include any of the given keys."""
         digests = {digest for key in keys for digest in digests_of(key)}
 
         def read(transaction: Any) -> list[bytes]:
@@ -74,14 +74,16 @@ class LmdbCatalog:
         return Tombstones(self._read(read) or ())
 
     def begin_erasure(self, digests: Iterable[bytes]) -> None:
-        """Writes tombstones, and tells readers of every generation to ask for them."""
+        """Writes tombstones, and makes readers of all generations check them."""
         with self.writing() as transaction:
             for each in digests:
                 transaction.put(_ERASED + each, _PENDING)
             _set_erasing(transaction, True)
 
     def end_erasure(self, digests: Iterable[bytes]) -> None:
-        """After the last key is gone; while another erasure is unfinished, readers go on asking."""
+        """Finishes an erasure; while another one is unfinished, readers keep checking
+        tombstones.
+        """
         with self.writing() as transaction:
             for each in digests:
                 transaction.put(_ERASED + each, _DONE)
@@ -118,11 +120,11 @@ class LmdbCatalog:
             ) from error
 
     def publish(self, record: Record, erased: int) -> None:
-        """Makes a finished generation current in one transaction on the catalog; the overlay of
-        the one before is dropped.
+        """Makes a finished generation current in one transaction on the catalog; the previous one's
+        overlay is dropped.
 
         Raises:
-            ErasedMeanwhileError: The number of tombstones is not `erased` any more.
+            ErasedMeanwhileError: The number of tombstones is no longer `erased`.
         """
         with self.writing() as transaction:
             if len(_below(transaction, _ERASED)) != erased:
@@ -136,7 +138,7 @@ class LmdbCatalog:
             transaction.put(_pointer(record.model_version), record.identifier.encode())
 
     def replace(self, record: Record) -> None:
-        """Writes a record anew; the caller holds the lock of the store's writers."""
+        """Replaces a record; the caller holds the lock of the store's writers."""
         with self.writing() as transaction:
             _put(transaction, record)
 
@@ -149,13 +151,15 @@ class LmdbCatalog:
         pointer: str | None = None,
         removed: Iterable[Record] = (),
     ) -> None:
-        """Writes, points to and removes records in one transaction, if `current` still is."""
+        """Writes, points to and removes records in one transaction, if `current` is still
+        current.
+        """
         with self.writing() as transaction:
             held = transaction.get(_pointer(model_version))
             if held != (None if current is None else current.encode()):
                 raise StoreError(
-                    f"model version {model_version} was published or rolled back meanwhile; try "
-                    "again"
+                    f"model version {model_version} was published or rolled back in the meantime; "
+                    f"try again"
                 )
             for record in changed:
                 _put(transaction, record)
@@ -192,7 +196,7 @@ def _put(transaction: Any, record: Record) -> None:
 
 
 def _below(transaction: Any, prefix: bytes) -> dict[bytes, bytes]:
-    """Everything whose name begins with a prefix, in the order of the names."""
+    """All entries whose name begins with a prefix, in the order of names."""
     entries, cursor = {}, transaction.cursor()
     more = cursor.set_range(prefix)
     while more and cursor.key().startswith(prefix):

@@ -1,6 +1,6 @@
 """Handles of LMDB environments.
 
-LMDB forbids opening one environment twice in a process, and using a handle after a fork. Handles
+LMDB does not allow a process to open an environment twice, or to use a handle after a fork. Handles
 are therefore shared by path and process, and closed with the last user.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import lmdb
 
-# Address space, not disk space: a file grows with what is written.
+# Address space, not disk space: files grow as needed.
 _GENERATION_MAP_BYTES = 1 << 40
 _CATALOG_MAP_BYTES = 1 << 26
 
@@ -24,7 +24,7 @@ _users: dict[tuple[int, Path], int] = {}
 
 
 def _let_go_after_fork() -> None:
-    """Inherited handles are the parent's: closing them here frees their names in this process
+    """Closes inherited handles of the parent process, which frees their paths in this process
     only.
     """
     global _lock
@@ -57,8 +57,8 @@ class Environments:
         return self.changing(path, create, _GENERATION_MAP_BYTES)
 
     def changing(self, path: Path, create: bool, map_bytes: int) -> Any:
-        """An environment that changes, opened for reading and writing (`FileNotFoundError` where
-        there is none and `create` is False).
+        """An environment that changes, opened for reading and writing (`FileNotFoundError` if there
+        is none and `create` is False).
         """
         known = self._mine.get((os.getpid(), path))
         if known is not None:
@@ -85,7 +85,7 @@ class Environments:
 
         Args:
             path: Its folder.
-            check: Called with the environment when it is opened; raises where it is not usable.
+            check: Called with the opened environment; raises if it is not usable.
         """
         self._forget_removed()
         return self._get(
@@ -100,7 +100,7 @@ class Environments:
         )
 
     def forget(self, path: Path) -> None:
-        """Lets go of an environment that is about to be removed."""
+        """Closes an environment before its removal."""
         self._release((os.getpid(), path))
 
     def _forget_removed(self) -> None:
@@ -110,7 +110,7 @@ class Environments:
                 self._release(name)
 
     def close(self) -> None:
-        """Lets go of all environments."""
+        """Closes all environments."""
         for name in list(self._mine):
             self._release(name)
 
@@ -153,7 +153,9 @@ class Environments:
 
 
 def _check_length(path: Path, environment: Any) -> None:
-    """A file shorter than its pages is not read: touching what is missing would end the process."""
+    """Refuses a file that is shorter than its pages: reading missing pages would crash the
+    process.
+    """
     pages = environment.info()["last_pgno"] + 1
     needed = pages * environment.stat()["psize"]
     size = (path / "data.mdb").stat().st_size

@@ -1,9 +1,9 @@
-"""Erasure in the LMDB backend: generations and overlays are written anew without the keys.
+"""Erasure in the LMDB backend: rewrites generations and overlays without the keys.
 
-Tombstones come first, and every generation's record tells readers to ask for them. Then one
-generation after another is copied into a folder of another name, its record names the new folder,
-and the old one is removed. The tombstones' state says last that the keys are gone. A process that
-is killed leaves readers asking for tombstones; the next erasure of the same keys completes it.
+Tombstones come first, and every generation's record makes readers check them. Then one generation
+after another is copied to a new folder, its record is changed to the new folder, and the old one is
+removed. Finally the state of the tombstones changes to finished. If the process is killed, readers
+keep checking tombstones; the next erasure of the same keys completes it.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class LmdbErasure:
         """See `EmbeddingStore.erase`."""
         wanted = to_erase(keys)
         digests = list(map(key_digest, wanted))
-        with holding(self._folder / "erasure.lock"):  # one erasure after another
-            # Under the lock, so that no record is written back without the sign for readers.
+        with holding(self._folder / "erasure.lock"):  # one erasure at a time
+            # Under the lock, so that no record is written back without `erasing`.
             with self._overlays.writing():
                 self._catalog.begin_erasure(digests)
             places = []
@@ -81,18 +81,18 @@ class LmdbErasure:
         return places
 
     def _rewrite(self, record: Record, wanted: list[bytes]) -> list[Place]:
-        """Writes one generation anew where it holds any of the keys."""
+        """Rewrites one generation if it holds any of the keys."""
         try:
             in_data = self._in_data(record, wanted)
         except (FileNotFoundError, lmdb.Error):
-            in_data = 0  # its data are gone, or pruned meanwhile
+            in_data = 0  # its data are gone, or were pruned in the meantime
         if not in_data:
             return self._switch(record, record, 0, wanted)
         copied = dataclasses.replace(record, data=new_token())
         path = self._path(copied)
         lock = Path(f"{path}.lock")
         try:
-            # Held, so that `LmdbStore` does not take the folder for a dead writer's.
+            # Held, so that `LmdbStore` does not treat the folder as that of a dead writer.
             with open_locked(lock, "a"):
                 self._copy(record, path, wanted)
                 places = self._switch(record, copied, in_data, wanted)
@@ -105,7 +105,7 @@ class LmdbErasure:
         return places
 
     def _copy(self, record: Record, path: Path, wanted: list[bytes]) -> None:
-        """Copies a generation's data without the keys, onto the disk."""
+        """Copies a generation's data without the keys, and syncs them to disk."""
         environment = lmdb_environment.open_writable(path)
         try:
             erased = functools.partial(is_meant, erased=frozenset(wanted))
@@ -117,7 +117,7 @@ class LmdbErasure:
     def _switch(
         self, record: Record, copied: Record, in_data: int, wanted: list[bytes]
     ) -> list[Place]:
-        """Makes a generation's record name the copied data and an overlay without the keys."""
+        """Changes a generation's record to the copied data and an overlay without the keys."""
         with self._overlays.writing():
             records = self._catalog.records(record.model_version)
             latest = next((r for r in records if r.identifier == record.identifier), None)
@@ -161,7 +161,7 @@ class LmdbErasure:
 
 
 def _meant_by(cursor: Any, key: bytes) -> list[bytes]:
-    """The stored keys that an erased key means."""
+    """The stored keys that an erased key includes."""
     keys = [key] if cursor.set_key(key) else []
     prefix = nested_prefix(key)
     more = cursor.set_range(prefix)

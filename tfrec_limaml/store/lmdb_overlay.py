@@ -1,9 +1,9 @@
-"""Overlays of the LMDB backend: one environment per generation that was upserted into.
+"""Overlays of the LMDB backend: one environment per generation with upserts.
 
 ``<folder>/overlays/<version>/<identifier>~<token>/`` maps task keys to the entries of
-`tfrec_limaml.store.overlay`. The generation's record names the token; a folder that no record names
-is not read, and goes with the next `remove_dead`. All that writes overlays, moves pointers or
-rewrites generations holds one lock, ``<folder>/writers.lock``.
+`tfrec_limaml.store.overlay`. The generation's record has the token; folders without a record are
+not read, and the next `remove_dead` removes them. One lock, ``<folder>/writers.lock``, is held
+while overlays are written, pointers move or generations are rewritten.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _READERS = 8
 
 
 def new_token() -> str:
-    """A name that no folder had before: readers keep handles by path."""
+    """A new, unique name: readers keep handles by path."""
     return secrets.token_hex(6)
 
 
@@ -62,7 +62,7 @@ class LmdbOverlays:
             raise StoreError(f"cannot write the store folder {self._folder}: {error}") from error
 
     def read(self, record: Record, keys: Sequence[bytes]) -> overlay.Entries:
-        """The entries of those of some keys that the overlay has.
+        """The entries of the given keys in the overlay.
 
         Raises:
             OSError, lmdb.Error: The overlay is gone.
@@ -71,7 +71,7 @@ class LmdbOverlays:
         reader = self._readers.get(name)
         if reader is None:
             environment = self._environments.overlay(self.path(record), create=False)
-            # One for each model version is enough; another one is made when it is asked for.
+            # One for each model version is enough; others are created on demand.
             self._readers = dict(list(self._readers.items())[-_READERS:])
             reader = self._readers[name] = OverlayReader(self.path(record), environment)
         return reader.read(keys)
@@ -108,8 +108,8 @@ class LmdbOverlays:
         return counts
 
     def take_over(self, record: Record, event_times: EventTimes, tombstones: Tombstones) -> Record:
-        """`record`, which is about to be published, with an overlay of what is newer than its data
-        in that of the current generation; the caller holds the lock.
+        """`record` of a generation to publish, with an overlay of those entries of the current
+        overlay that are newer than its data; the caller holds the lock.
         """
         before = self._catalog.current(record.model_version)
         if before is None or not before.overlay:
@@ -119,9 +119,7 @@ class LmdbOverlays:
         return self.with_entries(record, entries)
 
     def with_entries(self, record: Record, entries: overlay.Entries) -> Record:
-        """`record` with an overlay that is made of these entries; without one where there are
-        none.
-        """
+        """`record` with an overlay of these entries; without one if there are none."""
         if not entries:
             return record.without_overlay()
         record = dataclasses.replace(record, overlay=new_token())
@@ -130,12 +128,12 @@ class LmdbOverlays:
         return record
 
     def _create(self, record: Record, entries: overlay.Entries) -> None:
-        """A first overlay: readers see it once the record names it."""
+        """Creates an overlay; readers see it once the record has its token."""
         if entries:
             self._catalog.replace(self.with_entries(record, entries))
 
     def remove_dead(self, model_version: int) -> None:
-        """Removes the overlays that no record names; the caller holds the lock."""
+        """Removes the overlays without a record; the caller holds the lock."""
         live = {self.path(r) for r in self._catalog.records(model_version) if r.overlay}
         for path in (self._folder / "overlays" / str(model_version)).glob("*"):
             if path not in live:
@@ -164,8 +162,8 @@ def without(entries: overlay.Entries, is_erased: Callable[[bytes], bool]) -> ove
 
 
 def copy_without(source: Any, target: Any, is_erased: Callable[[bytes], bool]) -> int:
-    """Copies a generation's environment, in order, without the keys that are erased; returns how
-    many were left out.
+    """Copies a generation's environment, in order, without erased keys; returns the number of left
+    out keys.
     """
     removed = 0
     batch: list[tuple[bytes, bytes]] = []

@@ -1,8 +1,8 @@
 """Look-ups in an overlay of the LMDB backend.
 
-The environment holds task keys, and behind them the log: ``0xfe`` and eight bytes of position, with
-the key that was new there. A file of eight bytes beside it says how many there are, so that a
-reader sees in memory whether it knows them all.
+The environment holds task keys, followed by the log: ``0xfe`` and eight bytes of position, with the
+key that was added. A file of eight bytes beside it holds their number, so a reader can tell from
+memory whether it knows all of them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tfrec_limaml.store.overlay import Entries
 
 _COUNT_FILE = "count"
 _COUNT = struct.Struct("<Q")
-#: Not UTF-8, so that no task key begins with it.
+#: Not UTF-8, so no task key begins with it.
 _LOG = b"\xfe"
 _POSITION = struct.Struct(">Q")
 
 
 class OverlayReader:
-    """The keys of one overlay, and the way to their entries.
+    """The keys of one overlay, and access to their entries.
 
     Args:
         path: Its folder.
@@ -39,7 +39,7 @@ class OverlayReader:
         self._lock = threading.Lock()
 
     def read(self, asked: Sequence[bytes]) -> Entries:
-        """The entries of those of some keys that are in the overlay."""
+        """The entries of the given keys in the overlay."""
         if _COUNT.unpack_from(self._count)[0] != len(self._keys):
             self._follow()
         there = self._keys.intersection(asked)
@@ -60,7 +60,7 @@ class OverlayReader:
 
 
 def write(path: Path, environment: Any, entries: Entries, new: Iterable[bytes]) -> None:
-    """Puts entries into an overlay, and those of their keys that are new to it into the log."""
+    """Writes entries to an overlay, and their new keys to the log."""
     with environment.begin(write=True) as transaction:
         cursor = transaction.cursor()
         count = _POSITION.unpack(cursor.key()[1:])[0] + 1 if _at_log(cursor) else 0
@@ -68,7 +68,7 @@ def write(path: Path, environment: Any, entries: Entries, new: Iterable[bytes]) 
         for key in new:
             cursor.put(_log_name(count), key)
             count += 1
-    # Last: a reader that sees the number finds what it counts.
+    # Last: readers that see the number must find these log entries.
     with open(path / _COUNT_FILE, "r+b" if (path / _COUNT_FILE).exists() else "w+b") as file:
         file.write(_COUNT.pack(count))
 
@@ -80,7 +80,7 @@ def entries_in(environment: Any) -> Entries:
 
 
 def _at_log(cursor: Any) -> bool:
-    """Moves to the last key; whether that is one of the log."""
+    """Moves to the last key; returns whether it belongs to the log."""
     return bool(cursor.last()) and cursor.key().startswith(_LOG)
 
 

@@ -46,14 +46,14 @@ class LmdbStore:
 
     Args:
         folder: Created when the first generation is written.
-        dtype: ``"float32"`` or ``"float16"`` for generations written from now on.
+        dtype: ``"float32"`` or ``"float16"`` for new generations.
     """
 
-    #: Reads come from this machine's memory and disk: a ranker need not guard against a hang.
+    #: Reads use this machine's memory and disk: a ranker needs no time limit.
     local = True
 
     def __init__(self, folder: str | Path, dtype: str = "float32") -> None:
-        # One name for one folder: LMDB refuses to open an environment twice in a process.
+        # One path per folder: LMDB refuses to open an environment twice in a process.
         self.folder = Path(folder).resolve()
         self.dtype = check_dtype(dtype)
         self._environments = lmdb_environment.Environments()
@@ -67,7 +67,7 @@ class LmdbStore:
         """See `EmbeddingStore.get_many`."""
         encoded = values.encode_asked(keys)
         reason: BaseException | None = None
-        # A generation pruned between the pointer's read and the opening is looked up again.
+        # Repeats the look-up if the generation was pruned between reading the pointer and opening.
         for _ in range(3):
             record = self._catalog.current(model_version)
             if record is None:
@@ -172,7 +172,7 @@ class LmdbStore:
         return record.generation(current=False)
 
     def prune(self, model_version: int, keep: int = 2, grace_seconds: float = 3600.0) -> list[str]:
-        """See `EmbeddingStore.prune`; what dead writers left behind goes too."""
+        """See `EmbeddingStore.prune`; also removes remains of dead writers."""
         self._remove_dead(model_version)
         with self._overlays.writing():
             current = self._catalog.current_name(model_version)
@@ -191,8 +191,8 @@ class LmdbStore:
         self._environments.close()
 
     def _environment(self, record: Record, remedy: str = "publish anew") -> Any:
-        """A generation's data; raises OSError, `lmdb.Error` or `StoreError` where they are not
-        its own.
+        """A generation's data; raises OSError, `lmdb.Error` or `StoreError` if they are missing or
+        not its own.
         """
         path = self._path(record)
         known = self._environments.known(path)
@@ -217,8 +217,8 @@ class LmdbStore:
         return record.generation(record.identifier == current, lost)
 
     def publish(self, record: Record, event_times: EventTimes, tombstones: Tombstones) -> None:
-        """Makes a finished generation current in one transaction on the catalog, after it took over
-        what is newer than its data; `tombstones` are those it was written with.
+        """Makes a finished generation current in one transaction on the catalog, after taking over
+        newer overlay entries; `tombstones` are those with which it was written.
         """
         with self._overlays.writing():
             record = self._overlays.take_over(record, event_times, tombstones)
@@ -242,7 +242,7 @@ class LmdbStore:
             if not lock.exists() and self._catalog.is_published(model_version, name):
                 continue
             with contextlib.suppress(StoreError, FileNotFoundError), open_locked(lock, "a"):
-                # Asked under the lock: the writer may have published until now.
+                # Checked under the lock: the writer may have published in the meantime.
                 if self._catalog.is_published(model_version, name):
                     lock.unlink()
                 else:

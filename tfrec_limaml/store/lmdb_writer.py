@@ -43,8 +43,8 @@ class LmdbWriter(SingleUse):
             self._lock = open_locked(self._lock_path, "a")
             shutil.rmtree(self._path, ignore_errors=True)
             self._environment = lmdb_environment.open_writable(self._path)
-            # One transaction for the whole generation: every commit in between would copy most
-            # pages of the tree again.
+            # One transaction for the whole generation: each further commit would copy most pages of
+            # the tree again.
             self._transaction = self._environment.begin(write=True)
         except (lmdb.Error, OSError) as error:
             self._release()
@@ -54,7 +54,7 @@ class LmdbWriter(SingleUse):
     def put(self, keys: Sequence[str], embeddings: Matrix) -> None:
         """See `GenerationWriter.put`; from the thread that opened the generation.
 
-        Batches of some ten thousand rows are the fastest.
+        Batches of about ten thousand rows are the fastest.
         """
         self._check_open()
         encoded = values.encode_keys(keys)
@@ -70,13 +70,13 @@ class LmdbWriter(SingleUse):
     def publish(
         self, expected_count: int | None = None, event_times: EventTimes | None = None
     ) -> Generation:
-        """See `GenerationWriter.publish`. What was put is on disk before the pointer moves."""
+        """See `GenerationWriter.publish`. All data are on disk before the pointer moves."""
         self._check_open()
         database = self._environment.open_db(txn=self._transaction)
         count = int(self._transaction.stat(database)["entries"])
         generation_rules.check_count(self.identifier, count, expected_count, self._filter.left_out)
         try:
-            # Last, as it sorts last: pages fill up where keys come in order.
+            # Last, as it sorts last: pages are filled if keys come in order.
             self._transaction.put(values.HEADER, self._record.header)
             self._transaction.commit()
             self._environment.sync(True)
@@ -107,7 +107,9 @@ class LmdbWriter(SingleUse):
 
 
 def open_locked(path: Path, mode: str) -> IO[str]:
-    """Opens a file and takes its exclusive lock, or raises `StoreError` where somebody holds it."""
+    """Opens a file and takes its exclusive lock, or raises `StoreError` if another process holds
+    it.
+    """
     while True:
         file = open(path, mode)  # noqa: SIM115 - the caller holds it
         try:
@@ -117,8 +119,7 @@ def open_locked(path: Path, mode: str) -> IO[str]:
             raise StoreError(
                 f"{path} is held by another process that is still writing; wait for it, or stop it"
             ) from error
-        # The file may have been removed between opening and locking: then the lock protects
-        # nothing.
+        # If the file was removed between opening and locking, the lock has no effect.
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             return file
         file.close()

@@ -1,12 +1,12 @@
-"""What both backends' overlays share: the stored entry, which of two is newer, and what a new
-generation takes over.
+"""Common rules of both backends' overlays: stored entries, which of two is newer, and which ones a
+new generation takes over.
 
-Readers keep the keys of an overlay in memory and follow a log of new ones: asking a second time for
-every key that is not there would cost up to half of a look-up.
+Readers keep the keys of an overlay in memory and follow a log of new ones: a second query for every
+missing key would cost up to half of a look-up.
 
 An entry is the value as a generation stores it (vector and checksum, see `values`), the event time
-in milliseconds (eight bytes) and four bytes of CRC-32 that cover key and time. Readers take the
-value from its front and check it as any other; the time is for writers.
+in milliseconds (eight bytes) and four bytes of CRC-32 that cover key and time. Readers use the
+value at its front and check it like others; the time is for writers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tfrec_limaml.store.generation_record import Record
 
 _TIME = struct.Struct("<q")
 _CHECKSUM = struct.Struct("<I")
-#: What an entry is longer by than a generation's value.
+#: Number of bytes by which an entry is longer than a generation's value.
 _TAIL_BYTES = _TIME.size + _CHECKSUM.size
 _VALUE_CHECKSUM_BYTES = 4
 
@@ -40,10 +40,10 @@ def entries_of(
     record: Record,
     tombstones: Tombstones,
 ) -> tuple[Entries, Upserted]:
-    """The newest entry of each key of one call, erased keys left out.
+    """The newest entry of each key of one call, without erased keys.
 
     Returns:
-        The entries, and the counts as if all of them were newer than what is stored.
+        The entries, and the counts if all of them are newer than the stored ones.
 
     Raises:
         StoreError: Wrong shapes or values; see `values.encode_values`.
@@ -71,7 +71,7 @@ def entries_of(
 def newer_ones(
     entries: Entries, held: Sequence[bytes | None], counts: Upserted, record: Record
 ) -> tuple[Entries, Upserted]:
-    """The entries that replace what is `held` under their keys; equal times do."""
+    """The entries that replace those in `held`: newer ones and those with equal times."""
     kept = {
         key: entry
         for (key, entry), old in zip(entries.items(), held, strict=True)
@@ -87,7 +87,7 @@ def _is_newer(key: bytes, entry: bytes, old: bytes, record: Record) -> bool:
 
 
 def value_of(entry: bytes, record: Record) -> bytes:
-    """The front of an entry, which a generation's readers decode."""
+    """The value at the front of an entry."""
     return entry[: record.vector_bytes + _VALUE_CHECKSUM_BYTES]
 
 
@@ -97,15 +97,13 @@ def merged(
     value_under: Callable[[bytes], bytes | None],
     record: Record,
 ) -> list[bytes | None]:
-    """The values of keys: those of an overlay's entries, where there are any, else a
-    generation's.
-    """
+    """The values of keys: those of the overlay, if there are any, otherwise the generation's."""
     width = record.vector_bytes + _VALUE_CHECKSUM_BYTES
     return [newer[key][:width] if key in newer else value_under(key) for key in keys]
 
 
 def event_time(key: bytes, entry: bytes, record: Record) -> int | None:
-    """Milliseconds of an entry's event; None where it is damaged."""
+    """Milliseconds of an entry's event; None if the entry is damaged."""
     if len(entry) != record.vector_bytes + _VALUE_CHECKSUM_BYTES + _TAIL_BYTES:
         return None
     time = _TIME.unpack_from(entry, len(entry) - _TAIL_BYTES)[0]
@@ -124,8 +122,8 @@ def taken_over(
     event_times: EventTimes,
     tombstones: Tombstones,
 ) -> Entries:
-    """Entries of the overlay of `before` that are newer than the data of `record`, written for
-    it. Damaged ones stay behind, and so do all of them where the widths differ.
+    """Entries of the overlay of `before` that are newer than the data of `record`, converted for
+    it. Damaged entries are left out, and all of them if the widths differ.
     """
     times = {key: event_time(key, entry, before) for key, entry in held.items()}
     keys = [key for key, time in times.items() if time is not None]

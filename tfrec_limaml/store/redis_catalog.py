@@ -1,4 +1,4 @@
-"""Which generations a Redis holds, and which one is current."""
+"""The generations in a Redis, and the current ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfrec_limaml.store.base import Generation
 from tfrec_limaml.store.erasure import Tombstones
 from tfrec_limaml.store.generation_record import Record, pointed_to
 
-# Readers may be in the middle of a look-up that began before an overlay was dropped.
+# Readers may still be in a look-up that began before an overlay was dropped.
 _OVERLAY_REMAINS_MS = 60_000
 
 
@@ -20,7 +20,7 @@ class RedisCatalog:
     """Records and pointers below a prefix; the keys are described in `redis_store`.
 
     Args:
-        client: A Redis client; its errors pass.
+        client: A Redis client; its errors are not caught.
         prefix: First part of every key.
     """
 
@@ -41,8 +41,8 @@ class RedisCatalog:
         return self.key(record.model_version, f"overlay:{record.identifier}:{record.overlay}")
 
     def log_key(self, record: Record) -> str:
-        """The list of an overlay's keys, in the order they came; its first item is the generation's
-        header.
+        """The list of an overlay's keys, in the order of arrival; its first item is the
+        generation's header.
         """
         return self.log_beside(self.overlay_key(record))
 
@@ -57,7 +57,7 @@ class RedisCatalog:
 
     @property
     def erasing_key(self) -> str:
-        """The set of tombstones whose erasure has not come to its end."""
+        """The set of tombstones of unfinished erasures."""
         return f"{self.prefix}:erasing"
 
     def tombstones(self) -> Tombstones:
@@ -65,12 +65,12 @@ class RedisCatalog:
         return Tombstones(self.client.smembers(self.erased_key))
 
     def versions(self) -> list[int]:
-        """Model versions that were ever published."""
+        """All model versions that were ever published."""
         return sorted(map(int, self.client.smembers(f"{self.prefix}:versions")))
 
     def hashes(self, model_version: int, kind: str) -> list[tuple[str, str]]:
-        """Identifier and Redis key of every hash of a kind (``data`` or ``overlay``), those
-        included that no record names.
+        """Identifier and Redis key of every hash of a kind (``data`` or ``overlay``), also of those
+        without a record.
         """
         stem = self.key(model_version, f"{kind}:")
         matching = self.client.scan_iter(match=f"{escape(stem)}*", count=1000, _type="HASH")
@@ -78,7 +78,7 @@ class RedisCatalog:
         return [(name.removeprefix(stem).partition(":")[0], name) for name in names]
 
     def current(self, model_version: int) -> Record | None:
-        """The record that readers see; raises `StoreError` where it is another version's."""
+        """The record that readers see; raises `StoreError` if it belongs to another version."""
         content = self.client.get(self.key(model_version, "current"))
         return pointed_to(content, model_version)
 
@@ -88,7 +88,7 @@ class RedisCatalog:
         return None if record is None else record.identifier
 
     def listed(self, records: Sequence[Record], current: str | None) -> list[Generation]:
-        """The public view of records, those whose data are gone as lost."""
+        """The public view of records; those whose data are gone are lost."""
         pipeline = self.client.pipeline(transaction=False)
         for record in records:
             pipeline.exists(self.data_key(record.model_version, record.identifier))
@@ -105,7 +105,7 @@ class RedisCatalog:
         return sorted(records, key=lambda record: record.identifier)
 
     def remove_dead(self, model_version: int) -> None:
-        """Drops data that is neither published nor held by a writer's lease."""
+        """Removes data that are neither published nor held by a writer's lease."""
         published = {record.identifier for record in self.records(model_version)}
         stem = self.data_key(model_version, "")
         for name in self.client.scan_iter(match=f"{escape(stem)}*", count=1000):
@@ -114,7 +114,7 @@ class RedisCatalog:
                 self.key(model_version, f"writer:{identifier}")
             ):
                 continue
-            # Asked again after the lease: it may have ended by publishing.
+            # Checked again after the lease, which may have ended by publication.
             if not self.client.hexists(self.key(model_version, "generations"), identifier):
                 self.client.unlink(name)
 
@@ -127,10 +127,10 @@ class RedisCatalog:
         pointer: tuple[Record, int | None] | None = None,
         removed: Iterable[Record] = (),
     ) -> None:
-        """Writes, points to and removes records in one transaction, if `current` still is.
+        """Writes, points to and removes records in one transaction, if `current` is still current.
 
-        `pointer` comes with the milliseconds that its data have to live. Overlays that the changed
-        records name no more are dropped.
+        `pointer` comes with the time to live of its data in milliseconds. Overlays that the changed
+        records no longer name are dropped.
         """
         changed = list(changed)
         place = self.key(model_version, "current")
@@ -159,16 +159,16 @@ class RedisCatalog:
 def drop_overlay(
     catalog: RedisCatalog, pipeline: Any, before: Record | None, now: Record | None
 ) -> None:
-    """Lets the overlay of a record expire, unless the record that replaces it names it too."""
+    """Lets the overlay of a record expire, unless the new record has the same one."""
     if before is not None and before.overlay and (now is None or now.overlay != before.overlay):
         for key in (catalog.overlay_key(before), catalog.log_key(before)):
             pipeline.pexpire(key, _OVERLAY_REMAINS_MS)
 
 
 def _meanwhile(model_version: int) -> str:
-    return f"model version {model_version} was published or rolled back meanwhile; try again"
+    return f"model version {model_version} was published or rolled back in the meantime; try again"
 
 
 def escape(text: str) -> str:
-    """Takes the meaning from the characters that Redis patterns give one."""
+    """Escapes the special characters of Redis patterns."""
     return "".join(f"\\{c}" if c in "*?[]\\^-" else c for c in text)

@@ -1,4 +1,4 @@
-"""From a store address to a Redis client: plain, TLS, a socket file, Sentinel, or a Cluster."""
+"""Connects to Redis at a store address: plain, TLS, a socket file, Sentinel, or a Cluster."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from redis.sentinel import Sentinel
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.secrets import masked
 
-#: Options of an address that are for TLS, and what redis-py calls them.
+#: TLS options of an address, and their names in redis-py.
 TLS_OPTIONS = {
     "tls_ca": "ssl_ca_certs",
     "tls_certificate": "ssl_certfile",
     "tls_key": "ssl_keyfile",
 }
-#: What a client may raise.
+#: Errors of a client.
 ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 SENTINEL = ("redis-sentinel", "rediss-sentinel")
 CLUSTER = ("redis+cluster", "rediss+cluster")
@@ -41,15 +41,14 @@ def connect(
         url: ``redis://``, ``unix://``, ``redis-sentinel://`` or ``redis+cluster://``; with TLS
             ``rediss://``, ``rediss-sentinel://`` or ``rediss+cluster://``.
         timeout: Seconds to connect, and for one command.
-        tls: Files by the names of `TLS_OPTIONS`.
+        tls: Files by name in `TLS_OPTIONS`.
         db: Number of the database, for ``unix://``.
-        sentinel: ``username`` and ``password`` of the sentinels, where they want one.
+        sentinel: ``username`` and ``password`` of the sentinels, if needed.
 
     Raises:
-        StoreError: The address cannot be read; passwords are not part of the message.
+        StoreError: The address is invalid; the message contains no passwords.
     """
-    # One quick second try: a connection that went stale is replaced; a server that is gone is
-    # reported soon.
+    # One quick retry: replaces a stale connection; a missing server is reported soon.
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
@@ -79,7 +78,7 @@ def connect(
     except (ValueError, IndexError, redis.RedisError) as error:
         if isinstance(error, StoreError):
             raise
-        # The error's own words may quote a part of the password.
+        # The error's message may contain a part of the password.
         raise StoreError(
             f"cannot read the store address {masked(url)!r}: write "
             "redis://[user:password@]HOST:PORT/DB, with / ? # @ in a password percent-encoded"
@@ -87,7 +86,7 @@ def connect(
 
 
 def secret_of(url: str) -> str:
-    """The password of an address as it is sent; empty without one."""
+    """The decoded password of an address; empty without one."""
     try:
         return unquote(urlsplit(url).password or "")
     except ValueError:
@@ -97,8 +96,8 @@ def secret_of(url: str) -> str:
 def _through_sentinel(
     parts: SplitResult, options: Mapping[str, Any], sentinel: Mapping[str, str]
 ) -> Any:
-    """A client that asks the sentinels for the master before it connects; the address's account is
-    the master's.
+    """A client that asks the sentinels for the master before connecting; user and password of the
+    address are those of the master.
     """
     user, _, hosts = parts.netloc.rpartition("@")
     service, _, db = parts.path.lstrip("/").partition("/")
@@ -114,7 +113,7 @@ def _through_sentinel(
 
 
 def _cluster(parts: SplitResult, options: Mapping[str, Any]) -> Any:
-    """A client of the cluster that one of the given nodes belongs to."""
+    """A client of the cluster of the given nodes."""
     user, _, hosts = parts.netloc.rpartition("@")
     if not hosts or parts.path.strip("/"):
         raise StoreError(
@@ -144,7 +143,7 @@ def _hosts(text: str, port: int) -> list[tuple[str, int]]:
 
 
 class _OnFirstUse:
-    """A client that is made when it is first used, as making one connects it."""
+    """A client that is created on first use, since creating one connects it."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make, self._client = make, None
@@ -155,6 +154,6 @@ class _OnFirstUse:
         return getattr(self._client, name)
 
     def close(self) -> None:
-        """Closes the client, where there is one."""
+        """Closes the client, if there is one."""
         if self._client is not None:
             self._client.close()

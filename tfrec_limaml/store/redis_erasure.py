@@ -1,9 +1,9 @@
-"""Erasure in the Redis backend: tombstones, then every hash without the keys.
+"""Erasure in the Redis backend: tombstones first, then deletion from all hashes.
 
-Tombstones come first, and every generation's record tells readers to ask for them. Then the fields
-go from all hashes, those included that no record names. The set of unfinished tombstones says last
-that the keys are gone. A process that is killed leaves readers asking for tombstones; the next
-erasure of the same keys completes it.
+Tombstones come first, and every generation's record makes readers check them. Then the fields are
+deleted from all hashes, also from those without a record. Finally the set of unfinished tombstones
+is updated. If the process is killed, readers keep checking tombstones; the next erasure of the same
+keys completes it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tfrec_limaml.store.redis_store import RedisStore
 
 _FIELDS_PER_COMMAND = 512
-#: Up to so many erased keys, Redis looks for nested ones; beyond, all keys are looked at here.
+#: Up to this number of erased keys Redis searches for nested ones; for more, all keys are checked
+#: here.
 _MOST_PATTERNS = 4
 
 
@@ -59,7 +60,7 @@ def search(store: RedisStore, keys: Sequence[str]) -> list[Place]:
 
 
 def _holding(store: RedisStore, wanted: list[bytes]) -> Iterator[tuple[Place, str, list[bytes]]]:
-    """Every hash that holds any of some keys, its Redis key, and which fields they are."""
+    """Every hash with any of the given keys: its description, its Redis key and these fields."""
     for version in store.catalog.versions():
         for part in ("data", "overlay"):
             for identifier, key in store.catalog.hashes(version, part):
@@ -88,7 +89,7 @@ def _fields(client: Any, key: str, wanted: list[bytes]) -> list[bytes]:
 
 
 def _write_anew(store: RedisStore, place: Place, key: str, wanted: list[bytes]) -> None:
-    """Puts an overlay without the keys in place of one, whose log names them too."""
+    """Replaces an overlay by one without the keys, also in its log."""
     catalog, erased, version = store.catalog, frozenset(wanted), place.model_version
     generations, pointer = catalog.key(version, "generations"), catalog.key(version, "current")
 
@@ -114,8 +115,8 @@ def _write_anew(store: RedisStore, place: Place, key: str, wanted: list[bytes]) 
 
 
 def _set_erasing(store: RedisStore, version: int, erasing: bool) -> None:
-    """Tells readers of a version's generations to ask for tombstones, or not to (unless another
-    erasure is unfinished); numbers of members are counted anew.
+    """Makes readers of a version's generations check tombstones, or stop (unless another erasure is
+    unfinished), and updates the numbers of members.
     """
     catalog, client = store.catalog, store.client
 

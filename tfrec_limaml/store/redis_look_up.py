@@ -1,4 +1,4 @@
-"""One look-up in the Redis backend: what is asked for, and what the answers mean."""
+"""One look-up in the Redis backend: its commands, and their answers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
 
 
 class LookUp:
-    """Asks for some fields of a generation, of its overlay, and for tombstones where these matter.
+    """Queries some fields of a generation and its overlay, and tombstones if needed.
 
     Args:
         catalog: The store's.
         record: The generation's.
-        fields: Encoded task keys, one at least.
-        reader: Of its overlay, or None.
-        pipeline: Gets the commands.
+        fields: Encoded task keys, at least one.
+        reader: Reader of its overlay, or None.
+        pipeline: Receives the commands.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class LookUp:
             pipeline.smismember(catalog.erased_key, self._marks)
 
     def answer(self, answers: list[Any]) -> Found | None:
-        """What the commands were answered; None where the data are gone: a generation whose hash
-        is gone is not one without members.
+        """The values from the answers; None if the data are gone: a missing hash is not a
+        generation without members.
         """
         record, fields = self._record, self._fields
         newer = {} if self._overlay is None else self._overlay.entries(answers)

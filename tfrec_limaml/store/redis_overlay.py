@@ -1,8 +1,8 @@
 """Overlays of the Redis backend: a second hash beside a generation's, and the list of its keys.
 
-Changes are optimistic: what they rest on (pointer, tombstones, overlay) is watched, and a change
-that came in between means reading again. So an upsert lands in the generation that is current at
-that moment, or not at all.
+Changes are optimistic: the keys that they depend on (pointer, tombstones, overlay) are watched, and
+after a change in between they start again. So an upsert is applied to the current generation, or
+not at all.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ATTEMPTS, _LONGEST_WAIT_SECONDS = 200, 0.05
 
 
 def watched(client: Any, work: Callable[[Any], _Result]) -> _Result:
-    """The result of `work`, which gets a pipeline, watches keys and executes; again while they
-    change in between.
+    """The result of `work`, which gets a pipeline, watches keys and executes; repeated while the
+    keys change in between.
 
     Raises:
-        StoreError: They changed all the time.
+        StoreError: They changed in all attempts.
     """
     for _ in range(_ATTEMPTS):
         with client.pipeline(transaction=True) as pipeline:
@@ -74,7 +74,7 @@ def upsert(
             entries, counts = overlay.newer_ones(entries, held, counts, record)
         if not entries:
             return counts
-        # Milliseconds to live; negative where the data do not expire.
+        # Milliseconds to live; negative if the data do not expire.
         left_ms = store.client.pttl(catalog.data_key(model_version, generation))
         pipeline.multi()
         named = record if record.overlay else with_token(record)
@@ -97,17 +97,17 @@ def publish(
     tombstones: Tombstones,
     finish: Callable[[Any, Record], None],
 ) -> Record:
-    """Takes over what is newer than a generation's data and moves the pointer, together.
+    """Takes over newer overlay entries and moves the pointer, atomically.
 
     Args:
         store: The store.
-        record: Of the new generation, whose data are complete.
-        event_times: What it knows.
-        tombstones: Those that it was written with.
+        record: Record of the new generation, whose data are complete.
+        event_times: See `GenerationWriter.publish`.
+        tombstones: Those with which it was written.
         finish: Adds the commands that publish a record to a transaction.
 
     Raises:
-        ErasedMeanwhileError: There are other tombstones now.
+        ErasedMeanwhileError: The tombstones have changed.
     """
     catalog = store.catalog
 
@@ -137,13 +137,13 @@ def publish(
 
 
 def check_tombstones(store: RedisStore, record: Record, tombstones: Tombstones) -> None:
-    """Raises `ErasedMeanwhileError` where there are other tombstones now."""
+    """Raises `ErasedMeanwhileError` if the tombstones have changed."""
     if store.client.scard(store.catalog.erased_key) != len(tombstones):
         raise ErasedMeanwhileError(generation_rules.ERASED_MEANWHILE.format(record.identifier))
 
 
 def with_token(record: Record) -> Record:
-    """`record` with the name of an overlay that was not there before."""
+    """`record` with the token of a new overlay."""
     return dataclasses.replace(record, overlay=secrets.token_hex(6))
 
 
@@ -162,8 +162,8 @@ def write(
     log: list[bytes],
     left_ms: int,
 ) -> None:
-    """Adds the commands that put entries into an overlay, which lives as long as the data, and
-    items to its log.
+    """Adds the commands that write entries to an overlay, which expires with the data, and items to
+    its log.
     """
     key, rows = catalog.overlay_key(record), list(entries.items())
     for start in range(0, len(rows), _FIELDS_PER_COMMAND):

@@ -1,8 +1,8 @@
 """Look-ups in an overlay of the Redis backend.
 
-The client knows the overlay's keys and asks for the entries of those alone, and for what came to
-the list of keys since, in the round trip of the look-up. Where a key that was asked for has come
-since, a second round trip fetches it.
+The client knows the overlay's keys. In the round trip of a look-up it queries the entries of known
+keys, and the new items of the list of keys. If a requested key is new, a second round trip fetches
+it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tfrec_limaml.store.redis_catalog import RedisCatalog
 
 
 class RedisOverlayReader:
-    """What a client knows of one overlay.
+    """A client's knowledge of one overlay.
 
     Args:
         catalog: The store's.
-        record: The generation's, which names the overlay.
+        record: The record of the generation with the overlay.
     """
 
     def __init__(self, catalog: RedisCatalog, record: Record) -> None:
@@ -33,8 +33,8 @@ class RedisOverlayReader:
 
     def ask(self, pipeline: Any, fields: Sequence[bytes]) -> Asked:
         """Adds the commands of one look-up."""
-        # From the last item that is known: an empty answer means that the list is gone. Read before
-        # the keys, which other threads add to.
+        # From the last known item: an empty answer means that the list is gone. Read before the
+        # keys, to which other threads add.
         start = max(self._seen - 1, 0)
         known = self._keys.intersection(fields)
         pipeline.lrange(self._log, start, -1)
@@ -43,7 +43,7 @@ class RedisOverlayReader:
         return Asked(self, fields, known, start)
 
     def follow(self, start: int, items: Sequence[bytes]) -> set[bytes]:
-        """Takes note of the list's items from `start` on; returns those that may be new."""
+        """Adds the list's items from `start` on; returns those that may be new."""
         with self._lock:
             if start == 0 and items and items[0] != self._header:
                 return set()
@@ -54,13 +54,13 @@ class RedisOverlayReader:
         return set(items)
 
     def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Entries, by a round trip of their own."""
+        """Entries, in a separate round trip."""
         entries: list[bytes | None] = self._client.hmget(self._hash, keys)
         return entries
 
 
 class Asked:
-    """One look-up under way.
+    """A look-up in progress.
 
     Attributes:
         known: Those of the fields that are known to be in the overlay.
@@ -73,8 +73,8 @@ class Asked:
         self._reader, self._fields, self._start = reader, fields, start
 
     def entries(self, answers: list[Any]) -> Entries | None:
-        """The entries of the fields that the overlay has, from the front of the answers; None where
-        the overlay is gone.
+        """The entries of the fields in the overlay, from the front of the answers; None if the
+        overlay is gone.
         """
         items = answers.pop(0)
         held = dict(zip(self.known, answers.pop(0) if self.known else (), strict=True))

@@ -11,12 +11,13 @@ Keys, below a prefix (``limaml`` by default)::
     <prefix>:versions                        set of model versions
     <prefix>:erased, <prefix>:erasing        sets of tombstones, and of those not yet carried out
 
-One HMGET reads one hash, hence one generation; the pointer and the values of the generation that
-was current last time are asked for in one round trip. Every data hash expires: an abandoned one
-after a day, a published one after ``ttl``, together with the pointer to it.
+One HMGET reads one hash, hence one generation; one round trip reads the pointer and the values of
+the generation that was current at the last read.
+Every data hash expires: an abandoned one after a day, a published one after ``ttl``, together with
+the pointer to it.
 
-In a Redis Cluster all keys of a store have one hash tag, ``{<prefix>}``, and so lie in one slot:
-only there can they change together.
+In a Redis Cluster all keys of a store have one hash tag, ``{<prefix>}``, and so share one slot:
+only then can they change together.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _GONE = (
     "Redis (deleted, evicted or replaced), {0.count} members with them: publish anew, or roll back"
 )
 _NUMBERS = ("ttl", "lease", "timeout")
-#: Longest time that an option may give: Redis counts milliseconds in 64 bits.
+#: Longest time for an option: Redis counts milliseconds in 64 bits.
 _LONGEST_SECONDS = 1e11
 
 
@@ -58,16 +59,16 @@ class RedisStore:
         url: ``redis://HOST:PORT/DB``, ``rediss://`` (TLS), ``unix://PATH`` or
             ``redis-sentinel://HOST:PORT,.../SERVICE/DB``, ``redis+cluster://HOST:PORT,...``.
         prefix: First part of every key; in a cluster it becomes their hash tag.
-        dtype: ``"float32"`` or ``"float16"`` for generations written from now on.
-        ttl: Seconds after its publication that a generation lives: the backstop for a job that
-            stopped for good.
+        dtype: ``"float32"`` or ``"float16"`` for new generations.
+        ttl: Seconds after which a published generation expires, in case its job no longer runs.
         lease: Seconds without a `put` after which a writer counts as dead.
         timeout: Seconds to wait for the server.
         db: Number of the database, for ``unix://``.
         tls_ca: Authorities to trust (a PEM file), for ``rediss://``.
         tls_certificate: Client certificate, for mutual TLS.
         tls_key: Client key, for mutual TLS.
-        sentinel_user: User of the sentinels, where they have one; the address's is the master's.
+        sentinel_user: User of the sentinels, if they have one; that of the address is for the
+            master.
         sentinel_password: Password of the sentinels.
     """
 
@@ -93,7 +94,7 @@ class RedisStore:
                     f"{name} must be a positive number of seconds (below {_LONGEST_SECONDS:g}), "
                     f"received {value}"
                 )
-        # A cluster changes keys together only where their hash tags agree.
+        # A cluster changes keys together only if they have the same hash tag.
         cluster = url.partition(":")[0] in CLUSTER and "{" not in prefix
         self.prefix = f"{{{prefix}}}" if cluster else prefix
         self.dtype = check_dtype(dtype)
@@ -112,7 +113,7 @@ class RedisStore:
 
     @classmethod
     def from_options(cls, url: str, options: Mapping[str, str]) -> RedisStore:
-        """From the text options of a store address."""
+        """A store with the options of a store address, as text."""
         arguments: dict[str, Any] = dict(options)
         for name in arguments.keys() & set(_NUMBERS):
             try:
@@ -156,7 +157,7 @@ class RedisStore:
         )
 
     def _overlay_of(self, record: Record) -> RedisOverlayReader | None:
-        """What is known of a generation's overlay; None where it has none."""
+        """The reader of a generation's overlay; None if it has none."""
         if not record.overlay:
             return None
         token, reader = self._overlays.get(record.model_version, ("", None))
@@ -260,7 +261,7 @@ class RedisStore:
             return record.generation(current=False)
 
     def prune(self, model_version: int, keep: int = 2, grace_seconds: float = 3600.0) -> list[str]:
-        """See `EmbeddingStore.prune`; what dead writers left behind goes too."""
+        """See `EmbeddingStore.prune`; also removes remains of dead writers."""
         with self.errors():
             self.catalog.remove_dead(model_version)
             current = self.catalog.current_name(model_version)
@@ -284,7 +285,7 @@ class RedisStore:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turns the client's errors into `StoreError` with the server's address (without a
+        """Converts the client's errors to `StoreError` with the server's address (without a
         password).
         """
         try:

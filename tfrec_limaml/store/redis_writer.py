@@ -75,7 +75,7 @@ class RedisWriter(SingleUse):
         store = self._store
         with store.errors():
             self._renew()
-            # First: an erasure removes keys from unpublished data too, which changes their number.
+            # First: an erasure also removes keys from unpublished data, which changes their number.
             redis_overlay.check_tombstones(store, self._record, self._filter.tombstones)
             count = int(store.client.hlen(self._data)) - 1  # without the header
             generation_rules.check_count(
@@ -104,7 +104,7 @@ class RedisWriter(SingleUse):
     def abort(self) -> None:
         """See `GenerationWriter.abort`.
 
-        An unreachable server drops the data itself, by its expiry.
+        On an unreachable server the data expire.
         """
         if self._open:
             self._open = False
@@ -118,7 +118,7 @@ class RedisWriter(SingleUse):
         if self._store.client.get(self._lease) != self._token:
             self._open = False
             raise StoreError(
-                f"the lease on generation {self.identifier!r} ran out between two writes; start "
-                "again, with a longer lease if need be"
+                f"the lease on generation {self.identifier!r} expired between two writes; start "
+                f"again, if necessary with a longer lease"
             )
         self._store.client.pexpire(self._lease, self._store.lease_ms)

@@ -1,14 +1,14 @@
-"""Keeps user names and passwords of store addresses out of messages and logs."""
+"""Removes user names and passwords of store addresses from messages and logs."""
 
 from __future__ import annotations
 
 import re
 
-# From the slashes to the last @: a password that was not percent-encoded may hold either.
+# From the slashes to the last @: a password that is not percent-encoded may contain both.
 _ACCOUNT = re.compile(r"(?<=//)\S*@")
 _PASSWORD = re.compile(r"(?i)(?<=password=)[^&\s'\"]*")
 
 
 def masked(address: str) -> str:
-    """An address, or a text that quotes one, without user names and passwords."""
+    """An address, or a text with addresses, without user names and passwords."""
     return _PASSWORD.sub("***", _ACCOUNT.sub("***@", address))

@@ -1,4 +1,4 @@
-"""What the writers of both backends have in common: they publish or abort once."""
+"""Base class of both backends' writers, which publish or abort once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tfrec_limaml.errors import StoreError
 
 
 class SingleUse:
-    """A writer of one generation, which is aborted where its `with` block ends unpublished.
+    """A writer of one generation, which is aborted if its `with` block ends without publication.
 
     Attributes:
         identifier: The generation's.

@@ -1,8 +1,8 @@
-"""Keys and vectors as both backends store them.
+"""Stored form of keys and vectors in both backends.
 
 A stored value is the vector's little-endian floats and four bytes of CRC-32. The checksum covers
-the generation (model version, identifier, width, element type) and the task key too: a record of
-another version, or of another member, does not pass for this one's.
+the generation (model version, identifier, width, element type) and the task key too: a value of
+another version or another member fails the check.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.base import Found, Matrix
 from tfrec_limaml.store.generation_record import Record
 
-#: LMDB's own limit on a key; Redis follows it so that a store can be moved from one backend to the
-#: other.
+#: LMDB's limit on a key; it also applies to Redis, so that a store can be moved between backends.
 MAX_KEY_BYTES = 511
-#: Names the generation inside its own data. Not UTF-8, so that it is no task key.
+#: Key of the generation's header inside its data. Not UTF-8, so it cannot be a task key.
 HEADER = b"\xff"
 
-# Stands for a key that cannot be stored: not UTF-8 either, and never written.
+# Replaces keys that cannot be stored: also not UTF-8, and never written.
 _NOBODY = b"\xfe"
 _CHECKSUM_BYTES = 4
 # The CRC-32 of any content followed by its own CRC-32 in little-endian order.
@@ -34,7 +33,7 @@ _INTACT = frozenset({_RESIDUE})
 
 
 def encode_keys(keys: Sequence[str]) -> list[bytes]:
-    """UTF-8 of keys to be written; raises `StoreError` on one that cannot be stored."""
+    """UTF-8 of keys to write; raises `StoreError` if one cannot be stored."""
     for key in keys:
         if not is_storable(key):
             raise StoreError(
@@ -45,14 +44,14 @@ def encode_keys(keys: Sequence[str]) -> list[bytes]:
 
 
 def encode_asked(keys: Sequence[str]) -> list[bytes]:
-    """UTF-8 of keys to be looked up; one that cannot be stored becomes a key that nobody has."""
+    """UTF-8 of keys to look up; one that cannot be stored becomes a key that never exists."""
     try:
         encoded = list(map(str.encode, keys))
         lengths = set(map(len, encoded))
         if not lengths or (min(lengths) > 0 and max(lengths) <= MAX_KEY_BYTES):
             return encoded
     except UnicodeEncodeError:
-        pass  # looked at one by one below
+        pass  # checked one by one below
     return [key.encode() if is_storable(key) else _NOBODY for key in keys]
 
 
@@ -95,7 +94,7 @@ def _checked(keys: Sequence[str], embeddings: npt.ArrayLike, record: Record) -> 
     if bad.size:
         raise StoreError(
             f"{bad.size} of {len(keys)} embeddings are not finite as {record.dtype}, the first "
-            f"that of task {keys[bad[0]]!r}; drop them first"
+            f"one of task {keys[bad[0]]!r}; remove them first"
         )
     return stored
 
@@ -107,7 +106,7 @@ def decode_values(keys: Sequence[bytes], values: Sequence[bytes | None], record:
     if checked and None not in values:
         present = cast("Sequence[bytes]", values)
         if set(map(len, present)) <= {width} and _passing(keys, present, record.seed) <= _INTACT:
-            # By far the most frequent case.
+            # By far the most common case.
             return Found(_matrix(present, record, width), np.ones(len(values), np.bool_))
     return _decode_one_by_one(keys, values, record, width)
 
@@ -134,7 +133,7 @@ def _decode_one_by_one(
 
 
 def _matrix(values: Sequence[bytes], record: Record, width: int) -> Matrix:
-    # A bytearray, so that the caller may write to what he gets without another copy of it.
+    # A bytearray, so that the caller may write to the result without a copy.
     rows = np.frombuffer(bytearray().join(values), record.stored_dtype)
     rows = rows.reshape(len(values), width // record.stored_dtype.itemsize)
     matrix: Matrix = np.ascontiguousarray(rows[:, : record.embedding_dim], np.float32)

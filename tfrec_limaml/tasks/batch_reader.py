@@ -58,16 +58,16 @@ class BatchReader:
         return (*self._of_support, *carried)
 
     def batches(self, records: tf.data.Dataset, number: tf.Tensor) -> tf.data.Dataset:
-        """One pass over the records. Order and splits depend on the seed and the number of the
-        pass, int64, alone.
+        """One pass over the records. Order and splits depend only on the seed and the number of the
+        pass, int64.
         """
         size = self.batch_size * BATCHES_PER_CHUNK
         seeds = tf.random.stateless_uniform(
             [2], tf.stack([tf.constant(self.seed, tf.int64), number]), 0, 2**62, tf.int64
         )
         if self.shuffle:
-            # Of the graph of one pass, not of the program: its seed would be mixed in.
-            tf.random.set_seed(self.seed + 1)  # with 0 TensorFlow would compare tensors
+            # The seed of the graph of one pass; the global seed would be mixed in otherwise.
+            tf.random.set_seed(self.seed + 1)  # TensorFlow would compare tensors with a seed of 0
             records = records.shuffle(4 * size, seeds[0], reshuffle_each_iteration=False)
         # One chunk ahead of each stage, so that reading, parsing and padding run in parallel.
         chunks = (
@@ -100,7 +100,7 @@ class BatchReader:
         )
         if self.in_order:
             order = tf.range(tf.size(tasks.counts))
-        else:  # in predictions, the support part is the longer and dearer one
+        else:  # in predictions, the support part is longer and costs more
             order = tf.argsort(support if self.with_keys else tasks.counts, stable=True)
         wanted = (record_format.WEIGHT, record_format.TIMESTAMP, *self._of_query)
         columns = {name: tasks.columns[name] for name in dict.fromkeys(wanted)}
@@ -109,7 +109,7 @@ class BatchReader:
 
     def _support_share(self, keys: tf.Tensor, number: tf.Tensor) -> tf.Tensor | float:
         """Each task's share of support samples: drawn from its key, the seed and the number of the
-        pass, so that neither order nor number of workers changes it.
+        pass, so it depends neither on the order nor on the number of workers.
         """
         low, high = self.support_range
         if low == high:

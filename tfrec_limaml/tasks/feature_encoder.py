@@ -1,6 +1,4 @@
-"""Raw columns to encoded features, inside the graph, so that training, Beam and serving cannot
-differ.
-"""
+"""Encodes raw columns inside the graph, so that training, Beam and serving cannot differ."""
 
 from __future__ import annotations
 
@@ -24,11 +22,11 @@ DTYPES = {"string": tf.string, "int64": tf.int64, "float32": tf.float32}
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class FeatureEncoder(keras.layers.Layer):
-    """Encodes rows as their schema says, with statistics of the training data.
+    """Encodes rows by their schema, with statistics of the training data.
 
-    Numeric features are normalised; categorical ones become one-hot (multi-hot) vectors, or ids
-    where the schema asks for an embedding. All dense vectors of one role are concatenated in the
-    schema's order.
+    Numeric features are normalised; categorical ones become one-hot (multi-hot) vectors, or ids if
+    the schema declares an embedding. All dense vectors of one role are concatenated in the schema's
+    order.
 
     Args:
         schema: The columns (a `Schema` or its dictionary).
@@ -63,7 +61,7 @@ class FeatureEncoder(keras.layers.Layer):
         }
         self._integers = self._integer_table()
         together = self._integers.names if self._integers else ()
-        # Numbered: a column's name need not be a layer's.
+        # Numbered: a column's name need not be a valid layer name.
         self._lookups = {
             f.name: self._lookup(f, f"lookup_{i}")
             for i, f in enumerate(self.schema.all_features)
@@ -89,8 +87,8 @@ class FeatureEncoder(keras.layers.Layer):
         return encoded
 
     def encode_role(self, role: str, columns: Columns) -> dict[str, tf.Tensor]:
-        """The part of the output that features of one role make; columns of other features are not
-        needed, and may have other numbers of rows.
+        """The output for the features of one role; columns of other features are not needed, and
+        may have other numbers of rows.
         """
         features = [f for f in self.schema.all_features if f.role == role]
         dense = encode_numbers([self._number(f) for f in features if not f.categorical], columns)
@@ -111,7 +109,7 @@ class FeatureEncoder(keras.layers.Layer):
         return self._lookups[feature.name](values)
 
     def further_key(self, nested: str, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """What a nested definition's task key holds behind the task's own key and a ``|``, string
+        """The part of a nested definition's task key after the task's key and a ``|``, string
         ``[N]``.
         """
         texts = [
@@ -128,7 +126,7 @@ class FeatureEncoder(keras.layers.Layer):
 
     @property
     def output_shapes(self) -> dict[str, tuple[int | None, ...]]:
-        """Shapes of the output, for building blocks before any data are seen."""
+        """Shapes of the output, for building blocks without data."""
         widths = {META: 0, OTHER: 0}
         shapes: dict[str, tuple[int | None, ...]] = {}
         for feature in self.schema.all_features:
@@ -150,8 +148,8 @@ class FeatureEncoder(keras.layers.Layer):
         return feature.buckets if feature.encoding == "hash" else len(self._vocabulary(feature)) + 1
 
     def counts(self, feature: Feature) -> list[int] | None:
-        """Training rows of each id of a vocabulary feature, 0 for unknown values; None for others
-        and where the statistics do not tell.
+        """Training rows of each id of a vocabulary feature, 0 for unknown values; None for other
+        features and without counts in the statistics.
         """
         if feature.encoding != "vocabulary" or "counts" not in self._entry(feature):
             return None

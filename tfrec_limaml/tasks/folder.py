@@ -7,7 +7,7 @@
     <tasks>/<definition>/episode-<number>-00000-of-00004.tfrecord.gz
     <tasks>/history/<keys>.parquet/    <tasks>/dead_letter/
 
-`tfrec_limaml.tasks.record_format` says what the records of each split hold.
+`tfrec_limaml.tasks.record_format` describes the records of each split.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HISTORY = "history"
 
 EPISODE = "episode"
 SPLITS = ("train", "validation", "test", "recent")
-#: The split that embeddings are made of.
+#: The split that embeddings are computed from.
 RECENT = "recent"
 
 
@@ -33,7 +33,7 @@ def episode(number: int) -> str:
 
 
 def episodes_in(definition: Path) -> tuple[str, ...]:
-    """The episodes that the folder of a task definition holds."""
+    """The episodes in the folder of a task definition."""
     names = map(episode, itertools.count())
     return tuple(itertools.takewhile(lambda n: any(definition.glob(shard_pattern(n))), names))
 

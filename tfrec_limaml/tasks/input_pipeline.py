@@ -1,8 +1,8 @@
-"""The input pipeline: TFRecord files of tasks to padded batches of support and query sets, all in
+"""The input pipeline: reads TFRecord files of tasks as padded batches of support and query sets, in
 graph.
 
-Records are parsed and encoded in large chunks, real rows only; tasks of similar length are then
-batched together, so that padding is not the work.
+Records are parsed and encoded in large chunks, without padding; tasks of similar length are then
+batched together, so that there is little padding.
 """
 
 from __future__ import annotations
@@ -57,36 +57,35 @@ def task_dataset(
         encoder: Encodes raw columns; the model must hold the same.
         batch_size: Tasks per batch; the last batch may be smaller.
         support_fraction: Share of an unsplit record's samples, in time order, that form the support
-            set. A pair draws the share anew, uniformly, for each epoch and task (beyond the paper).
-            Records that are split already keep their split.
+            set. For a pair, a new share is drawn uniformly for each epoch and task (beyond the
+            paper). Records that are already split keep their split.
         max_samples: Keep only the most recent samples of the support part (for unsplit records: of
             the record).
-        shuffle: Shuffle tasks anew in each epoch.
-        seed: Makes shuffling and splits repeatable. None draws one from Python's generator, which
+        shuffle: Shuffle the tasks in each epoch.
+        seed: Seed of shuffling and splits. None draws one from Python's generator, which
             `keras.utils.set_random_seed` seeds.
         with_keys: Add ``task_key`` to the batch, ``timestamp`` to both parts and passthrough
             columns to the query, for `predict`.
-        epoch: Number of the epoch, int64, kept up to date by the caller. Order and splits are then
-            a function of seed and epoch, so that an epoch can be read again; and the dataset reads
-            one of the patterns per epoch, the first in epoch 0, and after the last one the first
-            again.
-        by_rows: Let batches hold about the same number of samples, `batch_size` tasks on average:
-            every sample then counts alike, whether its task is long or short.
+        epoch: Number of the epoch, int64, kept up to date by the caller. Order and splits then
+            depend on seed and epoch, so that an epoch can be repeated. The dataset reads one of the
+            patterns per epoch, beginning with the first, and starts again after the last.
+        by_rows: Fill batches with about the same number of samples, `batch_size` tasks on average:
+            all samples then have the same weight, in long and short tasks.
         share: The part of the records that one of several workers reads.
-        batches: Batches per epoch, one number for each pattern: empty batches, of weight 0, are
-            added at the end up to this number. Workers with different numbers of tasks need it, and
-            an `epoch`.
-        in_order: Keep the order of the files; by default where `with_keys` is on. Otherwise tasks
-            of similar length come together, which pads less.
-        side: The records' side, where a model adapts two definitions that stand beside each other:
-            adds what `JointLiMAML` reads.
+        batches: Batches per epoch, one number for each pattern: empty batches of weight 0 are added
+            at the end up to this number. Workers with different numbers of tasks need it, and an
+            `epoch`.
+        in_order: Keep the order of the files; the default with `with_keys`. Otherwise tasks of
+            similar length are batched together, which needs less padding.
+        side: The side of the records, if a model adapts two sides: adds the further features of
+            `JointLiMAML`.
         cuts: Split records by time instead of by `support_fraction`; needs a `side`.
 
     Returns:
-        A dataset of batches as `tfrec_limaml.models.TaskModel` takes them.
+        A dataset of batches for `tfrec_limaml.models.TaskModel`.
 
     Raises:
-        LimamlError: No file matches, the first record is not one of the encoder's schema, or an
+        LimamlError: No file matches, the first record does not match the encoder's schema, or an
             argument is out of range.
     """
     low, high = _support_range(support_fraction)
@@ -118,7 +117,7 @@ def task_dataset(
             return numbers.flat_map(lambda n: reader.batches(read_records(groups[0], share), n))
         return reader.batches(read_records(groups[0], share), tf.constant(0, tf.int64))
 
-    # Nothing here needs a conversion, which takes a second or two.
+    # Nothing here needs autograph, whose conversion takes a second or two.
     dataset = tf.autograph.experimental.do_not_convert(build)()
     return dataset.prefetch(BATCHES_PER_CHUNK).with_options(plain_options())
 
@@ -131,7 +130,7 @@ def _support_range(fraction: float | tuple[float, float]) -> tuple[float, float]
 
 
 def _file_groups(pattern: str | Sequence[str], one_per_epoch: bool) -> list[list[str]]:
-    """The files of each pattern where each is for an epoch of its own; otherwise all together."""
+    """The files of each pattern, if each is read in its own epoch; otherwise all files together."""
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     return [record_files(p) for p in patterns] if one_per_epoch else [record_files(patterns)]
 
@@ -167,8 +166,8 @@ def _by_epoch(
 
 
 def empty_batch(spec: Any) -> Any:
-    """A batch of one task with one row in each part, all zeros: its weights are 0, so that it
-    changes nothing.
+    """A batch of one task with one row in each part, all zeros: its weights are 0, so it has no
+    effect.
 
     Args:
         spec: Element specification of a dataset of batches.

@@ -1,5 +1,5 @@
-"""All numeric features of a batch of rows at once: one operation for each step instead of one per
-feature, which is what a small request's time goes into.
+"""Encodes all numeric features of a batch at once, with one operation per step instead of one per
+feature: small requests spend most of their time on these.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tfrec_limaml.tasks.quantiles import encode_quantiles, encoded_width
 
 
 class Number(NamedTuple):
-    """A numeric feature and its entry in ``statistics.json``, empty where it needs none."""
+    """A numeric feature and its entry in ``statistics.json``, empty if it needs none."""
 
     feature: Feature
     statistics: Mapping[str, Any]
@@ -60,7 +60,7 @@ def _parts(matrix: tf.Tensor, widths: Sequence[int]) -> list[Part]:
 
 
 def _groups(numbers: Sequence[Number]) -> list[list[Number]]:
-    """Features with quantiles and the others; those with a logarithm first, side by side."""
+    """Features with quantiles and the others; those with a logarithm first."""
     by_quantiles = [n for n in numbers if n.feature.encoding == "quantiles"]
     others = [n for n in numbers if n.feature.encoding != "quantiles"]
     return [sorted(group, key=_logarithmic, reverse=True) for group in (by_quantiles, others)]
@@ -95,7 +95,7 @@ def _listed(value: Any) -> list[Any]:
 def _scales(
     numbers: Sequence[Number],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Mean and standard deviation of each element; 0 and 1 where it is taken as it is."""
+    """Mean and standard deviation of each element; 0 and 1 for elements that are not normalised."""
     means, deviations = [], []
     for number in numbers:
         width = number.feature.width

@@ -32,10 +32,10 @@ class Chunk(NamedTuple):
 def support_length(
     counts: tf.Tensor, query_start: tf.Tensor, share: tf.Tensor | float
 ) -> tf.Tensor:
-    """Length of each task's support part, int64 ``[T]``: as the record says, or the first `share`
-    of its samples.
+    """Length of each task's support part, int64 ``[T]``: the one in the record, or the first
+    `share` of its samples.
 
-    At least one sample is left to the query; a single sample is all query.
+    At least one sample remains in the query set; a single sample is a query sample.
     """
     drawn = tf.cast(tf.math.ceil(tf.cast(counts, tf.float32) * share - 1e-4), tf.int64)
     return tf.where(
@@ -44,10 +44,10 @@ def support_length(
 
 
 def batch_starts(counts: tf.Tensor, batch_size: int, by_rows: bool) -> tf.Tensor:
-    """Where batches start among tasks of these many samples, and where the last one ends.
+    """Where batches start among tasks with `counts` samples, and where the last one ends.
 
-    There are as many batches as `batch_size` asks for, also by rows: each then ends with the task
-    in which its share of the samples ends, and holds at least one task.
+    The number of batches follows from `batch_size`, also by rows: each batch then ends with the
+    task in which its share of the samples ends, and holds at least one task.
     """
     tasks = tf.size(counts)
     starts = tf.range(0, tasks, batch_size)
@@ -67,7 +67,7 @@ def batch_starts(counts: tf.Tensor, batch_size: int, by_rows: bool) -> tf.Tensor
 
 
 def once_per_batch(chunk: Chunk) -> tf.data.Dataset:
-    """The same chunk once per batch, with the batch's number. Nothing is copied."""
+    """The same chunk once per batch, with the batch's number, without copies."""
     batches = tf.size(chunk.starts, tf.int64) - 1
     return tf.data.Dataset.zip(
         tf.data.Dataset.from_tensors(chunk).repeat(batches), tf.data.Dataset.range(batches)
@@ -77,7 +77,9 @@ def once_per_batch(chunk: Chunk) -> tf.data.Dataset:
 def padded_batch(
     chunk: Chunk, chosen: tf.Tensor, of_support: Sequence[str], of_query: Sequence[str]
 ) -> dict[str, Any]:
-    """The chunk's tasks at `chosen` ``[T]``, with these columns of their support and query rows."""
+    """The chunk's tasks at `chosen` ``[T]``, with the given columns of their support and query
+    rows.
+    """
     tasks = chunk.tasks
     first, counts, support = (
         tf.gather(v, chosen) for v in (tasks.splits[:-1], tasks.counts, chunk.support)

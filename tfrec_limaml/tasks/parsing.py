@@ -1,4 +1,4 @@
-"""Task records to tensors: many records per op, real rows only until the very end."""
+"""Parses task records: many records per operation, without padding until the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Tasks(NamedTuple):
         query_start: int64 ``[T]``, ``-1`` where the record is not split.
         splits: int64 ``[T + 1]``: rows of task t are ``splits[t]:splits[t + 1]``.
         columns: Every row's values ``[R, ...]``: raw features, ``label``, ``timestamp``, ``weight``
-            and carried columns; and keys of other definitions, see `record_format.key_list`.
+            and passthrough columns; and keys of other definitions, see `record_format.key_list`.
     """
 
     task_key: tf.Tensor
@@ -44,7 +44,7 @@ def parse_tasks(serialized: tf.Tensor, schema: Schema, beside: Sequence[str] = (
     Args:
         serialized: string ``[T]``, see `tfrec_limaml.tasks.record_format`.
         schema: Names and types of the columns.
-        beside: Definitions whose keys are read of each row too.
+        beside: Task definitions whose keys are also read for each row.
 
     Raises:
         tf.errors.InvalidArgumentError: A record is not a task record of this schema.
@@ -75,7 +75,7 @@ def parse_tasks(serialized: tf.Tensor, schema: Schema, beside: Sequence[str] = (
     )
     with tf.control_dependencies(
         [_check(tasks, vectors)]
-    ):  # or an operation that fails on its own may be first
+    ):  # otherwise another operation may fail first
         splits, *values = tf.identity_n([splits, *columns.values()])
     columns = dict(zip(columns, values, strict=True))
     columns.update(
@@ -85,7 +85,7 @@ def parse_tasks(serialized: tf.Tensor, schema: Schema, beside: Sequence[str] = (
 
 
 def _check(tasks: Tasks, vectors: Mapping[str, int]) -> tf.Operation:
-    """Fails, with the reason, where values are missing or a record is empty: one operation, since
+    """Fails with the reason if values are missing or a record is empty. It is one operation, since
     each costs time in every epoch.
     """
     sizes = tf.stack([tf.size(value, tf.int64) for value in tasks.columns.values()])
@@ -110,8 +110,8 @@ def _check(tasks: Tasks, vectors: Mapping[str, int]) -> tf.Operation:
 
 
 def most_recent(tasks: Tasks, samples: int) -> Tasks:
-    """The tasks with at most so many of the last rows before their query rows (where a record
-    is not split: of all rows), and all query rows.
+    """The tasks with only the last rows before their query rows (of unsplit records: of all rows),
+    up to this number, and all query rows.
     """
     split = tasks.query_start >= 0
     drop = tf.maximum(tf.where(split, tasks.query_start, tasks.counts) - samples, 0)
@@ -135,8 +135,8 @@ def padding_index(first: tf.Tensor, counts: tf.Tensor, padding: tf.Tensor) -> tf
     """Row numbers ``[T, S]`` of ``first[t] .. first[t] + counts[t]``; S is the largest count, at
     least 1.
 
-    Behind them stands `padding` ``[T]``, a row of the same task: it weighs nothing, and whatever is
-    wrong with it stays in its task.
+    They are followed by `padding` ``[T]``, a row of the same task, which gets weight 0; an invalid
+    value in it stays within its task.
     """
     position = tf.range(tf.maximum(tf.reduce_max(counts), 1))[None]
     return tf.where(position < counts[:, None], first[:, None] + position, padding[:, None])

@@ -2,9 +2,9 @@
 
 A number ``x`` becomes its standardised value, clipped to +-5, and one component per bin: 0 below
 the bin, 1 above it, linear within. Components are centred and scaled so that all components of a
-feature together have unit variance, whatever their number: gradient steps and weight decay feel the
-norm of their input. Source: Gorishniy et al., "On Embeddings for Numerical Features in Tabular Deep
-Learning", NeurIPS 2022.
+feature together have unit variance, for any number of them: gradient steps and weight decay depend
+on the norm of the input. Source: Gorishniy et al., "On Embeddings for Numerical Features in Tabular
+Deep Learning", NeurIPS 2022.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import tensorflow as tf
 
 Array = npt.NDArray[np.float64]
 
-#: Largest standardised value, and least standard deviation of a component.
+#: Largest standardised value, and smallest standard deviation of a component.
 CLIP, LEAST_DEVIATION = 5.0, 0.05
 
 
 def quantile_statistics(sample: Array, bins: int) -> dict[str, Any]:
-    """What `encode_quantiles` needs to know of a feature's training rows.
+    """Statistics of a feature's training rows for `encode_quantiles`.
 
     Args:
         sample: Values ``[n, width]`` after the feature's `normalise` transform.
-        bins: Number of bins at most; values that many rows share make for fewer.
+        bins: Maximum number of bins; fewer if many rows share a value.
 
     Returns:
         For each of the ``width`` elements its bins' ``edges`` (one more than bins; none for a
@@ -47,7 +47,7 @@ def quantile_statistics(sample: Array, bins: int) -> dict[str, Any]:
 
 
 def encoded_width(statistics: Mapping[str, Any]) -> int:
-    """Width of a feature's encoding: every element's value and components."""
+    """Width of a feature's encoding: the value and components of every element."""
     return sum(max(len(edges), 1) for edges in statistics["edges"])
 
 

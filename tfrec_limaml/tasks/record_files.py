@@ -1,4 +1,4 @@
-"""The files of task records: which there are, which of them a worker reads, what they hold."""
+"""The files of task records: finding, sharing between workers, reading and counting."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tfrec_limaml.tasks import record_format
 class Share(NamedTuple):
     """The part of the records that one of several workers reads.
 
-    Each record belongs to one worker. Where there are at least as many files as workers, a worker
+    Each record belongs to one worker. If there are at least as many files as workers, a worker
     reads every `workers`-th file; otherwise it reads all files and keeps every `workers`-th record.
 
     Attributes:
         worker: Number of the worker, from 0.
-        workers: How many there are.
+        workers: Number of workers.
     """
 
     worker: int = 0
@@ -32,7 +32,7 @@ EVERYTHING = Share()
 
 
 def record_files(pattern: str | Sequence[str]) -> list[str]:
-    """The files that match, sorted; raises `LimamlError` where none does."""
+    """The files that match, sorted; raises `LimamlError` if none does."""
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     files = sorted(
         file for p in patterns for file in (tf.io.gfile.glob(p) if "://" in p else glob.glob(p))
@@ -55,7 +55,7 @@ def read_records(files: Sequence[str], share: Share = EVERYTHING) -> tf.data.Dat
 
 
 def compression(files: Sequence[str]) -> str:
-    """What `TFRecordDataset` is to undo."""
+    """The compression, for `TFRecordDataset`."""
     return "GZIP" if files[0].endswith(".gz") else ""
 
 
@@ -73,8 +73,8 @@ def plain_options() -> tf.data.Options:
 
 
 def count_tasks(pattern: str | Sequence[str], share: Share = EVERYTHING) -> tuple[int, int]:
-    """Tasks and samples in the files that match, or in a worker's share of them: of records as
-    `limaml prepare` writes them, which state their number of samples.
+    """Tasks and samples in the files that match, or in a worker's share of them: for records by
+    `limaml prepare`, which contain their number of samples.
     """
     entry = {record_format.SAMPLE_COUNT: tf.io.FixedLenFeature([], tf.int64, 1)}
 

@@ -4,26 +4,26 @@ Context (task level):
 
 - ``task_key``: bytes, the `tfrec_limaml.schema.task_keys.task_key` of the key columns;
 - ``sample_count``: int64, number of interactions in the record;
-- ``query_start``: int64; interactions before this index are support, the others query. ``-1`` where
-  the record is not split yet: training records are split by the input pipeline, records that
-  embeddings are made of are all support.
+- ``query_start``: int64; interactions before this index are support, the others query. ``-1`` if
+the record is not split: the input pipeline splits training records, and in records for embeddings
+all rows are support rows.
 
 Feature lists, one step per interaction, in time order: the raw value of each feature of the schema
 under the feature's name; ``label`` float; ``timestamp`` int64 milliseconds; ``weight`` float where
-the schema names a weight column; and the schema's ``carry`` (passthrough) columns, float. Where
-records of several task definitions are written of which neither refines the other, also each row's
-key under the other ones, bytes, under the name `key_list`.
+the schema names a weight column; and the schema's ``carry`` (passthrough) columns, float. For
+several task definitions of which none refines another, also each row's keys under the other ones,
+bytes, named by `key_list`.
 
 What the records of each split hold:
 
 - ``train``: rows before validation_start; ``query_start`` is -1;
 - ``validation``: support: train rows, query: validation rows;
 - ``test``: support: train and validation rows, query: test rows;
-- ``recent``: all rows before test_start, ``query_start`` is -1: what embeddings are made of;
-- ``episode-<number>``: the train rows once more, split at a moment that was drawn; history features
-  of query rows are frozen at that moment.
+- ``recent``: all rows before test_start, ``query_start`` is -1; embeddings are computed from these;
+- ``episode-<number>``: the train rows once more, split at a random time; history features of query
+rows are frozen at that time.
 
-`tfrec_limaml.tasks.folder` says where the files lie.
+`tfrec_limaml.tasks.folder` describes the files.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def encode_task(
         schema: Names and types of the columns.
         task_key: The task's identifier.
         rows: Interactions in time order; each maps feature names to raw values and holds ``label``,
-            ``timestamp`` (milliseconds), the carried columns and, if the schema has one,
+            ``timestamp`` (milliseconds), the passthrough columns and, if the schema has one,
             ``weight``.
         query_start: Index of the first query row, or ``-1``.
         beside: Definitions whose keys the rows hold too, under the names `key_list`.
@@ -69,7 +69,7 @@ def encode_task(
     """
     from tensorflow.core.example import (
         example_pb2,
-    )  # the protos alone: no TensorFlow runtime needed here
+    )  # only the protos: the TensorFlow runtime is not needed here
 
     record = example_pb2.SequenceExample()
     context = record.context.feature

@@ -1,11 +1,11 @@
-"""Records of two task definitions of which neither refines the other, as one model reads them.
+"""Records of two task definitions of which neither refines the other, for one model.
 
 A row of a user's record names its video, and a row of a video's record its user. `Sides` numbers
-the tasks of both, and `Side` adds to a batch of one side's tasks what `JointLiMAML` reads: which
-side it is, and where the other task of each row lies in the table of offsets.
+the tasks of both, and `Side` adds the further features of `JointLiMAML` to a batch of one side's
+tasks: the side, and the row of each other task in the table of offsets.
 
-`Cuts` split records by time: a row is a query row from its cut on, in whichever record it lies. So
-no query row, nor anything that was known later, is a support row of the other side.
+`Cuts` split records by time: a row is a query row from its split time on, in the records of both
+definitions. So no query row, and no later row, is a support row of the other side.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.parsing import Tasks
 from tfrec_limaml.tasks.record_files import read_records, record_files
 
-#: A cut behind all rows.
+#: A split time after all rows.
 NEVER = np.iinfo(np.int64).max
 
 
@@ -45,7 +45,7 @@ class TaskTimes(NamedTuple):
 
     @classmethod
     def of(cls, pattern: str) -> TaskTimes:
-        """Reads the records that match."""
+        """Reads the matching records."""
 
         @tf.autograph.experimental.do_not_convert
         def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -66,11 +66,11 @@ class Sides:
     """The tasks of both definitions, numbered: rows of the table of offsets, from 1 on.
 
     Args:
-        definitions: The two task definitions, that of the model's requests first.
-        keys: Task keys of either.
+        definitions: The two task definitions, the one of requests first.
+        keys: Task keys of both.
 
     Attributes:
-        rows: Rows of the table, with that of nobody.
+        rows: Number of rows of the table, including row 0.
     """
 
     def __init__(self, definitions: Sequence[str], keys: Sequence[npt.NDArray[np.object_]]) -> None:
@@ -97,9 +97,9 @@ class Cuts(NamedTuple):
 
     Attributes:
         moments: Milliseconds by table row, int64 ``[R]``; only those of the first definition's
-            tasks count, and that of row 0 for unknown ones.
-        ordered: Whether all of them are equal: records are then in the order of support and query
-            rows already.
+            tasks are used, and that of row 0 for unknown tasks.
+        ordered: Whether all of them are equal: records then already have support rows before query
+            rows.
     """
 
     moments: tf.Variable
@@ -137,7 +137,7 @@ class Side:
         return self._rows(tasks.columns[record_format.key_list(self.other)], 1 - self.number)
 
     def features(self, tasks: Tasks) -> Features:
-        """What `JointLiMAML` reads of each row ``[R]`` beside the encoded features."""
+        """The further features of `JointLiMAML` for each row ``[R]``."""
         other = self.other_rows(tasks)
         return {SIDE: tf.fill(tf.shape(other), self.number), OTHER_ROW: other}
 
@@ -165,12 +165,12 @@ class Side:
 
 
 def check_definitions(schema: Schema, first: str | None, second: str) -> tuple[str, str]:
-    """The two definitions of a joint model; raises `LimamlError` where one refines the other."""
+    """The two definitions of a joint model; raises `LimamlError` if one refines the other."""
     own = first or schema.default_task
     if not schema.beside(own, [second]):
         raise LimamlError(
             f"the task definitions {own!r} {list(schema.task_columns(own))} and {second!r} "
-            f"{list(schema.task_columns(second))} do not stand beside each other: one refines the "
-            "other; use --nested-task for the finer one"
+            f"{list(schema.task_columns(second))} cannot be two sides, because one refines the "
+            f"other; use --nested-task for the finer one"
         )
     return own, second

@@ -1,4 +1,4 @@
-"""Statistics of the training rows: what the preprocessing layers need, and what a data card shows.
+"""Statistics of the training rows, for the preprocessing layers and data cards.
 
 ``statistics.json`` lies beside the task records::
 
@@ -13,8 +13,8 @@
     }
 
 ``window`` is in milliseconds. ``mean`` and ``variance`` are taken after the feature's `normalise`
-transform. A vocabulary has the most frequent token first, ties ordered by token. ``quality`` counts
-all rows that were read, as on the data card; everything else counts training rows only.
+transform. A vocabulary has the most frequent token first, ties ordered by token. ``quality`` is
+about all rows that were read, as on the data card; everything else is about training rows.
 
 Numeric features have one mean and variance per vector element, in
 float64, of the transformed values (``"log"``: ``sign(x) log1p|x|``); those with encoding
@@ -37,7 +37,7 @@ from tfrec_limaml.errors import SchemaError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Contents of ``statistics.json``; see the module's text for the fields."""
+    """Contents of ``statistics.json``; the module's docstring describes the fields."""
 
     rows: int
     label_mean: float

@@ -1,4 +1,4 @@
-"""Task records of many tasks at once, from columns."""
+"""Serialises many task records at once, from columns."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ Integers = npt.NDArray[np.int64]
 Column: TypeAlias = Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray
 #: A column's cells as bytes, one after another, and where each begins (one more entry than cells).
 _Cells: TypeAlias = tuple[pa.Buffer, Integers]
-_CACHED = 2**16  # openings of fields that are kept: sizes repeat from task to task
+_CACHED = 2**16  # cached first bytes of fields: sizes repeat from task to task
 
 
 class TaskEncoder:
-    """Serialises many tasks from columns; byte for byte what `encode_task` makes of the same rows,
-    some 100 times faster.
+    """Serialises many tasks from columns; byte for byte as `encode_task` does, about 100 times
+    faster.
 
-    Every cell is turned into its bytes once, column by column; a task is then one slice per column,
-    and Arrow joins the slices of all tasks. Tasks of different calls may overlap: the same row can
-    be a training row of one record and a support row of another.
+    Every cell is encoded once, column by column; a task is then one slice per column, and Arrow
+    joins the slices of all tasks. Tasks of different calls may overlap: the same row can be a
+    training row of one record and a support row of another.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TaskEncoder:
         Args:
             schema: Names and types.
             columns: Values of all rows ``[n]`` (``[n, width]`` for vectors) by feature name, and
-                under `LABEL`, `TIMESTAMP`, `WEIGHT` and the carried columns' names as in
+                under `LABEL`, `TIMESTAMP`, `WEIGHT` and the passthrough columns' names as in
                 `encode_task`. Text as a dictionary array is the fastest.
             beside: See `encode_task`.
         """
@@ -119,12 +119,12 @@ class TaskEncoder:
 
 
 def _joined(*parts: pa.Array) -> pa.LargeBinaryArray:
-    """First with first, second with second, and so on."""
+    """Joins the first items of all, the second ones, and so on."""
     return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
 
 
 def _each(numbers: Integers, make: Callable[[int], bytes]) -> pa.Array:
-    """``make(number)`` of every number; made once for each distinct one."""
+    """``make(number)`` of every number, called once for each distinct one."""
     distinct = pa.array(numbers).dictionary_encode()
     return pa.array(
         [make(number) for number in distinct.dictionary.to_pylist()], pa.large_binary()
@@ -136,8 +136,8 @@ def _lengths(values: pa.Array) -> Integers:
 
 
 def _slices(cells: pa.Buffer, first: Integers, last: Integers) -> pa.Array:
-    """The bytes from each first to its last: of slices and the gaps between them, every second
-    one.
+    """The bytes from each first to its last: every second one of the slices and the gaps between
+    them.
     """
     edges = np.stack([first, last], axis=1).ravel()
     between = pa.Array.from_buffers(

@@ -1,1 +1,1 @@
-"""From a folder of task records to a trained model."""
+"""Trains models on folders of task records."""

@@ -1,6 +1,4 @@
-"""Blocks by name, as the command line offers them: each is built from what the encoder knows and a
-few options.
-"""
+"""Blocks by name, for the command line: each is built from the encoder and a few options."""
 
 from __future__ import annotations
 
@@ -56,8 +54,8 @@ def _offset(encoder: FeatureEncoder, options: Options) -> MetaBlock:
 
 
 def second_offset(encoder: FeatureEncoder, options: Options) -> OffsetMetaBlock:
-    """The block of the second of two definitions: it reads all but the meta features, without the
-    feature that is the definition's key itself.
+    """The block of the second of two definitions: it reads the other features, except the
+    definition's own key.
     """
     keys = _keys_alone(encoder, options)
     embeddings = {n: size for n, size in encoder.embeddings("other").items() if n not in keys}
@@ -67,7 +65,7 @@ def second_offset(encoder: FeatureEncoder, options: Options) -> OffsetMetaBlock:
 
 
 def _keys_alone(encoder: FeatureEncoder, options: Options) -> set[str]:
-    """Features that are the key of the second of two definitions all by themselves."""
+    """Features that are the whole key of the second of two definitions."""
     if options.joint_task is None:
         return set()
     columns = encoder.schema.task_columns(options.joint_task)
@@ -112,7 +110,7 @@ def _mlp_global(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
 
 
 def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
-    """Features of the task itself have no row in the projection: it would compete with the task's
+    """Features of the task have no row in the projection, which would compete with the task's
     embedding.
     """
     deep = _deep(encoder, options)
@@ -129,7 +127,7 @@ def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
 
 
 def _initial_logit(encoder: FeatureEncoder) -> float:
-    """The logit of the mean label of the training rows; 0 for other than binary labels."""
+    """The logit of the mean label of the training rows; 0 for regression labels."""
     mean = encoder.statistics.label_mean
     if encoder.schema.label.kind != "binary" or not 0.0 < mean < 1.0:
         return 0.0
@@ -139,8 +137,8 @@ def _initial_logit(encoder: FeatureEncoder) -> float:
 def shrinkage(encoder: FeatureEncoder, rows: float) -> dict[str, list[float]]:
     """Factors ``n / (n + rows)`` of the embeddings of ids with ``n`` training rows, by feature.
 
-    Rare ids stay near zero, unknown ones are zero. Hashed features have no counts and are left
-    alone.
+    Embeddings of rare ids stay near zero, those of unknown ids are zero. Hashed features have no
+    counts and are not shrunk.
     """
     counts = {f.name: encoder.counts(f) for f in encoder.schema.all_features}
     return {
@@ -180,8 +178,8 @@ def _ids(encoder: FeatureEncoder, options: Options) -> dict[str, int]:
 
 
 def global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, tuple[int, int]]:
-    """All embedded features, but for the ID where the meta block has it: a second row for it would
-    take over what that one is to learn.
+    """All embedded features, except the ID if the meta block has it: a second embedding would learn
+    what the meta block should learn.
     """
     taken = (
         _task_id(encoder, options)["feature"]

@@ -27,7 +27,7 @@ def tensorboard(log_dir: str | Path, **options: Any) -> keras.callbacks.TensorBo
     encoder.
 
     Raises:
-        LimamlError: The TensorBoard package, through which Keras writes them, is not installed.
+        LimamlError: The TensorBoard package, which Keras needs for writing, is not installed.
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise LimamlError(
@@ -37,11 +37,11 @@ def tensorboard(log_dir: str | Path, **options: Any) -> keras.callbacks.TensorBo
 
 
 class _TensorBoard(keras.callbacks.TensorBoard):
-    """Keras 3 itself writes no graphs."""
+    """Also writes the graph, which Keras 3 does not."""
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Writes the graph, before Keras opens a file: of a run's files TensorBoard
-        follows the newest.
+        """Writes the graph before Keras opens a file: TensorBoard reads the newest file of a
+        run.
         """
         if self.write_graph and self.model.encoder is not None:
             write_graph(self.model, Path(self.log_dir) / "train")
@@ -71,20 +71,18 @@ class EmbeddingProjector(keras.callbacks.Callback):
     """Writes the meta embeddings of a dataset's tasks for TensorBoard's Embedding Projector when
     training ends.
 
-    Writes plain files (vectors, labels and the projector's configuration), so that training needs
-    no TensorBoard package::
+    Writes plain files (vectors, labels and the projector's configuration); training does not need
+    the TensorBoard package::
 
         model.fit(train, callbacks=[EmbeddingProjector(recent, "runs/logs", {b"m1": "engineer"})])
         # tensorboard --logdir runs/logs
 
     Args:
         dataset: Batches of tasks with keys (``task_dataset(..., with_keys=True)``); embeddings are
-            made of their support sets.
-        log_dir: Folder that TensorBoard reads; made if missing.
-        labels: What to show and colour each task by, by task key; without it the keys alone are
-            shown.
-        max_tasks: Only the first so many tasks: the projector draws some ten thousand points at
-            most.
+            computed from their support sets.
+        log_dir: Folder that TensorBoard reads; created if missing.
+        labels: Label to show and colour each task by, by task key; keys only without it.
+        max_tasks: Maximum number of tasks: the projector shows about ten thousand points.
     """
 
     def __init__(
@@ -108,7 +106,7 @@ class EmbeddingProjector(keras.callbacks.Callback):
         self.max_tasks = max_tasks
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Makes the embeddings and writes them."""
+        """Computes the embeddings and writes them."""
         if not isinstance(self.model, LiMAML):
             raise LimamlError(
                 "only LiMAML models have meta embeddings to project, received "
@@ -148,8 +146,8 @@ def write_projector(
     vectors: npt.NDArray[Any],
     labels: Mapping[bytes, str] | None = None,
 ) -> None:
-    """Writes vectors ``[T, D]`` with their keys and labels, and the configuration by which
-    TensorBoard finds them.
+    """Writes vectors ``[T, D]`` with their keys and labels, and the configuration that TensorBoard
+    needs to find them.
 
     The files: https://www.tensorflow.org/tensorboard/tensorboard_projector_plugin and, for the
     configuration, ``tensorboard/plugins/projector/projector_config.proto`` in text form.

@@ -1,8 +1,8 @@
-"""Checkpoints of a training that goes on where it was stopped, bit for bit.
+"""Checkpoints, to continue an interrupted training with the same result, bit for bit.
 
-`keras.callbacks.BackupAndRestore` writes in place, keeps neither early-stopping state nor learning
-curves, and starts an epoch anew whose first batches the optimizer has seen already. This callback
-writes all of it into one file that appears whole or not at all, and skips those batches.
+`keras.callbacks.BackupAndRestore` overwrites its files, keeps neither early-stopping state nor
+learning curves, and repeats batches of an interrupted epoch. This callback writes all state to one
+file that appears completely or not at all, and skips batches that were already used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.keras_internals import loss_tracker
 
-#: Files that are kept: the newest and the one before it.
+#: Number of files that are kept.
 KEPT = 2
 _META = "meta"
 
@@ -33,10 +33,10 @@ class CheckpointOptions:
     """Where and when `train` writes checkpoints.
 
     Attributes:
-        folder: Made if missing; on storage that all workers see, where there are several.
-        steps: Batches between two checkpoints within an epoch, about: they are written between two
-            visits to Python. None for one checkpoint per epoch.
-        resume: Go on from the newest checkpoint, where there is one.
+        folder: Created if missing; on storage that all workers can access, if there are several.
+        steps: Approximate number of batches between two checkpoints within an epoch: training
+            returns to Python only after several batches. None for one checkpoint per epoch.
+        resume: Continue from the newest checkpoint, if there is one.
     """
 
     folder: Path
@@ -57,13 +57,13 @@ class Checkpoint:
     """The state of a training between two batches.
 
     Attributes:
-        epoch: Number of the epoch that is under way or comes next.
-        calls: Calls of the training function in it so far.
+        epoch: Number of the current or next epoch.
+        calls: Calls of the training function so far in this epoch.
         finished: Whether training is over.
         logs: What the last call returned.
         history: Learning curves of the epochs before.
         stopping: State of the early stopping, without weights.
-        identity: What the training is made from; see `Checkpoints`.
+        identity: What determines the training; see `Checkpoints`.
         variables: Values of all variables.
         best: Weights of the best epoch; none before the first.
     """
@@ -79,7 +79,7 @@ class Checkpoint:
     best: list[npt.NDArray[Any]]
 
     def write(self, folder: Path) -> None:
-        """Writes the file, and removes those that are older than the one before it."""
+        """Writes the file, and removes all but the newest two."""
         folder.mkdir(parents=True, exist_ok=True)
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         arrays: dict[str, Any] = {
@@ -105,9 +105,9 @@ class Checkpoint:
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of a folder that can be read; None where there is none.
+    """The newest readable checkpoint of a folder; None if there is none.
 
-    Warns of each damaged file that it passes over.
+    Warns of each damaged file that it skips.
 
     Raises:
         LimamlError: All are damaged.
@@ -119,7 +119,7 @@ def newest(folder: Path) -> Checkpoint | None:
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             damaged.append(path)
             warnings.warn(
-                f"checkpoint {path} is damaged ({error}): going on from the one before it",
+                f"checkpoint {path} is damaged ({error}): continuing from the previous one",
                 stacklevel=2,
             )
     if damaged:
@@ -135,14 +135,14 @@ def is_unfinished(folder: Path) -> bool:
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes checkpoints, and restores one when training begins. Goes behind all other callbacks.
+    """Writes checkpoints, and restores one when training begins. Must be the last callback.
 
     Args:
         options: Folder and frequency.
-        identity: What the training is made from, by name, all JSON types: a checkpoint is resumed
-            by the same training only.
+        identity: What determines the training, by name, all JSON types: only the same training can
+            resume a checkpoint.
         stopping: The early stopping whose state is part of a checkpoint.
-        writes: Whether this process writes the files; of several workers one does.
+        writes: Whether this process writes the files; only one of several workers does.
 
     Raises:
         LimamlError: The checkpoint to resume is one of another training.
@@ -173,13 +173,13 @@ class Checkpoints(keras.callbacks.Callback):
         return None if self.resumed is None else [self.resumed.epoch, self.resumed.calls]
 
     def initial_epoch(self, epochs: int) -> int:
-        """What `fit` is to start with."""
+        """The first epoch for `fit`."""
         if self.resumed is None:
             return 0
         return epochs if self.resumed.finished else self.resumed.epoch
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Restores the checkpoint, where there is one."""
+        """Restores the checkpoint, if there is one."""
         if self.resumed is None:
             return
         self.model.optimizer.build(self.model.trainable_variables)
@@ -192,7 +192,7 @@ class Checkpoints(keras.callbacks.Callback):
         )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Writes the state between two epochs; skips the batches that the checkpoint has seen."""
+        """Writes the state between two epochs; skips batches from before the checkpoint."""
         self._epoch, self._calls, self._written = epoch, 0, 0
         if self.resumed is not None and self.resumed.epoch == epoch:
             if self.resumed.calls:
@@ -240,14 +240,14 @@ class Checkpoints(keras.callbacks.Callback):
         shapes = [[tuple(v.shape) for v in some] for some in (values, variables)]
         if shapes[0] != shapes[1]:
             raise LimamlError(
-                f"the checkpoint in {self.options.folder} is one of another network; train with "
-                "the code that wrote it, or from the start"
+                f"the checkpoint in {self.options.folder} belongs to another network; train with "
+                f"the code that wrote it, or from the start"
             )
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
 
     def _skip(self, resumed: Checkpoint) -> None:
-        """Lets the training function only read batches until it comes to the first new one."""
+        """Makes the training function skip batches up to the first new one."""
         train_function: Callable[[Any], Any] = self.model.train_function
         left, per_call = resumed.calls, self.model.steps_per_execution
 
@@ -268,8 +268,8 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def _variables(model: keras.Model) -> Iterator[keras.Variable]:
-    """All variables that training changes, each once: weights, states of seed generators, the
-    optimizer's and those of the mean loss.
+    """All variables that training changes, each once: weights, states of seed generators, those of
+    the optimizer and the mean loss.
     """
     seen: set[int] = set()
     for variable in (
@@ -291,7 +291,7 @@ def _check_identity(written: dict[str, Any], wanted: dict[str, Any], folder: Pat
     for name in {**written, **wanted}:
         if written.get(name) != wanted.get(name):
             raise LimamlError(
-                f"the checkpoint in {folder} is one of a training with {name} "
+                f"the checkpoint in {folder} belongs to a training with {name} "
                 f"{written.get(name)!r}, received {wanted.get(name)!r}; train with the same "
                 "settings and data, or from the start"
             )

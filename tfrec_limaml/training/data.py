@@ -1,4 +1,4 @@
-"""What a training reads: of the training records, or of one episode after another."""
+"""The data of a training: training records, or one episode per epoch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class TrainingData:
 
     Attributes:
         training: Training batches.
-        epoch: Number of the epoch that they are of, int64.
+        epoch: Number of their epoch, int64.
         validation: Validation batches.
         validation_pattern: File pattern of the validation tasks.
         batch_size: Training tasks per batch, over all replicas.
         steps: Training batches per epoch.
-        identity: What decides about the weights, by name.
-        joint: The records, where a model adapts two definitions that stand beside each other.
+        identity: What determines the weights, by name.
+        joint: The records, if a model adapts two sides.
     """
 
     training: tf.data.Dataset
@@ -47,7 +47,7 @@ class TrainingData:
     joint: JointRecords | None = None
 
     def refresh_table(self) -> None:
-        """Makes the table that validation tasks of two definitions are scored with."""
+        """Computes the table that validation tasks of two definitions are scored with."""
         if self.joint is not None:
             self.joint.for_validation()
 
@@ -66,20 +66,19 @@ class TrainingData:
         workers: Workers | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> TrainingData:
-        """The data of a folder, after all workers have agreed on what they are. A `fit` of your own
-        takes `EpochNumber` among its callbacks.
+        """The data of a folder, after all workers have compared them. Pass `EpochNumber` to `fit`'s
+        callbacks.
 
         Args:
             tasks: Folder written by ``limaml prepare``.
             encoder: Encodes the features.
-            options: The settings; those of the model count only where they name a second
-                definition.
+            options: The settings; of those of the model, only a second definition matters.
             task: Task definition; the schema's first by default.
             workers: The processes that train; this one alone by default.
-            identity: What decides about the weights beside the records, by name.
+            identity: What determines the weights besides the records, by name.
 
         Raises:
-            VersionMismatchError: A worker's identity or number of files is another one.
+            VersionMismatchError: The identities or numbers of files of the workers differ.
         """
         workers, identity = workers or Workers(), identity or {}
         if options.model.joint_task is not None:
@@ -129,7 +128,7 @@ class TrainingData:
         workers: Workers,
         identity: Mapping[str, Any],
     ) -> TrainingData:
-        """See `of`: of two definitions that stand beside each other."""
+        """See `of`: for two sides."""
         if workers.strategy is not None:
             raise LimamlError(
                 "a model of two definitions (joint_task) trains on one device; leave out the "
@@ -171,9 +170,7 @@ class TrainingData:
 def _counts_of_workers(
     patterns: Sequence[str], workers: Workers, identity: Mapping[str, Any]
 ) -> list[list[Any]]:
-    """For each pattern every worker's numbers of tasks and rows, after all have agreed on
-    `identity`.
-    """
+    """For each pattern every worker's numbers of tasks and rows, after comparing `identity`."""
     counts = [count_tasks(pattern, workers.share) for pattern in patterns]
     answers = workers.refuse_strangers(identity, counts=counts)
     return [[answer["counts"][i] for answer in answers] for i in range(len(patterns))]
@@ -217,12 +214,12 @@ def _training_dataset(
 
 
 class EpochNumber(keras.callbacks.Callback):
-    """Tells the input pipeline the number of the epoch."""
+    """Passes the number of the epoch to the input pipeline."""
 
     def __init__(self, number: tf.Variable) -> None:
         super().__init__()
         self.number = number
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Tells it."""
+        """Sets the number."""
         self.number.assign(epoch)

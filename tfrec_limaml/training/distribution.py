@@ -1,4 +1,4 @@
-"""Training on several devices or machines, by TensorFlow's own strategies.
+"""Training on several devices or machines, with TensorFlow's strategies.
 
 Each worker reads its share of the records. The inner loop is local to a task; gradients of the
 outer loop are summed over all replicas in each step.
@@ -25,9 +25,9 @@ from tfrec_limaml.models import TaskModel
 from tfrec_limaml.tasks.record_files import EVERYTHING, Share
 from tfrec_limaml.tensorflow_internals import device_datasets_without_tuner
 
-#: Seconds without a batch after which other workers are given up.
+#: Seconds without a batch after which other workers count as lost.
 WORKER_TIMEOUT = 600.0
-#: Bytes in which a worker tells the others about itself.
+#: Bytes of a worker's message to the others.
 _MESSAGE_BYTES = 16_384
 
 
@@ -49,13 +49,14 @@ class Workers(NamedTuple):
         """Those of a `MirroredStrategy` or a `MultiWorkerMirroredStrategy`.
 
         Raises:
-            LimamlError: The strategy is another one, or none is given within the scope of one.
+            LimamlError: Another kind of strategy, or a call within a strategy's scope without
+                passing the strategy.
         """
         if strategy is None:
             if tf.distribute.has_strategy():
                 raise LimamlError(
-                    "training inside strategy.scope() reads no shares; leave the scope and pass "
-                    "strategy="
+                    "training inside strategy.scope() does not share the records; leave the scope "
+                    "and pass strategy="
                 )
             return cls()
         if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -85,8 +86,8 @@ class Workers(NamedTuple):
 
     @property
     def call_each_batch(self) -> bool:
-        """Whether Python is visited after each batch: Keras' loop over batches in the graph does
-        not run under a strategy.
+        """Whether callbacks run after each batch: Keras cannot loop over batches in the graph under
+        a strategy.
         """
         return self.strategy is not None
 
@@ -95,7 +96,7 @@ class Workers(NamedTuple):
         return math.ceil(batch_size / self.all_replicas)
 
     def steps(self, counts: Sequence[int], per_replica: int) -> int:
-        """Steps per epoch: what the worker with the most tasks needs.
+        """Steps per epoch: those of the worker with the most tasks.
 
         Args:
             counts: Tasks of each worker.
@@ -104,14 +105,14 @@ class Workers(NamedTuple):
         return max(math.ceil(math.ceil(n / per_replica) / self.replicas) for n in counts)
 
     def distribute(self, dataset: tf.data.Dataset) -> Any:
-        """What `fit` takes: this worker's dataset of batches for single replicas. All workers must
-        have equally many.
+        """The dataset for `fit`, from this worker's batches for single replicas. All workers must
+        have the same number.
         """
         if self.strategy is None:
             return dataset
         device_datasets_without_tuner()
         if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            # Otherwise workers ask each other before each batch whether one of them has any left.
+            # Otherwise workers check before each batch whether another one has any left.
             self.strategy.extended.experimental_enable_get_next_as_optional = False
         return self.strategy.distribute_datasets_from_function(lambda _: dataset)
 
@@ -120,21 +121,22 @@ class Workers(NamedTuple):
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
     def refuse_strangers(self, identity: Mapping[str, Any], **further: Any) -> list[dict[str, Any]]:
-        """What all workers say, if their identities are equal; waits for all of them.
+        """The messages of all workers, if their identities are equal; waits for all of them.
 
         Args:
-            identity: What must be equal, by name; JSON types.
-            **further: What may differ; JSON types.
+            identity: Values that must be equal, by name; JSON types.
+            **further: Values that may differ; JSON types.
 
         Raises:
-            VersionMismatchError: A worker differs; on all workers, so that none waits for it.
+            VersionMismatchError: A worker differs. Raised on all workers, so that none waits for
+                it.
         """
         said = self.exchange({"identity": identity, **further})
         check_equal([worker["identity"] for worker in said])
         return said
 
     def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What all workers say, JSON types, in the order of the workers."""
+        """The messages of all workers, JSON types, in the order of the workers."""
         mine = {**said, "worker": self.share.worker}
         strategy = self.strategy
         if strategy is None or self.share.workers == 1:
@@ -153,7 +155,7 @@ class Workers(NamedTuple):
 
 
 def make_strategy(kind: str, timeout: float) -> tf.distribute.Strategy:
-    """The strategy of that name; comes before anything else that TensorFlow does.
+    """The strategy of that name; must be called before any other use of TensorFlow.
 
     Args:
         kind: ``"mirrored"``: all devices of this machine, or ``"multi-worker"``: all machines that
@@ -166,8 +168,8 @@ def make_strategy(kind: str, timeout: float) -> tf.distribute.Strategy:
     if kind == "mirrored":
         return tf.distribute.MirroredStrategy()
     _check_cluster(os.environ.get("TF_CONFIG"))
-    # Without a time limit of TensorFlow's own: its collectives start a thread each, which sleeps
-    # until the limit is over, even if the collective ended long before.
+    # Without TensorFlow's time limit: each collective would start a thread that sleeps until the
+    # limit is over, even after the collective ended.
     with TimeLimit(timeout, "the start of all workers"):
         return tf.distribute.MultiWorkerMirroredStrategy()
 
@@ -188,10 +190,10 @@ def _check_cluster(text: str | None) -> None:
 
 
 def check_equal(identities: Sequence[Mapping[str, Any]]) -> None:
-    """Compares what the workers are to train with what the first one is.
+    """Compares the workers' identities with that of the first one.
 
     Raises:
-        VersionMismatchError: Names the worker and what differs.
+        VersionMismatchError: Names the worker and the difference.
     """
     first = identities[0]
     for number, other in enumerate(identities[1:], 1):
@@ -205,7 +207,7 @@ def check_equal(identities: Sequence[Mapping[str, Any]]) -> None:
 
 
 def local_copy(model: TaskModel) -> TaskModel:
-    """The same model without a strategy: for evaluation and export by each worker alone."""
+    """The same model without a strategy: for evaluation and export by each worker."""
     copy: TaskModel = type(model).from_config(model.get_config())
     copy.compile_from_config(model.get_compile_config())
     for mine, trained in (
@@ -217,13 +219,13 @@ def local_copy(model: TaskModel) -> TaskModel:
 
 
 class TimeLimit:
-    """Ends the process with a message where something takes longer than a limit.
+    """Ends the process with a message when an operation exceeds a time limit.
 
-    A worker that waits for another one waits in native code, which no exception of Python reaches.
+    A worker that waits for another one is in native code, where Python exceptions have no effect.
 
     Args:
         seconds: The limit.
-        what: What is waited for.
+        what: What the process waits for.
         end: Called when the limit is over.
     """
 
@@ -243,7 +245,7 @@ class TimeLimit:
         self._stopped.set()
 
     def renew(self) -> None:
-        """Starts the limit anew."""
+        """Restarts the limit."""
         self._deadline = time.monotonic() + self.seconds
 
     def _watch(self) -> None:
@@ -260,8 +262,8 @@ def _exit(message: str) -> None:
 
 def _gone(reason: str) -> str:
     return (
-        f"another worker is gone or stands still ({reason}); start all workers again: with "
-        "--resume they go on from the newest checkpoint"
+        f"another worker is gone or hangs ({reason}); start all workers again: with --resume they "
+        f"continue from the newest checkpoint"
     )
 
 
@@ -282,7 +284,7 @@ class RenewTimeLimit(keras.callbacks.Callback):
 
 
 def as_gone(error: tf.errors.OpError) -> LimamlError:
-    """What to tell where an operation over all workers failed."""
+    """The error to raise if an operation over all workers failed."""
     told = re.search(
         r"Error reported from .*|(?:failed to connect|Connection).*", str(error.message)
     )

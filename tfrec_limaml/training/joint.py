@@ -1,13 +1,13 @@
 """Training on two task definitions of which neither refines the other.
 
-Batches of the two definitions take turns. In each, the tasks' own offsets are adapted inside the
-step; those of the other side come from a table. The table is made anew before each epoch, with the
-weights of that moment: both sides are adapted on their support rows in turns, each given the
-other's offsets so far, from zero on.
+Batches of the two definitions take turns. In each, the offsets of the batch's tasks are adapted
+inside the step; those of the other side come from a table. The table is recomputed before each
+epoch, with the current weights: both sides are adapted on their support rows in turns, each given
+the other's latest offsets, starting from zero.
 
-Each epoch has cuts in time, the same for both definitions, and the table is made of rows before
-them. So a query row's label is in no offset that scores it; where cuts are by date, neither is any
-later row's. What is approximate: the table's weights are up to an epoch old, and no gradient flows
+Each epoch has split times, the same for both definitions, and the table is computed from rows
+before them. So no offset that scores a query row depends on its label; with splits by date, nor on
+any later row. Approximations: the table's weights are up to an epoch old, and no gradient flows
 through it.
 """
 
@@ -29,15 +29,15 @@ from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.sides import NEVER, Cuts, Side, Sides, TaskTimes
 from tfrec_limaml.training.recipes import split_pattern
 
-#: Tasks per batch where a table is made, on average.
+#: Average number of tasks per batch when a table is computed.
 _BATCH_TASKS = 256
 
 
 class OffsetTable:
-    """Makes a model's table of offsets from the support rows of both definitions' records.
+    """Computes a model's table of offsets from the support rows of both definitions' records.
 
     Args:
-        model: The model whose table it is.
+        model: The model with the table.
         sides: The tasks of both definitions.
     """
 
@@ -47,8 +47,8 @@ class OffsetTable:
         self._steps: dict[float, list[Callable[[Any], None]]] = {}
 
     def make(self, datasets: Sequence[tf.data.Dataset]) -> None:
-        """Makes it with the model's present weights and adaptation strength: `sweeps` times the
-        second definition's tasks given the first one's, then the first one's.
+        """Computes it with the model's current weights and adaptation strength: `sweeps` times the
+        second definition's tasks given the first one's, then vice versa.
 
         Args:
             datasets: Batches of either definition's tasks with keys, first definition first.
@@ -78,7 +78,7 @@ class OffsetTable:
 def fill_table(
     model: JointLiMAML, tasks: str | Path, split: str, max_samples: int | None = None
 ) -> Sides:
-    """Makes a model's table of all rows of a split.
+    """Computes a model's table from all rows of a split.
 
     Args:
         model: A trained model.
@@ -154,7 +154,7 @@ class JointRecords:
         encoder: Encodes the features.
         epoch: Number of the epoch, kept up to date by the caller.
         support_fraction, max_samples, seed: See `TrainOptions`.
-        episodes: Whether to read episodes, where there are some with one cut for all tasks.
+        episodes: Whether to read episodes, if there are any with one split time for all tasks.
 
     Attributes:
         side: The first definition's, for validation tasks.
@@ -219,7 +219,7 @@ class JointRecords:
         return tf.data.Dataset.choose_from_datasets(made, turns, stop_on_empty_dataset=False)
 
     def callback(self, model: JointLiMAML) -> keras.callbacks.Callback:
-        """Keeps the model's table up to date; to be called behind callbacks that change weights."""
+        """Keeps the model's table up to date; must come after callbacks that change weights."""
         table = self._table = OffsetTable(model, self._sides)
         before_cuts = [
             self._records.for_table(side, patterns, epoch=self._epoch, cuts=self._cuts)
@@ -233,25 +233,25 @@ class JointRecords:
         return _RefreshTable(begin_epoch, self.for_validation)
 
     def for_validation(self) -> None:
-        """Makes the table of all training rows: what validation tasks are scored with."""
+        """Computes the table from all training rows, which validation tasks are scored with."""
         if self._table is not None:
             self._table.make(self._all_rows)
 
     def draw_cuts(self) -> None:
-        """Draws those of the epoch."""
+        """Draws the split times of the epoch."""
         if self._cuts is not None:
             self._cuts.moments.assign(self._draw.moments(int(self._epoch), self._sides.rows))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Draw:
-    """Draws each epoch's cuts: a function of seed and epoch.
+    """Draws each epoch's split times, as a function of seed and epoch.
 
     Attributes:
         tasks: The first definition's training tasks.
-        share: Range of the share of rows before the cut.
+        share: Range of the share of rows before the split time.
         seed: Of the draws.
-        by_date: One cut for all; else one for each of the tasks, at a share of its own rows.
+        by_date: One split time for all tasks; otherwise one for each task, at a share of its rows.
     """
 
     tasks: TaskTimes
@@ -275,7 +275,7 @@ class _Draw:
 
 
 class _RefreshTable(keras.callbacks.Callback):
-    """Makes the table before each epoch, and before each validation."""
+    """Computes the table before each epoch, and before each validation."""
 
     def __init__(
         self, begin_epoch: Callable[[], None], begin_validation: Callable[[], None]
@@ -285,9 +285,9 @@ class _RefreshTable(keras.callbacks.Callback):
         self._begin_validation = begin_validation
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Of rows before the epoch's cuts."""
+        """From rows before the epoch's split times."""
         self._begin_epoch()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Of all training rows."""
+        """From all training rows."""
         self._begin_validation()

@@ -24,7 +24,7 @@ SUPPORT_REDUCTIONS = ("mean", "sum", "shrunk")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What a model is built from.
+    """Settings of a model.
 
     Attributes:
         meta_block, global_block: Names in `tfrec_limaml.training.block_catalogue`.
@@ -32,19 +32,19 @@ class ModelOptions:
         embedding_dim: Width of the meta embedding.
         dropout: Rate in the global block.
         id_embeddings: Whether the global block embeds single-valued categorical features (IDs).
-            None tries both on the validation tasks where history features tell of an ID already:
-            there, leaving IDs out can do better. Otherwise it means yes.
-        shrinkage: Training rows at which an ID's embedding counts half; ``"dot_product"`` only.
-        projection_shrinkage: The same for the rows that IDs have in the projection, by which
-            adaptation tells items apart. None means `shrinkage`, and tries a strong one too where
-            what adaptation gains falls in the course of training.
-        prior: Mean of a task's offset before adaptation: ``"zero"``, or ``"encoder"``, read from
-            its interactions by a `SupportEncoder`; meta block ``"offset"`` only.
+            None means yes, unless a history feature is keyed by an ID: then both are tried on the
+            validation tasks, since leaving IDs out can be better.
+        shrinkage: Training rows at which an ID's embedding is halved; ``"dot_product"`` only.
+        projection_shrinkage: The same for the rows of IDs in the projection, by which adaptation
+            distinguishes items. None means `shrinkage`, and also tries a strong one if the gain of
+            adaptation falls during training.
+        prior: Mean of a task's offset before adaptation: ``"zero"``, or ``"encoder"``, computed
+            from its interactions by a `SupportEncoder`; meta block ``"offset"`` only.
         adaptation: See `LiMAML`; None means ``"gauss-newton"`` for a meta block that stores offsets
             and ``"gradient"`` for others.
-        prior_precision: Start of the learned prior precision; ``"gauss-newton"`` only.
+        prior_precision: Initial value of the learned prior precision; ``"gauss-newton"`` only.
         inner_steps: Steps in training; None means 2 solves or 3 gradient steps.
-        inner_learning_rate: Of gradient steps.
+        inner_learning_rate: Inner learning rate of gradient steps.
         fine_tune_steps: Steps at evaluation and for embeddings; None means `inner_steps`.
         first_order, second_order_steps, learn_inner_rates, support_reduction: See `MAMLModel`;
             gradient steps only.
@@ -52,8 +52,8 @@ class ModelOptions:
         averaging: Outer mean over ``"sample"`` or ``"task"`` losses.
         pooling: See `LiMAML`.
         task: Task definition, for ID meta blocks.
-        joint_task: A definition beside that one, of which neither refines the other: both sides of
-            a row are adapted; see `tfrec_limaml.training.joint`. Meta block ``"offset"`` only.
+        joint_task: A second task definition, of which neither refines the other: both sides of a
+            row are adapted; see `tfrec_limaml.training.joint`. Meta block ``"offset"`` only.
         sweeps: How often each side is adapted given the other one; with a `joint_task` only.
     """
 
@@ -105,7 +105,7 @@ class ModelOptions:
         if self.adaptation == "gauss-newton" and self.meta_block != "offset":
             raise LimamlError(
                 "adaptation 'gauss-newton' needs the meta_block 'offset', received "
-                f"{self.meta_block!r}; choose one of the two or leave adaptation open"
+                f"{self.meta_block!r}; choose one of the two, or do not set adaptation"
             )
 
     @classmethod
@@ -126,19 +126,19 @@ class ModelOptions:
 
     @property
     def chosen_adaptation(self) -> Adaptation:
-        """The adaptation, where it is left open the one that fits the meta block."""
+        """The adaptation; if it is not set, the one that fits the meta block."""
         return self.adaptation or ("gauss-newton" if self.meta_block == "offset" else "gradient")
 
     @property
     def chosen_inner_steps(self) -> int:
-        """The inner steps, where they are left open those that fit the adaptation."""
+        """The inner steps; if they are not set, those that fit the adaptation."""
         if self.inner_steps is not None:
             return self.inner_steps
         return 2 if self.chosen_adaptation == "gauss-newton" else 3
 
     @property
     def chosen_projection_shrinkage(self) -> float:
-        """The projection's shrinkage, where it is left open that of the network."""
+        """The projection's shrinkage; if it is not set, that of the network."""
         return self.shrinkage if self.projection_shrinkage is None else self.projection_shrinkage
 
     def replace(self, **changes: Any) -> ModelOptions:
@@ -151,26 +151,26 @@ class TrainOptions:
     """How a model is trained.
 
     Attributes:
-        algorithm: ``"limaml"``, or what it is compared with: ``"vanilla"`` or ``"maml"``.
-        model: What it is built from.
-        epochs: At most this many; the learning rate falls to 0 over all of them.
+        algorithm: ``"limaml"``, or a reference: ``"vanilla"`` or ``"maml"``.
+        model: Settings of the model.
+        epochs: Maximum number; the learning rate falls to 0 over all of them.
         patience: Epochs without a better validation AUC before training stops.
-        batch_size: Tasks per batch; None for as many as hold about `batch_rows` training rows.
-        batch_rows: See `batch_size`.
+        batch_size: Tasks per batch; None to choose it by `batch_rows`.
+        batch_rows: Approximate number of training rows per batch.
         learning_rate: Peak of the outer learning rate.
         weight_decay: Of AdamW, relative to the learning rate; not on biases and the prior.
         warmup_steps: Batches over which the learning rate rises from 0.
         decay: Whether the learning rate falls to 0 along a cosine; else it is constant.
-        average_weights: Momentum of the moving average of the weights, which is what is evaluated
-            and saved; 0 for none.
+        average_weights: Momentum of the moving average of the weights, which is evaluated and
+            saved; 0 for none.
         support_fraction: Share of a training task's samples that form the support set, or a range
-            to draw it from anew for each task and epoch.
-        as_served: Train on the episodes that ``limaml prepare --episodes`` wrote, one per epoch,
-            where there are some: their query rows see history features as old as served ones, and
-            their splits replace `support_fraction`.
-        max_samples: Most recent support samples per task; None for all in the records.
+            to draw it from for each task and epoch.
+        as_served: Train on the episodes of ``limaml prepare --episodes``, one per epoch, if there
+            are any: their query rows have history features as old as served ones, and their splits
+            replace `support_fraction`.
+        max_samples: Maximum number of support samples per task, the most recent ones; None for all.
         choose_strength: Choose the adaptation strength on the validation tasks after training.
-        seed: Of weights, shuffling, dropout and draws.
+        seed: Seed of weights, shuffling, dropout and random splits.
     """
 
     algorithm: Algorithm = "limaml"

@@ -1,6 +1,4 @@
-"""From a folder of task records to a model and its datasets: what the command line builds, as
-functions.
-"""
+"""Builds the model and datasets of a folder of task records, as the command line does."""
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ from tfrec_limaml.training.options import ModelOptions
 
 
 def without_remapping() -> None:
-    """Switches off a graph optimisation of TensorFlow that fails on these graphs, with errors on
-    stderr, and gains nothing; and the advice on functions that are traced once for each setting.
+    """Switches off a graph optimisation of TensorFlow that fails on these graphs with errors on
+    stderr, and its warning about functions that are traced once per setting.
     """
     tf.get_logger().setLevel("ERROR")
     tf.config.optimizer.set_experimental_options({"remapping": False})
@@ -61,9 +59,7 @@ def split_pattern(tasks: str | Path, definition: str | None, split: str, schema:
 
 
 def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
-    """The block of that name; where the encoder has nested definitions, one for each of them beside
-    the first.
-    """
+    """The block of that name; if the encoder has nested definitions, one for each of them too."""
     make = META_BLOCKS[options.meta_block]
     if options.joint_task is not None:
         first = encoder.task or encoder.schema.default_task
@@ -94,14 +90,14 @@ def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) 
 
     Args:
         algorithm: ``"limaml"``, ``"vanilla"`` or ``"maml"``.
-        encoder: Encodes the features; fixes the blocks' inputs, and whether there is one meta block
-            or one for each nested definition (its `nested`).
-        options: What to build.
+        encoder: Encodes the features; determines the blocks' inputs, and whether there are further
+            meta blocks for nested definitions (its `nested`).
+        options: Settings of the model.
 
     Raises:
         LimamlError: Nested definitions with a prior that reads the support set.
     """
-    if algorithm != "limaml":  # nothing else reads the support set, or has two sides
+    if algorithm != "limaml":  # other algorithms neither read the support set nor have two sides
         options = options.replace(prior="zero", joint_task=None)
     meta_block = _meta_block(encoder, options)
     global_block = GLOBAL_BLOCKS[options.global_block](encoder, options)

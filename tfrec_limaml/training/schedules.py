@@ -11,7 +11,7 @@ def scale_learning_rate(learning_rate: float, tasks_per_batch: int, reference: i
     """Scales a learning rate linearly with the tasks in a batch.
 
     Args:
-        learning_rate: Rate that suits `reference` tasks per batch.
+        learning_rate: Learning rate for `reference` tasks per batch.
         tasks_per_batch: Tasks per batch, over all replicas.
         reference: See `learning_rate`.
     """
@@ -32,7 +32,7 @@ def warmup_cosine(
         learning_rate: The peak.
         steps: Outer steps of the whole training.
         warmup_steps: Outer steps of the rise, fewer than `steps`.
-        final_share: Share of the peak that is left at the end.
+        final_share: Final learning rate as a share of the peak.
 
     Raises:
         LimamlError: An argument is out of range.

@@ -1,4 +1,4 @@
-"""Chooses how far a trained model adapts: after training, on validation tasks."""
+"""Chooses how far a trained model adapts, on validation tasks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Array = npt.NDArray[Any]
 
 #: Strengths that are tried; 0 does not adapt.
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-#: Tasks with query rows below which the choice would be noise.
+#: Minimum number of tasks with query rows for a choice.
 FEW_TASKS = 30
-#: A gain in AUC that is not worth the risk of adapting, where it may be chance.
+#: Gain in AUC below which tasks are not adapted unless it is significant.
 SMALL_GAIN = 0.002
 
 
@@ -33,7 +33,7 @@ def choose_adaptation_strength(
 
     The strength of training, 1, is kept unless another one is better by more than a standard error
     of the paired difference (clustered by task), or not adapting at all is better: then the best
-    one is taken. Where the 95 % interval of its gain over not adapting holds zero and ends below
+    one is chosen. If the 95 % interval of its gain over not adapting contains zero and ends below
     `SMALL_GAIN`, tasks are not adapted: such a gain may be chance, and later rows differ from the
     validation rows.
 
@@ -41,11 +41,11 @@ def choose_adaptation_strength(
         model: A trained model for binary labels.
         validation: Tasks with keys (``task_dataset(..., with_keys=True)``).
         strengths: Candidates; 1 is always one.
-        changed: Called after the model's strength was set to a candidate.
+        changed: Called after the model's strength has been set to a candidate.
 
     Returns:
-        ``adaptation_strength``, ``val_auc_by_strength`` and, where nothing could be chosen or a
-        gain was too small, a ``strength_note``.
+        ``adaptation_strength``, ``val_auc_by_strength`` and a ``strength_note`` if nothing could be
+        chosen or the gain was too small.
 
     Raises:
         LimamlError: The dataset has no task keys.

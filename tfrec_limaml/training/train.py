@@ -1,4 +1,4 @@
-"""Trains a model on a folder of task records: what ``limaml train`` does, as a function."""
+"""Trains a model on a folder of task records, as ``limaml train`` does."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from tfrec_limaml.training.strength import choose_adaptation_strength
 from tfrec_limaml.training.trained import Trained
 from tfrec_limaml.training.variants import best_on_validation
 
-#: Batches between two visits to Python.
+#: Batches per call from Python.
 STEPS_PER_EXECUTION = 8
-#: Makes a model, as `build_model` does.
+#: Builds a model, as `build_model` does.
 Build = Callable[[str, FeatureEncoder, ModelOptions], TaskModel]
-#: Variables without weight decay, by parts of their names.
+#: Parts of the names of variables without weight decay.
 NOT_DECAYED = ("bias", "scaled_log", "inner_rate")
 
 
@@ -66,31 +66,31 @@ def train(
         task: Task definition; the schema's first by default.
         nested: Further definitions that refine it; see `NestedMetaBlocks`.
         callbacks: Called after the early stopping.
-        build: Makes the model of algorithm, encoder and options: for models of your own.
-        checkpoints: Where to write checkpoints, and whether to go on from the newest; None for no
-            checkpoints.
+        build: Builds the model from algorithm, encoder and options, for your own models.
+        checkpoints: Where to write checkpoints, and whether to continue from the newest; None for
+            no checkpoints.
         strategy: Trains on all devices, or all workers, of this strategy; see
-            `tfrec_limaml.training.distribution`. The model that is returned is one without it.
-        worker_timeout: Seconds without a batch after which the other workers are given up: the
-            process then ends.
+            `tfrec_limaml.training.distribution`. The returned model has no strategy.
+        worker_timeout: Seconds without a batch after which other workers count as lost and the
+            process exits.
 
     Returns:
         The model and the result.
 
     Raises:
-        LimamlError: The checkpoint to go on from is one of another training, or another worker
-            is gone or trains something else.
+        LimamlError: The checkpoint belongs to another training, or another worker is gone or
+            differs.
     """
     options = TrainOptions() if options is None else options
     if options.model.joint_task is not None and nested:
         raise LimamlError(
-            f"joint_task {options.model.joint_task!r} and nested definitions {list(nested)} do not "
-            "go together: choose one"
+            f"joint_task {options.model.joint_task!r} and nested definitions {list(nested)} "
+            f"cannot be combined: choose one"
         )
     if options.model.joint_task is not None and checkpoints is not None and checkpoints.steps:
         raise LimamlError(
-            f"joint_task {options.model.joint_task!r} has checkpoints after whole epochs only, as "
-            "its table of offsets is made at their start; leave out --checkpoint-steps"
+            f"joint_task {options.model.joint_task!r} has checkpoints only after whole epochs, "
+            f"since its table of offsets is computed at their start; leave out --checkpoint-steps"
         )
     encoder = load_encoder(tasks, task, nested)
     workers = Workers.of(strategy)
@@ -100,7 +100,7 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """What `train` is given beside the options."""
+    """The arguments of `train` other than the options."""
 
     tasks: str | Path
     task: str | None
@@ -111,7 +111,7 @@ class _Work:
     timeout: float
 
     def identity(self, options: TrainOptions) -> dict[str, Any]:
-        """What decides about the weights beside the records, by name."""
+        """What determines the weights besides the records, by name."""
         statistics = (Path(self.tasks) / STATISTICS_FILE).read_bytes()
         values = dataclasses.asdict(options)
         of_model = values.pop("model")
@@ -198,7 +198,7 @@ def _curve_summary(
 def _finish(
     work: _Work, options: TrainOptions, model: TaskModel, data: TrainingData, result: dict[str, Any]
 ) -> Trained:
-    """Chooses the adaptation strength; on each worker alone."""
+    """Chooses the adaptation strength, on each worker separately."""
     if work.workers.strategy is not None:
         model = local_copy(model)
     reads: dict[str, Any] = {"max_samples": options.max_samples, "side": data.side}
@@ -247,12 +247,12 @@ def _stopping(options: TrainOptions) -> list[keras.callbacks.Callback]:
 
 class ValidationScore(keras.callbacks.Callback):
     """Adds ``val_score`` to an epoch's logs: the mean of the validation AUCs with and without
-    adaptation, so that tasks without an embedding count too.
+    adaptation, so that tasks without an embedding matter too.
     """
 
     NAME = "val_score"
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Computes the score; callbacks behind this one see it."""
+        """Computes the score, for later callbacks."""
         if logs is not None and "val_auc" in logs:
             logs[self.NAME] = (logs["val_auc"] + logs.get("val_unadapted_auc", logs["val_auc"])) / 2

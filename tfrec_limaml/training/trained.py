@@ -1,4 +1,4 @@
-"""What a training gives."""
+"""The result of a training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Trained:
     """A trained model and the record of its training.
 
     Attributes:
-        model: With the weights of the best epoch.
+        model: The model with the weights of the best epoch.
         result: ``algorithm``, ``epochs``, ``best_val_auc``, ``seconds``, ``history`` (the learning
             curves), support losses before and after adaptation, and the choice of the adaptation
             strength; all JSON types.

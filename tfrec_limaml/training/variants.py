@@ -1,4 +1,4 @@
-"""Settings that are left open and tried: the model with the best validation score is kept."""
+"""Tries options that are not set, and keeps the model with the best validation score."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from tfrec_limaml.training.checkpoints import CheckpointOptions
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.trained import Trained
 
-#: Training rows at which an ID's row in the projection counts half, where the usual shrinkage lets
-#: the projection learn training rows by heart.
+#: Training rows at which an ID's row in the projection is halved, if the projection overfits with
+#: the usual shrinkage.
 STRONG_SHRINKAGE = 3000.0
-#: Loss of validation AUC by which that is noticed.
+#: Fall of the gain in validation AUC that indicates it.
 FALL = 0.002
 
-#: Trains one model, writing checkpoints where they say.
+#: Trains one model with these options and checkpoints.
 Train = Callable[[TrainOptions, CheckpointOptions | None], Trained]
 
 
 def best_on_validation(
     train: Train, options: TrainOptions, schema: Schema, checkpoints: CheckpointOptions | None
 ) -> Trained:
-    """Trains a model for each choice that the options leave open, and keeps the best one.
+    """Trains a model for each value of the options that are not set, and keeps the best one.
 
-    Tried are IDs in the global block, and none, where history features tell of an ID already; and a
-    strong shrinkage of the projection where the gain of adaptation falls in the course of training.
-    The result holds the scores of what was tried.
+    If a history feature is keyed by an ID, models with and without IDs in the global block are
+    tried; if the gain of adaptation falls during training, a strong shrinkage of the projection.
+    The result has the scores of all of them.
     """
     if options.model.id_embeddings is not None or not _history_tells_of_ids(schema):
         return _best_shrinkage(train, options, checkpoints)
@@ -59,7 +59,7 @@ def _best_shrinkage(
 
 
 def _projects_ids(options: TrainOptions) -> bool:
-    """Whether IDs have rows in a projection whose shrinkage is left open."""
+    """Whether IDs have rows in a projection whose shrinkage is not set."""
     model = options.model
     return (
         options.algorithm == "limaml"
@@ -71,8 +71,8 @@ def _projects_ids(options: TrainOptions) -> bool:
 
 
 def _gain_falls(trained: Trained) -> bool:
-    """Whether what adaptation gains on the validation tasks falls from its best epoch to the
-    last two: one alone may be chance.
+    """Whether the gain of adaptation on the validation tasks falls from its best epoch to each of
+    the last two: a single epoch may be chance.
     """
     curves = trained.result["history"]
     adapted = curves["val_auc"]

@@ -22,7 +22,7 @@ from limaml_beam.build_tasks.validation import (
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 
-#: Share of the training rows from which on it is worth a warning that no record holds them.
+#: Share of training rows in no record above which the data card warns.
 UNUSED = 0.2
 
 _QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
@@ -80,8 +80,8 @@ def _quantiles(values: Any, counts: Any) -> dict[str, float]:
 
 
 def check_counts(counts: dict[str, int], max_bad_fraction: float) -> dict[str, Any]:
-    """``{"read", "used", "skipped": {reason: rows}}``; raises `LimamlError` where the run must not
-    be published.
+    """``{"read", "used", "skipped": {reason: rows}}``; raises `LimamlError` if the run must not be
+    published.
     """
     skipped = {
         name.removeprefix("skipped:"): n
@@ -118,7 +118,7 @@ def check_counts(counts: dict[str, int], max_bad_fraction: float) -> dict[str, A
 
 
 def check_splits(summary: SplitSummary, settings: TaskSettings) -> None:
-    """Raises `LimamlError` where a split is empty: its dates lie outside the data."""
+    """Raises `LimamlError` if a split is empty: its dates are outside the data."""
     empty = [name for name, rows in zip(NAMES, summary.rows, strict=True) if not rows]
     if empty and not settings.recent_only:
         spans = {

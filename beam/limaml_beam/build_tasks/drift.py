@@ -1,6 +1,6 @@
-"""How far each feature of the evaluation rows lies from the training rows: for the data card.
+"""How far each feature of the evaluation rows is from the training rows: for the data card.
 
-A feature that means another thing at evaluation time (a recency that grows because values are
+A feature whose meaning changes at evaluation time (a recency that grows because values are
 frozen at the split) makes a model look worse, or better, than it is.
 """
 
@@ -23,10 +23,10 @@ from limaml_beam.rows import columnar
 from tfrec_limaml.schema.schema import Feature, Schema
 
 BINS = 64  # of the values of categorical features
-#: Drift from which on the data card warns: half a standard deviation, or 30 % of the rows with
+#: Drift above which the data card warns: half a standard deviation, or 30 % of the rows with
 #: other values.
 LIMITS = {"numeric": 0.5, "categorical": 0.3}
-_FEWEST_ROWS = 200  # a mean of fewer says little
+_FEWEST_ROWS = 200  # a mean of fewer is too uncertain
 
 Parts = dict[tuple[str, int], Any]
 
@@ -38,7 +38,7 @@ class MeasureFeatures(beam.CombineFn):
         self.schema, self.settings = schema, settings
 
     def create_accumulator(self) -> Parts:
-        """Nothing seen."""
+        """An empty accumulator."""
         return {}
 
     def add_input(self, accumulator: Parts, block: pa.Table) -> Parts:
@@ -51,7 +51,7 @@ class MeasureFeatures(beam.CombineFn):
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Parts]) -> Parts:
-        """Adds parts up."""
+        """Merges accumulators."""
         total: Parts = {}
         for accumulator in accumulators:
             for name, part in accumulator.items():
@@ -72,13 +72,13 @@ def drift_of(parts: list[Any]) -> dict[str, Any]:
     """Drift of one feature from its training rows, by evaluation split.
 
     Args:
-        parts: Of each split, moments or a histogram; None without rows.
+        parts: Moments or a histogram of each split; None without rows.
 
     Returns:
-        ``kind`` and, for each evaluation split with rows, ``drift``. Of numbers: the difference of
+        ``kind`` and, for each evaluation split with rows, ``drift``. For numbers: the difference of
         the means in standard deviations of the training rows (after the feature's transform; the
-        largest of a vector's). Of categories: the share of rows that would have to take another
-        value. ``uncertain`` says that the difference is no larger than chance makes it.
+        largest component of a vector). For categories: the share of rows that would have to change
+        their value. ``uncertain`` is true if chance alone explains the difference.
     """
     train = parts[0]
     kind = "categorical" if isinstance(train, np.ndarray) else "numeric"
@@ -109,7 +109,7 @@ def warnings(drift: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 continue
             unit = "standard deviations" if measured["kind"] == "numeric" else "of the rows"
             lines.append(
-                f"feature {feature} drifts: its {split} rows lie {difference['drift']:.2f} {unit} "
+                f"feature {feature} drifts: its {split} rows are {difference['drift']:.2f} {unit} "
                 "from the training rows"
             )
     return lines
@@ -143,7 +143,7 @@ def _numeric(train: Any, part: Any) -> tuple[float, float, int]:
 def _categorical(
     train: npt.NDArray[np.int64], part: npt.NDArray[np.int64]
 ) -> tuple[float, float, int]:
-    """Total variation distance, what chance makes of it, and the rows."""
+    """Total variation distance, its expected value by chance, and the rows."""
     rows = int(part.sum())
     distance = 0.5 * np.abs(train / train.sum() - part / rows).sum()
     used = int(((train + part) > 0).sum())

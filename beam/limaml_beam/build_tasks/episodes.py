@@ -1,10 +1,10 @@
-"""Training episodes: training tasks split into support and query rows as a daily job would find
+"""Training episodes: training tasks split into support and query rows as a daily job would see
 them.
 
-A training row's history features are those of its very moment; a served row's are as old as the
-last job. An episode draws a moment, the *cut*, for each task: rows before it are support rows, and
-rows from it on are query rows whose history features are frozen at the cut, as those of validation
-and test rows are frozen at the start of their split.
+The history features of a training row are computed at its own time; those of a served row are as
+old as the last job. An episode draws a time, the *split time*, for each task: rows before it are
+support rows, and rows from it on are query rows whose history features are frozen at the split
+time, as those of validation and test rows are frozen at the start of their split.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import EPISODES, TIME, Integers
 from tfrec_limaml.schema.schema import Schema
 
-#: Cuts lie behind this share of a task's training rows, and before the other.
+#: The lowest and the highest share of a task's training rows before a split time.
 _EARLIEST, _LATEST = 0.2, 0.9
 
 
 def frozen_column(name: str, episode: int) -> str:
-    """The block column that holds a history feature as an episode's rows see it."""
+    """The block column with a history feature as an episode's rows see it."""
     return f"{name}@{episode}"
 
 
@@ -40,16 +40,16 @@ def cuts_within_tasks(
     segment: Integers,
     episodes: int,
 ) -> Integers:
-    """The cut of each row's task in each episode: the time of a training row that is drawn, the
-    same whenever the task is the same.
+    """The split time of each row's task in each episode: the time of a random training row, always
+    the same for the same task.
 
     Args:
-        keys: A hash of each task's key ``[tasks]``: where the draws come from.
+        keys: A hash of each task's key ``[tasks]``: the seed of its draws.
         tasks: Number of each row's task ``[N]``.
         times: Milliseconds ``[N]``.
         order: Orders rows of one task and time ``[N]``.
         segment: 0 for train rows ``[N]``.
-        episodes: How many cuts to draw.
+        episodes: Number of split times per task.
 
     Returns:
         Milliseconds ``[N, episodes]``; tasks without training rows get 0.
@@ -65,7 +65,7 @@ def cuts_within_tasks(
 
 
 def _uniform(keys: npt.NDArray[np.uint64], episodes: int) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) that depend on a key and the episode alone ``[tasks, episodes]``."""
+    """Numbers in [0, 1) that depend only on a key and the episode ``[tasks, episodes]``."""
     mixed = keys[:, None] + np.arange(1, episodes + 1, dtype=np.uint64) * np.uint64(
         0x9E3779B97F4A7C15
     )
@@ -75,8 +75,8 @@ def _uniform(keys: npt.NDArray[np.uint64], episodes: int) -> npt.NDArray[np.floa
 
 
 def cuts_by_date(summary: SplitSummary, episodes: int) -> Integers:
-    """One cut per episode for all tasks, spread over the time of the training rows, in shuffled
-    order ``[episodes]``.
+    """One split time per episode for all tasks, spread over the training period, in shuffled order
+    ``[episodes]``.
     """
     first, last = summary.first[TRAIN] or 0, summary.last[TRAIN] or 0
     shares = _EARLIEST + (_LATEST - _EARLIEST) * (np.arange(episodes) + 0.5) / episodes
@@ -86,13 +86,13 @@ def cuts_by_date(summary: SplitSummary, episodes: int) -> Integers:
 
 
 def as_column(cuts: Integers) -> pa.Array:
-    """Cuts ``[N, episodes]`` as a block column."""
+    """Split times ``[N, episodes]`` as a block column."""
     flat = pa.array(np.ascontiguousarray(cuts).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, cuts.shape[1])
 
 
 def cuts_of(table: pa.Table) -> Integers:
-    """The cuts ``[N, episodes]`` of a block; no episodes where it has none."""
+    """The split times ``[N, episodes]`` of a block; no episodes if it has none."""
     if EPISODES not in table.column_names:
         return np.empty((table.num_rows, 0), np.int64)
     column = table[EPISODES].combine_chunks()
@@ -101,7 +101,7 @@ def cuts_of(table: pa.Table) -> Integers:
 
 
 class AddCuts(beam.DoFn):
-    """(partition, block) -> (partition, block with the cuts by date)."""
+    """(partition, block) -> (partition, block with the split times by date)."""
 
     def __init__(self, episodes: int) -> None:
         self.episodes = episodes
@@ -109,17 +109,17 @@ class AddCuts(beam.DoFn):
     def process(
         self, element: tuple[int, pa.Table], summary: SplitSummary
     ) -> Iterator[tuple[int, pa.Table]]:
-        """The same cuts in every row."""
+        """Adds the same split times to every row."""
         partition, block = element
         cuts = np.tile(cuts_by_date(summary, self.episodes), (block.num_rows, 1))
         yield partition, block.append_column(EPISODES, as_column(cuts))
 
 
 def definitions_with(schema: Schema, settings: TaskSettings) -> tuple[str, ...]:
-    """The task definitions that episodes are written for: those whose tasks have one cut each.
+    """The task definitions that episodes are written for: those with one split time per task.
 
-    By date that is every definition; a split within tasks draws cuts for its own definition, which
-    those that refine it share.
+    With a split by date that is every definition; a split within tasks draws split times for its
+    own definition, which the definitions that refine it share.
     """
     if not settings.episodes:
         return ()

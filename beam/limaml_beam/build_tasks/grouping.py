@@ -1,9 +1,9 @@
-"""Groups rows into tasks and keeps the most recent of each, without ever holding a heavy task
-whole.
+"""Groups rows into tasks and keeps the most recent of each, without holding a large task
+completely.
 
-Rows of a shard are combined twice: in each block before the shuffle, and block by block behind it.
-Beam's own lifting of a combiner would gather the rows of 1,000 shards in every worker's memory and
-save nothing more.
+Rows of a shard are combined twice: in each block before the shuffle, and block by block after it.
+Beam's combiner lifting would collect the rows of 1,000 shards in every worker's memory without
+saving more.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.schema.schema import Schema
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-_SLACK_ROWS = 50_000  # rows that are gathered before they are trimmed again
+_SLACK_ROWS = 50_000  # rows that are collected before they are trimmed again
 
 
 def segments(table: pa.Table, settings: TaskSettings) -> Integers:
-    """0 for train rows, 1 for validation rows, 2 for test rows: by date, unless rows know it."""
+    """0 for train rows, 1 for validation rows, 2 for test rows: by date, unless the rows have
+    their segment.
+    """
     if SEGMENT in table.column_names:
         return columnar.to_numpy(table[SEGMENT])
     times = columnar.to_numpy(table[TIME])
@@ -37,7 +39,7 @@ def latest(table: pa.Table, settings: TaskSettings) -> pa.Table:
     """Rows sorted by task, segment, time and content; of each task the most recent of every
     segment.
 
-    Where rows know their segment, those of a task may lie between each other in time: a video has
+    If rows have their own segment, the segments of a task may overlap in time: a video can have
     train rows of one member that are later than test rows of another. Train rows: `max_samples`;
     validation and test rows: `max_query`, which is at least as many.
     """
@@ -62,8 +64,8 @@ def latest_of(blocks: Iterable[pa.Table], settings: TaskSettings) -> pa.Table:
     kept: list[pa.Table] = []
     for block in blocks:
         kept.append(block)
-        # The first table is what the last trimming left; later ones came since. Trimming when they
-        # outgrow it keeps the total work proportional to the rows.
+        # The first table is the result of the last trimming; the others came after it. Trimming
+        # when they outgrow it keeps the total work proportional to the rows.
         if sum(t.num_rows for t in kept[1:]) > max(_SLACK_ROWS, kept[0].num_rows):
             kept = [latest(pa.concat_tables(kept), settings)]
     return latest(pa.concat_tables(kept), settings)
@@ -71,7 +73,7 @@ def latest_of(blocks: Iterable[pa.Table], settings: TaskSettings) -> pa.Table:
 
 def keyed(block: pa.Table, schema: Schema, definition: str, definitions: Sequence[str]) -> pa.Table:
     """A block with its task keys, and those of `definitions` beside this one, in place of the key
-    columns; those that joins need stay.
+    columns; key columns that joins need stay.
     """
     block = block.append_column(TASK, columnar.join_keys(block, schema.task_columns(definition)))
     for name in schema.beside(definition, definitions):
@@ -94,7 +96,7 @@ class SplitByShard(beam.DoFn):
         self.definition, self.shuffle = definition, shuffle
 
     def process(self, block: pa.Table) -> Iterator[tuple[int, bytes]]:
-        """Drops what the block alone shows to be too old, and splits the rest by shard."""
+        """Drops rows that this block alone shows to be too old, and splits the rest by shard."""
         table = keyed(block, self.schema, self.definition, self.settings.definitions)
         codes, _ = columnar.codes_of(table[TASK])
         if len(codes) and np.bincount(codes).max() > self.settings.max_samples:

@@ -1,11 +1,11 @@
 """Point-in-time history features: what was known about a key strictly before a row, as a feature
-store would have told it.
+store would have answered.
 
 A training row sees the rows of its key with a strictly earlier timestamp. A validation or test row
-sees what was known when its split began, as a job that refreshes the numbers once, at the cut,
-would have it. The rate is smoothed towards the mean label of all training rows. A run without
-evaluation splits takes every row for a training row: it is told the prior that the model was
-trained with, or a rate would mean another thing than it did in training.
+sees what was known when its split began, as after a job that computes the numbers once, at that
+time. The rate is smoothed towards the mean label of all training rows. A run without evaluation
+splits treats every row as a training row: it needs the prior that the model was trained with,
+because otherwise its rates would differ from those in training.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from tfrec_limaml.schema.schema import HISTORY_VALUES, History, Schema
 from tfrec_limaml.tasks import folder
 
 DIRECTORY = folder.HISTORY
-AS_OF = "event_timestamp"  # column of the online copy: the moment its values are frozen at
+AS_OF = "event_timestamp"  # column of the online copy: the time at which its values are frozen
 _PARTITION, _ROW = "__partition", "__row"
 ONLINE = "online"
-_OF_ROW = (SEGMENT, MOMENT, EPISODES)  # columns that say what a row may know
+_OF_ROW = (SEGMENT, MOMENT, EPISODES)  # columns with the times that a row's history ends at
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyHistory:
-    """Rows of many keys, sorted by key and time, ready for questions "as of" any moment.
+    """Rows of many keys, sorted by key and time, for look-ups "as of" any time.
 
     Attributes:
         codes: Key of each row ``[n]``, ``0 .. keys - 1``, ascending.
@@ -65,7 +65,7 @@ class KeyHistory:
         self, codes: Integers, moments: Integers, prior: float, smoothing: float
     ) -> tuple[npt.NDArray[np.float64], Integers, npt.NDArray[np.float64]]:
         """Smoothed rate, count and recency (days; -1 without a row) of each key from rows strictly
-        before each moment, all ``[m]``.
+        before each time, all ``[m]``.
         """
         known = np.unique(self.times)
         place = len(known) + 1
@@ -83,7 +83,7 @@ class KeyHistory:
 
 
 def moments_of(table: pa.Table, settings: TaskSettings) -> Integers:
-    """The moment whose knowledge each row sees: its own time, or the start of its evaluation
+    """The time up to which each row sees history: its own time, or the start of its evaluation
     split.
     """
     if MOMENT in table.column_names:
@@ -97,9 +97,7 @@ def moments_of(table: pa.Table, settings: TaskSettings) -> Integers:
 
 
 class _SplitByKey(beam.DoFn):
-    """(partition, block) -> (history and partition, packed narrow rows that remember where they
-    came from).
-    """
+    """(partition, block) -> (history and partition, packed narrow rows with their origin)."""
 
     def __init__(self, schema: Schema, partitions: int, shuffle: Shuffle) -> None:
         self.schema, self.partitions, self.shuffle = schema, partitions, shuffle
@@ -172,8 +170,8 @@ class _Compute(beam.DoFn):
         episode: int,
         smoothed: tuple[float, float],
     ) -> tuple[Any, ...]:
-        """`values` as an episode's rows see them: those of training rows from the cut on are frozen
-        at the cut.
+        """`values` as an episode's rows see them: those of training rows from the split time on are
+        frozen at the split time.
         """
         cut = episodes.cuts_of(table)[:, episode]
         query = (segments(table, self.settings) == TRAIN) & (columnar.to_numpy(table[TIME]) >= cut)
@@ -185,7 +183,9 @@ class _Compute(beam.DoFn):
 
 
 def one_row_per_token(rows: pa.Table, schema: Schema, history: History) -> pa.Table:
-    """Repeats each row for every value of the history's multi-valued keys, where it asks for it."""
+    """Repeats each row for every value of the history's multi-valued keys, if the schema asks
+    for that.
+    """
     if not history.per_token:
         return rows
     separators = {f.name: f.separator for f in schema.features if f.separator is not None}
@@ -249,9 +249,9 @@ def write_online(element: tuple[str, int, pa.Table], directory: str, partitions:
 
 class AddHistory(beam.PTransform):
     """(partition, block) -> ``{"blocks": blocks with history features, "online": (file stem, part,
-    values frozen at the cut)}``.
+    values frozen at the split)}``.
 
-    The rows of one key meet in one worker as a few numbers each (some 40 bytes); the wide rows stay
+    All rows of one key go to one worker, as a few numbers each (about 40 bytes); the wide rows stay
     where they are and get their values back by row number.
     """
 

@@ -1,4 +1,4 @@
-"""The files that task records are made of."""
+"""The files that task records are built from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfrec_limaml.schema.schema import Schema
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What is read: the interaction files and those of each feature table."""
+    """The input files: interactions and feature tables."""
 
     interactions: Source
     tables: Mapping[str, Source]
@@ -32,7 +32,7 @@ class Inputs:
         dates: tuple[int, int] | None = None,
     ) -> Inputs:
         """Matches file patterns; raises `LimamlError` for missing or unknown tables and for
-        patterns without files. `text` and `dates` (of the interactions) as in `Source.match`.
+        patterns without a match. `text` and `dates` (of the interactions) as in `Source.match`.
         """
         found = cls.tables_of(schema, tables, text)
         return cls(Source.match("interactions", interactions, text, dates), found)
@@ -67,8 +67,8 @@ class Inputs:
         }
 
     def check(self, schema: Schema, definitions: tuple[str, ...]) -> None:
-        """Fails before any worker starts where a first file lacks a column, or has one of a type
-        that no row of it can be valid in.
+        """Fails before any worker starts if a first file lacks a column, or has a column of a type
+        in which no row can be valid.
         """
         wanted: dict[str | None, tuple[Source, tuple[str, ...]]] = {
             None: (self.interactions, interaction_columns(schema, definitions))
@@ -83,5 +83,5 @@ class Inputs:
                     raise LimamlError(
                         f"{source.files[0]}: column {feature.name!r} is of type {kind}, which no "
                         f"value of the feature fits (dtype {feature.dtype}, width {feature.width});"
-                        " fix the column, or declare it as it is"
+                        " fix the column, or correct its declaration"
                     )

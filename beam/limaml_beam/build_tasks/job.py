@@ -45,7 +45,7 @@ def build_tasks(
     Args:
         schema: The columns.
         inputs: The files.
-        output: Directory to make, local or on any Beam filesystem.
+        output: Directory to create, local or on any Beam filesystem.
         settings: Definitions, dates, caps and shards.
         options: Beam's options; see `limaml_beam.io.pipeline_options.local_by_default`.
         max_bad_fraction: Largest share of invalid rows (duplicates and rows outside the dates do
@@ -54,9 +54,9 @@ def build_tasks(
 
     Raises:
         LimamlError: The output exists, an input cannot be read, too many rows are invalid, or a
-            split is empty. Nothing is published then; dead letters of a local run are left in
-            ``<output>.rejected``. What a killed run left beside a local output goes with the next
-            run to the same output.
+            split is empty. Nothing is published then; dead letters of a local run are kept in
+            ``<output>.rejected``. The next run to the same local output removes the files of a
+            killed run.
     """
     staged_output.check_free(output, overwrite)
     inputs.check(schema, settings.definitions)
@@ -96,8 +96,8 @@ def _run(
 
 
 def _shuffle(directory: str, options: PipelineOptions | None) -> Shuffle:
-    """Shuffles of the in-process runner go through files beside the output: it would hold them in
-    memory.
+    """Shuffles of the in-process runner go through files beside the output; the runner itself would
+    hold them in memory.
     """
     in_process = options is not None and options.view_as(StandardOptions).runner == LOCAL_RUNNER
     return Shuffle(

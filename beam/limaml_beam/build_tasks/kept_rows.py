@@ -2,9 +2,9 @@
 them.
 
 ``<tasks>/<definition>/rows-<shard>.arrow`` is an uncompressed Arrow file, one record batch per
-chunk of whole tasks; ``rows-<shard>.npy`` says where each task lies, sorted by the hash of its
-key. Both are read through the memory map: what a task costs does not depend on how many others
-there are. The shard of a task is that of its record.
+chunk of whole tasks; ``rows-<shard>.npy`` has the position of each task, sorted by the hash of its
+key. Both are memory-mapped: the cost of reading a task does not depend on the number of tasks. The
+shard of a task is that of its record.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class KeptRowsWriter:
     """Writes the rows of one shard.
 
     Args:
-        sink: Gets the Arrow file.
+        sink: Receives the Arrow file.
     """
 
     def __init__(self, sink: Any) -> None:
@@ -55,7 +55,7 @@ class KeptRowsWriter:
         self._writer.write_batch(kept.to_batches()[0])
 
     def close(self) -> Any:
-        """Ends the Arrow file; returns the entries of its tasks, None without any."""
+        """Ends the Arrow file; returns the index entries of its tasks, None without tasks."""
         if self._writer is None:
             return None
         self._writer.close()
@@ -75,7 +75,7 @@ def writing(path: str) -> Iterator[KeptRowsWriter]:
 
 
 def shard_path(shard: int) -> str:
-    """Name of a shard's files, without their endings."""
+    """Name of a shard's files, without the extension."""
     return f"rows-{shard:05d}"
 
 
@@ -93,7 +93,7 @@ class KeptRows:
 
     Args:
         folder: ``<tasks>/<definition>``.
-        shards: Number of shards that the records lie in.
+        shards: Number of shards of the records.
 
     Raises:
         LimamlError: The folder holds no rows.
@@ -103,11 +103,11 @@ class KeptRows:
         self._folder, self._shards = folder, shards
         if not any(folder.glob("rows-*.npy")):
             raise LimamlError(
-                f"{folder} holds no rows beside its records: run `limaml refresh --keep-rows` once"
+                f"{folder} has no rows beside its records: run `limaml refresh --keep-rows` once"
             )
 
     def of(self, keys: Sequence[str]) -> list[pa.RecordBatch]:
-        """The rows of those of some tasks that are there, a record batch for each."""
+        """The rows of the given tasks that exist, one record batch per task."""
         hashes = columnar.stable_hash(pa.array(keys, pa.string()))
         shard_of = (hashes % np.uint64(self._shards)).astype(np.int64)
         tables = []

@@ -13,18 +13,17 @@ from tfrec_limaml.errors import LimamlError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """What task records are made of.
+    """What task records are built from.
 
     Attributes:
-        raw: Folder made by ``limaml datasets prepare``, or None where `schema` and `interactions`
-            name the files.
+        raw: Folder from ``limaml datasets prepare``, or None if `schema` and `interactions` name
+            the files.
         schema: Schema file; None for ``schema.yaml`` in `raw`.
         interactions: Patterns of interaction files; empty for those in `raw`.
-        tables: Patterns of the files of feature tables, by table; tables that are not named are
-            those in `raw`.
+        tables: Patterns of the files of feature tables, by table; other tables are read from `raw`.
         delimiter: Character between the cells of text files, or an escape such as ``\\t``; None for
-            the one of comma, tab and semicolon that a header has most of.
-        null_words: Cells of text files that stand for no value, beside empty ones; None for
+            the most frequent one of comma, tab and semicolon in the header.
+        null_words: Cells of text files that mean a missing value, as empty cells do; None for
             ``NULL`` and ``null``.
         all_partitions: Open partitions of days outside the dates too.
         tasks: Task definitions; empty for all of the schema.
@@ -37,7 +36,7 @@ class PrepareOptions:
         split_per_task: Instead of dates: shares of each task's own rows that are train, validation
             and test rows, in time order.
         window_days: Support rows come from the last days before a split only; None for all rows.
-        recent_only: No evaluation splits: write only what embeddings are made of.
+        recent_only: No evaluation splits: write only the records that embeddings are computed from.
         window_end: End of the window with `recent_only`, ISO 8601; None for now.
         history_prior: With `recent_only` and history features: the mean label towards which history
             rates are smoothed, or the folder of task records that the model was trained on, which
@@ -84,7 +83,7 @@ class PrepareOptions:
             raise LimamlError("give the folder RAW, or both --schema and --interactions")
         if self.history_prior is not None and not self.recent_only:
             raise LimamlError(
-                "--history-prior needs --recent-only; with evaluation splits the prior is that of "
+                "--history-prior needs --recent-only; with evaluation splits the prior comes from "
                 "the training rows"
             )
 

@@ -1,7 +1,7 @@
 """Pipeline 1: labelled interactions and feature tables to task records and their statistics.
 
-`ReadInteractions`, `AddHistory` and `WriteTasks` are composite transforms, and `construct` puts
-them together.
+`ReadInteractions`, `AddHistory` and `WriteTasks` are composite transforms, and `construct` connects
+them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.folder import DEAD_LETTERS
 
-#: Folder of the counts and statistics that the pipeline leaves for the data card.
+#: Folder of the counts and statistics that the pipeline writes for the data card.
 REPORT = "_report"
 
 
@@ -141,7 +141,7 @@ def construct(
     directory: str,
     shuffle: Shuffle | None = None,
 ) -> None:
-    """Adds the whole of pipeline 1 to a Beam pipeline; its files go below `directory`."""
+    """Adds pipeline 1 to a Beam pipeline; its files are written below `directory`."""
     shuffle = shuffle or Shuffle()
     interactions = pipeline | "interactions" >> ReadInteractions(schema, settings, inputs, shuffle)
     partitions = interactions["partitions"]

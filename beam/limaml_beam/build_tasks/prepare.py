@@ -1,5 +1,5 @@
 """What ``limaml prepare`` does: finds the files that `PrepareOptions` name, and builds task records
-of them.
+from them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def prepare(
     """Builds task records; `output` appears complete or not at all.
 
     Args:
-        options: What they are made of.
+        options: What the records are built from.
         output: Folder to write, local or on any Beam filesystem.
         flags: Beam options (``--runner=...``).
         overwrite: Replace an existing `output`, at the end.
@@ -40,7 +40,7 @@ def prepare(
         The data card, with ``output``.
 
     Raises:
-        LimamlError: As `build_tasks`, or the options name what is not there.
+        LimamlError: As `build_tasks`, or the options name something that does not exist.
     """
     beam_options = use_options(flags)
     outcome.stage("match")
@@ -121,8 +121,8 @@ def _prior(options: PrepareOptions, schema: Schema) -> float | None:
     if given is None:
         if options.recent_only and schema.history:
             logging.getLogger(__name__).warning(
-                "history rates are smoothed towards the mean label of this run's rows, not towards "
-                "that of the training; "
+                "history rates are smoothed towards the mean label of this run's rows, not "
+                "towards that of the training rows; "
                 "give --history-prior with the folder that the model was trained on"
             )
         return None
@@ -132,7 +132,7 @@ def _prior(options: PrepareOptions, schema: Schema) -> float | None:
     text = files.read_text(path)
     if text is None:
         raise LimamlError(
-            f"no data card at {path}; --history-prior names a folder made by `limaml prepare`"
+            f"no data card at {path}; --history-prior takes a folder from `limaml prepare`"
         )
     card = json.loads(text)
     if card["schema_fingerprint"] != schema.fingerprint():

@@ -1,5 +1,5 @@
-"""Whether the input is what it was declared to be: shares of values that had to be replaced, keys
-that found no partner, times that nobody can have acted at.
+"""Checks the input against its declaration: shares of replaced values, of keys without a match and
+of implausible times.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_IMPLAUSIBLE = 0.5
 def describe(
     counts: Mapping[str, int], summary: SplitSummary, settings: TaskSettings
 ) -> dict[str, Any]:
-    """What a later run is compared with.
+    """The reference values for later runs.
 
     Returns:
         ``filled`` and ``unknown_keys``: shares of the rows read, by feature and by table;
@@ -52,14 +52,14 @@ def describe(
 
 
 def check(schema: Schema, counts: Mapping[str, int]) -> None:
-    """Raises `LimamlError` where most times are implausible, a column holds values but not one
-    valid one, a table has the key of no row, or all rows have weight 0.
+    """Raises `LimamlError` if most times are implausible, a column has values but no valid one, a
+    table has no key of any row, or all rows have weight 0.
     """
     read = counts.get("rows_read", 0)
     if read and counts.get(WITHOUT_WEIGHT, 0) == read:
         raise LimamlError(
-            f"all {read} rows have weight 0 in column {schema.weight!r}: no row would count; is it "
-            "the column of weights?"
+            f"all {read} rows have weight 0 in column {schema.weight!r}: no row would count; is "
+            f"this the weight column?"
         )
     odd = counts.get(IMPLAUSIBLE, 0)
     if odd > MAX_IMPLAUSIBLE * read:
@@ -73,13 +73,13 @@ def check(schema: Schema, counts: Mapping[str, int]) -> None:
         kinds = {f.name: f.dtype for f in schema.features}
         raise LimamlError(
             f"no row has a valid value of {lost[0]!r} (declared {kinds[lost[0]]}), though "
-            f"{unreadable[lost[0]]} have one: fix the column, or declare what it holds"
+            f"{unreadable[lost[0]]} have one: fix the column, or correct its declaration"
         )
     for table, unknown in _named(counts, UNKNOWN_KEY).items():
         if read and unknown == read:
             raise LimamlError(
                 f"no value of {schema.tables[table]!r} in the interactions occurs in the table "
-                f"{table!r}: are they keyed alike?"
+                f"{table!r}: do they use the same keys?"
             )
 
 

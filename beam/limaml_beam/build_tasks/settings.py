@@ -1,6 +1,4 @@
-"""Settings of the task-building pipeline: a small picklable object for the workers, and its Beam
-options.
-"""
+"""Settings of the task-building pipeline: a small picklable object for the workers."""
 
 from __future__ import annotations
 
@@ -22,15 +20,14 @@ class TaskSettings:
 
     Attributes:
         definitions: Names of the task definitions to build.
-        validation_start, test_start: Cuts between train, validation and test rows, milliseconds.
+        validation_start, test_start: Dates between train, validation and test rows, milliseconds.
         first, last: Rows outside ``[first, last)`` are left out and counted, milliseconds.
         recent_only: Write only ``recent`` records (a daily job without evaluation rows).
         window: Length of the window that support rows may come from, milliseconds.
         max_samples: Most recent support rows kept per task.
         max_query: Most recent query rows kept per task.
-        shards: Output files per split; also the number of groups that tasks are dealt into.
-        partitions: Groups that rows are dealt into for the removal of duplicates and for history
-            features.
+        shards: Output files per split; also the number of groups of tasks.
+        partitions: Number of groups of rows for the removal of duplicates and for history features.
         batch_rows: Rows per block as read.
         task_shares: Shares of each task's rows that are train, validation and test rows, in time
             order; None to split by date.
@@ -97,11 +94,11 @@ def cut_dates(
     recent_only: bool = False,
     window_end: str | None = None,
 ) -> dict[str, Any]:
-    """The date fields of `TaskSettings` from ISO 8601 dates; dates that are not given come from the
-    schema's split.
+    """The date fields of `TaskSettings` from ISO 8601 dates; missing dates come from the schema's
+    split.
 
     Raises:
-        LimamlError: No dates anywhere, dates in the wrong order, or a window that is not positive.
+        LimamlError: No dates, dates in the wrong order, or a window that is not positive.
     """
     if window_days is not None and window_days <= 0:
         raise LimamlError(f"--window-days must be positive, received {window_days}")
@@ -139,7 +136,7 @@ def cut_dates(
 
 
 def _recent_dates(window: int, window_end: str | None) -> dict[str, Any]:
-    """Of a job without evaluation rows: a window, which ends now unless it says when."""
+    """Of a job without evaluation rows: a window, which ends now unless its end is given."""
     end = parse_time(window_end) if window_end is not None else round(time.time() * 1000)
     return {
         "validation_start": end,
@@ -152,7 +149,7 @@ def _recent_dates(window: int, window_end: str | None) -> dict[str, Any]:
 
 
 def _no_dates(schema: Schema, shares: tuple[float, float, float]) -> dict[str, Any]:
-    """Of a split within tasks."""
+    """The dates of a split within tasks: none."""
     return {
         "validation_start": FAR_FUTURE,
         "test_start": FAR_FUTURE,
@@ -163,7 +160,7 @@ def _no_dates(schema: Schema, shares: tuple[float, float, float]) -> dict[str, A
 
 
 def _split_dates(split: Split, window: int) -> dict[str, Any]:
-    """Of a split by date."""
+    """The dates of a split by date."""
     validation_ms, test_ms = map(parse_time, split.starts())
     start = FAR_PAST if split.train_start is None else parse_time(split.train_start)
     return {

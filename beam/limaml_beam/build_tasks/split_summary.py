@@ -42,8 +42,8 @@ class SplitSummary:
         return self.label_mean(TRAIN) if settings.prior is None else settings.prior
 
     def history_end(self, settings: TaskSettings) -> int:
-        """The moment that the online copy of history features is frozen at: the start of the test
-        rows, or where each task has its own, the end of the data.
+        """The time at which the online copy of history features is frozen: the start of the test
+        rows, or the end of the data if each task has its own split.
         """
         if settings.task_shares is None:
             return settings.test_start
@@ -61,7 +61,7 @@ class SplitSummary:
         )
 
     def describe(self) -> dict[str, Any]:
-        """For the data card."""
+        """The entry of the data card."""
         return {
             name: {
                 "rows": self.rows[i],
@@ -80,7 +80,7 @@ class SummariseSplits(beam.CombineFn):
         self.settings = settings
 
     def create_accumulator(self) -> SplitSummary:
-        """Nothing seen."""
+        """An empty accumulator."""
         return SplitSummary()
 
     def add_input(self, accumulator: SplitSummary, block: pa.Table) -> SplitSummary:
@@ -97,7 +97,7 @@ class SummariseSplits(beam.CombineFn):
         )
 
     def merge_accumulators(self, accumulators: Iterable[SplitSummary]) -> SplitSummary:
-        """Adds summaries up."""
+        """Merges accumulators."""
         return sum(accumulators, SplitSummary())
 
     def extract_output(self, accumulator: SplitSummary) -> SplitSummary:

@@ -38,7 +38,7 @@ def moments(values: npt.NDArray[Any], normalise: str) -> Moments:
 
 
 def add_moments(a: Moments, b: Moments) -> Moments:
-    """Moments of two samples together (Chan, Golub and LeVeque's pairwise update)."""
+    """Moments of the union of two samples (Chan, Golub and LeVeque's pairwise update)."""
     count = a[0] + b[0]
     delta = b[1] - a[1]
     return count, a[1] + delta * (b[0] / count), a[2] + b[2] + delta**2 * (a[0] * b[0] / count)
@@ -46,8 +46,8 @@ def add_moments(a: Moments, b: Moments) -> Moments:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A uniform sample of rows for quantiles: those with the smallest content hashes, so that it is
-    the same however the rows are bundled.
+    """A uniform sample of rows for quantiles: those with the smallest content hashes, so that it
+    does not depend on the bundles.
 
     Attributes:
         order: The rows' hashes ``[n]``, ascending.
@@ -58,7 +58,7 @@ class Sample:
     values: dict[str, npt.NDArray[np.float64]]
 
     def merge(self, other: Sample) -> Sample:
-        """The sample of both samples' rows."""
+        """The sample of the rows of both samples."""
         order = np.concatenate([self.order, other.order])
         kept = np.argsort(order, kind="stable")[:SAMPLE_ROWS]
         values = {
@@ -89,8 +89,8 @@ def transformed(values: npt.NDArray[np.float64], normalise: str) -> npt.NDArray[
 
 
 def token_counts(column: pa.ChunkedArray, feature: Feature) -> Counter[Any]:
-    """How often each token occurs; values of a multi-valued feature are counted one by one, empty
-    ones not at all.
+    """How often each token occurs; each value of a multi-valued feature counts; empty values do
+    not.
     """
     counted = pc.value_counts(column.combine_chunks())
     pairs = zip(
@@ -115,7 +115,7 @@ class StatisticsFn(beam.CombineFn):
         self.schema, self.settings = schema, settings
 
     def create_accumulator(self) -> dict[str, Any]:
-        """Nothing seen."""
+        """An empty accumulator."""
         return {}
 
     def add_input(self, accumulator: dict[str, Any], block: pa.Table) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class StatisticsFn(beam.CombineFn):
         return [f for f in self.schema.all_features if f.encoding == "quantiles"]
 
     def merge_accumulators(self, accumulators: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        """Adds parts up."""
+        """Merges accumulators."""
         total: dict[str, Any] = {}
         for accumulator in accumulators:
             total = _add(total, accumulator)

@@ -1,9 +1,9 @@
-"""Splits each task's rows by their own order: its first rows are for training, the last for test.
+"""Splits each task's rows in time order: the first rows are for training, the last for test.
 
-By date, most members of a small data set have no history before the test rows. Within members they
-all have one. What that leaks: a training row of one member may be later than a test row of another,
-so that what is learned of items knows their future. History features do not leak: each row sees
-only rows before the start of its own member's split.
+With a split by date, most members of a small data set have no history before the test rows; with a
+split within members they all have one. It has a leak: a training row of one member may be later
+than a test row of another, so that what the model learns about items includes their future. History
+features do not leak: each row sees only rows before the start of its own member's split.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PARTITION, _ROW = "__partition", "__row"
 def split_tasks(
     tasks: Integers, times: Integers, order: Integers, shares: tuple[float, float, float]
 ) -> tuple[Integers, Integers]:
-    """The segment of each row, and the moment whose knowledge it sees.
+    """The segment of each row, and the time up to which it sees history.
 
     Args:
         tasks: Number of each row's task ``[N]``.
@@ -64,7 +64,7 @@ class SplitWithinTasks(beam.PTransform):
         self.schema, self.settings, self.shuffle = schema, settings, shuffle
 
     def expand(self, partitions: beam.PCollection) -> beam.PCollection:
-        """The rows of one task meet in one worker as a few numbers each."""
+        """Sends all rows of one task to one worker, as a few numbers each."""
         assigned = (
             partitions
             | "split by task"

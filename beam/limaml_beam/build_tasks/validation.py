@@ -30,21 +30,21 @@ from tfrec_limaml.schema.column_times import as_milliseconds, implausible
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store.erasure import Tombstones
 
-#: Gives the rows of a mask a reason why they are left out, unless they have one.
+#: Sets the reason why the rows of a mask are left out, unless they have a reason.
 Reject: TypeAlias = Callable[[Mask, str], None]
 
 REJECTED, COUNTS = "rejected", "counts"
 ERROR = "error: "  # prefix of reasons that stop the run before anything is published
 OUTSIDE = "outside_dates"
-#: Rows of erased tasks, whatever else is wrong with them.
+#: Rows of erased tasks, even if they have other defects.
 ERASED = "erased"
 DUPLICATE = "duplicate"
 MALFORMED = "malformed_row"
-#: Rows whose time is implausible; they are used all the same.
+#: Rows with an implausible time; they are used.
 IMPLAUSIBLE = "implausible_time"
-#: Rows of weight 0, likewise.
+#: Rows of weight 0; they are used.
 WITHOUT_WEIGHT = "weight_0"
-#: Prefixes of counts by feature or table. `UNREADABLE` values are there, but not valid.
+#: Prefixes of counts by feature or table. `UNREADABLE` values exist, but are not valid.
 FILLED, UNREADABLE, UNKNOWN_KEY = "filled:", "unreadable:", "unknown_key:"
 
 
@@ -122,14 +122,14 @@ class ReadAndValidate(beam.DoFn):
 
 
 def malformed(path: str, bad: BadRow) -> str:
-    """The dead letter of a row that has no place in a table."""
+    """The dead letter of a line that is no table row."""
     reason = f"{MALFORMED}:{bad.reason}"
     letter = {"reason": reason, "file": path, "line": bad.line, "row": bad.text}
     return json.dumps(letter, ensure_ascii=False)
 
 
 def dead_letters(path: str, raw: pa.Table, reasons: npt.NDArray[np.object_]) -> Iterator[str]:
-    """The dead letters of a raw table's rows, where they have a reason."""
+    """The dead letters of the rows of a raw table that have a reason."""
     rejected = np.flatnonzero((reasons != "") & (reasons != OUTSIDE) & (reasons != ERASED))
     if not len(rejected):
         return
@@ -206,7 +206,9 @@ def _read_features(
     counts: dict[str, int],
     reject: Reject,
 ) -> None:
-    """Adds the features of the interactions to `columns`, and what is filled to `counts`."""
+    """Adds the features of the interactions to `columns`, and the number of filled values to
+    `counts`.
+    """
     for feature in schema.features:
         if feature.table is None:
             columns[feature.name], bad = column_values.as_feature(raw[feature.name], feature)
@@ -255,7 +257,7 @@ def _read_keys(
 
 
 def _erased(schema: Schema, settings: TaskSettings, columns: Mapping[str, pa.Array]) -> Mask:
-    """Which rows are of erased tasks of any definition; see `Schema.key_prefixes`."""
+    """Which rows belong to erased tasks of any definition; see `Schema.key_prefixes`."""
     tombstones = Tombstones(settings.erased)
     gone = np.zeros(len(columns[TIME]), np.bool_)
     for definition, prefix in schema.key_prefixes(settings.definitions).items():
@@ -267,8 +269,8 @@ def _erased(schema: Schema, settings: TaskSettings, columns: Mapping[str, pa.Arr
 
 
 class DropDuplicates(beam.DoFn):
-    """(partition, packed blocks) -> (partition, one block of distinct rows); every copy of a row
-    lies in the same partition.
+    """(partition, packed blocks) -> (partition, one block of distinct rows); all copies of a row
+    are in the same partition.
     """
 
     def __init__(self, shuffle: Shuffle) -> None:

@@ -27,13 +27,13 @@ from limaml_beam.rows.feature_tables import join, load_tables
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks import folder, record_format, task_encoder
 
-_ROWS = 32_768  # rows that are encoded at a time: a shard never lies in memory as records
+_ROWS = 32_768  # rows that are encoded at a time: the records of a shard are never all in memory
 _COMPRESSION = 1  # of ISA-L: as small as zlib makes it at level 3, in a fifth of the time
 
 
 @dataclasses.dataclass(frozen=True)
 class Spans:
-    """Where the records of one split lie in a sorted table; all ``[records]``.
+    """The positions of the records of one split in a sorted table; all ``[records]``.
 
     Attributes:
         keys: Task keys.
@@ -54,10 +54,10 @@ class Spans:
 
 
 def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
-    """The records that a sorted table holds, by split.
+    """The records of a sorted table, by split.
 
-    A support set ends before the split's start, whatever lies behind it: the cut is by date, never
-    by count.
+    A support set ends before the split's start, whatever comes after it: the split is by date,
+    never by count.
     """
     codes, keys = columnar.codes_of(table[TASK])
     times = columnar.to_numpy(table[TIME])
@@ -93,8 +93,8 @@ def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
 
 
 def whole_tasks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
-    """Slices of a sorted table, of at least `rows` rows but the last, that end where a task
-    ends.
+    """Slices of a sorted table that end where a task ends; each but the last has at least `rows`
+    rows.
     """
     codes, _ = columnar.codes_of(table[TASK])
     start = 0
@@ -175,7 +175,7 @@ class WriteShard(beam.DoFn):
     def _records(
         self, part: pa.Table, joined: pa.Table
     ) -> Iterator[tuple[str, pa.LargeBinaryArray, Spans]]:
-        """Each split's name, its records, and where they lie in the table."""
+        """Each split's name, its records, and their position in the table."""
         encode = encoder(self.schema, joined, self.beside)
         by_split = spans(part, self.settings)
         for split, found in by_split.items():

@@ -1,4 +1,4 @@
-"""Beam's own flags on the command line of our jobs."""
+"""Beam's flags on the command lines of the jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_beam_flag(parser: argparse.ArgumentParser) -> None:
-    """The option by which ``limaml`` hands flags to Beam."""
+    """The option that passes flags to Beam."""
     parser.add_argument(
         "--beam",
         action="append",
@@ -23,17 +23,18 @@ def add_beam_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_report_flags(parser: argparse.ArgumentParser) -> None:
-    """The options for a report of every outcome, failures too."""
+    """The options for reports, which are also written by failed runs."""
     parser.add_argument(
         "--report",
         metavar="FILE",
-        help="also write what became of the run as JSON, however it ends: outcome, stage, reason "
+        help="also write the result of the run as JSON, however it ends: outcome, stage, reason "
         "and counts",
     )
     parser.add_argument(
         "--metrics-file",
         metavar="FILE.prom",
-        help="also write it as metrics for the text-file collector of Prometheus' node exporter",
+        help="also write the report as metrics for the text-file collector of Prometheus' node "
+        "exporter",
     )
 
 
@@ -43,8 +44,8 @@ def report_paths(arguments: argparse.Namespace) -> list[str]:
 
 
 def quiet_local_runner(options: PipelineOptions) -> bool:
-    """Hides what the in-process runner logs: a worker's traceback before it raises, and remarks of
-    no use. Other runners' logs are their display.
+    """Hides the logs of the in-process runner: a worker's traceback before it raises, and remarks
+    without use. Logs of other runners are shown.
 
     Returns:
         Whether it is the in-process runner.
@@ -62,8 +63,8 @@ def quiet_local_runner(options: PipelineOptions) -> bool:
 def wrap_beam_flags(
     add_arguments: Callable[[argparse.ArgumentParser], None], argv: Sequence[str]
 ) -> list[str]:
-    """Arguments of a ``python -m limaml_beam.JOB`` as those of its ``limaml`` command: flags that
-    the command does not know are Beam's.
+    """Converts arguments of ``python -m limaml_beam.JOB`` to those of its ``limaml`` command:
+    unknown flags are passed to Beam.
     """
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)

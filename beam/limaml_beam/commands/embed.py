@@ -1,4 +1,4 @@
-"""``limaml embed``: task records to embeddings, and into the store."""
+"""``limaml embed``: computes embeddings from task records and publishes them."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Adapts the exported model to every task in TASKS and writes the meta embeddings as Parquet; with
---store they are published there as one generation, visible all at once after their number was
-checked.
+--store it also publishes them as one generation, which becomes visible all at once after the
+number of embeddings has been checked.
 
 example:
   limaml embed TASKS --export EXPORT --output EMBEDDINGS --store lmdb:STORE
 
-every next day, adapting again only the tasks that changed:
+every next day, adapting only the tasks that changed:
   limaml embed TASKS2 --export EXPORT --output EMBEDDINGS2 --previous EMBEDDINGS --store lmdb:STORE
 
-on another engine, with folders that its workers reach (gs://, s3://, a mount):
-  limaml embed gs://B/TASKS --export gs://B/EXPORT --output gs://B/EMBEDDINGS --beam=--runner=DataflowRunner ...
+on another engine, with folders that its workers can reach (gs://, s3://, a mount):
+  limaml embed gs://B/TASKS --export gs://B/EXPORT --output gs://B/EMBEDDINGS
+  --beam=--runner=DataflowRunner ...
 
-where the process that starts the job cannot wait for it, in two steps:
+in two steps, if the process that starts the job cannot wait for it:
   limaml embed ... --launch-only        submits the job and returns
-  limaml embed ... --finish             once the engine says that it is done: checks, names the output, publishes
+  limaml embed ... --finish             when the job is done: checks, renames the output, publishes
 
-next: limaml serve EXPORT/ranker, then limaml rank --store lmdb:STORE (or limaml refresh, which
-does all of it daily)
-"""  # noqa: E501
+next: limaml serve EXPORT/ranker, then limaml rank --store lmdb:STORE (or limaml refresh, the
+daily job)
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TASKS",
         help="folder that `limaml prepare` wrote, local or on any Beam filesystem",
     )
-    parser.add_argument("--output", required=True, help="folder to write; refused where it exists")
+    parser.add_argument("--output", required=True, help="folder to write; refused if it exists")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
-        "--previous", help="output of the last run: adapt only tasks whose record has changed since"
+        "--previous", help="output of the last run: adapt only tasks whose record has changed"
     )
     steps = parser.add_mutually_exclusive_group()
     steps.add_argument(
@@ -69,18 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps.add_argument(
         "--publish-only",
         action="store_true",
-        help="publish a finished OUTPUT that could not be published",
+        help="publish a finished OUTPUT whose publication failed",
     )
     parser.add_argument(
         "--with-variance",
         action="store_true",
-        help="write the posterior variance of each stored number too (models adapted in closed "
+        help="also write the posterior variance of each stored number (models adapted in closed "
         "form)",
     )
     parser.add_argument(
         "--variance-store",
         metavar="ADDRESS",
-        help="publish the variances here, in a store of their own; implies --with-variance",
+        help="publish the variances in this separate store; implies --with-variance",
     )
     add_report_flags(parser)
     add_job_arguments(parser)
@@ -103,15 +104,15 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
         "--max-age-days",
         type=float,
         default=EmbedOptions.max_age_days,
-        help="keep tasks that left the window this long after their last interaction (default "
-        "%(default)s)",
+        help="keep the embeddings of tasks that left the window this long after their last "
+        "interaction (default %(default)s)",
     )
     parser.add_argument(
         "--keep-generations",
         type=int,
         default=EmbedOptions.keep_generations,
         metavar="N",
-        help="good generations that stay in the store, besides those of the last hour (default "
+        help="good generations to keep in the store, besides those of the last hour (default "
         "%(default)s)",
     )
     parser.add_argument(
@@ -124,7 +125,7 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
         "--batch-size",
         type=int,
         default=EmbedOptions.batch_size,
-        help="tasks in one call of the adapter at most (default %(default)s)",
+        help="maximum number of tasks per call of the adapter (default %(default)s)",
     )
     parser.add_argument(
         "--workers",
@@ -136,7 +137,7 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
 
 
 def quiet_beam(options: PipelineOptions) -> None:
-    """Logs of other runners are their display; see `quiet_local_runner`."""
+    """Hides the logs of the in-process runner; see `quiet_local_runner`."""
     logging.getLogger().setLevel(logging.ERROR)
     if not quiet_local_runner(options):
         logging.getLogger("apache_beam").setLevel(logging.INFO)
@@ -153,20 +154,20 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from limaml_beam.io import outcome
     from limaml_beam.io.pipeline_options import use_options
 
-    # The report may lie on a filesystem that needs Beam's options, whatever else fails.
+    # The report may be on a filesystem that needs Beam's options, even if all else fails.
     quiet_beam(use_options(arguments.beam))
     with outcome.reported("embed", report_paths(arguments), arguments.metrics_file):
         options = options_from(arguments)
         if arguments.launch_only and (arguments.store or arguments.variance_store):
             raise LimamlError(
-                "--store belongs to --finish: --launch-only returns before there is anything to "
-                "publish"
+                "--store belongs to --finish: --launch-only returns before anything can be "
+                "published"
             )
         if arguments.publish_only and not arguments.store:
             raise LimamlError("--publish-only needs --store")
         if arguments.variance_store and arguments.variance_store == arguments.store:
             raise LimamlError(
-                "--variance-store must be another store than --store, received the same"
+                "--variance-store must be another store than --store, received the same one"
             )
         return _run(arguments, options)
 
@@ -182,7 +183,7 @@ def _run(arguments: argparse.Namespace, options: EmbedOptions) -> dict[str, Any]
         outcome.note(**report)
     else:
         report = _embed(arguments, options, store)
-    if arguments.variance_store:  # first: whoever sees an embedding finds its variance
+    if arguments.variance_store:  # first: readers that see an embedding must find its variance
         outcome.stage("publish")
         if not report.get("with_variance"):
             raise LimamlError(f"{arguments.output} holds no variances for --variance-store")
@@ -230,16 +231,16 @@ def _publish(
     except StoreError as error:
         raise StoreError(
             f"{error}; the embeddings are complete in {arguments.output}: once the store answers, "
-            "give the same command with --publish-only"
+            f"repeat the command with --publish-only"
         ) from error
 
 
 def render(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """The report as text."""
     if "launched" in report:
         return (
-            f"launched: {report['launched']}, generation {report['generation']}; once the engine "
-            "says that it is done, give the same command with --finish"
+            f"launched: {report['launched']}, generation {report['generation']}; when the job is "
+            f"done, repeat the command with --finish"
         )
     lines = [
         f"generation {report['generation']} of model version {report['model_version']}: "
@@ -249,8 +250,8 @@ def render(report: dict[str, Any]) -> str:
     ]
     lines += [f"  {n} of {name}" for name, n in report.get("by_definition", {}).items()]
     others = {
-        "kept_outside_window": "kept though they left the window",
-        "aged_out": "left out, as they are too old",
+        "kept_outside_window": "kept although they left the window",
+        "aged_out": "left out because they are too old",
         "nested": "embeddings of nested tasks",
         "nested_unstorable_key": "nested tasks without a key that a store can hold",
     }

@@ -1,4 +1,4 @@
-"""``limaml erase``: task keys go from stores and from the files that the jobs wrote."""
+"""``limaml erase``: removes task keys from stores and from the files that the jobs wrote."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tfrec_limaml.errors import LimamlError
 
 DESCRIPTION = """\
 Erases members: readers of the stores answer "not found" at once, every generation and overlay is
-written anew without the keys, and the stores keep the keys out of later publications and updates.
-With --manifest-of-outputs, task records, dead letters and embeddings in the folders that it names
-are rewritten too. A key means the keys of nested task definitions that begin with it as well.
+rewritten without the keys, and the stores keep the keys out of later publications and updates.
+With --manifest-of-outputs, task records, dead letters and embeddings in the listed folders are
+rewritten too. A key includes the keys of nested task definitions that begin with it.
 
-Safe to kill at any point: the same command again completes it.
+Safe to kill at any point: the same command completes it.
 
 example:
   limaml erase 17 42 --store lmdb:STORE --manifest-of-outputs outputs.yaml --audit erasures.jsonl
@@ -32,7 +32,7 @@ be reached or read. What remains (the weights of trained models): docs/erasure.m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml erase``."""
     parser.add_argument("keys", nargs="*", metavar="KEY", help="task keys, as in the store")
-    parser.add_argument("--keys-file", metavar="F", help="more task keys, one in a line")
+    parser.add_argument("--keys-file", metavar="F", help="file with more task keys, one per line")
     parser.add_argument(
         "--store",
         action="append",
@@ -45,16 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="YAML list of folders and files to rewrite",
     )
-    parser.add_argument(
-        "--audit", metavar="FILE", help="append a JSON line for everything that is removed"
-    )
+    parser.add_argument("--audit", metavar="FILE", help="append a JSON line for every removal")
     parser.add_argument(
         "--show-keys",
         action="store_true",
-        help="name the keys in the result and the audit, instead of their digests",
+        help="show the keys in the result and the audit, instead of their digests",
     )
     parser.add_argument(
-        "--verify", action="store_true", help="search all places, change nothing; 1 where found"
+        "--verify",
+        action="store_true",
+        help="search all places and change nothing; exit code 1 if a key is found",
     )
 
 
@@ -66,9 +66,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.store.secrets import masked
 
     keys = _keys(arguments)
-    to_erase(keys)  # before anything is opened: every key can be stored
+    to_erase(keys)  # before anything is opened: checks that every key can be stored
     if not arguments.store and not arguments.manifest_of_outputs:
-        raise LimamlError("nowhere to erase from: give --store, --manifest-of-outputs, or both")
+        raise LimamlError("no place to erase from: give --store, --manifest-of-outputs, or both")
     outputs = []
     if arguments.manifest_of_outputs:
         outputs = read_outputs(arguments.manifest_of_outputs)
@@ -101,7 +101,7 @@ def _keys(arguments: argparse.Namespace) -> list[str]:
 
 
 def render(result: dict[str, Any]) -> str:
-    """The result for people: one place per line."""
+    """The result as text: one place per line."""
     verified = "found" in result
     places = result["found"] if verified else result["removed"]
     lines = [

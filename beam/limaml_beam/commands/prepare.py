@@ -1,4 +1,4 @@
-"""``limaml prepare``: raw interactions to task records."""
+"""``limaml prepare``: builds task records from interactions."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ Builds task records: joins feature tables to interactions, splits by date, group
 the most recent rows.
 
   limaml prepare raw --output tasks
-  limaml prepare --schema s.yaml --interactions 'log/*.parquet' --table users=users.csv --output tasks
-  limaml prepare raw --output today --recent-only --window-days 28     a daily job's input for `limaml embed`;
-                                                                       with history features: --history-prior tasks
+  limaml prepare --schema s.yaml --interactions 'log/*.parquet' --table users=users.csv --output
+  tasks limaml prepare raw --output today --recent-only --window-days 28     input of a daily
+                                                                       `limaml embed`; with history
+                                                                       features: --history-prior
+                                                                           tasks
 
-Beam's own flags are given as --beam=FLAG, for example --beam=--runner=DataflowRunner, or directly
+Pass Beam's flags as --beam=FLAG, for example --beam=--runner=DataflowRunner, or directly
 to `python -m limaml_beam.build_tasks`. Next: limaml train tasks --output run
-"""  # noqa: E501
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml prepare``."""
     parser.add_argument(
-        "raw", nargs="?", metavar="RAW", help="folder made by `limaml datasets prepare`"
+        "raw", nargs="?", metavar="RAW", help="folder written by `limaml datasets prepare`"
     )
     parser.add_argument("--output", required=True, metavar="TASKS", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source_arguments(group: Any) -> None:
-    """Options for the files to read; as all that follow, ``limaml refresh`` has them too."""
+    """Options for the files to read; ``limaml refresh`` has these and the following ones too."""
     group.add_argument("--schema", metavar="FILE", help="schema file (default: RAW/schema.yaml)")
     group.add_argument(
         "--interactions",
@@ -78,7 +80,7 @@ def add_source_arguments(group: Any) -> None:
     group.add_argument(
         "--all-partitions",
         action="store_true",
-        help="open partitions of days outside the dates too (where a folder's day is not that of "
+        help="also open partitions of days outside the dates (if a folder's day is not that of "
         "its rows)",
     )
 
@@ -100,7 +102,7 @@ def add_window_arguments(group: Any) -> None:
         "--window-days",
         type=float,
         metavar="X",
-        help="support rows come from the last X days before a split only",
+        help="use support rows of the last X days before a split only",
     )
     group.add_argument(
         "--window-end", metavar="DATE", help="end of the window with --recent-only (default: now)"
@@ -124,9 +126,9 @@ def _add_task_arguments(group: Any) -> None:
         action="append",
         default=[],
         metavar="DEFINITION",
-        help="task definition, or several with commas; may be repeated (default: all of the "
-        "schema). Where neither of two refines the other, as user and video, each row of a record "
-        "holds its key under the other one too, for `limaml train --joint-task`",
+        help="task definition, or several, comma-separated; may be repeated (default: all of the "
+        "schema). If neither of two refines the other (user and video), each row of a record "
+        "also holds its key under the other one, for `limaml train --joint-task`",
     )
     add_samples_argument(group)
     group.add_argument(
@@ -140,9 +142,9 @@ def _add_task_arguments(group: Any) -> None:
         "--episodes",
         type=int,
         metavar="N",
-        help="also write N support/query splits of each training task, whose query rows' history "
-        "features are frozen at the split, as a daily job serves them; `limaml train` reads one "
-        "per epoch (default: 8 with --split-per-task and history features, else 0)",
+        help="also write N support/query splits of each training task, with the history features "
+        "of query rows frozen at the split, as they are served; `limaml train` reads one per "
+        "epoch (default: 8 with --split-per-task and history features, else 0)",
     )
 
 
@@ -152,19 +154,19 @@ def _add_date_arguments(group: Any) -> None:
     group.add_argument(
         "--split-per-task",
         metavar="TRAIN,VALIDATION,TEST",
-        help="instead of dates: shares of each task's own rows in time order, e.g. 0.6,0.2,0.2",
+        help="instead of dates: shares of each task's rows in time order, e.g. 0.6,0.2,0.2",
     )
     group.add_argument(
         "--recent-only",
         action="store_true",
-        help="no evaluation splits: write only what embeddings are made of",
+        help="no evaluation splits: write only the records for the embedding job",
     )
     group.add_argument(
         "--history-prior",
         metavar="TRAINED",
-        help="with --recent-only and history features: the folder of task records that the model "
-        "was trained on, towards whose mean label their rates are smoothed, or that mean (default: "
-        "the mean label of this run's rows, which is not what the model saw)",
+        help="with --recent-only and history features: the mean label that rates are smoothed "
+        "towards, or the folder of task records that the model was trained on, to take it "
+        "from (default: the mean label of this run's rows, which differs from training)",
     )
     add_window_arguments(group)
 
@@ -174,7 +176,7 @@ def options_from(arguments: argparse.Namespace, without: Sequence[str] = ()) -> 
 
     Args:
         arguments: The parsed command line.
-        without: Options that mean something else there.
+        without: Options with another meaning in the calling command.
     """
     names = {field.name for field in dataclasses.fields(PrepareOptions)} - set(without)
     given: dict[str, Any] = {
@@ -195,7 +197,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from limaml_beam.io import outcome
     from limaml_beam.io.pipeline_options import use_options
 
-    # The report may lie on a filesystem that needs the options, whatever else fails.
+    # The report may be on a filesystem that needs the options, even if all else fails.
     quiet_local_runner(use_options(arguments.beam))
     with outcome.reported("prepare", report_paths(arguments), arguments.metrics_file):
         outcome.stage("match")
@@ -225,7 +227,7 @@ def _tables(items: Sequence[str]) -> dict[str, list[str]]:
 
 
 def render(card: dict[str, Any]) -> str:
-    """The data card for people."""
+    """The data card as text."""
     rows, train = card["rows"], card["splits"]["train"]
     lines = [
         f"wrote {card['output']}: {rows['used']} of {rows['read']} rows used, training label rate "

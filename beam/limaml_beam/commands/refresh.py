@@ -17,10 +17,11 @@ from tfrec_limaml.errors import LimamlError
 
 DESCRIPTION = """\
 Builds task records from the last days, adapts the model to the members whose records changed,
-checks the result against what is published, and publishes it as one generation; or refuses, with
-the reason, and leaves the published one alone. Safe to run twice, beside itself and to kill at
-any point: state lies in the work folder, and the store's pointer moves last. The work folder is
-local (its lock is this machine's); where tasks and embeddings lie on gs:// or the like, schedule
+compares the result with the published generation, and publishes it as a new generation; or refuses
+it, with the reason, and keeps the published one. Safe to run twice, at the same time, and to kill
+at
+any point: the state is in the work folder, and the store's pointer moves last. The work folder must
+be local (it has a local file lock); if tasks and embeddings are on gs:// or the like, schedule
 `limaml prepare` and `limaml embed` instead.
 
 example (from cron, every night):
@@ -61,9 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for the state, one per model and store; local, or mounted",
     )
     embed.add_job_arguments(parser, store_required=True)
-    parser.add_argument(
-        "--full", action="store_true", help="adapt every task again, changed or not"
-    )
+    parser.add_argument("--full", action="store_true", help="adapt all tasks, also unchanged ones")
     parser.add_argument(
         "--keep-rows",
         action="store_true",
@@ -74,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=DEAD_LETTER_DAYS,
         metavar="D",
-        help="remove dead letters of updates that are older (default %(default)s)",
+        help="remove dead letters of updates after this time (default %(default)s)",
     )
     source = parser.add_argument_group("task records (as in limaml prepare)")
     prepare.add_source_arguments(source)
@@ -82,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_samples_argument(source)
     prepare.add_shards_argument(source)
     add_report_flags(parser)
-    limits = parser.add_argument_group("limits (a run outside them is refused)")
+    limits = parser.add_argument_group("limits (runs outside are refused)")
     for name, text in _LIMITS.items():
         limits.add_argument(
             f"--{name.replace('_', '-')}",
@@ -94,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options_from(arguments: argparse.Namespace) -> tuple[PrepareOptions, EmbedOptions]:
-    """The options of both jobs; ``--max-bad-fraction`` is the embedding job's."""
+    """The options of both jobs; ``--max-bad-fraction`` applies to the embedding job."""
     return (
         prepare.options_from(arguments, without=("max_bad_fraction", "keep_rows")),
         embed.options_from(arguments),
@@ -109,8 +108,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     if not is_local(str(arguments.work)):
         raise LimamlError(
-            f"--work must be a folder of this machine or a mount, received {arguments.work}; where "
-            "tasks and embeddings lie on gs://, s3:// or the like, schedule `limaml prepare` and "
+            f"--work must be a folder of this machine or a mount, received {arguments.work}; if "
+            f"tasks and embeddings are on gs://, s3:// or the like, schedule `limaml prepare` and "
             "`limaml embed`"
         )
     embed.quiet_beam(use_options(arguments.beam))

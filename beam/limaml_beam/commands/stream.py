@@ -1,4 +1,4 @@
-"""``limaml stream``: a process that updates with what arrives in a folder or a Kafka topic."""
+"""``limaml stream``: updates with new files of a folder or messages of a Kafka topic."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from limaml_beam.update.job import Update
 
 DESCRIPTION = """\
-Waits for interactions, in files of a folder or in messages of a Kafka topic, and does with them
-what limaml update does; the model stays loaded. Bad rows, files and messages become dead letters
-(WORK/updates/dead_letter) and hold nothing up. While the store is away, or another update runs, it
-waits and tries again; no row is lost. Kill it at any time: what was not done is done after the next
-start, and nothing is applied twice.
+Waits for interactions, in files of a folder or in messages of a Kafka topic, and updates with them
+as limaml update does; the model stays loaded. Bad rows, files and messages become dead letters
+(WORK/updates/dead_letter) and do not stop it. While the store is unavailable, or another update
+runs, it waits and tries again; no row is lost. It can be killed at any time: the next start
+continues where it stopped, and nothing is applied twice.
 
 Write files under a name that begins with . or _ and rename them. A message is a JSON object with
-the columns of the interactions; offsets of the consumer group are committed after the store has the
-rows.
+the columns of the interactions; offsets of the consumer group are committed after the rows are in
+the store.
 
 examples:
   limaml stream --from-folder ARRIVING --work WORK --store redis://127.0.0.1:6379/0
@@ -40,21 +40,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--from-folder", metavar="DIR", help="local folder where files arrive")
     source.add_argument(
-        "--from-kafka", metavar="HOST:PORT", help="Kafka broker, or several with commas between"
+        "--from-kafka", metavar="HOST:PORT", help="Kafka broker, or several, comma-separated"
     )
     update.add_shared_arguments(parser)
     parser.add_argument(
         "--stop-when-idle",
         type=float,
         metavar="S",
-        help="end after so many seconds without anything new (default: go on for good)",
+        help="exit after this time without new interactions (default: never)",
     )
     parser.add_argument(
         "--expire-seconds",
         type=float,
         default=60.0,
         metavar="S",
-        help="look so often for updated members who lost rows that left the window (default: "
+        help="time between checks for updated members whose rows left the window (default: "
         "%(default)s)",
     )
     folder = parser.add_argument_group("with --from-folder")
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1.0,
         metavar="S",
-        help="between two looks at the folder (default: %(default)s)",
+        help="time between checks of the folder (default: %(default)s)",
     )
     _add_kafka_arguments(parser)
 
@@ -74,22 +74,22 @@ def _add_kafka_arguments(parser: argparse.ArgumentParser) -> None:
     kafka.add_argument(
         "--group",
         default="limaml",
-        help="consumer group, whose offsets say where to go on; a new one begins with the oldest "
-        "message (default: %(default)s)",
+        help="consumer group, whose offsets are the place to continue from; a new group begins "
+        "with the oldest message (default: %(default)s)",
     )
     kafka.add_argument(
         "--batch-seconds",
         type=float,
         default=1.0,
         metavar="S",
-        help="a micro-batch waits so long after its first message (default: %(default)s)",
+        help="time that a micro-batch waits after its first message (default: %(default)s)",
     )
     kafka.add_argument(
         "--batch-messages",
         type=int,
         default=10_000,
         metavar="N",
-        help="most messages of a micro-batch (default: %(default)s)",
+        help="maximum number of messages of a micro-batch (default: %(default)s)",
     )
     kafka.add_argument(
         "--kafka-config",
@@ -99,14 +99,14 @@ def _add_kafka_arguments(parser: argparse.ArgumentParser) -> None:
     kafka.add_argument(
         "--as-pipeline",
         action="store_true",
-        help="run as an unbounded Beam pipeline on the engine that --beam names; its workers see "
-        "the work folder and the store, and --kafka-config is for Kafka's Java client",
+        help="run as an unbounded Beam pipeline on the engine given by --beam; its workers need "
+        "access to the work folder and the store, and --kafka-config applies to Kafka's Java "
+        "client",
     )
     kafka.add_argument(
         "--expansion-service",
         metavar="HOST:PORT",
-        help="Beam's expansion service with KafkaIO, where one is running (default: Beam starts "
-        "its own)",
+        help="address of a running Beam expansion service with KafkaIO (default: Beam starts one)",
     )
 
 
@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.from_kafka is not None and not arguments.topic:
         raise LimamlError("--from-kafka needs --topic: the topic to read, received none")
     if arguments.as_pipeline and arguments.from_kafka is None:
-        raise LimamlError("--as-pipeline goes with --from-kafka")
+        raise LimamlError("--as-pipeline needs --from-kafka")
     if arguments.as_pipeline and arguments.stop_when_idle is not None:
         raise LimamlError(
             "a pipeline runs until its engine cancels it: leave out --stop-when-idle, or "
@@ -204,7 +204,7 @@ def _tell(report: dict[str, Any]) -> None:
 
 
 COMMAND = Command(
-    help="limaml update with all that arrives in a folder or a Kafka topic",
+    help="update with new files of a folder or messages of a Kafka topic",
     description=DESCRIPTION,
     add_arguments=add_arguments,
     run=run,

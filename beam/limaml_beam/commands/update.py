@@ -1,4 +1,4 @@
-"""``limaml update``: new interactions change the embeddings of their members within seconds."""
+"""``limaml update``: updates the embeddings of the members of new interactions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Adds new interactions to the records of their members, adapts the model to these members alone, and
-upserts their embeddings into the current generation: readers see them at once. Rows that are there
-already are known by their content and dropped. Between two nightly refreshes it may run as often as
-interactions arrive; the next refresh takes over what it does not know yet, and reports the share of
-records on which both agree.
+upserts their embeddings into the current generation: readers see them at once. Known rows are
+recognised by content and dropped. It may run at any time between two nightly refreshes; the next
+refresh takes over embeddings that are newer than its data, and reports the share of updated records
+that equal its own.
 
-The work folder is that of limaml refresh --keep-rows; feature tables and window are those of the
-last refresh, and history features of new rows are its values.
+The work folder is that of limaml refresh --keep-rows; feature tables, window and the values of
+history features are those of the last refresh.
 
 example:
   limaml update clicks-1205.parquet --work WORK --store lmdb:STORE
 
-exit code 0: done, whatever rows became dead letters (WORK/updates/dead_letter); 2: another update
-is running, the store does not answer, or nothing can be read. The same command does it again then.
+exit code 0: done, even if rows became dead letters (WORK/updates/dead_letter); 2: another update
+is running, the store does not answer, or nothing can be read. Then repeat the command.
 """
 
 
@@ -48,8 +48,8 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="EXPORT",
-        help="folder that `limaml export` wrote; its newest adapter is used (default: the one that "
-        "refreshed)",
+        help="folder that `limaml export` wrote; its newest adapter is used (default: that of the "
+        "last refresh)",
     )
     parser.add_argument(
         "--window-end", metavar="DATE", help="end of the window, ISO 8601 (default: now)"
@@ -59,14 +59,14 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=300.0,
         metavar="S",
-        help="rows from so far in the future are used; later ones are dead letters (default: "
+        help="use rows up to this time in the future; later ones become dead letters (default: "
         "%(default)s)",
     )
     add_beam_flag(parser)
 
 
 def settings_from(arguments: argparse.Namespace, store: EmbeddingStore) -> Update:
-    """The updater's settings that are given on the command line."""
+    """The updater's settings from the command line."""
     from limaml_beam.commands.embed import quiet_beam
     from limaml_beam.generate_embeddings.artefacts import newest_adapter
     from limaml_beam.io.pipeline_options import use_options
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """The report as text."""
     rows, lag = report["rows"], report["lag_seconds"]
     lines = [
         f"{rows['read']} rows read, {rows['used']} used; {report['tasks']} tasks adapted, "
@@ -104,7 +104,7 @@ def render(report: dict[str, Any]) -> str:
     ]
     lines += [f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items()]
     if report["left_window"]:
-        lines.append(f"  {report['left_window']} tasks lost rows that left the window")
+        lines.append(f"  {report['left_window']} tasks with rows that left the window")
     if report["ignored_as_older"]:
         lines.append(f"  {report['ignored_as_older']} ignored: the store has newer ones")
     if lag is not None:

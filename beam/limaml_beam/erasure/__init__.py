@@ -1,1 +1,1 @@
-"""Erasure: task keys go from stores, and from the files that the jobs wrote."""
+"""Erasure: removes task keys from stores and from the files that the jobs wrote."""

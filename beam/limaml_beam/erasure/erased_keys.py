@@ -24,7 +24,7 @@ class Erased:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = frozenset(key.encode() for key in keys)
-        #: What a record holds that holds one of the keys, of whichever definition.
+        #: Byte strings of which a record has one if it holds one of the keys, of any definition.
         self._parts = [
             key.split("|", 2)[2].encode() if key.startswith("%|") else key.encode() for key in keys
         ]

@@ -1,7 +1,7 @@
-"""Which rows of a file are those of erased task keys, and the file without them.
+"""Finds the rows of erased task keys in a file, and removes them.
 
 Each kind of file has one function ``(path, erased, write)``: it returns the number of such rows,
-and with `write` puts a file without them in place of the old one, whole or not at all.
+and with `write` replaces the file with one without them, completely or not at all.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Kind: TypeAlias = "Callable[[str, Erased, bool], int]"
 
 
 def task_records(path: str, erased: Erased, write: bool) -> int | None:
-    """A TFRecord file of task records; None where it holds other records.
+    """A TFRecord file of task records; None if it holds other records.
 
-    Counts records that go, and those of other tasks that lose rows which name a key.
+    Counts removed records, and records of other tasks that lose rows which name a key.
     """
     count = 0
     for record in read_records(path):
@@ -63,7 +63,7 @@ def task_records(path: str, erased: Erased, write: bool) -> int | None:
 
 
 def _left_of(record: bytes, path: str, erased: Erased) -> bytes | None:
-    """What stays of a record: itself, a record with fewer rows, or nothing."""
+    """The rest of a record: the record itself, one with fewer rows, or nothing."""
     if not erased.names(record):
         return record
     key = task_key_of(record) or b""
@@ -145,7 +145,7 @@ def _mask(column: pa.Array, meant: Callable[[bytes], bool], prefix: str = "") ->
 
 
 def kept_rows(path: str, erased: Erased, write: bool) -> int | None:
-    """Rows beside task records, or None for another Arrow file; their index goes with them."""
+    """Rows beside task records, or None for another Arrow file; their index is rewritten too."""
     stem = path.removesuffix(".arrow")
     if not files.exists(f"{stem}.npy"):
         return None
@@ -183,9 +183,9 @@ def _kept_mask(batch: pa.RecordBatch, definition: str, erased: Erased) -> Any:
 
 
 def update_state(path: str, erased: Erased, write: bool) -> int:
-    """The state of `limaml update`; waits for one that is running.
+    """The state of `limaml update`; waits for a running one.
 
-    Counts tasks that go, and those that lose rows which name a key.
+    Counts removed tasks, and tasks that lose rows which name a key.
     """
     folder = Path(path).parent
     changed: dict[str, pa.RecordBatch | None] = {}

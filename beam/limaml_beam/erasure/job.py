@@ -52,8 +52,8 @@ class Erasure:
         keys: Task keys; each means the keys of nested definitions that begin with it too.
         stores: Stores by address (without passwords).
         outputs: Folders and files that the jobs wrote.
-        audit: File that gets a line for everything that was removed, or None.
-        show_keys: Whether the audit names keys; else their digests alone.
+        audit: File that gets a line per removal, or None.
+        show_keys: Whether the audit names keys; otherwise it has their digests only.
     """
 
     keys: Sequence[str]
@@ -71,8 +71,8 @@ def erase(settings: Erasure) -> dict[str, Any]:
         opened.
 
     Raises:
-        LimamlError: A place cannot be reached or read, or a refresh is running in one. What was
-            removed before stays removed; the same command goes on from there.
+        LimamlError: A place cannot be reached or read, or a refresh is running in one. Earlier
+            removals stay; running the same command again continues from there.
     """
     audit = _Audit(settings)
     audit.write({"event": "begin", "stores": list(settings.stores), "outputs": settings.outputs})
@@ -125,7 +125,7 @@ def read_outputs(path: str) -> list[str]:
     relative to the manifest.
 
     Raises:
-        LimamlError: It cannot be read, is no list, or names what is not there.
+        LimamlError: It cannot be read, is no list, or names something that does not exist.
     """
     text = files.read_text(path)
     if text is None:
@@ -146,14 +146,14 @@ def read_outputs(path: str) -> list[str]:
     missing = [each for each in outputs if not files.exists(each)]
     if missing:
         raise LimamlError(
-            f"the manifest of outputs {path} names {missing}, which are not there: take them out, "
-            "or mount them"
+            f"the manifest of outputs {path} names {missing}, which do not exist: remove them "
+            f"from the list, or mount them"
         )
     return outputs
 
 
 def _in_files(settings: Erasure, unsearched: list[str], write: bool) -> Any:
-    """Yields what each file holds; appends the paths that no function knows to `unsearched`."""
+    """Yields what each file holds; appends the paths of unknown kinds to `unsearched`."""
     erased = Erased(settings.keys)
     for root in settings.outputs:
         below = files.matching(root, "**")
@@ -206,14 +206,14 @@ def _named(settings: Erasure) -> list[str]:
 
 
 class _Audit:
-    """Lines of the audit file, on the disk as soon as they are true."""
+    """The audit file; a line is on the disk as soon as its removal is."""
 
     def __init__(self, settings: Erasure) -> None:
         self._path, self.names = settings.audit, _named(settings)
         self.places: list[dict[str, Any]] = []
 
     def removed(self, place: dict[str, Any]) -> None:
-        """Something is gone."""
+        """Records a removal."""
         self.places.append(place)
         self.write({"event": "removed", **place})
 

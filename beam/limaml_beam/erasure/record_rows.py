@@ -29,7 +29,7 @@ def without_rows(record: bytes, meant: Callable[[str, bytes], bool]) -> bytes | 
 
     Args:
         record: A serialized record.
-        meant: Tells the tasks, by definition and task key.
+        meant: Whether a task is meant, by definition and task key.
 
     Returns:
         The same bytes where no row names one; None where no row stays, or no query row of a

@@ -11,8 +11,8 @@ _TASK_KEY = b"task_key"
 
 
 def task_key_of(record: bytes) -> bytes | None:
-    """The task key of a serialized record (see `tfrec_limaml.tasks.record_format`); None where
-    there is none to be read.
+    """The task key of a serialized record (see `tfrec_limaml.tasks.record_format`); None if there
+    is none.
     """
     try:
         for tag, context in fields_of(record):

@@ -1,12 +1,12 @@
 """The adapter SavedModel under tfx-bsl's RunInference, one packed batch per element.
 
-tfx-bsl builds one PredictionLog per element, in Python: per task that costs more than adapting it.
-An element here is a packed batch of tasks, unpacked by what `load_override_fn` (tfx-bsl's own seam)
-returns in place of a session; one PredictionLog then carries hundreds of tasks, its outputs with a
-leading axis of length 1.
+tfx-bsl builds one PredictionLog per element, in Python: per task that would cost more than the
+adaptation. An element here is a packed batch of tasks, unpacked by the object that
+`load_override_fn` (a hook of tfx-bsl) returns in place of a session; one PredictionLog then carries
+hundreds of tasks, its outputs with a leading axis of length 1.
 
-A task that the graph refuses does not cost its batch: the batch is halved until the culprit stands
-alone. It comes back with ``sample_count`` `REFUSED` and the reason in place of the task key.
+A task that the graph refuses does not fail its batch: the batch is halved until the task is alone.
+It is returned with ``sample_count`` `REFUSED` and the reason in place of the task key.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def _load(
     _launchers_path: str,
     tags: Sequence[str],
 ) -> PackedAdapter:
-    """What tfx-bsl calls on a worker; the path that it hands over is the one of the process that
-    built the job.
+    """Called by tfx-bsl on a worker; the path that it passes is the one of the process that built
+    the job.
     """
     return load_packed(
         adapter,

@@ -33,7 +33,7 @@ def read_manifest(adapter: str) -> Manifest:
 
 
 def manifest_digest(adapter: str) -> str:
-    """Names one export exactly: a model exported anew under its old number gets another one."""
+    """Identifies one export: a model exported again under the same number has another digest."""
     return hashlib.sha256(_manifest_text(adapter).encode()).digest()[:16].hex()
 
 
@@ -47,7 +47,7 @@ def read_schema(tasks: str) -> Schema:
 
 
 def task_files(tasks: str, definition: str) -> list[str]:
-    """Files of the records that embeddings are made of; raises `LimamlError` where there are
+    """Files of the records that embeddings are computed from; raises `LimamlError` where there are
     none.
     """
     folder = files.join(tasks, definition)

@@ -1,5 +1,5 @@
-"""What became of every task, counted twice: Beam's counters show it while a job runs; the same
-numbers as data are exact, and are there for whoever finishes a job that another process launched.
+"""Counts of the outcomes of all tasks, kept twice: as Beam counters, which show progress while a
+job runs, and as data, which is exact and lets another process finish a launched job.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def counted(**numbers: int) -> beam.pvalue.TaggedOutput:
 
 
 class WriteCounts(beam.PTransform):  # type: ignore[misc]
-    """Counts to one file, which is written last: where it lies, the job is done.
+    """Writes the counts to one file, last of all: if it exists, the job has finished.
 
     Args:
-        folder: Where to.
+        folder: Folder to write to.
         after: Names of written files; all of them are complete before.
     """
 
@@ -39,7 +39,7 @@ class WriteCounts(beam.PTransform):  # type: ignore[misc]
         self._after = after
 
     def expand(self, counts: beam.PCollection) -> beam.PCollection:
-        """Adds up and writes."""
+        """Sums the counts and writes them."""
         written = [beam.pvalue.AsIter(names) for names in self._after]
         return (
             counts
@@ -49,7 +49,7 @@ class WriteCounts(beam.PTransform):  # type: ignore[misc]
 
 
 def read_counts(folder: str) -> dict[str, int] | None:
-    """Counts of a job that is done; None where it is not."""
+    """Counts of a finished job; None if it has not finished."""
     text = files.read_text(files.join(folder, COUNTS_FILE))
     return None if text is None else dict(json.loads(text))
 

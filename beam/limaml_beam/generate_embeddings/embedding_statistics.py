@@ -50,8 +50,7 @@ def drift(previous: str, folder: str) -> float:
     """Root mean square change of the vectors of tasks in both runs, relative to the previous
     vectors' root mean square length.
 
-    Measured on tasks chosen by a hash of their key, the same in every run; 0 where no task is in
-    both.
+    Measured on tasks chosen by a hash of their key, the same in every run; 0 if no task is in both.
     """
     share = min(1.0, SAMPLED_TASKS / max(1, _rows(previous), _rows(folder)))
     old, new = _sample(previous, share), _sample(folder, share)

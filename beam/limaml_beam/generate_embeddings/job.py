@@ -87,9 +87,8 @@ def generate(
 
 
 def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
-    """Submits the job and returns; what it writes waits in ``<output>.launched`` for `finish`.
-
-    As `generate`, otherwise.
+    """Submits the job and returns; its files stay in ``<output>.launched`` until `finish`.
+    Otherwise as `generate`.
     """
     options = use_options([*flags, *job.worker_flags])
     staged_output.check_free(job.output, overwrite)
@@ -149,7 +148,8 @@ def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -
     if manifest.joint_definitions:
         if not wait:
             manifest.refuse_two_definitions(
-                "its job is several passes, which somebody must wait for; leave out --launch-only"
+                "its job is several passes, which need a process that waits; leave out "
+                "--launch-only"
             )
         outcome.stage("embed")
         return two_definitions.run(job, manifest, folder, options)
@@ -184,12 +184,12 @@ def _finish(job: EmbeddingJob, folder: str, digest: str, began: float) -> dict[s
         counts = read_counts(folder)
     if counts is None:
         raise LimamlError(
-            f"the job that writes {job.output} is not done: look for it where its engine shows "
-            "jobs, and finish it then"
+            f"the job that writes {job.output} is not done: check it in the job list of its "
+            f"engine, and finish it later"
         )
     if digest != artefacts.manifest_digest(job.adapter):
         raise VersionMismatchError(
-            f"the job began with another export than {job.adapter} is now: run it again"
+            f"{job.adapter} has changed since the job began: run the job again"
         )
     report = make_report(job.generation, manifest, digest, counts, folder) | further
     report["with_variance"] = job.with_variance
@@ -232,7 +232,7 @@ def _check_previous(job: EmbeddingJob, previous: str, manifest: Manifest) -> int
 
 
 def new_generation_name(store: EmbeddingStore | None, model_version: int) -> str:
-    """The present time, made to sort after what the store holds."""
+    """The current time, adjusted to sort after the generations of the store."""
     return choose_identifier(
         None, [g.identifier for g in store.generations(model_version)] if store is not None else []
     )

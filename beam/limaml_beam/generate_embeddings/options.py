@@ -56,7 +56,7 @@ class EmbedOptions:
 
     @property
     def threads_per_worker(self) -> int:
-        """`intra_op_threads`, where it is left open the one that fits `workers`."""
+        """`intra_op_threads`, or a number that fits `workers` if it is None."""
         if self.intra_op_threads is not None:
             return self.intra_op_threads
         return 0 if self.workers == 1 else max(1, (os.cpu_count() or 1) // self.workers)

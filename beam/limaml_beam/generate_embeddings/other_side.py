@@ -18,7 +18,7 @@ class Given:
 
     Attributes:
         side: The side of the tasks, 0 or 1.
-        files: Parquet files with the other side's offsets; none where nobody is known yet.
+        files: Parquet files with the other side's offsets; empty if no offset is known yet.
     """
 
     side: int

@@ -1,7 +1,7 @@
 """The adapter on packed batches of task records, behind the interface of a session.
 
-A task that the graph refuses does not cost its batch: the batch is halved until the culprit stands
-alone. It comes back with ``sample_count`` `REFUSED` and the reason in place of the task key.
+A task that the graph refuses does not fail its batch: the batch is halved until the task is alone.
+It is returned with ``sample_count`` `REFUSED` and the reason in place of the task key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 
 class PackedAdapter:
-    """Stands where tfx-bsl expects a session: `run` takes packed batches and returns outputs by
+    """Replaces the session that tfx-bsl expects: `run` takes packed batches and returns outputs by
     name.
 
     Args:
@@ -115,7 +115,7 @@ def _one_above_other(
 
 
 def _first_cause(message: str) -> str:
-    """The telling line of a TensorFlow error: the one before its list of nodes."""
+    """The line with the reason of a TensorFlow error: the one before its list of nodes."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     nodes = [i for i, line in enumerate(lines) if line.startswith("[[")]
     index = nodes[0] - 1 if nodes and nodes[0] > 0 else 0

@@ -18,7 +18,7 @@ from limaml_beam.generate_embeddings.report import read_report
 from tfrec_limaml.errors import ErasedMeanwhileError, LimamlError
 from tfrec_limaml.store import EmbeddingStore, Generation
 
-#: What was published within so long stays, for readers that have just begun.
+#: Generations younger than this stay, for readers that have just started.
 GRACE_SECONDS = 3600.0
 
 
@@ -37,7 +37,7 @@ def publish(
         keep: Good generations that stay in the store, besides those of the grace period.
 
     Returns:
-        The published generation. Publishing the one that is current already changes nothing.
+        The published generation. Publishing the current generation again changes nothing.
 
     Raises:
         StoreError: The store refused, or holds another number of task keys than the report says.
@@ -47,7 +47,7 @@ def publish(
     report = read_report(folder)
     version, identifier = report["model_version"], report["generation"]
     current = store.current(version)
-    # Erasures may have made it smaller since.
+    # Erasures may have removed rows since.
     if current is not None and current.identifier == identifier:
         return current
     try:
@@ -75,8 +75,9 @@ def _load(folder: str, report: dict[str, Any], store: EmbeddingStore, column: st
 
 
 def event_times(folder: str, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Up to when an output knows some tasks: the milliseconds of each one's last interaction
-    ``[n]``; of a task without a row, those of the oldest row: what is older has left the window.
+    """The times up to which an output covers some tasks: milliseconds of each task's last
+    interaction ``[n]``, and for a task without a row those of the oldest row, because older
+    interactions have left the window.
     """
     wanted = pa.array(keys, pa.string())
     by_key: dict[str, int] = {}

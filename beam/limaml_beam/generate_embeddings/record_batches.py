@@ -28,7 +28,7 @@ from tfrec_limaml.wire_format import read_varint
 
 UNCHANGED = "unchanged"
 
-# What is read at once and what may wait for more tasks of its width; what one batch may grow to.
+# Bytes that are read at once, that may wait for more tasks of their width, and of one batch.
 BLOCK_RECORDS = 1024
 BLOCK_BYTES = 32 << 20
 BATCH_BYTES = 32 << 20
@@ -165,7 +165,7 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
 
 
 def _one_ahead(items: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
-    """Reads the next block in a thread while the present one is adapted: decompression needs no
+    """Reads the next block in a thread while the current one is adapted: decompression needs no
     interpreter lock.
     """
     with ThreadPoolExecutor(1) as pool:

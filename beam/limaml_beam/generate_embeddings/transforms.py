@@ -51,7 +51,7 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
         return self.split(*read_log(log))
 
     def split(self, records: list[bytes], outputs: Outputs) -> Iterator[object]:
-        """`process`, of records and what the adapter makes of them."""
+        """`process`, of records and the outputs of the adapter."""
         refused = outputs[names.SAMPLE_COUNT][:, 0] == REFUSED
         finite = np.asarray(np.isfinite(outputs[names.META_EMBEDDING]).all(axis=1))
         if VARIANCE in outputs:
@@ -109,8 +109,8 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
     def _nested_table(
         self, outputs: Outputs, rows: Any, digests: list[bytes]
     ) -> tuple[pa.Table, int]:
-        """The subtasks of the good tasks, with the digest of the record that they were made of; and
-        the number of those whose key no store can hold, which are left out.
+        """The subtasks of the good tasks, with the digest of the record that they were computed
+        from; and the number of those whose key no store can hold, which are left out.
         """
         definition = outputs[names.NESTED_DEFINITION][rows]
         task, place = np.nonzero(definition >= 0)

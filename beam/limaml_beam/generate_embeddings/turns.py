@@ -1,8 +1,8 @@
 """Offsets of the earlier turns of a model of two definitions, kept beside its embeddings.
 
-Turn 0 adapts the second definition's tasks where nobody is known, and each turn adapts the other
-side given the turn before. The last two are the embeddings. `limaml update` takes the same turns
-with the tasks that new rows touch, and finds here what all others came to in each.
+Turn 0 adapts the second definition's tasks without known offsets; each later turn adapts the other
+side given the turn before. The last two are the embeddings. `limaml update` repeats the turns with
+the tasks that new rows affect, and reads the offsets of all other tasks in each turn from here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OFFSET = "offset"
 
 
 def turns_of(sweeps: int) -> list[tuple[int, int]]:
-    """Each turn with the side that it adapts."""
+    """Each turn, with the side that it adapts."""
     return [(turn, 1 - turn % 2) for turn in range(2 * sweeps)]
 
 

@@ -1,4 +1,4 @@
-"""The embedding job of a model of two definitions that stand beside each other.
+"""The embedding job of a model of two definitions of which neither refines the other.
 
 Both sides are adapted in turns, the second definition first, each given the other side's offsets so
 far, as in training (`tfrec_limaml.training.joint`). A turn is one pass over one definition's recent
@@ -33,10 +33,10 @@ _TURNS = "unfinished_turns"
 
 
 def check(job: EmbeddingJob, manifest: Manifest) -> None:
-    """Raises `LimamlError` for what such a job cannot do."""
+    """Raises `LimamlError` for options that such a job does not support."""
     if job.previous is not None:
         manifest.refuse_two_definitions(
-            "an offset changes with those of the other side, so that every run is a whole one; "
+            "an offset changes with those of the other side, so that every run is a full run; "
             "leave out --previous"
         )
     check_options(job, manifest)
@@ -48,13 +48,13 @@ def check_options(options: EmbedOptions, manifest: Manifest) -> None:
     """The part of `check` that is known before there are records."""
     if options.max_age_days:
         manifest.refuse_two_definitions(
-            "every run is a whole one, which keeps no task outside the window; leave out "
+            "every run is a full run, which keeps no task outside the window; leave out "
             "--max-age-days"
         )
 
 
 def run(job: EmbeddingJob, manifest: Manifest, folder: str, options: PipelineOptions) -> None:
-    """Makes both definitions' embeddings in `folder`; `read_both` gives their counts."""
+    """Computes both definitions' embeddings in `folder`; `read_both` gives their counts."""
     check(job, manifest)
     definitions = (manifest.task_definition, *manifest.joint_definitions)
     records = [artefacts.task_files(job.tasks, name) for name in definitions]

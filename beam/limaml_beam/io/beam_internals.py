@@ -1,4 +1,4 @@
-"""All that the jobs use of Apache Beam beside its public interface.
+"""Everything that the jobs use of Apache Beam outside its public interface.
 
 ``tests/beam/io/test_beam_internals.py`` names what a new version lacks.
 """
@@ -14,9 +14,8 @@ from tfrec_limaml.internals import internal
 def end_late_workers() -> None:
     """Makes Beam's local runner end worker processes that connect after their pipeline's end.
 
-    Without it a job of several processes that fails early waits for ever: the runner tells the end
-    to the workers that have connected, then waits for the processes of all. A second call changes
-    nothing.
+    Without it a job of several processes that fails early waits forever: the runner notifies the
+    workers that have connected, then waits for all processes. A second call changes nothing.
     """
     connection = internal(apache_beam, worker_handlers, "ControlConnection")
     done = internal(

@@ -58,8 +58,8 @@ def matching(folder: str, pattern: str) -> list[str]:
 def match(pattern: str) -> list[Any]:
     """What matches a pattern, as Beam's metadata (path, size, time).
 
-    Folders and files with glob characters in their name (``run[1]/x.csv``), which lie there as it
-    is written, are meant as they are.
+    Folders and files with glob characters in their name (``run[1]/x.csv``), which exist under
+    exactly this name, are taken literally.
 
     Raises:
         LimamlError: The filesystem cannot be listed, or there is none of that kind.
@@ -108,7 +108,7 @@ def exists(path: str) -> bool:
 
 
 def open_binary(path: str) -> Any:
-    """A binary file for reading, as it lies there (no decompression by name)."""
+    """A binary file for reading, as it is (no decompression by name)."""
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 

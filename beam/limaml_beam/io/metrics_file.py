@@ -22,13 +22,13 @@ SUFFIX = ".prom"
 LAST_SUCCESS = "limaml_run_last_success_timestamp_seconds"
 SUCCESS = "limaml_run_success"
 LAST_LOCKED = "limaml_run_last_locked_timestamp_seconds"
-#: Stage of a run that another one kept out.
+#: Stage of a run that was refused because another one held its folder.
 LOCK = "lock"
 _TIMES = {
-    LAST_SUCCESS: "When the last run that ended as it should did so.",
+    LAST_SUCCESS: "When the last successful run ended.",
     LAST_LOCKED: "When a run was last refused because another one held its folder.",
 }
-#: Counts by feature, table or reason: what they are called here, and their label.
+#: Counts by feature, table or reason: their names here, and their label.
 _NAMED = {
     "skipped": ("rows_skipped", "reason"),
     "filled": ("values_filled", "feature"),
@@ -39,7 +39,7 @@ _TASKS = ("tasks_read", "embedded", "carried", "kept_outside_window", "aged_out"
 
 
 def check(path: str) -> None:
-    """Raises `LimamlError` where a file cannot be meant for the collector."""
+    """Raises `LimamlError` if the collector would not read a file."""
     if not path.endswith(SUFFIX) or "://" in path or not Path(path).absolute().parent.is_dir():
         raise LimamlError(
             f"--metrics-file must end in {SUFFIX} and lie in a folder of this machine that exists, "
@@ -51,9 +51,9 @@ def write(path: str, report: Mapping[str, Any], ended: float) -> None:
     """Writes the metrics of a finished run.
 
     Args:
-        path: The file; of what it holds, the times of the last success and of the last run that
-            was kept out live on. A run that was kept out changes no more than its own time where
-            there is something about runs that were not.
+        path: The file; the times of the last success and of the last refused run are kept from the
+            existing file. A run that was refused because another one held the folder changes only
+            its own time, if the file has metrics of other runs.
         report: As `outcome.reported` writes it.
         ended: When the run ended, seconds since the epoch.
 
@@ -84,7 +84,7 @@ def write(path: str, report: Mapping[str, Any], ended: float) -> None:
 
 def _add_outcome(metrics: _Metrics, report: Mapping[str, Any], ended: float) -> None:
     done = report["outcome"] == "done"
-    metrics.set("run_success", "Whether the last run ended as it should.", float(done))
+    metrics.set("run_success", "Whether the last run succeeded.", float(done))
     for name in OUTCOMES:
         metrics.set(
             "run_outcome", "1 for how the last run ended.", name == report["outcome"], outcome=name

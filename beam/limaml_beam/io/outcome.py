@@ -1,11 +1,11 @@
-"""What became of a run, as a file that machines read: written for every outcome, failures too.
+"""The outcome of a run as a machine-readable file, written for failures too.
 
 ::
 
     {"command": "refresh", "outcome": "refused", "stage": "check", "reason": "...",
      "began": "2026-01-01T03:00:00+00:00", "seconds": 12.3, ...counts and checks as far as it came}
 
-``outcome`` is ``"done"``, ``"refused"`` (a check said no, or another run holds the work folder),
+``outcome`` is ``"done"``, ``"refused"`` (a check failed, or another run holds the work folder),
 ``"failed"`` or ``"interrupted"``; ``stage`` is the one that ran last.
 """
 
@@ -29,7 +29,7 @@ _current: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar
 
 
 def stage(name: str) -> None:
-    """Says which stage begins."""
+    """Sets the current stage."""
     note(stage=name)
 
 
@@ -44,8 +44,8 @@ def note(**facts: Any) -> None:
 def reported(
     command: str, paths: Sequence[str], metrics: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Writes the report of the block to every path when it ends, however it ends, and its metrics
-    to `metrics`; nothing where neither is given.
+    """Writes the report of the block to every path when it ends, even by an error, and its metrics
+    to `metrics`; writes nothing if neither is given.
 
     Yields:
         The report; what the block adds to it is in the file.
@@ -53,7 +53,7 @@ def reported(
     Raises:
         LimamlError: A file cannot be written.
     """
-    if not paths and metrics is None:  # facts go to the report of whoever called
+    if not paths and metrics is None:  # facts go to the report of the caller
         yield {}
         return
     if metrics is not None:
@@ -74,7 +74,7 @@ def reported(
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         report["outcome"] = "refused" if refused else "interrupted" if interrupted else "failed"
         report["reason"] = str(error) or type(error).__name__
-        # What went wrong matters more than that it could not be written down.
+        # The error of the block matters more than a report that cannot be written.
         with contextlib.suppress(OSError, LimamlError):
             _write(report, paths, metrics, began)
         raise

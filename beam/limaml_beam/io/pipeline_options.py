@@ -1,4 +1,4 @@
-"""Beam's pipeline options as the jobs want them."""
+"""Beam's pipeline options for the jobs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def use_options(flags: Sequence[str]) -> PipelineOptions:
 def local_by_default(flags: list[str]) -> PipelineOptions:
     """Pipeline options in which no runner, or ``DirectRunner``, means Beam's in-process runner.
 
-    The main session is not pickled unless asked for: the jobs need nothing of it, and Dataflow
-    would do it by default.
+    The main session is not pickled unless asked for: the jobs do not need it, and Dataflow would
+    pickle it by default.
     """
     options = PipelineOptions(flags)
     setup = options.view_as(SetupOptions)

@@ -32,8 +32,8 @@ def unreadable(path: str, rows: int, error: BaseException) -> SourceError:
     """The error for a file of which only `rows` rows could be read."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return SourceError(
-        f"cannot read {path} after {rows} rows: {reason}; is the file complete, and what its name "
-        "says?"
+        f"cannot read {path} after {rows} rows: {reason}; is the file complete, and is it of the "
+        f"format that its name says?"
     )
 
 

@@ -1,4 +1,4 @@
-"""One-line errors out of what runners raise."""
+"""One-line errors from the exceptions of runners."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _WHERE = re.compile(r" \[while running '.*", re.DOTALL)
 
 @contextlib.contextmanager
 def readable(output: str) -> Iterator[None]:
-    """Turns what a runner raises into the error that a worker meant, where a user can fix it; all
-    else passes unchanged.
+    """Turns an exception of a runner into the error of the worker, if a user can fix it; other
+    exceptions pass unchanged.
 
     Args:
         output: Where the pipeline writes, for messages.

@@ -43,9 +43,9 @@ class Source:
         size: Total bytes.
         updated: When the newest file was written, seconds since the epoch (0 where the filesystem
             does not say).
-        empty: Paths of files without a byte, which are not read.
-        markers: Paths of files that are no data, such as ``_SUCCESS``; see `partitions.is_marker`.
-        outside: Paths of files whose partition lies outside the dates; they are not opened.
+        empty: Paths of empty files, which are not read.
+        markers: Paths of files without data, such as ``_SUCCESS``; see `partitions.is_marker`.
+        outside: Paths of files whose partition is outside the dates; they are not opened.
         text: How text files are written.
     """
 
@@ -66,7 +66,7 @@ class Source:
         text: TextFormat | None = None,
         dates: tuple[int, int] | None = None,
     ) -> Source:
-        """Expands file patterns and folders. A path that is a file as it stands is no pattern.
+        """Expands file patterns and folders. A path that is itself a file is not a pattern.
 
         Args:
             name: What messages call it.
@@ -141,8 +141,8 @@ def parts_of(path: str) -> list[Part]:
 def read_rows(
     part: Part, columns: Sequence[str], batch_rows: int, text: TextFormat | None = None
 ) -> Iterator[Rows]:
-    """Yields the named columns of at most `batch_rows` rows, raw, and the rows that have no place
-    in a table. Text files are written as `text` says.
+    """Yields the named columns of at most `batch_rows` rows, raw, and the lines that are no table
+    row. Text files are written as `text` says.
 
     Raises:
         SourceError: The file cannot be read, is truncated, or lacks a column; the message names it.
@@ -175,10 +175,10 @@ def read_rows(
 def read_tables(
     part: Part, columns: Sequence[str], batch_rows: int, text: TextFormat | None = None
 ) -> Iterator[pa.Table]:
-    """As `read_rows`, for files in which every row must have its place.
+    """As `read_rows`, for files in which every line must be a table row.
 
     Raises:
-        SourceError: As `read_rows`; or a row has none.
+        SourceError: As `read_rows`; or a line is no table row.
     """
     for rows in read_rows(part, columns, batch_rows, text):
         for bad in rows.bad:

@@ -1,4 +1,6 @@
-"""Outputs become visible whole or not at all: written under another name, checked, renamed."""
+"""Outputs become visible completely or not at all: they are written under another name, checked
+and renamed.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,8 @@ def _beside(output: str, what: str) -> str:
 
 @contextlib.contextmanager
 def held(staging: str, output: str) -> Iterator[None]:
-    """Holds a lock in the folder beside a local output while this process lives, and removes what
-    dead processes left there.
+    """Holds a lock in the folder beside a local output while this process lives, and removes the
+    files of dead processes there.
     """
     if not files.is_local(staging):
         yield
@@ -66,7 +68,7 @@ def held(staging: str, output: str) -> Iterator[None]:
 
 def _remove_leftovers(output: Path) -> None:
     """Removes the folders beside an output whose process is dead, and a former output that an
-    overwriting run had no time to remove.
+    interrupted overwrite did not remove.
     """
     name = glob.escape(output.name)
     for lock in output.parent.glob(f"{name}.partial-*/{_LOCK}"):
@@ -79,7 +81,7 @@ def _remove_leftovers(output: Path) -> None:
 
 
 def remove_remains(output: Path) -> None:
-    """Removes all that killed runs left beside a local output; no other run may write to it."""
+    """Removes all files of killed runs beside a local output; no other run may write to it."""
     name = glob.escape(output.name)
     for what in ("partial", "old"):
         for remains in output.parent.glob(f"{name}.{what}-*"):
@@ -148,8 +150,8 @@ def _split_off_marker(directory: str) -> tuple[list[str], list[str]]:
 
 @contextlib.contextmanager
 def staged_file(path: str) -> Iterator[Any]:
-    """A file under a name of its own, renamed at the end: a retried or doubled bundle leaves one
-    whole file.
+    """A file under a name of its own, renamed at the end: a retried or duplicated bundle leaves one
+    complete file.
     """
     parent = path.rsplit("/", 1)[0]
     if files.has_folders(path) and not FileSystems.exists(parent):

@@ -17,7 +17,7 @@ from limaml_beam.io.read_errors import SourceError, open_file
 
 def read_records(path: str) -> Iterator[bytes]:
     """The records of a TFRecord file (gzip by its name); raises `SourceError` on a bad checksum or
-    a cut end.
+    a truncated end.
     """
     with open_file(path) as handle:
         index = 0
@@ -38,7 +38,7 @@ def read_records(path: str) -> Iterator[bytes]:
 
 
 def frame_record(record: bytes) -> bytes:
-    """One record as it lies in a TFRecord file: length, checksum, bytes, checksum."""
+    """One record in the format of a TFRecord file: length, checksum, bytes, checksum."""
     return b"".join((_size_field(len(record)), record, masked_checksum(record)))
 
 

@@ -1,4 +1,4 @@
-"""All that the jobs use of tfx-bsl beside ``tfx_bsl.public``, which alone it promises to keep.
+"""Everything that the jobs use of tfx-bsl outside ``tfx_bsl.public``, its only stable interface.
 
 tfx-bsl imports TensorFlow: functions import it, so that the launcher of a job need not.
 ``tests/beam/io/test_tfx_bsl_internals.py`` names what a new version lacks.
@@ -17,8 +17,7 @@ def model_handler(spec: Any, load: Callable[[str, Sequence[str]], Any]) -> Any:
 
     Args:
         spec: An ``InferenceSpecType`` with a saved model.
-        load: Called on a worker with the model's path and tags; what it returns stands in place of
-            a session.
+        load: Called on a worker with the model's path and tags; what it returns replaces a session.
     """
     import tfx_bsl
     from tfx_bsl.beam import run_inference

@@ -1,1 +1,1 @@
-"""The daily job: build task records, adapt what changed, check, publish or refuse."""
+"""The daily job: build task records, adapt the changed tasks, check, publish or refuse."""

@@ -11,13 +11,13 @@ from limaml_beam.generate_embeddings.embedding_statistics import drift
 from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml.errors import LimamlError
 
-#: Share of filled values or unknown keys that is too large whatever is known beside it.
+#: Share of filled values or unknown keys that is too large without any reference.
 HOPELESS = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One measured value and the limits that it must lie between."""
+    """One measured value and its limits."""
 
     name: str
     value: float
@@ -26,7 +26,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the value lies within its limits; NaN does not."""
+        """Whether the value is within its limits; NaN does not."""
         return bool(self.minimum <= self.value <= self.maximum)
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ def check_run(
         limits: The thresholds.
 
     Returns:
-        Every check that could be made; nothing is compared across models but the number of tasks.
+        All checks that apply; across models only the number of tasks is compared.
     """
     adapted = report["embedded"] + sum(report[tables.DEAD_LETTERS].values())
     not_finite = report[tables.DEAD_LETTERS].get(tables.NOT_FINITE, 0)
@@ -98,7 +98,7 @@ def check_input(
     reference: Mapping[str, Any],
     limits: Thresholds,
 ) -> list[Check]:
-    """Measures what task records were made of.
+    """Measures the input of task records.
 
     Args:
         quality: Of today's input: ``quality`` of the data card.

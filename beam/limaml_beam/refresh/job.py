@@ -1,18 +1,18 @@
-"""The daily job: build task records, adapt what changed, check, publish or refuse.
+"""The daily job: build task records, adapt the changed tasks, check, publish or refuse.
 
-State lies in one work folder, which is local: its lock is one of this machine::
+The state is in one local work folder, because its lock works on one machine only::
 
     <work>/refresh.lock              held while a refresh runs, and free once its process ends
     <work>/tasks/                    task records of the last run
     <work>/embeddings/<generation>/  outputs: of the generations that the store holds, and until
                                      the next run of one that was refused
-    <work>/refresh.json              the result of the last run, however it ended
+    <work>/refresh.json              the result of the last run, success or failure
     <work>/update.json               settings for `limaml update`
     <work>/updates/                  state of `limaml update`
 
 Every step writes under another name and renames, and the store's pointer moves last. A run that is
-killed anywhere leaves the published generation as it was. The next run publishes first what had
-passed its checks and could not be published; it clears away what is unfinished and goes on from
+killed anywhere leaves the published generation as it was. The next run first publishes an output
+that had passed its checks but was not published; it removes unfinished files and continues from
 there.
 """
 
@@ -49,7 +49,7 @@ from limaml_beam.update.reconcile import reconcile, settings_of
 from tfrec_limaml import staging
 from tfrec_limaml.manifest import Manifest
 
-#: In an output that passed its checks: what its tasks were made of.
+#: In an output that passed its checks: a description of its input.
 QUALITY_FILE = "quality.json"
 
 
@@ -61,7 +61,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
 
     Raises:
         LimamlError: A step failed, or a check refused the new
-            generation. What was published stays.
+            generation. The published generation stays.
     """
     work = settings.work
     outputs = work / "embeddings"
@@ -102,7 +102,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
 
 
 def _reconcile(settings: Refresh, output: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """What `limaml update` made since the last refresh, beside this one's output."""
+    """Compares the results of `limaml update` since the last refresh with this refresh's output."""
     tasks = settings.work / "tasks"
     with updates.exclusive(settings.work, wait=True):
         return reconcile(settings.work, str(output), read_schema(str(tasks)), settings_of(card))
@@ -143,7 +143,7 @@ def _described(measured: list[checks.Check]) -> list[dict[str, Any]]:
 def _generate(
     settings: Refresh, outputs: Path, reference: dict[str, Any] | None
 ) -> tuple[dict[str, Any], Path]:
-    """Runs the embedding job, from the published run on where the same model made it."""
+    """Runs the embedding job, starting from the published run if the same model computed it."""
     name = new_generation_name(settings.store, read_manifest(settings.adapter).model_version)
     same_model = reference is not None and reference["manifest_digest"] == manifest_digest(
         settings.adapter

@@ -55,8 +55,8 @@ class Refresh:
         work: Local folder for the state, one per model and store.
         adapter: ``adapter/<version>`` to use, local or on any Beam filesystem.
         store: Where to publish.
-        prepare: What task records are made of. `tasks`, `recent_only` and `history_prior` come from
-            the adapter's manifest.
+        prepare: What task records are built from. `tasks`, `recent_only` and `history_prior` come
+            from the adapter's manifest.
         embed: How the embedding job works.
         limits: Thresholds of the checks.
         full: Adapt every task again, changed or not: as always for models of two definitions.

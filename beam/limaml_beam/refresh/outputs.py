@@ -1,4 +1,6 @@
-"""The embedding outputs in a refresh's work folder: which is published, which can go."""
+"""The embedding outputs in a refresh's work folder: which one is published, and which can be
+removed.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ def publish_output(output: Path, settings: Refresh) -> str:
 
 
 def publish_pending(settings: Refresh, outputs: Path) -> None:
-    """Publishes what passed its checks in an earlier run that could not publish it, so that today's
-    run goes on from there instead of adapting everything again.
+    """Publishes an output that passed its checks in an earlier run but was not published, so that
+    the current run continues from it instead of adapting everything again.
     """
     known = {generation.identifier for generation in settings.store.generations()}
     pending = [
@@ -47,8 +49,8 @@ def publish_pending(settings: Refresh, outputs: Path) -> None:
 
 
 def published_report(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | None:
-    """Report of the output that the store shows to its readers; of the newest ever published one
-    where the store lost it.
+    """Report of the published output of the store; of the newest output that was ever published if
+    the store has lost its own.
     """
     reports = []
     for folder in sorted(outputs.glob("*"), reverse=True):
@@ -64,8 +66,8 @@ def published_report(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | N
 
 
 def clear(work: Path, published: dict[str, Any] | None, store: EmbeddingStore) -> None:
-    """Removes what is neither published nor may be rolled back to: remains of killed runs, refused
-    and outdated outputs.
+    """Removes outputs that are neither published nor a target of a rollback: those of killed runs,
+    refused and outdated ones.
     """
     names = {generation.identifier for generation in store.generations()}
     if published is not None:

@@ -1,4 +1,4 @@
-"""The work folder of refreshes: one run at a time, which leaves a result however it ends."""
+"""The work folder of refreshes: one run at a time, and a result for every run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ class LockedError(LimamlError):
 
 @contextlib.contextmanager
 def session(work: Path, reports: Sequence[str] = (), metrics: str | None = None) -> Iterator[None]:
-    """Holds the work folder for one run, and writes what became of it to ``refresh.json``, to
-    `reports` and to `metrics`, however it ends.
+    """Holds the work folder for one run, and writes its outcome to ``refresh.json``, to `reports`
+    and to `metrics`, even after an error.
 
-    A run that does not get the folder leaves ``refresh.json`` alone: that is of runs that had it.
+    A run that does not get the folder does not change ``refresh.json``, which belongs to runs that
+    held the folder.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -40,7 +41,7 @@ def session(work: Path, reports: Sequence[str] = (), metrics: str | None = None)
 
 @contextlib.contextmanager
 def exclusive(work: Path) -> Iterator[None]:
-    """Holds the work folder's lock; the system frees it with the process, however that ends.
+    """Holds the work folder's lock; the system releases it when the process ends for any reason.
 
     Raises:
         LockedError: Another refresh holds it.

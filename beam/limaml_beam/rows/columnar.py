@@ -1,5 +1,5 @@
-"""Rows travel through the pipelines as Arrow tables of many rows: one Beam element costs as much as
-hundreds of rows.
+"""The pipelines process rows as Arrow tables of many rows, because one Beam element costs as much
+as hundreds of rows.
 
 A *block* is a `pa.Table` of validated rows: the schema's features under their own names, carried
 columns, and the reserved columns below.
@@ -21,12 +21,12 @@ from tfrec_limaml.schema import arrow_keys
 TIME = "__time"  # int64, milliseconds since the epoch
 LABEL = "__label"  # float32
 WEIGHT = "__weight"  # float32, where the schema names a weight column
-# uint64, hash of the row's content: finds duplicates and breaks ties of time, whatever order rows
-# arrive in
+# uint64, hash of the row's content: finds duplicates and breaks ties of time in any order of
+# arrival
 ORDER = "__order"
-#: The split of a row, and the moment whose knowledge it sees, where the schema splits within tasks.
+#: The split of a row, and the time up to which it sees history, if the schema splits within tasks.
 SEGMENT, MOMENT = "__segment", "__moment"
-#: The cuts of a row's task, one per training episode, milliseconds.
+#: The split times of a row's task, one per training episode, milliseconds.
 EPISODES = "__episodes"
 TASK = "__task"  # string, encoded task key
 
@@ -45,7 +45,9 @@ def key_column(name: str) -> str:
 
 
 class TableCoder(beam.coders.Coder):
-    """Arrow IPC with LZ4: compact enough that the runner's shuffle, not our rows, sets the pace."""
+    """Arrow IPC with LZ4: compact enough that the runner's shuffle is the bottleneck, not the
+    size of the rows.
+    """
 
     def encode(self, value: pa.Table) -> bytes:
         """Serialises a table."""

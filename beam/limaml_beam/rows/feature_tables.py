@@ -1,8 +1,8 @@
-"""Feature tables: in the memory of every worker, joined by look-up, as late as possible.
+"""Feature tables: held in the memory of every worker, joined by look-up as late as possible.
 
 Shuffles carry interactions without their joined columns; validation, statistics and the writer look
-them up again. That keeps rows narrow where bytes cost most. The limit: a table must fit into a
-worker's memory.
+them up again. That keeps rows narrow where bytes cost most. A table must fit into a worker's
+memory.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class FeatureTable:
             self._check_unique(name, key)
 
     def _check_unique(self, name: str, key: str) -> None:
-        """Raises `SourceError` where two rows of one key differ; rows that agree are one row."""
+        """Raises `SourceError` if two rows of one key differ; equal rows count as one."""
         counted = pc.value_counts(self._keys)
         twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
         rows = np.flatnonzero(np.asarray(pc.is_in(self._keys, value_set=twice)))
@@ -99,7 +99,7 @@ class FeatureTable:
                 )
 
     def find(self, keys: pa.Array) -> npt.NDArray[np.int64]:
-        """Row of each key, -1 where the table has none."""
+        """Row of each key, -1 if the table does not have it."""
         codes, distinct = columnar.codes_of(pc.fill_null(keys, ""))
         wanted = columnar.stable_hash(distinct)
         positions = np.full(len(distinct), -1, np.int64)
@@ -156,7 +156,7 @@ def _narrow(encoded: pa.DictionaryArray) -> pa.DictionaryArray:
 
 
 def load_tables(schema: Schema, sources: Mapping[str, Source]) -> Tables:
-    """All feature tables; read once per process, whichever transform asks first."""
+    """All feature tables; read once per process, by the first transform that needs them."""
     return _load(json.dumps(schema.to_dict(), sort_keys=True), tuple(sorted(sources.items())))
 
 

@@ -1,9 +1,9 @@
-"""How blocks travel between stages: as bytes, which runners pass on as they are, and out of the
-runner's memory where that helps.
+"""How blocks travel between stages: as bytes, which runners pass on unchanged, and outside the
+runner's memory if that helps.
 
 Beam's in-process runner holds every shuffle in memory and decodes and encodes each element twice on
-its way. Packed blocks cost it nothing but their size; with a scratch folder, what it holds is the
-place of each block in a file.
+its way. Packed blocks cost it only their size; with a scratch folder it holds only the position of
+each block in a file.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _PLACE = b"@"  # an Arrow stream begins with ff ff ff ff
 
 @dataclasses.dataclass(frozen=True)
 class Shuffle:
-    """Packs tables before a shuffle and unpacks them behind it.
+    """Packs tables before a shuffle and unpacks them after it.
 
     Attributes:
         scratch: A folder on a disk that all workers share, of a run on one machine: packed tables
-            are places in its files. None, for engines that keep shuffles on disks of their own:
+            are positions in its files. None for engines that keep shuffles on their own disks:
             packed tables hold the rows.
     """
 
@@ -37,7 +37,7 @@ class Shuffle:
         encoded = TableCoder().encode(table)
         if self.scratch is None:
             return encoded
-        # One file per thread of a worker, so that nobody else writes between its end and ours.
+        # One file per thread of a worker, so that no other thread writes to it.
         name = f"{os.getpid()}-{threading.get_ident()}"
         Path(self.scratch).mkdir(parents=True, exist_ok=True)
         with Path(self.scratch, name).open("ab") as file:

@@ -1,9 +1,9 @@
-"""Adapts touched tasks, of one definition or of two that stand beside each other.
+"""Adapts updated tasks, of one definition or of two of which neither refines the other.
 
-Of two definitions the touched tasks take the turns of the embedding job
-(`limaml_beam.generate_embeddings.turns`): each turn adapts those of one side, given what the other
-side came to in the turn before. Touched tasks are known by what this update makes of them, all
-others by what the refresh or an earlier update made of them in that turn.
+With two definitions, the updated tasks repeat the turns of the embedding job
+(`limaml_beam.generate_embeddings.turns`): each turn adapts the tasks of one side, given the other
+side's offsets from the turn before. The offsets of updated tasks are those of this update, all
+others are those of the refresh or an earlier update in that turn.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from tfrec_limaml.manifest import Manifest
 _BATCH_SIZE = 256
 _SERVING_TAG = "serve"
 
-#: A turn and some tasks' keys in a store, to what those that are known came to in that turn.
+#: Maps a turn and task keys (as in a store) to the known offsets of that turn.
 LookUp: TypeAlias = Callable[[int, Sequence[str]], Mapping[str, Offset]]
 
 
 @dataclasses.dataclass
 class Adapted:
-    """What touched tasks came to.
+    """Results of the updated tasks.
 
     Attributes:
         tables: Their embeddings.
         letters: Records that the adapter refuses, as JSON lines.
-        turns: Of two definitions, what they came to in each earlier turn, by key in a store.
+        turns: With two definitions, their offsets of each earlier turn, by key in a store.
     """
 
     tables: list[pa.Table] = dataclasses.field(default_factory=list)
@@ -49,7 +49,7 @@ class Adapted:
 
 
 class TouchedTasks:
-    """Makes the embeddings of touched tasks; the model is loaded once.
+    """Computes the embeddings of updated tasks; the model is loaded once.
 
     Args:
         adapter: ``adapter/<version>``.
@@ -70,8 +70,8 @@ class TouchedTasks:
 
         Args:
             records: Recent records, by definition: the manifest's task definition first.
-            look_up: Of two definitions, what tasks came to in a turn; the last one that is asked
-                for is the last but one, whose offsets are embeddings.
+            look_up: With two definitions, the offsets of tasks in a turn; the last turn that it is
+                called with is the last but one, whose offsets are embeddings.
         """
         if not any(records):
             return Adapted()
@@ -108,14 +108,14 @@ class TouchedTasks:
 
 
 class _Others:
-    """What the other side came to in a turn; see `generate_embeddings.other_side.Others`.
+    """The other side's offsets in a turn; see `generate_embeddings.other_side.Others`.
 
     Args:
         side: The side of the tasks that are adapted given these.
         dim: Width ``D``.
-        turn: The turn; before the first one nobody is known.
-        look_up: Of tasks that this update does not touch.
-        made: Of those that it does.
+        turn: The turn; before the first one no offset is known.
+        look_up: Offsets of tasks outside this update.
+        made: Offsets of tasks in this update.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""What updates could not use: ``<work>/updates/dead_letter/<day>.jsonl``, until it is too old."""
+"""Rows that updates could not use: ``<work>/updates/dead_letter/<day>.jsonl``, removed after
+some days.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-#: Dead letters hold rows of members: they do not stay for good.
+#: Dead letters hold rows of members: they are removed after this time.
 DEAD_LETTER_DAYS = 30.0
 _DAY_SECONDS = 86_400
 

@@ -1,14 +1,15 @@
 """``limaml update``: new interactions change the embeddings of their members within seconds.
 
-Only touched tasks are read, adapted and upserted. State, in the work folder of `limaml refresh`::
+Only the affected tasks are read, adapted and upserted. State, in the work folder of `limaml
+refresh`::
 
     <work>/update.lock               held by one updater; a dead one's lock is free
     <work>/update.json               how the last refresh made its records
     <work>/updates/rows/             rows of the tasks that were touched since
     <work>/updates/dead_letter/      what could not be used, with its reason
 
-The store is told before the state is written: an update that is killed between the two does the
-same again. Nothing is lost then, and nothing is applied twice, as rows are known by content.
+The store is written before the state: an update that is killed between the two repeats its work.
+Nothing is lost, and nothing is applied twice, because rows are identified by their content.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.store import EmbeddingStore, Upserted
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE
 
-#: A clock of a producer may be ahead by so much before its rows count as coming from the future.
+#: A producer's clock may be ahead by this much before its rows count as future rows.
 CLOCK_SKEW_SECONDS = 300.0
 _LONGEST_SKEW_SECONDS = 365 * 86_400.0
-#: Between two looks of a stream that is idle for tasks that lost rows which left the window.
+#: Time between two checks of an idle stream for tasks that lost rows because these left the window.
 EXPIRE_SECONDS = 60.0
 _ATTEMPTS = 5
 
@@ -66,9 +67,9 @@ class Update:
         store: Where embeddings go.
         adapter: ``adapter/<version>``; None for the one that refreshed.
         window_end: End of the window, ISO 8601; None for now.
-        clock_skew_seconds: Rows at most so far in the future are used.
-        expire_seconds: A stream without new rows looks so often for updated tasks that lost rows
-            which left the window; every update looks too.
+        clock_skew_seconds: Rows at most this far in the future are used.
+        expire_seconds: How often a stream without new rows checks for updated tasks whose rows left
+            the window; every update checks too.
     """
 
     work: Path
@@ -118,11 +119,10 @@ class Updater:
             patterns: Files, folders or patterns.
 
         Returns:
-            What became of them: rows, tasks, embeddings, seconds.
+            Counts of rows, tasks and embeddings, and the seconds taken.
 
         Raises:
-            LimamlError: No file, or the store did not answer: nothing is lost, the same call does
-                it again.
+            LimamlError: No file, or the store did not answer: nothing is lost, repeat the call.
         """
         options = self._plan.options
         text = text_format(options.delimiter, options.null_words)
@@ -245,7 +245,7 @@ class Updater:
         return TurnLookUp(self._settings.work, self._manifest, store, state, settings.erased)
 
     def _upsert(self, made: list[pa.Table]) -> Upserted:
-        """Into the generation that is current, whichever that is by now."""
+        """Upserts into the generation that is current now."""
         if not made:
             return Upserted(applied=0, older=0, erased=0)
         table = pa.concat_tables(made)

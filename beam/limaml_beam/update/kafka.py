@@ -1,10 +1,10 @@
 """``limaml stream --from-kafka``: messages of a topic, one micro-batch after another.
 
 The offsets of a batch are committed once its rows are in the store and in the state of updates.
-What a killed stream had not committed is delivered again, which changes nothing, as rows are known
-by content: no message is lost, and none is applied twice. While the store is away nothing is polled
-and nothing committed: messages stay in the topic. The client library finds a broker again that
-comes back.
+Messages that a killed stream had not committed are delivered again, which changes nothing, because
+rows are identified by their content: no message is lost, and none is applied twice. While the store
+is unavailable nothing is polled and nothing committed: messages stay in the topic. The client
+library reconnects to a broker that returns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from limaml_beam.update.patience import PatientUpdater, Sleep, Tell
 from tfrec_limaml.errors import LimamlError
 
 _POLL_SECONDS, _ANSWER_SECONDS = 0.5, 10.0
-#: What the stream itself decides.
+#: Settings that the stream sets itself.
 _OURS = {
     "bootstrap.servers",
     "group.id",
@@ -42,16 +42,16 @@ class KafkaStream:
         servers: ``HOST:PORT`` of one broker, or several with commas between them.
         topic: The topic.
         update: The updater's settings.
-        group: Consumer group; its committed offsets say where a stream begins, a new group begins
-            with the oldest message.
+        group: Consumer group; a stream starts at its committed offsets, a new group at the oldest
+            message.
         batch_messages: Most messages of one micro-batch.
-        batch_seconds: A micro-batch waits so long after its first message for more; a member who
+        batch_seconds: A micro-batch waits this long after its first message for more; a member who
             clicks several times meanwhile is adapted once.
-        idle_seconds: End after so long at the end of the topic without a message; None to go on
-            for good.
+        idle_seconds: Ends after this time at the end of the topic without a message; None to run
+            until stopped.
         client: Further settings of the client library (librdkafka), for TLS and passwords; they may
-            replace ``auto.offset.reset`` (``earliest``) and ``session.timeout.ms`` (10 s: after so
-            long the partitions of a killed stream go to another one).
+            replace ``auto.offset.reset`` (``earliest``) and ``session.timeout.ms`` (10 s: after
+            this time the partitions of a killed stream are assigned to another one).
     """
 
     servers: str
@@ -101,15 +101,15 @@ def stream_kafka(settings: KafkaStream, tell: Tell, sleep: Sleep = time.sleep) -
     Args:
         settings: The settings.
         tell: Gets the report of every update, ``{"waiting": reason}`` while there is one, and
-            ``{"broker": reason}`` of what the client library says of the broker.
+            ``{"broker": reason}`` with the client library's errors about the broker.
         sleep: Waits.
 
     Returns:
         ``updates``, ``rows``, ``tasks``, ``upserted``, ``dead_letters`` and ``waits``.
 
     Raises:
-        LimamlError: No broker answers at the start, there is no such topic, or what no waiting
-            helps: a work folder without rows, another schema.
+        LimamlError: No broker answers at the start, there is no such topic, or an error that
+            waiting does not solve: a work folder without rows, another schema.
     """
     topic = _Topic(settings, tell)
     try:
@@ -181,7 +181,7 @@ class _Topic:
         except self._kafka.KafkaException as error:
             raise LimamlError(f"no Kafka broker answers at {servers}: {error}") from error
         if found is None or found.error is not None:
-            raise LimamlError(f"the Kafka broker {servers} has no topic {topic!r}: make it first")
+            raise LimamlError(f"the Kafka broker {servers} has no topic {topic!r}: create it first")
 
     def _join(self, consumer: Any, partitions: list[Any]) -> None:
         self._assigned = {each.partition for each in partitions}
@@ -195,7 +195,7 @@ class _Topic:
         return self._assigned is not None and self._assigned <= self._ended
 
     def batch(self) -> list[tuple[Message, int, int]]:
-        """The next messages; none where none came for a moment."""
+        """The next messages; empty if none arrived for a short time."""
         self._resume()
         limit = self._settings.batch_messages
         found, self._held = self._held, []
@@ -222,7 +222,7 @@ class _Topic:
         return found
 
     def commit(self, batch: list[tuple[Message, int, int]]) -> None:
-        """Says that a batch is done. Where that fails it is delivered again, which is harmless."""
+        """Commits a batch. If that fails the batch is delivered again, which is harmless."""
         last: dict[int, int] = {}
         for _, partition, offset in batch:
             last[partition] = max(offset, last.get(partition, -1))
@@ -236,7 +236,7 @@ class _Topic:
             self._tell({"broker": f"offsets not committed: {error}"})
 
     def stay_in_group(self) -> None:
-        """A consumer that never polls is put out of its group; partitions are paused meanwhile."""
+        """Polls with paused partitions: a consumer that never polls is removed from its group."""
         self._consumer.pause(self._consumer.assignment())
         self._waiting = True
         self._held += self._read(1, 0.0)
@@ -271,7 +271,7 @@ def _client_library() -> Any:
 
 
 def _silent_logger() -> logging.Logger:
-    """For the client library's own log lines; what they say comes as errors as well."""
+    """Drops the client library's own log lines, which also arrive as errors."""
     logger = logging.getLogger("limaml.kafka")
     logger.setLevel(logging.CRITICAL)
     return logger

@@ -1,4 +1,4 @@
-"""What tasks of a model of two definitions came to in a turn, wherever that is kept."""
+"""Looks up the offsets of a turn for the tasks of a model of two definitions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _KEYS_AT_ONCE = 10_000  # of one question to the store
 
 
 class TurnLookUp:
-    """Embeddings are in the store; offsets of earlier turns beside the output of the refresh, and,
-    where they are newer, in the state of updates. Erased tasks are in none of them.
+    """Embeddings are in the store; offsets of earlier turns are beside the output of the refresh,
+    and newer ones in the state of updates. Erased tasks are in none of them.
 
     Args:
         work: The work folder.

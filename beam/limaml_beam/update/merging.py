@@ -1,4 +1,4 @@
-"""Old and new rows of touched tasks, and the records that the nightly run would make of them."""
+"""Merges old and new rows of tasks, and builds the records that the nightly run would build."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def merged(
     settings: TaskSettings,
     due: Sequence[str] = (),
 ) -> tuple[pa.Table | None, int]:
-    """The rows to keep of the tasks that have rows which are really new, and of those that are
-    `due`, sorted by task and time; None without any. And how many of the new ones are duplicates,
-    by content as in the nightly run.
+    """The rows to keep of tasks with new rows and of tasks that are `due`, sorted by task and time
+    (None without any); and the number of new rows that are duplicates by content, as in the nightly
+    run.
     """
     before = pa.Table.from_batches(old) if old else None
     if new is None:

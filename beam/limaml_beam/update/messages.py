@@ -1,4 +1,4 @@
-"""Messages of a topic: JSON objects, one interaction each; those that are none are dead letters."""
+"""Messages of a topic: JSON objects, one interaction each; other messages are dead letters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfrec_limaml.schema.task_keys import key_text
 
 #: Reasons of dead letters beside those of rows.
 UNDECODABLE, OTHER_MODEL = "undecodable_message", "other_model_version"
-#: A message may say which model version it is meant for, unless the schema has such a column.
+#: A message may name the model version that it is for, unless the schema has such a column.
 VERSION_FIELD = "model_version"
 _LONGEST_TEXT = 2000
 
@@ -24,7 +24,7 @@ class Message:
     """A message of a topic.
 
     Attributes:
-        source: Where it stands: topic, partition and offset.
+        source: Its origin: topic, partition and offset.
         value: Its bytes; None for a message without a value.
     """
 
@@ -34,7 +34,7 @@ class Message:
 
 @dataclasses.dataclass(frozen=True)
 class Poison:
-    """A message that holds no interaction."""
+    """A message without an interaction."""
 
     reason: str
     detail: str
@@ -93,7 +93,7 @@ def _object(message: Message, columns: Sequence[str]) -> dict[str, Any] | Poison
 
 def _column(values: Sequence[Any]) -> pa.Array:
     """Values of one name: of one type, as text where types differ. One odd value must not change
-    what becomes of the others.
+    the others.
     """
     plain = [None if isinstance(value, dict) else value for value in values]
     try:

@@ -1,4 +1,4 @@
-"""An updater that goes on: it waits while the store is away, and follows refreshes."""
+"""An updater that keeps running: it waits while the store is unavailable, and follows refreshes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Sleep: TypeAlias = Callable[[float], None]
 
 @dataclasses.dataclass
 class Totals:
-    """What a stream has done."""
+    """Totals of a stream."""
 
     updates: int = 0
     rows: int = 0
@@ -61,13 +61,15 @@ class PatientUpdater:
                 self._tell(report)
 
     def run(self, update: Callable[[Updater], dict[str, Any]]) -> dict[str, Any]:
-        """One update, again until it is done; waits from one second up to a minute at a time.
+        """Runs one update, repeated until it succeeds; waits between one second and a minute at a
+        time.
 
         Returns:
             Its report.
 
         Raises:
-            LimamlError: what no waiting helps: a work folder without rows, another schema.
+            LimamlError: an error that waiting does not solve: a work folder without rows, another
+                schema.
         """
         report = self._done(update)
         self.totals.add(report)

@@ -1,8 +1,8 @@
 """``limaml stream --from-kafka`` as an unbounded Beam pipeline, for an engine such as Flink.
 
-Kafka's offsets, the messages that wait and the timers are the engine's state: after a worker's
-death it goes on from its last checkpoint. What it then delivers again are duplicates to `Updater`,
-which knows rows by content; so every message counts, and none counts twice.
+Kafka's offsets, the messages that wait and the timers are the engine's state: after a worker dies
+it continues from its last checkpoint. Messages that it then delivers again are duplicates to
+`Updater`, which identifies rows by their content; so every message counts once.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class KafkaPipeline:
         servers, topic, group, client: As in `KafkaStream`; client settings are those of Kafka's
             Java client.
         store: Address of the store.
-        update: Further settings of the updater, by name; its work folder is one that all workers
-            see.
+        update: Further settings of the updater, by name; its work folder must be visible to all
+            workers.
         batch_messages: Most messages of one micro-batch.
         batch_seconds: A member's messages wait so long after the first one for more, and members
             for others.
@@ -138,7 +138,7 @@ class ByMember(beam.DoFn):
         self.columns = list(columns)
 
     def process(self, message: tuple[bytes | None, bytes | None]) -> Iterator[tuple[str, bytes]]:
-        """Reads the key; whether the message is any good is for the updater to say."""
+        """Reads the key; the updater checks the message itself."""
         value = message[1] or b""
         yield self._key(value), value
 
@@ -182,7 +182,7 @@ class Debounce(beam.DoFn):
         held: Any = beam.DoFn.StateParam(HELD),
         waiting: Any = beam.DoFn.StateParam(WAITING),
     ) -> Iterator[bytes]:
-        """Lets them go."""
+        """Releases the messages."""
         values = list(held.read())
         held.clear()
         waiting.clear()
@@ -191,10 +191,11 @@ class Debounce(beam.DoFn):
 
 class UpdateStore(beam.DoFn):
     """Batches of values -> nothing; the store has their members' embeddings. It waits while the
-    store is away, and so does all before it.
+    store is unavailable, and so do the steps before it.
 
-    From the first batch on a timer looks for tasks that lost rows which left the window. It is one
-    timer of real time for all of them: the window ends now, and `UpdateState` knows who is due.
+    From the first batch on, a timer checks for tasks whose rows left the window. It is one
+    real-time timer for all tasks: the window ends now, and `UpdateState` lists the tasks that are
+    due.
     """
 
     EXPIRE = TimerSpec("expire", TimeDomain.REAL_TIME)
@@ -225,7 +226,7 @@ class UpdateStore(beam.DoFn):
 
     @on_timer(EXPIRE)
     def expire(self, expire: Any = beam.DoFn.TimerParam(EXPIRE)) -> None:
-        """Adapts who is due."""
+        """Adapts the tasks that are due."""
         self._updater.run_idle()
         expire.set(time.time() + self._seconds)
 

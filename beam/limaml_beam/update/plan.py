@@ -1,4 +1,4 @@
-"""What a refresh leaves for the updates that follow it: how its records were made."""
+"""How a refresh built its records: read by the updates that follow it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FILE = "update.json"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the records of a work folder were made.
+    """How the records of a work folder were built.
 
     Attributes:
         adapter: ``adapter/<version>`` that adapted them.
-        options: What they were made of.
+        options: Their input and settings.
     """
 
     adapter: str
@@ -54,5 +54,5 @@ def read_plan(work: Path) -> Plan:
 
 
 def _absolute(path: str) -> str:
-    """A path that means the same in another working folder."""
+    """The absolute path, valid in any working folder."""
     return str(Path(path).absolute()) if files.is_local(path) else path

@@ -1,4 +1,4 @@
-"""The batch is the truth: what updates made since, beside what the nightly run made."""
+"""Compares the results of updates with those of the nightly run, which are the reference."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tfrec_limaml.schema.schema import Schema
 
 
 def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -> dict[str, Any]:
-    """Compares the tasks that were updated with the nightly run's, and forgets the rows of those
-    that the nightly run knows as well; to be called within `exclusive`.
+    """Compares the tasks that were updated with the nightly run's, and removes the rows of those
+    that the nightly run has too; to be called within `exclusive`.
 
     Args:
         work: The work folder.
@@ -33,7 +33,7 @@ def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -
     Returns:
         ``updated_tasks``; of these ``newer_than_batch`` (their last rows came after the batch read
         the log: they stay), ``not_in_batch`` (they stay while they are in its window), and
-        ``compared``: their records, made of the updates' rows with the batch's settings, against
+        ``compared``: their records, built from the updates' rows with the batch's settings, against
         the batch's, byte by byte (digests). ``reconciled_share`` is the share of those that agree,
         None without any.
     """
@@ -80,7 +80,7 @@ def _of_definition(
 
 
 def settings_of(card: Mapping[str, Any]) -> TaskSettings:
-    """The settings that a data card says its records were made with."""
+    """The settings of the records of a data card."""
     given = dict(card["settings"])
     given["definitions"] = tuple(given["definitions"])
     if given["task_shares"] is not None:

@@ -1,10 +1,10 @@
-"""What updates have added since the nightly run: the rows of each touched task, in one small LMDB
-environment below the work folder.
+"""The rows that updates have added since the nightly run, by task, in one small LMDB environment
+below the work folder.
 
-Keys are those of a store, so that tasks of two definitions lie side by side. Beside the rows stand
-the moments at which tasks lose their next row, because it leaves the window: whoever asks for the
-tasks that are due reads these alone. An entry that is out of date does no harm: its task is adapted
-once more. And of two definitions, what tasks came to in the earlier turns
+Keys are those of a store, so that one environment holds tasks of two definitions. It also holds the
+times at which tasks lose their next row because it leaves the window: finding the tasks that are
+due reads only these. An outdated entry does no harm: its task is adapted once more. With two
+definitions, it holds the offsets of the earlier turns too
 (`limaml_beam.generate_embeddings.turns`).
 """
 
@@ -29,18 +29,18 @@ from tfrec_limaml.store.erasure import key_digest
 Offset: TypeAlias = npt.NDArray[np.float32]
 
 _MAP_BYTES = 1 << 40  # address space, not disk space
-#: First bytes of entries that are no tasks: not UTF-8, so that no task key begins so. Behind the
-#: first stands what the keys of a definition begin with, behind the second a time and a key's
-#: digest, behind the third a turn and a key's digest.
+#: First bytes of entries that are not tasks: not UTF-8, so that no task key begins with them. The
+#: first is followed by the prefix of a definition's keys, the second by a time and a key's digest,
+#: the third by a turn and a key's digest.
 _SCHEMA, _LEAVING, _TURN = b"\xff", b"\xfe", b"\xfd"
-_LOWEST = 1 << 63  # times are written as what they are above the lowest one, so that they sort
+_LOWEST = 1 << 63  # times are written as the difference to the lowest one, so that they sort
 
 
 class UpdateState:
     """Rows by task key.
 
     Args:
-        folder: Of the environment; made where it is missing.
+        folder: Folder of the environment; created if it does not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,12 +54,12 @@ class UpdateState:
     def of(
         self, keys: Sequence[str], schema: pa.Schema | None, prefix: str = ""
     ) -> list[pa.RecordBatch]:
-        """The rows of those of some tasks that are there; none where they have another schema than
-        the nightly run's, which a changed data schema means.
+        """The rows of the given tasks that exist; empty if their schema differs from the nightly
+        run's, because the data schema has changed.
 
         Args:
             keys: Task keys of one definition.
-            schema: The nightly run's; None where it knows none of these tasks.
+            schema: The nightly run's; None if it has none of these tasks.
             prefix: What the definition's keys begin with in a store.
         """
         with self._environment.begin() as transaction:
@@ -75,12 +75,13 @@ class UpdateState:
         window_start: int,
         turns: Mapping[int, Mapping[str, Offset]] | None = None,
     ) -> None:
-        """Replaces the rows of some tasks, all or none; what has another schema goes.
+        """Replaces the rows of some tasks, all or none; rows of another schema are removed.
 
         Args:
             tables: Rows sorted by task, by what their definition's keys begin with in a store.
-            window_start: The tasks were adapted to rows from here on: who was due has been.
-            turns: What they came to in each earlier turn, by key in a store.
+            window_start: The tasks were adapted to rows from this time on, so that tasks due before
+                it are no longer due.
+            turns: Their offsets of each earlier turn, by key in a store.
         """
         try:
             with self._environment.begin(write=True) as transaction:
@@ -104,16 +105,16 @@ class UpdateState:
             ) from error
 
     def due(self, window_start: int) -> list[str]:
-        """Tasks that lost a row, as a store has their keys: it was in the window when they were
-        adapted, and lies before it now.
+        """Keys (as in a store) of tasks that lost a row: it was in the window when they were
+        adapted, and is before it now.
         """
         with self._environment.begin() as transaction:
             found = dict.fromkeys(key for _, key in _leaving(transaction, window_start))
             return [key.decode() for key in found if transaction.get(key) is not None]
 
     def turn(self, turn: int, keys: Sequence[str]) -> dict[str, Offset]:
-        """What those of some tasks that are there came to in an earlier turn ``[D]``, by their keys
-        in a store.
+        """Offsets ``[D]`` of an earlier turn of the given tasks that exist, by their keys in a
+        store.
         """
         with self._environment.begin() as transaction:
             found = ((key, transaction.get(_of_turn(turn, key.encode()))) for key in keys)
@@ -132,7 +133,7 @@ class UpdateState:
             }
 
     def remove(self, keys: Sequence[str]) -> None:
-        """Forgets tasks, by their keys in a store."""
+        """Removes tasks, by their keys in a store."""
         marks = {key_digest(key) for key in keys}
         with self._environment.begin(write=True) as transaction:
             for key in keys:
@@ -149,8 +150,8 @@ class UpdateState:
         return [key.removeprefix(_SCHEMA).decode() for key in keys]
 
     def write_anew(self, changed: Mapping[str, pa.RecordBatch | None]) -> None:
-        """Puts other rows in place of some tasks', or none, by their keys in a store; leaves no
-        byte of the old ones in the file.
+        """Replaces the rows of some tasks with others or none, by their keys in a store, and leaves
+        no byte of the old rows in the file.
         """
         given = {key.encode(): batch for key, batch in changed.items()}
         gone = {key for key, batch in given.items() if batch is None}
@@ -170,7 +171,7 @@ class UpdateState:
         self._environment = lmdb.open(str(self._folder), map_size=_MAP_BYTES)
 
     def close(self) -> None:
-        """Lets go of the environment."""
+        """Closes the environment."""
         self._environment.close()
 
 

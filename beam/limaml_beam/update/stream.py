@@ -1,8 +1,9 @@
 """``limaml stream``: files that arrive in a folder, one micro-batch after another.
 
-A file is done once its rows are in the store; ``<work>/updates/done.jsonl`` remembers it by name,
-size and time. What a killed stream had not written there it does again, which changes nothing, as
-rows are known by content. While the store is away the stream waits: files stay where they are.
+A file is done once its rows are in the store; ``<work>/updates/done.jsonl`` records it by name,
+size and time. Files that a killed stream had not recorded are read again, which changes nothing,
+because rows are identified by their content. While the store is unavailable the stream waits: files
+stay in the folder.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class Stream:
         folder: Where files of interactions arrive; names that begin with ``.`` or ``_`` are not
             read.
         update: The updater's settings.
-        poll_seconds: Between two looks at the folder.
+        poll_seconds: Time between two checks of the folder.
         files_per_update: Most files of one micro-batch.
-        idle_seconds: End after so long without a new file; None to go on for good.
+        idle_seconds: Ends after this time without a new file; None to run until stopped.
     """
 
     folder: Path
@@ -53,7 +54,7 @@ class Stream:
                 f"{self.poll_seconds} and {self.files_per_update}"
             )
         if not self.folder.is_dir():
-            raise LimamlError(f"no folder {self.folder} for files to arrive in; make it first")
+            raise LimamlError(f"no folder {self.folder} for files to arrive in; create it first")
 
 
 def stream(
@@ -61,7 +62,7 @@ def stream(
     tell: Tell,
     sleep: Sleep = time.sleep,
 ) -> dict[str, Any]:
-    """Updates with what arrives, until nothing has come for `idle_seconds`.
+    """Updates with arriving files, until none has arrived for `idle_seconds`.
 
     Args:
         settings: The settings.
@@ -72,7 +73,8 @@ def stream(
         ``files``, ``updates``, ``rows``, ``tasks``, ``upserted``, ``dead_letters`` and ``waits``.
 
     Raises:
-        LimamlError: what no waiting helps: a work folder without rows, another schema.
+        LimamlError: an error that waiting does not solve: a work folder without rows, another
+            schema.
     """
     done = _Done(settings.update.work / "updates" / "done.jsonl")
     updater, files = PatientUpdater(settings.update, tell, sleep), 0
@@ -124,7 +126,7 @@ class _Done:
 
 
 def _arrived(folder: Path, done: _Done) -> list[tuple[Path, _Mark]]:
-    """Files that are not done, the oldest first."""
+    """Files that are not recorded as done, the oldest first."""
     found = []
     for path in folder.iterdir():
         if path.name.startswith((".", "_")) or not path.is_file():

@@ -19,7 +19,7 @@ from tfrec_limaml.errors import StoreError
 class AsyncRanker(RankerBase):
     """`limaml_serving.client.Ranker` for asyncio: the same arguments, results, errors and counters.
 
-    Make it inside the running event loop.
+    Create it inside the running event loop.
     """
 
     _grpc = grpc.aio

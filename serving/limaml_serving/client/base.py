@@ -1,6 +1,4 @@
-"""What the blocking and the asyncio client have in common: how they are made, and their
-counters.
-"""
+"""The common base of the blocking and the asyncio client: construction and counters."""
 
 from __future__ import annotations
 
@@ -71,7 +69,7 @@ class RankerBase:
 
     @property
     def counters(self) -> Counters:
-        """What happened so far."""
+        """The counters."""
         return self._protocol.counters
 
     def _nobody(self, timeout: float) -> ServingError:

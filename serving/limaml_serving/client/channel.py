@@ -14,7 +14,7 @@ import grpc
 
 from tfrec_limaml.errors import LimamlError
 
-#: Codes after which the server has certainly not scored anything, or may be asked again at no harm.
+#: Codes after which a retry is safe.
 RETRIED_CODES = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 
 
@@ -56,7 +56,7 @@ def channel_options(
 
     Retries are gRPC's own: exponential back-off with jitter from 20 ms to 500 ms, always inside the
     call's deadline, and throttled (when most calls fail, gRPC stops retrying until successes
-    return, so that clients never storm a server that is coming back).
+    return, so that clients never overload a restarting server).
 
     Args:
         retries: Further attempts after the first; 0 to 4 (gRPC allows five attempts).

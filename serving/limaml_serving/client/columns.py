@@ -1,4 +1,6 @@
-"""From a member and candidates to checked columns: no Python per row on the numeric path."""
+"""Turns a member and candidates into checked columns, without Python code per row on the numeric
+path.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ class RowReader:
     Args:
         features: The model's inputs.
         key_columns: The columns of the task key, for each task definition.
-        prefixes: What stands before the keys in the store, for each; nothing by default.
+        prefixes: The prefix of the keys in the store, for each; empty by default.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class RowReader:
         )
 
     def example(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """A member and two candidates with a made-up value of the right type for every name."""
+        """A member and two candidates with an invented value of the right type for every name."""
         first, *further = self._key_columns
         of_candidates = {name for names in further for name in names}.difference(first)
         member: dict[str, Any] = dict.fromkeys(first, "1")
@@ -99,8 +101,8 @@ class RowReader:
         return member, [candidate, dict(candidate)]
 
     def check_known(self, candidates: Candidates) -> None:
-        """Raises `RequestError` where candidates have no column that the model knows: then all of
-        them are the same to it.
+        """Raises `RequestError` if the candidates have no column that the model knows: it could not
+        tell them apart.
         """
         candidates = _without_frame(candidates)
         rows = (candidates,) if isinstance(candidates, Mapping) else candidates
@@ -142,8 +144,8 @@ class RowReader:
                 columns.append(reader.of_member(member[name], filled))
             else:
                 columns.append(reader.absent(filled))
-        # Hardly ever is a value not finite: all are looked at together, and column by column only
-        # if that finds something.
+        # Values are almost always finite: one check covers all columns, and each column is checked
+        # only if that check fails.
         if not all_finite([columns[index][1] for index in self._floats]):
             for index in self._floats:
                 columns[index] = self._readers[index].with_default(columns[index], filled)
@@ -221,7 +223,7 @@ def _task_keys(
     count: int,
     prefix: str,
 ) -> TaskKeys:
-    """One row where every key column is the member's."""
+    """One row if every key column belongs to the member."""
     for name in names:
         if name not in columns and name not in member:
             raise RequestError(
@@ -250,8 +252,8 @@ def _task_keys(
 
 
 def _plain_keys(column: Any, prefix: str) -> TaskKeys | None:
-    """The keys of a column of text or integers that are keys as they stand; None for others, which
-    take the long way.
+    """The keys of a column of text or integers that are valid keys unchanged; None for others,
+    which need the slower conversion.
     """
     values = column.tolist() if hasattr(column, "tolist") else list(column)
     kinds = set(map(type, values))
@@ -273,7 +275,7 @@ def _plain_keys(column: Any, prefix: str) -> TaskKeys | None:
 
 
 def _stored(key: str | None, prefix: str) -> str | None:
-    """The key as the store has it; None where there is none, or no store could hold it."""
+    """The key as the store has it; None if there is none, or if no store could hold it."""
     return f"{prefix}{key}" if key is not None and (not prefix or fits(prefix + key)) else None
 
 

@@ -1,6 +1,4 @@
-"""What happened so far: plain counters, readable as a dataclass and, where wanted, by
-Prometheus.
-"""
+"""Counters of the client: a plain dataclass, which can be exported to Prometheus."""
 
 from __future__ import annotations
 
@@ -18,14 +16,14 @@ class Counters:
         requests: Calls of ``rank`` and entries of ``rank_many``.
         candidates: Candidates scored.
         adapted: Candidates scored with a meta embedding.
-        missing: Candidates scored without one because the store does not hold the key.
+        missing: Candidates scored without one because the store does not have the key.
         damaged: Stored embeddings that failed a check (checksum, width, not finite) and were not
             used; their candidates count as `missing`.
-        anonymous: Candidates scored without one because a key column was given as ``None``, or as
-            something that no store can hold as a key.
+        anonymous: Candidates scored without one because a key column was given as ``None``, or as a
+            value that cannot be a key.
         store_errors: Look-ups that failed; their candidates were scored without embeddings.
-        version_mismatches: Requests that met no embeddings made by the model version that serves.
-        version_changes: Times that another model version began to answer.
+        version_mismatches: Requests without published embeddings of the serving model version.
+        version_changes: Number of times that the answering model version changed.
         filled: Feature columns with values replaced by the schema's default value.
         deadline_exceeded: Requests that ran out of time.
         unavailable: Requests given up after the retries (``UNAVAILABLE``, ``RESOURCE_EXHAUSTED``).
@@ -57,7 +55,7 @@ class Counters:
                 counts[name] += amount
 
     def snapshot(self) -> dict[str, int]:
-        """All counters at one moment."""
+        """A consistent copy of all counters."""
         with self._lock:
             return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 

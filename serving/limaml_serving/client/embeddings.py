@@ -1,4 +1,4 @@
-"""One look-up's answer, shared out to the requests that asked for it."""
+"""Distributes the answer of one look-up to its requests."""
 
 from __future__ import annotations
 
@@ -44,12 +44,13 @@ def share_out(
 
     Args:
         rows: The requests.
-        keys: What was asked for.
+        keys: The keys of the look-up.
         matrix: The answer, ``[keys, D]``.
-        found: Which of it was found, ``[keys]``.
+        found: Which of them were found, ``[keys]``.
     """
     if len(rows) == 1 and sum(len(each.distinct) for each in rows[0].keys) == len(keys):
-        # Nobody is unknown, and no key is asked for twice: the keys lie one after another.
+        # The usual case: every key is given and none occurs twice, so that the keys are
+        # consecutive.
         places: list[Any] = []
         start = 0
         for each in rows[0].keys:
@@ -59,7 +60,7 @@ def share_out(
             start = end
         picks = [places]
     else:
-        # One more row, which stays empty and stands for nobody: the key None.
+        # One more row, of zeros, for the key None.
         matrix = np.concatenate([matrix, np.zeros((1, matrix.shape[1]), np.float32)])
         found = np.append(found, False)
         position: dict[str | None, int] = {key: index for index, key in enumerate((*keys, None))}

@@ -1,4 +1,6 @@
-"""One feature's values to the bytes that travel, checked and, where the schema says so, filled."""
+"""Turns one feature's values into the bytes of a request: checked and, if the schema allows it,
+filled.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ from limaml_serving.client import wire
 from limaml_serving.errors import RequestError, shown
 from tfrec_limaml.schema.schema import Feature
 
-#: A checked column: its number of rows (1 or N), and their bytes as they travel. Numbers are
+#: A checked column: its number of rows (1 or N), and their bytes as in the request. Numbers are
 #: little-endian, row after row; texts are the fields ``string_val`` of a `TensorProto`. Either way,
-#: columns are put together by putting their bytes together.
+#: concatenating the bytes concatenates the columns.
 Column = tuple[int, bytes]
-# How a number travels: its type in arrays; the types of a single one that needs no repair, and how
-# that one becomes bytes.
+# How numbers are encoded: their type in arrays; the types of a single number that need no
+# conversion, and its encoding.
 _NUMBERS: dict[str, tuple[np.dtype[Any], frozenset[type], Callable[[Any], bytes]]] = {
     "int64": (np.dtype("<i8"), frozenset({int, bool, np.int64}), struct.Struct("<q").pack),
     "float32": (
@@ -31,7 +33,7 @@ _NUMBERS: dict[str, tuple[np.dtype[Any], frozenset[type], Callable[[Any], bytes]
 
 
 class FeatureReader:
-    """Reads one feature's values; the usual ones take the short way through each method.
+    """Reads one feature's values; usual values take the fast path of each method.
 
     A feature with filled values is noted.
     """
@@ -49,7 +51,7 @@ class FeatureReader:
         self._default = np.full(feature.width, feature.default_value, self._dtype).tobytes()
 
     def example(self) -> Any:
-        """A made-up value of the feature's type."""
+        """An invented value of the feature's type."""
         if self._dtype is None:
             return "text"
         value = 1 if self.feature.dtype == "int64" else 1.0
@@ -65,7 +67,7 @@ class FeatureReader:
         return count, _numbers(self.feature, values, shape, filled)
 
     def of_member(self, value: Any, filled: list[str]) -> Column:
-        """The column of one value; likewise."""
+        """The column of one value, which need not be finite yet."""
         if self._dtype is None:
             return 1, _strings(self.feature, (value,), filled)
         if type(value) in self._types:
@@ -100,9 +102,7 @@ class FeatureReader:
 
 
 def all_finite(floats: Sequence[bytes]) -> bool:
-    """Whether all are finite; a false alarm is possible, where values are so large that their
-    squares are not.
-    """
+    """Whether all are finite; a false alarm is possible if the squares of values overflow."""
     values = np.frombuffer(b"".join(floats), "<f4")
     return math.isfinite(np.vdot(values, values))
 
@@ -133,7 +133,7 @@ def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
     try:
         return _texts(items)
     except (TypeError, UnicodeDecodeError):
-        pass  # not all of them are text: look at each
+        pass  # not all of them are text: check each
     except UnicodeEncodeError as error:
         raise RequestError(
             f"feature {feature.name!r} holds text that is not valid Unicode: {error}"

@@ -1,4 +1,4 @@
-"""Store look-ups that end in time, and faults of any store as `StoreError`."""
+"""Store look-ups with a time limit; the errors of any store become `StoreError`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from limaml_serving.client.steps import LookUp
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.base import EmbeddingStore
 
-#: Look-ups under way at once. While a store hangs they are all taken, and further ones end unasked
-#: at their time limit.
+#: Concurrent look-ups. If a store does not answer, all of them are busy, and further look-ups end
+#: at their time limit without a call.
 _THREADS = 16
 
 
@@ -20,8 +20,8 @@ class LookUps:
     """Looks embeddings up in a store.
 
     Args:
-        store: Any store; one with a true attribute `local` is trusted not to hang, and is asked
-            without a change of threads.
+        store: Any store; one with a true attribute `local` is assumed not to block, and is called
+            in the same thread.
     """
 
     def __init__(self, store: EmbeddingStore) -> None:
@@ -34,8 +34,8 @@ class LookUps:
         """The store's answer.
 
         Raises:
-            StoreError: Whatever went wrong in the store.
-            TimeoutError: No answer within the step's time.
+            StoreError: An error in the store.
+            TimeoutError: No answer within the step's time limit.
         """
         if self._local:
             return self.now(step)
@@ -47,7 +47,7 @@ class LookUps:
             raise
 
     def submit(self, step: LookUp) -> Future[Any]:
-        """The answer to come, from a thread."""
+        """The future answer, computed in a thread."""
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, "limaml-look-up")
@@ -55,7 +55,7 @@ class LookUps:
         return submit(self.now, step)
 
     def now(self, step: LookUp) -> Any:
-        """The store's answer, in this thread; faults are `StoreError`."""
+        """The store's answer, computed in this thread; errors are `StoreError`."""
         try:
             return self._store.get_many(step.keys, step.model_version)
         except (StoreError, TimeoutError):
@@ -66,6 +66,6 @@ class LookUps:
             ) from error
 
     def close(self) -> None:
-        """Takes no more look-ups; does not wait for those that hang."""
+        """Accepts no more look-ups; does not wait for blocked ones."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Checked columns to Predict requests, and Predict responses to scores."""
+"""Turns checked columns into Predict requests, and Predict responses into scores."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _DTYPES = {
 class RequestWriter:
     """Writes `PredictRequest` messages for one model; made once per model version.
 
-    A serialized message is its fields one after another. So a request is put together from parts,
-    most of which are the same every time; filling protobuf messages field by field takes several
-    times as long.
+    A serialized message is the concatenation of its fields. So a request is concatenated from
+    parts, most of which never change; filling protobuf messages field by field takes several times
+    as long.
 
     Args:
         features: The model's inputs beside the embeddings.
         embedding_dim: Width ``D`` of the meta embeddings.
-        further_definitions: The model's task definitions behind the first.
+        further_definitions: The model's task definitions after the first.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class RequestWriter:
         """One serialized request, pinned to a version number.
 
         A single compact request uses the ``rank`` signature: the member's columns travel once.
-        Others are laid end to end for ``serving_default``, every column repeated to its request's
-        length.
+        Other requests are concatenated for ``serving_default``, with every column repeated to its
+        request's length.
 
         Args:
             model: Name of the model on the server.
@@ -105,7 +105,7 @@ class RequestWriter:
 
 @functools.lru_cache(maxsize=64)
 def _opening(model: str, version: int, signature: str) -> bytes:
-    """Everything of a request but its inputs."""
+    """A request without its inputs."""
     request = wire.PredictRequest(output_filter=(PROBABILITY, LOGIT))
     request.model_spec.name = model
     request.model_spec.version.value = version
@@ -121,7 +121,7 @@ class _Input:
         self._name = name
         self._dtype = dtype
         self._tail = tail
-        #: What goes before a column's bytes, by its number of rows and of bytes.
+        #: The bytes before a column's content, by its number of rows and of bytes.
         self.head = functools.lru_cache(maxsize=512)(self._make_head)
 
     def _make_head(self, count: int, size: int) -> bytes:
@@ -152,7 +152,7 @@ def _end_to_end(requests: Sequence[Sequence[Column]], counts: Sequence[int]) -> 
 
 
 def read_output(response: Any, name: str, count: int) -> npt.NDArray[np.float32]:
-    """One float output ``[count]`` of a `PredictResponse`, whichever way the server wrote it.
+    """One float output ``[count]`` of a `PredictResponse`, in any encoding of the server.
 
     Raises:
         ServingError: The output is missing, of another type or of another length.

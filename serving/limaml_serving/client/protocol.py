@@ -1,9 +1,9 @@
-"""The ranking protocol, free of input and output: what to ask, in which order, and what to make of
-the answers.
+"""The ranking protocol without input and output: the order of the calls, and what to do with their
+results.
 
-`RankingProtocol.rank` is a generator. It yields what it needs from outside (`Resolve`, `LookUp`,
-`Predict`) and is sent the answer, or has the error thrown in. The blocking and the asyncio client
-only carry these out, so that both behave alike.
+`RankingProtocol.rank` is a generator. It yields the calls to make (`Resolve`, `LookUp`, `Predict`),
+and receives the result or the error of each. The blocking and the asyncio client only make these
+calls, so that both behave alike.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class RankingProtocol:
         except ServingError as error:
             if error.code != "NOT_FOUND" or self._lock.pinned is not None:
                 raise
-        # The version was retired between two resolutions: follow the label, and score anew with the
-        # other version's embeddings.
+        # The version was retired between two resolutions: follow the label, and score again with
+        # the other version's embeddings.
         version = yield from self._resolve(deadline)
         return (yield from self._rank_with(version, requests, top, deadline))
 
@@ -167,7 +167,7 @@ class RankingProtocol:
             return model
         newest = self._known.newest
         self._mismatch(
-            f"version {version} serves, but no manifest of it is known (the newest is of version "
+            f"version {version} serves, but its manifest is not known (the newest is of version "
             f"{newest.version})"
         )
         return newest
@@ -203,7 +203,7 @@ class RankingProtocol:
             self.counters.add(damaged=damaged)
             logger.warning(
                 "%d stored meta embeddings of version %d are damaged; their members are scored "
-                "without: publish anew, or roll back",
+                "without embeddings: publish again, or roll back",
                 damaged,
                 version,
             )

@@ -17,15 +17,15 @@ from tfrec_limaml.errors import StoreError
 class Ranker(RankerBase):
     """Ranks candidates for a member through TensorFlow Serving's gRPC protocol.
 
-    One object serves a whole process: it is safe to share between threads. Make it after forking,
+    One object serves a whole process: it is safe to share between threads. Create it after forking,
     not before.
 
     Args:
         target: ``host:port``, or any gRPC target such as ``dns:///ranker.svc:8500`` (spread over
             all addresses).
-        store: Where meta embeddings are looked up; stays the caller's to close. A look-up may
-            take half of a call's time; then it counts as a failed store, and the candidates are
-            scored without embeddings.
+        store: Where meta embeddings are looked up; the caller closes it. A look-up may
+            take half of a call's time; a slower one counts as a failed look-up, and the candidates
+            are scored without embeddings.
         manifest: The ranker's manifest, or a folder to read it from: ``EXPORT``,
             ``EXPORT/ranker`` or one version of it. Given a folder of versions, the client can
             follow the server through a roll-out.

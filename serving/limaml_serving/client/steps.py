@@ -1,4 +1,4 @@
-"""What the ranking protocol asks for, and what it gives back."""
+"""The calls and the results of the ranking protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Ranked:
             NaN comes last).
         probability: float32.
         logit: float32; it still orders candidates whose probability rounds to 1.
-        used_embedding: Whether the member's meta embedding took part in the score (the first task
+        used_embedding: Whether the score used the member's meta embedding (the first task
             definition's, where the model has several).
         model_version: The version that scored, whose embeddings were used.
         filled: Features with missing or invalid values that the schema's default value replaced.
@@ -39,14 +39,14 @@ class Ranked:
 
 
 class Resolve(NamedTuple):
-    """Ask the server which version a label, or the lack of one, stands for."""
+    """Asks the server for the version number of a label, or of the newest version."""
 
     request: Any
     timeout: float
 
 
 class LookUp(NamedTuple):
-    """Ask the store for embeddings."""
+    """Asks the store for embeddings."""
 
     keys: Sequence[str]
     model_version: int
@@ -54,7 +54,7 @@ class LookUp(NamedTuple):
 
 
 class Predict(NamedTuple):
-    """Ask the server for scores."""
+    """Asks the server for scores."""
 
     request: bytes
     timeout: float

@@ -1,9 +1,9 @@
-"""The version lock: which model version answers, and what is known of it.
+"""The version lock: the model version that requests are pinned to, and its manifest.
 
-The server's newest version, or the one behind a label, changes under a running client. Were such a
-name sent along with an embedding, a roll-out between the look-up and the scoring would mix the
-embedding of one version with the model of another. So a name is first resolved to a number, and
-every scoring request is pinned to that number.
+The server's newest version, or the one behind a label, changes under a running client. If requests
+named the model only, a roll-out between the look-up and the scoring would mix the embedding of one
+version with the model of another. So a name is first resolved to a number, and every scoring
+request is pinned to that number.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class KnownVersions:
         self._add(Manifest.read(latest_version(self._base)))
 
     def get(self, version: int) -> KnownVersion | None:
-        """What is known of a version, or None."""
+        """The known version with this number, or None."""
         if (
             version not in self._known
             and self._base is not None
@@ -141,7 +141,7 @@ class VersionLock:
         return self._current
 
     def claim(self) -> bool:
-        """Whether the caller should resolve now: one caller at a time does, the others go on with
+        """Whether the caller should resolve now: one caller at a time does, the others keep using
         the old number.
         """
         with self._lock:
@@ -152,7 +152,7 @@ class VersionLock:
             return True
 
     def resolved(self, version: int) -> bool:
-        """Notes what the server answered; returns whether that is a change."""
+        """Stores the answer of the server; returns whether it is a change."""
         with self._lock:
             changed = self._current is not None and version != self._current
             self._current = version

@@ -3,8 +3,8 @@ TensorFlow.
 
 The generated modules of ``tensorflow-serving-api`` import the ``tensorflow`` package: several
 seconds and hundreds of megabytes in every web worker, only to write a few bytes. A protobuf message
-is its field numbers, so the handful needed is declared here, in a descriptor pool of its own (it
-never collides with the real ones in a process that has both). Source of the numbers:
+is its field numbers, so the few that are needed are declared here, in a descriptor pool of its own
+(it never collides with the real ones in a process that has both). Source of the numbers:
 ``tensorflow_serving/apis/{predict,model,get_model_metadata}.proto`` and
 ``tensorflow/core/framework/{tensor,tensor_shape,types}.proto``; a test compares every one with the
 installed originals.
@@ -39,7 +39,7 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "float_val": (
             5,
             "bytes",
-        ),  # packed floats, which travel as one block of little-endian bytes: read as such
+        ),  # packed floats, which are one block of little-endian bytes: read as such
         "string_val": (8, "*bytes"),
     },
     "Texts": {

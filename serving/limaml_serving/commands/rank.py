@@ -22,26 +22,28 @@ Ranks candidates through a running model server, with each member's meta embeddi
 
 Reads one JSON object per line on stdin:
 
-    {"member": {"user_id": 7, "age": 41}, "candidates": [{"item_id": "a", "price": 3.5}, {"item_id": "b", "price": 2.0}]}
+    {"member": {"user_id": 7, "age": 41}, "candidates": [{"item_id": "a", "price": 3.5}, {"item_id":
+    "b", "price": 2.0}]}
 
 and writes one per line on stdout, best candidate first ("candidate" is its position in the line
 read):
 
-    {"line": 1, "model_version": 3, "ranked": [{"candidate": 1, "probability": 0.71, "logit": 0.9, "used_embedding": true}, ...]}
+    {"line": 1, "model_version": 3, "ranked": [{"candidate": 1, "probability": 0.71, "logit": 0.9,
+    "used_embedding": true}, ...]}
 
-What a line has to hold for your model, `limaml rank --export runs/export --example` shows: a line
-with made-up values.
+`limaml rank --export runs/export --example` writes such a line for your model, with made-up values.
 
 example:
     limaml serve runs/export/ranker --port 8500 &
-    limaml rank --target 127.0.0.1:8500 --export runs/export --store lmdb:runs/store < requests.jsonl > ranked.jsonl
+    limaml rank --target 127.0.0.1:8500 --export runs/export --store lmdb:runs/store <
+    requests.jsonl > ranked.jsonl
 
 A line that cannot be ranked gives one error line on stderr, with its number; the others are still
-ranked, and the exit code is 2 at the end. A server that is starting is waited for (--wait); one
-that goes away ends the run.
-"""  # noqa: E501
+ranked, and the exit code is 2. The command waits for a server that is starting (--wait), and stops
+if the server goes away.
+"""
 
-# The server refused this one request; the next may be well.
+# The server refused this request only.
 _ONE_LINE_CODES = ("INVALID_ARGUMENT", "DEADLINE_EXCEEDED")
 
 
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--example",
         action="store_true",
-        help="write one line as this command reads it, values made up, and end",
+        help="write one input line with made-up values, and exit",
     )
     parser.add_argument(
         "--model-name",
@@ -70,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_scoring(parser)
     _add_patience(parser)
-    parser.add_argument("--tls-ca", metavar="PEM", help="authorities to trust; speaks TLS")
+    parser.add_argument(
+        "--tls-ca", metavar="PEM", help="trusted certificate authorities; enables TLS"
+    )
     parser.add_argument(
         "--tls-certificate", metavar="PEM", help="client certificate, for mutual TLS"
     )
@@ -143,7 +147,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     for option in ("target", "store"):
         if getattr(arguments, option) is None:
-            raise LimamlError(f"--{option} is missing; only --example goes without it")
+            raise LimamlError(f"--{option} is missing; only --example does not need it")
     from tfrec_limaml.store import open_store
 
     store = open_store(arguments.store)
@@ -230,7 +234,7 @@ def _parse(line: bytes) -> tuple[dict[str, Any], Any]:
         or not isinstance(content.get("candidates"), list | dict)
     ):
         raise RequestError('expected {"member": {...}, "candidates": [{...}, ...]}')
-    if b"\\ud" in line.lower():  # half of a pair of surrogates stands for no character
+    if b"\\ud" in line.lower():  # a lone surrogate is not a character
         try:
             json.dumps(content, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

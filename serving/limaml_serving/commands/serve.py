@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Serves exported models over gRPC with TensorFlow Serving's protocol (Predict, GetModelMetadata,
 GetModelStatus, HandleReloadConfigRequest, health, reflection). A development and single-node
-server: it listens on this machine only unless told otherwise, and does not batch requests. New
-version directories are picked up while it runs.
+server: by default it listens on this machine only, and it does not batch requests. New version
+directories are loaded while it runs.
 
 example:
   limaml serve EXPORT/ranker --name ranker --port 8500
@@ -36,7 +36,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "directory",
         nargs="?",
         type=Path,
-        help="base directory of one model: it holds one SavedModel per numbered version",
+        help="base directory of one model, with one SavedModel per numbered version",
     )
     parser.add_argument(
         "--name", help="name of the model in requests (default: the directory's name)"
@@ -45,7 +45,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--models-config",
         type=Path,
         metavar="FILE",
-        help="serve the models of a TensorFlow Serving models.config instead",
+        help="TensorFlow Serving models.config with the models to serve",
     )
     parser.add_argument(
         "--host",
@@ -60,14 +60,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-reload",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="let clients change the configuration (HandleReloadConfigRequest); by default where "
-        "only this machine, or clients with a certificate (--tls-client-ca), can call",
+        help="let clients change the configuration (HandleReloadConfigRequest); by default if "
+        "only this machine, or only clients with a certificate (--tls-client-ca), can call",
     )
     parser.add_argument(
         "--poll-seconds",
         type=float,
         default=1.0,
-        help="time between looks for new versions (default: %(default)s)",
+        help="time between checks for new versions (default: %(default)s)",
     )
     _add_metrics(parser)
     _add_tls(parser)
@@ -87,7 +87,7 @@ def _add_metrics(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workers", type=int, help="predictions run at once (default: the number of cores)"
+        "--workers", type=int, help="predictions that run at once (default: the number of cores)"
     )
     parser.add_argument(
         "--max-queue",
@@ -105,8 +105,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--max-response-mb",
         type=int,
         default=4,
-        help="largest response in MiB; gRPC's clients take 4 unless told otherwise (default: "
-        "%(default)s)",
+        help="largest response in MiB; gRPC clients accept 4 by default (default: %(default)s)",
     )
     parser.add_argument(
         "--max-rows",
@@ -117,14 +116,14 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict-shapes",
         action="store_true",
-        help="refuse inputs whose shape is not the signature's (for development; TensorFlow "
-        "Serving lets the graph decide)",
+        help="refuse inputs whose shape differs from the signature's (for development; TensorFlow "
+        "Serving leaves it to the graph)",
     )
     parser.add_argument(
         "--grace-seconds",
         type=float,
         default=10.0,
-        help="time for running requests on SIGTERM (default: %(default)s)",
+        help="time for running requests to finish after SIGTERM (default: %(default)s)",
     )
 
 
@@ -138,7 +137,7 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
         "--tls-client-ca",
         type=Path,
         metavar="FILE",
-        help="demand client certificates signed by this authority (mutual TLS)",
+        help="require client certificates signed by this authority (mutual TLS)",
     )
 
 
@@ -182,11 +181,11 @@ def _serve(server: EmbeddedServer, grace_seconds: float) -> dict[str, Any]:
     available = server.manager.available()
     logger.info("serving %s at %s", available, server.target)
     for name in [name for name, versions in available.items() if not versions]:
-        logger.warning("model %s has no version that can be served yet; waiting for one", name)
+        logger.warning("model %s has no version that can be served yet; waiting", name)
     if server.metrics_target:
         logger.info("metrics at http://%s/metrics", server.metrics_target)
     stop.wait()
-    logger.info("stopping: running requests have %s seconds to end", grace_seconds)
+    logger.info("stopping: running requests have %s seconds to finish", grace_seconds)
     server.stop(grace_seconds)
     return {"target": server.target, "models": available}
 
@@ -196,8 +195,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise LimamlError("give either a model's base directory or --models-config FILE")
     if arguments.models_config is not None and arguments.name is not None:
         raise LimamlError(
-            f"--name {arguments.name!r} goes with a base directory; a models.config names its "
-            "models itself"
+            f"--name {arguments.name!r} needs a base directory; a models.config contains the "
+            f"names of its models"
         )
     for option in ("workers", "max_message_mb", "max_response_mb", "max_rows"):
         value = getattr(arguments, option)

@@ -1,6 +1,6 @@
-"""Threads that do a server's blocking work, with a bounded queue in front.
+"""Threads for a server's blocking work, with a bounded queue.
 
-A call takes a thread only once its body is there: what clients hold open costs no thread.
+A call takes a thread only once its body has arrived: open calls of clients cost no thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Call:
     Attributes:
         content: The request's bytes; dropped once its client is gone.
         deadline: On the clock of `time.monotonic`; infinite without one.
-        gone: True once nobody waits for the answer.
+        gone: True once no client waits for the answer.
     """
 
     content: bytes
@@ -82,7 +82,7 @@ class Pool:
         its turn, so that the queue stays bounded, but not its content.
 
         Raises:
-            RequestError: RESOURCE_EXHAUSTED where the queue is full; or whatever `work` raises.
+            RequestError: RESOURCE_EXHAUSTED where the queue is full; or an error of `work`.
         """
         if self.is_full:
             raise RequestError(
@@ -101,7 +101,9 @@ class Pool:
             raise
 
     def close(self, timeout: float) -> None:
-        """Lets the threads end, at most `timeout` seconds each; they do not outlive the process."""
+        """Waits for the threads to end, at most `timeout` seconds each; they do not outlive the
+        process.
+        """
         started = [thread for thread in self._threads if thread.ident is not None]
         for _ in started:
             self._queue.put(None)

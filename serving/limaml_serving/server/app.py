@@ -31,7 +31,7 @@ _CONTROL_THREADS, _CONTROL_CALLS = 2, 256
 _RELOADS = 8
 #: Seconds that a thread may take to end after its call was cancelled.
 _JOIN_SECONDS = 5.0
-#: The health service that tells whether new versions are noticed.
+#: The health service for the detection of new versions.
 WATCHER_SERVICE = "limaml.VersionWatcher"
 
 
@@ -84,7 +84,7 @@ class EmbeddedServer:
             the graph decide.
         allow_reload: Whether clients may change the configuration; by default where only this
             machine, or clients with a certificate, can call.
-        poll_seconds: Time between two looks for new version directories.
+        poll_seconds: Time between two checks for new version directories.
         metrics_port: Serve Prometheus metrics there (0: a free port; ``None``: do not).
         metrics_host: Address for the metrics.
 
@@ -151,7 +151,7 @@ class EmbeddedServer:
         return f"{host}:{self._port}"
 
     def start(self) -> EmbeddedServer:
-        """Loads the models that are there and begins to serve."""
+        """Loads the existing models and starts to serve."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         address = f"{host}:{self._port}"
         credentials = None if self._tls is None else self._tls.credentials()
@@ -173,8 +173,8 @@ class EmbeddedServer:
         return self
 
     def stop(self, grace_seconds: float = 10.0) -> None:
-        """Says NOT_SERVING, takes no new request, lets those end whose request is complete (at
-        most `grace_seconds`), frees the models.
+        """Reports NOT_SERVING, accepts no new request, waits for complete requests (at most
+        `grace_seconds`), and frees the models.
         """
         self._health.stopping = True
         self._front.stop(grace_seconds)

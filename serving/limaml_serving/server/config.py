@@ -1,5 +1,5 @@
-"""Which models to serve: settings, checked on the way in, and the ``models.config`` text proto of
-TensorFlow Serving.
+"""Which models to serve: checked settings, and the ``models.config`` text proto of TensorFlow
+Serving.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class ModelSettings:
 def as_settings(
     models: Mapping[str, str | Path] | Sequence[ModelSettings],
 ) -> dict[str, ModelSettings]:
-    """Checks and normalises what the caller passed: name to directory, or full settings.
+    """Checks and normalises the models of a caller: name to directory, or full settings.
 
     Raises:
         ConfigError: No model, one name twice, or a bad name.
@@ -91,7 +91,7 @@ def as_settings(
     names = [model.name for model in models]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"models are listed more than once: {twice}; give each a name of its own")
+        raise ConfigError(f"models are listed more than once: {twice}; give each a different name")
     return {model.name: model for model in models}
 
 
@@ -132,7 +132,7 @@ def from_proto(config: Any) -> dict[str, ModelSettings]:
 
 
 def _model(model: Any) -> ModelSettings:
-    # `model_type` is the older field for the same thing; its one value that means something is 1.
+    # `model_type` is the older field for the same thing; its only meaningful value is 1.
     if model.model_type and model.model_platform:
         raise ConfigError(
             f"model {model.name!r}: give model_platform or model_type (deprecated), not both"

@@ -1,4 +1,4 @@
-"""Arrays to TensorProto messages, written from their buffers."""
+"""Encodes arrays as TensorProto messages, directly from their buffers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def encode(
     Args:
         spec: The output.
         value: An array; a scalar string comes as bytes.
-        check: Called between portions; raises where nobody waits any longer.
+        check: Called between portions; raises if no client waits any longer.
 
     Raises:
         RequestError: INVALID_ARGUMENT for a dtype that a response cannot carry.

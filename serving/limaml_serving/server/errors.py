@@ -30,7 +30,7 @@ class RequestError(LimamlError):
 
 
 def describe(error: BaseException) -> str:
-    """The text of an error; its type where it has none, or where making the text fails.
+    """The text of an error; its type if it has none, or if the conversion to text fails.
 
     TensorFlow's messages may quote bytes that are not UTF-8, for which ``str(error)`` itself
     raises.

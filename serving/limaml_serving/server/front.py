@@ -1,7 +1,7 @@
-"""The gRPC front: an event loop that reads calls, passes whole ones to threads, and answers.
+"""The gRPC front: an event loop that reads calls, passes complete ones to threads, and answers.
 
 A gRPC server with a thread per call gives a call its thread before the body has arrived, so that a
-few half-sent requests would stop everybody. Here a call that is not complete is a coroutine. It
+few half-sent requests would block all clients. Here a call that is not complete is a coroutine. It
 must be complete within `READ_SECONDS`, and connections that do not answer a ping are closed.
 """
 
@@ -24,7 +24,7 @@ from limaml_serving.server.errors import RequestError, describe
 
 logger = logging.getLogger(__name__)
 
-#: A call whose request is not complete after so long is ended.
+#: A call whose request is not complete after this time is ended.
 READ_SECONDS = 30.0
 #: Calls that one connection may have open.
 _STREAMS_PER_CONNECTION = 1024
@@ -83,7 +83,7 @@ class Front:
         self._call(self._server.start())
 
     def stop(self, grace_seconds: float) -> None:
-        """Takes no new call and ends once those whose request is complete are answered, after
+        """Accepts no new call and ends once all complete requests are answered, after
         `grace_seconds` at the latest. Half-sent requests and open streams are not waited for.
         """
         if self._loop.is_closed():
@@ -101,7 +101,7 @@ class Front:
         """A handler for one request and one response, both bytes.
 
         It is registered as a stream of requests, which looks the same on the wire: gRPC then calls
-        it before the body is there, so that reading has a time limit.
+        it before the body has arrived, so that reading has a time limit.
         """
 
         async def handle(_: Any, context: Any) -> bytes:
@@ -188,8 +188,8 @@ class Front:
         return int(self._server.add_secure_port(address, credentials))
 
     async def _stop(self, grace_seconds: float) -> None:
-        # Within its grace period gRPC takes no new connection but goes on with calls; those that
-        # have not sent their request yet are turned away by `_answered`.
+        # During its grace period gRPC accepts no new connection but still accepts calls on open
+        # ones; `_answered` refuses those whose request is not complete.
         self._stopping = True
         closing = asyncio.ensure_future(self._server.stop(grace_seconds + _LAST_SECONDS))
         if self._active:
@@ -217,6 +217,6 @@ def add_service(server: Any, name: str, methods: Mapping[str, Any]) -> None:
 
 
 def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # Two event loops with gRPC in one process wake each other for nothing.
+    # Two event loops with gRPC in one process wake each other needlessly.
     if not isinstance(context.get("exception"), BlockingIOError):
         loop.default_exception_handler(context)

@@ -1,4 +1,4 @@
-"""gRPC health checking, answered from the server's present state."""
+"""gRPC health checking, answered from the server's current state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 #: Longest request that is parsed: a health check holds one name.
 _LONGEST = 64 * 1024
-#: Seconds between two looks of a watching client's stream.
+#: Seconds between two checks of a watching client's stream.
 _WATCH_SECONDS = 0.5
 
 
@@ -28,7 +28,7 @@ class Health:
     """The health service; it needs no thread.
 
     Args:
-        services: Whether each named service is well, asked anew for every answer.
+        services: Whether each named service is healthy; called for every answer.
     """
 
     def __init__(self, services: Mapping[str, Callable[[], bool]]) -> None:

@@ -28,24 +28,24 @@ from limaml_serving.server.versions import State, Version, find_versions
 
 logger = logging.getLogger(__name__)
 
-#: The disk counts as watched while the last look is no older than this, or than ten polls.
+#: The disk counts as watched while the last check is no older than this, or than ten polls.
 _STALE_SECONDS = 60.0
 
 
 class ModelManager:
     """Loads and unloads versions as directories come and go, and leases loaded ones to requests.
 
-    New versions are loaded before old ones are retired, so that a swap leaves no gap, and a model
-    whose newest version cannot be loaded keeps its old one.
+    New versions are loaded before old ones are retired, so that a change of versions leaves no gap,
+    and a model whose newest version cannot be loaded keeps its old one.
 
     Args:
         models: Settings by name.
-        poll_seconds: Time between two looks at the disk.
-        on_change: Called after each look.
-        on_fault: Called after a look that failed unexpectedly.
+        poll_seconds: Time between two checks of the disk.
+        on_change: Called after each check.
+        on_fault: Called after a check that failed unexpectedly.
 
     Attributes:
-        last_look: When the disk was last looked at without a fault (Unix time); 0 before.
+        last_look: Time of the last check of the disk without an error (Unix time); 0 before.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ModelManager:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Loads what is there, then keeps looking in a thread of its own."""
+        """Loads the existing versions, then keeps checking the disk in its own thread."""
         self.refresh()
         self._thread = threading.Thread(
             target=self._watch, name="limaml-serve-versions", daemon=True
@@ -77,9 +77,7 @@ class ModelManager:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops looking and retires every version; runs that are still under way end as
-        CANCELLED.
-        """
+        """Stops checking and retires every version; runs still in progress end as CANCELLED."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
@@ -89,9 +87,9 @@ class ModelManager:
                 version.cancel()
 
     def refresh(self) -> None:
-        """Looks at the disk once, and loads and retires accordingly.
+        """Checks the disk once, and loads and retires accordingly.
 
-        It does not raise: a fault of one model is logged and counted, and the others are served.
+        It does not raise: an error of one model is logged and counted, and the others are served.
         """
         with self._changing:
             healthy = True
@@ -107,8 +105,8 @@ class ModelManager:
                 self.last_look = time.time()
 
     def is_watching(self) -> bool:
-        """True while new versions are noticed: the last step of a look is recent, and looks end
-        without a fault.
+        """True while new versions are detected: the last step of a check is recent, and checks end
+        without an error.
         """
         allowed = max(_STALE_SECONDS, 10 * self._poll_seconds)
         recent = time.monotonic() - self._progress < allowed
@@ -137,7 +135,7 @@ class ModelManager:
         }
 
     def is_configured(self, name: str) -> bool:
-        """True for a model of the present configuration."""
+        """True for a model of the current configuration."""
         return name in self._settings
 
     def available(self) -> dict[str, list[int]]:
@@ -213,7 +211,7 @@ class ModelManager:
             self._guarded("watching", self.refresh)
 
     def _guarded(self, what: str, work: Callable[[], None]) -> bool:
-        """Does `work`; returns False, and logs and counts the fault, where it fails."""
+        """Runs `work`; if it fails, logs and counts the error and returns False."""
         self._progress = time.monotonic()
         try:
             work()
@@ -224,7 +222,7 @@ class ModelManager:
         return True
 
     def _complain(self, what: str, text: str, error: Exception | None = None) -> None:
-        """Logs a fault once, until another one takes its place."""
+        """Logs an error once, until a different one occurs."""
         if self._complaints.get(what) != text:
             self._complaints[what] = text
             logger.error("%s: %s", what, text, exc_info=error)

@@ -1,4 +1,4 @@
-"""Memory that was freed, handed back to the operating system."""
+"""Returns freed memory to the operating system."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import ctypes
 
 
 def give_back() -> None:
-    """Hands freed memory back, where the C library is glibc; others have no such call and need
-    none.
+    """Returns freed memory if the C library is glibc; others have no such call and need none.
 
     A model is allocated and freed by several threads, and glibc keeps what each of them freed for
-    its own later use: a server that swaps versions under load would grow by tens of megabytes.
+    its own later use: a server that changes versions under load would grow by tens of megabytes.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

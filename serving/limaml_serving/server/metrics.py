@@ -64,12 +64,12 @@ class Metrics:
         )
         self._last_look = Gauge(
             "limaml_serve_last_look_timestamp_seconds",
-            "When the version directories were last looked at without a fault (Unix time).",
+            "Time of the last check of the version directories without an error (Unix time).",
             registry=self.registry,
         )
         self._faults = Counter(
             "limaml_serve_look_faults",
-            "Looks at the version directories that ended with an unexpected fault.",
+            "Checks of the version directories that ended with an unexpected error.",
             registry=self.registry,
         )
         self._server: Any = None
@@ -80,7 +80,7 @@ class Metrics:
         self._seconds.labels(model, method).observe(seconds)
 
     def refuse(self) -> None:
-        """Counts one request refused for lack of room."""
+        """Counts one request refused because the queue was full."""
         self._refused.inc()
 
     def watch_pending(self, count: Callable[[], float]) -> None:
@@ -88,13 +88,13 @@ class Metrics:
         self._pending.set_function(count)
 
     def watch_looks(self, time_of_last: Callable[[], float]) -> None:
-        """Reads when the version directories were last looked at whenever metrics are
+        """Reads the time of the last check of the version directories whenever metrics are
         collected.
         """
         self._last_look.set_function(time_of_last)
 
     def count_fault(self) -> None:
-        """Counts one look at the version directories that failed unexpectedly."""
+        """Counts one check of the version directories that failed unexpectedly."""
         self._faults.inc()
 
     def set_available(self, available: Mapping[str, list[int]]) -> None:

@@ -68,7 +68,7 @@ class ModelService:
         return content
 
     def reload(self, call: Call) -> bytes:
-        """Replaces the configuration; the answer comes once it is in force."""
+        """Replaces the configuration; answers once it is in force."""
         request = model_management_pb2.ReloadConfigRequest.FromString(call.content)
         if not self._may_reload:
             raise RequestError(

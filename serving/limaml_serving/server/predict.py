@@ -28,8 +28,8 @@ class PredictionService:
 
     Args:
         manager: The models.
-        metrics: Counts what is answered.
-        limits: What one request may ask for.
+        metrics: Counts the answers.
+        limits: Limits of one request.
         workers: Threads for predictions.
         control: Threads for metadata.
     """
@@ -86,7 +86,7 @@ class PredictionService:
             }
             timeout_ms = math.ceil(min(1000 * call.seconds_left(), LONGEST_RUN_MS))
             values = runner.run(signature, inputs, outputs, timeout_ms)
-        call.seconds_left()  # encoding is for somebody who waits
+        call.seconds_left()  # encode only if the client still waits
         response = predict_pb2.PredictResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = version

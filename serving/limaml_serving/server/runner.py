@@ -1,9 +1,9 @@
-"""One SavedModel, loaded into one TensorFlow session, as TensorFlow Serving does it.
+"""One SavedModel in one TensorFlow session, as in TensorFlow Serving.
 
-A session runs a graph and nothing else: no Python of the model is rebuilt, so nothing of it can
-run. Closing the session and taking its graph apart frees the model at once, which keeps memory flat
-over many version swaps; a run costs a tenth of what the same signature costs as a concrete
-function; and it can be stopped at a deadline.
+A session only runs a graph: no Python code of the model is loaded, so none of it can run. Closing
+the session and dismantling its graph frees the model at once, which keeps memory constant over many
+version changes; a run costs a tenth of what the same signature costs as a concrete function; and it
+can be stopped at a deadline.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _METHODS = {f"tensorflow/serving/{name}" for name in ("predict", "classify", "re
 #: are computed, and the rest dropped.
 _SELECTIONS_LIMIT = 64
 
-#: Time after which a run is given up whatever its client says.
+#: Time limit of a run, for any deadline of its client.
 LONGEST_RUN_MS = 300_000
 
 
@@ -116,7 +116,7 @@ class SavedModelRunner:
                 for spec in (*each.inputs.values(), *each.outputs.values())
             ]:
                 self._endpoints[spec.tensor] = endpoint(self._graph, spec.tensor)
-        except Exception as error:  # whatever is wrong with the files must not end the caller
+        except Exception as error:  # no defect of the files may end the caller
             self.close()
             raise LoadError(f"cannot load the SavedModel: {describe(error)}") from error
 
@@ -147,8 +147,8 @@ class SavedModelRunner:
             signature: One of this model's.
             inputs: One array per input of the signature.
             outputs: As returned by `Signature.select_outputs`.
-            timeout_ms: Nobody waits for the result any longer than this: then the run is given
-                up, after a millisecond at the earliest (to TensorFlow, 0 means no limit).
+            timeout_ms: Time limit of the run; at least one millisecond, because 0 means no limit to
+                TensorFlow.
 
         Raises:
             RequestError: With the runtime's own status code.
@@ -173,11 +173,11 @@ class SavedModelRunner:
         return values if computed == outputs else [values[computed.index(name)] for name in outputs]
 
     def cancel(self) -> None:
-        """Ends runs under way with CANCELLED, and all later ones."""
+        """Ends runs in progress with CANCELLED, and all later ones."""
         self._session.close()
 
     def close(self) -> None:
-        """Frees the model and its memory; no run may be under way."""
+        """Frees the model and its memory; no run may be in progress."""
         self._endpoints.clear()
         self._session.close()
         dismantle(self._graph)
@@ -208,8 +208,8 @@ def _is_usable(definition: Any) -> bool:
 
 
 def _quiet_load(session: tf.compat.v1.Session, directory: Path) -> Any:
-    """Loads without the deprecation notice of the session loader, which is meant for people who
-    write models.
+    """Loads without the deprecation notice of the session loader, which addresses authors of
+    models.
     """
     logger = tf.get_logger()
     level = logger.level

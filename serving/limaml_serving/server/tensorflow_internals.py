@@ -1,4 +1,4 @@
-"""All that the server uses of TensorFlow and that TensorFlow does not promise to keep.
+"""Everything that the server uses of TensorFlow's private interfaces.
 
 ``tests/serving/test_tensorflow_internals.py`` names what a new version lacks.
 """
@@ -32,13 +32,14 @@ def run_session(
     fetches: list[Any],
     timeout_ms: int,
 ) -> list[np.ndarray]:
-    """`Session.run`, ten times as fast: that one works out anew in Python what is fed and fetched.
+    """`Session.run`, ten times as fast: that method resolves feeds and fetches in Python at every
+    call.
 
     Args:
         session: The session.
         feeds: Arrays by endpoint.
         fetches: Endpoints.
-        timeout_ms: Milliseconds, at least 1, after which the run is given up.
+        timeout_ms: Milliseconds, at least 1, after which the run is cancelled.
     """
     options = _new_buffer(tf.compat.v1.RunOptions(timeout_in_ms=timeout_ms).SerializeToString())
     try:
@@ -50,7 +51,7 @@ def run_session(
 
 
 def dismantle(graph: tf.Graph) -> None:
-    """Takes a graph apart. It is full of reference cycles: without this it stays until Python's
-    collector looks at its oldest objects, rarely.
+    """Dismantles a graph. It is full of reference cycles: without this it stays in memory until
+    Python's collector reaches its oldest generation, which is rare.
     """
     _dismantle(graph)

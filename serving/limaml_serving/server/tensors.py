@@ -1,4 +1,4 @@
-"""TensorProto to array, with every check made before anything is allocated."""
+"""Decodes TensorProto messages to arrays; every check comes before any allocation."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
 
 from limaml_serving.server.errors import RequestError, describe, invalid
 
-#: Types whose values live in the runtime alone; a request cannot carry them.
+#: Types whose values exist in the runtime only; a request cannot carry them.
 RUNTIME_ONLY = frozenset({tf.variant, tf.resource})
 _RUNTIME_ONLY_NUMBERS = frozenset(dtype.as_datatype_enum for dtype in RUNTIME_ONLY)
 
-#: Highest rank: what NumPy can hold in every release.
+#: Highest rank: the limit of all NumPy releases.
 _MAX_RANK = 32
 
-#: What one string costs in the runtime beside its characters (bytes).
+#: Size of one string in the runtime without its characters (bytes).
 _STRING_OVERHEAD = 24
 
-#: The TensorProto field that holds a dtype's values, and as what: half precision comes as bit
+#: The TensorProto field of a dtype's values, and their encoding: half precision comes as bit
 #: patterns, complex numbers as pairs.
 FIELDS: dict[tf.DType, tuple[str, type[np.generic]]] = {
     tf.float32: ("float_val", np.float32),
@@ -89,14 +89,14 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one request may ask for.
+    """Limits of one request.
 
     Attributes:
         rows: Largest first axis of any input.
         decoded_bytes: Most bytes that the inputs may take once decoded.
         response_bytes: Largest response.
         strict_shapes: Whether inputs must have the signature's shape. TensorFlow Serving does not
-            ask for that: the graph decides.
+            require that: the graph decides.
     """
 
     rows: int
@@ -120,7 +120,7 @@ class Limits:
 
 @dataclasses.dataclass(kw_only=True)
 class Budget:
-    """What one request may still ask the server to hold.
+    """What is left of the limits for one request.
 
     Attributes:
         rows: Largest first axis of any input.

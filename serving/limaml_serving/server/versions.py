@@ -1,4 +1,4 @@
-"""Version directories on disk, and the life of one loaded version."""
+"""Version directories on disk, and the life cycle of one loaded version."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def find_versions(base_path: Path) -> dict[int, Path]:
 
 def fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and modification time of `directory` and every file below it: changes while a copy
-    is under way.
+    is in progress.
     """
     entries = [(str(directory), *_size_and_time(os.lstat(directory)))]
     for folder, _, names in os.walk(directory):
@@ -49,7 +49,7 @@ def fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
             try:
                 entries.append((path, *_size_and_time(os.stat(path))))
             except OSError:
-                continue  # a file that is just being renamed; the next look sees it
+                continue  # a file that is being renamed; the next check sees it
     return tuple(sorted(entries))
 
 
@@ -78,7 +78,7 @@ def check_inside(directory: Path, base_path: Path) -> None:
 
 @dataclasses.dataclass(kw_only=True)
 class Version:
-    """One version of one model, from the moment it was found to its end.
+    """One version of one model, from its discovery to its end.
 
     Attributes:
         model: Name of the model.
@@ -112,7 +112,7 @@ class Version:
             return False
 
     def load(self, base_path: Path) -> None:
-        """Loads and warms up; ends AVAILABLE, or END with an `error`, whatever happens."""
+        """Loads and warms up; always ends AVAILABLE, or END with an `error`."""
         self.state = State.LOADING
         try:
             runner, warmed = self._loaded(base_path)
@@ -154,13 +154,13 @@ class Version:
             return self.runner
 
     def release(self) -> None:
-        """Gives the model back; the last user of a retired version frees it."""
+        """Releases the model; the last user of a retired version frees it."""
         with self._lock:
             self._users -= 1
             self._free_if_idle()
 
     def retire(self) -> None:
-        """Takes no new request; the model is freed once the running ones are done."""
+        """Accepts no new request; the model is freed once the running requests have ended."""
         with self._lock:
             if self.state == State.AVAILABLE:
                 self.state = State.UNLOADING

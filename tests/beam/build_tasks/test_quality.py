@@ -152,7 +152,7 @@ def test_training_rows_that_no_record_holds_are_a_warning_with_the_remedy(rows, 
         (lambda f: f.assign(price="n/a"), "no row has a valid value of 'price'"),
         (lambda f: f.assign(price=[{"a": 1}] * len(f)), "column 'price' is of type struct"),
         (lambda f: f.assign(kind=[["x"]] * len(f)), "column 'kind' is of type list"),
-        (lambda f: f.assign(member=f.member + 1000), "'members': are they keyed alike"),
+        (lambda f: f.assign(member=f.member + 1000), "'members': do they use the same keys"),
     ],
 )
 def test_a_column_that_cannot_be_meant_stops_the_run_with_its_name(log, change, said, capsys):

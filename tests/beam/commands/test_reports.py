@@ -122,7 +122,7 @@ def test_embeddings_that_could_not_be_published_are_published_later_without_the_
     with monkeypatch.context() as patch:
         patch.setattr("limaml_beam.generate_embeddings.publish.publish", unreachable)
         assert main(command) == 2
-    assert "give the same command with --publish-only" in capsys.readouterr().err
+    assert "repeat the command with --publish-only" in capsys.readouterr().err
     report = json.loads(file.read_text())
     assert (report["outcome"], report["stage"], report["embedded"]) == ("failed", "publish", 20)
 

@@ -274,11 +274,11 @@ def test_files_of_other_kinds_are_named_and_left_as_they_are(world, capsys):
     ("arguments", "message"),
     [
         ([], "no task key given"),
-        (["3"], "nowhere to erase from"),
+        (["3"], "no place to erase from"),
         (["x" * 600, "--store", "lmdb:s"], "1 to 511 bytes"),
         (["3", "--manifest-of-outputs", "missing.yaml"], "no manifest of outputs"),
         (["3", "--manifest-of-outputs", "words.yaml"], "must be a list"),
-        (["3", "--manifest-of-outputs", "gone.yaml"], "which are not there"),
+        (["3", "--manifest-of-outputs", "gone.yaml"], "which do not exist"),
         (["--keys-file", "missing.txt"], "cannot read --keys-file"),
     ],
 )

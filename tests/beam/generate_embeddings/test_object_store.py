@@ -153,7 +153,7 @@ def test_a_job_is_not_finished_under_an_export_that_it_did_not_begin_with(job, o
     object_store.objects[name] = object_store.objects[name].replace(
         b'"created": ""', b'"created": "later"'
     )
-    with pytest.raises(VersionMismatchError, match="run it again"):
+    with pytest.raises(VersionMismatchError, match="run the job again"):
         finish(job)
     assert f"{job.output}.launched/counts.json" in object_store.objects
 

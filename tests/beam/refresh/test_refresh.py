@@ -367,7 +367,7 @@ def test_the_help_shows_an_example_and_every_limit():
     COMMAND.add_arguments(parser)
     text = " ".join(parser.format_help().split())
     assert "example" in text
-    assert "The work folder is local" in text
+    assert "The work folder must be local" in text
     for name in Thresholds.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
 

@@ -189,7 +189,7 @@ def test_a_folder_that_is_not_there_is_an_error(arriving):
     ("options", "said"),
     [
         (["--from-kafka", "127.0.0.1:9092"], "--from-kafka needs --topic"),
-        (["--from-folder", "in", "--as-pipeline"], "--as-pipeline goes with --from-kafka"),
+        (["--from-folder", "in", "--as-pipeline"], "--as-pipeline needs --from-kafka"),
         ([*KAFKA, "--as-pipeline", "--stop-when-idle", "1"], "leave out --stop-when-idle"),
         ([*KAFKA, "--as-pipeline", "--batch-messages", "0"], "batch_messages at least 1"),
         ([*KAFKA, "--batch-seconds", "nan"], "batch_seconds must be positive"),

@@ -98,7 +98,7 @@ def test_scores_of_other_rows_are_refused(data, tmp_path):
     comparison.compare(data, tmp_path, [1], ["constant"])
     file = next((tmp_path / "runs").glob("*.parquet"))
     pd.read_parquet(file).iloc[::-1].to_parquet(file, index=False)
-    with pytest.raises(LimamlError, match="holds scores of other rows than"):
+    with pytest.raises(LimamlError, match="has scores of other rows than"):
         comparison.compare(data, tmp_path, [1], ["constant"])
 
 

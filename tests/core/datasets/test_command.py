@@ -99,7 +99,7 @@ def test_own_files_go_through_the_command_line(
                 "--output",
                 "RAW",
             ],
-            "--history is for known data sets",
+            "--history applies to built-in data sets",
         ),
         (
             [
@@ -132,7 +132,7 @@ def test_own_files_go_through_the_command_line(
             "--data-dir nowhere is not a folder",
         ),
         (["describe", "nothing.csv"], "neither a file"),
-        (["describe", "simulated", "--write-schema", "x.yaml"], "go with a CSV or Parquet file"),
+        (["describe", "simulated", "--write-schema", "x.yaml"], "need a CSV or Parquet file"),
     ],
 )
 def test_bad_arguments_are_one_readable_line(capsys, tmp_path, monkeypatch, arguments, complaint):

@@ -58,8 +58,8 @@ def test_a_task_of_two_columns_has_no_id(capsys, tmp_path):
         == 2
     )
     assert (
-        "'member_type' has ['member_id', 'notification_type']; name one that has first in --tasks"
-        in capsys.readouterr().err
+        "'member_type' has ['member_id', 'notification_type']; "
+        "put one with a single column first in --tasks" in capsys.readouterr().err
     )
 
 

@@ -160,7 +160,7 @@ def test_official_files_that_are_missing_are_named_and_nothing_is_fetched(
         (official / "KuaiRand-27K" / "data" / name).unlink()
     with pytest.raises(SchemaError) as error:
         datasets.prepare("kuairand-27k", tmp_path / "raw", data_dir=official)
-    assert f"lacks {lost}; take them from https://zenodo.org" in str(error.value)
+    assert f"lacks {lost}; download them from https://zenodo.org" in str(error.value)
 
 
 def test_without_any_file_the_official_archive_is_fetched(tmp_path, monkeypatch):

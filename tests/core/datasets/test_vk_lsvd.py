@@ -151,7 +151,7 @@ def test_without_any_week_the_official_files_are_fetched_with_their_published_ch
         asked[url] = (folder, checksum)
 
     monkeypatch.setattr("tfrec_limaml.datasets.download.fetch", fetch)
-    with pytest.raises(LimamlError, match=r"was fetched from .* but holds no week of"):
+    with pytest.raises(LimamlError, match=r"was downloaded from .* but has no week of"):
         datasets.prepare("vk-lsvd", tmp_path / "raw", data_dir=tmp_path)
     home = "https://huggingface.co/datasets/deepvk/VK-LSVD"
     week = "subsamples/ur0.01_ir0.01/validation/week_25.parquet"

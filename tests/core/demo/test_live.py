@@ -137,8 +137,8 @@ def test_the_page_its_state_and_a_click(page):
 @pytest.mark.parametrize(
     ("method", "path", "body", "kind", "status", "said"),
     [
-        ("GET", "/../secret", None, "", 404, "nothing at"),
-        ("POST", "/state", "{}", "application/json", 404, "nothing at"),
+        ("GET", "/../secret", None, "", 404, "no page at"),
+        ("POST", "/state", "{}", "application/json", 404, "no page at"),
         ("POST", "/click", '{"candidate": 0}', "text/plain", 400, "application/json"),
         ("POST", "/click", "{", "application/json", 400, "not JSON"),
         ("POST", "/click", "[0]", "application/json", 400, "candidate"),

@@ -75,9 +75,9 @@ def test_a_feature_that_cannot_be_is_refused_by_name_and_value(changes, said):
         ),
         (
             {"features": (*news_schema().features, Feature(name="weight"))},
-            r"\['weight'\] have a meaning of their own.*rename",
+            r"\['weight'\] are reserved names.*rename",
         ),
-        ({"carry": ("timestamp",)}, r"\['timestamp'\] have a meaning of their own.*rename"),
+        ({"carry": ("timestamp",)}, r"\['timestamp'\] are reserved names.*rename"),
         ({"features": news_schema().features[1:]}, "role 'meta'"),
         ({"tasks": {}}, "at least one definition"),
         ({"tasks": {"user": ()}}, "at least one definition"),
@@ -134,8 +134,8 @@ features: [{name: age, role: meta}]
     ("old", "new", "said"),
     [
         ("name: news", "name: on", "name must be text, received True"),
-        ("name: news", "name: a\nname: b", "the key 'name' stands there twice"),
-        ("role: meta", "role: meta, role: other", "the key 'role' stands there twice"),
+        ("name: news", "name: a\nname: b", "the key 'name' occurs twice"),
+        ("role: meta", "role: meta, role: other", "the key 'role' occurs twice"),
         ("label: opened", "label: [opened]", "label must be a mapping"),
         ("label: opened", "label: {name: 5}", "label 5: name must be text, received 5"),
         ("label: opened", "label: {name: y, minimum: 3, maximum: 1}", "minimum must lie below"),

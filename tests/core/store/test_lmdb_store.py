@@ -70,7 +70,7 @@ def test_reading_does_not_create_the_folder(tmp_path):
     ("address", "message"),
     [
         ("lmdb:", "names no folder"),
-        ("/var/lib/store", "no known backend"),
+        ("/var/lib/store", "an unknown backend"),
         ("lmdb:/tmp/x?prefix=a", r"unknown options \['prefix'\]"),
         ("lmdb:/tmp/x?dtype=int8", "dtype must be one of"),
         ("redis://h:1/0?ttl=soon", "ttl must be a number"),

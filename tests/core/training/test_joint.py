@@ -257,7 +257,7 @@ def test_records_without_the_other_side_s_keys_are_refused_with_the_remedy(noise
                 None,
                 "fine",
             ),
-            r"'user' \['user_id'\] and 'fine' .* do not stand beside each other",
+            r"'user' \['user_id'\] and 'fine' .* cannot be two sides",
         ),
         (lambda: check_definitions(SCHEMA, None, "item"), "unknown task definition 'item'"),
     ],

@@ -171,7 +171,7 @@ def test_a_version_without_manifest_gets_no_embedding(
     assert ranked.model_version == 2
     assert not ranked.used_embedding.any()
     assert rollout_store.asked == []
-    with pytest.raises(VersionMismatchError, match="version 2 serves, but no manifest"):
+    with pytest.raises(VersionMismatchError, match="version 2 serves, but its manifest"):
         make_ranker(manifest=make_manifest(1), on_version_mismatch="raise").rank(member, candidates)
 
 

@@ -1,15 +1,15 @@
-# Everything that a person or CI does with this checkout. `make` alone lists the targets.
+# All tasks for developers and CI. `make` without a target lists them.
 
 PYTHON ?= python3.11
 DATASET ?= simulated
 DATA_DIR ?=
 WORKSPACE ?= runs/$(DATASET)
 DEMO_OPTIONS ?=
-# Two workers, whole files each: many tests wait for processes of their own, and module fixtures stay in one worker.
-# In the order of tests/conftest.py: by itself the plugin leaves files of few tests, so the long ones, to the end.
+# Two workers, each with whole files: many tests wait for subprocesses, and module fixtures stay in one worker.
+# In the order of tests/conftest.py: by default the plugin runs files with few tests last, and these take longest.
 PYTEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-# What `make check` runs beside lint and types: no model is trained.
+# Tests of `make check`, besides lint and types: no model is trained.
 FAST_TESTS := tests/core/schema tests/core/adaptation tests/core/tasks tests/core/datasets tests/core/store tests/core/test_architecture.py \
 	tests/core/test_documentation.py tests/core/test_manifest.py tests/core/test_staging.py \
 	tests/core/training/test_options.py tests/core/evaluation/test_metrics.py
@@ -26,9 +26,9 @@ help: ## List the targets.
 	@echo
 	@echo "  make demo DATASET=kuairand-pure DATA_DIR=<folder that holds KuaiRand-Pure/>   the demo on the real log"
 
-env: $(INSTALLED) ## Create .venv with the pinned dependencies and this project; nothing to do where it is up to date.
+env: $(INSTALLED) ## Create .venv with the pinned dependencies and this project; skipped if it is up to date.
 
-# Older than what it is made from means: install again (quick where only the project changed).
+# Older than its inputs: install again (fast if only the project changed).
 $(INSTALLED): setup.py pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,11 +44,11 @@ check: lint ## Lint, type check and the fast tests: within 90 seconds, before ea
 test: lint ## Lint, type check and run every test.
 	$(BIN)/python -m pytest -q $(PYTEST_OPTIONS)
 
-# Measuring which lines run takes almost as long as running them.
-coverage: env ## Run every test and print the lines that none of them reaches.
+# Measuring coverage almost doubles the time of the tests.
+coverage: env ## Run every test and print the lines that no test runs.
 	$(BIN)/python -m pytest -q --cov --cov-report=term-missing:skip-covered $(PYTEST_OPTIONS)
 
-# oneDNN chooses its kernels by instruction set; these are the tests whose numbers pass through them.
+# oneDNN chooses its kernels by instruction set; these are the tests whose numbers depend on them.
 test-avx2: env ## Run the numerical tests once more with kernels for processors without AVX-512.
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/core/adaptation tests/core/models/test_golden.py \
 		tests/core/models/test_gauss_newton_model.py tests/beam/generate_embeddings/test_batch_independence.py
@@ -80,7 +80,7 @@ lint: env ## Ruff (lint and format) and mypy (strict).
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: env ## Let ruff fix what it can.
+format: env ## Apply the automatic fixes of ruff.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

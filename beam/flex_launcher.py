@@ -1,8 +1,8 @@
 """Entry point of the Dataflow flex template.
 
-A template has named parameters only, the command takes TASKS by its place. And a template's
-launcher is told to write the job down (``--template_location``), not to submit it: it cannot wait,
-so that checks and publication are left to `limaml embed --finish`.
+A template has named parameters only, but TASKS is a positional argument of the command. And a
+template's launcher writes the job to a file (``--template_location``) instead of submitting it: it
+cannot wait, so that `limaml embed --finish` does the checks and the publication.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Times an outer step of LiMAML with every meta block and every global block, beside a vanilla step
-of the same two blocks.
+"""Times an outer step of LiMAML with every meta block and every global block, compared with a
+vanilla step of the same two blocks.
 
     python benchmarks/blocks.py [--json] [--rounds 5]
 
 The reference work (128 tasks x (24 + 8) samples, one second-order inner step) with an ID per task
-and one per item. LiMAML and vanilla take turns, round by round; figures are medians, the ratio the
+and one per item. LiMAML and vanilla alternate, round by round; figures are medians, the ratio the
 median of the rounds' ratios.
 """
 

@@ -6,9 +6,9 @@ members).
 
 Needs the log: a folder with the official files below LIMAML_DATA_DIR. Every copy renumbers the
 members, so that ten copies are ten times the members with the same number of rows each. Each size
-is a process of its own. `rows_per_s` counts everything, start-up of Python and Beam too;
-`us_per_row` is processor time less what a run of every 200th member takes, and `linearity` its
-ratio to that of the first size: 1 where twice the rows cost twice as much.
+runs in a separate process. `rows_per_s` includes everything, also the start-up of Python and Beam;
+`us_per_row` is processor time minus that of a run of every 200th member, and `linearity` its ratio
+to that of the first size: 1 if twice the rows cost twice as much.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def measure(command: list[str]) -> dict[str, float]:
 
 
 def prepare(source: Path, flags: list[str]) -> dict[str, float]:
-    """Measures one run; its output goes at once."""
+    """Measures one run; removes its output."""
     output = source.with_name("tasks")
     files = ["--interactions", str(source / "interactions-*.parquet")]
     spent = measure([*LIMAML, "prepare", str(source), "--output", str(output), *files, *flags])
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument(
         "--history", action="store_true", help="with point-in-time history features"
     )
-    parser.add_argument("--recent-only", action="store_true", help="the daily job's records alone")
+    parser.add_argument("--recent-only", action="store_true", help="only the daily job's records")
     parser.add_argument(
         "--workers", type=int, default=1, help="worker processes (default 1: in this process)"
     )

@@ -5,9 +5,9 @@
 Each worker has batches of 128 tasks, so that a step of n workers is one on 128 n tasks. Reported
 are `workers`, `tasks_per_s` of all workers together, `scaling_efficiency` (their rate over n times
 that of one process), `cpu_ms_per_task` (of all workers together) and `cpu_efficiency` (that of one
-process over it: what the efficiency is where nothing else runs on the cores and no worker waits),
-and `resume_equal`: whether a training that is killed and resumed ends with the weights of one that
-was left alone.
+process divided by it: the efficiency if nothing else runs on the cores and no worker waits),
+and `resume_equal`: whether a training that is killed and resumed ends with the same weights as an
+uninterrupted one.
 
 On a machine with other work the rates are those of the scheduler: workers wait for each other in
 each step. The CPU time is not.
@@ -34,7 +34,9 @@ LINKS = 4  # how often an epoch that is timed reads each file
 
 
 def write_tasks(folder):
-    """Task records of the reference sizes in several files, and what `train` reads beside them."""
+    """Task records of the reference sizes in several files, and the other files that `train`
+    reads.
+    """
     import numpy as np
     import reference_work as work
     import tensorflow as tf
@@ -137,7 +139,7 @@ def free_ports(count):
 
 
 def run(tasks, folder, workers, epochs, *further):
-    """What the processes report; None where one was killed."""
+    """The reports of the processes; None if one was killed."""
     folder.mkdir(exist_ok=True)
     hosts, processes = [f"127.0.0.1:{port}" for port in free_ports(workers)], []
     for index in range(workers):

@@ -1,16 +1,16 @@
-"""The embedding job against calling the adapter directly, at the core's reference sizes.
+"""Compares the embedding job with direct calls of the adapter, at the core's reference sizes.
 
     python benchmarks/embedding_job.py --tasks 20000 --json
 
 The adapter is exported by the toolkit from a reference model (64 meta and 128 other features, meta
 MLP 128-32, global MLP 256-128-1, k = 3). Both sides adapt the same records in the same batches; the
 direct loop has them in memory and throws its results away, the job reads gzipped files and writes
-Parquet. They take turns, and rates are medians; a job's start-up is what a job on eight tasks
-takes, and is subtracted. Shares are given by the clock and by processor time: the latter is less
-disturbed by other work.
+Parquet. They alternate, and rates are medians; the time of a job on eight tasks counts as start-up
+and is subtracted. Shares are given in wall-clock and in processor time: the latter depends less on
+other work.
 
-One and two worker processes, single-threaded, adapt the same files several times over, so that the
-work is long against their start-up, which is subtracted as well.
+One and two worker processes, single-threaded, adapt the same files several times, so that the work
+is long compared with their start-up, which is subtracted as well.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def make_records(tasks: int, seed: int = 7) -> list[bytes]:
 
 
 def write_tasks(folder: Path, records: Sequence[bytes]) -> str:
-    """Task records as `limaml prepare` lays them down."""
+    """Task records in the layout of `limaml prepare`."""
     (folder / "user").mkdir(parents=True)
     SCHEMA.save(folder / SCHEMA_FILE)
     for n in range(FILES):
@@ -105,7 +105,7 @@ def write_tasks(folder: Path, records: Sequence[bytes]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds by the clock, and of this process's processor time."""
+    """Wall-clock seconds, and seconds of this process's processor time."""
 
     wall: float
     processor: float
@@ -167,7 +167,7 @@ def measure(folder: Path, tasks: int, repeat: int, copies: int) -> dict[str, flo
 def compare_with_loop(
     job: EmbeddingJob, tiny: EmbeddingJob, records: Sequence[bytes], repeat: int
 ) -> dict[str, float]:
-    # The very batches that the job forms, file by file.
+    # The same batches as in the job, file by file.
     batches = [
         batch
         for n in range(FILES)
@@ -199,7 +199,9 @@ def compare_with_loop(
 
 
 def check_work(work: Times, start: Times) -> None:
-    """A difference of two times of which the smaller one is the work would be noise."""
+    """Refuses a measurement in which the start-up takes longer than the work: the difference
+    would be noise.
+    """
     if work.wall < start.wall / 2:
         raise SystemExit(
             f"start-up takes {start.wall:.1f} s, the work {work.wall:.1f} s: pass more --tasks "

@@ -23,7 +23,7 @@ def embedding_batches(counts, rng, bucketed):
 
 
 def naive_embedder():
-    """As one would write it first: the whole network anew in every step, on concatenated inputs."""
+    """The simplest form: the whole network in every step, on concatenated inputs."""
     model = work.model("limaml_n1")
 
     @tf.function(reduce_retracing=True)
@@ -68,5 +68,5 @@ def naive_embedder():
 
 
 def eager_loop(model):
-    """Task by task, step by step, from Python: what a loop over members costs."""
+    """Task by task, step by step, from Python: the cost of a loop over members."""
     return lambda samples: model.task_embeddings(samples)[0]

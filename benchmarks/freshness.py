@@ -1,4 +1,4 @@
-"""How soon a click changes a score, and what an update costs.
+"""Measures how soon a click changes a score, and the cost of an update.
 
     python benchmarks/freshness.py --members 20000 --share 0.01 --json
     python benchmarks/freshness.py --members 1000000 --rows 5 --stores lmdb --no-reconcile --json
@@ -6,8 +6,8 @@
 A world of members is refreshed (``limaml refresh --keep-rows``); then micro-batches of clicks, each
 of a share of the members, go through an updater that stays loaded, as in ``limaml stream``. The
 time of a click is that from writing its file until the ranker has scored its member with the new
-embedding from the store. A last refresh over all rows says how many records agree with the batch's.
-The model is the toolkit's default, untrained: weights do not change what it costs.
+embedding from the store. A last refresh over all rows reports how many records agree with the
+batch's. The model is the toolkit's default, untrained: weights do not change its cost.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from limaml_beam.io.pipeline_options import use_options
 from limaml_beam.refresh.job import refresh
 from limaml_beam.refresh.options import Refresh, Thresholds
 from limaml_beam.refresh.session import session
-from limaml_beam.update.job import Update, Updater, exclusive
+from limaml_beam.update.job import Update, Updater
+from limaml_beam.update.lock import exclusive
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import HAS_META_EMBEDDING, META_EMBEDDING, PROBABILITY, RANK_SIGNATURE
 from tfrec_limaml.schema.schema import Feature, Label, Schema
@@ -108,7 +109,7 @@ class World:
         writer.close()
 
     def refresh(self) -> dict[str, Any]:
-        """The nightly run over all rows there are."""
+        """The nightly run over all rows."""
         wide = dict.fromkeys(("max_drift", "max_norm_ratio", "max_rows_per_day_ratio"), 1e9)
         settings = Refresh(
             work=self.folder / "work",
@@ -126,7 +127,7 @@ class World:
             return refresh(settings)
 
     def scores(self, keys: list[str]) -> np.ndarray:
-        """What the ranker says of one candidate for each member."""
+        """The ranker's score of one candidate for each member."""
         import tensorflow as tf
 
         embeddings, found = self.store.get_many(keys, self.version)
@@ -170,7 +171,7 @@ def measure(world: World, updates: int, share: float, reconcile: bool) -> dict[s
         report, seconds = click_and_score(world, updater, number, share)
         lags += seconds
         tasks, spent = tasks + report["tasks"], spent + report["seconds"]
-    told = world.refresh()["updates"] if reconcile else {"reconciled_share": None}
+    updates = world.refresh()["updates"] if reconcile else {"reconciled_share": None}
     return {
         "refresh_s": refresh_s,
         "first_update_s": first["seconds"],
@@ -178,7 +179,7 @@ def measure(world: World, updates: int, share: float, reconcile: bool) -> dict[s
         "click_to_score_p99_s": float(np.quantile(lags, 0.99)),
         "clicks_that_changed_a_score": len(lags) / max(tasks, 1),
         "update_tasks_per_s": tasks / spent,
-        "reconciled_share": told["reconciled_share"],
+        "reconciled_share": updates["reconciled_share"],
     }
 
 

@@ -7,8 +7,8 @@ network.
 With `--long` 32 tasks have 256 support rows, and n is 1 and 5. `step_ms` is the median time of a
 step.
 
-Each case runs in a process of its own, which reports how far its peak resident memory rose above
-what it held with data and model ready.
+Each case runs in a separate process, which reports the increase of its peak resident memory over
+the state with data and model ready.
 """
 
 from __future__ import annotations

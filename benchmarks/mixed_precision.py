@@ -4,8 +4,8 @@
 
 Reported are, for each dtype policy, the mean over the seeds of the test AUC after adaptation, its
 standard deviation, and its difference from float32 with the standard error, paired by seed.
-`within_noise` says whether no difference exceeds three standard errors, of which one is at least
-that of two float32 means over as many seeds.
+`within_noise` is true if no difference exceeds three standard errors; the standard error is at
+least that of the difference of two float32 means over as many seeds.
 """
 
 from __future__ import annotations

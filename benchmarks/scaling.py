@@ -6,9 +6,9 @@ measured.
     benchmarks/scaling.py --build-tasks build_tasks.json --embedding-job embedding_job.json --store
     store.json --rows-per-member 52
 
-Linear extrapolation: a job's work grows with its rows and tasks, each on its own core. What does
-not shrink with more workers (one machine loading the store) is given in wall-clock hours. Prices
-are the reader's: --core-hour-price.
+Linear extrapolation: a job's work grows with its rows and tasks, each on its own core. Work that
+more workers do not speed up (one machine loads the store) is given in wall-clock hours. Set your
+price with --core-hour-price.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MEMBERS = (10**7, 10**8, 10**9)
 def rates(
     build_tasks: Mapping[str, Any], embedding_job: Mapping[str, Any], store: Mapping[str, Any]
 ) -> dict[str, float]:
-    """What one core does, from the benchmarks' JSON; of several sizes the largest counts."""
+    """The rates of one core, from the benchmarks' JSON; the largest size counts."""
     largest = max(build_tasks["runs"], key=lambda run: run["rows"])
     return {
         "build_rows_per_core_s": largest["rows"] / largest["processor_seconds"],

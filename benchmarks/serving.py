@@ -4,8 +4,8 @@ process, loopback.
     python benchmarks/serving.py --json
     python benchmarks/serving.py --two-sided --json
 
-Four measurements take turns, so that all see the same machine: a request with the member's meta
-embedding, the same one of someone unknown (no look-up), and the SavedModel in this process, called
+Four measurements alternate, so that all see the same machine: a request with the member's meta
+embedding, the same one for an unknown member (no look-up), and the SavedModel in this process, called
 as a function (`in_process_ms`) and run in a session, as servers do (`session_ms`). A function that
 computes nothing takes half of `in_process_ms` for as many inputs: Python checks each of them.
 Then requests alone, from a process that has no TensorFlow: `client_share_of_p50` is the CPU time of
@@ -96,9 +96,7 @@ def latency(ranker: Ranker, ranker_folder: Path, requests: list[Any], pairs: int
 def client_share(
     target: str, store: str, export: Path, candidates: int, calls: int
 ) -> dict[str, float]:
-    """What the client takes of a request; to be run in a process of its own, as applications have
-    it.
-    """
+    """The client's share of a request; to be run in a separate process, as in applications."""
     requests = world.requests(200, candidates)
     with Ranker(target, open_store(store), manifest=export, timeout=30.0) as ranker:
         wall, thread, process = _spent(ranker, requests, calls)
@@ -112,7 +110,7 @@ def client_share(
 
 
 def _spent(ranker: Ranker, requests: list[Any], calls: int) -> list[float]:
-    """Medians in milliseconds: the clock, the CPU time of this thread, that of the process."""
+    """Medians in milliseconds: wall-clock time, CPU time of this thread, and of the process."""
     spent = []
     for n in range(-100, calls):
         process = time.process_time()

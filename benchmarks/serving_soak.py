@@ -3,7 +3,7 @@ published again.
 
     python benchmarks/serving_soak.py --json                              # ten minutes, ten swaps
     python benchmarks/serving_soak.py --json --periods 30 --seconds 5      # thirty swaps: does
-    memory go on growing?
+    memory keep growing?
 
 Every score is compared with the same model called in this process with the embedding of the version
 that answered, so that a mixed score is seen. Memory is anonymous resident memory, noted at the end

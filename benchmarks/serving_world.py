@@ -1,5 +1,5 @@
-"""What the serving benchmarks share: an exported model of a realistic size, requests for it, and a
-server in a process of its own.
+"""Shared by the serving benchmarks: an exported model of a realistic size, requests for it, and a
+server in a separate process.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def schema() -> Schema:
 
 #: Meta MLP 128-32, global MLP 256-128.
 PLAIN = ModelOptions.paper().replace(meta_units=(128,), global_units=(256, 128))
-#: Offsets of 32 numbers under a product with a network of the same size: of members, and of items
-#: too.
+#: Offsets of 32 numbers for members (and for items too), multiplied with a network of the same
+#: size.
 ONE_SIDED = ModelOptions(meta_units=(128,), embedding_dim=32, global_units=(256, 128), dropout=0.0)
 TWO_SIDED = ONE_SIDED.replace(joint_task="item")
 
@@ -92,8 +92,8 @@ def export(base: Path, options: ModelOptions = PLAIN) -> Path:
 
 
 def add_version(base: Path, version: int) -> None:
-    """A further version of the exported ranker: the same graph, with a manifest of its own; appears
-    by one rename.
+    """A further version of the exported ranker: the same graph with its own manifest; it appears by
+    one rename.
     """
     final = base / "ranker" / str(version)
     staging = final.with_name(f".writing-{version}")
@@ -173,7 +173,7 @@ def served(**models: Path) -> Iterator[tuple[str, int]]:
 
 @contextlib.contextmanager
 def redis_address(folder: Path) -> Iterator[str | None]:
-    """A Redis on a free port, or None where there is no redis-server."""
+    """A Redis on a free port, or None without redis-server."""
     if shutil.which("redis-server") is None:
         yield None
         return

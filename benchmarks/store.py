@@ -68,8 +68,8 @@ def measure(store: EmbeddingStore, rows: int, dim: int, reads: int) -> dict[str,
 def measure_overlay(
     store: EmbeddingStore, rows: int, dim: int, reads: int, versions: tuple[int, int] = (1, 2)
 ) -> dict[str, float]:
-    """Look-ups in a generation with an overlay beside those in one without, in turns; of two model
-    versions, which are published where they are missing.
+    """Alternating look-ups in a generation with an overlay and in one without; of two model
+    versions, which are published if they are missing.
     """
     plain_version, version = versions
     random = np.random.default_rng(9)
@@ -114,7 +114,7 @@ def measure_lmdb(folder: Path, rows: int, dim: int, reads: int) -> dict[str, flo
 
 @contextlib.contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """A private server on this machine, in memory alone; yields its address."""
+    """A private in-memory server on this machine; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What times the learning core: one call is one measurement."""
+"""Timers of the learning core: one call is one measurement."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     python benchmarks/training.py [--json] [--rounds 9] [--device cpu|gpu]
 
-What is compared is interleaved, round by round; each figure is a median. Ratios are medians of the
-rounds' ratios. `--device gpu` refuses where TensorFlow sees no GPU; `device` in the result names
-what was measured.
+Compared measurements alternate, round by round; each figure is a median. Ratios are medians of the
+rounds' ratios. `--device gpu` fails if TensorFlow sees no GPU; `device` in the result names the
+device of the measurement.
 """
 
 from __future__ import annotations

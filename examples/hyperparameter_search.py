@@ -1,11 +1,11 @@
-"""Searches LiMAML's knobs with Optuna, on validation AUC after fine-tuning.
+"""Searches LiMAML's hyperparameters with Optuna, on validation AUC after fine-tuning.
 
 Needs task records (``limaml prepare``) and ``pip install 'tfrec-limaml[search]'``. Run::
 
     python examples/hyperparameter_search.py runs/tasks --trials 20
 
-The study lies in a file, so that a search that was interrupted goes on where it stopped, and
-several processes can share it.
+The study is kept in a file, so that an interrupted search continues where it stopped, and several
+processes can share it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import keras
 
 try:
     import optuna
-except ImportError:  # `--help` goes without it
+except ImportError:  # `--help` works without it
     optuna = None
 
 from tfrec_limaml.training.data import EpochNumber, TrainingData
@@ -26,7 +26,7 @@ from tfrec_limaml.training.recipes import build_model, load_encoder
 
 
 class ReportToOptuna(keras.callbacks.Callback):
-    """Tells Optuna the validation AUC of every epoch and stops trials that lag behind."""
+    """Reports the validation AUC of every epoch to Optuna and stops trials that lag behind."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ReportToOptuna(keras.callbacks.Callback):
 
 
 def objective(trial: optuna.Trial, tasks: Path, epochs: int) -> float:
-    """Best validation AUC of one choice of knobs."""
+    """Best validation AUC of one set of hyperparameters."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
     encoder = load_encoder(tasks)

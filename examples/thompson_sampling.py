@@ -5,9 +5,9 @@ Needs task records (``limaml prepare``) and a model adapted in closed form (``li
     python examples/thompson_sampling.py runs/tasks runs/model/limaml.keras
 
 The first query rows of each task, the same number for all, are ranked twice: under the offset that
-is stored (greedy), and under draws from its posterior. The less is known of a task, the wider its
-posterior, and the more often the top row changes. Draws use the stored variances, one per
-dimension: what the dimensions have in common is left out.
+is stored (greedy), and under draws from its posterior. The less is known about a task, the wider
+its posterior, and the more often the top row changes. Draws use the stored variances, one per
+dimension, without the covariances.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ CANDIDATES = 4
 
 
 def explore(model: LiMAML, batch: dict[str, Any], draws: int, seed: int = 1) -> dict[str, Any]:
-    """What sampling would do to the tasks ``[T]`` of a batch that have enough query rows.
+    """The effect of sampling on the tasks ``[T]`` of a batch that have enough query rows.
 
     Returns:
         ``history``: support rows of each task ``[T]``; ``known``: the share by which support rows
-        shrank the prior's variance, 0 for a new task ``[T]``; ``explored``: the share of draws
+        reduced the prior's variance, 0 for a new task ``[T]``; ``explored``: the share of draws
         whose top row is not the greedy one ``[T]``.
     """
     enough = tf.math.count_nonzero(batch["query"]["weight"], -1) >= CANDIDATES
@@ -71,14 +71,14 @@ def main() -> None:
     model = keras.saving.load_model(args.model)
     pattern = split_pattern(args.tasks, model.encoder.task, "test", model.encoder.schema)
     parts = [explore(model, batch, args.draws) for batch in task_dataset(pattern, model.encoder)]
-    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    edges = np.unique(np.quantile(found["history"], [0, 0.25, 0.5, 0.75, 1.0]))
+    results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    edges = np.unique(np.quantile(results["history"], [0, 0.25, 0.5, 0.75, 1.0]))
     lines = ["history      tasks  known  explored"]
     for low, high in itertools.pairwise(edges):
-        inside = (found["history"] >= low) & ((found["history"] < high) | (high == edges[-1]))
+        inside = (results["history"] >= low) & ((results["history"] < high) | (high == edges[-1]))
         lines.append(
-            f"{low:5.0f}-{high:<5.0f} {inside.sum():7d} {found['known'][inside].mean():6.2f} "
-            f"{found['explored'][inside].mean():9.2f}"
+            f"{low:5.0f}-{high:<5.0f} {inside.sum():7d} {results['known'][inside].mean():6.2f} "
+            f"{results['explored'][inside].mean():9.2f}"
         )
     sys.stdout.write("\n".join([*lines, ""]))
 

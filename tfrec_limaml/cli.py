@@ -148,7 +148,7 @@ def _installed() -> list[EntryPoint]:
 
 
 def _load(entry: EntryPoint) -> Command | None:
-    """The command, or None where its package's extra is not installed."""
+    """The command, or None if its package's extra is not installed."""
     module, _, attribute = entry.value.partition(":")
     try:
         command: Command = getattr(importlib.import_module(module), attribute)

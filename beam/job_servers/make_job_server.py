@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Puts a job server with an embedded Flink or Spark, or a Kafka broker, into a folder, by Maven.
+"""Builds a job server with an embedded Flink or Spark, or a Kafka broker, in a folder, with Maven.
 
     python beam/job_servers/make_job_server.py flink build/flink
 
-With Maven Central in full reach nobody needs this: Beam's FlinkRunner and SparkRunner fetch their
-job servers by themselves. Some mirrors leave the ready-made job servers out (each is a few hundred
-megabytes), yet hold the libraries that they are made of. This takes Beam's own job server where it
-can be had, else the libraries that flink.xml or spark.xml names, with a manifest around them.
-Kafka's broker is made of the libraries in kafka.xml, and a Flink job server that reads from Kafka
-of those in flink-kafka.xml.
+This is not needed if Maven Central is reachable: Beam's FlinkRunner and SparkRunner fetch their
+job servers by themselves. Some mirrors lack the ready-made job servers (each is a few hundred
+megabytes), but have their libraries. This script downloads Beam's own job server if it is
+available, otherwise the libraries of flink.xml or spark.xml, and adds a manifest. Kafka's broker is
+built from the libraries in kafka.xml, and a Flink job server that reads from Kafka from those in
+flink-kafka.xml.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Engine(NamedTuple):
     """An engine's job server.
 
     Attributes:
-        ready_made: Beam's own, by Maven's coordinates; None where there is none.
+        ready_made: Maven coordinates of Beam's own; None if there is none.
         main: Main class.
-        opened: Packages of java.base that the engine looks into by reflection; Java 17 allows it
-            only where a manifest or a flag says so.
+        opened: Packages of java.base that the engine accesses by reflection; Java 17 allows it only
+            with a manifest entry or a flag.
     """
 
     ready_made: str | None
@@ -62,7 +62,7 @@ ENGINES = {
 
 def make(engine: str, folder: Path) -> Path:
     """Returns the path of a jar for ``--flink_job_server_jar`` or ``--spark_job_server_jar``, or of
-    a broker's; nothing to do where it is there already.
+    a broker's; an existing one is kept.
     """
     jar = folder / JAR
     if not jar.is_file():
@@ -73,7 +73,7 @@ def make(engine: str, folder: Path) -> Path:
 
 
 def fetch_ready_made(artifact: str | None, folder: Path) -> bool:
-    """Fetches Beam's own job server; False where the registry has none."""
+    """Downloads Beam's own job server; False if the registry has none."""
     if artifact is None:
         return False
     copy = [
@@ -90,7 +90,7 @@ def fetch_ready_made(artifact: str | None, folder: Path) -> bool:
 
 
 def assemble(engine: str, folder: Path) -> None:
-    """Fetches the libraries and writes a jar that only names them."""
+    """Downloads the libraries and writes a jar that only names them."""
     libraries, pom = folder / "lib", Path(__file__).with_name(f"{engine}.xml")
     if maven(
         "-f",
@@ -137,7 +137,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("engine", choices=sorted(ENGINES))
-    parser.add_argument("folder", type=Path, help="where the jar is made")
+    parser.add_argument("folder", type=Path, help="folder for the jar")
     arguments = parser.parse_args()
     sys.stdout.write(f"{make(arguments.engine, arguments.folder)}\n")
     return 0

@@ -1,16 +1,16 @@
-"""Ranks two candidates with nothing but the stock stubs: pip install tensorflow-serving-api.
+"""Ranks two candidates with the stock stubs only: pip install tensorflow-serving-api.
 
     python serving/examples/plain_stub_client.py 127.0.0.1:8500 requests.json
 
-`requests.json` holds what goes on the wire, by input name; member features have one value,
+`requests.json` holds the inputs of the request, by name; member features have one value,
 candidate features one each:
 
     {"country": ["CH"], "age": [41.0], "price": [3.0, 9.0], "meta_embedding": [[0.1, ...]],
     "has_meta_embedding": [true]}
 
 The embedding must come from the store's current generation of the version that is asked for, and
-the request must name that version: mixing versions gives scores that look fine and mean nothing.
-`limaml_serving.Ranker` takes care of that.
+the request must name that version: mixing versions gives plausible but meaningless scores.
+`limaml_serving.Ranker` prevents that.
 """
 
 import json

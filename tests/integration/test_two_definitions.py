@@ -143,15 +143,15 @@ def test_both_clients_rank_with_the_member_s_vector_and_each_candidate_s_own(
 
     store = Watched(open_store(f"lmdb:{work}/store"))
     nobody = {**member, "member_id": None}
-    strangers = {**given, "item_id": ["nobody knows it"] * len(given["item_id"])}
+    unknown_items = {**given, "item_id": ["nobody knows it"] * len(given["item_id"])}
     with serving(work / "export" / "ranker") as target:
         options = {"manifest": work / "export", "timeout": 30.0}
         with Ranker(target, store, **options) as ranker:
             found = {
                 (1, 1): ranker.rank(member, given),
                 (0, 1): ranker.rank(nobody, given),
-                (1, 0): ranker.rank(member, strangers),
-                (0, 0): ranker.rank(nobody, strangers),
+                (1, 0): ranker.rank(member, unknown_items),
+                (0, 0): ranker.rank(nobody, unknown_items),
             }
         with Ranker(target, store, signature="serving_default", **options) as ranker:
             repeated = ranker.rank(member, given)
@@ -253,7 +253,7 @@ def test_an_update_of_both_sides_comes_close_to_the_batch_over_all_rows(work, tm
             "cannot be combined",
         ),
         ("evaluate {0}/tasks --run {0}/run --overwrite --task topic", "'topic'"),
-        ("export {0}/run --output {0}/export2 --task item", "stand beside"),
+        ("export {0}/run --output {0}/export2 --task item", "cannot be exported for"),
     ],
 )
 def test_what_a_model_of_two_definitions_cannot_do_is_refused_by_name(work, command, said, capsys):

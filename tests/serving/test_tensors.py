@@ -16,7 +16,8 @@ from tensorflow.core.framework import tensor_pb2
 
 from limaml_serving.server.encoding import encode
 from limaml_serving.server.errors import RequestError
-from limaml_serving.server.tensors import Budget, TensorSpec, decode
+from limaml_serving.server.limits import Budget
+from limaml_serving.server.tensors import TensorSpec, decode
 
 MIB = 1024 * 1024
 NUMPY_DTYPES = "f4 f8 f2 ? i1 i2 i4 i8 u1 u2 u4 u8 c8 c16"

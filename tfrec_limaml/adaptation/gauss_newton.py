@@ -66,7 +66,7 @@ def gauss_newton(
         precision: Prior precision ``[D]``, positive.
         steps: Number of steps, at least 1.
         with_variance: Also compute the marginal variances; zeros otherwise.
-        prior_mean: Each task's prior mean ``[T, D]``; zero where None.
+        prior_mean: Each task's prior mean ``[T, D]``; zero if None.
         start: Start of each task's first step ``[T, D]``; the prior mean where None.
 
     Returns:

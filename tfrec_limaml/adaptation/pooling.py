@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def latest_index(weight: tf.Tensor) -> tf.Tensor:
-    """Index ``[T]`` of each task's last sample with weight above 0 (0 where there is none);
+    """Index ``[T]`` of each task's last sample with weight above 0 (0 if there is none);
     `weight` is ``[T, S]``.
     """
     positions = tf.range(tf.shape(weight)[1])

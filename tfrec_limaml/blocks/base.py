@@ -107,7 +107,7 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
         """Embeddings ``[N, D]`` of rows of tasks with a stored vector.
 
         Args:
-            stored: The tasks' vectors ``[N, D]``; any value where there is none.
+            stored: The tasks' vectors ``[N, D]``; any value if there is none.
             known: Whether there is one, ``[N, 1]``.
             unadapted: Un-adapted embeddings of the same rows ``[N, D]``.
         """

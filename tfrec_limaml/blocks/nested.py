@@ -80,9 +80,9 @@ class SubtaskRows(NamedTuple):
     """Rows of tasks in the form that a block adapted per subtask takes.
 
     Attributes:
-        encoded: Encoded rows ``[T, N, F]``; None where each row has a subtask.
-        number: Subtask of each row ``[T, N]``; None where nothing is adapted.
-        by_subtask: All rows of the task of each subtask ``[P, N, F']``; None where nothing is
+        encoded: Encoded rows ``[T, N, F]``; None if each row has a subtask.
+        number: Subtask of each row ``[T, N]``; None if nothing is adapted.
+        by_subtask: All rows of the task of each subtask ``[P, N, F']``; None if nothing is
             adapted.
     """
 

@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_training(parser.add_argument_group("training"))
     _add_adaptation(parser.add_argument_group("adaptation"))
+    _add_gradient_steps(parser.add_argument_group("adaptation by gradient steps"))
     _add_network(parser.add_argument_group("network"))
     _add_run(parser)
 
@@ -143,13 +144,25 @@ def _add_adaptation(group: Any) -> None:
         "(encoder; with --inner-steps 0 without further adaptation)",
     )
     add("--inner-steps", type=int, help="n: inner steps in training")
-    add("--inner-learning-rate", type=float, help="inner learning rate of gradient steps")
     add(
         "--prior-precision",
         type=float,
         help="initial value of the offset's learned prior precision",
     )
     add("--fine-tune-steps", type=int, help="k: inner steps at evaluation and for embeddings")
+    add("--unadapted-loss-weight", type=float, help="weight of the loss before adaptation")
+    add(
+        "--no-strength",
+        dest="choose_strength",
+        action="store_false",
+        default=None,
+        help="do not choose the adaptation strength on the validation tasks",
+    )
+
+
+def _add_gradient_steps(group: Any) -> None:
+    add = group.add_argument
+    add("--inner-learning-rate", type=float, help="inner learning rate")
     add(
         "--first-order",
         action="store_true",
@@ -171,16 +184,8 @@ def _add_adaptation(group: Any) -> None:
     add(
         "--support-reduction",
         choices=SUPPORT_REDUCTIONS,
-        help="what a gradient step descends: the mean loss of a task's n support rows, their sum, "
+        help="objective of a step: the mean loss of a task's n support rows, their sum, "
         "or the mean times n / (n + kappa) with a learned kappa (default: mean)",
-    )
-    add("--unadapted-loss-weight", type=float, help="weight of the loss before adaptation")
-    add(
-        "--no-strength",
-        dest="choose_strength",
-        action="store_false",
-        default=None,
-        help="do not choose the adaptation strength on the validation tasks",
     )
 
 

@@ -84,9 +84,9 @@ def _definition(schema: Schema, frame: pd.DataFrame, name: str) -> dict[str, Any
         },
     }
     if schema.split is not None and schema.split.per_task is None:
-        cut = parse_time(schema.split.starts()[1])
-        tested = groups.max() >= cut
-        known = groups.min() < cut
+        test_start = parse_time(schema.split.starts()[1])
+        tested = groups.max() >= test_start
+        known = groups.min() < test_start
         result["test_tasks"] = int(tested.sum())
         result["share_of_test_tasks_with_history"] = round(
             float((tested & known).sum() / max(int(tested.sum()), 1)), 6

@@ -41,7 +41,7 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
 
     Raises:
         SchemaError: A column is missing or of another type than declared, a file is empty, the
-            label has one class only, a table's key is not unique, a split date lies outside the
+            label has one class only, a table's key is not unique, a split date is outside the
             data, or a value is invalid where the schema says ``on_invalid: error``.
     """
     schema, invalid = raw.schema, Invalid()
@@ -115,7 +115,7 @@ def _check_tables(schema: Schema, tables: Mapping[str, pd.DataFrame]) -> None:
         ]
         if lost:
             raise SchemaError(
-                f"task key columns must lie in the interactions, but {lost} are features of a table"
+                f"task key columns must be in the interactions, but {lost} are features of a table"
             )
 
 
@@ -176,7 +176,7 @@ def _match_keys(
                 f"use the same keys?"
             )
         if unmatched:
-            invalid[f"{name} (rows without a partner)"] = {"missing": unmatched}
+            invalid[f"{name} (rows without a match)"] = {"missing": unmatched}
     return interactions, out
 
 

@@ -34,7 +34,7 @@ def timestamp_column(series: pd.Series, schema: Schema) -> pd.Series:
     odd = int(implausible(out.dropna().to_numpy("int64")).sum())
     if odd > MAX_IMPLAUSIBLE * len(out):
         raise SchemaError(
-            f"column {schema.timestamp!r}: {odd} of its {len(out)} times lie before 1980 or after "
+            f"column {schema.timestamp!r}: {odd} of its {len(out)} times are before 1980 or after "
             f"2099: is `timestamp_unit: {schema.timestamp_unit}` right?"
         )
     return out

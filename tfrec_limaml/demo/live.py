@@ -68,8 +68,10 @@ class RankProcess:
         except (OSError, queue.Empty):
             answer = ""
         if not answer:
-            said = self._log.read_text(errors="replace").strip().splitlines()
-            raise LimamlError(f"`limaml rank` did not answer: {said[-1] if said else 'no reason'}")
+            output = self._log.read_text(errors="replace").strip().splitlines()
+            raise LimamlError(
+                f"`limaml rank` did not answer: {output[-1] if output else 'no reason'}"
+            )
         rows = sorted(json.loads(answer)["ranked"], key=lambda row: int(row["candidate"]))
         return [float(row["probability"]) for row in rows]
 
@@ -82,11 +84,11 @@ class RankProcess:
 def streaming(folder: Path, work: Path, store: str, log: Path) -> Iterator[None]:
     """Runs ``limaml stream`` on a folder; stops it at the end."""
     command = [*LIMAML, "stream", "--from-folder", str(folder), "--work", str(work)]
-    with log.open("wb") as said:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--store", store, "--poll-seconds", "0.05"],
             stdout=subprocess.DEVNULL,
-            stderr=said,
+            stderr=output,
         )
     try:
         yield

@@ -91,14 +91,14 @@ def score_tasks(model: TaskModel, dataset: tf.data.Dataset) -> Scores:
 
 def _one_sided(model: JointLiMAML, support: Samples, features: Features) -> dict[str, tf.Tensor]:
     """Outputs ``[T, Q]`` with the batch's own offsets alone, and with the other side's alone."""
-    nobody = {OTHER_ROW: tf.zeros_like(features[OTHER_ROW])}
+    without_others = {OTHER_ROW: tf.zeros_like(features[OTHER_ROW])}
     alone = {OTHER_ROW: tf.zeros_like(support["features"][OTHER_ROW])}
-    own = model.adapt_tasks(
+    adapted = model.adapt_tasks(
         {**support, "features": {**support["features"], **alone}}, model.fine_tune_steps
     )
-    none = AdaptedTasks([tf.zeros_like(weight) for weight in own.weights])
+    none = AdaptedTasks([tf.zeros_like(weight) for weight in adapted.weights])
     outputs = [
-        model.adapted_outputs(own, {**features, **nobody}),
+        model.adapted_outputs(adapted, {**features, **without_others}),
         model.adapted_outputs(none, features),
     ]
     is_first = tf.reduce_max(features[SIDE]) == 0

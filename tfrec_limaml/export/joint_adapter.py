@@ -71,5 +71,5 @@ class _Side:
         features |= {SIDE: tf.fill(rows[None], self._number), OTHER_OFFSET: offsets}
         _, support = support_rows(tasks, features)
         outputs = stored_outputs(tasks, self._model.task_embeddings(support))
-        own = tf.strings.join([self._own_prefix, outputs[names.TASK_KEY]])
-        return {**outputs, names.TASK_KEY: own}
+        task_key = tf.strings.join([self._own_prefix, outputs[names.TASK_KEY]])
+        return {**outputs, names.TASK_KEY: task_key}

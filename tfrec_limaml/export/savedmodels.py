@@ -104,10 +104,9 @@ def _manifest(
     schema.task_columns(definition)
     block = model.meta_block
     if block.further_definitions and definition != trained:
-        how = "refine" if block.nested_definitions else "stand beside"
         raise LimamlError(
-            f"{block.further_definitions} of this model {how} the task definition {trained!r}, "
-            f"received {definition!r}"
+            f"this model was trained on the task definition {trained!r} together with "
+            f"{list(block.further_definitions)}: it cannot be exported for {definition!r}"
         )
     taken = {
         name for pair in names.embedding_inputs(block.further_definitions) for name in pair

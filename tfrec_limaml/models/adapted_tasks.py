@@ -14,9 +14,9 @@ class AdaptedTasks(NamedTuple):
     """A batch of tasks after adaptation.
 
     Attributes:
-        weights: Each task's weights, one ``[T, ...]`` tensor (or cheaper form) each; empty where
+        weights: Each task's weights, one ``[T, ...]`` tensor (or cheaper form) each; empty if
             nothing was adapted.
-        losses: Mean support losses ``[T]``: un-adapted, then before each further step; empty where
+        losses: Mean support losses ``[T]``: un-adapted, then before each further step; empty if
             nothing was adapted.
         memory: The meta block's memory of the support sets; see `MetaBlock.encode_support`.
         variance: Posterior variances ``[T, D]`` of the adapted offsets, the diagonal of the inverse

@@ -38,7 +38,7 @@ class JointLiMAML(LiMAML):
     global block are trained by both sides' batches.
 
     Batches have two further features: `tfrec_limaml.features.SIDE`, int32 ``[T, N]``,
-    and `tfrec_limaml.features.OTHER_ROW`, int32 ``[T, N]``, the row of the table, 0 where the other
+    and `tfrec_limaml.features.OTHER_ROW`, int32 ``[T, N]``, the row of the table, 0 if the other
     task is unknown (or `OTHER_OFFSET`, the offset itself). In the un-adapted model neither side is
     adapted.
 
@@ -144,12 +144,12 @@ class JointLiMAML(LiMAML):
         adapted = adapted or self.adapt_tasks(support, self.fine_tune_steps)
         if not adapted.weights:  # an adaptation strength of 0
             loss = self.task_loss(self.adapted_outputs(adapted, support["features"]), support)
-            nobody = tf.zeros([tf.size(loss), self.meta_block.stored_dim], self.variable_dtype)
-            return TaskEmbeddings(nobody, loss, loss)
+            unknown = tf.zeros([tf.size(loss), self.meta_block.stored_dim], self.variable_dtype)
+            return TaskEmbeddings(unknown, loss, loss)
         after = self.task_loss(self.outputs_of_rows(adapted, rows, True, False), support)
         before = adapted.losses[0] if adapted.losses else after
-        own = self._own(adapted.weights[0], support["features"])
-        return TaskEmbeddings(own, before, after, variance=adapted.variance)
+        embedding = self._own(adapted.weights[0], support["features"])
+        return TaskEmbeddings(embedding, before, after, variance=adapted.variance)
 
     # -- rows and sides
 

@@ -69,16 +69,7 @@ class MAMLModel(TaskModel):
             raise ValueError(
                 f"unadapted_loss_weight must not be negative, received {unadapted_loss_weight}"
             )
-        if support_reduction not in SUPPORT_REDUCTIONS:
-            raise ValueError(
-                f"support_reduction must be one of {list(SUPPORT_REDUCTIONS)}, received "
-                f"{support_reduction!r}"
-            )
-        if support_reduction != "mean" and meta_block.nested_definitions:
-            raise ValueError(
-                "nested task definitions need support_reduction='mean', received "
-                f"{support_reduction!r}"
-            )
+        _check_reduction(support_reduction, meta_block)
         self.support_reduction = support_reduction
         self.inner_steps = int(inner_steps)
         self.first_order = bool(first_order)
@@ -220,3 +211,14 @@ def adapt_network(
     weights, before = adapt(start, losses, steps, rates, second_order_steps, step_scale)
     fixed = [w.fixed() if isinstance(w, LowRankKernel) else w for w in weights]
     return AdaptedTasks(fixed, before)
+
+
+def _check_reduction(reduction: str, meta_block: Any) -> None:
+    if reduction not in SUPPORT_REDUCTIONS:
+        raise ValueError(
+            f"support_reduction must be one of {list(SUPPORT_REDUCTIONS)}, received {reduction!r}"
+        )
+    if reduction != "mean" and meta_block.nested_definitions:
+        raise ValueError(
+            f"nested task definitions need support_reduction='mean', received {reduction!r}"
+        )

@@ -25,7 +25,7 @@ def learning_curves(training: Sequence[Mapping[str, Any]], measure: str, label: 
         label: Name of the vertical axis.
 
     Returns:
-        An SVG; empty where no history holds the measure.
+        An SVG; empty if no history holds the measure.
     """
     curves = [
         (i, run["algorithm"], list(run["history"][measure]))

@@ -21,7 +21,7 @@ def principal_components(
         vectors: ``[T, D]``, finite.
 
     Returns:
-        Coordinates ``[T, 2]`` (zero where there are fewer directions) and the share of the variance
+        Coordinates ``[T, 2]`` (zero if there are fewer directions) and the share of the variance
         along each. The sign of a direction is fixed by making its largest coefficient positive, so
         that the same vectors always give the same map.
     """

@@ -133,11 +133,11 @@ def _percent(value: float | None) -> str:
 def _sentence(ordering: Mapping[str, Any]) -> str:
     verb = "takes longer than" if ordering["time"] else "is above"
     where = "" if ordering["slice"] == "all" else f" on {ordering['slice']} rows"
-    said = f"*{ordering['more']}* {verb} *{ordering['less']}*{where}"
+    statement = f"*{ordering['more']}* {verb} *{ordering['less']}*{where}"
     if ordering["holds"] is None:
-        return f"- not measured: {said}"
+        return f"- not measured: {statement}"
     verdict = "holds" if ordering["holds"] else "DOES NOT HOLD"
-    return f"- {verdict}: {said} ({ordering['difference']:+.2f})"
+    return f"- {verdict}: {statement} ({ordering['difference']:+.2f})"
 
 
 def failed(result: Mapping[str, Any]) -> list[str]:

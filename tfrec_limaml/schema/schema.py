@@ -164,9 +164,11 @@ class Schema:
 
     def beside(self, definition: str, definitions: Sequence[str]) -> tuple[str, ...]:
         """Those of some task definitions that neither refine `definition` nor are refined by it."""
-        own = set(self.task_columns(definition))
+        key_columns = set(self.task_columns(definition))
         columns = {name: set(self.task_columns(name)) for name in definitions}
-        return tuple(n for n, keys in columns.items() if not (own <= keys or keys <= own))
+        return tuple(
+            n for n, keys in columns.items() if not (key_columns <= keys or keys <= key_columns)
+        )
 
     def key_prefixes(self, definitions: Sequence[str]) -> dict[str, str]:
         """Prefixes of the task keys of each definition where keys of all of them are kept together,

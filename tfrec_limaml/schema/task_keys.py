@@ -29,7 +29,7 @@ EXACT_FLOATS = 2**53
 
 
 def key_text(value: Any) -> str | None:
-    """Canonical text of one key value; None where there is no value.
+    """Canonical text of one key value; None if there is no value.
 
     Raises:
         LimamlError: A list, a mapping or the like.
@@ -76,7 +76,8 @@ def encode_task_key(values: Sequence[Any]) -> str:
     key = task_key(values)
     if key is None:
         raise LimamlError(
-            f"no task key can be made of {list(values)!r}: every key column needs a value, and the "
+            f"no task key can be built from {list(values)!r}: every key column needs a value, and "
+            f"the "
             f"key at most {MAX_KEY_BYTES} bytes"
         )
     return key

@@ -146,7 +146,7 @@ class EmbeddingStore(Protocol):
     """Key-value store of meta embeddings, one current generation per model version."""
 
     def get_many(self, keys: Sequence[str], model_version: int) -> tuple[Matrix, Mask]:
-        """Embeddings ``[n, D]`` float32 (zeros where missing) and a found mask ``[n]``, all from
+        """Embeddings ``[n, D]`` float32 (zeros if missing) and a found mask ``[n]``, all from
         one generation; `Found` if the store counts damaged values.
 
         Keys are independent: a key that no store can hold is not found, and neither is one whose

@@ -101,7 +101,7 @@ def to_erase(keys: Sequence[str]) -> list[bytes]:
     return list(dict.fromkeys(values.encode_keys(keys)))
 
 
-def is_meant(stored: bytes, erased: Collection[bytes]) -> bool:
+def is_erased(stored: bytes, erased: Collection[bytes]) -> bool:
     """Whether a stored key is one of some erased keys, or begins with the parts of one."""
     parts = stored.split(_SEPARATOR)
     return any(_SEPARATOR.join(parts[:stop]) in erased for stop in range(1, len(parts) + 1))

@@ -59,12 +59,12 @@ class Record:
         except (TypeError, ValueError) as error:
             raise StoreError(
                 f"the store holds a generation record that cannot be read: {content[:200]!r}; "
-                "publish anew, or use the release that wrote it"
+                "publish again, or use the release that wrote it"
             ) from error
         if not usable or record.format > FORMAT:
             raise StoreError(
                 f"the store holds a generation record that this release cannot use: "
-                f"{content[:200]!r}; publish anew, or use the release that wrote it"
+                f"{content[:200]!r}; publish again, or use the release that wrote it"
             )
         return record
 
@@ -73,7 +73,7 @@ class Record:
         if self.model_version != model_version:
             raise StoreError(
                 f"the current generation of model version {model_version} is a record of version "
-                f"{self.model_version}: the store was changed by hand; publish anew"
+                f"{self.model_version}: the store was changed by hand; publish again"
             )
         return self
 

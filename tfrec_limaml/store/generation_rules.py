@@ -100,7 +100,7 @@ def check_upsert(record: Record | None, generation: str, model_version: int) -> 
     if record.format < 2:
         raise StoreError(
             f"generation {generation!r} was written by release 0.1.0, without checksums: publish "
-            "anew before upserting"
+            "again before upserting"
         )
     return record
 

@@ -21,7 +21,7 @@ import lmdb
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import lmdb_environment
 from tfrec_limaml.store.base import Place
-from tfrec_limaml.store.erasure import is_meant, key_digest, nested_prefix, to_erase
+from tfrec_limaml.store.erasure import is_erased, key_digest, nested_prefix, to_erase
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_overlay import (
@@ -85,7 +85,7 @@ class LmdbErasure:
         try:
             in_data = self._in_data(record, wanted)
         except (FileNotFoundError, lmdb.Error):
-            in_data = 0  # its data are gone, or were pruned in the meantime
+            in_data = 0  # its data were removed or pruned in the meantime
         if not in_data:
             return self._switch(record, record, 0, wanted)
         copied = dataclasses.replace(record, data=new_token())
@@ -108,7 +108,7 @@ class LmdbErasure:
         """Copies a generation's data without the keys, and syncs them to disk."""
         environment = lmdb_environment.open_writable(path)
         try:
-            erased = functools.partial(is_meant, erased=frozenset(wanted))
+            erased = functools.partial(is_erased, erased=frozenset(wanted))
             copy_without(self._data_of(record), environment, erased)
             environment.sync(True)
         finally:
@@ -129,7 +129,7 @@ class LmdbErasure:
                     latest, data=copied.data, count=latest.count - in_data
                 )
                 if any(place.part == "overlay" for place in places):
-                    erased = functools.partial(is_meant, erased=frozenset(wanted))
+                    erased = functools.partial(is_erased, erased=frozenset(wanted))
                     kept = without(self._overlays.entries(latest), erased)
                     changed = self._overlays.with_entries(changed, kept)
                 self._catalog.replace(changed)
@@ -139,12 +139,12 @@ class LmdbErasure:
     def _in_data(self, record: Record, wanted: list[bytes]) -> int:
         with self._data_of(record).begin() as transaction:
             cursor = transaction.cursor()
-            return len({key for each in wanted for key in _meant_by(cursor, each)})
+            return len({key for each in wanted for key in _stored_keys_of(cursor, each)})
 
     def _places(self, record: Record, in_data: int, wanted: list[bytes]) -> list[Place]:
         erased = frozenset(wanted)
         entries = self._overlays.entries(record)
-        counts = {"data": in_data, "overlay": sum(is_meant(key, erased) for key in entries)}
+        counts = {"data": in_data, "overlay": sum(is_erased(key, erased) for key in entries)}
         return [
             Place(
                 model_version=record.model_version,
@@ -160,7 +160,7 @@ class LmdbErasure:
         return self._folder / str(record.model_version) / record.folder
 
 
-def _meant_by(cursor: Any, key: bytes) -> list[bytes]:
+def _stored_keys_of(cursor: Any, key: bytes) -> list[bytes]:
     """The stored keys that an erased key includes."""
     keys = [key] if cursor.set_key(key) else []
     prefix = nested_prefix(key)

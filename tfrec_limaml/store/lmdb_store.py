@@ -88,7 +88,7 @@ class LmdbStore:
                 reason = error
         raise StoreError(
             f"the current generation of model version {model_version} in {self.folder} is "
-            f"damaged ({reason}): roll back, or publish anew"
+            f"damaged ({reason}): roll back, or publish again"
         ) from reason
 
     def new_generation(
@@ -190,7 +190,7 @@ class LmdbStore:
         """See `EmbeddingStore.close`."""
         self._environments.close()
 
-    def _environment(self, record: Record, remedy: str = "publish anew") -> Any:
+    def _environment(self, record: Record, remedy: str = "publish again") -> Any:
         """A generation's data; raises OSError, `lmdb.Error` or `StoreError` if they are missing or
         not its own.
         """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfrec_limaml.store import values
 from tfrec_limaml.store.base import Place
-from tfrec_limaml.store.erasure import is_meant, key_digest, nested_prefix, to_erase
+from tfrec_limaml.store.erasure import is_erased, key_digest, nested_prefix, to_erase
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import escape
 from tfrec_limaml.store.redis_overlay import watched, with_token, write
@@ -76,7 +76,7 @@ def _fields(client: Any, key: str, wanted: list[bytes]) -> list[bytes]:
     erased = frozenset(wanted)
     if len(wanted) > _MOST_PATTERNS:
         scanned = client.hscan_iter(key, count=1000)
-        return sorted({field for field, _ in scanned if is_meant(field, erased)})
+        return sorted({field for field, _ in scanned if is_erased(field, erased)})
     fields = set()
     for start in range(0, len(wanted), _FIELDS_PER_COMMAND):
         part = wanted[start : start + _FIELDS_PER_COMMAND]
@@ -97,7 +97,7 @@ def _write_anew(store: RedisStore, place: Place, key: str, wanted: list[bytes]) 
         pipeline.watch(pointer, generations, key)
         held = {r.identifier: r for r in catalog.records(version) if r.overlay}
         record = held.get(place.generation)
-        entries = {k: v for k, v in store.client.hgetall(key).items() if not is_meant(k, erased)}
+        entries = {k: v for k, v in store.client.hgetall(key).items() if not is_erased(k, erased)}
         left_ms = store.client.pttl(key)
         current = catalog.current_name(version)
         pipeline.multi()

@@ -45,7 +45,7 @@ from tfrec_limaml.store.secrets import masked
 _ATTEMPTS = 10
 _GONE = (
     "the data of generation {0.identifier!r} of model version {0.model_version} are gone from "
-    "Redis (deleted, evicted or replaced), {0.count} members with them: publish anew, or roll back"
+    "Redis (deleted, evicted or replaced), {0.count} members with them: publish again, or roll back"
 )
 _NUMBERS = ("ttl", "lease", "timeout")
 #: Longest time for an option: Redis counts milliseconds in 64 bits.

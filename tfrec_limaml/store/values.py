@@ -100,7 +100,7 @@ def _checked(keys: Sequence[str], embeddings: npt.ArrayLike, record: Record) -> 
 
 
 def decode_values(keys: Sequence[bytes], values: Sequence[bytes | None], record: Record) -> Found:
-    """Stored values (None where missing) as embeddings; a damaged one counts as not found."""
+    """Stored values (None if missing) as embeddings; a damaged one counts as not found."""
     checked = record.format >= 2
     width = record.vector_bytes + (_CHECKSUM_BYTES if checked else 0)
     if checked and None not in values:

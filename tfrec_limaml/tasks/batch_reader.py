@@ -21,7 +21,7 @@ from tfrec_limaml.tasks.parsing import (
     most_recent,
     parse_tasks,
 )
-from tfrec_limaml.tasks.sides import Cuts, Side
+from tfrec_limaml.tasks.sides import Side, SplitTimes
 
 #: Batches taken from one sorted chunk of tasks: more means less padding and coarser shuffling.
 BATCHES_PER_CHUNK = 8
@@ -44,7 +44,7 @@ class BatchReader:
     by_rows: bool
     in_order: bool
     side: Side | None = None
-    cuts: Cuts | None = None
+    split_times: SplitTimes | None = None
 
     @property
     def _of_support(self) -> tuple[str, ...]:
@@ -88,8 +88,8 @@ class BatchReader:
     def _chunk(self, records: tf.Tensor, number: tf.Tensor) -> Chunk:
         beside = () if self.side is None else (self.side.other,)
         tasks = parse_tasks(records, self.encoder.schema, beside)
-        if self.side is not None and self.cuts is not None:
-            tasks = self.side.split(tasks, self.cuts)
+        if self.side is not None and self.split_times is not None:
+            tasks = self.side.split(tasks, self.split_times)
         if self.max_samples is not None:
             tasks = most_recent(tasks, self.max_samples)
         features = encode_rows(tasks, self.encoder)

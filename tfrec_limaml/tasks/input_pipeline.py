@@ -29,7 +29,7 @@ from tfrec_limaml.tasks.record_files import (
     read_records,
     record_files,
 )
-from tfrec_limaml.tasks.sides import Cuts, Side
+from tfrec_limaml.tasks.sides import Side, SplitTimes
 
 
 def task_dataset(
@@ -48,7 +48,7 @@ def task_dataset(
     batches: Sequence[int] | None = None,
     in_order: bool | None = None,
     side: Side | None = None,
-    cuts: Cuts | None = None,
+    split_times: SplitTimes | None = None,
 ) -> tf.data.Dataset:
     """Batches of tasks for `fit`, `evaluate` and `predict`.
 
@@ -79,7 +79,7 @@ def task_dataset(
             similar length are batched together, which needs less padding.
         side: The side of the records, if a model adapts two sides: adds the further features of
             `JointLiMAML`.
-        cuts: Split records by time instead of by `support_fraction`; needs a `side`.
+        split_times: Split records by time instead of by `support_fraction`; needs a `side`.
 
     Returns:
         A dataset of batches for `tfrec_limaml.models.TaskModel`.
@@ -104,7 +104,7 @@ def task_dataset(
         by_rows,
         with_keys if in_order is None else in_order,
         side,
-        cuts,
+        split_times,
     )
     groups = _file_groups(pattern, one_per_epoch=epoch is not None)
     _check_first_record(read_records(groups[0]), groups[0][0], encoder.schema, side)

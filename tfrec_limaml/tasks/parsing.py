@@ -103,7 +103,7 @@ def _check(tasks: Tasks, vectors: Mapping[str, int]) -> tf.Operation:
     ]
     reasons += [
         "a task record holds no samples",
-        "a task record's query_start lies behind its last sample",
+        "a task record's query_start is after its last sample",
     ]
     reason = tf.gather(tf.constant(reasons), tf.argmax(wrong, output_type=tf.int32))
     return tf.raw_ops.Assert(condition=~tf.reduce_any(wrong), data=[reason])

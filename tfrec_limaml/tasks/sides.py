@@ -4,8 +4,8 @@ A row of a user's record names its video, and a row of a video's record its user
 the tasks of both, and `Side` adds the further features of `JointLiMAML` to a batch of one side's
 tasks: the side, and the row of each other task in the table of offsets.
 
-`Cuts` split records by time: a row is a query row from its split time on, in the records of both
-definitions. So no query row, and no later row, is a support row of the other side.
+`SplitTimes` split records by time: from its split time on, a row is a query row in the records of
+both definitions. So no query row, and no later row, is a support row of the other side.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ class Sides:
         first, second = definitions
         self.definitions = first, second
         self.prefix = joint_key_prefix(second).encode()
-        every = [*keys[0].tolist(), *(self.prefix + key for key in keys[1].tolist())]
-        self.rows = 1 + len(every)
+        all_keys = [*keys[0].tolist(), *(self.prefix + key for key in keys[1].tolist())]
+        self.rows = 1 + len(all_keys)
         self.lookup = tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(
-                tf.constant(every, tf.string), tf.range(1, self.rows, dtype=tf.int64)
+                tf.constant(all_keys, tf.string), tf.range(1, self.rows, dtype=tf.int64)
             ),
             default_value=0,
         )
@@ -92,7 +92,7 @@ class Sides:
         return Side(self, 0), Side(self, 1)
 
 
-class Cuts(NamedTuple):
+class SplitTimes(NamedTuple):
     """When rows become query rows.
 
     Attributes:
@@ -141,9 +141,9 @@ class Side:
         other = self.other_rows(tasks)
         return {SIDE: tf.fill(tf.shape(other), self.number), OTHER_ROW: other}
 
-    def split(self, tasks: Tasks, cuts: Cuts) -> Tasks:
+    def split(self, tasks: Tasks, split_times: SplitTimes) -> Tasks:
         """The tasks with their support rows first, in time order, and then their query rows."""
-        moments = cuts.moments.read_value()
+        moments = split_times.moments.read_value()
         task = tf.repeat(tf.range(tf.size(tasks.counts)), tasks.counts)
         of_first = (
             tf.gather(self.own_rows(tasks.task_key), task)
@@ -153,7 +153,7 @@ class Side:
         is_query = tasks.columns[record_format.TIMESTAMP] >= tf.gather(moments, of_first)
         query = tf.math.segment_sum(tf.cast(is_query, tf.int64), task)
         tasks = tasks._replace(query_start=tasks.counts - query)
-        if cuts.ordered:
+        if split_times.ordered:
             return tasks
         order = tf.argsort(2 * task + tf.cast(is_query, task.dtype), stable=True)
         columns = {name: tf.gather(value, order) for name, value in tasks.columns.items()}

@@ -1,6 +1,6 @@
 """Statistics of the training rows, for the preprocessing layers and data cards.
 
-``statistics.json`` lies beside the task records::
+``statistics.json`` is beside the task records::
 
     {
       "rows": 123, "label_mean": 0.44,

@@ -172,7 +172,7 @@ def _counts_of_workers(
 ) -> list[list[Any]]:
     """For each pattern every worker's numbers of tasks and rows, after comparing `identity`."""
     counts = [count_tasks(pattern, workers.share) for pattern in patterns]
-    answers = workers.refuse_strangers(identity, counts=counts)
+    answers = workers.require_same_run(identity, counts=counts)
     return [[answer["counts"][i] for answer in answers] for i in range(len(patterns))]
 
 

@@ -120,7 +120,7 @@ class Workers(NamedTuple):
         """A context in which models are built and compiled."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
-    def refuse_strangers(self, identity: Mapping[str, Any], **further: Any) -> list[dict[str, Any]]:
+    def require_same_run(self, identity: Mapping[str, Any], **further: Any) -> list[dict[str, Any]]:
         """The messages of all workers, if their identities are equal; waits for all of them.
 
         Args:
@@ -131,13 +131,13 @@ class Workers(NamedTuple):
             VersionMismatchError: A worker differs. Raised on all workers, so that none waits for
                 it.
         """
-        said = self.exchange({"identity": identity, **further})
-        check_equal([worker["identity"] for worker in said])
-        return said
+        messages = self.exchange({"identity": identity, **further})
+        check_equal([worker["identity"] for worker in messages])
+        return messages
 
-    def exchange(self, said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def exchange(self, message: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The messages of all workers, JSON types, in the order of the workers."""
-        mine = {**said, "worker": self.share.worker}
+        mine = {**message, "worker": self.share.worker}
         strategy = self.strategy
         if strategy is None or self.share.workers == 1:
             return [mine]
@@ -285,7 +285,7 @@ class RenewTimeLimit(keras.callbacks.Callback):
 
 def as_gone(error: tf.errors.OpError) -> LimamlError:
     """The error to raise if an operation over all workers failed."""
-    told = re.search(
+    match = re.search(
         r"Error reported from .*|(?:failed to connect|Connection).*", str(error.message)
     )
-    return LimamlError(_gone(told[0][:200].rstrip(": ") if told else type(error).__name__))
+    return LimamlError(_gone(match[0][:200].rstrip(": ") if match else type(error).__name__))

@@ -26,7 +26,7 @@ from tfrec_limaml.models import JointLiMAML
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import episodes_in
 from tfrec_limaml.tasks.input_pipeline import task_dataset
-from tfrec_limaml.tasks.sides import NEVER, Cuts, Side, Sides, TaskTimes
+from tfrec_limaml.tasks.sides import NEVER, Side, Sides, SplitTimes, TaskTimes
 from tfrec_limaml.training.recipes import split_pattern
 
 #: Average number of tasks per batch when a table is computed.
@@ -115,10 +115,10 @@ class _Records:
     def all_support(self, split: str) -> list[tf.data.Dataset]:
         """Batches for a table of all rows of a split."""
         moments = tf.Variable(tf.fill([self.sides.rows], tf.constant(NEVER, tf.int64)))
-        cuts = Cuts(moments, ordered=True)
+        split_times = SplitTimes(moments, ordered=True)
         patterns = _patterns(self.tasks, self.sides.definitions, split, self.encoder)
         return [
-            self.for_table(side, pattern, cuts=cuts)
+            self.for_table(side, pattern, split_times=split_times)
             for side, pattern in zip(self.sides.both, patterns, strict=True)
         ]
 
@@ -182,11 +182,11 @@ class JointRecords:
         share = low_high if isinstance(low_high, tuple) else (low_high, low_high)
         self._draw = _Draw(read[0], share, seed, by_date)
         moments = tf.Variable(tf.fill([sides.rows], tf.constant(NEVER, tf.int64)))
-        self._cuts: Cuts | None = Cuts(moments, by_date)
+        self._split_times: SplitTimes | None = SplitTimes(moments, by_date)
         self.patterns = [[pattern] for pattern in train]
         common = min(len(episodes_in(Path(tasks) / name)) for name in definitions)
         if episodes and by_date and common:
-            self._cuts = None
+            self._split_times = None
             self.patterns = [
                 [split_pattern(tasks, name, f"episode-{n}", encoder.schema) for n in range(common)]
                 for name in definitions
@@ -211,7 +211,7 @@ class JointRecords:
                 epoch=self._epoch,
                 by_rows=by_rows,
                 side=side,
-                cuts=self._cuts,
+                split_times=self._split_times,
             )
             for side, patterns, size in zip(self._sides.both, self.patterns, sizes, strict=True)
         ]
@@ -221,14 +221,16 @@ class JointRecords:
     def callback(self, model: JointLiMAML) -> keras.callbacks.Callback:
         """Keeps the model's table up to date; must come after callbacks that change weights."""
         table = self._table = OffsetTable(model, self._sides)
-        before_cuts = [
-            self._records.for_table(side, patterns, epoch=self._epoch, cuts=self._cuts)
+        before_split_times = [
+            self._records.for_table(
+                side, patterns, epoch=self._epoch, split_times=self._split_times
+            )
             for side, patterns in zip(self._sides.both, self.patterns, strict=True)
         ]
 
         def begin_epoch() -> None:
-            self.draw_cuts()
-            table.make(before_cuts)
+            self.draw_split_times()
+            table.make(before_split_times)
 
         return _RefreshTable(begin_epoch, self.for_validation)
 
@@ -237,10 +239,10 @@ class JointRecords:
         if self._table is not None:
             self._table.make(self._all_rows)
 
-    def draw_cuts(self) -> None:
+    def draw_split_times(self) -> None:
         """Draws the split times of the epoch."""
-        if self._cuts is not None:
-            self._cuts.moments.assign(self._draw.moments(int(self._epoch), self._sides.rows))
+        if self._split_times is not None:
+            self._split_times.moments.assign(self._draw.moments(int(self._epoch), self._sides.rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,7 +262,7 @@ class _Draw:
     by_date: bool
 
     def moments(self, epoch: int, rows: int) -> Any:
-        """See `Cuts.moments`."""
+        """See `SplitTimes.moments`."""
         draw = np.random.default_rng((self.seed, epoch))
         times, counts = self.tasks.times, self.tasks.counts
         if self.by_date:

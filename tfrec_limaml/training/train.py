@@ -160,7 +160,7 @@ def _fit(
     if checkpoints is not None:
         early = stopping[-1]
         writer = Checkpoints(checkpoints, data.identity, early, workers.is_chief)
-        workers.refuse_strangers({"checkpoint": writer.position})
+        workers.require_same_run({"checkpoint": writer.position})
         first = writer.initial_epoch(options.epochs)
         callbacks.append(writer)
     history = model.fit(

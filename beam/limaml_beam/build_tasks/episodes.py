@@ -32,7 +32,7 @@ def frozen_column(name: str, episode: int) -> str:
     return f"{name}@{episode}"
 
 
-def cuts_within_tasks(
+def split_times_within_tasks(
     keys: npt.NDArray[np.uint64],
     tasks: Integers,
     times: Integers,
@@ -59,8 +59,8 @@ def cuts_within_tasks(
     counts = np.bincount(tasks[segment == TRAIN], minlength=len(keys))
     shares = _EARLIEST + (_LATEST - _EARLIEST) * _uniform(keys, episodes)
     position = np.minimum(np.ceil(shares * counts[:, None]).astype(np.int64), counts[:, None] - 1)
-    cuts = times[by_task][first[:, None] + np.maximum(position, 0)]
-    by_row: Integers = np.where(counts[:, None] > 0, cuts, 0)[tasks]
+    split_times = times[by_task][first[:, None] + np.maximum(position, 0)]
+    by_row: Integers = np.where(counts[:, None] > 0, split_times, 0)[tasks]
     return by_row
 
 
@@ -74,24 +74,24 @@ def _uniform(keys: npt.NDArray[np.uint64], episodes: int) -> npt.NDArray[np.floa
     return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
-def cuts_by_date(summary: SplitSummary, episodes: int) -> Integers:
+def split_times_by_date(summary: SplitSummary, episodes: int) -> Integers:
     """One split time per episode for all tasks, spread over the training period, in shuffled order
     ``[episodes]``.
     """
     first, last = summary.first[TRAIN] or 0, summary.last[TRAIN] or 0
     shares = _EARLIEST + (_LATEST - _EARLIEST) * (np.arange(episodes) + 0.5) / episodes
     np.random.default_rng(0).shuffle(shares)
-    cuts: Integers = (first + shares * (last - first)).astype(np.int64)
-    return cuts
+    split_times: Integers = (first + shares * (last - first)).astype(np.int64)
+    return split_times
 
 
-def as_column(cuts: Integers) -> pa.Array:
+def as_column(split_times: Integers) -> pa.Array:
     """Split times ``[N, episodes]`` as a block column."""
-    flat = pa.array(np.ascontiguousarray(cuts).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, cuts.shape[1])
+    flat = pa.array(np.ascontiguousarray(split_times).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, split_times.shape[1])
 
 
-def cuts_of(table: pa.Table) -> Integers:
+def split_times_of(table: pa.Table) -> Integers:
     """The split times ``[N, episodes]`` of a block; no episodes if it has none."""
     if EPISODES not in table.column_names:
         return np.empty((table.num_rows, 0), np.int64)
@@ -100,7 +100,7 @@ def cuts_of(table: pa.Table) -> Integers:
     return flat.reshape(table.num_rows, -1)
 
 
-class AddCuts(beam.DoFn):
+class AddSplitTimes(beam.DoFn):
     """(partition, block) -> (partition, block with the split times by date)."""
 
     def __init__(self, episodes: int) -> None:
@@ -111,8 +111,8 @@ class AddCuts(beam.DoFn):
     ) -> Iterator[tuple[int, pa.Table]]:
         """Adds the same split times to every row."""
         partition, block = element
-        cuts = np.tile(cuts_by_date(summary, self.episodes), (block.num_rows, 1))
-        yield partition, block.append_column(EPISODES, as_column(cuts))
+        split_times = np.tile(split_times_by_date(summary, self.episodes), (block.num_rows, 1))
+        yield partition, block.append_column(EPISODES, as_column(split_times))
 
 
 def definitions_with(schema: Schema, settings: TaskSettings) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ def definitions_with(schema: Schema, settings: TaskSettings) -> tuple[str, ...]:
 
 def query_starts(table: pa.Table, starts: Integers, stops: Integers, episode: int) -> Integers:
     """Index of the first query row of each record of training rows ``[records]``."""
-    before = columnar.to_numpy(table[TIME]) < cuts_of(table)[:, episode]
+    before = columnar.to_numpy(table[TIME]) < split_times_of(table)[:, episode]
     total = np.concatenate([[0], np.cumsum(before)])
     support: Integers = total[stops] - total[starts]
     return support

@@ -173,11 +173,13 @@ class _Compute(beam.DoFn):
         """`values` as an episode's rows see them: those of training rows from the split time on are
         frozen at the split time.
         """
-        cut = episodes.cuts_of(table)[:, episode]
-        query = (segments(table, self.settings) == TRAIN) & (columnar.to_numpy(table[TIME]) >= cut)
-        at_cut = known.as_of(codes[query], cut[query], *smoothed)
+        split_time = episodes.split_times_of(table)[:, episode]
+        query = (segments(table, self.settings) == TRAIN) & (
+            columnar.to_numpy(table[TIME]) >= split_time
+        )
+        at_split_time = known.as_of(codes[query], split_time[query], *smoothed)
         frozen = tuple(np.array(value) for value in values)
-        for value, other in zip(frozen, at_cut, strict=True):
+        for value, other in zip(frozen, at_split_time, strict=True):
             value[query] = other
         return frozen
 

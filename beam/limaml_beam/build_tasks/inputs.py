@@ -34,8 +34,8 @@ class Inputs:
         """Matches file patterns; raises `LimamlError` for missing or unknown tables and for
         patterns without a match. `text` and `dates` (of the interactions) as in `Source.match`.
         """
-        found = cls.tables_of(schema, tables, text)
-        return cls(Source.match("interactions", interactions, text, dates), found)
+        table_sources = cls.tables_of(schema, tables, text)
+        return cls(Source.match("interactions", interactions, text, dates), table_sources)
 
     @staticmethod
     def tables_of(

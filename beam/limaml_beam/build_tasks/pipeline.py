@@ -153,8 +153,8 @@ def construct(
     summary = blocks | "summary" >> beam.CombineGlobally(SummariseSplits(settings))
     if schema.history:
         if settings.episodes and settings.task_shares is None:
-            partitions = partitions | "cuts of episodes" >> beam.ParDo(
-                episodes.AddCuts(settings.episodes), beam.pvalue.AsSingleton(summary)
+            partitions = partitions | "split times of episodes" >> beam.ParDo(
+                episodes.AddSplitTimes(settings.episodes), beam.pvalue.AsSingleton(summary)
             ).with_output_types(tuple[int, pa.Table])
         added = partitions | "history" >> history.AddHistory(schema, settings, summary, shuffle)
         blocks = added["blocks"]

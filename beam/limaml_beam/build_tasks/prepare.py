@@ -13,7 +13,7 @@ from typing import Any
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.job import build_tasks
 from limaml_beam.build_tasks.options import PrepareOptions
-from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST, TaskSettings, cut_dates
+from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST, TaskSettings, date_fields
 from limaml_beam.io import files, outcome
 from limaml_beam.io.pipeline_options import use_options
 from tfrec_limaml.datasets.text_format import text_format
@@ -67,7 +67,7 @@ def prepare(
 
 def _dates(options: PrepareOptions, schema: Schema) -> dict[str, Any]:
     """The date fields of `TaskSettings`."""
-    return cut_dates(
+    return date_fields(
         schema,
         train_start=options.train_start,
         validation_start=options.validation_start,

@@ -83,7 +83,7 @@ class TaskSettings:
         return self.test_start - self.window
 
 
-def cut_dates(
+def date_fields(
     schema: Schema,
     *,
     validation_start: str | None = None,

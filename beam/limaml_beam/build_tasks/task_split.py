@@ -126,7 +126,7 @@ class _Split(beam.DoFn):
         if self.settings.episodes:
             hashes = columnar.stable_hash(keys)
             named[EPISODES] = episodes.as_column(
-                episodes.cuts_within_tasks(
+                episodes.split_times_within_tasks(
                     hashes, codes, times, order, segment, self.settings.episodes
                 )
             )

@@ -69,9 +69,9 @@ def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
         codes * 3 + segments(table, settings), (tasks * 3)[:, None] + [1, 2]
     ).T
 
-    def support_from(cut: Integers, earliest: int) -> Integers:
+    def support_from(end: Integers, earliest: int) -> Integers:
         too_early = np.concatenate([[0], np.cumsum(times < earliest)])
-        return np.maximum(first + too_early[cut] - too_early[first], cut - settings.max_samples)
+        return np.maximum(first + too_early[end] - too_early[first], end - settings.max_samples)
 
     train, recent = (
         support_from(validation, settings.support_start),
@@ -84,12 +84,14 @@ def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
         "test": (test, stop, recent, test - recent),
         "recent": (recent, test, recent, uncut),
     }
-    found = {}
+    by_split = {}
     for split in splits(settings):
         needed_from, end, start, query_start = limits[split]
         kept = np.flatnonzero(end > needed_from)
-        found[split] = Spans(keys.take(pa.array(kept)), start[kept], end[kept], query_start[kept])
-    return found
+        by_split[split] = Spans(
+            keys.take(pa.array(kept)), start[kept], end[kept], query_start[kept]
+        )
+    return by_split
 
 
 def whole_tasks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
@@ -158,11 +160,11 @@ class WriteShard(beam.DoFn):
             for part in whole_tasks(table, _ROWS):
                 progress.advance(f"writing {self.definition}", part.num_rows)
                 joined = join(self.schema, self.tables, part)
-                for split, records, found in self._records(part, joined):
+                for split, records, positions in self._records(part, joined):
                     files[split](frame_records(records))
-                    sizes[split].append(found.sizes())
+                    sizes[split].append(positions.sizes())
                     if rows is not None and split == folder.RECENT:
-                        rows.add(joined, found.keys, found.starts, found.stops)
+                        rows.add(joined, positions.keys, positions.starts, positions.stops)
         counted = {}
         for split, pairs in sizes.items():
             distinct, counts = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
@@ -178,14 +180,14 @@ class WriteShard(beam.DoFn):
         """Each split's name, its records, and their position in the table."""
         encode = encoder(self.schema, joined, self.beside)
         by_split = spans(part, self.settings)
-        for split, found in by_split.items():
-            yield split, encoded(encode, found), found
+        for split, positions in by_split.items():
+            yield split, encoded(encode, positions), positions
         for number, name in enumerate(self.episodes):
             train = by_split["train"]
             starts = episodes.query_starts(part, train.starts, train.stops, number)
-            found = dataclasses.replace(train, query_starts=starts)
+            positions = dataclasses.replace(train, query_starts=starts)
             frozen = encode.replaced(episodes.frozen_columns(self.schema, part, number))
-            yield name, encoded(frozen, found), found
+            yield name, encoded(frozen, positions), positions
 
     def _kept_rows(
         self, shard: int
@@ -201,9 +203,11 @@ class WriteShard(beam.DoFn):
         return str(FileSystems.join(self.directory, self.definition, name))
 
 
-def encoded(encode: task_encoder.TaskEncoder, found: Spans) -> pa.LargeBinaryArray:
+def encoded(encode: task_encoder.TaskEncoder, positions: Spans) -> pa.LargeBinaryArray:
     """The records of spans ``[records]``."""
-    return encode.encode_tasks(found.keys, found.starts, found.stops, found.query_starts)
+    return encode.encode_tasks(
+        positions.keys, positions.starts, positions.stops, positions.query_starts
+    )
 
 
 def splits(settings: TaskSettings) -> tuple[str, ...]:

@@ -84,7 +84,8 @@ def settings_from(arguments: argparse.Namespace, store: EmbeddingStore) -> Updat
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs one update."""
-    from limaml_beam.update.job import Updater, exclusive
+    from limaml_beam.update.job import Updater
+    from limaml_beam.update.lock import exclusive
     from tfrec_limaml.store import open_store
 
     with exclusive(Path(arguments.work)):

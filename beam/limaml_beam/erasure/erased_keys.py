@@ -12,7 +12,7 @@ from limaml_beam.erasure.task_key import task_key_of
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.schema.task_keys import decode_task_key, task_key
-from tfrec_limaml.store.erasure import is_meant
+from tfrec_limaml.store.erasure import is_erased
 
 
 class Erased:
@@ -31,7 +31,7 @@ class Erased:
         words = {part for key in keys for part in _parts(key)[:1]}
         alternatives = "|".join(map(re.escape, sorted(words))) or r"(?!)"
         self._words = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
-        #: Key columns of task definitions, with what their keys begin with in a store.
+        #: Key columns of task definitions, with the prefix of their keys in a store.
         self._definitions: dict[tuple[str, ...], str] = {}
         self._prefixes: dict[str, str] = {}
 
@@ -56,11 +56,11 @@ class Erased:
         return bool(self._definitions)
 
     def key(self, key: bytes) -> bool:
-        """Whether a task key is meant, as it stands in a store."""
-        return is_meant(key, self._keys)
+        """Whether a task key (in the form of a store) is to be erased."""
+        return is_erased(key, self._keys)
 
     def key_of(self, definition: str, key: bytes) -> bool:
-        """Whether a definition's task key is meant, as it stands in records.
+        """Whether a definition's task key (in the form of records) is to be erased.
 
         Raises:
             LimamlError: No schema says which definition comes first.
@@ -68,7 +68,7 @@ class Erased:
         if definition not in self._prefixes:
             raise LimamlError(
                 f"no schema.yaml with the task definition {definition!r} is beside its records: "
-                "it cannot be told whose keys are meant; put it back, or delete the records"
+                "its keys cannot be identified; restore the file, or delete the records"
             )
         return self.key(self._prefixes[definition].encode() + key)
 
@@ -77,8 +77,8 @@ class Erased:
         return any(part in record for part in self._parts)
 
     def refused_record(self, record: bytes) -> bool:
-        """Whether a record among dead letters is meant; one whose key cannot be read is, where it
-        holds the first part of a key as a word.
+        """Whether a record among dead letters is to be erased; also one whose key cannot be read,
+        if it holds the first part of a key as a word.
         """
         key = task_key_of(record)
         if key is None or names_others(record):
@@ -90,8 +90,8 @@ class Erased:
         return self._words.search(text) is not None
 
     def row(self, row: Any) -> bool:
-        """Whether a row of a dead letter is meant: by the keys that its columns make, or, where
-        they make none, by its text.
+        """Whether a row of a dead letter is to be erased: by the keys of its columns, or by its
+        text if these give no key.
         """
         if not isinstance(row, dict):
             return self.text(str(row))
@@ -105,12 +105,12 @@ class Erased:
         return any(self.key(f"{prefix}{key}".encode()) for prefix, key in made)
 
     def columns(self, names: Sequence[str]) -> dict[tuple[str, ...], str]:
-        """Key columns of the task definitions that a table with these columns holds keys of, and
-        what these keys begin with in a store.
+        """Key columns of the task definitions whose keys a table with these columns holds, and the
+        prefix of these keys in a store.
         """
         return {c: prefix for c, prefix in self._definitions.items() if set(c) <= set(names)}
 
 
 def _parts(key: str) -> tuple[str, ...]:
-    """The values that a key was made of; see `joint_key_prefix`."""
+    """The values that a key was built from; see `joint_key_prefix`."""
     return decode_task_key(key)[2 if key.startswith("%|") else 0 :]

@@ -28,7 +28,7 @@ from limaml_beam.io.staged_output import staged_file
 from limaml_beam.io.tfrecords import frame_record, read_records
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, beside_column
-from limaml_beam.update.job import exclusive
+from limaml_beam.update.lock import exclusive
 from limaml_beam.update.state import UpdateState
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.task_keys import joint_key_prefix
@@ -79,7 +79,7 @@ def json_lines(path: str, erased: Erased, write: bool) -> int:
     """Dead letters of `limaml prepare` and `limaml update`."""
     with open_file(path) as file:
         lines = bytes(file.read()).splitlines(keepends=True)
-    meant = [_is_meant_line(line, erased) for line in lines]
+    meant = [_is_erased_line(line, erased) for line in lines]
     if any(meant) and write:
         with staged_file(path) as file:
             kept = (line for line, gone in zip(lines, meant, strict=True) if not gone)
@@ -87,7 +87,7 @@ def json_lines(path: str, erased: Erased, write: bool) -> int:
     return sum(meant)
 
 
-def _is_meant_line(line: bytes, erased: Erased) -> bool:
+def _is_erased_line(line: bytes, erased: Erased) -> bool:
     try:
         letter = json.loads(line)
         return "row" in letter and erased.row(letter["row"])
@@ -97,7 +97,7 @@ def _is_meant_line(line: bytes, erased: Erased) -> bool:
 
 def parquet(path: str, erased: Erased, write: bool) -> int | None:
     """A Parquet file: embeddings, dead letters of `limaml embed`, or a table with key columns; None
-    where it has none of these columns, and no schema says which they would be.
+    if it has none of these columns, and no schema says which they would be.
     """
     with files.open_binary(path) as raw, pq.ParquetFile(raw) as file:
         names = file.schema_arrow.names
@@ -119,7 +119,7 @@ def _columns_needed(names: Sequence[str], erased: Erased) -> list[str]:
 
 
 def _rule_for(names: Sequence[str], erased: Erased) -> Callable[[pa.RecordBatch], Any] | None:
-    """Tells the rows of a batch that are meant."""
+    """A function that marks the rows to erase in a batch."""
     if TASK_KEY in names:
         return lambda batch: _mask(batch[TASK_KEY], erased.key)
     if RECORD in names:
@@ -168,7 +168,7 @@ def kept_rows(path: str, erased: Erased, write: bool) -> int | None:
 
 
 def _kept_mask(batch: pa.RecordBatch, definition: str, erased: Erased) -> Any:
-    """Which rows are of a task that is meant, or name one."""
+    """Which rows belong to a task to erase, or name one."""
     others = {
         name: name.removeprefix(beside_column(""))
         for name in batch.schema.names
@@ -204,7 +204,7 @@ def update_state(path: str, erased: Erased, write: bool) -> int:
 
 
 def _naming(rows: pa.RecordBatch, prefix: str, erased: Erased) -> Any:
-    """Which rows of a task name one of the other definition that is meant."""
+    """Which rows of a task name a task to erase of the other definition."""
     mask = np.zeros(len(rows), np.bool_)
     for name in rows.schema.names:
         if name.startswith(beside_column("")):

@@ -176,9 +176,13 @@ def _in_file(path: str, root: str, erased: Erased, write: bool) -> int | None:
     kind = kind_of(path)
     if kind is None:
         return None
-    found = schema_above(path, root)
+    schema_and_definitions = schema_above(path, root)
     try:
-        return kind(path, erased if found is None else erased.beside(*found), write)
+        return kind(
+            path,
+            erased if schema_and_definitions is None else erased.beside(*schema_and_definitions),
+            write,
+        )
     except READ_ERRORS as error:
         raise LimamlError(f"cannot search {path}: {error}; remove it, or replace it") from error
 

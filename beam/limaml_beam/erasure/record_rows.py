@@ -29,10 +29,10 @@ def without_rows(record: bytes, meant: Callable[[str, bytes], bool]) -> bytes | 
 
     Args:
         record: A serialized record.
-        meant: Whether a task is meant, by definition and task key.
+        meant: Whether a task is to be erased, by definition and task key.
 
     Returns:
-        The same bytes where no row names one; None where no row stays, or no query row of a
+        The same bytes where no row names one; None if no row stays, or no query row of a
         record with query rows.
     """
     parts = dict(fields_of(record))

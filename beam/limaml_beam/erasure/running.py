@@ -1,7 +1,7 @@
 """Refreshes and updates that use a work folder while keys are erased from it.
 
-Those that begin after the stores have their tombstones leave the keys out. What has begun before
-may write rows of erased tasks to files that were searched already.
+Runs that begin after the stores have their tombstones leave the keys out. Runs that began before
+may still write rows of erased tasks to files that were already searched.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from limaml_beam.io import files
-from limaml_beam.update.job import exclusive
+from limaml_beam.update.lock import exclusive
 
 _REFRESH_LOCK, _UPDATE_LOCK = "refresh.lock", "update.lock"
 
@@ -22,14 +22,14 @@ def refreshes(roots: Sequence[str]) -> list[str]:
 
 
 def wait_for_updates(roots: Sequence[str]) -> None:
-    """Returns when updates that are running now are done: they take seconds."""
+    """Waits for running updates to end: they take seconds."""
     for folder in _with(roots, _UPDATE_LOCK):
         with exclusive(folder, wait=True):
             pass
 
 
 def _with(roots: Sequence[str], lock: str) -> list[Path]:
-    """Local folders that hold a lock; those that lie elsewhere have none."""
+    """Local folders that hold a lock; folders elsewhere have none."""
     local = [root for root in roots if files.is_local(root)]
     return [path.parent for root in local for path in sorted(Path(root).rglob(lock))]
 

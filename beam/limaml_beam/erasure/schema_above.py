@@ -17,9 +17,9 @@ def schema_above(path: str, root: str) -> tuple[Schema, tuple[str, ...]] | None:
     """
     folder = path.rsplit("/", 1)[0]
     for candidate in _upwards(folder, root):
-        found = _schema_in(candidate)
-        if found is not None:
-            return found
+        schema_and_definitions = _schema_in(candidate)
+        if schema_and_definitions is not None:
+            return schema_and_definitions
     return None
 
 

@@ -51,7 +51,7 @@ def adapt_with(
         embedding_dim: Width ``D``, from the manifest.
         intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
         with_variance: Call the signature that gives posterior variances too.
-        given: Of a model of two definitions: the side, and what is known of the other one.
+        given: For a model of two definitions: the side, and the known offsets of the other one.
     """
     import_tensorflow()
     from tfx_bsl.public.proto import model_spec_pb2
@@ -160,7 +160,7 @@ def packed(
         model: What `load_model` gave.
         embedding_dim: Width ``D``.
         signature_name: The signature to call, without `others`.
-        others: Of a model of two definitions: the side, and what is known of the other one.
+        others: For a model of two definitions: the side, and the known offsets of the other one.
     """
     import_tensorflow()
     import tensorflow as tf

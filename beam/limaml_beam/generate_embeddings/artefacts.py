@@ -15,7 +15,7 @@ from tfrec_limaml.tasks.folder import RECENT, SCHEMA_FILE, shard_pattern
 
 def newest_adapter(export: str) -> str:
     """``adapter/<version>`` of the highest version in an export folder; raises
-    `VersionMismatchError` where there is none.
+    `VersionMismatchError` if there is none.
     """
     base = files.join(export, "adapter")
     manifests = files.matching(base, f"*/{EXTRA_DIRECTORY}/{MANIFEST_FILE}")
@@ -26,7 +26,7 @@ def newest_adapter(export: str) -> str:
 
 
 def read_manifest(adapter: str) -> Manifest:
-    """The manifest of ``adapter/<version>``; raises `VersionMismatchError` where there is none that
+    """The manifest of ``adapter/<version>``; raises `VersionMismatchError` if there is none that
     can be read.
     """
     return Manifest.from_json(_manifest_text(adapter), _manifest_path(adapter))
@@ -38,7 +38,7 @@ def manifest_digest(adapter: str) -> str:
 
 
 def read_schema(tasks: str) -> Schema:
-    """The schema of a folder of tasks; raises `SchemaError` where there is none."""
+    """The schema of a folder of tasks; raises `SchemaError` if there is none."""
     path = files.join(tasks, SCHEMA_FILE)
     text = files.read_text(path)
     if text is None:
@@ -47,7 +47,7 @@ def read_schema(tasks: str) -> Schema:
 
 
 def task_files(tasks: str, definition: str) -> list[str]:
-    """Files of the records that embeddings are computed from; raises `LimamlError` where there are
+    """Files of the records that embeddings are computed from; raises `LimamlError` if there are
     none.
     """
     folder = files.join(tasks, definition)

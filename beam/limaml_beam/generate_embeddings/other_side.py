@@ -1,4 +1,4 @@
-"""What the tasks of one side of a model of two definitions are adapted with."""
+"""Inputs for adapting the tasks of one side of a model of two definitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from limaml_beam.generate_embeddings import tables
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What one side's tasks are adapted with, of a model of two definitions.
+    """The inputs for adapting one side's tasks, for a model of two definitions.
 
     Attributes:
         side: The side of the tasks, 0 or 1.
@@ -26,7 +26,7 @@ class Given:
 
 
 class Others(Protocol):
-    """What is known of the other side of some tasks.
+    """The known offsets of the other side, for some tasks.
 
     Attributes:
         side: The side of the tasks, 0 or 1.
@@ -46,7 +46,7 @@ class OthersInFiles:
     def __init__(self, given: Given, embedding_dim: int) -> None:
         self.side = given.side
         keys: list[str] = []
-        parts = [np.zeros((1, embedding_dim), np.float32)]  # nobody's
+        parts = [np.zeros((1, embedding_dim), np.float32)]  # of unknown tasks
         for batch in tables.read_batches(given.files, ["task_key", "embedding"]):
             if len(batch):
                 keys += batch["task_key"].to_pylist()

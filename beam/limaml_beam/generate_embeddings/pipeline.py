@@ -59,8 +59,8 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
     Args:
         job: The settings.
         manifest: The adapter's.
-        given: Of a model of two definitions: which side's tasks these are, and what is known of the
-            other one's.
+        given: For a model of two definitions: the side of these tasks, and the known offsets of the
+            other side.
         oldest: Last interaction, in milliseconds, from which on rows outside the window are kept.
     """
 

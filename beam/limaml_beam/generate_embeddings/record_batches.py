@@ -62,7 +62,7 @@ def unpack(batch: bytes) -> list[bytes]:
 
 
 def sample_count(record: bytes) -> int:
-    """The number of samples that a record states; 0 where it states none."""
+    """The number of samples that a record states; 0 if it states none."""
     match = _SAMPLE_COUNT.search(record, 0, CONTEXT_BYTES)
     return read_varint(match[1]) if match else 0
 

@@ -54,7 +54,7 @@ def make_report(
 
 
 def check_report(report: Mapping[str, Any], max_bad_fraction: float) -> None:
-    """Raises `LimamlError` where tasks were lost, or too many were refused."""
+    """Raises `LimamlError` if tasks were lost, or too many were refused."""
     dead = sum(report[tables.DEAD_LETTERS].values())
     read, used = report["tasks_read"], report["embedded"] + report["carried"]
     if report["unreadable_files"]:
@@ -86,7 +86,7 @@ def write_report(folder: str, report: Mapping[str, Any]) -> None:
 
 
 def read_report(folder: str) -> dict[str, Any]:
-    """The report of a finished run; raises `LimamlError` where there is none."""
+    """The report of a finished run; raises `LimamlError` if there is none."""
     text = files.read_text(files.join(folder, REPORT_FILE))
     if text is None:
         raise LimamlError(

@@ -110,7 +110,7 @@ def _lists(matrix: npt.NDArray[np.float32]) -> pa.ListArray:
 def dead_letter_table(
     reasons: Sequence[str], details: Sequence[str], records: Sequence[bytes | None]
 ) -> pa.Table:
-    """One table of dead letters; `records` holds the bytes where there are any."""
+    """One table of dead letters; `records` holds the bytes if there are any."""
     return pa.Table.from_arrays(
         [pa.array(reasons), pa.array(details), pa.array(records, pa.binary())],
         schema=DEAD_LETTERS_SCHEMA,
@@ -118,7 +118,7 @@ def dead_letter_table(
 
 
 def embedding_matrix(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.float32]:
-    """An ``embedding`` column as ``[n, D]``; raises `ValueError` where the widths differ."""
+    """An ``embedding`` column as ``[n, D]``; raises `ValueError` if the widths differ."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if len(column) == 0:
         return np.zeros((0, 0), np.float32)

@@ -56,10 +56,10 @@ def kept(output: Path, turn: int, keys: Sequence[str]) -> dict[str, npt.NDArray[
         raise LimamlError(
             f"{output} holds no offsets of earlier turns: run `limaml refresh --keep-rows` once"
         )
-    found = {}
+    offsets = {}
     for batch in KeptRows(folder, 1).of(keys):
-        found[batch[TASK][0].as_py()] = tables.embedding_matrix(batch[_OFFSET])[0]
-    return found
+        offsets[batch[TASK][0].as_py()] = tables.embedding_matrix(batch[_OFFSET])[0]
+    return offsets
 
 
 def _folder(output: str, turn: int) -> str:

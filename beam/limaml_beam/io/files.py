@@ -22,13 +22,13 @@ from tfrec_limaml.errors import LimamlError
 
 
 def is_local(path: str) -> bool:
-    """Whether a path lies on this machine's filesystem."""
+    """Whether a path is on this machine's filesystem."""
     return FileSystems.get_scheme(path) is None
 
 
 def has_folders(path: str) -> bool:
     """Whether the path's filesystem has folders, which can be renamed at once; raises `LimamlError`
-    where Beam knows none.
+    if Beam knows none.
     """
     return bool(_filesystem(path).has_dirs())
 
@@ -40,7 +40,7 @@ def join(folder: str, *names: str) -> str:
 
 def matching(folder: str, pattern: str) -> list[str]:
     """Paths below a folder that match a pattern (``*`` within a name, ``**`` across folders),
-    sorted; none where there is no folder.
+    sorted; none if there is no folder.
 
     Raises:
         LimamlError: The filesystem cannot be listed, or there is none of that kind.
@@ -84,7 +84,7 @@ def match_tables(pattern: str) -> dict[str, Any]:
 
 def relative_to_pattern(path: str, pattern: str) -> str:
     """A path that a pattern matches, from the pattern's first name with glob characters on, or from
-    what lies below it.
+    below it.
     """
     names = pattern.rstrip("/").split("/")
     fixed = next((n for n, name in enumerate(names) if glob.has_magic(name)), len(names))
@@ -113,7 +113,7 @@ def open_binary(path: str) -> Any:
 
 
 def read_text(path: str) -> str | None:
-    """A whole text file; None where there is none. Raises `LimamlError` where it cannot be read."""
+    """A whole text file; None if there is none. Raises `LimamlError` if it cannot be read."""
     filesystem = _filesystem(path)
     try:
         if not filesystem.exists(path):
@@ -134,8 +134,8 @@ def write_text(path: str, text: str) -> None:
 def local_copy(folder: str) -> Iterator[str]:
     """The folder itself where it is local; else a copy of it on this machine until the block ends.
 
-    TensorFlow opens few filesystems beside the local one, and gs:// only with a package of its own;
-    Beam's are those that tasks and outputs lie on already.
+    TensorFlow opens few filesystems besides the local one, and gs:// only with an extra package;
+    Beam's filesystems already hold the tasks and outputs.
     """
     if is_local(folder):
         yield folder

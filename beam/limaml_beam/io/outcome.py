@@ -34,7 +34,7 @@ def stage(name: str) -> None:
 
 
 def note(**facts: Any) -> None:
-    """Adds facts to the report of the run, where there is one."""
+    """Adds facts to the report of the run, if there is one."""
     report = _current.get()
     if report is not None:
         report.update(facts)

@@ -41,7 +41,7 @@ class Source:
         name: What messages call it.
         files: Paths.
         size: Total bytes.
-        updated: When the newest file was written, seconds since the epoch (0 where the filesystem
+        updated: When the newest file was written, seconds since the epoch (0 if the filesystem
             does not say).
         empty: Paths of empty files, which are not read.
         markers: Paths of files without data, such as ``_SUCCESS``; see `partitions.is_marker`.
@@ -152,9 +152,9 @@ def read_rows(
         if format_of(path) == "tfrecord":
             read = _read_tfrecord(path, batch_rows)
         else:
-            opener = functools.partial(open_file, path)
+            open_path = functools.partial(open_file, path)
             read = table_files.read_file(
-                path, opener, columns, batch_rows, text or TextFormat(), group
+                path, open_path, columns, batch_rows, text or TextFormat(), group
             )
         for rows in read:
             missing = sorted(set(columns) - set(rows.table.column_names))

@@ -29,7 +29,7 @@ MARKERS = (SCHEMA_FILE, REPORT_FILE)
 
 
 def check_free(output: str, overwrite: bool) -> None:
-    """Raises `LimamlError` where the output exists and may not be replaced."""
+    """Raises `LimamlError` if the output exists and may not be replaced."""
     if not overwrite and files.exists(output):
         raise LimamlError(f"{output} exists; give --overwrite to replace it, or another --output")
 
@@ -56,7 +56,7 @@ def held(staging: str, output: str) -> Iterator[None]:
     if not files.is_local(staging):
         yield
         return
-    _remove_leftovers(Path(output))
+    _remove_files_of_dead_runs(Path(output))
     Path(staging).mkdir(parents=True)
     new = Path(staging, f"{_LOCK}.new")
     with new.open("w") as file:
@@ -66,7 +66,7 @@ def held(staging: str, output: str) -> Iterator[None]:
     Path(output, _LOCK).unlink(missing_ok=True)
 
 
-def _remove_leftovers(output: Path) -> None:
+def _remove_files_of_dead_runs(output: Path) -> None:
     """Removes the folders beside an output whose process is dead, and a former output that an
     interrupted overwrite did not remove.
     """
@@ -80,7 +80,7 @@ def _remove_leftovers(output: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def remove_remains(output: Path) -> None:
+def remove_partial_outputs(output: Path) -> None:
     """Removes all files of killed runs beside a local output; no other run may write to it."""
     name = glob.escape(output.name)
     for what in ("partial", "old"):

@@ -45,7 +45,7 @@ def check_run(
     Args:
         folder: Output of the run.
         report: Its report, with ``statistics`` from `describe`.
-        previous: Output of the published run, where there is one.
+        previous: Output of the published run, if there is one.
         reference: Its report.
         limits: The thresholds.
 
@@ -102,8 +102,8 @@ def check_input(
 
     Args:
         quality: Of today's input: ``quality`` of the data card.
-        trained: Of the model's training data; empty where unknown.
-        reference: Of the published run's input; empty where there is none.
+        trained: Of the model's training data; empty if unknown.
+        reference: Of the published run's input; empty if there is none.
         limits: The thresholds.
 
     Returns:
@@ -143,5 +143,5 @@ def require(checks: list[Check]) -> None:
     if failed:
         raise LimamlError(
             f"not published: {'; '.join(failed)}. Fix the cause, or pass wider limits if the "
-            "change is meant"
+            "change is intended"
         )

@@ -42,8 +42,8 @@ from limaml_beam.refresh.outputs import (
     publish_pending,
     published_report,
 )
-from limaml_beam.update import job as updates
 from limaml_beam.update.dead_letters import remove_letters
+from limaml_beam.update.lock import exclusive
 from limaml_beam.update.plan import Plan, write_plan
 from limaml_beam.update.reconcile import reconcile, settings_of
 from tfrec_limaml import staging
@@ -104,7 +104,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
 def _reconcile(settings: Refresh, output: Path, card: dict[str, Any]) -> dict[str, Any]:
     """Compares the results of `limaml update` since the last refresh with this refresh's output."""
     tasks = settings.work / "tasks"
-    with updates.exclusive(settings.work, wait=True):
+    with exclusive(settings.work, wait=True):
         return reconcile(settings.work, str(output), read_schema(str(tasks)), settings_of(card))
 
 

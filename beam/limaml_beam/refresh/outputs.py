@@ -75,4 +75,4 @@ def clear(work: Path, published: dict[str, Any] | None, store: EmbeddingStore) -
     for folder in (work / "embeddings").glob("*"):
         if folder.name not in names:
             shutil.rmtree(folder, ignore_errors=True)
-    staged_output.remove_remains(work / "tasks")
+    staged_output.remove_partial_outputs(work / "tasks")

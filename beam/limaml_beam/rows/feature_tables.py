@@ -119,7 +119,7 @@ class FeatureTable:
         return rows < 0 if mask is None else mask[rows]
 
     def column(self, feature: Feature, rows: npt.NDArray[np.int64]) -> pa.Array:
-        """A feature's values at `rows`, filled where there is none."""
+        """A feature's values at `rows`, filled if there is none."""
         stored = self._columns[feature.name][0]
         return stored.take(pa.array(np.where(rows < 0, len(stored) - 1, rows)))
 

@@ -48,7 +48,7 @@ class Adapted:
     turns: dict[int, dict[str, Offset]] = dataclasses.field(default_factory=dict)
 
 
-class TouchedTasks:
+class TaskAdapter:
     """Computes the embeddings of updated tasks; the model is loaded once.
 
     Args:
@@ -83,10 +83,12 @@ class TouchedTasks:
         turns = turns_of(int(self._manifest.inner_loop["sweeps"]))
         for turn, side in turns:
             given = _Others(side, dim, turn - 1, look_up, {} if others is None else others)
-            found, letters = self._adapt_with(packed(self._model, dim, others=given), records[side])
-            others = _by_key(found)
+            embeddings, letters = self._adapt_with(
+                packed(self._model, dim, others=given), records[side]
+            )
+            others = _by_key(embeddings)
             if turn >= len(turns) - 2:
-                made.tables += found
+                made.tables += embeddings
                 made.letters += letters
             else:
                 made.turns[turn] = others
@@ -97,14 +99,14 @@ class TouchedTasks:
     ) -> tuple[list[pa.Table], list[str]]:
         """Embeddings and dead letters of records."""
         to_tables = ToTables(self._manifest, generation="")
-        found, letters = [], []
+        embeddings, letters = [], []
         for batch in batches_by_width(records, _BATCH_SIZE):
             for part in to_tables.split(batch, adapter.adapt(batch)):
                 if isinstance(part, pa.Table):
-                    found.append(part)
+                    embeddings.append(part)
                 elif getattr(part, "tag", None) == tables.DEAD_LETTERS:
                     letters += [_letter(row) for row in part.value.to_pylist()]  # type: ignore[attr-defined]
-        return found, letters
+        return embeddings, letters
 
 
 class _Others:
@@ -132,8 +134,8 @@ class _Others:
         rows = [place.setdefault(key.decode(), len(place)) for key in keys.tolist()]
         unknown = [key for key in place if key not in self._known]
         if unknown:
-            found = self._look_up(self._turn, unknown) if self._turn >= 0 else {}
-            self._known |= {key: found.get(key, self._nobody) for key in unknown}
+            looked_up = self._look_up(self._turn, unknown) if self._turn >= 0 else {}
+            self._known |= {key: looked_up.get(key, self._nobody) for key in unknown}
         offsets = [self._known[key] for key in place] or [self._nobody]
         return np.array(rows, np.int32), np.stack(offsets)
 

@@ -5,7 +5,7 @@ refresh`::
 
     <work>/update.lock               held by one updater; a dead one's lock is free
     <work>/update.json               how the last refresh made its records
-    <work>/updates/rows/             rows of the tasks that were touched since
+    <work>/updates/rows/             rows of the tasks that updates affected
     <work>/updates/dead_letter/      what could not be used, with its reason
 
 The store is written before the state: an update that is killed between the two repeats its work.
@@ -17,11 +17,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
-import fcntl
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +29,12 @@ import pyarrow as pa
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.kept_rows import KeptRows
 from limaml_beam.build_tasks.prepare import sources
-from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, TIME
-from limaml_beam.update.adapting import TouchedTasks
+from limaml_beam.update.adapting import TaskAdapter
 from limaml_beam.update.dead_letters import write_letters
 from limaml_beam.update.look_up import TurnLookUp
 from limaml_beam.update.merging import merged, records_of, without_erased
@@ -106,11 +104,11 @@ class Updater:
         self._manifest = read_manifest(self._adapter_path)
         self._definitions = (self._manifest.task_definition, *self._manifest.joint_definitions)
         self._tasks = settings.work / "tasks"
-        self._touched = TouchedTasks(self._adapter_path, self._manifest)
+        self._task_adapter = TaskAdapter(self._adapter_path, self._manifest)
 
     def load(self) -> None:
         """Loads the model, which the first update does otherwise."""
-        self._touched.load()
+        self._task_adapter.load()
 
     def update(self, patterns: Sequence[str]) -> dict[str, Any]:
         """Adds new interactions; to be called within `exclusive`.
@@ -156,7 +154,7 @@ class Updater:
         with contextlib.closing(state):
             new, rows, settings = self._read(read, schema, state)
             records = [records_of(rows.get(d), schema, settings, d)[1] for d in self._definitions]
-            made = self._touched.adapt(records, self._look_up(state, settings))
+            made = self._task_adapter.adapt(records, self._look_up(state, settings))
             upserted = self._upsert(made.tables)
             prefixes = schema.key_prefixes(self._definitions)
             by_prefix = {prefixes[d]: table for d, table in rows.items()}
@@ -181,8 +179,8 @@ class Updater:
         schema: Schema,
         state: UpdateState,
     ) -> tuple[NewRows, dict[str, pa.Table], TaskSettings]:
-        """New rows, and by definition all rows of the tasks that they touch, or that lost a row;
-        again where a refresh puts other records in place meanwhile.
+        """New rows, and by definition all rows of the tasks that they affect, or that lost a row;
+        read again if a refresh replaces the records meanwhile.
         """
         for _ in range(_ATTEMPTS):
             card = self._tasks / DATA_CARD_FILE
@@ -203,7 +201,7 @@ class Updater:
         if end is None:
             skew = dt.timedelta(seconds=self._settings.clock_skew_seconds)
             end = (dt.datetime.now(dt.UTC) + skew).isoformat()
-        dates = cut_dates(
+        dates = date_fields(
             read_schema(str(self._tasks)),
             window_days=options.window_days,
             recent_only=True,
@@ -222,16 +220,16 @@ class Updater:
     def _merge(
         self, new: NewRows, schema: Schema, settings: TaskSettings, state: UpdateState
     ) -> dict[str, pa.Table]:
-        """All rows of the touched tasks, by definition."""
+        """All rows of the affected tasks, by definition."""
         due, rows = state.due(settings.recent_start), {}
         new.due = len(due)
         for definition, prefix in schema.key_prefixes(settings.definitions).items():
             table = new.tables.get(definition)
             late = [key.removeprefix(prefix) for key in due if prefix_of(key) == prefix]
             distinct = [] if table is None else columnar.codes_of(table[TASK])[1].to_pylist()
-            touched = list(dict.fromkeys([*distinct, *late]))
-            base = KeptRows(self._tasks / definition, settings.shards).of(touched)
-            held = state.of(touched, base[0].schema if base else None, prefix)
+            affected = list(dict.fromkeys([*distinct, *late]))
+            base = KeptRows(self._tasks / definition, settings.shards).of(affected)
+            held = state.of(affected, base[0].schema if base else None, prefix)
             old = without_erased([*base, *held], schema, settings, definition)
             merged_rows, duplicates = merged(old, table, settings, late)
             if merged_rows is not None:
@@ -266,32 +264,6 @@ class Updater:
                     table["event_timestamp"].cast(pa.int64()).to_pylist(),
                 )
         raise StoreError(f"the current generation changed during {_ATTEMPTS} attempts; try again")
-
-
-class BusyError(LimamlError):
-    """Another updater holds the work folder."""
-
-
-@contextlib.contextmanager
-def exclusive(work: Path, wait: bool = False) -> Iterator[None]:
-    """Holds the lock of updaters; raises `BusyError` where another one has it, or waits for it."""
-    try:
-        file = open(work / "update.lock", "a+")  # noqa: SIM115 - held until the end of the block
-    except OSError as error:
-        raise LimamlError(f"cannot use the work folder {work}: {error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            file.seek(0)
-            raise BusyError(
-                f"another update (process {file.read().strip() or 'unknown'}) is using {work}: "
-                "nothing was read; try again when it is done"
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
 
 
 def _lag(new: NewRows) -> dict[str, float] | None:

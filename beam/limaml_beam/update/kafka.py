@@ -70,7 +70,7 @@ class KafkaStream:
 
 
 def check_batches(seconds: float, messages: int) -> None:
-    """Raises `LimamlError` for settings of micro-batches that cannot be."""
+    """Raises `LimamlError` for invalid settings of micro-batches."""
     if not seconds > 0 or messages < 1:
         raise LimamlError(
             "batch_seconds must be positive and batch_messages at least 1, received "
@@ -85,14 +85,14 @@ def read_client_file(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise LimamlError(f"cannot read {path}: {error}") from error
     lines = [line.strip() for line in text.splitlines()]
-    found = {}
+    settings = {}
     for line in lines:
         if line and not line.startswith("#"):
             name, equals, value = line.partition("=")
             if not equals:
                 raise LimamlError(f"{path}: expected name=value, found {line!r}")
-            found[name.strip()] = value.strip()
-    return found
+            settings[name.strip()] = value.strip()
+    return settings
 
 
 def stream_kafka(settings: KafkaStream, tell: Tell, sleep: Sleep = time.sleep) -> dict[str, Any]:
@@ -177,10 +177,10 @@ class _Topic:
     def _check(self) -> None:
         servers, topic = self._settings.servers, self._settings.topic
         try:
-            found = self._consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics.get(topic)
+            metadata = self._consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics.get(topic)
         except self._kafka.KafkaException as error:
             raise LimamlError(f"no Kafka broker answers at {servers}: {error}") from error
-        if found is None or found.error is not None:
+        if metadata is None or metadata.error is not None:
             raise LimamlError(f"the Kafka broker {servers} has no topic {topic!r}: create it first")
 
     def _join(self, consumer: Any, partitions: list[Any]) -> None:
@@ -198,16 +198,16 @@ class _Topic:
         """The next messages; empty if none arrived for a short time."""
         self._resume()
         limit = self._settings.batch_messages
-        found, self._held = self._held, []
-        if not found:
-            found = self._read(1, _POLL_SECONDS)
+        messages, self._held = self._held, []
+        if not messages:
+            messages = self._read(1, _POLL_SECONDS)
         end = time.monotonic() + self._settings.batch_seconds
-        while found and len(found) < limit and (left := end - time.monotonic()) > 0:
-            found += self._read(limit - len(found), left)
-        return found
+        while messages and len(messages) < limit and (left := end - time.monotonic()) > 0:
+            messages += self._read(limit - len(messages), left)
+        return messages
 
     def _read(self, most: int, seconds: float) -> list[tuple[Message, int, int]]:
-        found = []
+        messages = []
         for record in self._consumer.consume(most, seconds):
             partition, offset = record.partition(), record.offset()
             if record.error() is not None:
@@ -218,8 +218,8 @@ class _Topic:
                 continue
             self._ended.discard(partition)
             place = f"{record.topic()}/{partition}/{offset}"
-            found.append((Message(place, record.value()), partition, offset))
-        return found
+            messages.append((Message(place, record.value()), partition, offset))
+        return messages
 
     def commit(self, batch: list[tuple[Message, int, int]]) -> None:
         """Commits a batch. If that fails the batch is delivered again, which is harmless."""

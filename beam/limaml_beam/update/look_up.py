@@ -46,11 +46,11 @@ class TurnLookUp:
         """See `limaml_beam.update.adapting.LookUp`."""
         if turn >= self._last:
             return self._in_store(keys)
-        found = self._state.turn(turn, keys)
-        missing = [key for key in keys if key not in found]
+        offsets = self._state.turn(turn, keys)
+        missing = [key for key in keys if key not in offsets]
         gone = self._tombstones.mean([key.encode() for key in missing])
         missing = [key for key, erased in zip(missing, gone, strict=True) if not erased]
-        return {**turns.kept(self._output(), turn, missing), **found} if missing else found
+        return {**turns.kept(self._output(), turn, missing), **offsets} if missing else offsets
 
     def _output(self) -> Path:
         version = self._manifest.model_version

@@ -46,9 +46,9 @@ def merged(
     )
     kept = ranking[~repeat]
     late = [code for code, key in enumerate(keys.to_pylist()) if key in set(due)] if due else []
-    touched = np.union1d(tasks[kept[is_new[kept]]], late)
+    affected = np.union1d(tasks[kept[is_new[kept]]], late)
     duplicates = int(is_new[ranking[repeat]].sum())
-    kept = kept[np.isin(tasks[kept], touched)]
+    kept = kept[np.isin(tasks[kept], affected)]
     return latest(table.take(pa.array(kept)), settings), duplicates
 
 
@@ -74,14 +74,14 @@ def without_erased(
     if not len(tombstones) or not beside:
         return list(batches)
     prefixes = schema.key_prefixes(settings.definitions)
-    found = []
+    left = []
     for batch in batches:
         gone = np.zeros(len(batch), np.bool_)
         for name in beside:
             keys = batch[columnar.beside_column(name)].to_pylist()
             gone |= tombstones.mean([f"{prefixes[name]}{key}".encode() for key in keys])
-        found.append(batch.filter(pa.array(~gone)))
-    return [batch for batch in found if len(batch)]
+        left.append(batch.filter(pa.array(~gone)))
+    return [batch for batch in left if len(batch)]
 
 
 def records_of(
@@ -92,7 +92,7 @@ def records_of(
     """
     if table is None or not table.num_rows:
         return [], []
-    found = spans(table, settings)[RECENT]
+    recent = spans(table, settings)[RECENT]
     beside = schema.beside(definition, settings.definitions)
-    records = encoded(encoder(schema, table, beside), found)
-    return found.keys.to_pylist(), records.to_pylist()
+    records = encoded(encoder(schema, table, beside), recent)
+    return recent.keys.to_pylist(), records.to_pylist()

@@ -63,16 +63,16 @@ def decode(
     rows, poison = [], []
     is_column = VERSION_FIELD in columns
     for message in messages:
-        found = _object(message, columns)
-        if isinstance(found, Poison):
-            poison.append(found)
+        decoded = _object(message, columns)
+        if isinstance(decoded, Poison):
+            poison.append(decoded)
             continue
-        given = None if is_column else found.get(VERSION_FIELD)
+        given = None if is_column else decoded.get(VERSION_FIELD)
         if given is not None and str(given) != str(version):
-            detail = f"meant for model version {given!r}, this one is {version}"
+            detail = f"for model version {given!r}, this one is {version}"
             poison.append(Poison(OTHER_MODEL, detail, message))
         else:
-            rows.append(found)
+            rows.append(decoded)
     if not rows:
         return None, poison
     return pa.table({name: _column([row[name] for row in rows]) for name in columns}), poison
@@ -80,15 +80,15 @@ def decode(
 
 def _object(message: Message, columns: Sequence[str]) -> dict[str, Any] | Poison:
     try:
-        found = json.loads(message.value or b"")
+        decoded = json.loads(message.value or b"")
     except (ValueError, RecursionError) as error:
         return Poison(UNDECODABLE, f"not JSON: {error}", message)
-    if not isinstance(found, dict):
-        return Poison(UNDECODABLE, f"a JSON {type(found).__name__}, not an object", message)
-    missing = sorted(set(columns) - set(found))
+    if not isinstance(decoded, dict):
+        return Poison(UNDECODABLE, f"a JSON {type(decoded).__name__}, not an object", message)
+    missing = sorted(set(columns) - set(decoded))
     if missing:
         return Poison("unknown_schema", f"lacks {missing}", message)
-    return found
+    return decoded
 
 
 def _column(values: Sequence[Any]) -> pa.Array:

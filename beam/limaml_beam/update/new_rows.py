@@ -81,27 +81,27 @@ def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path
     """
     tables = load_tables(schema, inputs.tables)
     columns = interaction_columns(schema, settings.definitions)
-    found, blocks = NewRows(), []
+    new, blocks = NewRows(), []
     for path in inputs.interactions.files:
         try:
             for part in parts_of(path):
                 for rows in read_rows(part, columns, settings.batch_rows, inputs.interactions.text):
-                    found.read += rows.count
+                    new.read += rows.count
                     for bad in rows.bad:
-                        found.skip(f"malformed_row:{bad.reason}")
-                        found.letters.append(malformed(path, bad))
-                    blocks.append(_validated(schema, settings, tables, path, rows.table, found))
+                        new.skip(f"malformed_row:{bad.reason}")
+                        new.letters.append(malformed(path, bad))
+                    blocks.append(_validated(schema, settings, tables, path, rows.table, new))
         except SourceError as error:
             lacking = isinstance(error, MissingColumnsError)
             reason = UNKNOWN_SCHEMA if lacking else UNREADABLE
-            found.skip(reason)
-            found.unread += 1
+            new.skip(reason)
+            new.unread += 1
             letter = {"reason": reason, "file": path, "detail": str(error)}
-            found.letters.append(json.dumps(letter, ensure_ascii=False))
+            new.letters.append(json.dumps(letter, ensure_ascii=False))
     blocks = [block for block in blocks if block.num_rows]
     if blocks:
-        found.tables = _completed(pa.concat_tables(blocks), schema, settings, tables, tasks)
-    return found
+        new.tables = _completed(pa.concat_tables(blocks), schema, settings, tables, tasks)
+    return new
 
 
 def read_messages(
@@ -127,15 +127,15 @@ def read_messages(
     tables = load_tables(schema, sources)
     columns = interaction_columns(schema, settings.definitions)
     raw, poison = decode(messages, columns, version)
-    found = NewRows(read=len(messages))
+    new = NewRows(read=len(messages))
     for each in poison:
-        found.skip(each.reason)
-        found.letters.append(each.letter())
+        new.skip(each.reason)
+        new.letters.append(each.letter())
     if raw is not None:
-        block = _validated(schema, settings, tables, topic, raw, found)
+        block = _validated(schema, settings, tables, topic, raw, new)
         if block.num_rows:
-            found.tables = _completed(block, schema, settings, tables, tasks)
-    return found
+            new.tables = _completed(block, schema, settings, tables, tasks)
+    return new
 
 
 def _validated(
@@ -144,7 +144,7 @@ def _validated(
     tables: Tables,
     path: str,
     raw: pa.Table,
-    found: NewRows,
+    new: NewRows,
 ) -> pa.Table:
     block, reasons, _ = validate(schema, settings, tables, raw)
     outside = reasons == OUTSIDE
@@ -153,8 +153,8 @@ def _validated(
         reasons[outside & (times >= settings.last)] = FUTURE
     names, counts = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
-        found.skip(name, count)
-    found.letters += dead_letters(path, raw, reasons)
+        new.skip(name, count)
+    new.letters += dead_letters(path, raw, reasons)
     return block
 
 

@@ -47,12 +47,12 @@ def _values(
     online = pq.read_table(folder / f"{stem(history)}.parquet")
     known = arrow_keys.join_keys([arrow_keys.as_keys(online[name]) for name in history.keys])
     place = {key: i for i, key in enumerate(known.to_pylist())}
-    found = np.array([place.get(key, -1) for key in distinct.to_pylist()])[codes]
+    positions = np.array([place.get(key, -1) for key in distinct.to_pylist()])[codes]
     row = columnar.to_numpy(rows[_ROW])
     seen = np.bincount(row, minlength=block.num_rows)
     values = {}
     unknown = {"rate": prior, "count": 0.0, "recency": -1.0}
     for value, name in history.names().items():
         column = np.append(columnar.to_numpy(online[name]), unknown[value])
-        values[name] = np.bincount(row, column[found], block.num_rows) / seen
+        values[name] = np.bincount(row, column[positions], block.num_rows) / seen
     return values

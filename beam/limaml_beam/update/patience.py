@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from limaml_beam.update.job import BusyError, Update, Updater, exclusive
+from limaml_beam.update.job import Update, Updater
+from limaml_beam.update.lock import BusyError, exclusive
 from limaml_beam.update.plan import read_plan
 from tfrec_limaml.errors import StoreError
 

@@ -132,7 +132,7 @@ def _with_one_key(value: bytes) -> tuple[str, bytes]:
 
 @beam.typehints.with_output_types(tuple[str, bytes])
 class ByMember(beam.DoFn):
-    """(key, value) of a message -> (task key, value); ``""`` where none can be read."""
+    """(key, value) of a message -> (task key, value); ``""`` if none can be read."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = list(columns)

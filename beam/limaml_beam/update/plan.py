@@ -41,7 +41,7 @@ def write_plan(work: Path, plan: Plan) -> None:
 
 
 def read_plan(work: Path) -> Plan:
-    """Reads it; raises `LimamlError` where there is none."""
+    """Reads it; raises `LimamlError` if there is none."""
     try:
         content: dict[str, Any] = json.loads((work / _FILE).read_text(encoding="utf-8"))
         return Plan(content["adapter"], PrepareOptions(**content["prepare"]))

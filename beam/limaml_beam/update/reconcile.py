@@ -95,12 +95,12 @@ def _newest(rows: pa.RecordBatch) -> int:
 def _of_batch(output: str, keys: Iterable[str], prefix: str) -> dict[str, tuple[int, bytes]]:
     """Last interaction and record digest of some tasks."""
     stored = pa.array([f"{prefix}{key}" for key in keys], pa.string())
-    found: dict[str, tuple[int, bytes]] = {}
+    digests: dict[str, tuple[int, bytes]] = {}
     columns = ["task_key", "event_timestamp", "record_digest"]
     for batch in tables.read_batches(tables.embedding_files(output), columns):
         rows = batch.filter(pc.is_in(batch["task_key"], value_set=stored))
         times = rows["event_timestamp"].cast(pa.int64()).to_pylist()
         values = zip(times, rows["record_digest"].to_pylist(), strict=True)
-        own = (key.removeprefix(prefix) for key in rows["task_key"].to_pylist())
-        found |= zip(own, values, strict=True)
-    return found
+        task_keys = (key.removeprefix(prefix) for key in rows["task_key"].to_pylist())
+        digests |= zip(task_keys, values, strict=True)
+    return digests

@@ -60,14 +60,18 @@ class UpdateState:
         Args:
             keys: Task keys of one definition.
             schema: The nightly run's; None if it has none of these tasks.
-            prefix: What the definition's keys begin with in a store.
+            prefix: The prefix of the definition's keys in a store.
         """
         with self._environment.begin() as transaction:
-            own = _schema_of(transaction, prefix)
-            if own is None or (schema is not None and own != schema):
+            kept_schema = _schema_of(transaction, prefix)
+            if kept_schema is None or (schema is not None and kept_schema != schema):
                 return []
-            found = (transaction.get(f"{prefix}{key}".encode()) for key in keys)
-            return [pa.ipc.read_record_batch(pa.py_buffer(v), own) for v in found if v is not None]
+            values = (transaction.get(f"{prefix}{key}".encode()) for key in keys)
+            return [
+                pa.ipc.read_record_batch(pa.py_buffer(v), kept_schema)
+                for v in values
+                if v is not None
+            ]
 
     def put(
         self,
@@ -78,7 +82,7 @@ class UpdateState:
         """Replaces the rows of some tasks, all or none; rows of another schema are removed.
 
         Args:
-            tables: Rows sorted by task, by what their definition's keys begin with in a store.
+            tables: Rows sorted by task, by the prefix of their definition's keys in a store.
             window_start: The tasks were adapted to rows from this time on, so that tasks due before
                 it are no longer due.
             turns: Their offsets of each earlier turn, by key in a store.
@@ -109,16 +113,16 @@ class UpdateState:
         adapted, and is before it now.
         """
         with self._environment.begin() as transaction:
-            found = dict.fromkeys(key for _, key in _leaving(transaction, window_start))
-            return [key.decode() for key in found if transaction.get(key) is not None]
+            lost = dict.fromkeys(key for _, key in _leaving(transaction, window_start))
+            return [key.decode() for key in lost if transaction.get(key) is not None]
 
     def turn(self, turn: int, keys: Sequence[str]) -> dict[str, Offset]:
         """Offsets ``[D]`` of an earlier turn of the given tasks that exist, by their keys in a
         store.
         """
         with self._environment.begin() as transaction:
-            found = ((key, transaction.get(_of_turn(turn, key.encode()))) for key in keys)
-            return {key: np.frombuffer(v, np.float32) for key, v in found if v is not None}
+            values = ((key, transaction.get(_of_turn(turn, key.encode()))) for key in keys)
+            return {key: np.frombuffer(v, np.float32) for key, v in values if v is not None}
 
     def tasks(self, prefix: str = "") -> dict[str, pa.RecordBatch]:
         """Every task of a definition with its rows; see `of`."""
@@ -145,8 +149,8 @@ class UpdateState:
         """What the keys of each definition begin with, of those that have rows here."""
         with self._environment.begin() as transaction:
             cursor = transaction.cursor()
-            found = cursor.set_range(_SCHEMA)
-            keys = [key for key, _ in cursor] if found else []
+            any_schema = cursor.set_range(_SCHEMA)
+            keys = [key for key, _ in cursor] if any_schema else []
         return [key.removeprefix(_SCHEMA).decode() for key in keys]
 
     def write_anew(self, changed: Mapping[str, pa.RecordBatch | None]) -> None:
@@ -189,14 +193,14 @@ def _of_turn(turn: int, key: bytes) -> bytes:
 
 def _turn_entries(transaction: Any, marks: Collection[bytes]) -> list[bytes]:
     """Entries of earlier turns, of tasks with these digests."""
-    cursor, found = transaction.cursor(), []
+    cursor, entries = transaction.cursor(), []
     if marks and cursor.set_range(_TURN):
         for entry, _ in cursor:
             if not entry.startswith(_TURN):
                 break
             if entry[len(_TURN) + 1 :] in marks:
-                found.append(entry)
-    return found
+                entries.append(entry)
+    return entries
 
 
 def _moment(time: int) -> bytes:
@@ -229,7 +233,7 @@ def _is_task(key: bytes) -> bool:
 
 
 def prefix_of(key: str) -> str:
-    """What the keys of a task's definition begin with in a store; see `joint_key_prefix`."""
+    """The prefix of the keys of a task's definition in a store; see `joint_key_prefix`."""
     return "|".join([*key.split("|", 2)[:2], ""]) if key.startswith("%|") else ""
 
 

@@ -127,15 +127,15 @@ class _Done:
 
 def _arrived(folder: Path, done: _Done) -> list[tuple[Path, _Mark]]:
     """Files that are not recorded as done, the oldest first."""
-    found = []
+    arrived = []
     for path in folder.iterdir():
         if path.name.startswith((".", "_")) or not path.is_file():
             continue
         stat = path.stat()
         mark = (path.name, stat.st_size, stat.st_mtime_ns)
         if stat.st_size and mark not in done:
-            found.append((path, mark))
-    return sorted(found, key=lambda each: (each[1][2], each[1][0]))
+            arrived.append((path, mark))
+    return sorted(arrived, key=lambda each: (each[1][2], each[1][0]))
 
 
 def _readable(

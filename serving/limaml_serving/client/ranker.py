@@ -40,7 +40,7 @@ class Ranker(RankerBase):
             ``"unadapted"`` scores without embeddings, ``"raise"`` raises `VersionMismatchError`.
         signature: ``"rank"`` sends the member's columns once; ``"serving_default"`` repeats them
             for every candidate, which a server with ``--enable_batching`` asks for.
-        refresh_seconds: How often a label (or the newest version) is resolved anew.
+        refresh_seconds: How often a label (or the newest version) is resolved again.
         tls: TLS settings; ``None`` speaks plain text.
         options: Further gRPC channel options.
 

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of the model on the server (default: ranker)",
     )
     _add_scoring(parser)
-    _add_patience(parser)
+    _add_time_limits(parser)
     parser.add_argument(
         "--tls-ca", metavar="PEM", help="trusted certificate authorities; enables TLS"
     )
@@ -112,7 +112,7 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_patience(parser: argparse.ArgumentParser) -> None:
+def _add_time_limits(parser: argparse.ArgumentParser) -> None:
     """How long, how often."""
     parser.add_argument(
         "--timeout",

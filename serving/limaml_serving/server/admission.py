@@ -34,7 +34,7 @@ class Call:
     gone: bool = False
 
     def seconds_left(self) -> float:
-        """Time until the deadline; raises DEADLINE_EXCEEDED or CANCELLED where none is left."""
+        """Time until the deadline; raises DEADLINE_EXCEEDED or CANCELLED if none is left."""
         if self.gone:
             raise RequestError(grpc.StatusCode.CANCELLED, "the client is gone")
         left = self.deadline - time.monotonic()
@@ -72,7 +72,7 @@ class Pool:
 
     @property
     def is_full(self) -> bool:
-        """True where one more call is refused."""
+        """True if one more call is refused."""
         return self.pending >= self._limit
 
     async def run(self, work: Work, call: Call) -> bytes:
@@ -82,7 +82,7 @@ class Pool:
         its turn, so that the queue stays bounded, but not its content.
 
         Raises:
-            RequestError: RESOURCE_EXHAUSTED where the queue is full; or an error of `work`.
+            RequestError: RESOURCE_EXHAUSTED if the queue is full; or an error of `work`.
         """
         if self.is_full:
             raise RequestError(

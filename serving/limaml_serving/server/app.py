@@ -17,12 +17,12 @@ from limaml_serving.server.admission import Pool
 from limaml_serving.server.config import ConfigError, ModelSettings, as_settings
 from limaml_serving.server.front import Front
 from limaml_serving.server.health import Health
+from limaml_serving.server.limits import Limits
 from limaml_serving.server.manager import ModelManager
 from limaml_serving.server.metrics import Metrics
 from limaml_serving.server.model_service import ModelService
 from limaml_serving.server.predict import PredictionService
 from limaml_serving.server.reflection import MODEL_SERVICE, PREDICTION_SERVICE, enable_reflection
-from limaml_serving.server.tensors import Limits
 
 #: Threads, and calls that may wait for them, for status and metadata: they answer while
 #: predictions queue up.
@@ -51,7 +51,7 @@ class Tls:
     client_ca: Path | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Reads the files; raises `ConfigError` where one cannot be read."""
+        """Reads the files; raises `ConfigError` if one cannot be read."""
         try:
             pair = (Path(self.key).read_bytes(), Path(self.certificate).read_bytes())
             roots = None if self.client_ca is None else Path(self.client_ca).read_bytes()
@@ -135,7 +135,7 @@ class EmbeddedServer:
         self._reloads = Pool(1, "limaml-serve-reload", _RELOADS)
         self._pools = (self._workers, self._control, self._reloads)
         self.metrics.watch_pending(lambda: self._workers.pending)
-        self.metrics.watch_looks(lambda: self.manager.last_look)
+        self.metrics.watch_last_check(lambda: self.manager.last_look)
         self._health = self._health_of_services()
         self._front = Front(max_message_bytes)
 

@@ -198,7 +198,7 @@ class Front:
                 async with asyncio.timeout(grace_seconds):
                     await self._idle.wait()
             except TimeoutError:
-                logger.warning("%d calls are cut off", self._active)
+                logger.warning("%d calls are cancelled", self._active)
         await self._server.stop(None)
         await closing
 

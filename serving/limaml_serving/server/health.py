@@ -54,13 +54,13 @@ class Health:
         return bytes(health_pb2.HealthCheckResponse(status=status).SerializeToString())
 
     async def _watch(self, call: Call, context: Any) -> None:
-        service, told = _service(call.content), None
+        service, sent = _service(call.content), None
         while True:
             status = self.status(service)
-            if status != told:
+            if status != sent:
                 answer = health_pb2.HealthCheckResponse(status=status)
                 await context.write(answer.SerializeToString())
-                told = status
+                sent = status
             await asyncio.sleep(_WATCH_SECONDS)
 
 

@@ -100,7 +100,7 @@ class ModelManager:
             for name in self._versions.keys() - self._settings.keys():
                 for version in self._versions[name].values():
                     version.retire()
-            healthy &= self._guarded("after a look", self._on_change)
+            healthy &= self._guarded("after a check of the disk", self._on_change)
             if healthy:
                 self.last_look = time.time()
 
@@ -118,7 +118,7 @@ class ModelManager:
         ``with`` block.
 
         Raises:
-            RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND where
+            RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND if
                 no such version is available.
         """
         version, runner = self._acquire(spec)
@@ -149,8 +149,8 @@ class ModelManager:
         """Replaces the configuration; returns once it is in force.
 
         Raises:
-            RequestError: FAILED_PRECONDITION where a label would move to a version that is not
-                available (nothing is changed then); UNKNOWN where a new model has no version that
+            RequestError: FAILED_PRECONDITION if a label would move to a version that is not
+                available (nothing is changed then); UNKNOWN if a new model has no version that
                 can be served.
         """
         with self._changing:

@@ -87,7 +87,7 @@ class Metrics:
         """Reads the number of pending requests from `count` whenever metrics are collected."""
         self._pending.set_function(count)
 
-    def watch_looks(self, time_of_last: Callable[[], float]) -> None:
+    def watch_last_check(self, time_of_last: Callable[[], float]) -> None:
         """Reads the time of the last check of the version directories whenever metrics are
         collected.
         """

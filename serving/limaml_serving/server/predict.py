@@ -14,11 +14,12 @@ from limaml_serving.server.admission import Call, Pool
 from limaml_serving.server.encoding import encode, encoded_size
 from limaml_serving.server.errors import RequestError, invalid
 from limaml_serving.server.front import Front, add_service
+from limaml_serving.server.limits import Limits
 from limaml_serving.server.manager import ModelManager
 from limaml_serving.server.metrics import OTHER, Metrics
 from limaml_serving.server.reflection import PREDICTION_SERVICE
 from limaml_serving.server.runner import LONGEST_RUN_MS
-from limaml_serving.server.tensors import Limits, decode
+from limaml_serving.server.tensors import decode
 
 _SIGNATURES = "signature_def"
 

@@ -7,12 +7,12 @@ import functools
 import math
 from typing import Any
 
-import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
 
-from limaml_serving.server.errors import RequestError, describe, invalid
+from limaml_serving.server.errors import describe, invalid
+from limaml_serving.server.limits import Budget
 
 #: Types whose values exist in the runtime only; a request cannot carry them.
 RUNTIME_ONLY = frozenset({tf.variant, tf.resource})
@@ -85,63 +85,6 @@ class TensorSpec:
     def is_text(self) -> bool:
         """Whether elements are strings."""
         return bool(self.dtype == tf.string)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Limits of one request.
-
-    Attributes:
-        rows: Largest first axis of any input.
-        decoded_bytes: Most bytes that the inputs may take once decoded.
-        response_bytes: Largest response.
-        strict_shapes: Whether inputs must have the signature's shape. TensorFlow Serving does not
-            require that: the graph decides.
-    """
-
-    rows: int
-    decoded_bytes: int
-    response_bytes: int
-    strict_shapes: bool = False
-
-    def budget(self) -> Budget:
-        """For one request."""
-        return Budget(rows=self.rows, remaining=self.decoded_bytes, strict=self.strict_shapes)
-
-    def check_response(self, size: int) -> None:
-        """Raises RESOURCE_EXHAUSTED where a response of `size` bytes is too large."""
-        if size > self.response_bytes:
-            raise RequestError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"the outputs take {size} bytes, more than the {self.response_bytes} of a "
-                "response; ask for fewer outputs or rows, or raise --max-response-mb",
-            )
-
-
-@dataclasses.dataclass(kw_only=True)
-class Budget:
-    """What is left of the limits for one request.
-
-    Attributes:
-        rows: Largest first axis of any input.
-        remaining: Bytes that the request's inputs may still take once decoded.
-        strict: As `Limits.strict_shapes`.
-    """
-
-    rows: int
-    remaining: int
-    strict: bool = False
-
-    def take(self, name: str, size: int) -> None:
-        """Reserves `size` bytes for input `name`; raises INVALID_ARGUMENT where they are not
-        left.
-        """
-        if size > self.remaining:
-            raise invalid(
-                f"input {name}: {size} bytes once decoded, more than the {self.remaining} left to "
-                "this request"
-            )
-        self.remaining -= size
 
 
 def decode(spec: TensorSpec, proto: tensor_pb2.TensorProto, budget: Budget) -> np.ndarray:

@@ -58,7 +58,7 @@ def _size_and_time(status: os.stat_result) -> tuple[int, int]:
 
 
 def check_inside(directory: Path, base_path: Path) -> None:
-    """Raises `LoadError` where `directory`, or a file in it, is a link that leads out of
+    """Raises `LoadError` if `directory`, or a file in it, is a link that leads out of
     `base_path`.
     """
     base = os.path.realpath(base_path)

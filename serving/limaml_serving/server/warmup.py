@@ -9,8 +9,9 @@ from google.protobuf.message import DecodeError
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from limaml_serving.server.errors import RequestError, describe
+from limaml_serving.server.limits import Limits
 from limaml_serving.server.runner import LoadError, SavedModelRunner
-from limaml_serving.server.tensors import Limits, decode
+from limaml_serving.server.tensors import decode
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 

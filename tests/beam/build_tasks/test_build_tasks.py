@@ -12,7 +12,7 @@ import pytest
 
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.job import build_tasks
-from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.io import staged_output
 from limaml_beam.io.pipeline_options import local_by_default
 from tfrec_limaml.cli import main
@@ -34,7 +34,7 @@ def run(raw: Path, schema, output: Path, files=None, bad=0.05, **changes):
         "shards": 2,
         "partitions": 3,
         "batch_rows": 64,
-        **cut_dates(schema, **dates),
+        **date_fields(schema, **dates),
         **changes,
     }
     return build_tasks(
@@ -148,11 +148,13 @@ def test_the_window_limits_support_rows_but_not_queries(
 ):
     raw = write_raw(tmp_path / "raw", shop_schema, shop_frames())
     card = run(raw, shop_schema, tmp_path / "tasks", window_days=1.5)
-    for split, cut in (("validation", "2024-01-07"), ("test", "2024-01-09")):
-        limit = parse_time(cut) - round(1.5 * 86_400_000)
+    for split, start_date in (("validation", "2024-01-07"), ("test", "2024-01-09")):
+        limit = parse_time(start_date) - round(1.5 * 86_400_000)
         for query_start, rows in read_tasks(tmp_path / "tasks", "member", split).values():
-            assert all(limit <= row["timestamp"] < parse_time(cut) for row in rows[:query_start])
-            assert all(row["timestamp"] >= parse_time(cut) for row in rows[query_start:])
+            assert all(
+                limit <= row["timestamp"] < parse_time(start_date) for row in rows[:query_start]
+            )
+            assert all(row["timestamp"] >= parse_time(start_date) for row in rows[query_start:])
     assert card["rows"]["skipped"]["outside_dates"] > 0
 
 

@@ -111,9 +111,12 @@ def test_many_tasks_at_once_are_the_same_bytes_as_one_after_another(tasks, kind)
     lengths = np.array([(gap, count) for _, gap, count, _ in tasks], np.int64).reshape(-1)
     edges = np.cumsum(lengths)
     starts, stops = edges[0::2], edges[1::2]
-    keys, cuts = [key for key, *_ in tasks], np.array([cut for *_, cut in tasks], np.int64)
+    keys, split_times = (
+        [key for key, *_ in tasks],
+        np.array([split_time for *_, split_time in tasks], np.int64),
+    )
     encoder = TaskEncoder(SCHEMA, columns)
-    found = encoder.encode_tasks(pa.array(keys, pa.string()), starts, stops, cuts)
+    found = encoder.encode_tasks(pa.array(keys, pa.string()), starts, stops, split_times)
     values = {
         name: column.to_pylist() if isinstance(column, pa.Array | pa.ChunkedArray) else column
         for name, column in columns.items()
@@ -123,10 +126,10 @@ def test_many_tasks_at_once_are_the_same_bytes_as_one_after_another(tasks, kind)
             SCHEMA,
             key,
             [{name: column[row] for name, column in values.items()} for row in range(start, stop)],
-            cut,
+            split_time,
         )
-        for key, start, stop, cut in zip(
-            keys, starts.tolist(), stops.tolist(), cuts.tolist(), strict=True
+        for key, start, stop, split_time in zip(
+            keys, starts.tolist(), stops.tolist(), split_times.tolist(), strict=True
         )
     ]
     assert found.to_pylist() == expected

@@ -78,8 +78,8 @@ def test_no_record_has_a_support_row_from_its_own_split_or_later_nor_a_query_row
             "validation": (VALIDATION, TEST),
             "test": (TEST, 2**60),
         }[split]
-        cut = stop if query_start < 0 else start + query_start
-        support, query = times[start:cut], times[cut:stop]
+        end = stop if query_start < 0 else start + query_start
+        support, query = times[start:end], times[end:stop]
         first = high if query_start < 0 else low
         assert all(first - window <= t < first for t in support)
         assert len(support) <= cap
@@ -124,7 +124,7 @@ def test_a_task_of_100_000_rows_never_lies_whole_in_memory(monkeypatch):
     )
     times = (
         np.random.default_rng(0).permutation(100_000).astype(np.int64) - 100_000
-    )  # all before the cut
+    )  # all before the split time
     blocks = (
         block(["heavy"] * 1000, times[start : start + 1000]) for start in range(0, len(times), 1000)
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from limaml_beam.build_tasks.episodes import cuts_by_date, cuts_within_tasks
+from limaml_beam.build_tasks.episodes import split_times_by_date, split_times_within_tasks
 from limaml_beam.build_tasks.job import build_tasks
 from limaml_beam.build_tasks.pipeline import Inputs
-from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.io.pipeline_options import local_by_default
 from tfrec_limaml.cli import main
@@ -37,7 +37,7 @@ def build(tmp_path, shop_schema, shop_frames, write_raw):
             shards=shards,
             partitions=partitions,
             episodes=episodes,
-            **cut_dates(schema),
+            **date_fields(schema),
         )
         out = tmp_path / name
         card = build_tasks(schema, inputs, str(out), how, options=local_by_default([]))
@@ -52,7 +52,7 @@ def test_query_rows_see_history_up_to_the_cut_and_support_rows_up_to_their_own_t
 ):
     out, log, _ = build("tasks", per_task=per_task)
     train = read_tasks(out, "member", "train")
-    frozen, cuts = 0, {}
+    frozen, split_times = 0, {}
     for number in range(3):
         episode = read_tasks(out, "member", f"episode-{number}")
         assert episode.keys() == train.keys()
@@ -62,7 +62,7 @@ def test_query_rows_see_history_up_to_the_cut_and_support_rows_up_to_their_own_t
             assert 0 <= start <= len(steps)
             if per_task:
                 assert start < len(steps)
-                cuts.setdefault(key, []).append(steps[start]["timestamp"])
+                split_times.setdefault(key, []).append(steps[start]["timestamp"])
             for place, (row, plain) in enumerate(zip(steps, own, strict=True)):
                 assert row["item"] == plain["item"]
                 assert row["label"] == plain["label"]
@@ -75,8 +75,8 @@ def test_query_rows_see_history_up_to_the_cut_and_support_rows_up_to_their_own_t
                 s["history_item_count"] for s in own[:start]
             ]
     if per_task:
-        assert frozen > 20  # rows whose own moment knows more than the cut does
-        assert len({tuple(values) for values in cuts.values()}) > 3
+        assert frozen > 20  # rows whose own moment knows more than its split time does
+        assert len({tuple(values) for values in split_times.values()}) > 3
 
 
 def test_by_date_an_episode_has_one_cut_for_all_tasks(build, read_tasks):
@@ -88,12 +88,12 @@ def test_by_date_an_episode_has_one_cut_for_all_tasks(build, read_tasks):
     )
     for definition in ("member", "member_kind"):
         assert "episode-2" in card["tasks"][definition]
-        for number, cut in enumerate(cuts_by_date(summary, 3)):
+        for number, split_time in enumerate(split_times_by_date(summary, 3)):
             both_sides = 0
             for start, steps in read_tasks(out, definition, f"episode-{number}").values():
-                assert start == sum(step["timestamp"] < cut for step in steps)
+                assert start == sum(step["timestamp"] < split_time for step in steps)
                 for row in steps[start:]:
-                    before = log[(log["item"] == row["item"]) & (log.time < cut)]
+                    before = log[(log["item"] == row["item"]) & (log.time < split_time)]
                     assert row["history_item_count"] == len(before)
                 both_sides += 0 < start < len(steps)
             assert both_sides > 3
@@ -119,13 +119,13 @@ def test_a_definition_that_does_not_refine_the_split_has_no_episodes(build):
     assert "episode-0" not in card["tasks"]["kind"]
 
 
-def test_cuts_lie_behind_a_fifth_and_before_nine_tenths_of_the_training_rows():
+def test_split_times_lie_behind_a_fifth_and_before_nine_tenths_of_the_training_rows():
     keys = np.arange(1000, dtype=np.uint64) * np.uint64(7919)
     tasks = np.repeat(np.arange(1000), 100)
     times = np.tile(np.arange(100), 1000)
     segment = (times >= 60).astype(np.int64)
-    cuts = cuts_within_tasks(keys, tasks, times, times, segment, 4)
-    by_task = cuts[::100]
+    split_times = split_times_within_tasks(keys, tasks, times, times, segment, 4)
+    by_task = split_times[::100]
     assert by_task.min() >= 12
     assert by_task.max() <= 54
     assert abs(by_task.mean() - 33.5) < 1.0  # uniform over 12 to 54 of 60 rows, rounded up
@@ -133,7 +133,7 @@ def test_cuts_lie_behind_a_fifth_and_before_nine_tenths_of_the_training_rows():
 
 
 def test_a_task_with_one_training_row_keeps_it_for_the_query():
-    cuts = cuts_within_tasks(
+    split_times = split_times_within_tasks(
         np.array([1, 2], np.uint64),
         np.array([0, 1]),
         np.array([50, 70]),
@@ -141,7 +141,7 @@ def test_a_task_with_one_training_row_keeps_it_for_the_query():
         np.array([0, 2]),
         2,
     )
-    assert cuts.tolist() == [[50, 50], [0, 0]]
+    assert split_times.tolist() == [[50, 50], [0, 0]]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from limaml_beam.build_tasks import history
 from limaml_beam.build_tasks.history import KeyHistory, moments_of
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.job import build_tasks
-from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, cut_dates
+from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, date_fields
 from limaml_beam.io.pipeline_options import local_by_default
 from limaml_beam.rows.columnar import TIME
 from limaml_beam.rows.shuffle import Shuffle
@@ -81,7 +81,7 @@ def test_records_and_the_online_copy_carry_the_features(
     raw = write_raw(tmp_path / "raw", shop_schema, frames)
     tables = {name: str(raw / f"{name}.parquet") for name in shop_schema.tables}
     inputs = Inputs.find(shop_schema, str(raw / "interactions.parquet"), tables)
-    how = TaskSettings(definitions=("member",), shards=2, partitions=3, **cut_dates(shop_schema))
+    how = TaskSettings(definitions=("member",), shards=2, partitions=3, **date_fields(shop_schema))
     card = build_tasks(
         shop_schema, inputs, str(tmp_path / "tasks"), how, options=local_by_default([])
     )
@@ -134,7 +134,7 @@ def test_per_token_a_row_gets_the_mean_of_its_tokens_features(
     raw = write_raw(tmp_path / "raw", schema, frames)
     tables = {name: str(raw / f"{name}.parquet") for name in schema.tables}
     inputs = Inputs.find(schema, str(raw / "interactions.parquet"), tables)
-    how = TaskSettings(definitions=("member",), shards=2, partitions=3, **cut_dates(schema))
+    how = TaskSettings(definitions=("member",), shards=2, partitions=3, **date_fields(schema))
     build_tasks(schema, inputs, str(tmp_path / "tasks"), how, options=local_by_default([]))
 
     log = frames["interactions"].merge(frames["items"][["item", "tags"]], on="item")

@@ -1,4 +1,4 @@
-"""Records of definitions that stand beside each other hold each row's key under the other one."""
+"""Records of one of two definitions, neither of which refines the other, hold the other's keys."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from toys import toy_schema
 
 from limaml_beam.build_tasks import data_card, drift, quality
-from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, cut_dates
+from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, date_fields
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.rows.columnar import TIME
 from tfrec_limaml.cli import main
@@ -52,8 +52,8 @@ def test_drift_is_the_distance_of_means_in_standard_deviations_and_the_share_tha
     assert found["kind"]["validation"] == {"drift": 0.75, "uncertain": False}
     assert found["kind"]["test"]["drift"] == 0.0
     assert drift.warnings(found) == [
-        "feature x drifts: its validation rows lie 1.00 standard deviations from the training rows",
-        "feature kind drifts: its validation rows lie 0.75 of the rows from the training rows",
+        "feature x drifts: its validation rows are 1.00 standard deviations from the training rows",
+        "feature kind drifts: its validation rows are 0.75 of the rows from the training rows",
     ]
 
 
@@ -195,7 +195,7 @@ def test_integers_that_floats_cannot_hold_stay_apart(tmp_path, shop_schema):
         tasks={"user": ("u",)},
     )
     start, rows = parse_time("2024-01-01"), 60
-    how = TaskSettings(definitions=("user",), **cut_dates(schema, recent_only=True))
+    how = TaskSettings(definitions=("user",), **date_fields(schema, recent_only=True))
     for ids in (
         pa.array([*range(2**62, 2**62 + rows - 1), None], pa.int64()),
         pa.array([str(2**62 + n) for n in range(rows - 1)] + [None]),

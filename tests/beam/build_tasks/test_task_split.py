@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.job import build_tasks
-from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.build_tasks.task_split import split_tasks
 from limaml_beam.io.pipeline_options import local_by_default
 from tfrec_limaml.errors import LimamlError, SchemaError
@@ -53,7 +53,9 @@ def test_records_follow_the_shares_and_history_is_frozen_at_the_tasks_own_split(
     raw = write_raw(tmp_path / "raw", schema, frames)
     tables = {name: str(raw / f"{name}.parquet") for name in schema.tables}
     inputs = Inputs.find(schema, str(raw / "interactions.parquet"), tables)
-    how = TaskSettings(definitions=("member", "item"), shards=2, partitions=3, **cut_dates(schema))
+    how = TaskSettings(
+        definitions=("member", "item"), shards=2, partitions=3, **date_fields(schema)
+    )
     card = build_tasks(schema, inputs, str(tmp_path / "t"), how, options=local_by_default([]))
 
     log = frames["interactions"]
@@ -82,8 +84,8 @@ def _check_rows_of_items(folder, read_tasks):
         """Support and query rows of all records."""
         parts = [], []
         for start, steps in read_tasks(folder, definition, split).values():
-            cut = len(steps) if start < 0 else start
-            for part, some in zip(parts, (steps[:cut], steps[cut:]), strict=True):
+            end = len(steps) if start < 0 else start
+            for part, some in zip(parts, (steps[:end], steps[end:]), strict=True):
                 part += [(row["timestamp"], row["item"]) for row in some]
         return [sorted(part) for part in parts]
 
@@ -115,4 +117,4 @@ def test_a_split_that_cannot_be_is_refused(split, said):
 def test_dates_beside_shares_are_refused(shop_schema):
     schema = shop_schema.replace(split=Split(per_task=SHARES))
     with pytest.raises(LimamlError, match=r"splits within tasks.*leave out the dates"):
-        cut_dates(schema, test_start="2024-01-09")
+        date_fields(schema, test_start="2024-01-09")

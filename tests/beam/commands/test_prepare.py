@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from limaml_beam.build_tasks.data_card import describe_sizes
-from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.build_tasks.validation import validate
 from limaml_beam.commands.beam_flags import wrap_beam_flags
 from limaml_beam.commands.prepare import add_arguments
@@ -130,17 +130,17 @@ def test_beam_flags_pass_through_the_program():
 
 
 def test_dates_come_from_the_arguments_before_the_schema(shop_schema):
-    dates = cut_dates(shop_schema, test_start="2024-01-08", window_days=2)
+    dates = date_fields(shop_schema, test_start="2024-01-08", window_days=2)
     assert dates["test_start"] == parse_time("2024-01-08")
     assert dates["validation_start"] == parse_time("2024-01-07")
     assert dates["first"] == parse_time("2024-01-05")
     assert dates["last"] == parse_time("2024-01-11")
     with pytest.raises(LimamlError, match="has no split"):
-        cut_dates(shop_schema.replace(split=None))
+        date_fields(shop_schema.replace(split=None))
     with pytest.raises(LimamlError, match="needs --recent-only"):
-        cut_dates(shop_schema, window_end="2024-01-08")
+        date_fields(shop_schema, window_end="2024-01-08")
     assert (
-        cut_dates(
+        date_fields(
             shop_schema.replace(split=Split(validation_start="2020-01-01", test_start="2020-01-02"))
         )["last"]
         > 2**60
@@ -199,7 +199,7 @@ def test_keys_meet_across_types_and_odd_keys_stay_whole(tmp_path, shop_schema, s
     frames = shop_frames(rows=20)
     frames["members"].astype({"member": str}).to_csv(tmp_path / "members.csv", index=False)
     frames["items"].to_parquet(tmp_path / "items.parquet")
-    how = TaskSettings(definitions=("member_kind",), **cut_dates(shop_schema))
+    how = TaskSettings(definitions=("member_kind",), **date_fields(shop_schema))
     files = {"members": "members.csv", "items": "items.parquet"}
     tables = {
         n: FeatureTable(shop_schema, n, Source.match(n, str(tmp_path / f)))

@@ -22,7 +22,7 @@ from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationC
 
 from limaml_beam.build_tasks import pipeline as build_tasks
 from limaml_beam.build_tasks.inputs import Inputs
-from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.__main__ import main
 from limaml_beam.generate_embeddings.artefacts import read_manifest
@@ -136,7 +136,7 @@ def tasks_template(tmp_path_factory, source, shop_schema, shop_frames, write_raw
     raw = write_raw(folder / "raw", shop_schema, shop_frames())
     paths = {name: str(raw / f"{name}.parquet") for name in ("interactions", *shop_schema.tables)}
     inputs = Inputs.find(shop_schema, paths.pop("interactions"), paths)
-    settings = TaskSettings(definitions=tuple(shop_schema.tasks), **cut_dates(shop_schema))
+    settings = TaskSettings(definitions=tuple(shop_schema.tasks), **date_fields(shop_schema))
     return write_template(
         folder,
         source,

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from limaml_beam.build_tasks.settings import TaskSettings, cut_dates
+from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.build_tasks.validation import validate
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import read_rows
@@ -180,7 +180,7 @@ def through_both(path: Path, text: TextFormat = DEFAULT) -> None:
         rows = len(table.frame) + sum(table.malformed.values())
     except LimamlError:
         rows = None
-    how = TaskSettings(definitions=("user",), **cut_dates(SCHEMA))
+    how = TaskSettings(definitions=("user",), **date_fields(SCHEMA))
     read = used = skipped = malformed = 0
     try:
         for part in read_rows((str(path), None), (*COLUMNS, "p"), 3, text):

@@ -181,7 +181,7 @@ def test_the_pipeline_looks_again_and_again_for_members_who_lost_rows(arriving, 
 
 def test_a_folder_that_is_not_there_is_an_error(arriving):
     (arriving.folder / "in").rmdir()
-    with pytest.raises(LimamlError, match="make it first"):
+    with pytest.raises(LimamlError, match="create it first"):
         settings(arriving)
 
 

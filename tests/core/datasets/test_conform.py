@@ -166,7 +166,7 @@ def test_a_table_with_a_repeated_key_is_refused(checked, own_users):
 
 def test_rows_without_a_partner_in_a_table_are_counted(checked, own_users):
     _, invalid = checked(users=own_users[own_users.user_id != "003"])
-    assert invalid["users (rows without a partner)"] == {"missing": 10}
+    assert invalid["users (rows without a match)"] == {"missing": 10}
 
 
 def test_tables_keyed_otherwise_are_refused(checked, own_users):
@@ -180,7 +180,7 @@ def test_integer_keys_of_one_file_meet_text_keys_of_another(checked, own_frame, 
         users=own_users.assign(user_id=[0, 1, 2, 3]),
     )
     assert raw.interactions["user_id"].dtype == raw.tables["users"]["user_id"].dtype
-    assert "users (rows without a partner)" not in invalid
+    assert "users (rows without a match)" not in invalid
 
 
 def test_weights_that_are_no_weights_are_null_and_counted(checked, own_frame):

@@ -1,4 +1,4 @@
-"""Export of a model that adapts two definitions which stand beside each other."""
+"""Export of a model that adapts two definitions of which neither refines the other."""
 
 from __future__ import annotations
 
@@ -174,5 +174,5 @@ def test_warm_up_requests_hold_one_vector_of_the_member_and_one_of_each_candidat
 
 
 def test_another_task_definition_than_the_first_is_refused(model, tmp_path):
-    with pytest.raises(LimamlError, match="stand beside the task definition 'user', received"):
+    with pytest.raises(LimamlError, match="cannot be exported for 'video'"):
         export_for_serving(model, tmp_path, task_definition="video")

@@ -148,7 +148,7 @@ def test_keys_that_no_store_can_hold_are_none(values, fits):
 
 
 def test_a_key_that_must_be_there_names_what_it_was_made_of():
-    with pytest.raises(LimamlError, match=r"no task key can be made of \['a', None\]"):
+    with pytest.raises(LimamlError, match=r"no task key can be built from \['a', None\]"):
         encode_task_key(["a", None])
     for nested in ([1], {"a": 1}, np.ones(2)):
         with pytest.raises(LimamlError, match="a task key needs"):

@@ -49,7 +49,7 @@ def _tasks(draw):
 )
 @example([(1, -1)], 1.0, 1, None, False)
 @example([(9, 9)], 0.5, 1, 3, True)
-def test_every_row_comes_once_support_before_query_and_cuts_are_kept(
+def test_every_row_comes_once_support_before_query_and_split_times_are_kept(
     tmp_path_factory, tasks, share, batch_size, most, shuffle
 ):
     path = str(tmp_path_factory.mktemp("records") / "train-0.tfrecord")
@@ -235,7 +235,7 @@ def test_a_drawn_cut_differs_between_epochs_and_repeats_under_a_seed(write):
     assert first == again
     assert first[0] != first[1]
     assert first != other
-    assert len(set(first[0])) > 3, "each task has a cut of its own"
+    assert len(set(first[0])) > 3, "each task has its own split time"
 
 
 def test_shuffling_changes_the_order_from_epoch_to_epoch_and_loses_no_task(write, monkeypatch):

@@ -73,7 +73,7 @@ def test_files_that_are_cut_short_or_no_records_are_refused_by_name(write, tmp_p
     ("tasks", "said"),
     [
         ([(3, -1), (0, -1)], "holds no samples"),
-        ([(3, -1), (3, 4)], "query_start lies behind its last"),
+        ([(3, -1), (3, 4)], "query_start is after its last"),
     ],
 )
 def test_a_broken_record_further_on_stops_with_its_reason(write, tasks, said):

@@ -64,7 +64,7 @@ def test_every_value_is_read_as_it_was_written_and_both_encoders_agree(key, rows
             np.testing.assert_array_equal(found, np.array(values, found.dtype), err_msg=name)
 
 
-def test_a_record_is_a_sequence_example_whose_context_names_key_count_and_cut():
+def test_a_record_is_a_sequence_example_whose_context_names_key_count_and_split():
     rows = [
         {
             "x": 1,

@@ -1,4 +1,4 @@
-"""Training on two definitions: cuts, turns, tables, and no label that is ahead of its time."""
+"""Training on two definitions: split times, turns, tables, and no label from the future."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class Reading:
         self.model = model or joint_model()
         self.model.compile("sgd")
         self.refresh = self.records.callback(self.model)
-        self.records.draw_cuts()
+        self.records.draw_split_times()
 
     @property
     def moments(self):
-        return self.records._cuts.moments.numpy()
+        return self.records._split_times.moments.numpy()
 
     def begin(self):
         self.refresh.on_epoch_begin(0)
@@ -132,7 +132,7 @@ def test_a_row_is_query_in_both_definitions_records_or_in_neither(noise, tmp_pat
     assert len(found[0, "support"] | found[0, "query"]) == len(pairs)
 
 
-def test_cuts_by_date_are_one_moment_and_those_within_users_a_share_of_each(noise, tmp_path):
+def test_split_times_by_date_are_one_moment_and_those_within_users_a_share_of_each(noise, tmp_path):
     folder = write(noise, tmp_path / "date", SPLITS["by date"])
     (moment,) = set(Reading(folder).moments.tolist())
     assert 0.4 <= (noise.time < moment).mean() <= 0.6
@@ -146,11 +146,11 @@ def test_cuts_by_date_are_one_moment_and_those_within_users_a_share_of_each(nois
         assert moments[row] == times[min(-(-len(times) // 2), len(times) - 1)]
 
 
-def test_an_epoch_s_cuts_follow_from_its_number_and_the_seed(noise, tmp_path, split):
+def test_an_epoch_s_split_times_follow_from_its_number_and_the_seed(noise, tmp_path, split):
     folder = write(noise, tmp_path, split)
-    cuts = [Reading(folder, epoch=epoch).moments for epoch in (0, 1, 0)]
-    np.testing.assert_array_equal(cuts[0], cuts[2])
-    assert (cuts[0] != cuts[1]).any()
+    split_times = [Reading(folder, epoch=epoch).moments for epoch in (0, 1, 0)]
+    np.testing.assert_array_equal(split_times[0], split_times[2])
+    assert (split_times[0] != split_times[1]).any()
 
 
 def test_no_label_of_a_query_row_has_any_part_in_a_score(noise, tmp_path, split):

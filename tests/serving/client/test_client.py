@@ -192,12 +192,12 @@ def test_many_requests_are_one_look_up_and_one_call_with_the_same_scores(
     make_ranker, server, store, member, candidates
 ):
     ranker = make_ranker()
-    stranger = {**member, "user_id": 99}
+    unknown_member = {**member, "user_id": 99}
     short = {name: values[:1] for name, values in candidates.items()}
     answers = ranker.rank_many(
         [
             (member, candidates),
-            (stranger, short),
+            (unknown_member, short),
             (member, []),
             ({**member, "user_id": 8}, candidates),
         ]
@@ -209,7 +209,7 @@ def test_many_requests_are_one_look_up_and_one_call_with_the_same_scores(
         answers,
         [
             (member, candidates),
-            (stranger, short),
+            (unknown_member, short),
             (member, []),
             ({**member, "user_id": 8}, candidates),
         ],

@@ -6,8 +6,8 @@ process, loopback.
 
 Four measurements alternate, so that all see the same machine: a request with the member's meta
 embedding, the same one for an unknown member (no look-up), and the SavedModel in this process,
-called as a function (`in_process_ms`) and run in a session, as servers do (`session_ms`). A function
-that computes nothing takes half of `in_process_ms` for as many inputs: Python checks each of them.
+called as a function (`in_process_ms`) and run in a session, as servers do (`session_ms`). For as
+many inputs, a function that computes nothing takes half of `in_process_ms`: Python checks them.
 Then requests alone, from a process that has no TensorFlow: `client_share_of_p50` is the CPU time of
 the calling thread (look-up, checks, request building, gRPC, parsing, ordering) over their p50;
 `grpc_client_ms` is what gRPC takes of it for the finished bytes of such a request;

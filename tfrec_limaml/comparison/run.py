@@ -25,7 +25,9 @@ from tfrec_limaml.training.options import TrainOptions
 
 _VANILLA = TrainOptions(algorithm="vanilla")
 _ATTENTION = TrainOptions(choose_strength=False).replace(id_embeddings=True)
-_GRADIENT = TrainOptions().replace(adaptation="gradient", inner_learning_rate=0.3)
+_GRADIENT = TrainOptions().replace(
+    adaptation="gradient", support_reduction="sum", inner_learning_rate=0.03
+)
 
 #: All rivals by name; LiMAML's variants begin with ``limaml``.
 RIVALS: Mapping[str, Rival] = {

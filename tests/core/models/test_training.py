@@ -226,9 +226,9 @@ def test_class_weight_and_further_weights_are_refused_with_what_to_do(cls):
         lambda: model.fit(_dataset(), class_weight=weights, verbose=0),
         lambda: model.train_on_batch(batch, class_weight=weights),
     ):
-        with pytest.raises(LimamlError, match=r"class_weight does not go .* schema's `weight`"):
+        with pytest.raises(LimamlError, match=r"class_weight cannot be used .* schema's `weight`"):
             call()
-    with pytest.raises(LimamlError, match="sample_weight does not go with batches of tasks"):
+    with pytest.raises(LimamlError, match="sample_weight cannot be used with batches of tasks"):
         model.test_on_batch(batch, sample_weight=np.ones(8))
 
 

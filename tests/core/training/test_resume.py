@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(stopped, tmp_path, d
     with pytest.warns(UserWarning, match="is damaged"), pytest.raises(LimamlError, match="all"):
         newest(tmp_path)
     (tmp_path / before.name).write_bytes(before.read_bytes())
-    with pytest.warns(UserWarning, match=rf"{last.name} is damaged .*the one before it"):
+    with pytest.warns(UserWarning, match=rf"{last.name} is damaged .*the previous one"):
         found = newest(tmp_path)
     assert (found.epoch, found.calls) == (1, 3)
 

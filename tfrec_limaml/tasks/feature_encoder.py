@@ -50,6 +50,7 @@ class FeatureEncoder(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
+        self.supports_jit = False  # XLA cannot compile look-ups
         self.schema = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
         self.statistics = (
             statistics if isinstance(statistics, Statistics) else Statistics(**statistics)

@@ -272,7 +272,7 @@ def test_the_transformer_reads_its_support_set_without_steps_too(make_model, mak
         (
             lambda: FunctionalGlobalBlock.summarise(DotProductGlobalBlock(name="head"), []),
             ValueError,
-            "head computes nothing of a row without its meta embedding",
+            "head computes nothing from a row without its meta embedding",
         ),
         (
             lambda: ModelOptions(prior="encoder", meta_block="mlp"),

@@ -145,7 +145,7 @@ def test_one_member_is_ranked_with_each_candidate_s_own_vector(exported):
     scored = signatures["serving_default"](
         **{name: kind(v) for name, v in (repeated | each).items()}
     )
-    np.testing.assert_allclose(ranked["logit"], scored["logit"], rtol=1e-6)
+    np.testing.assert_allclose(ranked["logit"], scored["logit"], rtol=1e-6, atol=1e-6)
 
 
 def test_the_manifest_names_both_definitions_and_how_often_the_sides_take_turns(exported):

@@ -180,13 +180,13 @@ def test_rows_of_a_feature_table_are_found_by_key_and_by_nothing_else(
     country, age = (
         next(f for f in shop_schema.features if f.name == name) for name in ("country", "age")
     )
-    filler = country.default_value
+    default = country.default_value
     assert table.column(country, rows).to_pylist() == [
         "fr",
-        filler,
-        filler,
-        filler,
-        filler,
+        default,
+        default,
+        default,
+        default,
         "de",
         "fr",
     ]

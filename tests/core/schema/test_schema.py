@@ -210,7 +210,7 @@ def test_split_ranges_are_half_open():
 
 
 @pytest.mark.parametrize(
-    ("feature", "filler"),
+    ("feature", "default"),
     [
         (Feature(name="x"), 0.0),
         (Feature(name="x", dtype="int64", fill_value=3.7), 3),
@@ -218,6 +218,6 @@ def test_split_ranges_are_half_open():
         (Feature(name="x", dtype="string", encoding="vocabulary", fill_value="none"), "none"),
     ],
 )
-def test_fillers_have_their_features_type(feature, filler):
-    assert feature.default_value == filler
-    assert type(feature.default_value) is type(filler)
+def test_default_values_have_their_features_type(feature, default):
+    assert feature.default_value == default
+    assert type(feature.default_value) is type(default)

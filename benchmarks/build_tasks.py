@@ -33,7 +33,7 @@ LIMAML = [sys.executable, "-m", "tfrec_limaml"]
 
 
 def copy_members(raw: Path, target: Path, copies: int, stride: int = 1) -> int:
-    """Writes `copies` times the data of every `every`-th member, one file of interactions per copy;
+    """Writes `copies` times the data of every `stride`-th member, one file of interactions per copy;
     returns the number of rows.
 
     One copy of one table is in memory at a time.
@@ -156,7 +156,7 @@ def main() -> None:
         raw, source = Path(folder, "raw"), Path(folder, "copies")
         history = ["--history"] if arguments.history else []
         measure([*LIMAML, "datasets", "prepare", "kuairand-pure", "--output", str(raw), *history])
-        copy_members(raw, source, 1, every=200)
+        copy_members(raw, source, 1, stride=200)
         start_up = prepare(source, flags)["processor_seconds"]
         for copies in map(int, arguments.copies.split(",")):
             shutil.rmtree(source)

@@ -33,8 +33,8 @@ LIMAML = [sys.executable, "-m", "tfrec_limaml"]
 
 
 def copy_members(raw: Path, target: Path, copies: int, stride: int = 1) -> int:
-    """Writes `copies` times the data of every `stride`-th member, one file of interactions per copy;
-    returns the number of rows.
+    """Writes `copies` times the data of every `stride`-th member, one file of interactions per
+    copy; returns the number of rows.
 
     One copy of one table is in memory at a time.
     """

@@ -14,7 +14,7 @@ from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks.categories import IntegerTable, multi_hot
 from tfrec_limaml.tasks.columns import Columns, Part, joined
 from tfrec_limaml.tasks.numbers import Number, encode_numbers
-from tfrec_limaml.tasks.quantiles import encoded_width
+from tfrec_limaml.tasks.quantile_statistics import encoded_width
 from tfrec_limaml.tasks.statistics import Statistics
 
 DTYPES = {"string": tf.string, "int64": tf.int64, "float32": tf.float32}

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.columns import Columns, Part
-from tfrec_limaml.tasks.quantiles import encode_quantiles, encoded_width
+from tfrec_limaml.tasks.quantile_statistics import encoded_width
+from tfrec_limaml.tasks.quantiles import encode_quantiles
 
 
 class Number(NamedTuple):

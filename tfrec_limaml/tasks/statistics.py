@@ -19,8 +19,9 @@ about all rows that were read, as on the data card; everything else is about tra
 Numeric features have one mean and variance per vector element, in
 float64, of the transformed values (``"log"``: ``sign(x) log1p|x|``); those with encoding
 ``quantiles`` also have ``edges``, ``component_mean`` and ``component_deviation``, see
-`tfrec_limaml.tasks.quantiles`. Hashed features have no entry. Vocabularies of int64 features hold
-integers, of string features strings (of single values, where the feature has a separator).
+`tfrec_limaml.tasks.quantile_statistics`. Hashed features have no entry. Vocabularies of int64
+features hold integers, of string features strings (of single values, where the feature has a
+separator).
 """
 
 from __future__ import annotations

@@ -107,10 +107,13 @@ def warnings(drift: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 or difference["drift"] <= LIMITS[measured["kind"]]
             ):
                 continue
-            unit = "standard deviations" if measured["kind"] == "numeric" else "of the rows"
+            away = difference["drift"]
             lines.append(
-                f"feature {feature} drifts: its {split} rows are {difference['drift']:.2f} {unit} "
-                "from the training rows"
+                f"feature {feature} drifts: the mean of its {split} rows is {away:.2f} standard "
+                "deviations from that of the training rows"
+                if measured["kind"] == "numeric"
+                else f"feature {feature} drifts: {away:.0%} of its {split} rows are distributed "
+                "differently from the training rows"
             )
     return lines
 

@@ -20,7 +20,7 @@ from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, ORDER, TIME
 from tfrec_limaml.schema.schema import Feature, Schema
-from tfrec_limaml.tasks.quantiles import quantile_statistics
+from tfrec_limaml.tasks.quantile_statistics import quantile_statistics
 from tfrec_limaml.tasks.statistics import Statistics
 
 #: Rows that quantiles are computed from.

@@ -52,8 +52,10 @@ def test_drift_is_the_distance_of_means_in_standard_deviations_and_the_share_tha
     assert found["kind"]["validation"] == {"drift": 0.75, "uncertain": False}
     assert found["kind"]["test"]["drift"] == 0.0
     assert drift.warnings(found) == [
-        "feature x drifts: its validation rows are 1.00 standard deviations from the training rows",
-        "feature kind drifts: its validation rows are 0.75 of the rows from the training rows",
+        "feature x drifts: the mean of its validation rows is 1.00 standard deviations from that "
+        "of the training rows",
+        "feature kind drifts: 75% of its validation rows are distributed differently from the "
+        "training rows",
     ]
 
 

@@ -30,6 +30,14 @@ from tfrec_limaml.schema.schema import Split, parse_time
 pytestmark = pytest.mark.slow
 
 
+def test_no_worker_of_the_job_loads_tensorflow():
+    script = (
+        "import sys, limaml_beam.commands.prepare, limaml_beam.build_tasks.prepare; "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0
+
+
 @pytest.fixture
 def raw(tmp_path, shop_schema, shop_frames, write_raw):
     return write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=150))

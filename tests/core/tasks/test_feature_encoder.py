@@ -11,7 +11,8 @@ from toys import toy_schema
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.quantiles import encode_quantiles, quantile_statistics
+from tfrec_limaml.tasks.quantile_statistics import quantile_statistics
+from tfrec_limaml.tasks.quantiles import encode_quantiles
 from tfrec_limaml.tasks.statistics import Statistics
 
 

@@ -9,7 +9,8 @@ from toys import toy_schema
 
 from tfrec_limaml.schema.schema import Feature
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.quantiles import encode_quantiles, encoded_width, quantile_statistics
+from tfrec_limaml.tasks.quantile_statistics import encoded_width, quantile_statistics
+from tfrec_limaml.tasks.quantiles import encode_quantiles
 from tfrec_limaml.tasks.statistics import Statistics
 
 

@@ -49,3 +49,29 @@ def test_the_finder_sees_both_ways_of_importing_and_what_is_missing():
     assert exists("tfrec_limaml", "LiMAML")
     assert exists("tfrec_limaml", "schema")
     assert not exists("tfrec_limaml", "Nothing")
+
+
+def dotted_names() -> set[str]:
+    """What docstrings and pages name with its package: modules, classes, functions, attributes."""
+    packages = (ROOT / "tfrec_limaml", ROOT / "beam", ROOT / "serving")
+    files = [*PAGES, *(path for package in packages for path in package.rglob("*.py"))]
+    pattern = rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)"
+    return {name for file in files for name in re.findall(pattern, file.read_text("utf-8"))}
+
+
+def is_there(dotted: str) -> bool:
+    """Whether a dotted name is a module, or can be reached from one."""
+    *parts, last = dotted.split(".")
+    try:
+        return exists(".".join(parts), last)
+    except ModuleNotFoundError:  # the name of a class lies between
+        owner = importlib.import_module(".".join(parts[:-1]))
+        return hasattr(getattr(owner, parts[-1], None), last)
+
+
+def test_dotted_names_in_docstrings_and_pages_exist():
+    names = dotted_names()
+    assert len(names) > 40
+    assert not {name for name in names if not is_there(name)}
+    assert not is_there("tfrec_limaml.models.sample_loss")
+    assert is_there("tfrec_limaml.LiMAML.fit")

@@ -71,7 +71,7 @@ def prepare_own(
     schema.
 
     Args:
-        schema: YAML file, see `tfrec_limaml.schema.Schema`.
+        schema: YAML file, see `tfrec_limaml.schema.schema.Schema`.
         interactions: CSV, TSV or Parquet file with one row per interaction, a folder of such files,
             or a pattern.
         output: Folder to write.

@@ -151,7 +151,7 @@ class TwoBlockModel(TaskLoops):
 
         Args:
             optimizer: Of the outer loop.
-            loss: See `tfrec_limaml.losses.sample_loss`.
+            loss: See `tfrec_limaml.adaptation.losses.sample_loss`.
             metrics: Measured at evaluation, on query predictions; AUC and log loss by default for
                 binary labels. Training reports only its loss: metrics on rows that were just
                 trained on cost time and tell little.

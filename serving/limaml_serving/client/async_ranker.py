@@ -17,7 +17,7 @@ from tfrec_limaml.errors import StoreError
 
 
 class AsyncRanker(RankerBase):
-    """`limaml_serving.client.Ranker` for asyncio: the same arguments, results, errors and counters.
+    """`limaml_serving.Ranker` for asyncio: the same arguments, results, errors and counters.
 
     Create it inside the running event loop.
     """
@@ -32,17 +32,17 @@ class AsyncRanker(RankerBase):
         top: int | None = None,
         timeout: float | None = None,
     ) -> Ranked:
-        """See `limaml_serving.client.Ranker.rank`."""
+        """See `limaml_serving.Ranker.rank`."""
         return (await self._drive(self._protocol.rank([(member, candidates)], top, timeout)))[0]
 
     async def rank_many(
         self, requests: Sequence[Request], *, top: int | None = None, timeout: float | None = None
     ) -> list[Ranked]:
-        """See `limaml_serving.client.Ranker.rank_many`."""
+        """See `limaml_serving.Ranker.rank_many`."""
         return await self._drive(self._protocol.rank(requests, top, timeout))
 
     async def wait_for_server(self, timeout: float) -> None:
-        """See `limaml_serving.client.Ranker.wait_for_server`."""
+        """See `limaml_serving.Ranker.wait_for_server`."""
         try:
             await asyncio.wait_for(self._channel.channel_ready(), timeout)
         except TimeoutError as error:

@@ -19,7 +19,7 @@ from tfrec_limaml.store.base import EmbeddingStore
 
 class RankerBase:
     """A channel to a model server, a store, and the protocol between them; arguments as in
-    `limaml_serving.client.Ranker`.
+    `limaml_serving.Ranker`.
     """
 
     #: The module that opens channels: `grpc` or `grpc.aio`.

@@ -50,7 +50,7 @@ _COUNTED = {
 
 
 class RankingProtocol:
-    """See the module's text; arguments as in `limaml_serving.client.Ranker`."""
+    """See the module's text; arguments as in `limaml_serving.Ranker`."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class RankingProtocol:
         self._raise_on_mismatch = on_version_mismatch == "raise"
 
     def rank(self, requests: Sequence[Request], top: int | None, timeout: float | None) -> Steps:
-        """Ranks each request's candidates; see `limaml_serving.client.Ranker.rank_many`."""
+        """Ranks each request's candidates; see `limaml_serving.Ranker.rank_many`."""
         if top is not None and (
             isinstance(top, bool) or not isinstance(top, numbers.Integral) or top < 1
         ):

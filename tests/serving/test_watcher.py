@@ -99,22 +99,22 @@ def test_a_fault_of_one_model_is_counted_and_does_not_touch_the_others(
     shutil.copytree(base, tmp_path / "other")
     server = serve({"bad": tmp_path / "other", "m": base}, poll_seconds=0.05)
     client = connect(server.target, name="m")
-    look = server.manager._look
+    look = server.manager._versions_on_disk
 
     def broken(settings):
         if settings.name == "bad":
             raise OverflowError("no such thing was foreseen")
         return look(settings)
 
-    monkeypatch.setattr(server.manager, "_look", broken)
-    before = server.manager.last_look
+    monkeypatch.setattr(server.manager, "_versions_on_disk", broken)
+    before = server.manager.last_check
     wait_until(lambda: sample(server, "look_faults_total") > 3)
     assert goes_on(server, client, add_version)
     assert len([r for r in caplog.records if "no such thing" in r.getMessage()]) == 1
     # The time of the last good look stands still, which a monitor sees.
-    held = server.manager.last_look
+    held = server.manager.last_check
     wait_until(lambda: sample(server, "look_faults_total") > 10)
-    assert server.manager.last_look == held >= before
+    assert server.manager.last_check == held >= before
     assert sample(server, "last_look_timestamp_seconds") == held
 
 

@@ -135,7 +135,7 @@ class EmbeddedServer:
         self._reloads = Pool(1, "limaml-serve-reload", _RELOADS)
         self._pools = (self._workers, self._control, self._reloads)
         self.metrics.watch_pending(lambda: self._workers.pending)
-        self.metrics.watch_last_check(lambda: self.manager.last_look)
+        self.metrics.watch_last_check(lambda: self.manager.last_check)
         self._health = self._health_of_services()
         self._front = Front(max_message_bytes)
 

@@ -45,7 +45,7 @@ class ModelManager:
         on_fault: Called after a check that failed unexpectedly.
 
     Attributes:
-        last_look: Time of the last check of the disk without an error (Unix time); 0 before.
+        last_check: Time of the last check of the disk without an error (Unix time); 0 before.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ModelManager:
         self._on_fault = on_fault
         self._versions: dict[str, dict[int, Version]] = {}
         self._complaints: dict[str, str] = {}  # what was last logged of a model's folder
-        self.last_look = 0.0
+        self.last_check = 0.0
         self._progress = time.monotonic()
         self._changing = threading.Lock()
         self._stopped = threading.Event()
@@ -102,7 +102,7 @@ class ModelManager:
                     version.retire()
             healthy &= self._guarded("after a check of the disk", self._on_change)
             if healthy:
-                self.last_look = time.time()
+                self.last_check = time.time()
 
     def is_watching(self) -> bool:
         """True while new versions are detected: the last step of a check is recent, and checks end
@@ -110,7 +110,7 @@ class ModelManager:
         """
         allowed = max(_STALE_SECONDS, 10 * self._poll_seconds)
         recent = time.monotonic() - self._progress < allowed
-        return recent and time.time() - self.last_look < allowed + _STALE_SECONDS
+        return recent and time.time() - self.last_check < allowed + _STALE_SECONDS
 
     @contextmanager
     def lease(self, spec: Any) -> Iterator[tuple[int, SavedModelRunner]]:
@@ -228,7 +228,7 @@ class ModelManager:
             logger.error("%s: %s", what, text, exc_info=error)
 
     def _refresh_model(self, settings: ModelSettings) -> None:
-        versions = self._look(settings)
+        versions = self._versions_on_disk(settings)
         if versions is None:
             return
         known = self._versions.get(settings.name, {})
@@ -257,7 +257,7 @@ class ModelManager:
             for number in known.keys() - wanted:
                 known[number].retire()
 
-    def _look(self, settings: ModelSettings) -> dict[int, Path] | None:
+    def _versions_on_disk(self, settings: ModelSettings) -> dict[int, Path] | None:
         what = f"model {settings.name}: cannot read {settings.base_path}"
         try:
             versions = find_versions(settings.base_path)

@@ -62,7 +62,7 @@ class Metrics:
         self._pending = Gauge(
             "limaml_serve_pending", "Predict requests running or waiting.", registry=self.registry
         )
-        self._last_look = Gauge(
+        self._last_check = Gauge(
             "limaml_serve_last_look_timestamp_seconds",
             "Time of the last check of the version directories without an error (Unix time).",
             registry=self.registry,
@@ -91,7 +91,7 @@ class Metrics:
         """Reads the time of the last check of the version directories whenever metrics are
         collected.
         """
-        self._last_look.set_function(time_of_last)
+        self._last_check.set_function(time_of_last)
 
     def count_fault(self) -> None:
         """Counts one check of the version directories that failed unexpectedly."""

@@ -1,4 +1,4 @@
-"""All that the learning core uses of TensorFlow and that TensorFlow does not promise to keep."""
+"""All private APIs of TensorFlow that the learning core uses."""
 
 from __future__ import annotations
 

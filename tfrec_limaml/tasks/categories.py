@@ -1,4 +1,4 @@
-"""All whole-number categories of a schema in one hash table: one look-up for many features."""
+"""The vocabularies of all integer features in one hash table: one look-up for many features."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class IntegerTable(tf.Module):
 
 
 def multi_hot(ids: tf.Tensor, sizes: Sequence[int]) -> tf.Tensor:
-    """One-hot vectors of several features next to each other, float32 ``[N, sum of sizes]``.
+    """One-hot vectors of several features, concatenated: float32 ``[N, sum of sizes]``.
 
     Args:
         ids: Ids ``[N, F]``, int64.

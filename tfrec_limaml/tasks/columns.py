@@ -1,5 +1,6 @@
-"""Raw columns of rows, one by one and side by side: one operation for many columns, instead of one
-for each, is what a small request's time goes into.
+"""Raw columns, singly or concatenated.
+
+The time of a small request depends on the number of operations: many columns go through one.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ class Columns:
 
     @property
     def rows(self) -> tf.Tensor:
-        """How many rows there are, a scalar; 1 without columns."""
+        """Number of rows, a scalar; 1 without columns."""
         first = next(iter(self._values.values()), None)
         return tf.constant(1) if first is None else tf.shape(first)[0]
 
     def side_by_side(self, names: Sequence[str], dtype: tf.DType) -> tf.Tensor:
-        """The columns next to each other, ``[N, sum of widths]``."""
+        """The columns concatenated, ``[N, sum of widths]``."""
         return _concatenated([_matrix(self[name], dtype) for name in names])
 
 
 class RepeatedColumns(Columns):
-    """Columns of which some have one row, which holds for all rows.
+    """Columns, some of which have one row that applies to all rows.
 
     Args:
         values: ``[1 or N]`` or ``[1 or N, width]`` by name.
@@ -58,7 +59,7 @@ class RepeatedColumns(Columns):
         return self._rows
 
     def side_by_side(self, names: Sequence[str], dtype: tf.DType) -> tf.Tensor:
-        """The columns next to each other, ``[N, sum of widths]``."""
+        """The columns concatenated, ``[N, sum of widths]``."""
         parts = []
         for single, group in itertools.groupby(names, lambda n: self._values[n].shape.rank == 1):
             together = list(group)
@@ -69,7 +70,7 @@ class RepeatedColumns(Columns):
         return _concatenated(parts)
 
     def _gathered(self, names: Sequence[str], dtype: tf.DType) -> tf.Tensor:
-        """Columns ``[1 or N]`` next to each other: all values in a row, and where to find each."""
+        """Columns ``[1 or N]`` as a matrix: one gather from all their values."""
         values = tf.concat([_cast(self._values[name], dtype) for name in names], 0)
         lengths = self._lengths.of(names)
         starts = tf.cumsum(lengths, exclusive=True)
@@ -91,7 +92,7 @@ class Lengths(NamedTuple):
 
     @classmethod
     def measured(cls, columns: Mapping[str, tf.Tensor]) -> Lengths:
-        """Those of some columns."""
+        """The lengths of some columns."""
         by_dtype: dict[tf.DType, list[str]] = {}
         for name, value in columns.items():
             by_dtype.setdefault(value.dtype, []).append(name)
@@ -105,12 +106,12 @@ class Lengths(NamedTuple):
         return cls(tuple(names), tf.concat(firsts, 0))
 
     def of(self, names: Sequence[str]) -> tf.Tensor:
-        """Rows of these columns, in this order."""
+        """Lengths of these columns, in this order."""
         return tf.gather(self.values, [self.names.index(name) for name in names])
 
 
 def repeated(value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """A column of one row with that row `rows` times; a column of `rows` rows as it is."""
+    """A column of one row repeated `rows` times; a column of `rows` rows unchanged."""
     return tf.broadcast_to(value, tf.concat([rows[None], value.shape[1:]], 0))
 
 
@@ -128,12 +129,12 @@ def _concatenated(parts: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 class Part(NamedTuple):
-    """Some columns of a matrix ``[N, ...]``: those of one feature.
+    """The columns of one feature in a matrix ``[N, ...]``.
 
     Attributes:
         matrix: The matrix.
         start: The first column.
-        width: How many there are.
+        width: Number of columns.
     """
 
     matrix: tf.Tensor
@@ -142,7 +143,7 @@ class Part(NamedTuple):
 
 
 def joined(parts: Sequence[Part]) -> tf.Tensor:
-    """Parts next to each other. Those that lie next to each other already are taken at once."""
+    """The parts concatenated. Adjacent parts of one matrix are a single slice."""
     runs: list[Part] = []
     for part in parts:
         last = runs[-1] if runs else None

@@ -423,7 +423,9 @@ def test_both_models_load_and_answer_alike_without_keras_and_this_package_and_in
 
 
 @pytest.mark.parametrize("learned", ["rates", "kappa"])
-def test_what_is_learned_of_the_inner_steps_reaches_the_adapter(make_model, tasks, learned):
+def test_what_is_learned_of_the_inner_steps_reaches_the_adapter(
+    make_model, tasks, learned, tmp_path
+):
     keras.backend.clear_session()
     if learned == "rates":
         model = make_model(learn_inner_rates=True)
@@ -432,8 +434,9 @@ def test_what_is_learned_of_the_inner_steps_reaches_the_adapter(make_model, task
     else:
         model = make_model(support_reduction="shrunk")
         model.scaled_log_kappa.assign(5.0)  # kappa e^50: no step is left
-    signatures = adapter_module(model).signatures
-    actual = signatures["serving_default"](
+    exported = adapter_module(model)
+    tf.saved_model.save(exported.module, str(tmp_path), signatures=exported.signatures)
+    actual = tf.saved_model.load(str(tmp_path)).signatures["serving_default"](
         task_records=tf.constant(_encode(model.encoder.schema, tasks))
     )
     np.testing.assert_allclose(actual["loss_before"], actual["loss_after"], rtol=1e-6)

@@ -77,6 +77,13 @@ def test_one_table_knows_each_feature_s_tokens_and_no_other_s():
     np.testing.assert_array_equal(table.ids(names, given), expected)
 
 
+def test_a_value_whose_key_would_overflow_to_that_of_a_token_is_unknown():
+    table = IntegerTable({"a": [5], "b": [6]})
+    beyond = 5 - 2**63  # twice this is 10 modulo 2**64, as twice 5 is
+    ids = table.ids(["a", "b"], tf.constant([[5, 6], [beyond, beyond + 1]], tf.int64))
+    np.testing.assert_array_equal(ids, [[1, 1], [0, 0]])
+
+
 def test_hot_places_of_several_features_lie_side_by_side():
     ids = np.array([[0, 2, 1], [3, 0, 1]])
     sizes = [4, 3, 2]

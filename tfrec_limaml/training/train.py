@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,10 @@ def train(
     encoder = load_encoder(tasks, task, nested)
     workers = Workers.of(strategy)
     work = _Work(tasks, task, encoder, tuple(callbacks), build, workers, worker_timeout)
-    return best_on_validation(functools.partial(_train, work), options, encoder.schema, checkpoints)
+    limit = TimeLimit(worker_timeout, "the other workers")
+    with _peers(workers, limit):
+        fit = functools.partial(_fit, work, limit)
+        return _finish(work, best_on_validation(fit, options, encoder.schema, checkpoints))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,22 +129,35 @@ class _Work:
         }
 
 
-def _train(work: _Work, options: TrainOptions, checkpoints: CheckpointOptions | None) -> Trained:
-    keras.utils.set_random_seed(options.seed)
-    limit = TimeLimit(work.timeout, "the other workers")
+@contextlib.contextmanager
+def _peers(workers: Workers, limit: TimeLimit) -> Iterator[None]:
+    """Ends the process, or raises, where another worker is gone."""
     try:
-        with limit if work.workers.share.workers > 1 else contextlib.nullcontext():
-            return _finish(work, options, *_fit(work, options, checkpoints, limit))
+        with limit if workers.share.workers > 1 else contextlib.nullcontext():
+            yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
-        if work.workers.share.workers == 1:
+        if workers.share.workers == 1:
             raise
         raise as_gone(error) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """A model with the weights of its best epoch, the data and options of its training, and the
+    learning curves.
+    """
+
+    model: TaskModel
+    data: TrainingData
+    options: TrainOptions
+    result: dict[str, Any]
+
+
 def _fit(
-    work: _Work, options: TrainOptions, checkpoints: CheckpointOptions | None, limit: TimeLimit
-) -> tuple[TaskModel, TrainingData, dict[str, Any]]:
-    """The model with the weights of the best epoch, and the learning curves."""
+    work: _Work, limit: TimeLimit, options: TrainOptions, checkpoints: CheckpointOptions | None
+) -> _Fitted:
+    """One training."""
+    keras.utils.set_random_seed(options.seed)
     workers, encoder = work.workers, work.encoder
     data = TrainingData.of(work.tasks, encoder, options, work.task, workers, work.identity(options))
     limit.renew()
@@ -152,17 +168,7 @@ def _fit(
             make_optimizer(options, data.steps * options.epochs),
             steps_per_execution=1 if workers.call_each_batch else STEPS_PER_EXECUTION,
         )
-    stopping = _stopping(options)
-    callbacks = [EpochNumber(data.epoch), *stopping, *work.callbacks, RenewTimeLimit(limit)]
-    if data.joint is not None and isinstance(model, JointLiMAML):
-        callbacks.append(data.joint.callback(model))
-    first = 0
-    if checkpoints is not None:
-        early = stopping[-1]
-        writer = Checkpoints(checkpoints, data.identity, early, workers.is_chief)
-        workers.require_same_run({"checkpoint": writer.position})
-        first = writer.initial_epoch(options.epochs)
-        callbacks.append(writer)
+    callbacks, first = _callbacks(work, limit, options, data, model, checkpoints)
     history = model.fit(
         workers.distribute(data.training),
         validation_data=workers.distribute(data.validation),
@@ -180,7 +186,27 @@ def _fit(
         "options": dataclasses.asdict(options),
         "history": curves,
     }
-    return model, data, result
+    return _Fitted(model, data, options, result)
+
+
+def _callbacks(
+    work: _Work,
+    limit: TimeLimit,
+    options: TrainOptions,
+    data: TrainingData,
+    model: TaskModel,
+    checkpoints: CheckpointOptions | None,
+) -> tuple[list[keras.callbacks.Callback], int]:
+    """The callbacks of a training, and the epoch that it begins with."""
+    workers, stopping = work.workers, _stopping(options)
+    callbacks = [EpochNumber(data.epoch), *stopping, *work.callbacks, RenewTimeLimit(limit)]
+    if data.joint is not None and isinstance(model, JointLiMAML):
+        callbacks.append(data.joint.callback(model))
+    if checkpoints is None:
+        return callbacks, 0
+    writer = Checkpoints(checkpoints, data.identity, stopping[-1], workers.is_chief)
+    workers.require_same_run({"checkpoint": writer.position})
+    return [*callbacks, writer], writer.initial_epoch(options.epochs)
 
 
 def _curve_summary(
@@ -195,17 +221,16 @@ def _curve_summary(
     }
 
 
-def _finish(
-    work: _Work, options: TrainOptions, model: TaskModel, data: TrainingData, result: dict[str, Any]
-) -> Trained:
+def _finish(work: _Work, fitted: _Fitted) -> Trained:
     """Chooses the adaptation strength, on each worker separately."""
+    model, data, options, result = fitted.model, fitted.data, fitted.options, fitted.result
     if work.workers.strategy is not None:
         model = local_copy(model)
     reads: dict[str, Any] = {"max_samples": options.max_samples, "side": data.side}
     pattern = data.validation_pattern
     refresh = data.refresh_table
     if options.choose_strength and model.fine_tune:
-        keyed = task_dataset(pattern, work.encoder, 512, with_keys=True, **reads)
+        keyed = task_dataset(pattern, work.encoder, 512, with_keys=True, in_order=False, **reads)
         result |= choose_adaptation_strength(model, keyed, changed=refresh)
     refresh()
     validation = task_dataset(pattern, work.encoder, 4 * data.batch_size, **reads)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.training.checkpoints import CheckpointOptions
 from tfrec_limaml.training.options import TrainOptions
-from tfrec_limaml.training.trained import Trained
 
 #: Training rows at which an ID's row in the projection is halved, if the projection overfits with
 #: the usual shrinkage.
@@ -15,13 +15,27 @@ STRONG_SHRINKAGE = 3000.0
 #: Fall of the gain in validation AUC that indicates it.
 FALL = 0.002
 
+
+class WithResult(Protocol):
+    """A trained model whose result holds ``best_val_score`` and ``history``."""
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """See `Trained`."""
+        ...
+
+
+Model = TypeVar("Model", bound=WithResult)
 #: Trains one model with these options and checkpoints.
-Train = Callable[[TrainOptions, CheckpointOptions | None], Trained]
+Train = Callable[[TrainOptions, CheckpointOptions | None], Model]
 
 
 def best_on_validation(
-    train: Train, options: TrainOptions, schema: Schema, checkpoints: CheckpointOptions | None
-) -> Trained:
+    train: Train[Model],
+    options: TrainOptions,
+    schema: Schema,
+    checkpoints: CheckpointOptions | None,
+) -> Model:
     """Trains a model for each value of the options that are not set, and keeps the best one.
 
     If a history feature is keyed by an ID, models with and without IDs in the global block are
@@ -43,8 +57,8 @@ def best_on_validation(
 
 
 def _best_shrinkage(
-    train: Train, options: TrainOptions, checkpoints: CheckpointOptions | None
-) -> Trained:
+    train: Train[Model], options: TrainOptions, checkpoints: CheckpointOptions | None
+) -> Model:
     usual = train(options, checkpoints)
     if not _projects_ids(options) or not _gain_falls(usual):
         return usual
@@ -70,7 +84,7 @@ def _projects_ids(options: TrainOptions) -> bool:
     )
 
 
-def _gain_falls(trained: Trained) -> bool:
+def _gain_falls(trained: WithResult) -> bool:
     """Whether the gain of adaptation on the validation tasks falls from its best epoch to each of
     the last two: a single epoch may be chance.
     """
@@ -87,5 +101,5 @@ def _history_tells_of_ids(schema: Schema) -> bool:
     return any(len(history.keys) == 1 and history.keys[0] in ids for history in schema.history)
 
 
-def _score(trained: Trained) -> float:
+def _score(trained: WithResult) -> float:
     return float(trained.result["best_val_score"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import shutil
 
@@ -91,3 +92,32 @@ def test_training_goes_through_the_episodes(with_episodes):
     trained = train(with_episodes, options, callbacks=[watch])
     assert len(seen) == trained.result["epochs"] == 3
     assert int(trained.model.optimizer.iterations) == 3 * math.ceil(6 / 4)
+
+
+@pytest.mark.slow
+def test_the_strength_is_chosen_for_the_model_that_is_kept_alone(with_episodes, monkeypatch):
+    """Of several trainings, the one with the best validation score is finished."""
+    module = importlib.import_module("tfrec_limaml.training.train")
+    scores, finished = iter((0.7, 0.6)), []
+    fit = module._fit
+
+    def scored(*arguments):
+        fitted = fit(*arguments)
+        fitted.result["best_val_score"] = next(scores)
+        return fitted
+
+    def two(train_one, options, schema, checkpoints):
+        fitted = [train_one(options.replace(seed=seed), checkpoints) for seed in (1, 2)]
+        return max(fitted, key=lambda each: each.result["best_val_score"])
+
+    def choose(model, validation, changed):
+        finished.append(model)
+        return {"adaptation_strength": 1.0}
+
+    monkeypatch.setattr(module, "_fit", scored)
+    monkeypatch.setattr(module, "best_on_validation", two)
+    monkeypatch.setattr(module, "choose_adaptation_strength", choose)
+    options = TrainOptions(epochs=1, batch_size=6).replace(global_units=(4,), meta_units=(4,))
+    trained = train(with_episodes, options)
+    assert finished == [trained.model]
+    assert trained.result["options"]["seed"] == 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfrec_limaml.comparison.rivals import Data, Outcome, Rival
+from tfrec_limaml.comparison.rivals import Data, Outcome, Rival, Scores
+from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import served_rows
 from tfrec_limaml.evaluation.metrics import auc
@@ -43,18 +45,31 @@ def scores(
     adapted: bool,
     in_place: bool = False,
     batch: int = _BATCH,
-) -> np.ndarray[Any, Any]:
+) -> Scores:
     """Probabilities of a split's rows in the order of the files; see `network`."""
-    dataset = task_dataset(data.pattern(split), model.encoder, batch, with_keys=True)
+    dataset = task_dataset(
+        data.pattern(split), model.encoder, batch, with_keys=True, in_order=False
+    )
     if adapted and not in_place:
         rows = served_rows(model, dataset)
     else:
         model.fine_tune = adapted
         rows = model.predict(dataset, verbose=0)
-    if not np.array_equal(rows["label"], getattr(data, split).label):
-        raise LimamlError(f"the network scored other {split} rows than the table holds")
-    probability: np.ndarray[Any, Any] = rows["probability"].astype(np.float64)
-    return probability
+    return in_order_of(getattr(data, split), rows, split)
+
+
+def in_order_of(table: Rows, scored: Mapping[str, Any], split: str) -> Scores:
+    """The probabilities of scored rows, in the order of the table.
+
+    Raises:
+        LimamlError: The table holds other rows.
+    """
+    if len(scored["label"]) == len(table.label):
+        order = table.order_of(scored["task_key"])
+        if np.array_equal(scored["label"][order], table.label):
+            probability: Scores = scored["probability"][order].astype(np.float64)
+            return probability
+    raise LimamlError(f"the network scored other {split} rows than the table holds")
 
 
 def _run(

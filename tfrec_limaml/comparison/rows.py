@@ -46,6 +46,16 @@ class Rows:
     last_seen: Array
     columns: dict[str, Array]
 
+    def order_of(self, task_key: Array) -> npt.NDArray[np.int64]:
+        """The order that brings the same rows, read task by task in another order, into this one.
+
+        Args:
+            task_key: Key of each of those rows, whose order within a task is the same.
+        """
+        order = np.empty(len(self.task_key), np.int64)
+        order[np.argsort(self.task_key, kind="stable")] = np.argsort(task_key, kind="stable")
+        return order
+
     def identity(self) -> npt.NDArray[np.uint64]:
         """A hash of each row's key, time, label and declared values: the same after repeating
         `limaml prepare` on the same data.

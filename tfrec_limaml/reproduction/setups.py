@@ -9,11 +9,10 @@ import time
 from typing import Any, Literal
 
 import keras
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-from tfrec_limaml.comparison.rivals import Data, Outcome
+from tfrec_limaml.comparison.networks import in_order_of
+from tfrec_limaml.comparison.rivals import Data, Outcome, Scores
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import served_rows
 from tfrec_limaml.evaluation.metrics import auc
@@ -23,7 +22,6 @@ from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
 from tfrec_limaml.training.trained import Trained
 
-Scores = npt.NDArray[np.float64]
 #: How a model is scored: before adaptation, with the stored embeddings, or with the adapted
 #: weights, which cannot be stored.
 Form = Literal["unadapted", "served", "in_place"]
@@ -154,7 +152,9 @@ class _EpochClock(keras.callbacks.Callback):
 
 def _scores(model: TaskModel, setup: Setup, data: Data, split: str) -> Scores:
     """Probabilities of a split's rows in the order of the files."""
-    dataset = task_dataset(data.pattern(split), model.encoder, _BATCH, with_keys=True)
+    dataset = task_dataset(
+        data.pattern(split), model.encoder, _BATCH, with_keys=True, in_order=False
+    )
     rows = getattr(data, split)
     if setup.days_old:
         dataset = _without_newest(dataset, int(rows.timestamp.min() - setup.days_old * _DAY_MS))
@@ -170,8 +170,7 @@ def _scores(model: TaskModel, setup: Setup, data: Data, split: str) -> Scores:
             result = model.predict(dataset, verbose=0)
         finally:
             model.fine_tune = fine_tune
-    scores: Scores = result["probability"].astype(np.float64)
-    return scores
+    return in_order_of(rows, result, split)
 
 
 def _without_newest(dataset: tf.data.Dataset, end: int) -> tf.data.Dataset:

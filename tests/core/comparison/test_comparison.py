@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml.comparison import run as comparison
+from tfrec_limaml.comparison.networks import in_order_of, scores
 from tfrec_limaml.comparison.random_effects import fit_task
 from tfrec_limaml.comparison.rivals import Data, Outcome
 from tfrec_limaml.comparison.rows import Rows, dense, read_rows, table
@@ -17,6 +18,8 @@ from tfrec_limaml.comparison.summary import summarise
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc, grouped_auc, ndcg
 from tfrec_limaml.tasks.input_pipeline import task_dataset
+from tfrec_limaml.training.options import ModelOptions
+from tfrec_limaml.training.recipes import build_model
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,25 @@ def test_rows_are_the_query_rows_in_the_order_that_networks_score_them(data):
     np.testing.assert_array_equal(data.test.task_key, tf.concat(key, 0))
     assert data.test.history.max() == 6
     assert (data.train.history == 0).all()
+
+
+def test_scores_are_in_the_order_of_the_files_though_tasks_are_read_by_length(data):
+    model = build_model("limaml", data.encoder, ModelOptions(global_units=(4,), meta_units=(4,)))
+    model.compile()
+    dataset = task_dataset(data.pattern("test"), data.encoder, 16, with_keys=True)
+    model.fine_tune = True
+    expected = model.predict(dataset, verbose=0)["probability"]
+    scored = scores(model, data, "test", adapted=True, in_place=True, batch=4)
+    np.testing.assert_allclose(scored, expected, atol=1e-6)
+    assert len(np.unique(scored)) > 20
+
+
+@pytest.mark.parametrize("change", [lambda v: v[1:], lambda v: 1 - v])
+def test_a_network_that_scored_other_rows_is_refused(data, change):
+    test = data.test
+    rows = {"label": change(test.label), "task_key": test.task_key, "probability": test.label}
+    with pytest.raises(LimamlError, match="scored other test rows than the table holds"):
+        in_order_of(test, rows, "test")
 
 
 def test_the_identity_of_a_row_is_its_own_and_survives_another_order(data):

@@ -61,7 +61,7 @@ def adapt(
         else [learning_rates] * len(weights)
     )
     weights = [
-        w.without_dual() if isinstance(w, DualKernel | LowRankKernel) and tf.is_tensor(r) else w
+        w.without_dual() if isinstance(w, DualKernel | LowRankKernel) and _per_parameter(r) else w
         for w, r in zip(weights, rates, strict=True)
     ]
     losses: list[tf.Tensor] = []
@@ -86,6 +86,10 @@ def adapt(
             for w, g, rate in zip(weights, gradients, rates, strict=True)
         ]
     return Adaptation(weights, losses)
+
+
+def _per_parameter(rate: Any) -> bool:
+    return tf.is_tensor(rate) and rate.shape.rank != 0
 
 
 def _scaled(gradient: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:

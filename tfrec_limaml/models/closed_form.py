@@ -25,7 +25,8 @@ def solve_offsets(
         steps: Number of solves; with 0 the offsets keep their initial values.
         training: Whether to apply dropout and to ignore `LiMAML.adaptation_strength`.
     """
-    precision = model.precision() / (1.0 if training else model.adaptation_strength)
+    precision = model.precision()
+    precision /= tf.cast(model.strength(training), precision.dtype)
     if model.meta_block.nested_definitions:
         return _nested(model, rows, support, steps, precision, training)
     mean = model.prior_mean(rows, support)

@@ -193,7 +193,7 @@ class JointLiMAML(LiMAML):
         with_variance: bool = False,
     ) -> AdaptedTasks:
         """The mode of each task's offset, in its half ``[T, 2 D]``."""
-        strength = 1.0 if training else self.adaptation_strength
+        strength = self.strength(training)
         side = support["features"][SIDE]
 
         def outputs(offset: tf.Tensor) -> tf.Tensor:

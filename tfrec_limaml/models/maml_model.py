@@ -112,7 +112,7 @@ class MAMLModel(TaskModel):
         """The inner learning rate, or one tensor of rates for each adapted variable; outside
         training multiplied by `adaptation_strength`.
         """
-        strength = 1.0 if training else self.adaptation_strength
+        strength = self.strength(training)
         if self.learn_inner_rates:
             return [tf.convert_to_tensor(rate) * strength for rate in self.rates]
         return self.inner_learning_rate * strength

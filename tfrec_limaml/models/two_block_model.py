@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
 import keras
@@ -70,6 +71,7 @@ class TwoBlockModel(TaskLoops):
         self.inner_learning_rate = float(inner_learning_rate)
         self.averaging = averaging
         self._adaptation_strength = float(adaptation_strength)
+        self._traced_strength: Any = None
         self._task_loss = sample_loss("binary_crossentropy")
         self._loss_derivatives = loss_derivatives("binary_crossentropy")
         self.binary = True
@@ -124,6 +126,24 @@ class TwoBlockModel(TaskLoops):
         if float(value) != self._adaptation_strength:
             self._adaptation_strength = float(value)
             self._forget_traces()
+
+    @contextlib.contextmanager
+    def traced_strength(self, strength: tf.Tensor) -> Iterator[None]:
+        """Within it, the model adapts with this positive scalar tensor instead of
+        `adaptation_strength`, so that one trace serves for all strengths.
+        """
+        self._traced_strength = strength
+        try:
+            yield
+        finally:
+            self._traced_strength = None
+
+    def strength(self, training: bool) -> Any:
+        """1 in training; otherwise `adaptation_strength`, or the tensor of `traced_strength`."""
+        if training:
+            return 1.0
+        traced = self._traced_strength
+        return self.adaptation_strength if traced is None else traced
 
     def _forget_traces(self) -> None:
         self.test_function = self.predict_function = None  # traced with the old setting

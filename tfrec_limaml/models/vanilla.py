@@ -61,7 +61,7 @@ class Vanilla(TaskModel):
         """Adapts the whole network."""
         if not steps or not self.adaptation_strength:
             return AdaptedTasks([])
-        rate = self.inner_learning_rate * self.adaptation_strength
+        rate = self.inner_learning_rate * self.strength(training)
         return adapt_network(self, support, steps, rate, 0)
 
     def adapted_outputs(

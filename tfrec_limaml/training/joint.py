@@ -44,7 +44,7 @@ class OffsetTable:
     def __init__(self, model: JointLiMAML, sides: Sides) -> None:
         self._model = model
         self._sides = sides
-        self._steps: dict[float, list[Callable[[Any], None]]] = {}
+        self._steps: list[Callable[[Any, tf.Tensor], None]] = []
 
     def make(self, datasets: Sequence[tf.data.Dataset]) -> None:
         """Computes it with the model's current weights and adaptation strength: `sweeps` times the
@@ -57,21 +57,26 @@ class OffsetTable:
         self._model.clear_table(self._sides.rows)
         if not strength:
             return
-        if strength not in self._steps:
-            self._steps[strength] = [
+        if not self._steps:
+            self._steps = [
                 self._step(side, dataset.element_spec)
                 for side, dataset in zip(self._sides.both, datasets, strict=True)
             ]
+        value = tf.constant(strength, self._model.variable_dtype)
         for _ in range(self._model.sweeps):
             for number in (1, 0):
                 for batch in datasets[number]:
-                    self._steps[strength][number](batch)
+                    self._steps[number](batch, value)
 
-    def _step(self, side: Side, spec: Any) -> Callable[[Any], None]:
-        def fill(batch: Mapping[str, Any]) -> None:
-            self._model.fill_table(side.own_rows(batch["task_key"]), batch["support"])
+    def _step(self, side: Side, spec: Any) -> Callable[[Any, tf.Tensor], None]:
+        def fill(batch: Mapping[str, Any], strength: tf.Tensor) -> None:
+            with self._model.traced_strength(strength):
+                self._model.fill_table(side.own_rows(batch["task_key"]), batch["support"])
 
-        step: Callable[[Any], None] = tf.function(fill, input_signature=[spec], autograph=False)
+        scalar = tf.TensorSpec([], self._model.variable_dtype)
+        step: Callable[[Any, tf.Tensor], None] = tf.function(
+            fill, input_signature=[spec, scalar], autograph=False
+        )
         return step
 
 

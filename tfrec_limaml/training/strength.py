@@ -52,18 +52,10 @@ def choose_adaptation_strength(
     """
     if "task_key" not in validation.element_spec:
         raise LimamlError("validation must be a task_dataset(..., with_keys=True)")
-    fine_tune, model.fine_tune = model.fine_tune, True
-    scores, rows = {}, {}
-    try:
-        for strength in sorted({*strengths, 1.0}):
-            model.adaptation_strength = strength
-            changed()
-            rows = model.predict(validation, verbose=0)
-            scores[strength] = rows["probability"]
-    finally:
-        model.adaptation_strength, model.fine_tune = 1.0, fine_tune
-    label = rows["label"]
-    tasks = np.unique(rows["task_key"], return_inverse=True)[1]
+    rows = rows_by_strength(model, validation, sorted({*strengths, 1.0}), changed)
+    scores = {strength: each["probability"] for strength, each in rows.items()}
+    label = rows[1.0]["label"]
+    tasks = np.unique(rows[1.0]["task_key"], return_inverse=True)[1]
     by_strength = {strength: auc(label, score) for strength, score in scores.items()}
     result: dict[str, Any] = {
         "adaptation_strength": 1.0,
@@ -83,6 +75,44 @@ def choose_adaptation_strength(
         )
     model.adaptation_strength = result["adaptation_strength"] = chosen
     return result
+
+
+def rows_by_strength(
+    model: TaskModel,
+    dataset: tf.data.Dataset,
+    strengths: Sequence[float],
+    changed: Callable[[], None] = lambda: None,
+) -> dict[float, dict[str, Array]]:
+    """The model's query predictions with each strength; see `TaskModel.predict_step`.
+
+    Args:
+        model: A trained model; afterwards its strength is 1.
+        dataset: Batches of tasks.
+        strengths: All positive ones share one trace.
+        changed: Called after the model's strength has been set.
+    """
+
+    def predict(batch: Any, strength: tf.Tensor) -> dict[str, tf.Tensor]:
+        with model.traced_strength(strength):
+            return model.query_rows(batch, model.task_outputs(batch["support"], batch["query"]))
+
+    number = tf.TensorSpec([], model.variable_dtype)
+    traced = tf.function(predict, input_signature=[dataset.element_spec, number], autograph=False)
+    fine_tune, model.fine_tune = model.fine_tune, True
+    rows: dict[float, dict[str, Array]] = {}
+    try:
+        for strength in strengths:
+            model.adaptation_strength = strength
+            changed()
+            if strength:
+                value = tf.constant(strength, number.dtype)
+                parts = [traced(batch, value) for batch in dataset]
+                rows[strength] = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+            else:
+                rows[strength] = model.predict(dataset, verbose=0)
+    finally:
+        model.adaptation_strength, model.fine_tune = 1.0, fine_tune
+    return rows
 
 
 def _choose(

@@ -12,7 +12,12 @@ from typing import Any
 from tfrec_limaml import staging
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.report.comparison_page import slice_auc, slices, write_comparison_page
+from tfrec_limaml.report.comparison_page import (
+    mean_of_seeds,
+    slice_auc,
+    slices,
+    write_comparison_page,
+)
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _DESCRIPTION = """\
@@ -76,9 +81,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def markdown(result: dict[str, Any]) -> str:
     """The table of a comparison as Markdown."""
     lines = [
-        f"Test AUC on {result['rows']:,} rows of {result['tasks']:,} tasks, mean of "
-        f"{len(result['seeds'])} seeds (standard deviation); gain over {result['reference']} with "
-        "its 95 % interval, paired by row and clustered by task.",
+        f"Test AUC on {result['rows']:,} rows of {result['tasks']:,} tasks, "
+        f"{mean_of_seeds(len(result['seeds']))} (standard deviation); gain over "
+        f"{result['reference']} with its 95 % interval, paired by row and clustered by task.",
         "",
         "| | AUC | un-adapted | gain | log loss | calibration | GAUC | nDCG@10 | seconds |",
         "|---|---|---|---|---|---|---|---|---|",

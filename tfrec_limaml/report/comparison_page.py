@@ -21,8 +21,8 @@ def write_comparison_page(path: str | Path, result: Mapping[str, Any]) -> Path:
     """
     measured = [row for row in result["results"] if "auc_mean" in row]
     introduction = (
-        f"{result['rows']:,} test rows of {result['tasks']:,} tasks, mean of "
-        f"{len(result['seeds'])} seeds."
+        f"{result['rows']:,} test rows of {result['tasks']:,} tasks, "
+        f"{mean_of_seeds(len(result['seeds']))}."
     )
     charts = [_slice_chart(measured, name) for name in slices(measured)]
     sections = [
@@ -82,6 +82,11 @@ def _gain_chart(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
         if "gain" in row and row["name"] != reference
     ]
     return dot_chart("Gains", f"Test AUC minus that of {reference}.", "gain in AUC", dots)
+
+
+def mean_of_seeds(count: int) -> str:
+    """How a table's numbers come about, in words."""
+    return "one seed" if count == 1 else f"mean of {count} seeds"
 
 
 def _slice_chart(rows: Sequence[Mapping[str, Any]], name: str) -> str:

@@ -79,3 +79,11 @@ def test_a_seed_that_diverged_stands_behind_its_line(result):
     result["results"][1]["diverged"] = [2]
     (line,) = [line for line in markdown(result).splitlines() if line.startswith("| limaml | 0.75")]
     assert line.endswith("seeds [2] diverged and are left out")
+
+
+@pytest.mark.parametrize(("seeds", "words"), [([7], "one seed"), ([1, 2], "mean of 2 seeds")])
+def test_the_number_of_seeds_is_said_in_words(result, seeds, words, tmp_path):
+    result["seeds"] = seeds
+    page = write_comparison_page(tmp_path / "p.html", result).read_text()
+    assert f"70 tasks, {words}" in page
+    assert f"70 tasks, {words}" in markdown(result)

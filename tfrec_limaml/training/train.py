@@ -226,14 +226,18 @@ def _finish(work: _Work, fitted: _Fitted) -> Trained:
     model, data, options, result = fitted.model, fitted.data, fitted.options, fitted.result
     if work.workers.strategy is not None:
         model = local_copy(model)
-    reads: dict[str, Any] = {"max_samples": options.max_samples, "side": data.side}
-    pattern = data.validation_pattern
-    refresh = data.refresh_table
+    validation = task_dataset(
+        data.validation_pattern,
+        work.encoder,
+        512,
+        max_samples=options.max_samples,
+        with_keys=True,
+        in_order=False,
+        side=data.side,
+    )
     if options.choose_strength and model.fine_tune:
-        keyed = task_dataset(pattern, work.encoder, 512, with_keys=True, in_order=False, **reads)
-        result |= choose_adaptation_strength(model, keyed, changed=refresh)
-    refresh()
-    validation = task_dataset(pattern, work.encoder, 4 * data.batch_size, **reads)
+        result |= choose_adaptation_strength(model, validation, changed=data.refresh_table)
+    data.refresh_table()
     return Trained(model, result | adaptation_losses(model, validation))
 
 

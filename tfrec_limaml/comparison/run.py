@@ -114,19 +114,25 @@ def run_all(
     """
     folder = Path(output) / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    started, runs = time.perf_counter(), []
-    for done, (name, seed) in enumerate(todo):
-        spent = time.perf_counter() - started
-        left = f", about {spent / done * (len(todo) - done):.0f} s left" if done else ""
-        progress(f"[{done + 1}/{len(todo)}] {name}, seed {seed}{left}")
+    started, runs, begun = time.perf_counter(), [], 0
+    for number, (name, seed) in enumerate(todo):
+        if not all(file.is_file() for file in _files(folder, name, seed)):
+            spent = time.perf_counter() - started
+            left = f", about {spent / begun * (len(todo) - number):.0f} s left" if begun else ""
+            progress(f"[{number + 1}/{len(todo)}] {name}, seed {seed}{left}")
+            begun += 1
         runs.append(_run(data, folder, name, seed, rivals[name]))
     return runs
 
 
+def _files(folder: Path, name: str, seed: int) -> tuple[Path, Path]:
+    """The record and the scores of a run."""
+    return folder / f"{name}-{seed}.json", folder / f"{name}-{seed}.parquet"
+
+
 def _run(data: Data, folder: Path, name: str, seed: int, rival: Rival) -> dict[str, Any]:
     """One run, from its files if it is done; ``scores`` and ``unadapted`` are arrays ``[N]``."""
-    stem = f"{name}-{seed}"
-    record, table = folder / f"{stem}.json", folder / f"{stem}.parquet"
+    record, table = _files(folder, name, seed)
     identity = data.test.identity()
     if record.is_file() and table.is_file():
         earlier = pd.read_parquet(table)

@@ -103,8 +103,9 @@ def test_a_comparison_runs_once_and_goes_on_where_it_stopped(data, tmp_path, mon
         raise AssertionError("a finished run is not repeated")
 
     monkeypatch.setattr(comparison, "RIVALS", dict.fromkeys(comparison.RIVALS, fail))
-    again = comparison.compare(data, tmp_path, [1, 2], names)
+    again = comparison.compare(data, tmp_path, [1, 2], names, said.append)
     assert again == result
+    assert len(said) == 6, "finished runs do not start"
 
 
 @pytest.mark.slow

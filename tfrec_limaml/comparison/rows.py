@@ -84,7 +84,7 @@ def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
         tasks = parse_tasks(serialized, schema)
         counts = tasks.counts.numpy()
         start = np.maximum(tasks.query_start.numpy(), 0)
-        position = np.arange(counts.sum()) - np.repeat(tasks.splits.numpy()[:-1], counts)
+        position = np.arange(counts.sum()) - np.repeat(tasks.first.numpy(), counts)
         chosen = position >= np.repeat(start, counts)
         part = {name: value.numpy()[chosen] for name, value in tasks.columns.items()}
         part["task_key"] = np.repeat(tasks.task_key.numpy(), counts)[chosen]

@@ -33,7 +33,7 @@ from tfrec_limaml.models import TaskModel
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.folder import shard_pattern
-from tfrec_limaml.tasks.parsing import encode_rows, parse_tasks
+from tfrec_limaml.tasks.parsing import encode_rows, parse_tasks, task_of_rows
 
 Array = npt.NDArray[Any]
 
@@ -106,8 +106,8 @@ def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Featur
 
     def columns(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         tasks = parse_tasks(serialized, schema)
-        task = tf.repeat(tf.range(tf.shape(tasks.counts)[0]), tasks.counts)
-        position = tf.range(tasks.splits[-1]) - tf.gather(tasks.splits, task)
+        task = task_of_rows(tasks)
+        position = tf.range(tasks.splits[-1]) - tf.gather(tasks.first, task)
         logit = model.network(encode_rows(tasks, model.encoder), training=False)
         chosen = {
             name: tasks.columns[name] for name in (record_format.LABEL, *(f.name for f in features))

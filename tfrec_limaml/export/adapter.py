@@ -14,14 +14,7 @@ from tfrec_limaml.features import Features
 from tfrec_limaml.models import LiMAML
 from tfrec_limaml.models.task_embeddings import SubtaskEmbeddings, TaskEmbeddings
 from tfrec_limaml.tasks import record_format
-from tfrec_limaml.tasks.parsing import (
-    Tasks,
-    encode_rows,
-    padding_index,
-    parse_tasks,
-    row_ages,
-    sample_weights,
-)
+from tfrec_limaml.tasks.parsing import PaddedRows, Tasks, encode_rows, parse_tasks, rows_of
 
 
 def adapter_module(model: LiMAML) -> Exported:
@@ -61,21 +54,20 @@ def support_rows(tasks: Tasks, features: Features) -> tuple[tf.Tensor, dict[str,
         tasks: The parsed records.
         features: Encoded features of all rows ``[R, ...]``.
     """
-    counts, first = _support_counts(tasks), tasks.splits[:-1]
-    index = padding_index(first, counts, first)
-    return index, {
-        "features": {name: tf.gather(value, index) for name, value in features.items()},
-        "label": tf.gather(tasks.columns[record_format.LABEL], index),
-        "weight": sample_weights(tasks.columns[record_format.WEIGHT], index, counts),
-        "age": row_ages(tasks.columns[record_format.TIMESTAMP], index, counts),
+    rows = PaddedRows.of(tasks.first, _support_counts(tasks), tasks.first)
+    return rows.index, {
+        "features": {name: rows_of(value, rows.index) for name, value in features.items()},
+        "label": rows_of(tasks.columns[record_format.LABEL], rows.index),
+        "weight": rows.weights(tasks.columns[record_format.WEIGHT]),
+        "age": rows.ages(tasks.columns[record_format.TIMESTAMP]),
     }
 
 
 def stored_outputs(tasks: Tasks, stored: TaskEmbeddings) -> dict[str, tf.Tensor]:
     """`manifest.ADAPTER_OUTPUTS` of records."""
-    counts, first = _support_counts(tasks), tasks.splits[:-1]
-    index = padding_index(first, counts, first)
-    times = tf.gather(tasks.columns[record_format.TIMESTAMP], index)
+    counts = _support_counts(tasks)
+    rows = PaddedRows.of(tasks.first, counts, tasks.first)
+    times = rows_of(tasks.columns[record_format.TIMESTAMP], rows.index)
     outputs = {
         names.TASK_KEY: tasks.task_key,
         names.SAMPLE_COUNT: counts,

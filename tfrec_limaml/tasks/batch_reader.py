@@ -20,6 +20,7 @@ from tfrec_limaml.tasks.parsing import (
     encode_rows,
     most_recent,
     parse_tasks,
+    rows_of,
 )
 from tfrec_limaml.tasks.sides import Side, SplitTimes
 
@@ -104,8 +105,10 @@ class BatchReader:
             order = tf.argsort(support if self.with_keys else tasks.counts, stable=True)
         wanted = (record_format.WEIGHT, record_format.TIMESTAMP, *self._of_query)
         columns = {name: tasks.columns[name] for name in dict.fromkeys(wanted)}
-        starts = batch_starts(tf.gather(tasks.counts, order), self.batch_size, self.by_rows)
-        return Chunk(tasks._replace(columns=columns), features, support, order, starts)
+        starts = batch_starts(rows_of(tasks.counts, order), self.batch_size, self.by_rows)
+        return Chunk(
+            tasks.task_key, tasks.first, tasks.counts, support, order, starts, columns, features
+        )
 
     def _support_share(self, keys: tf.Tensor, number: tf.Tensor) -> tf.Tensor | float:
         """Each task's share of support samples: drawn from its key, the seed and the number of the
@@ -118,7 +121,7 @@ class BatchReader:
         drawn = tf.strings.to_hash_bucket_fast(tf.strings.join([salt, keys], "\n"), 2**24)
         return low + (high - low) * tf.cast(drawn, tf.float32) / 2**24
 
-    def _batch(self, chunk: Chunk, number: tf.Tensor) -> dict[str, Any]:
-        chosen = chunk.order[chunk.starts[number] : chunk.starts[number + 1]]
+    def _batch(self, chunk: Chunk, places: tuple[tf.Tensor, tf.Tensor]) -> dict[str, Any]:
+        chosen = rows_of(chunk.order, tf.range(*places))
         batch = padded_batch(chunk, chosen, self._of_support, self._of_query)
         return batch if self.with_keys else {name: batch[name] for name in ("support", "query")}

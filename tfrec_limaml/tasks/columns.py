@@ -33,7 +33,11 @@ class Columns:
 
     def side_by_side(self, names: Sequence[str], dtype: tf.DType) -> tf.Tensor:
         """The columns concatenated, ``[N, sum of widths]``."""
-        return _concatenated([_matrix(self[name], dtype) for name in names])
+        parts = []
+        for single, group in itertools.groupby(names, lambda n: self[n].shape.rank == 1):
+            values = [_cast(self[name], dtype) for name in group]
+            parts += [tf.stack(values, -1)] if single else values
+        return _concatenated(parts)
 
 
 class RepeatedColumns(Columns):
@@ -140,6 +144,12 @@ class Part(NamedTuple):
     matrix: tf.Tensor
     start: int
     width: int
+
+
+def parts_of(matrix: tf.Tensor, widths: Sequence[int]) -> list[Part]:
+    """Adjacent parts of these widths, from the first column on."""
+    starts = itertools.accumulate(widths, initial=0)
+    return [Part(matrix, start, width) for start, width in zip(starts, widths, strict=False)]
 
 
 def joined(parts: Sequence[Part]) -> tf.Tensor:

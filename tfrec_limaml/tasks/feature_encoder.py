@@ -12,7 +12,7 @@ from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.features import META, OTHER, subtask_feature
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks.categories import IntegerTable, multi_hot
-from tfrec_limaml.tasks.columns import Columns, Part, joined
+from tfrec_limaml.tasks.columns import Columns, Part, joined, parts_of
 from tfrec_limaml.tasks.numbers import Number, encode_numbers
 from tfrec_limaml.tasks.quantile_statistics import encoded_width
 from tfrec_limaml.tasks.statistics import Statistics
@@ -187,42 +187,47 @@ class FeatureEncoder(keras.layers.Layer):
         self, features: Sequence[Feature], columns: Columns
     ) -> Iterator[tuple[Feature, tf.Tensor | Part]]:
         """Ids or multi-hot vectors of embedded features, and the parts of dense ones."""
-        together = self._integers.names if self._integers else ()
         for feature in features:
-            if feature.categorical and feature.name not in together:
-                value = self._encode(feature, columns[feature.name])
-                dense = feature.embedding_width is None
-                yield feature, Part(value, 0, self.size(feature)) if dense else value
-        # Dense ones first: their ids are a slice.
-        chosen = [f for f in features if f.name in together]
-        chosen.sort(key=lambda f: f.embedding_width is not None)
-        if not chosen or self._integers is None:
-            return
-        names = [f.name for f in chosen]
-        ids = self._integers.ids(names, columns.side_by_side(names, tf.int64))
-        sizes = [self.size(f) for f in chosen if f.embedding_width is None]
-        hot = multi_hot(ids[:, : len(sizes)], sizes) if sizes else None
-        start = 0
-        for place, feature in enumerate(chosen):
-            if feature.embedding_width is not None:
-                yield feature, tf.cast(ids[:, place], tf.int32)
-                continue
-            yield feature, Part(hot, start, sizes[place])
-            start += sizes[place]
+            if feature.categorical and feature.separator is not None:
+                hot = self._multi_hot(feature, columns[feature.name])
+                embedded = feature.embedding_width is not None
+                yield feature, hot if embedded else Part(hot, 0, self.size(feature))
+        ids = self._single_ids(features, columns)
+        dense = [f for f in features if f.name in ids and f.embedding_width is None]
+        if dense:
+            sizes = [self.size(f) for f in dense]
+            hot = multi_hot(tf.stack([ids[f.name] for f in dense], -1), sizes)
+            for feature, part in zip(dense, parts_of(hot, sizes), strict=True):
+                yield feature, part
+        for feature in features:
+            if feature.name in ids and feature.embedding_width is not None:
+                yield feature, tf.cast(ids[feature.name], tf.int32)
+
+    def _single_ids(self, features: Sequence[Feature], columns: Columns) -> dict[str, tf.Tensor]:
+        """Ids ``[N]``, int64, of the categorical features with one value per row, by name."""
+        together = self._integers.names if self._integers else ()
+        names = [f.name for f in features if f.name in together]
+        ids: dict[str, tf.Tensor] = {}
+        if self._integers is not None and names:
+            table_ids = self._integers.ids(names, columns.side_by_side(names, tf.int64))
+            ids.update(zip(names, tf.unstack(table_ids, axis=-1), strict=True))
+        for feature in features:
+            if feature.categorical and feature.separator is None and feature.name not in ids:
+                found = self._lookups[feature.name](columns[feature.name])
+                ids[feature.name] = tf.cast(found, tf.int64)
+        return ids
 
     def _number(self, feature: Feature) -> Number:
         raw = feature.encoding == "numeric" and feature.normalise == "none"
         return Number(feature, {} if raw else self._entry(feature))
 
-    def _encode(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
-        lookup, size = self._lookups[feature.name], self.size(feature)
-        if feature.separator is None:
-            ids = tf.cast(lookup(value), tf.int32)
-            return ids if feature.embedding_width is not None else tf.one_hot(ids, size)
+    def _multi_hot(self, feature: Feature, value: tf.Tensor) -> tf.Tensor:
+        """Multi-hot vectors ``[N, V]`` of a feature with several values per row."""
+        size = self.size(feature)
         tokens = tf.raw_ops.StringSplitV2(input=value, sep=feature.separator)
         hot = tf.raw_ops.SparseBincount(
             indices=tokens.indices,
-            values=tf.cast(lookup(tokens.values), tf.int64),
+            values=tf.cast(self._lookups[feature.name](tokens.values), tf.int64),
             dense_shape=tokens.shape,
             size=tf.constant(size, tf.int64),
             weights=tf.zeros([0], tf.float32),

@@ -7,6 +7,7 @@ batched together, so that there is little padding.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Sequence
@@ -18,9 +19,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.batch_reader import BATCHES_PER_CHUNK, BatchReader
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.parsing import (
-    parse_tasks,
-)
+from tfrec_limaml.tasks.parsing import parse_tasks
 from tfrec_limaml.tasks.record_files import (
     EVERYTHING,
     Share,
@@ -28,6 +27,7 @@ from tfrec_limaml.tasks.record_files import (
     plain_options,
     read_records,
     record_files,
+    records_of,
 )
 from tfrec_limaml.tasks.sides import Side, SplitTimes
 
@@ -148,19 +148,28 @@ def _by_epoch(
         files[share.worker :: share.workers] if split else files
         for files, split in zip(groups, by_file, strict=True)
     ]
-    files, packed = tf.ragged.constant(chosen), compression(groups[0])
-    shards = tf.constant([Share() if split else share for split in by_file], tf.int64)
+    ends = list(itertools.accumulate(map(len, chosen)))
+    shards = [Share() if split else share for split in by_file]
+    sizes = [0] * len(groups) if batches is None else batches
+    table = tf.constant(  # a row for each group
+        [
+            [end - len(files), end, *shard, size]
+            for files, end, shard, size in zip(chosen, ends, shards, sizes, strict=True)
+        ],
+        tf.int64,
+    )
+    files, packed = tf.constant([*itertools.chain(*chosen)]), compression(groups[0])
 
     def of_epoch(_: tf.Tensor) -> tf.data.Dataset:
         number = epoch.read_value()
-        group = tf.math.floormod(number, len(groups))
-        worker, workers = tf.unstack(shards[group])
-        records = tf.data.TFRecordDataset(files[group], packed).shard(workers, worker)
-        dataset = reader.batches(records, number)
+        row = tf.gather(table, tf.math.floormod(number, len(groups)))
+        begin, end, worker, workers, size = tf.unstack(row)
+        records = records_of(tf.gather(files, tf.range(begin, end)), packed)
+        dataset = reader.batches(records.shard(workers, worker), number)
         if batches is None:
             return dataset
         empty = tf.data.Dataset.from_tensors(empty_batch(dataset.element_spec)).repeat()
-        return dataset.concatenate(empty).take(tf.gather(tf.constant(batches, tf.int64), group))
+        return dataset.concatenate(empty).take(size)
 
     return tf.data.Dataset.range(1).flat_map(of_epoch)
 

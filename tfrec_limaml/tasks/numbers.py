@@ -13,7 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfrec_limaml.schema.schema import Feature
-from tfrec_limaml.tasks.columns import Columns, Part
+from tfrec_limaml.tasks.columns import Columns, Part, parts_of
 from tfrec_limaml.tasks.quantile_statistics import encoded_width
 from tfrec_limaml.tasks.quantiles import encode_quantiles
 
@@ -41,7 +41,7 @@ def encode_numbers(numbers: Sequence[Number], columns: Columns) -> dict[str, lis
         made = encode_quantiles(_side_by_side(by_quantiles, columns), _merged(by_quantiles))
         widths = [n.feature.width for n in by_quantiles]
         components = [encoded_width(n.statistics) - n.feature.width for n in by_quantiles]
-        parts = _parts(made, [*widths, *components])  # all values, then all components
+        parts = parts_of(made, [*widths, *components])  # all values, then all components
         for place, number in enumerate(by_quantiles):
             encoded[number.feature.name] = parts[place :: len(by_quantiles)]
     if others:
@@ -49,15 +49,10 @@ def encode_numbers(numbers: Sequence[Number], columns: Columns) -> dict[str, lis
         means, deviations = _scales(others)
         if means.any() or (deviations != 1.0).any():
             plain = (plain - means) / deviations
-        parts = _parts(plain, [n.feature.width for n in others])
+        parts = parts_of(plain, [n.feature.width for n in others])
         for number, part in zip(others, parts, strict=True):
             encoded[number.feature.name] = [part]
     return encoded
-
-
-def _parts(matrix: tf.Tensor, widths: Sequence[int]) -> list[Part]:
-    starts = itertools.accumulate(widths, initial=0)
-    return [Part(matrix, start, width) for start, width in zip(starts, widths, strict=False)]
 
 
 def _groups(numbers: Sequence[Number]) -> list[list[Number]]:

@@ -9,24 +9,31 @@ import tensorflow as tf
 
 from tfrec_limaml.features import Features
 from tfrec_limaml.tasks import record_format
-from tfrec_limaml.tasks.parsing import (
-    Tasks,
-    padding_index,
-    row_ages,
-    sample_weights,
-)
+from tfrec_limaml.tasks.parsing import PaddedRows, rows_of
 
 
 class Chunk(NamedTuple):
-    """A chunk of tasks with their encoded rows, the lengths of their support parts, the order in
-    which they go into batches, and where in this order each batch starts (and the last one ends).
+    """A chunk of tasks whose rows are encoded.
+
+    Attributes:
+        task_key: string ``[T]``.
+        first: The first row of each task, int64 ``[T]``.
+        counts: Rows of each task, int64 ``[T]``.
+        support: Length of each task's support part, int64 ``[T]``.
+        order: The order in which the tasks go into batches, int32 ``[T]``.
+        starts: Where in this order each batch starts, and where the last one ends, int32.
+        columns: Columns of all rows ``[R]`` that batches need.
+        features: Encoded features of all rows ``[R, ...]``.
     """
 
-    tasks: Tasks
-    features: Features
+    task_key: tf.Tensor
+    first: tf.Tensor
+    counts: tf.Tensor
     support: tf.Tensor
     order: tf.Tensor
     starts: tf.Tensor
+    columns: dict[str, tf.Tensor]
+    features: Features
 
 
 def support_length(
@@ -58,7 +65,13 @@ def batch_starts(counts: tf.Tensor, batch_size: int, by_rows: bool) -> tf.Tensor
         wanted = tf.cast(number, tf.float64) * tf.cast(
             ends[-1] / tf.cast(batches, ends.dtype), tf.float64
         )
-        found = tf.searchsorted(tf.cast(ends, tf.float64), wanted) + 1
+        found = 1 + tf.squeeze(
+            tf.raw_ops.LowerBound(
+                sorted_inputs=tf.expand_dims(tf.cast(ends, tf.float64), 0),
+                values=tf.expand_dims(wanted, 0),
+            ),
+            0,
+        )
         # The largest of found[j] + (i - j) over j <= i: increasing, so that no batch is empty.
         steps = tf.where(number[:, None] >= number, found - number, tf.int32.min)
         found = tf.minimum(number + tf.reduce_max(steps, -1), tasks - batches + number)
@@ -67,11 +80,9 @@ def batch_starts(counts: tf.Tensor, batch_size: int, by_rows: bool) -> tf.Tensor
 
 
 def once_per_batch(chunk: Chunk) -> tf.data.Dataset:
-    """The same chunk once per batch, with the batch's number, without copies."""
-    batches = tf.size(chunk.starts, tf.int64) - 1
-    return tf.data.Dataset.zip(
-        tf.data.Dataset.from_tensors(chunk).repeat(batches), tf.data.Dataset.range(batches)
-    )
+    """The same chunk once per batch, without copies, with the batch's start and end in `order`."""
+    ranges = tf.data.Dataset.from_tensor_slices((chunk.starts[:-1], chunk.starts[1:]))
+    return tf.data.Dataset.zip(tf.data.Dataset.from_tensors(chunk).repeat(), ranges)
 
 
 def padded_batch(
@@ -80,25 +91,23 @@ def padded_batch(
     """The chunk's tasks at `chosen` ``[T]``, with the given columns of their support and query
     rows.
     """
-    tasks = chunk.tasks
     first, counts, support = (
-        tf.gather(v, chosen) for v in (tasks.splits[:-1], tasks.counts, chunk.support)
+        rows_of(v, chosen) for v in (chunk.first, chunk.counts, chunk.support)
     )
-
-    def samples(begin: tf.Tensor, length: tf.Tensor, wanted: Sequence[str]) -> dict[str, Any]:
-        index = padding_index(begin, length, first)
-        padded = {name: tf.gather(value, index) for name, value in chunk.features.items()}
-        weight = sample_weights(tasks.columns[record_format.WEIGHT], index, length)
-        return {
-            "features": padded,
-            "weight": weight,
-            **{name: tf.gather(tasks.columns[name], index) for name in wanted},
-        }
-
-    index = padding_index(first, support, first)
-    age = row_ages(tasks.columns[record_format.TIMESTAMP], index, support)
+    support_rows = PaddedRows.of(first, support, first)
+    query_rows = PaddedRows.of(first + support, counts - support, first)
+    age = support_rows.ages(chunk.columns[record_format.TIMESTAMP])
     return {
-        "support": {**samples(first, support, of_support), "age": age},
-        "query": samples(first + support, counts - support, of_query),
-        "task_key": tf.gather(tasks.task_key, chosen),
+        "support": {**_samples(chunk, support_rows, of_support), "age": age},
+        "query": _samples(chunk, query_rows, of_query),
+        "task_key": rows_of(chunk.task_key, chosen),
+    }
+
+
+def _samples(chunk: Chunk, rows: PaddedRows, names: Sequence[str]) -> dict[str, Any]:
+    """Features, weights and the named columns of the rows."""
+    return {
+        "features": {name: rows_of(value, rows.index) for name, value in chunk.features.items()},
+        "weight": rows.weights(chunk.columns[record_format.WEIGHT]),
+        **{name: rows_of(chunk.columns[name], rows.index) for name in names},
     }

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfrec_limaml.features import Features
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.columns import Lengths
 from tfrec_limaml.tasks.feature_encoder import DTYPES, FeatureEncoder
 
 #: Milliseconds of a day.
@@ -23,6 +24,8 @@ class Tasks(NamedTuple):
         task_key: string ``[T]``.
         query_start: int64 ``[T]``, ``-1`` where the record is not split.
         splits: int64 ``[T + 1]``: rows of task t are ``splits[t]:splits[t + 1]``.
+        first: The first row of each task, int64 ``[T]``.
+        counts: Rows of each task, int64 ``[T]``.
         columns: Every row's values ``[R, ...]``: raw features, ``label``, ``timestamp``, ``weight``
             and passthrough columns; and keys of other definitions, see `record_format.key_list`.
     """
@@ -30,12 +33,9 @@ class Tasks(NamedTuple):
     task_key: tf.Tensor
     query_start: tf.Tensor
     splits: tf.Tensor
+    first: tf.Tensor
+    counts: tf.Tensor
     columns: dict[str, tf.Tensor]
-
-    @property
-    def counts(self) -> tf.Tensor:
-        """Rows of each task, int64 ``[T]``."""
-        return self.splits[1:] - self.splits[:-1]
 
 
 def parse_tasks(serialized: tf.Tensor, schema: Schema, beside: Sequence[str] = ()) -> Tasks:
@@ -67,39 +67,43 @@ def parse_tasks(serialized: tf.Tensor, schema: Schema, beside: Sequence[str] = (
             for name, dtype in steps.items()
         },
     )
+    query_start = context[record_format.QUERY_START]
     splits = ragged[record_format.TIMESTAMP].row_splits
+    first, counts = splits[:-1], splits[1:] - splits[:-1]
     columns = {name: value.flat_values for name, value in ragged.items()}
-    columns.setdefault(record_format.WEIGHT, tf.ones_like(columns[record_format.LABEL]))
-    tasks = Tasks(
-        context[record_format.TASK_KEY], context[record_format.QUERY_START], splits, columns
-    )
-    with tf.control_dependencies(
-        [_check(tasks, vectors)]
-    ):  # otherwise another operation may fail first
+    checked = _check(columns, vectors, splits, counts, query_start)
+    with tf.control_dependencies([checked]):  # otherwise another operation may fail first
         splits, *values = tf.identity_n([splits, *columns.values()])
     columns = dict(zip(columns, values, strict=True))
+    columns.setdefault(record_format.WEIGHT, tf.ones_like(columns[record_format.LABEL]))
     columns.update(
         {name: tf.reshape(columns[name], [-1, width]) for name, width in vectors.items()}
     )
-    return tasks._replace(splits=splits, columns=columns)
+    return Tasks(context[record_format.TASK_KEY], query_start, splits, first, counts, columns)
 
 
-def _check(tasks: Tasks, vectors: Mapping[str, int]) -> tf.Operation:
+def _check(
+    columns: Mapping[str, tf.Tensor],
+    vectors: Mapping[str, int],
+    splits: tf.Tensor,
+    counts: tf.Tensor,
+    query_start: tf.Tensor,
+) -> tf.Operation:
     """Fails with the reason if values are missing or a record is empty. It is one operation, since
     each costs time in every epoch.
     """
-    sizes = tf.stack([tf.size(value, tf.int64) for value in tasks.columns.values()])
-    widths = tf.constant([vectors.get(name, 1) for name in tasks.columns], tf.int64)
+    sizes = Lengths.measured(columns)
+    widths = tf.constant([vectors.get(name, 1) for name in sizes.names])
     wrong = tf.concat(
         [
-            sizes != widths * tasks.splits[-1],
-            [tf.reduce_any(tasks.counts < 1), tf.reduce_any(tasks.query_start > tasks.counts)],
+            sizes.values != widths * tf.cast(splits[-1], tf.int32),
+            [tf.reduce_any(counts < 1), tf.reduce_any(query_start > counts)],
         ],
         0,
     )
     reasons = [
         f"a task record's feature list `{name}` does not hold one value per sample of this schema"
-        for name in tasks.columns
+        for name in sizes.names
     ]
     reasons += [
         "a task record holds no samples",
@@ -115,14 +119,27 @@ def most_recent(tasks: Tasks, samples: int) -> Tasks:
     """
     split = tasks.query_start >= 0
     drop = tf.maximum(tf.where(split, tasks.query_start, tasks.counts) - samples, 0)
-    position = tf.range(tasks.splits[-1]) - tf.repeat(tasks.splits[:-1], tasks.counts)
-    kept = position >= tf.repeat(drop, tasks.counts)
+    splits, kept = tf.raw_ops.RaggedRange(
+        starts=tasks.first + drop,
+        limits=tasks.first + tasks.counts,
+        deltas=tf.constant(1, tf.int64),
+        Tsplits=tf.int64,
+    )
     return Tasks(
         tasks.task_key,
         tf.where(split, tasks.query_start - drop, -1),
-        tf.concat([[0], tf.cumsum(tasks.counts - drop)], 0),
-        {name: tf.boolean_mask(value, kept) for name, value in tasks.columns.items()},
+        splits,
+        splits[:-1],
+        tasks.counts - drop,
+        {name: rows_of(value, kept) for name, value in tasks.columns.items()},
     )
+
+
+def task_of_rows(tasks: Tasks) -> tf.Tensor:
+    """The task of each row, int32 ``[R]``: what `tf.repeat` gives with ten times the operations."""
+    ends = tf.expand_dims(tasks.first + tasks.counts, 0)
+    rows = tf.expand_dims(tf.range(0, tasks.splits[-1], dtype=tf.int64), 0)
+    return tf.squeeze(tf.raw_ops.UpperBound(sorted_inputs=ends, values=rows), 0)
 
 
 def encode_rows(tasks: Tasks, encoder: FeatureEncoder) -> Features:
@@ -131,33 +148,52 @@ def encode_rows(tasks: Tasks, encoder: FeatureEncoder) -> Features:
     return encoder({name: tasks.columns[name] for name in names})
 
 
-def padding_index(first: tf.Tensor, counts: tf.Tensor, padding: tf.Tensor) -> tf.Tensor:
-    """Row numbers ``[T, S]`` of ``first[t] .. first[t] + counts[t]``; S is the largest count, at
-    least 1.
+def rows_of(column: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """A column's values at row numbers of any shape.
 
-    They are followed by `padding` ``[T]``, a row of the same task, which gets weight 0; an invalid
-    value in it stays within its task.
+    This operation needs no axis, which `tf.gather` adds as one more operation to the graph.
     """
-    position = tf.range(tf.maximum(tf.reduce_max(counts), 1))[None]
-    return tf.where(position < counts[:, None], first[:, None] + position, padding[:, None])
+    return tf.raw_ops.Gather(params=column, indices=index)
 
 
-def sample_weights(weight: tf.Tensor, index: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
-    """Weights ``[T, S]`` of the rows at `index`, 0 for padding."""
-    real = tf.range(tf.shape(index, counts.dtype)[1])[None] < counts[:, None]
-    return tf.where(real, tf.gather(weight, index), 0.0)
+class PaddedRows(NamedTuple):
+    """Rows of tasks as a rectangle.
 
-
-def row_ages(timestamp: tf.Tensor, index: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
-    """Days ``[T, S]`` from each of the rows at `index` to the newest real one of its task, 0 for
-    padding.
-
-    Args:
-        timestamp: Milliseconds of all rows ``[R]``.
-        index: See `padding_index`.
-        counts: Real rows of each task ``[T]``.
+    Attributes:
+        index: Row numbers ``[T, S]``; S is the largest number of rows of a task, at least 1.
+        real: Whether a place holds a row of its task, or padding: ``[T, S]``.
     """
-    times = tf.gather(timestamp, index)
-    real = tf.range(tf.shape(index, counts.dtype)[1])[None] < counts[:, None]
-    newest = tf.reduce_max(tf.where(real, times, times.dtype.min), -1, keepdims=True)
-    return tf.cast(tf.where(real, newest - times, 0), tf.float32) / DAY_MS
+
+    index: tf.Tensor
+    real: tf.Tensor
+
+    @classmethod
+    def of(cls, first: tf.Tensor, counts: tf.Tensor, padding: tf.Tensor) -> PaddedRows:
+        """The rows ``first[t] .. first[t] + counts[t]``, int64 ``[T]``.
+
+        They are followed by `padding` ``[T]``, a row of the same task, which gets weight 0; an
+        invalid value in it stays within its task.
+        """
+        last = tf.constant(-1)
+        position = tf.range(0, tf.maximum(tf.reduce_max(counts, 0), 1), dtype=tf.int64)
+        real = position < tf.expand_dims(counts, last)
+        rows = tf.expand_dims(first, last) + position
+        return cls(tf.where(real, rows, tf.expand_dims(padding, last)), real)
+
+    def weights(self, weight: tf.Tensor) -> tf.Tensor:
+        """The rows' weights ``[T, S]``, 0 for padding.
+
+        Args:
+            weight: Weights of all rows ``[R]``.
+        """
+        return tf.where(self.real, rows_of(weight, self.index), 0.0)
+
+    def ages(self, timestamp: tf.Tensor) -> tf.Tensor:
+        """Days ``[T, S]`` from each row to the newest one of its task, 0 for padding.
+
+        Args:
+            timestamp: Milliseconds of all rows ``[R]``.
+        """
+        times = rows_of(timestamp, self.index)
+        newest = tf.reduce_max(tf.where(self.real, times, times.dtype.min), -1, keepdims=True)
+        return tf.cast(tf.where(self.real, newest - times, 0), tf.float32) / DAY_MS

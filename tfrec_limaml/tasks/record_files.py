@@ -11,6 +11,9 @@ import tensorflow as tf
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks import record_format
 
+#: Bytes that are read at once.
+_READ_BYTES = 2**18
+
 
 class Share(NamedTuple):
     """The part of the records that one of several workers reads.
@@ -44,14 +47,27 @@ def record_files(pattern: str | Sequence[str]) -> list[str]:
 
 def read_records(files: Sequence[str], share: Share = EVERYTHING) -> tf.data.Dataset:
     """Serialized records of the files, in their order: all, or those of a worker."""
-    if share.workers == 1:
-        return tf.data.TFRecordDataset(list(files), compression(files))
-    if len(files) >= share.workers:
-        files = files[share.worker :: share.workers]
-        return tf.data.TFRecordDataset(list(files), compression(files))
-    return tf.data.TFRecordDataset(list(files), compression(files)).shard(
-        share.workers, share.worker
+    if len(files) < share.workers:
+        return records_of(files, compression(files)).shard(share.workers, share.worker)
+    return records_of(files[share.worker :: share.workers], compression(files))
+
+
+def records_of(files: Sequence[str] | tf.Tensor, packed: str) -> tf.data.Dataset:
+    """Serialized records of the files, as `tf.data.TFRecordDataset` reads them.
+
+    `TFRecordDataset` builds a function that opens one file, in each graph anew; the operation reads
+    any number of files.
+
+    Args:
+        files: Their paths, or a string tensor ``[n]``.
+        packed: The compression.
+    """
+    variant = tf.raw_ops.TFRecordDataset(
+        filenames=files if tf.is_tensor(files) else list(files),
+        compression_type=packed,
+        buffer_size=_READ_BYTES,
     )
+    return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
 
 
 def compression(files: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from tfrec_limaml.features import OTHER_ROW, SIDE, Features
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.schema.task_keys import joint_key_prefix
 from tfrec_limaml.tasks import record_format
-from tfrec_limaml.tasks.parsing import Tasks
+from tfrec_limaml.tasks.parsing import Tasks, rows_of, task_of_rows
 from tfrec_limaml.tasks.record_files import read_records, record_files
 
 #: A split time after all rows.
@@ -144,19 +144,19 @@ class Side:
     def split(self, tasks: Tasks, split_times: SplitTimes) -> Tasks:
         """The tasks with their support rows first, in time order, and then their query rows."""
         moments = split_times.moments.read_value()
-        task = tf.repeat(tf.range(tf.size(tasks.counts)), tasks.counts)
+        task = task_of_rows(tasks)
         of_first = (
-            tf.gather(self.own_rows(tasks.task_key), task)
+            rows_of(self.own_rows(tasks.task_key), task)
             if self.number == 0
             else self.other_rows(tasks)
         )
-        is_query = tasks.columns[record_format.TIMESTAMP] >= tf.gather(moments, of_first)
+        is_query = tasks.columns[record_format.TIMESTAMP] >= rows_of(moments, of_first)
         query = tf.math.segment_sum(tf.cast(is_query, tf.int64), task)
         tasks = tasks._replace(query_start=tasks.counts - query)
         if split_times.ordered:
             return tasks
         order = tf.argsort(2 * task + tf.cast(is_query, task.dtype), stable=True)
-        columns = {name: tf.gather(value, order) for name, value in tasks.columns.items()}
+        columns = {name: rows_of(value, order) for name, value in tasks.columns.items()}
         return tasks._replace(columns=columns)
 
     def _rows(self, keys: tf.Tensor, number: int) -> tf.Tensor:

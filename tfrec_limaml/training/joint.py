@@ -14,6 +14,7 @@ through it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -199,8 +200,7 @@ class JointRecords:
         self._sides = sides
         self.side = sides.both[0]
         self._records = _Records(tasks, encoder, sides, max_samples)
-        self._all_rows = self._records.all_support("train")
-        self._table: OffsetTable | None = None
+        self._for_validation: Callable[[], None] | None = None
 
     def training(self, sizes: Sequence[int], by_rows: bool, seed: int) -> tf.data.Dataset:
         """Training batches of both definitions in turns, of `sizes` tasks on average."""
@@ -225,7 +225,8 @@ class JointRecords:
 
     def callback(self, model: JointLiMAML) -> keras.callbacks.Callback:
         """Keeps the model's table up to date; must come after callbacks that change weights."""
-        table = self._table = OffsetTable(model, self._sides)
+        table = OffsetTable(model, self._sides)
+        all_rows = self._records.all_support("train")
         before_split_times = [
             self._records.for_table(
                 side, patterns, epoch=self._epoch, split_times=self._split_times
@@ -237,12 +238,13 @@ class JointRecords:
             self.draw_split_times()
             table.make(before_split_times)
 
-        return _RefreshTable(begin_epoch, self.for_validation)
+        self._for_validation = functools.partial(table.make, all_rows)
+        return _RefreshTable(begin_epoch, self._for_validation)
 
     def for_validation(self) -> None:
         """Computes the table from all training rows, which validation tasks are scored with."""
-        if self._table is not None:
-            self._table.make(self._all_rows)
+        if self._for_validation is not None:
+            self._for_validation()
 
     def draw_split_times(self) -> None:
         """Draws the split times of the epoch."""

@@ -83,7 +83,7 @@ def test_fine_tuned_networks_score_as_when_mapped_over_tasks(blocks, steps, wide
         outputs = [model.adapted_outputs(tasks, part["features"]) for part in parts]
         return outputs, tasks.losses
 
-    actual, expected = tf.function(adapted)(), _old(monkeypatch, adapted)
+    actual, expected = adapted(), _old(monkeypatch, adapted)
     for ours, theirs in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     unadapted = model.adapted_outputs(model.adapt_tasks(QUERY, None), QUERY["features"])
@@ -106,7 +106,7 @@ def test_outer_gradients_are_those_of_networks_mapped_over_tasks(blocks, options
             loss = tf.reduce_sum(model.outer_loss(SUPPORT, QUERY).losses)
         return tape.gradient(loss, variables, unconnected_gradients="zero")
 
-    actual, expected = tf.function(gradients)(), _old(monkeypatch, gradients)
+    actual, expected = gradients(), _old(monkeypatch, gradients)
     for v, ours, theirs in zip(model.trainable_variables, actual, expected, strict=True):
         ours, theirs = tf.convert_to_tensor(ours), tf.convert_to_tensor(theirs)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5, err_msg=v.path)

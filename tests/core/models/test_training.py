@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -43,17 +41,19 @@ def _dataset(seed=0, batches=3, **sizes):
     return tf.data.Dataset.from_tensor_slices(stacked)
 
 
-def _model(cls=LiMAML, **kwargs):
+def _model(cls=LiMAML, traced=False, **kwargs):
+    """A small model. Building graphs takes longer than these few steps without: only tests of what
+    is `traced` build them.
+    """
     keras.utils.set_random_seed(5)
     model = cls(MLPMetaBlock((4,), 2), MLPGlobalBlock((5,)), inner_learning_rate=0.5, **kwargs)
-    model.compile(keras.optimizers.Adam(0.05))
+    model.compile(keras.optimizers.Adam(0.05), run_eagerly=not traced)
     return model
 
 
-def test_two_replicas_make_the_single_device_update():
+def test_two_replicas_make_the_single_device_update(forks):
     """In a separate process: logical devices must be configured before TensorFlow starts."""
-    script = Path(__file__).with_name("two_replicas.py")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    done = forks().start(Path(__file__).with_name("two_replicas.py")).wait(300)
     assert done.returncode == 0, done.stderr[-2000:]
     difference, moved = (float(x) for x in done.stdout.split()[-2:])
     assert difference < 1e-5
@@ -81,7 +81,7 @@ def test_a_loss_scale_at_which_gradients_overflow_is_lowered_until_they_do_not()
 def test_fit_lowers_the_loss_and_a_seed_repeats_it(cls):
     dataset = _dataset()
     first, second = (
-        _model(cls).fit(dataset, epochs=6, verbose=0, validation_data=dataset).history
+        _model(cls, traced=True).fit(dataset, epochs=6, verbose=0, validation_data=dataset).history
         for _ in range(2)
     )
     assert first["loss"][-1] < first["loss"][0]
@@ -134,7 +134,7 @@ def test_learned_inner_rates_move_and_stay_non_negative():
 
 def test_fine_tuning_at_evaluation_can_be_switched_on_a_trained_model():
     dataset = _dataset()
-    model = _model()
+    model = _model(traced=True)
     model.fit(dataset, epochs=1, verbose=0)
     tuned = model.predict(dataset, verbose=0)["probability"]
     model.fine_tune = False
@@ -196,11 +196,13 @@ def test_a_dataset_of_rows_is_refused_with_what_is_expected():
         _model().fit(tf.data.Dataset.from_tensors({"x": [1.0]}))
 
 
-@pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML, Vanilla])
-def test_single_batches_are_trained_measured_and_predicted_as_datasets_are(cls):
+@pytest.mark.parametrize(
+    ("cls", "traced"), [(LiMAML, True), (EntireNetworkMAML, False), (Vanilla, False)]
+)
+def test_single_batches_are_trained_measured_and_predicted_as_datasets_are(cls, traced):
     batch = _batch(np.random.default_rng(1))
     one = tf.data.Dataset.from_tensors(batch)
-    fresh = _model(cls)
+    fresh = _model(cls, traced)
     on_batch = fresh.predict_on_batch(batch)
     rows = fresh.predict(one, verbose=0)
     for name, values in rows.items():
@@ -213,7 +215,7 @@ def test_single_batches_are_trained_measured_and_predicted_as_datasets_are(cls):
     measured = fresh.evaluate(one, verbose=0, return_dict=True)
     fresh.reset_metrics()
     assert fresh.test_on_batch(batch, return_dict=True) == pytest.approx(measured)
-    fitted, stepped = _model(cls), _model(cls)
+    fitted, stepped = _model(cls, traced), _model(cls, traced)
     loss = fitted.fit(one, verbose=0).history["loss"][0]
     assert stepped.train_on_batch(batch) == pytest.approx(loss)
 

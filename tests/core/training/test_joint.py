@@ -66,7 +66,6 @@ class Reading:
         )
         self.model = model or joint_model()
         self.model.compile("sgd")
-        self.refresh = self.records.callback(self.model)
         self.records.draw_split_times()
 
     @property
@@ -74,6 +73,7 @@ class Reading:
         return self.records._split_times.moments.numpy()
 
     def begin(self):
+        self.refresh = self.records.callback(self.model)
         self.refresh.on_epoch_begin(0)
         return self
 

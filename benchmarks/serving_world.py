@@ -68,7 +68,9 @@ TWO_SIDED = ONE_SIDED.replace(joint_task="item")
 
 
 def export(base: Path, options: ModelOptions = PLAIN) -> Path:
-    """Exports an untrained model (weights do not change latency). Returns EXPORT."""
+    """Exports an untrained model, with biases other than zero: TensorFlow would not add zeros, and
+    a trained model has none. Other weights do not change latency. Returns EXPORT.
+    """
     from tfrec_limaml.export.savedmodels import export_for_serving
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
     from tfrec_limaml.tasks.statistics import Statistics
@@ -85,9 +87,12 @@ def export(base: Path, options: ModelOptions = PLAIN) -> Path:
     statistics = Statistics(
         rows=1, label_mean=0.5, window={"start": 0, "end": 1}, features=features
     )
-    export_for_serving(
-        build_model("limaml", FeatureEncoder(schema(), statistics), options), base, model_version=1
-    )
+    model = build_model("limaml", FeatureEncoder(schema(), statistics), options)
+    random = np.random.default_rng(1)
+    for weight in model.network.weights:
+        if not weight.numpy().any():
+            weight.assign(random.normal(0.0, 0.1, weight.shape))
+    export_for_serving(model, base, model_version=1)
     return base
 
 

@@ -57,13 +57,22 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
         training: bool = False,
     ) -> tf.Tensor:
         """Logits ``[N]``."""
+        return self.head_of_sides(context, *tf.split(meta_embedding, 2, -1))
+
+    def head_of_sides(
+        self,
+        context: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
+        first: tf.Tensor,
+        second: tf.Tensor,
+    ) -> tf.Tensor:
+        """Logits ``[N]`` of embeddings ``[u, a]`` and ``[v, b]``; of either, one row may be for
+        all.
+        """
         logit, projection, _ = context
         width = self.width
-        first, intercept, second, other_intercept = tf.split(
-            meta_embedding, [width, 1, width, 1], -1
-        )
-        of_first, of_second, _ = tf.split(projection, [width, width, 1], -1)
-        scale = tf.cast(tf.convert_to_tensor(self.scale), meta_embedding.dtype)
-        products = of_first * first + of_second * second + scale * first * second
-        intercepts = intercept[..., 0] + other_intercept[..., 0]
-        return logit + tf.reduce_sum(products, -1) + intercepts
+        of_first, of_second = tf.split(projection, [width, width + 1], -1)  # p and [q, 1]
+        scale = tf.cast(tf.convert_to_tensor(self.scale), first.dtype)
+        products = tf.reduce_sum(of_first * first[..., :width], -1) + first[..., width]
+        # The products of u and v join those of q and v: one sum for both and the intercept b.
+        of_second = of_second + first * tf.pad(scale, [[0, 1]])
+        return logit + products + tf.reduce_sum(of_second * second, -1)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfrec_limaml import manifest as names
 from tfrec_limaml.blocks.base import scores_once
+from tfrec_limaml.blocks.bilinear import BilinearGlobalBlock
 from tfrec_limaml.blocks.features_read import features_read
 from tfrec_limaml.blocks.joint import JointMetaBlocks
 from tfrec_limaml.export.signatures import Exported, traced
@@ -98,20 +99,23 @@ class _Ranker:
         features = encoder.encode_role(OTHER, RepeatedColumns(candidates, lengths, rows))
         if isinstance(block, JointMetaBlocks):
             parts.append(self._embedding(1, block.call_side(1, features), inputs))
-        shared = [repeated(parts[0], rows), *parts[1:]] if len(parts) > 1 else parts
-        return self._scores_once(meta, features, tf.concat(shared, -1), rows)
+        return self._scores_once(meta, features, parts, rows)
 
     def _scores_once(
-        self, meta: Features, features: Features, embeddings: tf.Tensor, rows: tf.Tensor
+        self, meta: Features, features: Features, parts: Sequence[tf.Tensor], rows: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Scores of rows that share a member: `meta` and `embeddings` may have one row."""
+        """Scores of rows that share a member: `meta` and embeddings may have one row."""
         block = self._model.global_block
         if not scores_once(block):
             whole = {name: repeated(value, rows) for name, value in meta.items()}
-            return self._scores({**whole, **features}, repeated(embeddings, rows))
+            return self._scores({**whole, **features}, _side_by_side(parts, rows))
         context = block.encode_context_once({**meta, **features}, meta.keys())
+        if isinstance(block, BilinearGlobalBlock) and len(parts) == 2:
+            logits = block.head_of_sides(context, *parts)
+        else:
+            logits = block.head(context, _side_by_side(parts, rows) if parts[1:] else parts[0])
         # The features with many rows may be some that the block does not read.
-        return self._answers(repeated(block.head(context, embeddings), rows))
+        return self._answers(repeated(logits, rows))
 
     def _scores(self, features: Features, embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._answers(self._model.global_block(features, embeddings))
@@ -131,6 +135,11 @@ class _Ranker:
         stored, has = self.embedding_inputs[number]
         known = inputs[has][:, None]
         return self._model.meta_block.from_stored(inputs[stored], known, unadapted)
+
+
+def _side_by_side(parts: Sequence[tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
+    """Embeddings of one row or of `rows` rows, concatenated."""
+    return tf.concat([repeated(part, rows) for part in parts], -1)
 
 
 def _parse_examples(

@@ -31,7 +31,13 @@ import lmdb
 import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import generation_rules, lmdb_environment, overlay, values
+from tfrec_limaml.store import (
+    generation_rules,
+    kept_vectors,
+    lmdb_environment,
+    overlay,
+    values,
+)
 from tfrec_limaml.store.base import EventTimes, Found, Generation, Place, Upserted
 from tfrec_limaml.store.erasure import Tombstones
 from tfrec_limaml.store.generation_record import Record, check_dtype
@@ -57,6 +63,7 @@ class LmdbStore:
         self.folder = Path(folder).resolve()
         self.dtype = check_dtype(dtype)
         self._environments = lmdb_environment.Environments()
+        self._kept = kept_vectors.KeptGenerations()
         self._catalog = LmdbCatalog(self.folder / "catalog", self._environments)
         self._overlays = LmdbOverlays(self.folder, self._catalog, self._environments)
         self._erasure = LmdbErasure(
@@ -65,7 +72,6 @@ class LmdbStore:
 
     def get_many(self, keys: Sequence[str], model_version: int) -> Found:
         """See `EmbeddingStore.get_many`."""
-        encoded = values.encode_asked(keys)
         reason: BaseException | None = None
         # Repeats the look-up if the generation was pruned between reading the pointer and opening.
         for _ in range(3):
@@ -73,23 +79,37 @@ class LmdbStore:
             if record is None:
                 return values.nothing_found(len(keys))
             try:
-                environment = self._environment(record)
-                newer = self._overlays.read(record, encoded) if record.overlay else None
-                with environment.begin() as transaction:
-                    stored = (
-                        overlay.merged(encoded, newer, transaction.get, record)
-                        if newer
-                        else list(map(transaction.get, encoded))
-                    )
-                if record.erasing:
-                    stored = self._catalog.tombstones_of(encoded).hide(encoded, stored)
-                return values.decode_values(encoded, stored, record)
+                return self._read(record, keys)
             except (OSError, lmdb.Error) as error:
                 reason = error
         raise StoreError(
             f"the current generation of model version {model_version} in {self.folder} is "
             f"damaged ({reason}): roll back, or publish again"
         ) from reason
+
+    def _read(self, record: Record, keys: Sequence[str]) -> Found:
+        """The vectors of keys in a generation and its overlay."""
+        environment = self._environment(record)
+        newer: overlay.Entries = {}
+        if record.overlay:
+            newer = self._overlays.read(record, values.encode_asked(keys))
+
+        def read(asked: Sequence[str]) -> Found:
+            encoded = values.encode_asked(asked)
+            with environment.begin() as transaction:
+                stored = (
+                    overlay.merged(encoded, newer, transaction.get, record)
+                    if newer
+                    else list(map(transaction.get, encoded))
+                )
+            if record.erasing:
+                stored = self._catalog.tombstones_of(encoded).hide(encoded, stored)
+            return values.decode_values(encoded, stored, record)
+
+        if len(keys) < kept_vectors.FROM_KEYS or record.erasing:
+            return read(keys)
+        kept = self._kept.of(record.model_version, self._path(record), record.embedding_dim)
+        return kept.get_many(keys, frozenset(map(bytes.decode, newer)), read)
 
     def new_generation(
         self, model_version: int, embedding_dim: int, identifier: str | None = None
@@ -188,6 +208,7 @@ class LmdbStore:
 
     def close(self) -> None:
         """See `EmbeddingStore.close`."""
+        self._kept.clear()
         self._environments.close()
 
     def _environment(self, record: Record, remedy: str = "publish again") -> Any:

@@ -6,35 +6,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from limaml_serving.client.feature_reader import Column, FeatureReader, all_finite, is_missing
+from limaml_serving.client.feature_reader import Column, FeatureReader, all_finite
+from limaml_serving.client.task_keys import TaskKeys, task_keys_of
 from limaml_serving.errors import RequestError, shown
 from tfrec_limaml.schema.schema import Feature
-from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES, fits, task_key
 
 # Types that have a length and yet are one value.
 _SINGLE = frozenset({str, bytes, np.str_, np.bytes_})
-_ONE_KEY = np.zeros(1, np.int64)
-_ONE_KEY.flags.writeable = False
 
 Candidates = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-
-
-class TaskKeys(NamedTuple):
-    """A request's task keys under one task definition.
-
-    Attributes:
-        distinct: ``None`` stands for one with a key column that is ``None``.
-        position: Place in `distinct` of the one shared key, ``[1]``, or of each candidate's,
-            ``[N]``.
-    """
-
-    distinct: tuple[str | None, ...]
-    position: npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,8 +118,23 @@ class RowReader:
             raise RequestError(
                 f"{sorted(twice)[0]!r} is given for the member and for the candidates: give it once"
             )
-        columns: list[Column] = []
         filled: list[str] = []
+        columns = self._columns(member, given, count, filled)
+        keys = tuple(
+            [
+                task_keys_of(names, member, given, count, prefix)
+                for names, prefix in zip(self._key_columns, self._prefixes, strict=True)
+            ]
+        )
+        return Rows(count=count, columns=columns, keys=keys, filled=tuple(filled))
+
+    def _columns(
+        self, member: Mapping[str, Any], given: Mapping[str, Any], count: int, filled: list[str]
+    ) -> list[Column]:
+        """The column of each feature; those that the default value replaced are added to
+        `filled`.
+        """
+        columns: list[Column] = []
         for reader in self._readers:
             name = reader.name
             if name in given:
@@ -149,13 +148,7 @@ class RowReader:
         if not all_finite([columns[index][1] for index in self._floats]):
             for index in self._floats:
                 columns[index] = self._readers[index].with_default(columns[index], filled)
-        keys = tuple(
-            [
-                _task_keys(names, member, given, count, prefix)
-                for names, prefix in zip(self._key_columns, self._prefixes, strict=True)
-            ]
-        )
-        return Rows(count=count, columns=columns, keys=keys, filled=tuple(filled))
+        return columns
 
 
 def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
@@ -214,87 +207,3 @@ def _is_single(values: Any) -> bool:
         or getattr(values, "ndim", 1) == 0
         or not hasattr(values, "__len__")
     )
-
-
-def _task_keys(
-    names: Sequence[str],
-    member: Mapping[str, Any],
-    columns: Mapping[str, Any],
-    count: int,
-    prefix: str,
-) -> TaskKeys:
-    """One row if every key column belongs to the member."""
-    for name in names:
-        if name not in columns and name not in member:
-            raise RequestError(
-                f"the key column {name!r} is missing: give it (None for someone unknown) to look "
-                "up the meta embedding"
-            )
-    try:
-        if columns.keys().isdisjoint(names):
-            values = tuple([_key_value(member[name]) for name in names])
-            hash(values)  # as text and numbers can be
-            return TaskKeys((_stored(task_key(values), prefix),), _ONE_KEY)
-        if len(names) == 1 and (plain := _plain_keys(columns[names[0]], prefix)) is not None:
-            return plain
-        positions, index = _distinct(
-            [
-                _values(columns[name]) if name in columns else [_key_value(member[name])] * count
-                for name in names
-            ],
-            count,
-        )
-    except TypeError as error:
-        raise RequestError(
-            f"the key columns {list(names)} need text or numbers ({error})"
-        ) from error
-    return TaskKeys(tuple([_stored(task_key(key), prefix) for key in positions]), index)
-
-
-def _plain_keys(column: Any, prefix: str) -> TaskKeys | None:
-    """The keys of a column of text or integers that are valid keys unchanged; None for others,
-    which need the slower conversion.
-    """
-    values = column.tolist() if hasattr(column, "tolist") else list(column)
-    kinds = set(map(type, values))
-    texts = values if kinds == {str} else list(map(str, values)) if kinds == {int} else None
-    if texts is None:
-        return None
-    distinct = dict.fromkeys(texts)
-    together = "".join(distinct)
-    longest = max(map(len, distinct)) + len(prefix.encode())
-    if "" in distinct or "%" in together or "|" in together or not together.isascii():
-        return None
-    if longest > MAX_KEY_BYTES:
-        return None
-    keys = tuple([f"{prefix}{text}" for text in distinct] if prefix else distinct)
-    if len(distinct) == len(texts):
-        return TaskKeys(keys, np.arange(len(texts)))
-    position = {text: place for place, text in enumerate(distinct)}
-    return TaskKeys(keys, np.array([position[text] for text in texts]))
-
-
-def _stored(key: str | None, prefix: str) -> str | None:
-    """The key as the store has it; None if there is none, or if no store could hold it."""
-    return f"{prefix}{key}" if key is not None and (not prefix or fits(prefix + key)) else None
-
-
-def _distinct(
-    lists: Sequence[Sequence[Any]], count: int
-) -> tuple[dict[tuple[Any, ...], int], npt.NDArray[np.int64]]:
-    positions: dict[tuple[Any, ...], int] = {}
-    index = np.fromiter(
-        (positions.setdefault(key, len(positions)) for key in zip(*lists, strict=True)),
-        np.int64,
-        count,
-    )
-    return positions, index
-
-
-def _values(column: Any) -> list[Any]:
-    values = column.tolist() if hasattr(column, "tolist") else list(column)
-    return [_key_value(value) for value in values]
-
-
-def _key_value(value: Any) -> Any:
-    return None if is_missing(value) else value

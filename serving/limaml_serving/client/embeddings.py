@@ -13,8 +13,14 @@ from tfrec_limaml.store.base import Mask, Matrix
 
 
 def keys_of(rows: Sequence[Rows]) -> tuple[str, ...]:
-    """The distinct task keys of all requests, under all their task definitions."""
-    distinct = dict.fromkeys(chain.from_iterable(each.distinct for r in rows for each in r.keys))
+    """The task keys of all requests, under all their task definitions; distinct if there are
+    several requests.
+    """
+    if len(rows) == 1:  # a request's keys are distinct under each definition
+        keys = tuple(chain.from_iterable(each.keys for each in rows[0].keys))
+        if None not in keys:
+            return cast("tuple[str, ...]", keys)
+    distinct = dict.fromkeys(chain.from_iterable(each.keys for r in rows for each in r.keys))
     distinct.pop(None, None)
     return cast("tuple[str, ...]", tuple(distinct))
 
@@ -48,14 +54,14 @@ def share_out(
         matrix: The answer, ``[keys, D]``.
         found: Which of them were found, ``[keys]``.
     """
-    if len(rows) == 1 and sum(len(each.distinct) for each in rows[0].keys) == len(keys):
+    if len(rows) == 1 and sum(len(each.keys) for each in rows[0].keys) == len(keys):
         # The usual case: every key is given and none occurs twice, so that the keys are
         # consecutive.
         places: list[Any] = []
         start = 0
         for each in rows[0].keys:
-            end = start + len(each.distinct)
-            in_order = len(each.position) == len(each.distinct)
+            end = start + len(each.keys)
+            in_order = len(each.position) == len(each.keys)
             places.append(slice(start, end) if in_order else each.position + start)
             start = end
         picks = [places]
@@ -65,7 +71,7 @@ def share_out(
         found = np.append(found, False)
         position: dict[str | None, int] = {key: index for index, key in enumerate((*keys, None))}
         picks = [
-            [np.array([position[key] for key in each.distinct])[each.position] for each in r.keys]
+            [np.array([position[key] for key in each.keys])[each.position] for each in r.keys]
             for r in rows
         ]
     return (

@@ -254,8 +254,8 @@ class RankingProtocol:
     def _count(self, rows: Rows, used: Mask) -> None:
         scale, keys = rows.count // len(used), rows.keys[0]
         adapted, anonymous = scale * used.tolist().count(True), 0
-        if None in keys.distinct:
-            anonymous = scale * keys.position.tolist().count(keys.distinct.index(None))
+        if None in keys.keys:
+            anonymous = scale * keys.position.tolist().count(keys.keys.index(None))
         missing = rows.count - adapted - anonymous
         self.counters.add(
             candidates=rows.count,

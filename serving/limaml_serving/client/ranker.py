@@ -66,7 +66,7 @@ class Ranker(RankerBase):
                 ``None`` is someone unknown: no look-up, the un-adapted model.
             candidates: Columns by name, N values each (arrays or lists), or a pandas DataFrame; or
                 one mapping per candidate. A key column may vary by candidate; the embeddings are
-                then looked up per distinct key. Names unknown to the model are ignored.
+                then looked up for each key. Names unknown to the model are ignored.
             top: Return the best `top` only.
             timeout: Seconds for this call instead of the client's own.
 

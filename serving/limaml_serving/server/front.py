@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 READ_SECONDS = 30.0
 #: Calls that one connection may have open.
 _STREAMS_PER_CONNECTION = 1024
+#: Largest part of a request that a client may send at once. gRPC's 16 KiB would divide a request of
+#: a hundred candidates into three parts.
+_FRAME_BYTES = 2**20
 #: Least time between two log lines about unexpected errors.
 _LOG_SECONDS = 60.0
 #: How long a stop waits for answers to be sent once the time for running calls is over.
@@ -49,6 +52,7 @@ class Front:
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
             ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
+            ("grpc.http2.max_frame_size", _FRAME_BYTES),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.keepalive_permit_without_calls", 1),

@@ -315,20 +315,20 @@ def test_a_data_frame_of_candidates_is_read_as_its_columns():
     reader.check_known(frame)
     assert rows.count == 2
     assert np.frombuffer(rows.columns[0][1], np.float32).tolist() == [1, 9]
-    assert rows.keys[0].distinct == ("a", None)
+    assert rows.keys[0].keys == ("a", None)
     with pytest.raises(RequestError, match="no column that the model knows"):
         reader.check_known(frame[["id"]])
     with pytest.raises(RequestError, match="columns of the same name"):
         reader.read({"k": 1}, pd.DataFrame([[1, 2]], columns=["x", "x"]))
     assert reader.read({"k": 1}, frame[["x"]].iloc[:0]).count == 0
-    assert reader.read({"k": pd.NA}, frame[["x"]]).keys[0].distinct == (None,)
+    assert reader.read({"k": pd.NA}, frame[["x"]]).keys[0].keys == (None,)
 
 
 def test_task_keys_are_encoded_as_the_job_encodes_them():
     rows = RowReader([], [["a", "b"]]).read(
         {"a": "50%|x"}, {"b": np.array([1, 2, 1]), "id": [1, 2, 3]}
     )
-    assert rows.keys[0].distinct == ("50%25%7Cx|1", "50%25%7Cx|2")
+    assert rows.keys[0].keys == ("50%25%7Cx|1", "50%25%7Cx|2")
     assert rows.keys[0].position.tolist() == [0, 1, 0]
 
 
@@ -345,7 +345,7 @@ def test_an_example_gives_the_member_what_is_the_members_and_is_read_without_fil
     assert candidates == [{"tab": "text", "image": [1.0, 1.0]}] * 2
     rows = reader.read(member, candidates)
     assert rows.filled == ()
-    assert [keys.distinct for keys in rows.keys] == [("1|text",), ("1|text|text",)]
+    assert [keys.keys for keys in rows.keys] == [("1|text",), ("1|text|text",)]
 
 
 def test_candidates_without_any_field_still_count():
@@ -400,7 +400,7 @@ def test_an_answer_that_is_not_one_score_per_candidate_is_refused(tensor):
 def test_a_member_has_the_key_that_the_jobs_give_it_or_none(value, key):
     reader = RowReader([Feature(name="x", role="meta")], [["k"]])
     rows = reader.read({"k": value}, {"x": [1.0, 2.0]})
-    assert rows.keys[0].distinct == (key,)
+    assert rows.keys[0].keys == (key,)
 
 
 _KEYS = st.one_of(
@@ -411,12 +411,12 @@ _KEYS = st.one_of(
 )
 
 
-@given(st.one_of(st.lists(st.text("ab", max_size=2), min_size=1), st.lists(_KEYS, min_size=1)))
+@given(st.one_of(st.lists(st.text("ab\n", max_size=2), min_size=1), st.lists(_KEYS, min_size=1)))
 def test_each_candidate_s_key_is_the_job_s_behind_what_its_definition_puts_before_it(values):
     candidates = {"item": values, "x": np.zeros(len(values), np.float32)}
     reader = RowReader([_number()], [["k"], ["item"]], ["", "%|item|"])
     _, keys = reader.read({"k": 1}, candidates).keys
-    found = [keys.distinct[place] for place in keys.position]
+    found = [keys.keys[place] for place in keys.position]
     made = [task_key([value]) for value in values]
     fit = [key is not None and fits(f"%|item|{key}") for key in made]
     expected = [f"%|item|{key}" if fine else None for key, fine in zip(made, fit, strict=True)]

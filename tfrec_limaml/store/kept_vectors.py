@@ -1,0 +1,106 @@
+"""Vectors of published generations that this process keeps in memory.
+
+A request that ranks many candidates with embeddings of their own looks up many keys, most of them
+again and again. Reading them from LMDB waits for memory: between two requests, neither its pages
+nor the addresses of these pages stay in the processor's caches. A kept vector is one entry of a
+dictionary. It is neither decoded nor checked again: both was done when it was read. A generation
+never changes, so that what is kept of it is never out of date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+
+from tfrec_limaml.store.base import Found, Matrix
+
+#: A look-up of fewer keys keeps nothing: members, who seldom return, would fill the memory.
+FROM_KEYS = 16
+#: Bytes of vectors kept of one generation: 65,536 vectors of 32 numbers. (Python needs as much
+#: again, or twice, for their keys.)
+_BYTES = 2**23
+#: Generations of which vectors are kept: those of two model versions, during a roll-out.
+_GENERATIONS = 2
+
+
+class KeptVectors:
+    """Vectors of one generation: those looked up first.
+
+    Args:
+        width: Of the vectors, ``D``.
+        capacity: How many are kept; further ones are read each time.
+    """
+
+    def __init__(self, width: int, capacity: int) -> None:
+        self._width = width
+        self._capacity = capacity
+        self._vectors: dict[str, bytes] = {}
+
+    def get_many(
+        self,
+        keys: Sequence[str],
+        newer: Collection[str],
+        read: Callable[[Sequence[str]], Found],
+    ) -> Found:
+        """The vectors of `keys`.
+
+        Args:
+            keys: Task keys, at least 2.
+            newer: Those that have a newer vector than the generation's: always read, never kept.
+            read: Reads vectors.
+        """
+        if not newer:
+            try:  # faster than a look-up per key: the processor waits for several at once
+                vectors = itemgetter(*keys)(self._vectors)
+            except KeyError:
+                pass
+            else:
+                return Found(self._matrix(vectors), np.ones(len(keys), np.bool_))
+        kept = [None if key in newer else self._vectors.get(key) for key in keys]
+        missing = np.array([vector is None for vector in kept])
+        asked = [key for key, vector in zip(keys, kept, strict=True) if vector is None]
+        answer = read(asked)
+        zeros = bytes(4 * self._width)
+        matrix = self._matrix([vector or zeros for vector in kept])
+        matrix[missing], found = answer[0], ~missing
+        found[missing] = answer[1]
+        self._keep(asked, newer, answer)
+        return Found(matrix, found, answer.damaged)
+
+    def _matrix(self, vectors: Sequence[bytes]) -> Matrix:
+        # A bytearray, so that the caller may write to the result without a copy.
+        return np.frombuffer(bytearray().join(vectors), np.float32).reshape(-1, self._width)
+
+    def _keep(self, keys: Sequence[str], newer: Collection[str], answer: Found) -> None:
+        room = self._capacity - len(self._vectors)
+        if room > 0:
+            self._vectors |= {
+                key: vector.tobytes()
+                for key, vector, found in zip(keys[:room], *answer, strict=False)
+                if found and key not in newer
+            }
+
+
+class KeptGenerations:
+    """The kept vectors of the current generations."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Path, KeptVectors]] = {}
+
+    def of(self, model_version: int, data: Path, width: int) -> KeptVectors:
+        """The kept vectors of the generation with this data; those of the version's earlier
+        generation are dropped.
+        """
+        path, kept = self._kept.get(model_version, (None, None))
+        if kept is None or path != data:
+            kept = KeptVectors(width, _BYTES // (4 * width))
+            others = [(v, k) for v, k in self._kept.items() if v != model_version]
+            self._kept = {**dict(others[1 - _GENERATIONS :]), model_version: (data, kept)}
+        return kept
+
+    def clear(self) -> None:
+        """Drops all."""
+        self._kept = {}

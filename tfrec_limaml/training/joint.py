@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,57 +28,11 @@ from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import episodes_in
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.sides import NEVER, Side, Sides, SplitTimes, TaskTimes
+from tfrec_limaml.training.offset_table import OffsetTable, RefreshTable
 from tfrec_limaml.training.recipes import split_pattern
 
 #: Average number of tasks per batch when a table is computed.
 _BATCH_TASKS = 256
-
-
-class OffsetTable:
-    """Computes a model's table of offsets from the support rows of both definitions' records.
-
-    Args:
-        model: The model with the table.
-        sides: The tasks of both definitions.
-    """
-
-    def __init__(self, model: JointLiMAML, sides: Sides) -> None:
-        self._model = model
-        self._sides = sides
-        self._steps: list[Callable[[Any, tf.Tensor], None]] = []
-
-    def make(self, datasets: Sequence[tf.data.Dataset]) -> None:
-        """Computes it with the model's current weights and adaptation strength: `sweeps` times the
-        second definition's tasks given the first one's, then vice versa.
-
-        Args:
-            datasets: Batches of either definition's tasks with keys, first definition first.
-        """
-        strength = self._model.adaptation_strength
-        self._model.clear_table(self._sides.rows)
-        if not strength:
-            return
-        if not self._steps:
-            self._steps = [
-                self._step(side, dataset.element_spec)
-                for side, dataset in zip(self._sides.both, datasets, strict=True)
-            ]
-        value = tf.constant(strength, self._model.variable_dtype)
-        for _ in range(self._model.sweeps):
-            for number in (1, 0):
-                for batch in datasets[number]:
-                    self._steps[number](batch, value)
-
-    def _step(self, side: Side, spec: Any) -> Callable[[Any, tf.Tensor], None]:
-        def fill(batch: Mapping[str, Any], strength: tf.Tensor) -> None:
-            with self._model.traced_strength(strength):
-                self._model.fill_table(side.own_rows(batch["task_key"]), batch["support"])
-
-        scalar = tf.TensorSpec([], self._model.variable_dtype)
-        step: Callable[[Any, tf.Tensor], None] = tf.function(
-            fill, input_signature=[spec, scalar], autograph=False
-        )
-        return step
 
 
 def fill_table(
@@ -239,7 +193,7 @@ class JointRecords:
             table.make(before_split_times)
 
         self._for_validation = functools.partial(table.make, all_rows)
-        return _RefreshTable(begin_epoch, self._for_validation)
+        return RefreshTable(begin_epoch, self._for_validation)
 
     def for_validation(self) -> None:
         """Computes the table from all training rows, which validation tasks are scored with."""
@@ -281,22 +235,3 @@ class _Draw:
         moments = np.full(rows, NEVER, np.int64)
         moments[1 : 1 + len(counts)] = times[starts + place]
         return moments
-
-
-class _RefreshTable(keras.callbacks.Callback):
-    """Computes the table before each epoch, and before each validation."""
-
-    def __init__(
-        self, begin_epoch: Callable[[], None], begin_validation: Callable[[], None]
-    ) -> None:
-        super().__init__()
-        self._begin_epoch = begin_epoch
-        self._begin_validation = begin_validation
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """From rows before the epoch's split times."""
-        self._begin_epoch()
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """From all training rows."""
-        self._begin_validation()

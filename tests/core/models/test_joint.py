@@ -19,7 +19,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import OTHER_ROW, SIDE
 from tfrec_limaml.models import JointLiMAML
 from tfrec_limaml.tasks.sides import Sides
-from tfrec_limaml.training.joint import OffsetTable
+from tfrec_limaml.training.offset_table import OffsetTable
 
 pytestmark = pytest.mark.slow
 

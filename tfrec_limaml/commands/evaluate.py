@@ -40,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--task", help="task definition (default: the schema's first)")
     parser.add_argument(
-        "--batch-size", type=int, default=512, help="tasks per batch (default: %(default)s)"
+        "--batch-size",
+        type=int,
+        default=256,
+        help="tasks per batch, on average (default: %(default)s)",
     )
     parser.add_argument(
         "--dormant-days",
@@ -90,6 +93,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 args.batch_size,
                 with_keys=True,
                 in_order=False,
+                by_rows=True,
                 side=_side(model, args),
             )
             rows = _evaluate(file.stem, model, dataset, options, results)

@@ -20,7 +20,7 @@ from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import build_model
 from tfrec_limaml.training.train import Build, train
 
-_BATCH = 512
+_BATCH = 256
 
 
 def network(
@@ -48,7 +48,7 @@ def scores(
 ) -> Scores:
     """Probabilities of a split's rows in the order of the files; see `network`."""
     dataset = task_dataset(
-        data.pattern(split), model.encoder, batch, with_keys=True, in_order=False
+        data.pattern(split), model.encoder, batch, with_keys=True, in_order=False, by_rows=True
     )
     if adapted and not in_place:
         rows = served_rows(model, dataset)

@@ -26,7 +26,7 @@ from tfrec_limaml.training.trained import Trained
 #: weights, which cannot be stored.
 Form = Literal["unadapted", "served", "in_place"]
 
-_BATCH = 512
+_BATCH = 256
 _DAY_MS = 86_400_000
 
 
@@ -153,7 +153,7 @@ class _EpochClock(keras.callbacks.Callback):
 def _scores(model: TaskModel, setup: Setup, data: Data, split: str) -> Scores:
     """Probabilities of a split's rows in the order of the files."""
     dataset = task_dataset(
-        data.pattern(split), model.encoder, _BATCH, with_keys=True, in_order=False
+        data.pattern(split), model.encoder, _BATCH, with_keys=True, in_order=False, by_rows=True
     )
     rows = getattr(data, split)
     if setup.days_old:

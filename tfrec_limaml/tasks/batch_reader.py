@@ -101,8 +101,8 @@ class BatchReader:
         )
         if self.in_order:
             order = tf.range(tf.size(tasks.counts))
-        else:  # in predictions, the support part is longer and costs more
-            order = tf.argsort(support if self.with_keys else tasks.counts, stable=True)
+        else:
+            order = tf.argsort(tasks.counts, stable=True)
         wanted = (record_format.WEIGHT, record_format.TIMESTAMP, *self._of_query)
         columns = {name: tasks.columns[name] for name in dict.fromkeys(wanted)}
         starts = batch_starts(rows_of(tasks.counts, order), self.batch_size, self.by_rows)

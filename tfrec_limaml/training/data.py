@@ -90,9 +90,9 @@ class TrainingData:
         counts = _counts_of_workers(patterns, workers, identity)
         total, rows = (sum(count[k] for count in counts[0]) for k in (0, 1))
         size = _batch_size(options, total, rows)
-        one, four = workers.per_replica(size), workers.per_replica(4 * size)
+        one, two = workers.per_replica(size), workers.per_replica(2 * size)
         steps = [
-            workers.steps([c[0] for c in count], four if pattern == validation else one)
+            workers.steps([c[0] for c in count], two if pattern == validation else one)
             for pattern, count in zip(patterns, counts, strict=True)
         ]
         epoch, first = (tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2))
@@ -106,8 +106,9 @@ class TrainingData:
             task_dataset(
                 validation,
                 encoder,
-                four,
+                two,
                 max_samples=options.max_samples,
+                by_rows=True,
                 epoch=None if alone else first,
                 share=workers.share,
                 batches=batches and batches[-1:],
@@ -155,8 +156,9 @@ class TrainingData:
             task_dataset(
                 validation,
                 encoder,
-                4 * sizes[0],
+                2 * sizes[0],
                 max_samples=options.max_samples,
+                by_rows=True,
                 side=joint.side,
             ),
             validation,

@@ -229,10 +229,11 @@ def _finish(work: _Work, fitted: _Fitted) -> Trained:
     validation = task_dataset(
         data.validation_pattern,
         work.encoder,
-        512,
+        256,
         max_samples=options.max_samples,
         with_keys=True,
         in_order=False,
+        by_rows=True,
         side=data.side,
     )
     if options.choose_strength and model.fine_tune:

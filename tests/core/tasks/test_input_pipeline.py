@@ -344,14 +344,15 @@ def test_batches_come_in_the_order_of_the_files_with_keys_and_by_length_without(
     assert _pairs(task_dataset(path, ENCODER, 3, shuffle=True, seed=5)) == _pairs(shuffled)
 
 
-def test_with_keys_out_of_order_the_same_tasks_come_by_length_of_their_support(write):
+def test_with_keys_out_of_order_the_same_tasks_come_by_length(write):
     path = write([(n % 7 + 5, n % 5) for n in range(40)])
     read = {}
     for in_order in (True, False):
         batches = list(task_dataset(path, ENCODER, 4, with_keys=True, in_order=in_order))
-        lengths = np.concatenate([(b["support"]["weight"].numpy() > 0).sum(1) for b in batches])
+        parts = [(b["support"]["weight"].numpy(), b["query"]["weight"].numpy()) for b in batches]
+        lengths = np.concatenate([sum((p > 0).sum(1) for p in both) for both in parts])
         keys = np.concatenate([b["task_key"] for b in batches])
-        padded = sum(int(tf.size(b["support"]["weight"])) for b in batches)
+        padded = sum(part.size for both in parts for part in both)
         read[in_order] = lengths, sorted(keys), padded
     assert read[True][1] == read[False][1]
     assert (np.diff(read[False][0][:32]) >= 0).all(), "eight batches are sorted at a time"

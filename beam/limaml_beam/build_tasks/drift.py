@@ -44,10 +44,16 @@ class MeasureFeatures(beam.CombineFn):
     def add_input(self, accumulator: Parts, block: pa.Table) -> Parts:
         """Adds a block."""
         segment = segments(block, self.settings)
-        for split in np.unique(segment):
-            rows = block.filter(pa.array(segment == split))
-            for feature in self.schema.all_features:
-                _add(accumulator, (feature.name, int(split)), _measured(rows, feature))
+        chosen = {int(split): segment == split for split in np.unique(segment)}
+        for feature in self.schema.all_features:
+            if feature.categorical:
+                histograms = _histograms(block, feature, segment)
+                parts = {split: histograms[split] for split in chosen}
+            else:
+                values = numbers(block, feature)
+                parts = {s: moments(values[rows], feature.normalise) for s, rows in chosen.items()}
+            for split, part in parts.items():
+                _add(accumulator, (feature.name, split), part)
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Parts]) -> Parts:
@@ -118,11 +124,13 @@ def warnings(drift: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _measured(rows: pa.Table, feature: Feature) -> Any:
-    if feature.categorical:
-        hashed = columnar.stable_hash(rows[feature.name]) % np.uint64(BINS)
-        return np.bincount(hashed.astype(np.int64), minlength=BINS)
-    return moments(numbers(rows, feature), feature.normalise)
+def _histograms(
+    rows: pa.Table, feature: Feature, segment: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """How many rows of each split ``[3, BINS]`` have a value in each bin of hashes."""
+    codes, distinct = columnar.codes_of(rows[feature.name])
+    bins = (columnar.stable_hash(distinct) % np.uint64(BINS)).astype(np.int64)
+    return np.bincount(segment * BINS + bins[codes], minlength=len(NAMES) * BINS).reshape(-1, BINS)
 
 
 def _add(total: Parts, name: tuple[str, int], part: Any) -> None:

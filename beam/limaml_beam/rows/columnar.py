@@ -104,13 +104,22 @@ def stable_hash(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.uint64]:
         width = column.type.list_size
         flat = pd.util.hash_array(array.flatten().to_numpy(zero_copy_only=False))
         return mix_hashes(list(flat.reshape(-1, width).T))
-    if pa.types.is_string(column.type):
+    if pa.types.is_string(column.type) or _few_distinct(column):
         codes, values = codes_of(column)
-        hashed = pd.util.hash_array(
-            values.to_numpy(zero_copy_only=False).astype(object), categorize=False
-        )
+        distinct = values.to_numpy(zero_copy_only=False)
+        if pa.types.is_string(values.type):
+            distinct = distinct.astype(object)
+        hashed = pd.util.hash_array(distinct, categorize=False)
         return hashed[codes] if len(values) else np.zeros(0, np.uint64)
     return pd.util.hash_array(to_numpy(column))
+
+
+def _few_distinct(column: pa.ChunkedArray | pa.Array) -> bool:
+    """Whether a column of another type comes with its distinct values, and fewer than rows."""
+    if not pa.types.is_dictionary(column.type) or column.null_count:
+        return False
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return sum(len(chunk.dictionary) for chunk in chunks) <= len(column)
 
 
 def mix_hashes(hashes: Sequence[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:

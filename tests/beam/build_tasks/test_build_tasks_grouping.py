@@ -16,6 +16,7 @@ from limaml_beam.build_tasks import grouping
 from limaml_beam.build_tasks.grouping import SplitByShard, latest, latest_of
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.writing import spans, whole_tasks
+from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import ORDER, TASK, TIME, TableCoder
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.errors import LimamlError
@@ -181,3 +182,15 @@ def test_tables_survive_the_coder_with_vectors_and_text():
 def test_impossible_caps_are_refused(changes, message):
     with pytest.raises(LimamlError, match=message):
         make(**changes)
+
+
+def test_a_value_has_one_hash_however_its_column_is_stored():
+    for plain in (pa.array(["b", "a", "", "b"]), pa.array([7, -7, 7, 2**60])):
+        expected = columnar.stable_hash(plain).tolist()
+        assert len(set(expected)) == 3
+        few = plain.dictionary_encode()
+        many = pa.DictionaryArray.from_arrays(
+            few.indices, pa.concat_arrays([few.dictionary, plain, plain])
+        )
+        for column in (few, many, pa.chunked_array([few[:1], few[1:]])):
+            assert columnar.stable_hash(column).tolist() == expected

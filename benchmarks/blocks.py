@@ -1,11 +1,13 @@
 """Times an outer step of LiMAML with every meta block and every global block, compared with a
 vanilla step of the same two blocks.
 
-    python benchmarks/blocks.py [--json] [--rounds 5]
+    python benchmarks/blocks.py [--json] [--rounds 5] [--blocks mlp id ...] [--tasks 128]
 
 The reference work (128 tasks x (24 + 8) samples, one second-order inner step) with an ID per task
 and one per item. LiMAML and vanilla alternate, round by round; figures are medians, the ratio the
 median of the rounds' ratios.
+
+Keys: `meta` and `global`; in both, by the name of the block, `limaml_ms`, `vanilla_ms` and `ratio`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import tensorflow as tf
 
 from tfrec_limaml import LiMAML, Vanilla, blocks
 
-TASKS, SUPPORT, QUERY, STEPS = 128, 24, 8, 4
+SUPPORT, QUERY, STEPS = 24, 8, 4
 IDS = {"user": 10_000, "item": 5_000}
 SHAPES = {"meta": (None, work.META), "other": (None, work.OTHER), "user": (None,), "item": (None,)}
 ITEM = {"embeddings": {"item": (IDS["item"], 16)}}
@@ -63,10 +65,10 @@ GLOBAL_BLOCKS = {
 }
 
 
-def _samples(rng, size):
-    samples = work.random_samples(rng, TASKS, size)
-    users = np.repeat(rng.integers(1, IDS["user"], TASKS)[:, None], size, 1)
-    ids = {"user": users, "item": rng.integers(1, IDS["item"], (TASKS, size))}
+def _samples(rng, tasks, size):
+    samples = work.random_samples(rng, tasks, size)
+    users = np.repeat(rng.integers(1, IDS["user"], tasks)[:, None], size, 1)
+    ids = {"user": users, "item": rng.integers(1, IDS["item"], (tasks, size))}
     return {
         **samples,
         "features": {
@@ -94,14 +96,18 @@ def _step(algorithm, meta_block, global_block, batch):
     return run
 
 
-def measure(rounds):
-    """``{"meta": {name: {...}}, "global": {...}}`` with milliseconds and the ratio."""
+def measure(rounds, tasks, names):
+    """``{"meta": {name: {...}}, "global": {...}}`` of the blocks in `names`, with milliseconds and
+    the ratio.
+    """
     rng = np.random.default_rng(0)
-    batch = {"support": _samples(rng, SUPPORT), "query": _samples(rng, QUERY)}
+    batch = {"support": _samples(rng, tasks, SUPPORT), "query": _samples(rng, tasks, QUERY)}
     result = {"meta": {}, "global": {}}
     pairs = [("meta", name, block, GLOBAL_BLOCKS["mlp"]) for name, block in META_BLOCKS.items()]
     pairs += [("global", name, META_BLOCKS["mlp"], block) for name, block in GLOBAL_BLOCKS.items()]
     for kind, name, meta_block, global_block in pairs:
+        if name not in names:
+            continue
         steps = [
             _step(algorithm, meta_block(), global_block(), batch) for algorithm in (LiMAML, Vanilla)
         ]
@@ -122,9 +128,12 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tasks", type=int, default=128, help="of a batch")
+    names = sorted({*META_BLOCKS, *GLOBAL_BLOCKS})
+    parser.add_argument("--blocks", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    result = measure(args.rounds)
+    result = measure(args.rounds, args.tasks, args.blocks)
     if args.json:
         print(json.dumps(result))
         return

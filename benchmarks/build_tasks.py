@@ -3,12 +3,17 @@ members).
 
     python benchmarks/build_tasks.py --json
     python benchmarks/build_tasks.py --copies 1,10,100 --history
+    python benchmarks/build_tasks.py --raw FOLDER
 
-Needs the log: a folder with the official files below LIMAML_DATA_DIR. Every copy renumbers the
+Needs the log, a folder with the official files below LIMAML_DATA_DIR, or with `--raw` what
+`limaml datasets prepare` wrote of another one. Every copy renumbers the
 members, so that ten copies are ten times the members with the same number of rows each. Each size
 runs in a separate process. `rows_per_s` includes everything, also the start-up of Python and Beam;
 `us_per_row` is processor time minus that of a run of every 200th member, and `linearity` its ratio
 to that of the first size: 1 if twice the rows cost twice as much.
+
+Keys: `workers`, `history`, `recent_only`, `start_up_processor_seconds`, and `runs`, with `copies`,
+`rows`, `seconds`, `processor_seconds`, `peak_bytes`, `rows_per_s`, `us_per_row` and `linearity`.
 """
 
 from __future__ import annotations
@@ -28,7 +33,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-MEMBER = "user_id"
+from tfrec_limaml.schema.schema import Schema
+
 LIMAML = [sys.executable, "-m", "tfrec_limaml"]
 
 
@@ -39,14 +45,16 @@ def copy_members(raw: Path, target: Path, copies: int, stride: int = 1) -> int:
     One copy of one table is in memory at a time.
     """
     target.mkdir()
+    definitions = Schema.load(raw / "schema.yaml").tasks.values()
+    member = next(iter(definitions))[0]  # the column that is renumbered
     (target / "schema.yaml").write_bytes((raw / "schema.yaml").read_bytes())
     rows = 0
     for path in raw.glob("*.parquet"):
         table = pq.read_table(path)
-        if MEMBER not in table.column_names:
+        if member not in table.column_names:
             pq.write_table(table, target / path.name)
             continue
-        members = table[MEMBER].cast(pa.int64())
+        members = table[member].cast(pa.int64())
         kept = pc.equal(pc.subtract(members, pc.multiply(pc.divide(members, stride), stride)), 0)
         table, members = table.filter(kept), members.filter(kept)
 
@@ -54,7 +62,7 @@ def copy_members(raw: Path, target: Path, copies: int, stride: int = 1) -> int:
             copy: int, table: pa.Table = table, members: pa.ChunkedArray = members
         ) -> pa.Table:
             return table.set_column(
-                table.column_names.index(MEMBER), MEMBER, pc.add(members, copy * 10_000_000)
+                table.column_names.index(member), member, pc.add(members, copy * 10_000_000)
             )
 
         if path.stem == "interactions":
@@ -136,6 +144,7 @@ def main() -> None:
         metavar="N[,N]",
         help="sizes to measure (default: 1,10; 100 takes long)",
     )
+    parser.add_argument("--raw", type=Path, help="a folder with interactions.parquet")
     parser.add_argument(
         "--history", action="store_true", help="with point-in-time history features"
     )
@@ -153,9 +162,11 @@ def main() -> None:
         ]
     runs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        raw, source = Path(folder, "raw"), Path(folder, "copies")
-        history = ["--history"] if arguments.history else []
-        measure([*LIMAML, "datasets", "prepare", "kuairand-pure", "--output", str(raw), *history])
+        raw, source = arguments.raw or Path(folder, "raw"), Path(folder, "copies")
+        if arguments.raw is None:
+            history = ["--history"] if arguments.history else []
+            command = [*LIMAML, "datasets", "prepare", "kuairand-pure", "--output", str(raw)]
+            measure([*command, *history])
         copy_members(raw, source, 1, stride=200)
         start_up = prepare(source, flags)["processor_seconds"]
         for copies in map(int, arguments.copies.split(",")):

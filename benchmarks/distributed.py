@@ -1,13 +1,14 @@
 """Trains the reference work (see training.py) in one process and in several, each on one core.
 
-    python benchmarks/distributed.py [--json] [--workers 2] [--epochs 3]
+    python benchmarks/distributed.py [--json] [--workers 2] [--epochs 3] [--size 8192] [--no-resume]
 
-Each worker has batches of 128 tasks, so that a step of n workers is one on 128 n tasks. Reported
-are `workers`, `tasks_per_s` of all workers together, `scaling_efficiency` (their rate over n times
-that of one process), `cpu_ms_per_task` (of all workers together) and `cpu_efficiency` (that of one
-process divided by it: the efficiency if nothing else runs on the cores and no worker waits),
-and `resume_equal`: whether a training that is killed and resumed ends with the same weights as an
-uninterrupted one.
+Each worker has batches of 128 tasks, so that a step of n workers is one on 128 n tasks.
+
+Keys: `workers`; `tasks_per_s` of all workers together and `tasks_per_s_of_one` process;
+`scaling_efficiency`, the first over n times the second; `cpu_ms_per_task` of all workers together
+and `cpu_ms_per_task_of_one`; `cpu_efficiency`, the second divided by the first: the efficiency if
+nothing else runs on the cores and no worker waits; `resume_equal`: whether a training that is
+killed and resumed ends with the same weights as an uninterrupted one (null with `--no-resume`).
 
 On a machine with other work the rates are those of the scheduler: workers wait for each other in
 each step. The CPU time is not.
@@ -29,11 +30,11 @@ import tempfile
 import time
 from pathlib import Path
 
-BATCH, TASKS, FILES = 128, 8192, 8
+BATCH, FILES = 128, 8
 LINKS = 4  # how often an epoch that is timed reads each file
 
 
-def write_tasks(folder):
+def write_tasks(folder, size):
     """Task records of the reference sizes in several files, and the other files that `train`
     reads.
     """
@@ -50,7 +51,7 @@ def write_tasks(folder):
     Statistics(rows=1, label_mean=0.5, window={}, features={}).save(folder / STATISTICS_FILE)
     (folder / "member").mkdir()
     rng, rows = np.random.default_rng(0), 32
-    for split, tasks in (("train", TASKS), ("validation", 256)):
+    for split, tasks in (("train", size), ("validation", 256)):
         for shard in range(FILES):
             path = folder / "member" / shard_name(split, shard, FILES)
             with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
@@ -158,22 +159,16 @@ def run(tasks, folder, workers, epochs, *further):
     return [json.loads((folder / f"{index}.json").read_text()) for index in range(workers)]
 
 
-def measure(workers, epochs):
+def measure(workers, epochs, size, resume):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tasks = folder / "tasks"
         tasks.mkdir()
-        write_tasks(tasks)
+        write_tasks(tasks, size)
         longer = with_links(tasks, folder / "longer")
-        one = rates(run(longer, folder / "one", 1, epochs))
-        together = rates(run(longer, folder / "several", workers, epochs))
-        checkpoints = ("--checkpoints", folder / "checkpoints")
-        killed = (*checkpoints, "--kill-after", str(TASKS // BATCH // 8 + 3))
-        assert run(tasks, folder / "killed", 1, 2, *killed) is None
-        resumed, undisturbed = (
-            run(tasks, folder / name, 1, 2, *further)[0]["digest"]
-            for name, further in (("resumed", checkpoints), ("undisturbed", ()))
-        )
+        one = rates(run(longer, folder / "one", 1, epochs), size)
+        together = rates(run(longer, folder / "several", workers, epochs), size)
+        equal = resumes_equally(tasks, folder, size) if resume else None
     return {
         "workers": workers,
         "tasks_per_s": round(together["rate"], 1),
@@ -182,13 +177,25 @@ def measure(workers, epochs):
         "cpu_ms_per_task": round(together["cpu_ms"], 4),
         "cpu_ms_per_task_of_one": round(one["cpu_ms"], 4),
         "cpu_efficiency": round(one["cpu_ms"] / together["cpu_ms"], 3),
-        "resume_equal": resumed == undisturbed,
+        "resume_equal": equal,
     }
 
 
-def rates(reports):
+def resumes_equally(tasks, folder, size):
+    """Whether a training that is killed and resumed ends with the weights of an undisturbed one."""
+    checkpoints = ("--checkpoints", folder / "checkpoints")
+    killed = (*checkpoints, "--kill-after", str(size // BATCH // 8 + 3))
+    assert run(tasks, folder / "killed", 1, 2, *killed) is None
+    resumed, undisturbed = (
+        run(tasks, folder / name, 1, 2, *further)[0]["digest"]
+        for name, further in (("resumed", checkpoints), ("undisturbed", ()))
+    )
+    return resumed == undisturbed
+
+
+def rates(reports, size):
     """Tasks per second and milliseconds of CPU per task of processes that train together."""
-    tasks, wall = TASKS * LINKS, max(report["wall"] for report in reports)
+    tasks, wall = size * LINKS, max(report["wall"] for report in reports)
     return {"rate": tasks / wall, "cpu_ms": 1e3 * sum(report["cpu"] for report in reports) / tasks}
 
 
@@ -199,6 +206,10 @@ def main():
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--size", type=int, default=8192, help="tasks on disk")
+    parser.add_argument(
+        "--no-resume", action="store_true", help="leave out the training that is killed"
+    )
     for name in ("--tasks", "--result", "--checkpoints"):
         parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
     for name in ("--core", "--kill-after"):
@@ -211,7 +222,7 @@ def main():
     cores = len(os.sched_getaffinity(0))
     if not 2 <= args.workers <= cores:
         parser.error(f"--workers must be 2 to {cores}, one per core, received {args.workers}")
-    result = measure(args.workers, args.epochs)
+    result = measure(args.workers, args.epochs, args.size, not args.no_resume)
     lines = (f"{name:24} {value}" for name, value in result.items())
     print(json.dumps(result) if args.json else "\n".join(lines))
 

@@ -8,6 +8,10 @@ of a share of the members, go through an updater that stays loaded, as in ``lima
 time of a click is that from writing its file until the ranker has scored its member with the new
 embedding from the store. A last refresh over all rows reports how many records agree with the
 batch's. The model is the toolkit's default, untrained: weights do not change its cost.
+
+Keys: `members`, `share`, and for each store (`lmdb`, `redis`), the first one's at the top too:
+`refresh_s`, `first_update_s`, `click_to_score_p50_s`, `click_to_score_p99_s`,
+`clicks_that_changed_a_score`, `update_tasks_per_s`, `reconciled_share` and `overlay_lookup_ratio`.
 """
 
 from __future__ import annotations

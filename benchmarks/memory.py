@@ -1,7 +1,7 @@
 """Peak memory of a training step as inner steps n and tasks per batch T grow, on the reference
 network.
 
-    python benchmarks/memory.py [--json] [--svg docs/images/memory.svg]
+    python benchmarks/memory.py [--json] [--svg docs/images/memory.svg] [--steps 1 5] [--tasks 128]
     python benchmarks/memory.py --long [--json]
 
 With `--long` 32 tasks have 256 support rows, and n is 1 and 5. `step_ms` is the median time of a
@@ -9,11 +9,15 @@ step.
 
 Each case runs in a separate process, which reports the increase of its peak resident memory over
 the state with data and model ready.
+
+Keys: `by_inner_steps` and `by_tasks` (with `--long` no such keys), each a list of cases with
+`steps`, `tasks`, `support`, `step_ms`, `graph_mb` (building the graph) and `step_mb` (running it).
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -65,6 +69,7 @@ def measure_here(steps, tasks, support=24):
     }
 
 
+@functools.cache
 def measure(*case):
     command = [sys.executable, __file__, "--case", *map(str, case)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -117,6 +122,10 @@ def main():
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--svg", type=Path, help="draw both curves there")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=STEPS, help=f"with {BASE_TASKS} tasks"
+    )
+    parser.add_argument("--tasks", type=int, nargs="+", default=TASKS, help="with one inner step")
     parser.add_argument("--long", action="store_true", help="tasks of 256 support rows")
     parser.add_argument("--case", type=int, nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -127,8 +136,8 @@ def main():
         rows = [measure(steps, LONG_TASKS, LONG_SUPPORT) for steps in LONG_STEPS]
         print(json.dumps(rows) if args.json else "\n".join(map(str, rows)))
         return
-    by_steps = [measure(steps, BASE_TASKS) for steps in STEPS]
-    by_tasks = [measure(BASE_STEPS, tasks) for tasks in TASKS]
+    by_steps = [measure(steps, BASE_TASKS) for steps in args.steps]
+    by_tasks = [measure(BASE_STEPS, tasks) for tasks in args.tasks]
     if args.svg:
         args.svg.write_text(draw(by_steps, by_tasks) + "\n", encoding="utf-8")
     result = {"by_inner_steps": by_steps, "by_tasks": by_tasks}

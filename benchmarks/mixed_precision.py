@@ -6,6 +6,9 @@ Reported are, for each dtype policy, the mean over the seeds of the test AUC aft
 standard deviation, and its difference from float32 with the standard error, paired by seed.
 `within_noise` is true if no difference exceeds three standard errors; the standard error is at
 least that of the difference of two float32 means over as many seeds.
+
+Keys: `members`, `seeds`, and for each policy (`float32`, `mixed_bfloat16`, `mixed_float16`) `auc`,
+`auc_sd`, `difference`, `standard_error` and `within_noise`.
 """
 
 from __future__ import annotations
@@ -47,13 +50,21 @@ def make_tasks(folder, members):
 def test_auc(tasks, policy, epochs, seed):
     """Test AUC after adaptation of a model that was trained under a policy."""
     keras.utils.clear_session()
+    before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
+    try:
+        value = _trained_auc(tasks, epochs, seed)
+    finally:
+        keras.config.set_dtype_policy(before)
+    print(f"{policy}, seed {seed}: {value:.4f}", file=sys.stderr)
+    return value
+
+
+def _trained_auc(tasks, epochs, seed):
     options = TrainOptions(epochs=epochs, patience=epochs, choose_strength=False)
     trained = train(tasks, options.replace(id_embeddings=False, seed=seed))
     test = task_dataset(f"{tasks}/member/test-*", load_encoder(tasks), 256)
-    value = trained.model.evaluate(test, return_dict=True, verbose=0)["auc"]
-    print(f"{policy}, seed {seed}: {value:.4f}", file=sys.stderr)
-    return value
+    return trained.model.evaluate(test, return_dict=True, verbose=0)["auc"]
 
 
 def measure(members, epochs, seeds):

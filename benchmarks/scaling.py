@@ -1,14 +1,19 @@
-"""Core-hours and storage of the daily jobs at many members, from rates that the other benchmarks
+r"""Core-hours and storage of the daily jobs at many members, from rates that the other benchmarks
 measured.
 
-    python benchmarks/build_tasks.py --json > build_tasks.json python benchmarks/embedding_job.py
-    --json > embedding_job.json python benchmarks/store.py --json > store.json python
-    benchmarks/scaling.py --build-tasks build_tasks.json --embedding-job embedding_job.json --store
-    store.json --rows-per-member 52
+    python benchmarks/build_tasks.py --json > build_tasks.json
+    python benchmarks/embedding_job.py --json > embedding_job.json
+    python benchmarks/store.py --json > store.json
+    python benchmarks/scaling.py --build-tasks build_tasks.json \
+        --embedding-job embedding_job.json --store store.json --rows-per-member 52 [--json]
 
 Linear extrapolation: a job's work grows with its rows and tasks, each on its own core. Work that
 more workers do not speed up (one machine loads the store) is given in wall-clock hours. Set your
 price with --core-hour-price.
+
+Keys: `rates` with `build_rows_per_core_s`, `embed_tasks_per_core_s`, `store_rows_per_s` and
+`store_bytes_per_member`; `table`, a list with `members`, `build_tasks_core_hours`,
+`embed_core_hours`, `store_load_hours`, `store_gigabytes` and, if it was given, `price`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,15 @@ not change the time.
 
 With `--two-sided`, two models take turns instead: one with an embedding per member, and one with
 another per item, so that 100 more keys are looked up and 100 more vectors travel.
+
+Keys: `candidates`, `cores`, `p50_ms_with_embedding`, `p50_ms_without_embedding`,
+`embedding_cost_share_of_p50`, `p99_ms`, `in_process_ms`, `session_ms`, `serving_overhead_ms` (over
+`in_process_ms`), `p50_ms_alone`, `client_ms`, `client_process_ms`, `client_share_of_p50`,
+`grpc_client_ms`; `requests_per_s` and `latency_ms` (`p50_ms` and `p99_ms`) by number of clients;
+`look_up_ms` of `lmdb` and `redis`.
+
+Keys with --two-sided: `candidates`, `cores`, `one_sided_p50_ms`, `two_sided_p50_ms`,
+`two_sided_cost_share_of_p50` and `two_sided_cost_interval`.
 """
 
 from __future__ import annotations

@@ -2,13 +2,16 @@
 published again.
 
     python benchmarks/serving_soak.py --json                              # ten minutes, ten swaps
-    python benchmarks/serving_soak.py --json --periods 30 --seconds 5      # thirty swaps: does
-    memory keep growing?
+    python benchmarks/serving_soak.py --json --periods 30 --seconds 5    # does memory keep growing?
 
 Every score is compared with the same model called in this process with the embedding of the version
 that answered, so that a mixed score is seen. Memory is anonymous resident memory, noted at the end
 of each period, before the next version appears; `growth_mb_per_swap` is its slope from the 10th
 swap on, when all threads have done all kinds of work.
+
+Keys: `ranked`, `failed`, `mixed` and `unadapted` requests, `version_changes`, `memory`, a list with
+`server_mb` and `client_mb`, and `growth_mb_per_swap` of the same two (null with few periods); the
+messages of failed requests, if any.
 """
 
 from __future__ import annotations

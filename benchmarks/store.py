@@ -1,6 +1,11 @@
 """Bulk rate, size and read latency of both embedding stores, with and without an overlay.
 
-python benchmarks/store.py --rows 1000000 --dim 32 --json
+    python benchmarks/store.py --rows 1000000 --dim 32 --json
+
+Keys: `rows`, `embedding_dim`, and for each store (`lmdb`, and `redis` where redis-server is
+installed) `bulk_rows_per_s`, `bytes_per_row`, `get_1_us`, `get_1_p99_us`, `get_500_us`,
+`get_500_p99_us`, `upsert_rows_per_s`, `overlay_get_1_us`, `overlay_get_500_us`,
+`overlay_lookup_ratio_1`, `overlay_lookup_ratio_500` and `overlay_lookup_ratio`, the last one again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,18 @@
 """Times the learning core on the reference work: 128 tasks x (24 support + 8 query), float32, Adam.
 
-    python benchmarks/training.py [--json] [--rounds 9] [--device cpu|gpu]
+    python benchmarks/training.py [--json] [--rounds 9] [--device cpu|gpu] [--tasks 128]
+        [--algorithms vanilla limaml_n1 ...] [--embed-tasks 20000]
 
 Compared measurements alternate, round by round; each figure is a median. Ratios are medians of the
 rounds' ratios. `--device gpu` fails if TensorFlow sees no GPU; `device` in the result names the
 device of the measurement.
+
+Keys: `device`; of each algorithm A `A_ms` and, beside vanilla, `A_ratio`; `fit_vanilla_ms`,
+`fit_limaml_n1_ms`, `keras_fit_ms`, `fit_vanilla_over_keras_fit`; `fit_from_files_ms` and
+`train_step_share_of_fit_from_files`; `input_tasks_per_s`, from files to batches; of fine-tuning and
+embedding, `embed_tasks_per_s`, the slower ways `embed_naive_tasks_per_s` and
+`embed_loop_tasks_per_s`, `embed_over_naive` and `embed_over_loop`; `gemm_gflops`, and of some
+algorithms their share of it, `A_share_of_gemm`.
 """
 
 from __future__ import annotations
@@ -39,9 +47,15 @@ from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.train import STEPS_PER_EXECUTION
 
-TASKS, SUPPORT, QUERY = 128, 24, 8
-FILE_TASKS, PASSES = 4096, 4  # tasks on disk, and how often one measurement goes through them
-EMBED_TASKS = 20_000
+SUPPORT, QUERY = 24, 8
+FILE_BATCHES, PASSES = 32, 4  # on disk, and how often one measurement goes through them
+COUNTED_TASKS = 128  # of the batch whose multiplications GFLOP counts
+GFLOP = {
+    "vanilla": 2.050,
+    "limaml_n1": 3.059,
+    "limaml_n5": 10.829,
+    "limaml_n1_first_order": 1.496,
+}
 EVERY = 3  # rounds between two measurements of what takes long
 NAMES = (
     "vanilla",
@@ -64,8 +78,8 @@ def keras_fit_step(batch):
     )
     model = keras.Model([meta, other], keras.layers.Dense(1)(hidden))
     model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
-    rows = TASKS * (SUPPORT + QUERY)
     parts = [batch["support"], batch["query"]]
+    rows = sum(int(tf.size(part["label"])) for part in parts)
     x = [
         tf.concat(
             [tf.reshape(p["features"][k], [-1, p["features"][k].shape[-1]]) for p in parts], 0
@@ -90,14 +104,15 @@ def task_files(folder, rng, tasks):
     return str(folder / "train-*"), encoder
 
 
-def measure(rounds):
+def measure(args):
+    tasks, names = args.tasks, args.algorithms
     rng = np.random.default_rng(0)
     batch = {
-        "support": work.random_samples(rng, TASKS, SUPPORT),
-        "query": work.random_samples(rng, TASKS, QUERY),
+        "support": work.random_samples(rng, tasks, SUPPORT),
+        "query": work.random_samples(rng, tasks, QUERY),
     }
     timers = {}
-    for name in NAMES:
+    for name in names:
         step = tf.function(work.model(name).train_step)
         timers[name] = StepTimer(lambda s=step: s(batch)["loss"], 3 if "n5" in name else 6)
     timers["fit_vanilla"] = FitTimer(*ours_fit_step("vanilla", batch), 12)
@@ -105,30 +120,30 @@ def measure(rounds):
     timers["keras_fit"] = FitTimer(*keras_fit_step(batch), 12)
     timers["gemm"], gflop = gemm()
 
-    counts = rng.integers(1, EMBED_MAX + 1, EMBED_TASKS)
+    counts = rng.integers(1, EMBED_MAX + 1, args.embed_tasks)
     bucketed = list(embedding_batches(counts, rng, bucketed=True))
     model = work.model("limaml_n1", fine_tune_steps=EMBED_STEPS)
     embed = tf.function(lambda s: model.task_embeddings(s)[0], reduce_retracing=True)
     naive = naive_embedder()
     padded = list(embedding_batches(counts[: 8 * EMBED_BATCH], rng, bucketed=False))
-    one_by_one = [tf.nest.map_structure(lambda x, t=t: x[t : t + 1], padded[0]) for t in range(100)]
+    one_by_one = [tf.nest.map_structure(lambda x, t=t: x[t : t + 1], padded[0]) for t in range(20)]
     timers["embed"] = EmbedTimer(embed, bucketed)
     timers["embed_naive"] = EmbedTimer(naive, padded)
-    timers["embed_loop"] = EmbedTimer(eager_loop(model), one_by_one[:20])
+    timers["embed_loop"] = EmbedTimer(eager_loop(model), one_by_one)
 
     with tempfile.TemporaryDirectory() as folder:
-        pattern, encoder = task_files(Path(folder), rng, FILE_TASKS)
-        dataset = task_dataset(pattern, encoder, TASKS, shuffle=True, seed=1)
+        pattern, encoder = task_files(Path(folder), rng, FILE_BATCHES * tasks)
+        dataset = task_dataset(pattern, encoder, tasks, shuffle=True, seed=1)
         timers["input"] = lambda: _input_rate(dataset)
         fitted = work.model(
             "limaml_n1", steps_per_execution=STEPS_PER_EXECUTION
         )  # as `limaml train` does
         timers["step_beside_files"] = StepTimer(timers["limaml_n1"].function, 64)
-        timers["fit_from_files"] = FitTimer(fitted, dataset, PASSES * FILE_TASKS // TASKS)
+        timers["fit_from_files"] = FitTimer(fitted, dataset, PASSES * FILE_BATCHES)
         for timer in timers.values():
             timer()
         seen = {name: [] for name in timers}
-        for number in range(rounds):
+        for number in range(args.rounds):
             for name, timer in timers.items():
                 if (
                     name
@@ -144,8 +159,8 @@ def measure(rounds):
                 ):
                     continue
                 seen[name].append(timer())
-            print(f"round {number + 1}/{rounds}", file=sys.stderr)
-    return summarise(seen, gflop)
+            print(f"round {number + 1}/{args.rounds}", file=sys.stderr)
+    return summarise(seen, gflop, tasks / COUNTED_TASKS)
 
 
 def _input_rate(dataset):
@@ -157,13 +172,14 @@ def _input_rate(dataset):
     return tasks / (time.perf_counter() - started)
 
 
-def summarise(seen, gflop):
+def summarise(seen, gflop, scale):
+    names = [name for name in NAMES if name in seen]
     middle = {name: statistics.median(values) for name, values in seen.items()}
     result = {
         f"{name}_ms": 1e3 * middle[name]
-        for name in (*NAMES, "fit_vanilla", "fit_limaml_n1", "keras_fit", "fit_from_files")
+        for name in (*names, "fit_vanilla", "fit_limaml_n1", "keras_fit", "fit_from_files")
     }
-    for name in NAMES[1:]:
+    for name in names[1:]:
         plain = "vanilla_dot" if name == "closed_form" else "vanilla"
         result[f"{name}_ratio"] = statistics.median(
             a / b for a, b in zip(seen[name], seen[plain], strict=True)
@@ -178,13 +194,9 @@ def summarise(seen, gflop):
     result["embed_over_naive"] = middle["embed"] / middle["embed_naive"]
     result["embed_over_loop"] = middle["embed"] / middle["embed_loop"]
     result["gemm_gflops"] = gflop / middle["gemm"]
-    for name, work_gflop in (
-        ("vanilla", 2.050),
-        ("limaml_n1", 3.059),
-        ("limaml_n5", 10.829),
-        ("limaml_n1_first_order", 1.496),
-    ):
-        result[f"{name}_share_of_gemm"] = work_gflop / middle[name] / result["gemm_gflops"]
+    for name in GFLOP.keys() & set(names):
+        share = scale * GFLOP[name] / middle[name] / result["gemm_gflops"]
+        result[f"{name}_share_of_gemm"] = share
     return {name: round(value, 4) for name, value in result.items()}
 
 
@@ -210,9 +222,22 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--tasks", type=int, default=COUNTED_TASKS, help="of a batch")
+    parser.add_argument("--embed-tasks", type=int, default=20_000)
+    parser.add_argument(
+        "--algorithms",
+        nargs="+",
+        choices=NAMES,
+        default=NAMES,
+        metavar="NAME",
+        help=f"of {', '.join(NAMES)}; the first two always, closed_form with vanilla_dot",
+    )
     args = parser.parse_args()
+    args.algorithms = [n for n in NAMES if n in {*NAMES[:2], *args.algorithms}]
+    if "closed_form" in args.algorithms and "vanilla_dot" not in args.algorithms:
+        parser.error("closed_form is compared with vanilla_dot: name both")
     device = choose_device(args.device)
-    result = {"device": device, **measure(args.rounds)}
+    result = {"device": device, **measure(args)}
     print(
         json.dumps(result)
         if args.json

@@ -17,6 +17,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from limaml_beam.build_tasks import data_card, episodes, history
 from limaml_beam.build_tasks.drift import MeasureFeatures
+from limaml_beam.build_tasks.duplicates import DropDuplicates
 from limaml_beam.build_tasks.grouping import GroupTasks
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.settings import TaskSettings
@@ -26,7 +27,6 @@ from limaml_beam.build_tasks.task_split import SplitWithinTasks
 from limaml_beam.build_tasks.validation import (
     COUNTS,
     REJECTED,
-    DropDuplicates,
     ReadAndValidate,
 )
 from limaml_beam.build_tasks.writing import WriteShard

@@ -5,7 +5,7 @@ reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import apache_beam as beam
@@ -21,7 +21,6 @@ from limaml_beam.io.sources import Part, Source, read_rows
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, ORDER, TIME, WEIGHT, Mask, key_column
 from limaml_beam.rows.feature_tables import Tables, load_tables, owner
-from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.datasets.rows import BadRow
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.schema import arrow_keys, column_values
@@ -40,7 +39,8 @@ OUTSIDE = "outside_dates"
 ERASED = "erased"
 DUPLICATE = "duplicate"
 MALFORMED = "malformed_row"
-#: Rows with an implausible time; they are used.
+#: Rows with an implausible time: dead letters, as its unit is probably another one. In the counts,
+#: those whose time cannot be read are included.
 IMPLAUSIBLE = "implausible_time"
 #: Rows of weight 0; they are used.
 WITHOUT_WEIGHT = "weight_0"
@@ -156,18 +156,8 @@ def validate(
         if mask.any():  # comparing objects is slow
             reasons[mask & (reasons == "")] = reason
 
-    times, bad = as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
-    reject(bad, "invalid_timestamp")
-    counts[IMPLAUSIBLE] = int((bad | implausible(times)).sum())
-    labels, bad = column_values.as_label(raw[schema.label.name], schema.label)
-    reject(bad, (ERROR if schema.label.on_invalid == "error" else "") + "invalid_label")
-    columns[TIME], columns[LABEL] = pa.array(times), pa.array(labels, pa.float32())
-    if schema.weight is not None:
-        with np.errstate(over="ignore"):
-            weights = as_floats(raw[schema.weight]).astype(np.float32)
-        reject(~((weights >= 0) & np.isfinite(weights)), "invalid_weight")
-        columns[WEIGHT] = pa.array(weights, pa.float32())
-        counts[WITHOUT_WEIGHT] = int((weights == 0).sum())
+    times = _read_times(schema, raw, columns, counts, reject)
+    _read_labels(schema, raw, columns, counts, reject)
     for name in schema.carry:
         columns[name] = pa.array(as_floats(raw[name]), pa.float32())
     rows_in = {
@@ -195,6 +185,42 @@ def validate(
         reasons,
         {n: c for n, c in counts.items() if c},
     )
+
+
+def _read_times(
+    schema: Schema,
+    raw: pa.Table,
+    columns: dict[str, pa.Array],
+    counts: dict[str, int],
+    reject: Reject,
+) -> npt.NDArray[np.int64]:
+    """Adds the times to `columns`, and the number of implausible ones to `counts`; returns them."""
+    times, bad = as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
+    reject(bad, "invalid_timestamp")
+    odd = implausible(times)
+    reject(odd, IMPLAUSIBLE)
+    counts[IMPLAUSIBLE] = int((bad | odd).sum())
+    columns[TIME] = pa.array(times)
+    return times
+
+
+def _read_labels(
+    schema: Schema,
+    raw: pa.Table,
+    columns: dict[str, pa.Array],
+    counts: dict[str, int],
+    reject: Reject,
+) -> None:
+    """Adds the labels and weights to `columns`, and the number of zero weights to `counts`."""
+    labels, bad = column_values.as_label(raw[schema.label.name], schema.label)
+    reject(bad, (ERROR if schema.label.on_invalid == "error" else "") + "invalid_label")
+    columns[LABEL] = pa.array(labels, pa.float32())
+    if schema.weight is not None:
+        with np.errstate(over="ignore"):
+            weights = as_floats(raw[schema.weight]).astype(np.float32)
+        reject(~((weights >= 0) & np.isfinite(weights)), "invalid_weight")
+        columns[WEIGHT] = pa.array(weights, pa.float32())
+        counts[WITHOUT_WEIGHT] = int((weights == 0).sum())
 
 
 def _read_features(
@@ -266,29 +292,3 @@ def _erased(schema: Schema, settings: TaskSettings, columns: Mapping[str, pa.Arr
         keys = [f"{prefix}{key}".encode() for key in distinct.to_pylist()]
         gone |= tombstones.mean(keys)[codes]
     return gone
-
-
-class DropDuplicates(beam.DoFn):
-    """(partition, packed blocks) -> (partition, one block of distinct rows); all copies of a row
-    are in the same partition.
-    """
-
-    def __init__(self, shuffle: Shuffle) -> None:
-        self.shuffle = shuffle
-
-    def process(
-        self, element: tuple[int, Iterable[bytes]]
-    ) -> Iterator[tuple[int, pa.Table] | beam.pvalue.TaggedOutput]:
-        """Concatenates, sorts by content and drops repeats."""
-        table = pa.concat_tables(list(map(self.shuffle.unpack, element[1])))
-        times, order = columnar.to_numpy(table[TIME]), columnar.to_numpy(table[ORDER])
-        ranking = np.lexsort((times, order))
-        repeat = np.zeros(len(ranking), bool)
-        repeat[1:] = (np.diff(order[ranking]) == 0) & (np.diff(times[ranking]) == 0)
-        dropped = int(repeat.sum())
-        if dropped:
-            Metrics.counter("build_tasks", f"skipped:{DUPLICATE}").inc(dropped)
-        yield beam.pvalue.TaggedOutput(
-            COUNTS, {f"skipped:{DUPLICATE}": dropped, "rows_used": len(ranking) - dropped}
-        )
-        yield element[0], table.take(pa.array(ranking[~repeat]))

@@ -13,6 +13,7 @@ from limaml_beam.commands.beam_flags import (
     quiet_local_runner,
     report_paths,
 )
+from limaml_beam.commands.ignored_options import Rule, refuse_engine, refuse_ignored
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError, StoreError
@@ -44,6 +45,12 @@ in two steps, if the process that starts the job cannot wait for it:
 next: limaml serve EXPORT/ranker, then limaml rank --store lmdb:STORE (or limaml refresh, the
 daily job)
 """
+
+IGNORED = (
+    Rule(("--keep-generations",), needs=("--store", "--variance-store")),
+    # The other two steps repeat the options of the first one.
+    Rule(("--max-age-days",), needs=("--previous", "--finish", "--publish-only")),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +150,16 @@ def quiet_beam(options: PipelineOptions) -> None:
         logging.getLogger("apache_beam").setLevel(logging.INFO)
 
 
+def refuse_workers(arguments: argparse.Namespace) -> None:
+    """Refuses ``--workers``, worker processes of this machine, on another engine."""
+    if arguments.workers != EmbedOptions.workers:
+        refuse_engine(
+            arguments.beam,
+            f"--workers {arguments.workers}",
+            "leave it out; an engine has flags of its own for its workers",
+        )
+
+
 def options_from(arguments: argparse.Namespace) -> EmbedOptions:
     """The options that are given on the command line."""
     names = {field.name for field in dataclasses.fields(EmbedOptions)}
@@ -158,6 +175,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     quiet_beam(use_options(arguments.beam))
     with outcome.reported("embed", report_paths(arguments), arguments.metrics_file):
         options = options_from(arguments)
+        refuse_ignored(arguments, add_arguments, IGNORED)
+        refuse_workers(arguments)
         if arguments.launch_only and (arguments.store or arguments.variance_store):
             raise LimamlError(
                 "--store belongs to --finish: --launch-only returns before anything can be "

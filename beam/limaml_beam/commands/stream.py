@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limaml_beam.commands import update
+from limaml_beam.commands.ignored_options import Rule, refuse_ignored
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 
@@ -33,6 +34,19 @@ examples:
 
 A line of JSON for each update goes to stderr, the totals to stdout at the end (--stop-when-idle).
 """
+
+IGNORED = (
+    *update.IGNORED,
+    Rule(
+        (
+            *("--topic", "--group", "--batch-seconds", "--batch-messages"),
+            *("--kafka-config", "--as-pipeline"),
+        ),
+        needs=("--from-kafka",),
+    ),
+    Rule(("--poll-seconds",), needs=("--from-folder",)),
+    Rule(("--expansion-service",), needs=("--as-pipeline",)),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,8 +130,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     if arguments.from_kafka is not None and not arguments.topic:
         raise LimamlError("--from-kafka needs --topic: the topic to read, received none")
-    if arguments.as_pipeline and arguments.from_kafka is None:
-        raise LimamlError("--as-pipeline needs --from-kafka")
+    refuse_ignored(arguments, add_arguments, IGNORED)
     if arguments.as_pipeline and arguments.stop_when_idle is not None:
         raise LimamlError(
             "a pipeline runs until its engine cancels it: leave out --stop-when-idle, or "
@@ -125,6 +138,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     if arguments.as_pipeline:
         return _pipeline(arguments)
+    update.refuse_runner(arguments.beam, "limaml stream", ", or give --as-pipeline")
     store = open_store(arguments.store)
     try:
         settings = dataclasses.replace(

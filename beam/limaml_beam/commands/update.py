@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limaml_beam.commands.beam_flags import add_beam_flag
+from limaml_beam.commands.ignored_options import Rule, refuse_engine, refuse_ignored
 from tfrec_limaml.cli import Command
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ example:
 exit code 0: done, even if rows became dead letters (WORK/updates/dead_letter); 2: another update
 is running, the store does not answer, or nothing can be read. Then repeat the command.
 """
+
+#: A window that ends at a given time has no clock that could differ.
+IGNORED = (Rule(("--clock-skew-seconds",), not_with=("--window-end",)),)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,12 +87,19 @@ def settings_from(arguments: argparse.Namespace, store: EmbeddingStore) -> Updat
     )
 
 
+def refuse_runner(flags: Sequence[str], command: str, otherwise: str = "") -> None:
+    """Refuses Beam's flag for an engine, where a command runs in this process."""
+    refuse_engine(flags, command, f"it runs in this process; leave out --runner{otherwise}")
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Runs one update."""
     from limaml_beam.update.job import Updater
     from limaml_beam.update.lock import exclusive
     from tfrec_limaml.store import open_store
 
+    refuse_ignored(arguments, add_arguments, IGNORED)
+    refuse_runner(arguments.beam, "limaml update")
     with exclusive(Path(arguments.work)):
         store = open_store(arguments.store)
         try:

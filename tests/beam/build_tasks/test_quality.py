@@ -177,6 +177,7 @@ def test_single_odd_times_and_missing_values_are_on_the_card_and_in_the_statisti
     assert code == 0
     assert card["quality"]["filled"]["price"] == pytest.approx(2 / 3, abs=0.01)
     assert card["quality"]["implausible_times"] == pytest.approx(2 / 300)
+    assert card["rows"]["skipped"]["implausible_time"] == 2
     said = " / ".join(card["warnings"])
     assert "feature price had to be filled" in said
     assert "have a time before 1980 or after 2099" in said

@@ -112,6 +112,23 @@ def test_rows_that_cannot_be_used_are_dead_letters_with_their_reasons(refreshed,
     assert refreshed.sums("u3", "u4", "u5") == [(6, 2), (1, 1), (1, 1)]
 
 
+def test_a_row_with_a_time_in_another_unit_is_a_dead_letter_and_the_others_are_used(
+    refreshed, capsys
+):
+    table = pq.read_table(refreshed.write([("u3", 5.0, 1), ("u4", 5.0, 1)], "a.parquet"))
+    times = table["time"].cast("int64").to_pylist()
+    seconds = table.set_column(
+        table.column_names.index("time"), "time", [[times[0] // 1000, times[1]]]
+    )
+    pq.write_table(seconds, refreshed.folder / "a.parquet")
+    capsys.readouterr()
+    assert refreshed.update(str(refreshed.folder / "a.parquet")) == 0
+    assert report(capsys)["rows"]["skipped"] == {"implausible_time": 1}
+    (letter,) = refreshed.letters()
+    assert (letter["reason"], letter["row"]["time"]) == ("implausible_time", times[0] // 1000)
+    assert refreshed.sums("u3", "u4") == [(1, 1), (6, 2)]
+
+
 def test_a_record_that_the_adapter_makes_nothing_finite_of_is_a_dead_letter(refreshed, capsys):
     capsys.readouterr()
     assert refreshed.update(refreshed.write([("u3", 3e38, 1), ("u3", 3e38, 2)], "a.parquet")) == 0

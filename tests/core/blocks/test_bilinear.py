@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tfrec_limaml import BilinearGlobalBlock
+from tfrec_limaml.blocks import BilinearGlobalBlock
 
 
 def test_the_head_is_the_formula_also_if_one_embedding_is_for_all_rows():

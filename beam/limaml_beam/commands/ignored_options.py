@@ -1,0 +1,77 @@
+"""Options that would do nothing beside the others: they are refused, not ignored."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from tfrec_limaml.errors import LimamlError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Options that need one of some others, or that do nothing with another one.
+
+    Attributes:
+        options: The options, as on the command line.
+        needs: One of these must be given, if there are any.
+        not_with: None of these may be given.
+    """
+
+    options: Sequence[str]
+    needs: Sequence[str] = ()
+    not_with: Sequence[str] = ()
+
+
+def refuse_ignored(
+    arguments: argparse.Namespace,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    rules: Sequence[Rule],
+) -> None:
+    """Refuses options that would be ignored.
+
+    Args:
+        arguments: The parsed command line.
+        add_arguments: Adds the command's options to a parser, whose defaults count as not given.
+        rules: What is ignored.
+
+    Raises:
+        LimamlError: An option is given that does nothing beside the others.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+
+    def given(option: str) -> bool:
+        name = option.removeprefix("--").replace("-", "_")
+        return bool(getattr(arguments, name) != parser.get_default(name))
+
+    for rule in rules:
+        for option in filter(given, rule.options):
+            if rule.needs and not any(map(given, rule.needs)):
+                needed = " or ".join(rule.needs)
+                raise LimamlError(
+                    f"{option} needs {needed}, and does nothing without it: leave out {option}, "
+                    f"or give {needed}"
+                )
+            for other in filter(given, rule.not_with):
+                raise LimamlError(
+                    f"{option} does nothing with {other}: leave out {option}, or {other}"
+                )
+
+
+def refuse_engine(flags: Sequence[str], option: str, remedy: str) -> None:
+    """Refuses an option that does nothing on another engine than this machine's.
+
+    Args:
+        flags: Beam's flags, as given with ``--beam``.
+        option: Its name and value.
+        remedy: What to do instead.
+    """
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    from limaml_beam.io.pipeline_options import LOCAL_RUNNER, local_by_default
+
+    runner = local_by_default(list(flags)).view_as(StandardOptions).runner
+    if runner != LOCAL_RUNNER:
+        raise LimamlError(f"{option} does nothing with --beam=--runner={runner}: {remedy}")

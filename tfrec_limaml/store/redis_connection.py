@@ -57,32 +57,55 @@ def connect(
     options |= {TLS_OPTIONS[name]: path for name, path in tls.items()}
     try:
         parts = urlsplit(url)
-        encrypted = parts.scheme.startswith("rediss")
-        if tls and not encrypted:
-            raise StoreError(f"{sorted(tls)} need a rediss:// address, received {masked(url)!r}")
-        if db is not None and parts.scheme != "unix":
-            raise StoreError("the option db is for unix:// addresses; write redis://HOST:PORT/DB")
-        if sentinel and parts.scheme not in SENTINEL:
-            raise StoreError(
-                "sentinel_user and sentinel_password are for redis-sentinel:// addresses, received "
-                f"{masked(url)!r}"
-            )
-        if parts.scheme in SENTINEL:
-            options |= {"ssl": True} if encrypted else {}
-            return _through_sentinel(parts, options, sentinel or {})
-        if parts.scheme in CLUSTER:
-            return _cluster(parts, options | {"ssl": encrypted})
-        if parts.scheme == "unix":
-            url = f"unix://{parts.netloc}{parts.path}?db={int(db or 0)}"
-        return redis.Redis.from_url(url, **options)
-    except (ValueError, IndexError, redis.RedisError) as error:
-        if isinstance(error, StoreError):
-            raise
+        _check_options(url, parts.scheme, tls, db, sentinel)
+        return _client(url, parts, options, db, sentinel or {})
+    except StoreError:
+        raise
+    except (ValueError, IndexError, redis.RedisError):
         # The error's message may contain a part of the password.
         raise StoreError(
             f"cannot read the store address {masked(url)!r}: write "
             "redis://[user:password@]HOST:PORT/DB, with / ? # @ in a password percent-encoded"
         ) from None
+
+
+def _check_options(
+    url: str,
+    scheme: str,
+    tls: Mapping[str, str],
+    db: str | None,
+    sentinel: Mapping[str, str] | None,
+) -> None:
+    """Raises `StoreError` for options that an address of this kind does not have."""
+    if tls and not scheme.startswith("rediss"):
+        raise StoreError(f"{sorted(tls)} need a rediss:// address, received {masked(url)!r}")
+    if db is not None and scheme != "unix":
+        raise StoreError("the option db is for unix:// addresses; write redis://HOST:PORT/DB")
+    if sentinel and scheme not in SENTINEL:
+        raise StoreError(
+            "sentinel_user and sentinel_password are for redis-sentinel:// addresses, received "
+            f"{masked(url)!r}"
+        )
+
+
+def _client(
+    url: str,
+    parts: SplitResult,
+    options: Mapping[str, Any],
+    db: str | None,
+    sentinel: Mapping[str, str],
+) -> Any:
+    """The client for an address of this kind."""
+    encrypted = parts.scheme.startswith("rediss")
+    if parts.scheme in SENTINEL:
+        return _through_sentinel(
+            parts, {**options, "ssl": True} if encrypted else options, sentinel
+        )
+    if parts.scheme in CLUSTER:
+        return _cluster(parts, {**options, "ssl": encrypted})
+    if parts.scheme == "unix":
+        url = f"unix://{parts.netloc}{parts.path}?db={int(db or 0)}"
+    return redis.Redis.from_url(url, **options)
 
 
 def secret_of(url: str) -> str:

@@ -112,28 +112,40 @@ def publish(
     catalog = store.catalog
 
     def work(pipeline: Any) -> Record:
-        place = catalog.key(record.model_version, "current")
-        pipeline.watch(place, catalog.erased_key)
+        pipeline.watch(catalog.key(record.model_version, "current"), catalog.erased_key)
         check_tombstones(store, record, tombstones)
         before = catalog.current(record.model_version)
-        named, entries = record, {}
-        if before is not None and before.overlay:
+        if before is None or not before.overlay:
+            pipeline.multi()
+            named = record
+        else:
             pipeline.watch(catalog.overlay_key(before))
             held = store.client.hgetall(catalog.overlay_key(before))
             entries = overlay.taken_over(held, before, record, event_times, tombstones)
-            named = with_token(record) if entries else record
-        pipeline.multi()
-        if entries:
-            write(pipeline, catalog, named, entries, [record.header, *entries], store.ttl_ms)
-        if before is not None and before.overlay:
-            generations = catalog.key(record.model_version, "generations")
-            pipeline.hset(generations, before.identifier, before.without_overlay().to_bytes())
-            drop_overlay(catalog, pipeline, before, None)
+            pipeline.multi()
+            named = _move(pipeline, store, before, record, entries)
         finish(pipeline, named)
         pipeline.execute()
         return named
 
     return watched(store.client, work)
+
+
+def _move(
+    pipeline: Any, store: RedisStore, before: Record, record: Record, entries: overlay.Entries
+) -> Record:
+    """Adds the commands that write entries to an overlay of `record`, and drop that of `before`;
+    returns `record` with its overlay, if it has one.
+    """
+    catalog = store.catalog
+    if entries:
+        log = [record.header, *entries]
+        record = with_token(record)
+        write(pipeline, catalog, record, entries, log, store.ttl_ms)
+    generations = catalog.key(record.model_version, "generations")
+    pipeline.hset(generations, before.identifier, before.without_overlay().to_bytes())
+    drop_overlay(catalog, pipeline, before, None)
+    return record
 
 
 def check_tombstones(store: RedisStore, record: Record, tombstones: Tombstones) -> None:

@@ -112,33 +112,36 @@ def stream_kafka(settings: KafkaStream, tell: Tell, sleep: Sleep = time.sleep) -
             waiting does not solve: a work folder without rows, another schema.
     """
     topic = _Topic(settings, tell)
+
+    def wait(seconds: float) -> None:
+        topic.stay_in_group()
+        sleep(seconds)
+
     try:
-
-        def wait(seconds: float) -> None:
-            topic.stay_in_group()
-            sleep(seconds)
-
         updater = PatientUpdater(settings.update, tell, wait)
-        idle = math.inf if settings.idle_seconds is None else settings.idle_seconds
-        last = time.monotonic()
-        while True:
-            batch = topic.batch()
-            if batch:
-                messages = [message for message, _, _ in batch]
-                update = functools.partial(
-                    Updater.update_messages, topic=settings.topic, messages=messages
-                )
-                tell(updater.run(update))
-                topic.commit(batch)
-                last = time.monotonic()
-                continue
-            updater.run_idle()
-            if not topic.at_end:
-                last = time.monotonic()
-            elif time.monotonic() - last >= idle:
-                return dataclasses.asdict(updater.totals)
+        _run(topic, updater, settings, tell)
+        return dataclasses.asdict(updater.totals)
     finally:
         topic.close()
+
+
+def _run(topic: _Topic, updater: PatientUpdater, settings: KafkaStream, tell: Tell) -> None:
+    """Updates with one micro-batch after another, and commits each."""
+    idle = math.inf if settings.idle_seconds is None else settings.idle_seconds
+    last = time.monotonic()
+    while time.monotonic() - last < idle or not topic.at_end:
+        batch = topic.batch()
+        if batch:
+            messages = [message for message, _, _ in batch]
+            update = functools.partial(
+                Updater.update_messages, topic=settings.topic, messages=messages
+            )
+            tell(updater.run(update))
+            topic.commit(batch)
+        else:
+            updater.run_idle()
+        if batch or not topic.at_end:
+            last = time.monotonic()
 
 
 class _Topic:

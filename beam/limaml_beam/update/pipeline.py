@@ -89,6 +89,12 @@ def run_pipeline(settings: KafkaPipeline, flags: Sequence[str]) -> None:
     options = use_options(flags)
     options.view_as(StandardOptions).streaming = True
     pipeline = beam.Pipeline(options=options)
+    _build(pipeline, settings, columns)
+    pipeline.run().wait_until_finish()
+
+
+def _build(pipeline: beam.Pipeline, settings: KafkaPipeline, columns: Sequence[str]) -> None:
+    """The steps from Kafka to the store."""
     consumer = {
         "auto.offset.reset": "earliest",
         **settings.client,
@@ -113,7 +119,6 @@ def run_pipeline(settings: KafkaPipeline, flags: Sequence[str]) -> None:
         )
         | "Update" >> beam.ParDo(UpdateStore(settings.topic, settings.store, settings.update))
     )
-    pipeline.run().wait_until_finish()
 
 
 def _update_of(given: Mapping[str, Any], store: EmbeddingStore) -> Update:

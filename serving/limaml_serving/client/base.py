@@ -52,11 +52,13 @@ class RankerBase:
             on_version_mismatch=on_version_mismatch,
             signature=signature,
         )
-        settings = channel_options(retries, tls, options)
+        self._open_channel(tls, channel_options(retries, tls, options))
+
+    def _open_channel(self, tls: Tls | None, settings: list[tuple[str, Any]]) -> None:
         self._channel = (
-            self._grpc.insecure_channel(target, settings)
+            self._grpc.insecure_channel(self._target, settings)
             if tls is None
-            else self._grpc.secure_channel(target, tls.credentials(), settings)
+            else self._grpc.secure_channel(self._target, tls.credentials(), settings)
         )
         self._predict = self._channel.unary_unary(
             wire.PREDICT_METHOD, None, wire.PredictResponse.FromString

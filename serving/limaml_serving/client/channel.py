@@ -67,6 +67,17 @@ def channel_options(
         raise LimamlError(
             f"retries must lie in 0..4 (gRPC makes at most five attempts), received {retries}"
         )
+    options: dict[str, Any] = {
+        "grpc.service_config": json.dumps(_service_config(retries)),
+        "grpc.max_send_message_length": -1,
+        "grpc.max_receive_message_length": -1,
+    }
+    if tls is not None and tls.server_name is not None:
+        options["grpc.ssl_target_name_override"] = tls.server_name
+    return list({**options, **dict(extra)}.items())
+
+
+def _service_config(retries: int) -> dict[str, Any]:
     config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
     if retries:
         config["retryThrottling"] = {"maxTokens": 100, "tokenRatio": 0.1}
@@ -82,14 +93,7 @@ def channel_options(
                 },
             }
         ]
-    options: dict[str, Any] = {
-        "grpc.service_config": json.dumps(config),
-        "grpc.max_send_message_length": -1,
-        "grpc.max_receive_message_length": -1,
-    }
-    if tls is not None and tls.server_name is not None:
-        options["grpc.ssl_target_name_override"] = tls.server_name
-    return list({**options, **dict(extra)}.items())
+    return config
 
 
 def _read(path: str | Path | None) -> bytes | None:

@@ -85,14 +85,7 @@ class RequestWriter:
             compact: Whether ``rank`` may be used; a server that batches requests needs all columns
                 of one length.
         """
-        stacked = [
-            [
-                *r.columns,
-                *[(len(m), m.tobytes()) for m in matrices],
-                *[(len(m), m.tobytes()) for m in masks],
-            ]
-            for r, matrices, masks in zip(rows, embeddings, has, strict=True)
-        ]
+        stacked = list(map(_inputs_of, rows, embeddings, has))
         if compact and len(rows) == 1:
             signature, columns = RANK_SIGNATURE, stacked[0]
         else:
@@ -101,6 +94,15 @@ class RequestWriter:
         for each, (count, content) in zip(self._inputs, columns, strict=True):
             parts += (each.head(count, len(content)), content)
         return b"".join(parts)
+
+
+def _inputs_of(rows: Rows, embeddings: Sequence[Matrix], has: Sequence[Mask]) -> list[Column]:
+    """All columns of one request, in the order of the inputs."""
+    return [
+        *rows.columns,
+        *[(len(matrix), matrix.tobytes()) for matrix in embeddings],
+        *[(len(mask), mask.tobytes()) for mask in has],
+    ]
 
 
 @functools.lru_cache(maxsize=64)

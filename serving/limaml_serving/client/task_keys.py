@@ -48,12 +48,7 @@ def task_keys_of(
     Raises:
         RequestError: A key column is missing, or holds neither text nor numbers.
     """
-    for name in names:
-        if name not in columns and name not in member:
-            raise RequestError(
-                f"the key column {name!r} is missing: give it (None for someone unknown) to look "
-                "up the meta embedding"
-            )
+    _check_given(names, member, columns)
     try:
         if columns.keys().isdisjoint(names):
             values = tuple([_key_value(member[name]) for name in names])
@@ -73,6 +68,17 @@ def task_keys_of(
             f"the key columns {list(names)} need text or numbers ({error})"
         ) from error
     return TaskKeys(tuple([_stored(task_key(key), prefix) for key in positions]), index)
+
+
+def _check_given(
+    names: Sequence[str], member: Mapping[str, Any], columns: Mapping[str, Any]
+) -> None:
+    for name in names:
+        if name not in columns and name not in member:
+            raise RequestError(
+                f"the key column {name!r} is missing: give it (None for someone unknown) to look "
+                "up the meta embedding"
+            )
 
 
 def _plain_keys(column: Any, prefix: str) -> TaskKeys | None:

@@ -120,24 +120,25 @@ class EmbeddedServer:
         self.metrics_target: str | None = None
         self._host, self._port, self._tls = host, port, tls
         self._metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
-        if allow_reload is None:
-            allow_reload = _is_loopback(host) or (tls is not None and tls.client_ca is not None)
-        self._may_reload = allow_reload
+        protected = _is_loopback(host) or (tls is not None and tls.client_ca is not None)
+        self._may_reload = protected if allow_reload is None else allow_reload
         self._limits = Limits(
             rows=max_rows,
             decoded_bytes=max_message_bytes,
             response_bytes=max_response_bytes,
             strict_shapes=strict_shapes,
         )
-        workers = workers or os.cpu_count() or 2
+        self._make_pools(workers or os.cpu_count() or 2, max_queue)
+        self.metrics.watch_last_check(lambda: self.manager.last_check)
+        self._health = self._health_of_services()
+        self._front = Front(max_message_bytes)
+
+    def _make_pools(self, workers: int, max_queue: int) -> None:
         self._workers = Pool(workers, "limaml-serve-predict", workers + max_queue)
         self._control = Pool(_CONTROL_THREADS, "limaml-serve-control", _CONTROL_CALLS)
         self._reloads = Pool(1, "limaml-serve-reload", _RELOADS)
         self._pools = (self._workers, self._control, self._reloads)
         self.metrics.watch_pending(lambda: self._workers.pending)
-        self.metrics.watch_last_check(lambda: self.manager.last_check)
-        self._health = self._health_of_services()
-        self._front = Front(max_message_bytes)
 
     @property
     def port(self) -> int:

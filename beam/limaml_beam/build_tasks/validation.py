@@ -39,8 +39,8 @@ OUTSIDE = "outside_dates"
 ERASED = "erased"
 DUPLICATE = "duplicate"
 MALFORMED = "malformed_row"
-#: Rows with an implausible time: dead letters, as its unit is probably another one. In the counts,
-#: those whose time cannot be read are included.
+#: Rows with an implausible time. Outside of the dates they are dead letters, as its unit is
+#: probably another one; otherwise they are used. The count includes times that cannot be read.
 IMPLAUSIBLE = "implausible_time"
 #: Rows of weight 0; they are used.
 WITHOUT_WEIGHT = "weight_0"
@@ -168,7 +168,9 @@ def validate(
         counts[UNKNOWN_KEY + name] = int((rows < 0).sum())
     _read_features(schema, tables, raw, rows_in, columns, counts, reject)
     derived = _read_keys(schema, settings, tables, raw, rows_in, columns, reject)
-    reject((times < settings.first) | (times >= settings.last), OUTSIDE)
+    outside = (times < settings.first) | (times >= settings.last)
+    reject(outside & implausible(times), IMPLAUSIBLE)
+    reject(outside, OUTSIDE)
     if settings.erased:
         reasons[_erased(schema, settings, columns)] = ERASED
 
@@ -197,9 +199,7 @@ def _read_times(
     """Adds the times to `columns`, and the number of implausible ones to `counts`; returns them."""
     times, bad = as_milliseconds(raw[schema.timestamp], schema.timestamp_unit)
     reject(bad, "invalid_timestamp")
-    odd = implausible(times)
-    reject(odd, IMPLAUSIBLE)
-    counts[IMPLAUSIBLE] = int((bad | odd).sum())
+    counts[IMPLAUSIBLE] = int((bad | implausible(times)).sum())
     columns[TIME] = pa.array(times)
     return times
 

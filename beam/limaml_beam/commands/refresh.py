@@ -9,7 +9,6 @@ from typing import Any
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.commands import embed, prepare
 from limaml_beam.commands.beam_flags import add_report_flags, report_paths
-from limaml_beam.commands.ignored_options import Rule, refuse_ignored
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.refresh.options import Thresholds
 from limaml_beam.update.dead_letters import DEAD_LETTER_DAYS
@@ -47,8 +46,6 @@ _LIMITS = {
     "min_rows_per_day_ratio": "rows per day relative to the published run, at least",
     "max_rows_per_day_ratio": "rows per day relative to the published run, at most",
 }
-
-IGNORED = (Rule(("--max-age-days",), not_with=("--full",)),)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +112,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             f"tasks and embeddings are on gs://, s3:// or the like, schedule `limaml prepare` and "
             "`limaml embed`"
         )
-    refuse_ignored(arguments, add_arguments, IGNORED)
     embed.refuse_workers(arguments)
     embed.quiet_beam(use_options(arguments.beam))
     work = Path(arguments.work)

@@ -177,7 +177,6 @@ def test_single_odd_times_and_missing_values_are_on_the_card_and_in_the_statisti
     assert code == 0
     assert card["quality"]["filled"]["price"] == pytest.approx(2 / 3, abs=0.01)
     assert card["quality"]["implausible_times"] == pytest.approx(2 / 300)
-    assert card["rows"]["skipped"]["implausible_time"] == 2
     said = " / ".join(card["warnings"])
     assert "feature price had to be filled" in said
     assert "have a time before 1980 or after 2099" in said
@@ -185,6 +184,28 @@ def test_single_odd_times_and_missing_values_are_on_the_card_and_in_the_statisti
     statistics = json.loads((tmp_path / "tasks" / "statistics.json").read_text())
     assert statistics["quality"] == card["quality"]
     assert set(card["drift"]) >= {"price", "age", "look", "history_member_recency"}
+
+
+@pytest.mark.parametrize(
+    ("dates", "said"),
+    [
+        ({}, ["", "", ""]),
+        ({"first": parse_time("2024-01-01")}, ["", "implausible_time", "outside_dates"]),
+        ({"last": parse_time("1971-01-01")}, ["outside_dates", "", "outside_dates"]),
+    ],
+)
+def test_a_time_in_another_unit_is_invalid_outside_the_dates_and_used_within(dates, said):
+    from limaml_beam.build_tasks.validation import validate
+
+    schema = toy_schema(
+        Feature(name="x", role="meta"), label="y", timestamp="t", tasks={"user": ("u",)}
+    )
+    how = TaskSettings(definitions=("user",), **{**date_fields(schema, recent_only=True), **dates})
+    times = [parse_time("2024-05-01"), parse_time("2024-05-01") // 1000, parse_time("2023-05-01")]
+    raw = pa.table({"y": [1] * 3, "t": times, "u": ["a"] * 3, "x": [1.0] * 3})
+    _, reasons, counts = validate(schema, how, {}, raw)
+    assert reasons.tolist() == said
+    assert counts["implausible_time"] == 1
 
 
 def test_integers_that_floats_cannot_hold_stay_apart(tmp_path, shop_schema):

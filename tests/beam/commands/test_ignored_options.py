@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from limaml_beam.commands import embed, erase, refresh, stream, update
+from limaml_beam.commands import embed, erase, stream, update
 from limaml_beam.commands.ignored_options import refuse_ignored
 from tfrec_limaml.cli import main
 
@@ -36,7 +36,6 @@ ERASE = "erase 17 --store lmdb:S"
         (EMBED, "--keep-generations 3", "--keep-generations needs --store"),
         (EMBED, "--max-age-days 3", "--max-age-days needs --previous"),
         (EMBED, "--workers 2 --beam=--runner=FlinkRunner", "--workers 2 does nothing with"),
-        (REFRESH, "--full --max-age-days 3", "--max-age-days does nothing with --full"),
         (REFRESH, "--workers 2 --beam=--runner=FlinkRunner", "--workers 2 does nothing with"),
         (ERASE, "--verify --audit f", "--audit does nothing with --verify"),
     ],
@@ -58,7 +57,6 @@ def test_an_option_that_would_be_ignored_is_refused(line, option, said, capsys, 
         (update, "a --work W --store S --clock-skew-seconds 2"),
         (embed, "T --export E --output O --store S --keep-generations 3"),
         (embed, "T --export E --output O --previous P --max-age-days 3"),
-        (refresh, "R --work W --export E --store S --max-age-days 3 --keep-generations 3"),
         (erase, "17 --store S --audit f"),
     ],
 )

@@ -112,9 +112,12 @@ def test_rows_that_cannot_be_used_are_dead_letters_with_their_reasons(refreshed,
     assert refreshed.sums("u3", "u4", "u5") == [(6, 2), (1, 1), (1, 1)]
 
 
-def test_a_row_with_a_time_in_another_unit_is_a_dead_letter_and_the_others_are_used(
-    refreshed, capsys
+def test_a_row_with_a_time_in_another_unit_is_a_dead_letter_where_the_window_leaves_it_out(
+    make_world, tmp_path, capsys
 ):
+    refreshed = make_world(tmp_path)
+    refreshed.write([("u3", 1.0, 0), ("u4", 1.0, 0)])
+    assert refreshed.refresh("--window-days", "10000") == 0
     table = pq.read_table(refreshed.write([("u3", 5.0, 1), ("u4", 5.0, 1)], "a.parquet"))
     times = table["time"].cast("int64").to_pylist()
     seconds = table.set_column(

@@ -91,9 +91,7 @@ def gauss_newton(
         values, jacobian = _linearise(outputs, offset, sizes)
         values, jacobian = tf.cast(values, exact), tf.cast(jacobian, exact)
         loss, slope, curvature = (tf.cast(d, exact) for d in derivatives(values))
-        losses.append(
-            tf.math.divide_no_nan(tf.reduce_sum(weight * loss, -1), tf.reduce_sum(weight, -1))
-        )
+        losses.append(_weighted_mean(loss, weight))
         curvature = weight * tf.maximum(curvature, MINIMUM_CURVATURE)
         scaled = jacobian * curvature[..., None]
         matrix = tf.matmul(scaled, jacobian, transpose_a=True) + tf.linalg.diag(precision)
@@ -106,6 +104,11 @@ def gauss_newton(
     else:
         variance = tf.zeros_like(offset)
     return GaussNewton(offset, losses, variance)
+
+
+def _weighted_mean(values: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """Means ``[T]`` of rows ``[T, S]``, 0 without weight."""
+    return tf.math.divide_no_nan(tf.reduce_sum(weight * values, -1), tf.reduce_sum(weight, -1))
 
 
 def _damped(

@@ -195,13 +195,9 @@ def _vectorized(
         outputs, after = layer.stateless_call(
             list(task_weights), fixed, *task_args, **{**task_kwargs, **_training(layer, training)}
         )
-        kept = [
-            v.path
-            for i, (v, old, new) in enumerate(zip(state, fixed, after, strict=True))
-            if new is not old and i not in seeds
-        ]
-        if kept:
-            raise ValueError(f"it updates {kept[0]} from all rows, padding included")
+        changed = [new is not old for old, new in zip(fixed, after, strict=True)]
+        if updated := [v.path for i, v in enumerate(state) if changed[i] and i not in seeds]:
+            raise ValueError(f"it updates {updated[0]} from all rows, padding included")
         return outputs, [tf.identity(after[i]) for i in seeds]
 
     try:

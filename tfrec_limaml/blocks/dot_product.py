@@ -59,10 +59,7 @@ class DotProductGlobalBlock(GlobalBlock):
         projection_scale: float = 0.1,
         **kwargs: Any,
     ) -> None:
-        if not hidden_units:
-            raise ValueError("hidden_units needs at least one width, received none")
-        if projection_scale <= 0:
-            raise ValueError(f"projection_scale must be positive, received {projection_scale}")
+        _check(hidden_units, projection_scale)
         super().__init__(**kwargs)
         self.hidden_units = tuple(hidden_units)
         self.activation = keras.activations.get(activation)
@@ -77,13 +74,7 @@ class DotProductGlobalBlock(GlobalBlock):
             dtype=policy,
             name="inputs",
         )
-        sizes = self.inputs_layer.embeddings
-        self.projected = tuple(sizes if projected is None else projected)
-        if unknown := sorted(set(self.projected) - set(sizes)):
-            raise ValueError(
-                f"projected must name features in embeddings, received {unknown}; there are "
-                f"{sorted(sizes)}"
-            )
+        self.projected = _projected_features(projected, self.inputs_layer.embeddings)
         by_default = self.inputs_layer.embeddings_scales
         self.projected_scales = by_default if projected_scales is None else dict(projected_scales)
         self.network = keras.Sequential(
@@ -207,3 +198,23 @@ class DotProductGlobalBlock(GlobalBlock):
             "initial_logit": self.initial_logit,
             "projection_scale": self.projection_scale,
         }
+
+
+def _check(hidden_units: Sequence[int], projection_scale: float) -> None:
+    if not hidden_units:
+        raise ValueError("hidden_units needs at least one width, received none")
+    if projection_scale <= 0:
+        raise ValueError(f"projection_scale must be positive, received {projection_scale}")
+
+
+def _projected_features(
+    names: Sequence[str] | None, embedded: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The features that have rows in the projection: all embedded ones by default."""
+    chosen = tuple(embedded if names is None else names)
+    if unknown := sorted(set(chosen) - set(embedded)):
+        raise ValueError(
+            f"projected must name features in embeddings, received {unknown}; there are "
+            f"{sorted(embedded)}"
+        )
+    return chosen

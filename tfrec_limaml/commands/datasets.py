@@ -198,18 +198,25 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
         for name in ("random_log", "members", "subset", "seed", "days", "catalogue")
         if getattr(arguments, name) is not None
     }
-    if not files:
-        return datasets.prepare(
-            arguments.name,
-            arguments.output,
-            data_dir=arguments.data_dir,
-            label=arguments.label,
-            tasks=arguments.tasks.split(",") if arguments.tasks else None,
-            history=arguments.history,
-            id_feature=arguments.id_feature,
-            settings=settings,
-            overwrite=arguments.overwrite,
-        )
+    if files:
+        return _prepare_files(arguments, settings)
+    return datasets.prepare(
+        arguments.name,
+        arguments.output,
+        data_dir=arguments.data_dir,
+        label=arguments.label,
+        tasks=arguments.tasks.split(",") if arguments.tasks else None,
+        history=arguments.history,
+        id_feature=arguments.id_feature,
+        settings=settings,
+        overwrite=arguments.overwrite,
+    )
+
+
+def _prepare_files(arguments: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    """Prepares the user's files, for which no option of a built-in data set may be given."""
+    from tfrec_limaml import datasets
+
     foreign = [
         name
         for name in ("data_dir", "label", "tasks", "history", "id_feature")

@@ -10,6 +10,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 from tfrec_limaml.training.options import TrainOptions
 
@@ -47,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1)
 
 
+def _definitions_in(tasks: Path, schema: Schema) -> list[str]:
+    """The task definitions that the folder has records of."""
+    definitions = [name for name in schema.tasks if (tasks / name).is_dir()]
+    if not definitions:
+        raise LimamlError(f"no task records in {tasks}; run `limaml prepare` first")
+    return definitions
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Diagnoses; see the description."""
     if args.epochs < 1:
@@ -67,13 +76,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"`limaml diagnose` reads binary labels; {schema.label.name!r} is a "
             f"{schema.label.kind} label"
         )
-    definitions = (
-        [args.task]
-        if args.task
-        else [name for name in schema.tasks if (args.tasks / name).is_dir()]
-    )
-    if not definitions:
-        raise LimamlError(f"no task records in {args.tasks}; run `limaml prepare` first")
+    definitions = [args.task] if args.task else _definitions_in(args.tasks, schema)
     options = TrainOptions(algorithm="vanilla", epochs=args.epochs, seed=args.seed)
     diagnoses = []
     bar = {"desc": "baseline", "unit": "step", "file": sys.stderr, "disable": None}

@@ -38,6 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="set of options to start from: the best ones on validation data, or the paper's "
         "(default: %(default)s)",
     )
+    _add_definitions(parser)
+    _add_training(parser.add_argument_group("training"))
+    _add_adaptation(parser.add_argument_group("adaptation"))
+    _add_gradient_steps(parser.add_argument_group("adaptation by gradient steps"))
+    _add_network(parser.add_argument_group("network"))
+    _add_run(parser)
+
+
+def _add_definitions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", help="task definition (default: the schema's first)")
     parser.add_argument(
         "--nested-task",
@@ -59,11 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --joint-task: how often each side is adapted given the other (default: 2)",
     )
-    _add_training(parser.add_argument_group("training"))
-    _add_adaptation(parser.add_argument_group("adaptation"))
-    _add_gradient_steps(parser.add_argument_group("adaptation by gradient steps"))
-    _add_network(parser.add_argument_group("network"))
-    _add_run(parser)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

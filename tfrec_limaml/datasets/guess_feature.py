@@ -46,18 +46,8 @@ def guess_feature(
         return _multi_valued(column, mark, role), ""
     numbers, counts = columns.to_float32(series)
     numeric = counts["unparsable"] == 0 and numbers.notna().any()
-    if numeric and (rank := _ranking(numbers, columns.to_float32(frame[label])[0])) > _TOO_GOOD:
-        return (
-            None,
-            f"left out: {column} alone ranks {label} with AUC {rank:.3f}; is it known only "
-            "afterwards?",
-        )
-    if numeric and re.search(_OUTCOME_PARTS, column.lower()):
-        return (
-            None,
-            f"left out: {column} looks like another outcome of the same event; add it if it is "
-            "known beforehand",
-        )
+    if numeric and (remark := _outcome_remark(numbers, column, frame[label])):
+        return None, f"left out: {column} {remark}"
     if re.search(_DATE, column.lower()) or (not numeric and time_unit(series) is not None):
         return (
             None,
@@ -130,3 +120,13 @@ def _ranking(values: pd.Series, label: pd.Series) -> float:
         return 0.5
     area = (ranks[positive].sum() - ups * (ups + 1) / 2) / (ups * downs)
     return float(max(area, 1 - area))
+
+
+def _outcome_remark(numbers: pd.Series, column: str, label: pd.Series) -> str:
+    """Why a number seems to be known only after the event, or ""."""
+    rank = _ranking(numbers, columns.to_float32(label)[0])
+    if rank > _TOO_GOOD:
+        return f"alone ranks {label.name} with AUC {rank:.3f}; is it known only afterwards?"
+    if re.search(_OUTCOME_PARTS, column.lower()):
+        return "looks like another outcome of the same event; add it if it is known beforehand"
+    return ""

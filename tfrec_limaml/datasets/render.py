@@ -24,13 +24,7 @@ def render_card(card: dict[str, Any]) -> str:
         f"  label {card['label']}: mean {rate:.4f}",
     ]
     for name, facts in card["definitions"].items():
-        sizes = "  ".join(f"{label} {value}" for label, value in facts["samples_per_task"].items())
-        lines.append(f"  tasks by {name}: {facts['tasks']:,}; rows per task: {sizes}")
-        if "test_tasks" in facts:
-            lines.append(
-                f"    {facts['test_tasks']:,} tasks are tested, "
-                f"{facts['share_of_test_tasks_with_history']:.1%} of them have a history"
-            )
+        lines += _definition_lines(name, facts)
     split = card["split"]
     if "rows" in split:
         lines.append(
@@ -58,3 +52,15 @@ def render_card(card: dict[str, Any]) -> str:
             f"  written to {card['written']}; next: limaml prepare {card['written']} --output TASKS"
         )
     return "\n".join(lines)
+
+
+def _definition_lines(name: str, facts: dict[str, Any]) -> list[str]:
+    """What the card says of one task definition."""
+    sizes = "  ".join(f"{label} {value}" for label, value in facts["samples_per_task"].items())
+    lines = [f"  tasks by {name}: {facts['tasks']:,}; rows per task: {sizes}"]
+    if "test_tasks" in facts:
+        lines.append(
+            f"    {facts['test_tasks']:,} tasks are tested, "
+            f"{facts['share_of_test_tasks_with_history']:.1%} of them have a history"
+        )
+    return lines

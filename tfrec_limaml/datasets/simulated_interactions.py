@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from tfrec_limaml.datasets.simulated_schema import (
@@ -79,12 +81,19 @@ def _with_visible_effects(
     )
 
 
-def _interactions(rng: np.random.Generator, world: World, days: int) -> pd.DataFrame:
+def _awake_visits(
+    rng: np.random.Generator, world: World, days: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The member and the moment, in days, of each visit in time order, outside of silences."""
     member = _visits(rng, len(world.profile))
     moment = rng.uniform(world.first_day[member], days)
     awake = ~((moment >= world.silence[member, 0]) & (moment < world.silence[member, 1]))
     order = np.argsort(moment[awake], kind="stable")
-    member, moment = member[awake][order], moment[awake][order]
+    return member[awake][order], moment[awake][order]
+
+
+def _interactions(rng: np.random.Generator, world: World, days: int) -> pd.DataFrame:
+    member, moment = _awake_visits(rng, world, days)
     day = moment.astype(int)
     hour = np.round(rng.normal(world.favourite_hour[member], 5.0)).astype(int) % 24
     moment = day + (hour + rng.uniform(size=len(member))) / 24.0

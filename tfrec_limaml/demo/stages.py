@@ -143,7 +143,6 @@ def stages(
         training: Further options of ``limaml train``.
     """
     tasks, run, export = (str(path) for path in (workspace.tasks, workspace.run, workspace.export))
-    raw, embeddings = str(workspace.raw), str(workspace.embeddings)
 
     def train(algorithm: str) -> Stage:
         return _stage(
@@ -154,18 +153,7 @@ def stages(
         )
 
     return [
-        _stage(
-            "data",
-            "get the data",
-            workspace.raw,
-            *("datasets", "prepare", dataset, "--output", raw, *data),
-        ),
-        _stage(
-            "prepare",
-            "build task records (Beam)",
-            workspace.tasks,
-            *("prepare", raw, "--output", tasks),
-        ),
+        *_data_stages(workspace, dataset, data),
         train("vanilla"),
         train("limaml"),
         _stage(
@@ -184,8 +172,27 @@ def stages(
             "embed",
             "compute and publish embeddings (Beam)",
             workspace.embeddings,
-            *("embed", tasks, "--export", export, "--output", embeddings),
+            *("embed", tasks, "--export", export, "--output", str(workspace.embeddings)),
             *("--store", workspace.store()),
+        ),
+    ]
+
+
+def _data_stages(workspace: Workspace, dataset: str, options: Sequence[str]) -> list[Stage]:
+    """The stages up to the task records."""
+    raw, tasks = str(workspace.raw), str(workspace.tasks)
+    return [
+        _stage(
+            "data",
+            "get the data",
+            workspace.raw,
+            *("datasets", "prepare", dataset, "--output", raw, *options),
+        ),
+        _stage(
+            "prepare",
+            "build task records (Beam)",
+            workspace.tasks,
+            *("prepare", raw, "--output", tasks),
         ),
     ]
 

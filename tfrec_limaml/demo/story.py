@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,22 @@ class Scene:
     spare: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
+def _items(
+    schema: Schema, rows: Iterable[Mapping[str, Any]], name_columns: Sequence[str]
+) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """The distinct items of some rows: their name and their features."""
+    features = [f.name for f in schema.all_features if f.role == "other"]
+    items: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        items.setdefault(tuple(row[n] for n in name_columns), {n: row[n] for n in features})
+    if len(items) < CANDIDATES + CLICKS:
+        raise LimamlError(
+            f"the test period shows only {len(items)} different items; the demo needs "
+            f"{CANDIDATES + CLICKS}"
+        )
+    return list(items.items())
+
+
 def choose_scene(
     schema: Schema,
     recent: History,
@@ -75,20 +91,9 @@ def choose_scene(
         **dict(zip(schema.task_columns(), decode_task_key(recent.keys[task]), strict=True)),
         **{n: rows[-1][n] for n in meta},
     }
-    items = [f.name for f in schema.all_features if f.role == "other"]
-    pool: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for position in np.random.default_rng(seed).permutation(len(test.columns[record_format.LABEL]))[
-        : 200 * CANDIDATES
-    ]:
-        row = test.row(int(position))
-        if kinds(row, kind):
-            pool.setdefault(tuple(row[n] for n in name_columns), {n: row[n] for n in items})
-    if len(pool) < CANDIDATES + CLICKS:
-        raise LimamlError(
-            f"the test period shows only {len(pool)} different items; the demo needs "
-            f"{CANDIDATES + CLICKS}"
-        )
-    drawn = list(pool.items())
+    rows_drawn = np.random.default_rng(seed).permutation(len(test.columns[record_format.LABEL]))
+    shown = (test.row(int(position)) for position in rows_drawn[: 200 * CANDIDATES])
+    drawn = _items(schema, (row for row in shown if kinds(row, kind)), name_columns)
     spare: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for _, item in drawn[CANDIDATES:]:
         spare[kinds(item, kind)[0]].append(item)

@@ -69,14 +69,7 @@ def export_for_serving(
         )
     base = Path(base_directory)
     chosen = _next_version(base) if model_version is None else int(model_version)
-    if chosen < 1:
-        raise LimamlError(f"model_version must be a positive integer, received {chosen}")
-    final = {kind: base / kind / str(chosen) for kind in ("adapter", "ranker")}
-    existing = [str(path) for path in final.values() if path.exists()]
-    if existing:
-        raise LimamlError(
-            f"version {chosen} exists at {existing[0]}; choose another version, or remove it first"
-        )
+    final = _new_folders(base, chosen)
     manifest = _manifest(model, chosen, task_definition, metrics or {})
     # The adapter is renamed first: every visible ranker has one.
     with (
@@ -95,19 +88,39 @@ def export_for_serving(
     return manifest
 
 
+def _new_folders(base: Path, chosen: int) -> dict[str, Path]:
+    """The version's folders, which must not exist."""
+    if chosen < 1:
+        raise LimamlError(f"model_version must be a positive integer, received {chosen}")
+    folders = {kind: base / kind / str(chosen) for kind in ("adapter", "ranker")}
+    existing = [str(path) for path in folders.values() if path.exists()]
+    if existing:
+        raise LimamlError(
+            f"version {chosen} exists at {existing[0]}; choose another version, or remove it first"
+        )
+    return folders
+
+
+def _exported_definition(model: LiMAML, wanted: str | None) -> str:
+    """The task definition of the embeddings' keys."""
+    schema: Schema = model.encoder.schema
+    trained = model.encoder.task or schema.default_task
+    definition = wanted or trained
+    schema.task_columns(definition)
+    further = model.meta_block.further_definitions
+    if further and definition != trained:
+        raise LimamlError(
+            f"this model was trained on the task definition {trained!r} together with "
+            f"{list(further)}: it cannot be exported for {definition!r}"
+        )
+    return definition
+
+
 def _manifest(
     model: LiMAML, model_version: int, task_definition: str | None, metrics: Mapping[str, Any]
 ) -> Manifest:
     schema: Schema = model.encoder.schema
-    trained = model.encoder.task or schema.default_task
-    definition = task_definition or trained
-    schema.task_columns(definition)
     block = model.meta_block
-    if block.further_definitions and definition != trained:
-        raise LimamlError(
-            f"this model was trained on the task definition {trained!r} together with "
-            f"{list(block.further_definitions)}: it cannot be exported for {definition!r}"
-        )
     taken = {
         name for pair in names.embedding_inputs(block.further_definitions) for name in pair
     } & {f.name for f in schema.all_features}
@@ -120,7 +133,7 @@ def _manifest(
         model_version=model_version,
         schema=schema.to_dict(),
         schema_fingerprint=schema.fingerprint(),
-        task_definition=definition,
+        task_definition=_exported_definition(model, task_definition),
         nested_definitions=block.nested_definitions,
         joint_definitions=block.joint_definitions,
         embedding_dim=model.meta_block.stored_dim,

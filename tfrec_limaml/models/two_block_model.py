@@ -75,13 +75,7 @@ class TwoBlockModel(TaskLoops):
         self._task_loss = sample_loss("binary_crossentropy")
         self._loss_derivatives = loss_derivatives("binary_crossentropy")
         self.binary = True
-        self.dropped_tasks = keras.Variable(
-            0,
-            dtype="int64",
-            trainable=False,
-            aggregation="only_first_replica",
-            name="dropped_tasks",
-        )
+        self.dropped_tasks = _counter("dropped_tasks")
         if encoder is not None:
             self.build(encoder.output_shapes)
 
@@ -241,3 +235,9 @@ class TwoBlockModel(TaskLoops):
 def _at_least(name: str, value: float, minimum: float) -> None:
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, received {value}")
+
+
+def _counter(name: str) -> keras.Variable:
+    return keras.Variable(
+        0, dtype="int64", trainable=False, aggregation="only_first_replica", name=name
+    )

@@ -122,6 +122,19 @@ def _interval(
     return _titled(whisker + marker, svg.element("title", title))
 
 
+def _names_on_map(names: Sequence[str], places: Sequence[tuple[float, float]]) -> list[str]:
+    """The names for which there is room; the legend names the others."""
+    texts: list[str] = []
+    placed: list[tuple[float, float]] = []
+    for series, (name, (x, y)) in enumerate(zip(names, places, strict=True)):
+        if all(abs(x - a) > 9 * len(name) or abs(y - b) > 16 for a, b in placed):
+            placed.append((x, y))
+            texts.append(
+                svg.text(name, x, y, class_=f"t{series % svg.SERIES} halo", text_anchor="middle")
+            )
+    return texts
+
+
 def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
     """The embeddings in two dimensions, coloured by group; a group is named at its median if there
     is room.
@@ -152,17 +165,8 @@ def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
         )
         for i in shown
     ]
-    placed: list[tuple[float, float]] = []
-    for series, name in enumerate(names):
-        median = np.median(coordinates[[g == name for g in groups]], axis=0)
-        x, y = frame.x(median[0]), frame.y(median[1])
-        if all(
-            abs(x - a) > 9 * len(name) or abs(y - b) > 16 for a, b in placed
-        ):  # the legend names the others
-            placed.append((x, y))
-            body.append(
-                svg.text(name, x, y, class_=f"t{series % svg.SERIES} halo", text_anchor="middle")
-            )
+    medians = [np.median(coordinates[[g == name for g in groups]], axis=0) for name in names]
+    body += _names_on_map(names, [(frame.x(m[0]), frame.y(m[1])) for m in medians])
     counts = ", ".join(f"{groups.count(name)} {name}" for name in names)
     return frame.svg(
         "Map of the meta embeddings",

@@ -90,6 +90,10 @@ class Feature:
                 f"feature {self.name!r}: encoding 'hash' needs buckets >= 1, received "
                 f"{self.buckets}"
             )
+        self._check_values()
+
+    def _check_values(self) -> None:
+        """Checks what applies to each encoding."""
         if self.width < 1 or (self.width > 1 and self.categorical):
             raise SchemaError(
                 f"feature {self.name!r}: width must be 1 (or more, for numeric vectors), received "

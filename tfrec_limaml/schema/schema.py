@@ -98,6 +98,30 @@ class Schema:
 
     def __post_init__(self) -> None:
         check_types(self, f"schema {self.name!r}")
+        self._check_names()
+        if not self.tasks or any(not keys for keys in self.tasks.values()):
+            raise SchemaError(
+                f"schema {self.name!r}: tasks needs at least one definition with key columns, "
+                f"received {dict(self.tasks)}"
+            )
+        if not any(f.role == "meta" for f in self.features):
+            raise SchemaError(
+                f"schema {self.name!r}: at least one feature needs role 'meta'; the meta block "
+                "has no input otherwise"
+            )
+        if self.timestamp_unit not in (*TIMESTAMP_UNITS, "iso"):
+            raise SchemaError(
+                f"schema {self.name!r}: timestamp_unit must be one of "
+                f"{[*TIMESTAMP_UNITS, 'iso']}, received {self.timestamp_unit!r}"
+            )
+        unknown = sorted({f.table for f in self.features if f.table is not None} - set(self.tables))
+        if unknown:
+            raise SchemaError(
+                f"schema {self.name!r}: features name tables {unknown}, but tables holds "
+                f"{sorted(self.tables)}"
+            )
+
+    def _check_names(self) -> None:
         features = [f.name for f in self.all_features]
         columns = [*features, *self.carry]
         double = sorted({n for n in columns if columns.count(n) > 1})
@@ -119,27 +143,6 @@ class Schema:
             raise SchemaError(
                 f"schema {self.name!r}: the weight may not be the label or the timestamp, received "
                 f"{self.weight!r}"
-            )
-        if not self.tasks or any(not keys for keys in self.tasks.values()):
-            raise SchemaError(
-                f"schema {self.name!r}: tasks needs at least one definition with key columns, "
-                f"received {dict(self.tasks)}"
-            )
-        if not any(f.role == "meta" for f in self.features):
-            raise SchemaError(
-                f"schema {self.name!r}: at least one feature needs role 'meta'; the meta block "
-                "has no input otherwise"
-            )
-        if self.timestamp_unit not in (*TIMESTAMP_UNITS, "iso"):
-            raise SchemaError(
-                f"schema {self.name!r}: timestamp_unit must be one of "
-                f"{[*TIMESTAMP_UNITS, 'iso']}, received {self.timestamp_unit!r}"
-            )
-        unknown = sorted({f.table for f in self.features if f.table is not None} - set(self.tables))
-        if unknown:
-            raise SchemaError(
-                f"schema {self.name!r}: features name tables {unknown}, but tables holds "
-                f"{sorted(self.tables)}"
             )
 
     @property

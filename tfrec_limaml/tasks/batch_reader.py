@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.padded_batches import (
@@ -46,6 +47,16 @@ class BatchReader:
     in_order: bool
     side: Side | None = None
     split_times: SplitTimes | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise LimamlError(f"batch_size must be at least 1, received {self.batch_size}")
+
+    @property
+    def draws(self) -> bool:
+        """Whether the order or the splits of a pass are drawn."""
+        low, high = self.support_range
+        return self.shuffle or low < high
 
     @property
     def _of_support(self) -> tuple[str, ...]:

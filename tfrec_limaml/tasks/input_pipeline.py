@@ -89,17 +89,13 @@ def task_dataset(
             argument is out of range.
     """
     low, high = _support_range(support_fraction)
-    if batch_size < 1:
-        raise LimamlError(f"batch_size must be at least 1, received {batch_size}")
-    if seed is None and (shuffle or low < high):
-        seed = random.getrandbits(31)
     reader = BatchReader(
         encoder,
         batch_size,
         (low, high),
         max_samples,
         shuffle,
-        seed or 0,
+        _drawn() if seed is None and (shuffle or low < high) else seed or 0,
         with_keys,
         by_rows,
         with_keys if in_order is None else in_order,
@@ -108,17 +104,10 @@ def task_dataset(
     )
     groups = _file_groups(pattern, one_per_epoch=epoch is not None)
     _check_first_record(read_records(groups[0]), groups[0][0], encoder.schema, side)
-
-    def build() -> tf.data.Dataset:
-        if epoch is not None:
-            return _by_epoch(reader, groups, epoch, share, batches)
-        if shuffle or low < high:
-            numbers = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
-            return numbers.flat_map(lambda n: reader.batches(read_records(groups[0], share), n))
-        return reader.batches(read_records(groups[0], share), tf.constant(0, tf.int64))
-
-    # Nothing here needs autograph, whose conversion takes a second or two.
-    dataset = tf.autograph.experimental.do_not_convert(build)()
+    if epoch is not None:
+        dataset = _by_epoch(reader, groups, epoch, share, batches)
+    else:
+        dataset = _all_files(reader, groups[0], share)
     return dataset.prefetch(BATCHES_PER_CHUNK).with_options(plain_options())
 
 
@@ -129,12 +118,27 @@ def _support_range(fraction: float | tuple[float, float]) -> tuple[float, float]
     return low, high
 
 
+def _drawn() -> int:
+    return random.getrandbits(31)
+
+
 def _file_groups(pattern: str | Sequence[str], one_per_epoch: bool) -> list[list[str]]:
     """The files of each pattern, if each is read in its own epoch; otherwise all files together."""
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     return [record_files(p) for p in patterns] if one_per_epoch else [record_files(patterns)]
 
 
+# Nothing here needs autograph, whose conversion takes a second or two.
+@tf.autograph.experimental.do_not_convert
+def _all_files(reader: BatchReader, files: Sequence[str], share: Share) -> tf.data.Dataset:
+    """One pass over the files; with another number in each pass, if anything is drawn."""
+    if not reader.draws:
+        return reader.batches(read_records(files, share), tf.constant(0, tf.int64))
+    numbers = tf.data.Dataset.random(reader.seed, rerandomize_each_iteration=True).take(1)
+    return numbers.flat_map(lambda n: reader.batches(read_records(files, share), n))
+
+
+@tf.autograph.experimental.do_not_convert
 def _by_epoch(
     reader: BatchReader,
     groups: Sequence[Sequence[str]],

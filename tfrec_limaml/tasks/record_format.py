@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfrec_limaml.schema.schema import Schema
+from tfrec_limaml.schema.schema import Feature, Schema
 
 TASK_KEY = "task_key"
 SAMPLE_COUNT = "sample_count"
@@ -80,17 +80,7 @@ def encode_task(
     for feature in schema.all_features:
         steps = lists[feature.name].feature
         for row in rows:
-            value = row[feature.name]
-            if feature.dtype == "string":
-                steps.add().bytes_list.value.append(
-                    value if isinstance(value, bytes) else str(value).encode()
-                )
-            elif feature.dtype == "int64":
-                steps.add().int64_list.value.extend([int(value)] if feature.width == 1 else value)
-            elif feature.width == 1:
-                steps.add().float_list.value.append(float(value))
-            else:
-                steps.add().float_list.value.extend(value)
+            _add_value(steps.add(), feature, row[feature.name])
     for name in (LABEL, *((WEIGHT,) if schema.weight is not None else ()), *schema.carry):
         steps = lists[name].feature
         for row in rows:
@@ -103,3 +93,14 @@ def encode_task(
     for row in rows:
         steps.add().int64_list.value.append(int(row[TIMESTAMP]))
     return record.SerializeToString(deterministic=True)
+
+
+def _add_value(step: Any, feature: Feature, value: Any) -> None:
+    """Writes a row's value into its `tf.train.Feature`."""
+    if feature.dtype == "string":
+        text = value if isinstance(value, bytes) else str(value).encode()
+        step.bytes_list.value.append(text)
+    elif feature.dtype == "int64":
+        step.int64_list.value.extend([int(value)] if feature.width == 1 else value)
+    else:
+        step.float_list.value.extend([float(value)] if feature.width == 1 else value)

@@ -95,7 +95,7 @@ class TrainingData:
             workers.steps([c[0] for c in count], two if pattern == validation else one)
             for pattern, count in zip(patterns, counts, strict=True)
         ]
-        epoch, first = (tf.Variable(0, trainable=False, dtype=tf.int64) for _ in range(2))
+        epoch = tf.Variable(0, trainable=False, dtype=tf.int64)
         alone = workers.all_replicas == 1
         batches = None if alone else [n * workers.replicas for n in steps]
         return cls(
@@ -103,15 +103,8 @@ class TrainingData:
                 training, options, encoder, one, epoch, workers, batches and batches[:-1]
             ),
             epoch,
-            task_dataset(
-                validation,
-                encoder,
-                two,
-                max_samples=options.max_samples,
-                by_rows=True,
-                epoch=None if alone else first,
-                share=workers.share,
-                batches=batches and batches[-1:],
+            _validation_dataset(
+                validation, options, encoder, two, workers, batches and batches[-1:]
             ),
             validation,
             size,
@@ -135,18 +128,8 @@ class TrainingData:
                 "a model of two definitions (joint_task) trains on one device; leave out the "
                 "strategy (--distribute)"
             )
-        definitions = check_definitions(encoder.schema, task, str(options.model.joint_task))
         epoch = tf.Variable(0, trainable=False, dtype=tf.int64)
-        joint = JointRecords(
-            tasks,
-            definitions,
-            encoder,
-            epoch,
-            support_fraction=options.support_fraction,
-            max_samples=options.max_samples,
-            seed=options.seed,
-            episodes=options.as_served,
-        )
+        joint = _joint_records(tasks, options, task, encoder, epoch)
         counts = [count_tasks(patterns[0]) for patterns in joint.patterns]
         sizes = [_batch_size(options, *count) for count in counts]
         validation = split_pattern(tasks, task, "validation", encoder.schema)
@@ -212,6 +195,47 @@ def _training_dataset(
         by_rows=options.batch_size is None,
         share=workers.share,
         batches=batches,
+    )
+
+
+def _validation_dataset(
+    pattern: str,
+    options: TrainOptions,
+    encoder: FeatureEncoder,
+    batch_size: int,
+    workers: Workers,
+    batches: Sequence[int] | None,
+) -> tf.data.Dataset:
+    """The same tasks each time; `batches` are given if there are several replicas."""
+    first = tf.Variable(0, trainable=False, dtype=tf.int64)
+    return task_dataset(
+        pattern,
+        encoder,
+        batch_size,
+        max_samples=options.max_samples,
+        by_rows=True,
+        epoch=None if batches is None else first,
+        share=workers.share,
+        batches=batches,
+    )
+
+
+def _joint_records(
+    tasks: str | Path,
+    options: TrainOptions,
+    task: str | None,
+    encoder: FeatureEncoder,
+    epoch: tf.Variable,
+) -> JointRecords:
+    return JointRecords(
+        tasks,
+        check_definitions(encoder.schema, task, str(options.model.joint_task)),
+        encoder,
+        epoch,
+        support_fraction=options.support_fraction,
+        max_samples=options.max_samples,
+        seed=options.seed,
+        episodes=options.as_served,
     )
 
 

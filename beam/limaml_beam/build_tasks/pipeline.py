@@ -163,17 +163,11 @@ def construct(
         )
     sizes = blocks | "tasks" >> WriteTasks(schema, settings, inputs.tables, directory, shuffle)
     _write_dead_letters(interactions[REJECTED], directory)
-    joined = blocks | "join for statistics" >> beam.ParDo(
-        JoinTables(schema, inputs.tables)
-    ).with_output_types(pa.Table)
     counts = interactions[COUNTS]
     report = {
         "counts": counts | "add counts" >> beam.CombineGlobally(columnar.sum_counts),
         "summary": summary | "summary as dictionary" >> beam.Map(dataclasses.asdict),
-        "statistics": joined
-        | "statistics" >> beam.CombineGlobally(StatisticsFn(schema, settings))
-        | "statistics as dictionary" >> beam.Map(dataclasses.asdict),
-        "drift": joined | "drift" >> beam.CombineGlobally(MeasureFeatures(schema, settings)),
+        **_measured_features(blocks, schema, settings, inputs.tables),
         "sizes": sizes
         | "sizes of shards" >> beam.combiners.ToList()
         | "describe" >> beam.Map(data_card.describe_sizes),
@@ -194,6 +188,21 @@ def _write_dead_letters(rejected: beam.PCollection, directory: str) -> None:
         file_name_suffix=".jsonl",
         skip_if_empty=True,
     )
+
+
+def _measured_features(
+    blocks: beam.PCollection, schema: Schema, settings: TaskSettings, tables: Mapping[str, Source]
+) -> dict[str, beam.PCollection]:
+    """Statistics of the features, and how they drift."""
+    joined = blocks | "join for statistics" >> beam.ParDo(
+        JoinTables(schema, tables)
+    ).with_output_types(pa.Table)
+    return {
+        "statistics": joined
+        | "statistics" >> beam.CombineGlobally(StatisticsFn(schema, settings))
+        | "statistics as dictionary" >> beam.Map(dataclasses.asdict),
+        "drift": joined | "drift" >> beam.CombineGlobally(MeasureFeatures(schema, settings)),
+    }
 
 
 def _split_by_content(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
@@ -107,12 +108,7 @@ def date_fields(
         return _recent_dates(window, window_end)
     if schema.split is not None and schema.split.per_task is not None:
         given_dates = (validation_start, test_start, train_start, test_end, window_days, window_end)
-        if any(value is not None for value in given_dates):
-            raise LimamlError(
-                f"schema {schema.name!r} splits within tasks ({list(schema.split.per_task)}): "
-                "leave out the dates and the window, or remove split.per_task"
-            )
-        return _no_dates(schema, schema.split.per_task)
+        return _no_dates(schema, schema.split.per_task, given_dates)
     if window_end is not None:
         raise LimamlError(
             "--window-end needs --recent-only; with evaluation splits the window ends at "
@@ -148,8 +144,15 @@ def _recent_dates(window: int, window_end: str | None) -> dict[str, Any]:
     }
 
 
-def _no_dates(schema: Schema, shares: tuple[float, float, float]) -> dict[str, Any]:
-    """The dates of a split within tasks: none."""
+def _no_dates(
+    schema: Schema, shares: tuple[float, float, float], given: Sequence[Any]
+) -> dict[str, Any]:
+    """The dates of a split within tasks: none, so none may be given."""
+    if any(value is not None for value in given):
+        raise LimamlError(
+            f"schema {schema.name!r} splits within tasks ({list(shares)}): "
+            "leave out the dates and the window, or remove split.per_task"
+        )
     return {
         "validation_start": FAR_FUTURE,
         "test_start": FAR_FUTURE,

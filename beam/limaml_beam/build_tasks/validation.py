@@ -160,12 +160,7 @@ def validate(
     _read_labels(schema, raw, columns, counts, reject)
     for name in schema.carry:
         columns[name] = pa.array(as_floats(raw[name]), pa.float32())
-    rows_in = {
-        name: table.find(arrow_keys.as_keys(raw[schema.tables[name]]))
-        for name, table in tables.items()
-    }
-    for name, rows in rows_in.items():
-        counts[UNKNOWN_KEY + name] = int((rows < 0).sum())
+    rows_in = _rows_in_tables(schema, tables, raw, counts)
     _read_features(schema, tables, raw, rows_in, columns, counts, reject)
     derived = _read_keys(schema, settings, tables, raw, rows_in, columns, reject)
     outside = (times < settings.first) | (times >= settings.last)
@@ -182,11 +177,19 @@ def validate(
     counts.update(
         {f"skipped:{name}": int(number) for name, number in zip(distinct, numbers, strict=True)}
     )
-    return (
-        pa.table(columns).filter(pa.array(reasons == "")),
-        reasons,
-        {n: c for n, c in counts.items() if c},
-    )
+    valid = pa.table(columns).filter(pa.array(reasons == ""))
+    return valid, reasons, {name: count for name, count in counts.items() if count}
+
+
+def _rows_in_tables(
+    schema: Schema, tables: Tables, raw: pa.Table, counts: dict[str, int]
+) -> dict[str, npt.NDArray[Any]]:
+    """Each row's row in each feature table, -1 for unknown keys, which are counted."""
+    found = {}
+    for name, table in tables.items():
+        found[name] = table.find(arrow_keys.as_keys(raw[schema.tables[name]]))
+        counts[UNKNOWN_KEY + name] = int((found[name] < 0).sum())
+    return found
 
 
 def _read_times(

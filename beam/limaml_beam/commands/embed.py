@@ -101,6 +101,29 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
         required=True,
         help="folder that `limaml export` wrote; its newest adapter is used",
     )
+    _add_store_arguments(parser, store_required)
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=float,
+        default=EmbedOptions.max_bad_fraction,
+        help="fail above this share of dead letters (default %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=EmbedOptions.batch_size,
+        help="maximum number of tasks per call of the adapter (default %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=EmbedOptions.workers,
+        help="worker processes on this machine (default %(default)s)",
+    )
+    add_beam_flag(parser)
+
+
+def _add_store_arguments(parser: argparse.ArgumentParser, store_required: bool) -> None:
     parser.add_argument(
         "--store",
         metavar="ADDRESS",
@@ -122,25 +145,6 @@ def add_job_arguments(parser: argparse.ArgumentParser, store_required: bool = Fa
         help="good generations to keep in the store, besides those of the last hour (default "
         "%(default)s)",
     )
-    parser.add_argument(
-        "--max-bad-fraction",
-        type=float,
-        default=EmbedOptions.max_bad_fraction,
-        help="fail above this share of dead letters (default %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=EmbedOptions.batch_size,
-        help="maximum number of tasks per call of the adapter (default %(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=EmbedOptions.workers,
-        help="worker processes on this machine (default %(default)s)",
-    )
-    add_beam_flag(parser)
 
 
 def quiet_beam(options: PipelineOptions) -> None:

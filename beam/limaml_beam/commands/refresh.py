@@ -81,7 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_samples_argument(source)
     prepare.add_shards_argument(source)
     add_report_flags(parser)
-    limits = parser.add_argument_group("limits (runs outside are refused)")
+    _add_limits(parser.add_argument_group("limits (runs outside are refused)"))
+
+
+def _add_limits(limits: argparse._ArgumentGroup) -> None:
     for name, text in _LIMITS.items():
         limits.add_argument(
             f"--{name.replace('_', '-')}",

@@ -62,17 +62,28 @@ def check_run(
     improvement = report["statistics"]["loss_improvement"]
     if improvement is not None:
         checks.append(Check("loss improvement", improvement, limits.min_loss_improvement, 1.0))
-    if previous is None or reference is None:
-        return checks
+    if previous is not None and reference is not None:
+        checks += _checks_against(previous, reference, folder, report, limits)
+    return checks
+
+
+def _checks_against(
+    previous: str,
+    reference: dict[str, Any],
+    folder: str,
+    report: dict[str, Any],
+    limits: Thresholds,
+) -> list[Check]:
+    """The checks that compare a run with the published one; see `check_run`."""
     ratio = report["rows"] / reference["rows"]
-    checks.append(
+    checks = [
         Check(
             "number of tasks relative to the published run",
             ratio,
             limits.min_count_ratio,
             limits.max_count_ratio,
         )
-    )
+    ]
     if report["manifest_digest"] == reference["manifest_digest"]:
         old_norm = reference["statistics"]["mean_norm"]
         norms = report["statistics"]["mean_norm"] / old_norm if old_norm else float("inf")

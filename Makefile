@@ -5,9 +5,10 @@ DATASET ?= simulated
 DATA_DIR ?=
 WORKSPACE ?= runs/$(DATASET)
 DEMO_OPTIONS ?=
-# Two workers, each with whole files: many tests wait for subprocesses, and module fixtures stay in one worker.
+# Three workers on two processors, each with whole files: many tests wait for other processes, and module fixtures stay
+# in one worker.
 # In the order of tests/conftest.py: by default the plugin runs files with few tests last, and these take longest.
-PYTEST_OPTIONS ?= -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_OPTIONS ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 # Tests of `make check`, besides lint and types: no model is trained.
 FAST_TESTS := tests/core/schema tests/core/adaptation tests/core/tasks tests/core/datasets tests/core/store tests/core/test_architecture.py \

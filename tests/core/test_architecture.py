@@ -45,10 +45,8 @@ LATE_IMPORTS = {
     "limaml_beam.generate_embeddings.adapter": "workers load TensorFlow, the launcher does not",
 }
 MAXIMUM_LINES = {"tests": 450, "packages": 300}
-#: Lines of code of a function; 40 is the aim.
+#: Lines of code of a function, without its docstring.
 MAXIMUM_FUNCTION_LINES = 40
-#: Functions that are longer.
-LONG_FUNCTIONS: set[str] = set()
 COMMANDS = [
     "demo",
     "datasets",
@@ -257,7 +255,7 @@ def test_no_function_is_longer_than_one_can_hold_in_mind(modules):
     }
     assert len(lengths) > 1000
     too_long = {name: lines for name, lines in lengths.items() if lines > MAXIMUM_FUNCTION_LINES}
-    assert too_long.keys() == LONG_FUNCTIONS, f"split functions, or update the list: {too_long}"
+    assert not too_long, f"split these functions: {too_long}"
 
 
 def _code_lines(source, function):

@@ -27,7 +27,7 @@ def choose_adaptation_strength(
     model: TaskModel,
     validation: tf.data.Dataset,
     strengths: Sequence[float] = STRENGTHS,
-    changed: Callable[[], None] = lambda: None,
+    changed: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Sets `model.adaptation_strength` to the strength with the best validation AUC.
 
@@ -41,7 +41,8 @@ def choose_adaptation_strength(
         model: A trained model for binary labels.
         validation: Tasks with keys (``task_dataset(..., with_keys=True)``).
         strengths: Candidates; 1 is always one.
-        changed: Called after the model's strength has been set to a candidate.
+        changed: Called after the model's strength has been set to a candidate; see
+            `rows_by_strength`.
 
     Returns:
         ``adaptation_strength``, ``val_auc_by_strength`` and a ``strength_note`` if nothing could be
@@ -81,38 +82,60 @@ def rows_by_strength(
     model: TaskModel,
     dataset: tf.data.Dataset,
     strengths: Sequence[float],
-    changed: Callable[[], None] = lambda: None,
+    changed: Callable[[], None] | None = None,
 ) -> dict[float, dict[str, Array]]:
     """The model's query predictions with each strength; see `TaskModel.predict_step`.
 
     Args:
         model: A trained model; afterwards its strength is 1.
-        dataset: Batches of tasks.
+        dataset: Batches of tasks. It is read once, or with `changed` once for each strength.
         strengths: All positive ones share one trace.
-        changed: Called after the model's strength has been set.
+        changed: Called after the model's strength has been set to each of them.
     """
+    score = _scorer(model, dataset.element_spec)
+    parts: dict[float, list[dict[str, Array]]] = {strength: [] for strength in strengths}
+    model.adaptation_strength = 1.0  # not 0, under which nothing would be traced
+    try:
+        for together in [strengths] if changed is None else [[each] for each in strengths]:
+            if changed is not None:
+                (model.adaptation_strength,) = together
+                changed()
+            for batch in dataset:
+                for strength in together:
+                    parts[strength].append(score(batch, strength))
+    finally:
+        model.adaptation_strength = 1.0
+    return {
+        strength: {name: np.concatenate([part[name] for part in own]) for name in own[0]}
+        for strength, own in parts.items()
+    }
 
-    def predict(batch: Any, strength: tf.Tensor) -> dict[str, tf.Tensor]:
+
+def _scorer(model: TaskModel, spec: Any) -> Callable[[Any, float], dict[str, Array]]:
+    """Predicts the query rows of a batch with a strength."""
+
+    def unadapted(batch: Any) -> dict[str, tf.Tensor]:
+        return rows(batch, None)
+
+    def adapted(batch: Any, strength: tf.Tensor) -> dict[str, tf.Tensor]:
         with model.traced_strength(strength):
-            return model.query_rows(batch, model.task_outputs(batch["support"], batch["query"]))
+            return rows(batch, model.fine_tune_steps)
+
+    def rows(batch: Any, steps: int | None) -> dict[str, tf.Tensor]:
+        tasks = model.adapt_tasks(batch["support"], steps)
+        return model.query_rows(batch, model.adapted_outputs(tasks, batch["query"]["features"]))
 
     number = tf.TensorSpec([], model.variable_dtype)
-    traced = tf.function(predict, input_signature=[dataset.element_spec, number], autograph=False)
-    fine_tune, model.fine_tune = model.fine_tune, True
-    rows: dict[float, dict[str, Array]] = {}
-    try:
-        for strength in strengths:
-            model.adaptation_strength = strength
-            changed()
-            if strength:
-                value = tf.constant(strength, number.dtype)
-                parts = [traced(batch, value) for batch in dataset]
-                rows[strength] = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-            else:
-                rows[strength] = model.predict(dataset, verbose=0)
-    finally:
-        model.adaptation_strength, model.fine_tune = 1.0, fine_tune
-    return rows
+    plain = tf.function(unadapted, input_signature=[spec], autograph=False)
+    traced = tf.function(adapted, input_signature=[spec, number], autograph=False)
+
+    def score(batch: Any, strength: float) -> dict[str, Array]:
+        if not strength:
+            return {name: value.numpy() for name, value in plain(batch).items()}
+        values = traced(batch, tf.constant(strength, number.dtype))
+        return {name: value.numpy() for name, value in values.items()}
+
+    return score
 
 
 def _choose(

@@ -237,7 +237,8 @@ def _finish(work: _Work, fitted: _Fitted) -> Trained:
         side=data.side,
     )
     if options.choose_strength and model.fine_tune:
-        result |= choose_adaptation_strength(model, validation, changed=data.refresh_table)
+        changed = None if data.joint is None else data.refresh_table
+        result |= choose_adaptation_strength(model, validation, changed=changed)
     data.refresh_table()
     return Trained(model, result | adaptation_losses(model, validation))
 

@@ -42,7 +42,6 @@ def test_they_are_those_of_predict_with_the_strength_set(trained, test_tasks):
     trained.fine_tune = False
     rows = rows_by_strength(trained, test_tasks, STRENGTHS)
     assert trained.fine_tune is False
-    assert trained.adaptation_strength == 1.0
     trained.fine_tune = True
     for strength in STRENGTHS:
         trained.adaptation_strength = strength
@@ -58,14 +57,39 @@ def test_they_are_those_of_predict_with_the_strength_set(trained, test_tasks):
     assert moved[1] > 1e-4
 
 
-def test_positive_strengths_share_a_trace_and_the_caller_is_told_of_each(
+class Counted:
+    """A dataset that counts its passes."""
+
+    def __init__(self, dataset):
+        self.dataset, self.element_spec, self.passes = dataset, dataset.element_spec, 0
+
+    def __iter__(self):
+        self.passes += 1
+        return iter(self.dataset)
+
+
+def test_positive_strengths_share_a_trace_and_all_one_pass_over_the_records(
     trained, test_tasks, monkeypatch
 ):
-    traced, told = [], []
-    outputs = trained.task_outputs
-    monkeypatch.setattr(trained, "task_outputs", lambda *batch: traced.append(1) or outputs(*batch))
-    rows_by_strength(
-        trained, test_tasks, STRENGTHS, lambda: told.append(trained.adaptation_strength)
+    traced, adapt = [], trained.adapt_tasks
+    monkeypatch.setattr(
+        trained,
+        "adapt_tasks",
+        lambda support, steps: traced.append(steps) or adapt(support, steps),
     )
-    assert len(traced) == 2, "without adaptation, and with"
-    assert told == list(STRENGTHS)
+    dataset = Counted(test_tasks)
+    rows_by_strength(trained, dataset, STRENGTHS)
+    assert traced == [None, trained.fine_tune_steps]
+    assert dataset.passes == 1
+
+
+def test_a_caller_is_told_of_each_strength_before_the_records_are_read_with_it(test_tasks):
+    model, dataset, told = closed_form(), Counted(test_tasks), []
+    rows_by_strength(
+        model,
+        dataset,
+        STRENGTHS,
+        lambda: told.append((model.adaptation_strength, dataset.passes)),
+    )
+    assert told == [(strength, passes) for passes, strength in enumerate(STRENGTHS)]
+    assert model.adaptation_strength == 1.0

@@ -95,7 +95,7 @@ def task_dataset(
         (low, high),
         max_samples,
         shuffle,
-        _drawn() if seed is None and (shuffle or low < high) else seed or 0,
+        _seed(seed, shuffle or low < high),
         with_keys,
         by_rows,
         with_keys if in_order is None else in_order,
@@ -118,8 +118,9 @@ def _support_range(fraction: float | tuple[float, float]) -> tuple[float, float]
     return low, high
 
 
-def _drawn() -> int:
-    return random.getrandbits(31)
+def _seed(given: int | None, drawn: bool) -> int:
+    """The given seed; without one, a number of Python's generator if anything is drawn."""
+    return random.getrandbits(31) if given is None and drawn else given or 0
 
 
 def _file_groups(pattern: str | Sequence[str], one_per_epoch: bool) -> list[list[str]]:

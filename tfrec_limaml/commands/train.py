@@ -102,10 +102,17 @@ def _render(result: dict[str, Any]) -> str:
     return (
         f"{result['algorithm']}: {result['epochs']} epochs in {result['seconds']:.0f} s, best "
         f"validation AUC {result['best_val_auc']:.4f}; "
-        f"model at {result['model']}\nfine-tuning changed the support loss of validation tasks "
-        f"from "
-        f"{result['support_loss_before']:.4f} to "
-        f"{result['support_loss_after']:.4f}" + _strength(result) + _tried(result)
+        f"model at {result['model']}" + _losses(result) + _tried(result)
+    )
+
+
+def _losses(result: dict[str, Any]) -> str:
+    if "support_loss_before" not in result:  # a model that does not adapt tasks
+        return ""
+    return (
+        "\nfine-tuning changed the support loss of validation tasks from "
+        f"{result['support_loss_before']:.4f} to {result['support_loss_after']:.4f}"
+        + _strength(result)
     )
 
 

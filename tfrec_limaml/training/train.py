@@ -222,10 +222,14 @@ def _curve_summary(
 
 
 def _finish(work: _Work, fitted: _Fitted) -> Trained:
-    """Chooses the adaptation strength, on each worker separately."""
+    """Chooses the adaptation strength, on each worker separately, and measures support losses, if
+    the model adapts tasks.
+    """
     model, data, options, result = fitted.model, fitted.data, fitted.options, fitted.result
     if work.workers.strategy is not None:
         model = local_copy(model)
+    if not model.fine_tune:
+        return Trained(model, result)
     validation = task_dataset(
         data.validation_pattern,
         work.encoder,
@@ -236,7 +240,7 @@ def _finish(work: _Work, fitted: _Fitted) -> Trained:
         by_rows=True,
         side=data.side,
     )
-    if options.choose_strength and model.fine_tune:
+    if options.choose_strength:
         changed = None if data.joint is None else data.refresh_table
         result |= choose_adaptation_strength(model, validation, changed=changed)
     data.refresh_table()

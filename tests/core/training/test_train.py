@@ -121,3 +121,10 @@ def test_the_strength_is_chosen_for_the_model_that_is_kept_alone(with_episodes, 
     trained = train(with_episodes, options)
     assert finished == [trained.model]
     assert trained.result["options"]["seed"] == 1
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_adapt_tasks_has_no_support_losses(tasks_folder):
+    options = TrainOptions(algorithm="vanilla", epochs=1).replace(global_units=(4,))
+    result = train(tasks_folder, options).result
+    assert not [name for name in result if name.startswith(("support_loss", "adaptation"))]

@@ -123,3 +123,6 @@ def test_the_command_says_what_was_tried():
     text = COMMAND.render(result)
     assert "tried on the validation tasks, ID embeddings: with 0.7312, without 0.7400" in text
     assert "shrinkage" not in text
+    assert "fine-tuning changed the support loss of validation tasks from 0.6000 to 0.5000" in text
+    del result["support_loss_before"], result["support_loss_after"]
+    assert "fine-tuning" not in COMMAND.render(result)

@@ -1,10 +1,9 @@
 """Vectors of published generations that this process keeps in memory.
 
-A request that ranks many candidates with embeddings of their own looks up many keys, most of them
-again and again. Reading them from LMDB waits for memory: between two requests, neither its pages
-nor the addresses of these pages stay in the processor's caches. A kept vector is one entry of a
-dictionary. It is neither decoded nor checked again: both was done when it was read. A generation
-never changes, so that what is kept of it is never out of date.
+A request that ranks many candidates with their own embeddings looks up many keys, mostly those of
+earlier requests. A look-up in LMDB waits for memory: its pages leave the processor's caches between
+two requests. A kept vector is one entry of a dictionary, decoded and checked when it was read. The
+data of a generation never change, so a kept vector stays right; an erasure writes new data.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from limaml_beam.commands.ignored_options import Rule, refuse_ignored
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 
@@ -28,8 +27,6 @@ outputs.yaml is a list:
 exit code 0: erased, or with --verify absent everywhere; 1: --verify found a key; 2: a place cannot
 be reached or read. What remains (the weights of trained models): docs/erasure.md.
 """
-
-IGNORED = (Rule(("--audit",), not_with=("--verify",)),)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +65,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.store.erasure import to_erase
     from tfrec_limaml.store.secrets import masked
 
-    refuse_ignored(arguments, add_arguments, IGNORED)
     keys = _keys(arguments)
     to_erase(keys)  # before anything is opened: checks that every key can be stored
     if not arguments.store and not arguments.manifest_of_outputs:

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from limaml_beam.commands import embed, erase, stream, update
+from limaml_beam.commands import embed, stream, update
 from limaml_beam.commands.ignored_options import refuse_ignored
 from tfrec_limaml.cli import main
 
@@ -13,7 +13,6 @@ KAFKA = "stream --from-kafka 127.0.0.1:9 --topic t --work W --store lmdb:S"
 UPDATE = "update new.parquet --work W --store lmdb:S"
 EMBED = "embed T --export E --output O"
 REFRESH = "refresh RAW --work W --export E --store lmdb:S"
-ERASE = "erase 17 --store lmdb:S"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,6 @@ ERASE = "erase 17 --store lmdb:S"
         (EMBED, "--max-age-days 3", "--max-age-days needs --previous"),
         (EMBED, "--workers 2 --beam=--runner=FlinkRunner", "--workers 2 does nothing with"),
         (REFRESH, "--workers 2 --beam=--runner=FlinkRunner", "--workers 2 does nothing with"),
-        (ERASE, "--verify --audit f", "--audit does nothing with --verify"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(line, option, said, capsys, tmp_path):
@@ -57,7 +55,6 @@ def test_an_option_that_would_be_ignored_is_refused(line, option, said, capsys, 
         (update, "a --work W --store S --clock-skew-seconds 2"),
         (embed, "T --export E --output O --store S --keep-generations 3"),
         (embed, "T --export E --output O --previous P --max-age-days 3"),
-        (erase, "17 --store S --audit f"),
     ],
 )
 def test_options_that_do_something_are_taken(command, line):

@@ -104,6 +104,20 @@ def test_readers_follow_publications_upserts_rollbacks_and_erasures(store):
     assert not matrix[3].any()
 
 
+def test_a_key_is_hidden_while_it_is_erased_though_its_vector_is_kept(store, monkeypatch):
+    assert store.get_many(KEYS, 1)[1].all()
+
+    def stop(*arguments):
+        raise RuntimeError("killed before the generation is rewritten")
+
+    monkeypatch.setattr("tfrec_limaml.store.lmdb_erasure.copy_without", stop)
+    with pytest.raises(RuntimeError, match="killed"):
+        store.erase([KEYS[3]])
+    matrix, found = store.get_many(KEYS, 1)
+    assert found.tolist() == [key != KEYS[3] for key in KEYS]
+    assert not matrix[3].any()
+
+
 def test_look_ups_of_many_keys_read_a_generation_once(store, monkeypatch):
     before = store.get_many(KEYS, 1)
     monkeypatch.setattr("tfrec_limaml.store.values.decode_values", None)

@@ -108,6 +108,17 @@ def test_what_is_stored_is_the_offset_and_rows_keep_what_varies_between_them():
     assert (stored.loss_after < stored.loss_before).numpy().all()
 
 
+@pytest.mark.parametrize("adaptation", ["gauss-newton", "gradient"])
+@pytest.mark.parametrize("strength", [0.0, 0.25])
+def test_training_does_not_depend_on_the_strength_that_was_chosen_after_it(adaptation, strength):
+    model, support, query = _model(adaptation=adaptation), _samples(4, 6, 1), _samples(4, 3, 2)
+    losses = model.outer_loss(support, query).losses
+    model.adaptation_strength = strength
+    np.testing.assert_allclose(model.outer_loss(support, query).losses, losses, rtol=1e-12)
+    weak = model.adapt_tasks(support, 2).weights[0]
+    assert not np.allclose(weak, model.adapt_tasks(support, 2, training=True).weights[0])
+
+
 def test_strength_zero_does_not_adapt_and_a_weak_prior_adapts_further():
     model, support, query = _model(), _samples(4, 6, 1), _samples(4, 3, 2)
     unadapted = model.adapted_outputs(model.adapt_tasks(support, 0), query["features"])

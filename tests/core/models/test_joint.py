@@ -101,7 +101,7 @@ def alternating_ridge(model, ratings, sweeps):
     plain, logit, projection = parts(model, ratings)
     width = model.global_block.width
     scale = model.global_block.scale.numpy()
-    precision = np.split(model.precision().numpy(), 2)
+    precision = np.split(model.precision().numpy() / model.adaptation_strength, 2)
     users, videos = np.zeros((USERS, width + 1)), np.zeros((VIDEOS, width + 1))
     of_users, of_videos = projection[..., :width], projection[..., width : 2 * width]
 
@@ -132,9 +132,10 @@ def alternating_ridge(model, ratings, sweeps):
     return users, videos
 
 
-@pytest.mark.parametrize("sweeps", [1, 2, 3])
-def test_the_table_of_a_bilinear_world_is_that_of_alternating_ridge_regression(sweeps):
+@pytest.mark.parametrize(("sweeps", "strength"), [(1, 1.0), (2, 1.0), (3, 1.0), (2, 0.25)])
+def test_the_table_of_a_bilinear_world_is_that_of_alternating_ridge_regression(sweeps, strength):
     model, ratings = squared_model(sweeps=sweeps), Ratings()
+    model.adaptation_strength = strength
     users, videos = make_table(model, ratings)
     expected = alternating_ridge(model, ratings, sweeps)
     np.testing.assert_allclose(users, expected[0], rtol=1e-8, atol=1e-10)

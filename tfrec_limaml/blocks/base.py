@@ -189,7 +189,9 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
 
     If the whole network is adapted, a block with a method ``call_per_task(features, meta_embedding,
     call)``, which makes all calls of layers with weights through `call`, is computed for all tasks
-    at once.
+    at once. If a block's head broadcasts, its class may define ``encode_context_once(features,
+    once)``: an exported ranker then computes what depends on the member's features alone, `once`,
+    a single time for all candidates.
     """
 
     @abc.abstractmethod
@@ -220,6 +222,25 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
     @abc.abstractmethod
     def head(self, context: Any, meta_embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Logits ``[N]`` from a context and meta embeddings ``[N, D]``."""
+
+    def head_of_parts(
+        self, context: Any, parts: Sequence[tf.Tensor], rows: int | tf.Tensor
+    ) -> tf.Tensor:
+        """Logits of a context by ``encode_context_once``.
+
+        Args:
+            context: See `head`.
+            parts: The meta embedding in one part for each task definition. A part has `rows` rows,
+                or one for all of them.
+            rows: Number of rows ``N``.
+
+        Returns:
+            Logits ``[N]``, or ``[1]`` if nothing differs between the rows.
+        """
+        if len(parts) == 1:
+            return self.head(context, parts[0])
+        whole = [tf.broadcast_to(part, [rows, part.shape[-1]]) for part in parts]
+        return self.head(context, tf.concat(whole, -1))
 
     def call(
         self, features: Features, meta_embedding: tf.Tensor, training: bool = False

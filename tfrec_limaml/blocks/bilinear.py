@@ -4,7 +4,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -57,17 +57,16 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
         training: bool = False,
     ) -> tf.Tensor:
         """Logits ``[N]``."""
-        return self.head_of_sides(context, *tf.split(meta_embedding, 2, -1))
+        return self.head_of_parts(context, tf.split(meta_embedding, 2, -1), 1)
 
-    def head_of_sides(
+    def head_of_parts(
         self,
         context: tuple[tf.Tensor, tf.Tensor, tf.Tensor],
-        first: tf.Tensor,
-        second: tf.Tensor,
+        parts: Sequence[tf.Tensor],
+        rows: int | tf.Tensor,
     ) -> tf.Tensor:
-        """Logits ``[N]`` of embeddings ``[u, a]`` and ``[v, b]``; of either, one row may be for
-        all.
-        """
+        """See `GlobalBlock.head_of_parts`; here each part broadcasts, and none is repeated."""
+        first, second = parts
         logit, projection, _ = context
         width = self.width
         of_first, of_second = tf.split(projection, [width, width + 1], -1)  # p and [q, 1]

@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from tfrec_limaml import manifest as names
 from tfrec_limaml.blocks.base import scores_once
-from tfrec_limaml.blocks.bilinear import BilinearGlobalBlock
 from tfrec_limaml.blocks.features_read import features_read
 from tfrec_limaml.blocks.joint import JointMetaBlocks
 from tfrec_limaml.export.signatures import Exported, traced
@@ -108,12 +107,10 @@ class _Ranker:
         block = self._model.global_block
         if not scores_once(block):
             whole = {name: repeated(value, rows) for name, value in meta.items()}
-            return self._scores({**whole, **features}, _side_by_side(parts, rows))
+            embeddings = tf.concat([repeated(part, rows) for part in parts], -1)
+            return self._scores({**whole, **features}, embeddings)
         context = block.encode_context_once({**meta, **features}, meta.keys())
-        if isinstance(block, BilinearGlobalBlock) and len(parts) == 2:
-            logits = block.head_of_sides(context, *parts)
-        else:
-            logits = block.head(context, _side_by_side(parts, rows) if parts[1:] else parts[0])
+        logits = block.head_of_parts(context, parts, rows)
         # The features with many rows may be some that the block does not read.
         return self._answers(repeated(logits, rows))
 
@@ -135,11 +132,6 @@ class _Ranker:
         stored, has = self.embedding_inputs[number]
         known = inputs[has][:, None]
         return self._model.meta_block.from_stored(inputs[stored], known, unadapted)
-
-
-def _side_by_side(parts: Sequence[tf.Tensor], rows: tf.Tensor) -> tf.Tensor:
-    """Embeddings of one row or of `rows` rows, concatenated."""
-    return tf.concat([repeated(part, rows) for part in parts], -1)
 
 
 def _parse_examples(

@@ -27,5 +27,5 @@ def test_the_head_is_the_formula_also_if_one_embedding_is_for_all_rows():
     both = np.concatenate([first, second], 1)
     np.testing.assert_allclose(block.head(context, both), expected(first, second), atol=1e-6)
     for one, other in ((first[:1], second), (first, second[:1])):
-        logits = block.head_of_sides(context, one, other)
+        logits = block.head_of_parts(context, [one, other], 4)
         np.testing.assert_allclose(logits, expected(one, other), atol=1e-6)

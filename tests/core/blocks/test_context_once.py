@@ -53,6 +53,11 @@ def test_shared_features_are_computed_once_with_the_same_logits(kind, shared):
     expected = block(whole, whole.pop("e"))
     np.testing.assert_allclose(block.head(once, embedding), expected, rtol=1e-5, atol=1e-5)
     assert np.std(expected) > 0.1
+    one, other = tf.split(embedding, 2, -1)  # one of a single row, the other of all rows
+    parts = [one[:1], tf.repeat(other, ROWS // shared, 0)]
+    both = tf.concat([tf.repeat(parts[0], ROWS, 0), parts[1]], -1)
+    logits = block.head_of_parts(once, parts, ROWS)
+    np.testing.assert_allclose(logits, block.head(once, both), rtol=1e-5, atol=1e-5)
 
 
 def test_a_block_with_another_head_is_not_taken_to_broadcast():

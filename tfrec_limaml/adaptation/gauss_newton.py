@@ -116,13 +116,17 @@ def _damped(
 ) -> tf.Tensor:
     """For each task the furthest of a few points between two offsets ``[T, D]`` with the lowest
     objective: a full step can overshoot where the loss is far from its expansion. The choice is
-        treated as a constant.
+    treated as a constant.
     """
     shares = tf.constant(STEP_SHARES, start.dtype)
     begin, step = tf.stop_gradient(start), tf.stop_gradient(end - start)
-    values = tf.map_fn(  # a loop: the objective is traced once
-        lambda share: objective(begin + share * step), shares, parallel_iterations=len(STEP_SHARES)
-    )
+
+    @tf.autograph.experimental.do_not_convert  # eagerly, `map_fn` would convert it for each share
+    def at(share: tf.Tensor) -> tf.Tensor:
+        return objective(begin + share * step)
+
+    # A loop: the objective is traced once.
+    values = tf.map_fn(at, shares, parallel_iterations=len(STEP_SHARES))
     values = tf.stop_gradient(tf.transpose(values))
     finite = tf.where(tf.math.is_finite(values), values, values.dtype.max)
     best = tf.reduce_min(finite, -1, keepdims=True)

@@ -89,36 +89,42 @@ def _write_runs(path: Path, table: Table, runs: Mapping[str, Sequence[Mapping[st
 
 def markdown(result: Mapping[str, Any]) -> str:
     """A table as Markdown: the paper's figures beside ours."""
+    spread = result["seeds"] > 1  # of one seed there is no standard deviation
+    how = f"mean of {result['seeds']} seeds (standard deviation)" if spread else "one seed"
+    sd = " (sd)" if spread else ""
     lines = [
         f"### {result['name']}: {result['title']}",
         "",
-        f"{result['text']} Gains are per cent of test AUC over *{result['reference']}*, the mean "
-        f"of {result['seeds']} seeds (standard deviation over them) and the 95 % interval, paired "
-        "by row and clustered by task; time is that of the training part of an epoch, in per cent "
-        "relative to the reference.",
+        f"{result['text']} Gains are per cent of test AUC over *{result['reference']}*, {how}, "
+        "with the 95 % interval, paired by row and clustered by task; time is that of the training "
+        "part of an epoch, in per cent relative to the reference.",
         "",
-        "| | rows | paper | gain (sd) | interval | AUC | validation AUC | paper's time | time |",
+        f"| | rows | paper | gain{sd} | interval | AUC{sd} "
+        "| validation AUC | paper's time | time |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for line in result["lines"]:
         if "note" in line:
             lines.append(f"| {line['label']} | {line['note']} | | | | | | | |")
-        lines += [_row(line, part) for part in line["slices"]]
+        lines += [_row(line, part, spread) for part in line["slices"]]
     for ordering in result["orderings"]:
         lines += ["", _sentence(ordering)]
     return "\n".join(lines)
 
 
-def _row(line: Mapping[str, Any], part: Mapping[str, Any]) -> str:
+def _row(line: Mapping[str, Any], part: Mapping[str, Any], spread: bool) -> str:
+    def with_spread(value: str, deviation: str) -> str:
+        return f"{value} ({deviation})" if spread else value
+
     whole = part["slice"] == "all"
     label = line["label"] if whole else f"{line['label']}: {part['slice']}"
     cells = [
         label,
         f"{part['rows']:,} of {part['tasks']:,} tasks",
         _percent(part["paper"]),
-        f"{part['gain']:+.2f} ({part['gain_sd']:.2f})",
+        with_spread(f"{part['gain']:+.2f}", f"{part['gain_sd']:.2f}"),
         f"{part['gain_low']:+.2f} to {part['gain_high']:+.2f}",
-        f"{line['auc_mean']:.4f} ({line['auc_sd']:.4f})" if whole else "",
+        with_spread(f"{line['auc_mean']:.4f}", f"{line['auc_sd']:.4f}") if whole else "",
         f"{line['val_auc_mean']:.4f}" if whole else "",
         _percent(line["paper_time"]) if whole else "",
         f"{line['time']:+.0f}" if whole else "",

@@ -143,6 +143,15 @@ def test_gains_are_per_cent_of_the_reference_and_orderings_say_whether_they_hold
     assert "DOES NOT HOLD: *LiMAML* is above *vanilla*" in markdown(turned)
 
 
+def test_the_table_of_one_seed_shows_no_standard_deviation():
+    data = world()
+    made = {line.setup.name: runs(data, 1.0, 1.0)[:1] for line in TABLE.lines}
+    text = markdown(summarise(TABLE, made, {None: data}))
+    assert "one seed, with the 95 % interval" in text
+    assert "| gain | interval | AUC |" in text
+    assert "(0.00" not in text
+
+
 def test_cohorts_are_new_dormant_occasional_and_frequent_tasks():
     data = world()
     by_name = dict(masks("cohorts", data))

@@ -5,10 +5,12 @@
 Each worker has batches of 128 tasks, so that a step of n workers is one on 128 n tasks.
 
 Keys: `workers`; `tasks_per_s` of all workers together and `tasks_per_s_of_one` process;
-`scaling_efficiency`, the first over n times the second; `cpu_ms_per_task` of all workers together
-and `cpu_ms_per_task_of_one`; `cpu_efficiency`, the second divided by the first: the efficiency if
-nothing else runs on the cores and no worker waits; `resume_equal`: whether a training that is
-killed and resumed ends with the same weights as an uninterrupted one (null with `--no-resume`).
+`scaling_efficiency`, the first over n times the second; `unconnected_efficiency`, the same for n
+processes side by side that do not train together: what the machine allows; `cpu_ms_per_task` of all
+workers together and `cpu_ms_per_task_of_one`; `cpu_efficiency`, the second divided by the first:
+the efficiency if nothing else runs on the cores and no worker waits; `resume_equal`: whether a
+training that is killed and resumed ends with the same weights as an uninterrupted one (null with
+`--no-resume`).
 
 On a machine with other work the rates are those of the scheduler: workers wait for each other in
 each step. The CPU time is not.
@@ -139,16 +141,19 @@ def free_ports(count):
         return [probe.getsockname()[1] for probe in probes]
 
 
-def run(tasks, folder, workers, epochs, *further):
-    """The reports of the processes; None if one was killed."""
+def run(tasks, folder, workers, epochs, *further, connected=True):
+    """The reports of the processes, which train together if they are connected; None if one was
+    killed.
+    """
     folder.mkdir(exist_ok=True)
     hosts, processes = [f"127.0.0.1:{port}" for port in free_ports(workers)], []
     for index in range(workers):
         config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        environment |= {"TF_CONFIG": json.dumps(config)} if workers > 1 else {}
+        environment |= {"TF_CONFIG": json.dumps(config)} if workers > 1 and connected else {}
         command = [sys.executable, __file__, "--here", "--tasks", tasks, "--core", str(index)]
-        command += ["--result", folder / f"{index}.json", "--workers", str(workers)]
+        command += ["--result", folder / f"{index}.json"]
+        command += ["--workers", str(workers if connected else 1)]
         command += ["--epochs", str(epochs), *further]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
     codes = [process.wait() for process in processes]
@@ -167,13 +172,17 @@ def measure(workers, epochs, size, resume):
         write_tasks(tasks, size)
         longer = with_links(tasks, folder / "longer")
         one = rates(run(longer, folder / "one", 1, epochs), size)
-        together = rates(run(longer, folder / "several", workers, epochs), size)
+        together = rates(run(longer, folder / "together", workers, epochs), size)
+        unconnected = rates(
+            run(longer, folder / "unconnected", workers, epochs, connected=False), size
+        )
         equal = resumes_equally(tasks, folder, size) if resume else None
     return {
         "workers": workers,
         "tasks_per_s": round(together["rate"], 1),
         "tasks_per_s_of_one": round(one["rate"], 1),
         "scaling_efficiency": round(together["rate"] / workers / one["rate"], 3),
+        "unconnected_efficiency": round(unconnected["rate"] / one["rate"], 3),
         "cpu_ms_per_task": round(together["cpu_ms"], 4),
         "cpu_ms_per_task_of_one": round(one["cpu_ms"], 4),
         "cpu_efficiency": round(one["cpu_ms"] / together["cpu_ms"], 3),

@@ -49,7 +49,7 @@ class Tombstones:
     def __len__(self) -> int:
         return len(self.digests)
 
-    def mean(self, keys: Sequence[bytes]) -> Mask:
+    def matches(self, keys: Sequence[bytes]) -> Mask:
         """Which keys ``[n]`` are erased."""
         if not self.digests:
             return np.zeros(len(keys), np.bool_)
@@ -58,8 +58,10 @@ class Tombstones:
 
     def hide(self, keys: Sequence[bytes], stored: Sequence[bytes | None]) -> list[bytes | None]:
         """Stored values ``[n]`` with None in place of those of erased keys."""
-        gone = self.mean(keys)
-        return [None if each else value for each, value in zip(gone, stored, strict=True)]
+        erased = self.matches(keys)
+        return [
+            None if is_erased else value for is_erased, value in zip(erased, stored, strict=True)
+        ]
 
 
 class ErasedFilter:
@@ -84,7 +86,7 @@ class ErasedFilter:
         rows = dict(zip(keys, stored, strict=True))
         if len(self.tombstones):
             names = list(rows)
-            for place in np.flatnonzero(self.tombstones.mean(names)):
+            for place in np.flatnonzero(self.tombstones.matches(names)):
                 del rows[names[place]]
                 self._left_out.add(names[place])
         return rows

@@ -56,7 +56,7 @@ def entries_of(
         )
     encoded = values.encode_keys(keys)
     stored = values.encode_values(keys, encoded, embeddings, record)
-    erased = tombstones.mean(encoded)
+    erased = tombstones.matches(encoded)
     newest: dict[bytes, tuple[int, bytes]] = {}
     for key, value, time, gone in zip(encoded, stored, times.tolist(), erased, strict=True):
         if not gone and (key not in newest or newest[key][0] <= time):
@@ -136,7 +136,7 @@ def taken_over(
     )
     with np.errstate(over="ignore"):
         intact &= np.isfinite(matrix.astype(record.stored_dtype)).all(axis=1)
-    kept = intact & (newest > np.asarray(event_times(names))) & ~tombstones.mean(keys)
+    kept = intact & (newest > np.asarray(event_times(names))) & ~tombstones.matches(keys)
     rows = np.flatnonzero(kept)
     entries, _ = entries_of(
         [names[row] for row in rows], matrix[rows], newest[rows].tolist(), record, Tombstones()

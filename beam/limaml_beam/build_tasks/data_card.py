@@ -32,24 +32,24 @@ def describe_sizes(summaries: list[tuple[str, dict[str, Any]]]) -> dict[str, Any
     """Tasks, rows and quantiles of rows per task, by definition and split, from the counted sizes
     that `WriteShard` yields.
     """
-    gathered: dict[str, dict[str, list[Any]]] = {}
+    sizes_by_definition: dict[str, dict[str, list[Any]]] = {}
     for definition, by_split in summaries:
         for split, pairs in by_split.items():
-            gathered.setdefault(definition, {}).setdefault(split, []).append(pairs)
+            sizes_by_definition.setdefault(definition, {}).setdefault(split, []).append(pairs)
     return {
         d: {s: _describe(np.concatenate(p)) for s, p in by_split.items()}
-        for d, by_split in sorted(gathered.items())
+        for d, by_split in sorted(sizes_by_definition.items())
     }
 
 
-def _describe(counted: Any) -> dict[str, Any]:
-    support, query, tasks = counted.T
+def _describe(size_counts: Any) -> dict[str, Any]:
+    support, query, tasks = size_counts.T
     card: dict[str, Any] = {
         "tasks": int(tasks.sum()),
         "support_rows": int(support @ tasks),
         "query_rows": int(query @ tasks),
     }
-    if len(counted):
+    if len(size_counts):
         card["support_quantiles"] = _quantiles(support, tasks)
         if query.any():
             known = support > 0
@@ -62,20 +62,22 @@ def _describe(counted: Any) -> dict[str, Any]:
 
 
 def _quantiles(values: Any, counts: Any) -> dict[str, float]:
-    """Percentiles of counted values, with linear interpolation, as `np.percentile` of the repeated
-    values has them.
+    """Percentiles of counted values, equal to `np.percentile` of the repeated values (linear
+    interpolation).
     """
     order = np.argsort(values, kind="stable")
     ends = np.cumsum(counts[order])
 
-    def at(position: Any) -> Any:
+    def value_at(position: Any) -> Any:
         return values[order][np.searchsorted(ends, position, side="right")]
 
-    place = np.array(_QUANTILES) / 100 * (ends[-1] - 1)
-    low, high = at(np.floor(place)), at(np.ceil(place))
+    positions = np.array(_QUANTILES) / 100 * (ends[-1] - 1)
+    low, high = value_at(np.floor(positions)), value_at(np.ceil(positions))
     return {
         str(q): float(v)
-        for q, v in zip(_QUANTILES, low + (high - low) * (place - np.floor(place)), strict=True)
+        for q, v in zip(
+            _QUANTILES, low + (high - low) * (positions - np.floor(positions)), strict=True
+        )
     }
 
 
@@ -90,13 +92,11 @@ def check_counts(counts: dict[str, int], max_bad_fraction: float) -> dict[str, A
     }
     read, used = counts.get("rows_read", 0), counts.get("rows_used", 0)
     invalid = {name: n for name, n in skipped.items() if name not in (DUPLICATE, OUTSIDE, ERASED)}
-    stopping = {
-        name.removeprefix(ERROR): n for name, n in invalid.items() if name.startswith(ERROR)
-    }
-    if stopping:
+    errors = {name.removeprefix(ERROR): n for name, n in invalid.items() if name.startswith(ERROR)}
+    if errors:
         raise LimamlError(
-            f"{sum(stopping.values())} of {read} rows are invalid where the schema says "
-            f"on_invalid: error: {stopping}"
+            f"{sum(errors.values())} of {read} rows are invalid where the schema says "
+            f"on_invalid: error: {errors}"
         )
     if sum(invalid.values()) > max_bad_fraction * read:
         raise LimamlError(
@@ -140,10 +140,10 @@ def unused_rows(splits: dict[str, Any], sizes: dict[str, Any], max_samples: int)
     lines = []
     for definition, parts in sizes.items():
         part = parts.get("train", {})
-        kept = part.get("support_rows", 0) + part.get("query_rows", 0)
-        if rows and kept and 1 - kept / rows > UNUSED:
+        used = part.get("support_rows", 0) + part.get("query_rows", 0)
+        if rows and used and 1 - used / rows > UNUSED:
             lines.append(
-                f"{1 - kept / rows:.0%} of the training rows are in no record of {definition!r}: a "
+                f"{1 - used / rows:.0%} of the training rows are in no record of {definition!r}: a "
                 f"task keeps its latest {max_samples}; raise --max-samples to train on more"
             )
     return lines
@@ -156,11 +156,11 @@ def make_card(
     counts: dict[str, int],
     summary: SplitSummary,
     sizes: dict[str, Any],
-    measured: dict[str, Any],
+    feature_drift: dict[str, Any],
 ) -> dict[str, Any]:
-    """The contents of data_card.json; `measured` is what `drift.MeasureFeatures` found."""
+    """The contents of data_card.json; `feature_drift` comes from `drift.MeasureFeatures`."""
 
-    def named(prefix: str) -> dict[str, int]:
+    def counts_under(prefix: str) -> dict[str, int]:
         return {
             name.removeprefix(prefix): n
             for name, n in sorted(counts.items())
@@ -173,13 +173,13 @@ def make_card(
         "name": schema.name,
         "schema_fingerprint": schema.fingerprint(),
         "rows": rows,
-        "filled": named(FILLED),
-        "unknown_keys": named(UNKNOWN_KEY),
+        "filled": counts_under(FILLED),
+        "unknown_keys": counts_under(UNKNOWN_KEY),
         "quality": input_quality,
-        "drift": measured,
+        "drift": feature_drift,
         "warnings": [
             *quality.warnings(input_quality),
-            *drift.warnings(measured),
+            *drift.warnings(feature_drift),
             *unused_rows(splits, sizes, settings.max_samples),
         ],
         "splits": splits,

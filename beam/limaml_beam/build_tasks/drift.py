@@ -44,14 +44,14 @@ class MeasureFeatures(beam.CombineFn):
     def add_input(self, accumulator: Parts, block: pa.Table) -> Parts:
         """Adds a block."""
         segment = segments(block, self.settings)
-        chosen = {int(split): segment == split for split in np.unique(segment)}
+        masks = {int(split): segment == split for split in np.unique(segment)}
         for feature in self.schema.all_features:
             if feature.categorical:
                 histograms = _histograms(block, feature, segment)
-                parts = {split: histograms[split] for split in chosen}
+                parts = {split: histograms[split] for split in masks}
             else:
                 values = numbers(block, feature)
-                parts = {s: moments(values[rows], feature.normalise) for s, rows in chosen.items()}
+                parts = {s: moments(values[rows], feature.normalise) for s, rows in masks.items()}
             for split, part in parts.items():
                 _add(accumulator, (feature.name, split), part)
         return accumulator
@@ -88,37 +88,37 @@ def drift_of(parts: list[Any]) -> dict[str, Any]:
     """
     train = parts[0]
     kind = "categorical" if isinstance(train, np.ndarray) else "numeric"
-    out: dict[str, Any] = {"kind": kind}
+    result: dict[str, Any] = {"kind": kind}
     for name, part in zip(NAMES[1:], parts[1:], strict=True):
         if train is None or part is None:
             continue
         measure = _categorical if kind == "categorical" else _numeric
         drift, noise, rows = measure(train, part)
-        out[name] = {
+        result[name] = {
             "drift": round(drift, 4),
             "uncertain": bool(drift <= noise or rows < _FEWEST_ROWS),
         }
-    return out
+    return result
 
 
 def warnings(drift: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One line for every feature that drifts beyond `LIMITS`."""
     lines = []
-    for feature, measured in drift.items():
+    for feature, feature_drift in drift.items():
         for split in NAMES[1:]:
-            difference = measured.get(split)
+            difference = feature_drift.get(split)
             if (
                 difference is None
                 or difference["uncertain"]
-                or difference["drift"] <= LIMITS[measured["kind"]]
+                or difference["drift"] <= LIMITS[feature_drift["kind"]]
             ):
                 continue
-            away = difference["drift"]
+            value = difference["drift"]
             lines.append(
-                f"feature {feature} drifts: the mean of its {split} rows is {away:.2f} standard "
+                f"feature {feature} drifts: the mean of its {split} rows is {value:.2f} standard "
                 "deviations from that of the training rows"
-                if measured["kind"] == "numeric"
-                else f"feature {feature} drifts: {away:.0%} of its {split} rows are distributed "
+                if feature_drift["kind"] == "numeric"
+                else f"feature {feature} drifts: {value:.0%} of its {split} rows are distributed "
                 "differently from the training rows"
             )
     return lines

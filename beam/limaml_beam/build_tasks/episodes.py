@@ -118,8 +118,8 @@ class AddSplitTimes(beam.DoFn):
 def definitions_with(schema: Schema, settings: TaskSettings) -> tuple[str, ...]:
     """The task definitions that episodes are written for: those with one split time per task.
 
-    With a split by date that is every definition; a split within tasks draws split times for its
-    own definition, which the definitions that refine it share.
+    With a split by date, these are all definitions. A split within tasks draws split times for its
+    own definition; the definitions that refine it share them.
     """
     if not settings.episodes:
         return ()

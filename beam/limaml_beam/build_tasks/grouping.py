@@ -61,19 +61,19 @@ def latest_of(blocks: Iterable[pa.Table], settings: TaskSettings) -> pa.Table:
     """`latest` of many blocks, one after another; holds the rows to keep and at most as many again,
     or a fixed slack.
     """
-    kept: list[pa.Table] = []
+    tables: list[pa.Table] = []
     for block in blocks:
-        kept.append(block)
+        tables.append(block)
         # The first table is the result of the last trimming; the others came after it. Trimming
         # when they outgrow it keeps the total work proportional to the rows.
-        if sum(t.num_rows for t in kept[1:]) > max(_SLACK_ROWS, kept[0].num_rows):
-            kept = [latest(pa.concat_tables(kept), settings)]
-    return latest(pa.concat_tables(kept), settings)
+        if sum(t.num_rows for t in tables[1:]) > max(_SLACK_ROWS, tables[0].num_rows):
+            tables = [latest(pa.concat_tables(tables), settings)]
+    return latest(pa.concat_tables(tables), settings)
 
 
 def keyed(block: pa.Table, schema: Schema, definition: str, definitions: Sequence[str]) -> pa.Table:
-    """A block with its task keys, and those of `definitions` beside this one, in place of the key
-    columns; key columns that joins need stay.
+    """Replaces the key columns of a block by its task keys under `definition`, and under those of
+    `definitions` that are stored beside it. Key columns that joins need stay.
     """
     block = block.append_column(TASK, columnar.join_keys(block, schema.task_columns(definition)))
     for name in schema.beside(definition, definitions):

@@ -56,7 +56,9 @@ class KeyHistory:
     sums: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, codes: Integers, times: Integers, labels: npt.NDArray[np.float64]) -> KeyHistory:
+    def from_rows(
+        cls, codes: Integers, times: Integers, labels: npt.NDArray[np.float64]
+    ) -> KeyHistory:
         """Sorts the rows."""
         order = np.lexsort((times, codes))
         return cls(codes[order], times[order], np.concatenate([[0.0], np.cumsum(labels[order])]))
@@ -67,10 +69,10 @@ class KeyHistory:
         """Smoothed rate, count and recency (days; -1 without a row) of each key from rows strictly
         before each time, all ``[m]``.
         """
-        known = np.unique(self.times)
-        place = len(known) + 1
-        ranked = self.codes * place + np.searchsorted(known, self.times)
-        before = np.searchsorted(ranked, codes * place + np.searchsorted(known, moments))
+        times = np.unique(self.times)
+        stride = len(times) + 1
+        row_ranks = self.codes * stride + np.searchsorted(times, self.times)
+        before = np.searchsorted(row_ranks, codes * stride + np.searchsorted(times, moments))
         start = np.searchsorted(self.codes, codes)
         count = before - start
         total = self.sums[before] - self.sums[start]
@@ -105,12 +107,12 @@ class _SplitByKey(beam.DoFn):
     def process(self, element: tuple[int, pa.Table]) -> Iterator[tuple[int, bytes]]:
         partition, block = element
         rows = pa.array(np.arange(block.num_rows, dtype=np.int32))
-        came_from = pa.array(np.full(block.num_rows, partition, np.int32))
+        origins = pa.array(np.full(block.num_rows, partition, np.int32))
         for index, history in enumerate(self.schema.history):
-            keys = {key_column(name): block[key_column(name)] for name in history.keys}
-            keys |= {name: block[name] for name in _OF_ROW if name in block.column_names}
-            keys |= {TIME: block[TIME], LABEL: block[LABEL]}
-            narrow = pa.table({**keys, _PARTITION: came_from, _ROW: rows})
+            columns = {key_column(name): block[key_column(name)] for name in history.keys}
+            columns |= {name: block[name] for name in _OF_ROW if name in block.column_names}
+            columns |= {TIME: block[TIME], LABEL: block[LABEL]}
+            narrow = pa.table({**columns, _PARTITION: origins, _ROW: rows})
             narrow = one_row_per_token(narrow, self.schema, history)
             hashes = columnar.stable_hash(columnar.join_keys(narrow, history.keys))
             for part, table in columnar.partition(narrow, hashes, self.partitions):
@@ -132,19 +134,25 @@ class _Compute(beam.DoFn):
         progress.advance("history features", table.num_rows)
         codes, _ = columnar.codes_of(columnar.join_keys(table, history.keys))
         times = columnar.to_numpy(table[TIME])
-        known = KeyHistory.of(codes, times, columnar.to_numpy(table[LABEL]).astype(np.float64))
+        key_history = KeyHistory.from_rows(
+            codes, times, columnar.to_numpy(table[LABEL]).astype(np.float64)
+        )
 
-        values = known.as_of(codes, moments_of(table, self.settings), prior, history.smoothing)
-        named = _named(history, values)
+        values = key_history.as_of(
+            codes, moments_of(table, self.settings), prior, history.smoothing
+        )
+        columns = _value_columns(history, values)
         for number in range(self.settings.episodes):
-            frozen = self._frozen(table, known, values, codes, number, (prior, history.smoothing))
-            named |= {
+            frozen = self._frozen(
+                table, key_history, values, codes, number, (prior, history.smoothing)
+            )
+            columns |= {
                 episodes.frozen_column(name, number): column
-                for name, column in _named(history, frozen).items()
+                for name, column in _value_columns(history, frozen).items()
             }
-        named |= {_PARTITION: table[_PARTITION], _ROW: table[_ROW]}
+        columns |= {_PARTITION: table[_PARTITION], _ROW: table[_ROW]}
         for partition, rows in columnar.partition(
-            pa.table(named),
+            pa.table(columns),
             columnar.to_numpy(table[_PARTITION]).astype(np.uint64),
             self.settings.partitions,
         ):
@@ -152,11 +160,10 @@ class _Compute(beam.DoFn):
 
         first = np.unique(codes, return_index=True)[1]
         end = np.full(len(first), summary.history_end(self.settings))
-        at_end = known.as_of(np.arange(len(first)), end, prior, history.smoothing)
+        at_end = key_history.as_of(np.arange(len(first)), end, prior, history.smoothing)
         keys = {name: table[key_column(name)].take(pa.array(first)) for name in history.keys}
-        online = pa.table(
-            {**keys, **_named(history, at_end), AS_OF: pa.array(end, pa.timestamp("ms", tz="UTC"))}
-        )
+        as_of = pa.array(end, pa.timestamp("ms", tz="UTC"))
+        online = pa.table({**keys, **_value_columns(history, at_end), AS_OF: as_of})
         yield beam.pvalue.TaggedOutput(
             ONLINE, (stem(history), part, online.filter(pa.array(at_end[1] > 0)))
         )
@@ -164,11 +171,11 @@ class _Compute(beam.DoFn):
     def _frozen(
         self,
         table: pa.Table,
-        known: KeyHistory,
+        key_history: KeyHistory,
         values: tuple[Any, ...],
         codes: Integers,
         episode: int,
-        smoothed: tuple[float, float],
+        prior_and_smoothing: tuple[float, float],
     ) -> tuple[Any, ...]:
         """`values` as an episode's rows see them: those of training rows from the split time on are
         frozen at the split time.
@@ -177,7 +184,7 @@ class _Compute(beam.DoFn):
         query = (segments(table, self.settings) == TRAIN) & (
             columnar.to_numpy(table[TIME]) >= split_time
         )
-        at_split_time = known.as_of(codes[query], split_time[query], *smoothed)
+        at_split_time = key_history.as_of(codes[query], split_time[query], *prior_and_smoothing)
         frozen = tuple(np.array(value) for value in values)
         for value, other in zip(frozen, at_split_time, strict=True):
             value[query] = other
@@ -195,8 +202,8 @@ def one_row_per_token(rows: pa.Table, schema: Schema, history: History) -> pa.Ta
         if name in separators:
             lists = pc.split_pattern(rows[key_column(name)].combine_chunks(), separators[name])
             rows = rows.take(pc.list_parent_indices(lists))
-            place = rows.column_names.index(key_column(name))
-            rows = rows.set_column(place, key_column(name), lists.flatten())
+            position = rows.column_names.index(key_column(name))
+            rows = rows.set_column(position, key_column(name), lists.flatten())
     return rows
 
 
@@ -205,9 +212,9 @@ def stem(history: History) -> str:
     return "_".join(history.keys)
 
 
-def _named(history: History, values: tuple[Any, ...]) -> dict[str, pa.Array]:
-    made = dict(zip(HISTORY_VALUES, values, strict=True))
-    return {name: pa.array(made[value], pa.float32()) for value, name in history.names().items()}
+def _value_columns(history: History, values: tuple[Any, ...]) -> dict[str, pa.Array]:
+    by_kind = dict(zip(HISTORY_VALUES, values, strict=True))
+    return {name: pa.array(by_kind[value], pa.float32()) for value, name in history.names().items()}
 
 
 class _Join(beam.DoFn):

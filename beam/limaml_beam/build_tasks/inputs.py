@@ -70,12 +70,12 @@ class Inputs:
         """Fails before any worker starts if a first file lacks a column, or has a column of a type
         in which no row can be valid.
         """
-        wanted: dict[str | None, tuple[Source, tuple[str, ...]]] = {
+        sources: dict[str | None, tuple[Source, tuple[str, ...]]] = {
             None: (self.interactions, interaction_columns(schema, definitions))
         }
         for name, source in self.tables.items():
-            wanted[name] = source, table_columns(schema, name)
-        for table, (source, columns) in wanted.items():
+            sources[name] = source, table_columns(schema, name)
+        for table, (source, columns) in sources.items():
             types = column_types(source, columns)
             for feature in schema.features:
                 kind = types.get(feature.name)

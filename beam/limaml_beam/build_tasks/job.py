@@ -63,16 +63,18 @@ def build_tasks(
     staging = staged_output.staging_of(output)
     try:
         outcome.stage("build")
-        with staged_output.held(staging, output):
+        with staged_output.hold_lock(staging, output):
             with progress.display():
                 _run(schema, settings, inputs, staging, options)
             card = _finish(schema, settings, inputs, staging, max_bad_fraction)
             outcome.stage("write")
             staged_output.publish(staging, output)
     except LimamlError as error:
-        kept = staged_output.keep_dead_letters(staging, output)
+        rejected_folder = staged_output.keep_dead_letters(staging, output)
         raise type(error)(
-            f"{error}; the rejected rows are in {kept}" if kept else str(error)
+            f"{error}; the rejected rows are in {rejected_folder}"
+            if rejected_folder
+            else str(error)
         ) from error
     finally:
         staged_output.discard(staging)

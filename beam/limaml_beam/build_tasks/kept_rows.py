@@ -42,17 +42,17 @@ class KeptRowsWriter:
         """Adds the rows of some records: `keys` ``[records]``, rows from `starts` to `stops`."""
         counts = stops - starts
         first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
-        rows = np.repeat(starts - first, counts) + np.arange(counts.sum())
-        kept = plain(table.take(pa.array(rows))).combine_chunks()
-        if not kept.num_rows:
+        indices = np.repeat(starts - first, counts) + np.arange(counts.sum())
+        rows = plain(table.take(pa.array(indices))).combine_chunks()
+        if not rows.num_rows:
             return
         if self._writer is None:
-            self._writer = pa.ipc.new_file(self._sink, kept.schema)
+            self._writer = pa.ipc.new_file(self._sink, rows.schema)
         entries = np.empty(len(keys), _ENTRY)
         entries["hash"], entries["batch"] = columnar.stable_hash(keys), len(self._entries)
         entries["start"], entries["rows"] = first, counts
         self._entries.append(entries)
-        self._writer.write_batch(kept.to_batches()[0])
+        self._writer.write_batch(rows.to_batches()[0])
 
     def close(self) -> Any:
         """Ends the Arrow file; returns the index entries of its tasks, None without tasks."""
@@ -81,10 +81,10 @@ def shard_path(shard: int) -> str:
 
 def plain(table: pa.Table) -> pa.Table:
     """A table without dictionary columns."""
-    for place, field in enumerate(table.schema):
+    for position, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             column = table[field.name].cast(field.type.value_type)
-            table = table.set_column(place, field.name, column)
+            table = table.set_column(position, field.name, column)
     return table
 
 
@@ -106,14 +106,16 @@ class KeptRows:
                 f"{folder} has no rows beside its records: run `limaml refresh --keep-rows` once"
             )
 
-    def of(self, keys: Sequence[str]) -> list[pa.RecordBatch]:
+    def read(self, keys: Sequence[str]) -> list[pa.RecordBatch]:
         """The rows of the given tasks that exist, one record batch per task."""
         hashes = columnar.stable_hash(pa.array(keys, pa.string()))
         shard_of = (hashes % np.uint64(self._shards)).astype(np.int64)
         tables = []
         for shard in np.unique(shard_of).tolist():
-            mine = np.flatnonzero(shard_of == shard)
-            tables += self._in_shard(shard, [keys[i] for i in mine.tolist()], hashes[mine])
+            positions = np.flatnonzero(shard_of == shard)
+            tables += self._in_shard(
+                shard, [keys[i] for i in positions.tolist()], hashes[positions]
+            )
         return tables
 
     def _in_shard(self, shard: int, keys: list[str], hashes: Any) -> list[pa.RecordBatch]:
@@ -127,14 +129,14 @@ class KeptRows:
         with pa.memory_map(f"{path}.arrow") as source:
             reader = pa.ipc.open_file(source)
             batches: dict[int, pa.RecordBatch] = {}
-            places = np.searchsorted(entries["hash"], hashes)
-            for key, hashed, place in zip(keys, hashes, places.tolist(), strict=True):
-                while place < len(entries) and entries[place]["hash"] == hashed:
-                    number, start, rows = entries[place].tolist()[1:]
+            positions = np.searchsorted(entries["hash"], hashes)
+            for key, key_hash, position in zip(keys, hashes, positions.tolist(), strict=True):
+                while position < len(entries) and entries[position]["hash"] == key_hash:
+                    number, start, rows = entries[position].tolist()[1:]
                     if number not in batches:
                         batches[number] = reader.get_batch(number)
                     rows_of_task = batches[number].slice(start, rows)
                     if rows_of_task[TASK][0].as_py() == key:
                         tables.append(rows_of_task)
-                    place += 1
+                    position += 1
         return tables

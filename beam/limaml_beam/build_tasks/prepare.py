@@ -49,9 +49,9 @@ def prepare(
         schema = schema.replace(split=Split(per_task=options.split_per_task))
     dates = _dates(options, schema)
     text = text_format(options.delimiter, options.null_words)
-    wanted = dates.get("first", FAR_PAST), dates.get("last", FAR_FUTURE)
+    date_range = dates.get("first", FAR_PAST), dates.get("last", FAR_FUTURE)
     inputs = Inputs.find(
-        schema, interactions, tables, text, None if options.all_partitions else wanted
+        schema, interactions, tables, text, None if options.all_partitions else date_range
     )
     card = build_tasks(
         schema,
@@ -101,11 +101,11 @@ def _settings(
 
 
 def _episodes(options: PrepareOptions, schema: Schema) -> int:
-    can = bool(schema.history) and not options.recent_only
+    allowed = bool(schema.history) and not options.recent_only
     if options.episodes is None:
         within_tasks = schema.split is not None and schema.split.per_task is not None
-        return 8 if can and within_tasks else 0
-    if options.episodes and not can:
+        return 8 if allowed and within_tasks else 0
+    if options.episodes and not allowed:
         raise LimamlError(
             f"--episodes {options.episodes} needs history features in the schema and evaluation "
             "splits; leave it out"
@@ -117,8 +117,8 @@ def _prior(options: PrepareOptions, schema: Schema) -> float | None:
     """The mean label of the rows that the model was trained on: as given, or from the data card
     beside their records.
     """
-    given = options.history_prior
-    if given is None:
+    prior = options.history_prior
+    if prior is None:
         if options.recent_only and schema.history:
             logging.getLogger(__name__).warning(
                 "history rates are smoothed towards the mean label of this run's rows, not "
@@ -127,8 +127,8 @@ def _prior(options: PrepareOptions, schema: Schema) -> float | None:
             )
         return None
     with contextlib.suppress(ValueError):
-        return float(given)
-    path = files.join(str(given), DATA_CARD_FILE)
+        return float(prior)
+    path = files.join(str(prior), DATA_CARD_FILE)
     text = files.read_text(path)
     if text is None:
         raise LimamlError(
@@ -137,7 +137,7 @@ def _prior(options: PrepareOptions, schema: Schema) -> float | None:
     card = json.loads(text)
     if card["schema_fingerprint"] != schema.fingerprint():
         raise LimamlError(
-            f"--history-prior {given} has another schema ({card['name']!r}) than {schema.name!r}"
+            f"--history-prior {prior} has another schema ({card['name']!r}) than {schema.name!r}"
         )
     return float(card["splits"]["train"]["label_rate"])
 

@@ -39,8 +39,8 @@ def describe(
     first = [time for time in summary.first if time is not None]
     last = [time for time in summary.last if time is not None]
     shares: dict[str, Any] = {
-        "filled": {name: n / read for name, n in _named(counts, FILLED).items()},
-        "unknown_keys": {name: n / read for name, n in _named(counts, UNKNOWN_KEY).items()},
+        "filled": {name: n / read for name, n in _counts_under(counts, FILLED).items()},
+        "unknown_keys": {name: n / read for name, n in _counts_under(counts, UNKNOWN_KEY).items()},
         "implausible_times": counts.get(IMPLAUSIBLE, 0) / read,
     }
     if last:
@@ -61,21 +61,22 @@ def check(schema: Schema, counts: Mapping[str, int]) -> None:
             f"all {read} rows have weight 0 in column {schema.weight!r}: no row would count; is "
             f"this the weight column?"
         )
-    odd = counts.get(IMPLAUSIBLE, 0)
-    if odd > MAX_IMPLAUSIBLE * read:
+    implausible = counts.get(IMPLAUSIBLE, 0)
+    if implausible > MAX_IMPLAUSIBLE * read:
         raise LimamlError(
-            f"{odd} of {read} rows have a time before 1980 or after 2099, or none that can be read "
-            f"in column {schema.timestamp!r}: is `timestamp_unit: {schema.timestamp_unit}` right?"
+            f"{implausible} of {read} rows have a time before 1980 or after 2099, or none that can "
+            f"be read in column {schema.timestamp!r}: is `timestamp_unit: {schema.timestamp_unit}` "
+            "right?"
         )
-    unreadable, filled = _named(counts, UNREADABLE), _named(counts, FILLED)
-    lost = sorted(name for name in unreadable if read and filled.get(name, 0) == read)
-    if lost:
+    unreadable, filled = _counts_under(counts, UNREADABLE), _counts_under(counts, FILLED)
+    invalid = sorted(name for name in unreadable if read and filled.get(name, 0) == read)
+    if invalid:
         kinds = {f.name: f.dtype for f in schema.features}
         raise LimamlError(
-            f"no row has a valid value of {lost[0]!r} (declared {kinds[lost[0]]}), though "
-            f"{unreadable[lost[0]]} have one: fix the column, or correct its declaration"
+            f"no row has a valid value of {invalid[0]!r} (declared {kinds[invalid[0]]}), though "
+            f"{unreadable[invalid[0]]} have one: fix the column, or correct its declaration"
         )
-    for table, unknown in _named(counts, UNKNOWN_KEY).items():
+    for table, unknown in _counts_under(counts, UNKNOWN_KEY).items():
         if read and unknown == read:
             raise LimamlError(
                 f"no value of {schema.tables[table]!r} in the interactions occurs in the table "
@@ -103,6 +104,6 @@ def warnings(quality: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _named(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
+def _counts_under(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
     names = [name for name in sorted(counts) if name.startswith(prefix)]
     return {name.removeprefix(prefix): counts[name] for name in names}

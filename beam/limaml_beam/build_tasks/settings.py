@@ -107,16 +107,16 @@ def date_fields(
     if recent_only:
         return _recent_dates(window, window_end)
     if schema.split is not None and schema.split.per_task is not None:
-        given_dates = (validation_start, test_start, train_start, test_end, window_days, window_end)
-        return _no_dates(schema, schema.split.per_task, given_dates)
+        dates = (validation_start, test_start, train_start, test_end, window_days, window_end)
+        return _no_dates(schema, schema.split.per_task, dates)
     if window_end is not None:
         raise LimamlError(
             "--window-end needs --recent-only; with evaluation splits the window ends at "
             "--validation-start and --test-start"
         )
-    given = schema.split
-    validation_start = validation_start or (given.validation_start if given else None)
-    test_start = test_start or (given.test_start if given else None)
+    schema_split = schema.split
+    validation_start = validation_start or (schema_split.validation_start if schema_split else None)
+    test_start = test_start or (schema_split.test_start if schema_split else None)
     if validation_start is None or test_start is None:
         raise LimamlError(
             f"schema {schema.name!r} has no split: give --validation-start and --test-start, or "
@@ -125,8 +125,8 @@ def date_fields(
     split = Split(
         validation_start=validation_start,
         test_start=test_start,
-        train_start=train_start or (given.train_start if given else None),
-        test_end=test_end or (given.test_end if given else None),
+        train_start=train_start or (schema_split.train_start if schema_split else None),
+        test_end=test_end or (schema_split.test_end if schema_split else None),
     )
     return _split_dates(split, window)
 
@@ -145,10 +145,10 @@ def _recent_dates(window: int, window_end: str | None) -> dict[str, Any]:
 
 
 def _no_dates(
-    schema: Schema, shares: tuple[float, float, float], given: Sequence[Any]
+    schema: Schema, shares: tuple[float, float, float], dates: Sequence[Any]
 ) -> dict[str, Any]:
     """The dates of a split within tasks: none, so none may be given."""
-    if any(value is not None for value in given):
+    if any(value is not None for value in dates):
         raise LimamlError(
             f"schema {schema.name!r} splits within tasks ({list(shares)}): "
             "leave out the dates and the window, or remove split.per_task"

@@ -60,20 +60,20 @@ class Sample:
     def merge(self, other: Sample) -> Sample:
         """The sample of the rows of both samples."""
         order = np.concatenate([self.order, other.order])
-        kept = np.argsort(order, kind="stable")[:SAMPLE_ROWS]
+        smallest = np.argsort(order, kind="stable")[:SAMPLE_ROWS]
         values = {
-            name: np.concatenate([value, other.values[name]])[kept]
+            name: np.concatenate([value, other.values[name]])[smallest]
             for name, value in self.values.items()
         }
-        return Sample(order[kept], values)
+        return Sample(order[smallest], values)
 
 
 def sample_rows(rows: pa.Table, features: Sequence[Feature]) -> Sample:
     """The sample of a block's rows."""
     order = columnar.to_numpy(rows[ORDER])
-    kept = np.argsort(order, kind="stable")[:SAMPLE_ROWS]
-    values = {f.name: transformed(numbers(rows, f)[kept], f.normalise) for f in features}
-    return Sample(order[kept], values)
+    smallest = np.argsort(order, kind="stable")[:SAMPLE_ROWS]
+    values = {f.name: transformed(numbers(rows, f)[smallest], f.normalise) for f in features}
+    return Sample(order[smallest], values)
 
 
 def numbers(rows: pa.Table, feature: Feature) -> npt.NDArray[np.float64]:
@@ -89,12 +89,14 @@ def transformed(values: npt.NDArray[np.float64], normalise: str) -> npt.NDArray[
 
 
 def token_counts(column: pa.ChunkedArray, feature: Feature) -> Counter[Any]:
-    """How often each token occurs; each value of a multi-valued feature counts; empty values do
-    not.
+    """How often each token occurs. All values of a multi-valued feature count, except empty
+    ones.
     """
-    counted = pc.value_counts(column.combine_chunks())
+    value_counts = pc.value_counts(column.combine_chunks())
     pairs = zip(
-        counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True
+        value_counts.field("values").to_pylist(),
+        value_counts.field("counts").to_pylist(),
+        strict=True,
     )
     if feature.separator is None:
         return Counter(dict(pairs))

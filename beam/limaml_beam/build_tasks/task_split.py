@@ -48,12 +48,14 @@ def split_tasks(
     segment = np.zeros(len(tasks), np.int64)
     for share in np.cumsum(shares)[:2]:
         segment += position >= np.repeat(np.round(share * counts), counts)
-    opens = np.flatnonzero(np.diff(tasks[by_task] * 3 + segment, prepend=-1))
-    first_time = np.repeat(times[by_task][opens], np.diff(np.append(opens, len(tasks))))
+    segment_starts = np.flatnonzero(np.diff(tasks[by_task] * 3 + segment, prepend=-1))
+    first_time = np.repeat(
+        times[by_task][segment_starts], np.diff(np.append(segment_starts, len(tasks)))
+    )
     moment = np.where(segment == TRAIN, times[by_task], first_time)
-    back = np.empty_like(by_task)
-    back[by_task] = np.arange(len(tasks))
-    return segment[back], moment[back]
+    inverse = np.empty_like(by_task)
+    inverse[by_task] = np.arange(len(tasks))
+    return segment[inverse], moment[inverse]
 
 
 class SplitWithinTasks(beam.PTransform):
@@ -117,7 +119,7 @@ class _Split(beam.DoFn):
         assert self.settings.task_shares is not None
         times, order = columnar.to_numpy(rows[TIME]), columnar.to_numpy(rows[ORDER])
         segment, moment = split_tasks(codes, times, order, self.settings.task_shares)
-        named = {
+        columns = {
             _PARTITION: rows[_PARTITION],
             _ROW: rows[_ROW],
             SEGMENT: pa.array(segment),
@@ -125,12 +127,12 @@ class _Split(beam.DoFn):
         }
         if self.settings.episodes:
             hashes = columnar.stable_hash(keys)
-            named[EPISODES] = episodes.as_column(
+            columns[EPISODES] = episodes.as_column(
                 episodes.split_times_within_tasks(
                     hashes, codes, times, order, segment, self.settings.episodes
                 )
             )
-        values = pa.table(named)
+        values = pa.table(columns)
         partitions = columnar.to_numpy(rows[_PARTITION]).astype(np.uint64)
         for partition, part in columnar.partition(values, partitions, self.settings.partitions):
             yield partition, self.shuffle.pack(part.drop_columns([_PARTITION]))

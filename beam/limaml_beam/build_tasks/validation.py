@@ -50,12 +50,12 @@ FILLED, UNREADABLE, UNKNOWN_KEY = "filled:", "unreadable:", "unknown_key:"
 
 def key_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]:
     """Every column that task definitions, history features or joins are keyed by."""
-    wanted = [
+    columns = [
         *schema.tables.values(),
         *(c for d in definitions for c in schema.task_columns(d)),
         *(c for h in schema.history for c in h.keys),
     ]
-    return tuple(dict.fromkeys(wanted))
+    return tuple(dict.fromkeys(columns))
 
 
 def interaction_columns(schema: Schema, definitions: tuple[str, ...]) -> tuple[str, ...]:
@@ -160,18 +160,18 @@ def validate(
     _read_labels(schema, raw, columns, counts, reject)
     for name in schema.carry:
         columns[name] = pa.array(as_floats(raw[name]), pa.float32())
-    rows_in = _rows_in_tables(schema, tables, raw, counts)
-    _read_features(schema, tables, raw, rows_in, columns, counts, reject)
-    derived = _read_keys(schema, settings, tables, raw, rows_in, columns, reject)
+    rows_by_table = _rows_in_tables(schema, tables, raw, counts)
+    _read_features(schema, tables, raw, rows_by_table, columns, counts, reject)
+    derived = _read_keys(schema, settings, tables, raw, rows_by_table, columns, reject)
     outside = (times < settings.first) | (times >= settings.last)
     reject(outside & implausible(times), IMPLAUSIBLE)
     reject(outside, OUTSIDE)
     if settings.erased:
         reasons[_erased(schema, settings, columns)] = ERASED
 
-    given = [name for name in columns if name not in derived]
+    input_columns = [name for name in columns if name not in derived]
     columns[ORDER] = pa.array(
-        columnar.mix_hashes([columnar.stable_hash(columns[n]) for n in given])
+        columnar.mix_hashes([columnar.stable_hash(columns[n]) for n in input_columns])
     )
     distinct, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
     counts.update(
@@ -185,11 +185,11 @@ def _rows_in_tables(
     schema: Schema, tables: Tables, raw: pa.Table, counts: dict[str, int]
 ) -> dict[str, npt.NDArray[Any]]:
     """Each row's row in each feature table, -1 for unknown keys, which are counted."""
-    found = {}
+    rows_by_table = {}
     for name, table in tables.items():
-        found[name] = table.find(arrow_keys.as_keys(raw[schema.tables[name]]))
-        counts[UNKNOWN_KEY + name] = int((found[name] < 0).sum())
-    return found
+        rows_by_table[name] = table.find(arrow_keys.as_keys(raw[schema.tables[name]]))
+        counts[UNKNOWN_KEY + name] = int((rows_by_table[name] < 0).sum())
+    return rows_by_table
 
 
 def _read_times(
@@ -230,7 +230,7 @@ def _read_features(
     schema: Schema,
     tables: Tables,
     raw: pa.Table,
-    rows_in: Mapping[str, npt.NDArray[Any]],
+    rows_by_table: Mapping[str, npt.NDArray[Any]],
     columns: dict[str, pa.Array],
     counts: dict[str, int],
     reject: Reject,
@@ -242,12 +242,12 @@ def _read_features(
         if feature.table is None:
             columns[feature.name], bad = column_values.as_feature(raw[feature.name], feature)
         else:
-            bad = tables[feature.table].invalid(feature, rows_in[feature.table])
+            bad = tables[feature.table].invalid(feature, rows_by_table[feature.table])
         if feature.on_invalid == "fill":
             counts[FILLED + feature.name] = int(bad.sum())
             if feature.table is None and bad.any():
-                given = np.asarray(pc.is_valid(raw[feature.name]))
-                counts[UNREADABLE + feature.name] = int((bad & given).sum())
+                has_value = np.asarray(pc.is_valid(raw[feature.name]))
+                counts[UNREADABLE + feature.name] = int((bad & has_value).sum())
         else:
             reject(
                 bad,
@@ -261,7 +261,7 @@ def _read_keys(
     settings: TaskSettings,
     tables: Tables,
     raw: pa.Table,
-    rows_in: Mapping[str, npt.NDArray[Any]],
+    rows_by_table: Mapping[str, npt.NDArray[Any]],
     columns: dict[str, pa.Array],
     reject: Reject,
 ) -> set[str]:
@@ -271,7 +271,7 @@ def _read_keys(
     for name in key_columns(schema, settings.definitions):
         if name in joined:
             feature, table = joined[name]
-            text = arrow_keys.as_keys(tables[table].column(feature, rows_in[table]))
+            text = arrow_keys.as_keys(tables[table].column(feature, rows_by_table[table]))
         else:
             text = arrow_keys.as_keys(column_values.joined(raw[name], separators.get(name)))
         if any(name in schema.task_columns(d) for d in settings.definitions):
@@ -288,10 +288,10 @@ def _read_keys(
 def _erased(schema: Schema, settings: TaskSettings, columns: Mapping[str, pa.Array]) -> Mask:
     """Which rows belong to erased tasks of any definition; see `Schema.key_prefixes`."""
     tombstones = Tombstones(settings.erased)
-    gone = np.zeros(len(columns[TIME]), np.bool_)
+    mask = np.zeros(len(columns[TIME]), np.bool_)
     for definition, prefix in schema.key_prefixes(settings.definitions).items():
         parts = [columns[key_column(name)] for name in schema.task_columns(definition)]
         codes, distinct = columnar.codes_of(arrow_keys.join_keys(parts))
         keys = [f"{prefix}{key}".encode() for key in distinct.to_pylist()]
-        gone |= tombstones.mean(keys)[codes]
-    return gone
+        mask |= tombstones.matches(keys)[codes]
+    return mask

@@ -77,24 +77,24 @@ def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
         support_from(validation, settings.support_start),
         support_from(test, settings.recent_start),
     )
-    uncut = np.full(len(tasks), -1)
+    no_query = np.full(len(tasks), -1)
     limits = {
-        "train": (train, validation, train, uncut),
+        "train": (train, validation, train, no_query),
         "validation": (validation, test, train, validation - train),
         "test": (test, stop, recent, test - recent),
-        "recent": (recent, test, recent, uncut),
+        "recent": (recent, test, recent, no_query),
     }
     by_split = {}
     for split in splits(settings):
-        needed_from, end, start, query_start = limits[split]
-        kept = np.flatnonzero(end > needed_from)
+        required_start, end, start, query_start = limits[split]
+        nonempty = np.flatnonzero(end > required_start)
         by_split[split] = Spans(
-            keys.take(pa.array(kept)), start[kept], end[kept], query_start[kept]
+            keys.take(pa.array(nonempty)), start[nonempty], end[nonempty], query_start[nonempty]
         )
     return by_split
 
 
-def whole_tasks(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+def task_slices(table: pa.Table, rows: int) -> Iterator[pa.Table]:
     """Slices of a sorted table that end where a task ends; each but the last has at least `rows`
     rows.
     """
@@ -111,13 +111,15 @@ def encoder(
     schema: Schema, table: pa.Table, beside: Sequence[str] = ()
 ) -> task_encoder.TaskEncoder:
     """The record encoder over a block's columns; see `record_format.encode_task` for `beside`."""
-    named: dict[str, Any] = {feature.name: table[feature.name] for feature in schema.all_features}
-    named |= {name: table[name] for name in schema.carry}
-    named |= {record_format.LABEL: table[LABEL], record_format.TIMESTAMP: table[TIME]}
+    columns: dict[str, Any] = {feature.name: table[feature.name] for feature in schema.all_features}
+    columns |= {name: table[name] for name in schema.carry}
+    columns |= {record_format.LABEL: table[LABEL], record_format.TIMESTAMP: table[TIME]}
     if schema.weight is not None:
-        named[record_format.WEIGHT] = table[WEIGHT]
-    named |= {record_format.key_list(name): table[columnar.beside_column(name)] for name in beside}
-    return task_encoder.TaskEncoder(schema, named, beside)
+        columns[record_format.WEIGHT] = table[WEIGHT]
+    columns |= {
+        record_format.key_list(name): table[columnar.beside_column(name)] for name in beside
+    }
+    return task_encoder.TaskEncoder(schema, columns, beside)
 
 
 class WriteShard(beam.DoFn):
@@ -153,40 +155,40 @@ class WriteShard(beam.DoFn):
             for split in (*splits(self.settings), *self.episodes)
         }
         with contextlib.ExitStack() as stack:
-            files = {
+            writers = {
                 split: stack.enter_context(_compressed(self._path(split, shard))) for split in sizes
             }
             rows = stack.enter_context(self._kept_rows(shard))
-            for part in whole_tasks(table, _ROWS):
+            for part in task_slices(table, _ROWS):
                 progress.advance(f"writing {self.definition}", part.num_rows)
                 joined = join(self.schema, self.tables, part)
                 for split, records, positions in self._records(part, joined):
-                    files[split](frame_records(records))
+                    writers[split](frame_records(records))
                     sizes[split].append(positions.sizes())
                     if rows is not None and split == folder.RECENT:
                         rows.add(joined, positions.keys, positions.starts, positions.stops)
-        counted = {}
+        size_counts = {}
         for split, pairs in sizes.items():
             distinct, counts = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
             Metrics.counter("build_tasks", f"tasks:{self.definition}:{split}").inc(
                 int(counts.sum())
             )
-            counted[split] = np.concatenate([distinct, counts[:, None]], axis=1)
-        yield self.definition, counted
+            size_counts[split] = np.concatenate([distinct, counts[:, None]], axis=1)
+        yield self.definition, size_counts
 
     def _records(
         self, part: pa.Table, joined: pa.Table
     ) -> Iterator[tuple[str, pa.LargeBinaryArray, Spans]]:
         """Each split's name, its records, and their position in the table."""
-        encode = encoder(self.schema, joined, self.beside)
+        record_encoder = encoder(self.schema, joined, self.beside)
         by_split = spans(part, self.settings)
         for split, positions in by_split.items():
-            yield split, encoded(encode, positions), positions
+            yield split, encoded(record_encoder, positions), positions
         for number, name in enumerate(self.episodes):
             train = by_split["train"]
             starts = episodes.query_starts(part, train.starts, train.stops, number)
             positions = dataclasses.replace(train, query_starts=starts)
-            frozen = encode.replaced(episodes.frozen_columns(self.schema, part, number))
+            frozen = record_encoder.replaced(episodes.frozen_columns(self.schema, part, number))
             yield name, encoded(frozen, positions), positions
 
     def _kept_rows(
@@ -203,9 +205,9 @@ class WriteShard(beam.DoFn):
         return str(FileSystems.join(self.directory, self.definition, name))
 
 
-def encoded(encode: task_encoder.TaskEncoder, positions: Spans) -> pa.LargeBinaryArray:
+def encoded(record_encoder: task_encoder.TaskEncoder, positions: Spans) -> pa.LargeBinaryArray:
     """The records of spans ``[records]``."""
-    return encode.encode_tasks(
+    return record_encoder.encode_tasks(
         positions.keys, positions.starts, positions.stops, positions.query_starts
     )
 
@@ -220,7 +222,7 @@ def _compressed(path: str) -> Iterator[Callable[[bytes], None]]:
     """A function that appends to a gzip file; the file holds no time, so that equal records give
     equal bytes.
     """
-    squeeze = isal_zlib.compressobj(_COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
+    compressor = isal_zlib.compressobj(_COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
     with staged_file(path) as file:
-        yield lambda content: file.write(squeeze.compress(content))
-        file.write(squeeze.flush())
+        yield lambda content: file.write(compressor.compress(content))
+        file.write(compressor.flush())

@@ -280,9 +280,9 @@ def render(report: dict[str, Any]) -> str:
     }
     lines += [f"  {report[name]} {text}" for name, text in others.items() if report.get(name)]
     lines += [f"  {count} dead letters: {name}" for name, count in report["dead_letters"].items()]
-    before_after = report.get("statistics", {}).get("loss_improvement")
-    if before_after is not None:
-        lines.append(f"  adaptation lowers the mean loss by {before_after:.1%}")
+    improvement = report.get("statistics", {}).get("loss_improvement")
+    if improvement is not None:
+        lines.append(f"  adaptation lowers the mean loss by {improvement:.1%}")
     if report.get("published"):
         lines.append(f"published {report['published']}; next: limaml serve EXPORT/ranker")
     return "\n".join(lines)

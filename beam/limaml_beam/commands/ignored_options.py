@@ -42,19 +42,19 @@ def refuse_ignored(
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
 
-    def given(option: str) -> bool:
+    def is_given(option: str) -> bool:
         name = option.removeprefix("--").replace("-", "_")
         return bool(getattr(arguments, name) != parser.get_default(name))
 
     for rule in rules:
-        for option in filter(given, rule.options):
-            if rule.needs and not any(map(given, rule.needs)):
+        for option in filter(is_given, rule.options):
+            if rule.needs and not any(map(is_given, rule.needs)):
                 needed = " or ".join(rule.needs)
                 raise LimamlError(
                     f"{option} needs {needed}, and does nothing without it: leave out {option}, "
                     f"or give {needed}"
                 )
-            for other in filter(given, rule.not_with):
+            for other in filter(is_given, rule.not_with):
                 raise LimamlError(
                     f"{option} does nothing with {other}: leave out {option}, or {other}"
                 )

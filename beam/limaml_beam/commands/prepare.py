@@ -179,16 +179,16 @@ def options_from(arguments: argparse.Namespace, without: Sequence[str] = ()) -> 
         without: Options with another meaning in the calling command.
     """
     names = {field.name for field in dataclasses.fields(PrepareOptions)} - set(without)
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(arguments).items()
         if name in names
     }
-    if given.get("tasks"):
-        given["tasks"] = tuple(name for text in given["tasks"] for name in text.split(","))
-    if given.get("split_per_task") is not None:
-        given["split_per_task"] = _shares(given["split_per_task"])
-    return PrepareOptions(**given, tables=_tables(arguments.table))
+    if values.get("tasks"):
+        values["tasks"] = tuple(name for text in values["tasks"] for name in text.split(","))
+    if values.get("split_per_task") is not None:
+        values["split_per_task"] = _shares(values["split_per_task"])
+    return PrepareOptions(**values, tables=_tables(arguments.table))
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -236,8 +236,8 @@ def render(card: dict[str, Any]) -> str:
     lines += [
         f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items() if number
     ]
-    if closed := card["files"]["interactions"]["outside_dates"]:
-        lines.append(f"  {closed} files not opened: partitions of days outside the dates")
+    if outside_dates := card["files"]["interactions"]["outside_dates"]:
+        lines.append(f"  {outside_dates} files not opened: partitions of days outside the dates")
     for definition, splits in card["tasks"].items():
         episodes = [split for split in splits if split.startswith(EPISODE)]
         if episodes:

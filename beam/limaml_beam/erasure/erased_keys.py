@@ -15,7 +15,7 @@ from tfrec_limaml.schema.task_keys import decode_task_key, task_key
 from tfrec_limaml.store.erasure import is_erased
 
 
-class Erased:
+class ErasedKeys:
     """The keys to erase, and how rows of any form are recognised.
 
     Args:
@@ -35,7 +35,7 @@ class Erased:
         self._definitions: dict[tuple[str, ...], str] = {}
         self._prefixes: dict[str, str] = {}
 
-    def beside(self, schema: Schema, definitions: Sequence[str]) -> Erased:
+    def with_schema(self, schema: Schema, definitions: Sequence[str]) -> ErasedKeys:
         """The same keys for files of a folder with a schema.
 
         Args:
@@ -43,23 +43,23 @@ class Erased:
             definitions: Those that the folder holds records of, the first one first; a plain key
                 is not one of a definition beside it (see `Schema.key_prefixes`).
         """
-        made = Erased(())
-        made._keys, made._words, made._parts = self._keys, self._words, self._parts
+        result = ErasedKeys(())
+        result._keys, result._words, result._parts = self._keys, self._words, self._parts
         first = definitions or (schema.default_task,)
-        made._prefixes = schema.key_prefixes(tuple(dict.fromkeys([*first, *schema.tasks])))
-        made._definitions = {schema.task_columns(n): p for n, p in made._prefixes.items()}
-        return made
+        result._prefixes = schema.key_prefixes(tuple(dict.fromkeys([*first, *schema.tasks])))
+        result._definitions = {schema.task_columns(n): p for n, p in result._prefixes.items()}
+        return result
 
     @property
     def has_definitions(self) -> bool:
         """Whether a schema says which columns make task keys."""
         return bool(self._definitions)
 
-    def key(self, key: bytes) -> bool:
+    def matches_key(self, key: bytes) -> bool:
         """Whether a task key (in the form of a store) is to be erased."""
         return is_erased(key, self._keys)
 
-    def key_of(self, definition: str, key: bytes) -> bool:
+    def matches_key_of(self, definition: str, key: bytes) -> bool:
         """Whether a definition's task key (in the form of records) is to be erased.
 
         Raises:
@@ -70,41 +70,41 @@ class Erased:
                 f"no schema.yaml with the task definition {definition!r} is beside its records: "
                 "its keys cannot be identified; restore the file, or delete the records"
             )
-        return self.key(self._prefixes[definition].encode() + key)
+        return self.matches_key(self._prefixes[definition].encode() + key)
 
-    def names(self, record: bytes) -> bool:
+    def may_match_record(self, record: bytes) -> bool:
         """Whether a record may hold one of the keys, its own or that of another task."""
         return any(part in record for part in self._parts)
 
-    def refused_record(self, record: bytes) -> bool:
+    def matches_dead_letter(self, record: bytes) -> bool:
         """Whether a record among dead letters is to be erased; also one whose key cannot be read,
         if it holds the first part of a key as a word.
         """
         key = task_key_of(record)
         if key is None or names_others(record):
-            return self.text(record.decode(errors="replace"))
-        return self.key(key)
+            return self.matches_text(record.decode(errors="replace"))
+        return self.matches_key(key)
 
-    def text(self, text: str) -> bool:
+    def matches_text(self, text: str) -> bool:
         """Whether a text holds the first part of a key as a word."""
         return self._words.search(text) is not None
 
-    def row(self, row: Any) -> bool:
+    def matches_row(self, row: Any) -> bool:
         """Whether a row of a dead letter is to be erased: by the keys of its columns, or by its
         text if these give no key.
         """
         if not isinstance(row, dict):
-            return self.text(str(row))
-        made = [
+            return self.matches_text(str(row))
+        prefixed_keys = [
             (prefix, task_key([row[column] for column in columns]))
             for columns, prefix in self._definitions.items()
             if all(column in row for column in columns)
         ]
-        if not made or any(key is None for _, key in made):
-            return self.text(json.dumps(row, ensure_ascii=False))
-        return any(self.key(f"{prefix}{key}".encode()) for prefix, key in made)
+        if not prefixed_keys or any(key is None for _, key in prefixed_keys):
+            return self.matches_text(json.dumps(row, ensure_ascii=False))
+        return any(self.matches_key(f"{prefix}{key}".encode()) for prefix, key in prefixed_keys)
 
-    def columns(self, names: Sequence[str]) -> dict[tuple[str, ...], str]:
+    def key_columns(self, names: Sequence[str]) -> dict[tuple[str, ...], str]:
         """Key columns of the task definitions whose keys a table with these columns holds, and the
         prefix of these keys in a store.
         """

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from isal import isal_zlib
 
 from limaml_beam.build_tasks import kept_rows as kept_rows_module
-from limaml_beam.erasure.erased_keys import Erased
+from limaml_beam.erasure.erased_keys import ErasedKeys
 from limaml_beam.erasure.record_rows import names_others, without_rows
 from limaml_beam.erasure.task_key import task_key_of
 from limaml_beam.io import files
@@ -35,10 +35,10 @@ from tfrec_limaml.schema.task_keys import joint_key_prefix
 
 TASK_KEY, RECORD = "task_key", "record"
 _COMPRESSION = 1  # as `limaml prepare` writes
-Kind: TypeAlias = "Callable[[str, Erased, bool], int]"
+Kind: TypeAlias = "Callable[[str, ErasedKeys, bool], int]"
 
 
-def task_records(path: str, erased: Erased, write: bool) -> int | None:
+def task_records(path: str, erased: ErasedKeys, write: bool) -> int | None:
     """A TFRecord file of task records; None if it holds other records.
 
     Counts removed records, and records of other tasks that lose rows which name a key.
@@ -47,84 +47,92 @@ def task_records(path: str, erased: Erased, write: bool) -> int | None:
     for record in read_records(path):
         if task_key_of(record) is None:
             return None
-        count += _left_of(record, path, erased) is not record
+        count += _without_erased_rows(record, path, erased) is not record
     if count and write:
-        squeeze = isal_zlib.compressobj(_COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
-        packed = ".gz" in path.rsplit("/", 1)[-1].lower()
+        compressor = isal_zlib.compressobj(
+            _COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS
+        )
+        compressed = ".gz" in path.rsplit("/", 1)[-1].lower()
         with staged_file(path) as file:
             for record in read_records(path):
-                left = _left_of(record, path, erased)
-                if left is not None:
-                    framed = frame_record(left)
-                    file.write(squeeze.compress(framed) if packed else framed)
-            if packed:
-                file.write(squeeze.flush())
+                remaining = _without_erased_rows(record, path, erased)
+                if remaining is not None:
+                    frame = frame_record(remaining)
+                    file.write(compressor.compress(frame) if compressed else frame)
+            if compressed:
+                file.write(compressor.flush())
     return count
 
 
-def _left_of(record: bytes, path: str, erased: Erased) -> bytes | None:
+def _without_erased_rows(record: bytes, path: str, erased: ErasedKeys) -> bytes | None:
     """The rest of a record: the record itself, one with fewer rows, or nothing."""
-    if not erased.names(record):
+    if not erased.may_match_record(record):
         return record
     key = task_key_of(record) or b""
     if not names_others(record):
-        return None if erased.key(key) else record
+        return None if erased.matches_key(key) else record
     definition = path.split("/")[-2]
-    if erased.key_of(definition, key):
+    if erased.matches_key_of(definition, key):
         return None
-    return without_rows(record, erased.key_of)
+    return without_rows(record, erased.matches_key_of)
 
 
-def json_lines(path: str, erased: Erased, write: bool) -> int:
+def json_lines(path: str, erased: ErasedKeys, write: bool) -> int:
     """Dead letters of `limaml prepare` and `limaml update`."""
     with open_file(path) as file:
         lines = bytes(file.read()).splitlines(keepends=True)
-    meant = [_is_erased_line(line, erased) for line in lines]
-    if any(meant) and write:
+    mask = [_is_erased_line(line, erased) for line in lines]
+    if any(mask) and write:
         with staged_file(path) as file:
-            kept = (line for line, gone in zip(lines, meant, strict=True) if not gone)
-            file.write(b"".join(kept))
-    return sum(meant)
+            remaining = (line for line, gone in zip(lines, mask, strict=True) if not gone)
+            file.write(b"".join(remaining))
+    return sum(mask)
 
 
-def _is_erased_line(line: bytes, erased: Erased) -> bool:
+def _is_erased_line(line: bytes, erased: ErasedKeys) -> bool:
     try:
         letter = json.loads(line)
-        return "row" in letter and erased.row(letter["row"])
+        return "row" in letter and erased.matches_row(letter["row"])
     except (ValueError, TypeError):
-        return erased.text(line.decode(errors="replace"))
+        return erased.matches_text(line.decode(errors="replace"))
 
 
-def parquet(path: str, erased: Erased, write: bool) -> int | None:
+def parquet(path: str, erased: ErasedKeys, write: bool) -> int | None:
     """A Parquet file: embeddings, dead letters of `limaml embed`, or a table with key columns; None
     if it has none of these columns, and no schema says which they would be.
     """
     with files.open_binary(path) as raw, pq.ParquetFile(raw) as file:
         names = file.schema_arrow.names
-        meant = _rule_for(names, erased)
-        if meant is None:
+        mask_of = _mask_function(names, erased)
+        if mask_of is None:
             return 0 if erased.has_definitions else None
         columns = _columns_needed(names, erased)
-        count = sum(int(meant(b).sum()) for b in file.iter_batches(columns=columns))
+        count = sum(int(mask_of(b).sum()) for b in file.iter_batches(columns=columns))
         if count and write:
             with staged_file(path) as target, pq.ParquetWriter(target, file.schema_arrow) as writer:
                 for batch in file.iter_batches():
-                    writer.write_batch(batch.filter(pa.array(~meant(batch))))
+                    writer.write_batch(batch.filter(pa.array(~mask_of(batch))))
     return count
 
 
-def _columns_needed(names: Sequence[str], erased: Erased) -> list[str]:
-    wanted = {TASK_KEY, RECORD, *(name for columns in erased.columns(names) for name in columns)}
-    return [name for name in names if name in wanted]
+def _columns_needed(names: Sequence[str], erased: ErasedKeys) -> list[str]:
+    needed = {
+        TASK_KEY,
+        RECORD,
+        *(name for columns in erased.key_columns(names) for name in columns),
+    }
+    return [name for name in names if name in needed]
 
 
-def _rule_for(names: Sequence[str], erased: Erased) -> Callable[[pa.RecordBatch], Any] | None:
+def _mask_function(
+    names: Sequence[str], erased: ErasedKeys
+) -> Callable[[pa.RecordBatch], Any] | None:
     """A function that marks the rows to erase in a batch."""
     if TASK_KEY in names:
-        return lambda batch: _mask(batch[TASK_KEY], erased.key)
+        return lambda batch: _mask(batch[TASK_KEY], erased.matches_key)
     if RECORD in names:
-        return lambda batch: _mask(batch[RECORD], erased.refused_record)
-    definitions = erased.columns(names)
+        return lambda batch: _mask(batch[RECORD], erased.matches_dead_letter)
+    definitions = erased.key_columns(names)
     if not definitions:
         return None
 
@@ -132,19 +140,19 @@ def _rule_for(names: Sequence[str], erased: Erased) -> Callable[[pa.RecordBatch]
         mask = np.zeros(len(batch), np.bool_)
         for columns, prefix in definitions.items():
             parts = [arrow_keys.as_keys(batch[name]) for name in columns]
-            mask |= _mask(arrow_keys.join_keys(parts), erased.key, prefix)
+            mask |= _mask(arrow_keys.join_keys(parts), erased.matches_key, prefix)
         return mask
 
     return by_columns
 
 
-def _mask(column: pa.Array, meant: Callable[[bytes], bool], prefix: str = "") -> Any:
+def _mask(column: pa.Array, is_erased: Callable[[bytes], bool], prefix: str = "") -> Any:
     values = column.to_pylist()
     encoded = (f"{prefix}{v}".encode() if isinstance(v, str) else v for v in values)
-    return np.fromiter((v is not None and meant(v) for v in encoded), np.bool_, len(values))
+    return np.fromiter((v is not None and is_erased(v) for v in encoded), np.bool_, len(values))
 
 
-def kept_rows(path: str, erased: Erased, write: bool) -> int | None:
+def kept_rows(path: str, erased: ErasedKeys, write: bool) -> int | None:
     """Rows beside task records, or None for another Arrow file; their index is rewritten too."""
     stem = path.removesuffix(".arrow")
     if not files.exists(f"{stem}.npy"):
@@ -167,53 +175,53 @@ def kept_rows(path: str, erased: Erased, write: bool) -> int | None:
     return count
 
 
-def _kept_mask(batch: pa.RecordBatch, definition: str, erased: Erased) -> Any:
+def _kept_mask(batch: pa.RecordBatch, definition: str, erased: ErasedKeys) -> Any:
     """Which rows belong to a task to erase, or name one."""
-    others = {
+    other_definitions = {
         name: name.removeprefix(beside_column(""))
         for name in batch.schema.names
         if name.startswith(beside_column(""))
     }
-    if not others:
-        return _mask(batch[TASK], erased.key)
-    mask = _mask(batch[TASK], functools.partial(erased.key_of, definition))
-    for column, other in others.items():
-        mask |= _mask(batch[column], functools.partial(erased.key_of, other))
+    if not other_definitions:
+        return _mask(batch[TASK], erased.matches_key)
+    mask = _mask(batch[TASK], functools.partial(erased.matches_key_of, definition))
+    for column, definition_of_column in other_definitions.items():
+        mask |= _mask(batch[column], functools.partial(erased.matches_key_of, definition_of_column))
     return mask
 
 
-def update_state(path: str, erased: Erased, write: bool) -> int:
+def update_state(path: str, erased: ErasedKeys, write: bool) -> int:
     """The state of `limaml update`; waits for a running one.
 
     Counts removed tasks, and tasks that lose rows which name a key.
     """
     folder = Path(path).parent
-    changed: dict[str, pa.RecordBatch | None] = {}
+    replacements: dict[str, pa.RecordBatch | None] = {}
     lock = exclusive(folder.parent.parent, wait=True)
     with lock, contextlib.closing(UpdateState(folder)) as state:
         for prefix in state.prefixes():
             for key, rows in state.tasks(prefix).items():
-                if erased.key(f"{prefix}{key}".encode()):
-                    changed[f"{prefix}{key}"] = None
-                elif (gone := _naming(rows, prefix, erased)).any():
-                    left = None if gone.all() else rows.filter(pa.array(~gone))
-                    changed[f"{prefix}{key}"] = left
-        if changed and write:
-            state.write_anew(changed)
-    return len(changed)
+                if erased.matches_key(f"{prefix}{key}".encode()):
+                    replacements[f"{prefix}{key}"] = None
+                elif (mask := _mask_of_names(rows, prefix, erased)).any():
+                    remaining = None if mask.all() else rows.filter(pa.array(~mask))
+                    replacements[f"{prefix}{key}"] = remaining
+        if replacements and write:
+            state.rewrite(replacements)
+    return len(replacements)
 
 
-def _naming(rows: pa.RecordBatch, prefix: str, erased: Erased) -> Any:
+def _mask_of_names(rows: pa.RecordBatch, prefix: str, erased: ErasedKeys) -> Any:
     """Which rows of a task name a task to erase of the other definition."""
     mask = np.zeros(len(rows), np.bool_)
     for name in rows.schema.names:
         if name.startswith(beside_column("")):
-            other = "" if prefix else joint_key_prefix(name.removeprefix(beside_column("")))
-            mask |= _mask(rows[name], erased.key, other)
+            other_prefix = "" if prefix else joint_key_prefix(name.removeprefix(beside_column("")))
+            mask |= _mask(rows[name], erased.matches_key, other_prefix)
     return mask
 
 
-def kind_of(path: str) -> Callable[[str, Erased, bool], int | None] | None:
+def kind_of(path: str) -> Callable[[str, ErasedKeys, bool], int | None] | None:
     """The function for a file, by its name; None for a kind that is not searched."""
     name = path.rsplit("/", 1)[-1].lower()
     if ".tfrecord" in name:

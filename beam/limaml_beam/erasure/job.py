@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from limaml_beam.erasure import running
-from limaml_beam.erasure.erased_keys import Erased
+from limaml_beam.erasure.erased_keys import ErasedKeys
 from limaml_beam.erasure.files_of_kinds import kind_of
 from limaml_beam.erasure.schema_above import schema_above
 from limaml_beam.generate_embeddings import tables
@@ -78,13 +78,13 @@ def erase(settings: Erasure) -> dict[str, Any]:
     audit.write({"event": "begin", "stores": list(settings.stores), "outputs": settings.outputs})
     for address, store in settings.stores.items():
         for place in store.erase(settings.keys):
-            audit.removed(_of_store(address, place))
+            audit.removed(_store_place(address, place))
     running.wait_for_updates(settings.outputs)
     refreshes = running.refreshes(settings.outputs)
     unsearched: list[str] = []
     for removal in _in_files(settings, unsearched, write=True):
         audit.removed(removal)
-    _refuse(refreshes, "the keys are erased from all that is there, but")
+    _refuse(refreshes, "the keys are erased from all existing files, but")
     audit.write({"event": "end", "places": len(audit.places), "not_searched": unsearched})
     return {"keys": audit.names, "removed": audit.places, "not_searched": unsearched}
 
@@ -101,7 +101,7 @@ def verify(settings: Erasure) -> dict[str, Any]:
     """
     refreshes = running.refreshes(settings.outputs)
     places = [
-        _of_store(address, place)
+        _store_place(address, place)
         for address, store in settings.stores.items()
         for place in store.search(settings.keys)
     ]
@@ -109,13 +109,13 @@ def verify(settings: Erasure) -> dict[str, Any]:
     places += list(_in_files(settings, unsearched, write=False))
     if not places:
         _refuse(refreshes, "the keys were found nowhere, but")
-    return {"keys": _named(settings), "found": places, "not_searched": unsearched}
+    return {"keys": _key_names(settings), "found": places, "not_searched": unsearched}
 
 
-def _refuse(refreshes: Sequence[str], so_far: str) -> None:
+def _refuse(refreshes: Sequence[str], result: str) -> None:
     if refreshes:
         raise LimamlError(
-            f"{so_far} limaml refresh is running in {', '.join(refreshes)}: what it has read "
+            f"{result} limaml refresh is running in {', '.join(refreshes)}: what it has read "
             "before may hold them; run the same command again when it has ended"
         )
 
@@ -131,19 +131,20 @@ def read_outputs(path: str) -> list[str]:
     if text is None:
         raise LimamlError(f"no manifest of outputs at {path}")
     try:
-        listed = yaml.safe_load(text)
+        entries = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise LimamlError(f"cannot read the manifest of outputs {path}: {error}") from error
-    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+    if not isinstance(entries, list) or not all(isinstance(output, str) for output in entries):
         raise LimamlError(
             f"the manifest of outputs {path} must be a list of folders and files, for example "
             f"'- runs/work', received {text[:100]!r}"
         )
     local = files.is_local(path)
     outputs = [
-        str(Path(path).parent / each) if local and files.is_local(each) else each for each in listed
+        str(Path(path).parent / output) if local and files.is_local(output) else output
+        for output in entries
     ]
-    missing = [each for each in outputs if not files.exists(each)]
+    missing = [output for output in outputs if not files.exists(output)]
     if missing:
         raise LimamlError(
             f"the manifest of outputs {path} names {missing}, which do not exist: remove them "
@@ -154,17 +155,17 @@ def read_outputs(path: str) -> list[str]:
 
 def _in_files(settings: Erasure, unsearched: list[str], write: bool) -> Any:
     """Yields what each file holds; appends the paths of unknown kinds to `unsearched`."""
-    erased = Erased(settings.keys)
+    erased = ErasedKeys(settings.keys)
     for root in settings.outputs:
-        below = files.matching(root, "**")
-        for path in below or [root]:
+        paths = files.matching(root, "**")
+        for path in paths or [root]:
             count = _in_file(path, root, erased, write)
             if count is None and _holds_data(path):
                 unsearched.append(path)
             if count:
                 yield {"file": path, "rows": count}
         if write:
-            _count_again(below)
+            _count_again(paths)
 
 
 def _holds_data(path: str) -> bool:
@@ -172,7 +173,7 @@ def _holds_data(path: str) -> bool:
     return name.endswith(_DATA) or ".tfrecord" in name
 
 
-def _in_file(path: str, root: str, erased: Erased, write: bool) -> int | None:
+def _in_file(path: str, root: str, erased: ErasedKeys, write: bool) -> int | None:
     kind = kind_of(path)
     if kind is None:
         return None
@@ -180,7 +181,9 @@ def _in_file(path: str, root: str, erased: Erased, write: bool) -> int | None:
     try:
         return kind(
             path,
-            erased if schema_and_definitions is None else erased.beside(*schema_and_definitions),
+            erased
+            if schema_and_definitions is None
+            else erased.with_schema(*schema_and_definitions),
             write,
         )
     except READ_ERRORS as error:
@@ -201,11 +204,11 @@ def _count_again(paths: Sequence[str]) -> None:
                 write_file(path, text.encode())
 
 
-def _of_store(address: str, place: Place) -> dict[str, Any]:
+def _store_place(address: str, place: Place) -> dict[str, Any]:
     return {"store": address, **dataclasses.asdict(place)}
 
 
-def _named(settings: Erasure) -> list[str]:
+def _key_names(settings: Erasure) -> list[str]:
     return [key if settings.show_keys else key_digest(key).hex() for key in settings.keys]
 
 
@@ -213,7 +216,7 @@ class _Audit:
     """The audit file; a line is on the disk as soon as its removal is."""
 
     def __init__(self, settings: Erasure) -> None:
-        self._path, self.names = settings.audit, _named(settings)
+        self._path, self.names = settings.audit, _key_names(settings)
         self.places: list[dict[str, Any]] = []
 
     def removed(self, place: dict[str, Any]) -> None:

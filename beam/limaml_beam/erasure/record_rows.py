@@ -24,44 +24,46 @@ def names_others(record: bytes) -> bool:
     return NAMES_OTHERS in record
 
 
-def without_rows(record: bytes, meant: Callable[[str, bytes], bool]) -> bytes | None:
+def without_rows(record: bytes, is_erased: Callable[[str, bytes], bool]) -> bytes | None:
     """A record without the rows that name certain tasks.
 
     Args:
         record: A serialized record.
-        meant: Whether a task is to be erased, by definition and task key.
+        is_erased: Whether a task is to be erased, by definition and task key.
 
     Returns:
         The same bytes where no row names one; None if no row stays, or no query row of a
         record with query rows.
     """
     parts = dict(fields_of(record))
-    lists = [_named(entry) for _, entry in fields_of(parts[_SECOND])]
+    lists = [_key_and_value(entry) for _, entry in fields_of(parts[_SECOND])]
     steps = {name: [step for _, step in fields_of(content)] for name, content in lists}
-    kept = np.ones(max(map(len, steps.values()), default=0), np.bool_)
+    keep_mask = np.ones(max(map(len, steps.values()), default=0), np.bool_)
     for name, cells in steps.items():
         if name.startswith(NAMES_OTHERS):
             definition = name.removeprefix(NAMES_OTHERS).decode()
-            kept &= [not meant(definition, _text(cell)) for cell in cells]
-    if kept.all():
+            keep_mask &= [not is_erased(definition, _text(cell)) for cell in cells]
+    if keep_mask.all():
         return record
-    context = {name: value for name, value in (_named(e) for _, e in fields_of(parts[_FIRST]))}
+    context = {
+        name: value for name, value in (_key_and_value(e) for _, e in fields_of(parts[_FIRST]))
+    }
     start = _integer(context[QUERY_START.encode()])
-    if not kept.any() or (start >= 0 and not kept[start:].any()):
+    if not keep_mask.any() or (start >= 0 and not keep_mask[start:].any()):
         return None
-    numbers = {SAMPLE_COUNT.encode(): int(kept.sum())}
+    numbers = {SAMPLE_COUNT.encode(): int(keep_mask.sum())}
     if start >= 0:
-        numbers[QUERY_START.encode()] = int(kept[:start].sum())
+        numbers[QUERY_START.encode()] = int(keep_mask[:start].sum())
     entries = [
         _entry(name, _integer_feature(numbers[name]) if name in numbers else value)
         for name, value in context.items()
     ]
-    places = np.flatnonzero(kept).tolist()
-    left = [_entry(name, _joined(steps[name], places)) for name, _ in lists]
-    return _field(1, b"".join(entries)) + _field(2, b"".join(left))
+    positions = np.flatnonzero(keep_mask).tolist()
+    remaining_lists = [_entry(name, _feature_list(steps[name], positions)) for name, _ in lists]
+    return _field(1, b"".join(entries)) + _field(2, b"".join(remaining_lists))
 
 
-def _named(entry: bytes) -> tuple[bytes, bytes]:
+def _key_and_value(entry: bytes) -> tuple[bytes, bytes]:
     """Key and value of an entry of a map; an empty value is not written."""
     parts = dict(fields_of(entry))
     return parts[_FIRST], parts.get(_SECOND, b"")
@@ -82,8 +84,8 @@ def _integer_feature(value: int) -> bytes:
     return _field(3, _field(1, varint(value)))
 
 
-def _joined(steps: Sequence[bytes], places: Sequence[int]) -> bytes:
-    return b"".join(_field(1, steps[place]) for place in places)
+def _feature_list(steps: Sequence[bytes], positions: Sequence[int]) -> bytes:
+    return b"".join(_field(1, steps[position]) for position in positions)
 
 
 def _entry(name: bytes, value: bytes) -> bytes:

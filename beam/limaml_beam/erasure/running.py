@@ -18,17 +18,17 @@ _REFRESH_LOCK, _UPDATE_LOCK = "refresh.lock", "update.lock"
 
 def refreshes(roots: Sequence[str]) -> list[str]:
     """Work folders below some folders in which a refresh is running."""
-    return [str(folder) for folder in _with(roots, _REFRESH_LOCK) if _is_held(folder)]
+    return [str(folder) for folder in _folders_with(roots, _REFRESH_LOCK) if _is_held(folder)]
 
 
 def wait_for_updates(roots: Sequence[str]) -> None:
     """Waits for running updates to end: they take seconds."""
-    for folder in _with(roots, _UPDATE_LOCK):
+    for folder in _folders_with(roots, _UPDATE_LOCK):
         with exclusive(folder, wait=True):
             pass
 
 
-def _with(roots: Sequence[str], lock: str) -> list[Path]:
+def _folders_with(roots: Sequence[str], lock: str) -> list[Path]:
     """Local folders that hold a lock; folders elsewhere have none."""
     local = [root for root in roots if files.is_local(root)]
     return [path.parent for root in local for path in sorted(Path(root).rglob(lock))]

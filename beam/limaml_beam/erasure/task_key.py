@@ -29,20 +29,20 @@ def task_key_of(record: bytes) -> bytes | None:
 
 def fields_of(content: bytes) -> Iterator[tuple[int, bytes]]:
     """Tags and contents of length-delimited fields; raises IndexError or ValueError on others."""
-    place = 0
-    while place < len(content):
-        tag, size, shift = content[place], 0, 0
+    position = 0
+    while position < len(content):
+        tag, size, shift = content[position], 0, 0
         if tag & 7 != LENGTH_DELIMITED:
             raise ValueError(f"tag {tag} is of no length-delimited field")
         while True:
-            place += 1
-            byte = content[place]
+            position += 1
+            byte = content[position]
             size |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:
                 break
-        place += 1
-        if place + size > len(content):
-            raise IndexError(place)
-        yield tag, content[place : place + size]
-        place += size
+        position += 1
+        if position + size > len(content):
+            raise IndexError(position)
+        yield tag, content[position : position + size]
+        position += size

@@ -19,7 +19,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.ml.inference import base
 
-from limaml_beam.generate_embeddings.other_side import Given, Others, OthersInFiles
+from limaml_beam.generate_embeddings.other_side import KnownOffsets, OffsetsInFiles, TurnInputs
 from limaml_beam.generate_embeddings.packed_adapter import Outputs, PackedAdapter
 from limaml_beam.generate_embeddings.record_batches import unpack
 from limaml_beam.io import files, tfx_bsl_internals
@@ -41,7 +41,7 @@ def adapt_with(
     embedding_dim: int,
     intra_op_threads: int = 0,
     with_variance: bool = False,
-    given: Given | None = None,
+    turn_inputs: TurnInputs | None = None,
 ) -> beam.PTransform:
     """A transform from packed batches (bytes) to PredictionLogs.
 
@@ -51,7 +51,8 @@ def adapt_with(
         embedding_dim: Width ``D``, from the manifest.
         intra_op_threads: TensorFlow threads for one operation; 0 leaves it to TensorFlow.
         with_variance: Call the signature that gives posterior variances too.
-        given: For a model of two definitions: the side, and the known offsets of the other one.
+        turn_inputs: For a model of two definitions: the side of the tasks, and the known offsets of
+            the other side.
     """
     import_tensorflow()
     from tfx_bsl.public.proto import model_spec_pb2
@@ -63,7 +64,9 @@ def adapt_with(
     spec.batch_parameters.max_batch_size = 1
     signature = VARIANCE_SIGNATURE if with_variance else names.SERVING_SIGNATURE
     spec.saved_model_spec.signature_name.append(signature)
-    load = functools.partial(_load, adapter, embedding_dim, intra_op_threads, signature, given)
+    load = functools.partial(
+        _load, adapter, embedding_dim, intra_op_threads, signature, turn_inputs
+    )
     with files.local_copy(adapter) as folder:
         # tfx-bsl reads the signature now, through TensorFlow's own file access.
         spec.saved_model_spec.model_path = folder
@@ -98,7 +101,7 @@ def _load(
     embedding_dim: int,
     intra_op_threads: int,
     signature: str,
-    given: Given | None,
+    turn_inputs: TurnInputs | None,
     _launchers_path: str,
     tags: Sequence[str],
 ) -> PackedAdapter:
@@ -111,7 +114,7 @@ def _load(
         embedding_dim=embedding_dim,
         intra_op_threads=intra_op_threads,
         signature_name=signature,
-        given=given,
+        turn_inputs=turn_inputs,
     )
 
 
@@ -122,12 +125,12 @@ def load_packed(
     embedding_dim: int,
     intra_op_threads: int,
     signature_name: str = names.SERVING_SIGNATURE,
-    given: Given | None = None,
+    turn_inputs: TurnInputs | None = None,
 ) -> PackedAdapter:
     """Loads the SavedModel behind the interface that tfx-bsl calls."""
     model = load_model(adapter, tags, intra_op_threads)
-    others = None if given is None else OthersInFiles(given, embedding_dim)
-    return packed(model, embedding_dim, signature_name, others)
+    known_offsets = None if turn_inputs is None else OffsetsInFiles(turn_inputs, embedding_dim)
+    return packed(model, embedding_dim, signature_name, known_offsets)
 
 
 def load_model(adapter: str, tags: Sequence[str], intra_op_threads: int) -> Any:
@@ -152,15 +155,15 @@ def packed(
     model: Any,
     embedding_dim: int,
     signature_name: str = names.SERVING_SIGNATURE,
-    others: Others | None = None,
+    known_offsets: KnownOffsets | None = None,
 ) -> PackedAdapter:
     """A loaded SavedModel behind the interface that tfx-bsl calls.
 
     Args:
         model: What `load_model` gave.
         embedding_dim: Width ``D``.
-        signature_name: The signature to call, without `others`.
-        others: For a model of two definitions: the side, and the known offsets of the other one.
+        signature_name: The signature to call, without `known_offsets`.
+        known_offsets: For a model of two definitions: the known offsets of the other side.
     """
     import_tensorflow()
     import tensorflow as tf
@@ -172,17 +175,17 @@ def packed(
 
     def call(records: Sequence[bytes]) -> Outputs:
         inputs = {ADAPTER_INPUT: tf.constant(records, tf.string)}
-        if others is None:
+        if known_offsets is None:
             outputs = signature(**inputs)
         else:
-            keys = model.signatures[f"{names.OTHER_KEYS_SIGNATURE}_{others.side}"](**inputs)
-            rows, offsets = others.of(keys[names.OTHER_KEY].numpy())
-            further = {
+            keys = model.signatures[f"{names.OTHER_KEYS_SIGNATURE}_{known_offsets.side}"](**inputs)
+            rows, offsets = known_offsets.look_up(keys[names.OTHER_KEY].numpy())
+            offset_inputs = {
                 names.OTHER_ROW: tf.constant(rows, tf.int32),
                 names.OTHER_OFFSETS: tf.constant(offsets, tf.float32),
             }
-            outputs = model.signatures[f"{names.GIVEN_SIGNATURE}_{others.side}"](
-                **inputs, **further
+            outputs = model.signatures[f"{names.GIVEN_SIGNATURE}_{known_offsets.side}"](
+                **inputs, **offset_inputs
             )
         return {name: outputs[name].numpy() for name in (*ADAPTER_OUTPUTS, *variance, *nested)}
 

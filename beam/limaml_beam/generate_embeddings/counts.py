@@ -18,7 +18,7 @@ COUNTS = "counts"
 COUNTS_FILE = "counts.json"
 
 
-def counted(**numbers: int) -> beam.pvalue.TaggedOutput:
+def tagged_counts(**numbers: int) -> beam.pvalue.TaggedOutput:
     """Counts in the running job; the result is to be yielded."""
     for name, number in numbers.items():
         Metrics.counter(NAMESPACE, name).inc(number)

@@ -50,6 +50,6 @@ class DigestSet:
         """Which of some digests ``[n]`` are in the set."""
         if not len(self):
             return np.zeros(len(digests), bool)
-        places = np.searchsorted(self._sorted, digests)
-        places[places == len(self)] = 0
-        return np.asarray(self._sorted[places] == digests)
+        positions = np.searchsorted(self._sorted, digests)
+        positions[positions == len(self)] = 0
+        return np.asarray(self._sorted[positions] == digests)

@@ -33,16 +33,16 @@ def describe(folder: str) -> dict[str, float | None]:
         pair = np.stack(
             [batch[name].to_numpy(zero_copy_only=False) for name in ("loss_before", "loss_after")]
         ).astype(np.float64)
-        known = np.isfinite(pair).all(axis=0)
-        losses += [*pair[:, known].sum(axis=1), known.sum()]
-    before, after, known_count = losses.tolist()
+        finite = np.isfinite(pair).all(axis=0)
+        losses += [*pair[:, finite].sum(axis=1), finite.sum()]
+    before, after, finite_count = losses.tolist()
     return {
         "mean_norm": norms / max(count, 1),
         "max_norm": largest,
         "norm_of_mean": float(np.linalg.norm(np.atleast_1d(total))) / max(count, 1),
-        "mean_loss_before": before / known_count if known_count else None,
-        "mean_loss_after": after / known_count if known_count else None,
-        "loss_improvement": 1.0 - after / before if known_count and before > 0 else None,
+        "mean_loss_before": before / finite_count if finite_count else None,
+        "mean_loss_after": after / finite_count if finite_count else None,
+        "loss_improvement": 1.0 - after / before if finite_count and before > 0 else None,
     }
 
 
@@ -66,16 +66,16 @@ def drift(previous: str, folder: str) -> float:
 
 def _sample(folder: str, share: float) -> dict[str, npt.NDArray[np.float32]]:
     limit = int(share * 2**32)
-    sampled: dict[str, npt.NDArray[np.float32]] = {}
+    vectors: dict[str, npt.NDArray[np.float32]] = {}
     for batch in tables.read_batches(tables.embedding_files(folder), ["task_key", "embedding"]):
         keys = batch["task_key"].to_pylist()
         matrix = tables.embedding_matrix(batch["embedding"])
-        sampled.update(
+        vectors.update(
             (key, row)
             for key, row in zip(keys, matrix, strict=True)
             if int.from_bytes(key_digest(key)[:4], "little") < limit
         )
-    return sampled
+    return vectors
 
 
 def _rows(folder: str) -> int:

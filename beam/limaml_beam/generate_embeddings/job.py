@@ -169,17 +169,17 @@ def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -
     )
     write_results(results, folder, job.with_variance)
     with runner_errors.readable(job.output):
-        running = pipeline.run()
+        result = pipeline.run()
         if wait:
-            running.wait_until_finish()
+            result.wait_until_finish()
 
 
 def _finish(job: EmbeddingJob, folder: str, digest: str, began: float) -> dict[str, Any]:
     manifest = artefacts.read_manifest(job.adapter)
-    further: dict[str, Any] = {}
+    additions: dict[str, Any] = {}
     counts: dict[str, int] | None
     if manifest.joint_definitions:
-        counts, further = two_definitions.read_both(folder, manifest)
+        counts, additions = two_definitions.read_both(folder, manifest)
     else:
         counts = read_counts(folder)
     if counts is None:
@@ -191,7 +191,7 @@ def _finish(job: EmbeddingJob, folder: str, digest: str, began: float) -> dict[s
         raise VersionMismatchError(
             f"{job.adapter} has changed since the job began: run the job again"
         )
-    report = make_report(job.generation, manifest, digest, counts, folder) | further
+    report = make_report(job.generation, manifest, digest, counts, folder) | additions
     report["with_variance"] = job.with_variance
     outcome.note(**report)
     outcome.stage(outcome.CHECK)

@@ -13,7 +13,7 @@ from limaml_beam.generate_embeddings import tables
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class TurnInputs:
     """The inputs for adapting one side's tasks, for a model of two definitions.
 
     Attributes:
@@ -25,7 +25,7 @@ class Given:
     files: tuple[str, ...] = ()
 
 
-class Others(Protocol):
+class KnownOffsets(Protocol):
     """The known offsets of the other side, for some tasks.
 
     Attributes:
@@ -34,27 +34,33 @@ class Others(Protocol):
 
     side: int
 
-    def of(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
-        """Rows ``[n]`` of each key's offset among the distinct ones ``[k, D]`` of these keys (as a
-        store has them, bytes); the offset of an unknown one is zero.
+    def look_up(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """The offsets of some tasks.
+
+        Args:
+            keys: Task keys as in a store, bytes ``[n]``.
+
+        Returns:
+            Row of each key's offset ``[n]``, and the distinct offsets ``[k, D]``. The offset of an
+            unknown task is zero.
         """
 
 
-class OthersInFiles:
-    """See `Others`; the other side's offsets are in this process's memory."""
+class OffsetsInFiles:
+    """`KnownOffsets` from Parquet files, in this process's memory."""
 
-    def __init__(self, given: Given, embedding_dim: int) -> None:
-        self.side = given.side
+    def __init__(self, turn_inputs: TurnInputs, embedding_dim: int) -> None:
+        self.side = turn_inputs.side
         keys: list[str] = []
         parts = [np.zeros((1, embedding_dim), np.float32)]  # of unknown tasks
-        for batch in tables.read_batches(given.files, ["task_key", "embedding"]):
+        for batch in tables.read_batches(turn_inputs.files, ["task_key", "embedding"]):
             if len(batch):
                 keys += batch["task_key"].to_pylist()
                 parts.append(tables.embedding_matrix(batch["embedding"]))
         self._index = pd.Index([key.encode() for key in keys], dtype=object)
         self._offsets = np.concatenate(parts)
 
-    def of(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+    def look_up(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
         """See `Others.of`."""
-        used, rows = np.unique(1 + self._index.get_indexer(keys), return_inverse=True)
-        return rows, self._offsets[used]
+        distinct, rows = np.unique(1 + self._index.get_indexer(keys), return_inverse=True)
+        return rows, self._offsets[distinct]

@@ -13,7 +13,7 @@ from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.adapter import adapt_with
 from limaml_beam.generate_embeddings.counts import COUNTS, WriteCounts
 from limaml_beam.generate_embeddings.options import EmbedOptions
-from limaml_beam.generate_embeddings.other_side import Given
+from limaml_beam.generate_embeddings.other_side import TurnInputs
 from limaml_beam.generate_embeddings.record_batches import UNCHANGED, ReadBatches
 from limaml_beam.generate_embeddings.tables import DEAD_LETTERS
 from limaml_beam.generate_embeddings.transforms import KEYS, CarryOver, ToTables
@@ -59,18 +59,22 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
     Args:
         job: The settings.
         manifest: The adapter's.
-        given: For a model of two definitions: the side of these tasks, and the known offsets of the
-            other side.
+        turn_inputs: For a model of two definitions: the side of the tasks, and the known offsets of
+            the other side.
         oldest: Last interaction, in milliseconds, from which on rows outside the window are kept.
     """
 
     def __init__(
-        self, job: EmbeddingJob, manifest: Manifest, oldest: int = 0, given: Given | None = None
+        self,
+        job: EmbeddingJob,
+        manifest: Manifest,
+        oldest: int = 0,
+        turn_inputs: TurnInputs | None = None,
     ) -> None:
         super().__init__()
         self._job = job
-        self._given = given
-        side = 0 if given is None else given.side
+        self._turn_inputs = turn_inputs
+        side = 0 if turn_inputs is None else turn_inputs.side
         self._definition = (manifest.task_definition, *manifest.joint_definitions)[side]
         self._manifest = manifest
         self._oldest = oldest
@@ -96,7 +100,7 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
                 manifest.embedding_dim,
                 job.threads_per_worker,
                 job.with_variance,
-                self._given,
+                self._turn_inputs,
             )
             | "ToTables"
             >> beam.ParDo(ToTables(manifest, job.generation, self._definition)).with_outputs(

@@ -79,7 +79,7 @@ def event_times(folder: str, keys: Sequence[str]) -> npt.NDArray[np.int64]:
     interaction ``[n]``, and for a task without a row those of the oldest row, because older
     interactions have left the window.
     """
-    wanted = pa.array(keys, pa.string())
+    value_set = pa.array(keys, pa.string())
     by_key: dict[str, int] = {}
     oldest = None
     batches = tables.read_batches(tables.embedding_files(folder), ["task_key", "event_timestamp"])
@@ -88,7 +88,7 @@ def event_times(folder: str, keys: Sequence[str]) -> npt.NDArray[np.int64]:
             times = batch["event_timestamp"].cast(pa.int64())
             first = pc.min(times).as_py()
             oldest = first if oldest is None else min(oldest, first)
-            asked = pc.is_in(batch["task_key"], value_set=wanted)
-            rows = batch["task_key"].filter(asked), times.filter(asked)
+            mask = pc.is_in(batch["task_key"], value_set=value_set)
+            rows = batch["task_key"].filter(mask), times.filter(mask)
             by_key |= zip(*(column.to_pylist() for column in rows), strict=True)
     return np.array([by_key.get(key, oldest or 0) for key in keys], np.int64)

@@ -19,7 +19,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.utils.shared import Shared
 
-from limaml_beam.generate_embeddings.counts import counted
+from limaml_beam.generate_embeddings.counts import tagged_counts
 from limaml_beam.generate_embeddings.digests import DigestSet, as_array, digest
 from limaml_beam.generate_embeddings.tables import DEAD_LETTERS, UNREADABLE_FILE, dead_letter_table
 from limaml_beam.io.read_errors import READ_ERRORS, SourceError
@@ -69,11 +69,11 @@ def sample_count(record: bytes) -> int:
 
 def sample_width(count: int) -> int:
     """The longest task, in samples, that shares a batch with a task of `count` samples."""
-    place = bisect.bisect_left(SAMPLE_WIDTHS, count)
-    return SAMPLE_WIDTHS[place] if place < len(SAMPLE_WIDTHS) else count
+    index = bisect.bisect_left(SAMPLE_WIDTHS, count)
+    return SAMPLE_WIDTHS[index] if index < len(SAMPLE_WIDTHS) else count
 
 
-def most_tasks(width: int, batch_size: int) -> int:
+def max_tasks(width: int, batch_size: int) -> int:
     """Tasks of up to `width` samples in one batch: `batch_size`, or fewer where that is more than
     `BATCH_ROWS` rows.
     """
@@ -82,24 +82,24 @@ def most_tasks(width: int, batch_size: int) -> int:
 
 def batches_by_width(records: Iterable[bytes], batch_size: int) -> Iterator[list[bytes]]:
     """Batches of tasks of similar length, `batch_size` of them at most."""
-    waiting: dict[int, list[bytes]] = defaultdict(list)
+    batches: dict[int, list[bytes]] = defaultdict(list)
     sizes: dict[int, int] = defaultdict(int)
-    for block in _one_ahead(_blocks(records)):
+    for block in _prefetched(_blocks(records)):
         for record in block:
             width = sample_width(sample_count(record))
-            if waiting[width] and sizes[width] + len(record) > BATCH_BYTES:
+            if batches[width] and sizes[width] + len(record) > BATCH_BYTES:
                 del sizes[width]
-                yield waiting.pop(width)
-            waiting[width].append(record)
+                yield batches.pop(width)
+            batches[width].append(record)
             sizes[width] += len(record)
-            if len(waiting[width]) == most_tasks(width, batch_size):
+            if len(batches[width]) == max_tasks(width, batch_size):
                 del sizes[width]
-                yield waiting.pop(width)
+                yield batches.pop(width)
         while sum(sizes.values()) > BLOCK_BYTES:
             largest = max(sizes, key=sizes.__getitem__)
             del sizes[largest]
-            yield waiting.pop(largest)
-    yield from waiting.values()
+            yield batches.pop(largest)
+    yield from batches.values()
 
 
 class ReadBatches(beam.DoFn):  # type: ignore[misc]
@@ -130,33 +130,39 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
 
     def process(self, path: str) -> Iterator[object]:
         """Reads one file."""
-        seen: list[bytes] = []
+        unchanged_digests: list[bytes] = []
         errors: list[str] = []
         read = 0
-        for batch in batches_by_width(self._changed(path, seen, errors), self._batch_size):
+        for batch in batches_by_width(
+            self._changed(path, unchanged_digests, errors), self._batch_size
+        ):
             read += len(batch)
             yield pack(batch)
-        unchanged = b"".join(seen)
+        unchanged = b"".join(unchanged_digests)
         if unchanged:
             yield beam.pvalue.TaggedOutput(UNCHANGED, unchanged)
         if errors:
             yield beam.pvalue.TaggedOutput(
                 DEAD_LETTERS, dead_letter_table([UNREADABLE_FILE], errors, [None])
             )
-        yield counted(tasks_read=read + len(as_array(unchanged)), unreadable_files=len(errors))
+        yield tagged_counts(
+            tasks_read=read + len(as_array(unchanged)), unreadable_files=len(errors)
+        )
 
-    def _changed(self, path: str, seen: list[bytes], errors: list[str]) -> Iterator[bytes]:
+    def _changed(
+        self, path: str, unchanged_digests: list[bytes], errors: list[str]
+    ) -> Iterator[bytes]:
         """Records that the previous generation has not seen; the digests of the others go to
-        `seen`.
+        `unchanged_digests`.
         """
         try:
             if self._previous is None:
                 yield from read_records(path)
                 return
             for block in _blocks(read_records(path)):
-                marks = as_array(b"".join(map(digest, block)))
-                known = self._previous.contains(marks)
-                seen.append(marks[known].tobytes())
+                digests = as_array(b"".join(map(digest, block)))
+                known = self._previous.contains(digests)
+                unchanged_digests.append(digests[known].tobytes())
                 yield from itertools.compress(block, ~known)
         except SourceError as error:
             errors.append(str(error))
@@ -164,14 +170,14 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
             errors.append(f"{path}: {error}")
 
 
-def _one_ahead(items: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
+def _prefetched(items: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
     """Reads the next block in a thread while the current one is adapted: decompression needs no
     interpreter lock.
     """
     with ThreadPoolExecutor(1) as pool:
-        upcoming = pool.submit(next, items, None)
-        while (item := upcoming.result()) is not None:
-            upcoming = pool.submit(next, items, None)
+        future = pool.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = pool.submit(next, items, None)
             yield item
 
 

@@ -16,7 +16,7 @@ from apache_beam.utils.shared import Shared
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.adapter import read_log
-from limaml_beam.generate_embeddings.counts import counted
+from limaml_beam.generate_embeddings.counts import tagged_counts
 from limaml_beam.generate_embeddings.digests import DigestSet, as_array, digest
 from limaml_beam.generate_embeddings.packed_adapter import REFUSED, Outputs
 from tfrec_limaml import manifest as names
@@ -63,12 +63,12 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
         nested, unstorable = 0, 0
         if good.size:
             digests = [digest(records[i]) for i in good]
-            made = [self._table(outputs, good, digests)]
+            results = [self._table(outputs, good, digests)]
             if self._nested_definitions:
                 table, unstorable = self._nested_table(outputs, good, digests)
-                made.append(table)
+                results.append(table)
                 nested = len(table)
-            for table in made:
+            for table in results:
                 yield table
                 yield beam.pvalue.TaggedOutput(
                     KEYS, b"".join(map(key_digest, table["task_key"].to_pylist()))
@@ -82,7 +82,7 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
             yield beam.pvalue.TaggedOutput(
                 tables.DEAD_LETTERS, _dead_letters(records, outputs, reasons)
             )
-        yield counted(
+        yield tagged_counts(
             tasks_embedded=good.size,
             nested_embedded=nested,
             nested_unstorable_key=unstorable,
@@ -113,16 +113,16 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
         from; and the number of those whose key no store can hold, which are left out.
         """
         definition = outputs[names.NESTED_DEFINITION][rows]
-        task, place = np.nonzero(definition >= 0)
-        keys = outputs[names.NESTED_TASK_KEY][rows][task, place]
+        task, position = np.nonzero(definition >= 0)
+        keys = outputs[names.NESTED_TASK_KEY][rows][task, position]
         storable = np.array([_storable(key) for key in keys], bool)
-        task, place, keys = task[storable], place[storable], keys[storable]
+        task, position, keys = task[storable], position[storable], keys[storable]
         table = tables.embeddings_table(
             keys=[key.decode() for key in keys],
-            definitions=[self._nested_definitions[i] for i in definition[task, place]],
-            embeddings=outputs[names.NESTED_META_EMBEDDING][rows][task, place],
-            timestamps=outputs[names.NESTED_LAST_TIMESTAMP][rows][task, place],
-            sample_counts=outputs[names.NESTED_SAMPLE_COUNT][rows][task, place],
+            definitions=[self._nested_definitions[i] for i in definition[task, position]],
+            embeddings=outputs[names.NESTED_META_EMBEDDING][rows][task, position],
+            timestamps=outputs[names.NESTED_LAST_TIMESTAMP][rows][task, position],
+            sample_counts=outputs[names.NESTED_SAMPLE_COUNT][rows][task, position],
             losses=None,
             digests=[digests[i] for i in task],
             model_version=self._model_version,
@@ -152,43 +152,43 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
         self._oldest = oldest
         self._schema = tables.embeddings_schema(with_variance)
         self._shared = Shared(), Shared()
-        self._today: tuple[DigestSet, DigestSet] | None = None
+        self._digest_sets: tuple[DigestSet, DigestSet] | None = None
 
     def process(
         self, path: str, unchanged: Iterable[bytes], keys: Iterable[bytes]
     ) -> Iterator[object]:
         """Filters one file, column by column."""
         if (
-            self._today is None
+            self._digest_sets is None
             # in a batch job, side inputs are the same for all files; the sets are for all threads
             # of a process
         ):
-            self._today = (
+            self._digest_sets = (
                 self._shared[0].acquire(lambda: DigestSet(unchanged)),
                 self._shared[1].acquire(lambda: DigestSet(keys)),
             )
-        same, today = self._today
+        unchanged_set, key_set = self._digest_sets
         for batch in tables.read_batches([path]):
-            carried = same.contains(tables.digest_column(batch))
-            left = ~carried & ~today.contains(
+            carried = unchanged_set.contains(tables.digest_column(batch))
+            absent = ~carried & ~key_set.contains(
                 as_array(b"".join(map(key_digest, batch["task_key"].to_pylist())))
             )
-            young = batch["event_timestamp"].cast(pa.int64()).to_numpy() >= self._oldest
-            kept = left & young
-            if (carried | kept).any():
-                yield self._renamed(batch.filter(pa.array(carried | kept)))
-            of_task = pc.equal(batch["task_definition"], self._definition).to_numpy(
+            recent = batch["event_timestamp"].cast(pa.int64()).to_numpy() >= self._oldest
+            retained = absent & recent
+            if (carried | retained).any():
+                yield self._with_generation(batch.filter(pa.array(carried | retained)))
+            is_task = pc.equal(batch["task_definition"], self._definition).to_numpy(
                 zero_copy_only=False
             )
-            yield counted(
-                tasks_carried=int((carried & of_task).sum()),
-                tasks_kept_outside_window=int((kept & of_task).sum()),
-                tasks_aged_out=int((left & ~young & of_task).sum()),
-                nested_carried=int((carried & ~of_task).sum()),
-                nested_kept_outside_window=int((kept & ~of_task).sum()),
+            yield tagged_counts(
+                tasks_carried=int((carried & is_task).sum()),
+                tasks_kept_outside_window=int((retained & is_task).sum()),
+                tasks_aged_out=int((absent & ~recent & is_task).sum()),
+                nested_carried=int((carried & ~is_task).sum()),
+                nested_kept_outside_window=int((retained & ~is_task).sum()),
             )
 
-    def _renamed(self, batch: pa.RecordBatch) -> pa.Table:
+    def _with_generation(self, batch: pa.RecordBatch) -> pa.Table:
         names = pa.repeat(pa.scalar(self._generation), len(batch))
         column = self._schema.get_field_index("generation")
         table = pa.Table.from_batches([batch]).select(self._schema.names)

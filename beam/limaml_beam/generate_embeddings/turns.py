@@ -30,7 +30,7 @@ def turns_of(sweeps: int) -> list[tuple[int, int]]:
     return [(turn, 1 - turn % 2) for turn in range(2 * sweeps)]
 
 
-def keep(output: str, turn: int, embeddings: Sequence[str]) -> None:
+def write_offsets(output: str, turn: int, embeddings: Sequence[str]) -> None:
     """Keeps the offsets of one turn below an output.
 
     Args:
@@ -45,7 +45,9 @@ def keep(output: str, turn: int, embeddings: Sequence[str]) -> None:
             writer.add(rows, batch["task_key"].cast(pa.string()), first, first + 1)
 
 
-def kept(output: Path, turn: int, keys: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+def read_offsets(
+    output: Path, turn: int, keys: Sequence[str]
+) -> dict[str, npt.NDArray[np.float32]]:
     """The offsets ``[D]`` of those of some tasks that took part in a turn.
 
     Raises:
@@ -57,7 +59,7 @@ def kept(output: Path, turn: int, keys: Sequence[str]) -> dict[str, npt.NDArray[
             f"{output} holds no offsets of earlier turns: run `limaml refresh --keep-rows` once"
         )
     offsets = {}
-    for batch in KeptRows(folder, 1).of(keys):
+    for batch in KeptRows(folder, 1).read(keys):
         offsets[batch[TASK][0].as_py()] = tables.embedding_matrix(batch[_OFFSET])[0]
     return offsets
 

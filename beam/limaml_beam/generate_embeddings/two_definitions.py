@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from limaml_beam.generate_embeddings import artefacts, tables, turns
 from limaml_beam.generate_embeddings.counts import read_counts
 from limaml_beam.generate_embeddings.options import EmbedOptions
-from limaml_beam.generate_embeddings.other_side import Given
+from limaml_beam.generate_embeddings.other_side import TurnInputs
 from limaml_beam.generate_embeddings.pipeline import (
     EmbeddingJob,
     GenerateEmbeddings,
@@ -26,8 +26,8 @@ from limaml_beam.rows.columnar import sum_counts
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import Manifest
 
-#: In the names of either definition's files, in an output. Neither name begins with the other:
-#: Beam removes what matches the name that it is to write.
+#: In the names of each definition's files, in an output. Neither name begins with the other: Beam
+#: removes existing files whose names begin with the name that it writes.
 SUFFIXES = ("-first", "-second")
 _TURNS = "unfinished_turns"
 
@@ -59,35 +59,38 @@ def run(job: EmbeddingJob, manifest: Manifest, folder: str, options: PipelineOpt
     definitions = (manifest.task_definition, *manifest.joint_definitions)
     records = [artefacts.task_files(job.tasks, name) for name in definitions]
     all_turns = turns.turns_of(int(manifest.inner_loop["sweeps"]))
-    known: tuple[str, ...] = ()
+    offset_files: tuple[str, ...] = ()
     for turn, side in all_turns:
         last = turn >= len(all_turns) - 2
-        of_turn = files.join(folder, _TURNS, f"{side}-last" if last else str(turn))
-        target = folder if last else of_turn
+        turn_folder = files.join(folder, _TURNS, f"{side}-last" if last else str(turn))
+        target = folder if last else turn_folder
         suffix = SUFFIXES[side] if last else ""
         pipeline = beam.Pipeline(options=options)
         results = (
             pipeline
             | "Files" >> beam.Create(records[side])
-            | "GenerateEmbeddings" >> GenerateEmbeddings(job, manifest, given=Given(side, known))
+            | "GenerateEmbeddings"
+            >> GenerateEmbeddings(job, manifest, turn_inputs=TurnInputs(side, offset_files))
         )
-        write_results(results, target, suffix=suffix, counts_folder=of_turn)
+        write_results(results, target, suffix=suffix, counts_folder=turn_folder)
         with runner_errors.readable(job.output):
             pipeline.run().wait_until_finish()
-        known = tuple(files.matching(target, f"{tables.EMBEDDINGS_PREFIX}{suffix}-*.parquet"))
+        offset_files = tuple(
+            files.matching(target, f"{tables.EMBEDDINGS_PREFIX}{suffix}-*.parquet")
+        )
         if job.keep_turns and not last:
-            turns.keep(folder, turn, known)
+            turns.write_offsets(folder, turn, offset_files)
 
 
 def read_both(folder: str, manifest: Manifest) -> tuple[dict[str, int], dict[str, Any]]:
-    """Counts of the last two turns, added; and what the report says beside them. The turns'
-    temporary output is removed.
+    """The summed counts of the last two turns, and their entries for the report. Removes the turns'
+    temporary output.
     """
     names = (manifest.task_definition, *manifest.joint_definitions)
     counts = [read_counts(files.join(folder, _TURNS, f"{side}-last")) for side in (0, 1)]
-    if any(each is None for each in counts):
+    if any(count is None for count in counts):
         raise LimamlError(f"the job that writes {folder} is not done")
-    made = [each for each in counts if each is not None]
+    known = [count for count in counts if count is not None]
     staged_output.discard(files.join(folder, _TURNS))
-    by_definition = {n: c.get("tasks_embedded", 0) for n, c in zip(names, made, strict=True)}
-    return sum_counts(made), {"by_definition": by_definition}
+    by_definition = {n: c.get("tasks_embedded", 0) for n, c in zip(names, known, strict=True)}
+    return sum_counts(known), {"by_definition": by_definition}

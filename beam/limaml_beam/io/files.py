@@ -75,11 +75,11 @@ def match_tables(pattern: str) -> dict[str, Any]:
     """Files that a pattern means, with their metadata: those that match it, and those below the
     folders that match it, in any depth.
     """
-    by_path = {each.path: each for each in match(pattern)}
+    by_path = {metadata.path: metadata for metadata in match(pattern)}
     if by_path and glob.has_magic(pattern):
         return by_path
-    below = {each.path: each for each in match(join(pattern, "**"))}
-    return below or by_path
+    files_below = {metadata.path: metadata for metadata in match(join(pattern, "**"))}
+    return files_below or by_path
 
 
 def relative_to_pattern(path: str, pattern: str) -> str:
@@ -94,9 +94,9 @@ def relative_to_pattern(path: str, pattern: str) -> str:
 
 def _literal_names_escaped(pattern: str) -> str:
     names = pattern.split("/")
-    for place, name in enumerate(names):
-        if glob.has_magic(name) and exists("/".join([*pattern.split("/")[:place], name])):
-            names[place] = glob.escape(name)
+    for index, name in enumerate(names):
+        if glob.has_magic(name) and exists("/".join([*pattern.split("/")[:index], name])):
+            names[index] = glob.escape(name)
     return "/".join(names)
 
 

@@ -62,18 +62,18 @@ def write(path: str, report: Mapping[str, Any], ended: float) -> None:
     """
     command = report["command"]
     families = _families(path)
-    known = {name: _value(families, command, name) for name in (LAST_SUCCESS, LAST_LOCKED)}
+    times = {name: _value(families, command, name) for name in (LAST_SUCCESS, LAST_LOCKED)}
     metrics = _Metrics(command)
     if report["stage"] == LOCK:
-        known[LAST_LOCKED] = ended
+        times[LAST_LOCKED] = ended
     if report["stage"] == LOCK and _value(families, command, SUCCESS) is not None:
-        metrics.keep(families, without=known)
+        metrics.keep(families, without=times)
     else:
         if report["outcome"] == "done":
-            known[LAST_SUCCESS] = ended
+            times[LAST_SUCCESS] = ended
         _add_outcome(metrics, report, ended)
         _add_counts(metrics, report)
-    for name, value in known.items():
+    for name, value in times.items():
         if value is not None:
             metrics.set(name.removeprefix("limaml_"), _TIMES[name], value)
     try:
@@ -98,8 +98,13 @@ def _add_counts(metrics: _Metrics, report: Mapping[str, Any]) -> None:
     for key, number in (report.get("counts") or {}).items():
         kind, _, label = key.partition(":")
         if kind in _NAMED:
-            name, of = _NAMED[kind]
-            metrics.set(f"run_{name}", f"{name.replace('_', ' ')} by {of}.", number, **{of: label})
+            name, label_name = _NAMED[kind]
+            metrics.set(
+                f"run_{name}",
+                f"{name.replace('_', ' ')} by {label_name}.",
+                number,
+                **{label_name: label},
+            )
         else:
             metrics.set("run_rows", "Rows by state.", number, state=kind.removeprefix("rows_"))
     for name in _TASKS:
@@ -128,8 +133,8 @@ class _Metrics:
 
     def keep(self, families: Sequence[Metric], without: Container[str]) -> None:
         """Adds what an earlier file held."""
-        kept = [family for family in families if family.name not in without]
-        self.registry.register(_Families(kept))
+        remaining = [family for family in families if family.name not in without]
+        self.registry.register(_Families(remaining))
 
 
 class _Families(Collector):

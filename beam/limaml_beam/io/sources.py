@@ -78,11 +78,11 @@ class Source:
         Raises:
             SourceError: Nothing matches, or the format of a file is unknown.
         """
-        wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+        pattern_list = [patterns] if isinstance(patterns, str) else list(patterns)
         matches: dict[str, Any] = {}
         markers: set[str] = set()
         try:
-            for pattern in wanted:
+            for pattern in pattern_list:
                 for path, match in files.match_tables(pattern).items():
                     matches[path] = match
                     if partitions.is_marker(files.relative_to_pattern(path, pattern)):
@@ -94,10 +94,10 @@ class Source:
         empty = {path for path in data - outside if not matches[path].size_in_bytes}
         usable = sorted(data - outside - empty)
         if not usable:
-            left = f" with data (empty: {sorted(empty)})" if empty else ""
+            condition = f" with data (empty: {sorted(empty)})" if empty else ""
             if outside:
-                left += f" in the dates (partitions of other days: {len(outside)} files)"
-            raise SourceError(f"{name}: no file{left} matches {wanted}")
+                condition += f" in the dates (partitions of other days: {len(outside)} files)"
+            raise SourceError(f"{name}: no file{condition} matches {pattern_list}")
         for path in usable:
             format_of(path)
         return cls(
@@ -150,13 +150,13 @@ def read_rows(
     (path, group), count = part, 0
     try:
         if format_of(path) == "tfrecord":
-            read = _read_tfrecord(path, batch_rows)
+            chunks = _read_tfrecord(path, batch_rows)
         else:
             open_path = functools.partial(open_file, path)
-            read = table_files.read_file(
+            chunks = table_files.read_file(
                 path, open_path, columns, batch_rows, text or TextFormat(), group
             )
-        for rows in read:
+        for rows in chunks:
             missing = sorted(set(columns) - set(rows.table.column_names))
             if missing:
                 raise MissingColumnsError(
@@ -212,19 +212,19 @@ def _read_tfrecord(path: str, batch_rows: int) -> Iterator[Rows]:
 def _flat(decode: Callable[[list[bytes]], Any], records: list[bytes], path: str) -> pa.Table:
     """Scalars out of tf.Example's lists; vectors stay lists."""
     try:
-        decoded = pa.Table.from_batches([decode(records)])
+        table = pa.Table.from_batches([decode(records)])
     except (RuntimeError, ValueError) as error:
         raise SourceError(
             f"{path} holds a record that is not a tf.train.Example: {error}"
         ) from error
-    out = {}
-    for name in decoded.column_names:
-        column = decoded[name].combine_chunks()
+    columns = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
         # A column that is absent from this batch has no values at all.
-        out[name] = (
+        columns[name] = (
             pa.nulls(len(column)) if pa.types.is_null(column.type) else _first_values(column)
         )
-    return pa.table(out)
+    return pa.table(columns)
 
 
 def _first_values(column: pa.Array) -> pa.Array:

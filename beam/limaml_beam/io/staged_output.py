@@ -36,7 +36,7 @@ def check_free(output: str, overwrite: bool) -> None:
 
 def staging_of(output: str) -> str:
     """A fresh name beside the output."""
-    return _beside(output, "partial")
+    return _temporary_name(output, "partial")
 
 
 def launched_of(output: str) -> str:
@@ -44,12 +44,12 @@ def launched_of(output: str) -> str:
     return f"{output.rstrip('/')}.launched"
 
 
-def _beside(output: str, what: str) -> str:
-    return f"{output.rstrip('/')}.{what}-{uuid.uuid4().hex[:8]}"
+def _temporary_name(output: str, kind: str) -> str:
+    return f"{output.rstrip('/')}.{kind}-{uuid.uuid4().hex[:8]}"
 
 
 @contextlib.contextmanager
-def held(staging: str, output: str) -> Iterator[None]:
+def hold_lock(staging: str, output: str) -> Iterator[None]:
     """Holds a lock in the folder beside a local output while this process lives, and removes the
     files of dead processes there.
     """
@@ -61,7 +61,7 @@ def held(staging: str, output: str) -> Iterator[None]:
     new = Path(staging, f"{_LOCK}.new")
     with new.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        new.rename(new.with_name(_LOCK))  # who finds it under its name finds it locked
+        new.rename(new.with_name(_LOCK))  # the lock file is locked from the start
         yield
     Path(output, _LOCK).unlink(missing_ok=True)
 
@@ -72,7 +72,8 @@ def _remove_files_of_dead_runs(output: Path) -> None:
     """
     name = glob.escape(output.name)
     for lock in output.parent.glob(f"{name}.partial-*/{_LOCK}"):
-        with contextlib.suppress(OSError), lock.open() as file:  # it is alive, or just finished
+        # The lock of a living run cannot be taken; a run that has just ended has removed it.
+        with contextlib.suppress(OSError), lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)
     if output.exists():
@@ -83,9 +84,9 @@ def _remove_files_of_dead_runs(output: Path) -> None:
 def remove_partial_outputs(output: Path) -> None:
     """Removes all files of killed runs beside a local output; no other run may write to it."""
     name = glob.escape(output.name)
-    for what in ("partial", "old"):
-        for remains in output.parent.glob(f"{name}.{what}-*"):
-            shutil.rmtree(remains, ignore_errors=True)
+    for kind in ("partial", "old"):
+        for path in output.parent.glob(f"{name}.{kind}-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def publish(staging: str, output: str) -> None:
@@ -112,10 +113,10 @@ def keep_dead_letters(staging: str, output: str) -> str | None:
     letters = Path(staging) / DEAD_LETTERS
     if not files.is_local(output) or not letters.is_dir() or not any(letters.glob("*.jsonl")):
         return None
-    kept = Path(f"{output.rstrip('/')}.rejected")
-    shutil.rmtree(kept, ignore_errors=True)
-    letters.rename(kept)
-    return str(kept)
+    rejected = Path(f"{output.rstrip('/')}.rejected")
+    shutil.rmtree(rejected, ignore_errors=True)
+    letters.rename(rejected)
+    return str(rejected)
 
 
 def discard(directory: str) -> None:
@@ -132,7 +133,7 @@ def discard(directory: str) -> None:
 
 
 def _rename_folder(staging: str, output: str) -> None:
-    old = _beside(output, "old")
+    old = _temporary_name(output, "old")
     parent = FileSystems.split(output)[0]
     if not FileSystems.exists(parent):
         FileSystems.mkdirs(parent)
@@ -157,7 +158,7 @@ def staged_file(path: str) -> Iterator[Any]:
     if files.has_folders(path) and not FileSystems.exists(parent):
         with contextlib.suppress(BeamIOError, OSError):  # another worker made it first
             FileSystems.mkdirs(parent)
-    staging = _beside(path, "partial")
+    staging = _temporary_name(path, "partial")
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(FileSystems.delete, [staging])
         with FileSystems.create(staging, compression_type=CompressionTypes.UNCOMPRESSED) as handle:

@@ -12,7 +12,7 @@ from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml.errors import LimamlError
 
 #: Share of filled values or unknown keys that is too large without any reference.
-HOPELESS = 0.95
+MAX_SHARE_WITHOUT_REFERENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,18 +119,22 @@ def check_input(
 
     Returns:
         For every feature its share of filled values, and for every table its share of unknown keys,
-        against the training data (or, where these are not known, the published run; a share above
-        `HOPELESS` never passes without either). Against the published run, how old the newest row
-        is and how many rows there are per day.
+        against the training data or, if its shares are unknown, the published run; without either
+        the limit is `MAX_SHARE_WITHOUT_REFERENCE`. The age of the newest row and the number of rows
+        per day, against the published run.
     """
     checks = []
     for kind, text, increase in (
         ("filled", "share of filled values of feature", limits.max_filled_increase),
         ("unknown_keys", "share of unknown keys of table", limits.max_unknown_increase),
     ):
-        known = trained.get(kind, reference.get(kind))
+        expected = trained.get(kind, reference.get(kind))
         for name, share in quality.get(kind, {}).items():
-            allowed = HOPELESS if known is None else known.get(name, 0.0) + increase
+            allowed = (
+                MAX_SHARE_WITHOUT_REFERENCE
+                if expected is None
+                else expected.get(name, 0.0) + increase
+            )
             checks.append(Check(f"{text} {name}", share, 0.0, allowed))
     if "newest_row_age_days" in quality and "newest_row_age_days" in reference:
         allowed = max(reference["newest_row_age_days"], 0.0) + limits.max_age_increase_days

@@ -79,20 +79,20 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     write_plan(work, Plan(settings.adapter, options))
     quality = card.get("quality", {})
     outcome.note(rows_prepared=card.get("rows", {}).get("used"), quality=quality)
-    measured = _check_input(settings, outputs, reference, quality)
+    check_results = _check_input(settings, outputs, reference, quality)
     outcome.stage("embed")
     report, output = _generate(settings, outputs, reference)
     outcome.note(**report)
     outcome.stage(outcome.CHECK)
     previous = None if reference is None else str(outputs / reference["generation"])
-    measured += checks.check_run(str(output), report, previous, reference, settings.limits)
-    _require(measured)
+    check_results += checks.check_run(str(output), report, previous, reference, settings.limits)
+    _require(check_results)
     staging.write_text(output / QUALITY_FILE, json.dumps(quality, indent=1) + "\n")
     (output / CHECKED_MARK).touch()
     outcome.stage("publish")
     published = publish_output(output, settings)
     outcome.note(published=published)
-    result = {**report, "checks": _described(measured), "published": published}
+    result = {**report, "checks": _as_dicts(check_results), "published": published}
     remove_letters(work, settings.dead_letter_days)
     if (work / "updates" / "rows").is_dir():
         outcome.stage("reconcile")
@@ -108,11 +108,11 @@ def _reconcile(settings: Refresh, output: Path, card: dict[str, Any]) -> dict[st
         return reconcile(settings.work, str(output), read_schema(str(tasks)), settings_of(card))
 
 
-def prepare_options(given: PrepareOptions, manifest: Manifest) -> PrepareOptions:
-    """`given`, with what the model of `manifest` needs: recent records of its task definitions, and
+def prepare_options(options: PrepareOptions, manifest: Manifest) -> PrepareOptions:
+    """`options` with the settings that a model needs: recent records of its task definitions, and
     history rates as in its training.
     """
-    return given.replace(
+    return options.replace(
         tasks=(manifest.task_definition, *manifest.joint_definitions),
         recent_only=True,
         history_prior=manifest.training_label_mean,
@@ -122,22 +122,24 @@ def prepare_options(given: PrepareOptions, manifest: Manifest) -> PrepareOptions
 def _check_input(
     settings: Refresh, outputs: Path, reference: dict[str, Any] | None, quality: dict[str, Any]
 ) -> list[checks.Check]:
-    trained = read_manifest(settings.adapter).training_quality
+    training_quality = read_manifest(settings.adapter).training_quality
     file = outputs / ("" if reference is None else reference["generation"]) / QUALITY_FILE
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    published_quality = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     outcome.stage(outcome.CHECK)
-    measured = checks.check_input(quality, trained, earlier, settings.limits)
-    _require(measured)
-    return measured
+    check_results = checks.check_input(
+        quality, training_quality, published_quality, settings.limits
+    )
+    _require(check_results)
+    return check_results
 
 
-def _require(measured: list[checks.Check]) -> None:
-    outcome.note(checks=_described(measured))
-    checks.require(measured)
+def _require(check_results: list[checks.Check]) -> None:
+    outcome.note(checks=_as_dicts(check_results))
+    checks.require(check_results)
 
 
-def _described(measured: list[checks.Check]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(check) | {"passed": check.passed} for check in measured]
+def _as_dicts(check_results: list[checks.Check]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(check) | {"passed": check.passed} for check in check_results]
 
 
 def _generate(
@@ -148,10 +150,10 @@ def _generate(
     same_model = reference is not None and reference["manifest_digest"] == manifest_digest(
         settings.adapter
     )
-    whole = settings.full or read_manifest(settings.adapter).joint_definitions
+    full = settings.full or read_manifest(settings.adapter).joint_definitions
     previous = (
         str(outputs / reference["generation"])
-        if reference is not None and same_model and not whole
+        if reference is not None and same_model and not full
         else None
     )
     job = EmbeddingJob.from_options(

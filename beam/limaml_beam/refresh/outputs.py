@@ -34,13 +34,13 @@ def publish_pending(settings: Refresh, outputs: Path) -> None:
     """Publishes an output that passed its checks in an earlier run but was not published, so that
     the current run continues from it instead of adapting everything again.
     """
-    known = {generation.identifier for generation in settings.store.generations()}
+    identifiers = {generation.identifier for generation in settings.store.generations()}
     pending = [
         folder
         for folder in sorted(outputs.glob("*"))
         if (folder / CHECKED_MARK).exists()
         and not (folder / _PUBLISHED_MARK).exists()
-        and folder.name > max(known, default="")
+        and folder.name > max(identifiers, default="")
     ]
     for folder in pending[-1:]:
         if read_report(str(folder))["manifest_digest"] == manifest_digest(settings.adapter):

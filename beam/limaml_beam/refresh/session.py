@@ -26,16 +26,16 @@ def session(work: Path, reports: Sequence[str] = (), metrics: str | None = None)
     A run that does not get the folder does not change ``refresh.json``, which belongs to runs that
     held the folder.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         try:
-            held.enter_context(exclusive(work))
+            stack.enter_context(exclusive(work))
         except LimamlError as error:
             with outcome.reported("refresh", reports, metrics):
                 if isinstance(error, LockedError):
                     outcome.stage(outcome.LOCK)
                 raise
         results = [str(work / RESULT_FILE), *reports]
-        held.enter_context(outcome.reported("refresh", results, metrics))
+        stack.enter_context(outcome.reported("refresh", results, metrics))
         yield
 
 

@@ -145,11 +145,11 @@ def partition(
     target = (hashes % np.uint64(partitions)).astype(np.int64)
     order = np.argsort(target, kind="stable")
     bounds = np.searchsorted(target[order], np.arange(partitions + 1))
-    ordered = table.take(pa.array(order))
+    sorted_rows = table.take(pa.array(order))
     for index in range(partitions):
         start, stop = int(bounds[index]), int(bounds[index + 1])
         if stop > start:
-            yield index, ordered.slice(start, stop - start)
+            yield index, sorted_rows.slice(start, stop - start)
 
 
 def sum_counts(parts: Iterable[dict[str, int]]) -> dict[str, int]:

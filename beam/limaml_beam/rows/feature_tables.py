@@ -72,26 +72,28 @@ class FeatureTable:
         hashes = columnar.stable_hash(pc.fill_null(self._keys, ""))
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._rows = hashes[order], order.astype(np.int32)
-        alike = np.diff(
+        run_lengths = np.diff(
             np.flatnonzero(np.append(np.diff(self._hashes, prepend=~self._hashes[:1]) != 0, True))
         )
-        self._most_alike = int(alike.max(initial=1))
+        self._longest_run = int(run_lengths.max(initial=1))
         self._columns: dict[str, tuple[pa.Array, Mask | None]] = {}
         for feature in features:
             self._columns[feature.name] = _stored(parts.pop(feature.name), feature)
-        if self._most_alike > 1:
+        if self._longest_run > 1:
             self._check_unique(name, key)
 
     def _check_unique(self, name: str, key: str) -> None:
         """Raises `SourceError` if two rows of one key differ; equal rows count as one."""
-        counted = pc.value_counts(self._keys)
-        twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
-        rows = np.flatnonzero(np.asarray(pc.is_in(self._keys, value_set=twice)))
+        value_counts = pc.value_counts(self._keys)
+        repeated_keys = value_counts.filter(pc.greater(value_counts.field("counts"), 1)).field(
+            "values"
+        )
+        rows = np.flatnonzero(np.asarray(pc.is_in(self._keys, value_set=repeated_keys)))
         keys = self._keys.take(pa.array(rows)).to_pylist()
         seen: dict[str, Any] = {}
         cells = [column.take(pa.array(rows)).to_pylist() for column, _ in self._columns.values()]
-        for place, text in enumerate(keys):
-            row = [column[place] for column in cells]
+        for index, text in enumerate(keys):
+            row = [column[index] for column in cells]
             if seen.setdefault(text, row) != row:
                 raise SourceError(
                     f"table {name!r} holds the key {key} = {text!r} more than once, with different "
@@ -101,16 +103,16 @@ class FeatureTable:
     def find(self, keys: pa.Array) -> npt.NDArray[np.int64]:
         """Row of each key, -1 if the table does not have it."""
         codes, distinct = columnar.codes_of(pc.fill_null(keys, ""))
-        wanted = columnar.stable_hash(distinct)
+        hashes = columnar.stable_hash(distinct)
         positions = np.full(len(distinct), -1, np.int64)
-        place = np.searchsorted(self._hashes, wanted)
-        for _ in range(self._most_alike):
-            rows = self._rows[np.minimum(place, len(self._rows) - 1)]
+        slots = np.searchsorted(self._hashes, hashes)
+        for _ in range(self._longest_run):
+            rows = self._rows[np.minimum(slots, len(self._rows) - 1)]
             equal = pc.fill_null(
                 pc.equal(self._keys.take(pa.array(rows)), distinct), False
             ).to_numpy(zero_copy_only=False)
             positions[equal] = rows[equal]
-            place += 1
+            slots += 1
         return np.where(pc.is_null(keys).to_numpy(zero_copy_only=False), -1, positions[codes])
 
     def invalid(self, feature: Feature, rows: npt.NDArray[np.int64]) -> Mask:

@@ -34,7 +34,7 @@ LookUp: TypeAlias = Callable[[int, Sequence[str]], Mapping[str, Offset]]
 
 
 @dataclasses.dataclass
-class Adapted:
+class AdaptedTasks:
     """Results of the updated tasks.
 
     Attributes:
@@ -65,7 +65,7 @@ class TaskAdapter:
         if self._model is None:
             self._model = load_model(self._path, [_SERVING_TAG], 0)
 
-    def adapt(self, records: Sequence[Sequence[bytes]], look_up: LookUp) -> Adapted:
+    def adapt(self, records: Sequence[Sequence[bytes]], look_up: LookUp) -> AdaptedTasks:
         """Adapts tasks.
 
         Args:
@@ -74,25 +74,27 @@ class TaskAdapter:
                 called with is the last but one, whose offsets are embeddings.
         """
         if not any(records):
-            return Adapted()
+            return AdaptedTasks()
         self.load()
         dim = self._manifest.embedding_dim
         if not self._manifest.joint_definitions:
-            return Adapted(*self._adapt_with(packed(self._model, dim), records[0]))
-        made, others = Adapted(), None
+            return AdaptedTasks(*self._adapt_with(packed(self._model, dim), records[0]))
+        result, offsets = AdaptedTasks(), None
         turns = turns_of(int(self._manifest.inner_loop["sweeps"]))
         for turn, side in turns:
-            given = _Others(side, dim, turn - 1, look_up, {} if others is None else others)
-            embeddings, letters = self._adapt_with(
-                packed(self._model, dim, others=given), records[side]
+            turn_offsets = _TurnOffsets(
+                side, dim, turn - 1, look_up, {} if offsets is None else offsets
             )
-            others = _by_key(embeddings)
+            embeddings, letters = self._adapt_with(
+                packed(self._model, dim, known_offsets=turn_offsets), records[side]
+            )
+            offsets = _by_key(embeddings)
             if turn >= len(turns) - 2:
-                made.tables += embeddings
-                made.letters += letters
+                result.tables += embeddings
+                result.letters += letters
             else:
-                made.turns[turn] = others
-        return made
+                result.turns[turn] = offsets
+        return result
 
     def _adapt_with(
         self, adapter: PackedAdapter, records: Sequence[bytes]
@@ -109,7 +111,7 @@ class TaskAdapter:
         return embeddings, letters
 
 
-class _Others:
+class _TurnOffsets:
     """The other side's offsets in a turn; see `generate_embeddings.other_side.Others`.
 
     Args:
@@ -117,33 +119,33 @@ class _Others:
         dim: Width ``D``.
         turn: The turn; before the first one no offset is known.
         look_up: Offsets of tasks outside this update.
-        made: Offsets of tasks in this update.
+        offsets: Offsets of tasks in this update.
     """
 
     def __init__(
-        self, side: int, dim: int, turn: int, look_up: LookUp, made: dict[str, Offset]
+        self, side: int, dim: int, turn: int, look_up: LookUp, offsets: dict[str, Offset]
     ) -> None:
         self.side = side
-        self._turn, self._look_up = turn, look_up
-        self._known = dict(made)
-        self._nobody = np.zeros(dim, np.float32)
+        self._turn, self._stored_offsets = turn, look_up
+        self._known = dict(offsets)
+        self._zero = np.zeros(dim, np.float32)
 
-    def of(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+    def look_up(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
         """See `Others.of`."""
-        place: dict[str, int] = {}
-        rows = [place.setdefault(key.decode(), len(place)) for key in keys.tolist()]
-        unknown = [key for key in place if key not in self._known]
+        index_of_key: dict[str, int] = {}
+        rows = [index_of_key.setdefault(key.decode(), len(index_of_key)) for key in keys.tolist()]
+        unknown = [key for key in index_of_key if key not in self._known]
         if unknown:
-            looked_up = self._look_up(self._turn, unknown) if self._turn >= 0 else {}
-            self._known |= {key: looked_up.get(key, self._nobody) for key in unknown}
-        offsets = [self._known[key] for key in place] or [self._nobody]
+            looked_up = self._stored_offsets(self._turn, unknown) if self._turn >= 0 else {}
+            self._known |= {key: looked_up.get(key, self._zero) for key in unknown}
+        offsets = [self._known[key] for key in index_of_key] or [self._zero]
         return np.array(rows, np.int32), np.stack(offsets)
 
 
-def _by_key(made: Sequence[pa.Table]) -> dict[str, Offset]:
+def _by_key(embeddings: Sequence[pa.Table]) -> dict[str, Offset]:
     return {
         key: vector
-        for table in made
+        for table in embeddings
         for key, vector in zip(
             table["task_key"].to_pylist(), tables.embedding_matrix(table["embedding"]), strict=True
         )

@@ -37,7 +37,7 @@ from limaml_beam.rows.columnar import TASK, TIME
 from limaml_beam.update.adapting import TaskAdapter
 from limaml_beam.update.dead_letters import write_letters
 from limaml_beam.update.look_up import TurnLookUp
-from limaml_beam.update.merging import merged, records_of, without_erased
+from limaml_beam.update.merging import merge_rows, records_of, without_erased
 from limaml_beam.update.messages import Message
 from limaml_beam.update.new_rows import NewRows, read_messages, read_new
 from limaml_beam.update.plan import read_plan
@@ -152,25 +152,25 @@ class Updater:
         self._manifest.check_schema(schema)
         state = UpdateState(self._settings.work / "updates" / "rows")
         with contextlib.closing(state):
-            new, rows, settings = self._read(read, schema, state)
+            new_rows, rows, settings = self._read(read, schema, state)
             records = [records_of(rows.get(d), schema, settings, d)[1] for d in self._definitions]
-            made = self._task_adapter.adapt(records, self._look_up(state, settings))
-            upserted = self._upsert(made.tables)
+            result = self._task_adapter.adapt(records, self._look_up(state, settings))
+            upserted = self._upsert(result.tables)
             prefixes = schema.key_prefixes(self._definitions)
             by_prefix = {prefixes[d]: table for d, table in rows.items()}
-            state.put(by_prefix, settings.recent_start, made.turns)
-        new.letters += made.letters
-        write_letters(self._settings.work, new.letters)
+            state.put(by_prefix, settings.recent_start, result.turns)
+        new_rows.letters += result.letters
+        write_letters(self._settings.work, new_rows.letters)
         return {
-            "rows": {"read": new.read, "used": new.used, "skipped": new.skipped},
+            "rows": {"read": new_rows.read, "used": new_rows.used, "skipped": new_rows.skipped},
             "tasks": sum(map(len, records)),
-            "left_window": new.due,
+            "left_window": new_rows.due,
             "upserted": upserted.applied,
             "ignored_as_older": upserted.older,
             "erased": upserted.erased,
-            "dead_letters": len(new.letters),
+            "dead_letters": len(new_rows.letters),
             "seconds": round(time.time() - began, 3),
-            "lag_seconds": _lag(new),
+            "lag_seconds": _lag(new_rows),
         }
 
     def _read(
@@ -187,10 +187,10 @@ class Updater:
             with contextlib.suppress(FileNotFoundError):
                 before = card.stat().st_ino
                 settings = self._task_settings()
-                new = read(schema, settings)
-                rows = self._merge(new, schema, settings, state)
+                new_rows = read(schema, settings)
+                rows = self._merge(new_rows, schema, settings, state)
                 if card.stat().st_ino == before:
-                    return new, rows, settings
+                    return new_rows, rows, settings
         raise LimamlError(f"no finished records in {self._tasks}: refresh with --keep-rows")
 
     def _task_settings(self) -> TaskSettings:
@@ -218,35 +218,35 @@ class Updater:
         )
 
     def _merge(
-        self, new: NewRows, schema: Schema, settings: TaskSettings, state: UpdateState
+        self, new_rows: NewRows, schema: Schema, settings: TaskSettings, state: UpdateState
     ) -> dict[str, pa.Table]:
         """All rows of the affected tasks, by definition."""
         due, rows = state.due(settings.recent_start), {}
-        new.due = len(due)
+        new_rows.due = len(due)
         for definition, prefix in schema.key_prefixes(settings.definitions).items():
-            table = new.tables.get(definition)
-            late = [key.removeprefix(prefix) for key in due if prefix_of(key) == prefix]
+            table = new_rows.tables.get(definition)
+            due_keys = [key.removeprefix(prefix) for key in due if prefix_of(key) == prefix]
             distinct = [] if table is None else columnar.codes_of(table[TASK])[1].to_pylist()
-            affected = list(dict.fromkeys([*distinct, *late]))
-            base = KeptRows(self._tasks / definition, settings.shards).of(affected)
-            held = state.of(affected, base[0].schema if base else None, prefix)
-            old = without_erased([*base, *held], schema, settings, definition)
-            merged_rows, duplicates = merged(old, table, settings, late)
+            affected = list(dict.fromkeys([*distinct, *due_keys]))
+            nightly = KeptRows(self._tasks / definition, settings.shards).read(affected)
+            updated = state.read(affected, nightly[0].schema if nightly else None, prefix)
+            old_rows = without_erased([*nightly, *updated], schema, settings, definition)
+            merged_rows, duplicates = merge_rows(old_rows, table, settings, due_keys)
             if merged_rows is not None:
                 rows[definition] = merged_rows
             if definition == settings.definitions[0]:  # a row is one of both, or of neither
-                new.skip("duplicate", duplicates)
+                new_rows.skip("duplicate", duplicates)
         return rows
 
     def _look_up(self, state: UpdateState, settings: TaskSettings) -> TurnLookUp:
         store = self._settings.store
         return TurnLookUp(self._settings.work, self._manifest, store, state, settings.erased)
 
-    def _upsert(self, made: list[pa.Table]) -> Upserted:
+    def _upsert(self, embeddings: list[pa.Table]) -> Upserted:
         """Upserts into the generation that is current now."""
-        if not made:
+        if not embeddings:
             return Upserted(applied=0, older=0, erased=0)
-        table = pa.concat_tables(made)
+        table = pa.concat_tables(embeddings)
         version = self._manifest.model_version
         for _ in range(_ATTEMPTS):
             current = self._settings.store.current(version)
@@ -266,10 +266,10 @@ class Updater:
         raise StoreError(f"the current generation changed during {_ATTEMPTS} attempts; try again")
 
 
-def _lag(new: NewRows) -> dict[str, float] | None:
+def _lag(new_rows: NewRows) -> dict[str, float] | None:
     """Seconds from the valid rows' times until now."""
-    if not new.tables:
+    if not new_rows.tables:
         return None
-    ages = time.time() - columnar.to_numpy(next(iter(new.tables.values()))[TIME]) / 1000
-    median, most = np.quantile(ages, [0.5, 0.99])
-    return {"p50": round(float(median), 3), "p99": round(float(most), 3)}
+    ages = time.time() - columnar.to_numpy(next(iter(new_rows.tables.values()))[TIME]) / 1000
+    median, p99 = np.quantile(ages, [0.5, 0.99])
+    return {"p50": round(float(median), 3), "p99": round(float(p99), 3)}

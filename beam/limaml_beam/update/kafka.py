@@ -25,7 +25,7 @@ from tfrec_limaml.errors import LimamlError
 
 _POLL_SECONDS, _ANSWER_SECONDS = 0.5, 10.0
 #: Settings that the stream sets itself.
-_OURS = {
+_RESERVED = {
     "bootstrap.servers",
     "group.id",
     "enable.auto.commit",
@@ -65,8 +65,10 @@ class KafkaStream:
 
     def __post_init__(self) -> None:
         check_batches(self.batch_seconds, self.batch_messages)
-        if ours := sorted(_OURS & self.client.keys()):
-            raise LimamlError(f"the stream sets {ours} of the Kafka client by itself: leave it out")
+        if reserved := sorted(_RESERVED & self.client.keys()):
+            raise LimamlError(
+                f"the stream itself sets {reserved} of the Kafka client: leave out these settings"
+            )
 
 
 def check_batches(seconds: float, messages: int) -> None:
@@ -150,11 +152,11 @@ class _Topic:
     def __init__(self, settings: KafkaStream, tell: Tell) -> None:
         self._kafka = _client_library()
         self._settings, self._tell = settings, tell
-        self._held: list[tuple[Message, int, int]] = []
+        self._pending: list[tuple[Message, int, int]] = []
         self._waiting = False
         self._assigned: set[int] | None = None  # until the group has taken this consumer in
         self._ended: set[int] = set()
-        given = {
+        client_settings = {
             "auto.offset.reset": "earliest",
             "session.timeout.ms": 10_000,
             **settings.client,
@@ -163,11 +165,11 @@ class _Topic:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "enable.partition.eof": True,
-            "error_cb": self._say,
+            "error_cb": self._report_error,
             "logger": _silent_logger(),
         }
         try:
-            self._consumer = self._kafka.Consumer(given)
+            self._consumer = self._kafka.Consumer(client_settings)
         except (self._kafka.KafkaException, TypeError, ValueError) as error:
             raise LimamlError(f"the Kafka client refuses its settings: {error}") from error
         try:
@@ -187,7 +189,7 @@ class _Topic:
             raise LimamlError(f"the Kafka broker {servers} has no topic {topic!r}: create it first")
 
     def _join(self, consumer: Any, partitions: list[Any]) -> None:
-        self._assigned = {each.partition for each in partitions}
+        self._assigned = {partition.partition for partition in partitions}
         self._ended.clear()
 
     @property
@@ -201,27 +203,27 @@ class _Topic:
         """The next messages; empty if none arrived for a short time."""
         self._resume()
         limit = self._settings.batch_messages
-        messages, self._held = self._held, []
+        messages, self._pending = self._pending, []
         if not messages:
             messages = self._read(1, _POLL_SECONDS)
         end = time.monotonic() + self._settings.batch_seconds
-        while messages and len(messages) < limit and (left := end - time.monotonic()) > 0:
-            messages += self._read(limit - len(messages), left)
+        while messages and len(messages) < limit and (remaining := end - time.monotonic()) > 0:
+            messages += self._read(limit - len(messages), remaining)
         return messages
 
-    def _read(self, most: int, seconds: float) -> list[tuple[Message, int, int]]:
+    def _read(self, max_messages: int, seconds: float) -> list[tuple[Message, int, int]]:
         messages = []
-        for record in self._consumer.consume(most, seconds):
+        for record in self._consumer.consume(max_messages, seconds):
             partition, offset = record.partition(), record.offset()
             if record.error() is not None:
                 if record.error().code() == self._kafka.KafkaError._PARTITION_EOF:
                     self._ended.add(partition)
                 else:
-                    self._say(record.error())
+                    self._report_error(record.error())
                 continue
             self._ended.discard(partition)
-            place = f"{record.topic()}/{partition}/{offset}"
-            messages.append((Message(place, record.value()), partition, offset))
+            source = f"{record.topic()}/{partition}/{offset}"
+            messages.append((Message(source, record.value()), partition, offset))
         return messages
 
     def commit(self, batch: list[tuple[Message, int, int]]) -> None:
@@ -229,12 +231,12 @@ class _Topic:
         last: dict[int, int] = {}
         for _, partition, offset in batch:
             last[partition] = max(offset, last.get(partition, -1))
-        done = [
+        offsets = [
             self._kafka.TopicPartition(self._settings.topic, partition, offset + 1)
             for partition, offset in last.items()
         ]
         try:
-            self._consumer.commit(offsets=done, asynchronous=False)
+            self._consumer.commit(offsets=offsets, asynchronous=False)
         except self._kafka.KafkaException as error:
             self._tell({"broker": f"offsets not committed: {error}"})
 
@@ -242,14 +244,14 @@ class _Topic:
         """Polls with paused partitions: a consumer that never polls is removed from its group."""
         self._consumer.pause(self._consumer.assignment())
         self._waiting = True
-        self._held += self._read(1, 0.0)
+        self._pending += self._read(1, 0.0)
 
     def _resume(self) -> None:
         if self._waiting:
             self._consumer.resume(self._consumer.assignment())
             self._waiting = False
 
-    def _say(self, error: Any) -> None:
+    def _report_error(self, error: Any) -> None:
         self._tell({"broker": str(error)})
         if error.code() in (
             self._kafka.KafkaError._AUTHENTICATION,

@@ -48,9 +48,11 @@ class TurnLookUp:
             return self._in_store(keys)
         offsets = self._state.turn(turn, keys)
         missing = [key for key in keys if key not in offsets]
-        gone = self._tombstones.mean([key.encode() for key in missing])
-        missing = [key for key, erased in zip(missing, gone, strict=True) if not erased]
-        return {**turns.kept(self._output(), turn, missing), **offsets} if missing else offsets
+        is_erased = self._tombstones.matches([key.encode() for key in missing])
+        missing = [key for key, erased in zip(missing, is_erased, strict=True) if not erased]
+        return (
+            {**turns.read_offsets(self._output(), turn, missing), **offsets} if missing else offsets
+        )
 
     def _output(self) -> Path:
         version = self._manifest.model_version
@@ -63,9 +65,9 @@ class TurnLookUp:
         return self._outputs / current.identifier
 
     def _in_store(self, keys: Sequence[str]) -> dict[str, Offset]:
-        known: dict[str, Offset] = {}
+        offsets: dict[str, Offset] = {}
         for start in range(0, len(keys), _KEYS_AT_ONCE):
-            asked = keys[start : start + _KEYS_AT_ONCE]
-            matrix, found = self._store.get_many(asked, self._manifest.model_version)
-            known |= {asked[place]: matrix[place] for place in np.flatnonzero(found).tolist()}
-        return known
+            batch_keys = keys[start : start + _KEYS_AT_ONCE]
+            matrix, found = self._store.get_many(batch_keys, self._manifest.model_version)
+            offsets |= {batch_keys[row]: matrix[row] for row in np.flatnonzero(found).tolist()}
+        return offsets

@@ -18,7 +18,7 @@ from tfrec_limaml.store.erasure import Tombstones
 from tfrec_limaml.tasks.folder import RECENT
 
 
-def merged(
+def merge_rows(
     old: Sequence[pa.RecordBatch],
     new: pa.Table | None,
     settings: TaskSettings,
@@ -28,15 +28,15 @@ def merged(
     (None without any); and the number of new rows that are duplicates by content, as in the nightly
     run.
     """
-    before = pa.Table.from_batches(old) if old else None
+    old_table = pa.Table.from_batches(old) if old else None
     if new is None:
-        if before is None:
+        if old_table is None:
             return None, 0
-        new = before.slice(0, 0)
-    table = new if before is None else _one_above_other(before, new)
+        new = old_table.slice(0, 0)
+    table = new if old_table is None else _one_above_other(old_table, new)
     tasks, keys = columnar.codes_of(table[TASK])
     times, order = columnar.to_numpy(table[TIME]), columnar.to_numpy(table[ORDER])
-    is_new = np.arange(table.num_rows) >= (0 if before is None else before.num_rows)
+    is_new = np.arange(table.num_rows) >= (0 if old_table is None else old_table.num_rows)
     ranking = np.lexsort((is_new, times, order, tasks))
     repeat = np.zeros(len(ranking), np.bool_)
     repeat[1:] = (
@@ -44,12 +44,14 @@ def merged(
         & (np.diff(times[ranking]) == 0)
         & (np.diff(tasks[ranking]) == 0)
     )
-    kept = ranking[~repeat]
-    late = [code for code, key in enumerate(keys.to_pylist()) if key in set(due)] if due else []
-    affected = np.union1d(tasks[kept[is_new[kept]]], late)
+    unique = ranking[~repeat]
+    due_codes = (
+        [code for code, key in enumerate(keys.to_pylist()) if key in set(due)] if due else []
+    )
+    affected = np.union1d(tasks[unique[is_new[unique]]], due_codes)
     duplicates = int(is_new[ranking[repeat]].sum())
-    kept = kept[np.isin(tasks[kept], affected)]
-    return latest(table.take(pa.array(kept)), settings), duplicates
+    unique = unique[np.isin(tasks[unique], affected)]
+    return latest(table.take(pa.array(unique)), settings), duplicates
 
 
 def _one_above_other(before: pa.Table, new: pa.Table) -> pa.Table:
@@ -74,14 +76,14 @@ def without_erased(
     if not len(tombstones) or not beside:
         return list(batches)
     prefixes = schema.key_prefixes(settings.definitions)
-    left = []
+    remaining = []
     for batch in batches:
-        gone = np.zeros(len(batch), np.bool_)
+        mask = np.zeros(len(batch), np.bool_)
         for name in beside:
             keys = batch[columnar.beside_column(name)].to_pylist()
-            gone |= tombstones.mean([f"{prefixes[name]}{key}".encode() for key in keys])
-        left.append(batch.filter(pa.array(~gone)))
-    return [batch for batch in left if len(batch)]
+            mask |= tombstones.matches([f"{prefixes[name]}{key}".encode() for key in keys])
+        remaining.append(batch.filter(pa.array(~mask)))
+    return [batch for batch in remaining if len(batch)]
 
 
 def records_of(

@@ -67,9 +67,9 @@ def decode(
         if isinstance(decoded, Poison):
             poison.append(decoded)
             continue
-        given = None if is_column else decoded.get(VERSION_FIELD)
-        if given is not None and str(given) != str(version):
-            detail = f"for model version {given!r}, this one is {version}"
+        message_version = None if is_column else decoded.get(VERSION_FIELD)
+        if message_version is not None and str(message_version) != str(version):
+            detail = f"for model version {message_version!r}, this one is {version}"
             poison.append(Poison(OTHER_MODEL, detail, message))
         else:
             rows.append(decoded)

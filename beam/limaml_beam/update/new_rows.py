@@ -39,7 +39,7 @@ FUTURE, UNKNOWN_SCHEMA, UNREADABLE = "future_time", "unknown_schema", "unreadabl
 
 @dataclasses.dataclass
 class NewRows:
-    """What some files hold.
+    """The rows of some files or messages.
 
     Attributes:
         tables: Valid rows with their task keys, as `kept_rows` has them, by task definition; empty
@@ -81,27 +81,27 @@ def read_new(inputs: Inputs, schema: Schema, settings: TaskSettings, tasks: Path
     """
     tables = load_tables(schema, inputs.tables)
     columns = interaction_columns(schema, settings.definitions)
-    new, blocks = NewRows(), []
+    new_rows, blocks = NewRows(), []
     for path in inputs.interactions.files:
         try:
             for part in parts_of(path):
                 for rows in read_rows(part, columns, settings.batch_rows, inputs.interactions.text):
-                    new.read += rows.count
+                    new_rows.read += rows.count
                     for bad in rows.bad:
-                        new.skip(f"malformed_row:{bad.reason}")
-                        new.letters.append(malformed(path, bad))
-                    blocks.append(_validated(schema, settings, tables, path, rows.table, new))
+                        new_rows.skip(f"malformed_row:{bad.reason}")
+                        new_rows.letters.append(malformed(path, bad))
+                    blocks.append(_validated(schema, settings, tables, path, rows.table, new_rows))
         except SourceError as error:
-            lacking = isinstance(error, MissingColumnsError)
-            reason = UNKNOWN_SCHEMA if lacking else UNREADABLE
-            new.skip(reason)
-            new.unread += 1
+            columns_missing = isinstance(error, MissingColumnsError)
+            reason = UNKNOWN_SCHEMA if columns_missing else UNREADABLE
+            new_rows.skip(reason)
+            new_rows.unread += 1
             letter = {"reason": reason, "file": path, "detail": str(error)}
-            new.letters.append(json.dumps(letter, ensure_ascii=False))
+            new_rows.letters.append(json.dumps(letter, ensure_ascii=False))
     blocks = [block for block in blocks if block.num_rows]
     if blocks:
-        new.tables = _completed(pa.concat_tables(blocks), schema, settings, tables, tasks)
-    return new
+        new_rows.tables = _completed(pa.concat_tables(blocks), schema, settings, tables, tasks)
+    return new_rows
 
 
 def read_messages(
@@ -127,15 +127,15 @@ def read_messages(
     tables = load_tables(schema, sources)
     columns = interaction_columns(schema, settings.definitions)
     raw, poison = decode(messages, columns, version)
-    new = NewRows(read=len(messages))
-    for each in poison:
-        new.skip(each.reason)
-        new.letters.append(each.letter())
+    new_rows = NewRows(read=len(messages))
+    for bad_message in poison:
+        new_rows.skip(bad_message.reason)
+        new_rows.letters.append(bad_message.letter())
     if raw is not None:
-        block = _validated(schema, settings, tables, topic, raw, new)
+        block = _validated(schema, settings, tables, topic, raw, new_rows)
         if block.num_rows:
-            new.tables = _completed(block, schema, settings, tables, tasks)
-    return new
+            new_rows.tables = _completed(block, schema, settings, tables, tasks)
+    return new_rows
 
 
 def _validated(
@@ -144,7 +144,7 @@ def _validated(
     tables: Tables,
     path: str,
     raw: pa.Table,
-    new: NewRows,
+    new_rows: NewRows,
 ) -> pa.Table:
     block, reasons, _ = validate(schema, settings, tables, raw)
     outside = reasons == OUTSIDE
@@ -153,8 +153,8 @@ def _validated(
         reasons[outside & (times >= settings.last)] = FUTURE
     names, counts = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
-        new.skip(name, count)
-    new.letters += dead_letters(path, raw, reasons)
+        new_rows.skip(name, count)
+    new_rows.letters += dead_letters(path, raw, reasons)
     return block
 
 
@@ -166,8 +166,8 @@ def _completed(
     """
     if schema.history:
         block = add_history(block, schema, settings, tasks / DIRECTORY)
-    made = {}
+    rows_by_definition = {}
     for definition in settings.definitions:
         rows = keyed(block, schema, definition, settings.definitions)
-        made[definition] = plain(join(schema, tables, rows)).combine_chunks()
-    return made
+        rows_by_definition[definition] = plain(join(schema, tables, rows)).combine_chunks()
+    return rows_by_definition

@@ -29,11 +29,11 @@ def add_history(block: pa.Table, schema: Schema, settings: TaskSettings, folder:
         settings: Of the update; ``settings.prior`` is the rate of an unknown key.
         folder: ``<tasks>/history``.
     """
-    made: dict[str, Any] = {}
+    values_by_name: dict[str, Any] = {}
     for history in schema.history:
-        made |= _values(block, schema, history, folder, settings.prior or 0.0)
-    for name in sorted(made):
-        block = block.append_column(name, pa.array(made[name].astype(np.float32)))
+        values_by_name |= _values(block, schema, history, folder, settings.prior or 0.0)
+    for name in sorted(values_by_name):
+        block = block.append_column(name, pa.array(values_by_name[name].astype(np.float32)))
     return block
 
 
@@ -45,14 +45,14 @@ def _values(
     rows = one_row_per_token(rows, schema, history)
     codes, distinct = columnar.codes_of(columnar.join_keys(rows, history.keys))
     online = pq.read_table(folder / f"{stem(history)}.parquet")
-    known = arrow_keys.join_keys([arrow_keys.as_keys(online[name]) for name in history.keys])
-    place = {key: i for i, key in enumerate(known.to_pylist())}
-    positions = np.array([place.get(key, -1) for key in distinct.to_pylist()])[codes]
+    online_keys = arrow_keys.join_keys([arrow_keys.as_keys(online[name]) for name in history.keys])
+    index_of_key = {key: i for i, key in enumerate(online_keys.to_pylist())}
+    positions = np.array([index_of_key.get(key, -1) for key in distinct.to_pylist()])[codes]
     row = columnar.to_numpy(rows[_ROW])
-    seen = np.bincount(row, minlength=block.num_rows)
+    tokens_per_row = np.bincount(row, minlength=block.num_rows)
     values = {}
     unknown = {"rate": prior, "count": 0.0, "recency": -1.0}
     for value, name in history.names().items():
         column = np.append(columnar.to_numpy(online[name]), unknown[value])
-        values[name] = np.bincount(row, column[positions], block.num_rows) / seen
+        values[name] = np.bincount(row, column[positions], block.num_rows) / tokens_per_row
     return values

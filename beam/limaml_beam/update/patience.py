@@ -56,7 +56,7 @@ class PatientUpdater:
     def run_idle(self) -> None:
         """Adapts tasks that lost rows which left the window, unless an update has just done so."""
         if time.monotonic() - self._last >= self._settings.expire_seconds:
-            report = self._done(Updater.update_due)
+            report = self._run_until_done(Updater.update_due)
             if report["tasks"]:
                 self.totals.add(report)
                 self._tell(report)
@@ -72,11 +72,11 @@ class PatientUpdater:
             LimamlError: an error that waiting does not solve: a work folder without rows, another
                 schema.
         """
-        report = self._done(update)
+        report = self._run_until_done(update)
         self.totals.add(report)
         return report
 
-    def _done(self, update: Callable[[Updater], dict[str, Any]]) -> dict[str, Any]:
+    def _run_until_done(self, update: Callable[[Updater], dict[str, Any]]) -> dict[str, Any]:
         wait = _FIRST_WAIT_SECONDS
         while True:
             plan = read_plan(self._settings.work)

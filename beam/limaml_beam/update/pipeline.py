@@ -121,8 +121,8 @@ def _build(pipeline: beam.Pipeline, settings: KafkaPipeline, columns: Sequence[s
     )
 
 
-def _update_of(given: Mapping[str, Any], store: EmbeddingStore) -> Update:
-    return Update(**{**given, "work": Path(given["work"]), "store": store})
+def _update_of(options: Mapping[str, Any], store: EmbeddingStore) -> Update:
+    return Update(**{**options, "work": Path(options["work"]), "store": store})
 
 
 def _key_columns(work: Path) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ class Debounce(beam.DoFn):
     clicks several times meanwhile is adapted once.
     """
 
-    HELD = BagStateSpec("held", BytesCoder())
+    MESSAGES = BagStateSpec("held", BytesCoder())
     WAITING = ReadModifyWriteStateSpec("waiting", BooleanCoder())
     END = TimerSpec("end", TimeDomain.REAL_TIME)
 
@@ -171,12 +171,12 @@ class Debounce(beam.DoFn):
     def process(
         self,
         message: tuple[str, bytes],
-        held: Any = beam.DoFn.StateParam(HELD),
+        messages: Any = beam.DoFn.StateParam(MESSAGES),
         waiting: Any = beam.DoFn.StateParam(WAITING),
         end: Any = beam.DoFn.TimerParam(END),
     ) -> None:
         """Holds a message."""
-        held.add(message[1])
+        messages.add(message[1])
         if not waiting.read():
             waiting.write(True)
             end.set(time.time() + self.seconds)
@@ -184,12 +184,12 @@ class Debounce(beam.DoFn):
     @on_timer(END)
     def release(
         self,
-        held: Any = beam.DoFn.StateParam(HELD),
+        messages: Any = beam.DoFn.StateParam(MESSAGES),
         waiting: Any = beam.DoFn.StateParam(WAITING),
     ) -> Iterator[bytes]:
         """Releases the messages."""
-        values = list(held.read())
-        held.clear()
+        values = list(messages.read())
+        messages.clear()
         waiting.clear()
         yield from values
 
@@ -213,7 +213,7 @@ class UpdateStore(beam.DoFn):
         self._store = open_store(self.address)
         settings = _update_of(self.update, self._store)
         self._seconds = settings.expire_seconds
-        self._updater = PatientUpdater(settings, self._say)
+        self._updater = PatientUpdater(settings, self._report)
 
     def process(
         self,
@@ -226,7 +226,7 @@ class UpdateStore(beam.DoFn):
         report = self._updater.run(update)
         for name in ("tasks", "upserted", "dead_letters"):
             Metrics.counter("stream", name).inc(report[name])
-        self._say(report)
+        self._report(report)
         expire.set(time.time() + self._seconds)
 
     @on_timer(EXPIRE)
@@ -235,7 +235,7 @@ class UpdateStore(beam.DoFn):
         self._updater.run_idle()
         expire.set(time.time() + self._seconds)
 
-    def _say(self, report: Mapping[str, Any]) -> None:
+    def _report(self, report: Mapping[str, Any]) -> None:
         _LOG.info("%s", json.dumps(report))
 
     def teardown(self) -> None:

@@ -41,7 +41,8 @@ def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -
     try:
         prefixes = schema.key_prefixes(settings.definitions)
         total = columnar.sum_counts(
-            _of_definition(state, output, schema, settings, *each) for each in prefixes.items()
+            _reconcile_definition(state, output, schema, settings, *definition_and_prefix)
+            for definition_and_prefix in prefixes.items()
         )
     finally:
         state.close()
@@ -49,7 +50,7 @@ def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -
     return {**total, "reconciled_share": total["agreeing"] / compared if compared else None}
 
 
-def _of_definition(
+def _reconcile_definition(
     state: UpdateState,
     output: str,
     schema: Schema,
@@ -58,41 +59,43 @@ def _of_definition(
     prefix: str,
 ) -> dict[str, int]:
     """`reconcile` of one definition, whose keys begin with `prefix` in a store."""
-    held = state.tasks(prefix)
-    in_batch = _of_batch(output, held, prefix)
-    newest = {key: _newest(rows) for key, rows in held.items()}
-    newer = {key for key in held if key in in_batch and newest[key] > in_batch[key][0]}
-    there = [key for key in held if key in in_batch and key not in newer]
-    waiting = {key for key in held if key not in in_batch and newest[key] >= settings.first}
+    updated = state.tasks(prefix)
+    in_batch = _batch_entries(output, updated, prefix)
+    newest = {key: _newest(rows) for key, rows in updated.items()}
+    newer = {key for key in updated if key in in_batch and newest[key] > in_batch[key][0]}
+    common = [key for key in updated if key in in_batch and key not in newer]
+    waiting = {key for key in updated if key not in in_batch and newest[key] >= settings.first}
     agreeing = 0
-    if there:
-        rows = latest(pa.Table.from_batches([held[key] for key in there]), settings)
-        made = dict(zip(*records_of(rows, schema, settings, definition), strict=True))
-        agreeing = sum(key in made and digest(made[key]) == in_batch[key][1] for key in there)
-    state.remove([f"{prefix}{key}" for key in held if key not in newer | waiting])
+    if common:
+        rows = latest(pa.Table.from_batches([updated[key] for key in common]), settings)
+        records = dict(zip(*records_of(rows, schema, settings, definition), strict=True))
+        agreeing = sum(
+            key in records and digest(records[key]) == in_batch[key][1] for key in common
+        )
+    state.remove([f"{prefix}{key}" for key in updated if key not in newer | waiting])
     return {
-        "updated_tasks": len(held),
+        "updated_tasks": len(updated),
         "newer_than_batch": len(newer),
-        "not_in_batch": len(held) - len(newer) - len(there),
-        "compared": len(there),
+        "not_in_batch": len(updated) - len(newer) - len(common),
+        "compared": len(common),
         "agreeing": agreeing,
     }
 
 
 def settings_of(card: Mapping[str, Any]) -> TaskSettings:
     """The settings of the records of a data card."""
-    given = dict(card["settings"])
-    given["definitions"] = tuple(given["definitions"])
-    if given["task_shares"] is not None:
-        given["task_shares"] = tuple(given["task_shares"])
-    return TaskSettings(**{**given, "erased": frozenset()})
+    settings = dict(card["settings"])
+    settings["definitions"] = tuple(settings["definitions"])
+    if settings["task_shares"] is not None:
+        settings["task_shares"] = tuple(settings["task_shares"])
+    return TaskSettings(**{**settings, "erased": frozenset()})
 
 
 def _newest(rows: pa.RecordBatch) -> int:
     return int(columnar.to_numpy(rows[TIME]).max())
 
 
-def _of_batch(output: str, keys: Iterable[str], prefix: str) -> dict[str, tuple[int, bytes]]:
+def _batch_entries(output: str, keys: Iterable[str], prefix: str) -> dict[str, tuple[int, bytes]]:
     """Last interaction and record digest of some tasks."""
     stored = pa.array([f"{prefix}{key}" for key in keys], pa.string())
     digests: dict[str, tuple[int, bytes]] = {}

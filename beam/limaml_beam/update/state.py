@@ -51,7 +51,7 @@ class UpdateState:
         except (lmdb.Error, OSError) as error:
             raise LimamlError(f"cannot open the state of updates {folder}: {error}") from error
 
-    def of(
+    def read(
         self, keys: Sequence[str], schema: pa.Schema | None, prefix: str = ""
     ) -> list[pa.RecordBatch]:
         """The rows of the given tasks that exist; empty if their schema differs from the nightly
@@ -63,12 +63,12 @@ class UpdateState:
             prefix: The prefix of the definition's keys in a store.
         """
         with self._environment.begin() as transaction:
-            kept_schema = _schema_of(transaction, prefix)
-            if kept_schema is None or (schema is not None and kept_schema != schema):
+            stored_schema = _schema_of(transaction, prefix)
+            if stored_schema is None or (schema is not None and stored_schema != schema):
                 return []
             values = (transaction.get(f"{prefix}{key}".encode()) for key in keys)
             return [
-                pa.ipc.read_record_batch(pa.py_buffer(v), kept_schema)
+                pa.ipc.read_record_batch(pa.py_buffer(v), stored_schema)
                 for v in values
                 if v is not None
             ]
@@ -102,7 +102,7 @@ class UpdateState:
                         _put(transaction, f"{prefix}{key}".encode(), batch, window_start)
                 for turn, offsets in (turns or {}).items():
                     for key, offset in offsets.items():
-                        transaction.put(_of_turn(turn, key.encode()), offset.tobytes())
+                        transaction.put(_turn_key(turn, key.encode()), offset.tobytes())
         except lmdb.Error as error:
             raise LimamlError(
                 f"cannot write the state of updates {self._folder}: {error}"
@@ -113,15 +113,15 @@ class UpdateState:
         adapted, and is before it now.
         """
         with self._environment.begin() as transaction:
-            lost = dict.fromkeys(key for _, key in _leaving(transaction, window_start))
-            return [key.decode() for key in lost if transaction.get(key) is not None]
+            due_keys = dict.fromkeys(key for _, key in _leaving(transaction, window_start))
+            return [key.decode() for key in due_keys if transaction.get(key) is not None]
 
     def turn(self, turn: int, keys: Sequence[str]) -> dict[str, Offset]:
         """Offsets ``[D]`` of an earlier turn of the given tasks that exist, by their keys in a
         store.
         """
         with self._environment.begin() as transaction:
-            values = ((key, transaction.get(_of_turn(turn, key.encode()))) for key in keys)
+            values = ((key, transaction.get(_turn_key(turn, key.encode()))) for key in keys)
             return {key: np.frombuffer(v, np.float32) for key, v in values if v is not None}
 
     def tasks(self, prefix: str = "") -> dict[str, pa.RecordBatch]:
@@ -138,11 +138,11 @@ class UpdateState:
 
     def remove(self, keys: Sequence[str]) -> None:
         """Removes tasks, by their keys in a store."""
-        marks = {key_digest(key) for key in keys}
+        digests = {key_digest(key) for key in keys}
         with self._environment.begin(write=True) as transaction:
             for key in keys:
                 transaction.delete(key.encode())
-            for entry in _turn_entries(transaction, marks):
+            for entry in _turn_entries(transaction, digests):
                 transaction.delete(entry)
 
     def prefixes(self) -> list[str]:
@@ -153,25 +153,25 @@ class UpdateState:
             keys = [key for key, _ in cursor] if any_schema else []
         return [key.removeprefix(_SCHEMA).decode() for key in keys]
 
-    def write_anew(self, changed: Mapping[str, pa.RecordBatch | None]) -> None:
+    def rewrite(self, replacements: Mapping[str, pa.RecordBatch | None]) -> None:
         """Replaces the rows of some tasks with others or none, by their keys in a store, and leaves
         no byte of the old rows in the file.
         """
-        given = {key.encode(): batch for key, batch in changed.items()}
-        gone = {key for key, batch in given.items() if batch is None}
-        marks = {key_digest(key) for key in gone}
-        with tempfile.TemporaryDirectory(dir=self._folder) as beside:
-            target = lmdb.open(beside, map_size=_MAP_BYTES)
+        encoded = {key.encode(): batch for key, batch in replacements.items()}
+        erased = {key for key, batch in encoded.items() if batch is None}
+        digests = {key_digest(key) for key in erased}
+        with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
+            target = lmdb.open(temporary, map_size=_MAP_BYTES)
             with self._environment.begin() as reading, target.begin(write=True) as writing:
-                left_out = gone | set(_turn_entries(reading, marks))
+                excluded = erased | set(_turn_entries(reading, digests))
                 for key, value in reading.cursor():
-                    if key not in left_out and not (key.startswith(_LEAVING) and value in gone):
-                        batch = given.get(key)
+                    if key not in excluded and not (key.startswith(_LEAVING) and value in erased):
+                        batch = encoded.get(key)
                         writing.put(key, value if batch is None else batch.serialize().to_pybytes())
             target.sync(True)
             target.close()
             self._environment.close()
-            Path(beside, "data.mdb").replace(self._folder / "data.mdb")
+            Path(temporary, "data.mdb").replace(self._folder / "data.mdb")
         self._environment = lmdb.open(str(self._folder), map_size=_MAP_BYTES)
 
     def close(self) -> None:
@@ -184,32 +184,32 @@ def _put(transaction: Any, key: bytes, batch: pa.RecordBatch, window_start: int)
     times = columnar.to_numpy(batch[TIME])
     times = times[times >= window_start]
     if len(times):
-        transaction.put(_moment(int(times.min())) + key_digest(key), key)
+        transaction.put(_time_key(int(times.min())) + key_digest(key), key)
 
 
-def _of_turn(turn: int, key: bytes) -> bytes:
+def _turn_key(turn: int, key: bytes) -> bytes:
     return _TURN + bytes([turn]) + key_digest(key)
 
 
-def _turn_entries(transaction: Any, marks: Collection[bytes]) -> list[bytes]:
+def _turn_entries(transaction: Any, digests: Collection[bytes]) -> list[bytes]:
     """Entries of earlier turns, of tasks with these digests."""
     cursor, entries = transaction.cursor(), []
-    if marks and cursor.set_range(_TURN):
+    if digests and cursor.set_range(_TURN):
         for entry, _ in cursor:
             if not entry.startswith(_TURN):
                 break
-            if entry[len(_TURN) + 1 :] in marks:
+            if entry[len(_TURN) + 1 :] in digests:
                 entries.append(entry)
     return entries
 
 
-def _moment(time: int) -> bytes:
+def _time_key(time: int) -> bytes:
     return _LEAVING + min(max(time + _LOWEST, 0), 2 * _LOWEST - 1).to_bytes(8, "big")
 
 
 def _leaving(transaction: Any, window_start: int) -> Iterator[tuple[bytes, bytes]]:
     """Entries of rows before a time, with the keys of their tasks."""
-    cursor, end = transaction.cursor(), _moment(window_start)
+    cursor, end = transaction.cursor(), _time_key(window_start)
     if cursor.set_range(_LEAVING):
         for entry, key in cursor:
             if entry >= end:

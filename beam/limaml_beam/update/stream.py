@@ -106,8 +106,8 @@ class _Done:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         for line in text.splitlines():
             try:
-                name, size, changed = json.loads(line)
-                self._marks.add((name, size, changed))
+                name, size, modified = json.loads(line)
+                self._marks.add((name, size, modified))
             except ValueError:
                 continue  # the last line of a killed stream
         if text and not text.endswith("\n"):
@@ -135,21 +135,21 @@ def _arrived(folder: Path, done: _Done) -> list[tuple[Path, _Mark]]:
         mark = (path.name, stat.st_size, stat.st_mtime_ns)
         if stat.st_size and mark not in done:
             arrived.append((path, mark))
-    return sorted(arrived, key=lambda each: (each[1][2], each[1][0]))
+    return sorted(arrived, key=lambda entry: (entry[1][2], entry[1][0]))
 
 
 def _readable(
     arrived: list[tuple[Path, _Mark]], done: _Done, updater: PatientUpdater
 ) -> list[tuple[Path, _Mark]]:
     """Those of a known format; the others are dead letters."""
-    good = []
+    readable = []
     for path, mark in arrived:
         try:
             format_of(str(path))
-            good.append((path, mark))
+            readable.append((path, mark))
         except SourceError as error:
             letter = {"reason": "unreadable_file", "file": str(path), "detail": str(error)}
             write_letters(updater.work, [json.dumps(letter, ensure_ascii=False)])
             updater.totals.dead_letters += 1
             done.add([mark])
-    return good
+    return readable

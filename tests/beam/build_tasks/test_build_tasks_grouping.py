@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from limaml_beam.build_tasks import grouping
 from limaml_beam.build_tasks.grouping import SplitByShard, latest, latest_of
 from limaml_beam.build_tasks.settings import TaskSettings
-from limaml_beam.build_tasks.writing import spans, whole_tasks
+from limaml_beam.build_tasks.writing import spans, task_slices
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import ORDER, TASK, TIME, TableCoder
 from limaml_beam.rows.shuffle import Shuffle
@@ -145,7 +145,7 @@ def test_a_heavy_task_is_cut_down_before_it_is_shuffled(shop_schema):
 @given(rows, st.integers(1, 20))
 def test_slices_of_whole_tasks_add_up_and_split_no_task(drawn, size):
     table = latest(block(*zip(*drawn, strict=True)), make())
-    slices = list(whole_tasks(table, size))
+    slices = list(task_slices(table, size))
     assert pa.concat_tables(slices).equals(table)
     tasks = [set(piece[TASK].to_pylist()) for piece in slices]
     assert sum(map(len, tasks)) == len(set.union(*tasks))

@@ -32,7 +32,7 @@ HOW = TaskSettings(definitions=("t",), validation_start=15, test_start=22)
 
 def features(drawn, prior=0.3, smoothing=2.0):
     codes, times, labels = (np.array(column) for column in zip(*drawn, strict=True))
-    return KeyHistory.of(codes, times, labels).as_of(
+    return KeyHistory.from_rows(codes, times, labels).as_of(
         codes, moments_of(pa.table({TIME: times}), HOW), prior, smoothing
     )
 

@@ -49,7 +49,7 @@ def test_batches_hold_every_record_once_and_tasks_of_similar_length(tasks, batch
     assert sorted(record for batch in batches for record in batch) == sorted(records)
     for batch in batches:
         (width,) = {rb.sample_width(rb.sample_count(record)) for record in batch}
-        assert 1 <= len(batch) <= rb.most_tasks(width, batch_size)
+        assert 1 <= len(batch) <= rb.max_tasks(width, batch_size)
 
 
 @given(st.integers(0, 2**40))
@@ -73,7 +73,7 @@ def test_the_sample_count_of_both_encoders_is_found(schema, make_rows, encode):
 def test_padding_adds_a_quarter_at_most_and_long_tasks_come_in_smaller_batches(count):
     width = rb.sample_width(count)
     assert count <= width <= max(8, 1.25 * count)
-    assert rb.most_tasks(width, 512) == (512 if width <= 256 else max(1, rb.BATCH_ROWS // width))
+    assert rb.max_tasks(width, 512) == (512 if width <= 256 else max(1, rb.BATCH_ROWS // width))
 
 
 def test_a_heavy_task_gets_a_batch_of_its_own(monkeypatch):

@@ -11,9 +11,9 @@ from tfrec_limaml.store.address import open_store
 from tfrec_limaml.store.base import (
     EmbeddingStore,
     EventTimes,
-    Found,
     Generation,
     GenerationWriter,
+    LookUpResult,
     Mask,
     Matrix,
     Place,
@@ -23,9 +23,9 @@ from tfrec_limaml.store.base import (
 __all__ = [
     "EmbeddingStore",
     "EventTimes",
-    "Found",
     "Generation",
     "GenerationWriter",
+    "LookUpResult",
     "Mask",
     "Matrix",
     "Place",

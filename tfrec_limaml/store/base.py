@@ -16,7 +16,7 @@ Mask = npt.NDArray[np.bool_]
 EventTimes = Callable[[Sequence[str]], npt.NDArray[np.int64]]
 
 
-class Found(tuple[Matrix, Mask]):
+class LookUpResult(tuple[Matrix, Mask]):
     """The result of a look-up: the pair ``(embeddings, found)``, float32 ``[n, D]`` and bool
     ``[n]``.
 
@@ -29,9 +29,9 @@ class Found(tuple[Matrix, Mask]):
 
     def __new__(cls, embeddings: Matrix, found: Mask, damaged: int = 0) -> Self:
         """Creates the pair, since a tuple cannot be changed later."""
-        made = super().__new__(cls, (embeddings, found))
-        made.damaged = damaged
-        return made
+        result = super().__new__(cls, (embeddings, found))
+        result.damaged = damaged
+        return result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Upserted:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """A part of a store, and how many of the given task keys it holds (or held).
+    """A part of a store, and how many of some task keys it holds, or held before an erasure.
 
     Attributes:
         model_version, generation: The generation.
@@ -147,7 +147,7 @@ class EmbeddingStore(Protocol):
 
     def get_many(self, keys: Sequence[str], model_version: int) -> tuple[Matrix, Mask]:
         """Embeddings ``[n, D]`` float32 (zeros if missing) and a found mask ``[n]``, all from
-        one generation; `Found` if the store counts damaged values.
+        one generation; `LookUpResult` if the store counts damaged values.
 
         Keys are independent: a key that no store can hold is not found, and neither is one whose
         value is damaged. Without a current generation of the model version nothing is found: ``[n,

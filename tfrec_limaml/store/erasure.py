@@ -81,24 +81,24 @@ class ErasedFilter:
         """Distinct keys that were left out."""
         return len(self._left_out)
 
-    def kept(self, keys: Sequence[bytes], stored: Sequence[bytes]) -> dict[bytes, bytes]:
+    def without_erased(self, keys: Sequence[bytes], stored: Sequence[bytes]) -> dict[bytes, bytes]:
         """Values by key without erased keys; the last one of each key."""
         rows = dict(zip(keys, stored, strict=True))
         if len(self.tombstones):
             names = list(rows)
-            for place in np.flatnonzero(self.tombstones.matches(names)):
-                del rows[names[place]]
-                self._left_out.add(names[place])
+            for index in np.flatnonzero(self.tombstones.matches(names)):
+                del rows[names[index]]
+                self._left_out.add(names[index])
         return rows
 
-    def opened(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+    def opening_times(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
         """The time at which the writer was opened, for each key ``[n]``: the default
         `EventTimes`.
         """
         return np.full(len(keys), self._opened)
 
 
-def to_erase(keys: Sequence[str]) -> list[bytes]:
+def encode_distinct(keys: Sequence[str]) -> list[bytes]:
     """Keys to erase, encoded and distinct; raises `StoreError` on one that no store can hold."""
     return list(dict.fromkeys(values.encode_keys(keys)))
 

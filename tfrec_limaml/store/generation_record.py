@@ -129,7 +129,7 @@ def check_dtype(dtype: str) -> str:
     return dtype
 
 
-def pointed_to(content: bytes | None, model_version: int) -> Record | None:
+def record_of_pointer(content: bytes | None, model_version: int) -> Record | None:
     """The record in a pointer, if there is one.
 
     Raises:

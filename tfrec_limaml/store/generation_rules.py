@@ -137,16 +137,16 @@ def after_rollback(
     condemns the one that was current.
     """
     target = dataclasses.replace(target, condemned=0.0, overlay="")
-    changed = [target]
+    changed_records = [target]
     for record in published:
         if record.identifier == current and record.identifier != target.identifier:
-            back = record.identifier > target.identifier
-            condemned = now if back else record.condemned
-            changed.append(dataclasses.replace(record, condemned=condemned, overlay=""))
-    return target, changed
+            to_earlier = record.identifier > target.identifier
+            condemned = now if to_earlier else record.condemned
+            changed_records.append(dataclasses.replace(record, condemned=condemned, overlay=""))
+    return target, changed_records
 
 
-def to_condemn(
+def condemn_target(
     published: Sequence[Record], current: str | None, identifier: str, model_version: int
 ) -> Record:
     """The published generation to condemn."""
@@ -158,7 +158,7 @@ def to_condemn(
     return rollback_target(published, current, identifier, model_version)
 
 
-def prunable(
+def prune_targets(
     published: Sequence[Record], current: str | None, keep: int, older_than: float
 ) -> list[Record]:
     """Published generations that may be removed: condemned, or not among the newest `keep` others;
@@ -167,9 +167,11 @@ def prunable(
     if keep < 1:
         raise StoreError(f"keep must be at least 1, received {keep}")
     good = [record for record in published if not record.condemned]
-    kept = {record.identifier for record in good[-keep:]}
+    keep_identifiers = {record.identifier for record in good[-keep:]}
     return [
         r
         for r in published
-        if r.identifier not in kept and r.identifier != current and r.published < older_than
+        if r.identifier not in keep_identifiers
+        and r.identifier != current
+        and r.published < older_than
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfrec_limaml.store.base import Found, Matrix
+from tfrec_limaml.store.base import LookUpResult, Matrix
 
 #: A look-up of fewer keys keeps nothing: members, who seldom return, would fill the memory.
 FROM_KEYS = 16
@@ -42,8 +42,8 @@ class KeptVectors:
         self,
         keys: Sequence[str],
         newer: Collection[str],
-        read: Callable[[Sequence[str]], Found],
-    ) -> Found:
+        read: Callable[[Sequence[str]], LookUpResult],
+    ) -> LookUpResult:
         """The vectors of `keys`.
 
         Args:
@@ -57,28 +57,28 @@ class KeptVectors:
             except KeyError:
                 pass
             else:
-                return Found(self._matrix(vectors), np.ones(len(keys), np.bool_))
-        kept = [None if key in newer else self._vectors.get(key) for key in keys]
-        missing = np.array([vector is None for vector in kept])
-        asked = [key for key, vector in zip(keys, kept, strict=True) if vector is None]
-        answer = read(asked)
+                return LookUpResult(self._matrix(vectors), np.ones(len(keys), np.bool_))
+        cached = [None if key in newer else self._vectors.get(key) for key in keys]
+        missing = np.array([vector is None for vector in cached])
+        keys_to_read = [key for key, vector in zip(keys, cached, strict=True) if vector is None]
+        result = read(keys_to_read)
         zeros = bytes(4 * self._width)
-        matrix = self._matrix([vector or zeros for vector in kept])
-        matrix[missing], found = answer[0], ~missing
-        found[missing] = answer[1]
-        self._keep(asked, newer, answer)
-        return Found(matrix, found, answer.damaged)
+        matrix = self._matrix([vector or zeros for vector in cached])
+        matrix[missing], found = result[0], ~missing
+        found[missing] = result[1]
+        self._keep(keys_to_read, newer, result)
+        return LookUpResult(matrix, found, result.damaged)
 
     def _matrix(self, vectors: Sequence[bytes]) -> Matrix:
         # A bytearray, so that the caller may write to the result without a copy.
         return np.frombuffer(bytearray().join(vectors), np.float32).reshape(-1, self._width)
 
-    def _keep(self, keys: Sequence[str], newer: Collection[str], answer: Found) -> None:
+    def _keep(self, keys: Sequence[str], newer: Collection[str], result: LookUpResult) -> None:
         room = self._capacity - len(self._vectors)
         if room > 0:
             self._vectors |= {
                 key: vector.tobytes()
-                for key, vector, found in zip(keys[:room], *answer, strict=False)
+                for key, vector, found in zip(keys[:room], *result, strict=False)
                 if found and key not in newer
             }
 
@@ -89,7 +89,7 @@ class KeptGenerations:
     def __init__(self) -> None:
         self._kept: dict[int, tuple[Path, KeptVectors]] = {}
 
-    def of(self, model_version: int, data: Path, width: int) -> KeptVectors:
+    def vectors_of(self, model_version: int, data: Path, width: int) -> KeptVectors:
         """The kept vectors of the generation with this data; those of the version's earlier
         generation are dropped.
         """

@@ -14,7 +14,7 @@ import lmdb
 from tfrec_limaml.errors import ErasedMeanwhileError, StoreError
 from tfrec_limaml.store import generation_rules
 from tfrec_limaml.store.erasure import Tombstones, digests_of
-from tfrec_limaml.store.generation_record import Record, pointed_to
+from tfrec_limaml.store.generation_record import Record, record_of_pointer
 from tfrec_limaml.store.lmdb_environment import Environments
 
 _CURRENT = "current/"
@@ -42,7 +42,7 @@ class LmdbCatalog:
 
     def current(self, model_version: int) -> Record | None:
         """The record that readers see; raises `StoreError` if it belongs to another version."""
-        return pointed_to(self._read(_pointed_to, model_version), model_version)
+        return record_of_pointer(self._read(_current_content, model_version), model_version)
 
     def current_name(self, model_version: int) -> str | None:
         """The identifier of the current generation."""
@@ -51,17 +51,17 @@ class LmdbCatalog:
 
     def records(self, model_version: int) -> list[Record]:
         """Published generations, oldest first."""
-        entries = self._read(_below, _record_prefix(model_version)) or {}
+        entries = self._read(_entries_under, _record_prefix(model_version)) or {}
         return [Record.from_bytes(content) for content in entries.values()]
 
     def all_records(self) -> list[Record]:
         """Published generations of every model version."""
-        entries = self._read(_below, _RECORD.encode()) or {}
+        entries = self._read(_entries_under, _RECORD.encode()) or {}
         return [Record.from_bytes(content) for content in entries.values()]
 
     def tombstones(self) -> Tombstones:
         """The keys that were erased."""
-        entries = self._read(_below, _ERASED) or {}
+        entries = self._read(_entries_under, _ERASED) or {}
         return Tombstones(name.removeprefix(_ERASED) for name in entries)
 
     def tombstones_of(self, keys: Sequence[bytes]) -> Tombstones:
@@ -69,15 +69,15 @@ class LmdbCatalog:
         digests = {digest for key in keys for digest in digests_of(key)}
 
         def read(transaction: Any) -> list[bytes]:
-            return [each for each in digests if transaction.get(_ERASED + each) is not None]
+            return [digest for digest in digests if transaction.get(_ERASED + digest) is not None]
 
         return Tombstones(self._read(read) or ())
 
     def begin_erasure(self, digests: Iterable[bytes]) -> None:
         """Writes tombstones, and makes readers of all generations check them."""
         with self.writing() as transaction:
-            for each in digests:
-                transaction.put(_ERASED + each, _PENDING)
+            for digest in digests:
+                transaction.put(_ERASED + digest, _PENDING)
             _set_erasing(transaction, True)
 
     def end_erasure(self, digests: Iterable[bytes]) -> None:
@@ -85,9 +85,9 @@ class LmdbCatalog:
         tombstones.
         """
         with self.writing() as transaction:
-            for each in digests:
-                transaction.put(_ERASED + each, _DONE)
-            if _PENDING not in _below(transaction, _ERASED).values():
+            for digest in digests:
+                transaction.put(_ERASED + digest, _DONE)
+            if _PENDING not in _entries_under(transaction, _ERASED).values():
                 _set_erasing(transaction, False)
 
     def _read(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -127,13 +127,13 @@ class LmdbCatalog:
             ErasedMeanwhileError: The number of tombstones is no longer `erased`.
         """
         with self.writing() as transaction:
-            if len(_below(transaction, _ERASED)) != erased:
+            if len(_entries_under(transaction, _ERASED)) != erased:
                 raise ErasedMeanwhileError(
                     generation_rules.ERASED_MEANWHILE.format(record.identifier)
                 )
-            before = _pointed_to(transaction, record.model_version)
-            for each in () if before is None else (Record.from_bytes(before),):
-                _put(transaction, each.without_overlay())
+            previous = _current_content(transaction, record.model_version)
+            if previous is not None:
+                _put(transaction, Record.from_bytes(previous).without_overlay())
             _put(transaction, record)
             transaction.put(_pointer(record.model_version), record.identifier.encode())
 
@@ -155,8 +155,8 @@ class LmdbCatalog:
         current.
         """
         with self.writing() as transaction:
-            held = transaction.get(_pointer(model_version))
-            if held != (None if current is None else current.encode()):
+            pointer_value = transaction.get(_pointer(model_version))
+            if pointer_value != (None if current is None else current.encode()):
                 raise StoreError(
                     f"model version {model_version} was published or rolled back in the meantime; "
                     f"try again"
@@ -174,7 +174,7 @@ def _pointer(model_version: int) -> bytes:
     return f"{_CURRENT}{model_version}".encode()
 
 
-def _pointed_to(transaction: Any, model_version: int) -> bytes | None:
+def _current_content(transaction: Any, model_version: int) -> bytes | None:
     name = transaction.get(_pointer(model_version))
     if name is None:
         return None
@@ -195,7 +195,7 @@ def _put(transaction: Any, record: Record) -> None:
     transaction.put(_record_key(record.model_version, record.identifier), record.to_bytes())
 
 
-def _below(transaction: Any, prefix: bytes) -> dict[bytes, bytes]:
+def _entries_under(transaction: Any, prefix: bytes) -> dict[bytes, bytes]:
     """All entries whose name begins with a prefix, in the order of names."""
     entries, cursor = {}, transaction.cursor()
     more = cursor.set_range(prefix)
@@ -206,5 +206,5 @@ def _below(transaction: Any, prefix: bytes) -> dict[bytes, bytes]:
 
 
 def _set_erasing(transaction: Any, erasing: bool) -> None:
-    for content in _below(transaction, _RECORD.encode()).values():
+    for content in _entries_under(transaction, _RECORD.encode()).values():
         _put(transaction, dataclasses.replace(Record.from_bytes(content), erasing=erasing))

@@ -23,7 +23,7 @@ _shared: dict[tuple[int, Path], Any] = {}
 _users: dict[tuple[int, Path], int] = {}
 
 
-def _let_go_after_fork() -> None:
+def _close_after_fork() -> None:
     """Closes inherited handles of the parent process, which frees their paths in this process
     only.
     """
@@ -35,34 +35,34 @@ def _let_go_after_fork() -> None:
     _users.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_after_fork)
+os.register_at_fork(after_in_child=_close_after_fork)
 
 
 class Environments:
     """The environments that one store object uses; all paths are absolute."""
 
     def __init__(self) -> None:
-        self._mine: dict[tuple[int, Path], Any] = {}
+        self._opened: dict[tuple[int, Path], Any] = {}
 
     def catalog(self, path: Path, create: bool) -> Any:
-        """The catalog; see `changing`."""
-        return self.changing(path, create, _CATALOG_MAP_BYTES)
+        """The catalog; see `mutable`."""
+        return self.mutable(path, create, _CATALOG_MAP_BYTES)
 
     def overlay(self, path: Path, create: bool) -> Any:
-        """A generation's overlay; see `changing`."""
-        known = self._mine.get((os.getpid(), path))
-        if known is not None:
-            return known
+        """A generation's overlay; see `mutable`."""
+        environment = self._opened.get((os.getpid(), path))
+        if environment is not None:
+            return environment
         self._forget_removed()
-        return self.changing(path, create, _GENERATION_MAP_BYTES)
+        return self.mutable(path, create, _GENERATION_MAP_BYTES)
 
-    def changing(self, path: Path, create: bool, map_bytes: int) -> Any:
+    def mutable(self, path: Path, create: bool, map_bytes: int) -> Any:
         """An environment that changes, opened for reading and writing (`FileNotFoundError` if there
         is none and `create` is False).
         """
-        known = self._mine.get((os.getpid(), path))
-        if known is not None:
-            return known
+        environment = self._opened.get((os.getpid(), path))
+        if environment is not None:
+            return environment
         if create:
             path.mkdir(parents=True, exist_ok=True)
         writable = create or os.access(path, os.W_OK)
@@ -76,9 +76,9 @@ class Environments:
             },
         )
 
-    def known(self, path: Path) -> Any:
+    def open_environment(self, path: Path) -> Any:
         """The environment at `path` if it is open, else None."""
-        return self._mine.get((os.getpid(), path))
+        return self._opened.get((os.getpid(), path))
 
     def immutable(self, path: Path, check: Callable[[Any], None]) -> Any:
         """A published generation, opened for reading without locks.
@@ -105,14 +105,14 @@ class Environments:
 
     def _forget_removed(self) -> None:
         """Frees the disk space of generations that another process has pruned."""
-        for name in list(self._mine):
-            if not name[1].exists():
-                self._release(name)
+        for key in list(self._opened):
+            if not key[1].exists():
+                self._release(key)
 
     def close(self) -> None:
         """Closes all environments."""
-        for name in list(self._mine):
-            self._release(name)
+        for key in list(self._opened):
+            self._release(key)
 
     def _get(
         self,
@@ -120,11 +120,11 @@ class Environments:
         options: dict[str, Any],
         check: Callable[[Any], None] = lambda environment: None,
     ) -> Any:
-        name = (os.getpid(), path)
+        key = (os.getpid(), path)
         with _lock:
-            if name in self._mine:  # another thread was faster
-                return self._mine[name]
-            environment = _shared.get(name)
+            if key in self._opened:  # another thread was faster
+                return self._opened[key]
+            environment = _shared.get(key)
             if environment is None:
                 if not (path / "data.mdb").exists() and not options.get("create"):
                     raise FileNotFoundError(path)
@@ -135,20 +135,20 @@ class Environments:
                 except BaseException:
                     environment.close()
                     raise
-                _shared[name] = environment
-            _users[name] = _users.get(name, 0) + 1
-            self._mine[name] = environment
+                _shared[key] = environment
+            _users[key] = _users.get(key, 0) + 1
+            self._opened[key] = environment
         return environment
 
-    def _release(self, name: tuple[int, Path]) -> None:
+    def _release(self, key: tuple[int, Path]) -> None:
         with _lock:
-            environment = self._mine.pop(name, None)
+            environment = self._opened.pop(key, None)
             if environment is None:
                 return
-            _users[name] -= 1
-            if _users[name] == 0:
-                del _users[name], _shared[name]
-                if name[0] == os.getpid():
+            _users[key] -= 1
+            if _users[key] == 0:
+                del _users[key], _shared[key]
+                if key[0] == os.getpid():
                     environment.close()
 
 

@@ -21,15 +21,15 @@ import lmdb
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import lmdb_environment
 from tfrec_limaml.store.base import Place
-from tfrec_limaml.store.erasure import is_erased, key_digest, nested_prefix, to_erase
+from tfrec_limaml.store.erasure import encode_distinct, is_erased, key_digest, nested_prefix
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_overlay import (
     LmdbOverlays,
     copy_without,
-    holding,
+    file_lock,
     new_token,
-    without,
+    without_erased,
 )
 from tfrec_limaml.store.lmdb_writer import open_locked
 
@@ -58,44 +58,46 @@ class LmdbErasure:
 
     def erase(self, keys: Sequence[str]) -> list[Place]:
         """See `EmbeddingStore.erase`."""
-        wanted = to_erase(keys)
-        digests = list(map(key_digest, wanted))
-        with holding(self._folder / "erasure.lock"):  # one erasure at a time
+        encoded_keys = encode_distinct(keys)
+        digests = list(map(key_digest, encoded_keys))
+        with file_lock(self._folder / "erasure.lock"):  # one erasure at a time
             # Under the lock, so that no record is written back without `erasing`.
             with self._overlays.writing():
                 self._catalog.begin_erasure(digests)
             places = []
             for record in self._catalog.all_records():
-                places += self._rewrite(record, wanted)
+                places += self._rewrite(record, encoded_keys)
             with self._overlays.writing():
                 self._catalog.end_erasure(digests)
         return places
 
     def search(self, keys: Sequence[str]) -> list[Place]:
         """See `EmbeddingStore.search`."""
-        wanted = to_erase(keys)
+        encoded_keys = encode_distinct(keys)
         places = []
         for record in self._catalog.all_records():
             with contextlib.suppress(FileNotFoundError, lmdb.Error):
-                places += self._places(record, self._in_data(record, wanted), wanted)
+                places += self._places(
+                    record, self._count_in_data(record, encoded_keys), encoded_keys
+                )
         return places
 
-    def _rewrite(self, record: Record, wanted: list[bytes]) -> list[Place]:
+    def _rewrite(self, record: Record, encoded_keys: list[bytes]) -> list[Place]:
         """Rewrites one generation if it holds any of the keys."""
         try:
-            in_data = self._in_data(record, wanted)
+            data_count = self._count_in_data(record, encoded_keys)
         except (FileNotFoundError, lmdb.Error):
-            in_data = 0  # its data were removed or pruned in the meantime
-        if not in_data:
-            return self._switch(record, record, 0, wanted)
-        copied = dataclasses.replace(record, data=new_token())
-        path = self._path(copied)
+            data_count = 0  # its data were removed or pruned in the meantime
+        if not data_count:
+            return self._switch(record, record, 0, encoded_keys)
+        copied_record = dataclasses.replace(record, data=new_token())
+        path = self._path(copied_record)
         lock = Path(f"{path}.lock")
         try:
             # Held, so that `LmdbStore` does not treat the folder as that of a dead writer.
             with open_locked(lock, "a"):
-                self._copy(record, path, wanted)
-                places = self._switch(record, copied, in_data, wanted)
+                self._copy(record, path, encoded_keys)
+                places = self._switch(record, copied_record, data_count, encoded_keys)
                 lock.unlink()
         except (OSError, lmdb.Error) as error:
             raise StoreError(
@@ -104,18 +106,18 @@ class LmdbErasure:
         shutil.rmtree(self._path(record), ignore_errors=True)
         return places
 
-    def _copy(self, record: Record, path: Path, wanted: list[bytes]) -> None:
+    def _copy(self, record: Record, path: Path, encoded_keys: list[bytes]) -> None:
         """Copies a generation's data without the keys, and syncs them to disk."""
         environment = lmdb_environment.open_writable(path)
         try:
-            erased = functools.partial(is_erased, erased=frozenset(wanted))
+            erased = functools.partial(is_erased, erased=frozenset(encoded_keys))
             copy_without(self._data_of(record), environment, erased)
             environment.sync(True)
         finally:
             environment.close()
 
     def _switch(
-        self, record: Record, copied: Record, in_data: int, wanted: list[bytes]
+        self, record: Record, copied_record: Record, data_count: int, encoded_keys: list[bytes]
     ) -> list[Place]:
         """Changes a generation's record to the copied data and an overlay without the keys."""
         with self._overlays.writing():
@@ -123,28 +125,30 @@ class LmdbErasure:
             latest = next((r for r in records if r.identifier == record.identifier), None)
             if latest is None:
                 return []
-            places = self._places(latest, in_data, wanted)
+            places = self._places(latest, data_count, encoded_keys)
             if places:
-                changed = dataclasses.replace(
-                    latest, data=copied.data, count=latest.count - in_data
+                changed_record = dataclasses.replace(
+                    latest, data=copied_record.data, count=latest.count - data_count
                 )
                 if any(place.part == "overlay" for place in places):
-                    erased = functools.partial(is_erased, erased=frozenset(wanted))
-                    kept = without(self._overlays.entries(latest), erased)
-                    changed = self._overlays.with_entries(changed, kept)
-                self._catalog.replace(changed)
+                    erased = functools.partial(is_erased, erased=frozenset(encoded_keys))
+                    remaining = without_erased(self._overlays.entries(latest), erased)
+                    changed_record = self._overlays.with_entries(changed_record, remaining)
+                self._catalog.replace(changed_record)
                 self._overlays.remove_dead(record.model_version)
         return places
 
-    def _in_data(self, record: Record, wanted: list[bytes]) -> int:
+    def _count_in_data(self, record: Record, encoded_keys: list[bytes]) -> int:
         with self._data_of(record).begin() as transaction:
             cursor = transaction.cursor()
-            return len({key for each in wanted for key in _stored_keys_of(cursor, each)})
+            return len(
+                {key for erased_key in encoded_keys for key in _stored_keys_of(cursor, erased_key)}
+            )
 
-    def _places(self, record: Record, in_data: int, wanted: list[bytes]) -> list[Place]:
-        erased = frozenset(wanted)
+    def _places(self, record: Record, data_count: int, encoded_keys: list[bytes]) -> list[Place]:
+        erased = frozenset(encoded_keys)
         entries = self._overlays.entries(record)
-        counts = {"data": in_data, "overlay": sum(is_erased(key, erased) for key in entries)}
+        counts = {"data": data_count, "overlay": sum(is_erased(key, erased) for key in entries)}
         return [
             Place(
                 model_version=record.model_version,

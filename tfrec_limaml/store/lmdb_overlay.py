@@ -56,7 +56,7 @@ class LmdbOverlays:
     def writing(self) -> Iterator[None]:
         """Holds the lock of the store's writers; waits for it."""
         try:
-            with holding(self._folder / "writers.lock"):
+            with file_lock(self._folder / "writers.lock"):
                 yield
         except (OSError, lmdb.Error) as error:
             raise StoreError(f"cannot write the store folder {self._folder}: {error}") from error
@@ -102,20 +102,22 @@ class LmdbOverlays:
                 return counts
             environment = self._environments.overlay(self.path(record), create=False)
             with environment.begin() as transaction:
-                held = dict(zip(entries, map(transaction.get, entries), strict=True))
-            entries, counts = overlay.newer_ones(entries, list(held.values()), counts, record)
-            write(self.path(record), environment, entries, (k for k in entries if held[k] is None))
+                stored = dict(zip(entries, map(transaction.get, entries), strict=True))
+            entries, counts = overlay.newer_entries(entries, list(stored.values()), counts, record)
+            write(
+                self.path(record), environment, entries, (k for k in entries if stored[k] is None)
+            )
         return counts
 
     def take_over(self, record: Record, event_times: EventTimes, tombstones: Tombstones) -> Record:
         """`record` of a generation to publish, with an overlay of those entries of the current
         overlay that are newer than its data; the caller holds the lock.
         """
-        before = self._catalog.current(record.model_version)
-        if before is None or not before.overlay:
+        current = self._catalog.current(record.model_version)
+        if current is None or not current.overlay:
             return record
-        held = self.entries(before)
-        entries = overlay.taken_over(held, before, record, event_times, tombstones)
+        entries = self.entries(current)
+        entries = overlay.entries_to_take_over(entries, current, record, event_times, tombstones)
         return self.with_entries(record, entries)
 
     def with_entries(self, record: Record, entries: overlay.Entries) -> Record:
@@ -146,7 +148,7 @@ class LmdbOverlays:
 
 
 @contextlib.contextmanager
-def holding(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """Holds an exclusive lock of this machine; waits for it. The system frees it with the
     process.
     """
@@ -156,7 +158,7 @@ def holding(path: Path) -> Iterator[None]:
         yield
 
 
-def without(entries: overlay.Entries, is_erased: Callable[[bytes], bool]) -> overlay.Entries:
+def without_erased(entries: overlay.Entries, is_erased: Callable[[bytes], bool]) -> overlay.Entries:
     """The entries whose keys are not erased."""
     return {key: entry for key, entry in entries.items() if not is_erased(key)}
 

@@ -38,34 +38,34 @@ class OverlayReader:
         self._keys: set[bytes] = set()
         self._lock = threading.Lock()
 
-    def read(self, asked: Sequence[bytes]) -> Entries:
+    def read(self, keys: Sequence[bytes]) -> Entries:
         """The entries of the given keys in the overlay."""
         if _COUNT.unpack_from(self._count)[0] != len(self._keys):
-            self._follow()
-        there = self._keys.intersection(asked)
-        if not there:
+            self._read_log()
+        present = self._keys.intersection(keys)
+        if not present:
             return {}
         with self._environment.begin() as transaction:
-            return {key: transaction.get(key) for key in there}
+            return {key: transaction.get(key) for key in present}
 
-    def _follow(self) -> None:
+    def _read_log(self) -> None:
         with self._lock, self._environment.begin() as transaction:
             cursor = transaction.cursor()
             more = cursor.set_range(_log_name(len(self._keys)))
-            new = []
+            new_keys = []
             while more:
-                new.append(cursor.value())
+                new_keys.append(cursor.value())
                 more = cursor.next()
-            self._keys.update(new)
+            self._keys.update(new_keys)
 
 
-def write(path: Path, environment: Any, entries: Entries, new: Iterable[bytes]) -> None:
+def write(path: Path, environment: Any, entries: Entries, new_keys: Iterable[bytes]) -> None:
     """Writes entries to an overlay, and their new keys to the log."""
     with environment.begin(write=True) as transaction:
         cursor = transaction.cursor()
         count = _POSITION.unpack(cursor.key()[1:])[0] + 1 if _at_log(cursor) else 0
         cursor.putmulti(sorted(entries.items()))
-        for key in new:
+        for key in new_keys:
             cursor.put(_log_name(count), key)
             count += 1
     # Last: readers that see the number must find these log entries.

@@ -5,8 +5,8 @@ Layout::
     <folder>/catalog/                       LMDB: records of published generations,
                                             one pointer per model version
     <folder>/<version>/<identifier>/        LMDB: task key -> vector; immutable once published
-    <folder>/<version>/<identifier>.lock    held (flock) by a living writer, so that what a dead
-                                            one left behind is recognised
+    <folder>/<version>/<identifier>.lock    held (flock) by a living writer; if nobody holds
+                                            it, the writer is dead and its data are removed
     <folder>/<version>/<identifier>~<token>/   a generation that was rewritten without erased keys
     <folder>/overlays/                      what was upserted; see `lmdb_overlay`
     <folder>/writers.lock                   held while pointers move and overlays change
@@ -38,7 +38,7 @@ from tfrec_limaml.store import (
     overlay,
     values,
 )
-from tfrec_limaml.store.base import EventTimes, Found, Generation, Place, Upserted
+from tfrec_limaml.store.base import EventTimes, Generation, LookUpResult, Place, Upserted
 from tfrec_limaml.store.erasure import Tombstones
 from tfrec_limaml.store.generation_record import Record, check_dtype
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
@@ -70,36 +70,36 @@ class LmdbStore:
             self.folder, self._catalog, self._environments, self._overlays, self._environment
         )
 
-    def get_many(self, keys: Sequence[str], model_version: int) -> Found:
+    def get_many(self, keys: Sequence[str], model_version: int) -> LookUpResult:
         """See `EmbeddingStore.get_many`."""
-        reason: BaseException | None = None
+        last_error: BaseException | None = None
         # Repeats the look-up if the generation was pruned between reading the pointer and opening.
         for _ in range(3):
             record = self._catalog.current(model_version)
             if record is None:
-                return values.nothing_found(len(keys))
+                return values.empty_result(len(keys))
             try:
                 return self._read(record, keys)
             except (OSError, lmdb.Error) as error:
-                reason = error
+                last_error = error
         raise StoreError(
             f"the current generation of model version {model_version} in {self.folder} is "
-            f"damaged ({reason}): roll back, or publish again"
-        ) from reason
+            f"damaged ({last_error}): roll back, or publish again"
+        ) from last_error
 
-    def _read(self, record: Record, keys: Sequence[str]) -> Found:
+    def _read(self, record: Record, keys: Sequence[str]) -> LookUpResult:
         """The vectors of keys in a generation and its overlay."""
         environment = self._environment(record)
-        newer: overlay.Entries = {}
+        newer_entries: overlay.Entries = {}
         if record.overlay:
-            newer = self._overlays.read(record, values.encode_asked(keys))
+            newer_entries = self._overlays.read(record, values.encode_look_up(keys))
 
-        def read(asked: Sequence[str]) -> Found:
-            encoded = values.encode_asked(asked)
+        def read(requested: Sequence[str]) -> LookUpResult:
+            encoded = values.encode_look_up(requested)
             with environment.begin() as transaction:
                 stored = (
-                    overlay.merged(encoded, newer, transaction.get, record)
-                    if newer
+                    overlay.merge_values(encoded, newer_entries, transaction.get, record)
+                    if newer_entries
                     else list(map(transaction.get, encoded))
                 )
             if record.erasing:
@@ -108,8 +108,10 @@ class LmdbStore:
 
         if len(keys) < kept_vectors.FROM_KEYS or record.erasing:
             return read(keys)
-        kept = self._kept.of(record.model_version, self._path(record), record.embedding_dim)
-        return kept.get_many(keys, frozenset(map(bytes.decode, newer)), read)
+        cache = self._kept.vectors_of(
+            record.model_version, self._path(record), record.embedding_dim
+        )
+        return cache.get_many(keys, frozenset(map(bytes.decode, newer_entries)), read)
 
     def new_generation(
         self, model_version: int, embedding_dim: int, identifier: str | None = None
@@ -185,7 +187,7 @@ class LmdbStore:
                 self._catalog.records(model_version),
                 self._catalog.current_name(model_version),
             )
-            record = generation_rules.to_condemn(records, current, identifier, model_version)
+            record = generation_rules.condemn_target(records, current, identifier, model_version)
             record = dataclasses.replace(record, condemned=time.time(), overlay="")
             self._catalog.change(model_version, current, [record])
             self._overlays.remove_dead(model_version)
@@ -196,15 +198,15 @@ class LmdbStore:
         self._remove_dead(model_version)
         with self._overlays.writing():
             current = self._catalog.current_name(model_version)
-            doomed = generation_rules.prunable(
+            pruned = generation_rules.prune_targets(
                 self._catalog.records(model_version), current, keep, time.time() - grace_seconds
             )
-            if doomed:
-                self._catalog.change(model_version, current, (), removed=doomed)
-            for record in doomed:
+            if pruned:
+                self._catalog.change(model_version, current, (), removed=pruned)
+            for record in pruned:
                 self._drop(model_version, record.folder)
             self._overlays.remove_dead(model_version)
-        return [record.identifier for record in doomed]
+        return [record.identifier for record in pruned]
 
     def close(self) -> None:
         """See `EmbeddingStore.close`."""
@@ -216,7 +218,7 @@ class LmdbStore:
         not its own.
         """
         path = self._path(record)
-        known = self._environments.known(path)
+        known = self._environments.open_environment(path)
         if known is not None:
             return known
 

@@ -59,7 +59,7 @@ class LmdbWriter(SingleUse):
         self._check_open()
         encoded = values.encode_keys(keys)
         stored = values.encode_values(keys, encoded, embeddings, self._record)
-        rows = self._filter.kept(encoded, stored)
+        rows = self._filter.without_erased(encoded, stored)
         try:
             self._transaction.cursor().putmulti(sorted(rows.items(), key=lambda item: item[0]))
         except lmdb.Error as error:
@@ -86,7 +86,7 @@ class LmdbWriter(SingleUse):
             ) from error
         record = dataclasses.replace(self._record, count=count, published=time.time())
         self._environment.close()
-        self._publish(record, event_times or self._filter.opened, self._filter.tombstones)
+        self._publish(record, event_times or self._filter.opening_times, self._filter.tombstones)
         self._release()
         return record.generation(current=True)
 

@@ -58,8 +58,8 @@ def entries_of(
     stored = values.encode_values(keys, encoded, embeddings, record)
     erased = tombstones.matches(encoded)
     newest: dict[bytes, tuple[int, bytes]] = {}
-    for key, value, time, gone in zip(encoded, stored, times.tolist(), erased, strict=True):
-        if not gone and (key not in newest or newest[key][0] <= time):
+    for key, value, time, is_erased in zip(encoded, stored, times.tolist(), erased, strict=True):
+        if not is_erased and (key not in newest or newest[key][0] <= time):
             newest[key] = time, value
     entries = {key: value + _tail(key, time, record) for key, (time, value) in newest.items()}
     count = int(erased.sum())
@@ -68,22 +68,22 @@ def entries_of(
     )
 
 
-def newer_ones(
-    entries: Entries, held: Sequence[bytes | None], counts: Upserted, record: Record
+def newer_entries(
+    entries: Entries, stored: Sequence[bytes | None], counts: Upserted, record: Record
 ) -> tuple[Entries, Upserted]:
-    """The entries that replace those in `held`: newer ones and those with equal times."""
-    kept = {
+    """The entries that replace those in `stored`: newer ones and those with equal times."""
+    newer = {
         key: entry
-        for (key, entry), old in zip(entries.items(), held, strict=True)
-        if old is None or _is_newer(key, entry, old, record)
+        for (key, entry), old_entry in zip(entries.items(), stored, strict=True)
+        if old_entry is None or _is_newer(key, entry, old_entry, record)
     }
-    older = counts.older + len(entries) - len(kept)
-    return kept, Upserted(applied=len(kept), older=older, erased=counts.erased)
+    older = counts.older + len(entries) - len(newer)
+    return newer, Upserted(applied=len(newer), older=older, erased=counts.erased)
 
 
 def _is_newer(key: bytes, entry: bytes, old: bytes, record: Record) -> bool:
-    before, now = event_time(key, old, record), event_time(key, entry, record)
-    return before is None or now is None or now >= before
+    old_time, new_time = event_time(key, old, record), event_time(key, entry, record)
+    return old_time is None or new_time is None or new_time >= old_time
 
 
 def value_of(entry: bytes, record: Record) -> bytes:
@@ -91,15 +91,18 @@ def value_of(entry: bytes, record: Record) -> bytes:
     return entry[: record.vector_bytes + _VALUE_CHECKSUM_BYTES]
 
 
-def merged(
+def merge_values(
     keys: Sequence[bytes],
-    newer: Mapping[bytes, bytes],
-    value_under: Callable[[bytes], bytes | None],
+    overlay_entries: Mapping[bytes, bytes],
+    stored_value: Callable[[bytes], bytes | None],
     record: Record,
 ) -> list[bytes | None]:
     """The values of keys: those of the overlay, if there are any, otherwise the generation's."""
     width = record.vector_bytes + _VALUE_CHECKSUM_BYTES
-    return [newer[key][:width] if key in newer else value_under(key) for key in keys]
+    return [
+        overlay_entries[key][:width] if key in overlay_entries else stored_value(key)
+        for key in keys
+    ]
 
 
 def event_time(key: bytes, entry: bytes, record: Record) -> int | None:
@@ -115,30 +118,30 @@ def _tail(key: bytes, time: int, record: Record) -> bytes:
     return packed + _CHECKSUM.pack(zlib.crc32(packed, zlib.crc32(key, record.seed)))
 
 
-def taken_over(
-    held: Mapping[bytes, bytes],
-    before: Record,
+def entries_to_take_over(
+    entries: Mapping[bytes, bytes],
+    source: Record,
     record: Record,
     event_times: EventTimes,
     tombstones: Tombstones,
 ) -> Entries:
-    """Entries of the overlay of `before` that are newer than the data of `record`, converted for
+    """Entries of the overlay of `source` that are newer than the data of `record`, converted for
     it. Damaged entries are left out, and all of them if the widths differ.
     """
-    times = {key: event_time(key, entry, before) for key, entry in held.items()}
+    times = {key: event_time(key, entry, source) for key, entry in entries.items()}
     keys = [key for key, time in times.items() if time is not None]
-    if not keys or before.embedding_dim != record.embedding_dim:
+    if not keys or source.embedding_dim != record.embedding_dim:
         return {}
     names = [key.decode() for key in keys]
     newest = np.array([times[key] for key in keys], np.int64)
     matrix, intact = values.decode_values(
-        keys, [value_of(held[key], before) for key in keys], before
+        keys, [value_of(entries[key], source) for key in keys], source
     )
     with np.errstate(over="ignore"):
         intact &= np.isfinite(matrix.astype(record.stored_dtype)).all(axis=1)
-    kept = intact & (newest > np.asarray(event_times(names))) & ~tombstones.matches(keys)
-    rows = np.flatnonzero(kept)
-    entries, _ = entries_of(
+    mask = intact & (newest > np.asarray(event_times(names))) & ~tombstones.matches(keys)
+    rows = np.flatnonzero(mask)
+    converted, _ = entries_of(
         [names[row] for row in rows], matrix[rows], newest[rows].tolist(), record, Tombstones()
     )
-    return entries
+    return converted

@@ -10,7 +10,7 @@ import redis
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store.base import Generation
 from tfrec_limaml.store.erasure import Tombstones
-from tfrec_limaml.store.generation_record import Record, pointed_to
+from tfrec_limaml.store.generation_record import Record, record_of_pointer
 
 # Readers may still be in a look-up that began before an overlay was dropped.
 _OVERLAY_REMAINS_MS = 60_000
@@ -74,27 +74,27 @@ class RedisCatalog:
         """
         stem = self.key(model_version, f"{kind}:")
         matching = self.client.scan_iter(match=f"{escape(stem)}*", count=1000, _type="HASH")
-        names = sorted({each.decode() for each in matching})
+        names = sorted({name.decode() for name in matching})
         return [(name.removeprefix(stem).partition(":")[0], name) for name in names]
 
     def current(self, model_version: int) -> Record | None:
         """The record that readers see; raises `StoreError` if it belongs to another version."""
         content = self.client.get(self.key(model_version, "current"))
-        return pointed_to(content, model_version)
+        return record_of_pointer(content, model_version)
 
     def current_name(self, model_version: int) -> str | None:
         """The identifier of the current generation."""
         record = self.current(model_version)
         return None if record is None else record.identifier
 
-    def listed(self, records: Sequence[Record], current: str | None) -> list[Generation]:
+    def describe(self, records: Sequence[Record], current: str | None) -> list[Generation]:
         """The public view of records; those whose data are gone are lost."""
         pipeline = self.client.pipeline(transaction=False)
         for record in records:
             pipeline.exists(self.data_key(record.model_version, record.identifier))
         return [
-            record.generation(record.identifier == current, lost=not there)
-            for record, there in zip(records, pipeline.execute(), strict=True)
+            record.generation(record.identifier == current, lost=not exists)
+            for record, exists in zip(records, pipeline.execute(), strict=True)
         ]
 
     def records(self, model_version: int) -> list[Record]:
@@ -133,39 +133,39 @@ class RedisCatalog:
         records no longer name are dropped.
         """
         changed = list(changed)
-        place = self.key(model_version, "current")
+        pointer_key = self.key(model_version, "current")
         generations = self.key(model_version, "generations")
         with self.client.pipeline(transaction=True) as pipeline:
-            pipeline.watch(place)
+            pipeline.watch(pointer_key)
             if self.current_name(model_version) != current:
-                raise StoreError(_meanwhile(model_version))
-            held = {record.identifier: record for record in self.records(model_version)}
+                raise StoreError(_changed_meanwhile(model_version))
+            stored = {record.identifier: record for record in self.records(model_version)}
             pipeline.multi()
             for record in changed:
                 pipeline.hset(generations, record.identifier, record.to_bytes())
-                drop_overlay(self, pipeline, held.get(record.identifier), record)
+                drop_overlay(self, pipeline, stored.get(record.identifier), record)
             for record in removed:
                 pipeline.hdel(generations, record.identifier)
                 pipeline.unlink(self.data_key(model_version, record.identifier))
                 drop_overlay(self, pipeline, record, None)
             if pointer is not None:
-                pipeline.set(place, pointer[0].to_bytes(), px=pointer[1])
+                pipeline.set(pointer_key, pointer[0].to_bytes(), px=pointer[1])
             try:
                 pipeline.execute()
             except redis.WatchError as error:
-                raise StoreError(_meanwhile(model_version)) from error
+                raise StoreError(_changed_meanwhile(model_version)) from error
 
 
 def drop_overlay(
-    catalog: RedisCatalog, pipeline: Any, before: Record | None, now: Record | None
+    catalog: RedisCatalog, pipeline: Any, old: Record | None, new: Record | None
 ) -> None:
     """Lets the overlay of a record expire, unless the new record has the same one."""
-    if before is not None and before.overlay and (now is None or now.overlay != before.overlay):
-        for key in (catalog.overlay_key(before), catalog.log_key(before)):
+    if old is not None and old.overlay and (new is None or new.overlay != old.overlay):
+        for key in (catalog.overlay_key(old), catalog.log_key(old)):
             pipeline.pexpire(key, _OVERLAY_REMAINS_MS)
 
 
-def _meanwhile(model_version: int) -> str:
+def _changed_meanwhile(model_version: int) -> str:
     return f"model version {model_version} was published or rolled back in the meantime; try again"
 
 

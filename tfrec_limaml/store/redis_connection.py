@@ -156,13 +156,13 @@ def _account(user: str) -> dict[str, Any]:
     return {"username": unquote(name) or None, "password": unquote(password)}
 
 
-def _hosts(text: str, port: int) -> list[tuple[str, int]]:
+def _hosts(text: str, default_port: int) -> list[tuple[str, int]]:
     """Hosts and ports of ``HOST:PORT,HOST``."""
-    found = []
-    for each in text.split(","):
-        host, separator, given = each.rpartition(":")
-        found.append((host, int(given)) if separator else (each, port))
-    return found
+    addresses = []
+    for address in text.split(","):
+        host, separator, port = address.rpartition(":")
+        addresses.append((host, int(port)) if separator else (address, default_port))
+    return addresses
 
 
 class _OnFirstUse:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from tfrec_limaml.store import values
 from tfrec_limaml.store.base import Place
-from tfrec_limaml.store.erasure import is_erased, key_digest, nested_prefix, to_erase
+from tfrec_limaml.store.erasure import encode_distinct, is_erased, key_digest, nested_prefix
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import escape
-from tfrec_limaml.store.redis_overlay import watched, with_token, write
+from tfrec_limaml.store.redis_overlay import run_watched, with_token, write
 
 if TYPE_CHECKING:
     from tfrec_limaml.store.redis_store import RedisStore
@@ -31,10 +31,10 @@ _MOST_PATTERNS = 4
 def erase(store: RedisStore, keys: Sequence[str]) -> list[Place]:
     """See `EmbeddingStore.erase`."""
     catalog, client = store.catalog, store.client
-    wanted = to_erase(keys)
-    if not wanted:
+    encoded_keys = encode_distinct(keys)
+    if not encoded_keys:
         return []
-    digests = list(map(key_digest, wanted))
+    digests = list(map(key_digest, encoded_keys))
     with client.pipeline(transaction=True) as pipeline:
         pipeline.sadd(catalog.erased_key, *digests)
         pipeline.sadd(catalog.erasing_key, *digests)
@@ -42,9 +42,9 @@ def erase(store: RedisStore, keys: Sequence[str]) -> list[Place]:
     for version in catalog.versions():
         _set_erasing(store, version, True)
     places = []
-    for place, key, fields in _holding(store, wanted):
+    for place, key, fields in _hashes_with(store, encoded_keys):
         if place.part == "overlay":
-            _write_anew(store, place, key, wanted)
+            _rewrite_overlay(store, place, key, encoded_keys)
         for start in range(0, len(fields), _FIELDS_PER_COMMAND):
             client.hdel(key, *fields[start : start + _FIELDS_PER_COMMAND])
         places.append(place)
@@ -56,15 +56,17 @@ def erase(store: RedisStore, keys: Sequence[str]) -> list[Place]:
 
 def search(store: RedisStore, keys: Sequence[str]) -> list[Place]:
     """See `EmbeddingStore.search`."""
-    return [place for place, _, _ in _holding(store, to_erase(keys))]
+    return [place for place, _, _ in _hashes_with(store, encode_distinct(keys))]
 
 
-def _holding(store: RedisStore, wanted: list[bytes]) -> Iterator[tuple[Place, str, list[bytes]]]:
+def _hashes_with(
+    store: RedisStore, encoded_keys: list[bytes]
+) -> Iterator[tuple[Place, str, list[bytes]]]:
     """Every hash with any of the given keys: its description, its Redis key and these fields."""
     for version in store.catalog.versions():
         for part in ("data", "overlay"):
             for identifier, key in store.catalog.hashes(version, part):
-                fields = _fields(store.client, key, wanted)
+                fields = _fields(store.client, key, encoded_keys)
                 if fields:
                     place = Place(
                         model_version=version, generation=identifier, part=part, keys=len(fields)
@@ -72,46 +74,47 @@ def _holding(store: RedisStore, wanted: list[bytes]) -> Iterator[tuple[Place, st
                     yield place, key, fields
 
 
-def _fields(client: Any, key: str, wanted: list[bytes]) -> list[bytes]:
-    erased = frozenset(wanted)
-    if len(wanted) > _MOST_PATTERNS:
+def _fields(client: Any, key: str, encoded_keys: list[bytes]) -> list[bytes]:
+    """The fields of a hash that the keys to erase include."""
+    erased = frozenset(encoded_keys)
+    if len(encoded_keys) > _MOST_PATTERNS:
         scanned = client.hscan_iter(key, count=1000)
         return sorted({field for field, _ in scanned if is_erased(field, erased)})
     fields = set()
-    for start in range(0, len(wanted), _FIELDS_PER_COMMAND):
-        part = wanted[start : start + _FIELDS_PER_COMMAND]
-        held = client.hmget(key, part)
-        fields |= {each for each, value in zip(part, held, strict=True) if value is not None}
-    for each in wanted:
-        pattern = escape(nested_prefix(each).decode()) + "*"
+    for start in range(0, len(encoded_keys), _FIELDS_PER_COMMAND):
+        part = encoded_keys[start : start + _FIELDS_PER_COMMAND]
+        stored = client.hmget(key, part)
+        fields |= {field for field, value in zip(part, stored, strict=True) if value is not None}
+    for erased_key in encoded_keys:
+        pattern = escape(nested_prefix(erased_key).decode()) + "*"
         fields |= {field for field, _ in client.hscan_iter(key, match=pattern, count=1000)}
     return sorted(fields)
 
 
-def _write_anew(store: RedisStore, place: Place, key: str, wanted: list[bytes]) -> None:
+def _rewrite_overlay(store: RedisStore, place: Place, key: str, encoded_keys: list[bytes]) -> None:
     """Replaces an overlay by one without the keys, also in its log."""
-    catalog, erased, version = store.catalog, frozenset(wanted), place.model_version
+    catalog, erased, version = store.catalog, frozenset(encoded_keys), place.model_version
     generations, pointer = catalog.key(version, "generations"), catalog.key(version, "current")
 
     def work(pipeline: Any) -> None:
         pipeline.watch(pointer, generations, key)
-        held = {r.identifier: r for r in catalog.records(version) if r.overlay}
-        record = held.get(place.generation)
+        records = {r.identifier: r for r in catalog.records(version) if r.overlay}
+        record = records.get(place.generation)
         entries = {k: v for k, v in store.client.hgetall(key).items() if not is_erased(k, erased)}
-        left_ms = store.client.pttl(key)
+        ttl_ms = store.client.pttl(key)
         current = catalog.current_name(version)
         pipeline.multi()
         if record is not None and catalog.overlay_key(record) == key:
-            named = with_token(record) if entries else record.without_overlay()
-            write(pipeline, catalog, named, entries, [record.header, *entries], left_ms)
-            pipeline.hset(generations, named.identifier, named.to_bytes())
-            if named.identifier == current:
-                pipeline.set(pointer, named.to_bytes(), keepttl=True)
+            new_record = with_token(record) if entries else record.without_overlay()
+            write(pipeline, catalog, new_record, entries, [record.header, *entries], ttl_ms)
+            pipeline.hset(generations, new_record.identifier, new_record.to_bytes())
+            if new_record.identifier == current:
+                pipeline.set(pointer, new_record.to_bytes(), keepttl=True)
         pipeline.unlink(key)
         pipeline.unlink(catalog.log_beside(key))
         pipeline.execute()
 
-    watched(store.client, work)
+    run_watched(store.client, work)
 
 
 def _set_erasing(store: RedisStore, version: int, erasing: bool) -> None:
@@ -126,7 +129,7 @@ def _set_erasing(store: RedisStore, version: int, erasing: bool) -> None:
         pipeline.watch(pointer, generations, catalog.erasing_key)
         if not erasing and client.scard(catalog.erasing_key):
             return
-        changed = [_recounted(store, each, erasing) for each in catalog.records(version)]
+        changed = [_with_count(store, record, erasing) for record in catalog.records(version)]
         current = catalog.current_name(version)
         pipeline.multi()
         for record in changed:
@@ -135,13 +138,13 @@ def _set_erasing(store: RedisStore, version: int, erasing: bool) -> None:
                 pipeline.set(pointer, record.to_bytes(), keepttl=True)
         pipeline.execute()
 
-    watched(client, work)
+    run_watched(client, work)
 
 
-def _recounted(store: RedisStore, record: Record, erasing: bool) -> Record:
+def _with_count(store: RedisStore, record: Record, erasing: bool) -> Record:
     data = store.catalog.data_key(record.model_version, record.identifier)
-    held = int(store.client.hlen(data))
+    fields = int(store.client.hlen(data))
     if record.format >= 2:
-        held -= int(store.client.hexists(data, values.HEADER))
-    count = held if held > 0 and not erasing else record.count
+        fields -= int(store.client.hexists(data, values.HEADER))
+    count = fields if fields > 0 and not erasing else record.count
     return dataclasses.replace(record, erasing=erasing, count=count)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfrec_limaml.store import overlay, values
-from tfrec_limaml.store.base import Found
+from tfrec_limaml.store.base import LookUpResult
 from tfrec_limaml.store.erasure import Tombstones, digests_of
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import RedisCatalog
@@ -34,20 +34,20 @@ class LookUp:
     ) -> None:
         self._record, self._fields = record, fields
         data = catalog.data_key(record.model_version, record.identifier)
-        self._overlay = None if reader is None else reader.ask(pipeline, fields)
+        self._overlay = None if reader is None else reader.start_query(pipeline, fields)
         newer = set() if self._overlay is None else self._overlay.known
-        self._under = [field for field in fields if field not in newer] if newer else fields
+        self._data_fields = [field for field in fields if field not in newer] if newer else fields
         if record.format >= 2:
-            pipeline.hmget(data, (*self._under, values.HEADER))
+            pipeline.hmget(data, (*self._data_fields, values.HEADER))
         else:
             pipeline.hmget(data, fields)
             pipeline.exists(data)
-        self._marks: list[bytes] = []
+        self._digests: list[bytes] = []
         if record.erasing:
-            self._marks = sorted({digest for field in fields for digest in digests_of(field)})
-            pipeline.smismember(catalog.erased_key, self._marks)
+            self._digests = sorted({digest for field in fields for digest in digests_of(field)})
+            pipeline.smismember(catalog.erased_key, self._digests)
 
-    def answer(self, answers: list[Any]) -> Found | None:
+    def answer(self, answers: list[Any]) -> LookUpResult | None:
         """The values from the answers; None if the data are gone: a missing hash is not a
         generation without members.
         """
@@ -55,15 +55,15 @@ class LookUp:
         newer = {} if self._overlay is None else self._overlay.entries(answers)
         if record.format >= 2:
             *stored, header = answers.pop(0)
-            there = header == record.header
+            exists = header == record.header
         else:
-            stored, there = answers.pop(0), answers.pop(0)
-        if newer is None or not there:
+            stored, exists = answers.pop(0), answers.pop(0)
+        if newer is None or not exists:
             return None
         if newer:
-            under = dict(zip(self._under, stored, strict=True))
-            stored = overlay.merged(fields, newer, under.get, record)
+            value_of = dict(zip(self._data_fields, stored, strict=True))
+            stored = overlay.merge_values(fields, newer, value_of.get, record)
         if record.erasing:
-            gone = zip(self._marks, answers.pop(0), strict=True)
-            stored = Tombstones(mark for mark, erased in gone if erased).hide(fields, stored)
+            states = zip(self._digests, answers.pop(0), strict=True)
+            stored = Tombstones(digest for digest, erased in states if erased).hide(fields, stored)
         return values.decode_values(fields, stored, record)

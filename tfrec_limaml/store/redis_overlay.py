@@ -32,7 +32,7 @@ _FIELDS_PER_COMMAND = 512
 _ATTEMPTS, _LONGEST_WAIT_SECONDS = 200, 0.05
 
 
-def watched(client: Any, work: Callable[[Any], _Result]) -> _Result:
+def run_watched(client: Any, work: Callable[[Any], _Result]) -> _Result:
     """The result of `work`, which gets a pipeline, watches keys and executes; repeated while the
     keys change in between.
 
@@ -69,25 +69,25 @@ def upsert(
         new = list(entries)
         if record.overlay:
             pipeline.watch(catalog.overlay_key(record))
-            held = _held(store.client, catalog.overlay_key(record), list(entries))
-            new = [key for key, old in zip(entries, held, strict=True) if old is None]
-            entries, counts = overlay.newer_ones(entries, held, counts, record)
+            stored = _read_fields(store.client, catalog.overlay_key(record), list(entries))
+            new = [key for key, old in zip(entries, stored, strict=True) if old is None]
+            entries, counts = overlay.newer_entries(entries, stored, counts, record)
         if not entries:
             return counts
         # Milliseconds to live; negative if the data do not expire.
-        left_ms = store.client.pttl(catalog.data_key(model_version, generation))
+        ttl_ms = store.client.pttl(catalog.data_key(model_version, generation))
         pipeline.multi()
-        named = record if record.overlay else with_token(record)
+        new_record = record if record.overlay else with_token(record)
         log = new if record.overlay else [record.header, *new]
-        write(pipeline, catalog, named, entries, log, left_ms)
+        write(pipeline, catalog, new_record, entries, log, ttl_ms)
         if not record.overlay:
-            place = catalog.key(model_version, "generations")
-            pipeline.hset(place, generation, named.to_bytes())
-            pipeline.set(catalog.key(model_version, "current"), named.to_bytes(), keepttl=True)
+            generations_key = catalog.key(model_version, "generations")
+            pipeline.hset(generations_key, generation, new_record.to_bytes())
+            pipeline.set(catalog.key(model_version, "current"), new_record.to_bytes(), keepttl=True)
         pipeline.execute()
         return counts
 
-    return watched(store.client, work)
+    return run_watched(store.client, work)
 
 
 def publish(
@@ -114,27 +114,29 @@ def publish(
     def work(pipeline: Any) -> Record:
         pipeline.watch(catalog.key(record.model_version, "current"), catalog.erased_key)
         check_tombstones(store, record, tombstones)
-        before = catalog.current(record.model_version)
-        if before is None or not before.overlay:
+        previous = catalog.current(record.model_version)
+        if previous is None or not previous.overlay:
             pipeline.multi()
-            named = record
+            new_record = record
         else:
-            pipeline.watch(catalog.overlay_key(before))
-            held = store.client.hgetall(catalog.overlay_key(before))
-            entries = overlay.taken_over(held, before, record, event_times, tombstones)
+            pipeline.watch(catalog.overlay_key(previous))
+            stored = store.client.hgetall(catalog.overlay_key(previous))
+            entries = overlay.entries_to_take_over(
+                stored, previous, record, event_times, tombstones
+            )
             pipeline.multi()
-            named = _move(pipeline, store, before, record, entries)
-        finish(pipeline, named)
+            new_record = _move(pipeline, store, previous, record, entries)
+        finish(pipeline, new_record)
         pipeline.execute()
-        return named
+        return new_record
 
-    return watched(store.client, work)
+    return run_watched(store.client, work)
 
 
 def _move(
-    pipeline: Any, store: RedisStore, before: Record, record: Record, entries: overlay.Entries
+    pipeline: Any, store: RedisStore, previous: Record, record: Record, entries: overlay.Entries
 ) -> Record:
-    """Adds the commands that write entries to an overlay of `record`, and drop that of `before`;
+    """Adds the commands that write entries to an overlay of `record`, and drop that of `previous`;
     returns `record` with its overlay, if it has one.
     """
     catalog = store.catalog
@@ -143,8 +145,8 @@ def _move(
         record = with_token(record)
         write(pipeline, catalog, record, entries, log, store.ttl_ms)
     generations = catalog.key(record.model_version, "generations")
-    pipeline.hset(generations, before.identifier, before.without_overlay().to_bytes())
-    drop_overlay(catalog, pipeline, before, None)
+    pipeline.hset(generations, previous.identifier, previous.without_overlay().to_bytes())
+    drop_overlay(catalog, pipeline, previous, None)
     return record
 
 
@@ -159,7 +161,7 @@ def with_token(record: Record) -> Record:
     return dataclasses.replace(record, overlay=secrets.token_hex(6))
 
 
-def _held(client: Any, key: str, fields: list[bytes]) -> list[bytes | None]:
+def _read_fields(client: Any, key: str, fields: list[bytes]) -> list[bytes | None]:
     values: list[bytes | None] = []
     for start in range(0, len(fields), _FIELDS_PER_COMMAND):
         values += client.hmget(key, fields[start : start + _FIELDS_PER_COMMAND])
@@ -172,7 +174,7 @@ def write(
     record: Record,
     entries: overlay.Entries,
     log: list[bytes],
-    left_ms: int,
+    ttl_ms: int,
 ) -> None:
     """Adds the commands that write entries to an overlay, which expires with the data, and items to
     its log.
@@ -182,6 +184,6 @@ def write(
         pipeline.hset(key, mapping=dict(rows[start : start + _FIELDS_PER_COMMAND]))
     for start in range(0, len(log), _FIELDS_PER_COMMAND):
         pipeline.rpush(catalog.log_key(record), *log[start : start + _FIELDS_PER_COMMAND])
-    if left_ms > 0:
-        pipeline.pexpire(key, left_ms)
-        pipeline.pexpire(catalog.log_key(record), left_ms)
+    if ttl_ms > 0:
+        pipeline.pexpire(key, ttl_ms)
+        pipeline.pexpire(catalog.log_key(record), ttl_ms)

@@ -31,7 +31,7 @@ class RedisOverlayReader:
         self._seen = 0  # items of the list
         self._lock = threading.Lock()
 
-    def ask(self, pipeline: Any, fields: Sequence[bytes]) -> Asked:
+    def start_query(self, pipeline: Any, fields: Sequence[bytes]) -> OverlayQuery:
         """Adds the commands of one look-up."""
         # From the last known item: an empty answer means that the list is gone. Read before the
         # keys, to which other threads add.
@@ -40,7 +40,7 @@ class RedisOverlayReader:
         pipeline.lrange(self._log, start, -1)
         if known:
             pipeline.hmget(self._hash, list(known))
-        return Asked(self, fields, known, start)
+        return OverlayQuery(self, fields, known, start)
 
     def follow(self, start: int, items: Sequence[bytes]) -> set[bytes]:
         """Adds the list's items from `start` on; returns those that may be new."""
@@ -59,7 +59,7 @@ class RedisOverlayReader:
         return entries
 
 
-class Asked:
+class OverlayQuery:
     """A look-up in progress.
 
     Attributes:
@@ -77,12 +77,12 @@ class Asked:
         overlay is gone.
         """
         items = answers.pop(0)
-        held = dict(zip(self.known, answers.pop(0) if self.known else (), strict=True))
-        if not items or None in held.values():
+        entries = dict(zip(self.known, answers.pop(0) if self.known else (), strict=True))
+        if not items or None in entries.values():
             return None
-        late = self._reader.follow(self._start, items)
-        missed = [field for field in self._fields if field in late and field not in held]
-        if missed:
-            fetched = zip(missed, self._reader.fetch(missed), strict=True)
-            held |= {field: entry for field, entry in fetched if entry is not None}
-        return held
+        new_keys = self._reader.follow(self._start, items)
+        missing = [field for field in self._fields if field in new_keys and field not in entries]
+        if missing:
+            fetched = zip(missing, self._reader.fetch(missing), strict=True)
+            entries |= {field: entry for field, entry in fetched if entry is not None}
+        return entries

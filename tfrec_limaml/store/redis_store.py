@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import generation_rules, redis_erasure, redis_overlay, values
-from tfrec_limaml.store.base import Found, Generation, Place, Upserted
+from tfrec_limaml.store.base import Generation, LookUpResult, Place, Upserted
 from tfrec_limaml.store.generation_record import Record, check_dtype
 from tfrec_limaml.store.redis_catalog import RedisCatalog
 from tfrec_limaml.store.redis_connection import CLUSTER, ERRORS, TLS_OPTIONS, connect, secret_of
@@ -101,7 +101,7 @@ class RedisStore:
         self.ttl_ms = math.ceil(ttl * 1000)
         self.lease_ms = math.ceil(lease * 1000)
         self._url = url
-        self._secrets = [each for each in (secret_of(url), sentinel_password) if each]
+        self._secrets = [secret for secret in (secret_of(url), sentinel_password) if secret]
         files = zip(TLS_OPTIONS, (tls_ca, tls_certificate, tls_key), strict=True)
         tls = {name: path for name, path in files if path is not None}
         account = {"username": sentinel_user, "password": sentinel_password}
@@ -124,32 +124,32 @@ class RedisStore:
                 ) from error
         return cls(url, **arguments)
 
-    def get_many(self, keys: Sequence[str], model_version: int) -> Found:
+    def get_many(self, keys: Sequence[str], model_version: int) -> LookUpResult:
         """See `EmbeddingStore.get_many`; one round trip while the current generation stays the
         same.
         """
-        fields = values.encode_asked(keys)
-        gone = 0
+        fields = values.encode_look_up(keys)
+        misses = 0
         with self.errors():
             for _ in range(_ATTEMPTS):
-                guess, read = self._last.get(model_version), None
+                guess, look_up = self._last.get(model_version), None
                 pipeline = self.client.pipeline(transaction=False)
                 pipeline.get(self.key(model_version, "current"))
                 if guess is not None and fields:
-                    read = LookUp(self.catalog, guess, fields, self._overlay_of(guess), pipeline)
+                    look_up = LookUp(self.catalog, guess, fields, self._overlay_of(guess), pipeline)
                 pointer, *answers = pipeline.execute()
                 if pointer is None:
-                    return values.nothing_found(len(keys))
+                    return values.empty_result(len(keys))
                 record = Record.from_bytes(pointer).check_version(model_version)
                 if record != guess:
                     self._last[model_version] = record
-                elif read is None:
+                elif look_up is None:
                     return values.decode_values([], [], record)
-                elif (found := read.answer(answers)) is not None:
+                elif (found := look_up.answer(answers)) is not None:
                     return found
                 else:  # unless the pointer moved between the commands of this round trip
-                    gone += 1
-                    if gone == 2:
+                    misses += 1
+                    if misses == 2:
                         raise StoreError(_GONE.format(record))
         raise StoreError(
             f"the current generation of model version {model_version} changed {_ATTEMPTS} times "
@@ -212,22 +212,22 @@ class RedisStore:
         """See `EmbeddingStore.current`."""
         with self.errors():
             record = self.catalog.current(model_version)
-            return None if record is None else self.catalog.listed([record], record.identifier)[0]
+            return None if record is None else self.catalog.describe([record], record.identifier)[0]
 
     def generations(self, model_version: int | None = None) -> list[Generation]:
         """See `EmbeddingStore.generations`; unpublished ones of living writers are not listed."""
         with self.errors():
-            known = (
+            versions = (
                 self.client.smembers(f"{self.prefix}:versions")
                 if model_version is None
                 else [model_version]
             )
-            listed = []
-            for version in sorted(int(v) for v in known):
-                listed += self.catalog.listed(
+            result = []
+            for version in sorted(int(v) for v in versions):
+                result += self.catalog.describe(
                     self.catalog.records(version), self.catalog.current_name(version)
                 )
-            return listed
+            return result
 
     def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
         """See `EmbeddingStore.rollback`."""
@@ -237,14 +237,14 @@ class RedisStore:
                 self.catalog.current_name(model_version),
             )
             target = generation_rules.rollback_target(records, current, identifier, model_version)
-            left_ms = self.client.pttl(self.data_key(model_version, target.identifier))
-            if left_ms == -2:  # no such key
+            ttl_ms = self.client.pttl(self.data_key(model_version, target.identifier))
+            if ttl_ms == -2:  # no such key
                 raise StoreError(
                     f"generation {target.identifier!r} of model version {model_version} has "
                     "expired (ttl) or was deleted; run the embedding job"
                 )
             target, changed = generation_rules.after_rollback(records, current, target, time.time())
-            pointer = (target, left_ms if left_ms > 0 else None)
+            pointer = (target, ttl_ms if ttl_ms > 0 else None)
             self.catalog.change(model_version, current, changed, pointer=pointer)
             return target.generation(current=True)
 
@@ -255,7 +255,7 @@ class RedisStore:
                 self.catalog.records(model_version),
                 self.catalog.current_name(model_version),
             )
-            record = generation_rules.to_condemn(records, current, identifier, model_version)
+            record = generation_rules.condemn_target(records, current, identifier, model_version)
             record = dataclasses.replace(record, condemned=time.time(), overlay="")
             self.catalog.change(model_version, current, [record])
             return record.generation(current=False)
@@ -265,11 +265,11 @@ class RedisStore:
         with self.errors():
             self.catalog.remove_dead(model_version)
             current = self.catalog.current_name(model_version)
-            doomed = generation_rules.prunable(
+            pruned = generation_rules.prune_targets(
                 self.catalog.records(model_version), current, keep, time.time() - grace_seconds
             )
-            self.catalog.change(model_version, current, (), removed=doomed)
-            return [record.identifier for record in doomed]
+            self.catalog.change(model_version, current, (), removed=pruned)
+            return [record.identifier for record in pruned]
 
     def close(self) -> None:
         """See `EmbeddingStore.close`."""

@@ -51,7 +51,7 @@ class RedisWriter(SingleUse):
         """See `GenerationWriter.put`."""
         encoded = values.encode_keys(keys)
         written = values.encode_values(keys, encoded, embeddings, self._record)
-        rows = self._filter.kept(encoded, written)
+        rows = self._filter.without_erased(encoded, written)
         fields, stored = list(rows), list(rows.values())
         step = _FIELDS_PER_COMMAND * _COMMANDS_PER_ROUND_TRIP
         with self._store.errors():
@@ -85,7 +85,7 @@ class RedisWriter(SingleUse):
             record = redis_overlay.publish(
                 store,
                 record,
-                event_times or self._filter.opened,
+                event_times or self._filter.opening_times,
                 self._filter.tombstones,
                 self._finish,
             )

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store.base import Found, Matrix
+from tfrec_limaml.store.base import LookUpResult, Matrix
 from tfrec_limaml.store.generation_record import Record
 
 #: LMDB's limit on a key; it also applies to Redis, so that a store can be moved between backends.
@@ -25,7 +25,7 @@ MAX_KEY_BYTES = 511
 HEADER = b"\xff"
 
 # Replaces keys that cannot be stored: also not UTF-8, and never written.
-_NOBODY = b"\xfe"
+_UNSTORABLE = b"\xfe"
 _CHECKSUM_BYTES = 4
 # The CRC-32 of any content followed by its own CRC-32 in little-endian order.
 _RESIDUE = 0x2144DF1C
@@ -43,7 +43,7 @@ def encode_keys(keys: Sequence[str]) -> list[bytes]:
     return [key.encode() for key in keys]
 
 
-def encode_asked(keys: Sequence[str]) -> list[bytes]:
+def encode_look_up(keys: Sequence[str]) -> list[bytes]:
     """UTF-8 of keys to look up; one that cannot be stored becomes a key that never exists."""
     try:
         encoded = list(map(str.encode, keys))
@@ -52,7 +52,7 @@ def encode_asked(keys: Sequence[str]) -> list[bytes]:
             return encoded
     except UnicodeEncodeError:
         pass  # checked one by one below
-    return [key.encode() if is_storable(key) else _NOBODY for key in keys]
+    return [key.encode() if is_storable(key) else _UNSTORABLE for key in keys]
 
 
 def is_storable(key: str) -> bool:
@@ -71,17 +71,19 @@ def encode_values(
     Raises:
         StoreError: Wrong shape, or a value that is not finite (in the stored dtype).
     """
-    stored = _checked(keys, embeddings, record)
+    stored = _stored_matrix(keys, embeddings, record)
     content, width, seed = stored.tobytes(), record.vector_bytes, record.seed
-    out = []
+    result = []
     for start, key in zip(itertools.count(0, width), encoded, strict=False):
         vector = content[start : start + width]
         checksum = zlib.crc32(vector, zlib.crc32(key, seed))
-        out.append(vector + checksum.to_bytes(_CHECKSUM_BYTES, "little"))
-    return out
+        result.append(vector + checksum.to_bytes(_CHECKSUM_BYTES, "little"))
+    return result
 
 
-def _checked(keys: Sequence[str], embeddings: npt.ArrayLike, record: Record) -> npt.NDArray[Any]:
+def _stored_matrix(
+    keys: Sequence[str], embeddings: npt.ArrayLike, record: Record
+) -> npt.NDArray[Any]:
     matrix = np.asarray(embeddings)
     if matrix.shape != (len(keys), record.embedding_dim):
         raise StoreError(
@@ -99,37 +101,39 @@ def _checked(keys: Sequence[str], embeddings: npt.ArrayLike, record: Record) -> 
     return stored
 
 
-def decode_values(keys: Sequence[bytes], values: Sequence[bytes | None], record: Record) -> Found:
+def decode_values(
+    keys: Sequence[bytes], values: Sequence[bytes | None], record: Record
+) -> LookUpResult:
     """Stored values (None if missing) as embeddings; a damaged one counts as not found."""
-    checked = record.format >= 2
-    width = record.vector_bytes + (_CHECKSUM_BYTES if checked else 0)
-    if checked and None not in values:
-        present = cast("Sequence[bytes]", values)
-        if set(map(len, present)) <= {width} and _passing(keys, present, record.seed) <= _INTACT:
+    has_checksums = record.format >= 2
+    width = record.vector_bytes + (_CHECKSUM_BYTES if has_checksums else 0)
+    if has_checksums and None not in values:
+        stored = cast("Sequence[bytes]", values)
+        if set(map(len, stored)) <= {width} and _checksums(keys, stored, record.seed) <= _INTACT:
             # By far the most common case.
-            return Found(_matrix(present, record, width), np.ones(len(values), np.bool_))
+            return LookUpResult(_matrix(stored, record, width), np.ones(len(values), np.bool_))
     return _decode_one_by_one(keys, values, record, width)
 
 
 def _decode_one_by_one(
     keys: Sequence[bytes], values: Sequence[bytes | None], record: Record, width: int
-) -> Found:
+) -> LookUpResult:
     placeholder, seed = bytes(width), record.seed
-    usable = [value is not None and len(value) == width for value in values]
+    width_mask = [value is not None and len(value) == width for value in values]
     filled = [v if v is not None and len(v) == width else placeholder for v in values]
     matrix = _matrix(filled, record, width)
-    found = np.array(usable, np.bool_)
+    found = np.array(width_mask, np.bool_)
     if record.format >= 2:
         found &= [
-            good and zlib.crc32(value, zlib.crc32(key, seed)) == _RESIDUE
-            for key, value, good in zip(keys, filled, usable, strict=True)
+            has_width and zlib.crc32(value, zlib.crc32(key, seed)) == _RESIDUE
+            for key, value, has_width in zip(keys, filled, width_mask, strict=True)
         ]
     else:
         found &= np.isfinite(matrix).all(axis=1)
     damaged = len(values) - values.count(None) - int(np.count_nonzero(found))
     if damaged:
         matrix[~found] = 0.0
-    return Found(matrix, found, damaged)
+    return LookUpResult(matrix, found, damaged)
 
 
 def _matrix(values: Sequence[bytes], record: Record, width: int) -> Matrix:
@@ -140,10 +144,10 @@ def _matrix(values: Sequence[bytes], record: Record, width: int) -> Matrix:
     return matrix
 
 
-def _passing(keys: Sequence[bytes], values: Sequence[bytes], seed: int) -> set[int]:
+def _checksums(keys: Sequence[bytes], values: Sequence[bytes], seed: int) -> set[int]:
     return set(map(zlib.crc32, values, map(zlib.crc32, keys, itertools.repeat(seed))))
 
 
-def nothing_found(count: int) -> Found:
+def empty_result(count: int) -> LookUpResult:
     """The answer for a model version without a current generation."""
-    return Found(np.zeros((count, 0), np.float32), np.zeros(count, np.bool_))
+    return LookUpResult(np.zeros((count, 0), np.float32), np.zeros(count, np.bool_))

@@ -62,11 +62,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Erases or verifies."""
     from limaml_beam.erasure.job import Erasure, erase, read_outputs, verify
     from tfrec_limaml.store import open_store
-    from tfrec_limaml.store.erasure import to_erase
+    from tfrec_limaml.store.erasure import encode_distinct
     from tfrec_limaml.store.secrets import masked
 
     keys = _keys(arguments)
-    to_erase(keys)  # before anything is opened: checks that every key can be stored
+    encode_distinct(keys)  # before anything is opened: checks that every key can be stored
     if not arguments.store and not arguments.manifest_of_outputs:
         raise LimamlError("no place to erase from: give --store, --manifest-of-outputs, or both")
     outputs = []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tfrec_limaml.store import kept_vectors, open_store
-from tfrec_limaml.store.base import Found
+from tfrec_limaml.store.base import LookUpResult
 from tfrec_limaml.store.kept_vectors import KeptGenerations, KeptVectors
 
 KEYS = [f"k{n}" for n in range(2 * kept_vectors.FROM_KEYS)]
@@ -19,7 +19,9 @@ class Reads:
     def __call__(self, keys):
         self.asked.append(list(keys))
         found = np.array([key not in self.unknown for key in keys])
-        return Found(np.where(found[:, None], np.float32(self.number), 0).repeat(3, 1), found)
+        return LookUpResult(
+            np.where(found[:, None], np.float32(self.number), 0).repeat(3, 1), found
+        )
 
 
 def write(store, value, identifier, keys=KEYS):
@@ -77,13 +79,13 @@ def test_no_more_vectors_are_kept_than_there_is_room_for():
 
 def test_a_new_generation_drops_what_was_kept_and_two_model_versions_are_kept_at_most(tmp_path):
     generations = KeptGenerations()
-    first = generations.of(1, tmp_path / "g1", 3)
-    assert generations.of(1, tmp_path / "g1", 3) is first
-    assert generations.of(1, tmp_path / "g2", 3) is not first
-    second = generations.of(2, tmp_path / "g1", 3)
-    third = generations.of(3, tmp_path / "g1", 3)
-    assert generations.of(2, tmp_path / "g1", 3) is second
-    assert generations.of(3, tmp_path / "g1", 3) is third
+    first = generations.vectors_of(1, tmp_path / "g1", 3)
+    assert generations.vectors_of(1, tmp_path / "g1", 3) is first
+    assert generations.vectors_of(1, tmp_path / "g2", 3) is not first
+    second = generations.vectors_of(2, tmp_path / "g1", 3)
+    third = generations.vectors_of(3, tmp_path / "g1", 3)
+    assert generations.vectors_of(2, tmp_path / "g1", 3) is second
+    assert generations.vectors_of(3, tmp_path / "g1", 3) is third
     assert first not in [kept for _, kept in generations._kept.values()]
 
 

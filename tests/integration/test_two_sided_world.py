@@ -30,7 +30,7 @@ def scored(folder, task, joint, seed):
     model = train(folder, options, task=task).model
     side = None
     if isinstance(model, JointLiMAML):
-        side = fill_table(model, folder, "recent").both[0]
+        side = fill_table(model, folder, "recent").pair[0]
     encoder = load_encoder(folder, task)
     rows = model.predict(
         task_dataset(

@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import_tensorflow()
     from tfrec_limaml.comparison.rivals import Data
     from tfrec_limaml.comparison.run import RIVALS, compare
-    from tfrec_limaml.training.recipes import without_remapping
+    from tfrec_limaml.training.recipes import disable_remapping
 
-    without_remapping()
+    disable_remapping()
     data = Data.of(args.tasks, args.task, args.epochs)
     if data.encoder.schema.label.kind != "binary":
         raise LimamlError(

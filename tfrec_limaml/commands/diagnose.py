@@ -64,10 +64,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from tfrec_limaml.diagnosis import diagnose
-    from tfrec_limaml.training.recipes import load_encoder, without_remapping
+    from tfrec_limaml.training.recipes import disable_remapping, load_encoder
     from tfrec_limaml.training.train import train
 
-    without_remapping()
+    disable_remapping()
     started = time.perf_counter()
     schema = load_encoder(args.tasks).schema
     schema.task_columns(args.task)

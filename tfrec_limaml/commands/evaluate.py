@@ -73,9 +73,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import tfrec_limaml.models  # noqa: F401  registers the classes
     from tfrec_limaml.evaluation import bayes_auc, task_keys
     from tfrec_limaml.tasks.input_pipeline import task_dataset
-    from tfrec_limaml.training.recipes import load_encoder, split_pattern, without_remapping
+    from tfrec_limaml.training.recipes import disable_remapping, load_encoder, split_pattern
 
-    without_remapping()
+    disable_remapping()
     schema = load_encoder(args.tasks).schema
     pattern = split_pattern(args.tasks, args.task, args.split, schema)
     trained = task_keys(sorted(glob.glob(split_pattern(args.tasks, args.task, "train", schema))))
@@ -181,7 +181,7 @@ def _side(model: Any, args: argparse.Namespace) -> Any:
         return None
     sides = fill_table(model, args.tasks, "recent" if args.split == "test" else "train")
     definition = args.task or model.encoder.schema.default_task
-    return sides.both[sides.definitions.index(definition)]
+    return sides.pair[sides.definitions.index(definition)]
 
 
 def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:

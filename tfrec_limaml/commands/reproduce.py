@@ -72,14 +72,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.reproduction.paper_tables import all_tables
     from tfrec_limaml.reproduction.run import failed, run_table, write_page
     from tfrec_limaml.reproduction.setups import make_cpu_devices
-    from tfrec_limaml.training.recipes import without_remapping
+    from tfrec_limaml.training.recipes import disable_remapping
 
     known = all_tables(_DEFINITIONS[args.dataset], args.quick)
     names = list(known) if args.tables == ["all"] else list(dict.fromkeys(args.tables))
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise LimamlError(f"unknown tables {unknown}; choose from {[*known, 'all']}")
-    without_remapping()
+    disable_remapping()
     replicas = max(line.setup.replicas for name in names for line in known[name].lines)
     if replicas > 1:
         make_cpu_devices(replicas)

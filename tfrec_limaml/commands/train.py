@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"leave it out"
         )
     import_tensorflow()
-    from tfrec_limaml.training.recipes import without_remapping
+    from tfrec_limaml.training.recipes import disable_remapping
     from tfrec_limaml.training.train import train
 
-    without_remapping()
+    disable_remapping()
     workers = _workers(args)
     checkpoints = _checkpoints(args, workers.is_chief)
     callbacks = []

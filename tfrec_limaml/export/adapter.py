@@ -54,7 +54,7 @@ def support_rows(tasks: Tasks, features: Features) -> tuple[tf.Tensor, dict[str,
         tasks: The parsed records.
         features: Encoded features of all rows ``[R, ...]``.
     """
-    rows = PaddedRows.of(tasks.first, _support_counts(tasks), tasks.first)
+    rows = PaddedRows.from_counts(tasks.first, _support_counts(tasks), tasks.first)
     return rows.index, {
         "features": {name: rows_of(value, rows.index) for name, value in features.items()},
         "label": rows_of(tasks.columns[record_format.LABEL], rows.index),
@@ -66,7 +66,7 @@ def support_rows(tasks: Tasks, features: Features) -> tuple[tf.Tensor, dict[str,
 def stored_outputs(tasks: Tasks, stored: TaskEmbeddings) -> dict[str, tf.Tensor]:
     """`manifest.ADAPTER_OUTPUTS` of records."""
     counts = _support_counts(tasks)
-    rows = PaddedRows.of(tasks.first, counts, tasks.first)
+    rows = PaddedRows.from_counts(tasks.first, counts, tasks.first)
     times = rows_of(tasks.columns[record_format.TIMESTAMP], rows.index)
     outputs = {
         names.TASK_KEY: tasks.task_key,

@@ -14,7 +14,7 @@ from tfrec_limaml.export.signatures import Exported, traced
 from tfrec_limaml.features import META, OTHER, Features
 from tfrec_limaml.models import LiMAML
 from tfrec_limaml.schema.schema import Feature, Schema
-from tfrec_limaml.tasks.columns import Lengths, RepeatedColumns, repeated
+from tfrec_limaml.tasks.columns import Lengths, RepeatedColumns, repeat_row
 from tfrec_limaml.tasks.feature_encoder import DTYPES
 
 Inputs = Mapping[str, tf.Tensor]
@@ -78,12 +78,12 @@ class _Ranker:
 
     def rank(self, inputs: Inputs) -> dict[str, tf.Tensor]:
         """Scores of rows ``[N]``; inputs of one row apply to all of them."""
-        lengths = Lengths.measured(inputs)
+        lengths = Lengths.measure(inputs)
         rows = _rows(lengths)
         member = {name: inputs[name] for name in self._by_role[META]}
         candidates = {name: inputs[name] for name in self._by_role[OTHER]}
         # A member's columns are encoded once, not once per candidate.
-        longest = tf.reduce_max(lengths.of(list(member))) if member else tf.constant(1)
+        longest = tf.reduce_max(lengths.select(list(member))) if member else tf.constant(1)
         member_rows = tf.minimum(longest, rows)  # after the check of all inputs
         encoder = self._model.encoder
         meta = encoder.encode_role(META, RepeatedColumns(member, lengths, member_rows))
@@ -93,7 +93,7 @@ class _Ranker:
         elif self._features_read <= meta.keys():
             unadapted = block(meta)
         else:
-            return self.score({name: repeated(value, rows) for name, value in inputs.items()})
+            return self.score({name: repeat_row(value, rows) for name, value in inputs.items()})
         parts = [self._embedding(0, unadapted, inputs)]
         features = encoder.encode_role(OTHER, RepeatedColumns(candidates, lengths, rows))
         if isinstance(block, JointMetaBlocks):
@@ -106,13 +106,13 @@ class _Ranker:
         """Scores of rows that share a member: `meta` and embeddings may have one row."""
         block = self._model.global_block
         if not scores_once(block):
-            whole = {name: repeated(value, rows) for name, value in meta.items()}
-            embeddings = tf.concat([repeated(part, rows) for part in parts], -1)
-            return self._scores({**whole, **features}, embeddings)
+            full_batch = {name: repeat_row(value, rows) for name, value in meta.items()}
+            embeddings = tf.concat([repeat_row(part, rows) for part in parts], -1)
+            return self._scores({**full_batch, **features}, embeddings)
         context = block.encode_context_once({**meta, **features}, meta.keys())
         logits = block.head_of_parts(context, parts, rows)
         # The features with many rows may be some that the block does not read.
-        return self._answers(repeated(logits, rows))
+        return self._answers(repeat_row(logits, rows))
 
     def _scores(self, features: Features, embeddings: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._answers(self._model.global_block(features, embeddings))

@@ -59,15 +59,15 @@ class BatchReader:
         return self.shuffle or low < high
 
     @property
-    def _of_support(self) -> tuple[str, ...]:
+    def _support_columns(self) -> tuple[str, ...]:
         if self.with_keys:
             return (record_format.LABEL, record_format.TIMESTAMP)
         return (record_format.LABEL,)
 
     @property
-    def _of_query(self) -> tuple[str, ...]:
+    def _query_columns(self) -> tuple[str, ...]:
         carried = self.encoder.schema.carry if self.with_keys else ()
-        return (*self._of_support, *carried)
+        return (*self._support_columns, *carried)
 
     def batches(self, records: tf.data.Dataset, number: tf.Tensor) -> tf.data.Dataset:
         """One pass over the records. Order and splits depend only on the seed and the number of the
@@ -114,8 +114,8 @@ class BatchReader:
             order = tf.range(tf.size(tasks.counts))
         else:
             order = tf.argsort(tasks.counts, stable=True)
-        wanted = (record_format.WEIGHT, record_format.TIMESTAMP, *self._of_query)
-        columns = {name: tasks.columns[name] for name in dict.fromkeys(wanted)}
+        names = (record_format.WEIGHT, record_format.TIMESTAMP, *self._query_columns)
+        columns = {name: tasks.columns[name] for name in dict.fromkeys(names)}
         starts = batch_starts(rows_of(tasks.counts, order), self.batch_size, self.by_rows)
         return Chunk(
             tasks.task_key, tasks.first, tasks.counts, support, order, starts, columns, features
@@ -129,10 +129,10 @@ class BatchReader:
         if low == high:
             return low
         salt = tf.strings.join([str(self.seed), tf.strings.as_string(number)], "\n")
-        drawn = tf.strings.to_hash_bucket_fast(tf.strings.join([salt, keys], "\n"), 2**24)
-        return low + (high - low) * tf.cast(drawn, tf.float32) / 2**24
+        buckets = tf.strings.to_hash_bucket_fast(tf.strings.join([salt, keys], "\n"), 2**24)
+        return low + (high - low) * tf.cast(buckets, tf.float32) / 2**24
 
-    def _batch(self, chunk: Chunk, places: tuple[tf.Tensor, tf.Tensor]) -> dict[str, Any]:
-        chosen = rows_of(chunk.order, tf.range(*places))
-        batch = padded_batch(chunk, chosen, self._of_support, self._of_query)
+    def _batch(self, chunk: Chunk, bounds: tuple[tf.Tensor, tf.Tensor]) -> dict[str, Any]:
+        indices = rows_of(chunk.order, tf.range(*bounds))
+        batch = padded_batch(chunk, indices, self._support_columns, self._query_columns)
         return batch if self.with_keys else {name: batch[name] for name in ("support", "query")}

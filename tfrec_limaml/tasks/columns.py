@@ -37,7 +37,7 @@ class Columns:
         for single, group in itertools.groupby(names, lambda n: self[n].shape.rank == 1):
             values = [_cast(self[name], dtype) for name in group]
             parts += [tf.stack(values, -1)] if single else values
-        return _concatenated(parts)
+        return _concatenate(parts)
 
 
 class RepeatedColumns(Columns):
@@ -55,7 +55,7 @@ class RepeatedColumns(Columns):
         self._rows = rows
 
     def __getitem__(self, name: str) -> tf.Tensor:
-        return repeated(self._values[name], self._rows)
+        return repeat_row(self._values[name], self._rows)
 
     @property
     def rows(self) -> tf.Tensor:
@@ -66,17 +66,17 @@ class RepeatedColumns(Columns):
         """The columns concatenated, ``[N, sum of widths]``."""
         parts = []
         for single, group in itertools.groupby(names, lambda n: self._values[n].shape.rank == 1):
-            together = list(group)
-            if single and len(together) > 1:
-                parts.append(self._gathered(together, dtype))
+            group_names = list(group)
+            if single and len(group_names) > 1:
+                parts.append(self._gather(group_names, dtype))
             else:
-                parts += [_matrix(self[name], dtype) for name in together]
-        return _concatenated(parts)
+                parts += [_matrix(self[name], dtype) for name in group_names]
+        return _concatenate(parts)
 
-    def _gathered(self, names: Sequence[str], dtype: tf.DType) -> tf.Tensor:
+    def _gather(self, names: Sequence[str], dtype: tf.DType) -> tf.Tensor:
         """Columns ``[1 or N]`` as a matrix: one gather from all their values."""
         values = tf.concat([_cast(self._values[name], dtype) for name in names], 0)
-        lengths = self._lengths.of(names)
+        lengths = self._lengths.select(names)
         starts = tf.cumsum(lengths, exclusive=True)
         steps = tf.cast(lengths > 1, lengths.dtype)
         row = tf.range(self._rows)[:, None]
@@ -84,7 +84,7 @@ class RepeatedColumns(Columns):
 
 
 class Lengths(NamedTuple):
-    """Numbers of rows.
+    """Numbers of rows of some columns.
 
     Attributes:
         names: Of the columns.
@@ -95,7 +95,7 @@ class Lengths(NamedTuple):
     values: tf.Tensor
 
     @classmethod
-    def measured(cls, columns: Mapping[str, tf.Tensor]) -> Lengths:
+    def measure(cls, columns: Mapping[str, tf.Tensor]) -> Lengths:
         """The lengths of some columns."""
         by_dtype: dict[tf.DType, list[str]] = {}
         for name, value in columns.items():
@@ -109,12 +109,12 @@ class Lengths(NamedTuple):
         firsts = [s if s.shape == (1,) else s[:1] for s in shapes]
         return cls(tuple(names), tf.concat(firsts, 0))
 
-    def of(self, names: Sequence[str]) -> tf.Tensor:
+    def select(self, names: Sequence[str]) -> tf.Tensor:
         """Lengths of these columns, in this order."""
         return tf.gather(self.values, [self.names.index(name) for name in names])
 
 
-def repeated(value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+def repeat_row(value: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     """A column of one row repeated `rows` times; a column of `rows` rows unchanged."""
     return tf.broadcast_to(value, tf.concat([rows[None], value.shape[1:]], 0))
 
@@ -128,7 +128,7 @@ def _cast(value: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return value if value.dtype == dtype else tf.cast(value, dtype)
 
 
-def _concatenated(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+def _concatenate(parts: Sequence[tf.Tensor]) -> tf.Tensor:
     return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
 
 
@@ -152,7 +152,7 @@ def parts_of(matrix: tf.Tensor, widths: Sequence[int]) -> list[Part]:
     return [Part(matrix, start, width) for start, width in zip(starts, widths, strict=False)]
 
 
-def joined(parts: Sequence[Part]) -> tf.Tensor:
+def concatenate_parts(parts: Sequence[Part]) -> tf.Tensor:
     """The parts concatenated. Adjacent parts of one matrix are a single slice."""
     runs: list[Part] = []
     for part in parts:
@@ -165,7 +165,7 @@ def joined(parts: Sequence[Part]) -> tf.Tensor:
             runs[-1] = last._replace(width=last.width + part.width)
         else:
             runs.append(part)
-    return _concatenated(
+    return _concatenate(
         [
             run.matrix
             if (run.start, run.width) == (0, run.matrix.shape[1])

@@ -12,7 +12,7 @@ from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.features import META, OTHER, subtask_feature
 from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks.categories import IntegerTable, multi_hot
-from tfrec_limaml.tasks.columns import Columns, Part, joined, parts_of
+from tfrec_limaml.tasks.columns import Columns, Part, concatenate_parts, parts_of
 from tfrec_limaml.tasks.numbers import Number, encode_numbers
 from tfrec_limaml.tasks.quantile_statistics import encoded_width
 from tfrec_limaml.tasks.statistics import Statistics
@@ -61,12 +61,12 @@ class FeatureEncoder(keras.layers.Layer):
             name: self.schema.further_columns(task, name) for name in self.nested
         }
         self._integers = self._integer_table()
-        together = self._integers.names if self._integers else ()
+        table_names = self._integers.names if self._integers else ()
         # Numbered: a column's name need not be a valid layer name.
         self._lookups = {
             f.name: self._lookup(f, f"lookup_{i}")
             for i, f in enumerate(self.schema.all_features)
-            if f.categorical and f.name not in together
+            if f.categorical and f.name not in table_names
         }
         self.built = True
 
@@ -78,9 +78,9 @@ class FeatureEncoder(keras.layers.Layer):
                 f"the input lacks the columns {missing} of schema {self.schema.name!r}; received "
                 f"{sorted(columns)}"
             )
-        given = Columns(columns)
+        raw_columns = Columns(columns)
         # Role by role: a role's only column is then taken as it is.
-        encoded = {**self.encode_role(META, given), **self.encode_role(OTHER, given)}
+        encoded = {**self.encode_role(META, raw_columns), **self.encode_role(OTHER, raw_columns)}
         for name in self.nested:
             encoded[subtask_feature(name)] = tf.strings.to_hash_bucket_fast(
                 self.further_key(name, columns), 2**62
@@ -100,7 +100,7 @@ class FeatureEncoder(keras.layers.Layer):
             else:
                 encoded[feature.name] = value
         parts = [part for f in features for part in dense.get(f.name, ())]
-        encoded[role] = joined(parts) if parts else tf.zeros((columns.rows, 0))
+        encoded[role] = concatenate_parts(parts) if parts else tf.zeros((columns.rows, 0))
         return encoded
 
     def ids(self, feature: Feature, values: tf.Tensor) -> tf.Tensor:
@@ -205,16 +205,16 @@ class FeatureEncoder(keras.layers.Layer):
 
     def _single_ids(self, features: Sequence[Feature], columns: Columns) -> dict[str, tf.Tensor]:
         """Ids ``[N]``, int64, of the categorical features with one value per row, by name."""
-        together = self._integers.names if self._integers else ()
-        names = [f.name for f in features if f.name in together]
+        table_names = self._integers.names if self._integers else ()
+        names = [f.name for f in features if f.name in table_names]
         ids: dict[str, tf.Tensor] = {}
         if self._integers is not None and names:
             table_ids = self._integers.ids(names, columns.side_by_side(names, tf.int64))
             ids.update(zip(names, tf.unstack(table_ids, axis=-1), strict=True))
         for feature in features:
             if feature.categorical and feature.separator is None and feature.name not in ids:
-                found = self._lookups[feature.name](columns[feature.name])
-                ids[feature.name] = tf.cast(found, tf.int64)
+                token_ids = self._lookups[feature.name](columns[feature.name])
+                ids[feature.name] = tf.cast(token_ids, tf.int64)
         return ids
 
     def _number(self, feature: Feature) -> Number:
@@ -243,13 +243,13 @@ class FeatureEncoder(keras.layers.Layer):
             if f.encoding == "vocabulary" and f.dtype == "int64" and f.separator is None
         ]
         largest = IntegerTable.largest(max(len(features), 1))
-        vocabularies = {f.name: self._filled_vocabulary(f) for f in features}
-        within = {
+        vocabularies = {f.name: self._nonempty_vocabulary(f) for f in features}
+        small_vocabularies = {
             name: tokens
             for name, tokens in vocabularies.items()
             if all(abs(int(token)) <= largest for token in tokens)
         }
-        return IntegerTable(within) if within else None
+        return IntegerTable(small_vocabularies) if small_vocabularies else None
 
     def _lookup(self, feature: Feature, name: str) -> keras.layers.Layer:
         if feature.encoding == "hash":
@@ -257,9 +257,9 @@ class FeatureEncoder(keras.layers.Layer):
         kind = (
             keras.layers.StringLookup if feature.dtype == "string" else keras.layers.IntegerLookup
         )
-        return kind(vocabulary=self._filled_vocabulary(feature), num_oov_indices=1, name=name)
+        return kind(vocabulary=self._nonempty_vocabulary(feature), num_oov_indices=1, name=name)
 
-    def _filled_vocabulary(self, feature: Feature) -> list[Any]:
+    def _nonempty_vocabulary(self, feature: Feature) -> list[Any]:
         vocabulary = self._vocabulary(feature)
         if not vocabulary:
             raise SchemaError(

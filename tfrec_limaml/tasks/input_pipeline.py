@@ -118,9 +118,9 @@ def _support_range(fraction: float | tuple[float, float]) -> tuple[float, float]
     return low, high
 
 
-def _seed(given: int | None, drawn: bool) -> int:
+def _seed(seed: int | None, needed: bool) -> int:
     """The given seed; without one, a number of Python's generator if anything is drawn."""
-    return random.getrandbits(31) if given is None and drawn else given or 0
+    return random.getrandbits(31) if seed is None and needed else seed or 0
 
 
 def _file_groups(pattern: str | Sequence[str], one_per_epoch: bool) -> list[list[str]]:
@@ -149,34 +149,34 @@ def _by_epoch(
 ) -> tf.data.Dataset:
     """The batches of the epoch's group of files."""
     by_file = [len(files) >= share.workers for files in groups]
-    chosen = [
+    worker_files = [
         files[share.worker :: share.workers] if split else files
         for files, split in zip(groups, by_file, strict=True)
     ]
-    ends = list(itertools.accumulate(map(len, chosen)))
+    ends = list(itertools.accumulate(map(len, worker_files)))
     shards = [Share() if split else share for split in by_file]
     sizes = [0] * len(groups) if batches is None else batches
     table = tf.constant(  # a row for each group
         [
             [end - len(files), end, *shard, size]
-            for files, end, shard, size in zip(chosen, ends, shards, sizes, strict=True)
+            for files, end, shard, size in zip(worker_files, ends, shards, sizes, strict=True)
         ],
         tf.int64,
     )
-    files, packed = tf.constant([*itertools.chain(*chosen)]), compression(groups[0])
+    files, compression_type = tf.constant([*itertools.chain(*worker_files)]), compression(groups[0])
 
-    def of_epoch(_: tf.Tensor) -> tf.data.Dataset:
+    def epoch_batches(_: tf.Tensor) -> tf.data.Dataset:
         number = epoch.read_value()
         row = tf.gather(table, tf.math.floormod(number, len(groups)))
         begin, end, worker, workers, size = tf.unstack(row)
-        records = records_of(tf.gather(files, tf.range(begin, end)), packed)
+        records = records_of(tf.gather(files, tf.range(begin, end)), compression_type)
         dataset = reader.batches(records.shard(workers, worker), number)
         if batches is None:
             return dataset
         empty = tf.data.Dataset.from_tensors(empty_batch(dataset.element_spec)).repeat()
         return dataset.concatenate(empty).take(size)
 
-    return tf.data.Dataset.range(1).flat_map(of_epoch)
+    return tf.data.Dataset.range(1).flat_map(epoch_batches)
 
 
 def empty_batch(spec: Any) -> Any:
@@ -191,7 +191,7 @@ def empty_batch(spec: Any) -> Any:
     )
 
 
-def _tasks_of(side: Side | None) -> str:
+def _task_flag(side: Side | None) -> str:
     return "" if side is None else f" --task {','.join(side.sides.definitions)}"
 
 
@@ -206,5 +206,5 @@ def _check_first_record(
         reason = re.sub(r"\{\{.*?\}\} ?| \[Op:.*", "", str(error.message).splitlines()[0])
         raise LimamlError(
             f"{file} does not hold task records of schema {schema.name!r} ({reason}); `limaml "
-            f"prepare{_tasks_of(side)}` writes them"
+            f"prepare{_task_flag(side)}` writes them"
         ) from error

@@ -38,18 +38,20 @@ def encode_numbers(numbers: Sequence[Number], columns: Columns) -> dict[str, lis
     by_quantiles, others = _groups(numbers)
     encoded: dict[str, list[Part]] = {}
     if by_quantiles:
-        made = encode_quantiles(_side_by_side(by_quantiles, columns), _merged(by_quantiles))
+        values = encode_quantiles(
+            _side_by_side(by_quantiles, columns), _joint_statistics(by_quantiles)
+        )
         widths = [n.feature.width for n in by_quantiles]
         components = [encoded_width(n.statistics) - n.feature.width for n in by_quantiles]
-        parts = parts_of(made, [*widths, *components])  # all values, then all components
-        for place, number in enumerate(by_quantiles):
-            encoded[number.feature.name] = parts[place :: len(by_quantiles)]
+        parts = parts_of(values, [*widths, *components])  # all values, then all components
+        for index, number in enumerate(by_quantiles):
+            encoded[number.feature.name] = parts[index :: len(by_quantiles)]
     if others:
-        plain = _side_by_side(others, columns)
+        scaled = _side_by_side(others, columns)
         means, deviations = _scales(others)
         if means.any() or (deviations != 1.0).any():
-            plain = (plain - means) / deviations
-        parts = parts_of(plain, [n.feature.width for n in others])
+            scaled = (scaled - means) / deviations
+        parts = parts_of(scaled, [n.feature.width for n in others])
         for number, part in zip(others, parts, strict=True):
             encoded[number.feature.name] = [part]
     return encoded
@@ -75,16 +77,16 @@ def _side_by_side(numbers: Sequence[Number], columns: Columns) -> tf.Tensor:
     return tf.concat(parts, -1) if len(parts) > 1 else parts[0]
 
 
-def _merged(numbers: Sequence[Number]) -> dict[str, Any]:
+def _joint_statistics(numbers: Sequence[Number]) -> dict[str, Any]:
     """The statistics of several features as if they were one."""
     names = ("mean", "variance", "edges", "component_mean", "component_deviation")
     return {
-        name: [element for n in numbers for element in _listed(n.statistics[name])]
+        name: [element for n in numbers for element in _as_list(n.statistics[name])]
         for name in names
     }
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
 
 

@@ -44,9 +44,9 @@ def support_length(
 
     At least one sample remains in the query set; a single sample is a query sample.
     """
-    drawn = tf.cast(tf.math.ceil(tf.cast(counts, tf.float32) * share - 1e-4), tf.int64)
+    length = tf.cast(tf.math.ceil(tf.cast(counts, tf.float32) * share - 1e-4), tf.int64)
     return tf.where(
-        query_start >= 0, query_start, tf.clip_by_value(drawn, 0, tf.maximum(counts - 1, 0))
+        query_start >= 0, query_start, tf.clip_by_value(length, 0, tf.maximum(counts - 1, 0))
     )
 
 
@@ -62,20 +62,20 @@ def batch_starts(counts: tf.Tensor, batch_size: int, by_rows: bool) -> tf.Tensor
         batches = tf.size(starts)
         number = tf.range(1, batches)
         ends = tf.cumsum(counts)
-        wanted = tf.cast(number, tf.float64) * tf.cast(
+        targets = tf.cast(number, tf.float64) * tf.cast(
             ends[-1] / tf.cast(batches, ends.dtype), tf.float64
         )
-        found = 1 + tf.squeeze(
+        indices = 1 + tf.squeeze(
             tf.raw_ops.LowerBound(
                 sorted_inputs=tf.expand_dims(tf.cast(ends, tf.float64), 0),
-                values=tf.expand_dims(wanted, 0),
+                values=tf.expand_dims(targets, 0),
             ),
             0,
         )
-        # The largest of found[j] + (i - j) over j <= i: increasing, so that no batch is empty.
-        steps = tf.where(number[:, None] >= number, found - number, tf.int32.min)
-        found = tf.minimum(number + tf.reduce_max(steps, -1), tasks - batches + number)
-        starts = tf.concat([[0], found], 0)
+        # The largest of indices[j] + (i - j) over j <= i. It increases: no batch is empty.
+        steps = tf.where(number[:, None] >= number, indices - number, tf.int32.min)
+        indices = tf.minimum(number + tf.reduce_max(steps, -1), tasks - batches + number)
+        starts = tf.concat([[0], indices], 0)
     return tf.concat([starts, [tasks]], 0)
 
 
@@ -86,21 +86,21 @@ def once_per_batch(chunk: Chunk) -> tf.data.Dataset:
 
 
 def padded_batch(
-    chunk: Chunk, chosen: tf.Tensor, of_support: Sequence[str], of_query: Sequence[str]
+    chunk: Chunk, indices: tf.Tensor, support_columns: Sequence[str], query_columns: Sequence[str]
 ) -> dict[str, Any]:
-    """The chunk's tasks at `chosen` ``[T]``, with the given columns of their support and query
+    """The chunk's tasks at `indices` ``[T]``, with the given columns of their support and query
     rows.
     """
     first, counts, support = (
-        rows_of(v, chosen) for v in (chunk.first, chunk.counts, chunk.support)
+        rows_of(v, indices) for v in (chunk.first, chunk.counts, chunk.support)
     )
-    support_rows = PaddedRows.of(first, support, first)
-    query_rows = PaddedRows.of(first + support, counts - support, first)
+    support_rows = PaddedRows.from_counts(first, support, first)
+    query_rows = PaddedRows.from_counts(first + support, counts - support, first)
     age = support_rows.ages(chunk.columns[record_format.TIMESTAMP])
     return {
-        "support": {**_samples(chunk, support_rows, of_support), "age": age},
-        "query": _samples(chunk, query_rows, of_query),
-        "task_key": rows_of(chunk.task_key, chosen),
+        "support": {**_samples(chunk, support_rows, support_columns), "age": age},
+        "query": _samples(chunk, query_rows, query_columns),
+        "task_key": rows_of(chunk.task_key, indices),
     }
 
 

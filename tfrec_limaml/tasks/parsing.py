@@ -71,8 +71,8 @@ def parse_tasks(serialized: tf.Tensor, schema: Schema, beside: Sequence[str] = (
     splits = ragged[record_format.TIMESTAMP].row_splits
     first, counts = splits[:-1], splits[1:] - splits[:-1]
     columns = {name: value.flat_values for name, value in ragged.items()}
-    checked = _check(columns, vectors, splits, counts, query_start)
-    with tf.control_dependencies([checked]):  # otherwise another operation may fail first
+    assertion = _check(columns, vectors, splits, counts, query_start)
+    with tf.control_dependencies([assertion]):  # otherwise another operation may fail first
         splits, *values = tf.identity_n([splits, *columns.values()])
     columns = dict(zip(columns, values, strict=True))
     columns.setdefault(record_format.WEIGHT, tf.ones_like(columns[record_format.LABEL]))
@@ -92,7 +92,7 @@ def _check(
     """Fails with the reason if values are missing or a record is empty. It is one operation, since
     each costs time in every epoch.
     """
-    sizes = Lengths.measured(columns)
+    sizes = Lengths.measure(columns)
     widths = tf.constant([vectors.get(name, 1) for name in sizes.names])
     wrong = tf.concat(
         [
@@ -119,7 +119,7 @@ def most_recent(tasks: Tasks, samples: int) -> Tasks:
     """
     split = tasks.query_start >= 0
     drop = tf.maximum(tf.where(split, tasks.query_start, tasks.counts) - samples, 0)
-    splits, kept = tf.raw_ops.RaggedRange(
+    splits, rows = tf.raw_ops.RaggedRange(
         starts=tasks.first + drop,
         limits=tasks.first + tasks.counts,
         deltas=tf.constant(1, tf.int64),
@@ -131,12 +131,12 @@ def most_recent(tasks: Tasks, samples: int) -> Tasks:
         splits,
         splits[:-1],
         tasks.counts - drop,
-        {name: rows_of(value, kept) for name, value in tasks.columns.items()},
+        {name: rows_of(value, rows) for name, value in tasks.columns.items()},
     )
 
 
 def task_of_rows(tasks: Tasks) -> tf.Tensor:
-    """The task of each row, int32 ``[R]``: what `tf.repeat` gives with ten times the operations."""
+    """The task of each row, int32 ``[R]``. `tf.repeat` would need ten times the operations."""
     ends = tf.expand_dims(tasks.first + tasks.counts, 0)
     rows = tf.expand_dims(tf.range(0, tasks.splits[-1], dtype=tf.int64), 0)
     return tf.squeeze(tf.raw_ops.UpperBound(sorted_inputs=ends, values=rows), 0)
@@ -157,22 +157,22 @@ def rows_of(column: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
 
 
 class PaddedRows(NamedTuple):
-    """Rows of tasks as a rectangle.
+    """Rows of tasks, padded to a rectangle.
 
     Attributes:
         index: Row numbers ``[T, S]``; S is the largest number of rows of a task, at least 1.
-        real: Whether a place holds a row of its task, or padding: ``[T, S]``.
+        real: Whether an element is a row of its task (True) or padding ``[T, S]``.
     """
 
     index: tf.Tensor
     real: tf.Tensor
 
     @classmethod
-    def of(cls, first: tf.Tensor, counts: tf.Tensor, padding: tf.Tensor) -> PaddedRows:
+    def from_counts(cls, first: tf.Tensor, counts: tf.Tensor, padding: tf.Tensor) -> PaddedRows:
         """The rows ``first[t] .. first[t] + counts[t]``, int64 ``[T]``.
 
-        They are followed by `padding` ``[T]``, a row of the same task, which gets weight 0; an
-        invalid value in it stays within its task.
+        The padding repeats `padding` ``[T]``, a row of the same task, with weight 0. An invalid
+        value in it affects no other task.
         """
         last = tf.constant(-1)
         position = tf.range(0, tf.maximum(tf.reduce_max(counts, 0), 1), dtype=tf.int64)

@@ -1,6 +1,7 @@
-"""What the encoding of numbers over quantiles needs to know of the training rows.
+"""Statistics of the training rows for the encoding of numbers over quantiles.
 
-Without TensorFlow, which `limaml prepare` does not load; `tfrec_limaml.tasks.quantiles` encodes.
+This module does not import TensorFlow, which `limaml prepare` does not load. The encoding itself is
+in `tfrec_limaml.tasks.quantiles`.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def read_records(files: Sequence[str], share: Share = EVERYTHING) -> tf.data.Dat
     return records_of(files[share.worker :: share.workers], compression(files))
 
 
-def records_of(files: Sequence[str] | tf.Tensor, packed: str) -> tf.data.Dataset:
+def records_of(files: Sequence[str] | tf.Tensor, compression_type: str) -> tf.data.Dataset:
     """Serialized records of the files, as `tf.data.TFRecordDataset` reads them.
 
     `TFRecordDataset` builds a function that opens one file, in each graph anew; the operation reads
@@ -60,11 +60,11 @@ def records_of(files: Sequence[str] | tf.Tensor, packed: str) -> tf.data.Dataset
 
     Args:
         files: Their paths, or a string tensor ``[n]``.
-        packed: The compression.
+        compression_type: The compression.
     """
     variant = tf.raw_ops.TFRecordDataset(
         filenames=files if tf.is_tensor(files) else list(files),
-        compression_type=packed,
+        compression_type=compression_type,
         buffer_size=_READ_BYTES,
     )
     return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
@@ -76,11 +76,11 @@ def compression(files: Sequence[str]) -> str:
 
 
 def plain_options() -> tf.data.Options:
-    """Without the tuner and the graph rewrites of tf.data.
+    """Options without the tuner and the graph rewrites of tf.data.
 
-    There is nothing to tune; and at the end of each epoch `fit` would wait for the tuner, whose
-    back-off doubles its pauses, to wake up. The rewrites gain nothing here, and crashed the process
-    (TensorFlow 2.21, a segmentation fault when an iterator is made) on datasets within datasets.
+    There is nothing to tune, and `fit` would wait at the end of each epoch until the tuner's next
+    wake-up. The rewrites gain nothing here. On nested datasets they crash the process with a
+    segmentation fault when an iterator is created (TensorFlow 2.21).
     """
     options = tf.data.Options()
     options.autotune.enabled = False

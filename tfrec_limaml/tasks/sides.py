@@ -44,7 +44,7 @@ class TaskTimes(NamedTuple):
     counts: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, pattern: str) -> TaskTimes:
+    def read(cls, pattern: str) -> TaskTimes:
         """Reads the matching records."""
 
         @tf.autograph.experimental.do_not_convert
@@ -87,7 +87,7 @@ class Sides:
         )
 
     @property
-    def both(self) -> tuple[Side, Side]:
+    def pair(self) -> tuple[Side, Side]:
         """The side of each definition."""
         return Side(self, 0), Side(self, 1)
 
@@ -145,12 +145,12 @@ class Side:
         """The tasks with their support rows first, in time order, and then their query rows."""
         moments = split_times.moments.read_value()
         task = task_of_rows(tasks)
-        of_first = (
+        first_rows = (
             rows_of(self.own_rows(tasks.task_key), task)
             if self.number == 0
             else self.other_rows(tasks)
         )
-        is_query = tasks.columns[record_format.TIMESTAMP] >= rows_of(moments, of_first)
+        is_query = tasks.columns[record_format.TIMESTAMP] >= rows_of(moments, first_rows)
         query = tf.math.segment_sum(tf.cast(is_query, tf.int64), task)
         tasks = tasks._replace(query_start=tasks.counts - query)
         if split_times.ordered:
@@ -166,11 +166,11 @@ class Side:
 
 def check_definitions(schema: Schema, first: str | None, second: str) -> tuple[str, str]:
     """The two definitions of a joint model; raises `LimamlError` if one refines the other."""
-    own = first or schema.default_task
-    if not schema.beside(own, [second]):
+    first = first or schema.default_task
+    if not schema.beside(first, [second]):
         raise LimamlError(
-            f"the task definitions {own!r} {list(schema.task_columns(own))} and {second!r} "
+            f"the task definitions {first!r} {list(schema.task_columns(first))} and {second!r} "
             f"{list(schema.task_columns(second))} cannot be two sides, because one refines the "
             f"other; use --nested-task for the finer one"
         )
-    return own, second
+    return first, second

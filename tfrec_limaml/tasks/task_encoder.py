@@ -66,22 +66,22 @@ class TaskEncoder:
         names = sorted(kinds, key=str.encode)  # maps are written in the order of their keys' bytes
         self._columns = {name: self._cells(name, columns[name]) for name in names}
 
-    def replaced(self, columns: Mapping[str, Column]) -> TaskEncoder:
+    def with_columns(self, columns: Mapping[str, Column]) -> TaskEncoder:
         """The same rows with other values in some columns."""
         other = copy.copy(self)
-        made = {name: self._cells(name, column) for name, column in columns.items()}
-        other._columns = self._columns | made
+        cells = {name: self._cells(name, column) for name, column in columns.items()}
+        other._columns = self._columns | cells
         return other
 
     def _cells(self, name: str, column: Column) -> _Cells:
-        return _MAKERS[self._kinds[name]](column)
+        return _CELL_ENCODERS[self._kinds[name]](column)
 
     def encode(self, task_key: str, start: int, stop: int, query_start: int = -1) -> bytes:
         """Serialises rows ``start`` to ``stop`` as one task; see `encode_task`."""
-        one = self.encode_tasks(
+        records = self.encode_tasks(
             pa.array([task_key]), *(np.array([number]) for number in (start, stop, query_start))
         )
-        return bytes(one[0].as_py())
+        return bytes(records[0].as_py())
 
     def encode_tasks(
         self, task_keys: pa.Array, starts: Integers, stops: Integers, query_starts: Integers
@@ -100,31 +100,33 @@ class TaskEncoder:
             return pa.array([], pa.large_binary())
         keys = task_keys.cast(pa.large_binary())
         context = [
-            _each(query_starts, lambda start: _entry(QUERY_START, _integer_feature(start))),
-            _each(stops - starts, lambda count: _entry(SAMPLE_COUNT, _integer_feature(count))),
-            _each(_lengths(keys), _key_opening),
+            _map_distinct(query_starts, lambda start: _entry(QUERY_START, _integer_feature(start))),
+            _map_distinct(
+                stops - starts, lambda count: _entry(SAMPLE_COUNT, _integer_feature(count))
+            ),
+            _map_distinct(_lengths(keys), _key_opening),
             keys,
         ]
         lists = []
         for name, (cells, begins) in self._columns.items():
             first, last = begins[starts], begins[stops]
             opening = functools.partial(_list_opening, _field(_FIELD_1, name.encode()))
-            lists.append(_each(last - first, opening))
+            lists.append(_map_distinct(last - first, opening))
             lists.append(_slices(cells, first, last))
         parts = []
         for tag, content in ((_FIELD_1, context), (_FIELD_2, lists)):
             size = np.stack([_lengths(part) for part in content]).sum(axis=0)
-            parts += [_each(size, functools.partial(_opening, tag)), *content]
-        return _joined(*parts)
+            parts += [_map_distinct(size, functools.partial(_opening, tag)), *content]
+        return _join(*parts)
 
 
-def _joined(*parts: pa.Array) -> pa.LargeBinaryArray:
+def _join(*parts: pa.Array) -> pa.LargeBinaryArray:
     """Joins the first items of all, the second ones, and so on."""
     return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
 
 
-def _each(numbers: Integers, make: Callable[[int], bytes]) -> pa.Array:
-    """``make(number)`` of every number, called once for each distinct one."""
+def _map_distinct(numbers: Integers, make: Callable[[int], bytes]) -> pa.Array:
+    """``make(number)`` for every number. `make` is called once for each distinct number."""
     distinct = pa.array(numbers).dictionary_encode()
     return pa.array(
         [make(number) for number in distinct.dictionary.to_pylist()], pa.large_binary()
@@ -136,33 +138,33 @@ def _lengths(values: pa.Array) -> Integers:
 
 
 def _slices(cells: pa.Buffer, first: Integers, last: Integers) -> pa.Array:
-    """The bytes from each first to its last: every second one of the slices and the gaps between
-    them.
+    """The bytes from each first to its last. Slices and the gaps between them alternate: every
+    second one is returned.
     """
     edges = np.stack([first, last], axis=1).ravel()
-    between = pa.Array.from_buffers(
+    slices = pa.Array.from_buffers(
         pa.large_binary(), len(edges) - 1, [None, pa.py_buffer(edges), cells]
     )
-    return between.take(pa.array(np.arange(0, len(edges), 2)))
+    return slices.take(pa.array(np.arange(0, len(edges), 2)))
 
 
 @functools.lru_cache(maxsize=_CACHED)
 def _opening(tag: bytes, size: int) -> bytes:
-    """What comes before the content of a field."""
+    """The bytes before the content of a field."""
     return tag + varint(size)
 
 
 @functools.lru_cache(maxsize=_CACHED)
 def _list_opening(name: bytes, size: int) -> bytes:
-    """What comes before the cells of a feature list."""
+    """The bytes before the cells of a feature list."""
     inner = name + _opening(_FIELD_2, size)
     return _opening(_FIELD_1, len(inner) + size) + inner
 
 
 def _key_opening(size: int) -> bytes:
-    """What comes before a task key."""
-    whole = _entry(TASK_KEY, _field(_BYTES_LIST, _field(_FIELD_1, bytes(size))))
-    return whole[: len(whole) - size]
+    """The bytes before a task key."""
+    field = _entry(TASK_KEY, _field(_BYTES_LIST, _field(_FIELD_1, bytes(size))))
+    return field[: len(field) - size]
 
 
 def _entry(name: str, feature: bytes) -> bytes:
@@ -190,20 +192,20 @@ def _text_cells(column: Column) -> _Cells:
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     distinct = column.dictionary.cast(pa.large_binary())
-    return _taken(_joined(_each(_lengths(distinct), _text_opening), distinct), column.indices)
+    return _take(_join(_map_distinct(_lengths(distinct), _text_opening), distinct), column.indices)
 
 
 def _text_opening(size: int) -> bytes:
-    """What comes before the text of a cell."""
-    whole = _field(_FIELD_1, _field(_BYTES_LIST, _field(_FIELD_1, bytes(size))))
-    return whole[: len(whole) - size]
+    """The bytes before the text of a cell."""
+    field = _field(_FIELD_1, _field(_BYTES_LIST, _field(_FIELD_1, bytes(size))))
+    return field[: len(field) - size]
 
 
-def _taken(cells: pa.Array, indices: pa.Array) -> _Cells:
+def _take(cells: pa.Array, indices: pa.Array) -> _Cells:
     """The cells at the indices, one after another."""
-    taken = cells.take(indices)
-    return taken.buffers()[2] or pa.py_buffer(b""), np.concatenate(
-        [[0], np.cumsum(_lengths(taken))]
+    result = cells.take(indices)
+    return result.buffers()[2] or pa.py_buffer(b""), np.concatenate(
+        [[0], np.cumsum(_lengths(result))]
     )
 
 
@@ -222,8 +224,8 @@ def _integer_cells(column: Column) -> _Cells:
     values = _matrix(column, "<i8")
     if values.shape[1] > 1:
         packed = [b"".join(varint(int(value) % 2**64) for value in row) for row in values]
-        made = [_field(_FIELD_1, _field(_INT64_LIST, _field(_FIELD_1, row))) for row in packed]
-        return _taken(pa.array(made, pa.large_binary()), pa.array(np.arange(len(made))))
+        fields = [_field(_FIELD_1, _field(_INT64_LIST, _field(_FIELD_1, row))) for row in packed]
+        return _take(pa.array(fields, pa.large_binary()), pa.array(np.arange(len(fields))))
     content, lengths = varints(np.ascontiguousarray(values[:, 0]))
     # Six bytes before each varint (tag and size of step, kind and values), then the varint; the
     # rest of the row is dropped.
@@ -235,7 +237,7 @@ def _integer_cells(column: Column) -> _Cells:
     return pa.py_buffer(cells), np.concatenate([[0], np.cumsum(lengths + 6)])
 
 
-_MAKERS: dict[str, Callable[[Any], _Cells]] = {
+_CELL_ENCODERS: dict[str, Callable[[Any], _Cells]] = {
     "string": _text_cells,
     "float32": _float_cells,
     "int64": _integer_cells,

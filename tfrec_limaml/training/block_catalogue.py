@@ -57,14 +57,14 @@ def second_offset(encoder: FeatureEncoder, options: Options) -> OffsetMetaBlock:
     """The block of the second of two definitions: it reads the other features, except the
     definition's own key.
     """
-    keys = _keys_alone(encoder, options)
+    keys = _single_keys(encoder, options)
     embeddings = {n: size for n, size in encoder.embeddings("other").items() if n not in keys}
     return OffsetMetaBlock(
         options.meta_units, options.embedding_dim, embeddings=embeddings, name="second_meta_block"
     )
 
 
-def _keys_alone(encoder: FeatureEncoder, options: Options) -> set[str]:
+def _single_keys(encoder: FeatureEncoder, options: Options) -> set[str]:
     """Features that are the whole key of the second of two definitions."""
     if options.joint_task is None:
         return set()
@@ -82,15 +82,17 @@ def _id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
 
 
 def _features_and_id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
-    chosen = _task_id(encoder, options)
-    others = {
-        name: size for name, size in encoder.embeddings("meta").items() if name != chosen["feature"]
+    task_id = _task_id(encoder, options)
+    embeddings = {
+        name: size
+        for name, size in encoder.embeddings("meta").items()
+        if name != task_id["feature"]
     }
     return FeaturesAndIDMetaBlock(
-        **chosen,
+        **task_id,
         hidden_units=options.meta_units,
         embedding_dim=options.embedding_dim,
-        embeddings=others,
+        embeddings=embeddings,
         embeddings_regularizer=_L2,
         name="meta_block",
     )
@@ -114,7 +116,7 @@ def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
     embedding.
     """
     deep = _deep(encoder, options)
-    other = set(encoder.embeddings("other")) - _keys_alone(encoder, options)
+    other = set(encoder.embeddings("other")) - _single_keys(encoder, options)
     block = DotProductGlobalBlock if options.joint_task is None else BilinearGlobalBlock
     return block(
         options.global_units,
@@ -142,9 +144,9 @@ def shrinkage(encoder: FeatureEncoder, rows: float) -> dict[str, list[float]]:
     """
     counts = {f.name: encoder.counts(f) for f in encoder.schema.all_features}
     return {
-        name: [n / (n + rows) if n else 0.0 for n in of_feature]
-        for name, of_feature in counts.items()
-        if of_feature is not None
+        name: [n / (n + rows) if n else 0.0 for n in feature_counts]
+        for name, feature_counts in counts.items()
+        if feature_counts is not None
     }
 
 
@@ -181,14 +183,14 @@ def global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, tu
     """All embedded features, except the ID if the meta block has it: a second embedding would learn
     what the meta block should learn.
     """
-    taken = (
+    id_feature = (
         _task_id(encoder, options)["feature"]
         if options.meta_block in ("id", "features+id")
         else None
     )
     ids = {f.name for f in encoder.schema.all_features if f.separator is None}
-    left_out = {taken, *ids} if options.id_embeddings is False else {taken}
-    return {name: size for name, size in encoder.embeddings().items() if name not in left_out}
+    excluded = {id_feature, *ids} if options.id_embeddings is False else {id_feature}
+    return {name: size for name, size in encoder.embeddings().items() if name not in excluded}
 
 
 def _task_id(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:

@@ -123,15 +123,17 @@ def task_embeddings(
 
     def step(batch: Mapping[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         support = batch["support"]
-        known = tf.reduce_any(support["weight"] > 0, -1)
+        has_support = tf.reduce_any(support["weight"] > 0, -1)
         embeddings = tf.cast(model.task_embeddings(support)[0], tf.float32)
-        return tf.boolean_mask(batch["task_key"], known), tf.boolean_mask(embeddings, known)
+        return tf.boolean_mask(batch["task_key"], has_support), tf.boolean_mask(
+            embeddings, has_support
+        )
 
-    traced = tf.function(step, input_signature=[dataset.element_spec], autograph=False)
+    traced_step = tf.function(step, input_signature=[dataset.element_spec], autograph=False)
     keys: list[bytes] = []
     parts = []
     for batch in dataset:
-        key, embedding = traced(batch)
+        key, embedding = traced_step(batch)
         keys += list(key.numpy())
         parts.append(embedding.numpy())
         if len(keys) >= max_tasks:

@@ -24,7 +24,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.keras_internals import loss_tracker
 
 #: Number of files that are kept.
-KEPT = 2
+KEEP_FILES = 2
 _META = "meta"
 
 
@@ -90,7 +90,7 @@ class Checkpoint:
         arrays[_META] = np.frombuffer(json.dumps(values, default=float).encode(), np.uint8)
         with staging.file(folder / f"checkpoint-{self.epoch:06d}-{self.calls:09d}.npz") as path:
             np.savez(path, **arrays)
-        for old in _files(folder)[KEPT:]:
+        for old in _files(folder)[KEEP_FILES:]:
             old.unlink()
 
     @classmethod
@@ -209,8 +209,8 @@ class Checkpoints(keras.callbacks.Callback):
         if calls <= self._calls:  # skipped
             return
         self._calls = calls
-        wanted = self.options.steps
-        if wanted is not None and (calls - self._written) * per_call >= wanted:
+        interval = self.options.steps
+        if interval is not None and (calls - self._written) * per_call >= interval:
             self._write(self._epoch, calls, logs)
             self._written = calls
 
@@ -237,7 +237,7 @@ class Checkpoints(keras.callbacks.Callback):
             checkpoint.write(self.options.folder)
 
     def _restore(self, values: list[npt.NDArray[Any]], variables: list[keras.Variable]) -> None:
-        shapes = [[tuple(v.shape) for v in some] for some in (values, variables)]
+        shapes = [[tuple(v.shape) for v in arrays] for arrays in (values, variables)]
         if shapes[0] != shapes[1]:
             raise LimamlError(
                 f"the checkpoint in {self.options.folder} belongs to another network; train with "
@@ -249,22 +249,22 @@ class Checkpoints(keras.callbacks.Callback):
     def _skip(self, resumed: Checkpoint) -> None:
         """Makes the training function skip batches up to the first new one."""
         train_function: Callable[[Any], Any] = self.model.train_function
-        left, per_call = resumed.calls, self.model.steps_per_execution
+        remaining, per_call = resumed.calls, self.model.steps_per_execution
 
         def skip(iterator: Any) -> dict[str, float]:
-            nonlocal left
-            left -= 1
+            nonlocal remaining
+            remaining -= 1
             for _ in range(per_call):
                 if next(iterator, None) is None:
                     break
-            if not left:
+            if not remaining:
                 self.model.train_function = train_function
             return dict(resumed.logs)
 
         self.model.train_function = skip
-        places = {id(v): i for i, v in enumerate(_variables(self.model))}
+        index_of = {id(v): i for i, v in enumerate(_variables(self.model))}
         tracked = loss_tracker(self.model).variables  # Keras has just reset them
-        self._restore([resumed.variables[places[id(v)]] for v in tracked], tracked)
+        self._restore([resumed.variables[index_of[id(v)]] for v in tracked], tracked)
 
 
 def _variables(model: keras.Model) -> Iterator[keras.Variable]:
@@ -287,11 +287,11 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.npz"), reverse=True)
 
 
-def _check_identity(written: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    for name in {**written, **wanted}:
-        if written.get(name) != wanted.get(name):
+def _check_identity(stored: dict[str, Any], expected: dict[str, Any], folder: Path) -> None:
+    for name in {**stored, **expected}:
+        if stored.get(name) != expected.get(name):
             raise LimamlError(
                 f"the checkpoint in {folder} belongs to a training with {name} "
-                f"{written.get(name)!r}, received {wanted.get(name)!r}; train with the same "
+                f"{stored.get(name)!r}, received {expected.get(name)!r}; train with the same "
                 "settings and data, or from the start"
             )

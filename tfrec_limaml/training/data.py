@@ -49,7 +49,7 @@ class TrainingData:
     def refresh_table(self) -> None:
         """Computes the table that validation tasks of two definitions are scored with."""
         if self.joint is not None:
-            self.joint.for_validation()
+            self.joint.fill_validation_table()
 
     @property
     def side(self) -> Side | None:
@@ -82,7 +82,7 @@ class TrainingData:
         """
         workers, identity = workers or Workers(), identity or {}
         if options.model.joint_task is not None:
-            return cls._of_two(tasks, options, task, encoder, workers, identity)
+            return cls._of_two_definitions(tasks, options, task, encoder, workers, identity)
         training = _training_patterns(tasks, options, task, encoder)
         validation = split_pattern(tasks, task, "validation", encoder.schema)
         patterns = [*training, validation]
@@ -90,21 +90,23 @@ class TrainingData:
         counts = _counts_of_workers(patterns, workers, identity)
         total, rows = (sum(count[k] for count in counts[0]) for k in (0, 1))
         size = _batch_size(options, total, rows)
-        one, two = workers.per_replica(size), workers.per_replica(2 * size)
+        train_size, validation_size = workers.per_replica(size), workers.per_replica(2 * size)
         steps = [
-            workers.steps([c[0] for c in count], two if pattern == validation else one)
+            workers.steps(
+                [c[0] for c in count], validation_size if pattern == validation else train_size
+            )
             for pattern, count in zip(patterns, counts, strict=True)
         ]
         epoch = tf.Variable(0, trainable=False, dtype=tf.int64)
-        alone = workers.all_replicas == 1
-        batches = None if alone else [n * workers.replicas for n in steps]
+        single = workers.all_replicas == 1
+        batches = None if single else [n * workers.replicas for n in steps]
         return cls(
             _training_dataset(
-                training, options, encoder, one, epoch, workers, batches and batches[:-1]
+                training, options, encoder, train_size, epoch, workers, batches and batches[:-1]
             ),
             epoch,
             _validation_dataset(
-                validation, options, encoder, two, workers, batches and batches[-1:]
+                validation, options, encoder, validation_size, workers, batches and batches[-1:]
             ),
             validation,
             size,
@@ -113,7 +115,7 @@ class TrainingData:
         )
 
     @classmethod
-    def _of_two(
+    def _of_two_definitions(
         cls,
         tasks: str | Path,
         options: TrainOptions,

@@ -137,11 +137,11 @@ class Workers(NamedTuple):
 
     def exchange(self, message: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The messages of all workers, JSON types, in the order of the workers."""
-        mine = {**message, "worker": self.share.worker}
+        own_message = {**message, "worker": self.share.worker}
         strategy = self.strategy
         if strategy is None or self.share.workers == 1:
-            return [mine]
-        text = json.dumps(mine).encode()
+            return [own_message]
+        text = json.dumps(own_message).encode()
         if len(text) > _MESSAGE_BYTES:
             raise LimamlError(f"{len(text)} bytes are too many for an exchange between workers")
         row = tf.constant([list(text.ljust(_MESSAGE_BYTES))], tf.int32)
@@ -149,9 +149,9 @@ class Workers(NamedTuple):
         try:
             rows = strategy.gather(values, axis=0)
         except tf.errors.OpError as error:
-            raise as_gone(error) from error
-        heard = [json.loads(bytes(r.astype("uint8").tolist())) for r in rows.numpy()]
-        return [next(h for h in heard if h["worker"] == n) for n in range(self.share.workers)]
+            raise worker_lost_error(error) from error
+        messages = [json.loads(bytes(r.astype("uint8").tolist())) for r in rows.numpy()]
+        return [next(h for h in messages if h["worker"] == n) for n in range(self.share.workers)]
 
 
 def make_strategy(kind: str, timeout: float) -> tf.distribute.Strategy:
@@ -210,11 +210,11 @@ def local_copy(model: TaskModel) -> TaskModel:
     """The same model without a strategy: for evaluation and export by each worker."""
     copy: TaskModel = type(model).from_config(model.get_config())
     copy.compile_from_config(model.get_compile_config())
-    for mine, trained in (
+    for target, source in (
         *zip(copy.weights, model.weights, strict=True),
         *zip(copy.optimizer.variables, model.optimizer.variables, strict=True),
     ):
-        mine.assign(trained.numpy())
+        target.assign(source.numpy())
     return copy
 
 
@@ -225,13 +225,15 @@ class TimeLimit:
 
     Args:
         seconds: The limit.
-        what: What the process waits for.
+        operation: What the process waits for.
         end: Called when the limit is over.
     """
 
-    def __init__(self, seconds: float, what: str, end: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, seconds: float, operation: str, end: Callable[[str], None] | None = None
+    ) -> None:
         self.seconds = seconds
-        self.what = what
+        self.operation = operation
         self._end = _exit if end is None else end
         self._stopped = threading.Event()
         self._deadline = time.monotonic() + seconds
@@ -251,7 +253,9 @@ class TimeLimit:
     def _watch(self) -> None:
         while not self._stopped.wait(max(0.0, self._deadline - time.monotonic())):
             if time.monotonic() >= self._deadline:
-                self._end(_gone(f"no answer in {self.seconds:g} s, waiting for {self.what}"))
+                self._end(
+                    _lost_message(f"no answer in {self.seconds:g} s, waiting for {self.operation}")
+                )
                 return
 
 
@@ -260,7 +264,7 @@ def _exit(message: str) -> None:
     os._exit(2)
 
 
-def _gone(reason: str) -> str:
+def _lost_message(reason: str) -> str:
     return (
         f"another worker is gone or hangs ({reason}); start all workers again: with --resume they "
         f"continue from the newest checkpoint"
@@ -283,9 +287,11 @@ class RenewTimeLimit(keras.callbacks.Callback):
         self.limit.renew()
 
 
-def as_gone(error: tf.errors.OpError) -> LimamlError:
+def worker_lost_error(error: tf.errors.OpError) -> LimamlError:
     """The error to raise if an operation over all workers failed."""
     match = re.search(
         r"Error reported from .*|(?:failed to connect|Connection).*", str(error.message)
     )
-    return LimamlError(_gone(match[0][:200].rstrip(": ") if match else type(error).__name__))
+    return LimamlError(
+        _lost_message(match[0][:200].rstrip(": ") if match else type(error).__name__)
+    )

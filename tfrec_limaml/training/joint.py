@@ -50,7 +50,7 @@ def fill_table(
         The tasks of both definitions.
     """
     patterns = _patterns(tasks, model.meta_block.definitions, split, model.encoder)
-    sides = Sides(model.meta_block.definitions, [TaskTimes.of(p).keys for p in patterns])
+    sides = Sides(model.meta_block.definitions, [TaskTimes.read(p).keys for p in patterns])
     records = _Records(tasks, model.encoder, sides, max_samples)
     OffsetTable(model, sides).make(records.all_support(split))
     return sides
@@ -78,11 +78,11 @@ class _Records:
         split_times = SplitTimes(moments, ordered=True)
         patterns = _patterns(self.tasks, self.sides.definitions, split, self.encoder)
         return [
-            self.for_table(side, pattern, split_times=split_times)
-            for side, pattern in zip(self.sides.both, patterns, strict=True)
+            self.table_batches(side, pattern, split_times=split_times)
+            for side, pattern in zip(self.sides.pair, patterns, strict=True)
         ]
 
-    def for_table(
+    def table_batches(
         self, side: Side, pattern: str | Sequence[str], **options: Any
     ) -> tf.data.Dataset:
         """Batches with keys."""
@@ -106,7 +106,7 @@ def _patterns(
 
 
 class JointRecords:
-    """What a training of two definitions reads.
+    """The records that a training of two definitions reads.
 
     Args:
         tasks: Folder written by ``limaml prepare --task FIRST,SECOND``.
@@ -134,13 +134,13 @@ class JointRecords:
     ) -> None:
         self._epoch = epoch
         train = _patterns(tasks, definitions, "train", encoder)
-        read = [TaskTimes.of(pattern) for pattern in train]
-        sides = Sides(definitions, [each.keys for each in read])
+        task_times = [TaskTimes.read(pattern) for pattern in train]
+        sides = Sides(definitions, [times.keys for times in task_times])
         split = encoder.schema.split
         by_date = split is None or split.per_task is None
-        low_high = support_fraction
-        share = low_high if isinstance(low_high, tuple) else (low_high, low_high)
-        self._draw = _Draw(read[0], share, seed, by_date)
+        fraction = support_fraction
+        share = fraction if isinstance(fraction, tuple) else (fraction, fraction)
+        self._sampler = _SplitTimeSampler(task_times[0], share, seed, by_date)
         moments = tf.Variable(tf.fill([sides.rows], tf.constant(NEVER, tf.int64)))
         self._split_times: SplitTimes | None = SplitTimes(moments, by_date)
         self.patterns = [[pattern] for pattern in train]
@@ -152,13 +152,13 @@ class JointRecords:
                 for name in definitions
             ]
         self._sides = sides
-        self.side = sides.both[0]
+        self.side = sides.pair[0]
         self._records = _Records(tasks, encoder, sides, max_samples)
-        self._for_validation: Callable[[], None] | None = None
+        self._fill_validation_table: Callable[[], None] | None = None
 
     def training(self, sizes: Sequence[int], by_rows: bool, seed: int) -> tf.data.Dataset:
         """Training batches of both definitions in turns, of `sizes` tasks on average."""
-        made = [
+        datasets = [
             task_dataset(
                 patterns,
                 self._records.encoder,
@@ -172,42 +172,44 @@ class JointRecords:
                 side=side,
                 split_times=self._split_times,
             )
-            for side, patterns, size in zip(self._sides.both, self.patterns, sizes, strict=True)
+            for side, patterns, size in zip(self._sides.pair, self.patterns, sizes, strict=True)
         ]
         turns = tf.data.Dataset.range(2).repeat()
-        return tf.data.Dataset.choose_from_datasets(made, turns, stop_on_empty_dataset=False)
+        return tf.data.Dataset.choose_from_datasets(datasets, turns, stop_on_empty_dataset=False)
 
     def callback(self, model: JointLiMAML) -> keras.callbacks.Callback:
         """Keeps the model's table up to date; must come after callbacks that change weights."""
         table = OffsetTable(model, self._sides)
         all_rows = self._records.all_support("train")
         before_split_times = [
-            self._records.for_table(
+            self._records.table_batches(
                 side, patterns, epoch=self._epoch, split_times=self._split_times
             )
-            for side, patterns in zip(self._sides.both, self.patterns, strict=True)
+            for side, patterns in zip(self._sides.pair, self.patterns, strict=True)
         ]
 
         def begin_epoch() -> None:
             self.draw_split_times()
             table.make(before_split_times)
 
-        self._for_validation = functools.partial(table.make, all_rows)
-        return RefreshTable(begin_epoch, self._for_validation)
+        self._fill_validation_table = functools.partial(table.make, all_rows)
+        return RefreshTable(begin_epoch, self._fill_validation_table)
 
-    def for_validation(self) -> None:
+    def fill_validation_table(self) -> None:
         """Computes the table from all training rows, which validation tasks are scored with."""
-        if self._for_validation is not None:
-            self._for_validation()
+        if self._fill_validation_table is not None:
+            self._fill_validation_table()
 
     def draw_split_times(self) -> None:
         """Draws the split times of the epoch."""
         if self._split_times is not None:
-            self._split_times.moments.assign(self._draw.moments(int(self._epoch), self._sides.rows))
+            self._split_times.moments.assign(
+                self._sampler.moments(int(self._epoch), self._sides.rows)
+            )
 
 
 @dataclasses.dataclass(frozen=True)
-class _Draw:
+class _SplitTimeSampler:
     """Draws each epoch's split times, as a function of seed and epoch.
 
     Attributes:
@@ -230,8 +232,8 @@ class _Draw:
             moment = np.quantile(times, draw.uniform(*self.share), method="higher")
             return np.full(rows, moment, np.int64)
         shares = draw.uniform(*self.share, len(counts))
-        place = np.minimum(np.ceil(shares * counts).astype(np.int64), counts - 1)
+        positions = np.minimum(np.ceil(shares * counts).astype(np.int64), counts - 1)
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         moments = np.full(rows, NEVER, np.int64)
-        moments[1 : 1 + len(counts)] = times[starts + place]
+        moments[1 : 1 + len(counts)] = times[starts + positions]
         return moments

@@ -39,7 +39,7 @@ class OffsetTable:
         if not self._steps:
             self._steps = [
                 self._step(side, dataset.element_spec)
-                for side, dataset in zip(self._sides.both, datasets, strict=True)
+                for side, dataset in zip(self._sides.pair, datasets, strict=True)
             ]
         value = tf.constant(strength, self._model.variable_dtype)
         for _ in range(self._model.sweeps):

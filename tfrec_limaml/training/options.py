@@ -236,9 +236,9 @@ class TrainOptions:
     def replace(self, **changes: Any) -> TrainOptions:
         """A copy with some fields changed; fields of the model are changed in `model`."""
         names = {field.name for field in dataclasses.fields(ModelOptions)}
-        of_model = {name: value for name, value in changes.items() if name in names}
-        rest = {name: value for name, value in changes.items() if name not in names}
-        return dataclasses.replace(self, model=self.model.replace(**of_model), **rest)
+        model_changes = {name: value for name, value in changes.items() if name in names}
+        train_changes = {name: value for name, value in changes.items() if name not in names}
+        return dataclasses.replace(self, model=self.model.replace(**model_changes), **train_changes)
 
 
 def recipe(name: str) -> TrainOptions:

@@ -19,7 +19,7 @@ from tfrec_limaml.training.block_catalogue import GLOBAL_BLOCKS, META_BLOCKS, se
 from tfrec_limaml.training.options import ModelOptions
 
 
-def without_remapping() -> None:
+def disable_remapping() -> None:
     """Switches off a graph optimisation of TensorFlow that fails on these graphs with errors on
     stderr, and its warning about functions that are traced once per setting.
     """

@@ -54,7 +54,7 @@ def choose_adaptation_strength(
     if "task_key" not in validation.element_spec:
         raise LimamlError("validation must be a task_dataset(..., with_keys=True)")
     rows = rows_by_strength(model, validation, sorted({*strengths, 1.0}), changed)
-    scores = {strength: each["probability"] for strength, each in rows.items()}
+    scores = {strength: predictions["probability"] for strength, predictions in rows.items()}
     label = rows[1.0]["label"]
     tasks = np.unique(rows[1.0]["task_key"], return_inverse=True)[1]
     by_strength = {strength: auc(label, score) for strength, score in scores.items()}
@@ -96,18 +96,18 @@ def rows_by_strength(
     parts: dict[float, list[dict[str, Array]]] = {strength: [] for strength in strengths}
     model.adaptation_strength = 1.0  # not 0, under which nothing would be traced
     try:
-        for together in [strengths] if changed is None else [[each] for each in strengths]:
+        for group in [strengths] if changed is None else [[strength] for strength in strengths]:
             if changed is not None:
-                (model.adaptation_strength,) = together
+                (model.adaptation_strength,) = group
                 changed()
             for batch in dataset:
-                for strength in together:
+                for strength in group:
                     parts[strength].append(score(batch, strength))
     finally:
         model.adaptation_strength = 1.0
     return {
-        strength: {name: np.concatenate([part[name] for part in own]) for name in own[0]}
-        for strength, own in parts.items()
+        strength: {name: np.concatenate([part[name] for part in batches]) for name in batches[0]}
+        for strength, batches in parts.items()
     }
 
 

@@ -28,8 +28,8 @@ from tfrec_limaml.training.distribution import (
     RenewTimeLimit,
     TimeLimit,
     Workers,
-    as_gone,
     local_copy,
+    worker_lost_error,
 )
 from tfrec_limaml.training.options import ModelOptions, TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder
@@ -96,7 +96,7 @@ def train(
     workers = Workers.of(strategy)
     work = _Work(tasks, task, encoder, tuple(callbacks), build, workers, worker_timeout)
     limit = TimeLimit(worker_timeout, "the other workers")
-    with _peers(workers, limit):
+    with _worker_failures(workers, limit):
         fit = functools.partial(_fit, work, limit)
         return _finish(work, best_on_validation(fit, options, encoder.schema, checkpoints))
 
@@ -117,7 +117,7 @@ class _Work:
         """What determines the weights besides the records, by name."""
         statistics = (Path(self.tasks) / STATISTICS_FILE).read_bytes()
         values = dataclasses.asdict(options)
-        of_model = values.pop("model")
+        model_values = values.pop("model")
         return {
             "version": version("tfrec-limaml"),
             "schema fingerprint": self.encoder.schema.fingerprint(),
@@ -125,24 +125,24 @@ class _Work:
             "task definitions": [self.task, *self.encoder.nested],
             "number of workers": self.workers.share.workers,
             "replicas per worker": self.workers.replicas,
-            **{f"option {name}": value for name, value in {**values, **of_model}.items()},
+            **{f"option {name}": value for name, value in {**values, **model_values}.items()},
         }
 
 
 @contextlib.contextmanager
-def _peers(workers: Workers, limit: TimeLimit) -> Iterator[None]:
-    """Ends the process, or raises, where another worker is gone."""
+def _worker_failures(workers: Workers, limit: TimeLimit) -> Iterator[None]:
+    """Ends the process, or raises an error, if another worker is gone."""
     try:
         with limit if workers.share.workers > 1 else contextlib.nullcontext():
             yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         if workers.share.workers == 1:
             raise
-        raise as_gone(error) from error
+        raise worker_lost_error(error) from error
 
 
 @dataclasses.dataclass(frozen=True)
-class _Fitted:
+class _FitResult:
     """A model with the weights of its best epoch, the data and options of its training, and the
     learning curves.
     """
@@ -155,7 +155,7 @@ class _Fitted:
 
 def _fit(
     work: _Work, limit: TimeLimit, options: TrainOptions, checkpoints: CheckpointOptions | None
-) -> _Fitted:
+) -> _FitResult:
     """One training."""
     keras.utils.set_random_seed(options.seed)
     workers, encoder = work.workers, work.encoder
@@ -186,7 +186,7 @@ def _fit(
         "options": dataclasses.asdict(options),
         "history": curves,
     }
-    return _Fitted(model, data, options, result)
+    return _FitResult(model, data, options, result)
 
 
 def _callbacks(
@@ -221,7 +221,7 @@ def _curve_summary(
     }
 
 
-def _finish(work: _Work, fitted: _Fitted) -> Trained:
+def _finish(work: _Work, fitted: _FitResult) -> Trained:
     """Chooses the adaptation strength, on each worker separately, and measures support losses, if
     the model adapts tasks.
     """
@@ -267,9 +267,9 @@ def make_optimizer(options: TrainOptions, steps: int) -> keras.optimizers.Optimi
 
 def _stopping(options: TrainOptions) -> list[keras.callbacks.Callback]:
     """Early stopping on adapted and un-adapted validation AUC, of the averaged weights."""
-    averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
+    averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
     return [
-        *(averaged if options.average_weights else []),
+        *(averaging if options.average_weights else []),
         ValidationScore(),
         keras.callbacks.EarlyStopping(
             ValidationScore.NAME,

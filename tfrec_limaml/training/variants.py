@@ -12,8 +12,8 @@ from tfrec_limaml.training.options import TrainOptions
 #: Training rows at which an ID's row in the projection is halved, if the projection overfits with
 #: the usual shrinkage.
 STRONG_SHRINKAGE = 3000.0
-#: Fall of the gain in validation AUC that indicates it.
-FALL = 0.002
+#: Smallest fall of the gain in validation AUC that counts as overfitting of the projection.
+MIN_FALL = 0.002
 
 
 class WithResult(Protocol):
@@ -92,7 +92,7 @@ def _gain_falls(trained: WithResult) -> bool:
     adapted = curves["val_auc"]
     unadapted = curves.get("val_unadapted_auc", adapted)
     gains = [a - u for a, u in zip(adapted, unadapted, strict=True)]
-    return max(gains) - max(gains[-2:]) >= FALL
+    return max(gains) - max(gains[-2:]) >= MIN_FALL
 
 
 def _history_tells_of_ids(schema: Schema) -> bool:

@@ -188,7 +188,7 @@ class WriteShard(beam.DoFn):
             train = by_split["train"]
             starts = episodes.query_starts(part, train.starts, train.stops, number)
             positions = dataclasses.replace(train, query_starts=starts)
-            frozen = record_encoder.replaced(episodes.frozen_columns(self.schema, part, number))
+            frozen = record_encoder.with_columns(episodes.frozen_columns(self.schema, part, number))
             yield name, encoded(frozen, positions), positions
 
     def _kept_rows(

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml.tasks.categories import IntegerTable, multi_hot
-from tfrec_limaml.tasks.columns import Columns, Lengths, Part, RepeatedColumns, joined
+from tfrec_limaml.tasks.columns import Columns, Lengths, Part, RepeatedColumns, concatenate_parts
 
 RAW = {
     "a": np.arange(4),
@@ -27,13 +27,13 @@ def _whole(name):
 @pytest.mark.parametrize("names", ["ab", "abcdef", "fa", "e", "be", "cd"])
 def test_columns_of_one_row_stand_for_all_rows_beside_the_others(names):
     columns = {name: tf.constant(value, tf.int32) for name, value in RAW.items()}
-    lengths = Lengths.measured(columns)
-    repeated = RepeatedColumns(columns, lengths, tf.constant(4))
+    lengths = Lengths.measure(columns)
+    repeat_row = RepeatedColumns(columns, lengths, tf.constant(4))
     expected = np.concatenate([_whole(name) for name in names], 1)
-    actual = repeated.side_by_side(list(names), tf.float32)
+    actual = repeat_row.side_by_side(list(names), tf.float32)
     np.testing.assert_array_equal(actual, expected)
     assert actual.dtype == tf.float32
-    plain = Columns({name: repeated[name] for name in names})
+    plain = Columns({name: repeat_row[name] for name in names})
     np.testing.assert_array_equal(plain.side_by_side(list(names), tf.int32), expected)
 
 
@@ -44,21 +44,21 @@ def test_lengths_are_those_of_columns_of_any_type():
         "other": tf.zeros([4]),
         "flag": tf.constant([True, False]),
     }
-    lengths = Lengths.measured(columns)
+    lengths = Lengths.measure(columns)
     assert dict(zip(lengths.names, lengths.values.numpy().tolist(), strict=True)) == {
         "text": 1,
         "numbers": 3,
         "other": 4,
         "flag": 2,
     }
-    assert lengths.of(["other", "text"]).numpy().tolist() == [4, 1]
+    assert lengths.select(["other", "text"]).numpy().tolist() == [4, 1]
 
 
 def test_parts_that_lie_side_by_side_are_taken_at_once():
     one, two = tf.reshape(tf.range(12), [2, 6]), tf.constant([[50], [51]])
     whole = [Part(one, 0, 2), Part(one, 2, 3), Part(one, 5, 1)]
-    assert joined(whole) is one
-    mixed = joined([Part(one, 4, 2), Part(two, 0, 1), Part(one, 1, 1), Part(one, 2, 1)])
+    assert concatenate_parts(whole) is one
+    mixed = concatenate_parts([Part(one, 4, 2), Part(two, 0, 1), Part(one, 1, 1), Part(one, 2, 1)])
     np.testing.assert_array_equal(mixed, [[4, 5, 50, 1, 2], [10, 11, 51, 7, 8]])
 
 

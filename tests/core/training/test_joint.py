@@ -199,7 +199,7 @@ def test_labels_of_pure_noise_stay_unpredictable_on_rows_after_those_that_were_a
     model = joint_model()
     model.compile("sgd")
     model.scaled_log_precision.assign(-0.2 * tf.ones([8]))  # a weak prior, to learn much of noise
-    side = fill_table(model, folder, "train").both[0]
+    side = fill_table(model, folder, "train").pair[0]
     rows = model.predict(
         task_dataset(str(test), model.encoder, 64, with_keys=True, in_order=False, side=side),
         verbose=0,
@@ -218,7 +218,7 @@ def test_the_table_for_evaluation_is_made_of_all_rows_of_a_split(noise, tmp_path
     assert first.shape == (1 + USERS + VIDEOS, 4)
     assert np.abs(first[1:]).min() > 0
     np.testing.assert_array_equal(first[0], 0)
-    assert [side.definition for side in sides.both] == ["user", "video"]
+    assert [side.definition for side in sides.pair] == ["user", "video"]
     fill_table(model, folder, "recent")  # from zero again, whatever was there
     np.testing.assert_array_equal(model.table.numpy(), first)
     model.adaptation_strength = 0.0

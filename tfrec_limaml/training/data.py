@@ -91,12 +91,8 @@ class TrainingData:
         total, rows = (sum(count[k] for count in counts[0]) for k in (0, 1))
         size = _batch_size(options, total, rows)
         train_size, validation_size = workers.per_replica(size), workers.per_replica(2 * size)
-        steps = [
-            workers.steps(
-                [c[0] for c in count], validation_size if pattern == validation else train_size
-            )
-            for pattern, count in zip(patterns, counts, strict=True)
-        ]
+        sizes = [*[train_size] * len(training), validation_size]
+        steps = [workers.steps([c[0] for c in n], s) for n, s in zip(counts, sizes, strict=True)]
         epoch = tf.Variable(0, trainable=False, dtype=tf.int64)
         single = workers.all_replicas == 1
         batches = None if single else [n * workers.replicas for n in steps]

@@ -113,12 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    known = {entry.name for entry in _installed()}
-    named = [arguments[0]] if arguments and arguments[0] in known else []
-    parsed = build_parser(named).parse_args(arguments)
-    command: Command = parsed.run_command
+    installed = {entry.name for entry in _installed()}
+    selection = [arguments[0]] if arguments and arguments[0] in installed else []
+    namespace = build_parser(selection).parse_args(arguments)
+    command: Command = namespace.run_command
     try:
-        result = command.run(parsed)
+        result = command.run(namespace)
     except LimamlError as error:
         print(f"limaml: error: {error}", file=sys.stderr)
         return 2
@@ -126,7 +126,9 @@ def _run(arguments: Sequence[str]) -> int:
         print("limaml: interrupted", file=sys.stderr)
         return 130
     if result is not None:
-        print(json.dumps(result, indent=2, default=str) if parsed.json else command.render(result))
+        print(
+            json.dumps(result, indent=2, default=str) if namespace.json else command.render(result)
+        )
         return command.exit_code(result)
     return 0
 

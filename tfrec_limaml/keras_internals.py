@@ -55,27 +55,28 @@ class FitsUnderStrategies(keras.Model):
         step too many at the end of an epoch: here the batch is taken before.
         """
         strategy = self.distribute_strategy
-        usual = internal(keras, super(), "_make_function")(step_function)
+        default_function = internal(keras, super(), "_make_function")(step_function)
         multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         if strategy.num_replicas_in_sync == 1 and not multi_worker:
-            return usual
+            return default_function
 
         def on_replicas(data: Any) -> Any:
             logs = strategy.run(step_function, args=(data,))
             return tf.nest.map_structure(lambda v: strategy.experimental_local_results(v)[0], logs)
 
-        traced: dict[str, Any] = {}
+        functions: dict[str, Any] = {}
 
         def function(iterator: Any) -> Any:
             if not isinstance(iterator, tf.distribute.DistributedIterator):
-                return usual(iterator)
+                return default_function(iterator)
             spec = iterator.element_spec
-            if str(spec) not in traced:  # once, otherwise workers would trace at different times
-                traced[str(spec)] = tf.function(
+            # Traced once: otherwise workers would trace at different times.
+            if str(spec) not in functions:
+                functions[str(spec)] = tf.function(
                     on_replicas, [spec], autograph=False, jit_compile=self.jit_compile
                 )
             for _ in range(self.steps_per_execution):
-                logs = traced[str(spec)](iterator.get_next())
+                logs = functions[str(spec)](iterator.get_next())
             return logs
 
         return function

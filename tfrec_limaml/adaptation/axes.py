@@ -18,14 +18,14 @@ def merge_axes(value: tf.Tensor) -> tf.Tensor:
     if all(static[2:]):  # neither unknown nor 0
         return tf.reshape(value, [-1, *static[2:]])
     shape = tf.shape(value)
-    merged = tf.reshape(value, tf.concat([[shape[0] * shape[1]], shape[2:]], 0))
-    merged.set_shape([None if None in static[:2] else static[0] * static[1], *static[2:]])
-    return merged
+    result = tf.reshape(value, tf.concat([[shape[0] * shape[1]], shape[2:]], 0))
+    result.set_shape([None if None in static[:2] else static[0] * static[1], *static[2:]])
+    return result
 
 
 def split_axes(value: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Inverse of `merge_axes`: gives `value` the first two axes of `like`."""
     width = value.shape[1:] if value.shape[1:].is_fully_defined() else tf.shape(value)[1:]
-    split = tf.reshape(value, tf.concat([tf.shape(like)[:2], width], 0))
-    split.set_shape([*like.shape[:2], *value.shape[1:]])
-    return split
+    result = tf.reshape(value, tf.concat([tf.shape(like)[:2], width], 0))
+    result.set_shape([*like.shape[:2], *value.shape[1:]])
+    return result

@@ -73,32 +73,34 @@ def gauss_newton(
         The mode, the losses before each step and the variances, all differentiable once.
     """
     precision = tf.convert_to_tensor(precision)
-    exact = precision.dtype  # float32 or float64: a factorisation in half precision breaks down
-    weight = tf.cast(weight, exact)
+    dtype = precision.dtype  # float32 or float64: a factorisation in half precision breaks down
+    weight = tf.cast(weight, dtype)
     sizes = tf.concat([tf.shape(weight), tf.shape(precision)], 0)
-    zero = tf.zeros(tf.gather(sizes, [0, 2]), exact)
-    mean = zero if prior_mean is None else tf.cast(prior_mean, exact)
-    offset = mean if start is None else tf.cast(start, exact)
+    zero = tf.zeros(tf.gather(sizes, [0, 2]), dtype)
+    mean = zero if prior_mean is None else tf.cast(prior_mean, dtype)
+    offset = mean if start is None else tf.cast(start, dtype)
 
     def objective(point: tf.Tensor) -> tf.Tensor:
-        values = tf.cast(outputs(_for_rows(point, sizes)), exact)
+        values = tf.cast(outputs(_repeat_for_rows(point, sizes)), dtype)
         penalty = 0.5 * tf.reduce_sum(precision * tf.square(point - mean), -1)
-        return tf.reduce_sum(weight * tf.cast(derivatives(values)[0], exact), -1) + penalty
+        return tf.reduce_sum(weight * tf.cast(derivatives(values)[0], dtype), -1) + penalty
 
     losses: list[tf.Tensor] = []
     matrix: Any = None
     for _ in range(steps):
         values, jacobian = _linearise(outputs, offset, sizes)
-        values, jacobian = tf.cast(values, exact), tf.cast(jacobian, exact)
-        loss, slope, curvature = (tf.cast(d, exact) for d in derivatives(values))
+        values, jacobian = tf.cast(values, dtype), tf.cast(jacobian, dtype)
+        loss, slope, curvature = (tf.cast(d, dtype) for d in derivatives(values))
         losses.append(_weighted_mean(loss, weight))
         curvature = weight * tf.maximum(curvature, MINIMUM_CURVATURE)
         scaled = jacobian * curvature[..., None]
         matrix = tf.matmul(scaled, jacobian, transpose_a=True) + tf.linalg.diag(precision)
-        moved = tf.linalg.matvec(jacobian, offset)
-        target = tf.linalg.matvec(jacobian, curvature * moved - weight * slope, transpose_a=True)
+        linear_outputs = tf.linalg.matvec(jacobian, offset)
+        target = tf.linalg.matvec(
+            jacobian, curvature * linear_outputs - weight * slope, transpose_a=True
+        )
         target = target + precision * mean
-        offset = _damped(objective, offset, solve_positive_definite(matrix, target))
+        offset = _line_search(objective, offset, solve_positive_definite(matrix, target))
     if with_variance:
         variance = tf.linalg.diag_part(tf.linalg.inv(matrix))
     else:
@@ -111,7 +113,7 @@ def _weighted_mean(values: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(weight * values, -1), tf.reduce_sum(weight, -1))
 
 
-def _damped(
+def _line_search(
     objective: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, end: tf.Tensor
 ) -> tf.Tensor:
     """For each task the furthest of a few points between two offsets ``[T, D]`` with the lowest
@@ -122,16 +124,16 @@ def _damped(
     begin, step = tf.stop_gradient(start), tf.stop_gradient(end - start)
 
     @tf.autograph.experimental.do_not_convert  # eagerly, `map_fn` would convert it for each share
-    def at(share: tf.Tensor) -> tf.Tensor:
+    def objective_at(share: tf.Tensor) -> tf.Tensor:
         return objective(begin + share * step)
 
     # A loop: the objective is traced once.
-    values = tf.map_fn(at, shares, parallel_iterations=len(STEP_SHARES))
+    values = tf.map_fn(objective_at, shares, parallel_iterations=len(STEP_SHARES))
     values = tf.stop_gradient(tf.transpose(values))
     finite = tf.where(tf.math.is_finite(values), values, values.dtype.max)
     best = tf.reduce_min(finite, -1, keepdims=True)
-    good = finite <= best + TOLERANCE * (1.0 + tf.abs(best))
-    share = tf.gather(shares, tf.argmax(tf.cast(good, tf.int8), -1))
+    acceptable = finite <= best + TOLERANCE * (1.0 + tf.abs(best))
+    share = tf.gather(shares, tf.argmax(tf.cast(acceptable, tf.int8), -1))
     return start + share[:, None] * (end - start)
 
 
@@ -152,9 +154,9 @@ def solve_positive_definite(
     solution = solve(target)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        back = solve(upstream)
-        outer = back[..., None] * solution[..., None, :]
-        return -0.5 * (outer + tf.linalg.matrix_transpose(outer)), back
+        adjoint = solve(upstream)
+        outer = adjoint[..., None] * solution[..., None, :]
+        return -0.5 * (outer + tf.linalg.matrix_transpose(outer)), adjoint
 
     return solution, gradient
 
@@ -165,7 +167,7 @@ def _linearise(
     """Outputs ``[T, S]`` at an offset ``[T, D]`` and their derivatives ``[T, S, D]``: one backward
     pass of the sum, since each row's output depends on its embedding only.
     """
-    rows = _for_rows(offset, sizes)
+    rows = _repeat_for_rows(offset, sizes)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(rows)
         values = outputs(rows)
@@ -174,6 +176,6 @@ def _linearise(
     return values, jacobian
 
 
-def _for_rows(offset: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def _repeat_for_rows(offset: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """Repeats each task's ``[T, D]`` for its rows: ``[T, S, D]``, as `sizes` says."""
     return tf.broadcast_to(tf.expand_dims(offset, 1), sizes)

@@ -67,20 +67,20 @@ def adapt(
     losses: list[tf.Tensor] = []
     for step in range(steps):
         exact = second_order_steps is None or step >= steps - second_order_steps
-        watched = [w.zero_placeholder if isinstance(w, FORMS) else w for w in weights]
+        sources = [w.zero_placeholder if isinstance(w, FORMS) else w for w in weights]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(watched)
+            tape.watch(sources)
             loss = task_losses(weights)
             total = tf.reduce_sum(loss)
         losses.append(loss)
         gradients = tape.gradient(
-            total, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            total, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         if not exact:
             gradients = [tf.stop_gradient(g) for g in gradients]
         if step_scale is not None:
-            gradients = [_scaled(g, step_scale) for g in gradients]
+            gradients = [_scale(g, step_scale) for g in gradients]
         weights = [
             _descend(w, g, rate, exact)
             for w, g, rate in zip(weights, gradients, rates, strict=True)
@@ -92,7 +92,7 @@ def _per_parameter(rate: Any) -> bool:
     return tf.is_tensor(rate) and rate.shape.rank != 0
 
 
-def _scaled(gradient: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+def _scale(gradient: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     shape = tf.concat([tf.shape(scale), tf.ones([tf.rank(gradient) - 1], tf.int32)], 0)
     return gradient * tf.cast(tf.reshape(scale, shape), gradient.dtype)
 

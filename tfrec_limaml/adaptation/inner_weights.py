@@ -63,8 +63,8 @@ class DualKernel:
         # constants too.
         self._rows_of_step = {True: rows, False: tf.stop_gradient(rows)}
         self._grams = {
-            exact: tf.matmul(rows, seen, transpose_b=True)
-            for exact, seen in self._rows_of_step.items()
+            exact: tf.matmul(rows, step_rows, transpose_b=True)
+            for exact, step_rows in self._rows_of_step.items()
         }
         self._coefficients: dict[bool, tf.Tensor] = {}
         self.zero_placeholder = tf.zeros_like(self._base)
@@ -93,14 +93,14 @@ class DualKernel:
         layer's output, ``[T, S, out]``. A step that is not `exact` is of first order: an outer tape
         does not record it.
         """
-        later = DualKernel.__new__(DualKernel)
-        later.__dict__.update(self.__dict__)
+        result = DualKernel.__new__(DualKernel)
+        result.__dict__.update(self.__dict__)
         step = gradient * learning_rate
-        later._coefficients = {
+        result._coefficients = {
             **self._coefficients,
             exact: self._coefficients[exact] - step if exact in self._coefficients else -step,
         }
-        return later
+        return result
 
     def per_task(self) -> tf.Tensor:
         """The kernels ``[T, in, out]``."""
@@ -122,8 +122,8 @@ class LowRankKernel:
     """A dense layer's kernel as the shared one plus, for each step, combinations of the layer's
     input on the support rows.
 
-    For adaptation, where `product` is called once per step, on the support rows; use `fixed` for
-    other rows.
+    In adaptation `product` is called once per step, on the support rows. Use `without_placeholder`
+    for other rows.
 
     Args:
         value: The shared kernel ``[in, out]``.
@@ -135,7 +135,7 @@ class LowRankKernel:
         shape = tf.concat([tf.shape(label), tf.shape(value)[1:]], 0)
         self.zero_placeholder = tf.zeros(shape, value.dtype)
         self._terms: tuple[tuple[tf.Tensor, tf.Tensor], ...] = ()
-        self._seen: list[tf.Tensor] | None = []
+        self._support_inputs: list[tf.Tensor] | None = []
 
     def product(self, inputs: tf.Tensor) -> tf.Tensor:
         """``inputs @ kernel`` for inputs ``[T, N, in]``."""
@@ -143,39 +143,42 @@ class LowRankKernel:
         for rows, coefficients in self._terms:
             gram = tf.matmul(inputs, rows, transpose_b=True)
             outputs = outputs + tf.matmul(gram, coefficients)
-        if self._seen is None:
+        if self._support_inputs is None:
             return outputs
-        self._seen.append(inputs)
+        self._support_inputs.append(inputs)
         return _with_placeholder(outputs, self.zero_placeholder, lambda upstream: upstream)
 
     def descend(self, gradient: tf.Tensor, learning_rate: Any, exact: bool = True) -> LowRankKernel:
         """The kernel one step later; `gradient` is that of the placeholder. A step that is not
         `exact` is of first order: an outer tape does not record it.
         """
-        later = LowRankKernel.__new__(LowRankKernel)
-        later.__dict__.update(self.__dict__)
-        if self._seen:
-            (rows,) = self._seen
+        result = LowRankKernel.__new__(LowRankKernel)
+        result.__dict__.update(self.__dict__)
+        if self._support_inputs:
+            (rows,) = self._support_inputs
             term = (rows if exact else tf.stop_gradient(rows), -gradient * learning_rate)
-            later._terms = (*self._terms, term)
-        later._seen = []
-        return later
+            result._terms = (*self._terms, term)
+        result._support_inputs = []
+        return result
 
-    def fixed(self) -> LowRankKernel:
+    def without_placeholder(self) -> LowRankKernel:
         """The kernel for any rows, without placeholder."""
-        fixed = LowRankKernel.__new__(LowRankKernel)
-        fixed.__dict__.update(self.__dict__)
-        fixed._seen = None
-        return fixed
+        result = LowRankKernel.__new__(LowRankKernel)
+        result.__dict__.update(self.__dict__)
+        result._support_inputs = None
+        return result
 
     def without_dual(self) -> SharedWeight:
         """The same kernel for steps with a learning rate per parameter."""
         return SharedWeight(self.value, tf.shape(self.zero_placeholder)[0])
 
     def per_task(self) -> tf.Tensor:
-        """The kernels ``[T, in, out]``; of a fixed kernel only."""
-        if self._seen is not None:
-            raise ValueError("only `product` has the gradient of a kernel that is being adapted")
+        """The kernels ``[T, in, out]``; only after `without_placeholder`."""
+        if self._support_inputs is not None:
+            raise ValueError(
+                "per_task would have no gradient while the kernel is adapted; call "
+                "without_placeholder first"
+            )
         kernels = self.value[None]
         for rows, coefficients in self._terms:
             kernels = kernels + tf.matmul(rows, coefficients, transpose_a=True)

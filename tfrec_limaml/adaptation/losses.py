@@ -49,22 +49,24 @@ def sample_loss(loss: Any) -> SampleLoss:
         return lambda y, z: tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=z)
     if isinstance(loss, str) and loss in _SQUARED_ERROR:
         return lambda y, z: tf.math.squared_difference(y, z)
-    chosen = keras.losses.get(loss)
-    if chosen is None:
+    loss_function = keras.losses.get(loss)
+    if loss_function is None:
         raise ValueError("loss must name a Keras loss, received None")
-    name = _keras_name(chosen)
+    name = _keras_name(loss_function)
     if name is not None and name not in _BINARY | _REGRESSION:
         raise ValueError(
             f"loss {name!r} does not fit one output per sample; use 'binary_crossentropy', "
             "'binary_focal_crossentropy', 'mean_squared_error', 'mean_absolute_error', 'huber' or "
             "'log_cosh'"
         )
-    if isinstance(chosen, keras.losses.Loss):
+    if isinstance(loss_function, keras.losses.Loss):
         if name in _BINARY:
-            chosen = type(chosen).from_config({**chosen.get_config(), "from_logits": True})
-        return lambda y, z: chosen.call(y[:, None], z[:, None])
+            loss_function = type(loss_function).from_config(
+                {**loss_function.get_config(), "from_logits": True}
+            )
+        return lambda y, z: loss_function.call(y[:, None], z[:, None])
     options = {"from_logits": True} if name in _BINARY else {}
-    return lambda y, z: chosen(y[:, None], z[:, None], **options)
+    return lambda y, z: loss_function(y[:, None], z[:, None], **options)
 
 
 def is_binary(loss: Any) -> bool:
@@ -94,9 +96,9 @@ def loss_derivatives(loss: Any) -> LossDerivatives:
                 losses = per_sample(labels, outputs)
                 total = tf.reduce_sum(losses)
             slope = first.gradient(total, outputs)
-            summed = tf.reduce_sum(slope)
+            slope_sum = tf.reduce_sum(slope)
         curvature = second.gradient(
-            summed, outputs, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            slope_sum, outputs, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         like = tf.shape(z)
         return tf.reshape(losses, like), tf.reshape(slope, like), tf.reshape(curvature, like)
@@ -109,12 +111,14 @@ def per_task_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(values * weights, -1), tf.reduce_sum(weights, -1))
 
 
-def _keras_name(chosen: Any) -> str | None:
+def _keras_name(loss_function: Any) -> str | None:
     """Name of a Keras loss function; None for a user's function."""
-    if isinstance(chosen, keras.losses.Loss):
-        own_class = getattr(keras.losses, type(chosen).__name__, None) is type(chosen)
-        chosen = getattr(chosen, "fn", None) if own_class else None
-        if own_class and chosen is None:
+    if isinstance(loss_function, keras.losses.Loss):
+        is_keras_class = getattr(keras.losses, type(loss_function).__name__, None) is type(
+            loss_function
+        )
+        loss_function = getattr(loss_function, "fn", None) if is_keras_class else None
+        if is_keras_class and loss_function is None:
             return "unknown"
-    name = getattr(chosen, "__name__", None)
-    return name if name is not None and getattr(keras.losses, name, None) is chosen else None
+    name = getattr(loss_function, "__name__", None)
+    return name if name is not None and getattr(keras.losses, name, None) is loss_function else None

@@ -117,17 +117,17 @@ def _layer_norm(
 ) -> tf.Tensor:
     if list(layer.axis) not in ([-1], [1]) or inputs.shape.rank != 3:
         return _vectorized(layer, weights, (inputs,), {}, training)
-    exact = (
+    dtype = (
         "float64" if layer.compute_dtype == "float64" else "float32"
     )  # as Keras does: statistics of half-precision values lose digits
-    inputs = tf.cast(inputs, exact)
+    inputs = tf.cast(inputs, dtype)
     # Not tf.nn.moments: it treats the mean within the variance as a constant, which is correct only
     # for first derivatives.
     centred = inputs - tf.reduce_mean(inputs, -1, keepdims=True)
     outputs = centred * tf.math.rsqrt(
         tf.reduce_mean(tf.square(centred), -1, keepdims=True) + layer.epsilon
     )
-    remaining = [tf.cast(w, exact) for w in weights]
+    remaining = [tf.cast(w, dtype) for w in weights]
     if layer.scale:
         outputs = outputs * remaining.pop(0)[:, None]
     if layer.center:
@@ -159,10 +159,15 @@ def _functional(model: Functional, weights: Weights, inputs: Any, training: bool
         variables = (
             operation.trainable_variables if isinstance(operation, keras.layers.Layer) else []
         )
-        mine = [by_variable[id(v)] for v in variables]
-        given = ("training", "mask")  # recorded when the model was built; the caller's value counts
+        operation_weights = [by_variable[id(v)] for v in variables]
+        # Recorded when the model was built; the caller's values count.
+        excluded = ("training", "mask")
         return lambda *args, **kwargs: _apply(
-            operation, mine, args, {k: v for k, v in kwargs.items() if k not in given}, training
+            operation,
+            operation_weights,
+            args,
+            {k: v for k, v in kwargs.items() if k not in excluded},
+            training,
         )
 
     return run_graph(model, tf.nest.flatten(inputs), per_task)
@@ -180,29 +185,32 @@ def _vectorized(
     training: bool,
 ) -> Any:
     state = layer.non_trainable_variables
-    fixed = [tf.convert_to_tensor(v) for v in state]
+    state_values = [tf.convert_to_tensor(v) for v in state]
     seeds = [i for i, v in enumerate(state) if is_seed(v)]
     # Tensors go through the map one task at a time; everything else is the same for all.
     flat = tf.nest.flatten((args, kwargs))
-    places = [i for i, value in enumerate(flat) if isinstance(value, tf.Tensor)]
+    positions = [i for i, value in enumerate(flat) if isinstance(value, tf.Tensor)]
 
     def one_task(values: Any) -> Any:
         task_weights, tensors = values
-        mine = list(flat)
-        for place, tensor in zip(places, tensors, strict=True):
-            mine[place] = tensor
-        task_args, task_kwargs = tf.nest.pack_sequence_as((args, kwargs), mine)
-        outputs, after = layer.stateless_call(
-            list(task_weights), fixed, *task_args, **{**task_kwargs, **_training(layer, training)}
+        task_values = list(flat)
+        for position, tensor in zip(positions, tensors, strict=True):
+            task_values[position] = tensor
+        task_args, task_kwargs = tf.nest.pack_sequence_as((args, kwargs), task_values)
+        outputs, new_state = layer.stateless_call(
+            list(task_weights),
+            state_values,
+            *task_args,
+            **{**task_kwargs, **_training(layer, training)},
         )
-        changed = [new is not old for old, new in zip(fixed, after, strict=True)]
+        changed = [new is not old for old, new in zip(state_values, new_state, strict=True)]
         if updated := [v.path for i, v in enumerate(state) if changed[i] and i not in seeds]:
             raise ValueError(f"it updates {updated[0]} from all rows, padding included")
-        return outputs, [tf.identity(after[i]) for i in seeds]
+        return outputs, [tf.identity(new_state[i]) for i in seeds]
 
     try:
-        tensors = [flat[i] for i in places]
-        outputs, drawn = tf.vectorized_map(
+        tensors = [flat[i] for i in positions]
+        outputs, seed_states = tf.vectorized_map(
             one_task, (list(weights), tensors), fallback_to_while_loop=False
         )
     except (ValueError, TypeError, NotImplementedError, tf.errors.OpError) as error:
@@ -212,8 +220,8 @@ def _vectorized(
             "tf.vectorized_map supports (Dense, Embedding, LayerNormalization, attention, GRU and "
             "LSTM) in a meta block"
         ) from error
-    for place, value in zip(seeds, drawn, strict=True):
-        state[place].assign(value[0])
+    for position, value in zip(seeds, seed_states, strict=True):
+        state[position].assign(value[0])
     return outputs
 
 

@@ -239,8 +239,8 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
         """
         if len(parts) == 1:
             return self.head(context, parts[0])
-        whole = [tf.broadcast_to(part, [rows, part.shape[-1]]) for part in parts]
-        return self.head(context, tf.concat(whole, -1))
+        full_parts = [tf.broadcast_to(part, [rows, part.shape[-1]]) for part in parts]
+        return self.head(context, tf.concat(full_parts, -1))
 
     def call(
         self, features: Features, meta_embedding: tf.Tensor, training: bool = False

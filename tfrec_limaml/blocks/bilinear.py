@@ -32,13 +32,13 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
         meta_embedding_shape: tuple[int | None, ...],
     ) -> None:
         """Builds from the shapes of the encoded features and of the meta embedding ``[N, 2 D]``."""
-        both = int(meta_embedding_shape[-1] or 0)
-        if both % 2 or both < 4:
+        total_width = int(meta_embedding_shape[-1] or 0)
+        if total_width % 2 or total_width < 4:
             raise ValueError(
                 f"{self.name}: the meta embedding must be two of at least 2 numbers each, received "
-                f"the width {both}; use JointMetaBlocks"
+                f"the width {total_width}; use JointMetaBlocks"
             )
-        self.width = both // 2 - 1
+        self.width = total_width // 2 - 1
         # The projection is for all numbers of an embedding except the last one.
         super().build(features_shape, (None, 2 * self.width + 1))
         self.scale = self.add_weight(
@@ -47,7 +47,7 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
             name="scale",
         )
 
-    # Stated anew, since `head` is another one: it broadcasts as well.
+    # `scores_once` requires it in the class that defines `head`; this `head` broadcasts as well.
     encode_context_once = DotProductGlobalBlock.encode_context_once
 
     def head(
@@ -69,9 +69,10 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
         first, second = parts
         logit, projection, _ = context
         width = self.width
-        of_first, of_second = tf.split(projection, [width, width + 1], -1)  # p and [q, 1]
+        # p and [q, 1]
+        first_projection, second_projection = tf.split(projection, [width, width + 1], -1)
         scale = tf.cast(tf.convert_to_tensor(self.scale), first.dtype)
-        products = tf.reduce_sum(of_first * first[..., :width], -1) + first[..., width]
+        products = tf.reduce_sum(first_projection * first[..., :width], -1) + first[..., width]
         # The products of u and v join those of q and v: one sum for both and the intercept b.
-        of_second = of_second + first * tf.pad(scale, [[0, 1]])
-        return logit + products + tf.reduce_sum(of_second * second, -1)
+        second_projection = second_projection + first * tf.pad(scale, [[0, 1]])
+        return logit + products + tf.reduce_sum(second_projection * second, -1)

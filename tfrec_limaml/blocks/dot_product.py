@@ -75,8 +75,10 @@ class DotProductGlobalBlock(GlobalBlock):
             name="inputs",
         )
         self.projected = _projected_features(projected, self.inputs_layer.embeddings)
-        by_default = self.inputs_layer.embeddings_scales
-        self.projected_scales = by_default if projected_scales is None else dict(projected_scales)
+        default_scales = self.inputs_layer.embeddings_scales
+        self.projected_scales = (
+            default_scales if projected_scales is None else dict(projected_scales)
+        )
         self.network = keras.Sequential(
             hidden_layers(self.hidden_units, self.activation, self.dropout, policy), name="network"
         )
@@ -103,11 +105,11 @@ class DotProductGlobalBlock(GlobalBlock):
         self.network.build((None, self.inputs_layer.compute_output_shape(features_shape)[-1]))
         last = self.hidden_units[-1]
         self.logit_layer.build((None, last))
-        small = keras.initializers.RandomNormal(0.0, 3 * self.projection_scale / last**0.5)
+        initializer = keras.initializers.RandomNormal(0.0, 3 * self.projection_scale / last**0.5)
         self.projection_layer = keras.layers.Dense(
             width,
             use_bias=False,
-            kernel_initializer=small,
+            kernel_initializer=initializer,
             dtype=policy,
             name="projection",
         )
@@ -140,9 +142,9 @@ class DotProductGlobalBlock(GlobalBlock):
         self, features: Features, once: Collection[str]
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The context of rows that share some features; see `GlobalBlock`."""
-        first, *others = self.network.layers
+        first, *later_layers = self.network.layers
         hidden = product_once(self.inputs_layer, first, features, once)
-        for layer in others:
+        for layer in later_layers:
             hidden = layer(hidden)
         return self._context_of(hidden, features, call_of(training=False))
 
@@ -211,10 +213,10 @@ def _projected_features(
     names: Sequence[str] | None, embedded: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """The features that have rows in the projection: all embedded ones by default."""
-    chosen = tuple(embedded if names is None else names)
-    if unknown := sorted(set(chosen) - set(embedded)):
+    projected = tuple(embedded if names is None else names)
+    if unknown := sorted(set(projected) - set(embedded)):
         raise ValueError(
             f"projected must name features in embeddings, received {unknown}; there are "
             f"{sorted(embedded)}"
         )
-    return chosen
+    return projected

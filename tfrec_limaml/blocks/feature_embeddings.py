@@ -82,8 +82,8 @@ class FeatureEmbeddings(keras.layers.Layer):
         return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
 
     def product(self, features: Features, kernel: tf.Tensor, once: Collection[str]) -> tf.Tensor:
-        """``call(features) @ kernel``, ``[N, units]``, where some features have one row that holds
-        for all: their share of the product is computed once.
+        """``call(features) @ kernel``, ``[N, units]``. Some features may have one row that applies
+        to all rows: their share of the product is computed once.
 
         Args:
             features: Encoded features of ``N`` rows, or of one or N.
@@ -92,8 +92,8 @@ class FeatureEmbeddings(keras.layers.Layer):
         """
         total, start = None, 0
         parts = self._parts(features).items()
-        for _, run in itertools.groupby(parts, lambda part: part[0] in once):
-            values = [value for _, value in run]
+        for _, group in itertools.groupby(parts, lambda part: part[0] in once):
+            values = [value for _, value in group]
             inputs = values[0] if len(values) == 1 else tf.concat(values, -1)
             width = inputs.shape[-1]
             if width:
@@ -103,7 +103,7 @@ class FeatureEmbeddings(keras.layers.Layer):
         return tf.zeros((1, kernel.shape[1]), kernel.dtype) if total is None else total
 
     def _parts(self, features: Features) -> dict[str, tf.Tensor]:
-        """What is concatenated, by the feature's name."""
+        """The tensors to concatenate, by the feature's name."""
         parts = {key: tf.cast(features[key], self.compute_dtype) for key in self.dense}
         for name, table in self.tables.items():
             table = tf.cast(tf.convert_to_tensor(table), self.compute_dtype)

@@ -92,15 +92,19 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
         self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""
-        rows, others = self._split(encoded)
+        rows, other_features = self._split(encoded)
         rows = rows + tf.cast(weights[0], rows.dtype)[:, None]
-        return apply_per_task(self.network, weights[1:], tf.concat([rows, others], -1), training)
+        return apply_per_task(
+            self.network, weights[1:], tf.concat([rows, other_features], -1), training
+        )
 
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_encoded`."""
-        rows, others = self._split(encoded)
+        rows, other_features = self._split(encoded)
         return self.network(
-            tf.concat([rows + tf.cast(tf.convert_to_tensor(self.prior), rows.dtype), others], -1),
+            tf.concat(
+                [rows + tf.cast(tf.convert_to_tensor(self.prior), rows.dtype), other_features], -1
+            ),
             training=training,
         )
 

@@ -18,14 +18,14 @@ def features_read(block: MetaBlock, shapes: Mapping[str, tuple[int | None, ...]]
         shapes: Shapes ``[N, ...]`` of all encoded features, by name.
     """
     specs = feature_specs(shapes)
-    traced = tf.function(block.encode_features, autograph=False).get_concrete_function(specs)
-    operations = [tensor.op for tensor in traced.outputs]
-    reached = set(operations)
+    function = tf.function(block.encode_features, autograph=False).get_concrete_function(specs)
+    operations = [tensor.op for tensor in function.outputs]
+    visited = set(operations)
     while operations:
         operation = operations.pop()
-        before = {tensor.op for tensor in operation.inputs} | set(operation.control_inputs)
-        operations += before - reached
-        reached |= before
+        predecessors = {tensor.op for tensor in operation.inputs} | set(operation.control_inputs)
+        operations += predecessors - visited
+        visited |= predecessors
     # The inputs of a traced dictionary come in the order of its sorted keys.
-    pairs = zip(sorted(specs), traced.inputs, strict=False)
-    return {name for name, tensor in pairs if tensor.op in reached}
+    pairs = zip(sorted(specs), function.inputs, strict=False)
+    return {name for name, tensor in pairs if tensor.op in visited}

@@ -69,22 +69,22 @@ class FunctionalGlobalBlock(GlobalBlock):
         """Checks the model's inputs against the encoded features; raises `LimamlError` naming the
         input that does not fit.
         """
-        given = {**features_shape, META_EMBEDDING: meta_embedding_shape}
+        shapes = {**features_shape, META_EMBEDDING: meta_embedding_shape}
         for tensor in self.model.inputs:
-            if tensor.name not in given:
+            if tensor.name not in shapes:
                 raise LimamlError(
                     f"the model's input {tensor.name!r} is not an encoded feature; there are "
                     f"{sorted(features_shape)}"
                 )
-            if tuple(given[tensor.name][1:]) != tuple(tensor.shape[1:]):
+            if tuple(shapes[tensor.name][1:]) != tuple(tensor.shape[1:]):
                 raise LimamlError(
                     f"the model's input {tensor.name!r} has shape {tensor.shape}, the feature has "
-                    f"{tuple(given[tensor.name])}"
+                    f"{tuple(shapes[tensor.name])}"
                 )
         self.built = True
 
     def encode_context(self, features: Features, training: bool = False) -> list[tf.Tensor]:
-        """The tensors that the part with the meta embedding takes."""
+        """The tensors that enter the part with the meta embedding."""
         return self._halves.before([features[name] for name in self.feature_names], training)
 
     def head(
@@ -116,38 +116,40 @@ class _Halves:
         self.output = model.outputs[0]
         self.calls_before: list[Call] = []
         self.calls_after: list[Call] = []
-        late, border = {id(embedding)}, {}
+        dependent, border = {id(embedding)}, {}
         for call in calls_of(model):
-            if not any(id(tensor) in late for tensor in call.inputs):
+            if not any(id(tensor) in dependent for tensor in call.inputs):
                 self.calls_before.append(call)
                 continue
             self.calls_after.append(call)
-            border.update({id(tensor): tensor for tensor in call.inputs if id(tensor) not in late})
-            late.update(id(tensor) for tensor in call.outputs)
-        if id(self.output) not in late:
+            border.update(
+                {id(tensor): tensor for tensor in call.inputs if id(tensor) not in dependent}
+            )
+            dependent.update(id(tensor) for tensor in call.outputs)
+        if id(self.output) not in dependent:
             raise LimamlError(f"the model's output does not depend on its input {META_EMBEDDING!r}")
         self.border = list(border.values())
 
     def before(self, features: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
-        """The tensors that the second part takes."""
-        known = {
+        """The tensors that enter the second part."""
+        values = {
             id(tensor): tf.cast(value, tensor.dtype)
             for tensor, value in zip(self.features, features, strict=True)
         }
-        _run(self.calls_before, known, training)
-        return [known[id(tensor)] for tensor in self.border]
+        _run(self.calls_before, values, training)
+        return [values[id(tensor)] for tensor in self.border]
 
     def after(
         self, border: list[tf.Tensor], meta_embedding: tf.Tensor, training: bool
     ) -> tf.Tensor:
         """The model's output."""
-        known = {id(tensor): value for tensor, value in zip(self.border, border, strict=True)}
-        known[id(self.embedding)] = tf.cast(meta_embedding, self.embedding.dtype)
-        _run(self.calls_after, known, training)
-        return known[id(self.output)]
+        values = {id(tensor): value for tensor, value in zip(self.border, border, strict=True)}
+        values[id(self.embedding)] = tf.cast(meta_embedding, self.embedding.dtype)
+        _run(self.calls_after, values, training)
+        return values[id(self.output)]
 
 
-def _run(calls: list[Call], known: dict[int, tf.Tensor], training: bool) -> None:
-    """Runs the calls in order; `known` maps symbolic tensors to values and is extended."""
+def _run(calls: list[Call], values: dict[int, tf.Tensor], training: bool) -> None:
+    """Runs the calls in order; `values` maps symbolic tensors to values and is extended."""
     for call in calls:
-        known.update(call.run(known, training))
+        values.update(call.run(values, training))

@@ -77,11 +77,11 @@ class IDOffsets(FeatureEmbeddings):
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        inherited = super().get_config()
+        config = super().get_config()
         for name in ("dense", "embeddings", "embeddings_initializer", "embeddings_scales"):
-            del inherited[name]
+            del config[name]
         return {
-            **inherited,
+            **config,
             "feature": self.feature,
             "size": self.size,
             "width": self.width,

@@ -43,10 +43,10 @@ class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
             raise ValueError(
                 f"blocks needs two meta blocks of one embedding_dim, received the widths {widths}"
             )
-        unfit = {n: b for n, b in blocks.items() if not isinstance(b, OffsetMetaBlock)}
-        unfit |= {n: b for n, b in blocks.items() if b.support_encoder is not None}
-        if unfit:
-            kinds = {name: type(block).__name__ for name, block in unfit.items()}
+        invalid = {n: b for n, b in blocks.items() if not isinstance(b, OffsetMetaBlock)}
+        invalid |= {n: b for n, b in blocks.items() if b.support_encoder is not None}
+        if invalid:
+            kinds = {name: type(block).__name__ for name, block in invalid.items()}
             raise ValueError(f"blocks must be OffsetMetaBlocks without prior, received {kinds}")
         super().__init__(blocks, **kwargs)
 

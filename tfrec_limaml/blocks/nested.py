@@ -26,8 +26,8 @@ class Subtasks(NamedTuple):
     Attributes:
         number: Subtask of each support row, int32 ``[T, S]``; -1 for padding.
         ids: Number that the rows of one subtask share, int64 ``[T, S]``.
-        owner: Task of each subtask, int32 ``[P]``. There is at least one: if no row is real, a
-            subtask of task 0 without members.
+        owner: Task of each subtask, int32 ``[P]``. There is at least one: if all rows are padding,
+            a subtask of task 0 without members.
         first_row: Position of each subtask's first row in its task, int32 ``[P]``.
         count: Number of real subtasks, a scalar.
     """
@@ -39,7 +39,7 @@ class Subtasks(NamedTuple):
     count: tf.Tensor
 
     @classmethod
-    def of(cls, ids: tf.Tensor, weight: tf.Tensor) -> Subtasks:
+    def from_ids(cls, ids: tf.Tensor, weight: tf.Tensor) -> Subtasks:
         """Numbers the subtasks in the order of tasks and of their first rows; `ids` and `weight` (0
         for padding) are ``[T, S]``.
         """
@@ -50,10 +50,10 @@ class Subtasks(NamedTuple):
             tf.cumsum(tf.cast(tf.reshape(starts, [-1]), tf.int32)) - 1, tf.shape(ids)
         )
         number = tf.where(real, tf.gather(numbers, first, batch_dims=1), -1)
-        places = tf.cast(tf.where(tf.reshape(starts, [-1]))[:, 0], tf.int32)
-        count = tf.size(places)
-        places = tf.pad(places, [[0, tf.maximum(1 - count, 0)]])
-        return cls(number, ids, places // width, places % width, count)
+        positions = tf.cast(tf.where(tf.reshape(starts, [-1]))[:, 0], tf.int32)
+        count = tf.size(positions)
+        positions = tf.pad(positions, [[0, tf.maximum(1 - count, 0)]])
+        return cls(number, ids, positions // width, positions % width, count)
 
     def of_rows(self, ids: tf.Tensor) -> tf.Tensor:
         """Subtask of each of the tasks' other rows, int32 ``[T, N]``; -1 if the support set has no
@@ -77,7 +77,7 @@ class Subtasks(NamedTuple):
 
 
 class SubtaskRows(NamedTuple):
-    """Rows of tasks in the form that a block adapted per subtask takes.
+    """Rows of tasks, as the input of a block that is adapted per subtask.
 
     Attributes:
         encoded: Encoded rows ``[T, N, F]``; None if each row has a subtask.
@@ -120,9 +120,11 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
                 "blocks needs two or more meta blocks of one embedding_dim, received the widths "
                 f"{widths}"
             )
-        if unfit := [name for name, block in blocks.items() if isinstance(block, NestedMetaBlocks)]:
+        if invalid := [
+            name for name, block in blocks.items() if isinstance(block, NestedMetaBlocks)
+        ]:
             raise ValueError(
-                f"blocks may not be nested themselves, received NestedMetaBlocks for {unfit}"
+                f"blocks may not be nested themselves, received NestedMetaBlocks for {invalid}"
             )
         if len({block.stores_offset for block in blocks.values()}) > 1:
             kinds = {name: type(block).__name__ for name, block in blocks.items()}
@@ -130,9 +132,9 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
                 "blocks must be OffsetMetaBlocks, which are adapted in closed form, or none of "
                 f"them, received {kinds}"
             )
-        if unfit := [name for name, block in blocks.items() if block.support_encoder is not None]:
+        if invalid := [name for name, block in blocks.items() if block.support_encoder is not None]:
             raise ValueError(
-                f"blocks may not have a support_encoder, received one for {unfit}; use the prior "
+                f"blocks may not have a support_encoder, received one for {invalid}; use the prior "
                 "'zero'"
             )
         super().__init__(blocks, **kwargs)
@@ -212,13 +214,13 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
         first, *nested = encoded
         memory: list[Any] = [self.blocks[0].encode_support(first, label, weight)]
         for block, (rows, ids) in zip(self.blocks[1:], nested, strict=True):
-            subtasks = Subtasks.of(ids, weight)
-            kept = block.encode_support(
+            subtasks = Subtasks.from_ids(ids, weight)
+            block_memory = block.encode_support(
                 tf.gather(rows, subtasks.owner),
                 tf.gather(label, subtasks.owner),
                 subtasks.weights(weight),
             )
-            memory.append((subtasks, kept))
+            memory.append((subtasks, block_memory))
         return memory
 
     def read_support(self, encoded: Any, memory: Sequence[Any], causal: bool) -> Any:
@@ -229,14 +231,14 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
                 self.blocks[0].read_support(first, [], causal),
                 *(SubtaskRows(rows) for rows, _ in nested),
             )
-        read = [self.blocks[0].read_support(first, memory[0], causal)]
-        for block, (rows, ids), (subtasks, kept) in zip(
+        result = [self.blocks[0].read_support(first, memory[0], causal)]
+        for block, (rows, ids), (subtasks, block_memory) in zip(
             self.blocks[1:], nested, memory[1:], strict=True
         ):
             number = subtasks.number if causal else subtasks.of_rows(ids)
-            by_subtask = block.read_support(tf.gather(rows, subtasks.owner), kept, causal)
-            read.append(SubtaskRows(None if causal else rows, number, by_subtask))
-        return tuple(read)
+            by_subtask = block.read_support(tf.gather(rows, subtasks.owner), block_memory, causal)
+            result.append(SubtaskRows(None if causal else rows, number, by_subtask))
+        return tuple(result)
 
     def call_adapted(self, weights: list[Any], encoded: Any, training: bool = False) -> tf.Tensor:
         """See `MetaBlock.call_adapted`."""

@@ -101,15 +101,15 @@ class SupportEncoder(keras.layers.Layer):
         Raises:
             ValueError: Ages are missing, but the tokens use them.
         """
-        known = [label - self.label_mean]
+        row_values = [label - self.label_mean]
         if self.with_age:
             if age is None:
                 raise ValueError(
                     "the support set has no 'age' (days before its newest row); make batches with "
                     "task_dataset, or use SupportEncoder(..., with_age=False)"
                 )
-            known.append(AGE_SCALE * tf.math.log1p(age))
-        parts = [tf.cast(value, self.compute_dtype)[..., None] for value in known]
+            row_values.append(AGE_SCALE * tf.math.log1p(age))
+        parts = [tf.cast(value, self.compute_dtype)[..., None] for value in row_values]
         tokens = self.token_layer(tf.concat([tf.cast(rows, self.compute_dtype), *parts], -1))
         weight = tf.cast(weight, self.variable_dtype)
         total = tf.reduce_sum(weight[..., None] * tf.cast(tokens, weight.dtype), 1)

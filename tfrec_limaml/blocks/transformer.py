@@ -170,9 +170,9 @@ class MemoryLayer(keras.layers.Layer):
         """Tokens ``[T, S, W]`` after attention to ``empty`` ``[T, 1, W]`` and each other, as `mask`
         ``[T, S, 1 + S]`` allows.
         """
-        normal = self.norm(tokens)
+        normalised = self.norm(tokens)
         tokens = tokens + self.attention(
-            query=normal, value=tf.concat([empty, normal], 1), attention_mask=mask
+            query=normalised, value=tf.concat([empty, normalised], 1), attention_mask=mask
         )
         return tokens + self.outputs(self.hidden(tokens))
 

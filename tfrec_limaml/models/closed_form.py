@@ -28,14 +28,14 @@ def solve_offsets(
     precision = model.precision()
     precision /= tf.cast(model.strength(training), precision.dtype)
     if model.meta_block.nested_definitions:
-        return _nested(model, rows, support, steps, precision, training)
+        return _solve_nested(model, rows, support, steps, precision, training)
     mean = model.prior_mean(rows, support)
     zero = tf.zeros_like(rows.encoded[:, 0], precision.dtype)
     start = zero if mean is None else mean
     unadapted = []
     if not steps or mean is not None:
-        plain = model.head([zero], rows.encoded, rows.context, training)
-        unadapted = [model.task_loss(plain, support)]
+        unadapted_outputs = model.head([zero], rows.encoded, rows.context, training)
+        unadapted = [model.task_loss(unadapted_outputs, support)]
     if not steps:
         return AdaptedTasks([start], unadapted)
 
@@ -44,7 +44,7 @@ def solve_offsets(
         logits = model.global_block.head(rows.context, merge_axes(embeddings), training)
         return split_axes(logits, embeddings)
 
-    solved = gauss_newton(
+    result = gauss_newton(
         outputs,
         lambda values: model.derivatives(support["label"], values),
         support["weight"],
@@ -53,11 +53,11 @@ def solve_offsets(
         with_variance=not training,
         prior_mean=mean,
     )
-    variance = None if training else solved.variance
-    return AdaptedTasks([solved.offset], [*unadapted, *solved.losses], variance=variance)
+    variance = None if training else result.variance
+    return AdaptedTasks([result.offset], [*unadapted, *result.losses], variance=variance)
 
 
-def _nested(
+def _solve_nested(
     model: Any, rows: Any, support: Samples, sweeps: int, precision: tf.Tensor, training: bool
 ) -> AdaptedTasks:
     label, weight = support["label"], support["weight"]
@@ -78,6 +78,6 @@ def _nested(
     )
     adapted = AdaptedTasks(offsets, losses, memory)
     if not sweeps:
-        plain = model.outputs_of_rows(adapted, rows, True, training)
-        adapted = adapted._replace(losses=[model.task_loss(plain, support)])
+        unadapted_outputs = model.outputs_of_rows(adapted, rows, True, training)
+        adapted = adapted._replace(losses=[model.task_loss(unadapted_outputs, support)])
     return adapted

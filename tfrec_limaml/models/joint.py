@@ -84,9 +84,9 @@ class JointLiMAML(LiMAML):
             rows: Table row of each task ``[T]``.
             support: Their support sets.
         """
-        rows_of = self._rows(support["features"], False)
-        adapted = self._solved(rows_of, support, self.fine_tune_steps, False)
-        offset = tf.cast(self._own(adapted.weights[0], support["features"]), self.table.dtype)
+        support_rows = self._rows(support["features"], False)
+        adapted = self._solve_side(support_rows, support, self.fine_tune_steps, False)
+        offset = tf.cast(self._own_half(adapted.weights[0], support["features"]), self.table.dtype)
         self.table.scatter_nd_update(rows[:, None], offset)
 
     def adapt_tasks(
@@ -115,12 +115,12 @@ class JointLiMAML(LiMAML):
         adaptation does not use the table.
         """
         contexts = [self._context(s["features"], True) for s in (support, query)]
-        plain = [self._plain(s["features"]) for s in (support, query)]
+        unadapted = [self._unadapted_embeddings(s["features"]) for s in (support, query)]
         rows, query_rows = (
-            self._joined(context, encoded, s["features"])
-            for context, encoded, s in zip(contexts, plain, (support, query), strict=True)
+            self._add_other_offsets(context, encoded, s["features"])
+            for context, encoded, s in zip(contexts, unadapted, (support, query), strict=True)
         )
-        adapted = self._solved(rows, support, self.inner_steps, True)
+        adapted = self._solve_side(rows, support, self.inner_steps, True)
         loss = self.task_loss(self.outputs_of_rows(adapted, query_rows, False, True), query)
         auxiliary = None
         if self.unadapted_loss_weight:
@@ -130,7 +130,9 @@ class JointLiMAML(LiMAML):
                     split_axes(self.global_block.head(context, merge_axes(encoded), True), encoded),
                     samples,
                 )
-                for context, encoded, samples in zip(contexts, plain, (support, query), strict=True)
+                for context, encoded, samples in zip(
+                    contexts, unadapted, (support, query), strict=True
+                )
             ]
             total = shares[0] * losses[0] + shares[1] * losses[1]
             auxiliary = self.unadapted_loss_weight * tf.math.divide_no_nan(total, sum(shares))
@@ -148,7 +150,7 @@ class JointLiMAML(LiMAML):
             return TaskEmbeddings(unknown, loss, loss)
         after = self.task_loss(self.outputs_of_rows(adapted, rows, True, False), support)
         before = adapted.losses[0] if adapted.losses else after
-        embedding = self._own(adapted.weights[0], support["features"])
+        embedding = self._own_half(adapted.weights[0], support["features"])
         return TaskEmbeddings(embedding, before, after, variance=adapted.variance)
 
     # -- rows and sides
@@ -156,35 +158,37 @@ class JointLiMAML(LiMAML):
     def _context(self, features: Features, training: bool) -> Any:
         return self.global_block.encode_context(flatten_tasks(features), training)
 
-    def _plain(self, features: Features) -> tf.Tensor:
+    def _unadapted_embeddings(self, features: Features) -> tf.Tensor:
         """Both sides' un-adapted embeddings ``[T, N, 2 D]``."""
         return self._encode_meta(features)
 
     def _rows(self, features: Features, training: bool) -> Rows:
         """Rows with the other side adapted."""
-        return self._joined(self._context(features, training), self._plain(features), features)
+        return self._add_other_offsets(
+            self._context(features, training), self._unadapted_embeddings(features), features
+        )
 
-    def _joined(self, context: Any, plain: tf.Tensor, features: Features) -> Rows:
+    def _add_other_offsets(self, context: Any, unadapted: tf.Tensor, features: Features) -> Rows:
         other = features.get(OTHER_OFFSET)
         if other is None:
             other = tf.gather(self.table, features[OTHER_ROW])
-        placed = self._placed(tf.cast(other, plain.dtype), 1 - features[SIDE])
-        return Rows(plain + placed, context)
+        padded = self._pad_side(tf.cast(other, unadapted.dtype), 1 - features[SIDE])
+        return Rows(unadapted + padded, context)
 
-    def _placed(self, offset: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
+    def _pad_side(self, offset: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
         """Offsets ``[..., D]`` in their side's half of ``[..., 2 D]``; `side` is ``[...]``."""
         second = tf.cast(side, offset.dtype)[..., None]
         return tf.concat([offset * (1 - second), offset * second], -1)
 
-    def _own(self, offset: tf.Tensor, features: Features) -> tf.Tensor:
+    def _own_half(self, offset: tf.Tensor, features: Features) -> tf.Tensor:
         """The half ``[T, D]`` of offsets ``[T, 2 D]`` that belongs to the batch's side."""
         first, second = tf.split(offset, 2, -1)
         return tf.where(features[SIDE][:, :1] == 0, first, second)
 
     def _solve(self, rows: Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
-        return self._solved(rows, support, steps, training, with_variance=not training)
+        return self._solve_side(rows, support, steps, training, with_variance=not training)
 
-    def _solved(
+    def _solve_side(
         self,
         rows: Rows,
         support: Samples,
@@ -197,9 +201,9 @@ class JointLiMAML(LiMAML):
         side = support["features"][SIDE]
 
         def outputs(offset: tf.Tensor) -> tf.Tensor:
-            placed = self._placed(tf.cast(offset, rows.encoded.dtype), side)
+            padded = self._pad_side(tf.cast(offset, rows.encoded.dtype), side)
             logits = self.global_block.head(
-                rows.context, merge_axes(rows.encoded + placed), training
+                rows.context, merge_axes(rows.encoded + padded), training
             )
             return split_axes(logits, rows.encoded)
 
@@ -209,15 +213,15 @@ class JointLiMAML(LiMAML):
         first, second = tf.split(self.precision(), 2)
         zero = tf.zeros_like(rows.encoded[:, 0], first.dtype)
         if not steps:
-            plain = self.head([zero], rows.encoded, rows.context, training)
-            return AdaptedTasks([zero], [self.task_loss(plain, support)])
+            unadapted_outputs = self.head([zero], rows.encoded, rows.context, training)
+            return AdaptedTasks([zero], [self.task_loss(unadapted_outputs, support)])
         precision = tf.where(tf.reduce_max(side) == 0, first, second)
-        solved = gauss_newton(
+        result = gauss_newton(
             outputs, derivatives, support["weight"], precision / strength, steps, with_variance
         )
-        variance = solved.variance if with_variance else None
-        placed = self._placed(solved.offset, side[:, 0])
-        return AdaptedTasks([placed], solved.losses, variance=variance)
+        variance = result.variance if with_variance else None
+        padded = self._pad_side(result.offset, side[:, 0])
+        return AdaptedTasks([padded], result.losses, variance=variance)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -165,19 +165,19 @@ class LiMAML(ReportsUnadaptedAuc):
         auxiliary = None
         if self.unadapted_loss_weight:
             unadapted = adapted._replace(weights=[tf.zeros_like(w) for w in adapted.weights])
-            of_query = self.task_loss(
+            query_loss = self.task_loss(
                 self.outputs_of_rows(unadapted, query_rows, False, True), query
             )
             shares = [tf.reduce_sum(s["weight"], -1) for s in (support, query)]
-            total = shares[0] * adapted.losses[0] + shares[1] * of_query
+            total = shares[0] * adapted.losses[0] + shares[1] * query_loss
             auxiliary = self.unadapted_loss_weight * tf.math.divide_no_nan(total, sum(shares))
         return OuterLoss(loss, self.outer_weights(support, query), auxiliary)
 
     def task_embeddings(
         self, support: Samples, adapted: AdaptedTasks | None = None
     ) -> TaskEmbeddings:
-        """What the embedding job stores: meta embeddings after `fine_tune_steps` steps, pooled over
-        each task's samples; or offsets, if the meta block stores offsets.
+        """The embeddings that the embedding job stores: meta embeddings after `fine_tune_steps`
+        steps, pooled over each task's samples; or offsets, if the meta block stores offsets.
 
         Args:
             support: The support sets.
@@ -186,8 +186,8 @@ class LiMAML(ReportsUnadaptedAuc):
         rows = self._rows(support["features"], False)
         adapted = adapted or self.adapt_tasks(support, self.fine_tune_steps)
         after = self.task_loss(self.outputs_of_rows(adapted, rows, True, False), support)
-        readable = self.meta_block.read_support(rows.encoded, adapted.memory, causal=False)
-        embeddings = self.meta_block.stored_rows(adapted.weights, readable)
+        encoded = self.meta_block.read_support(rows.encoded, adapted.memory, causal=False)
+        embeddings = self.meta_block.stored_rows(adapted.weights, encoded)
         first, *nested = tf.split(embeddings, 1 + len(self.meta_block.nested_definitions), -1)
         return TaskEmbeddings(
             pool(first, support["weight"], self.pooling),

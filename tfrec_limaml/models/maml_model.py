@@ -118,9 +118,7 @@ class MAMLModel(TaskModel):
         return self.inner_learning_rate * strength
 
     def step_scale(self, support: Samples) -> tf.Tensor | None:
-        """What each task's gradient steps on its mean support loss are multiplied by, ``[T]``; None
-        for 1.
-        """
+        """Factors ``[T]`` of the tasks' gradient steps on their mean support losses; None for 1."""
         if self.support_reduction == "mean":
             return None
         rows = tf.reduce_sum(support["weight"], -1)
@@ -209,8 +207,10 @@ def adapt_network(
         )
 
     weights, before = adapt(start, losses, steps, rates, second_order_steps, step_scale)
-    fixed = [w.fixed() if isinstance(w, LowRankKernel) else w for w in weights]
-    return AdaptedTasks(fixed, before)
+    adapted_weights = [
+        w.without_placeholder() if isinstance(w, LowRankKernel) else w for w in weights
+    ]
+    return AdaptedTasks(adapted_weights, before)
 
 
 def _check_reduction(reduction: str, meta_block: Any) -> None:

@@ -66,14 +66,14 @@ def solve_nested(
     losses = []
     for _ in range(sweeps):
         for k in range(len(offsets)):
-            solved = _solve_one(rows, offsets, k, head, derivatives, precisions[k])
-            offsets[k] = solved.offset
+            result = _solve_definition(rows, offsets, k, head, derivatives, precisions[k])
+            offsets[k] = result.offset
             if k == 0:
-                losses += solved.losses
+                losses += result.losses
     return offsets, losses
 
 
-def _solve_one(
+def _solve_definition(
     rows: NestedRows,
     offsets: list[tf.Tensor],
     k: int,
@@ -82,25 +82,25 @@ def _solve_one(
     precision: tf.Tensor,
 ) -> Any:
     """One step for definition `k`, from its current offsets."""
-    fixed = [
-        part if place == k else part + tf.cast(_by_row(rows, offsets, place), part.dtype)
-        for place, part in enumerate(rows.unadapted)
+    fixed_parts = [
+        part if index == k else part + tf.cast(_row_offsets(rows, offsets, index), part.dtype)
+        for index, part in enumerate(rows.unadapted)
     ]
     context, label, weight = rows.context, rows.label, rows.weight
     if k:  # each subtask reads all rows of its task; rows of other subtasks have weight 0
         subtasks = rows.subtasks[k - 1]
 
-        def of_subtasks(value: tf.Tensor) -> tf.Tensor:
+        def gather_owners(value: tf.Tensor) -> tf.Tensor:
             return tf.gather(value, subtasks.owner)
 
         weight = subtasks.weights(rows.weight)
-        fixed, label = [of_subtasks(part) for part in fixed], of_subtasks(label)
+        fixed_parts, label = [gather_owners(part) for part in fixed_parts], gather_owners(label)
         context = tf.nest.map_structure(
-            lambda value: merge_axes(of_subtasks(split_axes(value, rows.label))), context
+            lambda value: merge_axes(gather_owners(split_axes(value, rows.label))), context
         )
 
     def outputs(offset: tf.Tensor) -> tf.Tensor:
-        parts = list(fixed)
+        parts = list(fixed_parts)
         parts[k] += tf.cast(offset, parts[k].dtype)
         embeddings = tf.concat(parts, -1)
         return split_axes(head(context, merge_axes(embeddings)), embeddings)
@@ -115,12 +115,12 @@ def _solve_one(
     )
 
 
-def _by_row(rows: NestedRows, offsets: list[tf.Tensor], k: int) -> tf.Tensor:
+def _row_offsets(rows: NestedRows, offsets: list[tf.Tensor], k: int) -> tf.Tensor:
     """The offset of each row's task or subtask, broadcastable to ``[T, S, D]``; zero for padding
     of subtasks.
     """
     if k == 0:
         return offsets[0][:, None]
     number = rows.subtasks[k - 1].number
-    known = tf.cast(number >= 0, offsets[k].dtype)[..., None]
-    return known * tf.gather(offsets[k], tf.maximum(number, 0))
+    has_subtask = tf.cast(number >= 0, offsets[k].dtype)[..., None]
+    return has_subtask * tf.gather(offsets[k], tf.maximum(number, 0))

@@ -77,7 +77,7 @@ class RecommenderNetwork(keras.layers.Layer):
             for layer in layers_within(block)
             if type(layer) is keras.layers.Dense and layer.compute_dtype == layer.variable_dtype
         }
-        at_once = {
+        batched = {
             id(v)
             for block in (self.meta_block, self.global_block)
             if calls_per_task(block)
@@ -86,7 +86,7 @@ class RecommenderNetwork(keras.layers.Layer):
 
         def form(variable: keras.Variable) -> Any:
             value = tf.convert_to_tensor(variable)
-            if id(variable) not in at_once:
+            if id(variable) not in batched:
                 return tf.broadcast_to(value, tf.concat([tasks[None], value.shape], 0))
             if id(variable) in kernels and _is_wide(value):
                 return LowRankKernel(value, label)
@@ -128,22 +128,22 @@ def _call_block(
             return apply_per_task(layer, weights, values, training)
 
         return cast(Any, block).call_per_task(*inputs, call)
-    fixed = [tf.convert_to_tensor(v) for v in block.non_trainable_variables]
-    shared = [tf.convert_to_tensor(v) for v in block.trainable_variables]
-    places = [i for i, v in enumerate(block.trainable_variables) if id(v) in adapted]
+    state = [tf.convert_to_tensor(v) for v in block.non_trainable_variables]
+    shared_weights = [tf.convert_to_tensor(v) for v in block.trainable_variables]
+    positions = [i for i, v in enumerate(block.trainable_variables) if id(v) in adapted]
 
     def one_task(pair: Any) -> tf.Tensor:
         task_weights, values = pair
-        weights = list(shared)
-        for place, weight in zip(places, task_weights, strict=True):
-            weights[place] = weight
-        return block.stateless_call(weights, fixed, *values, training=training)[0]
+        weights = list(shared_weights)
+        for position, weight in zip(positions, task_weights, strict=True):
+            weights[position] = weight
+        return block.stateless_call(weights, state, *values, training=training)[0]
 
-    variables = [block.trainable_variables[i] for i in places]
-    mapped = tuple(
+    variables = [block.trainable_variables[i] for i in positions]
+    batched_weights = tuple(
         tf.ensure_shape(with_task_axis(adapted[id(v)]), (None, *v.shape)) for v in variables
     )
-    return tf.vectorized_map(one_task, (mapped, inputs), fallback_to_while_loop=False)
+    return tf.vectorized_map(one_task, (batched_weights, inputs), fallback_to_while_loop=False)
 
 
 def _is_wide(kernel: tf.Tensor) -> bool:

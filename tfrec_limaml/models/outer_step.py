@@ -36,13 +36,13 @@ def without_tasks(samples: Samples, bad: tf.Tensor) -> dict[str, Any]:
     included.
     """
 
-    def keep(value: tf.Tensor) -> tf.Tensor:
+    def zero_bad_tasks(value: tf.Tensor) -> tf.Tensor:
         mask = tf.reshape(bad, [-1, *[1] * (value.shape.rank - 1)])
         return tf.where(mask, tf.zeros_like(value), value)
 
     return {
-        "features": {name: keep(value) for name, value in samples["features"].items()},
-        **{name: keep(value) for name, value in samples.items() if name != "features"},
+        "features": {name: zero_bad_tasks(value) for name, value in samples["features"].items()},
+        **{name: zero_bad_tasks(value) for name, value in samples.items() if name != "features"},
     }
 
 
@@ -62,7 +62,7 @@ class Step(NamedTuple):
     dropped: tf.Tensor
 
 
-def over_replicas(step: Step) -> Step:
+def sum_over_replicas(step: Step) -> Step:
     """The step of all replicas together, the same on each of them.
 
     One all-reduce exchanges all of it: each further one would cost a round trip between the
@@ -72,9 +72,13 @@ def over_replicas(step: Step) -> Step:
     if context is None or context.num_replicas_in_sync == 1:
         return step
     dtype = step.gradients[0].dtype
-    here = tf.cast(step.count, dtype)
+    local_count = tf.cast(step.count, dtype)
     means = [step.loss, *step.gradients]
-    parts = [*(tf.cast(m, dtype) * here for m in means), here, tf.cast(step.dropped, dtype)]
+    parts = [
+        *(tf.cast(m, dtype) * local_count for m in means),
+        local_count,
+        tf.cast(step.dropped, dtype),
+    ]
     *sums, count, dropped = context.all_reduce("SUM", parts)
     loss, *gradients = (
         tf.cast(tf.math.divide_no_nan(total, count), mean.dtype)

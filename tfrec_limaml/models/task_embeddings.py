@@ -1,4 +1,4 @@
-"""What the embedding job stores for a batch of tasks."""
+"""The embeddings and losses that the embedding job stores for a batch of tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfrec_limaml.models.outer_step import Samples
 
 
 class SubtaskEmbeddings(NamedTuple):
-    """What is stored for one nested task definition.
+    """The stored embeddings of one nested task definition.
 
     Attributes:
         subtasks: The subtasks of the batch.
@@ -26,7 +26,7 @@ class SubtaskEmbeddings(NamedTuple):
 
 
 class TaskEmbeddings(NamedTuple):
-    """What is stored for a batch of tasks.
+    """The stored embeddings and losses of a batch of tasks.
 
     Attributes:
         embedding: Meta embeddings ``[T, D]``, or offsets to them where the meta block stores those.
@@ -55,10 +55,10 @@ def subtask_embeddings(
         pooling: See `LiMAML`.
     """
     result = []
-    for definition, of_rows in zip(definitions, embeddings, strict=True):
+    for definition, row_embeddings in zip(definitions, embeddings, strict=True):
         weight = support["weight"]
-        subtasks = Subtasks.of(support["features"][subtask_feature(definition)], weight)
+        subtasks = Subtasks.from_ids(support["features"][subtask_feature(definition)], weight)
         weights = subtasks.weights(weight)
-        pooled = pool(tf.gather(of_rows, subtasks.owner), weights, pooling)
+        pooled = pool(tf.gather(row_embeddings, subtasks.owner), weights, pooling)
         result.append(SubtaskEmbeddings(subtasks, pooled))
     return tuple(result)

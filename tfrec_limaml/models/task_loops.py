@@ -29,10 +29,10 @@ class TaskLoops(FitsUnderStrategies):
         """
         _refuse_weights(class_weight=kwargs.get("class_weight"))
         self._build_from(x)
-        before = int(self.dropped_tasks.numpy())
+        dropped_before = int(self.dropped_tasks.numpy())
         with _quiet_iteration():
             history = super().fit(x, *args, **{"shuffle": False, **kwargs})
-        dropped = int(self.dropped_tasks.numpy()) - before
+        dropped = int(self.dropped_tasks.numpy()) - dropped_before
         if dropped:
             warnings.warn(
                 f"{dropped} task(s) had a loss that is not finite and were left out; check their "
@@ -131,14 +131,13 @@ def is_task_batch(data: Any) -> bool:
     return isinstance(data, Mapping) and "support" in data
 
 
-def _refuse_weights(**given: Any) -> None:
+def _refuse_weights(**arguments: Any) -> None:
     """Raises `LimamlError` if one of Keras' label or weight arguments is given."""
-    for name, value in given.items():
+    for name, value in arguments.items():
         if value is not None:
             raise LimamlError(
                 f"{name} cannot be used with batches of tasks, which contain labels and weights; "
-                f"to "
-                "weigh rows, for example by class, name a column as the schema's `weight`, or "
+                "to weigh rows, for example by class, name a column as the schema's `weight`, or "
                 "scale batch['support']['weight'] and batch['query']['weight'] with dataset.map"
             )
 

@@ -25,7 +25,7 @@ from tfrec_limaml.models.outer_step import (
     Samples,
     Step,
     all_finite,
-    over_replicas,
+    sum_over_replicas,
     traced_once,
     without_tasks,
     zero_unless_finite,
@@ -87,7 +87,7 @@ class TaskModel(TwoBlockModel):
         A task whose loss is not finite is dropped and counted.
         """
         data = _batch(data)
-        step = over_replicas(self._step(data["support"], data["query"]))
+        step = sum_over_replicas(self._step(data["support"], data["query"]))
         self.dropped_tasks.assign_add(step.dropped)
         self.optimizer.apply(step.gradients, self.trainable_variables)
         loss_tracker(self).update_state(step.loss)
@@ -143,14 +143,14 @@ class TaskModel(TwoBlockModel):
     def _step(self, support: Samples, query: Samples) -> Step:
         """The step of this replica's tasks."""
         count = self.outer_count(support, query)
-        alone = self.distribute_strategy.num_replicas_in_sync == 1
-        gradients_of = traced_once(self._gradients) if alone else self._gradients
-        loss, gradients, good = gradients_of(support, query, count)
+        single_replica = self.distribute_strategy.num_replicas_in_sync == 1
+        gradients_of = traced_once(self._gradients) if single_replica else self._gradients
+        loss, gradients, finite = gradients_of(support, query, count)
 
         def without_bad_tasks() -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-            kept = without_tasks(support, ~good), without_tasks(query, ~good)
-            count = self.outer_count(*kept)
-            loss, gradients, _ = gradients_of(*kept, count)
+            remaining = without_tasks(support, ~finite), without_tasks(query, ~finite)
+            count = self.outer_count(*remaining)
+            loss, gradients, _ = gradients_of(*remaining, count)
             if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
                 return loss, gradients, count  # the optimizer lowers its scale
             return *zero_unless_finite(loss, gradients), count
@@ -158,7 +158,7 @@ class TaskModel(TwoBlockModel):
         loss, gradients, count = tf.cond(
             all_finite(gradients), lambda: (loss, gradients, count), without_bad_tasks
         )
-        return Step(loss, gradients, count, tf.math.count_nonzero(~good))
+        return Step(loss, gradients, count, tf.math.count_nonzero(~finite))
 
     def _gradients(
         self, support: Samples, query: Samples, count: tf.Tensor
@@ -171,9 +171,9 @@ class TaskModel(TwoBlockModel):
             loss = tf.math.divide_no_nan(tf.reduce_sum(total * outer.weights), count)
             if self.losses:
                 loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in self.losses])
-            scaled = self.optimizer.scale_loss(loss)
+            scaled_loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
-            scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            scaled_loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return loss, [tf.convert_to_tensor(g) for g in gradients], tf.math.is_finite(total)
 

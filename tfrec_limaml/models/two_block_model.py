@@ -123,8 +123,8 @@ class TwoBlockModel(TaskLoops):
 
     @contextlib.contextmanager
     def traced_strength(self, strength: tf.Tensor) -> Iterator[None]:
-        """Within it, the model adapts with this positive scalar tensor instead of
-        `adaptation_strength`, so that one trace serves for all strengths.
+        """A context in which the model adapts with this positive scalar tensor instead of
+        `adaptation_strength`. One trace then serves all strengths.
         """
         self._traced_strength = strength
         try:
@@ -167,8 +167,8 @@ class TwoBlockModel(TaskLoops):
             optimizer: Of the outer loop.
             loss: See `tfrec_limaml.adaptation.losses.sample_loss`.
             metrics: Measured at evaluation, on query predictions; AUC and log loss by default for
-                binary labels. Training reports only its loss: metrics on rows that were just
-                trained on cost time and tell little.
+                binary labels. Training reports only its loss: metrics on training rows cost time
+                and tell little.
             jit_compile: Off by default: on CPUs XLA was no faster. If the model has an encoder,
                 whose look-ups XLA cannot compile, Keras warns and does not use it.
             **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster if steps are short;

@@ -44,7 +44,7 @@ class Vanilla(TaskModel):
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """The loss of all samples of a task."""
         samples = tf.nest.map_structure(
-            lambda s, q: tf.concat([s, q], 1), _plain(support), _plain(query)
+            lambda s, q: tf.concat([s, q], 1), _model_inputs(support), _model_inputs(query)
         )
         outputs = split_axes(
             self.network(flatten_tasks(samples["features"]), training=True), samples["label"]
@@ -77,7 +77,7 @@ class Vanilla(TaskModel):
         )
 
 
-def _plain(samples: Samples) -> dict[str, Any]:
+def _model_inputs(samples: Samples) -> dict[str, Any]:
     return {
         "features": dict(samples["features"]),
         "label": samples["label"],

@@ -140,7 +140,7 @@ def test_a_part_without_support_stays_as_it_was(model):
 def test_parts_are_numbered_by_task_and_first_row_and_padding_belongs_to_none():
     ids = tf.constant([[5, 3, 5, 5], [3, 3, 5, 3], [1, 1, 1, 1]], tf.int64)
     weight = tf.constant([[1.0, 1, 1, 0], [0.5, 1, 1, 1], [0, 0, 0, 0]])
-    actual = Subtasks.of(ids, weight)
+    actual = Subtasks.from_ids(ids, weight)
     np.testing.assert_array_equal(actual.number, [[0, 1, 0, -1], [2, 2, 3, 2], [-1, -1, -1, -1]])
     assert int(actual.count) == 4
     np.testing.assert_array_equal(actual.owner, [0, 0, 1, 1])

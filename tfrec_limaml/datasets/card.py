@@ -86,10 +86,10 @@ def _definition(schema: Schema, frame: pd.DataFrame, name: str) -> dict[str, Any
     if schema.split is not None and schema.split.per_task is None:
         test_start = parse_time(schema.split.starts()[1])
         tested = groups.max() >= test_start
-        known = groups.min() < test_start
+        has_history = groups.min() < test_start
         result["test_tasks"] = int(tested.sum())
         result["share_of_test_tasks_with_history"] = round(
-            float((tested & known).sum() / max(int(tested.sum()), 1)), 6
+            float((tested & has_history).sum() / max(int(tested.sum()), 1)), 6
         )
     return result
 
@@ -100,13 +100,13 @@ def _split_rows(schema: Schema, frame: pd.DataFrame) -> dict[str, int]:
     split, times = schema.split, frame[schema.timestamp]
     marks = [split.train_start, split.validation_start, split.test_start, split.test_end]
     start, validation, test, end = (None if mark is None else parse_time(mark) for mark in marks)
-    inside = (times >= (times.min() if start is None else start)) & (
+    in_period = (times >= (times.min() if start is None else start)) & (
         times < (times.max() + 1 if end is None else end)
     )
     return {
-        "train": int((inside & (times < validation)).sum()),
-        "validation": int((inside & (times >= validation) & (times < test)).sum()),
-        "test": int((inside & (times >= test)).sum()),
+        "train": int((in_period & (times < validation)).sum()),
+        "validation": int((in_period & (times >= validation) & (times < test)).sum()),
+        "test": int((in_period & (times >= test)).sum()),
     }
 
 
@@ -120,9 +120,9 @@ def _declared(schema: Schema) -> dict[str, Any]:
 
 def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> list[str]:
     warnings = []
-    odd = int(implausible(frame[schema.timestamp].to_numpy("int64")).sum())
-    if odd:
-        warnings.append(f"{odd:,} rows have a time before 1980 or after 2099")
+    count = int(implausible(frame[schema.timestamp].to_numpy("int64")).sum())
+    if count:
+        warnings.append(f"{count:,} rows have a time before 1980 or after 2099")
     missing = {name: counts.get("missing", 0) for name, counts in card["invalid"].items()}
     warnings += [
         f"column {name} has no value in {count / len(frame):.0%} of the rows"

@@ -40,7 +40,7 @@ def to_string(series: pd.Series, separator: str | None = None) -> Converted:
     """Text; whole numbers have no ``.0`` (a column of integers with gaps is read as floats). Lists
     become text with the separator of a multi-valued feature.
     """
-    column = arrow_keys.plain(column_values.joined(arrow(series), separator))
+    column = arrow_keys.plain(column_values.join_lists(arrow(series), separator))
     text = arrow_keys.as_text(column)
     return _series(text, "string", series), _kinds(series, np.asarray(text.is_null()), column)
 
@@ -51,27 +51,30 @@ def to_float32(series: pd.Series) -> Converted:
     with np.errstate(over="ignore"):
         values = as_numbers(column).astype(np.float32)
     invalid = ~np.isfinite(values)
-    out = pd.Series(
+    result = pd.Series(
         pd.array(np.where(invalid, np.nan, values), dtype="Float32"), index=series.index
     )
-    return out, _kinds(series, invalid, column, np.isinf(values))
+    return result, _kinds(series, invalid, column, np.isinf(values))
 
 
 def to_int64(series: pd.Series) -> Converted:
     """Whole numbers; fractions and numbers beyond 64 bits are unparsable."""
     column = arrow(series)
     values, invalid = as_integers(column)
-    out = pd.Series(pd.arrays.IntegerArray(values, invalid.copy()), index=series.index)
-    return out, _kinds(series, invalid, column)
+    result = pd.Series(pd.arrays.IntegerArray(values, invalid.copy()), index=series.index)
+    return result, _kinds(series, invalid, column)
 
 
 def to_vector(series: pd.Series, width: int) -> Converted:
     """Lists of `width` finite numbers, given as lists or as JSON text."""
     column = arrow(series)
     vectors, invalid = column_values.as_feature(column, Feature(name="vector", width=width))
-    cells = [None if bad else cell for cell, bad in zip(vectors.to_pylist(), invalid, strict=True)]
-    out = pd.Series(cells, index=series.index, dtype="object")
-    return out, _kinds(series, invalid, column)
+    cells = [
+        None if is_invalid else cell
+        for cell, is_invalid in zip(vectors.to_pylist(), invalid, strict=True)
+    ]
+    result = pd.Series(cells, index=series.index, dtype="object")
+    return result, _kinds(series, invalid, column)
 
 
 def to_milliseconds(series: pd.Series, unit: str) -> Converted:
@@ -80,8 +83,8 @@ def to_milliseconds(series: pd.Series, unit: str) -> Converted:
     """
     column = arrow(series)
     values, invalid = as_milliseconds(column, unit)
-    out = pd.Series(pd.arrays.IntegerArray(values, invalid.copy()), index=series.index)
-    return out, _kinds(series, invalid, column)
+    result = pd.Series(pd.arrays.IntegerArray(values, invalid.copy()), index=series.index)
+    return result, _kinds(series, invalid, column)
 
 
 def to_key(series: pd.Series) -> Converted:
@@ -90,9 +93,9 @@ def to_key(series: pd.Series) -> Converted:
     """
     column = arrow(series)
     if pa.types.is_integer(column.type):
-        out, counts = to_int64(series)
+        result, counts = to_int64(series)
         if not counts["unparsable"]:
-            return out, counts
+            return result, counts
     text = arrow_keys.as_keys(column)
     return _series(text, "string", series), _kinds(series, np.asarray(text.is_null()), column)
 
@@ -104,12 +107,14 @@ def same_key_type(left: pd.Series, right: pd.Series) -> tuple[pd.Series, pd.Seri
     return to_string(left)[0], to_string(right)[0]
 
 
-def require_some(series: pd.Series, raw: pd.Series, column: str, wanted: str, remedy: str) -> None:
+def require_some(
+    series: pd.Series, raw: pd.Series, column: str, expected: str, remedy: str
+) -> None:
     """Raises `SchemaError` if a column has values, but none of the wanted kind."""
     if len(raw) and raw.notna().any() and series.isna().all():
         example = raw[raw.notna()].iloc[0]
         raise SchemaError(
-            f"column {column!r}: none of its {len(raw)} values is {wanted} (the first is "
+            f"column {column!r}: none of its {len(raw)} values is {expected} (the first is "
             f"{str(example)[:200]!r}); {remedy}"
         )
 

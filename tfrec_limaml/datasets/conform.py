@@ -51,14 +51,14 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
         raise SchemaError(f"{INTERACTIONS} has no rows")
     columns_needed = interaction_columns(schema)
     _check_columns(frame, INTERACTIONS, columns_needed)
-    out = {
+    columns = {
         schema.timestamp: timestamp_column(frame[schema.timestamp], schema),
         schema.label.name: label_column(frame, schema, invalid),
     }
     for name in columns_needed:
-        if name not in out:
-            out[name] = typed_column(frame[name], schema, name, invalid)
-    interactions = pd.DataFrame(out)
+        if name not in columns:
+            columns[name] = typed_column(frame[name], schema, name, invalid)
+    interactions = pd.DataFrame(columns)
     tables = {name: _table(schema, name, raw.tables[name], invalid) for name in schema.tables}
     interactions, tables = _match_keys(schema, interactions, tables, invalid)
     interactions, dropped = _drop_rows(schema, interactions)
@@ -110,30 +110,31 @@ def _check_tables(schema: Schema, tables: Mapping[str, pd.DataFrame]) -> None:
                 f"the schema joins the table {name!r}, but none was given{closest(name, tables)}"
             )
     for group in schema.tasks.values():
-        lost = [
+        joined_keys = [
             k for k in group if any(f.name == k and f.table is not None for f in schema.features)
         ]
-        if lost:
+        if joined_keys:
             raise SchemaError(
-                f"task key columns must be in the interactions, but {lost} are features of a table"
+                f"task key columns must be in the interactions, but {joined_keys} are features of "
+                "a table"
             )
 
 
-def _check_columns(frame: pd.DataFrame, where: str, names: Iterable[str]) -> None:
+def _check_columns(frame: pd.DataFrame, subject: str, names: Iterable[str]) -> None:
     for name in names:
         if name not in frame.columns:
             raise SchemaError(
-                f"{where} has no column {name!r}{closest(name, map(str, frame.columns))}"
+                f"{subject} has no column {name!r}{closest(name, map(str, frame.columns))}"
             )
 
 
 def closest(name: str, candidates: Iterable[str]) -> str:
     """``"; did you mean 'x'?"``, or a list of the candidates."""
     names = list(candidates)
-    near = difflib.get_close_matches(name, names, n=1) or [
+    matches = difflib.get_close_matches(name, names, n=1) or [
         c for c in names if c.lower() == name.lower()
     ]
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {sorted(names)}"
+    return f"; did you mean {matches[0]!r}?" if matches else f"; there are {sorted(names)}"
 
 
 def _drop_duplicates(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -147,28 +148,31 @@ def _table(schema: Schema, name: str, frame: pd.DataFrame, invalid: Invalid) -> 
     key = schema.tables[name]
     if frame.empty:
         raise SchemaError(f"table {name!r} has no rows")
-    wanted = [key, *(f.name for f in schema.features if f.table == name and f.name != key)]
-    _check_columns(frame, f"table {name!r}", wanted)
-    out = pd.DataFrame({c: typed_column(frame[c], schema, c, invalid, name) for c in wanted})
-    out, _ = _drop_duplicates(out[out[key].notna()])
-    double = out[key][out[key].duplicated()]
+    names = [key, *(f.name for f in schema.features if f.table == name and f.name != key)]
+    _check_columns(frame, f"table {name!r}", names)
+    result = pd.DataFrame({c: typed_column(frame[c], schema, c, invalid, name) for c in names})
+    result, _ = _drop_duplicates(result[result[key].notna()])
+    double = result[key][result[key].duplicated()]
     if len(double):
         raise SchemaError(
             f"table {name!r}: its key {key!r} must be unique, but {double.nunique()} keys occur "
             f"twice (such as {double.iloc[0]!r})"
         )
-    return out.reset_index(drop=True)
+    return result.reset_index(drop=True)
 
 
 def _match_keys(
     schema: Schema, interactions: pd.DataFrame, tables: dict[str, pd.DataFrame], invalid: Invalid
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Converts join keys to one type on both sides, and counts rows without a match."""
-    out: dict[str, Any] = {}
+    matched: dict[str, Any] = {}
     for name, table in tables.items():
         key = schema.tables[name]
         left, right = columns.same_key_type(interactions[key], table[key])
-        interactions, out[name] = interactions.assign(**{key: left}), table.assign(**{key: right})
+        interactions, matched[name] = (
+            interactions.assign(**{key: left}),
+            table.assign(**{key: right}),
+        )
         unmatched = int((~left.isin(right)).sum())
         if unmatched == len(left):
             raise SchemaError(
@@ -177,7 +181,7 @@ def _match_keys(
             )
         if unmatched:
             invalid[f"{name} (rows without a match)"] = {"missing": unmatched}
-    return interactions, out
+    return interactions, matched
 
 
 def _drop_rows(schema: Schema, frame: pd.DataFrame) -> tuple[pd.DataFrame, Counter[str]]:

@@ -32,17 +32,19 @@ def describe(
             f"--schema and --write-schema need a CSV or Parquet file; there is none at {target}"
         )
     if path.is_dir():
-        earlier = card.stored(path)
+        stored_card = card.stored(path)
         data = dataclasses.replace(
-            raw.read_raw(path), dropped=earlier.get("dropped", {}), source=earlier.get("source", {})
+            raw.read_raw(path),
+            dropped=stored_card.get("dropped", {}),
+            source=stored_card.get("source", {}),
         )
-        return card.data_card(data, earlier.get("invalid"))
-    known = registry.all_datasets()
-    if target in known:
-        return {"name": target, **known[target].facts()}
+        return card.data_card(data, stored_card.get("invalid"))
+    datasets = registry.all_datasets()
+    if target in datasets:
+        return {"name": target, **datasets[target].facts()}
     raise LimamlError(
         f"{target!r} is neither a file, nor a prepared folder, nor a built-in data "
-        f"set{conform.closest(target, known)}"
+        f"set{conform.closest(target, datasets)}"
     )
 
 
@@ -56,18 +58,20 @@ def _files(
         raise LimamlError(
             f"{write_schema} exists already; choose another name for the guessed schema"
         )
-    needed = None if schema is None else conform.interaction_columns(Schema.load(str(schema)))
-    table = user_files.read_table(path, text, needed=needed)
+    required_columns = (
+        None if schema is None else conform.interaction_columns(Schema.load(str(schema)))
+    )
+    table = user_files.read_table(path, text, needed=required_columns)
     frame = table.frame
     guessed = guess.guess_schema(frame, path.stem) if schema is None else None
     declared = Schema.load(str(schema)) if guessed is None else guessed.schema
     # A single file has no tables to join; the card leaves out features of tables.
-    alone = declared.replace(
+    single_file_schema = declared.replace(
         features=tuple(f for f in declared.features if f.table is None), tables={}, history=()
     )
     data, invalid = conform.conform(
         raw.RawData(
-            schema=alone,
+            schema=single_file_schema,
             interactions=frame,
             dropped=table.malformed,
             source={"files": [path.name], **table.files},

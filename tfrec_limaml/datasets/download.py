@@ -43,7 +43,7 @@ def fetch(url: str, folder: Path, checksum: str) -> Path:
     target = folder / url.rsplit("/", 1)[-1]
     part = target.with_name(target.name + ".part")
     folder.mkdir(parents=True, exist_ok=True)
-    expected = checksum if "://" not in checksum else _published(checksum)
+    expected = checksum if "://" not in checksum else _published_checksum(checksum)
     kind = "sha256" if len(expected) == 64 else "md5"
     if target.is_file() and _digest(target, kind) == expected:
         return target
@@ -125,7 +125,7 @@ def _receive(url: str, part: Path) -> None:
         ) from error
 
 
-def _published(url: str) -> str:
+def _published_checksum(url: str) -> str:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             text = response.read(4096).decode("ascii", "replace")

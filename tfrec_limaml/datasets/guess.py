@@ -140,8 +140,8 @@ def _timestamp(frame: pd.DataFrame, label: str) -> tuple[str, str]:
     )
 
 
-def _task(frame: pd.DataFrame, taken: set[str]) -> str:
-    candidates = [str(c) for c in frame.columns if c not in taken and not is_vector(frame[c])]
+def _task(frame: pd.DataFrame, excluded: set[str]) -> str:
+    candidates = [str(c) for c in frame.columns if c not in excluded and not is_vector(frame[c])]
     for pattern in (rf"({_TASK_PARTS}).*(id|key)$", rf"^({_TASK_PARTS})$", ID_PARTS):
         for column in candidates:
             if re.search(pattern, column, re.IGNORECASE) and 1 < frame[column].nunique() < len(

@@ -54,15 +54,15 @@ def guess_feature(
             f"left out: {column} is a second time column; dates of the test period never occur in "
             "training",
         )
-    whole = numeric and bool((numbers.dropna() % 1 == 0).all())
-    if numeric and not (whole and (distinct <= 20 or re.search(ID_PARTS, column))):
+    is_integer = numeric and bool((numbers.dropna() % 1 == 0).all())
+    if numeric and not (is_integer and (distinct <= 20 or re.search(ID_PARTS, column))):
         skewed = bool((numbers.dropna() >= 0).all()) and float(numbers.quantile(0.99)) > 20 * max(
             float(numbers.median()), 1e-9
         )
         feature = Feature(name=column, role=role, encoding="quantiles")
         return dataclasses.replace(feature, normalise="log") if skewed else feature, ""
     return _category(
-        series, column, role, distinct, "int64" if whole and not is_text(series) else "string"
+        series, column, role, distinct, "int64" if is_integer and not is_text(series) else "string"
     ), ""
 
 
@@ -112,9 +112,9 @@ def _multi_valued(column: str, separator: str, role: Role) -> Feature:
 
 def _ranking(values: pd.Series, label: pd.Series) -> float:
     """AUC of a single column, the better of both directions; 0.5 where the label is not binary."""
-    known = (values.notna() & label.notna()).to_numpy()
-    ranks = values[known].astype("float64").rank().to_numpy()
-    positive = label[known].to_numpy(dtype=np.float64) == 1.0
+    valid = (values.notna() & label.notna()).to_numpy()
+    ranks = values[valid].astype("float64").rank().to_numpy()
+    positive = label[valid].to_numpy(dtype=np.float64) == 1.0
     ups, downs = int(positive.sum()), int((~positive).sum())
     if not ups or not downs or label.dropna().nunique() > 2:
         return 0.5

@@ -85,12 +85,12 @@ class Release:
 
     def missing(self, data: Path) -> list[str]:
         """Files that the folder lacks; one of the two periods is enough."""
-        lost = [name for name in self.tables.values() if not (data / name).is_file()]
+        missing_tables = [name for name in self.tables.values() if not (data / name).is_file()]
         periods = [
             [name for name in logs if not (data / name).is_file()] for logs in self.standard_logs
         ]
-        begun = [names for names in periods if len(names) < len(self.parts)]
-        return [*lost, *(name for names in begun or periods for name in names)]
+        incomplete = [names for names in periods if len(names) < len(self.parts)]
+        return [*missing_tables, *(name for names in incomplete or periods for name in names)]
 
     def logs(self, data: Path) -> list[str]:
         """The existing standard logs."""
@@ -98,7 +98,7 @@ class Release:
 
 
 def _load(release: Release, request: Request) -> RawData:
-    _check_given(release, request.data_dir)
+    _check_user_folder(release, request.data_dir)
     complete = functools.partial(_complete, release)
     data = locate(request.data_dir, release.folder, complete, release.url, release.md5) / "data"
     names = release.logs(data)
@@ -111,14 +111,14 @@ def _load(release: Release, request: Request) -> RawData:
         names.append(release.random_log)
     users, videos = (data / release.tables[name] for name in ("users", "videos"))
     people = _read(users, release)
-    chosen = _members(people, request.settings["members"])
+    members = _members(people, request.settings["members"])
     columns = {*_LOG_COLUMNS, request.label}
     log = pd.concat(
-        [_read(data / name, release, columns, chosen, "user_id") for name in names],
+        [_read(data / name, release, columns, members, "user_id") for name in names],
         ignore_index=True,
     )
-    seen = None if chosen is None else set(log["video_id"])
-    tables = {"users": people, "videos": _read(videos, release, None, seen, "video_id")}
+    video_ids = None if members is None else set(log["video_id"])
+    tables = {"users": people, "videos": _read(videos, release, None, video_ids, "video_id")}
     local_time = pd.to_datetime(log["time_ms"], unit="ms") + UTC_OFFSET
     dataset = next(d for d in DATASETS if d.name == release.folder.lower())
     return RawData(
@@ -129,15 +129,18 @@ def _load(release: Release, request: Request) -> RawData:
     )
 
 
-def _check_given(release: Release, data_dir: Path | None) -> None:
+def _check_user_folder(release: Release, data_dir: Path | None) -> None:
     """Raises `SchemaError` if the user's folder has only some of the files, instead of downloading
     the archive.
     """
     for folder in [] if data_dir is None else [data_dir / release.folder, data_dir]:
         data = folder / "data"
-        known = [*release.tables.values(), *(n for logs in release.standard_logs for n in logs)]
+        file_names = [
+            *release.tables.values(),
+            *(n for logs in release.standard_logs for n in logs),
+        ]
         missing = release.missing(data)
-        if missing and any((data / name).is_file() for name in known):
+        if missing and any((data / name).is_file() for name in file_names):
             raise SchemaError(f"{data} lacks {missing}; download them from {release.url}")
 
 
@@ -159,18 +162,18 @@ def _read(
     path: Path,
     release: Release,
     columns: Collection[str] | None = None,
-    kept: Collection[int] | None = None,
+    ids: Collection[int] | None = None,
     key: str = "",
 ) -> pd.DataFrame:
-    """Reads a file, or some of its columns, or the rows whose `key` is among those `kept`; raises
+    """Reads a file, or some of its columns, or the rows whose `key` is among those `ids`; raises
     `SchemaError` naming the file.
     """
-    chosen = None if columns is None else sorted(columns)
+    column_names = None if columns is None else sorted(columns)
     try:
-        if kept is None:
-            return pd.read_csv(path, usecols=chosen)
-        with pd.read_csv(path, usecols=chosen, chunksize=CHUNK) as chunks:
-            return pd.concat([chunk[chunk[key].isin(kept)] for chunk in chunks])
+        if ids is None:
+            return pd.read_csv(path, usecols=column_names)
+        with pd.read_csv(path, usecols=column_names, chunksize=CHUNK) as chunks:
+            return pd.concat([chunk[chunk[key].isin(ids)] for chunk in chunks])
     except (ValueError, KeyError) as error:  # unreadable, or without the column
         raise SchemaError(
             f"cannot read {path}: {error}; download the official archive again from {release.url}"

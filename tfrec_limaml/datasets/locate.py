@@ -17,9 +17,9 @@ def default_folder() -> Path:
     """Folder for downloads without ``--data-dir``: ``$LIMAML_DATA_DIR``, else the user's cache
     folder.
     """
-    named = os.environ.get(DATA_DIR_VARIABLE)
-    if named:
-        return Path(named)
+    folder = os.environ.get(DATA_DIR_VARIABLE)
+    if folder:
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfrec_limaml"
 
 

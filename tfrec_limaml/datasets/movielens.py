@@ -91,7 +91,7 @@ def _read_100k(folder: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     )
     genres = read(folder / "u.genre", names=["genre", "index"])["genre"].tolist()
     movies = read(folder / "u.item", names=[*_ITEM, *genres])
-    movies["genres"] = [_joined(genres, row) for row in movies[genres].to_numpy()]
+    movies["genres"] = [_join_genres(genres, row) for row in movies[genres].to_numpy()]
     users = read(
         folder / "u.user",
         names=["user_id", "age", "gender", "occupation", "zip_code"],
@@ -103,7 +103,7 @@ def _read_100k(folder: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     }
 
 
-def _joined(genres: list[str], flags: Any) -> str:
+def _join_genres(genres: list[str], flags: Any) -> str:
     return "|".join(genre for genre, flag in zip(genres, flags, strict=True) if flag == 1)
 
 

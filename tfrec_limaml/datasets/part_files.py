@@ -63,7 +63,7 @@ def _relative(name: str, root: str) -> str:
     return os.path.basename(name) if name == root else os.path.relpath(name, root)
 
 
-def concatenate(tables: Mapping[str, pa.Table], needed: Collection[str] | None) -> pa.Table:
+def concatenate(tables: Mapping[str, pa.Table], required: Collection[str] | None) -> pa.Table:
     """The rows of all files, with the columns that all of them have.
 
     If a column has different types in the files (numbers, text, booleans), its values become text
@@ -71,7 +71,7 @@ def concatenate(tables: Mapping[str, pa.Table], needed: Collection[str] | None) 
 
     Args:
         tables: By file.
-        needed: Columns that all files must have; all columns by default.
+        required: Columns that all files must have; all columns by default.
 
     Raises:
         SchemaError: A file lacks a column, or has one of another type than others.
@@ -82,7 +82,7 @@ def concatenate(tables: Mapping[str, pa.Table], needed: Collection[str] | None) 
         lacking = [path for path, table in tables.items() if name not in table.column_names]
         if not lacking:
             common.append(name)
-        elif len(lacking) < len(tables) and (needed is None or name in needed):
+        elif len(lacking) < len(tables) and (required is None or name in required):
             raise SchemaError(f"{lacking[0]} lacks the column {name!r}, which other files have")
     columns = {name: _column(name, tables) for name in common}
     return pa.table(columns)
@@ -92,12 +92,12 @@ def _column(name: str, tables: Mapping[str, pa.Table]) -> pa.ChunkedArray:
     parts = {path: table[name] for path, table in tables.items()}
     kinds = {part.type for part in parts.values() if not pa.types.is_null(part.type)}
     if len(kinds) > 1:
-        plain = {path: arrow_keys.plain(part) for path, part in parts.items()}
-        if all(_is_single(part.type) for part in plain.values()):
-            return pa.chunked_array([arrow_keys.as_text(part) for part in plain.values()])
+        simple_parts = {path: arrow_keys.plain(part) for path, part in parts.items()}
+        if all(_is_single(part.type) for part in simple_parts.values()):
+            return pa.chunked_array([arrow_keys.as_text(part) for part in simple_parts.values()])
     try:
-        together = [pa.table({name: part}) for part in parts.values()]
-        return pa.concat_tables(together, promote_options="permissive")[name]
+        one_column = [pa.table({name: part}) for part in parts.values()]
+        return pa.concat_tables(one_column, promote_options="permissive")[name]
     except pa.ArrowException as error:
         raise SchemaError(
             f"column {name!r} has the types {sorted(map(str, kinds))} in the files of "

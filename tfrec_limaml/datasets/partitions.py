@@ -74,13 +74,13 @@ def span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
 
 def _calendar_span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
     parts = [values.get(name) for name in ("year", "month", "day")]
-    given = [int(part) for part in parts[: parts.index(None) if None in parts else 3] if part]
-    if not given:
+    numbers = [int(part) for part in parts[: parts.index(None) if None in parts else 3] if part]
+    if not numbers:
         return None
-    first = dt.date(*[*given, 1, 1][:3])
-    if len(given) == 3:
+    first = dt.date(*[*numbers, 1, 1][:3])
+    if len(numbers) == 3:
         end = first + dt.timedelta(days=1)
-    elif len(given) == 2:
+    elif len(numbers) == 2:
         end = (first + dt.timedelta(days=31)).replace(day=1)
     else:
         end = first.replace(year=first.year + 1)

@@ -71,13 +71,13 @@ class Dataset:
         settings: Mapping[str, Any] | None = None,
     ) -> Request:
         """Fills in defaults; raises `LimamlError` for unknown choices."""
-        wanted = tuple(tasks) if tasks else (next(iter(self.tasks)),)
-        for chosen, known, what in (
+        definitions = tuple(tasks) if tasks else (next(iter(self.tasks)),)
+        for choice, allowed, kind in (
             (label, self.labels, "label"),
-            *((t, tuple(self.tasks), "task definition") for t in wanted),
+            *((t, tuple(self.tasks), "task definition") for t in definitions),
         ):
-            if chosen is not None and chosen not in known:
-                raise LimamlError(f"{self.name} has no {what} {chosen!r}; it has {list(known)}")
+            if choice is not None and choice not in allowed:
+                raise LimamlError(f"{self.name} has no {kind} {choice!r}; it has {list(allowed)}")
         unknown = sorted(set(settings or {}) - set(self.settings))
         if unknown:
             raise LimamlError(
@@ -87,7 +87,7 @@ class Dataset:
         return Request(
             data_dir=None if data_dir is None else Path(data_dir),
             label=label or self.labels[0],
-            tasks=wanted,
+            tasks=definitions,
             history=history,
             settings={**self.settings, **(settings or {})},
         )

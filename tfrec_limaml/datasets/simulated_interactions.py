@@ -119,9 +119,9 @@ def _interactions(rng: np.random.Generator, world: World, days: int) -> pd.DataF
             "member_id": world.profile["member_id"].to_numpy()[member],
             "timestamp": START.value // 1_000_000 + (moment * DAY_MS).astype(np.int64),
             "clicked": (rng.uniform(size=len(member)) < probability).astype(np.int64),
-            "notification_type": _named("{}", TYPES)[kind],
-            "item_id": _named("i{}", range(len(world.items)))[item],
-            "topic": _named("topic_{}", range(TOPICS))[topic],
+            "notification_type": _format_all("{}", TYPES)[kind],
+            "item_id": _format_all("i{}", range(len(world.items)))[item],
+            "topic": _format_all("topic_{}", range(TOPICS))[topic],
             "item_quality": quality.astype(np.float32),
             "item_age_hours": (24.0 * age).astype(np.float32),
             "sender_closeness": closeness.astype(np.float32),
@@ -152,10 +152,10 @@ def _pick_items(rng: np.random.Generator, world: World, moment: Array) -> Array:
         return np.asarray(rng.choice(len(world.items), len(moment), p=world.shares))
     born = world.items["born"].to_numpy()
     newest = np.searchsorted(born, moment, side="right") - 1
-    back = np.floor(rng.exponential(40.0, len(moment))).astype(int)
-    return np.asarray(np.maximum(newest - back, 0))
+    age_rank = np.floor(rng.exponential(40.0, len(moment))).astype(int)
+    return np.asarray(np.maximum(newest - age_rank, 0))
 
 
-def _named(form: str, values: Iterable[object]) -> Array:
+def _format_all(form: str, values: Iterable[object]) -> Array:
     """One text object for each value: rows with the same value take eight bytes each."""
     return np.array([form.format(value) for value in values], object)

@@ -170,9 +170,9 @@ def _presence(rng: np.random.Generator, members: int, days: int) -> tuple[Array,
     fate = rng.uniform(size=members)
     first = np.where(fate < _COLD, test, 0)
     dormant = (fate >= _COLD) & (fate < _COLD + _DORMANT)
-    back = np.where(rng.uniform(size=members) < 0.5, test, days)
+    return_day = np.where(rng.uniform(size=members) < 0.5, test, days)
     silence = np.stack(
-        [np.where(dormant, round(0.25 * days), days), np.where(dormant, back, days)], axis=1
+        [np.where(dormant, round(0.25 * days), days), np.where(dormant, return_day, days)], axis=1
     )
     return first, silence
 

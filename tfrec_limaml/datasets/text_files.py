@@ -52,9 +52,9 @@ def read_csv(
         SchemaError: The header is missing, is not UTF-8, or names a column twice.
     """
     with open_file() as first:
-        line, ending, more = first.readline(_HEADER_BYTES).partition(b"\r")
+        line, ending, remainder = first.readline(_HEADER_BYTES).partition(b"\r")
         header, separator = _header(line, text.delimiter)
-        has_rows = bool(more.strip() if ending else b"") or bool(first.read(1))
+        has_rows = bool(remainder.strip() if ending else b"") or bool(first.read(1))
     present = [name for name in header if name and (columns is None or name in columns)]
     if columns is not None and not set(columns) <= {*header, *elsewhere}:
         present = [name for name in header if name]
@@ -66,12 +66,12 @@ def read_csv(
     collector = _BadRows()
     with open_file() as handle:
         for batch in _batches(_Utf8(handle), header, present, separator, text, collector):
-            table, bad = collector.split(pa.Table.from_batches([batch]))
-            yield Rows(table.slice(0, batch_rows), bad)
+            table, bad_rows = collector.split(pa.Table.from_batches([batch]))
+            yield Rows(table.slice(0, batch_rows), bad_rows)
             for start in range(batch_rows, table.num_rows, batch_rows):
                 yield Rows(table.slice(start, batch_rows))
-    if rest := collector.take():
-        yield Rows(pa.table({name: pa.array([], pa.string()) for name in present}), rest)
+    if last_bad_rows := collector.take():
+        yield Rows(pa.table({name: pa.array([], pa.string()) for name in present}), last_bad_rows)
 
 
 def _batches(
@@ -101,14 +101,14 @@ def _batches(
     yield from reader
 
 
-def _marked(error: UnicodeError) -> tuple[str, int]:
+def _replace_with_marks(error: UnicodeError) -> tuple[str, int]:
     """Codec error handler: a mark and two hexadecimal digits for each byte that is not UTF-8."""
     assert isinstance(error, UnicodeDecodeError)
-    wrong = error.object[error.start : error.end]
-    return "".join(f"{_MARK}{byte:02x}" for byte in wrong), error.end
+    invalid_bytes = error.object[error.start : error.end]
+    return "".join(f"{_MARK}{byte:02x}" for byte in invalid_bytes), error.end
 
 
-codecs.register_error("limaml-marked", _marked)
+codecs.register_error("limaml-marked", _replace_with_marks)
 
 
 class _Utf8:
@@ -128,8 +128,8 @@ class _Utf8:
             chunk = self._handle.read(size)
             self._ended = not chunk
             self._ready += self._decoder.decode(chunk, final=self._ended).encode()
-        out, self._ready = self._ready[:size], self._ready[size:]
-        return out
+        content, self._ready = self._ready[:size], self._ready[size:]
+        return content
 
     def close(self) -> None:
         """Does nothing: the file belongs to the caller."""
@@ -142,43 +142,43 @@ class _BadRows:
     def __init__(self) -> None:
         self._skipped: list[int] = []
         self._waiting: list[BadRow] = []
-        self._good = 0
+        self._good_count = 0
 
     def add(self, row: Any) -> str:
         """Arrow's handler of rows with another number of fields."""
         self._skipped.append(row.number)
-        self._waiting.append(BadRow(row.number, FIELDS, _shown(row.text)))
+        self._waiting.append(BadRow(row.number, FIELDS, _with_escapes(row.text)))
         return "skip"
 
     def take(self) -> tuple[BadRow, ...]:
         """The malformed rows since the last call."""
-        taken, self._waiting = tuple(self._waiting), []
-        return taken
+        rows, self._waiting = tuple(self._waiting), []
+        return rows
 
     def split(self, table: pa.Table) -> tuple[pa.Table, tuple[BadRow, ...]]:
         """The rows of the next batch that are UTF-8, and the malformed rows so far."""
-        wrong = np.zeros(table.num_rows, bool)
+        invalid = np.zeros(table.num_rows, bool)
         for column in table.columns:
-            marked = pc.fill_null(pc.match_substring(column, _MARK), False)
-            wrong |= np.asarray(marked)
-        if wrong.any():
-            lines = self._lines(np.flatnonzero(wrong))
-            rows = table.filter(pa.array(wrong)).to_pylist()
+            has_mark = pc.fill_null(pc.match_substring(column, _MARK), False)
+            invalid |= np.asarray(has_mark)
+        if invalid.any():
+            lines = self._lines(np.flatnonzero(invalid))
+            rows = table.filter(pa.array(invalid)).to_pylist()
             for line, row in zip(lines, rows, strict=True):
-                cells = {name: _shown(cell) if cell else cell for name, cell in row.items()}
+                cells = {name: _with_escapes(cell) if cell else cell for name, cell in row.items()}
                 self._waiting.append(BadRow(int(line), NOT_UTF8, str(cells)))
-        self._good += table.num_rows
-        return table.filter(pa.array(~wrong)) if wrong.any() else table, self.take()
+        self._good_count += table.num_rows
+        return table.filter(pa.array(~invalid)) if invalid.any() else table, self.take()
 
-    def _lines(self, places: Any) -> Any:
+    def _lines(self, positions: Any) -> Any:
         """Line numbers of rows of the current batch; each skipped row before a row adds one."""
         skipped = np.array(self._skipped, np.int64)
-        before = skipped - np.arange(len(skipped)) - 2
-        rows = places + self._good
-        return rows + 2 + np.searchsorted(before, rows, side="right")
+        good_rows_before = skipped - np.arange(len(skipped)) - 2
+        rows = positions + self._good_count
+        return rows + 2 + np.searchsorted(good_rows_before, rows, side="right")
 
 
-def _shown(text: str) -> str:
+def _with_escapes(text: str) -> str:
     """Text with readable escapes for its marked bytes."""
     return text.replace(_MARK, "\\x")
 
@@ -191,8 +191,8 @@ def _header(line: bytes, delimiter: str | None) -> tuple[list[str], str]:
         raise SchemaError(f"line 1 is not UTF-8 ({error}); save the file as UTF-8") from error
     if not text.strip():
         raise SchemaError("line 1 is empty; a text file starts with a line of column names")
-    outside = re.sub(r'"[^"]*"', "", text)
-    separator = delimiter or max(SEPARATORS, key=outside.count)
+    unquoted = re.sub(r'"[^"]*"', "", text)
+    separator = delimiter or max(SEPARATORS, key=unquoted.count)
     try:
         options = pyarrow.csv.ParseOptions(delimiter=separator)
         names = pyarrow.csv.read_csv(

@@ -33,13 +33,16 @@ class TextFormat:
     null_words: tuple[str, ...] = NULL_WORDS
 
     def __post_init__(self) -> None:
-        given = self.delimiter
-        if given is not None and (
-            len(given) != 1 or not given.isascii() or given in _FORBIDDEN or given.isalnum()
+        delimiter = self.delimiter
+        if delimiter is not None and (
+            len(delimiter) != 1
+            or not delimiter.isascii()
+            or delimiter in _FORBIDDEN
+            or delimiter.isalnum()
         ):
             raise LimamlError(
                 "--delimiter must be one ASCII character that is no letter, digit, quote or line "
-                f"break (\\t is a tab, \\x01 Hive's own), received {given!r}"
+                f"break (\\t is a tab, \\x01 Hive's own), received {delimiter!r}"
             )
 
 

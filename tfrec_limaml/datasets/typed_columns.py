@@ -22,22 +22,22 @@ def timestamp_column(series: pd.Series, schema: Schema) -> pd.Series:
     Raises:
         SchemaError: No value is a time, or most times are implausible.
     """
-    out, _ = columns.to_milliseconds(series, schema.timestamp_unit)
-    wanted = (
+    values, _ = columns.to_milliseconds(series, schema.timestamp_unit)
+    expected = (
         "ISO 8601 text"
         if schema.timestamp_unit == "iso"
         else f"a number of {schema.timestamp_unit}"
     )
     columns.require_some(
-        out, series, schema.timestamp, wanted, "set `timestamp_unit` to what the column holds"
+        values, series, schema.timestamp, expected, "set `timestamp_unit` to what the column holds"
     )
-    odd = int(implausible(out.dropna().to_numpy("int64")).sum())
-    if odd > MAX_IMPLAUSIBLE * len(out):
+    count = int(implausible(values.dropna().to_numpy("int64")).sum())
+    if count > MAX_IMPLAUSIBLE * len(values):
         raise SchemaError(
-            f"column {schema.timestamp!r}: {odd} of its {len(out)} times are before 1980 or after "
-            f"2099: is `timestamp_unit: {schema.timestamp_unit}` right?"
+            f"column {schema.timestamp!r}: {count} of its {len(values)} times are before 1980 or "
+            f"after 2099: is `timestamp_unit: {schema.timestamp_unit}` right?"
         )
-    return out
+    return values
 
 
 def label_column(frame: pd.DataFrame, schema: Schema, invalid: Invalid) -> pd.Series:
@@ -47,25 +47,25 @@ def label_column(frame: pd.DataFrame, schema: Schema, invalid: Invalid) -> pd.Se
         SchemaError: No label is valid, or all have one value.
     """
     label, raw = schema.label, frame[schema.label.name]
-    out, counts = columns.to_float32(raw)
+    values, counts = columns.to_float32(raw)
     columns.require_some(
-        out,
+        values,
         raw,
         label.name,
         "a number",
         "the label must be 0 or 1, or a number with `kind: regression`",
     )
     if label.kind == "binary":
-        outside = out.notna() & ~out.isin([0.0, 1.0])
+        out_of_range = values.notna() & ~values.isin([0.0, 1.0])
     else:
         lowest = -float("inf") if label.minimum is None else label.minimum
         highest = float("inf") if label.maximum is None else label.maximum
-        outside = out.notna() & ~out.between(lowest, highest).fillna(False)
-    if outside.any():
-        counts["out_of_range"] = int(outside.sum())
+        out_of_range = values.notna() & ~values.between(lowest, highest).fillna(False)
+    if out_of_range.any():
+        counts["out_of_range"] = int(out_of_range.sum())
     _count_invalid(label.name, counts, invalid, label.on_invalid)
-    good = out[out.notna() & ~outside]
-    if good.empty:
+    valid = values[values.notna() & ~out_of_range]
+    if valid.empty:
         allowed = (
             "0 or 1" if label.kind == "binary" else f"between {label.minimum} and {label.maximum}"
         )
@@ -73,12 +73,12 @@ def label_column(frame: pd.DataFrame, schema: Schema, invalid: Invalid) -> pd.Se
             f"label {label.name!r}: no value is {allowed}; for other numbers declare `kind: "
             "regression` with its range"
         )
-    if good.nunique() == 1:
+    if valid.nunique() == 1:
         raise SchemaError(
-            f"label {label.name!r} has one value only ({good.iloc[0]:g} in {len(good)} rows): "
+            f"label {label.name!r} has one value only ({valid.iloc[0]:g} in {len(valid)} rows): "
             "there is nothing to learn"
         )
-    return out
+    return values
 
 
 def typed_column(
@@ -96,44 +96,44 @@ def typed_column(
     if feature is not None:
         return _feature_column(series, feature, invalid)
     if name == schema.weight or name in schema.carry:
-        out, counts = columns.to_float32(series)
+        values, counts = columns.to_float32(series)
         columns.require_some(
-            out, series, name, "a number", "weight and passthrough columns must be numeric"
+            values, series, name, "a number", "weight and passthrough columns must be numeric"
         )
-        negative = (out < 0).fillna(False)
+        negative = (values < 0).fillna(False)
         if name == schema.weight and negative.any():
             counts["out_of_range"] = int(negative.sum())
-            out = out.mask(negative)
-        if name == schema.weight and not (out > 0).fillna(False).any():
+            values = values.mask(negative)
+        if name == schema.weight and not (values > 0).fillna(False).any():
             raise SchemaError(
                 f"no row has a weight above 0 in column {name!r}: no row would have an effect; is "
                 f"it the right column?"
             )
     else:
-        out, counts = columns.to_key(series)
+        values, counts = columns.to_key(series)
     _count_invalid(name, counts, invalid)
-    return out
+    return values
 
 
 def _feature_column(series: pd.Series, feature: Feature, invalid: Invalid) -> pd.Series:
     if feature.width > 1:
-        out, counts = columns.to_vector(series, feature.width)
+        values, counts = columns.to_vector(series, feature.width)
     elif feature.dtype == "string":
-        out, counts = columns.to_string(series, feature.separator)
+        values, counts = columns.to_string(series, feature.separator)
     else:
-        out, counts = (
+        values, counts = (
             columns.to_int64(series) if feature.dtype == "int64" else columns.to_float32(series)
         )
-    wanted = (
+    expected = (
         f"a vector of {feature.width} numbers"
         if feature.width > 1
         else f"of the declared dtype {feature.dtype}"
     )
     columns.require_some(
-        out, series, feature.name, wanted, "declare the dtype (and encoding) that it has"
+        values, series, feature.name, expected, "declare the dtype (and encoding) that it has"
     )
     _count_invalid(feature.name, counts, invalid, feature.on_invalid)
-    return out
+    return values
 
 
 def _count_invalid(

@@ -24,7 +24,7 @@ from tfrec_limaml.schema.schema import Schema
 #: Share of malformed rows above which a file is refused, as in ``limaml prepare``.
 MAX_MALFORMED = 0.05
 _BATCH_ROWS = 1 << 16
-_BROKEN = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
+_READ_ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,39 +95,40 @@ def read_table(
         SchemaError: The path does not exist, is empty, of another kind, damaged, or has too many
             malformed rows; the message has the first of them with its line.
     """
-    parts, left_out = part_files.find(path)
-    read: dict[str, pa.Table] = {}
-    bad: list[tuple[str, BadRow]] = []
+    parts, skipped_files = part_files.find(path)
+    tables: dict[str, pa.Table] = {}
+    bad_rows: list[tuple[str, BadRow]] = []
     for file in parts:
         rows = _read_file(file, text or TextFormat())
-        read[file] = pa.concat_tables([part.table for part in rows])
-        bad += [(file, row) for part in rows for row in part.bad]
-    whole = part_files.concatenate(read, needed)
-    _check_malformed(whole.num_rows, bad, max_malformed)
-    if not whole.num_rows:
+        tables[file] = pa.concat_tables([part.table for part in rows])
+        bad_rows += [(file, row) for part in rows for row in part.bad]
+    table = part_files.concatenate(tables, needed)
+    _check_malformed(table.num_rows, bad_rows, max_malformed)
+    if not table.num_rows:
         raise SchemaError(f"{path} has a header, but no rows")
-    counts = Counter(f"malformed row ({row.reason})" for _, row in bad)
-    return Table(_frame(whole), dict(counts), left_out)
+    counts = Counter(f"malformed row ({row.reason})" for _, row in bad_rows)
+    return Table(_frame(table), dict(counts), skipped_files)
 
 
 def _read_file(path: str, text: TextFormat) -> list[Rows]:
-    def opened() -> Any:
+    def open_file() -> Any:
         return table_files.decompressed(path, open(path, "rb"))
 
     try:
-        return list(table_files.read_file(path, opened, None, _BATCH_ROWS, text))
+        return list(table_files.read_file(path, open_file, None, _BATCH_ROWS, text))
     except SchemaError as error:
         raise SchemaError(f"cannot read {path}: {error}") from error
-    except _BROKEN as error:
+    except _READ_ERRORS as error:
         reason = str(error) or type(error).__name__
         raise SchemaError(f"cannot read {path}: {reason}; is the file complete?") from error
 
 
-def _check_malformed(good: int, bad: list[tuple[str, BadRow]], limit: float) -> None:
-    if len(bad) > limit * (good + len(bad)):
-        path, first = min(bad, key=lambda each: (each[0], each[1].line))
+def _check_malformed(good_count: int, bad_rows: list[tuple[str, BadRow]], limit: float) -> None:
+    rows = good_count + len(bad_rows)
+    if len(bad_rows) > limit * rows:
+        path, first = min(bad_rows, key=lambda item: (item[0], item[1].line))
         raise SchemaError(
-            f"cannot read {path}: {len(bad)} of {good + len(bad)} rows are malformed, first line "
+            f"cannot read {path}: {len(bad_rows)} of {rows} rows are malformed, first line "
             f"{first.line} ({first.reason}): {first.text[:200]!r}"
         )
 

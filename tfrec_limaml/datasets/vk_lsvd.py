@@ -43,7 +43,7 @@ URL = "https://huggingface.co/datasets/deepvk/VK-LSVD"
 FOLDER = "VK-LSVD"
 TABLES = {"users": "metadata/users_metadata.parquet", "items": "metadata/items_metadata.parquet"}
 #: The name of the setting that reads all rows.
-WHOLE = "whole"
+FULL_DATASET = "whole"
 #: Weeks of each official folder.
 WEEKS = {"train": range(25), "validation": range(25, 26), "test": range(26, 27)}
 #: Nominal begin of week 0; see the module's docstring.
@@ -64,7 +64,7 @@ def _load(request: Request) -> RawData:
     subset = str(request.settings["subset"])
     if not re.fullmatch(r"[\w.+-]+", subset):
         raise LimamlError(
-            f"--subset must be {WHOLE!r} or the name of a folder in subsamples/, received "
+            f"--subset must be {FULL_DATASET!r} or the name of a folder in subsamples/, received "
             f"{subset!r}"
         )
     folder = _folder(request.data_dir, subset)
@@ -92,7 +92,7 @@ def _load(request: Request) -> RawData:
 
 def _paths(subset: str) -> dict[int, str]:
     """Week to file, by the official layout."""
-    base = "interactions" if subset == WHOLE else f"subsamples/{subset}"
+    base = "interactions" if subset == FULL_DATASET else f"subsamples/{subset}"
     return {
         week: f"{base}/{part}/week_{week:02}.parquet"
         for part, weeks in WEEKS.items()
@@ -147,18 +147,18 @@ def _week(path: Path, week: int, label: str) -> pd.DataFrame:
     return rows.assign(time_ms=start + position * WEEK_MS // max(len(rows), 1))
 
 
-def _read(path: Path, columns: tuple[str, ...], kept: np.ndarray | None = None) -> pd.DataFrame:
-    """Reads columns of a Parquet file as int64: all rows, or those whose first column is in `kept`;
-    raises `SchemaError` naming the file and its missing columns.
+def _read(path: Path, columns: tuple[str, ...], values: np.ndarray | None = None) -> pd.DataFrame:
+    """Reads columns of a Parquet file as int64: all rows, or those whose first column is in
+    `values`. Raises `SchemaError` naming the file and its missing columns.
     """
     try:
         missing = sorted(set(columns) - set(pq.read_schema(path).names))
         if missing:
             raise SchemaError(f"{path} has no columns {missing}; fetch it again from {URL}")
         table = pq.ParquetFile(path).read(columns=list(columns))
-        if kept is not None:
-            wanted = pa.array(kept).cast(table[columns[0]].type)
-            table = table.filter(pc.is_in(table[columns[0]], wanted))
+        if values is not None:
+            value_set = pa.array(values).cast(table[columns[0]].type)
+            table = table.filter(pc.is_in(table[columns[0]], value_set))
         return table.select(columns).to_pandas().astype({name: "Int64" for name in columns})
     except (pa.ArrowException, OSError) as error:
         raise SchemaError(f"cannot read {path}: {error}; fetch it again from {URL}") from error

@@ -62,10 +62,10 @@ def as_text(column: Column) -> pa.Array:
     if pa.types.is_floating(kind):
         numbers = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
         with np.errstate(invalid="ignore"):
-            whole = (numbers == np.floor(numbers)) & (np.abs(numbers) < task_keys.EXACT_FLOATS)
-        if np.all(whole | ~np.isfinite(numbers)):
+            is_integer = (numbers == np.floor(numbers)) & (np.abs(numbers) < task_keys.EXACT_FLOATS)
+        if np.all(is_integer | ~np.isfinite(numbers)):
             return (
-                pa.array(np.where(whole, numbers, 0), mask=~whole)
+                pa.array(np.where(is_integer, numbers, 0), mask=~is_integer)
                 .cast(pa.int64())
                 .cast(pa.string())
             )

@@ -82,12 +82,12 @@ def _integers_of_text(text: pa.Array) -> tuple[Integers, Mask]:
     values, invalid = _integers_of_floats(_floats_of_text(text))
     trimmed = pc.utf8_trim_whitespace(text)
     digits = pc.fill_null(pc.match_substring_regex(trimmed, r"^[+-]?[0-9]+$"), False)
-    places = np.flatnonzero(np.asarray(digits))
-    exact = [int(word) for word in trimmed.take(pa.array(places)).to_pylist()]
+    positions = np.flatnonzero(np.asarray(digits))
+    exact = [int(word) for word in trimmed.take(pa.array(positions)).to_pylist()]
     fitting = np.array([_LOWEST <= number <= _HIGHEST for number in exact], bool)
     values, invalid = values.copy(), invalid.copy()
-    values[places] = [n if fits else 0 for n, fits in zip(exact, fitting, strict=True)]
-    invalid[places] = ~fitting
+    values[positions] = [n if fits else 0 for n, fits in zip(exact, fitting, strict=True)]
+    invalid[positions] = ~fitting
     return values, invalid
 
 

@@ -71,13 +71,13 @@ def _milliseconds_of_numbers(array: pa.Array, unit: str) -> tuple[Integers, Mask
     factor = TIMESTAMP_UNITS[unit]
     integers, fraction = as_integers(array)
     if factor < 1:
-        whole = integers // round(1 / factor)
+        milliseconds = integers // round(1 / factor)
     else:
         fraction = fraction | (np.abs(integers.astype(np.float64)) * factor >= 2.0**62)
-        whole = np.where(fraction, 0, integers) * int(factor)
+        milliseconds = np.where(fraction, 0, integers) * int(factor)
     if not fraction.any():
-        return whole, fraction
+        return milliseconds, fraction
     values = np.floor(as_floats(array) * factor)
     with np.errstate(invalid="ignore"):
         invalid = fraction & ~(np.abs(values) < 2.0**62)
-    return np.where(fraction, np.where(invalid, 0, values), whole).astype(np.int64), invalid
+    return np.where(fraction, np.where(invalid, 0, values), milliseconds).astype(np.int64), invalid

@@ -25,8 +25,8 @@ def as_label(column: Column, label: Label) -> tuple[Floats, Mask]:
     low = -np.inf if label.minimum is None else label.minimum
     high = np.inf if label.maximum is None else label.maximum
     with np.errstate(invalid="ignore", over="ignore"):
-        inside = (values >= low) & (values <= high) & np.isfinite(values.astype(np.float32))
-    return values, ~inside
+        in_range = (values >= low) & (values <= high) & np.isfinite(values.astype(np.float32))
+    return values, ~in_range
 
 
 def as_feature(column: Column, feature: Feature) -> tuple[pa.Array, Mask]:
@@ -34,7 +34,7 @@ def as_feature(column: Column, feature: Feature) -> tuple[pa.Array, Mask]:
     those ``[n]``.
     """
     if feature.dtype == "string":
-        text = as_text(joined(column, feature.separator))
+        text = as_text(join_lists(column, feature.separator))
         return pc.fill_null(text, feature.default_value), pc.is_null(text).to_numpy(
             zero_copy_only=False
         )
@@ -51,7 +51,7 @@ def as_feature(column: Column, feature: Feature) -> tuple[pa.Array, Mask]:
     ), invalid
 
 
-def joined(column: Column, separator: str | None) -> Column:
+def join_lists(column: Column, separator: str | None) -> Column:
     """Lists of single values as text with a separator, the form of multi-valued features; any other
     column unchanged.
 
@@ -65,13 +65,13 @@ def joined(column: Column, separator: str | None) -> Column:
         array = pa.array(array.to_pylist(), pa.large_list(array.type.value_type))
     rows = np.asarray(pc.list_parent_indices(array))
     values = as_text(pc.list_flatten(array))
-    kept = np.asarray(pc.fill_null(pc.not_equal(values, ""), False))
-    rows, values = rows[kept], values.filter(pa.array(kept))
+    nonempty = np.asarray(pc.fill_null(pc.not_equal(values, ""), False))
+    rows, values = rows[nonempty], values.filter(pa.array(nonempty))
     ends = np.cumsum(np.bincount(rows, minlength=len(array)))
     lists = pa.LargeListArray.from_arrays(pa.array(np.append(0, ends), pa.int64()), values)
-    unfit = np.asarray(pc.is_null(array)).copy()
-    unfit[rows[np.asarray(pc.match_substring(values, separator))]] = True
-    return pc.if_else(pa.array(unfit), None, pc.binary_join(lists, separator))
+    ambiguous = np.asarray(pc.is_null(array)).copy()
+    ambiguous[rows[np.asarray(pc.match_substring(values, separator))]] = True
+    return pc.if_else(pa.array(ambiguous), None, pc.binary_join(lists, separator))
 
 
 def can_hold(kind: pa.DataType, feature: Feature) -> bool:
@@ -121,11 +121,13 @@ def _vectors(array: pa.Array, feature: Feature) -> tuple[pa.Array, Mask]:
     matrix = np.full((len(array), feature.width), feature.default_value, kind.to_pandas_dtype())
     invalid = np.ones(len(array), bool)
     if is_list(array.type):
-        fitting = np.asarray(pc.equal(pc.list_value_length(array), feature.width).fill_null(False))
+        has_width = np.asarray(
+            pc.equal(pc.list_value_length(array), feature.width).fill_null(False)
+        )
         single = Feature(name=feature.name, dtype=feature.dtype, fill_value=feature.fill_value)
-        cells, wrong = as_feature(array.filter(pa.array(fitting)).flatten(), single)
-        matrix[fitting] = np.asarray(cells).reshape(-1, feature.width)
-        invalid[fitting] = wrong.reshape(-1, feature.width).any(axis=1)
+        cells, cell_invalid = as_feature(array.filter(pa.array(has_width)).flatten(), single)
+        matrix[has_width] = np.asarray(cells).reshape(-1, feature.width)
+        invalid[has_width] = cell_invalid.reshape(-1, feature.width).any(axis=1)
     matrix[invalid] = feature.default_value
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel(), kind), feature.width), invalid
 

@@ -187,15 +187,17 @@ class History:
     values: tuple[str, ...] = HISTORY_VALUES
 
     def __post_init__(self) -> None:
-        what = f"history on {list(self.keys)}"
-        check_types(self, what)
+        subject = f"history on {list(self.keys)}"
+        check_types(self, subject)
         if not self.keys or len(set(self.keys)) < len(self.keys):
-            raise SchemaError(f"{what}: keys needs at least one column, without duplicates")
+            raise SchemaError(f"{subject}: keys needs at least one column, without duplicates")
         if self.smoothing < 0:
-            raise SchemaError(f"{what}: smoothing must not be negative, received {self.smoothing}")
+            raise SchemaError(
+                f"{subject}: smoothing must not be negative, received {self.smoothing}"
+            )
         if not self.values or set(self.values) - set(HISTORY_VALUES):
             raise SchemaError(
-                f"{what}: values must be some of {list(HISTORY_VALUES)}, received "
+                f"{subject}: values must be some of {list(HISTORY_VALUES)}, received "
                 f"{list(self.values)}"
             )
 

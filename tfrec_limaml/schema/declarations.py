@@ -13,59 +13,63 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from tfrec_limaml.errors import SchemaError
 
 
-def names(value: Any, what: str) -> tuple[str, ...]:
+def names(value: Any, subject: str) -> tuple[str, ...]:
     """A list of names as a tuple; raises `SchemaError` for anything else, also for a single
     string.
     """
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise SchemaError(
-            f"{what} must be a list of names, for example [user_id], received {value!r}"
+            f"{subject} must be a list of names, for example [user_id], received {value!r}"
         )
     return tuple(value)
 
 
-def mapping(value: Any, what: str) -> Mapping[str, Any]:
+def mapping(value: Any, subject: str) -> Mapping[str, Any]:
     """The value, if it is a mapping; raises `SchemaError` otherwise."""
     if not isinstance(value, Mapping):
-        raise SchemaError(f"{what} must be a mapping, received {value!r}")
+        raise SchemaError(f"{subject} must be a mapping, received {value!r}")
     return value
 
 
-def items(value: Any, what: str) -> list[Mapping[str, Any]]:
+def items(value: Any, subject: str) -> list[Mapping[str, Any]]:
     """The value, if it is a list of mappings; raises `SchemaError` otherwise."""
     if not isinstance(value, list | tuple):
-        raise SchemaError(f"{what} must be a list of mappings, received {value!r}")
-    return [mapping(item, f"each of {what}") for item in value]
+        raise SchemaError(f"{subject} must be a list of mappings, received {value!r}")
+    return [mapping(item, f"each of {subject}") for item in value]
 
 
-def build(cls: type, content: Mapping[str, Any], what: str) -> Any:
+def build(cls: type, content: Mapping[str, Any], subject: str) -> Any:
     """An instance of dataclass `cls`; raises `SchemaError` naming unknown or missing fields of
-    `what`.
+    `subject`.
     """
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(map(str, set(mapping(content, what)) - set(known)))
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(map(str, set(mapping(content, subject)) - set(fields)))
     if unknown:
-        raise SchemaError(f"{what} has unknown fields {unknown}; known ones are {sorted(known)}")
-    required = [
+        raise SchemaError(
+            f"{subject} has unknown fields {unknown}; known ones are {sorted(fields)}"
+        )
+    required_fields = [
         n
-        for n, f in known.items()
+        for n, f in fields.items()
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
-    missing = [n for n in required if n not in content]
+    missing = [n for n in required_fields if n not in content]
     if missing:
-        raise SchemaError(f"{what} lacks the required fields {missing}")
+        raise SchemaError(f"{subject} lacks the required fields {missing}")
     return cls(**content)
 
 
-def check_types(value: Any, what: str) -> None:
+def check_types(value: Any, subject: str) -> None:
     """Raises `SchemaError` if a text, number or choice of the dataclass `value` has another type
-    than declared; messages call it `what`.
+    than declared; messages call it `subject`.
     """
     for name, allowed in _scalars(type(value)).items():  # type: ignore[arg-type]
-        given = getattr(value, name)
-        if not any(_is(given, kind) for kind in allowed):
-            wanted = " or ".join(_shown(kind) for kind in allowed)
-            raise SchemaError(f"{what}: {name} must be {wanted}, received {given!r}{_hint(given)}")
+        field = getattr(value, name)
+        if not any(_is(field, kind) for kind in allowed):
+            expected = " or ".join(_describe_kind(kind) for kind in allowed)
+            raise SchemaError(
+                f"{subject}: {name} must be {expected}, received {field!r}{_hint(field)}"
+            )
 
 
 @functools.cache
@@ -96,7 +100,7 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, numbers.Integral) if kind is int else math.isfinite(value)
 
 
-def _shown(kind: Any) -> str:
+def _describe_kind(kind: Any) -> str:
     if _is_literal(kind):
         return f"one of {list(get_args(kind))}"
     return {str: "text", int: "a whole number", float: "a finite number"}.get(kind, "left out")
@@ -113,15 +117,15 @@ def _hint(value: Any) -> str:
 def strip_defaults(value: Any) -> Any:
     """Dataclasses as mappings without fields left at their defaults, sequences as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        out: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         for f in dataclasses.fields(value):
             item = getattr(value, f.name)
             default = (
                 f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
             )
             if item != default:
-                out[f.name] = strip_defaults(item)
-        return out
+                result[f.name] = strip_defaults(item)
+        return result
     if isinstance(value, Mapping):
         return {k: strip_defaults(v) for k, v in value.items()}
     if isinstance(value, tuple | list):

@@ -177,8 +177,8 @@ class Schema:
         """Prefixes of the task keys of each definition where keys of all of them are kept together,
         such as in a store: empty, except for the second side's definition.
         """
-        beside = self.beside(definitions[0], definitions)
-        return {name: joint_key_prefix(name) if name in beside else "" for name in definitions}
+        second_side = self.beside(definitions[0], definitions)
+        return {name: joint_key_prefix(name) if name in second_side else "" for name in definitions}
 
     def further_columns(self, definition: str | None, nested: str) -> tuple[str, ...]:
         """The key columns that a nested task definition adds to those of `definition`.
@@ -188,21 +188,21 @@ class Schema:
                 have the further columns.
         """
         outer, inner = self.task_columns(definition), self.task_columns(nested)
-        further = inner[len(outer) :]
-        if not further or inner[: len(outer)] != outer:
+        added = inner[len(outer) :]
+        if not added or inner[: len(outer)] != outer:
             raise SchemaError(
                 f"task definition {nested!r} {list(inner)} does not refine {list(outer)}: its key "
                 f"must begin with these columns and have more"
             )
-        fit = {
+        allowed = {
             f.name for f in self.features if f.dtype in ("string", "int64") and f.separator is None
         }
-        if unfit := [name for name in further if name not in fit]:
+        if invalid := [name for name in added if name not in allowed]:
             raise SchemaError(
-                f"task definition {nested!r}: {unfit} must be single-valued features of dtype "
+                f"task definition {nested!r}: {invalid} must be single-valued features of dtype "
                 f"string or int64"
             )
-        return further
+        return added
 
     def fingerprint(self) -> str:
         """16 hex digits of a digest of everything that changes a model's input (not the default
@@ -293,7 +293,7 @@ class Schema:
         return dataclasses.replace(self, **changes)
 
 
-def _name(value: object, what: str) -> str:
+def _name(value: object, subject: str) -> str:
     if not isinstance(value, str) or not value:
-        raise SchemaError(f"{what} must be text, received {value!r}")
+        raise SchemaError(f"{subject} must be text, received {value!r}")
     return value

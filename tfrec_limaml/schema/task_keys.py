@@ -118,10 +118,10 @@ def _encodes(text: str) -> bool:
 def _numpy_text(value: Any) -> str | None:
     if getattr(value, "ndim", 0):
         raise LimamlError(f"a task key needs single values, received an array: {value!r}")
-    plain = value.item()
+    python_value = value.item()
     if type(value).__name__ in ("datetime64", "timedelta64"):
-        return None if plain is None else str(value)
-    return key_text(plain)
+        return None if python_value is None else str(value)
+    return key_text(python_value)
 
 
 def _other_text(value: Any) -> str | None:

@@ -273,7 +273,7 @@ def _read_keys(
             feature, table = joined[name]
             text = arrow_keys.as_keys(tables[table].column(feature, rows_by_table[table]))
         else:
-            text = arrow_keys.as_keys(column_values.joined(raw[name], separators.get(name)))
+            text = arrow_keys.as_keys(column_values.join_lists(raw[name], separators.get(name)))
         if any(name in schema.task_columns(d) for d in settings.definitions):
             reject(np.asarray(pc.is_null(text)), f"missing_key:{name}")
         columns[key_column(name)] = pc.fill_null(text, "")

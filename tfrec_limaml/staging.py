@@ -26,7 +26,7 @@ def file(output: Path) -> Iterator[Path]:
     Raises:
         OSError: The disk is full, or the file may not be written.
     """
-    staging = _beside(output, "partial")
+    staging = _temporary_path(output, "partial")
     try:
         yield staging
         staging.replace(output)
@@ -47,7 +47,7 @@ def folder(output: Path, *, replace: bool = True) -> Iterator[Path]:
         OSError: The disk is full, the folder may not be written, or `output` is a folder with files
             that may not be replaced.
     """
-    staging, former = _beside(output, "partial"), _beside(output, "replaced")
+    staging, former = _temporary_path(output, "partial"), _temporary_path(output, "replaced")
     try:
         staging.mkdir(parents=True)
         yield staging
@@ -64,5 +64,5 @@ def folder(output: Path, *, replace: bool = True) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
 
 
-def _beside(path: Path, what: str) -> Path:
-    return path.with_name(f".{what}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
+def _temporary_path(path: Path, kind: str) -> Path:
+    return path.with_name(f".{kind}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")

@@ -37,9 +37,9 @@ def import_tensorflow() -> None:
 
 def _import_quietly() -> None:
     sys.stderr.flush()
-    shown = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         noise = _NOISE
         try:
             import tensorflow as tf
@@ -49,8 +49,8 @@ def _import_quietly() -> None:
             noise = re.compile(rb"(?!)")  # any of it may show the reason
             raise
         finally:
-            os.dup2(shown, 2)
-            kept.seek(0)
+            os.dup2(stderr, 2)
+            captured.seek(0)
             with contextlib.suppress(OSError):  # a full disk below stderr stops no command
-                os.write(shown, noise.sub(b"", kept.read()))
-            os.close(shown)
+                os.write(stderr, noise.sub(b"", captured.read()))
+            os.close(stderr)

@@ -18,17 +18,17 @@ def varint(number: int) -> bytes:
     """A non-negative integer, seven bits per byte, the lowest first; all but the last byte have the
     highest bit set.
     """
-    out = bytearray()
+    result = bytearray()
     while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
+        result.append(number & 0x7F | 0x80)
         number >>= 7
-    out.append(number)
-    return bytes(out)
+    result.append(number)
+    return bytes(result)
 
 
 def read_varint(content: Iterable[int]) -> int:
     """Inverse of `varint`."""
-    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(content))
+    return sum((byte & 0x7F) << 7 * index for index, byte in enumerate(content))
 
 
 def varints(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -44,8 +44,8 @@ def varints(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArra
     septets &= np.uint64(0x7F)
     highest = LONGEST - (septets[:, ::-1] != 0).argmax(axis=1)
     lengths = np.where(septets.any(axis=1), highest, 1)
-    more = np.arange(LONGEST) < lengths[:, None] - 1
-    return septets.astype(np.uint8) | np.where(more, 0x80, 0).astype(np.uint8), lengths
+    continues = np.arange(LONGEST) < lengths[:, None] - 1
+    return septets.astype(np.uint8) | np.where(continues, 0x80, 0).astype(np.uint8), lengths
 
 
 def opening(field: int, size: int) -> bytes:

@@ -29,7 +29,7 @@ next: limaml prepare runs/raw --output runs/tasks
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listed = actions.add_parser("list", help="list the built-in data sets")
+    list_parser = actions.add_parser("list", help="list the built-in data sets")
     describe = actions.add_parser(
         "describe",
         help="print a data card; for a plain file also a suggested schema",
@@ -56,7 +56,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--table) in the raw layout.",
     )
     _add_prepare(prepare)
-    for sub in (listed, describe, prepare):
+    for sub in (list_parser, describe, prepare):
         # Suppressed default: the flag may stand before or after the action.
         sub.add_argument(
             "--json",
@@ -72,61 +72,61 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, metavar="RAW", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier output")
-    _add_known(parser.add_argument_group("built-in data sets"))
-    _add_yours(parser.add_argument_group("your data"))
+    _add_built_in_arguments(parser.add_argument_group("built-in data sets"))
+    _add_user_data_arguments(parser.add_argument_group("your data"))
 
 
-def _add_known(known: Any) -> None:
-    known.add_argument(
+def _add_built_in_arguments(group: Any) -> None:
+    group.add_argument(
         "--data-dir",
         metavar="DIR",
         help="folder with the official files; missing ones are downloaded into it (default: "
         "$LIMAML_DATA_DIR or the cache)",
     )
-    known.add_argument(
+    group.add_argument(
         "--label", help="label column, e.g. is_click, long_view or is_like of kuairand-pure"
     )
-    known.add_argument(
+    group.add_argument(
         "--tasks",
         metavar="NAME[,NAME]",
         help="task definitions, e.g. user or user,user_tab; the first is the default one",
     )
-    known.add_argument(
+    group.add_argument(
         "--history", action="store_true", help="declare point-in-time history features"
     )
-    known.add_argument(
+    group.add_argument(
         "--id-feature",
         action="store_true",
         help="declare the first task definition's key as an embedded feature, for `limaml train "
         "--meta-block id` or features+id",
     )
-    known.add_argument(
+    group.add_argument(
         "--random-log",
         action="store_true",
         default=None,
         help="kuairand-*: also read the log of randomly exposed videos",
     )
-    _add_sizes(known)
+    _add_size_arguments(group)
 
 
-def _add_sizes(known: Any) -> None:
-    known.add_argument(
+def _add_size_arguments(group: Any) -> None:
+    group.add_argument(
         "--members",
         type=int,
         metavar="N",
         help="simulated: number of members (default 4000); kuairand-*: read this many users, "
         "always the same ones",
     )
-    known.add_argument(
+    group.add_argument(
         "--subset",
         metavar="NAME",
         help="vk-lsvd: the folder in subsamples/ to read, or `whole` (default: ur0.01_ir0.01)",
     )
-    known.add_argument("--seed", type=int, metavar="N", help="simulated: seed (default 0)")
-    known.add_argument(
+    group.add_argument("--seed", type=int, metavar="N", help="simulated: seed (default 0)")
+    group.add_argument(
         "--days", type=int, metavar="N", help="simulated: length of the period (default 42)"
     )
-    known.add_argument(
+    group.add_argument(
         "--catalogue",
         type=int,
         metavar="N",
@@ -135,26 +135,26 @@ def _add_sizes(known: Any) -> None:
     )
 
 
-def _add_yours(yours: Any) -> None:
-    yours.add_argument(
+def _add_user_data_arguments(group: Any) -> None:
+    group.add_argument(
         "--schema",
         metavar="FILE",
         help="YAML schema; `limaml datasets describe FILE` writes a first one",
     )
-    yours.add_argument(
+    group.add_argument(
         "--interactions",
         metavar="FILE",
         help="CSV or Parquet file with one row per interaction, or a folder or glob pattern of "
         "such files",
     )
-    yours.add_argument(
+    group.add_argument(
         "--table",
         action="append",
         default=[],
         metavar="NAME=FILE",
         help="a feature table that the schema joins; repeatable",
     )
-    add_text_arguments(yours)
+    add_text_arguments(group)
 
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:

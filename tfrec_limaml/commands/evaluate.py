@@ -78,8 +78,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     disable_remapping()
     schema = load_encoder(args.tasks).schema
     pattern = split_pattern(args.tasks, args.task, args.split, schema)
-    trained = task_keys(sorted(glob.glob(split_pattern(args.tasks, args.task, "train", schema))))
-    options = {"trained_keys": trained, "dormant_days": args.dormant_days}
+    trained_keys = task_keys(
+        sorted(glob.glob(split_pattern(args.tasks, args.task, "train", schema)))
+    )
+    options = {"trained_keys": trained_keys, "dormant_days": args.dormant_days}
     results: list[dict[str, Any]] = []
     rows: dict[str, Any] = {}
     bar = {"desc": "evaluate", "unit": "model", "file": sys.stderr, "disable": None}
@@ -189,17 +191,17 @@ def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:
         raise LimamlError(
             f"{file} was trained under another schema than the task records; prepare or train again"
         )
-    trained = model.encoder.task or schema.default_task
+    trained_definition = model.encoder.task or schema.default_task
     joint = getattr(model.meta_block, "joint_definitions", ())
-    if joint and (task or schema.default_task) not in (trained, *joint):
+    if joint and (task or schema.default_task) not in (trained_definition, *joint):
         raise LimamlError(
-            f"{file} adapts {[trained, *joint]}; pass --task with one of them, not "
+            f"{file} adapts {[trained_definition, *joint]}; pass --task with one of them, not "
             f"{task or schema.default_task}"
         )
-    if model.encoder.nested and trained != (task or schema.default_task):
+    if model.encoder.nested and trained_definition != (task or schema.default_task):
         raise LimamlError(
-            f"{file} adapts to subtasks of {trained!r} tasks; pass --task {trained}, not "
-            f"{task or schema.default_task}"
+            f"{file} adapts to subtasks of {trained_definition!r} tasks; pass --task "
+            f"{trained_definition}, not {task or schema.default_task}"
         )
 
 
@@ -214,17 +216,17 @@ def _without_nan(value: Any) -> Any:
 
 def _render(result: dict[str, Any]) -> str:
     lines = [f"{result['split']}: {result['rows']} rows of {result['tasks']} tasks", ""]
-    over = f"gain over {result['gain_over']} (95 %)"
+    gain_title = f"gain over {result['gain_over']} (95 %)"
     lines.append(
-        f"{'algorithm':10} {'fine-tuned':>15} {'AUC':>8} {'95 % interval':>17} {over:>28} "
+        f"{'algorithm':10} {'fine-tuned':>15} {'AUC':>8} {'95 % interval':>17} {gain_title:>28} "
         f"{'log loss':>9} {'calibr.':>8} {'task AUC':>9}"
     )
     for row in result["results"]:
-        tuned = "as served" if row.get("served") else "yes" if row["fine_tune"] else "no"
-        tuned = f"{row['side'][:9]} alone" if "side" in row else tuned
+        adaptation = "as served" if row.get("served") else "yes" if row["fine_tune"] else "no"
+        adaptation = f"{row['side'][:9]} alone" if "side" in row else adaptation
         interval = f"{_number(row['auc_low'])} - {_number(row['auc_high'])}"
         lines.append(
-            f"{row['algorithm']:10} {tuned:>15} {_number(row['auc']):>8} {interval:>17} "
+            f"{row['algorithm']:10} {adaptation:>15} {_number(row['auc']):>8} {interval:>17} "
             f"{_gain(row):>28} {_number(row['log_loss']):>9} "
             f"{_number(row['calibration'], '.3f'):>8} {_number(row['per_task_auc']):>9}"
         )
@@ -232,7 +234,7 @@ def _render(result: dict[str, Any]) -> str:
         lines.append(f"best possible AUC {result['bayes_auc']:.4f} (known for simulated data)")
     best = max(result["results"], key=lambda row: row["auc"] or 0.0)
     lines += ["", f"AUC of {best['algorithm']} by samples of history, and by cohort"]
-    lines.append(f"  {'':44} {'AUC':>8} {'95 % interval':>17} {over:>28}")
+    lines.append(f"  {'':44} {'AUC':>8} {'95 % interval':>17} {gain_title:>28}")
     lines += [_part(part) for part in (*best["slices"], *best["cohorts"])]
     for row in result["results"]:
         if "support_loss_before" in row:

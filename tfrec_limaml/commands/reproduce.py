@@ -74,26 +74,26 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.reproduction.setups import make_cpu_devices
     from tfrec_limaml.training.recipes import disable_remapping
 
-    known = all_tables(_DEFINITIONS[args.dataset], args.quick)
-    names = list(known) if args.tables == ["all"] else list(dict.fromkeys(args.tables))
-    unknown = sorted(set(names) - set(known))
+    tables = all_tables(_DEFINITIONS[args.dataset], args.quick)
+    names = list(tables) if args.tables == ["all"] else list(dict.fromkeys(args.tables))
+    unknown = sorted(set(names) - set(tables))
     if unknown:
-        raise LimamlError(f"unknown tables {unknown}; choose from {[*known, 'all']}")
+        raise LimamlError(f"unknown tables {unknown}; choose from {[*tables, 'all']}")
     disable_remapping()
-    replicas = max(line.setup.replicas for name in names for line in known[name].lines)
+    replicas = max(line.setup.replicas for name in names for line in tables[name].lines)
     if replicas > 1:
         make_cpu_devices(replicas)
     seeds = range(1, 2) if args.quick else range(1, args.seeds + 1)
     epochs = _QUICK_EPOCHS if args.quick else None
     results = []
     for name in names:
-        tasks = _records(args, known[name].records)
-        results.append(run_table(known[name], tasks, args.output, seeds, epochs, _say))
+        tasks = _records(args, tables[name].records)
+        results.append(run_table(tables[name], tasks, args.output, seeds, epochs, _say))
         _say(f"wrote {args.output / name}.md")
     write_page(args.output / "report.html", f"The paper's tables on {args.dataset}", results)
-    broken = [line for result in results for line in failed(result)]
-    if args.quick and broken:
-        raise LimamlError("orderings that should always hold do not: " + "; ".join(broken))
+    failures = [line for result in results for line in failed(result)]
+    if args.quick and failures:
+        raise LimamlError("orderings that should always hold do not: " + "; ".join(failures))
     return {"output": str(args.output), "tables": results}
 
 
@@ -103,8 +103,8 @@ def _records(args: argparse.Namespace, kind: str) -> Path:
     tasks = folder / "tasks"
     if tasks.is_dir():
         return tasks
-    how = _PREPARE[args.dataset]
-    data = [*how.get("data", ()), *(_QUICK_DATA if args.quick else ())]
+    options = _PREPARE[args.dataset]
+    data = [*options.get("data", ()), *(_QUICK_DATA if args.quick else ())]
     if args.data_dir:
         data += ["--data-dir", args.data_dir]
     if kind == "id":
@@ -114,7 +114,7 @@ def _records(args: argparse.Namespace, kind: str) -> Path:
     raw = folder / "raw"
     steps: Sequence[Sequence[str]] = (
         ["datasets", "prepare", args.dataset, "--output", str(raw), "--overwrite", *data],
-        ["prepare", str(raw), "--output", str(tasks), *how.get("tasks", ())],
+        ["prepare", str(raw), "--output", str(tasks), *options.get("tasks", ())],
     )
     from tfrec_limaml.demo.stages import call
 

@@ -70,7 +70,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"generations": [_shown(each) for each in store.generations(arguments.model_version)]}
+    return {
+        "generations": [
+            _as_dict(generation) for generation in store.generations(arguments.model_version)
+        ]
+    }
 
 
 def _show(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -80,12 +84,12 @@ def _show(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any
         if generation is None:
             raise StoreError(f"no generation of model version {version} is current")
     else:
-        generation = _named(store, version, arguments.generation)
-    result = _shown(generation)
+        generation = _generation(store, version, arguments.generation)
+    result = _as_dict(generation)
     if arguments.key is not None:
-        answer = store.get_many([arguments.key], version)
-        embeddings, found = answer
-        damaged = bool(getattr(answer, "damaged", 0))
+        look_up = store.get_many([arguments.key], version)
+        embeddings, found = look_up
+        damaged = bool(getattr(look_up, "damaged", 0))
         result["key"] = {
             "key": arguments.key,
             "found": bool(found[0]),
@@ -97,19 +101,19 @@ def _show(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any
 
 def _rollback(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
     version = _version(store, arguments)
-    before = store.current(version)
-    now = store.rollback(version, arguments.generation)
-    condemned = before is not None and before.identifier > now.identifier
+    previous = store.current(version)
+    current = store.rollback(version, arguments.generation)
+    condemned = previous is not None and previous.identifier > current.identifier
     return {
-        "current": _shown(now),
-        "condemned": before.identifier if condemned and before is not None else None,
+        "current": _as_dict(current),
+        "condemned": previous.identifier if condemned and previous is not None else None,
     }
 
 
 def _condemn(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.generation is None:
         raise LimamlError("condemn needs --generation; `limaml store list` names them")
-    return _shown(store.condemn(_version(store, arguments), arguments.generation))
+    return _as_dict(store.condemn(_version(store, arguments), arguments.generation))
 
 
 def _prune(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -117,7 +121,7 @@ def _prune(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, An
     return {
         "model_version": version,
         "removed": store.prune(version, arguments.keep, arguments.grace_seconds),
-        "left": [each.identifier for each in store.generations(version)],
+        "left": [generation.identifier for generation in store.generations(version)],
     }
 
 
@@ -133,23 +137,23 @@ _ACTIONS: dict[str, Callable[[EmbeddingStore, argparse.Namespace], dict[str, Any
 def _version(store: EmbeddingStore, arguments: argparse.Namespace) -> int:
     if arguments.model_version is not None:
         return int(arguments.model_version)
-    held = sorted({each.model_version for each in store.generations()})
-    if len(held) != 1:
+    versions = sorted({generation.model_version for generation in store.generations()})
+    if len(versions) != 1:
         raise LimamlError(
-            f"--model-version is missing: the store holds generations of {held or 'no version'}"
+            f"--model-version is missing: the store holds generations of {versions or 'no version'}"
         )
-    return held[0]
+    return versions[0]
 
 
-def _named(store: EmbeddingStore, version: int, identifier: str) -> Generation:
-    for each in store.generations(version):
-        if each.identifier == identifier:
-            return each
-    names = [each.identifier for each in store.generations(version)]
+def _generation(store: EmbeddingStore, version: int, identifier: str) -> Generation:
+    for generation in store.generations(version):
+        if generation.identifier == identifier:
+            return generation
+    names = [generation.identifier for generation in store.generations(version)]
     raise StoreError(f"no generation {identifier!r} of model version {version}; there are {names}")
 
 
-def _shown(generation: Generation) -> dict[str, Any]:
+def _as_dict(generation: Generation) -> dict[str, Any]:
     published = dt.datetime.fromtimestamp(generation.published, dt.UTC)
     return {
         **dataclasses.asdict(generation),
@@ -164,14 +168,14 @@ def render(result: dict[str, Any]) -> str:
     rows = [("version", "generation", "state", "members", "width", "published")]
     rows += [
         (
-            str(each["model_version"]),
-            each["identifier"],
-            each["state"] + ("" if each["checked"] else " (no checksums)"),
-            f"{each['count']:,}",
-            str(each["embedding_dim"]),
-            each["published"],
+            str(generation["model_version"]),
+            generation["identifier"],
+            generation["state"] + ("" if generation["checked"] else " (no checksums)"),
+            f"{generation['count']:,}",
+            str(generation["embedding_dim"]),
+            generation["published"],
         )
-        for each in result["generations"]
+        for generation in result["generations"]
     ]
     if len(rows) == 1:
         return "the store holds no generation"

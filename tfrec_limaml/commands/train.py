@@ -102,7 +102,7 @@ def _render(result: dict[str, Any]) -> str:
     return (
         f"{result['algorithm']}: {result['epochs']} epochs in {result['seconds']:.0f} s, best "
         f"validation AUC {result['best_val_auc']:.4f}; "
-        f"model at {result['model']}" + _losses(result) + _tried(result)
+        f"model at {result['model']}" + _losses(result) + _validation_choices(result)
     )
 
 
@@ -123,16 +123,16 @@ def _strength(result: dict[str, Any]) -> str:
     return f"; adaptation strength {result['adaptation_strength']:g}{note}"
 
 
-def _tried(result: dict[str, Any]) -> str:
+def _validation_choices(result: dict[str, Any]) -> str:
     """The options that were chosen by validation, and the score of each choice."""
     names = {
         "val_score_by_id_embeddings": "ID embeddings",
         "val_score_by_projection_shrinkage": "shrinkage of the projection",
     }
     lines = [
-        f"\ntried on the validation tasks, {what}: "
+        f"\ntried on the validation tasks, {title}: "
         + ", ".join(f"{choice} {score:.4f}" for choice, score in result[name].items())
-        for name, what in names.items()
+        for name, title in names.items()
         if name in result
     ]
     return "".join(lines)

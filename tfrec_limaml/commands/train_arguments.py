@@ -236,12 +236,12 @@ def _add_network(group: Any) -> None:
 def options_from(args: argparse.Namespace) -> TrainOptions:
     """The recipe with the options of the command line."""
     fields = {f.name for kind in (TrainOptions, ModelOptions) for f in dataclasses.fields(kind)}
-    given = {
+    values = {
         name: value
         for name, value in vars(args).items()
         if name in fields - {"task"} and value is not None
     }
-    return recipe(args.recipe).replace(**given)
+    return recipe(args.recipe).replace(**values)
 
 
 def _widths(text: str) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"num_leaves": 15, "learning_rate": 0.05, "min_data_in_leaf": 100, "lambda_l2": 10.0},
     {"num_leaves": 63, "learning_rate": 0.03, "min_data_in_leaf": 100, "lambda_l2": 10.0},
 )
-FIXED = {
+FIXED_OPTIONS = {
     "objective": "binary",
     "metric": "auc",
     "bagging_fraction": 0.8,
@@ -50,8 +50,8 @@ def _best(data: Data, seed: int, ids: bool, as_served: bool = False) -> Outcome:
     except ImportError as error:
         raise LimamlError("needs LightGBM; run `pip install tfrec-limaml[compare]`") from error
     train = data.as_served if as_served else data.train
-    tried = [_fit(lgb, data, train, seed, settings, ids) for settings in SETTINGS]
-    return max(tried, key=lambda outcome: outcome.val_auc)
+    outcomes = [_fit(lgb, data, train, seed, settings, ids) for settings in SETTINGS]
+    return max(outcomes, key=lambda outcome: outcome.val_auc)
 
 
 def _fit(
@@ -60,11 +60,11 @@ def _fit(
     train, validation, test = (
         table(part, data.encoder, ids) for part in (rows, data.validation, data.test)
     )
-    known = lgb.Dataset(train, rows.label, weight=rows.weight)
-    held_out = lgb.Dataset(validation, data.validation.label, reference=known)
-    options = {**FIXED, **settings, "seed": seed}
+    train_set = lgb.Dataset(train, rows.label, weight=rows.weight)
+    validation_set = lgb.Dataset(validation, data.validation.label, reference=train_set)
+    options = {**FIXED_OPTIONS, **settings, "seed": seed}
     stopping = lgb.early_stopping(PATIENCE, verbose=False)
-    model = lgb.train(options, known, ROUNDS, valid_sets=[held_out], callbacks=[stopping])
+    model = lgb.train(options, train_set, ROUNDS, valid_sets=[validation_set], callbacks=[stopping])
     return Outcome(
         model.predict(test),
         auc(data.validation.label, model.predict(validation)),

@@ -85,9 +85,9 @@ def _adapted(
     penalty: float,
 ) -> Array:
     rows: Rows = getattr(data, later)
-    known = [getattr(data, s) for s in earlier]
-    keys = np.concatenate([r.task_key for r in known])
-    label = np.concatenate([r.label for r in known]).astype(np.float64)
+    parts = [getattr(data, s) for s in earlier]
+    keys = np.concatenate([r.task_key for r in parts])
+    label = np.concatenate([r.label for r in parts]).astype(np.float64)
     offset, features = (np.concatenate([part[s] for s in earlier]) for part in (logits, inputs))
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
@@ -96,9 +96,9 @@ def _adapted(
         first, last = (np.searchsorted(sorted_keys, key, side) for side in ("left", "right"))
         history = order[first:last]
         if len(history):
-            chosen = rows.task_key == key
+            mask = rows.task_key == key
             weights = fit_task(features[history], label[history], offset[history], penalty)
-            result[chosen] += inputs[later][chosen] @ weights
+            result[mask] += inputs[later][mask] @ weights
     return result
 
 

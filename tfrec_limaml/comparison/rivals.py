@@ -115,8 +115,8 @@ def constant(data: Data, seed: int) -> Outcome:
 
 def task_rate(data: Data, seed: int) -> Outcome:
     """Each task's label rate before the test rows, smoothed towards the mean."""
-    before = (data.train,)
-    val = _rates(before, data.validation)
+    train = (data.train,)
+    val = _rates(train, data.validation)
     test = _rates((data.train, data.validation), data.test)
     return Outcome(test, auc(data.validation.label, val))
 
@@ -155,10 +155,10 @@ def logistic_regression(data: Data, seed: int) -> Outcome:
 def _rates(earlier: tuple[Rows, ...], later: Rows) -> Scores:
     label = np.concatenate([rows.label for rows in earlier])
     keys = np.concatenate([rows.task_key for rows in earlier])
-    known, codes = np.unique(keys, return_inverse=True)
+    distinct_keys, codes = np.unique(keys, return_inverse=True)
     count, total = np.bincount(codes), np.bincount(codes, label)
     mean = label.mean()
     rates = (total + SMOOTHING * mean) / (count + SMOOTHING)
-    place = np.minimum(np.searchsorted(known, later.task_key), len(known) - 1)
-    smoothed: Scores = np.where(known[place] == later.task_key, rates[place], mean)
+    positions = np.minimum(np.searchsorted(distinct_keys, later.task_key), len(distinct_keys) - 1)
+    smoothed: Scores = np.where(distinct_keys[positions] == later.task_key, rates[positions], mean)
     return smoothed

@@ -85,30 +85,30 @@ def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
         counts = tasks.counts.numpy()
         start = np.maximum(tasks.query_start.numpy(), 0)
         position = np.arange(counts.sum()) - np.repeat(tasks.first.numpy(), counts)
-        chosen = position >= np.repeat(start, counts)
-        part = {name: value.numpy()[chosen] for name, value in tasks.columns.items()}
-        part["task_key"] = np.repeat(tasks.task_key.numpy(), counts)[chosen]
-        part["history"] = np.repeat(start, counts)[chosen]
+        mask = position >= np.repeat(start, counts)
+        part = {name: value.numpy()[mask] for name, value in tasks.columns.items()}
+        part["task_key"] = np.repeat(tasks.task_key.numpy(), counts)[mask]
+        part["history"] = np.repeat(start, counts)[mask]
         newest = tasks.splits.numpy()[:-1] + np.maximum(start - 1, 0)
-        seen = np.where(
+        last_seen = np.where(
             start > 0,
             tasks.columns[record_format.TIMESTAMP].numpy()[np.minimum(newest, counts.sum() - 1)],
             0,
         )
-        part["last_seen"] = np.repeat(seen, counts)[chosen]
+        part["last_seen"] = np.repeat(last_seen, counts)[mask]
         parts.append(part)
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if not len(joined["label"]):
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if not len(columns["label"]):
         raise LimamlError(f"no rows in {Path(files[0]).parent}; check the split of the schema")
     return Rows(
-        joined[record_format.LABEL],
-        joined[record_format.WEIGHT],
-        joined[record_format.TIMESTAMP],
-        joined["task_key"],
-        np.unique(joined["task_key"], return_inverse=True)[1],
-        joined["history"],
-        joined["last_seen"],
-        {f.name: joined[f.name] for f in schema.all_features},
+        columns[record_format.LABEL],
+        columns[record_format.WEIGHT],
+        columns[record_format.TIMESTAMP],
+        columns["task_key"],
+        np.unique(columns["task_key"], return_inverse=True)[1],
+        columns["history"],
+        columns["last_seen"],
+        {f.name: columns[f.name] for f in schema.all_features},
     )
 
 

@@ -114,13 +114,15 @@ def run_all(
     """
     folder = Path(output) / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    started, runs, begun = time.perf_counter(), [], 0
+    started, runs, count = time.perf_counter(), [], 0
     for number, (name, seed) in enumerate(todo):
         if not all(file.is_file() for file in _files(folder, name, seed)):
-            spent = time.perf_counter() - started
-            left = f", about {spent / begun * (len(todo) - number):.0f} s left" if begun else ""
-            progress(f"[{number + 1}/{len(todo)}] {name}, seed {seed}{left}")
-            begun += 1
+            elapsed = time.perf_counter() - started
+            remaining = (
+                f", about {elapsed / count * (len(todo) - number):.0f} s left" if count else ""
+            )
+            progress(f"[{number + 1}/{len(todo)}] {name}, seed {seed}{remaining}")
+            count += 1
         runs.append(_run(data, folder, name, seed, rivals[name]))
     return runs
 

@@ -43,12 +43,12 @@ def summarise(runs: Sequence[dict[str, Any]], rows: Rows, reference: str) -> lis
     base = usable.get(reference, [])
     entries = []
     for name in names:
-        mine = [run for run in runs if run["name"] == name]
-        entry: dict[str, Any] = {"name": name, "seeds": [run["seed"] for run in mine]}
-        diverged = [r["seed"] for r in mine if "scores" in r and not _usable(r, rows)]
+        own_runs = [run for run in runs if run["name"] == name]
+        entry: dict[str, Any] = {"name": name, "seeds": [run["seed"] for run in own_runs]}
+        diverged = [r["seed"] for r in own_runs if "scores" in r and not _usable(r, rows)]
         if diverged:
             entry["diverged"] = diverged
-        notes = {run["note"] for run in mine if "note" in run}
+        notes = {run["note"] for run in own_runs if "note" in run}
         if notes:
             entry["note"] = "; ".join(sorted(notes))
         if usable[name]:
@@ -78,15 +78,15 @@ def _measure(runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows)
     }
     for name, measure in (("log_loss", log_loss), ("calibration", calibration)):
         entry[name] = float(np.mean([measure(rows.label, r["scores"]) for r in runs]))
-    for name, within in (("gauc", grouped_auc), ("ndcg_10", ndcg)):
-        entry[name] = float(np.mean([within(rows.task, rows.label, r["scores"]) for r in runs]))
+    for name, metric in (("gauc", grouped_auc), ("ndcg_10", ndcg)):
+        entry[name] = float(np.mean([metric(rows.task, rows.label, r["scores"]) for r in runs]))
     entry["slices"] = [
         {
             "slice": name,
-            "rows": int(inside.sum()),
-            "auc": float(np.mean([auc(rows.label[inside], r["scores"][inside]) for r in runs])),
+            "rows": int(mask.sum()),
+            "auc": float(np.mean([auc(rows.label[mask], r["scores"][mask]) for r in runs])),
         }
-        for name, inside in history_slices(rows.history)
+        for name, mask in history_slices(rows.history)
     ]
     return entry | paired_gain(runs, base, rows)
 

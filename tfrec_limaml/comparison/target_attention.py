@@ -102,20 +102,20 @@ class TargetAttention(MetaBlock):
             return tf.zeros(shape, encoded.dtype)
         history, real = memory
         rows = tf.shape(encoded)[1]
-        seen = tf.cast(real, encoded.dtype)[:, None]
+        visible = tf.cast(real, encoded.dtype)[:, None]
         if causal:
             ones = tf.ones([rows, rows], encoded.dtype)
-            seen = seen * (ones - tf.linalg.band_part(ones, 0, -1))
-        weights = self._weights(self.target_layer(encoded), history) * seen
-        count = tf.reduce_sum(seen, -1, keepdims=True) + SMOOTHING
+            visible = visible * (ones - tf.linalg.band_part(ones, 0, -1))
+        weights = self._weights(self.target_layer(encoded), history) * visible
+        count = tf.reduce_sum(visible, -1, keepdims=True) + SMOOTHING
         return tf.matmul(weights, self.value_layer(history)) / count
 
     def _weights(self, target: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
         """Weights ``[T, N, S]`` of history rows ``[T, S, W]`` for rows ``[T, N, W]``."""
         kernel = tf.cast(tf.convert_to_tensor(self.of_product), target.dtype)
         product = tf.einsum("tnuw,tsw->tnsu", target[:, :, None] * kernel, history)
-        alone = self.of_target(target)[:, :, None] + self.of_history(history)[:, None]
-        return self.weigh_layer(tf.nn.gelu(alone + product))[..., 0]
+        summed = self.of_target(target)[:, :, None] + self.of_history(history)[:, None]
+        return self.weigh_layer(tf.nn.gelu(summed + product))[..., 0]
 
     def call_adapted(
         self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False

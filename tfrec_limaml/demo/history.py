@@ -36,7 +36,7 @@ class History:
 
     def row(self, position: int) -> dict[str, Any]:
         """One row as plain Python values."""
-        return {name: _plain(values[position]) for name, values in self.columns.items()}
+        return {name: _python_value(values[position]) for name, values in self.columns.items()}
 
 
 def read_history(tasks: Path, schema: Schema, split: str) -> History:
@@ -78,16 +78,18 @@ def likes(history: History, feature: Feature) -> list[str]:
     values = history.columns[feature.name]
     result = []
     for task in range(len(history.keys)):
-        chosen = (values[i] for i in history.rows_of(task) if clicked[i])
+        clicked_values = (values[i] for i in history.rows_of(task) if clicked[i])
         result.append(
             favourite(
-                kind for value in chosen for kind in kinds({feature.name: _plain(value)}, feature)
+                kind
+                for value in clicked_values
+                for kind in kinds({feature.name: _python_value(value)}, feature)
             )
         )
     return result
 
 
-def _plain(value: Any) -> Any:
+def _python_value(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

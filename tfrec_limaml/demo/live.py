@@ -131,9 +131,9 @@ class ClickWriter:
         """
         schema = self.schema
         member = zip(schema.task_columns(), decode_task_key(self.key), strict=True)
-        known = {**item, **dict(member), schema.label.name: int(clicked)}
-        known[schema.timestamp] = self._time(moment)
-        arrays = [pa.array([known.get(field.name)]).cast(field.type) for field in self.columns]
+        row = {**item, **dict(member), schema.label.name: int(clicked)}
+        row[schema.timestamp] = self._time(moment)
+        arrays = [pa.array([row.get(field.name)]).cast(field.type) for field in self.columns]
         name = f"{round(moment * 1e6)}.parquet"
         pq.write_table(pa.table(arrays, schema=self.columns), self.folder / f".{name}")
         (self.folder / f".{name}").rename(self.folder / name)

@@ -21,14 +21,14 @@ class LiveServer(ThreadingHTTPServer):
     """Serves the page, its state and clicks on loopback.
 
     Args:
-        shown: What the page shows.
+        live_list: What the page shows.
         port: 0 for a free one.
     """
 
     daemon_threads = True
 
-    def __init__(self, shown: LiveList, port: int) -> None:
-        self.shown = shown
+    def __init__(self, live_list: LiveList, port: int) -> None:
+        self.live_list = live_list
         try:
             super().__init__(("127.0.0.1", port), _Handler)
         except (OSError, OverflowError) as error:
@@ -49,7 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/":
             self._send(HTTPStatus.OK, _PAGE.read_bytes(), "text/html; charset=utf-8")
         elif self.path == "/state":
-            self._json(HTTPStatus.OK, self.server.shown.state())
+            self._json(HTTPStatus.OK, self.server.live_list.state())
         else:
             self._json(HTTPStatus.NOT_FOUND, {"error": f"no page at {self.path}"})
 
@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             candidate, clicked = self._click()
-            self._json(HTTPStatus.OK, self.server.shown.click(candidate, clicked))
+            self._json(HTTPStatus.OK, self.server.live_list.click(candidate, clicked))
         except LimamlError as error:
             self._json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
 

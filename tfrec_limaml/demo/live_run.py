@@ -40,7 +40,10 @@ def run_live(dataset: str, root: Path, port: int) -> None:
             *("--min-loss-improvement", "-1000"),  # a demo publishes whatever it computes
         ]
     )
-    with _live_list(dataset, workspace, work, store) as shown, LiveServer(shown, port) as server:
+    with (
+        _live_list(dataset, workspace, work, store) as live_list,
+        LiveServer(live_list, port) as server,
+    ):
         say(f"one member's list is at {server.address} (Ctrl-C ends it)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
@@ -57,14 +60,14 @@ def _live_list(dataset: str, workspace: Workspace, work: Path, store: str) -> It
     clicks.mkdir(exist_ok=True)
     schema = Schema.load(work / "tasks" / SCHEMA_FILE)
     recent = history.read_history(work / "tasks", schema, "recent")
-    shown = history.read_history(workspace.tasks, schema, "test")
+    test_history = history.read_history(workspace.tasks, schema, "test")
     kind = next(f for f in schema.all_features if f.name == words.kind)
-    scene = story.choose_scene(schema, recent, shown, kind, words.names)
+    scene = story.choose_scene(schema, recent, test_history, kind, words.names)
     columns = pq.read_schema(workspace.raw / "interactions.parquet").remove_metadata()
     writer = ClickWriter(folder=clicks, columns=columns, schema=schema, key=scene.key)
-    named = [
-        (words.name_words.format(name), words.kind_words.format(what))
-        for name, what in zip(scene.names, scene.kinds, strict=True)
+    item_words = [
+        (words.name_words.format(name), words.kind_words.format(item_kind))
+        for name, item_kind in zip(scene.names, scene.kinds, strict=True)
     ]
     ranker, logs = workspace.export / "ranker", work.parent
     with (
@@ -74,6 +77,6 @@ def _live_list(dataset: str, workspace: Workspace, work: Path, store: str) -> It
         options = ["--target", target, "--export", str(workspace.export), "--store", store]
         rank = RankProcess([*options, "--timeout", "30"], logs / "rank.log")
         try:
-            yield LiveList(scene, rank, writer, named)
+            yield LiveList(scene, rank, writer, item_words)
         finally:
             rank.stop()

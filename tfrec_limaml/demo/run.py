@@ -87,14 +87,14 @@ def run_demo(
     say(f"[{len(todo) + 1}/{len(todo) + 1}] serve, and rank one member's candidates through gRPC")
     schema = Schema.load(workspace.tasks / SCHEMA_FILE)
     recent = history.read_history(workspace.tasks, schema, "recent")
-    member_story = _tell(workspace, schema, recent, words)
+    member_story = _member_story(workspace, schema, recent, words)
     result = _result(dataset, workspace, state, member_story)
     write_report(workspace.report, _report(words, workspace, schema, recent, member_story, result))
     say(f"      report at {workspace.report}")
     return result
 
 
-def _tell(
+def _member_story(
     workspace: Workspace, schema: Schema, recent: history.History, words: DemoData
 ) -> MemberStory:
     """Ranks without an embedding, with the published one, and with the one after a few more
@@ -182,13 +182,14 @@ def facts(result: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if "best_possible_auc" in result:
         lines.append(("Best possible test AUC (known here)", f"{result['best_possible_auc']:.4f}"))
-    made = result["embeddings"]
-    rate = made["count"] / max(made["seconds"], 1e-9)
+    embeddings = result["embeddings"]
+    rate = embeddings["count"] / max(embeddings["seconds"], 1e-9)
     lines.append(
         (
             "Embeddings",
-            f"{made['count']:,} of width {made['dimension']} in {made['seconds']:.1f} s "
-            f"({rate:,.0f} per second, including the start of the job)",
+            f"{embeddings['count']:,} of width {embeddings['dimension']} in "
+            f"{embeddings['seconds']:.1f} s ({rate:,.0f} per second, including the start of the "
+            "job)",
         )
     )
     lines.append(("Time of the stages", f"{sum(result['seconds'].values()):.0f} s in all"))
@@ -254,7 +255,7 @@ def ranking_table(result: dict[str, Any]) -> list[str]:
     embeddings.
     """
     rows = result["ranking"]["candidates"]
-    places = {
+    ranks = {
         name: np.argsort(np.argsort([-row[name] for row in rows])) + 1
         for name in ("without", "before", "after")
     }
@@ -262,7 +263,7 @@ def ranking_table(result: dict[str, Any]) -> list[str]:
     lines = [
         f"{'candidate':{width}}  {'no embedding':>14}  {'embedding':>14}  {'after clicks':>14}"
     ]
-    for i in np.argsort(places["before"]):
-        cells = [f"{rows[i][name]:.3f} (no. {places[name][i]:2d})" for name in places]
+    for i in np.argsort(ranks["before"]):
+        cells = [f"{rows[i][name]:.3f} (no. {ranks[name][i]:2d})" for name in ranks]
         lines.append(f"{rows[i]['name']:{width}}  " + "  ".join(f"{cell:>14}" for cell in cells))
     return lines

@@ -92,19 +92,19 @@ def choose_scene(
         **{n: rows[-1][n] for n in meta},
     }
     rows_drawn = np.random.default_rng(seed).permutation(len(test.columns[record_format.LABEL]))
-    shown = (test.row(int(position)) for position in rows_drawn[: 200 * CANDIDATES])
-    drawn = _items(schema, (row for row in shown if kinds(row, kind)), name_columns)
+    test_rows = (test.row(int(position)) for position in rows_drawn[: 200 * CANDIDATES])
+    items = _items(schema, (row for row in test_rows if kinds(row, kind)), name_columns)
     spare: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for _, item in drawn[CANDIDATES:]:
+    for _, item in items[CANDIDATES:]:
         spare[kinds(item, kind)[0]].append(item)
-    chosen = drawn[:CANDIDATES]
+    candidates = items[:CANDIDATES]
     return Scene(
         task=task,
         key=recent.keys[task],
         rows=rows,
-        request={"member": member, "candidates": [item for _, item in chosen]},
-        names=[" ".join(str(part) for part in dict.fromkeys(name)) for name, _ in chosen],
-        kinds=[kinds(item, kind)[0] for _, item in chosen],
+        request={"member": member, "candidates": [item for _, item in candidates]},
+        names=[" ".join(str(part) for part in dict.fromkeys(name)) for name, _ in candidates],
+        kinds=[kinds(item, kind)[0] for _, item in candidates],
         spare=spare,
     )
 
@@ -124,20 +124,20 @@ def imagine_clicks(
     """
     order = np.argsort(-scores, kind="stable")
     ranked = [scene.kinds[i] for i in order]
-    passed = ranked[0]
-    wanted = max(
-        set(ranked) - {passed} or {passed},
+    ignored_kind = ranked[0]
+    clicked_kind = max(
+        set(ranked) - {ignored_kind} or {ignored_kind},
         key=lambda kind: (min(len(scene.spare[kind]), CLICKS), ranked.index(kind)),
     )
     clicked, ignored = (
-        scene.spare[wanted][:CLICKS],
-        scene.spare[passed][: CLICKS // 2] if wanted != passed else [],
+        scene.spare[clicked_kind][:CLICKS],
+        scene.spare[ignored_kind][: CLICKS // 2] if clicked_kind != ignored_kind else [],
     )
     moment = int(scene.rows[-1][record_format.TIMESTAMP])
     rows, words = [], []
     for item, label, kind in [
-        *((item, 1.0, wanted) for item in clicked),
-        *((item, 0.0, passed) for item in ignored),
+        *((item, 1.0, clicked_kind) for item in clicked),
+        *((item, 0.0, ignored_kind) for item in ignored),
     ]:
         moment += _MINUTE_MS
         rows.append(

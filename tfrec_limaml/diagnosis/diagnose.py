@@ -82,11 +82,11 @@ class ScoredRows:
         """
         number = np.flatnonzero(self.query)
         task = self.task[number]
-        kept = _position_in_task(task) < ROWS_PER_TASK
-        share = min(1.0, MOST_ROWS / max(int(kept.sum()), 1))
-        kept &= (np.random.default_rng(0).random(int(task.max()) + 1) < share)[task]
+        keep_mask = _position_in_task(task) < ROWS_PER_TASK
+        share = min(1.0, MOST_ROWS / max(int(keep_mask.sum()), 1))
+        keep_mask &= (np.random.default_rng(0).random(int(task.max()) + 1) < share)[task]
         mask = np.zeros(len(self.task), bool)
-        mask[number[kept]] = True
+        mask[number[keep_mask]] = True
         return mask
 
     def calibrated(self) -> Rows:
@@ -109,23 +109,23 @@ def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Featur
         task = task_of_rows(tasks)
         position = tf.range(tasks.splits[-1]) - tf.gather(tasks.first, task)
         logit = model.network(encode_rows(tasks, model.encoder), training=False)
-        chosen = {
+        raw_columns = {
             name: tasks.columns[name] for name in (record_format.LABEL, *(f.name for f in features))
         }
         return {
             "task": task,
             "query": position >= tf.gather(tasks.query_start, task),
             "logit": tf.cast(logit, tf.float32),
-            **chosen,
+            **raw_columns,
         }
 
     dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "").batch(1024)
-    traced = tf.function(
+    function = tf.function(
         columns, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
     )
     parts, offset = [], 0
     for batch in dataset:
-        part = {name: value.numpy() for name, value in traced(batch).items()}
+        part = {name: value.numpy() for name, value in function(batch).items()}
         part["task"] = part["task"] + offset
         offset += len(batch)
         parts.append(part)
@@ -169,18 +169,18 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
 
 def _sources(rows: ScoredRows, confidence: float) -> list[dict[str, Any]]:
     """The task itself, then every category on top of it; see `diagnose_definition`."""
-    fitted, kept = rows.calibrated(), rows.sample()
-    label, offset, task = fitted.label, fitted.offset, fitted.task
-    between = task_deviation(label[kept], offset[kept], task[kept], confidence)
-    gain = history_gain(fitted, confidence=confidence)
-    known = oracle_gain(offset[kept], task[kept], between.value)
-    sources = [_source("task", between, known, gain)]
-    moved = fitted.moved(gain.effect)
+    calibrated, sample = rows.calibrated(), rows.sample()
+    label, offset, task = calibrated.label, calibrated.offset, calibrated.task
+    between = task_deviation(label[sample], offset[sample], task[sample], confidence)
+    gain = history_gain(calibrated, confidence=confidence)
+    oracle = oracle_gain(offset[sample], task[sample], between.value)
+    sources = [_source("task", between, oracle, gain)]
+    with_task_effects = calibrated.with_effect(gain.effect)
     for name, category in rows.categories.items():
         pairs = np.stack([task[category.row], category.code])
         group = np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1)
-        inside = kept[category.row]
-        row, code = category.row[inside], category.code[inside]
+        in_sample = sample[category.row]
+        row, code = category.row[in_sample], category.code[in_sample]
         deviation = group_deviation(
             label[row],
             offset[row],
@@ -188,11 +188,13 @@ def _sources(rows: ScoredRows, confidence: float) -> list[dict[str, Any]]:
             code,
             between.value,
             confidence,
-            len(row) / int(kept.sum()),
+            len(row) / int(sample.sum()),
         )
-        known = oracle_gain(offset[row], task[row], between.value, group[inside], deviation.value)
-        gain = history_gain(moved, category.row, group, confidence)
-        sources.append(_source(f"task x {name}", deviation, known, gain))
+        oracle = oracle_gain(
+            offset[row], task[row], between.value, group[in_sample], deviation.value
+        )
+        gain = history_gain(with_task_effects, category.row, group, confidence)
+        sources.append(_source(f"task x {name}", deviation, oracle, gain))
     return sources
 
 
@@ -258,9 +260,9 @@ def _values(column: Array, separator: str | None) -> tuple[Array, Array]:
 
 def _position_in_task(task: Array) -> Array:
     """Index of each row within its task; rows of a task are adjacent."""
-    new = np.concatenate([[True], task[1:] != task[:-1]])
-    starts = np.flatnonzero(new)
-    return np.asarray(np.arange(len(task)) - starts[np.cumsum(new) - 1])
+    is_first = np.concatenate([[True], task[1:] != task[:-1]])
+    starts = np.flatnonzero(is_first)
+    return np.asarray(np.arange(len(task)) - starts[np.cumsum(is_first) - 1])
 
 
 def _source(name: str, between: Deviation, oracle: float, gain: HistoryGain) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Rows:
     task: Array
     later: Array
 
-    def moved(self, effect: Array) -> Rows:
+    def with_effect(self, effect: Array) -> Rows:
         """The rows with `effect` added to their logits."""
         return dataclasses.replace(self, offset=self.offset + effect)
 
@@ -88,15 +88,15 @@ def history_gain(
     group = rows.task if group is None else group
     effects = [_effects(rows, row, group, tau) for tau in DEVIATIONS]
     half = _halves(rows.task)
-    chosen = np.zeros(len(rows.task))
-    for mine in (half, ~half):
-        others = rows.later & ~mine
-        likelihoods = [_log_likelihood(rows, effect, others) for effect in effects]
-        chosen = np.where(mine, effects[int(np.argmax(likelihoods))], chosen)
+    effect_of_row = np.zeros(len(rows.task))
+    for half_mask in (half, ~half):
+        other_half = rows.later & ~half_mask
+        likelihoods = [_log_likelihood(rows, effect, other_half) for effect in effects]
+        effect_of_row = np.where(half_mask, effects[int(np.argmax(likelihoods))], effect_of_row)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    gain = _gain(rows, chosen, z)
+    gain = _gain(rows, effect_of_row, z)
     high = max(gain.high, *(_gain(rows, effect, z).high for effect in effects[1:]))
-    return HistoryGain(float(gain.value), float(gain.low), float(high), chosen)
+    return HistoryGain(float(gain.value), float(gain.low), float(high), effect_of_row)
 
 
 def _gain(rows: Rows, effect: Array, z: float) -> Interval:
@@ -125,9 +125,9 @@ def _effects(rows: Rows, row: Array, group: Array, tau: float) -> Array:
     return np.bincount(row, share * effect[group], len(rows.task))
 
 
-def _log_likelihood(rows: Rows, effect: Array, inside: Array) -> float:
-    sign = np.where(rows.label[inside] > 0.5, 1.0, -1.0)
-    return float(-np.logaddexp(0, -sign * (rows.offset + effect)[inside]).sum())
+def _log_likelihood(rows: Rows, effect: Array, mask: Array) -> float:
+    sign = np.where(rows.label[mask] > 0.5, 1.0, -1.0)
+    return float(-np.logaddexp(0, -sign * (rows.offset + effect)[mask]).sum())
 
 
 def _halves(task: Array) -> Array:

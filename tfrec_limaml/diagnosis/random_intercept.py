@@ -112,11 +112,11 @@ def oracle_gain(
     gain = 0.0
     for _ in range(draws):
         effects = _effects(rng, task, tau)
-        without: Array = np.zeros_like(effects)
+        baseline: Array = np.zeros_like(effects)
         if group is not None:
-            without, effects = effects, effects + _effects(rng, group, tau_group)
+            baseline, effects = effects, effects + _effects(rng, group, tau_group)
         truth = _sigmoid(mean + effects)
-        gain += expected_auc(truth, mean + effects) - expected_auc(truth, mean + without)
+        gain += expected_auc(truth, mean + effects) - expected_auc(truth, mean + baseline)
     return gain / draws
 
 
@@ -126,8 +126,8 @@ def expected_auc(probability: Array, score: Array) -> float:
     p = probability[order]
     first = np.flatnonzero(np.concatenate([[True], np.diff(score[order]) > 0]))
     positive, negative = np.add.reduceat(p, first), np.add.reduceat(1 - p, first)
-    below = np.cumsum(negative) - negative / 2
-    return float((positive * below).sum() / (p.sum() * (1 - p).sum()))
+    negatives_below = np.cumsum(negative) - negative / 2
+    return float((positive * negatives_below).sum() / (p.sum() * (1 - p).sum()))
 
 
 def _effects(rng: np.random.Generator, codes: Array, tau: float) -> Array:

@@ -92,14 +92,14 @@ def score_tasks(model: TaskModel, dataset: tf.data.Dataset) -> Scores:
 def _one_sided(model: JointLiMAML, support: Samples, features: Features) -> dict[str, tf.Tensor]:
     """Outputs ``[T, Q]`` with the batch's own offsets alone, and with the other side's alone."""
     without_others = {OTHER_ROW: tf.zeros_like(features[OTHER_ROW])}
-    alone = {OTHER_ROW: tf.zeros_like(support["features"][OTHER_ROW])}
+    no_others_known = {OTHER_ROW: tf.zeros_like(support["features"][OTHER_ROW])}
     adapted = model.adapt_tasks(
-        {**support, "features": {**support["features"], **alone}}, model.fine_tune_steps
+        {**support, "features": {**support["features"], **no_others_known}}, model.fine_tune_steps
     )
-    none = AdaptedTasks([tf.zeros_like(weight) for weight in adapted.weights])
+    zero_offsets = AdaptedTasks([tf.zeros_like(weight) for weight in adapted.weights])
     outputs = [
         model.adapted_outputs(adapted, {**features, **without_others}),
-        model.adapted_outputs(none, features),
+        model.adapted_outputs(zero_offsets, features),
     ]
     is_first = tf.reduce_max(features[SIDE]) == 0
     first, second = (tf.where(is_first, *pair) for pair in (outputs, outputs[::-1]))
@@ -114,9 +114,9 @@ def _losses(model: TaskModel, support: Samples) -> tuple[AdaptedTasks, dict[str,
     adapted = model.adapt_tasks(support, model.fine_tune_steps)
     after = model.task_loss(model.adapted_outputs(adapted, support["features"]), support)
     before = adapted.losses[0] if adapted.losses else after
-    known = tf.reduce_any(support["weight"] > 0, -1)
+    has_support = tf.reduce_any(support["weight"] > 0, -1)
     losses = (("before", before), ("after", after))
-    return adapted, {name: tf.boolean_mask(v, known) for name, v in losses}
+    return adapted, {name: tf.boolean_mask(v, has_support) for name, v in losses}
 
 
 def _summary(model: TaskModel, by_task: Rows) -> dict[str, Any]:
@@ -143,11 +143,11 @@ def _summary(model: TaskModel, by_task: Rows) -> dict[str, Any]:
             f"{model.fine_tune_steps} step(s) {remedy}",
             stacklevel=2,
         )
-    rose = ~(by_task["after"] <= by_task["before"])
+    has_risen = ~(by_task["after"] <= by_task["before"])
     return {
         "support_loss_before": before,
         "support_loss_after": after,
-        "support_loss_rose": float(rose.mean()),
+        "support_loss_rose": float(has_risen.mean()),
     }
 
 
@@ -184,25 +184,25 @@ def served_outputs(
     like = next(iter(features.values()))
     unadapted = split_axes(model.meta_block(rows), like)
     definitions = model.meta_block.nested_definitions
-    first, *others = tf.split(unadapted, 1 + len(definitions), -1)
-    known = tf.reduce_any(support["weight"] > 0, -1)[:, None, None]
+    first, *nested_unadapted = tf.split(unadapted, 1 + len(definitions), -1)
+    has_support = tf.reduce_any(support["weight"] > 0, -1)[:, None, None]
     block = model.meta_block
-    parts = [block.from_stored(stored.embedding[:, None], known, first)]
-    for definition, (subtasks, embedding), mine in zip(
-        definitions, stored.nested, others, strict=True
+    parts = [block.from_stored(stored.embedding[:, None], has_support, first)]
+    for definition, (subtasks, embedding), part in zip(
+        definitions, stored.nested, nested_unadapted, strict=True
     ):
         number = subtasks.of_rows(features[subtask_feature(definition)])
         by_row = tf.gather(embedding, tf.maximum(number, 0))
-        parts.append(block.from_stored(by_row, number[..., None] >= 0, mine))
+        parts.append(block.from_stored(by_row, number[..., None] >= 0, part))
     return split_axes(model.global_block(rows, merge_axes(tf.concat(parts, -1))), like)
 
 
 def _collect(
     dataset: tf.data.Dataset, step: Callable[[TaskBatch], Mapping[str, Any]]
 ) -> dict[str, Any]:
-    traced = tf.function(
+    function = tf.function(
         step, input_signature=[dataset.element_spec], autograph=False
     )  # one trace for batches of any size
-    parts = [tf.nest.map_structure(lambda v: v.numpy(), traced(batch)) for batch in dataset]
-    joined: dict[str, Any] = tf.nest.map_structure(lambda *v: np.concatenate(v), *parts)
-    return joined
+    parts = [tf.nest.map_structure(lambda v: v.numpy(), function(batch)) for batch in dataset]
+    result: dict[str, Any] = tf.nest.map_structure(lambda *v: np.concatenate(v), *parts)
+    return result

@@ -28,9 +28,9 @@ def history_slices(
     support set.
     """
     for lower, upper in zip(bounds, [*bounds[1:], None], strict=True):
-        inside = (history >= lower) & (history < (np.inf if upper is None else upper))
-        if inside.any():
-            yield _slice_name(lower, upper), inside
+        mask = (history >= lower) & (history < (np.inf if upper is None else upper))
+        if mask.any():
+            yield _slice_name(lower, upper), mask
 
 
 def cohorts(
@@ -50,11 +50,11 @@ def cohorts(
         dormant_days: Days without rows that make a task dormant.
     """
     keys, task = np.unique(rows["task_key"], return_inverse=True)
-    usual = np.ones(len(task), bool)
+    remaining = np.ones(len(task), bool)
     if trained_keys is not None:
         trained = set(trained_keys)
         cold = np.array([key not in trained for key in keys], bool)[task]
-        usual &= ~cold
+        remaining &= ~cold
         yield "cold", cold
     if "timestamp" in rows and "last_seen" in rows:
         first = np.full(len(keys), np.iinfo(np.int64).max)
@@ -62,12 +62,12 @@ def cohorts(
         dormant = (rows["last_seen"] > 0) & (
             first[task] - rows["last_seen"] > dormant_days * DAY_MS
         )
-        yield "dormant", dormant & usual
-        usual &= ~dormant
-        yield "active", usual
-    many = np.bincount(task, minlength=len(keys))[task] >= PAPER_BOUND
-    yield f"under {PAPER_BOUND} rows", ~many
-    yield f"{PAPER_BOUND} rows or more", many
+        yield "dormant", dormant & remaining
+        remaining &= ~dormant
+        yield "active", remaining
+    is_frequent = np.bincount(task, minlength=len(keys))[task] >= PAPER_BOUND
+    yield f"under {PAPER_BOUND} rows", ~is_frequent
+    yield f"{PAPER_BOUND} rows or more", is_frequent
 
 
 def task_keys(files: Sequence[str]) -> set[bytes]:

@@ -44,12 +44,12 @@ def evaluate_tasks(
     Returns:
         The entries of one row of ``evaluation.json``: see `measure`.
     """
-    before = model.fine_tune
+    previous = model.fine_tune
     model.fine_tune = fine_tune
     try:
         rows = model.predict(dataset, verbose=verbose)
     finally:
-        model.fine_tune = before
+        model.fine_tune = previous
     return measure(rows, **options)
 
 
@@ -88,7 +88,7 @@ def measure(
     if reference is not None:
         columns["reference"] = reference
     result = _measure_rows(columns)
-    within, tasks = per_task_auc(codes, rows["label"], rows["probability"])
+    task_auc, tasks = per_task_auc(codes, rows["label"], rows["probability"])
     if tasks < FEW_TASKS:
         result["per_task_note"] = f"fewer than {FEW_TASKS} tasks have rows of both classes"
     for name in ("note", "per_task_note"):
@@ -99,10 +99,10 @@ def measure(
                 stacklevel=2,
             )
 
-    def part(name: str, inside: npt.NDArray[Any]) -> dict[str, Any]:
+    def part(name: str, mask: npt.NDArray[Any]) -> dict[str, Any]:
         return {
             "slice": name,
-            **_measure_rows({column: values[inside] for column, values in columns.items()}),
+            **_measure_rows({column: values[mask] for column, values in columns.items()}),
         }
 
     groups = cohorts(rows, trained_keys, dormant_days)
@@ -111,10 +111,10 @@ def measure(
         "log_loss": log_loss(rows["label"], rows["probability"]),
         "calibration": calibration(rows["label"], rows["probability"]),
         "calibration_curve": calibration_curve(rows["label"], rows["probability"]),
-        "per_task_auc": within,
+        "per_task_auc": task_auc,
         "per_task_auc_tasks": tasks,
-        "slices": [part(name, inside) for name, inside in history_slices(rows["history"], bounds)],
-        "cohorts": [part(name, inside) for name, inside in groups if inside.any()],
+        "slices": [part(name, mask) for name, mask in history_slices(rows["history"], bounds)],
+        "cohorts": [part(name, mask) for name, mask in groups if mask.any()],
     }
 
 

@@ -69,11 +69,13 @@ def auc_difference(
     Arguments as in `auc_interval`. It is far narrower than two separate intervals suggest, since
     both models err on the same rows.
     """
-    ours, theirs = _components(label, score), _components(label, reference)
-    if ours is None or theirs is None:
+    components, reference_components = _components(label, score), _components(label, reference)
+    if components is None or reference_components is None:
         return _UNDEFINED
-    half = z * float(np.sqrt(_clustered_variance(label > 0.5, ours[1] - theirs[1], cluster)))
-    value = ours[0] - theirs[0]
+    half = z * float(
+        np.sqrt(_clustered_variance(label > 0.5, components[1] - reference_components[1], cluster))
+    )
+    value = components[0] - reference_components[0]
     return Interval(value, value - half, value + half)
 
 
@@ -146,8 +148,12 @@ def ndcg(task: Array, label: Array, score: Array, k: int = 10) -> float:
         return np.bincount(codes[order], discounted, tasks)
 
     best = gain(label)
-    known = best > 0
-    return float((gain(score)[known] / best[known]).mean()) if known.any() else float("nan")
+    has_positive = best > 0
+    return (
+        float((gain(score)[has_positive] / best[has_positive]).mean())
+        if has_positive.any()
+        else float("nan")
+    )
 
 
 def _auc_by_task(task: Array, label: Array, score: Array) -> tuple[Array, Array]:
@@ -164,8 +170,12 @@ def _auc_by_task(task: Array, label: Array, score: Array) -> tuple[Array, Array]
     rank = middle[np.cumsum(new_tie) - 1] - np.flatnonzero(new_task)[codes] + 1
     m = np.bincount(codes, positive)
     n = np.bincount(codes) - m
-    both = (m > 0) & (n > 0)
-    m, n, total = m[both], n[both], np.bincount(codes, rank * positive)[both]
+    valid = (m > 0) & (n > 0)
+    m, n, total = (
+        m[valid],
+        n[valid],
+        np.bincount(codes, rank * positive)[valid],
+    )
     return (total - m * (m + 1) / 2) / (m * n), m + n
 
 
@@ -207,9 +217,9 @@ def _clustered_variance(positive: Array, deviation: Array, cluster: Array | None
 def _midranks(values: Array) -> Array:
     """1-based ranks, ties averaged."""
     order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    first = np.searchsorted(ordered, ordered, "left")
-    last = np.searchsorted(ordered, ordered, "right")
+    sorted_values = values[order]
+    first = np.searchsorted(sorted_values, sorted_values, "left")
+    last = np.searchsorted(sorted_values, sorted_values, "right")
     ranks = np.empty(len(values))
     ranks[order] = (first + last + 1) / 2.0
     return ranks

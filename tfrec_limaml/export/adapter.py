@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfrec_limaml import manifest as names
-from tfrec_limaml.export.signatures import Exported, traced
+from tfrec_limaml.export.signatures import Exported, trace_functions
 from tfrec_limaml.features import Features
 from tfrec_limaml.models import LiMAML
 from tfrec_limaml.models.task_embeddings import SubtaskEmbeddings, TaskEmbeddings
@@ -31,20 +31,20 @@ def adapter_module(model: LiMAML) -> Exported:
         if with_variance:
             outputs[names.VARIANCE] = tf.cast(stored.variance, tf.float32)
         if stored.nested:
-            further = [
+            key_parts = [
                 tf.gather(model.encoder.further_key(name, tasks.columns), index)
                 for name in model.meta_block.nested_definitions
             ]
             times = tf.gather(tasks.columns[record_format.TIMESTAMP], index)
-            outputs.update(_nested_outputs(stored.nested, further, tasks.task_key, times))
+            outputs.update(_nested_outputs(stored.nested, key_parts, tasks.task_key, times))
         return outputs
 
     inputs = {names.ADAPTER_INPUT: tf.TensorSpec([None], tf.string)}
     signatures: dict[str, Any] = {names.SERVING_SIGNATURE: (adapt, inputs)}
     if model.prior_variance() is not None:
-        both = functools.partial(adapt, with_variance=True)
-        signatures[names.VARIANCE_SIGNATURE] = (both, inputs)
-    return traced(model, signatures)
+        adapt_with_variance = functools.partial(adapt, with_variance=True)
+        signatures[names.VARIANCE_SIGNATURE] = (adapt_with_variance, inputs)
+    return trace_functions(model, signatures)
 
 
 def support_rows(tasks: Tasks, features: Features) -> tuple[tf.Tensor, dict[str, Any]]:
@@ -87,7 +87,7 @@ def _support_counts(tasks: Tasks) -> tf.Tensor:
 
 def _nested_outputs(
     nested: Sequence[SubtaskEmbeddings],
-    further: Sequence[tf.Tensor],
+    key_parts: Sequence[tf.Tensor],
     task_key: tf.Tensor,
     times: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
@@ -96,20 +96,20 @@ def _nested_outputs(
 
     Args:
         nested: The subtasks and their embeddings, by definition.
-        further: The further part of each row's subtask key ``[T, S]``, by definition.
+        key_parts: The further part of each row's subtask key ``[T, S]``, by definition.
         task_key: Of each task ``[T]``.
         times: Of each row ``[T, S]``.
     """
     parts: dict[str, list[tf.Tensor]] = {name: [] for name in names.NESTED_OUTPUTS}
-    for position, ((subtasks, embedding), texts) in enumerate(zip(nested, further, strict=True)):
+    for position, ((subtasks, embedding), texts) in enumerate(zip(nested, key_parts, strict=True)):
         members = subtasks.members()
-        added = tf.gather_nd(texts, tf.stack([subtasks.owner, subtasks.first_row], -1))
+        key_part = tf.gather_nd(texts, tf.stack([subtasks.owner, subtasks.first_row], -1))
         values = {
             names.NESTED_DEFINITION: tf.fill(
                 tf.shape(subtasks.owner), tf.constant(position, tf.int64)
             ),
             names.NESTED_TASK_KEY: tf.strings.join(
-                [tf.gather(task_key, subtasks.owner), added], "|"
+                [tf.gather(task_key, subtasks.owner), key_part], "|"
             ),
             names.NESTED_META_EMBEDDING: tf.cast(embedding, tf.float32),
             names.NESTED_SAMPLE_COUNT: tf.math.count_nonzero(members, -1),

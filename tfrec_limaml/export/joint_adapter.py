@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfrec_limaml import manifest as names
 from tfrec_limaml.export.adapter import stored_outputs, support_rows
-from tfrec_limaml.export.signatures import Exported, traced
+from tfrec_limaml.export.signatures import Exported, trace_functions
 from tfrec_limaml.features import OTHER_OFFSET, SIDE
 from tfrec_limaml.models import JointLiMAML
 from tfrec_limaml.schema.task_keys import joint_key_prefix
@@ -24,7 +24,7 @@ def joint_adapter_module(model: JointLiMAML) -> Exported:
     """The adapter and its signatures; see `tfrec_limaml.manifest`."""
     dim = model.meta_block.stored_dim
     records = {names.ADAPTER_INPUT: tf.TensorSpec([None], tf.string)}
-    given = {
+    offset_specs = {
         names.OTHER_ROW: tf.TensorSpec([None], tf.int32),
         names.OTHER_OFFSETS: tf.TensorSpec([None, dim], tf.float32),
     }
@@ -32,8 +32,8 @@ def joint_adapter_module(model: JointLiMAML) -> Exported:
     for number in (0, 1):
         side = _Side(model, number)
         signatures[f"{names.OTHER_KEYS_SIGNATURE}_{number}"] = (side.other_keys, records)
-        signatures[f"{names.GIVEN_SIGNATURE}_{number}"] = (side.adapt, {**records, **given})
-    return traced(model, signatures)
+        signatures[f"{names.GIVEN_SIGNATURE}_{number}"] = (side.adapt, {**records, **offset_specs})
+    return trace_functions(model, signatures)
 
 
 class _Side:

@@ -10,7 +10,7 @@ from tfrec_limaml import manifest as names
 from tfrec_limaml.blocks.base import scores_once
 from tfrec_limaml.blocks.features_read import features_read
 from tfrec_limaml.blocks.joint import JointMetaBlocks
-from tfrec_limaml.export.signatures import Exported, traced
+from tfrec_limaml.export.signatures import Exported, trace_functions
 from tfrec_limaml.features import META, OTHER, Features
 from tfrec_limaml.models import LiMAML
 from tfrec_limaml.schema.schema import Feature, Schema
@@ -33,7 +33,7 @@ def ranker_module(model: LiMAML) -> Exported:
         rows[stored] = tf.TensorSpec([None, ranker.dim], tf.float32)
         rows[has] = tf.TensorSpec([None], tf.bool)
     serialized = {names.EXAMPLES: tf.TensorSpec([None], tf.string)}
-    return traced(
+    return trace_functions(
         model,
         {
             names.SERVING_SIGNATURE: (lambda **inputs: ranker.score(inputs), rows),
@@ -158,13 +158,13 @@ def _parse_examples(
 def _rows(lengths: Lengths) -> tf.Tensor:
     """Rows of the longest input; the others must have as many, or one."""
     rows = tf.reduce_max(lengths.values)
-    wrong = tf.logical_and(lengths.values != rows, lengths.values != 1)
-    named = tf.strings.reduce_join(tf.where(wrong, [f"{n}, " for n in lengths.names], ""))
+    mismatch = tf.logical_and(lengths.values != rows, lengths.values != 1)
+    wrong_names = tf.strings.reduce_join(tf.where(mismatch, [f"{n}, " for n in lengths.names], ""))
     check = tf.debugging.Assert(
-        tf.logical_not(tf.reduce_any(wrong)),
+        tf.logical_not(tf.reduce_any(mismatch)),
         [
             "inputs must have 1 row or as many as the longest input; these do not:",
-            named,
+            wrong_names,
             "rows of the longest input:",
             rows,
         ],

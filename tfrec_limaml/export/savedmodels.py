@@ -68,9 +68,9 @@ def export_for_serving(
             "statistics)) to export it"
         )
     base = Path(base_directory)
-    chosen = _next_version(base) if model_version is None else int(model_version)
-    final = _new_folders(base, chosen)
-    manifest = _manifest(model, chosen, task_definition, metrics or {})
+    version_number = _next_version(base) if model_version is None else int(model_version)
+    final = _new_folders(base, version_number)
+    manifest = _manifest(model, version_number, task_definition, metrics or {})
     # The adapter is renamed first: every visible ranker has one.
     with (
         staging.folder(final["ranker"], replace=False) as ranker,
@@ -88,29 +88,29 @@ def export_for_serving(
     return manifest
 
 
-def _new_folders(base: Path, chosen: int) -> dict[str, Path]:
+def _new_folders(base: Path, number: int) -> dict[str, Path]:
     """The version's folders, which must not exist."""
-    if chosen < 1:
-        raise LimamlError(f"model_version must be a positive integer, received {chosen}")
-    folders = {kind: base / kind / str(chosen) for kind in ("adapter", "ranker")}
+    if number < 1:
+        raise LimamlError(f"model_version must be a positive integer, received {number}")
+    folders = {kind: base / kind / str(number) for kind in ("adapter", "ranker")}
     existing = [str(path) for path in folders.values() if path.exists()]
     if existing:
         raise LimamlError(
-            f"version {chosen} exists at {existing[0]}; choose another version, or remove it first"
+            f"version {number} exists at {existing[0]}; choose another version, or remove it first"
         )
     return folders
 
 
-def _exported_definition(model: LiMAML, wanted: str | None) -> str:
+def _exported_definition(model: LiMAML, definition: str | None) -> str:
     """The task definition of the embeddings' keys."""
     schema: Schema = model.encoder.schema
-    trained = model.encoder.task or schema.default_task
-    definition = wanted or trained
+    trained_definition = model.encoder.task or schema.default_task
+    definition = definition or trained_definition
     schema.task_columns(definition)
     further = model.meta_block.further_definitions
-    if further and definition != trained:
+    if further and definition != trained_definition:
         raise LimamlError(
-            f"this model was trained on the task definition {trained!r} together with "
+            f"this model was trained on the task definition {trained_definition!r} together with "
             f"{list(further)}: it cannot be exported for {definition!r}"
         )
     return definition
@@ -121,13 +121,13 @@ def _manifest(
 ) -> Manifest:
     schema: Schema = model.encoder.schema
     block = model.meta_block
-    taken = {
+    reserved_names = {
         name for pair in names.embedding_inputs(block.further_definitions) for name in pair
     } & {f.name for f in schema.all_features}
-    if taken:
+    if reserved_names:
         raise LimamlError(
-            f"the features {sorted(taken)} are named like the ranker's inputs for embeddings; "
-            "rename them in the schema"
+            f"the features {sorted(reserved_names)} are named like the ranker's inputs for "
+            "embeddings; rename them in the schema"
         )
     return Manifest(
         model_version=model_version,
@@ -155,10 +155,10 @@ def _manifest(
 
 
 def _next_version(base: Path) -> int:
-    taken = [
+    versions = [
         int(p.name)
         for kind in ("ranker", "adapter")
         for p in (base / kind).glob("[0-9]*")
         if p.name.isdigit()
     ]
-    return max(taken, default=0) + 1
+    return max(versions, default=0) + 1

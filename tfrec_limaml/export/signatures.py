@@ -34,7 +34,7 @@ class Exported(NamedTuple):
 _LARGEST_CONSTANT = 2**20
 
 
-def traced(
+def trace_functions(
     model: LiMAML,
     functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, tf.TensorSpec]]],
     constants: bool = False,
@@ -50,29 +50,35 @@ def traced(
     module.encoder = model.encoder
     # The TensorFlow variables inside those of Keras: if they were tracked through their layers, a
     # graph session (TensorFlow Serving) would restore copies that no signature reads.
-    beside = model.rates if model.learn_inner_rates else []
+    scalars = model.rates if model.learn_inner_rates else []
     if model.support_reduction == "shrunk":
-        beside = [*beside, model.scaled_log_kappa]
+        scalars = [*scalars, model.scaled_log_kappa]
     if model.adaptation == "gauss-newton":
-        beside = [*beside, model.scaled_log_precision]
-    module.weights = [variable.value for variable in (*model.network.weights, *beside)]
+        scalars = [*scalars, model.scaled_log_precision]
+    module.weights = [variable.value for variable in (*model.network.weights, *scalars)]
     arguments = _arguments({name for _, specs in functions.values() for name in specs})
     signatures: dict[str, Any] = {}
     for name, (function, specs) in functions.items():
-        taken = {key: arguments.get(key, key) for key in specs}
-        named = {
-            taken[key]: tf.TensorSpec(spec.shape, spec.dtype, name=taken[key])
+        argument_of = {key: arguments.get(key, key) for key in specs}
+        argument_specs = {
+            argument_of[key]: tf.TensorSpec(spec.shape, spec.dtype, name=argument_of[key])
             for key, spec in specs.items()
         }
-        called = _renamed(function, taken)
+        signature_function = _rename_arguments(function, argument_of)
         if constants:
-            called = _with_constants(called, model)
-        signatures[name] = tf.function(called, autograph=False).get_concrete_function(**named)
+            signature_function = _with_constants(signature_function, model)
+        signatures[name] = tf.function(signature_function, autograph=False).get_concrete_function(
+            **argument_specs
+        )
     return Exported(module, signatures, arguments)
 
 
-def _renamed(function: Callable[..., Any], arguments: Mapping[str, str]) -> Callable[..., Any]:
-    return lambda **given: function(**{key: given[argument] for key, argument in arguments.items()})
+def _rename_arguments(
+    function: Callable[..., Any], arguments: Mapping[str, str]
+) -> Callable[..., Any]:
+    return lambda **inputs: function(
+        **{key: inputs[argument] for key, argument in arguments.items()}
+    )
 
 
 def _with_constants(function: Callable[..., Any], model: LiMAML) -> Callable[..., Any]:
@@ -80,21 +86,23 @@ def _with_constants(function: Callable[..., Any], model: LiMAML) -> Callable[...
     values = [(v, v.numpy()) for v in model.network.adaptable_variables]
     small = [(v, value) for v, value in values if value.size <= _LARGEST_CONSTANT]
 
-    def called(**given: Any) -> Any:
+    def function_with_constants(**inputs: Any) -> Any:
         constants = [(v, tf.constant(value)) for v, value in small]
         with keras.StatelessScope(state_mapping=constants):
-            return function(**given)
+            return function(**inputs)
 
-    return called
+    return function_with_constants
 
 
 def _arguments(inputs: Collection[str]) -> dict[str, str]:
     """Replacements for input names that `tf.saved_model.save` refuses or changes, since they are
     not plain argument names.
     """
-    plain = re.compile(r"[a-zA-Z]\w*", re.ASCII)
-    odd = sorted(name for name in inputs if not plain.fullmatch(name) or keyword.iskeyword(name))
-    return {name: f"limaml_input_{i}" for i, name in enumerate(odd)}
+    allowed = re.compile(r"[a-zA-Z]\w*", re.ASCII)
+    unusual = sorted(
+        name for name in inputs if not allowed.fullmatch(name) or keyword.iskeyword(name)
+    )
+    return {name: f"limaml_input_{i}" for i, name in enumerate(unusual)}
 
 
 def rename_inputs(directory: Path, arguments: Mapping[str, str]) -> None:
@@ -112,6 +120,6 @@ def rename_inputs(directory: Path, arguments: Mapping[str, str]) -> None:
             signature.inputs[columns[argument]].CopyFrom(signature.inputs.pop(argument))
     for node in graph.object_graph_def.nodes:
         if node.WhichOneof("kind") == "bare_concrete_function":
-            taken = node.bare_concrete_function.argument_keywords
-            taken[:] = [columns.get(argument, argument) for argument in taken]
+            keywords = node.bare_concrete_function.argument_keywords
+            keywords[:] = [columns.get(argument, argument) for argument in keywords]
     path.write_bytes(saved.SerializeToString(deterministic=True))

@@ -122,13 +122,13 @@ def _interval(
     return _titled(whisker + marker, svg.element("title", title))
 
 
-def _names_on_map(names: Sequence[str], places: Sequence[tuple[float, float]]) -> list[str]:
+def _names_on_map(names: Sequence[str], positions: Sequence[tuple[float, float]]) -> list[str]:
     """The names for which there is room; the legend names the others."""
     texts: list[str] = []
-    placed: list[tuple[float, float]] = []
-    for series, (name, (x, y)) in enumerate(zip(names, places, strict=True)):
-        if all(abs(x - a) > 9 * len(name) or abs(y - b) > 16 for a, b in placed):
-            placed.append((x, y))
+    occupied: list[tuple[float, float]] = []
+    for series, (name, (x, y)) in enumerate(zip(names, positions, strict=True)):
+        if all(abs(x - a) > 9 * len(name) or abs(y - b) > 16 for a, b in occupied):
+            occupied.append((x, y))
             texts.append(
                 svg.text(name, x, y, class_=f"t{series % svg.SERIES} halo", text_anchor="middle")
             )
@@ -155,7 +155,7 @@ def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
             f"first direction ({shares[0]:.0%} of the variance)",
         ),
     ]
-    shown = np.random.default_rng(0).permutation(len(groups))[:MAP_POINTS]
+    sample = np.random.default_rng(0).permutation(len(groups))[:MAP_POINTS]
     body += [
         svg.marker(
             names.index(groups[i]),
@@ -163,7 +163,7 @@ def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
             frame.y(coordinates[i, 1]),
             opacity="0.6",
         )
-        for i in shown
+        for i in sample
     ]
     medians = [np.median(coordinates[[g == name for g in groups]], axis=0) for name in names]
     body += _names_on_map(names, [(frame.x(m[0]), frame.y(m[1])) for m in medians])
@@ -179,7 +179,7 @@ def rank_change(story: MemberStory) -> str:
     """Ranks before and after the clicks, joined by a line per candidate."""
     before = sorted(story.items, key=lambda item: -item.before)
     after = sorted(story.items, key=lambda item: -item.after)
-    shown = [
+    items = [
         item
         for item in after
         if after.index(item) < STORY_ITEMS or before.index(item) < STORY_ITEMS
@@ -203,14 +203,14 @@ def rank_change(story: MemberStory) -> str:
             "after the clicks", frame.width - frame.right, 16, class_="axis", text_anchor="middle"
         ),
     ]
-    for item in shown:
-        places = before.index(item) + 1, after.index(item) + 1
-        body += _rank_line(frame, names.index(item.group), item.name, *places)
+    for item in items:
+        ranks = before.index(item) + 1, after.index(item) + 1
+        body += _rank_line(frame, names.index(item.group), item.name, *ranks)
     winner = max(story.items, key=lambda item: before.index(item) - after.index(item))
-    moved = (
+    summary = (
         f"{winner.name} moves from place {before.index(winner) + 1} to {after.index(winner) + 1}."
     )
-    return frame.svg("Ranks before and after the clicks", moved, *body)
+    return frame.svg("Ranks before and after the clicks", summary, *body)
 
 
 def _rank_line(frame: svg.Frame, series: int, name: str, first: int, last: int) -> list[str]:

@@ -19,23 +19,23 @@ def write_comparison_page(path: str | Path, result: Mapping[str, Any]) -> Path:
         path: The file.
         result: As `tfrec_limaml.comparison.run.compare` returns it.
     """
-    measured = [row for row in result["results"] if "auc_mean" in row]
+    rows = [row for row in result["results"] if "auc_mean" in row]
     introduction = (
         f"{result['rows']:,} test rows of {result['tasks']:,} tasks, "
         f"{mean_of_seeds(len(result['seeds']))}."
     )
-    charts = [_slice_chart(measured, name) for name in slices(measured)]
+    charts = [_slice_chart(rows, name) for name in slices(rows)]
     sections = [
         page.section(
             "Test AUC",
             introduction,
-            page.figure(_auc_chart(measured), wide=True),
-            page.table(_HEAD, [_cells(row) for row in measured], opened=True),
+            page.figure(_auc_chart(rows), wide=True),
+            page.table(_HEAD, [_cells(row) for row in rows], opened=True),
         ),
         page.section(
             f"Gain over {result['reference']}",
             "With its 95 % interval, paired by row and clustered by task.",
-            page.figure(_gain_chart(measured, result["reference"]), wide=True),
+            page.figure(_gain_chart(rows, result["reference"]), wide=True),
         ),
         page.section(
             "Test AUC by samples in the task's history",

@@ -152,12 +152,12 @@ def _story_table(story: MemberStory) -> str:
     before = sorted(story.items, key=lambda item: -item.before)
     after = sorted(story.items, key=lambda item: -item.after)
     rows = []
-    for place, item in enumerate(after, 1):
-        moved = before.index(item) + 1 - place
-        arrow = f"▲ {moved}" if moved > 0 else f"▼ {-moved}" if moved < 0 else "="
+    for rank, item in enumerate(after, 1):
+        rise = before.index(item) + 1 - rank
+        arrow = f"▲ {rise}" if rise > 0 else f"▼ {-rise}" if rise < 0 else "="
         rows.append(
             (
-                str(place),
+                str(rank),
                 item.name,
                 item.group,
                 f"{item.without:.3f}",

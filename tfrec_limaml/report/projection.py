@@ -57,5 +57,5 @@ def largest_groups(groups: Sequence[str], keep: int) -> tuple[list[str], list[st
     ]
     if len(names) <= keep:
         return list(groups), names
-    kept = names[: keep - 1]
-    return [g if g in kept else OTHER for g in groups], [*kept, OTHER]
+    largest = names[: keep - 1]
+    return [g if g in largest else OTHER for g in groups], [*largest, OTHER]

@@ -22,8 +22,10 @@ def element(name: str, *children: str, **attributes: object) -> str:
     """
     parts = [name]
     for key, value in attributes.items():
-        shown = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-        parts.append(f'{key.rstrip("_").replace("_", "-")}="{html.escape(shown)}"')
+        attribute = (
+            f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+        )
+        parts.append(f'{key.rstrip("_").replace("_", "-")}="{html.escape(attribute)}"')
     return (
         f"<{' '.join(parts)}>{''.join(children)}</{name}>" if children else f"<{' '.join(parts)}/>"
     )

@@ -9,7 +9,7 @@ from tfrec_limaml.training.variants import STRONG_SHRINKAGE
 
 
 def ablation(quick: bool) -> Table:
-    """What each part of the default recipe adds."""
+    """The gain from each part of the default recipe."""
     default = TrainOptions()
     with_unadapted = LIMAML.replace(unadapted_loss_weight=1.0)
     schedule = default.replace(meta_block="mlp", global_block="mlp", embedding_dim=32)
@@ -20,7 +20,7 @@ def ablation(quick: bool) -> Table:
         line("dot product, gradient steps", default.replace(adaptation="gradient")),
         line("closed form: the default", default),
     ]
-    without = [
+    variants = [
         line("without shrinkage of IDs", default.replace(shrinkage=0.0)),
         line(
             "with a strong shrinkage of the projection",
@@ -38,6 +38,6 @@ def ablation(quick: bool) -> Table:
         text="From the paper's recipe to the default one step by step, then the default with one "
         "part left out or added. The paper has no such table.",
         reference="paper's recipe",
-        lines=[steps[0], steps[-1]] if quick else [*steps, *without],
+        lines=[steps[0], steps[-1]] if quick else [*steps, *variants],
         orderings=[Ordering("closed form: the default", "paper's recipe", robust=True)],
     )

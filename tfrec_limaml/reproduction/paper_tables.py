@@ -81,12 +81,12 @@ def _table5(definitions: Sequence[str]) -> Table:
     lines = []
     for number, definition in enumerate(definitions):
         label = f"vanilla per {definition}"
-        plain = line(label, VANILLA, form="unadapted", task=definition)
-        plain = dataclasses.replace(plain, reference=label)
+        vanilla = line(label, VANILLA, form="unadapted", task=definition)
+        vanilla = dataclasses.replace(vanilla, reference=label)
         paper = {"all": (0.01, 0.47)[number]} if number < 2 else {}
         setup = Setup(options=LIMAML, task=definition)
         label = f"LiMAML per {definition}"
-        lines += [plain, Line(label=label, setup=setup, paper=paper, reference=plain.label)]
+        lines += [vanilla, Line(label=label, setup=setup, paper=paper, reference=vanilla.label)]
     finer = (
         [Ordering(f"LiMAML per {definitions[1]}", f"LiMAML per {definitions[0]}")]
         if len(definitions) > 1
@@ -105,11 +105,13 @@ def _table5(definitions: Sequence[str]) -> Table:
 
 
 def _table6(quick: bool) -> Table:
-    plain = LIMAML.replace(batch_size=32, inner_steps=5)
-    large = plain.replace(batch_size=128, learning_rate=4e-3, warmup_steps=50, decay=True)
+    small_batches = LIMAML.replace(batch_size=32, inner_steps=5)
+    large_batches = small_batches.replace(
+        batch_size=128, learning_rate=4e-3, warmup_steps=50, decay=True
+    )
     replicas = Line(
         label="batches of 128 tasks, n = 5, two replicas",
-        setup=Setup(options=large, replicas=2),
+        setup=Setup(options=large_batches, replicas=2),
         paper_time=-64.28,
     )
     return Table(
@@ -122,9 +124,9 @@ def _table6(quick: bool) -> Table:
         "are.",
         reference="LiMAML, batches of 32 tasks, n = 5",
         lines=[
-            line("LiMAML, batches of 32 tasks, n = 5", plain, 0.0, 0.0),
-            line("batches of 128 tasks", large, None, -46.85),
-            line("and n = 1", large.replace(inner_steps=1), None, -77.19),
+            line("LiMAML, batches of 32 tasks, n = 5", small_batches, 0.0, 0.0),
+            line("batches of 128 tasks", large_batches, None, -46.85),
+            line("and n = 1", large_batches.replace(inner_steps=1), None, -77.19),
             *([] if quick else [replicas]),
         ],
         orderings=[

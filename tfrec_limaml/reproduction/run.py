@@ -49,9 +49,11 @@ def run_table(
     for seed in seeds:
         for setup in sorted(setups, key=_training):
             rival = {setup.name: functools.partial(_run, trainer, setup)}
-            say = functools.partial(_say, progress, table, setup)
+            progress_of_line = functools.partial(_report_progress, progress, table, setup)
             scored = data[setup.task]
-            runs[setup.name] += run_all(scored, folder, [(setup.name, seed)], rival, say)
+            runs[setup.name] += run_all(
+                scored, folder, [(setup.name, seed)], rival, progress_of_line
+            )
     result = summarise(table, runs, data)
     folder = Path(output)
     staging.write_text(folder / f"{table.name}.json", json.dumps(result, indent=1) + "\n")
@@ -69,7 +71,7 @@ def _training(setup: Setup) -> str:
     return repr((setup.options, setup.task, setup.replicas))
 
 
-def _say(progress: Progress, table: Table, setup: Setup, text: str) -> None:
+def _report_progress(progress: Progress, table: Table, setup: Setup, text: str) -> None:
     label = next(line.label for line in table.lines if line.setup == setup)
     progress(f"{table.name}, {label}: {text.split('] ', 1)[-1].replace(setup.name, 'training')}")
 
@@ -90,14 +92,14 @@ def _write_runs(path: Path, table: Table, runs: Mapping[str, Sequence[Mapping[st
 def markdown(result: Mapping[str, Any]) -> str:
     """A table as Markdown: the paper's figures beside ours."""
     spread = result["seeds"] > 1  # of one seed there is no standard deviation
-    how = f"mean of {result['seeds']} seeds (standard deviation)" if spread else "one seed"
+    averaging = f"mean of {result['seeds']} seeds (standard deviation)" if spread else "one seed"
     sd = " (sd)" if spread else ""
     lines = [
         f"### {result['name']}: {result['title']}",
         "",
-        f"{result['text']} Gains are per cent of test AUC over *{result['reference']}*, {how}, "
-        "with the 95 % interval, paired by row and clustered by task; time is that of the training "
-        "part of an epoch, in per cent relative to the reference.",
+        f"{result['text']} Gains are per cent of test AUC over *{result['reference']}*, "
+        f"{averaging}, with the 95 % interval, paired by row and clustered by task; time is that "
+        "of the training part of an epoch, in per cent relative to the reference.",
         "",
         f"| | rows | paper | gain{sd} | interval | AUC{sd} "
         "| validation AUC | paper's time | time |",
@@ -116,18 +118,18 @@ def _row(line: Mapping[str, Any], part: Mapping[str, Any], spread: bool) -> str:
     def with_spread(value: str, deviation: str) -> str:
         return f"{value} ({deviation})" if spread else value
 
-    whole = part["slice"] == "all"
-    label = line["label"] if whole else f"{line['label']}: {part['slice']}"
+    is_all = part["slice"] == "all"
+    label = line["label"] if is_all else f"{line['label']}: {part['slice']}"
     cells = [
         label,
         f"{part['rows']:,} of {part['tasks']:,} tasks",
         _percent(part["paper"]),
         with_spread(f"{part['gain']:+.2f}", f"{part['gain_sd']:.2f}"),
         f"{part['gain_low']:+.2f} to {part['gain_high']:+.2f}",
-        with_spread(f"{line['auc_mean']:.4f}", f"{line['auc_sd']:.4f}") if whole else "",
-        f"{line['val_auc_mean']:.4f}" if whole else "",
-        _percent(line["paper_time"]) if whole else "",
-        f"{line['time']:+.0f}" if whole else "",
+        with_spread(f"{line['auc_mean']:.4f}", f"{line['auc_sd']:.4f}") if is_all else "",
+        f"{line['val_auc_mean']:.4f}" if is_all else "",
+        _percent(line["paper_time"]) if is_all else "",
+        f"{line['time']:+.0f}" if is_all else "",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -138,8 +140,8 @@ def _percent(value: float | None) -> str:
 
 def _sentence(ordering: Mapping[str, Any]) -> str:
     verb = "takes longer than" if ordering["time"] else "is above"
-    where = "" if ordering["slice"] == "all" else f" on {ordering['slice']} rows"
-    statement = f"*{ordering['more']}* {verb} *{ordering['less']}*{where}"
+    rows_text = "" if ordering["slice"] == "all" else f" on {ordering['slice']} rows"
+    statement = f"*{ordering['more']}* {verb} *{ordering['less']}*{rows_text}"
     if ordering["holds"] is None:
         return f"- not measured: {statement}"
     verdict = "holds" if ordering["holds"] else "DOES NOT HOLD"

@@ -179,7 +179,7 @@ def _without_newest(dataset: tf.data.Dataset, end: int) -> tf.data.Dataset:
     @tf.autograph.experimental.do_not_convert
     def drop(batch: dict[str, Any]) -> dict[str, Any]:
         support = batch["support"]
-        known = tf.cast(support["timestamp"] < end, support["weight"].dtype)
-        return {**batch, "support": {**support, "weight": support["weight"] * known}}
+        keep_mask = tf.cast(support["timestamp"] < end, support["weight"].dtype)
+        return {**batch, "support": {**support, "weight": support["weight"] * keep_mask}}
 
     return dataset.map(drop)

@@ -52,8 +52,8 @@ def summarise(
                 f"{table.name}: {line.label!r} and {base.label!r} score the rows of different task "
                 "definitions and cannot be paired"
             )
-        mine = runs[line.setup.name]
-        lines.append(_line(table, line, mine, runs[base.setup.name], data[line.setup.task]))
+        line_runs = runs[line.setup.name]
+        lines.append(_line(table, line, line_runs, runs[base.setup.name], data[line.setup.task]))
     return {
         "name": table.name,
         "title": table.title,
@@ -66,44 +66,50 @@ def summarise(
 
 
 def _line(
-    table: Table, line: Line, mine: Sequence[Run], base: Sequence[Run], data: Data
+    table: Table, line: Line, line_runs: Sequence[Run], base_runs: Sequence[Run], data: Data
 ) -> dict[str, Any]:
-    notes = sorted({str(run["note"]) for run in (*mine, *base) if "note" in run})
+    notes = sorted({str(run["note"]) for run in (*line_runs, *base_runs) if "note" in run})
     entry: dict[str, Any] = {"label": line.label, "paper_time": line.paper_time}
     if notes:
         return {**entry, "note": "; ".join(notes), "slices": []}
-    aucs = [auc(data.test.label, run["scores"]) for run in mine]
+    aucs = [auc(data.test.label, run["scores"]) for run in line_runs]
     seconds = [
         100 * (run["settings"]["epoch_seconds"] / other["settings"]["epoch_seconds"] - 1)
-        for run, other in zip(mine, base, strict=True)
+        for run, other in zip(line_runs, base_runs, strict=True)
     ]
     return {
         **entry,
         "auc_mean": float(np.mean(aucs)),
         "auc_sd": _deviation(aucs),
-        "val_auc_mean": float(np.mean([run["val_auc"] for run in mine])),
+        "val_auc_mean": float(np.mean([run["val_auc"] for run in line_runs])),
         "time": float(np.mean(seconds)),
         "slices": [
-            {"slice": name, "paper": line.paper.get(name), **_gain(mine, base, data.test, mask)}
+            {
+                "slice": name,
+                "paper": line.paper.get(name),
+                **_gain(line_runs, base_runs, data.test, mask),
+            }
             for name, mask in masks(table.slices, data)
             if len(np.unique(data.test.label[mask])) > 1
         ],
     }
 
 
-def _gain(mine: Sequence[Run], base: Sequence[Run], rows: Rows, mask: Mask) -> dict[str, Any]:
+def _gain(
+    line_runs: Sequence[Run], base_runs: Sequence[Run], rows: Rows, mask: Mask
+) -> dict[str, Any]:
     """The gain on some rows, in per cent of the reference's AUC."""
     part = dataclasses.replace(rows, label=rows.label[mask], task=rows.task[mask])
-    some, others = (
+    line_part, base_part = (
         [{"seed": run["seed"], "scores": run["scores"][mask]} for run in runs]
-        for runs in (mine, base)
+        for runs in (line_runs, base_runs)
     )
     values = [
         (auc(part.label, a["scores"]), auc(part.label, b["scores"]))
-        for a, b in zip(some, others, strict=True)
+        for a, b in zip(line_part, base_part, strict=True)
     ]
-    of_reference = float(np.mean([b for _, b in values]))
-    gain = {k: 100 * v / of_reference for k, v in paired_gain(some, others, part).items()}
+    reference_auc = float(np.mean([b for _, b in values]))
+    gain = {k: 100 * v / reference_auc for k, v in paired_gain(line_part, base_part, part).items()}
     return {
         "rows": int(mask.sum()),
         "tasks": len(np.unique(part.task)),
@@ -115,25 +121,28 @@ def _gain(mine: Sequence[Run], base: Sequence[Run], rows: Rows, mask: Mask) -> d
 def masks(kind: str, data: Data) -> list[tuple[str, Mask]]:
     """Names and rows of the slices."""
     rows = data.test
-    whole = [("all", np.ones(len(rows.label), bool))]
+    named_masks = [("all", np.ones(len(rows.label), bool))]
     if kind == "paper":
-        many = np.bincount(rows.task)[rows.task] >= PAPER_BOUND
-        whole += [(f"under {PAPER_BOUND} rows", ~many), (f"{PAPER_BOUND} rows or more", many)]
+        is_frequent = np.bincount(rows.task)[rows.task] >= PAPER_BOUND
+        named_masks += [
+            (f"under {PAPER_BOUND} rows", ~is_frequent),
+            (f"{PAPER_BOUND} rows or more", is_frequent),
+        ]
     elif kind == "cohorts":
         new = ~np.isin(rows.task_key, np.unique(data.train.task_key))
         first = np.full(int(rows.task.max()) + 1, np.iinfo(np.int64).max)
         np.minimum.at(first, rows.task, rows.timestamp)
         silent = (first[rows.task] - rows.last_seen) > DORMANT_DAYS * _DAY_MS
         dormant = ~new & (rows.history > 0) & silent
-        rest = ~new & ~dormant
-        few = rows.history < OCCASIONAL
-        whole += [
+        active = ~new & ~dormant
+        is_occasional = rows.history < OCCASIONAL
+        named_masks += [
             ("new", new),
             ("dormant", dormant),
-            ("occasional", rest & few),
-            ("frequent", rest & ~few),
+            ("occasional", active & is_occasional),
+            ("frequent", active & ~is_occasional),
         ]
-    return [(name, mask) for name, mask in whole if mask.any()]
+    return [(name, mask) for name, mask in named_masks if mask.any()]
 
 
 def _ordering(ordering: Ordering, lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

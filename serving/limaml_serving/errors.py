@@ -23,7 +23,7 @@ class ServingError(LimamlError):
         self.code = code
 
 
-def shown(values: Any) -> str:
+def quote(values: Any) -> str:
     """A value as error messages quote it: at most 80 characters."""
     text = repr(values.tolist() if hasattr(values, "tolist") else values)
     return text if len(text) <= 80 else text[:77] + "..."

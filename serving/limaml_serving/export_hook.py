@@ -48,13 +48,13 @@ def _request(
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model_name
     request.model_spec.signature_name = signature
-    once = _once(schema, manifest) if signature == RANK_SIGNATURE else frozenset()
+    member_inputs = _member_inputs(schema, manifest) if signature == RANK_SIGNATURE else frozenset()
     arrays: dict[str, Any] = {
-        feature.name: _default(feature, 1 if feature.name in once else rows)
+        feature.name: _default(feature, 1 if feature.name in member_inputs else rows)
         for feature in schema.all_features
     }
     for stored, has in embedding_inputs(manifest.further_definitions):
-        count = 1 if stored in once else rows
+        count = 1 if stored in member_inputs else rows
         arrays[stored] = np.zeros((count, manifest.embedding_dim), np.float32)
         arrays[has] = np.zeros(count, bool)
     for name, array in arrays.items():
@@ -62,23 +62,25 @@ def _request(
     return request
 
 
-def _once(schema: Schema, manifest: Manifest) -> frozenset[str]:
+def _member_inputs(schema: Schema, manifest: Manifest) -> frozenset[str]:
     """The inputs that are the member's: its key columns, its meta features, its embedding.
 
     A further definition's other key columns vary by candidate, and with them its embedding.
     """
     member = set(schema.task_columns(manifest.task_definition))
-    further = [set(schema.task_columns(name)) for name in manifest.further_definitions]
-    varying = set().union(*further) - member
+    later_keys = [set(schema.task_columns(name)) for name in manifest.further_definitions]
+    varying = set().union(*later_keys) - member
     names = {
         feature.name
         for feature in schema.all_features
         if feature.name in member or (feature.role == "meta" and feature.name not in varying)
     }
-    (first, _), *others = embedding_inputs(manifest.further_definitions)
+    (first, _), *later_inputs = embedding_inputs(manifest.further_definitions)
     names.add(first)
     names.update(
-        stored for (stored, _), columns in zip(others, further, strict=True) if columns <= member
+        stored
+        for (stored, _), columns in zip(later_inputs, later_keys, strict=True)
+        if columns <= member
     )
     return frozenset(names)
 

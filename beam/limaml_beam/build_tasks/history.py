@@ -38,7 +38,7 @@ DIRECTORY = folder.HISTORY
 AS_OF = "event_timestamp"  # column of the online copy: the time at which its values are frozen
 _PARTITION, _ROW = "__partition", "__row"
 ONLINE = "online"
-_OF_ROW = (SEGMENT, MOMENT, EPISODES)  # columns with the times that a row's history ends at
+_TIME_COLUMNS = (SEGMENT, MOMENT, EPISODES)  # columns with the times that a row's history ends at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _SplitByKey(beam.DoFn):
         origins = pa.array(np.full(block.num_rows, partition, np.int32))
         for index, history in enumerate(self.schema.history):
             columns = {key_column(name): block[key_column(name)] for name in history.keys}
-            columns |= {name: block[name] for name in _OF_ROW if name in block.column_names}
+            columns |= {name: block[name] for name in _TIME_COLUMNS if name in block.column_names}
             columns |= {TIME: block[TIME], LABEL: block[LABEL]}
             narrow = pa.table({**columns, _PARTITION: origins, _ROW: rows})
             narrow = one_row_per_token(narrow, self.schema, history)
@@ -232,12 +232,12 @@ class _Join(beam.DoFn):
         counts: dict[str, Any] = {}
         for values in map(self.shuffle.unpack, element[1]["values"]):
             rows = columnar.to_numpy(values[_ROW])
-            seen = np.bincount(rows, minlength=block.num_rows)
+            row_counts = np.bincount(rows, minlength=block.num_rows)
             for name in values.column_names:
                 if name != _ROW:
                     total = np.bincount(rows, columnar.to_numpy(values[name]), block.num_rows)
                     sums[name] = sums.get(name, 0.0) + total
-                    counts[name] = counts.get(name, 0.0) + seen
+                    counts[name] = counts.get(name, 0.0) + row_counts
         # Values arrive in any order, and the blocks of one run must have one order of columns.
         for name in sorted(sums):
             mean = (sums[name] / counts[name]).astype(np.float32)

@@ -43,7 +43,7 @@ class KeptRowsWriter:
         counts = stops - starts
         first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
         indices = np.repeat(starts - first, counts) + np.arange(counts.sum())
-        rows = plain(table.take(pa.array(indices))).combine_chunks()
+        rows = decode_dictionaries(table.take(pa.array(indices))).combine_chunks()
         if not rows.num_rows:
             return
         if self._writer is None:
@@ -79,7 +79,7 @@ def shard_path(shard: int) -> str:
     return f"rows-{shard:05d}"
 
 
-def plain(table: pa.Table) -> pa.Table:
+def decode_dictionaries(table: pa.Table) -> pa.Table:
     """A table without dictionary columns."""
     for position, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):

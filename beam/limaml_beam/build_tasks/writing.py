@@ -196,12 +196,12 @@ class WriteShard(beam.DoFn):
     ) -> contextlib.AbstractContextManager[kept_rows.KeptRowsWriter | None]:
         if not self.settings.keep_rows:
             return contextlib.nullcontext()
-        return kept_rows.writing(self._beside(kept_rows.shard_path(shard)))
+        return kept_rows.writing(self._file_path(kept_rows.shard_path(shard)))
 
     def _path(self, split: str, shard: int) -> str:
-        return self._beside(folder.shard_name(split, shard, self.settings.shards))
+        return self._file_path(folder.shard_name(split, shard, self.settings.shards))
 
-    def _beside(self, name: str) -> str:
+    def _file_path(self, name: str) -> str:
         return str(FileSystems.join(self.directory, self.definition, name))
 
 

@@ -84,7 +84,7 @@ def json_lines(path: str, erased: ErasedKeys, write: bool) -> int:
     mask = [_is_erased_line(line, erased) for line in lines]
     if any(mask) and write:
         with staged_file(path) as file:
-            remaining = (line for line, gone in zip(lines, mask, strict=True) if not gone)
+            remaining = (line for line, is_erased in zip(lines, mask, strict=True) if not is_erased)
             file.write(b"".join(remaining))
     return sum(mask)
 

@@ -130,7 +130,7 @@ def load_packed(
     """Loads the SavedModel behind the interface that tfx-bsl calls."""
     model = load_model(adapter, tags, intra_op_threads)
     known_offsets = None if turn_inputs is None else OffsetsInFiles(turn_inputs, embedding_dim)
-    return packed(model, embedding_dim, signature_name, known_offsets)
+    return packed_adapter(model, embedding_dim, signature_name, known_offsets)
 
 
 def load_model(adapter: str, tags: Sequence[str], intra_op_threads: int) -> Any:
@@ -151,7 +151,7 @@ def load_model(adapter: str, tags: Sequence[str], intra_op_threads: int) -> Any:
         return tf.saved_model.load(folder, tags=list(tags))
 
 
-def packed(
+def packed_adapter(
     model: Any,
     embedding_dim: int,
     signature_name: str = names.SERVING_SIGNATURE,

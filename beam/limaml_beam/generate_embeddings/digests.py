@@ -24,9 +24,9 @@ def digest(record: bytes) -> bytes:
     ]  # processors have instructions for this one
 
 
-def as_array(joined: bytes | bytearray) -> Digests:
+def as_array(content: bytes | bytearray) -> Digests:
     """Joined digests as an array ``[n]``, without a copy."""
-    return np.frombuffer(joined, _TYPE)
+    return np.frombuffer(content, _TYPE)
 
 
 class DigestSet:
@@ -37,10 +37,10 @@ class DigestSet:
     """
 
     def __init__(self, parts: Iterable[bytes]) -> None:
-        joined = bytearray()
+        content = bytearray()
         for part in parts:
-            joined += part
-        self._sorted = as_array(joined)
+            content += part
+        self._sorted = as_array(content)
         self._sorted.sort()
 
     def __len__(self) -> int:

@@ -69,7 +69,7 @@ class PackedAdapter:
                 return self._refused(str(error))
         half = len(records) // 2
         first, second = self.adapt(records[:half]), self.adapt(records[half:])
-        return {name: _one_above_other(name, first[name], second[name]) for name in first}
+        return {name: _concatenate(name, first[name], second[name]) for name in first}
 
     def _refused(self, reason: str) -> Outputs:
         zero, dim = np.zeros((1, 1), np.float32), self._embedding_dim
@@ -92,9 +92,7 @@ class PackedAdapter:
         }
 
 
-def _one_above_other(
-    name: str, first: npt.NDArray[Any], second: npt.NDArray[Any]
-) -> npt.NDArray[Any]:
+def _concatenate(name: str, first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Outputs of two batches as one; nested ones may hold different numbers of subtasks per task,
     and are padded.
     """

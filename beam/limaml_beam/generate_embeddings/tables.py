@@ -136,7 +136,7 @@ def embedding_files(folder: str) -> list[str]:
 
 def row_count(path: str) -> int:
     """Rows of one Parquet file, from its footer."""
-    with _opened(path) as parquet:
+    with _open_parquet(path) as parquet:
         return int(parquet.metadata.num_rows)
 
 
@@ -149,7 +149,7 @@ def read_batches(
         LimamlError: A file cannot be read, or is no Parquet file; the message names it.
     """
     for path in paths:
-        with _opened(path) as parquet:
+        with _open_parquet(path) as parquet:
             yield from parquet.iter_batches(
                 rows, columns=None if columns is None else list(columns)
             )
@@ -168,7 +168,7 @@ def digest_column(batch: pa.RecordBatch) -> Digests:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[pq.ParquetFile]:
+def _open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     try:
         with files.open_binary(path) as file, pq.ParquetFile(file) as parquet:
             yield parquet

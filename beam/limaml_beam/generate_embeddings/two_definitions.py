@@ -90,7 +90,7 @@ def read_both(folder: str, manifest: Manifest) -> tuple[dict[str, int], dict[str
     counts = [read_counts(files.join(folder, _TURNS, f"{side}-last")) for side in (0, 1)]
     if any(count is None for count in counts):
         raise LimamlError(f"the job that writes {folder} is not done")
-    known = [count for count in counts if count is not None]
+    turn_counts = [count for count in counts if count is not None]
     staged_output.discard(files.join(folder, _TURNS))
-    by_definition = {n: c.get("tasks_embedded", 0) for n, c in zip(names, known, strict=True)}
-    return sum_counts(known), {"by_definition": by_definition}
+    by_definition = {n: c.get("tasks_embedded", 0) for n, c in zip(names, turn_counts, strict=True)}
+    return sum_counts(turn_counts), {"by_definition": by_definition}

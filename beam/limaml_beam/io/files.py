@@ -87,8 +87,8 @@ def relative_to_pattern(path: str, pattern: str) -> str:
     below it.
     """
     names = pattern.rstrip("/").split("/")
-    fixed = next((n for n, name in enumerate(names) if glob.has_magic(name)), len(names))
-    root = "".join(f"{name}/" for name in names[:fixed])
+    fixed_count = next((n for n, name in enumerate(names) if glob.has_magic(name)), len(names))
+    root = "".join(f"{name}/" for name in names[:fixed_count])
     return path[len(root) :] if path.startswith(root) else path.rsplit("/", 1)[-1]
 
 

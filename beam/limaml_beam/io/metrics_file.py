@@ -29,7 +29,7 @@ _TIMES = {
     LAST_LOCKED: "When a run was last refused because another one held its folder.",
 }
 #: Counts by feature, table or reason: their names here, and their label.
-_NAMED = {
+_LABELLED_COUNTS = {
     "skipped": ("rows_skipped", "reason"),
     "filled": ("values_filled", "feature"),
     "unreadable": ("values_unreadable", "feature"),
@@ -97,8 +97,8 @@ def _add_outcome(metrics: _Metrics, report: Mapping[str, Any], ended: float) -> 
 def _add_counts(metrics: _Metrics, report: Mapping[str, Any]) -> None:
     for key, number in (report.get("counts") or {}).items():
         kind, _, label = key.partition(":")
-        if kind in _NAMED:
-            name, label_name = _NAMED[kind]
+        if kind in _LABELLED_COUNTS:
+            name, label_name = _LABELLED_COUNTS[kind]
             metrics.set(
                 f"run_{name}",
                 f"{name.replace('_', ' ')} by {label_name}.",

@@ -12,12 +12,12 @@ from tfrec_limaml.errors import LimamlError
 
 # Runners with worker processes send a worker's exception as text: the last line of its traceback,
 # after the exception's type.
-_OURS = re.compile(r"(?:tfrec_limaml|limaml_beam)\.[\w.]*Error: (.*)")
-_FILES = re.compile(
+_PACKAGE_ERROR = re.compile(r"(?:tfrec_limaml|limaml_beam)\.[\w.]*Error: (.*)")
+_FILE_ERROR = re.compile(
     r"^(?:[\w.]+\.)?(?:OSError|IOError|BeamIOError|PermissionError|FileNotFoundError): (.*)",
     re.MULTILINE,
 )
-_WHERE = re.compile(r" \[while running '.*", re.DOTALL)
+_STEP_SUFFIX = re.compile(r" \[while running '.*", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -35,16 +35,16 @@ def readable(output: str) -> Iterator[None]:
     try:
         yield
     except LimamlError as error:
-        raise type(error)(_WHERE.sub("", str(error))) from error
+        raise type(error)(_STEP_SUFFIX.sub("", str(error))) from error
     except OSError as error:
         raise _cannot_write(output, str(error)) from error
     except (RuntimeError, DataflowRuntimeException) as error:
-        if match := _OURS.search(str(error)):
-            raise LimamlError(_WHERE.sub("", match.group(1))) from error
-        if match := _FILES.search(str(error)):
+        if match := _PACKAGE_ERROR.search(str(error)):
+            raise LimamlError(_STEP_SUFFIX.sub("", match.group(1))) from error
+        if match := _FILE_ERROR.search(str(error)):
             raise _cannot_write(output, match.group(1)) from error
         raise
 
 
 def _cannot_write(output: str, reason: str) -> LimamlError:
-    return LimamlError(f"cannot write below {output}: {_WHERE.sub('', reason)}")
+    return LimamlError(f"cannot write below {output}: {_STEP_SUFFIX.sub('', reason)}")

@@ -90,11 +90,11 @@ class FeatureTable:
         )
         rows = np.flatnonzero(np.asarray(pc.is_in(self._keys, value_set=repeated_keys)))
         keys = self._keys.take(pa.array(rows)).to_pylist()
-        seen: dict[str, Any] = {}
+        row_of_key: dict[str, Any] = {}
         cells = [column.take(pa.array(rows)).to_pylist() for column, _ in self._columns.values()]
         for index, text in enumerate(keys):
             row = [column[index] for column in cells]
-            if seen.setdefault(text, row) != row:
+            if row_of_key.setdefault(text, row) != row:
                 raise SourceError(
                     f"table {name!r} holds the key {key} = {text!r} more than once, with different "
                     "values; one row per key is needed"

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from limaml_beam.rows.columnar import TableCoder
 
-_PLACE = b"@"  # an Arrow stream begins with ff ff ff ff
+_POSITION_MARK = b"@"  # an Arrow stream begins with ff ff ff ff
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Shuffle:
         with Path(self.scratch, name).open("ab") as file:
             start = file.tell()
             file.write(encoded)
-        return b"%b%d:%d:%b" % (_PLACE, start, len(encoded), name.encode())
+        return b"%b%d:%d:%b" % (_POSITION_MARK, start, len(encoded), name.encode())
 
     def unpack(self, packed: bytes) -> pa.Table:
         """The table that `pack` was given."""
-        if not packed.startswith(_PLACE):
+        if not packed.startswith(_POSITION_MARK):
             return TableCoder().decode(packed)
         start, size, name = packed[1:].decode().split(":")
         with Path(str(self.scratch), name).open("rb") as file:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from limaml_beam.generate_embeddings import tables
-from limaml_beam.generate_embeddings.adapter import load_model, packed
+from limaml_beam.generate_embeddings.adapter import load_model, packed_adapter
 from limaml_beam.generate_embeddings.packed_adapter import PackedAdapter
 from limaml_beam.generate_embeddings.record_batches import batches_by_width
 from limaml_beam.generate_embeddings.transforms import ToTables
@@ -78,7 +78,7 @@ class TaskAdapter:
         self.load()
         dim = self._manifest.embedding_dim
         if not self._manifest.joint_definitions:
-            return AdaptedTasks(*self._adapt_with(packed(self._model, dim), records[0]))
+            return AdaptedTasks(*self._adapt_with(packed_adapter(self._model, dim), records[0]))
         result, offsets = AdaptedTasks(), None
         turns = turns_of(int(self._manifest.inner_loop["sweeps"]))
         for turn, side in turns:
@@ -86,7 +86,7 @@ class TaskAdapter:
                 side, dim, turn - 1, look_up, {} if offsets is None else offsets
             )
             embeddings, letters = self._adapt_with(
-                packed(self._model, dim, known_offsets=turn_offsets), records[side]
+                packed_adapter(self._model, dim, known_offsets=turn_offsets), records[side]
             )
             offsets = _by_key(embeddings)
             if turn >= len(turns) - 2:

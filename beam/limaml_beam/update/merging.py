@@ -33,7 +33,7 @@ def merge_rows(
         if old_table is None:
             return None, 0
         new = old_table.slice(0, 0)
-    table = new if old_table is None else _one_above_other(old_table, new)
+    table = new if old_table is None else _concatenate(old_table, new)
     tasks, keys = columnar.codes_of(table[TASK])
     times, order = columnar.to_numpy(table[TIME]), columnar.to_numpy(table[ORDER])
     is_new = np.arange(table.num_rows) >= (0 if old_table is None else old_table.num_rows)
@@ -54,7 +54,7 @@ def merge_rows(
     return latest(table.take(pa.array(unique)), settings), duplicates
 
 
-def _one_above_other(before: pa.Table, new: pa.Table) -> pa.Table:
+def _concatenate(before: pa.Table, new: pa.Table) -> pa.Table:
     if set(before.column_names) != set(new.column_names):
         raise SchemaError(
             f"the kept rows have the columns {sorted(before.column_names)}, new ones "

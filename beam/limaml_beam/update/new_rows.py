@@ -16,7 +16,7 @@ import pyarrow as pa
 from limaml_beam.build_tasks.grouping import keyed
 from limaml_beam.build_tasks.history import DIRECTORY
 from limaml_beam.build_tasks.inputs import Inputs
-from limaml_beam.build_tasks.kept_rows import plain
+from limaml_beam.build_tasks.kept_rows import decode_dictionaries
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.validation import (
     OUTSIDE,
@@ -169,5 +169,7 @@ def _completed(
     rows_by_definition = {}
     for definition in settings.definitions:
         rows = keyed(block, schema, definition, settings.definitions)
-        rows_by_definition[definition] = plain(join(schema, tables, rows)).combine_chunks()
+        rows_by_definition[definition] = decode_dictionaries(
+            join(schema, tables, rows)
+        ).combine_chunks()
     return rows_by_definition

@@ -90,8 +90,11 @@ class UpdateState:
         try:
             with self._environment.begin(write=True) as transaction:
                 schemas = {prefix: table.schema for prefix, table in tables.items()}
-                known = {prefix: _schema_of(transaction, prefix) for prefix in schemas}
-                if any(known[p] is not None and known[p] != s for p, s in schemas.items()):
+                stored_schemas = {prefix: _schema_of(transaction, prefix) for prefix in schemas}
+                if any(
+                    stored_schemas[p] is not None and stored_schemas[p] != s
+                    for p, s in schemas.items()
+                ):
                     transaction.drop(self._environment.open_db(txn=transaction), delete=False)
                 for prefix, schema in schemas.items():
                     transaction.put(_schema_key(prefix), schema.serialize().to_pybytes())

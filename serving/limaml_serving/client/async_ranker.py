@@ -46,7 +46,7 @@ class AsyncRanker(RankerBase):
         try:
             await asyncio.wait_for(self._channel.channel_ready(), timeout)
         except TimeoutError as error:
-            raise self._nobody(timeout) from error
+            raise self._no_server_error(timeout) from error
 
     async def close(self) -> None:
         """Closes the channel."""

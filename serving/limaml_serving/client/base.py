@@ -74,6 +74,6 @@ class RankerBase:
         """The counters."""
         return self._protocol.counters
 
-    def _nobody(self, timeout: float) -> ServingError:
+    def _no_server_error(self, timeout: float) -> ServingError:
         message = f"no server answers at {self._target} after {timeout:g} seconds: is it running, and is this its port?"  # noqa: E501
         return ServingError(message, "UNAVAILABLE")

@@ -12,7 +12,7 @@ import numpy as np
 
 from limaml_serving.client.feature_reader import Column, FeatureReader, all_finite
 from limaml_serving.client.task_keys import TaskKeys, task_keys_of
-from limaml_serving.errors import RequestError, shown
+from limaml_serving.errors import RequestError, quote
 from tfrec_limaml.schema.schema import Feature
 
 # Types that have a length and yet are one value.
@@ -72,16 +72,16 @@ class RowReader:
 
     def example(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """A member and two candidates with an invented value of the right type for every name."""
-        first, *further = self._key_columns
-        of_candidates = {name for names in further for name in names}.difference(first)
+        first, *later_key_columns = self._key_columns
+        candidate_names = {name for names in later_key_columns for name in names}.difference(first)
         member: dict[str, Any] = dict.fromkeys(first, "1")
-        candidate: dict[str, Any] = dict.fromkeys(sorted(of_candidates), "1")
+        candidate: dict[str, Any] = dict.fromkeys(sorted(candidate_names), "1")
         for reader in self._readers:
             feature = reader.feature
-            of_member = feature.name in first or (
-                feature.role == "meta" and feature.name not in of_candidates
+            is_member_value = feature.name in first or (
+                feature.role == "meta" and feature.name not in candidate_names
             )
-            (member if of_member else candidate)[feature.name] = reader.example()
+            (member if is_member_value else candidate)[feature.name] = reader.example()
         return member, [candidate, dict(candidate)]
 
     def check_known(self, candidates: Candidates) -> None:
@@ -91,10 +91,10 @@ class RowReader:
         candidates = _without_frame(candidates)
         rows = (candidates,) if isinstance(candidates, Mapping) else candidates
         if all(self._names.isdisjoint(row) for row in rows):
-            given = sorted({str(name) for row in rows for name in row})
+            received = sorted({str(name) for row in rows for name in row})
             raise RequestError(
-                f"the candidates have no column that the model knows: received {shown(given)}, "
-                f"known are {shown(sorted(self._names))}"
+                f"the candidates have no column that the model knows: received {quote(received)}, "
+                f"known are {quote(sorted(self._names))}"
             )
 
     def read(self, member: Mapping[str, Any], candidates: Candidates) -> Rows:
@@ -109,27 +109,32 @@ class RowReader:
             RequestError: A name is given twice or missing, columns differ in length, or a value
                 does not fit its feature.
         """
-        given, count = _as_columns(candidates)
+        candidate_columns, count = _as_columns(candidates)
         if count == 0:
             return Rows(count=0, columns=(), keys=(), filled=())
-        if not member.keys().isdisjoint(given) and (
-            twice := member.keys() & given.keys() & self._names
+        if not member.keys().isdisjoint(candidate_columns) and (
+            duplicates := member.keys() & candidate_columns.keys() & self._names
         ):
             raise RequestError(
-                f"{sorted(twice)[0]!r} is given for the member and for the candidates: give it once"
+                f"{sorted(duplicates)[0]!r} is given for the member and for the candidates: give "
+                "it once"
             )
         filled: list[str] = []
-        columns = self._columns(member, given, count, filled)
+        columns = self._columns(member, candidate_columns, count, filled)
         keys = tuple(
             [
-                task_keys_of(names, member, given, count, prefix)
+                task_keys_of(names, member, candidate_columns, count, prefix)
                 for names, prefix in zip(self._key_columns, self._prefixes, strict=True)
             ]
         )
         return Rows(count=count, columns=columns, keys=keys, filled=tuple(filled))
 
     def _columns(
-        self, member: Mapping[str, Any], given: Mapping[str, Any], count: int, filled: list[str]
+        self,
+        member: Mapping[str, Any],
+        candidate_columns: Mapping[str, Any],
+        count: int,
+        filled: list[str],
     ) -> list[Column]:
         """The column of each feature; those that the default value replaced are added to
         `filled`.
@@ -137,8 +142,8 @@ class RowReader:
         columns: list[Column] = []
         for reader in self._readers:
             name = reader.name
-            if name in given:
-                columns.append(reader.of_candidates(given[name], count, filled))
+            if name in candidate_columns:
+                columns.append(reader.of_candidates(candidate_columns[name], count, filled))
             elif name in member:
                 columns.append(reader.of_member(member[name], filled))
             else:
@@ -162,7 +167,7 @@ def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
         raise RequestError(
             "candidates must be a mapping from column names to columns, or a list with one "
             "mapping per candidate, "
-            f"received {shown(candidates)}"
+            f"received {quote(candidates)}"
         )
     names: dict[str, None] = {}
     for row in candidates:
@@ -174,10 +179,10 @@ def _without_frame(candidates: Any) -> Candidates:
     """The columns of a pandas DataFrame; anything else as it is."""
     names = getattr(candidates, "columns", None)
     if names is None or isinstance(candidates, Mapping):
-        plain: Candidates = candidates
-        return plain
+        result: Candidates = candidates
+        return result
     if len(set(names)) < len(names):
-        raise RequestError(f"the candidates have columns of the same name: {shown(list(names))}")
+        raise RequestError(f"the candidates have columns of the same name: {quote(list(names))}")
     return {str(name): candidates[name] for name in names}
 
 
@@ -196,8 +201,10 @@ def _common_length(columns: Mapping[str, Any]) -> int:
             f"for {scalars}"
         )
     if columns:
-        given = {name: len(values) for name, values in columns.items()}
-        raise RequestError(f"the columns of candidates must have equal lengths, received {given}")
+        lengths_by_name = {name: len(values) for name, values in columns.items()}
+        raise RequestError(
+            f"the columns of candidates must have equal lengths, received {lengths_by_name}"
+        )
     return 0
 
 

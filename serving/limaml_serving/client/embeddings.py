@@ -17,15 +17,17 @@ def keys_of(rows: Sequence[Rows]) -> tuple[str, ...]:
     several requests.
     """
     if len(rows) == 1:  # a request's keys are distinct under each definition
-        keys = tuple(chain.from_iterable(each.keys for each in rows[0].keys))
+        keys = tuple(chain.from_iterable(task_keys.keys for task_keys in rows[0].keys))
         if None not in keys:
             return cast("tuple[str, ...]", keys)
-    distinct = dict.fromkeys(chain.from_iterable(each.keys for r in rows for each in r.keys))
+    distinct = dict.fromkeys(
+        chain.from_iterable(task_keys.keys for r in rows for task_keys in r.keys)
+    )
     distinct.pop(None, None)
     return cast("tuple[str, ...]", tuple(distinct))
 
 
-def usable(answer: Any) -> tuple[Matrix, Mask, int]:
+def check_answer(answer: Any) -> tuple[Matrix, Mask, int]:
     """Embeddings, found mask and number of damaged values of a look-up.
 
     What is found but not finite is damaged, whatever store it comes from: one NaN would make every
@@ -43,7 +45,7 @@ def usable(answer: Any) -> tuple[Matrix, Mask, int]:
     return matrix, found, damaged
 
 
-def share_out(
+def split_by_request(
     rows: Sequence[Rows], keys: tuple[str, ...], matrix: Matrix, found: Mask
 ) -> tuple[list[list[Matrix]], list[list[Mask]]]:
     """Embeddings ``[1 or N, D]`` and masks ``[1 or N]`` of each request, by task definition.
@@ -54,27 +56,29 @@ def share_out(
         matrix: The answer, ``[keys, D]``.
         found: Which of them were found, ``[keys]``.
     """
-    if len(rows) == 1 and sum(len(each.keys) for each in rows[0].keys) == len(keys):
-        # The usual case: every key is given and none occurs twice, so that the keys are
-        # consecutive.
-        places: list[Any] = []
+    if len(rows) == 1 and sum(len(task_keys.keys) for task_keys in rows[0].keys) == len(keys):
+        # The usual case: every key is given and none occurs twice. The keys are consecutive.
+        indices: list[Any] = []
         start = 0
-        for each in rows[0].keys:
-            end = start + len(each.keys)
-            in_order = len(each.position) == len(each.keys)
-            places.append(slice(start, end) if in_order else each.position + start)
+        for task_keys in rows[0].keys:
+            end = start + len(task_keys.keys)
+            in_order = len(task_keys.position) == len(task_keys.keys)
+            indices.append(slice(start, end) if in_order else task_keys.position + start)
             start = end
-        picks = [places]
+        indices_by_request = [indices]
     else:
         # One more row, of zeros, for the key None.
         matrix = np.concatenate([matrix, np.zeros((1, matrix.shape[1]), np.float32)])
         found = np.append(found, False)
         position: dict[str | None, int] = {key: index for index, key in enumerate((*keys, None))}
-        picks = [
-            [np.array([position[key] for key in each.keys])[each.position] for each in r.keys]
+        indices_by_request = [
+            [
+                np.array([position[key] for key in task_keys.keys])[task_keys.position]
+                for task_keys in r.keys
+            ]
             for r in rows
         ]
     return (
-        [[matrix[pick] for pick in request] for request in picks],
-        [[found[pick] for pick in request] for request in picks],
+        [[matrix[index] for index in request] for request in indices_by_request],
+        [[found[index] for index in request] for request in indices_by_request],
     )

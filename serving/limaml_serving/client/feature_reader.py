@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limaml_serving.client import wire
-from limaml_serving.errors import RequestError, shown
+from limaml_serving.errors import RequestError, quote
 from tfrec_limaml.schema.schema import Feature
 
 #: A checked column: its number of rows (1 or N), and their bytes as in the request. Numbers are
@@ -138,24 +138,24 @@ def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
         raise RequestError(
             f"feature {feature.name!r} holds text that is not valid Unicode: {error}"
         ) from error
-    strange = [
+    unreadable = [
         item
         for item in items
         if not isinstance(item, str | bytes | int | float | np.generic) and not is_missing(item)
     ]
-    if strange:
+    if unreadable:
         raise RequestError(
-            f"feature {feature.name!r} needs text (string), received {shown(strange[0])}"
+            f"feature {feature.name!r} needs text (string), received {quote(unreadable[0])}"
         )
     invalid = [is_missing(item) or (isinstance(item, float) and item != item) for item in items]
     default = str(_default(feature, "a missing value")).encode() if any(invalid) else b""
-    out = [
-        default if bad else item if isinstance(item, bytes) else str(item).encode()
-        for item, bad in zip(items, invalid, strict=True)
+    contents = [
+        default if is_invalid else item if isinstance(item, bytes) else str(item).encode()
+        for item, is_invalid in zip(items, invalid, strict=True)
     ]
     if any(invalid):
         filled.append(feature.name)
-    content: bytes = wire.TensorProto(string_val=out).SerializeToString()
+    content: bytes = wire.TensorProto(string_val=contents).SerializeToString()
     return content
 
 
@@ -170,7 +170,7 @@ def _floats(feature: Feature, values: Any) -> npt.NDArray[Any]:
         array = _array(feature, np.where(_missing(array), np.nan, array).tolist())
     if array.dtype.kind not in "fiub":
         raise RequestError(
-            f"feature {feature.name!r} needs numbers (float32), received {shown(values)}"
+            f"feature {feature.name!r} needs numbers (float32), received {quote(values)}"
         )
     with np.errstate(over="ignore"):
         return array.astype("<f4")
@@ -186,12 +186,12 @@ def _integers(feature: Feature, values: Any) -> tuple[npt.NDArray[Any], npt.NDAr
     if invalid.any():
         array = _array(feature, np.where(invalid, 0, array).tolist())
     with np.errstate(invalid="ignore"):
-        whole = array.astype("<i8") if array.dtype.kind in "fiub" else None
-    if whole is None or np.any(array != whole):
+        integers = array.astype("<i8") if array.dtype.kind in "fiub" else None
+    if integers is None or np.any(array != integers):
         raise RequestError(
-            f"feature {feature.name!r} needs whole numbers (int64), received {shown(values)}"
+            f"feature {feature.name!r} needs whole numbers (int64), received {quote(values)}"
         )
-    return whole, invalid
+    return integers, invalid
 
 
 def is_missing(value: Any) -> bool:
@@ -208,14 +208,14 @@ def _array(feature: Feature, values: Any) -> npt.NDArray[Any]:
         return np.asarray(values)
     except ValueError as error:
         raise RequestError(
-            f"feature {feature.name!r} needs values of one length, received {shown(values)}"
+            f"feature {feature.name!r} needs values of one length, received {quote(values)}"
         ) from error
 
 
-def _default(feature: Feature, what: str) -> float | int | str:
+def _default(feature: Feature, defect: str) -> float | int | str:
     if feature.on_invalid != "fill":
         raise RequestError(
-            f"feature {feature.name!r} has {what}, and the schema (on_invalid: "
+            f"feature {feature.name!r} has {defect}, and the schema (on_invalid: "
             f"{feature.on_invalid}) gives no default value for it"
         )
     return feature.default_value

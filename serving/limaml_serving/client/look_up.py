@@ -30,7 +30,7 @@ class LookUps:
         self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
-    def ask(self, step: LookUp) -> Any:
+    def look_up(self, step: LookUp) -> Any:
         """The store's answer.
 
         Raises:
@@ -38,7 +38,7 @@ class LookUps:
             TimeoutError: No answer within the step's time limit.
         """
         if self._local:
-            return self.now(step)
+            return self.look_up_here(step)
         future = self.submit(step)
         try:
             return future.result(step.timeout)
@@ -52,9 +52,9 @@ class LookUps:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_THREADS, "limaml-look-up")
             submit: Callable[..., Future[Any]] = self._threads.submit
-        return submit(self.now, step)
+        return submit(self.look_up_here, step)
 
-    def now(self, step: LookUp) -> Any:
+    def look_up_here(self, step: LookUp) -> Any:
         """The store's answer, computed in this thread; errors are `StoreError`."""
         try:
             return self._store.get_many(step.keys, step.model_version)

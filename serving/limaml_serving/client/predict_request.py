@@ -91,8 +91,8 @@ class RequestWriter:
         else:
             signature, columns = SERVING_SIGNATURE, _end_to_end(stacked, [r.count for r in rows])
         parts = [_opening(model, version, signature)]
-        for each, (count, content) in zip(self._inputs, columns, strict=True):
-            parts += (each.head(count, len(content)), content)
+        for writer, (count, content) in zip(self._inputs, columns, strict=True):
+            parts += (writer.head(count, len(content)), content)
         return b"".join(parts)
 
 
@@ -128,8 +128,8 @@ class _Input:
 
     def _make_head(self, count: int, size: int) -> bytes:
         tensor = wire.TensorProto(dtype=_DTYPES[self._dtype])
-        for each in (count, *self._tail):
-            tensor.tensor_shape.dim.add().size = each
+        for size_of_axis in (count, *self._tail):
+            tensor.tensor_shape.dim.add().size = size_of_axis
         head = tensor.SerializeToString()
         if self._dtype != "string":
             head += wire.content_head(size)

@@ -20,7 +20,7 @@ import numpy as np
 from limaml_serving.client import wire
 from limaml_serving.client.columns import Rows
 from limaml_serving.client.counters import Counters
-from limaml_serving.client.embeddings import keys_of, share_out, usable
+from limaml_serving.client.embeddings import check_answer, keys_of, split_by_request
 from limaml_serving.client.predict_request import read_output
 from limaml_serving.client.steps import (
     LookUp,
@@ -29,8 +29,8 @@ from limaml_serving.client.steps import (
     Request,
     Resolve,
     Steps,
-    nothing_ranked,
-    ordered,
+    best_first,
+    empty_ranking,
 )
 from limaml_serving.client.versions import KnownVersion, KnownVersions, VersionLock
 from limaml_serving.errors import RequestError, ServingError
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 Signature = Literal["rank", "serving_default"]
 OnVersionMismatch = Literal["unadapted", "raise"]
-_COUNTED = {
+_COUNTER_OF_CODE = {
     "DEADLINE_EXCEEDED": "deadline_exceeded",
     "UNAVAILABLE": "unavailable",
     "RESOURCE_EXHAUSTED": "unavailable",
@@ -93,7 +93,7 @@ class RankingProtocol:
         try:
             return (yield from self._rank(requests, top, deadline))
         except ServingError as error:
-            self.counters.add(**{_COUNTED.get(error.code, "failed"): len(requests)})
+            self.counters.add(**{_COUNTER_OF_CODE.get(error.code, "failed"): len(requests)})
             raise
 
     def _rank(self, requests: Sequence[Request], top: int | None, deadline: float) -> Steps:
@@ -125,7 +125,7 @@ class RankingProtocol:
         if self._lock.label is not None:
             request.model_spec.version_label = self._lock.label
         try:
-            response = yield Resolve(request, self._left(deadline))
+            response = yield Resolve(request, self._seconds_left(deadline))
         except grpc.RpcError as error:
             raise self._failure(error) from error
         version = int(response.model_spec.version.value)
@@ -144,13 +144,13 @@ class RankingProtocol:
         ]
         rows = [r for r in numbered if r.count]
         if not rows:
-            return [nothing_ranked(r, version, top) for r in numbered]
+            return [empty_ranking(r, version, top) for r in numbered]
         embeddings, has = yield from self._embeddings(model, version, rows, deadline)
         request = model.writer.write(
             self._model, version, rows, embeddings, has, compact=self._compact
         )
         try:
-            response = yield Predict(request, self._left(deadline))
+            response = yield Predict(request, self._seconds_left(deadline))
         except grpc.RpcError as error:
             raise self._failure(error) from error
         answered = response.model_spec.version.value
@@ -183,20 +183,20 @@ class RankingProtocol:
         found = np.zeros(len(keys), np.bool_)
         if keys and model.version == version:
             try:
-                answer = yield LookUp(keys, version, self._left(deadline) / 2)
+                answer = yield LookUp(keys, version, self._seconds_left(deadline) / 2)
             except (StoreError, TimeoutError) as error:
                 self._store_failed(str(error) or "too slow")
             else:
                 if answer[0].ndim != 2 or len(answer[0]) != len(keys) != len(answer[1]):
                     self._store_failed(f"it answered {len(answer[0])} rows for {len(keys)} keys")
                 elif self._fits(answer[0], model):
-                    matrix, found, damaged = usable(answer)
+                    matrix, found, damaged = check_answer(answer)
                     self._note_damaged(damaged, version)
-        return share_out(rows, keys, matrix, found)
+        return split_by_request(rows, keys, matrix, found)
 
-    def _store_failed(self, why: str) -> None:
+    def _store_failed(self, reason: str) -> None:
         self.counters.add(store_errors=1)
-        logger.warning("ranking without meta embeddings, the store failed: %s", why)
+        logger.warning("ranking without meta embeddings, the store failed: %s", reason)
 
     def _note_damaged(self, damaged: int, version: int) -> None:
         if damaged:
@@ -212,10 +212,10 @@ class RankingProtocol:
         width = embeddings.shape[1]
         if width == model.embedding_dim:
             return True
-        what = "none are published" if width == 0 else f"the store's have width {width}"
+        problem = "none are published" if width == 0 else f"the store's have width {width}"
         self._mismatch(
             f"model version {model.version} needs meta embeddings of width {model.embedding_dim}, "
-            f"but {what}: run `limaml embed`"
+            f"but {problem}: run `limaml embed`"
         )
         return False
 
@@ -239,7 +239,7 @@ class RankingProtocol:
             read_output(response, PROBABILITY, total),
             read_output(response, LOGIT, total),
         )
-        out, start, masks = [], 0, iter(has)
+        results, start, masks = [], 0, iter(has)
         for r in rows:
             if r.count:
                 used = next(masks)[0]
@@ -247,9 +247,9 @@ class RankingProtocol:
             else:
                 used = np.zeros(0, np.bool_)
             part = slice(start, start + r.count)
-            out.append(ordered(r, probability[part], logit[part], used, version, top))
+            results.append(best_first(r, probability[part], logit[part], used, version, top))
             start += r.count
-        return out
+        return results
 
     def _count(self, rows: Rows, used: Mask) -> None:
         scale, keys = rows.count // len(used), rows.keys[0]
@@ -265,15 +265,15 @@ class RankingProtocol:
             filled=len(rows.filled),
         )
 
-    def _left(self, deadline: float) -> float:
-        left = deadline - time.monotonic()
-        if left <= 0:
+    def _seconds_left(self, deadline: float) -> float:
+        seconds = deadline - time.monotonic()
+        if seconds <= 0:
             raise ServingError(
                 "no time left to ask the server: earlier steps, such as the store look-up, used "
                 "it up",
                 "DEADLINE_EXCEEDED",
             )
-        return left
+        return seconds
 
     def _failure(self, error: Any) -> ServingError:
         code: str = error.code().name

@@ -102,7 +102,7 @@ class Ranker(RankerBase):
         try:
             grpc.channel_ready_future(self._channel).result(timeout)
         except grpc.FutureTimeoutError as error:
-            raise self._nobody(timeout) from error
+            raise self._no_server_error(timeout) from error
 
     def close(self) -> None:
         """Closes the channel."""
@@ -136,6 +136,6 @@ class Ranker(RankerBase):
 
     def _perform(self, step: Resolve | LookUp | Predict) -> Any:
         if isinstance(step, LookUp):
-            return self._look_ups.ask(step)
+            return self._look_ups.look_up(step)
         call = self._predict if isinstance(step, Predict) else self._metadata
         return call(step.request, timeout=step.timeout)

@@ -63,7 +63,7 @@ class Predict(NamedTuple):
 Steps = Generator[Resolve | LookUp | Predict, Any, list[Ranked]]
 
 
-def ordered(
+def best_first(
     rows: Rows,
     probability: npt.NDArray[Any],
     logit: npt.NDArray[Any],
@@ -83,7 +83,7 @@ def ordered(
     )
 
 
-def nothing_ranked(rows: Rows, version: int, top: int | None) -> Ranked:
+def empty_ranking(rows: Rows, version: int, top: int | None) -> Ranked:
     """The answer to a request without candidates."""
-    none = np.zeros(0, np.float32)
-    return ordered(rows, none, none, np.zeros(0, np.bool_), version, top)
+    scores = np.zeros(0, np.float32)
+    return best_first(rows, scores, scores, np.zeros(0, np.bool_), version, top)

@@ -54,8 +54,8 @@ def task_keys_of(
             values = tuple([_key_value(member[name]) for name in names])
             hash(values)  # as text and numbers can be
             return TaskKeys((_stored(task_key(values), prefix),), _ONE_KEY)
-        if len(names) == 1 and (plain := _plain_keys(columns[names[0]], prefix)) is not None:
-            return plain
+        if len(names) == 1 and (keys := _plain_keys(columns[names[0]], prefix)) is not None:
+            return keys
         positions, index = _distinct(
             [
                 _values(columns[name]) if name in columns else [_key_value(member[name])] * count
@@ -92,27 +92,32 @@ def _plain_keys(column: Any, prefix: str) -> TaskKeys | None:
         return None
     # With a prefix they are the candidates' own keys, which seldom repeat.
     keys = texts if prefix else list(dict.fromkeys(texts))
-    together = "\n".join(keys)
+    joined_keys = "\n".join(keys)
     longest = max(map(len, keys)) + len(prefix.encode())
-    plain = "" not in keys and "%" not in together and "|" not in together and together.isascii()
-    if not plain or longest > MAX_KEY_BYTES:
+    unchanged = (
+        "" not in keys
+        and "%" not in joined_keys
+        and "|" not in joined_keys
+        and joined_keys.isascii()
+    )
+    if not unchanged or longest > MAX_KEY_BYTES:
         return None
     count = len(keys)
     if prefix:
-        keys = (prefix + together.replace("\n", f"\n{prefix}")).split("\n")
+        keys = (prefix + joined_keys.replace("\n", f"\n{prefix}")).split("\n")
         if len(keys) != count:  # a key has a line break of its own
             return None
     if count == len(texts):
         return TaskKeys(tuple(keys), _in_order(count))
-    place = dict(zip(keys, range(count), strict=True))
-    return TaskKeys(tuple(keys), np.array(list(map(place.__getitem__, texts))))
+    position_of_key = dict(zip(keys, range(count), strict=True))
+    return TaskKeys(tuple(keys), np.array(list(map(position_of_key.__getitem__, texts))))
 
 
 @functools.lru_cache(maxsize=64)
 def _in_order(count: int) -> npt.NDArray[np.int64]:
-    places = np.arange(count)
-    places.flags.writeable = False
-    return places
+    positions = np.arange(count)
+    positions.flags.writeable = False
+    return positions
 
 
 def _stored(key: str | None, prefix: str) -> str | None:

@@ -23,7 +23,7 @@ from tfrec_limaml.schema.task_keys import joint_key_prefix
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KnownVersion:
-    """What a request to one model version needs, taken from its manifest once.
+    """The readers and writers of requests to one model version, built from its manifest once.
 
     Attributes:
         version: The model version.
@@ -38,7 +38,7 @@ class KnownVersion:
     embedding_dim: int
 
     @classmethod
-    def of(cls, manifest: Manifest) -> KnownVersion:
+    def from_manifest(cls, manifest: Manifest) -> KnownVersion:
         """Reads a manifest."""
         schema = Schema.from_dict(manifest.schema)
         definitions = (manifest.task_definition, *manifest.further_definitions)
@@ -106,7 +106,7 @@ class KnownVersions:
         return self._known[max(self._known)]
 
     def _add(self, manifest: Manifest) -> None:
-        self._known[manifest.model_version] = KnownVersion.of(manifest)
+        self._known[manifest.model_version] = KnownVersion.from_manifest(manifest)
 
 
 class VersionLock:

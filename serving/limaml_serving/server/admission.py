@@ -37,10 +37,10 @@ class Call:
         """Time until the deadline; raises DEADLINE_EXCEEDED or CANCELLED if none is left."""
         if self.gone:
             raise RequestError(grpc.StatusCode.CANCELLED, "the client is gone")
-        left = self.deadline - time.monotonic()
-        if left <= 0:
+        seconds = self.deadline - time.monotonic()
+        if seconds <= 0:
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
-        return left
+        return seconds
 
 
 Work = Callable[[Call], bytes]

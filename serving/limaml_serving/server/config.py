@@ -89,9 +89,11 @@ def as_settings(
             for name, path in models.items()
         ]
     names = [model.name for model in models]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"models are listed more than once: {twice}; give each a different name")
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise ConfigError(
+            f"models are listed more than once: {duplicates}; give each a different name"
+        )
     return {model.name: model for model in models}
 
 

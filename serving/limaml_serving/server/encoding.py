@@ -30,7 +30,7 @@ def encoded_size(value: Any) -> int:
     """Bytes that the values of an output take at least."""
     array = value if isinstance(value, np.ndarray) else np.asarray(value, np.object_)
     if array.dtype == np.object_:
-        return sum(len(each) for each in array.flat if isinstance(each, bytes))
+        return sum(len(item) for item in array.flat if isinstance(item, bytes))
     return array.nbytes
 
 

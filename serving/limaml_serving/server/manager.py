@@ -61,7 +61,7 @@ class ModelManager:
         self._on_change = on_change
         self._on_fault = on_fault
         self._versions: dict[str, dict[int, Version]] = {}
-        self._complaints: dict[str, str] = {}  # what was last logged of a model's folder
+        self._logged: dict[str, str] = {}  # what was last logged of a model's folder
         self.last_check = 0.0
         self._progress = time.monotonic()
         self._changing = threading.Lock()
@@ -94,13 +94,13 @@ class ModelManager:
         with self._changing:
             healthy = True
             for settings in list(self._settings.values()):
-                healthy &= self._guarded(
+                healthy &= self._run_guarded(
                     f"model {settings.name}", functools.partial(self._refresh_model, settings)
                 )
             for name in self._versions.keys() - self._settings.keys():
                 for version in self._versions[name].values():
                     version.retire()
-            healthy &= self._guarded("after a check of the disk", self._on_change)
+            healthy &= self._run_guarded("after a check of the disk", self._on_change)
             if healthy:
                 self.last_check = time.time()
 
@@ -156,11 +156,11 @@ class ModelManager:
         with self._changing:
             for name, settings in models.items():
                 self._check_labels(name, settings)
-            new = models.keys() - self._settings.keys()
+            new_names = models.keys() - self._settings.keys()
             self._settings = dict(models)
         self.refresh()
         available = self.available()
-        absent = sorted(name for name in new if not available.get(name))
+        absent = sorted(name for name in new_names if not available.get(name))
         if absent:
             raise RequestError(
                 grpc.StatusCode.UNKNOWN,
@@ -168,11 +168,11 @@ class ModelManager:
             )
 
     def _check_labels(self, name: str, settings: ModelSettings) -> None:
-        old = self._settings[name].labels if name in self._settings else {}
+        old_labels = self._settings[name].labels if name in self._settings else {}
         states = self.statuses(name)
         for label, number in settings.labels.items():
             if (
-                old.get(label, number) != number
+                old_labels.get(label, number) != number
                 and states.get(number, (State.UNKNOWN, ""))[0] != State.AVAILABLE
             ):
                 raise failed_precondition(
@@ -192,8 +192,8 @@ class ModelManager:
             runner = version.acquire() if version is not None else None
             if version is not None and runner is not None:
                 return version, runner
-        meant = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
-        raise not_found(f"Servable not found for request: {meant}")
+        servable = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
+        raise not_found(f"Servable not found for request: {servable}")
 
     def _number(self, spec: Any) -> int | None:
         choice = spec.WhichOneof("version_choice")
@@ -208,63 +208,67 @@ class ModelManager:
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._poll_seconds):
-            self._guarded("watching", self.refresh)
+            self._run_guarded("watching", self.refresh)
 
-    def _guarded(self, what: str, work: Callable[[], None]) -> bool:
+    def _run_guarded(self, subject: str, work: Callable[[], None]) -> bool:
         """Runs `work`; if it fails, logs and counts the error and returns False."""
         self._progress = time.monotonic()
         try:
             work()
         except Exception as error:  # noqa: BLE001
             self._on_fault()
-            self._complain(what, f"{type(error).__name__}: {describe(error)}", error)
+            self._log_once(subject, f"{type(error).__name__}: {describe(error)}", error)
             return False
         return True
 
-    def _complain(self, what: str, text: str, error: Exception | None = None) -> None:
+    def _log_once(self, subject: str, text: str, error: Exception | None = None) -> None:
         """Logs an error once, until a different one occurs."""
-        if self._complaints.get(what) != text:
-            self._complaints[what] = text
-            logger.error("%s: %s", what, text, exc_info=error)
+        if self._logged.get(subject) != text:
+            self._logged[subject] = text
+            logger.error("%s: %s", subject, text, exc_info=error)
 
     def _refresh_model(self, settings: ModelSettings) -> None:
         versions = self._versions_on_disk(settings)
         if versions is None:
             return
-        known = self._versions.get(settings.name, {})
-        tried: set[int] = set()
+        by_number = self._versions.get(settings.name, {})
+        attempts: set[int] = set()
         while True:
             # A version that cannot be loaded does not count, so that "latest" falls back to the one
             # before it.
             failed = {
                 n
                 for n in versions
-                if n in known and known[n].failed and (n in tried or known[n].unchanged())
+                if n in by_number
+                and by_number[n].failed
+                and (n in attempts or by_number[n].unchanged())
             }
-            wanted = settings.policy.choose(versions.keys() - failed)
-            missing = [n for n in sorted(wanted) if n not in known or known[n].state == State.END]
+            chosen = settings.policy.choose(versions.keys() - failed)
+            missing = [
+                n for n in sorted(chosen) if n not in by_number or by_number[n].state == State.END
+            ]
             if not missing:
                 break
             for number in missing:
                 version = Version(model=settings.name, number=number, directory=versions[number])
-                known = {**known, number: version}
-                self._versions = {**self._versions, settings.name: known}
+                by_number = {**by_number, number: version}
+                self._versions = {**self._versions, settings.name: by_number}
                 version.load(settings.base_path)
                 self._progress = time.monotonic()
-            tried.update(missing)
+            attempts.update(missing)
         # Nothing to serve unloads everything; only damaged versions to serve unload nothing.
-        if wanted or not settings.policy.choose(versions):
-            for number in known.keys() - wanted:
-                known[number].retire()
+        if chosen or not settings.policy.choose(versions):
+            for number in by_number.keys() - chosen:
+                by_number[number].retire()
 
     def _versions_on_disk(self, settings: ModelSettings) -> dict[int, Path] | None:
-        what = f"model {settings.name}: cannot read {settings.base_path}"
+        subject = f"model {settings.name}: cannot read {settings.base_path}"
         try:
             versions = find_versions(settings.base_path)
         except OSError as error:
-            self._complain(what, describe(error))
+            self._log_once(subject, describe(error))
             return None
-        self._complaints.pop(what, None)
+        self._logged.pop(subject, None)
         return versions
 
     def _all_versions(self) -> list[Version]:

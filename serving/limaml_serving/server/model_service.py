@@ -59,11 +59,11 @@ class ModelService:
             raise not_found(f"Could not find any versions of model {spec.name}")
         response = get_model_status_pb2.GetModelStatusResponse()
         for number, (state, error) in statuses.items():
-            one = response.model_version_status.add(version=number, state=state)
-            one.status.error_code = (
+            entry = response.model_version_status.add(version=number, state=state)
+            entry.status.error_code = (
                 grpc.StatusCode.INVALID_ARGUMENT.value[0] if error else grpc.StatusCode.OK.value[0]
             )
-            one.status.error_message = error
+            entry.status.error_message = error
         content: bytes = response.SerializeToString()
         return content
 

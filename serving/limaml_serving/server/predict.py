@@ -61,12 +61,12 @@ class PredictionService:
     def predict(self, call: Call) -> bytes:
         """Runs one signature of one version on the request's inputs."""
         request = predict_pb2.PredictRequest.FromString(call.content)
-        return self._counted("Predict", request, lambda: self._predict(request, call))
+        return self._observe("Predict", request, lambda: self._predict(request, call))
 
     def metadata(self, call: Call) -> bytes:
         """Describes the signatures of one version."""
         request = get_model_metadata_pb2.GetModelMetadataRequest.FromString(call.content)
-        return self._counted("GetModelMetadata", request, lambda: self._metadata(request))
+        return self._observe("GetModelMetadata", request, lambda: self._metadata(request))
 
     async def _predict_in_thread(self, call: Call) -> bytes:
         if self._workers.is_full:
@@ -78,12 +78,12 @@ class PredictionService:
             raise invalid("Missing ModelSpec")
         with self._manager.lease(request.model_spec) as (version, runner):
             signature = runner.signature(request.model_spec.signature_name)
-            given = request.inputs
-            signature.check_inputs(set(given))
+            tensors = request.inputs
+            signature.check_inputs(set(tensors))
             outputs = signature.select_outputs(request.output_filter)
             budget = self._limits.budget()
             inputs = {
-                name: decode(spec, given[name], budget) for name, spec in signature.inputs.items()
+                name: decode(spec, tensors[name], budget) for name, spec in signature.inputs.items()
             }
             timeout_ms = math.ceil(min(1000 * call.seconds_left(), LONGEST_RUN_MS))
             values = runner.run(signature, inputs, outputs, timeout_ms)
@@ -119,7 +119,7 @@ class PredictionService:
         content: bytes = response.SerializeToString()
         return content
 
-    def _counted(self, method: str, request: Any, work: Callable[[], bytes]) -> bytes:
+    def _observe(self, method: str, request: Any, work: Callable[[], bytes]) -> bytes:
         name = request.model_spec.name
         model = name if self._manager.is_configured(name) else OTHER
         started = time.perf_counter()

@@ -65,8 +65,8 @@ def enable_reflection(server: grpc.aio.Server) -> None:
 def _describe() -> descriptor_pool.DescriptorPool:
     """A pool of its own, so that nothing is added to the process-wide one."""
     pool = descriptor_pool.DescriptorPool()
-    known: set[str] = set()
-    _add(pool, known, health_pb2.DESCRIPTOR)
+    file_names: set[str] = set()
+    _add(pool, file_names, health_pb2.DESCRIPTOR)
     for service, methods in _METHODS.items():
         package, _, name = service.rpartition(".")
         file = descriptor_pb2.FileDescriptorProto(
@@ -75,7 +75,7 @@ def _describe() -> descriptor_pool.DescriptorPool:
         definition = file.service.add(name=name)
         for method, (request, response) in methods.items():
             for message in (request.DESCRIPTOR, response.DESCRIPTOR):
-                _add(pool, known, message.file)
+                _add(pool, file_names, message.file)
                 if message.file.name not in file.dependency:
                     file.dependency.append(message.file.name)
             definition.method.add(
@@ -87,11 +87,11 @@ def _describe() -> descriptor_pool.DescriptorPool:
     return pool
 
 
-def _add(pool: descriptor_pool.DescriptorPool, known: set[str], file: Any) -> None:
+def _add(pool: descriptor_pool.DescriptorPool, file_names: set[str], file: Any) -> None:
     """Adds a file after everything that it depends on."""
-    if file.name in known:
+    if file.name in file_names:
         return
-    known.add(file.name)
+    file_names.add(file.name)
     for dependency in file.dependencies:
-        _add(pool, known, dependency)
+        _add(pool, file_names, dependency)
     pool.AddSerializedFile(file.serialized_pb)

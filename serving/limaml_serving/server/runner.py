@@ -51,20 +51,20 @@ class Signature:
     def __init__(self, name: str, definition: Any) -> None:
         self.name = name
         self.inputs = {
-            key: TensorSpec.of(key, info) for key, info in sorted(definition.inputs.items())
+            key: TensorSpec.from_info(key, info) for key, info in sorted(definition.inputs.items())
         }
         self.outputs = {
-            key: TensorSpec.of(key, info) for key, info in sorted(definition.outputs.items())
+            key: TensorSpec.from_info(key, info) for key, info in sorted(definition.outputs.items())
         }
 
-    def check_inputs(self, given: set[str]) -> None:
+    def check_inputs(self, names: set[str]) -> None:
         """Raises INVALID_ARGUMENT unless exactly this signature's inputs are given."""
-        if given == self.inputs.keys():
+        if names == self.inputs.keys():
             return
-        extra, missing = sorted(given - self.inputs.keys()), sorted(self.inputs.keys() - given)
-        if len(given) != len(self.inputs):
+        extra, missing = sorted(names - self.inputs.keys()), sorted(self.inputs.keys() - names)
+        if len(names) != len(self.inputs):
             raise invalid(
-                f"input size does not match signature: received {len(given)}, expected "
+                f"input size does not match signature: received {len(names)}, expected "
                 f"{len(self.inputs)}. "
                 f"Sent extra: {_names(extra)}. Missing but required: {_names(missing)}."
             )
@@ -73,17 +73,17 @@ class Signature:
             f"in the set {_names(list(self.inputs))}."
         )
 
-    def select_outputs(self, wanted: Sequence[str]) -> tuple[str, ...]:
-        """The outputs to compute: `wanted`, or all of them if it is empty."""
-        for name in wanted:
+    def select_outputs(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The outputs to compute: `names`, or all of them if it is empty."""
+        for name in names:
             if name not in self.outputs:
                 raise invalid(
                     f"output tensor alias not found in signature: {name}. Outputs expected to be "
                     f"in the set {_names(list(self.outputs))}."
                 )
-        if len(set(wanted)) != len(wanted):
-            raise invalid(f"duplicate output tensor alias in output_filter: {_names(list(wanted))}")
-        return tuple(sorted(wanted)) or tuple(self.outputs)
+        if len(set(names)) != len(names):
+            raise invalid(f"duplicate output tensor alias in output_filter: {_names(list(names))}")
+        return tuple(sorted(names)) or tuple(self.outputs)
 
 
 class SavedModelRunner:
@@ -106,14 +106,14 @@ class SavedModelRunner:
                 meta_graph = _quiet_load(self._session, directory)
             self.signature_definitions = dict(meta_graph.signature_def)
             self._signatures = {
-                name: Signature(name, each)
-                for name, each in self.signature_definitions.items()
-                if _is_usable(each)
+                name: Signature(name, definition)
+                for name, definition in self.signature_definitions.items()
+                if _is_usable(definition)
             }
             for spec in [
                 spec
-                for each in self._signatures.values()
-                for spec in (*each.inputs.values(), *each.outputs.values())
+                for signature in self._signatures.values()
+                for spec in (*signature.inputs.values(), *signature.outputs.values())
             ]:
                 self._endpoints[spec.tensor] = endpoint(self._graph, spec.tensor)
         except Exception as error:  # no defect of the files may end the caller

@@ -63,11 +63,11 @@ class TensorSpec:
     shape: tuple[int | None, ...] | None
 
     @classmethod
-    def of(cls, name: str, info: Any) -> TensorSpec:
+    def from_info(cls, name: str, info: Any) -> TensorSpec:
         """From a SavedModel's ``TensorInfo``."""
         shape = info.tensor_shape
-        known = info.HasField("tensor_shape") and not shape.unknown_rank
-        sizes = tuple(None if d.size < 0 else d.size for d in shape.dim) if known else None
+        has_rank = info.HasField("tensor_shape") and not shape.unknown_rank
+        sizes = tuple(None if d.size < 0 else d.size for d in shape.dim) if has_rank else None
         return cls(name=name, tensor=info.name, dtype=tf.as_dtype(info.dtype), shape=sizes)
 
     # Kept, since TensorFlow works each of them out anew.
@@ -124,12 +124,13 @@ def _check_shape(
         raise invalid(f"input {spec.name}: rank {len(shape)} is more than {_MAX_RANK}")
     if budget.strict and spec.shape is not None:
         fits = len(shape) == len(spec.shape) and all(
-            want in (None, got) for want, got in zip(spec.shape, shape, strict=True)
+            expected_size in (None, size)
+            for expected_size, size in zip(spec.shape, shape, strict=True)
         )
         if not fits:
-            wanted = [-1 if size is None else size for size in spec.shape]
+            expected = [-1 if size is None else size for size in spec.shape]
             raise invalid(
-                f"input {spec.name}: expected shape {wanted} (-1 is free), received {list(shape)}"
+                f"input {spec.name}: expected shape {expected} (-1 is free), received {list(shape)}"
             )
     if shape and shape[0] > budget.rows:
         raise invalid(
@@ -186,8 +187,8 @@ def _from_values(
     field, stored_as = FIELDS[spec.dtype]
     values = getattr(proto, field)
     per_element = 2 if spec.dtype.is_complex else 1
-    count, odd = divmod(len(values), per_element)
-    if odd or (budget.strict and (count > elements or (count == 0 and elements > 0))):
+    count, remainder = divmod(len(values), per_element)
+    if remainder or (budget.strict and (count > elements or (count == 0 and elements > 0))):
         raise invalid(
             f"input {spec.name}: {len(values)} values do not fit shape {list(shape)} of "
             f"{elements} elements"

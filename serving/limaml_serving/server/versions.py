@@ -86,7 +86,7 @@ class Version:
         directory: Where it was found.
         state: As in ``GetModelStatus``.
         error: Why loading (or unloading) failed; empty otherwise.
-        seen: `fingerprint` of the directory before it was loaded.
+        fingerprint_before: `fingerprint` of the directory before it was loaded.
     """
 
     model: str
@@ -94,7 +94,7 @@ class Version:
     directory: Path
     state: int = State.START
     error: str = ""
-    seen: tuple[tuple[str, int, int], ...] = ()
+    fingerprint_before: tuple[tuple[str, int, int], ...] = ()
     runner: SavedModelRunner | None = None
     _users: int = 0
     _lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
@@ -107,7 +107,7 @@ class Version:
     def unchanged(self) -> bool:
         """True if the files are the ones that were there before loading."""
         try:
-            return fingerprint(self.directory) == self.seen
+            return fingerprint(self.directory) == self.fingerprint_before
         except OSError:
             return False
 
@@ -115,11 +115,11 @@ class Version:
         """Loads and warms up; always ends AVAILABLE, or END with an `error`."""
         self.state = State.LOADING
         try:
-            runner, warmed = self._loaded(base_path)
+            runner, warmup_count = self._load_runner(base_path)
         except Exception as error:  # noqa: BLE001 - a fault of one version must not stop others
-            what = describe(error)
+            message = describe(error)
             expected = isinstance(error, LoadError)
-            self.error = what if expected else f"{type(error).__name__}: {what}"
+            self.error = message if expected else f"{type(error).__name__}: {message}"
             self.state = State.END
             logger.error(
                 "model %s version %d is not served: %s", self.model, self.number, self.error
@@ -130,11 +130,11 @@ class Version:
             "model %s version %d is available (%d warm-up requests)",
             self.model,
             self.number,
-            warmed,
+            warmup_count,
         )
 
-    def _loaded(self, base_path: Path) -> tuple[SavedModelRunner, int]:
-        self.seen = fingerprint(self.directory)
+    def _load_runner(self, base_path: Path) -> tuple[SavedModelRunner, int]:
+        self.fingerprint_before = fingerprint(self.directory)
         check_inside(self.directory, base_path)
         runner = SavedModelRunner(self.directory)
         try:

@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in ``limaml ... | head -1``
         if not _reader_has_gone():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for buffered output
         return 128 + signal.SIGPIPE
 
 
@@ -140,7 +140,7 @@ def _reader_has_gone() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-@functools.cache  # what is installed stays so while a process runs; reading it takes 0.1 s
+@functools.cache  # the entry points do not change in a process; reading them takes 0.1 s
 def _installed() -> list[EntryPoint]:
     by_name = {entry.name: entry for entry in entry_points(group="limaml.commands")}
     return sorted(

@@ -67,7 +67,7 @@ def gauss_newton(
         steps: Number of steps, at least 1.
         with_variance: Also compute the marginal variances; zeros otherwise.
         prior_mean: Each task's prior mean ``[T, D]``; zero if None.
-        start: Start of each task's first step ``[T, D]``; the prior mean where None.
+        start: Start of each task's first step ``[T, D]``; the prior mean if None.
 
     Returns:
         The mode, the losses before each step and the variances, all differentiable once.
@@ -177,5 +177,5 @@ def _linearise(
 
 
 def _repeat_for_rows(offset: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """Repeats each task's ``[T, D]`` for its rows: ``[T, S, D]``, as `sizes` says."""
+    """Repeats each task's ``[T, D]`` for its rows: ``[T, S, D]``, the shape in `sizes`."""
     return tf.broadcast_to(tf.expand_dims(offset, 1), sizes)

@@ -1,4 +1,4 @@
-"""Meta blocks of two task definitions of which neither refines the other, such as member and item.
+"""Meta blocks of two task definitions, neither of which refines the other, such as member and item.
 
 Each definition has its own block, which stores an offset of ``D`` numbers per task. A row's meta
 embedding is the concatenation of both blocks' embeddings, the first definition's first.
@@ -19,7 +19,7 @@ from tfrec_limaml.features import META, OTHER, Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
-    """An `OffsetMetaBlock` for each of two task definitions of which neither refines the other.
+    """An `OffsetMetaBlock` for each of two task definitions, neither of which refines the other.
 
     The first block reads the meta features, the second one all others: those of the item and the
     time.

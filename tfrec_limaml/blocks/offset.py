@@ -45,7 +45,7 @@ class OffsetMetaBlock(StoresOffset):
     numbers as the embedding and starts at zero, so adaptation cannot overwrite what the network has
     learned, and it is small enough for the closed form (``LiMAML(adaptation="gauss-newton")``).
 
-    The offset is what is stored for a task. A row's embedding is the network's output on the row's
+    The offset is stored for a task. A row's embedding is the network's output on the row's
     meta features plus the offset: features that vary within a task keep their effect.
 
     Example:
@@ -57,7 +57,7 @@ class OffsetMetaBlock(StoresOffset):
         hidden_units: Widths of the network's hidden layers.
         embedding_dim: Width ``D`` of the meta embedding.
         support_encoder: Computes a task's initial offset, which is also the mean of the closed
-            form's prior, from its interactions. Zero where None.
+            form's prior, from its interactions. If None, both are zero.
         **kwargs: See `MLPMetaBlock`.
     """
 

@@ -121,7 +121,7 @@ def _summary(
 
 
 def warnings_of(results: list[dict[str, Any]]) -> list[str]:
-    """Warnings about models that are worse than what they replace.
+    """Warnings about models that are worse than their reference.
 
     Args:
         results: The rows of ``evaluation.json``; the first one is the reference.

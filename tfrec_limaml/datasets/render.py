@@ -55,7 +55,7 @@ def render_card(card: dict[str, Any]) -> str:
 
 
 def _definition_lines(name: str, facts: dict[str, Any]) -> list[str]:
-    """What the card says of one task definition."""
+    """The card's lines about one task definition."""
     sizes = "  ".join(f"{label} {value}" for label, value in facts["samples_per_task"].items())
     lines = [f"  tasks by {name}: {facts['tasks']:,}; rows per task: {sizes}"]
     if "test_tasks" in facts:

@@ -38,7 +38,7 @@ Array = npt.NDArray[Any]
 
 LATENT = 3
 
-#: Standard deviations of the parts of the logit that only a member's clicks tell.
+#: Standard deviations of the parts of the logit that can be learned from a member's clicks only.
 _BIAS, _TASTE, _AFFINITY = 0.6, 1.3, 0.2
 _FROM_PROFILE = 0.35  # share of the taste's variance that the profile explains
 _DRIFT_DAYS = 150.0  # the individual part of a taste decays by exp(-days / 150)

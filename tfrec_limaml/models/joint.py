@@ -1,4 +1,4 @@
-"""LiMAML for two task definitions of which neither refines the other."""
+"""LiMAML for two task definitions, neither of which refines the other."""
 
 from __future__ import annotations
 

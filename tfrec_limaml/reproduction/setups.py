@@ -32,7 +32,7 @@ _DAY_MS = 86_400_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What is trained, and in which form it is scored.
+    """The options of one training, and the form in which the model is scored.
 
     Attributes:
         options: The recipe.

@@ -166,7 +166,7 @@ class Schema:
         return tuple(self.tasks[name])
 
     def beside(self, definition: str, definitions: Sequence[str]) -> tuple[str, ...]:
-        """Those of some task definitions that neither refine `definition` nor are refined by it."""
+        """The task definitions that neither refine `definition` nor are refined by it."""
         key_columns = set(self.task_columns(definition))
         columns = {name: set(self.task_columns(name)) for name in definitions}
         return tuple(

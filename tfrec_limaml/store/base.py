@@ -115,7 +115,7 @@ class GenerationWriter(Protocol):
         distinct keys (erased ones are counted).
 
         Entries of the current generation's overlay that are newer than this generation's data are
-        taken over before the pointer moves, so no member's embedding gets older.
+        copied before the pointer moves: no member's embedding is replaced by an older one.
 
         Args:
             expected_count: Distinct task keys that were put.

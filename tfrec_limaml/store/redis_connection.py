@@ -119,8 +119,8 @@ def secret_of(url: str) -> str:
 def _through_sentinel(
     parts: SplitResult, options: Mapping[str, Any], sentinel: Mapping[str, str]
 ) -> Any:
-    """A client that asks the sentinels for the master before connecting; user and password of the
-    address are those of the master.
+    """A client that gets the master's address from the sentinels before connecting. User and
+    password of the store address are for the master.
     """
     user, _, hosts = parts.netloc.rpartition("@")
     service, _, db = parts.path.lstrip("/").partition("/")

@@ -79,7 +79,7 @@ class FeatureEncoder(keras.layers.Layer):
                 f"{sorted(columns)}"
             )
         raw_columns = Columns(columns)
-        # Role by role: a role's only column is then taken as it is.
+        # Role by role: a role with one column then needs no concatenation.
         encoded = {**self.encode_role(META, raw_columns), **self.encode_role(OTHER, raw_columns)}
         for name in self.nested:
             encoded[subtask_feature(name)] = tf.strings.to_hash_bucket_fast(

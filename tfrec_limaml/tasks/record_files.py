@@ -55,8 +55,8 @@ def read_records(files: Sequence[str], share: Share = EVERYTHING) -> tf.data.Dat
 def records_of(files: Sequence[str] | tf.Tensor, compression_type: str) -> tf.data.Dataset:
     """Serialized records of the files, as `tf.data.TFRecordDataset` reads them.
 
-    `TFRecordDataset` builds a function that opens one file, in each graph anew; the operation reads
-    any number of files.
+    `TFRecordDataset` builds a function that opens one file, in each graph again. The operation
+    reads any number of files.
 
     Args:
         files: Their paths, or a string tensor ``[n]``.

@@ -11,10 +11,10 @@ all rows are support rows.
 Feature lists, one step per interaction, in time order: the raw value of each feature of the schema
 under the feature's name; ``label`` float; ``timestamp`` int64 milliseconds; ``weight`` float where
 the schema names a weight column; and the schema's ``carry`` (passthrough) columns, float. For
-several task definitions of which none refines another, also each row's keys under the other ones,
+several task definitions, none of which refines another, also each row's keys under the other ones,
 bytes, named by `key_list`.
 
-What the records of each split hold:
+The records of each split:
 
 - ``train``: rows before validation_start; ``query_start`` is -1;
 - ``validation``: support: train rows, query: validation rows;

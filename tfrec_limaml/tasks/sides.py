@@ -1,4 +1,4 @@
-"""Records of two task definitions of which neither refines the other, for one model.
+"""Records of two task definitions, neither of which refines the other, for one model.
 
 A row of a user's record names its video, and a row of a video's record its user. `Sides` numbers
 the tasks of both, and `Side` adds the further features of `JointLiMAML` to a batch of one side's

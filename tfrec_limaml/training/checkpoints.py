@@ -60,7 +60,7 @@ class Checkpoint:
         epoch: Number of the current or next epoch.
         calls: Calls of the training function so far in this epoch.
         finished: Whether training is over.
-        logs: What the last call returned.
+        logs: The metrics that the last call returned.
         history: Learning curves of the epochs before.
         stopping: State of the early stopping, without weights.
         identity: What determines the training; see `Checkpoints`.

@@ -1,4 +1,4 @@
-"""Training on two task definitions of which neither refines the other.
+"""Training on two task definitions, neither of which refines the other.
 
 Batches of the two definitions take turns. In each, the offsets of the batch's tasks are adapted
 inside the step; those of the other side come from a table. The table is recomputed before each

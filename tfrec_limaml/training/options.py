@@ -52,8 +52,8 @@ class ModelOptions:
         averaging: Outer mean over ``"sample"`` or ``"task"`` losses.
         pooling: See `LiMAML`.
         task: Task definition, for ID meta blocks.
-        joint_task: A second task definition, of which neither refines the other: both sides of a
-            row are adapted; see `tfrec_limaml.training.joint`. Meta block ``"offset"`` only.
+        joint_task: A second task definition. Neither may refine the other. Both sides of a row are
+            adapted; see `tfrec_limaml.training.joint`. Meta block ``"offset"`` only.
         sweeps: How often each side is adapted given the other one; with a `joint_task` only.
     """
 

@@ -62,7 +62,7 @@ def train(
 
     Args:
         tasks: Folder written by ``limaml prepare``.
-        options: The settings; the defaults where None.
+        options: The settings; the defaults if None.
         task: Task definition; the schema's first by default.
         nested: Further definitions that refine it; see `NestedMetaBlocks`.
         callbacks: Called after the early stopping.

@@ -39,9 +39,10 @@ class PrepareOptions:
         recent_only: No evaluation splits: write only the records that embeddings are computed from.
         window_end: End of the window with `recent_only`, ISO 8601; None for now.
         history_prior: With `recent_only` and history features: the mean label towards which history
-            rates are smoothed, or the folder of task records that the model was trained on, which
-            tells it. None for the mean label of this run's rows, which is not what the model saw.
-        shards: Files per split; None for as many as the size of the input asks for.
+            rates are smoothed, or the folder of task records that the model was trained on, whose
+            data card has it. None for the mean label of this run's rows, which differs from that in
+            training.
+        shards: Files per split; None to choose them by the size of the input.
         max_bad_fraction: Share of invalid rows above which the run fails.
         erased: Digests of erased task keys (`EmbeddingStore.erased`): rows of these tasks are left
             out, and go to no dead letters.

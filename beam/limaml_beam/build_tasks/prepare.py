@@ -31,7 +31,7 @@ def prepare(
     """Builds task records; `output` appears complete or not at all.
 
     Args:
-        options: What the records are built from.
+        options: The input and the settings of the records.
         output: Folder to write, local or on any Beam filesystem.
         flags: Beam options (``--runner=...``).
         overwrite: Replace an existing `output`, at the end.

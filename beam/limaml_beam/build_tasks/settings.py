@@ -17,7 +17,7 @@ FAR_PAST, FAR_FUTURE = -(2**62), 2**62
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskSettings:
-    """What the workers need to know besides the schema.
+    """The settings that the workers need besides the schema.
 
     Attributes:
         definitions: Names of the task definitions to build.

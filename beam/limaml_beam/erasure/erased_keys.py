@@ -24,7 +24,7 @@ class ErasedKeys:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = frozenset(key.encode() for key in keys)
-        #: Byte strings of which a record has one if it holds one of the keys, of any definition.
+        #: A record that holds one of the keys, of any definition, contains one of these bytes.
         self._parts = [
             key.split("|", 2)[2].encode() if key.startswith("%|") else key.encode() for key in keys
         ]

@@ -98,8 +98,8 @@ def _is_erased_line(line: bytes, erased: ErasedKeys) -> bool:
 
 
 def parquet(path: str, erased: ErasedKeys, write: bool) -> int | None:
-    """A Parquet file: embeddings, dead letters of `limaml embed`, or a table with key columns; None
-    if it has none of these columns, and no schema says which they would be.
+    """A Parquet file: embeddings, dead letters of `limaml embed`, or a table with key columns. None
+    if it has none of these columns and the key columns are unknown, because there is no schema.
     """
     with files.open_binary(path) as raw, pq.ParquetFile(raw) as file:
         names = file.schema_arrow.names

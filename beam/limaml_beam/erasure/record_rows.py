@@ -15,7 +15,7 @@ from tfrec_limaml.tasks.record_format import QUERY_START, SAMPLE_COUNT, key_list
 from tfrec_limaml.wire_format import opening, read_varint, varint
 
 _FIRST, _SECOND, _THIRD = (number << 3 | LENGTH_DELIMITED for number in (1, 2, 3))
-#: What the name of a list of other definitions' keys begins with.
+#: Prefix of the names of the lists with other definitions' keys.
 NAMES_OTHERS = key_list("").encode()
 
 

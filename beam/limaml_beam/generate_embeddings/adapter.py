@@ -79,8 +79,8 @@ def adapt_with(
 class LogCoder(beam.coders.Coder):  # type: ignore[misc]
     """PredictionLogs of packed batches.
 
-    Beam asks a coder how large the elements are that pass from step to step; its own would
-    serialise megabytes to answer.
+    Beam calls a coder's `estimate_size` for the elements that pass from step to step. The default
+    one serialises megabytes to measure them.
     """
 
     def encode(self, log: Any) -> bytes:
@@ -105,8 +105,8 @@ def _load(
     _launchers_path: str,
     tags: Sequence[str],
 ) -> PackedAdapter:
-    """Called by tfx-bsl on a worker; the path that it passes is the one of the process that built
-    the job.
+    """Called by tfx-bsl on a worker. The path that it passes is valid only in the process that
+    built the job.
     """
     return load_packed(
         adapter,

@@ -1,5 +1,5 @@
-"""What the embedding job reads before it starts: the adapter's manifest and the schema of the
-tasks, on any Beam filesystem.
+"""Reads the adapter's manifest and the schema of the tasks before the embedding job starts, on any
+Beam filesystem.
 """
 
 from __future__ import annotations

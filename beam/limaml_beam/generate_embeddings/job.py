@@ -115,11 +115,11 @@ def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
 
 
 def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
-    """Checks what a launched job has written and makes it `job.output`; see `generate`.
+    """Checks the output of a launched job and renames it to `job.output`; see `generate`.
 
     Raises:
-        LimamlError: No job was launched for this output, or it is not done; or as `generate`. What
-            it wrote stays where it is.
+        LimamlError: No job was launched for this output, or it is not done; or as `generate`. Its
+            files stay where they are.
     """
     use_options(flags)
     staged_output.check_free(job.output, overwrite)

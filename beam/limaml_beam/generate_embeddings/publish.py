@@ -41,7 +41,7 @@ def publish(
 
     Raises:
         StoreError: The store refused, or holds another number of task keys than the report says.
-            Readers keep what they had.
+            Readers still see the previous generation.
         LimamlError: The folder is no finished output, or a file does not hold what its report says.
     """
     report = read_report(folder)

@@ -1,6 +1,4 @@
-"""The report of a run of the embedding job: what is in it, and what a run must hold to be
-published.
-"""
+"""The report of a run of the embedding job, and the checks before its publication."""
 
 from __future__ import annotations
 

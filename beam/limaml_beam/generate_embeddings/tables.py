@@ -34,7 +34,7 @@ EMBEDDINGS_SCHEMA = pa.schema(
         pa.field("record_digest", pa.binary(), nullable=False),
     ]
 )
-#: Where posterior variances were asked for.
+#: The column of posterior variances (`with_variance`).
 VARIANCE_FIELD = pa.field("variance", EMBEDDINGS_SCHEMA.field("embedding").type, nullable=False)
 
 
@@ -75,8 +75,8 @@ def embeddings_table(
     generation: str,
     variances: npt.NDArray[np.float32] | None = None,
 ) -> pa.Table:
-    """One table of `n` embeddings ``[n, D]``; `losses` are None for nested tasks, which have none
-    of their own, and `variances` ``[n, D]`` where they were not asked for.
+    """One table of `n` embeddings ``[n, D]``. `losses` is None for nested tasks, which have no
+    losses; `variances` ``[n, D]`` is None for tables without variances.
     """
     count = len(embeddings)
     columns = [

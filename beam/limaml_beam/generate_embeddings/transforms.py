@@ -109,8 +109,8 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
     def _nested_table(
         self, outputs: Outputs, rows: Any, digests: list[bytes]
     ) -> tuple[pa.Table, int]:
-        """The subtasks of the good tasks, with the digest of the record that they were computed
-        from; and the number of those whose key no store can hold, which are left out.
+        """The subtasks of the good tasks, with the digests of their records. Subtasks whose key no
+        store can hold are left out; the second result is their number.
         """
         definition = outputs[names.NESTED_DEFINITION][rows]
         task, position = np.nonzero(definition >= 0)

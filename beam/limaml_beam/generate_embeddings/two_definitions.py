@@ -1,4 +1,4 @@
-"""The embedding job of a model of two definitions of which neither refines the other.
+"""The embedding job of a model of two definitions, neither of which refines the other.
 
 Both sides are adapted in turns, the second definition first, each given the other side's offsets so
 far, as in training (`tfrec_limaml.training.joint`). A turn is one pass over one definition's recent

@@ -132,7 +132,7 @@ class _Metrics:
         self._gauges[name].labels(command=self._command, **labels).set(value)
 
     def keep(self, families: Sequence[Metric], without: Container[str]) -> None:
-        """Adds what an earlier file held."""
+        """Adds the metrics of an earlier file."""
         remaining = [family for family in families if family.name not in without]
         self.registry.register(_Families(remaining))
 
@@ -148,7 +148,7 @@ class _Families(Collector):
 
 
 def _families(path: str) -> list[Metric]:
-    """What a file holds; nothing where it is missing or damaged."""
+    """The metrics in a file; none if it is missing or damaged."""
     with contextlib.suppress(OSError, ValueError):
         return list(text_string_to_metric_families(Path(path).read_text(encoding="utf-8")))
     return []

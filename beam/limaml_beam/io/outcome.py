@@ -48,7 +48,7 @@ def reported(
     to `metrics`; writes nothing if neither is given.
 
     Yields:
-        The report; what the block adds to it is in the file.
+        The report. Entries that the block adds to it are in the file.
 
     Raises:
         LimamlError: A file cannot be written.

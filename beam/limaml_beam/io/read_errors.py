@@ -29,7 +29,7 @@ class MissingColumnsError(SourceError):
 
 
 def unreadable(path: str, rows: int, error: BaseException) -> SourceError:
-    """The error for a file of which only `rows` rows could be read."""
+    """The error for a file that cannot be read after its first `rows` rows."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return SourceError(
         f"cannot read {path} after {rows} rows: {reason}; is the file complete, and is it of the "

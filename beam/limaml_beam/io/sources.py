@@ -72,8 +72,8 @@ class Source:
             name: What messages call it.
             patterns: Files, or folders whose files are meant, in any depth.
             text: How text files are written.
-            dates: Rows outside ``[first, end)``, milliseconds, are not wanted: files of which
-                partitions say that all of their rows are, are left out.
+            dates: ``[first, end)``, milliseconds. Files are left out if, according to their
+                partitions, all of their rows are outside of it.
 
         Raises:
             SourceError: Nothing matches, or the format of a file is unknown.

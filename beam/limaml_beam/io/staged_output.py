@@ -23,8 +23,8 @@ from tfrec_limaml.tasks.folder import DEAD_LETTERS, SCHEMA_FILE
 _LOCK = ".lock"
 #: In every finished output of the embedding job.
 REPORT_FILE = "report.json"
-#: On object stores, what is renamed last and removed first. Readers open it before anything else,
-#: and refuse an output without it.
+#: On object stores, these files are renamed last and removed first. Readers open one of them before
+#: anything else, and refuse an output without it.
 MARKERS = (SCHEMA_FILE, REPORT_FILE)
 
 

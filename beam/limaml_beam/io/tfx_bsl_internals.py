@@ -17,7 +17,7 @@ def model_handler(spec: Any, load: Callable[[str, Sequence[str]], Any]) -> Any:
 
     Args:
         spec: An ``InferenceSpecType`` with a saved model.
-        load: Called on a worker with the model's path and tags; what it returns replaces a session.
+        load: Called on a worker with the model's path and tags; its result replaces a session.
     """
     import tfx_bsl
     from tfx_bsl.beam import run_inference

@@ -144,7 +144,7 @@ def _stored(parts: list[tuple[pa.Array, Mask]], feature: Feature) -> tuple[pa.Ar
 
 
 def _encoded(array: pa.Array) -> pa.Array:
-    """Text as codes; anything else as it is."""
+    """Text as codes; other arrays unchanged."""
     return array.dictionary_encode() if pa.types.is_string(array.type) else array
 
 

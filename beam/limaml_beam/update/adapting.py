@@ -1,4 +1,4 @@
-"""Adapts updated tasks, of one definition or of two of which neither refines the other.
+"""Adapts updated tasks, of one definition or of two, neither of which refines the other.
 
 With two definitions, the updated tasks repeat the turns of the embedding job
 (`limaml_beam.generate_embeddings.turns`): each turn adapts the tasks of one side, given the other

@@ -63,7 +63,7 @@ class Update:
     Attributes:
         work: Work folder of a refresh that keeps rows.
         store: Where embeddings go.
-        adapter: ``adapter/<version>``; None for the one that refreshed.
+        adapter: ``adapter/<version>``; None for that of the last refresh.
         window_end: End of the window, ISO 8601; None for now.
         clock_skew_seconds: Rows at most this far in the future are used.
         expire_seconds: How often a stream without new rows checks for updated tasks whose rows left
@@ -88,7 +88,7 @@ class Update:
 
 
 class Updater:
-    """Updates one work folder and store, as often as it is called; the model is loaded once.
+    """Updates one work folder and store. The model is loaded once for all calls.
 
     Args:
         settings: The settings.

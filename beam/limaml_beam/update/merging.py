@@ -24,9 +24,11 @@ def merge_rows(
     settings: TaskSettings,
     due: Sequence[str] = (),
 ) -> tuple[pa.Table | None, int]:
-    """The rows to keep of tasks with new rows and of tasks that are `due`, sorted by task and time
-    (None without any); and the number of new rows that are duplicates by content, as in the nightly
-    run.
+    """Merges old and new rows as the nightly run would.
+
+    Returns:
+        The rows to keep of tasks with new rows and of tasks that are `due`, sorted by task and
+        time, None without any; and the number of new rows that are duplicates by content.
     """
     old_table = pa.Table.from_batches(old) if old else None
     if new is None:

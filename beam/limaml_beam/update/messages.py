@@ -58,7 +58,7 @@ def decode(
         version: Model version of the updater.
 
     Returns:
-        A table of `columns`, None without any row; and the others with their reasons.
+        A table of `columns`, None without any row; and the other messages with their reasons.
     """
     rows, poison = [], []
     is_column = VERSION_FIELD in columns

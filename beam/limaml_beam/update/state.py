@@ -83,8 +83,8 @@ class UpdateState:
 
         Args:
             tables: Rows sorted by task, by the prefix of their definition's keys in a store.
-            window_start: The tasks were adapted to rows from this time on, so that tasks due before
-                it are no longer due.
+            window_start: The tasks were adapted to rows from this time on. Tasks due before it are
+                not due any more.
             turns: Their offsets of each earlier turn, by key in a store.
         """
         try:
@@ -149,7 +149,7 @@ class UpdateState:
                 transaction.delete(entry)
 
     def prefixes(self) -> list[str]:
-        """What the keys of each definition begin with, of those that have rows here."""
+        """The key prefixes of the definitions that have rows here."""
         with self._environment.begin() as transaction:
             cursor = transaction.cursor()
             any_schema = cursor.set_range(_SCHEMA)

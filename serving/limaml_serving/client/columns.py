@@ -176,7 +176,7 @@ def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
 
 
 def _without_frame(candidates: Any) -> Candidates:
-    """The columns of a pandas DataFrame; anything else as it is."""
+    """The columns of a pandas DataFrame; other candidates unchanged."""
     names = getattr(candidates, "columns", None)
     if names is None or isinstance(candidates, Mapping):
         result: Candidates = candidates

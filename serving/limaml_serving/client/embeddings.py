@@ -30,8 +30,8 @@ def keys_of(rows: Sequence[Rows]) -> tuple[str, ...]:
 def check_answer(answer: Any) -> tuple[Matrix, Mask, int]:
     """Embeddings, found mask and number of damaged values of a look-up.
 
-    What is found but not finite is damaged, whatever store it comes from: one NaN would make every
-    score of its member NaN.
+    An embedding that is found but not finite counts as damaged, for all stores: one NaN would make
+    all scores of its member NaN.
     """
     matrix = np.asarray(answer[0], np.float32)
     found = np.asarray(answer[1], np.bool_)

@@ -34,9 +34,9 @@ _DTYPES = {
 class RequestWriter:
     """Writes `PredictRequest` messages for one model; made once per model version.
 
-    A serialized message is the concatenation of its fields. So a request is concatenated from
-    parts, most of which never change; filling protobuf messages field by field takes several times
-    as long.
+    A serialized message is the concatenation of its fields. A request is concatenated from parts,
+    most of which never change. Filling protobuf messages field by field takes several times as
+    long.
 
     Args:
         features: The model's inputs beside the embeddings.

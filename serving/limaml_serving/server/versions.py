@@ -105,7 +105,7 @@ class Version:
         return bool(self.error)
 
     def unchanged(self) -> bool:
-        """True if the files are the ones that were there before loading."""
+        """True if the files have not changed since before loading."""
         try:
             return fingerprint(self.directory) == self.fingerprint_before
         except OSError:

@@ -127,7 +127,10 @@ class _Halves:
             )
             dependent.update(id(tensor) for tensor in call.outputs)
         if id(self.output) not in dependent:
-            raise LimamlError(f"the model's output does not depend on its input {META_EMBEDDING!r}")
+            raise LimamlError(
+                f"the model's output does not depend on its input "
+                f"{META_EMBEDDING!r}; connect it to the output"
+            )
         self.border = list(border.values())
 
     def before(self, features: list[tf.Tensor], training: bool) -> list[tf.Tensor]:

@@ -82,7 +82,10 @@ def _show(store: EmbeddingStore, arguments: argparse.Namespace) -> dict[str, Any
     if arguments.generation is None:
         generation = store.current(version)
         if generation is None:
-            raise StoreError(f"no generation of model version {version} is current")
+            raise StoreError(
+                f"no generation of model version {version} is current; publish one with "
+                "`limaml embed`, or name one with --generation"
+            )
     else:
         generation = _generation(store, version, arguments.generation)
     result = _as_dict(generation)

@@ -34,7 +34,7 @@ def find(path: str | Path) -> tuple[list[str], dict[str, Any]]:
         return [path], {}
     roots = [path] if os.path.isdir(path) else sorted(glob.glob(path, recursive=True))
     if not roots:
-        raise SchemaError(f"no file at {path}")
+        raise SchemaError(f"no file at {path}; check the path")
     names = {name: root for root in roots for name in _files_below(root)}
     markers = {n for n, root in names.items() if partitions.is_marker(_relative(n, root))}
     empty = {name for name in names.keys() - markers if os.path.getsize(name) == 0}

@@ -38,7 +38,9 @@ def partition_values(path: str) -> Values:
             continue
         name, value = unquote(name), unquote(value)
         if name in values:
-            raise SchemaError(f"two folders of {path} name the partition column {name!r}")
+            raise SchemaError(
+                f"two folders of {path} name the partition column {name!r}; rename one of them"
+            )
         values[name] = None if value in ("", DEFAULT_PARTITION) else value
     return values
 

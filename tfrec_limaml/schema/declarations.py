@@ -55,7 +55,7 @@ def build(cls: type, content: Mapping[str, Any], subject: str) -> Any:
     ]
     missing = [n for n in required_fields if n not in content]
     if missing:
-        raise SchemaError(f"{subject} lacks the required fields {missing}")
+        raise SchemaError(f"{subject} lacks the required fields {missing}; add them")
     return cls(**content)
 
 

@@ -137,7 +137,8 @@ def _prior(options: PrepareOptions, schema: Schema) -> float | None:
     card = json.loads(text)
     if card["schema_fingerprint"] != schema.fingerprint():
         raise LimamlError(
-            f"--history-prior {prior} has another schema ({card['name']!r}) than {schema.name!r}"
+            f"--history-prior {prior} has another schema ({card['name']!r}) than {schema.name!r}; "
+            "give the records that the model was trained on"
         )
     return float(card["splits"]["train"]["label_rate"])
 
@@ -168,5 +169,7 @@ def _schema(path: str) -> Schema:
         return Schema.load(path)
     text = files.read_text(path)
     if text is None:
-        raise SchemaError(f"no schema file at {path}")
+        raise SchemaError(
+            f"no schema file at {path}; give --schema, or a folder of `limaml datasets prepare`"
+        )
     return Schema.from_yaml(text, path)

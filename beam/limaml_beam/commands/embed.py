@@ -209,7 +209,10 @@ def _run(arguments: argparse.Namespace, options: EmbedOptions) -> dict[str, Any]
     if arguments.variance_store:  # first: readers that see an embedding must find its variance
         outcome.stage("publish")
         if not report.get("with_variance"):
-            raise LimamlError(f"{arguments.output} holds no variances for --variance-store")
+            raise LimamlError(
+                f"{arguments.output} holds no variances for --variance-store; run the job again "
+                "with --with-variance"
+            )
         variances = open_store(arguments.variance_store)
         report["published_variances"] = _publish(arguments, options, variances, "variance")
         variances.close()

@@ -129,7 +129,7 @@ def read_outputs(path: str) -> list[str]:
     """
     text = files.read_text(path)
     if text is None:
-        raise LimamlError(f"no manifest of outputs at {path}")
+        raise LimamlError(f"no manifest of outputs at {path}; check the path")
     try:
         entries = yaml.safe_load(text)
     except yaml.YAMLError as error:

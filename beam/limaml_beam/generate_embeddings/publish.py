@@ -67,7 +67,8 @@ def _load(folder: str, report: dict[str, Any], store: EmbeddingStore, column: st
             matrix = tables.embedding_matrix(batch[column])
             if len(batch) and matrix.shape[1] != dim:
                 raise LimamlError(
-                    f"{folder} holds embeddings of width {matrix.shape[1]}, its report says {dim}"
+                    f"{folder} holds embeddings of width {matrix.shape[1]}, its report says {dim}; "
+                    "run the embedding job again"
                 )
             writer.put(batch["task_key"].to_pylist(), matrix)
             progress.update(len(batch))

@@ -67,7 +67,9 @@ def check_report(report: Mapping[str, Any], max_bad_fraction: float) -> None:
         )
     expected = used + report["kept_outside_window"] + report["nested"]
     if report["rows"] != expected:
-        raise LimamlError(f"{report['rows']} rows written, expected {expected}")
+        raise LimamlError(
+            f"{report['rows']} rows written, expected {expected}; run the embedding job again"
+        )
     if dead > max_bad_fraction * read:
         raise LimamlError(
             f"{dead} of {read} tasks are dead letters {report['dead_letters']}, more than "

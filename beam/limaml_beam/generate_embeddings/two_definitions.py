@@ -89,7 +89,7 @@ def read_both(folder: str, manifest: Manifest) -> tuple[dict[str, int], dict[str
     names = (manifest.task_definition, *manifest.joint_definitions)
     counts = [read_counts(files.join(folder, _TURNS, f"{side}-last")) for side in (0, 1)]
     if any(count is None for count in counts):
-        raise LimamlError(f"the job that writes {folder} is not done")
+        raise LimamlError(f"the job that writes {folder} is not done: run it again")
     turn_counts = [count for count in counts if count is not None]
     staged_output.discard(files.join(folder, _TURNS))
     by_definition = {n: c.get("tasks_embedded", 0) for n, c in zip(names, turn_counts, strict=True)}

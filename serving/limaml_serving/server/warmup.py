@@ -40,7 +40,7 @@ def warm_up(runner: SavedModelRunner, directory: Path) -> int:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             count += 1
             if count > MAX_RECORDS:
-                raise LoadError(f"{WARMUP_FILE} holds more than {MAX_RECORDS} records")
+                raise LoadError(f"{WARMUP_FILE} holds more than {MAX_RECORDS} records; remove some")
             _replay(runner, PredictionLog.FromString(record))
     except (tf.errors.OpError, DecodeError) as error:
         raise LoadError(

@@ -95,10 +95,8 @@ def gauss_newton(
         curvature = weight * tf.maximum(curvature, MINIMUM_CURVATURE)
         scaled = jacobian * curvature[..., None]
         matrix = tf.matmul(scaled, jacobian, transpose_a=True) + tf.linalg.diag(precision)
-        linear_outputs = tf.linalg.matvec(jacobian, offset)
-        target = tf.linalg.matvec(
-            jacobian, curvature * linear_outputs - weight * slope, transpose_a=True
-        )
+        linear = tf.linalg.matvec(jacobian, offset)
+        target = tf.linalg.matvec(jacobian, curvature * linear - weight * slope, transpose_a=True)
         target = target + precision * mean
         offset = _line_search(objective, offset, solve_positive_definite(matrix, target))
     if with_variance:

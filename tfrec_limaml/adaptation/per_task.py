@@ -197,11 +197,9 @@ def _vectorized(
         for position, tensor in zip(positions, tensors, strict=True):
             task_values[position] = tensor
         task_args, task_kwargs = tf.nest.pack_sequence_as((args, kwargs), task_values)
+        task_kwargs = {**task_kwargs, **_training(layer, training)}
         outputs, new_state = layer.stateless_call(
-            list(task_weights),
-            state_values,
-            *task_args,
-            **{**task_kwargs, **_training(layer, training)},
+            list(task_weights), state_values, *task_args, **task_kwargs
         )
         changed = [new is not old for old, new in zip(state_values, new_state, strict=True)]
         if updated := [v.path for i, v in enumerate(state) if changed[i] and i not in seeds]:

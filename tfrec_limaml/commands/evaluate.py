@@ -78,10 +78,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     disable_remapping()
     schema = load_encoder(args.tasks).schema
     pattern = split_pattern(args.tasks, args.task, args.split, schema)
-    trained_keys = task_keys(
-        sorted(glob.glob(split_pattern(args.tasks, args.task, "train", schema)))
-    )
-    options = {"trained_keys": trained_keys, "dormant_days": args.dormant_days}
+    train_files = glob.glob(split_pattern(args.tasks, args.task, "train", schema))
+    options = {"trained_keys": task_keys(sorted(train_files)), "dormant_days": args.dormant_days}
     results: list[dict[str, Any]] = []
     rows: dict[str, Any] = {}
     bar = {"desc": "evaluate", "unit": "model", "file": sys.stderr, "disable": None}

@@ -185,7 +185,7 @@ def _vectorized(
     training: bool,
 ) -> Any:
     state = layer.non_trainable_variables
-    state_values = [tf.convert_to_tensor(v) for v in state]
+    states = [tf.convert_to_tensor(v) for v in state]
     seeds = [i for i, v in enumerate(state) if is_seed(v)]
     # Tensors go through the map one task at a time; everything else is the same for all.
     flat = tf.nest.flatten((args, kwargs))
@@ -197,11 +197,10 @@ def _vectorized(
         for position, tensor in zip(positions, tensors, strict=True):
             task_values[position] = tensor
         task_args, task_kwargs = tf.nest.pack_sequence_as((args, kwargs), task_values)
-        task_kwargs = {**task_kwargs, **_training(layer, training)}
         outputs, new_state = layer.stateless_call(
-            list(task_weights), state_values, *task_args, **task_kwargs
+            list(task_weights), states, *task_args, **{**task_kwargs, **_training(layer, training)}
         )
-        changed = [new is not old for old, new in zip(state_values, new_state, strict=True)]
+        changed = [new is not old for old, new in zip(states, new_state, strict=True)]
         if updated := [v.path for i, v in enumerate(state) if changed[i] and i not in seeds]:
             raise ValueError(f"it updates {updated[0]} from all rows, padding included")
         return outputs, [tf.identity(new_state[i]) for i in seeds]

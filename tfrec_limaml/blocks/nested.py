@@ -282,10 +282,10 @@ def _call_subtasks(
     return tf.where(rows.number[..., None] >= 0, adapted, unadapted)
 
 
-def _matches(ids: tf.Tensor, others: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
+def _matches(ids: tf.Tensor, support_ids: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
     """Where a row ``[T, N]`` has the id of a real row ``[T, S]``: bool ``[T, N, S]``."""
-    return (ids[:, :, None] == others[:, None]) & real[:, None]
+    return (ids[:, :, None] == support_ids[:, None]) & real[:, None]
 
 
-def _first_match(ids: tf.Tensor, others: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
-    return tf.argmax(tf.cast(_matches(ids, others, real), tf.int8), -1, tf.int32)
+def _first_match(ids: tf.Tensor, support_ids: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
+    return tf.argmax(tf.cast(_matches(ids, support_ids, real), tf.int8), -1, tf.int32)

@@ -32,9 +32,9 @@ def open_store(address: str) -> EmbeddingStore:
     Raises:
         StoreError: The address has an unknown backend or an unknown option.
     """
-    scheme, separator, rest = address.partition(":")
+    scheme, separator, location = address.partition(":")
     if separator and scheme == "lmdb":
-        folder, _, query = rest.partition("?")
+        folder, _, query = location.partition("?")
         if not folder.lstrip("/"):
             raise StoreError(
                 f"store address {masked(address)!r} names no folder; write lmdb:FOLDER, for "

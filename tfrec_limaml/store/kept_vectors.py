@@ -87,19 +87,22 @@ class KeptGenerations:
     """The kept vectors of the current generations."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, tuple[Path, KeptVectors]] = {}
+        self._vectors: dict[int, tuple[Path, KeptVectors]] = {}
 
     def vectors_of(self, model_version: int, data: Path, width: int) -> KeptVectors:
         """The kept vectors of the generation with this data; those of the version's earlier
         generation are dropped.
         """
-        path, kept = self._kept.get(model_version, (None, None))
-        if kept is None or path != data:
-            kept = KeptVectors(width, _BYTES // (4 * width))
-            others = [(v, k) for v, k in self._kept.items() if v != model_version]
-            self._kept = {**dict(others[1 - _GENERATIONS :]), model_version: (data, kept)}
-        return kept
+        path, vectors = self._vectors.get(model_version, (None, None))
+        if vectors is None or path != data:
+            vectors = KeptVectors(width, _BYTES // (4 * width))
+            other_versions = [(v, k) for v, k in self._vectors.items() if v != model_version]
+            self._vectors = {
+                **dict(other_versions[1 - _GENERATIONS :]),
+                model_version: (data, vectors),
+            }
+        return vectors
 
     def clear(self) -> None:
         """Drops all."""
-        self._kept = {}
+        self._vectors = {}

@@ -72,13 +72,13 @@ def newer_entries(
     entries: Entries, stored: Sequence[bytes | None], counts: Upserted, record: Record
 ) -> tuple[Entries, Upserted]:
     """The entries that replace those in `stored`: newer ones and those with equal times."""
-    newer = {
+    result = {
         key: entry
         for (key, entry), old_entry in zip(entries.items(), stored, strict=True)
         if old_entry is None or _is_newer(key, entry, old_entry, record)
     }
-    older = counts.older + len(entries) - len(newer)
-    return newer, Upserted(applied=len(newer), older=older, erased=counts.erased)
+    older = counts.older + len(entries) - len(result)
+    return result, Upserted(applied=len(result), older=older, erased=counts.erased)
 
 
 def _is_newer(key: bytes, entry: bytes, old: bytes, record: Record) -> bool:

@@ -35,8 +35,10 @@ class LookUp:
         self._record, self._fields = record, fields
         data = catalog.data_key(record.model_version, record.identifier)
         self._overlay = None if reader is None else reader.start_query(pipeline, fields)
-        newer = set() if self._overlay is None else self._overlay.known
-        self._data_fields = [field for field in fields if field not in newer] if newer else fields
+        overlay_keys = set() if self._overlay is None else self._overlay.known
+        self._data_fields = (
+            [field for field in fields if field not in overlay_keys] if overlay_keys else fields
+        )
         if record.format >= 2:
             pipeline.hmget(data, (*self._data_fields, values.HEADER))
         else:
@@ -52,17 +54,17 @@ class LookUp:
         generation without members.
         """
         record, fields = self._record, self._fields
-        newer = {} if self._overlay is None else self._overlay.entries(answers)
+        overlay_entries = {} if self._overlay is None else self._overlay.entries(answers)
         if record.format >= 2:
             *stored, header = answers.pop(0)
             exists = header == record.header
         else:
             stored, exists = answers.pop(0), answers.pop(0)
-        if newer is None or not exists:
+        if overlay_entries is None or not exists:
             return None
-        if newer:
+        if overlay_entries:
             value_of = dict(zip(self._data_fields, stored, strict=True))
-            stored = overlay.merge_values(fields, newer, value_of.get, record)
+            stored = overlay.merge_values(fields, overlay_entries, value_of.get, record)
         if record.erasing:
             states = zip(self._digests, answers.pop(0), strict=True)
             stored = Tombstones(digest for digest, erased in states if erased).hide(fields, stored)

@@ -35,7 +35,7 @@ def encode_numbers(numbers: Sequence[Number], columns: Columns) -> dict[str, lis
     Returns:
         For each feature float32 ``[N, W]`` in one or several parts, to be joined.
     """
-    by_quantiles, others = _groups(numbers)
+    by_quantiles, plain_numbers = _groups(numbers)
     encoded: dict[str, list[Part]] = {}
     if by_quantiles:
         values = encode_quantiles(
@@ -46,13 +46,13 @@ def encode_numbers(numbers: Sequence[Number], columns: Columns) -> dict[str, lis
         parts = parts_of(values, [*widths, *components])  # all values, then all components
         for index, number in enumerate(by_quantiles):
             encoded[number.feature.name] = parts[index :: len(by_quantiles)]
-    if others:
-        scaled = _side_by_side(others, columns)
-        means, deviations = _scales(others)
+    if plain_numbers:
+        scaled = _side_by_side(plain_numbers, columns)
+        means, deviations = _scales(plain_numbers)
         if means.any() or (deviations != 1.0).any():
             scaled = (scaled - means) / deviations
-        parts = parts_of(scaled, [n.feature.width for n in others])
-        for number, part in zip(others, parts, strict=True):
+        parts = parts_of(scaled, [n.feature.width for n in plain_numbers])
+        for number, part in zip(plain_numbers, parts, strict=True):
             encoded[number.feature.name] = [part]
     return encoded
 
@@ -60,8 +60,10 @@ def encode_numbers(numbers: Sequence[Number], columns: Columns) -> dict[str, lis
 def _groups(numbers: Sequence[Number]) -> list[list[Number]]:
     """Features with quantiles and the others; those with a logarithm first."""
     by_quantiles = [n for n in numbers if n.feature.encoding == "quantiles"]
-    others = [n for n in numbers if n.feature.encoding != "quantiles"]
-    return [sorted(group, key=_logarithmic, reverse=True) for group in (by_quantiles, others)]
+    plain_numbers = [n for n in numbers if n.feature.encoding != "quantiles"]
+    return [
+        sorted(group, key=_logarithmic, reverse=True) for group in (by_quantiles, plain_numbers)
+    ]
 
 
 def _logarithmic(number: Number) -> bool:

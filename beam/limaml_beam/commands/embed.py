@@ -275,13 +275,13 @@ def render(report: dict[str, Any]) -> str:
         "unchanged",
     ]
     lines += [f"  {n} of {name}" for name, n in report.get("by_definition", {}).items()]
-    others = {
+    titles = {
         "kept_outside_window": "kept although they left the window",
         "aged_out": "left out because they are too old",
         "nested": "embeddings of nested tasks",
         "nested_unstorable_key": "nested tasks without a key that a store can hold",
     }
-    lines += [f"  {report[name]} {text}" for name, text in others.items() if report.get(name)]
+    lines += [f"  {report[name]} {text}" for name, text in titles.items() if report.get(name)]
     lines += [f"  {count} dead letters: {name}" for name, count in report["dead_letters"].items()]
     improvement = report.get("statistics", {}).get("loss_improvement")
     if improvement is not None:

@@ -99,8 +99,8 @@ def publish(staging: str, output: str) -> None:
         _rename_folder(staging, output)
         return
     discard(output)
-    marker, others = _split_off_marker(staging)
-    for group in (others, marker):
+    marker, other_files = _split_off_marker(staging)
+    for group in (other_files, marker):
         FileSystems.rename(
             group, [files.join(output, path[len(staging) :].lstrip("/")) for path in group]
         )

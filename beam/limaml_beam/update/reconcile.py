@@ -62,9 +62,9 @@ def _reconcile_definition(
     updated = state.tasks(prefix)
     in_batch = _batch_entries(output, updated, prefix)
     newest = {key: _newest(rows) for key, rows in updated.items()}
-    newer = {key for key in updated if key in in_batch and newest[key] > in_batch[key][0]}
-    common = [key for key in updated if key in in_batch and key not in newer]
-    waiting = {key for key in updated if key not in in_batch and newest[key] >= settings.first}
+    newer_keys = {key for key in updated if key in in_batch and newest[key] > in_batch[key][0]}
+    common = [key for key in updated if key in in_batch and key not in newer_keys]
+    waiting_keys = {key for key in updated if key not in in_batch and newest[key] >= settings.first}
     agreeing = 0
     if common:
         rows = latest(pa.Table.from_batches([updated[key] for key in common]), settings)
@@ -72,11 +72,11 @@ def _reconcile_definition(
         agreeing = sum(
             key in records and digest(records[key]) == in_batch[key][1] for key in common
         )
-    state.remove([f"{prefix}{key}" for key in updated if key not in newer | waiting])
+    state.remove([f"{prefix}{key}" for key in updated if key not in newer_keys | waiting_keys])
     return {
         "updated_tasks": len(updated),
-        "newer_than_batch": len(newer),
-        "not_in_batch": len(updated) - len(newer) - len(common),
+        "newer_than_batch": len(newer_keys),
+        "not_in_batch": len(updated) - len(newer_keys) - len(common),
         "compared": len(common),
         "agreeing": agreeing,
     }

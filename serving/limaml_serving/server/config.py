@@ -154,15 +154,15 @@ def _model(model: Any) -> ModelSettings:
 
 def _local(name: str, base_path: str) -> str:
     """A path without its ``file://``."""
-    scheme, separator, rest = base_path.partition("://")
+    scheme, separator, path = base_path.partition("://")
     if not separator:
         return base_path
-    if scheme != "file" or not rest.startswith("/"):
+    if scheme != "file" or not path.startswith("/"):
         raise ConfigError(
             f"model {name!r}: base_path {base_path!r} is not on this machine; use an absolute "
             "path, or file:///PATH"
         )
-    return rest
+    return path
 
 
 def _policy(name: str, policy: Any) -> VersionPolicy:

@@ -180,8 +180,8 @@ def _progress(name: str, epochs: int) -> Any:
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             self.bar.close()
-            shown = "  ".join(f"{key} {value:.4f}" for key, value in (logs or {}).items())
-            tqdm.write(f"{name} epoch {epoch + 1}/{epochs}  {shown}", file=sys.stderr)
+            text = "  ".join(f"{key} {value:.4f}" for key, value in (logs or {}).items())
+            tqdm.write(f"{name} epoch {epoch + 1}/{epochs}  {text}", file=sys.stderr)
 
     return EpochBar()
 

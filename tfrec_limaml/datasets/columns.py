@@ -33,14 +33,14 @@ def arrow(series: pd.Series) -> pa.Array:
         column = pa.array(series, from_pandas=True)
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         column = pa.array([_single_text(value) for value in series], pa.string())
-    return arrow_keys.plain(column)
+    return arrow_keys.simple_array(column)
 
 
 def to_string(series: pd.Series, separator: str | None = None) -> Converted:
     """Text; whole numbers have no ``.0`` (a column of integers with gaps is read as floats). Lists
     become text with the separator of a multi-valued feature.
     """
-    column = arrow_keys.plain(column_values.join_lists(arrow(series), separator))
+    column = arrow_keys.simple_array(column_values.join_lists(arrow(series), separator))
     text = arrow_keys.as_text(column)
     return _series(text, "string", series), _kinds(series, np.asarray(text.is_null()), column)
 

@@ -92,7 +92,7 @@ def _column(name: str, tables: Mapping[str, pa.Table]) -> pa.ChunkedArray:
     parts = {path: table[name] for path, table in tables.items()}
     kinds = {part.type for part in parts.values() if not pa.types.is_null(part.type)}
     if len(kinds) > 1:
-        simple_parts = {path: arrow_keys.plain(part) for path, part in parts.items()}
+        simple_parts = {path: arrow_keys.simple_array(part) for path, part in parts.items()}
         if all(_is_single(part.type) for part in simple_parts.values()):
             return pa.chunked_array([arrow_keys.as_text(part) for part in simple_parts.values()])
     try:

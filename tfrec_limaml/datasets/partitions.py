@@ -89,7 +89,7 @@ def _calendar_span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
     return _milliseconds(first), _milliseconds(end)
 
 
-def outside(path: str, first: int, end: int) -> bool:
+def is_outside(path: str, first: int, end: int) -> bool:
     """Whether, according to its folders, no row of a file is in ``[first, end)``, milliseconds,
     within `TOLERANCE_MS`.
     """

@@ -17,7 +17,7 @@ from tfrec_limaml.datasets.raw import RawData
 from tfrec_limaml.datasets.rows import BadRow, Rows
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema.arrow_keys import plain
+from tfrec_limaml.schema.arrow_keys import simple_array
 from tfrec_limaml.schema.column_values import is_list
 from tfrec_limaml.schema.schema import Schema
 
@@ -143,7 +143,7 @@ def _frame(table: pa.Table) -> pd.DataFrame:
         types[getattr(pa, f"uint{bits}")()] = getattr(pd, f"UInt{bits}Dtype")()
     columns = {}
     for name in table.column_names:
-        column = plain(table[name])
+        column = simple_array(table[name])
         if pa.types.is_null(column.type):
             column = column.cast(pa.string())
         if is_list(column.type) and pa.types.is_integer(column.type.value_type):

@@ -21,7 +21,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 #: Largest deviation considered, in logits.
-MOST = 3.0
+MAX_DEVIATION = 3.0
 #: Shrinks logits when a normal effect of variance v is averaged out: sqrt(1 + 0.346 v) (Zeger,
 #: Liang and Albert, 1988).
 _ATTENUATION = 0.346
@@ -179,7 +179,7 @@ def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> De
     """The deviation with the largest likelihood, and where the likelihood has fallen by the
     chi-square quantile.
     """
-    grid = np.linspace(0, MOST, 13)
+    grid = np.linspace(0, MAX_DEVIATION, 13)
     values = np.array([log_likelihood(tau) for tau in grid])
     best = int(values.argmax())
     low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
@@ -192,7 +192,7 @@ def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> De
     return Deviation(
         float(value),
         _crossing(log_likelihood, bar, value, 0.0),
-        _crossing(log_likelihood, bar, value, MOST),
+        _crossing(log_likelihood, bar, value, MAX_DEVIATION),
     )
 
 

@@ -130,8 +130,8 @@ class _Ranker:
     def _embedding(self, number: int, unadapted: tf.Tensor, inputs: Inputs) -> tf.Tensor:
         """Embeddings of one definition, stored or un-adapted."""
         stored, has = self.embedding_inputs[number]
-        known = inputs[has][:, None]
-        return self._model.meta_block.from_stored(inputs[stored], known, unadapted)
+        has_embedding = inputs[has][:, None]
+        return self._model.meta_block.from_stored(inputs[stored], has_embedding, unadapted)
 
 
 def _parse_examples(

@@ -30,7 +30,7 @@ def write_comparison_page(path: str | Path, result: Mapping[str, Any]) -> Path:
             "Test AUC",
             introduction,
             page.figure(_auc_chart(rows), wide=True),
-            page.table(_HEAD, [_cells(row) for row in rows], opened=True),
+            page.table(_HEAD, [_cells(row) for row in rows], is_open=True),
         ),
         page.section(
             f"Gain over {result['reference']}",

@@ -169,7 +169,7 @@ def _story_table(story: MemberStory) -> str:
     return table(
         ("place", "candidate", "kind", "no embedding", "before", "after", "moved"),
         rows,
-        opened=True,
+        is_open=True,
     )
 
 
@@ -202,14 +202,14 @@ def _legend(names: Sequence[str]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], opened: bool = False) -> str:
-    """The numbers behind a chart, collapsed unless `opened`."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], is_open: bool = False) -> str:
+    """The numbers behind a chart, collapsed unless `is_open`."""
     titles = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in head)
     lines = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     table = f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{lines}</tbody></table></div>'  # noqa: E501
-    return f"<details{' open' if opened else ''}><summary>The numbers</summary>{table}</details>"
+    return f"<details{' open' if is_open else ''}><summary>The numbers</summary>{table}</details>"
 
 
 def _number(value: float | None) -> str:

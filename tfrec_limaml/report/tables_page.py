@@ -23,7 +23,7 @@ def write_tables_page(path: str | Path, title: str, results: Sequence[Mapping[st
             f"{result['name']}: {result['title']}",
             result["text"],
             page.figure(gains_chart(result), wide=True),
-            page.table(_HEAD, [_cells(line, part) for line, part in _parts(result)], opened=True),
+            page.table(_HEAD, [_cells(line, part) for line, part in _parts(result)], is_open=True),
         )
         for result in results
     ]

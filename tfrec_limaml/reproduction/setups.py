@@ -136,18 +136,18 @@ class _EpochClock(keras.callbacks.Callback):
 
     def __init__(self) -> None:
         super().__init__()
-        self._taken: list[float] = []
+        self._durations: list[float] = []
         self._started = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._started = time.perf_counter()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._taken.append(time.perf_counter() - self._started)
+        self._durations.append(time.perf_counter() - self._started)
 
     def seconds(self) -> float:
         """The fastest epoch: the first one includes the tracing of graphs."""
-        return min(self._taken)
+        return min(self._durations)
 
 
 def _scores(model: TaskModel, setup: Setup, data: Data, split: str) -> Scores:

@@ -18,7 +18,7 @@ Column: TypeAlias = pa.ChunkedArray | pa.Array
 UUID_BYTES = 16
 
 
-def plain(column: Column) -> pa.Array:
+def simple_array(column: Column) -> pa.Array:
     """One array of a simple type: dictionaries decoded, bytes read as UTF-8 (null if they are not),
     fixed-size binaries of 16 bytes as UUIDs.
     """
@@ -51,7 +51,7 @@ def decode_utf8(array: pa.Array) -> pa.Array:
 
 def as_text(column: Column) -> pa.Array:
     """`task_keys.key_text` of every value, as a string array; empty text is kept."""
-    array = plain(column)
+    array = simple_array(column)
     kind = array.type
     if pa.types.is_string(kind):
         return array

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrec_limaml.schema.arrow_keys import Column, Mask, as_text, plain
+from tfrec_limaml.schema.arrow_keys import Column, Mask, as_text, simple_array
 from tfrec_limaml.schema.task_keys import EXACT_FLOATS
 
 Floats = npt.NDArray[np.float64]
@@ -28,7 +28,7 @@ def as_floats(column: Column) -> Floats:
 
 def as_numbers(column: Column) -> Floats:
     """Float64 values ``[n]``, infinite ones too; NaN where a value is missing or not a number."""
-    array = plain(column)
+    array = simple_array(column)
     kind = array.type
     if pa.types.is_string(kind):
         return _floats_of_text(array)
@@ -46,7 +46,7 @@ def as_integers(column: Column) -> tuple[Integers, Mask]:
 
     A float from 2**53 on can be any of several integers, and is invalid.
     """
-    array = plain(column)
+    array = simple_array(column)
     kind = array.type
     if pa.types.is_string(kind):
         return _integers_of_text(array)

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrec_limaml.schema.arrow_keys import Column, Mask, as_text, plain
+from tfrec_limaml.schema.arrow_keys import Column, Mask, as_text, simple_array
 from tfrec_limaml.schema.column_numbers import Integers, as_floats, as_integers
 from tfrec_limaml.schema.schema import TIMESTAMP_UNITS
 
@@ -33,7 +33,7 @@ def as_milliseconds(column: Column, unit: str) -> tuple[Integers, Mask]:
     """Milliseconds since the epoch ``[n]`` and a mask of times that are missing, unreadable, or
     outside the years 1 to 9998.
     """
-    array = plain(column)
+    array = simple_array(column)
     if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
         times, invalid = _milliseconds_of_moments(array)
     elif unit == "iso":

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrec_limaml.schema.arrow_keys import Column, Mask, as_text, plain
+from tfrec_limaml.schema.arrow_keys import Column, Mask, as_text, simple_array
 from tfrec_limaml.schema.column_numbers import Floats, as_floats, as_integers
 from tfrec_limaml.schema.schema import Feature, Label
 
@@ -39,7 +39,7 @@ def as_feature(column: Column, feature: Feature) -> tuple[pa.Array, Mask]:
             zero_copy_only=False
         )
     if feature.width > 1:
-        return _vectors(plain(column), feature)
+        return _vectors(simple_array(column), feature)
     if feature.dtype == "int64":
         integers, invalid = as_integers(column)
         return pa.array(np.where(invalid, feature.default_value, integers), pa.int64()), invalid
@@ -58,7 +58,7 @@ def join_lists(column: Column, separator: str | None) -> Column:
     Missing and empty values of a list are left out. A list with a value that contains the separator
     is null: it would be split into other values.
     """
-    array = plain(column)
+    array = simple_array(column)
     if separator is None or not is_list(array.type):
         return array
     if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):

@@ -56,12 +56,12 @@ def open_store(address: str) -> EmbeddingStore:
     )
 
 
-def _options(address: str, query: str, known: tuple[str, ...]) -> dict[str, str]:
+def _options(address: str, query: str, allowed: tuple[str, ...]) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = sorted(set(options) - set(known))
+    unknown = sorted(set(options) - set(allowed))
     if unknown:
         raise StoreError(
             f"store address {masked(address)!r} has unknown options {unknown}; known ones are "
-            f"{list(known)}"
+            f"{list(allowed)}"
         )
     return options

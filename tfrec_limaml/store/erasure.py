@@ -74,7 +74,7 @@ class ErasedFilter:
     def __init__(self, tombstones: Tombstones) -> None:
         self.tombstones = tombstones
         self._left_out: set[bytes] = set()
-        self._opened = round(time.time() * 1000)
+        self._opening_time = round(time.time() * 1000)
 
     @property
     def left_out(self) -> int:
@@ -95,7 +95,7 @@ class ErasedFilter:
         """The time at which the writer was opened, for each key ``[n]``: the default
         `EventTimes`.
         """
-        return np.full(len(keys), self._opened)
+        return np.full(len(keys), self._opening_time)
 
 
 def encode_distinct(keys: Sequence[str]) -> list[bytes]:

@@ -41,24 +41,24 @@ class KeptVectors:
     def get_many(
         self,
         keys: Sequence[str],
-        newer: Collection[str],
+        overlay_keys: Collection[str],
         read: Callable[[Sequence[str]], LookUpResult],
     ) -> LookUpResult:
         """The vectors of `keys`.
 
         Args:
             keys: Task keys, at least 2.
-            newer: Those that have a newer vector than the generation's: always read, never kept.
+            overlay_keys: Keys with a newer vector in the overlay: always read, never kept.
             read: Reads vectors.
         """
-        if not newer:
+        if not overlay_keys:
             try:  # faster than a look-up per key: the processor waits for several at once
                 vectors = itemgetter(*keys)(self._vectors)
             except KeyError:
                 pass
             else:
                 return LookUpResult(self._matrix(vectors), np.ones(len(keys), np.bool_))
-        cached = [None if key in newer else self._vectors.get(key) for key in keys]
+        cached = [None if key in overlay_keys else self._vectors.get(key) for key in keys]
         missing = np.array([vector is None for vector in cached])
         keys_to_read = [key for key, vector in zip(keys, cached, strict=True) if vector is None]
         result = read(keys_to_read)
@@ -66,20 +66,22 @@ class KeptVectors:
         matrix = self._matrix([vector or zeros for vector in cached])
         matrix[missing], found = result[0], ~missing
         found[missing] = result[1]
-        self._keep(keys_to_read, newer, result)
+        self._keep(keys_to_read, overlay_keys, result)
         return LookUpResult(matrix, found, result.damaged)
 
     def _matrix(self, vectors: Sequence[bytes]) -> Matrix:
         # A bytearray, so that the caller may write to the result without a copy.
         return np.frombuffer(bytearray().join(vectors), np.float32).reshape(-1, self._width)
 
-    def _keep(self, keys: Sequence[str], newer: Collection[str], result: LookUpResult) -> None:
+    def _keep(
+        self, keys: Sequence[str], overlay_keys: Collection[str], result: LookUpResult
+    ) -> None:
         room = self._capacity - len(self._vectors)
         if room > 0:
             self._vectors |= {
                 key: vector.tobytes()
                 for key, vector, found in zip(keys[:room], *result, strict=False)
-                if found and key not in newer
+                if found and key not in overlay_keys
             }
 
 

@@ -198,10 +198,10 @@ def _put(transaction: Any, record: Record) -> None:
 def _entries_under(transaction: Any, prefix: bytes) -> dict[bytes, bytes]:
     """All entries whose name begins with a prefix, in the order of names."""
     entries, cursor = {}, transaction.cursor()
-    more = cursor.set_range(prefix)
-    while more and cursor.key().startswith(prefix):
+    has_entry = cursor.set_range(prefix)
+    while has_entry and cursor.key().startswith(prefix):
         entries[cursor.key()] = cursor.value()
-        more = cursor.next()
+        has_entry = cursor.next()
     return entries
 
 

@@ -168,8 +168,8 @@ def _stored_keys_of(cursor: Any, key: bytes) -> list[bytes]:
     """The stored keys that an erased key includes."""
     keys = [key] if cursor.set_key(key) else []
     prefix = nested_prefix(key)
-    more = cursor.set_range(prefix)
-    while more and cursor.key().startswith(prefix):
+    has_entry = cursor.set_range(prefix)
+    while has_entry and cursor.key().startswith(prefix):
         keys.append(cursor.key())
-        more = cursor.next()
+        has_entry = cursor.next()
     return keys

@@ -51,11 +51,11 @@ class OverlayReader:
     def _read_log(self) -> None:
         with self._lock, self._environment.begin() as transaction:
             cursor = transaction.cursor()
-            more = cursor.set_range(_log_name(len(self._keys)))
+            has_entry = cursor.set_range(_log_name(len(self._keys)))
             new_keys = []
-            while more:
+            while has_entry:
                 new_keys.append(cursor.value())
-                more = cursor.next()
+                has_entry = cursor.next()
             self._keys.update(new_keys)
 
 

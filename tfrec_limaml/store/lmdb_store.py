@@ -218,9 +218,9 @@ class LmdbStore:
         not its own.
         """
         path = self._path(record)
-        known = self._environments.open_environment(path)
-        if known is not None:
-            return known
+        opened = self._environments.open_environment(path)
+        if opened is not None:
+            return opened
 
         def check(environment: Any) -> None:
             if record.format < 2:

@@ -28,14 +28,14 @@ class RedisOverlayReader:
         self._hash, self._log = catalog.overlay_key(record), catalog.log_key(record)
         self._client, self._header = catalog.client, record.header
         self._keys: set[bytes] = set()
-        self._seen = 0  # items of the list
+        self._item_count = 0  # items of the list
         self._lock = threading.Lock()
 
     def start_query(self, pipeline: Any, fields: Sequence[bytes]) -> OverlayQuery:
         """Adds the commands of one look-up."""
         # From the last known item: an empty answer means that the list is gone. Read before the
         # keys, to which other threads add.
-        start = max(self._seen - 1, 0)
+        start = max(self._item_count - 1, 0)
         known = self._keys.intersection(fields)
         pipeline.lrange(self._log, start, -1)
         if known:
@@ -47,10 +47,10 @@ class RedisOverlayReader:
         with self._lock:
             if start == 0 and items and items[0] != self._header:
                 return set()
-            if start + len(items) > self._seen:
-                new = set(items[max(self._seen - start, 0) :]) - {self._header}
+            if start + len(items) > self._item_count:
+                new = set(items[max(self._item_count - start, 0) :]) - {self._header}
                 self._keys |= new
-                self._seen = start + len(items)
+                self._item_count = start + len(items)
         return set(items)
 
     def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:

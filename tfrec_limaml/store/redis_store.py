@@ -43,7 +43,7 @@ from tfrec_limaml.store.redis_writer import RedisWriter
 from tfrec_limaml.store.secrets import masked
 
 _ATTEMPTS = 10
-_GONE = (
+_MISSING_DATA = (
     "the data of generation {0.identifier!r} of model version {0.model_version} are gone from "
     "Redis (deleted, evicted or replaced), {0.count} members with them: publish again, or roll back"
 )
@@ -150,7 +150,7 @@ class RedisStore:
                 else:  # unless the pointer moved between the commands of this round trip
                     misses += 1
                     if misses == 2:
-                        raise StoreError(_GONE.format(record))
+                        raise StoreError(_MISSING_DATA.format(record))
         raise StoreError(
             f"the current generation of model version {model_version} changed {_ATTEMPTS} times "
             "during one read; try again"

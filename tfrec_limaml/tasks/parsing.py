@@ -94,7 +94,7 @@ def _check(
     """
     sizes = Lengths.measure(columns)
     widths = tf.constant([vectors.get(name, 1) for name in sizes.names])
-    wrong = tf.concat(
+    defects = tf.concat(
         [
             sizes.values != widths * tf.cast(splits[-1], tf.int32),
             [tf.reduce_any(counts < 1), tf.reduce_any(query_start > counts)],
@@ -109,8 +109,8 @@ def _check(
         "a task record holds no samples",
         "a task record's query_start is after its last sample",
     ]
-    reason = tf.gather(tf.constant(reasons), tf.argmax(wrong, output_type=tf.int32))
-    return tf.raw_ops.Assert(condition=~tf.reduce_any(wrong), data=[reason])
+    reason = tf.gather(tf.constant(reasons), tf.argmax(defects, output_type=tf.int32))
+    return tf.raw_ops.Assert(condition=~tf.reduce_any(defects), data=[reason])
 
 
 def most_recent(tasks: Tasks, samples: int) -> Tasks:

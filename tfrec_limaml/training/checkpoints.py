@@ -47,7 +47,7 @@ class CheckpointOptions:
         if self.steps is not None and self.steps < 1:
             raise LimamlError(f"checkpoint steps must be at least 1, received {self.steps}")
 
-    def within(self, name: str) -> CheckpointOptions:
+    def in_folder(self, name: str) -> CheckpointOptions:
         """The same options for one of several trainings, in a folder of that name."""
         return dataclasses.replace(self, folder=self.folder / name)
 

@@ -126,13 +126,13 @@ def _scorer(model: TaskModel, spec: Any) -> Callable[[Any, float], dict[str, Arr
         return model.query_rows(batch, model.adapted_outputs(tasks, batch["query"]["features"]))
 
     number = tf.TensorSpec([], model.variable_dtype)
-    plain = tf.function(unadapted, input_signature=[spec], autograph=False)
-    traced = tf.function(adapted, input_signature=[spec, number], autograph=False)
+    score_unadapted = tf.function(unadapted, input_signature=[spec], autograph=False)
+    score_adapted = tf.function(adapted, input_signature=[spec, number], autograph=False)
 
     def score(batch: Any, strength: float) -> dict[str, Array]:
         if not strength:
-            return {name: value.numpy() for name, value in plain(batch).items()}
-        values = traced(batch, tf.constant(strength, number.dtype))
+            return {name: value.numpy() for name, value in score_unadapted(batch).items()}
+        values = score_adapted(batch, tf.constant(strength, number.dtype))
         return {name: value.numpy() for name, value in values.items()}
 
     return score

@@ -221,11 +221,16 @@ def _curve_summary(
     }
 
 
-def _finish(work: _Work, fitted: _FitResult) -> Trained:
+def _finish(work: _Work, fit_result: _FitResult) -> Trained:
     """Chooses the adaptation strength, on each worker separately, and measures support losses, if
     the model adapts tasks.
     """
-    model, data, options, result = fitted.model, fitted.data, fitted.options, fitted.result
+    model, data, options, result = (
+        fit_result.model,
+        fit_result.data,
+        fit_result.options,
+        fit_result.result,
+    )
     if work.workers.strategy is not None:
         model = local_copy(model)
     if not model.fine_tune:

@@ -45,10 +45,12 @@ def best_on_validation(
     if options.model.id_embeddings is not None or not _history_tells_of_ids(schema):
         return _best_shrinkage(train, options, checkpoints)
     with_ids = _best_shrinkage(
-        train, options.replace(id_embeddings=True), checkpoints and checkpoints.within("with_ids")
+        train,
+        options.replace(id_embeddings=True),
+        checkpoints and checkpoints.in_folder("with_ids"),
     )
     without = train(
-        options.replace(id_embeddings=False), checkpoints and checkpoints.within("without_ids")
+        options.replace(id_embeddings=False), checkpoints and checkpoints.in_folder("without_ids")
     )
     scores = {"with": _score(with_ids), "without": _score(without)}
     best = with_ids if scores["with"] >= scores["without"] else without
@@ -64,7 +66,7 @@ def _best_shrinkage(
         return usual
     strong = train(
         options.replace(projection_shrinkage=STRONG_SHRINKAGE),
-        checkpoints and checkpoints.within("strong_shrinkage"),
+        checkpoints and checkpoints.in_folder("strong_shrinkage"),
     )
     scores = {"usual": _score(usual), "strong": _score(strong)}
     best = strong if scores["strong"] > scores["usual"] else usual

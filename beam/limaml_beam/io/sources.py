@@ -90,7 +90,7 @@ class Source:
         except LimamlError as error:
             raise SourceError(f"{name}: {error}") from error
         data = matches.keys() - markers
-        outside = {path for path in data if dates and partitions.outside(path, *dates)}
+        outside = {path for path in data if dates and partitions.is_outside(path, *dates)}
         empty = {path for path in data - outside if not matches[path].size_in_bytes}
         usable = sorted(data - outside - empty)
         if not usable:

@@ -171,7 +171,7 @@ def _load(schema: str, sources: tuple[tuple[str, Source], ...]) -> Tables:
 def join(schema: Schema, tables: Tables, block: pa.Table) -> pa.Table:
     """A block with the columns of every feature table."""
     for name, table in tables.items():
-        rows = table.find(arrow_keys.plain(block[key_column(schema.tables[name])]))
+        rows = table.find(arrow_keys.simple_array(block[key_column(schema.tables[name])]))
         for feature in schema.features:
             if feature.table == name:
                 block = block.append_column(feature.name, table.column(feature, rows))

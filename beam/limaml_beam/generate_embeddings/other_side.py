@@ -61,6 +61,6 @@ class OffsetsInFiles:
         self._offsets = np.concatenate(parts)
 
     def look_up(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
-        """See `Others.of`."""
+        """See `KnownOffsets.look_up`."""
         distinct, rows = np.unique(1 + self._index.get_indexer(keys), return_inverse=True)
         return rows, self._offsets[distinct]

@@ -112,7 +112,7 @@ class TaskAdapter:
 
 
 class _TurnOffsets:
-    """The other side's offsets in a turn; see `generate_embeddings.other_side.Others`.
+    """The other side's offsets in a turn; see `generate_embeddings.other_side.KnownOffsets`.
 
     Args:
         side: The side of the tasks that are adapted given these.
@@ -131,7 +131,7 @@ class _TurnOffsets:
         self._zero = np.zeros(dim, np.float32)
 
     def look_up(self, keys: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
-        """See `Others.of`."""
+        """See `KnownOffsets.look_up`."""
         index_of_key: dict[str, int] = {}
         rows = [index_of_key.setdefault(key.decode(), len(index_of_key)) for key in keys.tolist()]
         unknown = [key for key in index_of_key if key not in self._known]

@@ -51,14 +51,14 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
         raise SchemaError(f"{INTERACTIONS} has no rows")
     columns_needed = interaction_columns(schema)
     _check_columns(frame, INTERACTIONS, columns_needed)
-    columns = {
+    converted = {
         schema.timestamp: timestamp_column(frame[schema.timestamp], schema),
         schema.label.name: label_column(frame, schema, invalid),
     }
     for name in columns_needed:
-        if name not in columns:
-            columns[name] = typed_column(frame[name], schema, name, invalid)
-    interactions = pd.DataFrame(columns)
+        if name not in converted:
+            converted[name] = typed_column(frame[name], schema, name, invalid)
+    interactions = pd.DataFrame(converted)
     tables = {name: _table(schema, name, raw.tables[name], invalid) for name in schema.tables}
     interactions, tables = _match_keys(schema, interactions, tables, invalid)
     interactions, dropped = _drop_rows(schema, interactions)

@@ -81,12 +81,15 @@ def _table5(definitions: Sequence[str]) -> Table:
     lines = []
     for number, definition in enumerate(definitions):
         label = f"vanilla per {definition}"
-        vanilla = line(label, VANILLA, form="unadapted", task=definition)
-        vanilla = dataclasses.replace(vanilla, reference=label)
+        unadapted_line = line(label, VANILLA, form="unadapted", task=definition)
+        unadapted_line = dataclasses.replace(unadapted_line, reference=label)
         paper = {"all": (0.01, 0.47)[number]} if number < 2 else {}
         setup = Setup(options=LIMAML, task=definition)
         label = f"LiMAML per {definition}"
-        lines += [vanilla, Line(label=label, setup=setup, paper=paper, reference=vanilla.label)]
+        lines += [
+            unadapted_line,
+            Line(label=label, setup=setup, paper=paper, reference=unadapted_line.label),
+        ]
     finer = (
         [Ordering(f"LiMAML per {definitions[1]}", f"LiMAML per {definitions[0]}")]
         if len(definitions) > 1

@@ -59,9 +59,7 @@ class Tombstones:
     def hide(self, keys: Sequence[bytes], stored: Sequence[bytes | None]) -> list[bytes | None]:
         """Stored values ``[n]`` with None in place of those of erased keys."""
         erased = self.matches(keys)
-        return [
-            None if is_erased else value for is_erased, value in zip(erased, stored, strict=True)
-        ]
+        return [None if hidden else value for hidden, value in zip(erased, stored, strict=True)]
 
 
 class ErasedFilter:

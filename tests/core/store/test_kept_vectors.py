@@ -86,7 +86,7 @@ def test_a_new_generation_drops_what_was_kept_and_two_model_versions_are_kept_at
     third = generations.vectors_of(3, tmp_path / "g1", 3)
     assert generations.vectors_of(2, tmp_path / "g1", 3) is second
     assert generations.vectors_of(3, tmp_path / "g1", 3) is third
-    assert first not in [kept for _, kept in generations._kept.values()]
+    assert first not in [kept for _, kept in generations._vectors.values()]
 
 
 def test_readers_follow_publications_upserts_rollbacks_and_erasures(store):

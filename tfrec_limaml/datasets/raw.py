@@ -53,7 +53,7 @@ class RawData:
 
 
 #: Width of the embedding, and maximum number of IDs, of a key that is declared as a feature.
-ID_WIDTH, MOST_IDS = 16, 1_000_000
+ID_WIDTH, MAX_IDS = 16, 1_000_000
 
 
 def with_id_feature(data: RawData) -> RawData:
@@ -81,7 +81,7 @@ def with_id_feature(data: RawData) -> RawData:
         role="meta",
         dtype="string",
         encoding="vocabulary",
-        max_vocabulary=MOST_IDS,
+        max_vocabulary=MAX_IDS,
         embedding_width=ID_WIDTH,
     )
     return dataclasses.replace(data, schema=schema.replace(features=(feature, *schema.features)))

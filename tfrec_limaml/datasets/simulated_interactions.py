@@ -27,7 +27,7 @@ DAY_MS = 86_400_000
 #: Standard deviations of the parts of the logit that columns show.
 _SEEN = {"type": 0.45, "quality": 0.45, "age": 0.25, "sender": 0.2}
 _BASE = -1.1
-_MEDIAN_ROWS, _ZIPF, _MOST_ROWS = 30, 0.35, 400
+_MEDIAN_ROWS, _ZIPF, _MAX_ROWS = 30, 0.35, 400
 
 
 def simulate(
@@ -138,7 +138,7 @@ def _visits(rng: np.random.Generator, members: int) -> Array:
     law.
     """
     rank = rng.permutation(members) + 1
-    rows = np.clip(np.round(_MEDIAN_ROWS * (rank / (members / 2)) ** -_ZIPF), 1, _MOST_ROWS).astype(
+    rows = np.clip(np.round(_MEDIAN_ROWS * (rank / (members / 2)) ** -_ZIPF), 1, _MAX_ROWS).astype(
         int
     )
     return np.repeat(np.arange(members), rows)

@@ -40,9 +40,9 @@ Array = npt.NDArray[Any]
 #: Gains in AUC from which adaptation is worth the effort, and below which it is not.
 WORTH, SMALL = 0.005, 0.001
 #: Scored rows per task, and in total, that the likelihood uses.
-ROWS_PER_TASK, MOST_ROWS = 40, 20_000
+ROWS_PER_TASK, MAX_ROWS = 40, 20_000
 #: Categories with more values have too few rows per value.
-MOST_VALUES = 200
+MAX_VALUES = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +77,13 @@ class ScoredRows:
     categories: dict[str, Category]
 
     def sample(self) -> Array:
-        """Marks at most `ROWS_PER_TASK` query rows of a task and, by whole tasks, about `MOST_ROWS`
+        """Marks at most `ROWS_PER_TASK` query rows of a task and, by whole tasks, about `MAX_ROWS`
         rows.
         """
         number = np.flatnonzero(self.query)
         task = self.task[number]
         keep_mask = _position_in_task(task) < ROWS_PER_TASK
-        share = min(1.0, MOST_ROWS / max(int(keep_mask.sum()), 1))
+        share = min(1.0, MAX_ROWS / max(int(keep_mask.sum()), 1))
         keep_mask &= (np.random.default_rng(0).random(int(task.max()) + 1) < share)[task]
         mask = np.zeros(len(self.task), bool)
         mask[number[keep_mask]] = True
@@ -237,7 +237,7 @@ def _with_categories(rows: dict[str, Array], features: Sequence[Feature]) -> Sco
     for feature in features:
         row, value = _values(rows[feature.name], feature.separator)
         code = np.unique(value, return_inverse=True)[1]
-        if 1 < int(code.max()) + 1 <= MOST_VALUES:
+        if 1 < int(code.max()) + 1 <= MAX_VALUES:
             categories[feature.name] = Category(row, code)
     return ScoredRows(
         rows["task"],

@@ -26,7 +26,7 @@ from tfrec_limaml.models import TaskModel
 Rows = Mapping[str, npt.NDArray[Any]]
 
 #: Slices with fewer tasks get a note: their metrics are noisy.
-FEW_TASKS = 30
+MIN_TASKS = 30
 
 
 def evaluate_tasks(
@@ -89,8 +89,8 @@ def measure(
         columns["reference"] = reference
     result = _measure_rows(columns)
     task_auc, tasks = per_task_auc(codes, rows["label"], rows["probability"])
-    if tasks < FEW_TASKS:
-        result["per_task_note"] = f"fewer than {FEW_TASKS} tasks have rows of both classes"
+    if tasks < MIN_TASKS:
+        result["per_task_note"] = f"fewer than {MIN_TASKS} tasks have rows of both classes"
     for name in ("note", "per_task_note"):
         if name in result:
             warnings.warn(
@@ -152,6 +152,6 @@ def _measure_rows(columns: Rows) -> dict[str, Any]:
         )
     if np.isnan(value):
         result["note"] = f"all {len(label)} labels are of one class"
-    elif tasks < FEW_TASKS:
-        result["note"] = f"fewer than {FEW_TASKS} tasks"
+    elif tasks < MIN_TASKS:
+        result["note"] = f"fewer than {MIN_TASKS} tasks"
     return result

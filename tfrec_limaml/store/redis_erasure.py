@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _FIELDS_PER_COMMAND = 512
 #: Up to this number of erased keys Redis searches for nested ones; for more, all keys are checked
 #: here.
-_MOST_PATTERNS = 4
+_MAX_PATTERNS = 4
 
 
 def erase(store: RedisStore, keys: Sequence[str]) -> list[Place]:
@@ -77,7 +77,7 @@ def _hashes_with(
 def _fields(client: Any, key: str, encoded_keys: list[bytes]) -> list[bytes]:
     """The fields of a hash that the keys to erase include."""
     erased = frozenset(encoded_keys)
-    if len(encoded_keys) > _MOST_PATTERNS:
+    if len(encoded_keys) > _MAX_PATTERNS:
         scanned = client.hscan_iter(key, count=1000)
         return sorted({field for field, _ in scanned if is_erased(field, erased)})
     fields = set()

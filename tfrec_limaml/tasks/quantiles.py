@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 #: Largest standardised value, and smallest standard deviation of a component.
-CLIP, LEAST_DEVIATION = 5.0, 0.05
+CLIP, MIN_DEVIATION = 5.0, 0.05
 
 
 def encode_quantiles(value: tf.Tensor, statistics: Mapping[str, Any]) -> tf.Tensor:
@@ -41,7 +41,7 @@ def encode_quantiles(value: tf.Tensor, statistics: Mapping[str, Any]) -> tf.Tens
         width = np.concatenate([np.diff(e) for e in edges])
         mean = np.concatenate([np.asarray(m) for m in statistics["component_mean"]])
         spread = np.concatenate([np.asarray(d) for d in statistics["component_deviation"]])
-        scale = np.maximum(spread, LEAST_DEVIATION) * np.sqrt(np.repeat(bins, bins))
+        scale = np.maximum(spread, MIN_DEVIATION) * np.sqrt(np.repeat(bins, bins))
         position = (tf.gather(value, source, axis=1) - np.float32(low)) / np.float32(width)
         parts.append((tf.clip_by_value(position, 0.0, 1.0) - np.float32(mean)) / np.float32(scale))
     return tf.concat(parts, -1)

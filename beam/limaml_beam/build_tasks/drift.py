@@ -26,7 +26,7 @@ BINS = 64  # of the values of categorical features
 #: Drift above which the data card warns: half a standard deviation, or 30 % of the rows with
 #: other values.
 LIMITS = {"numeric": 0.5, "categorical": 0.3}
-_FEWEST_ROWS = 200  # a mean of fewer is too uncertain
+_MIN_ROWS = 200  # a mean of fewer is too uncertain
 
 Parts = dict[tuple[str, int], Any]
 
@@ -96,7 +96,7 @@ def drift_of(parts: list[Any]) -> dict[str, Any]:
         drift, noise, rows = measure(train, part)
         result[name] = {
             "drift": round(drift, 4),
-            "uncertain": bool(drift <= noise or rows < _FEWEST_ROWS),
+            "uncertain": bool(drift <= noise or rows < _MIN_ROWS),
         }
     return result
 

@@ -22,7 +22,7 @@ from tfrec_limaml.schema.schema import Schema, Split
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE, SCHEMA_FILE
 
 #: Bytes of interactions for which there is one more partition, within the limits.
-_PARTITION_BYTES, _LEAST, _MOST = 2**21, 4, 4096
+_PARTITION_BYTES, _MIN_PARTITIONS, _MAX_PARTITIONS = 2**21, 4, 4096
 
 
 def prepare(
@@ -85,7 +85,7 @@ def _settings(
     definitions = tuple(dict.fromkeys(options.tasks or schema.tasks))
     for definition in definitions:
         schema.task_columns(definition)
-    by_size = max(_LEAST, min(_MOST, size // _PARTITION_BYTES))
+    by_size = max(_MIN_PARTITIONS, min(_MAX_PARTITIONS, size // _PARTITION_BYTES))
     return TaskSettings(
         definitions=definitions,
         max_samples=options.max_samples,

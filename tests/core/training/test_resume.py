@@ -15,7 +15,7 @@ import pytest
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training import variants
 from tfrec_limaml.training.checkpoints import (
-    KEPT,
+    KEEP_FILES,
     Checkpoint,
     CheckpointOptions,
     is_unfinished,
@@ -146,7 +146,7 @@ def stopped(tasks_folder, tmp_path_factory):
 
 def test_the_newest_checkpoint_and_the_one_before_it_are_kept(stopped):
     names = sorted(path.name for path in stopped.iterdir())
-    assert len(names) == KEPT == 2
+    assert len(names) == KEEP_FILES == 2
     assert names == [f"checkpoint-000001-{calls:09d}.npz" for calls in (3, 4)]
 
 

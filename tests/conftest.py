@@ -21,6 +21,7 @@ import pytest
 from forks import Forks
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+gc.disable()  # while the tests' imports are made
 hypothesis.settings.register_profile("limaml", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("limaml")
 
@@ -41,6 +42,7 @@ def pytest_collection_finish() -> None:
     """What the imports made stays: the collector need not look through it again and again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

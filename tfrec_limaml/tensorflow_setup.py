@@ -1,15 +1,17 @@
 """Imports TensorFlow without the log lines that it writes to standard error regardless of log
-levels.
+levels, and without the garbage collector, which takes a fifth of the import and finds nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 
 _NOISE = re.compile(
     rb"(?m)^(?:WARNING: All log messages before absl::InitializeLog\(\) is called|[IWE]\d{4} \d\d:\d\d:\d+\.\d+ ).*\n?"  # noqa: E501
@@ -20,7 +22,7 @@ _lock = threading.Lock()
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and looks for devices, without their log lines; other lines are shown
-    afterwards.
+    afterwards. The garbage collector does not look at the modules any more.
 
     Does nothing if TensorFlow is already imported, or if ``TF_CPP_MIN_LOG_LEVEL`` (2 for
     ``limaml``, unless set) is below 2.
@@ -35,6 +37,19 @@ def import_tensorflow() -> None:
         _import_quietly()
 
 
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """What is made within it is kept for good."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _import_quietly() -> None:
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -42,7 +57,8 @@ def _import_quietly() -> None:
         os.dup2(captured.fileno(), 2)
         noise = _NOISE
         try:
-            import tensorflow as tf
+            with _without_collector():
+                import tensorflow as tf
 
             tf.config.list_physical_devices()
         except BaseException:

@@ -21,6 +21,24 @@ def test_tensorflow_is_imported_and_used_without_a_line():
     assert stderr_of(code) == ""
 
 
+@pytest.mark.parametrize("switch", ["enable", "disable"])
+def test_the_collector_is_off_during_the_import_and_as_before_after_it(tmp_path, switch):
+    (tmp_path / "tensorflow.py").write_text(
+        "import gc, sys, types\nprint(gc.isenabled(), file=sys.stderr)\n"
+        "config = types.SimpleNamespace(list_physical_devices=lambda: [])\n"
+    )
+    code = f"""
+import gc, sys
+from tfrec_limaml.tensorflow_setup import import_tensorflow
+
+gc.{switch}()
+import_tensorflow()
+print(gc.isenabled(), gc.get_freeze_count() > 1000, file=sys.stderr)
+"""
+    expected = f"False\n{switch == 'enable'} True\n"
+    assert stderr_of(code, PYTHONPATH=str(tmp_path)) == expected
+
+
 def test_lines_of_others_and_later_ones_are_shown(tmp_path):
     (tmp_path / "tensorflow.py").write_text(
         "import sys, types\n"

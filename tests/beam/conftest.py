@@ -19,6 +19,8 @@ from embedding_fixtures import (  # noqa: F401
     write_tasks,
 )
 
+from limaml_beam.generate_embeddings import adapter
+from limaml_beam.update import adapting
 from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split, parse_time
 
 DAY = 86_400_000
@@ -27,6 +29,25 @@ DAY = 86_400_000
 @pytest.fixture(scope="session", autouse=True)
 def _quick_beam() -> None:
     quick_beam.use()
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Folders of the models that jobs load from now on, which they do not share."""
+    import tensorflow as tf
+
+    folders: list[str] = []
+    load = tf.saved_model.load
+
+    def counted(folder: str, **named: object) -> object:
+        folders.append(folder)
+        return load(folder, **named)
+
+    monkeypatch.setattr(tf.saved_model, "load", counted)
+    load_model = adapter.load_model.__wrapped__
+    for module in (adapter, adapting):
+        monkeypatch.setattr(module, "load_model", load_model)
+    return folders
 
 
 @pytest.fixture(scope="session")

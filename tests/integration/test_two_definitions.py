@@ -49,6 +49,15 @@ def model(work):
 
 
 @pytest.fixture(scope="module")
+def target(work):
+    """Address of a server of the exported model."""
+    from tfrec_limaml.demo.serving import serving
+
+    with serving(work / "export" / "ranker") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
 def candidates(work):
     """Test rows of one member, and what is known of the member."""
     rows = pq.read_table(work / "raw" / "interactions.parquet").to_pandas()
@@ -120,10 +129,9 @@ def expected(model, member, candidates, known):
 
 @pytest.mark.slow
 def test_both_clients_rank_with_the_member_s_vector_and_each_candidate_s_own(
-    work, model, candidates
+    work, model, candidates, target
 ):
     from limaml_serving import AsyncRanker, Ranker
-    from tfrec_limaml.demo.serving import serving
     from tfrec_limaml.store import open_store
 
     member, given = candidates
@@ -137,25 +145,24 @@ def test_both_clients_rank_with_the_member_s_vector_and_each_candidate_s_own(
             asked.append(list(keys))
             return self.store.get_many(keys, version)
 
-    async def asynchronous(target, store):
+    async def asynchronous(store):
         async with AsyncRanker(target, store, manifest=work / "export", timeout=30) as ranker:
             return await ranker.rank(member, given)
 
     store = Watched(open_store(f"lmdb:{work}/store"))
     nobody = {**member, "member_id": None}
     unknown_items = {**given, "item_id": ["nobody knows it"] * len(given["item_id"])}
-    with serving(work / "export" / "ranker") as target:
-        options = {"manifest": work / "export", "timeout": 30.0}
-        with Ranker(target, store, **options) as ranker:
-            found = {
-                (1, 1): ranker.rank(member, given),
-                (0, 1): ranker.rank(nobody, given),
-                (1, 0): ranker.rank(member, unknown_items),
-                (0, 0): ranker.rank(nobody, unknown_items),
-            }
-        with Ranker(target, store, signature="serving_default", **options) as ranker:
-            repeated = ranker.rank(member, given)
-        also = asyncio.run(asynchronous(target, store))
+    options = {"manifest": work / "export", "timeout": 30.0}
+    with Ranker(target, store, **options) as ranker:
+        found = {
+            (1, 1): ranker.rank(member, given),
+            (0, 1): ranker.rank(nobody, given),
+            (1, 0): ranker.rank(member, unknown_items),
+            (0, 0): ranker.rank(nobody, unknown_items),
+        }
+    with Ranker(target, store, signature="serving_default", **options) as ranker:
+        repeated = ranker.rank(member, given)
+    also = asyncio.run(asynchronous(store))
     wanted = [member["member_id"], *dict.fromkeys(f"%|item|{i}" for i in given["item_id"])]
     assert asked[0] == wanted  # one look-up for all
     for known, ranked in found.items():
@@ -170,7 +177,9 @@ def test_both_clients_rank_with_the_member_s_vector_and_each_candidate_s_own(
 
 
 @pytest.mark.slow
-def test_the_command_line_ranks_and_shows_what_a_line_must_hold(work, model, candidates, capsys):
+def test_the_command_line_ranks_and_shows_what_a_line_must_hold(
+    work, model, candidates, target, capsys
+):
     from tfrec_limaml.demo import serving
 
     assert main(["rank", "--export", str(work / "export"), "--example"]) == 0
@@ -179,9 +188,8 @@ def test_the_command_line_ranks_and_shows_what_a_line_must_hold(work, model, can
     assert all(candidate["item_id"] == "1" for candidate in example["candidates"])
     member, given = candidates
     rows = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
-    with serving.serving(work / "export" / "ranker") as target:
-        request = {"member": member, "candidates": rows}
-        scores, used = serving.rank(target, work / "export", f"lmdb:{work}/store", request)
+    request = {"member": member, "candidates": rows}
+    scores, used = serving.rank(target, work / "export", f"lmdb:{work}/store", request)
     logits = expected(model, member, given, (1, 1))
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-3)
     assert used

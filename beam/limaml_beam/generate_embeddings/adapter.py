@@ -11,9 +11,10 @@ It is returned with ``sample_count`` `REFUSED` and the reason in place of the ta
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -34,6 +35,20 @@ from tfrec_limaml.manifest import (
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 _LOGGER = logging.getLogger(__name__)
+
+#: Models of this process by folder, within `sharing_models`.
+_shared_models: dict[str, Any] | None = None
+
+
+@contextlib.contextmanager
+def sharing_models() -> Iterator[None]:
+    """Within it, the jobs that run in this process one after another load an adapter once."""
+    global _shared_models
+    outer, _shared_models = _shared_models, {}
+    try:
+        yield
+    finally:
+        _shared_models = outer
 
 
 def adapt_with(
@@ -128,7 +143,11 @@ def load_packed(
     turn_inputs: TurnInputs | None = None,
 ) -> PackedAdapter:
     """Loads the SavedModel behind the interface that tfx-bsl calls."""
-    model = load_model(adapter, tags, intra_op_threads)
+    model = None if _shared_models is None else _shared_models.get(adapter)
+    if model is None:
+        model = load_model(adapter, tags, intra_op_threads)
+        if _shared_models is not None:
+            _shared_models[adapter] = model
     known_offsets = None if turn_inputs is None else OffsetsInFiles(turn_inputs, embedding_dim)
     return packed_adapter(model, embedding_dim, signature_name, known_offsets)
 

@@ -13,6 +13,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from limaml_beam.generate_embeddings import artefacts, tables, turns
+from limaml_beam.generate_embeddings.adapter import sharing_models
 from limaml_beam.generate_embeddings.counts import read_counts
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.generate_embeddings.other_side import TurnInputs
@@ -53,6 +54,7 @@ def check_options(options: EmbedOptions, manifest: Manifest) -> None:
         )
 
 
+@sharing_models()
 def run(job: EmbeddingJob, manifest: Manifest, folder: str, options: PipelineOptions) -> None:
     """Computes both definitions' embeddings in `folder`; `read_both` gives their counts."""
     check(job, manifest)

@@ -41,6 +41,11 @@ def test_a_refresh_adapts_both_sides_in_turns_from_nothing(two_sides_once):
     check(two_sides_once, Simulation(ROWS).embeddings())
 
 
+def test_all_turns_of_a_refresh_use_the_model_that_was_loaded_once(world, loads):
+    assert world.refresh() == 0
+    assert loads == [str(world.export / "adapter" / str(world.version))]
+
+
 def test_new_rows_touch_the_record_of_their_user_and_of_their_video(world, capsys):
     expected = Simulation(ROWS)
     everyone = list(expected.embeddings())

@@ -26,7 +26,7 @@ def naive_embedder():
     """The simplest form: the whole network in every step, on concatenated inputs."""
     model = work.model("limaml_n1")
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def run(samples):
         meta, other = samples["features"]["meta"], samples["features"]["other"]
         weights = [

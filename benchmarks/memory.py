@@ -47,7 +47,7 @@ def measure_here(steps, tasks, support=24):
         "support": work.random_samples(rng, tasks, support),
         "query": work.random_samples(rng, tasks, 8),
     }
-    step = tf.function(work.model("limaml_n1", inner_steps=steps).train_step)
+    step = tf.function(work.model("limaml_n1", inner_steps=steps).train_step, autograph=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     graph = step.get_concrete_function(batch)
     traced = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

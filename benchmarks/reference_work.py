@@ -92,11 +92,11 @@ def training_step(name, params, support, query):
     """A function that takes one outer step on fixed data, as `fit` does, and returns the loss."""
     built = model(name, params)
     batch = {"support": samples(support), "query": samples(query)}
-    step = tf.function(built.train_step)
+    step = tf.function(built.train_step, autograph=False)
     return lambda: step(batch)["loss"]
 
 
 def embedder(params, steps):
     """Fine-tunes and embeds a batch of support sets."""
     built = model("limaml_n1", params, fine_tune_steps=steps)
-    return tf.function(built.task_embeddings, reduce_retracing=True)
+    return tf.function(built.task_embeddings, reduce_retracing=True, autograph=False)

@@ -54,7 +54,7 @@ class EmbedTimer:
 def gemm(size=1024, repeats=10):
     a, b = tf.random.normal([size, size]), tf.random.normal([size, size])
 
-    @tf.function
+    @tf.function(autograph=False)
     def product():
         c = a
         for _ in range(repeats):

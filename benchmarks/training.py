@@ -113,7 +113,7 @@ def measure(args):
     }
     timers = {}
     for name in names:
-        step = tf.function(work.model(name).train_step)
+        step = tf.function(work.model(name).train_step, autograph=False)
         timers[name] = StepTimer(lambda s=step: s(batch)["loss"], 3 if "n5" in name else 6)
     timers["fit_vanilla"] = FitTimer(*ours_fit_step("vanilla", batch), 12)
     timers["fit_limaml_n1"] = FitTimer(*ours_fit_step("limaml_n1", batch), 8)
@@ -123,10 +123,13 @@ def measure(args):
     counts = rng.integers(1, EMBED_MAX + 1, args.embed_tasks)
     bucketed = list(embedding_batches(counts, rng, bucketed=True))
     model = work.model("limaml_n1", fine_tune_steps=EMBED_STEPS)
-    embed = tf.function(lambda s: model.task_embeddings(s)[0], reduce_retracing=True)
+    embed = tf.function(
+        lambda s: model.task_embeddings(s)[0], reduce_retracing=True, autograph=False
+    )
     naive = naive_embedder()
     padded = list(embedding_batches(counts[: 8 * EMBED_BATCH], rng, bucketed=False))
-    one_by_one = [tf.nest.map_structure(lambda x, t=t: x[t : t + 1], padded[0]) for t in range(20)]
+    alone = range(min(20, args.embed_tasks))
+    one_by_one = [tf.nest.map_structure(lambda x, t=t: x[t : t + 1], padded[0]) for t in alone]
     timers["embed"] = EmbedTimer(embed, bucketed)
     timers["embed_naive"] = EmbedTimer(naive, padded)
     timers["embed_loop"] = EmbedTimer(eager_loop(model), one_by_one)

@@ -40,7 +40,7 @@ SMALL = {
     "serving_soak": ["--periods", 1, "--seconds", 0.5, "--threads", 1],
     "store": ["--rows", 50, "--reads", 2],
     "training": [
-        *("--rounds", 1, "--tasks", 2, "--embed-tasks", 20),
+        *("--rounds", 1, "--tasks", 2, "--embed-tasks", 2),
         *("--algorithms", "vanilla", "limaml_n1"),
     ],
 }
@@ -87,6 +87,9 @@ def in_this_process(request, benchmark, monkeypatch):
         module = importlib.import_module("memory")
         monkeypatch.setattr(module, "BASE_TASKS", 2)
         monkeypatch.setattr(module, "measure", functools.cache(module.measure_here))
+    if name == "training":
+        module = importlib.import_module("training")
+        monkeypatch.setattr(module, "gemm", functools.partial(module.gemm, size=32))
     if name.startswith("serving"):
         world, export = (
             importlib.import_module("serving_world"),

@@ -33,7 +33,9 @@ def save_closed_form_adapter(directory: Path) -> None:
     import tensorflow as tf
 
     class Adapter(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="task_records")])
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.string, name="task_records")], autograph=False
+        )
         def adapt(self, task_records: tf.Tensor) -> dict[str, tf.Tensor]:
             context, lists, _ = tf.io.parse_sequence_example(
                 task_records,

@@ -127,8 +127,9 @@ def _wait(pid: int, seconds: float) -> int | None:
 def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    import tensorflow  # noqa: F401 - once for all forks
+    from tfrec_limaml.tensorflow_setup import import_tensorflow
 
+    import_tensorflow()  # once for all forks
     import tfrec_limaml.training.train  # noqa: F401
 
     running = set()

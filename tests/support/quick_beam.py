@@ -5,7 +5,7 @@ and their source, to building the same argument parsers, to making a client of S
 operation, to listing all modules for the size of each cached value: the answers are kept here.
 Functions are compressed a little less, and types do not remember where they were given. Jobs of one
 process that use the same adapter share it (``load_model.__wrapped__`` loads it). What pipelines
-compute does not change, and processes that tests start use Beam as it is.
+compute does not change, and processes that tests start use Beam as it is, unless they call `use`.
 """
 
 from __future__ import annotations

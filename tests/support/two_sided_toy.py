@@ -108,12 +108,14 @@ def export_toy(folder: Path) -> Path:
             keys = parsed(task_records, other)[1][key_list(other)]
             return {"other_key": tf.strings.join([others, keys.flat_values])}
 
-        given = tf.function(adapt, input_signature=[records, row, offsets])
+        given = tf.function(adapt, input_signature=[records, row, offsets], autograph=False)
         signatures[f"given_{side}"] = given
-        signatures[f"other_keys_{side}"] = tf.function(other_keys, input_signature=[records])
+        signatures[f"other_keys_{side}"] = tf.function(
+            other_keys, input_signature=[records], autograph=False
+        )
         setattr(module, f"given_{side}", given)
 
-    @tf.function(input_signature=[records])
+    @tf.function(input_signature=[records], autograph=False)
     def alone(task_records: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.size(parsed(task_records, "video")[1]["x"].flat_values)
         return module.given_0(task_records, tf.zeros([rows], tf.int32), tf.zeros([1, DIM]))

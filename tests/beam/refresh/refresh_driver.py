@@ -10,11 +10,17 @@ import json
 import os
 import sys
 import time
-
-import tensorflow  # noqa: F401 - imported before the forks, not used before them
+from pathlib import Path
 
 import limaml_beam.refresh.job  # noqa: F401
 from tfrec_limaml.cli import main
+from tfrec_limaml.tensorflow_setup import import_tensorflow
+
+sys.path.append(str(Path(__file__).parents[2] / "support"))
+import quick_beam
+
+import_tensorflow()  # imported before the forks, not used before them
+quick_beam.use()
 
 #: Where a refresh may be hit: what is called there, and whether it is hit before or after the call.
 PLACES = {

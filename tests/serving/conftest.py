@@ -63,14 +63,15 @@ def save_model(directory: Path, bias: float) -> Path:
                 tf.TensorSpec([None], tf.string, "country"),
                 tf.TensorSpec([None, 4], tf.float32, "meta_embedding"),
                 tf.TensorSpec([None], tf.bool, "has_meta_embedding"),
-            ]
+            ],
+            autograph=False,
         )
         def score(self, country, meta_embedding, has_meta_embedding):
             personal = tf.where(has_meta_embedding, tf.reduce_sum(meta_embedding, axis=1), 0.0)
             logit = personal + self.bias + self.country.lookup(country)
             return {"logit": logit, "probability": tf.sigmoid(logit), "country": country}
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "count")])
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "count")], autograph=False)
         def spin(self, count):
             """Counts up one by one: as slow as one likes."""
             return {
@@ -80,17 +81,18 @@ def save_model(directory: Path, bias: float) -> Path:
             }
 
         @tf.function(
-            input_signature=[tf.TensorSpec([None], dtype, dtype.name) for dtype in all_kinds()]
+            input_signature=[tf.TensorSpec([None], dtype, dtype.name) for dtype in all_kinds()],
+            autograph=False,
         )
         def kinds(self, *tensors):
             """Every dtype there and back."""
             return {tensor.dtype.name: tf.identity(tensor) for tensor in tensors}
 
-        @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "anything")])
+        @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "anything")], autograph=False)
         def total(self, anything):
             return {"total": tf.reduce_sum(anything) + self.bias}
 
-        @tf.function(input_signature=[rows, rows])
+        @tf.function(input_signature=[rows, rows], autograph=False)
         def add(self, a, b):
             return {"sum": a + b}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfrec_limaml.demo import history, serving, story
-from tfrec_limaml.demo.stages import Workspace, run_stage, say, stages
+from tfrec_limaml.demo.stages import STORY, Workspace, run_stage, say, stages
 from tfrec_limaml.manifest import Manifest, latest_version
 from tfrec_limaml.report import EmbeddingMap, MemberStory, RankedItem, Report, write_report
 from tfrec_limaml.report.contents import algorithm_label
@@ -84,10 +84,16 @@ def run_demo(
         if redo:  # computed from what an earlier stage has just replaced
             state["stages"].pop(stage.name, None)
         redo = run_stage(stage, f"{number}/{len(todo) + 1}", workspace, state) or redo
-    say(f"[{len(todo) + 1}/{len(todo) + 1}] serve, and rank one member's candidates through gRPC")
     schema = Schema.load(workspace.tasks / SCHEMA_FILE)
     recent = history.read_history(workspace.tasks, schema, "recent")
-    member_story = _member_story(workspace, schema, recent, words)
+    position = f"[{len(todo) + 1}/{len(todo) + 1}] serve, and rank one member's candidates"
+    if STORY in state:
+        say(f"{position}: done before")
+    else:
+        say(f"{position} through gRPC")
+        state[STORY] = dataclasses.asdict(_member_story(workspace, schema, recent, words))
+        workspace.save(state)
+    member_story = _story(state[STORY])
     result = _result(dataset, workspace, state, member_story)
     write_report(workspace.report, _report(words, workspace, schema, recent, member_story, result))
     say(f"      report at {workspace.report}")
@@ -136,6 +142,10 @@ def _member_story(
         clicks=[words.kind_words.format(c) for c in clicks],
         items=items,
     )
+
+
+def _story(saved: Mapping[str, Any]) -> MemberStory:
+    return MemberStory(**{**saved, "items": [RankedItem(**item) for item in saved["items"]]})
 
 
 def _result(

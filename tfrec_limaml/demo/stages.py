@@ -22,6 +22,8 @@ from tfrec_limaml.cli import build_parser
 from tfrec_limaml.errors import LimamlError
 
 STATE_FILE = "demo.json"
+#: Key of the member's story in the state.
+STORY = "story"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ class Workspace:
             overwrite: Remove an earlier demo's files.
 
         Returns:
-            The state: ``settings`` and the result of each finished stage.
+            The state: ``settings``, the result of each finished stage and the member's story.
 
         Raises:
             LimamlError: The folder holds something else, or a demo with other settings.
@@ -213,6 +215,8 @@ def run_stage(stage: Stage, position: str, workspace: Workspace, state: dict[str
         say(f"[{position}] {stage.words}: done before, {stage.output} exists")
         return False
     say(f"[{position}] {stage.words}\n      limaml {shlex.join(stage.arguments)}")
+    if state.pop(STORY, None) is not None:  # told with what is about to be replaced
+        workspace.save(state)
     _remove(stage.output)  # from an interrupted run, or computed from what has changed since
     started = time.perf_counter()
     result = call(stage.arguments)

@@ -216,14 +216,11 @@ def _check(arguments: argparse.Namespace) -> None:
             raise LimamlError(
                 f"--{option.replace('_', '-')} must be between 0 and 65535, received {value}"
             )
+    if arguments.directory is not None:
+        _check_directory(arguments.directory.absolute())
 
 
-def _models(arguments: argparse.Namespace) -> list[ModelSettings]:
-    if arguments.models_config is not None:
-        from limaml_serving.server import read_models_config
-
-        return list(read_models_config(arguments.models_config).values())
-    base: Path = arguments.directory.absolute()
+def _check_directory(base: Path) -> None:
     if not base.is_dir():
         raise LimamlError(
             f"no directory at {base}; pass a model's base directory, for example EXPORT/ranker "
@@ -234,8 +231,16 @@ def _models(arguments: argparse.Namespace) -> list[ModelSettings]:
             f"{base} is one version of a model; pass the directory above it, which holds the "
             "numbered versions"
         )
+
+
+def _models(arguments: argparse.Namespace) -> list[ModelSettings]:
+    if arguments.models_config is not None:
+        from limaml_serving.server import read_models_config
+
+        return list(read_models_config(arguments.models_config).values())
     from limaml_serving.server import ModelSettings
 
+    base: Path = arguments.directory.absolute()
     return [ModelSettings(name=arguments.name or base.name, base_path=base)]
 
 

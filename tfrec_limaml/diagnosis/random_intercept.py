@@ -157,22 +157,22 @@ class _Sorted:
 
     def log_likelihood(self, tau: float, tau_group: float) -> float:
         """Marginal log likelihood of all rows."""
-        logit = (self.offset * np.sqrt(1 + _ATTENUATION * (tau**2 + tau_group**2)))[
-            :, None
-        ] + tau * self.NODES
+        offset = self.offset * np.sqrt(1 + _ATTENUATION * (tau**2 + tau_group**2))
+        # One row of memory per node: sums over the rows of a group are several times faster.
+        logit = offset + tau * self.NODES[:, None]
         if not tau_group:
-            per_group = np.add.reduceat(_log_sigmoid(self.sign[:, None] * logit), self.groups)
+            per_group = np.add.reduceat(_log_sigmoid(self.sign * logit), self.groups, axis=1)
         else:
             parts = [
                 np.add.reduceat(
-                    _log_sigmoid(self.sign[:, None] * (logit + tau_group * node)), self.groups
+                    _log_sigmoid(self.sign * (logit + tau_group * node)), self.groups, axis=1
                 )
                 + weight
                 for node, weight in zip(self.GROUP_NODES, self.LOG_GROUP_WEIGHTS, strict=True)
             ]
-            per_group = np.logaddexp.reduce(parts)
-        per_task = np.add.reduceat(per_group, self.tasks) + self.LOG_WEIGHTS
-        return float(np.logaddexp.reduce(per_task, axis=1).sum())
+            per_group = _log_sum_exp(np.stack(parts))
+        per_task = np.add.reduceat(per_group, self.tasks, axis=1) + self.LOG_WEIGHTS[:, None]
+        return float(_log_sum_exp(per_task).sum())
 
 
 def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> Deviation:
@@ -182,29 +182,65 @@ def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> De
     grid = np.linspace(0, MAX_DEVIATION, 13)
     values = np.array([log_likelihood(tau) for tau in grid])
     best = int(values.argmax())
-    low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    for _ in range(12):  # ternary search between the neighbours of the best point
-        left, right = low + (high - low) / 3, high - (high - low) / 3
-        low, high = (low, right) if log_likelihood(left) > log_likelihood(right) else (left, high)
+    low, high = _around_maximum(
+        log_likelihood, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    )
     value = (low + high) / 2 if best or low > 1e-3 else 0.0
     top = max(log_likelihood(value), float(values.max()))
     bar = top - NormalDist().inv_cdf(0.5 + confidence / 2) ** 2 / 2
+    below, above = grid < value, grid > value
     return Deviation(
         float(value),
-        _crossing(log_likelihood, bar, value, 0.0),
-        _crossing(log_likelihood, bar, value, MAX_DEVIATION),
+        _crossing(log_likelihood, bar, value, grid[below][::-1], values[below][::-1]),
+        _crossing(log_likelihood, bar, value, grid[above], values[above]),
     )
 
 
+def _around_maximum(
+    function: Callable[[float], float], low: float, high: float, steps: int = 10
+) -> tuple[float, float]:
+    """Narrows an interval around its maximum by golden-section search."""
+    ratio = (np.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    of_left, of_right = function(left), function(right)
+    for _ in range(steps):
+        if of_left > of_right:
+            high, right, of_right = right, left, of_left
+            left = high - ratio * (high - low)
+            of_left = function(left)
+        else:
+            low, left, of_left = left, right, of_right
+            right = low + ratio * (high - low)
+            of_right = function(right)
+    return low, high
+
+
 def _crossing(
-    log_likelihood: Callable[[float], float], bar: float, inside: float, outside: float
+    log_likelihood: Callable[[float], float],
+    bar: float,
+    inside: float,
+    points: Array,
+    values: Array,
 ) -> float:
-    if log_likelihood(outside) >= bar:
-        return outside
-    for _ in range(9):
+    """Where the likelihood falls below the bar: between two of the points, whose likelihoods are
+    known, from the inside outwards; the last one if it does not.
+    """
+    for outside, value in zip(points, values, strict=True):
+        if value < bar:
+            break
+        inside = outside
+    else:
+        return float(inside)
+    for _ in range(6):
         middle = (inside + outside) / 2
         inside, outside = (middle, outside) if log_likelihood(middle) >= bar else (inside, middle)
     return float(inside + outside) / 2
+
+
+def _log_sum_exp(values: Array) -> Array:
+    """The logarithm of the sum of exponentials over the first axis."""
+    most = values.max(axis=0)
+    return np.asarray(most + np.log(np.exp(values - most).sum(axis=0)))
 
 
 def _sigmoid(value: Array) -> Array:

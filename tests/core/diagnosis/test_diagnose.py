@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+import pyarrow as pa
 import pytest
-import tensorflow as tf
-from toys import toy_schema
+from toys import toy_schema, write_split
 
 from tfrec_limaml import Vanilla
 from tfrec_limaml.diagnosis import diagnose
@@ -120,7 +120,7 @@ TAGS = toy_schema(
 )
 
 
-def _write_tags(folder, liking, tasks=2400, before=6, after=8):
+def _write_tags(folder, liking, tasks=800, before=6, after=8):
     """Labels that follow from `signal` and, as far as `liking` goes, from how each member likes a
     row's tags, but the first.
     """
@@ -138,14 +138,13 @@ def _write_tags(folder, liking, tasks=2400, before=6, after=8):
         record_format.TIMESTAMP: np.arange(rows),
     }
     encoder = task_encoder.TaskEncoder(TAGS, columns)
-    (folder / "member").mkdir()
+    keys, starts = (
+        pa.array([f"m{task}" for task in range(tasks)]),
+        np.arange(tasks) * (before + after),
+    )
     for split, stop, query_start in (("train", before, -1), ("validation", before + after, before)):
-        with tf.io.TFRecordWriter(
-            str(folder / "member" / f"{split}-00000-of-00001.tfrecord")
-        ) as writer:
-            for task in range(tasks):
-                start = task * (before + after)
-                writer.write(encoder.encode(f"m{task}", start, start + stop, query_start))
+        records = encoder.encode_tasks(keys, starts, starts + stop, np.full(tasks, query_start))
+        write_split(folder, "member", split, records.to_pylist())
     TAGS.save(folder / SCHEMA_FILE)
     vocabulary = [f"{letter}{n}" for letter in "ab" for n in range(4)]
     features = {"tags": {"vocabulary": vocabulary, "counts": [1] * 8}}
@@ -155,17 +154,22 @@ def _write_tags(folder, liking, tasks=2400, before=6, after=8):
     return folder
 
 
+def _diagnosed(run_limaml, folder):
+    """The definitions; the network learns the signal in four epochs."""
+    return run_limaml("diagnose", folder, "--epochs", 4)["definitions"]
+
+
 @pytest.mark.slow
 def test_where_members_do_not_differ_limaml_diagnose_says_that_nothing_is_left(
     tmp_path, run_limaml
 ):
-    (actual,) = run_limaml("diagnose", _write_tags(tmp_path, liking=0.0))["definitions"]
+    (actual,) = _diagnosed(run_limaml, _write_tags(tmp_path, liking=0.0))
     assert actual["verdict"] == "nothing left"
     assert [source["source"] for source in actual["sources"]] == ["task", "task x tags"]
 
 
 def test_a_liking_that_only_a_rows_second_tag_shows_is_found(tmp_path, run_limaml):
-    (actual,) = run_limaml("diagnose", _write_tags(tmp_path, liking=1.5, tasks=1200))["definitions"]
+    (actual,) = _diagnosed(run_limaml, _write_tags(tmp_path, liking=1.5, tasks=1200))
     assert actual["verdict"] == "worth it"
     assert actual["sources"][1]["low"] > 0.3
     assert actual["sources"][1]["history_low"] > 0.01

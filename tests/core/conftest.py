@@ -12,6 +12,16 @@ from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks.statistics import Statistics
 
 
+@pytest.fixture
+def without_tracing():
+    """Functions run without graphs, which cost more to build than they save in a few steps."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Reference arrays by name; they lie beside the data folder, in

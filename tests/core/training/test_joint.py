@@ -18,7 +18,7 @@ from tfrec_limaml.tasks.sides import check_definitions
 from tfrec_limaml.training.joint import JointRecords, fill_table
 from tfrec_limaml.training.options import TrainOptions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_tracing")]
 
 USERS, VIDEOS = 40, 20
 #: Splits of a schema: by date, and within each user's rows.
@@ -31,14 +31,6 @@ SPLITS = {
 @pytest.fixture(scope="module")
 def noise():
     return JointWorld.draw(users=USERS, videos=VIDEOS, rows=1500)
-
-
-@pytest.fixture(autouse=True)
-def without_tracing():
-    """Graphs would cost more than they save here."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(params=SPLITS)

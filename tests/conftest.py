@@ -83,14 +83,13 @@ def run_limaml(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Callable[..., Forks]]:
-    """``forks(PYTHONHASHSEED="1")``: interpreter with these variables, whose forks run scripts."""
-    made: dict[tuple[tuple[str, str], ...], Forks] = {}
+    """``forks(PYTHONHASHSEED="1")``: interpreter with this hash seed, whose forks run scripts."""
+    made: dict[str, Forks] = {}
 
-    def find(**environment: str) -> Forks:
-        key = tuple(sorted(environment.items()))
-        if key not in made:
-            made[key] = Forks(**environment)
-        return made[key]
+    def find(PYTHONHASHSEED: str = "0") -> Forks:
+        if PYTHONHASHSEED not in made:
+            made[PYTHONHASHSEED] = Forks(PYTHONHASHSEED=PYTHONHASHSEED)
+        return made[PYTHONHASHSEED]
 
     yield find
     for each in made.values():

@@ -50,7 +50,7 @@ def test_attention_over_the_history_beats_the_plain_network_on_the_same_rows(
     tastes, tmp_path, monkeypatch
 ):
     options = TrainOptions(
-        epochs=8, patience=30, learning_rate=0.02, batch_rows=256, choose_strength=False
+        epochs=5, patience=30, learning_rate=0.02, batch_rows=256, choose_strength=False
     )
     rivals = {
         "vanilla": network(options.replace(algorithm="vanilla")),

@@ -56,7 +56,7 @@ class Reading:
             seed=5,
             episodes=True,
         )
-        self.model = model or joint_model()
+        self.model = model or joint_model(inner_steps=1)
         self.model.compile("sgd")
         self.records.draw_split_times()
 
@@ -74,7 +74,7 @@ class Reading:
 
     def query_rows(self):
         """Labels, probabilities and sides of all query rows of the epoch."""
-        dataset = self.records.training((8, 5), True, 5)
+        dataset = self.records.training((20, 10), True, 5)
         score = tf.function(
             lambda batch: self.model.task_outputs(batch["support"], batch["query"]),
             input_signature=[dataset.element_spec],
@@ -159,7 +159,7 @@ def test_no_label_of_a_query_row_has_any_part_in_a_score(noise, tmp_path, split)
 
 
 def test_labels_of_pure_noise_stay_unpredictable_on_training_query_rows(noise, tmp_path, split):
-    model = joint_model()
+    model = joint_model(inner_steps=1)
     model.scaled_log_precision.assign(-0.2 * tf.ones([8]))  # a weak prior, to learn much of noise
     reading = Reading(write(noise, tmp_path, split), model).begin()
     label, score, of_side = reading.query_rows()

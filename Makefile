@@ -5,6 +5,9 @@ DATASET ?= simulated
 DATA_DIR ?=
 WORKSPACE ?= runs/$(DATASET)
 DEMO_OPTIONS ?=
+# Compiled modules are kept, whatever the machine says: otherwise each process compiles the package and the tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Three workers on two processors, each with whole files: many tests wait for other processes, and module fixtures stay
 # in one worker.
 # In the order of tests/conftest.py: by default the plugin runs files with few tests last, and these take longest.

@@ -202,16 +202,16 @@ def _around_maximum(
     """Narrows an interval around its maximum by golden-section search."""
     ratio = (np.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
-    of_left, of_right = function(left), function(right)
+    left_value, right_value = function(left), function(right)
     for _ in range(steps):
-        if of_left > of_right:
-            high, right, of_right = right, left, of_left
+        if left_value > right_value:
+            high, right, right_value = right, left, left_value
             left = high - ratio * (high - low)
-            of_left = function(left)
+            left_value = function(left)
         else:
-            low, left, of_left = left, right, of_right
+            low, left, left_value = left, right, right_value
             right = low + ratio * (high - low)
-            of_right = function(right)
+            right_value = function(right)
     return low, high
 
 
@@ -239,8 +239,8 @@ def _crossing(
 
 def _log_sum_exp(values: Array) -> Array:
     """The logarithm of the sum of exponentials over the first axis."""
-    most = values.max(axis=0)
-    return np.asarray(most + np.log(np.exp(values - most).sum(axis=0)))
+    maximum = values.max(axis=0)
+    return np.asarray(maximum + np.log(np.exp(values - maximum).sum(axis=0)))
 
 
 def _sigmoid(value: Array) -> Array:

@@ -151,7 +151,7 @@ def test_a_worker_reports_what_the_comparison_of_workers_needs(benchmark, monkey
     module = importlib.import_module("distributed")
     run, reports, alone = module.run, [], tmp_path / "alone"
 
-    def run_one(tasks, folder, workers, epochs, *further):
+    def run_one(tasks, folder, workers, epochs, *further, connected=True):
         if not reports:
             reports.extend(run(tasks, alone, 1, 1))
         return reports * workers
@@ -161,6 +161,7 @@ def test_a_worker_reports_what_the_comparison_of_workers_needs(benchmark, monkey
     assert result.keys() == keys_of(module.__doc__)
     assert result["tasks_per_s"] == pytest.approx(256 * 4 / reports[0]["wall"], rel=1e-3)
     assert result["cpu_efficiency"] == 0.5  # two that did all tasks
+    assert result["unconnected_efficiency"] == 1.0  # each as fast as one alone
     assert result["resume_equal"] is None
 
 

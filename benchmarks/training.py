@@ -48,7 +48,9 @@ from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.train import STEPS_PER_EXECUTION
 
 SUPPORT, QUERY = 24, 8
-FILE_BATCHES, PASSES = 32, 4  # on disk, and how often one measurement goes through them
+# On disk, and how often one measurement goes through them. The tasks are four times the shuffle
+# buffer: while that is filled at the beginning of a pass, nothing else runs.
+FILE_BATCHES, PASSES = 128, 2
 COUNTED_TASKS = 128  # of the batch whose multiplications GFLOP counts
 GFLOP = {
     "vanilla": 2.050,

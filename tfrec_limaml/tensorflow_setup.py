@@ -1,5 +1,5 @@
 """Imports TensorFlow without the log lines that it writes to standard error regardless of log
-levels, and without the garbage collector, which takes a fifth of the import and finds nothing.
+levels, and without the garbage collector, which takes time and frees nothing during an import.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _lock = threading.Lock()
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and looks for devices, without their log lines; other lines are shown
-    afterwards. The garbage collector does not look at the modules any more.
+    afterwards. The garbage collector ignores the modules from then on.
 
     Does nothing if TensorFlow is already imported, or if ``TF_CPP_MIN_LOG_LEVEL`` (2 for
     ``limaml``, unless set) is below 2.
@@ -39,7 +39,7 @@ def import_tensorflow() -> None:
 
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
-    """What is made within it is kept for good."""
+    """Imports inside it run without the collector, which ignores the imported modules later."""
     enabled = gc.isenabled()
     gc.disable()
     try:

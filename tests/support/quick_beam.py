@@ -87,10 +87,10 @@ def _no_specs_kept(
     def specs_of(dofn: Any) -> tuple[set[Any], set[Any]]:
         if type(dofn) in without:
             return set(), set()
-        found = read(dofn)
-        if not any(found):
+        specs = read(dofn)
+        if not any(specs):
             without.add(type(dofn))
-        return found
+        return specs
 
     return specs_of
 
@@ -116,14 +116,14 @@ def _models_kept(load: Callable[[str, Sequence[str], int], Any]) -> Callable[...
     @functools.wraps(load)
     def model_of(folder: str, tags: Sequence[str], intra_op_threads: int) -> Any:
         files = [(str(path), path.stat()) for path in sorted(Path(folder).rglob("*"))]
-        key = tuple((name, one.st_mtime_ns, one.st_size) for name, one in files), tuple(tags)
+        key = tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in files), tuple(tags)
         if not files:  # not local
             return load(folder, tags, intra_op_threads)
-        made = kept.pop(key, None) or load(folder, tags, intra_op_threads)
-        kept[key] = made
+        model = kept.pop(key, None) or load(folder, tags, intra_op_threads)
+        kept[key] = model
         while len(kept) > 2:
             del kept[next(iter(kept))]
-        return made
+        return model
 
     return model_of
 

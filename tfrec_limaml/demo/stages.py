@@ -215,7 +215,7 @@ def run_stage(stage: Stage, position: str, workspace: Workspace, state: dict[str
         say(f"[{position}] {stage.words}: done before, {stage.output} exists")
         return False
     say(f"[{position}] {stage.words}\n      limaml {shlex.join(stage.arguments)}")
-    if state.pop(STORY, None) is not None:  # told with what is about to be replaced
+    if state.pop(STORY, None) is not None:  # computed from what is about to be replaced
         workspace.save(state)
     _remove(stage.output)  # from an interrupted run, or computed from what has changed since
     started = time.perf_counter()

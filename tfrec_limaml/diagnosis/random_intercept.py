@@ -158,7 +158,7 @@ class _Sorted:
     def log_likelihood(self, tau: float, tau_group: float) -> float:
         """Marginal log likelihood of all rows."""
         offset = self.offset * np.sqrt(1 + _ATTENUATION * (tau**2 + tau_group**2))
-        # One row of memory per node: sums over the rows of a group are several times faster.
+        # Nodes are rows of the matrix: the samples of a group then lie side by side in memory.
         logit = offset + tau * self.NODES[:, None]
         if not tau_group:
             per_group = np.add.reduceat(_log_sigmoid(self.sign * logit), self.groups, axis=1)
@@ -222,8 +222,14 @@ def _crossing(
     points: Array,
     values: Array,
 ) -> float:
-    """Where the likelihood falls below the bar: between two of the points, whose likelihoods are
-    known, from the inside outwards; the last one if it does not.
+    """The deviation at which the likelihood falls below `bar`; the last point if it never does.
+
+    Args:
+        log_likelihood: The log likelihood of a deviation.
+        bar: The lowest log likelihood within the interval.
+        inside: A deviation within the interval.
+        points: Deviations on one side of `inside`, nearest first.
+        values: Their log likelihoods.
     """
     for outside, value in zip(points, values, strict=True):
         if value < bar:

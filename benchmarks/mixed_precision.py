@@ -1,14 +1,18 @@
 """Trains the default recipe in float32 and in mixed precision on a small simulated world.
 
     python benchmarks/mixed_precision.py [--json] [--members 600] [--epochs 6] [--seeds 3]
+        [--device cpu|gpu] [--tasks TASKS]
+
+With `--tasks` the task records are read from this folder instead, which `limaml prepare` wrote.
 
 Reported are, for each dtype policy, the mean over the seeds of the test AUC after adaptation, its
 standard deviation, and its difference from float32 with the standard error, paired by seed.
 `within_noise` is true if no difference exceeds three standard errors; the standard error is at
 least that of the difference of two float32 means over as many seeds.
 
-Keys: `members`, `seeds`, and for each policy (`float32`, `mixed_bfloat16`, `mixed_float16`) `auc`,
-`auc_sd`, `difference`, `standard_error` and `within_noise`.
+Keys: `device`, `members` (without `--tasks`), `seeds`, and for each policy (`float32`,
+`mixed_bfloat16`, `mixed_float16`) `auc`, `auc_sd`, `difference`, `standard_error` and
+`within_noise`.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+from training import choose_device
 
 from tfrec_limaml import TrainOptions, task_dataset, train
 from tfrec_limaml.cli import main as limaml
@@ -67,16 +72,16 @@ def _trained_auc(tasks, epochs, seed):
     return trained.model.evaluate(test, return_dict=True, verbose=0)["auc"]
 
 
-def measure(members, epochs, seeds):
+def measure(tasks, members, epochs, seeds):
     with tempfile.TemporaryDirectory() as name:
-        tasks = make_tasks(Path(name), members)
+        tasks = tasks or make_tasks(Path(name), members)
         aucs = {
             policy: [test_auc(tasks, policy, epochs, seed) for seed in range(1, seeds + 1)]
             for policy in POLICIES
         }
     plain = aucs["float32"]
     spread = statistics.stdev(plain) * math.sqrt(2 / seeds)
-    result = {"members": members, "seeds": seeds}
+    result = {"seeds": seeds}
     for policy, values in aucs.items():
         differences = [a - b for a, b in zip(values, plain, strict=True)]
         error = statistics.stdev(differences) / math.sqrt(seeds)
@@ -95,13 +100,19 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--members", type=int, default=600)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--members", type=int, default=600)
+    source.add_argument("--tasks", type=Path, help="folder written by `limaml prepare`")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     if args.seeds < 2:
         parser.error(f"--seeds must be at least 2, received {args.seeds}")
-    result = measure(args.members, args.epochs, args.seeds)
+    result = {"device": choose_device(args.device)}
+    if args.tasks is None:
+        result["members"] = args.members
+    result |= measure(args.tasks, args.members, args.epochs, args.seeds)
     lines = (f"{name:16} {value}" for name, value in result.items())
     print(json.dumps(result) if args.json else "\n".join(lines))
 

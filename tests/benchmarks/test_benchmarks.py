@@ -29,6 +29,9 @@ from tfrec_limaml.schema.schema import Feature
 HELPERS = {"reference_work", "embedding_work", "serving_world", "timers", "yardstick_worker"}
 #: Benchmarks and the arguments that make them small.
 SMALL = {
+    "batch_sizes": [
+        *("--rounds", 1, "--tasks", 2, "--xla-tasks", 2, "--algorithms", "vanilla"),
+    ],
     "blocks": ["--rounds", 1, "--tasks", 2, "--blocks", "id"],
     "embedding_job": ["--tasks", 16, "--repeat", 1, "--no-workers", "--rough"],
     "freshness": [
@@ -132,8 +135,7 @@ def test_every_benchmark_is_tested_here(checkout):
 def test_a_small_run_prints_the_keys_of_its_text(benchmark, in_this_process, name):
     module, result = benchmark(name, *SMALL[name])
     expected = keys_of(module.__doc__)
-    if name == "blocks":
-        expected |= {"id"}
+    expected |= {"blocks": {"id"}, "batch_sizes": {"vanilla"}}.get(name, set())
     if name == "freshness" or (name == "store" and shutil.which("redis-server") is None):
         expected -= {"redis"}
     if name == "embedding_job":

@@ -213,13 +213,20 @@ def _vectorized(
     except (ValueError, TypeError, NotImplementedError, tf.errors.OpError) as error:
         raise ValueError(
             f"layer {layer.name!r} ({type(layer).__name__}) cannot be batched over tasks "
-            f"({str(error).splitlines()[0]}); use layers that "
-            "tf.vectorized_map supports (Dense, Embedding, LayerNormalization, attention, GRU and "
-            "LSTM) in a meta block"
+            f"({str(error).splitlines()[0]}); {_remedy(error)}"
         ) from error
     for position, value in zip(seeds, seed_states, strict=True):
         state[position].assign(value[0])
     return outputs
+
+
+def _remedy(error: Exception) -> str:
+    if "Cudnn" in str(error):  # on a GPU Keras runs recurrent layers with it by default
+        return "give the layer use_cudnn=False"
+    return (
+        "use layers that tf.vectorized_map supports (Dense, Embedding, LayerNormalization, "
+        "attention, GRU and LSTM) in a meta block"
+    )
 
 
 def _training(operation: Any, training: bool) -> dict[str, bool]:

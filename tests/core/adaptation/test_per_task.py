@@ -174,6 +174,19 @@ def test_a_layer_that_cannot_be_batched_is_named(bad, kind, functional):
         check_batchable(layer, tf.zeros((2, F)))
 
 
+def test_a_recurrent_layer_of_a_gpu_is_told_to_do_without_cudnn(monkeypatch):
+    """Keras chooses cuDNN where TensorFlow sees a GPU."""
+
+    def refuse(*args, **kwargs):
+        raise ValueError("No pfor vectorization defined for CudnnRNNV3")
+
+    layer = LAYERS["gru"]()
+    layer.build((None, F))
+    monkeypatch.setattr(tf, "vectorized_map", refuse)
+    with pytest.raises(ValueError, match=r"CudnnRNNV3\); give the layer use_cudnn=False$"):
+        check_batchable(layer, tf.zeros((2, F)))
+
+
 @pytest.mark.parametrize("name", ["functional", "attention", "gru"])
 def test_what_can_be_batched_passes_the_check(name):
     layer = LAYERS[name]()

@@ -1,10 +1,12 @@
 """Trains the reference work (see training.py) in one process and in several, each on one core.
 
-    python benchmarks/distributed.py [--json] [--workers 2] [--epochs 3] [--size 8192] [--no-resume]
+    python benchmarks/distributed.py [--json] [--workers 2] [--batch 128] [--epochs 3] [--size 8192]
+        [--no-resume]
 
-Each worker has batches of 128 tasks, so that a step of n workers is one on 128 n tasks.
+Each worker has batches of `--batch` tasks, so that a step of n workers is one on n times as many.
+The workers exchange gradients once per step: the larger the batch, the less that weighs.
 
-Keys: `workers`; `tasks_per_s` of all workers together and `tasks_per_s_of_one` process;
+Keys: `workers`; `batch`; `tasks_per_s` of all workers together and `tasks_per_s_of_one` process;
 `scaling_efficiency`, the first over n times the second; `unconnected_efficiency`, the same for n
 processes side by side that do not train together: what the machine allows; `cpu_ms_per_task` of all
 workers together and `cpu_ms_per_task_of_one`; `cpu_efficiency`, the second divided by the first:
@@ -32,7 +34,7 @@ import tempfile
 import time
 from pathlib import Path
 
-BATCH, FILES = 128, 8
+FILES = 8
 LINKS = 4  # how often an epoch that is timed reads each file
 
 
@@ -119,7 +121,7 @@ def train_here(args):
         TrainOptions(
             epochs=args.epochs,
             patience=args.epochs,
-            batch_size=BATCH * args.workers,
+            batch_size=args.batch * args.workers,
             choose_strength=False,
         ).replace(id_embeddings=True),
         callbacks=[clock],
@@ -141,7 +143,7 @@ def free_ports(count):
         return [probe.getsockname()[1] for probe in probes]
 
 
-def run(tasks, folder, workers, epochs, *further, connected=True):
+def run(tasks, folder, workers, batch, epochs, *further, connected=True):
     """The reports of the processes, which train together if they are connected; None if one was
     killed.
     """
@@ -154,7 +156,7 @@ def run(tasks, folder, workers, epochs, *further, connected=True):
         command = [sys.executable, __file__, "--here", "--tasks", tasks, "--core", str(index)]
         command += ["--result", folder / f"{index}.json"]
         command += ["--workers", str(workers if connected else 1)]
-        command += ["--epochs", str(epochs), *further]
+        command += ["--batch", str(batch), "--epochs", str(epochs), *further]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
     codes = [process.wait() for process in processes]
     if any(code not in (0, -signal.SIGKILL) for code in codes):
@@ -164,21 +166,22 @@ def run(tasks, folder, workers, epochs, *further, connected=True):
     return [json.loads((folder / f"{index}.json").read_text()) for index in range(workers)]
 
 
-def measure(workers, epochs, size, resume):
+def measure(workers, batch, epochs, size, resume):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tasks = folder / "tasks"
         tasks.mkdir()
         write_tasks(tasks, size)
         longer = with_links(tasks, folder / "longer")
-        one = rates(run(longer, folder / "one", 1, epochs), size)
-        together = rates(run(longer, folder / "together", workers, epochs), size)
+        one = rates(run(longer, folder / "one", 1, batch, epochs), size)
+        together = rates(run(longer, folder / "together", workers, batch, epochs), size)
         unconnected = rates(
-            run(longer, folder / "unconnected", workers, epochs, connected=False), size
+            run(longer, folder / "unconnected", workers, batch, epochs, connected=False), size
         )
-        equal = resumes_equally(tasks, folder, size) if resume else None
+        equal = resumes_equally(tasks, folder, batch, size) if resume else None
     return {
         "workers": workers,
+        "batch": batch,
         "tasks_per_s": round(together["rate"], 1),
         "tasks_per_s_of_one": round(one["rate"], 1),
         "scaling_efficiency": round(together["rate"] / workers / one["rate"], 3),
@@ -190,13 +193,13 @@ def measure(workers, epochs, size, resume):
     }
 
 
-def resumes_equally(tasks, folder, size):
+def resumes_equally(tasks, folder, batch, size):
     """Whether a training that is killed and resumed ends with the weights of an undisturbed one."""
     checkpoints = ("--checkpoints", folder / "checkpoints")
-    killed = (*checkpoints, "--kill-after", str(size // BATCH // 8 + 3))
-    assert run(tasks, folder / "killed", 1, 2, *killed) is None
+    killed = (*checkpoints, "--kill-after", str(size // batch // 8 + 3))
+    assert run(tasks, folder / "killed", 1, batch, 2, *killed) is None
     resumed, undisturbed = (
-        run(tasks, folder / name, 1, 2, *further)[0]["digest"]
+        run(tasks, folder / name, 1, batch, 2, *further)[0]["digest"]
         for name, further in (("resumed", checkpoints), ("undisturbed", ()))
     )
     return resumed == undisturbed
@@ -214,6 +217,7 @@ def main():
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=128, help="tasks per worker and step")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--size", type=int, default=8192, help="tasks on disk")
     parser.add_argument(
@@ -231,7 +235,7 @@ def main():
     cores = len(os.sched_getaffinity(0))
     if not 2 <= args.workers <= cores:
         parser.error(f"--workers must be 2 to {cores}, one per core, received {args.workers}")
-    result = measure(args.workers, args.epochs, args.size, not args.no_resume)
+    result = measure(args.workers, args.batch, args.epochs, args.size, not args.no_resume)
     lines = (f"{name:24} {value}" for name, value in result.items())
     print(json.dumps(result) if args.json else "\n".join(lines))
 

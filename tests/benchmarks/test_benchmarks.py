@@ -153,9 +153,9 @@ def test_a_worker_reports_what_the_comparison_of_workers_needs(benchmark, monkey
     module = importlib.import_module("distributed")
     run, reports, alone = module.run, [], tmp_path / "alone"
 
-    def run_one(tasks, folder, workers, epochs, *further, connected=True):
+    def run_one(tasks, folder, workers, batch, epochs, *further, connected=True):
         if not reports:
-            reports.extend(run(tasks, alone, 1, 1))
+            reports.extend(run(tasks, alone, 1, batch, 1))
         return reports * workers
 
     monkeypatch.setattr(module, "run", run_one)

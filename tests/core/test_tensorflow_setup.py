@@ -86,3 +86,24 @@ def test_everything_is_shown_where_the_import_fails_or_where_it_was_asked_for(
     )
     code = "from tfrec_limaml.tensorflow_setup import import_tensorflow; import_tensorflow(); import tensorflow"  # noqa: E501
     assert noise in stderr_of(code, level, PYTHONPATH=str(tmp_path))
+
+
+@pytest.mark.parametrize(("keras", "order"), [("True", "keras later"), ("False", "later keras")])
+def test_a_process_that_only_runs_models_imports_keras_when_it_needs_it(tmp_path, keras, order):
+    (tmp_path / "keras.py").write_text("import sys\nprint('keras', file=sys.stderr, flush=True)\n")
+    (tmp_path / "tensorflow.py").write_text(
+        "import importlib.util, types\n"
+        "assert importlib.util.find_spec('keras').origin.endswith('keras.py')\n"
+        "try:\n    import keras\nexcept ImportError:\n    pass\n"
+        "config = types.SimpleNamespace(list_physical_devices=lambda: [])\n"
+    )
+    code = f"""
+import sys
+from tfrec_limaml.tensorflow_setup import import_tensorflow
+
+import_tensorflow(keras={keras})
+print("later", file=sys.stderr, flush=True)
+import keras
+"""
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    assert stderr_of(code, PYTHONPATH=path).split() == order.split()

@@ -13,7 +13,8 @@ from serving_helpers import free_port, listens, wait_until
 
 
 def command(base, port, *options):
-    main = "import sys; from tfrec_limaml.cli import main; sys.exit(main())"
+    main = "import sys; from tfrec_limaml.cli import main; code = main(); "
+    main += "print('keras' in sys.modules, file=sys.stderr); sys.exit(code)"
     return [
         sys.executable,
         "-c",
@@ -52,6 +53,7 @@ def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
     finally:
         process.kill()
     assert process.returncode == 0, errors
+    assert errors.endswith("False\n")  # a server starts without Keras
     assert json.loads(output) == {"target": f"127.0.0.1:{port}", "models": {"m": [1]}}
     assert running.result().outputs["sum"].int64_val[0] == 50_000
 

@@ -69,7 +69,7 @@ def adapt_with(
         turn_inputs: For a model of two definitions: the side of the tasks, and the known offsets of
             the other side.
     """
-    import_tensorflow()
+    import_tensorflow(keras=False)
     from tfx_bsl.public.proto import model_spec_pb2
 
     spec = model_spec_pb2.InferenceSpecType()
@@ -154,7 +154,7 @@ def load_packed(
 
 def load_model(adapter: str, tags: Sequence[str], intra_op_threads: int) -> Any:
     """Loads the SavedModel."""
-    import_tensorflow()
+    import_tensorflow(keras=False)
     import tensorflow as tf
 
     if intra_op_threads:
@@ -184,7 +184,7 @@ def packed_adapter(
         signature_name: The signature to call, without `known_offsets`.
         known_offsets: For a model of two definitions: the known offsets of the other side.
     """
-    import_tensorflow()
+    import_tensorflow(keras=False)
     import tensorflow as tf
 
     signature = model.signatures[signature_name]

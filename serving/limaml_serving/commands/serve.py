@@ -143,7 +143,7 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     _check(arguments)
-    import_tensorflow()
+    import_tensorflow(keras=False)
     models = _models(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     from limaml_serving.server import EmbeddedServer

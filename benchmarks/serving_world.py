@@ -21,6 +21,7 @@ import numpy as np
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.schema.task_keys import joint_key_prefix
+from tfrec_limaml.tensorflow_setup import import_tensorflow
 from tfrec_limaml.training.options import ModelOptions
 
 MEMBERS = 10_000
@@ -149,6 +150,7 @@ def publish(store: Any, version: int, dim: int = 32, items: int = 0) -> None:
 
 def _serve(models: Mapping[str, Path], pipe: Any) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    import_tensorflow(keras=False)  # as `limaml serve` does
     from limaml_serving.server import EmbeddedServer
 
     with EmbeddedServer(models, poll_seconds=0.5) as server:

@@ -20,6 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
+from graphs import without_graphs
 from toys import toy_schema
 
 from limaml_serving.server import EmbeddedServer
@@ -83,6 +85,34 @@ def exported(checkout, tmp_path_factory):
 
 
 @pytest.fixture
+def no_graphs():
+    with without_graphs():
+        yield
+
+
+def few_steps(timer, *arguments):
+    """A timer of a number of steps, which times two."""
+    *arguments, _ = arguments
+    return timer(*arguments, 2)
+
+
+class InThisProcess:
+    """As a process of `distributed.py`, which ends before the call that starts it."""
+
+    def __init__(self, module, command, env, stderr):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "sched_setaffinity", lambda *_: None)
+            patch.setattr(
+                tf.config.threading, "set_intra_op_parallelism_threads", lambda number: None
+            )
+            patch.setattr(sys, "argv", [*map(str, command[1:])])
+            module.main()
+
+    def wait(self):
+        return 0
+
+
+@pytest.fixture
 def in_this_process(request, benchmark, monkeypatch):
     """Spares processes that import TensorFlow, and a second export of one model."""
     name = request.node.callspec.params["name"]
@@ -93,6 +123,11 @@ def in_this_process(request, benchmark, monkeypatch):
     if name == "training":
         module = importlib.import_module("training")
         monkeypatch.setattr(module, "gemm", functools.partial(module.gemm, size=32))
+        monkeypatch.setattr(module, "FILE_BATCHES", 2)
+        for timer in ("StepTimer", "FitTimer"):
+            one_step = functools.partial(few_steps, getattr(module, timer))
+            monkeypatch.setattr(module, timer, one_step)
+        request.getfixturevalue("no_graphs")
     if name.startswith("serving"):
         world, export = (
             importlib.import_module("serving_world"),
@@ -148,10 +183,14 @@ def test_a_small_run_prints_the_keys_of_its_text(benchmark, in_this_process, nam
 
 
 @pytest.mark.slow
-def test_a_worker_reports_what_the_comparison_of_workers_needs(benchmark, monkeypatch, tmp_path):
+def test_a_worker_reports_what_the_comparison_of_workers_needs(
+    benchmark, no_graphs, monkeypatch, tmp_path
+):
     """Training with several workers: tests/core/training."""
     module = importlib.import_module("distributed")
     run, reports, alone = module.run, [], tmp_path / "alone"
+    started = functools.partial(InThisProcess, module)
+    monkeypatch.setattr(module, "subprocess", types.SimpleNamespace(Popen=started, DEVNULL=None))
 
     def run_one(tasks, folder, workers, batch, epochs, *further, connected=True):
         if not reports:
@@ -199,7 +238,9 @@ def test_noise_is_judged_by_differences_of_the_same_seed(benchmark, monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_training_under_a_policy_gives_its_auc_and_leaves_the_policy(benchmark, tmp_path):
+def test_a_training_under_a_policy_gives_its_auc_and_leaves_the_policy(
+    benchmark, no_graphs, tmp_path
+):
     import keras
 
     module = importlib.import_module("mixed_precision")

@@ -52,8 +52,8 @@ def test_what_no_user_can_mend_keeps_its_traceback():
 
 @pytest.mark.parametrize(
     "flags",
-    [[], ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]],
-    ids=["in process", "processes"],
+    [[], ["--direct_running_mode=multi_processing"]],
+    ids=["in process", "a process"],
 )
 def test_a_real_runner_is_understood(flags):
     def refuse(number):

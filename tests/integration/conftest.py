@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -26,3 +29,18 @@ def readme_blocks(checkout: Path):
     blocks = re.findall(r"^```(\w+)\n(.*?)^```", quickstart, flags=re.DOTALL | re.MULTILINE)
     assert [language for language, _ in blocks] == ["sh", "python", "sh"]
     return [code for _, code in blocks]
+
+
+@pytest.fixture(scope="session")
+def serving_here() -> Callable[[Path], AbstractContextManager[str]]:
+    """``with serving_here(EXPORT / "ranker") as target``: as `tfrec_limaml.demo.serving.serving`,
+    without a process.
+    """
+    from limaml_serving.server import EmbeddedServer
+
+    @contextlib.contextmanager
+    def serving(model: Path) -> Iterator[str]:
+        with EmbeddedServer({"ranker": model}) as server:
+            yield server.target
+
+    return serving

@@ -13,6 +13,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+from graphs import without_graphs
 
 from tfrec_limaml.cli import main
 from tfrec_limaml.schema.schema import Schema
@@ -25,12 +26,9 @@ MEMBERS = 120
 def workspace(tmp_path_factory):
     """A small demo, made once."""
     root = tmp_path_factory.mktemp("demo") / "run"
-    assert (
-        main(
-            ["demo", "--workspace", str(root), "--members", str(MEMBERS), "--epochs", "1", "--json"]
-        )
-        == 0
-    )
+    command = ["demo", "--workspace", root, "--members", MEMBERS, "--epochs", 1, "--json"]
+    with without_graphs():
+        assert main([*map(str, command)]) == 0
     return root
 
 
@@ -89,13 +87,17 @@ def test_a_second_run_does_nothing_twice_and_ends_with_the_same_table(
 
 
 @pytest.mark.slow
-def test_an_interrupted_stage_and_what_follows_it_are_made_again(workspace, run_limaml):
+def test_an_interrupted_stage_and_what_follows_it_are_made_again(
+    workspace, run_limaml, serving_here, monkeypatch
+):
+    monkeypatch.setattr("tfrec_limaml.demo.serving.serving", serving_here)
     before = (workspace / "model" / "evaluation.json").stat().st_mtime_ns
     (workspace / "model" / "evaluation.json").unlink()
     state = json.loads((workspace / "demo.json").read_text())
     state["story"]["seen"] = -1
     (workspace / "demo.json").write_text(json.dumps(state))
-    run_limaml("demo", "--workspace", workspace, "--members", MEMBERS, "--epochs", 1)
+    with without_graphs():
+        run_limaml("demo", "--workspace", workspace, "--members", MEMBERS, "--epochs", 1)
     state = json.loads((workspace / "demo.json").read_text())
     assert (workspace / "model" / "evaluation.json").stat().st_mtime_ns > before
     assert (workspace / "embeddings").stat().st_mtime > before / 1e9
@@ -104,7 +106,9 @@ def test_an_interrupted_stage_and_what_follows_it_are_made_again(workspace, run_
 
 
 @pytest.mark.slow
-def test_the_score_over_grpc_is_what_the_model_predicts_with_the_same_embedding(workspace):
+def test_the_score_over_grpc_is_what_the_model_predicts_with_the_same_embedding(
+    workspace, serving_here
+):
     import keras
     import tensorflow as tf
 
@@ -144,7 +148,7 @@ def test_the_score_over_grpc_is_what_the_model_predicts_with_the_same_embedding(
     adapted = model.global_block(encoded, rows_embedding)
     unadapted = model(encoded)  # probabilities
 
-    with serving.serving(place.export / "ranker") as target:
+    with serving_here(place.export / "ranker") as target:
         scores, used = serving.rank(target, place.export, place.store(), request)
         fallback, used_without = serving.rank(target, place.export, place.store("deleted"), request)
     assert (used, used_without) == (True, False)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from graphs import without_graphs
 
 from tfrec_limaml.cli import main
 
@@ -26,13 +27,14 @@ def work(tmp_path_factory):
         "--output {0}/raw",
         "prepare {0}/raw --task member,item --output {0}/tasks",
         "train {0}/tasks --output {0}/run --joint-task item --epochs 1 --embedding-dim 5 "
-        "--global-units 8 --meta-units 4 --no-strength",
+        "--global-units 8 --meta-units 4 --inner-steps 1 --no-strength",
         "evaluate {0}/tasks --run {0}/run",
         "export {0}/run --output {0}/export",
         "embed {0}/tasks --export {0}/export --output {0}/embeddings --store lmdb:{0}/store",
     ]
-    for command in commands:
-        assert main([*command.format(root).split(), "--json"]) == 0, command
+    with without_graphs():
+        for command in commands:
+            assert main([*command.format(root).split(), "--json"]) == 0, command
     return root
 
 
@@ -44,16 +46,15 @@ def model(work):
     from tfrec_limaml.training.joint import fill_table
 
     made = keras.saving.load_model(work / "run" / "limaml.keras")
-    made.sides = fill_table(made, work / "tasks", "recent")
+    with without_graphs():
+        made.sides = fill_table(made, work / "tasks", "recent")
     return made
 
 
 @pytest.fixture(scope="module")
-def target(work):
+def target(work, serving_here):
     """Address of a server of the exported model."""
-    from tfrec_limaml.demo.serving import serving
-
-    with serving(work / "export" / "ranker") as address:
+    with serving_here(work / "export" / "ranker") as address:
         yield address
 
 

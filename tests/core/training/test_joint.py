@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -33,9 +35,14 @@ def noise():
     return JointWorld.draw(users=USERS, videos=VIDEOS, rows=1500)
 
 
-@pytest.fixture(params=SPLITS)
+@pytest.fixture(scope="module", params=SPLITS)
 def split(request):
     return SPLITS[request.param]
+
+
+@pytest.fixture(scope="module")
+def folder(noise, tmp_path_factory, split):
+    return noise.write(tmp_path_factory.mktemp("noise"), **split)
 
 
 class Reading:
@@ -69,41 +76,54 @@ class Reading:
         self.refresh.on_epoch_begin(0)
         return self
 
+    @functools.cached_property
     def batches(self):
         return list(self.records.training((8, 5), True, 5))
 
+    @functools.cached_property
+    def large_batches(self):
+        return list(self.records.training((20, 10), True, 5))
+
     def query_rows(self):
         """Labels, probabilities and sides of all query rows of the epoch."""
-        dataset = self.records.training((20, 10), True, 5)
-        score = tf.function(
-            lambda batch: self.model.task_outputs(batch["support"], batch["query"]),
-            input_signature=[dataset.element_spec],
-        )
         found = []
-        for batch in dataset:
+        for batch in self.large_batches:
             query = batch["query"]
             mask = query["weight"].numpy() > 0
-            columns = [query["label"], score(batch), query["features"][SIDE]]
+            outputs = self.model.task_outputs(batch["support"], query)
+            columns = [query["label"], outputs, query["features"][SIDE]]
             found.append(np.stack(columns, -1)[mask])
         return np.concatenate(found).T
 
 
-def write(world, folder, split):
-    return world.write(folder, **split)
+def weak_model():
+    """A weak prior, to learn much of noise."""
+    model = joint_model(inner_steps=1)
+    model.scaled_log_precision.assign(-0.2 * tf.ones([8]))
+    return model
 
 
-def test_batches_of_both_definitions_take_turns_until_one_has_none_left(noise, tmp_path, split):
-    reading = Reading(write(noise, tmp_path, split))
-    sides = [int(batch["support"]["features"][SIDE][0, 0]) for batch in reading.batches()]
+@pytest.fixture(scope="module")
+def reading(folder, eagerly):
+    with eagerly():
+        return Reading(folder, weak_model()).begin()
+
+
+@pytest.fixture(scope="module")
+def query_rows(reading):
+    """Those of `reading`, scored with the table of the epoch's begin."""
+    return reading.query_rows()
+
+
+def test_batches_of_both_definitions_take_turns_until_one_has_none_left(reading):
+    sides = [int(batch["support"]["features"][SIDE][0, 0]) for batch in reading.batches]
     assert sides == [0, 1] * 4 + [0]
 
 
-def test_a_row_is_query_in_both_definitions_records_or_in_neither(noise, tmp_path, split):
-    folder = write(noise, tmp_path, split)
-    reading = Reading(folder)
+def test_a_row_is_query_in_both_definitions_records_or_in_neither(noise, reading):
     found = {(side, part): set() for side in (0, 1) for part in ("support", "query")}
     table_rows = reading.records.side.sides.lookup
-    for batch in reading.batches():
+    for batch in reading.batches:
         side = int(batch["support"]["features"][SIDE][0, 0])
         for part in ("support", "query"):
             features = batch[part]["features"]
@@ -125,10 +145,10 @@ def test_a_row_is_query_in_both_definitions_records_or_in_neither(noise, tmp_pat
 
 
 def test_split_times_by_date_are_one_moment_and_those_within_users_a_share_of_each(noise, tmp_path):
-    folder = write(noise, tmp_path / "date", SPLITS["by date"])
+    folder = noise.write(tmp_path / "date", **SPLITS["by date"])
     (moment,) = set(Reading(folder).moments.tolist())
     assert 0.4 <= (noise.time < moment).mean() <= 0.6
-    folder = write(noise, tmp_path / "user", SPLITS["within users"])
+    folder = noise.write(tmp_path / "user", **SPLITS["within users"])
     reading = Reading(folder, fraction=0.5)
     moments = reading.moments
     keys = [f"u{n}" for n in np.unique(noise.user)]
@@ -138,31 +158,28 @@ def test_split_times_by_date_are_one_moment_and_those_within_users_a_share_of_ea
         assert moments[row] == times[min(-(-len(times) // 2), len(times) - 1)]
 
 
-def test_an_epoch_s_split_times_follow_from_its_number_and_the_seed(noise, tmp_path, split):
-    folder = write(noise, tmp_path, split)
+def test_an_epoch_s_split_times_follow_from_its_number_and_the_seed(folder):
     split_times = [Reading(folder, epoch=epoch).moments for epoch in (0, 1, 0)]
     np.testing.assert_array_equal(split_times[0], split_times[2])
     assert (split_times[0] != split_times[1]).any()
 
 
-def test_no_label_of_a_query_row_has_any_part_in_a_score(noise, tmp_path, split):
-    plain = Reading(write(noise, tmp_path / "plain", split)).begin()
-    rows = plain.records.side.own_rows(tf.constant([f"u{user}" for user in noise.user]))
-    is_query = noise.time >= plain.moments[rows.numpy()]
+def test_no_label_of_a_query_row_has_any_part_in_a_score(
+    noise, reading, query_rows, tmp_path, split
+):
+    rows = reading.records.side.own_rows(tf.constant([f"u{user}" for user in noise.user]))
+    is_query = noise.time >= reading.moments[rows.numpy()]
     assert 0.2 < is_query.mean() < 0.8
     turned = noise.replace(label=np.where(is_query, 1 - noise.label, noise.label))
-    other = Reading(write(turned, tmp_path / "turned", split)).begin()
-    label, score, _ = plain.query_rows()
+    other = Reading(turned.write(tmp_path, **split), weak_model()).begin()
+    label, score, _ = query_rows
     turned_label, turned_score, _ = other.query_rows()
     np.testing.assert_array_equal(turned_label, 1 - label)
     np.testing.assert_array_equal(turned_score, score)
 
 
-def test_labels_of_pure_noise_stay_unpredictable_on_training_query_rows(noise, tmp_path, split):
-    model = joint_model(inner_steps=1)
-    model.scaled_log_precision.assign(-0.2 * tf.ones([8]))  # a weak prior, to learn much of noise
-    reading = Reading(write(noise, tmp_path, split), model).begin()
-    label, score, of_side = reading.query_rows()
+def test_labels_of_pure_noise_stay_unpredictable_on_training_query_rows(reading, query_rows):
+    label, score, of_side = query_rows
     error = np.sqrt(1 / 3 / len(label))  # standard deviation of the AUC of half of the rows
     for side in (0, 1):
         value = auc(label[of_side == side], score[of_side == side])
@@ -225,7 +242,7 @@ def test_records_without_the_other_side_s_keys_are_refused_with_the_remedy(noise
         with tf.io.TFRecordWriter(str(file), "GZIP") as writer:
             writer.write(encode_task(SCHEMA, "u1", [noise.row(0)]))
     with pytest.raises(LimamlError, match=r"task_key:video.*--task user,video"):
-        Reading(folder).batches()
+        _ = Reading(folder).batches
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from tfrec_limaml.training.train import train
 pytestmark = pytest.mark.slow
 
 #: A model whose graphs take half the time to build of those of the closed form.
-GRADIENT_STEPS = ("--meta-block", "mlp", "--inner-steps", "1")
+GRADIENT_STEPS = ("--meta-block", "mlp")
 SCRIPT = Path(__file__).with_name("interrupted_training.py")
 
 
@@ -73,13 +73,6 @@ def undisturbed(limaml_train, tmp_path_factory):
     return train_it
 
 
-def test_another_seed_makes_other_weights(undisturbed, limaml_train, tmp_path):
-    done = limaml_train("never", tmp_path, *GRADIENT_STEPS, "--seed", "2")
-    assert done.returncode == 0, done.stderr[-2000:]
-    pairs = zip(outcome(tmp_path)[0], undisturbed(*GRADIENT_STEPS)[0], strict=True)
-    assert not all(np.array_equal(a, b) for a, b in pairs)
-
-
 @pytest.mark.parametrize(
     ("when", "steps", "model", "hash_seed"),
     [
@@ -118,7 +111,7 @@ class _StopAt(keras.callbacks.Callback):
             raise _Stop
 
 
-OPTIONS = TrainOptions(epochs=3, batch_size=2, choose_strength=False).replace(
+OPTIONS = TrainOptions(epochs=3, batch_size=6, choose_strength=False).replace(
     meta_block="mlp",
     inner_steps=1,
     meta_units=(4,),
@@ -126,15 +119,17 @@ OPTIONS = TrainOptions(epochs=3, batch_size=2, choose_strength=False).replace(
     embedding_dim=3,
     projection_shrinkage=50.0,  # one model, however its curves look
 )
-#: Of which an epoch takes less time than a graph.
+#: Two batches per epoch.
 FEW_STEPS = OPTIONS.replace(batch_size=32)
 
 
 @pytest.fixture(scope="module")
-def stopped(tasks_folder, tmp_path_factory):
-    """Checkpoints of a training that stopped when its third epoch began."""
+def stopped(tasks_folder, tmp_path_factory, eagerly):
+    """Checkpoints of a training that stopped when its third epoch began; 10 batches, so 2 calls of
+    the training function, per epoch.
+    """
     folder = tmp_path_factory.mktemp("stopped")
-    with pytest.raises(_Stop):
+    with eagerly(), pytest.raises(_Stop):
         train(
             tasks_folder,
             OPTIONS,
@@ -147,7 +142,7 @@ def stopped(tasks_folder, tmp_path_factory):
 def test_the_newest_checkpoint_and_the_one_before_it_are_kept(stopped):
     names = sorted(path.name for path in stopped.iterdir())
     assert len(names) == KEEP_FILES == 2
-    assert names == [f"checkpoint-000001-{calls:09d}.npz" for calls in (3, 4)]
+    assert names == [f"checkpoint-000001-{calls:09d}.npz" for calls in (1, 2)]
 
 
 def _last_byte_of_an_array(path, content):
@@ -172,7 +167,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(stopped, tmp_path, d
     (tmp_path / before.name).write_bytes(before.read_bytes())
     with pytest.warns(UserWarning, match=rf"{last.name} is damaged .*the previous one"):
         found = newest(tmp_path)
-    assert (found.epoch, found.calls) == (1, 3)
+    assert (found.epoch, found.calls) == (1, 1)
 
 
 def test_a_checkpoint_reads_back_as_it_was_written(stopped, tmp_path):
@@ -206,17 +201,40 @@ def test_a_checkpoint_of_other_options_is_refused_by_name(stopped, tasks_folder,
         )
 
 
-@pytest.mark.usefixtures("without_tracing")
-def test_a_finished_training_is_not_trained_again(tasks_folder, tmp_path):
-    options, calls = CheckpointOptions(tmp_path, resume=True), []
-    count = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: calls.append(epoch))
-    one, two = (
-        train(tasks_folder, FEW_STEPS, callbacks=[count], checkpoints=options) for _ in range(2)
-    )
-    assert calls == [0, 1, 2]
+@pytest.fixture(scope="module")
+def train_to_the_end(tasks_folder, tmp_path_factory, eagerly):
+    """``train_to_the_end()``: what became of a training in one folder, and the epochs it began."""
+    checkpoints = CheckpointOptions(tmp_path_factory.mktemp("finished"), resume=True)
+
+    def train_it():
+        calls = []
+        count = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: calls.append(epoch))
+        with eagerly():
+            done = train(tasks_folder, FEW_STEPS, callbacks=[count], checkpoints=checkpoints)
+        return done, calls
+
+    return train_it
+
+
+@pytest.fixture(scope="module")
+def finished(train_to_the_end):
+    """A training that was left alone."""
+    return train_to_the_end()
+
+
+def test_a_finished_training_is_not_trained_again(finished, train_to_the_end):
+    (one, calls), (two, further_calls) = finished, train_to_the_end()
+    assert (calls, further_calls) == ([0, 1, 2], [])
     assert one.result["history"] == two.result["history"]
     for a, b in zip(one.model.get_weights(), two.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.usefixtures("without_tracing")
+def test_another_seed_makes_other_weights(finished, tasks_folder):
+    other = train(tasks_folder, FEW_STEPS.replace(seed=2))
+    pairs = zip(other.model.get_weights(), finished[0].model.get_weights(), strict=True)
+    assert not all(np.array_equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.usefixtures("without_tracing")

@@ -42,5 +42,5 @@ elif when == "write":
     np.savez = killed_after(int(count), np.savez, half_a_file)
 tasks, run, *rest = sys.argv[2:]
 options = "--recipe default --epochs 3 --batch-size 2 --embedding-dim 3 --global-units 8"
-options += " --meta-units 4 --no-strength --projection-shrinkage 50"
+options += " --meta-units 4 --no-strength --projection-shrinkage 50 --inner-steps 1"
 sys.exit(main(["train", tasks, "--output", run, *options.split(), *rest]))

@@ -26,11 +26,11 @@ from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder, split_pattern
 
 OPTIONS = TrainOptions(epochs=3, batch_size=8, choose_strength=False).replace(
-    meta_units=(4,), global_units=(8,), embedding_dim=3, dropout=0.0
+    meta_units=(4,), global_units=(8,), embedding_dim=3, dropout=0.0, inner_steps=1
 )
 #: Of the workers: gradient steps, whose graphs take half the time to build of those of the closed
 #: form, with which two replicas train.
-GRADIENT_STEPS = OPTIONS.replace(meta_block="mlp", inner_steps=1)
+GRADIENT_STEPS = OPTIONS.replace(meta_block="mlp")
 ARGUMENTS = (
     "--epochs 3 --batch-size 8 --no-strength --meta-units 4 --global-units 8 --embedding-dim 3 "
     "--dropout 0 --meta-block mlp --inner-steps 1 --projection-shrinkage 50 "

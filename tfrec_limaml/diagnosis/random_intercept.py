@@ -25,6 +25,8 @@ MAX_DEVIATION = 3.0
 #: Shrinks logits when a normal effect of variance v is averaged out: sqrt(1 + 0.346 v) (Zeger,
 #: Liang and Albert, 1988).
 _ATTENUATION = 0.346
+#: Beyond it logits count as this: exponentials are finite.
+_MAX_LOGIT = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,26 +155,40 @@ class _Sorted:
         new_group = new_task | np.concatenate([[True], np.diff(category) != 0])
         self.groups = np.flatnonzero(new_group)
         self.tasks = np.flatnonzero(new_task[self.groups])
-        self.sign, self.offset = np.where(label[order] > 0.5, 1.0, -1.0), offset[order]
+        self.positive, self.offset = label[order] > 0.5, offset[order]
 
     def log_likelihood(self, tau: float, tau_group: float) -> float:
         """Marginal log likelihood of all rows."""
         offset = self.offset * np.sqrt(1 + _ATTENUATION * (tau**2 + tau_group**2))
-        # Nodes are rows of the matrix: the samples of a group then lie side by side in memory.
-        logit = offset + tau * self.NODES[:, None]
+        odds = np.exp(np.minimum(np.where(self.positive, -offset, offset), _MAX_LOGIT))
+        effects = tau * self.NODES
         if not tau_group:
-            per_group = np.add.reduceat(_log_sigmoid(self.sign * logit), self.groups, axis=1)
+            per_group = self._per_group(odds, effects)
         else:
             parts = [
-                np.add.reduceat(
-                    _log_sigmoid(self.sign * (logit + tau_group * node)), self.groups, axis=1
-                )
-                + weight
+                self._per_group(odds, effects + tau_group * node) + weight
                 for node, weight in zip(self.GROUP_NODES, self.LOG_GROUP_WEIGHTS, strict=True)
             ]
             per_group = _log_sum_exp(np.stack(parts))
         per_task = np.add.reduceat(per_group, self.tasks, axis=1) + self.LOG_WEIGHTS[:, None]
         return float(_log_sum_exp(per_task).sum())
+
+    def _per_group(self, odds: Array, effects: Array) -> Array:
+        """Log likelihood of each group's labels given an effect, ``[nodes, groups]``.
+
+        An effect multiplies the odds: no exponential of each row at each node is needed.
+
+        Args:
+            odds: Odds against each row's label without effects, ``[N]``.
+            effects: Of the nodes.
+        """
+        # Nodes are rows of the matrix: the samples of a group then lie side by side in memory.
+        factor = np.exp(effects)[:, None]
+        total = np.where(self.positive, 1 / factor, factor)
+        total *= odds
+        total += 1.0
+        np.log(total, out=total)
+        return -np.add.reduceat(total, self.groups, axis=1)
 
 
 def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> Deviation:
@@ -251,7 +267,3 @@ def _log_sum_exp(values: Array) -> Array:
 
 def _sigmoid(value: Array) -> Array:
     return np.asarray(0.5 * (1 + np.tanh(0.5 * value)))
-
-
-def _log_sigmoid(value: Array) -> Array:
-    return np.asarray(np.minimum(value, 0) - np.log1p(np.exp(-np.abs(value))))

@@ -101,10 +101,11 @@ def test_rows_without_probabilities_or_no_rows_are_refused():
 
 
 def test_served_scores_are_those_of_the_exported_adapter_and_ranker(
-    make_model, tasks_folder, test_tasks
+    make_model, tasks_folder, test_tasks, eagerly
 ):
     model = make_model()
-    served = served_rows(model, test_tasks)
+    with eagerly():
+        served = served_rows(model, test_tasks)
     records = list(
         tf.data.TFRecordDataset(
             str(tasks_folder / "member" / "test-00000-of-00001.tfrecord.gz"), "GZIP"
@@ -136,6 +137,7 @@ def test_served_scores_are_those_of_the_exported_adapter_and_ranker(
     assert (served["history"] == 0).sum() == 15
 
 
+@pytest.mark.usefixtures("without_tracing")
 def test_served_and_adapted_scores_agree_without_history_and_differ_with_it(make_model, test_tasks):
     model = make_model()
     served, adapted = served_rows(model, test_tasks), model.predict(test_tasks, verbose=0)
@@ -232,6 +234,7 @@ def test_a_model_that_is_worse_than_what_it_replaces_is_warned_of():
     ]
 
 
+@pytest.mark.usefixtures("without_tracing")
 def test_the_printed_table_has_the_gain_of_each_slice_and_no_interval_for_few_tasks(
     make_model, tasks_folder, tmp_path, run_limaml
 ):
@@ -262,7 +265,7 @@ def test_a_model_with_an_encoder_trains_under_jit_compile_with_keras_warning(
         model = make_model()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model.compile("adam", jit_compile=jit_compile)
+            model.compile("adam", jit_compile=jit_compile, run_eagerly=not jit_compile)
         told = [w for w in caught if "Proceeding with `jit_compile=False`" in str(w.message)]
         assert bool(told) == jit_compile
         losses.append(model.evaluate(test_tasks, verbose=0))
@@ -270,12 +273,13 @@ def test_a_model_with_an_encoder_trains_under_jit_compile_with_keras_warning(
 
 
 @pytest.mark.parametrize("cls", [LiMAML, Vanilla])
-def test_one_pass_scores_as_every_pass_alone(cls, make_model, test_tasks):
+def test_one_pass_scores_as_every_pass_alone(cls, make_model, test_tasks, eagerly):
     model = make_model(cls)
     actual = score_tasks(model, test_tasks)
     for fine_tune, rows in ((False, actual.unadapted), (True, actual.adapted)):
         model.fine_tune = fine_tune
-        expected = model.predict(test_tasks, verbose=0)
+        with eagerly():
+            expected = model.predict(test_tasks, verbose=0)
         assert set(rows) == set(expected)
         for name, values in expected.items():
             if name == "probability":
@@ -283,9 +287,11 @@ def test_one_pass_scores_as_every_pass_alone(cls, make_model, test_tasks):
             else:
                 np.testing.assert_array_equal(rows[name], values, name)
     assert np.abs(actual.adapted["probability"] - actual.unadapted["probability"]).max() > 1e-4
-    assert actual.losses == pytest.approx(adaptation_losses(model, test_tasks), abs=1e-6)
+    with eagerly():
+        assert actual.losses == pytest.approx(adaptation_losses(model, test_tasks), abs=1e-6)
     if cls is Vanilla:
         assert actual.served is None
     else:
-        served = served_rows(model, test_tasks)["probability"]
+        with eagerly():
+            served = served_rows(model, test_tasks)["probability"]
         np.testing.assert_allclose(actual.served["probability"], served, atol=1e-6)

@@ -42,13 +42,19 @@ def records(world, side):
     ]
 
 
+@pytest.fixture(scope="module")
 def adapter(exported):
     return tf.saved_model.load(str(exported / "adapter" / "1")).signatures
 
 
+@pytest.fixture(scope="module")
+def ranker(exported):
+    return tf.saved_model.load(str(exported / "ranker" / "1")).signatures
+
+
 @pytest.mark.parametrize("side", [0, 1])
-def test_the_adapter_names_the_other_task_of_each_row_as_the_store_does(exported, world, side):
-    found = adapter(exported)[f"other_keys_{side}"](task_records=tf.constant(records(world, side)))
+def test_the_adapter_names_the_other_task_of_each_row_as_the_store_does(adapter, world, side):
+    found = adapter[f"other_keys_{side}"](task_records=tf.constant(records(world, side)))
     own, other = (world.user, world.video)[:: 1 - 2 * side]
     names = (lambda n: f"u{n}", lambda n: f"%|video|{n}")
     rows = [i for n in np.unique(own) for i in np.flatnonzero(own == n)]
@@ -57,13 +63,13 @@ def test_the_adapter_names_the_other_task_of_each_row_as_the_store_does(exported
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_the_adapter_solves_given_the_other_side_s_offsets(model, exported, world, side):
+def test_the_adapter_solves_given_the_other_side_s_offsets(model, adapter, world, side):
     draw = np.random.default_rng(1)
     others = np.concatenate([np.zeros((1, DIM)), draw.normal(size=(5, DIM))]).astype(np.float32)
     place = draw.integers(0, 6, 60).astype(np.int32)  # of each row of the world
     own = (world.user, world.video)[side]
     rows = [i for n in np.unique(own) for i in np.flatnonzero(own == n)]
-    given = adapter(exported)[f"given_{side}"](
+    given = adapter[f"given_{side}"](
         task_records=tf.constant(records(world, side)),
         other_row=tf.constant(place[rows]),
         other_offsets=tf.constant(others),
@@ -78,11 +84,10 @@ def test_the_adapter_solves_given_the_other_side_s_offsets(model, exported, worl
         assert given["sample_count"][n, 0] == len(mine)
 
 
-def test_without_a_known_other_side_the_default_signature_says_the_same(exported, world):
-    signatures = adapter(exported)
+def test_without_a_known_other_side_the_default_signature_says_the_same(adapter, world):
     serialized = tf.constant(records(world, 0))
-    plain = signatures["serving_default"](task_records=serialized)
-    given = signatures["given_0"](
+    plain = adapter["serving_default"](task_records=serialized)
+    given = adapter["given_0"](
         task_records=serialized,
         other_row=tf.zeros([60], tf.int32),
         other_offsets=tf.zeros([1, DIM]),
@@ -105,13 +110,12 @@ def _support(model, world, rows, side, place):
     }
 
 
-def test_the_ranker_adds_either_stored_offset_and_goes_without_for_each_alone(model, exported):
+def test_the_ranker_adds_either_stored_offset_and_goes_without_for_each_alone(model, ranker):
     draw = np.random.default_rng(2)
     x, z = (tf.constant(draw.normal(size=(4, 2)), tf.float32) for _ in range(2))
     stored = draw.normal(size=(2, 4, DIM)).astype(np.float32)
     has = np.array([[True, True, False, False], [True, False, True, False]])
-    ranker = tf.saved_model.load(str(exported / "ranker" / "1")).signatures["serving_default"]
-    actual = ranker(
+    actual = ranker["serving_default"](
         x=x,
         z=z,
         meta_embedding=tf.constant(stored[0]),
@@ -125,9 +129,8 @@ def test_the_ranker_adds_either_stored_offset_and_goes_without_for_each_alone(mo
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_one_member_is_ranked_with_each_candidate_s_own_vector(exported):
+def test_one_member_is_ranked_with_each_candidate_s_own_vector(ranker):
     draw = np.random.default_rng(3)
-    signatures = tf.saved_model.load(str(exported / "ranker" / "1")).signatures
     n = 5
     once = {
         "x": draw.normal(size=(1, 2)),
@@ -140,11 +143,9 @@ def test_one_member_is_ranked_with_each_candidate_s_own_vector(exported):
         "has_meta_embedding_video": draw.random(n) < 0.5,
     }
     kind = lambda v: tf.constant(v, tf.bool if v.dtype == bool else tf.float32)  # noqa: E731
-    ranked = signatures["rank"](**{name: kind(v) for name, v in (once | each).items()})
+    ranked = ranker["rank"](**{name: kind(v) for name, v in (once | each).items()})
     repeated = {name: np.repeat(v, n, 0) for name, v in once.items()}
-    scored = signatures["serving_default"](
-        **{name: kind(v) for name, v in (repeated | each).items()}
-    )
+    scored = ranker["serving_default"](**{name: kind(v) for name, v in (repeated | each).items()})
     np.testing.assert_allclose(ranked["logit"], scored["logit"], rtol=1e-6, atol=1e-6)
 
 

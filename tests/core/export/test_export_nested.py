@@ -64,29 +64,35 @@ def tasks(make_rows):
 
 
 @pytest.fixture(scope="module")
-def outputs(model, exported, tasks):
-    signature = tf.saved_model.load(str(exported / "adapter" / "1")).signatures["serving_default"]
+def adapt(exported):
+    return tf.saved_model.load(str(exported / "adapter" / "1")).signatures["serving_default"]
+
+
+@pytest.fixture(scope="module")
+def ranker(exported):
+    return tf.saved_model.load(str(exported / "ranker" / "1")).signatures
+
+
+@pytest.fixture(scope="module")
+def outputs(model, adapt, tasks):
     records = [
         encode_task(model.encoder.schema, encode_task_key([key]), *rest) for key, *rest in tasks
     ]
-    return {
-        name: value.numpy() for name, value in signature(task_records=tf.constant(records)).items()
-    }
+    return {name: value.numpy() for name, value in adapt(task_records=tf.constant(records)).items()}
 
 
 def test_rank_repeats_the_columns_that_make_up_a_nested_task_key(
-    model, exported, make_rows, as_columns
+    model, ranker, make_rows, as_columns
 ):
     columns = {n: tf.constant(v) for n, v in as_columns(make_rows(5, seed=3)).items()}
     inputs = {f.name: columns[f.name] for f in model.encoder.schema.all_features}
     for at, (stored, has) in enumerate(embedding_inputs(model.meta_block.nested_definitions)):
         inputs[stored] = tf.constant(np.random.default_rng(at).normal(size=(1, DIM)), tf.float32)
         inputs[has] = tf.constant([True])
-    signatures = tf.saved_model.load(str(exported / "ranker" / "1")).signatures
     repeated = {n: tf.repeat(v, 5, 0) if v.shape[0] == 1 else v for n, v in inputs.items()}
-    expected = signatures["serving_default"](**repeated)["logit"]
+    expected = ranker["serving_default"](**repeated)["logit"]
     assert len(set(expected.numpy().tolist())) == 5
-    np.testing.assert_allclose(signatures["rank"](**inputs)["logit"], expected, rtol=1e-5)
+    np.testing.assert_allclose(ranker["rank"](**inputs)["logit"], expected, rtol=1e-5)
 
 
 def _support(model, as_columns, rows):
@@ -127,10 +133,9 @@ def test_the_adapter_gives_one_embedding_per_part_of_a_task_under_its_own_key(
     )
 
 
-def test_a_part_s_embedding_does_not_depend_on_the_tasks_beside_it(model, exported, tasks, outputs):
-    signature = tf.saved_model.load(str(exported / "adapter" / "1")).signatures["serving_default"]
+def test_a_part_s_embedding_does_not_depend_on_the_tasks_beside_it(model, adapt, tasks, outputs):
     for i, (key, *rest) in enumerate(tasks):
-        alone = signature(
+        alone = adapt(
             task_records=tf.constant(
                 [encode_task(model.encoder.schema, encode_task_key([key]), *rest)]
             )
@@ -145,7 +150,7 @@ def test_a_part_s_embedding_does_not_depend_on_the_tasks_beside_it(model, export
 
 @pytest.mark.parametrize("signature", ["serving_default", "serve_examples"])
 def test_the_ranker_joins_both_stored_embeddings_and_falls_back_for_each_alone(
-    model, exported, as_columns, make_rows, signature
+    model, ranker, as_columns, make_rows, signature
 ):
     columns = {n: tf.constant(v) for n, v in as_columns(make_rows(4, seed=9)).items()}
     draw = np.random.default_rng(2)
@@ -157,7 +162,6 @@ def test_the_ranker_joins_both_stored_embeddings_and_falls_back_for_each_alone(
         "has_meta_embedding": [True, True, False, False],
         "has_meta_embedding_member_tab": [True, False, True, False],
     }
-    ranker = tf.saved_model.load(str(exported / "ranker" / "1")).signatures
     inputs = {**columns, **{n: tf.constant(v) for n, v in (stored | has).items()}}
     if signature == "serve_examples":
         inputs = {"examples": tf.constant([_example(columns, stored, has, i) for i in range(4)])}

@@ -83,7 +83,7 @@ def test_a_loss_scale_at_which_gradients_overflow_is_lowered_until_they_do_not()
 def test_fit_lowers_the_loss_and_a_seed_repeats_it(cls, traced):
     dataset = _dataset()
     first, second = (
-        _model(cls, traced).fit(dataset, epochs=6, verbose=0, validation_data=dataset).history
+        _model(cls, traced).fit(dataset, epochs=3, verbose=0, validation_data=dataset).history
         for _ in range(2)
     )
     assert first["loss"][-1] < first["loss"][0]
@@ -96,7 +96,7 @@ def test_fit_lowers_the_loss_and_a_seed_repeats_it(cls, traced):
 def test_several_steps_per_execution_change_nothing_but_the_number_of_visits_to_python():
     dataset, actual = _dataset(batches=5), []
     for steps in (1, 3):
-        model = _model()
+        model = _model(Vanilla)
         model.compile(keras.optimizers.Adam(0.05), steps_per_execution=steps)
         history = model.fit(dataset, epochs=2, verbose=0, validation_data=dataset).history
         actual.append((history, model.predict(dataset, verbose=0)))
@@ -136,8 +136,9 @@ def test_learned_inner_rates_move_and_stay_non_negative():
 
 def test_fine_tuning_at_evaluation_can_be_switched_on_a_trained_model():
     dataset = _dataset()
-    model = _model(traced=True)
+    model = _model()
     model.fit(dataset, epochs=1, verbose=0)
+    model.compile()
     tuned = model.predict(dataset, verbose=0)["probability"]
     model.fine_tune = False
     plain = model.predict(dataset, verbose=0)["probability"]
@@ -199,7 +200,7 @@ def test_a_dataset_of_rows_is_refused_with_what_is_expected():
 
 
 @pytest.mark.parametrize(
-    ("cls", "traced"), [(LiMAML, True), (EntireNetworkMAML, False), (Vanilla, False)]
+    ("cls", "traced"), [(LiMAML, False), (EntireNetworkMAML, False), (Vanilla, True)]
 )
 def test_single_batches_are_trained_measured_and_predicted_as_datasets_are(cls, traced):
     batch = _batch(np.random.default_rng(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -66,6 +67,7 @@ COMMANDS = [
 ]
 
 
+@functools.cache
 def imported_roots(source: str) -> set[str]:
     """Top-level names that a module imports, also through `importlib.import_module("...")`."""
     roots = set()
@@ -149,6 +151,7 @@ def test_only_the_staging_modules_name_temporary_outputs(modules):
     assert users == {"tfrec_limaml.staging", "limaml_beam.io.staged_output"}
 
 
+@functools.cache
 def _code_of(source):
     """A module's code without comments and docstrings, each use as it is written."""
     return ast.unparse(_without_docstrings(ast.parse(source)))

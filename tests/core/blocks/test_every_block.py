@@ -93,7 +93,6 @@ def test_the_outer_gradient_matches_finite_differences(meta_name, make_model, ma
         outer = model.outer_loss(support, query)
         return tf.reduce_sum((outer.losses + outer.auxiliary) * outer.weights)
 
-    @tf.function(autograph=False)
     def slope():
         with tf.GradientTape() as tape:
             value = loss()

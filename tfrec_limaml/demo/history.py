@@ -43,7 +43,7 @@ def read_history(tasks: Path, schema: Schema, split: str) -> History:
     """Reads one split of the schema's first task definition; see
     `tfrec_limaml.tasks.record_format`.
     """
-    import_tensorflow()
+    import_tensorflow(keras=False)
     import tensorflow as tf
 
     from tfrec_limaml.tasks.parsing import parse_tasks

@@ -151,7 +151,7 @@ def embed_rows(
     export: Path, schema: Schema, key: str, rows: Sequence[Mapping[str, Any]]
 ) -> npt.NDArray[np.float32]:
     """The meta embedding ``[1, D]`` that the exported adapter computes from these rows."""
-    import_tensorflow()
+    import_tensorflow(keras=False)
     import tensorflow as tf
 
     adapter = tf.saved_model.load(str(latest_version(export / "adapter")))

@@ -19,6 +19,7 @@ from typing import Any
 import hypothesis
 import pytest
 from forks import Forks
+from graphs import without_graphs
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 gc.disable()  # while the tests' imports are made
@@ -79,6 +80,13 @@ def run_limaml(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
         return json.loads(captured.out) if captured.out.strip() else None
 
     return run
+
+
+@pytest.fixture
+def no_graphs() -> Iterator[None]:
+    """The test runs without graphs; see `graphs.without_graphs`."""
+    with without_graphs():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from graphs import without_graphs
 from toys import toy_schema
 
 from limaml_serving.server import EmbeddedServer
@@ -82,12 +81,6 @@ def exported(checkout, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(checkout / "benchmarks")
         return importlib.import_module("serving_world").export(tmp_path_factory.mktemp("export"))
-
-
-@pytest.fixture
-def no_graphs():
-    with without_graphs():
-        yield
 
 
 def few_steps(timer, *arguments):

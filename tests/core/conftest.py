@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -11,29 +10,6 @@ import pytest
 
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.tasks.statistics import Statistics
-
-
-@contextlib.contextmanager
-def _eagerly():
-    import tensorflow as tf
-
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(before)
-
-
-@pytest.fixture(scope="session")
-def eagerly():
-    """``with eagerly():`` for what runs `without_tracing` in a fixture of a module."""
-    return _eagerly
-
-
-@pytest.fixture
-def without_tracing():
-    """Functions run without graphs, which cost more to build than they save in a few steps."""
-    with _eagerly():
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,12 @@ def without_graphs() -> Iterator[None]:
     """
     import tensorflow as tf
 
+    before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
         yield
     finally:
-        tf.config.run_functions_eagerly(False)
+        tf.config.run_functions_eagerly(before)
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ def test_a_comparison_runs_once_and_goes_on_where_it_stopped(data, tmp_path, mon
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_a_network_is_trained_chosen_on_validation_and_scored_as_served(data, tmp_path):
     (row,) = comparison.compare(data, tmp_path, [1], ["limaml"])["results"]
     assert row["served"] is True

@@ -74,7 +74,7 @@ def tasks(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 @pytest.mark.parametrize("block", ["id", "features+id"])
 def test_an_id_meta_block_trains_on_it_through_the_commands(run_limaml, tasks, tmp_path, block):
     options = ["--meta-block", block, "--epochs", 1, "--inner-steps", 1, "--no-strength"]

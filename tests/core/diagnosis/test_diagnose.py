@@ -104,7 +104,7 @@ def test_rows_are_scored_and_query_rows_told_from_support_rows(
         record_files(tasks_folder, "member", "recent")
 
 
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_limaml_diagnose_prints_a_verdict_for_each_definition(tasks_folder, run_limaml):
     result = run_limaml("diagnose", tasks_folder, "--epochs", 1)
     (actual,) = result["definitions"]
@@ -170,7 +170,7 @@ def test_where_members_do_not_differ_limaml_diagnose_says_that_nothing_is_left(
 
 
 def test_a_liking_that_only_a_rows_second_tag_shows_is_found(tmp_path, run_limaml):
-    (actual,) = _diagnosed(run_limaml, _write_tags(tmp_path, liking=1.5, tasks=800))
+    (actual,) = _diagnosed(run_limaml, _write_tags(tmp_path, liking=1.5, tasks=1200))
     assert actual["verdict"] == "worth it"
     assert actual["sources"][1]["low"] > 0.3
     assert actual["sources"][1]["history_low"] > 0.01

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from graphs import without_graphs
 
 from tfrec_limaml import LiMAML, Vanilla
 from tfrec_limaml.commands.evaluate import COMMAND as EVALUATE
@@ -101,10 +102,10 @@ def test_rows_without_probabilities_or_no_rows_are_refused():
 
 
 def test_served_scores_are_those_of_the_exported_adapter_and_ranker(
-    make_model, tasks_folder, test_tasks, eagerly
+    make_model, tasks_folder, test_tasks
 ):
     model = make_model()
-    with eagerly():
+    with without_graphs():
         served = served_rows(model, test_tasks)
     records = list(
         tf.data.TFRecordDataset(
@@ -137,7 +138,7 @@ def test_served_scores_are_those_of_the_exported_adapter_and_ranker(
     assert (served["history"] == 0).sum() == 15
 
 
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_served_and_adapted_scores_agree_without_history_and_differ_with_it(make_model, test_tasks):
     model = make_model()
     served, adapted = served_rows(model, test_tasks), model.predict(test_tasks, verbose=0)
@@ -234,7 +235,7 @@ def test_a_model_that_is_worse_than_what_it_replaces_is_warned_of():
     ]
 
 
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_the_printed_table_has_the_gain_of_each_slice_and_no_interval_for_few_tasks(
     make_model, tasks_folder, tmp_path, run_limaml
 ):
@@ -273,12 +274,12 @@ def test_a_model_with_an_encoder_trains_under_jit_compile_with_keras_warning(
 
 
 @pytest.mark.parametrize("cls", [LiMAML, Vanilla])
-def test_one_pass_scores_as_every_pass_alone(cls, make_model, test_tasks, eagerly):
+def test_one_pass_scores_as_every_pass_alone(cls, make_model, test_tasks):
     model = make_model(cls)
     actual = score_tasks(model, test_tasks)
     for fine_tune, rows in ((False, actual.unadapted), (True, actual.adapted)):
         model.fine_tune = fine_tune
-        with eagerly():
+        with without_graphs():
             expected = model.predict(test_tasks, verbose=0)
         assert set(rows) == set(expected)
         for name, values in expected.items():
@@ -287,11 +288,11 @@ def test_one_pass_scores_as_every_pass_alone(cls, make_model, test_tasks, eagerl
             else:
                 np.testing.assert_array_equal(rows[name], values, name)
     assert np.abs(actual.adapted["probability"] - actual.unadapted["probability"]).max() > 1e-4
-    with eagerly():
+    with without_graphs():
         assert actual.losses == pytest.approx(adaptation_losses(model, test_tasks), abs=1e-6)
     if cls is Vanilla:
         assert actual.served is None
     else:
-        with eagerly():
+        with without_graphs():
             served = served_rows(model, test_tasks)["probability"]
         np.testing.assert_allclose(actual.served["probability"], served, atol=1e-6)

@@ -177,7 +177,7 @@ def test_lines_of_different_task_definitions_cannot_be_paired():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_a_table_is_run_written_and_not_run_again(tasks_folder, tmp_path, monkeypatch):
     said = []
     result = run_table(TABLE, tasks_folder, tmp_path, [1, 2], progress=said.append)
@@ -199,7 +199,7 @@ def test_a_table_is_run_written_and_not_run_again(tasks_folder, tmp_path, monkey
     assert run_table(TABLE, tasks_folder, tmp_path, [1, 2]) == result
 
 
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_setups_that_train_alike_share_a_model(tasks_folder, monkeypatch):
     trained = []
     original = setups.train

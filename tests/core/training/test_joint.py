@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
+from graphs import without_graphs
 from joint_fixtures import SCHEMA, STATISTICS, JointWorld, joint_model
 from toys import write_split
 
@@ -20,7 +21,7 @@ from tfrec_limaml.tasks.sides import check_definitions
 from tfrec_limaml.training.joint import JointRecords, fill_table
 from tfrec_limaml.training.options import TrainOptions
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_tracing")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_graphs")]
 
 USERS, VIDEOS = 40, 20
 #: Splits of a schema: by date, and within each user's rows.
@@ -104,8 +105,8 @@ def weak_model():
 
 
 @pytest.fixture(scope="module")
-def reading(folder, eagerly):
-    with eagerly():
+def reading(folder):
+    with without_graphs():
         return Reading(folder, weak_model()).begin()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from graphs import without_graphs
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training import variants
@@ -124,12 +125,12 @@ FEW_STEPS = OPTIONS.replace(batch_size=32)
 
 
 @pytest.fixture(scope="module")
-def stopped(tasks_folder, tmp_path_factory, eagerly):
+def stopped(tasks_folder, tmp_path_factory):
     """Checkpoints of a training that stopped when its third epoch began; 10 batches, so 2 calls of
     the training function, per epoch.
     """
     folder = tmp_path_factory.mktemp("stopped")
-    with eagerly(), pytest.raises(_Stop):
+    with without_graphs(), pytest.raises(_Stop):
         train(
             tasks_folder,
             OPTIONS,
@@ -202,14 +203,14 @@ def test_a_checkpoint_of_other_options_is_refused_by_name(stopped, tasks_folder,
 
 
 @pytest.fixture(scope="module")
-def train_to_the_end(tasks_folder, tmp_path_factory, eagerly):
+def train_to_the_end(tasks_folder, tmp_path_factory):
     """``train_to_the_end()``: what became of a training in one folder, and the epochs it began."""
     checkpoints = CheckpointOptions(tmp_path_factory.mktemp("finished"), resume=True)
 
     def train_it():
         calls = []
         count = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: calls.append(epoch))
-        with eagerly():
+        with without_graphs():
             done = train(tasks_folder, FEW_STEPS, callbacks=[count], checkpoints=checkpoints)
         return done, calls
 
@@ -230,14 +231,14 @@ def test_a_finished_training_is_not_trained_again(finished, train_to_the_end):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_another_seed_makes_other_weights(finished, tasks_folder):
     other = train(tasks_folder, FEW_STEPS.replace(seed=2))
     pairs = zip(other.model.get_weights(), finished[0].model.get_weights(), strict=True)
     assert not all(np.array_equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_of_two_trainings_the_one_that_is_over_is_not_trained_again(
     tasks_folder, tmp_path, monkeypatch
 ):

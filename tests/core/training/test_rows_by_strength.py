@@ -85,7 +85,7 @@ def test_positive_strengths_share_a_trace_and_all_one_pass_over_the_records(
     assert dataset.passes == 1
 
 
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_a_caller_is_told_of_each_strength_before_the_records_are_read_with_it(test_tasks):
     model, dataset, told = closed_form(), Counted(test_tasks), []
     rows_by_strength(

@@ -81,7 +81,7 @@ def test_training_records_are_read_where_episodes_are_not_wanted(with_episodes, 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_training_goes_through_the_episodes(with_episodes):
     options = TrainOptions(epochs=3, batch_size=4, choose_strength=False).replace(
         meta_block="mlp", inner_steps=1, global_units=(4,), meta_units=(4,), embedding_dim=3
@@ -96,7 +96,7 @@ def test_training_goes_through_the_episodes(with_episodes):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_the_strength_is_chosen_for_the_model_that_is_kept_alone(with_episodes, monkeypatch):
     """Of several trainings, the one with the best validation score is finished."""
     module = importlib.import_module("tfrec_limaml.training.train")
@@ -128,7 +128,7 @@ def test_the_strength_is_chosen_for_the_model_that_is_kept_alone(with_episodes, 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_tracing")
+@pytest.mark.usefixtures("no_graphs")
 def test_a_model_that_does_not_adapt_tasks_has_no_support_losses(tasks_folder):
     options = TrainOptions(algorithm="vanilla", epochs=1).replace(global_units=(4,))
     result = train(tasks_folder, options).result

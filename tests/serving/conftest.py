@@ -339,6 +339,42 @@ def connected(
     return start
 
 
+@pytest.fixture
+def serve_base(
+    serve: Callable[..., Any], connect: Callable[..., Client], tmp_path: Path
+) -> Callable[..., tuple[Any, Client]]:
+    """``serve_base(policy, labels)``: the folder of `add_version`, empty or not, served as model
+    ``m``; the server and a client.
+    """
+    from limaml_serving.server import ModelSettings, VersionPolicy
+
+    def start(policy: Any = None, labels: Any = None, **settings: Any) -> tuple[Any, Client]:
+        model = ModelSettings(
+            name="m",
+            base_path=tmp_path / "model",
+            policy=policy or VersionPolicy(),
+            labels=labels or {},
+        )
+        server = serve([model], **settings)
+        return server, connect(server.target, name="m")
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def manifests() -> list[dict[str, Any]]:
+    """Everything that Kubernetes is given."""
+    import yaml
+
+    folder = Path(__file__).resolve().parents[2] / "serving"
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    return [
+        document
+        for name in kustomization["resources"]
+        for document in yaml.safe_load_all((folder / name).read_text())
+    ]
+
+
 @pytest.fixture(scope="session")
 def refusal() -> Callable[..., tuple[str, str]]:
     """``refusal(call, ...)``: the status code's name and message with which a call fails."""

@@ -85,7 +85,7 @@ def adapt_with(
     with files.local_copy(adapter) as folder:
         # tfx-bsl reads the signature now, through TensorFlow's own file access.
         spec.saved_model_spec.model_path = folder
-        handler = tfx_bsl_internals.model_handler(spec, load)
+        handler = tfx_bsl_internals.SavedModelHandler(spec, load)
     log = tfx_bsl_internals.prediction_log()
     beam.coders.registry.register_coder(log, LogCoder)
     return base.RunInference(handler).with_output_types(log)

@@ -2,9 +2,13 @@
 without it is named.
 """
 
+import sys
+
+import numpy as np
 import pytest
 import tensorflow as tf
 import tfx_bsl
+from apache_beam.internal import pickler
 from apache_beam.ml.inference.base import ModelHandler
 from tfx_bsl.beam import run_inference
 from tfx_bsl.coders import example_coder
@@ -20,21 +24,56 @@ class _Double(tf.Module):
         return {"y": x}
 
 
-def test_a_handler_runs_what_stands_in_place_of_the_session(tmp_path):
+@pytest.fixture
+def spec(tmp_path):
     module = _Double()
     tf.saved_model.save(module, str(tmp_path), signatures=module.__call__)
     spec = model_spec_pb2.InferenceSpecType()
     spec.saved_model_spec.model_path = str(tmp_path)
-    loaded = []
+    spec.batch_parameters.max_batch_size = 3
+    return spec
 
-    def load(path, tags):
-        loaded.append((path, list(tags)))
-        return "session"
 
-    handler = internals.model_handler(spec, load)
+class _Session:
+    """What stands in place of a session: fetches give what is fed."""
+
+    def __init__(self, path, tags):
+        self.loaded = path, list(tags)
+
+    def run(self, fetches, feed_dict):
+        (records,) = feed_dict.values()
+        return dict.fromkeys(fetches, np.array(records))
+
+
+def test_a_handler_runs_what_stands_in_place_of_the_session(tmp_path, spec):
+    handler = internals.SavedModelHandler(spec, _Session)
     assert isinstance(handler, ModelHandler)
-    assert handler.load_model() == "session"
-    assert loaded == [(str(tmp_path), ["serve"])]
+    model = handler.load_model()
+    assert model.loaded == (str(tmp_path), ["serve"])
+    (log,) = handler.run_inference([b"record"], model)
+    assert tf.make_ndarray(log.predict_log.response.outputs["y"]) == [b"record"]
+
+
+def test_a_handler_tells_beam_what_tfx_bsl_s_own_does(spec):
+    handler = internals.SavedModelHandler(spec, _Session)
+    original = run_inference.create_model_handler(spec, _Session, None)
+    batch = [b"a", b"record"]
+    assert handler.get_num_bytes(batch) == original.get_num_bytes(batch)
+    assert handler.get_metrics_namespace() == original.get_metrics_namespace()
+    assert handler.batch_elements_kwargs() == {"max_batch_size": 3}
+
+
+def test_a_worker_imports_tensorflow_without_keras_before_it_unpickles_what_needs_it(
+    tmp_path, spec, monkeypatch
+):
+    content = pickler.dumps(internals.SavedModelHandler(spec, _Session))
+    with monkeypatch.context() as patched:  # a module of None cannot be imported
+        patched.setitem(sys.modules, "tfx_bsl.beam.run_inference", None)
+        handler = pickler.loads(content)
+    imports = []
+    monkeypatch.setattr(internals, "import_tensorflow", lambda **options: imports.append(options))
+    assert handler.load_model().loaded == (str(tmp_path), ["serve"])
+    assert imports == [{"keras": False}]
 
 
 def test_a_prediction_log_goes_to_bytes_and_back():
@@ -53,7 +92,7 @@ def test_examples_become_a_record_batch():
 @pytest.mark.parametrize(
     ("owner", "name", "use"),
     [
-        (run_inference, "create_model_handler", lambda: internals.model_handler(None, None)),
+        (run_inference, "create_model_handler", lambda: internals.SavedModelHandler(None, None)),
         (run_inference, "prediction_log_pb2", internals.prediction_log),
         (example_coder, "ExamplesToRecordBatchDecoder", internals.example_decoder),
     ],

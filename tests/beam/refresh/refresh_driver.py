@@ -19,7 +19,7 @@ from tfrec_limaml.tensorflow_setup import import_tensorflow
 sys.path.append(str(Path(__file__).parents[2] / "support"))
 import quick_beam
 
-import_tensorflow()  # imported before the forks, not used before them
+import_tensorflow(keras=False)  # imported before the forks, not used before them
 quick_beam.use()
 
 #: Where a refresh may be hit: what is called there, and whether it is hit before or after the call.

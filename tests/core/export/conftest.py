@@ -1,4 +1,7 @@
-"""Requests to rankers of the shared schema."""
+"""A model of the shared schema, exported, with requests to its ranker and records for its adapter.
+
+No test changes them: the files of one worker share them.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrec_limaml.export.savedmodels import export_for_serving
+
 #: Width of the meta embedding of the shared models.
 DIM = 3
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def request_inputs(make_rows, as_columns):
     columns = {n: tf.constant(v) for n, v in as_columns(make_rows(6, seed=3)).items()}
     stored = np.random.default_rng(0).normal(size=(6, DIM)).astype("f")
@@ -19,3 +24,46 @@ def request_inputs(make_rows, as_columns):
         "meta_embedding": tf.constant(stored),
         "has_meta_embedding": tf.constant([True, False] * 3),
     }
+
+
+@pytest.fixture(scope="session")
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory, model):
+    folder = tmp_path_factory.mktemp("export")
+    export_for_serving(model, folder, task_definition="member_tab", metrics={"auc": 0.7})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ranker(base):
+    return tf.saved_model.load(str(base / "ranker" / "1"))
+
+
+@pytest.fixture(scope="session")
+def adapter(base):
+    loaded = tf.saved_model.load(str(base / "adapter" / "1"))
+
+    def adapt(*serialized):
+        return {
+            n: v.numpy()
+            for n, v in loaded.signatures["serving_default"](
+                task_records=tf.constant(serialized)
+            ).items()
+        }
+
+    adapt.loaded = loaded
+    return adapt
+
+
+@pytest.fixture(scope="session")
+def tasks(make_rows):
+    """Task key, rows, query_start."""
+    lengths = {"a": 7, "bä|1": 1, "c": 4}
+    return [
+        (key, make_rows(n, seed=i, start=10_000 * i), -1)
+        for i, (key, n) in enumerate(lengths.items())
+    ]

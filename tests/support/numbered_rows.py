@@ -33,3 +33,18 @@ def task_rows(task, count):
         }
         for i in range(count)
     ]
+
+
+def counted_rows(part):
+    """For each task of a batch, the rows that count."""
+    ids, weights = part["features"]["meta"][..., 0], part["weight"]
+    return [ids[t][weights[t] > 0].astype(int).tolist() for t in range(len(ids))]
+
+
+def task_pairs(dataset):
+    """Of each task, the support rows that count and the query rows that count."""
+    return [
+        pair
+        for batch in dataset.as_numpy_iterator()
+        for pair in zip(counted_rows(batch["support"]), counted_rows(batch["query"]), strict=True)
+    ]

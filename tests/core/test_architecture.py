@@ -1,24 +1,15 @@
-"""Rules that no single module can see: who imports whom, sizes, links, entry points."""
+"""Rules that no single module can see: who imports whom, from where, and which private APIs."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import re
-import subprocess
-import sys
-from importlib.metadata import entry_points
-from pathlib import Path
 
 import pytest
 from import_graph import Module, import_circle, imports_in_functions, read_modules
+from repository import PACKAGES, ROOT, tracked
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = {
-    "tfrec_limaml": ROOT / "tfrec_limaml",
-    "limaml_beam": ROOT / "beam" / "limaml_beam",
-    "limaml_serving": ROOT / "serving" / "limaml_serving",
-}
 #: What each package must not import, anywhere, not even inside a function.
 FORBIDDEN = {
     "tfrec_limaml": {
@@ -45,26 +36,6 @@ LATE_IMPORTS = {
     "tfrec_limaml.demo.story": "the demo refuses bad arguments before it loads TensorFlow",
     "limaml_beam.generate_embeddings.adapter": "workers load TensorFlow, the launcher does not",
 }
-MAXIMUM_LINES = {"tests": 450, "packages": 300}
-#: Lines of code of a function, without its docstring.
-MAXIMUM_FUNCTION_LINES = 40
-COMMANDS = [
-    "demo",
-    "datasets",
-    "prepare",
-    "diagnose",
-    "train",
-    "evaluate",
-    "compare",
-    "export",
-    "embed",
-    "refresh",
-    "update",
-    "stream",
-    "erase",
-    "serve",
-    "rank",
-]
 
 
 @functools.cache
@@ -85,26 +56,6 @@ def imported_roots(source: str) -> set[str]:
             if name in ("import_module", "__import__"):
                 roots.add(str(node.args[0].value).partition(".")[0])
     return roots
-
-
-def tracked(*patterns: str) -> list[Path]:
-    """Files of the repository; untracked ones count too, ignored ones do not."""
-    command = [
-        "git",
-        "-C",
-        str(ROOT),
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "--",
-        *patterns,
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        pytest.skip("needs the git checkout: the file list comes from `git ls-files`")
-    return [path for name in result.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
 def test_the_import_finder_sees_every_way_of_importing():
@@ -234,111 +185,3 @@ def test_nobody_imports_the_folders_beam_and_serving_as_packages():
     assert not [
         folder for folder in ("beam", "serving") if (ROOT / folder / "__init__.py").exists()
     ]
-
-
-def test_no_module_is_longer_than_one_can_read():
-    lengths = {
-        str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines())
-        for p in tracked("*.py")
-    }
-    packages = tuple(str(folder.relative_to(ROOT)) for folder in PACKAGES.values())
-    assert not {
-        name: lines
-        for name, lines in lengths.items()
-        if lines > MAXIMUM_LINES["packages" if name.startswith(packages) else "tests"]
-    }
-
-
-def test_no_function_is_longer_than_one_can_hold_in_mind(modules):
-    lengths = {
-        f"{name}.{function.name}": _code_lines(module.source, function)
-        for name, module in modules.items()
-        for function in ast.walk(ast.parse(module.source))
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
-    assert len(lengths) > 1000
-    too_long = {name: lines for name, lines in lengths.items() if lines > MAXIMUM_FUNCTION_LINES}
-    assert not too_long, f"split these functions: {too_long}"
-
-
-def _code_lines(source, function):
-    """Lines of a function that are neither docstring nor comment nor blank."""
-    lines = source.splitlines()[function.lineno - 1 : function.end_lineno]
-    first = function.body[0]
-    if ast.get_docstring(function) is not None:
-        start, end = first.lineno - function.lineno, first.end_lineno - function.lineno + 1
-        del lines[start:end]
-    return sum(bool(line.strip()) and not line.strip().startswith("#") for line in lines)
-
-
-def test_a_functions_length_is_that_of_its_code():
-    source = 'x = 1\ndef f():\n    """One\n    two."""\n    # three\n\n    return (\n        4)\n'
-    (function,) = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef))
-    assert _code_lines(source, function) == 3
-
-
-def test_no_file_names_a_path_of_one_machine():
-    path = re.compile(rb"(^|[^A-Za-z0-9_.])/(work|root|farm|home/[a-z]+)/", re.MULTILINE)
-    assert not [str(p.relative_to(ROOT)) for p in tracked() if path.search(p.read_bytes())]
-
-
-def test_constraints_pin_every_package_and_name_no_index():
-    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
-    assert len(lines) > 50
-    assert not [
-        line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", line)
-    ]
-
-
-def test_every_link_in_the_documentation_leads_somewhere():
-    broken = []
-    for page in tracked("*.md"):
-        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-        targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(
-            r'(?:src|srcset|href)="([^"]+)"', text
-        )
-        for target in targets:
-            if re.match(r"[a-z]+:", target):
-                continue
-            file, _, anchor = target.partition("#")
-            destination = (page.parent / file).resolve() if file else page
-            if not destination.exists() or (anchor and anchor not in headings(destination)):
-                broken.append(f"{page.relative_to(ROOT)}: {target}")
-    assert not broken
-
-
-def headings(page: Path) -> set[str]:
-    """Anchors of a Markdown page, as GitHub makes them."""
-    titles = re.findall(r"^#+\s+(.+?)\s*$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-def test_the_package_declares_every_command():
-    assert {entry.name for entry in entry_points(group="limaml.commands")} >= set(COMMANDS)
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_loads_and_teaches_with_an_example(name):
-    from tfrec_limaml.cli import Command
-
-    command = next(
-        entry for entry in entry_points(group="limaml.commands") if entry.name == name
-    ).load()
-    assert isinstance(command, Command)
-    assert f"limaml {name}" in command.description
-    assert len(command.help) < 100
-
-
-def test_help_is_quick_because_it_loads_no_heavy_library():
-    script = (
-        "import sys\nfrom tfrec_limaml.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'tensorflow', 'keras', 'apache_beam', 'grpc', 'matplotlib', 'pandas'} & "
-        "set(sys.modules)\n"
-        "print('HEAVY', sorted(heavy))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert "HEAVY []" in done.stdout

@@ -1,0 +1,57 @@
+"""The commands that the packages declare."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+
+COMMANDS = [
+    "demo",
+    "datasets",
+    "prepare",
+    "diagnose",
+    "train",
+    "evaluate",
+    "compare",
+    "export",
+    "embed",
+    "refresh",
+    "update",
+    "stream",
+    "erase",
+    "serve",
+    "rank",
+]
+
+
+def test_the_package_declares_every_command():
+    assert {entry.name for entry in entry_points(group="limaml.commands")} >= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_loads_and_teaches_with_an_example(name):
+    from tfrec_limaml.cli import Command
+
+    command = next(
+        entry for entry in entry_points(group="limaml.commands") if entry.name == name
+    ).load()
+    assert isinstance(command, Command)
+    assert f"limaml {name}" in command.description
+    assert len(command.help) < 100
+
+
+def test_help_is_quick_because_it_loads_no_heavy_library():
+    script = (
+        "import sys\nfrom tfrec_limaml.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'tensorflow', 'keras', 'apache_beam', 'grpc', 'matplotlib', 'pandas'} & "
+        "set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "HEAVY []" in done.stdout

@@ -1,50 +1,16 @@
-"""The task-building pipeline from files to files."""
+"""The task-building pipeline from files to files: which rows are in which record."""
 
 from __future__ import annotations
 
 import gzip
 import json
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
+from task_building import run
 
-from limaml_beam.build_tasks.inputs import Inputs
-from limaml_beam.build_tasks.job import build_tasks
-from limaml_beam.build_tasks.settings import TaskSettings, date_fields
-from limaml_beam.io import staged_output
-from limaml_beam.io.pipeline_options import local_by_default
-from tfrec_limaml.cli import main
-from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import Feature, Label, parse_time
+from tfrec_limaml.schema.schema import parse_time
 from tfrec_limaml.schema.task_keys import encode_task_key
-
-
-def run(raw: Path, schema, output: Path, files=None, bad=0.05, **changes):
-    tables = {name: str(raw / f"{name}.parquet") for name in schema.tables}
-    inputs = Inputs.find(schema, files or str(raw / "interactions.parquet"), tables)
-    dates = {
-        k: changes.pop(k)
-        for k in list(changes)
-        if k in ("window_days", "recent_only", "window_end", "validation_start", "test_start")
-    }
-    settings = {
-        "definitions": tuple(schema.tasks),
-        "shards": 2,
-        "partitions": 3,
-        "batch_rows": 64,
-        **date_fields(schema, **dates),
-        **changes,
-    }
-    return build_tasks(
-        schema,
-        inputs,
-        str(output),
-        TaskSettings(**settings),
-        options=local_by_default([]),
-        max_bad_fraction=bad,
-    )
 
 
 def expected(frames, keys, start, stop, cap):
@@ -180,130 +146,3 @@ def test_a_daily_job_writes_recent_records_only_and_sees_nothing_after_the_windo
     ]
     assert parse_time("2024-01-06") <= min(times)
     assert max(times) < parse_time("2024-01-08")
-
-
-def test_every_input_row_is_used_or_skipped_with_a_reason(
-    tmp_path, shop_schema, shop_frames, write_raw
-):
-    frames = shop_frames(rows=200)
-    log = (
-        frames["interactions"]
-        .reset_index(drop=True)
-        .astype({"price": float, "opened": float, "time": float, "member": "float"})
-    )
-    log.loc[0, "time"] = np.nan
-    log.loc[1, "opened"] = 2
-    log.loc[2, "price"] = np.inf
-    log.loc[3, "member"] = np.nan
-    log.loc[4, "importance"] = -1
-    log.loc[5, "time"] = parse_time("2031-01-01")
-    log.loc[6, "item"] = 77  # unknown to the table of items: filled
-    frames["interactions"] = pd.concat([log, log.iloc[10:13], log.iloc[10:11]])
-    features = tuple(
-        f if f.name != "price" else Feature(name="price", normalise="log", on_invalid="skip")
-        for f in shop_schema.features
-    )
-    schema = shop_schema.replace(features=features)
-    card = run(write_raw(tmp_path / "raw", schema, frames), schema, tmp_path / "tasks")
-    assert card["rows"] == {
-        "read": 204,
-        "used": 194,
-        "skipped": {
-            "duplicate": 4,
-            "invalid_feature:price": 1,
-            "invalid_label": 1,
-            "invalid_timestamp": 1,
-            "invalid_weight": 1,
-            "missing_key:member": 1,
-            "outside_dates": 1,
-        },
-    }
-    assert card["unknown_keys"] == {"items": 1, "members": 1}
-    assert card["filled"]["tags"] == 1
-    letters = [
-        json.loads(line)
-        for path in (tmp_path / "tasks" / "dead_letter").iterdir()
-        for line in path.read_text().splitlines()
-    ]
-    assert sorted(letter["reason"] for letter in letters) == [
-        "invalid_feature:price",
-        "invalid_label",
-        "invalid_timestamp",
-        "invalid_weight",
-        "missing_key:member",
-    ]
-    assert (
-        next(letter for letter in letters if letter["reason"] == "invalid_label")["row"]["opened"]
-        == 2.0
-    )
-
-
-def test_too_many_invalid_rows_fail_the_run_before_anything_is_published(
-    tmp_path, shop_schema, shop_frames, write_raw
-):
-    frames = shop_frames(rows=100)
-    frames["interactions"].iloc[:11, frames["interactions"].columns.get_loc("opened")] = 7
-    raw = write_raw(tmp_path / "raw", shop_schema, frames)
-    with pytest.raises(LimamlError, match=r"11 of 100 rows are invalid.*invalid_label.*rejected"):
-        run(raw, shop_schema, tmp_path / "tasks", bad=0.1)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "tasks.rejected"]
-    assert run(raw, shop_schema, tmp_path / "tasks", bad=0.11)["rows"]["used"] <= 89
-
-
-def test_a_label_that_must_be_valid_stops_the_run(tmp_path, shop_schema, shop_frames, write_raw):
-    schema = shop_schema.replace(label=Label(name="opened", on_invalid="error"))
-    frames = shop_frames(rows=300)
-    frames["interactions"].iloc[5, frames["interactions"].columns.get_loc("opened")] = 3
-    with pytest.raises(
-        LimamlError,
-        match=r"1 of 300 rows are invalid where the schema says on_invalid: error.*invalid_label",
-    ):
-        run(write_raw(tmp_path / "raw", schema, frames), schema, tmp_path / "tasks", bad=1.0)
-    assert not (tmp_path / "tasks").exists()
-
-
-def test_a_split_without_rows_names_the_time_span_of_the_data(
-    tmp_path, shop_schema, shop_frames, write_raw
-):
-    raw = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=60))
-    with pytest.raises(LimamlError, match=r"no rows in train.*2024-01-0"):
-        run(raw, shop_schema, tmp_path / "tasks", validation_start="2023-01-01")
-
-
-def test_an_existing_output_is_kept_unless_overwriting_is_asked_for(
-    tmp_path, shop_schema, shop_frames, write_raw, capsys
-):
-    raw = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=150))
-    output = tmp_path / "tasks"
-    assert main(["prepare", str(raw), "--output", str(output), "--task", "member", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["output"] == str(output)
-    (output / "mark").touch()
-    assert main(["prepare", str(raw), "--output", str(output)]) == 2
-    assert "--overwrite" in capsys.readouterr().err
-    assert (output / "mark").exists()
-    assert main(["prepare", str(raw), "--output", str(output), "--overwrite"]) == 0
-    assert not (output / "mark").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "tasks"]
-
-
-def test_shuffles_of_the_in_process_runner_lie_in_files_that_go_with_the_run(
-    tmp_path, shop_schema, shop_frames, write_raw, monkeypatch
-):
-    raw = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=200))
-    discard, scratch = staged_output.discard, []
-
-    def spy(directory: str) -> None:
-        if directory.endswith("_shuffle"):
-            scratch.append(sum(path.stat().st_size for path in Path(directory).iterdir()))
-        discard(directory)
-
-    monkeypatch.setattr(staged_output, "discard", spy)
-    run(raw, shop_schema, tmp_path / "tasks")
-    (size,) = scratch
-    assert size > 200 * 50  # every row, several times
-    assert (
-        sorted(
-            path.name for path in (tmp_path / "tasks").iterdir() if path.name.startswith((".", "_"))
-        )
-        == []
-    )

@@ -2,7 +2,6 @@
 process, loopback.
 
     python benchmarks/serving.py --json
-    python benchmarks/serving.py --two-sided --json
 
 Four measurements alternate, so that all see the same machine: a request with the member's meta
 embedding, the same one for an unknown member (no look-up), and the SavedModel in this process,
@@ -14,23 +13,16 @@ the calling thread (look-up, checks, request building, gRPC, parsing, ordering) 
 `client_process_ms` adds gRPC's own threads, which read from the socket. Weights are random: they do
 not change the time.
 
-With `--two-sided`, two models take turns instead: one with an embedding per member, and one with
-another per item, so that 100 more keys are looked up and 100 more vectors travel.
-
 Keys: `candidates`, `cores`, `p50_ms_with_embedding`, `p50_ms_without_embedding`,
 `embedding_cost_share_of_p50`, `p99_ms`, `in_process_ms`, `session_ms`, `serving_overhead_ms` (over
 `in_process_ms`), `p50_ms_alone`, `client_ms`, `client_process_ms`, `client_share_of_p50`,
 `grpc_client_ms`; `requests_per_s` and `latency_ms` (`p50_ms` and `p99_ms`) by number of clients;
 `look_up_ms` of `lmdb` and `redis`.
-
-Keys with --two-sided: `candidates`, `cores`, `one_sided_p50_ms`, `two_sided_p50_ms`,
-`two_sided_cost_share_of_p50` and `two_sided_cost_interval`.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import multiprocessing
@@ -48,24 +40,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import grpc
 import numpy as np
-import numpy.typing as npt
 import serving_world as world
+from serving_world import timed
 
 from limaml_serving import Ranker
 from limaml_serving.client import wire
 from limaml_serving.client.channel import channel_options
 from limaml_serving.client.versions import KnownVersions
 from tfrec_limaml.store import open_store
-
-#: Items with an embedding, where items have one.
-_ITEMS = 10_000
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, float]:
-    """Wall and thread CPU time in milliseconds."""
-    cpu, wall = time.thread_time(), time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - wall), 1000 * (time.thread_time() - cpu)
 
 
 def latency(ranker: Ranker, ranker_folder: Path, requests: list[Any], pairs: int) -> dict[str, Any]:
@@ -183,62 +165,6 @@ def in_session(ranker_folder: Path, requests: list[Any]) -> list[Callable[[], An
     return calls
 
 
-def two_sided(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """p50 of requests with the member's embedding alone, and with each candidate's own."""
-    kinds = {"one_sided": world.ONE_SIDED, "two_sided": world.TWO_SIDED}
-    requests = world.requests(200, arguments.candidates, items=_ITEMS)
-    times: dict[str, list[float]] = {name: [] for name in kinds}
-    exports = {name: world.export(folder / name, options) for name, options in kinds.items()}
-    with contextlib.ExitStack() as stack:
-        # One server for both: two processes differ by more than the models do.
-        models = {name: export / "ranker" for name, export in exports.items()}
-        target, _ = stack.enter_context(world.served(**models))
-        store = stack.enter_context(contextlib.closing(open_store(f"lmdb:{folder / 'store'}")))
-        world.publish(store, 1, items=_ITEMS)
-        rankers = {
-            name: stack.enter_context(
-                Ranker(target, store, manifest=export, model_name=name, timeout=30.0)
-            )
-            for name, export in exports.items()
-        }
-        order = np.random.default_rng(5)
-        for n in range(-100, arguments.pairs):
-            request = requests[n % len(requests)]
-            for name in order.permutation(list(rankers)):
-                wall, _ = timed(functools.partial(rankers[name].rank, *request))
-                if n >= 0:
-                    times[name].append(wall)
-        for ranker in rankers.values():
-            counters = ranker.counters.snapshot()
-            assert counters["failed"] == counters["missing"] == 0, counters
-    one, two = (np.array(times[name]) for name in kinds)
-    return {
-        "candidates": arguments.candidates,
-        "cores": os.cpu_count(),
-        "one_sided_p50_ms": float(np.median(one)),
-        "two_sided_p50_ms": float(np.median(two)),
-        "two_sided_cost_share_of_p50": float(np.median(two) / np.median(one) - 1),
-        "two_sided_cost_interval": interval_of_cost(one, two),
-    }
-
-
-def interval_of_cost(
-    one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]
-) -> tuple[float, float]:
-    """95 % interval of the medians' quotient less 1, by bootstrap over blocks of fifty rounds, as
-    neighbours in time are alike.
-    """
-    draw = np.random.default_rng(11)
-    blocks = [each[: len(each) // 50 * 50].reshape(-1, 50) for each in (one, two)]
-    shares = []
-    for _ in range(1000):
-        chosen = draw.integers(0, len(blocks[0]), len(blocks[0]))
-        medians = [np.median(each[chosen]) for each in blocks]
-        shares.append(medians[1] / medians[0] - 1)
-    low, high = np.quantile(shares, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def throughput(
     ranker: Ranker, requests: list[Any], threads: int, seconds: float
 ) -> dict[str, float]:
@@ -330,12 +256,9 @@ def main() -> None:
         "--pairs", type=int, default=1500, help="rounds of the latency measurements"
     )
     parser.add_argument("--seconds", type=float, default=8.0, help="of load at each concurrency")
-    parser.add_argument(
-        "--two-sided", action="store_true", help="compare with an embedding per candidate too"
-    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = (two_sided if arguments.two_sided else measure)(arguments, Path(folder))
+        result = measure(arguments, Path(folder))
     print(
         json.dumps(result, indent=2)
         if arguments.json

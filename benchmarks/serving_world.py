@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +210,10 @@ def redis_address(folder: Path) -> Iterator[str | None]:
             yield f"redis://127.0.0.1:{port}/0"
         finally:
             process.terminate()
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float]:
+    """Wall and thread CPU time in milliseconds."""
+    cpu, wall = time.thread_time(), time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - wall), 1000 * (time.thread_time() - cpu)

@@ -42,6 +42,7 @@ SMALL = {
     "memory": ["--steps", 1, "--tasks", 2],
     "serving": ["--pairs", 2, "--seconds", 0.1, "--candidates", 3],
     "serving_soak": ["--periods", 1, "--seconds", 0.5, "--threads", 1],
+    "serving_two_sided": ["--pairs", 100, "--candidates", 3],
     "store": ["--rows", 50, "--reads", 2],
     "training": [
         *("--rounds", 1, "--tasks", 2, "--embed-tasks", 2),
@@ -126,8 +127,9 @@ def in_this_process(request, benchmark, monkeypatch):
             importlib.import_module("serving_world"),
             request.getfixturevalue("exported"),
         )
-        monkeypatch.setattr(world, "export", lambda base: shutil.copytree(export, base))
-    if name == "serving_soak":
+        if name != "serving_two_sided":  # has other models
+            monkeypatch.setattr(world, "export", lambda base: shutil.copytree(export, base))
+    if name in ("serving_soak", "serving_two_sided"):
 
         @contextlib.contextmanager
         def served(**models):

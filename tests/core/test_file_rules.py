@@ -10,7 +10,7 @@ import pytest
 from import_graph import read_modules
 from repository import PACKAGES, ROOT, tracked
 
-MAXIMUM_LINES = {"tests": 450, "packages": 300}
+MAXIMUM_LINES = 300
 #: Lines of code of a function, without its docstring.
 MAXIMUM_FUNCTION_LINES = 40
 
@@ -25,12 +25,7 @@ def test_no_module_is_longer_than_one_can_read():
         str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines())
         for p in tracked("*.py")
     }
-    packages = tuple(str(folder.relative_to(ROOT)) for folder in PACKAGES.values())
-    assert not {
-        name: lines
-        for name, lines in lengths.items()
-        if lines > MAXIMUM_LINES["packages" if name.startswith(packages) else "tests"]
-    }
+    assert not {name: lines for name, lines in lengths.items() if lines > MAXIMUM_LINES}
 
 
 def test_no_function_is_longer_than_one_can_hold_in_mind(modules):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -81,6 +82,14 @@ class Broker:
                     return
             time.sleep(0.1)
         raise RuntimeError((self._folder / "broker.log").read_text()[-3000:])
+
+    def pause(self) -> None:
+        """Answers nothing, and keeps its connections."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Answers again."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """As kill -9."""

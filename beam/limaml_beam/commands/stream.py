@@ -164,7 +164,8 @@ def _folder(arguments: argparse.Namespace, settings: Update) -> dict[str, Any]:
 
 
 def _kafka(arguments: argparse.Namespace, settings: Update) -> dict[str, Any]:
-    from limaml_beam.update.kafka import KafkaStream, read_client_file, stream_kafka
+    from limaml_beam.update.kafka import stream_kafka
+    from limaml_beam.update.kafka_settings import KafkaStream, read_client_file
 
     config = arguments.kafka_config
     return stream_kafka(
@@ -186,7 +187,7 @@ def _pipeline(arguments: argparse.Namespace) -> dict[str, Any]:
     from limaml_beam.commands.embed import quiet_beam
     from limaml_beam.generate_embeddings.artefacts import newest_adapter
     from limaml_beam.io.pipeline_options import use_options
-    from limaml_beam.update.kafka import read_client_file
+    from limaml_beam.update.kafka_settings import read_client_file
     from limaml_beam.update.pipeline import KafkaPipeline, run_pipeline
 
     quiet_beam(use_options(arguments.beam))

@@ -33,7 +33,7 @@ from apache_beam.transforms.userstate import (
 from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
 from limaml_beam.io.pipeline_options import use_options
 from limaml_beam.update.job import Update, Updater
-from limaml_beam.update.kafka import check_batches
+from limaml_beam.update.kafka_settings import check_batches
 from limaml_beam.update.messages import Message
 from limaml_beam.update.patience import PatientUpdater
 from limaml_beam.update.plan import read_plan

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from limaml_beam.update import kafka
+from limaml_beam.update import kafka_topic
 from limaml_beam.update.job import UpdateState
 from tfrec_limaml.cli import main
 from tfrec_limaml.store.lmdb_store import LmdbStore
@@ -12,7 +12,7 @@ from tfrec_limaml.store.lmdb_store import LmdbStore
 POINTS = {
     "before the store": (LmdbStore, "upsert"),
     "before the state": (UpdateState, "put"),
-    "before the commit": (kafka._Topic, "commit"),
+    "before the commit": (kafka_topic.Topic, "commit"),
 }
 
 

@@ -1,60 +1,28 @@
-"""``limaml stream --from-kafka`` with a real broker, through faults."""
+"""``limaml stream --from-kafka`` with a real broker."""
 
-import contextlib
-import dataclasses
 import json
 import random
-import signal
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from kafka_streams import command, ignore, message, running, settings
 from two_sided_toy import ROWS as ROWS_OF_TWO_SIDES
 from two_sided_toy import Simulation
-from update_world import END, ROWS, World
+from update_world import ROWS, World
 from waiting import wait_for
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.update.job import Update
-from limaml_beam.update.kafka import KafkaStream, _Topic, read_client_file, stream_kafka
+from limaml_beam.update.kafka import stream_kafka
+from limaml_beam.update.kafka_settings import read_client_file
 from tfrec_limaml.cli import main
-from tfrec_limaml.errors import LimamlError, StoreError
 from tfrec_limaml.store import open_store
-from tfrec_limaml.store.lmdb_store import LmdbStore
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
-#: The client library asks a broker that was away at once.
-QUICK = {"reconnect.backoff.max.ms": "500"}
-#: A stream that is killed has left the group soon.
-SHORT = QUICK | {"session.timeout.ms": "2000", "heartbeat.interval.ms": "500"}
 DRIVER = Path(__file__).with_name("kafka_driver.py")
-
-
-def message(user, x, day, **more):
-    return World.row(user, x, day) | more
-
-
-def settings(world, broker, topic, **more):
-    update = Update(work=world.work, store=open_store(world.store), window_end=END)
-    given = {"batch_seconds": 0.1, "idle_seconds": 0.2, "client": QUICK, "update": update, **more}
-    return KafkaStream(servers=broker.address, topic=topic, **given)
-
-
-def command(world, broker, topic, idle_seconds=0.5):
-    config = world.folder / "client"
-    config.write_text("".join(f"{name}={value}\n" for name, value in SHORT.items()))
-    return [
-        *("stream", "--from-kafka", broker.address, "--topic", topic, "--work", str(world.work)),
-        *("--store", world.store, "--window-end", END, "--batch-seconds", "0.1"),
-        *("--stop-when-idle", str(idle_seconds), "--json", "--kafka-config", str(config)),
-    ]
-
-
-def ignore(report):
-    pass
 
 
 def test_messages_change_the_embeddings_of_their_members(refreshed, broker, topic, capsys):
@@ -158,43 +126,6 @@ def test_a_producers_clock_may_be_ahead_a_little(refreshed, broker, topic):
     assert refreshed.sums("u3", "u4") == [(12, 3), (1, 1)]
 
 
-def test_while_the_store_is_away_nothing_is_committed_and_nothing_is_lost(
-    refreshed, broker, topic, monkeypatch
-):
-    original, waits, committed = LmdbStore.upsert, [], []
-
-    def away(*arguments):
-        if len(waits) < 3:
-            raise StoreError("connection refused")
-        return original(*arguments)
-
-    def sleep(seconds):
-        waits.append(seconds)
-        committed.append(broker.committed(topic, "limaml"))
-        broker.send(topic, message("u4", float(len(waits)), len(waits)))
-
-    broker.send(topic, message("u3", 5.0, 1))
-    monkeypatch.setattr(LmdbStore, "upsert", away)
-    done = stream_kafka(settings(refreshed, broker, topic), ignore, sleep)
-    assert (waits, committed, done["waits"]) == ([1, 2, 4], [0, 0, 0], 3)
-    assert refreshed.sums("u3", "u4") == [(6, 2), (7, 4)]
-    assert broker.committed(topic, "limaml") == 4
-
-
-def test_a_stream_that_is_killed_anywhere_loses_nothing_and_applies_nothing_twice(
-    refreshed, broker, topic, forks
-):
-    points = ["before the store", "before the state", "before the commit"]
-    for number, point in enumerate(points):
-        broker.send(topic, message("u3", 2.0**number, number + 1))
-        done = forks().start(DRIVER, point, *command(refreshed, broker, topic)).wait(300)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-    broker.send(topic, message("u3", 8.0, 4))
-    assert stream_kafka(settings(refreshed, broker, topic), ignore)["dead_letters"] == 0
-    assert refreshed.sums("u3") == [(1 + 15, 5)]
-    assert broker.committed(topic, "limaml") == 4
-
-
 def test_two_streams_of_one_group_share_the_topic_and_both_are_right(
     refreshed, broker, topic, forks
 ):
@@ -210,62 +141,6 @@ def test_two_streams_of_one_group_share_the_topic_and_both_are_right(
         wait_for(lambda: refreshed.sums("u3", "u4") == [(31, 31), (31, 31)])
     here = [report["rows"]["read"] for report in told if "rows" in report]
     assert sum(here) + json.loads(there.stdout)["rows"] >= 60
-
-
-def test_a_broker_that_goes_away_and_comes_back_is_read_on(refreshed, broker, topic):
-    with running(settings(refreshed, broker, topic, idle_seconds=None)) as told:
-        broker.send(topic, message("u3", 5.0, 1))
-        wait_for(lambda: refreshed.sums("u3") == [(6, 2)])
-        broker.kill()
-        wait_for(lambda: any("broker" in report for report in told))
-        broker.start()
-        broker.send(topic, message("u3", 6.0, 2))
-        wait_for(lambda: refreshed.sums("u3") == [(12, 3)])
-
-
-class _EndError(Exception):
-    pass
-
-
-@contextlib.contextmanager
-def running(stream):
-    """A stream in a thread; gives what it tells, and ends it."""
-    told, end, original = [], threading.Event(), _Topic.batch
-
-    def batch(topic):
-        if end.is_set():
-            raise _EndError
-        return original(topic)
-
-    def run():
-        with contextlib.suppress(_EndError):
-            stream_kafka(stream, told.append)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Topic, "batch", batch)
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        try:
-            yield told
-        finally:
-            end.set()
-            thread.join(60)
-        assert not thread.is_alive()
-
-
-@pytest.mark.parametrize(
-    ("given", "what"),
-    [
-        ({"servers": "127.0.0.1:1"}, "no Kafka broker answers at 127.0.0.1:1"),
-        ({"topic": "nobody-made-it"}, "has no topic 'nobody-made-it'"),
-        ({"client": {"no.such.setting": "1"}}, "refuses its settings"),
-    ],
-)
-def test_what_is_wrong_at_the_start_is_an_error(refreshed, broker, topic, monkeypatch, given, what):
-    monkeypatch.setattr("limaml_beam.update.kafka._ANSWER_SECONDS", 2.0)
-    stream = settings(refreshed, broker, topic)
-    with pytest.raises(LimamlError, match=what):
-        stream_kafka(dataclasses.replace(stream, **given), ignore)
 
 
 def test_a_client_file_is_read(tmp_path):

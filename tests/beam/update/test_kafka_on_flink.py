@@ -129,6 +129,7 @@ def test_a_pipeline_goes_on_from_a_checkpoint_and_ends_where_the_batch_does(
         first = [("first", "v1", 1.0, 1.0), ("first", "v2", 2.0, 2.0)]
         broker.send(topic, world.row(*first[0]), b"poison", None, world.row(*first[1]))
         wait_until(lambda: world.sums("first") == [(3, 2)])
+        wait_until(world.letters)
         assert {letter["reason"] for letter in world.letters()} == {"undecodable_message"}
 
         made = random.Random(3)

@@ -78,12 +78,12 @@ def test_a_loss_scale_at_which_gradients_overflow_is_lowered_until_they_do_not()
 
 
 @pytest.mark.parametrize(
-    ("cls", "traced"), [(LiMAML, True), (EntireNetworkMAML, True), (Vanilla, False)]
+    ("cls", "traced"), [(LiMAML, False), (EntireNetworkMAML, True), (Vanilla, False)]
 )
 def test_fit_lowers_the_loss_and_a_seed_repeats_it(cls, traced):
-    dataset = _dataset()
+    dataset = _dataset(batches=2)
     first, second = (
-        _model(cls, traced).fit(dataset, epochs=3, verbose=0, validation_data=dataset).history
+        _model(cls, traced).fit(dataset, epochs=2, verbose=0, validation_data=dataset).history
         for _ in range(2)
     )
     assert first["loss"][-1] < first["loss"][0]
@@ -110,13 +110,13 @@ def test_several_steps_per_execution_change_nothing_but_the_number_of_visits_to_
 
 
 def test_a_saved_and_restored_model_and_optimizer_continue_identically(tmp_path):
-    dataset = _dataset()
+    dataset = _dataset(batches=2)
     model = _model(learn_inner_rates=True, support_reduction="shrunk")
-    model.fit(dataset, epochs=2, verbose=0)
+    model.fit(dataset, epochs=1, verbose=0)
     model.save(tmp_path / "model.keras")
     restored = keras.saving.load_model(tmp_path / "model.keras")
     for one in (model, restored):
-        one.fit(dataset, epochs=2, verbose=0)
+        one.fit(dataset, epochs=1, verbose=0)
     for a, b in zip(model.get_weights(), restored.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=BOUND * np.linalg.norm(a))
     np.testing.assert_allclose(
@@ -129,7 +129,7 @@ def test_a_saved_and_restored_model_and_optimizer_continue_identically(tmp_path)
 
 def test_learned_inner_rates_move_and_stay_non_negative():
     model = _model(learn_inner_rates=True)
-    model.fit(_dataset(), epochs=3, verbose=0)
+    model.fit(_dataset(), epochs=1, verbose=0)
     assert all(np.all(r.numpy() >= 0) for r in model.rates)
     assert any(np.any(r.numpy() != 0.5) for r in model.rates)
 

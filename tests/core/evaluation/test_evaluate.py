@@ -147,6 +147,7 @@ def test_served_and_adapted_scores_agree_without_history_and_differ_with_it(make
     assert np.abs(served["probability"] - adapted["probability"])[~new].max() > 1e-4
 
 
+@pytest.mark.usefixtures("no_graphs")
 @pytest.mark.parametrize("kwargs", [{}, {"cls": Vanilla}])
 def test_adaptation_lowers_the_support_loss_at_a_small_rate(
     make_model, test_tasks, kwargs, recwarn
@@ -156,6 +157,7 @@ def test_adaptation_lowers_the_support_loss_at_a_small_rate(
     assert not [w for w in recwarn if "inner_learning_rate" in str(w.message)]
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_a_rate_that_diverges_is_reported_with_the_loss_before_and_after(make_model, test_tasks):
     with pytest.warns(
         UserWarning,

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import quick_beam
 import tensorflow as tf
 from toys import toy_schema
 
@@ -42,7 +43,7 @@ SMALL = {
     "memory": ["--steps", 1, "--tasks", 2],
     "serving": ["--pairs", 2, "--seconds", 0.1, "--candidates", 3],
     "serving_soak": ["--periods", 1, "--seconds", 0.5, "--threads", 1],
-    "serving_two_sided": ["--pairs", 100, "--candidates", 3],
+    "serving_two_sided": ["--pairs", 50, "--candidates", 3],
     "store": ["--rows", 50, "--reads", 2],
     "training": [
         *("--rounds", 1, "--tasks", 2, "--embed-tasks", 2),
@@ -51,6 +52,11 @@ SMALL = {
 }
 #: Those with a test of their own below.
 OTHERS = {"build_tasks", "distributed", "mixed_precision", "scaling"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_beam():
+    quick_beam.use()
 
 
 @pytest.fixture
@@ -84,10 +90,10 @@ def exported(checkout, tmp_path_factory):
         return importlib.import_module("serving_world").export(tmp_path_factory.mktemp("export"))
 
 
-def few_steps(timer, *arguments):
-    """A timer of a number of steps, which times two."""
+def one_step(timer, *arguments):
+    """A timer of a number of steps, which times one."""
     *arguments, _ = arguments
-    return timer(*arguments, 2)
+    return timer(*arguments, 1)
 
 
 class InThisProcess:
@@ -119,16 +125,25 @@ def in_this_process(request, benchmark, monkeypatch):
         monkeypatch.setattr(module, "gemm", functools.partial(module.gemm, size=32))
         monkeypatch.setattr(module, "FILE_BATCHES", 2)
         for timer in ("StepTimer", "FitTimer"):
-            one_step = functools.partial(few_steps, getattr(module, timer))
-            monkeypatch.setattr(module, timer, one_step)
+            short = functools.partial(one_step, getattr(module, timer))
+            monkeypatch.setattr(module, timer, short)
         request.getfixturevalue("no_graphs")
     if name.startswith("serving"):
         world, export = (
             importlib.import_module("serving_world"),
             request.getfixturevalue("exported"),
         )
-        if name != "serving_two_sided":  # has other models
-            monkeypatch.setattr(world, "export", lambda base: shutil.copytree(export, base))
+        make = world.export
+
+        def copied(base, options=world.PLAIN):
+            if options.joint_task:
+                return make(base, options.replace(inner_steps=1))
+            return shutil.copytree(export, base)
+
+        monkeypatch.setattr(world, "export", copied)
+    if name == "embedding_job":
+        module = importlib.import_module(name)
+        monkeypatch.setattr(module, "MODEL", module.MODEL.replace(inner_steps=1))
     if name in ("serving_soak", "serving_two_sided"):
 
         @contextlib.contextmanager
@@ -193,9 +208,10 @@ def test_a_worker_reports_what_the_comparison_of_workers_needs(
         return reports * workers
 
     monkeypatch.setattr(module, "run", run_one)
-    module, result = benchmark("distributed", "--epochs", 1, "--size", 256, "--no-resume")
+    arguments = ("--epochs", 1, "--size", 64, "--batch", 64, "--no-resume")
+    module, result = benchmark("distributed", *arguments)
     assert result.keys() == keys_of(module.__doc__)
-    assert result["tasks_per_s"] == pytest.approx(256 * 4 / reports[0]["wall"], rel=1e-3)
+    assert result["tasks_per_s"] == pytest.approx(64 * 4 / reports[0]["wall"], rel=1e-3)
     assert result["cpu_efficiency"] == 0.5  # two that did all tasks
     assert result["unconnected_efficiency"] == 1.0  # each as fast as one alone
     assert result["resume_equal"] is None
@@ -239,7 +255,7 @@ def test_a_training_under_a_policy_gives_its_auc_and_leaves_the_policy(
     import keras
 
     module = importlib.import_module("mixed_precision")
-    tasks = module.make_tasks(tmp_path, 30)
+    tasks = module.make_tasks(tmp_path, 20)
     before = keras.config.dtype_policy().name
     assert 0 <= module.test_auc(tasks, "mixed_bfloat16", 1, 1) <= 1
     assert keras.config.dtype_policy().name == before

@@ -24,6 +24,7 @@ from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.models import TaskModel
 from tfrec_limaml.tasks.record_files import EVERYTHING, Share
 from tfrec_limaml.tensorflow_internals import device_datasets_without_tuner
+from tfrec_limaml.training.allocator import keep_freed_memory
 
 #: Seconds without a batch after which other workers count as lost.
 WORKER_TIMEOUT = 600.0
@@ -106,11 +107,12 @@ class Workers(NamedTuple):
 
     def distribute(self, dataset: tf.data.Dataset) -> Any:
         """The dataset for `fit`, from this worker's batches for single replicas. All workers must
-        have the same number.
+        have the same number. Calls `keep_freed_memory`.
         """
         if self.strategy is None:
             return dataset
         device_datasets_without_tuner()
+        keep_freed_memory()
         if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
             # Otherwise workers check before each batch whether another one has any left.
             self.strategy.extended.experimental_enable_get_next_as_optional = False

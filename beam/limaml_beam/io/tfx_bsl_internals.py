@@ -7,10 +7,10 @@ tfx-bsl imports TensorFlow: functions import it, so that the launcher of a job n
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from apache_beam.internal import pickler
 from apache_beam.ml.inference.base import ModelHandler
 
 from tfrec_limaml.internals import internal
@@ -35,14 +35,14 @@ class SavedModelHandler(ModelHandler[bytes, Any, Any]):  # type: ignore[misc]
 
         handler = internal(tfx_bsl, run_inference, "create_model_handler")(spec, load, None)
         super().__init__()
-        self._pickled = pickler.dumps(handler)
+        self._pickled = pickle.dumps(handler)
         self._metrics_namespace = handler.get_metrics_namespace()
         self._batch_elements_kwargs = handler.batch_elements_kwargs()
 
     @functools.cached_property
     def _handler(self) -> Any:
         import_tensorflow(keras=False)
-        return pickler.loads(self._pickled)
+        return pickle.loads(self._pickled)
 
     def load_model(self) -> Any:
         """What `load` returns."""

@@ -22,8 +22,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The pip of a new environment takes three times as long to resolve. To compile every module takes longer than to install
-# them: only those that the commands import are compiled, by importing them once.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# them: only those that the commands import are compiled, by importing them once. setuptools warns of any editable installation.
+PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo check test coverage test-avx2 docs flink spark kafka prism lint format constraints clean

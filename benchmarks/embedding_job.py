@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gzip
-import json
 import os
 import statistics
 import tempfile
@@ -33,8 +32,9 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+from printing import print_result
 
-from limaml_beam.commands.embed import quiet_beam
+from limaml_beam.commands.beam_flags import quiet_beam
 from limaml_beam.generate_embeddings import record_batches
 from limaml_beam.generate_embeddings.adapter import load_packed
 from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, use_options
@@ -253,11 +253,7 @@ def main() -> None:
     quiet_beam(use_options([]))
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), arguments)
-    print(
-        json.dumps(result, indent=2)
-        if arguments.json
-        else "\n".join(f"{name}: {value:.4g}" for name, value in result.items())
-    )
+    print_result(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -32,10 +31,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from printing import print_result
 from store import measure_overlay, redis_server
 
 from limaml_beam.build_tasks.options import PrepareOptions
-from limaml_beam.commands.embed import quiet_beam
+from limaml_beam.commands.beam_flags import quiet_beam
 from limaml_beam.io.pipeline_options import use_options
 from limaml_beam.refresh.job import refresh
 from limaml_beam.refresh.options import Refresh, Thresholds
@@ -229,11 +229,7 @@ def main() -> None:
             result["overlay_lookup_ratio"] = overlay["overlay_lookup_ratio"]
             report[kind] = result
     report |= report[arguments.stores[0]]
-    print(
-        json.dumps(report, indent=2)
-        if arguments.json
-        else "\n".join(f"{k}: {v}" for k, v in report.items())
-    )
+    print_result(report, arguments.json)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import multiprocessing
 import os
 import sys
@@ -41,6 +40,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import grpc
 import numpy as np
 import serving_world as world
+from printing import print_result
 from serving_world import timed
 
 from limaml_serving import Ranker
@@ -259,11 +259,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, Path(folder))
-    print(
-        json.dumps(result, indent=2)
-        if arguments.json
-        else "\n".join(f"{key}: {value}" for key, value in result.items())
-    )
+    print_result(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ messages of failed requests, if any.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import threading
@@ -29,6 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import serving_world as world
+from printing import print_result
 
 from limaml_serving import Ranker
 from tfrec_limaml.errors import LimamlError
@@ -177,11 +177,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, Path(folder))
-    print(
-        json.dumps(result, indent=2)
-        if arguments.json
-        else "\n".join(f"{key}: {value}" for key, value in result.items())
-    )
+    print_result(result, arguments.json)
 
 
 if __name__ == "__main__":

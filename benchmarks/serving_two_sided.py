@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -26,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import numpy.typing as npt
 import serving_world as world
+from printing import print_result
 
 from limaml_serving import Ranker
 from tfrec_limaml.store import open_store
@@ -100,11 +100,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, Path(folder))
-    print(
-        json.dumps(result, indent=2)
-        if arguments.json
-        else "\n".join(f"{key}: {value}" for key, value in result.items())
-    )
+    print_result(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shutil
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from printing import print_result
 
 from tfrec_limaml.store import EmbeddingStore, open_store
 
@@ -159,11 +159,7 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             report[name] = run(Path(folder), arguments.rows, arguments.dim, arguments.reads)
-    print(
-        json.dumps(report, indent=2)
-        if arguments.json
-        else "\n".join(f"{k}: {v}" for k, v in report.items())
-    )
+    print_result(report, arguments.json)
 
 
 if __name__ == "__main__":

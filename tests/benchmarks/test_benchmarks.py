@@ -28,7 +28,10 @@ from limaml_serving.server import EmbeddedServer
 from tfrec_limaml.schema.schema import Feature
 
 #: Folders with own commands for helpers, not for measurements.
-HELPERS = {"reference_work", "embedding_work", "serving_world", "timers", "yardstick_worker"}
+HELPERS = {
+    *("embedding_work", "printing", "reference_work", "serving_world", "timers"),
+    "yardstick_worker",
+}
 #: Benchmarks and the arguments that make them small.
 SMALL = {
     "batch_sizes": [

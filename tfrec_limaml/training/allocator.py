@@ -1,4 +1,4 @@
-"""The C library's memory allocator, as it is without a strategy."""
+"""Sets the C library's memory allocator for training under a strategy."""
 
 from __future__ import annotations
 

@@ -10,14 +10,9 @@ import contextlib
 import json
 import math
 import os
-import re
-import sys
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
@@ -25,6 +20,7 @@ from tfrec_limaml.models import TaskModel
 from tfrec_limaml.tasks.record_files import EVERYTHING, Share
 from tfrec_limaml.tensorflow_internals import device_datasets_without_tuner
 from tfrec_limaml.training.allocator import keep_freed_memory
+from tfrec_limaml.training.lost_workers import TimeLimit, worker_lost_error
 
 #: Seconds without a batch after which other workers count as lost.
 WORKER_TIMEOUT = 600.0
@@ -218,82 +214,3 @@ def local_copy(model: TaskModel) -> TaskModel:
     ):
         target.assign(source.numpy())
     return copy
-
-
-class TimeLimit:
-    """Ends the process with a message when an operation exceeds a time limit.
-
-    A worker that waits for another one is in native code, where Python exceptions have no effect.
-
-    Args:
-        seconds: The limit.
-        operation: What the process waits for.
-        end: Called when the limit is over.
-    """
-
-    def __init__(
-        self, seconds: float, operation: str, end: Callable[[str], None] | None = None
-    ) -> None:
-        self.seconds = seconds
-        self.operation = operation
-        self._end = _exit if end is None else end
-        self._stopped = threading.Event()
-        self._deadline = time.monotonic() + seconds
-
-    def __enter__(self) -> TimeLimit:
-        self.renew()
-        threading.Thread(target=self._watch, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-
-    def renew(self) -> None:
-        """Restarts the limit."""
-        self._deadline = time.monotonic() + self.seconds
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(max(0.0, self._deadline - time.monotonic())):
-            if time.monotonic() >= self._deadline:
-                self._end(
-                    _lost_message(f"no answer in {self.seconds:g} s, waiting for {self.operation}")
-                )
-                return
-
-
-def _exit(message: str) -> None:
-    print(f"limaml: error: {message}", file=sys.stderr, flush=True)  # noqa: T201
-    os._exit(2)
-
-
-def _lost_message(reason: str) -> str:
-    return (
-        f"another worker is gone or hangs ({reason}); start all workers again: with --resume they "
-        f"continue from the newest checkpoint"
-    )
-
-
-class RenewTimeLimit(keras.callbacks.Callback):
-    """Renews a limit after each batch, of training and validation."""
-
-    def __init__(self, limit: TimeLimit) -> None:
-        super().__init__()
-        self.limit = limit
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """A batch is over."""
-        self.limit.renew()
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """A batch is over."""
-        self.limit.renew()
-
-
-def worker_lost_error(error: tf.errors.OpError) -> LimamlError:
-    """The error to raise if an operation over all workers failed."""
-    match = re.search(
-        r"Error reported from .*|(?:failed to connect|Connection).*", str(error.message)
-    )
-    return LimamlError(
-        _lost_message(match[0][:200].rstrip(": ") if match else type(error).__name__)
-    )

@@ -23,14 +23,8 @@ from tfrec_limaml.tasks.folder import STATISTICS_FILE
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.training.checkpoints import CheckpointOptions, Checkpoints
 from tfrec_limaml.training.data import EpochNumber, TrainingData
-from tfrec_limaml.training.distribution import (
-    WORKER_TIMEOUT,
-    RenewTimeLimit,
-    TimeLimit,
-    Workers,
-    local_copy,
-    worker_lost_error,
-)
+from tfrec_limaml.training.distribution import WORKER_TIMEOUT, Workers, local_copy
+from tfrec_limaml.training.lost_workers import RenewTimeLimit, TimeLimit, worker_lost_error
 from tfrec_limaml.training.options import ModelOptions, TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder
 from tfrec_limaml.training.schedules import warmup_cosine

@@ -60,6 +60,13 @@ def quiet_local_runner(options: PipelineOptions) -> bool:
     return local
 
 
+def quiet_beam(options: PipelineOptions) -> None:
+    """Hides the logs of the in-process runner; see `quiet_local_runner`."""
+    logging.getLogger().setLevel(logging.ERROR)
+    if not quiet_local_runner(options):
+        logging.getLogger("apache_beam").setLevel(logging.INFO)
+
+
 def wrap_beam_flags(
     add_arguments: Callable[[argparse.ArgumentParser], None], argv: Sequence[str]
 ) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 from typing import TYPE_CHECKING, Any
 
 from limaml_beam.commands.beam_flags import (
     add_beam_flag,
     add_report_flags,
-    quiet_local_runner,
+    quiet_beam,
     report_paths,
 )
 from limaml_beam.commands.ignored_options import Rule, refuse_engine, refuse_ignored
@@ -19,8 +18,6 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError, StoreError
 
 if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
     from tfrec_limaml.store import EmbeddingStore
 
 DESCRIPTION = """\
@@ -145,13 +142,6 @@ def _add_store_arguments(parser: argparse.ArgumentParser, store_required: bool) 
         help="good generations to keep in the store, besides those of the last hour (default "
         "%(default)s)",
     )
-
-
-def quiet_beam(options: PipelineOptions) -> None:
-    """Hides the logs of the in-process runner; see `quiet_local_runner`."""
-    logging.getLogger().setLevel(logging.ERROR)
-    if not quiet_local_runner(options):
-        logging.getLogger("apache_beam").setLevel(logging.INFO)
 
 
 def refuse_workers(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.commands import embed, prepare
-from limaml_beam.commands.beam_flags import add_report_flags, report_paths
+from limaml_beam.commands.beam_flags import add_report_flags, quiet_beam, report_paths
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.refresh.options import Thresholds
 from limaml_beam.update.dead_letters import DEAD_LETTER_DAYS
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "`limaml embed`"
         )
     embed.refuse_workers(arguments)
-    embed.quiet_beam(use_options(arguments.beam))
+    quiet_beam(use_options(arguments.beam))
     work = Path(arguments.work)
     try:
         with session(work, report_paths(arguments), arguments.metrics_file):

@@ -184,7 +184,7 @@ def _kafka(arguments: argparse.Namespace, settings: Update) -> dict[str, Any]:
 
 
 def _pipeline(arguments: argparse.Namespace) -> dict[str, Any]:
-    from limaml_beam.commands.embed import quiet_beam
+    from limaml_beam.commands.beam_flags import quiet_beam
     from limaml_beam.generate_embeddings.artefacts import newest_adapter
     from limaml_beam.io.pipeline_options import use_options
     from limaml_beam.update.kafka_settings import read_client_file

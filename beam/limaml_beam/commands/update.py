@@ -72,7 +72,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 def settings_from(arguments: argparse.Namespace, store: EmbeddingStore) -> Update:
     """The updater's settings from the command line."""
-    from limaml_beam.commands.embed import quiet_beam
+    from limaml_beam.commands.beam_flags import quiet_beam
     from limaml_beam.generate_embeddings.artefacts import newest_adapter
     from limaml_beam.io.pipeline_options import use_options
     from limaml_beam.update.job import Update

@@ -125,10 +125,11 @@ class Topic:
         except self._kafka.KafkaException as error:
             self._end_commit(error, [])
 
-    def _end_commit(self, error: Any, _: list[Any]) -> None:
+    def _end_commit(self, error: Any, partitions: list[Any]) -> None:
         self._commits -= 1
-        if error is not None:
-            self._tell({"broker": f"offsets not committed: {error}"})
+        errors = [error, *(partition.error for partition in partitions)]
+        if any(errors):
+            self._tell({"broker": f"offsets not committed: {next(filter(None, errors))}"})
 
     def stay_in_group(self) -> None:
         """Polls with paused partitions: a consumer that never polls is removed from its group."""

@@ -15,11 +15,11 @@ import tensorflow as tf
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.tasks.record_files import Share
 from tfrec_limaml.training.distribution import (
-    TimeLimit,
     Workers,
     check_equal,
     make_strategy,
 )
+from tfrec_limaml.training.lost_workers import TimeLimit
 
 pytestmark = pytest.mark.slow
 

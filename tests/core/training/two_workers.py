@@ -21,7 +21,7 @@ from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.record_files import Share
 from tfrec_limaml.training import train as training
 from tfrec_limaml.training.data import EpochNumber
-from tfrec_limaml.training.distribution import RenewTimeLimit
+from tfrec_limaml.training.lost_workers import RenewTimeLimit
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder, split_pattern
 

@@ -125,11 +125,10 @@ class Topic:
         except self._kafka.KafkaException as error:
             self._end_commit(error, [])
 
-    def _end_commit(self, error: Any, partitions: list[Any]) -> None:
+    def _end_commit(self, error: Any, _: list[Any]) -> None:
         self._commits -= 1
-        errors = [error, *(partition.error for partition in partitions)]
-        if any(errors):
-            self._tell({"broker": f"offsets not committed: {next(filter(None, errors))}"})
+        if error is not None:  # also if a single partition failed
+            self._tell({"broker": f"offsets not committed: {error}"})
 
     def stay_in_group(self) -> None:
         """Polls with paused partitions: a consumer that never polls is removed from its group."""

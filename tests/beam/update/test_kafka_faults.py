@@ -11,6 +11,7 @@ from kafka_streams import command, ignore, message, running, settings
 from waiting import wait_for
 
 from limaml_beam.update.kafka import stream_kafka
+from limaml_beam.update.kafka_topic import Topic
 from tfrec_limaml.errors import LimamlError, StoreError
 from tfrec_limaml.store.lmdb_store import LmdbStore
 
@@ -96,6 +97,20 @@ def test_a_stream_ends_although_the_broker_does_not_answer(refreshed, broker, to
         assert "no answer at the end" in told[-1]["broker"]
     finally:
         broker.resume()
+
+
+def test_an_offset_that_the_broker_refuses_is_reported(refreshed, broker, topic):
+    told = []
+    reader = Topic(settings(refreshed, broker, topic), told.append)
+    try:
+        wait_for(lambda: reader.batch() or reader.at_end)  # the group has taken it in
+        reader.commit([(None, 0, 4), (None, 99, 4)])
+        wait_for(lambda: reader.batch() or told)
+    finally:
+        reader.close()
+    (report,) = told
+    assert "offsets not committed" in report["broker"]
+    assert broker.committed(topic, "limaml") == 5
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,19 @@
 """Trains the reference work (see training.py) in one process and in several, each on one core.
 
     python benchmarks/distributed.py [--json] [--workers 2] [--batch 128] [--epochs 3] [--size 8192]
-        [--no-resume]
+        [--rounds 3] [--no-resume]
 
 Each worker has batches of `--batch` tasks, so that a step of n workers is one on n times as many.
 The workers exchange gradients once per step: the larger the batch, the less that weighs.
+Compared trainings alternate, round by round; each figure is a median, and each ratio a median of
+the rounds' ratios.
 
-Keys: `workers`; `batch`; `tasks_per_s` of all workers together and `tasks_per_s_of_one` process;
-`scaling_efficiency`, the first over n times the second; `unconnected_efficiency`, the same for n
-processes side by side that do not train together: what the machine allows; `cpu_ms_per_task` of all
-workers together and `cpu_ms_per_task_of_one`; `cpu_efficiency`, the second divided by the first:
-the efficiency if nothing else runs on the cores and no worker waits; `resume_equal`: whether a
-training that is killed and resumed ends with the same weights as an uninterrupted one (null with
+Keys: `workers`; `batch`; `rounds`; `tasks_per_s` of all workers together and `tasks_per_s_of_one`
+process; `scaling_efficiency`, the first over n times the second; `unconnected_efficiency`, the same
+for n processes side by side that do not train together: what the machine allows; `cpu_ms_per_task`
+of all workers together and `cpu_ms_per_task_of_one`; `cpu_efficiency`, the second divided by the
+first: the efficiency if nothing else runs on the cores and no worker waits; `resume_equal`: whether
+a training that is killed and resumed ends with the same weights as an uninterrupted one (null with
 `--no-resume`).
 
 On a machine with other work the rates are those of the scheduler: workers wait for each other in
@@ -27,12 +29,12 @@ import os
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 FILES = 8
 LINKS = 4  # how often an epoch that is timed reads each file
@@ -131,7 +133,7 @@ def train_here(args):
     )
     digest = hashlib.sha256(b"".join(w.tobytes() for w in trained.model.get_weights()))
     spent = clock.spent[1:] or clock.spent  # without the epoch that is traced
-    wall, cpu = (statistics.median(values) for values in zip(*spent, strict=True))
+    wall, cpu = (median(values) for values in zip(*spent, strict=True))
     args.result.write_text(json.dumps({"wall": wall, "cpu": cpu, "digest": digest.hexdigest()}))
 
 
@@ -166,31 +168,43 @@ def run(tasks, folder, workers, batch, epochs, *further, connected=True):
     return [json.loads((folder / f"{index}.json").read_text()) for index in range(workers)]
 
 
-def measure(workers, batch, epochs, size, resume):
+def measure(workers, batch, epochs, size, rounds, resume):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tasks = folder / "tasks"
         tasks.mkdir()
         write_tasks(tasks, size)
         longer = with_links(tasks, folder / "longer")
-        one = rates(run(longer, folder / "one", 1, batch, epochs), size)
-        together = rates(run(longer, folder / "together", workers, batch, epochs), size)
-        unconnected = rates(
-            run(longer, folder / "unconnected", workers, batch, epochs, connected=False), size
+
+        def rates_of(count, **options):
+            return rates(run(longer, folder / "run", count, batch, epochs, **options), size)
+
+        ones, together, unconnected = zip(
+            *(
+                (rates_of(1), rates_of(workers), rates_of(workers, connected=False))
+                for _ in range(rounds)
+            ),
+            strict=True,
         )
         equal = resumes_equally(tasks, folder, batch, size) if resume else None
     return {
         "workers": workers,
         "batch": batch,
-        "tasks_per_s": round(together["rate"], 1),
-        "tasks_per_s_of_one": round(one["rate"], 1),
-        "scaling_efficiency": round(together["rate"] / workers / one["rate"], 3),
-        "unconnected_efficiency": round(unconnected["rate"] / one["rate"], 3),
-        "cpu_ms_per_task": round(together["cpu_ms"], 4),
-        "cpu_ms_per_task_of_one": round(one["cpu_ms"], 4),
-        "cpu_efficiency": round(one["cpu_ms"] / together["cpu_ms"], 3),
+        "rounds": rounds,
+        "tasks_per_s": round(median(r["rate"] for r in together), 1),
+        "tasks_per_s_of_one": round(median(r["rate"] for r in ones), 1),
+        "scaling_efficiency": round(median_ratio("rate", together, ones) / workers, 3),
+        "unconnected_efficiency": round(median_ratio("rate", unconnected, ones), 3),
+        "cpu_ms_per_task": round(median(r["cpu_ms"] for r in together), 4),
+        "cpu_ms_per_task_of_one": round(median(r["cpu_ms"] for r in ones), 4),
+        "cpu_efficiency": round(median_ratio("cpu_ms", ones, together), 3),
         "resume_equal": equal,
     }
+
+
+def median_ratio(figure, of_runs, over_runs):
+    """The median of the rounds' ratios of a figure."""
+    return median(a[figure] / b[figure] for a, b in zip(of_runs, over_runs, strict=True))
 
 
 def resumes_equally(tasks, folder, batch, size):
@@ -220,6 +234,7 @@ def main():
     parser.add_argument("--batch", type=int, default=128, help="tasks per worker and step")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--size", type=int, default=8192, help="tasks on disk")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--no-resume", action="store_true", help="leave out the training that is killed"
     )
@@ -235,7 +250,9 @@ def main():
     cores = len(os.sched_getaffinity(0))
     if not 2 <= args.workers <= cores:
         parser.error(f"--workers must be 2 to {cores}, one per core, received {args.workers}")
-    result = measure(args.workers, args.batch, args.epochs, args.size, not args.no_resume)
+    result = measure(
+        args.workers, args.batch, args.epochs, args.size, args.rounds, not args.no_resume
+    )
     lines = (f"{name:24} {value}" for name, value in result.items())
     print(json.dumps(result) if args.json else "\n".join(lines))
 

@@ -64,22 +64,40 @@ class FitsUnderStrategies(keras.Model):
             logs = strategy.run(step_function, args=(data,))
             return tf.nest.map_structure(lambda v: strategy.experimental_local_results(v)[0], logs)
 
-        functions: dict[str, Any] = {}
+        # Traced once for each kind of batch: otherwise workers would trace at different times.
+        traced: dict[str, Callable[..., Any]] = {}
+        last_spec = last_function = None
 
         def function(iterator: Any) -> Any:
+            nonlocal last_spec, last_function
             if not isinstance(iterator, tf.distribute.DistributedIterator):
                 return default_function(iterator)
             spec = iterator.element_spec
-            # Traced once: otherwise workers would trace at different times.
-            if str(spec) not in functions:
-                functions[str(spec)] = tf.function(
-                    on_replicas, [spec], autograph=False, jit_compile=self.jit_compile
-                )
+            if spec is not last_spec:
+                if str(spec) not in traced:
+                    traced[str(spec)] = _on_flat_batches(on_replicas, spec, self.jit_compile)
+                last_spec, last_function = spec, traced[str(spec)]
             for _ in range(self.steps_per_execution):
-                logs = functions[str(spec)](iterator.get_next())
+                batch = iterator.get_next()
+                logs = last_function(*tf.nest.flatten(batch, expand_composites=True))
             return logs
 
         return function
+
+
+def _on_flat_batches(
+    function: Callable[[Any], Any], spec: Any, jit_compile: Any
+) -> Callable[..., Any]:
+    """The graph of a function of distributed batches, called with the tensors of a batch: to pass
+    the batch itself, TensorFlow would look at its structure in each call, for milliseconds.
+    """
+
+    def on_tensors(*tensors: tf.Tensor) -> Any:
+        return function(tf.nest.pack_sequence_as(spec, tensors, expand_composites=True))
+
+    specs = tf.nest.flatten(spec, expand_composites=True)
+    graph = tf.function(on_tensors, specs, autograph=False, jit_compile=jit_compile)
+    return graph.get_concrete_function()
 
 
 def take_gradients_as_summed(optimizer: keras.optimizers.Optimizer) -> None:

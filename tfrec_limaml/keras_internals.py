@@ -66,20 +66,21 @@ class FitsUnderStrategies(keras.Model):
 
         # Traced once for each kind of batch: otherwise workers would trace at different times.
         traced: dict[str, Callable[..., Any]] = {}
-        last_spec = last_function = None
+        last_spec: Any = None
+        on_batch: Callable[..., Any] = on_replicas
 
         def function(iterator: Any) -> Any:
-            nonlocal last_spec, last_function
+            nonlocal last_spec, on_batch
             if not isinstance(iterator, tf.distribute.DistributedIterator):
                 return default_function(iterator)
             spec = iterator.element_spec
             if spec is not last_spec:
                 if str(spec) not in traced:
                     traced[str(spec)] = _on_flat_batches(on_replicas, spec, self.jit_compile)
-                last_spec, last_function = spec, traced[str(spec)]
+                last_spec, on_batch = spec, traced[str(spec)]
             for _ in range(self.steps_per_execution):
                 batch = iterator.get_next()
-                logs = last_function(*tf.nest.flatten(batch, expand_composites=True))
+                logs = on_batch(*tf.nest.flatten(batch, expand_composites=True))
             return logs
 
         return function

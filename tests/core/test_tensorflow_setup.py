@@ -88,13 +88,24 @@ def test_everything_is_shown_where_the_import_fails_or_where_it_was_asked_for(
     assert noise in stderr_of(code, level, PYTHONPATH=str(tmp_path))
 
 
-@pytest.mark.parametrize(("keras", "order"), [("True", "keras later"), ("False", "later keras")])
-def test_a_process_that_only_runs_models_imports_keras_when_it_needs_it(tmp_path, keras, order):
-    (tmp_path / "keras.py").write_text("import sys\nprint('keras', file=sys.stderr, flush=True)\n")
+@pytest.mark.parametrize(
+    ("keras", "package", "order"),
+    [
+        ("True", "keras", "keras later"),
+        ("False", "keras", "later keras"),
+        ("True", "sklearn", "later sklearn"),
+    ],
+)
+def test_a_package_that_a_process_may_not_need_is_imported_when_it_does(
+    tmp_path, keras, package, order
+):
+    (tmp_path / f"{package}.py").write_text(
+        f"import sys\nprint('{package}', file=sys.stderr, flush=True)\n"
+    )
     (tmp_path / "tensorflow.py").write_text(
         "import importlib.util, types\n"
-        "assert importlib.util.find_spec('keras').origin.endswith('keras.py')\n"
-        "try:\n    import keras\nexcept ImportError:\n    pass\n"
+        f"assert importlib.util.find_spec('{package}').origin.endswith('{package}.py')\n"
+        f"try:\n    import {package}\nexcept ImportError:\n    pass\n"
         "config = types.SimpleNamespace(list_physical_devices=lambda: [])\n"
     )
     code = f"""
@@ -103,7 +114,20 @@ from tfrec_limaml.tensorflow_setup import import_tensorflow
 
 import_tensorflow(keras={keras})
 print("later", file=sys.stderr, flush=True)
-import keras
+import {package}
 """
     path = os.pathsep.join([str(tmp_path), *sys.path])
     assert stderr_of(code, PYTHONPATH=path).split() == order.split()
+
+
+def test_keras_itself_does_not_import_scikit_learn_and_others_still_can():
+    code = """
+import sys
+from tfrec_limaml.tensorflow_setup import import_tensorflow
+
+import_tensorflow()
+print("keras" in sys.modules, "sklearn" in sys.modules, file=sys.stderr)
+from sklearn.linear_model import LogisticRegression
+print(LogisticRegression.__name__, file=sys.stderr)
+"""
+    assert stderr_of(code).split() == ["True", "False", "LogisticRegression"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kafka_broker import QUICK_START
 from toys import toy_schema, toy_statistics
 from worker_pool import WorkerPool
 
@@ -168,9 +169,13 @@ class Engine:
 
 @pytest.fixture(params=[pytest.param(n, marks=getattr(pytest.mark, n)) for n in ENGINES])
 def engine(
-    request: pytest.FixtureRequest, checkout: Path, worker_pool: WorkerPool
+    request: pytest.FixtureRequest,
+    checkout: Path,
+    worker_pool: WorkerPool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Engine]:
     name = request.param
+    monkeypatch.setenv("_JAVA_OPTIONS", " ".join(QUICK_START))
     server = find_prism(checkout) if name == "prism" else find_job_server(name, checkout)
     external = ["--environment_type=EXTERNAL", f"--environment_config={worker_pool.address}"]
     # Without the cache each stage starts its own workers.

@@ -100,7 +100,7 @@ def _import_quietly(keras: bool) -> None:
         os.dup2(captured.fileno(), 2)
         noise = _NOISE
         try:
-            # Keras imports scikit-learn, for wrappers that no command uses: a third of the time.
+            # Keras imports scikit-learn, for wrappers that no command uses: a quarter of the time.
             with _without_collector(), _without("sklearn" if keras else "keras"):
                 import tensorflow as tf
 

@@ -60,8 +60,8 @@ def _without_collector() -> Iterator[None]:
 
 
 class _ImportedLater(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a package for the thread that made it, but does not load it: who could use it notes
-    where it is, and goes on without it.
+    """Finds a package for the thread that created it, but does not load it: a library that can use
+    the package sees that it is installed, and continues without it.
     """
 
     def __init__(self, package: str) -> None:

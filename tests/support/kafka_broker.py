@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from java_options import QUICK_START
 
-#: A Java machine that runs for seconds spends most of them on its own compiler.
-QUICK_START = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 #: On a busy machine a broker takes its time.
 _PATIENCE_SECONDS = 300
 _PROPERTIES = """\

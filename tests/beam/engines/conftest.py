@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kafka_broker import QUICK_START
+from java_options import QUICK_START
 from toys import toy_schema, toy_statistics
 from worker_pool import WorkerPool
 

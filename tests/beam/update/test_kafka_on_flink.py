@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kafka_broker import QUICK_START
+from java_options import QUICK_START
 from two_sided_toy import ROWS, VIDEO
 from update_world import END
 from waiting import wait_for

@@ -75,3 +75,19 @@ def test_dotted_names_in_docstrings_and_pages_exist():
     assert not {name for name in names if not is_there(name)}
     assert not is_there("tfrec_limaml.models.sample_loss")
     assert is_there("tfrec_limaml.LiMAML.fit")
+
+
+def measured_gain(page: Path) -> str:
+    """LiMAML's gain over vanilla in a page of results, as other pages write it."""
+    gain = r"([+-][\d.]+) \(([+-][\d.]+) ([+-][\d.]+)\)"
+    match = re.search(rf"^\| limaml \|.*?\| {gain} \|", page.read_text("utf-8"), re.MULTILINE)
+    assert match, page
+    middle, low, high = (text.removeprefix("+") for text in match.groups())
+    return f"{middle if middle.startswith('-') else '+' + middle} ({low} to {high})"
+
+
+@pytest.mark.parametrize("data", ["movielens-100k", "kuairand-pure", "simulated"])
+@pytest.mark.parametrize("page", ["README.md", "docs/choosing_a_task_definition.md"])
+def test_a_gain_is_the_same_on_all_pages(data, page):
+    gain = measured_gain(ROOT / "docs" / "results" / f"{data}.md")
+    assert gain in (ROOT / page).read_text("utf-8")

@@ -130,6 +130,10 @@ def test_no_modules_import_each_other_in_a_circle(modules):
         # importing q.c loads the package q, which imports p.a
         ({"p.a": "import q.c", "q": "import p.a", "q.c": ""}, {"p.a", "q"}),
         ({"p": "HOMES = {'x': 'a'}", "p.a": "from p import x"}, {"p", "p.a"}),
+        (
+            {"p.a": "from p.b import x", "p.b": "if TYPE_CHECKING:\n    from p.a import y"},
+            {"p.a", "p.b"},
+        ),
     ],
 )
 def test_a_planted_circle_is_seen(sources, circle):
@@ -140,13 +144,10 @@ def test_a_planted_circle_is_seen(sources, circle):
     "sources",
     [
         {"p": "from p.a import x", "p.a": "import p.b", "p.b": "import os"},
-        {
-            "p.a": "from p.b import x",
-            "p.b": "if TYPE_CHECKING:\n    from p.a import y",
-        },
+        {"p": "if TYPE_CHECKING:\n    from p.a import x", "p.a": "from p import NAME"},
     ],
 )
-def test_a_package_that_imports_its_modules_and_imports_for_types_are_no_circles(sources):
+def test_a_package_that_imports_its_modules_also_for_types_is_no_circle(sources):
     assert import_circle(_planted(sources)) == []
 
 

@@ -42,10 +42,11 @@ def read_modules(packages: Mapping[str, Path]) -> dict[str, Module]:
 
 
 def imports(name: str, module: Module, known: Collection[str]) -> list[Import]:
-    """A module's imports, but for those under ``if TYPE_CHECKING``.
+    """A module's imports, those for types (under ``if TYPE_CHECKING``) included.
 
     What a package's ``__init__`` loads on first use counts as imported in a function: the values of
-    its dictionaries that name modules, in full or from the package on.
+    its dictionaries that name modules, in full or from the package on. It names the same modules
+    for types once more; these are left out.
 
     Args:
         name: Full name of the module.
@@ -67,7 +68,7 @@ def _imports(
     node: ast.AST, name: str, module: Module, known: Collection[str], in_function: bool
 ) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        if module.is_package and _is_for_types(child):
             continue
         if isinstance(child, ast.Import):
             yield from (Import(alias.name, in_function) for alias in child.names)
@@ -78,6 +79,10 @@ def _imports(
                 yield Import(full if full in known else base, in_function)
         deeper = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         yield from _imports(child, name, module, known, in_function or deeper)
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
 def _base(node: ast.ImportFrom, name: str, module: Module) -> str:

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfrec_limaml.store import values
 from tfrec_limaml.store.base import Place
 from tfrec_limaml.store.erasure import encode_distinct, is_erased, key_digest, nested_prefix
 from tfrec_limaml.store.generation_record import Record
-from tfrec_limaml.store.redis_catalog import escape
+from tfrec_limaml.store.redis_catalog import RedisCatalog, escape
 from tfrec_limaml.store.redis_overlay import run_watched, with_token, write
-
-if TYPE_CHECKING:
-    from tfrec_limaml.store.redis_store import RedisStore
 
 _FIELDS_PER_COMMAND = 512
 #: Up to this number of erased keys Redis searches for nested ones; for more, all keys are checked
@@ -28,9 +25,9 @@ _FIELDS_PER_COMMAND = 512
 _MAX_PATTERNS = 4
 
 
-def erase(store: RedisStore, keys: Sequence[str]) -> list[Place]:
+def erase(catalog: RedisCatalog, keys: Sequence[str]) -> list[Place]:
     """See `EmbeddingStore.erase`."""
-    catalog, client = store.catalog, store.client
+    client = catalog.client
     encoded_keys = encode_distinct(keys)
     if not encoded_keys:
         return []
@@ -40,33 +37,33 @@ def erase(store: RedisStore, keys: Sequence[str]) -> list[Place]:
         pipeline.sadd(catalog.erasing_key, *digests)
         pipeline.execute()
     for version in catalog.versions():
-        _set_erasing(store, version, True)
+        _set_erasing(catalog, version, True)
     places = []
-    for place, key, fields in _hashes_with(store, encoded_keys):
+    for place, key, fields in _hashes_with(catalog, encoded_keys):
         if place.part == "overlay":
-            _rewrite_overlay(store, place, key, encoded_keys)
+            _rewrite_overlay(catalog, place, key, encoded_keys)
         for start in range(0, len(fields), _FIELDS_PER_COMMAND):
             client.hdel(key, *fields[start : start + _FIELDS_PER_COMMAND])
         places.append(place)
     client.srem(catalog.erasing_key, *digests)
     for version in catalog.versions():
-        _set_erasing(store, version, False)
+        _set_erasing(catalog, version, False)
     return places
 
 
-def search(store: RedisStore, keys: Sequence[str]) -> list[Place]:
+def search(catalog: RedisCatalog, keys: Sequence[str]) -> list[Place]:
     """See `EmbeddingStore.search`."""
-    return [place for place, _, _ in _hashes_with(store, encode_distinct(keys))]
+    return [place for place, _, _ in _hashes_with(catalog, encode_distinct(keys))]
 
 
 def _hashes_with(
-    store: RedisStore, encoded_keys: list[bytes]
+    catalog: RedisCatalog, encoded_keys: list[bytes]
 ) -> Iterator[tuple[Place, str, list[bytes]]]:
     """Every hash with any of the given keys: its description, its Redis key and these fields."""
-    for version in store.catalog.versions():
+    for version in catalog.versions():
         for part in ("data", "overlay"):
-            for identifier, key in store.catalog.hashes(version, part):
-                fields = _fields(store.client, key, encoded_keys)
+            for identifier, key in catalog.hashes(version, part):
+                fields = _fields(catalog.client, key, encoded_keys)
                 if fields:
                     place = Place(
                         model_version=version, generation=identifier, part=part, keys=len(fields)
@@ -91,17 +88,19 @@ def _fields(client: Any, key: str, encoded_keys: list[bytes]) -> list[bytes]:
     return sorted(fields)
 
 
-def _rewrite_overlay(store: RedisStore, place: Place, key: str, encoded_keys: list[bytes]) -> None:
+def _rewrite_overlay(
+    catalog: RedisCatalog, place: Place, key: str, encoded_keys: list[bytes]
+) -> None:
     """Replaces an overlay by one without the keys, also in its log."""
-    catalog, erased, version = store.catalog, frozenset(encoded_keys), place.model_version
+    erased, version = frozenset(encoded_keys), place.model_version
     generations, pointer = catalog.key(version, "generations"), catalog.key(version, "current")
 
     def work(pipeline: Any) -> None:
         pipeline.watch(pointer, generations, key)
         records = {r.identifier: r for r in catalog.records(version) if r.overlay}
         record = records.get(place.generation)
-        entries = {k: v for k, v in store.client.hgetall(key).items() if not is_erased(k, erased)}
-        ttl_ms = store.client.pttl(key)
+        entries = {k: v for k, v in catalog.client.hgetall(key).items() if not is_erased(k, erased)}
+        ttl_ms = catalog.client.pttl(key)
         current = catalog.current_name(version)
         pipeline.multi()
         if record is not None and catalog.overlay_key(record) == key:
@@ -114,14 +113,14 @@ def _rewrite_overlay(store: RedisStore, place: Place, key: str, encoded_keys: li
         pipeline.unlink(catalog.log_beside(key))
         pipeline.execute()
 
-    run_watched(store.client, work)
+    run_watched(catalog.client, work)
 
 
-def _set_erasing(store: RedisStore, version: int, erasing: bool) -> None:
+def _set_erasing(catalog: RedisCatalog, version: int, erasing: bool) -> None:
     """Makes readers of a version's generations check tombstones, or stop (unless another erasure is
     unfinished), and updates the numbers of members.
     """
-    catalog, client = store.catalog, store.client
+    client = catalog.client
 
     def work(pipeline: Any) -> None:
         pointer = catalog.key(version, "current")
@@ -129,7 +128,7 @@ def _set_erasing(store: RedisStore, version: int, erasing: bool) -> None:
         pipeline.watch(pointer, generations, catalog.erasing_key)
         if not erasing and client.scard(catalog.erasing_key):
             return
-        changed = [_with_count(store, record, erasing) for record in catalog.records(version)]
+        changed = [_with_count(catalog, record, erasing) for record in catalog.records(version)]
         current = catalog.current_name(version)
         pipeline.multi()
         for record in changed:
@@ -141,10 +140,10 @@ def _set_erasing(store: RedisStore, version: int, erasing: bool) -> None:
     run_watched(client, work)
 
 
-def _with_count(store: RedisStore, record: Record, erasing: bool) -> Record:
-    data = store.catalog.data_key(record.model_version, record.identifier)
-    fields = int(store.client.hlen(data))
+def _with_count(catalog: RedisCatalog, record: Record, erasing: bool) -> Record:
+    data = catalog.data_key(record.model_version, record.identifier)
+    fields = int(catalog.client.hlen(data))
     if record.format >= 2:
-        fields -= int(store.client.hexists(data, values.HEADER))
+        fields -= int(catalog.client.hexists(data, values.HEADER))
     count = fields if fields > 0 and not erasing else record.count
     return dataclasses.replace(record, erasing=erasing, count=count)

@@ -12,7 +12,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 import redis
@@ -23,9 +23,6 @@ from tfrec_limaml.store.base import EventTimes, Upserted
 from tfrec_limaml.store.erasure import Tombstones
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import RedisCatalog, drop_overlay
-
-if TYPE_CHECKING:
-    from tfrec_limaml.store.redis_store import RedisStore
 
 _Result = TypeVar("_Result")
 _FIELDS_PER_COMMAND = 512
@@ -49,7 +46,7 @@ def run_watched(client: Any, work: Callable[[Any], _Result]) -> _Result:
 
 
 def upsert(
-    store: RedisStore,
+    catalog: RedisCatalog,
     model_version: int,
     generation: str,
     keys: Sequence[str],
@@ -57,7 +54,6 @@ def upsert(
     event_times: Sequence[int],
 ) -> Upserted:
     """See `EmbeddingStore.upsert`."""
-    catalog = store.catalog
 
     def work(pipeline: Any) -> Upserted:
         pipeline.watch(catalog.key(model_version, "current"), catalog.erased_key)
@@ -69,13 +65,13 @@ def upsert(
         new = list(entries)
         if record.overlay:
             pipeline.watch(catalog.overlay_key(record))
-            stored = _read_fields(store.client, catalog.overlay_key(record), list(entries))
+            stored = _read_fields(catalog.client, catalog.overlay_key(record), list(entries))
             new = [key for key, old in zip(entries, stored, strict=True) if old is None]
             entries, counts = overlay.newer_entries(entries, stored, counts, record)
         if not entries:
             return counts
         # Milliseconds to live; negative if the data do not expire.
-        ttl_ms = store.client.pttl(catalog.data_key(model_version, generation))
+        ttl_ms = catalog.client.pttl(catalog.data_key(model_version, generation))
         pipeline.multi()
         new_record = record if record.overlay else with_token(record)
         log = new if record.overlay else [record.header, *new]
@@ -87,72 +83,77 @@ def upsert(
         pipeline.execute()
         return counts
 
-    return run_watched(store.client, work)
+    return run_watched(catalog.client, work)
 
 
 def publish(
-    store: RedisStore,
+    catalog: RedisCatalog,
     record: Record,
     event_times: EventTimes,
     tombstones: Tombstones,
+    ttl_ms: int,
     finish: Callable[[Any, Record], None],
 ) -> Record:
     """Takes over newer overlay entries and moves the pointer, atomically.
 
     Args:
-        store: The store.
+        catalog: The store's catalog.
         record: Record of the new generation, whose data are complete.
         event_times: See `GenerationWriter.publish`.
         tombstones: Those with which it was written.
+        ttl_ms: Time to live of its overlay, in milliseconds.
         finish: Adds the commands that publish a record to a transaction.
 
     Raises:
         ErasedMeanwhileError: The tombstones have changed.
     """
-    catalog = store.catalog
 
     def work(pipeline: Any) -> Record:
         pipeline.watch(catalog.key(record.model_version, "current"), catalog.erased_key)
-        check_tombstones(store, record, tombstones)
+        check_tombstones(catalog, record, tombstones)
         previous = catalog.current(record.model_version)
         if previous is None or not previous.overlay:
             pipeline.multi()
             new_record = record
         else:
             pipeline.watch(catalog.overlay_key(previous))
-            stored = store.client.hgetall(catalog.overlay_key(previous))
+            stored = catalog.client.hgetall(catalog.overlay_key(previous))
             entries = overlay.entries_to_take_over(
                 stored, previous, record, event_times, tombstones
             )
             pipeline.multi()
-            new_record = _move(pipeline, store, previous, record, entries)
+            new_record = _move(pipeline, catalog, previous, record, entries, ttl_ms)
         finish(pipeline, new_record)
         pipeline.execute()
         return new_record
 
-    return run_watched(store.client, work)
+    return run_watched(catalog.client, work)
 
 
 def _move(
-    pipeline: Any, store: RedisStore, previous: Record, record: Record, entries: overlay.Entries
+    pipeline: Any,
+    catalog: RedisCatalog,
+    previous: Record,
+    record: Record,
+    entries: overlay.Entries,
+    ttl_ms: int,
 ) -> Record:
     """Adds the commands that write entries to an overlay of `record`, and drop that of `previous`;
     returns `record` with its overlay, if it has one.
     """
-    catalog = store.catalog
     if entries:
         log = [record.header, *entries]
         record = with_token(record)
-        write(pipeline, catalog, record, entries, log, store.ttl_ms)
+        write(pipeline, catalog, record, entries, log, ttl_ms)
     generations = catalog.key(record.model_version, "generations")
     pipeline.hset(generations, previous.identifier, previous.without_overlay().to_bytes())
     drop_overlay(catalog, pipeline, previous, None)
     return record
 
 
-def check_tombstones(store: RedisStore, record: Record, tombstones: Tombstones) -> None:
+def check_tombstones(catalog: RedisCatalog, record: Record, tombstones: Tombstones) -> None:
     """Raises `ErasedMeanwhileError` if the tombstones have changed."""
-    if store.client.scard(store.catalog.erased_key) != len(tombstones):
+    if catalog.client.scard(catalog.erased_key) != len(tombstones):
         raise ErasedMeanwhileError(generation_rules.ERASED_MEANWHILE.format(record.identifier))
 
 

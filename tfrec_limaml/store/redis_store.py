@@ -98,8 +98,8 @@ class RedisStore:
         cluster = url.partition(":")[0] in CLUSTER and "{" not in prefix
         self.prefix = f"{{{prefix}}}" if cluster else prefix
         self.dtype = check_dtype(dtype)
-        self.ttl_ms = math.ceil(ttl * 1000)
-        self.lease_ms = math.ceil(lease * 1000)
+        self._ttl_ms = math.ceil(ttl * 1000)
+        self._lease_ms = math.ceil(lease * 1000)
         self._url = url
         self._secrets = [secret for secret in (secret_of(url), sentinel_password) if secret]
         files = zip(TLS_OPTIONS, (tls_ca, tls_certificate, tls_key), strict=True)
@@ -134,7 +134,7 @@ class RedisStore:
             for _ in range(_ATTEMPTS):
                 guess, look_up = self._last.get(model_version), None
                 pipeline = self.client.pipeline(transaction=False)
-                pipeline.get(self.key(model_version, "current"))
+                pipeline.get(self.catalog.key(model_version, "current"))
                 if guess is not None and fields:
                     look_up = LookUp(self.catalog, guess, fields, self._overlay_of(guess), pipeline)
                 pointer, *answers = pipeline.execute()
@@ -176,17 +176,19 @@ class RedisStore:
     ) -> Upserted:
         """See `EmbeddingStore.upsert`."""
         with self.errors():
-            return redis_overlay.upsert(self, model_version, generation, keys, vectors, event_times)
+            return redis_overlay.upsert(
+                self.catalog, model_version, generation, keys, vectors, event_times
+            )
 
     def erase(self, keys: Sequence[str]) -> list[Place]:
         """See `EmbeddingStore.erase`."""
         with self.errors():
-            return redis_erasure.erase(self, keys)
+            return redis_erasure.erase(self.catalog, keys)
 
     def search(self, keys: Sequence[str]) -> list[Place]:
         """See `EmbeddingStore.search`."""
         with self.errors():
-            return redis_erasure.search(self, keys)
+            return redis_erasure.search(self.catalog, keys)
 
     def new_generation(
         self, model_version: int, embedding_dim: int, identifier: str | None = None
@@ -201,7 +203,13 @@ class RedisStore:
             record = generation_rules.new_record(
                 model_version, embedding_dim, self.dtype, identifier, published
             )
-            return RedisWriter(self, record)
+            return RedisWriter(
+                self.catalog,
+                record,
+                ttl_ms=self._ttl_ms,
+                lease_ms=self._lease_ms,
+                errors=self.errors,
+            )
 
     def erased(self) -> frozenset[bytes]:
         """See `EmbeddingStore.erased`."""
@@ -217,13 +225,9 @@ class RedisStore:
     def generations(self, model_version: int | None = None) -> list[Generation]:
         """See `EmbeddingStore.generations`; unpublished ones of living writers are not listed."""
         with self.errors():
-            versions = (
-                self.client.smembers(f"{self.prefix}:versions")
-                if model_version is None
-                else [model_version]
-            )
+            versions = self.catalog.versions() if model_version is None else [model_version]
             result = []
-            for version in sorted(int(v) for v in versions):
+            for version in versions:
                 result += self.catalog.describe(
                     self.catalog.records(version), self.catalog.current_name(version)
                 )
@@ -237,7 +241,7 @@ class RedisStore:
                 self.catalog.current_name(model_version),
             )
             target = generation_rules.rollback_target(records, current, identifier, model_version)
-            ttl_ms = self.client.pttl(self.data_key(model_version, target.identifier))
+            ttl_ms = self.client.pttl(self.catalog.data_key(model_version, target.identifier))
             if ttl_ms == -2:  # no such key
                 raise StoreError(
                     f"generation {target.identifier!r} of model version {model_version} has "
@@ -274,14 +278,6 @@ class RedisStore:
     def close(self) -> None:
         """See `EmbeddingStore.close`."""
         self.client.close()
-
-    def key(self, model_version: int, name: str) -> str:
-        """A key of one model version."""
-        return self.catalog.key(model_version, name)
-
-    def data_key(self, model_version: int, identifier: str) -> str:
-        """The hash that holds one generation."""
-        return self.catalog.data_key(model_version, identifier)
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

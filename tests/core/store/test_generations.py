@@ -127,7 +127,7 @@ def test_what_a_killed_writer_left_behind_is_invisible_and_removed(store, store_
         time.sleep(1.2)  # the dead writer's lease
     store.prune(1)
     if store_address.startswith("redis"):
-        assert not store.client.exists(store.data_key(1, "g1"))
+        assert not store.client.exists(store.catalog.data_key(1, "g1"))
     else:
         assert sorted(p.name for p in (tmp_path / "store" / "1").iterdir()) == ["g0"]
     write(store, [2] * 4, identifier="g1")

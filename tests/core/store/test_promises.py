@@ -42,7 +42,7 @@ def change(store, store_address, tmp_path):
         environment.close()
 
     def in_redis(key, function, version, identifier):
-        name = store.data_key(version, identifier)
+        name = store.catalog.data_key(version, identifier)
         store.client.hset(name, key, function(store.client.hget(name, key)))
 
     return lambda key, function, version=1, identifier="g1": (
@@ -151,9 +151,9 @@ def _make_old(store, address):
     current = dataclasses.asdict(store.current(1))
     record = json.dumps({**{name: current[name] for name in fields}, "dtype": "float32"}).encode()
     if address.startswith("redis"):
-        store.client.set(store.key(1, "current"), record)
-        store.client.hset(store.key(1, "generations"), "g1", record)
-        store.client.hdel(store.data_key(1, "g1"), HEADER)
+        store.client.set(store.catalog.key(1, "current"), record)
+        store.client.hset(store.catalog.key(1, "generations"), "g1", record)
+        store.client.hdel(store.catalog.data_key(1, "g1"), HEADER)
     else:
         with store._catalog.writing() as transaction:
             transaction.put(b"record/1/g1", record)
@@ -188,7 +188,9 @@ def test_a_redis_record_of_another_version_under_this_pointer_is_refused(redis_s
     store = open_store(f"{redis_server.address}?prefix={tmp_path.name}")
     write(store)
     write(store, version=2)
-    store.client.set(store.key(1, "current"), store.client.get(store.key(2, "current")))
+    store.client.set(
+        store.catalog.key(1, "current"), store.client.get(store.catalog.key(2, "current"))
+    )
     with pytest.raises(StoreError, match="is a record of version 2"):
         store.get_many(KEYS, 1)
 
@@ -201,9 +203,9 @@ def test_a_redis_hash_that_is_gone_is_told_from_one_without_these_members(
     write(store)
     write(store, version=2)
     assert not store.get_many(["nobody"], 1)[1].any()
-    store.client.delete(store.data_key(1, "g1"))
+    store.client.delete(store.catalog.data_key(1, "g1"))
     if way == "replaced":
-        store.client.copy(store.data_key(2, "g1"), store.data_key(1, "g1"))
+        store.client.copy(store.catalog.data_key(2, "g1"), store.catalog.data_key(1, "g1"))
     else:
         assert store.current(1).state == "lost"
         assert [g.state for g in store.generations(1)] == ["lost"]

@@ -36,7 +36,7 @@ def hung_store(request, tmp_path):
         nodes = request.getfixturevalue("redis_cluster_nodes")
         store = open_store(f"redis+cluster://{','.join(nodes)}{options}")
         write(store)
-        process = nodes[store.client.get_node_from_key(store.key(1, "current")).name]
+        process = nodes[store.client.get_node_from_key(store.catalog.key(1, "current")).name]
         resume = lambda: os.kill(process, signal.SIGCONT)  # noqa: E731
     os.kill(process, signal.SIGSTOP)
     yield store

@@ -46,6 +46,61 @@ class GaussNewton(NamedTuple):
     variance: tf.Tensor
 
 
+class _Problem(NamedTuple):
+    """What is minimised; see `gauss_newton` for most attributes.
+
+    Attributes:
+        sizes: ``T``, ``S`` and ``D``.
+    """
+
+    outputs: Callable[[tf.Tensor], tf.Tensor]
+    derivatives: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+    weight: tf.Tensor
+    precision: tf.Tensor
+    mean: tf.Tensor
+    sizes: tf.Tensor
+
+    def outputs_at(self, offset: tf.Tensor) -> tf.Tensor:
+        """Outputs ``[T, S]`` at an offset ``[T, D]``."""
+        rows = _repeat_for_rows(offset, self.sizes)
+        return tf.cast(self.outputs(rows), self.precision.dtype)
+
+    def derivatives_at(self, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Each row's loss and its derivatives at outputs ``[..., T, S]``."""
+        loss, slope, curvature = self.derivatives(values)
+        dtype = self.precision.dtype
+        return tf.cast(loss, dtype), tf.cast(slope, dtype), tf.cast(curvature, dtype)
+
+    def objective(self, offset: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+        """The objective ``[..., T]`` at offsets ``[..., T, D]`` with outputs ``[..., T, S]``."""
+        penalty = 0.5 * tf.reduce_sum(self.precision * tf.square(offset - self.mean), -1)
+        return tf.reduce_sum(self.weight * self.derivatives_at(values)[0], -1) + penalty
+
+    def minimum(
+        self, offset: tf.Tensor, jacobian: tf.Tensor, slope: tf.Tensor, curvature: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The offset ``[T, D]`` with the lowest expanded objective, and the matrix ``[T, D, D]`` of
+        its equations, from the weighted derivatives ``[T, S]`` at `offset`.
+        """
+        scaled = jacobian * curvature[..., None]
+        matrix = tf.matmul(scaled, jacobian, transpose_a=True) + tf.linalg.diag(self.precision)
+        target = curvature * tf.linalg.matvec(jacobian, offset) - slope
+        target = tf.linalg.matvec(jacobian, target, transpose_a=True) + self.precision * self.mean
+        return solve_positive_definite(matrix, target), matrix
+
+    def linearise(self, offset: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Outputs ``[T, S]`` at an offset ``[T, D]`` and their derivatives ``[T, S, D]``: one
+        backward pass of the sum, since each row's output depends on its embedding only.
+        """
+        rows = _repeat_for_rows(offset, self.sizes)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(rows)
+            values = self.outputs(rows)
+            total = tf.reduce_sum(values)
+        jacobian = tape.gradient(total, rows, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return tf.cast(values, self.precision.dtype), tf.cast(jacobian, self.precision.dtype)
+
+
 def gauss_newton(
     outputs: Callable[[tf.Tensor], tf.Tensor],
     derivatives: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
@@ -55,19 +110,22 @@ def gauss_newton(
     with_variance: bool = False,
     prior_mean: tf.Tensor | None = None,
     start: tf.Tensor | None = None,
+    linear: bool = False,
 ) -> GaussNewton:
     """Takes `steps` Gauss-Newton steps for all tasks at once.
 
     Args:
         outputs: Maps an offset per row ``[T, S, D]`` to outputs ``[T, S]``. Rows are independent.
-        derivatives: Maps outputs ``[T, S]`` to each row's loss and its first and second derivative
-            with respect to the output, ``[T, S]`` each.
+        derivatives: Maps outputs ``[..., T, S]`` to each row's loss and its first and second
+            derivative with respect to the output, of the same shape each.
         weight: Sample weights ``[T, S]``, 0 for padding.
         precision: Prior precision ``[D]``, positive.
         steps: Number of steps, at least 1.
         with_variance: Also compute the marginal variances; zeros otherwise.
         prior_mean: Each task's prior mean ``[T, D]``; zero if None.
         start: Start of each task's first step ``[T, D]``; the prior mean if None.
+        linear: Whether outputs are linear in the offset (plus a constant). They are then computed
+            only once, which is faster.
 
     Returns:
         The mode, the losses before each step and the variances, all differentiable once.
@@ -79,26 +137,22 @@ def gauss_newton(
     zero = tf.zeros(tf.gather(sizes, [0, 2]), dtype)
     mean = zero if prior_mean is None else tf.cast(prior_mean, dtype)
     offset = mean if start is None else tf.cast(start, dtype)
-
-    def objective(point: tf.Tensor) -> tf.Tensor:
-        values = tf.cast(outputs(_repeat_for_rows(point, sizes)), dtype)
-        penalty = 0.5 * tf.reduce_sum(precision * tf.square(point - mean), -1)
-        return tf.reduce_sum(weight * tf.cast(derivatives(values)[0], dtype), -1) + penalty
-
+    problem = _Problem(outputs, derivatives, weight, precision, mean, sizes)
+    values, jacobian = problem.linearise(offset)
     losses: list[tf.Tensor] = []
     matrix: Any = None
-    for _ in range(steps):
-        values, jacobian = _linearise(outputs, offset, sizes)
-        values, jacobian = tf.cast(values, dtype), tf.cast(jacobian, dtype)
-        loss, slope, curvature = (tf.cast(d, dtype) for d in derivatives(values))
+    for step in range(steps):
+        if step and not linear:
+            values, jacobian = problem.linearise(offset)
+        loss, slope, curvature = problem.derivatives_at(values)
         losses.append(_weighted_mean(loss, weight))
         curvature = weight * tf.maximum(curvature, MINIMUM_CURVATURE)
-        scaled = jacobian * curvature[..., None]
-        matrix = tf.matmul(scaled, jacobian, transpose_a=True) + tf.linalg.diag(precision)
-        linear = tf.linalg.matvec(jacobian, offset)
-        target = tf.linalg.matvec(jacobian, curvature * linear - weight * slope, transpose_a=True)
-        target = target + precision * mean
-        offset = _line_search(objective, offset, solve_positive_definite(matrix, target))
+        end, matrix = problem.minimum(offset, jacobian, weight * slope, curvature)
+        direction = end - offset
+        change = tf.linalg.matvec(jacobian, direction) if linear else None
+        share = _line_search(problem, offset, direction, values, change)[:, None]
+        offset = offset + share * direction
+        values = values + share * change if linear else values
     if with_variance:
         variance = tf.linalg.diag_part(tf.linalg.inv(matrix))
     else:
@@ -112,27 +166,39 @@ def _weighted_mean(values: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
 
 
 def _line_search(
-    objective: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, end: tf.Tensor
+    problem: _Problem,
+    start: tf.Tensor,
+    step: tf.Tensor,
+    values: tf.Tensor,
+    change: tf.Tensor | None,
 ) -> tf.Tensor:
-    """For each task the furthest of a few points between two offsets ``[T, D]`` with the lowest
-    objective: a full step can overshoot where the loss is far from its expansion. The choice is
-    treated as a constant.
+    """For each task the largest of a few shares ``[T]`` of a step with the lowest objective: a full
+    step can overshoot where the loss is far from its expansion. The choice is treated as a
+    constant.
+
+    Args:
+        problem: What is minimised.
+        start: Offsets ``[T, D]``.
+        step: Their change by a full step.
+        values: Outputs ``[T, S]`` at `start`.
+        change: Their change by a full step, if it is known.
     """
     shares = tf.constant(STEP_SHARES, start.dtype)
-    begin, step = tf.stop_gradient(start), tf.stop_gradient(end - start)
-
-    @tf.autograph.experimental.do_not_convert  # eagerly, `map_fn` would convert it for each share
-    def objective_at(share: tf.Tensor) -> tf.Tensor:
-        return objective(begin + share * step)
-
-    # A loop: the objective is traced once.
-    values = tf.map_fn(objective_at, shares, parallel_iterations=len(STEP_SHARES))
-    values = tf.stop_gradient(tf.transpose(values))
-    finite = tf.where(tf.math.is_finite(values), values, values.dtype.max)
+    by_share = shares[:, None, None]
+    points = tf.stop_gradient(start + by_share * step)
+    if change is None:
+        # Eagerly, `map_fn` would convert the function for each share.
+        outputs_at = tf.autograph.experimental.do_not_convert(problem.outputs_at)
+        # A loop: the outputs are traced once.
+        along = tf.map_fn(outputs_at, points, parallel_iterations=len(STEP_SHARES))
+    else:
+        along = values + by_share * change
+    objective = tf.transpose(problem.objective(points, tf.stop_gradient(along)))
+    objective = tf.stop_gradient(objective)
+    finite = tf.where(tf.math.is_finite(objective), objective, objective.dtype.max)
     best = tf.reduce_min(finite, -1, keepdims=True)
     acceptable = finite <= best + TOLERANCE * (1.0 + tf.abs(best))
-    share = tf.gather(shares, tf.argmax(tf.cast(acceptable, tf.int8), -1))
-    return start + share[:, None] * (end - start)
+    return tf.gather(shares, tf.argmax(tf.cast(acceptable, tf.int8), -1))
 
 
 @tf.custom_gradient
@@ -157,21 +223,6 @@ def solve_positive_definite(
         return -0.5 * (outer + tf.linalg.matrix_transpose(outer)), adjoint
 
     return solution, gradient
-
-
-def _linearise(
-    outputs: Callable[[tf.Tensor], tf.Tensor], offset: tf.Tensor, sizes: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Outputs ``[T, S]`` at an offset ``[T, D]`` and their derivatives ``[T, S, D]``: one backward
-    pass of the sum, since each row's output depends on its embedding only.
-    """
-    rows = _repeat_for_rows(offset, sizes)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(rows)
-        values = outputs(rows)
-        total = tf.reduce_sum(values)
-    jacobian = tape.gradient(total, rows, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return values, jacobian
 
 
 def _repeat_for_rows(offset: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:

@@ -12,7 +12,7 @@ import tensorflow as tf
 SampleLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 #: Maps labels and outputs to each row's loss and its first and second derivative with respect to
-#: the output, all of one shape.
+#: the output, all of the outputs' shape. Labels may lack leading axes.
 LossDerivatives = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
 _CROSS_ENTROPY = ("binary_crossentropy", "bce")
@@ -83,12 +83,12 @@ def loss_derivatives(loss: Any) -> LossDerivatives:
 
         def cross_entropy(y: tf.Tensor, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             probability = tf.sigmoid(z)
-            return per_sample(y, z), probability - y, probability * (1.0 - probability)
+            return per_sample(_like(y, z), z), probability - y, probability * (1.0 - probability)
 
         return cross_entropy
 
     def by_tapes(y: tf.Tensor, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        labels, outputs = tf.reshape(y, [-1]), tf.reshape(z, [-1])
+        labels, outputs = tf.reshape(_like(y, z), [-1]), tf.reshape(z, [-1])
         with tf.GradientTape() as second:
             second.watch(outputs)
             with tf.GradientTape() as first:
@@ -104,6 +104,13 @@ def loss_derivatives(loss: Any) -> LossDerivatives:
         return tf.reshape(losses, like), tf.reshape(slope, like), tf.reshape(curvature, like)
 
     return by_tapes
+
+
+def _like(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    """Labels in the outputs' shape."""
+    if labels.shape.rank == outputs.shape.rank:
+        return labels
+    return tf.broadcast_to(labels, tf.shape(outputs))
 
 
 def per_task_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

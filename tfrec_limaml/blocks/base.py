@@ -43,6 +43,13 @@ def scores_once(block: keras.layers.Layer) -> bool:
     return "encode_context_once" in vars(type(block))
 
 
+def is_linear(block: keras.layers.Layer, parts: int) -> bool:
+    """Whether a block's own class defines ``linear_in``, and its logit is linear in each of `parts`
+    equal parts of the meta embedding while the others are fixed; see `GlobalBlock`.
+    """
+    return "linear_in" in vars(type(block)) and bool(block.linear_in(parts))
+
+
 class MetaBlock(keras.layers.Layer, abc.ABC):
     """The part of the network that is adapted per task; its output is the meta embedding.
 
@@ -191,7 +198,9 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
     call)``, which makes all calls of layers with weights through `call`, is computed for all tasks
     at once. If a block's head broadcasts, its class may define ``encode_context_once(features,
     once)``: an exported ranker then computes what depends on the member's features alone, `once`,
-    a single time for all candidates.
+    a single time for all candidates. If a block's logit is linear in the meta embedding, its class
+    may define ``linear_in(parts)``: whether it is linear in each of `parts` equal parts of the
+    embedding while the others are fixed. Closed-form adaptation then calls the head only once.
     """
 
     @abc.abstractmethod

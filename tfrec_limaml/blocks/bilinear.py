@@ -59,6 +59,10 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
         """Logits ``[N]``."""
         return self.head_of_parts(context, tf.split(meta_embedding, 2, -1), 1)
 
+    def linear_in(self, parts: int) -> bool:
+        """In each half; see `GlobalBlock`."""
+        return parts == 2
+
     def head_of_parts(
         self,
         context: tuple[tf.Tensor, tf.Tensor, tf.Tensor],

@@ -183,6 +183,10 @@ class DotProductGlobalBlock(GlobalBlock):
         logit, projection, _ = context
         return logit + tf.reduce_sum(projection * meta_embedding, -1)
 
+    def linear_in(self, parts: int) -> bool:
+        """Always; see `GlobalBlock`."""
+        return True
+
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {

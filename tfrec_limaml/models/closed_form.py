@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.axes import merge_axes, split_axes
 from tfrec_limaml.adaptation.gauss_newton import gauss_newton
+from tfrec_limaml.blocks.base import is_linear
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.nested_solves import NestedRows, solve_nested
 from tfrec_limaml.models.outer_step import Samples
@@ -52,6 +53,7 @@ def solve_offsets(
         steps,
         with_variance=not training,
         prior_mean=mean,
+        linear=is_linear(model.global_block, 1),
     )
     variance = None if training else result.variance
     return AdaptedTasks([result.offset], [*unadapted, *result.losses], variance=variance)
@@ -75,6 +77,7 @@ def _solve_nested(
         model.derivatives,
         precision,
         sweeps,
+        linear=is_linear(model.global_block, len(rows.encoded)),
     )
     adapted = AdaptedTasks(offsets, losses, memory)
     if not sweeps:

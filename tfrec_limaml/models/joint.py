@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.adaptation.gauss_newton import gauss_newton
+from tfrec_limaml.blocks.base import is_linear
 from tfrec_limaml.blocks.joint import JointMetaBlocks
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import OTHER_OFFSET, OTHER_ROW, SIDE, Features
@@ -217,7 +218,13 @@ class JointLiMAML(LiMAML):
             return AdaptedTasks([zero], [self.task_loss(unadapted_outputs, support)])
         precision = tf.where(tf.reduce_max(side) == 0, first, second)
         result = gauss_newton(
-            outputs, derivatives, support["weight"], precision / strength, steps, with_variance
+            outputs,
+            derivatives,
+            support["weight"],
+            precision / strength,
+            steps,
+            with_variance,
+            linear=is_linear(self.global_block, 2),
         )
         variance = result.variance if with_variance else None
         padded = self._pad_side(result.offset, side[:, 0])

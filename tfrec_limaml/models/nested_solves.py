@@ -41,7 +41,12 @@ class NestedRows(NamedTuple):
 
 
 def solve_nested(
-    rows: NestedRows, head: Head, derivatives: Derivatives, precision: tf.Tensor, sweeps: int
+    rows: NestedRows,
+    head: Head,
+    derivatives: Derivatives,
+    precision: tf.Tensor,
+    sweeps: int,
+    linear: bool = False,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Takes one Gauss-Newton step for each definition, `sweeps` times.
 
@@ -52,6 +57,7 @@ def solve_nested(
             derivative with respect to the output.
         precision: Prior precision ``[K * D]`` of the ``K`` definitions' offsets, side by side.
         sweeps: At least 1.
+        linear: Whether outputs are linear in each definition's offset while the others are fixed.
 
     Returns:
         The first definition's offsets ``[T, D]`` and those of the others' subtasks ``[P, D]``, and
@@ -66,7 +72,7 @@ def solve_nested(
     losses = []
     for _ in range(sweeps):
         for k in range(len(offsets)):
-            result = _solve_definition(rows, offsets, k, head, derivatives, precisions[k])
+            result = _solve_definition(rows, offsets, k, head, derivatives, precisions[k], linear)
             offsets[k] = result.offset
             if k == 0:
                 losses += result.losses
@@ -80,6 +86,7 @@ def _solve_definition(
     head: Head,
     derivatives: Derivatives,
     precision: tf.Tensor,
+    linear: bool,
 ) -> Any:
     """One step for definition `k`, from its current offsets."""
     fixed_parts = [
@@ -112,6 +119,7 @@ def _solve_definition(
         precision,
         steps=1,
         start=offsets[k],
+        linear=linear,
     )
 
 

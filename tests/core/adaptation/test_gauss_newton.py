@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +12,12 @@ from tfrec_limaml.adaptation.gauss_newton import gauss_newton, solve_positive_de
 from tfrec_limaml.adaptation.losses import loss_derivatives
 
 TASKS, SAMPLES, WIDTH = 5, 7, 3
+
+
+@pytest.fixture(params=[True, False], ids=["linear", "any outputs"])
+def solve(request):
+    """`_solve` for outputs that are said to be linear, as these are, and for any outputs."""
+    return functools.partial(_solve, linear=request.param)
 
 
 def _world(seed=0):
@@ -45,27 +53,27 @@ def _newton(inputs, base, label, weight, precision):
     return theta, np.linalg.inv(hessian)
 
 
-def test_the_mode_is_that_of_bayesian_logistic_regression():
+def test_the_mode_is_that_of_bayesian_logistic_regression(solve):
     world = _world()
     inputs, base, label, weight, precision = world
-    solved = _solve(world, 10, with_variance=True)
+    solved = solve(world, 10, with_variance=True)
     for task in range(TASKS):
         mode, covariance = _newton(inputs[task], base[task], label[task], weight[task], precision)
         np.testing.assert_allclose(solved.offset[task], mode, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(solved.variance[task], np.diag(covariance), rtol=1e-6)
 
 
-def test_a_task_without_rows_stays_at_the_prior():
-    solved = _solve(_world(), 2, with_variance=True)
+def test_a_task_without_rows_stays_at_the_prior(solve):
+    solved = solve(_world(), 2, with_variance=True)
     np.testing.assert_array_equal(solved.offset[1], np.zeros(WIDTH))  # a solve with zeros
     np.testing.assert_allclose(solved.variance[1], 1 / _world()[-1], rtol=1e-12)
 
 
-def test_a_prior_mean_is_where_a_task_without_rows_stays_and_others_are_drawn_to():
+def test_a_prior_mean_is_where_a_task_without_rows_stays_and_others_are_drawn_to(solve):
     """The same problem, written about the mean: another fixed term and the offset's difference."""
     inputs, base, label, weight, precision = world = _world()
     mean = np.random.default_rng(4).normal(size=(TASKS, WIDTH))
-    solved = _solve(world, 10, prior_mean=tf.constant(mean))
+    solved = solve(world, 10, prior_mean=tf.constant(mean))
     np.testing.assert_allclose(solved.offset[1], mean[1], rtol=1e-12)
     for task in range(TASKS):
         moved = base[task] + inputs[task] @ mean[task]
@@ -73,9 +81,9 @@ def test_a_prior_mean_is_where_a_task_without_rows_stays_and_others_are_drawn_to
         np.testing.assert_allclose(solved.offset[task], mean[task] + mode, rtol=1e-9, atol=1e-12)
 
 
-def test_under_a_squared_error_one_step_is_ridge_regression():
+def test_under_a_squared_error_one_step_is_ridge_regression(solve):
     inputs, base, label, weight, precision = _world()
-    solved = _solve(_world(), 1, "mean_squared_error")
+    solved = solve(_world(), 1, "mean_squared_error")
     for task in range(TASKS):
         scaled = inputs[task].T * (2 * weight[task])
         expected = np.linalg.solve(
@@ -84,18 +92,16 @@ def test_under_a_squared_error_one_step_is_ridge_regression():
         np.testing.assert_allclose(solved.offset[task], expected, rtol=1e-9, atol=1e-12)
 
 
-def test_more_rows_of_the_same_kind_move_a_task_further():
+def test_more_rows_of_the_same_kind_move_a_task_further(solve):
     inputs, base, label, weight, precision = _world()
     twice = [np.concatenate([part, part], 1) for part in (inputs, base, label, weight)]
-    once, more = (
-        _solve((*parts, precision), 5) for parts in ((inputs, base, label, weight), twice)
-    )
+    once, more = (solve((*parts, precision), 5) for parts in ((inputs, base, label, weight), twice))
     lengths = [np.linalg.norm(solved.offset, axis=-1) for solved in (once, more)]
     assert (lengths[1] >= lengths[0]).all()
     assert lengths[1][0] > 1.05 * lengths[0][0]
 
 
-def test_padding_and_neighbours_change_nothing():
+def test_padding_and_neighbours_change_nothing(solve):
     inputs, base, label, weight, precision = _world()
     pad = [(0, 0), (0, 3)]
     wide = (
@@ -106,14 +112,14 @@ def test_padding_and_neighbours_change_nothing():
         precision,
     )
     alone = tuple(part[2:3] for part in (inputs, base, label, weight))
-    expected = _solve(_world(), 3).offset
-    np.testing.assert_allclose(_solve(wide, 3).offset, expected, rtol=1e-10)
-    np.testing.assert_allclose(_solve((*alone, precision), 3).offset[0], expected[2], rtol=1e-10)
+    expected = solve(_world(), 3).offset
+    np.testing.assert_allclose(solve(wide, 3).offset, expected, rtol=1e-10)
+    np.testing.assert_allclose(solve((*alone, precision), 3).offset[0], expected[2], rtol=1e-10)
 
 
-def test_the_losses_are_weighted_means_before_each_step():
+def test_the_losses_are_weighted_means_before_each_step(solve):
     _, base, label, weight, _ = _world()
-    solved = _solve(_world(), 3)
+    solved = solve(_world(), 3)
     loss = np.log1p(np.exp(base)) - label * base
     expected = (weight * loss).sum(1) / np.maximum(weight.sum(1), 1e-12)
     np.testing.assert_allclose(solved.losses[0], expected, rtol=1e-9, atol=1e-12)
@@ -165,7 +171,7 @@ def test_half_precision_inputs_are_solved_in_single_precision():
     np.testing.assert_allclose(solved.offset, _solve(_world(), 2).offset, atol=2e-2)
 
 
-def test_a_step_that_would_overshoot_is_shortened():
+def test_a_step_that_would_overshoot_is_shortened(solve):
     """A confident wrong row has hardly any curvature: a full step goes a hundred times too far."""
     inputs, base, label = np.ones((1, 1, 1)), np.full((1, 1), -8.0), np.ones((1, 1))
     precision = np.array([0.001])
@@ -175,6 +181,6 @@ def test_a_step_that_would_overshoot_is_shortened():
         return np.log1p(np.exp(-(base[0, 0] + offset))) + 0.5 * precision[0] * offset**2
 
     values = [objective(0.0)]
-    values += [objective(float(_solve(world, steps).offset[0, 0])) for steps in (1, 2, 4, 30)]
+    values += [objective(float(solve(world, steps).offset[0, 0])) for steps in (1, 2, 4, 30)]
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0] / 10

@@ -31,6 +31,7 @@ import keras
 import numpy as np
 import reference_work as work
 import tensorflow as tf
+from arguments import positive
 from timers import StepTimer
 from training import NAMES, QUERY, SUPPORT, choose_device
 
@@ -146,9 +147,9 @@ def main():
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tasks", type=int, nargs="+", default=[128, 512, 2048, 8192])
-    parser.add_argument("--xla-tasks", type=int, nargs="*", default=[])
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--tasks", type=positive, nargs="+", default=[128, 512, 2048, 8192])
+    parser.add_argument("--xla-tasks", type=positive, nargs="*", default=[])
     parser.add_argument("--policies", nargs="+", default=["float32"])
     parser.add_argument(
         "--algorithms", nargs="+", choices=NAMES, default=ALGORITHMS, metavar="NAME"

@@ -25,6 +25,7 @@ import keras
 import numpy as np
 import reference_work as work
 import tensorflow as tf
+from arguments import positive
 
 from tfrec_limaml import LiMAML, Vanilla, blocks
 
@@ -127,8 +128,8 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tasks", type=int, default=128, help="of a batch")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--tasks", type=positive, default=128, help="of a batch")
     names = sorted({*META_BLOCKS, *GLOBAL_BLOCKS})
     parser.add_argument("--blocks", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

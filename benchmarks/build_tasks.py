@@ -32,6 +32,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from arguments import positive
 
 from tfrec_limaml.schema.schema import Schema
 
@@ -150,7 +151,7 @@ def main() -> None:
     )
     parser.add_argument("--recent-only", action="store_true", help="only the daily job's records")
     parser.add_argument(
-        "--workers", type=int, default=1, help="worker processes (default 1: in this process)"
+        "--workers", type=positive, default=1, help="worker processes (default 1: in this process)"
     )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

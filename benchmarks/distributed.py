@@ -36,6 +36,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+from arguments import positive
+
 FILES = 8
 LINKS = 4  # how often an epoch that is timed reads each file
 
@@ -230,11 +232,11 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=128, help="tasks per worker and step")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--size", type=int, default=8192, help="tasks on disk")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=positive, default=2)
+    parser.add_argument("--batch", type=positive, default=128, help="tasks per worker and step")
+    parser.add_argument("--epochs", type=positive, default=3)
+    parser.add_argument("--size", type=positive, default=8192, help="tasks on disk")
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument(
         "--no-resume", action="store_true", help="leave out the training that is killed"
     )

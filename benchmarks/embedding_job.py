@@ -32,6 +32,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+from arguments import positive
 from printing import print_result
 
 from limaml_beam.commands.beam_flags import quiet_beam
@@ -236,11 +237,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tasks", type=int, default=20_000)
-    parser.add_argument("--repeat", type=int, default=3, help="turns of loop and job (default 3)")
+    parser.add_argument("--tasks", type=positive, default=20_000)
+    parser.add_argument(
+        "--repeat", type=positive, default=3, help="turns of loop and job (default 3)"
+    )
     parser.add_argument(
         "--copies",
-        type=int,
+        type=positive,
         default=6,
         help="times that the worker processes adapt the tasks (default 6)",
     )

@@ -31,6 +31,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from arguments import positive
 from printing import print_result
 from store import measure_overlay, redis_server
 
@@ -204,15 +205,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--members", type=int, default=20_000)
+    parser.add_argument("--members", type=positive, default=20_000)
     parser.add_argument("--share", type=float, default=0.01, help="members in each update")
-    parser.add_argument("--rows", type=int, default=10, help="rows of each member")
+    parser.add_argument("--rows", type=positive, default=10, help="rows of each member")
     parser.add_argument("--stores", nargs="+", default=["lmdb", "redis"])
     parser.add_argument(
         "--no-reconcile", action="store_true", help="leave out the refresh at the end"
     )
-    parser.add_argument("--updates", type=int, default=5)
-    parser.add_argument("--reads", type=int, default=1000, help="timed look-ups of each kind")
+    parser.add_argument("--updates", type=positive, default=5)
+    parser.add_argument("--reads", type=positive, default=1000, help="timed look-ups of each kind")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     quiet_beam(use_options([]))

@@ -27,6 +27,8 @@ import sys
 import time
 from pathlib import Path
 
+from arguments import positive
+
 STEPS, TASKS = (1, 2, 3, 5, 10), (32, 64, 128, 256, 512)
 BASE_STEPS, BASE_TASKS = 1, 128
 LONG_TASKS, LONG_SUPPORT = 32, 256
@@ -123,9 +125,11 @@ def main():
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--svg", type=Path, help="draw both curves there")
     parser.add_argument(
-        "--steps", type=int, nargs="+", default=STEPS, help=f"with {BASE_TASKS} tasks"
+        "--steps", type=positive, nargs="+", default=STEPS, help=f"with {BASE_TASKS} tasks"
     )
-    parser.add_argument("--tasks", type=int, nargs="+", default=TASKS, help="with one inner step")
+    parser.add_argument(
+        "--tasks", type=positive, nargs="+", default=TASKS, help="with one inner step"
+    )
     parser.add_argument("--long", action="store_true", help="tasks of 256 support rows")
     parser.add_argument("--case", type=int, nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()

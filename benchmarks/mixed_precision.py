@@ -30,6 +30,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+from arguments import positive
 from training import choose_device
 
 from tfrec_limaml import TrainOptions, task_dataset, train
@@ -102,10 +103,10 @@ def main():
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--members", type=int, default=600)
+    source.add_argument("--members", type=positive, default=600)
     source.add_argument("--tasks", type=Path, help="folder written by `limaml prepare`")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=positive, default=6)
+    parser.add_argument("--seeds", type=positive, default=3)
     args = parser.parse_args()
     if args.seeds < 2:
         parser.error(f"--seeds must be at least 2, received {args.seeds}")

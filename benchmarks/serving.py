@@ -40,6 +40,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import grpc
 import numpy as np
 import serving_world as world
+from arguments import positive
 from printing import print_result
 from serving_world import timed
 
@@ -251,9 +252,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--candidates", type=positive, default=100)
     parser.add_argument(
-        "--pairs", type=int, default=1500, help="rounds of the latency measurements"
+        "--pairs", type=positive, default=1500, help="rounds of the latency measurements"
     )
     parser.add_argument("--seconds", type=float, default=8.0, help="of load at each concurrency")
     arguments = parser.parse_args()

@@ -28,6 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import serving_world as world
+from arguments import positive
 from printing import print_result
 
 from limaml_serving import Ranker
@@ -171,9 +172,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--periods", type=int, default=10)
+    parser.add_argument("--periods", type=positive, default=10)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each period")
-    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--threads", type=positive, default=4)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, Path(folder))

@@ -25,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import numpy.typing as npt
 import serving_world as world
+from arguments import positive
 from printing import print_result
 
 from limaml_serving import Ranker
@@ -95,8 +96,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--candidates", type=int, default=100)
-    parser.add_argument("--pairs", type=int, default=1500, help="rounds")
+    parser.add_argument("--candidates", type=positive, default=100)
+    parser.add_argument("--pairs", type=positive, default=1500, help="rounds")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, Path(folder))

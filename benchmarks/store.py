@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from arguments import positive
 from printing import print_result
 
 from tfrec_limaml.store import EmbeddingStore, open_store
@@ -148,9 +149,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=32)
-    parser.add_argument("--reads", type=int, default=2_000, help="timed reads of each size")
+    parser.add_argument("--rows", type=positive, default=1_000_000)
+    parser.add_argument("--dim", type=positive, default=32)
+    parser.add_argument("--reads", type=positive, default=2_000, help="timed reads of each size")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     report: dict[str, object] = {"rows": arguments.rows, "embedding_dim": arguments.dim}

@@ -32,6 +32,7 @@ import keras
 import numpy as np
 import reference_work as work
 import tensorflow as tf
+from arguments import positive
 from embedding_work import (
     EMBED_BATCH,
     EMBED_MAX,
@@ -224,11 +225,11 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=positive, default=9)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--tasks", type=int, default=COUNTED_TASKS, help="of a batch")
-    parser.add_argument("--embed-tasks", type=int, default=20_000)
+    parser.add_argument("--tasks", type=positive, default=COUNTED_TASKS, help="of a batch")
+    parser.add_argument("--embed-tasks", type=positive, default=20_000)
     parser.add_argument(
         "--algorithms",
         nargs="+",

@@ -29,7 +29,7 @@ from tfrec_limaml.schema.schema import Feature
 
 #: Folders with own commands for helpers, not for measurements.
 HELPERS = {
-    *("embedding_work", "printing", "reference_work", "serving_world", "timers"),
+    *("arguments", "embedding_work", "printing", "reference_work", "serving_world", "timers"),
     "yardstick_worker",
 }
 #: Benchmarks and the arguments that make them small.
@@ -287,3 +287,10 @@ def test_keys_are_collected_from_nested_objects_and_named_in_backticks():
     )
     assert keys_of(module.__doc__) == {"a", "b", "c", "d"}
     assert keys_in({"a": [{"b": 1}, {"c": {"8": {"d": 2}}}]}) == {"a", "b", "c", "d"}
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "2.5", ""])
+def test_a_size_that_is_no_positive_number_is_refused_with_its_value(benchmark, capsys, text):
+    with pytest.raises(SystemExit):
+        benchmark("distributed", f"--rounds={text}")
+    assert f"must be a whole number of at least 1, received '{text}'" in capsys.readouterr().err

@@ -8,19 +8,20 @@ import re
 import pandas as pd
 
 from tfrec_limaml.datasets import columns
+from tfrec_limaml.datasets.column_names import is_id, is_time, without_id
 from tfrec_limaml.datasets.column_shapes import (
     is_vector,
     nested_type,
     time_unit,
 )
 from tfrec_limaml.datasets.date_split import split_by_quantile
-from tfrec_limaml.datasets.guess_feature import ID_PARTS, guess_feature
+from tfrec_limaml.datasets.guess_feature import guess_feature
+from tfrec_limaml.datasets.text_remarks import missing_words
 from tfrec_limaml.errors import SchemaError
-from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.schema.schema import RESERVED_NAMES, Feature, Label, Schema
 
 _LABEL_NAMES = r"^(label|target|y|clicked|is_click|click|liked|converted|rating)$"
 _LABEL_PARTS = r"click|label|target|conver|like|purchase|view|response|outcome"
-_TIME_PARTS = r"time|date|(^|_)ts($|_)|moment|created|(^|_)at$"
 _TASK_PARTS = r"user|member|customer|client|account|person|visitor|session"
 
 
@@ -44,6 +45,11 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
     """
     nested = {str(c): kind for c in frame if (kind := nested_type(frame[c])) is not None}
     frame = frame.drop(columns=list(nested))
+    if len(frame.columns) == 1:
+        raise SchemaError(
+            f"the file has one column only, {str(frame.columns[0])[:200]!r}; if another character "
+            "separates its cells, pass it as --delimiter"
+        )
     label = _label(frame)
     timestamp, unit = _timestamp(frame, label.name)
     task = _task(frame, {label.name, timestamp})
@@ -58,13 +64,15 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
     ]
     features, remarks = _features(frame, label.name, timestamp, task)
     checks += remarks
+    if words := missing_words(frame):
+        checks.append(words)
     times, _ = columns.to_milliseconds(frame[timestamp], unit)
     schema = Schema(
         name=re.sub(r"\W+", "-", name).strip("-") or "own",
         label=label,
         timestamp=timestamp,
         timestamp_unit=unit,
-        tasks={re.sub(ID_PARTS, "", task).strip("_") or task: (task,)},
+        tasks={without_id(task): (task,)},
         features=tuple(features),
         split=split_by_quantile(times.dropna()),
     )
@@ -78,7 +86,12 @@ def _features(
     features: list[Feature] = []
     checks: list[str] = []
     for column in frame.columns:
-        if column not in (label, timestamp, task):
+        if column in RESERVED_NAMES - {label, timestamp, task}:
+            checks.append(
+                f"left out: {column} is a reserved name in records and requests; rename the column "
+                "if it is a feature"
+            )
+        elif column not in (label, timestamp, task):
             feature, remark = guess_feature(frame, str(column), label, task)
             features += [feature] if feature is not None else []
             checks += [remark] if remark else []
@@ -123,16 +136,17 @@ def _label(frame: pd.DataFrame) -> Label:
     if binary:
         return Label(name=binary[0])
     raise SchemaError(
-        f"no column looks like a label (values 0 and 1, or a rating) among {list(numbers)}; write "
-        "the schema by hand"
+        f"no column looks like a label (0 and 1, or true and false, or a column named rating, "
+        f"with at most a tenth of other or missing values) among {list(numbers)}; write the schema "
+        "by hand"
     )
 
 
 def _timestamp(frame: pd.DataFrame, label: str) -> tuple[str, str]:
     names = [str(c) for c in frame.columns if c != label and not is_vector(frame[c])]
-    for column in sorted(names, key=lambda c: re.search(_TIME_PARTS, c.lower()) is None):
+    for column in sorted(names, key=lambda c: not is_time(c)):
         unit = time_unit(frame[column])
-        if unit is not None and (unit == "iso" or re.search(_TIME_PARTS, column.lower())):
+        if unit is not None and (unit == "iso" or is_time(column)):
             return column, unit
     raise SchemaError(
         "no column looks like a time (seconds to nanoseconds since 1970, or ISO 8601 text) among "
@@ -142,13 +156,17 @@ def _timestamp(frame: pd.DataFrame, label: str) -> tuple[str, str]:
 
 def _task(frame: pd.DataFrame, excluded: set[str]) -> str:
     candidates = [str(c) for c in frame.columns if c not in excluded and not is_vector(frame[c])]
-    for pattern in (rf"({_TASK_PARTS}).*(id|key)$", rf"^({_TASK_PARTS})$", ID_PARTS):
+    rules = (
+        lambda c: re.search(rf"({_TASK_PARTS}).*(id|key)$", c, re.IGNORECASE),
+        lambda c: re.search(rf"^({_TASK_PARTS})$", c, re.IGNORECASE),
+        is_id,
+        lambda c: c.lower().endswith("id"),
+    )
+    for rule in rules:
         for column in candidates:
-            if re.search(pattern, column, re.IGNORECASE) and 1 < frame[column].nunique() < len(
-                frame
-            ):
+            if rule(column) and 1 < frame[column].nunique() < len(frame):
                 return column
     raise SchemaError(
-        f"no column looks like a task key (user_id, member_id, ...) among {candidates}; write the "
-        "schema by hand"
+        "no column looks like a task key (named user_id, member_id, ..., with several values that "
+        f"occur in several rows) among {candidates}; write the schema by hand"
     )

@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pandas as pd
 
-from tfrec_limaml.datasets import columns
+from tfrec_limaml.datasets import columns, text_remarks
+from tfrec_limaml.datasets.column_names import is_id, is_time
 from tfrec_limaml.datasets.column_shapes import (
     is_text,
     is_vector,
@@ -20,11 +21,12 @@ from tfrec_limaml.schema.schema import DType, Feature, Role
 
 _OUTCOME_PARTS = r"click|conver|like|purchase|view|follow|comment|forward|share|hate|stay|dwell|play_time|watch|response|outcome"  # noqa: E501
 _DATE = r"(^|_)date$|^date"
-ID_PARTS = r"(^|_)id$|[a-z]Id$"
 #: A single feature that ranks the label this well is almost certainly known only afterwards.
 _TOO_GOOD = 0.95
 #: Numbers of distinct values up to which a category is one-hot, and above which it is hashed.
 _ONE_HOT_LIMIT, _VOCABULARY_LIMIT = 50, 20_000
+#: Share of distinct values above which a column identifies rows, and rows that it takes to tell.
+_UNIQUE, _ENOUGH_ROWS = 0.95, 100
 
 
 def guess_feature(
@@ -45,25 +47,62 @@ def guess_feature(
     if mark is not None:
         return _multi_valued(column, mark, role), ""
     numbers, counts = columns.to_float32(series)
-    numeric = counts["unparsable"] == 0 and numbers.notna().any()
-    if numeric and (remark := _outcome_remark(numbers, column, frame[label])):
+    numeric = counts["unparsable"] == 0 and numbers.notna().any() and not _is_code(series)
+    remark = _outcome_remark(numbers, column, frame[label]) if numeric else ""
+    if remark := remark or _time_remark(series, column, numeric, role):
         return None, f"left out: {column} {remark}"
-    if re.search(_DATE, column.lower()) or (not numeric and time_unit(series) is not None):
-        return (
-            None,
-            f"left out: {column} is a second time column; dates of the test period never occur in "
-            "training",
-        )
-    is_integer = numeric and bool((numbers.dropna() % 1 == 0).all())
-    if numeric and not (is_integer and (distinct <= 20 or re.search(ID_PARTS, column))):
-        skewed = bool((numbers.dropna() >= 0).all()) and float(numbers.quantile(0.99)) > 20 * max(
-            float(numbers.median()), 1e-9
-        )
-        feature = Feature(name=column, role=role, encoding="quantiles")
-        return dataclasses.replace(feature, normalise="log") if skewed else feature, ""
-    return _category(
-        series, column, role, distinct, "int64" if is_integer and not is_text(series) else "string"
-    ), ""
+    if not numeric:
+        return _text(series, column, role, distinct)
+    is_integer = bool((numbers.dropna() % 1 == 0).all())
+    if is_integer and _numbers_rows(numbers, distinct):
+        return None, f"left out: {column} numbers the rows"
+    if is_integer and (distinct <= 20 or is_id(column)):
+        dtype: DType = "string" if is_text(series) else "int64"
+        return _category(series, column, role, distinct, dtype)
+    skewed = bool((numbers.dropna() >= 0).all()) and float(numbers.quantile(0.99)) > 20 * max(
+        float(numbers.median()), 1e-9
+    )
+    feature = Feature(name=column, role=role, encoding="quantiles")
+    return dataclasses.replace(feature, normalise="log") if skewed else feature, ""
+
+
+def _text(series: pd.Series, column: str, role: Role, distinct: int) -> tuple[Feature | None, str]:
+    """The feature of a column of text, and a remark."""
+    if (width := text_remarks.json_width(series)) is not None:
+        return Feature(name=column, role=role, width=width), ""
+    if remark := text_remarks.lists_as_text(series):
+        return None, f"left out: {column} {remark}"
+    remark = text_remarks.written_numbers(series)
+    separator = text_separator(series, distinct)
+    if separator is not None:
+        return _multi_valued(column, separator, role), remark
+    feature, own_remark = _category(series, column, role, distinct, "string")
+    return feature, remark or own_remark
+
+
+def _is_code(series: pd.Series) -> bool:
+    """Whether digits with leading zeros, such as a postal code, make text of a column."""
+    return is_text(series) and bool(series.dropna().astype(str).str.match(r"\s*0\d").any())
+
+
+def _numbers_rows(numbers: pd.Series, distinct: int) -> bool:
+    """Whether whole numbers count the rows, as an index does."""
+    return bool(
+        distinct > max(_UNIQUE * len(numbers), _ENOUGH_ROWS)
+        and float(numbers.max()) - float(numbers.min()) == distinct - 1
+    )
+
+
+def _time_remark(series: pd.Series, column: str, numeric: bool, role: Role) -> str:
+    """Why a column is a time of the row, or "". A number that describes the task, such as the
+    time of its registration, is a feature.
+    """
+    named = is_time(column) and role != "meta"
+    if re.search(_DATE, column.lower()) or (
+        (named or not numeric) and time_unit(series) is not None
+    ):
+        return "is a second time column; dates of the test period never occur in training"
+    return ""
 
 
 def _constant_within(series: pd.Series, task: pd.Series) -> bool:
@@ -76,26 +115,25 @@ def _constant_within(series: pd.Series, task: pd.Series) -> bool:
     return bool(series[repeated].groupby(task[repeated]).nunique().le(1).mean() > 0.99)
 
 
-def _category(series: pd.Series, column: str, role: Role, distinct: int, dtype: DType) -> Feature:
-    separator = text_separator(series, distinct) if dtype == "string" else None
-    if separator is not None:
-        return _multi_valued(column, separator, role)
+def _category(
+    series: pd.Series, column: str, role: Role, distinct: int, dtype: DType
+) -> tuple[Feature | None, str]:
+    rows = int(series.notna().sum())
+    if distinct > max(_UNIQUE * rows, _ENOUGH_ROWS):
+        return None, (
+            f"left out: {column} has {distinct:,} different values in {rows:,} rows: nothing is "
+            "learned from one row per value"
+        )
+    feature = Feature(
+        name=column, role=role, dtype=dtype, encoding="vocabulary", max_vocabulary=distinct
+    )
     if distinct <= _ONE_HOT_LIMIT:
-        return Feature(
-            name=column, role=role, dtype=dtype, encoding="vocabulary", max_vocabulary=distinct
-        )
+        return feature, ""
     if distinct <= _VOCABULARY_LIMIT:
-        return Feature(
-            name=column,
-            role=role,
-            dtype=dtype,
-            encoding="vocabulary",
-            max_vocabulary=distinct,
-            embedding_width=16,
-        )
+        return dataclasses.replace(feature, embedding_width=16), ""
     return Feature(
         name=column, role=role, dtype=dtype, encoding="hash", buckets=1 << 16, embedding_width=16
-    )
+    ), ""
 
 
 def _multi_valued(column: str, separator: str, role: Role) -> Feature:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from tfrec_limaml import datasets
-from tfrec_limaml.datasets import raw
+from tfrec_limaml.datasets import column_names, raw
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema.schema import Schema
 
@@ -102,3 +103,116 @@ def test_an_unknown_name_is_answered_with_the_closest_one():
     with pytest.raises(LimamlError, match="did you mean 'kuairand-pure'"):
         datasets.describe("kuairand-pur")
     assert datasets.describe("kuairand-pure")["licence"] == "CC BY-SA 4.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "thing"),
+    [
+        ("user_id", "user"),
+        ("userId", "user"),
+        ("UserID", "User"),
+        ("USER_ID", "USER"),
+        ("User ID", "User"),
+        ("user-id", "user"),
+        ("itemid", "item"),
+        ("session_uuid", "session"),
+        ("uid", "uid"),
+    ],
+)
+def test_identifiers_are_known_by_their_names_and_name_a_thing(name, thing):
+    assert column_names.is_id(name)
+    assert column_names.without_id(name) == thing
+
+
+@pytest.mark.parametrize("name", ["paid", "bid", "PAID", "covid", "idle", "grid_size", "price"])
+def test_other_words_that_end_alike_are_no_identifiers(name):
+    assert not column_names.is_id(name)
+
+
+@pytest.fixture
+def described(tmp_path):
+    """Describes 200 rows of 10 users with further columns: the features by name, and the checks."""
+
+    def describe(**further):
+        rows = range(200)
+        frame = pd.DataFrame(
+            {
+                "user_id": [n % 10 for n in rows],
+                "clicked": [n * 7 % 3 % 2 for n in rows],
+                "at": [1_700_000_000 + n * 3600 for n in rows],
+                "price": [f"{n * 37 % 100}.5" for n in rows],
+                **{name: [value(n) for n in rows] for name, value in further.items()},
+            }
+        )
+        frame.to_csv(tmp_path / "clicks.csv", index=False)
+        result = datasets.describe(tmp_path / "clicks.csv")
+        schema = yaml.safe_load(result["schema_yaml"])
+        return {f["name"]: f for f in schema["features"]}, "\n".join(result["warnings"])
+
+    return describe
+
+
+@pytest.mark.parametrize("name", ["ITEM_ID", "Item ID", "MovieID", "itemid"])
+def test_numbers_named_like_an_identifier_are_categories(described, name):
+    features, _ = described(**{name: lambda n: n * 11 % 40})
+    assert features[name]["encoding"] == "vocabulary"
+
+
+def test_digits_with_leading_zeros_are_a_code(described):
+    features, _ = described(postcode=lambda n: f"{n % 40:05d}")
+    assert features["postcode"]["encoding"] == "vocabulary"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remark"),
+    [
+        ("event_id", lambda n: 10**9 + n * 37 % 200, "200 different values in 200 rows"),
+        ("note", lambda n: f"a text, number {n}", "200 different values in 200 rows"),
+        ("row", lambda n: n, "numbers the rows"),
+        ("updated_at", lambda n: 1_700_000_100 + n * 3600, "is a second time column"),
+        ("tags", lambda n: str([["a", "b"], ["c"]][n % 2]), "lists that are written as text"),
+        ("weight", lambda n: n % 7, "is a reserved name"),
+    ],
+)
+def test_a_column_that_teaches_nothing_or_cannot_be_read_is_left_out_with_the_reason(
+    described, name, value, remark
+):
+    features, checks = described(**{name: value})
+    assert name not in features
+    assert remark in next(c for c in checks.splitlines() if c.startswith(f"left out: {name} "))
+
+
+@pytest.mark.parametrize("form", ["${}.5", "{}.5%", "{},5", "{},000.0"])
+def test_numbers_in_other_notations_are_pointed_out(described, form):
+    _, checks = described(amount=lambda n: form.format(n % 60))
+    assert f"amount is read as text, because values such as {form.format(0)!r}" in checks
+
+
+def test_tags_and_words_are_no_numbers_in_another_notation(described):
+    _, checks = described(tags=lambda n: f"t{n % 3},t{n % 4}", word=lambda n: f"w{n % 50}")
+    assert "not numbers" not in checks
+
+
+def test_words_that_other_tools_write_for_a_missing_value_are_pointed_out(described):
+    _, checks = described(
+        age=lambda n: "NA" if n % 9 == 0 else n % 50, city=lambda n: "-" if n % 9 == 0 else "x"
+    )
+    assert "'NA' in age; '-' in city" in checks
+    assert "pass --null-word='NA' --null-word='-'" in checks
+    assert "not numbers" not in checks
+
+
+def test_vectors_in_json_are_vectors(described):
+    features, _ = described(embedding=lambda n: f"[0.5, {n}, -1e-3]")
+    assert features["embedding"]["width"] == 3
+
+
+def test_a_registration_time_in_seconds_stays_a_feature_of_the_member(described):
+    features, _ = described(created_at=lambda n: 1_600_000_000 + n % 10 * 86400)
+    assert features["created_at"]["role"] == "meta"
+
+
+def test_a_file_in_which_no_separator_is_found_is_refused_with_the_option(tmp_path):
+    (tmp_path / "clicks.csv").write_text("user_id|at|bought\n1|1700000000|1\n")
+    with pytest.raises(SchemaError, match=r"one column only, .user_id\|at\|bought.*--delimiter"):
+        datasets.describe(tmp_path / "clicks.csv")

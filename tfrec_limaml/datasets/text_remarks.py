@@ -1,0 +1,82 @@
+"""Remarks on text columns whose values are not what they seem to be."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+
+from tfrec_limaml.datasets import columns
+from tfrec_limaml.datasets.column_shapes import is_text, is_vector
+
+#: Words that files of other tools hold for a missing value, and that are text here by default.
+_NULL_WORDS = ("NA", "N/A", "n/a", "#N/A", "NaN", "nan", "<NA>", "None", r"\N", "-", "?")
+#: Signs that people write in numbers: currencies, percent, separators of thousands.
+_SIGNS = r"[\s$€£¥%,'_]"
+#: Number of values that are looked at where some are enough.
+_SAMPLE = 1000
+
+
+def missing_words(frame: pd.DataFrame) -> str:
+    """A remark on words that probably mean a missing value, or ""."""
+    found: dict[str, list[str]] = {}
+    for name in frame:
+        if is_text(frame[name]) and not is_vector(frame[name]):
+            values = set(frame[name].dropna().astype(str).unique())
+            for word in _NULL_WORDS:
+                if word in values:
+                    found.setdefault(word, []).append(str(name))
+    if not found:
+        return ""
+    words = "; ".join(f"{word!r} in {', '.join(names)}" for word, names in found.items())
+    option = " ".join(f"--null-word='{word}'" for word in found)
+    return f"these words are read as text: {words}; if they mean a missing value, pass {option}"
+
+
+def lists_as_text(series: pd.Series) -> str:
+    """A remark on a column of lists that are written as text, or ""."""
+    text = _sample(series)
+    if not len(text) or not text.str.fullmatch(r"\s*\[.*\]\s*").mean() > 0.9:
+        return ""
+    return (
+        f"holds lists that are written as text, such as {_shown(text.iloc[0])}; write their values "
+        "with a separator such as |, or as lists in a Parquet file"
+    )
+
+
+def json_width(series: pd.Series) -> int | None:
+    """The width of a column of vectors that are written as JSON; None for other columns."""
+    try:
+        vectors = [json.loads(value) for value in _sample(series)]
+    except ValueError:
+        return None
+    kinds = {(type(v), len(v) if isinstance(v, list) else 0) for v in vectors}
+    numbers = len(kinds) == 1 and all(
+        isinstance(v, list) and v and all(isinstance(n, int | float) for n in v) for v in vectors
+    )
+    return len(vectors[0]) if numbers else None
+
+
+def written_numbers(series: pd.Series) -> str:
+    """A remark on a text column that looks like numbers, or ""."""
+    text = series.dropna().astype(str)
+    text = text[~text.isin(_NULL_WORDS)]
+    unread = columns.to_float32(text)[0].isna().to_numpy()
+    if not unread.any():
+        return ""
+    plain = columns.to_float32(text.str.replace(_SIGNS, "", regex=True))[0]
+    if not np.mean(plain.notna()) > 0.5:
+        return ""
+    return (
+        f"{series.name} is read as text, because values such as {_shown(text[unread].iloc[0])} are "
+        "not numbers; write numbers with digits and a decimal point only"
+    )
+
+
+def _sample(series: pd.Series) -> pd.Series:
+    return series.dropna().head(_SAMPLE).astype(str)
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 40 else f"{value[:40]}...")

@@ -93,9 +93,9 @@ def markdown(result: dict[str, Any]) -> str:
             lines.append(f"| {row['name']} | {row.get('note', 'diverged')} | | | | | | | |")
             continue
         name = row["name"] if row["served"] else f"{row['name']} (cannot be stored)"
-        gain = (
-            "gain" in row and f"{row['gain']:+.4f} ({row['gain_low']:+.4f} {row['gain_high']:+.4f})"
-        )
+        gain = ""
+        if "gain" in row:
+            gain = f"{row['gain']:+.4f} ({row['gain_low']:+.4f} {row['gain_high']:+.4f})"
         unadapted = "" if row["auc_unadapted"] is None else f"{row['auc_unadapted']:.4f}"
         line = (
             f"| {name} | {row['auc_mean']:.4f} ({row['auc_sd']:.4f}) | {unadapted} | {gain} | "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfrec_limaml.comparison.rivals import Data, Outcome
-from tfrec_limaml.comparison.rows import Rows, table
+from tfrec_limaml.comparison.rows import NO_FEATURE, Rows, table
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
 
@@ -58,7 +58,7 @@ def _fit(
     lgb: Any, data: Data, rows: Rows, seed: int, settings: dict[str, Any], ids: bool
 ) -> Outcome:
     train, validation, test = (
-        table(part, data.encoder, ids) for part in (rows, data.validation, data.test)
+        _features(part, data, ids) for part in (rows, data.validation, data.test)
     )
     train_set = lgb.Dataset(train, rows.label, weight=rows.weight)
     validation_set = lgb.Dataset(validation, data.validation.label, reference=train_set)
@@ -70,3 +70,11 @@ def _fit(
         auc(data.validation.label, model.predict(validation)),
         settings={**settings, "ids": ids, "trees": model.best_iteration},
     )
+
+
+def _features(rows: Rows, data: Data, ids: bool) -> Any:
+    """The table of the rows; its columns are numbered, because LightGBM refuses some names."""
+    frame = table(rows, data.encoder, ids)
+    if not len(frame.columns):
+        raise LimamlError(NO_FEATURE)
+    return frame.set_axis(range(len(frame.columns)), axis=1)

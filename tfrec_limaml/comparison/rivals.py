@@ -52,6 +52,18 @@ class Data:
         return split_pattern(self.tasks, self.task, split, self.encoder.schema)
 
     @functools.cached_property
+    def origin(self) -> dict[str, Any]:
+        """What the results of a rival depend on, besides the test rows."""
+        schema = self.encoder.schema
+        folder = self.tasks / (self.task or schema.default_task)
+        return {
+            "schema": schema.fingerprint(),
+            "training rows": f"{int(self.train.identity().sum()):016x}",
+            "validation rows": f"{int(self.validation.identity().sum()):016x}",
+            "episodes": len(episodes_in(folder)),
+        }
+
+    @functools.cached_property
     def train(self) -> Rows:
         """All training rows."""
         return read_rows(self.pattern("train"), self.encoder.schema)

@@ -21,6 +21,8 @@ from tfrec_limaml.tasks.record_files import record_files
 
 Array = npt.NDArray[Any]
 
+#: Why a rival without IDs cannot run.
+NO_FEATURE = "the schema has no feature besides IDs"
 _BATCH = 4096  # records parsed at a time
 
 
@@ -121,23 +123,30 @@ def table(rows: Rows, encoder: FeatureEncoder, ids: bool) -> pd.DataFrame:
         encoder: Has the vocabularies.
         ids: Whether features with an embedding (IDs) are included.
     """
-    columns: dict[str, Any] = {}
+    columns: list[tuple[str, Any]] = []  # a feature may be named like another one's token
     for feature in encoder.schema.all_features:
         values = rows.columns[feature.name]
         if not feature.categorical:
-            columns |= _numbers(feature, values)
+            columns += _numbers(feature, values)
         elif feature.separator is not None:
-            columns |= _tokens(feature, values, encoder)
+            columns += _tokens(feature, values, encoder)
         elif ids or feature.embedding_width is None:
             codes = encoder.ids(feature, tf.constant(values)).numpy()
-            columns[feature.name] = pd.Categorical.from_codes(
-                codes, categories=range(encoder.size(feature))
-            )
-    return pd.DataFrame(columns)
+            categories = range(encoder.size(feature))
+            columns.append((feature.name, pd.Categorical.from_codes(codes, categories=categories)))
+    frame = pd.DataFrame(
+        {position: values for position, (_, values) in enumerate(columns)},
+        index=range(len(rows.label)),
+    )
+    return frame.set_axis([name for name, _ in columns], axis=1)
 
 
 def dense(rows: Rows, encoder: FeatureEncoder) -> npt.NDArray[np.float32]:
-    """The dense encoding ``[N, F]`` of networks, including multi-valued features."""
+    """The dense encoding ``[N, F]`` of networks, including multi-valued features.
+
+    Raises:
+        LimamlError: There is none: all features are embedded.
+    """
     parts = []
     step = 65_536
     for start in range(0, len(rows.label), step):
@@ -146,18 +155,20 @@ def dense(rows: Rows, encoder: FeatureEncoder) -> npt.NDArray[np.float32]:
         wide = [v for v in encoded.values() if v.dtype.is_floating]
         parts.append(tf.concat(wide, -1).numpy())
     result: npt.NDArray[np.float32] = np.concatenate(parts)
+    if not result.shape[1]:
+        raise LimamlError(NO_FEATURE)
     return result
 
 
-def _numbers(feature: Feature, values: Array) -> dict[str, Array]:
+def _numbers(feature: Feature, values: Array) -> list[tuple[str, Array]]:
     if feature.width == 1:
-        return {feature.name: values}
-    return {f"{feature.name}_{i}": values[:, i] for i in range(feature.width)}
+        return [(feature.name, values)]
+    return [(f"{feature.name}_{i}", values[:, i]) for i in range(feature.width)]
 
 
-def _tokens(feature: Feature, values: Array, encoder: FeatureEncoder) -> dict[str, Array]:
+def _tokens(feature: Feature, values: Array, encoder: FeatureEncoder) -> list[tuple[str, Array]]:
     tokens = tf.strings.split(tf.constant(values), feature.separator)
     codes = encoder.ids(feature, tokens.flat_values).numpy()
     hot = np.zeros((len(values), encoder.size(feature)), np.float32)
     hot[tokens.value_rowids().numpy(), codes] = 1.0
-    return {f"{feature.name}_{i}": hot[:, i] for i in range(hot.shape[1])}
+    return [(f"{feature.name}_{i}", hot[:, i]) for i in range(hot.shape[1])]

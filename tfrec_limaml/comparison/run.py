@@ -51,6 +51,8 @@ RIVALS: Mapping[str, Rival] = {
 }
 #: Rivals whose result does not depend on the seed.
 UNSEEDED = ("constant", "task-rate", "history-rate", "logistic-regression")
+#: Rivals that are no networks: they have no epochs.
+_WITHOUT_EPOCHS = (*UNSEEDED, "lightgbm", "lightgbm-ids", "lightgbm-as-served")
 REFERENCE = "vanilla"
 Progress = Callable[[str], None]
 
@@ -76,11 +78,13 @@ def compare(
         ``results`` with one entry per rival (see `summarise`), ``rows``, ``tasks``, ``seeds``.
 
     Raises:
-        LimamlError: An unknown rival.
+        LimamlError: An unknown rival, rows of one class, or an `output` whose runs were made with
+            other data or epochs.
     """
     unknown = sorted(set(names) - set(RIVALS))
     if unknown:
         raise LimamlError(f"unknown rivals {unknown}; choose from {list(RIVALS)}")
+    _check_classes(data)
     todo = [(n, s) for n in names for s in (seeds[:1] if n in UNSEEDED else seeds)]
     runs = run_all(data, output, todo, RIVALS, progress)
     return {
@@ -90,6 +94,17 @@ def compare(
         "reference": REFERENCE,
         "results": summarise(runs, data.test, REFERENCE),
     }
+
+
+def _check_classes(data: Data) -> None:
+    """Refuses splits of one class: they teach nothing, and their AUC is undefined."""
+    for split in ("train", "validation", "test"):
+        labels = np.unique(getattr(data, split).label)
+        if len(labels) == 1:
+            raise LimamlError(
+                f"all rows of the {split} split of {data.tasks} have the label {labels[0]:g}, and "
+                "AUC needs both classes; give `limaml prepare` other split dates or more rows"
+            )
 
 
 def run_all(
@@ -135,7 +150,7 @@ def _files(folder: Path, name: str, seed: int) -> tuple[Path, Path]:
 def _run(data: Data, folder: Path, name: str, seed: int, rival: Rival) -> dict[str, Any]:
     """One run, from its files if it is done; ``scores`` and ``unadapted`` are arrays ``[N]``."""
     record, table = _files(folder, name, seed)
-    identity = data.test.identity()
+    identity, origin = data.test.identity(), _origin(data, name)
     if record.is_file() and table.is_file():
         earlier = pd.read_parquet(table)
         if not np.array_equal(earlier["row"].to_numpy(), identity):
@@ -143,9 +158,11 @@ def _run(data: Data, folder: Path, name: str, seed: int, rival: Rival) -> dict[s
                 f"{table} has scores of other rows than {data.tasks}; compare into another --output"
             )
         columns = {c: earlier[c].to_numpy() for c in ("scores", "unadapted") if c in earlier}
-        return {**json.loads(record.read_text(encoding="utf-8")), **columns}
+        result = json.loads(record.read_text(encoding="utf-8"))
+        _check_origin(result, record, origin)
+        return {**result, **columns}
     started = time.perf_counter()
-    result: dict[str, Any] = {"name": name, "seed": seed}
+    result = {"name": name, "seed": seed, "made_with": origin}
     columns = {}
     try:
         outcome: Outcome = rival(data, seed)
@@ -167,6 +184,21 @@ def _run(data: Data, folder: Path, name: str, seed: int, rival: Rival) -> dict[s
             frame.to_parquet(temporary, index=False)
         staging.write_text(record, json.dumps(result, indent=1) + "\n")
     return {**result, **columns}
+
+
+def _origin(data: Data, name: str) -> dict[str, Any]:
+    epochs = {} if name in _WITHOUT_EPOCHS else {"epochs": data.epochs}
+    return {**data.origin, **epochs}
+
+
+def _check_origin(result: dict[str, Any], record: Path, origin: dict[str, Any]) -> None:
+    """Refuses an earlier run that was made with other data or epochs."""
+    for subject, value in result.get("made_with", {}).items():
+        if value != origin.get(subject):
+            raise LimamlError(
+                f"{record} was made with other {subject} ({value}, now {origin.get(subject)}); "
+                "compare into another --output"
+            )
 
 
 def options_of(name: str) -> dict[str, Any]:

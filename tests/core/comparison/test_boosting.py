@@ -10,7 +10,7 @@ from toys import toy_schema, toy_statistics, write_description, write_split
 
 from tfrec_limaml.comparison import boosting
 from tfrec_limaml.comparison.boosting import lightgbm, lightgbm_as_served, lightgbm_ids
-from tfrec_limaml.comparison.rivals import Data
+from tfrec_limaml.comparison.rivals import Data, logistic_regression
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
@@ -58,6 +58,38 @@ def test_trees_find_what_is_not_linear_in_a_number():
     assert auc(world.test.label, outcome.served) > 0.85  # the best possible is about 0.89
     assert abs(outcome.val_auc - auc(world.test.label, outcome.served)) < 0.03
     assert outcome.settings["trees"] >= 1
+
+
+def test_names_that_lightgbm_refuses_are_names_here():
+    """A pair of brackets, a quote, and two names that differ by a space only."""
+    schema = toy_schema(
+        *(
+            Feature(name=name, role="meta", normalise="none")
+            for name in ('price [EUR], "net"', "a b", "a_b")
+        ),
+        label="clicked",
+        tasks={"member": ("member",)},
+    )
+    world = data(lambda columns: columns["hour"] > 12)
+    for part in (world.train, world.validation, world.test):
+        hour = part.columns["hour"]
+        part.columns.update({f.name: hour if "[" in f.name else hour * 0 for f in schema.features})
+    world.encoder = FeatureEncoder(schema, toy_statistics({}))
+    assert auc(world.test.label, lightgbm(world, 1).served) > 0.85
+
+
+def test_a_schema_of_ids_only_leaves_nothing_for_trees_without_ids():
+    schema = toy_schema(
+        Feature(name="item", role="meta", dtype="int64", encoding="vocabulary", embedding_width=2),
+        label="clicked",
+        tasks={"member": ("member",)},
+    )
+    world = data(lambda columns: columns["item"] % 3 == 0)
+    world.encoder = FeatureEncoder(schema, STATISTICS)
+    for rival in (lightgbm, logistic_regression):
+        with pytest.raises(LimamlError, match="no feature besides IDs"):
+            rival(world, 1)
+    assert auc(world.test.label, lightgbm_ids(world, 1).served) > 0.85
 
 
 def test_only_the_rival_with_ids_knows_single_items():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from toys import toy_schema, toy_statistics
 
+from tfrec_limaml.commands.compare import markdown
 from tfrec_limaml.comparison import run as comparison
 from tfrec_limaml.comparison.networks import in_order_of, scores
 from tfrec_limaml.comparison.random_effects import fit_task
@@ -17,6 +21,8 @@ from tfrec_limaml.comparison.rows import Rows, dense, read_rows, table
 from tfrec_limaml.comparison.summary import summarise
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc, grouped_auc, ndcg
+from tfrec_limaml.schema.schema import Feature, History
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
@@ -74,6 +80,30 @@ def test_the_table_holds_numbers_and_codes_and_the_dense_form_what_networks_read
     assert dense(data.train, data.encoder).shape == (len(frame), 5)
 
 
+def test_a_feature_named_like_a_token_of_another_one_keeps_its_column():
+    schema = toy_schema(
+        Feature(name="tag", role="meta", dtype="string", encoding="vocabulary", separator="|"),
+        Feature(name="tag_1", normalise="none"),
+        Feature(name="vector", width=2, normalise="none"),
+        label="clicked",
+        tasks={"member": ("member",)},
+    )
+    statistics = toy_statistics({"tag": {"vocabulary": ["a", "b"], "counts": [2, 2]}})
+    rows = dataclasses.replace(
+        _rows(2),
+        columns={
+            "tag": np.array([b"a", b"b"]),
+            "tag_1": np.array([7.0, 8.0]),
+            "vector": np.array([[1.0, 2.0], [3.0, 4.0]]),
+        },
+    )
+    frame = table(rows, FeatureEncoder(schema, statistics), ids=True)
+    names = list(frame.columns)
+    assert names.count("tag_1") == 2
+    assert frame.iloc[:, names.index("vector_0") - 1].tolist() == [7.0, 8.0]
+    assert frame["vector_1"].tolist() == [2.0, 4.0]
+
+
 def _scorer(quality):
     """A rival whose scores are so good as `quality`."""
 
@@ -124,6 +154,58 @@ def test_scores_of_other_rows_are_refused(data, tmp_path):
     pd.read_parquet(file).iloc[::-1].to_parquet(file, index=False)
     with pytest.raises(LimamlError, match="has scores of other rows than"):
         comparison.compare(data, tmp_path, [1], ["constant"])
+
+
+@pytest.mark.parametrize(
+    ("change", "subject"),
+    [
+        (lambda data: Data.of(data.tasks, epochs=2), "epochs"),
+        (lambda data: _with_train(data, data.train.label[::-1]), "training rows"),
+        (lambda data: _with_schema(data), "schema"),
+    ],
+)
+def test_runs_of_other_data_or_epochs_are_not_taken_for_this_call_s(
+    data, tmp_path, monkeypatch, change, subject
+):
+    monkeypatch.setattr(comparison, "RIVALS", {"limaml": _scorer(1.0), "lightgbm": _scorer(1.0)})
+    comparison.compare(data, tmp_path, [1], ["limaml", "lightgbm"])
+    changed = change(data)
+    with pytest.raises(LimamlError, match=rf"limaml-1.json was made with other {subject} \("):
+        comparison.compare(changed, tmp_path, [1], ["limaml"])
+    if subject == "epochs":
+        comparison.compare(changed, tmp_path, [1], ["lightgbm"])
+
+
+def _with_train(data, label):
+    """The same data with other labels of the training rows."""
+    changed = dataclasses.replace(data)
+    changed.__dict__["train"] = dataclasses.replace(data.train, label=label)
+    return changed
+
+
+def _with_schema(data):
+    """The same data with a history feature in the schema."""
+    encoder = copy.copy(data.encoder)
+    encoder.schema = encoder.schema.replace(history=(History(keys=("kind",)),))
+    changed = dataclasses.replace(data, encoder=encoder)
+    for split in ("train", "validation", "test"):
+        changed.__dict__[split] = getattr(data, split)
+    return changed
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_rows_of_one_class_are_refused(data, tmp_path, split):
+    changed = dataclasses.replace(data)
+    rows = getattr(data, split)
+    changed.__dict__[split] = dataclasses.replace(rows, label=np.ones_like(rows.label))
+    with pytest.raises(LimamlError, match=f"all rows of the {split} split of .* have the label 1"):
+        comparison.compare(changed, tmp_path, [1], ["constant"])
+
+
+def test_without_the_reference_the_table_has_no_gain(data, tmp_path):
+    result = comparison.compare(data, tmp_path, [1], ["constant", "task-rate"])
+    lines = [line for line in markdown(result).splitlines() if line.startswith("| constant |")]
+    assert lines[0].split("|")[4].strip() == ""
 
 
 def test_what_cannot_run_says_why_and_is_tried_again(data, tmp_path, monkeypatch):

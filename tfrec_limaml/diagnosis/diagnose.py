@@ -153,6 +153,13 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
             f"task definition {definition!r}: all {len(label)} validation rows have one "
             "label; nothing can be estimated"
         )
+    earlier = rows.label[~rows.query]
+    if len(np.unique(earlier)) < 2:
+        raise LimamlError(
+            f"task definition {definition!r}: the validation tasks have a history of "
+            f"{len(earlier)} rows{' of one label' if len(earlier) else ''}, from which nothing can "
+            "be predicted; choose a later validation_start or a coarser definition"
+        )
     confidence = 1 - 0.05 / (1 + len(rows.categories))  # corrects for the number of intervals
     sources = _sources(rows, confidence)
     tested = np.unique(task)

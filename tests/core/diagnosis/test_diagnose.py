@@ -85,6 +85,18 @@ def test_one_label_is_refused():
         diagnose_definition(rows, "member")
 
 
+@pytest.mark.parametrize("earlier", ["none", "of one label"])
+def test_a_history_that_cannot_tell_anything_is_no_evidence_against_adapting(earlier):
+    rows = _scored(1.0)
+    if earlier == "none":
+        part = rows.query
+        rows = ScoredRows(rows.task[part], part[part], rows.label[part], rows.logit[part], {})
+    else:
+        rows.label[~rows.query] = 0
+    with pytest.raises(LimamlError, match="nothing can be predicted; choose a later"):
+        diagnose_definition(rows, "member")
+
+
 def test_rows_are_scored_and_query_rows_told_from_support_rows(
     make_model, tasks_folder, test_tasks
 ):

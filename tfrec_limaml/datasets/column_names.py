@@ -27,6 +27,8 @@ def is_id(name: str) -> bool:
 
 
 def without_id(name: str) -> str:
-    """The thing that an identifier names: ``user`` for ``user_id``, ``userId`` and ``userid``."""
+    """The thing that an identifier names, as the name of a folder: ``user`` for ``user_id``,
+    ``userId`` and ``userid``.
+    """
     rest = name[:-2] if _THING_ID.search(name) else _ID.sub("", name)
-    return rest.strip("_ ") or name
+    return re.sub(r"[^\w -]+", "_", rest).strip("_ ") or re.sub(r"\W+", "_", name)

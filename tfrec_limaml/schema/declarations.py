@@ -7,7 +7,7 @@ import functools
 import math
 import numbers
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tfrec_limaml.errors import SchemaError
@@ -22,6 +22,37 @@ def names(value: Any, subject: str) -> tuple[str, ...]:
             f"{subject} must be a list of names, for example [user_id], received {value!r}"
         )
     return tuple(value)
+
+
+def text_name(value: object, subject: str) -> str:
+    """The value, if it is a text and not empty; raises `SchemaError` otherwise."""
+    if not isinstance(value, str) or not value:
+        raise SchemaError(f"{subject} must be text, received {value!r}")
+    return value
+
+
+def check_keys(
+    subject: str,
+    label: str,
+    tasks: Mapping[str, Sequence[str]],
+    tables: Mapping[str, str],
+    history: Iterable[Sequence[str]],
+) -> None:
+    """Raises `SchemaError` if a key would give the label away, or if a task definition or table
+    cannot be the name of its folder or file.
+    """
+    if any(label in key for key in (*tasks.values(), *history)):
+        raise SchemaError(
+            f"{subject}: the label {label!r} may not be in the key of a task definition or of "
+            "history features, which would give it away"
+        )
+    for kind, named in (("task definition", tasks), ("table", tables)):
+        for name in named:
+            if name.startswith(".") or "/" in name or "\\" in name:
+                raise SchemaError(
+                    f"{subject}: the {kind} {name!r} names a folder or file: choose a name without "
+                    "slashes that does not begin with a full stop"
+                )
 
 
 def mapping(value: Any, subject: str) -> Mapping[str, Any]:

@@ -32,11 +32,13 @@ from tfrec_limaml.schema.columns import (
 )
 from tfrec_limaml.schema.declarations import (
     build,
+    check_keys,
     check_types,
     items,
     mapping,
     names,
     strip_defaults,
+    text_name,
 )
 from tfrec_limaml.schema.split import Split, parse_time
 from tfrec_limaml.schema.task_keys import joint_key_prefix
@@ -139,6 +141,8 @@ class Schema:
             raise SchemaError(
                 f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too"
             )
+        history = (h.keys for h in self.history)
+        check_keys(f"schema {self.name!r}", self.label.name, self.tasks, self.tables, history)
         if self.weight is not None and self.weight in (self.label.name, self.timestamp):
             raise SchemaError(
                 f"schema {self.name!r}: the weight may not be the label or the timestamp, received "
@@ -246,11 +250,11 @@ class Schema:
         )
         fields["carry"] = names(fields.get("carry", ()), "carry")
         fields["tasks"] = {
-            _name(name, "a task definition's name"): names(keys, f"task {name!r}")
+            text_name(name, "a task definition's name"): names(keys, f"task {name!r}")
             for name, keys in mapping(fields.get("tasks", {}), "tasks").items()
         }
         fields["tables"] = {
-            _name(name, "a table's name"): _name(key, f"the key of table {name!r}")
+            text_name(name, "a table's name"): text_name(key, f"the key of table {name!r}")
             for name, key in mapping(fields.get("tables", {}), "tables").items()
         }
         if fields.get("split") is not None:
@@ -291,9 +295,3 @@ class Schema:
     def replace(self, **changes: Any) -> Schema:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
-
-
-def _name(value: object, subject: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise SchemaError(f"{subject} must be text, received {value!r}")
-    return value

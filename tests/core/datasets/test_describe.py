@@ -117,6 +117,7 @@ def test_an_unknown_name_is_answered_with_the_closest_one():
         ("itemid", "item"),
         ("session_uuid", "session"),
         ("uid", "uid"),
+        ("app/user.id", "app_user"),
     ],
 )
 def test_identifiers_are_known_by_their_names_and_name_a_thing(name, thing):

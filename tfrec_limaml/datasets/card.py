@@ -12,6 +12,7 @@ import pandas as pd
 
 from tfrec_limaml.datasets.date_split import EPOCH
 from tfrec_limaml.datasets.raw import RawData
+from tfrec_limaml.datasets.typed_columns import out_of_range
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.column_times import implausible
 from tfrec_limaml.schema.schema import Schema, parse_time
@@ -37,6 +38,7 @@ def data_card(
     """
     schema, frame = raw.schema, raw.interactions
     label = frame[schema.label.name]
+    label = label[~out_of_range(label, schema.label)]
     definitions = {name: _definition(schema, frame, name) for name in schema.tasks}
     card: dict[str, Any] = {
         "name": schema.name,

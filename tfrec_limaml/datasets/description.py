@@ -65,13 +65,9 @@ def _files(
     frame = table.frame
     guessed = guess.guess_schema(frame, path.stem) if schema is None else None
     declared = Schema.load(str(schema)) if guessed is None else guessed.schema
-    # A single file has no tables to join; the card leaves out features of tables.
-    single_file_schema = declared.replace(
-        features=tuple(f for f in declared.features if f.table is None), tables={}, history=()
-    )
     data, invalid = conform.conform(
         raw.RawData(
-            schema=single_file_schema,
+            schema=_without_tables(declared),
             interactions=frame,
             dropped=table.malformed,
             source={"files": [path.name], **table.files},
@@ -89,3 +85,13 @@ def _files(
             except OSError as error:
                 raise LimamlError(f"cannot write {write_schema}: {error}") from error
     return result
+
+
+def _without_tables(schema: Schema) -> Schema:
+    """The schema of the interactions alone: there are no tables to join, and the card leaves out
+    their features. Roles do not matter to it, but one feature must be a meta feature.
+    """
+    features = [
+        dataclasses.replace(f, role="meta") for f in schema.features if f.table is None
+    ] or [guess.identity(schema.task_columns()[0])]
+    return schema.replace(features=tuple(features), tables={}, history=())

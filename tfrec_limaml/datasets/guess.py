@@ -96,20 +96,19 @@ def _features(
             features += [feature] if feature is not None else []
             checks += [remark] if remark else []
     if not any(f.role == "meta" for f in features):
-        identity = Feature(
-            name=task,
-            role="meta",
-            dtype="string",
-            encoding="hash",
-            buckets=16384,
-            embedding_width=16,
-        )
-        features.insert(0, identity)
+        features.insert(0, identity(task))
         checks.append(
             f"no column is constant within {task}, so the key itself became the only meta feature "
             "(an ID embedding)"
         )
     return features, checks
+
+
+def identity(task: str) -> Feature:
+    """The task key itself as a meta feature."""
+    return Feature(
+        name=task, role="meta", dtype="string", encoding="hash", buckets=16384, embedding_width=16
+    )
 
 
 def _label(frame: pd.DataFrame) -> Label:

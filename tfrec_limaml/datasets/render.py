@@ -26,7 +26,12 @@ def render_card(card: dict[str, Any]) -> str:
     for name, facts in card["definitions"].items():
         lines += _definition_lines(name, facts)
     split = card["split"]
-    if "rows" in split:
+    if "per_task" in split:
+        shares = zip(("train", "validation", "test"), split["per_task"], strict=True)
+        lines.append(
+            "  split: within tasks, " + ", ".join(f"{share:g} {name}" for name, share in shares)
+        )
+    elif "rows" in split:
         lines.append(
             "  split: " + ", ".join(f"{count:,} {name}" for name, count in split["rows"].items())
         )

@@ -9,7 +9,7 @@ import pandas as pd
 from tfrec_limaml.datasets import columns
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.column_times import implausible
-from tfrec_limaml.schema.schema import Feature, Schema
+from tfrec_limaml.schema.schema import Feature, Label, Schema
 
 Invalid = dict[str, dict[str, int]]
 #: Share of implausible times above which a file is refused, as in ``limaml prepare``.
@@ -55,16 +55,11 @@ def label_column(frame: pd.DataFrame, schema: Schema, invalid: Invalid) -> pd.Se
         "a number",
         "the label must be 0 or 1, or a number with `kind: regression`",
     )
-    if label.kind == "binary":
-        out_of_range = values.notna() & ~values.isin([0.0, 1.0])
-    else:
-        lowest = -float("inf") if label.minimum is None else label.minimum
-        highest = float("inf") if label.maximum is None else label.maximum
-        out_of_range = values.notna() & ~values.between(lowest, highest).fillna(False)
-    if out_of_range.any():
-        counts["out_of_range"] = int(out_of_range.sum())
+    outside = out_of_range(values, label)
+    if outside.any():
+        counts["out_of_range"] = int(outside.sum())
     _count_invalid(label.name, counts, invalid, label.on_invalid)
-    valid = values[values.notna() & ~out_of_range]
+    valid = values[values.notna() & ~outside]
     if valid.empty:
         allowed = (
             "0 or 1" if label.kind == "binary" else f"between {label.minimum} and {label.maximum}"
@@ -75,10 +70,28 @@ def label_column(frame: pd.DataFrame, schema: Schema, invalid: Invalid) -> pd.Se
         )
     if valid.nunique() == 1:
         raise SchemaError(
-            f"label {label.name!r} has one value only ({valid.iloc[0]:g} in {len(valid)} rows): "
-            "there is nothing to learn"
+            f"label {label.name!r} has one value only ({valid.iloc[0]:g} in {len(valid)} rows)"
+            f"{_others(raw[values.isna() | outside])}: there is nothing to learn"
         )
     return values
+
+
+def out_of_range(values: pd.Series, label: Label) -> pd.Series:
+    """Which labels are numbers that the declaration does not allow."""
+    if label.kind == "binary":
+        return values.notna() & ~values.isin([0.0, 1.0])
+    lowest = -float("inf") if label.minimum is None else label.minimum
+    highest = float("inf") if label.maximum is None else label.maximum
+    return values.notna() & ~values.between(lowest, highest).fillna(False)
+
+
+def _others(invalid: pd.Series) -> str:
+    """How many labels are missing or invalid, with an example."""
+    if invalid.empty:
+        return ""
+    given = invalid.dropna()
+    example = f", such as {str(given.iloc[0])[:40]!r}" if len(given) else ""
+    return f" besides {len(invalid)} that are missing or invalid{example}"
 
 
 def typed_column(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,7 @@ def read_history(tasks: Path, schema: Schema, split: str) -> History:
     from tfrec_limaml.tasks.parsing import parse_tasks
     from tfrec_limaml.training.recipes import split_pattern
 
-    files = sorted(
-        str(p)
-        for p in Path(tasks).glob(
-            str(Path(split_pattern(tasks, None, split, schema)).relative_to(tasks))
-        )
-    )
+    files = sorted(glob.glob(split_pattern(tasks, None, split, schema)))
     serialized = list(tf.data.TFRecordDataset(files, "GZIP"))
     parsed = parse_tasks(tf.stack(serialized), schema)
     columns = {name: value.numpy() for name, value in parsed.columns.items()}

@@ -11,7 +11,6 @@ history.
 from __future__ import annotations
 
 import dataclasses
-import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -230,7 +229,7 @@ def categories(schema: Schema, definition: str) -> list[Feature]:
 
 def record_files(tasks: str | Path, definition: str, split: str) -> list[str]:
     """Files of one split; raises `LimamlError` if there are none."""
-    files = sorted(glob.glob(str(Path(tasks) / definition / shard_pattern(split))))
+    files = sorted(map(str, (Path(tasks) / definition).glob(shard_pattern(split))))
     if not files:
         raise LimamlError(
             f"no {split} records of task definition {definition!r} in {tasks}; `limaml prepare` "

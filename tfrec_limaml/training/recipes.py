@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def split_pattern(tasks: str | Path, definition: str | None, split: str, schema:
     if split not in SPLITS and not split.startswith(f"{EPISODE}-"):
         raise LimamlError(f"split must be one of {list(SPLITS)}, received {split!r}")
     schema.task_columns(definition)
-    return str(Path(tasks) / (definition or schema.default_task) / shard_pattern(split))
+    folder = Path(tasks) / (definition or schema.default_task)
+    return f"{glob.escape(str(folder))}/{shard_pattern(split)}"
 
 
 def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,20 @@ def unused_rows(splits: dict[str, Any], sizes: dict[str, Any], max_samples: int)
     return lines
 
 
+def one_class(schema: Schema, splits: Mapping[str, Any]) -> list[str]:
+    """One line for every split of a run with evaluation rows whose binary labels are all the
+    same.
+    """
+    if schema.label.kind != "binary" or not any(splits[n]["rows"] for n in NAMES[1:]):
+        return []
+    return [
+        f"all {splits[name]['rows']} rows of the {name} split have the label "
+        f"{splits[name]['label_rate']:g}: AUC needs both classes; choose other split dates"
+        for name in NAMES
+        if splits[name]["rows"] and splits[name]["label_rate"] in (0.0, 1.0)
+    ]
+
+
 def make_card(
     schema: Schema,
     settings: TaskSettings,
@@ -181,6 +196,7 @@ def make_card(
             *quality.warnings(input_quality),
             *drift.warnings(feature_drift),
             *unused_rows(splits, sizes, settings.max_samples),
+            *one_class(schema, splits),
         ],
         "splits": splits,
         "tasks": sizes,

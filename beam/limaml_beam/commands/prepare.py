@@ -24,11 +24,12 @@ Builds task records: joins feature tables to interactions, splits by date, group
 the most recent rows.
 
   limaml prepare raw --output tasks
-  limaml prepare --schema s.yaml --interactions 'log/*.parquet' --table users=users.csv --output
-  tasks limaml prepare raw --output today --recent-only --window-days 28     input of a daily
-                                                                       `limaml embed`; with history
-                                                                       features: --history-prior
-                                                                           tasks
+  limaml prepare --schema s.yaml --interactions 'log/*.parquet' --table users=users.csv \\
+      --output tasks
+  limaml prepare raw --output today --recent-only --window-days 28
+
+The last one writes the input of a daily `limaml embed`; if the schema declares history features,
+add --history-prior tasks.
 
 Pass Beam's flags as --beam=FLAG, for example --beam=--runner=DataflowRunner, or directly
 to `python -m limaml_beam.build_tasks`. Next: limaml train tasks --output run

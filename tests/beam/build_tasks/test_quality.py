@@ -16,7 +16,7 @@ from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.rows.columnar import TIME
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.schema.schema import Feature, parse_time
+from tfrec_limaml.schema.schema import Feature, Label, parse_time
 
 SCHEMA = toy_schema(
     Feature(name="x", role="meta"),
@@ -143,6 +143,28 @@ def test_training_rows_that_no_record_holds_are_a_warning_with_the_remedy(rows, 
         (line,) = lines
         assert line.startswith(said)
         assert "of 'user': a task keeps its latest 100; raise --max-samples" in line
+
+
+@pytest.mark.parametrize(
+    ("rates", "rows", "said"),
+    [
+        ((0.2, 1.0, 0.3), (9, 4, 4), ["all 4 rows of the validation split have the label 1:"]),
+        ((0.0, 0.1, 0.0), (9, 4, 4), ["all 9 rows of the train", "all 4 rows of the test"]),
+        ((0.2, 0.1, 0.3), (9, 4, 4), []),
+        ((0.0, 0.0, 0.0), (9, 0, 0), []),  # a daily job has no evaluation rows
+    ],
+)
+def test_a_split_of_one_class_is_a_warning(shop_schema, rates, rows, said):
+    names = ("train", "validation", "test")
+    splits = {
+        name: {"rows": n, "label_rate": rate}
+        for name, n, rate in zip(names, rows, rates, strict=True)
+    }
+    lines = data_card.one_class(shop_schema, splits)
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))
+    stars = shop_schema.replace(label=Label(name=shop_schema.label.name, kind="regression"))
+    assert data_card.one_class(stars, splits) == []
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,29 @@ def test_own_files_go_through_the_command_line(
     assert yaml.safe_load(drawn[drawn.index("\nname:") :])["tasks"] == {"user": ["user_id"]}
 
 
+def test_the_card_of_a_split_within_tasks_has_its_shares(capsys, tmp_path, own_schema, own_frame):
+    schema = {**own_schema, "split": {"per_task": [0.6, 0.2, 0.2]}}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(schema))
+    own_frame.to_csv(tmp_path / "clicks.csv", index=False)
+    file, schema_file = str(tmp_path / "clicks.csv"), str(tmp_path / "my.yaml")
+    assert main(["datasets", "describe", file, "--schema", schema_file]) == 0
+    drawn = capsys.readouterr().out
+    assert "  split: within tasks, 0.6 train, 0.2 validation, 0.2 test\n" in drawn
+
+
+@pytest.mark.parametrize("own_features", [True, False])
+def test_a_schema_whose_meta_features_are_in_a_table_describes_the_interactions(
+    run_limaml, tmp_path, own_schema, own_frame, own_features
+):
+    kept = [f for f in own_schema["features"] if own_features or "table" in f]
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump({**own_schema, "features": kept}))
+    own_frame.to_csv(tmp_path / "clicks.csv", index=False)
+    card = run_limaml(
+        "datasets", "describe", tmp_path / "clicks.csv", "--schema", tmp_path / "my.yaml"
+    )
+    assert card["rows"] == 40
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

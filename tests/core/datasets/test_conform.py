@@ -105,6 +105,18 @@ def test_a_label_of_one_class_is_refused(checked, own_frame):
         checked(frame=own_frame.assign(bought="1"))
 
 
+def test_the_mean_label_is_that_of_valid_labels(checked, own_frame):
+    frame = own_frame.copy()
+    frame.loc[[1, 3], "bought"] = "7"
+    data, invalid = checked(frame=frame)
+    assert data_card(data, invalid)["label_rate"] == pytest.approx(18 / 38, abs=1e-6)
+
+
+def test_labels_of_minus_1_and_1_are_refused_with_the_other_value(checked, own_frame):
+    with pytest.raises(SchemaError, match=r"20 rows\) besides 20 that are .* such as '-1'"):
+        checked(frame=own_frame.assign(bought=own_frame.bought.replace("0", "-1")))
+
+
 def test_labels_that_are_never_0_or_1_are_refused(checked, own_frame):
     with pytest.raises(SchemaError, match=r"no value is 0 or 1"):
         checked(frame=own_frame.assign(bought="2"))

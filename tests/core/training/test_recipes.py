@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import tensorflow as tf
 from toys import write_description, write_split
 
 from tfrec_limaml import EntireNetworkMAML, LiMAML, Vanilla
+from tfrec_limaml.diagnosis import diagnose
 from tfrec_limaml.errors import LimamlError, SchemaError
+from tfrec_limaml.tasks.record_files import record_files
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.training import recipes
 from tfrec_limaml.training.data import TrainingData
@@ -47,6 +52,14 @@ def test_a_folder_gives_its_encoder_and_both_datasets(folder, every_kind):
     assert sorted(
         tf.reduce_sum(tf.cast(batch["support"]["weight"] > 0, tf.int32), -1).numpy().tolist()
     ) == [1, 2, 3]
+
+
+def test_a_folder_is_found_whatever_signs_its_name_has(folder, tmp_path, every_kind):
+    odd = tmp_path / "run[1] *"
+    shutil.copytree(folder, odd)
+    files = record_files(recipes.split_pattern(odd, None, "train", every_kind[0]))
+    assert {Path(file).parent.parent for file in files} == {odd}
+    assert diagnose.record_files(odd, every_kind[0].default_task, "train") == files
 
 
 def test_a_missing_schema_split_or_definition_is_named(folder, tmp_path, every_kind):

@@ -73,7 +73,8 @@ class Rows:
 
 
 def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
-    """Reads the query rows of evaluation records, or all rows of training records.
+    """Reads the query rows of evaluation records, or all rows of training records; without those of
+    weight 0, which no model is trained or scored on.
 
     Args:
         pattern: Files of task records.
@@ -87,7 +88,8 @@ def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
         counts = tasks.counts.numpy()
         start = np.maximum(tasks.query_start.numpy(), 0)
         position = np.arange(counts.sum()) - np.repeat(tasks.first.numpy(), counts)
-        mask = position >= np.repeat(start, counts)
+        weight = tasks.columns[record_format.WEIGHT].numpy()
+        mask = (position >= np.repeat(start, counts)) & (weight > 0)
         part = {name: value.numpy()[mask] for name, value in tasks.columns.items()}
         part["task_key"] = np.repeat(tasks.task_key.numpy(), counts)[mask]
         part["history"] = np.repeat(start, counts)[mask]

@@ -100,7 +100,7 @@ class ScoredRows:
 
 
 def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Feature]) -> ScoredRows:
-    """Scores the rows of split task records, un-adapted."""
+    """Scores the rows of split task records, un-adapted; without those of weight 0."""
     schema = model.encoder.schema
 
     def columns(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -108,15 +108,15 @@ def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Featur
         task = task_of_rows(tasks)
         position = tf.range(tasks.splits[-1]) - tf.gather(tasks.first, task)
         logit = model.network(encode_rows(tasks, model.encoder), training=False)
-        raw_columns = {
-            name: tasks.columns[name] for name in (record_format.LABEL, *(f.name for f in features))
-        }
-        return {
+        names = (record_format.LABEL, *(f.name for f in features))
+        scored = {
             "task": task,
             "query": position >= tf.gather(tasks.query_start, task),
             "logit": tf.cast(logit, tf.float32),
-            **raw_columns,
+            **{name: tasks.columns[name] for name in names},
         }
+        counts = tasks.columns[record_format.WEIGHT] > 0
+        return {name: tf.boolean_mask(values, counts) for name, values in scored.items()}
 
     dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "").batch(1024)
     function = tf.function(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from toys import toy_schema, toy_statistics
+from toys import toy_schema, toy_statistics, write_description, write_split
 
 from tfrec_limaml.commands.compare import markdown
 from tfrec_limaml.comparison import run as comparison
@@ -19,11 +19,13 @@ from tfrec_limaml.comparison.random_effects import fit_task
 from tfrec_limaml.comparison.rivals import Data, Outcome
 from tfrec_limaml.comparison.rows import Rows, dense, read_rows, table
 from tfrec_limaml.comparison.summary import summarise
+from tfrec_limaml.diagnosis import diagnose
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc, grouped_auc, ndcg
 from tfrec_limaml.schema.schema import Feature, History
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.input_pipeline import task_dataset
+from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 
@@ -56,6 +58,32 @@ def test_scores_are_in_the_order_of_the_files_though_tasks_are_read_by_length(da
     scored = scores(model, data, "test", adapted=True, in_place=True, batch=4)
     np.testing.assert_allclose(scored, expected, atol=1e-6)
     assert len(np.unique(scored)) > 20
+
+
+def test_rows_of_weight_0_are_neither_in_the_table_nor_scored(tmp_path):
+    schema = toy_schema(
+        Feature(name="signal", role="meta", normalise="none"),
+        label="clicked",
+        weight="w",
+        tasks={"member": ("member",)},
+    )
+    rows = [
+        {"signal": float(i), "label": i % 2, "weight": float(i % 3), "timestamp": 86_400_000 * i}
+        for i in range(12)
+    ]
+    for split, start in (("train", -1), ("validation", 6), ("test", 6)):
+        records = [encode_task(schema, f"m{member}", rows, start) for member in range(3)]
+        write_split(tmp_path, "member", split, records)
+    write_description(tmp_path, schema, toy_statistics({}))
+    world = Data.of(tmp_path)
+    assert len(world.train.label) == 3 * 8
+    assert sorted(world.test.columns["signal"][:4]) == [7, 8, 10, 11]
+    model = build_model("vanilla", world.encoder, ModelOptions(global_units=(4,)))
+    model.compile()
+    assert len(scores(model, world, "test", adapted=False)) == len(world.test.label) == 3 * 4
+    scored = diagnose.score_rows(model, [*map(str, (tmp_path / "member").glob("test-*"))], [])
+    assert np.bincount(scored.task, scored.query).tolist() == [4, 4, 4]
+    assert len(scored.label) == 3 * 8
 
 
 @pytest.mark.parametrize("change", [lambda v: v[1:], lambda v: 1 - v])

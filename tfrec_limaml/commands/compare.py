@@ -61,15 +61,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import_tensorflow()
     from tfrec_limaml.comparison.rivals import Data
     from tfrec_limaml.comparison.run import RIVALS, compare
-    from tfrec_limaml.training.recipes import disable_remapping
+    from tfrec_limaml.training.recipes import disable_remapping, require_binary
 
     disable_remapping()
     data = Data.of(args.tasks, args.task, args.epochs)
-    if data.encoder.schema.label.kind != "binary":
-        raise LimamlError(
-            f"`limaml compare` reads binary labels; {data.encoder.schema.label.name!r} is a "
-            f"{data.encoder.schema.label.kind} label"
-        )
+    require_binary(data.encoder.schema, "`limaml compare`")
     names = [name.strip() for name in args.rivals.split(",")] if args.rivals else list(RIVALS)
     result = compare(data, args.output, range(1, args.seeds + 1), names, _say)
     staging.write_text(args.output / "comparison.json", json.dumps(result, indent=1) + "\n")

@@ -64,18 +64,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from tfrec_limaml.diagnosis import diagnose
-    from tfrec_limaml.training.recipes import disable_remapping, load_encoder
+    from tfrec_limaml.training.recipes import disable_remapping, load_encoder, require_binary
     from tfrec_limaml.training.train import train
 
     disable_remapping()
     started = time.perf_counter()
     schema = load_encoder(args.tasks).schema
     schema.task_columns(args.task)
-    if schema.label.kind != "binary":
-        raise LimamlError(
-            f"`limaml diagnose` reads binary labels; {schema.label.name!r} is a "
-            f"{schema.label.kind} label"
-        )
+    require_binary(schema, "`limaml diagnose`")
     definitions = [args.task] if args.task else _definitions_in(args.tasks, schema)
     options = TrainOptions(algorithm="vanilla", epochs=args.epochs, seed=args.seed)
     diagnoses = []

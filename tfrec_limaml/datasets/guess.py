@@ -54,7 +54,7 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
     timestamp, unit = _timestamp(frame, label.name)
     task = _task(frame, {label.name, timestamp})
     checks = [
-        f"label: {label.name} ({label.kind}) - is this the outcome to predict?",
+        f"label: {label.name} ({label.kind}) - is this the outcome to predict?{_advice(label)}",
         f"timestamp: {timestamp} (unit {unit}) - the time of the interaction, known before its "
         f"outcome?",
         f"task key: {task} - adapt the model once per value?",
@@ -138,6 +138,15 @@ def _label(frame: pd.DataFrame) -> Label:
         f"no column looks like a label (0 and 1, or true and false, or a column named rating, "
         f"with at most a tenth of other or missing values) among {list(numbers)}; write the schema "
         "by hand"
+    )
+
+
+def _advice(label: Label) -> str:
+    if label.kind == "binary":
+        return ""
+    return (
+        " `limaml train`, diagnose and compare need one of 0 and 1: add a column, such as whether "
+        f"{label.name} is high"
     )
 
 

@@ -28,6 +28,17 @@ def disable_remapping() -> None:
     tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
+def require_binary(schema: Schema, subject: str) -> None:
+    """Raises `LimamlError` if the label is not binary; `subject` is what needs such a label."""
+    label = schema.label
+    if label.kind != "binary":
+        raise LimamlError(
+            f"{subject} reads binary labels; {label.name!r} is a {label.kind} label: declare one "
+            "of 0 and 1, such as whether a rating is at least 4, or fit a model that you compile "
+            "with another loss"
+        )
+
+
 def load_encoder(
     tasks: str | Path, task: str | None = None, nested: Sequence[str] = ()
 ) -> FeatureEncoder:

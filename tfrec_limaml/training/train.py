@@ -26,7 +26,7 @@ from tfrec_limaml.training.data import EpochNumber, TrainingData
 from tfrec_limaml.training.distribution import WORKER_TIMEOUT, Workers, local_copy
 from tfrec_limaml.training.lost_workers import RenewTimeLimit, TimeLimit, worker_lost_error
 from tfrec_limaml.training.options import ModelOptions, TrainOptions
-from tfrec_limaml.training.recipes import build_model, load_encoder
+from tfrec_limaml.training.recipes import build_model, load_encoder, require_binary
 from tfrec_limaml.training.schedules import warmup_cosine
 from tfrec_limaml.training.strength import choose_adaptation_strength
 from tfrec_limaml.training.trained import Trained
@@ -72,8 +72,8 @@ def train(
         The model and the result.
 
     Raises:
-        LimamlError: The checkpoint belongs to another training, or another worker is gone or
-            differs.
+        LimamlError: The label is not binary, the checkpoint belongs to another training, or another
+            worker is gone or differs.
     """
     options = TrainOptions() if options is None else options
     if options.model.joint_task is not None and nested:
@@ -87,6 +87,7 @@ def train(
             f"since its table of offsets is computed at their start; leave out --checkpoint-steps"
         )
     encoder = load_encoder(tasks, task, nested)
+    require_binary(encoder.schema, "`limaml train`")
     workers = Workers.of(strategy)
     work = _Work(tasks, task, encoder, tuple(callbacks), build, workers, worker_timeout)
     limit = TimeLimit(worker_timeout, "the other workers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import tensorflow as tf
 from toys import write_description, write_split
 
 from tfrec_limaml import EntireNetworkMAML, LiMAML, Vanilla
+from tfrec_limaml.commands import compare
+from tfrec_limaml.commands import diagnose as diagnose_command
 from tfrec_limaml.diagnosis import diagnose
 from tfrec_limaml.errors import LimamlError, SchemaError
+from tfrec_limaml.schema.schema import Label
 from tfrec_limaml.tasks.record_files import record_files
 from tfrec_limaml.tasks.record_format import encode_task
 from tfrec_limaml.training import recipes
 from tfrec_limaml.training.data import TrainingData
 from tfrec_limaml.training.options import ModelOptions, TrainOptions
+from tfrec_limaml.training.train import train
 
 OPTIONS = ModelOptions.paper().replace(
     meta_units=[3],
@@ -60,6 +65,25 @@ def test_a_folder_is_found_whatever_signs_its_name_has(folder, tmp_path, every_k
     files = record_files(recipes.split_pattern(odd, None, "train", every_kind[0]))
     assert {Path(file).parent.parent for file in files} == {odd}
     assert diagnose.record_files(odd, every_kind[0].default_task, "train") == files
+
+
+def test_labels_that_are_no_classes_are_refused_by_every_command_that_reads_classes(
+    folder, tmp_path, every_kind
+):
+    ratings = tmp_path / "ratings"
+    shutil.copytree(folder, ratings)
+    schema, statistics = every_kind
+    label = Label(name=schema.label.name, kind="regression")
+    write_description(ratings, schema.replace(label=label), statistics)
+    said = "`limaml {}` reads binary labels; 'opened' is a regression label: declare one of 0 and 1"
+    with pytest.raises(LimamlError, match=said.format("train")):
+        train(ratings)
+    for command, options in ((diagnose_command, []), (compare, ["--output", str(tmp_path / "o")])):
+        parser = argparse.ArgumentParser()
+        command.add_arguments(parser)
+        arguments = parser.parse_args([str(ratings), *options])
+        with pytest.raises(LimamlError, match=said.format(command.__name__.split(".")[-1])):
+            command.run(arguments)
 
 
 def test_a_missing_schema_split_or_definition_is_named(folder, tmp_path, every_kind):

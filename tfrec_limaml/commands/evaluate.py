@@ -7,6 +7,7 @@ import glob
 import json
 import math
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,16 @@ def _summary(
         "tasks": results[0]["tasks"],
         "gain_over": reference,
         "results": results,
-        "warnings": warnings_of(results),
+        "warnings": [*warnings_of(results), *_uninformative(results)],
         **({} if best is None else {"bayes_auc": best}),
     }
+
+
+def _uninformative(results: list[dict[str, Any]]) -> list[str]:
+    """The metrics that do not tell anything, each once."""
+    from tfrec_limaml.evaluation.evaluate import uninformative
+
+    return list(dict.fromkeys(text for row in results for text in uninformative(row)))
 
 
 def warnings_of(results: list[dict[str, Any]]) -> list[str]:
@@ -154,20 +162,30 @@ def _evaluate(
     """Appends the rows of one model to `results` and returns its scored rows; the first ones become
     the reference.
     """
-    from tfrec_limaml.evaluation import measure, score_tasks
+    from tfrec_limaml.evaluation import score_tasks
 
     scores = score_tasks(model, dataset)
     options.setdefault("reference", scores.unadapted.get("probability"))
     for fine_tune, rows in ((False, scores.unadapted), (True, scores.adapted)):
-        results.append({"algorithm": name, "fine_tune": fine_tune, **measure(rows, **options)})
+        results.append({"algorithm": name, "fine_tune": fine_tune, **_measured(rows, options)})
     results[-1].update(scores.losses)
     for definition, rows in scores.by_side.items():
         row = {"algorithm": name, "fine_tune": True, "side": definition}
-        results.append({**row, **measure(rows, **options)})
+        results.append({**row, **_measured(rows, options)})
     if scores.served is not None:
         row = {"algorithm": name, "fine_tune": True, "served": True}
-        results.append({**row, **measure(scores.served, **options)})
+        results.append({**row, **_measured(scores.served, options)})
     return scores.adapted
+
+
+def _measured(rows: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of scored rows; its warnings are left to the summary."""
+    from tfrec_limaml.evaluation import measure
+    from tfrec_limaml.evaluation.evaluate import Uninformative
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Uninformative)
+        return measure(rows, **options)
 
 
 def _side(model: Any, args: argparse.Namespace) -> Any:

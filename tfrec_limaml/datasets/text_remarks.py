@@ -70,7 +70,7 @@ def written_numbers(series: pd.Series) -> str:
         return ""
     return (
         f"{series.name} is read as text, because values such as {_shown(text[unread].iloc[0])} are "
-        "not numbers; write numbers with digits and a decimal point only"
+        "not numbers; if they should be, write them with digits and a decimal point only"
     )
 
 

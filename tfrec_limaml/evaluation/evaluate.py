@@ -53,6 +53,20 @@ def evaluate_tasks(
     return measure(rows, **options)
 
 
+class Uninformative(UserWarning):
+    """A metric is undefined, or too noisy to rely on."""
+
+
+def uninformative(result: Mapping[str, Any]) -> list[str]:
+    """Which overall metrics of a result of `measure` do not tell anything, and why."""
+    metrics = {"note": "AUC", "per_task_note": "AUC within tasks"}
+    return [
+        f"{metric} is not informative here: {result[name]}"
+        for name, metric in metrics.items()
+        if name in result
+    ]
+
+
 def measure(
     rows: Rows,
     bounds: Sequence[int] = HISTORY_BOUNDS,
@@ -91,13 +105,8 @@ def measure(
     task_auc, tasks = per_task_auc(codes, rows["label"], rows["probability"])
     if tasks < MIN_TASKS:
         result["per_task_note"] = f"fewer than {MIN_TASKS} tasks have rows of both classes"
-    for name in ("note", "per_task_note"):
-        if name in result:
-            warnings.warn(
-                f"{'AUC' if name == 'note' else 'AUC within tasks'} is not informative here: "
-                f"{result[name]}",
-                stacklevel=2,
-            )
+    for text in uninformative(result):
+        warnings.warn(text, Uninformative, stacklevel=2)
 
     def part(name: str, mask: npt.NDArray[Any]) -> dict[str, Any]:
         return {

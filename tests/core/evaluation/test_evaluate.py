@@ -1,4 +1,4 @@
-"""Cohorts, degenerate metrics, what is served, and the command."""
+"""Cohorts, degenerate metrics, what is served, and the file of the command."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import tensorflow as tf
 from graphs import without_graphs
 
 from tfrec_limaml import LiMAML, Vanilla
-from tfrec_limaml.commands.evaluate import COMMAND as EVALUATE
-from tfrec_limaml.commands.evaluate import warnings_of
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import (
     adaptation_losses,
@@ -221,42 +219,6 @@ def test_a_loaded_model_finds_its_blocks_by_name(make_model, tmp_path):
     make_model().save(tmp_path / "model.keras")
     model = keras.saving.load_model(tmp_path / "model.keras")
     assert model.get_layer("meta_block") is model.meta_block
-
-
-def test_a_model_that_is_worse_than_what_it_replaces_is_warned_of():
-    def row(algorithm, auc, fine_tune=False, **more):
-        return {"algorithm": algorithm, "auc": auc, "fine_tune": fine_tune, **more}
-
-    fine = [row("vanilla", 0.7), row("limaml", 0.6998), row("limaml", 0.72, True, served=True)]
-    assert warnings_of(fine) == []
-    bad = [row("vanilla", 0.7), row("limaml", 0.687), row("limaml", 0.68, True, served=True)]
-    assert [text.split(" AUC ")[0] for text in warnings_of(bad)] == [
-        "limaml un-adapted is 0.0130",
-        "limaml as served is 0.0200",
-        "limaml as served is 0.0070",
-    ]
-
-
-@pytest.mark.usefixtures("no_graphs")
-def test_the_printed_table_has_the_gain_of_each_slice_and_no_interval_for_few_tasks(
-    make_model, tasks_folder, tmp_path, run_limaml
-):
-    make_model().save(tmp_path / "limaml.keras")
-    result = run_limaml("evaluate", tasks_folder, "--run", tmp_path)
-    lines = EVALUATE.render(result).splitlines()
-    start = lines.index("AUC of limaml by samples of history, and by cohort")
-    assert "gain over limaml (95 %)" in lines[start + 1]
-    parts = {line[:18].strip(): line for line in lines[start + 2 :] if " tasks " in line}
-    best = max(result["results"], key=lambda row: row["auc"])
-    for part in (*best["slices"], *best["cohorts"]):
-        line = parts[part["slice"]]
-        if part["tasks"] < 30:
-            assert line.endswith(f"({part['note']})")
-            assert line.split(f"{part['tasks']} tasks")[1].split()[1:3] == ["-", "-"]
-        else:
-            assert f"{part['gain']:+.4f} ({part['gain_low']:+.4f} {part['gain_high']:+.4f})" in line
-    assert any(part["tasks"] < 30 for part in best["cohorts"])
-    assert any(part["tasks"] >= 30 for part in best["cohorts"])
 
 
 def test_a_model_with_an_encoder_trains_under_jit_compile_with_keras_warning(

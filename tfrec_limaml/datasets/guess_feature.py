@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 
 from tfrec_limaml.datasets import columns, text_remarks
 from tfrec_limaml.datasets.column_names import is_id, is_time
@@ -17,6 +18,7 @@ from tfrec_limaml.datasets.column_shapes import (
     text_separator,
     time_unit,
 )
+from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.schema import DType, Feature, Role
 
 _OUTCOME_PARTS = r"click|conver|like|purchase|view|follow|comment|forward|share|hate|stay|dwell|play_time|watch|response|outcome"  # noqa: E501
@@ -82,7 +84,10 @@ def _text(series: pd.Series, column: str, role: Role, distinct: int) -> tuple[Fe
 
 def _is_code(series: pd.Series) -> bool:
     """Whether digits with leading zeros, such as a postal code, make text of a column."""
-    return is_text(series) and bool(series.dropna().astype(str).str.match(r"\s*0\d").any())
+    if not is_text(series):
+        return False
+    matches = pc.match_substring_regex(arrow_keys.as_text(columns.arrow(series)), r"^\s*0\d")
+    return bool(pc.any(matches).as_py())
 
 
 def _numbers_rows(numbers: pd.Series, distinct: int) -> bool:

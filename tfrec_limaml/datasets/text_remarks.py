@@ -6,9 +6,12 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tfrec_limaml.datasets import columns
 from tfrec_limaml.datasets.column_shapes import is_text, is_vector
+from tfrec_limaml.schema import arrow_keys
 
 #: Words that files of other tools hold for a missing value, and that are text here by default.
 _NULL_WORDS = ("NA", "N/A", "n/a", "#N/A", "NaN", "nan", "<NA>", "None", r"\N", "-", "?")
@@ -23,10 +26,10 @@ def missing_words(frame: pd.DataFrame) -> str:
     found: dict[str, list[str]] = {}
     for name in frame:
         if is_text(frame[name]) and not is_vector(frame[name]):
-            values = set(frame[name].dropna().astype(str).unique())
-            for word in _NULL_WORDS:
-                if word in values:
-                    found.setdefault(word, []).append(str(name))
+            column = arrow_keys.as_text(columns.arrow(frame[name]))
+            words = pc.unique(column.filter(pc.is_in(column, pa.array(_NULL_WORDS)))).to_pylist()
+            for word in words:
+                found.setdefault(word, []).append(str(name))
     if not found:
         return ""
     words = "; ".join(f"{word!r} in {', '.join(names)}" for word, names in found.items())

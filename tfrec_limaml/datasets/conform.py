@@ -176,12 +176,17 @@ def _match_keys(
         unmatched = int((~left.isin(right)).sum())
         if unmatched == len(left):
             raise SchemaError(
-                f"no value of {key!r} in the interactions occurs in the table {name!r}: do they "
-                f"use the same keys?"
+                f"no value of {key!r} in the interactions ({_example(left)}) occurs in the table "
+                f"{name!r} ({_example(right)}): do they use the same keys?"
             )
         if unmatched:
             invalid[f"{name} (rows without a match)"] = {"missing": unmatched}
     return interactions, matched
+
+
+def _example(keys: pd.Series) -> str:
+    given = keys.dropna()
+    return f"such as {str(given.iloc[0])[:40]!r}" if len(given) else "all missing"
 
 
 def _drop_rows(schema: Schema, frame: pd.DataFrame) -> tuple[pd.DataFrame, Counter[str]]:

@@ -186,6 +186,12 @@ def test_tables_keyed_otherwise_are_refused(checked, own_users):
         checked(users=own_users.assign(user_id=["w", "x", "y", "z"]))
 
 
+def test_keys_that_do_not_meet_are_shown_in_both_forms(checked, own_frame):
+    users = pd.DataFrame({"user_id": ["0.0", "1.0"], "age": ["20", "30"]})
+    with pytest.raises(SchemaError, match=r"such as '000'\) occurs .* \(such as '0.0'\)"):
+        checked(users=users)
+
+
 def test_integer_keys_of_one_file_meet_text_keys_of_another(checked, own_frame, own_users):
     raw, invalid = checked(
         frame=own_frame.assign(user_id=own_frame.user_id.str[-1]),

@@ -49,7 +49,7 @@ def render_card(card: dict[str, Any]) -> str:
     if "schema_yaml" in card:
         lines += [
             "",
-            "# the suggested schema; lines marked 'check' are guesses",
+            "# the suggested schema; the lines marked 'check' above say what to verify",
             card["schema_yaml"].rstrip(),
         ]
     if "written" in card:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.folder import episodes_in
+from tfrec_limaml.tasks.record_files import record_files
 from tfrec_limaml.training.recipes import load_encoder, split_pattern
 
 Scores = npt.NDArray[np.float64]
@@ -54,14 +56,15 @@ class Data:
     @functools.cached_property
     def origin(self) -> dict[str, Any]:
         """What the results of a rival depend on, besides the test rows."""
-        schema = self.encoder.schema
-        folder = self.tasks / (self.task or schema.default_task)
+        splits = ("train", "validation", *self._episodes)
         return {
-            "schema": schema.fingerprint(),
-            "training rows": f"{int(self.train.identity().sum()):016x}",
-            "validation rows": f"{int(self.validation.identity().sum()):016x}",
-            "episodes": len(episodes_in(folder)),
+            "schema": self.encoder.schema.fingerprint(),
+            "records": _digest([self.pattern(split) for split in splits]),
         }
+
+    @functools.cached_property
+    def _episodes(self) -> tuple[str, ...]:
+        return episodes_in(self.tasks / (self.task or self.encoder.schema.default_task))
 
     @functools.cached_property
     def train(self) -> Rows:
@@ -76,13 +79,12 @@ class Data:
         Raises:
             LimamlError: There are no episodes.
         """
-        definition = self.task or self.encoder.schema.default_task
-        episodes = episodes_in(self.tasks / definition)
-        if not episodes:
+        if not self._episodes:
+            definition = self.task or self.encoder.schema.default_task
             raise LimamlError(
                 f"{self.tasks / definition} holds no episodes; run `limaml prepare --episodes 8`"
             )
-        rows = read_rows([self.pattern(name) for name in episodes], self.encoder.schema)
+        rows = read_rows([self.pattern(name) for name in self._episodes], self.encoder.schema)
         _, row, copies = np.unique(rows.identity(), return_inverse=True, return_counts=True)
         return dataclasses.replace(rows, weight=rows.weight / copies[row])
 
@@ -152,6 +154,8 @@ def logistic_regression(data: Data, seed: int) -> Outcome:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise LimamlError("needs scikit-learn; run `pip install tfrec-limaml[compare]`") from error
+    if len(np.unique(data.train.label)) < 2:
+        raise LimamlError("all training rows have the same label")
     train, validation, test = (
         dense(rows, data.encoder) for rows in (data.train, data.validation, data.test)
     )
@@ -162,6 +166,15 @@ def logistic_regression(data: Data, seed: int) -> Outcome:
         value = auc(data.validation.label, model.predict_proba(validation)[:, 1])
         best = max(best, (value, strength, model), key=lambda entry: entry[0])
     return Outcome(best[2].predict_proba(test)[:, 1], best[0], settings={"C": best[1]})
+
+
+def _digest(patterns: Sequence[str]) -> str:
+    """A digest of the contents of record files."""
+    result = hashlib.sha256()
+    for file in record_files(patterns):
+        with open(file, "rb") as handle:
+            result.update(hashlib.file_digest(handle, "sha256").digest())
+    return result.hexdigest()[:16]
 
 
 def _rates(earlier: tuple[Rows, ...], later: Rows) -> Scores:

@@ -97,8 +97,8 @@ def compare(
 
 
 def _check_classes(data: Data) -> None:
-    """Refuses splits of one class: they teach nothing, and their AUC is undefined."""
-    for split in ("train", "validation", "test"):
+    """Refuses evaluation rows of one class: their AUC is undefined."""
+    for split in ("validation", "test"):
         labels = np.unique(getattr(data, split).label)
         if len(labels) == 1:
             raise LimamlError(

@@ -92,6 +92,13 @@ def test_a_schema_of_ids_only_leaves_nothing_for_trees_without_ids():
     assert auc(world.test.label, lightgbm_ids(world, 1).served) > 0.85
 
 
+def test_training_rows_of_one_label_leave_nothing_to_a_regression():
+    world = data(lambda columns: columns["hour"] > 12)
+    world.train.label[:] = 0
+    with pytest.raises(LimamlError, match="all training rows have the same label"):
+        logistic_regression(world, 1)
+
+
 def test_only_the_rival_with_ids_knows_single_items():
     world = data(lambda columns: columns["item"] % 3 == 0)
     assert auc(world.test.label, lightgbm(world, 1).served) < 0.55

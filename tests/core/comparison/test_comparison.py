@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,7 @@ def test_scores_of_other_rows_are_refused(data, tmp_path):
     ("change", "subject"),
     [
         (lambda data: Data.of(data.tasks, epochs=2), "epochs"),
-        (lambda data: _with_train(data, data.train.label[::-1]), "training rows"),
+        (lambda data: _with_other_records(data), "records"),
         (lambda data: _with_schema(data), "schema"),
     ],
 )
@@ -98,11 +99,14 @@ def test_runs_of_other_data_or_epochs_are_not_taken_for_this_call_s(
         comparison.compare(changed, tmp_path, [1], ["lightgbm"])
 
 
-def _with_train(data, label):
-    """The same data with other labels of the training rows."""
-    changed = dataclasses.replace(data)
-    changed.__dict__["train"] = dataclasses.replace(data.train, label=label)
-    return changed
+def _with_other_records(data):
+    """The same data, with other training records."""
+    folder = data.tasks.parent / "other"
+    shutil.copytree(data.tasks, folder)
+    (record,) = (folder / "member").glob("train-*")
+    (other,) = (folder / "member").glob("validation-*")
+    shutil.copy(other, record)
+    return dataclasses.replace(data, tasks=folder)
 
 
 def _with_schema(data):
@@ -115,7 +119,7 @@ def _with_schema(data):
     return changed
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("split", ["validation", "test"])
 def test_rows_of_one_class_are_refused(data, tmp_path, split):
     changed = dataclasses.replace(data)
     rows = getattr(data, split)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from toys import news_schema
 
@@ -23,6 +23,8 @@ from tfrec_limaml.schema.schema import (
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=8
 )
+#: Names of task definitions and tables, which are also those of a folder or file.
+FILE_NAMES = NAMES.filter(lambda n: not n.startswith(".") and not {"/", "\\"} & set(n))
 
 
 @st.composite
@@ -53,6 +55,7 @@ def _schemas(draw):
         st.lists(NAMES.filter(lambda n: n not in reserved), min_size=4, max_size=6, unique=True)
     )
     label, carried, first, *others = names
+    assume(label not in ("user_id", "tab"))  # the keys of the history features
     features = [
         Feature(name=first, **draw(_features("meta"))),
         *(Feature(name=n, **draw(_features())) for n in others),
@@ -64,11 +67,14 @@ def _schemas(draw):
         timestamp_unit=draw(st.sampled_from(["s", "ms", "us", "ns", "iso"])),
         tasks=draw(
             st.dictionaries(
-                NAMES, st.lists(NAMES, min_size=1, max_size=3).map(tuple), min_size=1, max_size=3
+                FILE_NAMES,
+                st.lists(NAMES.filter(lambda n: n != label), min_size=1, max_size=3).map(tuple),
+                min_size=1,
+                max_size=3,
             )
         ),
         features=tuple(features),
-        tables=draw(st.dictionaries(NAMES, NAMES, max_size=2)),
+        tables=draw(st.dictionaries(FILE_NAMES, NAMES, max_size=2)),
         history=draw(st.sampled_from([(), (History(keys=("user_id", "tab"), smoothing=2.0),)])),
         weight=draw(st.none() | NAMES),
         carry=(carried,) if draw(st.booleans()) else (),

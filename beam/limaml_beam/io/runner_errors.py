@@ -17,13 +17,14 @@ _FILE_ERROR = re.compile(
     r"^(?:[\w.]+\.)?(?:OSError|IOError|BeamIOError|PermissionError|FileNotFoundError): (.*)",
     re.MULTILINE,
 )
+_INTERRUPT = re.compile(r"^(?:RuntimeError: )?KeyboardInterrupt\b", re.MULTILINE)
 _STEP_SUFFIX = re.compile(r" \[while running '.*", re.DOTALL)
 
 
 @contextlib.contextmanager
 def readable(output: str) -> Iterator[None]:
-    """Turns an exception of a runner into the error of the worker, if a user can fix it; other
-    exceptions pass unchanged.
+    """Turns an exception of a runner into the error of the worker, if a user can fix it, or into
+    the interrupt that it was; other exceptions pass unchanged.
 
     Args:
         output: Where the pipeline writes, for messages.
@@ -31,6 +32,7 @@ def readable(output: str) -> Iterator[None]:
     Raises:
         LimamlError: The worker's, without the runner's additions; or a file that could not be
             written.
+        KeyboardInterrupt: Ctrl-C came while a step ran; runners pass it on as a `RuntimeError`.
     """
     try:
         yield
@@ -39,6 +41,8 @@ def readable(output: str) -> Iterator[None]:
     except OSError as error:
         raise _cannot_write(output, str(error)) from error
     except (RuntimeError, DataflowRuntimeException) as error:
+        if _INTERRUPT.search(str(error)):
+            raise KeyboardInterrupt from error
         if match := _PACKAGE_ERROR.search(str(error)):
             raise LimamlError(_STEP_SUFFIX.sub("", match.group(1))) from error
         if match := _FILE_ERROR.search(str(error)):

@@ -68,3 +68,18 @@ def test_a_real_runner_is_understood(flags):
         runner_errors.readable("out"),
     ):
         pipeline.run().wait_until_finish()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--direct_running_mode=multi_processing"]],
+    ids=["in process", "a process"],
+)
+def test_an_interrupt_while_a_step_runs_stays_an_interrupt(flags):
+    def interrupt(number):
+        raise KeyboardInterrupt
+
+    pipeline = beam.Pipeline(options=local_by_default(flags))
+    pipeline | beam.Create([3]) | beam.Map(interrupt)
+    with pytest.raises(KeyboardInterrupt), runner_errors.readable("out"):
+        pipeline.run().wait_until_finish()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import shlex
 import subprocess
 import sys
 from importlib.metadata import entry_points
 
 import pytest
+
+from tfrec_limaml.cli import build_parser
 
 COMMANDS = [
     "demo",
@@ -41,6 +46,27 @@ def test_every_command_loads_and_teaches_with_an_example(name):
     assert isinstance(command, Command)
     assert f"limaml {name}" in command.description
     assert len(command.help) < 100
+
+
+def command_lines(text):
+    """The commands of a help text as a shell would read them: arguments, without redirections."""
+    lines = re.sub(r"\\\n *", "", text).splitlines()
+    for line, following in itertools.pairwise([*lines, ""]):
+        if match := re.match(r"(?:next:)? *limaml (\S.*)", line):
+            goes_on = following.lstrip().startswith("-") or line.endswith("<")
+            assert not goes_on, f"no backslash at the end: {line}"
+            command = re.split(r" {2,}|, then | [<&]", match[1])[0]
+            if "..." not in command:
+                yield shlex.split(command)
+
+
+@pytest.mark.parametrize("entry", entry_points(group="limaml.commands"), ids=lambda e: e.name)
+def test_every_command_line_of_a_help_text_runs_as_printed(entry):
+    for arguments in command_lines(entry.load().description):
+        try:
+            build_parser([arguments[0]]).parse_args(arguments)
+        except SystemExit:
+            pytest.fail(f"limaml {shlex.join(arguments)}")
 
 
 def test_help_is_quick_because_it_loads_no_heavy_library():

@@ -20,8 +20,8 @@ examples:
   limaml datasets prepare simulated --output runs/raw
   limaml datasets prepare kuairand-pure --data-dir ~/data --output runs/raw
   limaml datasets describe clicks.csv
-  limaml datasets prepare --schema my.yaml --interactions clicks.csv --table users=users.parquet
-  --output runs/raw
+  limaml datasets prepare --schema my.yaml --interactions clicks.csv --output runs/raw \\
+      --table users=users.parquet
 
 next: limaml prepare runs/raw --output runs/tasks
 """

@@ -18,9 +18,9 @@ and its fingerprint.
 
 example:
   limaml export runs/model --output runs/export
-next: limaml embed runs/tasks --export runs/export --output runs/embeddings --store
-lmdb:runs/store
-      limaml serve runs/export/ranker
+next:
+  limaml embed runs/tasks --export runs/export --output runs/embeddings --store lmdb:runs/store
+  limaml serve runs/export/ranker
 """
 
 

@@ -26,7 +26,7 @@ Lists the generations of an embedding store, rolls back, condemns and prunes.
 example:
   limaml store list redis://127.0.0.1:6379/0
   limaml store rollback lmdb:runs/store --model-version 3
-next: limaml refresh publishes the next generation
+next: `limaml refresh` publishes the next generation
 """
 
 

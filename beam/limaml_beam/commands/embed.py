@@ -32,8 +32,8 @@ every next day, adapting only the tasks that changed:
   limaml embed TASKS2 --export EXPORT --output EMBEDDINGS2 --previous EMBEDDINGS --store lmdb:STORE
 
 on another engine, with folders that its workers can reach (gs://, s3://, a mount):
-  limaml embed gs://B/TASKS --export gs://B/EXPORT --output gs://B/EMBEDDINGS
-  --beam=--runner=DataflowRunner ...
+  limaml embed gs://B/TASKS --export gs://B/EXPORT --output gs://B/EMBEDDINGS \\
+      --beam=--runner=DataflowRunner ...
 
 in two steps, if the process that starts the job cannot wait for it:
   limaml embed ... --launch-only        submits the job and returns

@@ -23,13 +23,13 @@ DESCRIPTION = """\
 Builds task records: joins feature tables to interactions, splits by date, groups by task, keeps
 the most recent rows.
 
+examples:
   limaml prepare raw --output tasks
   limaml prepare --schema s.yaml --interactions 'log/*.parquet' --table users=users.csv \\
       --output tasks
-  limaml prepare raw --output today --recent-only --window-days 28
 
-The last one writes the input of a daily `limaml embed`; if the schema declares history features,
-add --history-prior tasks.
+input of a daily `limaml embed` (with history features also --history-prior tasks):
+  limaml prepare raw --output today --recent-only --window-days 28
 
 Pass Beam's flags as --beam=FLAG, for example --beam=--runner=DataflowRunner, or directly
 to `python -m limaml_beam.build_tasks`. Next: limaml train tasks --output run

@@ -18,8 +18,7 @@ from tfrec_limaml.errors import LimamlError
 DESCRIPTION = """\
 Builds task records from the last days, adapts the model to the members whose records changed,
 compares the result with the published generation, and publishes it as a new generation; or refuses
-it, with the reason, and keeps the published one. Safe to run twice, at the same time, and to kill
-at
+it, with the reason, and keeps the published one. Safe to run twice at the same time, and to kill at
 any point: the state is in the work folder, and the store's pointer moves last. The work folder must
 be local (it has a local file lock); if tasks and embeddings are on gs:// or the like, schedule
 `limaml prepare` and `limaml embed` instead.

@@ -22,8 +22,7 @@ Ranks candidates through a running model server, with each member's meta embeddi
 
 Reads one JSON object per line on stdin:
 
-    {"member": {"user_id": 7, "age": 41}, "candidates": [{"item_id": "a", "price": 3.5}, {"item_id":
-    "b", "price": 2.0}]}
+    {"member": {"user_id": 7, "age": 41}, "candidates": [{"item_id": "a"}, {"item_id": "b"}]}
 
 and writes one per line on stdout, best candidate first ("candidate" is its position in the line
 read):
@@ -34,9 +33,9 @@ read):
 `limaml rank --export runs/export --example` writes such a line for your model, with made-up values.
 
 example:
-    limaml serve runs/export/ranker --port 8500 &
-    limaml rank --target 127.0.0.1:8500 --export runs/export --store lmdb:runs/store <
-    requests.jsonl > ranked.jsonl
+  limaml serve runs/export/ranker --port 8500 &
+  limaml rank --target 127.0.0.1:8500 --export runs/export --store lmdb:runs/store \\
+      < requests.jsonl > ranked.jsonl
 
 A line that cannot be ranked gives one error line on stderr, with its number; the others are still
 ranked, and the exit code is 2. The command waits for a server that is starting (--wait), and stops

@@ -27,7 +27,8 @@ example:
   limaml serve EXPORT/ranker --name ranker --port 8500
   limaml serve --models-config models.config --port 8500 --metrics-port 9100
 
-next: limaml rank --target 127.0.0.1:8500 --store lmdb:STORE < requests.jsonl
+next:
+  limaml rank --target 127.0.0.1:8500 --export EXPORT --store lmdb:STORE < requests.jsonl
 """
 
 

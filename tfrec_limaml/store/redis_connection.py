@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -26,6 +28,8 @@ ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
 SENTINEL = ("redis-sentinel", "rediss-sentinel")
 CLUSTER = ("redis+cluster", "rediss+cluster")
 _SENTINEL_PORT, _PORT = 26379, 6379
+# The client quotes a failed command of a pipeline: task keys and vectors.
+_QUOTED_COMMAND = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 
 
 def connect(
@@ -106,6 +110,24 @@ def _client(
     if parts.scheme == "unix":
         url = f"unix://{parts.netloc}{parts.path}?db={int(db or 0)}"
     return redis.Redis.from_url(url, **options)
+
+
+@contextlib.contextmanager
+def readable(url: str, secrets: Sequence[str]) -> Iterator[None]:
+    """Converts a client's errors to `StoreError` with the server's address, without passwords and
+    without the data of a command; a refused account with the remedy.
+    """
+    try:
+        yield
+    except ERRORS as error:
+        text = f"{type(error).__name__}: {_QUOTED_COMMAND.sub('', str(error))}"
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        if isinstance(error, redis.AuthenticationError):
+            text += "; give user and password in the address, or :PASSWORD alone, before HOST and @"
+        raise StoreError(
+            f"the Redis store at {masked(url)} refused or did not answer: {masked(text)}"
+        ) from error
 
 
 def secret_of(url: str) -> str:

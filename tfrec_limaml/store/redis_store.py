@@ -26,7 +26,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -36,11 +36,10 @@ from tfrec_limaml.store import generation_rules, redis_erasure, redis_overlay, v
 from tfrec_limaml.store.base import Generation, LookUpResult, Place, Upserted
 from tfrec_limaml.store.generation_record import Record, check_dtype
 from tfrec_limaml.store.redis_catalog import RedisCatalog
-from tfrec_limaml.store.redis_connection import CLUSTER, ERRORS, TLS_OPTIONS, connect, secret_of
+from tfrec_limaml.store.redis_connection import CLUSTER, TLS_OPTIONS, connect, readable, secret_of
 from tfrec_limaml.store.redis_look_up import LookUp
 from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
 from tfrec_limaml.store.redis_writer import RedisWriter
-from tfrec_limaml.store.secrets import masked
 
 _ATTEMPTS = 10
 _MISSING_DATA = (
@@ -279,17 +278,6 @@ class RedisStore:
         """See `EmbeddingStore.close`."""
         self.client.close()
 
-    @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
-        """Converts the client's errors to `StoreError` with the server's address (without a
-        password).
-        """
-        try:
-            yield
-        except ERRORS as error:
-            text = f"{type(error).__name__}: {error}"
-            for secret in self._secrets:
-                text = text.replace(secret, "***")
-            raise StoreError(
-                f"the Redis store at {masked(self._url)} refused or did not answer: {masked(text)}"
-            ) from error
+    def errors(self) -> contextlib.AbstractContextManager[None]:
+        """Converts the client's errors to `StoreError`; see `redis_connection.readable`."""
+        return readable(self._url, self._secrets)

@@ -79,3 +79,24 @@ def test_the_password_stays_out_of_error_messages(redis_server):
     with pytest.raises(StoreError) as caught:
         store.current(1)
     assert "secret" not in str(caught.value)
+
+
+def test_a_refused_account_is_explained(redis_server):
+    store = open_store(f"redis://someone:secret@127.0.0.1:{redis_server.port}/0")
+    with pytest.raises(StoreError, match="give user and password in the address"):
+        store.current(1)
+
+
+def test_keys_and_vectors_of_members_stay_out_of_error_messages(own_server):
+    store = open_store(own_server.address)
+    generation = write(store, 1).identifier
+    writer, vector = store.new_generation(1, 2), np.ones((1, 2), np.float32)
+    store.client.replicaof("127.0.0.1", 1)  # a replica takes no writes
+    for use in (
+        lambda: store.upsert(1, generation, ["member-17"], vector, [1]),
+        lambda: writer.put(["member-17"], vector),
+    ):
+        with pytest.raises(StoreError, match="read only replica") as caught:
+            use()
+        assert "member" not in str(caught.value)
+        assert "pipeline" not in str(caught.value)

@@ -7,6 +7,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from tfrec_limaml.errors import LimamlError
 
@@ -17,21 +18,34 @@ class BusyError(LimamlError):
 
 @contextlib.contextmanager
 def exclusive(work: Path, wait: bool = False) -> Iterator[None]:
-    """Holds the lock of updaters; raises `BusyError` if another one has it, or waits for it."""
+    """Holds the lock of updaters.
+
+    Args:
+        work: The work folder.
+        wait: Wait for another updater instead of raising `BusyError`.
+
+    Raises:
+        BusyError: Another updater holds the lock.
+        LimamlError: The folder cannot be used, or the block could not write (a full disk).
+    """
     try:
-        file = open(work / "update.lock", "a+")  # noqa: SIM115 - held until the end of the block
+        with open(work / "update.lock", "a+") as file:
+            _lock(file, work, wait)
+            yield
     except OSError as error:
         raise LimamlError(f"cannot use the work folder {work}: {error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            file.seek(0)
-            raise BusyError(
-                f"another update (process {file.read().strip() or 'unknown'}) is using {work}: "
-                "nothing was read; try again when it is done"
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
+
+
+def _lock(file: IO[str], work: Path, wait: bool) -> None:
+    """Locks the file and writes the number of this process into it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        file.seek(0)
+        raise BusyError(
+            f"another update (process {file.read().strip() or 'unknown'}) is using {work}: "
+            "nothing was read; try again when it is done"
+        ) from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()

@@ -1,5 +1,6 @@
 """``limaml update``: micro-batches between two refreshes."""
 
+import errno
 import fcntl
 import json
 import os
@@ -262,3 +263,16 @@ def test_a_refresh_removes_dead_letters_that_are_too_old(refreshed, capsys):
     assert [file.name for file in folder.iterdir()] == ["20220201.jsonl"]
     assert refreshed.refresh("--dead-letter-days", "28") == 0
     assert not list(folder.iterdir())
+
+
+def test_a_full_disk_fails_an_update_with_one_line(refreshed, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    new = refreshed.write([("u3", 5.0, 1)], "a.parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "write_letters", full)
+        assert refreshed.update(new) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert refreshed.update(new) == 0
+    assert refreshed.sums("u3") == [(6, 2)]

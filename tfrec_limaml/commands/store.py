@@ -11,6 +11,7 @@ from typing import Any
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError, StoreError
 from tfrec_limaml.store.base import EmbeddingStore, Generation
+from tfrec_limaml.store.secrets import masked
 
 _DESCRIPTION = """\
 Lists the generations of an embedding store, rolls back, condemns and prunes.
@@ -141,10 +142,13 @@ def _version(store: EmbeddingStore, arguments: argparse.Namespace) -> int:
     if arguments.model_version is not None:
         return int(arguments.model_version)
     versions = sorted({generation.model_version for generation in store.generations()})
-    if len(versions) != 1:
-        raise LimamlError(
-            f"--model-version is missing: the store holds generations of {versions or 'no version'}"
+    if not versions:
+        raise StoreError(
+            f"the store {masked(arguments.store)} holds no generation; check the address, or "
+            "publish one with `limaml refresh`"
         )
+    if len(versions) > 1:
+        raise LimamlError(f"--model-version is missing: the store holds generations of {versions}")
     return versions[0]
 
 

@@ -16,6 +16,7 @@ ERASED_MEANWHILE = (
     "keys were erased while generation {!r} was written: it is not published; write it again"
 )
 
+_NUMBER = re.compile(r"-\d{3}$")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -31,17 +32,20 @@ def check_new(model_version: int, embedding_dim: int) -> None:
 def choose_identifier(requested: str | None, published: Collection[str]) -> str:
     """Checks the requested identifier, or creates one that sorts after all published ones.
 
-    New ones are the time, ``20221122T035400Z``, with ``-001``... appended if that is taken.
+    New ones are the time, ``20221122T035400Z``, with ``-001``... appended if that is taken. After a
+    newest one that is later than the time (the clock was wrong once, or its name was chosen), they
+    are its name with ``-001``...
     """
     newest = max(published, default="")
     if requested is None:
         stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%SZ")
+        if stamp < newest:
+            stamp = _NUMBER.sub("", newest)
         candidates = [stamp, *(f"{stamp}-{n:03d}" for n in range(1, 1000))]
         later = [c for c in candidates if c > newest]
         if not later:
             raise StoreError(
-                f"the newest generation {newest!r} sorts after the present time {stamp!r}; pass "
-                "an identifier, or set the clock"
+                f"no number is left after the newest generation {newest!r}; pass an identifier"
             )
         return later[0]
     if not _IDENTIFIER.fullmatch(requested):
@@ -123,9 +127,10 @@ def rollback_target(
         if current is not None and record.identifier < current and not record.condemned
     ]
     if not earlier:
+        place = "" if current is None else f" before {current!r}"
         raise StoreError(
-            f"no generation of model version {model_version} before {current!r} to roll back to; "
-            f"there are {names}"
+            f"no generation of model version {model_version}{place} to roll back to; there are "
+            f"{names or 'none'}"
         )
     return earlier[-1]
 

@@ -38,6 +38,12 @@ def test_new_identifiers_increase_even_within_one_second(store):
     assert names == sorted(set(names))
 
 
+def test_a_newest_generation_from_the_future_does_not_stop_the_next_ones(store):
+    write(store, [1] * 4, identifier="29991231T000000Z")
+    names = [write(store, [n] * 4).identifier for n in range(2)]
+    assert names == ["29991231T000000Z-001", "29991231T000000Z-002"]
+
+
 def test_an_identifier_that_does_not_increase_is_refused(store):
     write(store, [1] * 4, identifier="g5")
     with pytest.raises(StoreError, match="does not sort after"):

@@ -32,6 +32,12 @@ def test_an_empty_store_is_listed_as_such(limaml_store):
     assert limaml_store("list") == ({"generations": []}, "the store holds no generation")
 
 
+@pytest.mark.parametrize("action", ["show", "rollback", "prune"])
+def test_in_an_empty_store_nothing_can_be_done(limaml_store, action):
+    with pytest.raises(LimamlError, match=r"the store \S+:\S+ holds no generation; check"):
+        limaml_store(action)
+
+
 def test_generations_are_listed_with_their_state(store, limaml_store):
     write(store, "g1", 1)
     write(store, "g2", 2)

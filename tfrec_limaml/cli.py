@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import functools
 import importlib
 import json
@@ -40,6 +41,8 @@ _ORDER = (
     "serve",
     "rank",
 )
+#: No space left on a disk, or in a user's share of it: never an error of the program.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments or input, 130 interrupted, 141 the reader of the output is gone).
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _open_standard_streams()
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
@@ -108,8 +112,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in ``limaml ... | head -1``
         if not _reader_has_gone():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for buffered output
+        _drop_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print(f"limaml: error: cannot write: {error}; make room and repeat it", file=sys.stderr)
+        _drop_output()
+        return 2
+
+
+def _open_standard_streams() -> None:
+    """Opens the standard streams that the caller has closed (``2>&-``), on the null device:
+    otherwise a data file would get the number of one of them, and with it the logs of libraries.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            file = open(os.devnull, "w" if number else "r")  # noqa: SIM115 - for the whole process
+            if file.fileno() != number:
+                os.dup2(file.fileno(), number)
+            setattr(sys, name, file)
+
+
+def _drop_output() -> None:
+    """Sends what is still buffered for standard output to the null device."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -132,3 +132,41 @@ def test_a_broken_pipe_of_the_command_itself_is_not_hushed_up(monkeypatch):
     monkeypatch.setattr(cli, "_reader_has_gone", lambda: False)
     with pytest.raises(BrokenPipeError, match="a worker died"):
         cli.main(["double"])
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_disk_under_standard_output_is_one_line(buffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "tfrec_limaml", "datasets", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment,
+            check=False,
+        )
+    assert done.stderr.startswith(b"limaml: error: cannot write: [Errno 28] No space left")
+    assert done.stderr.count(b"\n") == 1
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_those_of_the_null_device(closed, tmp_path):
+    """A file that is opened later must not get the number of one of them."""
+    program = (
+        "import os, sys\n"
+        "from tfrec_limaml import cli\n"
+        "code = cli.main(['datasets', 'list'])\n"
+        "numbers = [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)]\n"
+        "with open(sys.argv[1], 'w') as file:\n"
+        "    file.write(f'{code} {numbers} {file.fileno() > 2} {sys.stdin.read()!r}')\n"
+    )
+    found = tmp_path / "found.txt"
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", program, str(found)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert found.read_text() == "0 [0, 1, 2] True ''"

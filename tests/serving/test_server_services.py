@@ -21,6 +21,16 @@ def test_by_default_only_this_machine_is_listened_to(connected):
         assert probe.connect_ex(("127.0.0.2", server.port)) != 0
 
 
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+def test_addresses_of_version_6_stand_in_brackets(connected):
+    server, client = connected(host="::1", metrics_port=0, metrics_host="::1")
+    assert server.target == f"[::1]:{server.port}"
+    assert server.metrics_target.startswith("[::1]:")
+    assert client.logits()
+    with urllib.request.urlopen(f"http://{server.metrics_target}/metrics") as answer:
+        assert answer.status == 200
+
+
 def test_two_servers_cannot_share_a_port(connected, base):
     server, _ = connected()
     with pytest.raises(ConfigError, match="cannot listen"):

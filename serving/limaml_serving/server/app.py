@@ -148,19 +148,18 @@ class EmbeddedServer:
     @property
     def target(self) -> str:
         """``HOST:PORT`` for a gRPC channel (after `start`)."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{host}:{self._port}"
+        return _address(self._host, self._port)
 
     def start(self) -> EmbeddedServer:
         """Loads the existing models and starts to serve."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        address = f"{host}:{self._port}"
+        address = _address(self._host, self._port)
         credentials = None if self._tls is None else self._tls.credentials()
         try:
             self._port = self._front.open(address, credentials, self._add_services)
         except RuntimeError as error:
             raise ConfigError(
-                f"cannot listen on {address}: is the port taken? Choose another with --port"
+                f"cannot listen on {address}: is the port taken, or the host not this machine's? "
+                "Choose another --port or --host"
             ) from error
         try:
             self._serve_metrics()
@@ -200,10 +199,11 @@ class EmbeddedServer:
             return
         host, port = self._metrics_address
         try:
-            self.metrics_target = f"{host}:{self.metrics.serve(host, port)}"
+            self.metrics_target = _address(host, self.metrics.serve(host, port))
         except OSError as error:
             raise ConfigError(
-                f"cannot serve metrics on {host}:{port}: {error}; choose another --metrics-port"
+                f"cannot serve metrics on {_address(host, port)}: {error}; choose another "
+                "--metrics-port or --metrics-host"
             ) from error
 
     def _add_services(self, server: grpc.aio.Server, front: Front) -> None:
@@ -243,3 +243,8 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _address(host: str, port: int) -> str:
+    """``HOST:PORT``, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -100,6 +100,11 @@ class LmdbCatalog:
                 return work(transaction, *arguments)
         except FileNotFoundError:
             return None
+        except lmdb.ReadonlyError as error:
+            raise StoreError(
+                f"cannot read the catalog of the store {self._path.parent}: {error}; readers need "
+                "permission to write its lock.mdb files too, or a mount that is read-only"
+            ) from error
         except (lmdb.Error, OSError) as error:
             raise StoreError(
                 f"cannot read the catalog of the store {self._path.parent}: {error}; publish into "

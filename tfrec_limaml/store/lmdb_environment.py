@@ -1,26 +1,34 @@
 """Handles of LMDB environments.
 
 LMDB does not allow a process to open an environment twice, or to use a handle after a fork. Handles
-are therefore shared by path and process, and closed with the last user.
+are therefore shared by file and process, and closed with the last user.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import lmdb
 
 # Address space, not disk space: files grow as needed.
 _GENERATION_MAP_BYTES = 1 << 40
 _CATALOG_MAP_BYTES = 1 << 26
+# Between two checks of a reader: a check takes a third of the time of a look-up.
+_CHECK_SECONDS = 1.0
 
+#: Files of a user and his group may change an environment, as far as the umask allows.
+_MODE = 0o777
+
+#: Process and file of a handle: a folder that takes the place of another one has other files.
+_Key: TypeAlias = tuple[int, tuple[int, int]]
 _lock = threading.Lock()
-_shared: dict[tuple[int, Path], Any] = {}
-_users: dict[tuple[int, Path], int] = {}
+_shared: dict[_Key, Any] = {}
+_users: dict[_Key, int] = {}
 
 
 def _close_after_fork() -> None:
@@ -43,10 +51,27 @@ class Environments:
 
     def __init__(self) -> None:
         self._opened: dict[tuple[int, Path], Any] = {}
+        self._files: dict[tuple[int, Path], tuple[int, int]] = {}
+        self._next_check = 0.0
+        #: How often `follow` has closed all environments.
+        self.followed = 0
 
     def catalog(self, path: Path, create: bool) -> Any:
-        """The catalog; see `mutable`."""
+        """The catalog; see `mutable` and `follow`."""
+        now = time.monotonic()
+        if now >= self._next_check:
+            self._next_check = now + _CHECK_SECONDS
+            self.follow(path)
         return self.mutable(path, create, _CATALOG_MAP_BYTES)
+
+    def follow(self, catalog: Path) -> None:
+        """Closes all environments if another store has taken the place of the folder (it was
+        created again, or restored from a copy): the next use opens that one's.
+        """
+        opened = self._files.get((os.getpid(), catalog))
+        if opened is not None and _file_of(catalog) not in (opened, None):
+            self.close()
+            self.followed += 1
 
     def overlay(self, path: Path, create: bool) -> Any:
         """A generation's overlay; see `mutable`."""
@@ -120,36 +145,53 @@ class Environments:
         options: dict[str, Any],
         check: Callable[[Any], None] = lambda environment: None,
     ) -> Any:
-        key = (os.getpid(), path)
+        name = (os.getpid(), path)
         with _lock:
-            if key in self._opened:  # another thread was faster
-                return self._opened[key]
-            environment = _shared.get(key)
+            if name in self._opened:  # another thread was faster
+                return self._opened[name]
+            file = _file_of(path)
+            environment = None if file is None else _shared.get((name[0], file))
             if environment is None:
-                if not (path / "data.mdb").exists() and not options.get("create"):
+                if file is None and not options.get("create"):
                     raise FileNotFoundError(path)
-                environment = lmdb.open(str(path), **options)
+                environment = lmdb.open(str(path), mode=_MODE, **options)
                 try:
                     _check_length(path, environment)
                     check(environment)
                 except BaseException:
                     environment.close()
                     raise
-                _shared[key] = environment
-            _users[key] = _users.get(key, 0) + 1
-            self._opened[key] = environment
+                file = _file_of(path)
+                if file is None:
+                    environment.close()
+                    raise FileNotFoundError(path)
+                _shared[name[0], file] = environment
+            assert file is not None
+            _users[name[0], file] = _users.get((name[0], file), 0) + 1
+            self._opened[name], self._files[name] = environment, file
         return environment
 
-    def _release(self, key: tuple[int, Path]) -> None:
+    def _release(self, name: tuple[int, Path]) -> None:
         with _lock:
-            environment = self._opened.pop(key, None)
+            environment = self._opened.pop(name, None)
             if environment is None:
+                return
+            key = (name[0], self._files.pop(name))
+            if key not in _users:  # of the parent process; closed at the fork
                 return
             _users[key] -= 1
             if _users[key] == 0:
                 del _users[key], _shared[key]
-                if key[0] == os.getpid():
-                    environment.close()
+                environment.close()
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    """Device and number of an environment's file; None without one."""
+    try:
+        found = os.stat(f"{path}/data.mdb")
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _check_length(path: Path, environment: Any) -> None:
@@ -169,6 +211,7 @@ def open_writable(path: Path) -> Any:
     return lmdb.open(
         str(path),
         map_size=_GENERATION_MAP_BYTES,
+        mode=_MODE,
         sync=False,
         metasync=False,
         lock=False,

@@ -50,13 +50,14 @@ class LmdbOverlays:
 
     def __init__(self, folder: Path, catalog: LmdbCatalog, environments: Environments) -> None:
         self._folder, self._catalog, self._environments = folder, catalog, environments
-        self._readers: dict[tuple[int, str], OverlayReader] = {}
+        self._readers: dict[tuple[int, str, int], OverlayReader] = {}
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Holds the lock of the store's writers; waits for it."""
         try:
             with file_lock(self._folder / "writers.lock"):
+                self._environments.follow(self._folder / "catalog")
                 yield
         except (OSError, lmdb.Error) as error:
             raise StoreError(f"cannot write the store folder {self._folder}: {error}") from error
@@ -67,7 +68,7 @@ class LmdbOverlays:
         Raises:
             OSError, lmdb.Error: The overlay is gone.
         """
-        name = os.getpid(), record.overlay
+        name = os.getpid(), record.overlay, self._environments.followed
         reader = self._readers.get(name)
         if reader is None:
             environment = self._environments.overlay(self.path(record), create=False)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -272,7 +273,13 @@ class LmdbStore:
                     self._drop(model_version, name)
 
     def _versions(self) -> list[int]:
-        return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"cannot read the store folder {self.folder}: {error}") from error
+        return sorted(int(name) for name in names if name.isdigit())
 
 
 @functools.lru_cache(maxsize=256)

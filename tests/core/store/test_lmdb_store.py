@@ -1,14 +1,19 @@
 """What only the folder backend promises."""
 
+import contextlib
 import multiprocessing
 import os
 import resource
+import shutil
+import subprocess
+import sys
 
+import lmdb
 import numpy as np
 import pytest
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import open_store
+from tfrec_limaml.store import lmdb_environment, open_store
 
 
 def write(store, value, identifier, rows=100):
@@ -81,3 +86,77 @@ def test_reading_does_not_create_the_folder(tmp_path):
 def test_a_wrong_address_is_explained(address, message):
     with pytest.raises(StoreError, match=message):
         open_store(address)
+
+
+def in_another_process(program, *arguments):
+    code = f"import sys, numpy as np\nfrom tfrec_limaml.store import open_store\n{program}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_a_running_process_follows_a_folder_that_took_the_place_of_the_store(tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_environment, "_CHECK_SECONDS", 0.0)
+    address, copy = f"lmdb:{tmp_path}/store", tmp_path / "copy"
+
+    def upsert(store, value):
+        store.upsert(1, "g", ["b"], np.full((1, 1), value, np.float32), [value])
+
+    with contextlib.closing(open_store(address)) as store:
+        with store.new_generation(1, 1, "g") as writer:
+            writer.put(["a", "b"], np.full((2, 1), 1, np.float32))
+            writer.publish(2)
+        upsert(store, 2)
+    shutil.copytree(tmp_path / "store", copy)
+    store, other = open_store(address), open_store(address)
+    upsert(store, 3)
+    for reader in store, other:
+        assert reader.get_many(["a", "b"], 1)[0].tolist() == [[1], [3]]
+    (tmp_path / "store").rename(tmp_path / "old")
+    copy.rename(tmp_path / "store")
+    for reader in store, other:
+        assert reader.get_many(["a", "b"], 1)[0].tolist() == [[1], [2]]
+    upsert(store, 4)
+    read = "print(open_store(sys.argv[1]).get_many(['a', 'b'], 1)[0].tolist())"
+    assert in_another_process(read, address) == "[[1.0], [4.0]]"
+    store.close()
+    assert other.get_many(["b"], 1)[0] == 4
+
+
+@pytest.mark.parametrize(("mask", "permissions"), [(0o022, 0o644), (0o002, 0o664)])
+def test_the_umask_decides_who_may_share_a_store(tmp_path, mask, permissions):
+    old = os.umask(mask)
+    try:
+        store = open_store(f"lmdb:{tmp_path}/store")
+        with store.new_generation(1, 1, "g") as writer:
+            writer.put(["a"], np.ones((1, 1), np.float32))
+            writer.publish(1)
+        store.upsert(1, "g", ["a"], np.ones((1, 1), np.float32), [1])
+    finally:
+        os.umask(old)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.mdb")}
+    assert modes == {permissions}
+
+
+def test_a_store_that_cannot_be_listed_is_not_empty(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot read the store folder"):
+        open_store(f"lmdb:{tmp_path}/file").generations()
+
+
+def test_a_reader_who_may_not_write_the_lock_is_told(tmp_path, monkeypatch):
+    def refuse(*arguments, **named):
+        raise lmdb.ReadonlyError("catalog: Permission denied")
+
+    store = open_store(f"lmdb:{tmp_path}/store")
+    with store.new_generation(1, 1) as writer:
+        writer.put(["a"], np.ones((1, 1), np.float32))
+        writer.publish(1)
+    store.close()
+    monkeypatch.setattr(lmdb, "open", refuse)
+    with pytest.raises(StoreError, match=r"permission to write its lock\.mdb"):
+        store.current(1)

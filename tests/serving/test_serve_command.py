@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -92,3 +94,17 @@ def test_a_full_disk_under_stderr_does_not_stop_the_start(base, connect):
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_base_directory_that_may_not_be_read_is_one_line(base, capsys, monkeypatch):
+    from limaml_serving.commands import serve
+    from tfrec_limaml.cli import main
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(serve.os, "listdir", refuse)
+    assert main(["serve", str(base)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "cannot read the model's base directory" in line
+    assert "Permission denied" in line

@@ -149,6 +149,12 @@ def _split_off_marker(directory: str) -> tuple[list[str], list[str]]:
     return marker, [path for path in paths if path not in marker]
 
 
+def _delete_if_there(path: str) -> None:
+    """Removes a file that may not have been created: the error of its creation matters more."""
+    with contextlib.suppress(BeamIOError, OSError):
+        FileSystems.delete([path])
+
+
 @contextlib.contextmanager
 def staged_file(path: str) -> Iterator[Any]:
     """A file under a name of its own, renamed at the end: a retried or duplicated bundle leaves one
@@ -160,7 +166,7 @@ def staged_file(path: str) -> Iterator[Any]:
             FileSystems.mkdirs(parent)
     staging = _temporary_name(path, "partial")
     with contextlib.ExitStack() as on_failure:
-        on_failure.callback(FileSystems.delete, [staging])
+        on_failure.callback(_delete_if_there, staging)
         with FileSystems.create(staging, compression_type=CompressionTypes.UNCOMPRESSED) as handle:
             yield handle
         on_failure.pop_all()

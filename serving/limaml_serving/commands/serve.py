@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import threading
 from pathlib import Path
@@ -227,7 +228,11 @@ def _check_directory(base: Path) -> None:
             f"no directory at {base}; pass a model's base directory, for example EXPORT/ranker "
             "after `limaml export`"
         )
-    if (base / "saved_model.pb").exists():
+    try:
+        names = os.listdir(base)
+    except OSError as error:
+        raise LimamlError(f"cannot read the model's base directory {base}: {error}") from error
+    if "saved_model.pb" in names:
         raise LimamlError(
             f"{base} is one version of a model; pass the directory above it, which holds the "
             "numbered versions"

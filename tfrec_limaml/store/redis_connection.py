@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -83,6 +84,9 @@ def _check_options(
     """Raises `StoreError` for options that an address of this kind does not have."""
     if tls and not scheme.startswith("rediss"):
         raise StoreError(f"{sorted(tls)} need a rediss:// address, received {masked(url)!r}")
+    for name, path in tls.items():
+        if not os.path.isfile(path):
+            raise StoreError(f"{name}: no file {path!r}; name a PEM file")
     if db is not None and scheme != "unix":
         raise StoreError("the option db is for unix:// addresses; write redis://HOST:PORT/DB")
     if sentinel and scheme not in SENTINEL:

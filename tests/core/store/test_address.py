@@ -65,6 +65,7 @@ def test_times_must_be_finite_and_positive(option, value):
     ("address", "message"),
     [
         ("redis://127.0.0.1:1/0?tls_ca=ca.pem", "need a rediss://"),
+        ("rediss://127.0.0.1:1/0?tls_ca=/nowhere/ca.pem", "tls_ca: no file '/nowhere/ca.pem'"),
         ("redis://127.0.0.1:1/0?db=3", "is for unix://"),
         ("redis-cluster://127.0.0.1:1", r"also unix://, redis-sentinel:// and redis\+cluster://"),
         ("redis+cluster://127.0.0.1:1/2", "a database, of which a cluster has one"),

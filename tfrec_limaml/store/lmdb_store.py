@@ -81,6 +81,11 @@ class LmdbStore:
                 return values.empty_result(len(keys))
             try:
                 return self._read(record, keys)
+            except lmdb.MemoryError as error:
+                raise StoreError(
+                    f"cannot map {self.folder}: {error}; LMDB reserves a terabyte of addresses, "
+                    "not of memory: run without a limit of address space (ulimit -v unlimited)"
+                ) from error
             except (OSError, lmdb.Error) as error:
                 last_error = error
         raise StoreError(

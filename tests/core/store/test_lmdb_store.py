@@ -160,3 +160,20 @@ def test_a_reader_who_may_not_write_the_lock_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(lmdb, "open", refuse)
     with pytest.raises(StoreError, match=r"permission to write its lock\.mdb"):
         store.current(1)
+
+
+def test_a_limit_of_address_space_is_not_called_damage(tmp_path):
+    address = f"lmdb:{tmp_path}/store"
+    write(open_store(address), 1, "g")
+    read = (
+        "import resource\n"
+        "store = open_store(sys.argv[1])\n"
+        "store.current(1)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 38, 1 << 38))\n"
+        "try:\n    store.get_many(['1'], 1)\n"
+        "except Exception as error:\n    print(type(error).__name__, error)"
+    )
+    told = in_another_process(read, address)
+    assert told.startswith("StoreError")
+    assert "ulimit -v" in told
+    assert "damaged" not in told

@@ -25,7 +25,8 @@ outputs.yaml is a list:
   - runs/tasks
 
 exit code 0: erased, or with --verify absent everywhere; 1: --verify found a key; 2: a place cannot
-be reached or read. What remains (the weights of trained models): docs/erasure.md.
+be reached or read, or a store holds no generation. What remains (the weights of trained models):
+docs/erasure.md.
 """
 
 
@@ -92,9 +93,15 @@ def _keys(arguments: argparse.Namespace) -> list[str]:
     if arguments.keys_file:
         try:
             with open(arguments.keys_file, encoding="utf-8-sig") as file:
-                keys += [line.rstrip("\r\n") for line in file if line.strip()]
+                lines = [line.rstrip("\r\n") for line in file if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise LimamlError(f"cannot read --keys-file {arguments.keys_file}: {error}") from error
+        if spaced := [line for line in lines if line != line.strip()]:
+            raise LimamlError(
+                f"--keys-file {arguments.keys_file} has spaces around {spaced[0]!r}; remove them, "
+                "or give the key as an argument if they are part of it"
+            )
+        keys += lines
     if not keys:
         raise LimamlError("no task key given: name keys, or a --keys-file")
     return list(dict.fromkeys(keys))

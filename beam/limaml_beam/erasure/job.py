@@ -71,8 +71,9 @@ def erase(settings: Erasure) -> dict[str, Any]:
         opened.
 
     Raises:
-        LimamlError: A place cannot be reached or read, or a refresh is running in one. Earlier
-            removals stay; running the same command again continues from there.
+        LimamlError: A place cannot be reached or read, a refresh is running in one, or a store
+            holds no generation. Earlier removals stay; running the same command again continues
+            from there.
     """
     audit = _Audit(settings)
     audit.write({"event": "begin", "stores": list(settings.stores), "outputs": settings.outputs})
@@ -85,6 +86,7 @@ def erase(settings: Erasure) -> dict[str, Any]:
     for removal in _in_files(settings, unsearched, write=True):
         audit.removed(removal)
     _refuse(refreshes, "the keys are erased from all existing files, but")
+    _refuse_empty(settings, "the keys are kept out from now on, but")
     audit.write({"event": "end", "places": len(audit.places), "not_searched": unsearched})
     return {"keys": audit.names, "removed": audit.places, "not_searched": unsearched}
 
@@ -96,8 +98,8 @@ def verify(settings: Erasure) -> dict[str, Any]:
         ``found``: a dictionary for each place that holds a key; ``not_searched`` as in `erase`.
 
     Raises:
-        LimamlError: A place cannot be reached or read, or a refresh is running in one: absence is
-            not proven.
+        LimamlError: A place cannot be reached or read, a refresh is running in one, or a store
+            holds no generation: absence is not proven.
     """
     refreshes = running.refreshes(settings.outputs)
     places = [
@@ -109,6 +111,7 @@ def verify(settings: Erasure) -> dict[str, Any]:
     places += list(_in_files(settings, unsearched, write=False))
     if not places:
         _refuse(refreshes, "the keys were found nowhere, but")
+        _refuse_empty(settings, "the keys were found nowhere, but")
     return {"keys": _key_names(settings), "found": places, "not_searched": unsearched}
 
 
@@ -117,6 +120,16 @@ def _refuse(refreshes: Sequence[str], result: str) -> None:
         raise LimamlError(
             f"{result} limaml refresh is running in {', '.join(refreshes)}: what it has read "
             "before may hold them; run the same command again when it has ended"
+        )
+
+
+def _refuse_empty(settings: Erasure, result: str) -> None:
+    """An address with a misspelt folder, prefix or database is that of an empty store."""
+    empty = [address for address, store in settings.stores.items() if not store.generations()]
+    if empty:
+        raise LimamlError(
+            f"{result} no generation is in {', '.join(empty)}: check the address; if it is right, "
+            "run the same command again after the next limaml refresh"
         )
 
 
@@ -170,6 +183,8 @@ def _in_files(settings: Erasure, unsearched: list[str], write: bool) -> Any:
 
 def _holds_data(path: str) -> bool:
     name = path.rsplit("/", 1)[-1].lower()
+    if name == "lock.mdb":  # of LMDB: process numbers
+        return False
     return name.endswith(_DATA) or ".tfrecord" in name
 
 

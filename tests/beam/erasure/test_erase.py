@@ -259,6 +259,7 @@ def test_prepare_leaves_erased_tasks_out_of_records_history_and_dead_letters(
 def test_files_of_other_kinds_are_named_and_left_as_they_are(world, capsys):
     (world / "work" / "export.csv").write_text("member\n3\n")
     pq.write_table(pa.table({"x": [3]}), world / "work" / "numbers.parquet")
+    (world / "work" / "lock.mdb").touch()  # holds no data
     with gzip.open(world / "work" / "other.tfrecord.gz", "wb") as file:
         file.write(frame_record(b"no task record"))
     assert main(command(world, "--json")) == 0
@@ -295,3 +296,19 @@ def test_keys_come_from_a_file_too(world):
     assert main(command(world, "--keys-file", str(world / "keys"), keys=())) == 0
     found = open_store(f"lmdb:{world}/store").get_many(["2", "3", "4"], 1)[1]
     assert found.tolist() == [True, False, False]
+
+
+def test_spaces_around_a_key_of_a_file_are_refused(world, capsys):
+    (world / "keys").write_text("3\n 4\n")
+    assert main(command(world, "--keys-file", str(world / "keys"), keys=())) == 2
+    assert "has spaces around ' 4'" in capsys.readouterr().err
+    assert open_store(f"lmdb:{world}/store").get_many(["3"], 1)[1].all()
+
+
+@pytest.mark.parametrize("verifying", [False, True])
+def test_a_store_without_a_generation_proves_nothing(tmp_path, capsys, verifying):
+    address = f"lmdb:{tmp_path}/misspelt"
+    more = ["--verify"] if verifying else []
+    assert main(["erase", "3", "--store", address, *more]) == 2
+    assert f"no generation is in {address}: check the address" in capsys.readouterr().err
+    assert (len(open_store(address).erased()) == 0) is verifying

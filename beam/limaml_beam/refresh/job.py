@@ -36,8 +36,8 @@ from limaml_beam.io import outcome
 from limaml_beam.refresh import checks
 from limaml_beam.refresh.options import Refresh
 from limaml_beam.refresh.outputs import (
-    CHECKED_MARK,
     clear,
+    mark_checked,
     publish_output,
     publish_pending,
     published_report,
@@ -81,14 +81,15 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     outcome.note(rows_prepared=card.get("rows", {}).get("used"), quality=quality)
     check_results = _check_input(settings, outputs, reference, quality)
     outcome.stage("embed")
-    report, output = _generate(settings, outputs, reference)
+    source = _carried_from(settings, reference)
+    report, output = _generate(settings, outputs, source)
     outcome.note(**report)
     outcome.stage(outcome.CHECK)
     previous = None if reference is None else str(outputs / reference["generation"])
     check_results += checks.check_run(str(output), report, previous, reference, settings.limits)
     _require(check_results)
     staging.write_text(output / QUALITY_FILE, json.dumps(quality, indent=1) + "\n")
-    (output / CHECKED_MARK).touch()
+    mark_checked(output, source)
     outcome.stage("publish")
     published = publish_output(output, settings)
     outcome.note(published=published)
@@ -142,27 +143,26 @@ def _as_dicts(check_results: list[checks.Check]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(check) | {"passed": check.passed} for check in check_results]
 
 
-def _generate(
-    settings: Refresh, outputs: Path, reference: dict[str, Any] | None
-) -> tuple[dict[str, Any], Path]:
-    """Runs the embedding job, starting from the published run if the same model computed it."""
+def _carried_from(settings: Refresh, reference: dict[str, Any] | None) -> str | None:
+    """The published generation, whose unchanged vectors are carried over if the same model computed
+    it.
+    """
+    if reference is None or settings.full or read_manifest(settings.adapter).joint_definitions:
+        return None
+    same_model = reference["manifest_digest"] == manifest_digest(settings.adapter)
+    return str(reference["generation"]) if same_model else None
+
+
+def _generate(settings: Refresh, outputs: Path, source: str | None) -> tuple[dict[str, Any], Path]:
+    """Runs the embedding job, starting from a generation's output."""
     name = new_generation_name(settings.store, read_manifest(settings.adapter).model_version)
-    same_model = reference is not None and reference["manifest_digest"] == manifest_digest(
-        settings.adapter
-    )
-    full = settings.full or read_manifest(settings.adapter).joint_definitions
-    previous = (
-        str(outputs / reference["generation"])
-        if reference is not None and same_model and not full
-        else None
-    )
     job = EmbeddingJob.from_options(
         settings.embed,
         tasks=str(settings.work / "tasks"),
         adapter=settings.adapter,
         output=str(outputs / name),
         generation=name,
-        previous=previous,
+        previous=None if source is None else str(outputs / source),
         keep_turns=settings.keep_rows,
     )
     return generate(job, settings.flags, overwrite=True), outputs / name

@@ -16,14 +16,31 @@ from limaml_beam.generate_embeddings.publish import publish
 from limaml_beam.generate_embeddings.report import read_report
 from limaml_beam.io import outcome, staged_output
 from limaml_beam.refresh.options import Refresh
+from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.store import EmbeddingStore
 
-CHECKED_MARK, _PUBLISHED_MARK = "_CHECKED", "_PUBLISHED"
+#: The first holds the generation whose vectors the output carries over, if there is one.
+_CHECKED_MARK, _PUBLISHED_MARK = "_CHECKED", "_PUBLISHED"
+
+
+def mark_checked(output: Path, source: str | None) -> None:
+    """Marks an output that passed its checks; `source` is the generation that it carries over."""
+    staging.write_text(output / _CHECKED_MARK, source or "")
 
 
 def publish_output(output: Path, settings: Refresh) -> str:
-    """Publishes an output and marks it; returns its generation."""
+    """Publishes an output and marks it; returns its generation.
+
+    Raises:
+        LimamlError: It carries over vectors of a generation that was rolled back meanwhile.
+    """
+    condemned = _condemned_source(output, settings.store)
+    if condemned:
+        raise LimamlError(
+            f"not published: generation {condemned}, whose vectors were carried over, was rolled "
+            "back during this run; run limaml refresh again"
+        )
     keep = settings.embed.keep_generations
     identifier = publish(str(output), settings.store, keep=keep).identifier
     (output / _PUBLISHED_MARK).touch()
@@ -38,14 +55,22 @@ def publish_pending(settings: Refresh, outputs: Path) -> None:
     pending = [
         folder
         for folder in sorted(outputs.glob("*"))
-        if (folder / CHECKED_MARK).exists()
+        if (folder / _CHECKED_MARK).exists()
         and not (folder / _PUBLISHED_MARK).exists()
         and folder.name > max(identifiers, default="")
+        and not _condemned_source(folder, settings.store)
     ]
     for folder in pending[-1:]:
         if read_report(str(folder))["manifest_digest"] == manifest_digest(settings.adapter):
             outcome.stage("publish_pending")
             outcome.note(published_pending=publish_output(folder, settings))
+
+
+def _condemned_source(output: Path, store: EmbeddingStore) -> str | None:
+    """The generation whose vectors an output carries over, if it was condemned since."""
+    source = (output / _CHECKED_MARK).read_text(encoding="utf-8")
+    states = {generation.identifier: generation.state for generation in store.generations()}
+    return source if states.get(source) == "condemned" else None
 
 
 def published_report(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | None:

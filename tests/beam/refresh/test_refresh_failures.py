@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from daily_rows import expected, sums
 
+from limaml_beam.refresh import checks
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import open_store
@@ -135,6 +136,31 @@ def test_a_publication_that_fails_is_made_up_for_without_adapting_again(
     assert result()["published_pending"] == failed["generation"]
     assert (result()["embedded"], result()["carried"]) == (10, 20)
     np.testing.assert_array_equal(sums(store), expected(2))
+
+
+def test_vectors_of_a_generation_that_is_rolled_back_during_a_run_do_not_come_back(
+    raw, arguments, result, tmp_path, monkeypatch, capsys
+):
+    store = open_store(f"lmdb:{tmp_path}/store")
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert main(["refresh", raw(2), *arguments, "--max-drift", "3"]) == 0
+    bad = store.current(7).identifier
+    check = checks.check_run
+
+    def rolled_back(*given):
+        store.rollback(7)
+        return check(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("limaml_beam.refresh.checks.check_run", rolled_back)
+        assert main(["refresh", raw(2), *arguments]) == 2
+    assert f"generation {bad}, whose vectors were carried over, was rolled back" in (
+        capsys.readouterr().err
+    )
+    assert main(["refresh", raw(1), *arguments]) == 0
+    assert result().get("published_pending") is None
+    assert (result()["embedded"], result()["carried"]) == (0, 30)
+    np.testing.assert_array_equal(sums(store), expected(1))
 
 
 def test_a_column_that_loses_its_values_is_refused_before_anything_is_adapted(

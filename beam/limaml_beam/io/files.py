@@ -9,7 +9,10 @@ renaming its files one by one.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
+import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,11 +50,8 @@ def matching(folder: str, pattern: str) -> list[str]:
     """
     filesystem = _filesystem(folder)
     try:
-        return sorted(
-            metadata.path
-            for metadata in filesystem.match([join(glob.escape(folder), pattern)])[0].metadata_list
-        )
-    except BeamIOError as error:
+        return sorted(file.path for file in _match(filesystem, join(glob.escape(folder), pattern)))
+    except (BeamIOError, PermissionError) as error:
         raise LimamlError(f"cannot list {join(folder, pattern)}: {error}") from error
 
 
@@ -66,9 +66,38 @@ def match(pattern: str) -> list[Any]:
     """
     filesystem = _filesystem(pattern)
     try:
-        return list(filesystem.match([_literal_names_escaped(pattern)])[0].metadata_list)
+        return _match(filesystem, _literal_names_escaped(pattern))
     except (BeamIOError, OSError, ValueError) as error:
         raise LimamlError(f"cannot list {pattern!r}: {error}") from error
+
+
+def _match(filesystem: FileSystem, pattern: str) -> list[Any]:
+    """What matches a pattern; raises PermissionError for a folder of this machine that may not be
+    read, which Beam passes over.
+    """
+    root = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+    if is_local(pattern) and glob.has_magic(pattern):
+
+        def refuse(error: OSError) -> None:
+            if isinstance(error, PermissionError) and _may_hold(str(error.filename), pattern):
+                raise error
+
+        for _ in os.walk(root or ("/" if pattern.startswith("/") else "."), onerror=refuse):
+            pass
+    return list(filesystem.match([pattern])[0].metadata_list)
+
+
+def _may_hold(folder: str, pattern: str) -> bool:
+    """Whether files that match a pattern may be in a folder."""
+    names, patterns = folder.removeprefix("./").split("/"), pattern.split("/")
+    if names[-1] == "lost+found":  # of a volume's file system; never readable
+        return False
+    for name, each in zip(names, patterns, strict=False):
+        if "**" in each:
+            return True
+        if not fnmatch.fnmatchcase(name, each):
+            return False
+    return len(names) < len(patterns)
 
 
 def match_tables(pattern: str) -> dict[str, Any]:

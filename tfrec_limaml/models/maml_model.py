@@ -14,6 +14,7 @@ from tfrec_limaml.features import Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_model import TaskModel
+from tfrec_limaml.models.traced_setting import TracedSetting, count, number
 
 SupportReduction = Literal["mean", "sum", "shrunk"]
 SUPPORT_REDUCTIONS: tuple[SupportReduction, ...] = ("mean", "sum", "shrunk")
@@ -44,6 +45,10 @@ class MAMLModel(TaskModel):
         **kwargs: See `TaskModel`; `fine_tune_steps` is `inner_steps` by default.
     """
 
+    inner_steps = TracedSetting(count)
+    second_order_steps = TracedSetting(lambda _, steps: None if steps is None else int(steps))
+    unadapted_loss_weight = TracedSetting(number(0.0))
+
     def __init__(
         self,
         meta_block: Any,
@@ -58,23 +63,17 @@ class MAMLModel(TaskModel):
         fine_tune_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if inner_steps < 0:
-            raise ValueError(f"inner_steps must be at least 0, received {inner_steps}")
         if first_order and second_order_steps:
             raise ValueError(
                 "first_order=True means second_order_steps=0, received "
                 f"second_order_steps={second_order_steps}"
             )
-        if unadapted_loss_weight < 0:
-            raise ValueError(
-                f"unadapted_loss_weight must not be negative, received {unadapted_loss_weight}"
-            )
         _check_reduction(support_reduction, meta_block)
         self.support_reduction = support_reduction
-        self.inner_steps = int(inner_steps)
+        self.inner_steps = inner_steps
         self.first_order = bool(first_order)
         self.second_order_steps = 0 if first_order else second_order_steps
-        self.unadapted_loss_weight = float(unadapted_loss_weight)
+        self.unadapted_loss_weight = unadapted_loss_weight
         self.learn_inner_rates = bool(learn_inner_rates)
         super().__init__(
             meta_block,

@@ -23,6 +23,13 @@ from tfrec_limaml.models.outer_step import (
     Samples,
 )
 from tfrec_limaml.models.task_loops import TaskLoops
+from tfrec_limaml.models.traced_setting import TracedSetting, count, number
+
+
+def _averaging(name: str, value: str) -> str:
+    if value not in ("task", "sample"):
+        raise ValueError(f"{name} must be 'task' or 'sample', received {value!r}")
+    return value
 
 
 class TwoBlockModel(TaskLoops):
@@ -39,8 +46,16 @@ class TwoBlockModel(TaskLoops):
         averaging: Outer mean over ``"task"`` losses, or over all their ``"sample"`` weights.
         adaptation_strength: How far `evaluate`, `predict` and exported adapters adapt, relative to
             training: a factor of the inner learning rate, or of the prior's variance. 0 means no
-                adaptation. `choose_adaptation_strength` chooses it on validation tasks.
+            adaptation. `choose_adaptation_strength` chooses it on validation tasks.
+
+    The settings can be changed at any time; compiled functions are then traced again.
     """
+
+    fine_tune = TracedSetting(lambda _, value: bool(value))
+    fine_tune_steps = TracedSetting(count)
+    inner_learning_rate = TracedSetting(number(0.0))
+    averaging = TracedSetting(_averaging)
+    adaptation_strength = TracedSetting(number(0.0))
 
     def __init__(
         self,
@@ -56,21 +71,16 @@ class TwoBlockModel(TaskLoops):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _at_least("fine_tune_steps", fine_tune_steps, 0)
-        _at_least("adaptation_strength", adaptation_strength, 0.0)
-        _at_least("inner_learning_rate", inner_learning_rate, 0.0)
-        if averaging not in ("task", "sample"):
-            raise ValueError(f"averaging must be 'task' or 'sample', received {averaging!r}")
         self.network = RecommenderNetwork(
             meta_block, global_block, dtype=self.dtype_policy, name="network"
         )
         self.encoder: Any = encoder
-        self._fine_tune = bool(fine_tune)
         self._task_spec: Any = None
-        self.fine_tune_steps = int(fine_tune_steps)
-        self.inner_learning_rate = float(inner_learning_rate)
+        self.fine_tune = fine_tune
+        self.fine_tune_steps = fine_tune_steps
+        self.inner_learning_rate = inner_learning_rate
         self.averaging = averaging
-        self._adaptation_strength = float(adaptation_strength)
+        self.adaptation_strength = adaptation_strength
         self._traced_strength: Any = None
         self._task_loss = sample_loss("binary_crossentropy")
         self._loss_derivatives = loss_derivatives("binary_crossentropy")
@@ -98,29 +108,6 @@ class TwoBlockModel(TaskLoops):
         """The shared block."""
         return self.network.global_block
 
-    @property
-    def fine_tune(self) -> bool:
-        """Whether `evaluate` and `predict` adapt on the support set first."""
-        return self._fine_tune
-
-    @fine_tune.setter
-    def fine_tune(self, value: bool) -> None:
-        if bool(value) != self._fine_tune:
-            self._fine_tune = bool(value)
-            self._forget_traces()
-
-    @property
-    def adaptation_strength(self) -> float:
-        """How far `evaluate`, `predict` and exported adapters adapt, relative to training."""
-        return self._adaptation_strength
-
-    @adaptation_strength.setter
-    def adaptation_strength(self, value: float) -> None:
-        _at_least("adaptation_strength", value, 0.0)
-        if float(value) != self._adaptation_strength:
-            self._adaptation_strength = float(value)
-            self._forget_traces()
-
     @contextlib.contextmanager
     def traced_strength(self, strength: tf.Tensor) -> Iterator[None]:
         """A context in which the model adapts with this positive scalar tensor instead of
@@ -138,9 +125,6 @@ class TwoBlockModel(TaskLoops):
             return 1.0
         traced = self._traced_strength
         return self.adaptation_strength if traced is None else traced
-
-    def _forget_traces(self) -> None:
-        self.test_function = self.predict_function = None  # traced with the old setting
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
         """Builds both blocks from the shapes ``[N, ...]`` of the encoded features."""
@@ -230,11 +214,6 @@ class TwoBlockModel(TaskLoops):
             for name in ("meta_block", "global_block", "encoder")
         }
         return cls(**{**config, **parts})
-
-
-def _at_least(name: str, value: float, minimum: float) -> None:
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, received {value}")
 
 
 def _counter(name: str) -> keras.Variable:

@@ -154,6 +154,65 @@ def test_fine_tuning_at_evaluation_can_be_switched_on_a_trained_model():
     np.testing.assert_allclose(again, tuned, rtol=0, atol=BOUND)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fine_tune_steps": 4},
+        {"inner_learning_rate": 3.0, "inner_steps": 2, "unadapted_loss_weight": 1.0},
+    ],
+)
+def test_settings_that_are_changed_after_training_hold_for_traced_functions_too(settings):
+    dataset = _dataset()
+
+    def losses(traced):
+        model = _model(traced=traced, averaging="sample")
+
+        def measured():
+            loss = model.fit(dataset, verbose=0).history["loss"][0]
+            adapted = model.predict(dataset, verbose=0)["probability"]
+            return [loss, model.evaluate(dataset, verbose=0)[0], *adapted]
+
+        before = measured()
+        for name, value in settings.items():
+            setattr(model, name, value)
+        return before, measured()
+
+    before, after = losses(traced=True)
+    expected_before, expected_after = losses(traced=False)
+    np.testing.assert_allclose(before, expected_before, rtol=1e-4)
+    np.testing.assert_allclose(after, expected_after, rtol=1e-4)
+
+
+def test_a_callback_may_change_a_setting_of_the_training_that_it_watches():
+    class Slower(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.inner_learning_rate /= 4
+            self.model.fine_tune_steps += 1
+
+    dataset = _dataset()
+    curves = [
+        _model(traced=traced)
+        .fit(dataset, validation_data=dataset, epochs=2, verbose=0, callbacks=[Slower()])
+        .history
+        for traced in (True, False)
+    ]
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(curves[0][name], curves[1][name], rtol=1e-4, err_msg=name)
+
+
+def test_a_setting_that_is_changed_to_what_it_cannot_be_is_refused_and_kept():
+    model = _model()
+    for name, value in {
+        "fine_tune_steps": -1,
+        "averaging": "rows",
+        "inner_learning_rate": -1,
+    }.items():
+        before = getattr(model, name)
+        with pytest.raises(ValueError, match=f"{name} must be .*{value}"):
+            setattr(model, name, value)
+        assert getattr(model, name) == before
+
+
 def test_predictions_cover_every_real_query_row_in_order():
     dataset = _dataset(batches=1)
     (batch,) = list(dataset)

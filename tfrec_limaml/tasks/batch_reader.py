@@ -49,8 +49,10 @@ class BatchReader:
     split_times: SplitTimes | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise LimamlError(f"batch_size must be at least 1, received {self.batch_size}")
+        for name in ("batch_size", "max_samples"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise LimamlError(f"{name} must be at least 1, received {number}")
 
     @property
     def draws(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -22,8 +22,10 @@ from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.parsing import parse_tasks
 from tfrec_limaml.tasks.record_files import (
     EVERYTHING,
+    Pattern,
     Share,
     compression,
+    patterns_of,
     plain_options,
     read_records,
     record_files,
@@ -33,11 +35,11 @@ from tfrec_limaml.tasks.sides import Side, SplitTimes
 
 
 def task_dataset(
-    pattern: str | Sequence[str],
+    pattern: Pattern | Iterable[Pattern],
     encoder: FeatureEncoder,
     batch_size: int = 128,
     *,
-    support_fraction: float | tuple[float, float] = 0.75,
+    support_fraction: float | Sequence[float] = 0.75,
     max_samples: int | None = None,
     shuffle: bool = False,
     seed: int | None = None,
@@ -103,6 +105,7 @@ def task_dataset(
         split_times,
     )
     groups = _file_groups(pattern, one_per_epoch=epoch is not None)
+    _check_epoch(epoch, batches, len(groups))
     _check_first_record(read_records(groups[0]), groups[0][0], encoder.schema, side)
     if epoch is not None:
         dataset = _by_epoch(reader, groups, epoch, share, batches)
@@ -111,11 +114,24 @@ def task_dataset(
     return dataset.prefetch(BATCHES_PER_CHUNK).with_options(plain_options())
 
 
-def _support_range(fraction: float | tuple[float, float]) -> tuple[float, float]:
-    low, high = fraction if isinstance(fraction, tuple) else (fraction, fraction)
+def _support_range(fraction: float | Sequence[float]) -> tuple[float, float]:
+    low, high = fraction if isinstance(fraction, Sequence) else (fraction, fraction)
     if not 0.0 <= low <= high <= 1.0:
         raise LimamlError(f"support_fraction must lie between 0 and 1, received {fraction}")
     return low, high
+
+
+def _check_epoch(epoch: Any, batches: Sequence[int] | None, patterns: int) -> None:
+    """Raises `LimamlError` if epochs cannot be read as these arguments say."""
+    variable = hasattr(epoch, "read_value") and epoch.dtype == tf.int64
+    if epoch is not None and not variable:
+        raise LimamlError(f"epoch must be tf.Variable(0, dtype=tf.int64), received {epoch!r}")
+    if batches is not None and epoch is None:
+        raise LimamlError(f"batches needs an epoch, received batches {batches} without one")
+    if batches is not None and len(batches) != patterns:
+        raise LimamlError(
+            f"batches must be one number for each of {patterns} pattern(s), received {batches}"
+        )
 
 
 def _seed(seed: int | None, needed: bool) -> int:
@@ -123,9 +139,9 @@ def _seed(seed: int | None, needed: bool) -> int:
     return random.getrandbits(31) if seed is None and needed else seed or 0
 
 
-def _file_groups(pattern: str | Sequence[str], one_per_epoch: bool) -> list[list[str]]:
+def _file_groups(pattern: Pattern | Iterable[Pattern], one_per_epoch: bool) -> list[list[str]]:
     """The files of each pattern, if each is read in its own epoch; otherwise all files together."""
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    patterns = patterns_of(pattern)
     return [record_files(p) for p in patterns] if one_per_epoch else [record_files(patterns)]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -13,6 +14,9 @@ from tfrec_limaml.tasks import record_format
 
 #: Bytes that are read at once.
 _READ_BYTES = 2**18
+
+#: A file pattern.
+Pattern = str | os.PathLike[str]
 
 
 class Share(NamedTuple):
@@ -34,9 +38,16 @@ class Share(NamedTuple):
 EVERYTHING = Share()
 
 
-def record_files(pattern: str | Sequence[str]) -> list[str]:
+def patterns_of(pattern: Pattern | Iterable[Pattern]) -> list[str]:
+    """One pattern or several as a list of texts."""
+    return [
+        os.fspath(p) for p in ([pattern] if isinstance(pattern, str | os.PathLike) else pattern)
+    ]
+
+
+def record_files(pattern: Pattern | Iterable[Pattern]) -> list[str]:
     """The files that match, sorted; raises `LimamlError` if none does."""
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    patterns = patterns_of(pattern)
     files = sorted(
         file for p in patterns for file in (tf.io.gfile.glob(p) if "://" in p else glob.glob(p))
     )
@@ -88,7 +99,7 @@ def plain_options() -> tf.data.Options:
     return options
 
 
-def count_tasks(pattern: str | Sequence[str], share: Share = EVERYTHING) -> tuple[int, int]:
+def count_tasks(pattern: Pattern | Iterable[Pattern], share: Share = EVERYTHING) -> tuple[int, int]:
     """Tasks and samples in the files that match, or in a worker's share of them: for records by
     `limaml prepare`, which contain their number of samples.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -146,3 +148,11 @@ def test_support_rows_have_an_age_counted_from_the_newest_of_them(
     (batch,) = task_dataset(path, encoder, 3, with_keys=True).as_numpy_iterator()
     assert batch["support"]["age"].tolist() == [[3.0, 2.5, 0.0], [0.0] * 3, [0.0] * 3]
     assert "age" not in batch["query"]
+
+
+def test_paths_and_lists_mean_the_same_as_texts_and_pairs(write):
+    text = write([(3, -1), (4, 2), (9, -1)])
+    expected = task_pairs(task_dataset(text, ENCODER, support_fraction=(0.2, 0.9), seed=1))
+    for pattern in (Path(text), [Path(text)], iter([text])):
+        dataset = task_dataset(pattern, ENCODER, support_fraction=[0.2, 0.9], seed=1)
+        assert task_pairs(dataset) == expected

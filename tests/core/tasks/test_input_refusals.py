@@ -17,6 +17,15 @@ from tfrec_limaml.tasks.input_pipeline import task_dataset
         ({"support_fraction": 1.2}, r"between 0 and 1, received 1\.2"),
         ({"support_fraction": (0.9, 0.2)}, r"received \(0\.9, 0\.2\)"),
         ({"batch_size": 0}, "batch_size must be at least 1, received 0"),
+        ({"max_samples": 0}, "max_samples must be at least 1, received 0"),
+        ({"max_samples": -1}, "max_samples must be at least 1, received -1"),
+        ({"epoch": 3}, r"epoch must be tf\.Variable\(0, dtype=tf\.int64\), received 3"),
+        ({"epoch": tf.Variable(0)}, r"received <tf\.Variable .*dtype=int32"),
+        ({"batches": [3]}, r"batches needs an epoch, received batches \[3\]"),
+        (
+            {"epoch": tf.Variable(0, dtype=tf.int64), "batches": [3, 4]},
+            r"one number for each of 1 pattern\(s\), received \[3, 4\]",
+        ),
     ],
 )
 def test_arguments_out_of_range_are_named(write, arguments, said):

@@ -11,9 +11,10 @@ import grpc
 import grpc.aio
 
 from limaml_serving.client.base import RankerBase
+from limaml_serving.client.channel import Tls
 from limaml_serving.client.columns import Candidates
 from limaml_serving.client.steps import LookUp, Predict, Ranked, Request, Resolve, Steps
-from tfrec_limaml.errors import StoreError
+from tfrec_limaml.errors import LimamlError, StoreError
 
 
 class AsyncRanker(RankerBase):
@@ -23,6 +24,16 @@ class AsyncRanker(RankerBase):
     """
 
     _grpc = grpc.aio
+
+    def _open_channel(self, tls: Tls | None, settings: list[tuple[str, Any]]) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise LimamlError(
+                "an AsyncRanker belongs to the event loop in which it is created, and none is "
+                "running: create it in a coroutine, for example when the application starts"
+            ) from error
+        super()._open_channel(tls, settings)
 
     async def rank(
         self,

@@ -67,6 +67,8 @@ def channel_options(
         raise LimamlError(
             f"retries must lie in 0..4 (gRPC makes at most five attempts), received {retries}"
         )
+    if tls is not None and not isinstance(tls, Tls):
+        raise LimamlError(f"tls must be a limaml_serving.Tls, received {tls!r}")
     options: dict[str, Any] = {
         "grpc.service_config": json.dumps(_service_config(retries)),
         "grpc.max_send_message_length": -1,

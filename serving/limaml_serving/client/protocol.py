@@ -9,6 +9,7 @@ calls, so that both behave alike.
 from __future__ import annotations
 
 import logging
+import math
 import numbers
 import time
 from collections.abc import Generator, Sequence
@@ -72,7 +73,7 @@ class RankingProtocol:
                 "on_version_mismatch must be 'unadapted' or 'raise', received "
                 f"{on_version_mismatch!r}"
             )
-        if timeout <= 0:
+        if not 0 < timeout < math.inf:
             raise LimamlError(f"timeout must be a positive number of seconds, received {timeout}")
         self.counters = Counters()
         self._known = known
@@ -88,6 +89,8 @@ class RankingProtocol:
             isinstance(top, bool) or not isinstance(top, numbers.Integral) or top < 1
         ):
             raise RequestError(f"top must be a whole number of at least 1, received {top!r}")
+        if timeout is not None and not math.isfinite(timeout):
+            raise RequestError(f"timeout must be a number of seconds, received {timeout}")
         self.counters.add(requests=len(requests))
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
         try:

@@ -26,7 +26,7 @@ class Ranker(RankerBase):
         store: Where meta embeddings are looked up; the caller closes it. A look-up may
             take half of a call's time; a slower one counts as a failed look-up, and the candidates
             are scored without embeddings.
-        manifest: The ranker's manifest, or a folder to read it from: ``EXPORT``,
+        manifest: The ranker's manifest, its file, or a folder to read it from: ``EXPORT``,
             ``EXPORT/ranker`` or one version of it. Given a folder of versions, the client can
             follow the server through a roll-out.
         model_name: The model's name on the server.

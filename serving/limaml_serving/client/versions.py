@@ -62,9 +62,9 @@ class KnownVersions:
     """The model versions a client has manifests of.
 
     Args:
-        source: A manifest; or the folder of one exported version; or a folder of versions
-            (``EXPORT/ranker``); or an export (``EXPORT``). In a folder of versions, later ones are
-            found as they appear.
+        source: A manifest, or its file; or the folder of one exported version; or a folder of
+            versions (``EXPORT/ranker``); or an export (``EXPORT``). In a folder of versions, later
+            ones are found as they appear.
 
     Raises:
         VersionMismatchError: No manifest there.
@@ -77,6 +77,9 @@ class KnownVersions:
             self._add(source)
             return
         path = Path(source)
+        if path.is_file():
+            self._add(Manifest.read(path.parent.parent))
+            return
         if path.name.isdigit():
             self._add(Manifest.read(path))
             return

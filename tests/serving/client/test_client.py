@@ -226,6 +226,11 @@ def test_someone_unknown_among_members_gets_nobodys_embedding(make_ranker, membe
     assert (ranker.counters.adapted, ranker.counters.anonymous) == (4, 4)
 
 
+def test_a_time_limit_without_end_is_refused(make_ranker, member, candidates):
+    with pytest.raises(RequestError, match="timeout must be a number of seconds, received inf"):
+        make_ranker().rank(member, candidates, timeout=float("inf"))
+
+
 def test_a_faulty_request_among_many_is_named_by_position(make_ranker, member, candidates):
     with pytest.raises(RequestError, match=r"request 1: .*price.* is missing"):
         make_ranker().rank_many([(member, candidates), (member, {"tab": [1]})])
@@ -236,6 +241,8 @@ def test_a_faulty_request_among_many_is_named_by_position(make_ranker, member, c
     [
         ({"retries": 5}, r"retries must lie in 0\.\.4"),
         ({"timeout": 0.0}, "timeout must be a positive"),
+        ({"timeout": float("inf")}, "timeout must be a positive number of seconds, received inf"),
+        ({"tls": True}, r"tls must be a limaml_serving\.Tls, received True"),
         ({"version": 1, "version_label": "stable"}, "not both"),
         ({"version": 0}, "version must be positive"),
         ({"signature": "serve_examples"}, "signature must be 'rank' or 'serving_default'"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from limaml_serving import AsyncRanker, RequestError, ServingError
+from tfrec_limaml.errors import LimamlError
 
 
 @pytest.fixture
@@ -131,3 +132,8 @@ def test_a_cancelled_request_leaves_the_client_usable(with_ranker, server, membe
         return await ranker.rank(member, candidates)
 
     assert with_ranker(work, version=1).model_version == 1
+
+
+def test_a_client_that_is_created_outside_of_an_event_loop_is_refused(store, make_manifest):
+    with pytest.raises(LimamlError, match="create it in a coroutine"):
+        AsyncRanker("127.0.0.1:1", store, manifest=make_manifest())

@@ -206,6 +206,8 @@ def test_manifests_are_found_from_the_export_the_ranker_or_one_version(export, m
     assert KnownVersions(export).newest.version == 3
     assert KnownVersions(export / "ranker").get(1).version == 1
     assert KnownVersions(export / "ranker" / "2").get(1) is None
+    file = export / "ranker" / "2" / "assets.extra" / "manifest.json"
+    assert KnownVersions(file).newest.version == 2
     assert KnownVersions(make_manifest(9)).newest.version == 9
 
 

@@ -146,7 +146,8 @@ class Manifest:
         path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+            json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, default=float) + "\n",
+            encoding="utf-8",
         )
         return path
 

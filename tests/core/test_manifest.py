@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfrec_limaml.errors import VersionMismatchError
 from tfrec_limaml.manifest import Manifest, latest_version
@@ -29,6 +32,12 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path, manifest):
     path = manifest.write(tmp_path / "3")
     assert path == tmp_path / "3" / "assets.extra" / "manifest.json"
     assert Manifest.read(tmp_path / "3") == manifest
+
+
+def test_metrics_may_be_numbers_of_any_library(tmp_path, manifest):
+    metrics = {"auc": np.float32(0.5), "tasks": np.int64(3), "loss": tf.constant(0.25)}
+    dataclasses.replace(manifest, metrics=metrics).write(tmp_path / "3")
+    assert Manifest.read(tmp_path / "3").metrics == {"auc": 0.5, "tasks": 3.0, "loss": 0.25}
 
 
 @pytest.mark.parametrize("change", ["not json", {"colour": 1}, {"model_version": None}])

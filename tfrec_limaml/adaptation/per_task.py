@@ -23,7 +23,13 @@ from tfrec_limaml.adaptation.inner_weights import (
     shared_product,
     with_task_axis,
 )
-from tfrec_limaml.keras_internals import Functional, is_seed, run_graph, takes_training
+from tfrec_limaml.keras_internals import (
+    Functional,
+    is_seed,
+    layers_within,
+    run_graph,
+    takes_training,
+)
 
 Weights = Sequence[Any]  # tensors with a task axis, or the cheaper forms of `inner_weights`
 
@@ -53,13 +59,14 @@ def apply_per_task(
 
 def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
     """Traces a built layer over two tasks; raises `ValueError` naming the first part that cannot be
-    batched.
+    batched, or a layer that adds losses.
 
     Args:
         layer: A built layer.
         inputs: One task's input ``[S, ...]``, a tensor or a nest.
     """
     with tf.init_scope():
+        _refuse_losses(layer, inputs)
         weights = [
             tf.repeat(tf.convert_to_tensor(v)[None], 2, 0) for v in layer.trainable_variables
         ]
@@ -67,6 +74,21 @@ def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
         tf.function(
             lambda x: apply_per_task(layer, weights, x, training=True), autograph=False
         ).get_concrete_function(values)
+
+
+def _refuse_losses(layer: keras.layers.Layer, inputs: Any) -> None:
+    """Raises `ValueError` if a call of the layer adds a loss: calls under per-task weights would
+    lose it.
+    """
+    with keras.StatelessScope(collect_losses=True) as scope:
+        layer(inputs, **_training(layer, True))
+    if scope.losses:
+        regularised = [part for part in layers_within(layer) if part.activity_regularizer]
+        raise ValueError(
+            f"layer {(regularised or [layer])[0].name!r} adds a loss to the objective "
+            "(activity_regularizer or add_loss), which is not possible under per-task weights; "
+            "regularise its weights instead (kernel_regularizer)"
+        )
 
 
 def _apply(

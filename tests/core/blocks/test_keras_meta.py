@@ -15,6 +15,12 @@ from tfrec_limaml.errors import LimamlError
 L = keras.layers
 
 
+class _AddsLoss(L.Layer):
+    def call(self, inputs):
+        self.add_loss(keras.ops.mean(inputs))
+        return inputs
+
+
 def test_unadapted_embeddings_are_the_layer_s_output(make_model, make_samples):
     block = make_model("keras").meta_block
     rows = flatten_tasks(make_samples([3, 2])["features"])
@@ -37,6 +43,14 @@ def test_a_frozen_part_is_shared_and_stays_as_it_is(shapes):
         (
             lambda: keras.Sequential([L.Dense(4), L.BatchNormalization(name="bn")]),
             r"layer 'bn' \(BatchNormalization\) cannot be batched",
+        ),
+        (
+            lambda: keras.Sequential([L.Dense(5), L.Dense(4, activity_regularizer="l2", name="r")]),
+            r"layer 'r' adds a loss .*kernel_regularizer",
+        ),
+        (
+            lambda: keras.Sequential([L.Dense(4), _AddsLoss()], name="all"),
+            r"layer 'all' adds a loss .*add_loss",
         ),
         (
             lambda: L.Dense(7, name="wide"),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tfrec_limaml.adaptation.inner_weights import FORMS, DualKernel, LowRankKernel, SharedWeight
+from tfrec_limaml.errors import LimamlError
 
 #: Tensors ``[T, ...]``, or the cheaper forms of `tfrec_limaml.adaptation.inner_weights`.
 Weights = list[Any]
@@ -54,7 +55,15 @@ def adapt(
 
     Returns:
         The adapted weights and the losses before each step.
+
+    Raises:
+        LimamlError: There are steps, but no weights.
     """
+    if steps and not weights:
+        raise LimamlError(
+            "nothing can be adapted: all variables that the inner loop adapts are frozen; set "
+            "trainable=True for some of them, or take no steps (inner_steps=0, fine_tune_steps=0)"
+        )
     rates = (
         list(learning_rates)
         if isinstance(learning_rates, Sequence)

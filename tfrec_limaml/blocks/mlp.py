@@ -202,6 +202,8 @@ def initial_forms(variables: Sequence[keras.Variable], encoded: tf.Tensor) -> li
     """Cheap forms of the weights of dense layers, the first of which reads `encoded` ``[T, S,
     F]``.
     """
+    if not variables:  # frozen
+        return []
     values = [tf.convert_to_tensor(v) for v in variables]
     tasks = tf.shape(encoded)[0]
     first = (

@@ -116,8 +116,14 @@ class TaskLoops(FitsUnderStrategies):
         # Keras would build them on a forward pass over `data`, which holds tasks, not rows.
         build_compiled(self, tf.zeros([1, 1]), tf.zeros([1, 1]))
         spec = getattr(data, "element_spec", data if is_task_batch(data) else None)
-        if self.built or spec is None:
+        if self.built or (isinstance(data, Mapping) and spec is None):
             return
+        if spec is None:
+            raise ValueError(
+                "the model is not built: give it a tf.data.Dataset or one batch of tasks first, "
+                "or call build({name: (None, ...)}) with the shapes of the encoded features; "
+                f"received {type(data).__name__}"
+            )
         if not is_task_batch(spec):
             raise ValueError(
                 "expected a dataset of task batches with 'support' and 'query' (see "

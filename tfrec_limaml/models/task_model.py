@@ -86,7 +86,7 @@ class TaskModel(TwoBlockModel):
 
         A task whose loss is not finite is dropped and counted.
         """
-        data = _batch(data)
+        data = step_data(data)
         step = sum_over_replicas(self._step(data["support"], data["query"]))
         self.dropped_tasks.assign_add(step.dropped)
         self.optimizer.apply(step.gradients, self.trainable_variables)
@@ -95,7 +95,7 @@ class TaskModel(TwoBlockModel):
 
     def test_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
         """Measures query predictions, after fine-tuning on the support set if `fine_tune` is on."""
-        data = _batch(data)
+        data = step_data(data)
         support, query = data["support"], data["query"]
         outputs = self.task_outputs(support, query)
         mask = query["weight"] > 0
@@ -120,7 +120,7 @@ class TaskModel(TwoBlockModel):
         ``timestamp``, ``task_key``, ``last_seen`` (the task's latest support timestamp, 0 without
         any) and passthrough columns (the schema's `carry`).
         """
-        data = _batch(data)
+        data = step_data(data)
         if not is_task_batch(data):
             return self(data, training=False)
         return self.query_rows(data, self.task_outputs(data["support"], data["query"]))
@@ -178,6 +178,19 @@ class TaskModel(TwoBlockModel):
         return loss, [tf.convert_to_tensor(g) for g in gradients], tf.math.is_finite(total)
 
 
-def _batch(data: Any) -> Any:
-    """The batch from the argument of a Keras step: the batch itself or a tuple of one."""
-    return data[0] if isinstance(data, tuple) else data
+def step_data(data: Any) -> Any:
+    """The data of a Keras step, from its argument: a batch of tasks with float labels and weights,
+    or encoded rows.
+    """
+    data = data[0] if isinstance(data, tuple) else data
+    if not is_task_batch(data):
+        return data
+    return {**data, **{part: _with_floats(data[part]) for part in ("support", "query")}}
+
+
+def _with_floats(samples: Samples) -> dict[str, Any]:
+    """The samples; label and weight have one type, float32 unless the label is float64."""
+    label = tf.convert_to_tensor(samples["label"])
+    dtype = tf.float64 if label.dtype == tf.float64 else tf.float32
+    weight = tf.convert_to_tensor(samples["weight"])
+    return {**samples, "label": tf.cast(label, dtype), "weight": tf.cast(weight, dtype)}

@@ -158,6 +158,11 @@ class TwoBlockModel(TaskLoops):
             **kwargs: As in Keras. ``steps_per_execution=8`` makes `fit` faster if steps are short;
                 callbacks are then called once every 8 batches.
         """
+        if kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                "loss_weights weigh the losses of several outputs, and there is one; received "
+                f"{kwargs['loss_weights']!r}"
+            )
         self._task_loss = sample_loss(loss)
         self._loss_derivatives = loss_derivatives(loss)
         self.binary = is_binary(loss)

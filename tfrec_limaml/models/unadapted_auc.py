@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfrec_limaml.models.maml_model import MAMLModel
+from tfrec_limaml.models.task_model import step_data
 
 
 class _Untracked:
@@ -50,7 +51,7 @@ class ReportsUnadaptedAuc(MAMLModel):
         if not self.fine_tune:
             return result
         for metric in self._reported.metrics:
-            batch = data[0] if isinstance(data, tuple) else data
+            batch = step_data(data)
             query = batch["query"]
             outputs = self.adapted_outputs(
                 self.adapt_tasks(batch["support"], None), query["features"]

@@ -259,6 +259,54 @@ def test_mixed_precision_and_gradient_accumulation_train():
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize(("label", "weight"), [("int64", "int32"), ("bool", "bool"), ("f2", "f4")])
+def test_labels_and_weights_of_any_type_mean_what_they_mean_as_floats(label, weight):
+    def measured(label, weight):
+        batch = _batch(np.random.default_rng(1))
+        for part in batch.values():
+            part.update(label=part["label"].astype(label), weight=part["weight"].astype(weight))
+        model = _model()
+        return [
+            model.train_on_batch(batch),
+            *model.test_on_batch(batch),
+            *model.predict_on_batch(batch)["probability"],
+        ]
+
+    np.testing.assert_allclose(measured(label, weight), measured("f", "f"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_a_model_that_is_not_built_cannot_be_built_from_any_iterable(method):
+    def batches():
+        yield (_batch(np.random.default_rng(1)),)
+
+    with pytest.raises(ValueError, match=r"not built: give it a tf\.data\.Dataset.*generator"):
+        getattr(_model(), method)(batches())
+    model = _model()
+    model.build({"meta": (None, 3), "other": (None, 2)})
+    getattr(model, method)(batches(), verbose=0)
+
+
+def test_weights_of_several_outputs_are_refused():
+    with pytest.raises(ValueError, match=r"loss_weights .* received \[0\.5\]"):
+        _model().compile(loss_weights=[0.5])
+
+
+@pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML])
+def test_a_network_of_which_nothing_can_be_adapted_is_refused_unless_it_takes_no_steps(cls):
+    batch = _batch(np.random.default_rng(1))
+    model = _model(cls)
+    model.train_on_batch(batch)
+    model.meta_block.trainable = model.global_block.trainable = False
+    model.compile(run_eagerly=True)
+    for call in (model.train_on_batch, model.test_on_batch, model.predict_on_batch):
+        with pytest.raises(LimamlError, match=r"nothing can be adapted: .* are frozen"):
+            call(batch)
+    model.inner_steps = model.fine_tune_steps = 0
+    assert model.train_on_batch(batch) > 0
+    assert len(model.predict_on_batch(batch)["label"]) > 0
+
+
 def test_a_dataset_of_rows_is_refused_with_what_is_expected():
     with pytest.raises(ValueError, match="task batches with 'support' and 'query'"):
         _model().fit(tf.data.Dataset.from_tensors({"x": [1.0]}))

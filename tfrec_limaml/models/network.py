@@ -35,6 +35,9 @@ class RecommenderNetwork(keras.layers.Layer):
             self.meta_block.build(features_shape)
         if not self.global_block.built:
             self.global_block.build(features_shape, (None, self.meta_block.embedding_dim))
+        for block in (self.meta_block, self.global_block):
+            if not block.trainable:
+                _freeze(block)
         self.built = True
 
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
@@ -108,6 +111,14 @@ class RecommenderNetwork(keras.layers.Layer):
         adapted = {id(v): w for v, w in zip(self.adaptable_variables, weights, strict=True)}
         embedding = _call_block(self.meta_block, adapted, (dict(features),), training)
         return _call_block(self.global_block, adapted, (dict(features), embedding), training)
+
+
+def _freeze(block: keras.layers.Layer) -> None:
+    """Freezes the parts of a block whose argument ``trainable`` was False: they were made after
+    it was read.
+    """
+    block.trainable = True  # TensorFlow ignores an assignment of the present value
+    block.trainable = False
 
 
 def _call_block(

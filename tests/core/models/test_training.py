@@ -275,6 +275,18 @@ def test_labels_and_weights_of_any_type_mean_what_they_mean_as_floats(label, wei
     np.testing.assert_allclose(measured(label, weight), measured("f", "f"), rtol=1e-6)
 
 
+@pytest.mark.parametrize("frozen", ["meta_block", "global_block"])
+def test_a_frozen_block_is_frozen_in_a_saved_model_too(frozen, tmp_path):
+    model = _model()
+    model.build({"meta": (None, 3), "other": (None, 2)})
+    getattr(model, frozen).trainable = False
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    expected = [v.trainable for v in model.weights]
+    assert [v.trainable for v in loaded.weights] == expected
+    assert 0 < sum(expected) < len(expected)
+
+
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 def test_a_model_that_is_not_built_cannot_be_built_from_any_iterable(method):
     def batches():

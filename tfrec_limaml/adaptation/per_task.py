@@ -96,12 +96,26 @@ def _apply(
 ) -> Any:
     if not weights and _keeps_no_state(operation):
         return _all_rows(operation, args, kwargs, training)
-    rule = _RULES.get(type(operation))
+    rule = _rule(operation)
     if rule not in (_dense, _sequential, _functional):
         weights = [with_task_axis(w) for w in weights]
     if rule is not None and len(args) == 1 and not kwargs:
         return rule(operation, weights, args[0], training)
     return _vectorized(operation, weights, args, kwargs, training)
+
+
+def _rule(operation: Any) -> Callable[..., Any] | None:
+    """The function for this kind of layer. Those for single layers expect all of its weights: None
+    if some are frozen, or others stand for them, as under LoRA.
+    """
+    rule = _RULES.get(type(operation))
+    whole = rule in (_sequential, _functional) or rule is None or trains_all(operation)
+    return rule if whole else None
+
+
+def trains_all(layer: keras.layers.Layer) -> bool:
+    """Whether all weights of a layer are trainable."""
+    return len(layer.trainable_variables) == len(layer.weights)
 
 
 def _all_rows(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.per_task import apply_per_task, check_batchable
+from tfrec_limaml.adaptation.per_task import apply_per_task, check_batchable, trains_all
 from tfrec_limaml.blocks.base import MetaBlock
 from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
 from tfrec_limaml.blocks.mlp import initial_forms
@@ -127,6 +127,8 @@ def _starts_dense(layers: Sequence[keras.layers.Layer], encoded: tf.Tensor) -> b
     first = layers[0]
     weighted = [layer for layer in layers if layer.trainable_variables]
     return first in weighted and all(
-        type(layer) is keras.layers.Dense and layer.compute_dtype == encoded.dtype
+        type(layer) is keras.layers.Dense
+        and trains_all(layer)
+        and layer.compute_dtype == encoded.dtype
         for layer in weighted
     )

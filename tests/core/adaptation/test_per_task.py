@@ -79,6 +79,32 @@ def test_all_tasks_at_once_equal_the_layer_task_by_task(name):
     )
 
 
+@pytest.mark.parametrize(
+    ("make", "frozen"),
+    [
+        (lambda: L.Dense(4), "kernel"),
+        (lambda: L.Dense(4), "bias"),
+        (lambda: L.Dense(4), None),
+        (lambda: L.LayerNormalization(), "gamma"),
+        (lambda: L.LayerNormalization(), "beta"),
+    ],
+)
+def test_single_weights_of_a_layer_may_be_frozen_or_of_low_rank(make, frozen):
+    with _policy("float64"):
+        layer = make()
+    layer.build((None, F))
+    rng = np.random.default_rng(0)
+    layer.set_weights([rng.normal(size=v.shape) for v in layer.weights])
+    if frozen is None:
+        layer.enable_lora(2)
+    else:
+        getattr(layer, frozen).trainable = False
+    weights, inputs = _weights(layer, rng), tf.constant(rng.normal(size=(T, S, F)))
+    np.testing.assert_allclose(
+        apply_per_task(layer, weights, inputs), _one_by_one(layer, weights, inputs), rtol=1e-9
+    )
+
+
 def test_embeddings_are_looked_up_in_each_task_s_table():
     layer = L.Embedding(5, 2)
     layer.build((None,))

@@ -63,6 +63,15 @@ def test_a_layer_that_does_not_fit_is_refused_when_the_block_is_built(layer, mes
         KerasMetaBlock(layer(), 4).build(shapes)
 
 
+def test_a_dense_layer_with_a_frozen_kernel_starts_from_copies_of_its_bias(shapes):
+    dense = L.Dense(4)
+    block = KerasMetaBlock(keras.Sequential([dense]), 4)
+    block.build(shapes)
+    dense.kernel.trainable = False
+    (bias,) = block.initial_weights(tf.zeros([2, 5, 3]))
+    assert bias.shape == (2, 4)
+
+
 def test_what_is_no_layer_is_refused():
     with pytest.raises(ValueError, match="layer must be a Keras layer or model, received 'relu'"):
         KerasMetaBlock("relu", 4)

@@ -46,7 +46,7 @@ class ReportsUnadaptedAuc(MAMLModel):
         return [*super().metrics, *reported.metrics]
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """See `TaskModel.test_step`."""
+        """See `TaskModel.test_step`. All real rows count alike, as in the other metrics."""
         result = super().test_step(data)
         if not self.fine_tune:
             return result
@@ -60,7 +60,6 @@ class ReportsUnadaptedAuc(MAMLModel):
             metric.update_state(
                 tf.boolean_mask(query["label"], rows)[:, None],
                 self.predictions(tf.boolean_mask(outputs, rows))[:, None],
-                tf.boolean_mask(query["weight"], rows),
             )
             result[metric.name] = metric.result()
         return result

@@ -31,6 +31,20 @@ def call_of(training: bool) -> LayerCall:
     )
 
 
+def check_blocks(meta_block: Any, global_block: Any) -> None:
+    """Raises `ValueError` if these are not blocks, naming the class that makes one of them."""
+    if not isinstance(meta_block, MetaBlock):
+        raise ValueError(
+            f"meta_block must be a MetaBlock, received {type(meta_block).__name__}; wrap Keras "
+            "layers: KerasMetaBlock(layer, embedding_dim)"
+        )
+    if not isinstance(global_block, GlobalBlock):
+        raise ValueError(
+            f"global_block must be a GlobalBlock, received {type(global_block).__name__}; wrap a "
+            "functional Keras model: FunctionalGlobalBlock(model)"
+        )
+
+
 def calls_per_task(block: keras.layers.Layer) -> bool:
     """Whether a block's own class defines ``call_per_task``: an inherited one may not match what
     the class computes.

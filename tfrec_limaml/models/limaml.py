@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.pooling import pool
+from tfrec_limaml.blocks.base import check_blocks
 from tfrec_limaml.features import Features, feature_specs
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.closed_form import solve_offsets
@@ -73,6 +74,7 @@ class LiMAML(ReportsUnadaptedAuc):
         pooling: str = "latest",
         **kwargs: Any,
     ) -> None:
+        check_blocks(meta_block, global_block)
         if adaptation is None:
             adaptation = "gauss-newton" if meta_block.stores_offset else "gradient"
         if adaptation not in ("gradient", "gauss-newton"):

@@ -15,7 +15,7 @@ from tfrec_limaml.adaptation.losses import (
     per_task_mean,
     sample_loss,
 )
-from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
+from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock, check_blocks
 from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import take_gradients_as_summed
 from tfrec_limaml.models.network import RecommenderNetwork
@@ -70,6 +70,7 @@ class TwoBlockModel(TaskLoops):
         adaptation_strength: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        check_blocks(meta_block, global_block)
         super().__init__(**kwargs)
         self.network = RecommenderNetwork(
             meta_block, global_block, dtype=self.dtype_policy, name="network"

@@ -299,6 +299,24 @@ def test_a_model_that_is_not_built_cannot_be_built_from_any_iterable(method):
     getattr(model, method)(batches(), verbose=0)
 
 
+@pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML, Vanilla])
+def test_what_is_no_block_is_refused_with_the_class_that_makes_one(cls):
+    layer = keras.layers.Dense(2)
+    with pytest.raises(ValueError, match=r"received Dense; .* KerasMetaBlock\(layer"):
+        cls(layer, MLPGlobalBlock((5,)))
+    with pytest.raises(ValueError, match=r"received MLPMetaBlock; .* FunctionalGlobalBlock\(model"):
+        cls(MLPMetaBlock((4,), 2), MLPMetaBlock((4,), 2))
+
+
+def test_the_auc_before_adaptation_counts_rows_as_the_other_auc_does():
+    batch = _batch(np.random.default_rng(1))
+    model = _model()
+    batch["query"]["weight"] *= np.random.default_rng(2).integers(1, 9, (8, 3))
+    model.adaptation_strength = 0.0
+    measured = model.test_on_batch(batch, return_dict=True)
+    assert measured["unadapted_auc"] == measured["auc"]
+
+
 def test_weights_of_several_outputs_are_refused():
     with pytest.raises(ValueError, match=r"loss_weights .* received \[0\.5\]"):
         _model().compile(loss_weights=[0.5])

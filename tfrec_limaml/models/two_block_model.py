@@ -167,6 +167,7 @@ class TwoBlockModel(TaskLoops):
         self._task_loss = sample_loss(loss)
         self._loss_derivatives = loss_derivatives(loss)
         self.binary = is_binary(loss)
+        self._default_metrics = metrics is None
         if metrics is None and self.binary:
             metrics = [
                 keras.metrics.AUC(name="auc"),
@@ -177,6 +178,13 @@ class TwoBlockModel(TaskLoops):
         )
         if self.distribute_strategy.num_replicas_in_sync > 1:
             take_gradients_as_summed(self.optimizer)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Arguments of `compile`. Default metrics are left to it: they are more than Keras knows
+        (``unadapted_auc``).
+        """
+        config: dict[str, Any] = super().get_compile_config()
+        return {**config, "metrics": None} if config and self._default_metrics else config
 
     def compile_from_config(self, config: Mapping[str, Any]) -> None:
         """Compiles a loaded model as it was saved."""

@@ -317,6 +317,18 @@ def test_the_auc_before_adaptation_counts_rows_as_the_other_auc_does():
     assert measured["unadapted_auc"] == measured["auc"]
 
 
+@pytest.mark.parametrize("metrics", [None, ["mae"], []])
+def test_a_loaded_model_reports_the_metrics_of_the_saved_one(metrics, tmp_path):
+    batch = _batch(np.random.default_rng(1))
+    model = _model()
+    model.compile(metrics=metrics, run_eagerly=True)
+    expected = model.test_on_batch(batch, return_dict=True)
+    assert ("unadapted_auc" in expected) == (metrics is None)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.test_on_batch(batch, return_dict=True) == pytest.approx(expected)
+
+
 def test_weights_of_several_outputs_are_refused():
     with pytest.raises(ValueError, match=r"loss_weights .* received \[0\.5\]"):
         _model().compile(loss_weights=[0.5])

@@ -59,11 +59,8 @@ def adapt(
     Raises:
         LimamlError: There are steps, but no weights.
     """
-    if steps and not weights:
-        raise LimamlError(
-            "nothing can be adapted: all variables that the inner loop adapts are frozen; set "
-            "trainable=True for some of them, or take no steps (inner_steps=0, fine_tune_steps=0)"
-        )
+    if steps:
+        _require_some(weights)
     rates = (
         list(learning_rates)
         if isinstance(learning_rates, Sequence)
@@ -95,6 +92,14 @@ def adapt(
             for w, g, rate in zip(weights, gradients, rates, strict=True)
         ]
     return Adaptation(weights, losses)
+
+
+def _require_some(weights: Weights) -> None:
+    if not weights:
+        raise LimamlError(
+            "nothing can be adapted: all variables that the inner loop adapts are frozen; set "
+            "trainable=True for some of them, or take no steps (inner_steps=0, fine_tune_steps=0)"
+        )
 
 
 def _per_parameter(rate: Any) -> bool:

@@ -59,8 +59,7 @@ def adapt(
     Raises:
         LimamlError: There are steps, but no weights.
     """
-    if steps:
-        _require_some(weights)
+    _check_weights(weights, steps)
     rates = (
         list(learning_rates)
         if isinstance(learning_rates, Sequence)
@@ -94,8 +93,8 @@ def adapt(
     return Adaptation(weights, losses)
 
 
-def _require_some(weights: Weights) -> None:
-    if not weights:
+def _check_weights(weights: Weights, steps: int) -> None:
+    if steps and not weights:
         raise LimamlError(
             "nothing can be adapted: all variables that the inner loop adapts are frozen; set "
             "trainable=True for some of them, or take no steps (inner_steps=0, fine_tune_steps=0)"

@@ -20,8 +20,11 @@ from tfrec_limaml.training.train import train
 
 Array = npt.NDArray[np.float64]
 
-#: Candidate L2 penalties; the best by validation AUC is kept.
+#: Candidate L2 penalties of the coefficients, and then of the intercept (infinite: none); the best
+#: by validation AUC are kept.
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
+INTERCEPT_PENALTIES = (0.3, 1.0, 3.0, 10.0, np.inf)
+_FIRST_INTERCEPT_PENALTY = 3.0
 NEWTON_STEPS = 5
 
 
@@ -39,17 +42,35 @@ def glmix(data: Data, seed: int) -> Outcome:
         s: (dense(getattr(data, s), data.encoder) - mean) / deviation
         for s in ("train", "validation", "test")
     }
-    best = (-1.0, 0.0)
-    for penalty in PENALTIES:
-        adapted = _adapted(data, ("train",), "validation", logits, inputs, penalty)
-        best = max(best, (auc(data.validation.label, adapted), penalty))
-    adapted = _adapted(data, ("train", "validation"), "test", logits, inputs, best[1])
+
+    def validation_auc(penalty: float, intercept: float) -> float:
+        penalties = penalty, intercept
+        adapted = _adapted(data, ("train",), "validation", logits, inputs, penalties)
+        return auc(data.validation.label, adapted)
+
+    by_penalty = {p: validation_auc(p, _FIRST_INTERCEPT_PENALTY) for p in PENALTIES}
+    penalty = max(by_penalty, key=by_penalty.__getitem__)
+    by_intercept = {p: validation_auc(penalty, p) for p in INTERCEPT_PENALTIES}
+    intercept = max(by_intercept, key=by_intercept.__getitem__)
+    penalties = penalty, intercept
+    adapted = _adapted(data, ("train", "validation"), "test", logits, inputs, penalties)
     return Outcome(
         1 / (1 + np.exp(-adapted)),
-        best[0],
+        by_intercept[intercept],
         unadapted=1 / (1 + np.exp(-logits["test"])),
-        settings={"penalty": best[1]},
+        settings={
+            "penalty": penalty,
+            "intercept_penalty": None if np.isinf(intercept) else intercept,
+        },
     )
+
+
+def with_intercept(inputs: Array, penalty: float, intercept_penalty: float) -> Array:
+    """The inputs ``[n, F + 1]`` with a constant, whose coefficient under `penalty` has the prior of
+    an intercept under `intercept_penalty`.
+    """
+    constant = np.full((len(inputs), 1), np.sqrt(penalty / intercept_penalty))
+    return np.concatenate([inputs, constant], 1)
 
 
 def fit_task(inputs: Array, label: Array, offset: Array, penalty: float) -> Array:
@@ -82,8 +103,12 @@ def _adapted(
     later: str,
     logits: dict[str, Array],
     inputs: dict[str, Array],
-    penalty: float,
+    penalties: tuple[float, float],
 ) -> Array:
+    """Logits of the later rows with random effects of the earlier ones, under penalties of the
+    coefficients and of the intercept.
+    """
+    inputs = {s: with_intercept(inputs[s], *penalties) for s in (*earlier, later)}
     rows: Rows = getattr(data, later)
     parts = [getattr(data, s) for s in earlier]
     keys = np.concatenate([r.task_key for r in parts])
@@ -97,7 +122,7 @@ def _adapted(
         history = order[first:last]
         if len(history):
             mask = rows.task_key == key
-            weights = fit_task(features[history], label[history], offset[history], penalty)
+            weights = fit_task(features[history], label[history], offset[history], penalties[0])
             result[mask] += inputs[later][mask] @ weights
     return result
 

@@ -13,7 +13,7 @@ import pytest
 
 from tfrec_limaml.commands.compare import markdown
 from tfrec_limaml.comparison import run as comparison
-from tfrec_limaml.comparison.random_effects import fit_task
+from tfrec_limaml.comparison.random_effects import fit_task, with_intercept
 from tfrec_limaml.comparison.rivals import Data, Outcome
 from tfrec_limaml.comparison.rows import Rows
 from tfrec_limaml.comparison.summary import summarise
@@ -203,6 +203,22 @@ def test_random_effects_solve_the_penalised_logistic_regression():
     probability = 1 / (1 + np.exp(-(offset + inputs @ actual)))
     gradient = inputs.T @ (probability - label) + 2.0 * actual
     np.testing.assert_allclose(gradient, np.zeros(9), atol=1e-6)
+
+
+@pytest.mark.parametrize("intercept_penalty", [0.5, 7.0, np.inf])
+def test_the_intercept_of_a_random_effect_has_a_penalty_of_its_own(intercept_penalty):
+    random = np.random.default_rng(4)
+    inputs, offset = random.normal(size=(6, 3)), random.normal(size=6)
+    label = np.array([1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
+    extended = with_intercept(inputs, 2.0, intercept_penalty)
+    coefficients = fit_task(extended, label, offset, penalty=2.0)
+    rest = 1 / (1 + np.exp(-(offset + extended @ coefficients))) - label
+    np.testing.assert_allclose(inputs.T @ rest, -2.0 * coefficients[:3], atol=1e-6)
+    intercept = extended[0, 3] * coefficients[3]
+    if np.isinf(intercept_penalty):
+        assert intercept == 0
+    else:
+        np.testing.assert_allclose(rest.sum(), -intercept_penalty * intercept, atol=1e-6)
 
 
 def test_grouped_auc_weighs_tasks_by_their_rows_and_ndcg_looks_at_the_top():

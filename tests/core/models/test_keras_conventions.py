@@ -1,0 +1,162 @@
+"""What users of Keras do with any model: change settings, freeze, save, pass data of other types."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from small_models import small_model, task_batch, task_batches
+
+from tfrec_limaml import EntireNetworkMAML, LiMAML, MLPGlobalBlock, MLPMetaBlock, Vanilla
+from tfrec_limaml.errors import LimamlError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fine_tune_steps": 4},
+        {"inner_learning_rate": 3.0, "inner_steps": 2, "unadapted_loss_weight": 1.0},
+    ],
+)
+def test_settings_that_are_changed_after_training_hold_for_traced_functions_too(settings):
+    dataset = task_batches()
+
+    def losses(traced):
+        model = small_model(traced=traced, averaging="sample")
+
+        def measured():
+            loss = model.fit(dataset, verbose=0).history["loss"][0]
+            adapted = model.predict(dataset, verbose=0)["probability"]
+            return [loss, model.evaluate(dataset, verbose=0)[0], *adapted]
+
+        before = measured()
+        for name, value in settings.items():
+            setattr(model, name, value)
+        return before, measured()
+
+    before, after = losses(traced=True)
+    expected_before, expected_after = losses(traced=False)
+    np.testing.assert_allclose(before, expected_before, rtol=1e-4)
+    np.testing.assert_allclose(after, expected_after, rtol=1e-4)
+
+
+def test_a_callback_may_change_a_setting_of_the_training_that_it_watches():
+    class Slower(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.inner_learning_rate /= 4
+            self.model.fine_tune_steps += 1
+
+    dataset = task_batches()
+    curves = [
+        small_model(traced=traced)
+        .fit(dataset, validation_data=dataset, epochs=2, verbose=0, callbacks=[Slower()])
+        .history
+        for traced in (True, False)
+    ]
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(curves[0][name], curves[1][name], rtol=1e-4, err_msg=name)
+
+
+def test_a_setting_that_is_changed_to_what_it_cannot_be_is_refused_and_kept():
+    model = small_model()
+    for name, value in {
+        "fine_tune_steps": -1,
+        "averaging": "rows",
+        "inner_learning_rate": -1,
+    }.items():
+        before = getattr(model, name)
+        with pytest.raises(ValueError, match=f"{name} must be .*{value}"):
+            setattr(model, name, value)
+        assert getattr(model, name) == before
+
+
+@pytest.mark.parametrize(("label", "weight"), [("int64", "int32"), ("bool", "bool"), ("f2", "f4")])
+def test_labels_and_weights_of_any_type_mean_what_they_mean_as_floats(label, weight):
+    def measured(label, weight):
+        batch = task_batch(np.random.default_rng(1))
+        for part in batch.values():
+            part.update(label=part["label"].astype(label), weight=part["weight"].astype(weight))
+        model = small_model()
+        return [
+            model.train_on_batch(batch),
+            *model.test_on_batch(batch),
+            *model.predict_on_batch(batch)["probability"],
+        ]
+
+    np.testing.assert_allclose(measured(label, weight), measured("f", "f"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", ["meta_block", "global_block"])
+def test_a_frozen_block_is_frozen_in_a_saved_model_too(frozen, tmp_path):
+    model = small_model()
+    model.build({"meta": (None, 3), "other": (None, 2)})
+    getattr(model, frozen).trainable = False
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    expected = [v.trainable for v in model.weights]
+    assert [v.trainable for v in loaded.weights] == expected
+    assert 0 < sum(expected) < len(expected)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_a_model_that_is_not_built_cannot_be_built_from_any_iterable(method):
+    def batches():
+        yield (task_batch(np.random.default_rng(1)),)
+
+    with pytest.raises(ValueError, match=r"not built: give it a tf\.data\.Dataset.*generator"):
+        getattr(small_model(), method)(batches())
+    model = small_model()
+    model.build({"meta": (None, 3), "other": (None, 2)})
+    getattr(model, method)(batches(), verbose=0)
+
+
+@pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML, Vanilla])
+def test_what_is_no_block_is_refused_with_the_class_that_makes_one(cls):
+    layer = keras.layers.Dense(2)
+    with pytest.raises(ValueError, match=r"received Dense; .* KerasMetaBlock\(layer"):
+        cls(layer, MLPGlobalBlock((5,)))
+    with pytest.raises(ValueError, match=r"received MLPMetaBlock; .* FunctionalGlobalBlock\(model"):
+        cls(MLPMetaBlock((4,), 2), MLPMetaBlock((4,), 2))
+
+
+def test_the_auc_before_adaptation_counts_rows_as_the_other_auc_does():
+    batch = task_batch(np.random.default_rng(1))
+    model = small_model()
+    batch["query"]["weight"] *= np.random.default_rng(2).integers(1, 9, (8, 3))
+    model.adaptation_strength = 0.0
+    measured = model.test_on_batch(batch, return_dict=True)
+    assert measured["unadapted_auc"] == measured["auc"]
+
+
+@pytest.mark.parametrize("metrics", [None, ["mae"], []])
+def test_a_loaded_model_reports_the_metrics_of_the_saved_one(metrics, tmp_path):
+    batch = task_batch(np.random.default_rng(1))
+    model = small_model()
+    model.compile(metrics=metrics, run_eagerly=True)
+    expected = model.test_on_batch(batch, return_dict=True)
+    assert ("unadapted_auc" in expected) == (metrics is None)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.test_on_batch(batch, return_dict=True) == pytest.approx(expected)
+
+
+def test_weights_of_several_outputs_are_refused():
+    with pytest.raises(ValueError, match=r"loss_weights .* received \[0\.5\]"):
+        small_model().compile(loss_weights=[0.5])
+
+
+@pytest.mark.parametrize("cls", [LiMAML, EntireNetworkMAML])
+def test_a_network_of_which_nothing_can_be_adapted_is_refused_unless_it_takes_no_steps(cls):
+    batch = task_batch(np.random.default_rng(1))
+    model = small_model(cls)
+    model.train_on_batch(batch)
+    model.meta_block.trainable = model.global_block.trainable = False
+    model.compile(run_eagerly=True)
+    for call in (model.train_on_batch, model.test_on_batch, model.predict_on_batch):
+        with pytest.raises(LimamlError, match=r"nothing can be adapted: .* are frozen"):
+            call(batch)
+    model.inner_steps = model.fine_tune_steps = 0
+    assert model.train_on_batch(batch) > 0
+    assert len(model.predict_on_batch(batch)["label"]) > 0

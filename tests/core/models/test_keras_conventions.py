@@ -1,4 +1,4 @@
-"""What users of Keras do with any model: change settings, freeze, save, pass data of other types."""
+"""What users of Keras do with any model: they change settings, freeze, save, pass other types."""
 
 from __future__ import annotations
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tfrec_limaml.datasets import card, conform, guess, raw, registry, user_files
-from tfrec_limaml.datasets.text_format import TextFormat
+from tfrec_limaml.datasets.text_format import NULL_WORDS, TextFormat
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.folder import SCHEMA_FILE
@@ -76,15 +77,37 @@ def _files(
     result = card.data_card(data, invalid)
     if guessed is not None:
         result["warnings"] += guessed.checks
+        if table.unnamed:
+            remark = f"left out: columns without a name in line 1: {table.unnamed}"
+            result["warnings"].append(remark)
         result["schema_yaml"] = yaml.safe_dump(
             guessed.schema.to_dict(), sort_keys=False, allow_unicode=True
         )
         if write_schema is not None:
-            try:
-                guessed.schema.save(write_schema)
-            except OSError as error:
-                raise LimamlError(f"cannot write {write_schema}: {error}") from error
+            _save(guessed.schema, write_schema)
+            result["schema_written"] = str(write_schema)
+            result["next"] = _prepare_command(path, write_schema, text or TextFormat())
     return result
+
+
+def _save(schema: Schema, path: str | Path) -> None:
+    try:
+        schema.save(path)
+    except OSError as error:
+        raise LimamlError(f"cannot write {path}: {error}") from error
+
+
+def _prepare_command(path: Path, schema: str | Path, text: TextFormat) -> str:
+    """The command that prepares a file with the schema that was written for it."""
+    words = ["limaml", "datasets", "prepare", "--schema", str(schema), "--interactions", str(path)]
+    if text.delimiter is not None:
+        delimiter = (
+            text.delimiter if text.delimiter.isprintable() else f"\\x{ord(text.delimiter):02x}"
+        )
+        words += ["--delimiter", delimiter]
+    if text.null_words != NULL_WORDS:
+        words += [f"--null-word={word}" for word in text.null_words]
+    return f"{shlex.join(words)} --output RAW"
 
 
 def _without_tables(schema: Schema) -> Schema:

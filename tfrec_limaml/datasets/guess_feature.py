@@ -21,7 +21,7 @@ from tfrec_limaml.datasets.column_shapes import (
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.schema import DType, Feature, Role
 
-_OUTCOME_PARTS = r"click|conver|like|purchase|view|follow|comment|forward|share|hate|stay|dwell|play_time|watch|response|outcome"  # noqa: E501
+_OUTCOME_PARTS = r"click|conver|like|purchase|view|follow|comment|forward|share|hate|stay|dwell|play_time|watch|response|outcome|(^|_)enter(ed)?(_|$)"  # noqa: E501
 _DATE = r"(^|_)date$|^date"
 #: A single feature that ranks the label this well is almost certainly known only afterwards.
 _TOO_GOOD = 0.95

@@ -46,17 +46,31 @@ def render_card(card: dict[str, Any]) -> str:
             lines.append(f"  {field}: {card['source'][field]}")
     for warning in card.get("warnings", ()):
         lines.append(f"  check: {warning}")
-    if "schema_yaml" in card:
+    return "\n".join([*lines, *_schema_lines(card), *_written_lines(card)])
+
+
+def _schema_lines(card: dict[str, Any]) -> list[str]:
+    """The suggested schema, where it was written, and the next command."""
+    if "schema_yaml" not in card:
+        return []
+    lines = [
+        "",
+        "# the suggested schema; the lines marked 'check' above say what to verify",
+        card["schema_yaml"].rstrip(),
+    ]
+    if "schema_written" in card:
         lines += [
             "",
-            "# the suggested schema; the lines marked 'check' above say what to verify",
-            card["schema_yaml"].rstrip(),
+            f"# written to {card['schema_written']}; check and edit it, then: {card['next']}",
         ]
-    if "written" in card:
-        lines.append(
-            f"  written to {card['written']}; next: limaml prepare {card['written']} --output TASKS"
-        )
-    return "\n".join(lines)
+    return lines
+
+
+def _written_lines(card: dict[str, Any]) -> list[str]:
+    if "written" not in card:
+        return []
+    folder = card["written"]
+    return [f"  written to {folder}; next: limaml prepare {folder} --output TASKS"]
 
 
 def _definition_lines(name: str, facts: dict[str, Any]) -> list[str]:

@@ -31,10 +31,13 @@ class BadRow:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Some rows of a file: those of the table, and malformed ones."""
+    """Some rows of a file: those of the table, malformed ones, and the number of the file's columns
+    that have no name and are left out (with its first rows only).
+    """
 
     table: pa.Table
     bad: tuple[BadRow, ...] = ()
+    unnamed: int = 0
 
     @property
     def count(self) -> int:

@@ -93,7 +93,7 @@ def with_partitions(rows: Rows, values: Values, columns: Sequence[str] | None = 
         if name not in table.column_names and (columns is None or name in columns):
             column = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
             table = table.append_column(name, column)
-    return Rows(table, rows.bad)
+    return Rows(table, rows.bad, rows.unnamed)
 
 
 def read_parquet(

@@ -27,6 +27,8 @@ SEPARATORS = (",", "\t", ";")
 _MARK = "\ufdd0"
 _BLOCK_BYTES = 1 << 22  # a row must fit into one block
 _HEADER_BYTES = 1 << 20
+#: First bytes of compressed files, and the ending of such a file's name.
+_PACKED = {b"\x1f\x8b": ".csv.gz", b"\x28\xb5\x2f\xfd": ".csv.zst", b"BZh9": ".csv.bz2"}
 
 
 def read_csv(
@@ -49,7 +51,8 @@ def read_csv(
         At least one table, so that the columns are known.
 
     Raises:
-        SchemaError: The header is missing, is not UTF-8, or names a column twice.
+        SchemaError: The header is missing, is not UTF-8, or names a column twice; the file is
+            compressed, but its name does not say so.
     """
     with open_file() as first:
         line, ending, remainder = first.readline(_HEADER_BYTES).partition(b"\r")
@@ -58,7 +61,8 @@ def read_csv(
     present = [name for name in header if name and (columns is None or name in columns)]
     if columns is not None and not set(columns) <= {*header, *elsewhere}:
         present = [name for name in header if name]
-    yield Rows(pa.table({name: pa.array([], pa.string()) for name in present}))
+    empty = pa.table({name: pa.array([], pa.string()) for name in present})
+    yield Rows(empty, unnamed=header.count(""))
     if not has_rows:
         return
     if not present:  # no column is wanted, but a table without columns has no rows
@@ -184,7 +188,10 @@ def _with_escapes(text: str) -> str:
 
 
 def _header(line: bytes, delimiter: str | None) -> tuple[list[str], str]:
-    """Column names and the separator: the given one, else the most frequent outside of quotes."""
+    """Column names without the spaces around them, and the separator: the given one, else the most
+    frequent outside of quotes.
+    """
+    _check_packed(line)
     try:
         text = line.decode("utf-8-sig").strip("\n")
     except UnicodeDecodeError as error:
@@ -195,10 +202,21 @@ def _header(line: bytes, delimiter: str | None) -> tuple[list[str], str]:
     separator = delimiter or max(SEPARATORS, key=unquoted.count)
     try:
         options = pyarrow.csv.ParseOptions(delimiter=separator)
-        names = pyarrow.csv.read_csv(
+        cells = pyarrow.csv.read_csv(
             pa.BufferReader(f"{text}\n".encode()), parse_options=options
         ).column_names
     except pa.ArrowInvalid as error:
         raise SchemaError(f"line 1 holds no column names: {error}") from error
+    names = [cell.strip() for cell in cells]
     check_names([name for name in names if name])
-    return list(names), separator
+    return names, separator
+
+
+def _check_packed(line: bytes) -> None:
+    """Refuses a compressed file whose name does not say so."""
+    for start, ending in _PACKED.items():
+        if line.startswith(start):
+            raise SchemaError(
+                f"the file is compressed, but its name does not say so: let its name end in "
+                f"{ending}, or unpack it"
+            )

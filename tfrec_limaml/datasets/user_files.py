@@ -36,11 +36,13 @@ class Table:
         malformed: Number of malformed rows, by reason.
         files: For a folder or a pattern: the number of files ``read``, those that are ``empty``,
             and the number of ``markers``.
+        unnamed: Number of columns without a name, which are left out; of several files the largest.
     """
 
     frame: pd.DataFrame
     malformed: Mapping[str, int]
     files: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unnamed: int = 0
 
 
 def load_own(
@@ -98,16 +100,18 @@ def read_table(
     parts, skipped_files = part_files.find(path)
     tables: dict[str, pa.Table] = {}
     bad_rows: list[tuple[str, BadRow]] = []
+    unnamed = 0
     for file in parts:
         rows = _read_file(file, text or TextFormat())
         tables[file] = pa.concat_tables([part.table for part in rows])
         bad_rows += [(file, row) for part in rows for row in part.bad]
+        unnamed = max(unnamed, *(part.unnamed for part in rows), 0)
     table = part_files.concatenate(tables, needed)
     _check_malformed(table.num_rows, bad_rows, max_malformed)
     if not table.num_rows:
         raise SchemaError(f"{path} has a header, but no rows")
     counts = Counter(f"malformed row ({row.reason})" for _, row in bad_rows)
-    return Table(_frame(table), dict(counts), skipped_files)
+    return Table(_frame(table), dict(counts), skipped_files, unnamed)
 
 
 def _read_file(path: str, text: TextFormat) -> list[Rows]:

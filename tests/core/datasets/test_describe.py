@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +11,7 @@ import pytest
 import yaml
 
 from tfrec_limaml import datasets
+from tfrec_limaml.cli import main
 from tfrec_limaml.datasets import column_names, raw
 from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema.schema import Schema
@@ -217,3 +220,36 @@ def test_a_file_in_which_no_separator_is_found_is_refused_with_the_option(tmp_pa
     (tmp_path / "clicks.csv").write_text("user_id|at|bought\n1|1700000000|1\n")
     with pytest.raises(SchemaError, match=r"one column only, .user_id\|at\|bought.*--delimiter"):
         datasets.describe(tmp_path / "clicks.csv")
+
+
+@pytest.mark.parametrize("name", ["is_profile_enter", "entered", "n_watch"])
+def test_a_column_named_like_an_outcome_is_left_out(described, name):
+    features, checks = described(**{name: lambda n: n * 7 % 3}, center=lambda n: n * 7 % 3)
+    assert name not in features
+    assert f"left out: {name} looks like another outcome" in checks
+    assert "center" in features
+
+
+def test_spaces_around_names_do_not_belong_to_them_and_columns_without_a_name_are_counted(tmp_path):
+    rows = "".join(f"{n},{n % 9},{1_700_000_000 + n},{n % 2}, {n * 3 % 7}\n" for n in range(90))
+    (tmp_path / "clicks.csv").write_text(f" ,user_id, at , clicked,price\n{rows}")
+    result = datasets.describe(tmp_path / "clicks.csv")
+    schema = yaml.safe_load(result["schema_yaml"])
+    assert (schema["label"]["name"], schema["timestamp"]) == ("clicked", "at")
+    assert [f["name"] for f in schema["features"]] == ["user_id", "price"]
+    assert "left out: columns without a name in line 1: 1" in result["warnings"]
+
+
+def test_the_command_that_prepares_the_file_with_the_written_schema_is_named(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{n % 9}\x01{1_700_000_000 + n}\x01{n % 2}\x01NA\n" for n in range(90))
+    (tmp_path / "my clicks.csv").write_text(f"user_id\x01at\x01clicked\x01price\n{rows}")
+    text = ["--delimiter", r"\x01", "--null-word", "NA"]
+    describe = ["datasets", "describe", "my clicks.csv", "--write-schema", "my.yaml", *text]
+    assert main(describe) == 0
+    start, _, command = capsys.readouterr().out.rpartition("then: limaml ")
+    assert start.endswith("# written to my.yaml; check and edit it, ")
+    assert main(shlex.split(command.replace("RAW", "raw"))) == 0
+    assert len(raw.read_raw(tmp_path / "raw").interactions) == 90

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 
@@ -80,6 +81,8 @@ def test_separators_and_compression_are_recognised(files, own_frame, separator, 
             "is the file complete",
         ),
         ("blank.csv", b"\n\n", "line 1 is empty"),
+        ("gz.csv", gzip.compress(b"a,b\n1,2\n", mtime=0), r"is compressed.*end in \.csv\.gz"),
+        ("bz.csv", bz2.compress(b"a,b\n1,2\n"), r"is compressed.*end in \.csv\.bz2"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):

@@ -99,9 +99,15 @@ def _checkpoints(args: argparse.Namespace, is_chief: bool) -> Any:
 
 
 def _render(result: dict[str, Any]) -> str:
+    auc = result["best_val_auc"]
+    best = (
+        "no validation AUC, because all validation labels are of one class: early stopping kept "
+        "the first epoch; give `limaml prepare` other split dates or more rows"
+        if auc is None
+        else f"best validation AUC {auc:.4f}"
+    )
     return (
-        f"{result['algorithm']}: {result['epochs']} epochs in {result['seconds']:.0f} s, best "
-        f"validation AUC {result['best_val_auc']:.4f}; "
+        f"{result['algorithm']}: {result['epochs']} epochs in {result['seconds']:.0f} s, {best}; "
         f"model at {result['model']}" + _losses(result) + _validation_choices(result)
     )
 

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.options import (
     ADAPTATIONS,
     ALGORITHMS,
@@ -18,6 +19,12 @@ from tfrec_limaml.training.options import (
     TrainOptions,
     recipe,
 )
+
+#: Options that only one kind of adaptation reads.
+_OF_GRADIENT_STEPS = frozenset(
+    ("inner_learning_rate", "first_order", "second_order_steps", "learn_inner_rates")
+)
+_OF_THE_CLOSED_FORM = frozenset(("prior_precision",))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -241,11 +248,39 @@ def options_from(args: argparse.Namespace) -> TrainOptions:
         for name, value in vars(args).items()
         if name in fields - {"task"} and value is not None
     }
-    return recipe(args.recipe).replace(**values)
+    options = recipe(args.recipe).replace(**values)
+    _check_read(options, set(values))
+    return options
+
+
+def _check_read(options: TrainOptions, given: set[str]) -> None:
+    """Refuses options of the command line that the chosen adaptation does not read."""
+    model = options.model
+    if "sweeps" in given and model.joint_task is None:
+        raise LimamlError("--sweeps needs --joint-task; pass both, or leave it out")
+    if options.algorithm != "limaml":  # a reference may be trained with the options of LiMAML
+        return
+    closed_form = model.chosen_adaptation == "gauss-newton"
+    if unread := given & (_OF_GRADIENT_STEPS if closed_form else _OF_THE_CLOSED_FORM):
+        used, remedy = (
+            ("the closed form", "pass --adaptation gradient or another --meta-block")
+            if closed_form
+            else ("gradient steps", "adapt the meta block 'offset' in closed form")
+        )
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))
+        raise LimamlError(
+            f"tasks are adapted by {used}, which do{'es' if closed_form else ''} not read {names}: "
+            f"leave it out, or {remedy}"
+        )
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part)
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers such as 128,64, received {text!r}"
+        ) from error
 
 
 def _fraction(text: str) -> float | tuple[float, float]:

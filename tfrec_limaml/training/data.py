@@ -56,6 +56,14 @@ class TrainingData:
         """The side of the validation tasks."""
         return None if self.joint is None else self.joint.side
 
+    def validation_labels(self) -> set[float]:
+        """The distinct labels of the validation rows."""
+        found: set[float] = set()
+        for batch in self.validation:
+            query = batch["query"]
+            found |= set(tf.boolean_mask(query["label"], query["weight"] > 0).numpy().tolist())
+        return found
+
     @classmethod
     def of(
         cls,

@@ -5,6 +5,8 @@ demo and the benchmarks.
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from tfrec_limaml.errors import LimamlError
@@ -92,6 +94,7 @@ class ModelOptions:
                 f"needs the meta_block 'offset', received {self.meta_block!r} with adaptation "
                 f"{self.chosen_adaptation!r} and prior {self.prior!r}"
             )
+        self._check_numbers()
         _one_of("meta_block", self.meta_block, META_BLOCKS)
         _one_of("global_block", self.global_block, GLOBAL_BLOCKS)
         _one_of("prior", self.prior, PRIORS)
@@ -106,6 +109,31 @@ class ModelOptions:
             raise LimamlError(
                 "adaptation 'gauss-newton' needs the meta_block 'offset', received "
                 f"{self.meta_block!r}; choose one of the two, or do not set adaptation"
+            )
+
+    def _check_numbers(self) -> None:
+        _at_least(
+            self,
+            {
+                **{"inner_steps": 0, "fine_tune_steps": 0, "second_order_steps": 0, "sweeps": 1},
+                **{"shrinkage": 0, "projection_shrinkage": 0, "dropout": 0},
+                **{"inner_learning_rate": 0, "unadapted_loss_weight": 0},
+                "embedding_dim": 2 if self.global_block == "dot_product" else 1,
+            },
+        )
+        if not self.dropout < 1:
+            raise LimamlError(f"dropout must be less than 1, received {self.dropout}")
+        if not 0 < self.prior_precision < math.inf:
+            raise LimamlError(f"prior_precision must be positive, received {self.prior_precision}")
+        for name in ("meta_units", "global_units"):
+            if any(width < 1 for width in getattr(self, name)):
+                raise LimamlError(f"{name} must be at least 1 each, received {getattr(self, name)}")
+        if self.global_block == "dot_product" and not self.global_units:
+            raise LimamlError("global_units needs at least one width, received none")
+        if self.first_order and self.second_order_steps:
+            raise LimamlError(
+                "first_order leaves no second-order steps, received second_order_steps "
+                f"{self.second_order_steps}: leave out one of the two"
             )
 
     @classmethod
@@ -203,9 +231,10 @@ class TrainOptions:
                 f"support_reduction {self.model.support_reduction!r} is for gradient steps; the "
                 "closed form always sums: leave it out, or choose adaptation 'gradient'"
             )
-        for name in ("epochs", "batch_rows"):
-            if getattr(self, name) < 1:
-                raise LimamlError(f"{name} must be at least 1, received {getattr(self, name)}")
+        ones = {"epochs": 1, "batch_rows": 1, "batch_size": 1}
+        _at_least(self, {**ones, "patience": 0, "weight_decay": 0, "warmup_steps": 0, "seed": 0})
+        if not 0 < self.learning_rate < math.inf:
+            raise LimamlError(f"learning_rate must be positive, received {self.learning_rate}")
         if not 0.0 <= self.average_weights < 1.0:
             raise LimamlError(
                 "average_weights must be at least 0 and less than 1, received "
@@ -245,6 +274,14 @@ def recipe(name: str) -> TrainOptions:
     """The options of a named recipe: ``"default"`` or ``"paper"``."""
     _one_of("recipe", name, ("default", "paper"))
     return TrainOptions.paper() if name == "paper" else TrainOptions()
+
+
+def _at_least(options: Any, bounds: Mapping[str, float]) -> None:
+    """Refuses numbers that are below their bound, infinite or not a number; None is not set."""
+    for name, bound in bounds.items():
+        value = getattr(options, name)
+        if value is not None and not bound <= value < math.inf:
+            raise LimamlError(f"{name} must be at least {bound}, received {value}")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

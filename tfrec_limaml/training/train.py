@@ -175,7 +175,7 @@ def _fit(
     seconds = round(time.perf_counter() - started, 2)
     curves = {name: [float(v) for v in values] for name, values in history.history.items()}
     result = {
-        **_curve_summary(options, curves, seconds),
+        **_curve_summary(options, curves, seconds, data),
         "batch_size": data.batch_size,
         "workers": workers.share.workers,
         "options": dataclasses.asdict(options),
@@ -205,12 +205,18 @@ def _callbacks(
 
 
 def _curve_summary(
-    options: TrainOptions, curves: dict[str, list[float]], seconds: float
+    options: TrainOptions,
+    curves: dict[str, list[float]],
+    seconds: float,
+    data: TrainingData,
 ) -> dict[str, Any]:
+    best = max(curves["val_auc"])
+    # Keras gives 0 where the AUC is undefined.
+    undefined = best == 0 and len(data.validation_labels()) < 2
     return {
         "algorithm": options.algorithm,
         "epochs": len(curves["loss"]),
-        "best_val_auc": max(curves["val_auc"]),
+        "best_val_auc": None if undefined else best,
         "best_val_score": max(curves[ValidationScore.NAME]),
         "seconds": seconds,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 import pytest
 
@@ -58,8 +59,51 @@ def test_the_papers_recipe_takes_one_gradient_step_on_the_query_loss_alone():
         ),
         ({"support_reduction": "median"}, "support_reduction must be one of .*received 'median'"),
         ({"support_reduction": "sum"}, "support_reduction 'sum' is for gradient steps; the closed"),
+        ({"embedding_dim": 1}, "embedding_dim must be at least 2, received 1"),
+        ({"embedding_dim": 0, "global_block": "mlp"}, "embedding_dim must be at least 1"),
+        ({"inner_steps": -1}, "inner_steps must be at least 0, received -1"),
+        ({"inner_learning_rate": math.nan}, "inner_learning_rate must be at least 0, received nan"),
+        ({"dropout": 1.0}, "dropout must be less than 1, received 1.0"),
+        ({"prior_precision": 0.0}, "prior_precision must be positive, received 0.0"),
+        ({"meta_units": (8, 0)}, r"meta_units must be at least 1 each, received \(8, 0\)"),
+        ({"global_units": ()}, "global_units needs at least one width"),
+        ({"projection_shrinkage": -5.0}, "projection_shrinkage must be at least 0, received -5.0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, received 0"),
+        ({"patience": -1}, "patience must be at least 0, received -1"),
+        ({"learning_rate": -1e-3}, "learning_rate must be positive, received -0.001"),
+        ({"seed": -1}, "seed must be at least 0, received -1"),
+        (
+            {"first_order": True, "second_order_steps": 1},
+            "first_order leaves no second-order steps, received second_order_steps 1",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(changes, said):
     with pytest.raises(LimamlError, match=said):
         TrainOptions().replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--first-order"], "closed form, which does not read --first-order"),
+        (["--recipe=paper", "--meta-block=offset", "--inner-learning-rate=0.2"], "does not read"),
+        (["--learn-inner-rates", "--second-order-steps=1"], "read --learn-inner-rates, --second"),
+        (["--meta-block=mlp", "--prior-precision=2"], "steps, which do not read --prior-precision"),
+        (["--sweeps=3"], "--sweeps needs --joint-task"),
+    ],
+)
+def test_an_option_that_the_chosen_adaptation_does_not_read_is_refused(flags, said):
+    with pytest.raises(LimamlError, match=said):
+        _parsed(*flags)
+
+
+def test_a_reference_is_trained_with_the_options_of_limaml():
+    given = _parsed("--algorithm", "maml", "--inner-learning-rate", "0.2", "--first-order")
+    assert given.model.first_order
+
+
+def test_widths_that_are_no_numbers_are_refused_in_plain_words(capsys):
+    with pytest.raises(SystemExit):
+        _parsed("--meta-units", "64,a")
+    assert "must be whole numbers such as 128,64, received '64,a'" in capsys.readouterr().err

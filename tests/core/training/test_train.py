@@ -12,6 +12,7 @@ import tensorflow as tf
 from evaluation_fixtures import SCHEMA
 from toys import write_split
 
+from tfrec_limaml.commands.train import COMMAND
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.training.data import TrainingData
 from tfrec_limaml.training.options import TrainOptions
@@ -133,3 +134,18 @@ def test_a_model_that_does_not_adapt_tasks_has_no_support_losses(tasks_folder):
     options = TrainOptions(algorithm="vanilla", epochs=1).replace(global_units=(4,))
     result = train(tasks_folder, options).result
     assert not [name for name in result if name.startswith(("support_loss", "adaptation"))]
+
+
+def test_an_auc_of_one_class_is_not_reported_as_zero(tasks_folder, tmp_path):
+    folder = tmp_path / "tasks"
+    shutil.copytree(tasks_folder, folder)
+    row = {"signal": 0.5, "kind": 1, "timestamp": 0, "label": 0.0}
+    for file in (folder / "member").glob("validation-*"):
+        file.unlink()
+    records = [record_format.encode_task(SCHEMA, f"m{member}", [row] * 3, 1) for member in range(4)]
+    write_split(folder, "member", "validation", records)
+    options = TrainOptions(algorithm="vanilla", epochs=1)
+    result = train(folder, options.replace(meta_units=(4,), global_units=(4,))).result
+    assert result["best_val_auc"] is None
+    text = COMMAND.render(result | {"model": "m"})
+    assert "no validation AUC, because all validation labels are of one class" in text

@@ -13,6 +13,7 @@ from typing import Any
 
 from tfrec_limaml import staging
 from tfrec_limaml.cli import Command
+from tfrec_limaml.commands.evaluate_text import render
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
@@ -62,8 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluates; see the description."""
     path = args.run / "evaluation.json"
-    if path.exists() and not args.overwrite:
-        raise LimamlError(f"{path} exists; pass --overwrite to evaluate again")
+    _check_arguments(args, path)
     models = sorted(args.run.glob("*.keras"), key=lambda p: (p.stem != "vanilla", p.stem))
     if not models:
         raise LimamlError(f"no model in {args.run}; run `limaml train` first")
@@ -102,6 +102,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     result = _without_nan(_summary(args.split, models[0].stem, results, bayes_auc(rows)))
     staging.write_text(path, json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _check_arguments(args: argparse.Namespace, path: Path) -> None:
+    if not args.dormant_days >= 0:
+        raise LimamlError(f"--dormant-days must be at least 0, received {args.dormant_days:g}")
+    if path.exists() and not args.overwrite:
+        raise LimamlError(f"{path} exists; pass --overwrite to evaluate again")
 
 
 def _summary(
@@ -230,64 +237,10 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _render(result: dict[str, Any]) -> str:
-    lines = [f"{result['split']}: {result['rows']} rows of {result['tasks']} tasks", ""]
-    gain_title = f"gain over {result['gain_over']} (95 %)"
-    lines.append(
-        f"{'algorithm':10} {'fine-tuned':>15} {'AUC':>8} {'95 % interval':>17} {gain_title:>28} "
-        f"{'log loss':>9} {'calibr.':>8} {'task AUC':>9}"
-    )
-    for row in result["results"]:
-        adaptation = "as served" if row.get("served") else "yes" if row["fine_tune"] else "no"
-        adaptation = f"{row['side'][:9]} alone" if "side" in row else adaptation
-        interval = f"{_number(row['auc_low'])} - {_number(row['auc_high'])}"
-        lines.append(
-            f"{row['algorithm']:10} {adaptation:>15} {_number(row['auc']):>8} {interval:>17} "
-            f"{_gain(row):>28} {_number(row['log_loss']):>9} "
-            f"{_number(row['calibration'], '.3f'):>8} {_number(row['per_task_auc']):>9}"
-        )
-    if "bayes_auc" in result:
-        lines.append(f"best possible AUC {result['bayes_auc']:.4f} (known for simulated data)")
-    best = max(result["results"], key=lambda row: row["auc"] or 0.0)
-    lines += ["", f"AUC of {best['algorithm']} by samples of history, and by cohort"]
-    lines.append(f"  {'':44} {'AUC':>8} {'95 % interval':>17} {gain_title:>28}")
-    lines += [_part(part) for part in (*best["slices"], *best["cohorts"])]
-    for row in result["results"]:
-        if "support_loss_before" in row:
-            lines.append(
-                f"support loss of {row['algorithm']}: {_number(row['support_loss_before'])} "
-                "before fine-tuning, "
-                f"{_number(row['support_loss_after'])} after; it rose for "
-                f"{_number(row['support_loss_rose'], '.1%')} of the tasks"
-            )
-    lines += [f"warning: {text}" for text in result.get("warnings", [])]
-    return "\n".join(lines)
-
-
-def _part(part: dict[str, Any]) -> str:
-    """The line of a slice; a reason instead of the interval where it has too few tasks or one
-    class.
-    """
-    line = f"  {part['slice']:16} {part['rows']:8} rows {part['tasks']:8} tasks  "
-    if "note" in part:
-        return f"{line} {_number(part['auc']):>8} {'-':>17} {'-':>28}  ({part['note']})"
-    interval = f"{_number(part['auc_low'])} - {_number(part['auc_high'])}"
-    return f"{line} {_number(part['auc']):>8} {interval:>17} {_gain(part):>28}"
-
-
-def _gain(row: dict[str, Any]) -> str:
-    value, low, high = (_number(row[n], "+.4f") for n in ("gain", "gain_low", "gain_high"))
-    return f"{value} ({low} {high})"
-
-
-def _number(value: float | None, form: str = ".4f") -> str:
-    return "n/a" if value is None else format(value, form)
-
-
 COMMAND = Command(
     help="measure trained models on held-out tasks",
     description=_DESCRIPTION,
     add_arguments=add_arguments,
     run=run,
-    render=_render,
+    render=render,
 )

@@ -60,7 +60,8 @@ def task_dataset(
         batch_size: Tasks per batch; the last batch may be smaller.
         support_fraction: Share of an unsplit record's samples, in time order, that form the support
             set. For a pair, a new share is drawn uniformly for each epoch and task (beyond the
-            paper). Records that are already split keep their split.
+            paper). One sample at least is a query sample. Records that are already split keep their
+            split.
         max_samples: Keep only the most recent samples of the support part (for unsplit records: of
             the record).
         shuffle: Shuffle the tasks in each epoch.

@@ -275,7 +275,8 @@ def render(report: dict[str, Any]) -> str:
     lines += [f"  {count} dead letters: {name}" for name, count in report["dead_letters"].items()]
     improvement = report.get("statistics", {}).get("loss_improvement")
     if improvement is not None:
-        lines.append(f"  adaptation lowers the mean loss by {improvement:.1%}")
+        verb = "lowers" if improvement >= 0 else "raises"
+        lines.append(f"  adaptation {verb} the mean loss by {abs(improvement):.1%}")
     if report.get("published"):
         lines.append(f"published {report['published']}; next: limaml serve EXPORT/ranker")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tfrec_limaml.cli import main
 from tfrec_limaml.commands.evaluate import COMMAND as EVALUATE
 from tfrec_limaml.commands.evaluate import warnings_of
 
@@ -29,10 +30,12 @@ def test_the_printed_table_has_the_gain_of_each_slice_and_no_interval_for_few_ta
     make_model().save(tmp_path / "limaml.keras")
     result = run_limaml("evaluate", tasks_folder, "--run", tmp_path)
     lines = EVALUATE.render(result).splitlines()
-    start = lines.index("AUC of limaml by samples of history, and by cohort")
+    best = max(result["results"], key=lambda row: row["auc"])
+    form = "fine-tuned" if best["fine_tune"] else "un-adapted"
+    form = "as served" if "served" in best else form
+    start = lines.index(f"AUC of limaml, {form}, by samples of history and by cohort")
     assert "gain over limaml (95 %)" in lines[start + 1]
     parts = {line[:18].strip(): line for line in lines[start + 2 :] if " tasks " in line}
-    best = max(result["results"], key=lambda row: row["auc"])
     for part in (*best["slices"], *best["cohorts"]):
         line = parts[part["slice"]]
         if part["tasks"] < 30:
@@ -42,6 +45,12 @@ def test_the_printed_table_has_the_gain_of_each_slice_and_no_interval_for_few_ta
             assert f"{part['gain']:+.4f} ({part['gain_low']:+.4f} {part['gain_high']:+.4f})" in line
     assert any(part["tasks"] < 30 for part in best["cohorts"])
     assert any(part["tasks"] >= 30 for part in best["cohorts"])
+
+
+@pytest.mark.parametrize("days", ["-3", "nan"])
+def test_days_that_cannot_be_are_refused_before_anything_is_scored(tmp_path, capsys, days):
+    assert main(["evaluate", str(tmp_path), "--run", str(tmp_path), "--dormant-days", days]) == 2
+    assert f"--dormant-days must be at least 0, received {days}" in capsys.readouterr().err
 
 
 def test_metrics_that_tell_nothing_are_among_the_warnings_once(

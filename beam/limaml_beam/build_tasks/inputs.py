@@ -66,6 +66,10 @@ class Inputs:
             for name, source in sources.items()
         }
 
+    def files(self) -> list[str]:
+        """Paths of all files that are read."""
+        return [path for s in (self.interactions, *self.tables.values()) for path in s.files]
+
     def check(self, schema: Schema, definitions: tuple[str, ...]) -> None:
         """Fails before any worker starts if a first file lacks a column, or has a column of a type
         in which no row can be valid.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import apache_beam as beam
 import yaml
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -20,7 +19,7 @@ from limaml_beam.build_tasks.pipeline import REPORT, construct
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.io import files, outcome, progress, runner_errors, staged_output
-from limaml_beam.io.pipeline_options import LOCAL_RUNNER
+from limaml_beam.io.pipeline_options import LOCAL_RUNNER, new_pipeline
 from limaml_beam.io.staged_output import write_file
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.errors import LimamlError
@@ -58,7 +57,7 @@ def build_tasks(
             ``<output>.rejected``. The next run to the same local output removes the files of a
             killed run.
     """
-    staged_output.check_free(output, overwrite)
+    staged_output.check_free(output, overwrite, STATISTICS_FILE, inputs.files())
     inputs.check(schema, settings.definitions)
     staging = staged_output.staging_of(output)
     try:
@@ -88,7 +87,7 @@ def _run(
     directory: str,
     options: PipelineOptions | None,
 ) -> None:
-    pipeline = beam.Pipeline(options=options)
+    pipeline = new_pipeline(options)
     shuffle = _shuffle(directory, options)
     construct(pipeline, schema, settings, inputs, directory, shuffle)
     with runner_errors.readable(directory):

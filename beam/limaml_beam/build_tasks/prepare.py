@@ -90,7 +90,7 @@ def _settings(
         definitions=definitions,
         max_samples=options.max_samples,
         max_query=options.max_query,
-        shards=options.shards or by_size,
+        shards=by_size if options.shards is None else options.shards,
         partitions=by_size,
         prior=_prior(options, schema),
         episodes=_episodes(options, schema),

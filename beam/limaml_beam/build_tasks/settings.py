@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -101,8 +102,8 @@ def date_fields(
     Raises:
         LimamlError: No dates, dates in the wrong order, or a window that is not positive.
     """
-    if window_days is not None and window_days <= 0:
-        raise LimamlError(f"--window-days must be positive, received {window_days}")
+    if window_days is not None and not 0 < window_days < math.inf:
+        raise LimamlError(f"--window-days must be positive and finite, received {window_days}")
     window = FAR_FUTURE if window_days is None else round(window_days * DAY_MS)
     if recent_only:
         return _recent_dates(window, window_end)

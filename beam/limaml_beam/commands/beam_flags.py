@@ -78,5 +78,11 @@ def wrap_beam_flags(
     parser.add_argument("--json", action="store_true")
     if {"-h", "--help"} & set(argv):
         return list(argv)
-    unknown = parser.parse_known_args(argv)[1]
-    return [f"--beam={argument}" if argument in unknown else argument for argument in argv]
+    # A value of a flag for Beam may have the same text as another argument.
+    arguments = [_Argument(text) for text in argv]
+    unknown = {id(argument) for argument in parser.parse_known_args(arguments)[1]}
+    return [f"--beam={each}" if id(each) in unknown else str(each) for each in arguments]
+
+
+class _Argument(str):
+    """An argument that is told apart from others of the same text."""

@@ -251,7 +251,13 @@ def render(card: dict[str, Any]) -> str:
                 f"and {part['query_rows']} query rows"
             )
     lines += [f"  check: {warning}" for warning in card["warnings"]]
-    return "\n".join([*lines, f"next: limaml train {card['output']} --output RUN"])
+    trained = any(split == "train" for splits in card["tasks"].values() for split in splits)
+    following = (
+        f"limaml train {card['output']} --output RUN"
+        if trained
+        else f"limaml embed {card['output']} --export EXPORT --output EMBEDDINGS"
+    )
+    return "\n".join([*lines, f"next: {following}"])
 
 
 COMMAND = Command(

@@ -37,7 +37,7 @@ from limaml_beam.generate_embeddings.report import (
     write_report,
 )
 from limaml_beam.io import files, outcome, runner_errors, staged_output
-from limaml_beam.io.pipeline_options import use_options
+from limaml_beam.io.pipeline_options import new_pipeline, use_options
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import EmbeddingStore
@@ -76,7 +76,7 @@ def generate(
             letters.
     """
     options = use_options([*flags, *job.worker_flags])
-    staged_output.check_free(job.output, overwrite)
+    _check_free(job, overwrite)
     began, digest = time.time(), artefacts.manifest_digest(job.adapter)
     staging = staged_output.staging_of(job.output)
     try:
@@ -91,7 +91,7 @@ def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
     Otherwise as `generate`.
     """
     options = use_options([*flags, *job.worker_flags])
-    staged_output.check_free(job.output, overwrite)
+    _check_free(job, overwrite)
     staging = staged_output.launched_of(job.output)
     if not overwrite and files.exists(staging):
         raise LimamlError(
@@ -122,7 +122,7 @@ def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
             files stay where they are.
     """
     use_options(flags)
-    staged_output.check_free(job.output, overwrite)
+    _check_free(job, overwrite)
     staging = staged_output.launched_of(job.output)
     text = files.read_text(files.join(staging, LAUNCH_FILE))
     if text is None:
@@ -140,6 +140,11 @@ def finish(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
         record["manifest_digest"],
         record["began"],
     )
+
+
+def _check_free(job: EmbeddingJob, overwrite: bool) -> None:
+    inputs = (job.tasks, job.adapter)
+    staged_output.check_free(job.output, overwrite, staged_output.REPORT_FILE, inputs)
 
 
 def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -> None:
@@ -161,7 +166,7 @@ def _run(job: EmbeddingJob, folder: str, options: PipelineOptions, wait: bool) -
     paths = artefacts.task_files(job.tasks, manifest.task_definition)
     oldest = 0 if job.previous is None else _check_previous(job, job.previous, manifest)
     outcome.stage("embed")
-    pipeline = beam.Pipeline(options=options)
+    pipeline = new_pipeline(options)
     results = (
         pipeline
         | "Files" >> beam.Create(paths)

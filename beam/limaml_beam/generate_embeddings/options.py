@@ -5,6 +5,7 @@ the benchmarks.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 
 from tfrec_limaml.errors import LimamlError
@@ -41,8 +42,11 @@ class EmbedOptions:
             raise LimamlError(
                 f"max_bad_fraction must lie between 0 and 1, received {self.max_bad_fraction}"
             )
-        if self.max_age_days < 0:
-            raise LimamlError(f"max_age_days must not be negative, received {self.max_age_days}")
+        if not 0 <= self.max_age_days < math.inf:
+            raise LimamlError(
+                f"max_age_days must not be negative, received {self.max_age_days}; use a finite "
+                "number of days"
+            )
 
     @property
     def worker_flags(self) -> list[str]:

@@ -23,6 +23,7 @@ from limaml_beam.generate_embeddings.pipeline import (
     write_results,
 )
 from limaml_beam.io import files, runner_errors, staged_output
+from limaml_beam.io.pipeline_options import new_pipeline
 from limaml_beam.rows.columnar import sum_counts
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import Manifest
@@ -67,7 +68,7 @@ def run(job: EmbeddingJob, manifest: Manifest, folder: str, options: PipelineOpt
         turn_folder = files.join(folder, _TURNS, f"{side}-last" if last else str(turn))
         target = folder if last else turn_folder
         suffix = SUFFIXES[side] if last else ""
-        pipeline = beam.Pipeline(options=options)
+        pipeline = new_pipeline(options)
         results = (
             pipeline
             | "Files" >> beam.Create(records[side])

@@ -9,7 +9,7 @@ import fcntl
 import glob
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,34 @@ REPORT_FILE = "report.json"
 MARKERS = (SCHEMA_FILE, REPORT_FILE)
 
 
-def check_free(output: str, overwrite: bool) -> None:
-    """Raises `LimamlError` if the output exists and may not be replaced."""
-    if not overwrite and files.exists(output):
+def check_free(output: str, overwrite: bool, marker: str, inputs: Iterable[str] = ()) -> None:
+    """Raises `LimamlError` if the output exists and may not be replaced.
+
+    Args:
+        output: The folder to write.
+        overwrite: Whether an earlier output may be replaced. No other folder is: a wrong name
+            would remove what cannot be made again.
+        marker: A file that only outputs of this kind have. It is not asked for on object stores,
+            where a killed run may have removed it.
+        inputs: Files and folders that the run reads; they must not be removed with the output.
+    """
+    if not files.exists(output):
+        return
+    if not overwrite:
         raise LimamlError(f"{output} exists; give --overwrite to replace it, or another --output")
+    folder = files.join(output, "")
+    lost = next((path for path in inputs if files.join(path, "").startswith(folder)), None)
+    if lost is not None:
+        raise LimamlError(f"{output} holds the input {lost}: give another --output")
+    if (
+        files.has_folders(output)
+        and not files.exists(files.join(output, marker))
+        and (files.matching(output, "**") or not files.exists(folder))
+    ):
+        raise LimamlError(
+            f"{output} is not the output of an earlier run (no {marker} in it), so --overwrite "
+            "does not replace it: give another --output, or remove it yourself"
+        )
 
 
 def staging_of(output: str) -> str:

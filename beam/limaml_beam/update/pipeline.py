@@ -31,7 +31,7 @@ from apache_beam.transforms.userstate import (
 )
 
 from limaml_beam.generate_embeddings.artefacts import read_manifest, read_schema
-from limaml_beam.io.pipeline_options import use_options
+from limaml_beam.io.pipeline_options import new_pipeline, use_options
 from limaml_beam.update.job import Update, Updater
 from limaml_beam.update.kafka_settings import check_batches
 from limaml_beam.update.messages import Message
@@ -88,7 +88,7 @@ def run_pipeline(settings: KafkaPipeline, flags: Sequence[str]) -> None:
         _update_of(settings.update, store)
     options = use_options(flags)
     options.view_as(StandardOptions).streaming = True
-    pipeline = beam.Pipeline(options=options)
+    pipeline = new_pipeline(options)
     _build(pipeline, settings, columns)
     pipeline.run().wait_until_finish()
 

@@ -121,6 +121,17 @@ def test_an_existing_output_is_kept_unless_overwriting_is_asked_for(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "tasks"]
 
 
+def test_the_raw_files_are_not_replaced_by_their_records(
+    tmp_path, shop_schema, shop_frames, write_raw, capsys
+):
+    raw = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=60))
+    before = sorted(path.name for path in raw.iterdir())
+    for output in (raw, tmp_path, f"{raw}/../raw"):
+        assert main(["prepare", str(raw), "--output", str(output), "--overwrite"]) == 2
+        assert "give another --output" in capsys.readouterr().err
+    assert sorted(path.name for path in raw.iterdir()) == before
+
+
 def test_shuffles_of_the_in_process_runner_lie_in_files_that_go_with_the_run(
     tmp_path, shop_schema, shop_frames, write_raw, monkeypatch
 ):

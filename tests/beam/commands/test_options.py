@@ -59,6 +59,11 @@ def test_flags_change_what_they_name_and_nothing_else():
         (EmbedOptions, {"batch_size": 0}, "batch_size must be at least 1, received 0"),
         (EmbedOptions, {"keep_generations": 0}, "keep_generations must be at least 1, received 0"),
         (EmbedOptions, {"max_age_days": -1.0}, "max_age_days must not be negative, received -1"),
+        (
+            EmbedOptions,
+            {"max_age_days": float("nan")},
+            "max_age_days must not be negative, received nan",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_refused_by_name(options, changes, said):

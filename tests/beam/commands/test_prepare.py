@@ -129,6 +129,65 @@ def test_beam_flags_pass_through_the_program():
     assert local_by_default(["--runner=FlinkRunner"]).get_all_options()["runner"] == "FlinkRunner"
 
 
+def test_a_value_of_a_beam_flag_may_have_the_text_of_another_argument():
+    line = ["raw", "--output", "x", "--job_name", "x"]
+    assert wrap_beam_flags(add_arguments, line) == [
+        *("raw", "--output", "x", "--beam=--job_name", "--beam=x"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--window-dais=3"], "neither this command nor Beam has the flag '--window-dais=3'"),
+        (["--recent-onli"], "neither this command nor Beam has the flag '--recent-onli'"),
+        (["runner=FlinkRunner"], "Beam's flags begin with --, received 'runner=FlinkRunner'"),
+        (["--runner=Flink", "x"], "Beam's flags begin with --, received 'x'"),
+    ],
+)
+def test_a_flag_that_beam_would_ignore_is_refused(flags, message):
+    with pytest.raises(LimamlError, match=message):
+        local_by_default(flags)
+
+
+def test_flags_of_a_job_server_are_left_to_its_runner():
+    options = local_by_default(["--runner=FlinkRunner", "--job_server_option=3", "--region", "eu"])
+    assert options.get_all_options(retain_unknown_options=True)["job_server_option"] == "3"
+
+
+@pytest.mark.parametrize("runner", ["NoRunner", "DataflowRunner"])
+def test_flags_that_beam_refuses_are_an_error_of_one_line(
+    runner, tmp_path, shop_schema, shop_frames, write_raw, capsys
+):
+    raw = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=60))
+    output = ["--output", str(tmp_path / "tasks")]
+    assert main(["prepare", str(raw), *output, f"--beam=--runner={runner}"]) == 2
+    assert "error: Beam refuses its flags: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--shards", "0"], "shards must be at least 1, received 0"),
+        (["--window-days", "nan"], "--window-days must be positive and finite, received nan"),
+        (["--window-days", "inf"], "--window-days must be positive and finite, received inf"),
+    ],
+)
+def test_numbers_without_a_meaning_are_refused(
+    option, message, tmp_path, shop_schema, shop_frames, write_raw, capsys
+):
+    raw = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=60))
+    assert main(["prepare", str(raw), "--output", str(tmp_path / "tasks"), *option]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_next_command_fits_the_records(tmp_path, shop_schema, shop_frames, write_raw, capsys):
+    raw, tasks = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=150)), tmp_path / "tasks"
+    for options, following in (([], "limaml train"), (["--recent-only"], "limaml embed")):
+        assert main(["prepare", str(raw), "--output", str(tasks), "--overwrite", *options]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f"next: {following} {tasks} ")
+
+
 def test_dates_come_from_the_arguments_before_the_schema(shop_schema):
     dates = date_fields(shop_schema, test_start="2024-01-08", window_days=2)
     assert dates["test_start"] == parse_time("2024-01-08")

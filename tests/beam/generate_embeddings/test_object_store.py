@@ -99,7 +99,7 @@ def test_the_report_is_the_last_object_to_come_and_the_first_to_go(job, object_s
     object_store.changes.clear()
     staged_output.discard(job.output)
     assert object_store.changes[0] == ("delete", f"{job.output}/report.json")
-    assert staged_output.check_free(job.output, overwrite=False) is None
+    assert staged_output.check_free(job.output, False, staged_output.REPORT_FILE) is None
 
 
 def test_an_output_that_is_still_being_renamed_is_refused_by_every_reader(

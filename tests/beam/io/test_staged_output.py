@@ -3,9 +3,36 @@
 import pytest
 
 from limaml_beam.io import staged_output
+from tfrec_limaml.errors import LimamlError
 
 
 def test_a_file_that_cannot_be_created_says_why_and_not_that_it_cannot_be_removed(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="File exists"):
         staged_output.write_file(f"{tmp_path}/file/report.json", b"{}")
+
+
+def test_only_an_earlier_output_of_the_same_kind_is_replaced(tmp_path):
+    outputs = {name: tmp_path / name for name in ("earlier", "empty", "other", "file", "nested")}
+    (outputs["nested"] / "deeper").mkdir(parents=True)
+    (outputs["nested"] / "deeper" / "rows").touch()
+    for name in ("earlier", "empty", "other"):
+        outputs[name].mkdir()
+    (outputs["earlier"] / "report.json").touch()
+    (outputs["other"] / "rows.parquet").touch()
+    outputs["file"].touch()
+    for name in ("earlier", "empty"):
+        staged_output.check_free(str(outputs[name]), True, "report.json")
+    for name in ("other", "file", "nested"):
+        with pytest.raises(LimamlError, match=f"{name} is not the output of an earlier run"):
+            staged_output.check_free(str(outputs[name]), True, "report.json")
+
+
+def test_an_output_that_holds_an_input_is_not_replaced(tmp_path):
+    output = tmp_path / "tasks"
+    output.mkdir()
+    (output / "report.json").touch()
+    for path in (str(output), f"{output}/raw/rows.parquet"):
+        with pytest.raises(LimamlError, match=f"tasks/ holds the input {path}"):
+            staged_output.check_free(f"{output}/", True, "report.json", [path])
+    staged_output.check_free(str(output), True, "report.json", [f"{output}-raw/rows.parquet"])

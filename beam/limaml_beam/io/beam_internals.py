@@ -5,9 +5,14 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import apache_beam
+from apache_beam.runners.portability import local_job_service
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 
+from limaml_beam.io import worker_process
 from tfrec_limaml.internals import internal
 
 
@@ -34,3 +39,20 @@ def end_late_workers() -> None:
 
     close_for_all.ends_late_workers = True  # type: ignore[attr-defined]
     connection.close = close_for_all
+
+
+def end_workers_with_this_process() -> None:
+    """Makes Beam's local runner start worker processes that end when this process does, however it
+    ends; see `worker_process`. A second call changes nothing.
+    """
+    worker = internal(apache_beam, local_job_service, "SubprocessSdkWorker")
+    initialise = internal(apache_beam, worker, "__init__")
+    if hasattr(initialise, "ends_workers"):
+        return
+
+    def initialise_ending(self: Any, worker_command_line: bytes, *args: Any, **kwargs: Any) -> None:
+        command = worker_process.command_line(worker_command_line.decode(), os.getpid())
+        initialise(self, command.encode(), *args, **kwargs)
+
+    initialise_ending.ends_workers = True  # type: ignore[attr-defined]
+    worker.__init__ = initialise_ending

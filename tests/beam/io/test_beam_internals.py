@@ -1,14 +1,18 @@
 """What the jobs change in Apache Beam's local runner, and that a version without it is named."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 
 import apache_beam as beam
 import pytest
+from apache_beam.runners.portability import local_job_service
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 
 from limaml_beam.io import beam_internals as internals
+from limaml_beam.io import worker_process
 from tfrec_limaml.errors import LimamlError
 
 SLOW_WORKER = """
@@ -30,6 +34,20 @@ pipeline = beam.Pipeline(options=local_by_default(flags))
 pipeline | beam.Create([3]) | beam.Map(refuse)
 pipeline.run().wait_until_finish()
 """
+WAITING_JOB = """
+import time
+import apache_beam as beam
+from limaml_beam.io.pipeline_options import local_by_default
+
+def wait(number):
+    print("waiting", flush=True)
+    time.sleep(600)
+
+flags = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+pipeline = beam.Pipeline(options=local_by_default(flags))
+pipeline | beam.Create([3]) | beam.Map(wait)
+pipeline.run().wait_until_finish()
+"""
 
 
 @pytest.mark.slow
@@ -49,6 +67,47 @@ def test_a_failing_job_ends_although_a_worker_starts_late(tmp_path):
     assert done.returncode == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_process_that_started_them_however_it_ends(end):
+    """They hold its standard output open as long as they live."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING_JOB],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "waiting\n"
+            # A terminal sends Ctrl-C to all processes of the job.
+            os.killpg(process.pid, end) if end == signal.SIGINT else process.kill()
+            errors = process.communicate(timeout=60)[1]
+            assert process.returncode == -end
+            assert "Worker subprocess exited" not in errors
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_only_the_command_of_beams_own_worker_is_changed():
+    beam_command = f"python -m {worker_process.BEAM_MODULE}"
+    ours = worker_process.command_line(beam_command, 7)
+    assert ours == "exec python -m limaml_beam.io.worker_process 7"
+    for other in (ours, f"{beam_command} --flag", "bash worker.sh"):
+        assert worker_process.command_line(other, 7) == other
+
+
+def test_workers_are_started_by_the_changed_command_once():
+    internals.end_workers_with_this_process()
+    internals.end_workers_with_this_process()
+    command = f"python -m {worker_process.BEAM_MODULE}".encode()
+    worker = local_job_service.SubprocessSdkWorker(command, "localhost:1", None)
+    assert worker._worker_command_line == worker_process.command_line(command.decode(), os.getpid())
+
+
 def test_a_worker_that_connects_after_the_end_is_told_so():
     internals.end_late_workers()
     internals.end_late_workers()
@@ -60,14 +119,15 @@ def test_a_worker_that_connects_after_the_end_is_told_so():
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"),
+    ("change", "owner", "name"),
     [
-        (worker_handlers, "ControlConnection"),
-        (worker_handlers.ControlConnection, "close"),
-        (worker_handlers.BeamFnControlServicer, "_DONE_MARKER"),
+        (internals.end_late_workers, worker_handlers, "ControlConnection"),
+        (internals.end_late_workers, worker_handlers.ControlConnection, "close"),
+        (internals.end_late_workers, worker_handlers.BeamFnControlServicer, "_DONE_MARKER"),
+        (internals.end_workers_with_this_process, local_job_service, "SubprocessSdkWorker"),
     ],
 )
-def test_what_a_version_lacks_is_named_with_the_version(monkeypatch, owner, name):
+def test_what_a_version_lacks_is_named_with_the_version(monkeypatch, change, owner, name):
     monkeypatch.delattr(owner, name)
     with pytest.raises(LimamlError, match=rf"apache_beam {beam.__version__} has no .*\.{name};"):
-        internals.end_late_workers()
+        change()

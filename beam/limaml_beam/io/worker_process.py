@@ -1,0 +1,46 @@
+"""A worker process of Beam's local runner, which ends with the process that started it:
+``python -m limaml_beam.io.worker_process PARENT``.
+
+Beam's own process waits two minutes for a runner that is gone, and at Ctrl-C it prints a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+BEAM_MODULE = "apache_beam.runners.worker.sdk_worker_main"
+
+
+def command_line(beam_command: str, parent: int) -> str:
+    """The shell command that starts this program instead of Beam's; other commands as they are."""
+    interpreter, found, rest = beam_command.partition(f" -m {BEAM_MODULE}")
+    if not found or rest:
+        return beam_command
+    return f"exec {interpreter} -m {__name__} {parent}"  # exec: the shell must not stand between
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _end(*_: Any) -> None:
+    os._exit(0)  # the runner's process got the same Ctrl-C and reports it
+
+
+def main(argv: list[str]) -> None:
+    """Runs Beam's worker until it ends, or the process `argv[1]` does."""
+    signal.signal(signal.SIGINT, _end)
+    threading.Thread(target=_end_with, args=(int(argv[1]),), daemon=True).start()
+    runpy.run_module(BEAM_MODULE, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -15,11 +15,13 @@ import contextlib
 import contextvars
 import datetime as dt
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from limaml_beam.io import metrics_file, staged_output
+from limaml_beam.io import files, metrics_file, staged_output
 from tfrec_limaml.errors import LimamlError
 
 CHECK, LOCK = "check", metrics_file.LOCK
@@ -51,13 +53,15 @@ def reported(
         The report. Entries that the block adds to it are in the file.
 
     Raises:
-        LimamlError: A file cannot be written.
+        LimamlError: A file cannot be written; on this machine, this is found before the block.
     """
     if not paths and metrics is None:  # facts go to the report of the caller
         yield {}
         return
     if metrics is not None:
         metrics_file.check(metrics)
+    for path in paths:
+        _check(path)
     began = time.time()
     report: dict[str, Any] = {
         "command": command,
@@ -82,6 +86,20 @@ def reported(
         _write(report, paths, metrics, began)
     finally:
         _current.reset(token)
+
+
+def _check(path: str) -> None:
+    """Raises `LimamlError` if a report on this machine could not be written after the run."""
+    if not files.is_local(path):
+        return
+    report = Path(path).absolute()
+    parent = next(folder for folder in report.parents if folder.exists())
+    if report.is_dir():
+        raise LimamlError(f"cannot write the report {path}: it is a folder")
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise LimamlError(
+            f"cannot write the report {path}: {parent} is not a folder that may be written to"
+        )
 
 
 def _write(report: dict[str, Any], paths: Sequence[str], metrics: str | None, began: float) -> None:

@@ -7,8 +7,9 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from limaml_beam.io.outcome import reported
 from tfrec_limaml.cli import main
-from tfrec_limaml.errors import StoreError
+from tfrec_limaml.errors import LimamlError, StoreError
 from tfrec_limaml.store import open_store
 
 
@@ -103,6 +104,30 @@ def test_a_metrics_file_that_nobody_would_read_is_refused(raw, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert main(["prepare", str(raw), "--output", "tasks", "--metrics-file", name]) == 2
     assert f"received {name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"), [("", "it is a folder"), ("file/r.json", "file is not a folder that may")]
+)
+def test_a_report_that_cannot_be_written_is_refused_before_the_run(
+    raw, tmp_path, capsys, report, reason
+):
+    (tmp_path / "file").touch()
+    output = tmp_path / "tasks"
+    arguments = ["prepare", str(raw), "--output", str(output), "--report", str(tmp_path / report)]
+    assert main(arguments) == 2
+    assert reason in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_report_in_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with (
+        pytest.raises(LimamlError, match=r"cannot write the report .*/new/r.json: .*may be"),
+        reported("prepare", [f"{tmp_path}/new/r.json"]),
+    ):
+        pytest.fail("the run has begun")
+    assert not list(tmp_path.iterdir())
 
 
 def test_embeddings_that_could_not_be_published_are_published_later_without_the_job(

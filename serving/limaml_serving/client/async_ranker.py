@@ -14,6 +14,7 @@ from limaml_serving.client.base import RankerBase
 from limaml_serving.client.channel import Tls
 from limaml_serving.client.columns import Candidates
 from limaml_serving.client.steps import LookUp, Predict, Ranked, Request, Resolve, Steps
+from limaml_serving.errors import ServingError
 from tfrec_limaml.errors import LimamlError, StoreError
 
 
@@ -54,13 +55,16 @@ class AsyncRanker(RankerBase):
 
     async def wait_for_server(self, timeout: float) -> None:
         """See `limaml_serving.Ranker.wait_for_server`."""
+        if self._closed:
+            raise self._closed_error()
         try:
             await asyncio.wait_for(self._channel.channel_ready(), timeout)
         except TimeoutError as error:
             raise self._no_server_error(timeout) from error
 
     async def close(self) -> None:
-        """Closes the channel."""
+        """See `limaml_serving.Ranker.close`."""
+        self._closed = True
         self._look_ups.close()
         await self._channel.close()
 
@@ -81,7 +85,7 @@ class AsyncRanker(RankerBase):
             while True:
                 try:
                     answer = await self._perform(step)
-                except (grpc.RpcError, StoreError, TimeoutError) as error:
+                except (grpc.RpcError, StoreError, TimeoutError, ServingError) as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
@@ -90,8 +94,14 @@ class AsyncRanker(RankerBase):
             return result
 
     async def _perform(self, step: Resolve | LookUp | Predict) -> Any:
-        if isinstance(step, LookUp):
-            look_up = asyncio.wrap_future(self._look_ups.submit(step))
-            return await asyncio.wait_for(look_up, step.timeout)
-        call = self._predict if isinstance(step, Predict) else self._metadata
-        return await call(step.request, timeout=step.timeout)
+        try:
+            if isinstance(step, LookUp):
+                look_up = asyncio.wrap_future(self._look_ups.submit(step))
+                return await asyncio.wait_for(look_up, step.timeout)
+            call = self._predict if isinstance(step, Predict) else self._metadata
+            return await call(step.request, timeout=step.timeout)
+        except (grpc.aio.UsageError, RuntimeError, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            raise self._closed_error() from error

@@ -43,6 +43,7 @@ class RankerBase:
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         self._target = target
+        self._closed = False
         self._look_ups = LookUps(store)
         self._protocol = RankingProtocol(
             known=KnownVersions(manifest),
@@ -73,6 +74,9 @@ class RankerBase:
     def counters(self) -> Counters:
         """The counters."""
         return self._protocol.counters
+
+    def _closed_error(self) -> ServingError:
+        return ServingError(f"the client of {self._target} is closed", "CANCELLED")
 
     def _no_server_error(self, timeout: float) -> ServingError:
         message = f"no server answers at {self._target} after {timeout:g} seconds: is it running, and is this its port?"  # noqa: E501

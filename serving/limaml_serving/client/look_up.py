@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from limaml_serving.client.steps import LookUp
-from tfrec_limaml.errors import StoreError
+from tfrec_limaml.errors import LimamlError, StoreError
 from tfrec_limaml.store.base import EmbeddingStore
 
 #: Concurrent look-ups. If a store does not answer, all of them are busy, and further look-ups end
@@ -22,9 +22,17 @@ class LookUps:
     Args:
         store: Any store; one with a true attribute `local` is assumed not to block, and is called
             in the same thread.
+
+    Raises:
+        LimamlError: `store` is none.
     """
 
     def __init__(self, store: EmbeddingStore) -> None:
+        if not callable(getattr(store, "get_many", None)):
+            raise LimamlError(
+                f"store must have a method get_many, received {store!r}: open one with "
+                "tfrec_limaml.open_store(ADDRESS)"
+            )
         self._store = store
         self._local = bool(getattr(store, "local", False))
         self._threads: ThreadPoolExecutor | None = None

@@ -89,11 +89,15 @@ class RankingProtocol:
             isinstance(top, bool) or not isinstance(top, numbers.Integral) or top < 1
         ):
             raise RequestError(f"top must be a whole number of at least 1, received {top!r}")
-        if timeout is not None and not math.isfinite(timeout):
+        seconds = self._timeout if timeout is None else timeout
+        if not math.isfinite(seconds):
             raise RequestError(f"timeout must be a number of seconds, received {timeout}")
         self.counters.add(requests=len(requests))
-        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        deadline = time.monotonic() + seconds
         try:
+            if seconds <= 0:
+                message = f"no time to ask the server: the call's timeout is {seconds:g} seconds"
+                raise ServingError(message, "DEADLINE_EXCEEDED")
             return (yield from self._rank(requests, top, deadline))
         except ServingError as error:
             self.counters.add(**{_COUNTER_OF_CODE.get(error.code, "failed"): len(requests)})

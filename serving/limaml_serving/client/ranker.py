@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ import grpc
 from limaml_serving.client.base import RankerBase
 from limaml_serving.client.columns import Candidates
 from limaml_serving.client.steps import LookUp, Predict, Ranked, Request, Resolve, Steps
+from limaml_serving.errors import ServingError
 from tfrec_limaml.errors import StoreError
 
 
@@ -97,15 +99,20 @@ class Ranker(RankerBase):
         short absence.
 
         Raises:
-            ServingError: UNAVAILABLE; not within `timeout` seconds.
+            ServingError: UNAVAILABLE; not within `timeout` seconds, or the client is closed.
         """
+        if self._closed:
+            raise self._closed_error()
         try:
             grpc.channel_ready_future(self._channel).result(timeout)
         except grpc.FutureTimeoutError as error:
             raise self._no_server_error(timeout) from error
 
     def close(self) -> None:
-        """Closes the channel."""
+        """Closes the channel; calls that still run, and later ones, end in a `ServingError` of the
+        code CANCELLED.
+        """
+        self._closed = True
         self._look_ups.close()
         self._channel.close()
 
@@ -126,7 +133,7 @@ class Ranker(RankerBase):
             while True:
                 try:
                     answer = self._perform(step)
-                except (grpc.RpcError, StoreError, TimeoutError) as error:
+                except (grpc.RpcError, StoreError, TimeoutError, ServingError) as error:
                     step = steps.throw(error)
                 else:
                     step = steps.send(answer)
@@ -135,7 +142,12 @@ class Ranker(RankerBase):
             return result
 
     def _perform(self, step: Resolve | LookUp | Predict) -> Any:
-        if isinstance(step, LookUp):
-            return self._look_ups.look_up(step)
-        call = self._predict if isinstance(step, Predict) else self._metadata
-        return call(step.request, timeout=step.timeout)
+        try:
+            if isinstance(step, LookUp):
+                return self._look_ups.look_up(step)
+            call = self._predict if isinstance(step, Predict) else self._metadata
+            return call(step.request, timeout=step.timeout)
+        except (ValueError, RuntimeError, CancelledError) as error:  # of a closed channel or pool
+            if not self._closed:
+                raise
+            raise self._closed_error() from error

@@ -137,3 +137,27 @@ def test_a_cancelled_request_leaves_the_client_usable(with_ranker, server, membe
 def test_a_client_that_is_created_outside_of_an_event_loop_is_refused(store, make_manifest):
     with pytest.raises(LimamlError, match="create it in a coroutine"):
         AsyncRanker("127.0.0.1:1", store, manifest=make_manifest())
+
+
+def test_calls_that_run_at_the_close_and_later_ones_say_that_the_client_is_closed(
+    with_ranker, server, member, candidates
+):
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold(*_):
+        entered.set()
+        leave.wait(60)
+
+    async def work(ranker):
+        await ranker.rank(member, candidates)
+        server.script = hold
+        running = asyncio.create_task(ranker.rank(member, candidates))
+        await asyncio.to_thread(entered.wait, 60)
+        await ranker.close()
+        leave.set()
+        calls = (running, ranker.rank(member, candidates), ranker.wait_for_server(1))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    for error in with_ranker(work):
+        assert isinstance(error, ServingError)
+        assert error.code == "CANCELLED"

@@ -8,8 +8,10 @@ from concurrent import futures
 import grpc
 import numpy as np
 import pytest
+from serving_helpers import wait_until
 
 from limaml_serving import RequestError, ServingError
+from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.store import open_store
 
 
@@ -155,3 +157,51 @@ def test_a_server_that_starts_late_is_waited_for(make_ranker):
         ranker.wait_for_server(30)
     finally:
         late.stop(None)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_closed_client_says_so(make_ranker, server, store, member, candidates, used):
+    ranker = make_ranker()
+    if used:
+        ranker.rank(member, candidates)
+    ranker.close()
+    for call in (lambda: ranker.rank(member, candidates), lambda: ranker.wait_for_server(1)):
+        with pytest.raises(
+            ServingError, match=f"the client of {server.target} is closed"
+        ) as caught:
+            call()
+        assert caught.value.code == "CANCELLED"
+    assert ranker.counters.snapshot()["failed"] == 1
+
+
+def test_a_look_up_that_waits_at_the_close_is_no_failed_store(
+    make_ranker, store, member, candidates
+):
+    ranker, queue, look_up = make_ranker(), threading.Semaphore(0), store.get_many
+    ranker.rank(member, candidates)
+    store.get_many = lambda *step: queue.acquire(timeout=60) and look_up(*step)
+    with futures.ThreadPoolExecutor(17) as threads:
+        calls = [threads.submit(ranker.rank, member, candidates) for _ in range(17)]
+        wait_until(lambda: ranker._look_ups._threads._work_queue.qsize() == 1)
+        ranker.close()
+        wait_until(lambda: any(call.done() for call in calls))
+        queue.release(16)
+    errors = [call.exception() for call in calls]
+    assert {(type(error), error.code) for error in errors} == {(ServingError, "CANCELLED")}
+
+
+@pytest.mark.parametrize("seconds", [0, -1.5])
+def test_a_call_without_time_says_how_much_it_was_given(make_ranker, member, candidates, seconds):
+    ranker = make_ranker()
+    with pytest.raises(ServingError, match=f"the call's timeout is {seconds:g} seconds") as caught:
+        ranker.rank(member, candidates, timeout=seconds)
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+    assert ranker.counters.snapshot()["deadline_exceeded"] == 1
+
+
+@pytest.mark.parametrize("store", [None, "lmdb:runs/store"])
+def test_a_client_without_a_store_is_refused(make_ranker, store):
+    with pytest.raises(
+        LimamlError, match=r"store must have a method get_many, received (None|'lmdb:)"
+    ):
+        make_ranker(store=store)

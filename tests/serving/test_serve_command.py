@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +60,42 @@ def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
     assert errors.endswith("False\n")  # a server starts without Keras
     assert json.loads(output) == {"target": f"127.0.0.1:{port}", "models": {"m": [1]}}
     assert running.result().outputs["sum"].int64_val[0] == 50_000
+
+
+@pytest.mark.parametrize(
+    ("number", "ignored", "ends"),
+    [
+        (signal.SIGHUP, False, True),
+        (signal.SIGHUP, True, False),  # nohup
+        (signal.SIGINT, True, True),  # a shell's background job
+    ],
+)
+def test_a_server_drains_when_its_terminal_closes_unless_it_was_started_to_stay(
+    number, ignored, ends
+):
+    from limaml_serving.commands.serve import _serve
+
+    missed, stopped = [], []
+
+    def start():
+        os.kill(os.getpid(), number)
+        if missed or not ends:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    manager = SimpleNamespace(available=dict)
+    server = SimpleNamespace(
+        start=start, stop=stopped.append, manager=manager, target="", metrics_target=None
+    )
+    try:
+        signal.signal(number, signal.SIG_IGN if ignored else lambda *_: missed.append(number))
+        _serve(server, 3.0)
+        assert not missed
+        assert ends == (signal.getsignal(number) is not signal.SIG_IGN)
+    finally:
+        for n, handler in handlers.items():
+            signal.signal(n, handler)
+    assert stopped == [3.0]
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--grace-seconds",
         type=float,
         default=10.0,
-        help="time for running requests to finish after SIGTERM (default: %(default)s)",
+        help="time for running requests to finish after SIGTERM or SIGHUP (default: %(default)s)",
     )
 
 
@@ -170,15 +170,16 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _serve(server: EmbeddedServer, grace_seconds: float) -> dict[str, Any]:
-    """Serves until SIGTERM or SIGINT, then drains."""
+    """Serves until SIGTERM, SIGINT or SIGHUP, then drains."""
     logger = logging.getLogger(__name__)
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, on_signal)
     server.start()
     available = server.manager.available()
     logger.info("serving %s at %s", available, server.target)

@@ -26,6 +26,8 @@ TLS_OPTIONS = {
 }
 #: Errors of a client.
 ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
+#: Passwords that an address does not give, so that it need not show them in a list of processes.
+PASSWORD, SENTINEL_PASSWORD = "REDIS_PASSWORD", "REDIS_SENTINEL_PASSWORD"
 SENTINEL = ("redis-sentinel", "rediss-sentinel")
 CLUSTER = ("redis+cluster", "rediss+cluster")
 _SENTINEL_PORT, _PORT = 26379, 6379
@@ -113,7 +115,7 @@ def _client(
         return _cluster(parts, {**options, "ssl": encrypted})
     if parts.scheme == "unix":
         url = f"unix://{parts.netloc}{parts.path}?db={int(db or 0)}"
-    return redis.Redis.from_url(url, **options)
+    return redis.Redis.from_url(url, **{**options, "password": secret_of(url) or None})
 
 
 @contextlib.contextmanager
@@ -128,18 +130,22 @@ def readable(url: str, secrets: Sequence[str]) -> Iterator[None]:
         for secret in secrets:
             text = text.replace(secret, "***")
         if isinstance(error, redis.AuthenticationError):
-            text += "; give user and password in the address, or :PASSWORD alone, before HOST and @"
+            text += (
+                "; give user and password in the address, or :PASSWORD alone, before HOST and @, "
+                f"or the password in the environment variable {PASSWORD}"
+            )
         raise StoreError(
             f"the Redis store at {masked(url)} refused or did not answer: {masked(text)}"
         ) from error
 
 
 def secret_of(url: str) -> str:
-    """The decoded password of an address; empty without one."""
+    """The decoded password of an address, or that of the environment; empty without one."""
     try:
-        return unquote(urlsplit(url).password or "")
+        given = unquote(urlsplit(url).password or "")
     except ValueError:
-        return ""
+        given = ""
+    return given or os.environ.get(PASSWORD, "")
 
 
 def _through_sentinel(
@@ -155,7 +161,7 @@ def _through_sentinel(
             f"the address {masked(parts.geturl())!r} names no service; write "
             "redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DB"
         )
-    account = _account(user)
+    account = _account(user, parts)
     sentinels = _hosts(hosts, _SENTINEL_PORT)
     watchers = Sentinel(sentinels, sentinel_kwargs={**options, **sentinel})
     return watchers.master_for(service, db=int(db or 0), **account, **options)
@@ -170,16 +176,16 @@ def _cluster(parts: SplitResult, options: Mapping[str, Any]) -> Any:
             "cluster has one; write redis+cluster://HOST:PORT,HOST:PORT"
         )
     nodes = [ClusterNode(host, port) for host, port in _hosts(hosts, _PORT)]
-    account = _account(user)
+    account = _account(user, parts)
     return _OnFirstUse(lambda: RedisCluster(startup_nodes=nodes, **account, **options))
 
 
-def _account(user: str) -> dict[str, Any]:
-    """User and password of an address."""
-    if not user:
+def _account(user: str, parts: SplitResult) -> dict[str, Any]:
+    """User and password of an address, the password perhaps from the environment."""
+    password = secret_of(parts.geturl())
+    if not user and not password:
         return {}
-    name, _, password = user.partition(":")
-    return {"username": unquote(name) or None, "password": unquote(password)}
+    return {"username": unquote(user.partition(":")[0]) or None, "password": password}
 
 
 def _hosts(text: str, default_port: int) -> list[tuple[str, int]]:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +37,15 @@ from tfrec_limaml.store import generation_rules, redis_erasure, redis_overlay, v
 from tfrec_limaml.store.base import Generation, LookUpResult, Place, Upserted
 from tfrec_limaml.store.generation_record import Record, check_dtype
 from tfrec_limaml.store.redis_catalog import RedisCatalog
-from tfrec_limaml.store.redis_connection import CLUSTER, TLS_OPTIONS, connect, readable, secret_of
+from tfrec_limaml.store.redis_connection import (
+    CLUSTER,
+    SENTINEL,
+    SENTINEL_PASSWORD,
+    TLS_OPTIONS,
+    connect,
+    readable,
+    secret_of,
+)
 from tfrec_limaml.store.redis_look_up import LookUp
 from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
 from tfrec_limaml.store.redis_writer import RedisWriter
@@ -100,6 +109,8 @@ class RedisStore:
         self._ttl_ms = math.ceil(ttl * 1000)
         self._lease_ms = math.ceil(lease * 1000)
         self._url = url
+        if sentinel_password is None and url.partition(":")[0] in SENTINEL:
+            sentinel_password = os.environ.get(SENTINEL_PASSWORD) or None
         self._secrets = [secret for secret in (secret_of(url), sentinel_password) if secret]
         files = zip(TLS_OPTIONS, (tls_ca, tls_certificate, tls_key), strict=True)
         tls = {name: path for name, path in files if path is not None}

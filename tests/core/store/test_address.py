@@ -3,13 +3,14 @@
 import shutil
 import subprocess
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import redis.crc
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import open_store
+from tfrec_limaml.store import open_store, redis_connection
 from tfrec_limaml.store.secrets import masked
 
 
@@ -115,6 +116,40 @@ def test_a_socket_file_is_an_address_with_password_and_database(start_redis, tmp
     with pytest.raises(StoreError) as caught:
         open_store(f"unix://:wrong@{path}").current(1)
     assert "wrong@" not in str(caught.value)
+
+
+def test_the_environment_gives_the_password_that_an_address_leaves_out(
+    start_redis, unused_ports, tmp_path, monkeypatch
+):
+    path, (port,) = tmp_path / "redis.sock", unused_ports(1)
+    place = ("--port", str(port), "--unixsocket", str(path))
+    start_redis(path.exists, *place, "--requirepass", "s3cr/et 1")
+    addresses = (
+        f"redis://127.0.0.1:{port}/0",
+        f"redis://default@127.0.0.1:{port}/0",
+        f"unix://{path}",
+    )
+    monkeypatch.setenv("REDIS_PASSWORD", "s3cr/et 1")
+    for number, address in enumerate(addresses):
+        assert use(open_store(f"{address}?prefix=p{number}")) == [[1.0, 1.0]]
+    monkeypatch.setenv("REDIS_PASSWORD", "s3cr/et 2")
+    assert use(open_store(f"redis://:s3cr%2Fet%201@127.0.0.1:{port}/0")) == [[1.0, 1.0]]
+    for address in addresses:
+        with pytest.raises(StoreError, match="variable REDIS_PASSWORD") as caught:
+            open_store(address).current(1)
+        assert "s3cr" not in str(caught.value)
+
+
+def test_the_environment_gives_the_passwords_of_sentinels_and_of_a_cluster(monkeypatch):
+    monkeypatch.setenv("REDIS_PASSWORD", "of the data")
+    monkeypatch.setenv("REDIS_SENTINEL_PASSWORD", "of the sentinels")
+    monkeypatch.setattr(redis_connection, "RedisCluster", lambda **o: SimpleNamespace(made_of=o))
+    options = open_store("redis+cluster://user@127.0.0.1:1").client.made_of
+    assert (options["username"], options["password"]) == ("user", "of the data")
+    master = open_store("redis-sentinel://127.0.0.1:1/embeddings").client.connection_pool
+    assert master.connection_kwargs["password"] == "of the data"
+    (sentinel,) = master.sentinel_manager.sentinels
+    assert sentinel.connection_pool.connection_kwargs["password"] == "of the sentinels"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tfrec_limaml.cli import Command
@@ -171,7 +171,7 @@ def _as_dict(generation: Generation) -> dict[str, Any]:
 def render(result: dict[str, Any]) -> str:
     """The result as text: a table of generations, or one name and value per line."""
     if "generations" not in result:
-        return "\n".join(f"{name}: {value}" for name, value in result.items())
+        return "\n".join(_lines(result))
     rows = [("version", "generation", "state", "members", "width", "published")]
     rows += [
         (
@@ -191,6 +191,24 @@ def render(result: dict[str, Any]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def _lines(result: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """One name and value per line; the entries of a value that has names are indented."""
+    for name, value in result.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{name}:"
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: {_as_text(value)}"
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    return "none" if value is None or value == "" else str(value)
 
 
 COMMAND = Command(

@@ -83,6 +83,21 @@ def test_show_names_the_current_generation_and_looks_a_key_up(store, limaml_stor
     assert limaml_store("show", "--generation", "g1")[0]["state"] == "published"
 
 
+def test_the_text_has_one_name_and_value_per_line(store, limaml_store):
+    for number in (1, 2):
+        write(store, f"g{number}", number)
+    lines = limaml_store("show", "--key", "a")[1].splitlines()
+    assert {"identifier: g2", "model_version: 1", "count: 2"} <= set(lines)
+    found = ["key:", "  key: a", "  found: yes", "  damaged: no", "  embedding: 2.0, 2.0"]
+    assert lines[-5:] == found
+    assert limaml_store("show", "--key", "b2")[1].splitlines()[-1] == "  embedding: none"
+    lines = limaml_store("rollback")[1].splitlines()
+    assert (lines[0], lines[-1]) == ("current:", "condemned: g2")
+    assert "  identifier: g1" in lines
+    text = limaml_store("prune")[1]
+    assert text.splitlines() == ["model_version: 1", "removed: none", "left: g1, g2"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

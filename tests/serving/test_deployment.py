@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_compose_publishes_ports_on_this_machine_only_and_mounts_what_exists(com
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
         assert {"mem_limit", "healthcheck", "restart"} <= set(service)
     assert "./config:/config:ro" in compose["services"]["ranker"]["volumes"]
+
+
+def test_redis_has_room_beside_its_data_to_rewrite_its_append_only_file(compose, containers):
+    """A rewrite copies the pages that change meanwhile."""
+    service = compose["services"]["redis"]
+    words = " ".join(service["command"]), " ".join(containers["redis"]["args"])
+    limits = service["mem_limit"], containers["redis"]["resources"]["limits"]["memory"]
+    for text, limit in zip(words, limits, strict=True):
+        maximum = int(re.search(r"--maxmemory (\d+)gb", text).group(1))
+        assert 3 * int(re.fullmatch(r"(\d+)(g|Gi)", limit).group(1)) >= 5 * maximum
 
 
 def test_every_flag_given_to_the_server_exists_and_every_file_named_is_there(compose, containers):

@@ -8,6 +8,7 @@ any Python class of this package.
 from __future__ import annotations
 
 import datetime as dt
+import numbers
 from collections.abc import Mapping
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -56,7 +57,8 @@ def export_for_serving(
         The manifest, of which both SavedModels have a copy.
 
     Raises:
-        LimamlError: The model has no encoder or is not a LiMAML model, or the version exists.
+        LimamlError: The model has no encoder or is not a LiMAML model, or the version exists or is
+            no version number.
     """
     if not isinstance(model, LiMAML):
         raise LimamlError(
@@ -68,7 +70,7 @@ def export_for_serving(
             "statistics)) to export it"
         )
     base = Path(base_directory)
-    version_number = _next_version(base) if model_version is None else int(model_version)
+    version_number = _next_version(base) if model_version is None else _checked(model_version)
     final = _new_folders(base, version_number)
     manifest = _manifest(model, version_number, task_definition, metrics or {})
     # The adapter is renamed first: every visible ranker has one.
@@ -88,10 +90,19 @@ def export_for_serving(
     return manifest
 
 
+def _checked(model_version: int) -> int:
+    """The number of a version; TensorFlow Serving has signed ones of 64 bits."""
+    is_text = isinstance(model_version, str) and model_version.isdecimal()
+    is_number = isinstance(model_version, numbers.Integral) and not isinstance(model_version, bool)
+    if not (is_text or is_number) or int(model_version) < 1:
+        raise LimamlError(f"model_version must be a positive integer, received {model_version!r}")
+    if int(model_version) >= 2**63:
+        raise LimamlError(f"model_version must be below 2**63, received {model_version}")
+    return int(model_version)
+
+
 def _new_folders(base: Path, number: int) -> dict[str, Path]:
     """The version's folders, which must not exist."""
-    if number < 1:
-        raise LimamlError(f"model_version must be a positive integer, received {number}")
     folders = {kind: base / kind / str(number) for kind in ("adapter", "ranker")}
     existing = [str(path) for path in folders.values() if path.exists()]
     if existing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any
 
 import tensorflow as tf
@@ -49,10 +50,16 @@ class BatchReader:
     split_times: SplitTimes | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.encoder, FeatureEncoder):
+            raise LimamlError(f"encoder must be a FeatureEncoder, received {self.encoder!r}")
         for name in ("batch_size", "max_samples"):
             number = getattr(self, name)
-            if number is not None and number < 1:
-                raise LimamlError(f"{name} must be at least 1, received {number}")
+            if number is None and name == "max_samples":
+                continue
+            if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < 1:
+                raise LimamlError(
+                    f"{name} must be a whole number of at least 1, received {number!r}"
+                )
 
     @property
     def draws(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -47,8 +48,12 @@ def test_versions_count_up_from_the_highest_and_existing_ones_are_refused(
     assert export_for_serving(model, tmp_path, model_version=3).model_version == 3
     with pytest.raises(LimamlError, match=r"version 7 exists at .*ranker/7; choose another"):
         export_for_serving(model, tmp_path, model_version=7)
-    with pytest.raises(LimamlError, match="model_version must be a positive integer, received 0"):
-        export_for_serving(model, tmp_path, model_version=0)
+    for bad in (0, -1, 2.7, True, "two", "-1", np.float64(3)):
+        with pytest.raises(LimamlError, match="must be a positive integer, received ") as caught:
+            export_for_serving(model, tmp_path, model_version=bad)
+        assert str(caught.value).endswith(f"received {bad!r}")
+    with pytest.raises(LimamlError, match=r"must be below 2\*\*63, received 9223372036854775808"):
+        export_for_serving(model, tmp_path, model_version=2**63)
     assert _versions(tmp_path) == {
         "adapter": ["3", "8", "9", "notes"],
         "ranker": ["3", "7", "8", "9"],

@@ -16,9 +16,13 @@ from tfrec_limaml.tasks.input_pipeline import task_dataset
     [
         ({"support_fraction": 1.2}, r"between 0 and 1, received 1\.2"),
         ({"support_fraction": (0.9, 0.2)}, r"received \(0\.9, 0\.2\)"),
-        ({"batch_size": 0}, "batch_size must be at least 1, received 0"),
-        ({"max_samples": 0}, "max_samples must be at least 1, received 0"),
-        ({"max_samples": -1}, "max_samples must be at least 1, received -1"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, received 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number of at least 1, received 2.5"),
+        ({"batch_size": "8"}, "batch_size must be a whole number of at least 1, received '8'"),
+        ({"batch_size": None}, "batch_size must be a whole number of at least 1, received None"),
+        ({"encoder": None}, "encoder must be a FeatureEncoder, received None"),
+        ({"max_samples": 0}, "max_samples must be a whole number of at least 1, received 0"),
+        ({"max_samples": -1}, "max_samples must be a whole number of at least 1, received -1"),
         ({"epoch": 3}, r"epoch must be tf\.Variable\(0, dtype=tf\.int64\), received 3"),
         ({"epoch": tf.Variable(0)}, r"received <tf\.Variable .*dtype=int32"),
         ({"batches": [3]}, r"batches needs an epoch, received batches \[3\]"),
@@ -30,7 +34,7 @@ from tfrec_limaml.tasks.input_pipeline import task_dataset
 )
 def test_arguments_out_of_range_are_named(write, arguments, said):
     with pytest.raises(LimamlError, match=said):
-        task_dataset(write([(2, -1)]), ENCODER, **arguments)
+        task_dataset(write([(2, -1)]), **{"encoder": ENCODER, **arguments})
 
 
 def test_a_pattern_without_files_is_told_with_what_writes_them(tmp_path):

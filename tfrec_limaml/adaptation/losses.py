@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -74,6 +74,35 @@ def is_binary(loss: Any) -> bool:
     if isinstance(loss, str) and loss in _CROSS_ENTROPY:
         return True
     return _keras_name(keras.losses.get(loss)) in _BINARY
+
+
+class _OwnLoss:
+    """Stands for a user's own loss, which a model's configuration does not hold."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *_: tf.Tensor) -> tf.Tensor:
+        raise ValueError(
+            f"the model was trained with the loss {self.name!r}, which is not part of its "
+            "configuration: compile it with this loss before it adapts or is exported"
+        )
+
+
+def loss_config(loss: Any) -> Any:
+    """What a model's configuration holds of its loss: a loss of Keras, or the name of another."""
+    if isinstance(loss, _OwnLoss):
+        return {"own": loss.name}
+    if not isinstance(loss, str) and _keras_name(keras.losses.get(loss)) is None:
+        return {"own": getattr(loss, "__name__", type(loss).__name__)}
+    return keras.saving.serialize_keras_object(loss)
+
+
+def loss_of_config(config: Any) -> Any:
+    """Inverse of `loss_config`; a user's own loss refuses to be computed."""
+    if isinstance(config, Mapping) and "own" in config:
+        return _OwnLoss(config["own"])
+    return keras.saving.deserialize_keras_object(config)
 
 
 def loss_derivatives(loss: Any) -> LossDerivatives:

@@ -11,7 +11,9 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.losses import (
     is_binary,
+    loss_config,
     loss_derivatives,
+    loss_of_config,
     per_task_mean,
     sample_loss,
 )
@@ -83,9 +85,7 @@ class TwoBlockModel(TaskLoops):
         self.averaging = averaging
         self.adaptation_strength = adaptation_strength
         self._traced_strength: Any = None
-        self._task_loss = sample_loss("binary_crossentropy")
-        self._loss_derivatives = loss_derivatives("binary_crossentropy")
-        self.binary = True
+        self._set_loss("binary_crossentropy")
         self.dropped_tasks = _counter("dropped_tasks")
         if encoder is not None:
             self.build(encoder.output_shapes)
@@ -164,9 +164,7 @@ class TwoBlockModel(TaskLoops):
                 "loss_weights weigh the losses of several outputs, and there is one; received "
                 f"{kwargs['loss_weights']!r}"
             )
-        self._task_loss = sample_loss(loss)
-        self._loss_derivatives = loss_derivatives(loss)
-        self.binary = is_binary(loss)
+        self._set_loss(loss)
         self._default_metrics = metrics is None
         if metrics is None and self.binary:
             metrics = [
@@ -178,6 +176,12 @@ class TwoBlockModel(TaskLoops):
         )
         if self.distribute_strategy.num_replicas_in_sync > 1:
             take_gradients_as_summed(self.optimizer)
+
+    def _set_loss(self, loss: Any) -> None:
+        self._loss = loss
+        self._task_loss = sample_loss(loss)
+        self._loss_derivatives = loss_derivatives(loss)
+        self.binary = is_binary(loss)
 
     def get_compile_config(self) -> dict[str, Any]:
         """Arguments of `compile`. Default metrics are left to it: they are more than Keras knows
@@ -205,7 +209,9 @@ class TwoBlockModel(TaskLoops):
         return per_task_mean(tf.reshape(losses, tf.shape(label)), samples["weight"])
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
+        """Constructor arguments, and the loss: a loaded model predicts and adapts as the saved one
+        without being compiled.
+        """
         return {
             **super().get_config(),
             "meta_block": keras.saving.serialize_keras_object(self.meta_block),
@@ -218,6 +224,7 @@ class TwoBlockModel(TaskLoops):
             "inner_learning_rate": self.inner_learning_rate,
             "averaging": self.averaging,
             "adaptation_strength": self.adaptation_strength,
+            "loss": loss_config(self._loss),
         }
 
     @classmethod
@@ -227,7 +234,11 @@ class TwoBlockModel(TaskLoops):
             name: keras.saving.deserialize_keras_object(config[name])
             for name in ("meta_block", "global_block", "encoder")
         }
-        return cls(**{**config, **parts})
+        loss = loss_of_config(config.get("loss", "binary_crossentropy"))
+        arguments = {name: value for name, value in config.items() if name != "loss"}
+        model = cls(**{**arguments, **parts})
+        model._set_loss(loss)
+        return model
 
 
 def _counter(name: str) -> keras.Variable:

@@ -149,6 +149,55 @@ def test_evaluation_metrics_ignore_padding_and_match_the_rows():
     np.testing.assert_allclose(result["loss"], result["log_loss"], rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("loss", "binary"),
+    [
+        ("binary_crossentropy", True),
+        (keras.losses.BinaryFocalCrossentropy(gamma=1.0), True),
+        ("mse", False),
+        (keras.losses.LogCosh(), False),
+    ],
+)
+def test_a_model_that_is_loaded_without_being_compiled_predicts_and_adapts_as_the_saved_one(
+    tmp_path, loss, binary
+):
+    batch = task_batches(batches=1)
+    model = small_model()
+    model.compile("sgd", loss, run_eagerly=True)
+    model.fit(batch, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    loaded.run_eagerly = True
+    name = "probability" if binary else "prediction"
+    np.testing.assert_allclose(
+        loaded.predict(batch, verbose=0)[name], model.predict(batch, verbose=0)[name], rtol=1e-6
+    )
+    assert keras.models.clone_model(loaded).binary == binary
+
+
+def test_a_model_with_a_loss_of_ones_own_asks_for_it_when_it_is_loaded_without(tmp_path):
+    def twice(label, output):
+        return 2.0 * tf.reduce_sum(tf.square(label - output), -1)
+
+    batch = task_batches(batches=1)
+    model = small_model()
+    model.compile("sgd", twice, run_eagerly=True)
+    model.fit(batch, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    loaded.run_eagerly = True
+    rows = {"meta": np.ones((2, 3), "f"), "other": np.ones((2, 2), "f")}
+    np.testing.assert_allclose(loaded(rows), model(rows), rtol=1e-6)
+    with pytest.raises(ValueError, match="trained with the loss 'twice', which"):
+        loaded.predict(batch, verbose=0)
+    loaded.compile("sgd", twice, run_eagerly=True)
+    np.testing.assert_allclose(
+        loaded.predict(batch, verbose=0)["prediction"],
+        model.predict(batch, verbose=0)["prediction"],
+        rtol=1e-6,
+    )
+
+
 def test_a_regression_loss_predicts_values_and_any_keras_loss_is_taken_by_name():
     dataset = task_batches()
     model = small_model(inner_steps=1)

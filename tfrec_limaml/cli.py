@@ -41,6 +41,18 @@ _ORDER = (
     "serve",
     "rank",
 )
+#: Extras of setup.py by the packages that they install, which commands import when they run.
+_EXTRAS = {
+    **dict.fromkeys(("apache_beam", "google_crc32c", "isal", "tfx_bsl"), "beam"),
+    **dict.fromkeys(
+        ("grpc", "grpc_health", "grpc_reflection", "prometheus_client", "tensorflow_serving"),
+        "serving",
+    ),
+    "boto3": "aws",
+    "confluent_kafka": "stream",
+    "redis": "redis",
+    "tensorboard": "tensorboard",
+}
 #: No space left on a disk, or in a user's share of it: never an error of the program.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -148,6 +160,16 @@ def _run(arguments: Sequence[str]) -> int:
         result = command.run(namespace)
     except LimamlError as error:
         print(f"limaml: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"limaml: error: {arguments[0]} needs the package {error.name}: pip install "
+            f"'tfrec-limaml[{extra}]'",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("limaml: interrupted", file=sys.stderr)

@@ -16,6 +16,9 @@ import pytest
 from tfrec_limaml import cli
 from tfrec_limaml.errors import LimamlError
 
+#: Packages that the command does not find, by its number.
+MISSING = {97: "apache_beam.io", 98: "of_my_own"}
+
 
 def _add_arguments(parser):
     parser.add_argument("--number", type=int, default=1)
@@ -28,6 +31,9 @@ def _run(options):
         )
     if options.number == 99:
         raise KeyboardInterrupt
+    if options.number in MISSING:
+        name = MISSING[options.number]
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     return {"double": 2 * options.number} if options.number else None
 
 
@@ -75,6 +81,15 @@ def test_an_error_that_the_user_can_mend_is_one_line_and_exit_code_2(capsys):
         captured.err == "limaml: error: --number must not be negative, received -3; use 0 or more\n"
     )
     assert captured.out == ""
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(capsys):
+    assert cli.main(["double", "--number", "97"]) == 2
+    assert capsys.readouterr().err == (
+        "limaml: error: double needs the package apache_beam.io: pip install 'tfrec-limaml[beam]'\n"
+    )
+    with pytest.raises(ModuleNotFoundError, match="of_my_own"):
+        cli.main(["double", "--number", "98"])
 
 
 def test_an_interrupt_exits_130_without_a_traceback(capsys):

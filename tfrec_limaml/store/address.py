@@ -30,7 +30,8 @@ def open_store(address: str) -> EmbeddingStore:
             generations; reading uses the dtype of each generation.
 
     Raises:
-        StoreError: The address has an unknown backend or an unknown option.
+        StoreError: The address has an unknown backend or an unknown option, or the backend's
+            package is not installed.
     """
     scheme, separator, location = address.partition(":")
     if separator and scheme == "lmdb":
@@ -45,7 +46,14 @@ def open_store(address: str) -> EmbeddingStore:
         folder = folder[2:] if folder.startswith("//") else folder
         return LmdbStore(unquote(folder), **_options(address, query, _LMDB_OPTIONS))
     if separator and scheme in _REDIS_SCHEMES:
-        from tfrec_limaml.store.redis_store import RedisStore
+        try:
+            from tfrec_limaml.store.redis_store import RedisStore
+        except ModuleNotFoundError as error:
+            if error.name != "redis":
+                raise
+            raise StoreError(
+                "a Redis store needs the package redis: pip install 'tfrec-limaml[redis]'"
+            ) from error
 
         url, _, query = address.partition("?")
         return RedisStore.from_options(url, _options(address, query, _REDIS_OPTIONS))

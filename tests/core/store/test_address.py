@@ -3,14 +3,13 @@
 import shutil
 import subprocess
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import redis.crc
 
 from tfrec_limaml.errors import StoreError
-from tfrec_limaml.store import open_store, redis_connection
+from tfrec_limaml.store import open_store
 from tfrec_limaml.store.secrets import masked
 
 
@@ -138,18 +137,6 @@ def test_the_environment_gives_the_password_that_an_address_leaves_out(
         with pytest.raises(StoreError, match="variable REDIS_PASSWORD") as caught:
             open_store(address).current(1)
         assert "s3cr" not in str(caught.value)
-
-
-def test_the_environment_gives_the_passwords_of_sentinels_and_of_a_cluster(monkeypatch):
-    monkeypatch.setenv("REDIS_PASSWORD", "of the data")
-    monkeypatch.setenv("REDIS_SENTINEL_PASSWORD", "of the sentinels")
-    monkeypatch.setattr(redis_connection, "RedisCluster", lambda **o: SimpleNamespace(made_of=o))
-    options = open_store("redis+cluster://user@127.0.0.1:1").client.made_of
-    assert (options["username"], options["password"]) == ("user", "of the data")
-    master = open_store("redis-sentinel://127.0.0.1:1/embeddings").client.connection_pool
-    assert master.connection_kwargs["password"] == "of the data"
-    (sentinel,) = master.sentinel_manager.sentinels
-    assert sentinel.connection_pool.connection_kwargs["password"] == "of the sentinels"
 
 
 @pytest.fixture

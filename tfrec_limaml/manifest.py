@@ -65,6 +65,7 @@ HAS_META_EMBEDDING = "has_meta_embedding"  # bool [N]
 EXAMPLES = "examples"  # string [N], serialized tf.Example
 PROBABILITY = "probability"  # float32 [N]
 LOGIT = "logit"  # float32 [N]
+PREDICTION = "prediction"  # float32 [N], in place of these where the loss is not a binary one
 SERVING_SIGNATURE = (
     "serving_default"  # every raw feature [N] + the `embedding_inputs` [N, D] and [N]
 )
@@ -97,6 +98,8 @@ class Manifest:
             features are smoothed; None if unknown.
         training_quality: ``quality`` of the data card of the training run: shares of filled values
             and of unknown keys, rows per day. Empty if unknown.
+        binary: Whether the ranker's outputs are `PROBABILITY` and `LOGIT`. The output is
+            `PREDICTION` if the model has a regression loss, or one of the user's own.
         metrics: Evaluation results, if known.
         libraries: Names and versions of the libraries used for the export.
         created: ISO 8601 time of the export.
@@ -117,6 +120,12 @@ class Manifest:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     libraries: Mapping[str, str] = dataclasses.field(default_factory=dict)
     created: str = ""
+    binary: bool = True
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The ranker's outputs; the last one orders candidates."""
+        return (PROBABILITY, LOGIT) if self.binary else (PREDICTION,)
 
     def __post_init__(self) -> None:
         for name in (

@@ -1,4 +1,4 @@
-"""The ranker: computes a probability from features and a meta embedding."""
+"""The ranker: computes a probability, or another prediction, from features and a meta embedding."""
 
 from __future__ import annotations
 
@@ -119,6 +119,8 @@ class _Ranker:
 
     def _answers(self, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = tf.cast(outputs, tf.float32)
+        if not self._model.binary:
+            return {names.PREDICTION: outputs}
         return {names.PROBABILITY: self._model.predictions(outputs), names.LOGIT: outputs}
 
     def _embeddings(self, features: Features, inputs: Inputs) -> tf.Tensor:

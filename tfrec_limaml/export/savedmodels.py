@@ -159,6 +159,7 @@ def _manifest(
         training_window=dict(model.encoder.statistics.window),
         training_label_mean=model.encoder.statistics.label_mean,
         training_quality=dict(model.encoder.statistics.quality),
+        binary=model.binary,
         metrics=dict(metrics),
         libraries={name: version(name) for name in ("tensorflow", "keras", "tfrec-limaml")},
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

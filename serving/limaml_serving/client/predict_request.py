@@ -42,6 +42,7 @@ class RequestWriter:
         features: The model's inputs beside the embeddings.
         embedding_dim: Width ``D`` of the meta embeddings.
         further_definitions: The model's task definitions after the first.
+        outputs: The model's outputs to ask for.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class RequestWriter:
         features: Sequence[Feature],
         embedding_dim: int,
         further_definitions: Sequence[str] = (),
+        outputs: tuple[str, ...] = (PROBABILITY, LOGIT),
     ) -> None:
+        self.outputs = outputs
         pairs = embedding_inputs(further_definitions)
         self._inputs = (
             *(
@@ -90,7 +93,7 @@ class RequestWriter:
             signature, columns = RANK_SIGNATURE, stacked[0]
         else:
             signature, columns = SERVING_SIGNATURE, _end_to_end(stacked, [r.count for r in rows])
-        parts = [_opening(model, version, signature)]
+        parts = [_opening(model, version, signature, self.outputs)]
         for writer, (count, content) in zip(self._inputs, columns, strict=True):
             parts += (writer.head(count, len(content)), content)
         return b"".join(parts)
@@ -106,9 +109,9 @@ def _inputs_of(rows: Rows, embeddings: Sequence[Matrix], has: Sequence[Mask]) ->
 
 
 @functools.lru_cache(maxsize=64)
-def _opening(model: str, version: int, signature: str) -> bytes:
+def _opening(model: str, version: int, signature: str, outputs: tuple[str, ...]) -> bytes:
     """A request without its inputs."""
-    request = wire.PredictRequest(output_filter=(PROBABILITY, LOGIT))
+    request = wire.PredictRequest(output_filter=outputs)
     request.model_spec.name = model
     request.model_spec.version.value = version
     request.model_spec.signature_name = signature

@@ -12,11 +12,12 @@ import logging
 import math
 import numbers
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Literal
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 
 from limaml_serving.client import wire
 from limaml_serving.client.columns import Rows
@@ -36,7 +37,7 @@ from limaml_serving.client.steps import (
 from limaml_serving.client.versions import KnownVersion, KnownVersions, VersionLock
 from limaml_serving.errors import RequestError, ServingError
 from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
-from tfrec_limaml.manifest import LOGIT, PROBABILITY, RANK_SIGNATURE, SERVING_SIGNATURE
+from tfrec_limaml.manifest import RANK_SIGNATURE, SERVING_SIGNATURE
 from tfrec_limaml.store.base import Mask, Matrix
 
 logger = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class RankingProtocol:
         ]
         rows = [r for r in numbered if r.count]
         if not rows:
-            return [empty_ranking(r, version, top) for r in numbered]
+            return [empty_ranking(r, model.writer.outputs, version, top) for r in numbered]
         embeddings, has = yield from self._embeddings(model, version, rows, deadline)
         request = model.writer.write(
             self._model, version, rows, embeddings, has, compact=self._compact
@@ -166,7 +167,9 @@ class RankingProtocol:
                 f"asked {self._model} for version {version}, but version {answered} answered: its "
                 "scores are dropped"
             )
-        return self._split(response, numbered, has, version, top)
+        total = sum(r.count for r in rows)
+        scores = {name: read_output(response, name, total) for name in model.writer.outputs}
+        return self._split(scores, numbered, has, version, top)
 
     def _model_of(self, version: int) -> KnownVersion:
         model = self._known.get(version)
@@ -234,18 +237,13 @@ class RankingProtocol:
 
     def _split(
         self,
-        response: Any,
+        scores: Mapping[str, npt.NDArray[np.float32]],
         rows: Sequence[Rows],
         has: Sequence[Sequence[Mask]],
         version: int,
         top: int | None,
     ) -> list[Ranked]:
         """Each request's part of the answer, ordered and counted."""
-        total = sum(r.count for r in rows)
-        probability, logit = (
-            read_output(response, PROBABILITY, total),
-            read_output(response, LOGIT, total),
-        )
         results, start, masks = [], 0, iter(has)
         for r in rows:
             if r.count:
@@ -253,8 +251,8 @@ class RankingProtocol:
                 self._count(r, used)
             else:
                 used = np.zeros(0, np.bool_)
-            part = slice(start, start + r.count)
-            results.append(best_first(r, probability[part], logit[part], used, version, top))
+            part = {name: values[start : start + r.count] for name, values in scores.items()}
+            results.append(best_first(r, part, used, version, top))
             start += r.count
         return results
 

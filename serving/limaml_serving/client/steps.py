@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limaml_serving.client.columns import Candidates, Rows
+from tfrec_limaml.manifest import LOGIT, PREDICTION, PROBABILITY
 from tfrec_limaml.store.base import Mask
 
 Request = tuple[Mapping[str, Any], Candidates]
@@ -20,10 +21,12 @@ class Ranked:
     """Scored candidates, best first; every array has one entry per candidate returned.
 
     Attributes:
-        order: Positions in the candidates given, by falling logit (equal ones keep their order;
-            NaN comes last).
-        probability: float32.
-        logit: float32; it still orders candidates whose probability rounds to 1.
+        order: Positions in the candidates given, by falling logit or prediction (equal ones keep
+            their order; NaN comes last).
+        probability: float32; NaN if the model predicts no probability.
+        logit: float32; it still orders candidates whose probability rounds to 1. NaN likewise.
+        prediction: float32; what the model predicts: the probability, or the output of a model that
+            was trained with a regression loss or with a loss of the user's own.
         used_embedding: Whether the score used the member's meta embedding (the first task
             definition's, where the model has several).
         model_version: The version that scored, whose embeddings were used.
@@ -36,6 +39,14 @@ class Ranked:
     used_embedding: Mask
     model_version: int
     filled: tuple[str, ...] = ()
+    prediction: npt.NDArray[np.float32] = dataclasses.field(
+        default_factory=lambda: np.zeros(0, np.float32)
+    )
+
+    @property
+    def is_probability(self) -> bool:
+        """Whether the model predicts a probability."""
+        return self.prediction is self.probability
 
 
 class Resolve(NamedTuple):
@@ -65,25 +76,40 @@ Steps = Generator[Resolve | LookUp | Predict, Any, list[Ranked]]
 
 def best_first(
     rows: Rows,
-    probability: npt.NDArray[Any],
-    logit: npt.NDArray[Any],
+    scores: Mapping[str, npt.NDArray[np.float32]],
     used: npt.NDArray[np.bool_],
     version: int,
     top: int | None,
 ) -> Ranked:
-    """One request's candidates, best first; `used` is bool ``[1]`` or ``[N]``."""
-    order = (-logit).argsort(kind="stable")[:top]
+    """One request's candidates, best first.
+
+    Args:
+        rows: The request.
+        scores: The model's outputs ``[N]`` by name; see `Manifest.outputs`.
+        used: Whether an embedding was used, bool ``[1]`` or ``[N]``.
+        version: The version that scored.
+        top: How many candidates to return.
+    """
+    order = (-scores[LOGIT if LOGIT in scores else PREDICTION]).argsort(kind="stable")[:top]
+    taken = {name: values.take(order) for name, values in scores.items()}
+    prediction = taken.get(PREDICTION)
+    if prediction is None:
+        prediction = probability = taken[PROBABILITY]
+        logit = taken[LOGIT]
+    else:
+        probability = logit = np.full(len(order), np.nan, np.float32)
     return Ranked(
         order=order,
-        probability=probability.take(order),
-        logit=logit.take(order),
+        probability=probability,
+        logit=logit,
+        prediction=prediction,
         used_embedding=used.repeat(len(order)) if len(used) == 1 else used.take(order),
         model_version=version,
         filled=rows.filled,
     )
 
 
-def empty_ranking(rows: Rows, version: int, top: int | None) -> Ranked:
+def empty_ranking(rows: Rows, outputs: Sequence[str], version: int, top: int | None) -> Ranked:
     """The answer to a request without candidates."""
-    scores = np.zeros(0, np.float32)
-    return best_first(rows, scores, scores, np.zeros(0, np.bool_), version, top)
+    scores = dict.fromkeys(outputs, np.zeros(0, np.float32))
+    return best_first(rows, scores, np.zeros(0, np.bool_), version, top)

@@ -52,7 +52,10 @@ class KnownVersion:
                 schema.all_features, [schema.task_columns(name) for name in definitions], prefixes
             ),
             writer=RequestWriter(
-                schema.all_features, manifest.embedding_dim, manifest.further_definitions
+                schema.all_features,
+                manifest.embedding_dim,
+                manifest.further_definitions,
+                manifest.outputs,
             ),
             embedding_dim=manifest.embedding_dim,
         )

@@ -30,6 +30,9 @@ read):
     {"line": 1, "model_version": 3, "ranked": [{"candidate": 1, "probability": 0.71, "logit": 0.9,
     "used_embedding": true}, ...]}
 
+A model with a regression loss, or with a loss of your own, has "prediction" in place of
+"probability" and "logit".
+
 `limaml rank --export runs/export --example` writes such a line for your model, with made-up values.
 
 example:
@@ -242,11 +245,19 @@ def _parse(line: bytes) -> tuple[dict[str, Any], Any]:
 
 
 def _as_json(ranked: Ranked) -> dict[str, Any]:
-    columns = (ranked.order, ranked.probability, ranked.logit, ranked.used_embedding)
-    names = ("candidate", "probability", "logit", "used_embedding")
+    scores = (
+        {"probability": ranked.probability, "logit": ranked.logit}
+        if ranked.is_probability
+        else {"prediction": ranked.prediction}
+    )
+    columns: dict[str, Any] = {
+        "candidate": ranked.order,
+        **scores,
+        "used_embedding": ranked.used_embedding,
+    }
     rows = [
-        dict(zip(names, row, strict=True))
-        for row in zip(*(column.tolist() for column in columns), strict=True)
+        dict(zip(columns, row, strict=True))
+        for row in zip(*(column.tolist() for column in columns.values()), strict=True)
     ]
     return {
         "model_version": ranked.model_version,

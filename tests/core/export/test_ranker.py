@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrec_limaml.export.savedmodels import export_for_serving
+
 DIM = 3
 
 
@@ -114,3 +116,19 @@ def test_an_example_with_an_embedding_of_another_width_is_refused(model, ranker,
         ranker.signatures["serve_examples"](
             examples=tf.constant([_example(wide, model.encoder.schema, 0)])
         )
+
+
+def test_a_ranker_of_a_regression_loss_predicts_values_under_a_name_of_their_own(
+    make_model, request_inputs, tmp_path
+):
+    model = make_model()
+    model.compile("adam", "mse")
+    assert export_for_serving(model, tmp_path).outputs == ("prediction",)
+    loaded = tf.saved_model.load(str(tmp_path / "ranker" / "1"))
+    names = [f.name for f in model.encoder.schema.all_features]
+    expected = model(model.encoder({name: request_inputs[name] for name in names}))
+    nothing = {**request_inputs, "has_meta_embedding": tf.zeros(6, bool)}
+    for name in ("serving_default", "rank"):
+        scores = loaded.signatures[name](**nothing)
+        assert list(scores) == ["prediction"]
+        np.testing.assert_allclose(scores["prediction"], expected, rtol=1e-5, atol=1e-6)

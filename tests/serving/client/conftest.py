@@ -141,7 +141,9 @@ class ScriptedServer:
         response = self._protos[0].PredictResponse()
         response.model_spec.name = "ranker"
         response.model_spec.version.value = self.answers_as or version
-        for name, values in {"logit": logit, "probability": 1 / (1 + np.exp(-logit))}.items():
+        outputs = {"logit": logit, "probability": 1 / (1 + np.exp(-logit)), "prediction": logit}
+        for name in request.output_filter or outputs:
+            values = outputs[name]
             output = response.outputs[name]
             output.dtype = 1
             output.tensor_shape.dim.add().size = len(values)

@@ -252,3 +252,22 @@ def test_a_faulty_request_among_many_is_named_by_position(make_ranker, member, c
 def test_settings_out_of_range_are_refused_by_name(make_ranker, change, message):
     with pytest.raises(LimamlError, match=message):
         make_ranker(**change)
+
+
+def test_a_model_of_another_loss_has_predictions_and_no_probabilities(
+    make_ranker, make_manifest, server, member, candidates
+):
+    expected = make_ranker().rank(member, candidates, top=3)
+    assert expected.is_probability
+    np.testing.assert_array_equal(expected.prediction, expected.probability)
+    ranker = make_ranker(manifest=make_manifest(binary=False))
+    for answer in (
+        ranker.rank(member, candidates, top=3),
+        ranker.rank_many([(member, candidates), (member, candidates)], top=3)[1],
+    ):
+        assert not answer.is_probability
+        np.testing.assert_array_equal(answer.order, expected.order)
+        np.testing.assert_array_equal(answer.prediction, expected.logit)
+        assert np.isnan([answer.probability, answer.logit]).all()
+    assert list(server.requests[-1].output_filter) == ["prediction"]
+    assert len(ranker.rank(member, []).prediction) == 0

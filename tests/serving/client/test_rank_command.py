@@ -139,3 +139,9 @@ def test_an_export_without_manifests_is_refused(rank, tmp_path):
     code, _, err = rank(_lines(GOOD), "--export", str(tmp_path / "nowhere"))
     assert code == 2
     assert "limaml export" in err[-1]
+
+
+def test_a_model_that_predicts_no_probability_has_lines_without_one(rank, make_manifest, tmp_path):
+    make_manifest(binary=False).write(tmp_path / "export" / "ranker" / "1")
+    _, out, _ = rank(_lines(GOOD))
+    assert out[0]["ranked"][0] == {"candidate": 1, "prediction": 10109.0, "used_embedding": True}

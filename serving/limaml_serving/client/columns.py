@@ -5,7 +5,7 @@ path.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,10 @@ class RowReader:
             RequestError: A name is given twice or missing, columns differ in length, or a value
                 does not fit its feature.
         """
+        if not isinstance(member, Mapping):
+            raise RequestError(
+                f"member must be a mapping from names to values, received {quote(member)}"
+            )
         candidate_columns, count = _as_columns(candidates)
         if count == 0:
             return Rows(count=0, columns=(), keys=(), filled=())
@@ -161,9 +165,8 @@ def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
     candidates = _without_frame(candidates)
     if isinstance(candidates, Mapping):
         return candidates, _common_length(candidates)
-    if isinstance(candidates, str | bytes) or not all(
-        isinstance(row, Mapping) for row in candidates
-    ):
+    is_list = hasattr(candidates, "__len__") and not isinstance(candidates, str | bytes)
+    if not is_list or not all(isinstance(row, Mapping) for row in candidates):
         raise RequestError(
             "candidates must be a mapping from column names to columns, or a list with one "
             "mapping per candidate, "
@@ -178,12 +181,17 @@ def _as_columns(candidates: Candidates) -> tuple[Mapping[str, Any], int]:
 def _without_frame(candidates: Any) -> Candidates:
     """The columns of a pandas DataFrame; other candidates unchanged."""
     names = getattr(candidates, "columns", None)
-    if names is None or isinstance(candidates, Mapping):
+    if names is None or isinstance(candidates, Mapping) or not _are_names(names):
         result: Candidates = candidates
         return result
     if len(set(names)) < len(names):
         raise RequestError(f"the candidates have columns of the same name: {quote(list(names))}")
     return {str(name): candidates[name] for name in names}
+
+
+def _are_names(columns: Any) -> bool:
+    """Whether a table's columns are names, as pandas has them, and not arrays."""
+    return all(isinstance(column, Hashable) for column in columns)
 
 
 def _common_length(columns: Mapping[str, Any]) -> int:

@@ -33,9 +33,10 @@ from limaml_serving.client.steps import (
     Steps,
     best_first,
     empty_ranking,
+    seconds_of,
 )
 from limaml_serving.client.versions import KnownVersion, KnownVersions, VersionLock
-from limaml_serving.errors import RequestError, ServingError
+from limaml_serving.errors import RequestError, ServingError, quote
 from tfrec_limaml.errors import LimamlError, StoreError, VersionMismatchError
 from tfrec_limaml.manifest import RANK_SIGNATURE, SERVING_SIGNATURE
 from tfrec_limaml.store.base import Mask, Matrix
@@ -80,7 +81,7 @@ class RankingProtocol:
         self._known = known
         self._model = model_name
         self._lock = lock
-        self._timeout = timeout
+        self._timeout = float(timeout)
         self._compact = signature == RANK_SIGNATURE
         self._raise_on_mismatch = on_version_mismatch == "raise"
 
@@ -90,9 +91,8 @@ class RankingProtocol:
             isinstance(top, bool) or not isinstance(top, numbers.Integral) or top < 1
         ):
             raise RequestError(f"top must be a whole number of at least 1, received {top!r}")
-        seconds = self._timeout if timeout is None else timeout
-        if not math.isfinite(seconds):
-            raise RequestError(f"timeout must be a number of seconds, received {timeout}")
+        seconds = self._timeout if timeout is None else seconds_of(timeout)
+        requests = list(requests)
         self.counters.add(requests=len(requests))
         deadline = time.monotonic() + seconds
         try:
@@ -287,6 +287,8 @@ class RankingProtocol:
 
 def _numbered(model: KnownVersion, request: Request, index: int | None) -> Rows:
     try:
+        if not isinstance(request, Sequence) or len(request) != 2:
+            raise RequestError(f"must be a pair (member, candidates), received {quote(request)}")
         rows = model.reader.read(*request)
         if rows.count:
             model.reader.check_known(request[1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from limaml_serving.client.columns import Candidates, Rows
+from limaml_serving.errors import RequestError
 from tfrec_limaml.manifest import LOGIT, PREDICTION, PROBABILITY
 from tfrec_limaml.store.base import Mask
 
@@ -47,6 +50,13 @@ class Ranked:
     def is_probability(self) -> bool:
         """Whether the model predicts a probability."""
         return self.prediction is self.probability
+
+
+def seconds_of(timeout: Any) -> float:
+    """A time limit; float32 would be too coarse for gRPC, which adds it to the time of day."""
+    if not isinstance(timeout, numbers.Real) or not math.isfinite(timeout):
+        raise RequestError(f"timeout must be a number of seconds, received {timeout!r}")
+    return float(timeout)
 
 
 class Resolve(NamedTuple):

@@ -4,6 +4,8 @@ protos.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -229,6 +231,24 @@ def test_someone_unknown_among_members_gets_nobodys_embedding(make_ranker, membe
 def test_a_time_limit_without_end_is_refused(make_ranker, member, candidates):
     with pytest.raises(RequestError, match="timeout must be a number of seconds, received inf"):
         make_ranker().rank(member, candidates, timeout=float("inf"))
+
+
+@pytest.mark.parametrize("seconds", [np.float32(20), np.int64(20), Fraction(20)])
+def test_a_time_limit_may_be_any_number(make_ranker, member, candidates, seconds):
+    for ranker, limit in ((make_ranker(), seconds), (make_ranker(timeout=seconds), None)):
+        assert ranker.rank(member, candidates, timeout=limit).model_version == 1
+    with pytest.raises(RequestError, match="timeout must be a number of seconds, received '20'"):
+        make_ranker().rank(member, candidates, timeout="20")
+
+
+def test_requests_of_another_form_are_refused_and_may_come_one_by_one(
+    make_ranker, member, candidates
+):
+    ranker = make_ranker()
+    assert len(ranker.rank_many((member, candidates) for _ in range(3))) == 3
+    for bad in (member, (member,), (member, candidates, 3), None):
+        with pytest.raises(RequestError, match=r"request 1: must be a pair \(member, candidates\)"):
+            ranker.rank_many([(member, candidates), bad])
 
 
 def test_a_faulty_request_among_many_is_named_by_position(make_ranker, member, candidates):

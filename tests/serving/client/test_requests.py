@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,6 +149,9 @@ def test_an_absent_feature_is_filled_once_for_all_candidates():
         ({}, {"x": np.array(1.0)}, "single values for"),
         ({}, "ab", "candidates must be a mapping"),
         ({}, [1, 2], "candidates must be a mapping"),
+        ({}, None, "candidates must be a mapping"),
+        ({}, ({"x": 1} for _ in "ab"), "candidates must be a mapping"),
+        ({}, pa.table({"x": [1]}), "candidates must be a mapping"),
         ({"k": [1]}, {"x": [1]}, "key columns"),
         ({}, {"x": [1]}, "key column 'k' is missing"),
     ],
@@ -157,6 +161,12 @@ def test_malformed_requests_are_refused_with_the_reason(member, candidates, mess
         RowReader([number()], [["k"]]).read(
             {"k": 1, **member} if "missing" not in message else member, candidates
         )
+
+
+@pytest.mark.parametrize("member", [None, "7", [("k", 1)], pd.Series({"k": 1})])
+def test_a_member_that_is_no_mapping_is_refused(member):
+    with pytest.raises(RequestError, match="member must be a mapping from names to values, rec"):
+        RowReader([number()], [["k"]]).read(member, {"x": [1]})
 
 
 def test_a_data_frame_of_candidates_is_read_as_its_columns():

@@ -63,9 +63,9 @@ def channel_options(
         tls: TLS settings.
         extra: Options that override the ones made here.
     """
-    if not 0 <= retries <= 4:
+    if not isinstance(retries, int) or not 0 <= retries <= 4:
         raise LimamlError(
-            f"retries must lie in 0..4 (gRPC makes at most five attempts), received {retries}"
+            f"retries must lie in 0..4 (gRPC makes at most five attempts), received {retries!r}"
         )
     if tls is not None and not isinstance(tls, Tls):
         raise LimamlError(f"tls must be a limaml_serving.Tls, received {tls!r}")

@@ -13,6 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+
 from limaml_serving.client.columns import RowReader
 from limaml_serving.client.predict_request import RequestWriter
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
@@ -132,8 +134,10 @@ class VersionLock:
             raise LimamlError(
                 f"pin version or version_label, not both; received {version} and {label!r}"
             )
-        if version is not None and version < 1:
-            raise LimamlError(f"version must be positive, received {version}")
+        if version is not None and (not isinstance(version, int | np.integer) or version < 1):
+            raise LimamlError(f"version must be positive, and a whole number, received {version!r}")
+        if label is not None and not (isinstance(label, str) and label):
+            raise LimamlError(f"version_label must be a label's name, received {label!r}")
         self.label = label
         self.pinned = version
         self._refresh = refresh_seconds

@@ -75,16 +75,24 @@ def _match(filesystem: FileSystem, pattern: str) -> list[Any]:
     """What matches a pattern; raises PermissionError for a folder of this machine that may not be
     read, which Beam passes over.
     """
-    root = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
     if is_local(pattern) and glob.has_magic(pattern):
-
-        def refuse(error: OSError) -> None:
-            if isinstance(error, PermissionError) and _may_hold(str(error.filename), pattern):
-                raise error
-
-        for _ in os.walk(root or ("/" if pattern.startswith("/") else "."), onerror=refuse):
-            pass
+        _require_readable_folders(pattern)
     return list(filesystem.match([pattern])[0].metadata_list)
+
+
+def _require_readable_folders(pattern: str) -> None:
+    """Raises PermissionError for a folder that may hold matching files and may not be read; does
+    not look into any other.
+    """
+    root = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError) and _may_hold(str(error.filename), pattern):
+            raise error
+
+    top = root or ("/" if pattern.startswith("/") else ".")
+    for folder, names, _ in os.walk(top, onerror=refuse):
+        names[:] = [name for name in names if _may_hold(os.path.join(folder, name), pattern)]
 
 
 def _may_hold(folder: str, pattern: str) -> bool:

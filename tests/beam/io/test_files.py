@@ -1,8 +1,10 @@
 """Files by pattern."""
 
 import os
+import types
 
 import pytest
+from apache_beam.io.localfilesystem import LocalFileSystem
 
 from limaml_beam.io import files
 from tfrec_limaml.errors import LimamlError
@@ -40,3 +42,19 @@ def test_a_folder_that_may_not_be_searched_is_an_error(days):
 @pytest.mark.parametrize("pattern", ["/day=1/*", "/*=1/*.csv", "/day=1"])
 def test_folders_that_a_pattern_does_not_mean_may_be_unreadable(days, pattern):
     assert list(files.match_tables(f"{days}{pattern}")) == [f"{days}/day=1/part.csv"]
+
+
+@pytest.mark.parametrize("pattern", ["/*.csv", "/*=1/*.csv", "/day=1/*"])
+def test_only_folders_that_a_pattern_reaches_are_looked_into(tmp_path, monkeypatch, pattern):
+    """Beside Beam's own search."""
+    (tmp_path / "day=1" / "deep" / "deeper").mkdir(parents=True)
+    (tmp_path / "other" / "deep").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "day=1"):
+        (folder / "part.csv").touch()
+    found = types.SimpleNamespace(metadata_list=[])
+    monkeypatch.setattr(LocalFileSystem, "match", lambda *_: [found])
+    searched, scandir = set(), os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: searched.add(str(path)) or scandir(path))
+    files.match(f"{tmp_path}{pattern}")
+    assert searched
+    assert not any("deep" in folder or "other" in folder for folder in searched)

@@ -6,6 +6,8 @@ for each member, L2-regularised coefficients with the global model's logit as of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -42,18 +44,32 @@ def glmix(data: Data, seed: int) -> Outcome:
         s: (dense(getattr(data, s), data.encoder) - mean) / deviation
         for s in ("train", "validation", "test")
     }
+    rows = {s: getattr(data, s) for s in ("train", "validation", "test")}
+    return random_effects(rows, logits, inputs)
+
+
+def random_effects(
+    rows: Mapping[str, Rows], logits: Mapping[str, Array], inputs: Mapping[str, Array]
+) -> Outcome:
+    """Random effects of each task on a global score, under the best penalties on validation rows.
+
+    Args:
+        rows: By split: train, validation and test.
+        logits: Global logits ``[N]`` by split.
+        inputs: Standardised features ``[N, F]`` by split.
+    """
 
     def validation_auc(penalty: float, intercept: float) -> float:
         penalties = penalty, intercept
-        adapted = _adapted(data, ("train",), "validation", logits, inputs, penalties)
-        return auc(data.validation.label, adapted)
+        adapted = _adapted(rows, ("train",), "validation", logits, inputs, penalties)
+        return auc(rows["validation"].label, adapted)
 
     by_penalty = {p: validation_auc(p, _FIRST_INTERCEPT_PENALTY) for p in PENALTIES}
     penalty = max(by_penalty, key=by_penalty.__getitem__)
     by_intercept = {p: validation_auc(penalty, p) for p in INTERCEPT_PENALTIES}
     intercept = max(by_intercept, key=by_intercept.__getitem__)
     penalties = penalty, intercept
-    adapted = _adapted(data, ("train", "validation"), "test", logits, inputs, penalties)
+    adapted = _adapted(rows, ("train", "validation"), "test", logits, inputs, penalties)
     return Outcome(
         1 / (1 + np.exp(-adapted)),
         by_intercept[intercept],
@@ -98,30 +114,30 @@ def fit_task(inputs: Array, label: Array, offset: Array, penalty: float) -> Arra
 
 
 def _adapted(
-    data: Data,
+    rows: Mapping[str, Rows],
     earlier: tuple[str, ...],
     later: str,
-    logits: dict[str, Array],
-    inputs: dict[str, Array],
+    logits: Mapping[str, Array],
+    inputs: Mapping[str, Array],
     penalties: tuple[float, float],
 ) -> Array:
     """Logits of the later rows with random effects of the earlier ones, under penalties of the
     coefficients and of the intercept.
     """
     inputs = {s: with_intercept(inputs[s], *penalties) for s in (*earlier, later)}
-    rows: Rows = getattr(data, later)
-    parts = [getattr(data, s) for s in earlier]
+    later_keys = rows[later].task_key
+    parts = [rows[s] for s in earlier]
     keys = np.concatenate([r.task_key for r in parts])
     label = np.concatenate([r.label for r in parts]).astype(np.float64)
     offset, features = (np.concatenate([part[s] for s in earlier]) for part in (logits, inputs))
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
     result = logits[later].copy()
-    for key in np.unique(rows.task_key):
+    for key in np.unique(later_keys):
         first, last = (np.searchsorted(sorted_keys, key, side) for side in ("left", "right"))
         history = order[first:last]
         if len(history):
-            mask = rows.task_key == key
+            mask = later_keys == key
             weights = fit_task(features[history], label[history], offset[history], penalties[0])
             result[mask] += inputs[later][mask] @ weights
     return result

@@ -30,6 +30,7 @@ class Ranked:
         logit: float32; it still orders candidates whose probability rounds to 1. NaN likewise.
         prediction: float32; what the model predicts: the probability, or the output of a model that
             was trained with a regression loss or with a loss of the user's own.
+        is_probability: Whether the model predicts a probability.
         used_embedding: Whether the score used the member's meta embedding (the first task
             definition's, where the model has several).
         model_version: The version that scored, whose embeddings were used.
@@ -39,17 +40,11 @@ class Ranked:
     order: npt.NDArray[np.int64]
     probability: npt.NDArray[np.float32]
     logit: npt.NDArray[np.float32]
+    prediction: npt.NDArray[np.float32]
+    is_probability: bool
     used_embedding: Mask
     model_version: int
     filled: tuple[str, ...] = ()
-    prediction: npt.NDArray[np.float32] = dataclasses.field(
-        default_factory=lambda: np.zeros(0, np.float32)
-    )
-
-    @property
-    def is_probability(self) -> bool:
-        """Whether the model predicts a probability."""
-        return self.prediction is self.probability
 
 
 def seconds_of(timeout: Any) -> float:
@@ -100,19 +95,16 @@ def best_first(
         version: The version that scored.
         top: How many candidates to return.
     """
-    order = (-scores[LOGIT if LOGIT in scores else PREDICTION]).argsort(kind="stable")[:top]
+    is_probability = PREDICTION not in scores
+    order = (-scores[LOGIT if is_probability else PREDICTION]).argsort(kind="stable")[:top]
     taken = {name: values.take(order) for name, values in scores.items()}
-    prediction = taken.get(PREDICTION)
-    if prediction is None:
-        prediction = probability = taken[PROBABILITY]
-        logit = taken[LOGIT]
-    else:
-        probability = logit = np.full(len(order), np.nan, np.float32)
+    unknown = np.full(len(order), np.nan, np.float32)
     return Ranked(
         order=order,
-        probability=probability,
-        logit=logit,
-        prediction=prediction,
+        probability=taken.get(PROBABILITY, unknown),
+        logit=taken.get(LOGIT, unknown),
+        prediction=taken[PROBABILITY if is_probability else PREDICTION],
+        is_probability=is_probability,
         used_embedding=used.repeat(len(order)) if len(used) == 1 else used.take(order),
         model_version=version,
         filled=rows.filled,

@@ -6,12 +6,14 @@ import copy
 import dataclasses
 import json
 import shutil
+import types
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tfrec_limaml.commands.compare import markdown
+from tfrec_limaml.comparison import random_effects
 from tfrec_limaml.comparison import run as comparison
 from tfrec_limaml.comparison.random_effects import fit_task, with_intercept
 from tfrec_limaml.comparison.rivals import Data, Outcome
@@ -203,6 +205,25 @@ def test_random_effects_solve_the_penalised_logistic_regression():
     probability = 1 / (1 + np.exp(-(offset + inputs @ actual)))
     gradient = inputs.T @ (probability - label) + 2.0 * actual
     np.testing.assert_allclose(gradient, np.zeros(9), atol=1e-6)
+
+
+@pytest.mark.parametrize("intercepts", [random_effects.INTERCEPT_PENALTIES, (np.inf,)])
+def test_random_effects_learn_levels_of_members_where_no_feature_is_constant(
+    intercepts, monkeypatch
+):
+    monkeypatch.setattr(random_effects, "INTERCEPT_PENALTIES", intercepts)
+    random = np.random.default_rng(5)
+    levels, rows, inputs, logits = random.normal(0, 2, 60), {}, {}, {}
+    for split, count in (("train", 12), ("validation", 6), ("test", 12)):
+        member = np.repeat(np.arange(60), count)
+        label = (random.random(len(member)) < 1 / (1 + np.exp(-levels[member]))).astype(float)
+        rows[split] = types.SimpleNamespace(task_key=member, label=label)
+        inputs[split] = random.normal(size=(len(member), 2))
+        logits[split] = np.zeros(len(member))
+    outcome = random_effects.random_effects(rows, logits, inputs)
+    has_intercept = len(intercepts) > 1
+    assert (auc(rows["test"].label, outcome.served) > 0.75) == has_intercept
+    assert (outcome.settings["intercept_penalty"] is not None) == has_intercept
 
 
 @pytest.mark.parametrize("intercept_penalty", [0.5, 7.0, np.inf])

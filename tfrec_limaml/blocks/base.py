@@ -45,23 +45,28 @@ def check_blocks(meta_block: Any, global_block: Any) -> None:
         )
 
 
-def calls_per_task(block: keras.layers.Layer) -> bool:
-    """Whether a block's own class defines ``call_per_task``: an inherited one may not match what
+def _defines(block: keras.layers.Layer, method: str) -> bool:
+    """Whether a block's own class defines an optional method: an inherited one may not match what
     the class computes.
     """
-    return "call_per_task" in vars(type(block))
+    return method in vars(type(block))
+
+
+def calls_per_task(block: keras.layers.Layer) -> bool:
+    """Whether a block's own class defines ``call_per_task``; see `MetaBlock` and `GlobalBlock`."""
+    return _defines(block, "call_per_task")
 
 
 def scores_once(block: keras.layers.Layer) -> bool:
     """Whether a block's own class defines ``encode_context_once``; see `GlobalBlock`."""
-    return "encode_context_once" in vars(type(block))
+    return _defines(block, "encode_context_once")
 
 
 def is_linear(block: keras.layers.Layer, parts: int) -> bool:
     """Whether a block's own class defines ``linear_in``, and its logit is linear in each of `parts`
     equal parts of the meta embedding while the others are fixed; see `GlobalBlock`.
     """
-    return "linear_in" in vars(type(block)) and bool(block.linear_in(parts))
+    return _defines(block, "linear_in") and bool(block.linear_in(parts))
 
 
 class MetaBlock(keras.layers.Layer, abc.ABC):

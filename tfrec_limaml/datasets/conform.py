@@ -185,8 +185,8 @@ def _match_keys(
 
 
 def _example(keys: pd.Series) -> str:
-    given = keys.dropna()
-    return f"such as {str(given.iloc[0])[:40]!r}" if len(given) else "all missing"
+    present = keys.dropna()
+    return f"such as {str(present.iloc[0])[:40]!r}" if len(present) else "all missing"
 
 
 def _drop_rows(schema: Schema, frame: pd.DataFrame) -> tuple[pd.DataFrame, Counter[str]]:

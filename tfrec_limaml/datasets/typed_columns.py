@@ -89,8 +89,8 @@ def _others(invalid: pd.Series) -> str:
     """How many labels are missing or invalid, with an example."""
     if invalid.empty:
         return ""
-    given = invalid.dropna()
-    example = f", such as {str(given.iloc[0])[:40]!r}" if len(given) else ""
+    present = invalid.dropna()
+    example = f", such as {str(present.iloc[0])[:40]!r}" if len(present) else ""
     return f" besides {len(invalid)} that are missing or invalid{example}"
 
 

@@ -142,10 +142,10 @@ def readable(url: str, secrets: Sequence[str]) -> Iterator[None]:
 def secret_of(url: str) -> str:
     """The decoded password of an address, or that of the environment; empty without one."""
     try:
-        given = unquote(urlsplit(url).password or "")
+        password = unquote(urlsplit(url).password or "")
     except ValueError:
-        given = ""
-    return given or os.environ.get(PASSWORD, "")
+        password = ""
+    return password or os.environ.get(PASSWORD, "")
 
 
 def _through_sentinel(

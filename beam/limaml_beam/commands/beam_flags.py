@@ -81,7 +81,7 @@ def wrap_beam_flags(
     # A value of a flag for Beam may have the same text as another argument.
     arguments = [_Argument(text) for text in argv]
     unknown = {id(argument) for argument in parser.parse_known_args(arguments)[1]}
-    return [f"--beam={each}" if id(each) in unknown else str(each) for each in arguments]
+    return [f"--beam={text}" if id(text) in unknown else str(text) for text in arguments]
 
 
 class _Argument(str):

@@ -252,12 +252,12 @@ def render(card: dict[str, Any]) -> str:
             )
     lines += [f"  check: {warning}" for warning in card["warnings"]]
     trained = any(split == "train" for splits in card["tasks"].values() for split in splits)
-    following = (
+    next_command = (
         f"limaml train {card['output']} --output RUN"
         if trained
         else f"limaml embed {card['output']} --export EXPORT --output EMBEDDINGS"
     )
-    return "\n".join([*lines, f"next: {following}"])
+    return "\n".join([*lines, f"next: {next_command}"])
 
 
 COMMAND = Command(

@@ -100,10 +100,10 @@ def _may_hold(folder: str, pattern: str) -> bool:
     names, patterns = folder.removeprefix("./").split("/"), pattern.split("/")
     if names[-1] == "lost+found":  # of a volume's file system; never readable
         return False
-    for name, each in zip(names, patterns, strict=False):
-        if "**" in each:
+    for name, part in zip(names, patterns, strict=False):
+        if "**" in part:
             return True
-        if not fnmatch.fnmatchcase(name, each):
+        if not fnmatch.fnmatchcase(name, part):
             return False
     return len(names) < len(patterns)
 

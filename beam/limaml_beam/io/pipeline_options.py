@@ -63,10 +63,10 @@ def _refuse_stray_words(flags: Sequence[str]) -> None:
 def _refuse_unknown_flags(flags: Sequence[str]) -> None:
     """Only other runners have flags that Beam's SDK does not know: those of their job servers."""
     known = PipelineOptions([]).get_all_options()
-    given = PipelineOptions(flags).get_all_options(retain_unknown_options=True)
+    options = PipelineOptions(flags).get_all_options(retain_unknown_options=True)
     for flag in flags:
         name = flag.partition("=")[0].lstrip("-").replace("-", "_")
-        if flag.startswith("-") and name in given and name not in known:
+        if flag.startswith("-") and name in options and name not in known:
             raise LimamlError(
                 f"neither this command nor Beam has the flag {flag!r}, which would be ignored: "
                 "correct it, or leave it out"

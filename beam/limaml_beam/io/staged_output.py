@@ -44,9 +44,9 @@ def check_free(output: str, overwrite: bool, marker: str, inputs: Iterable[str] 
     if not overwrite:
         raise LimamlError(f"{output} exists; give --overwrite to replace it, or another --output")
     folder = files.join(output, "")
-    lost = next((path for path in inputs if files.join(path, "").startswith(folder)), None)
-    if lost is not None:
-        raise LimamlError(f"{output} holds the input {lost}: give another --output")
+    inside = next((path for path in inputs if files.join(path, "").startswith(folder)), None)
+    if inside is not None:
+        raise LimamlError(f"{output} holds the input {inside}: give another --output")
     if (
         files.has_folders(output)
         and not files.exists(files.join(output, marker))

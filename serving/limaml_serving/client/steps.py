@@ -97,13 +97,13 @@ def best_first(
     """
     is_probability = PREDICTION not in scores
     order = (-scores[LOGIT if is_probability else PREDICTION]).argsort(kind="stable")[:top]
-    taken = {name: values.take(order) for name, values in scores.items()}
+    ordered = {name: values.take(order) for name, values in scores.items()}
     unknown = np.full(len(order), np.nan, np.float32)
     return Ranked(
         order=order,
-        probability=taken.get(PROBABILITY, unknown),
-        logit=taken.get(LOGIT, unknown),
-        prediction=taken[PROBABILITY if is_probability else PREDICTION],
+        probability=ordered.get(PROBABILITY, unknown),
+        logit=ordered.get(LOGIT, unknown),
+        prediction=ordered[PROBABILITY if is_probability else PREDICTION],
         is_probability=is_probability,
         used_embedding=used.repeat(len(order)) if len(used) == 1 else used.take(order),
         model_version=version,

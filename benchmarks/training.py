@@ -51,7 +51,7 @@ from tfrec_limaml.training.train import STEPS_PER_EXECUTION
 SUPPORT, QUERY = 24, 8
 # On disk, and how often one measurement goes through them. The tasks are four times the shuffle
 # buffer: while that is filled at the beginning of a pass, nothing else runs.
-FILE_BATCHES, PASSES = 128, 2
+FILE_BATCHES, PASSES, FILES = 128, 2, 2
 COUNTED_TASKS = 128  # of the batch whose multiplications GFLOP counts
 GFLOP = {
     "vanilla": 2.050,
@@ -101,9 +101,12 @@ def task_files(folder, rng, tasks):
     """Task records of the reference sizes, and their encoder."""
     schema = work.schema()
     encoder = FeatureEncoder(schema, Statistics(rows=1, label_mean=0.5, window={}, features={}))
-    with tf.io.TFRecordWriter(str(folder / "train-00000-of-00001.tfrecord")) as writer:
-        for task in range(tasks):
-            writer.write(encode_task(schema, f"t{task}", work.random_rows(rng, SUPPORT + QUERY)))
+    for file in range(FILES):  # that are read in parallel
+        path = folder / f"train-{file:05d}-of-{FILES:05d}.tfrecord"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for task in range(file, tasks, FILES):
+                rows = work.random_rows(rng, SUPPORT + QUERY)
+                writer.write(encode_task(schema, f"t{task}", rows))
     return str(folder / "train-*"), encoder
 
 

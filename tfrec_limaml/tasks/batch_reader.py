@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import os
 from typing import Any
 
 import tensorflow as tf
@@ -28,9 +29,8 @@ from tfrec_limaml.tasks.sides import Side, SplitTimes
 
 #: Batches taken from one sorted chunk of tasks: more means less padding and coarser shuffling.
 BATCHES_PER_CHUNK = 8
-#: Chunks that are parsed in parallel, and batches that are padded in parallel.
-CHUNKS_AT_ONCE = 2
-BATCHES_AT_ONCE = 2
+#: Tasks that are parsed in parallel, and tasks that are padded in parallel, at most: limits memory.
+_PARSED_AT_ONCE, _PADDED_AT_ONCE = 2**16, 2**13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +94,14 @@ class BatchReader:
         chunks = (
             records.batch(size)
             .prefetch(1)
-            .map(lambda chunk: self._chunk(chunk, number), num_parallel_calls=CHUNKS_AT_ONCE)
+            .map(
+                lambda chunk: self._chunk(chunk, number),
+                num_parallel_calls=_at_once(_PARSED_AT_ONCE, size),
+            )
             .prefetch(1)
         )
         dataset = chunks.flat_map(once_per_batch).map(
-            self._batch, num_parallel_calls=BATCHES_AT_ONCE
+            self._batch, num_parallel_calls=_at_once(_PADDED_AT_ONCE, self.batch_size)
         )
         if self.shuffle:
             dataset = dataset.shuffle(
@@ -145,3 +148,10 @@ class BatchReader:
         indices = rows_of(chunk.order, tf.range(*bounds))
         batch = padded_batch(chunk, indices, self._support_columns, self._query_columns)
         return batch if self.with_keys else {name: batch[name] for name in ("support", "query")}
+
+
+def _at_once(tasks: int, each: int) -> int:
+    """Elements of `each` tasks that are computed in parallel: one per processor core, but of no
+    more than so many tasks together, and 2 at least.
+    """
+    return max(2, min(os.cpu_count() or 2, tasks // each))

@@ -28,6 +28,7 @@ from tfrec_limaml.tasks.record_files import (
     patterns_of,
     plain_options,
     read_records,
+    readers,
     record_files,
     records_of,
 )
@@ -150,10 +151,14 @@ def _file_groups(pattern: Pattern | Iterable[Pattern], one_per_epoch: bool) -> l
 @tf.autograph.experimental.do_not_convert
 def _all_files(reader: BatchReader, files: Sequence[str], share: Share) -> tf.data.Dataset:
     """One pass over the files; with another number in each pass, if anything is drawn."""
+
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        return reader.batches(read_records(files, share, reader.in_order), number)
+
     if not reader.draws:
-        return reader.batches(read_records(files, share), tf.constant(0, tf.int64))
+        return one_pass(tf.constant(0, tf.int64))
     numbers = tf.data.Dataset.random(reader.seed, rerandomize_each_iteration=True).take(1)
-    return numbers.flat_map(lambda n: reader.batches(read_records(files, share), n))
+    return numbers.flat_map(one_pass)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -181,12 +186,13 @@ def _by_epoch(
         tf.int64,
     )
     files, compression_type = tf.constant([*itertools.chain(*worker_files)]), compression(groups[0])
+    in_parallel = 1 if reader.in_order else readers(max(map(len, worker_files)))
 
     def epoch_batches(_: tf.Tensor) -> tf.data.Dataset:
         number = epoch.read_value()
         row = tf.gather(table, tf.math.floormod(number, len(groups)))
         begin, end, worker, workers, size = tf.unstack(row)
-        records = records_of(tf.gather(files, tf.range(begin, end)), compression_type)
+        records = records_of(tf.gather(files, tf.range(begin, end)), compression_type, in_parallel)
         dataset = reader.batches(records.shard(workers, worker), number)
         if batches is None:
             return dataset

@@ -12,6 +12,10 @@ import tensorflow as tf
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks import record_format
 
+#: Files that are read and decompressed in parallel: the order of the records depends on it.
+READERS = 8
+#: Records that are taken from one of these files before the next.
+_BLOCK = 64
 #: Bytes that are read at once.
 _READ_BYTES = 2**18
 
@@ -56,23 +60,55 @@ def record_files(pattern: Pattern | Iterable[Pattern]) -> list[str]:
     return files
 
 
-def read_records(files: Sequence[str], share: Share = EVERYTHING) -> tf.data.Dataset:
-    """Serialized records of the files, in their order: all, or those of a worker."""
-    if len(files) < share.workers:
-        return records_of(files, compression(files)).shard(share.workers, share.worker)
-    return records_of(files[share.worker :: share.workers], compression(files))
+def read_records(
+    files: Sequence[str], share: Share = EVERYTHING, in_order: bool = True
+) -> tf.data.Dataset:
+    """Serialized records of the files: all, or those of a worker.
+
+    Args:
+        files: Their paths.
+        share: The part of the records.
+        in_order: Keep the order of the files; otherwise several are read in parallel.
+    """
+    split = len(files) >= share.workers
+    own = files[share.worker :: share.workers] if split else files
+    records = records_of(own, compression(files), 1 if in_order else readers(len(own)))
+    return records if split else records.shard(share.workers, share.worker)
 
 
-def records_of(files: Sequence[str] | tf.Tensor, compression_type: str) -> tf.data.Dataset:
+def readers(files: int) -> int:
+    """How many of so many files are read in parallel."""
+    return max(1, min(READERS, files))
+
+
+def records_of(
+    files: Sequence[str] | tf.Tensor, compression_type: str, readers: int = 1
+) -> tf.data.Dataset:
     """Serialized records of the files, as `tf.data.TFRecordDataset` reads them.
 
-    `TFRecordDataset` builds a function that opens one file, in each graph again. The operation
-    reads any number of files.
+    With several readers each reads its part of the files, and blocks of their records alternate:
+    the order is the same on each machine.
 
     Args:
         files: Their paths, or a string tensor ``[n]``.
         compression_type: The compression.
+        readers: Number of files that are read in parallel.
     """
+    if readers == 1:
+        return _records_in_order(files, compression_type)
+    blocks = [
+        _records_in_order(files[reader::readers], compression_type).batch(_BLOCK).prefetch(1)
+        for reader in range(readers)
+    ]
+    turns = tf.data.Dataset.range(readers).repeat()
+    return tf.data.Dataset.choose_from_datasets(
+        blocks, turns, stop_on_empty_dataset=False
+    ).unbatch()
+
+
+def _records_in_order(files: Sequence[str] | tf.Tensor, compression_type: str) -> tf.data.Dataset:
+    # `TFRecordDataset` builds a function that opens one file, in each graph again. The operation
+    # reads any number of files.
     variant = tf.raw_ops.TFRecordDataset(
         filenames=files if tf.is_tensor(files) else list(files),
         compression_type=compression_type,
@@ -110,7 +146,8 @@ def count_tasks(pattern: Pattern | Iterable[Pattern], share: Share = EVERYTHING)
         context, *_ = tf.io.parse_sequence_example(serialized, context_features=entry)
         return context[record_format.SAMPLE_COUNT]
 
-    counts = read_records(record_files(pattern), share).batch(4096).map(samples)
+    records = read_records(record_files(pattern), share, in_order=False)
+    counts = records.batch(4096).map(samples)
     zero = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
 
     @tf.autograph.experimental.do_not_convert

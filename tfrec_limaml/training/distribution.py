@@ -20,6 +20,7 @@ from tfrec_limaml.models import TaskModel
 from tfrec_limaml.tasks.record_files import EVERYTHING, Share
 from tfrec_limaml.tensorflow_internals import device_datasets_without_tuner
 from tfrec_limaml.training.allocator import keep_freed_memory
+from tfrec_limaml.training.device_prefetch import prefetch_to_gpu
 from tfrec_limaml.training.lost_workers import TimeLimit, worker_lost_error
 
 #: Seconds without a batch after which other workers count as lost.
@@ -103,10 +104,13 @@ class Workers(NamedTuple):
 
     def distribute(self, dataset: tf.data.Dataset) -> Any:
         """The dataset for `fit`, from this worker's batches for single replicas. All workers must
-        have the same number. Calls `keep_freed_memory`.
+        have the same number.
+
+        Without a strategy, batches are copied to the GPU ahead, if there is one; with one,
+        TensorFlow does that. Under a strategy calls `keep_freed_memory`.
         """
         if self.strategy is None:
-            return dataset
+            return prefetch_to_gpu(dataset)
         device_datasets_without_tuner()
         keep_freed_memory()
         if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):

@@ -2,17 +2,21 @@
 
     python benchmarks/batch_sizes.py [--json] [--device cpu|gpu] [--rounds 5]
         [--tasks 128 512 2048 8192] [--algorithms vanilla limaml_n1 ...]
-        [--policies float32 mixed_bfloat16] [--xla-tasks 128 2048]
+        [--policies float32 mixed_bfloat16] [--xla-tasks 128 2048] [--fit-tasks 128 2048]
 
 The algorithms take turns, round by round; each figure is a median, and ratios to vanilla of the
 same batch, dtype policy and compiler are medians of the rounds' ratios. A batch is in the device's
 memory before the clock starts. `busy_percent` is what `nvidia-smi` reports while one algorithm
 repeats its step for a second: the share of the time in which the GPU computes anything at all; null
 on processors. With `--xla-tasks` XLA compiles the step for these batches, in addition.
+With `--fit-tasks` steps inside `fit` are timed for these batches, which lie in the processor's
+memory: of Keras on the same network and rows, and of the algorithms.
 
 Keys: `device` and `steps`, a list with `tasks`, `policy`, `xla`, `algorithm`, `ms`, `tasks_per_s`,
 `ratio` to vanilla and `busy_percent`; `saturates_at`, by algorithm in float32 without XLA: the
-smallest batch with nine tenths of the highest rate.
+smallest batch with nine tenths of the highest rate; `fits`, a list with `tasks`, `algorithm`, `ms`,
+`prefetched_ms` where batches are copied to the GPU ahead, and their ratios to Keras, `ratio` and
+`prefetched_ratio`.
 """
 
 from __future__ import annotations
@@ -32,11 +36,14 @@ import numpy as np
 import reference_work as work
 import tensorflow as tf
 from arguments import positive
-from timers import StepTimer
-from training import NAMES, QUERY, SUPPORT, choose_device
+from timers import StepTimer, repeated, seconds_of_fit
+from training import NAMES, QUERY, SUPPORT, choose_device, keras_fit_step, ours_fit_step
+
+from tfrec_limaml.training.device_prefetch import prefetch_to_gpu
 
 ALGORITHMS = ("vanilla", "limaml_n1", "limaml_n5", "limaml_n1_first_order", "closed_form")
 BUSY_SECONDS, SATURATED = 1.0, 0.9
+FIT_STEPS = 10, 60  # their difference leaves out what `fit` does once
 
 
 def signature(size):
@@ -116,6 +123,38 @@ def time_steps(functions, tasks, rounds):
     ]
 
 
+def time_fits(names, tasks, rounds):
+    """Milliseconds of a step inside `fit`, with and without copies ahead, and ratios to Keras."""
+    with tf.device("/cpu:0"):
+        batch = random_batch(tasks)
+        fits = {"keras": keras_fit_step(batch)}
+        fits |= {name: ours_fit_step(name, batch) for name in names}
+        fits = {name: (model, repeated(dataset)) for name, (model, dataset) in fits.items()}
+    seen = {}
+    for turn in range(rounds + 1):
+        for name, (model, dataset) in fits.items():
+            for key, data in (("ms", dataset), ("prefetched_ms", prefetch_to_gpu(dataset))):
+                short, long = (seconds_of_fit(model, data, steps) for steps in FIT_STEPS)
+                if turn:  # the first is traced
+                    step = 1e3 * (long - short) / (FIT_STEPS[1] - FIT_STEPS[0])
+                    seen.setdefault((name, key), []).append(step)
+
+    def ratio(name, key):
+        pairs = zip(seen[name, key], seen["keras", key], strict=True)
+        return round(statistics.median(a / b for a, b in pairs), 3)
+
+    return [
+        {
+            "tasks": tasks,
+            "algorithm": name,
+            **{k: round(statistics.median(seen[name, k]), 3) for k in ("ms", "prefetched_ms")},
+            "ratio": ratio(name, "ms"),
+            "prefetched_ratio": ratio(name, "prefetched_ms"),
+        }
+        for name in fits
+    ]
+
+
 def measure(args):
     steps = []
     variants = [(policy, False, args.tasks) for policy in args.policies]
@@ -126,7 +165,10 @@ def measure(args):
             for row in time_steps(functions, tasks, args.rounds):
                 steps.append({"tasks": tasks, "policy": policy, "xla": xla, **row})
                 print(json.dumps(steps[-1]), file=sys.stderr, flush=True)
-    return {"steps": steps, "saturates_at": saturation(steps)}
+    fits = [
+        row for tasks in args.fit_tasks for row in time_fits(args.algorithms, tasks, args.rounds)
+    ]
+    return {"steps": steps, "saturates_at": saturation(steps), "fits": fits}
 
 
 def saturation(steps):
@@ -150,6 +192,7 @@ def main():
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--tasks", type=positive, nargs="+", default=[128, 512, 2048, 8192])
     parser.add_argument("--xla-tasks", type=positive, nargs="*", default=[])
+    parser.add_argument("--fit-tasks", type=positive, nargs="*", default=[])
     parser.add_argument("--policies", nargs="+", default=["float32"])
     parser.add_argument(
         "--algorithms", nargs="+", choices=NAMES, default=ALGORITHMS, metavar="NAME"
@@ -159,7 +202,10 @@ def main():
         parser.error("--algorithms: name vanilla too, the others are compared with it")
     device = choose_device(args.device)
     result = {"device": device, **measure(args)}
-    rows = (" ".join(f"{value!s:>22}" for value in row.values()) for row in result["steps"])
+    rows = (
+        " ".join(f"{value!s:>22}" for value in row.values())
+        for row in (*result["steps"], *result["fits"])
+    )
     print(json.dumps(result) if args.json else "\n".join(rows))
 
 

@@ -1,11 +1,14 @@
 """Times the learning core on the reference work: 128 tasks x (24 support + 8 query), float32, Adam.
 
     python benchmarks/training.py [--json] [--rounds 9] [--device cpu|gpu] [--tasks 128]
-        [--algorithms vanilla limaml_n1 ...] [--embed-tasks 20000]
+        [--algorithms vanilla limaml_n1 ...] [--embed-tasks 20000] [--files 2] [--compressed]
 
 Compared measurements alternate, round by round; each figure is a median. Ratios are medians of the
 rounds' ratios. `--device gpu` fails if TensorFlow sees no GPU; `device` in the result names the
 device of the measurement.
+
+`--files` task records are read in parallel, compressed with `--compressed` as by `limaml prepare`.
+On a GPU, batches are copied to it ahead, as `limaml train` does.
 
 Keys: `device`; of each algorithm A `A_ms` and, beside vanilla, `A_ratio`; `fit_vanilla_ms`,
 `fit_limaml_n1_ms`, `keras_fit_ms`, `fit_vanilla_over_keras_fit`; `fit_from_files_ms` and
@@ -51,7 +54,7 @@ from tfrec_limaml.training.train import STEPS_PER_EXECUTION
 SUPPORT, QUERY = 24, 8
 # On disk, and how often one measurement goes through them. The tasks are four times the shuffle
 # buffer: while that is filled at the beginning of a pass, nothing else runs.
-FILE_BATCHES, PASSES, FILES = 128, 2, 2
+FILE_BATCHES, PASSES = 128, 2
 COUNTED_TASKS = 128  # of the batch whose multiplications GFLOP counts
 GFLOP = {
     "vanilla": 2.050,
@@ -97,14 +100,15 @@ def ours_fit_step(name, batch):
     return work.model(name), tf.data.Dataset.from_tensors(batch)
 
 
-def task_files(folder, rng, tasks):
-    """Task records of the reference sizes, and their encoder."""
+def task_files(folder, rng, tasks, files, compressed):
+    """Task records of the reference sizes in several files, and their encoder."""
     schema = work.schema()
     encoder = FeatureEncoder(schema, Statistics(rows=1, label_mean=0.5, window={}, features={}))
-    for file in range(FILES):  # that are read in parallel
-        path = folder / f"train-{file:05d}-of-{FILES:05d}.tfrecord"
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for task in range(file, tasks, FILES):
+    suffix = ".gz" if compressed else ""
+    for file in range(files):
+        path = folder / f"train-{file:05d}-of-{files:05d}.tfrecord{suffix}"
+        with tf.io.TFRecordWriter(str(path), "GZIP" if compressed else "") as writer:
+            for task in range(file, tasks, files):
                 rows = work.random_rows(rng, SUPPORT + QUERY)
                 writer.write(encode_task(schema, f"t{task}", rows))
     return str(folder / "train-*"), encoder
@@ -141,7 +145,8 @@ def measure(args):
     timers["embed_loop"] = EmbedTimer(eager_loop(model), one_by_one)
 
     with tempfile.TemporaryDirectory() as folder:
-        pattern, encoder = task_files(Path(folder), rng, FILE_BATCHES * tasks)
+        records = FILE_BATCHES * tasks
+        pattern, encoder = task_files(Path(folder), rng, records, args.files, args.compressed)
         dataset = task_dataset(pattern, encoder, tasks, shuffle=True, seed=1)
         timers["input"] = lambda: _input_rate(dataset)
         fitted = work.model(
@@ -233,6 +238,8 @@ def main():
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--tasks", type=positive, default=COUNTED_TASKS, help="of a batch")
     parser.add_argument("--embed-tasks", type=positive, default=20_000)
+    parser.add_argument("--files", type=positive, default=2, help="of task records")
+    parser.add_argument("--compressed", action="store_true", help="compress the task records")
     parser.add_argument(
         "--algorithms",
         nargs="+",

@@ -35,7 +35,8 @@ HELPERS = {
 #: Benchmarks and the arguments that make them small.
 SMALL = {
     "batch_sizes": [
-        *("--rounds", 1, "--tasks", 2, "--xla-tasks", 2, "--algorithms", "vanilla"),
+        *("--rounds", 1, "--tasks", 2, "--xla-tasks", 2, "--fit-tasks", 2),
+        *("--algorithms", "vanilla"),
     ],
     "blocks": ["--rounds", 1, "--tasks", 2, "--blocks", "id"],
     "embedding_job": ["--tasks", 16, "--repeat", 1, "--no-workers", "--rough"],
@@ -123,6 +124,8 @@ def in_this_process(request, benchmark, monkeypatch):
         module = importlib.import_module("memory")
         monkeypatch.setattr(module, "BASE_TASKS", 2)
         monkeypatch.setattr(module, "measure", functools.cache(module.measure_here))
+    if name == "batch_sizes":
+        monkeypatch.setattr(importlib.import_module(name), "FIT_STEPS", (1, 2))
     if name == "training":
         module = importlib.import_module("training")
         monkeypatch.setattr(module, "gemm", functools.partial(module.gemm, size=32))

@@ -89,16 +89,12 @@ def sum_over_replicas(step: Step) -> Step:
     )
 
 
-def all_finite(gradients: list[tf.Tensor]) -> tf.Tensor:
-    """Whether every gradient is finite (a scalar)."""
-    return tf.math.is_finite(tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients]))
-
-
 def zero_unless_finite(
     loss: tf.Tensor, gradients: list[tf.Tensor]
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """Loss and gradients as they are, or zeros if anything in them is not finite."""
-    finite = all_finite(gradients) & tf.math.is_finite(loss)
+    norm = tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients])
+    finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
     return tf.where(finite, loss, tf.zeros_like(loss)), [
         tf.where(finite, g, tf.zeros_like(g)) for g in gradients
     ]

@@ -24,7 +24,6 @@ from tfrec_limaml.models.outer_step import (
     OuterLoss,
     Samples,
     Step,
-    all_finite,
     sum_over_replicas,
     traced_once,
     without_tasks,
@@ -151,13 +150,15 @@ class TaskModel(TwoBlockModel):
             remaining = without_tasks(support, ~finite), without_tasks(query, ~finite)
             count = self.outer_count(*remaining)
             loss, gradients, _ = gradients_of(*remaining, count)
-            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-                return loss, gradients, count  # the optimizer lowers its scale
-            return *zero_unless_finite(loss, gradients), count
+            return loss, gradients, count
 
+        # Of the losses, which are known before the gradients: while a GPU computes those, the
+        # processor learns which branch to take. Without bad tasks the gradients pass through.
         loss, gradients, count = tf.cond(
-            all_finite(gradients), lambda: (loss, gradients, count), without_bad_tasks
+            tf.reduce_all(finite), lambda: (loss, gradients, count), without_bad_tasks
         )
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            loss, gradients = zero_unless_finite(loss, gradients)  # that one lowers its scale
         return Step(loss, gradients, count, tf.math.count_nonzero(~finite))
 
     def _gradients(

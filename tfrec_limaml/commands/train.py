@@ -84,7 +84,8 @@ def _workers(args: argparse.Namespace) -> Any:
 
 def _checkpoints(args: argparse.Namespace, is_chief: bool) -> Any:
     """Settings of the checkpoints; removes those of an earlier training unless it is resumed."""
-    from tfrec_limaml.training.checkpoints import CheckpointOptions, is_unfinished
+    from tfrec_limaml.training.checkpoint_files import is_unfinished
+    from tfrec_limaml.training.checkpoints import CheckpointOptions
 
     folder = args.output / f"{args.algorithm}.checkpoints"
     if is_unfinished(folder) and not args.resume:

@@ -8,7 +8,6 @@ is part of every manifest, so that artefacts of different schemas are never mixe
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -30,16 +29,8 @@ from tfrec_limaml.schema.columns import (
     Label,
     Role,
 )
-from tfrec_limaml.schema.declarations import (
-    build,
-    check_keys,
-    check_types,
-    items,
-    mapping,
-    names,
-    strip_defaults,
-    text_name,
-)
+from tfrec_limaml.schema.declarations import build, check_keys, check_types, strip_defaults
+from tfrec_limaml.schema.schema_fields import fields_of
 from tfrec_limaml.schema.split import Split, parse_time
 from tfrec_limaml.schema.task_keys import joint_key_prefix
 from tfrec_limaml.schema.yaml_text import load_mapping, read_text
@@ -226,45 +217,7 @@ class Schema:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Schema:
         """Inverse of `to_dict`; raises `SchemaError` naming unknown or missing fields."""
-        fields = dict(content)
-        if "label" in fields:
-            label = fields["label"]
-            fields["label"] = build(
-                Label, {"name": label} if isinstance(label, str) else label, "label"
-            )
-        fields["features"] = tuple(
-            build(Feature, f, "feature") for f in items(fields.get("features", ()), "features")
-        )
-        history = items(fields.get("history", ()), "history")
-        fields["history"] = tuple(
-            build(
-                History,
-                {
-                    **h,
-                    "keys": names(h.get("keys"), "history keys"),
-                    "values": names(h.get("values", HISTORY_VALUES), "history values"),
-                },
-                "history",
-            )
-            for h in history
-        )
-        fields["carry"] = names(fields.get("carry", ()), "carry")
-        fields["tasks"] = {
-            text_name(name, "a task definition's name"): names(keys, f"task {name!r}")
-            for name, keys in mapping(fields.get("tasks", {}), "tasks").items()
-        }
-        fields["tables"] = {
-            text_name(name, "a table's name"): text_name(key, f"the key of table {name!r}")
-            for name, key in mapping(fields.get("tables", {}), "tables").items()
-        }
-        if fields.get("split") is not None:
-            # YAML reads an unquoted date as a date
-            marks = {
-                name: str(mark) if isinstance(mark, dt.date) else mark
-                for name, mark in mapping(fields["split"], "split").items()
-            }
-            fields["split"] = build(Split, marks, "split")
-        return build(cls, fields, "schema")
+        return build(cls, fields_of(content), "schema")
 
     def save(self, path: str | Path) -> None:
         """Writes the schema as YAML."""

@@ -25,9 +25,10 @@ from tfrec_limaml.training.checkpoints import CheckpointOptions, Checkpoints
 from tfrec_limaml.training.data import EpochNumber, TrainingData
 from tfrec_limaml.training.distribution import WORKER_TIMEOUT, Workers, local_copy
 from tfrec_limaml.training.lost_workers import RenewTimeLimit, TimeLimit, worker_lost_error
+from tfrec_limaml.training.optimizer import make_optimizer
 from tfrec_limaml.training.options import ModelOptions, TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder, require_binary
-from tfrec_limaml.training.schedules import warmup_cosine
+from tfrec_limaml.training.stopping import ValidationScore, early_stopping
 from tfrec_limaml.training.strength import choose_adaptation_strength
 from tfrec_limaml.training.trained import Trained
 from tfrec_limaml.training.variants import best_on_validation
@@ -36,8 +37,6 @@ from tfrec_limaml.training.variants import best_on_validation
 STEPS_PER_EXECUTION = 8
 #: Builds a model, as `build_model` does.
 Build = Callable[[str, FeatureEncoder, ModelOptions], TaskModel]
-#: Parts of the names of variables without weight decay.
-NOT_DECAYED = ("bias", "scaled_log", "inner_rate")
 
 
 def train(
@@ -193,7 +192,7 @@ def _callbacks(
     checkpoints: CheckpointOptions | None,
 ) -> tuple[list[keras.callbacks.Callback], int]:
     """The callbacks of a training, and the epoch that it begins with."""
-    workers, stopping = work.workers, _stopping(options)
+    workers, stopping = work.workers, early_stopping(options)
     callbacks = [EpochNumber(data.epoch), *stopping, *work.callbacks, RenewTimeLimit(limit)]
     if data.joint is not None and isinstance(model, JointLiMAML):
         callbacks.append(data.joint.callback(model))
@@ -251,49 +250,3 @@ def _finish(work: _Work, fit_result: _FitResult) -> Trained:
         result |= choose_adaptation_strength(model, validation, changed=changed)
     data.refresh_table()
     return Trained(model, result | adaptation_losses(model, validation))
-
-
-def make_optimizer(options: TrainOptions, steps: int) -> keras.optimizers.Optimizer:
-    """AdamW over `steps` batches, with the options' schedule, decay and averaging."""
-    rate: Any = options.learning_rate
-    if options.decay:
-        warmup = min(options.warmup_steps, steps // 4)
-        rate = warmup_cosine(options.learning_rate, steps, warmup)
-    average = options.average_weights
-    optimizer = keras.optimizers.AdamW(
-        rate,
-        weight_decay=options.weight_decay,
-        global_clipnorm=1.0,
-        use_ema=average > 0,
-        ema_momentum=average or 0.99,
-    )
-    optimizer.exclude_from_weight_decay(var_names=list(NOT_DECAYED))
-    return optimizer
-
-
-def _stopping(options: TrainOptions) -> list[keras.callbacks.Callback]:
-    """Early stopping on adapted and un-adapted validation AUC, of the averaged weights."""
-    averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)]
-    return [
-        *(averaging if options.average_weights else []),
-        ValidationScore(),
-        keras.callbacks.EarlyStopping(
-            ValidationScore.NAME,
-            mode="max",
-            patience=options.patience,
-            restore_best_weights=True,
-        ),
-    ]
-
-
-class ValidationScore(keras.callbacks.Callback):
-    """Adds ``val_score`` to an epoch's logs: the mean of the validation AUCs with and without
-    adaptation, so that tasks without an embedding matter too.
-    """
-
-    NAME = "val_score"
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Computes the score, for later callbacks."""
-        if logs is not None and "val_auc" in logs:
-            logs[self.NAME] = (logs["val_auc"] + logs.get("val_unadapted_auc", logs["val_auc"])) / 2

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from limaml_beam.build_tasks import drift, quality
-from limaml_beam.build_tasks.history import DIRECTORY, stem
-from limaml_beam.build_tasks.settings import TaskSettings
-from limaml_beam.build_tasks.split_summary import NAMES, SplitSummary
-from limaml_beam.build_tasks.validation import (
+from limaml_beam.build_tasks.history import DIRECTORY
+from limaml_beam.build_tasks.key_history import stem
+from limaml_beam.build_tasks.row_checks import (
     DUPLICATE,
     ERASED,
     ERROR,
@@ -20,6 +19,8 @@ from limaml_beam.build_tasks.validation import (
     OUTSIDE,
     UNKNOWN_KEY,
 )
+from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.build_tasks.split_summary import NAMES, SplitSummary
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 

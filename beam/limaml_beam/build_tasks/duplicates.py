@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from limaml_beam.build_tasks.validation import COUNTS, DUPLICATE
+from limaml_beam.build_tasks.row_checks import DUPLICATE
+from limaml_beam.build_tasks.validation import COUNTS
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import ORDER, TIME
 from limaml_beam.rows.shuffle import Shuffle

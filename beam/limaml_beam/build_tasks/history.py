@@ -1,30 +1,20 @@
-"""Point-in-time history features: what was known about a key strictly before a row, as a feature
-store would have answered.
-
-A training row sees the rows of its key with a strictly earlier timestamp. A validation or test row
-sees what was known when its split began, as after a job that computes the numbers once, at that
-time. The rate is smoothed towards the mean label of all training rows. A run without evaluation
-splits treats every row as a training row: it needs the prior that the model was trained with,
-because otherwise its rates would differ from those in training.
-"""
+"""Adds history features to the rows of a job, as Beam steps; see `key_history`."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.filesystems import FileSystems
 
 from limaml_beam.build_tasks import episodes
-from limaml_beam.build_tasks.grouping import TRAIN, VALIDATION, segments
-from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
+from limaml_beam.build_tasks.grouping import TRAIN, segments
+from limaml_beam.build_tasks.key_history import KeyHistory, moments_of, one_row_per_token, stem
+from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.io import progress
 from limaml_beam.io.staged_output import write_file
@@ -39,63 +29,6 @@ AS_OF = "event_timestamp"  # column of the online copy: the time at which its va
 _PARTITION, _ROW = "__partition", "__row"
 ONLINE = "online"
 _TIME_COLUMNS = (SEGMENT, MOMENT, EPISODES)  # columns with the times that a row's history ends at
-
-
-@dataclasses.dataclass(frozen=True)
-class KeyHistory:
-    """Rows of many keys, sorted by key and time, for look-ups "as of" any time.
-
-    Attributes:
-        codes: Key of each row ``[n]``, ``0 .. keys - 1``, ascending.
-        times: Milliseconds ``[n]``, ascending within a key.
-        sums: Running sum of labels ``[n + 1]``.
-    """
-
-    codes: Integers
-    times: Integers
-    sums: npt.NDArray[np.float64]
-
-    @classmethod
-    def from_rows(
-        cls, codes: Integers, times: Integers, labels: npt.NDArray[np.float64]
-    ) -> KeyHistory:
-        """Sorts the rows."""
-        order = np.lexsort((times, codes))
-        return cls(codes[order], times[order], np.concatenate([[0.0], np.cumsum(labels[order])]))
-
-    def as_of(
-        self, codes: Integers, moments: Integers, prior: float, smoothing: float
-    ) -> tuple[npt.NDArray[np.float64], Integers, npt.NDArray[np.float64]]:
-        """Smoothed rate, count and recency (days; -1 without a row) of each key from rows strictly
-        before each time, all ``[m]``.
-        """
-        times = np.unique(self.times)
-        stride = len(times) + 1
-        row_ranks = self.codes * stride + np.searchsorted(times, self.times)
-        before = np.searchsorted(row_ranks, codes * stride + np.searchsorted(times, moments))
-        start = np.searchsorted(self.codes, codes)
-        count = before - start
-        total = self.sums[before] - self.sums[start]
-        weight = count + smoothing
-        rate = np.where(
-            weight > 0, (total + smoothing * prior) / np.where(weight > 0, weight, 1.0), prior
-        )
-        last = self.times[np.maximum(before - 1, 0)]
-        return rate, count, np.where(count > 0, (moments - last) / DAY_MS, -1.0)
-
-
-def moments_of(table: pa.Table, settings: TaskSettings) -> Integers:
-    """The time up to which each row sees history: its own time, or the start of its evaluation
-    split.
-    """
-    if MOMENT in table.column_names:
-        return columnar.to_numpy(table[MOMENT])
-    times, segment = columnar.to_numpy(table[TIME]), segments(table, settings)
-    return np.where(
-        segment == TRAIN,
-        times,
-        np.where(segment == VALIDATION, settings.validation_start, settings.test_start),
-    )
 
 
 class _SplitByKey(beam.DoFn):
@@ -189,27 +122,6 @@ class _Compute(beam.DoFn):
         for value, other in zip(frozen, at_split_time, strict=True):
             value[query] = other
         return frozen
-
-
-def one_row_per_token(rows: pa.Table, schema: Schema, history: History) -> pa.Table:
-    """Repeats each row for every value of the history's multi-valued keys, if the schema asks
-    for that.
-    """
-    if not history.per_token:
-        return rows
-    separators = {f.name: f.separator for f in schema.features if f.separator is not None}
-    for name in history.keys:
-        if name in separators:
-            lists = pc.split_pattern(rows[key_column(name)].combine_chunks(), separators[name])
-            rows = rows.take(pc.list_parent_indices(lists))
-            position = rows.column_names.index(key_column(name))
-            rows = rows.set_column(position, key_column(name), lists.flatten())
-    return rows
-
-
-def stem(history: History) -> str:
-    """File name of a history's online copy, without the extension."""
-    return "_".join(history.keys)
 
 
 def _value_columns(history: History, values: tuple[Any, ...]) -> dict[str, pa.Array]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limaml_beam.build_tasks.validation import interaction_columns
+from limaml_beam.build_tasks.row_checks import interaction_columns
 from limaml_beam.io.sources import Source, column_types
 from limaml_beam.rows.feature_tables import table_columns
 from tfrec_limaml.datasets.text_format import TextFormat

@@ -24,11 +24,7 @@ from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SummariseSplits
 from limaml_beam.build_tasks.statistics import StatisticsFn
 from limaml_beam.build_tasks.task_split import SplitWithinTasks
-from limaml_beam.build_tasks.validation import (
-    COUNTS,
-    REJECTED,
-    ReadAndValidate,
-)
+from limaml_beam.build_tasks.validation import COUNTS, REJECTED, ReadAndValidate
 from limaml_beam.build_tasks.writing import WriteShard
 from limaml_beam.io.sources import Part, Source, parts_of
 from limaml_beam.io.staged_output import write_file

@@ -7,15 +7,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
-from limaml_beam.build_tasks.split_summary import SplitSummary
-from limaml_beam.build_tasks.validation import (
+from limaml_beam.build_tasks.row_checks import (
     FILLED,
     IMPLAUSIBLE,
     UNKNOWN_KEY,
     UNREADABLE,
     WITHOUT_WEIGHT,
 )
+from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
+from limaml_beam.build_tasks.split_summary import SplitSummary
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 

@@ -17,14 +17,9 @@ from limaml_beam.build_tasks.grouping import keyed
 from limaml_beam.build_tasks.history import DIRECTORY
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.kept_rows import decode_dictionaries
+from limaml_beam.build_tasks.row_checks import OUTSIDE, interaction_columns, validate
 from limaml_beam.build_tasks.settings import TaskSettings
-from limaml_beam.build_tasks.validation import (
-    OUTSIDE,
-    dead_letters,
-    interaction_columns,
-    malformed,
-    validate,
-)
+from limaml_beam.build_tasks.validation import dead_letters, malformed
 from limaml_beam.io.read_errors import MissingColumnsError, SourceError
 from limaml_beam.io.sources import Source, parts_of, read_rows
 from limaml_beam.rows.feature_tables import Tables, join, load_tables

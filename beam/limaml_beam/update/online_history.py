@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from limaml_beam.build_tasks.history import one_row_per_token, stem
+from limaml_beam.build_tasks.key_history import one_row_per_token, stem
 from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import key_column

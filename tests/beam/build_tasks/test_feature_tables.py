@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from limaml_beam.build_tasks.row_checks import validate
 from limaml_beam.build_tasks.settings import TaskSettings, date_fields
-from limaml_beam.build_tasks.validation import validate
 from limaml_beam.io.sources import Source
 from limaml_beam.rows import columnar
 from limaml_beam.rows.feature_tables import FeatureTable, join

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limaml_beam.build_tasks import history
-from limaml_beam.build_tasks.history import KeyHistory, moments_of
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.job import build_tasks
+from limaml_beam.build_tasks.key_history import KeyHistory, moments_of
 from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, date_fields
 from limaml_beam.io.pipeline_options import local_by_default
 from limaml_beam.rows.columnar import TIME

@@ -217,7 +217,7 @@ def test_single_odd_times_and_missing_values_are_on_the_card_and_in_the_statisti
     ],
 )
 def test_a_time_in_another_unit_is_invalid_outside_the_dates_and_used_within(dates, said):
-    from limaml_beam.build_tasks.validation import validate
+    from limaml_beam.build_tasks.row_checks import validate
 
     schema = toy_schema(
         Feature(name="x", role="meta"), label="y", timestamp="t", tasks={"user": ("u",)}
@@ -231,7 +231,7 @@ def test_a_time_in_another_unit_is_invalid_outside_the_dates_and_used_within(dat
 
 
 def test_integers_that_floats_cannot_hold_stay_apart(tmp_path, shop_schema):
-    from limaml_beam.build_tasks.validation import validate
+    from limaml_beam.build_tasks.row_checks import validate
 
     schema = toy_schema(
         Feature(name="x", role="meta"),

@@ -15,8 +15,8 @@ from any_tables import COLUMNS, DEFAULT, START, csv_files, parquet_tables
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from limaml_beam.build_tasks.row_checks import validate
 from limaml_beam.build_tasks.settings import TaskSettings, date_fields
-from limaml_beam.build_tasks.validation import validate
 from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import read_rows
 from tfrec_limaml import datasets

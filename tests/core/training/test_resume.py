@@ -15,13 +15,8 @@ from graphs import without_graphs
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training import variants
-from tfrec_limaml.training.checkpoints import (
-    KEEP_FILES,
-    Checkpoint,
-    CheckpointOptions,
-    is_unfinished,
-    newest,
-)
+from tfrec_limaml.training.checkpoint_files import KEEP_FILES, Checkpoint, is_unfinished, newest
+from tfrec_limaml.training.checkpoints import CheckpointOptions
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
 

@@ -22,8 +22,10 @@ from tfrec_limaml.tasks.record_files import Share
 from tfrec_limaml.training import train as training
 from tfrec_limaml.training.data import EpochNumber
 from tfrec_limaml.training.lost_workers import RenewTimeLimit
+from tfrec_limaml.training.optimizer import make_optimizer
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import build_model, load_encoder, split_pattern
+from tfrec_limaml.training.stopping import early_stopping
 
 OPTIONS = TrainOptions(epochs=3, batch_size=8, choose_strength=False).replace(
     meta_units=(4,), global_units=(8,), embedding_dim=3, dropout=0.0, inner_steps=1
@@ -76,7 +78,7 @@ def alone(tasks, run, workers, options):
         shares = [shares[0].shard(2, replica) for replica in range(2)]
     keras.utils.set_random_seed(options.seed)
     model = build_model("limaml", encoder, options.model)
-    model.compile(training.make_optimizer(options, STEPS * options.epochs))
+    model.compile(make_optimizer(options, STEPS * options.epochs))
     batches = tf.data.Dataset.zip(*shares).map(joined)
     history = model.fit(
         # Keras does not run into the end of what has a known length. At an end that it runs into,
@@ -84,7 +86,7 @@ def alone(tasks, run, workers, options):
         batches.apply(tf.data.experimental.assert_cardinality(STEPS)),
         validation_data=task_dataset(validation, encoder, 32),
         epochs=options.epochs,
-        callbacks=[EpochNumber(epoch), *training._stopping(options)],
+        callbacks=[EpochNumber(epoch), *early_stopping(options)],
         verbose=0,
     )
     run.mkdir(exist_ok=True)

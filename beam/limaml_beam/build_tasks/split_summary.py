@@ -12,11 +12,13 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from limaml_beam.build_tasks.grouping import TRAIN, segments
-from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, TIME
+from tfrec_limaml.schema.column_times import implausible
 
 NAMES = ("train", "validation", "test")
 
@@ -24,13 +26,15 @@ NAMES = ("train", "validation", "test")
 @dataclasses.dataclass(frozen=True)
 class SplitSummary:
     """One entry per split: rows, sum of labels, first and last time (milliseconds; None without
-    rows).
+    rows). For all splits together: the days (UTC, since 1970, sorted) that have rows; implausible
+    times have no day, so that there are at most as many as from 1980 to 2099.
     """
 
     rows: tuple[int, ...] = (0, 0, 0)
     label_sum: tuple[float, ...] = (0.0, 0.0, 0.0)
     first: tuple[int | None, ...] = (None, None, None)
     last: tuple[int | None, ...] = (None, None, None)
+    days: tuple[int, ...] = ()
 
     def label_mean(self, split: int) -> float:
         """Mean label of a split; 0 without rows."""
@@ -58,6 +62,7 @@ class SplitSummary:
             tuple(a + b for a, b in zip(self.label_sum, other.label_sum, strict=True)),
             tuple(best(min, a, b) for a, b in zip(self.first, other.first, strict=True)),
             tuple(best(max, a, b) for a, b in zip(self.last, other.last, strict=True)),
+            tuple(sorted({*self.days, *other.days})),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -94,6 +99,7 @@ class SummariseSplits(beam.CombineFn):
             tuple(float(labels[part].sum()) for part in parts),
             tuple(int(times[part].min()) if part.any() else None for part in parts),
             tuple(int(times[part].max()) if part.any() else None for part in parts),
+            tuple(pc.unique(pa.array(times[~implausible(times)] // DAY_MS)).to_pylist()),
         )
 
     def merge_accumulators(self, accumulators: Iterable[SplitSummary]) -> SplitSummary:

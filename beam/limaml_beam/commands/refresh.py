@@ -44,6 +44,7 @@ _LIMITS = {
     "max_age_increase_days": "age of the newest row beyond the published run's, at most",
     "min_rows_per_day_ratio": "rows per day relative to the published run, at least",
     "max_rows_per_day_ratio": "rows per day relative to the published run, at most",
+    "max_lost_days": "days (UTC) without rows that had some in the published run, at most",
 }
 
 
@@ -152,10 +153,15 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
         store.close()
 
 
+def render(report: dict[str, Any]) -> str:
+    """The report as text."""
+    return "\n".join([embed.render(report), *(f"  check: {text}" for text in report["warnings"])])
+
+
 COMMAND = Command(
     help="the daily job: prepare, embed, check, publish or refuse",
     description=DESCRIPTION,
     add_arguments=add_arguments,
     run=run,
-    render=embed.render,
+    render=render,
 )

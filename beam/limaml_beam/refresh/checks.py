@@ -8,6 +8,7 @@ from typing import Any
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.embedding_statistics import drift
+from limaml_beam.refresh import days
 from limaml_beam.refresh.options import Thresholds
 from tfrec_limaml.errors import LimamlError
 
@@ -17,12 +18,13 @@ MAX_SHARE_WITHOUT_REFERENCE = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One measured value and its limits."""
+    """One measured value and its limits; `detail` says what was counted."""
 
     name: str
     value: float
     minimum: float
     maximum: float
+    detail: str = ""
 
     @property
     def passed(self) -> bool:
@@ -30,7 +32,11 @@ class Check:
         return bool(self.minimum <= self.value <= self.maximum)
 
     def __str__(self) -> str:
-        return f"{self.name} is {self.value:.4g}, allowed {self.minimum:.4g} to {self.maximum:.4g}"
+        detail = f" ({self.detail})" if self.detail else ""
+        return (
+            f"{self.name} is {self.value:.4g}{detail}, allowed {self.minimum:.4g} to "
+            f"{self.maximum:.4g}"
+        )
 
 
 def check_run(
@@ -108,6 +114,7 @@ def check_input(
     trained: Mapping[str, Any],
     reference: Mapping[str, Any],
     limits: Thresholds,
+    window: tuple[int, int],
 ) -> list[Check]:
     """Measures the input of task records.
 
@@ -116,13 +123,27 @@ def check_input(
         trained: Of the model's training data; empty if unknown.
         reference: Of the published run's input; empty if there is none.
         limits: The thresholds.
+        window: Start and end of today's window, milliseconds.
 
     Returns:
         For every feature its share of filled values, and for every table its share of unknown keys,
         against the training data or, if its shares are unknown, the published run; without either
-        the limit is `MAX_SHARE_WITHOUT_REFERENCE`. The age of the newest row and the number of rows
-        per day, against the published run.
+        the limit is `MAX_SHARE_WITHOUT_REFERENCE`. The age of the newest row, the number of rows
+        per day and the number of days that lost all rows, against the published run.
     """
+    return [
+        *_checks_of_shares(quality, trained, reference, limits),
+        *_checks_of_times(quality, reference, limits, window),
+    ]
+
+
+def _checks_of_shares(
+    quality: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    limits: Thresholds,
+) -> list[Check]:
+    """Filled values and unknown keys; see `check_input`."""
     checks = []
     for kind, text, increase in (
         ("filled", "share of filled values of feature", limits.max_filled_increase),
@@ -136,6 +157,17 @@ def check_input(
                 else expected.get(name, 0.0) + increase
             )
             checks.append(Check(f"{text} {name}", share, 0.0, allowed))
+    return checks
+
+
+def _checks_of_times(
+    quality: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    limits: Thresholds,
+    window: tuple[int, int],
+) -> list[Check]:
+    """Which days have rows, and how many; see `check_input`."""
+    checks = []
     if "newest_row_age_days" in quality and "newest_row_age_days" in reference:
         allowed = max(reference["newest_row_age_days"], 0.0) + limits.max_age_increase_days
         age = quality["newest_row_age_days"]
@@ -147,6 +179,17 @@ def check_input(
                 quality["rows_per_day"] / reference["rows_per_day"],
                 limits.min_rows_per_day_ratio,
                 limits.max_rows_per_day_ratio,
+            )
+        )
+    if "first_day" in quality and "first_day" in reference:
+        lost = days.lost(quality, reference, window)
+        checks.append(
+            Check(
+                "number of days without rows that had some in the published run",
+                len(lost),
+                0.0,
+                limits.max_lost_days,
+                days.text(lost),
             )
         )
     return checks

@@ -33,7 +33,7 @@ from limaml_beam.generate_embeddings.artefacts import (
 )
 from limaml_beam.generate_embeddings.job import EmbeddingJob, generate, new_generation_name
 from limaml_beam.io import outcome
-from limaml_beam.refresh import checks
+from limaml_beam.refresh import checks, days
 from limaml_beam.refresh.options import Refresh
 from limaml_beam.refresh.outputs import (
     clear,
@@ -57,7 +57,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     """Runs one refresh, within a `session`.
 
     Returns:
-        The embedding job's report with ``checks`` and ``published``.
+        The embedding job's report with ``checks``, ``warnings`` and ``published``.
 
     Raises:
         LimamlError: A step failed, or a check refused the new
@@ -77,9 +77,12 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     flags = [*settings.flags, *settings.embed.worker_flags]
     card = prepare(options, str(work / "tasks"), flags, overwrite=True)
     write_plan(work, Plan(settings.adapter, options))
-    quality = card.get("quality", {})
-    outcome.note(rows_prepared=card.get("rows", {}).get("used"), quality=quality)
-    check_results = _check_input(settings, outputs, reference, quality)
+    quality = card["quality"]
+    outcome.note(rows_prepared=card["rows"]["used"], quality=quality)
+    published_quality = _published_quality(outputs, reference)
+    warnings = _warnings(quality, published_quality)
+    outcome.note(warnings=warnings)
+    check_results = _check_input(settings, published_quality, card)
     outcome.stage("embed")
     source = _carried_from(settings, reference)
     report, output = _generate(settings, outputs, source)
@@ -93,7 +96,12 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     outcome.stage("publish")
     published = publish_output(output, settings)
     outcome.note(published=published)
-    result = {**report, "checks": _as_dicts(check_results), "published": published}
+    result = {
+        **report,
+        "checks": _as_dicts(check_results),
+        "warnings": warnings,
+        "published": published,
+    }
     remove_letters(work, settings.dead_letter_days)
     if (work / "updates" / "rows").is_dir():
         outcome.stage("reconcile")
@@ -120,15 +128,29 @@ def prepare_options(options: PrepareOptions, manifest: Manifest) -> PrepareOptio
     )
 
 
+def _published_quality(outputs: Path, reference: dict[str, Any] | None) -> dict[str, Any]:
+    """The description of the published run's input; empty if there is none."""
+    file = outputs / ("" if reference is None else reference["generation"]) / QUALITY_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _warnings(quality: dict[str, Any], published_quality: dict[str, Any]) -> list[str]:
+    empty = days.newly_empty(quality, published_quality)
+    return [f"no rows on {days.text(empty)}; were these days delivered?"] if empty else []
+
+
 def _check_input(
-    settings: Refresh, outputs: Path, reference: dict[str, Any] | None, quality: dict[str, Any]
+    settings: Refresh, published_quality: dict[str, Any], card: dict[str, Any]
 ) -> list[checks.Check]:
     training_quality = read_manifest(settings.adapter).training_quality
-    file = outputs / ("" if reference is None else reference["generation"]) / QUALITY_FILE
-    published_quality = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    prepared = settings_of(card)
     outcome.stage(outcome.CHECK)
     check_results = checks.check_input(
-        quality, training_quality, published_quality, settings.limits
+        card["quality"],
+        training_quality,
+        published_quality,
+        settings.limits,
+        (prepared.first, prepared.last),
     )
     _require(check_results)
     return check_results

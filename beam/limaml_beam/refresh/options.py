@@ -31,6 +31,8 @@ class Thresholds:
             data.
         max_age_increase_days: Age of the newest row, beyond that of the published run's.
         min_rows_per_day_ratio, max_rows_per_day_ratio: Rows per day, relative to the published run.
+        max_lost_days: Days (UTC) within the window that have no rows, and had some in the published
+            run.
     """
 
     min_count_ratio: float = 0.8
@@ -45,6 +47,7 @@ class Thresholds:
     max_age_increase_days: float = 0.9
     min_rows_per_day_ratio: float = 0.5
     max_rows_per_day_ratio: float = 2.0
+    max_lost_days: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,8 +13,8 @@ from toys import toy_schema
 
 from limaml_beam.build_tasks import data_card, drift, quality
 from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, date_fields
-from limaml_beam.build_tasks.split_summary import SplitSummary
-from limaml_beam.rows.columnar import TIME
+from limaml_beam.build_tasks.split_summary import SplitSummary, SummariseSplits
+from limaml_beam.rows.columnar import LABEL, TIME
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature, Label, parse_time
@@ -72,7 +73,8 @@ def test_rows_of_one_distribution_do_not_drift():
 
 def test_quality_is_shares_of_the_rows_read_and_rows_per_day():
     counts = {"rows_read": 200, "filled:x": 50, "unknown_key:users": 20, "implausible_time": 1}
-    summary = SplitSummary((100, 0, 0), (1.0, 0.0, 0.0), (0, None, None), (4 * DAY_MS, None, None))
+    first, last = (0, None, None), (4 * DAY_MS, None, None)
+    summary = SplitSummary((100, 0, 0), (1.0, 0.0, 0.0), first, last, (0, 2, 4))
     how = TaskSettings(
         definitions=("user",), validation_start=5 * DAY_MS, test_start=5 * DAY_MS, recent_only=True
     )
@@ -83,12 +85,35 @@ def test_quality_is_shares_of_the_rows_read_and_rows_per_day():
         "implausible_times": 0.005,
         "rows_per_day": 25.0,
         "newest_row_age_days": 1.0,
+        "first_day": "1970-01-01",
+        "last_day": "1970-01-05",
+        "days_without_rows": ["1970-01-02", "1970-01-04"],
     }
     assert quality.warnings(found | {"filled": {"x": 0.6}, "unknown_keys": {"users": 0.2}}) == [
         "feature x had to be filled in 60.0% of the rows",
         "20.0% of the rows have a key that the table users lacks",
         "0.50% of the rows have a time before 1980 or after 2099, or none that can be read",
     ]
+
+
+def test_the_days_with_rows_are_those_of_all_blocks_and_implausible_times_have_none():
+    combine = SummariseSplits(dataclasses.replace(HOW, recent_only=True))
+    day = 20_000
+
+    def block(*times):
+        return pa.table(
+            {TIME: pa.array(times, pa.int64()), LABEL: pa.array([1.0] * len(times), pa.float32())}
+        )
+
+    blocks = [
+        block((day + 2) * DAY_MS, (day + 1) * DAY_MS - 1, 5),
+        block((day + 2) * DAY_MS + 7, *(10**15 + n * DAY_MS for n in range(100))),
+        block(day * DAY_MS - 1),
+    ]
+    parts = [combine.add_input(combine.create_accumulator(), part) for part in blocks]
+    summary = combine.merge_accumulators(parts)
+    assert summary.days == (day - 1, day, day + 2)
+    assert sum(summary.rows) == 105
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.embedding_statistics import describe, drift
+from limaml_beam.refresh import days
 from limaml_beam.refresh.checks import Thresholds, check_input, check_run, require
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.schema import parse_time
 
 
 def write(folder, embeddings, losses=(1.0, 0.5), files=2):
@@ -131,6 +134,63 @@ def test_a_refusal_names_every_failed_check_and_its_limits(tmp_path):
         )
 
 
+ALWAYS = FAR_PAST, FAR_FUTURE
+
+
+def at(date):
+    return parse_time(f"2022-04-{date}")
+
+
+def days_of(first, last, *without):
+    return {
+        "first_day": f"2022-04-{first}",
+        "last_day": f"2022-04-{last}",
+        "days_without_rows": [f"2022-04-{day}" for day in without],
+    }
+
+
+@pytest.mark.parametrize(
+    ("now", "published", "window", "lost"),
+    [
+        (days_of("02", "09"), days_of("01", "08"), (at("02"), at("10")), ""),
+        (days_of("02", "09", "05"), days_of("01", "08"), (at("02"), at("10")), "2022-04-05"),
+        (days_of("02", "09", "05"), days_of("01", "08", "05"), (at("02"), at("10")), ""),
+        (
+            days_of("04", "09", "05", "06", "08"),
+            days_of("01", "08"),
+            (at("02"), at("10")),
+            "2022-04-02 to 2022-04-03, 2022-04-05 to 2022-04-06, 2022-04-08",
+        ),
+        # Days that are not whole within the window may have lost their rows to it.
+        (days_of("03", "09"), days_of("01", "08"), (at("02") + 1, at("10")), ""),
+        (days_of("02", "06"), days_of("01", "08"), (at("02"), at("08") - 1), ""),
+        (days_of("02", "06"), days_of("01", "08"), (at("02"), at("08")), "2022-04-07"),
+        (days_of("02", "06"), days_of("01", "08"), ALWAYS, "2022-04-01, 2022-04-07 to 2022-04-08"),
+    ],
+)
+def test_a_day_of_the_window_that_loses_its_rows_is_refused_and_named(now, published, window, lost):
+    (check,) = check_input(now, {}, published, Thresholds(), window)
+    assert (check.passed, check.detail) == (not lost, lost)
+    if lost:
+        with pytest.raises(LimamlError, match=rf"had some .* is \d \({lost}\), allowed 0 to 0"):
+            require([check])
+    (wide,) = check_input(now, {}, published, Thresholds(max_lost_days=5), window)
+    assert wide.passed
+
+
+def test_days_are_not_compared_with_a_run_that_did_not_write_them():
+    assert check_input(days_of("02", "06"), {}, {"filled": {}}, Thresholds(), ALWAYS) == []
+
+
+@pytest.mark.parametrize(
+    ("published", "told"),
+    [({}, ["05", "08"]), (days_of("01", "06", "05"), ["08"]), (days_of("01", "08"), [])],
+)
+def test_an_empty_day_is_warned_about_by_the_first_run_that_sees_it(published, told):
+    found = days.newly_empty(days_of("02", "09", "05", "08"), published)
+    assert [f"{day:%d}" for day in found] == told
+
+
 @pytest.mark.parametrize(
     ("quality", "trained", "reference", "failing"),
     [
@@ -177,5 +237,5 @@ def test_a_refusal_names_every_failed_check_and_its_limits(tmp_path):
 def test_input_is_judged_by_the_training_data_and_the_published_run(
     quality, trained, reference, failing
 ):
-    measured = check_input(quality, trained, reference, Thresholds())
+    measured = check_input(quality, trained, reference, Thresholds(), ALWAYS)
     assert [check.name for check in measured if not check.passed] == failing

@@ -86,12 +86,14 @@ class Place:
         model_version, generation: The generation.
         part: ``"data"`` or ``"overlay"``.
         keys: Task keys, those of nested definitions included.
+        matched: Which of the given task keys these are, or belong to.
     """
 
     model_version: int
     generation: str
     part: str
     keys: int
+    matched: frozenset[str] = dataclasses.field(default=frozenset(), repr=False)
 
 
 class GenerationWriter(Protocol):

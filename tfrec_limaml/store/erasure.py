@@ -103,8 +103,19 @@ def encode_distinct(keys: Sequence[str]) -> list[bytes]:
 
 def is_erased(stored: bytes, erased: Collection[bytes]) -> bool:
     """Whether a stored key is one of some erased keys, or begins with the parts of one."""
+    return bool(matching(stored, erased))
+
+
+def matching(stored: bytes, erased: Collection[bytes]) -> list[bytes]:
+    """The erased keys that a stored key is, or begins with the parts of."""
     parts = stored.split(_SEPARATOR)
-    return any(_SEPARATOR.join(parts[:stop]) in erased for stop in range(1, len(parts) + 1))
+    beginnings = (_SEPARATOR.join(parts[:stop]) for stop in range(1, len(parts) + 1))
+    return [beginning for beginning in beginnings if beginning in erased]
+
+
+def all_matching(stored: Iterable[bytes], erased: Collection[bytes]) -> frozenset[str]:
+    """The erased keys that any of some stored keys is, or begins with the parts of, as text."""
+    return frozenset(found.decode() for key in stored for found in matching(key, erased))
 
 
 def nested_prefix(key: bytes) -> bytes:

@@ -21,7 +21,13 @@ import lmdb
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import lmdb_environment
 from tfrec_limaml.store.base import Place
-from tfrec_limaml.store.erasure import encode_distinct, is_erased, key_digest, nested_prefix
+from tfrec_limaml.store.erasure import (
+    all_matching,
+    encode_distinct,
+    is_erased,
+    key_digest,
+    nested_prefix,
+)
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.lmdb_catalog import LmdbCatalog
 from tfrec_limaml.store.lmdb_overlay import (
@@ -78,18 +84,18 @@ class LmdbErasure:
         for record in self._catalog.all_records():
             with contextlib.suppress(FileNotFoundError, lmdb.Error):
                 places += self._places(
-                    record, self._count_in_data(record, encoded_keys), encoded_keys
+                    record, self._keys_in_data(record, encoded_keys), encoded_keys
                 )
         return places
 
     def _rewrite(self, record: Record, encoded_keys: list[bytes]) -> list[Place]:
         """Rewrites one generation if it holds any of the keys."""
         try:
-            data_count = self._count_in_data(record, encoded_keys)
+            in_data = self._keys_in_data(record, encoded_keys)
         except (FileNotFoundError, lmdb.Error):
-            data_count = 0  # its data were removed or pruned in the meantime
-        if not data_count:
-            return self._switch(record, record, 0, encoded_keys)
+            in_data = set()  # its data were removed or pruned in the meantime
+        if not in_data:
+            return self._switch(record, record, in_data, encoded_keys)
         copied_record = dataclasses.replace(record, data=new_token())
         path = self._path(copied_record)
         lock = Path(f"{path}.lock")
@@ -97,7 +103,7 @@ class LmdbErasure:
             # Held, so that `LmdbStore` does not treat the folder as that of a dead writer.
             with open_locked(lock, "a"):
                 self._copy(record, path, encoded_keys)
-                places = self._switch(record, copied_record, data_count, encoded_keys)
+                places = self._switch(record, copied_record, in_data, encoded_keys)
                 lock.unlink()
         except (OSError, lmdb.Error) as error:
             raise StoreError(
@@ -117,7 +123,7 @@ class LmdbErasure:
             environment.close()
 
     def _switch(
-        self, record: Record, copied_record: Record, data_count: int, encoded_keys: list[bytes]
+        self, record: Record, copied_record: Record, in_data: set[bytes], encoded_keys: list[bytes]
     ) -> list[Place]:
         """Changes a generation's record to the copied data and an overlay without the keys."""
         with self._overlays.writing():
@@ -125,10 +131,10 @@ class LmdbErasure:
             latest = next((r for r in records if r.identifier == record.identifier), None)
             if latest is None:
                 return []
-            places = self._places(latest, data_count, encoded_keys)
+            places = self._places(latest, in_data, encoded_keys)
             if places:
                 changed_record = dataclasses.replace(
-                    latest, data=copied_record.data, count=latest.count - data_count
+                    latest, data=copied_record.data, count=latest.count - len(in_data)
                 )
                 if any(place.part == "overlay" for place in places):
                     erased = functools.partial(is_erased, erased=frozenset(encoded_keys))
@@ -138,26 +144,28 @@ class LmdbErasure:
                 self._overlays.remove_dead(record.model_version)
         return places
 
-    def _count_in_data(self, record: Record, encoded_keys: list[bytes]) -> int:
+    def _keys_in_data(self, record: Record, encoded_keys: list[bytes]) -> set[bytes]:
         with self._data_of(record).begin() as transaction:
             cursor = transaction.cursor()
-            return len(
-                {key for erased_key in encoded_keys for key in _stored_keys_of(cursor, erased_key)}
-            )
+            return {
+                key for erased_key in encoded_keys for key in _stored_keys_of(cursor, erased_key)
+            }
 
-    def _places(self, record: Record, data_count: int, encoded_keys: list[bytes]) -> list[Place]:
+    def _places(
+        self, record: Record, in_data: set[bytes], encoded_keys: list[bytes]
+    ) -> list[Place]:
         erased = frozenset(encoded_keys)
-        entries = self._overlays.entries(record)
-        counts = {"data": data_count, "overlay": sum(is_erased(key, erased) for key in entries)}
+        in_overlay = {key for key in self._overlays.entries(record) if is_erased(key, erased)}
         return [
             Place(
                 model_version=record.model_version,
                 generation=record.identifier,
                 part=part,
-                keys=count,
+                keys=len(stored),
+                matched=all_matching(stored, erased),
             )
-            for part, count in counts.items()
-            if count
+            for part, stored in (("data", in_data), ("overlay", in_overlay))
+            if stored
         ]
 
     def _path(self, record: Record) -> Path:

@@ -14,7 +14,13 @@ from typing import Any
 
 from tfrec_limaml.store import values
 from tfrec_limaml.store.base import Place
-from tfrec_limaml.store.erasure import encode_distinct, is_erased, key_digest, nested_prefix
+from tfrec_limaml.store.erasure import (
+    all_matching,
+    encode_distinct,
+    is_erased,
+    key_digest,
+    nested_prefix,
+)
 from tfrec_limaml.store.generation_record import Record
 from tfrec_limaml.store.redis_catalog import RedisCatalog, escape
 from tfrec_limaml.store.redis_overlay import run_watched, with_token, write
@@ -60,13 +66,18 @@ def _hashes_with(
     catalog: RedisCatalog, encoded_keys: list[bytes]
 ) -> Iterator[tuple[Place, str, list[bytes]]]:
     """Every hash with any of the given keys: its description, its Redis key and these fields."""
+    erased = frozenset(encoded_keys)
     for version in catalog.versions():
         for part in ("data", "overlay"):
             for identifier, key in catalog.hashes(version, part):
                 fields = _fields(catalog.client, key, encoded_keys)
                 if fields:
                     place = Place(
-                        model_version=version, generation=identifier, part=part, keys=len(fields)
+                        model_version=version,
+                        generation=identifier,
+                        part=part,
+                        keys=len(fields),
+                        matched=all_matching(fields, erased),
                     )
                     yield place, key, fields
 

@@ -121,6 +121,9 @@ def render(result: dict[str, Any]) -> str:
         )
         for place in places
     ]
+    missing = result.get("found_nowhere", ())
+    if places and missing:
+        lines.append(f"found nowhere, are they spelt right? {', '.join(map(repr, missing))}")
     lines += [f"not searched: {path}" for path in result["not_searched"]]
     if not places:
         lines.append("found nowhere" if verified else "nothing to remove")

@@ -12,7 +12,7 @@ from limaml_beam.erasure.task_key import task_key_of
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.schema.task_keys import decode_task_key, task_key
-from tfrec_limaml.store.erasure import is_erased
+from tfrec_limaml.store.erasure import matching
 
 
 class ErasedKeys:
@@ -20,16 +20,22 @@ class ErasedKeys:
 
     Args:
         keys: Task keys.
+
+    Attributes:
+        matched: Those of the keys for which a row was recognised so far.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = frozenset(key.encode() for key in keys)
+        self.matched: set[str] = set()
         #: A record that holds one of the keys, of any definition, contains one of these bytes.
         self._parts = [
             key.split("|", 2)[2].encode() if key.startswith("%|") else key.encode() for key in keys
         ]
-        words = {part for key in keys for part in _parts(key)[:1]}
-        alternatives = "|".join(map(re.escape, sorted(words))) or r"(?!)"
+        self._keys_by_word: dict[str, list[str]] = {}
+        for key in keys:
+            self._keys_by_word.setdefault(_parts(key)[0], []).append(key)
+        alternatives = "|".join(map(re.escape, sorted(self._keys_by_word))) or r"(?!)"
         self._words = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
         #: Key columns of task definitions, with the prefix of their keys in a store.
         self._definitions: dict[tuple[str, ...], str] = {}
@@ -45,6 +51,7 @@ class ErasedKeys:
         """
         result = ErasedKeys(())
         result._keys, result._words, result._parts = self._keys, self._words, self._parts
+        result._keys_by_word, result.matched = self._keys_by_word, self.matched
         first = definitions or (schema.default_task,)
         result._prefixes = schema.key_prefixes(tuple(dict.fromkeys([*first, *schema.tasks])))
         result._definitions = {schema.task_columns(n): p for n, p in result._prefixes.items()}
@@ -57,7 +64,9 @@ class ErasedKeys:
 
     def matches_key(self, key: bytes) -> bool:
         """Whether a task key (in the form of a store) is to be erased."""
-        return is_erased(key, self._keys)
+        found = matching(key, self._keys)
+        self.matched.update(map(bytes.decode, found))
+        return bool(found)
 
     def matches_key_of(self, definition: str, key: bytes) -> bool:
         """Whether a definition's task key (in the form of records) is to be erased.
@@ -87,7 +96,10 @@ class ErasedKeys:
 
     def matches_text(self, text: str) -> bool:
         """Whether a text holds the first part of a key as a word."""
-        return self._words.search(text) is not None
+        words = self._words.findall(text)
+        for word in words:
+            self.matched.update(self._keys_by_word[word])
+        return bool(words)
 
     def matches_row(self, row: Any) -> bool:
         """Whether a row of a dead letter is to be erased: by the keys of its columns, or by its

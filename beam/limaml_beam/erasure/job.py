@@ -67,8 +67,8 @@ def erase(settings: Erasure) -> dict[str, Any]:
     """Removes the keys from every place.
 
     Returns:
-        ``removed``: a dictionary for each place; ``not_searched``: files of kinds that were not
-        opened.
+        ``removed``: a dictionary for each place; ``found_nowhere``: keys that no place held;
+        ``not_searched``: files of kinds that were not opened.
 
     Raises:
         LimamlError: A place cannot be reached or read, a refresh is running in one, or a store
@@ -77,18 +77,25 @@ def erase(settings: Erasure) -> dict[str, Any]:
     """
     audit = _Audit(settings)
     audit.write({"event": "begin", "stores": list(settings.stores), "outputs": settings.outputs})
+    erased = ErasedKeys(settings.keys)
     for address, store in settings.stores.items():
         for place in store.erase(settings.keys):
+            erased.matched |= place.matched
             audit.removed(_store_place(address, place))
     running.wait_for_updates(settings.outputs)
     refreshes = running.refreshes(settings.outputs)
     unsearched: list[str] = []
-    for removal in _in_files(settings, unsearched, write=True):
+    for removal in _in_files(settings, erased, unsearched, write=True):
         audit.removed(removal)
     _refuse(refreshes, "the keys are erased from all existing files, but")
     _refuse_empty(settings, "the keys are kept out from now on, but")
     audit.write({"event": "end", "places": len(audit.places), "not_searched": unsearched})
-    return {"keys": audit.names, "removed": audit.places, "not_searched": unsearched}
+    return {
+        "keys": audit.names,
+        "removed": audit.places,
+        "found_nowhere": [key for key in settings.keys if key not in erased.matched],
+        "not_searched": unsearched,
+    }
 
 
 def verify(settings: Erasure) -> dict[str, Any]:
@@ -108,7 +115,7 @@ def verify(settings: Erasure) -> dict[str, Any]:
         for place in store.search(settings.keys)
     ]
     unsearched: list[str] = []
-    places += list(_in_files(settings, unsearched, write=False))
+    places += list(_in_files(settings, ErasedKeys(settings.keys), unsearched, write=False))
     if not places:
         _refuse(refreshes, "the keys were found nowhere, but")
         _refuse_empty(settings, "the keys were found nowhere, but")
@@ -166,9 +173,8 @@ def read_outputs(path: str) -> list[str]:
     return outputs
 
 
-def _in_files(settings: Erasure, unsearched: list[str], write: bool) -> Any:
+def _in_files(settings: Erasure, erased: ErasedKeys, unsearched: list[str], write: bool) -> Any:
     """Yields what each file holds; appends the paths of unknown kinds to `unsearched`."""
-    erased = ErasedKeys(settings.keys)
     for root in settings.outputs:
         paths = files.matching(root, "**")
         for path in paths or [root]:
@@ -220,7 +226,9 @@ def _count_again(paths: Sequence[str]) -> None:
 
 
 def _store_place(address: str, place: Place) -> dict[str, Any]:
-    return {"store": address, **dataclasses.asdict(place)}
+    fields = dataclasses.asdict(place)
+    del fields["matched"]  # the audit holds digests only
+    return {"store": address, **fields}
 
 
 def _key_names(settings: Erasure) -> list[str]:

@@ -138,6 +138,20 @@ def test_a_member_goes_from_every_place_and_the_others_stay_as_they_are(world, c
     assert "found nowhere" in capsys.readouterr().out
 
 
+def test_keys_that_are_found_nowhere_are_named(world, capsys):
+    audit, store = world / "audit", ["erase", "--store", f"lmdb:{world}/store"]
+    only_in_a_file = "13"  # the row of a dead letter
+    keys = ("3", "3x", only_in_a_file, "2|mail", "no-one")
+    assert main(command(world, "--json", "--audit", str(audit), keys=keys)) == 0
+    assert json.loads(capsys.readouterr().out)["found_nowhere"] == ["3x", "no-one"]
+    assert "no-one" not in audit.read_text()
+    assert main([*store, "4", "4x", "no-one"]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("found nowhere, are they spelt right? '4x', 'no-one'\n")
+    assert main([*store, "5"]) == 0
+    assert "found nowhere" not in capsys.readouterr().out
+
+
 def test_the_audit_names_places_and_digests_but_no_key_unless_asked(world, capsys):
     audit = world / "audit"
     key = "somebody@example.org"

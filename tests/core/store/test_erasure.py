@@ -67,6 +67,16 @@ def test_an_erased_key_is_gone_from_every_generation_and_overlay(store, open_ano
     np.testing.assert_array_equal(store.get_many(["170"], 1)[0], [[6, 7]])
 
 
+@pytest.mark.parametrize("more", [[], ["a", "b", "c", "d", "e"]])  # Redis searches many otherwise
+def test_a_place_says_which_of_the_keys_it_holds(store, more):
+    write(store, "g1")
+    upsert(store, "g1", ["19|a"])
+    given = ["17", "17|mail", "18|mail", "19", "20", "1", *more]
+    matched = {"data": {"17", "17|mail", "18|mail"}, "overlay": {"19"}}
+    assert {place.part: place.matched for place in store.search(given)} == matched
+    assert {place.part: place.matched for place in store.erase(given)} == matched
+
+
 def test_an_erased_key_stays_out_of_publications_and_upserts(store, open_another):
     write(store, "g1")
     store.erase(["17", "ü*[1]", "never there"])

@@ -109,6 +109,8 @@ def test_a_server_drains_when_its_terminal_closes_unless_it_was_started_to_stay(
         (["{base}", "--name", "a\nb"], "is not allowed"),
         (["{base}", "--workers", "0"], "--workers must be at least 1"),
         (["{base}", "--max-queue", "-1"], "--max-queue must not be negative"),
+        (["{base}", "--grace-seconds", "nan"], "--grace-seconds must not be negative"),
+        (["{base}", "--poll-seconds", "nan"], "--poll-seconds must be positive"),
         (["{base}", "--port", "70000"], "--port must be between"),
         (["{base}", "--tls-key", "x"], "needs both"),
         (["{base}", "--tls-client-ca", "x"], "needs both"),

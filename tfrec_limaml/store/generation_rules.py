@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import re
+import time
 from collections.abc import Collection, Sequence
 
 from tfrec_limaml.errors import NotCurrentError, StoreError
@@ -164,13 +165,16 @@ def condemn_target(
 
 
 def prune_targets(
-    published: Sequence[Record], current: str | None, keep: int, older_than: float
+    published: Sequence[Record], current: str | None, keep: int, grace_seconds: float
 ) -> list[Record]:
     """Published generations that may be removed: condemned, or not among the newest `keep` others;
-    not current, and published before `older_than`.
+    not current, and older than `grace_seconds`.
     """
     if keep < 1:
         raise StoreError(f"keep must be at least 1, received {keep}")
+    if not grace_seconds >= 0:
+        raise StoreError(f"grace_seconds must not be negative, received {grace_seconds:g}")
+    older_than = time.time() - grace_seconds
     good = [record for record in published if not record.condemned]
     keep_identifiers = {record.identifier for record in good[-keep:]}
     return [

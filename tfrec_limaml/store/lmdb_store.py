@@ -205,7 +205,7 @@ class LmdbStore:
         with self._overlays.writing():
             current = self._catalog.current_name(model_version)
             pruned = generation_rules.prune_targets(
-                self._catalog.records(model_version), current, keep, time.time() - grace_seconds
+                self._catalog.records(model_version), current, keep, grace_seconds
             )
             if pruned:
                 self._catalog.change(model_version, current, (), removed=pruned)

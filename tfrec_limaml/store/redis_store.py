@@ -280,7 +280,7 @@ class RedisStore:
             self.catalog.remove_dead(model_version)
             current = self.catalog.current_name(model_version)
             pruned = generation_rules.prune_targets(
-                self.catalog.records(model_version), current, keep, time.time() - grace_seconds
+                self.catalog.records(model_version), current, keep, grace_seconds
             )
             self.catalog.change(model_version, current, (), removed=pruned)
             return [record.identifier for record in pruned]

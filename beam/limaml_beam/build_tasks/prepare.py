@@ -4,9 +4,9 @@ from them.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,9 +126,20 @@ def _prior(options: PrepareOptions, schema: Schema) -> float | None:
                 "give --history-prior with the folder that the model was trained on"
             )
         return None
-    with contextlib.suppress(ValueError):
-        return float(prior)
-    path = files.join(str(prior), DATA_CARD_FILE)
+    try:
+        number = float(prior)
+    except ValueError:
+        return _trained_mean(str(prior), schema)
+    binary = schema.label.kind == "binary"
+    if not (0 <= number <= 1 if binary else math.isfinite(number)):
+        allowed = "between 0 and 1" if binary else "a finite number"
+        raise LimamlError(f"--history-prior must be {allowed}, a mean label, received {number:g}")
+    return number
+
+
+def _trained_mean(folder: str, schema: Schema) -> float:
+    """The mean label of the training rows of task records."""
+    path = files.join(folder, DATA_CARD_FILE)
     text = files.read_text(path)
     if text is None:
         raise LimamlError(
@@ -137,7 +148,7 @@ def _prior(options: PrepareOptions, schema: Schema) -> float | None:
     card = json.loads(text)
     if card["schema_fingerprint"] != schema.fingerprint():
         raise LimamlError(
-            f"--history-prior {prior} has another schema ({card['name']!r}) than {schema.name!r}; "
+            f"--history-prior {folder} has another schema ({card['name']!r}) than {schema.name!r}; "
             "give the records that the model was trained on"
         )
     return float(card["splits"]["train"]["label_rate"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.update.dead_letters import DEAD_LETTER_DAYS
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.store import EmbeddingStore
+
+#: Ranges of `Thresholds` other than all numbers from 0. A loss may rise, and fall to 0.
+_RANGES = {
+    "min_finite": (0.0, 1.0, "between 0 and 1"),
+    "min_loss_improvement": (-math.inf, 1.0, "at most 1"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,18 @@ class Thresholds:
     min_rows_per_day_ratio: float = 0.5
     max_rows_per_day_ratio: float = 2.0
     max_lost_days: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            low, high, text = _RANGES.get(name, (0.0, math.inf, "at least 0"))
+            if not low <= value <= high:
+                raise LimamlError(f"{name} must be {text}, received {value}")
+        for name in ("count_ratio", "norm_ratio", "rows_per_day_ratio"):
+            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if low > high:
+                raise LimamlError(
+                    f"min_{name} must not exceed max_{name}, received {low} and {high}"
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from limaml_beam.update.job import Update
+from limaml_beam.update.patience import check_idle
 from tfrec_limaml.errors import LimamlError
 
 #: Settings that the stream sets itself.
@@ -50,6 +51,7 @@ class KafkaStream:
 
     def __post_init__(self) -> None:
         check_batches(self.batch_seconds, self.batch_messages)
+        check_idle(self.idle_seconds)
         if reserved := sorted(_RESERVED & self.client.keys()):
             raise LimamlError(
                 f"the stream itself sets {reserved} of the Kafka client: leave out these settings"

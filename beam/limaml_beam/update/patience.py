@@ -10,12 +10,20 @@ from typing import Any, TypeAlias
 from limaml_beam.update.job import Update, Updater
 from limaml_beam.update.lock import BusyError, exclusive
 from limaml_beam.update.plan import read_plan
-from tfrec_limaml.errors import StoreError
+from tfrec_limaml.errors import LimamlError, StoreError
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
 #: Gets the report of every update, and ``{"waiting": reason}`` while there is one.
 Tell: TypeAlias = Callable[[dict[str, Any]], None]
 Sleep: TypeAlias = Callable[[float], None]
+
+
+def check_idle(seconds: float | None) -> None:
+    """Raises `LimamlError` if this is no time after which an idle stream could end."""
+    if seconds is not None and not seconds >= 0:
+        raise LimamlError(
+            f"idle_seconds (--stop-when-idle) must not be negative, received {seconds}"
+        )
 
 
 @dataclasses.dataclass

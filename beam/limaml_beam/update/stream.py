@@ -21,7 +21,7 @@ from limaml_beam.io.read_errors import SourceError
 from limaml_beam.io.sources import format_of
 from limaml_beam.update.dead_letters import write_letters
 from limaml_beam.update.job import Update, Updater
-from limaml_beam.update.patience import PatientUpdater, Sleep, Tell
+from limaml_beam.update.patience import PatientUpdater, Sleep, Tell, check_idle
 from tfrec_limaml.errors import LimamlError
 
 #: Name, size and modification time of a file.
@@ -53,6 +53,7 @@ class Stream:
                 "poll_seconds must be positive and files_per_update at least 1, received "
                 f"{self.poll_seconds} and {self.files_per_update}"
             )
+        check_idle(self.idle_seconds)
         if not self.folder.is_dir():
             raise LimamlError(f"no folder {self.folder} for files to arrive in; create it first")
 

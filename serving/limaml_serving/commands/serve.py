@@ -206,12 +206,12 @@ def _check(arguments: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise LimamlError(f"--{option.replace('_', '-')} must be at least 1, received {value}")
     for option in ("max_queue", "grace_seconds"):
-        if getattr(arguments, option) < 0:
+        if not getattr(arguments, option) >= 0:
             raise LimamlError(
                 f"--{option.replace('_', '-')} must not be negative, received "
                 f"{getattr(arguments, option)}"
             )
-    if arguments.poll_seconds <= 0:
+    if not arguments.poll_seconds > 0:
         raise LimamlError(f"--poll-seconds must be positive, received {arguments.poll_seconds}")
     for option in ("port", "metrics_port"):
         value = getattr(arguments, option)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 
 import pytest
 
@@ -55,6 +56,20 @@ def test_flags_change_what_they_name_and_nothing_else():
         (PrepareOptions, {"raw": "R", "max_bad_fraction": 2.0}, "max_bad_fraction .*received 2.0"),
         (PrepareOptions, {}, "RAW, or both --schema and --interactions"),
         (PrepareOptions, {"raw": "R", "history_prior": 0.5}, "needs --recent-only"),
+        (Thresholds, {"min_finite": 3}, "min_finite must be between 0 and 1, received 3"),
+        (Thresholds, {"min_finite": -0.1}, "min_finite must be between 0 and 1, received -0.1"),
+        (Thresholds, {"max_drift": math.nan}, "max_drift must be at least 0, received nan"),
+        (Thresholds, {"max_lost_days": -1}, "max_lost_days must be at least 0, received -1"),
+        (
+            Thresholds,
+            {"min_loss_improvement": 1.5},
+            "min_loss_improvement must be at most 1, received 1.5",
+        ),
+        (
+            Thresholds,
+            {"min_norm_ratio": 3},
+            "min_norm_ratio must not exceed max_norm_ratio, received 3 and 2",
+        ),
         (EmbedOptions, {"workers": 0}, "workers must be at least 1, received 0"),
         (EmbedOptions, {"batch_size": 0}, "batch_size must be at least 1, received 0"),
         (EmbedOptions, {"keep_generations": 0}, "keep_generations must be at least 1, received 0"),
@@ -69,6 +84,10 @@ def test_flags_change_what_they_name_and_nothing_else():
 def test_options_that_cannot_be_are_refused_by_name(options, changes, said):
     with pytest.raises(LimamlError, match=said):
         options(**changes)
+
+
+def test_limits_may_be_infinite_and_a_loss_may_rise():
+    assert Thresholds(max_drift=math.inf, min_loss_improvement=-9.0).max_drift == math.inf
 
 
 def test_worker_processes_share_the_cores_unless_their_threads_are_given():

@@ -51,6 +51,14 @@ def raw(tmp_path, shop_schema, shop_frames, write_raw):
         (["RAW", "--interactions", "RAW/none-*.parquet"], "no file matches"),
         (["RAW", "--history-prior", "RAW"], "--history-prior needs --recent-only"),
         (["RAW", "--recent-only", "--history-prior", "RAW"], "no data card at"),
+        *(
+            (["RAW", "--recent-only", f"--history-prior={prior}"], f"0 and 1, {said}")
+            for prior, said in (
+                ("3", "a mean label, received 3"),
+                ("-0.5", "a mean label, received -0.5"),
+                ("nan", "a mean label, received nan"),
+            )
+        ),
     ],
 )
 def test_bad_arguments_end_with_one_readable_line(raw, tmp_path, capsys, arguments, message):

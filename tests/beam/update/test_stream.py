@@ -194,6 +194,8 @@ def test_a_folder_that_is_not_there_is_an_error(arriving):
         ([*KAFKA, "--as-pipeline", "--batch-messages", "0"], "batch_messages at least 1"),
         ([*KAFKA, "--batch-seconds", "nan"], "batch_seconds must be positive"),
         (["--from-folder", "in", "--poll-seconds", "nan"], "poll_seconds must be positive"),
+        (["--from-folder", "in", "--stop-when-idle", "nan"], "must not be negative, received nan"),
+        ([*KAFKA, "--stop-when-idle", "-1"], "(--stop-when-idle) must not be negative"),
         ([*KAFKA, "--clock-skew-seconds", "nan"], "clock_skew_seconds must not be negative"),
         ([*KAFKA, "--clock-skew-seconds", "-1"], "clock_skew_seconds must not be negative"),
         ([*KAFKA, "--expire-seconds", "0"], "expire_seconds must be positive"),

@@ -109,6 +109,10 @@ def test_the_text_has_one_name_and_value_per_line(store, limaml_store):
         (("show",), r"--model-version is missing: .*\[1, 5\]"),
         (("list", "--key", "a"), "--key goes with show"),
         (("prune", "--keep", "0", "--model-version", "1"), "keep must be at least 1"),
+        (
+            ("prune", "--grace-seconds", "nan", "--model-version", "1"),
+            "grace_seconds must not be negative, received nan",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_explained(store, limaml_store, arguments, message):

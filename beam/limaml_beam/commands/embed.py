@@ -12,7 +12,12 @@ from limaml_beam.commands.beam_flags import (
     quiet_beam,
     report_paths,
 )
-from limaml_beam.commands.ignored_options import Rule, refuse_engine, refuse_ignored
+from limaml_beam.commands.ignored_options import (
+    Rule,
+    refuse_engine,
+    refuse_ignored,
+    refuse_other_flags,
+)
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError, StoreError
@@ -145,13 +150,16 @@ def _add_store_arguments(parser: argparse.ArgumentParser, store_required: bool) 
 
 
 def refuse_workers(arguments: argparse.Namespace) -> None:
-    """Refuses ``--workers``, worker processes of this machine, on another engine."""
-    if arguments.workers != EmbedOptions.workers:
-        refuse_engine(
-            arguments.beam,
-            f"--workers {arguments.workers}",
-            "leave it out; an engine has flags of its own for its workers",
-        )
+    """Refuses ``--workers``, worker processes of this machine, on another engine, and beside flags
+    for Beam that say something else.
+    """
+    if arguments.workers == EmbedOptions.workers:
+        return
+    option = f"--workers {arguments.workers}"
+    refuse_engine(
+        arguments.beam, option, "leave it out; an engine has flags of its own for its workers"
+    )
+    refuse_other_flags(arguments.beam, option, EmbedOptions(workers=arguments.workers).worker_flags)
 
 
 def options_from(arguments: argparse.Namespace) -> EmbedOptions:

@@ -75,3 +75,24 @@ def refuse_engine(flags: Sequence[str], option: str, remedy: str) -> None:
     runner = local_by_default(list(flags)).view_as(StandardOptions).runner
     if runner != LOCAL_RUNNER:
         raise LimamlError(f"{option} does nothing with --beam=--runner={runner}: {remedy}")
+
+
+def refuse_other_flags(flags: Sequence[str], option: str, meant: Sequence[str]) -> None:
+    """Refuses flags for Beam that contradict an option.
+
+    Args:
+        flags: Beam's flags, as given with ``--beam``.
+        option: Its name and value.
+        meant: The flags for Beam that it stands for, ``--name=value``.
+    """
+    from limaml_beam.io.pipeline_options import local_by_default
+
+    values = local_by_default(list(flags)).get_all_options()
+    given = {flag.partition("=")[0].lstrip("-") for flag in flags if flag.startswith("-")}
+    for flag in meant:
+        name, _, value = flag.lstrip("-").partition("=")
+        if name in given and str(values[name]) != value:
+            raise LimamlError(
+                f"{option} means {flag}, and --beam=--{name}={values[name]} says something else: "
+                "leave out one of the two"
+            )

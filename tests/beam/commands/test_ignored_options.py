@@ -36,6 +36,18 @@ REFRESH = "refresh RAW --work W --export E --store lmdb:S"
         (EMBED, "--max-age-days 3", "--max-age-days needs --previous"),
         (EMBED, "--workers 2 --beam=--runner=FlinkRunner", "--workers 2 does nothing with"),
         (REFRESH, "--workers 2 --beam=--runner=FlinkRunner", "--workers 2 does nothing with"),
+        *(
+            (command, f"--workers 2 {flag}", f"--workers 2 means {meant}, and {flag} says")
+            for command in (EMBED, REFRESH)
+            for flag, meant in (
+                ("--beam=--direct_num_workers=3", "--direct_num_workers=2"),
+                ("--beam=--direct_num_workers=1", "--direct_num_workers=2"),
+                (
+                    "--beam=--direct_running_mode=multi_threading",
+                    "--direct_running_mode=multi_processing",
+                ),
+            )
+        ),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(line, option, said, capsys, tmp_path):
@@ -61,3 +73,17 @@ def test_options_that_do_something_are_taken(command, line):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     refuse_ignored(parser.parse_args(line.split()), command.add_arguments, command.IGNORED)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--workers 2 --beam=--direct_num_workers=2",
+        "--workers 2 --beam=--direct_num_workers --beam=2",
+        "--beam=--direct_num_workers=3 --beam=--direct_running_mode=multi_threading",
+    ],
+)
+def test_flags_for_beam_that_agree_with_the_workers_are_taken(line):
+    parser = argparse.ArgumentParser()
+    embed.add_arguments(parser)
+    embed.refuse_workers(parser.parse_args(f"T --export E --output O {line}".split()))

@@ -72,6 +72,19 @@ def test_metrics_count_requests_by_code_without_taking_names_from_clients(connec
     assert "made-up" not in text
 
 
+def test_two_servers_of_a_process_have_metrics_of_their_own(serve, connect, base):
+    servers = [serve({"m": base}, metrics_port=0) for _ in range(2)]
+    for calls, server in enumerate(servers, start=1):
+        client = connect(server.target, name="m")
+        [client.logits() for _ in range(calls)]
+    for calls, server in enumerate(servers, start=1):
+        with urllib.request.urlopen(f"http://{server.metrics_target}/metrics") as answer:
+            text = answer.read().decode()
+        assert (
+            f'limaml_serve_requests_total{{code="OK",method="Predict",model="m"}} {calls}.0' in text
+        )
+
+
 def test_reflection_describes_every_service(connected):
     from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
         ProtoReflectionDescriptorDatabase,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -63,17 +63,49 @@ class Counters:
 class PrometheusCounters:
     """A collector: ``prometheus_client.REGISTRY.register(PrometheusCounters(ranker.counters))``.
 
-    Every counter appears as ``limaml_ranker_<name>_total``.
+    Every counter appears as ``limaml_ranker_<name>_total``. A process with several clients
+    registers one collector of all of them: ``PrometheusCounters({"home": home.counters, "mail":
+    mail.counters})`` gives each sample the label ``client``. A second collector in one registry is
+    refused by Prometheus' library (``ValueError``), because names would be there twice.
+
+    Args:
+        counters: Those of a client, or of several by name; clients may be added to the mapping
+            later.
     """
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters | Mapping[str, Counters]) -> None:
         self._counters = counters
+
+    def describe(self) -> list[Any]:
+        """Called by Prometheus' registry, which refuses names that it has already."""
+        return list(_families(()).values())
 
     def collect(self) -> Iterator[Any]:
         """Called by Prometheus at every scrape."""
-        from prometheus_client.core import CounterMetricFamily
+        if isinstance(self._counters, Counters):
+            labels: tuple[str, ...] = ()
+            snapshots: list[tuple[Sequence[str], dict[str, int]]] = [
+                ((), self._counters.snapshot())
+            ]
+        else:
+            labels = ("client",)
+            snapshots = [((n,), c.snapshot()) for n, c in list(self._counters.items())]
+        families = _families(labels)
+        for values, snapshot in snapshots:
+            for name, value in snapshot.items():
+                families[name].add_metric(values, value)
+        yield from families.values()
 
-        for name, value in self._counters.snapshot().items():
-            yield CounterMetricFamily(
-                f"limaml_ranker_{name}", f"Ranker client: {name.replace('_', ' ')}.", value=value
-            )
+
+def _families(labels: Sequence[str]) -> dict[str, Any]:
+    """An empty metric for every counter."""
+    from prometheus_client.core import CounterMetricFamily
+
+    return {
+        field.name: CounterMetricFamily(
+            f"limaml_ranker_{field.name}",
+            f"Ranker client: {field.name.replace('_', ' ')}.",
+            labels=labels,
+        )
+        for field in dataclasses.fields(Counters)
+    }

@@ -7,6 +7,8 @@ import sys
 import threading
 
 import prometheus_client
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from limaml_serving import Counters, PrometheusCounters
 
@@ -34,6 +36,33 @@ def test_prometheus_reads_every_counter():
     assert registry.get_sample_value("limaml_ranker_missing_total") == 5.0
     text = prometheus_client.generate_latest(registry).decode()
     assert all(f"limaml_ranker_{name}_total " in text for name in counters.snapshot())
+
+
+@pytest.mark.parametrize("auto_describe", [False, True])
+def test_several_clients_of_a_process_are_told_apart_by_a_label(auto_describe):
+    registry = prometheus_client.CollectorRegistry(auto_describe=auto_describe)
+    clients = {"home": Counters(missing=2)}
+    registry.register(PrometheusCounters(clients))
+    clients["mail"] = Counters(missing=5)
+    text = prometheus_client.generate_latest(registry).decode()
+    assert text.count("# TYPE limaml_ranker_missing_total") == 1
+    found = {
+        sample.labels["client"]: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "limaml_ranker_missing_total"
+    }
+    assert found == {"home": 2.0, "mail": 5.0}
+
+
+@pytest.mark.parametrize("auto_describe", [False, True])
+def test_a_second_collector_in_a_registry_is_refused_instead_of_a_name_that_is_there_twice(
+    auto_describe,
+):
+    registry = prometheus_client.CollectorRegistry(auto_describe=auto_describe)
+    registry.register(PrometheusCounters(Counters()))
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        registry.register(PrometheusCounters(Counters()))
 
 
 def test_the_client_is_imported_without_tensorflow():

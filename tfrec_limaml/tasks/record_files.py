@@ -50,14 +50,17 @@ def patterns_of(pattern: Pattern | Iterable[Pattern]) -> list[str]:
 
 
 def record_files(pattern: Pattern | Iterable[Pattern]) -> list[str]:
-    """The files that match, sorted; raises `LimamlError` if none does."""
+    """The files that match, sorted; raises `LimamlError` if none does. A file that several
+    patterns match is there once, also if they write its folder in different ways.
+    """
     patterns = patterns_of(pattern)
-    files = sorted(
-        file for p in patterns for file in (tf.io.gfile.glob(p) if "://" in p else glob.glob(p))
-    )
+    files: dict[str, str] = {}
+    for p in patterns:
+        for file in tf.io.gfile.glob(p) if "://" in p else glob.glob(p):
+            files.setdefault(file if "://" in p else os.path.abspath(file), file)
     if not files:
         raise LimamlError(f"no task records match {patterns}; `limaml prepare` writes them")
-    return files
+    return sorted(files.values())
 
 
 def read_records(

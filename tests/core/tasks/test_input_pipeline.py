@@ -13,6 +13,7 @@ from numbered_rows import ENCODER, SCHEMA, task_pairs, task_rows
 
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.tasks.padded_batches import support_length
+from tfrec_limaml.tasks.record_files import record_files
 from tfrec_limaml.tasks.record_format import encode_task
 
 
@@ -148,6 +149,18 @@ def test_support_rows_have_an_age_counted_from_the_newest_of_them(
     (batch,) = task_dataset(path, encoder, 3, with_keys=True).as_numpy_iterator()
     assert batch["support"]["age"].tolist() == [[3.0, 2.5, 0.0], [0.0] * 3, [0.0] * 3]
     assert "age" not in batch["query"]
+
+
+def test_a_file_that_several_patterns_match_is_read_once(tmp_path, monkeypatch):
+    for name in ("test-0", "train-0", "train-1"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    folder = str(tmp_path)
+    assert record_files(["*", "train-*", "./train-0"]) == ["test-0", "train-0", "train-1"]
+    overlapping = [f"{folder}/train-*", "train-*", f"{folder}//train-1"]
+    assert record_files(overlapping) == [f"{folder}/train-0", f"{folder}/train-1"]
+    in_store = [f"file://{folder}/t*", f"file://{folder}/train-*"]
+    assert len(record_files(in_store)) == 3
 
 
 def test_paths_and_lists_mean_the_same_as_texts_and_pairs(write):

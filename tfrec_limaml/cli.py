@@ -7,6 +7,7 @@ point loads a `Command`. That way the core never imports the Beam or the serving
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -16,7 +17,8 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any
 
@@ -157,7 +159,8 @@ def _run(arguments: Sequence[str]) -> int:
     namespace = build_parser(selection).parse_args(arguments)
     command: Command = namespace.run_command
     try:
-        result = command.run(namespace)
+        with _plain_warnings():
+            result = command.run(namespace)
     except LimamlError as error:
         print(f"limaml: error: {error}", file=sys.stderr)
         return 2
@@ -180,6 +183,23 @@ def _run(arguments: Sequence[str]) -> int:
         )
         return command.exit_code(result)
     return 0
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Shows warnings for users as one line each, without the source line that Python adds."""
+    format_of_python = warnings.formatwarning
+
+    def formatted(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+        if issubclass(category, UserWarning):
+            return f"limaml: warning: {message}\n"
+        return format_of_python(message, category, *where, **line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = format_of_python
 
 
 def _reader_has_gone() -> bool:

@@ -185,3 +185,27 @@ def test_closed_standard_streams_are_those_of_the_null_device(closed, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert found.read_text() == "0 [0, 1, 2] True ''"
+
+
+def test_a_warning_for_users_is_one_plain_line_and_one_for_programmers_says_where():
+    program = (
+        "import dataclasses, warnings\n"
+        "from tfrec_limaml import cli\n"
+        "def run(options):\n"
+        "    warnings.simplefilter('always')\n"
+        "    warnings.warn('the loss rose')\n"
+        "    warnings.warn('an old name', DeprecationWarning)\n"
+        "load = cli._load\n"
+        "cli._load = lambda entry: dataclasses.replace(load(entry), run=run)\n"
+        "assert cli.main(['datasets', 'list']) == 0\n"
+        "warnings.warn('of the caller')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        "limaml: warning: the loss rose",
+        "<string>:6: DeprecationWarning: an old name",
+        "<string>:10: UserWarning: of the caller",
+    ]

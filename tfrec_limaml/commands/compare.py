@@ -19,6 +19,7 @@ from tfrec_limaml.report.comparison_page import (
     write_comparison_page,
 )
 from tfrec_limaml.tensorflow_setup import import_tensorflow
+from tfrec_limaml.wording import counted
 
 _DESCRIPTION = """\
 Trains LiMAML and common alternatives on the same rows and features, chooses settings on the
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def markdown(result: dict[str, Any]) -> str:
     """The table of a comparison as Markdown."""
     lines = [
-        f"Test AUC on {result['rows']:,} rows of {result['tasks']:,} tasks, "
+        f"Test AUC on {counted(result['rows'], 'row', spec=',')} of "
+        f"{counted(result['tasks'], 'task', spec=',')}, "
         f"{mean_of_seeds(len(result['seeds']))} (standard deviation); gain over "
         f"{result['reference']} with its 95 % interval, paired by row and clustered by task.",
         "",
@@ -110,7 +112,7 @@ def _slices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return []
     columns = slices(rows)
-    heads = [f"{name} ({count:,} rows)" for name, count in columns.items()]
+    heads = [f"{name} ({counted(count, 'row', spec=',')})" for name, count in columns.items()]
     lines = [
         "",
         "Test AUC by the number of samples in the task's history:",

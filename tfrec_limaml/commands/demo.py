@@ -8,6 +8,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.wording import counted
 
 DATASETS = ("simulated", "kuairand-pure")
 
@@ -119,8 +120,8 @@ def _render(result: dict[str, Any]) -> str:
             "",
             *(f"{name:{width}}  {value}" for name, value in lines),
             "",
-            f"Member {ranking['member']} ({ranking['interactions']} interactions), candidates by "
-            "probability of a click:",
+            f"Member {ranking['member']} ({counted(ranking['interactions'], 'interaction')}), "
+            "candidates by probability of a click:",
             *ranking_table(result),
             f"(the clicks in between: {'; '.join(ranking['clicks'])})",
             "",

@@ -13,6 +13,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.wording import counted
 
 _DESCRIPTION = """\
 Estimates how much LiMAML could gain, before you train it: trains a plain network on all features
@@ -98,8 +99,9 @@ def _render(result: dict[str, Any]) -> str:
     lines = []
     for definition in result["definitions"]:
         lines.append(
-            f"{definition['definition']}: {definition['tasks']} tasks, {definition['rows']} rows, "
-            f"median history {definition['median_history']:.0f} rows"
+            f"{definition['definition']}: {counted(definition['tasks'], 'task')}, "
+            f"{counted(definition['rows'], 'row')}, "
+            f"median history {counted(round(definition['median_history']), 'row')}"
         )
         lines.append(
             f"  {'differences between tasks':30} {'deviation (logits)':>26} {'AUC if known':>13} "

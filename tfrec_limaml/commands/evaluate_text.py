@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfrec_limaml.wording import counted
+
 
 def render(result: dict[str, Any]) -> str:
     """The contents of ``evaluation.json`` as tables."""
-    lines = [f"{result['split']}: {result['rows']} rows of {result['tasks']} tasks", ""]
+    lines = [
+        f"{result['split']}: {counted(result['rows'], 'row')} of "
+        f"{counted(result['tasks'], 'task')}",
+        "",
+    ]
     gain_title = f"gain over {result['gain_over']} (95 %)"
     lines.append(
         f"{'algorithm':10} {'fine-tuned':>15} {'AUC':>8} {'95 % interval':>17} {gain_title:>28} "

@@ -14,6 +14,7 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.commands.train_arguments import add_arguments, options_from
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
+from tfrec_limaml.wording import counted
 
 _DESCRIPTION = """\
 Trains a model on the task records that `limaml prepare` wrote, with early stopping on validation
@@ -108,7 +109,8 @@ def _render(result: dict[str, Any]) -> str:
         else f"best validation AUC {auc:.4f}"
     )
     return (
-        f"{result['algorithm']}: {result['epochs']} epochs in {result['seconds']:.0f} s, {best}; "
+        f"{result['algorithm']}: {counted(result['epochs'], 'epoch')} in "
+        f"{result['seconds']:.0f} s, {best}; "
         f"model at {result['model']}" + _losses(result) + _validation_choices(result)
     )
 

@@ -17,6 +17,7 @@ from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.column_times import implausible
 from tfrec_limaml.schema.schema import Schema, parse_time
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE
+from tfrec_limaml.wording import counted
 
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1.0}
 
@@ -124,7 +125,9 @@ def _warnings(schema: Schema, frame: pd.DataFrame, card: Mapping[str, Any]) -> l
     warnings = []
     count = int(implausible(frame[schema.timestamp].to_numpy("int64")).sum())
     if count:
-        warnings.append(f"{count:,} rows have a time before 1980 or after 2099")
+        warnings.append(
+            f"{counted(count, 'row has', 'rows have', ',')} a time before 1980 or after 2099"
+        )
     missing = {name: counts.get("missing", 0) for name, counts in card["invalid"].items()}
     warnings += [
         f"column {name} has no value in {count / len(frame):.0%} of the rows"

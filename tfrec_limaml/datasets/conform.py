@@ -23,6 +23,7 @@ from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES
+from tfrec_limaml.wording import counted
 
 
 def conform(raw: RawData) -> tuple[RawData, Invalid]:
@@ -155,7 +156,8 @@ def _table(schema: Schema, name: str, frame: pd.DataFrame, invalid: Invalid) -> 
     double = result[key][result[key].duplicated()]
     if len(double):
         raise SchemaError(
-            f"table {name!r}: its key {key!r} must be unique, but {double.nunique()} keys occur "
+            f"table {name!r}: its key {key!r} must be unique, but "
+            f"{counted(double.nunique(), 'key occurs', 'keys occur')} "
             f"twice (such as {double.iloc[0]!r})"
         )
     return result.reset_index(drop=True)
@@ -200,8 +202,8 @@ def _drop_rows(schema: Schema, frame: pd.DataFrame) -> tuple[pd.DataFrame, Count
         if missing.any():
             if schema.label.on_invalid == "error":
                 raise SchemaError(
-                    f"{int(missing.sum())} rows have {reason}, and the schema says on_invalid: "
-                    "error for the label"
+                    f"{counted(int(missing.sum()), 'row has', 'rows have')} {reason}, and the "
+                    "schema says on_invalid: error for the label"
                 )
             dropped[reason] = int(missing.sum())
             frame = frame[~missing]

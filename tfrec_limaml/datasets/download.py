@@ -16,6 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.wording import counted
 
 _BLOCK = 1 << 18
 _TIMEOUT = 30.0  # seconds without any data
@@ -107,8 +108,8 @@ def _receive(url: str, part: Path) -> None:
                     bar.update(len(block))
         if length is not None and part.stat().st_size < begin + int(length):
             raise LimamlError(
-                f"{url} broke off after {part.stat().st_size} bytes; run the same command again "
-                f"to continue"
+                f"{url} broke off after {counted(part.stat().st_size, 'byte')}; run the same "
+                "command again to continue"
             )
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:

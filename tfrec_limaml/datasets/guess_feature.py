@@ -20,6 +20,7 @@ from tfrec_limaml.datasets.column_shapes import (
 )
 from tfrec_limaml.schema import arrow_keys
 from tfrec_limaml.schema.schema import DType, Feature, Role
+from tfrec_limaml.wording import counted
 
 _OUTCOME_PARTS = r"click|conver|like|purchase|view|follow|comment|forward|share|hate|stay|dwell|play_time|watch|response|outcome|(^|_)enter(ed)?(_|$)"  # noqa: E501
 _DATE = r"(^|_)date$|^date"
@@ -126,7 +127,8 @@ def _category(
     rows = int(series.notna().sum())
     if distinct > max(_UNIQUE * rows, _ENOUGH_ROWS):
         return None, (
-            f"left out: {column} has {distinct:,} different values in {rows:,} rows: nothing is "
+            f"left out: {column} has {counted(distinct, 'different value', spec=',')} in "
+            f"{counted(rows, 'row', spec=',')}: nothing is "
             "learned from one row per value"
         )
     feature = Feature(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfrec_limaml.wording import counted
+
 
 def render(result: dict[str, Any]) -> str:
     """Text for a list of data sets, the facts of one, or a data card."""
@@ -20,7 +22,8 @@ def render_card(card: dict[str, Any]) -> str:
     """A data card as text, one line per number."""
     rate = card.get("label_rate", card.get("label_mean"))
     lines = [
-        f"{card['name']}: {card['rows']:,} rows, {card['time_span'][0]} to {card['time_span'][1]}",
+        f"{card['name']}: {counted(card['rows'], 'row', spec=',')}, {card['time_span'][0]} to "
+        f"{card['time_span'][1]}",
         f"  label {card['label']}: mean {rate:.4f}",
     ]
     for name, facts in card["definitions"].items():
@@ -36,7 +39,7 @@ def render_card(card: dict[str, Any]) -> str:
             "  split: " + ", ".join(f"{count:,} {name}" for name, count in split["rows"].items())
         )
     for reason, count in card["dropped"].items():
-        lines.append(f"  dropped: {count:,} rows ({reason})")
+        lines.append(f"  dropped: {counted(count, 'row', spec=',')} ({reason})")
     for column, counts in card["invalid"].items():
         lines.append(
             f"  {column}: " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
@@ -79,7 +82,7 @@ def _definition_lines(name: str, facts: dict[str, Any]) -> list[str]:
     lines = [f"  tasks by {name}: {facts['tasks']:,}; rows per task: {sizes}"]
     if "test_tasks" in facts:
         lines.append(
-            f"    {facts['test_tasks']:,} tasks are tested, "
+            f"    {counted(facts['test_tasks'], 'task is', 'tasks are', ',')} tested, "
             f"{facts['share_of_test_tasks_with_history']:.1%} of them have a history"
         )
     return lines

@@ -10,6 +10,7 @@ from tfrec_limaml.datasets import columns
 from tfrec_limaml.errors import SchemaError
 from tfrec_limaml.schema.column_times import implausible
 from tfrec_limaml.schema.schema import Feature, Label, Schema
+from tfrec_limaml.wording import counted
 
 Invalid = dict[str, dict[str, int]]
 #: Share of implausible times above which a file is refused, as in ``limaml prepare``.
@@ -70,7 +71,8 @@ def label_column(frame: pd.DataFrame, schema: Schema, invalid: Invalid) -> pd.Se
         )
     if valid.nunique() == 1:
         raise SchemaError(
-            f"label {label.name!r} has one value only ({valid.iloc[0]:g} in {len(valid)} rows)"
+            f"label {label.name!r} has one value only ({valid.iloc[0]:g} in "
+            f"{counted(len(valid), 'row')})"
             f"{_others(raw[values.isna() | outside])}: there is nothing to learn"
         )
     return values

@@ -33,6 +33,7 @@ from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.folder import shard_pattern
 from tfrec_limaml.tasks.parsing import encode_rows, parse_tasks, task_of_rows
+from tfrec_limaml.wording import counted
 
 Array = npt.NDArray[Any]
 
@@ -156,8 +157,9 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
     if len(np.unique(earlier)) < 2:
         raise LimamlError(
             f"task definition {definition!r}: the validation tasks have a history of "
-            f"{len(earlier)} rows{' of one label' if len(earlier) else ''}, from which nothing can "
-            "be predicted; choose a later validation_start or a coarser definition"
+            f"{counted(len(earlier), 'row')}{' of one label' if len(earlier) else ''}, from "
+            "which nothing can be predicted; choose a later validation_start or a coarser "
+            "definition"
         )
     confidence = 1 - 0.05 / (1 + len(rows.categories))  # corrects for the number of intervals
     sources = _sources(rows, confidence)

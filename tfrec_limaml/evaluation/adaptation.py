@@ -18,6 +18,7 @@ from tfrec_limaml.models import JointLiMAML, LiMAML, TaskModel
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.outer_step import Samples
 from tfrec_limaml.models.task_model import TaskBatch
+from tfrec_limaml.wording import counted
 
 Rows = dict[str, npt.NDArray[Any]]
 _SIDE = "side:"
@@ -140,7 +141,7 @@ def _summary(model: TaskModel, by_task: Rows) -> dict[str, Any]:
         )
         warnings.warn(
             f"fine-tuning raised the support loss: {before:.4f} before and {after:.4f} after "
-            f"{model.fine_tune_steps} step(s) {remedy}",
+            f"{counted(model.fine_tune_steps, 'step')} {remedy}",
             stacklevel=2,
         )
     has_risen = ~(by_task["after"] <= by_task["before"])

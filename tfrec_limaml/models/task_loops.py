@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.keras_internals import FitsUnderStrategies, build_compiled
+from tfrec_limaml.wording import counted
 
 
 class TaskLoops(FitsUnderStrategies):
@@ -35,7 +36,7 @@ class TaskLoops(FitsUnderStrategies):
         dropped = int(self.dropped_tasks.numpy()) - dropped_before
         if dropped:
             warnings.warn(
-                f"{dropped} task(s) had a loss that is not finite and were left out; check their "
+                f"left out {counted(dropped, 'task')} with a loss that is not finite; check the "
                 "features, or lower inner_learning_rate "
                 f"(now {self.inner_learning_rate})",
                 stacklevel=2,

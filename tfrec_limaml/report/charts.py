@@ -10,6 +10,7 @@ import numpy as np
 from tfrec_limaml.report import svg
 from tfrec_limaml.report.contents import EmbeddingMap, MemberStory, algorithm_label
 from tfrec_limaml.report.projection import largest_groups, principal_components
+from tfrec_limaml.wording import counted
 
 MAP_POINTS = 1200
 STORY_ITEMS = 12
@@ -58,7 +59,8 @@ def learning_curves(training: Sequence[Mapping[str, Any]], measure: str, label: 
             for (a, b), title in zip(points, hover, strict=True)
         ]
         sentences.append(
-            f"{name} from {points[0][1]:.4f} to {points[-1][1]:.4f} in {len(curve)} epochs"
+            f"{name} from {points[0][1]:.4f} to {points[-1][1]:.4f} in "
+            f"{counted(len(curve), 'epoch')}"
         )
     return frame.svg(f"{label} per epoch", "; ".join(sentences) + ".", *body)
 
@@ -170,7 +172,7 @@ def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
     counts = ", ".join(f"{groups.count(name)} {name}" for name in names)
     return frame.svg(
         "Map of the meta embeddings",
-        f"Two principal components of {len(groups)} embeddings. Groups: {counts}.",
+        f"Two principal components of {counted(len(groups), 'embedding')}. Groups: {counts}.",
         *body,
     ), names
 

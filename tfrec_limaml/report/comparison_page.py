@@ -8,6 +8,7 @@ from typing import Any
 
 from tfrec_limaml.report import page
 from tfrec_limaml.report.dots import Dot, dot_chart
+from tfrec_limaml.wording import counted
 
 _HEAD = ("", "AUC", "sd", "un-adapted", "gain", "log loss", "calibration", "GAUC", "nDCG@10")
 
@@ -21,7 +22,8 @@ def write_comparison_page(path: str | Path, result: Mapping[str, Any]) -> Path:
     """
     rows = [row for row in result["results"] if "auc_mean" in row]
     introduction = (
-        f"{result['rows']:,} test rows of {result['tasks']:,} tasks, "
+        f"{counted(result['rows'], 'test row', spec=',')} of "
+        f"{counted(result['tasks'], 'task', spec=',')}, "
         f"{mean_of_seeds(len(result['seeds']))}."
     )
     charts = [_slice_chart(rows, name) for name in slices(rows)]
@@ -92,7 +94,7 @@ def mean_of_seeds(count: int) -> str:
 def _slice_chart(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     values = [(row["name"], slice_auc(row, name)) for row in rows]
     dots = [Dot(rival, value, value, value) for rival, value in values if value is not None]
-    title = f"{name} samples ({slices(rows)[name]:,} rows)"
+    title = f"{name} samples ({counted(slices(rows)[name], 'row', spec=',')})"
     return dot_chart(title, "Means over the seeds.", f"test AUC, {title}", dots)
 
 

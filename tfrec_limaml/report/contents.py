@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.wording import counted
 
 ALGORITHMS = {"limaml": "LiMAML", "maml": "MAML", "vanilla": "Vanilla", "id": "ID embedding"}
 
@@ -33,7 +34,7 @@ class EmbeddingMap:
         if len(shape) != 2 or shape[0] != len(self.groups):
             raise LimamlError(
                 f"an embedding map needs one group per row, received embeddings {shape} and "
-                f"{len(self.groups)} groups"
+                f"{counted(len(self.groups), 'group')}"
             )
         if not np.isfinite(self.embeddings).all():
             raise LimamlError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from tfrec_limaml import staging
 from tfrec_limaml.report import charts, svg
 from tfrec_limaml.report.contents import MemberStory, Report, algorithm_label
+from tfrec_limaml.wording import counted
 
 
 def write_report(path: str | Path, report: Report) -> Path:
@@ -139,7 +140,8 @@ def _story(report: Report) -> str:
     names = sorted({item.group for item in story.items})
     return section(
         "One member's list, before and after a few clicks",
-        f"Member {story.task_key}: the first embedding uses {story.seen} interactions, the second "
+        f"Member {story.task_key}: the first embedding uses "
+        f"{counted(story.seen, 'interaction')}, the second "
         f"one uses these as well:",
         f"<ul>{clicks}</ul>",
         _legend(names) if len(names) <= svg.SERIES else "",

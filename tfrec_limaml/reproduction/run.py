@@ -15,6 +15,7 @@ from tfrec_limaml.report.tables_page import write_tables_page
 from tfrec_limaml.reproduction.setups import Setup, Trainer
 from tfrec_limaml.reproduction.summary import summarise
 from tfrec_limaml.reproduction.table import Table
+from tfrec_limaml.wording import counted
 
 Progress = Callable[[str], None]
 
@@ -122,7 +123,7 @@ def _row(line: Mapping[str, Any], part: Mapping[str, Any], spread: bool) -> str:
     label = line["label"] if is_all else f"{line['label']}: {part['slice']}"
     cells = [
         label,
-        f"{part['rows']:,} of {part['tasks']:,} tasks",
+        f"{part['rows']:,} of {counted(part['tasks'], 'task', spec=',')}",
         _percent(part["paper"]),
         with_spread(f"{part['gain']:+.2f}", f"{part['gain_sd']:.2f}"),
         f"{part['gain_low']:+.2f} to {part['gain_high']:+.2f}",

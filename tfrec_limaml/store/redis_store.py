@@ -49,11 +49,12 @@ from tfrec_limaml.store.redis_connection import (
 from tfrec_limaml.store.redis_look_up import LookUp
 from tfrec_limaml.store.redis_overlay_reader import RedisOverlayReader
 from tfrec_limaml.store.redis_writer import RedisWriter
+from tfrec_limaml.wording import counted
 
 _ATTEMPTS = 10
 _MISSING_DATA = (
     "the data of generation {0.identifier!r} of model version {0.model_version} are gone from "
-    "Redis (deleted, evicted or replaced), {0.count} members with them: publish again, or roll back"
+    "Redis (deleted, evicted or replaced), with {members}: publish again, or roll back"
 )
 _NUMBERS = ("ttl", "lease", "timeout")
 #: Longest time for an option: Redis counts milliseconds in 64 bits.
@@ -160,7 +161,9 @@ class RedisStore:
                 else:  # unless the pointer moved between the commands of this round trip
                     misses += 1
                     if misses == 2:
-                        raise StoreError(_MISSING_DATA.format(record))
+                        raise StoreError(
+                            _MISSING_DATA.format(record, members=counted(record.count, "member"))
+                        )
         raise StoreError(
             f"the current generation of model version {model_version} changed {_ATTEMPTS} times "
             "during one read; try again"

@@ -158,11 +158,17 @@ def one_class(schema: Schema, splits: Mapping[str, Any]) -> list[str]:
     if schema.label.kind != "binary" or not any(splits[n]["rows"] for n in NAMES[1:]):
         return []
     return [
-        f"all {splits[name]['rows']} rows of the {name} split have the label "
-        f"{splits[name]['label_rate']:g}: AUC needs both classes; choose other split dates"
+        f"{_all_rows(splits[name]['rows'], name)} the label {splits[name]['label_rate']:g}: AUC "
+        "needs both classes; choose other split dates"
         for name in NAMES
         if splits[name]["rows"] and splits[name]["label_rate"] in (0.0, 1.0)
     ]
+
+
+def _all_rows(number: int, split: str) -> str:
+    if number == 1:
+        return f"the only row of the {split} split has"
+    return f"all {number} rows of the {split} split have"
 
 
 def make_card(

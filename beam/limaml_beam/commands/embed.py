@@ -12,15 +12,11 @@ from limaml_beam.commands.beam_flags import (
     quiet_beam,
     report_paths,
 )
-from limaml_beam.commands.ignored_options import (
-    Rule,
-    refuse_engine,
-    refuse_ignored,
-    refuse_other_flags,
-)
+from limaml_beam.commands.ignored_options import Rule, refuse_ignored, refuse_workers
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError, StoreError
+from tfrec_limaml.wording import counted
 
 if TYPE_CHECKING:
     from tfrec_limaml.store import EmbeddingStore
@@ -149,19 +145,6 @@ def _add_store_arguments(parser: argparse.ArgumentParser, store_required: bool) 
     )
 
 
-def refuse_workers(arguments: argparse.Namespace) -> None:
-    """Refuses ``--workers``, worker processes of this machine, on another engine, and beside flags
-    for Beam that say something else.
-    """
-    if arguments.workers == EmbedOptions.workers:
-        return
-    option = f"--workers {arguments.workers}"
-    refuse_engine(
-        arguments.beam, option, "leave it out; an engine has flags of its own for its workers"
-    )
-    refuse_other_flags(arguments.beam, option, EmbedOptions(workers=arguments.workers).worker_flags)
-
-
 def options_from(arguments: argparse.Namespace) -> EmbedOptions:
     """The options that are given on the command line."""
     names = {field.name for field in dataclasses.fields(EmbedOptions)}
@@ -268,19 +251,22 @@ def render(report: dict[str, Any]) -> str:
         )
     lines = [
         f"generation {report['generation']} of model version {report['model_version']}: "
-        f"{report['rows']} embeddings of width {report['embedding_dim']}",
-        f"  {report['tasks_read']} tasks read: {report['embedded']} adapted, {report['carried']} "
-        "unchanged",
+        f"{counted(report['rows'], 'embedding')} of width {report['embedding_dim']}",
+        f"  {counted(report['tasks_read'], 'task')} read: {report['embedded']} adapted, "
+        f"{report['carried']} unchanged",
     ]
     lines += [f"  {n} of {name}" for name, n in report.get("by_definition", {}).items()]
     titles = {
         "kept_outside_window": "kept although they left the window",
         "aged_out": "left out because they are too old",
-        "nested": "embeddings of nested tasks",
-        "nested_unstorable_key": "nested tasks without a key that a store can hold",
+        "nested": "of nested tasks",
+        "nested_unstorable_key": "of nested tasks left out: no store can hold their keys",
     }
     lines += [f"  {report[name]} {text}" for name, text in titles.items() if report.get(name)]
-    lines += [f"  {count} dead letters: {name}" for name, count in report["dead_letters"].items()]
+    lines += [
+        f"  {counted(count, 'dead letter')}: {name}"
+        for name, count in report["dead_letters"].items()
+    ]
     improvement = report.get("statistics", {}).get("loss_improvement")
     if improvement is not None:
         verb = "lowers" if improvement >= 0 else "raises"

@@ -7,6 +7,7 @@ from typing import Any
 
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.wording import counted
 
 DESCRIPTION = """\
 Erases members: readers of the stores answer "not found" at once, every generation and overlay is
@@ -114,10 +115,10 @@ def render(result: dict[str, Any]) -> str:
     lines = [
         f"{'found in' if verified else 'removed from'} "
         + (
-            f"{place['file']}: {place['rows']} rows"
+            f"{place['file']}: {counted(place['rows'], 'row')}"
             if "file" in place
             else f"{place['store']}, generation {place['generation']} of model version "
-            f"{place['model_version']}, {place['part']}: {place['keys']} keys"
+            f"{place['model_version']}, {place['part']}: {counted(place['keys'], 'key')}"
         )
         for place in places
     ]

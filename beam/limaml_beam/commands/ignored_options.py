@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from limaml_beam.generate_embeddings.options import EmbedOptions
 from tfrec_limaml.errors import LimamlError
 
 
@@ -77,7 +78,22 @@ def refuse_engine(flags: Sequence[str], option: str, remedy: str) -> None:
         raise LimamlError(f"{option} does nothing with --beam=--runner={runner}: {remedy}")
 
 
-def refuse_other_flags(flags: Sequence[str], option: str, meant: Sequence[str]) -> None:
+def refuse_workers(arguments: argparse.Namespace) -> None:
+    """Refuses ``--workers``, worker processes of this machine, on another engine, and beside flags
+    for Beam that say something else.
+    """
+    if arguments.workers == EmbedOptions.workers:
+        return
+    option = f"--workers {arguments.workers}"
+    refuse_engine(
+        arguments.beam, option, "leave it out; an engine has flags of its own for its workers"
+    )
+    _refuse_other_flags(
+        arguments.beam, option, EmbedOptions(workers=arguments.workers).worker_flags
+    )
+
+
+def _refuse_other_flags(flags: Sequence[str], option: str, meant: Sequence[str]) -> None:
     """Refuses flags for Beam that contradict an option.
 
     Args:

@@ -18,6 +18,7 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.datasets.text_format import add_text_arguments
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.folder import EPISODE
+from tfrec_limaml.wording import counted
 
 DESCRIPTION = """\
 Builds task records: joins feature tables to interactions, splits by date, groups by task, keeps
@@ -231,24 +232,28 @@ def render(card: dict[str, Any]) -> str:
     """The data card as text."""
     rows, train = card["rows"], card["splits"]["train"]
     lines = [
-        f"wrote {card['output']}: {rows['used']} of {rows['read']} rows used, training label rate "
-        f"{train['label_rate']:.4f}"
+        f"wrote {card['output']}: {rows['used']} of {counted(rows['read'], 'row')} used, "
+        f"training label rate {train['label_rate']:.4f}"
     ]
     lines += [
         f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items() if number
     ]
     if outside_dates := card["files"]["interactions"]["outside_dates"]:
-        lines.append(f"  {outside_dates} files not opened: partitions of days outside the dates")
+        lines.append(
+            f"  {counted(outside_dates, 'file')} not opened: partitions of days outside the dates"
+        )
     for definition, splits in card["tasks"].items():
         episodes = [split for split in splits if split.startswith(EPISODE)]
         if episodes:
-            lines.append(f"  {definition}: {len(episodes)} support/query splits of its train rows")
+            lines.append(
+                f"  {definition}: {counted(len(episodes), 'support/query split')} of its train rows"
+            )
         for split, part in splits.items():
             if split in episodes:
                 continue
             lines.append(
-                f"  {definition}/{split}: {part['tasks']} tasks, {part['support_rows']} support "
-                f"and {part['query_rows']} query rows"
+                f"  {definition}/{split}: {counted(part['tasks'], 'task')}, "
+                f"{part['support_rows']} support and {counted(part['query_rows'], 'query row')}"
             )
     lines += [f"  check: {warning}" for warning in card["warnings"]]
     trained = any(split == "train" for splits in card["tasks"].values() for split in splits)

@@ -9,6 +9,7 @@ from typing import Any
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.commands import embed, prepare
 from limaml_beam.commands.beam_flags import add_report_flags, quiet_beam, report_paths
+from limaml_beam.commands.ignored_options import refuse_workers
 from limaml_beam.generate_embeddings.options import EmbedOptions
 from limaml_beam.refresh.options import Thresholds
 from limaml_beam.update.dead_letters import DEAD_LETTER_DAYS
@@ -115,7 +116,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             f"tasks and embeddings are on gs://, s3:// or the like, schedule `limaml prepare` and "
             "`limaml embed`"
         )
-    embed.refuse_workers(arguments)
+    refuse_workers(arguments)
     quiet_beam(use_options(arguments.beam))
     work = Path(arguments.work)
     try:

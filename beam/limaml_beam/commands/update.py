@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from limaml_beam.commands.beam_flags import add_beam_flag
 from limaml_beam.commands.ignored_options import Rule, refuse_engine, refuse_ignored
 from tfrec_limaml.cli import Command
+from tfrec_limaml.wording import counted
 
 if TYPE_CHECKING:
     from limaml_beam.update.job import Update
@@ -112,12 +113,13 @@ def render(report: dict[str, Any]) -> str:
     """The report as text."""
     rows, lag = report["rows"], report["lag_seconds"]
     lines = [
-        f"{rows['read']} rows read, {rows['used']} used; {report['tasks']} tasks adapted, "
-        f"{report['upserted']} embeddings upserted in {report['seconds']} s"
+        f"{counted(rows['read'], 'row')} read, {rows['used']} used; "
+        f"{counted(report['tasks'], 'task')} adapted, "
+        f"{counted(report['upserted'], 'embedding')} upserted in {report['seconds']} s"
     ]
     lines += [f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items()]
     if report["left_window"]:
-        lines.append(f"  {report['left_window']} tasks with rows that left the window")
+        lines.append(f"  {counted(report['left_window'], 'task')} with rows that left the window")
     if report["ignored_as_older"]:
         lines.append(f"  {report['ignored_as_older']} ignored: the store has newer ones")
     if lag is not None:

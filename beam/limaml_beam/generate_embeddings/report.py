@@ -12,6 +12,7 @@ from limaml_beam.io import files
 from limaml_beam.io.staged_output import REPORT_FILE
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.wording import counted
 
 
 def make_report(
@@ -57,18 +58,19 @@ def check_report(report: Mapping[str, Any], max_bad_fraction: float) -> None:
     read, used = report["tasks_read"], report["embedded"] + report["carried"]
     if report["unreadable_files"]:
         raise LimamlError(
-            f"{report['unreadable_files']} task-record files cannot be read to their end: prepare "
-            "the tasks again"
+            f"{counted(report['unreadable_files'], 'task-record file')} cannot be read to the "
+            "end: prepare the tasks again"
         )
     if read != used + dead:
         raise LimamlError(
-            f"{read} tasks read, but {used} embedded or carried and {dead} dead letters: two "
-            "records of one task, or rows lost"
+            f"{counted(read, 'task')} read, but {used} embedded or carried and "
+            f"{counted(dead, 'dead letter')}: two records of one task, or rows lost"
         )
     expected = used + report["kept_outside_window"] + report["nested"]
     if report["rows"] != expected:
         raise LimamlError(
-            f"{report['rows']} rows written, expected {expected}; run the embedding job again"
+            f"{counted(report['rows'], 'row')} written, expected {expected}; run the embedding "
+            "job again"
         )
     if dead > max_bad_fraction * read:
         raise LimamlError(

@@ -12,6 +12,7 @@ from isal.igzip_lib import IsalError
 
 from tfrec_limaml.datasets import table_files
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.wording import counted
 
 _BROKEN_GZIP: type[Exception] = IsalError  # type: ignore[assignment]  # declared as an instance by its stub
 
@@ -32,8 +33,8 @@ def unreadable(path: str, rows: int, error: BaseException) -> SourceError:
     """The error for a file that cannot be read after its first `rows` rows."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return SourceError(
-        f"cannot read {path} after {rows} rows: {reason}; is the file complete, and is it of the "
-        f"format that its name says?"
+        f"cannot read {path} after {counted(rows, 'row')}: {reason}; is the file complete, and "
+        f"is it of the format that its name says?"
     )
 
 

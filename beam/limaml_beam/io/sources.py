@@ -27,6 +27,7 @@ from tfrec_limaml.datasets import partitions, table_files
 from tfrec_limaml.datasets.rows import Rows
 from tfrec_limaml.datasets.text_format import TextFormat
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.wording import counted
 
 _ENDINGS = (*table_files.TEXT_SUFFIXES, ".csv.gz", ".csv.zst", ".csv.bz2", ".parquet", ".tfrecord")
 #: A file and, for one of several row groups of a Parquet file, its number.
@@ -96,7 +97,8 @@ class Source:
         if not usable:
             condition = f" with data (empty: {sorted(empty)})" if empty else ""
             if outside:
-                condition += f" in the dates (partitions of other days: {len(outside)} files)"
+                condition += " in the dates (partitions of other days: "
+                condition += f"{counted(len(outside), 'file')})"
             raise SourceError(f"{name}: no file{condition} matches {pattern_list}")
         for path in usable:
             format_of(path)

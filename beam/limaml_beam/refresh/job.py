@@ -79,10 +79,7 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     write_plan(work, Plan(settings.adapter, options))
     quality = card["quality"]
     outcome.note(rows_prepared=card["rows"]["used"], quality=quality)
-    published_quality = _published_quality(outputs, reference)
-    warnings = _warnings(quality, published_quality)
-    outcome.note(warnings=warnings)
-    check_results = _check_input(settings, published_quality, card)
+    check_results, warnings = _check_input(settings, outputs, reference, card)
     outcome.stage("embed")
     source = _carried_from(settings, reference)
     report, output = _generate(settings, outputs, source)
@@ -96,12 +93,8 @@ def refresh(settings: Refresh) -> dict[str, Any]:
     outcome.stage("publish")
     published = publish_output(output, settings)
     outcome.note(published=published)
-    result = {
-        **report,
-        "checks": _as_dicts(check_results),
-        "warnings": warnings,
-        "published": published,
-    }
+    result = {**report, "checks": _as_dicts(check_results), "warnings": warnings}
+    result["published"] = published
     remove_letters(work, settings.dead_letter_days)
     if (work / "updates" / "rows").is_dir():
         outcome.stage("reconcile")
@@ -128,32 +121,24 @@ def prepare_options(options: PrepareOptions, manifest: Manifest) -> PrepareOptio
     )
 
 
-def _published_quality(outputs: Path, reference: dict[str, Any] | None) -> dict[str, Any]:
-    """The description of the published run's input; empty if there is none."""
-    file = outputs / ("" if reference is None else reference["generation"]) / QUALITY_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _warnings(quality: dict[str, Any], published_quality: dict[str, Any]) -> list[str]:
-    empty = days.newly_empty(quality, published_quality)
-    return [f"no rows on {days.text(empty)}; were these days delivered?"] if empty else []
-
-
 def _check_input(
-    settings: Refresh, published_quality: dict[str, Any], card: dict[str, Any]
-) -> list[checks.Check]:
+    settings: Refresh, outputs: Path, reference: dict[str, Any] | None, card: dict[str, Any]
+) -> tuple[list[checks.Check], list[str]]:
+    """The checks of the input, which it passed, and warnings."""
     training_quality = read_manifest(settings.adapter).training_quality
-    prepared = settings_of(card)
+    file = outputs / ("" if reference is None else reference["generation"]) / QUALITY_FILE
+    published_quality = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    empty = days.newly_empty(card["quality"], published_quality)
+    warnings = [f"no rows on {days.text(empty)}; were these days delivered?"] if empty else []
+    outcome.note(warnings=warnings)
     outcome.stage(outcome.CHECK)
+    prepared = settings_of(card)
+    window = prepared.first, prepared.last
     check_results = checks.check_input(
-        card["quality"],
-        training_quality,
-        published_quality,
-        settings.limits,
-        (prepared.first, prepared.last),
+        card["quality"], training_quality, published_quality, settings.limits, window
     )
     _require(check_results)
-    return check_results
+    return check_results, warnings
 
 
 def _require(check_results: list[checks.Check]) -> None:

@@ -15,6 +15,7 @@ from limaml_serving.client.versions import KnownVersions, VersionLock
 from limaml_serving.errors import ServingError
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store.base import EmbeddingStore
+from tfrec_limaml.wording import counted
 
 
 class RankerBase:
@@ -79,5 +80,5 @@ class RankerBase:
         return ServingError(f"the client of {self._target} is closed", "CANCELLED")
 
     def _no_server_error(self, timeout: float) -> ServingError:
-        message = f"no server answers at {self._target} after {timeout:g} seconds: is it running, and is this its port?"  # noqa: E501
+        message = f"no server answers at {self._target} after {counted(timeout, 'second', spec='g')}: is it running, and is this its port?"  # noqa: E501
         return ServingError(message, "UNAVAILABLE")

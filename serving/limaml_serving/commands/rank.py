@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tfrec_limaml.cli import Command
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import RANK_SIGNATURE, SERVING_SIGNATURE
+from tfrec_limaml.wording import counted
 
 if TYPE_CHECKING:
     from limaml_serving.client.ranker import Ranker
@@ -161,7 +162,8 @@ def run(arguments: argparse.Namespace) -> None:
     finally:
         store.close()
     sys.stderr.write(
-        f"limaml: ranked {lines - bad} of {lines} lines; {counts['candidates']} candidates, "
+        f"limaml: ranked {lines - bad} of {counted(lines, 'line')}; "
+        f"{counted(counts['candidates'], 'candidate')}, "
         f"{counts['adapted']} with a meta embedding\n"
     )
     if bad:

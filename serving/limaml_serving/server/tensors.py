@@ -13,6 +13,7 @@ from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2
 
 from limaml_serving.server.errors import describe, invalid
 from limaml_serving.server.limits import Budget
+from tfrec_limaml.wording import counted
 
 #: Types whose values exist in the runtime only; a request cannot carry them.
 RUNTIME_ONLY = frozenset({tf.variant, tf.resource})
@@ -134,8 +135,8 @@ def _check_shape(
             )
     if shape and shape[0] > budget.rows:
         raise invalid(
-            f"input {spec.name}: {shape[0]} rows, more than the {budget.rows} that this server "
-            "takes in one request"
+            f"input {spec.name}: {counted(shape[0], 'row')}, more than the {budget.rows} that "
+            "this server takes in one request"
         )
     return shape
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -13,8 +12,8 @@ from toys import toy_schema
 
 from limaml_beam.build_tasks import data_card, drift, quality
 from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, date_fields
-from limaml_beam.build_tasks.split_summary import SplitSummary, SummariseSplits
-from limaml_beam.rows.columnar import LABEL, TIME
+from limaml_beam.build_tasks.split_summary import SplitSummary
+from limaml_beam.rows.columnar import TIME
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Feature, Label, parse_time
@@ -94,26 +93,6 @@ def test_quality_is_shares_of_the_rows_read_and_rows_per_day():
         "20.0% of the rows have a key that the table users lacks",
         "0.50% of the rows have a time before 1980 or after 2099, or none that can be read",
     ]
-
-
-def test_the_days_with_rows_are_those_of_all_blocks_and_implausible_times_have_none():
-    combine = SummariseSplits(dataclasses.replace(HOW, recent_only=True))
-    day = 20_000
-
-    def block(*times):
-        return pa.table(
-            {TIME: pa.array(times, pa.int64()), LABEL: pa.array([1.0] * len(times), pa.float32())}
-        )
-
-    blocks = [
-        block((day + 2) * DAY_MS, (day + 1) * DAY_MS - 1, 5),
-        block((day + 2) * DAY_MS + 7, *(10**15 + n * DAY_MS for n in range(100))),
-        block(day * DAY_MS - 1),
-    ]
-    parts = [combine.add_input(combine.create_accumulator(), part) for part in blocks]
-    summary = combine.merge_accumulators(parts)
-    assert summary.days == (day - 1, day, day + 2)
-    assert sum(summary.rows) == 105
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from limaml_beam.commands import embed, stream, update
-from limaml_beam.commands.ignored_options import refuse_ignored
+from limaml_beam.commands.ignored_options import refuse_ignored, refuse_workers
 from tfrec_limaml.cli import main
 
 FOLDER = "stream --from-folder in --work W --store lmdb:S"
@@ -86,4 +86,4 @@ def test_options_that_do_something_are_taken(command, line):
 def test_flags_for_beam_that_agree_with_the_workers_are_taken(line):
     parser = argparse.ArgumentParser()
     embed.add_arguments(parser)
-    embed.refuse_workers(parser.parse_args(f"T --export E --output O {line}".split()))
+    refuse_workers(parser.parse_args(f"T --export E --output O {line}".split()))

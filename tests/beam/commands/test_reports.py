@@ -171,5 +171,5 @@ def test_embed_says_what_it_did_in_sentences(tmp_path, export, write_tasks, enco
     assert main([*command, "--max-bad-fraction", "0.2"]) == 0
     out = capsys.readouterr().out
     assert "21 tasks read: 20 adapted, 0 unchanged" in out
-    assert "1 dead letters: unstorable_key" in out
+    assert "1 dead letter: unstorable_key" in out
     assert "{" not in out

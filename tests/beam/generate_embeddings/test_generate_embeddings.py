@@ -101,7 +101,7 @@ def test_a_truncated_file_fails_the_run(job, write_tasks, encode):
     folder = write_tasks([encode(f"u{n}", [n] * 50) for n in range(50)], files=1)
     (file,) = (folder / "user").iterdir()
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(LimamlError, match="1 task-record files cannot be read"):
+    with pytest.raises(LimamlError, match="1 task-record file cannot be read to the end"):
         generate(job)
 
 

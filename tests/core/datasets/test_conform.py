@@ -73,7 +73,7 @@ def test_rows_without_time_or_task_key_are_dropped_and_counted(checked, own_fram
 def test_rows_without_a_time_stop_everything_where_the_schema_says_so(checked, own_frame):
     frame = own_frame.copy()
     frame.loc[3, "at"] = "soon"
-    with pytest.raises(SchemaError, match=r"1 rows have no usable timestamp"):
+    with pytest.raises(SchemaError, match=r"1 row has no usable timestamp"):
         checked(frame=frame, label={"name": "bought", "on_invalid": "error"})
 
 
@@ -171,7 +171,7 @@ def test_task_keys_with_separators_and_other_alphabets_survive(checked, own_fram
 
 def test_a_table_with_a_repeated_key_is_refused(checked, own_users):
     with pytest.raises(
-        SchemaError, match=r"key 'user_id' must be unique, but 1 keys occur twice \(such as '000'\)"
+        SchemaError, match=r"key 'user_id' must be unique, but 1 key occurs twice \(such as '000'\)"
     ):
         checked(users=pd.concat([own_users, pd.DataFrame({"user_id": ["000"], "age": ["21"]})]))
 
@@ -258,7 +258,7 @@ def test_single_odd_times_and_mostly_missing_columns_are_on_the_card(checked, ow
     raw, invalid = checked(frame=frame, split=None)
     assert raw.dropped == {"no usable timestamp": 2}
     card = data_card(raw, invalid)
-    assert "1 rows have a time before 1980 or after 2099" in card["warnings"]
+    assert "1 row has a time before 1980 or after 2099" in card["warnings"]
     assert "column price has no value in 92% of the rows" in card["warnings"]
     assert card["time_span"][0] == "1970-01-01T00:00:00+00:00"
 

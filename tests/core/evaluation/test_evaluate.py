@@ -159,7 +159,7 @@ def test_adaptation_lowers_the_support_loss_at_a_small_rate(
 def test_a_rate_that_diverges_is_reported_with_the_loss_before_and_after(make_model, test_tasks):
     with pytest.warns(
         UserWarning,
-        match=r"loss: 0\.\d+ before and .* after 2 step\(s\) at inner_learning_rate=300; lower",
+        match=r"loss: 0\.\d+ before and .* after 2 steps at inner_learning_rate=300; lower",
     ):
         actual = adaptation_losses(make_model(rate=300.0), test_tasks)
     assert actual["support_loss_rose"] > 0.3

@@ -1,0 +1,24 @@
+"""Counts with their noun."""
+
+from __future__ import annotations
+
+import pytest
+
+from tfrec_limaml.wording import counted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((1, "row"), "1 row"),
+        ((0, "row"), "0 rows"),
+        ((2, "row"), "2 rows"),
+        ((1, "key occurs", "keys occur"), "1 key occurs"),
+        ((3, "key occurs", "keys occur"), "3 keys occur"),
+        ((12345, "row", None, ","), "12,345 rows"),
+        ((1.0, "second", None, "g"), "1 second"),
+        ((0.5, "second", None, "g"), "0.5 seconds"),
+    ],
+)
+def test_one_is_singular_and_everything_else_plural(arguments, text):
+    assert counted(*arguments) == text

@@ -58,6 +58,8 @@ class ReadAndValidate(beam.DoFn):
         """Reads one part of a file."""
         columns = interaction_columns(self.schema, self.settings.definitions)
         for rows in read_rows(part, columns, self.settings.batch_rows, self.text):
+            if not rows.count:  # the columns of a file before its rows
+                continue
             progress.advance("reading", rows.count)
             block, reasons, counts = validate(self.schema, self.settings, self.tables, rows.table)
             counts["rows_read"] = rows.count

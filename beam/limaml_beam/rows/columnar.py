@@ -30,6 +30,9 @@ SEGMENT, MOMENT = "__segment", "__moment"
 EPISODES = "__episodes"
 TASK = "__task"  # string, encoded task key
 
+#: Tables of at least this size are compressed when they are encoded.
+_COMPRESSED_BYTES = 2**14
+
 Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -46,15 +49,15 @@ def key_column(name: str) -> str:
 
 class TableCoder(beam.coders.Coder):
     """Arrow IPC with LZ4: compact enough that the runner's shuffle is the bottleneck, not the
-    size of the rows.
+    size of the rows. Small tables are not compressed, which would take longer than all the rest.
     """
 
     def encode(self, value: pa.Table) -> bytes:
         """Serialises a table."""
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(
-            sink, value.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")
-        ) as writer:
+        compression = "lz4" if value.nbytes >= _COMPRESSED_BYTES else None
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        with pa.ipc.new_stream(sink, value.schema, options=options) as writer:
             writer.write_table(value.combine_chunks())
         return bytes(sink.getvalue())
 

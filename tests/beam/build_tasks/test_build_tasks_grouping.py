@@ -175,6 +175,17 @@ def test_tables_survive_the_coder_with_vectors_and_text():
     assert TableCoder().decode(TableCoder().encode(table)).equals(table)
 
 
+def test_large_tables_are_compressed_by_the_coder_and_small_ones_are_not():
+    large = pa.table({"x": np.zeros(10_000)})
+    encoded = TableCoder().encode(large)
+    assert len(encoded) < large.nbytes / 10
+    assert TableCoder().decode(encoded).equals(large)
+    small = large.slice(0, 100)
+    assert small["x"].chunk(0).buffers()[1].to_pybytes()[: small.nbytes] in TableCoder().encode(
+        small
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"max_samples": 0}, "max_samples must be at least 1"), ({"max_query": 2}, "max_query")],

@@ -137,7 +137,8 @@ class RedisWriter(SingleUse):
         if self._client.get(self._lease) != self._token:
             self._open = False
             raise StoreError(
-                f"the lease on generation {self.identifier!r} expired between two writes; start "
-                f"again, if necessary with a longer lease"
+                f"the lease on generation {self.identifier!r} expired between two writes, or the "
+                "server was restarted without its data; start again, if it expired with a longer "
+                "lease"
             )
         self._client.pexpire(self._lease, self._lease_ms)

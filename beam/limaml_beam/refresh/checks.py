@@ -18,13 +18,16 @@ MAX_SHARE_WITHOUT_REFERENCE = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One measured value and its limits; `detail` says what was counted."""
+    """One measured value and its limits; `detail` says what was counted, `remedy` what to do if it
+    is outside.
+    """
 
     name: str
     value: float
     minimum: float
     maximum: float
     detail: str = ""
+    remedy: str = ""
 
     @property
     def passed(self) -> bool:
@@ -33,9 +36,10 @@ class Check:
 
     def __str__(self) -> str:
         detail = f" ({self.detail})" if self.detail else ""
+        remedy = f": {self.remedy}" if self.remedy else ""
         return (
             f"{self.name} is {self.value:.4g}{detail}, allowed {self.minimum:.4g} to "
-            f"{self.maximum:.4g}"
+            f"{self.maximum:.4g}{remedy}"
         )
 
 
@@ -190,6 +194,10 @@ def _checks_of_times(
                 0.0,
                 limits.max_lost_days,
                 days.text(lost),
+                "deliver these days and repeat the command, or accept them with --max-lost-days "
+                f"{len(lost)}"
+                if lost
+                else "",
             )
         )
     return checks

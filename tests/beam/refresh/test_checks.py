@@ -172,7 +172,8 @@ def test_a_day_of_the_window_that_loses_its_rows_is_refused_and_named(now, publi
     (check,) = check_input(now, {}, published, Thresholds(), window)
     assert (check.passed, check.detail) == (not lost, lost)
     if lost:
-        with pytest.raises(LimamlError, match=rf"had some .* is \d \({lost}\), allowed 0 to 0"):
+        remedy = rf"deliver .* accept them with --max-lost-days {check.value}\. "
+        with pytest.raises(LimamlError, match=rf"is \d \({lost}\), allowed 0 to 0: {remedy}"):
             require([check])
     (wide,) = check_input(now, {}, published, Thresholds(max_lost_days=5), window)
     assert wide.passed

@@ -33,6 +33,7 @@ from tfrec_limaml.tasks.record_files import (
     records_of,
 )
 from tfrec_limaml.tasks.sides import Side, SplitTimes
+from tfrec_limaml.wording import counted
 
 
 def task_dataset(
@@ -56,7 +57,9 @@ def task_dataset(
     """Batches of tasks for `fit`, `evaluate` and `predict`.
 
     Args:
-        pattern: File pattern or patterns of task records (``.gz`` files are decompressed).
+        pattern: File pattern or patterns of task records (``.gz`` files are decompressed). A file
+            that several patterns match is read once. Unless the order of the files is kept, up to
+            eight are read in parallel.
         encoder: Encodes raw columns; the model must hold the same.
         batch_size: Tasks per batch; the last batch may be smaller.
         support_fraction: Share of an unsplit record's samples, in time order, that form the support
@@ -132,7 +135,8 @@ def _check_epoch(epoch: Any, batches: Sequence[int] | None, patterns: int) -> No
         raise LimamlError(f"batches needs an epoch, received batches {batches} without one")
     if batches is not None and len(batches) != patterns:
         raise LimamlError(
-            f"batches must be one number for each of {patterns} pattern(s), received {batches}"
+            f"batches must be one number for each of {counted(patterns, 'pattern')}, received "
+            f"{batches}"
         )
 
 

@@ -28,7 +28,7 @@ from tfrec_limaml.tasks.input_pipeline import task_dataset
         ({"batches": [3]}, r"batches needs an epoch, received batches \[3\]"),
         (
             {"epoch": tf.Variable(0, dtype=tf.int64), "batches": [3, 4]},
-            r"one number for each of 1 pattern\(s\), received \[3, 4\]",
+            r"one number for each of 1 pattern, received \[3, 4\]",
         ),
     ],
 )

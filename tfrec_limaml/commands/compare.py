@@ -77,10 +77,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def markdown(result: dict[str, Any]) -> str:
     """The table of a comparison as Markdown."""
+    deviation = " (standard deviation)" if len(result["seeds"]) > 1 else ""
     lines = [
         f"Test AUC on {counted(result['rows'], 'row', spec=',')} of "
         f"{counted(result['tasks'], 'task', spec=',')}, "
-        f"{mean_of_seeds(len(result['seeds']))} (standard deviation); gain over "
+        f"{mean_of_seeds(len(result['seeds']))}{deviation}; gain over "
         f"{result['reference']} with its 95 % interval, paired by row and clustered by task.",
         "",
         "| | AUC | un-adapted | gain | log loss | calibration | GAUC | nDCG@10 | seconds |",
@@ -94,9 +95,10 @@ def markdown(result: dict[str, Any]) -> str:
         gain = ""
         if "gain" in row:
             gain = f"{row['gain']:+.4f} ({row['gain_low']:+.4f} {row['gain_high']:+.4f})"
+        spread = "" if row["auc_sd"] is None else f" ({row['auc_sd']:.4f})"
         unadapted = "" if row["auc_unadapted"] is None else f"{row['auc_unadapted']:.4f}"
         line = (
-            f"| {name} | {row['auc_mean']:.4f} ({row['auc_sd']:.4f}) | {unadapted} | {gain} | "
+            f"| {name} | {row['auc_mean']:.4f}{spread} | {unadapted} | {gain} | "
             f"{row['log_loss']:.4f} | {row['calibration']:.3f} | {row['gauc']:.4f} | "
             f"{row['ndcg_10']:.4f} | {row['seconds']:.0f} |"
         )

@@ -32,11 +32,11 @@ def summarise(runs: Sequence[dict[str, Any]], rows: Rows, reference: str) -> lis
 
     Returns:
         Entries with ``name``, ``served`` (whether production could serve it), ``seeds``,
-        ``auc_mean``, ``auc_sd`` (over seeds), ``auc_unadapted``, ``gain`` over the reference's mean
-        AUC with its 95 % interval ``gain_low`` to ``gain_high`` (paired by row, clustered by task,
-        including the variance over seeds), ``log_loss``, ``calibration``, ``gauc``, ``ndcg_10``,
-        ``slices``, ``seconds``; ``diverged`` seeds are listed and excluded; a ``note`` gives the
-        reason if there is no result.
+        ``auc_mean``, ``auc_sd`` (over seeds; None of one seed), ``auc_unadapted``, ``gain`` over
+        the reference's mean AUC with its 95 % interval ``gain_low`` to ``gain_high`` (paired by
+        row, clustered by task, including the variance over seeds), ``log_loss``, ``calibration``,
+        ``gauc``, ``ndcg_10``, ``slices``, ``seconds``; ``diverged`` seeds are listed and excluded;
+        a ``note`` gives the reason if there is no result.
     """
     names = list(dict.fromkeys(run["name"] for run in runs))
     usable = {name: [r for r in runs if r["name"] == name and _usable(r, rows)] for name in names}
@@ -71,7 +71,7 @@ def _measure(runs: list[dict[str, Any]], base: list[dict[str, Any]], rows: Rows)
         "served": bool(runs[0]["served"]),
         "val_auc_mean": float(np.mean([run["val_auc"] for run in runs])),
         "auc_mean": float(np.mean(aucs)),
-        "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else 0.0,
+        "auc_sd": float(np.std(aucs, ddof=1)) if len(aucs) > 1 else None,
         "auc_unadapted": float(np.mean(unadapted)) if unadapted else None,
         "seconds": float(np.mean([run["seconds"] for run in runs])),
         "settings": [run["settings"] for run in runs],

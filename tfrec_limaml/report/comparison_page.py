@@ -64,8 +64,8 @@ def _auc_chart(rows: Sequence[Mapping[str, Any]]) -> str:
         Dot(
             row["name"],
             row["auc_mean"],
-            row["auc_mean"] - row["auc_sd"],
-            row["auc_mean"] + row["auc_sd"],
+            row["auc_mean"] - (row["auc_sd"] or 0.0),
+            row["auc_mean"] + (row["auc_sd"] or 0.0),
             row["auc_unadapted"],
         )
         for row in rows
@@ -106,7 +106,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         row["name"],
         f"{row['auc_mean']:.4f}",
-        f"{row['auc_sd']:.4f}",
+        "" if row["auc_sd"] is None else f"{row['auc_sd']:.4f}",
         "" if unadapted is None else f"{unadapted:.4f}",
         gain,
         *(f"{row[name]:.4f}" for name in ("log_loss", "calibration", "gauc", "ndcg_10")),

@@ -183,6 +183,17 @@ def test_a_seed_that_diverged_is_reported_and_left_out_of_the_mean():
     assert entry["auc_sd"] == pytest.approx(np.std(aucs, ddof=1))
 
 
+def test_one_seed_has_no_standard_deviation():
+    rows = _rows()
+    scores = np.clip(0.4 + 0.2 * rows.label, 0.01, 0.99)
+    (entry,) = summarise([_run("vanilla", 1, scores)], rows, "vanilla")
+    assert entry["auc_sd"] is None
+    result = {"rows": 400, "tasks": 20, "seeds": [1], "reference": "vanilla", "results": [entry]}
+    text = markdown(result)
+    assert "standard deviation" not in text
+    assert f"| vanilla | {entry['auc_mean']:.4f} | " in text
+
+
 def test_the_gain_is_paired_by_seed_and_its_interval_holds_the_difference():
     rows, random = _rows(), np.random.default_rng(1)
     noise = [random.normal(size=400) for _ in range(3)]

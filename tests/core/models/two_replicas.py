@@ -5,6 +5,7 @@ moved. A task has no query samples, so that the replicas hold different numbers 
 import keras
 import numpy as np
 import tensorflow as tf
+from graphs import graphs_as_traced
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
 
@@ -60,4 +61,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with graphs_as_traced():
+        main()

@@ -2,7 +2,7 @@
 
 Usage: interrupted_training.py WHEN TASKS RUN [argument ...]. WHEN is ``never``, ``batch:N``
 (killed after N calls of the training function) or ``write:N`` (killed in the middle of the N-th
-checkpoint).
+checkpoint). Graphs run as they were traced.
 """
 
 import os
@@ -10,6 +10,7 @@ import signal
 import sys
 
 import numpy as np
+from graphs import graphs_as_traced
 
 from tfrec_limaml.cli import main
 from tfrec_limaml.training.checkpoints import Checkpoints
@@ -43,4 +44,6 @@ elif when == "write":
 tasks, run, *rest = sys.argv[2:]
 options = "--recipe default --epochs 3 --batch-size 2 --embedding-dim 3 --global-units 8"
 options += " --meta-units 4 --no-strength --projection-shrinkage 50 --inner-steps 1"
-sys.exit(main(["train", tasks, "--output", run, *options.split(), *rest]))
+with graphs_as_traced():
+    code = main(["train", tasks, "--output", run, *options.split(), *rest])
+sys.exit(code)

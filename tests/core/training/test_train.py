@@ -136,6 +136,7 @@ def test_a_model_that_does_not_adapt_tasks_has_no_support_losses(tasks_folder):
     assert not [name for name in result if name.startswith(("support_loss", "adaptation"))]
 
 
+@pytest.mark.usefixtures("no_graphs")
 def test_an_auc_of_one_class_is_not_reported_as_zero(tasks_folder, tmp_path):
     folder = tmp_path / "tasks"
     shutil.copytree(tasks_folder, folder)

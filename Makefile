@@ -16,7 +16,8 @@ PYTEST_OPTIONS ?= -n 3 --dist loadfile --no-loadscope-reorder
 # Tests of `make check`, besides lint and types: no model is trained.
 FAST_TESTS := tests/core/schema tests/core/adaptation tests/core/tasks tests/core/datasets tests/core/store tests/core/test_architecture.py \
 	tests/core/test_entry_points.py tests/core/test_file_rules.py tests/core/test_documentation.py \
-	tests/core/test_manifest.py tests/core/test_staging.py tests/core/training/test_options.py tests/core/evaluation/test_metrics.py
+	tests/core/test_documented_commands.py tests/core/test_manifest.py tests/core/test_staging.py tests/core/training/test_options.py \
+	tests/core/evaluation/test_metrics.py
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import doctest
 import importlib
 import importlib.util
+import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pages import PAGES, each_page
+from repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("tfrec_limaml", "limaml_beam", "limaml_serving")
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+
+
+def python_of(text: str) -> ast.Module:
+    """A page's Python examples as one module: a reader runs them in order."""
+    return ast.parse("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)))
 
 
 def imported_names(text: str) -> set[tuple[str, str]]:
     """Modules of this project that a page's Python examples import from, and what from each."""
     found = set()
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGES):
-                found |= {(str(node.module), alias.name) for alias in node.names}
-            elif isinstance(node, ast.Import):
-                found |= {(a.name, "") for a in node.names if a.name.startswith(PACKAGES)}
+    for node in ast.walk(python_of(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGES):
+            found |= {(str(node.module), alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {(a.name, "") for a in node.names if a.name.startswith(PACKAGES)}
     return found
 
 
@@ -33,9 +41,9 @@ def exists(module: str, name: str) -> bool:
     return not name or hasattr(loaded, name) or bool(importlib.util.find_spec(f"{module}.{name}"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_an_example_imports_exists(page):
-    names = imported_names(page.read_text(encoding="utf-8"))
+@each_page
+def test_what_an_example_imports_exists(text):
+    names = imported_names(text)
     assert not {(module, name) for module, name in names if not exists(module, name)}
 
 
@@ -49,6 +57,107 @@ def test_the_finder_sees_both_ways_of_importing_and_what_is_missing():
     assert exists("tfrec_limaml", "LiMAML")
     assert exists("tfrec_limaml", "schema")
     assert not exists("tfrec_limaml", "Nothing")
+
+
+def undefined_names(text: str) -> set[str]:
+    """Names that a page's Python examples use and nowhere define or import."""
+    nodes = list(ast.walk(python_of(text)))
+    defined = set(dir(builtins))
+    defined |= {node.id for node in nodes if isinstance(node, ast.Name) and is_stored(node)}
+    defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    defined |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined |= {
+        (alias.asname or alias.name).split(".")[0]
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    return {node.id for node in nodes if isinstance(node, ast.Name)} - defined
+
+
+def is_stored(node: ast.Name) -> bool:
+    """Whether an example gives the name a value here."""
+    return isinstance(node.ctx, ast.Store)
+
+
+@each_page
+def test_an_example_defines_or_imports_every_name_that_it_uses(text):
+    assert not undefined_names(text)
+
+
+def unknown_keywords(text: str) -> set[str]:
+    """Keyword arguments of calls of this project's functions that the functions do not have."""
+    named: dict[str, Any] = {
+        name: getattr(importlib.import_module(module), name)
+        for module, name in imported_names(text)
+        if name
+    }
+    unknown = set()
+    for call in (node for node in ast.walk(python_of(text)) if isinstance(node, ast.Call)):
+        called, _, attribute = ast.unparse(call.func).partition(".")
+        function = named.get(called)
+        if attribute and function is not None:
+            function = getattr(function, attribute)
+        if function is not None:
+            parameters = inspect.signature(function).parameters
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                names = {keyword.arg for keyword in call.keywords if keyword.arg}
+                unknown |= {f"{ast.unparse(call.func)}({name}=)" for name in names - {*parameters}}
+    return unknown
+
+
+@each_page
+def test_an_example_passes_arguments_that_exist(text):
+    assert not unknown_keywords(text)
+
+
+def test_the_finders_see_undefined_names_and_unknown_arguments():
+    imports = "```python\nimport a.b\nfrom tfrec_limaml import task_dataset\n```\n"
+    use = "```python\nfor x in a: f(x)\ntask_dataset('t', x, bach_size=3, seed=1)\n```"
+    assert undefined_names(imports + use) == {"f"}
+    assert unknown_keywords(imports + use) == {"task_dataset(bach_size=)"}
+
+
+def docstring_examples() -> dict[str, list[doctest.Example]]:
+    """The lines after ``>>>`` in docstrings, by file and line."""
+    found = {}
+    for folder in ("tfrec_limaml", "beam/limaml_beam", "serving/limaml_serving"):
+        for file in (ROOT / folder).rglob("*.py"):
+            source = file.read_text(encoding="utf-8")
+            for node in ast.walk(ast.parse(source)) if ">>>" in source else ():
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                    place = f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+                    text = ast.get_docstring(node) or ""
+                    if examples := doctest.DocTestParser().get_examples(text, place):
+                        found[place] = examples
+    return found
+
+
+#: What the examples of docstrings need from their readers.
+BROUGHT = {"encoder", "schema", "train_tasks"}
+
+
+def test_examples_in_docstrings_run_up_to_what_the_reader_brings():
+    names: dict[str, Any] = {"keras": importlib.import_module("keras")}
+    for module in ("tfrec_limaml", "tfrec_limaml.blocks", "tfrec_limaml.models"):
+        found = vars(importlib.import_module(module)).items()
+        names |= {name: value for name, value in found if not inspect.ismodule(value)}
+    examples = docstring_examples()
+    assert len(examples) > 5
+    for lines in examples.values():
+        run(lines, dict(names))
+
+
+def run(lines: list[doctest.Example], names: dict[str, Any]) -> None:
+    """Runs an example, up to the first line that needs what its reader brings."""
+    for line in lines:
+        try:
+            if not line.options.get(doctest.SKIP):
+                exec(line.source, names)
+        except NameError as error:
+            if error.name not in BROUGHT:
+                raise
+            return
 
 
 def dotted_names() -> set[str]:

@@ -77,12 +77,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def markdown(result: dict[str, Any]) -> str:
     """The table of a comparison as Markdown."""
-    deviation = " (standard deviation)" if len(result["seeds"]) > 1 else ""
     lines = [
-        f"Test AUC on {counted(result['rows'], 'row', spec=',')} of "
-        f"{counted(result['tasks'], 'task', spec=',')}, "
-        f"{mean_of_seeds(len(result['seeds']))}{deviation}; gain over "
-        f"{result['reference']} with its 95 % interval, paired by row and clustered by task.",
+        _heading(result),
         "",
         "| | AUC | un-adapted | gain | log loss | calibration | GAUC | nDCG@10 | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -107,6 +103,22 @@ def markdown(result: dict[str, Any]) -> str:
             lines[-1] += f" seeds {row['diverged']} diverged and are left out"
     lines += _slices([row for row in result["results"] if "auc_mean" in row])
     return "\n".join(lines)
+
+
+def _heading(result: Mapping[str, Any]) -> str:
+    """What the numbers of the table are."""
+    deviation = " (standard deviation)" if len(result["seeds"]) > 1 else ""
+    gain = ""
+    if any("gain" in row for row in result["results"]):
+        gain = (
+            f"; gain over {result['reference']} with its 95 % interval, paired by row and "
+            "clustered by task"
+        )
+    return (
+        f"Test AUC on {counted(result['rows'], 'row', spec=',')} of "
+        f"{counted(result['tasks'], 'task', spec=',')}, "
+        f"{mean_of_seeds(len(result['seeds']))}{deviation}{gain}."
+    )
 
 
 def _slices(rows: Sequence[Mapping[str, Any]]) -> list[str]:

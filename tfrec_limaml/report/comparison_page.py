@@ -34,11 +34,7 @@ def write_comparison_page(path: str | Path, result: Mapping[str, Any]) -> Path:
             page.figure(_auc_chart(rows), wide=True),
             page.table(_HEAD, [_cells(row) for row in rows], is_open=True),
         ),
-        page.section(
-            f"Gain over {result['reference']}",
-            "With its 95 % interval, paired by row and clustered by task.",
-            page.figure(_gain_chart(rows, result["reference"]), wide=True),
-        ),
+        *_gains(rows, result["reference"]),
         page.section(
             "Test AUC by samples in the task's history",
             "",
@@ -46,6 +42,15 @@ def write_comparison_page(path: str | Path, result: Mapping[str, Any]) -> Path:
         ),
     ]
     return page.write(path, page.document("LiMAML and its rivals", "", sections))
+
+
+def _gains(rows: Sequence[Mapping[str, Any]], reference: str) -> list[str]:
+    """The section of the gains; none without a run of the reference."""
+    if not any("gain" in row for row in rows):
+        return []
+    text = "With its 95 % interval, paired by row and clustered by task."
+    chart = page.figure(_gain_chart(rows, reference), wide=True)
+    return [page.section(f"Gain over {reference}", text, chart)]
 
 
 def slices(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -87,3 +87,13 @@ def test_the_number_of_seeds_is_said_in_words(result, seeds, words, tmp_path):
     page = write_comparison_page(tmp_path / "p.html", result).read_text()
     assert f"70 tasks, {words}" in page
     assert f"70 tasks, {words}" in markdown(result)
+
+
+def test_without_the_reference_no_gain_is_announced(result, tmp_path):
+    assert "gain over vanilla" in markdown(result)
+    assert "Gain over vanilla" in write_comparison_page(tmp_path / "p.html", result).read_text()
+    (limaml,) = result["results"] = [result["results"][1]]
+    for name in ("gain", "gain_low", "gain_high"):
+        del limaml[name]
+    assert "vanilla" not in markdown(result)
+    assert "vanilla" not in write_comparison_page(tmp_path / "p.html", result).read_text()

@@ -231,9 +231,10 @@ def _tables(items: Sequence[str]) -> dict[str, list[str]]:
 def render(card: dict[str, Any]) -> str:
     """The data card as text."""
     rows, train = card["rows"], card["splits"]["train"]
+    trained = any(split == "train" for splits in card["tasks"].values() for split in splits)
     lines = [
         f"wrote {card['output']}: {rows['used']} of {counted(rows['read'], 'row')} used, "
-        f"training label rate {train['label_rate']:.4f}"
+        f"{'training ' if trained else ''}label rate {train['label_rate']:.4f}"
     ]
     lines += [
         f"  skipped {number}: {reason}" for reason, number in rows["skipped"].items() if number
@@ -256,7 +257,6 @@ def render(card: dict[str, Any]) -> str:
                 f"{part['support_rows']} support and {counted(part['query_rows'], 'query row')}"
             )
     lines += [f"  check: {warning}" for warning in card["warnings"]]
-    trained = any(split == "train" for splits in card["tasks"].values() for split in splits)
     next_command = (
         f"limaml train {card['output']} --output RUN"
         if trained

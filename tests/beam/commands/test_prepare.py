@@ -189,11 +189,17 @@ def test_numbers_without_a_meaning_are_refused(
     assert message in capsys.readouterr().err
 
 
-def test_the_next_command_fits_the_records(tmp_path, shop_schema, shop_frames, write_raw, capsys):
+def test_the_next_command_and_the_label_rate_fit_the_records(
+    tmp_path, shop_schema, shop_frames, write_raw, capsys
+):
     raw, tasks = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=150)), tmp_path / "tasks"
     for options, following in (([], "limaml train"), (["--recent-only"], "limaml embed")):
         assert main(["prepare", str(raw), "--output", str(tasks), "--overwrite", *options]) == 0
-        assert capsys.readouterr().out.splitlines()[-1].startswith(f"next: {following} {tasks} ")
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1].startswith(f"next: {following} {tasks} ")
+        # All rows of the daily job's records are counted, not those of a training.
+        assert (", training label rate 0." in lines[0]) == (following == "limaml train")
+        assert "label rate 0." in lines[0]
 
 
 def test_dates_come_from_the_arguments_before_the_schema(shop_schema):

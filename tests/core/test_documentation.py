@@ -139,9 +139,9 @@ BROUGHT = {"encoder", "schema", "train_tasks"}
 
 def test_examples_in_docstrings_run_up_to_what_the_reader_brings():
     names: dict[str, Any] = {"keras": importlib.import_module("keras")}
-    for module in ("tfrec_limaml", "tfrec_limaml.blocks", "tfrec_limaml.models"):
-        found = vars(importlib.import_module(module)).items()
-        names |= {name: value for name, value in found if not inspect.ismodule(value)}
+    for name in ("tfrec_limaml", "tfrec_limaml.blocks", "tfrec_limaml.models"):
+        module = importlib.import_module(name)
+        names |= {name: getattr(module, name) for name in module.__all__}
     examples = docstring_examples()
     assert len(examples) > 5
     for lines in examples.values():

@@ -105,7 +105,6 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
     A further block runs once for every subtask of a task, on all of the task's rows.
 
     Example:
-        >>> from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
         >>> block = NestedMetaBlocks({"user": MLPMetaBlock(), "user_tab": MLPMetaBlock()})
         >>> encoder = FeatureEncoder(schema, statistics, "user", block.nested_definitions)
 

@@ -75,9 +75,11 @@ def _auc_chart(rows: Sequence[Mapping[str, Any]]) -> str:
         )
         for row in rows
     ]
+    spread = any(row["auc_sd"] is not None for row in rows)
     explanation = (
-        "Circles are means over the seeds, lines one standard deviation to each side, diamonds the "
-        "same models un-adapted."
+        "Circles are means over the seeds"
+        f"{', lines one standard deviation to each side' if spread else ''}, diamonds the same "
+        "models un-adapted."
     )
     return dot_chart("Test AUC", explanation, "test AUC", dots)
 

@@ -89,6 +89,16 @@ def test_the_number_of_seeds_is_said_in_words(result, seeds, words, tmp_path):
     assert f"70 tasks, {words}" in markdown(result)
 
 
+def test_the_page_of_one_seed_draws_no_standard_deviation(result, tmp_path):
+    page = write_comparison_page(tmp_path / "p.html", result)
+    assert "one standard deviation" in page.read_text()
+    assert "0.0020" in page.read_text()
+    for row in result["results"]:
+        row["auc_sd"] = None
+    assert "standard deviation" not in write_comparison_page(page, result).read_text()
+    assert "0.0020" not in page.read_text()
+
+
 def test_without_the_reference_no_gain_is_announced(result, tmp_path):
     assert "gain over vanilla" in markdown(result)
     assert "Gain over vanilla" in write_comparison_page(tmp_path / "p.html", result).read_text()

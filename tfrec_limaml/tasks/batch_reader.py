@@ -30,7 +30,7 @@ from tfrec_limaml.tasks.sides import Side, SplitTimes
 #: Batches taken from one sorted chunk of tasks: more means less padding and coarser shuffling.
 BATCHES_PER_CHUNK = 8
 #: Tasks that are parsed in parallel, and tasks that are padded in parallel, at most: limits memory.
-_PARSED_AT_ONCE, _PADDED_AT_ONCE = 2**16, 2**13
+_PARSED_AT_ONCE, _PADDED_AT_ONCE = 2**14, 2**13
 
 
 @dataclasses.dataclass(frozen=True)

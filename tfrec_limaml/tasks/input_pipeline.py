@@ -28,7 +28,7 @@ from tfrec_limaml.tasks.record_files import (
     patterns_of,
     plain_options,
     read_records,
-    readers,
+    reader_count,
     record_files,
     records_of,
 )
@@ -190,7 +190,7 @@ def _by_epoch(
         tf.int64,
     )
     files, compression_type = tf.constant([*itertools.chain(*worker_files)]), compression(groups[0])
-    in_parallel = 1 if reader.in_order else readers(max(map(len, worker_files)))
+    in_parallel = 1 if reader.in_order else reader_count(max(map(len, worker_files)))
 
     def epoch_batches(_: tf.Tensor) -> tf.data.Dataset:
         number = epoch.read_value()

@@ -74,12 +74,13 @@ def read_records(
         in_order: Keep the order of the files; otherwise several are read in parallel.
     """
     split = len(files) >= share.workers
-    own = files[share.worker :: share.workers] if split else files
-    records = records_of(own, compression(files), 1 if in_order else readers(len(own)))
+    worker_files = files[share.worker :: share.workers] if split else files
+    count = 1 if in_order else reader_count(len(worker_files))
+    records = records_of(worker_files, compression(files), count)
     return records if split else records.shard(share.workers, share.worker)
 
 
-def readers(files: int) -> int:
+def reader_count(files: int) -> int:
     """How many of so many files are read in parallel."""
     return max(1, min(READERS, files))
 

@@ -83,7 +83,6 @@ def test_the_order_of_the_tasks_is_the_same_on_each_number_of_processor_cores(
         )
         return task_pairs(dataset)
 
-    assert batch_reader._at_once(10**6, 1) == os.cpu_count()
     assert len(pairs(1)) == 450
     assert pairs(1) == pairs(16)
 
@@ -92,3 +91,14 @@ def test_tasks_of_all_files_are_counted(write, tmp_path):
     for file, tasks in enumerate((70, 1, 90)):
         write([(3, -1)] * tasks, name=f"part-{file}.tfrecord")
     assert count_tasks(str(tmp_path / "part-*"))[0] == 161
+
+
+@pytest.mark.parametrize(
+    ("cores", "tasks", "expected"),
+    [(1, 1024, 2), (6, 1024, 6), (64, 1024, 16), (64, 2**14, 2), (None, 1, 2)],
+)
+def test_as_many_chunks_are_parsed_at_once_as_there_are_cores_within_a_limit_of_tasks(
+    monkeypatch, cores, tasks, expected
+):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert batch_reader._at_once(batch_reader._PARSED_AT_ONCE, tasks) == expected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tensorflow as tf
 
@@ -34,3 +36,12 @@ def test_the_batches_of_each_epoch_arrive_on_the_device(by_epoch, monkeypatch):
         epoch.assign(number)
         values = [int(batch["value"]) for batch in prefetched]
         assert values == [10 * number + n for n in range(3)]
+
+
+@pytest.mark.slow
+def test_batches_of_task_records_arrive_unchanged_on_another_device(forks, tasks_folder):
+    """In a separate process: logical devices must be configured before TensorFlow starts."""
+    script = Path(__file__).with_name("other_device.py")
+    done = forks().start(script, str(tasks_folder)).wait(300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-1] == "equal"

@@ -44,6 +44,7 @@ SMALL = {
         *("--members", 20, "--rows", 2, "--share", 0.2, "--updates", 1, "--reads", 2),
         *("--stores", "lmdb", "--no-reconcile"),
     ],
+    "input_files": ["--files", 2, "--tasks", 8, "--batch", 2],
     "memory": ["--steps", 1, "--tasks", 2],
     "serving": ["--pairs", 2, "--seconds", 0.1, "--candidates", 3],
     "serving_soak": ["--periods", 1, "--seconds", 0.5, "--threads", 1],

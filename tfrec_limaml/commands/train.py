@@ -6,6 +6,7 @@ import argparse
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tfrec_limaml.cli import Command
 from tfrec_limaml.commands.train_arguments import add_arguments, options_from
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
+from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.wording import counted
 
 _DESCRIPTION = """\
@@ -31,7 +33,8 @@ next: limaml evaluate runs/tasks --run runs/model
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Trains; see the description."""
     path = args.output / f"{args.algorithm}.keras"
-    if path.exists() and not args.overwrite:
+    exists = path.exists() and not args.overwrite
+    if exists and not args.resume:
         raise LimamlError(f"{path} exists; pass --overwrite to train it again")
     options = options_from(args)
     if options.model.joint_task is not None and args.tensorboard is not None:
@@ -40,6 +43,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             f"leave it out"
         )
     import_tensorflow()
+    from tfrec_limaml.training.checkpoint_files import is_unfinished
+
+    if exists and not is_unfinished(_checkpoint_folder(args)):
+        return _finished_result(args, options, path)
     from tfrec_limaml.training.recipes import disable_remapping
     from tfrec_limaml.training.train import train
 
@@ -67,6 +74,31 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def _finished_result(args: argparse.Namespace, options: TrainOptions, path: Path) -> dict[str, Any]:
+    """The result of a training that is over. Its model stays as it is.
+
+    Raises:
+        LimamlError: The model is one of another training.
+    """
+    from tfrec_limaml.training.identity import MACHINES, require_same_training, training_identity
+    from tfrec_limaml.training.recipes import load_encoder
+
+    curve = path.with_suffix(".training.json")
+    try:
+        result: dict[str, Any] = json.loads(curve.read_text(encoding="utf-8"))
+        stored = result["identity"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LimamlError(
+            f"{path} exists, but {curve.name} does not tell how it was trained; pass --overwrite "
+            f"to train it again"
+        ) from error
+    encoder = load_encoder(args.tasks, args.task, args.nested_task)
+    expected = json.loads(json.dumps(training_identity(args.tasks, args.task, encoder, options)))
+    require_same_training(stored, expected, f"the model {path}", ignore=MACHINES)
+    warnings.warn(f"{path} is complete: there is nothing to resume", stacklevel=2)
+    return result
+
+
 def _write(path: Path, model: Any, result: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with staging.file(path) as temporary:
@@ -88,7 +120,7 @@ def _checkpoints(args: argparse.Namespace, is_chief: bool) -> Any:
     from tfrec_limaml.training.checkpoint_files import is_unfinished
     from tfrec_limaml.training.checkpoints import CheckpointOptions
 
-    folder = args.output / f"{args.algorithm}.checkpoints"
+    folder = _checkpoint_folder(args)
     if is_unfinished(folder) and not args.resume:
         if not args.overwrite:
             raise LimamlError(
@@ -98,6 +130,11 @@ def _checkpoints(args: argparse.Namespace, is_chief: bool) -> Any:
         if is_chief:
             shutil.rmtree(folder)
     return CheckpointOptions(folder, args.checkpoint_steps, args.resume)
+
+
+def _checkpoint_folder(args: argparse.Namespace) -> Path:
+    folder: Path = args.output / f"{args.algorithm}.checkpoints"
+    return folder
 
 
 def _render(result: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.keras_internals import loss_tracker
 from tfrec_limaml.training.checkpoint_files import Checkpoint, newest
+from tfrec_limaml.training.identity import require_same_training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,9 @@ class Checkpoints(keras.callbacks.Callback):
         self.history: dict[str, list[float]] = {}
         self._epoch = self._calls = self._written = 0
         if self.resumed is not None:
-            _check_identity(self.resumed.identity, self.identity, options.folder)
+            require_same_training(
+                self.resumed.identity, self.identity, f"the checkpoint in {options.folder}"
+            )
             self.history = {name: list(values) for name, values in self.resumed.history.items()}
 
     @property
@@ -192,13 +195,3 @@ def _variables(model: keras.Model) -> Iterator[keras.Variable]:
         if id(variable) not in seen:
             seen.add(id(variable))
             yield variable
-
-
-def _check_identity(stored: dict[str, Any], expected: dict[str, Any], folder: Path) -> None:
-    for name in {**stored, **expected}:
-        if stored.get(name) != expected.get(name):
-            raise LimamlError(
-                f"the checkpoint in {folder} belongs to a training with {name} "
-                f"{stored.get(name)!r}, received {expected.get(name)!r}; train with the same "
-                "settings and data, or from the start"
-            )

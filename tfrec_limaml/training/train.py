@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,11 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import adaptation_losses
 from tfrec_limaml.models import JointLiMAML, TaskModel
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
-from tfrec_limaml.tasks.folder import STATISTICS_FILE
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.training.checkpoints import CheckpointOptions, Checkpoints
 from tfrec_limaml.training.data import EpochNumber, TrainingData
 from tfrec_limaml.training.distribution import WORKER_TIMEOUT, Workers, local_copy
+from tfrec_limaml.training.identity import MACHINES, training_identity
 from tfrec_limaml.training.lost_workers import RenewTimeLimit, TimeLimit, worker_lost_error
 from tfrec_limaml.training.optimizer import make_optimizer
 from tfrec_limaml.training.options import ModelOptions, TrainOptions
@@ -92,7 +90,8 @@ def train(
     limit = TimeLimit(worker_timeout, "the other workers")
     with _worker_failures(workers, limit):
         fit = functools.partial(_fit, work, limit)
-        return _finish(work, best_on_validation(fit, options, encoder.schema, checkpoints))
+        trained = _finish(work, best_on_validation(fit, options, encoder.schema, checkpoints))
+    return Trained(trained.model, trained.result | {"identity": work.identity(options)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,17 +108,10 @@ class _Work:
 
     def identity(self, options: TrainOptions) -> dict[str, Any]:
         """What determines the weights besides the records, by name."""
-        statistics = (Path(self.tasks) / STATISTICS_FILE).read_bytes()
-        values = dataclasses.asdict(options)
-        model_values = values.pop("model")
+        machines = (self.workers.share.workers, self.workers.replicas)
         return {
-            "version": version("tfrec-limaml"),
-            "schema fingerprint": self.encoder.schema.fingerprint(),
-            "statistics digest": hashlib.sha256(statistics).hexdigest()[:16],
-            "task definitions": [self.task, *self.encoder.nested],
-            "number of workers": self.workers.share.workers,
-            "replicas per worker": self.workers.replicas,
-            **{f"option {name}": value for name, value in {**values, **model_values}.items()},
+            **training_identity(self.tasks, self.task, self.encoder, options),
+            **dict(zip(MACHINES, machines, strict=True)),
         }
 
 

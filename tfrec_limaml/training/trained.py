@@ -15,8 +15,9 @@ class Trained:
     Attributes:
         model: The model with the weights of the best epoch.
         result: ``algorithm``, ``epochs``, ``best_val_auc``, ``seconds``, ``history`` (the learning
-            curves); for models that adapt tasks also the support losses before and after
-            adaptation, and the choice of the adaptation strength. All JSON types.
+            curves) and ``identity`` (version, data and settings); for models that adapt tasks also
+            the support losses before and after adaptation, and the choice of the adaptation
+            strength. All JSON types.
     """
 
     model: TaskModel

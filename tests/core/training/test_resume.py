@@ -16,7 +16,9 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training import variants
 from tfrec_limaml.training.checkpoint_files import KEEP_FILES, Checkpoint, is_unfinished, newest
 from tfrec_limaml.training.checkpoints import CheckpointOptions
+from tfrec_limaml.training.identity import training_identity
 from tfrec_limaml.training.options import TrainOptions
+from tfrec_limaml.training.recipes import load_encoder
 from tfrec_limaml.training.train import train
 
 pytestmark = pytest.mark.slow
@@ -211,8 +213,11 @@ def finished(train_to_the_end):
     return train_to_the_end()
 
 
-def test_a_finished_training_is_not_trained_again(finished, train_to_the_end):
+def test_a_finished_training_is_not_trained_again(finished, train_to_the_end, tasks_folder):
     (one, calls), (two, further_calls) = finished, train_to_the_end()
+    identity = training_identity(tasks_folder, None, load_encoder(tasks_folder), FEW_STEPS)
+    assert one.result["identity"] == two.result["identity"]
+    assert {name: one.result["identity"].get(name) for name in identity} == identity
     assert (calls, further_calls) == ([0, 1, 2], [])
     assert one.result["history"] == two.result["history"]
     for a, b in zip(one.model.get_weights(), two.model.get_weights(), strict=True):

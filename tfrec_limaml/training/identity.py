@@ -1,0 +1,67 @@
+"""What determines the weights of a training: only an equal training can continue or replace it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
+from tfrec_limaml.tasks.folder import STATISTICS_FILE
+from tfrec_limaml.training.options import TrainOptions
+
+#: Names of the values that describe the machines, not the data or the settings.
+MACHINES = ("number of workers", "replicas per worker")
+
+
+def training_identity(
+    tasks: str | Path, task: str | None, encoder: FeatureEncoder, options: TrainOptions
+) -> dict[str, Any]:
+    """Version, data and settings of a training, by name; all JSON types.
+
+    Args:
+        tasks: Folder written by ``limaml prepare``.
+        task: Task definition; None for the schema's first.
+        encoder: Encoder of the folder.
+        options: The settings.
+    """
+    statistics = (Path(tasks) / STATISTICS_FILE).read_bytes()
+    values = dataclasses.asdict(options)
+    model_values = values.pop("model")
+    return {
+        "version": version("tfrec-limaml"),
+        "schema fingerprint": encoder.schema.fingerprint(),
+        "statistics digest": hashlib.sha256(statistics).hexdigest()[:16],
+        "task definitions": [task, *encoder.nested],
+        **{f"option {name}": value for name, value in {**values, **model_values}.items()},
+    }
+
+
+def require_same_training(
+    stored: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    owner: str,
+    ignore: Collection[str] = (),
+) -> None:
+    """Compares the identity of an earlier training with the one asked for.
+
+    Args:
+        stored: Identity of the earlier training.
+        expected: Identity of the training asked for.
+        owner: What the earlier training left, for the error message.
+        ignore: Names whose values may differ.
+
+    Raises:
+        LimamlError: Names the first difference.
+    """
+    for name in {**stored, **expected}:
+        if name not in ignore and stored.get(name) != expected.get(name):
+            raise LimamlError(
+                f"{owner} belongs to a training with {name} {stored.get(name)!r}, received "
+                f"{expected.get(name)!r}; train with the same settings and data, or from the start "
+                "(--overwrite)"
+            )

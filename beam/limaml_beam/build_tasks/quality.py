@@ -34,8 +34,8 @@ def describe(
     Returns:
         ``filled`` and ``unknown_keys``: shares of the rows read, by feature and by table;
         ``rows_per_day`` from the first to the last row that is used; and, of a run without
-        evaluation splits, ``newest_row_age_days`` at the end of its window, ``first_day`` and
-        ``last_day`` (UTC) that have rows, and ``days_without_rows`` between them.
+        evaluation splits, ``newest_row_age_days`` at the end of its window and ``rows_by_day``,
+        the number of rows of each day (UTC, ISO 8601) that has any.
     """
     read = max(counts.get("rows_read", 0), 1)
     first = [time for time in summary.first if time is not None]
@@ -50,20 +50,8 @@ def describe(
         shares["rows_per_day"] = sum(summary.rows) / days
         if settings.recent_only:
             shares["newest_row_age_days"] = (settings.test_start - max(last)) / DAY_MS
-            shares |= _days(summary)
+            shares["rows_by_day"] = {_iso(day): rows for day, rows in summary.rows_by_day}
     return shares
-
-
-def _days(summary: SplitSummary) -> dict[str, Any]:
-    if not summary.days:
-        return {}
-    first, last = summary.days[0], summary.days[-1]
-    empty = sorted(set(range(first, last)).difference(summary.days))
-    return {
-        "first_day": _iso(first),
-        "last_day": _iso(last),
-        "days_without_rows": [_iso(day) for day in empty],
-    }
 
 
 def _iso(day: int) -> str:

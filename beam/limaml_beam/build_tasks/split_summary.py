@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from limaml_beam.build_tasks.grouping import TRAIN, segments
 from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
@@ -26,15 +27,15 @@ NAMES = ("train", "validation", "test")
 @dataclasses.dataclass(frozen=True)
 class SplitSummary:
     """One entry per split: rows, sum of labels, first and last time (milliseconds; None without
-    rows). For all splits together: the days (UTC, since 1970, sorted) that have rows; implausible
-    times have no day, so that there are at most as many as from 1980 to 2099.
+    rows). For all splits together: the rows of each day that has any, as (day, rows), sorted by
+    day. Days are those of UTC, counted from 1970. Implausible times have no day.
     """
 
     rows: tuple[int, ...] = (0, 0, 0)
     label_sum: tuple[float, ...] = (0.0, 0.0, 0.0)
     first: tuple[int | None, ...] = (None, None, None)
     last: tuple[int | None, ...] = (None, None, None)
-    days: tuple[int, ...] = ()
+    rows_by_day: tuple[tuple[int, int], ...] = ()
 
     def label_mean(self, split: int) -> float:
         """Mean label of a split; 0 without rows."""
@@ -62,7 +63,7 @@ class SplitSummary:
             tuple(a + b for a, b in zip(self.label_sum, other.label_sum, strict=True)),
             tuple(best(min, a, b) for a, b in zip(self.first, other.first, strict=True)),
             tuple(best(max, a, b) for a, b in zip(self.last, other.last, strict=True)),
-            tuple(sorted({*self.days, *other.days})),
+            _sum_by_day(self.rows_by_day, other.rows_by_day),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class SummariseSplits(beam.CombineFn):
             tuple(float(labels[part].sum()) for part in parts),
             tuple(int(times[part].min()) if part.any() else None for part in parts),
             tuple(int(times[part].max()) if part.any() else None for part in parts),
-            tuple(pc.unique(pa.array(times[~implausible(times)] // DAY_MS)).to_pylist()),
+            _rows_by_day(times),
         )
 
     def merge_accumulators(self, accumulators: Iterable[SplitSummary]) -> SplitSummary:
@@ -109,6 +110,18 @@ class SummariseSplits(beam.CombineFn):
     def extract_output(self, accumulator: SplitSummary) -> SplitSummary:
         """The summary itself."""
         return accumulator
+
+
+def _rows_by_day(times: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    days, rows = np.unique(times[~implausible(times)] // DAY_MS, return_counts=True)
+    return tuple(zip(days.tolist(), rows.tolist(), strict=True))
+
+
+def _sum_by_day(*parts: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    total: Counter[int] = Counter()
+    for part in parts:
+        total.update(dict(part))
+    return tuple(sorted(total.items()))
 
 
 def _iso(milliseconds: int | None) -> str | None:

@@ -45,7 +45,7 @@ _LIMITS = {
     "max_age_increase_days": "age of the newest row beyond the published run's, at most",
     "min_rows_per_day_ratio": "rows per day relative to the published run, at least",
     "max_rows_per_day_ratio": "rows per day relative to the published run, at most",
-    "max_lost_days": "days (UTC) without rows that had some in the published run, at most",
+    "max_lost_days": "days (UTC) that lost at least half of the published run's rows, at most",
 }
 
 

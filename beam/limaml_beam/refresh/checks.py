@@ -185,11 +185,11 @@ def _checks_of_times(
                 limits.max_rows_per_day_ratio,
             )
         )
-    if "first_day" in quality and "first_day" in reference:
+    if quality.get("rows_by_day") and reference.get("rows_by_day"):
         lost = days.lost(quality, reference, window)
         checks.append(
             Check(
-                "number of days without rows that had some in the published run",
+                "number of days that lost at least half of the published run's rows",
                 len(lost),
                 0.0,
                 limits.max_lost_days,

@@ -1,4 +1,4 @@
-"""Days (UTC) of a refresh's input that have no rows, next to those of the published run."""
+"""Days (UTC) of a refresh's input that lack rows, compared with the published run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 
 from limaml_beam.build_tasks.settings import DAY_MS
 
+#: A day with at most this share of the rows that it had in the published run lost its rows. A
+#: partition of a local day overlaps two days of UTC: without it, one of them loses half or more.
+LOST_SHARE = 0.5
 _ONE, _EPOCH = dt.timedelta(1), dt.date(1970, 1, 1)
 
 
 def lost(
     quality: Mapping[str, Any], reference: Mapping[str, Any], window: tuple[int, int]
 ) -> list[dt.date]:
-    """The days that had rows in the published run and have none now.
+    """The days that lost at least half of the rows that they had in the published run.
 
     Args:
         quality: Of today's input; see `limaml_beam.build_tasks.quality.describe`.
@@ -22,19 +25,23 @@ def lost(
         window: Start and end of today's window, milliseconds. Days that are not whole within it do
             not count: their rows may have left it.
     """
+    now = _rows_by_day(quality)
     return sorted(
         day
-        for day in _with_rows(reference) - _with_rows(quality)
-        if window[0] <= _start(day) and _start(day + _ONE) <= window[1]
+        for day, rows in _rows_by_day(reference).items()
+        if now.get(day, 0) <= LOST_SHARE * rows
+        and window[0] <= _start(day)
+        and _start(day + _ONE) <= window[1]
     )
 
 
 def newly_empty(quality: Mapping[str, Any], reference: Mapping[str, Any]) -> list[dt.date]:
-    """The days without rows between today's first and last that the published run did not have
-    yet: those of which no run has told so far.
+    """The days without rows that lie between today's first and last day, but not between those of
+    the published run: no earlier run reported them.
     """
-    known = {*_empty(reference), *_with_rows(reference)}
-    return sorted(_empty(quality) - known)
+    known = _span(_rows_by_day(reference))
+    now = _rows_by_day(quality)
+    return sorted(_span(now) - now.keys() - known)
 
 
 def text(days: Iterable[dt.date]) -> str:
@@ -48,15 +55,16 @@ def text(days: Iterable[dt.date]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in spans)
 
 
-def _empty(quality: Mapping[str, Any]) -> set[dt.date]:
-    return set(map(dt.date.fromisoformat, quality.get("days_without_rows", ())))
+def _rows_by_day(quality: Mapping[str, Any]) -> dict[dt.date, int]:
+    rows = quality.get("rows_by_day", {})
+    return {dt.date.fromisoformat(day): number for day, number in rows.items()}
 
 
-def _with_rows(quality: Mapping[str, Any]) -> set[dt.date]:
-    if "first_day" not in quality:
+def _span(days: Iterable[dt.date]) -> set[dt.date]:
+    """All days from the first to the last."""
+    if not (days := sorted(days)):
         return set()
-    first, last = map(dt.date.fromisoformat, (quality["first_day"], quality["last_day"]))
-    return {first + n * _ONE for n in range((last - first).days + 1)} - _empty(quality)
+    return {days[0] + n * _ONE for n in range((days[-1] - days[0]).days + 1)}
 
 
 def _start(day: dt.date) -> int:

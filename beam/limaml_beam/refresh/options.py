@@ -38,8 +38,8 @@ class Thresholds:
             data.
         max_age_increase_days: Age of the newest row, beyond that of the published run's.
         min_rows_per_day_ratio, max_rows_per_day_ratio: Rows per day, relative to the published run.
-        max_lost_days: Days (UTC) within the window that have no rows, and had some in the published
-            run.
+        max_lost_days: Days (UTC) within the window that lost at least half of the rows that they
+            had in the published run.
     """
 
     min_count_ratio: float = 0.8

@@ -73,7 +73,7 @@ def test_rows_of_one_distribution_do_not_drift():
 def test_quality_is_shares_of_the_rows_read_and_rows_per_day():
     counts = {"rows_read": 200, "filled:x": 50, "unknown_key:users": 20, "implausible_time": 1}
     first, last = (0, None, None), (4 * DAY_MS, None, None)
-    summary = SplitSummary((100, 0, 0), (1.0, 0.0, 0.0), first, last, (0, 2, 4))
+    summary = SplitSummary((100, 0, 0), (1.0, 0.0, 0.0), first, last, ((0, 60), (2, 30), (4, 10)))
     how = TaskSettings(
         definitions=("user",), validation_start=5 * DAY_MS, test_start=5 * DAY_MS, recent_only=True
     )
@@ -84,9 +84,7 @@ def test_quality_is_shares_of_the_rows_read_and_rows_per_day():
         "implausible_times": 0.005,
         "rows_per_day": 25.0,
         "newest_row_age_days": 1.0,
-        "first_day": "1970-01-01",
-        "last_day": "1970-01-05",
-        "days_without_rows": ["1970-01-02", "1970-01-04"],
+        "rows_by_day": {"1970-01-01": 60, "1970-01-03": 30, "1970-01-05": 10},
     }
     assert quality.warnings(found | {"filled": {"x": 0.6}, "unknown_keys": {"users": 0.2}}) == [
         "feature x had to be filled in 60.0% of the rows",

@@ -27,5 +27,5 @@ def test_the_days_with_rows_are_those_of_all_blocks_and_implausible_times_have_n
     ]
     parts = [combine.add_input(combine.create_accumulator(), part) for part in blocks]
     summary = combine.merge_accumulators(parts)
-    assert summary.days == (day - 1, day, day + 2)
+    assert summary.rows_by_day == ((day - 1, 1), (day, 1), (day + 2, 2))
     assert sum(summary.rows) == 105

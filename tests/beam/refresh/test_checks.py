@@ -141,12 +141,11 @@ def at(date):
     return parse_time(f"2022-04-{date}")
 
 
-def days_of(first, last, *without):
-    return {
-        "first_day": f"2022-04-{first}",
-        "last_day": f"2022-04-{last}",
-        "days_without_rows": [f"2022-04-{day}" for day in without],
-    }
+def days_of(first, last, *without, rows=10, **changed):
+    """`rows` rows on each day from the first to the last; ``d05=3``: three on the fifth."""
+    days = (f"{day:02}" for day in range(int(first), int(last) + 1))
+    counts = {day: changed.get(f"d{day}", rows) for day in days if day not in without}
+    return {"rows_by_day": {f"2022-04-{day}": number for day, number in counts.items()}}
 
 
 @pytest.mark.parametrize(
@@ -161,6 +160,11 @@ def days_of(first, last, *without):
             (at("02"), at("10")),
             "2022-04-02 to 2022-04-03, 2022-04-05 to 2022-04-06, 2022-04-08",
         ),
+        # A day that is delivered in part, and a local day that overlaps two.
+        (days_of("02", "09", d05=5), days_of("01", "08"), (at("02"), at("10")), "2022-04-05"),
+        (days_of("02", "09", d05=6), days_of("01", "08"), (at("02"), at("10")), ""),
+        (days_of("02", "09", d05=7, d06=3), days_of("01", "08"), ALWAYS, "2022-04-01, 2022-04-06"),
+        (days_of("01", "09", rows=20), days_of("01", "08"), ALWAYS, ""),
         # Days that are not whole within the window may have lost their rows to it.
         (days_of("03", "09"), days_of("01", "08"), (at("02") + 1, at("10")), ""),
         (days_of("02", "06"), days_of("01", "08"), (at("02"), at("08") - 1), ""),
@@ -168,7 +172,9 @@ def days_of(first, last, *without):
         (days_of("02", "06"), days_of("01", "08"), ALWAYS, "2022-04-01, 2022-04-07 to 2022-04-08"),
     ],
 )
-def test_a_day_of_the_window_that_loses_its_rows_is_refused_and_named(now, published, window, lost):
+def test_a_day_of_the_window_that_loses_half_its_rows_is_refused_and_named(
+    now, published, window, lost
+):
     (check,) = check_input(now, {}, published, Thresholds(), window)
     assert (check.passed, check.detail) == (not lost, lost)
     if lost:

@@ -1,8 +1,8 @@
 """Entry point of the Dataflow flex template.
 
-A template has named parameters only, but TASKS is a positional argument of the command. And a
-template's launcher writes the job to a file (``--template_location``) instead of submitting it: it
-cannot wait, so that `limaml embed --finish` does the checks and the publication.
+A template has named parameters only, but TASKS is a positional argument of the command. The
+launcher of a template cannot wait for the job, because it writes the job to a file
+(``--template_location``) instead of submitting it: `limaml embed --finish` checks and publishes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from collections.abc import Sequence
 
 
 def arguments_of(argv: Sequence[str]) -> list[str]:
-    """Arguments of ``python -m limaml_beam.generate_embeddings.job`` from a template's
-    parameters.
-    """
+    """Arguments of ``python -m limaml_beam.generate_embeddings`` from a template's parameters."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--tasks", required=True)
     known, rest = parser.parse_known_args(argv)

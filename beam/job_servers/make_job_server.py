@@ -24,10 +24,10 @@ JAR = "job-server.jar"
 
 
 class Engine(NamedTuple):
-    """An engine's job server.
+    """A server to build.
 
     Attributes:
-        ready_made: Maven coordinates of Beam's own; None if there is none.
+        ready_made: Maven coordinates of Beam's own job server; None if there is none.
         main: Main class.
         opened: Packages of java.base that the engine accesses by reflection; Java 17 allows it only
             with a manifest entry or a flag.
@@ -61,8 +61,10 @@ ENGINES = {
 
 
 def make(engine: str, folder: Path) -> Path:
-    """Returns the path of a jar for ``--flink_job_server_jar`` or ``--spark_job_server_jar``, or of
-    a broker's; an existing one is kept.
+    """Builds the jar of an engine's job server, or of the broker, unless it exists.
+
+    Returns:
+        Its path, for example for ``--flink_job_server_jar``.
     """
     jar = folder / JAR
     if not jar.is_file():
@@ -119,13 +121,13 @@ def assemble(engine: str, folder: Path) -> None:
 
 
 def manifest_line(name: str, value: str) -> str:
-    """One attribute; lines of a manifest hold at most 72 bytes, the rest follows after a blank."""
+    """One attribute of a manifest: at most 72 bytes per line; further lines begin with a space."""
     first, rest = f"{name}: {value}"[:70], f"{name}: {value}"[70:]
     return "\r\n ".join([first, *(rest[at : at + 69] for at in range(0, len(rest), 69))]) + "\r\n"
 
 
 def maven(*arguments: str) -> int:
-    """Runs Maven quietly."""
+    """Runs Maven without its output; returns its exit code."""
     return subprocess.run(
         ["mvn", "--batch-mode", "--quiet", *arguments], check=False, stdout=subprocess.DEVNULL
     ).returncode

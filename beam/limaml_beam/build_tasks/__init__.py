@@ -1,3 +1,1 @@
-"""Pipeline 1: labelled interactions and feature tables to task records, statistics and a data
-card.
-"""
+"""Pipeline 1: interactions and feature tables to task records, statistics and a data card."""

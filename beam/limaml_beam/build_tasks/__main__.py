@@ -1,6 +1,4 @@
-"""``python -m limaml_beam.build_tasks``: as ``limaml prepare``, with Beam's flags given
-directly.
-"""
+"""``python -m limaml_beam.build_tasks``: ``limaml prepare`` with Beam's flags given directly."""
 
 from __future__ import annotations
 

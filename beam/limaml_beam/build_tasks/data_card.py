@@ -1,4 +1,4 @@
-"""The data card: what was read, what was left out and why, and how the tasks look."""
+"""The data card: rows that were read and left out, the reasons, and the sizes of the tasks."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ _QUANTILES = (0, 10, 25, 50, 75, 90, 99, 100)
 
 
 def describe_sizes(summaries: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Tasks, rows and quantiles of rows per task, by definition and split, from the counted sizes
-    that `WriteShard` yields.
+    """Tasks, rows and quantiles of rows per task, by definition and split.
+
+    `summaries` are the counted sizes that `WriteShard` yields.
     """
     sizes_by_definition: dict[str, dict[str, list[Any]]] = {}
     for definition, by_split in summaries:
@@ -64,9 +65,7 @@ def _describe(size_counts: Any) -> dict[str, Any]:
 
 
 def _quantiles(values: Any, counts: Any) -> dict[str, float]:
-    """Percentiles of counted values, equal to `np.percentile` of the repeated values (linear
-    interpolation).
-    """
+    """Percentiles of the values, each repeated as often as it is counted (as `np.percentile`)."""
     order = np.argsort(values, kind="stable")
     ends = np.cumsum(counts[order])
 
@@ -84,8 +83,13 @@ def _quantiles(values: Any, counts: Any) -> dict[str, float]:
 
 
 def check_counts(counts: dict[str, int], max_bad_fraction: float) -> dict[str, Any]:
-    """``{"read", "used", "skipped": {reason: rows}}``; raises `LimamlError` if the run must not be
-    published.
+    """Checks the counts of rows.
+
+    Returns:
+        ``{"read", "used", "skipped": {reason: rows}}``.
+
+    Raises:
+        LimamlError: The run must not be published.
     """
     skipped = {
         name.removeprefix("skipped:"): n
@@ -135,9 +139,7 @@ def check_splits(summary: SplitSummary, settings: TaskSettings) -> None:
 
 
 def unused_rows(splits: dict[str, Any], sizes: dict[str, Any], max_samples: int) -> list[str]:
-    """One line for every task definition of which more than `UNUSED` of the training rows are in no
-    record.
-    """
+    """One warning per task definition whose records leave out more than `UNUSED` of the rows."""
     rows = splits.get("train", {}).get("rows", 0)
     lines = []
     for definition, parts in sizes.items():
@@ -152,9 +154,7 @@ def unused_rows(splits: dict[str, Any], sizes: dict[str, Any], max_samples: int)
 
 
 def one_class(schema: Schema, splits: Mapping[str, Any]) -> list[str]:
-    """One line for every split of a run with evaluation rows whose binary labels are all the
-    same.
-    """
+    """One warning per split whose binary labels are all equal, if there are evaluation rows."""
     if schema.label.kind != "binary" or not any(splits[n]["rows"] for n in NAMES[1:]):
         return []
     return [
@@ -215,7 +215,7 @@ def make_card(
 def _history_files(
     schema: Schema, settings: TaskSettings, summary: SplitSummary
 ) -> dict[str, dict[str, Any]]:
-    """The online copies of history features: where they are, and the values of keys without one."""
+    """The online copies of history features: paths, and the values of keys without rows."""
     empty = {"rate": summary.prior(settings), "count": 0.0, "recency": -1.0}
     return {
         stem(h): {

@@ -1,4 +1,4 @@
-"""How far each feature of the evaluation rows is from the training rows: for the data card.
+"""Drift of each feature between the training and the evaluation rows, for the data card.
 
 A feature whose meaning changes at evaluation time (a recency that grows because values are
 frozen at the split) makes a model look worse, or better, than it is.
@@ -22,7 +22,7 @@ from limaml_beam.build_tasks.statistics import add_moments, moments, numbers
 from limaml_beam.rows import columnar
 from tfrec_limaml.schema.schema import Feature, Schema
 
-BINS = 64  # of the values of categorical features
+BINS = 64  # of hashed values of categorical features
 #: Drift above which the data card warns: half a standard deviation, or 30 % of the rows with
 #: other values.
 LIMITS = {"numeric": 0.5, "categorical": 0.3}

@@ -17,8 +17,9 @@ from limaml_beam.rows.shuffle import Shuffle
 
 
 class DropDuplicates(beam.DoFn):
-    """(partition, packed blocks) -> (partition, one block of distinct rows); all copies of a row
-    are in the same partition.
+    """(partition, packed blocks) -> (partition, one block of distinct rows).
+
+    All copies of a row must be in the same partition.
     """
 
     def __init__(self, shuffle: Shuffle) -> None:

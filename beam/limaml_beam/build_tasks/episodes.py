@@ -1,5 +1,4 @@
-"""Training episodes: training tasks split into support and query rows as a daily job would see
-them.
+"""Training episodes: training tasks with support and query rows as a daily job would see them.
 
 The history features of a training row are computed at its own time; those of a served row are as
 old as the last job. An episode draws a time, the *split time*, for each task: rows before it are
@@ -40,8 +39,9 @@ def split_times_within_tasks(
     segment: Integers,
     episodes: int,
 ) -> Integers:
-    """The split time of each row's task in each episode: the time of a random training row, always
-    the same for the same task.
+    """The split time of each row's task in each episode: the time of a random training row.
+
+    It depends only on the task and the episode.
 
     Args:
         keys: A hash of each task's key ``[tasks]``: the seed of its draws.
@@ -75,8 +75,9 @@ def _uniform(keys: npt.NDArray[np.uint64], episodes: int) -> npt.NDArray[np.floa
 
 
 def split_times_by_date(summary: SplitSummary, episodes: int) -> Integers:
-    """One split time per episode for all tasks, spread over the training period, in shuffled order
-    ``[episodes]``.
+    """One split time per episode ``[episodes]`` for all tasks, in milliseconds.
+
+    They are spread over the training period and shuffled.
     """
     first, last = summary.first[TRAIN] or 0, summary.last[TRAIN] or 0
     shares = _EARLIEST + (_LATEST - _EARLIEST) * (np.arange(episodes) + 0.5) / episodes

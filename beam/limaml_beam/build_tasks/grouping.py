@@ -1,9 +1,8 @@
-"""Groups rows into tasks and keeps the most recent of each, without holding a large task
-completely.
+"""Groups rows into tasks and keeps the most recent rows of each.
 
-Rows of a shard are combined twice: in each block before the shuffle, and block by block after it.
-Beam's combiner lifting would collect the rows of 1,000 shards in every worker's memory without
-saving more.
+A large task is never held completely. Rows of a shard are combined twice: in each block before the
+shuffle, and block by block after it. Beam's combiner lifting would collect the rows of 1,000 shards
+in every worker's memory without saving more.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ _SLACK_ROWS = 50_000  # rows that are collected before they are trimmed again
 
 
 def segments(table: pa.Table, settings: TaskSettings) -> Integers:
-    """0 for train rows, 1 for validation rows, 2 for test rows: by date, unless the rows have
-    their segment.
+    """The segment of each row ``[N]``: 0 for train, 1 for validation, 2 for test.
+
+    By date, unless the table has a column with the segments.
     """
     if SEGMENT in table.column_names:
         return columnar.to_numpy(table[SEGMENT])
@@ -58,8 +58,9 @@ def latest(table: pa.Table, settings: TaskSettings) -> pa.Table:
 
 
 def latest_of(blocks: Iterable[pa.Table], settings: TaskSettings) -> pa.Table:
-    """`latest` of many blocks, one after another; holds the rows to keep and at most as many again,
-    or a fixed slack.
+    """`latest` of many blocks, one after another.
+
+    Holds the rows to keep and at most as many again, or a fixed slack.
     """
     tables: list[pa.Table] = []
     for block in blocks:
@@ -72,8 +73,10 @@ def latest_of(blocks: Iterable[pa.Table], settings: TaskSettings) -> pa.Table:
 
 
 def keyed(block: pa.Table, schema: Schema, definition: str, definitions: Sequence[str]) -> pa.Table:
-    """Replaces the key columns of a block by its task keys under `definition`, and under those of
-    `definitions` that are stored beside it. Key columns that joins need stay.
+    """Replaces the key columns of a block by its task keys under `definition`.
+
+    Task keys under those of `definitions` that are stored beside it are added. Key columns that
+    joins need stay.
     """
     block = block.append_column(TASK, columnar.join_keys(block, schema.task_columns(definition)))
     for name in schema.beside(definition, definitions):

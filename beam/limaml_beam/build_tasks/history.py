@@ -110,8 +110,9 @@ class _Compute(beam.DoFn):
         episode: int,
         prior_and_smoothing: tuple[float, float],
     ) -> tuple[Any, ...]:
-        """`values` as an episode's rows see them: those of training rows from the split time on are
-        frozen at the split time.
+        """`values` as an episode's rows see them.
+
+        Those of training rows from the split time on are frozen at the split time.
         """
         split_time = episodes.split_times_of(table)[:, episode]
         query = (segments(table, self.settings) == TRAIN) & (

@@ -31,8 +31,12 @@ class Inputs:
         text: TextFormat | None = None,
         dates: tuple[int, int] | None = None,
     ) -> Inputs:
-        """Matches file patterns; raises `LimamlError` for missing or unknown tables and for
-        patterns without a match. `text` and `dates` (of the interactions) as in `Source.match`.
+        """The files that match the patterns.
+
+        `text` and `dates` (of the interactions) are those of `Source.match`.
+
+        Raises:
+            LimamlError: A table is missing or unknown, or a pattern matches nothing.
         """
         table_sources = cls.tables_of(schema, tables, text)
         return cls(Source.match("interactions", interactions, text, dates), table_sources)
@@ -71,8 +75,10 @@ class Inputs:
         return [path for s in (self.interactions, *self.tables.values()) for path in s.files]
 
     def check(self, schema: Schema, definitions: tuple[str, ...]) -> None:
-        """Fails before any worker starts if a first file lacks a column, or has a column of a type
-        in which no row can be valid.
+        """Checks the columns of each source's first file, before any worker starts.
+
+        Raises:
+            LimamlError: A column is missing, or its type cannot hold the feature.
         """
         sources: dict[str | None, tuple[Source, tuple[str, ...]]] = {
             None: (self.interactions, interaction_columns(schema, definitions))
@@ -85,7 +91,7 @@ class Inputs:
                 kind = types.get(feature.name)
                 if feature.table == table and kind is not None and not can_hold(kind, feature):
                     raise LimamlError(
-                        f"{source.files[0]}: column {feature.name!r} is of type {kind}, which no "
-                        f"value of the feature fits (dtype {feature.dtype}, width {feature.width});"
-                        " fix the column, or correct its declaration"
+                        f"{source.files[0]}: column {feature.name!r} is of type {kind}, which "
+                        f"cannot hold the feature (dtype {feature.dtype}, width {feature.width}); "
+                        "fix the column, or correct its declaration"
                     )

@@ -97,8 +97,9 @@ def _run(
 
 
 def _shuffle(directory: str, options: PipelineOptions | None) -> Shuffle:
-    """Shuffles of the in-process runner go through files beside the output; the runner itself would
-    hold them in memory.
+    """Shuffles through files beside the output for the in-process runner.
+
+    The runner itself would hold them in memory.
     """
     in_process = options is not None and options.view_as(StandardOptions).runner == LOCAL_RUNNER
     return Shuffle(

@@ -1,5 +1,4 @@
-"""The rows behind each recent record, kept beside the records so that `limaml update` can add to
-them.
+"""The rows of each recent record, kept beside the records for `limaml update`.
 
 ``<tasks>/<definition>/rows-<shard>.arrow`` is an uncompressed Arrow file, one record batch per
 chunk of whole tasks; ``rows-<shard>.npy`` has the position of each task, sorted by the hash of its

@@ -1,5 +1,4 @@
-"""Point-in-time history features: what was known about a key strictly before a row, as a feature
-store would have answered.
+"""Point-in-time history features: the values that a feature store would have returned.
 
 A training row sees the rows of its key with a strictly earlier timestamp. A validation or test row
 sees what was known when its split began, as after a job that computes the numbers once, at that
@@ -68,9 +67,7 @@ class KeyHistory:
 
 
 def moments_of(table: pa.Table, settings: TaskSettings) -> Integers:
-    """The time up to which each row sees history: its own time, or the start of its evaluation
-    split.
-    """
+    """The time up to which each row sees history: its own, or the start of its evaluation split."""
     if MOMENT in table.column_names:
         return columnar.to_numpy(table[MOMENT])
     times, segment = columnar.to_numpy(table[TIME]), segments(table, settings)
@@ -82,9 +79,7 @@ def moments_of(table: pa.Table, settings: TaskSettings) -> Integers:
 
 
 def one_row_per_token(rows: pa.Table, schema: Schema, history: History) -> pa.Table:
-    """Repeats each row for every value of the history's multi-valued keys, if the schema asks
-    for that.
-    """
+    """Repeats each row for every value of multi-valued keys, if the history is per token."""
     if not history.per_token:
         return rows
     separators = {f.name: f.separator for f in schema.features if f.separator is not None}

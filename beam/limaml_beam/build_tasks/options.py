@@ -1,6 +1,4 @@
-"""Options of ``limaml prepare``: one set of defaults for Python, the command line and the daily
-job.
-"""
+"""Options of ``limaml prepare``, shared by Python, the command line and the daily job."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from tfrec_limaml.errors import LimamlError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """What task records are built from.
+    """The input of task records, and how they are built.
 
     Attributes:
         raw: Folder from ``limaml datasets prepare``, or None if `schema` and `interactions` name
@@ -45,7 +43,7 @@ class PrepareOptions:
         shards: Files per split; None to choose them by the size of the input.
         max_bad_fraction: Share of invalid rows above which the run fails.
         erased: Digests of erased task keys (`EmbeddingStore.erased`): rows of these tasks are left
-            out, and go to no dead letters.
+            out, and do not become dead letters.
         keep_rows: With `recent_only`: keep each task's rows beside its record, uncompressed, for
             `limaml update`.
     """

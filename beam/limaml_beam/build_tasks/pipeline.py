@@ -93,8 +93,9 @@ class ReadInteractions(beam.PTransform):
 
 
 class WriteTasks(beam.PTransform):
-    """Blocks -> task record files of every definition; returns ``(definition, counted record sizes
-    by split)`` per shard.
+    """Blocks -> task record files of every definition.
+
+    Yields ``(definition, counted record sizes by split)`` for each shard.
     """
 
     def __init__(

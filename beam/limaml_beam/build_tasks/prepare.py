@@ -1,6 +1,4 @@
-"""What ``limaml prepare`` does: finds the files that `PrepareOptions` name, and builds task records
-from them.
-"""
+"""Finds the files that `PrepareOptions` name, and builds task records from them."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from tfrec_limaml.errors import LimamlError, SchemaError
 from tfrec_limaml.schema.schema import Schema, Split
 from tfrec_limaml.tasks.folder import DATA_CARD_FILE, SCHEMA_FILE
 
-#: Bytes of interactions for which there is one more partition, within the limits.
+#: Bytes of interactions per partition, and the least and the largest number of partitions.
 _PARTITION_BYTES, _MIN_PARTITIONS, _MAX_PARTITIONS = 2**21, 4, 4096
 
 
@@ -114,8 +112,9 @@ def _episodes(options: PrepareOptions, schema: Schema) -> int:
 
 
 def _prior(options: PrepareOptions, schema: Schema) -> float | None:
-    """The mean label of the rows that the model was trained on: as given, or from the data card
-    beside their records.
+    """The mean label of the model's training rows; None if it is not given.
+
+    Given as a number, or as a folder of task records whose data card has it.
     """
     prior = options.history_prior
     if prior is None:
@@ -148,8 +147,8 @@ def _trained_mean(folder: str, schema: Schema) -> float:
     card = json.loads(text)
     if card["schema_fingerprint"] != schema.fingerprint():
         raise LimamlError(
-            f"--history-prior {folder} has another schema ({card['name']!r}) than {schema.name!r}; "
-            "give the records that the model was trained on"
+            f"the schema of --history-prior {folder} ({card['name']!r}) differs from that of this "
+            f"run ({schema.name!r}); give the records that the model was trained on"
         )
     return float(card["splits"]["train"]["label_rate"])
 

@@ -1,6 +1,4 @@
-"""Checks the input against its declaration: shares of replaced values, of keys without a match and
-of implausible times.
-"""
+"""Quality of the input: shares of filled values, of unknown keys and of implausible times."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ MAX_IMPLAUSIBLE = 0.5
 def describe(
     counts: Mapping[str, int], summary: SplitSummary, settings: TaskSettings
 ) -> dict[str, Any]:
-    """The reference values for later runs.
+    """The quality of the input, which later runs are compared with.
 
     Returns:
         ``filled`` and ``unknown_keys``: shares of the rows read, by feature and by table;
@@ -59,8 +57,10 @@ def _iso(day: int) -> str:
 
 
 def check(schema: Schema, counts: Mapping[str, int]) -> None:
-    """Raises `LimamlError` if most times are implausible, a column has values but no valid one, a
-    table has no key of any row, or all rows have weight 0.
+    """Raises `LimamlError` for input that is wrong as a whole.
+
+    Most times are implausible, a column has values but no valid one, no row's key is in a table, or
+    all rows have weight 0.
     """
     read = counts.get("rows_read", 0)
     if read and counts.get(WITHOUT_WEIGHT, 0) == read:
@@ -80,8 +80,9 @@ def check(schema: Schema, counts: Mapping[str, int]) -> None:
     if invalid:
         kinds = {f.name: f.dtype for f in schema.features}
         raise LimamlError(
-            f"no row has a valid value of {invalid[0]!r} (declared {kinds[invalid[0]]}), though "
-            f"{unreadable[invalid[0]]} have one: fix the column, or correct its declaration"
+            f"no row has a valid value of {invalid[0]!r} (declared {kinds[invalid[0]]}), but "
+            f"{unreadable[invalid[0]]} have an invalid one: fix the column, or correct its "
+            "declaration"
         )
     for table, unknown in _counts_under(counts, UNKNOWN_KEY).items():
         if read and unknown == read:
@@ -92,7 +93,7 @@ def check(schema: Schema, counts: Mapping[str, int]) -> None:
 
 
 def warnings(quality: Mapping[str, Any]) -> list[str]:
-    """Lines for the data card."""
+    """The warnings of the data card about the input, one line each."""
     lines = [
         f"feature {name} had to be filled in {share:.1%} of the rows"
         for name, share in quality["filled"].items()

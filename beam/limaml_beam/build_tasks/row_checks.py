@@ -1,4 +1,4 @@
-"""Checks every input row: it becomes a row of a block, or has a reason why not."""
+"""Checks every input row: valid rows go into a block, all others get a reason."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ OUTSIDE = "outside_dates"
 ERASED = "erased"
 DUPLICATE = "duplicate"
 MALFORMED = "malformed_row"
-#: Rows with an implausible time. Outside of the dates they are dead letters, as its unit is
-#: probably another one; otherwise they are used. The count includes times that cannot be read.
+#: Rows with an implausible time. Outside of the dates they are dead letters, because the time is
+#: probably in another unit; otherwise they are used. The count includes times that cannot be read.
 IMPLAUSIBLE = "implausible_time"
 #: Rows of weight 0; they are used.
 WITHOUT_WEIGHT = "weight_0"
@@ -164,9 +164,7 @@ def _read_features(
     counts: dict[str, int],
     reject: Reject,
 ) -> None:
-    """Adds the features of the interactions to `columns`, and the number of filled values to
-    `counts`.
-    """
+    """Adds the features of the interactions to `columns`, and filled values to `counts`."""
     for feature in schema.features:
         if feature.table is None:
             columns[feature.name], bad = column_values.as_feature(raw[feature.name], feature)

@@ -133,7 +133,7 @@ def date_fields(
 
 
 def _recent_dates(window: int, window_end: str | None) -> dict[str, Any]:
-    """Of a job without evaluation rows: a window, which ends now unless its end is given."""
+    """The window of a job without evaluation rows; it ends now unless its end is given."""
     end = parse_time(window_end) if window_end is not None else round(time.time() * 1000)
     return {
         "validation_start": end,
@@ -148,7 +148,7 @@ def _recent_dates(window: int, window_end: str | None) -> dict[str, Any]:
 def _no_dates(
     schema: Schema, shares: tuple[float, float, float], dates: Sequence[Any]
 ) -> dict[str, Any]:
-    """The dates of a split within tasks: none, so none may be given."""
+    """The dates of a split within tasks: none; raises `LimamlError` if any are given."""
     if any(value is not None for value in dates):
         raise LimamlError(
             f"schema {schema.name!r} splits within tasks ({list(shares)}): "

@@ -1,6 +1,4 @@
-"""Rows, labels and time span of each split: the prior of history features and the first lines of
-the data card.
-"""
+"""Rows, labels and time span of each split, for the data card and the history features."""
 
 from __future__ import annotations
 
@@ -26,9 +24,14 @@ NAMES = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True)
 class SplitSummary:
-    """One entry per split: rows, sum of labels, first and last time (milliseconds; None without
-    rows). For all splits together: the rows of each day that has any, as (day, rows), sorted by
-    day. Days are those of UTC, counted from 1970. Implausible times have no day.
+    """Rows, labels and times of a run.
+
+    Attributes:
+        rows: Number of rows of each split.
+        label_sum: Sum of the labels of each split.
+        first, last: First and last time of each split in milliseconds; None without rows.
+        rows_by_day: (day, rows) for each day (UTC, since 1970, sorted) with rows of any split.
+            Implausible times are not counted, which limits the number of days.
     """
 
     rows: tuple[int, ...] = (0, 0, 0)
@@ -42,13 +45,13 @@ class SplitSummary:
         return self.label_sum[split] / self.rows[split] if self.rows[split] else 0.0
 
     def prior(self, settings: TaskSettings) -> float:
-        """The mean label that history rates are smoothed towards: as given, or that of the
-        training rows."""
+        """The mean label that history rates are smoothed towards."""
         return self.label_mean(TRAIN) if settings.prior is None else settings.prior
 
     def history_end(self, settings: TaskSettings) -> int:
-        """The time at which the online copy of history features is frozen: the start of the test
-        rows, or the end of the data if each task has its own split.
+        """The time at which the online copy of history features is frozen, in milliseconds.
+
+        The start of the test rows, or the end of the data if each task has its own split.
         """
         if settings.task_shares is None:
             return settings.test_start

@@ -1,6 +1,4 @@
-"""Statistics of the training rows for the preprocessing layers: moments of numbers, counts of
-tokens.
-"""
+"""Statistics of the training rows for preprocessing: moments of numbers, counts of tokens."""
 
 from __future__ import annotations
 
@@ -46,8 +44,9 @@ def add_moments(a: Moments, b: Moments) -> Moments:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A uniform sample of rows for quantiles: those with the smallest content hashes, so that it
-    does not depend on the bundles.
+    """A uniform sample of rows for quantiles: those with the smallest content hashes.
+
+    It does not depend on how Beam divides the rows into bundles.
 
     Attributes:
         order: The rows' hashes ``[n]``, ascending.
@@ -89,9 +88,7 @@ def transformed(values: npt.NDArray[np.float64], normalise: str) -> npt.NDArray[
 
 
 def token_counts(column: pa.ChunkedArray, feature: Feature) -> Counter[Any]:
-    """How often each token occurs. All values of a multi-valued feature count, except empty
-    ones.
-    """
+    """How often each token occurs; a multi-valued feature counts all values but empty ones."""
     value_counts = pc.value_counts(column.combine_chunks())
     pairs = zip(
         value_counts.field("values").to_pylist(),
@@ -109,8 +106,9 @@ def token_counts(column: pa.ChunkedArray, feature: Feature) -> Counter[Any]:
 
 
 class StatisticsFn(beam.CombineFn):
-    """Combines blocks into `Statistics`; memory grows with the number of distinct tokens of
-    vocabulary features.
+    """Combines blocks into `Statistics`.
+
+    Memory grows with the number of distinct tokens of vocabulary features.
     """
 
     def __init__(self, schema: Schema, settings: TaskSettings) -> None:

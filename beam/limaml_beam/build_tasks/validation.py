@@ -1,6 +1,4 @@
-"""Reads, joins and validates: every input row becomes a row of a block, or a dead letter with its
-reason.
-"""
+"""Reads and validates rows: each becomes a row of a block, or a dead letter with its reason."""
 
 from __future__ import annotations
 
@@ -32,10 +30,10 @@ REJECTED, COUNTS = "rejected", "counts"
 
 
 class ReadAndValidate(beam.DoFn):
-    """Part of an interactions file -> blocks of valid rows; dead letters and counts as tagged
-    outputs.
+    """Part of an interactions file -> blocks of valid rows.
 
-    Joined columns are checked, but left out of the blocks; see `limaml_beam.rows.feature_tables`.
+    Dead letters and counts are tagged outputs. Joined columns are checked, but left out of the
+    blocks; see `limaml_beam.rows.feature_tables`.
     """
 
     def __init__(
@@ -77,7 +75,7 @@ class ReadAndValidate(beam.DoFn):
 
 
 def malformed(path: str, bad: BadRow) -> str:
-    """The dead letter of a line that is no table row."""
+    """The dead letter of a line that is not a table row."""
     reason = f"{MALFORMED}:{bad.reason}"
     letter = {"reason": reason, "file": path, "line": bad.line, "row": bad.text}
     return json.dumps(letter, ensure_ascii=False)

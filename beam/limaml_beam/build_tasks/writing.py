@@ -28,7 +28,7 @@ from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks import folder, record_format, task_encoder
 
 _ROWS = 32_768  # rows that are encoded at a time: the records of a shard are never all in memory
-_COMPRESSION = 1  # of ISA-L: as small as zlib makes it at level 3, in a fifth of the time
+_COMPRESSION = 1  # ISA-L's level: files as small as zlib's at level 3, in a fifth of the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,7 @@ class Spans:
 def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
     """The records of a sorted table, by split.
 
-    A support set ends before the split's start, whatever comes after it: the split is by date,
-    never by count.
+    A support set ends where the split begins, however many rows follow.
     """
     codes, keys = columnar.codes_of(table[TASK])
     times = columnar.to_numpy(table[TIME])
@@ -95,9 +94,7 @@ def spans(table: pa.Table, settings: TaskSettings) -> dict[str, Spans]:
 
 
 def task_slices(table: pa.Table, rows: int) -> Iterator[pa.Table]:
-    """Slices of a sorted table that end where a task ends; each but the last has at least `rows`
-    rows.
-    """
+    """Slices of a sorted table into whole tasks; all but the last have at least `rows` rows."""
     codes, _ = columnar.codes_of(table[TASK])
     start = 0
     while start < len(codes):
@@ -146,8 +143,11 @@ class WriteShard(beam.DoFn):
         self.tables = load_tables(self.schema, self.sources)
 
     def process(self, element: tuple[int, pa.Table]) -> Iterator[tuple[str, dict[str, Integers]]]:
-        """Encodes and writes every split of the shard; yields how often each (support rows, query
-        rows) occurs ``[sizes, 3]``.
+        """Encodes and writes every split of the shard.
+
+        Yields:
+            The definition, and for each split how often each pair (support rows, query rows) occurs
+            ``[sizes, 3]``.
         """
         shard, table = element
         sizes: dict[str, list[Integers]] = {
@@ -219,8 +219,9 @@ def splits(settings: TaskSettings) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _compressed(path: str) -> Iterator[Callable[[bytes], None]]:
-    """A function that appends to a gzip file; the file holds no time, so that equal records give
-    equal bytes.
+    """Yields a function that appends to a gzip file.
+
+    The file holds no timestamp, so that equal records give equal bytes.
     """
     compressor = isal_zlib.compressobj(_COMPRESSION, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
     with staged_file(path) as file:

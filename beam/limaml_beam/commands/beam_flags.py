@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_beam_flag(parser: argparse.ArgumentParser) -> None:
-    """The option that passes flags to Beam."""
+    """Adds the option that passes flags to Beam."""
     parser.add_argument(
         "--beam",
         action="append",
@@ -23,7 +23,7 @@ def add_beam_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def add_report_flags(parser: argparse.ArgumentParser) -> None:
-    """The options for reports, which are also written by failed runs."""
+    """Adds the options for reports, which failed runs write too."""
     parser.add_argument(
         "--report",
         metavar="FILE",
@@ -39,13 +39,14 @@ def add_report_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def report_paths(arguments: argparse.Namespace) -> list[str]:
-    """Where the report goes."""
+    """The paths that the report is written to."""
     return [arguments.report] if arguments.report else []
 
 
 def quiet_local_runner(options: PipelineOptions) -> bool:
-    """Hides the logs of the in-process runner: a worker's traceback before it raises, and remarks
-    without use. Logs of other runners are shown.
+    """Hides Beam's logs of the in-process runner; those of other runners are shown.
+
+    They hold the traceback of an error before it is raised, and remarks that help no user.
 
     Returns:
         Whether it is the in-process runner.
@@ -61,7 +62,7 @@ def quiet_local_runner(options: PipelineOptions) -> bool:
 
 
 def quiet_beam(options: PipelineOptions) -> None:
-    """Hides the logs of the in-process runner; see `quiet_local_runner`."""
+    """Hides log lines below errors; Beam's are shown unless the runner is the in-process one."""
     logging.getLogger().setLevel(logging.ERROR)
     if not quiet_local_runner(options):
         logging.getLogger("apache_beam").setLevel(logging.INFO)
@@ -70,8 +71,9 @@ def quiet_beam(options: PipelineOptions) -> None:
 def wrap_beam_flags(
     add_arguments: Callable[[argparse.ArgumentParser], None], argv: Sequence[str]
 ) -> list[str]:
-    """Converts arguments of ``python -m limaml_beam.JOB`` to those of its ``limaml`` command:
-    unknown flags are passed to Beam.
+    """Converts arguments of ``python -m limaml_beam.JOB`` to those of its ``limaml`` command.
+
+    Unknown flags are passed to Beam.
     """
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
@@ -85,4 +87,4 @@ def wrap_beam_flags(
 
 
 class _Argument(str):
-    """An argument that is told apart from others of the same text."""
+    """An argument that is not equal to another one of the same text."""

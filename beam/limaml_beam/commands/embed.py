@@ -152,7 +152,7 @@ def options_from(arguments: argparse.Namespace) -> EmbedOptions:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Runs the job and publishes, or does one of the two steps."""
+    """Runs the job and publishes its output, or runs one of the separate steps."""
     from limaml_beam.io import outcome
     from limaml_beam.io.pipeline_options import use_options
 
@@ -171,7 +171,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             raise LimamlError("--publish-only needs --store")
         if arguments.variance_store and arguments.variance_store == arguments.store:
             raise LimamlError(
-                "--variance-store must be another store than --store, received the same one"
+                "--variance-store must not be the store of --store, received the same address"
             )
         return _run(arguments, options)
 

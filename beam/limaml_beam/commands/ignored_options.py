@@ -1,4 +1,4 @@
-"""Options that would do nothing beside the others: they are refused, not ignored."""
+"""Refuses options that would have no effect in combination with the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfrec_limaml.errors import LimamlError
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Options that need one of some others, or that do nothing with another one.
+    """Options that have no effect without some others, or together with some others.
 
     Attributes:
         options: The options, as on the command line.
@@ -62,7 +62,7 @@ def refuse_ignored(
 
 
 def refuse_engine(flags: Sequence[str], option: str, remedy: str) -> None:
-    """Refuses an option that does nothing on another engine than this machine's.
+    """Refuses an option that has an effect on the local runner only.
 
     Args:
         flags: Beam's flags, as given with ``--beam``.
@@ -79,8 +79,9 @@ def refuse_engine(flags: Sequence[str], option: str, remedy: str) -> None:
 
 
 def refuse_workers(arguments: argparse.Namespace) -> None:
-    """Refuses ``--workers``, worker processes of this machine, on another engine, and beside flags
-    for Beam that say something else.
+    """Refuses ``--workers`` on another engine, and together with Beam flags that contradict it.
+
+    The option sets the number of worker processes on this machine.
     """
     if arguments.workers == EmbedOptions.workers:
         return

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source_arguments(group: Any) -> None:
-    """Options for the files to read; ``limaml refresh`` has these and the following ones too."""
+    """Adds the options for the files to read, which ``limaml refresh`` has too."""
     group.add_argument("--schema", metavar="FILE", help="schema file (default: RAW/schema.yaml)")
     group.add_argument(
         "--interactions",

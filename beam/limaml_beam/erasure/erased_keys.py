@@ -1,4 +1,4 @@
-"""The task keys to erase, and how rows of any form are recognised."""
+"""The task keys to erase, and the recognition of their rows in files of any form."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tfrec_limaml.store.erasure import matching
 
 
 class ErasedKeys:
-    """The keys to erase, and how rows of any form are recognised.
+    """The keys to erase, and the recognition of their rows in files of any form.
 
     Args:
         keys: Task keys.
 
     Attributes:
-        matched: Those of the keys for which a row was recognised so far.
+        matched: The keys for which a row was found so far.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -46,8 +46,8 @@ class ErasedKeys:
 
         Args:
             schema: The schema, whose task definitions make keys of columns.
-            definitions: Those that the folder holds records of, the first one first; a plain key
-                is not one of a definition beside it (see `Schema.key_prefixes`).
+            definitions: The task definitions of the folder's records. A plain key belongs to the
+                first one only (see `Schema.key_prefixes`).
         """
         result = ErasedKeys(())
         result._keys, result._words, result._parts = self._keys, self._words, self._parts
@@ -86,8 +86,9 @@ class ErasedKeys:
         return any(part in record for part in self._parts)
 
     def matches_dead_letter(self, record: bytes) -> bool:
-        """Whether a record among dead letters is to be erased; also one whose key cannot be read,
-        if it holds the first part of a key as a word.
+        """Whether a record among dead letters is to be erased.
+
+        A record whose key cannot be read is, if it holds the first part of a key as a word.
         """
         key = task_key_of(record)
         if key is None or names_others(record):
@@ -102,9 +103,7 @@ class ErasedKeys:
         return bool(words)
 
     def matches_row(self, row: Any) -> bool:
-        """Whether a row of a dead letter is to be erased: by the keys of its columns, or by its
-        text if these give no key.
-        """
+        """Whether a row of a dead letter is to be erased, by its key columns, else by its text."""
         if not isinstance(row, dict):
             return self.matches_text(str(row))
         prefixed_keys = [
@@ -117,8 +116,9 @@ class ErasedKeys:
         return any(self.matches_key(f"{prefix}{key}".encode()) for prefix, key in prefixed_keys)
 
     def key_columns(self, names: Sequence[str]) -> dict[tuple[str, ...], str]:
-        """Key columns of the task definitions whose keys a table with these columns holds, and the
-        prefix of these keys in a store.
+        """Key columns of the task definitions whose keys are in a table with these columns.
+
+        The values are the prefixes of their keys in a store.
         """
         return {c: prefix for c, prefix in self._definitions.items() if set(c) <= set(names)}
 

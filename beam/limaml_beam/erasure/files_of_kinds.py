@@ -98,8 +98,9 @@ def _is_erased_line(line: bytes, erased: ErasedKeys) -> bool:
 
 
 def parquet(path: str, erased: ErasedKeys, write: bool) -> int | None:
-    """A Parquet file: embeddings, dead letters of `limaml embed`, or a table with key columns. None
-    if it has none of these columns and the key columns are unknown, because there is no schema.
+    """A Parquet file: embeddings, dead letters of `limaml embed`, or a table with key columns.
+
+    None if it has none of these columns and, without a schema, the key columns are unknown.
     """
     with files.open_binary(path) as raw, pq.ParquetFile(raw) as file:
         names = file.schema_arrow.names

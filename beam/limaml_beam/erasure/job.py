@@ -1,8 +1,8 @@
-"""What ``limaml erase`` does: one place after another, each of them idempotent.
+"""Erases task keys from one place after another; each step is idempotent.
 
 Stores come first: readers answer "not found" from then on, and no publication brings a key back.
-Then the files. A run that is killed anywhere is completed by the same command; lines of the audit
-say what each run removed.
+Then the files. A run that is killed at any point is completed by the same command; lines of the
+audit say what each run removed.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def verify(settings: Erasure) -> dict[str, Any]:
 def _refuse(refreshes: Sequence[str], result: str) -> None:
     if refreshes:
         raise LimamlError(
-            f"{result} limaml refresh is running in {', '.join(refreshes)}: what it has read "
-            "before may hold them; run the same command again when it has ended"
+            f"{result} limaml refresh is running in {', '.join(refreshes)}: the data that it has "
+            "read may hold them; run the same command again when it has ended"
         )
 
 
@@ -141,11 +141,12 @@ def _refuse_empty(settings: Erasure, result: str) -> None:
 
 
 def read_outputs(path: str) -> list[str]:
-    """The folders and files that a manifest of outputs names: a YAML list; relative ones are
-    relative to the manifest.
+    """The folders and files that a manifest of outputs, a YAML list, names.
+
+    Relative paths are relative to the manifest.
 
     Raises:
-        LimamlError: It cannot be read, is no list, or names something that does not exist.
+        LimamlError: It cannot be read, is not a list, or names something that does not exist.
     """
     text = files.read_text(path)
     if text is None:
@@ -174,7 +175,7 @@ def read_outputs(path: str) -> list[str]:
 
 
 def _in_files(settings: Erasure, erased: ErasedKeys, unsearched: list[str], write: bool) -> Any:
-    """Yields what each file holds; appends the paths of unknown kinds to `unsearched`."""
+    """Yields a dictionary for each file with erased keys; appends other kinds to `unsearched`."""
     for root in settings.outputs:
         paths = files.matching(root, "**")
         for path in paths or [root]:

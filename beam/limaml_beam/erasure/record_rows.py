@@ -1,6 +1,6 @@
-"""A task record of two definitions without some of its rows, bytes in and bytes out.
+"""Removes rows from serialized task records of two definitions.
 
-Rows of such a record name a task of the other definition each, in a feature list called
+Each row of such a record names a task of the other definition, in a feature list called
 ``task_key:<definition>`` (see `tfrec_limaml.tasks.record_format.key_list`).
 """
 

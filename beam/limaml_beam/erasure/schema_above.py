@@ -12,8 +12,9 @@ from tfrec_limaml.tasks.folder import DATA_CARD_FILE, SCHEMA_FILE
 
 
 def schema_above(path: str, root: str) -> tuple[Schema, tuple[str, ...]] | None:
-    """The schema in the folder of a file or in a parent folder up to `root`, and the task
-    definitions of the folder's records according to its data card, if it has one.
+    """The schema in the folder of a file or in a parent folder up to `root`; None without one.
+
+    With it, the task definitions of the folder's records, according to its data card if it has one.
     """
     folder = path.rsplit("/", 1)[0]
     for candidate in _upwards(folder, root):

@@ -11,8 +11,9 @@ _TASK_KEY = b"task_key"
 
 
 def task_key_of(record: bytes) -> bytes | None:
-    """The task key of a serialized record (see `tfrec_limaml.tasks.record_format`); None if there
-    is none.
+    """The task key of a serialized record; None if there is none.
+
+    See `tfrec_limaml.tasks.record_format`.
     """
     try:
         for tag, context in fields_of(record):

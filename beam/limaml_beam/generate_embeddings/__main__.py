@@ -1,6 +1,4 @@
-"""``python -m limaml_beam.generate_embeddings``: as ``limaml embed``, with Beam's flags given
-directly.
-"""
+"""``python -m limaml_beam.generate_embeddings``: ``limaml embed`` with Beam's flags as they are."""
 
 from __future__ import annotations
 

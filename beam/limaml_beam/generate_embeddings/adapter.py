@@ -1,7 +1,7 @@
 """The adapter SavedModel under tfx-bsl's RunInference, one packed batch per element.
 
-tfx-bsl builds one PredictionLog per element, in Python: per task that would cost more than the
-adaptation. An element here is a packed batch of tasks, unpacked by the object that
+tfx-bsl builds one PredictionLog per element, in Python: with one task per element that would cost
+more than the adaptation. Here an element is a packed batch of tasks, unpacked by the object that
 `load_override_fn` (a hook of tfx-bsl) returns in place of a session; one PredictionLog then carries
 hundreds of tasks, its outputs with a leading axis of length 1.
 
@@ -42,7 +42,7 @@ _shared_models: dict[str, Any] | None = None
 
 @contextlib.contextmanager
 def sharing_models() -> Iterator[None]:
-    """Within it, the jobs that run in this process one after another load an adapter once."""
+    """Inside the block, consecutive jobs of this process load an adapter only once."""
     global _shared_models
     outer, _shared_models = _shared_models, {}
     try:
@@ -120,8 +120,9 @@ def _load(
     _launchers_path: str,
     tags: Sequence[str],
 ) -> PackedAdapter:
-    """Called by tfx-bsl on a worker. The path that it passes is valid only in the process that
-    built the job.
+    """Loads the adapter on a worker; called by tfx-bsl.
+
+    The path that tfx-bsl passes is valid only in the process that built the job.
     """
     return load_packed(
         adapter,
@@ -179,7 +180,7 @@ def packed_adapter(
     """A loaded SavedModel behind the interface that tfx-bsl calls.
 
     Args:
-        model: What `load_model` gave.
+        model: The result of `load_model`.
         embedding_dim: Width ``D``.
         signature_name: The signature to call, without `known_offsets`.
         known_offsets: For a model of two definitions: the known offsets of the other side.

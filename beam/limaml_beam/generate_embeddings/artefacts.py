@@ -1,6 +1,4 @@
-"""Reads the adapter's manifest and the schema of the tasks before the embedding job starts, on any
-Beam filesystem.
-"""
+"""Reads the adapter's manifest and the schema of the tasks, on any Beam filesystem."""
 
 from __future__ import annotations
 
@@ -14,8 +12,10 @@ from tfrec_limaml.tasks.folder import RECENT, SCHEMA_FILE, shard_pattern
 
 
 def newest_adapter(export: str) -> str:
-    """``adapter/<version>`` of the highest version in an export folder; raises
-    `VersionMismatchError` if there is none.
+    """``adapter/<version>`` of the highest version in an export folder.
+
+    Raises:
+        VersionMismatchError: There is none.
     """
     base = files.join(export, "adapter")
     manifests = files.matching(base, f"*/{EXTRA_DIRECTORY}/{MANIFEST_FILE}")
@@ -26,8 +26,10 @@ def newest_adapter(export: str) -> str:
 
 
 def read_manifest(adapter: str) -> Manifest:
-    """The manifest of ``adapter/<version>``; raises `VersionMismatchError` if there is none that
-    can be read.
+    """The manifest of ``adapter/<version>``.
+
+    Raises:
+        VersionMismatchError: There is none, or it cannot be read.
     """
     return Manifest.from_json(_manifest_text(adapter), _manifest_path(adapter))
 
@@ -47,8 +49,10 @@ def read_schema(tasks: str) -> Schema:
 
 
 def task_files(tasks: str, definition: str) -> list[str]:
-    """Files of the records that embeddings are computed from; raises `LimamlError` if there are
-    none.
+    """Files of the records that embeddings are computed from.
+
+    Raises:
+        LimamlError: There are none.
     """
     folder = files.join(tasks, definition)
     paths = files.matching(folder, shard_pattern(RECENT))

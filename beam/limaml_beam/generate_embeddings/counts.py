@@ -1,5 +1,7 @@
-"""Counts of the outcomes of all tasks, kept twice: as Beam counters, which show progress while a
-job runs, and as data, which is exact and lets another process finish a launched job.
+"""Counts of the tasks by outcome, as Beam counters and as data.
+
+Beam counters show the progress of a running job. Data are exact, and let another process finish a
+launched job.
 """
 
 from __future__ import annotations
@@ -19,18 +21,18 @@ COUNTS_FILE = "counts.json"
 
 
 def tagged_counts(**numbers: int) -> beam.pvalue.TaggedOutput:
-    """Counts in the running job; the result is to be yielded."""
+    """Increases Beam counters; returns the same counts as an output, which the caller yields."""
     for name, number in numbers.items():
         Metrics.counter(NAMESPACE, name).inc(number)
     return beam.pvalue.TaggedOutput(COUNTS, numbers)
 
 
 class WriteCounts(beam.PTransform):  # type: ignore[misc]
-    """Writes the counts to one file, last of all: if it exists, the job has finished.
+    """Writes the counts to one file after all others: if it exists, the job has finished.
 
     Args:
         folder: Folder to write to.
-        after: Names of written files; all of them are complete before.
+        after: Names of written files: the counts are written once all of these are complete.
     """
 
     def __init__(self, folder: str, after: list[beam.PCollection]) -> None:

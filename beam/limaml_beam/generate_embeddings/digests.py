@@ -1,4 +1,4 @@
-"""Digests of records and task keys, and sets of them: 16 bytes a task, as one sorted array."""
+"""Digests of records and task keys, and sets of digests: 16 bytes each, in one sorted array."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 from tfrec_limaml.store.erasure import DIGEST_BYTES
 
-# Compared byte by byte. NumPy ignores zero bytes at the end of such values, which changes nothing
-# where all are equally long.
+# Compared byte by byte. NumPy ignores zero bytes at the end of such values, which does not matter
+# because all have the same length.
 _TYPE = np.dtype(f"S{DIGEST_BYTES}")
 
 Digests = npt.NDArray[np.bytes_]
 
 
 def digest(record: bytes) -> bytes:
-    """16 bytes that tell whether a record has changed (it holds its task key)."""
+    """16 bytes that identify the content of a record, which includes its task key."""
     return hashlib.sha256(record).digest()[
         :DIGEST_BYTES
     ]  # processors have instructions for this one

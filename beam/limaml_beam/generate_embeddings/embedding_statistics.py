@@ -1,4 +1,4 @@
-"""Statistics of a run's embeddings, and how far two runs are apart."""
+"""Statistics of a run's embeddings, and the drift between two runs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import numpy.typing as npt
 from limaml_beam.generate_embeddings import tables
 from tfrec_limaml.store.erasure import key_digest
 
-#: Tasks of either run at most that are compared one by one.
+#: Most tasks of each run that are compared.
 SAMPLED_TASKS = 50_000
 
 
 def describe(folder: str) -> dict[str, float | None]:
-    """Statistics of a run's embeddings: mean and largest norm, norm of the mean vector, mean losses
-    and their improvement.
-    """
+    """Mean and largest norm of the embeddings, norm of the mean, mean losses and improvement."""
     count, norms, largest = 0, 0.0, 0.0
     total: npt.NDArray[np.float64] | float = 0.0
     losses = np.zeros(3)
@@ -47,10 +45,10 @@ def describe(folder: str) -> dict[str, float | None]:
 
 
 def drift(previous: str, folder: str) -> float:
-    """Root mean square change of the vectors of tasks in both runs, relative to the previous
-    vectors' root mean square length.
+    """Root mean square change of the vectors between two runs, relative to their length.
 
-    Measured on tasks chosen by a hash of their key, the same in every run; 0 if no task is in both.
+    The length is the root mean square length of the previous vectors. Measured on tasks chosen by a
+    hash of their key, the same in every run; 0 if no task is in both.
     """
     share = min(1.0, SAMPLED_TASKS / max(1, _rows(previous), _rows(folder)))
     old, new = _sample(previous, share), _sample(folder, share)

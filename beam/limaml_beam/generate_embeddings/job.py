@@ -60,8 +60,7 @@ LAUNCH_FILE = "launch.json"
 def generate(
     job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False
 ) -> dict[str, Any]:
-    """Runs the job and waits for it; `job.output` appears complete, with ``report.json``, or not at
-    all.
+    """Runs the job and waits for it; `job.output` appears complete or not at all.
 
     Args:
         job: The settings.
@@ -87,16 +86,17 @@ def generate(
 
 
 def launch(job: EmbeddingJob, flags: Sequence[str] = (), overwrite: bool = False) -> dict[str, Any]:
-    """Submits the job and returns; its files stay in ``<output>.launched`` until `finish`.
-    Otherwise as `generate`.
+    """As `generate`, but submits the job and returns.
+
+    Its files stay in ``<output>.launched`` until `finish`.
     """
     options = use_options([*flags, *job.worker_flags])
     _check_free(job, overwrite)
     staging = staged_output.launched_of(job.output)
     if not overwrite and files.exists(staging):
         raise LimamlError(
-            f"{staging} exists: a launched job that is running, or waits for --finish; --overwrite "
-            "drops it"
+            f"{staging} exists: a launched job is running, or waits for --finish; --overwrite "
+            "discards it"
         )
     staged_output.discard(staging)
     record = {
@@ -210,14 +210,17 @@ def _finish(job: EmbeddingJob, folder: str, digest: str, began: float) -> dict[s
 
 
 def _check_previous(job: EmbeddingJob, previous: str, manifest: Manifest) -> int:
-    """Checks that rows may be carried over; returns the last interaction from which on tasks
-    outside the window are kept.
+    """Checks that rows of `previous` may be carried over.
+
+    Returns:
+        The time of the last interaction, in milliseconds, from which on tasks outside the window
+        are kept.
     """
     report = read_report(previous)
     if report["manifest_digest"] != artefacts.manifest_digest(job.adapter):
         raise VersionMismatchError(
-            f"{previous} was made by another export (model version {report['model_version']}) "
-            f"than {job.adapter} "
+            f"{previous} was made by another export (model version {report['model_version']}), "
+            f"not by {job.adapter} "
             f"(version {manifest.model_version}): leave out --previous for a full run"
         )
     if job.with_variance and not report.get("with_variance"):

@@ -1,6 +1,4 @@
-"""Options of ``limaml embed``: one set of defaults for Python, the command line, the daily job and
-the benchmarks.
-"""
+"""Options of ``limaml embed``, shared by Python, the command line and the daily job."""
 
 from __future__ import annotations
 
@@ -13,14 +11,14 @@ from tfrec_limaml.errors import LimamlError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbedOptions:
-    """How the embedding job works.
+    """Settings of the embedding job, except for its paths.
 
     Attributes:
         max_age_days: In an incremental run: how long tasks without a record today are kept, counted
             from their last interaction to the newest one of the previous run; 0 drops them at once.
         keep_generations: Good generations that stay in the store after a publication, besides those
             of the last hour.
-        batch_size: Tasks in one call of the adapter at most.
+        batch_size: Most tasks in one call of the adapter.
         max_bad_fraction: Share of dead letters above which the run fails.
         workers: Worker processes on this machine; other engines have their own flags.
         intra_op_threads: TensorFlow threads per worker; 0 leaves it to TensorFlow. None means 0 for

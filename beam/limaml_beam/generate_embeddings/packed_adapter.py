@@ -24,8 +24,7 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 
 class PackedAdapter:
-    """Replaces the session that tfx-bsl expects: `run` takes packed batches and returns outputs by
-    name.
+    """Replaces the session that tfx-bsl expects: runs the adapter on packed batches.
 
     Args:
         call: Serialized task records to the adapter's outputs, each ``[n, ...]``.
@@ -93,9 +92,7 @@ class PackedAdapter:
 
 
 def _concatenate(name: str, first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Outputs of two batches as one; nested ones may hold different numbers of subtasks per task,
-    and are padded.
-    """
+    """Outputs of two batches as one; nested ones are padded to the same number of subtasks."""
     if name in NESTED_OUTPUTS:
         width = max(first.shape[1], second.shape[1])
         padding: Any = (

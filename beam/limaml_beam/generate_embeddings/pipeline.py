@@ -23,8 +23,9 @@ from tfrec_limaml.manifest import Manifest
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbeddingJob(EmbedOptions):
-    """One run of the job: its options, and what it reads and writes. Every path may be local or on
-    any Beam filesystem.
+    """One run of the job: its options, and the paths that it reads and writes.
+
+    Every path may be local or on any Beam filesystem.
 
     Attributes:
         tasks: Folder that `limaml prepare` wrote.
@@ -34,8 +35,8 @@ class EmbeddingJob(EmbedOptions):
         previous: Output of an earlier run of the same adapter: only tasks whose record changed
             since are adapted again.
         with_variance: Write each offset's posterior variances too.
-        keep_turns: Of a model of two definitions: keep the offsets of the earlier turns, for
-            `limaml update`.
+        keep_turns: For a model of two definitions: keep the offsets of the earlier turns, which
+            `limaml update` needs.
     """
 
     tasks: str
@@ -61,7 +62,8 @@ class GenerateEmbeddings(beam.PTransform):  # type: ignore[misc]
         manifest: The adapter's.
         turn_inputs: For a model of two definitions: the side of the tasks, and the known offsets of
             the other side.
-        oldest: Last interaction, in milliseconds, from which on rows outside the window are kept.
+        oldest: Rows of tasks outside the window are kept if their last interaction is at or after
+            this time, in milliseconds.
     """
 
     def __init__(
@@ -149,8 +151,9 @@ def write_results(
     suffix: str = "",
     counts_folder: str | None = None,
 ) -> None:
-    """Writes what `GenerateEmbeddings` returns: Parquet files, and the counts when all of them are
-    complete (in the same folder, unless there is one for them).
+    """Writes the results of `GenerateEmbeddings`: Parquet files, then the counts.
+
+    The counts go to `counts_folder`, by default the same folder.
     """
     rows = results["embeddings"] | "WriteEmbeddings" >> _write(
         folder, f"{tables.EMBEDDINGS_PREFIX}{suffix}", tables.embeddings_schema(with_variance)

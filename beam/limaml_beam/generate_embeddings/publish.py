@@ -1,4 +1,4 @@
-"""From the job's Parquet into the embedding store, as one generation."""
+"""Loads the job's Parquet files into the embedding store, as one generation."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def publish(
 
     Args:
         folder: Output of `generate`.
-        store: Where to.
-        column: What to load: ``"embedding"``, or ``"variance"`` into a store of its own.
+        store: The store.
+        column: The column to load: ``"embedding"``, or ``"variance"`` into a separate store.
         keep: Good generations that stay in the store, besides those of the grace period.
 
     Returns:
         The published generation. Publishing the current generation again changes nothing.
 
     Raises:
-        StoreError: The store refused, or holds another number of task keys than the report says.
+        StoreError: The store refused, or its number of task keys differs from the report's.
             Readers still see the previous generation.
-        LimamlError: The folder is no finished output, or a file does not hold what its report says.
+        LimamlError: The folder is not a finished output, or a file disagrees with its report.
     """
     report = read_report(folder)
     version, identifier = report["model_version"], report["generation"]
@@ -76,9 +76,10 @@ def _load(folder: str, report: dict[str, Any], store: EmbeddingStore, column: st
 
 
 def event_times(folder: str, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The times up to which an output covers some tasks: milliseconds of each task's last
-    interaction ``[n]``, and for a task without a row those of the oldest row, because older
-    interactions have left the window.
+    """The times up to which an output covers some tasks ``[n]``, in milliseconds.
+
+    That is each task's last interaction. A task without a row gets the time of the oldest row,
+    because older interactions have left the window.
     """
     value_set = pa.array(keys, pa.string())
     by_key: dict[str, int] = {}

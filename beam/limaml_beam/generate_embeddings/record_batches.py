@@ -28,11 +28,11 @@ from tfrec_limaml.wire_format import read_varint
 
 UNCHANGED = "unchanged"
 
-# Bytes that are read at once, that may wait for more tasks of their width, and of one batch.
+# Most bytes that are read at once, that wait for more tasks of their width, and of one batch.
 BLOCK_RECORDS = 1024
 BLOCK_BYTES = 32 << 20
 BATCH_BYTES = 32 << 20
-#: Rows of one batch at most, padding included.
+#: Most rows of one batch, padding included.
 BATCH_ROWS = 1 << 17
 
 #: Longest tasks of each group: up to 8 samples one by one, then four groups per doubling, so that
@@ -48,7 +48,7 @@ _SAMPLE_COUNT = re.compile(
 
 
 def pack(records: Sequence[bytes]) -> bytes:
-    """One `bytes` out of many."""
+    """Packs records into one batch."""
     header = np.array([len(records), *map(len, records)], "<u4")
     return b"".join((header.tobytes(), *records))
 
@@ -81,7 +81,7 @@ def max_tasks(width: int, batch_size: int) -> int:
 
 
 def batches_by_width(records: Iterable[bytes], batch_size: int) -> Iterator[list[bytes]]:
-    """Batches of tasks of similar length, `batch_size` of them at most."""
+    """Batches of at most `batch_size` tasks of similar length."""
     batches: dict[int, list[bytes]] = defaultdict(list)
     sizes: dict[int, int] = defaultdict(int)
     for block in _prefetched(_blocks(records)):
@@ -110,7 +110,7 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
     `COUNTS`.
 
     Args:
-        batch_size: Records in one batch at most.
+        batch_size: Most records in one batch.
         load_previous: Loads the digests of the previous generation, or None for a full run. Called
             once per process.
     """
@@ -152,8 +152,9 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
     def _changed(
         self, path: str, unchanged_digests: list[bytes], errors: list[str]
     ) -> Iterator[bytes]:
-        """Records that the previous generation has not seen; the digests of the others go to
-        `unchanged_digests`.
+        """Records that the previous generation has not seen.
+
+        The digests of the others are appended to `unchanged_digests`.
         """
         try:
             if self._previous is None:
@@ -171,8 +172,9 @@ class ReadBatches(beam.DoFn):  # type: ignore[misc]
 
 
 def _prefetched(items: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
-    """Reads the next block in a thread while the current one is adapted: decompression needs no
-    interpreter lock.
+    """Reads the next block in a thread while the current one is adapted.
+
+    Decompression does not need the interpreter lock.
     """
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(next, items, None)

@@ -83,7 +83,7 @@ def check_report(report: Mapping[str, Any], max_bad_fraction: float) -> None:
 
 
 def write_report(folder: str, report: Mapping[str, Any]) -> None:
-    """Writes the report: what makes a folder a finished output."""
+    """Writes the report, which marks a folder as a finished output."""
     files.write_text(files.join(folder, REPORT_FILE), json.dumps(report, indent=2) + "\n")
 
 

@@ -75,8 +75,10 @@ def embeddings_table(
     generation: str,
     variances: npt.NDArray[np.float32] | None = None,
 ) -> pa.Table:
-    """One table of `n` embeddings ``[n, D]``. `losses` is None for nested tasks, which have no
-    losses; `variances` ``[n, D]`` is None for tables without variances.
+    """One table of embeddings ``[n, D]``.
+
+    `losses` is None for nested tasks, which have none; `variances` ``[n, D]`` is None for tables
+    without variances.
     """
     count = len(embeddings)
     columns = [

@@ -1,6 +1,4 @@
-"""Transforms of the embedding job: prediction logs to tables, and rows carried over from the
-previous generation.
-"""
+"""Transforms of the embedding job: prediction logs to tables, and carried-over rows."""
 
 from __future__ import annotations
 
@@ -109,8 +107,9 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
     def _nested_table(
         self, outputs: Outputs, rows: Any, digests: list[bytes]
     ) -> tuple[pa.Table, int]:
-        """The subtasks of the good tasks, with the digests of their records. Subtasks whose key no
-        store can hold are left out; the second result is their number.
+        """The subtasks of the good tasks, with the digests of their records.
+
+        Subtasks whose key no store can hold are left out; the second result is their number.
         """
         definition = outputs[names.NESTED_DEFINITION][rows]
         task, position = np.nonzero(definition >= 0)
@@ -134,11 +133,11 @@ class ToTables(beam.DoFn):  # type: ignore[misc]
 class CarryOver(beam.DoFn):  # type: ignore[misc]
     """Files of the previous generation to tables of the rows that stay, and `COUNTS`.
 
-    A row stays where today's record of its task is the same, bit by bit; or, where the task has no
-    record today (it left the window), while its last interaction is at or after `oldest`.
+    A row stays if today's record of its task has the same bytes, or if the task has no record today
+    (it left the window) and its last interaction is at or after `oldest`.
 
     Args:
-        definition: The records' task definition: tasks of it are counted apart from nested ones.
+        definition: The records' task definition: its tasks are counted separately from nested ones.
         generation: Name that carried rows get.
         oldest: Milliseconds.
         with_variance: Whether rows have posterior variances.
@@ -158,11 +157,9 @@ class CarryOver(beam.DoFn):  # type: ignore[misc]
         self, path: str, unchanged: Iterable[bytes], keys: Iterable[bytes]
     ) -> Iterator[object]:
         """Filters one file, column by column."""
-        if (
-            self._digest_sets is None
-            # in a batch job, side inputs are the same for all files; the sets are for all threads
-            # of a process
-        ):
+        # Side inputs of a batch job are the same for all files. All threads of a process share the
+        # sets.
+        if self._digest_sets is None:
             self._digest_sets = (
                 self._shared[0].acquire(lambda: DigestSet(unchanged)),
                 self._shared[1].acquire(lambda: DigestSet(keys)),

@@ -34,9 +34,9 @@ def write_offsets(output: str, turn: int, embeddings: Sequence[str]) -> None:
     """Keeps the offsets of one turn below an output.
 
     Args:
-        output: Of the embedding job.
-        turn: Which one.
-        embeddings: Parquet files that it wrote.
+        output: Output of the embedding job.
+        turn: Number of the turn.
+        embeddings: Parquet files that the turn wrote.
     """
     with kept_rows.writing(files.join(_folder(output, turn), kept_rows.shard_path(0))) as writer:
         for batch in tables.read_batches(embeddings, ["task_key", "embedding"]):
@@ -48,7 +48,7 @@ def write_offsets(output: str, turn: int, embeddings: Sequence[str]) -> None:
 def read_offsets(
     output: Path, turn: int, keys: Sequence[str]
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """The offsets ``[D]`` of those of some tasks that took part in a turn.
+    """The offsets ``[D]`` of the given tasks in a turn, except for tasks that took no part in it.
 
     Raises:
         LimamlError: The output has none.

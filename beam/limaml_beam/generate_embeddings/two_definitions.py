@@ -28,8 +28,8 @@ from limaml_beam.rows.columnar import sum_counts
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.manifest import Manifest
 
-#: In the names of each definition's files, in an output. Neither name begins with the other: Beam
-#: removes existing files whose names begin with the name that it writes.
+#: Part of the file names of each definition in an output. Neither name begins with the other,
+#: because Beam removes existing files whose names begin with the name that it writes.
 SUFFIXES = ("-first", "-second")
 _TURNS = "unfinished_turns"
 
@@ -86,8 +86,9 @@ def run(job: EmbeddingJob, manifest: Manifest, folder: str, options: PipelineOpt
 
 
 def read_both(folder: str, manifest: Manifest) -> tuple[dict[str, int], dict[str, Any]]:
-    """The summed counts of the last two turns, and their entries for the report. Removes the turns'
-    temporary output.
+    """The summed counts of the last two turns, and their entries for the report.
+
+    Removes the turns' temporary output.
     """
     names = (manifest.task_definition, *manifest.joint_definitions)
     counts = [read_counts(files.join(folder, _TURNS, f"{side}-last")) for side in (0, 1)]

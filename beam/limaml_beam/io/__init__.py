@@ -1,3 +1,1 @@
-"""Files of any Beam filesystem: reading tables and TFRecord files, staged output, progress, runner
-errors.
-"""
+"""Input and output on any Beam filesystem, and reports, progress and errors of runs."""

@@ -1,6 +1,6 @@
-"""Everything that the jobs use of Apache Beam outside its public interface.
+"""All uses of private interfaces of Apache Beam in the jobs.
 
-``tests/beam/io/test_beam_internals.py`` names what a new version lacks.
+``tests/beam/io/test_beam_internals.py`` names the missing one if a new version lacks it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def end_late_workers() -> None:
         return
 
     def close_for_all(self: worker_handlers.ControlConnection) -> None:
-        # Read by the worker's stream, whenever it is opened; a second one is never read.
+        # A worker's stream reads this marker whenever it opens, and stops; `close` may add another.
         self.push(done)
         close(self)
 
@@ -42,8 +42,9 @@ def end_late_workers() -> None:
 
 
 def end_workers_with_this_process() -> None:
-    """Makes Beam's local runner start worker processes that end when this process does, however it
-    ends; see `worker_process`. A second call changes nothing.
+    """Makes Beam's local runner start worker processes that end with this process.
+
+    They end however this process ends; see `worker_process`. A second call changes nothing.
     """
     worker = internal(apache_beam, local_job_service, "SubprocessSdkWorker")
     initialise = internal(apache_beam, worker, "__init__")

@@ -1,9 +1,8 @@
-"""Files and folders by path: local, or on any filesystem that Beam knows (gs://, s3://, hdfs://,
-...).
+"""Files and folders by path, local or on any filesystem that Beam knows (gs://, s3://, hdfs://).
 
-Filesystems come in two kinds. One has folders and renames them at once (this machine's, HDFS); an
-object store has names only, so that a folder is what its names have in common, and renaming it is
-renaming its files one by one.
+There are two kinds of filesystems. Local ones and HDFS have folders, which are renamed at once. An
+object store has names only: a folder is a common prefix of names, and its files are renamed one by
+one.
 """
 
 from __future__ import annotations
@@ -30,8 +29,10 @@ def is_local(path: str) -> bool:
 
 
 def has_folders(path: str) -> bool:
-    """Whether the path's filesystem has folders, which can be renamed at once; raises `LimamlError`
-    if Beam knows none.
+    """Whether the path's filesystem has folders, which are renamed at once.
+
+    Raises:
+        LimamlError: Beam knows no filesystem for the path.
     """
     return bool(_filesystem(path).has_dirs())
 
@@ -42,11 +43,12 @@ def join(folder: str, *names: str) -> str:
 
 
 def matching(folder: str, pattern: str) -> list[str]:
-    """Paths below a folder that match a pattern (``*`` within a name, ``**`` across folders),
-    sorted; none if there is no folder.
+    """Sorted paths below a folder that match a pattern; none if there is no folder.
+
+    In the pattern ``*`` matches within a name, ``**`` across folders.
 
     Raises:
-        LimamlError: The filesystem cannot be listed, or there is none of that kind.
+        LimamlError: The filesystem cannot be listed, or Beam knows none for the path.
     """
     filesystem = _filesystem(folder)
     try:
@@ -56,13 +58,13 @@ def matching(folder: str, pattern: str) -> list[str]:
 
 
 def match(pattern: str) -> list[Any]:
-    """What matches a pattern, as Beam's metadata (path, size, time).
+    """Beam's metadata (path, size, time) of the files that match a pattern.
 
-    Folders and files with glob characters in their name (``run[1]/x.csv``), which exist under
-    exactly this name, are taken literally.
+    Names with glob characters (``run[1]/x.csv``) are taken literally if a folder or file of exactly
+    this name exists.
 
     Raises:
-        LimamlError: The filesystem cannot be listed, or there is none of that kind.
+        LimamlError: The filesystem cannot be listed, or Beam knows none for the path.
     """
     filesystem = _filesystem(pattern)
     try:
@@ -72,8 +74,10 @@ def match(pattern: str) -> list[Any]:
 
 
 def _match(filesystem: FileSystem, pattern: str) -> list[Any]:
-    """What matches a pattern; raises PermissionError for a folder of this machine that may not be
-    read, which Beam passes over.
+    """Metadata of the files that match a pattern.
+
+    Raises:
+        PermissionError: A local folder cannot be read; Beam alone would skip it.
     """
     if is_local(pattern) and glob.has_magic(pattern):
         _require_readable_folders(pattern)
@@ -81,9 +85,7 @@ def _match(filesystem: FileSystem, pattern: str) -> list[Any]:
 
 
 def _require_readable_folders(pattern: str) -> None:
-    """Raises PermissionError for a folder that may hold matching files and may not be read; does
-    not look into any other.
-    """
+    """Raises PermissionError if a folder that may hold matching files cannot be read."""
     root = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
 
     def refuse(error: OSError) -> None:
@@ -109,9 +111,7 @@ def _may_hold(folder: str, pattern: str) -> bool:
 
 
 def match_tables(pattern: str) -> dict[str, Any]:
-    """Files that a pattern means, with their metadata: those that match it, and those below the
-    folders that match it, in any depth.
-    """
+    """Metadata by path of the files that match a pattern or are below a matching folder."""
     by_path = {metadata.path: metadata for metadata in match(pattern)}
     if by_path and glob.has_magic(pattern):
         return by_path
@@ -120,9 +120,7 @@ def match_tables(pattern: str) -> dict[str, Any]:
 
 
 def relative_to_pattern(path: str, pattern: str) -> str:
-    """A path that a pattern matches, from the pattern's first name with glob characters on, or from
-    below it.
-    """
+    """The part of a matched path after the folders that the pattern names without wildcards."""
     names = pattern.rstrip("/").split("/")
     fixed_count = next((n for n, name in enumerate(names) if glob.has_magic(name)), len(names))
     root = "".join(f"{name}/" for name in names[:fixed_count])
@@ -169,7 +167,7 @@ def write_text(path: str, text: str) -> None:
 
 @contextlib.contextmanager
 def local_copy(folder: str) -> Iterator[str]:
-    """The folder itself where it is local; else a copy of it on this machine until the block ends.
+    """The folder itself if it is local; else a local copy, removed at the end of the block.
 
     TensorFlow opens few filesystems besides the local one, and gs:// only with an extra package;
     Beam's filesystems already hold the tasks and outputs.

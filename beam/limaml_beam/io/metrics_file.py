@@ -1,7 +1,7 @@
 """The report of a run as a file for the text-file collector of Prometheus' node exporter.
 
-One time series per fact, with the label ``command``. The file is written beside its name and
-renamed, so that the collector never reads half of it.
+Each value is one time series with the label ``command``. The file is written under a temporary name
+and renamed, so that the collector never reads an incomplete file.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def write(path: str, report: Mapping[str, Any], ended: float) -> None:
         ended: When the run ended, seconds since the epoch.
 
     Raises:
-        LimamlError: It cannot be written.
+        LimamlError: The file cannot be written.
     """
     command = report["command"]
     families = _families(path)
@@ -138,7 +138,7 @@ class _Metrics:
 
 
 class _Families(Collector):
-    """Metrics as they are."""
+    """A collector of the metrics of an existing file."""
 
     def __init__(self, families: Sequence[Metric]) -> None:
         self._families = families

@@ -46,8 +46,9 @@ def note(**facts: Any) -> None:
 def reported(
     command: str, paths: Sequence[str], metrics: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Writes the report of the block to every path when it ends, even by an error, and its metrics
-    to `metrics`; writes nothing if neither is given.
+    """Writes the report of the block to every path when it ends, even by an error.
+
+    Its metrics go to the file `metrics`. Writes nothing if neither is given.
 
     Yields:
         The report. Entries that the block adds to it are in the file.

@@ -17,7 +17,7 @@ LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
 def use_options(flags: Sequence[str]) -> PipelineOptions:
-    """Beam's options from flags; filesystems use them from here on, so before a file is matched."""
+    """Beam's options from flags, also for its filesystems: call this before matching files."""
     options = local_by_default(list(flags))
     FileSystems.set_options(options)
     return options
@@ -61,7 +61,7 @@ def _refuse_stray_words(flags: Sequence[str]) -> None:
 
 
 def _refuse_unknown_flags(flags: Sequence[str]) -> None:
-    """Only other runners have flags that Beam's SDK does not know: those of their job servers."""
+    """Refuses flags that Beam's SDK does not know; only job servers of other runners have such."""
     known = PipelineOptions([]).get_all_options()
     options = PipelineOptions(flags).get_all_options(retain_unknown_options=True)
     for flag in flags:

@@ -1,5 +1,6 @@
-"""Row counters on stderr while a pipeline runs in this process; silent in remote workers, whose
-runner has its own display.
+"""Row counters on stderr while a pipeline runs in this process.
+
+Remote workers show none: their runner has its own display.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from tfrec_limaml.wording import counted
 _BROKEN_GZIP: type[Exception] = IsalError  # type: ignore[assignment]  # declared as an instance by its stub
 
 
-#: What reading a damaged file may raise.
+#: Errors that reading a damaged file may raise.
 READ_ERRORS = (pa.ArrowException, OSError, EOFError, _BROKEN_GZIP, UnicodeDecodeError)
 
 
@@ -39,8 +39,9 @@ def unreadable(path: str, rows: int, error: BaseException) -> SourceError:
 
 
 def open_file(path: str) -> Any:
-    """A binary file of any Beam filesystem, without the compression that its name says (Beam's own
-    decompressing reader is not a file in Arrow's eyes).
+    """A binary file of any Beam filesystem, not decompressed.
+
+    Arrow does not accept Beam's decompressing reader as a file.
     """
     raw = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
     if ".gz" in path.rsplit("/", 1)[-1].lower():

@@ -23,8 +23,9 @@ _STEP_SUFFIX = re.compile(r" \[while running '.*", re.DOTALL)
 
 @contextlib.contextmanager
 def readable(output: str) -> Iterator[None]:
-    """Turns an exception of a runner into the error of the worker, if a user can fix it, or into
-    the interrupt that it was; other exceptions pass unchanged.
+    """Turns a runner's exception into the error of the worker that caused it.
+
+    This applies to errors that a user can fix, and to Ctrl-C; other exceptions pass unchanged.
 
     Args:
         output: Where the pipeline writes, for messages.

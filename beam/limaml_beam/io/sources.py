@@ -1,5 +1,6 @@
-"""Reads interactions and feature tables: Parquet, CSV, TSV and TFRecord files of
-`tf.train.Example`, on any Beam filesystem.
+"""Reads interactions and feature tables on any Beam filesystem.
+
+Formats: Parquet, CSV, TSV, and TFRecord files of `tf.train.Example`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Source:
     """Files of one table.
 
     Attributes:
-        name: What messages call it.
+        name: Name of the source in messages.
         files: Paths.
         size: Total bytes.
         updated: When the newest file was written, seconds since the epoch (0 if the filesystem
@@ -47,7 +48,7 @@ class Source:
         empty: Paths of empty files, which are not read.
         markers: Paths of files without data, such as ``_SUCCESS``; see `partitions.is_marker`.
         outside: Paths of files whose partition is outside the dates; they are not opened.
-        text: How text files are written.
+        text: The format of text files.
     """
 
     name: str
@@ -70,9 +71,9 @@ class Source:
         """Expands file patterns and folders. A path that is itself a file is not a pattern.
 
         Args:
-            name: What messages call it.
-            patterns: Files, or folders whose files are meant, in any depth.
-            text: How text files are written.
+            name: Name of the source in messages.
+            patterns: Files, or folders, whose files are read at any depth.
+            text: The format of text files.
             dates: ``[first, end)``, milliseconds. Files are left out if, according to their
                 partitions, all of their rows are outside of it.
 
@@ -115,8 +116,9 @@ class Source:
 
 
 def format_of(path: str) -> str:
-    """``"parquet"``, ``"csv"`` or ``"tfrecord"`` from a file name, whatever its case; sharded names
-    (``x.tfrecord-00000-of-00002``) count too.
+    """``"parquet"``, ``"csv"`` or ``"tfrecord"`` from a file name.
+
+    Upper and lower case are equal, and sharded names (``x.tfrecord-00000-of-00002``) count too.
     """
     name = path.rsplit("/", 1)[-1].lower()
     kind = "tfrecord" if ".tfrecord" in name else table_files.kind_of(path)
@@ -128,9 +130,7 @@ def format_of(path: str) -> str:
 
 
 def parts_of(path: str) -> list[Part]:
-    """What can be read of a file in parallel: the row groups of a Parquet file, other files as a
-    whole.
-    """
+    """The parts of a file that are read in parallel: row groups of Parquet, else the whole file."""
     if format_of(path) != "parquet":
         return [(path, None)]
     try:
@@ -143,8 +143,9 @@ def parts_of(path: str) -> list[Part]:
 def read_rows(
     part: Part, columns: Sequence[str], batch_rows: int, text: TextFormat | None = None
 ) -> Iterator[Rows]:
-    """Yields the named columns of at most `batch_rows` rows, raw, and the lines that are no table
-    row. Text files are written as `text` says.
+    """Yields the raw values of the columns, at most `batch_rows` rows at a time.
+
+    Lines that are not table rows are reported beside them. `text` is the format of text files.
 
     Raises:
         SourceError: The file cannot be read, is truncated, or lacks a column; the message names it.
@@ -180,7 +181,7 @@ def read_tables(
     """As `read_rows`, for files in which every line must be a table row.
 
     Raises:
-        SourceError: As `read_rows`; or a line is no table row.
+        SourceError: As `read_rows`; or a line is not a table row.
     """
     for rows in read_rows(part, columns, batch_rows, text):
         for bad in rows.bad:

@@ -1,6 +1,4 @@
-"""Outputs become visible completely or not at all: they are written under another name, checked
-and renamed.
-"""
+"""Outputs appear completely or not at all: written under a temporary name, checked, renamed."""
 
 from __future__ import annotations
 
@@ -33,8 +31,8 @@ def check_free(output: str, overwrite: bool, marker: str, inputs: Iterable[str] 
 
     Args:
         output: The folder to write.
-        overwrite: Whether an earlier output may be replaced. No other folder is: a wrong name
-            would remove what cannot be made again.
+        overwrite: Whether an earlier output may be replaced. No other folder is: a wrong name would
+            remove data that cannot be recreated.
         marker: A file that only outputs of this kind have. It is not asked for on object stores,
             where a killed run may have removed it.
         inputs: Files and folders that the run reads; they must not be removed with the output.
@@ -74,9 +72,7 @@ def _temporary_name(output: str, kind: str) -> str:
 
 @contextlib.contextmanager
 def hold_lock(staging: str, output: str) -> Iterator[None]:
-    """Holds a lock in the folder beside a local output while this process lives, and removes the
-    files of dead processes there.
-    """
+    """Holds a lock beside a local output, and removes the files of dead processes there."""
     if not files.is_local(staging):
         yield
         return
@@ -91,9 +87,7 @@ def hold_lock(staging: str, output: str) -> Iterator[None]:
 
 
 def _remove_files_of_dead_runs(output: Path) -> None:
-    """Removes the folders beside an output whose process is dead, and a former output that an
-    interrupted overwrite did not remove.
-    """
+    """Removes folders of dead processes beside an output, and leftovers of an overwrite."""
     name = glob.escape(output.name)
     for lock in output.parent.glob(f"{name}.partial-*/{_LOCK}"):
         # The lock of a living run cannot be taken; a run that has just ended has removed it.
@@ -114,9 +108,10 @@ def remove_partial_outputs(output: Path) -> None:
 
 
 def publish(staging: str, output: str) -> None:
-    """Renames. Where folders can be renamed, a former output is moved away first and removed last.
-    On object stores the former output is removed, then files are renamed one by one, the marker
-    last.
+    """Renames the staged files to the output.
+
+    If folders can be renamed, a former output is moved away first and removed last. On object
+    stores the former output is removed, then files are renamed one by one, the marker last.
     """
     output = output.rstrip("/")
     if files.has_folders(output):
@@ -131,8 +126,10 @@ def publish(staging: str, output: str) -> None:
 
 
 def keep_dead_letters(staging: str, output: str) -> str | None:
-    """Moves the dead letters of a failed local run to ``<output>.rejected``; returns that folder,
-    or None without any.
+    """Moves the dead letters of a failed local run to ``<output>.rejected``.
+
+    Returns:
+        That folder; None without dead letters.
     """
     letters = Path(staging) / DEAD_LETTERS
     if not files.is_local(output) or not letters.is_dir() or not any(letters.glob("*.jsonl")):
@@ -144,9 +141,7 @@ def keep_dead_letters(staging: str, output: str) -> str | None:
 
 
 def discard(directory: str) -> None:
-    """Removes a directory and everything below it, where it exists; on object stores its marker
-    first.
-    """
+    """Removes a directory, if it exists; on object stores its marker first."""
     if files.is_local(directory):
         shutil.rmtree(directory, ignore_errors=True)
     elif files.has_folders(directory):
@@ -181,8 +176,9 @@ def _delete_if_there(path: str) -> None:
 
 @contextlib.contextmanager
 def staged_file(path: str) -> Iterator[Any]:
-    """A file under a name of its own, renamed at the end: a retried or duplicated bundle leaves one
-    complete file.
+    """A file under a temporary name, which is renamed at the end.
+
+    A retried or duplicated bundle leaves one complete file.
     """
     parent = path.rsplit("/", 1)[0]
     if files.has_folders(path) and not FileSystems.exists(parent):

@@ -16,8 +16,10 @@ from limaml_beam.io.read_errors import SourceError, open_file
 
 
 def read_records(path: str) -> Iterator[bytes]:
-    """The records of a TFRecord file (gzip by its name); raises `SourceError` on a bad checksum or
-    a truncated end.
+    """The records of a TFRecord file; its name tells whether it is compressed by gzip.
+
+    Raises:
+        SourceError: A wrong checksum, or a truncated file.
     """
     with open_file(path) as handle:
         index = 0
@@ -31,7 +33,7 @@ def read_records(path: str) -> Iterator[bytes]:
             body = handle.read(size + 4)
             if len(body) < size + 4 or masked_checksum(body[:size]) != body[size:]:
                 raise SourceError(
-                    f"{path}: record {index} is truncated or damaged (its checksum does not fit)"
+                    f"{path}: record {index} is truncated or damaged (its checksum is wrong)"
                 )
             yield body[:size]
             index += 1

@@ -1,7 +1,7 @@
-"""Everything that the jobs use of tfx-bsl outside ``tfx_bsl.public``, its only stable interface.
+"""All uses of tfx-bsl in the jobs outside ``tfx_bsl.public``, its only stable interface.
 
 tfx-bsl imports TensorFlow: functions import it, so that the launcher of a job need not.
-``tests/beam/io/test_tfx_bsl_internals.py`` names what a new version lacks.
+``tests/beam/io/test_tfx_bsl_internals.py`` names the missing one if a new version lacks it.
 """
 
 from __future__ import annotations

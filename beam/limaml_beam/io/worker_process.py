@@ -1,7 +1,7 @@
-"""A worker process of Beam's local runner, which ends with the process that started it:
-``python -m limaml_beam.io.worker_process PARENT``.
+"""A worker process of Beam's local runner that ends with the process that started it.
 
-Beam's own process waits two minutes for a runner that is gone, and at Ctrl-C it prints a traceback.
+Run as ``python -m limaml_beam.io.worker_process PARENT``. Beam's own worker waits two minutes for a
+runner that has ended, and prints a traceback at Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def command_line(beam_command: str, parent: int) -> str:
     interpreter, found, rest = beam_command.partition(f" -m {BEAM_MODULE}")
     if not found or rest:
         return beam_command
-    return f"exec {interpreter} -m {__name__} {parent}"  # exec: the shell must not stand between
+    return f"exec {interpreter} -m {__name__} {parent}"  # exec: no shell in between
 
 
 def _end_with(parent: int) -> None:

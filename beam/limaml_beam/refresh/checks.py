@@ -18,8 +18,11 @@ MAX_SHARE_WITHOUT_REFERENCE = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One measured value and its limits; `detail` says what was counted, `remedy` what to do if it
-    is outside.
+    """One measured value and its limits.
+
+    Attributes:
+        detail: What was counted, for messages.
+        remedy: What to do if the value is outside of the limits.
     """
 
     name: str
@@ -50,7 +53,7 @@ def check_run(
     reference: dict[str, Any] | None,
     limits: Thresholds,
 ) -> list[Check]:
-    """Measures a finished run against the published one.
+    """Compares a finished run with the published one.
 
     Args:
         folder: Output of the run.
@@ -120,7 +123,7 @@ def check_input(
     limits: Thresholds,
     window: tuple[int, int],
 ) -> list[Check]:
-    """Measures the input of task records.
+    """Compares the input of task records with earlier input.
 
     Args:
         quality: Of today's input: ``quality`` of the data card.

@@ -22,7 +22,7 @@ def lost(
     Args:
         quality: Of today's input; see `limaml_beam.build_tasks.quality.describe`.
         reference: Of the published run's input.
-        window: Start and end of today's window, milliseconds. Days that are not whole within it do
+        window: Start and end of today's window, milliseconds. Days that are only partly in it do
             not count: their rows may have left it.
     """
     now = _rows_by_day(quality)
@@ -36,8 +36,9 @@ def lost(
 
 
 def newly_empty(quality: Mapping[str, Any], reference: Mapping[str, Any]) -> list[dt.date]:
-    """The days without rows that lie between today's first and last day, but not between those of
-    the published run: no earlier run reported them.
+    """The days without rows between today's first and last that the published run did not cover.
+
+    Days that it covered were reported by it, or are found by `lost`.
     """
     known = _span(_rows_by_day(reference))
     now = _rows_by_day(quality)
@@ -45,7 +46,7 @@ def newly_empty(quality: Mapping[str, Any], reference: Mapping[str, Any]) -> lis
 
 
 def text(days: Iterable[dt.date]) -> str:
-    """Sorted days as text; two or more in a row as their first and last."""
+    """Sorted days as text; consecutive days as their first and last."""
     spans: list[tuple[dt.date, dt.date]] = []
     for day in days:
         if spans and spans[-1][1] + _ONE == day:

@@ -60,8 +60,8 @@ def refresh(settings: Refresh) -> dict[str, Any]:
         The embedding job's report with ``checks``, ``warnings`` and ``published``.
 
     Raises:
-        LimamlError: A step failed, or a check refused the new
-            generation. The published generation stays.
+        LimamlError: A step failed, or a check refused the new generation. The published generation
+            stays.
     """
     work = settings.work
     outputs = work / "embeddings"
@@ -111,8 +111,9 @@ def _reconcile(settings: Refresh, output: Path, card: dict[str, Any]) -> dict[st
 
 
 def prepare_options(options: PrepareOptions, manifest: Manifest) -> PrepareOptions:
-    """`options` with the settings that a model needs: recent records of its task definitions, and
-    history rates as in its training.
+    """`options` with the settings that a model needs.
+
+    These are recent records of its task definitions, and history rates as in its training.
     """
     return options.replace(
         tasks=(manifest.task_definition, *manifest.joint_definitions),
@@ -124,7 +125,7 @@ def prepare_options(options: PrepareOptions, manifest: Manifest) -> PrepareOptio
 def _check_input(
     settings: Refresh, outputs: Path, reference: dict[str, Any] | None, card: dict[str, Any]
 ) -> tuple[list[checks.Check], list[str]]:
-    """The checks of the input, which it passed, and warnings."""
+    """The checks of the input, all passed, and warnings."""
     training_quality = read_manifest(settings.adapter).training_quality
     file = outputs / ("" if reference is None else reference["generation"]) / QUALITY_FILE
     published_quality = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -151,9 +152,7 @@ def _as_dicts(check_results: list[checks.Check]) -> list[dict[str, Any]]:
 
 
 def _carried_from(settings: Refresh, reference: dict[str, Any] | None) -> str | None:
-    """The published generation, whose unchanged vectors are carried over if the same model computed
-    it.
-    """
+    """The generation whose unchanged vectors are carried over; None if all tasks are adapted."""
     if reference is None or settings.full or read_manifest(settings.adapter).joint_definitions:
         return None
     same_model = reference["manifest_digest"] == manifest_digest(settings.adapter)

@@ -77,13 +77,13 @@ class Refresh:
         work: Local folder for the state, one per model and store.
         adapter: ``adapter/<version>`` to use, local or on any Beam filesystem.
         store: Where to publish.
-        prepare: What task records are built from. `tasks`, `recent_only` and `history_prior` come
-            from the adapter's manifest.
-        embed: How the embedding job works.
+        prepare: Options of the task records. `tasks`, `recent_only` and `history_prior` come from
+            the adapter's manifest.
+        embed: Options of the embedding job.
         limits: Thresholds of the checks.
-        full: Adapt every task again, changed or not: as always for models of two definitions.
+        full: Adapt every task again, changed or not (always done for models of two definitions).
         keep_rows: Keep each task's rows beside its record, for `limaml update`.
-        dead_letter_days: Dead letters of updates that are older are removed.
+        dead_letter_days: Dead letters of updates are removed after this number of days.
         flags: Beam options.
     """
 

@@ -1,6 +1,4 @@
-"""The embedding outputs in a refresh's work folder: which one is published, and which can be
-removed.
-"""
+"""The embedding outputs in a refresh's work folder: published, pending and removable ones."""
 
 from __future__ import annotations
 
@@ -48,8 +46,9 @@ def publish_output(output: Path, settings: Refresh) -> str:
 
 
 def publish_pending(settings: Refresh, outputs: Path) -> None:
-    """Publishes an output that passed its checks in an earlier run but was not published, so that
-    the current run continues from it instead of adapting everything again.
+    """Publishes an output that passed its checks in an earlier run but was not published.
+
+    The current run then continues from it instead of adapting everything again.
     """
     identifiers = {generation.identifier for generation in settings.store.generations()}
     pending = [
@@ -74,8 +73,9 @@ def _condemned_source(output: Path, store: EmbeddingStore) -> str | None:
 
 
 def published_report(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | None:
-    """Report of the published output of the store; of the newest output that was ever published if
-    the store has lost its own.
+    """Report of the store's published output.
+
+    If the store has lost its generations: of the newest output that was ever published.
     """
     reports = []
     for folder in sorted(outputs.glob("*"), reverse=True):
@@ -91,8 +91,9 @@ def published_report(outputs: Path, store: EmbeddingStore) -> dict[str, Any] | N
 
 
 def clear(work: Path, published: dict[str, Any] | None, store: EmbeddingStore) -> None:
-    """Removes outputs that are neither published nor a target of a rollback: those of killed runs,
-    refused and outdated ones.
+    """Removes outputs that are neither published nor a target of a rollback.
+
+    These are outputs of killed runs, refused and outdated ones.
     """
     names = {generation.identifier for generation in store.generations()}
     if published is not None:

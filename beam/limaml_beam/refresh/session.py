@@ -20,11 +20,10 @@ class LockedError(LimamlError):
 
 @contextlib.contextmanager
 def session(work: Path, reports: Sequence[str] = (), metrics: str | None = None) -> Iterator[None]:
-    """Holds the work folder for one run, and writes its outcome to ``refresh.json``, to `reports`
-    and to `metrics`, even after an error.
+    """Holds the work folder for one run and writes the run's outcome, even after an error.
 
-    A run that does not get the folder does not change ``refresh.json``, which belongs to runs that
-    held the folder.
+    The outcome goes to ``refresh.json``, `reports` and `metrics`. A run that does not get the
+    folder does not change ``refresh.json``, which describes runs that held the folder.
     """
     with contextlib.ExitStack() as stack:
         try:

@@ -1,8 +1,8 @@
-"""The pipelines process rows as Arrow tables of many rows, because one Beam element costs as much
-as hundreds of rows.
+"""Blocks: Arrow tables of many rows, which are the elements of the pipelines.
 
-A *block* is a `pa.Table` of validated rows: the schema's features under their own names, carried
-columns, and the reserved columns below.
+One Beam element costs as much as the work on hundreds of rows. A *block* is a `pa.Table` of
+validated rows: the schema's features under their own names, carried columns, and the reserved
+columns below.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def stable_hash(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.uint64]:
 
 
 def _few_distinct(column: pa.ChunkedArray | pa.Array) -> bool:
-    """Whether a column of another type comes with its distinct values, and fewer than rows."""
+    """Whether a column is a dictionary column with no more distinct values than rows."""
     if not pa.types.is_dictionary(column.type) or column.null_count:
         return False
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]

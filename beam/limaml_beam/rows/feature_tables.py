@@ -56,7 +56,7 @@ class FeatureTable:
         features = [feature for feature in schema.features if feature.table == name]
         keys: list[pa.Array] = []
         parts: dict[str, list[tuple[pa.Array, Mask]]] = {f.name: [] for f in features}
-        # Each part is converted by itself: a column may have another type in another file.
+        # Each part is converted by itself: a column may have different types in different files.
         for path in source.files:
             columns = table_columns(schema, name)
             for part in read_tables((path, None), columns, _BATCH_ROWS, source.text):
@@ -127,8 +127,9 @@ class FeatureTable:
 
 
 def _stored(parts: list[tuple[pa.Array, Mask]], feature: Feature) -> tuple[pa.Array, Mask | None]:
-    """A column with the default value behind its last row, where row -1 finds it; text as codes as
-    narrow as they can be.
+    """A column followed by its default value (row -1), and the mask of its invalid values.
+
+    Text is stored as the narrowest codes. The mask is None if all values are valid.
     """
     arrays, masks = map(list, zip(*parts, strict=True))
     value = feature.default_value if feature.width == 1 else [feature.default_value] * feature.width

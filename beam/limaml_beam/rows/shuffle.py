@@ -1,5 +1,4 @@
-"""How blocks travel between stages: as bytes, which runners pass on unchanged, and outside the
-runner's memory if that helps.
+"""Packs blocks for a shuffle, as bytes or as positions in files outside the runner's memory.
 
 Beam's in-process runner holds every shuffle in memory and decodes and encodes each element twice on
 its way. Packed blocks cost it only their size; with a scratch folder it holds only the position of
@@ -25,9 +24,9 @@ class Shuffle:
     """Packs tables before a shuffle and unpacks them after it.
 
     Attributes:
-        scratch: A folder on a disk that all workers share, of a run on one machine: packed tables
-            are positions in its files. None for engines that keep shuffles on their own disks:
-            packed tables hold the rows.
+        scratch: For a run on one machine: a folder that all workers share; packed tables are
+            positions in its files. None for engines that keep shuffles on their own disks: packed
+            tables hold the rows.
     """
 
     scratch: str | None = None

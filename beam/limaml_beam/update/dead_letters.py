@@ -1,6 +1,4 @@
-"""Rows that updates could not use: ``<work>/updates/dead_letter/<day>.jsonl``, removed after
-some days.
-"""
+"""Dead letters of updates, by day: ``<work>/updates/dead_letter/<day>.jsonl``."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
 Only the affected tasks are read, adapted and upserted. State, in the work folder of `limaml
 refresh`::
 
-    <work>/update.lock               held by one updater; a dead one's lock is free
-    <work>/update.json               how the last refresh made its records
+    <work>/update.lock               held by one updater, until its process ends
+    <work>/update.json               how the last refresh built its records
     <work>/updates/rows/             rows of the tasks that updates affected
-    <work>/updates/dead_letter/      what could not be used, with its reason
+    <work>/updates/dead_letter/      rows that could not be used, with their reasons
 
 The store is written before the state: an update that is killed between the two repeats its work.
 Nothing is lost, and nothing is applied twice, because rows are identified by their content.
@@ -111,7 +111,7 @@ class Updater:
         self._task_adapter.load()
 
     def update(self, patterns: Sequence[str]) -> dict[str, Any]:
-        """Adds new interactions; to be called within `exclusive`.
+        """Adds new interactions; call it within `exclusive`.
 
         Args:
             patterns: Files, folders or patterns.
@@ -179,8 +179,9 @@ class Updater:
         schema: Schema,
         state: UpdateState,
     ) -> tuple[NewRows, dict[str, pa.Table], TaskSettings]:
-        """New rows, and by definition all rows of the tasks that they affect, or that lost a row;
-        read again if a refresh replaces the records meanwhile.
+        """New rows, and by definition all rows of the tasks that gained or lost a row.
+
+        They are read again if a refresh replaces the records meanwhile.
         """
         for _ in range(_ATTEMPTS):
             card = self._tasks / DATA_CARD_FILE
@@ -234,7 +235,7 @@ class Updater:
             merged_rows, duplicates = merge_rows(old_rows, table, settings, due_keys)
             if merged_rows is not None:
                 rows[definition] = merged_rows
-            if definition == settings.definitions[0]:  # a row is one of both, or of neither
+            if definition == settings.definitions[0]:  # a duplicate is one in both
                 new_rows.skip("duplicate", duplicates)
         return rows
 

@@ -26,16 +26,16 @@ def stream_kafka(settings: KafkaStream, tell: Tell, sleep: Sleep = time.sleep) -
 
     Args:
         settings: The settings.
-        tell: Gets the report of every update, ``{"waiting": reason}`` while there is one, and
+        tell: Receives the report of every update, ``{"waiting": reason}`` while it waits, and
             ``{"broker": reason}`` with the client library's errors about the broker.
-        sleep: Waits.
+        sleep: Waits for a number of seconds.
 
     Returns:
         ``updates``, ``rows``, ``tasks``, ``upserted``, ``dead_letters`` and ``waits``.
 
     Raises:
         LimamlError: No broker answers at the start, there is no such topic, or an error that
-            waiting does not solve: a work folder without rows, another schema.
+            waiting does not solve: a work folder without rows, a changed schema.
     """
     topic = Topic(settings, tell)
 

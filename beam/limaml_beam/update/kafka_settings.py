@@ -68,7 +68,7 @@ def check_batches(seconds: float, messages: int) -> None:
 
 
 def read_client_file(path: Path) -> dict[str, str]:
-    """Settings of the client library, ``name=value`` a line, ``#`` before remarks."""
+    """Settings of the client library, one ``name=value`` per line; ``#`` begins a comment."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

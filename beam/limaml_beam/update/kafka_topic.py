@@ -20,7 +20,7 @@ class Topic:
 
     Args:
         settings: The stream's settings.
-        tell: Gets ``{"broker": reason}`` with the client library's errors about the broker.
+        tell: Receives ``{"broker": reason}`` with the client library's errors about the broker.
 
     Raises:
         LimamlError: No broker answers, there is no such topic, or the client library refuses its
@@ -32,8 +32,8 @@ class Topic:
         self._settings, self._tell = settings, tell
         self._pending: list[tuple[Message, int, int]] = []
         self._waiting = self._closing = False
-        self._commits = 0  # that the broker has not answered
-        self._assigned: set[int] | None = None  # until the group has taken this consumer in
+        self._commits = 0  # not answered by the broker yet
+        self._assigned: set[int] | None = None  # until this consumer has joined the group
         self._ended: set[int] = set()
         client_settings = {
             "auto.offset.reset": "earliest",
@@ -74,9 +74,7 @@ class Topic:
 
     @property
     def at_end(self) -> bool:
-        """Whether the group has taken this consumer in, and all its partitions are read to their
-        ends.
-        """
+        """Whether this consumer has joined the group and read all its partitions to the end."""
         return self._assigned is not None and self._assigned <= self._ended
 
     def batch(self) -> list[tuple[Message, int, int]]:
@@ -107,10 +105,10 @@ class Topic:
         return messages
 
     def commit(self, batch: list[tuple[Message, int, int]]) -> None:
-        """Commits a batch without waiting for the broker. If that fails the batch is delivered
-        again, which is harmless.
+        """Commits a batch without waiting for the broker.
 
-        The client library waits for an answer without a limit, and reports no errors meanwhile.
+        If that fails the batch is delivered again, which is harmless. A commit that waits has no
+        time limit in the client library, which reports no errors meanwhile.
         """
         last: dict[int, int] = {}
         for _, partition, offset in batch:

@@ -14,12 +14,15 @@ from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.store import EmbeddingStore
 from tfrec_limaml.store.erasure import Tombstones
 
-_KEYS_AT_ONCE = 10_000  # of one question to the store
+_KEYS_AT_ONCE = 10_000  # in one look-up in the store
 
 
 class TurnLookUp:
-    """Embeddings are in the store; offsets of earlier turns are beside the output of the refresh,
-    and newer ones in the state of updates. Erased tasks are in none of them.
+    """The offsets of tasks outside the update.
+
+    Those of the last turn but one are the embeddings in the store. Those of earlier turns are
+    beside the output of the refresh, and newer ones in the state of updates. Erased tasks have
+    none.
 
     Args:
         work: The work folder.

@@ -91,8 +91,9 @@ def without_erased(
 def records_of(
     table: pa.Table | None, schema: Schema, settings: TaskSettings, definition: str
 ) -> tuple[list[str], list[bytes]]:
-    """Keys and recent records of a sorted table of whole tasks; tasks without rows in the window
-    have none.
+    """Keys and recent records of a sorted table of whole tasks.
+
+    Tasks without rows in the window have no record.
     """
     if table is None or not table.num_rows:
         return [], []

@@ -1,4 +1,4 @@
-"""Messages of a topic: JSON objects, one interaction each; other messages are dead letters."""
+"""Decodes messages of a topic: JSON objects, one interaction each; others are dead letters."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def decode(
         version: Model version of the updater.
 
     Returns:
-        A table of `columns`, None without any row; and the other messages with their reasons.
+        A table of `columns`, or None without rows; and the other messages with their reasons.
     """
     rows, poison = [], []
     is_column = VERSION_FIELD in columns
@@ -69,7 +69,7 @@ def decode(
             continue
         message_version = None if is_column else decoded.get(VERSION_FIELD)
         if message_version is not None and str(message_version) != str(version):
-            detail = f"for model version {message_version!r}, this one is {version}"
+            detail = f"for model version {message_version!r}, this updater has {version}"
             poison.append(Poison(OTHER_MODEL, detail, message))
         else:
             rows.append(decoded)
@@ -92,8 +92,9 @@ def _object(message: Message, columns: Sequence[str]) -> dict[str, Any] | Poison
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
-    """Values of one name: of one type, as text where types differ. One odd value must not change
-    the others.
+    """The values of one column as one type; as text if their types differ.
+
+    A single value of a wrong type must not change the others.
     """
     plain = [None if isinstance(value, dict) else value for value in values]
     try:

@@ -28,7 +28,7 @@ from limaml_beam.update.online_history import add_history
 from tfrec_limaml.schema.column_times import as_milliseconds
 from tfrec_limaml.schema.schema import Schema
 
-#: Reasons of dead letters beside those of `limaml prepare`.
+#: Reasons of dead letters in addition to those of `limaml prepare`.
 FUTURE, UNKNOWN_SCHEMA, UNREADABLE = "future_time", "unknown_schema", "unreadable_file"
 
 
@@ -37,8 +37,7 @@ class NewRows:
     """The rows of some files or messages.
 
     Attributes:
-        tables: Valid rows with their task keys, as `kept_rows` has them, by task definition; empty
-            without any.
+        tables: Valid rows with their task keys, in the form of `kept_rows`, by task definition.
         read: Rows that were read.
         skipped: Rows left out, by reason; files that cannot be read count as one.
         letters: Dead letters, JSON lines.
@@ -111,7 +110,7 @@ def read_messages(
     """Decodes new interactions.
 
     Args:
-        topic: What dead letters call their origin.
+        topic: Name of the origin in dead letters.
         messages: The messages.
         sources: Files of the feature tables.
         schema: The columns.
@@ -156,8 +155,9 @@ def _validated(
 def _completed(
     block: pa.Table, schema: Schema, settings: TaskSettings, tables: Tables, tasks: Path
 ) -> dict[str, pa.Table]:
-    """With task keys of each definition, history features and the columns of the feature tables,
-    as the writer of records has them.
+    """The block by task definition, in the form that the writer of records takes.
+
+    Task keys, history features and the columns of the feature tables are added.
     """
     if schema.history:
         block = add_history(block, schema, settings, tasks / DIRECTORY)

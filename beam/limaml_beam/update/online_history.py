@@ -20,8 +20,9 @@ _ROW = "__row"
 
 
 def add_history(block: pa.Table, schema: Schema, settings: TaskSettings, folder: Path) -> pa.Table:
-    """A block with its history features, as of the nightly run; unknown keys get the values of a
-    key without rows.
+    """A block with its history features as of the nightly run.
+
+    Unknown keys get the values of a key without rows.
 
     Args:
         block: Rows with their key columns.

@@ -13,13 +13,13 @@ from limaml_beam.update.plan import read_plan
 from tfrec_limaml.errors import LimamlError, StoreError
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
-#: Gets the report of every update, and ``{"waiting": reason}`` while there is one.
+#: Receives the report of every update, and ``{"waiting": reason}`` while the updater waits.
 Tell: TypeAlias = Callable[[dict[str, Any]], None]
 Sleep: TypeAlias = Callable[[float], None]
 
 
 def check_idle(seconds: float | None) -> None:
-    """Raises `LimamlError` if this is no time after which an idle stream could end."""
+    """Raises `LimamlError` if the time after which an idle stream ends is negative."""
     if seconds is not None and not seconds >= 0:
         raise LimamlError(
             f"idle_seconds (--stop-when-idle) must not be negative, received {seconds}"
@@ -50,8 +50,8 @@ class PatientUpdater:
 
     Args:
         settings: The updater's settings.
-        tell: Gets ``{"waiting": reason}`` while there is one.
-        sleep: Waits.
+        tell: Receives ``{"waiting": reason}`` while it waits.
+        sleep: Waits for a number of seconds.
     """
 
     def __init__(self, settings: Update, tell: Tell, sleep: Sleep = time.sleep) -> None:
@@ -70,14 +70,15 @@ class PatientUpdater:
                 self._tell(report)
 
     def run(self, update: Callable[[Updater], dict[str, Any]]) -> dict[str, Any]:
-        """Runs one update, repeated until it succeeds; waits between one second and a minute at a
-        time.
+        """Runs one update, and repeats it until it succeeds.
+
+        It waits between one second and a minute before each repetition.
 
         Returns:
-            Its report.
+            The report of the update.
 
         Raises:
-            LimamlError: an error that waiting does not solve: a work folder without rows, another
+            LimamlError: An error that waiting does not solve: a work folder without rows, a changed
                 schema.
         """
         report = self._run_until_done(update)

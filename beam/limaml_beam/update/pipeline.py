@@ -55,8 +55,8 @@ class KafkaPipeline:
         update: Further settings of the updater, by name; its work folder must be visible to all
             workers.
         batch_messages: Most messages of one micro-batch.
-        batch_seconds: A member's messages wait so long after the first one for more, and members
-            for others.
+        batch_seconds: How long a member's messages wait after the first one for more, and then the
+            batch for other members.
         expansion_service: ``HOST:PORT`` of a running one; None lets Beam start its own.
     """
 
@@ -79,8 +79,8 @@ def run_pipeline(settings: KafkaPipeline, flags: Sequence[str]) -> None:
         flags: Beam options: the runner and its own.
 
     Raises:
-        LimamlError: What no worker could do: settings out of range, a work folder without rows, an
-            address of no store.
+        LimamlError: Settings out of range, a work folder without rows, or an address that is not
+            one of a store.
     """
     check_batches(settings.batch_seconds, settings.batch_messages)
     columns = _key_columns(Path(settings.update["work"]))
@@ -131,7 +131,7 @@ def _key_columns(work: Path) -> tuple[str, ...]:
 
 
 def _with_one_key(value: bytes) -> tuple[str, bytes]:
-    """Updates of a work folder come one after another."""
+    """Gives all values the same key: updates of a work folder run one after another."""
     return "", value
 
 
@@ -157,8 +157,9 @@ class ByMember(beam.DoFn):
 
 @beam.typehints.with_output_types(bytes)
 class Debounce(beam.DoFn):
-    """(task key, value) -> values, all of a member's some seconds after the first: a member who
-    clicks several times meanwhile is adapted once.
+    """(task key, value) -> values; those of a member together, some seconds after the first.
+
+    A member who clicks several times meanwhile is adapted once.
     """
 
     MESSAGES = BagStateSpec("held", BytesCoder())
@@ -195,8 +196,9 @@ class Debounce(beam.DoFn):
 
 
 class UpdateStore(beam.DoFn):
-    """Batches of values -> nothing; the store has their members' embeddings. It waits while the
-    store is unavailable, and so do the steps before it.
+    """Batches of values -> no output; updates the embeddings of their members in the store.
+
+    It waits while the store is unavailable, and so do the steps before it.
 
     From the first batch on, a timer checks for tasks whose rows left the window. It is one
     real-time timer for all tasks: the window ends now, and `UpdateState` lists the tasks that are

@@ -41,7 +41,7 @@ def write_plan(work: Path, plan: Plan) -> None:
 
 
 def read_plan(work: Path) -> Plan:
-    """Reads it; raises `LimamlError` if there is none."""
+    """Reads ``<work>/update.json``; raises `LimamlError` if it is missing or damaged."""
     try:
         content: dict[str, Any] = json.loads((work / _FILE).read_text(encoding="utf-8"))
         return Plan(content["adapter"], PrepareOptions(**content["prepare"]))

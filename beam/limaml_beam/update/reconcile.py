@@ -21,8 +21,9 @@ from tfrec_limaml.schema.schema import Schema
 
 
 def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -> dict[str, Any]:
-    """Compares the tasks that were updated with the nightly run's, and removes the rows of those
-    that the nightly run has too; to be called within `exclusive`.
+    """Compares the tasks that were updated with the nightly run's; call it within `exclusive`.
+
+    Removes the rows of tasks that the nightly run has too.
 
     Args:
         work: The work folder.
@@ -31,11 +32,11 @@ def reconcile(work: Path, output: str, schema: Schema, settings: TaskSettings) -
         settings: Its settings.
 
     Returns:
-        ``updated_tasks``; of these ``newer_than_batch`` (their last rows came after the batch read
-        the log: they stay), ``not_in_batch`` (they stay while they are in its window), and
-        ``compared``: their records, built from the updates' rows with the batch's settings, against
-        the batch's, byte by byte (digests). ``reconciled_share`` is the share of those that agree,
-        None without any.
+        ``updated_tasks``; of these ``newer_than_batch`` (their last rows came after the batch had
+        read the log: they stay), ``not_in_batch`` (they stay while they are in its window), and
+        ``compared``: their records, built from the updates' rows with the batch's settings, are
+        compared with the batch's by digest. ``reconciled_share`` is the share of compared tasks
+        whose records agree, None if there are none.
     """
     state = UpdateState(work / "updates" / "rows")
     try:

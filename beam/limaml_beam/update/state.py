@@ -1,5 +1,4 @@
-"""The rows that updates have added since the nightly run, by task, in one small LMDB environment
-below the work folder.
+"""The rows of updated tasks since the nightly run, in an LMDB environment of the work folder.
 
 Keys are those of a store, so that one environment holds tasks of two definitions. It also holds the
 times at which tasks lose their next row because it leaves the window: finding the tasks that are
@@ -54,8 +53,10 @@ class UpdateState:
     def read(
         self, keys: Sequence[str], schema: pa.Schema | None, prefix: str = ""
     ) -> list[pa.RecordBatch]:
-        """The rows of the given tasks that exist; empty if their schema differs from the nightly
-        run's, because the data schema has changed.
+        """The rows of the given tasks, as far as they exist.
+
+        None are returned if their columns differ from the nightly run's: the data schema has
+        changed.
 
         Args:
             keys: Task keys of one definition.
@@ -112,16 +113,18 @@ class UpdateState:
             ) from error
 
     def due(self, window_start: int) -> list[str]:
-        """Keys (as in a store) of tasks that lost a row: it was in the window when they were
-        adapted, and is before it now.
+        """Keys (as in a store) of tasks that lost a row since they were adapted.
+
+        The row was in the window then, and is before it now.
         """
         with self._environment.begin() as transaction:
             due_keys = dict.fromkeys(key for _, key in _leaving(transaction, window_start))
             return [key.decode() for key in due_keys if transaction.get(key) is not None]
 
     def turn(self, turn: int, keys: Sequence[str]) -> dict[str, Offset]:
-        """Offsets ``[D]`` of an earlier turn of the given tasks that exist, by their keys in a
-        store.
+        """Offsets ``[D]`` of an earlier turn of the given tasks, by their keys in a store.
+
+        Tasks without an offset are left out.
         """
         with self._environment.begin() as transaction:
             values = ((key, transaction.get(_turn_key(turn, key.encode()))) for key in keys)
@@ -157,8 +160,9 @@ class UpdateState:
         return [key.removeprefix(_SCHEMA).decode() for key in keys]
 
     def rewrite(self, replacements: Mapping[str, pa.RecordBatch | None]) -> None:
-        """Replaces the rows of some tasks with others or none, by their keys in a store, and leaves
-        no byte of the old rows in the file.
+        """Replaces the rows of some tasks with others or none, by their keys in a store.
+
+        No byte of the old rows stays in the file.
         """
         encoded = {key.encode(): batch for key, batch in replacements.items()}
         erased = {key for key, batch in encoded.items() if batch is None}

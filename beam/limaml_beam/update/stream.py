@@ -67,14 +67,14 @@ def stream(
 
     Args:
         settings: The settings.
-        tell: Gets the report of every update, and ``{"waiting": reason}`` while there is one.
-        sleep: Waits.
+        tell: Receives the report of every update, and ``{"waiting": reason}`` while it waits.
+        sleep: Waits for a number of seconds.
 
     Returns:
         ``files``, ``updates``, ``rows``, ``tasks``, ``upserted``, ``dead_letters`` and ``waits``.
 
     Raises:
-        LimamlError: an error that waiting does not solve: a work folder without rows, another
+        LimamlError: An error that waiting does not solve: a work folder without rows, a changed
             schema.
     """
     done = _Done(settings.update.work / "updates" / "done.jsonl")
@@ -142,7 +142,7 @@ def _arrived(folder: Path, done: _Done) -> list[tuple[Path, _Mark]]:
 def _readable(
     arrived: list[tuple[Path, _Mark]], done: _Done, updater: PatientUpdater
 ) -> list[tuple[Path, _Mark]]:
-    """Those of a known format; the others are dead letters."""
+    """The arrived files of a known format; the others become dead letters."""
     readable = []
     for path, mark in arrived:
         try:

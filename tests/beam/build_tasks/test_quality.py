@@ -97,7 +97,7 @@ def test_quality_is_shares_of_the_rows_read_and_rows_per_day():
     ("counts", "said"),
     [
         ({"implausible_time": 51}, "51 of 100 rows have a time .* `timestamp_unit: ms` right"),
-        ({"filled:x": 100, "unreadable:x": 3}, "no row has a valid value of 'x' .* though 3 have"),
+        ({"filled:x": 100, "unreadable:x": 3}, "no row has a valid value of 'x' .* but 3 have"),
         ({"unknown_key:users": 100}, "no value of 'u' .* occurs in the table 'users'"),
         ({"implausible_time": 50}, None),
         ({"filled:x": 100}, None),

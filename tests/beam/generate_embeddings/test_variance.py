@@ -154,7 +154,7 @@ def test_an_incremental_run_keeps_variances_and_needs_them(model, tasks, tmp_pat
     assert _embed(tasks, export, plain, *flags) == 2
     assert "holds no variances for --variance-store" in capsys.readouterr().err
     assert _embed(tasks, export, plain, f"--store={store}", f"--variance-store={store}") == 2
-    assert "must be another store than --store" in capsys.readouterr().err
+    assert "must not be the store of --store" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

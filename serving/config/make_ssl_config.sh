@@ -3,7 +3,7 @@
 #
 #   make_ssl_config.sh SERVER_KEY SERVER_CERTIFICATE [CLIENT_CA] > ssl.config
 #
-# With CLIENT_CA the server demands client certificates signed by it (mutual TLS). The output holds the private key:
+# With CLIENT_CA the server requires client certificates signed by it (mutual TLS). The output holds the private key:
 # keep it out of version control and readable by the server only.
 set -eu
 [ $# -eq 2 ] || [ $# -eq 3 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }

@@ -8,8 +8,8 @@ candidate features one each:
     {"country": ["CH"], "age": [41.0], "price": [3.0, 9.0], "meta_embedding": [[0.1, ...]],
     "has_meta_embedding": [true]}
 
-The embedding must come from the store's current generation of the version that is asked for, and
-the request must name that version: mixing versions gives plausible but meaningless scores.
+The embedding must come from the store's current generation of the requested version, and the
+request must name that version: mixing versions gives plausible but meaningless scores.
 `limaml_serving.Ranker` prevents that.
 """
 

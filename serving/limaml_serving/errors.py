@@ -8,7 +8,7 @@ from tfrec_limaml.errors import LimamlError
 
 
 class RequestError(LimamlError):
-    """The caller's member or candidates do not fit the model's schema; nothing was sent."""
+    """The member or the candidates do not fit the model's schema; nothing was sent."""
 
 
 class ServingError(LimamlError):

@@ -24,9 +24,7 @@ BATCH_SIZES = (1, 10, 100, 500)
 
 
 def write_warmup(ranker_directory: Path, manifest: Manifest, model_name: str = "ranker") -> Path:
-    """Writes ``assets.extra/tf_serving_warmup_requests`` with one request per signature and batch
-    size.
-    """
+    """Writes a warm-up request per signature and number of candidates; returns the file's path."""
     path = Path(ranker_directory) / EXTRA_DIRECTORY / WARMUP_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = Schema.from_dict(manifest.schema)
@@ -44,7 +42,7 @@ def write_warmup(ranker_directory: Path, manifest: Manifest, model_name: str = "
 def _request(
     schema: Schema, manifest: Manifest, model_name: str, signature: str, rows: int
 ) -> predict_pb2.PredictRequest:
-    """A request in the shapes that clients send: under `rank` the member's columns have one row."""
+    """A request in the shapes that clients send: for `rank` the member's columns have one row."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model_name
     request.model_spec.signature_name = signature
@@ -63,9 +61,9 @@ def _request(
 
 
 def _member_inputs(schema: Schema, manifest: Manifest) -> frozenset[str]:
-    """The inputs that are the member's: its key columns, its meta features, its embedding.
+    """The inputs that belong to the member: its key columns, meta features and embedding.
 
-    A further definition's other key columns vary by candidate, and with them its embedding.
+    Other key columns of a further task definition, and its embedding, vary by candidate.
     """
     member = set(schema.task_columns(manifest.task_definition))
     later_keys = [set(schema.task_columns(name)) for name in manifest.further_definitions]

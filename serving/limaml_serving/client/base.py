@@ -19,8 +19,9 @@ from tfrec_limaml.wording import counted
 
 
 class RankerBase:
-    """A channel to a model server, a store, and the protocol between them; arguments as in
-    `limaml_serving.Ranker`.
+    """A channel to a model server, a store, and the protocol between them.
+
+    The arguments are those of `limaml_serving.Ranker`.
     """
 
     #: The module that opens channels: `grpc` or `grpc.aio`.

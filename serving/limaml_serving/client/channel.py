@@ -1,6 +1,4 @@
-"""Channels to a model server: TLS, retries and options, the same for the blocking and the asyncio
-client.
-"""
+"""TLS, retries and options of a channel, for the blocking and the asyncio client."""
 
 from __future__ import annotations
 
@@ -23,10 +21,10 @@ class Tls:
     """Files for TLS and, with a key and a certificate, mutual TLS (all PEM).
 
     Attributes:
-        root_certificates: Authorities to trust; ``None`` takes gRPC's own list.
+        root_certificates: Authorities to trust; ``None`` for gRPC's default list.
         private_key: The client's key, for mutual TLS.
         certificate_chain: The client's certificate, for mutual TLS.
-        server_name: Name to check the server's certificate against, where it differs from the
+        server_name: Name to check the server's certificate against, if it differs from the
             target's.
     """
 
@@ -54,9 +52,9 @@ def channel_options(
 ) -> list[tuple[str, Any]]:
     """Options of a channel.
 
-    Retries are gRPC's own: exponential back-off with jitter from 20 ms to 500 ms, always inside the
-    call's deadline, and throttled (when most calls fail, gRPC stops retrying until successes
-    return, so that clients never overload a restarting server).
+    Retries are those of gRPC: exponential back-off with jitter from 20 ms to 500 ms, always inside
+    the call's deadline, and throttled (when most calls fail, gRPC stops retrying until calls
+    succeed again, so that clients never overload a restarting server).
 
     Args:
         retries: Further attempts after the first; 0 to 4 (gRPC allows five attempts).

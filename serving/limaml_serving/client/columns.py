@@ -1,6 +1,4 @@
-"""Turns a member and candidates into checked columns, without Python code per row on the numeric
-path.
-"""
+"""Converts a member and candidates to checked columns, without Python code per numeric row."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from limaml_serving.client.task_keys import TaskKeys, task_keys_of
 from limaml_serving.errors import RequestError, quote
 from tfrec_limaml.schema.schema import Feature
 
-# Types that have a length and yet are one value.
+# Types that have a length, but are a single value.
 _SINGLE = frozenset({str, bytes, np.str_, np.bytes_})
 
 Candidates = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -27,8 +25,8 @@ class Rows:
 
     Attributes:
         count: Number of candidates ``N``.
-        columns: One for each of the model's features, in their order: 1 row (the member's) or N
-            (the candidates').
+        columns: One for each of the model's features, in their order, with 1 row (the member's) or
+            N rows (the candidates').
         keys: The task keys under each of the model's task definitions, that of its records first.
         filled: Features with values that the schema's default value replaced.
     """
@@ -85,8 +83,9 @@ class RowReader:
         return member, [candidate, dict(candidate)]
 
     def check_known(self, candidates: Candidates) -> None:
-        """Raises `RequestError` if the candidates have no column that the model knows: it could not
-        tell them apart.
+        """Raises `RequestError` if the candidates have no column that the model knows.
+
+        All of them would get the same score.
         """
         candidates = _without_frame(candidates)
         rows = (candidates,) if isinstance(candidates, Mapping) else candidates
@@ -140,9 +139,7 @@ class RowReader:
         count: int,
         filled: list[str],
     ) -> list[Column]:
-        """The column of each feature; those that the default value replaced are added to
-        `filled`.
-        """
+        """The column of each feature; adds features with replaced values to `filled`."""
         columns: list[Column] = []
         for reader in self._readers:
             name = reader.name
@@ -190,7 +187,7 @@ def _without_frame(candidates: Any) -> Candidates:
 
 
 def _are_names(columns: Any) -> bool:
-    """Whether a table's columns are names, as pandas has them, and not arrays."""
+    """Whether the `columns` of a table are names, as in pandas, and not arrays."""
     return all(isinstance(column, Hashable) for column in columns)
 
 

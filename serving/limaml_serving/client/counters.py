@@ -65,8 +65,8 @@ class PrometheusCounters:
 
     Every counter appears as ``limaml_ranker_<name>_total``. A process with several clients
     registers one collector of all of them: ``PrometheusCounters({"home": home.counters, "mail":
-    mail.counters})`` gives each sample the label ``client``. A second collector in one registry is
-    refused by Prometheus' library (``ValueError``), because names would be there twice.
+    mail.counters})`` gives each sample the label ``client``. Prometheus' library
+    refuses a second collector in one registry (``ValueError``), because names would occur twice.
 
     Args:
         counters: Those of a client, or of several by name; clients may be added to the mapping
@@ -77,7 +77,7 @@ class PrometheusCounters:
         self._counters = counters
 
     def describe(self) -> list[Any]:
-        """Called by Prometheus' registry, which refuses names that it has already."""
+        """Called by Prometheus' registry, which refuses names that it already has."""
         return list(_families(()).values())
 
     def collect(self) -> Iterator[Any]:

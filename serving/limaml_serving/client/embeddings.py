@@ -13,8 +13,9 @@ from tfrec_limaml.store.base import Mask, Matrix
 
 
 def keys_of(rows: Sequence[Rows]) -> tuple[str, ...]:
-    """The task keys of all requests, under all their task definitions; distinct if there are
-    several requests.
+    """The task keys of all requests under all task definitions, to be looked up at once.
+
+    They are distinct if there are several requests.
     """
     if len(rows) == 1:  # a request's keys are distinct under each definition
         keys = tuple(chain.from_iterable(task_keys.keys for task_keys in rows[0].keys))
@@ -30,14 +31,14 @@ def keys_of(rows: Sequence[Rows]) -> tuple[str, ...]:
 def check_answer(answer: Any) -> tuple[Matrix, Mask, int]:
     """Embeddings, found mask and number of damaged values of a look-up.
 
-    An embedding that is found but not finite counts as damaged, for all stores: one NaN would make
+    A found embedding that is not finite counts as damaged, whatever the store: one NaN would make
     all scores of its member NaN.
     """
     matrix = np.asarray(answer[0], np.float32)
     found = np.asarray(answer[1], np.bool_)
     damaged = int(getattr(answer, "damaged", 0))
     flat = matrix.reshape(-1)
-    if not np.isfinite(np.vdot(flat, flat)):  # also where only their squares are not finite
+    if not np.isfinite(np.vdot(flat, flat)):  # true also if only squares overflow
         finite = np.asarray(np.isfinite(matrix).all(axis=1), np.bool_)
         damaged += int(np.count_nonzero(found & ~finite))
         found = found & finite

@@ -1,6 +1,4 @@
-"""Turns one feature's values into the bytes of a request: checked and, if the schema allows it,
-filled.
-"""
+"""Checks the values of one feature, fills missing ones, and writes the bytes of a request."""
 
 from __future__ import annotations
 
@@ -20,8 +18,8 @@ from tfrec_limaml.schema.schema import Feature
 #: little-endian, row after row; texts are the fields ``string_val`` of a `TensorProto`. Either way,
 #: concatenating the bytes concatenates the columns.
 Column = tuple[int, bytes]
-# How numbers are encoded: their type in arrays; the types of a single number that need no
-# conversion, and its encoding.
+# The encoding of numbers: their type in arrays, the types of a single number that need no
+# conversion, and the encoding of a single number.
 _NUMBERS: dict[str, tuple[np.dtype[Any], frozenset[type], Callable[[Any], bytes]]] = {
     "int64": (np.dtype("<i8"), frozenset({int, bool, np.int64}), struct.Struct("<q").pack),
     "float32": (
@@ -33,9 +31,9 @@ _NUMBERS: dict[str, tuple[np.dtype[Any], frozenset[type], Callable[[Any], bytes]
 
 
 class FeatureReader:
-    """Reads one feature's values; usual values take the fast path of each method.
+    """Reads one feature's values; common values take the fast path of each method.
 
-    A feature with filled values is noted.
+    The names of features with filled values are added to `filled`.
     """
 
     def __init__(self, feature: Feature) -> None:
@@ -79,7 +77,7 @@ class FeatureReader:
         return 1, _numbers(self.feature, (value,), (1, *self._tail), filled)
 
     def with_default(self, column: Column, filled: list[str]) -> Column:
-        """A column of floats, those that are not finite replaced."""
+        """A column of floats whose missing and infinite values are replaced by the default."""
         rows, content = column
         values = np.frombuffer(content, "<f4")
         invalid = ~np.isfinite(values)
@@ -92,7 +90,7 @@ class FeatureReader:
         return rows, values.tobytes()
 
     def absent(self, filled: list[str]) -> Column:
-        """The default value's column of one row."""
+        """A column of one row with the default value, for a feature that is not given."""
         if self.feature.on_invalid != "fill":
             raise RequestError(
                 f"feature {self.name!r} is missing: give it for the member or for the candidates"
@@ -102,7 +100,7 @@ class FeatureReader:
 
 
 def all_finite(floats: Sequence[bytes]) -> bool:
-    """Whether all are finite; a false alarm is possible if the squares of values overflow."""
+    """Whether all values are finite; False as well if the square of one overflows."""
     values = np.frombuffer(b"".join(floats), "<f4")
     return math.isfinite(np.vdot(values, values))
 
@@ -133,7 +131,7 @@ def _strings(feature: Feature, values: Any, filled: list[str]) -> bytes:
     try:
         return _texts(items)
     except (TypeError, UnicodeDecodeError):
-        pass  # not all of them are text: check each
+        pass  # some are not text: check each
     except UnicodeEncodeError as error:
         raise RequestError(
             f"feature {feature.name!r} holds text that is not valid Unicode: {error}"

@@ -24,7 +24,7 @@ class LookUps:
             in the same thread.
 
     Raises:
-        LimamlError: `store` is none.
+        LimamlError: `store` is not a store.
     """
 
     def __init__(self, store: EmbeddingStore) -> None:

@@ -1,4 +1,4 @@
-"""Turns checked columns into Predict requests, and Predict responses into scores."""
+"""Converts checked columns to Predict requests, and Predict responses to scores."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _opening(model: str, version: int, signature: str, outputs: tuple[str, ...])
 
 
 class _Input:
-    """One named input: how its columns become entries of a request's ``inputs`` map."""
+    """One named input: writes its columns as entries of a request's ``inputs`` map."""
 
     def __init__(self, name: str, dtype: str, tail: tuple[int, ...]) -> None:
         self._name = name
@@ -140,7 +140,7 @@ class _Input:
 
 
 def _end_to_end(requests: Sequence[Sequence[Column]], counts: Sequence[int]) -> list[Column]:
-    """Several requests' columns as one, those of one row repeated."""
+    """Concatenates the columns of several requests; columns of one row are repeated."""
     total = sum(counts)
     return [
         (

@@ -1,9 +1,8 @@
-"""The ranking protocol without input and output: the order of the calls, and what to do with their
-results.
+"""The ranking protocol without input and output: the order of calls and the use of their results.
 
 `RankingProtocol.rank` is a generator. It yields the calls to make (`Resolve`, `LookUp`, `Predict`),
 and receives the result or the error of each. The blocking and the asyncio client only make these
-calls, so that both behave alike.
+calls, so that both behave in the same way.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _COUNTER_OF_CODE = {
 
 
 class RankingProtocol:
-    """See the module's text; arguments as in `limaml_serving.Ranker`."""
+    """See the module's docstring; the arguments are those of `limaml_serving.Ranker`."""
 
     def __init__(
         self,
@@ -111,7 +110,7 @@ class RankingProtocol:
         except ServingError as error:
             if error.code != "NOT_FOUND" or self._lock.pinned is not None:
                 raise
-        # The version was retired between two resolutions: follow the label, and score again with
+        # The version was retired after it was resolved: follow the label, and score again with
         # the other version's embeddings.
         version = yield from self._resolve(deadline)
         return (yield from self._rank_with(version, requests, top, deadline))
@@ -185,8 +184,9 @@ class RankingProtocol:
     def _embeddings(
         self, model: KnownVersion, version: int, rows: Sequence[Rows], deadline: float
     ) -> Generator[LookUp, Any, tuple[list[list[Matrix]], list[list[Mask]]]]:
-        """Embeddings ``[1 or N, D]`` and masks ``[1 or N]`` of each request, by task definition,
-        from one look-up.
+        """Embeddings ``[1 or N, D]`` and masks ``[1 or N]``, by request and task definition.
+
+        One look-up serves all requests.
         """
         keys = keys_of(rows)
         matrix = np.zeros((len(keys), model.embedding_dim), np.float32)

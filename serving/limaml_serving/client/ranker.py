@@ -33,17 +33,17 @@ class Ranker(RankerBase):
             follow the server through a roll-out.
         model_name: The model's name on the server.
         version: Always this version.
-        version_label: The version behind this label, for example ``"stable"``. With neither, the
-            server's newest.
+        version_label: The version behind this label, for example ``"stable"``. Without `version`
+            and label, the server's newest.
         timeout: Seconds for a whole call, retries included.
         retries: Further attempts, with back-off, after ``UNAVAILABLE`` and ``RESOURCE_EXHAUSTED``
-            alone; 0 to 4.
-        on_version_mismatch: Where no embeddings made by the answering version are to be had:
+            only; 0 to 4.
+        on_version_mismatch: What to do without embeddings of the answering version:
             ``"unadapted"`` scores without embeddings, ``"raise"`` raises `VersionMismatchError`.
         signature: ``"rank"`` sends the member's columns once; ``"serving_default"`` repeats them
-            for every candidate, which a server with ``--enable_batching`` asks for.
-        refresh_seconds: How often a label (or the newest version) is resolved again.
-        tls: TLS settings; ``None`` speaks plain text.
+            for every candidate, which a server with ``--enable_batching`` requires.
+        refresh_seconds: Time after which a label (or the newest version) is resolved again.
+        tls: TLS settings; ``None`` for an unencrypted connection.
         options: Further gRPC channel options.
 
     Raises:
@@ -64,8 +64,8 @@ class Ranker(RankerBase):
         """Scores and orders one member's candidates.
 
         Args:
-            member: The member's features and key columns by name, one value each. A key column of
-                ``None`` is someone unknown: no look-up, the un-adapted model.
+            member: The member's features and key columns by name, one value each. A key column that
+                is ``None`` means an unknown member: no look-up, un-adapted scores.
             candidates: Columns by name, N values each (arrays or lists), or a pandas DataFrame; or
                 one mapping per candidate. A key column may vary by candidate; the embeddings are
                 then looked up for each key. Names unknown to the model are ignored.
@@ -95,11 +95,12 @@ class Ranker(RankerBase):
         return self._drive(self._protocol.rank(requests, top, timeout))
 
     def wait_for_server(self, timeout: float) -> None:
-        """Returns once the server can be reached; calls do not need it, their retries bridge a
-        short absence.
+        """Returns once the server can be reached.
+
+        Calls work without it: their retries cover a short absence of the server.
 
         Raises:
-            ServingError: UNAVAILABLE; not within `timeout` seconds, or the client is closed.
+            ServingError: UNAVAILABLE: not reached in `timeout` seconds, or the client is closed.
         """
         if self._closed:
             raise self._closed_error()
@@ -109,9 +110,7 @@ class Ranker(RankerBase):
             raise self._no_server_error(timeout) from error
 
     def close(self) -> None:
-        """Closes the channel; calls that still run, and later ones, end in a `ServingError` of the
-        code CANCELLED.
-        """
+        """Closes the channel: running and later calls raise a `ServingError` of code CANCELLED."""
         self._closed = True
         self._look_ups.close()
         self._channel.close()

@@ -24,12 +24,13 @@ class Ranked:
     """Scored candidates, best first; every array has one entry per candidate returned.
 
     Attributes:
-        order: Positions in the candidates given, by falling logit or prediction (equal ones keep
+        order: Positions in the candidates given, by decreasing logit or prediction (equal ones keep
             their order; NaN comes last).
         probability: float32; NaN if the model predicts no probability.
-        logit: float32; it still orders candidates whose probability rounds to 1. NaN likewise.
-        prediction: float32; what the model predicts: the probability, or the output of a model that
-            was trained with a regression loss or with a loss of the user's own.
+        logit: float32; it still orders candidates whose probability rounds to 1. NaN if the model
+            predicts no probability.
+        prediction: float32; the probability, or the output of a model that was trained with a
+            regression loss or with a custom loss.
         is_probability: Whether the model predicts a probability.
         used_embedding: Whether the score used the member's meta embedding (the first task
             definition's, where the model has several).
@@ -48,7 +49,7 @@ class Ranked:
 
 
 def seconds_of(timeout: Any) -> float:
-    """A time limit; float32 would be too coarse for gRPC, which adds it to the time of day."""
+    """A time limit as a float; gRPC adds it to the time of day, for which float32 is too coarse."""
     if not isinstance(timeout, numbers.Real) or not math.isfinite(timeout):
         raise RequestError(f"timeout must be a number of seconds, received {timeout!r}")
     return float(timeout)

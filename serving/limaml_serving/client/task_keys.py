@@ -1,4 +1,4 @@
-"""Turns the key columns of a request into task keys as the store has them."""
+"""Converts the key columns of a request to task keys in the form of the store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TaskKeys(NamedTuple):
     """A request's task keys under one task definition.
 
     Attributes:
-        keys: ``None`` stands for one with a key column that is ``None``.
+        keys: The keys; ``None`` if a key column is ``None``.
         position: Place in `keys` of the one shared key, ``[1]``, or of each candidate's, ``[N]``.
     """
 
@@ -43,7 +43,7 @@ def task_keys_of(
         member: The member's values by name.
         columns: The candidates' columns by name.
         count: Number of candidates.
-        prefix: Of the keys in the store.
+        prefix: Prefix of the keys in the store.
 
     Raises:
         RequestError: A key column is missing, or holds neither text nor numbers.
@@ -82,15 +82,13 @@ def _check_given(
 
 
 def _plain_keys(column: Any, prefix: str) -> TaskKeys | None:
-    """The keys of a column of text or integers that are valid keys unchanged; None for others,
-    which need the slower conversion.
-    """
+    """The keys of a column of text or integers that need no conversion; None if some need it."""
     values = column.tolist() if hasattr(column, "tolist") else list(column)
     kinds = set(map(type, values))
     texts = values if kinds == {str} else list(map(str, values)) if kinds == {int} else None
     if texts is None:
         return None
-    # With a prefix they are the candidates' own keys, which seldom repeat.
+    # With a prefix they are keys of candidates, which seldom repeat.
     keys = texts if prefix else list(dict.fromkeys(texts))
     joined_keys = "\n".join(keys)
     longest = max(map(len, keys)) + len(prefix.encode())
@@ -105,7 +103,7 @@ def _plain_keys(column: Any, prefix: str) -> TaskKeys | None:
     count = len(keys)
     if prefix:
         keys = (prefix + joined_keys.replace("\n", f"\n{prefix}")).split("\n")
-        if len(keys) != count:  # a key has a line break of its own
+        if len(keys) != count:  # a key contains a line break
             return None
     if count == len(texts):
         return TaskKeys(tuple(keys), _in_order(count))
@@ -121,7 +119,7 @@ def _in_order(count: int) -> npt.NDArray[np.int64]:
 
 
 def _stored(key: str | None, prefix: str) -> str | None:
-    """The key as the store has it; None if there is none, or if no store could hold it."""
+    """The key in the form of the store; None without a key, or if no store can hold it."""
     return f"{prefix}{key}" if key is not None and (not prefix or fits(prefix + key)) else None
 
 

@@ -1,8 +1,8 @@
 """The version lock: the model version that requests are pinned to, and its manifest.
 
-The server's newest version, or the one behind a label, changes under a running client. If requests
-named the model only, a roll-out between the look-up and the scoring would mix the embedding of one
-version with the model of another. So a name is first resolved to a number, and every scoring
+The server's newest version, or the one behind a label, changes while a client runs. If requests
+named the model only, a roll-out between look-up and scoring would mix the embedding of one version
+with the model of another. Therefore a label is first resolved to a number, and every scoring
 request is pinned to that number.
 """
 
@@ -64,7 +64,7 @@ class KnownVersion:
 
 
 class KnownVersions:
-    """The model versions a client has manifests of.
+    """The model versions whose manifests a client has.
 
     Args:
         source: A manifest, or its file; or the folder of one exported version; or a folder of
@@ -72,7 +72,7 @@ class KnownVersions:
             ones are found as they appear.
 
     Raises:
-        VersionMismatchError: No manifest there.
+        VersionMismatchError: `source` holds no manifest.
     """
 
     def __init__(self, source: Manifest | str | Path) -> None:
@@ -118,7 +118,7 @@ class KnownVersions:
 
 
 class VersionLock:
-    """Which version number requests are pinned to.
+    """The version number that requests are pinned to.
 
     Args:
         version: A fixed version; ``None`` follows the server.
@@ -151,8 +151,9 @@ class VersionLock:
         return self._current
 
     def claim(self) -> bool:
-        """Whether the caller should resolve now: one caller at a time does, the others keep using
-        the old number.
+        """Whether the caller should resolve the version now.
+
+        One caller at a time does; the others keep using the old number.
         """
         with self._lock:
             if time.monotonic() < self._expires:
@@ -162,7 +163,7 @@ class VersionLock:
             return True
 
     def resolved(self, version: int) -> bool:
-        """Stores the answer of the server; returns whether it is a change."""
+        """Stores the answer of the server; returns whether the version changed."""
         with self._lock:
             changed = self._current is not None and version != self._current
             self._current = version

@@ -1,11 +1,10 @@
-"""The few messages of TensorFlow Serving's protocol that the client speaks, without importing
-TensorFlow.
+"""The messages of TensorFlow Serving's protocol that the client needs, without TensorFlow.
 
-The generated modules of ``tensorflow-serving-api`` import the ``tensorflow`` package: several
-seconds and hundreds of megabytes in every web worker, only to write a few bytes. A protobuf message
-is its field numbers, so the few that are needed are declared here, in a descriptor pool of its own
-(it never collides with the real ones in a process that has both). Source of the numbers:
-``tensorflow_serving/apis/{predict,model,get_model_metadata}.proto`` and
+The generated modules of ``tensorflow-serving-api`` import the ``tensorflow`` package, which takes
+several seconds and hundreds of megabytes in every web worker. The encoding of a protobuf message
+depends only on its field numbers. The fields that are needed are declared here, in a separate
+descriptor pool, which does not collide with the originals in the same process. The numbers come
+from ``tensorflow_serving/apis/{predict,model,get_model_metadata}.proto`` and
 ``tensorflow/core/framework/{tensor,tensor_shape,types}.proto``; a test compares every one with the
 installed originals.
 """
@@ -44,7 +43,7 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     },
     "Texts": {
         "string_val": (8, "*string")
-    },  # a TensorProto of text alone: takes str as it is, without encoding it first
+    },  # a TensorProto of text only: takes str without encoding it first
     "ModelSpec": {
         "name": (1, "string"),
         "version": (2, "Int64Value"),
@@ -107,9 +106,7 @@ GetModelMetadataResponse = _class("GetModelMetadataResponse")
 
 
 def entry_head(name: str, size: int) -> bytes:
-    """The bytes of an entry of ``PredictRequest.inputs`` that go before a serialized `TensorProto`
-    of `size` bytes.
-    """
+    """The bytes of an entry of ``PredictRequest.inputs`` before a `TensorProto` of `size` bytes."""
     key = name.encode()
     key = opening(1, len(key)) + key
     value = opening(2, size)

@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_scoring(parser: argparse.ArgumentParser) -> None:
-    """Which version, which signature, which candidates."""
+    """Adds the options for the version, the signature and the candidates."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--version",
@@ -116,7 +116,7 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_time_limits(parser: argparse.ArgumentParser) -> None:
-    """How long, how often."""
+    """Adds the options for time limits and retries."""
     parser.add_argument(
         "--timeout",
         type=float,

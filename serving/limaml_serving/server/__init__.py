@@ -1,6 +1,4 @@
-"""The embedded server: a development and single-node stand-in for TensorFlow Serving, same
-protocol.
-"""
+"""The embedded server: TensorFlow Serving's protocol, for development and a single node."""
 
 from limaml_serving.server.app import EmbeddedServer, Tls
 from limaml_serving.server.config import (

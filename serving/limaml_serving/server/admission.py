@@ -25,7 +25,7 @@ class Call:
 
     Attributes:
         content: The request's bytes; dropped once its client is gone.
-        deadline: On the clock of `time.monotonic`; infinite without one.
+        deadline: On the clock of `time.monotonic`; infinite without a deadline.
         gone: True once no client waits for the answer.
     """
 
@@ -51,7 +51,7 @@ class Pool:
 
     Args:
         threads: Calls that run at once.
-        name: Of the threads.
+        name: Name of the threads.
         limit: Calls that may run or wait; one more is refused with RESOURCE_EXHAUSTED.
     """
 
@@ -101,8 +101,9 @@ class Pool:
             raise
 
     def close(self, timeout: float) -> None:
-        """Waits for the threads to end, at most `timeout` seconds each; they do not outlive the
-        process.
+        """Waits for the threads to end, at most `timeout` seconds each.
+
+        Threads that still run do not keep the process alive.
         """
         started = [thread for thread in self._threads if thread.ident is not None]
         for _ in started:

@@ -1,6 +1,4 @@
-"""The embedded server: gRPC services of TensorFlow Serving on the TensorFlow runtime of this
-process.
-"""
+"""The embedded server: TensorFlow Serving's gRPC services, run by this process's TensorFlow."""
 
 from __future__ import annotations
 
@@ -24,10 +22,10 @@ from limaml_serving.server.model_service import ModelService
 from limaml_serving.server.predict import PredictionService
 from limaml_serving.server.reflection import MODEL_SERVICE, PREDICTION_SERVICE, enable_reflection
 
-#: Threads, and calls that may wait for them, for status and metadata: they answer while
-#: predictions queue up.
+#: Threads for status and metadata, and calls that may wait for them. They are separate, so that
+#: they answer while predictions queue up.
 _CONTROL_THREADS, _CONTROL_CALLS = 2, 256
-#: Requests for a new configuration that may wait; one is done at a time.
+#: Requests for a new configuration that may wait; one is handled at a time.
 _RELOADS = 8
 #: Seconds that a thread may take to end after its call was cancelled.
 _JOIN_SECONDS = 5.0
@@ -42,7 +40,7 @@ class Tls:
     Attributes:
         key: The server's private key.
         certificate: Its certificate chain.
-        client_ca: Certificate authority of clients; where given, clients must show a certificate
+        client_ca: Certificate authority of clients; if given, clients must show a certificate
             (mutual TLS).
     """
 
@@ -78,14 +76,14 @@ class EmbeddedServer:
         max_queue: Predict requests that may wait for a worker; more are refused with
             RESOURCE_EXHAUSTED.
         max_message_bytes: Largest request, and largest sum of a request's inputs once decoded.
-        max_response_bytes: Largest response; gRPC's own default for what a client takes.
+        max_response_bytes: Largest response; the default is the limit of gRPC clients.
         max_rows: Largest first axis of an input.
         strict_shapes: Refuse inputs whose shape is not the signature's. TensorFlow Serving lets
             the graph decide.
-        allow_reload: Whether clients may change the configuration; by default where only this
-            machine, or clients with a certificate, can call.
+        allow_reload: Whether clients may change the configuration; by default if only this machine,
+            or only clients with a certificate, can call.
         poll_seconds: Time between two checks for new version directories.
-        metrics_port: Serve Prometheus metrics there (0: a free port; ``None``: do not).
+        metrics_port: Port for Prometheus metrics; 0 for a free port, ``None`` for no metrics.
         metrics_host: Address for the metrics.
 
     Raises:
@@ -173,8 +171,10 @@ class EmbeddedServer:
         return self
 
     def stop(self, grace_seconds: float = 10.0) -> None:
-        """Reports NOT_SERVING, accepts no new request, waits for complete requests (at most
-        `grace_seconds`), and frees the models.
+        """Stops the server and frees the models.
+
+        Reports NOT_SERVING, accepts no new request, and waits at most `grace_seconds` for complete
+        requests.
         """
         self._health.stopping = True
         self._front.stop(grace_seconds)
@@ -224,7 +224,7 @@ class EmbeddedServer:
         enable_reflection(server)
 
     def _health_of_services(self) -> Health:
-        """By TensorFlow Serving's short names, and by full ones."""
+        """The health service, by TensorFlow Serving's short service names and by full names."""
         names = ("", *(PREDICTION_SERVICE, MODEL_SERVICE))
         short = [name.rpartition(".")[2] for name in names[1:]]
         services = dict.fromkeys((*names, *short), self._is_ready)

@@ -1,6 +1,4 @@
-"""Which models to serve: checked settings, and the ``models.config`` text proto of TensorFlow
-Serving.
-"""
+"""Settings of the models to serve, also from TensorFlow Serving's ``models.config``."""
 
 from __future__ import annotations
 
@@ -78,10 +76,13 @@ class ModelSettings:
 def as_settings(
     models: Mapping[str, str | Path] | Sequence[ModelSettings],
 ) -> dict[str, ModelSettings]:
-    """Checks and normalises the models of a caller: name to directory, or full settings.
+    """Checks models and returns their settings by name.
+
+    Args:
+        models: Name to directory, or full settings.
 
     Raises:
-        ConfigError: No model, one name twice, or a bad name.
+        ConfigError: No model, a duplicate name, or an invalid name.
     """
     if isinstance(models, Mapping):
         models = [

@@ -22,12 +22,12 @@ _PACKED = {
     tf.bool: 11,
     tf.complex128: 12,
 }
-#: Values that are turned into Python objects at once; between two portions other threads run.
+#: Values that are converted to Python objects at a time; between two portions other threads run.
 _PORTION = 8192
 
 
 def encoded_size(value: Any) -> int:
-    """Bytes that the values of an output take at least."""
+    """A lower bound of the bytes that the values of an output take."""
     array = value if isinstance(value, np.ndarray) else np.asarray(value, np.object_)
     if array.dtype == np.object_:
         return sum(len(item) for item in array.flat if isinstance(item, bytes))
@@ -37,12 +37,12 @@ def encoded_size(value: Any) -> int:
 def encode(
     spec: TensorSpec, value: Any, check: Callable[[], object] = lambda: None
 ) -> tensor_pb2.TensorProto:
-    """An output, its values in the field of its dtype, as TensorFlow Serving answers by default.
+    """An output as a TensorProto, its values in the field of its dtype, as in TensorFlow Serving.
 
     Args:
         spec: The output.
         value: An array; a scalar string comes as bytes.
-        check: Called between portions; raises if no client waits any longer.
+        check: Called between portions; raises if the client no longer waits.
 
     Raises:
         RequestError: INVALID_ARGUMENT for a dtype that a response cannot carry.

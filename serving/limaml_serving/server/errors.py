@@ -6,7 +6,7 @@ import grpc
 
 from tfrec_limaml.errors import LimamlError
 
-#: gRPC and TensorFlow number their status codes alike.
+#: gRPC and TensorFlow use the same numbers for status codes.
 CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 #: Longest message that goes into a status; gRPC carries it in a header, which is bounded.
@@ -43,17 +43,17 @@ def describe(error: BaseException) -> str:
 
 
 def invalid(message: str) -> RequestError:
-    """INVALID_ARGUMENT."""
+    """The error for INVALID_ARGUMENT."""
     return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
 def failed_precondition(message: str) -> RequestError:
-    """FAILED_PRECONDITION."""
+    """The error for FAILED_PRECONDITION."""
     return RequestError(grpc.StatusCode.FAILED_PRECONDITION, message)
 
 
 def not_found(message: str) -> RequestError:
-    """NOT_FOUND."""
+    """The error for NOT_FOUND."""
     return RequestError(grpc.StatusCode.NOT_FOUND, message)
 
 

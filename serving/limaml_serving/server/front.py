@@ -74,7 +74,7 @@ class Front:
         credentials: grpc.ServerCredentials | None,
         add_services: Callable[[Any, Front], None],
     ) -> int:
-        """Binds `address` and returns the port; raises RuntimeError where it is taken."""
+        """Binds `address` and returns the port; raises RuntimeError if it is taken."""
         self._thread.start()
         try:
             return int(self._call(self._open(address, credentials, add_services)))
@@ -87,8 +87,10 @@ class Front:
         self._call(self._server.start())
 
     def stop(self, grace_seconds: float) -> None:
-        """Accepts no new call and ends once all complete requests are answered, after
-        `grace_seconds` at the latest. Half-sent requests and open streams are not waited for.
+        """Accepts no new call, and ends once all complete requests are answered.
+
+        It ends after `grace_seconds` at the latest, and does not wait for half-sent requests and
+        open streams.
         """
         if self._loop.is_closed():
             return
@@ -171,8 +173,9 @@ class Front:
             self._idle.set()
 
     def _log(self, error: Exception) -> None:
-        """An unexpected error, with its trace; at most one a minute, so that no client fills the
-        log.
+        """Logs an unexpected error with its traceback, at most one per minute.
+
+        The limit keeps clients from filling the log.
         """
         now = time.monotonic()
         if now - self._logged >= _LOG_SECONDS:
@@ -216,7 +219,7 @@ class Front:
 
 
 def add_service(server: Any, name: str, methods: Mapping[str, Any]) -> None:
-    """Adds a service made of handlers; its other methods answer UNIMPLEMENTED."""
+    """Adds a service with these handlers; its other methods answer UNIMPLEMENTED."""
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, dict(methods)),))
 
 

@@ -18,7 +18,7 @@ HEALTH_SERVICE = "grpc.health.v1.Health"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-#: Longest request that is parsed: a health check holds one name.
+#: Longest request that is parsed, in bytes: a health check holds one name.
 _LONGEST = 64 * 1024
 #: Seconds between two checks of a watching client's stream.
 _WATCH_SECONDS = 0.5

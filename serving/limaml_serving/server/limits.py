@@ -1,4 +1,4 @@
-"""Limits of one request, and what is left of them while it is decoded."""
+"""Limits of one request, and the remaining budget while it is decoded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Limits:
     strict_shapes: bool = False
 
     def budget(self) -> Budget:
-        """For one request."""
+        """The budget of one request."""
         return Budget(rows=self.rows, remaining=self.decoded_bytes, strict=self.strict_shapes)
 
     def check_response(self, size: int) -> None:
@@ -42,7 +42,7 @@ class Limits:
 
 @dataclasses.dataclass(kw_only=True)
 class Budget:
-    """What is left of the limits for one request.
+    """The remaining budget of one request.
 
     Attributes:
         rows: Largest first axis of any input.
@@ -55,9 +55,7 @@ class Budget:
     strict: bool = False
 
     def take(self, name: str, size: int) -> None:
-        """Reserves `size` bytes for input `name`; raises INVALID_ARGUMENT if they are not
-        left.
-        """
+        """Reserves `size` bytes for input `name`; raises INVALID_ARGUMENT if fewer remain."""
         if size > self.remaining:
             raise invalid(
                 f"input {name}: {size} bytes once decoded, more than the {self.remaining} left to "

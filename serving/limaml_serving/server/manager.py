@@ -1,6 +1,4 @@
-"""The models being served: which versions are loaded, which one a request means, and how that
-changes.
-"""
+"""The models being served: loads and unloads versions, and finds the version of a request."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ from limaml_serving.server.versions import State, Version, find_versions
 
 logger = logging.getLogger(__name__)
 
-#: The disk counts as watched while the last check is no older than this, or than ten polls.
+#: The disk counts as watched while the last check is no older than this many seconds, or ten polls.
 _STALE_SECONDS = 60.0
 
 
@@ -61,7 +59,7 @@ class ModelManager:
         self._on_change = on_change
         self._on_fault = on_fault
         self._versions: dict[str, dict[int, Version]] = {}
-        self._logged: dict[str, str] = {}  # what was last logged of a model's folder
+        self._logged: dict[str, str] = {}  # last logged error, by subject
         self.last_check = 0.0
         self._progress = time.monotonic()
         self._changing = threading.Lock()
@@ -105,8 +103,9 @@ class ModelManager:
                 self.last_check = time.time()
 
     def is_watching(self) -> bool:
-        """True while new versions are detected: the last step of a check is recent, and checks end
-        without an error.
+        """Whether new versions are detected.
+
+        That is: the last step of a check is recent, and checks end without an error.
         """
         allowed = max(_STALE_SECONDS, 10 * self._poll_seconds)
         recent = time.monotonic() - self._progress < allowed
@@ -114,8 +113,7 @@ class ModelManager:
 
     @contextmanager
     def lease(self, spec: Any) -> Iterator[tuple[int, SavedModelRunner]]:
-        """The version number and the model that a ``ModelSpec`` means; it stays loaded inside the
-        ``with`` block.
+        """The version number and the model of a ``ModelSpec``, kept loaded inside the block.
 
         Raises:
             RequestError: INVALID_ARGUMENT without a name or for an unknown label, NOT_FOUND if
@@ -185,8 +183,8 @@ class ModelManager:
             raise invalid("ModelSpec has no name specified.")
         number = self._number(spec)
         versions = self._versions.get(spec.name, {})
-        # A version may be retired between look-up and lease, by when its successor is there: hence
-        # highest first.
+        # A version may be retired between look-up and lease. Its successor is then loaded, so the
+        # highest version is tried first.
         for candidate in sorted(versions, reverse=True) if number is None else [number]:
             version = versions.get(candidate)
             runner = version.acquire() if version is not None else None
@@ -256,7 +254,7 @@ class ModelManager:
                 version.load(settings.base_path)
                 self._progress = time.monotonic()
             attempts.update(missing)
-        # Nothing to serve unloads everything; only damaged versions to serve unload nothing.
+        # Without versions to serve everything is unloaded; if all of them are damaged, nothing is.
         if chosen or not settings.policy.choose(versions):
             for number in by_number.keys() - chosen:
                 by_number[number].retire()

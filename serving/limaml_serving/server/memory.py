@@ -6,10 +6,10 @@ import ctypes
 
 
 def give_back() -> None:
-    """Returns freed memory if the C library is glibc; others have no such call and need none.
+    """Returns freed memory if the C library is glibc; others neither have nor need such a call.
 
-    A model is allocated and freed by several threads, and glibc keeps what each of them freed for
-    its own later use: a server that changes versions under load would grow by tens of megabytes.
+    Several threads allocate and free a model, and glibc keeps the memory that each of them freed
+    for later use: a server that changes versions under load would grow by tens of megabytes.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

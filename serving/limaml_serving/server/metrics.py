@@ -25,8 +25,8 @@ BUCKETS = (
     16.0,
 )
 
-#: Label of requests for models that are not configured: clients choose names freely, labels must
-#: stay few.
+#: Label of requests for models that are not configured. Clients choose names freely, but the number
+#: of labels must stay small.
 OTHER = "(other)"
 
 

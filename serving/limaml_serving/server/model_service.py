@@ -16,12 +16,12 @@ from limaml_serving.server.reflection import MODEL_SERVICE
 
 
 class ModelService:
-    """Answers for the state of models and takes new configurations.
+    """Reports the state of models and accepts new configurations.
 
     Args:
         manager: The models.
         control: Threads for the state.
-        reloads: A thread for new configurations, which take as long as models take to load.
+        reloads: A thread for new configurations, which take as long as loading their models.
         may_reload: Whether clients may change the configuration.
     """
 

@@ -87,7 +87,7 @@ class PredictionService:
             }
             timeout_ms = math.ceil(min(1000 * call.seconds_left(), LONGEST_RUN_MS))
             values = runner.run(signature, inputs, outputs, timeout_ms)
-        call.seconds_left()  # encode only if the client still waits
+        call.seconds_left()  # raises if the client no longer waits
         response = predict_pb2.PredictResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = version

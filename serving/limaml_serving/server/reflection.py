@@ -1,7 +1,7 @@
 """gRPC server reflection, so that grpcurl and similar tools can list and call the services.
 
-The generated modules that would describe the two services do not import under protobuf 6, so that
-the descriptions are built here from those of the messages.
+The generated modules that describe the two services cannot be imported under protobuf 6. The
+descriptions are therefore built here from those of the messages.
 """
 
 from __future__ import annotations

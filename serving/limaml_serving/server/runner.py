@@ -2,8 +2,8 @@
 
 A session only runs a graph: no Python code of the model is loaded, so none of it can run. Closing
 the session and dismantling its graph frees the model at once, which keeps memory constant over many
-version changes; a run costs a tenth of what the same signature costs as a concrete function; and it
-can be stopped at a deadline.
+version changes. A run costs a tenth of a call of the same signature as a concrete function, and can
+be stopped at a deadline.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from tfrec_limaml.errors import LimamlError
 #: Signatures that Predict may run; the same three as in TensorFlow Serving.
 _METHODS = {f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress")}
 
-#: Selections of outputs that a session prepares for, which takes it some tenths of a second and
-#: memory for each. Clients choose them freely, so that there must be a limit: beyond it all outputs
-#: are computed, and the rest dropped.
+#: Largest number of selections of outputs that a session prepares for. Each takes some tenths of a
+#: second and memory, and clients choose them freely. Beyond the limit all outputs are computed, and
+#: those that were not asked for are dropped.
 _SELECTIONS_LIMIT = 64
 
 #: Time limit of a run, for any deadline of its client.
@@ -97,7 +97,7 @@ class SavedModelRunner:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._endpoints: dict[str, Any] = {}  # what the session calls a tensor, by its name
+        self._endpoints: dict[str, Any] = {}  # the session's handle of a tensor, by its name
         self._selections: set[tuple[str, tuple[str, ...]]] = set()
         self._graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=self._graph)
@@ -116,7 +116,7 @@ class SavedModelRunner:
                 for spec in (*signature.inputs.values(), *signature.outputs.values())
             ]:
                 self._endpoints[spec.tensor] = endpoint(self._graph, spec.tensor)
-        except Exception as error:  # no defect of the files may end the caller
+        except Exception as error:  # whatever is wrong with the files
             self.close()
             raise LoadError(f"cannot load the SavedModel: {describe(error)}") from error
 
@@ -184,7 +184,7 @@ class SavedModelRunner:
         give_back()
 
     def _prepared_for(self, signature: Signature, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        """What is to be computed for `outputs`: these, or all."""
+        """The outputs to compute for `outputs`: these, or all."""
         for name in outputs:
             kind = signature.outputs[name].dtype
             if kind in RUNTIME_ONLY:
@@ -208,9 +208,7 @@ def _is_usable(definition: Any) -> bool:
 
 
 def _quiet_load(session: tf.compat.v1.Session, directory: Path) -> Any:
-    """Loads without the deprecation notice of the session loader, which addresses authors of
-    models.
-    """
+    """Loads without the deprecation notice of the session loader, which is for model authors."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)

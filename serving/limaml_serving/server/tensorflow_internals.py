@@ -1,6 +1,6 @@
-"""Everything that the server uses of TensorFlow's private interfaces.
+"""All uses of TensorFlow's private interfaces in the server.
 
-``tests/serving/test_tensorflow_internals.py`` names what a new version lacks.
+``tests/serving/test_tensorflow_internals.py`` names the missing one if a new version lacks it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _dismantle = internal(tf, ops, "dismantle_graph")
 
 
 def endpoint(graph: tf.Graph, tensor: str) -> Any:
-    """What `run_session` calls a tensor, by its name in the graph."""
+    """The handle of a tensor for `run_session`, by the tensor's name in the graph."""
     return internal(tf, graph.get_tensor_by_name(tensor), "_as_tf_output")()
 
 
@@ -32,8 +32,7 @@ def run_session(
     fetches: list[Any],
     timeout_ms: int,
 ) -> list[np.ndarray]:
-    """`Session.run`, ten times as fast: that method resolves feeds and fetches in Python at every
-    call.
+    """As `Session.run`, ten times as fast: that resolves feeds and fetches in Python at each call.
 
     Args:
         session: The session.
@@ -51,7 +50,9 @@ def run_session(
 
 
 def dismantle(graph: tf.Graph) -> None:
-    """Dismantles a graph. It is full of reference cycles: without this it stays in memory until
-    Python's collector reaches its oldest generation, which is rare.
+    """Dismantles a graph, so that its memory is freed at once.
+
+    A graph is full of reference cycles, and would stay in memory until Python's collector reaches
+    its oldest generation, which is rare.
     """
     _dismantle(graph)

@@ -71,7 +71,7 @@ class TensorSpec:
         sizes = tuple(None if d.size < 0 else d.size for d in shape.dim) if has_rank else None
         return cls(name=name, tensor=info.name, dtype=tf.as_dtype(info.dtype), shape=sizes)
 
-    # Kept, since TensorFlow works each of them out anew.
+    # Cached, because TensorFlow computes them again at each access.
     @functools.cached_property
     def number(self) -> int:
         """The dtype's number in a TensorProto."""

@@ -22,9 +22,7 @@ _LARGEST_VERSION = 2**63 - 1
 
 
 def find_versions(base_path: Path) -> dict[int, Path]:
-    """The version directories below `base_path`, those whose name is a whole number; raises OSError
-    if it cannot be read.
-    """
+    """The version directories below `base_path`, by number; raises OSError if it cannot be read."""
     folders: dict[int, Path] = {}
     with os.scandir(base_path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -39,8 +37,9 @@ def find_versions(base_path: Path) -> dict[int, Path]:
 
 
 def fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and modification time of `directory` and every file below it: changes while a copy
-    is in progress.
+    """Name, size and modification time of `directory` and of every file below it.
+
+    It changes while a copy is in progress.
     """
     entries = [(str(directory), *_size_and_time(os.lstat(directory)))]
     for folder, _, names in os.walk(directory):
@@ -58,9 +57,7 @@ def _size_and_time(status: os.stat_result) -> tuple[int, int]:
 
 
 def check_inside(directory: Path, base_path: Path) -> None:
-    """Raises `LoadError` if `directory`, or a file in it, is a link that leads out of
-    `base_path`.
-    """
+    """Raises `LoadError` if `directory` or a file in it is a link that leads out of `base_path`."""
     base = os.path.realpath(base_path)
     paths = [str(directory)]
     paths += [
@@ -116,7 +113,7 @@ class Version:
         self.state = State.LOADING
         try:
             runner, warmup_count = self._load_runner(base_path)
-        except Exception as error:  # noqa: BLE001 - a fault of one version must not stop others
+        except Exception as error:  # noqa: BLE001 - an error of one version must not affect others
             message = describe(error)
             expected = isinstance(error, LoadError)
             self.error = message if expected else f"{type(error).__name__}: {message}"
@@ -144,9 +141,7 @@ class Version:
             raise
 
     def acquire(self) -> SavedModelRunner | None:
-        """The loaded model, kept until `release`; ``None`` if it is not (or no longer)
-        available.
-        """
+        """The loaded model, kept until `release`; ``None`` if it is not available."""
         with self._lock:
             if self.state != State.AVAILABLE:
                 return None

@@ -18,7 +18,7 @@ WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 #: Most records read, as in TensorFlow Serving.
 MAX_RECORDS = 1000
 
-#: A record's inputs may take more than a client's request, but not all memory.
+#: Most bytes that a record's inputs may take: more than a client's request, but not all memory.
 _LIMITS = Limits(rows=2**62, decoded_bytes=2**30, response_bytes=2**62)
 
 

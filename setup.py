@@ -1,6 +1,4 @@
-"""Packaging: three import packages, two of which live below the folders ``beam/`` and
-``serving/``.
-"""
+"""Packaging: three import packages, two of them below the folders ``beam/`` and ``serving/``."""
 
 from pathlib import Path
 

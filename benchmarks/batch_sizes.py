@@ -1,4 +1,4 @@
-"""Times training steps of the reference work at growing batches: from which on is a device busy?
+"""Times training steps of the reference work at growing batch sizes, up to a saturated device.
 
     python benchmarks/batch_sizes.py [--json] [--device cpu|gpu] [--rounds 5]
         [--tasks 128 512 2048 8192] [--algorithms vanilla limaml_n1 ...]
@@ -8,9 +8,9 @@ The algorithms take turns, round by round; each figure is a median, and ratios t
 same batch, dtype policy and compiler are medians of the rounds' ratios. A batch is in the device's
 memory before the clock starts. `busy_percent` is what `nvidia-smi` reports while one algorithm
 repeats its step for a second: the share of the time in which the GPU computes anything at all; null
-on processors. With `--xla-tasks` XLA compiles the step for these batches, in addition.
-With `--fit-tasks` steps inside `fit` are timed for these batches, which lie in the processor's
-memory: of Keras on the same network and rows, and of the algorithms.
+without a GPU. With `--xla-tasks` the step is also measured as compiled by XLA, for these batches.
+With `--fit-tasks` steps inside `fit` are timed for these batches, which are in the processor's
+memory: of the algorithms, and of Keras on the same network and rows.
 
 Keys: `device` and `steps`, a list with `tasks`, `policy`, `xla`, `algorithm`, `ms`, `tasks_per_s`,
 `ratio` to vanilla and `busy_percent`; `saturates_at`, by algorithm in float32 without XLA: the
@@ -43,11 +43,11 @@ from tfrec_limaml.training.device_prefetch import prefetch_to_gpu
 
 ALGORITHMS = ("vanilla", "limaml_n1", "limaml_n5", "limaml_n1_first_order", "closed_form")
 BUSY_SECONDS, SATURATED = 1.0, 0.9
-FIT_STEPS = 10, 60  # their difference leaves out what `fit` does once
+FIT_STEPS = 10, 60  # the difference of two calls excludes what `fit` does once
 
 
 def signature(size):
-    """Any number of tasks with as many rows each: one trace for all batches."""
+    """Shapes with any number of tasks, so that one trace serves all batches."""
     number = tf.TensorSpec([None, size])
     columns = {"meta": work.META, "other": work.OTHER}
     features = {name: tf.TensorSpec([None, size, width]) for name, width in columns.items()}
@@ -81,7 +81,7 @@ def random_batch(tasks):
 
 
 def busy_percent(timer):
-    """Median of what nvidia-smi reports while the step repeats; None without a GPU."""
+    """Median utilization that nvidia-smi reports while the step repeats; None without a GPU."""
     if not tf.config.get_visible_devices("GPU"):
         return None
     command = "nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits -i 0 -lms 100"

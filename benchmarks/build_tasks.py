@@ -1,14 +1,13 @@
-"""Rows per second and memory of `limaml prepare` on the KuaiRand log and on copies of it (simulated
-members).
+"""Rows per second and memory of `limaml prepare` on the KuaiRand log and on copies of it.
 
     python benchmarks/build_tasks.py --json
     python benchmarks/build_tasks.py --copies 1,10,100 --history
     python benchmarks/build_tasks.py --raw FOLDER
 
-Needs the log, a folder with the official files below LIMAML_DATA_DIR, or with `--raw` what
-`limaml datasets prepare` wrote of another one. Every copy renumbers the
-members, so that ten copies are ten times the members with the same number of rows each. Each size
-runs in a separate process. `rows_per_s` includes everything, also the start-up of Python and Beam;
+Needs the official files of the log below LIMAML_DATA_DIR, or with `--raw` a folder of another data
+set that `limaml datasets prepare` wrote. Every copy renumbers the members, so that ten copies have
+ten times the members with the same number of rows each. Each size runs in a separate process.
+`rows_per_s` includes everything, also the start-up of Python and Beam;
 `us_per_row` is processor time minus that of a run of every 200th member, and `linearity` its ratio
 to that of the first size: 1 if twice the rows cost twice as much.
 

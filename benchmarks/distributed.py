@@ -3,21 +3,21 @@
     python benchmarks/distributed.py [--json] [--workers 2] [--batch 128] [--epochs 3] [--size 8192]
         [--rounds 3] [--no-resume]
 
-Each worker has batches of `--batch` tasks, so that a step of n workers is one on n times as many.
-The workers exchange gradients once per step: the larger the batch, the less that weighs.
+Each worker has batches of `--batch` tasks, so that a step of n workers has n times as many.
+The workers exchange gradients once per step: the larger the batch, the smaller their share.
 Compared trainings alternate, round by round; each figure is a median, and each ratio a median of
 the rounds' ratios.
 
 Keys: `workers`; `batch`; `rounds`; `tasks_per_s` of all workers together and `tasks_per_s_of_one`
 process; `scaling_efficiency`, the first over n times the second; `unconnected_efficiency`, the same
-for n processes side by side that do not train together: what the machine allows; `cpu_ms_per_task`
+for n processes side by side that do not train together: the limit of the machine; `cpu_ms_per_task`
 of all workers together and `cpu_ms_per_task_of_one`; `cpu_efficiency`, the second divided by the
 first: the efficiency if nothing else runs on the cores and no worker waits; `resume_equal`: whether
 a training that is killed and resumed ends with the same weights as an uninterrupted one (null with
 `--no-resume`).
 
-On a machine with other work the rates are those of the scheduler: workers wait for each other in
-each step. The CPU time is not.
+Other work on the machine distorts the rates, because workers wait for each other in each step. It
+hardly changes the CPU time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fine-tuning and embedding tasks: their batches, and two slower ways to do it."""
+"""Batches for fine-tuning and embedding tasks, and two slower implementations."""
 
 from __future__ import annotations
 

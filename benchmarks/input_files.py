@@ -2,7 +2,7 @@
 
     python benchmarks/input_files.py [--json] [--files 16] [--tasks 32768] [--batch 128]
 
-Each figure is of the second of two passes. All files hold the same tasks.
+The figures are those of the second of two passes. All files hold the same tasks.
 
 Keys: `files`, `tasks`, `batch`, `cores`; `compressed` and `uncompressed`, each with
 `first_batch_s`, the seconds to the first batch, before which the shuffle buffer is filled;

@@ -1,5 +1,4 @@
-"""Peak memory of a training step as inner steps n and tasks per batch T grow, on the reference
-network.
+"""Peak memory of a training step of the reference network, by inner steps n and tasks T.
 
     python benchmarks/memory.py [--json] [--svg docs/images/memory.svg] [--steps 1 5] [--tasks 128]
     python benchmarks/memory.py --long [--json]

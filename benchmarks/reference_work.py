@@ -49,7 +49,7 @@ def model(name="limaml_n1", params=None, steps_per_execution=1, **kwargs):
 
 
 def samples(data):
-    """Arrays m, o, y, w to the form of a task batch."""
+    """Converts arrays m, o, y, w to the form of a task batch."""
     return {
         "features": {"meta": tf.constant(data["m"]), "other": tf.constant(data["o"])},
         "label": tf.constant(data["y"]),

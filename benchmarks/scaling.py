@@ -1,5 +1,4 @@
-r"""Core-hours and storage of the daily jobs at many members, from rates that the other benchmarks
-measured.
+r"""Core-hours and storage of the daily jobs at many members, from rates of other benchmarks.
 
     python benchmarks/build_tasks.py --json > build_tasks.json
     python benchmarks/embedding_job.py --json > embedding_job.json

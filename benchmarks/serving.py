@@ -1,15 +1,16 @@
-"""Latency and throughput of ranking 1 member x 100 candidates: client, embedded server in another
-process, loopback.
+"""Latency and throughput of ranking 1 member x 100 candidates, with client and embedded server.
 
     python benchmarks/serving.py --json
 
-Four measurements alternate, so that all see the same machine: a request with the member's meta
-embedding, the same one for an unknown member (no look-up), and the SavedModel in this process,
-called as a function (`in_process_ms`) and run in a session, as servers do (`session_ms`). For as
-many inputs, a function that computes nothing takes half of `in_process_ms`: Python checks them.
-Then requests alone, from a process that has no TensorFlow: `client_share_of_p50` is the CPU time of
-the calling thread (look-up, checks, request building, gRPC, parsing, ordering) over their p50;
-`grpc_client_ms` is what gRPC takes of it for the finished bytes of such a request;
+The server runs in another process of this machine. Four measurements alternate, so that all see the
+same machine: a request with the member's meta embedding, the same one for an unknown member (no
+look-up), and the SavedModel in this process, called as a function (`in_process_ms`) and run in a
+session, as servers do (`session_ms`). A function that computes nothing takes half of
+`in_process_ms` for as many inputs, because Python checks them.
+
+Then requests alone are measured, from a process without TensorFlow: `client_share_of_p50` is the
+CPU time of the calling thread (look-up, checks, request building, gRPC, parsing, ordering) over
+their p50; `grpc_client_ms` is the part of gRPC for the finished bytes of such a request;
 `client_process_ms` adds gRPC's own threads, which read from the socket. Weights are random: they do
 not change the time.
 
@@ -52,8 +53,9 @@ from tfrec_limaml.store import open_store
 
 
 def latency(ranker: Ranker, ranker_folder: Path, requests: list[Any], pairs: int) -> dict[str, Any]:
-    """p50 with and without the embedding and in this process, measured in turns of random order at
-    concurrency 1.
+    """p50 with and without the embedding and in this process, in turns of random order.
+
+    One request is open at a time.
     """
     import tensorflow as tf
 
@@ -112,8 +114,9 @@ def _spent(ranker: Ranker, requests: list[Any], calls: int) -> list[float]:
 
 
 def grpc_client_ms(target: str, requests: list[Any], export: Path, calls: int) -> float:
-    """CPU time of the calling thread that gRPC takes for one request's finished bytes, retries and
-    deadline as the client's.
+    """CPU time of the calling thread in gRPC for one request's finished bytes, in milliseconds.
+
+    Retries and deadline are those of the client.
     """
     known = KnownVersions(export).newest
     rows = known.reader.read(*requests[0])

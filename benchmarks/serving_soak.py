@@ -1,12 +1,11 @@
-"""Load for some minutes while, every period, a new version replaces the old one and embeddings are
-published again.
+"""Load on a server whose model version and embeddings are replaced in every period.
 
     python benchmarks/serving_soak.py --json                              # ten minutes, ten swaps
     python benchmarks/serving_soak.py --json --periods 30 --seconds 5    # does memory keep growing?
 
 Every score is compared with the same model called in this process with the embedding of the version
-that answered, so that a mixed score is seen. Memory is anonymous resident memory, noted at the end
-of each period, before the next version appears; `growth_mb_per_swap` is its slope from the 10th
+that answered, to detect scores of mixed versions. Memory is anonymous resident memory, noted at the
+end of each period, before the next version appears; `growth_mb_per_swap` is its slope from the 10th
 swap on, when all threads have done all kinds of work.
 
 Keys: `ranked`, `failed`, `mixed` and `unadapted` requests, `version_changes`, `memory`, a list with
@@ -155,9 +154,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def growth(memory: list[dict[str, float]]) -> dict[str, float] | None:
-    """Slope of each process's memory from the 10th swap on; None where fewer than 5 came after
-    it.
-    """
+    """Slope of each process's memory from the 10th swap on; None with fewer than 5 later ones."""
     late = memory[10:]  # memory[n] is noted after n swaps
     if len(late) < 5:
         return None

@@ -1,4 +1,4 @@
-"""What an embedding per candidate costs at serving, beside the member's own.
+"""The cost at serving of one embedding per candidate, in addition to the member's.
 
     python benchmarks/serving_two_sided.py --json
 
@@ -77,8 +77,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def interval_of_cost(
     one: npt.NDArray[np.float64], two: npt.NDArray[np.float64]
 ) -> tuple[float, float]:
-    """95 % interval of the medians' quotient less 1, by bootstrap over blocks of fifty rounds, as
-    neighbours in time are alike.
+    """95 % interval of the medians' quotient less 1.
+
+    By bootstrap over blocks of fifty rounds, because rounds close in time resemble each other.
     """
     draw = np.random.default_rng(11)
     blocks = [each[: len(each) // 50 * 50].reshape(-1, 50) for each in (one, two)]

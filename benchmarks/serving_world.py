@@ -1,6 +1,4 @@
-"""Shared by the serving benchmarks: an exported model of a realistic size, requests for it, and a
-server in a separate process.
-"""
+"""For the serving benchmarks: a model of a realistic size, requests, and a server process."""
 
 from __future__ import annotations
 
@@ -160,9 +158,7 @@ def _serve(models: Mapping[str, Path], pipe: Any) -> None:
 
 @contextlib.contextmanager
 def served(**models: Path) -> Iterator[tuple[str, int]]:
-    """The embedded server in another process, with models by name: its target and its process
-    id.
-    """
+    """The embedded server in another process; yields its target and its process id."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(models, theirs), daemon=True)

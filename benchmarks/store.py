@@ -5,7 +5,7 @@
 Keys: `rows`, `embedding_dim`, and for each store (`lmdb`, and `redis` where redis-server is
 installed) `bulk_rows_per_s`, `bytes_per_row`, `get_1_us`, `get_1_p99_us`, `get_500_us`,
 `get_500_p99_us`, `upsert_rows_per_s`, `overlay_get_1_us`, `overlay_get_500_us`,
-`overlay_lookup_ratio_1`, `overlay_lookup_ratio_500` and `overlay_lookup_ratio`, the last one again.
+`overlay_lookup_ratio_1`, `overlay_lookup_ratio_500` and `overlay_lookup_ratio` (that of 500 keys).
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ def measure(store: EmbeddingStore, rows: int, dim: int, reads: int) -> dict[str,
 def measure_overlay(
     store: EmbeddingStore, rows: int, dim: int, reads: int, versions: tuple[int, int] = (1, 2)
 ) -> dict[str, float]:
-    """Alternating look-ups in a generation with an overlay and in one without; of two model
-    versions, which are published if they are missing.
+    """Alternating look-ups in a generation with an overlay and in one without.
+
+    They belong to two model versions, which are published if they are missing.
     """
     plain_version, version = versions
     random = np.random.default_rng(9)
@@ -97,7 +98,7 @@ def measure_overlay(
         pairs = []
         for _ in range(reads):
             keys = [key_of(n) for n in random.integers(0, rows, count)]
-            # Both look for new keys first in half of the turns: the second finds them in caches.
+            # Each is first in half of the turns: the second finds the keys in caches.
             order = versions if random.integers(2) else versions[::-1]
             times = {each: timed(store, each, keys) for each in order}
             pairs.append((times[plain_version], times[version]))

@@ -10,17 +10,15 @@ from tfrec_limaml.training.device_prefetch import prefetch_to_gpu
 
 
 def repeated(dataset):
-    """The dataset again and again, for `fit`."""
+    """The dataset, repeated without end, for `fit`."""
     options = tf.data.Options()
-    # Its thread would hold up the end of `fit`, as it would in task_dataset.
+    # The tuner's thread would delay the end of `fit`, as in task_dataset.
     options.autotune.enabled = False
     return dataset.repeat().with_options(options)
 
 
 class FitTimer:
-    """Seconds per step inside `fit`, over a repeated batch; copied to a GPU ahead, if there is
-    one.
-    """
+    """Seconds per step inside `fit`, over a repeated batch; copied ahead to a GPU, if any."""
 
     def __init__(self, model, dataset, steps):
         self.model, self.dataset, self.steps = model, prefetch_to_gpu(repeated(dataset)), steps

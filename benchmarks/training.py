@@ -62,7 +62,7 @@ GFLOP = {
     "limaml_n5": 10.829,
     "limaml_n1_first_order": 1.496,
 }
-EVERY = 3  # rounds between two measurements of what takes long
+EVERY = 3  # rounds between two measurements of slow cases
 NAMES = (
     "vanilla",
     "limaml_n1",

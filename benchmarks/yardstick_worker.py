@@ -1,5 +1,6 @@
-"""Our trainer as a worker of the yardstick's benchmark (see its ``run.py --worker``); PYTHONPATH
-must hold its folder.
+"""This toolkit's trainer as a worker of the reference benchmark, ``run.py --worker``.
+
+PYTHONPATH must contain the folder of that benchmark.
 """
 
 from __future__ import annotations

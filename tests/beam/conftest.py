@@ -33,7 +33,7 @@ def _quick_beam() -> None:
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Folders of the models that jobs load from now on, which they do not share."""
+    """The folders of the models that jobs load from now on; jobs do not share them here."""
     import tensorflow as tf
 
     folders: list[str] = []
@@ -128,7 +128,7 @@ def shop_frames() -> Callable[..., dict[str, pd.DataFrame]]:
 
 @pytest.fixture(scope="session")
 def write_raw() -> Callable[[Path, Schema, dict[str, pd.DataFrame]], Path]:
-    """Writes a folder as `limaml datasets prepare` lays it out."""
+    """Writes a folder in the layout of `limaml datasets prepare`."""
 
     def write(folder: Path, schema: Schema, frames: dict[str, pd.DataFrame]) -> Path:  # noqa: F811
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,7 @@ from tfrec_limaml.tasks.statistics import Statistics
 
 @pytest.fixture(scope="session")
 def golden():
-    """Reference arrays by name; they lie beside the data folder, in
-    ``golden/limaml_golden.npz``.
-    """
+    """Reference arrays by name, from ``golden/limaml_golden.npz`` beside the data folder."""
     data = Path(
         os.environ.get("LIMAML_DATA_DIR", Path(__file__).parents[2].parent / "shared" / "data")
     )
@@ -31,8 +29,9 @@ def golden():
 
 @pytest.fixture(scope="session")
 def every_kind():
-    """A schema with every kind of feature, under names that are no identifiers too, and statistics
-    for it.
+    """A schema with every kind of feature, and its statistics.
+
+    Some names are not identifiers.
     """
     schema = Schema(
         name="every-kind",
@@ -88,9 +87,7 @@ def every_kind():
 
 @pytest.fixture(scope="session")
 def make_rows():
-    """``make_rows(count, seed)``: random rows of `every_kind`, in time order, as `encode_task`
-    takes them.
-    """
+    """``make_rows(count, seed)``: random rows of `every_kind` in time order, for `encode_task`."""
 
     def make(count, seed=0, start=0):
         draw = np.random.default_rng(seed)
@@ -124,7 +121,7 @@ def make_rows():
 
 @pytest.fixture(scope="session")
 def as_columns(every_kind):
-    """Rows to the raw columns that the encoder and the ranker take."""
+    """``as_columns(rows)``: the raw columns that the encoder and the ranker take."""
     kinds = {"string": object, "int64": np.int64, "float32": np.float32}
 
     def convert(rows):
@@ -146,8 +143,9 @@ def encoder(every_kind):
 
 @pytest.fixture(scope="session")
 def make_model(encoder):
-    """Small LiMAML models of `every_kind`: not trained, but with biases and embeddings that
-    matter.
+    """``make_model()``: a small untrained LiMAML model of `every_kind`.
+
+    Its biases and embeddings are not zero.
     """
     import keras
 

@@ -17,9 +17,7 @@ def _quick_beam() -> None:
 
 @pytest.fixture(scope="session")
 def readme_blocks(checkout: Path):
-    """The README's quickstart: its blocks in order (shell that prepares, Python that trains, shell
-    that serves).
-    """
+    """The code of the README's quickstart: shell (prepare), Python (train), shell (serve)."""
     quickstart = (
         (checkout / "README.md")
         .read_text(encoding="utf-8")
@@ -33,8 +31,9 @@ def readme_blocks(checkout: Path):
 
 @pytest.fixture(scope="session")
 def serving_here() -> Callable[[Path], AbstractContextManager[str]]:
-    """``with serving_here(EXPORT / "ranker") as target``: as `tfrec_limaml.demo.serving.serving`,
-    without a process.
+    """``with serving_here(EXPORT / "ranker") as target``: a server in this process.
+
+    It replaces `tfrec_limaml.demo.serving.serving`, which starts another process.
     """
     from limaml_serving.server import EmbeddedServer
 

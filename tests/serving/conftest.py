@@ -1,4 +1,4 @@
-"""The conformance models, the embedded server over them, and clients that speak the plain protocol.
+"""The conformance models, an embedded server that serves them, and minimal clients.
 
 The conformance and fuzz tests take ``--serving-target=HOST:PORT`` and then check that server
 instead. Start it on the models that ``python tests/support/conformance_models.py DIRECTORY``
@@ -35,7 +35,7 @@ def rows() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def kinds() -> list[Any]:
-    """The dtypes of signature ``kinds``: one input and one output each, named like them."""
+    """The dtypes of signature ``kinds``, with one input and one output named after each."""
     return all_kinds()
 
 
@@ -46,9 +46,7 @@ def conformance_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def target(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A server with the conformance models: the embedded one, or the one named on the command
-    line.
-    """
+    """A server with the conformance models: the embedded one, or that of ``--serving-target``."""
     given = request.config.getoption("--serving-target", None)
     if given:
         yield given
@@ -89,8 +87,9 @@ def connect() -> Iterator[Callable[..., Client]]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
-    """``serve(models, **settings)``: an embedded server of the test's own; it looks at the disk
-    only when told to (`manager.refresh`).
+    """``serve(models, **settings)``: an embedded server for one test.
+
+    It checks the disk only when told to (`manager.refresh`).
     """
     from limaml_serving.server import EmbeddedServer
 
@@ -144,8 +143,9 @@ def connected(
 def serve_base(
     serve: Callable[..., Any], connect: Callable[..., Client], tmp_path: Path
 ) -> Callable[..., tuple[Any, Client]]:
-    """``serve_base(policy, labels)``: the folder of `add_version`, empty or not, served as model
-    ``m``; the server and a client.
+    """``serve_base(policy, labels)``: a server and a client of the folder of `add_version`.
+
+    The model's name is ``m``; the folder may be empty.
     """
     from limaml_serving.server import ModelSettings, VersionPolicy
 
@@ -164,7 +164,7 @@ def serve_base(
 
 @pytest.fixture(scope="session")
 def manifests() -> list[dict[str, Any]]:
-    """Everything that Kubernetes is given."""
+    """All Kubernetes manifests."""
     import yaml
 
     folder = Path(__file__).resolve().parents[2] / "serving"
@@ -178,7 +178,7 @@ def manifests() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def refusal() -> Callable[..., tuple[str, str]]:
-    """``refusal(call, ...)``: the status code's name and message with which a call fails."""
+    """``refusal(call, ...)``: the name of the status code and the message of a failed call."""
     import grpc
 
     def of(call: Callable[..., Any], *arguments: Any, **choices: Any) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Files of any content, as hypothesis draws them."""
+"""Hypothesis strategies for files with arbitrary content."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ cells = {name: st.one_of(good.get(name, texts), texts, st.integers().map(str)) f
 
 @st.composite
 def csv_files(draw):
-    """A CSV file, most of whose rows are fine, and how it is written."""
+    """A CSV file in which most rows are valid: its bytes, and its text format."""
     separator = draw(st.sampled_from([",", ";", "\t", "|", "\x01", " "]))
     chosen = separator if separator not in ",;\t" or draw(st.booleans()) else None
     words = tuple(draw(st.lists(texts, max_size=2)))
@@ -121,7 +121,7 @@ def value_of(kind):
 
 @st.composite
 def parquet_tables(draw):
-    """A table of any types; the columns that rows cannot do without are often fine."""
+    """A table with columns of any type; label and time are often valid."""
     rows = draw(st.integers(0, 8))
     columns = {name: draw(arrow_columns(rows)) for name in COLUMNS}
     if draw(st.booleans()):

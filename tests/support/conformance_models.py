@@ -1,4 +1,4 @@
-"""Small models in TensorFlow Serving's layout; run as a script, writes them into a folder."""
+"""Small models in TensorFlow Serving's layout; as a script, writes them into a folder."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ ROWS = {
 
 
 def save_model(directory: Path, bias: float) -> Path:
-    """``logit = sum(meta_embedding) + bias`` where there is an embedding, else ``bias``, and some
-    other signatures.
+    """Saves a model of ``logit = sum(meta_embedding) + bias``, and of some other signatures.
+
+    Without an embedding the logit is ``bias``. Returns the folder.
     """
     import tensorflow as tf
 
@@ -58,7 +59,7 @@ def save_model(directory: Path, bias: float) -> Path:
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "count")], autograph=False)
         def spin(self, count):
-            """Counts up one by one: as slow as one likes."""
+            """Counts up one by one, to run for as long as a test needs."""
             return {
                 "sum": tf.while_loop(
                     lambda i: i < count[0], lambda i: [i + 1], [tf.constant(0, tf.int64)]
@@ -70,7 +71,7 @@ def save_model(directory: Path, bias: float) -> Path:
             autograph=False,
         )
         def kinds(self, *tensors):
-            """Every dtype there and back."""
+            """Returns inputs of every dtype as they are."""
             return {tensor.dtype.name: tf.identity(tensor) for tensor in tensors}
 
         @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, "anything")], autograph=False)

@@ -1,4 +1,4 @@
-"""Interactions day by day, and the embeddings that they come to."""
+"""Interactions day by day, and the expected embeddings."""
 
 import pyarrow as pa
 
@@ -32,7 +32,7 @@ def sums(store, members=30):
 
 
 def expected(days, members=30):
-    """What the sums are after so many days."""
+    """The expected `sums` after this number of days, for scale 1."""
     return [
         sum(day + 1 for day in range(days) if day == 0 or m % 3 == day % 3) for m in range(members)
     ]

@@ -1,6 +1,4 @@
-"""A small adapter with a closed form, an export folder around it, folders of task records, and a
-filesystem that is not local.
-"""
+"""A small adapter with a closed form, its export, task records, and a remote filesystem."""
 
 import gzip
 import io
@@ -82,7 +80,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @pytest.fixture(scope="session")
 def make_rows() -> Callable[..., Rows]:
-    """``make_rows([1.0, 2.0])``: one interaction per x, label 1 where x > 0, a day apart."""
+    """``make_rows([1.0, 2.0])``: one interaction per x, a day apart, with label 1 if x > 0."""
 
     def make(xs: Sequence[float], start: int = 1_650_000_000_000) -> Rows:
         return [
@@ -122,12 +120,11 @@ def encode(schema: Schema, make_rows: Callable[..., Rows]) -> Callable[..., byte
 
 
 class ObjectStore(FileSystem):
-    """Names and bytes, as S3 and Google's storage have them: no folders, and a rename moves one
-    object.
+    """An object store, like S3: names and bytes, no folders, and renames of single objects.
 
     Attributes:
-        objects: What it holds.
-        changes: Every change in order: what was done, and to which name.
+        objects: The bytes by name.
+        changes: Every change in order: its kind, and the name that was changed.
     """
 
     objects: ClassVar[dict[str, bytes]] = {}

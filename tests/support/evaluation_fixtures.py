@@ -25,8 +25,9 @@ STATISTICS = toy_statistics({"kind": {"vocabulary": [0, 1, 2], "counts": [3, 3, 
 
 @pytest.fixture(scope="session")
 def tasks_folder(tmp_path_factory):
-    """60 members: the first five are new in the test period, the next five have been silent for 30
-    days.
+    """Task records of 60 members, five of them new in the test period and five dormant.
+
+    Members 0 to 4 have no history; members 5 to 9 have none in the last 30 days.
     """
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("tasks")
@@ -61,7 +62,7 @@ def tasks_folder(tmp_path_factory):
 
 @pytest.fixture
 def make_model():
-    """Untrained but not constant; `rate` is the inner learning rate."""
+    """``make_model(cls, rate)``: an untrained model whose scores vary; `rate` is the inner rate."""
 
     def make(cls=LiMAML, rate=0.1, **kwargs):
         keras.utils.set_random_seed(3)
@@ -81,7 +82,7 @@ def make_model():
 
 @pytest.fixture
 def test_tasks(tasks_folder):
-    """The test split as `limaml evaluate` reads it."""
+    """The test split in the form that `limaml evaluate` reads."""
     from tfrec_limaml.tasks.input_pipeline import task_dataset
 
     return task_dataset(

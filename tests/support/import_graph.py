@@ -1,4 +1,4 @@
-"""Who imports whom, read from the source text of this project's modules."""
+"""The import graph of this project's modules, read from their source text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Import(NamedTuple):
     """One import.
 
     Attributes:
-        name: Full name of the module; for ``from a import b`` it is ``a.b`` where that is a
+        name: Full name of the module; for ``from a import b`` it is ``a.b`` if that is a
             module of the project, else ``a``.
         in_function: Whether it happens when a function is called, not when the module is loaded.
     """
@@ -44,9 +44,9 @@ def read_modules(packages: Mapping[str, Path]) -> dict[str, Module]:
 def imports(name: str, module: Module, known: Collection[str]) -> list[Import]:
     """A module's imports, those for types (under ``if TYPE_CHECKING``) included.
 
-    What a package's ``__init__`` loads on first use counts as imported in a function: the values of
-    its dictionaries that name modules, in full or from the package on. It names the same modules
-    for types once more; these are left out.
+    Modules that a package's ``__init__`` loads on first use count as imported in a function. They
+    are the values of its dictionaries that name modules, in full or relative to the package. Its
+    imports of the same modules for types are left out.
 
     Args:
         name: Full name of the module.
@@ -95,8 +95,9 @@ def _base(node: ast.ImportFrom, name: str, module: Module) -> str:
 
 
 def import_graph(modules: Mapping[str, Module]) -> dict[str, set[str]]:
-    """What each module loads: the modules of the project that it imports, and their packages, but
-    for packages that it is in itself.
+    """The modules of the project that each module imports, and their packages.
+
+    Packages that the module itself belongs to are left out.
     """
     graph: dict[str, set[str]] = {}
     for name, module in modules.items():
@@ -110,7 +111,7 @@ def import_graph(modules: Mapping[str, Module]) -> dict[str, set[str]]:
 
 
 def import_circle(modules: Mapping[str, Module]) -> list[str]:
-    """Modules that import each other in a circle, the first one last again; empty without one."""
+    """Modules that form an import cycle, the first one repeated at the end; empty without one."""
     try:
         graphlib.TopologicalSorter(import_graph(modules)).prepare()
     except graphlib.CycleError as error:
@@ -121,7 +122,7 @@ def import_circle(modules: Mapping[str, Module]) -> list[str]:
 def imports_in_functions(
     modules: Mapping[str, Module], roots: Collection[str]
 ) -> dict[str, set[str]]:
-    """For each module that imports from packages in `roots` inside a function: what it imports."""
+    """The modules of packages in `roots` that each module imports inside functions."""
     result = {}
     for name, module in modules.items():
         late = {i.name for i in imports(name, module, modules) if i.in_function}

@@ -1,4 +1,4 @@
-"""Options of Java machines in tests."""
+"""Options of the Java virtual machine in tests."""
 
-#: A Java machine that runs for seconds spends most of them on its own compiler.
+#: A Java process that runs for seconds spends most of them in its compiler.
 QUICK_START = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")

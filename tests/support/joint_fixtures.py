@@ -25,7 +25,7 @@ SCHEMA = Schema(
     ),
 )
 STATISTICS = Statistics(rows=1, label_mean=0.5, window={}, features={})
-#: A training row's time lies before this.
+#: End of the training period: the times of all rows are below it.
 END = 100_000
 
 
@@ -42,7 +42,7 @@ class JointWorld:
 
     @classmethod
     def draw(cls, users: int, videos: int, rows: int, seed: int = 0) -> JointWorld:
-        """Labels are noise."""
+        """A world of random rows; labels are noise."""
         draw = np.random.default_rng(seed)
         user, video = draw.integers(0, users, rows), draw.integers(0, videos, rows)
         return cls(
@@ -59,7 +59,7 @@ class JointWorld:
         return dataclasses.replace(self, **changes)
 
     def row(self, i: int) -> dict[str, Any]:
-        """One row as `encode_task` takes it."""
+        """One row in the form that `encode_task` takes."""
         return {
             "x": self.x[i].tolist(),
             "z": self.z[i].tolist(),
@@ -99,8 +99,9 @@ class JointWorld:
 
 
 def joint_model(width: int = 3, seed: int = 1, **options: Any) -> Any:
-    """A model of `SCHEMA` with random weights that matter; `width` numbers per vector, and an
-    intercept.
+    """A model of `SCHEMA` whose random weights are large enough to change its scores.
+
+    Embeddings have `width` numbers and an intercept.
     """
     import keras
 

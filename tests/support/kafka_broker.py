@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from java_options import QUICK_START
 
-#: On a busy machine a broker takes its time.
+#: Limit of every wait: on a busy machine a broker is slow.
 _PATIENCE_SECONDS = 300
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -31,7 +31,7 @@ group.min.session.timeout.ms=1000
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=4000
 """
-#: What `kafka-storage format` writes; it takes a Java machine of its own to do so.
+#: The output of `kafka-storage format`, written here to save the start of a Java process.
 _FORMATTED = """\
 version=1
 cluster.id=MkU3OEVBNTcwNTJENDM2Qg
@@ -41,7 +41,7 @@ directory.id=AAAAAAAAAAAAAAAAAAAAag
 
 
 def find_broker(checkout: Path) -> Path:
-    """The broker's jar; skips, saying how to get it, where there is none."""
+    """The broker's jar; skips the test with the way to get it if there is none."""
     if shutil.which("java") is None:
         pytest.skip("Java is not installed (apt-get install openjdk-17-jre-headless)")
     pytest.importorskip("confluent_kafka", reason="needs pip install '.[stream]'")
@@ -53,7 +53,7 @@ def find_broker(checkout: Path) -> Path:
 
 
 class Broker:
-    """Starts and stops a broker; its log outlives both."""
+    """A broker that can be started and stopped; its messages survive a restart."""
 
     def __init__(self, jar: Path, folder: Path) -> None:
         self._jar, self._folder = jar, folder
@@ -65,7 +65,7 @@ class Broker:
         (folder / "log" / "meta.properties").write_text(_FORMATTED)
 
     def start(self) -> None:
-        """Starts it, and waits until it answers."""
+        """Starts the broker, and waits until its port is open."""
         java = ["java", "-Xmx256m", *QUICK_START, "-cp", str(self._jar), "kafka.Kafka"]
         with open(self._folder / "broker.log", "ab") as log:
             self._process = subprocess.Popen(
@@ -83,20 +83,20 @@ class Broker:
         raise RuntimeError((self._folder / "broker.log").read_text()[-3000:])
 
     def pause(self) -> None:
-        """Answers nothing, and keeps its connections."""
+        """Stops the process by SIGSTOP: the broker no longer answers, but keeps its connections."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Answers again."""
+        """Continues a paused broker."""
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """As kill -9."""
+        """Kills the broker with SIGKILL."""
         self._process.kill()
         self._process.wait(_PATIENCE_SECONDS)
 
     def make_topic(self, name: str, partitions: int = 2) -> str:
-        """Makes a topic; returns its name."""
+        """Creates a topic; returns its name."""
         from confluent_kafka.admin import AdminClient, NewTopic
 
         client = AdminClient({"bootstrap.servers": self.address})
@@ -106,7 +106,7 @@ class Broker:
         return name
 
     def send(self, topic: str, *values: object) -> None:
-        """Sends messages without keys, objects as JSON, each to the next partition."""
+        """Sends messages without keys to the two partitions in turn; dictionaries as JSON."""
         from confluent_kafka import Producer
 
         producer = Producer({"bootstrap.servers": self.address, "linger.ms": 0})
@@ -116,7 +116,7 @@ class Broker:
         assert producer.flush(_PATIENCE_SECONDS) == 0
 
     def committed(self, topic: str, group: str) -> int:
-        """Messages that a group has said are done."""
+        """Number of messages of a topic that a group has committed."""
         from confluent_kafka import Consumer, TopicPartition
 
         consumer = Consumer({"bootstrap.servers": self.address, "group.id": group})
@@ -128,7 +128,7 @@ class Broker:
         return sum(max(place.offset, 0) for place in places)
 
     def members(self, group: str) -> int:
-        """Consumers that a group has."""
+        """Number of consumers in a group."""
         from confluent_kafka.admin import AdminClient
 
         client = AdminClient({"bootstrap.servers": self.address})

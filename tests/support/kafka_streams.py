@@ -12,9 +12,9 @@ from limaml_beam.update.kafka_settings import KafkaStream
 from limaml_beam.update.kafka_topic import Topic
 from tfrec_limaml.store import open_store
 
-#: The client library asks a broker that was away at once.
+#: The client library reconnects soon to a broker that was away.
 QUICK = {"reconnect.backoff.max.ms": "500"}
-#: A stream that is killed has left the group soon.
+#: A killed stream is soon removed from its group.
 SHORT = QUICK | {"session.timeout.ms": "2000", "heartbeat.interval.ms": "500"}
 
 
@@ -48,7 +48,7 @@ class _EndError(Exception):
 
 @contextlib.contextmanager
 def running(stream, tell=ignore):
-    """A stream in a thread; gives what it tells, and ends it."""
+    """Runs a stream in a thread until the end of the block; yields the list of its reports."""
     told, end, original = [], threading.Event(), Topic.batch
 
     def batch(topic):

@@ -1,4 +1,4 @@
-"""Rows of a folder that is partitioned by day and country, and their schema."""
+"""Rows for a folder that is partitioned by day and country, and their schema."""
 
 from __future__ import annotations
 

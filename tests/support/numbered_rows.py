@@ -1,4 +1,4 @@
-"""Rows that say who they are: row i of task t has the feature 100 t + i."""
+"""Rows that can be identified: row i of task t has the feature 100 t + i."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def task_rows(task, count):
 
 
 def counted_rows(part):
-    """For each task of a batch, the rows that count."""
+    """The features of the rows with a positive weight, for each task of a batch."""
     ids, weights = part["features"]["meta"][..., 0], part["weight"]
     return [ids[t][weights[t] > 0].astype(int).tolist() for t in range(len(ids))]
 
 
 def task_pairs(dataset):
-    """Of each task, the support rows that count and the query rows that count."""
+    """The support rows and the query rows with a positive weight, for each task."""
     return [
         pair
         for batch in dataset.as_numpy_iterator()

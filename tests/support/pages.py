@@ -10,7 +10,7 @@ PAGES = [
     *(ROOT / folder / "README.md" for folder in (".", "beam", "serving")),
     ROOT / "CONTRIBUTING.md",
 ]
-#: Decorates a test that looks at the text of one page.
+#: Runs a test once for each page, with its text.
 each_page = pytest.mark.parametrize(
     "text",
     [pytest.param(p.read_text("utf-8"), id=str(p.relative_to(ROOT))) for p in PAGES],

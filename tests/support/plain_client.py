@@ -1,4 +1,4 @@
-"""A client that speaks TensorFlow Serving's protocol, as plainly as possible."""
+"""A minimal client of TensorFlow Serving's protocol."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from conformance_models import MODEL, ROWS
 
 
 class Client:
-    """The plain protocol, with as little around it as possible."""
+    """Calls the services of a server by their generated stubs."""
 
     def __init__(self, target: str, name: str = MODEL, credentials: Any = None) -> None:
         import grpc
@@ -52,7 +52,7 @@ class Client:
         return self.prediction.Predict(self.request(inputs, **choices), timeout=timeout)
 
     def logits(self, **choices: Any) -> list[float]:
-        """Scores of the two `ROWS`: shows which version answered."""
+        """Logits of the two `ROWS`, which show the version that answered."""
         import tensorflow as tf
 
         return tf.make_ndarray(self.predict(ROWS, **choices).outputs["logit"]).tolist()

@@ -1,4 +1,4 @@
-"""The checkout: where it is, its packages, and its files."""
+"""The checkout: its path, its packages and its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = {
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """Files of the repository; untracked ones count too, ignored ones do not."""
+    """Files of the repository that match git's patterns: also untracked, but not ignored ones."""
     command = [
         "git",
         "-C",

@@ -1,4 +1,4 @@
-"""Features of requests, and what arrives of their values."""
+"""Features of requests, and their values as a server reads them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from tfrec_limaml.schema.schema import Feature
 
 
 def sent(feature, values, dim=1, has=True):
-    """The request for candidates with these values as TensorFlow's own messages read it: arrays by
-    input.
+    """The arrays of a request, by input, as TensorFlow's own messages decode them.
+
+    The request is for candidates with these values of a feature.
     """
     rows = RowReader([feature], [["k"]]).read({"k": 1}, {feature.name: values})
     embedding = np.arange(dim, dtype=np.float32)[None]
@@ -27,7 +28,7 @@ def sent(feature, values, dim=1, has=True):
 
 
 def sent_column(feature, values):
-    """What arrives of the feature's values."""
+    """The feature's values in the request."""
     return sent(feature, values)[feature.name]
 
 

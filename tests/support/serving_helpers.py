@@ -1,4 +1,4 @@
-"""Helpers of the tests that watch a server from outside."""
+"""Helpers for tests that observe a server from outside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    """Returns once `condition` holds; fails after `seconds`."""
+    """Returns once `condition` is true; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -18,12 +18,12 @@ def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
 
 
 def sample(server: Any, name: str, **labels: str) -> float:
-    """The value of a metric of the embedded server, 0 where there is none."""
+    """The value of a metric of the embedded server; 0 if there is none."""
     return server.metrics.registry.get_sample_value(f"limaml_serve_{name}", labels) or 0.0
 
 
 def write_warmup(directory: Path, requests: Any) -> None:
-    """Writes Predict requests as a version's warm-up file."""
+    """Writes Predict requests to a version's warm-up file."""
     import tensorflow as tf
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
@@ -38,13 +38,13 @@ def write_warmup(directory: Path, requests: Any) -> None:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:
-    """Whether somebody listens on a port of this machine."""
+    """Whether a process listens on a port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -32,8 +32,9 @@ def task_batches(seed=0, batches=3, **sizes):
 
 
 def small_model(cls=LiMAML, traced=False, **kwargs):
-    """A small model. Building graphs takes longer than these few steps without: only tests of what
-    is `traced` build them.
+    """A small compiled model; it builds graphs only if `traced`.
+
+    A few steps are faster without graphs, which take longer to build.
     """
     keras.utils.set_random_seed(5)
     model = cls(MLPMetaBlock((4,), 2), MLPGlobalBlock((5,)), inner_learning_rate=0.5, **kwargs)

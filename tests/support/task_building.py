@@ -1,4 +1,4 @@
-"""The task-building pipeline over the raw folders of the Beam jobs' tests."""
+"""Runs the task-building pipeline on the raw folders of the tests of the Beam jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small schemas, statistics and folders of task records, as tests need them."""
+"""Small schemas, statistics and folders of task records for tests."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def toy_schema(
 
 
 def toy_statistics(features: Mapping[str, Any] | None = None, **changes: Any) -> Statistics:
-    """Statistics of these features; none, where no feature needs any."""
+    """Statistics of these features, by default without any."""
     settings = {"rows": 10, "label_mean": 0.5, "window": {"start": 0, "end": 1}} | changes
     return Statistics(features=dict(features or {}), **settings)
 
 
 def write_split(folder: Path, definition: str, split: str, records: Iterable[bytes]) -> Path:
-    """Writes one split's only file of task records into a folder as ``limaml prepare`` makes it."""
+    """Writes a split as one file of task records, named as by ``limaml prepare``."""
     import tensorflow as tf
 
     path = folder / definition / f"{shard_name(split, 0, 1)}"
@@ -48,14 +48,15 @@ def write_split(folder: Path, definition: str, split: str, records: Iterable[byt
 
 
 def write_description(folder: Path, schema: Schema, statistics: Statistics) -> None:
-    """Writes what a folder of task records says about itself."""
+    """Writes the schema and the statistics of a folder of task records."""
     schema.save(folder / SCHEMA_FILE)
     statistics.save(folder / STATISTICS_FILE)
 
 
 def untuned(dataset: Any) -> Any:
-    """The dataset without tf.data's tuner, for which the end of an epoch waits: as long again as
-    the epoch has taken.
+    """The dataset without tf.data's tuner, which can double the duration of an epoch.
+
+    The end of an epoch waits for the tuner.
     """
     import tensorflow as tf
 
@@ -65,7 +66,7 @@ def untuned(dataset: Any) -> Any:
 
 
 def news_schema(**changes: Any) -> Schema:
-    """Two task definitions and two features, with changes."""
+    """A schema with two task definitions and two features; `changes` replace its fields."""
     fields: dict[str, Any] = {
         "name": "news",
         "label": Label(name="opened"),

@@ -1,4 +1,4 @@
-"""A toy model of users and videos whose embeddings have a closed form, and what it comes to."""
+"""A toy model of users and videos with simple embeddings, and a simulation of its updates."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SCHEMA = toy_schema(
 
 #: User, video, x, days after the start.
 Row = tuple[str, str, float, float]
-#: What a refreshed world begins with.
+#: The rows of the first refresh.
 ROWS: list[Row] = [(f"u{n % 6}", f"v{n % 4}", n / 8, n / 100) for n in range(20)]
 
 
 class TwoSidedWorld(World):
-    """As `World`, of users and videos."""
+    """A `World` of users and videos."""
 
     version = VERSION
     sum_at, count_at = 0, 1
@@ -135,7 +135,7 @@ def export_toy(folder: Path) -> Path:
 
 
 class Simulation:
-    """What tasks come to, by key as in a store."""
+    """The expected embeddings of all tasks, by key as in a store."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows: list[Row] = []
@@ -143,14 +143,14 @@ class Simulation:
         self.see(rows)
 
     def see(self, rows: Sequence[Row]) -> list[str]:
-        """New rows; adapts the tasks that they touch, and returns these."""
+        """Adds rows and adapts the tasks that they belong to; returns the keys of these tasks."""
         self.rows += rows
         touched = sorted({key for user, video, _, _ in rows for key in (user, VIDEO + video)})
         self.adapt(touched)
         return touched
 
     def adapt(self, keys: Iterable[str]) -> None:
-        """Adapts some tasks, given what the others came to in each turn."""
+        """Adapts some tasks, given the results of all others in each turn."""
         self.mine: dict[str, list[tuple[str, float]]] = {}
         for user, video, x, _ in self.rows:
             self.mine.setdefault(user, []).append((VIDEO + video, x))
@@ -169,7 +169,7 @@ class Simulation:
         return {k: (sum(x for _, x in self.mine[k]), len(self.mine[k]), last[k]) for k in wanted}
 
     def forget(self, key: str) -> None:
-        """A task goes, with its rows; all else stays as it is."""
+        """Removes a task with its rows; the results of all others stay."""
         place = int(key.startswith(VIDEO))
         self.rows = [row for row in self.rows if row[place] != key.removeprefix(VIDEO)]
         for known in self._turns:

@@ -1,4 +1,4 @@
-"""Raw rows, a work folder and a store, by the command line."""
+"""Raw rows, a work folder and a store, changed through the command line."""
 
 import datetime as dt
 import json
@@ -14,20 +14,20 @@ from tfrec_limaml.store import open_store
 START = 1_650_000_000_000
 DAY = 86_400_000
 END = "2022-06-01"
-#: What a refreshed world begins with.
+#: The rows of the first refresh: user, x, days after the start.
 ROWS = [(f"u{n}", 1.0, n / 100) for n in range(40)]
 
 
 def after(days: float) -> str:
-    """A moment so many days after the start, ISO 8601."""
+    """The time this many days after the start, in ISO 8601."""
     return dt.datetime.fromtimestamp((START + days * DAY) / 1000, dt.UTC).isoformat()
 
 
 class World:
-    """Raw rows, a work folder and a store, by the command line."""
+    """Raw rows, a work folder and a store, changed through the command line."""
 
     version = 7
-    #: Where the toy adapter's embeddings hold the sum of x and the number of rows.
+    #: Positions of the sum of x and the number of rows in the toy adapter's embeddings.
     sum_at, count_at = 1, 2
     types = pa.schema(
         {
@@ -44,7 +44,7 @@ class World:
         self.work, self.store = folder / "work", f"lmdb:{folder}/store"
 
     def copy(self, folder):
-        """The same in another folder."""
+        """A copy of this world in another folder."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         return type(self)(folder, self.export)
 
@@ -55,7 +55,7 @@ class World:
         return {"user_id": user, "x": x, "note": "n", "click": 1, "time": time}
 
     def write(self, rows, name="raw/interactions.parquet"):
-        """A file of interactions, as `row` takes them."""
+        """Writes a file of interactions, the arguments of `row`; returns its path."""
         table = pa.Table.from_pylist([self.row(*row) for row in rows], self.types)
         pq.write_table(table, self.folder / name)
         return str(self.folder / name)
@@ -78,18 +78,18 @@ class World:
         )
 
     def result(self):
-        """What became of the last refresh."""
+        """The report of the last refresh."""
         return json.loads((self.work / "refresh.json").read_text())
 
     def stored(self, *keys):
-        """Embeddings; None where nobody is found."""
+        """Embeddings by key; None for keys that are not in the store."""
         store = open_store(self.store)
         matrix, found = store.get_many(keys, self.version)
         store.close()
         return {k: v.tolist() if f else None for k, v, f in zip(keys, matrix, found, strict=True)}
 
     def sums(self, *keys):
-        """Sum of x and number of rows; None where nobody is found."""
+        """Sum of x and number of rows for each key; None for keys that are not in the store."""
         found = self.stored(*keys).values()
         return [row and (row[self.sum_at], int(row[self.count_at])) for row in found]
 

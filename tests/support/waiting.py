@@ -9,7 +9,7 @@ import pytest
 def wait_for(
     condition: Callable[[], bool], seconds: float = 300, why: Callable[[], str] = lambda: ""
 ) -> None:
-    """Returns once it holds; fails the test, with a reason, where it does not within the time."""
+    """Returns once `condition` is true; fails the test with `why()` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Beam's pool of Python workers, as an engine on another machine has it."""
+"""Beam's pool of Python workers, which starts the workers of another engine."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ class WorkerPool:
 
     @property
     def process(self) -> int:
-        """Its process number."""
+        """The process id of the pool."""
         return self._process.pid
 
     def wait_until_it_listens(self) -> None:

@@ -1,4 +1,4 @@
-"""A small real model, exported, and tasks for it; what other engines need."""
+"""A small exported model, tasks for it, and runners other than the in-process one."""
 
 import contextlib
 import dataclasses
@@ -59,7 +59,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
 
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
-    """Tasks of 1 to 8 samples, as `limaml prepare` lays them down."""
+    """Task records of 1 to 8 samples, in the layout of `limaml prepare`."""
     import tensorflow as tf
 
     random = np.random.default_rng(3)
@@ -113,7 +113,7 @@ def load_deployed(checkout: Path) -> Callable[[str], Any]:
 
 
 def find_job_server(engine: str, checkout: Path) -> Path:
-    """The job server of Flink or Spark; skips, saying how to get it, where there is none."""
+    """The job server of Flink or Spark; skips the test with the way to get it if there is none."""
     if shutil.which("java") is None:
         pytest.skip("Java is not installed (apt-get install openjdk-17-jre-headless)")
     variable = f"LIMAML_{engine.upper()}_JOB_SERVER"
@@ -124,7 +124,7 @@ def find_job_server(engine: str, checkout: Path) -> Path:
 
 
 def find_prism(checkout: Path) -> Path:
-    """Beam's Go runner; skips, saying how to get it, where there is none."""
+    """Beam's Go runner; skips the test with the way to get it if there is none."""
     binary = Path(os.environ.get("LIMAML_PRISM") or checkout / "build" / "prism" / "prism")
     if not binary.is_file():
         pytest.skip(f"no Prism at {binary}: make prism (needs Go), or set LIMAML_PRISM")
@@ -132,8 +132,9 @@ def find_prism(checkout: Path) -> Path:
 
 
 def stop_own_children_that_run(server: Path) -> None:
-    """Beam stops its job servers when Python exits, which a test worker never does in the ordinary
-    way.
+    """Stops this process's job server.
+
+    Beam does so when Python exits normally, but a test worker does not exit normally.
     """
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it may end while we look
@@ -154,12 +155,12 @@ def worker_pool(tmp_path: Path) -> Iterator[WorkerPool]:
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """A runner beside the in-process one.
+    """A runner other than the in-process one.
 
     Attributes:
-        flags: Beam's flags for a job with two worker processes, where the engine has any.
-        pool: What starts them.
-        workers: How many it starts; None where they are threads of this process.
+        flags: Beam's flags for a job, with two worker processes if the engine has processes.
+        pool: The pool that starts them.
+        workers: Their number; None if they are threads of this process.
     """
 
     flags: list[str]

@@ -9,9 +9,7 @@ from daily_rows import daily_rows
 
 @pytest.fixture
 def raw(tmp_path, schema):
-    """A folder of interactions; ``raw(day)`` writes those up to a day, two new ones for a third of
-    the members each day.
-    """
+    """``raw(days)`` writes a folder with the interactions of the first days; returns the folder."""
     folder = tmp_path / "raw"
     folder.mkdir()
     schema.save(folder / "schema.yaml")
@@ -26,7 +24,7 @@ def raw(tmp_path, schema):
 
 @pytest.fixture
 def arguments(tmp_path, export):
-    """Command line of a refresh without its RAW."""
+    """The arguments of ``limaml refresh`` except RAW."""
     address = f"lmdb:{tmp_path}/store"
     return [
         "--export",

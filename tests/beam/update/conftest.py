@@ -9,7 +9,7 @@ from update_world import ROWS, World
 
 @pytest.fixture(scope="session")
 def make_world(schema, export):
-    """Makes a `World` of no rows in a folder."""
+    """``make_world(folder)``: a `World` without rows in a folder."""
 
     def make(folder):
         (folder / "raw").mkdir()
@@ -34,7 +34,7 @@ def refreshed_once(tmp_path_factory, make_world):
 
 @pytest.fixture
 def refreshed(refreshed_once, tmp_path):
-    """A world after a refresh, each test's own copy."""
+    """A world after a refresh, copied for each test."""
     return refreshed_once.copy(tmp_path / "refreshed")
 
 
@@ -51,7 +51,7 @@ def two_sides_once(tmp_path_factory):
 
 @pytest.fixture
 def two_sides(two_sides_once, tmp_path):
-    """The same of users and videos."""
+    """A world of users and videos after a refresh, copied for each test."""
     return two_sides_once.copy(tmp_path / "two_sides")
 
 

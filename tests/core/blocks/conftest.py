@@ -1,6 +1,4 @@
-"""One tiny world for all blocks: five tasks with uneven histories, encoded features, every block
-under a name.
-"""
+"""Data for the tests of all blocks: five tasks with uneven histories, and every block by name."""
 
 from __future__ import annotations
 
@@ -120,9 +118,7 @@ def global_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def make_samples() -> Callable[..., dict[str, Any]]:
-    """``make_samples(lengths, dtype, seed)``: samples of one task per length, padded with zeros to
-    the longest.
-    """
+    """``make_samples(lengths, dtype, seed)``: samples of one task per length, padded with zeros."""
 
     def make(lengths: Any, dtype: str = "float64", seed: int = 0) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
@@ -152,9 +148,7 @@ def make_samples() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., LiMAML]:
-    """``make_model(meta_name, global_name, dtype, **options)``: a built LiMAML model whose every
-    weight is random.
-    """
+    """``make_model(meta_name, global_name, dtype, **options)``: a model with random weights."""
 
     def make(
         meta: str = "mlp", head: str = "mlp", dtype: str = "float64", **options: Any

@@ -1,4 +1,4 @@
-"""Small made-up data in the official formats, and the way to the real log."""
+"""Small made-up data in the official formats, and the folder of the real log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ONE_HOT = [f"onehot_feat{i}" for i in range(18)]
 
 @pytest.fixture(scope="session")
 def kuairand_dir(real_data_directory):
-    """Folder that contains KuaiRand-Pure/; skips, saying how to get it, where there is none."""
+    """Folder that contains KuaiRand-Pure/; skips the test with the way to get it if missing."""
     return real_data_directory
 
 
@@ -22,8 +22,9 @@ def tiny_kuairand(tmp_path):
 
 
 def write_kuairand(folder, release, parts=("",)):
-    """Writes a release in the official layout: 3 users, 4 videos, 40 + 1 duplicate rows over two
-    logs, whose rows go to the parts in turn.
+    """Writes a release in the official layout: 3 users, 4 videos, 40 rows and a duplicate.
+
+    There are two logs, whose rows go to their parts in turn.
     """
     data, suffix = folder / release / "data", release.removeprefix("KuaiRand-").lower()
     data.mkdir(parents=True)
@@ -121,7 +122,7 @@ def own_schema():
 
 @pytest.fixture
 def own_frame():
-    """40 interactions of 4 users over ten days, as text, the way a CSV file is read."""
+    """40 interactions of 4 users over ten days, as text, as they are read from a CSV file."""
     start = int(pd.Timestamp("2024-01-01", tz="UTC").timestamp())
     rows = range(40)
     return pd.DataFrame(

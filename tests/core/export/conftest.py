@@ -1,6 +1,6 @@
 """A model of the shared schema, exported, with requests to its ranker and records for its adapter.
 
-No test changes them: the files of one worker share them.
+No test changes them, so that all tests of one worker share them.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def adapter(base):
 
 @pytest.fixture(scope="session")
 def tasks(make_rows):
-    """Task key, rows, query_start."""
+    """Triples of task key, rows and query_start."""
     lengths = {"a": 7, "bä|1": 1, "c": 4}
     return [
         (key, make_rows(n, seed=i, start=10_000 * i), -1)

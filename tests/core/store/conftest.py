@@ -1,5 +1,4 @@
-"""Stores under test: LMDB in a temporary folder, a prefix of a private Redis server, and of a Redis
-Cluster."""
+"""Stores under test: LMDB in a temporary folder, and prefixes of a Redis server and a cluster."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Record files of rows that say who they are."""
+"""Record files of `numbered_rows`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scripted model server that speaks the real protocol's messages, and a store in memory."""
+"""A scripted model server with the real protocol's messages, and a store in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SERVICE = "tensorflow.serving.PredictionService"
 
 
 class MemoryStore:
-    """Embeddings by version and key; `failure` is raised, `delay` slept, on every look-up."""
+    """Embeddings by version and key; each look-up sleeps for `delay` and raises `failure`."""
 
     def __init__(self) -> None:
         self.versions: dict[int, dict[str, list[float]]] = {}
@@ -47,15 +47,16 @@ class MemoryStore:
 
 
 class ScriptedServer:
-    """Scores ``logit = price + 100 * embedding[0] + 10000 * version`` where an embedding is given,
-    else ``price + 10000 * version``.
+    """Scores ``logit = price + 100 * embedding[0] + 10000 * version``.
+
+    Without an embedding the second term is missing.
 
     Attributes:
         versions: Loaded version numbers.
         labels: Label to version.
         script: Called before each Predict with (number of the call, request, context); may abort or
             sleep.
-        answers_as: The version claimed in answers, where it should differ from the one asked for.
+        answers_as: The version named in answers, if it should differ from the one asked for.
         requests: Predict requests received, in TensorFlow's own protos.
     """
 

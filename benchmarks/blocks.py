@@ -1,5 +1,4 @@
-"""Times an outer step of LiMAML with every meta block and every global block, compared with a
-vanilla step of the same two blocks.
+"""Times an outer step of LiMAML with every block, compared with a vanilla step of the same blocks.
 
     python benchmarks/blocks.py [--json] [--rounds 5] [--blocks mlp id ...] [--tasks 128]
 

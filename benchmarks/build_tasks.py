@@ -39,8 +39,9 @@ LIMAML = [sys.executable, "-m", "tfrec_limaml"]
 
 
 def copy_members(raw: Path, target: Path, copies: int, stride: int = 1) -> int:
-    """Writes `copies` times the data of every `stride`-th member, one file of interactions per
-    copy; returns the number of rows.
+    """Writes copies of the data of every `stride`-th member; returns the number of rows.
+
+    Each copy is one file of interactions.
 
     One copy of one table is in memory at a time.
     """

@@ -43,9 +43,7 @@ LINKS = 4  # how often an epoch that is timed reads each file
 
 
 def write_tasks(folder, size):
-    """Task records of the reference sizes in several files, and the other files that `train`
-    reads.
-    """
+    """Writes a folder for `train`: task records of the reference sizes in several files."""
     import numpy as np
     import reference_work as work
     import tensorflow as tf
@@ -148,9 +146,7 @@ def free_ports(count):
 
 
 def run(tasks, folder, workers, batch, epochs, *further, connected=True):
-    """The reports of the processes, which train together if they are connected; None if one was
-    killed.
-    """
+    """The reports of processes, which train together if connected; None if one was killed."""
     folder.mkdir(exist_ok=True)
     hosts, processes = [f"127.0.0.1:{port}" for port in free_ports(workers)], []
     for index in range(workers):

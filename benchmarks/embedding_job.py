@@ -204,8 +204,9 @@ def compare_with_loop(
 
 
 def check_work(work: Times, start: Times, rough: bool) -> None:
-    """Refuses a measurement in which the start-up takes longer than the work, unless it may be
-    `rough`: the difference would be noise.
+    """Refuses a measurement whose start-up takes longer than the work, unless it may be `rough`.
+
+    The difference would be noise.
     """
     if work.wall < start.wall / 2 and not rough:
         raise SystemExit(

@@ -10,8 +10,10 @@ EMBED_MAX, EMBED_BATCH, EMBED_STEPS = 24, 512, 3
 
 
 def embedding_batches(counts, rng, bucketed):
-    """Support sets of 512 tasks: padded to the batch's longest after sorting by length, or all to
-    24 in the order given.
+    """Support sets of 512 tasks, in batches.
+
+    Sorted by length and padded to the batch's longest task if `bucketed`; else in the given order
+    and padded to 24 samples.
     """
     order = np.argsort(counts, kind="stable") if bucketed else np.arange(len(counts))
     for start in range(0, len(counts), EMBED_BATCH):

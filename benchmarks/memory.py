@@ -35,8 +35,9 @@ LONG_STEPS = (1, 5)
 
 
 def measure_here(steps, tasks, support=24):
-    """Megabytes above the start after three training steps in this process, and the median time
-    of five more.
+    """Additional megabytes after three training steps in this process, and the time of five more.
+
+    The time is a median.
     """
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import numpy as np

@@ -67,8 +67,10 @@ TWO_SIDED = ONE_SIDED.replace(joint_task="item")
 
 
 def export(base: Path, options: ModelOptions = PLAIN) -> Path:
-    """Exports an untrained model, with biases other than zero: TensorFlow would not add zeros, and
-    a trained model has none. Other weights do not change latency. Returns EXPORT.
+    """Exports an untrained model; returns EXPORT.
+
+    Its biases are not zero, as in a trained model: TensorFlow would not add zeros. Other weights do
+    not change latency.
     """
     from tfrec_limaml.export.savedmodels import export_for_serving
     from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
@@ -96,9 +98,7 @@ def export(base: Path, options: ModelOptions = PLAIN) -> Path:
 
 
 def add_version(base: Path, version: int) -> None:
-    """A further version of the exported ranker: the same graph with its own manifest; it appears by
-    one rename.
-    """
+    """Adds a version of the exported ranker by one rename: the same graph with its own manifest."""
     final = base / "ranker" / str(version)
     staging = final.with_name(f".writing-{version}")
     shutil.copytree(base / "ranker" / "1", staging)

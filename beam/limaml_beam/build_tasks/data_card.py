@@ -101,7 +101,7 @@ def check_counts(counts: dict[str, int], max_bad_fraction: float) -> dict[str, A
     errors = {name.removeprefix(ERROR): n for name, n in invalid.items() if name.startswith(ERROR)}
     if errors:
         raise LimamlError(
-            f"{sum(errors.values())} of {read} rows are invalid where the schema says "
+            f"{sum(errors.values())} of {read} rows have invalid values for which the schema says "
             f"on_invalid: error: {errors}"
         )
     if sum(invalid.values()) > max_bad_fraction * read:

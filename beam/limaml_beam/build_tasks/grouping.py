@@ -36,8 +36,7 @@ def segments(table: pa.Table, settings: TaskSettings) -> Integers:
 
 
 def latest(table: pa.Table, settings: TaskSettings) -> pa.Table:
-    """Rows sorted by task, segment, time and content; of each task the most recent of every
-    segment.
+    """The most recent rows of each task and segment, sorted by task, segment, time and content.
 
     If rows have their own segment, the segments of a task may overlap in time: a video can have
     train rows of one member that are later than test rows of another. Train rows: `max_samples`;

@@ -53,8 +53,9 @@ class _SplitByKey(beam.DoFn):
 
 
 class _Compute(beam.DoFn):
-    """All rows of some keys -> (partition, packed values by row), and the keys' values frozen at
-    the split as the tagged output ``online``.
+    """All rows of some keys -> (partition, packed values by row).
+
+    The keys' values frozen at the split are the tagged output ``online``.
     """
 
     def __init__(self, schema: Schema, settings: TaskSettings, shuffle: Shuffle) -> None:

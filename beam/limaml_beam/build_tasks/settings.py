@@ -96,8 +96,7 @@ def date_fields(
     recent_only: bool = False,
     window_end: str | None = None,
 ) -> dict[str, Any]:
-    """The date fields of `TaskSettings` from ISO 8601 dates; missing dates come from the schema's
-    split.
+    """The date fields of `TaskSettings`, from ISO 8601 dates or the schema's split.
 
     Raises:
         LimamlError: No dates, dates in the wrong order, or a window that is not positive.

@@ -89,7 +89,7 @@ def settings_from(arguments: argparse.Namespace, store: EmbeddingStore) -> Updat
 
 
 def refuse_runner(flags: Sequence[str], command: str, otherwise: str = "") -> None:
-    """Refuses Beam's flag for an engine, where a command runs in this process."""
+    """Refuses Beam's flag for an engine, for commands that run in this process."""
     refuse_engine(flags, command, f"it runs in this process; leave out --runner{otherwise}")
 
 

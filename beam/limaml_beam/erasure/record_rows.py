@@ -32,8 +32,8 @@ def without_rows(record: bytes, is_erased: Callable[[str, bytes], bool]) -> byte
         is_erased: Whether a task is to be erased, by definition and task key.
 
     Returns:
-        The same bytes where no row names one; None if no row stays, or no query row of a
-        record with query rows.
+        The same bytes if no row names one; None if no row stays, or no query row of a record with
+        query rows.
     """
     parts = dict(fields_of(record))
     lists = [_key_and_value(entry) for _, entry in fields_of(parts[_SECOND])]

@@ -58,9 +58,7 @@ class PackedAdapter:
         return {name: _array_of([result[name] for result in results]) for name in fetches}
 
     def adapt(self, records: Sequence[bytes]) -> Outputs:
-        """Outputs ``[n, ...]`` of all records; refused ones are marked with ``sample_count``
-        `REFUSED`.
-        """
+        """Outputs ``[n, ...]`` of all records; ``sample_count`` is `REFUSED` for refused ones."""
         try:
             return self._call(records)
         except self._refusal as error:

@@ -74,9 +74,7 @@ def sample_width(count: int) -> int:
 
 
 def max_tasks(width: int, batch_size: int) -> int:
-    """Tasks of up to `width` samples in one batch: `batch_size`, or fewer where that is more than
-    `BATCH_ROWS` rows.
-    """
+    """Most tasks of up to `width` samples in one batch: `batch_size`, within `BATCH_ROWS` rows."""
     return max(1, min(batch_size, BATCH_ROWS // width))
 
 

@@ -160,7 +160,7 @@ def read_text(path: str) -> str | None:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a text file, and the folders above it where the filesystem has any."""
+    """Writes a text file, and creates its folders if the filesystem has folders."""
     with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
         file.write(text.encode())
 

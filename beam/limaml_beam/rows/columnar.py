@@ -20,9 +20,9 @@ from tfrec_limaml.schema import arrow_keys
 
 TIME = "__time"  # int64, milliseconds since the epoch
 LABEL = "__label"  # float32
-WEIGHT = "__weight"  # float32, where the schema names a weight column
-# uint64, hash of the row's content: finds duplicates and breaks ties of time in any order of
-# arrival
+WEIGHT = "__weight"  # float32, if the schema names a weight column
+# uint64, hash of the row's content: finds duplicates, and orders rows of the same time whatever
+# their order of arrival
 ORDER = "__order"
 #: The split of a row, and the time up to which it sees history, if the schema splits within tasks.
 SEGMENT, MOMENT = "__segment", "__moment"
@@ -48,8 +48,10 @@ def key_column(name: str) -> str:
 
 
 class TableCoder(beam.coders.Coder):
-    """Arrow IPC with LZ4: compact enough that the runner's shuffle is the bottleneck, not the
-    size of the rows. Small tables are not compressed, which would take longer than all the rest.
+    """Encodes tables as Arrow IPC with LZ4.
+
+    Compression makes the runner's shuffle the bottleneck, not the size of the rows. Small tables
+    are not compressed: that would take longer than all the rest.
     """
 
     def encode(self, value: pa.Table) -> bytes:
@@ -67,9 +69,7 @@ class TableCoder(beam.coders.Coder):
             return reader.read_all()
 
     def estimate_size(self, value: pa.Table) -> int:
-        """Bytes in memory: runners sample sizes, and should not encode a table only to measure
-        it.
-        """
+        """Bytes in memory; runners ask for sizes, and need not encode a table to measure it."""
         return int(value.nbytes)
 
     def is_deterministic(self) -> bool:

@@ -66,8 +66,8 @@ class Update:
         adapter: ``adapter/<version>``; None for that of the last refresh.
         window_end: End of the window, ISO 8601; None for now.
         clock_skew_seconds: Rows at most this far in the future are used.
-        expire_seconds: How often a stream without new rows checks for updated tasks whose rows left
-            the window; every update checks too.
+        expire_seconds: Time after which a stream without new rows checks for updated tasks whose
+            rows left the window; every update checks too.
     """
 
     work: Path
@@ -120,7 +120,8 @@ class Updater:
             Counts of rows, tasks and embeddings, and the seconds taken.
 
         Raises:
-            LimamlError: No file, or the store did not answer: nothing is lost, repeat the call.
+            LimamlError: There is no file, or the store did not answer: nothing is lost, repeat the
+            call.
         """
         options = self._plan.options
         text = text_format(options.delimiter, options.null_words)
@@ -132,7 +133,7 @@ class Updater:
         return self._run(read)
 
     def update_messages(self, topic: str, messages: Sequence[Message]) -> dict[str, Any]:
-        """As `update`, of the messages of a topic."""
+        """As `update`, for messages of a topic."""
         options, version = self._plan.options, self._manifest.model_version
         text = text_format(options.delimiter, options.null_words)
 

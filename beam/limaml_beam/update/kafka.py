@@ -3,8 +3,8 @@
 The offsets of a batch are committed once its rows are in the store and in the state of updates.
 Messages that a killed stream had not committed are delivered again, which changes nothing, because
 rows are identified by their content: no message is lost, and none is applied twice. While the store
-is unavailable nothing is polled and nothing committed: messages stay in the topic. The client
-library reconnects to a broker that returns.
+is unavailable, nothing is polled and nothing committed: messages stay in the topic. The client
+library reconnects when the broker is available again.
 """
 
 from __future__ import annotations

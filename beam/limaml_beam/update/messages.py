@@ -12,7 +12,7 @@ import pyarrow as pa
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.task_keys import key_text
 
-#: Reasons of dead letters beside those of rows.
+#: Reasons of dead letters in addition to those of rows.
 UNDECODABLE, OTHER_MODEL = "undecodable_message", "other_model_version"
 #: A message may name the model version that it is for, unless the schema has such a column.
 VERSION_FIELD = "model_version"

@@ -1,8 +1,8 @@
 """``limaml stream --from-kafka`` as an unbounded Beam pipeline, for an engine such as Flink.
 
-Kafka's offsets, the messages that wait and the timers are the engine's state: after a worker dies
-it continues from its last checkpoint. Messages that it then delivers again are duplicates to
-`Updater`, which identifies rows by their content; so every message counts once.
+Kafka's offsets, waiting messages and timers are state of the engine: after the death of a worker it
+continues from its last checkpoint. Messages that it then delivers again are duplicates for
+`Updater`, which identifies rows by their content: every message counts once.
 """
 
 from __future__ import annotations

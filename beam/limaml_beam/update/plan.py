@@ -1,4 +1,4 @@
-"""How a refresh built its records: read by the updates that follow it."""
+"""The settings of a refresh's records, which the updates that follow it read."""
 
 from __future__ import annotations
 

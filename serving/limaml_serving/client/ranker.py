@@ -86,8 +86,8 @@ class Ranker(RankerBase):
     def rank_many(
         self, requests: Sequence[Request], *, top: int | None = None, timeout: float | None = None
     ) -> list[Ranked]:
-        """Like `rank` for several ``(member, candidates)`` pairs, with one look-up and one call of
-        the server for all.
+        """Like `rank` for several ``(member, candidates)`` pairs, with one look-up and one call.
+
 
         All are scored by one version, or the whole call fails; a `RequestError` names the faulty
         pair by position.

@@ -33,7 +33,7 @@ class Ranked:
             regression loss or with a custom loss.
         is_probability: Whether the model predicts a probability.
         used_embedding: Whether the score used the member's meta embedding (the first task
-            definition's, where the model has several).
+            definition's, if the model has several).
         model_version: The version that scored, whose embeddings were used.
         filled: Features with missing or invalid values that the schema's default value replaced.
     """

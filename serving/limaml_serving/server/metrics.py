@@ -88,9 +88,7 @@ class Metrics:
         self._pending.set_function(count)
 
     def watch_last_check(self, time_of_last: Callable[[], float]) -> None:
-        """Reads the time of the last check of the version directories whenever metrics are
-        collected.
-        """
+        """Reads the time of the last check of the disk whenever metrics are collected."""
         self._last_check.set_function(time_of_last)
 
     def count_fault(self) -> None:

@@ -121,8 +121,10 @@ class SavedModelRunner:
             raise LoadError(f"cannot load the SavedModel: {describe(error)}") from error
 
     def signature(self, name: str) -> Signature:
-        """The signature `name` (``serving_default`` if empty); FAILED_PRECONDITION if there is
-        none, or it is not for Predict.
+        """The signature `name`; ``serving_default`` if empty.
+
+        Raises:
+            RequestError: FAILED_PRECONDITION; there is none, or it is not for Predict.
         """
         name = name or tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
         signature = self._signatures.get(name)

@@ -208,9 +208,7 @@ def _from_values(
 
 
 def _filled_up(spec: TensorSpec, array: np.ndarray, elements: int) -> np.ndarray:
-    """`array` with its last value repeated up to `elements`; zeros or empty strings if it has
-    none.
-    """
+    """`array` with its last value repeated up to `elements`; zeros or empty strings if empty."""
     if len(array) >= elements:
         return array
     last = array[-1] if len(array) else b"" if spec.is_text else 0

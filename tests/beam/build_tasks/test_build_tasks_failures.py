@@ -91,7 +91,7 @@ def test_a_label_that_must_be_valid_stops_the_run(tmp_path, shop_schema, shop_fr
     frames["interactions"].iloc[5, frames["interactions"].columns.get_loc("opened")] = 3
     with pytest.raises(
         LimamlError,
-        match=r"1 of 300 rows are invalid where the schema says on_invalid: error.*invalid_label",
+        match=r"1 of 300 rows have invalid values for which .* on_invalid: error.*invalid_label",
     ):
         run(write_raw(tmp_path / "raw", schema, frames), schema, tmp_path / "tasks", bad=1.0)
     assert not (tmp_path / "tasks").exists()

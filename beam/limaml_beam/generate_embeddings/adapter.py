@@ -5,8 +5,7 @@ more than the adaptation. Here an element is a packed batch of tasks, unpacked b
 `load_override_fn` (a hook of tfx-bsl) returns in place of a session; one PredictionLog then carries
 hundreds of tasks, its outputs with a leading axis of length 1.
 
-A task that the graph refuses does not fail its batch: the batch is halved until the task is alone.
-It is returned with ``sample_count`` `REFUSED` and the reason in place of the task key.
+A task that the graph refuses does not fail its batch; see `packed_adapter`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The adapter on packed batches of task records, behind the interface of a session.
 
 A task that the graph refuses does not fail its batch: the batch is halved until the task is alone.
-It is returned with ``sample_count`` `REFUSED` and the reason in place of the task key.
+It is returned with ``sample_count`` `REFUSED` and the reason instead of the task key.
 """
 
 from __future__ import annotations

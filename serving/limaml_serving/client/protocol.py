@@ -274,8 +274,8 @@ class RankingProtocol:
         seconds = deadline - time.monotonic()
         if seconds <= 0:
             raise ServingError(
-                "no time left to ask the server: earlier steps, such as the store look-up, used "
-                "it up",
+                "no time left to ask the server after earlier steps, such as the store look-up; "
+                "raise the timeout",
                 "DEADLINE_EXCEEDED",
             )
         return seconds

@@ -31,7 +31,7 @@ read):
     {"line": 1, "model_version": 3, "ranked": [{"candidate": 1, "probability": 0.71, "logit": 0.9,
     "used_embedding": true}, ...]}
 
-A model with a regression loss, or with a loss of your own, has "prediction" in place of
+A model with a regression loss, or with a loss of your own, has "prediction" instead of
 "probability" and "logit".
 
 `limaml rank --export runs/export --example` writes such a line for your model, with made-up values.

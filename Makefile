@@ -5,15 +5,15 @@ DATASET ?= simulated
 DATA_DIR ?=
 WORKSPACE ?= runs/$(DATASET)
 DEMO_OPTIONS ?=
-# Compiled modules are kept, whatever the machine says: otherwise each process compiles the package and the tests anew.
+# Keep compiled modules even if the environment forbids it: otherwise each process compiles all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Three workers on two processors, each with whole files: many tests wait for other processes, and module fixtures stay
-# in one worker.
-# In the order of tests/conftest.py: by default the plugin runs files with few tests last, and these take longest.
+# Three workers for two processors, because many tests wait for other processes. A file runs in one worker: its module
+# fixtures are made once.
+# Files run in the order of tests/conftest.py: the plugin's own order runs files with few tests last, which take longest.
 PYTEST_OPTIONS ?= -n 3 --dist loadfile --no-loadscope-reorder
 
-# Tests of `make check`, besides lint and types: no model is trained.
+# The tests of `make check`. None of them trains a model.
 FAST_TESTS := tests/core/schema tests/core/adaptation tests/core/tasks tests/core/datasets tests/core/store tests/core/test_architecture.py \
 	tests/core/test_entry_points.py tests/core/test_file_rules.py tests/core/test_documentation.py \
 	tests/core/test_documented_commands.py tests/core/test_manifest.py tests/core/test_staging.py tests/core/training/test_options.py \
@@ -22,8 +22,8 @@ FAST_TESTS := tests/core/schema tests/core/adaptation tests/core/tasks tests/cor
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# The pip of a new environment takes three times as long to resolve. To compile every module takes longer than to install
-# them: only those that the commands import are compiled, by importing them once. setuptools warns of any editable installation.
+# A newer pip resolves three times as fast as that of a new environment. Compiling all modules takes longer than installing
+# them, so only those that the commands import are compiled, by importing them once. The warning is about editable installations.
 PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -59,7 +59,10 @@ coverage: env ## Run every test and print the lines that no test runs.
 	$(BIN)/python -m pytest -q --cov --cov-report=term-missing:skip-covered $(PYTEST_OPTIONS)
 
 # oneDNN chooses its kernels by instruction set; these are the tests whose numbers depend on them.
-test-avx2: env ## Run the numerical tests once more with kernels for processors without AVX-512.
+# On a processor without AVX-512, `make test` has already used these kernels.
+test-avx2: env ## Run the numerical tests once more with the kernels for processors without AVX-512.
+	@if [ -r /proc/cpuinfo ] && ! grep -q avx512 /proc/cpuinfo; then \
+		echo "This processor has no AVX-512: make test runs the same kernels."; exit; fi; \
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q $(PYTEST_OPTIONS) tests/core/adaptation tests/core/models/test_golden.py \
 		tests/core/models/test_gauss_newton_model.py tests/beam/generate_embeddings/test_batch_independence.py
 

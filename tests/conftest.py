@@ -11,15 +11,16 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import graphs
 import hypothesis
 import pytest
 from forks import Forks
-from graphs import without_graphs
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 gc.disable()  # while the tests' imports are made
@@ -44,6 +45,8 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+    if "tensorflow" in sys.modules:
+        graphs.optimise(False)  # unless a test asks for it: see `optimised_graphs`
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +88,14 @@ def run_limaml(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
 @pytest.fixture
 def no_graphs() -> Iterator[None]:
     """The test runs without graphs; see `graphs.without_graphs`."""
-    with without_graphs():
+    with graphs.without_graphs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def optimised_graphs() -> Iterator[None]:
+    """The module's tests run graphs as users do; the numbers of others do not depend on it."""
+    with graphs.optimised_graphs():
         yield
 
 

@@ -21,7 +21,7 @@ from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP
 from tfrec_limaml.tasks.task_encoder import TaskEncoder
 from tfrec_limaml.training.options import ModelOptions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimised_graphs")]
 
 SCHEMA = toy_schema(
     Feature(name="m", role="meta", width=21, normalise="log"),

@@ -11,6 +11,8 @@ import tensorflow as tf
 from tfrec_limaml.adaptation.gauss_newton import gauss_newton, solve_positive_definite
 from tfrec_limaml.adaptation.losses import loss_derivatives
 
+pytestmark = pytest.mark.usefixtures("optimised_graphs")
+
 TASKS, SAMPLES, WIDTH = 5, 7, 3
 
 

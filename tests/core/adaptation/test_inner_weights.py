@@ -17,6 +17,8 @@ from tfrec_limaml.adaptation.inner_weights import (
 )
 from tfrec_limaml.blocks import mlp
 
+pytestmark = pytest.mark.usefixtures("optimised_graphs")
+
 TASKS, ROWS, WIDE, OUT = 3, 4, 6, 2
 
 

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.losses import is_binary, loss_derivatives, sample_loss
 
+pytestmark = pytest.mark.usefixtures("optimised_graphs")
+
 LABEL, LOGIT = np.array([0.0, 1.0, 1.0, 0.0]), np.array([3.0, -4.0, 0.5, -0.1])
 PROBABILITY = 1 / (1 + np.exp(-LOGIT))
 CROSS_ENTROPY = -(LABEL * np.log(PROBABILITY) + (1 - LABEL) * np.log(1 - PROBABILITY))

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from tfrec_limaml.adaptation.per_task import apply_per_task, check_batchable
 
+pytestmark = pytest.mark.usefixtures("optimised_graphs")
+
 L = keras.layers
 T, S, F = 3, 4, 6
 

@@ -18,7 +18,7 @@ from tfrec_limaml.blocks import (
 )
 from tfrec_limaml.evaluation.adaptation import served_outputs
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimised_graphs")]
 
 SHAPES = {"meta": (None, 3), "other": (None, 2), "item": (None,)}
 ITEMS = {"item": (9, 3)}

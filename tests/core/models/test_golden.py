@@ -12,6 +12,8 @@ from tfrec_limaml import LiMAML
 from tfrec_limaml.adaptation.inner_weights import with_task_axis
 from tfrec_limaml.blocks import MLPGlobalBlock, MLPMetaBlock, mlp
 
+pytestmark = pytest.mark.usefixtures("optimised_graphs")
+
 CASES = [(steps, order) for steps in (1, 2, 5) for order in ("second", "first")]
 
 

@@ -1,4 +1,4 @@
-"""Algorithms: `LiMAML` and its references."""
+"""Keras models: `LiMAML`, and the models it is compared with."""
 
 import tfrec_limaml.tasks.feature_encoder  # noqa: F401  registers the encoder, which saved models hold
 from tfrec_limaml.models.joint import JointLiMAML

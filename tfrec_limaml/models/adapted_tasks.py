@@ -14,13 +14,13 @@ class AdaptedTasks(NamedTuple):
     """A batch of tasks after adaptation.
 
     Attributes:
-        weights: Each task's weights, one ``[T, ...]`` tensor (or cheaper form) each; empty if
-            nothing was adapted.
-        losses: Mean support losses ``[T]``: un-adapted, then before each further step; empty if
-            nothing was adapted.
+        weights: The adapted weights: one ``[T, ...]`` tensor per variable, or a form of
+            `tfrec_limaml.adaptation.inner_weights`; empty if nothing was adapted.
+        losses: The un-adapted mean support losses ``[T]``, then those before each further step;
+            empty if nothing was adapted.
         memory: The meta block's memory of the support sets; see `MetaBlock.encode_support`.
         variance: Posterior variances ``[T, D]`` of the adapted offsets, the diagonal of the inverse
-            of the last solve's matrix; None in training, and without solves.
+            of the last step's matrix; None in training, and without Gauss-Newton steps.
     """
 
     weights: Weights

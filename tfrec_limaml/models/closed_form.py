@@ -17,13 +17,13 @@ from tfrec_limaml.models.outer_step import Samples
 def solve_offsets(
     model: Any, rows: Any, support: Samples, steps: int, training: bool
 ) -> AdaptedTasks:
-    """The mode of each task's offset, or offsets where definitions are nested.
+    """Computes the mode of each task's offset, or offsets if task definitions are nested.
 
     Args:
         model: A `LiMAML`.
         rows: The support rows, encoded.
         support: Their labels and weights.
-        steps: Number of solves; with 0 the offsets keep their initial values.
+        steps: Number of Gauss-Newton steps; with 0 the offsets keep their initial values.
         training: Whether to apply dropout and to ignore `LiMAML.adaptation_strength`.
     """
     precision = model.precision()

@@ -20,7 +20,7 @@ from tfrec_limaml.models.task_embeddings import TaskEmbeddings
 
 
 class _OffsetTable:
-    """Hides the table from Keras and TensorFlow, which would save it."""
+    """Keeps the table from being tracked by Keras and TensorFlow, which would save it."""
 
     def __init__(self, width: int, dtype: str) -> None:
         self.variable = tf.Variable(
@@ -45,9 +45,9 @@ class JointLiMAML(LiMAML):
 
     Args:
         meta_block: One block per definition.
-        global_block: Reads both embeddings, ``[N, 2 D]``: `BilinearGlobalBlock`, or any other.
-        sweeps: How often each side is adapted given the other to compute a table; the second
-            definition comes first.
+        global_block: Reads both embeddings, ``[N, 2 D]``; for example `BilinearGlobalBlock`.
+        sweeps: Number of times that each side is adapted given the other to compute a table; the
+            second definition is adapted first.
         **kwargs: See `LiMAML`; `adaptation` must be ``"gauss-newton"``.
     """
 
@@ -93,7 +93,7 @@ class JointLiMAML(LiMAML):
     def adapt_tasks(
         self, support: Samples, steps: int | None, training: bool = False
     ) -> AdaptedTasks:
-        """Adapts the batch's side given the other; None leaves both sides un-adapted."""
+        """Adapts the batch's side given the other; `steps=None` leaves both sides un-adapted."""
         if steps is None or (self.adaptation_strength == 0 and not training):
             return AdaptedTasks([])
         return self._adapt(self._rows(support["features"], training), support, steps, training)
@@ -101,7 +101,7 @@ class JointLiMAML(LiMAML):
     def adapted_outputs(
         self, adapted: AdaptedTasks, features: Features, training: bool = False
     ) -> tf.Tensor:
-        """Outputs ``[T, S]``."""
+        """Outputs ``[T, S]``; un-adapted if nothing was adapted."""
         if not adapted.weights:
             return split_axes(
                 self.network(flatten_tasks(features), training=training), features[SIDE]
@@ -109,11 +109,10 @@ class JointLiMAML(LiMAML):
         return super().adapted_outputs(adapted, features, training)
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
-        """Query loss given the other side, plus the weighted loss of all rows with neither side
-        adapted.
+        """Query loss given the other side, plus the weighted un-adapted loss of all rows.
 
-        The offsets of the table may depend on the support rows' labels. So the loss before
-        adaptation does not use the table.
+        The un-adapted loss does not use the table: its offsets may depend on the support rows'
+        labels.
         """
         contexts = [self._context(s["features"], True) for s in (support, query)]
         unadapted = [self._unadapted_embeddings(s["features"]) for s in (support, query)]
@@ -197,7 +196,7 @@ class JointLiMAML(LiMAML):
         training: bool,
         with_variance: bool = False,
     ) -> AdaptedTasks:
-        """The mode of each task's offset, in its half ``[T, 2 D]``."""
+        """Computes the mode of each task's offset, in its side's half of ``[T, 2 D]``."""
         strength = self.strength(training)
         side = support["features"][SIDE]
 

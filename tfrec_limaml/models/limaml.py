@@ -53,15 +53,16 @@ class LiMAML(ReportsUnadaptedAuc):
     Args:
         adaptation: ``"gradient"`` takes the paper's steps of gradient descent on the mean support
             loss. ``"gauss-newton"`` solves for the mode of the posterior of an `OffsetMetaBlock`'s
-            offset; see `tfrec_limaml.adaptation.gauss_newton`. Its `inner_steps` are solves. None
-            means ``"gauss-newton"`` for an `OffsetMetaBlock` and ``"gradient"`` for other blocks.
+            offset in `inner_steps` Gauss-Newton steps; see `tfrec_limaml.adaptation.gauss_newton`.
+            None means ``"gauss-newton"`` for an `OffsetMetaBlock` and ``"gradient"`` for other
+            blocks.
         prior_precision: Initial value of the learned prior precision of the offset (one per
             dimension); `adaptation="gauss-newton"` only.
-        pooling: How the embeddings of a task's samples are combined to the stored one: ``"latest"``
-            (the paper's), ``"mean"``, ``"max"`` or ``"cosine"`` (mean weighted by cosine similarity
-            to the latest).
+        pooling: How the embeddings of a task's samples are combined into the stored one:
+            ``"latest"`` (the paper's), ``"mean"``, ``"max"`` or ``"cosine"`` (mean weighted by
+            cosine similarity to the latest).
         **kwargs: See `MAMLModel` and `TaskModel`. Their defaults are the paper's; `train` and
-            ``limaml train`` use those of `TrainOptions`, which are better here.
+            ``limaml train`` use the defaults of `TrainOptions` instead.
     """
 
     def __init__(
@@ -94,8 +95,8 @@ class LiMAML(ReportsUnadaptedAuc):
             )
         if adaptation == "gauss-newton" and kwargs.get("support_reduction", "mean") != "mean":
             raise ValueError(
-                "support_reduction is for gradient steps, the closed form always sums; received "
-                f"{kwargs['support_reduction']!r}"
+                "support_reduction applies to gradient steps only, the closed form always sums; "
+                f"leave it out, received {kwargs['support_reduction']!r}"
             )
         self.adaptation = adaptation
         self.prior_precision = float(prior_precision)
@@ -152,12 +153,14 @@ class LiMAML(ReportsUnadaptedAuc):
     def adapted_outputs(
         self, adapted: AdaptedTasks, features: Features, training: bool = False
     ) -> tf.Tensor:
-        """Outputs ``[T, S]``: adapted meta block, shared global block."""
+        """Outputs ``[T, S]`` of the adapted meta block and the shared global block."""
         return self.outputs_of_rows(adapted, self._rows(features, training), False, training)
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
-        """Query loss after adaptation, plus the weighted loss before it: of the support set, or
-        with the closed form of all rows, as it costs little there.
+        """Query loss after adaptation, plus the weighted loss before it.
+
+        The loss before adaptation is that of the support set. With the closed form it is that of
+        all rows, because it costs little there.
         """
         if self.adaptation == "gradient":
             return super().outer_loss(support, query)

@@ -18,7 +18,7 @@ from tfrec_limaml.models.traced_setting import TracedSetting, count, number
 
 SupportReduction = Literal["mean", "sum", "shrunk"]
 SUPPORT_REDUCTIONS: tuple[SupportReduction, ...] = ("mean", "sum", "shrunk")
-#: Support rows at which a shrunk step is half of the full one, before `kappa` is learned.
+#: Initial `kappa`: the number of support rows at which a shrunk step is half of the full one.
 KAPPA = 5.0
 #: The logarithm of `kappa` is learned at this multiple of the outer learning rate.
 KAPPA_RATE = 10.0
@@ -66,7 +66,7 @@ class MAMLModel(TaskModel):
         if first_order and second_order_steps:
             raise ValueError(
                 "first_order=True means second_order_steps=0, received "
-                f"second_order_steps={second_order_steps}"
+                f"second_order_steps={second_order_steps}; give only one of them"
             )
         _check_reduction(support_reduction, meta_block)
         self.support_reduction = support_reduction
@@ -117,7 +117,7 @@ class MAMLModel(TaskModel):
         return self.inner_learning_rate * strength
 
     def step_scale(self, support: Samples) -> tf.Tensor | None:
-        """Factors ``[T]`` of the tasks' gradient steps on their mean support losses; None for 1."""
+        """Factors ``[T]`` that scale the steps on the mean support losses; None means 1."""
         if self.support_reduction == "mean":
             return None
         rows = tf.reduce_sum(support["weight"], -1)
@@ -142,7 +142,7 @@ class MAMLModel(TaskModel):
         return OuterLoss(query_loss, self.outer_weights(support, query), auxiliary)
 
     def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
-        """0 for tasks without query samples."""
+        """Each task's weight ``[T]`` in the outer mean, 0 for tasks without query samples."""
         return self.mean_weights(query["weight"])
 
     def get_config(self) -> dict[str, Any]:
@@ -163,19 +163,19 @@ class EntireNetworkMAML(MAMLModel):
     """MAML on the whole network (the paper's Algorithm 1): all weights except the embedding tables
     are adapted per task.
 
-    Needs a copy of the network per task, so the result cannot be stored for serving. It serves as a
-    reference.
+    Each task has its own copy of the network, so the result cannot be stored for serving. It is a
+    baseline.
     """
 
     @property
     def inner_variables(self) -> list[keras.Variable]:
-        """The whole network's, without embedding tables."""
+        """All weights of the network except the embedding tables."""
         return self.network.adaptable_variables
 
     def adapt_tasks(
         self, support: Samples, steps: int | None, training: bool = False
     ) -> AdaptedTasks:
-        """Adapts the whole network."""
+        """Adapts the whole network to each task."""
         rates, scale = self.inner_rates(training), self.step_scale(support)
         return adapt_network(
             self, support, steps or 0, rates, self.second_order_steps, training, scale
@@ -197,7 +197,7 @@ def adapt_network(
     training: bool = False,
     step_scale: tf.Tensor | None = None,
 ) -> AdaptedTasks:
-    """Adapts every task's whole network."""
+    """Adapts the whole network to each task."""
     start = model.network.initial_weights(support["label"])
 
     def losses(weights: Weights) -> tf.Tensor:

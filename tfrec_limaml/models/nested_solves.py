@@ -1,9 +1,9 @@
-"""Closed-form adaptation to nested task definitions: one solve for each definition in turn.
+"""Closed-form adaptation to nested task definitions: one step for each definition in turn.
 
 A row's embedding is the concatenation of the offsets of its task and its subtasks, each added to
 its block's output. All offsets have a joint posterior; its mode is computed definition by
-definition, with the other definitions' offsets fixed (coordinate descent over groups, exact in the
-limit: the negative log posterior falls with every solve).
+definition, with the other definitions' offsets fixed. This is block coordinate descent, which is
+exact in the limit: the negative log posterior falls with every step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NestedRows(NamedTuple):
 
     Attributes:
         unadapted: Each definition's embeddings ``[T, S, D]`` before adaptation.
-        subtasks: The subtasks of each definition behind the first.
+        subtasks: The subtasks of each definition after the first.
         context: The global block's context of the rows, ``[T * S, ...]`` each.
         label: ``[T, S]``.
         weight: ``[T, S]``, 0 for padding.
@@ -53,10 +53,10 @@ def solve_nested(
     Args:
         rows: The support sets.
         head: The global block's head.
-        derivatives: Of labels and outputs ``[N, S]``: each row's loss, its first and its second
+        derivatives: Maps labels and outputs ``[N, S]`` to each row's loss and its first and second
             derivative with respect to the output.
-        precision: Prior precision ``[K * D]`` of the ``K`` definitions' offsets, side by side.
-        sweeps: At least 1.
+        precision: Prior precision ``[K * D]`` of the ``K`` definitions' offsets, concatenated.
+        sweeps: Number of steps for each definition; with 0 the offsets are zero.
         linear: Whether outputs are linear in each definition's offset while the others are fixed.
 
     Returns:
@@ -88,7 +88,7 @@ def _solve_definition(
     precision: tf.Tensor,
     linear: bool,
 ) -> Any:
-    """One step for definition `k`, from its current offsets."""
+    """Takes one step for definition `k` from its current offsets."""
     fixed_parts = [
         part if index == k else part + tf.cast(_row_offsets(rows, offsets, index), part.dtype)
         for index, part in enumerate(rows.unadapted)

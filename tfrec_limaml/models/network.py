@@ -1,4 +1,4 @@
-"""The two blocks as one network, which is trained, saved and, by whole-network methods, adapted."""
+"""The meta block and the global block as one network."""
 
 from __future__ import annotations
 
@@ -66,11 +66,13 @@ class RecommenderNetwork(keras.layers.Layer):
         return [v for v in self.trainable_variables if id(v) not in tables]
 
     def initial_weights(self, label: tf.Tensor) -> list[Any]:
-        """Each task's weights before the first step, one for each of `adaptable_variables`: in
-        forms without a copy per task, if the block is computed for all tasks at once.
+        """Each task's weights before the first step, one for each of `adaptable_variables`.
+
+        Weights of a block that is computed for all tasks at once have forms without a copy per
+        task; see `tfrec_limaml.adaptation.inner_weights`.
 
         Args:
-            label: Support labels ``[T, S]``, for their shape.
+            label: Support labels ``[T, S]``; only their shape is used.
         """
         tasks = tf.shape(label)[0]
         kernels = {
@@ -114,17 +116,17 @@ class RecommenderNetwork(keras.layers.Layer):
 
 
 def _freeze(block: keras.layers.Layer) -> None:
-    """Freezes the parts of a block whose argument ``trainable`` was False: they were made after
-    it was read.
+    """Freezes the parts of a block that was made with ``trainable=False``: Keras applies the
+    argument before the parts exist.
     """
-    block.trainable = True  # TensorFlow ignores an assignment of the present value
+    block.trainable = True  # an assignment of the present value would be ignored
     block.trainable = False
 
 
 def _call_block(
     block: MetaBlock | GlobalBlock, adapted: Mapping[int, Any], inputs: Any, training: bool
 ) -> tf.Tensor:
-    """A block under per-task weights: layer by layer, or through `tf.vectorized_map`.
+    """Calls a block with per-task weights, layer by layer or through `tf.vectorized_map`.
 
     Args:
         block: The block.

@@ -1,6 +1,4 @@
-"""Parts of an outer step: its objective, its sum over replicas, and the handling of tasks that are
-not finite.
-"""
+"""Parts of an outer step: the objective, the sum over replicas, and losses that are not finite."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ class OuterLoss(NamedTuple):
 
 
 def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function; while a graph is built, several calls trace it only once."""
+    """Wraps a function so that several calls in a graph trace it once; no change in eager mode."""
     return function if tf.executing_eagerly() else tf.function(function, autograph=False)
 
 
@@ -53,7 +51,7 @@ class Step(NamedTuple):
         loss: Mean loss of the tasks, a scalar.
         gradients: Of that mean, one for each trainable variable.
         count: Sum of the tasks' weights in the mean.
-        dropped: Tasks that were left out because their loss is not finite.
+        dropped: Number of tasks that were left out because their loss is not finite.
     """
 
     loss: tf.Tensor
@@ -63,10 +61,10 @@ class Step(NamedTuple):
 
 
 def sum_over_replicas(step: Step) -> Step:
-    """The step of all replicas together, the same on each of them.
+    """Sums the steps of all replicas; the result is the same on each of them.
 
-    One all-reduce exchanges all of it: each further one would cost a round trip between the
-    workers.
+    All values are exchanged in one all-reduce: each further one would cost a round trip between
+    the workers.
     """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
@@ -92,7 +90,7 @@ def sum_over_replicas(step: Step) -> Step:
 def zero_unless_finite(
     loss: tf.Tensor, gradients: list[tf.Tensor]
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Loss and gradients as they are, or zeros if anything in them is not finite."""
+    """Loss and gradients unchanged, or all zeros if any value is not finite."""
     norm = tf.linalg.global_norm([tf.cast(g, tf.float32) for g in gradients])
     finite = tf.math.is_finite(norm) & tf.math.is_finite(loss)
     return tf.where(finite, loss, tf.zeros_like(loss)), [

@@ -29,10 +29,10 @@ class TaskEmbeddings(NamedTuple):
     """The stored embeddings and losses of a batch of tasks.
 
     Attributes:
-        embedding: Meta embeddings ``[T, D]``, or offsets to them where the meta block stores those.
+        embedding: Meta embeddings ``[T, D]``, or offsets if the meta block stores offsets.
         loss_before: Mean support losses ``[T]`` before adaptation.
         loss_after: Mean support losses ``[T]`` after it.
-        variance: Posterior variances ``[T, D]`` of offsets; None without solves.
+        variance: Posterior variances ``[T, D]`` of offsets; None without Gauss-Newton steps.
         nested: One entry for each nested task definition of the meta block.
     """
 

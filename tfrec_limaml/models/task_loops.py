@@ -57,7 +57,7 @@ class TaskLoops(FitsUnderStrategies):
         if spec != self._task_spec:
             self._task_spec, self.predict_function = spec, None
         steps_before = getattr(self, "steps_per_execution", 1)
-        self.steps_per_execution = 1  # otherwise Keras passes more batches than one at a time
+        self.steps_per_execution = 1  # otherwise Keras passes several batches at a time
         try:
             with _quiet_iteration():
                 return super().predict(x, *args, **kwargs)

@@ -1,5 +1,4 @@
-"""The base class of all algorithms: training steps over batches of tasks, fine-tuning at
-evaluation.
+"""Base class of the models: training, evaluation and prediction on batches of tasks.
 
 A batch of tasks is a dictionary (made by `tfrec_limaml.task_dataset`)::
 
@@ -93,7 +92,10 @@ class TaskModel(TwoBlockModel):
         return {"loss": loss_tracker(self).result()}
 
     def test_step(self, data: TaskBatch) -> dict[str, tf.Tensor]:
-        """Measures query predictions, after fine-tuning on the support set if `fine_tune` is on."""
+        """Evaluates query predictions, after fine-tuning on the support set if `fine_tune` is on.
+
+        Returns the loss and the metrics.
+        """
         data = step_data(data)
         support, query = data["support"], data["query"]
         outputs = self.task_outputs(support, query)
@@ -140,7 +142,7 @@ class TaskModel(TwoBlockModel):
         return self.adapted_outputs(self.adapt_tasks(support, steps), query["features"])
 
     def _step(self, support: Samples, query: Samples) -> Step:
-        """The step of this replica's tasks."""
+        """Computes the step of this replica's tasks."""
         count = self.outer_count(support, query)
         single_replica = self.distribute_strategy.num_replicas_in_sync == 1
         gradients_of = traced_once(self._gradients) if single_replica else self._gradients
@@ -152,19 +154,20 @@ class TaskModel(TwoBlockModel):
             loss, gradients, _ = gradients_of(*remaining, count)
             return loss, gradients, count
 
-        # Of the losses, which are known before the gradients: while a GPU computes those, the
-        # processor learns which branch to take. Without bad tasks the gradients pass through.
+        # `finite` depends only on the losses, which are known before the gradients: the CPU can
+        # choose the branch while a GPU still computes the gradients.
         loss, gradients, count = tf.cond(
             tf.reduce_all(finite), lambda: (loss, gradients, count), without_bad_tasks
         )
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            loss, gradients = zero_unless_finite(loss, gradients)  # that one lowers its scale
+            # A LossScaleOptimizer needs to see them, to lower its scale.
+            loss, gradients = zero_unless_finite(loss, gradients)
         return Step(loss, gradients, count, tf.math.count_nonzero(~finite))
 
     def _gradients(
         self, support: Samples, query: Samples, count: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-        """The loss, its gradients, and which tasks ``[T]`` are finite."""
+        """The loss, its gradients, and whether each task's loss is finite ``[T]``."""
         variables = [v.value for v in self.trainable_variables]
         with tf.GradientTape() as tape:
             outer = self.outer_loss(support, query)
@@ -190,7 +193,7 @@ def step_data(data: Any) -> Any:
 
 
 def _with_floats(samples: Samples) -> dict[str, Any]:
-    """The samples; label and weight have one type, float32 unless the label is float64."""
+    """The samples with label and weight as float32, or float64 if the label is float64."""
     label = tf.convert_to_tensor(samples["label"])
     dtype = tf.float64 if label.dtype == tf.float64 else tf.float32
     weight = tf.convert_to_tensor(samples["weight"])

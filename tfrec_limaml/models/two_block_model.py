@@ -39,13 +39,14 @@ class TwoBlockModel(TaskLoops):
 
     Args:
         meta_block: Maps meta features to the meta embedding.
-        global_block: Maps everything else and the meta embedding to a logit.
+        global_block: Maps the features and the meta embedding to a logit.
         encoder: The `FeatureEncoder` that made the features; saved with the model, and needed for
             export.
         fine_tune: Whether `evaluate` and `predict` adapt on each task's support set first.
         fine_tune_steps: Steps ``k`` of that adaptation.
         inner_learning_rate: Inner learning rate, of the inner loop and of fine-tuning.
-        averaging: Outer mean over ``"task"`` losses, or over all their ``"sample"`` weights.
+        averaging: ``"task"``: all tasks have the same weight in the outer loss. ``"sample"``: a
+            task's weight is the sum of its sample weights.
         adaptation_strength: How far `evaluate`, `predict` and exported adapters adapt, relative to
             training: a factor of the inner learning rate, or of the prior's variance. 0 means no
             adaptation. `choose_adaptation_strength` chooses it on validation tasks.
@@ -161,8 +162,8 @@ class TwoBlockModel(TaskLoops):
         """
         if kwargs.get("loss_weights") is not None:
             raise ValueError(
-                "loss_weights weigh the losses of several outputs, and there is one; received "
-                f"{kwargs['loss_weights']!r}"
+                "loss_weights weigh the losses of several outputs, and the model has one; leave "
+                f"them out, received {kwargs['loss_weights']!r}"
             )
         self._set_loss(loss)
         self._default_metrics = metrics is None
@@ -184,14 +185,14 @@ class TwoBlockModel(TaskLoops):
         self.binary = is_binary(loss)
 
     def get_compile_config(self) -> dict[str, Any]:
-        """Arguments of `compile`. Default metrics are left to it: they are more than Keras knows
-        (``unadapted_auc``).
+        """Arguments of `compile`. Default metrics are omitted, so that `compile` creates them
+        again: Keras does not know ``unadapted_auc``.
         """
         config: dict[str, Any] = super().get_compile_config()
         return {**config, "metrics": None} if config and self._default_metrics else config
 
     def compile_from_config(self, config: Mapping[str, Any]) -> None:
-        """Compiles a loaded model as it was saved."""
+        """Compiles a loaded model as the saved one was compiled."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
@@ -209,8 +210,8 @@ class TwoBlockModel(TaskLoops):
         return per_task_mean(tf.reshape(losses, tf.shape(label)), samples["weight"])
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments, and the loss: a loaded model predicts and adapts as the saved one
-        without being compiled.
+        """Constructor arguments and the loss, so that a loaded model predicts and adapts like the
+        saved one without being compiled.
         """
         return {
             **super().get_config(),

@@ -12,7 +12,7 @@ from tfrec_limaml.models.task_model import step_data
 
 
 class _Untracked:
-    """Hides metrics from Keras, which would save them."""
+    """Keeps metrics from being tracked by Keras, which would save them."""
 
     def __init__(self, metrics: list[keras.metrics.Metric]) -> None:
         self.metrics = metrics
@@ -39,7 +39,7 @@ class ReportsUnadaptedAuc(MAMLModel):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Those of Keras and the AUC before adaptation."""
+        """Keras' metrics, and the AUC before adaptation."""
         reported = getattr(self, "_reported", None)
         if reported is None or not self.fine_tune:
             return super().metrics

@@ -1,6 +1,4 @@
-"""Vanilla: the same network without an inner loop, trained on batches of tasks (the paper's fairer
-baseline).
-"""
+"""Vanilla: the same network, trained on batches of tasks without an inner loop."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ class Vanilla(TaskModel):
     def adapt_tasks(
         self, support: Samples, steps: int | None, training: bool = False
     ) -> AdaptedTasks:
-        """Adapts the whole network."""
+        """Adapts the whole network to each task, by first-order steps."""
         if not steps or not self.adaptation_strength:
             return AdaptedTasks([])
         rate = self.inner_learning_rate * self.strength(training)

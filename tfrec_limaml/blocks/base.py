@@ -25,7 +25,7 @@ LayerCall = Callable[[keras.layers.Layer, Any], Any]
 
 
 def call_of(training: bool) -> LayerCall:
-    """The ordinary call of a layer."""
+    """A function that calls a layer, with `training` if the layer takes it."""
     return lambda layer, inputs: (
         layer(inputs, training=training) if takes_training(layer) else layer(inputs)
     )
@@ -75,9 +75,9 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
     Subclasses implement `encode_features`, `adaptable_variables`, `call_adapted` and
     `call_encoded`. Optional methods are `initial_weights`, if a task does not start from a copy of
     the shared weights; `encode_support` and `read_support`, for blocks that read the support set;
-    and `stores_offset`. If the whole network is adapted, a block with a method
-    ``call_per_task(features, call)``, which makes all calls of layers with weights through `call`,
-    is computed for all tasks at once.
+    and `stores_offset`. A block may also define ``call_per_task(features, call)``, which calls all
+    layers with weights through `call`. If the whole network is adapted, such a block is computed
+    for all tasks at once.
 
     Args:
         embedding_dim: Width ``D`` of the meta embedding.
@@ -134,7 +134,7 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
         Args:
             stored: The tasks' vectors ``[N, D]``; any value if there is none.
-            known: Whether there is one, ``[N, 1]``.
+            known: Whether the row's task has a stored vector, ``[N, 1]``.
             unadapted: Un-adapted embeddings of the same rows ``[N, D]``.
         """
         stored = tf.cast(stored, unadapted.dtype)
@@ -179,8 +179,9 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
         Args:
             encoded: Encoded rows.
-            memory: The result of `encode_support`; empty for rows that must not see it.
-            causal: The rows are the support rows themselves, and each may see earlier ones only.
+            memory: The result of `encode_support`; empty if rows must not see the support set.
+            causal: Whether the rows are the support rows themselves. Each then sees only earlier
+                ones.
         """
         return encoded
 
@@ -213,13 +214,15 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
     """The shared part of the network: maps all features and the meta embedding to one logit per
     row.
 
-    If the whole network is adapted, a block with a method ``call_per_task(features, meta_embedding,
-    call)``, which makes all calls of layers with weights through `call`, is computed for all tasks
-    at once. If a block's head broadcasts, its class may define ``encode_context_once(features,
-    once)``: an exported ranker then computes what depends on the member's features alone, `once`,
-    a single time for all candidates. If a block's logit is linear in the meta embedding, its class
-    may define ``linear_in(parts)``: whether it is linear in each of `parts` equal parts of the
-    embedding while the others are fixed. Closed-form adaptation then calls the head only once.
+    A class may define three optional methods:
+
+    - ``call_per_task(features, meta_embedding, call)``, which calls all layers with weights through
+      `call`. If the whole network is adapted, the block is then computed for all tasks at once.
+    - ``encode_context_once(features, once)``, if the head broadcasts. The features named in `once`
+      may have one row for all candidates. An exported ranker then computes their share of the
+      context a single time.
+    - ``linear_in(parts)``: whether the logit is linear in each of `parts` equal parts of the meta
+      embedding while the others are fixed. Closed-form adaptation then calls the head only once.
     """
 
     @abc.abstractmethod
@@ -254,7 +257,7 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
     def head_of_parts(
         self, context: Any, parts: Sequence[tf.Tensor], rows: int | tf.Tensor
     ) -> tf.Tensor:
-        """Logits of a context by ``encode_context_once``.
+        """Logits from a context of ``encode_context_once`` and the parts of the meta embedding.
 
         Args:
             context: See `head`.

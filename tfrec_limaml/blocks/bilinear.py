@@ -1,6 +1,4 @@
-"""A global block for two task definitions: products of both embeddings with the row and each
-other.
-"""
+"""A bilinear global block for two task definitions."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
 
     A meta embedding of `JointMetaBlocks` is ``[u, a, v, b]``: the first definition's vector and
     intercept, then the second one's. ``p`` and ``q`` are the projections of `DotProductGlobalBlock`
-    and ``scale`` are learned numbers. The logit is linear in each half while the other is fixed:
+    and ``scale`` is a learned vector. The logit is linear in each half while the other is fixed:
     closed-form adaptation of one side is Bayesian logistic regression.
 
     Args:
@@ -35,8 +33,8 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
         total_width = int(meta_embedding_shape[-1] or 0)
         if total_width % 2 or total_width < 4:
             raise ValueError(
-                f"{self.name}: the meta embedding must be two of at least 2 numbers each, received "
-                f"the width {total_width}; use JointMetaBlocks"
+                f"{self.name}: the meta embedding must have an even width of at least 4, received "
+                f"{total_width}; use JointMetaBlocks"
             )
         self.width = total_width // 2 - 1
         # The projection is for all numbers of an embedding except the last one.
@@ -60,7 +58,7 @@ class BilinearGlobalBlock(DotProductGlobalBlock):
         return self.head_of_parts(context, tf.split(meta_embedding, 2, -1), 1)
 
     def linear_in(self, parts: int) -> bool:
-        """In each half; see `GlobalBlock`."""
+        """True for 2 parts; see `GlobalBlock`."""
         return parts == 2
 
     def head_of_parts(

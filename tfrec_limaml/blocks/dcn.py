@@ -23,7 +23,7 @@ class DCNGlobalBlock(MLPGlobalBlock):
 
     Args:
         hidden_units: Widths of the deep network's hidden layers, at least one.
-        cross_layers: Number of crosses.
+        cross_layers: Number of cross layers.
         projection_dim: Rank of the crosses' matrices; ``None`` for full rank.
         cross_meta_embedding: Cross the meta embedding with the features too. The crosses then run
             in every inner step.

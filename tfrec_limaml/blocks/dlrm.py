@@ -17,12 +17,12 @@ from tfrec_limaml.features import Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class DLRMGlobalBlock(MLPGlobalBlock):
-    """Dense features, IDs and the meta embedding as vectors of one width; their pairwise dot
-    products feed an MLP.
+    """An MLP on pairwise dot products of the dense features, the IDs and the meta embedding.
 
-    Products among features are part of the context; only those with the meta embedding are computed
-    in the head. Source: Naumov et al., "Deep Learning Recommendation Model", 2019, arXiv
-    1906.00091; the products are computed by ``DotInteraction`` of `tensorflow_recommenders`.
+    All are mapped to vectors of one width. Products among features are part of the context; only
+    those with the meta embedding are computed in the head. Source: Naumov et al., "Deep Learning
+    Recommendation Model", 2019, arXiv 1906.00091; the products are computed by ``DotInteraction``
+    of `tensorflow_recommenders`.
 
     Args:
         hidden_units: Widths of the top network's hidden layers, at least one.
@@ -63,8 +63,8 @@ class DLRMGlobalBlock(MLPGlobalBlock):
         self.project = keras.layers.Dense(
             self.interaction_dim, use_bias=False, dtype=policy, name="project"
         )
-        # All products, with zeros above the diagonal, then a gather: the layer's own gather has a
-        # shape that depends on values.
+        # The layer computes all products, with zeros above the diagonal, and `encode_context`
+        # gathers those below it: the output of the layer's own gather has no static shape.
         self.dots = feature_interaction().DotInteraction(
             skip_gather=True, dtype=policy, name="dots"
         )
@@ -91,9 +91,7 @@ class DLRMGlobalBlock(MLPGlobalBlock):
     def encode_context(
         self, features: Features, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The share of the first top layer from the bottom vector and the products among features,
-        and the vectors ``[N, K, W]``.
-        """
+        """The features' share of the first top layer, and the vectors ``[N, K, W]``."""
         vectors = [self.bottom(self.inputs_layer(features), training=training)]
         if self.ids:
             vectors += tf.split(self.tables(features), len(self.ids), -1)

@@ -18,16 +18,16 @@ from tfrec_limaml.features import META, OTHER, Features
 class DotProductGlobalBlock(GlobalBlock):
     """Logit = ``network(features) + [projection(features), 1] . meta embedding``.
 
-    The logit is linear in the meta embedding. This has three reasons: multi-layer perceptrons learn
-    dot products badly (Rendle et al., "Neural Collaborative Filtering vs. Matrix Factorization
+    The logit is linear in the meta embedding, for three reasons: multi-layer perceptrons learn dot
+    products badly (Rendle et al., "Neural Collaborative Filtering vs. Matrix Factorization
     Revisited", RecSys 2020); closed-form adaptation of the embedding is Bayesian logistic
     regression on the projection; and everything except one dot product is part of the context, so
     an inner step or another embedding costs almost nothing.
 
     The projection is a linear map of the network's last hidden layer plus, for each categorical
-    feature with an embedding, a row of a separate table. It is initialised with small values: with
-    the usual ones training diverges. The last of the ``D`` numbers of the meta embedding is
-    multiplied by 1: the task's intercept.
+    feature with an embedding, a row of a separate table. Its initial values are small: with the
+    usual ones training diverges. The last of the ``D`` numbers of the meta embedding is multiplied
+    by 1; it is the task's intercept.
 
     Args:
         hidden_units: Widths of the network's hidden layers, at least one.
@@ -133,7 +133,7 @@ class DotProductGlobalBlock(GlobalBlock):
     def encode_context(
         self, features: Features, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The network's logit ``[N]``, the projection with a 1 at its end ``[N, D]`` and the last
+        """The network's logit ``[N]``, the projection followed by a 1 ``[N, D]``, and the last
         hidden layer.
         """
         return self._context(features, call_of(training))
@@ -184,7 +184,7 @@ class DotProductGlobalBlock(GlobalBlock):
         return logit + tf.reduce_sum(projection * meta_embedding, -1)
 
     def linear_in(self, parts: int) -> bool:
-        """Always; see `GlobalBlock`."""
+        """True; see `GlobalBlock`."""
         return True
 
     def get_config(self) -> dict[str, Any]:

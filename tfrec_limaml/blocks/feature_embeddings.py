@@ -77,18 +77,18 @@ class FeatureEmbeddings(keras.layers.Layer):
         self.built = True
 
     def call(self, features: Features) -> tf.Tensor:
-        """Concatenates; see the class."""
+        """The concatenated inputs ``[..., F]``."""
         parts = list(self._parts(features).values())
         return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
 
     def product(self, features: Features, kernel: tf.Tensor, once: Collection[str]) -> tf.Tensor:
-        """``call(features) @ kernel``, ``[N, units]``. Some features may have one row that applies
-        to all rows: their share of the product is computed once.
+        """``call(features) @ kernel``, ``[N, units]``. A feature may have one row that applies to
+        all rows: its share of the product is computed once.
 
         Args:
-            features: Encoded features of ``N`` rows, or of one or N.
+            features: Encoded features of ``N`` rows; those in `once` may have one row.
             kernel: ``[F, units]``.
-            once: Names of features that may have one row.
+            once: Names of the features that may have one row.
         """
         total, start = None, 0
         parts = self._parts(features).items()

@@ -79,8 +79,8 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
         return [self.prior, *self.network.trainable_variables]
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """The prior with a task axis; the layers as shared weights (their input changes with the
-        prior, so none is dual).
+        """The prior with a task axis, and the layers' weights as `SharedWeight`. None is a
+        `DualKernel`: the layers' input changes with the prior.
         """
         tasks = tf.shape(encoded)[0]
         layers = [

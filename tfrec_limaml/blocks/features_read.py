@@ -1,4 +1,4 @@
-"""Which encoded features a meta block reads."""
+"""Finds the encoded features that a meta block reads."""
 
 from __future__ import annotations
 

@@ -14,12 +14,10 @@ from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import Call, calls_of
 from tfrec_limaml.manifest import META_EMBEDDING
 
-#: Name of the model's input that takes the meta embedding.
-
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class FunctionalGlobalBlock(GlobalBlock):
-    """A functional Keras model of encoded features and ``meta_embedding`` that ends in one logit.
+    """A functional Keras model that maps encoded features and ``meta_embedding`` to a logit.
 
     The model is split where the meta embedding first enters: everything that does not depend on it
     is the context, and runs once per batch.
@@ -33,11 +31,11 @@ class FunctionalGlobalBlock(GlobalBlock):
         >>> block = FunctionalGlobalBlock(keras.Model([rows, meta_embedding], logit))
 
     Args:
-        model: Its inputs are named after the encoded features that they take (``"meta"``,
-            ``"other"``, embedded features: shape ``()``, dtype ``"int32"``), one
-            ``"meta_embedding"``; its output is ``[N, 1]`` or ``[N]``, a logit without sigmoid.
+        model: One input is named ``"meta_embedding"``. The others are named after the encoded
+            features that they take: ``"meta"``, ``"other"`` or embedded features (shape ``()``,
+            dtype ``"int32"``). The output is ``[N, 1]`` or ``[N]``, a logit without sigmoid.
 
-    Its layers keep their dtype policy.
+    The model's layers keep their dtype policy.
     """
 
     def __init__(self, model: keras.Model, **kwargs: Any) -> None:
@@ -104,9 +102,10 @@ class FunctionalGlobalBlock(GlobalBlock):
 
 
 class _Halves:
-    """A functional model in two parts, without changing it: the calls before the meta embedding
-    enters, and those after. (Sub-models of a model's inner tensors would add calls to its layers,
-    and the model could no longer be serialised.)
+    """Runs a functional model in two parts: the calls before the meta embedding enters, and after.
+
+    The model is not changed. (Sub-models of its inner tensors would add calls to its layers, and
+    it could no longer be serialised.)
     """
 
     def __init__(self, model: keras.Model) -> None:

@@ -15,13 +15,12 @@ from tfrec_limaml.features import Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class IDEmbeddingMetaBlock(MetaBlock):
-    """The meta embedding is that of an ID: a learned prior plus a learned offset, adapted on the
-    task's interactions.
+    """Meta embedding = ``prior + offset of the ID``, both learned; adapted per task.
 
     The rows of a task share one ID (it is, or follows from, the task key), so a gradient step on
     the task's embedding is the same step on its copy of the prior; that copy is the adapted weight.
-    An ID that did not occur in training has offset 0: it starts at the prior, and gets its own
-    embedding by adaptation.
+    An ID that did not occur in training has offset 0: it starts at the prior, and adaptation gives
+    it an embedding.
 
     Args:
         feature: Name of the single-valued meta feature that holds the ID; its schema entry needs an

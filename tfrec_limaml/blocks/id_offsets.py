@@ -23,8 +23,8 @@ class IDOffsets(FeatureEmbeddings):
         width: Width ``W`` of an offset.
         unknown_id: The id that stands for all unknown values: 0 for a vocabulary, ``None`` for hash
             buckets.
-        embeddings_regularizer: Keras regularizer of the table; it moves what IDs have in common to
-            the prior.
+        embeddings_regularizer: Keras regularizer of the table; it moves what the IDs have in common
+            into the prior.
 
     Input: encoded features ``[...]``; output: ``[..., W]``.
     """
@@ -68,7 +68,7 @@ class IDOffsets(FeatureEmbeddings):
         super().build(input_shape)
 
     def call(self, features: Features) -> tf.Tensor:
-        """Looks up; see the class."""
+        """The offsets ``[..., W]`` of the IDs."""
         offsets = super().call(features)
         if self.unknown_id is None:
             return offsets

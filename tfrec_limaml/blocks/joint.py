@@ -33,7 +33,7 @@ class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
     A task's offset has ``2 D`` numbers, of which the other definition's half is 0.
 
     Args:
-        blocks: Task definition to its block; requests name tasks of the first. Both have one
+        blocks: Task definition to its block; requests name tasks of the first. Both have the same
             `embedding_dim`, so that one store can hold their offsets.
     """
 
@@ -41,13 +41,16 @@ class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
         widths = {name: block.embedding_dim for name, block in blocks.items()}
         if len(blocks) != 2 or len(set(widths.values())) > 1:
             raise ValueError(
-                f"blocks needs two meta blocks of one embedding_dim, received the widths {widths}"
+                "blocks needs two meta blocks with the same embedding_dim, received "
+                f"embedding_dim {widths}"
             )
         invalid = {n: b for n, b in blocks.items() if not isinstance(b, OffsetMetaBlock)}
         invalid |= {n: b for n, b in blocks.items() if b.support_encoder is not None}
         if invalid:
             kinds = {name: type(block).__name__ for name, block in invalid.items()}
-            raise ValueError(f"blocks must be OffsetMetaBlocks without prior, received {kinds}")
+            raise ValueError(
+                f"blocks must be OffsetMetaBlocks without support_encoder, received {kinds}"
+            )
         super().__init__(blocks, **kwargs)
 
     @property
@@ -81,5 +84,5 @@ class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
         return [block.offset for block in self.blocks]
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """No offset: ``[T, 2 D]``."""
+        """Offsets of zero, ``[T, 2 D]``."""
         return [tf.zeros_like(encoded[:, 0])]

@@ -27,7 +27,7 @@ class KerasMetaBlock(MetaBlock):
         >>> block = KerasMetaBlock(stack, embedding_dim=32)
 
     All its trainable variables are adapted per task; a part with ``trainable=False`` is shared and
-    fixed. It keeps its dtype policy.
+    fixed. The layer keeps its dtype policy.
 
     Args:
         layer: The layer; custom ones must be registered with
@@ -66,8 +66,8 @@ class KerasMetaBlock(MetaBlock):
         received = tuple(self.layer.compute_output_shape((None, width)))
         if received != (None, self.embedding_dim):
             raise LimamlError(
-                f"layer {self.layer.name!r} must give [N, {self.embedding_dim}] (embedding_dim) "
-                f"of [N, {width}], gives {received}"
+                f"layer {self.layer.name!r} must map [N, {width}] to [N, {self.embedding_dim}] "
+                f"(embedding_dim), received a layer with output {received}"
             )
         try:
             check_batchable(self.layer, tf.zeros((2, width), self.compute_dtype))

@@ -199,8 +199,8 @@ class MLPGlobalBlock(GlobalBlock):
 
 
 def initial_forms(variables: Sequence[keras.Variable], encoded: tf.Tensor) -> list[Any]:
-    """Cheap forms of the weights of dense layers, the first of which reads `encoded` ``[T, S,
-    F]``.
+    """Forms of dense layers' weights without a copy per task; the first layer reads `encoded`
+    ``[T, S, F]``.
     """
     if not variables:  # frozen
         return []

@@ -109,16 +109,16 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
         >>> encoder = FeatureEncoder(schema, statistics, "user", block.nested_definitions)
 
     Args:
-        blocks: Task definition to meta block, the definition of the records first; all of one
-            `embedding_dim`, so that one store can hold their embeddings.
+        blocks: Task definition to meta block, the definition of the records first. All have the
+            same `embedding_dim`, so that one store can hold their embeddings.
     """
 
     def __init__(self, blocks: Mapping[str, MetaBlock], **kwargs: Any) -> None:
         widths = {name: block.embedding_dim for name, block in blocks.items()}
         if len(blocks) < 2 or len(set(widths.values())) > 1:
             raise ValueError(
-                "blocks needs two or more meta blocks of one embedding_dim, received the widths "
-                f"{widths}"
+                "blocks needs two or more meta blocks with the same embedding_dim, received "
+                f"embedding_dim {widths}"
             )
         if invalid := [
             name for name, block in blocks.items() if isinstance(block, NestedMetaBlocks)
@@ -141,7 +141,7 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
 
     @property
     def nested_definitions(self) -> tuple[str, ...]:
-        """The definitions behind the first."""
+        """The definitions after the first."""
         return self.definitions[1:]
 
     @property
@@ -192,11 +192,11 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
 
     @property
     def adaptable_variables(self) -> list[keras.Variable]:
-        """All blocks', in their order."""
+        """The adaptable variables of all blocks, in the order of the blocks."""
         return [variable for block in self.blocks for variable in block.adaptable_variables]
 
     def initial_weights(self, encoded: Any) -> list[Any]:
-        """The first block's per task, the others' per subtask; `encoded` comes from
+        """The first block's weights per task and the others' per subtask; `encoded` comes from
         `read_support`.
         """
         first, *nested = encoded
@@ -264,8 +264,8 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
 def _call_subtasks(
     block: MetaBlock, weights: list[Any], rows: SubtaskRows, training: bool
 ) -> tf.Tensor:
-    """Meta embeddings ``[T, N, D]``: each row's under the weights of its subtask, un-adapted where
-    it has none.
+    """Meta embeddings ``[T, N, D]`` of rows under the weights of their subtasks, un-adapted for
+    rows without one.
     """
     unadapted = (
         None
@@ -283,7 +283,7 @@ def _call_subtasks(
 
 
 def _matches(ids: tf.Tensor, support_ids: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
-    """Where a row ``[T, N]`` has the id of a real row ``[T, S]``: bool ``[T, N, S]``."""
+    """Whether each row ``[T, N]`` has the id of each real support row: bool ``[T, N, S]``."""
     return (ids[:, :, None] == support_ids[:, None]) & real[:, None]
 
 

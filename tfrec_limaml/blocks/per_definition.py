@@ -14,7 +14,7 @@ class MetaBlockPerDefinition(MetaBlock):
     """Meta blocks of several task definitions; a row's embedding is the concatenation of theirs.
 
     Args:
-        blocks: Task definition to meta block, all of one `embedding_dim`.
+        blocks: Task definition to meta block, all with the same `embedding_dim`.
 
     Attributes:
         definitions: The task definitions.

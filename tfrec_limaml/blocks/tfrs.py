@@ -1,4 +1,4 @@
-"""TensorFlow Recommenders, imported where a block needs it."""
+"""Imports TensorFlow Recommenders when a block needs it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def feature_interaction() -> Any:
     """The module ``tensorflow_recommenders.layers.feature_interaction``.
 
     Raises:
-        LimamlError: The package is missing, or is a version for Keras 2: those refuse to import
-            under Keras 3, and with ``TF_USE_LEGACY_KERAS=1`` a Keras 3 model silently does not
-            train their layers.
+        LimamlError: The package is missing, or it makes Keras 2 layers. Versions after `SUPPORTED`
+            cannot be imported with Keras 3; with ``TF_USE_LEGACY_KERAS=1`` they can, but a Keras 3
+            model silently does not train their layers.
     """
     remedy = f"run `pip install tensorflow-recommenders=={SUPPORTED}`"
     try:

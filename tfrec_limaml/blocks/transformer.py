@@ -19,10 +19,10 @@ class TransformerMetaBlock(MLPMetaBlock):
     features and labels.
 
     The transformer's weights are shared and trained by the outer loop; the inner loop adapts the
-    MLP on top. So attention runs once per batch, not in every inner step. A support row sees
-    strictly earlier rows only, never its label; query rows, and the rows whose embeddings are
-    stored, see the whole support set. Without a support set, and un-adapted, a row sees only a
-    learned empty memory.
+    MLP on top. Attention therefore runs once per batch, not in every inner step. A support row
+    sees only strictly earlier rows, and never its own label; query rows, and the rows whose
+    embeddings are stored, see the whole support set. Without a support set, or un-adapted, a row
+    sees only a learned empty memory.
 
     Args:
         hidden_units: Widths of the adapted MLP's hidden layers.
@@ -188,7 +188,7 @@ def _attention(width: int, heads: int, policy: Any, name: str) -> keras.layers.M
 
 
 def _before_all(mask: tf.Tensor) -> tf.Tensor:
-    """The mask with a further first column, which all rows may see."""
+    """The mask with a new first column, which all rows may see."""
     return tf.pad(mask, [[0, 0], [0, 0], [1, 0]], constant_values=True)
 
 

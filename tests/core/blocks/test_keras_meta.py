@@ -54,7 +54,7 @@ def test_a_frozen_part_is_shared_and_stays_as_it_is(shapes):
         ),
         (
             lambda: L.Dense(7, name="wide"),
-            r"layer 'wide' must give \[N, 4\] \(embedding_dim\) of \[N, 3\], gives \(None, 7\)",
+            r"layer 'wide' must map \[N, 3\] to \[N, 4\] \(embedding_dim\), .* output \(None, 7\)",
         ),
     ],
 )

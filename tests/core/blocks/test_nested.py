@@ -222,7 +222,7 @@ def test_a_model_with_nested_blocks_survives_saving(model, tmp_path):
 
 def test_blocks_that_cannot_be_nested_are_refused_by_what_was_received():
     with pytest.raises(
-        ValueError, match=r"one embedding_dim, received the widths \{'a': 2, 'b': 3\}"
+        ValueError, match=r"same embedding_dim, received embedding_dim \{'a': 2, 'b': 3\}"
     ):
         NestedMetaBlocks({"a": MLPMetaBlock((), 2), "b": MLPMetaBlock((), 3)})
     with pytest.raises(ValueError, match="two or more"):

@@ -261,22 +261,22 @@ def test_a_saved_model_makes_the_same_table(tmp_path):
         (
             lambda: JointMetaBlocks({"a": OffsetMetaBlock()}),
             ValueError,
-            "two meta blocks of one embedding_dim",
+            "two meta blocks with the same embedding_dim",
         ),
         (
             lambda: JointMetaBlocks({"a": OffsetMetaBlock(), "b": OffsetMetaBlock((4,), 7)}),
             ValueError,
-            "received the widths {'a': 33, 'b': 7}",
+            "received embedding_dim {'a': 33, 'b': 7}",
         ),
         (
             lambda: JointMetaBlocks({"a": OffsetMetaBlock(), "b": MLPMetaBlock((4,), 33)}),
             ValueError,
-            "must be OffsetMetaBlocks without prior, received {'b': 'MLPMetaBlock'}",
+            "must be OffsetMetaBlocks without support_encoder, received {'b': 'MLPMetaBlock'}",
         ),
         (
             lambda: BilinearGlobalBlock().build({"meta": (None, 2), "other": (None, 2)}, (None, 5)),
             ValueError,
-            "received the width 5",
+            "even width of at least 4, received 5",
         ),
     ],
 )

@@ -1,5 +1,4 @@
-"""Personalise deep recommender models with LiMAML (KDD 2024): Keras 3 models that adapt to each
-member.
+"""Personalise deep recommender models with LiMAML (KDD 2024).
 
 The names below are loaded on first use, so that ``import tfrec_limaml`` does not import TensorFlow.
 """

@@ -43,7 +43,7 @@ _ORDER = (
     "serve",
     "rank",
 )
-#: Extras of setup.py by the packages that they install, which commands import when they run.
+#: Packages that commands import when they run, and the extra of setup.py that installs each.
 _EXTRAS = {
     **dict.fromkeys(("apache_beam", "google_crc32c", "isal", "tfx_bsl"), "beam"),
     **dict.fromkeys(
@@ -55,7 +55,7 @@ _EXTRAS = {
     "redis": "redis",
     "tensorboard": "tensorboard",
 }
-#: No space left on a disk, or in a user's share of it: never an error of the program.
+#: No space left on the disk or in the user's quota: not an error of the program.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -113,7 +113,7 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``limaml``; returns the exit code (0 done, 1 done with a negative result, 2 bad
-    arguments or input, 130 interrupted, 141 the reader of the output is gone).
+    arguments or input, 130 interrupted, 141 the reader of the output has closed the pipe).
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     _open_standard_streams()
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
         finally:
-            # here, not when the interpreter ends, which would print a message of its own
+            # If this failed when the interpreter ends, Python would print a message of its own.
             sys.stdout.flush()
     except BrokenPipeError:  # as in ``limaml ... | head -1``
         if not _reader_has_gone():
@@ -131,14 +131,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        print(f"limaml: error: cannot write: {error}; make room and repeat it", file=sys.stderr)
+        print(
+            f"limaml: error: cannot write: {error}; make room and run the command again",
+            file=sys.stderr,
+        )
         _drop_output()
         return 2
 
 
 def _open_standard_streams() -> None:
-    """Opens the standard streams that the caller has closed (``2>&-``), on the null device:
-    otherwise a data file would get the number of one of them, and with it the logs of libraries.
+    """Opens standard streams that the caller has closed (``2>&-``) on the null device.
+
+    Otherwise a data file would get the file descriptor of one of them, and libraries would write
+    their logs into it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:

@@ -28,4 +28,4 @@ class NotCurrentError(StoreError):
 
 
 class ErasedMeanwhileError(StoreError):
-    """Keys were erased while a generation was written that may contain them: write it again."""
+    """Keys were erased while a generation that may contain them was written; write it again."""

@@ -47,12 +47,12 @@ class FitsUnderStrategies(keras.Model):
                 self.optimizer.build(self.trainable_variables)
 
     def _make_function(self, step_function: Callable[[Any], Any]) -> Any:
-        """Differs from Keras in two points under a strategy.
+        """Under a strategy, replaces Keras' function by one that differs in two points.
 
-        Keras sums the results of steps over all workers, with one all-reduce per number: here a
-        step returns the result of its first replica. And Keras takes a batch inside the graph of
-        the step, which may begin before it is known that there is one, so the optimizer counts one
-        step too many at the end of an epoch: here the batch is taken before.
+        Keras sums the results of steps over all workers, with one all-reduce per number. Here a
+        step returns the result of its first replica. Keras takes a batch inside the graph of the
+        step, which may begin before it is known that there is a batch: the optimizer then counts
+        one step too many at the end of an epoch. Here the batch is taken before the graph runs.
         """
         strategy = self.distribute_strategy
         default_function = internal(keras, super(), "_make_function")(step_function)
@@ -89,8 +89,10 @@ class FitsUnderStrategies(keras.Model):
 def _on_flat_batches(
     function: Callable[[Any], Any], spec: Any, jit_compile: Any
 ) -> Callable[..., Any]:
-    """The graph of a function of distributed batches, called with the tensors of a batch: to pass
-    the batch itself, TensorFlow would look at its structure in each call, for milliseconds.
+    """Traces a function of distributed batches; the graph is called with the tensors of a batch.
+
+    If it were called with the batch itself, TensorFlow would inspect the batch's structure in each
+    call, which takes milliseconds.
     """
 
     def on_tensors(*tensors: tf.Tensor) -> Any:
@@ -127,7 +129,7 @@ def run_graph(
     inputs: Sequence[Any],
     operation_fn: Callable[[Any], Callable[..., Any]],
 ) -> Any:
-    """Walks a functional model, with ``operation_fn(operation)`` in place of each operation."""
+    """Runs a functional model with ``operation_fn(operation)`` in place of each operation."""
     run = internal(keras, model, "_run_through_graph")
     return run(inputs, operation_fn=operation_fn)
 
@@ -164,7 +166,7 @@ class Call:
 
 
 def calls_of(model: Functional) -> list[Call]:  # type: ignore[valid-type]
-    """The calls of a functional model in a possible order."""
+    """The calls of a functional model, in an order in which they can run."""
     by_depth = internal(keras, model, "_nodes_by_depth")
     return [
         Call(internal(keras, node, "input_tensors"), internal(keras, node, "outputs"), node)

@@ -1,5 +1,4 @@
-"""The manifest: a description of an exported model, so that artefacts of other models are never
-mixed with it.
+"""The manifest describes an exported model, so that artefacts of different models never mix.
 
 The manifest is written twice, at ``ranker/<version>/assets.extra/manifest.json`` and
 ``adapter/<version>/assets.extra/manifest.json``; both copies are equal.
@@ -49,23 +48,24 @@ NESTED_OUTPUTS = {
     NESTED_SAMPLE_COUNT: "int64 [B, G]",
     NESTED_LAST_TIMESTAMP: "int64 [B, G], milliseconds",
 }
-# The adapter of a model of two definitions has further signatures for each side, "<name>_0" and
-# "<name>_1": the key of each row's other task, as in the store; and the task's offset given those
-# of the other tasks, `ADAPTER_OUTPUTS`. Its default signature is that of side 0 with unknown other
-# tasks.
-OTHER_KEYS_SIGNATURE = "other_keys"  # of `ADAPTER_INPUT`
-OTHER_KEY = "other_key"  # string [R], of all rows of the records, one after another
-GIVEN_SIGNATURE = "given"  # of `ADAPTER_INPUT` and these:
+# The adapter of a model of two definitions has two further signatures for each side, "<name>_0" and
+# "<name>_1". The first returns the key of each row's other task, as in the store. The second
+# returns `ADAPTER_OUTPUTS`: a task's offset given the offsets of the other tasks. The default
+# signature is that of side 0 with unknown other tasks.
+OTHER_KEYS_SIGNATURE = "other_keys"  # input: `ADAPTER_INPUT`
+OTHER_KEY = "other_key"  # string [R], of all rows of the records, one record after another
+GIVEN_SIGNATURE = "given"  # inputs: `ADAPTER_INPUT`, `OTHER_ROW` and `OTHER_OFFSETS`
 OTHER_ROW = "other_row"  # int32 [R], row of `OTHER_OFFSETS`
 OTHER_OFFSETS = "other_offsets"  # float32 [K, D]
-# Of the adapter's second signature, if tasks have a posterior: `ADAPTER_OUTPUTS` and this.
+# The adapter's second signature, if tasks have a posterior variance, returns `ADAPTER_OUTPUTS` and
+# `VARIANCE`.
 VARIANCE_SIGNATURE = "with_variance"
 VARIANCE = "variance"  # float32 [B, D]
 HAS_META_EMBEDDING = "has_meta_embedding"  # bool [N]
 EXAMPLES = "examples"  # string [N], serialized tf.Example
 PROBABILITY = "probability"  # float32 [N]
 LOGIT = "logit"  # float32 [N]
-PREDICTION = "prediction"  # float32 [N], in place of these where the loss is not a binary one
+PREDICTION = "prediction"  # float32 [N], instead of these two if the loss is not a binary one
 SERVING_SIGNATURE = (
     "serving_default"  # every raw feature [N] + the `embedding_inputs` [N, D] and [N]
 )
@@ -141,7 +141,7 @@ class Manifest:
         return (*self.nested_definitions, *self.joint_definitions)
 
     def refuse_two_definitions(self, what: str) -> None:
-        """Raises `LimamlError` if the model has two sides, which `what` does not support."""
+        """Raises `LimamlError` if the model has two sides; `what` ends the message."""
         if self.joint_definitions:
             names = [self.task_definition, *self.joint_definitions]
             raise LimamlError(

@@ -1,6 +1,4 @@
-"""Local files and folders that appear completely or not at all: written under a temporary name,
-then renamed.
-"""
+"""Writes local files and folders completely or not at all: under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -40,8 +38,8 @@ def folder(output: Path, *, replace: bool = True) -> Iterator[Path]:
 
     Args:
         output: The folder to make.
-        replace: An existing `output` is moved away first and removed last; it is restored after an
-            error.
+        replace: Whether an existing `output` may be replaced. It is moved away first and removed
+            last, and restored after an error.
 
     Raises:
         OSError: The disk is full, the folder may not be written, or `output` is a folder with files

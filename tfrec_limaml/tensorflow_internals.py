@@ -13,12 +13,11 @@ _CREATE = "_create_device_dataset"
 
 
 def device_datasets_without_tuner() -> None:
-    """Switches the tuner of tf.data off in the datasets that strategies put between a dataset and
-    its devices; options of the dataset itself do not reach them.
+    """Disables autotuning in the datasets that strategies put between a dataset and its devices.
 
-    Such a dataset holds one batch and has nothing to tune. But its tuner sleeps for longer and
-    longer, and the first batch of the next epoch waits until it wakes up: some seconds to half a
-    minute, without any work.
+    Options of the dataset itself do not reach them. Such a dataset holds one batch and has nothing
+    to tune, but its tuner sleeps for longer and longer, and the first batch of the next epoch waits
+    for it to wake up, for up to half a minute.
     """
     create = internal(tf, multi_device_iterator_ops, _CREATE)
     if getattr(create, "without_tuner", False):

@@ -1,5 +1,7 @@
-"""Imports TensorFlow without the log lines that it writes to standard error regardless of log
-levels, and without the garbage collector, which takes time and frees nothing during an import.
+"""Imports TensorFlow faster and without its log lines.
+
+TensorFlow writes some log lines to standard error regardless of log levels. The garbage collector
+takes time during an import and frees nothing, so it is off.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def import_tensorflow(*, keras: bool = True) -> None:
             scikit-learn. A process that only runs exported models starts earlier without Keras. A
             later import of Keras, or of scikit-learn, works as usual.
     """
-    with _lock:  # two at once would restore each other's replacement
+    with _lock:  # two threads would restore each other's replacement of standard error
         if (
             "tensorflow" in sys.modules
             or sys.stderr is None
@@ -48,7 +50,7 @@ def import_tensorflow(*, keras: bool = True) -> None:
 
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
-    """Imports inside it run without the collector, which ignores the imported modules later."""
+    """A context without the garbage collector, which later ignores the modules imported in it."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -84,7 +86,7 @@ class _ImportedLater(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @contextlib.contextmanager
 def _without(package: str) -> Iterator[None]:
-    """Inside it this thread cannot import the package, unless it is imported already."""
+    """A context in which this thread cannot import the package, unless it is already imported."""
     finder = _ImportedLater(package)
     sys.meta_path.insert(0, finder)
     try:
@@ -106,11 +108,11 @@ def _import_quietly(keras: bool) -> None:
 
             tf.config.list_physical_devices()
         except BaseException:
-            noise = re.compile(rb"(?!)")  # any of it may show the reason
+            noise = re.compile(rb"(?!)")  # show all lines: any may tell the reason
             raise
         finally:
             os.dup2(stderr, 2)
             captured.seek(0)
-            with contextlib.suppress(OSError):  # a full disk below stderr stops no command
+            with contextlib.suppress(OSError):  # standard error may be a file on a full disk
                 os.write(stderr, noise.sub(b"", captured.read()))
             os.close(stderr)

@@ -9,8 +9,8 @@ def counted(number: float, one: str, many: str | None = None, spec: str = "") ->
     Args:
         number: The count.
         one: The words after 1.
-        many: Those after other numbers, if `one` with an s is wrong.
-        spec: How the number is written, such as ``,`` for separated thousands.
+        many: The words after other numbers; `one` with an s by default.
+        spec: Format specification of the number, such as ``,`` for separated thousands.
     """
     words = one if number == 1 else f"{one}s" if many is None else many
     return f"{number:{spec}} {words}"

@@ -94,7 +94,7 @@ def join_keys(parts: Sequence[Column]) -> pa.ChunkedArray:
 
 
 def fits(keys: Column) -> Mask:
-    """Which keys a store can hold ``[n]``; not null ones."""
+    """Whether a store can hold each key, ``[n]``; False for nulls."""
     lengths = pc.fill_null(pc.binary_length(keys), 0)
     sizes = np.asarray(lengths)
     return np.asarray((sizes > 0) & (sizes <= task_keys.MAX_KEY_BYTES))

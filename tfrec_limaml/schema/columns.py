@@ -93,7 +93,7 @@ class Feature:
         self._check_values()
 
     def _check_values(self) -> None:
-        """Checks what applies to each encoding."""
+        """Checks the values that depend on the encoding and the dtype."""
         if self.width < 1 or (self.width > 1 and self.categorical):
             raise SchemaError(
                 f"feature {self.name!r}: width must be 1 (or more, for numeric vectors), received "
@@ -127,7 +127,7 @@ class Feature:
 
     @property
     def default_value(self) -> float | int | str:
-        """The value that replaces an invalid one under ``on_invalid="fill"``, in the feature's own
+        """The value that replaces an invalid one under ``on_invalid="fill"``, in the feature's
         dtype.
         """
         if self.dtype == "string":
@@ -202,9 +202,7 @@ class History:
             )
 
     def names(self) -> dict[str, str]:
-        """Name of the feature that holds each of the wanted values, in the order of
-        `HISTORY_VALUES`.
-        """
+        """Maps each of `values` to the name of its feature, in the order of `HISTORY_VALUES`."""
         stem = "history_" + "_".join(self.keys)
         return {value: f"{stem}_{value}" for value in HISTORY_VALUES if value in self.values}
 

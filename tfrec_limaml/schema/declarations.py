@@ -38,8 +38,8 @@ def check_keys(
     tables: Mapping[str, str],
     history: Iterable[Sequence[str]],
 ) -> None:
-    """Raises `SchemaError` if a key would give the label away, or if a task definition or table
-    cannot be the name of its folder or file.
+    """Raises `SchemaError` if a key contains the label, or if the name of a task definition or
+    table cannot be the name of a folder or file.
     """
     if any(label in key for key in (*tasks.values(), *history)):
         raise SchemaError(
@@ -50,8 +50,8 @@ def check_keys(
         for name in named:
             if name.startswith(".") or "/" in name or "\\" in name:
                 raise SchemaError(
-                    f"{subject}: the {kind} {name!r} names a folder or file: choose a name without "
-                    "slashes that does not begin with a full stop"
+                    f"{subject}: the name of the {kind} {name!r} is also that of its folder or "
+                    "file: choose a name without slashes that does not begin with a full stop"
                 )
 
 
@@ -91,8 +91,8 @@ def build(cls: type, content: Mapping[str, Any], subject: str) -> Any:
 
 
 def check_types(value: Any, subject: str) -> None:
-    """Raises `SchemaError` if a text, number or choice of the dataclass `value` has another type
-    than declared; messages call it `subject`.
+    """Raises `SchemaError` if a text, number or choice of the dataclass `value` does not have its
+    declared type; the message calls the dataclass `subject`.
     """
     for name, allowed in _scalars(type(value)).items():  # type: ignore[arg-type]
         field = getattr(value, name)

@@ -51,8 +51,8 @@ __all__ = [
     "parse_time",
 ]
 
-#: Names that features and passthrough columns may not have: records and requests use them
-#: otherwise.
+#: Names that features and passthrough columns may not have: they have another meaning in records
+#: and requests.
 RESERVED_NAMES = frozenset({"label", "timestamp", "weight", "meta_embedding", "has_meta_embedding"})
 
 
@@ -169,8 +169,8 @@ class Schema:
         )
 
     def key_prefixes(self, definitions: Sequence[str]) -> dict[str, str]:
-        """Prefixes of the task keys of each definition where keys of all of them are kept together,
-        such as in a store: empty, except for the second side's definition.
+        """Prefix of each definition's task keys in places that hold keys of several definitions,
+        such as a store: empty, except for the second side's definition.
         """
         second_side = self.beside(definitions[0], definitions)
         return {name: joint_key_prefix(name) if name in second_side else "" for name in definitions}

@@ -77,15 +77,14 @@ def encode_task_key(values: Sequence[Any]) -> str:
     if key is None:
         raise LimamlError(
             f"no task key can be built from {list(values)!r}: every key column needs a value, and "
-            f"the "
-            f"key at most {MAX_KEY_BYTES} bytes"
+            f"the key may have at most {MAX_KEY_BYTES} bytes"
         )
     return key
 
 
 def joint_key_prefix(definition: str) -> str:
-    """Prefix of the keys of a model's second definition where keys of both are kept together, such
-    as in a store. No other task key begins with it: in keys, ``%`` is always escaped.
+    """Prefix of the keys of a model's second definition in places that hold keys of both, such as a
+    store. No other task key begins with it: in keys, ``%`` is always escaped.
     """
     return f"%|{escape(definition)}|"
 

@@ -143,7 +143,7 @@ features: [{name: age, role: meta}]
         ("[user_id]", "[]", "at least one definition with key columns"),
         ("[user_id]", "user_id", "must be a list of names"),
         ("{user: [user_id]}", "{off: [user_id]}", "task definition's name must be text"),
-        ("{user: [user_id]}", "{../user: [user_id]}", "task definition '../user' names a folder"),
+        ("{user: [user_id]}", "{../user: [user_id]}", "'../user' is also that of its folder"),
         ("{user: [user_id]}", "{user/tab: [user_id]}", "a name without slashes"),
         ("[user_id]", "[user_id, opened]", "the label 'opened' may not be in the key"),
         (
@@ -151,7 +151,7 @@ features: [{name: age, role: meta}]
             "timestamp: t\nhistory: [{keys: [user_id, opened]}]",
             "the label 'opened' may not be in the key",
         ),
-        ("timestamp: time", "timestamp: t\ntables: {.users: id}", "the table '.users' names a"),
+        ("timestamp: time", "timestamp: t\ntables: {.users: id}", "table '.users' is also that of"),
         ("timestamp: time", "timestamp: 5", "timestamp must be text"),
         (
             "timestamp: time",

@@ -22,13 +22,13 @@ def keep_freed_memory() -> bool:
     page of its tensors, which takes a third of the CPU time of a worker.
 
     Returns:
-        Whether it was set: not if the environment sets ``MALLOC_MMAP_THRESHOLD_`` or
-        ``GLIBC_TUNABLES``, nor with another C library.
+        True if the allocator was set; False if the environment sets ``MALLOC_MMAP_THRESHOLD_`` or
+        ``GLIBC_TUNABLES``, or with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or {"MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys():
         return False
     spec = tf.TensorSpec([], tf.int64)
     for _ in tf.data.Dataset.from_generator(lambda: [0], output_signature=spec):
-        pass  # TensorFlow's setting is made now, and not again
+        pass  # TensorFlow changes the settings here, and not again
     return bool(mallopt(_MMAP_THRESHOLD, _MMAP_BYTES) and mallopt(_TRIM_THRESHOLD, _TRIM_BYTES))

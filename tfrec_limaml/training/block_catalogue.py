@@ -112,8 +112,8 @@ def _mlp_global(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
 
 
 def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
-    """Features of the task have no row in the projection, which would compete with the task's
-    embedding.
+    """The default global block. The projection has no rows for features of the task: they would
+    compete with the task's embedding.
     """
     deep = _deep(encoder, options)
     other = set(encoder.embeddings("other")) - _single_keys(encoder, options)
@@ -180,8 +180,8 @@ def _ids(encoder: FeatureEncoder, options: Options) -> dict[str, int]:
 
 
 def global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, tuple[int, int]]:
-    """All embedded features, except the ID if the meta block has it: a second embedding would learn
-    what the meta block should learn.
+    """All embedded features, except the ID if the meta block embeds it: a second embedding would
+    learn what the meta block should learn.
     """
     id_feature = (
         _task_id(encoder, options)["feature"]

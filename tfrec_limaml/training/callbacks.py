@@ -1,6 +1,4 @@
-"""Keras callbacks: TensorBoard's scalars and graph, and meta embeddings for its Embedding
-Projector.
-"""
+"""Keras callbacks for TensorBoard: scalars, the graph, and meta embeddings for its projector."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ class _TensorBoard(keras.callbacks.TensorBoard):
 
 
 def write_graph(model: TaskModel, folder: str | Path) -> None:
-    """Writes the graph of the un-adapted forward pass, both blocks, from encoded rows to logits."""
+    """Writes the graph of the un-adapted forward pass of both blocks, from rows to logits."""
     shapes = model.encoder.output_shapes
     rows = {
         name: tf.TensorSpec(shape, tf.int32 if len(shape) == 1 else tf.float32, name)
@@ -81,8 +79,8 @@ class EmbeddingProjector(keras.callbacks.Callback):
         dataset: Batches of tasks with keys (``task_dataset(..., with_keys=True)``); embeddings are
             computed from their support sets.
         log_dir: Folder that TensorBoard reads; created if missing.
-        labels: Label to show and colour each task by, by task key; keys only without it.
-        max_tasks: Maximum number of tasks: the projector shows about ten thousand points.
+        labels: Task key to the label that the task is shown and coloured by; None for keys only.
+        max_tasks: Maximum number of tasks; the projector shows about ten thousand points.
     """
 
     def __init__(
@@ -151,7 +149,7 @@ def write_projector(
     """Writes vectors ``[T, D]`` with their keys and labels, and the configuration that TensorBoard
     needs to find them.
 
-    The files: https://www.tensorflow.org/tensorboard/tensorboard_projector_plugin and, for the
+    File formats: https://www.tensorflow.org/tensorboard/tensorboard_projector_plugin and, for the
     configuration, ``tensorboard/plugins/projector/projector_config.proto`` in text form.
     """
     folder = Path(log_dir)

@@ -1,6 +1,4 @@
-"""The files of checkpoints: each holds all of a training's state, and appears completely or not at
-all.
-"""
+"""Checkpoint files. Each holds the whole state of a training run and is written atomically."""
 
 from __future__ import annotations
 
@@ -24,18 +22,18 @@ _META = "meta"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The state of a training between two batches.
+    """The state of a training run between two batches.
 
     Attributes:
         epoch: Number of the current or next epoch.
         calls: Calls of the training function so far in this epoch.
         finished: Whether training is over.
         logs: The metrics that the last call returned.
-        history: Learning curves of the epochs before.
-        stopping: State of the early stopping, without weights.
-        identity: What determines the training; see `Checkpoints`.
+        history: Learning curves of the earlier epochs.
+        stopping: State of early stopping, without weights.
+        identity: Values that determine the result of the training; see `Checkpoints`.
         variables: Values of all variables.
-        best: Weights of the best epoch; none before the first.
+        best: Weights of the best epoch; empty before the first epoch ends.
     """
 
     epoch: int
@@ -77,7 +75,7 @@ class Checkpoint:
 def newest(folder: Path) -> Checkpoint | None:
     """The newest readable checkpoint of a folder; None if there is none.
 
-    Warns of each damaged file that it skips.
+    Warns about each damaged file that it skips.
 
     Raises:
         LimamlError: All are damaged.

@@ -1,8 +1,8 @@
-"""Checkpoints, to continue an interrupted training with the same result, bit for bit.
+"""Checkpoints: an interrupted training run continues with the same result, bit for bit.
 
 `keras.callbacks.BackupAndRestore` overwrites its files, keeps neither early-stopping state nor
-learning curves, and repeats batches of an interrupted epoch. This callback writes all state to one
-file that appears completely or not at all, and skips batches that were already used.
+learning curves, and repeats batches of an interrupted epoch. This callback writes the whole state
+to one file, atomically, and skips batches that were already used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CheckpointOptions:
             raise LimamlError(f"checkpoint steps must be at least 1, received {self.steps}")
 
     def in_folder(self, name: str) -> CheckpointOptions:
-        """The same options for one of several trainings, in a folder of that name."""
+        """The same options for one of several training runs, in a subfolder of that name."""
         return dataclasses.replace(self, folder=self.folder / name)
 
 
@@ -52,13 +52,13 @@ class Checkpoints(keras.callbacks.Callback):
 
     Args:
         options: Folder and frequency.
-        identity: What determines the training, by name, all JSON types: only the same training can
-            resume a checkpoint.
-        stopping: The early stopping whose state is part of a checkpoint.
+        identity: Values that determine the result of the training, by name, all JSON types. A
+            checkpoint can be resumed only with equal values.
+        stopping: The early stopping callback whose state is part of a checkpoint.
         writes: Whether this process writes the files; only one of several workers does.
 
     Raises:
-        LimamlError: The checkpoint to resume is one of another training.
+        LimamlError: The checkpoint to resume was written with another identity.
     """
 
     def __init__(
@@ -183,8 +183,8 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def _variables(model: keras.Model) -> Iterator[keras.Variable]:
-    """All variables that training changes, each once: weights, states of seed generators, those of
-    the optimizer and the mean loss.
+    """All variables that training changes, each once: weights, seed generators, and the variables
+    of the optimizer and of the mean loss.
     """
     seen: set[int] = set()
     for variable in (

@@ -1,4 +1,4 @@
-"""The data of a training: training records, or one episode per epoch."""
+"""The datasets of a training run: training records, or one episode per epoch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class TrainingData:
 
     Attributes:
         training: Training batches.
-        epoch: Number of their epoch, int64.
+        epoch: Number of the current epoch, int64; `EpochNumber` keeps it up to date.
         validation: Validation batches.
         validation_pattern: File pattern of the validation tasks.
         batch_size: Training tasks per batch, over all replicas.
         steps: Training batches per epoch.
-        identity: What determines the weights, by name.
-        joint: The records, if a model adapts two sides.
+        identity: Values that determine the weights, by name.
+        joint: The records of both definitions, if the model adapts two sides.
     """
 
     training: tf.data.Dataset
@@ -47,7 +47,7 @@ class TrainingData:
     joint: JointRecords | None = None
 
     def refresh_table(self) -> None:
-        """Computes the table that validation tasks of two definitions are scored with."""
+        """Computes the table that scores validation tasks, if the model adapts two sides."""
         if self.joint is not None:
             self.joint.fill_validation_table()
 
@@ -74,16 +74,17 @@ class TrainingData:
         workers: Workers | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> TrainingData:
-        """The data of a folder, after all workers have compared them. Pass `EpochNumber` to `fit`'s
-        callbacks.
+        """The datasets of a folder of task records, after all workers have compared their data.
+
+        Pass `EpochNumber` to the callbacks of `fit`.
 
         Args:
             tasks: Folder written by ``limaml prepare``.
             encoder: Encodes the features.
-            options: The settings; of those of the model, only a second definition matters.
+            options: The settings. Of the model's settings, only `joint_task` matters.
             task: Task definition; the schema's first by default.
-            workers: The processes that train; this one alone by default.
-            identity: What determines the weights besides the records, by name.
+            workers: The processes that train; by default only this one.
+            identity: Other values that determine the weights, by name.
 
         Raises:
             VersionMismatchError: The identities or numbers of files of the workers differ.
@@ -128,7 +129,7 @@ class TrainingData:
         workers: Workers,
         identity: Mapping[str, Any],
     ) -> TrainingData:
-        """See `of`: for two sides."""
+        """`of`, for a model of two definitions."""
         if workers.strategy is not None:
             raise LimamlError(
                 "a model of two definitions (joint_task) trains on one device; leave out the "

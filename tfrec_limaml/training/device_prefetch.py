@@ -1,4 +1,4 @@
-"""Batches that are copied to the GPU before the step that needs them."""
+"""Copies batches to the GPU before the step that needs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def prefetch_to_gpu(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The same batches, copied to the first GPU while it works on the batch before.
 
     Otherwise each step begins with the copy of its batch. Without a GPU the dataset is returned
-    as it is.
+    unchanged.
     """
     gpus = tf.config.list_logical_devices("GPU")
     if not gpus:

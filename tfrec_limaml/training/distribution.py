@@ -44,7 +44,7 @@ class Workers(NamedTuple):
 
     @classmethod
     def of(cls, strategy: tf.distribute.Strategy | None) -> Workers:
-        """Those of a `MirroredStrategy` or a `MultiWorkerMirroredStrategy`.
+        """The workers of a `MirroredStrategy` or a `MultiWorkerMirroredStrategy`.
 
         Raises:
             LimamlError: Another kind of strategy, or a call within a strategy's scope without
@@ -79,7 +79,7 @@ class Workers(NamedTuple):
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes."""
+        """Whether this process writes files."""
         return self.share.worker == 0
 
     @property
@@ -90,7 +90,7 @@ class Workers(NamedTuple):
         return self.strategy is not None
 
     def per_replica(self, batch_size: int) -> int:
-        """Tasks per replica and batch, of `batch_size` tasks per batch."""
+        """Tasks per replica in a batch of `batch_size` tasks, rounded up."""
         return math.ceil(batch_size / self.all_replicas)
 
     def steps(self, counts: Sequence[int], per_replica: int) -> int:
@@ -103,18 +103,18 @@ class Workers(NamedTuple):
         return max(math.ceil(math.ceil(n / per_replica) / self.replicas) for n in counts)
 
     def distribute(self, dataset: tf.data.Dataset) -> Any:
-        """The dataset for `fit`, from this worker's batches for single replicas. All workers must
-        have the same number.
+        """The dataset for `fit`, from this worker's batches for single replicas.
 
-        Without a strategy, batches are copied to the GPU ahead, if there is one; with one,
-        TensorFlow does that. Under a strategy calls `keep_freed_memory`.
+        All workers must have the same number of batches. Without a strategy, batches are copied to
+        the GPU ahead of their step, if there is a GPU. Under a strategy, TensorFlow does that, and
+        `keep_freed_memory` is called.
         """
         if self.strategy is None:
             return prefetch_to_gpu(dataset)
         device_datasets_without_tuner()
         keep_freed_memory()
         if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            # Otherwise workers check before each batch whether another one has any left.
+            # Otherwise workers check before each batch whether any of them has a batch left.
             self.strategy.extended.experimental_enable_get_next_as_optional = False
         return self.strategy.distribute_datasets_from_function(lambda _: dataset)
 
@@ -170,8 +170,8 @@ def make_strategy(kind: str, timeout: float) -> tf.distribute.Strategy:
     if kind == "mirrored":
         return tf.distribute.MirroredStrategy()
     _check_cluster(os.environ.get("TF_CONFIG"))
-    # Without TensorFlow's time limit: each collective would start a thread that sleeps until the
-    # limit is over, even after the collective ended.
+    # TensorFlow's own time limit is not used: each collective would start a thread that sleeps
+    # until the limit is over, even after the collective has ended.
     with TimeLimit(timeout, "the start of all workers"):
         return tf.distribute.MultiWorkerMirroredStrategy()
 

@@ -61,7 +61,7 @@ def require_same_training(
     for name in {**stored, **expected}:
         if name not in ignore and stored.get(name) != expected.get(name):
             raise LimamlError(
-                f"{owner} belongs to a training with {name} {stored.get(name)!r}, received "
+                f"{owner} belongs to a training run with {name} {stored.get(name)!r}, received "
                 f"{expected.get(name)!r}; train with the same settings and data, or from the start "
                 "(--overwrite)"
             )

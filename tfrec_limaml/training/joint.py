@@ -6,9 +6,9 @@ epoch, with the current weights: both sides are adapted on their support rows in
 the other's latest offsets, starting from zero.
 
 Each epoch has split times, the same for both definitions, and the table is computed from rows
-before them. So no offset that scores a query row depends on its label; with splits by date, nor on
-any later row. Approximations: the table's weights are up to an epoch old, and no gradient flows
-through it.
+before them. An offset that scores a query row therefore does not depend on that row's label or,
+with splits by date, on any later row. There are two approximations: the table's weights are up to
+an epoch old, and no gradient flows through it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Records:
     def table_batches(
         self, side: Side, pattern: str | Sequence[str], **options: Any
     ) -> tf.data.Dataset:
-        """Batches with keys."""
+        """Batches of a side's tasks, with their keys."""
         return task_dataset(
             pattern,
             self.encoder,
@@ -106,18 +106,18 @@ def _patterns(
 
 
 class JointRecords:
-    """The records that a training of two definitions reads.
+    """The records of both definitions that a training run reads.
 
     Args:
         tasks: Folder written by ``limaml prepare --task FIRST,SECOND``.
-        definitions: The two.
+        definitions: The two task definitions.
         encoder: Encodes the features.
         epoch: Number of the epoch, kept up to date by the caller.
         support_fraction, max_samples, seed: See `TrainOptions`.
         episodes: Whether to read episodes, if there are any with one split time for all tasks.
 
     Attributes:
-        side: The first definition's, for validation tasks.
+        side: The side of the first definition, which validation tasks belong to.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class JointRecords:
         return tf.data.Dataset.choose_from_datasets(datasets, turns, stop_on_empty_dataset=False)
 
     def callback(self, model: JointLiMAML) -> keras.callbacks.Callback:
-        """Keeps the model's table up to date; must come after callbacks that change weights."""
+        """A callback that keeps the table up to date; must come after those that change weights."""
         table = OffsetTable(model, self._sides)
         all_rows = self._records.all_support("train")
         before_split_times = [
@@ -196,7 +196,7 @@ class JointRecords:
         return RefreshTable(begin_epoch, self._fill_validation_table)
 
     def fill_validation_table(self) -> None:
-        """Computes the table from all training rows, which validation tasks are scored with."""
+        """Computes the table from all training rows, to score validation tasks."""
         if self._fill_validation_table is not None:
             self._fill_validation_table()
 
@@ -216,7 +216,8 @@ class _SplitTimeSampler:
         tasks: The first definition's training tasks.
         share: Range of the share of rows before the split time.
         seed: Of the draws.
-        by_date: One split time for all tasks; otherwise one for each task, at a share of its rows.
+        by_date: Whether all tasks have one split time; otherwise each has one, at a share of its
+            rows.
     """
 
     tasks: TaskTimes

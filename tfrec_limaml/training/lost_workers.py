@@ -1,4 +1,4 @@
-"""Time limits for workers that wait for one another, and the errors where one is gone."""
+"""Time limits for workers that wait for one another, and the error if a worker is lost."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TimeLimit:
 
     Args:
         seconds: The limit.
-        operation: What the process waits for.
-        end: Called when the limit is over.
+        operation: The operation, for the message.
+        end: Called with the message when the limit is exceeded; exits the process by default.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class RenewTimeLimit(keras.callbacks.Callback):
         self.limit = limit
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """A batch is over."""
+        """Renews the limit."""
         self.limit.renew()
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """A batch is over."""
+        """Renews the limit."""
         self.limit.renew()
 
 

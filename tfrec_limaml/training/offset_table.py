@@ -1,4 +1,4 @@
-"""The table of offsets that a model of two definitions scores with, and when it is computed."""
+"""Computes the table of offsets that a model of two definitions scores with."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ class OffsetTable:
         self._steps: list[Callable[[Any, tf.Tensor], None]] = []
 
     def make(self, datasets: Sequence[tf.data.Dataset]) -> None:
-        """Computes it with the model's current weights and adaptation strength: `sweeps` times the
-        second definition's tasks given the first one's, then vice versa.
+        """Computes the table with the model's current weights and adaptation strength.
+
+        Adapts the second definition's tasks given the first one's, then vice versa; repeats this
+        `sweeps` times.
 
         Args:
-            datasets: Batches of either definition's tasks with keys, first definition first.
+            datasets: Batches of each definition's tasks with keys, first definition first.
         """
         strength = self._model.adaptation_strength
         self._model.clear_table(self._sides.rows)
@@ -70,9 +72,9 @@ class RefreshTable(keras.callbacks.Callback):
         self._begin_validation = begin_validation
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """From rows before the epoch's split times."""
+        """Computes the table from rows before the epoch's split times."""
         self._begin_epoch()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """From all training rows."""
+        """Computes the table from all training rows."""
         self._begin_validation()

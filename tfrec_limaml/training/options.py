@@ -1,5 +1,6 @@
-"""Settings of a model and of its training: one set of defaults for Python, the command line, the
-demo and the benchmarks.
+"""Settings of a model and of its training.
+
+Python, the command line, the demo and the benchmarks share their defaults.
 """
 
 from __future__ import annotations
@@ -34,29 +35,29 @@ class ModelOptions:
         embedding_dim: Width of the meta embedding.
         dropout: Rate in the global block.
         id_embeddings: Whether the global block embeds single-valued categorical features (IDs).
-            None means yes, unless a history feature is keyed by an ID: then both are tried on the
-            validation tasks, since leaving IDs out can be better.
+            None means yes, unless a history feature is keyed by an ID: then both are tried, and the
+            validation tasks decide.
         shrinkage: Training rows at which an ID's embedding is halved; ``"dot_product"`` only.
         projection_shrinkage: The same for the rows of IDs in the projection, by which adaptation
-            distinguishes items. None means `shrinkage`, and also tries a strong one if the gain of
-            adaptation falls during training.
+            distinguishes items. None means `shrinkage`; if the gain of adaptation then falls during
+            training, a strong shrinkage is tried too.
         prior: Mean of a task's offset before adaptation: ``"zero"``, or ``"encoder"``, computed
-            from its interactions by a `SupportEncoder`; meta block ``"offset"`` only.
+            from the task's interactions by a `SupportEncoder`; meta block ``"offset"`` only.
         adaptation: See `LiMAML`; None means ``"gauss-newton"`` for a meta block that stores offsets
             and ``"gradient"`` for others.
         prior_precision: Initial value of the learned prior precision; ``"gauss-newton"`` only.
-        inner_steps: Steps in training; None means 2 solves or 3 gradient steps.
+        inner_steps: Steps in training; None means 2 Gauss-Newton steps or 3 gradient steps.
         inner_learning_rate: Inner learning rate of gradient steps.
         fine_tune_steps: Steps at evaluation and for embeddings; None means `inner_steps`.
         first_order, second_order_steps, learn_inner_rates, support_reduction: See `MAMLModel`;
             gradient steps only.
         unadapted_loss_weight: Weight of the loss before adaptation in the outer objective.
-        averaging: Outer mean over ``"sample"`` or ``"task"`` losses.
+        averaging: Weights of the tasks in the outer loss; see `TwoBlockModel`.
         pooling: See `LiMAML`.
         task: Task definition, for ID meta blocks.
-        joint_task: A second task definition. Neither may refine the other. Both sides of a row are
+        joint_task: A second task definition; neither may refine the other. Both sides of a row are
             adapted; see `tfrec_limaml.training.joint`. Meta block ``"offset"`` only.
-        sweeps: How often each side is adapted given the other one; with a `joint_task` only.
+        sweeps: Number of times each side is adapted given the other; with a `joint_task` only.
     """
 
     meta_block: str = "offset"
@@ -179,14 +180,15 @@ class TrainOptions:
     """How a model is trained.
 
     Attributes:
-        algorithm: ``"limaml"``, or a reference: ``"vanilla"`` or ``"maml"``.
+        algorithm: ``"limaml"``, or a baseline: ``"vanilla"`` or ``"maml"``.
         model: Settings of the model.
-        epochs: Maximum number; the learning rate falls to 0 over all of them.
+        epochs: Maximum number of epochs; the learning rate falls to 0 over all of them.
         patience: Epochs without a better validation AUC before training stops.
         batch_size: Tasks per batch; None to choose it by `batch_rows`.
         batch_rows: Approximate number of training rows per batch.
         learning_rate: Peak of the outer learning rate.
-        weight_decay: Of AdamW, relative to the learning rate; not on biases and the prior.
+        weight_decay: AdamW's, relative to the learning rate. It excludes biases, the prior and
+            inner learning rates.
         warmup_steps: Batches over which the learning rate rises from 0.
         decay: Whether the learning rate falls to 0 along a cosine; else it is constant.
         average_weights: Momentum of the moving average of the weights, which is evaluated and
@@ -194,8 +196,8 @@ class TrainOptions:
         support_fraction: Share of a training task's samples that form the support set, or a range
             to draw it from for each task and epoch.
         as_served: Train on the episodes of ``limaml prepare --episodes``, one per epoch, if there
-            are any: their query rows have history features as old as served ones, and their splits
-            replace `support_fraction`.
+            are any. The history features of their query rows are as old as those in serving, and
+            their splits replace `support_fraction`.
         max_samples: Maximum number of support samples per task, the most recent ones; None for all.
         choose_strength: Choose the adaptation strength on the validation tasks after training.
         seed: Seed of weights, shuffling, dropout and random splits.
@@ -277,7 +279,7 @@ def recipe(name: str) -> TrainOptions:
 
 
 def _at_least(options: Any, bounds: Mapping[str, float]) -> None:
-    """Refuses numbers that are below their bound, infinite or not a number; None is not set."""
+    """Raises `LimamlError` for a number below its bound, infinite or NaN; None means not set."""
     for name, bound in bounds.items():
         value = getattr(options, name)
         if value is not None and not bound <= value < math.inf:

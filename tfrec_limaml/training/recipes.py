@@ -21,21 +21,21 @@ from tfrec_limaml.training.options import ModelOptions
 
 
 def disable_remapping() -> None:
-    """Switches off a graph optimisation of TensorFlow that fails on these graphs with errors on
-    stderr, and its warning about functions that are traced once per setting.
+    """Disables TensorFlow's remapping of graphs, which fails on these graphs with errors on stderr,
+    and its warning about retracing: a function is traced once per setting.
     """
     tf.get_logger().setLevel("ERROR")
     tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
 def require_binary(schema: Schema, subject: str) -> None:
-    """Raises `LimamlError` if the label is not binary; `subject` is what needs such a label."""
+    """Raises `LimamlError` if the label is not binary; `subject` names what needs such a label."""
     label = schema.label
     if label.kind != "binary":
         raise LimamlError(
-            f"{subject} reads binary labels; {label.name!r} is a {label.kind} label: declare one "
-            "of 0 and 1, such as whether a rating is at least 4, or fit a model that you compile "
-            "with another loss"
+            f"{subject} needs a binary label, received the {label.kind} label {label.name!r}: "
+            "declare a label of 0 and 1, such as whether a rating is at least 4, or fit a model "
+            "that you compile with another loss"
         )
 
 
@@ -99,7 +99,7 @@ def _meta_block(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
 
 
 def build_model(algorithm: str, encoder: FeatureEncoder, options: ModelOptions) -> TaskModel:
-    """A meta block and a global block under one of the algorithms.
+    """Builds the model of an algorithm, with a meta block and a global block.
 
     Args:
         algorithm: ``"limaml"``, ``"vanilla"`` or ``"maml"``.

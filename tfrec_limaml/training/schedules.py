@@ -1,4 +1,4 @@
-"""Learning rates of the outer loop, on `keras.optimizers.schedules`."""
+"""Learning rate schedules of the outer loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def scale_learning_rate(learning_rate: float, tasks_per_batch: int, reference: i
     Args:
         learning_rate: Learning rate for `reference` tasks per batch.
         tasks_per_batch: Tasks per batch, over all replicas.
-        reference: See `learning_rate`.
+        reference: Tasks per batch that `learning_rate` is meant for.
     """
     if tasks_per_batch < 1 or reference < 1:
         raise LimamlError(

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 #: Minimum number of tasks with query rows for a choice.
 MIN_TASKS = 30
-#: Gain in AUC below which tasks are not adapted unless it is significant.
+#: Gain in AUC below which tasks are not adapted, unless the gain is significant.
 SMALL_GAIN = 0.002
 
 
@@ -40,7 +40,7 @@ def choose_adaptation_strength(
     Args:
         model: A trained model for binary labels.
         validation: Tasks with keys (``task_dataset(..., with_keys=True)``).
-        strengths: Candidates; 1 is always one.
+        strengths: Candidates; 1 is always added.
         changed: Called after the model's strength has been set to a candidate; see
             `rows_by_strength`.
 
@@ -89,12 +89,12 @@ def rows_by_strength(
     Args:
         model: A trained model; afterwards its strength is 1.
         dataset: Batches of tasks. It is read once, or with `changed` once for each strength.
-        strengths: All positive ones share one trace.
+        strengths: The strengths; all positive ones share one trace.
         changed: Called after the model's strength has been set to each of them.
     """
     score = _scorer(model, dataset.element_spec)
     parts: dict[float, list[dict[str, Array]]] = {strength: [] for strength in strengths}
-    model.adaptation_strength = 1.0  # not 0, under which nothing would be traced
+    model.adaptation_strength = 1.0  # with 0, the adaptation would not be traced
     try:
         for group in [strengths] if changed is None else [[strength] for strength in strengths]:
             if changed is not None:
@@ -112,7 +112,7 @@ def rows_by_strength(
 
 
 def _scorer(model: TaskModel, spec: Any) -> Callable[[Any, float], dict[str, Array]]:
-    """Predicts the query rows of a batch with a strength."""
+    """A function that predicts the query rows of a batch with a strength."""
 
     def unadapted(batch: Any) -> dict[str, tf.Tensor]:
         return rows(batch, None)

@@ -1,4 +1,4 @@
-"""Tries options that are not set, and keeps the model with the best validation score."""
+"""Tries values of options that are not set, and keeps the model with the best validation score."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def best_on_validation(
     """Trains a model for each value of the options that are not set, and keeps the best one.
 
     If a history feature is keyed by an ID, models with and without IDs in the global block are
-    tried; if the gain of adaptation falls during training, a strong shrinkage of the projection.
-    The result has the scores of all of them.
+    tried. If the gain of adaptation falls during training, a strong shrinkage of the projection is
+    tried. The result has the scores of all of them.
     """
-    if options.model.id_embeddings is not None or not _history_tells_of_ids(schema):
+    if options.model.id_embeddings is not None or not _has_id_history(schema):
         return _best_shrinkage(train, options, checkpoints)
     with_ids = _best_shrinkage(
         train,
@@ -97,7 +97,7 @@ def _gain_falls(trained: WithResult) -> bool:
     return max(gains) - max(gains[-2:]) >= MIN_FALL
 
 
-def _history_tells_of_ids(schema: Schema) -> bool:
+def _has_id_history(schema: Schema) -> bool:
     """Whether a history feature is keyed by an embedded ID alone."""
     ids = {f.name for f in schema.features if f.embedding_width and f.separator is None}
     return any(len(history.keys) == 1 and history.keys[0] in ids for history in schema.history)

@@ -47,7 +47,7 @@ def test_resuming_a_complete_training_reports_its_result_and_changes_nothing(
     ("arguments", "message"),
     [
         ([], "limaml.keras exists; pass --overwrite"),
-        (["--resume", "--seed", "5"], "belongs to a training with option seed 1, received 5"),
+        (["--resume", "--seed", "5"], "belongs to a training run with option seed 1, received 5"),
     ],
 )
 def test_a_complete_training_is_not_taken_for_another_one(

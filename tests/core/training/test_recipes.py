@@ -75,7 +75,7 @@ def test_labels_that_are_no_classes_are_refused_by_every_command_that_reads_clas
     schema, statistics = every_kind
     label = Label(name=schema.label.name, kind="regression")
     write_description(ratings, schema.replace(label=label), statistics)
-    said = "`limaml {}` reads binary labels; 'opened' is a regression label: declare one of 0 and 1"
+    said = "`limaml {}` needs a binary label, received the regression label 'opened': declare"
     with pytest.raises(LimamlError, match=said.format("train")):
         train(ratings)
     for command, options in ((diagnose_command, []), (compare, ["--output", str(tmp_path / "o")])):

@@ -236,7 +236,7 @@ def test_of_two_trainings_the_one_that_is_over_is_not_trained_again(
     tasks_folder, tmp_path, monkeypatch
 ):
     """With and without ID embeddings: the second one is interrupted."""
-    monkeypatch.setattr(variants, "_history_tells_of_ids", lambda schema: True)
+    monkeypatch.setattr(variants, "_has_id_history", lambda schema: True)
     options, begun = FEW_STEPS.replace(epochs=2), []
 
     def begin(epoch, logs):

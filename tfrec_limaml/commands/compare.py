@@ -22,11 +22,11 @@ from tfrec_limaml.tensorflow_setup import import_tensorflow
 from tfrec_limaml.wording import counted
 
 _DESCRIPTION = """\
-Trains LiMAML and common alternatives on the same rows and features, chooses settings on the
-validation rows, and measures all on the test rows, over several seeds: a constant, label rates,
-logistic regression, LightGBM, plain networks (also fine-tuned, and wide-and-deep), attention over
-the history (DIN), random effects per task (GLMix) and variants of LiMAML. Every run is kept, so an
-interrupted comparison continues where it stopped.
+Trains LiMAML and common alternatives on the same rows and features, over several seeds. Settings
+are chosen on the validation rows; results are measured on the test rows. The alternatives are a
+constant, label rates, logistic regression, LightGBM, plain networks (also fine-tuned, and
+wide-and-deep), attention over the history (DIN), random effects per task (GLMix) and variants of
+LiMAML. Every run is kept, so an interrupted comparison continues where it stopped.
 
 example:
   limaml compare runs/tasks --output runs/compare --seeds 3
@@ -51,12 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rivals", metavar="NAME,NAME", help="names of rivals, comma-separated (default: all)"
     )
     parser.add_argument(
-        "--epochs", type=int, help="maximum for networks (default: that of each recipe)"
+        "--epochs",
+        type=int,
+        help="maximum number of epochs of networks (default: that of each recipe)",
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Compares; see the description."""
+    """Runs the comparison, writes its tables and returns its result."""
     if args.seeds < 1:
         raise LimamlError(f"--seeds must be at least 1, received {args.seeds}")
     import_tensorflow()
@@ -106,7 +108,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _heading(result: Mapping[str, Any]) -> str:
-    """What the numbers of the table are."""
+    """The sentence above the table that says what its numbers are."""
     deviation = " (standard deviation)" if len(result["seeds"]) > 1 else ""
     gain = ""
     if any("gain" in row for row in result["results"]):
@@ -122,7 +124,7 @@ def _heading(result: Mapping[str, Any]) -> str:
 
 
 def _slices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The AUC of each rival by the samples in a task's history, as the lines of a table."""
+    """Lines of a table: the AUC of each rival by the number of samples in a task's history."""
     if not rows:
         return []
     columns = slices(rows)

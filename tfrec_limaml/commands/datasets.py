@@ -190,8 +190,7 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     if bool(arguments.name) == bool(files):
         raise LimamlError(
             "give either the NAME of a built-in data set, or --schema and --interactions of your "
-            "data "
-            "(not both)"
+            "data (not both)"
         )
     settings = {
         name: getattr(arguments, name)

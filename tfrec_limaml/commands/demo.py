@@ -36,7 +36,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         choices=DATASETS,
         default="simulated",
-        help="default: %(default)s, which needs no download",
+        help="data set (default: %(default)s, which needs no download)",
     )
     parser.add_argument(
         "--workspace",
@@ -62,7 +62,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=8800,
         metavar="N",
-        help="port of that page on 127.0.0.1; 0 for a free one (default: %(default)s)",
+        help="port of the --live page on 127.0.0.1; 0 for a free one (default: %(default)s)",
     )
     parser.add_argument(
         "--overwrite",

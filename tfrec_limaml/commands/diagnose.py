@@ -20,7 +20,8 @@ Estimates how much LiMAML could gain, before you train it: trains a plain networ
 (including the history features of the schema) like `limaml train --algorithm vanilla`, scores the
 validation rows, and estimates how much tasks still differ, overall and in their preferences for
 each category. Then measures how much AUC an effect estimated from each task's earlier rows gains
-on its later rows, and gives a verdict for every task definition. Takes as long as that training.
+on its later rows, and gives a verdict for every task definition. Most of its time is the training
+of the network.
 
 example:
   limaml diagnose runs/tasks
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs",
         type=int,
         default=TrainOptions().epochs,
-        help="maximum for the plain network (default: %(default)s)",
+        help="maximum number of epochs of the plain network (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=1)
 
@@ -58,7 +59,7 @@ def _definitions_in(tasks: Path, schema: Schema) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Diagnoses; see the description."""
+    """Runs ``limaml diagnose`` and returns its result."""
     if args.epochs < 1:
         raise LimamlError(f"--epochs must be at least 1, received {args.epochs}")
     import_tensorflow()
@@ -113,8 +114,8 @@ def _render(result: dict[str, Any]) -> str:
             lines.append(f"  {s['source']:30} {spread:>26} {s['oracle']:>+13.4f} {gain:>28}")
         lines += [f"  verdict: {definition['verdict']} - {_MEANING[definition['verdict']]}", ""]
     lines.append(
-        "AUC if known is simulated from the fitted deviation; from history is measured on the "
-        "validation rows. Categories are on top of the task's level."
+        "'AUC if known' is simulated from the fitted deviation; 'from history' is measured on the "
+        "validation rows. Differences in a category are those beyond the task's level."
     )
     return "\n".join(lines)
 

@@ -17,7 +17,7 @@ from tfrec_limaml.commands.evaluate_text import render
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
-#: AUC by which a model may be worse before `evaluate` warns.
+#: `evaluate` warns about a model whose AUC is lower than its reference's by more than this.
 WORSE = 0.0005
 
 _DESCRIPTION = """\
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Evaluates; see the description."""
+    """Runs ``limaml evaluate``, writes ``evaluation.json`` and returns its contents."""
     path = args.run / "evaluation.json"
     _check_arguments(args, path)
     models = sorted(args.run.glob("*.keras"), key=lambda p: (p.stem != "vanilla", p.stem))
@@ -114,7 +114,7 @@ def _check_arguments(args: argparse.Namespace, path: Path) -> None:
 def _summary(
     split: str, reference: str, results: list[dict[str, Any]], best: float | None
 ) -> dict[str, Any]:
-    """The contents of ``evaluation.json``; `best` is the best possible AUC, where it is known."""
+    """The contents of ``evaluation.json``; `best` is the best possible AUC, if it is known."""
     return {
         "split": split,
         "rows": results[0]["rows"],
@@ -127,7 +127,7 @@ def _summary(
 
 
 def _uninformative(results: list[dict[str, Any]]) -> list[str]:
-    """The metrics that do not tell anything, each once."""
+    """Warnings about metrics that carry no information, each once."""
     from tfrec_limaml.evaluation.evaluate import uninformative
 
     return list(dict.fromkeys(text for row in results for text in uninformative(row)))
@@ -166,8 +166,8 @@ def warnings_of(results: list[dict[str, Any]]) -> list[str]:
 def _evaluate(
     name: str, model: Any, dataset: Any, options: dict[str, Any], results: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Appends the rows of one model to `results` and returns its scored rows; the first ones become
-    the reference.
+    """Appends the results of one model to `results` and returns its scored rows. The un-adapted
+    scores of the first model become the reference.
     """
     from tfrec_limaml.evaluation import score_tasks
 
@@ -186,7 +186,7 @@ def _evaluate(
 
 
 def _measured(rows: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of scored rows; its warnings are left to the summary."""
+    """The metrics of scored rows; warnings are left to the summary."""
     from tfrec_limaml.evaluation import measure
     from tfrec_limaml.evaluation.evaluate import Uninformative
 
@@ -212,7 +212,8 @@ def _side(model: Any, args: argparse.Namespace) -> Any:
 def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:
     if model.encoder is None or model.encoder.schema.fingerprint() != schema.fingerprint():
         raise LimamlError(
-            f"{file} was trained under another schema than the task records; prepare or train again"
+            f"{file} was trained with another schema than that of the task records; prepare or "
+            "train again"
         )
     trained_definition = model.encoder.task or schema.default_task
     joint = getattr(model.meta_block, "joint_definitions", ())
@@ -229,7 +230,7 @@ def _check(model: Any, schema: Any, task: str | None, file: Path) -> None:
 
 
 def _without_nan(value: Any) -> Any:
-    """NaN is not JSON: undefined metrics become null."""
+    """The value with None for each NaN (an undefined metric): JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(v) for key, v in value.items()}
     if isinstance(value, list):

@@ -59,8 +59,8 @@ def _form(row: dict[str, Any]) -> str:
 
 
 def _part(part: dict[str, Any]) -> str:
-    """The line of a slice; a reason instead of the interval where it has too few tasks or one
-    class.
+    """The line of a slice. If it has too few tasks or one class, the reason replaces the
+    interval.
     """
     line = f"  {part['slice']:16} {part['rows']:8} rows {part['tasks']:8} tasks  "
     if "note" in part:

@@ -47,17 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fine-tune-steps",
         type=int,
-        help="k: inner steps in the embedding job (default: as trained)",
+        help="inner steps of the embedding job (default: as trained)",
     )
     parser.add_argument(
         "--pooling",
         choices=("latest", "mean", "max", "cosine"),
-        help="how a task's embeddings are pooled into the stored vector (default: latest)",
+        help="how a task's embeddings are pooled into the stored vector (default: as trained)",
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Exports; see the description."""
+    """Runs ``limaml export`` and returns the paths of the adapter and the ranker."""
     path = args.run_directory / "limaml.keras"
     if not path.exists():
         raise LimamlError(f"no model at {path}; run `limaml train` first")

@@ -27,7 +27,7 @@ example:
                                                        an ordering that should always hold does not
 """
 
-#: Further arguments of ``limaml datasets prepare`` and ``limaml prepare``, by kind of records.
+#: Further arguments of ``limaml datasets prepare`` (data) and ``limaml prepare`` (tasks).
 _PREPARE: dict[str, dict[str, tuple[str, ...]]] = {
     "simulated": {},
     "kuairand-pure": {"data": ("--history",)},
@@ -47,12 +47,14 @@ _QUICK_EPOCHS = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml reproduce``."""
-    parser.add_argument("tables", nargs="+", metavar="TABLE", help="table3, ..., or all")
+    parser.add_argument(
+        "tables", nargs="+", metavar="TABLE", help="names of tables, such as table3, or all"
+    )
     parser.add_argument("--dataset", choices=sorted(_PREPARE), default="simulated")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set's official files")
     parser.add_argument("--output", type=Path, required=True, help="folder for runs and tables")
     parser.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="runs of each line (default 3)"
+        "--seeds", type=int, default=3, metavar="N", help="runs per line of a table (default 3)"
     )
     parser.add_argument(
         "--quick",
@@ -138,7 +140,7 @@ def _say(text: str) -> None:
 
 
 COMMAND = Command(
-    help="the paper's tables on public or simulated data",
+    help="reproduce the paper's tables on public or simulated data",
     description=_DESCRIPTION,
     add_arguments=add_arguments,
     run=run,

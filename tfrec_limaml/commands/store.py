@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from tfrec_limaml.store import open_store
 
     if arguments.key is not None and arguments.action != "show":
-        raise LimamlError(f"--key goes with show, received {arguments.action}")
+        raise LimamlError(f"--key needs the action show, received {arguments.action}")
     store = open_store(arguments.store)
     try:
         return _ACTIONS[arguments.action](store, arguments)
@@ -194,7 +194,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def _lines(result: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """One name and value per line; the entries of a value that has names are indented."""
+    """One name and value per line; the entries of a nested mapping are indented."""
     for name, value in result.items():
         if isinstance(value, Mapping):
             yield f"{indent}{name}:"

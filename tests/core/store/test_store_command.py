@@ -107,7 +107,7 @@ def test_the_text_has_one_name_and_value_per_line(store, limaml_store):
         (("show", "--generation", "g9", "--model-version", "1"), "'g9'"),
         (("show", "--model-version", "7"), "is current"),
         (("show",), r"--model-version is missing: .*\[1, 5\]"),
-        (("list", "--key", "a"), "--key goes with show"),
+        (("list", "--key", "a"), "--key needs the action show, received list"),
         (("prune", "--keep", "0", "--model-version", "1"), "keep must be at least 1"),
         (
             ("prune", "--grace-seconds", "nan", "--model-version", "1"),

@@ -28,7 +28,7 @@ class LookUpResult(tuple[Matrix, Mask]):
     damaged: int
 
     def __new__(cls, embeddings: Matrix, found: Mask, damaged: int = 0) -> Self:
-        """Creates the pair, since a tuple cannot be changed later."""
+        """Creates the pair; a tuple cannot be changed in `__init__`."""
         result = super().__new__(cls, (embeddings, found))
         result.damaged = damaged
         return result
@@ -80,13 +80,13 @@ class Upserted:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Place:
-    """A part of a store, and how many of some task keys it holds, or held before an erasure.
+    """A part of a store that holds some of the given task keys, or held them before an erasure.
 
     Attributes:
         model_version, generation: The generation.
         part: ``"data"`` or ``"overlay"``.
-        keys: Task keys, those of nested definitions included.
-        matched: Which of the given task keys these are, or belong to.
+        keys: Number of task keys found, those of nested definitions included.
+        matched: The given task keys that these are, or belong to.
     """
 
     model_version: int
@@ -121,8 +121,8 @@ class GenerationWriter(Protocol):
 
         Args:
             expected_count: Distinct task keys that were put.
-            event_times: Gives the time up to which this generation contains the interactions of
-                some tasks; called for the tasks of the overlay only. By default the time at which
+            event_times: Maps task keys to the times up to which this generation contains their
+                interactions; called for the tasks of the overlay only. By default the time at which
                 the writer was opened.
 
         Raises:

@@ -29,8 +29,8 @@ def key_digest(key: str | bytes) -> bytes:
 
 
 def digests_of(key: bytes) -> list[bytes]:
-    """Digests of all erased keys that would include this one: its own, and those of its
-    beginnings.
+    """Digests of all erased keys that would include this one: the key itself and each sequence of
+    its first parts.
     """
     parts = key.split(_SEPARATOR)
     return [key_digest(_SEPARATOR.join(parts[:stop])) for stop in range(1, len(parts) + 1)]
@@ -50,7 +50,7 @@ class Tombstones:
         return len(self.digests)
 
     def matches(self, keys: Sequence[bytes]) -> Mask:
-        """Which keys ``[n]`` are erased."""
+        """Whether each key is erased, ``[n]``."""
         if not self.digests:
             return np.zeros(len(keys), np.bool_)
         erased = (not self.digests.isdisjoint(digests_of(key)) for key in keys)
@@ -102,19 +102,19 @@ def encode_distinct(keys: Sequence[str]) -> list[bytes]:
 
 
 def is_erased(stored: bytes, erased: Collection[bytes]) -> bool:
-    """Whether a stored key is one of some erased keys, or begins with the parts of one."""
+    """Whether one of some erased keys includes a stored key; see the module's text."""
     return bool(matching(stored, erased))
 
 
 def matching(stored: bytes, erased: Collection[bytes]) -> list[bytes]:
-    """The erased keys that a stored key is, or begins with the parts of."""
+    """The erased keys that include a stored key."""
     parts = stored.split(_SEPARATOR)
     beginnings = (_SEPARATOR.join(parts[:stop]) for stop in range(1, len(parts) + 1))
     return [beginning for beginning in beginnings if beginning in erased]
 
 
 def all_matching(stored: Iterable[bytes], erased: Collection[bytes]) -> frozenset[str]:
-    """The erased keys that any of some stored keys is, or begins with the parts of, as text."""
+    """The erased keys that include at least one of some stored keys, as text."""
     return frozenset(found.decode() for key in stored for found in matching(key, erased))
 
 

@@ -45,7 +45,7 @@ class Record:
     erasing: bool = False
 
     def to_bytes(self) -> bytes:
-        """JSON."""
+        """The record as JSON."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True).encode()
 
     @classmethod

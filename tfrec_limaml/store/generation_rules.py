@@ -33,9 +33,9 @@ def check_new(model_version: int, embedding_dim: int) -> None:
 def choose_identifier(requested: str | None, published: Collection[str]) -> str:
     """Checks the requested identifier, or creates one that sorts after all published ones.
 
-    New ones are the time, ``20221122T035400Z``, with ``-001``... appended if that is taken. After a
-    newest one that is later than the time (the clock was wrong once, or its name was chosen), they
-    are its name with ``-001``...
+    A new identifier is the current time, ``20221122T035400Z``, with ``-001``... appended if that is
+    taken. If the newest published one sorts after the current time (the clock was wrong once, or
+    its name was chosen), the new identifier is that one with ``-001``... appended.
     """
     newest = max(published, default="")
     if requested is None:

@@ -3,7 +3,7 @@
 A request that ranks many candidates with their own embeddings looks up many keys, mostly those of
 earlier requests. A look-up in LMDB waits for memory: its pages leave the processor's caches between
 two requests. A kept vector is one entry of a dictionary, decoded and checked when it was read. The
-data of a generation never change, so a kept vector stays right; an erasure writes new data.
+data of a generation never change, so a kept vector stays valid; an erasure writes new data.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _GENERATIONS = 2
 
 
 class KeptVectors:
-    """Vectors of one generation: those looked up first.
+    """The vectors of one generation that were looked up first.
 
     Args:
-        width: Of the vectors, ``D``.
-        capacity: How many are kept; further ones are read each time.
+        width: Width ``D`` of the vectors.
+        capacity: Number of vectors that are kept; others are read each time.
     """
 
     def __init__(self, width: int, capacity: int) -> None:
@@ -52,7 +52,7 @@ class KeptVectors:
             read: Reads vectors.
         """
         if not overlay_keys:
-            try:  # faster than a look-up per key: the processor waits for several at once
+            try:  # faster than one look-up per key: waits for memory overlap
                 vectors = itemgetter(*keys)(self._vectors)
             except KeyError:
                 pass

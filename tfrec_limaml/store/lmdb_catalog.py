@@ -28,8 +28,8 @@ class LmdbCatalog:
     """Records and pointers in one small environment.
 
     Args:
-        path: The catalog's folder, inside the store's.
-        environments: Open it.
+        path: The catalog's folder, inside the store's folder.
+        environments: The store's handles.
     """
 
     def __init__(self, path: Path, environments: Environments) -> None:
@@ -103,7 +103,7 @@ class LmdbCatalog:
         except lmdb.ReadonlyError as error:
             raise StoreError(
                 f"cannot read the catalog of the store {self._path.parent}: {error}; readers need "
-                "permission to write its lock.mdb files too, or a mount that is read-only"
+                "permission to write its lock.mdb files too, or a read-only mount"
             ) from error
         except (lmdb.Error, OSError) as error:
             raise StoreError(

@@ -18,13 +18,14 @@ import lmdb
 # Address space, not disk space: files grow as needed.
 _GENERATION_MAP_BYTES = 1 << 40
 _CATALOG_MAP_BYTES = 1 << 26
-# Between two checks of a reader: a check takes a third of the time of a look-up.
+# Seconds between two checks whether the folder was replaced. A check takes a third of the time of a
+# look-up.
 _CHECK_SECONDS = 1.0
 
-#: Files of a user and his group may change an environment, as far as the umask allows.
+#: Mode of an environment's files, which the umask restricts.
 _MODE = 0o777
 
-#: Process and file of a handle: a folder that takes the place of another one has other files.
+#: Process and file (device and inode) of a handle. A folder that replaces another has other files.
 _Key: TypeAlias = tuple[int, tuple[int, int]]
 _lock = threading.Lock()
 _shared: dict[_Key, Any] = {}
@@ -65,8 +66,8 @@ class Environments:
         return self.mutable(path, create, _CATALOG_MAP_BYTES)
 
     def follow(self, catalog: Path) -> None:
-        """Closes all environments if another store has taken the place of the folder (it was
-        created again, or restored from a copy): the next use opens that one's.
+        """Closes all environments if another store has replaced the folder (it was created again,
+        or restored from a copy); the next use opens those of the new store.
         """
         opened = self._files.get((os.getpid(), catalog))
         if opened is not None and _file_of(catalog) not in (opened, None):
@@ -186,7 +187,7 @@ class Environments:
 
 
 def _file_of(path: Path) -> tuple[int, int] | None:
-    """Device and number of an environment's file; None without one."""
+    """Device and inode of an environment's file; None if there is no file."""
     try:
         found = os.stat(f"{path}/data.mdb")
     except FileNotFoundError:
@@ -195,8 +196,8 @@ def _file_of(path: Path) -> tuple[int, int] | None:
 
 
 def _check_length(path: Path, environment: Any) -> None:
-    """Refuses a file that is shorter than its pages: reading missing pages would crash the
-    process.
+    """Raises `lmdb.CorruptedError` for a file that is shorter than its pages: reading missing pages
+    would crash the process.
     """
     pages = environment.info()["last_pgno"] + 1
     needed = pages * environment.stat()["psize"]

@@ -44,10 +44,10 @@ class LmdbErasure:
     """Erases keys from one store folder.
 
     Args:
-        folder: The store's.
-        catalog: Its catalog.
+        folder: The store's folder.
+        catalog: The store's catalog.
         environments: The store's handles.
-        overlays: Its overlays.
+        overlays: The store's overlays.
         data_of: Opens the data of a generation.
     """
 
@@ -100,7 +100,7 @@ class LmdbErasure:
         path = self._path(copied_record)
         lock = Path(f"{path}.lock")
         try:
-            # Held, so that `LmdbStore` does not treat the folder as that of a dead writer.
+            # With the lock, `LmdbStore` does not treat the folder as that of a dead writer.
             with open_locked(lock, "a"):
                 self._copy(record, path, encoded_keys)
                 places = self._switch(record, copied_record, in_data, encoded_keys)

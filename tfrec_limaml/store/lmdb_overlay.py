@@ -35,7 +35,7 @@ _READERS = 8
 
 
 def new_token() -> str:
-    """A new, unique name: readers keep handles by path."""
+    """A name that was never used before: readers keep handles by path."""
     return secrets.token_hex(6)
 
 
@@ -43,9 +43,9 @@ class LmdbOverlays:
     """The overlays of one store folder.
 
     Args:
-        folder: The store's.
-        catalog: Its catalog.
-        environments: Open them.
+        folder: The store's folder.
+        catalog: The store's catalog.
+        environments: The store's handles.
     """
 
     def __init__(self, folder: Path, catalog: LmdbCatalog, environments: Environments) -> None:
@@ -54,7 +54,7 @@ class LmdbOverlays:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Holds the lock of the store's writers; waits for it."""
+        """A context that waits for the lock of the store's writers, and holds it."""
         try:
             with file_lock(self._folder / "writers.lock"):
                 self._environments.follow(self._folder / "catalog")
@@ -111,8 +111,8 @@ class LmdbOverlays:
         return counts
 
     def take_over(self, record: Record, event_times: EventTimes, tombstones: Tombstones) -> Record:
-        """`record` of a generation to publish, with an overlay of those entries of the current
-        overlay that are newer than its data; the caller holds the lock.
+        """The record of a generation to publish, with an overlay of those entries of the current
+        overlay that are newer than the generation's data; the caller holds the lock.
         """
         current = self._catalog.current(record.model_version)
         if current is None or not current.overlay:
@@ -150,8 +150,8 @@ class LmdbOverlays:
 
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock of this machine; waits for it. The system frees it with the
-    process.
+    """A context that waits for an exclusive lock of this machine, and holds it. The system releases
+    the lock if the process ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
@@ -165,9 +165,7 @@ def without_erased(entries: overlay.Entries, is_erased: Callable[[bytes], bool])
 
 
 def copy_without(source: Any, target: Any, is_erased: Callable[[bytes], bool]) -> int:
-    """Copies a generation's environment, in order, without erased keys; returns the number of left
-    out keys.
-    """
+    """Copies a generation's environment, in order, without erased keys; returns their number."""
     removed = 0
     batch: list[tuple[bytes, bytes]] = []
     with source.begin() as reading, target.begin(write=True) as writing:

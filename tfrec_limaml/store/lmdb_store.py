@@ -8,12 +8,12 @@ Layout::
     <folder>/<version>/<identifier>.lock    held (flock) by a living writer; if nobody holds
                                             it, the writer is dead and its data are removed
     <folder>/<version>/<identifier>~<token>/   a generation that was rewritten without erased keys
-    <folder>/overlays/                      what was upserted; see `lmdb_overlay`
+    <folder>/overlays/                      upserted embeddings; see `lmdb_overlay`
     <folder>/writers.lock                   held while pointers move and overlays change
 
 A generation becomes visible by one write transaction on the catalog. Its own environment never
 changes afterwards, so readers open it without locks, one `get_many` reads one generation, and
-removing it gives its disk space back at once.
+removing it frees its disk space at once.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class LmdbStore:
             except lmdb.MemoryError as error:
                 raise StoreError(
                     f"cannot map {self.folder}: {error}; LMDB reserves a terabyte of addresses, "
-                    "not of memory: run without a limit of address space (ulimit -v unlimited)"
+                    "not of memory: run without a limit on address space (ulimit -v unlimited)"
                 ) from error
             except (OSError, lmdb.Error) as error:
                 last_error = error
@@ -221,7 +221,7 @@ class LmdbStore:
 
     def _environment(self, record: Record, remedy: str = "publish again") -> Any:
         """A generation's data; raises OSError, `lmdb.Error` or `StoreError` if they are missing or
-        not its own.
+        those of another generation.
         """
         path = self._path(record)
         opened = self._environments.open_environment(path)
@@ -247,7 +247,7 @@ class LmdbStore:
 
     def publish(self, record: Record, event_times: EventTimes, tombstones: Tombstones) -> None:
         """Makes a finished generation current in one transaction on the catalog, after taking over
-        newer overlay entries; `tombstones` are those with which it was written.
+        newer overlay entries; `tombstones` are those of the store when its writer was opened.
         """
         with self._overlays.writing():
             record = self._overlays.take_over(record, event_times, tombstones)

@@ -52,7 +52,7 @@ class LmdbWriter(SingleUse):
         self._open = True
 
     def put(self, keys: Sequence[str], embeddings: Matrix) -> None:
-        """See `GenerationWriter.put`; from the thread that opened the generation.
+        """See `GenerationWriter.put`; must be called in the thread that opened the generation.
 
         Batches of about ten thousand rows are the fastest.
         """
@@ -76,7 +76,7 @@ class LmdbWriter(SingleUse):
         count = int(self._transaction.stat(database)["entries"])
         generation_rules.check_count(self.identifier, count, expected_count, self._filter.left_out)
         try:
-            # Last, as it sorts last: pages are filled if keys come in order.
+            # Written last because it sorts last: keys in order fill the pages.
             self._transaction.put(values.HEADER, self._record.header)
             self._transaction.commit()
             self._environment.sync(True)

@@ -1,8 +1,8 @@
-"""Common rules of both backends' overlays: stored entries, which of two is newer, and which ones a
-new generation takes over.
+"""Rules for overlays that both backends share: the form of entries, which of two is newer, and
+which ones a new generation takes over.
 
 Readers keep the keys of an overlay in memory and follow a log of new ones: a second query for every
-missing key would cost up to half of a look-up.
+missing key would take up to half the time of a look-up.
 
 An entry is the value as a generation stores it (vector and checksum, see `values`), the event time
 in milliseconds (eight bytes) and four bytes of CRC-32 that cover key and time. Readers use the

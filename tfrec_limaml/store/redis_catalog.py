@@ -1,4 +1,4 @@
-"""The generations in a Redis, and the current ones."""
+"""The generations of a Redis store, and the current ones."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ class RedisCatalog:
     ) -> None:
         """Writes, points to and removes records in one transaction, if `current` is still current.
 
-        `pointer` comes with the time to live of its data in milliseconds. Overlays that the changed
-        records no longer name are dropped.
+        `pointer` is the record to point to and the time to live of its data in milliseconds.
+        Overlays that the changed records no longer name are dropped.
         """
         changed = list(changed)
         pointer_key = self.key(model_version, "current")

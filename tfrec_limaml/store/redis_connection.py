@@ -26,7 +26,7 @@ TLS_OPTIONS = {
 }
 #: Errors of a client.
 ERRORS = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
-#: Passwords that an address does not give, so that it need not show them in a list of processes.
+#: Environment variables for passwords: those in an address are visible in lists of processes.
 PASSWORD, SENTINEL_PASSWORD = "REDIS_PASSWORD", "REDIS_SENTINEL_PASSWORD"
 SENTINEL = ("redis-sentinel", "rediss-sentinel")
 CLUSTER = ("redis+cluster", "rediss+cluster")
@@ -120,8 +120,10 @@ def _client(
 
 @contextlib.contextmanager
 def readable(url: str, secrets: Sequence[str]) -> Iterator[None]:
-    """Converts a client's errors to `StoreError` with the server's address, without passwords and
-    without the data of a command; a refused account with the remedy.
+    """A context that converts a client's errors to `StoreError`.
+
+    The message has the server's address and, if the account was refused, the remedy. It has neither
+    passwords nor the data of a command.
     """
     try:
         yield
@@ -172,8 +174,8 @@ def _cluster(parts: SplitResult, options: Mapping[str, Any]) -> Any:
     user, _, hosts = parts.netloc.rpartition("@")
     if not hosts or parts.path.strip("/"):
         raise StoreError(
-            f"the address {masked(parts.geturl())!r} names no nodes, or a database, of which a "
-            "cluster has one; write redis+cluster://HOST:PORT,HOST:PORT"
+            f"the address {masked(parts.geturl())!r} must name nodes and no database (a cluster "
+            "has only one); write redis+cluster://HOST:PORT,HOST:PORT"
         )
     nodes = [ClusterNode(host, port) for host, port in _hosts(hosts, _PORT)]
     account = _account(user, parts)
@@ -181,7 +183,7 @@ def _cluster(parts: SplitResult, options: Mapping[str, Any]) -> Any:
 
 
 def _account(user: str, parts: SplitResult) -> dict[str, Any]:
-    """User and password of an address, the password perhaps from the environment."""
+    """User and password of an address; without a password, that of the environment."""
     password = secret_of(parts.geturl())
     if not user and not password:
         return {}

@@ -1,7 +1,7 @@
 """Erasure in the Redis backend: tombstones first, then deletion from all hashes.
 
 Tombstones come first, and every generation's record makes readers check them. Then the fields are
-deleted from all hashes, also from those without a record. Finally the set of unfinished tombstones
+deleted from all hashes, including those without a record. Finally the set of unfinished tombstones
 is updated. If the process is killed, readers keep checking tombstones; the next erasure of the same
 keys completes it.
 """

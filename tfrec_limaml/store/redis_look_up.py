@@ -17,10 +17,10 @@ class LookUp:
     """Queries some fields of a generation and its overlay, and tombstones if needed.
 
     Args:
-        catalog: The store's.
-        record: The generation's.
+        catalog: The store's catalog.
+        record: The generation's record.
         fields: Encoded task keys, at least one.
-        reader: Reader of its overlay, or None.
+        reader: Reader of the generation's overlay, or None.
         pipeline: Receives the commands.
     """
 

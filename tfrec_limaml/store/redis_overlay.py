@@ -1,8 +1,8 @@
 """Overlays of the Redis backend: a second hash beside a generation's, and the list of its keys.
 
-Changes are optimistic: the keys that they depend on (pointer, tombstones, overlay) are watched, and
-after a change in between they start again. So an upsert is applied to the current generation, or
-not at all.
+Changes are optimistic: they watch the keys that they depend on (pointer, tombstones, overlay), and
+start again if one of these has changed. An upsert is therefore applied to the current generation,
+or not at all.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _ATTEMPTS, _LONGEST_WAIT_SECONDS = 200, 0.05
 
 
 def run_watched(client: Any, work: Callable[[Any], _Result]) -> _Result:
-    """The result of `work`, which gets a pipeline, watches keys and executes; repeated while the
-    keys change in between.
+    """Calls `work` with a pipeline, on which it watches keys and executes commands; repeats this
+    while other writers change the keys in between. Returns the result of `work`.
 
     Raises:
-        StoreError: They changed in all attempts.
+        StoreError: The keys changed in all attempts.
     """
     for _ in range(_ATTEMPTS):
         with client.pipeline(transaction=True) as pipeline:
@@ -100,7 +100,7 @@ def publish(
         catalog: The store's catalog.
         record: Record of the new generation, whose data are complete.
         event_times: See `GenerationWriter.publish`.
-        tombstones: Those with which it was written.
+        tombstones: Those of the store when the writer was opened.
         ttl_ms: Time to live of its overlay, in milliseconds.
         finish: Adds the commands that publish a record to a transaction.
 

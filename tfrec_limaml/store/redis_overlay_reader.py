@@ -17,10 +17,10 @@ from tfrec_limaml.store.redis_catalog import RedisCatalog
 
 
 class RedisOverlayReader:
-    """A client's knowledge of one overlay.
+    """The keys of one overlay, as far as this client has read them.
 
     Args:
-        catalog: The store's.
+        catalog: The store's catalog.
         record: The record of the generation with the overlay.
     """
 
@@ -33,8 +33,8 @@ class RedisOverlayReader:
 
     def start_query(self, pipeline: Any, fields: Sequence[bytes]) -> OverlayQuery:
         """Adds the commands of one look-up."""
-        # From the last known item: an empty answer means that the list is gone. Read before the
-        # keys, to which other threads add.
+        # Queries from the last known item, so that an empty answer means that the list is gone.
+        # The position is read before the keys, to which other threads add.
         start = max(self._item_count - 1, 0)
         known = self._keys.intersection(fields)
         pipeline.lrange(self._log, start, -1)

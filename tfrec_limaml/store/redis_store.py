@@ -9,7 +9,7 @@ Keys, below a prefix (``limaml`` by default)::
     <prefix>:<version>:overlay:<identifier>:<token>    hash: task key -> entry that was upserted
     <prefix>:<version>:overlay:<identifier>:<token>:keys    list of these task keys
     <prefix>:versions                        set of model versions
-    <prefix>:erased, <prefix>:erasing        sets of tombstones, and of those not yet carried out
+    <prefix>:erased, <prefix>:erasing        sets of all tombstones, and of unfinished erasures
 
 One HMGET reads one hash, hence one generation; one round trip reads the pointer and the values of
 the generation that was current at the last read.
@@ -76,8 +76,7 @@ class RedisStore:
         tls_ca: Authorities to trust (a PEM file), for ``rediss://``.
         tls_certificate: Client certificate, for mutual TLS.
         tls_key: Client key, for mutual TLS.
-        sentinel_user: User of the sentinels, if they have one; that of the address is for the
-            master.
+        sentinel_user: User of the sentinels, if they have one. The address has the master's user.
         sentinel_password: Password of the sentinels.
     """
 
@@ -158,7 +157,7 @@ class RedisStore:
                     return values.decode_values([], [], record)
                 elif (found := look_up.answer(answers)) is not None:
                     return found
-                else:  # unless the pointer moved between the commands of this round trip
+                else:  # the data are gone, or the pointer moved during this round trip
                     misses += 1
                     if misses == 2:
                         raise StoreError(

@@ -31,7 +31,7 @@ class RedisWriter(SingleUse):
         record: Record of the new generation.
         ttl_ms: Time to live of the published generation, in milliseconds.
         lease_ms: Milliseconds without a `put` after which the writer counts as dead.
-        errors: Gives the context that converts the client's errors.
+        errors: Returns a context that converts the client's errors.
 
     Raises:
         StoreError: Another writer holds the generation.
@@ -123,7 +123,7 @@ class RedisWriter(SingleUse):
     def abort(self) -> None:
         """See `GenerationWriter.abort`.
 
-        On an unreachable server the data expire.
+        If the server cannot be reached, the data expire later.
         """
         if self._open:
             self._open = False
@@ -138,7 +138,7 @@ class RedisWriter(SingleUse):
             self._open = False
             raise StoreError(
                 f"the lease on generation {self.identifier!r} expired between two writes, or the "
-                "server was restarted without its data; start again, if it expired with a longer "
-                "lease"
+                "server was restarted without its data; start again, with a longer lease if it "
+                "expired"
             )
         self._client.pexpire(self._lease, self._lease_ms)

@@ -12,7 +12,7 @@ class SingleUse:
     """A writer of one generation, which is aborted if its `with` block ends without publication.
 
     Attributes:
-        identifier: The generation's.
+        identifier: Identifier of the generation.
     """
 
     identifier: str

@@ -68,7 +68,7 @@ def test_times_must_be_finite_and_positive(option, value):
         ("rediss://127.0.0.1:1/0?tls_ca=/nowhere/ca.pem", "tls_ca: no file '/nowhere/ca.pem'"),
         ("redis://127.0.0.1:1/0?db=3", "is for unix://"),
         ("redis-cluster://127.0.0.1:1", r"also unix://, redis-sentinel:// and redis\+cluster://"),
-        ("redis+cluster://127.0.0.1:1/2", "a database, of which a cluster has one"),
+        ("redis+cluster://127.0.0.1:1/2", "must name nodes and no database"),
         ("redis+cluster://127.0.0.1:1?db=2", "is for unix://"),
         ("redis+cluster://127.0.0.1:1?tls_ca=ca.pem", "need a rediss://"),
         ("redis-sentinel://127.0.0.1:26379", "names no service"),

@@ -1,6 +1,4 @@
-"""The effect of adaptation: un-adapted, adapted and served scores, and support losses before and
-after.
-"""
+"""Measures the effect of adaptation: scores in all forms, support losses before and after."""
 
 from __future__ import annotations
 
@@ -25,10 +23,9 @@ _SIDE = "side:"
 
 
 def adaptation_losses(model: TaskModel, dataset: tf.data.Dataset) -> dict[str, Any]:
-    """Whether fine-tuning lowers the support loss: the mean over tasks before and after
-    `fine_tune_steps` steps.
+    """Mean support loss over tasks, before and after `fine_tune_steps` steps of fine-tuning.
 
-    Warns if it rose on average: the inner learning rate is too large, or training failed.
+    Warns if it rose: the inner learning rate is too large, or training failed.
 
     Args:
         model: A trained model.
@@ -46,11 +43,11 @@ class Scores(NamedTuple):
     """All scores of a model's query rows; arrays ``[N]`` as `TaskModel.predict_step` gives them.
 
     Attributes:
-        unadapted: By the shared weights.
+        unadapted: With the shared weights.
         adapted: After `fine_tune_steps` steps on each task's support set.
         served: See `served_rows`; None for models without stored embeddings.
-        by_side: For a model of two definitions: with one side's stored offsets alone, by
-            definition.
+        by_side: For a model of two definitions, by definition: with the stored offsets of that side
+            alone.
         losses: See `adaptation_losses`.
     """
 
@@ -91,7 +88,7 @@ def score_tasks(model: TaskModel, dataset: tf.data.Dataset) -> Scores:
 
 
 def _one_sided(model: JointLiMAML, support: Samples, features: Features) -> dict[str, tf.Tensor]:
-    """Outputs ``[T, Q]`` with the batch's own offsets alone, and with the other side's alone."""
+    """Outputs ``[T, Q]`` with the offsets of either side alone, by `_SIDE` and definition."""
     without_others = {OTHER_ROW: tf.zeros_like(features[OTHER_ROW])}
     no_others_known = {OTHER_ROW: tf.zeros_like(support["features"][OTHER_ROW])}
     adapted = model.adapt_tasks(

@@ -38,8 +38,8 @@ def evaluate_tasks(
         model: A trained model; its `fine_tune` is not changed.
         dataset: Tasks with keys.
         fine_tune: Whether to adapt on each task's support set first.
-        verbose: Of `predict`.
-        **options: Of `measure`.
+        verbose: Passed on to `predict`.
+        **options: Passed on to `measure`.
 
     Returns:
         The entries of one row of ``evaluation.json``: see `measure`.
@@ -58,7 +58,7 @@ class Uninformative(UserWarning):
 
 
 def uninformative(result: Mapping[str, Any]) -> list[str]:
-    """Which overall metrics of a result of `measure` do not tell anything, and why."""
+    """Warnings about overall metrics of a result of `measure` that carry no information."""
     metrics = {"note": "AUC", "per_task_note": "AUC within tasks"}
     return [
         f"{metric} is not informative here: {result[name]}"

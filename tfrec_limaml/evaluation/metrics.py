@@ -66,8 +66,8 @@ def auc_difference(
 ) -> Interval:
     """AUC of `score` minus AUC of `reference` on the same rows, with a paired confidence interval.
 
-    Arguments as in `auc_interval`. It is far narrower than two separate intervals suggest, since
-    both models err on the same rows.
+    Arguments as in `auc_interval`. The interval is far narrower than two separate ones suggest,
+    because both models err on the same rows.
     """
     components, reference_components = _components(label, score), _components(label, reference)
     if components is None or reference_components is None:
@@ -123,17 +123,19 @@ def per_task_auc(task: Array, label: Array, score: Array) -> tuple[float, int]:
 
 
 def grouped_auc(task: Array, label: Array, score: Array) -> float:
-    """AUC within tasks, averaged over the tasks that have both classes and weighted by their rows
-    (GAUC); arguments as in `per_task_auc`, NaN without such tasks. Source: Zhu et al., "Optimized
-    Cost per Click in Taobao Display Advertising", KDD 2017.
+    """GAUC: the mean AUC of the tasks that have both classes, weighted by their numbers of rows.
+
+    NaN without such tasks. Arguments as in `per_task_auc`. Source: Zhu et al., "Optimized Cost per
+    Click in Taobao Display Advertising", KDD 2017.
     """
     values, rows = _auc_by_task(task, label, score)
     return float(np.average(values, weights=rows)) if len(values) else float("nan")
 
 
 def ndcg(task: Array, label: Array, score: Array, k: int = 10) -> float:
-    """Mean normalised discounted cumulative gain of the first `k` rows of each task, over the tasks
-    with a positive row; NaN without any. Arguments as in `per_task_auc`; ties in file order.
+    """Mean normalised discounted cumulative gain at `k` over the tasks with a positive row.
+
+    NaN without such tasks. Arguments as in `per_task_auc`. Ties keep the order of the rows.
     """
     if not len(task):
         return float("nan")

@@ -1,1 +1,1 @@
-"""Two SavedModels and one manifest for each model version."""
+"""Exports a model version as two SavedModels with one manifest."""

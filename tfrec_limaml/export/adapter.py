@@ -19,8 +19,8 @@ from tfrec_limaml.tasks.parsing import PaddedRows, Tasks, encode_rows, parse_tas
 
 def adapter_module(model: LiMAML) -> Exported:
     """The adapter and its signature, which maps serialized task records to meta embeddings in
-    ``fine_tune_steps`` steps. If tasks have a posterior, a second signature also gives its
-    variance.
+    ``fine_tune_steps`` steps. If tasks have a posterior variance, a second signature also returns
+    it.
     """
 
     def adapt(task_records: tf.Tensor, with_variance: bool = False) -> dict[str, tf.Tensor]:
@@ -97,8 +97,8 @@ def _nested_outputs(
     Args:
         nested: The subtasks and their embeddings, by definition.
         key_parts: The further part of each row's subtask key ``[T, S]``, by definition.
-        task_key: Of each task ``[T]``.
-        times: Of each row ``[T, S]``.
+        task_key: Key of each task ``[T]``.
+        times: Timestamp of each row ``[T, S]``, milliseconds.
     """
     parts: dict[str, list[tf.Tensor]] = {name: [] for name in names.NESTED_OUTPUTS}
     for position, ((subtasks, embedding), texts) in enumerate(zip(nested, key_parts, strict=True)):

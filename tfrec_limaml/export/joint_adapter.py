@@ -1,7 +1,7 @@
 """The adapter of a model of two sides.
 
-An offset depends on those of the other side's tasks, which the caller looks up:
-`manifest.OTHER_KEYS_SIGNATURE` gives their keys, `manifest.GIVEN_SIGNATURE` takes them.
+A task's offset depends on the offsets of the other side's tasks, which the caller looks up:
+`manifest.OTHER_KEYS_SIGNATURE` returns their keys, `manifest.GIVEN_SIGNATURE` takes the offsets.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def joint_adapter_module(model: JointLiMAML) -> Exported:
 
 
 class _Side:
-    """The functions of one side."""
+    """The functions of one side's signatures."""
 
     def __init__(self, model: JointLiMAML, number: int) -> None:
         self._model = model
@@ -58,8 +58,8 @@ class _Side:
         other_row: tf.Tensor | None = None,
         other_offsets: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """The tasks' offsets given those of the other side; without these, of unknown other
-        tasks.
+        """The tasks' offsets given those of the other side. Without `other_offsets`, all other
+        tasks are unknown.
         """
         tasks = parse_tasks(task_records, self._model.encoder.schema)
         features = dict(encode_rows(tasks, self._model.encoder))

@@ -111,7 +111,7 @@ class _Ranker:
             return self._scores({**full_batch, **features}, embeddings)
         context = block.encode_context_once({**meta, **features}, meta.keys())
         logits = block.head_of_parts(context, parts, rows)
-        # The features with many rows may be some that the block does not read.
+        # There may be one logit: features with many rows may be ones that the block does not read.
         return self._answers(repeat_row(logits, rows))
 
     def _scores(self, features: Features, embeddings: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -58,7 +58,7 @@ def export_for_serving(
 
     Raises:
         LimamlError: The model has no encoder or is not a LiMAML model, or the version exists or is
-            no version number.
+            not a valid number.
     """
     if not isinstance(model, LiMAML):
         raise LimamlError(
@@ -91,7 +91,9 @@ def export_for_serving(
 
 
 def _checked(model_version: int) -> int:
-    """The number of a version; TensorFlow Serving has signed ones of 64 bits."""
+    """The version as an int; raises `LimamlError` unless it is a positive int64, which TensorFlow
+    Serving requires.
+    """
     is_text = isinstance(model_version, str) and model_version.isdecimal()
     is_number = isinstance(model_version, numbers.Integral) and not isinstance(model_version, bool)
     if not (is_text or is_number) or int(model_version) < 1:

@@ -29,8 +29,8 @@ class Exported(NamedTuple):
     arguments: dict[str, str]
 
 
-#: Weights up to this many numbers become constants of a graph that is not to be trained any more:
-#: TensorFlow then lays a kernel out for the processor once, not in every call.
+#: Weights with at most this many numbers become constants of a graph that is no longer trained:
+#: TensorFlow then arranges a kernel for the processor once, not in every call.
 _LARGEST_CONSTANT = 2**20
 
 
@@ -39,7 +39,7 @@ def trace_functions(
     functions: Mapping[str, tuple[Callable[..., Any], Mapping[str, tf.TensorSpec]]],
     constants: bool = False,
 ) -> Exported:
-    """A module that contains the variables of the functions.
+    """Traces functions as signatures of a module that contains their variables.
 
     Args:
         model: The model.

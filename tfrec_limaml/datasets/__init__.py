@@ -76,7 +76,7 @@ def prepare_own(
             or a pattern.
         output: Folder to write.
         tables: Feature tables by their names in the schema's ``tables``.
-        text: How text files are written, where it cannot be seen from them.
+        text: Format of text files, as far as it cannot be detected.
         overwrite: Replace an earlier output.
 
     Returns:
@@ -103,13 +103,13 @@ def describe(
     Args:
         target: A prepared folder, a CSV or Parquet file of interactions (or a folder or pattern of
             such files), or the name of a built-in data set.
-        schema: Schema of the file; guessed without one.
+        schema: Schema of the file; guessed by default.
         write_schema: File for the guessed schema, as YAML.
-        text: How text files are written, where it cannot be seen from them.
+        text: Format of text files, as far as it cannot be detected.
 
     Returns:
-        A data card, for a file with ``schema_yaml`` and ``warnings`` (what to check about the
-        guess); for a built-in data set its facts.
+        A data card. For a file without `schema` it also has ``schema_yaml``, the guess, and its
+        ``warnings`` say what to check. For a built-in data set its facts.
 
     Raises:
         SchemaError: The file cannot be read, does not fit the schema, or has no column like a

@@ -1,4 +1,4 @@
-"""The data card: a data set in a dozen numbers."""
+"""The data card: key figures of a data set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "m
 def data_card(
     raw: RawData, invalid: Mapping[str, Mapping[str, int]] | None = None
 ) -> dict[str, Any]:
-    """Counts a conformed data set.
+    """Computes the card of a conformed data set.
 
     Args:
         raw: Canonical data, with a split in the schema.
@@ -33,7 +33,7 @@ def data_card(
             `tfrec_limaml.datasets.conform.conform` returns them.
 
     Returns:
-        A JSON-able mapping. ``tasks``, ``samples_per_task`` and
+        A mapping of JSON types. ``tasks``, ``samples_per_task`` and
         ``share_of_test_tasks_with_history`` are for the default task definition; ``definitions``
         has them for each.
     """

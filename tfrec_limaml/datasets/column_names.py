@@ -1,4 +1,4 @@
-"""What names of columns tell about their contents."""
+"""Guesses the contents of columns from their names."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def is_id(name: str) -> bool:
 
 
 def without_id(name: str) -> str:
-    """The thing that an identifier names, as the name of a folder: ``user`` for ``user_id``,
-    ``userId`` and ``userid``.
+    """Name of the thing that a column of IDs identifies, which may name a folder: ``user`` for
+    ``user_id``, ``userId`` and ``userid``.
     """
     rest = name[:-2] if _THING_ID.search(name) else _ID.sub("", name)
     return re.sub(r"[^\w -]+", "_", rest).strip("_ ") or re.sub(r"\W+", "_", name)

@@ -101,7 +101,7 @@ def to_key(series: pd.Series) -> Converted:
 
 
 def same_key_type(left: pd.Series, right: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Both as text unless both are integers: keys must match across files."""
+    """Both columns with one type, as text if their types differ: keys must match across files."""
     if left.dtype == right.dtype:
         return left, right
     return to_string(left)[0], to_string(right)[0]
@@ -136,7 +136,7 @@ def _series(text: pa.Array, dtype: str, like: pd.Series) -> pd.Series:
 def _kinds(
     raw: pd.Series, invalid: Mask, column: pa.Array, infinite: Mask | None = None
 ) -> Counter[str]:
-    """How many values are invalid, by kind."""
+    """Numbers of invalid values by kind."""
     missing = np.asarray(raw.isna(), bool)
     non_finite = np.zeros(len(raw), bool) if infinite is None else infinite.copy()
     if infinite is not None and pa.types.is_string(column.type) and invalid.any():

@@ -1,6 +1,4 @@
-"""Downloads official files: with progress, resumable, checked against the published checksum;
-archives are unpacked safely.
-"""
+"""Downloads official files, resumably and checked by checksum, and unpacks archives safely."""
 
 from __future__ import annotations
 
@@ -53,8 +51,8 @@ def fetch(url: str, folder: Path, checksum: str) -> Path:
     if actual != expected:
         part.unlink()
         raise LimamlError(
-            f"{url} arrived with {kind} {actual}, published is {expected}; the download was "
-            "removed, try again"
+            f"the download of {url} has {kind} {actual}, expected {expected}; it was removed, try "
+            "again"
         )
     part.replace(target)
     return target
@@ -108,8 +106,8 @@ def _receive(url: str, part: Path) -> None:
                     bar.update(len(block))
         if length is not None and part.stat().st_size < begin + int(length):
             raise LimamlError(
-                f"{url} broke off after {counted(part.stat().st_size, 'byte')}; run the same "
-                "command again to continue"
+                f"the download of {url} stopped after {counted(part.stat().st_size, 'byte')}; run "
+                "the same command again to continue"
             )
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:

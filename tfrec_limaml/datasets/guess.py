@@ -38,7 +38,7 @@ def guess_schema(frame: pd.DataFrame, name: str) -> Guess:
 
     Args:
         frame: Interactions as read.
-        name: For the schema.
+        name: Name of the schema.
 
     Raises:
         SchemaError: No column looks like a label, a time or a task key; the message says which.
@@ -145,8 +145,8 @@ def _advice(label: Label) -> str:
     if label.kind == "binary":
         return ""
     return (
-        " `limaml train`, diagnose and compare need one of 0 and 1: add a column, such as whether "
-        f"{label.name} is high"
+        " `limaml train`, diagnose and compare need a label of 0 and 1: add a column, such as "
+        f"whether {label.name} is high"
     )
 
 

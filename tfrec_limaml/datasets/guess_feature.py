@@ -28,14 +28,14 @@ _DATE = r"(^|_)date$|^date"
 _TOO_GOOD = 0.95
 #: Numbers of distinct values up to which a category is one-hot, and above which it is hashed.
 _ONE_HOT_LIMIT, _VOCABULARY_LIMIT = 50, 20_000
-#: Share of distinct values above which a column identifies rows, and rows that it takes to tell.
+#: Share of distinct values above which a column identifies rows, and minimum number of rows for it.
 _UNIQUE, _ENOUGH_ROWS = 0.95, 100
 
 
 def guess_feature(
     frame: pd.DataFrame, column: str, label: str, task: str
 ) -> tuple[Feature | None, str]:
-    """The feature of a column, or None; and a remark for the person who checks the guess, or ""."""
+    """The feature of a column, or None; and a remark for the user who checks the guess, or ""."""
     series = frame[column]
     mark = list_separator(series)
     if mark is not None:
@@ -84,7 +84,7 @@ def _text(series: pd.Series, column: str, role: Role, distinct: int) -> tuple[Fe
 
 
 def _is_code(series: pd.Series) -> bool:
-    """Whether digits with leading zeros, such as a postal code, make text of a column."""
+    """Whether a text column holds codes: digits with leading zeros, such as postal codes."""
     if not is_text(series):
         return False
     matches = pc.match_substring_regex(arrow_keys.as_text(columns.arrow(series)), r"^\s*0\d")
@@ -92,7 +92,7 @@ def _is_code(series: pd.Series) -> bool:
 
 
 def _numbers_rows(numbers: pd.Series, distinct: int) -> bool:
-    """Whether whole numbers count the rows, as an index does."""
+    """Whether a column of whole numbers is an index of the rows."""
     return bool(
         distinct > max(_UNIQUE * len(numbers), _ENOUGH_ROWS)
         and float(numbers.max()) - float(numbers.min()) == distinct - 1
@@ -156,7 +156,7 @@ def _multi_valued(column: str, separator: str, role: Role) -> Feature:
 
 
 def _ranking(values: pd.Series, label: pd.Series) -> float:
-    """AUC of a single column, the better of both directions; 0.5 where the label is not binary."""
+    """AUC of a single column, the better of both directions; 0.5 if the label is not binary."""
     valid = (values.notna() & label.notna()).to_numpy()
     ranks = values[valid].astype("float64").rank().to_numpy()
     positive = label[valid].to_numpy(dtype=np.float64) == 1.0

@@ -28,9 +28,9 @@ from tfrec_limaml.datasets.registry import Dataset, Request
 from tfrec_limaml.errors import LimamlError, SchemaError
 
 URL = "https://zenodo.org/records/10439422/files"
-#: The app's local time. The log's ``date`` disagrees with ``time_ms`` near midnight, in 1 % of the
-#: rows of Pure; fewer than 0.1 % of the rows are on the other side of a split date than ``date``
-#: says, and none of these has an earlier ``date`` than the split date after which it lies.
+#: Offset of the app's local time. The log's ``date`` disagrees with ``time_ms`` near midnight, in
+#: 1 % of the rows of Pure. For fewer than 0.1 % of the rows the two are on different sides of a
+#: split date; in all of these the time is before the split date and ``date`` is not.
 UTC_OFFSET = pd.Timedelta(hours=8)
 #: Rows read at a time if only some members are kept.
 CHUNK = 2_000_000
@@ -59,7 +59,7 @@ class Release:
 
     @property
     def url(self) -> str:
-        """The archive."""
+        """Address of the archive."""
         return f"{URL}/{self.folder}.tar.gz"
 
     @property
@@ -72,12 +72,12 @@ class Release:
 
     @property
     def random_log(self) -> str:
-        """File name."""
+        """File name of the log of randomly exposed videos."""
         return f"log_random_4_22_to_5_08_{self.suffix}.csv"
 
     @property
     def tables(self) -> dict[str, str]:
-        """Table to file name."""
+        """File names of the tables, by table."""
         return {
             "users": f"user_features_{self.suffix}.csv",
             "videos": f"video_features_basic_{self.suffix}.csv",

@@ -1,7 +1,7 @@
-"""MovieLens: ratings of films by members (GroupLens). The files may not be redistributed: they are
-always downloaded from the official site.
+"""MovieLens: ratings of films by members (GroupLens).
 
-Three releases are read in their official formats: 100K (tab and ``|`` separated), 1M (``::``) and
+The files may not be redistributed: they are always downloaded from the official site. Three
+releases are read in their official formats: 100K (tab and ``|`` separated), 1M (``::``) and
 latest-small (CSV).
 """
 

@@ -47,7 +47,7 @@ class Dataset:
         citation: The publication to cite.
         labels: Label columns to choose from; the first is the default.
         tasks: Task definitions to choose from: name to key columns; the first is the default.
-        load: Reads it.
+        load: Reads the data set.
         settings: Further settings and their defaults.
     """
 

@@ -1,4 +1,4 @@
-"""Rows from file readers: those of a table, and malformed ones."""
+"""Rows that file readers return: those of a table, and malformed ones."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def simulate(
 
     Args:
         members: Number of members, at least 20.
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
         days: Length of the period, at least 10; the last fifth is for testing, the tenth before it
             for validation.
         catalogue: Number of items that stay for the whole period; 0 for items that come and go.
@@ -62,12 +62,12 @@ def simulate(
 def _with_visible_effects(
     hidden: Array, kind: Array, quality: Array, age: Array, closeness: Array, hours: Array
 ) -> Array:
-    """Logits: the effects that no column shows, and those of a row's own columns.
+    """Logits: the hidden effects plus the effects of the row's columns.
 
     Args:
         hidden: The effects that no column shows.
         kind, quality, age, closeness: The row's columns.
-        hours: Distance of the row's hour to the member's favourite one.
+        hours: The row's hour minus the member's favourite one.
     """
     off = np.abs((hours + 12) % 24 - 12)
     type_effect = standardise(np.array([1.5, 1.0, 0.0, -0.2, -0.6, -1.4]))
@@ -84,7 +84,7 @@ def _with_visible_effects(
 def _awake_visits(
     rng: np.random.Generator, world: World, days: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """The member and the moment, in days, of each visit in time order, outside of silences."""
+    """Member and time, in days, of each visit in time order; silent members have no visits."""
     member = _visits(rng, len(world.profile))
     moment = rng.uniform(world.first_day[member], days)
     awake = ~((moment >= world.silence[member, 0]) & (moment < world.silence[member, 1]))
@@ -145,7 +145,7 @@ def _visits(rng: np.random.Generator, members: int) -> Array:
 
 
 def _pick_items(rng: np.random.Generator, world: World, moment: Array) -> Array:
-    """Items published before the time, recent ones more often; from a catalogue, by their
+    """Draws items published before the time, recent ones more often; from a catalogue by their
     shares.
     """
     if world.shares is not None:

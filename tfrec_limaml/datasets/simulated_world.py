@@ -50,9 +50,7 @@ _COLD, _DORMANT = 0.06, 0.10
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Latent parameters of members (axis ``M``), items (``I``) and topics
-    (``K``).
-    """
+    """Latent parameters of members (axis ``M``), items (``I``) and topics (``K``)."""
 
     profile: pd.DataFrame  # [M] observable features
     taste: Array  # [M, days, LATENT]
@@ -133,7 +131,7 @@ def make_world(rng: np.random.Generator, members: int, days: int) -> World:
 
 
 def with_catalogue(rng: np.random.Generator, world: World, items: int) -> World:
-    """The world with a catalogue of items that stay, instead of its own."""
+    """The world with a catalogue of items that stay in place of items that come and go."""
     table = pd.DataFrame(
         {
             "topic": rng.integers(0, TOPICS, items),

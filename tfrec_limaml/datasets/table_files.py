@@ -66,7 +66,7 @@ def read_file(
         open_file: Opens the file, decompressed, at each call.
         columns: Columns to read, if present; all by default.
         batch_rows: Maximum number of rows per table.
-        text: How text files are written.
+        text: Format of text files.
         group: The row group of a Parquet file.
 
     Yields:

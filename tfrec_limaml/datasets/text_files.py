@@ -44,7 +44,7 @@ def read_csv(
         open_file: Opens the file at each call.
         columns: Columns to read, if present; all by default.
         batch_rows: Maximum number of rows per table.
-        text: How it is written.
+        text: Format of the file.
         elsewhere: Columns that the file may lack.
 
     Yields:
@@ -213,7 +213,7 @@ def _header(line: bytes, delimiter: str | None) -> tuple[list[str], str]:
 
 
 def _check_packed(line: bytes) -> None:
-    """Refuses a compressed file whose name does not say so."""
+    """Raises `SchemaError` for a compressed file whose name does not say so."""
     for start, ending in _PACKED.items():
         if line.startswith(start):
             raise SchemaError(

@@ -1,8 +1,7 @@
-"""The format of text files, as far as it cannot be detected: options of the commands that read
-files.
+"""Format of text files, as far as it cannot be detected: options of commands that read files.
 
-They belong to the files of a run, not to the schema, which describes columns independently of
-files.
+These options belong to the files of a run, not to the schema, which describes columns
+independently of files.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class TextFormat:
         ):
             raise LimamlError(
                 "--delimiter must be one ASCII character that is no letter, digit, quote or line "
-                f"break (\\t is a tab, \\x01 Hive's own), received {delimiter!r}"
+                f"break (\\t is a tab, \\x01 Hive's default), received {delimiter!r}"
             )
 
 

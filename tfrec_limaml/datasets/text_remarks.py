@@ -13,11 +13,11 @@ from tfrec_limaml.datasets import columns
 from tfrec_limaml.datasets.column_shapes import is_text, is_vector
 from tfrec_limaml.schema import arrow_keys
 
-#: Words that files of other tools hold for a missing value, and that are text here by default.
+#: Words for a missing value in files of other tools; they are read as text by default.
 _NULL_WORDS = ("NA", "N/A", "n/a", "#N/A", "NaN", "nan", "<NA>", "None", r"\N", "-", "?")
 #: Signs that people write in numbers: currencies, percent, separators of thousands.
 _SIGNS = r"[\s$€£¥%,'_]"
-#: Number of values that are looked at where some are enough.
+#: Number of values that are inspected if a sample is enough.
 _SAMPLE = 1000
 
 

@@ -79,7 +79,7 @@ def label_column(frame: pd.DataFrame, schema: Schema, invalid: Invalid) -> pd.Se
 
 
 def out_of_range(values: pd.Series, label: Label) -> pd.Series:
-    """Which labels are numbers that the declaration does not allow."""
+    """Whether each label is a number that the declaration does not allow."""
     if label.kind == "binary":
         return values.notna() & ~values.isin([0.0, 1.0])
     lowest = -float("inf") if label.minimum is None else label.minimum
@@ -88,7 +88,7 @@ def out_of_range(values: pd.Series, label: Label) -> pd.Series:
 
 
 def _others(invalid: pd.Series) -> str:
-    """How many labels are missing or invalid, with an example."""
+    """Text with the number of missing or invalid labels and an example, or ""."""
     if invalid.empty:
         return ""
     present = invalid.dropna()

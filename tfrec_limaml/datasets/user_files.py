@@ -87,7 +87,7 @@ def read_table(
 
     Args:
         path: A file, a folder of files (at any depth), or a pattern.
-        text: How text files are written.
+        text: Format of text files.
         max_malformed: Largest share of rows that may be malformed: with another number of fields
             than the header has, or not in UTF-8.
         needed: Columns that each of several files must have; all columns by default. Others are

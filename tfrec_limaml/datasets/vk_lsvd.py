@@ -1,5 +1,6 @@
-"""VK-LSVD, the VK Large Short-Video Dataset (WWW 2026): short videos shown to
-users over half a year, with watch time and reactions.
+"""VK-LSVD, the VK Large Short-Video Dataset (WWW 2026).
+
+Short videos shown to users over half a year, with watch time and reactions.
 
 File names and columns are those of the official description (the README of
 huggingface.co/datasets/deepvk/VK-LSVD): ``metadata/users_metadata.parquet``,
@@ -9,10 +10,10 @@ huggingface.co/datasets/deepvk/VK-LSVD): ``metadata/users_metadata.parquet``,
 ones; ``irX`` and ``ipX``: of videos). The names of subsamples could not be verified one by one, so
 they are not checked against a list.
 
-The rows have no time. They are ordered by time within a week, so each gets a nominal one: the rows
+The rows have no time. They are ordered by time within a week, so each gets a nominal time: the rows
 of a week are spread evenly over its seven days. The first day of week 0 is not published; `START`
-is the Monday before January 2025. Orders and splits are right; recencies and hours are not: do not
-derive the hour of day from them.
+is the Monday before January 2025. The order and the splits are right; recencies and hours are not.
+Do not derive the hour of day from these times.
 
 Left out on purpose: ``train_interactions_rank`` of users and videos counts over all training weeks,
 which include the future; the reactions other than the label are outcomes; and
@@ -42,11 +43,11 @@ from tfrec_limaml.schema.schema import Feature, History, Label, Schema, Split
 URL = "https://huggingface.co/datasets/deepvk/VK-LSVD"
 FOLDER = "VK-LSVD"
 TABLES = {"users": "metadata/users_metadata.parquet", "items": "metadata/items_metadata.parquet"}
-#: The name of the setting that reads all rows.
+#: The value of ``--subset`` that reads all rows.
 FULL_DATASET = "whole"
 #: Weeks of each official folder.
 WEEKS = {"train": range(25), "validation": range(25, 26), "test": range(26, 27)}
-#: Nominal begin of week 0; see the module's docstring.
+#: Nominal beginning of week 0; see the module's docstring.
 START = pd.Timestamp("2024-12-30", tz="UTC")
 WEEK_MS = 7 * 24 * 3600 * 1000
 #: Share of a video's length from which it counts as ``watched``.

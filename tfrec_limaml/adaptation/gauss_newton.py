@@ -9,8 +9,8 @@ offset, and solves for the minimum:
     (J' H J + diag(precision)) o  =  J' (H J o_0 - g) + diag(precision) mean
 
 with, for each row, the derivative ``J`` ``[D]`` of the output with respect to the row's embedding,
-and the first and second derivative ``g`` and ``H`` of its loss with respect to its output. Where
-the output is linear in the embedding this is Newton's method for Bayesian logistic regression (for
+and the first and second derivative ``g`` and ``H`` of its loss with respect to its output. If the
+output is linear in the embedding this is Newton's method for Bayesian logistic regression (for
 a squared error one step is exact), and the inverse matrix is the covariance of the Laplace
 approximation. Source: Bishop, "Pattern Recognition and Machine Learning", sections 4.4 and 4.5;
 with the global score as offset, as in GLMix (Zhang et al., KDD 2016).
@@ -47,7 +47,7 @@ class GaussNewton(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """What is minimised; see `gauss_newton` for most attributes.
+    """The objective to minimise; see `gauss_newton` for most attributes.
 
     Attributes:
         sizes: ``T``, ``S`` and ``D``.
@@ -172,12 +172,13 @@ def _line_search(
     values: tf.Tensor,
     change: tf.Tensor | None,
 ) -> tf.Tensor:
-    """For each task the largest of a few shares ``[T]`` of a step with the lowest objective: a full
-    step can overshoot where the loss is far from its expansion. The choice is treated as a
+    """The share of a step to take ``[T]``: the largest of `STEP_SHARES` with the lowest objective.
+
+    A full step can overshoot if the loss is far from its expansion. Gradients treat the share as a
     constant.
 
     Args:
-        problem: What is minimised.
+        problem: The objective.
         start: Offsets ``[T, D]``.
         step: Their change by a full step.
         values: Outputs ``[T, S]`` at `start`.

@@ -6,8 +6,8 @@ needs a task axis.
 `DualKernel`: a first layer's input ``M`` ``[T, S, in]`` does not change in the inner loop, so
 gradient descent only adds combinations of its rows to the kernel: ``W_k = W + M' A_k``, where
 ``A_k`` is minus the inner learning rate times the sum of the deltas so far. Products become ``x W +
-(x M') A``: per-task kernels are never formed. Exact, with less work and less memory where rows are
-fewer than inputs.
+(x M') A``: per-task kernels are never formed. This is exact, and takes less work and memory if
+there are fewer rows than inputs.
 
 `LowRankKernel`: any other layer's input changes from step to step, and each step adds one product
 of it and of the delta: ``W_k = W + M_1' A_1 + ... + M_k' A_k``. This is the general form of the

@@ -77,7 +77,7 @@ def is_binary(loss: Any) -> bool:
 
 
 class _OwnLoss:
-    """Stands for a user's own loss, which a model's configuration does not hold."""
+    """A placeholder for a user's own loss, which a model's configuration does not contain."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -90,7 +90,7 @@ class _OwnLoss:
 
 
 def loss_config(loss: Any) -> Any:
-    """What a model's configuration holds of its loss: a loss of Keras, or the name of another."""
+    """The loss in a model's configuration: a serialized Keras loss, or the name of a user's own."""
     if isinstance(loss, _OwnLoss):
         return {"own": loss.name}
     if not isinstance(loss, str) and _keras_name(keras.losses.get(loss)) is None:
@@ -99,7 +99,7 @@ def loss_config(loss: Any) -> Any:
 
 
 def loss_of_config(config: Any) -> Any:
-    """Inverse of `loss_config`; a user's own loss refuses to be computed."""
+    """Inverse of `loss_config`; a user's own loss becomes a placeholder that raises when called."""
     if isinstance(config, Mapping) and "own" in config:
         return _OwnLoss(config["own"])
     return keras.saving.deserialize_keras_object(config)

@@ -105,8 +105,8 @@ def _apply(
 
 
 def _rule(operation: Any) -> Callable[..., Any] | None:
-    """The function for this kind of layer. Those for single layers expect all of its weights: None
-    if some are frozen, or others stand for them, as under LoRA.
+    """The function for this kind of layer, or None. A function for a single layer needs all of its
+    weights: None if some are frozen, or replaced by others, as with LoRA.
     """
     rule = _RULES.get(type(operation))
     whole = rule in (_sequential, _functional) or rule is None or trains_all(operation)

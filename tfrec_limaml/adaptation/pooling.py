@@ -1,6 +1,4 @@
-"""Pools a task's per-sample meta embeddings into the one vector that is stored (the paper's Table
-14).
-"""
+"""Pools a task's per-sample meta embeddings into one stored vector (the paper's Table 14)."""
 
 from __future__ import annotations
 

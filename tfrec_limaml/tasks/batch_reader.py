@@ -1,4 +1,4 @@
-"""Serialized task records to batches of tasks: parsed, encoded and sorted by length in chunks."""
+"""Turns serialized task records into batches of tasks, in chunks sorted by length."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tfrec_limaml.tasks.sides import Side, SplitTimes
 
 #: Batches taken from one sorted chunk of tasks: more means less padding and coarser shuffling.
 BATCHES_PER_CHUNK = 8
-#: Tasks that are parsed in parallel, and tasks that are padded in parallel, at most: limits memory.
+#: Maximum number of tasks that are parsed in parallel, and padded in parallel: limits memory.
 _PARSED_AT_ONCE, _PADDED_AT_ONCE = 2**14, 2**13
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchReader:
-    """Serialized records to batches; see `task_dataset` for the fields."""
+    """Reads serialized records as batches; see `task_dataset` for the fields."""
 
     encoder: FeatureEncoder
     batch_size: int
@@ -79,18 +79,18 @@ class BatchReader:
         return (*self._support_columns, *carried)
 
     def batches(self, records: tf.data.Dataset, number: tf.Tensor) -> tf.data.Dataset:
-        """One pass over the records. Order and splits depend only on the seed and the number of the
-        pass, int64.
+        """The batches of one pass over the records. Order and splits depend only on the seed and
+        the number of the pass, int64.
         """
         size = self.batch_size * BATCHES_PER_CHUNK
         seeds = tf.random.stateless_uniform(
             [2], tf.stack([tf.constant(self.seed, tf.int64), number]), 0, 2**62, tf.int64
         )
         if self.shuffle:
-            # The seed of the graph of one pass; the global seed would be mixed in otherwise.
+            # The seed of this pass's graph: otherwise the global seed would be mixed in.
             tf.random.set_seed(self.seed + 1)  # TensorFlow would compare tensors with a seed of 0
             records = records.shuffle(4 * size, seeds[0], reshuffle_each_iteration=False)
-        # One chunk ahead of each stage, so that reading, parsing and padding run in parallel.
+        # Each stage prefetches one chunk, so that reading, parsing and padding run in parallel.
         chunks = (
             records.batch(size)
             .prefetch(1)
@@ -151,7 +151,7 @@ class BatchReader:
 
 
 def _at_once(tasks: int, each: int) -> int:
-    """Elements of `each` tasks that are computed in parallel: one per processor core, but of no
-    more than so many tasks together, and 2 at least.
+    """Number of elements, of `each` tasks, to compute in parallel: one per processor core, together
+    at most `tasks` tasks, but at least 2.
     """
     return max(2, min(os.cpu_count() or 2, tasks // each))

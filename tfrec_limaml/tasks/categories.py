@@ -37,7 +37,7 @@ class IntegerTable(tf.Module):
 
     @staticmethod
     def largest(features: int) -> int:
-        """Largest magnitude of a token among so many features."""
+        """Largest magnitude that a token may have in a table of this many features."""
         return 2**62 // features - 1
 
     def ids(self, names: Sequence[str], values: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """Raw columns, singly or concatenated.
 
-The time of a small request depends on the number of operations: many columns go through one.
+The time of a small request depends on the number of operations, so one operation handles many
+columns.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class FeatureEncoder(keras.layers.Layer):
         self.built = True
 
     def call(self, columns: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """See the class; raises `SchemaError` naming columns that are missing."""
+        """The encoded features; see the class. Raises `SchemaError` if columns are missing."""
         missing = [f.name for f in self.schema.all_features if f.name not in columns]
         if missing:
             raise SchemaError(
@@ -236,7 +236,7 @@ class FeatureEncoder(keras.layers.Layer):
         return tf.ensure_shape(hot, (None, size))
 
     def _integer_table(self) -> IntegerTable | None:
-        """The vocabularies of whole numbers, but those with numbers beyond the table's keys."""
+        """The vocabularies of integer features, except those with tokens too large for its keys."""
         features = [
             f
             for f in self.schema.all_features
@@ -263,8 +263,8 @@ class FeatureEncoder(keras.layers.Layer):
         vocabulary = self._vocabulary(feature)
         if not vocabulary:
             raise SchemaError(
-                f"the statistics hold an empty vocabulary for feature {feature.name!r}; leave it "
-                "out, or use encoding 'hash'"
+                f"the statistics hold an empty vocabulary for feature {feature.name!r}; leave the "
+                "feature out, or use encoding 'hash'"
             )
         return vocabulary
 

@@ -1,5 +1,4 @@
-"""The input pipeline: reads TFRecord files of tasks as padded batches of support and query sets, in
-graph.
+"""The input pipeline: reads files of task records as padded batches of support and query sets.
 
 Records are parsed and encoded in large chunks, without padding; tasks of similar length are then
 batched together, so that there is little padding.
@@ -60,11 +59,11 @@ def task_dataset(
         pattern: File pattern or patterns of task records (``.gz`` files are decompressed). A file
             that several patterns match is read once. Unless the order of the files is kept, up to
             eight are read in parallel.
-        encoder: Encodes raw columns; the model must hold the same.
+        encoder: Encodes raw columns; the model must have the same encoder.
         batch_size: Tasks per batch; the last batch may be smaller.
         support_fraction: Share of an unsplit record's samples, in time order, that form the support
             set. For a pair, a new share is drawn uniformly for each epoch and task (beyond the
-            paper). One sample at least is a query sample. Records that are already split keep their
+            paper). At least one sample is a query sample. Records that are already split keep their
             split.
         max_samples: Keep only the most recent samples of the support part (for unsplit records: of
             the record).
@@ -79,9 +78,9 @@ def task_dataset(
         by_rows: Fill batches with about the same number of samples, `batch_size` tasks on average:
             all samples then have the same weight, in long and short tasks.
         share: The part of the records that one of several workers reads.
-        batches: Batches per epoch, one number for each pattern: empty batches of weight 0 are added
-            at the end up to this number. Workers with different numbers of tasks need it, and an
-            `epoch`.
+        batches: Batches per epoch, one number for each pattern; empty batches of weight 0 are added
+            at the end up to this number. Needed if workers have different numbers of tasks;
+            requires an `epoch`.
         in_order: Keep the order of the files; the default with `with_keys`. Otherwise tasks of
             similar length are batched together, which needs less padding.
         side: The side of the records, if a model adapts two sides: adds the further features of
@@ -127,7 +126,7 @@ def _support_range(fraction: float | Sequence[float]) -> tuple[float, float]:
 
 
 def _check_epoch(epoch: Any, batches: Sequence[int] | None, patterns: int) -> None:
-    """Raises `LimamlError` if epochs cannot be read as these arguments say."""
+    """Raises `LimamlError` if `epoch` is invalid, or `batches` do not match the patterns."""
     variable = hasattr(epoch, "read_value") and epoch.dtype == tf.int64
     if epoch is not None and not variable:
         raise LimamlError(f"epoch must be tf.Variable(0, dtype=tf.int64), received {epoch!r}")
@@ -154,7 +153,7 @@ def _file_groups(pattern: Pattern | Iterable[Pattern], one_per_epoch: bool) -> l
 # Nothing here needs autograph, whose conversion takes a second or two.
 @tf.autograph.experimental.do_not_convert
 def _all_files(reader: BatchReader, files: Sequence[str], share: Share) -> tf.data.Dataset:
-    """One pass over the files; with another number in each pass, if anything is drawn."""
+    """The batches of one pass over the files; its number is random if order or splits are drawn."""
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
         return reader.batches(read_records(files, share, reader.in_order), number)

@@ -1,5 +1,7 @@
-"""Encodes all numeric features of a batch at once, with one operation per step instead of one per
-feature: small requests spend most of their time on these.
+"""Encodes all numeric features of a batch together.
+
+Each step is one operation for all features: the time of a small request depends on the number of
+operations.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def support_length(
 def batch_starts(counts: tf.Tensor, batch_size: int, by_rows: bool) -> tf.Tensor:
     """Where batches start among tasks with `counts` samples, and where the last one ends.
 
-    The number of batches follows from `batch_size`, also by rows: each batch then ends with the
-    task in which its share of the samples ends, and holds at least one task.
+    The number of batches depends on `batch_size` only. With `by_rows` each batch ends with the task
+    in which its share of the samples ends, and holds at least one task.
     """
     tasks = tf.size(counts)
     starts = tf.range(0, tasks, batch_size)

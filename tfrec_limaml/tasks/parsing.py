@@ -22,7 +22,7 @@ class Tasks(NamedTuple):
 
     Attributes:
         task_key: string ``[T]``.
-        query_start: int64 ``[T]``, ``-1`` where the record is not split.
+        query_start: int64 ``[T]``, ``-1`` if the record is not split.
         splits: int64 ``[T + 1]``: rows of task t are ``splits[t]:splits[t + 1]``.
         first: The first row of each task, int64 ``[T]``.
         counts: Rows of each task, int64 ``[T]``.
@@ -89,8 +89,8 @@ def _check(
     counts: tf.Tensor,
     query_start: tf.Tensor,
 ) -> tf.Operation:
-    """Fails with the reason if values are missing or a record is empty. It is one operation, since
-    each costs time in every epoch.
+    """An operation that fails, with the reason, if values are missing or a record is empty. A
+    single one, because each takes time in every epoch.
     """
     sizes = Lengths.measure(columns)
     widths = tf.constant([vectors.get(name, 1) for name in sizes.names])
@@ -114,8 +114,8 @@ def _check(
 
 
 def most_recent(tasks: Tasks, samples: int) -> Tasks:
-    """The tasks with only the last rows before their query rows (of unsplit records: of all rows),
-    up to this number, and all query rows.
+    """The tasks with at most `samples` support rows, the most recent ones, and all query rows. All
+    rows of unsplit records count as support rows.
     """
     split = tasks.query_start >= 0
     drop = tf.maximum(tf.where(split, tasks.query_start, tasks.counts) - samples, 0)

@@ -1,4 +1,4 @@
-"""The files of task records: finding, sharing between workers, reading and counting."""
+"""Finds, reads and counts files of task records, and shares them between workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks import record_format
 
-#: Files that are read and decompressed in parallel: the order of the records depends on it.
+#: Number of files that are read and decompressed in parallel; determines the order of the records.
 READERS = 8
 #: Records that are taken from one of these files before the next.
 _BLOCK = 64
@@ -51,7 +51,7 @@ def patterns_of(pattern: Pattern | Iterable[Pattern]) -> list[str]:
 
 def record_files(pattern: Pattern | Iterable[Pattern]) -> list[str]:
     """The files that match, sorted; raises `LimamlError` if none does. A file that several
-    patterns match is there once, also if they write its folder in different ways.
+    patterns match occurs once, even if they write its folder in different ways.
     """
     patterns = patterns_of(pattern)
     files: dict[str, str] = {}
@@ -81,7 +81,7 @@ def read_records(
 
 
 def reader_count(files: int) -> int:
-    """How many of so many files are read in parallel."""
+    """Number of files to read in parallel, of `files` files."""
     return max(1, min(READERS, files))
 
 
@@ -111,8 +111,8 @@ def records_of(
 
 
 def _records_in_order(files: Sequence[str] | tf.Tensor, compression_type: str) -> tf.data.Dataset:
-    # `TFRecordDataset` builds a function that opens one file, in each graph again. The operation
-    # reads any number of files.
+    # `tf.data.TFRecordDataset` traces a function that opens one file, again in each graph. The raw
+    # operation reads any number of files without such a function.
     variant = tf.raw_ops.TFRecordDataset(
         filenames=files if tf.is_tensor(files) else list(files),
         compression_type=compression_type,
@@ -127,10 +127,10 @@ def compression(files: Sequence[str]) -> str:
 
 
 def plain_options() -> tf.data.Options:
-    """Options without the tuner and the graph rewrites of tf.data.
+    """Options that disable the autotuning and the graph rewrites of tf.data.
 
-    There is nothing to tune, and `fit` would wait at the end of each epoch until the tuner's next
-    wake-up. The rewrites gain nothing here. On nested datasets they crash the process with a
+    There is nothing to tune, and `fit` would wait at the end of each epoch until the tuner wakes up
+    again. The rewrites gain nothing here, and on nested datasets they crash the process with a
     segmentation fault when an iterator is created (TensorFlow 2.21).
     """
     options = tf.data.Options()
@@ -140,8 +140,8 @@ def plain_options() -> tf.data.Options:
 
 
 def count_tasks(pattern: Pattern | Iterable[Pattern], share: Share = EVERYTHING) -> tuple[int, int]:
-    """Tasks and samples in the files that match, or in a worker's share of them: for records by
-    `limaml prepare`, which contain their number of samples.
+    """Number of tasks and of samples in the files that match, or in a worker's share of them. The
+    records must contain their number of samples, as those of `limaml prepare` do.
     """
     entry = {record_format.SAMPLE_COUNT: tf.io.FixedLenFeature([], tf.int64, 1)}
 

@@ -9,8 +9,8 @@ the record is not split: the input pipeline splits training records, and in reco
 all rows are support rows.
 
 Feature lists, one step per interaction, in time order: the raw value of each feature of the schema
-under the feature's name; ``label`` float; ``timestamp`` int64 milliseconds; ``weight`` float where
-the schema names a weight column; and the schema's ``carry`` (passthrough) columns, float. For
+under the feature's name; ``label`` float; ``timestamp`` int64 milliseconds; ``weight`` float if the
+schema names a weight column; and the schema's ``carry`` (passthrough) columns, float. For
 several task definitions, none of which refines another, also each row's keys under the other ones,
 bytes, named by `key_list`.
 

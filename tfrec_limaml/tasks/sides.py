@@ -5,7 +5,7 @@ the tasks of both, and `Side` adds the further features of `JointLiMAML` to a ba
 tasks: the side, and the row of each other task in the table of offsets.
 
 `SplitTimes` split records by time: from its split time on, a row is a query row in the records of
-both definitions. So no query row, and no later row, is a support row of the other side.
+both definitions. A query row, or a later row, is therefore never a support row of the other side.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Sides:
 
 
 class SplitTimes(NamedTuple):
-    """When rows become query rows.
+    """The times from which on rows are query rows.
 
     Attributes:
         moments: Milliseconds by table row, int64 ``[R]``; only those of the first definition's
@@ -108,10 +108,10 @@ class SplitTimes(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One of two definitions.
+    """One side of a model of two definitions.
 
     Attributes:
-        sides: Both.
+        sides: Both sides.
         number: 0 for the first definition, 1 for the second.
     """
 
@@ -125,7 +125,7 @@ class Side:
 
     @property
     def other(self) -> str:
-        """The other side's."""
+        """The other side's definition."""
         return self.sides.definitions[1 - self.number]
 
     def own_rows(self, task_key: tf.Tensor) -> tf.Tensor:

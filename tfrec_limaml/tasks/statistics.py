@@ -16,12 +16,11 @@
 transform. A vocabulary has the most frequent token first, ties ordered by token. ``quality`` is
 about all rows that were read, as on the data card; everything else is about training rows.
 
-Numeric features have one mean and variance per vector element, in
-float64, of the transformed values (``"log"``: ``sign(x) log1p|x|``); those with encoding
-``quantiles`` also have ``edges``, ``component_mean`` and ``component_deviation``, see
-`tfrec_limaml.tasks.quantile_statistics`. Hashed features have no entry. Vocabularies of int64
-features hold integers, of string features strings (of single values, where the feature has a
-separator).
+Numeric features have one mean and variance per vector element, in float64, of the transformed
+values (``"log"``: ``sign(x) log1p|x|``); those with encoding ``quantiles`` also have ``edges``,
+``component_mean`` and ``component_deviation``, see `tfrec_limaml.tasks.quantile_statistics`. Hashed
+features have no entry. Vocabularies of int64 features hold integers, those of string features
+strings (of single values, if the feature has a separator).
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def lightgbm(data: Data, seed: int) -> Outcome:
 
 
 def lightgbm_ids(data: Data, seed: int) -> Outcome:
-    """The same with IDs as categorical features; a separate rival, because validation rows often
-    choose wrongly between the two.
+    """LightGBM with IDs as categorical features. It is a separate rival, because the validation
+    rows often choose wrongly between the two.
     """
     return _best(data, seed, ids=True)
 

@@ -55,7 +55,7 @@ class Data:
 
     @functools.cached_property
     def origin(self) -> dict[str, Any]:
-        """What the results of a rival depend on, besides the test rows."""
+        """Schema and records, on which the results of a rival depend besides the test rows."""
         splits = ("train", "validation", *self._episodes)
         return {
             "schema": self.encoder.schema.fingerprint(),

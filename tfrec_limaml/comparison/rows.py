@@ -32,10 +32,10 @@ class Rows:
 
     Attributes:
         label, weight, timestamp: Values of each row.
-        task_key: Of each row's task, bytes.
-        task: The same as numbers.
+        task_key: Key of each row's task, bytes.
+        task: Number of each row's task.
         history: Number of support rows of the row's task.
-        last_seen: Time of the newest of them, milliseconds; 0 without any.
+        last_seen: Time of the newest support row, milliseconds; 0 without any.
         columns: Raw feature values by name, ``[N]`` or ``[N, width]``.
     """
 
@@ -73,8 +73,9 @@ class Rows:
 
 
 def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
-    """Reads the query rows of evaluation records, or all rows of training records; without those of
-    weight 0, which no model is trained or scored on.
+    """Reads the query rows of evaluation records, or all rows of training records.
+
+    Leaves out rows of weight 0, which no model is trained or scored on.
 
     Args:
         pattern: Files of task records.
@@ -147,7 +148,7 @@ def dense(rows: Rows, encoder: FeatureEncoder) -> npt.NDArray[np.float32]:
     """The dense encoding ``[N, F]`` of networks, including multi-valued features.
 
     Raises:
-        LimamlError: There is none: all features are embedded.
+        LimamlError: All features are embedded, so there is no dense encoding.
     """
     parts = []
     step = 65_536

@@ -51,7 +51,7 @@ RIVALS: Mapping[str, Rival] = {
 }
 #: Rivals whose result does not depend on the seed.
 UNSEEDED = ("constant", "task-rate", "history-rate", "logistic-regression")
-#: Rivals that are no networks: they have no epochs.
+#: Rivals other than networks, which have no epochs.
 _WITHOUT_EPOCHS = (*UNSEEDED, "lightgbm", "lightgbm-ids", "lightgbm-as-served")
 REFERENCE = "vanilla"
 Progress = Callable[[str], None]
@@ -64,7 +64,7 @@ def compare(
     names: Sequence[str] = tuple(RIVALS),
     progress: Progress = lambda text: None,
 ) -> dict[str, Any]:
-    """Compares; runs that an earlier call finished in `output` are not repeated.
+    """Runs rivals and summarises them; runs that an earlier call finished are not repeated.
 
     Args:
         data: The data.
@@ -97,7 +97,7 @@ def compare(
 
 
 def _check_classes(data: Data) -> None:
-    """Refuses evaluation rows of one class: their AUC is undefined."""
+    """Raises `LimamlError` for evaluation rows of one class: their AUC is undefined."""
     for split in ("validation", "test"):
         labels = np.unique(getattr(data, split).label)
         if len(labels) == 1:
@@ -192,7 +192,7 @@ def _origin(data: Data, name: str) -> dict[str, Any]:
 
 
 def _check_origin(result: dict[str, Any], record: Path, origin: dict[str, Any]) -> None:
-    """Refuses an earlier run that was made with other data or epochs."""
+    """Raises `LimamlError` for an earlier run that was made with other data or epochs."""
     for subject, value in result.get("made_with", {}).items():
         if value != origin.get(subject):
             raise LimamlError(

@@ -32,7 +32,7 @@ def summarise(runs: Sequence[dict[str, Any]], rows: Rows, reference: str) -> lis
 
     Returns:
         Entries with ``name``, ``served`` (whether production could serve it), ``seeds``,
-        ``auc_mean``, ``auc_sd`` (over seeds; None of one seed), ``auc_unadapted``, ``gain`` over
+        ``auc_mean``, ``auc_sd`` (over seeds; None for one seed), ``auc_unadapted``, ``gain`` over
         the reference's mean AUC with its 95 % interval ``gain_low`` to ``gain_high`` (paired by
         row, clustered by task, including the variance over seeds), ``log_loss``, ``calibration``,
         ``gauc``, ``ndcg_10``, ``slices``, ``seconds``; ``diverged`` seeds are listed and excluded;

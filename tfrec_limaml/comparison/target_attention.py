@@ -30,8 +30,8 @@ class TargetAttention(MetaBlock):
     """Meta embedding of a row = weighted sum of the task's history rows.
 
     The weight of a history row ``h`` for the row ``c`` is a small network of ``h``, ``c``, their
-    product and their difference, without softmax. As its first layer is linear, ``c`` and ``h``
-    enter it separately (the difference needs no weights), and the product as one matrix
+    product and their difference, without softmax. Its first layer is linear, so ``c`` and ``h``
+    enter it separately (the difference needs no weights), and their product enters as one matrix
     product per unit. A row of the history itself sees strictly earlier rows only.
 
     Args:

@@ -1,1 +1,1 @@
-"""How much adaptation can gain on a data set, before training."""
+"""Estimates, before training, how much adaptation can gain on a data set."""

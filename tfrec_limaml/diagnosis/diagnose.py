@@ -39,7 +39,7 @@ Array = npt.NDArray[Any]
 
 #: Gains in AUC from which adaptation is worth the effort, and below which it is not.
 WORTH, SMALL = 0.005, 0.001
-#: Scored rows per task, and in total, that the likelihood uses.
+#: Maximum number of scored rows per task, and in total, that the likelihood uses.
 ROWS_PER_TASK, MAX_ROWS = 40, 20_000
 #: Categories with more values have too few rows per value.
 MAX_VALUES = 200
@@ -134,7 +134,7 @@ def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Featur
 
 
 def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
-    """The numbers of one task definition.
+    """Diagnoses one task definition.
 
     Args:
         rows: From `score_rows`.
@@ -150,8 +150,8 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
     label, task = rows.label[rows.query], rows.task[rows.query]
     if len(np.unique(label)) < 2:
         raise LimamlError(
-            f"task definition {definition!r}: all {len(label)} validation rows have one "
-            "label; nothing can be estimated"
+            f"task definition {definition!r}: all {len(label)} validation rows have the same "
+            "label, so nothing can be estimated; choose other split dates"
         )
     earlier = rows.label[~rows.query]
     if len(np.unique(earlier)) < 2:

@@ -117,7 +117,7 @@ def _effects(rows: Rows, row: Array, group: Array, tau: float) -> Array:
     code, weight, of_row = group[earlier], share[earlier], row[earlier]
     label, offset = rows.label[of_row], rows.offset[of_row]
     effect = np.zeros(size)
-    for _ in range(_STEPS):  # Newton's, damped: the curvature is at most 1 / 4 per row
+    for _ in range(_STEPS):  # damped Newton steps: the curvature is at most 1 / 4 per row
         p = _sigmoid(offset + effect[code])
         slope = np.bincount(code, weight * (label - p), size) - effect / tau**2
         curvature = np.bincount(code, weight * np.maximum(p * (1 - p), 0.05), size) + 1 / tau**2

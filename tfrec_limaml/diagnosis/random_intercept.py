@@ -1,5 +1,4 @@
-"""Estimates how much tasks differ beyond a model's features: a random-intercept model of scored
-rows, in NumPy.
+"""Estimates how much tasks differ beyond a model's features, by a random-intercept model.
 
 Each row's label is Bernoulli with logit ``offset + b_task + c_group``, where the offset is a
 model's logit, ``b_task`` is normal with deviation tau, and ``c_group`` (a group is a task
@@ -25,7 +24,7 @@ MAX_DEVIATION = 3.0
 #: Shrinks logits when a normal effect of variance v is averaged out: sqrt(1 + 0.346 v) (Zeger,
 #: Liang and Albert, 1988).
 _ATTENUATION = 0.346
-#: Beyond it logits count as this: exponentials are finite.
+#: Larger logits are clipped to this, so that exponentials stay finite.
 _MAX_LOGIT = 600.0
 
 
@@ -60,7 +59,7 @@ def task_deviation(label: Array, offset: Array, task: Array, confidence: float =
         label: 0 or 1, ``[N]``.
         offset: Calibrated logits of a model without knowledge of the tasks, ``[N]``.
         task: Task of each row, ``[N]``.
-        confidence: Of the interval.
+        confidence: Confidence level of the interval.
     """
     rows = _Sorted(label, offset, task, task)
     return _maximise(lambda tau: rows.log_likelihood(tau, 0.0), confidence)
@@ -192,8 +191,8 @@ class _Sorted:
 
 
 def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> Deviation:
-    """The deviation with the largest likelihood, and where the likelihood has fallen by the
-    chi-square quantile.
+    """The maximum-likelihood deviation; its interval ends where the log likelihood has fallen by
+    half the chi-square quantile.
     """
     grid = np.linspace(0, MAX_DEVIATION, 13)
     values = np.array([log_likelihood(tau) for tau in grid])
@@ -215,7 +214,7 @@ def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> De
 def _around_maximum(
     function: Callable[[float], float], low: float, high: float, steps: int = 10
 ) -> tuple[float, float]:
-    """Narrows an interval around its maximum by golden-section search."""
+    """Narrows an interval around the function's maximum by golden-section search."""
     ratio = (np.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     left_value, right_value = function(left), function(right)

@@ -18,7 +18,7 @@ def line(
     form: Form = "served",
     task: str | None = None,
 ) -> Line:
-    """A line with the paper's gain (per cent of AUC) and training time (per cent), where known."""
+    """A line with the paper's gain (per cent of AUC) and training time (per cent), if known."""
     paper = {} if gain is None else {"all": gain}
     setup = Setup(options=options, form=form, task=task)
     return Line(label=label, setup=setup, paper=paper, paper_time=time)

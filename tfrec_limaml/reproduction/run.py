@@ -68,7 +68,7 @@ def _run(trainer: Trainer, setup: Setup, data: Data, seed: int) -> Any:
 
 
 def _training(setup: Setup) -> str:
-    """Sorts setups with the same training next to each other."""
+    """A sort key that puts setups with the same training next to each other."""
     return repr((setup.options, setup.task, setup.replicas))
 
 
@@ -92,7 +92,7 @@ def _write_runs(path: Path, table: Table, runs: Mapping[str, Sequence[Mapping[st
 
 def markdown(result: Mapping[str, Any]) -> str:
     """A table as Markdown: the paper's figures beside ours."""
-    spread = result["seeds"] > 1  # of one seed there is no standard deviation
+    spread = result["seeds"] > 1  # one seed has no standard deviation
     averaging = f"mean of {result['seeds']} seeds (standard deviation)" if spread else "one seed"
     sd = " (sd)" if spread else ""
     lines = [

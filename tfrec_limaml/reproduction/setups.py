@@ -32,7 +32,7 @@ _DAY_MS = 86_400_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setup:
-    """The options of one training, and the form in which the model is scored.
+    """The options of one training run, and the form in which the model is scored.
 
     Attributes:
         options: The recipe.
@@ -146,7 +146,7 @@ class _EpochClock(keras.callbacks.Callback):
         self._durations.append(time.perf_counter() - self._started)
 
     def seconds(self) -> float:
-        """The fastest epoch: the first one includes the tracing of graphs."""
+        """Seconds of the fastest epoch: the first one includes the tracing of graphs."""
         return min(self._durations)
 
 

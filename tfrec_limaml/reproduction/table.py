@@ -18,7 +18,7 @@ class Line:
     """One line of a table.
 
     Attributes:
-        label: For readers; unique within its table.
+        label: Text for readers, unique within the table.
         setup: The trained and scored model.
         paper: The paper's gain in per cent of AUC, by slice (``"all"`` for all rows).
         paper_time: The paper's training time in per cent relative to the reference.
@@ -39,7 +39,7 @@ class Ordering:
     Attributes:
         more, less: Labels of lines.
         time: Compare training times.
-        slice: On these rows.
+        slice: The slice of rows to compare on.
         robust: Also holds on the small simulated world; never set for times, which vary.
     """
 
@@ -55,11 +55,11 @@ class Table:
     """An experiment.
 
     Attributes:
-        name: As on the command line.
-        title: For readers.
-        text: What is compared, and how it differs from the paper's experiment.
+        name: Name on the command line.
+        title: Heading.
+        text: Text that says what is compared, and how it differs from the paper's experiment.
         reference: Label of the line that the others are compared with.
-        lines: In order.
+        lines: The lines, in order.
         orderings: Orderings in the paper, or expected ones.
         records: The task records of the table.
         slices: ``"all"`` rows, the ``"paper"``'s slices by test rows of the task, or ``"cohorts"``.

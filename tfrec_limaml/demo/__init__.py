@@ -1,3 +1,1 @@
-"""The demo: every stage of the loop through its command, then one member's ranked list as text and
-charts.
-"""
+"""The demo: runs each stage of the loop by its command, then ranks one member's candidates."""

@@ -32,11 +32,11 @@ _ANSWER_SECONDS, _CHANGE_SECONDS, _POLL_SECONDS = 60.0, 60.0, 0.02
 
 
 class RankProcess:
-    """``limaml rank``, one line after another.
+    """A process of ``limaml rank`` that answers one request after another.
 
     Args:
-        arguments: Its options.
-        log: Gets its messages.
+        arguments: Options of the command.
+        log: File for the messages of the process.
     """
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
@@ -70,7 +70,7 @@ class RankProcess:
         if not answer:
             output = self._log.read_text(errors="replace").strip().splitlines()
             raise LimamlError(
-                f"`limaml rank` did not answer: {output[-1] if output else 'no reason'}"
+                f"`limaml rank` did not answer: {output[-1] if output else 'it printed nothing'}"
             )
         rows = sorted(json.loads(answer)["ranked"], key=lambda row: int(row["candidate"]))
         return [float(row["probability"]) for row in rows]
@@ -110,7 +110,7 @@ class ClickWriter:
     """Writes clicks as files of interactions.
 
     Attributes:
-        folder: Where files arrive.
+        folder: Folder that the files are written to.
         columns: Columns of the data set's interactions.
         schema: Schema of these columns.
         key: The member's task key.
@@ -153,9 +153,9 @@ class LiveList:
 
     Args:
         scene: The member and the candidates.
-        rank: Gives the probability of each candidate.
+        rank: Returns the probability of each candidate of a request.
         writer: Writes clicks.
-        words: Each candidate and its kind, as text.
+        words: Name and kind of each candidate, as text.
     """
 
     def __init__(

@@ -1,6 +1,4 @@
-"""The page of ``limaml demo --live``, served by Python's web server on the loopback interface
-only.
-"""
+"""Serves the page of ``limaml demo --live``, on the loopback interface only."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ class LiveServer(ThreadingHTTPServer):
     """Serves the page, its state and clicks on loopback.
 
     Args:
-        live_list: What the page shows.
-        port: 0 for a free one.
+        live_list: The list that the page shows.
+        port: Port of the page; 0 for a free one.
     """
 
     daemon_threads = True
@@ -64,8 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
 
     def _click(self) -> tuple[int, bool]:
-        """Reads a JSON body. It must have JSON's content type: a form of another site cannot
-        send that without permission.
+        """Reads a JSON body. It must have JSON's content type, which a form on another site cannot
+        send without permission.
         """
         if self.headers.get_content_type() != "application/json":
             raise LimamlError("expected application/json")

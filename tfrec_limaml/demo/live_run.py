@@ -26,7 +26,7 @@ def run_live(dataset: str, root: Path, port: int) -> None:
     Args:
         dataset: The demo's data set.
         root: Its workspace, which `run_demo` has filled.
-        port: Of the page; 0 for a free one.
+        port: Port of the page; 0 for a free one.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

@@ -26,11 +26,11 @@ class DemoData:
     """How the demo describes a data set.
 
     Attributes:
-        title: For headings.
+        title: Name of the data set in headings.
         kind: The categorical feature with the kind of item that a row shows.
-        kind_words: Turns a value of it into text, for example ``"tag {}"``.
+        kind_words: Format string for a value of `kind`, for example ``"tag {}"``.
         names: Columns that name an item.
-        name_words: Turns them into text.
+        name_words: Format string for the values of `names`.
     """
 
     title: str
@@ -81,7 +81,7 @@ def run_demo(
     todo = stages(workspace, dataset, data=data, training=training)
     redo = False
     for number, stage in enumerate(todo, 1):
-        if redo:  # computed from what an earlier stage has just replaced
+        if redo:  # computed from outputs that an earlier stage has just replaced
             state["stages"].pop(stage.name, None)
         redo = run_stage(stage, f"{number}/{len(todo) + 1}", workspace, state) or redo
     schema = Schema.load(workspace.tasks / SCHEMA_FILE)

@@ -25,7 +25,7 @@ _START_SECONDS = 120
 
 @contextlib.contextmanager
 def serving(model: Path) -> Iterator[str]:
-    """Runs ``limaml serve`` on a free loopback port; gives its ``host:port`` and stops it at the
+    """Runs ``limaml serve`` on a free loopback port; yields its ``host:port`` and stops it at the
     end.
 
     Raises:

@@ -1,6 +1,4 @@
-"""The stages of the loop: each is an installed ``limaml`` command and the output that exists once
-it has finished.
-"""
+"""The stages of the loop, each a ``limaml`` command with the output that it writes."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ class Stage:
 
     Attributes:
         name: Its key in the demo's state.
-        words: What it does, as text.
+        words: Description for the progress lines.
         arguments: The command line after ``limaml``.
         output: The file or folder that exists once it has finished.
     """
@@ -104,8 +102,7 @@ class Workspace:
         if self.root.exists() and any(self.root.iterdir()) and not path.is_file():
             raise LimamlError(
                 f"--workspace {self.root} is not empty and does not hold an earlier demo; choose "
-                f"another "
-                "folder"
+                "another folder"
             )
         if overwrite and path.is_file():
             shutil.rmtree(self.root)
@@ -203,7 +200,7 @@ def run_stage(stage: Stage, position: str, workspace: Workspace, state: dict[str
     """Runs one stage unless it is finished; adds its result and duration to the state.
 
     Args:
-        stage: What to run.
+        stage: The stage.
         position: For example ``"3/8"``.
         workspace: Holds the state.
         state: Extended in place.
@@ -215,9 +212,9 @@ def run_stage(stage: Stage, position: str, workspace: Workspace, state: dict[str
         say(f"[{position}] {stage.words}: done before, {stage.output} exists")
         return False
     say(f"[{position}] {stage.words}\n      limaml {shlex.join(stage.arguments)}")
-    if state.pop(STORY, None) is not None:  # computed from what is about to be replaced
+    if state.pop(STORY, None) is not None:  # computed from outputs that are about to be replaced
         workspace.save(state)
-    _remove(stage.output)  # from an interrupted run, or computed from what has changed since
+    _remove(stage.output)  # from an interrupted run, or computed from outputs changed since
     started = time.perf_counter()
     result = call(stage.arguments)
     seconds = round(time.perf_counter() - started, 2)
@@ -252,6 +249,6 @@ def call(arguments: Sequence[str]) -> dict[str, Any] | None:
 
 
 def say(line: str) -> None:
-    """Progress, on standard error."""
+    """Writes a line of progress to standard error."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()

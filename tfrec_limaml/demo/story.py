@@ -1,4 +1,4 @@
-"""How a few more clicks change one member: new record, new embedding, new list."""
+"""Shows how a few more clicks change a member's record, embedding and ranked list."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Scene:
         rows: The member's interactions, in time order.
         request: A line for ``limaml rank``: ``{"member": {...}, "candidates": [{...}, ...]}``.
         names: Description of each candidate.
-        kinds: What kind of item each candidate is.
+        kinds: Kind of each candidate.
         spare: Further items by kind, for the member to click.
     """
 
@@ -78,7 +78,7 @@ def choose_scene(
     Args:
         schema: The data's schema.
         recent: The records behind the embeddings.
-        test: Where candidates come from.
+        test: The rows that candidates are drawn from.
         kind: A categorical feature of items.
         name_columns: Columns that name an item.
         seed: Seed of the draw.

@@ -1,8 +1,8 @@
-"""One self-contained ``report.html`` about a run: learning curves, AUC by length of history, a map
-of the embeddings.
+"""Writes a self-contained ``report.html`` about a run.
 
-The charts are inline SVG drawn here: they follow the reader's light or dark theme through CSS
-variables, need no plotting library and load nothing from anywhere.
+It shows learning curves, AUC by length of history and a map of the embeddings. The charts are
+inline SVG drawn by this package: they follow the reader's light or dark theme through CSS
+variables, need no plotting library and load no other files.
 """
 
 from tfrec_limaml.report.contents import EmbeddingMap, MemberStory, RankedItem, Report

@@ -1,4 +1,4 @@
-"""The report's charts: data in, one SVG string out."""
+"""Draws the report's charts, each as one SVG string."""
 
 from __future__ import annotations
 

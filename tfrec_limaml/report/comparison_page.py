@@ -94,7 +94,7 @@ def _gain_chart(rows: Sequence[Mapping[str, Any]], reference: str) -> str:
 
 
 def mean_of_seeds(count: int) -> str:
-    """How a table's numbers come about, in words."""
+    """``one seed`` or ``mean of N seeds``, to say what a table's numbers are."""
     return "one seed" if count == 1 else f"mean of {count} seeds"
 
 

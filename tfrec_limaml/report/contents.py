@@ -1,4 +1,4 @@
-"""What a report shows, as plain data."""
+"""The contents of a report, as plain data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EmbeddingMap:
     Attributes:
         embeddings: ``[T, D]``.
         groups: One name per embedding, for example the member's most clicked tab.
-        meaning: What the names are, for example ``"most clicked tab"``.
+        meaning: What the names stand for, for example ``"most clicked tab"``.
     """
 
     embeddings: npt.NDArray[np.float32]

@@ -27,7 +27,7 @@ def write(path: str | Path, page: str) -> Path:
 
 
 def render(report: Report) -> str:
-    """The page as one HTML document that loads nothing."""
+    """The page as one HTML document that loads no other files."""
     sections = [
         _summary(report),
         _training(report),
@@ -40,7 +40,7 @@ def render(report: Report) -> str:
 
 
 def document(title: str, summary: str, sections: Sequence[str]) -> str:
-    """A page of sections as one HTML document that loads nothing."""
+    """A page of sections as one HTML document that loads no other files."""
     style = files("tfrec_limaml.report").joinpath("report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -38,8 +38,8 @@ def principal_components(
 
 
 def favourite(values: Iterable[str]) -> str:
-    """The most frequent value; the smallest one if several are as frequent; ``"nothing yet"``
-    without any.
+    """The most frequent value, the smallest one if there are several; ``"nothing yet"`` without
+    values.
     """
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], value)) if counts else NOTHING

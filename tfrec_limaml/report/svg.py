@@ -1,5 +1,6 @@
-"""A small SVG kit: elements, axes with round ticks, markers. Colours are CSS classes, so that
-themes apply.
+"""Functions that write SVG: elements, axes with round ticks, markers.
+
+Colours are CSS classes, so that themes apply.
 """
 
 from __future__ import annotations

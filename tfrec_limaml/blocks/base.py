@@ -46,8 +46,9 @@ def check_blocks(meta_block: Any, global_block: Any) -> None:
 
 
 def _defines(block: keras.layers.Layer, method: str) -> bool:
-    """Whether a block's own class defines an optional method: an inherited one may not match what
-    the class computes.
+    """Whether a block's own class defines an optional method.
+
+    An inherited one may not match what the class computes.
     """
     return method in vars(type(block))
 
@@ -63,8 +64,10 @@ def scores_once(block: keras.layers.Layer) -> bool:
 
 
 def is_linear(block: keras.layers.Layer, parts: int) -> bool:
-    """Whether a block's own class defines ``linear_in``, and its logit is linear in each of `parts`
-    equal parts of the meta embedding while the others are fixed; see `GlobalBlock`.
+    """Whether a block's logit is linear in each of `parts` equal parts of the meta embedding.
+
+    The other parts are fixed. False unless the block's own class defines ``linear_in``; see
+    `GlobalBlock`.
     """
     return _defines(block, "linear_in") and bool(block.linear_in(parts))
 
@@ -101,9 +104,7 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
     @property
     def joint_definitions(self) -> tuple[str, ...]:
-        """The second side's task definition, if the block is adapted to two; see
-        `JointMetaBlocks`.
-        """
+        """The second side's task definition, if there are two sides; see `JointMetaBlocks`."""
         return ()
 
     @property
@@ -118,14 +119,13 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
     @property
     def stores_offset(self) -> bool:
-        """Whether the stored vector of a task is added to the un-adapted embeddings of its rows;
-        otherwise it replaces them.
-        """
+        """Whether stored vectors are added to un-adapted embeddings, or else replace them."""
         return False
 
     def stored_rows(self, weights: list[tf.Tensor], encoded: tf.Tensor) -> tf.Tensor:
-        """The vectors ``[T, S, D]`` that could be stored for a task under adapted `weights`, one
-        per row; see `call_adapted` and `stores_offset`.
+        """Vectors ``[T, S, D]``, one per row, that could be stored for a task.
+
+        See `call_adapted` for the arguments, and `stores_offset`.
         """
         return self.call_adapted(weights, encoded)
 
@@ -142,8 +142,9 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
     @abc.abstractmethod
     def encode_features(self, features: Features) -> Any:
-        """The block's input ``[..., F]``; weights used here are shared by all tasks and trained in
-        the outer loop only.
+        """The block's input ``[..., F]``.
+
+        Weights used here are shared by all tasks, and trained in the outer loop only.
         """
 
     @property
@@ -152,8 +153,9 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
         """The variables that the inner loop adapts."""
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """Each task's weights before the first step, ``[T, ...]`` or `SharedWeight`; `encoded` is
-        ``[T, S, F]``.
+        """Each task's weights before the first step, ``[T, ...]`` or `SharedWeight`.
+
+        `encoded` is ``[T, S, F]``.
         """
         tasks = tf.shape(encoded)[:1]
         return [
@@ -163,8 +165,9 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
     def encode_support(
         self, encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor
     ) -> list[tf.Tensor]:
-        """The memory of the support set for other rows of the task, ``[T, ...]`` each; empty for
-        most blocks.
+        """The memory of the support set for other rows of the task, ``[T, ...]`` each.
+
+        Most blocks have none: the list is empty.
 
         Args:
             encoded: The support rows' encoded features ``[T, S, F]``.
@@ -174,8 +177,7 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
         return []
 
     def read_support(self, encoded: tf.Tensor, memory: Sequence[Any], causal: bool) -> tf.Tensor:
-        """Encoded rows ``[T, N, F]`` together with their task's support set: the input of
-        `call_adapted`.
+        """Encoded rows ``[T, N, F]`` with their task's support set: the input of `call_adapted`.
 
         Args:
             encoded: Encoded rows.
@@ -189,9 +191,7 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
     def call_adapted(
         self, weights: list[tf.Tensor], encoded: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
-        """Meta embeddings ``[T, S, D]`` of ``encoded`` ``[T, S, F]`` under per-task `weights` ``[T,
-        ...]``.
-        """
+        """Meta embeddings ``[T, S, D]`` of encoded rows ``[T, S, F]`` with weights ``[T, ...]``."""
 
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
         """Un-adapted meta embeddings ``[N, D]`` of rows ``[N, ...]``."""
@@ -211,8 +211,7 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
 
 
 class GlobalBlock(keras.layers.Layer, abc.ABC):
-    """The shared part of the network: maps all features and the meta embedding to one logit per
-    row.
+    """The shared part of the network: maps all features and the meta embedding to a logit.
 
     A class may define three optional methods:
 
@@ -227,13 +226,12 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
 
     @abc.abstractmethod
     def encode_context(self, features: Features, training: bool = False) -> Any:
-        """Everything that does not depend on the meta embedding: any nest of tensors ``[N,
-        ...]``.
-        """
+        """Everything that does not depend on the meta embedding: a nest of tensors ``[N, ...]``."""
 
     def summarise(self, context: Any) -> tf.Tensor:
-        """The input ``[N, W]`` of a `SupportEncoder`, from the rows' context: by default all of its
-        numbers, concatenated.
+        """The input ``[N, W]`` of a `SupportEncoder`, from the rows' context.
+
+        By default it is all of the context's floating-point numbers, concatenated.
 
         Raises:
             ValueError: There are none.

@@ -74,8 +74,9 @@ class DCNGlobalBlock(MLPGlobalBlock):
     def encode_context(
         self, features: Features, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The features' share of the deep network's first layer, and the cross logit ``[N]`` (or
-        the input of the crosses).
+        """The features' share of the deep network's first layer, and the cross logit ``[N]``.
+
+        With `cross_meta_embedding` the crosses' input takes the place of the cross logit.
         """
         inputs = self.inputs_layer(features)
         return self.context_layer(inputs), inputs if self.cross_meta_embedding else self._cross(

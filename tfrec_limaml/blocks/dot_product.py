@@ -31,16 +31,16 @@ class DotProductGlobalBlock(GlobalBlock):
 
     Args:
         hidden_units: Widths of the network's hidden layers, at least one.
-        activation: Of the hidden layers.
-        dropout: Rate after each hidden layer.
+        activation: Activation of the hidden layers.
+        dropout: Dropout rate after each hidden layer.
         embeddings: Categorical features to embed for the network: name to ``(number of ids,
             width)``.
         projected: Names among `embeddings` that have a row in the projection as well; all by
             default. Leave out features that identify the task.
         embeddings_regularizer: Keras regularizer of all tables.
         embeddings_scales: See `FeatureEmbeddings`.
-        projected_scales: The same for the rows in the projection; those of `embeddings_scales` by
-            default.
+        projected_scales: Like `embeddings_scales`, for the rows in the projection; the same factors
+            by default.
         initial_logit: Initial bias of the output; the logit of the mean label shortens training.
         projection_scale: Approximate standard deviation of the projection's output before training.
     """
@@ -91,8 +91,9 @@ class DotProductGlobalBlock(GlobalBlock):
         features_shape: Mapping[str, tuple[int | None, ...]],
         meta_embedding_shape: tuple[int | None, ...],
     ) -> None:
-        """Builds from the shapes of the encoded features and of the meta embedding; raises
-        `ValueError` if the embedding has only the intercept.
+        """Builds from the shapes of the encoded features and of the meta embedding.
+
+        Raises `ValueError` if the embedding has only the intercept.
         """
         width = int(meta_embedding_shape[-1] or 0) - 1
         if width < 1:
@@ -133,9 +134,7 @@ class DotProductGlobalBlock(GlobalBlock):
     def encode_context(
         self, features: Features, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The network's logit ``[N]``, the projection followed by a 1 ``[N, D]``, and the last
-        hidden layer.
-        """
+        """The network's logit ``[N]``, projection and a 1 ``[N, D]``, and the last hidden layer."""
         return self._context(features, call_of(training))
 
     def encode_context_once(

@@ -57,9 +57,7 @@ class FeatureEmbeddings(keras.layers.Layer):
                 )
 
     def build(self, input_shape: Mapping[str, tuple[int | None, ...]]) -> None:
-        """Creates one table per embedded feature; raises `ValueError` naming inputs that are
-        missing.
-        """
+        """Creates one table per embedded feature; raises `ValueError` if inputs are missing."""
         missing = sorted({*self.dense, *self.embeddings} - set(input_shape))
         if missing:
             raise ValueError(
@@ -82,8 +80,9 @@ class FeatureEmbeddings(keras.layers.Layer):
         return parts[0] if len(parts) == 1 else tf.concat(parts, -1)
 
     def product(self, features: Features, kernel: tf.Tensor, once: Collection[str]) -> tf.Tensor:
-        """``call(features) @ kernel``, ``[N, units]``. A feature may have one row that applies to
-        all rows: its share of the product is computed once.
+        """``call(features) @ kernel``, ``[N, units]``.
+
+        A feature may have one row that applies to all rows: its share is computed once.
 
         Args:
             features: Encoded features of ``N`` rows; those in `once` may have one row.

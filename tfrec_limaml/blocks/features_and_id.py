@@ -17,8 +17,7 @@ from tfrec_limaml.features import Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class FeaturesAndIDMetaBlock(MLPMetaBlock):
-    """`MLPMetaBlock` whose input also holds an ID embedding; the inner loop adapts the embedding
-    and the layers.
+    """`MLPMetaBlock` whose input also has an ID embedding; the inner loop adapts both.
 
     The embedding is a learned prior plus a learned offset, as in `IDEmbeddingMetaBlock`: unseen IDs
     start at the prior.
@@ -73,14 +72,16 @@ class FeaturesAndIDMetaBlock(MLPMetaBlock):
 
     @property
     def adaptable_variables(self) -> list[keras.Variable]:
-        """The prior (a step on its per-task copy is a step on the task's embedding), then all
-        kernels and biases.
+        """The prior, then all kernels and biases.
+
+        A step on the prior's per-task copy is a step on the task's embedding.
         """
         return [self.prior, *self.network.trainable_variables]
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """The prior with a task axis, and the layers' weights as `SharedWeight`. None is a
-        `DualKernel`: the layers' input changes with the prior.
+        """The prior with a task axis, and the layers' weights as `SharedWeight`.
+
+        None is a `DualKernel`: the layers' input changes with the prior.
         """
         tasks = tf.shape(encoded)[0]
         layers = [

@@ -64,8 +64,9 @@ class FunctionalGlobalBlock(GlobalBlock):
         features_shape: Mapping[str, tuple[int | None, ...]],
         meta_embedding_shape: tuple[int | None, ...],
     ) -> None:
-        """Checks the model's inputs against the encoded features; raises `LimamlError` naming the
-        input that does not fit.
+        """Checks the model's inputs against the encoded features.
+
+        Raises `LimamlError` naming the input that does not fit.
         """
         shapes = {**features_shape, META_EMBEDDING: meta_embedding_shape}
         for tensor in self.model.inputs:

@@ -71,8 +71,9 @@ class JointMetaBlocks(StoresOffset, MetaBlockPerDefinition):
         return tf.concat([self.call_side(number, features) for number in (0, 1)], -1)
 
     def call_side(self, number: int, features: Features) -> tf.Tensor:
-        """Un-adapted embeddings ``[N, D]`` of the first or second definition; `features` must hold
-        the meta features, or all others.
+        """Un-adapted embeddings ``[N, D]`` of the first (0) or second (1) definition.
+
+        `features` must hold the meta features for the first, all others for the second.
         """
         if number == 1:
             features = {**features, META: features[OTHER]}

@@ -85,9 +85,7 @@ class KerasMetaBlock(MetaBlock):
         return self.layer.trainable_variables
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """Forms without a copy per task if the layer is a plain stack of dense layers; otherwise
-        copies, as in other blocks.
-        """
+        """Forms without a copy per task for a plain stack of dense layers; otherwise copies."""
         if isinstance(self.layer, keras.Sequential) and _starts_dense(self.layer.layers, encoded):
             return initial_forms(self.adaptable_variables, encoded)
         return super().initial_weights(encoded)
@@ -121,8 +119,9 @@ class KerasMetaBlock(MetaBlock):
 
 
 def _starts_dense(layers: Sequence[keras.layers.Layer], encoded: tf.Tensor) -> bool:
-    """Whether all weights belong to dense layers, and the first of these reads the rows directly,
-    as a dual kernel requires.
+    """Whether all weights belong to dense layers, and the first of these reads the rows.
+
+    A dual kernel requires both.
     """
     first = layers[0]
     weighted = [layer for layer in layers if layer.trainable_variables]

@@ -26,8 +26,8 @@ class MLPMetaBlock(MetaBlock):
     Args:
         hidden_units: Widths of the hidden layers.
         embedding_dim: Width ``D`` of the meta embedding.
-        activation: Of the hidden layers; the output is linear.
-        dropout: Rate after each hidden layer.
+        activation: Activation of the hidden layers; the output is linear.
+        dropout: Dropout rate after each hidden layer.
         embeddings: Categorical meta features to embed: name to ``(number of ids, width)``. The
             tables are shared by all tasks.
     """
@@ -72,8 +72,9 @@ class MLPMetaBlock(MetaBlock):
         return self.network.trainable_variables
 
     def initial_weights(self, encoded: tf.Tensor) -> list[Any]:
-        """The shared weights in forms without a copy per task; the first kernel is dual if its
-        input is wide.
+        """The shared weights in forms without a copy per task.
+
+        The first kernel is a `DualKernel` if its input is wide.
         """
         return initial_forms(self.adaptable_variables, encoded)
 
@@ -111,8 +112,8 @@ class MLPGlobalBlock(GlobalBlock):
 
     Args:
         hidden_units: Widths of the hidden layers, at least one.
-        activation: Of the hidden layers.
-        dropout: Rate after each hidden layer.
+        activation: Activation of the hidden layers.
+        dropout: Dropout rate after each hidden layer.
         embeddings: Categorical features to embed: name to ``(number of ids, width)``.
         embeddings_regularizer: Keras regularizer of the embedding tables.
     """
@@ -199,8 +200,9 @@ class MLPGlobalBlock(GlobalBlock):
 
 
 def initial_forms(variables: Sequence[keras.Variable], encoded: tf.Tensor) -> list[Any]:
-    """Forms of dense layers' weights without a copy per task; the first layer reads `encoded`
-    ``[T, S, F]``.
+    """Forms of dense layers' weights without a copy per task.
+
+    The first layer reads `encoded` ``[T, S, F]``.
     """
     if not variables:  # frozen
         return []

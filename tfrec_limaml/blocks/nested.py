@@ -40,8 +40,9 @@ class Subtasks(NamedTuple):
 
     @classmethod
     def from_ids(cls, ids: tf.Tensor, weight: tf.Tensor) -> Subtasks:
-        """Numbers the subtasks in the order of tasks and of their first rows; `ids` and `weight` (0
-        for padding) are ``[T, S]``.
+        """Numbers the subtasks in the order of tasks and of their first rows.
+
+        `ids` and `weight` (0 for padding) are ``[T, S]``.
         """
         real, width = weight > 0, tf.shape(ids)[1]
         first = _first_match(ids, ids, real)
@@ -56,8 +57,9 @@ class Subtasks(NamedTuple):
         return cls(number, ids, positions // width, positions % width, count)
 
     def of_rows(self, ids: tf.Tensor) -> tf.Tensor:
-        """Subtask of each of the tasks' other rows, int32 ``[T, N]``; -1 if the support set has no
-        row of it.
+        """Subtask of each other row of the tasks, int32 ``[T, N]``.
+
+        It is -1 if the support set has no row of the subtask.
         """
         real = self.number >= 0
         known = tf.reduce_any(_matches(ids, self.ids, real), -1)
@@ -93,8 +95,7 @@ class SubtaskRows(NamedTuple):
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class NestedMetaBlocks(MetaBlockPerDefinition):
-    """Meta blocks of a task definition and of others that refine it, adapted together on one loss
-    per task.
+    """Meta blocks of a task definition and of others that refine it, adapted on one loss per task.
 
     The first block is adapted per task, each further one per subtask, from the same support set. A
     row's meta embedding is the concatenation of the blocks' embeddings; if the support set has no
@@ -180,9 +181,7 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
         self.built = True
 
     def encode_features(self, features: Features) -> Any:
-        """The first block's encoded rows, then a pair of encoded rows and subtask ids for each
-        further one.
-        """
+        """The first block's encoded rows; for each further block, its rows and subtask ids."""
         nested = zip(self.nested_definitions, self.blocks[1:], strict=True)
         pairs = [
             (block.encode_features(features), features[subtask_feature(name)])
@@ -196,8 +195,9 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
         return [variable for block in self.blocks for variable in block.adaptable_variables]
 
     def initial_weights(self, encoded: Any) -> list[Any]:
-        """The first block's weights per task and the others' per subtask; `encoded` comes from
-        `read_support`.
+        """The first block's weights per task, and the others' per subtask.
+
+        `encoded` comes from `read_support`.
         """
         first, *nested = encoded
         weights = self.blocks[0].initial_weights(first)
@@ -208,9 +208,7 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
         return weights
 
     def encode_support(self, encoded: Any, label: tf.Tensor, weight: tf.Tensor) -> list[Any]:
-        """The first block's memory; then, for each further one, its subtasks and its memory of
-        them.
-        """
+        """The first block's memory; for each further block, its subtasks and its memory of them."""
         first, *nested = encoded
         memory: list[Any] = [self.blocks[0].encode_support(first, label, weight)]
         for block, (rows, ids) in zip(self.blocks[1:], nested, strict=True):
@@ -264,8 +262,9 @@ class NestedMetaBlocks(MetaBlockPerDefinition):
 def _call_subtasks(
     block: MetaBlock, weights: list[Any], rows: SubtaskRows, training: bool
 ) -> tf.Tensor:
-    """Meta embeddings ``[T, N, D]`` of rows under the weights of their subtasks, un-adapted for
-    rows without one.
+    """Meta embeddings ``[T, N, D]`` of rows with the weights of their subtasks.
+
+    Rows without a subtask are un-adapted.
     """
     unadapted = (
         None

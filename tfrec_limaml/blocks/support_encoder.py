@@ -37,7 +37,7 @@ class SupportEncoder(keras.layers.Layer):
     Args:
         embedding_dim: Width ``D`` of the vector.
         units: Width of a token.
-        activation: Of a token.
+        activation: Activation of the tokens' layer.
         label_mean: Mean label of the training rows; tokens use the difference from it.
         with_age: Whether tokens use the row's age, which batches must then contain as ``"age"``.
         smoothing: Initial value of the learned number of rows at which the mean token is halved.

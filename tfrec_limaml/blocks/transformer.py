@@ -15,8 +15,9 @@ from tfrec_limaml.blocks.mlp import MLPMetaBlock
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class TransformerMetaBlock(MLPMetaBlock):
-    """`MLPMetaBlock` that also reads the task's support interactions by attention: their meta
-    features and labels.
+    """`MLPMetaBlock` that also reads the task's support interactions, by attention.
+
+    It reads their meta features and labels.
 
     The transformer's weights are shared and trained by the outer loop; the inner loop adapts the
     MLP on top. Attention therefore runs once per batch, not in every inner step. A support row
@@ -78,8 +79,9 @@ class TransformerMetaBlock(MLPMetaBlock):
     def encode_support(
         self, encoded: tf.Tensor, label: tf.Tensor, weight: tf.Tensor
     ) -> list[tf.Tensor]:
-        """The memory: tokens ``[T, S, W]`` of the support rows, each computed from the rows up to
-        itself, and which rows are real ``[T, S]``.
+        """The memory: tokens ``[T, S, W]`` of the support rows, and which rows are real ``[T, S]``.
+
+        Each token is computed from the rows up to its own.
         """
         tokens = self.token_layer(
             tf.concat([encoded, tf.cast(label, encoded.dtype)[..., None]], -1)
@@ -94,8 +96,9 @@ class TransformerMetaBlock(MLPMetaBlock):
         return [tokens, real]
 
     def read_support(self, encoded: tf.Tensor, memory: Sequence[Any], causal: bool) -> tf.Tensor:
-        """Rows ``[T, N, F]`` with their attention over the memory, ``[T, N, F + W]``; see
-        `MetaBlock.read_support`.
+        """Rows ``[T, N, F]`` with their attention over the memory, ``[T, N, F + W]``.
+
+        See `MetaBlock.read_support`.
         """
         query = self.query_layer(encoded)
         keys, rows = self._empty(query), tf.shape(query)[1]
@@ -118,8 +121,9 @@ class TransformerMetaBlock(MLPMetaBlock):
         return apply_per_task(self.network, weights, encoded, training)
 
     def call_encoded(self, encoded: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Un-adapted meta embeddings ``[N, D]`` of encoded rows ``[N, F]``: they read the empty
-        memory.
+        """Un-adapted embeddings ``[N, D]`` of encoded rows ``[N, F]``.
+
+        The rows read the empty memory.
         """
         return self.network(
             self.read_support(encoded[:, None], [], causal=False)[:, 0], training=training
@@ -167,8 +171,9 @@ class MemoryLayer(keras.layers.Layer):
         self.built = True
 
     def call(self, tokens: tf.Tensor, empty: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """Tokens ``[T, S, W]`` after attention to ``empty`` ``[T, 1, W]`` and each other, as `mask`
-        ``[T, S, 1 + S]`` allows.
+        """Tokens ``[T, S, W]`` after attention to ``empty`` ``[T, 1, W]`` and to each other.
+
+        `mask` ``[T, S, 1 + S]`` marks what each token may see.
         """
         normalised = self.norm(tokens)
         tokens = tokens + self.attention(

@@ -16,8 +16,9 @@ from tfrec_limaml.features import META, OTHER, Features
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class WideAndDeepGlobalBlock(MLPGlobalBlock):
-    """`MLPGlobalBlock` plus a linear logit: the paper's baseline, with one weight per ID and one
-    per dense feature.
+    """`MLPGlobalBlock` plus a linear logit, with one weight per ID and per dense feature.
+
+    This is the paper's baseline.
 
     The wide logit does not depend on the meta embedding, so it is part of the context. Source:
     Cheng et al., "Wide & Deep Learning for Recommender Systems", 2016, arXiv 1606.07792.
@@ -71,8 +72,9 @@ class WideAndDeepGlobalBlock(MLPGlobalBlock):
         return self._head(self._context(features, call), meta_embedding, call)
 
     def _context(self, features: Features, call: LayerCall) -> tuple[tf.Tensor, tf.Tensor]:
-        """The features' share of the deep part's first layer ``[N, hidden_units[0]]``, and the wide
-        logit ``[N]``.
+        """The features' share of the deep part's first layer, and the wide logit ``[N]``.
+
+        The share is ``[N, hidden_units[0]]``.
         """
         wide = call(self.wide_layer, self.wide_dense(features))[..., 0]
         if self.wide_ids:

@@ -22,7 +22,7 @@ def solve_offsets(
     Args:
         model: A `LiMAML`.
         rows: The support rows, encoded.
-        support: Their labels and weights.
+        support: The support sets, for labels and weights.
         steps: Number of Gauss-Newton steps; with 0 the offsets keep their initial values.
         training: Whether to apply dropout and to ignore `LiMAML.adaptation_strength`.
     """

@@ -83,7 +83,7 @@ class JointLiMAML(LiMAML):
 
         Args:
             rows: Table row of each task ``[T]``.
-            support: Their support sets.
+            support: Support sets of the tasks.
         """
         support_rows = self._rows(support["features"], False)
         adapted = self._solve_side(support_rows, support, self.fine_tune_steps, False)

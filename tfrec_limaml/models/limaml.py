@@ -29,8 +29,11 @@ PRECISION_RANGE = (-8.0, 8.0)
 
 
 class Rows(NamedTuple):
-    """The parts of rows ``[T, N, ...]`` that adaptation does not change: the meta block's input,
-    and the global block's context ``[T * N, ...]``.
+    """The parts of rows ``[T, N, ...]`` that adaptation does not change.
+
+    Attributes:
+        encoded: The meta block's input.
+        context: The global block's context ``[T * N, ...]``.
     """
 
     encoded: Any
@@ -109,9 +112,7 @@ class LiMAML(ReportsUnadaptedAuc):
         return self.meta_block.adaptable_variables
 
     def build(self, features_shape: Any) -> None:
-        """Builds the blocks, their support encoder and, for the closed form, the prior
-        precision.
-        """
+        """Builds the blocks, the support encoder and, for the closed form, the prior precision."""
         super().build(features_shape)
         encoder = self.meta_block.support_encoder
         if encoder is not None and not encoder.built:
@@ -130,8 +131,9 @@ class LiMAML(ReportsUnadaptedAuc):
         return tf.exp(tf.clip_by_value(logarithm, *PRECISION_RANGE))
 
     def prior_variance(self) -> list[float] | None:
-        """Variance of each number of the offset before any interaction is seen, ``[D]``; None if
-        tasks have no posterior variance.
+        """Variance ``[D]`` of each number of the offset before any interaction is seen.
+
+        None if tasks have no posterior variance.
         """
         solves = self.adaptation == "gauss-newton" and self.fine_tune_steps
         if not solves or not self.adaptation_strength or self.meta_block.nested_definitions:
@@ -141,8 +143,9 @@ class LiMAML(ReportsUnadaptedAuc):
     def adapt_tasks(
         self, support: Samples, steps: int | None, training: bool = False
     ) -> AdaptedTasks:
-        """Adapts the meta block; everything that does not depend on the meta embedding is computed
-        once.
+        """Adapts the meta block to the support sets.
+
+        Everything that does not depend on the meta embedding is computed once.
         """
         if steps is None or (self.adaptation_strength == 0 and not training):
             encoded = self._encode_meta(support["features"])
@@ -181,8 +184,10 @@ class LiMAML(ReportsUnadaptedAuc):
     def task_embeddings(
         self, support: Samples, adapted: AdaptedTasks | None = None
     ) -> TaskEmbeddings:
-        """The embeddings that the embedding job stores: meta embeddings after `fine_tune_steps`
-        steps, pooled over each task's samples; or offsets, if the meta block stores offsets.
+        """The embeddings that the embedding job stores.
+
+        These are meta embeddings after `fine_tune_steps` steps, pooled over each task's samples; or
+        offsets, if the meta block stores offsets.
 
         Args:
             support: The support sets.
@@ -257,8 +262,9 @@ class LiMAML(ReportsUnadaptedAuc):
     def outputs_of_rows(
         self, adapted: AdaptedTasks, rows: Rows, causal: bool, training: bool
     ) -> tf.Tensor:
-        """Outputs ``[T, S]`` of rows under adapted weights; `causal` hides later support rows from
-        each support row.
+        """Outputs ``[T, S]`` of rows with adapted weights.
+
+        `causal` hides later support rows from each support row.
         """
         encoded = self.meta_block.read_support(rows.encoded, adapted.memory, causal=causal)
         return self.head(adapted.weights, encoded, rows.context, training)

@@ -88,9 +88,7 @@ class MAMLModel(TaskModel):
         raise NotImplementedError
 
     def build(self, features_shape: Any) -> None:
-        """Builds the blocks, for Meta-SGD one inner learning rate per adapted parameter, and the
-        `kappa` of ``support_reduction="shrunk"``.
-        """
+        """Builds the blocks, the learned inner learning rates and `kappa`, if there are any."""
         super().build(features_shape)
         if self.support_reduction == "shrunk":
             self.scaled_log_kappa = self.add_weight(
@@ -108,8 +106,9 @@ class MAMLModel(TaskModel):
             ]
 
     def inner_rates(self, training: bool = False) -> Any:
-        """The inner learning rate, or one tensor of rates for each adapted variable; outside
-        training multiplied by `adaptation_strength`.
+        """The inner learning rate, or one tensor of rates for each adapted variable.
+
+        Outside training it is multiplied by `adaptation_strength`.
         """
         strength = self.strength(training)
         if self.learn_inner_rates:
@@ -160,8 +159,9 @@ class MAMLModel(TaskModel):
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
 class EntireNetworkMAML(MAMLModel):
-    """MAML on the whole network (the paper's Algorithm 1): all weights except the embedding tables
-    are adapted per task.
+    """MAML on the whole network, the paper's Algorithm 1.
+
+    All weights except the embedding tables are adapted per task.
 
     Each task has its own copy of the network, so the result cannot be stored for serving. It is a
     baseline.

@@ -124,9 +124,7 @@ def _solve_definition(
 
 
 def _row_offsets(rows: NestedRows, offsets: list[tf.Tensor], k: int) -> tf.Tensor:
-    """The offset of each row's task or subtask, broadcastable to ``[T, S, D]``; zero for padding
-    of subtasks.
-    """
+    """The offset of each row's task or subtask, broadcastable to ``[T, S, D]``; 0 for padding."""
     if k == 0:
         return offsets[0][:, None]
     number = rows.subtasks[k - 1].number

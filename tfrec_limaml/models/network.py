@@ -54,9 +54,7 @@ class RecommenderNetwork(keras.layers.Layer):
 
     @property
     def adaptable_variables(self) -> list[keras.Variable]:
-        """All weights except the embedding tables, which the few rows of a task would hardly
-        change.
-        """
+        """All weights except the embedding tables, which a task's few rows would hardly change."""
         tables = {
             id(v)
             for layer in layers_within(self)
@@ -116,8 +114,9 @@ class RecommenderNetwork(keras.layers.Layer):
 
 
 def _freeze(block: keras.layers.Layer) -> None:
-    """Freezes the parts of a block that was made with ``trainable=False``: Keras applies the
-    argument before the parts exist.
+    """Freezes the parts of a block that was made with ``trainable=False``.
+
+    Keras applies the argument before the parts exist.
     """
     block.trainable = True  # an assignment of the present value would be ignored
     block.trainable = False

@@ -30,9 +30,7 @@ def traced_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def without_tasks(samples: Samples, bad: tf.Tensor) -> dict[str, Any]:
-    """The samples with all values of the tasks marked in `bad` ``[T]`` set to 0, features
-    included.
-    """
+    """The samples with all values of the tasks marked in `bad` ``[T]`` set to 0."""
 
     def zero_bad_tasks(value: tf.Tensor) -> tf.Tensor:
         mask = tf.reshape(bad, [-1, *[1] * (value.shape.rank - 1)])
@@ -49,7 +47,7 @@ class Step(NamedTuple):
 
     Attributes:
         loss: Mean loss of the tasks, a scalar.
-        gradients: Of that mean, one for each trainable variable.
+        gradients: Gradients of that mean, one for each trainable variable.
         count: Sum of the tasks' weights in the mean.
         dropped: Number of tasks that were left out because their loss is not finite.
     """

@@ -9,9 +9,11 @@ import tensorflow as tf
 
 
 def describe_query(data: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    """Arrays ``[N]`` of the real query rows in order: all entries of the query other than features,
-    ``history`` (number of samples in the task's support set), and if the batch has them
-    ``last_seen`` (the task's latest support timestamp, 0 without any) and ``task_key``.
+    """Arrays ``[N]`` that describe the real query rows, in order.
+
+    They are all entries of the query other than features, and ``history``, the number of samples in
+    the task's support set. If the batch has them, also ``last_seen``, the task's latest support
+    timestamp (0 without any), and ``task_key``.
     """
     support, query = data["support"], data["query"]
     mask = query["weight"] > 0

@@ -18,7 +18,7 @@ class SubtaskEmbeddings(NamedTuple):
 
     Attributes:
         subtasks: The subtasks of the batch.
-        embedding: Their meta embeddings ``[P, D]``.
+        embedding: Meta embeddings ``[P, D]`` of the subtasks.
     """
 
     subtasks: Subtasks
@@ -50,7 +50,7 @@ def subtask_embeddings(
 
     Args:
         definitions: Nested task definitions.
-        embeddings: For each of them one embedding per support row, ``[T, S, D]``.
+        embeddings: For each definition, one embedding per support row, ``[T, S, D]``.
         support: The support sets.
         pooling: See `LiMAML`.
     """

@@ -86,8 +86,9 @@ class TaskLoops(FitsUnderStrategies):
         return super().test_on_batch(x, return_dict=return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
-        """`keras.Model.predict_on_batch` on a batch of tasks (see `TaskModel.predict_step`), or on
-        encoded rows.
+        """`keras.Model.predict_on_batch` on a batch of tasks, or on encoded rows.
+
+        See `TaskModel.predict_step`.
         """
         self._build_from(x)
         if self._task_spec is not None:  # traced for the batches of a dataset
@@ -95,8 +96,9 @@ class TaskLoops(FitsUnderStrategies):
         return super().predict_on_batch(x)
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """As in Keras, but traced once for all batch shapes: Keras passes tensors to `predict`, and
-        their shapes differ from batch to batch.
+        """Like Keras' method, but the function is traced once for all batch shapes.
+
+        Keras passes tensors to `predict`, and their shapes differ from batch to batch.
         """
         if (
             self._task_spec is None
@@ -151,8 +153,9 @@ def _refuse_weights(**arguments: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet_iteration() -> Iterator[None]:
-    """Hides Keras' warning at the end of a dataset of unknown length, which is the normal end of an
-    epoch here.
+    """Hides Keras' warning at the end of a dataset of unknown length.
+
+    It is the normal end of an epoch here.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Your input ran out of data")

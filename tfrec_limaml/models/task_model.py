@@ -57,8 +57,9 @@ class TaskModel(TwoBlockModel):
         return tf.reduce_sum(self.outer_weights(support, query))
 
     def mean_weights(self, sample_weights: tf.Tensor) -> tf.Tensor:
-        """Per-task weights ``[T]`` of a mean over tasks or samples, from sample weights ``[T,
-        S]``.
+        """Each task's weight ``[T]`` in a mean over tasks or samples; see `averaging`.
+
+        `sample_weights` is ``[T, S]``.
         """
         counts = tf.reduce_sum(sample_weights, -1)
         return counts if self.averaging == "sample" else tf.cast(counts > 0, counts.dtype)
@@ -66,8 +67,9 @@ class TaskModel(TwoBlockModel):
     def adapt_tasks(
         self, support: Samples, steps: int | None, training: bool = False
     ) -> AdaptedTasks:
-        """Adapts on the support sets in `steps` steps. With 0 steps only blocks that read the
-        support set use it; None leaves the tasks un-adapted.
+        """Adapts on the support sets in `steps` steps.
+
+        With 0 steps only blocks that read the support set use it. None leaves the tasks un-adapted.
         """
         raise NotImplementedError
 
@@ -112,8 +114,7 @@ class TaskModel(TwoBlockModel):
         )
 
     def predict_step(self, data: Any) -> Any:
-        """Query predictions of a batch of tasks, one row each in order; or un-adapted predictions
-        of encoded rows.
+        """Query predictions of a batch of tasks, or un-adapted predictions of encoded rows.
 
         For tasks the result is a dictionary of arrays ``[N]``: ``probability`` (``prediction``
         under a regression loss), ``history`` (samples in the task's support set), and all other
@@ -127,8 +128,9 @@ class TaskModel(TwoBlockModel):
         return self.query_rows(data, self.task_outputs(data["support"], data["query"]))
 
     def query_rows(self, data: TaskBatch, outputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Query outputs ``[T, Q]`` as predictions of the real rows ``[N]``, with a description of
-        each; see `predict_step`.
+        """Query outputs ``[T, Q]`` as predictions of the real rows ``[N]``, with their description.
+
+        See `predict_step`.
         """
         name = "probability" if self.binary else "prediction"
         return {
@@ -183,8 +185,9 @@ class TaskModel(TwoBlockModel):
 
 
 def step_data(data: Any) -> Any:
-    """The data of a Keras step, from its argument: a batch of tasks with float labels and weights,
-    or encoded rows.
+    """The batch of tasks or the encoded rows in the argument of a Keras step.
+
+    Labels and weights of tasks become floats.
     """
     data = data[0] if isinstance(data, tuple) else data
     if not is_task_batch(data):

@@ -112,8 +112,9 @@ class TwoBlockModel(TaskLoops):
 
     @contextlib.contextmanager
     def traced_strength(self, strength: tf.Tensor) -> Iterator[None]:
-        """A context in which the model adapts with this positive scalar tensor instead of
-        `adaptation_strength`. One trace then serves all strengths.
+        """A context in which the model adapts with this positive scalar tensor.
+
+        It replaces `adaptation_strength`, so that one trace serves all strengths.
         """
         self._traced_strength = strength
         try:
@@ -134,8 +135,9 @@ class TwoBlockModel(TaskLoops):
         self.built = True
 
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
-        """Un-adapted predictions ``[N]`` of encoded rows: probabilities, or values under a
-        regression loss.
+        """Un-adapted predictions ``[N]`` of encoded rows.
+
+        They are probabilities, or values if the loss is a regression loss.
         """
         return self.predictions(self.network(features, training=training))
 
@@ -150,7 +152,7 @@ class TwoBlockModel(TaskLoops):
         """Configures training like `keras.Model.compile`.
 
         Args:
-            optimizer: Of the outer loop.
+            optimizer: Optimizer of the outer loop.
             loss: See `tfrec_limaml.adaptation.losses.sample_loss`.
             metrics: Measured at evaluation, on query predictions; AUC and log loss by default for
                 binary labels. Training reports only its loss: metrics on training rows cost time
@@ -185,8 +187,9 @@ class TwoBlockModel(TaskLoops):
         self.binary = is_binary(loss)
 
     def get_compile_config(self) -> dict[str, Any]:
-        """Arguments of `compile`. Default metrics are omitted, so that `compile` creates them
-        again: Keras does not know ``unadapted_auc``.
+        """Arguments of `compile`, without default metrics.
+
+        `compile` creates those again: Keras does not know ``unadapted_auc``.
         """
         config: dict[str, Any] = super().get_compile_config()
         return {**config, "metrics": None} if config and self._default_metrics else config
@@ -210,8 +213,9 @@ class TwoBlockModel(TaskLoops):
         return per_task_mean(tf.reshape(losses, tf.shape(label)), samples["weight"])
 
     def get_config(self) -> dict[str, Any]:
-        """Constructor arguments and the loss, so that a loaded model predicts and adapts like the
-        saved one without being compiled.
+        """Constructor arguments and the loss.
+
+        A loaded model predicts and adapts like the saved one without being compiled.
         """
         return {
             **super().get_config(),

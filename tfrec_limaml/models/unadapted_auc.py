@@ -29,8 +29,10 @@ class ReportsUnadaptedAuc(MAMLModel):
         jit_compile: bool = False,
         **kwargs: Any,
     ) -> None:
-        """See `TwoBlockModel.compile`. Evaluation with fine-tuning also reports ``unadapted_auc``,
-        the AUC before adaptation, unless `metrics` are given.
+        """See `TwoBlockModel.compile`.
+
+        Evaluation with fine-tuning also reports ``unadapted_auc``, the AUC before adaptation,
+        unless `metrics` are given.
         """
         super().compile(optimizer, loss, metrics, jit_compile, **kwargs)
         reported = metrics is None and self.binary
@@ -46,7 +48,7 @@ class ReportsUnadaptedAuc(MAMLModel):
         return [*super().metrics, *reported.metrics]
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """See `TaskModel.test_step`. All real rows count alike, as in the other metrics."""
+        """See `TaskModel.test_step`. Like the other metrics, the AUC ignores sample weights."""
         result = super().test_step(data)
         if not self.fine_tune:
             return result

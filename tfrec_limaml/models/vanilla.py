@@ -65,9 +65,7 @@ class Vanilla(TaskModel):
     def adapted_outputs(
         self, adapted: AdaptedTasks, features: Features, training: bool = False
     ) -> tf.Tensor:
-        """Outputs ``[T, S]``: of each task's network, or of the shared one if nothing was
-        adapted.
-        """
+        """Outputs ``[T, S]`` of the tasks' networks, or the shared one if nothing was adapted."""
         if adapted.weights:
             return self.network.call_adapted(adapted.weights, features, training)
         return split_axes(

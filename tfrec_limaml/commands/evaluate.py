@@ -166,8 +166,9 @@ def warnings_of(results: list[dict[str, Any]]) -> list[str]:
 def _evaluate(
     name: str, model: Any, dataset: Any, options: dict[str, Any], results: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Appends the results of one model to `results` and returns its scored rows. The un-adapted
-    scores of the first model become the reference.
+    """Appends the results of one model to `results` and returns its scored rows.
+
+    The un-adapted scores of the first model become the reference.
     """
     from tfrec_limaml.evaluation import score_tasks
 
@@ -196,8 +197,9 @@ def _measured(rows: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _side(model: Any, args: argparse.Namespace) -> Any:
-    """Computes the table of a model of two definitions as the embedding job would, and returns the
-    evaluated side; None for other models.
+    """The evaluated side of a model of two definitions; None for other models.
+
+    Computes the model's table as the embedding job would.
     """
     from tfrec_limaml.models import JointLiMAML
     from tfrec_limaml.training.joint import fill_table

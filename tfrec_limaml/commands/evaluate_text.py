@@ -52,16 +52,14 @@ def _slices(result: dict[str, Any], gain_title: str) -> list[str]:
 
 
 def _form(row: dict[str, Any]) -> str:
-    """Which weights a row was scored with."""
+    """Text for the weights that a row was scored with."""
     if "side" in row:
         return f"{row['side'][:9]} alone"
     return "as served" if row.get("served") else "fine-tuned" if row["fine_tune"] else "un-adapted"
 
 
 def _part(part: dict[str, Any]) -> str:
-    """The line of a slice. If it has too few tasks or one class, the reason replaces the
-    interval.
-    """
+    """The line of a slice; a note replaces the interval if it has too few tasks or one class."""
     line = f"  {part['slice']:16} {part['rows']:8} rows {part['tasks']:8} tasks  "
     if "note" in part:
         return f"{line} {_number(part['auc']):>8} {'-':>17} {'-':>28}  ({part['note']})"

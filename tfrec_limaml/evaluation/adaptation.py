@@ -150,8 +150,7 @@ def _summary(model: TaskModel, by_task: Rows) -> dict[str, Any]:
 
 
 def served_rows(model: LiMAML, dataset: tf.data.Dataset) -> Rows:
-    """Scores the query rows as in production: with one stored embedding per task instead of the
-    adapted meta block.
+    """Scores the query rows as in production, with one stored embedding per task.
 
     Rows of a task without support have no stored embedding; the un-adapted meta block reads their
     features, as the exported ranker does.
@@ -174,8 +173,9 @@ def served_rows(model: LiMAML, dataset: tf.data.Dataset) -> Rows:
 def served_outputs(
     model: LiMAML, support: Samples, features: Features, adapted: AdaptedTasks | None = None
 ) -> tf.Tensor:
-    """Logits ``[T, Q]`` of query `features` under the embeddings that the embedding job would
-    store; `adapted` is the result of `adapt_tasks`, if it is already known.
+    """Logits ``[T, Q]`` of query `features` with the embeddings that the job would store.
+
+    `adapted` is the result of `adapt_tasks`, if it is already known.
     """
     stored = model.task_embeddings(support, adapted)
     rows = flatten_tasks(features)

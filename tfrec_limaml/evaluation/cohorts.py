@@ -24,9 +24,7 @@ DAY_MS = 86_400_000
 def history_slices(
     history: Array, bounds: Sequence[int] = HISTORY_BOUNDS
 ) -> Iterator[tuple[str, Array]]:
-    """Names and row masks ``[N]`` of the non-empty slices, by number of samples in the row's
-    support set.
-    """
+    """Names and row masks ``[N]`` of the non-empty slices, by samples in the row's support set."""
     for lower, upper in zip(bounds, [*bounds[1:], None], strict=True):
         mask = (history >= lower) & (history < (np.inf if upper is None else upper))
         if mask.any():

@@ -182,8 +182,9 @@ def _auc_by_task(task: Array, label: Array, score: Array) -> tuple[Array, Array]
 
 
 def _components(label: Array, score: Array) -> tuple[float, Array] | None:
-    """The AUC and each row's share ``[N]`` of the other class that it beats, less the AUC; None for
-    one-class labels.
+    """The AUC, and each row's share ``[N]`` of the other class that it beats, less the AUC.
+
+    None for one-class labels.
     """
     positive = label > 0.5
     m, n = int(positive.sum()), int((~positive).sum())

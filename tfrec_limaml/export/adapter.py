@@ -18,9 +18,9 @@ from tfrec_limaml.tasks.parsing import PaddedRows, Tasks, encode_rows, parse_tas
 
 
 def adapter_module(model: LiMAML) -> Exported:
-    """The adapter and its signature, which maps serialized task records to meta embeddings in
-    ``fine_tune_steps`` steps. If tasks have a posterior variance, a second signature also returns
-    it.
+    """The adapter: a signature maps task records to embeddings after ``fine_tune_steps`` steps.
+
+    If tasks have a posterior variance, a second signature also returns it.
     """
 
     def adapt(task_records: tf.Tensor, with_variance: bool = False) -> dict[str, tf.Tensor]:
@@ -91,8 +91,7 @@ def _nested_outputs(
     task_key: tf.Tensor,
     times: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
-    """`manifest.NESTED_OUTPUTS`: the subtasks of each task ``[T]`` in one axis, one definition
-    after the other.
+    """`manifest.NESTED_OUTPUTS`: the subtasks of each task ``[T]``, definition after definition.
 
     Args:
         nested: The subtasks and their embeddings, by definition.

@@ -58,8 +58,9 @@ class _Side:
         other_row: tf.Tensor | None = None,
         other_offsets: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
-        """The tasks' offsets given those of the other side. Without `other_offsets`, all other
-        tasks are unknown.
+        """The tasks' offsets given those of the other side.
+
+        Without `other_offsets`, all other tasks are unknown.
         """
         tasks = parse_tasks(task_records, self._model.encoder.schema)
         features = dict(encode_rows(tasks, self._model.encoder))

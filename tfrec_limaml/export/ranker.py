@@ -21,9 +21,7 @@ Inputs = Mapping[str, tf.Tensor]
 
 
 def ranker_module(model: LiMAML) -> Exported:
-    """The ranker and its three signatures; see `tfrec_limaml.manifest` for their names and
-    shapes.
-    """
+    """The ranker and its three signatures; `tfrec_limaml.manifest` has their names and shapes."""
     ranker = _Ranker(model)
     rows = {
         f.name: tf.TensorSpec([None] if f.width == 1 else [None, f.width], DTYPES[f.dtype])

@@ -91,8 +91,9 @@ def export_for_serving(
 
 
 def _checked(model_version: int) -> int:
-    """The version as an int; raises `LimamlError` unless it is a positive int64, which TensorFlow
-    Serving requires.
+    """The version as an int.
+
+    Raises `LimamlError` unless it is a positive int64, which TensorFlow Serving requires.
     """
     is_text = isinstance(model_version, str) and model_version.isdecimal()
     is_number = isinstance(model_version, numbers.Integral) and not isinstance(model_version, bool)

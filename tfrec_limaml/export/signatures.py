@@ -95,8 +95,9 @@ def _with_constants(function: Callable[..., Any], model: LiMAML) -> Callable[...
 
 
 def _arguments(inputs: Collection[str]) -> dict[str, str]:
-    """Replacements for input names that `tf.saved_model.save` refuses or changes, since they are
-    not plain argument names.
+    """Replacements for input names that are not plain argument names.
+
+    `tf.saved_model.save` refuses or changes such names.
     """
     allowed = re.compile(r"[a-zA-Z]\w*", re.ASCII)
     unusual = sorted(
@@ -106,8 +107,9 @@ def _arguments(inputs: Collection[str]) -> dict[str, str]:
 
 
 def rename_inputs(directory: Path, arguments: Mapping[str, str]) -> None:
-    """Renames a SavedModel's inputs to their columns' names, in its signatures (TensorFlow Serving)
-    and functions (`tf.saved_model.load`).
+    """Renames a SavedModel's inputs to the names of their columns.
+
+    Changes its signatures (TensorFlow Serving) and its functions (`tf.saved_model.load`).
     """
     if not arguments:
         return

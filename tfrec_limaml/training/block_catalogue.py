@@ -54,8 +54,9 @@ def _offset(encoder: FeatureEncoder, options: Options) -> MetaBlock:
 
 
 def second_offset(encoder: FeatureEncoder, options: Options) -> OffsetMetaBlock:
-    """The block of the second of two definitions: it reads the other features, except the
-    definition's own key.
+    """The meta block of the second of two definitions.
+
+    It reads the other features, except the definition's own key.
     """
     keys = _single_keys(encoder, options)
     embeddings = {n: size for n, size in encoder.embeddings("other").items() if n not in keys}
@@ -112,8 +113,10 @@ def _mlp_global(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
 
 
 def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
-    """The default global block. The projection has no rows for features of the task: they would
-    compete with the task's embedding.
+    """The default global block.
+
+    The projection has no rows for features of the task: they would compete with the task's
+    embedding.
     """
     deep = _deep(encoder, options)
     other = set(encoder.embeddings("other")) - _single_keys(encoder, options)
@@ -180,8 +183,9 @@ def _ids(encoder: FeatureEncoder, options: Options) -> dict[str, int]:
 
 
 def global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, tuple[int, int]]:
-    """All embedded features, except the ID if the meta block embeds it: a second embedding would
-    learn what the meta block should learn.
+    """All embedded features, except the ID if the meta block embeds it.
+
+    A second embedding would learn what the meta block should learn.
     """
     id_feature = (
         _task_id(encoder, options)["feature"]
@@ -194,8 +198,9 @@ def global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, tu
 
 
 def _task_id(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
-    """The feature that identifies a task: its definition's key column, which must be a
-    single-valued feature with an embedding.
+    """The feature that identifies a task, as arguments of an ID meta block.
+
+    It is the definition's key column, which must be a single-valued feature with an embedding.
     """
     keys = encoder.schema.task_columns(options.task)
     for feature in encoder.schema.all_features:

@@ -21,8 +21,7 @@ _VECTORS, _METADATA = "meta_embeddings.tsv", "meta_embeddings_metadata.tsv"
 
 
 def tensorboard(log_dir: str | Path, **options: Any) -> keras.callbacks.TensorBoard:
-    """`keras.callbacks.TensorBoard`: scalars of every epoch, and the graph of a model that has an
-    encoder.
+    """`keras.callbacks.TensorBoard`, which also writes the graph if the model has an encoder.
 
     Raises:
         LimamlError: The TensorBoard package, which Keras needs for writing, is not installed.
@@ -38,9 +37,7 @@ class _TensorBoard(keras.callbacks.TensorBoard):
     """Also writes the graph, which Keras 3 does not."""
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Writes the graph before Keras opens a file: TensorBoard reads the newest file of a
-        run.
-        """
+        """Writes the graph before Keras opens a file: TensorBoard reads a run's newest file."""
         if self.write_graph and self.model.encoder is not None:
             write_graph(self.model, Path(self.log_dir) / "train")
         super().on_train_begin(logs)
@@ -66,8 +63,7 @@ def write_graph(model: TaskModel, folder: str | Path) -> None:
 
 
 class EmbeddingProjector(keras.callbacks.Callback):
-    """Writes the meta embeddings of a dataset's tasks for TensorBoard's Embedding Projector when
-    training ends.
+    """Writes meta embeddings for TensorBoard's Embedding Projector when training ends.
 
     Writes plain files (vectors, labels and the projector's configuration); training does not need
     the TensorBoard package::
@@ -146,8 +142,7 @@ def write_projector(
     vectors: npt.NDArray[Any],
     labels: Mapping[bytes, str] | None = None,
 ) -> None:
-    """Writes vectors ``[T, D]`` with their keys and labels, and the configuration that TensorBoard
-    needs to find them.
+    """Writes vectors ``[T, D]`` with their keys and labels, and TensorBoard's configuration.
 
     File formats: https://www.tensorflow.org/tensorboard/tensorboard_projector_plugin and, for the
     configuration, ``tensorboard/plugins/projector/projector_config.proto`` in text form.

@@ -183,8 +183,9 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def _variables(model: keras.Model) -> Iterator[keras.Variable]:
-    """All variables that training changes, each once: weights, seed generators, and the variables
-    of the optimizer and of the mean loss.
+    """All variables that training changes, each once.
+
+    They are weights, seed generators, and the variables of the optimizer and of the mean loss.
     """
     seen: set[int] = set()
     for variable in (

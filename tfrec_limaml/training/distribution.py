@@ -84,8 +84,9 @@ class Workers(NamedTuple):
 
     @property
     def call_each_batch(self) -> bool:
-        """Whether callbacks run after each batch: Keras cannot loop over batches in the graph under
-        a strategy.
+        """Whether callbacks run after each batch.
+
+        They do under a strategy: Keras cannot loop over batches in the graph there.
         """
         return self.strategy is not None
 

@@ -215,7 +215,7 @@ class _SplitTimeSampler:
     Attributes:
         tasks: The first definition's training tasks.
         share: Range of the share of rows before the split time.
-        seed: Of the draws.
+        seed: Seed of the draws.
         by_date: Whether all tasks have one split time; otherwise each has one, at a share of its
             rows.
     """

@@ -139,8 +139,10 @@ class ModelOptions:
 
     @classmethod
     def paper(cls) -> ModelOptions:
-        """The paper's model: an MLP meta block that takes one gradient step, the query loss alone,
-        averaged over tasks.
+        """The paper's model.
+
+        It has an MLP meta block that takes one gradient step, and the query loss alone, averaged
+        over tasks.
         """
         return cls(
             meta_block="mlp",
@@ -245,8 +247,10 @@ class TrainOptions:
 
     @classmethod
     def paper(cls, algorithm: Algorithm = "limaml") -> TrainOptions:
-        """The paper's recipe: one gradient step on an MLP meta block, the query loss alone, the
-        first 75 % of a task's samples as support, Adam at a constant rate.
+        """The paper's recipe.
+
+        It takes one gradient step on an MLP meta block, with the query loss alone, the first 75 %
+        of a task's samples as support, and Adam at a constant rate.
         """
         return cls(
             algorithm=algorithm,

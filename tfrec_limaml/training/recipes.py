@@ -21,8 +21,9 @@ from tfrec_limaml.training.options import ModelOptions
 
 
 def disable_remapping() -> None:
-    """Disables TensorFlow's remapping of graphs, which fails on these graphs with errors on stderr,
-    and its warning about retracing: a function is traced once per setting.
+    """Disables TensorFlow's remapping of graphs, and its warning about retracing.
+
+    Remapping fails on these graphs with errors on stderr. Functions are traced once per setting.
     """
     tf.get_logger().setLevel("ERROR")
     tf.config.optimizer.set_experimental_options({"remapping": False})

@@ -10,8 +10,10 @@ from tfrec_limaml.training.options import TrainOptions
 
 
 class ValidationScore(keras.callbacks.Callback):
-    """Adds ``val_score`` to an epoch's logs: the mean of the validation AUCs with and without
-    adaptation, so that tasks without an embedding matter too.
+    """Adds ``val_score`` to an epoch's logs.
+
+    It is the mean of the validation AUCs with and without adaptation, so that tasks without an
+    embedding matter too.
     """
 
     NAME = "val_score"

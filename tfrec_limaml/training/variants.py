@@ -87,8 +87,9 @@ def _projects_ids(options: TrainOptions) -> bool:
 
 
 def _gain_falls(trained: WithResult) -> bool:
-    """Whether the gain of adaptation on the validation tasks falls from its best epoch to each of
-    the last two: a single epoch may be chance.
+    """Whether the gain of adaptation on the validation tasks has fallen during training.
+
+    It must have fallen from its best epoch to each of the last two: a single epoch may be chance.
     """
     curves = trained.result["history"]
     adapted = curves["val_auc"]

@@ -17,8 +17,7 @@ EventTimes = Callable[[Sequence[str]], npt.NDArray[np.int64]]
 
 
 class LookUpResult(tuple[Matrix, Mask]):
-    """The result of a look-up: the pair ``(embeddings, found)``, float32 ``[n, D]`` and bool
-    ``[n]``.
+    """The result of a look-up: ``(embeddings, found)``, float32 ``[n, D]`` and bool ``[n]``.
 
     Attributes:
         damaged: Number of values that failed a check (checksum, width, not finite); they count as
@@ -113,8 +112,9 @@ class GenerationWriter(Protocol):
     def publish(
         self, expected_count: int | None = None, event_times: EventTimes | None = None
     ) -> Generation:
-        """Makes the generation current by one atomic pointer move, after checking its count of
-        distinct keys (erased ones are counted).
+        """Makes the generation current by one atomic pointer move.
+
+        Checks its number of distinct keys first (erased ones are counted).
 
         Entries of the current generation's overlay that are newer than this generation's data are
         copied before the pointer moves: no member's embedding is replaced by an older one.
@@ -148,8 +148,10 @@ class EmbeddingStore(Protocol):
     """Key-value store of meta embeddings, one current generation per model version."""
 
     def get_many(self, keys: Sequence[str], model_version: int) -> tuple[Matrix, Mask]:
-        """Embeddings ``[n, D]`` float32 (zeros if missing) and a found mask ``[n]``, all from
-        one generation; `LookUpResult` if the store counts damaged values.
+        """Embeddings float32 ``[n, D]`` (zeros if missing) and a found mask ``[n]``.
+
+        All are from one generation. The result is a `LookUpResult` if the store counts damaged
+        values.
 
         Keys are independent: a key that no store can hold is not found, and neither is one whose
         value is damaged. Without a current generation of the model version nothing is found: ``[n,
@@ -181,8 +183,8 @@ class EmbeddingStore(Protocol):
         are in the generation's overlay, which `rollback` and `condemn` drop.
 
         Args:
-            model_version: Of the embeddings.
-            generation: Identifier of their generation.
+            model_version: Model version of the embeddings.
+            generation: Identifier of the generation that they belong to.
             keys: Task keys ``[n]``.
             vectors: Embeddings ``[n, D]``.
             event_times: Milliseconds of each task's last interaction ``[n]``.
@@ -193,8 +195,10 @@ class EmbeddingStore(Protocol):
         """
 
     def erase(self, keys: Sequence[str]) -> list[Place]:
-        """Removes task keys from every generation and overlay of every model version, with the
-        keys of nested definitions that begin with them, and keeps them out permanently.
+        """Removes task keys from every generation and overlay of every model version.
+
+        Also removes the keys of nested definitions that begin with them. The keys stay out of the
+        store permanently.
 
         Readers answer "not found" from the first step on. If a call is killed, another call with
         the same keys completes it.
@@ -204,8 +208,9 @@ class EmbeddingStore(Protocol):
         """
 
     def search(self, keys: Sequence[str]) -> list[Place]:
-        """Where the store holds these task keys, or those of nested definitions that begin with
-        them; readers may already not find them.
+        """The places where the store holds these task keys; readers may already not find them.
+
+        Includes keys of nested definitions that begin with them.
         """
 
     def erased(self) -> frozenset[bytes]:
@@ -218,21 +223,24 @@ class EmbeddingStore(Protocol):
         """All generations, oldest first."""
 
     def rollback(self, model_version: int, identifier: str | None = None) -> Generation:
-        """Makes another published generation current: the newest before it that is not condemned,
-        or the given one.
+        """Makes another published generation current.
+
+        By default it is the newest one before the current one that is not condemned.
 
         Returning to an earlier generation condemns the one that was current; the given one is no
         longer condemned. The overlays of both are dropped.
         """
 
     def condemn(self, model_version: int, identifier: str) -> Generation:
-        """Marks a generation as bad: `prune` does not count it among those to keep, and `rollback`
-        does not choose it by default. The current one cannot be condemned.
+        """Marks a generation as bad; the current one cannot be condemned.
+
+        `prune` does not count it among those to keep, and `rollback` does not choose it by default.
         """
 
     def prune(self, model_version: int, keep: int = 2, grace_seconds: float = 3600.0) -> list[str]:
-        """Removes condemned generations and those beyond the newest `keep` others, never the
-        current one nor any younger than the grace period.
+        """Removes condemned generations, and those beyond the newest `keep` others.
+
+        Never removes the current one, or any that is younger than the grace period.
         """
 
     def close(self) -> None:

@@ -29,8 +29,9 @@ def key_digest(key: str | bytes) -> bytes:
 
 
 def digests_of(key: bytes) -> list[bytes]:
-    """Digests of all erased keys that would include this one: the key itself and each sequence of
-    its first parts.
+    """Digests of all erased keys that would include this one.
+
+    They are the key itself and each sequence of its first parts.
     """
     parts = key.split(_SEPARATOR)
     return [key_digest(_SEPARATOR.join(parts[:stop])) for stop in range(1, len(parts) + 1)]
@@ -90,9 +91,7 @@ class ErasedFilter:
         return rows
 
     def opening_times(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-        """The time at which the writer was opened, for each key ``[n]``: the default
-        `EventTimes`.
-        """
+        """The default `EventTimes`: the time at which the writer was opened, for each key."""
         return np.full(len(keys), self._opening_time)
 
 

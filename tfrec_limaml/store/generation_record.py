@@ -97,7 +97,7 @@ class Record:
         return f"{self.identifier}~{self.data}" if self.data else self.identifier
 
     def without_overlay(self) -> Record:
-        """Itself without an overlay."""
+        """The record without an overlay."""
         return dataclasses.replace(self, overlay="") if self.overlay else self
 
     @functools.cached_property

@@ -1,5 +1,7 @@
-"""Rules that both backends follow: identifiers of generations, what may be published, upserted,
-rolled back to and pruned.
+"""Rules that both backends follow.
+
+They cover identifiers of generations, and what may be published, upserted, rolled back to and
+pruned.
 """
 
 from __future__ import annotations
@@ -82,8 +84,9 @@ def new_record(
 
 
 def check_count(identifier: str, count: int, expected: int | None, erased: int) -> None:
-    """Raises `StoreError` if a generation has a wrong number of keys; `erased` keys were left
-    out.
+    """Raises `StoreError` if a generation has a wrong number of keys.
+
+    `erased` keys were left out.
     """
     if expected is not None and count + erased != expected:
         raise StoreError(
@@ -139,8 +142,9 @@ def rollback_target(
 def after_rollback(
     published: Sequence[Record], current: str | None, target: Record, now: float
 ) -> tuple[Record, list[Record]]:
-    """The new record of the target, and all records that change: returning to an earlier generation
-    condemns the one that was current.
+    """The new record of the target, and all records that change.
+
+    Returning to an earlier generation condemns the one that was current.
     """
     target = dataclasses.replace(target, condemned=0.0, overlay="")
     changed_records = [target]
@@ -167,8 +171,10 @@ def condemn_target(
 def prune_targets(
     published: Sequence[Record], current: str | None, keep: int, grace_seconds: float
 ) -> list[Record]:
-    """Published generations that may be removed: condemned, or not among the newest `keep` others;
-    not current, and older than `grace_seconds`.
+    """Published generations that may be removed.
+
+    They are condemned, or not among the newest `keep` others; not current; and older than
+    `grace_seconds`.
     """
     if keep < 1:
         raise StoreError(f"keep must be at least 1, received {keep}")

@@ -92,8 +92,9 @@ class KeptGenerations:
         self._vectors: dict[int, tuple[Path, KeptVectors]] = {}
 
     def vectors_of(self, model_version: int, data: Path, width: int) -> KeptVectors:
-        """The kept vectors of the generation with this data; those of the version's earlier
-        generation are dropped.
+        """The kept vectors of the generation with this data.
+
+        Those of the version's earlier generation are dropped.
         """
         path, vectors = self._vectors.get(model_version, (None, None))
         if vectors is None or path != data:

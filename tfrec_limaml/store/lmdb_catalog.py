@@ -81,8 +81,9 @@ class LmdbCatalog:
             _set_erasing(transaction, True)
 
     def end_erasure(self, digests: Iterable[bytes]) -> None:
-        """Finishes an erasure; while another one is unfinished, readers keep checking
-        tombstones.
+        """Finishes an erasure.
+
+        While another one is unfinished, readers keep checking tombstones.
         """
         with self.writing() as transaction:
             for digest in digests:
@@ -91,9 +92,7 @@ class LmdbCatalog:
                 _set_erasing(transaction, False)
 
     def _read(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of `work` in a transaction on the catalog; None before the first
-        generation.
-        """
+        """The result of `work` in a transaction; None before the first generation."""
         try:
             catalog = self._environments.catalog(self._path, create=False)
             with catalog.begin() as transaction:
@@ -125,8 +124,7 @@ class LmdbCatalog:
             ) from error
 
     def publish(self, record: Record, erased: int) -> None:
-        """Makes a finished generation current in one transaction on the catalog; the previous one's
-        overlay is dropped.
+        """Makes a finished generation current in one transaction, and drops the previous overlay.
 
         Raises:
             ErasedMeanwhileError: The number of tombstones is no longer `erased`.
@@ -156,9 +154,7 @@ class LmdbCatalog:
         pointer: str | None = None,
         removed: Iterable[Record] = (),
     ) -> None:
-        """Writes, points to and removes records in one transaction, if `current` is still
-        current.
-        """
+        """Changes records and the pointer in one transaction, if `current` is still current."""
         with self.writing() as transaction:
             pointer_value = transaction.get(_pointer(model_version))
             if pointer_value != (None if current is None else current.encode()):

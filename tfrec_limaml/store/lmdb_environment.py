@@ -33,8 +33,9 @@ _users: dict[_Key, int] = {}
 
 
 def _close_after_fork() -> None:
-    """Closes inherited handles of the parent process, which frees their paths in this process
-    only.
+    """Closes inherited handles of the parent process.
+
+    This frees their paths in this process only.
     """
     global _lock
     _lock = threading.Lock()
@@ -66,8 +67,10 @@ class Environments:
         return self.mutable(path, create, _CATALOG_MAP_BYTES)
 
     def follow(self, catalog: Path) -> None:
-        """Closes all environments if another store has replaced the folder (it was created again,
-        or restored from a copy); the next use opens those of the new store.
+        """Closes all environments if another store has replaced the folder.
+
+        The folder was created again, or restored from a copy. The next use opens the environments
+        of the new store.
         """
         opened = self._files.get((os.getpid(), catalog))
         if opened is not None and _file_of(catalog) not in (opened, None):
@@ -83,8 +86,9 @@ class Environments:
         return self.mutable(path, create, _GENERATION_MAP_BYTES)
 
     def mutable(self, path: Path, create: bool, map_bytes: int) -> Any:
-        """An environment that changes, opened for reading and writing (`FileNotFoundError` if there
-        is none and `create` is False).
+        """An environment that changes, opened for reading and writing.
+
+        Raises `FileNotFoundError` if there is none and `create` is False.
         """
         environment = self._opened.get((os.getpid(), path))
         if environment is not None:
@@ -110,7 +114,7 @@ class Environments:
         """A published generation, opened for reading without locks.
 
         Args:
-            path: Its folder.
+            path: Folder of the generation.
             check: Called with the opened environment; raises if it is not usable.
         """
         self._forget_removed()
@@ -196,8 +200,9 @@ def _file_of(path: Path) -> tuple[int, int] | None:
 
 
 def _check_length(path: Path, environment: Any) -> None:
-    """Raises `lmdb.CorruptedError` for a file that is shorter than its pages: reading missing pages
-    would crash the process.
+    """Raises `lmdb.CorruptedError` for a file that is shorter than its pages.
+
+    Reading missing pages would crash the process.
     """
     pages = environment.info()["last_pgno"] + 1
     needed = pages * environment.stat()["psize"]

@@ -111,8 +111,10 @@ class LmdbOverlays:
         return counts
 
     def take_over(self, record: Record, event_times: EventTimes, tombstones: Tombstones) -> Record:
-        """The record of a generation to publish, with an overlay of those entries of the current
-        overlay that are newer than the generation's data; the caller holds the lock.
+        """The record of a generation to publish, with an overlay of newer entries if there are any.
+
+        They are the entries of the current overlay that are newer than the generation's data. The
+        caller holds the lock.
         """
         current = self._catalog.current(record.model_version)
         if current is None or not current.overlay:
@@ -150,8 +152,9 @@ class LmdbOverlays:
 
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """A context that waits for an exclusive lock of this machine, and holds it. The system releases
-    the lock if the process ends.
+    """A context that waits for an exclusive lock of this machine, and holds it.
+
+    The system releases the lock if the process ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:

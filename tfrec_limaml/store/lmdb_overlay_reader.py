@@ -27,8 +27,8 @@ class OverlayReader:
     """The keys of one overlay, and access to their entries.
 
     Args:
-        path: Its folder.
-        environment: Its environment.
+        path: Folder of the overlay.
+        environment: The overlay's environment.
     """
 
     def __init__(self, path: Path, environment: Any) -> None:

@@ -122,8 +122,9 @@ class LmdbStore:
     def new_generation(
         self, model_version: int, embedding_dim: int, identifier: str | None = None
     ) -> LmdbWriter:
-        """See `EmbeddingStore.new_generation`; refused while a living writer holds the same
-        identifier.
+        """See `EmbeddingStore.new_generation`.
+
+        Refused while a living writer holds the same identifier.
         """
         generation_rules.check_new(model_version, embedding_dim)
         self._remove_dead(model_version)
@@ -220,8 +221,9 @@ class LmdbStore:
         self._environments.close()
 
     def _environment(self, record: Record, remedy: str = "publish again") -> Any:
-        """A generation's data; raises OSError, `lmdb.Error` or `StoreError` if they are missing or
-        those of another generation.
+        """A generation's data.
+
+        Raises OSError, `lmdb.Error` or `StoreError` if they are missing or another generation's.
         """
         path = self._path(record)
         opened = self._environments.open_environment(path)
@@ -246,8 +248,9 @@ class LmdbStore:
         return record.generation(record.identifier == current, lost)
 
     def publish(self, record: Record, event_times: EventTimes, tombstones: Tombstones) -> None:
-        """Makes a finished generation current in one transaction on the catalog, after taking over
-        newer overlay entries; `tombstones` are those of the store when its writer was opened.
+        """Makes a finished generation current, after taking over newer overlay entries.
+
+        `tombstones` are those of the store when its writer was opened.
         """
         with self._overlays.writing():
             record = self._overlays.take_over(record, event_times, tombstones)

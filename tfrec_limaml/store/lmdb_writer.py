@@ -107,8 +107,9 @@ class LmdbWriter(SingleUse):
 
 
 def open_locked(path: Path, mode: str) -> IO[str]:
-    """Opens a file and takes its exclusive lock, or raises `StoreError` if another process holds
-    it.
+    """Opens a file and takes its exclusive lock.
+
+    Raises `StoreError` if another process holds it.
     """
     while True:
         file = open(path, mode)  # noqa: SIM115 - the caller holds it

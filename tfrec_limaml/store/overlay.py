@@ -1,5 +1,6 @@
-"""Rules for overlays that both backends share: the form of entries, which of two is newer, and
-which ones a new generation takes over.
+"""Rules for overlays that both backends share.
+
+They cover the form of entries, which of two is newer, and which ones a new generation takes over.
 
 Readers keep the keys of an overlay in memory and follow a log of new ones: a second query for every
 missing key would take up to half the time of a look-up.
@@ -125,8 +126,10 @@ def entries_to_take_over(
     event_times: EventTimes,
     tombstones: Tombstones,
 ) -> Entries:
-    """Entries of the overlay of `source` that are newer than the data of `record`, converted for
-    it. Damaged entries are left out, and all of them if the widths differ.
+    """Entries of the overlay of `source` that are newer than the data of `record`.
+
+    They are converted for `record`. Damaged entries are left out, and all of them if the widths
+    differ.
     """
     times = {key: event_time(key, entry, source) for key, entry in entries.items()}
     keys = [key for key, time in times.items() if time is not None]

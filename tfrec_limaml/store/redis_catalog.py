@@ -41,8 +41,9 @@ class RedisCatalog:
         return self.key(record.model_version, f"overlay:{record.identifier}:{record.overlay}")
 
     def log_key(self, record: Record) -> str:
-        """The list of an overlay's keys, in the order of arrival; its first item is the
-        generation's header.
+        """The list of an overlay's keys, in the order of arrival.
+
+        Its first item is the generation's header.
         """
         return self.log_beside(self.overlay_key(record))
 
@@ -69,8 +70,9 @@ class RedisCatalog:
         return sorted(map(int, self.client.smembers(f"{self.prefix}:versions")))
 
     def hashes(self, model_version: int, kind: str) -> list[tuple[str, str]]:
-        """Identifier and Redis key of every hash of a kind (``data`` or ``overlay``), also of those
-        without a record.
+        """Identifier and Redis key of every hash of a kind (``data`` or ``overlay``).
+
+        Includes hashes without a record.
         """
         stem = self.key(model_version, f"{kind}:")
         matching = self.client.scan_iter(match=f"{escape(stem)}*", count=1000, _type="HASH")

@@ -153,8 +153,9 @@ def secret_of(url: str) -> str:
 def _through_sentinel(
     parts: SplitResult, options: Mapping[str, Any], sentinel: Mapping[str, str]
 ) -> Any:
-    """A client that gets the master's address from the sentinels before connecting. User and
-    password of the store address are for the master.
+    """A client that gets the master's address from the sentinels before connecting.
+
+    User and password of the store address are for the master.
     """
     user, _, hosts = parts.netloc.rpartition("@")
     service, _, db = parts.path.lstrip("/").partition("/")

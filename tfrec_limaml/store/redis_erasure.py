@@ -128,8 +128,9 @@ def _rewrite_overlay(
 
 
 def _set_erasing(catalog: RedisCatalog, version: int, erasing: bool) -> None:
-    """Makes readers of a version's generations check tombstones, or stop (unless another erasure is
-    unfinished), and updates the numbers of members.
+    """Makes readers of a version's generations check tombstones, or stop checking.
+
+    They do not stop while another erasure is unfinished. Also updates the numbers of members.
     """
     client = catalog.client
 

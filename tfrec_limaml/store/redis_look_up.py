@@ -50,8 +50,9 @@ class LookUp:
             pipeline.smismember(catalog.erased_key, self._digests)
 
     def answer(self, answers: list[Any]) -> LookUpResult | None:
-        """The values from the answers; None if the data are gone: a missing hash is not a
-        generation without members.
+        """The values from the answers; None if the data are gone.
+
+        A missing hash is not a generation without members.
         """
         record, fields = self._record, self._fields
         overlay_entries = {} if self._overlay is None else self._overlay.entries(answers)

@@ -30,8 +30,9 @@ _ATTEMPTS, _LONGEST_WAIT_SECONDS = 200, 0.05
 
 
 def run_watched(client: Any, work: Callable[[Any], _Result]) -> _Result:
-    """Calls `work` with a pipeline, on which it watches keys and executes commands; repeats this
-    while other writers change the keys in between. Returns the result of `work`.
+    """Calls `work` with a pipeline, on which it watches keys and executes commands.
+
+    Calls it again while other writers change the keys in between. Returns the result of `work`.
 
     Raises:
         StoreError: The keys changed in all attempts.
@@ -138,8 +139,9 @@ def _move(
     entries: overlay.Entries,
     ttl_ms: int,
 ) -> Record:
-    """Adds the commands that write entries to an overlay of `record`, and drop that of `previous`;
-    returns `record` with its overlay, if it has one.
+    """Adds the commands that write an overlay of `record` and drop the overlay of `previous`.
+
+    Returns `record` with its overlay, if it has one.
     """
     if entries:
         log = [record.header, *entries]
@@ -177,8 +179,9 @@ def write(
     log: list[bytes],
     ttl_ms: int,
 ) -> None:
-    """Adds the commands that write entries to an overlay, which expires with the data, and items to
-    its log.
+    """Adds the commands that write entries to an overlay, and items to its log.
+
+    The overlay expires with the data.
     """
     key, rows = catalog.overlay_key(record), list(entries.items())
     for start in range(0, len(rows), _FIELDS_PER_COMMAND):

@@ -63,7 +63,7 @@ class OverlayQuery:
     """A look-up in progress.
 
     Attributes:
-        known: Those of the fields that are known to be in the overlay.
+        known: The fields that are known to be in the overlay.
     """
 
     def __init__(
@@ -73,9 +73,7 @@ class OverlayQuery:
         self._reader, self._fields, self._start = reader, fields, start
 
     def entries(self, answers: list[Any]) -> Entries | None:
-        """The entries of the fields in the overlay, from the front of the answers; None if the
-        overlay is gone.
-        """
+        """The fields' entries in the overlay, from the front of `answers`; None if it is gone."""
         items = answers.pop(0)
         entries = dict(zip(self.known, answers.pop(0) if self.known else (), strict=True))
         if not items or None in entries.values():

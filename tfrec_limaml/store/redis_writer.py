@@ -88,8 +88,9 @@ class RedisWriter(SingleUse):
     def publish(
         self, expected_count: int | None = None, event_times: EventTimes | None = None
     ) -> Generation:
-        """See `GenerationWriter.publish`; the record, the pointer and the TTL change in one
-        transaction.
+        """See `GenerationWriter.publish`.
+
+        The record, the pointer and the TTL change in one transaction.
         """
         with self._errors():
             self._renew()

@@ -112,8 +112,10 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``limaml``; returns the exit code (0 done, 1 done with a negative result, 2 bad
-    arguments or input, 130 interrupted, 141 the reader of the output has closed the pipe).
+    """Runs ``limaml`` and returns the exit code.
+
+    The codes: 0 done, 1 done with a negative result, 2 bad arguments or input, 130 interrupted,
+    141 the reader of the output has closed the pipe.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     _open_standard_streams()

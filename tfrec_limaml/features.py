@@ -25,8 +25,9 @@ Features = Mapping[str, tf.Tensor]
 
 
 def subtask_feature(definition: str) -> str:
-    """Name of the encoded feature, int64 ``[N]``, that is equal for rows of one task with the same
-    key of `definition`.
+    """Name of the encoded feature, int64 ``[N]``, that identifies a row's subtask.
+
+    It is equal for rows of one task with the same key of `definition`.
     """
     return f"subtask:{definition}"
 

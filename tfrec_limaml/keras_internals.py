@@ -104,8 +104,9 @@ def _on_flat_batches(
 
 
 def take_gradients_as_summed(optimizer: keras.optimizers.Optimizer) -> None:
-    """Makes an optimizer apply gradients unchanged: Keras would sum them over all replicas after
-    each replica has clipped its share.
+    """Makes an optimizer apply gradients unchanged.
+
+    Keras would sum them over all replicas after each replica has clipped its share.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     internal(keras, inner, "_all_reduce_sum_gradients")

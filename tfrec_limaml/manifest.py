@@ -149,9 +149,7 @@ class Manifest:
             )
 
     def write(self, version_directory: str | Path) -> Path:
-        """Writes ``assets.extra/manifest.json`` below a SavedModel directory and returns its
-        path.
-        """
+        """Writes ``assets.extra/manifest.json`` to a SavedModel directory and returns its path."""
         path = Path(version_directory) / EXTRA_DIRECTORY / MANIFEST_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
@@ -180,8 +178,9 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, where: str | Path) -> Manifest:
-        """A manifest from its file's text; raises `VersionMismatchError` naming `where` if this
-        version cannot read it.
+        """A manifest from its file's text.
+
+        Raises `VersionMismatchError` naming `where` if this version cannot read it.
         """
         try:
             return cls(**json.loads(text))
@@ -200,8 +199,9 @@ class Manifest:
 
 
 def embedding_inputs(further_definitions: Sequence[str]) -> list[tuple[str, str]]:
-    """The ranker's inputs for stored embeddings: ``(embedding, whether there is one)`` for the
-    first definition and each further one.
+    """The ranker's inputs for stored embeddings, for the first definition and each further one.
+
+    Pairs of names: the embedding, and whether there is one.
     """
     return [
         (f"{META_EMBEDDING}{suffix}", f"{HAS_META_EMBEDDING}{suffix}")

@@ -18,8 +18,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextlib.contextmanager
 def file(output: Path) -> Iterator[Path]:
-    """A path to write to, with the suffix of `output`, which becomes `output` when the block ends
-    without an error.
+    """Yields a path to write to, which becomes `output` when the block ends without an error.
+
+    The path has the suffix of `output`.
 
     Raises:
         OSError: The disk is full, or the file may not be written.

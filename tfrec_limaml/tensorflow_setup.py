@@ -27,8 +27,9 @@ _lock = threading.Lock()
 
 
 def import_tensorflow(*, keras: bool = True) -> None:
-    """Imports TensorFlow and looks for devices, without their log lines; other lines are shown
-    afterwards. The garbage collector ignores the modules from then on.
+    """Imports TensorFlow and looks for devices, without TensorFlow's log lines.
+
+    Other lines are shown afterwards. The garbage collector ignores the modules from then on.
 
     Does nothing if TensorFlow is already imported, or if ``TF_CPP_MIN_LOG_LEVEL`` (2 for
     ``limaml``, unless set) is below 2.
@@ -62,8 +63,9 @@ def _without_collector() -> Iterator[None]:
 
 
 class _ImportedLater(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a package for the thread that created it, but does not load it: a library that can use
-    the package sees that it is installed, and continues without it.
+    """Finds a package for the thread that created it, but does not load it.
+
+    A library that can use the package sees that it is installed, and continues without it.
     """
 
     def __init__(self, package: str) -> None:

@@ -1,5 +1,7 @@
-"""Varints and length-delimited fields of the protobuf wire format, for messages that are written
-without a protobuf library (https://protobuf.dev/programming-guides/encoding).
+"""Varints and length-delimited fields of the protobuf wire format.
+
+For messages that are written without a protobuf library
+(https://protobuf.dev/programming-guides/encoding).
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ LONGEST = 10
 
 
 def varint(number: int) -> bytes:
-    """A non-negative integer, seven bits per byte, the lowest first; all but the last byte have the
-    highest bit set.
+    """A non-negative integer, seven bits per byte, the lowest first.
+
+    All but the last byte have the highest bit set.
     """
     result = bytearray()
     while number > 0x7F:

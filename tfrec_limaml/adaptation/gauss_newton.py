@@ -79,8 +79,9 @@ class _Problem(NamedTuple):
     def minimum(
         self, offset: tf.Tensor, jacobian: tf.Tensor, slope: tf.Tensor, curvature: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The offset ``[T, D]`` with the lowest expanded objective, and the matrix ``[T, D, D]`` of
-        its equations, from the weighted derivatives ``[T, S]`` at `offset`.
+        """The minimum of the expanded objective, ``[T, D]``, and the matrix of its equations.
+
+        The matrix is ``[T, D, D]``; the weighted derivatives ``[T, S]`` are those at `offset`.
         """
         scaled = jacobian * curvature[..., None]
         matrix = tf.matmul(scaled, jacobian, transpose_a=True) + tf.linalg.diag(self.precision)
@@ -89,8 +90,9 @@ class _Problem(NamedTuple):
         return solve_positive_definite(matrix, target), matrix
 
     def linearise(self, offset: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Outputs ``[T, S]`` at an offset ``[T, D]`` and their derivatives ``[T, S, D]``: one
-        backward pass of the sum, since each row's output depends on its embedding only.
+        """Outputs ``[T, S]`` at an offset ``[T, D]`` and their derivatives ``[T, S, D]``.
+
+        One backward pass of the sum is enough: each row's output depends on its embedding only.
         """
         rows = _repeat_for_rows(offset, self.sizes)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -180,9 +182,9 @@ def _line_search(
     Args:
         problem: The objective.
         start: Offsets ``[T, D]``.
-        step: Their change by a full step.
+        step: Change of the offsets by a full step.
         values: Outputs ``[T, S]`` at `start`.
-        change: Their change by a full step, if it is known.
+        change: Change of the outputs by a full step, if it is known.
     """
     shares = tf.constant(STEP_SHARES, start.dtype)
     by_share = shares[:, None, None]

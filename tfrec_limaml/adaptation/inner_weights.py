@@ -70,8 +70,9 @@ class DualKernel:
         self.zero_placeholder = tf.zeros_like(self._base)
 
     def product(self, inputs: tf.Tensor) -> tf.Tensor:
-        """``inputs @ kernel`` for inputs ``[T, N, in]``; the support rows are recognised by
-        identity.
+        """``inputs @ kernel`` for inputs ``[T, N, in]``.
+
+        The support rows are recognised by identity.
         """
         is_support = inputs is self.rows
         outputs = self._base if is_support else _product(inputs, self.value)
@@ -89,9 +90,11 @@ class DualKernel:
         )
 
     def descend(self, gradient: tf.Tensor, learning_rate: Any, exact: bool = True) -> DualKernel:
-        """The kernel one step later; `gradient` is that of the placeholder: the delta of the
-        layer's output, ``[T, S, out]``. A step that is not `exact` is of first order: an outer tape
-        does not record it.
+        """The kernel one step later.
+
+        `gradient` is the placeholder's: the loss's gradient with respect to the layer's output,
+        ``[T, S, out]``. A step that is not `exact` is of first order: an outer tape does not record
+        it.
         """
         result = DualKernel.__new__(DualKernel)
         result.__dict__.update(self.__dict__)
@@ -112,15 +115,17 @@ class DualKernel:
         return kernels
 
     def without_dual(self) -> SharedWeight:
-        """The same kernel for steps with a learning rate per parameter, which are not in the span
-        of the rows.
+        """The same kernel as a `SharedWeight`, for steps with a learning rate per parameter.
+
+        Such steps are not in the span of the rows.
         """
         return SharedWeight(self.value, tf.shape(self.rows)[0])
 
 
 class LowRankKernel:
-    """A dense layer's kernel as the shared one plus, for each step, combinations of the layer's
-    input on the support rows.
+    """A dense layer's kernel as the shared one plus a low-rank term for each step.
+
+    A term combines the rows of the layer's input on the support set.
 
     In adaptation `product` is called once per step, on the support rows. Use `without_placeholder`
     for other rows.
@@ -149,8 +154,10 @@ class LowRankKernel:
         return _with_placeholder(outputs, self.zero_placeholder, lambda upstream: upstream)
 
     def descend(self, gradient: tf.Tensor, learning_rate: Any, exact: bool = True) -> LowRankKernel:
-        """The kernel one step later; `gradient` is that of the placeholder. A step that is not
-        `exact` is of first order: an outer tape does not record it.
+        """The kernel one step later.
+
+        `gradient` is the placeholder's. A step that is not `exact` is of first order: an outer tape
+        does not record it.
         """
         result = LowRankKernel.__new__(LowRankKernel)
         result.__dict__.update(self.__dict__)
@@ -169,7 +176,7 @@ class LowRankKernel:
         return result
 
     def without_dual(self) -> SharedWeight:
-        """The same kernel for steps with a learning rate per parameter."""
+        """The same kernel as a `SharedWeight`, for steps with a learning rate per parameter."""
         return SharedWeight(self.value, tf.shape(self.zero_placeholder)[0])
 
     def per_task(self) -> tf.Tensor:
@@ -196,8 +203,9 @@ def with_task_axis(weight: Any) -> tf.Tensor:
 
 
 def shared_product(inputs: tf.Tensor, kernel: SharedWeight) -> tf.Tensor:
-    """``inputs @ kernel`` for inputs ``[T, S, in]``: one large product, with a gradient per task
-    for the placeholder.
+    """``inputs @ kernel`` for inputs ``[T, S, in]``: one large product.
+
+    The placeholder gets a gradient per task.
     """
     outputs = _product(inputs, kernel.value)
     return _with_placeholder(
@@ -208,9 +216,7 @@ def shared_product(inputs: tf.Tensor, kernel: SharedWeight) -> tf.Tensor:
 
 
 def shared_bias(inputs: tf.Tensor, bias: SharedWeight) -> tf.Tensor:
-    """``inputs + bias`` for inputs ``[T, S, out]``, with a gradient per task for the
-    placeholder.
-    """
+    """``inputs + bias`` for inputs ``[T, S, out]``; the placeholder gets a gradient per task."""
     return _with_placeholder(
         inputs + bias.value, bias.zero_placeholder, lambda upstream: tf.reduce_sum(upstream, 1)
     )

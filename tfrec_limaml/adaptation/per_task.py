@@ -58,8 +58,9 @@ def apply_per_task(
 
 
 def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
-    """Traces a built layer over two tasks; raises `ValueError` naming the first part that cannot be
-    batched, or a layer that adds losses.
+    """Traces a built layer over two tasks, to see whether it can be batched.
+
+    Raises `ValueError` naming the first part that cannot be batched, or a layer that adds losses.
 
     Args:
         layer: A built layer.
@@ -77,8 +78,9 @@ def check_batchable(layer: keras.layers.Layer, inputs: Any) -> None:
 
 
 def _refuse_losses(layer: keras.layers.Layer, inputs: Any) -> None:
-    """Raises `ValueError` if a call of the layer adds a loss: calls under per-task weights would
-    lose it.
+    """Raises `ValueError` if a call of the layer adds a loss.
+
+    Calls with per-task weights would lose it.
     """
     with keras.StatelessScope(collect_losses=True) as scope:
         layer(inputs, **_training(layer, True))
@@ -105,8 +107,10 @@ def _apply(
 
 
 def _rule(operation: Any) -> Callable[..., Any] | None:
-    """The function for this kind of layer, or None. A function for a single layer needs all of its
-    weights: None if some are frozen, or replaced by others, as with LoRA.
+    """The function for this kind of layer, or None.
+
+    A function for a single layer needs all of its weights: None if some are frozen, or replaced by
+    others, as with LoRA.
     """
     rule = _RULES.get(type(operation))
     whole = rule in (_sequential, _functional) or rule is None or trains_all(operation)
@@ -270,9 +274,7 @@ def _training(operation: Any, training: bool) -> dict[str, bool]:
 
 
 def _keeps_no_state(operation: Any) -> bool:
-    """Whether a call changes no variables except random seeds: the operation is frozen, or has
-    none.
-    """
+    """Whether a call changes no variables except random seeds: it is frozen, or has no others."""
     return (
         not isinstance(operation, keras.layers.Layer)
         or not operation.trainable

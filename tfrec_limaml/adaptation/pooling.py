@@ -6,9 +6,7 @@ import tensorflow as tf
 
 
 def latest_index(weight: tf.Tensor) -> tf.Tensor:
-    """Index ``[T]`` of each task's last sample with weight above 0 (0 if there is none);
-    `weight` is ``[T, S]``.
-    """
+    """Index ``[T]`` of each task's last sample with weight ``[T, S]`` above 0; 0 without one."""
     positions = tf.range(tf.shape(weight)[1])
     return tf.reduce_max(tf.where(weight > 0, positions, 0), -1)
 

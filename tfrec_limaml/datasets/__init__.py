@@ -67,8 +67,7 @@ def prepare_own(
     text: TextFormat | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Writes your own CSV or Parquet files in the raw layout, after checking them against your
-    schema.
+    """Checks your own CSV or Parquet files against your schema, and writes them in the raw layout.
 
     Args:
         schema: YAML file, see `tfrec_limaml.schema.schema.Schema`.

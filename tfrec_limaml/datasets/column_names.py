@@ -20,15 +20,17 @@ def is_time(name: str) -> bool:
 
 
 def is_id(name: str) -> bool:
-    """Whether a column is named like an identifier: ``item_id``, ``Item ID``, ``itemId``,
-    ``ITEM_ID``, ``itemid``, but not ``paid``.
+    """Whether a column is named like an identifier.
+
+    For example ``item_id``, ``Item ID``, ``itemId``, ``ITEM_ID`` and ``itemid``, but not ``paid``.
     """
     return _ID.search(name) is not None or _THING_ID.search(name) is not None
 
 
 def without_id(name: str) -> str:
-    """Name of the thing that a column of IDs identifies, which may name a folder: ``user`` for
-    ``user_id``, ``userId`` and ``userid``.
+    """Name of the thing that a column of IDs identifies; it may name a folder.
+
+    For example ``user`` for ``user_id``, ``userId`` and ``userid``.
     """
     rest = name[:-2] if _THING_ID.search(name) else _ID.sub("", name)
     return re.sub(r"[^\w -]+", "_", rest).strip("_ ") or re.sub(r"\W+", "_", name)

@@ -41,8 +41,10 @@ def nested_type(series: pd.Series) -> str | None:
 
 
 def list_separator(series: pd.Series) -> str | None:
-    """A separator for a column of lists of texts, or of integers of several lengths: one that no
-    value contains. None for other columns, and if every candidate occurs.
+    """A separator that no value of a column of lists contains.
+
+    For lists of texts, or of integers of several lengths. None for other columns, and if every
+    candidate occurs.
     """
     kind = columns.arrow(series).type if series.dtype == object else pa.null()
     if not pa.types.is_list(kind) or not _has_many_values(kind.value_type, series):
@@ -59,9 +61,7 @@ def _has_many_values(kind: pa.DataType, series: pd.Series) -> bool:
 
 
 def text_separator(series: pd.Series, distinct: int) -> str | None:
-    """The separator of a text column whose values consist of few distinct parts; None without
-    one.
-    """
+    """The separator of a text column whose values consist of few distinct parts, or None."""
     text = series.dropna().astype(str)
     for mark in ("|", ";", ","):
         if (

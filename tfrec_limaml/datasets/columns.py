@@ -37,8 +37,9 @@ def arrow(series: pd.Series) -> pa.Array:
 
 
 def to_string(series: pd.Series, separator: str | None = None) -> Converted:
-    """Text; whole numbers have no ``.0`` (a column of integers with gaps is read as floats). Lists
-    become text with the separator of a multi-valued feature.
+    """Text; whole numbers have no ``.0`` (a column of integers with gaps is read as floats).
+
+    Lists become text with the separator of a multi-valued feature.
     """
     column = arrow_keys.simple_array(column_values.join_lists(arrow(series), separator))
     text = arrow_keys.as_text(column)
@@ -78,8 +79,9 @@ def to_vector(series: pd.Series, width: int) -> Converted:
 
 
 def to_milliseconds(series: pd.Series, unit: str) -> Converted:
-    """Milliseconds since the epoch from numbers in `unit`, ISO 8601 text (UTC without an offset) or
-    columns of dates and times.
+    """Milliseconds since the epoch.
+
+    The column has numbers in `unit`, ISO 8601 text (UTC without an offset), or dates and times.
     """
     column = arrow(series)
     values, invalid = as_milliseconds(column, unit)
@@ -88,9 +90,7 @@ def to_milliseconds(series: pd.Series, unit: str) -> Converted:
 
 
 def to_key(series: pd.Series) -> Converted:
-    """A key column: integers of 64 bits stay integers, everything else becomes its canonical
-    text.
-    """
+    """A key column: 64-bit integers stay integers, other values become their canonical text."""
     column = arrow(series)
     if pa.types.is_integer(column.type):
         result, counts = to_int64(series)

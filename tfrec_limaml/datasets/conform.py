@@ -43,7 +43,7 @@ def conform(raw: RawData) -> tuple[RawData, Invalid]:
     Raises:
         SchemaError: A column is missing or of another type than declared, a file is empty, the
             label has one class only, a table's key is not unique, a split date is outside the
-            data, or a value is invalid where the schema says ``on_invalid: error``.
+            data, or a value is invalid and the schema says ``on_invalid: error``.
     """
     schema, invalid = raw.schema, Invalid()
     _check_tables(schema, raw.tables)

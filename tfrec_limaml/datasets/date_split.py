@@ -15,8 +15,7 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def split_by_quantile(timestamps: pd.Series, validation: float = 0.8, test: float = 0.9) -> Split:
-    """A split by date: the first 80 % of the rows are training rows, the next 10 % validation rows,
-    the last 10 % test rows.
+    """A split by date into training (first 80 % of the rows), validation and test rows (10 % each).
 
     Args:
         timestamps: Milliseconds since the epoch.

@@ -111,8 +111,10 @@ def _prepare_command(path: Path, schema: str | Path, text: TextFormat) -> str:
 
 
 def _without_tables(schema: Schema) -> Schema:
-    """The schema of the interactions alone: there are no tables to join, and the card leaves out
-    their features. The card does not depend on roles, but a schema needs a meta feature.
+    """The schema of the interactions alone.
+
+    There are no tables to join, and the card leaves out their features. The card does not depend
+    on roles, but a schema needs a meta feature.
     """
     features = [
         dataclasses.replace(f, role="meta") for f in schema.features if f.table is None

@@ -100,8 +100,9 @@ def _numbers_rows(numbers: pd.Series, distinct: int) -> bool:
 
 
 def _time_remark(series: pd.Series, column: str, numeric: bool, role: Role) -> str:
-    """Why a column is a time of the row, or "". A number that describes the task, such as the
-    time of its registration, is a feature.
+    """Why a column is a time of the row, or "".
+
+    A number that describes the task, such as the time of its registration, is a feature.
     """
     named = is_time(column) and role != "meta"
     if re.search(_DATE, column.lower()) or (
@@ -112,8 +113,9 @@ def _time_remark(series: pd.Series, column: str, numeric: bool, role: Role) -> s
 
 
 def _constant_within(series: pd.Series, task: pd.Series) -> bool:
-    """Whether a column describes the task: one value in each task, but not almost always the same
-    value.
+    """Whether a column describes the task: it has one value in each task.
+
+    A column with almost always the same value does not.
     """
     repeated = task.duplicated(keep=False)
     if not repeated.any() or series.value_counts(normalize=True).iloc[0] > 0.98:

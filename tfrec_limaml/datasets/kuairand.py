@@ -1,5 +1,6 @@
-"""KuaiRand: impressions of a short-video app with clicks, long views and likes (Gao et al.,
-CIKM 2022), in its three releases: Pure, 1K and 27K.
+"""KuaiRand: impressions of a short-video app with clicks, long views and likes.
+
+Source: Gao et al., CIKM 2022. There are three releases: Pure, 1K and 27K.
 
 This module reads the standard logs (and the log of randomly exposed videos, on request), the user
 features and the basic video features. It does not read two parts of the archives, on purpose:
@@ -130,8 +131,9 @@ def _load(release: Release, request: Request) -> RawData:
 
 
 def _check_user_folder(release: Release, data_dir: Path | None) -> None:
-    """Raises `SchemaError` if the user's folder has only some of the files, instead of downloading
-    the archive.
+    """Raises `SchemaError` if the user's folder has only some of the files.
+
+    The archive is not downloaded into such a folder.
     """
     for folder in [] if data_dir is None else [data_dir / release.folder, data_dir]:
         data = folder / "data"
@@ -165,8 +167,9 @@ def _read(
     ids: Collection[int] | None = None,
     key: str = "",
 ) -> pd.DataFrame:
-    """Reads a file, or some of its columns, or the rows whose `key` is among those `ids`; raises
-    `SchemaError` naming the file.
+    """Reads a file: all of it, some columns, or the rows whose `key` is in `ids`.
+
+    Raises `SchemaError` naming the file.
     """
     column_names = None if columns is None else sorted(columns)
     try:

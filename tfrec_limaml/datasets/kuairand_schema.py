@@ -36,7 +36,7 @@ def kuairand_schema(dataset: Dataset, request: Request, last: pd.Timestamp) -> S
     """The schema of a release.
 
     Args:
-        dataset: Its entry in the registry.
+        dataset: The release's entry in the registry.
         request: The user's choices.
         last: Local time of the last row. The paper's split needs the last logged week; without it
             the split is by quantile.

@@ -14,9 +14,7 @@ DATA_DIR_VARIABLE = "LIMAML_DATA_DIR"
 
 
 def default_folder() -> Path:
-    """Folder for downloads without ``--data-dir``: ``$LIMAML_DATA_DIR``, else the user's cache
-    folder.
-    """
+    """Folder for downloads: ``$LIMAML_DATA_DIR``, or else a folder in the user's cache."""
     folder = os.environ.get(DATA_DIR_VARIABLE)
     if folder:
         return Path(folder)
@@ -24,8 +22,9 @@ def default_folder() -> Path:
 
 
 def given_or_default(data_dir: Path | None, folder_name: str) -> Path:
-    """``--data-dir``, or `default_folder`; raises `LimamlError` if the given folder does not
-    exist.
+    """`data_dir`, or `default_folder` if it is None.
+
+    Raises `LimamlError` if the given folder does not exist.
     """
     if data_dir is not None and not data_dir.is_dir():
         raise LimamlError(

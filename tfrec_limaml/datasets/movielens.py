@@ -69,8 +69,9 @@ def _load(release: str, request: Request) -> RawData:
 
 
 def _check_given(release: str, data_dir: Path | None, archive: str) -> None:
-    """Raises `SchemaError` if the user's folder has only some of the files, instead of downloading
-    the archive.
+    """Raises `SchemaError` if the user's folder has only some of the files.
+
+    The archive is not downloaded into such a folder.
     """
     for folder in [] if data_dir is None else [data_dir / release, data_dir]:
         missing = [name for name in _FILES[release] if not (folder / name).is_file()]

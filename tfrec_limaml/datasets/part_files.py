@@ -70,7 +70,7 @@ def concatenate(tables: Mapping[str, pa.Table], required: Collection[str] | None
     by the usual rules, so that no digit is lost.
 
     Args:
-        tables: By file.
+        tables: Tables by file.
         required: Columns that all files must have; all columns by default.
 
     Raises:

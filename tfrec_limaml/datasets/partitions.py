@@ -1,6 +1,4 @@
-"""Information from the folders above a file: Hive partition columns, the day of its rows, and
-whether it is data at all.
-"""
+"""Reads partition columns and days from the folders above a file, and recognises marker files."""
 
 from __future__ import annotations
 
@@ -46,9 +44,10 @@ def partition_values(path: str) -> Values:
 
 
 def is_marker(relative: str) -> bool:
-    """Whether a file is not data, by its path below the given folder or pattern: its own name or a
-    folder's begins with ``_`` or ``.`` (``_SUCCESS``, ``_temporary/``), or it is a checksum
-    (``.crc``). ``_name=value`` is a partition.
+    """Whether a file is not data, by its path below the given folder or pattern.
+
+    Its own name or a folder's begins with ``_`` or ``.`` (``_SUCCESS``, ``_temporary/``), or it is
+    a checksum (``.crc``). A folder ``_name=value`` is a partition.
     """
     *folders, name = relative.split("/")
     hidden = any(f.startswith(("_", ".")) and "=" not in f for f in folders)
@@ -90,8 +89,9 @@ def _calendar_span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
 
 
 def is_outside(path: str, first: int, end: int) -> bool:
-    """Whether, according to its folders, no row of a file is in ``[first, end)``, milliseconds,
-    within `TOLERANCE_MS`.
+    """Whether, by its folders, no row of a file lies in ``[first, end)``, milliseconds.
+
+    Allows for `TOLERANCE_MS`.
     """
     days = span(partition_values(path))
     return days is not None and (days[1] + TOLERANCE_MS <= first or days[0] - TOLERANCE_MS >= end)

@@ -6,9 +6,7 @@ from tfrec_limaml.schema.schema import Feature
 
 
 def profile_category(name: str, tokens: int, table: str) -> Feature:
-    """A categorical feature of the member, such as a country, with at most `tokens` values, in
-    `table`.
-    """
+    """A categorical meta feature in `table`, such as a country, with at most `tokens` values."""
     return Feature(
         name=name,
         role="meta",

@@ -57,8 +57,9 @@ ID_WIDTH, MAX_IDS = 16, 1_000_000
 
 
 def with_id_feature(data: RawData) -> RawData:
-    """The data set with the key of its first task definition as an embedded meta feature, for ID
-    meta blocks.
+    """The data set with the key of its first task definition as an embedded meta feature.
+
+    ID meta blocks need such a feature.
 
     It is a vocabulary, not hash buckets: no two IDs share an embedding, and IDs that did not occur
     in training start from the blocks' learned prior.
@@ -107,8 +108,7 @@ def check_output(output: str | Path, overwrite: bool) -> Path:
 
 
 def write_raw(raw: RawData, card: Mapping[str, Any], output: Path) -> None:
-    """Writes the raw layout under a temporary name and renames it to `output`, so that an
-    incomplete data set is never visible.
+    """Writes the raw layout to `output`, completely or not at all.
 
     Raises:
         LimamlError: The disk is full, or the folder may not be written.

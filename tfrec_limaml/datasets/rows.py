@@ -31,8 +31,13 @@ class BadRow:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Some rows of a file: those of the table, malformed ones, and the number of the file's columns
-    that have no name and are left out (with its first rows only).
+    """Some rows of a file.
+
+    Attributes:
+        table: The rows of the table.
+        bad: Malformed rows.
+        unnamed: Number of the file's columns without a name, which are left out; only with the
+            file's first rows.
     """
 
     table: pa.Table

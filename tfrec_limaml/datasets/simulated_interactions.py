@@ -134,8 +134,9 @@ def _interactions(rng: np.random.Generator, world: World, days: int) -> pd.DataF
 
 
 def _visits(rng: np.random.Generator, members: int) -> Array:
-    """Index of the member behind each row; rows per member fall with the member's rank by Zipf's
-    law.
+    """Index of the member of each row.
+
+    Rows per member fall with the member's rank by Zipf's law.
     """
     rank = rng.permutation(members) + 1
     rows = np.clip(np.round(_MEDIAN_ROWS * (rank / (members / 2)) ** -_ZIPF), 1, _MAX_ROWS).astype(
@@ -145,8 +146,10 @@ def _visits(rng: np.random.Generator, members: int) -> Array:
 
 
 def _pick_items(rng: np.random.Generator, world: World, moment: Array) -> Array:
-    """Draws items published before the time, recent ones more often; from a catalogue by their
-    shares.
+    """Draws an item for each time.
+
+    Items are published before the time, recent ones more often; in a catalogue they are drawn by
+    their shares.
     """
     if world.shares is not None:
         return np.asarray(rng.choice(len(world.items), len(moment), p=world.shares))

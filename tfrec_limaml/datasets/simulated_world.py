@@ -3,7 +3,7 @@
 Members have a latent taste vector. A third of its variance follows from their profile (industry,
 seniority, country); the rest is individual, drifts from day to day, and can only be learned from
 their clicks. Each item has a topic, and topics are vectors in the same latent space, so a few
-clicks tell about many topics. A click is drawn with probability
+clicks inform about many topics. A click is drawn with probability
 
     sigmoid(base + bias_m + taste_m(day) . topic_i + type_m + quality_i - age_i + hour fit)
 
@@ -150,8 +150,9 @@ def with_catalogue(rng: np.random.Generator, world: World, items: int) -> World:
 
 
 def _tastes(rng: np.random.Generator, expected: np.ndarray, days: int) -> np.ndarray:
-    """Tastes ``[members, days, LATENT]``: in part expected from the profile ``[members, LATENT]``,
-    in part individual and drifting.
+    """Tastes ``[members, days, LATENT]``.
+
+    A part is expected from the profile ``[members, LATENT]``, the rest is individual and drifts.
     """
     personal = np.empty((days, *expected.shape))
     personal[0] = rng.normal(size=expected.shape)

@@ -1,5 +1,6 @@
-"""Reads the rows of Parquet and text files as Arrow tables, for ``limaml datasets`` and ``limaml
-prepare``.
+"""Reads rows of Parquet and text files as Arrow tables.
+
+``limaml datasets`` and ``limaml prepare`` share this module.
 
 Folders ``name=value`` above a file are text columns (`partitions`), unless the file has a column of
 that name.
@@ -103,8 +104,9 @@ def read_parquet(
     group: int | None = None,
     elsewhere: Collection[str] = (),
 ) -> Iterator[Rows]:
-    """Rows of a Parquet file, or of one of its row groups; arguments as in `read_file`, and columns
-    that the file may lack (`elsewhere`).
+    """Rows of a Parquet file, or of one of its row groups.
+
+    Arguments as in `read_file`; `elsewhere` names columns that the file may lack.
     """
     file = pq.ParquetFile(handle)
     names = file.schema_arrow.names

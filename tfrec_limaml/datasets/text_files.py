@@ -116,8 +116,9 @@ codecs.register_error("limaml-marked", _replace_with_marks)
 
 
 class _Utf8:
-    """A binary file for Arrow in which bytes that are not UTF-8 are replaced by marks: Arrow would
-    stop at the first one. The marks identify their rows.
+    """A binary file for Arrow, with marks in place of bytes that are not UTF-8.
+
+    Arrow would stop at the first such byte. The marks identify the rows.
     """
 
     def __init__(self, handle: Any) -> None:
@@ -188,8 +189,9 @@ def _with_escapes(text: str) -> str:
 
 
 def _header(line: bytes, delimiter: str | None) -> tuple[list[str], str]:
-    """Column names without the spaces around them, and the separator: the given one, else the most
-    frequent outside of quotes.
+    """Column names, stripped, and the separator.
+
+    The separator is the given one, or else the most frequent candidate outside quotes.
     """
     _check_packed(line)
     try:

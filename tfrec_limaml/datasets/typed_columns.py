@@ -18,7 +18,7 @@ MAX_IMPLAUSIBLE = 0.5
 
 
 def timestamp_column(series: pd.Series, schema: Schema) -> pd.Series:
-    """Milliseconds since the epoch, missing where a value is no time.
+    """Milliseconds since the epoch; missing if a value is not a time.
 
     Raises:
         SchemaError: No value is a time, or most times are implausible.
@@ -99,9 +99,10 @@ def _others(invalid: pd.Series) -> str:
 def typed_column(
     series: pd.Series, schema: Schema, name: str, invalid: Invalid, table: str | None = None
 ) -> pd.Series:
-    """A column of the interactions, or of `table`, in the type that the schema gives it: a feature,
-    a weight, a passthrough column or a key. Invalid values become missing, and are counted in
-    `invalid`.
+    """A column of the interactions, or of `table`, in the type that the schema gives it.
+
+    It is a feature, a weight, a passthrough column or a key. Invalid values become missing and are
+    counted in `invalid`.
 
     Raises:
         SchemaError: No value has the type, or one does not and the schema says

@@ -138,9 +138,7 @@ def _check_malformed(good_count: int, bad_rows: list[tuple[str, BadRow]], limit:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """Columns as pandas types without conversion through floats: integers with missing values
-    remain integers.
-    """
+    """Columns as pandas types; integers with missing values do not become floats."""
     types: dict[Any, Any] = {pa.string(): pd.StringDtype(), pa.bool_(): pd.BooleanDtype()}
     for bits in (8, 16, 32, 64):
         types[getattr(pa, f"int{bits}")()] = getattr(pd, f"Int{bits}Dtype")()

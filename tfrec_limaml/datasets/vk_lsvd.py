@@ -149,8 +149,10 @@ def _week(path: Path, week: int, label: str) -> pd.DataFrame:
 
 
 def _read(path: Path, columns: tuple[str, ...], values: np.ndarray | None = None) -> pd.DataFrame:
-    """Reads columns of a Parquet file as int64: all rows, or those whose first column is in
-    `values`. Raises `SchemaError` naming the file and its missing columns.
+    """Reads columns of a Parquet file as int64.
+
+    With `values`, only rows whose first column is among them. Raises `SchemaError` naming the file
+    and its missing columns.
     """
     try:
         missing = sorted(set(columns) - set(pq.read_schema(path).names))

@@ -19,8 +19,10 @@ UUID_BYTES = 16
 
 
 def simple_array(column: Column) -> pa.Array:
-    """One array of a simple type: dictionaries decoded, bytes read as UTF-8 (null if they are not),
-    fixed-size binaries of 16 bytes as UUIDs.
+    """One array of a simple type.
+
+    Dictionaries are decoded, bytes are read as UTF-8 (null if they are not), and fixed-size
+    binaries of 16 bytes are UUIDs.
     """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array.type, pa.BaseExtensionType):

@@ -25,13 +25,14 @@ PLAUSIBLE = _milliseconds(1980), _milliseconds(2100)
 
 
 def implausible(times: Integers) -> Mask:
-    """Which times ``[n]`` are before 1980 or after 2099: probably in a wrong unit."""
+    """Whether each time ``[n]`` is before 1980 or after 2099: probably in a wrong unit."""
     return (times < PLAUSIBLE[0]) | (times >= PLAUSIBLE[1])
 
 
 def as_milliseconds(column: Column, unit: str) -> tuple[Integers, Mask]:
-    """Milliseconds since the epoch ``[n]`` and a mask of times that are missing, unreadable, or
-    outside the years 1 to 9998.
+    """Milliseconds since the epoch ``[n]``, and a mask of invalid times.
+
+    Invalid are times that are missing, unreadable, or outside the years 1 to 9998.
     """
     array = simple_array(column)
     if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):

@@ -30,8 +30,9 @@ def as_label(column: Column, label: Label) -> tuple[Floats, Mask]:
 
 
 def as_feature(column: Column, feature: Feature) -> tuple[pa.Array, Mask]:
-    """The feature's values in its dtype, invalid ones replaced by its default value, and a mask of
-    those ``[n]``.
+    """The feature's values in its dtype, and a mask ``[n]`` of invalid ones.
+
+    Invalid values are replaced by the feature's default value.
     """
     if feature.dtype == "string":
         text = as_text(join_lists(column, feature.separator))
@@ -52,8 +53,9 @@ def as_feature(column: Column, feature: Feature) -> tuple[pa.Array, Mask]:
 
 
 def join_lists(column: Column, separator: str | None) -> Column:
-    """Lists of single values as text with a separator, the form of multi-valued features; any other
-    column unchanged.
+    """Lists of single values as text with a separator, the form of multi-valued features.
+
+    Other columns are returned unchanged.
 
     Missing and empty values of a list are left out. A list with a value that contains the separator
     is null: it would be split into other values.

@@ -127,9 +127,7 @@ class Feature:
 
     @property
     def default_value(self) -> float | int | str:
-        """The value that replaces an invalid one under ``on_invalid="fill"``, in the feature's
-        dtype.
-        """
+        """The value that replaces an invalid one under ``on_invalid="fill"``."""
         if self.dtype == "string":
             return "" if self.fill_value is None else str(self.fill_value)
         number = 0.0 if self.fill_value is None else float(self.fill_value)

@@ -14,8 +14,9 @@ from tfrec_limaml.errors import SchemaError
 
 
 def names(value: Any, subject: str) -> tuple[str, ...]:
-    """A list of names as a tuple; raises `SchemaError` for anything else, also for a single
-    string.
+    """A list of names as a tuple.
+
+    Raises `SchemaError` for anything else, a single string included.
     """
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise SchemaError(
@@ -38,8 +39,9 @@ def check_keys(
     tables: Mapping[str, str],
     history: Iterable[Sequence[str]],
 ) -> None:
-    """Raises `SchemaError` if a key contains the label, or if the name of a task definition or
-    table cannot be the name of a folder or file.
+    """Raises `SchemaError` for a key with the label, or for a name that no folder or file can have.
+
+    Task definitions and tables are folders and files.
     """
     if any(label in key for key in (*tasks.values(), *history)):
         raise SchemaError(
@@ -70,9 +72,7 @@ def items(value: Any, subject: str) -> list[Mapping[str, Any]]:
 
 
 def build(cls: type, content: Mapping[str, Any], subject: str) -> Any:
-    """An instance of dataclass `cls`; raises `SchemaError` naming unknown or missing fields of
-    `subject`.
-    """
+    """An instance of dataclass `cls`; raises `SchemaError` for unknown or missing fields."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(map(str, set(mapping(content, subject)) - set(fields)))
     if unknown:
@@ -91,8 +91,9 @@ def build(cls: type, content: Mapping[str, Any], subject: str) -> Any:
 
 
 def check_types(value: Any, subject: str) -> None:
-    """Raises `SchemaError` if a text, number or choice of the dataclass `value` does not have its
-    declared type; the message calls the dataclass `subject`.
+    """Raises `SchemaError` if a field of the dataclass `value` does not have its declared type.
+
+    Checks texts, numbers and choices. The message calls the dataclass `subject`.
     """
     for name, allowed in _scalars(type(value)).items():  # type: ignore[arg-type]
         field = getattr(value, name)

@@ -169,8 +169,9 @@ class Schema:
         )
 
     def key_prefixes(self, definitions: Sequence[str]) -> dict[str, str]:
-        """Prefix of each definition's task keys in places that hold keys of several definitions,
-        such as a store: empty, except for the second side's definition.
+        """Prefix of each definition's task keys in a store with keys of several definitions.
+
+        It is empty, except for the second side's definition.
         """
         second_side = self.beside(definitions[0], definitions)
         return {name: joint_key_prefix(name) if name in second_side else "" for name in definitions}
@@ -200,8 +201,9 @@ class Schema:
         return added
 
     def fingerprint(self) -> str:
-        """16 hex digits of a digest of everything that changes a model's input (not the default
-        split, not passthrough columns).
+        """16 hex digits of a digest of everything that changes a model's input.
+
+        The default split and passthrough columns do not.
         """
         content = self.to_dict()
         for field in ("split", "carry"):

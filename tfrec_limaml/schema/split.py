@@ -12,8 +12,10 @@ from tfrec_limaml.schema.declarations import check_types
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Split:
-    """Date ranges: ``[train_start, validation_start)``, ``[validation_start, test_start)``,
-    ``[test_start, test_end)``; or shares of each task's rows.
+    """Date ranges, or shares of each task's rows, for training, validation and test.
+
+    The ranges are ``[train_start, validation_start)``, ``[validation_start, test_start)`` and
+    ``[test_start, test_end)``.
 
     Dates are ISO 8601 strings, UTC without an offset; ``None`` leaves an end open.
 
@@ -68,8 +70,9 @@ class Split:
         return "validation" if timestamp_ms < parse_time(test) else "test"
 
     def starts(self) -> tuple[str, str]:
-        """The dates from which on rows are validation and test rows; raises `SchemaError` for a
-        split within tasks, which has none.
+        """The dates from which on rows are validation rows and test rows.
+
+        Raises `SchemaError` for a split within tasks, which has none.
         """
         if self.validation_start is None or self.test_start is None:
             raise SchemaError(f"a split within tasks ({self.per_task}) has no dates")

@@ -51,8 +51,9 @@ def key_text(value: Any) -> str | None:
 
 
 def task_key(values: Sequence[Any]) -> str | None:
-    """The task key of the key columns' values: their texts joined by ``|``, with ``%`` and ``|``
-    percent-escaped.
+    """The task key of the key columns' values.
+
+    It is their texts joined by ``|``, with ``%`` and ``|`` percent-escaped.
 
     Returns:
         None if a value is missing, or if the key is longer than `MAX_KEY_BYTES`.
@@ -83,8 +84,9 @@ def encode_task_key(values: Sequence[Any]) -> str:
 
 
 def joint_key_prefix(definition: str) -> str:
-    """Prefix of the keys of a model's second definition in places that hold keys of both, such as a
-    store. No other task key begins with it: in keys, ``%`` is always escaped.
+    """Prefix of the keys of a model's second definition where keys of both are stored together.
+
+    No other task key begins with it: in keys, ``%`` is always escaped.
     """
     return f"%|{escape(definition)}|"
 

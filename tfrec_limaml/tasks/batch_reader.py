@@ -79,8 +79,9 @@ class BatchReader:
         return (*self._support_columns, *carried)
 
     def batches(self, records: tf.data.Dataset, number: tf.Tensor) -> tf.data.Dataset:
-        """The batches of one pass over the records. Order and splits depend only on the seed and
-        the number of the pass, int64.
+        """The batches of one pass over the records.
+
+        Order and splits depend only on the seed and on `number`, the number of the pass, int64.
         """
         size = self.batch_size * BATCHES_PER_CHUNK
         seeds = tf.random.stateless_uniform(
@@ -134,8 +135,10 @@ class BatchReader:
         )
 
     def _support_share(self, keys: tf.Tensor, number: tf.Tensor) -> tf.Tensor | float:
-        """Each task's share of support samples: drawn from its key, the seed and the number of the
-        pass, so it depends neither on the order nor on the number of workers.
+        """Each task's share of support samples.
+
+        It is drawn from the task's key, the seed and the number of the pass, so it depends neither
+        on the order nor on the number of workers.
         """
         low, high = self.support_range
         if low == high:
@@ -151,7 +154,8 @@ class BatchReader:
 
 
 def _at_once(tasks: int, each: int) -> int:
-    """Number of elements, of `each` tasks, to compute in parallel: one per processor core, together
-    at most `tasks` tasks, but at least 2.
+    """Number of elements, of `each` tasks, to compute in parallel.
+
+    It is one per processor core, together at most `tasks` tasks, but at least 2.
     """
     return max(2, min(os.cpu_count() or 2, tasks // each))

@@ -45,7 +45,7 @@ class IntegerTable(tf.Module):
 
         Args:
             names: The features.
-            values: Their raw values ``[N, F]``, int64.
+            values: Raw values of the features ``[N, F]``, int64.
         """
         count = len(self.names)
         numbers = np.array([self.names.index(name) for name in names], np.int64)

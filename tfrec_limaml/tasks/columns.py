@@ -88,8 +88,8 @@ class Lengths(NamedTuple):
     """Numbers of rows of some columns.
 
     Attributes:
-        names: Of the columns.
-        values: Rows of each, int32, in this order.
+        names: Names of the columns.
+        values: Number of rows of each column, int32, in the order of `names`.
     """
 
     names: tuple[str, ...]

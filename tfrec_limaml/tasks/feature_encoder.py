@@ -88,8 +88,9 @@ class FeatureEncoder(keras.layers.Layer):
         return encoded
 
     def encode_role(self, role: str, columns: Columns) -> dict[str, tf.Tensor]:
-        """The output for the features of one role; columns of other features are not needed, and
-        may have other numbers of rows.
+        """The output for the features of one role.
+
+        Columns of other features are not needed, and may have other numbers of rows.
         """
         features = [f for f in self.schema.all_features if f.role == role]
         dense = encode_numbers([self._number(f) for f in features if not f.categorical], columns)
@@ -110,9 +111,7 @@ class FeatureEncoder(keras.layers.Layer):
         return self._lookups[feature.name](values)
 
     def further_key(self, nested: str, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The part of a nested definition's task key after the task's key and a ``|``, string
-        ``[N]``.
-        """
+        """The part of a nested definition's key after the task's key and ``|``, string ``[N]``."""
         texts = [
             columns[name]
             if columns[name].dtype == tf.string
@@ -149,8 +148,9 @@ class FeatureEncoder(keras.layers.Layer):
         return feature.buckets if feature.encoding == "hash" else len(self._vocabulary(feature)) + 1
 
     def counts(self, feature: Feature) -> list[int] | None:
-        """Training rows of each id of a vocabulary feature, 0 for unknown values; None for other
-        features and without counts in the statistics.
+        """Training rows of each id of a vocabulary feature, 0 for unknown values.
+
+        None for other features, and without counts in the statistics.
         """
         if feature.encoding != "vocabulary" or "counts" not in self._entry(feature):
             return None
@@ -159,9 +159,7 @@ class FeatureEncoder(keras.layers.Layer):
         return [0, *(int(by_token[token]) for token in self._vocabulary(feature))]
 
     def embeddings(self, role: str | None = None) -> dict[str, tuple[int, int]]:
-        """Embedded features as ``{name: (number of ids, width)}``, as the blocks' `embeddings`
-        argument takes them.
-        """
+        """Embedded features as ``{name: (number of ids, width)}``, for the blocks' `embeddings`."""
         features = (
             f
             for f in self.schema.all_features

@@ -206,8 +206,9 @@ def _by_epoch(
 
 
 def empty_batch(spec: Any) -> Any:
-    """A batch of one task with one row in each part, all zeros: its weights are 0, so it has no
-    effect.
+    """A batch of one task with one row in each part, all zeros.
+
+    Its weights are 0, so it has no effect.
 
     Args:
         spec: Element specification of a dataset of batches.

@@ -21,7 +21,7 @@ class Chunk(NamedTuple):
         counts: Rows of each task, int64 ``[T]``.
         support: Length of each task's support part, int64 ``[T]``.
         order: The order in which the tasks go into batches, int32 ``[T]``.
-        starts: Where in this order each batch starts, and where the last one ends, int32.
+        starts: Positions in `order` at which batches start, and the end of the last one, int32.
         columns: Columns of all rows ``[R]`` that batches need.
         features: Encoded features of all rows ``[R, ...]``.
     """
@@ -39,8 +39,9 @@ class Chunk(NamedTuple):
 def support_length(
     counts: tf.Tensor, query_start: tf.Tensor, share: tf.Tensor | float
 ) -> tf.Tensor:
-    """Length of each task's support part, int64 ``[T]``: the one in the record, or the first
-    `share` of its samples.
+    """Length of each task's support part, int64 ``[T]``.
+
+    It is the one in the record, or the first `share` of the task's samples.
 
     At least one sample remains in the query set; a single sample is a query sample.
     """
@@ -51,7 +52,7 @@ def support_length(
 
 
 def batch_starts(counts: tf.Tensor, batch_size: int, by_rows: bool) -> tf.Tensor:
-    """Where batches start among tasks with `counts` samples, and where the last one ends.
+    """Positions at which batches start among tasks with `counts` samples, and the end.
 
     The number of batches depends on `batch_size` only. With `by_rows` each batch ends with the task
     in which its share of the samples ends, and holds at least one task.
@@ -88,8 +89,9 @@ def once_per_batch(chunk: Chunk) -> tf.data.Dataset:
 def padded_batch(
     chunk: Chunk, indices: tf.Tensor, support_columns: Sequence[str], query_columns: Sequence[str]
 ) -> dict[str, Any]:
-    """The chunk's tasks at `indices` ``[T]``, with the given columns of their support and query
-    rows.
+    """The chunk's tasks at `indices` ``[T]``, as padded support and query sets.
+
+    They have the given columns, features, weights and ages.
     """
     first, counts, support = (
         rows_of(v, indices) for v in (chunk.first, chunk.counts, chunk.support)

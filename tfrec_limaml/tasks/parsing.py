@@ -89,8 +89,9 @@ def _check(
     counts: tf.Tensor,
     query_start: tf.Tensor,
 ) -> tf.Operation:
-    """An operation that fails, with the reason, if values are missing or a record is empty. A
-    single one, because each takes time in every epoch.
+    """An operation that fails, with the reason, if values are missing or a record is empty.
+
+    It is a single one, because each takes time in every epoch.
     """
     sizes = Lengths.measure(columns)
     widths = tf.constant([vectors.get(name, 1) for name in sizes.names])
@@ -114,8 +115,9 @@ def _check(
 
 
 def most_recent(tasks: Tasks, samples: int) -> Tasks:
-    """The tasks with at most `samples` support rows, the most recent ones, and all query rows. All
-    rows of unsplit records count as support rows.
+    """The tasks with at most `samples` support rows, the most recent ones, and all query rows.
+
+    All rows of unsplit records count as support rows.
     """
     split = tasks.query_start >= 0
     drop = tf.maximum(tf.where(split, tasks.query_start, tasks.counts) - samples, 0)

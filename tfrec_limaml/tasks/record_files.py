@@ -50,8 +50,9 @@ def patterns_of(pattern: Pattern | Iterable[Pattern]) -> list[str]:
 
 
 def record_files(pattern: Pattern | Iterable[Pattern]) -> list[str]:
-    """The files that match, sorted; raises `LimamlError` if none does. A file that several
-    patterns match occurs once, even if they write its folder in different ways.
+    """The files that match, sorted; raises `LimamlError` if none does.
+
+    A file that several patterns match occurs once, even if they write its folder differently.
     """
     patterns = patterns_of(pattern)
     files: dict[str, str] = {}
@@ -140,8 +141,9 @@ def plain_options() -> tf.data.Options:
 
 
 def count_tasks(pattern: Pattern | Iterable[Pattern], share: Share = EVERYTHING) -> tuple[int, int]:
-    """Number of tasks and of samples in the files that match, or in a worker's share of them. The
-    records must contain their number of samples, as those of `limaml prepare` do.
+    """Number of tasks and of samples in the files that match, or in a worker's share of them.
+
+    The records must contain their number of samples, as those of `limaml prepare` do.
     """
     entry = {record_format.SAMPLE_COUNT: tf.io.FixedLenFeature([], tf.int64, 1)}
 

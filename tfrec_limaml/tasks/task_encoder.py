@@ -137,8 +137,9 @@ def _lengths(values: pa.Array) -> Integers:
 
 
 def _slices(cells: pa.Buffer, first: Integers, last: Integers) -> pa.Array:
-    """The bytes of `cells` from each `first` to its `last`. In the array of all edges, slices and
-    the gaps between them alternate; the slices are returned.
+    """The bytes of `cells` from each `first` to its `last`.
+
+    In the array of all edges, slices and the gaps between them alternate; the slices are returned.
     """
     edges = np.stack([first, last], axis=1).ravel()
     slices = pa.Array.from_buffers(

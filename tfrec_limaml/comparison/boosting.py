@@ -33,8 +33,9 @@ def lightgbm(data: Data, seed: int) -> Outcome:
 
 
 def lightgbm_ids(data: Data, seed: int) -> Outcome:
-    """LightGBM with IDs as categorical features. It is a separate rival, because the validation
-    rows often choose wrongly between the two.
+    """LightGBM with IDs as categorical features.
+
+    It is a separate rival, because the validation rows often choose wrongly between the two.
     """
     return _best(data, seed, ids=True)
 

@@ -54,7 +54,7 @@ def random_effects(
     """Random effects of each task on a global score, under the best penalties on validation rows.
 
     Args:
-        rows: By split: train, validation and test.
+        rows: Rows by split: train, validation and test.
         logits: Global logits ``[N]`` by split.
         inputs: Standardised features ``[N, F]`` by split.
     """
@@ -82,16 +82,18 @@ def random_effects(
 
 
 def with_intercept(inputs: Array, penalty: float, intercept_penalty: float) -> Array:
-    """The inputs ``[n, F + 1]`` with a constant, whose coefficient under `penalty` has the prior of
-    an intercept under `intercept_penalty`.
+    """The inputs with a constant for the intercept, ``[n, F + 1]``.
+
+    Its coefficient under `penalty` has the prior of an intercept under `intercept_penalty`.
     """
     constant = np.full((len(inputs), 1), np.sqrt(penalty / intercept_penalty))
     return np.concatenate([inputs, constant], 1)
 
 
 def fit_task(inputs: Array, label: Array, offset: Array, penalty: float) -> Array:
-    """Coefficients ``[F]`` of one task, by Newton's method in its dual form: rows are fewer than
-    features.
+    """Coefficients ``[F]`` of one task, by Newton's method in its dual form.
+
+    The dual form is smaller if there are fewer rows than features.
 
     Args:
         inputs: ``[n, F]``.
@@ -121,8 +123,9 @@ def _adapted(
     inputs: Mapping[str, Array],
     penalties: tuple[float, float],
 ) -> Array:
-    """Logits of the later rows with random effects of the earlier ones, under penalties of the
-    coefficients and of the intercept.
+    """Logits of the later rows with random effects estimated on the earlier ones.
+
+    `penalties` are those of the coefficients and of the intercept.
     """
     inputs = {s: with_intercept(inputs[s], *penalties) for s in (*earlier, later)}
     later_keys = rows[later].task_key

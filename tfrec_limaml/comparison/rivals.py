@@ -1,5 +1,6 @@
-"""The compared models: each is trained on the training rows, tuned on the validation rows and
-scores the test rows.
+"""The compared models.
+
+Each is trained on the training rows, tuned on the validation rows, and scores the test rows.
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ class Data:
 
     @functools.cached_property
     def as_served(self) -> Rows:
-        """Training rows with history features as old as served ones: the query rows of all
-        episodes. Copies of one row share its weight.
+        """The query rows of all episodes: their history features are as old as in serving.
+
+        Copies of one row share its weight.
 
         Raises:
             LimamlError: There are no episodes.

@@ -59,8 +59,9 @@ class Rows:
         return order
 
     def identity(self) -> npt.NDArray[np.uint64]:
-        """A hash of each row's key, time, label and declared values: the same after repeating
-        `limaml prepare` on the same data.
+        """A hash of each row's key, time, label and declared values.
+
+        It is the same after repeating `limaml prepare` on the same data.
         """
         frame = pd.DataFrame(
             {"key": self.task_key.astype(str), "time": self.timestamp, "label": self.label}
@@ -79,7 +80,7 @@ def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
 
     Args:
         pattern: Files of task records.
-        schema: Their schema.
+        schema: Schema of the records.
     """
     files = record_files(pattern)
     dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
@@ -118,8 +119,10 @@ def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
 
 
 def table(rows: Rows, encoder: FeatureEncoder, ids: bool) -> pd.DataFrame:
-    """A data frame for a tree learner: numbers unchanged, categories as codes, multi-valued
-    features as one column per token.
+    """A data frame for tree learners.
+
+    Numbers are unchanged, categories are codes, and multi-valued features have one column per
+    token.
 
     Args:
         rows: The rows.

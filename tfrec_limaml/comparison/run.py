@@ -120,7 +120,7 @@ def run_all(
         data: The data.
         output: Folder for ``runs/<name>-<seed>.json`` and ``.parquet``.
         todo: Names and seeds.
-        rivals: By name.
+        rivals: Rivals by name.
         progress: Called with a line for each run that starts, with the estimated time left.
 
     Returns:

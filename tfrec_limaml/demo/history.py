@@ -41,9 +41,7 @@ class History:
 
 
 def read_history(tasks: Path, schema: Schema, split: str) -> History:
-    """Reads one split of the schema's first task definition; see
-    `tfrec_limaml.tasks.record_format`.
-    """
+    """Reads one split of the schema's first task definition."""
     import_tensorflow(keras=False)
     import tensorflow as tf
 

@@ -185,8 +185,9 @@ class LiveList:
         }
 
     def click(self, candidate: int, clicked: bool) -> dict[str, Any]:
-        """Records a click on a candidate, or an impression without a click; returns the state once
-        the list has changed.
+        """Records a click on a candidate, or an impression without a click.
+
+        Returns the state once the list has changed.
 
         Raises:
             LimamlError: There is no such candidate.

@@ -62,8 +62,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
 
     def _click(self) -> tuple[int, bool]:
-        """Reads a JSON body. It must have JSON's content type, which a form on another site cannot
-        send without permission.
+        """Reads a JSON body.
+
+        It must have JSON's content type, which a form on another site cannot send without
+        permission.
         """
         if self.headers.get_content_type() != "application/json":
             raise LimamlError("expected application/json")

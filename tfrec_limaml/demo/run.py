@@ -103,9 +103,7 @@ def run_demo(
 def _member_story(
     workspace: Workspace, schema: Schema, recent: history.History, words: DemoData
 ) -> MemberStory:
-    """Ranks without an embedding, with the published one, and with the one after a few more
-    clicks.
-    """
+    """Ranks the candidates without an embedding, with the published one, and after a few clicks."""
     kind = next(f for f in schema.all_features if f.name == words.kind)
     scene = story.choose_scene(
         schema, recent, history.read_history(workspace.tasks, schema, "test"), kind, words.names
@@ -261,9 +259,7 @@ def _report(
 
 
 def ranking_table(result: dict[str, Any]) -> list[str]:
-    """The member's candidates, best first with the embedding; each with its rank under the three
-    embeddings.
-    """
+    """The member's candidates, best first, with their ranks under the three embeddings."""
     rows = result["ranking"]["candidates"]
     ranks = {
         name: np.argsort(np.argsort([-row[name] for row in rows])) + 1

@@ -25,8 +25,7 @@ _START_SECONDS = 120
 
 @contextlib.contextmanager
 def serving(model: Path) -> Iterator[str]:
-    """Runs ``limaml serve`` on a free loopback port; yields its ``host:port`` and stops it at the
-    end.
+    """Runs ``limaml serve`` on a free loopback port; yields ``host:port`` and stops it at the end.
 
     Raises:
         LimamlError: The server did not start; the message has its last output.

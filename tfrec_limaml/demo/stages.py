@@ -29,7 +29,7 @@ class Stage:
     """One stage.
 
     Attributes:
-        name: Its key in the demo's state.
+        name: Key of the stage in the demo's state.
         words: Description for the progress lines.
         arguments: The command line after ``limaml``.
         output: The file or folder that exists once it has finished.
@@ -201,7 +201,7 @@ def run_stage(stage: Stage, position: str, workspace: Workspace, state: dict[str
 
     Args:
         stage: The stage.
-        position: For example ``"3/8"``.
+        position: Position for the progress line, for example ``"3/8"``.
         workspace: Holds the state.
         state: Extended in place.
 
@@ -232,8 +232,9 @@ def _remove(path: Path) -> None:
 
 
 def call(arguments: Sequence[str]) -> dict[str, Any] | None:
-    """Runs an installed ``limaml`` command in this process and returns its result; its errors pass
-    through.
+    """Runs an installed ``limaml`` command in this process and returns its result.
+
+    Errors of the command pass through.
     """
     complaint = io.StringIO()
     try:

@@ -72,8 +72,7 @@ def choose_scene(
     name_columns: Sequence[str],
     seed: int = 0,
 ) -> Scene:
-    """A member with a few interactions, and candidates drawn from all items shown in the test
-    period.
+    """A member with a few interactions, and candidates drawn from the items of the test period.
 
     Args:
         schema: The data's schema.
@@ -112,8 +111,9 @@ def choose_scene(
 def imagine_clicks(
     scene: Scene, scores: npt.NDArray[np.float64]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Simulates a change of taste: the member clicks items of a kind that now ranks low, and
-    ignores the kind that ranks first.
+    """Simulates a change of taste.
+
+    The member clicks items of a kind that now ranks low, and ignores the kind that ranks first.
 
     Args:
         scene: The member and the items.

@@ -67,7 +67,7 @@ class ScoredRows:
         query: Whether a row is a query row, later than all support rows of its task.
         label: 0 or 1.
         logit: Logit of the baseline, which was trained on support rows only.
-        categories: By feature.
+        categories: Categories by feature.
     """
 
     task: Array
@@ -77,8 +77,9 @@ class ScoredRows:
     categories: dict[str, Category]
 
     def sample(self) -> Array:
-        """Marks at most `ROWS_PER_TASK` query rows of a task and, by whole tasks, about `MAX_ROWS`
-        rows.
+        """Marks a sample of the query rows, as a mask ``[N]``.
+
+        It has at most `ROWS_PER_TASK` rows of a task and, by whole tasks, about `MAX_ROWS` rows.
         """
         number = np.flatnonzero(self.query)
         task = self.task[number]
@@ -90,8 +91,9 @@ class ScoredRows:
         return mask
 
     def calibrated(self) -> Rows:
-        """The rows with recalibrated logits, separately for support and query rows: a change that
-        all tasks share must not count as a difference between them.
+        """The rows with recalibrated logits, separately for support and query rows.
+
+        A change that all tasks share must not count as a difference between them.
         """
         offset = np.zeros(len(self.label))
         for part in (self.query, ~self.query):
@@ -138,7 +140,7 @@ def diagnose_definition(rows: ScoredRows, definition: str) -> dict[str, Any]:
 
     Args:
         rows: From `score_rows`.
-        definition: Its name.
+        definition: Name of the task definition.
 
     Returns:
         ``tasks`` and ``rows`` (later ones), ``median_history``; ``sources``, a list with the task
@@ -207,9 +209,7 @@ def _sources(rows: ScoredRows, confidence: float) -> list[dict[str, Any]]:
 
 
 def verdict(sources: Sequence[dict[str, Any]]) -> str:
-    """``"worth it"``, ``"small"``, ``"nothing left"``, or ``"cannot tell"`` if there are too few
-    rows.
-    """
+    """``"worth it"``, ``"small"``, ``"nothing left"``, or ``"cannot tell"`` with too few rows."""
     sure = max((s["history"] for s in sources if s["history_low"] > 0), default=0.0)
     if sure >= WORTH:
         return "worth it"
@@ -220,9 +220,7 @@ def verdict(sources: Sequence[dict[str, Any]]) -> str:
 
 
 def categories(schema: Schema, definition: str) -> list[Feature]:
-    """The features for whose values tasks may have preferences: categorical, and not constant
-    within tasks.
-    """
+    """Categorical features that are not constant within tasks: tasks may prefer some values."""
     keys = schema.task_columns(definition)
     return [
         f for f in schema.all_features if f.categorical and f.role == "other" and f.name not in keys

@@ -106,8 +106,9 @@ def _gain(rows: Rows, effect: Array, z: float) -> Interval:
 
 
 def _effects(rows: Rows, row: Array, group: Array, tau: float) -> Array:
-    """The most likely effects ``[N]`` given the earlier rows of each group, under a normal prior
-    with deviation `tau`.
+    """The most likely effects ``[N]`` given the earlier rows of each group.
+
+    Effects have a normal prior with deviation `tau`.
     """
     if not tau:
         return np.zeros(len(rows.task))

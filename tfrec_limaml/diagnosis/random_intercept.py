@@ -30,9 +30,7 @@ _MAX_LOGIT = 600.0
 
 @dataclasses.dataclass(frozen=True)
 class Deviation:
-    """A standard deviation between tasks (or groups) in logits, with its profile-likelihood
-    interval.
-    """
+    """A standard deviation between tasks (or groups) in logits, with its profile interval."""
 
     value: float
     low: float
@@ -40,8 +38,9 @@ class Deviation:
 
 
 def recalibrate(label: Array, logit: Array, steps: int = 25) -> Array:
-    """Logits ``a + s * logit`` that fit the labels best: overconfidence of the model must not count
-    as a difference between tasks.
+    """Logits ``a + s * logit`` that fit the labels best.
+
+    Overconfidence of the model must not count as a difference between tasks.
     """
     design = np.stack([np.ones(len(logit)), logit], 1)
     weights = np.zeros(2)  # from this start Newton's steps do not overshoot, even for large logits
@@ -179,7 +178,7 @@ class _Sorted:
 
         Args:
             odds: Odds against each row's label without effects, ``[N]``.
-            effects: Of the nodes.
+            effects: Effects of the nodes, ``[nodes]``.
         """
         # Nodes are rows of the matrix: the samples of a group then lie side by side in memory.
         factor = np.exp(effects)[:, None]
@@ -191,8 +190,9 @@ class _Sorted:
 
 
 def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> Deviation:
-    """The maximum-likelihood deviation; its interval ends where the log likelihood has fallen by
-    half the chi-square quantile.
+    """The maximum-likelihood deviation with its interval.
+
+    The interval ends where the log likelihood has fallen by half the chi-square quantile.
     """
     grid = np.linspace(0, MAX_DEVIATION, 13)
     values = np.array([log_likelihood(tau) for tau in grid])

@@ -138,8 +138,9 @@ def _names_on_map(names: Sequence[str], positions: Sequence[tuple[float, float]]
 
 
 def embedding_map(content: EmbeddingMap) -> tuple[str, list[str]]:
-    """The embeddings in two dimensions, coloured by group; a group is named at its median if there
-    is room.
+    """The embeddings in two dimensions, coloured by group.
+
+    A group is named at its median if there is room.
 
     Returns:
         The SVG and the names of the groups, in the order of their colours.

@@ -50,9 +50,9 @@ class RankedItem:
     Attributes:
         name: Item identifier.
         group: The kind of item, as in `EmbeddingMap.groups`.
-        without: Without an embedding (the un-adapted model).
-        before: With the current embedding of the member.
-        after: With the embedding after a few more clicks.
+        without: Probability without an embedding (the un-adapted model).
+        before: Probability with the current embedding of the member.
+        after: Probability with the embedding after a few more clicks.
     """
 
     name: str

@@ -38,9 +38,7 @@ def principal_components(
 
 
 def favourite(values: Iterable[str]) -> str:
-    """The most frequent value, the smallest one if there are several; ``"nothing yet"`` without
-    values.
-    """
+    """The most frequent value, the smallest of several; ``"nothing yet"`` without values."""
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], value)) if counts else NOTHING
 

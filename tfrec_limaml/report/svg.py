@@ -15,8 +15,9 @@ _HALF = 3.6  # half a marker's size, in user units
 
 
 def element(name: str, *children: str, **attributes: object) -> str:
-    """``<name attributes>children</name>``; underscores in attribute names become dashes,
-    ``class_`` is ``class``.
+    """``<name attributes>children</name>``.
+
+    Underscores in attribute names become dashes, and ``class_`` is ``class``.
 
     Children are markup: escape text first (`text` does). Attributes are escaped here; floats are
     rounded.
@@ -57,8 +58,9 @@ def marker(series: int, x: float, y: float, **attributes: object) -> str:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) that cover ``[low, high]``: about
-    `count` of them.
+    """About `count` round numbers that cover ``[low, high]``.
+
+    They are 1, 2 or 5 times a power of ten apart.
     """
     size = max(abs(low), abs(high), 1e-3)
     if high - low <= 1e-6 * size:  # one value: an axis around it

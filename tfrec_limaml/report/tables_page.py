@@ -15,7 +15,7 @@ def write_tables_page(path: str | Path, title: str, results: Sequence[Mapping[st
 
     Args:
         path: The file.
-        title: Its heading.
+        title: Heading of the page.
         results: As `tfrec_limaml.reproduction.run.run_table` returns them.
     """
     sections = [

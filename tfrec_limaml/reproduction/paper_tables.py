@@ -176,7 +176,7 @@ def all_tables(definitions: Sequence[str], quick: bool = False) -> dict[str, Tab
 
     Args:
         definitions: Task definitions of the data set, the default one first.
-        quick: With fewer lines.
+        quick: Whether the tables have fewer lines.
     """
     finest = definitions[1] if len(definitions) > 1 else None
     few = (1.0,)

@@ -28,8 +28,9 @@ def run_table(
     epochs: int | None = None,
     progress: Progress = lambda text: None,
 ) -> dict[str, Any]:
-    """Runs one table and writes ``<name>.json`` and ``<name>.md`` to `output`; finished runs are
-    not repeated.
+    """Runs one table and writes ``<name>.json`` and ``<name>.md`` to `output`.
+
+    Finished runs are not repeated.
 
     Args:
         table: The experiment.

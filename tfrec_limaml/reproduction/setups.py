@@ -101,8 +101,9 @@ class Trainer:
 
 
 def make_cpu_devices(count: int) -> None:
-    """Splits the processor into logical devices; must be called before any other use of
-    TensorFlow.
+    """Splits the processor into logical devices.
+
+    Must be called before any other use of TensorFlow.
     """
     cpu = tf.config.list_physical_devices("CPU")[0]
     devices = [tf.config.LogicalDeviceConfiguration()] * count

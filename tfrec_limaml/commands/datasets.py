@@ -139,7 +139,7 @@ def _add_user_data_arguments(group: Any) -> None:
     group.add_argument(
         "--schema",
         metavar="FILE",
-        help="YAML schema; `limaml datasets describe FILE` writes a first one",
+        help="YAML schema; `limaml datasets describe FILE` suggests one",
     )
     group.add_argument(
         "--interactions",

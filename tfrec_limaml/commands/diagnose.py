@@ -16,12 +16,12 @@ from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.wording import counted
 
 _DESCRIPTION = """\
-Estimates how much LiMAML could gain, before you train it: trains a plain network on all features
-(including the history features of the schema) like `limaml train --algorithm vanilla`, scores the
-validation rows, and estimates how much tasks still differ, overall and in their preferences for
-each category. Then measures how much AUC an effect estimated from each task's earlier rows gains
-on its later rows, and gives a verdict for every task definition. Most of its time is the training
-of the network.
+Estimates how much LiMAML could gain, before you train it. Trains a plain network on all features
+(including the history features of the schema), like `limaml train --algorithm vanilla`, and scores
+the validation rows. Then estimates how much tasks still differ, overall and in their preferences
+for each category, and measures how much AUC an effect estimated from each task's earlier rows
+gains on its later rows. Gives a verdict for every task definition. Takes about as long as the
+training of the network.
 
 example:
   limaml diagnose runs/tasks
@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=TrainOptions().epochs,
         help="maximum number of epochs of the plain network (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--seed", type=int, default=1, help="seed of the training (default: %(default)s)"
+    )
 
 
 def _definitions_in(tasks: Path, schema: Schema) -> list[str]:

@@ -21,13 +21,14 @@ from tfrec_limaml.tensorflow_setup import import_tensorflow
 WORSE = 0.0005
 
 _DESCRIPTION = """\
-Scores the test rows of `limaml prepare` with every model in RUN, un-adapted and after fine-tuning
-on each task's history before the test, and writes RUN/evaluation.json: AUC with 95 % intervals,
-the gain over the first model, log loss, calibration, AUC within tasks, the same by length of
-history and by cohort (cold, dormant, active, few or many test rows), and whether fine-tuning
-lowered the support loss. A LiMAML model is also scored "as served", with the one embedding per task
-that `limaml embed` would store; a model of two definitions (--joint-task) also with each side's
-embeddings alone.
+Scores the test rows of `limaml prepare` with every model in RUN and writes RUN/evaluation.json.
+Each model is scored un-adapted, and after fine-tuning on each task's history before the test. A
+LiMAML model is also scored "as served", with the one embedding per task that `limaml embed` would
+store; a model of two definitions (--joint-task) also with each side's embeddings alone.
+
+The results are AUC with 95 % intervals and the gain over the first model, overall, by length of
+history and by cohort (cold, dormant, active, few or many test rows); log loss, calibration and AUC
+within tasks; and whether fine-tuning lowered the support loss.
 
 example:
   limaml evaluate runs/tasks --run runs/model
@@ -39,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml evaluate``."""
     parser.add_argument("tasks", type=Path, help="folder written by `limaml prepare`")
     parser.add_argument("--run", type=Path, required=True, help="folder written by `limaml train`")
-    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument(
+        "--split",
+        choices=("test", "validation"),
+        default="test",
+        help="rows to score (default: %(default)s)",
+    )
     parser.add_argument("--task", help="task definition (default: the schema's first)")
     parser.add_argument(
         "--batch-size",

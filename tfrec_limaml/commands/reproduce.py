@@ -50,7 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "tables", nargs="+", metavar="TABLE", help="names of tables, such as table3, or all"
     )
-    parser.add_argument("--dataset", choices=sorted(_PREPARE), default="simulated")
+    parser.add_argument(
+        "--dataset",
+        choices=sorted(_PREPARE),
+        default="simulated",
+        help="data set (default: %(default)s)",
+    )
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set's official files")
     parser.add_argument("--output", type=Path, required=True, help="folder for runs and tables")
     parser.add_argument(

@@ -14,14 +14,14 @@ from tfrec_limaml.store.base import EmbeddingStore, Generation
 from tfrec_limaml.store.secrets import masked
 
 _DESCRIPTION = """\
-Lists the generations of an embedding store, rolls back, condemns and prunes.
+Lists, rolls back, condemns and prunes generations of an embedding store.
 
   list      generations, oldest first, and the current one of each model version
   show      one generation (the current one unless --generation names another); with --key, whether
             that task's embedding is in the current one
   rollback  makes the previous generation current, or the one named by --generation, and condemns
             the generation that was current
-  condemn   marks a generation as bad: rollback does not choose it, and prune removes it first
+  condemn   marks a generation as bad: rollback does not choose it, and prune removes it
   prune     removes condemned generations and those beyond the newest --keep others
 
 example:
@@ -34,7 +34,9 @@ next: `limaml refresh` publishes the next generation
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``limaml store``."""
     parser.add_argument("action", choices=tuple(_ACTIONS), help="action (see above)")
-    parser.add_argument("store", metavar="ADDRESS", help="for example lmdb:runs/store")
+    parser.add_argument(
+        "store", metavar="ADDRESS", help="address of the store, for example lmdb:runs/store"
+    )
     parser.add_argument(
         "--model-version",
         type=int,

@@ -14,9 +14,8 @@ import tensorflow as tf
 
 META = "meta"
 OTHER = "other"
-#: In batches for models of two sides: the task's side, 0 or 1, and the table row of the offset of
-#: the row's other task, both int32 ``[..., N]``; or that offset, float ``[..., N, D]``. See
-#: `JointLiMAML`.
+#: Further features of batches for `JointLiMAML`: the task's side, 0 or 1, and the table row of the
+#: row's other task, both int32 ``[..., N]``; or the other task's offset, float ``[..., N, D]``.
 SIDE = "joint:side"
 OTHER_ROW = "joint:other_row"
 OTHER_OFFSET = "joint:other_offset"

@@ -104,7 +104,8 @@ def _import_quietly(keras: bool) -> None:
         os.dup2(captured.fileno(), 2)
         noise = _NOISE
         try:
-            # Keras imports scikit-learn, for wrappers that no command uses: a quarter of the time.
+            # Keras imports scikit-learn, for wrappers that no command uses. That takes a quarter of
+            # the time.
             with _without_collector(), _without("sklearn" if keras else "keras"):
                 import tensorflow as tf
 

@@ -200,7 +200,7 @@ def _functional(model: Functional, weights: Weights, inputs: Any, training: bool
             operation.trainable_variables if isinstance(operation, keras.layers.Layer) else []
         )
         operation_weights = [by_variable[id(v)] for v in variables]
-        # Recorded when the model was built; the caller's values count.
+        # The graph has these from when the model was built; the caller's values are used.
         excluded = ("training", "mask")
         return lambda *args, **kwargs: _apply(
             operation,

@@ -78,7 +78,7 @@ class FunctionalGlobalBlock(GlobalBlock):
             if tuple(shapes[tensor.name][1:]) != tuple(tensor.shape[1:]):
                 raise LimamlError(
                     f"the model's input {tensor.name!r} has shape {tensor.shape}, the feature has "
-                    f"{tuple(shapes[tensor.name])}"
+                    f"{tuple(shapes[tensor.name])}; give the input the feature's shape"
                 )
         self.built = True
 

@@ -21,7 +21,7 @@ from tfrec_limaml.tasks.record_files import record_files
 
 Array = npt.NDArray[Any]
 
-#: Why a rival without IDs cannot run.
+#: Reason for which a rival without IDs cannot run.
 NO_FEATURE = "the schema has no feature besides IDs"
 _BATCH = 4096  # records parsed at a time
 

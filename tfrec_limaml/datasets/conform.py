@@ -153,12 +153,12 @@ def _table(schema: Schema, name: str, frame: pd.DataFrame, invalid: Invalid) -> 
     _check_columns(frame, f"table {name!r}", names)
     result = pd.DataFrame({c: typed_column(frame[c], schema, c, invalid, name) for c in names})
     result, _ = _drop_duplicates(result[result[key].notna()])
-    double = result[key][result[key].duplicated()]
-    if len(double):
+    repeated = result[key][result[key].duplicated()]
+    if len(repeated):
         raise SchemaError(
             f"table {name!r}: its key {key!r} must be unique, but "
-            f"{counted(double.nunique(), 'key occurs', 'keys occur')} "
-            f"twice (such as {double.iloc[0]!r})"
+            f"{counted(repeated.nunique(), 'key occurs', 'keys occur')} "
+            f"twice (such as {repeated.iloc[0]!r})"
         )
     return result.reset_index(drop=True)
 
@@ -214,5 +214,7 @@ def _drop_rows(schema: Schema, frame: pd.DataFrame) -> tuple[pd.DataFrame, Count
             dropped[f"key of task {name} longer than {MAX_KEY_BYTES} bytes"] = int((~fits).sum())
             frame = frame[fits]
     if frame.empty:
-        raise SchemaError(f"no row is left: {dict(dropped)}")
+        raise SchemaError(
+            f"no row is left: {dict(dropped)}; check timestamp_unit and the key columns"
+        )
     return frame, dropped

@@ -53,5 +53,5 @@ def check_dates(schema: Schema, timestamps: pd.Series) -> None:
         mark = getattr(schema.split, field)
         if not first < parse_time(mark) <= last:
             raise SchemaError(
-                f"split date {field} = {mark} is outside the data ({span}); choose dates inside"
+                f"split date {field} = {mark} is outside the data ({span}); choose one inside"
             )

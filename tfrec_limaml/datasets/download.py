@@ -66,17 +66,17 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     try:
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as box:
-                for name in box.namelist():
+            with zipfile.ZipFile(archive) as zip_file:
+                for name in zip_file.namelist():
                     if not (folder / name).resolve().is_relative_to(folder.resolve()):
                         raise LimamlError(
                             f"{archive}: the member {name!r} points outside the folder; not "
                             "unpacked"
                         )
-                box.extractall(folder)
+                zip_file.extractall(folder)
         else:
-            with tarfile.open(archive) as roll:
-                roll.extractall(folder, filter="data")
+            with tarfile.open(archive) as tar_file:
+                tar_file.extractall(folder, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise LimamlError(f"cannot unpack {archive}: {error}") from error
 

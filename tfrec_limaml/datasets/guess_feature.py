@@ -162,10 +162,10 @@ def _ranking(values: pd.Series, label: pd.Series) -> float:
     valid = (values.notna() & label.notna()).to_numpy()
     ranks = values[valid].astype("float64").rank().to_numpy()
     positive = label[valid].to_numpy(dtype=np.float64) == 1.0
-    ups, downs = int(positive.sum()), int((~positive).sum())
-    if not ups or not downs or label.dropna().nunique() > 2:
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives or label.dropna().nunique() > 2:
         return 0.5
-    area = (ranks[positive].sum() - ups * (ups + 1) / 2) / (ups * downs)
+    area = (ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives)
     return float(max(area, 1 - area))
 
 

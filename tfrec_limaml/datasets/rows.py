@@ -52,5 +52,5 @@ class Rows:
 
 def check_names(names: Sequence[str]) -> None:
     """Raises `SchemaError` if two columns have the same name."""
-    if double := sorted({name for name in names if names.count(name) > 1}):
-        raise SchemaError(f"columns of the same name: {double}; rename or drop one of each")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise SchemaError(f"columns of the same name: {repeated}; rename or drop one of each")

@@ -158,7 +158,7 @@ def _count_invalid(
     if counts and on_invalid == "error":
         raise SchemaError(
             f"column {name!r} holds invalid values {dict(counts)}, and the schema says "
-            "on_invalid: error"
+            "on_invalid: error; correct the values, or change on_invalid"
         )
     if counts:
         invalid[name] = dict(counts)

@@ -236,12 +236,12 @@ def call(arguments: Sequence[str]) -> dict[str, Any] | None:
 
     Errors of the command pass through.
     """
-    complaint = io.StringIO()
+    captured = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(captured):
             parsed = build_parser([arguments[0]]).parse_args(list(arguments))
     except SystemExit as error:
-        reason = complaint.getvalue().strip().splitlines()
+        reason = captured.getvalue().strip().splitlines()
         raise LimamlError(
             f"cannot run `limaml {shlex.join(arguments)}`: {reason[-1] if reason else error}"
         ) from error

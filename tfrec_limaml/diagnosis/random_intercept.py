@@ -202,12 +202,12 @@ def _maximise(log_likelihood: Callable[[float], float], confidence: float) -> De
     )
     value = (low + high) / 2 if best or low > 1e-3 else 0.0
     top = max(log_likelihood(value), float(values.max()))
-    bar = top - NormalDist().inv_cdf(0.5 + confidence / 2) ** 2 / 2
+    threshold = top - NormalDist().inv_cdf(0.5 + confidence / 2) ** 2 / 2
     below, above = grid < value, grid > value
     return Deviation(
         float(value),
-        _crossing(log_likelihood, bar, value, grid[below][::-1], values[below][::-1]),
-        _crossing(log_likelihood, bar, value, grid[above], values[above]),
+        _crossing(log_likelihood, threshold, value, grid[below][::-1], values[below][::-1]),
+        _crossing(log_likelihood, threshold, value, grid[above], values[above]),
     )
 
 
@@ -232,29 +232,31 @@ def _around_maximum(
 
 def _crossing(
     log_likelihood: Callable[[float], float],
-    bar: float,
+    threshold: float,
     inside: float,
     points: Array,
     values: Array,
 ) -> float:
-    """The deviation at which the likelihood falls below `bar`; the last point if it never does.
+    """The deviation at which the likelihood falls below `threshold`, or else the last point.
 
     Args:
         log_likelihood: The log likelihood of a deviation.
-        bar: The lowest log likelihood within the interval.
+        threshold: The lowest log likelihood within the interval.
         inside: A deviation within the interval.
         points: Deviations on one side of `inside`, nearest first.
         values: Their log likelihoods.
     """
     for outside, value in zip(points, values, strict=True):
-        if value < bar:
+        if value < threshold:
             break
         inside = outside
     else:
         return float(inside)
     for _ in range(6):
         middle = (inside + outside) / 2
-        inside, outside = (middle, outside) if log_likelihood(middle) >= bar else (inside, middle)
+        inside, outside = (
+            (middle, outside) if log_likelihood(middle) >= threshold else (inside, middle)
+        )
     return float(inside + outside) / 2
 
 

@@ -116,7 +116,7 @@ class TaskLoops(FitsUnderStrategies):
         return self.predict_function
 
     def _build_from(self, data: Any) -> None:
-        # Keras would build them on a forward pass over `data`, which holds tasks, not rows.
+        # Keras would build loss and metrics by a forward pass over `data`: tasks, not rows.
         build_compiled(self, tf.zeros([1, 1]), tf.zeros([1, 1]))
         spec = getattr(data, "element_spec", data if is_task_batch(data) else None)
         if self.built or (isinstance(data, Mapping) and spec is None):

@@ -162,7 +162,7 @@ class TaskModel(TwoBlockModel):
             tf.reduce_all(finite), lambda: (loss, gradients, count), without_bad_tasks
         )
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # A LossScaleOptimizer needs to see them, to lower its scale.
+            # A LossScaleOptimizer must see values that are not finite, to lower its scale.
             loss, gradients = zero_unless_finite(loss, gradients)
         return Step(loss, gradients, count, tf.math.count_nonzero(~finite))
 

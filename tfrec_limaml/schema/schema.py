@@ -117,11 +117,11 @@ class Schema:
     def _check_names(self) -> None:
         features = [f.name for f in self.all_features]
         columns = [*features, *self.carry]
-        double = sorted({n for n in columns if columns.count(n) > 1})
-        if double:
+        repeated = sorted({n for n in columns if columns.count(n) > 1})
+        if repeated:
             raise SchemaError(
                 f"schema {self.name!r}: names of features and passthrough columns must be unique, "
-                f"received twice: {double}"
+                f"received twice: {repeated}"
             )
         if reserved := sorted(RESERVED_NAMES.intersection(columns)):
             raise SchemaError(
@@ -130,7 +130,8 @@ class Schema:
             )
         if self.label.name in features:
             raise SchemaError(
-                f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too"
+                f"schema {self.name!r}: the label {self.label.name!r} may not be a feature too; "
+                "remove the feature"
             )
         history = (h.keys for h in self.history)
         check_keys(f"schema {self.name!r}", self.label.name, self.tasks, self.tables, history)

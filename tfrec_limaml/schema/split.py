@@ -50,8 +50,8 @@ class Split:
         dates = [self.validation_start, self.test_start, self.train_start, self.test_end]
         if any(mark is not None for mark in dates):
             raise SchemaError("split takes per_task or dates, received both")
-        fine = len(shares) == 3 and all(isinstance(s, (int, float)) and s > 0 for s in shares)
-        if not fine or abs(sum(shares) - 1.0) > 1e-6:
+        valid = len(shares) == 3 and all(isinstance(s, (int, float)) and s > 0 for s in shares)
+        if not valid or abs(sum(shares) - 1.0) > 1e-6:
             raise SchemaError(
                 "split.per_task needs three positive shares that sum to 1, for example "
                 f"[0.6, 0.2, 0.2]; received {list(shares)}"

@@ -18,10 +18,10 @@ from tfrec_limaml.store.base import LookUpResult, Matrix
 
 #: A look-up of fewer keys keeps nothing: members, who seldom return, would fill the memory.
 FROM_KEYS = 16
-#: Bytes of vectors kept of one generation: 65,536 vectors of 32 numbers. (Python needs as much
-#: again, or twice, for their keys.)
+#: Bytes of vectors that are kept per generation: 65,536 vectors of 32 numbers. (Their keys take one
+#: to two times as much.)
 _BYTES = 2**23
-#: Generations of which vectors are kept: those of two model versions, during a roll-out.
+#: Number of generations whose vectors are kept: one for each of two model versions in a roll-out.
 _GENERATIONS = 2
 
 

@@ -55,7 +55,7 @@ class Environments:
         self._opened: dict[tuple[int, Path], Any] = {}
         self._files: dict[tuple[int, Path], tuple[int, int]] = {}
         self._next_check = 0.0
-        #: How often `follow` has closed all environments.
+        #: Number of times that `follow` has closed all environments.
         self.followed = 0
 
     def catalog(self, path: Path, create: bool) -> Any:

@@ -55,7 +55,7 @@ def connect(
     Raises:
         StoreError: The address is invalid; the message contains no passwords.
     """
-    # One quick retry: replaces a stale connection; a missing server is reported soon.
+    # One quick retry replaces a stale connection, and a missing server is still reported soon.
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
@@ -166,8 +166,8 @@ def _through_sentinel(
         )
     account = _account(user, parts)
     sentinels = _hosts(hosts, _SENTINEL_PORT)
-    watchers = Sentinel(sentinels, sentinel_kwargs={**options, **sentinel})
-    return watchers.master_for(service, db=int(db or 0), **account, **options)
+    sentinel_client = Sentinel(sentinels, sentinel_kwargs={**options, **sentinel})
+    return sentinel_client.master_for(service, db=int(db or 0), **account, **options)
 
 
 def _cluster(parts: SplitResult, options: Mapping[str, Any]) -> Any:

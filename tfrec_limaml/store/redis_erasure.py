@@ -26,8 +26,8 @@ from tfrec_limaml.store.redis_catalog import RedisCatalog, escape
 from tfrec_limaml.store.redis_overlay import run_watched, with_token, write
 
 _FIELDS_PER_COMMAND = 512
-#: Up to this number of erased keys Redis searches for nested ones; for more, all keys are checked
-#: here.
+#: Maximum number of erased keys for which Redis searches the nested ones. For more, this module
+#: checks all stored keys.
 _MAX_PATTERNS = 4
 
 

@@ -94,7 +94,7 @@ class RedisWriter(SingleUse):
         """
         with self._errors():
             self._renew()
-            # First: an erasure also removes keys from unpublished data, which changes their number.
+            # Before the count: an erasure also removes keys from unpublished data.
             redis_overlay.check_tombstones(self._catalog, self._record, self._filter.tombstones)
             count = int(self._client.hlen(self._data)) - 1  # without the header
             generation_rules.check_count(

@@ -8,7 +8,7 @@ import os
 
 import tensorflow as tf
 
-#: Names of glibc's ``mallopt``, and the largest values that glibc itself chooses.
+#: Parameters of glibc's ``mallopt``, and the largest values that glibc itself chooses for them.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _TRIM_BYTES, _MMAP_BYTES = 2**26, 2**25
 

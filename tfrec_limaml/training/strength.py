@@ -52,7 +52,10 @@ def choose_adaptation_strength(
         LimamlError: The dataset has no task keys.
     """
     if "task_key" not in validation.element_spec:
-        raise LimamlError("validation must be a task_dataset(..., with_keys=True)")
+        raise LimamlError(
+            "validation must have task keys: task_dataset(..., with_keys=True); received the "
+            f"entries {sorted(validation.element_spec)}"
+        )
     rows = rows_by_strength(model, validation, sorted({*strengths, 1.0}), changed)
     scores = {strength: predictions["probability"] for strength, predictions in rows.items()}
     label = rows[1.0]["label"]

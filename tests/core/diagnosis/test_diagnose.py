@@ -81,7 +81,7 @@ def test_a_gain_counts_only_where_it_is_surely_above_zero():
 def test_one_label_is_refused():
     rows = _scored(0.0)
     rows.label[:] = 1
-    with pytest.raises(LimamlError, match="one label"):
+    with pytest.raises(LimamlError, match="have the same label"):
         diagnose_definition(rows, "member")
 
 

@@ -19,7 +19,7 @@ from limaml_beam.build_tasks.row_checks import (
     OUTSIDE,
     UNKNOWN_KEY,
 )
-from limaml_beam.build_tasks.settings import TaskSettings
+from limaml_beam.build_tasks.settings import FAR_FUTURE, FAR_PAST, TaskSettings
 from limaml_beam.build_tasks.split_summary import NAMES, SplitSummary
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import Schema
@@ -82,7 +82,9 @@ def _quantiles(values: Any, counts: Any) -> dict[str, float]:
     }
 
 
-def check_counts(counts: dict[str, int], max_bad_fraction: float) -> dict[str, Any]:
+def check_counts(
+    counts: dict[str, int], max_bad_fraction: float, settings: TaskSettings
+) -> dict[str, Any]:
     """Checks the counts of rows.
 
     Returns:
@@ -112,8 +114,8 @@ def check_counts(counts: dict[str, int], max_bad_fraction: float) -> dict[str, A
         )
     if not used:
         raise LimamlError(
-            f"no usable row among the {read} read (skipped: {skipped}); check the files, the "
-            "split dates or the window"
+            f"no usable row among the {read} read (skipped: {skipped}){_dates(settings)}; check "
+            "the files, the split dates or the window"
         )
     if read != used + sum(skipped.values()):
         raise LimamlError(
@@ -121,6 +123,16 @@ def check_counts(counts: dict[str, int], max_bad_fraction: float) -> dict[str, A
             "please report it"
         )
     return {"read": read, "used": used, "skipped": skipped}
+
+
+def _dates(settings: TaskSettings) -> str:
+    """Text for the dates that rows must lie within; empty if all dates are allowed."""
+    limits = []
+    if settings.first != FAR_PAST:
+        limits.append(f"from {np.datetime64(settings.first, 'ms')}")
+    if settings.last != FAR_FUTURE:
+        limits.append(f"before {np.datetime64(settings.last, 'ms')}")
+    return f"; rows are used {' and '.join(limits)}" if limits else ""
 
 
 def check_splits(summary: SplitSummary, settings: TaskSettings) -> None:

@@ -122,7 +122,7 @@ def _finish(
     outcome.note(counts=report["counts"])
     outcome.stage(outcome.CHECK)
     quality.check(schema, report["counts"])
-    rows = data_card.check_counts(report["counts"], max_bad_fraction)
+    rows = data_card.check_counts(report["counts"], max_bad_fraction, settings)
     summary = SplitSummary(**report["summary"])
     data_card.check_splits(summary, settings)
     card = data_card.make_card(

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from task_building import run
 
+from limaml_beam.build_tasks.data_card import check_counts
+from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.io import staged_output
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
@@ -103,6 +105,24 @@ def test_a_split_without_rows_names_the_time_span_of_the_data(
     raw = write_raw(tmp_path / "raw", shop_schema, shop_frames(rows=60))
     with pytest.raises(LimamlError, match=r"no rows in train.*2024-01-0"):
         run(raw, shop_schema, tmp_path / "tasks", validation_start="2023-01-01")
+
+
+@pytest.mark.parametrize(
+    ("dates", "message"),
+    [
+        ({}, r"outside_dates': 9\}\); check the files"),
+        (
+            {"first": parse_time("2024-01-02"), "last": parse_time("2024-02-01")},
+            r"; rows are used from 2024-01-02T00:00:00.000 and before 2024-02-01T00:00:00.000; ch",
+        ),
+        ({"last": parse_time("2024-02-01")}, r"; rows are used before 2024-02-01T00:00:00.000; ch"),
+    ],
+)
+def test_a_run_without_a_usable_row_names_the_dates_that_rows_must_lie_within(dates, message):
+    settings = TaskSettings(definitions=("user",), validation_start=1, test_start=2, **dates)
+    counts = {"rows_read": 9, "skipped:outside_dates": 9}
+    with pytest.raises(LimamlError, match=rf"no usable row among the 9 read .*{message}"):
+        check_counts(counts, 0.05, settings)
 
 
 def test_an_existing_output_is_kept_unless_overwriting_is_asked_for(

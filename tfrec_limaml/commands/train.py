@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _finished_result(args: argparse.Namespace, options: TrainOptions, path: Path) -> dict[str, Any]:
-    """The result of a training that is over. Its model stays as it is.
+    """The result of a complete training run, whose model stays as it is.
 
     Raises:
-        LimamlError: The model is one of another training.
+        LimamlError: The model is that of another training run.
     """
     from tfrec_limaml.training.identity import MACHINES, require_same_training, training_identity
     from tfrec_limaml.training.recipes import load_encoder
@@ -116,7 +116,7 @@ def _workers(args: argparse.Namespace) -> Any:
 
 
 def _checkpoints(args: argparse.Namespace, is_chief: bool) -> Any:
-    """Settings of the checkpoints; removes those of an earlier training unless it is resumed."""
+    """Settings of the checkpoints; removes those of an earlier run unless it is resumed."""
     from tfrec_limaml.training.checkpoint_files import is_unfinished
     from tfrec_limaml.training.checkpoints import CheckpointOptions
 
@@ -124,7 +124,7 @@ def _checkpoints(args: argparse.Namespace, is_chief: bool) -> Any:
     if is_unfinished(folder) and not args.resume:
         if not args.overwrite:
             raise LimamlError(
-                f"{folder} holds an interrupted training; pass --resume to continue it, or "
+                f"{folder} holds an interrupted training run; pass --resume to continue it, or "
                 f"--overwrite to start again"
             )
         if is_chief:

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from tfrec_limaml.commands.train_values import adder, fraction, widths
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.training.options import (
     ADAPTATIONS,
@@ -37,7 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="folder for model and learning curve",
     )
-    parser.add_argument("--algorithm", choices=ALGORITHMS, default="limaml")
+    parser.add_argument(
+        "--algorithm",
+        choices=ALGORITHMS,
+        default="limaml",
+        help="limaml, or a baseline: vanilla is not adapted, maml adapts the whole network "
+        "(default: %(default)s)",
+    )
     parser.add_argument(
         "--recipe",
         choices=("default", "paper"),
@@ -100,7 +107,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue from the newest checkpoint of an interrupted training, if there is one",
+        help="continue an interrupted run from its newest checkpoint; a complete run is left as "
+        "it is",
     )
     parser.add_argument(
         "--checkpoint-steps",
@@ -111,38 +119,44 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace an existing model, or an interrupted training, of this algorithm",
+        help="replace an existing model, or an interrupted run, of this algorithm",
     )
 
 
 def _add_training(group: Any) -> None:
-    add = group.add_argument
+    add = adder(group)
     add("--epochs", type=int, help="maximum number of epochs")
     add("--patience", type=int, help="epochs without a better validation AUC")
-    add("--batch-size", type=int, help="tasks per batch (default: by --batch-rows)")
+    add("--batch-size", type=int, help="tasks per batch (default: by --batch-rows; paper: 128)")
     add("--batch-rows", type=int, help="approximate number of training rows per batch")
     add("--learning-rate", type=float, help="peak of the outer learning rate, AdamW")
-    add("--weight-decay", type=float, help="relative to the learning rate")
+    add("--weight-decay", type=float, help="weight decay, relative to the learning rate")
     add(
         "--warmup-steps",
         type=int,
         metavar="N",
         help="batches over which the learning rate rises from 0",
     )
-    add("--no-decay", dest="decay", action="store_false", default=None, help="constant rate")
+    add(
+        "--no-decay",
+        dest="decay",
+        action="store_false",
+        default=None,
+        help="constant learning rate",
+    )
     add("--average-weights", type=float, metavar="M", help="momentum of averaged weights; 0: none")
     add(
         "--support-fraction",
-        type=_fraction,
+        type=fraction,
         help="share of a training task's samples that form the support set: a number, or LOW-HIGH "
         "to draw a new one in each epoch",
     )
-    add("--max-samples", type=int, help="most recent support samples per task")
-    add("--seed", type=int)
+    add("--max-samples", type=int, help="most recent support samples per task (default: all)")
+    add("--seed", type=int, help="seed of weights, dropout, order and splits of tasks")
 
 
 def _add_adaptation(group: Any) -> None:
-    add = group.add_argument
+    add = adder(group)
     add(
         "--adaptation",
         choices=ADAPTATIONS,
@@ -160,7 +174,7 @@ def _add_adaptation(group: Any) -> None:
         type=float,
         help="initial value of the offset's learned prior precision",
     )
-    add("--fine-tune-steps", type=int, help="k: inner steps at evaluation and for embeddings")
+    add("--fine-tune-steps", type=int, help="k: the same in evaluation (default: n)")
     add("--unadapted-loss-weight", type=float, help="weight of the loss before adaptation")
     add(
         "--no-strength",
@@ -172,7 +186,7 @@ def _add_adaptation(group: Any) -> None:
 
 
 def _add_gradient_steps(group: Any) -> None:
-    add = group.add_argument
+    add = adder(group)
     add("--inner-learning-rate", type=float, help="inner learning rate")
     add(
         "--first-order",
@@ -201,23 +215,23 @@ def _add_gradient_steps(group: Any) -> None:
 
 
 def _add_network(group: Any) -> None:
-    add = group.add_argument
+    add = adder(group)
     add("--meta-block", choices=META_BLOCKS, help="the block that is adapted per task")
     add("--global-block", choices=GLOBAL_BLOCKS, help="the shared network")
     add(
         "--meta-units",
-        type=_widths,
+        type=widths,
         metavar="64,32",
         help="widths of the meta block's hidden layers",
     )
     add("--embedding-dim", type=int, help="width of the meta embedding")
     add(
         "--global-units",
-        type=_widths,
+        type=widths,
         metavar="128,64",
         help="widths of the global block's hidden layers",
     )
-    add("--dropout", type=float, help="in the global block")
+    add("--dropout", type=float, help="dropout rate in the global block")
     add(
         "--ids",
         dest="id_embeddings",
@@ -272,22 +286,3 @@ def _check_read(options: TrainOptions, given: set[str]) -> None:
             f"tasks are adapted by {used}, which do{'es' if closed_form else ''} not read {names}: "
             f"leave it out, or {remedy}"
         )
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"must be whole numbers such as 128,64, received {text!r}"
-        ) from error
-
-
-def _fraction(text: str) -> float | tuple[float, float]:
-    try:
-        low, _, high = text.partition("-")
-        return (float(low), float(high)) if high else float(low)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"must be a number such as 0.75 or a range such as 0.2-0.9, received {text!r}"
-        ) from error

@@ -271,7 +271,7 @@ def test_an_interrupted_training_is_neither_forgotten_nor_overwritten_unasked(
         (folder / path.name).write_bytes(path.read_bytes())
     assert is_unfinished(folder)
     assert main(["train", str(tasks_folder), "--output", str(tmp_path)]) == 2
-    assert "holds an interrupted training; pass --resume" in capsys.readouterr().err
+    assert "holds an interrupted training run; pass --resume" in capsys.readouterr().err
     assert is_unfinished(folder)
 
 

@@ -11,41 +11,33 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from tfrec_limaml.cli import build_parser
+from tfrec_limaml.cli import _ORDER, Command, build_parser
 
-COMMANDS = [
-    "demo",
-    "datasets",
-    "prepare",
-    "diagnose",
-    "train",
-    "evaluate",
-    "compare",
-    "export",
-    "embed",
-    "refresh",
-    "update",
-    "stream",
-    "erase",
-    "serve",
-    "rank",
-]
+ENTRIES = sorted(entry_points(group="limaml.commands"), key=lambda entry: entry.name)
+each_command = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 
 
-def test_the_package_declares_every_command():
-    assert {entry.name for entry in entry_points(group="limaml.commands")} >= set(COMMANDS)
+def test_the_packages_declare_every_command():
+    assert {entry.name for entry in ENTRIES} >= {*_ORDER}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_loads_and_teaches_with_an_example(name):
-    from tfrec_limaml.cli import Command
-
-    command = next(
-        entry for entry in entry_points(group="limaml.commands") if entry.name == name
-    ).load()
+@each_command
+def test_every_command_loads_and_teaches_with_an_example(entry):
+    command = entry.load()
     assert isinstance(command, Command)
-    assert f"limaml {name}" in command.description
+    assert f"limaml {entry.name}" in command.description
     assert len(command.help) < 100
+
+
+@each_command
+def test_every_option_of_a_command_has_a_help_text(entry, capsys):
+    with pytest.raises(SystemExit):
+        build_parser([entry.name]).parse_args([entry.name, "--help"])
+    lists = re.split(r"\n(?:positional arguments|options):\n", capsys.readouterr().out, maxsplit=1)
+    options = "\n" + lists[1]
+    blocks = re.split(r"\n  (?=\S)", options)[1:]
+    assert "show this help message" in options
+    assert [text for text in blocks if not re.search(r"\S {2,}\S|\n {20,}\S", text)] == []
 
 
 def command_lines(text):
@@ -60,7 +52,7 @@ def command_lines(text):
                 yield shlex.split(command)
 
 
-@pytest.mark.parametrize("entry", entry_points(group="limaml.commands"), ids=lambda e: e.name)
+@each_command
 def test_every_command_line_of_a_help_text_runs_as_printed(entry):
     for arguments in command_lines(entry.load().description):
         try:

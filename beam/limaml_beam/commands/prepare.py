@@ -151,8 +151,13 @@ def _add_task_arguments(group: Any) -> None:
 
 
 def _add_date_arguments(group: Any) -> None:
-    for name in ("train-start", "validation-start", "test-start", "test-end"):
-        group.add_argument(f"--{name}", metavar="DATE")
+    for name, text in (
+        ("train-start", "earlier rows are left out"),
+        ("validation-start", "start of the validation rows"),
+        ("test-start", "start of the test rows"),
+        ("test-end", "rows from this time on are left out"),
+    ):
+        group.add_argument(f"--{name}", metavar="DATE", help=f"{text} (default: by the schema)")
     group.add_argument(
         "--split-per-task",
         metavar="TRAIN,VALIDATION,TEST",

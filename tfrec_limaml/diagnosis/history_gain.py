@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfrec_limaml.diagnosis.random_intercept import sigmoid
 from tfrec_limaml.evaluation.metrics import Interval, auc_difference
 
 Array = npt.NDArray[Any]
@@ -119,7 +120,7 @@ def _effects(rows: Rows, row: Array, group: Array, tau: float) -> Array:
     label, offset = rows.label[of_row], rows.offset[of_row]
     effect = np.zeros(size)
     for _ in range(_STEPS):  # damped Newton steps: the curvature is at most 1 / 4 per row
-        p = _sigmoid(offset + effect[code])
+        p = sigmoid(offset + effect[code])
         slope = np.bincount(code, weight * (label - p), size) - effect / tau**2
         curvature = np.bincount(code, weight * np.maximum(p * (1 - p), 0.05), size) + 1 / tau**2
         effect = effect + slope / curvature
@@ -134,7 +135,3 @@ def _log_likelihood(rows: Rows, effect: Array, mask: Array) -> float:
 def _halves(task: Array) -> Array:
     """Marks the rows of a random half of the tasks, always the same one."""
     return np.asarray((np.random.default_rng(0).random(int(task.max()) + 1) < 0.5)[task])
-
-
-def _sigmoid(value: Array) -> Array:
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * value)))

@@ -45,7 +45,7 @@ def recalibrate(label: Array, logit: Array, steps: int = 25) -> Array:
     design = np.stack([np.ones(len(logit)), logit], 1)
     weights = np.zeros(2)  # from this start Newton's steps do not overshoot, even for large logits
     for _ in range(steps):
-        p = _sigmoid(design @ weights)
+        p = sigmoid(design @ weights)
         hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-6 * np.eye(2)
         weights = weights + np.linalg.solve(hessian, design.T @ (label - p))
     return np.asarray(design @ weights)
@@ -115,7 +115,7 @@ def oracle_gain(
         baseline: Array = np.zeros_like(effects)
         if group is not None:
             baseline, effects = effects, effects + _effects(rng, group, tau_group)
-        truth = _sigmoid(mean + effects)
+        truth = sigmoid(mean + effects)
         gain += expected_auc(truth, mean + effects) - expected_auc(truth, mean + baseline)
     return gain / draws
 
@@ -266,5 +266,6 @@ def _log_sum_exp(values: Array) -> Array:
     return np.asarray(maximum + np.log(np.exp(values - maximum).sum(axis=0)))
 
 
-def _sigmoid(value: Array) -> Array:
+def sigmoid(value: Array) -> Array:
+    """Logits to probabilities."""
     return np.asarray(0.5 * (1 + np.tanh(0.5 * value)))

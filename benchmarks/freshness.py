@@ -45,13 +45,14 @@ from limaml_beam.update.job import Update, Updater
 from limaml_beam.update.lock import exclusive
 from tfrec_limaml import export_for_serving
 from tfrec_limaml.manifest import HAS_META_EMBEDDING, META_EMBEDDING, PROBABILITY, RANK_SIGNATURE
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Feature, Label, Schema
 from tfrec_limaml.store import EmbeddingStore, open_store
 from tfrec_limaml.tasks.statistics import Statistics
 from tfrec_limaml.training.options import ModelOptions
 from tfrec_limaml.training.recipes import build_model
 
-WIDTH, DAY_MS, ROWS_AT_ONCE = 16, 86_400_000, 500_000
+WIDTH, ROWS_AT_ONCE = 16, 500_000
 SCHEMA = Schema(
     name="freshness",
     label=Label(name="click"),

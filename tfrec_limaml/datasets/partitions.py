@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from urllib.parse import unquote
 
 from tfrec_limaml.errors import SchemaError
+from tfrec_limaml.schema.columns import DAY_MS
 
 #: Hive's name for a missing value.
 DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 #: Partition columns that are read as the day of their rows.
 DAY_COLUMNS = ("day", "date", "dt", "ds", "event_date", "event_day")
 #: How far a row's time may be outside its partition's day, because of time zones.
-TOLERANCE_MS = 86_400_000
+TOLERANCE_MS = DAY_MS
 
 _EPOCH = dt.date(1970, 1, 1)
-_DAY_MS = 86_400_000
 Values = dict[str, str | None]
 
 
@@ -67,7 +67,7 @@ def span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
             text = values.get(name) or ""
             if re.fullmatch(r"\d{4}-\d\d-\d\d|\d{8}", text):
                 first = _milliseconds(dt.date.fromisoformat(text))
-                return first, first + _DAY_MS
+                return first, first + DAY_MS
     except (ValueError, OverflowError):  # not a calendar day
         return None
     return None
@@ -98,4 +98,4 @@ def is_outside(path: str, first: int, end: int) -> bool:
 
 
 def _milliseconds(day: dt.date) -> int:
-    return (day - _EPOCH).days * _DAY_MS
+    return (day - _EPOCH).days * DAY_MS

@@ -21,9 +21,9 @@ from tfrec_limaml.datasets.simulated_world import (
     with_catalogue,
 )
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.columns import DAY_MS
 
 START = pd.Timestamp("2025-01-06", tz="UTC")  # a Monday
-DAY_MS = 86_400_000
 #: Standard deviations of the parts of the logit that columns show.
 _SEEN = {"type": 0.45, "quality": 0.45, "age": 0.25, "sender": 0.2}
 _BASE = -1.1

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.tasks import record_format
 
 Array = npt.NDArray[Any]
@@ -18,7 +19,6 @@ Rows = Mapping[str, Array]
 HISTORY_BOUNDS = (0, 1, 3, 6, 12, 25)
 #: The paper splits tasks at this number of samples in the test data.
 PAPER_BOUND = 25
-DAY_MS = 86_400_000
 
 
 def history_slices(

@@ -17,6 +17,7 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation import served_rows
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.models import LiMAML, TaskModel
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.tasks.input_pipeline import task_dataset
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.train import train
@@ -27,7 +28,6 @@ from tfrec_limaml.training.trained import Trained
 Form = Literal["unadapted", "served", "in_place"]
 
 _BATCH = 256
-_DAY_MS = 86_400_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,7 @@ def _scores(model: TaskModel, setup: Setup, data: Data, split: str) -> Scores:
     )
     rows = getattr(data, split)
     if setup.days_old:
-        dataset = _without_newest(dataset, int(rows.timestamp.min() - setup.days_old * _DAY_MS))
+        dataset = _without_newest(dataset, int(rows.timestamp.min() - setup.days_old * DAY_MS))
     if setup.form == "served" and isinstance(model, LiMAML):
         pooling, model.pooling = model.pooling, setup.pooling or model.pooling
         try:

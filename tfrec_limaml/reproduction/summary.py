@@ -16,11 +16,11 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.evaluation.cohorts import PAPER_BOUND
 from tfrec_limaml.evaluation.metrics import auc
 from tfrec_limaml.reproduction.table import Line, Ordering, Table
+from tfrec_limaml.schema.columns import DAY_MS
 
 Mask = npt.NDArray[np.bool_]
 Run = Mapping[str, Any]
 
-_DAY_MS = 86_400_000
 #: A task without rows for longer before its first test row is dormant.
 DORMANT_DAYS = 7.0
 #: A task with fewer earlier samples is occasional.
@@ -132,7 +132,7 @@ def masks(kind: str, data: Data) -> list[tuple[str, Mask]]:
         new = ~np.isin(rows.task_key, np.unique(data.train.task_key))
         first = np.full(int(rows.task.max()) + 1, np.iinfo(np.int64).max)
         np.minimum.at(first, rows.task, rows.timestamp)
-        silent = (first[rows.task] - rows.last_seen) > DORMANT_DAYS * _DAY_MS
+        silent = (first[rows.task] - rows.last_seen) > DORMANT_DAYS * DAY_MS
         dormant = ~new & (rows.history > 0) & silent
         active = ~new & ~dormant
         is_occasional = rows.history < OCCASIONAL

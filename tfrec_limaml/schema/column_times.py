@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from tfrec_limaml.schema.arrow_keys import Column, Mask, as_text, simple_array
 from tfrec_limaml.schema.column_numbers import Integers, as_floats, as_integers
-from tfrec_limaml.schema.schema import TIMESTAMP_UNITS
+from tfrec_limaml.schema.columns import DAY_MS, TIMESTAMP_UNITS
 
 
 def _milliseconds(year: int) -> int:
@@ -49,7 +49,7 @@ def _milliseconds_of_moments(array: pa.Array) -> tuple[Integers, Mask]:
     invalid = np.asarray(pc.is_null(array))
     if pa.types.is_date(array.type):
         days = array.cast(pa.date32()).cast(pa.int32())
-        return np.asarray(pc.fill_null(days, 0), np.int64) * 86_400_000, invalid
+        return np.asarray(pc.fill_null(days, 0), np.int64) * DAY_MS, invalid
     unit = {"s": 1000, "ms": 1, "us": -1000, "ns": -1_000_000}[array.type.unit]
     numbers = np.asarray(pc.fill_null(array.cast(pa.int64()), 0))
     if unit < 0:

@@ -17,6 +17,9 @@ Invalid = Literal["skip", "error", "fill"]
 #: epoch (UTC).
 TIMESTAMP_UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 
+#: Milliseconds in a day.
+DAY_MS = 86_400_000
+
 #: History features of a key.
 HISTORY_VALUES = ("rate", "count", "recency")
 

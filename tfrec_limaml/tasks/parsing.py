@@ -8,13 +8,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfrec_limaml.features import Features
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.columns import Lengths
 from tfrec_limaml.tasks.feature_encoder import DTYPES, FeatureEncoder
-
-#: Milliseconds of a day.
-DAY_MS = 86_400_000.0
 
 
 class Tasks(NamedTuple):

@@ -13,9 +13,10 @@ from limaml_beam.build_tasks.row_checks import (
     UNREADABLE,
     WITHOUT_WEIGHT,
 )
-from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
+from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Schema
 
 #: Shares above which the data card warns.

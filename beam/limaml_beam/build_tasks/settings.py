@@ -10,9 +10,9 @@ from typing import Any
 
 from limaml_beam.build_tasks.options import PrepareOptions
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Schema, Split, parse_time
 
-DAY_MS = 86_400_000
 FAR_PAST, FAR_FUTURE = -(2**62), 2**62
 
 

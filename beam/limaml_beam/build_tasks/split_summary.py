@@ -14,10 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from limaml_beam.build_tasks.grouping import TRAIN, segments
-from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
+from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import LABEL, TIME
 from tfrec_limaml.schema.column_times import implausible
+from tfrec_limaml.schema.columns import DAY_MS
 
 NAMES = ("train", "validation", "test")
 

@@ -21,7 +21,6 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from limaml_beam.build_tasks.settings import DAY_MS
 from limaml_beam.generate_embeddings import artefacts, tables, two_definitions
 from limaml_beam.generate_embeddings.counts import read_counts
 from limaml_beam.generate_embeddings.embedding_statistics import describe
@@ -40,6 +39,7 @@ from limaml_beam.io import files, outcome, runner_errors, staged_output
 from limaml_beam.io.pipeline_options import new_pipeline, use_options
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.manifest import Manifest
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.store import EmbeddingStore
 from tfrec_limaml.store.generation_rules import choose_identifier
 

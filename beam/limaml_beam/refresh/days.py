@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from limaml_beam.build_tasks.settings import DAY_MS
+from tfrec_limaml.schema.columns import DAY_MS
 
 #: A day with at most this share of the rows that it had in the published run lost its rows. A
 #: partition of a local day overlaps two days of UTC: without it, one of them loses half or more.

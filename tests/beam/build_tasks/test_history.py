@@ -15,11 +15,12 @@ from limaml_beam.build_tasks import history
 from limaml_beam.build_tasks.inputs import Inputs
 from limaml_beam.build_tasks.job import build_tasks
 from limaml_beam.build_tasks.key_history import KeyHistory, moments_of
-from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, date_fields
+from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.io.pipeline_options import local_by_default
 from limaml_beam.rows.columnar import TIME
 from limaml_beam.rows.shuffle import Shuffle
 from tfrec_limaml.cli import main
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import History, parse_time
 
 rows = st.lists(

@@ -11,11 +11,12 @@ import pytest
 from toys import toy_schema
 
 from limaml_beam.build_tasks import data_card, drift, quality
-from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings, date_fields
+from limaml_beam.build_tasks.settings import TaskSettings, date_fields
 from limaml_beam.build_tasks.split_summary import SplitSummary
 from limaml_beam.rows.columnar import TIME
 from tfrec_limaml.cli import main
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Feature, Label, parse_time
 
 SCHEMA = toy_schema(

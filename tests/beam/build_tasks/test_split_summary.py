@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from limaml_beam.build_tasks.settings import DAY_MS, TaskSettings
+from limaml_beam.build_tasks.settings import TaskSettings
 from limaml_beam.build_tasks.split_summary import SummariseSplits
 from limaml_beam.rows.columnar import LABEL, TIME
+from tfrec_limaml.schema.columns import DAY_MS
 
 SETTINGS = TaskSettings(definitions=("user",), validation_start=10, test_start=20, recent_only=True)
 

@@ -5,6 +5,7 @@ import pytest
 from tfrec_limaml import datasets
 from tfrec_limaml.datasets import simulated_interactions
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.schema.schema import Schema, parse_time
 
 
@@ -60,10 +61,8 @@ def test_some_members_are_first_seen_in_the_test_period(world, test_start):
 
 def test_some_members_fall_silent_and_half_of_them_come_back(world, test_start):
     frame, _ = world
-    gap = (frame.timestamp >= test_start - 20 * simulated_interactions.DAY_MS) & (
-        frame.timestamp < test_start
-    )
-    before = set(frame.member_id[frame.timestamp < test_start - 20 * simulated_interactions.DAY_MS])
+    gap = (frame.timestamp >= test_start - 20 * DAY_MS) & (frame.timestamp < test_start)
+    before = set(frame.member_id[frame.timestamp < test_start - 20 * DAY_MS])
     after = set(frame.member_id[frame.timestamp >= test_start])
     silent = before - set(frame.member_id[gap])
     assert 0.06 < len(silent) / 1500 < 0.14
@@ -121,7 +120,7 @@ def test_the_prepared_world_carries_the_probability_but_never_as_a_feature(tmp_p
     assert card["source"]["seed"] == 5
     assert (
         parse_time(schema.split.test_start) - parse_time(schema.split.validation_start)
-        == 2 * simulated_interactions.DAY_MS
+        == 2 * DAY_MS
     )
     assert pd.read_parquet(tmp_path / "raw" / "interactions.parquet").item_id.notna().all()
     assert len(pd.read_parquet(tmp_path / "raw" / "members.parquet")) == 60

@@ -17,7 +17,7 @@ from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.tasks.parsing import parse_tasks
-from tfrec_limaml.tasks.record_files import record_files
+from tfrec_limaml.tasks.record_files import read_records, record_files
 
 Array = npt.NDArray[Any]
 
@@ -83,9 +83,8 @@ def read_rows(pattern: str | Sequence[str], schema: Schema) -> Rows:
         schema: Schema of the records.
     """
     files = record_files(pattern)
-    dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "")
     parts: list[dict[str, Array]] = []
-    for serialized in dataset.batch(_BATCH):
+    for serialized in read_records(files).batch(_BATCH):
         tasks = parse_tasks(serialized, schema)
         counts = tasks.counts.numpy()
         start = np.maximum(tasks.query_start.numpy(), 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,10 +45,11 @@ def read_history(tasks: Path, schema: Schema, split: str) -> History:
     import tensorflow as tf
 
     from tfrec_limaml.tasks.parsing import parse_tasks
+    from tfrec_limaml.tasks.record_files import read_records, record_files
     from tfrec_limaml.training.recipes import split_pattern
 
-    files = sorted(glob.glob(split_pattern(tasks, None, split, schema)))
-    serialized = list(tf.data.TFRecordDataset(files, "GZIP"))
+    files = record_files(split_pattern(tasks, None, split, schema))
+    serialized = list(read_records(files))
     parsed = parse_tasks(tf.stack(serialized), schema)
     columns = {name: value.numpy() for name, value in parsed.columns.items()}
     return History(

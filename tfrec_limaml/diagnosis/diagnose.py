@@ -33,6 +33,7 @@ from tfrec_limaml.schema.schema import Feature, Schema
 from tfrec_limaml.tasks import record_format
 from tfrec_limaml.tasks.folder import shard_pattern
 from tfrec_limaml.tasks.parsing import encode_rows, parse_tasks, task_of_rows
+from tfrec_limaml.tasks.record_files import read_records
 from tfrec_limaml.wording import counted
 
 Array = npt.NDArray[Any]
@@ -121,12 +122,11 @@ def score_rows(model: TaskModel, files: Sequence[str], features: Sequence[Featur
         counts = tasks.columns[record_format.WEIGHT] > 0
         return {name: tf.boolean_mask(values, counts) for name, values in scored.items()}
 
-    dataset = tf.data.TFRecordDataset(files, "GZIP" if files[0].endswith(".gz") else "").batch(1024)
     function = tf.function(
         columns, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
     )
     parts, offset = [], 0
-    for batch in dataset:
+    for batch in read_records(files).batch(1024):
         part = {name: value.numpy() for name, value in function(batch).items()}
         part["task"] = part["task"] + offset
         offset += len(batch)

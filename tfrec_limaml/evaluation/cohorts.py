@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfrec_limaml.schema.columns import DAY_MS
 from tfrec_limaml.tasks import record_format
+from tfrec_limaml.tasks.record_files import read_records
 
 Array = npt.NDArray[Any]
 Rows = Mapping[str, Array]
@@ -70,9 +71,6 @@ def cohorts(
 
 def task_keys(files: Sequence[str]) -> set[bytes]:
     """The task keys in files of task records."""
-    dataset = tf.data.TFRecordDataset(
-        files, "GZIP" if files and files[0].endswith(".gz") else ""
-    ).batch(1024)
     feature = {record_format.TASK_KEY: tf.io.FixedLenFeature([], tf.string)}
 
     @tf.autograph.experimental.do_not_convert
@@ -81,7 +79,8 @@ def task_keys(files: Sequence[str]) -> set[bytes]:
             record_format.TASK_KEY
         ]
 
-    return {key for batch in dataset.map(keys).as_numpy_iterator() for key in batch}
+    batches = read_records(files).batch(1024).map(keys)
+    return {key for batch in batches.as_numpy_iterator() for key in batch}
 
 
 def _slice_name(lower: int, upper: int | None) -> str:

@@ -124,7 +124,7 @@ def _records_in_order(files: Sequence[str] | tf.Tensor, compression_type: str) -
 
 def compression(files: Sequence[str]) -> str:
     """The compression, for `TFRecordDataset`."""
-    return "GZIP" if files[0].endswith(".gz") else ""
+    return "GZIP" if files and files[0].endswith(".gz") else ""
 
 
 def plain_options() -> tf.data.Options:

@@ -84,6 +84,12 @@ class Command:
     exit_code: Callable[[dict[str, Any]], int] = lambda result: 0
 
 
+def say(line: str) -> None:
+    """Writes a line of progress to standard error."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of ``limaml`` with the subcommands `names` (all installed ones if empty)."""
     parser = argparse.ArgumentParser(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfrec_limaml import staging
-from tfrec_limaml.cli import Command
+from tfrec_limaml.cli import Command, say
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.report.comparison_page import (
     mean_of_seeds,
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     data = Data.of(args.tasks, args.task, args.epochs)
     require_binary(data.encoder.schema, "`limaml compare`")
     names = [name.strip() for name in args.rivals.split(",")] if args.rivals else list(RIVALS)
-    result = compare(data, args.output, range(1, args.seeds + 1), names, _say)
+    result = compare(data, args.output, range(1, args.seeds + 1), names, say)
     staging.write_text(args.output / "comparison.json", json.dumps(result, indent=1) + "\n")
     staging.write_text(args.output / "comparison.md", markdown(result) + "\n")
     write_comparison_page(args.output / "comparison.html", result)
@@ -141,11 +140,6 @@ def _slices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         cells = ["" if value is None else f"{value:.4f}" for value in values]
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     return lines
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 COMMAND = Command(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfrec_limaml.cli import Command
+from tfrec_limaml.cli import Command, say
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tensorflow_setup import import_tensorflow
 
@@ -95,8 +94,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     results = []
     for name in names:
         tasks = _records(args, tables[name].records)
-        results.append(run_table(tables[name], tasks, args.output, seeds, epochs, _say))
-        _say(f"wrote {args.output / name}.md")
+        results.append(run_table(tables[name], tasks, args.output, seeds, epochs, say))
+        say(f"wrote {args.output / name}.md")
     write_page(args.output / "report.html", f"The paper's tables on {args.dataset}", results)
     failures = [line for result in results for line in failed(result)]
     if args.quick and failures:
@@ -126,7 +125,7 @@ def _records(args: argparse.Namespace, kind: str) -> Path:
     from tfrec_limaml.demo.stages import call
 
     for step in steps:
-        _say(f"limaml {' '.join(step)}")
+        say(f"limaml {' '.join(step)}")
         call(step)
     return tasks
 
@@ -137,11 +136,6 @@ def render(result: dict[str, Any]) -> str:
 
     text = "\n\n".join(markdown(table) for table in result["tables"])
     return f"{text}\n\nwrote {result['output']}/report.html"
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 COMMAND = Command(

@@ -11,11 +11,12 @@ from typing import NoReturn
 
 import pyarrow.parquet as pq
 
+from tfrec_limaml.cli import say
 from tfrec_limaml.demo import history, serving, story
 from tfrec_limaml.demo.live import ClickWriter, LiveList, RankProcess, streaming
 from tfrec_limaml.demo.live_page import LiveServer
 from tfrec_limaml.demo.run import DATA
-from tfrec_limaml.demo.stages import Workspace, call, say
+from tfrec_limaml.demo.stages import Workspace, call
 from tfrec_limaml.schema.schema import Schema
 from tfrec_limaml.tasks.folder import SCHEMA_FILE
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tfrec_limaml.cli import say
 from tfrec_limaml.demo import history, serving, story
-from tfrec_limaml.demo.stages import STORY, Workspace, run_stage, say, stages
+from tfrec_limaml.demo.stages import STORY, Workspace, run_stage, stages
 from tfrec_limaml.manifest import Manifest, latest_version
 from tfrec_limaml.report import EmbeddingMap, MemberStory, RankedItem, Report, write_report
 from tfrec_limaml.report.contents import algorithm_label

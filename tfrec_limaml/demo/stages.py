@@ -8,7 +8,6 @@ import io
 import json
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tfrec_limaml import staging
-from tfrec_limaml.cli import build_parser
+from tfrec_limaml.cli import build_parser, say
 from tfrec_limaml.errors import LimamlError
 
 STATE_FILE = "demo.json"
@@ -247,9 +246,3 @@ def call(arguments: Sequence[str]) -> dict[str, Any] | None:
         ) from error
     result: dict[str, Any] | None = parsed.run_command.run(parsed)
     return result
-
-
-def say(line: str) -> None:
-    """Writes a line of progress to standard error."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

@@ -22,7 +22,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tfrec_limaml.demo.serving import LIMAML
+from tfrec_limaml.demo.serving import LIMAML, stop_process
 from tfrec_limaml.demo.story import Scene
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.schema.schema import TIMESTAMP_UNITS, Schema
@@ -77,7 +77,7 @@ class RankProcess:
 
     def stop(self) -> None:
         """Ends the process."""
-        _stop(self._process)
+        stop_process(self._process)
 
 
 @contextlib.contextmanager
@@ -93,16 +93,7 @@ def streaming(folder: Path, work: Path, store: str, log: Path) -> Iterator[None]
     try:
         yield
     finally:
-        _stop(process)
-
-
-def _stop(process: subprocess.Popen[Any]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        stop_process(process)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

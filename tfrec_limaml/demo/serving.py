@@ -20,7 +20,7 @@ from tfrec_limaml.errors import LimamlError
 
 #: How this interpreter runs `limaml`.
 LIMAML = (sys.executable, "-m", "tfrec_limaml")
-_START_SECONDS = 120
+_START_SECONDS, _STOP_SECONDS = 120, 30
 
 
 @contextlib.contextmanager
@@ -50,14 +50,19 @@ def serving(model: Path) -> Iterator[str]:
             )
         yield target[0]
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop_process(process)
         reader.join()
         process.stderr.close()
+
+
+def stop_process(process: subprocess.Popen[Any]) -> None:
+    """Ends a process: by SIGTERM, or after half a minute by SIGKILL."""
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _listen(

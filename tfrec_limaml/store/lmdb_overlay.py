@@ -167,19 +167,16 @@ def without_erased(entries: overlay.Entries, is_erased: Callable[[bytes], bool])
     return {key: entry for key, entry in entries.items() if not is_erased(key)}
 
 
-def copy_without(source: Any, target: Any, is_erased: Callable[[bytes], bool]) -> int:
-    """Copies a generation's environment, in order, without erased keys; returns their number."""
-    removed = 0
+def copy_without(source: Any, target: Any, is_erased: Callable[[bytes], bool]) -> None:
+    """Copies a generation's environment, in order, without erased keys."""
     batch: list[tuple[bytes, bytes]] = []
     with source.begin() as reading, target.begin(write=True) as writing:
         cursor = writing.cursor()
         for key, value in reading.cursor():
             if is_erased(key):
-                removed += 1
                 continue
             batch.append((key, value))
             if len(batch) == _BATCH:
                 cursor.putmulti(batch, append=True)
                 batch = []
         cursor.putmulti(batch, append=True)
-    return removed

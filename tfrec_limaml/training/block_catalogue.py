@@ -22,12 +22,10 @@ from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.tasks.feature_encoder import FeatureEncoder
 from tfrec_limaml.training.options import ModelOptions
 
-Options = ModelOptions
-
 _L2 = {"class_name": "L2", "config": {"l2": 1e-5}}
 
 
-def _mlp_meta(encoder: FeatureEncoder, options: Options) -> MetaBlock:
+def _mlp_meta(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     return MLPMetaBlock(
         options.meta_units,
         options.embedding_dim,
@@ -36,7 +34,7 @@ def _mlp_meta(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     )
 
 
-def _offset(encoder: FeatureEncoder, options: Options) -> MetaBlock:
+def _offset(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     support_encoder = None
     if options.prior == "encoder":
         support_encoder = SupportEncoder(
@@ -53,7 +51,7 @@ def _offset(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     )
 
 
-def second_offset(encoder: FeatureEncoder, options: Options) -> OffsetMetaBlock:
+def second_offset(encoder: FeatureEncoder, options: ModelOptions) -> OffsetMetaBlock:
     """The meta block of the second of two definitions.
 
     It reads the other features, except the definition's own key.
@@ -65,7 +63,7 @@ def second_offset(encoder: FeatureEncoder, options: Options) -> OffsetMetaBlock:
     )
 
 
-def _single_keys(encoder: FeatureEncoder, options: Options) -> set[str]:
+def _single_keys(encoder: FeatureEncoder, options: ModelOptions) -> set[str]:
     """Features that are the whole key of the second of two definitions."""
     if options.joint_task is None:
         return set()
@@ -73,7 +71,7 @@ def _single_keys(encoder: FeatureEncoder, options: Options) -> set[str]:
     return set(columns) if len(columns) == 1 else set()
 
 
-def _id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
+def _id(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     return IDEmbeddingMetaBlock(
         **_task_id(encoder, options),
         embedding_dim=options.embedding_dim,
@@ -82,7 +80,7 @@ def _id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     )
 
 
-def _features_and_id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
+def _features_and_id(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     task_id = _task_id(encoder, options)
     embeddings = {
         name: size
@@ -99,7 +97,7 @@ def _features_and_id(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     )
 
 
-def _transformer(encoder: FeatureEncoder, options: Options) -> MetaBlock:
+def _transformer(encoder: FeatureEncoder, options: ModelOptions) -> MetaBlock:
     return TransformerMetaBlock(
         options.meta_units,
         options.embedding_dim,
@@ -108,11 +106,11 @@ def _transformer(encoder: FeatureEncoder, options: Options) -> MetaBlock:
     )
 
 
-def _mlp_global(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
+def _mlp_global(encoder: FeatureEncoder, options: ModelOptions) -> GlobalBlock:
     return MLPGlobalBlock(options.global_units, **_deep(encoder, options))
 
 
-def _dot_product(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
+def _dot_product(encoder: FeatureEncoder, options: ModelOptions) -> GlobalBlock:
     """The default global block.
 
     The projection has no rows for features of the task: they would compete with the task's
@@ -153,22 +151,22 @@ def shrinkage(encoder: FeatureEncoder, rows: float) -> dict[str, list[float]]:
     }
 
 
-def _wide_and_deep(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
+def _wide_and_deep(encoder: FeatureEncoder, options: ModelOptions) -> GlobalBlock:
     return WideAndDeepGlobalBlock(
         options.global_units, _ids(encoder, options), **_deep(encoder, options)
     )
 
 
-def _dcn(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
+def _dcn(encoder: FeatureEncoder, options: ModelOptions) -> GlobalBlock:
     return DCNGlobalBlock(options.global_units, **_deep(encoder, options))
 
 
-def _dlrm(encoder: FeatureEncoder, options: Options) -> GlobalBlock:
+def _dlrm(encoder: FeatureEncoder, options: ModelOptions) -> GlobalBlock:
     deep = {name: value for name, value in _deep(encoder, options).items() if name != "embeddings"}
     return DLRMGlobalBlock(options.global_units, _ids(encoder, options), **deep)
 
 
-def _deep(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
+def _deep(encoder: FeatureEncoder, options: ModelOptions) -> dict[str, Any]:
     embeddings = global_embeddings(encoder, options)
     return {
         "dropout": options.dropout,
@@ -178,11 +176,11 @@ def _deep(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
     }
 
 
-def _ids(encoder: FeatureEncoder, options: Options) -> dict[str, int]:
+def _ids(encoder: FeatureEncoder, options: ModelOptions) -> dict[str, int]:
     return {name: size for name, (size, _) in global_embeddings(encoder, options).items()}
 
 
-def global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, tuple[int, int]]:
+def global_embeddings(encoder: FeatureEncoder, options: ModelOptions) -> dict[str, tuple[int, int]]:
     """All embedded features, except the ID if the meta block embeds it.
 
     A second embedding would learn what the meta block should learn.
@@ -197,7 +195,7 @@ def global_embeddings(encoder: FeatureEncoder, options: Options) -> dict[str, tu
     return {name: size for name, size in encoder.embeddings().items() if name not in excluded}
 
 
-def _task_id(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
+def _task_id(encoder: FeatureEncoder, options: ModelOptions) -> dict[str, Any]:
     """The feature that identifies a task, as arguments of an ID meta block.
 
     It is the definition's key column, which must be a single-valued feature with an embedding.
@@ -219,7 +217,7 @@ def _task_id(encoder: FeatureEncoder, options: Options) -> dict[str, Any]:
 
 
 #: Meta blocks by name: ``(encoder, options) -> block``.
-META_BLOCKS: Mapping[str, Callable[[FeatureEncoder, Options], MetaBlock]] = {
+META_BLOCKS: Mapping[str, Callable[[FeatureEncoder, ModelOptions], MetaBlock]] = {
     "offset": _offset,
     "mlp": _mlp_meta,
     "id": _id,
@@ -227,7 +225,7 @@ META_BLOCKS: Mapping[str, Callable[[FeatureEncoder, Options], MetaBlock]] = {
     "transformer": _transformer,
 }
 #: Global blocks by name: ``(encoder, options) -> block``.
-GLOBAL_BLOCKS: Mapping[str, Callable[[FeatureEncoder, Options], GlobalBlock]] = {
+GLOBAL_BLOCKS: Mapping[str, Callable[[FeatureEncoder, ModelOptions], GlobalBlock]] = {
     "dot_product": _dot_product,
     "mlp": _mlp_global,
     "wide_and_deep": _wide_and_deep,

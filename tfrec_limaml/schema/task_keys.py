@@ -22,7 +22,7 @@ from typing import Any
 
 from tfrec_limaml.errors import LimamlError
 
-#: LMDB's limit on a key, which all stores use.
+#: LMDB's limit on a key; it also applies to Redis, so that a store can be moved between backends.
 MAX_KEY_BYTES = 511
 #: From here on, neighbouring integers are the same float.
 EXACT_FLOATS = 2**53

@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tfrec_limaml.errors import StoreError
+from tfrec_limaml.schema.task_keys import MAX_KEY_BYTES
 from tfrec_limaml.store.base import LookUpResult, Matrix
 from tfrec_limaml.store.generation_record import Record
 
-#: LMDB's limit on a key; it also applies to Redis, so that a store can be moved between backends.
-MAX_KEY_BYTES = 511
 #: Key of the generation's header inside its data. Not UTF-8, so it cannot be a task key.
 HEADER = b"\xff"
 

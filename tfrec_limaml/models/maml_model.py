@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 import tensorflow as tf
@@ -17,7 +17,7 @@ from tfrec_limaml.models.task_model import TaskModel
 from tfrec_limaml.models.traced_setting import TracedSetting, count, number
 
 SupportReduction = Literal["mean", "sum", "shrunk"]
-SUPPORT_REDUCTIONS: tuple[SupportReduction, ...] = ("mean", "sum", "shrunk")
+SUPPORT_REDUCTIONS: tuple[SupportReduction, ...] = get_args(SupportReduction)
 #: Initial `kappa`: the number of support rows at which a shrunk step is half of the full one.
 KAPPA = 5.0
 #: The logarithm of `kappa` is learned at this multiple of the outer learning rate.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tfrec_limaml.errors import LimamlError
 
@@ -17,12 +17,12 @@ Adaptation = Literal["gauss-newton", "gradient"]
 Prior = Literal["zero", "encoder"]
 SupportReduction = Literal["mean", "sum", "shrunk"]
 
-ALGORITHMS = ("limaml", "vanilla", "maml")
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 META_BLOCKS = ("offset", "mlp", "id", "features+id", "transformer")
 GLOBAL_BLOCKS = ("dot_product", "mlp", "wide_and_deep", "dcn", "dlrm")
-ADAPTATIONS = ("gauss-newton", "gradient")
-PRIORS = ("zero", "encoder")
-SUPPORT_REDUCTIONS = ("mean", "sum", "shrunk")
+ADAPTATIONS: tuple[Adaptation, ...] = get_args(Adaptation)
+PRIORS: tuple[Prior, ...] = get_args(Prior)
+SUPPORT_REDUCTIONS: tuple[SupportReduction, ...] = get_args(SupportReduction)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -93,14 +93,10 @@ def check_counts(
     Raises:
         LimamlError: The run must not be published.
     """
-    skipped = {
-        name.removeprefix("skipped:"): n
-        for name, n in sorted(counts.items())
-        if name.startswith("skipped:")
-    }
+    skipped = quality.counts_under(counts, "skipped:")
     read, used = counts.get("rows_read", 0), counts.get("rows_used", 0)
     invalid = {name: n for name, n in skipped.items() if name not in (DUPLICATE, OUTSIDE, ERASED)}
-    errors = {name.removeprefix(ERROR): n for name, n in invalid.items() if name.startswith(ERROR)}
+    errors = quality.counts_under(invalid, ERROR)
     if errors:
         raise LimamlError(
             f"{sum(errors.values())} of {read} rows have invalid values for which the schema says "
@@ -193,22 +189,14 @@ def make_card(
     feature_drift: dict[str, Any],
 ) -> dict[str, Any]:
     """The contents of data_card.json; `feature_drift` comes from `drift.MeasureFeatures`."""
-
-    def counts_under(prefix: str) -> dict[str, int]:
-        return {
-            name.removeprefix(prefix): n
-            for name, n in sorted(counts.items())
-            if name.startswith(prefix)
-        }
-
     splits = summary.describe()
     input_quality = quality.describe(counts, summary, settings)
     return {
         "name": schema.name,
         "schema_fingerprint": schema.fingerprint(),
         "rows": rows,
-        "filled": counts_under(FILLED),
-        "unknown_keys": counts_under(UNKNOWN_KEY),
+        "filled": quality.counts_under(counts, FILLED),
+        "unknown_keys": quality.counts_under(counts, UNKNOWN_KEY),
         "quality": input_quality,
         "drift": feature_drift,
         "warnings": [

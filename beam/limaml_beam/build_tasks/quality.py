@@ -25,6 +25,12 @@ WARN_FILLED, WARN_UNKNOWN = 0.5, 0.1
 MAX_IMPLAUSIBLE = 0.5
 
 
+def counts_under(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
+    """The counts whose names begin with a prefix, without it, sorted."""
+    names = [name for name in sorted(counts) if name.startswith(prefix)]
+    return {name.removeprefix(prefix): counts[name] for name in names}
+
+
 def describe(
     counts: Mapping[str, int], summary: SplitSummary, settings: TaskSettings
 ) -> dict[str, Any]:
@@ -40,8 +46,8 @@ def describe(
     first = [time for time in summary.first if time is not None]
     last = [time for time in summary.last if time is not None]
     shares: dict[str, Any] = {
-        "filled": {name: n / read for name, n in _counts_under(counts, FILLED).items()},
-        "unknown_keys": {name: n / read for name, n in _counts_under(counts, UNKNOWN_KEY).items()},
+        "filled": {name: n / read for name, n in counts_under(counts, FILLED).items()},
+        "unknown_keys": {name: n / read for name, n in counts_under(counts, UNKNOWN_KEY).items()},
         "implausible_times": counts.get(IMPLAUSIBLE, 0) / read,
     }
     if last:
@@ -76,7 +82,7 @@ def check(schema: Schema, counts: Mapping[str, int]) -> None:
             f"be read in column {schema.timestamp!r}: is `timestamp_unit: {schema.timestamp_unit}` "
             "right?"
         )
-    unreadable, filled = _counts_under(counts, UNREADABLE), _counts_under(counts, FILLED)
+    unreadable, filled = counts_under(counts, UNREADABLE), counts_under(counts, FILLED)
     invalid = sorted(name for name in unreadable if read and filled.get(name, 0) == read)
     if invalid:
         kinds = {f.name: f.dtype for f in schema.features}
@@ -85,7 +91,7 @@ def check(schema: Schema, counts: Mapping[str, int]) -> None:
             f"{unreadable[invalid[0]]} have an invalid one: fix the column, or correct its "
             "declaration"
         )
-    for table, unknown in _counts_under(counts, UNKNOWN_KEY).items():
+    for table, unknown in counts_under(counts, UNKNOWN_KEY).items():
         if read and unknown == read:
             raise LimamlError(
                 f"no value of {schema.tables[table]!r} in the interactions occurs in the table "
@@ -111,8 +117,3 @@ def warnings(quality: Mapping[str, Any]) -> list[str]:
             "2099, or none that can be read"
         )
     return lines
-
-
-def _counts_under(counts: Mapping[str, int], prefix: str) -> dict[str, int]:
-    names = [name for name in sorted(counts) if name.startswith(prefix)]
-    return {name.removeprefix(prefix): counts[name] for name in names}

@@ -36,7 +36,7 @@ from limaml_beam.rows import columnar
 from limaml_beam.rows.columnar import TASK, TIME
 from limaml_beam.update.adapting import TaskAdapter
 from limaml_beam.update.dead_letters import write_letters
-from limaml_beam.update.look_up import TurnLookUp
+from limaml_beam.update.look_up import TurnLookUp, current_generation
 from limaml_beam.update.merging import merge_rows, records_of, without_erased
 from limaml_beam.update.messages import Message
 from limaml_beam.update.new_rows import NewRows, read_messages, read_new
@@ -251,16 +251,11 @@ class Updater:
         table = pa.concat_tables(embeddings)
         version = self._manifest.model_version
         for _ in range(_ATTEMPTS):
-            current = self._settings.store.current(version)
-            if current is None:
-                raise StoreError(
-                    f"the store has no generation of model version {version} to update: publish "
-                    "one with limaml refresh"
-                )
+            current = current_generation(self._settings.store, version)
             with contextlib.suppress(NotCurrentError):
                 return self._settings.store.upsert(
                     version,
-                    current.identifier,
+                    current,
                     table["task_key"].to_pylist(),
                     tables.embedding_matrix(table["embedding"]),
                     table["event_timestamp"].cast(pa.int64()).to_pylist(),

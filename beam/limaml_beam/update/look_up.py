@@ -58,14 +58,7 @@ class TurnLookUp:
         )
 
     def _output(self) -> Path:
-        version = self._manifest.model_version
-        current = self._store.current(version)
-        if current is None:
-            raise StoreError(
-                f"the store has no generation of model version {version} to update: publish one "
-                "with limaml refresh"
-            )
-        return self._outputs / current.identifier
+        return self._outputs / current_generation(self._store, self._manifest.model_version)
 
     def _in_store(self, keys: Sequence[str]) -> dict[str, Offset]:
         offsets: dict[str, Offset] = {}
@@ -74,3 +67,14 @@ class TurnLookUp:
             matrix, found = self._store.get_many(batch_keys, self._manifest.model_version)
             offsets |= {batch_keys[row]: matrix[row] for row in np.flatnonzero(found).tolist()}
         return offsets
+
+
+def current_generation(store: EmbeddingStore, version: int) -> str:
+    """Identifier of the generation to update; raises `StoreError` if nothing is published."""
+    current = store.current(version)
+    if current is None:
+        raise StoreError(
+            f"the store has no generation of model version {version} to update: publish one "
+            "with limaml refresh"
+        )
+    return current.identifier

@@ -4,15 +4,12 @@ line in process.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,8 @@ import graphs
 import hypothesis
 import pytest
 from forks import Forks
+from ports import free_port, free_ports, listens
+from waiting import wait_for
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 gc.disable()  # while the tests' imports are made
@@ -118,9 +117,7 @@ class RedisServer:
     """A redis-server process of our own, which tests may stop and start."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -139,13 +136,7 @@ class RedisServer:
         self.process = subprocess.Popen(
             [*command, "--dir", str(self.folder)], stdout=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.02)
-        raise RuntimeError("redis-server did not start within 10 s")
+        wait_for(lambda: listens(self.port))
 
     def stop(self) -> None:
         if self.process is not None:
@@ -218,26 +209,3 @@ def _answers(client: Any) -> bool:
         return bool(client.ping())
     except redis.RedisError:
         return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Returns once it holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not within the time"
-        time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-@pytest.fixture(scope="session")
-def ports() -> Callable[[int], list[int]]:
-    """``ports(2)``: ports that nobody listens on."""
-    return free_ports

@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +16,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +97,6 @@ def outside(installed: Path, tmp_path: Path):
         return done.stdout
 
     return run
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_the_wheel_holds_the_three_packages_their_types_and_data_and_nothing_else(wheel):

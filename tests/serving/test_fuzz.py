@@ -13,8 +13,9 @@ from collections import Counter
 import grpc
 import pytest
 import tensorflow as tf
-from serving_helpers import sample, wait_until
+from serving_helpers import sample
 from tensorflow.core.framework import tensor_pb2, types_pb2
+from waiting import wait_for
 
 REQUESTS = int(os.environ.get("LIMAML_FUZZ_REQUESTS", "2000"))
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -206,7 +207,7 @@ def test_every_hostile_request_gets_a_status_and_the_server_stays_well(fuzzed, r
     assert client.logits() == [112.0, 2.0]
     if server is not None:  # in this process
         assert resident_mib() - settled < 40
-        wait_until(lambda: sample(server, "pending") == 0)
+        wait_for(lambda: sample(server, "pending") == 0)
 
 
 @pytest.mark.parametrize(

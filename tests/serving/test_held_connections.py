@@ -14,7 +14,8 @@ import sys
 import threading
 
 import pytest
-from serving_helpers import free_port, listens, wait_until
+from ports import free_port, listens
+from waiting import wait_for
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -128,7 +129,7 @@ def test_a_stop_does_not_wait_for_calls_that_are_only_held(base, connect):
     )
     held = []
     try:
-        wait_until(lambda: listens(port), seconds=120)
+        wait_for(lambda: listens(port), seconds=120)
         assert connect(f"127.0.0.1:{port}", name="m").logits() == [111.0, 1.0]
         held = [half_sent(f"127.0.0.1:{port}", path, 8) for path in (PREDICT, HEALTH, REFLECTION)]
         process.send_signal(signal.SIGTERM)

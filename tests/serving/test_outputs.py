@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving_helpers import wait_until
+from waiting import wait_for
 
 
 def save(directory, signatures, drop_shapes=False):
@@ -95,4 +95,4 @@ def test_by_default_a_response_is_as_large_as_grpc_clients_take(served, refusal)
     server, client = served(signatures)
     assert len(client.predict({"x": np.float32(10**6)}).outputs["y"].float_val) == 10**6
     assert refusal(client.predict, {"x": np.float32(1_100_000)})[0] == "RESOURCE_EXHAUSTED"
-    wait_until(lambda: server.metrics.registry.get_sample_value("limaml_serve_pending") == 0)
+    wait_for(lambda: server.metrics.registry.get_sample_value("limaml_serve_pending") == 0)

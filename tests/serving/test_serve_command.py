@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from serving_helpers import free_port, listens, wait_until
+from ports import free_port, listens
+from waiting import wait_for
 
 
 def command(base, port, *options):
@@ -45,13 +46,13 @@ def test_the_command_serves_until_sigterm_and_then_drains(base, connect):
             return "limaml_serve_pending 1.0" in answer.read().decode()
 
     try:
-        wait_until(lambda: listens(port), seconds=120)
+        wait_for(lambda: listens(port), seconds=120)
         client = connect(f"127.0.0.1:{port}", name="m")
         assert client.logits() == [111.0, 1.0]
         running = client.prediction.Predict.future(
             client.request({"count": np.array([50_000])}, signature="spin"), timeout=60
         )
-        wait_until(pending)
+        wait_for(pending)
         process.terminate()
         output, errors = process.communicate(timeout=60)
     finally:
@@ -129,7 +130,7 @@ def test_a_full_disk_under_stderr_does_not_stop_the_start(base, connect):
     with open("/dev/full", "w") as full:
         process = subprocess.Popen(command(base, port), stdout=subprocess.DEVNULL, stderr=full)
     try:
-        wait_until(lambda: listens(port) or process.poll() is not None, seconds=120)
+        wait_for(lambda: listens(port) or process.poll() is not None, seconds=120)
         assert connect(f"127.0.0.1:{port}", name="m").logits() == [111.0, 1.0]
     finally:
         process.kill()

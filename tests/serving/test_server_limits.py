@@ -8,7 +8,8 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving_helpers import sample, wait_until
+from serving_helpers import sample
+from waiting import wait_for
 
 from limaml_serving.server.errors import RequestError as ServerRequestError
 from limaml_serving.server.runner import SavedModelRunner
@@ -24,7 +25,7 @@ def test_a_full_queue_refuses_at_once_while_health_and_status_still_answer(conne
         client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
         for _ in range(3)
     ]
-    wait_until(lambda: sample(server, "pending") == 3)
+    wait_for(lambda: sample(server, "pending") == 3)
     code, message = refusal(client.logits)
     assert code == "RESOURCE_EXHAUSTED"
     assert "queue" in message
@@ -32,7 +33,7 @@ def test_a_full_queue_refuses_at_once_while_health_and_status_still_answer(conne
     assert client.status() == {1: (30, "")}
     assert sample(server, "refused_total") == 1
     assert {call.code().name for call in slow} == {"DEADLINE_EXCEEDED"}
-    wait_until(lambda: sample(server, "pending") == 0)
+    wait_for(lambda: sample(server, "pending") == 0)
     assert client.logits() == [111.0, 1.0]
 
 
@@ -44,14 +45,14 @@ def test_a_request_whose_client_gave_up_while_it_waited_is_not_run(connected, mo
         SavedModelRunner, "run", lambda self, *given: runs.append(given) or run(self, *given)
     )
     first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
-    wait_until(lambda: sample(server, "pending") == 1)
+    wait_for(lambda: sample(server, "pending") == 1)
     others = [
         client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=0.2)
         for _ in range(5)
     ]
     for call in (*others, first):
         assert call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_until(lambda: sample(server, "pending") == 0)
+    wait_for(lambda: sample(server, "pending") == 0)
     assert len(runs) == 1
     assert client.logits() == [111.0, 1.0]
 
@@ -66,16 +67,16 @@ def test_requests_cancelled_while_they_waited_are_not_run_and_leave_the_queue_to
         SavedModelRunner, "run", lambda self, *given: runs.append(given) or run(self, *given)
     )
     first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
-    wait_until(lambda: sample(server, "pending") == 1)
+    wait_for(lambda: sample(server, "pending") == 1)
     others = [
         client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=600)
         for _ in range(3)
     ]
-    wait_until(lambda: sample(server, "pending") == 4)
+    wait_for(lambda: sample(server, "pending") == 4)
     for call in others:
         call.cancel()
     assert first.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_until(lambda: sample(server, "pending") == 0)
+    wait_for(lambda: sample(server, "pending") == 0)
     assert len(runs) == 1
     assert client.logits() == [111.0, 1.0]
 
@@ -137,7 +138,7 @@ def test_stopping_lets_running_requests_end_and_takes_no_new_ones(connected, ref
         )
         for _ in "ab"
     ]
-    wait_until(lambda: sample(server, "pending") == 2)
+    wait_for(lambda: sample(server, "pending") == 2)
     stopping = threading.Thread(target=server.stop, args=(60.0,))
     stopping.start()
     for call in running:
@@ -155,7 +156,7 @@ def test_a_large_answer_that_a_slow_client_still_reads_is_not_cut_off_by_a_stop(
         client.request({**zeros, "string": strings}, signature="kinds").SerializeToString()
     )
     answered = {"model": "m", "method": "Predict", "code": "OK"}
-    wait_until(lambda: sample(server, "requests_total", **answered) or not answers.is_active(), 60)
+    wait_for(lambda: sample(server, "requests_total", **answered) or not answers.is_active(), 60)
     if not answers.is_active():
         raise AssertionError(answers.code(), answers.details())
     stopping = threading.Thread(target=server.stop, args=(60.0,))
@@ -169,7 +170,7 @@ def test_a_run_that_outlasts_the_time_given_at_a_stop_is_cut_off(connected):
     before = set(threading.enumerate())
     server, client = connected(workers=1)
     call = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=500)
-    wait_until(lambda: sample(server, "pending") == 1)
+    wait_for(lambda: sample(server, "pending") == 1)
     server.stop(0.2)
     assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
     assert server.manager.statuses("m") == {1: (50, "")}

@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 import tensorflow as tf
-from serving_helpers import sample, wait_until
+from serving_helpers import sample
+from waiting import wait_for
 
 from limaml_serving.server import versions
 from limaml_serving.server.errors import describe
@@ -18,7 +19,7 @@ AVAILABLE, END = 30, 50
 def goes_on(server, client, add_version):
     """A later version is noticed by the thread that watches."""
     add_version(9, like=2)
-    wait_until(lambda: client.status().get(9, (0, ""))[0] == AVAILABLE)
+    wait_for(lambda: client.status().get(9, (0, ""))[0] == AVAILABLE)
     return server.manager.is_watching() and client.logits() == [112.0, 2.0]
 
 
@@ -38,7 +39,7 @@ def test_a_version_deleted_while_another_one_loads(connected, add_version, base,
     client.reload(policy % base)
     add_version(3, like=2)
     add_version(2, like=2)
-    wait_until(lambda: 3 in client.status() and client.status()[3][0] == END)
+    wait_for(lambda: 3 in client.status() and client.status()[3][0] == END)
     assert "FileNotFoundError" in client.status()[3][1]
     assert goes_on(server, client, add_version)
 
@@ -56,7 +57,7 @@ def test_truncated_variables_of_a_tf1_model(connected, add_version, base):
     (data,) = staged.glob("variables/*.data*")
     data.write_bytes(data.read_bytes()[:100])
     staged.rename(base / "2")
-    wait_until(lambda: client.status().get(2, (0, ""))[0] == END)
+    wait_for(lambda: client.status().get(2, (0, ""))[0] == END)
     assert "cannot load the SavedModel" in client.status()[2][1]
     assert goes_on(server, client, add_version)
 
@@ -76,7 +77,7 @@ def test_an_error_that_cannot_even_be_described(connected, add_version, monkeypa
     server, client = connected(poll_seconds=0.05)
     monkeypatch.setattr(SavedModelRunner, "__init__", fail)
     add_version(2)
-    wait_until(lambda: client.status().get(2, (0, ""))[0] == END)
+    wait_for(lambda: client.status().get(2, (0, ""))[0] == END)
     assert client.status()[2][1] == "Mute: Mute"
     assert describe(Mute()) == "Mute"
     assert goes_on(server, client, add_version)
@@ -108,12 +109,12 @@ def test_a_fault_of_one_model_is_counted_and_does_not_touch_the_others(
 
     monkeypatch.setattr(server.manager, "_versions_on_disk", broken)
     before = server.manager.last_check
-    wait_until(lambda: sample(server, "look_faults_total") > 3)
+    wait_for(lambda: sample(server, "look_faults_total") > 3)
     assert goes_on(server, client, add_version)
     assert len([r for r in caplog.records if "no such thing" in r.getMessage()]) == 1
     # The time of the last good look stands still, which a monitor sees.
     held = server.manager.last_check
-    wait_until(lambda: sample(server, "look_faults_total") > 10)
+    wait_for(lambda: sample(server, "look_faults_total") > 10)
     assert server.manager.last_check == held >= before
     assert sample(server, "last_look_timestamp_seconds") == held
 

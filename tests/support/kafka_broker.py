@@ -4,13 +4,12 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from java_options import QUICK_START
+from ports import free_ports, wait_for_server
 
 #: Limit of every wait: on a busy machine a broker is slow.
 _PATIENCE_SECONDS = 300
@@ -57,7 +56,7 @@ class Broker:
 
     def __init__(self, jar: Path, folder: Path) -> None:
         self._jar, self._folder = jar, folder
-        self._port, controller = _free_port(), _free_port()
+        self._port, controller = free_ports(2)
         self.address = f"127.0.0.1:{self._port}"
         text = _PROPERTIES.format(port=self._port, controller=controller, folder=folder)
         (folder / "server.properties").write_text(text)
@@ -74,13 +73,7 @@ class Broker:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
-                    return
-            time.sleep(0.1)
-        raise RuntimeError((self._folder / "broker.log").read_text()[-3000:])
+        wait_for_server(self._port, self._process, self._folder / "broker.log")
 
     def pause(self) -> None:
         """Stops the process by SIGSTOP: the broker no longer answers, but keeps its connections."""
@@ -134,9 +127,3 @@ class Broker:
         client = AdminClient({"bootstrap.servers": self.address})
         (asked,) = client.describe_consumer_groups([group]).values()
         return len(asked.result(_PATIENCE_SECONDS).members)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -7,11 +7,11 @@ import pytest
 
 
 def wait_for(
-    condition: Callable[[], bool], seconds: float = 300, why: Callable[[], str] = lambda: ""
+    condition: Callable[[], object], seconds: float = 300, why: Callable[[], str] = lambda: ""
 ) -> None:
     """Returns once `condition` is true; fails the test with `why()` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"not within {seconds:g} s: {why()}")
-        time.sleep(0.05)
+        time.sleep(0.01)

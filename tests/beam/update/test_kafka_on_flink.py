@@ -8,13 +8,13 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from java_options import QUICK_START
+from ports import free_port, listens
 from two_sided_toy import ROWS, VIDEO
 from update_world import END
 from waiting import wait_for
@@ -34,15 +34,13 @@ def job_server(checkout):
 
 @pytest.fixture
 def expansion_service(job_server, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     main = "org.apache.beam.sdk.expansion.service.ExpansionService"
     # Flink's runner of this release reads Kafka by its own, older kind of source only.
     options = ["--defaultEnvironmentType=EMBEDDED", "--experiments=use_deprecated_read"]
     java = ["java", "-Xmx256m", *QUICK_START, "-cp", str(job_server), main, str(port), *options]
     with running(java, tmp_path / "expansion.log"):
-        wait_for(lambda: answers(port))
+        wait_for(lambda: listens(port))
         yield f"127.0.0.1:{port}"
 
 
@@ -58,11 +56,6 @@ def running(command, log, **environment):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(60)
-
-
-def answers(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def workers_of(pool):

@@ -2,11 +2,12 @@
 
 import shutil
 import subprocess
-import time
 
 import numpy as np
 import pytest
 import redis.crc
+from ports import free_port, free_ports, listens
+from waiting import wait_for
 
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import open_store
@@ -97,10 +98,7 @@ def start_redis(tmp_path):
     def start(ready, *options):
         command = ["redis-server", *options, "--save", "", "--dir", str(tmp_path)]
         running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-        deadline = time.monotonic() + 20
-        while not ready():
-            assert time.monotonic() < deadline, "redis-server does not start"
-            time.sleep(0.02)
+        wait_for(ready)
 
     yield start
     for process in running:
@@ -118,9 +116,9 @@ def test_a_socket_file_is_an_address_with_password_and_database(start_redis, tmp
 
 
 def test_the_environment_gives_the_password_that_an_address_leaves_out(
-    start_redis, unused_ports, tmp_path, monkeypatch
+    start_redis, tmp_path, monkeypatch
 ):
-    path, (port,) = tmp_path / "redis.sock", unused_ports(1)
+    path, port = tmp_path / "redis.sock", free_port()
     place = ("--port", str(port), "--unixsocket", str(path))
     start_redis(path.exists, *place, "--requirepass", "s3cr/et 1")
     addresses = (
@@ -155,14 +153,15 @@ def certificates(tmp_path):
     return tmp_path
 
 
-def test_tls_options_name_the_files(start_redis, certificates, free_port):
+def test_tls_options_name_the_files(start_redis, certificates):
+    port = free_port()
     files = certificates
     start_redis(
-        lambda: _listens(free_port),
-        *("--port", "0", "--tls-port", str(free_port), "--tls-ca-cert-file", str(files / "ca.pem")),
+        lambda: listens(port),
+        *("--port", "0", "--tls-port", str(port), "--tls-ca-cert-file", str(files / "ca.pem")),
         *("--tls-cert-file", str(files / "own.pem"), "--tls-key-file", str(files / "own.key")),
     )
-    address = f"rediss://127.0.0.1:{free_port}/0?timeout=5"
+    address = f"rediss://127.0.0.1:{port}/0?timeout=5"
     trusted = f"{address}&tls_ca={files}/ca.pem"
     both = f"{trusted}&tls_certificate={files}/own.pem&tls_key={files}/own.key"
     assert use(open_store(both)) == [[1.0, 1.0]]
@@ -171,20 +170,19 @@ def test_tls_options_name_the_files(start_redis, certificates, free_port):
             open_store(missing).current(1)
 
 
-def test_sentinels_lead_to_the_master(start_redis, redis_server, tmp_path, free_port):
+def test_sentinels_lead_to_the_master(start_redis, redis_server, tmp_path):
+    port = free_port()
     config = tmp_path / "sentinel.conf"
-    config.write_text(
-        f"port {free_port}\nsentinel monitor embeddings 127.0.0.1 {redis_server.port} 1\n"
-    )
-    start_redis(lambda: _listens(free_port), str(config), "--sentinel")
-    address = f"redis-sentinel://127.0.0.1:1,127.0.0.1:{free_port}/embeddings/0"
+    config.write_text(f"port {port}\nsentinel monitor embeddings 127.0.0.1 {redis_server.port} 1\n")
+    start_redis(lambda: listens(port), str(config), "--sentinel")
+    address = f"redis-sentinel://127.0.0.1:1,127.0.0.1:{port}/embeddings/0"
     assert use(open_store(f"{address}?prefix={tmp_path.name}")) == [[1.0, 1.0]]
 
 
-def test_sentinels_and_master_have_passwords_of_their_own(start_redis, tmp_path, unused_ports):
-    master, sentinel = unused_ports(2)
+def test_sentinels_and_master_have_passwords_of_their_own(start_redis, tmp_path):
+    master, sentinel = free_ports(2)
     start_redis(
-        lambda: _listens(master), "--port", str(master), "--requirepass", "s3cr/et of the data"
+        lambda: listens(master), "--port", str(master), "--requirepass", "s3cr/et of the data"
     )
     config = tmp_path / "sentinel.conf"
     config.write_text(
@@ -192,7 +190,7 @@ def test_sentinels_and_master_have_passwords_of_their_own(start_redis, tmp_path,
         f"sentinel monitor embeddings 127.0.0.1 {master} 1\n"
         'sentinel auth-pass embeddings "s3cr/et of the data"\n'
     )
-    start_redis(lambda: _listens(sentinel), str(config), "--sentinel")
+    start_redis(lambda: listens(sentinel), str(config), "--sentinel")
     data, watchers = "s3cr%2Fet%20of%20the%20data", "s3cr%40et-of-the-sentinels"
     place = f"127.0.0.1:{sentinel}/embeddings/0?timeout=5"
 
@@ -213,18 +211,18 @@ def test_sentinels_and_master_have_passwords_of_their_own(start_redis, tmp_path,
         assert "s3cr" not in str(caught.value)
 
 
-def test_sentinels_and_master_may_speak_tls(start_redis, certificates, tmp_path, unused_ports):
+def test_sentinels_and_master_may_speak_tls(start_redis, certificates, tmp_path):
     files = certificates
-    master, sentinel = unused_ports(2)
+    master, sentinel = free_ports(2)
     tls = (
         *("--tls-ca-cert-file", str(files / "ca.pem"), "--tls-cert-file", str(files / "own.pem")),
         *("--tls-key-file", str(files / "own.key"), "--tls-replication", "yes", "--port", "0"),
     )
-    start_redis(lambda: _listens(master), "--tls-port", str(master), *tls)
+    start_redis(lambda: listens(master), "--tls-port", str(master), *tls)
     config = tmp_path / "sentinel.conf"
     config.write_text(f"sentinel monitor embeddings 127.0.0.1 {master} 1\n")
     start_redis(
-        lambda: _listens(sentinel), str(config), "--sentinel", "--tls-port", str(sentinel), *tls
+        lambda: listens(sentinel), str(config), "--sentinel", "--tls-port", str(sentinel), *tls
     )
     options = f"tls_ca={files}/ca.pem&tls_certificate={files}/own.pem&tls_key={files}/own.key"
     address = f"rediss-sentinel://127.0.0.1:{sentinel}/embeddings/0?{options}"
@@ -245,37 +243,3 @@ def test_keys_of_one_store_lie_in_one_slot_of_a_cluster(redis_cluster, tmp_path)
         assert len(keys) == 4
         assert {redis.crc.key_slot(key) for key in keys} == {slot}
         store.close()
-
-
-def _listens(port):
-    import socket
-
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture
-def free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture
-def unused_ports():
-    """``unused_ports(2)``: that many ports."""
-
-    def find(count):
-        import socket
-
-        probes = [socket.socket() for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        ports = [probe.getsockname()[1] for probe in probes]
-        for probe in probes:
-            probe.close()
-        return ports
-
-    return find

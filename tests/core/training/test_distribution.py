@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ports import free_ports
 
 from tfrec_limaml.errors import LimamlError, VersionMismatchError
 from tfrec_limaml.tasks.record_files import Share
@@ -37,11 +38,11 @@ def start(forks, tasks_folder):
 
 
 @pytest.fixture(scope="module")
-def pair(start, ports):
+def pair(start):
     """``pair(run, *arguments)``: return codes and standard errors of two workers."""
 
     def run_them(run, *arguments, whens=("never", "never"), further=((), ())):
-        hosts = [f"127.0.0.1:{port}" for port in ports(2)]
+        hosts = [f"127.0.0.1:{port}" for port in free_ports(2)]
         workers = [
             start(
                 *(whens[index], run, *arguments, *further[index]),

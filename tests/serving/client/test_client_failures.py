@@ -8,7 +8,7 @@ from concurrent import futures
 import grpc
 import numpy as np
 import pytest
-from serving_helpers import wait_until
+from waiting import wait_for
 
 from limaml_serving import RequestError, ServingError
 from tfrec_limaml.errors import LimamlError
@@ -182,9 +182,9 @@ def test_a_look_up_that_waits_at_the_close_is_no_failed_store(
     store.get_many = lambda *step: queue.acquire(timeout=60) and look_up(*step)
     with futures.ThreadPoolExecutor(17) as threads:
         calls = [threads.submit(ranker.rank, member, candidates) for _ in range(17)]
-        wait_until(lambda: ranker._look_ups._threads._work_queue.qsize() == 1)
+        wait_for(lambda: ranker._look_ups._threads._work_queue.qsize() == 1)
         ranker.close()
-        wait_until(lambda: any(call.done() for call in calls))
+        wait_for(lambda: any(call.done() for call in calls))
         queue.release(16)
     errors = [call.exception() for call in calls]
     assert {(type(error), error.code) for error in errors} == {(ServingError, "CANCELLED")}

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from toys import write_description, write_split
 
 from tfrec_limaml.schema.schema import Feature, Label, Schema, Split
-from tfrec_limaml.tasks.folder import SCHEMA_FILE, STATISTICS_FILE, shard_name
 from tfrec_limaml.tasks.record_format import encode_task, key_list
 from tfrec_limaml.tasks.statistics import Statistics
 
@@ -73,13 +72,11 @@ class JointWorld:
         """Records of both definitions, all rows in each of the splits."""
         schema = SCHEMA.replace(split=Split(**split)) if split else SCHEMA
         folder.mkdir(parents=True, exist_ok=True)
-        schema.save(folder / SCHEMA_FILE)
-        STATISTICS.save(folder / STATISTICS_FILE)
+        write_description(folder, schema, STATISTICS)
         for name, other, ids, prefix in (
             ("user", "video", self.user, "u"),
             ("video", "user", self.video, ""),
         ):
-            (folder / name).mkdir(exist_ok=True)
             records = [
                 encode_task(
                     schema,
@@ -91,10 +88,7 @@ class JointWorld:
                 for n in np.unique(ids)
             ]
             for each in splits:
-                path = str(folder / name / shard_name(each, 0, 1))
-                with tf.io.TFRecordWriter(path, "GZIP") as writer:
-                    for record in records:
-                        writer.write(record)
+                write_split(folder, name, each, records)
         return folder
 
 

@@ -35,16 +35,24 @@ def toy_statistics(features: Mapping[str, Any] | None = None, **changes: Any) ->
     return Statistics(features=dict(features or {}), **settings)
 
 
-def write_split(folder: Path, definition: str, split: str, records: Iterable[bytes]) -> Path:
-    """Writes a split as one file of task records, named as by ``limaml prepare``."""
+def write_split(
+    folder: Path, definition: str, split: str, records: Iterable[bytes], files: int = 1
+) -> Path:
+    """Writes a split as files of task records, named as by ``limaml prepare``.
+
+    Returns:
+        The first file.
+    """
     import tensorflow as tf
 
-    path = folder / definition / f"{shard_name(split, 0, 1)}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
-        for record in records:
-            writer.write(record)
-    return path
+    paths = [folder / definition / shard_name(split, n, files) for n in range(files)]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    content = list(records)
+    for n, path in enumerate(paths):
+        with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+            for record in content[n::files]:
+                writer.write(record)
+    return paths[0]
 
 
 def write_description(folder: Path, schema: Schema, statistics: Statistics) -> None:

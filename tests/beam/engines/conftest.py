@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from java_options import QUICK_START
-from toys import toy_schema, toy_statistics
+from toys import toy_schema, toy_statistics, write_description, write_split
 from worker_pool import WorkerPool
 
 from limaml_beam.generate_embeddings.job import EmbeddingJob
 from tfrec_limaml.schema.schema import Feature, Schema
-from tfrec_limaml.tasks.folder import SCHEMA_FILE
 from tfrec_limaml.tasks.record_format import LABEL, TIMESTAMP
 from tfrec_limaml.tasks.task_encoder import TaskEncoder
 from tfrec_limaml.training.options import ModelOptions
@@ -60,8 +59,6 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
     """Task records of 1 to 8 samples, in the layout of `limaml prepare`."""
-    import tensorflow as tf
-
     random = np.random.default_rng(3)
     counts = random.integers(1, 9, TASKS)
     ends = np.cumsum(counts)
@@ -78,13 +75,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
         for n, (end, count) in enumerate(zip(ends, counts, strict=True))
     ]
     folder = tmp_path_factory.mktemp("tasks")
-    (folder / "user").mkdir()
-    schema.save(folder / SCHEMA_FILE)
-    for n in range(FILES):
-        path = folder / "user" / f"recent-{n:05d}-of-{FILES:05d}.tfrecord.gz"
-        with tf.io.TFRecordWriter(str(path), options="GZIP") as file:
-            for record in records[n::FILES]:
-                file.write(record)
+    write_description(folder, schema, toy_statistics())
+    write_split(folder, "user", "recent", records, files=FILES)
     return folder
 
 

@@ -228,7 +228,7 @@ def main() -> None:
             result = measure(world, arguments.updates, arguments.share, reconcile)
             rows = max(arguments.members, 1000)
             overlay = measure_overlay(store, rows, 32, arguments.reads, versions=(101, 102))
-            result["overlay_lookup_ratio"] = overlay["overlay_lookup_ratio"]
+            result["overlay_lookup_ratio"] = overlay["overlay_lookup_ratio_500"]
             report[kind] = result
     report |= report[arguments.stores[0]]
     print_result(report, arguments.json)

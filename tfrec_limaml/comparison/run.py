@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -199,9 +198,3 @@ def _check_origin(result: dict[str, Any], record: Path, origin: dict[str, Any]) 
                 f"{record} was made with other {subject} ({value}, now {origin.get(subject)}); "
                 "compare into another --output"
             )
-
-
-def options_of(name: str) -> dict[str, Any]:
-    """The recipe of a network by its rival's name, for the report; empty for others."""
-    keywords = getattr(RIVALS[name], "keywords", {})
-    return dataclasses.asdict(keywords["options"]) if "options" in keywords else {}

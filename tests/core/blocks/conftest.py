@@ -101,11 +101,6 @@ def meta_blocks() -> Mapping[str, Callable[..., Any]]:
     return META_BLOCKS
 
 
-@pytest.fixture(scope="session")
-def global_blocks() -> Mapping[str, Callable[..., Any]]:
-    return GLOBAL_BLOCKS
-
-
 @pytest.fixture(params=META_BLOCKS)
 def meta_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -23,12 +23,10 @@ hardly changes the CPU time.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -37,6 +35,7 @@ from pathlib import Path
 from statistics import median
 
 from arguments import positive
+from servers import free_ports
 
 FILES = 8
 LINKS = 4  # how often an epoch that is timed reads each file
@@ -135,14 +134,6 @@ def train_here(args):
     spent = clock.spent[1:] or clock.spent  # without the epoch that is traced
     wall, cpu = (median(values) for values in zip(*spent, strict=True))
     args.result.write_text(json.dumps({"wall": wall, "cpu": cpu, "digest": digest.hexdigest()}))
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def run(tasks, folder, workers, batch, epochs, *further, connected=True):

@@ -33,7 +33,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from arguments import positive
 from printing import print_result
-from store import measure_overlay, redis_server
+from servers import redis_server
+from store import measure_overlay
 
 from limaml_beam.build_tasks.options import PrepareOptions
 from limaml_beam.commands.beam_flags import quiet_beam

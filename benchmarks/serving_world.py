@@ -7,8 +7,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -172,40 +170,6 @@ def served(**models: Path) -> Iterator[tuple[str, int]]:
         process.join(30)
         if process.is_alive():
             process.kill()
-
-
-@contextlib.contextmanager
-def redis_address(folder: Path) -> Iterator[str | None]:
-    """A Redis on a free port, or None without redis-server."""
-    if shutil.which("redis-server") is None:
-        yield None
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        "redis-server",
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--dir",
-        str(folder),
-        "--loglevel",
-        "warning",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            for _ in range(100):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.05)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.terminate()
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:

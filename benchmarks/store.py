@@ -11,18 +11,15 @@ installed) `bulk_rows_per_s`, `bytes_per_row`, `get_1_us`, `get_1_p99_us`, `get_
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shutil
-import socket
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from arguments import positive
 from printing import print_result
+from servers import redis_server
 
 from tfrec_limaml.store import EmbeddingStore, open_store
 
@@ -115,22 +112,6 @@ def measure_lmdb(folder: Path, rows: int, dim: int, reads: int) -> dict[str, flo
     result |= {"bytes_per_row": used / rows, **measure_overlay(store, rows, dim, reads)}
     store.close()
     return result
-
-
-@contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[str]:
-    """A private in-memory server on this machine; yields its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    server = subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.DEVNULL)
-    try:
-        time.sleep(0.5)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def measure_redis(folder: Path, rows: int, dim: int, reads: int) -> dict[str, float]:

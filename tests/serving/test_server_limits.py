@@ -19,6 +19,17 @@ from limaml_serving.server.runner import SavedModelRunner
 ENDLESS = {"count": np.array([10**6])}
 
 
+@pytest.fixture
+def runs(monkeypatch):
+    """The arguments of each run of a model."""
+    made = []
+    run = SavedModelRunner.run
+    monkeypatch.setattr(
+        SavedModelRunner, "run", lambda self, *given: made.append(given) or run(self, *given)
+    )
+    return made
+
+
 def test_a_full_queue_refuses_at_once_while_health_and_status_still_answer(connected, refusal):
     server, client = connected(workers=1, max_queue=2)
     slow = [
@@ -37,13 +48,8 @@ def test_a_full_queue_refuses_at_once_while_health_and_status_still_answer(conne
     assert client.logits() == [111.0, 1.0]
 
 
-def test_a_request_whose_client_gave_up_while_it_waited_is_not_run(connected, monkeypatch):
+def test_a_request_whose_client_gave_up_while_it_waited_is_not_run(connected, runs):
     server, client = connected(workers=1, max_queue=10)
-    runs = []
-    run = SavedModelRunner.run
-    monkeypatch.setattr(
-        SavedModelRunner, "run", lambda self, *given: runs.append(given) or run(self, *given)
-    )
     first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
     wait_for(lambda: sample(server, "pending") == 1)
     others = [
@@ -58,14 +64,9 @@ def test_a_request_whose_client_gave_up_while_it_waited_is_not_run(connected, mo
 
 
 def test_requests_cancelled_while_they_waited_are_not_run_and_leave_the_queue_to_others(
-    connected, monkeypatch
+    connected, runs
 ):
     server, client = connected(workers=1, max_queue=3)
-    runs = []
-    run = SavedModelRunner.run
-    monkeypatch.setattr(
-        SavedModelRunner, "run", lambda self, *given: runs.append(given) or run(self, *given)
-    )
     first = client.prediction.Predict.future(client.request(ENDLESS, signature="spin"), timeout=1)
     wait_for(lambda: sample(server, "pending") == 1)
     others = [

@@ -272,19 +272,10 @@ def test_a_refresh_killed_anywhere_leaves_the_published_generation_whole(raw, ar
 
 @pytest.mark.slow
 def test_a_store_that_goes_away_fails_the_run_and_may_come_back(
-    raw, export, tmp_path, redis_server, capsys
+    raw, arguments, tmp_path, redis_server, capsys
 ):
     address = f"{redis_server.address}?prefix={tmp_path.name}"
-    arguments = [
-        "--export",
-        str(export),
-        "--store",
-        address,
-        "--work",
-        str(tmp_path / "work"),
-        "--window-end",
-        "2022-06-01",
-    ]
+    arguments = [*arguments, "--store", address]
     assert main(["refresh", raw(1), *arguments]) == 0
     redis_server.stop()
     assert main(["refresh", raw(2), *arguments]) == 2

@@ -43,6 +43,17 @@ ROW = st.fixed_dictionaries(
         "timestamp": INTEGERS,
     }
 )
+ONE_ROW = {
+    "x": 1,
+    "n": 2,
+    "s p": "a",
+    "vector": [0, 1],
+    "counts": [3, 4],
+    "label": 1,
+    "weight": 1,
+    "dwell": 0,
+    "timestamp": 5,
+}
 
 
 @settings(max_examples=30)
@@ -65,21 +76,8 @@ def test_every_value_is_read_as_it_was_written_and_both_encoders_agree(key, rows
 
 
 def test_a_record_is_a_sequence_example_whose_context_names_key_count_and_split():
-    rows = [
-        {
-            "x": 1,
-            "n": 2,
-            "s p": "a",
-            "vector": [0, 1],
-            "counts": [3, 4],
-            "label": 1,
-            "weight": 1,
-            "dwell": 0,
-            "timestamp": 5,
-        }
-    ] * 3
     context = tf.train.SequenceExample.FromString(
-        encode_task(SCHEMA, "ä|b", rows, 2)
+        encode_task(SCHEMA, "ä|b", [ONE_ROW] * 3, 2)
     ).context.feature
     found = (
         context["task_key"].bytes_list.value[0].decode(),
@@ -91,17 +89,7 @@ def test_a_record_is_a_sequence_example_whose_context_names_key_count_and_split(
 
 @pytest.mark.parametrize("left_out", ["x", "label", "weight", "dwell", "timestamp"])
 def test_a_row_that_lacks_a_column_is_not_written(left_out):
-    row = {
-        "x": 1,
-        "n": 2,
-        "s p": "a",
-        "vector": [0, 1],
-        "counts": [3, 4],
-        "label": 1,
-        "weight": 1,
-        "dwell": 0,
-        "timestamp": 5,
-    }
+    row = dict(ONE_ROW)
     del row[left_out]
     with pytest.raises(KeyError, match=left_out):
         encode_task(SCHEMA, "a", [row])

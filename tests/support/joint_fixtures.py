@@ -68,25 +68,23 @@ class JointWorld:
             key_list("video"): str(self.video[i]),
         }
 
+    def records(self, side: int) -> list[bytes]:
+        """The records of the users (0) or of the videos (1)."""
+        ids, prefix, other = ((self.user, "u", "video"), (self.video, "", "user"))[side]
+        return [
+            encode_task(
+                SCHEMA, f"{prefix}{n}", [self.row(i) for i in np.flatnonzero(ids == n)], -1, [other]
+            )
+            for n in np.unique(ids)
+        ]
+
     def write(self, folder: Path, splits: tuple[str, ...] = ("train",), **split: Any) -> Path:
         """Records of both definitions, all rows in each of the splits."""
         schema = SCHEMA.replace(split=Split(**split)) if split else SCHEMA
         folder.mkdir(parents=True, exist_ok=True)
         write_description(folder, schema, STATISTICS)
-        for name, other, ids, prefix in (
-            ("user", "video", self.user, "u"),
-            ("video", "user", self.video, ""),
-        ):
-            records = [
-                encode_task(
-                    schema,
-                    f"{prefix}{n}",
-                    [self.row(i) for i in np.flatnonzero(ids == n)],
-                    -1,
-                    [other],
-                )
-                for n in np.unique(ids)
-            ]
+        for side, name in enumerate(("user", "video")):
+            records = self.records(side)
             for each in splits:
                 write_split(folder, name, each, records)
         return folder

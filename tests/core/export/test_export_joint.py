@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from joint_fixtures import SCHEMA, JointWorld, joint_model
+from joint_fixtures import JointWorld, joint_model
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.export.savedmodels import export_for_serving
 from tfrec_limaml.manifest import Manifest
-from tfrec_limaml.tasks.record_format import encode_task
 
 USERS, VIDEOS, DIM = 6, 4, 4
 
@@ -32,16 +31,6 @@ def world():
     return JointWorld.draw(USERS, VIDEOS, rows=60)
 
 
-def records(world, side):
-    ids, prefix, other = ((world.user, "u", "video"), (world.video, "", "user"))[side]
-    return [
-        encode_task(
-            SCHEMA, f"{prefix}{n}", [world.row(i) for i in np.flatnonzero(ids == n)], -1, [other]
-        )
-        for n in range((USERS, VIDEOS)[side])
-    ]
-
-
 @pytest.fixture(scope="module")
 def adapter(exported):
     return tf.saved_model.load(str(exported / "adapter" / "1")).signatures
@@ -54,7 +43,7 @@ def ranker(exported):
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_the_adapter_names_the_other_task_of_each_row_as_the_store_does(adapter, world, side):
-    found = adapter[f"other_keys_{side}"](task_records=tf.constant(records(world, side)))
+    found = adapter[f"other_keys_{side}"](task_records=tf.constant(world.records(side)))
     own, other = (world.user, world.video)[:: 1 - 2 * side]
     names = (lambda n: f"u{n}", lambda n: f"%|video|{n}")
     rows = [i for n in np.unique(own) for i in np.flatnonzero(own == n)]
@@ -70,7 +59,7 @@ def test_the_adapter_solves_given_the_other_side_s_offsets(model, adapter, world
     own = (world.user, world.video)[side]
     rows = [i for n in np.unique(own) for i in np.flatnonzero(own == n)]
     given = adapter[f"given_{side}"](
-        task_records=tf.constant(records(world, side)),
+        task_records=tf.constant(world.records(side)),
         other_row=tf.constant(place[rows]),
         other_offsets=tf.constant(others),
     )
@@ -85,7 +74,7 @@ def test_the_adapter_solves_given_the_other_side_s_offsets(model, adapter, world
 
 
 def test_without_a_known_other_side_the_default_signature_says_the_same(adapter, world):
-    serialized = tf.constant(records(world, 0))
+    serialized = tf.constant(world.records(0))
     plain = adapter["serving_default"](task_records=serialized)
     given = adapter["given_0"](
         task_records=serialized,

@@ -66,7 +66,7 @@ def span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
         for name in DAY_COLUMNS:
             text = values.get(name) or ""
             if re.fullmatch(r"\d{4}-\d\d-\d\d|\d{8}", text):
-                first = _milliseconds(dt.date.fromisoformat(text))
+                first = start_of(dt.date.fromisoformat(text))
                 return first, first + DAY_MS
     except (ValueError, OverflowError):  # not a calendar day
         return None
@@ -85,7 +85,7 @@ def _calendar_span(values: Mapping[str, str | None]) -> tuple[int, int] | None:
         end = (first + dt.timedelta(days=31)).replace(day=1)
     else:
         end = first.replace(year=first.year + 1)
-    return _milliseconds(first), _milliseconds(end)
+    return start_of(first), start_of(end)
 
 
 def is_outside(path: str, first: int, end: int) -> bool:
@@ -97,5 +97,6 @@ def is_outside(path: str, first: int, end: int) -> bool:
     return days is not None and (days[1] + TOLERANCE_MS <= first or days[0] - TOLERANCE_MS >= end)
 
 
-def _milliseconds(day: dt.date) -> int:
+def start_of(day: dt.date) -> int:
+    """The start of a day (UTC), milliseconds since the epoch."""
     return (day - _EPOCH).days * DAY_MS

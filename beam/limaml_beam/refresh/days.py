@@ -6,12 +6,12 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tfrec_limaml.schema.columns import DAY_MS
+from tfrec_limaml.datasets.partitions import start_of
 
 #: A day with at most this share of the rows that it had in the published run lost its rows. A
 #: partition of a local day overlaps two days of UTC: without it, one of them loses half or more.
 LOST_SHARE = 0.5
-_ONE, _EPOCH = dt.timedelta(1), dt.date(1970, 1, 1)
+_ONE = dt.timedelta(1)
 
 
 def lost(
@@ -30,8 +30,8 @@ def lost(
         day
         for day, rows in _rows_by_day(reference).items()
         if now.get(day, 0) <= LOST_SHARE * rows
-        and window[0] <= _start(day)
-        and _start(day + _ONE) <= window[1]
+        and window[0] <= start_of(day)
+        and start_of(day + _ONE) <= window[1]
     )
 
 
@@ -66,7 +66,3 @@ def _span(days: Iterable[dt.date]) -> set[dt.date]:
     if not (days := sorted(days)):
         return set()
     return {days[0] + n * _ONE for n in range((days[-1] - days[0]).days + 1)}
-
-
-def _start(day: dt.date) -> int:
-    return (day - _EPOCH).days * DAY_MS

@@ -27,6 +27,18 @@ def request_inputs(make_rows, as_columns):
 
 
 @pytest.fixture(scope="session")
+def support_of(as_columns):
+    """``support_of(model, rows)``: the support set of one task."""
+
+    def support(model, rows):
+        features = model.encoder({n: tf.constant(v) for n, v in as_columns(rows).items()})
+        columns = {n: tf.constant([[r[n] for r in rows]], tf.float32) for n in ("label", "weight")}
+        return {"features": {n: v[None] for n, v in features.items()}, **columns}
+
+    return support
+
+
+@pytest.fixture(scope="session")
 def model(make_model):
     return make_model()
 

@@ -15,22 +15,12 @@ def _encode(schema, tasks):
     return [encode_task(schema, *task) for task in tasks]
 
 
-def _support(model, as_columns, rows):
-    features = model.encoder({n: tf.constant(v) for n, v in as_columns(rows).items()})
-    return {
-        "features": {n: v[None] for n, v in features.items()},
-        **{
-            name: tf.constant([[r[name] for r in rows]], tf.float32) for name in ("label", "weight")
-        },
-    }
-
-
 def test_the_adapter_embeds_like_the_model_whoever_shares_the_batch(
-    model, adapter, as_columns, tasks
+    model, adapter, support_of, tasks
 ):
     together = adapter(*_encode(model.encoder.schema, tasks))
     for i, task in enumerate(tasks):
-        embedding, before, after, *_ = model.task_embeddings(_support(model, as_columns, task[1]))
+        embedding, before, after, *_ = model.task_embeddings(support_of(model, task[1]))
         np.testing.assert_allclose(together["meta_embedding"][i], embedding[0], atol=2e-6)
         np.testing.assert_allclose(together["loss_before"][i], before, rtol=1e-5)
         np.testing.assert_allclose(together["loss_after"][i], after, rtol=1e-5)
@@ -85,7 +75,7 @@ def test_a_nan_in_one_record_stays_in_it(model, adapter, tasks):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "cosine"])
-def test_the_adapter_pools_as_the_model_says(make_model, as_columns, tasks, pooling):
+def test_the_adapter_pools_as_the_model_says(make_model, support_of, tasks, pooling):
     model = make_model(pooling=pooling)
     signatures = adapter_module(model).signatures
     actual = signatures["serving_default"](
@@ -93,7 +83,7 @@ def test_the_adapter_pools_as_the_model_says(make_model, as_columns, tasks, pool
     )["meta_embedding"]
     for i, (_, rows, _) in enumerate(tasks):
         np.testing.assert_allclose(
-            actual[i], model.task_embeddings(_support(model, as_columns, rows))[0][0], atol=2e-6
+            actual[i], model.task_embeddings(support_of(model, rows))[0][0], atol=2e-6
         )
 
 

@@ -95,22 +95,12 @@ def test_rank_repeats_the_columns_that_make_up_a_nested_task_key(
     np.testing.assert_allclose(ranker["rank"](**inputs)["logit"], expected, rtol=1e-5)
 
 
-def _support(model, as_columns, rows):
-    features = model.encoder({n: tf.constant(v) for n, v in as_columns(rows).items()})
-    return {
-        "features": {n: v[None] for n, v in features.items()},
-        **{
-            name: tf.constant([[r[name] for r in rows]], tf.float32) for name in ("label", "weight")
-        },
-    }
-
-
 def test_the_adapter_gives_one_embedding_per_part_of_a_task_under_its_own_key(
-    model, as_columns, tasks, outputs
+    model, support_of, tasks, outputs
 ):
     for i, (key, rows, _) in enumerate(tasks):
         tabs = list(dict.fromkeys(row["tab"] for row in rows))
-        expected = model.task_embeddings(_support(model, as_columns, rows))
+        expected = model.task_embeddings(support_of(model, rows))
         np.testing.assert_allclose(outputs["meta_embedding"][i], expected.embedding[0], atol=2e-6)
         parts = outputs["nested_definition"][i] == 0
         assert parts.sum() == len(tabs)

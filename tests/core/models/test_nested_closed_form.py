@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from finite_differences import assert_outer_gradient
 
 from tfrec_limaml import LiMAML
 from tfrec_limaml.blocks import DotProductGlobalBlock, NestedMetaBlocks, OffsetMetaBlock
@@ -88,25 +89,7 @@ def test_each_sweep_lowers_the_objective_and_rows_of_unknown_subtasks_follow_the
 
 def test_the_outer_gradient_is_that_of_finite_differences(support):
     model, query = _model(), _samples([[7, 8], [8, 7], [9, 3], [7, 7]], [2, 2, 2, 1], 2)
-
-    @tf.function(autograph=False)
-    def step():
-        return model._gradients(support, query, model.outer_count(support, query))
-
-    _, gradients, _ = step()
-    by_name = {v.path: (v, g) for v, g in zip(model.trainable_variables, gradients, strict=True)}
-    random, eps = np.random.default_rng(3), 1e-6
-    for name, (variable, gradient) in by_name.items():
-        direction = random.normal(size=variable.shape)
-        value = variable.numpy()
-        sides = []
-        for sign in (1, -1):
-            variable.assign(value + sign * eps * direction)
-            sides.append(float(step()[0]))
-        variable.assign(value)
-        expected = (sides[0] - sides[1]) / (2 * eps)
-        actual = float(np.sum(direction * gradient.numpy()))
-        assert actual == pytest.approx(expected, rel=1e-4, abs=1e-7), name
+    assert_outer_gradient(model, support, query)
 
 
 def test_the_outer_loss_holds_the_loss_of_all_rows_before_adaptation(support):

@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,12 @@ ROWS = [(f"u{n}", 1.0, n / 100) for n in range(40)]
 def after(days: float) -> str:
     """The time this many days after the start, in ISO 8601."""
     return dt.datetime.fromtimestamp((START + days * DAY) / 1000, dt.UTC).isoformat()
+
+
+def report(capsys: Any) -> Any:
+    """The JSON object that a command printed last."""
+    out = capsys.readouterr().out
+    return json.loads(out[out.rindex("\n{") + 1 :] if not out.startswith("{") else out)
 
 
 class World:

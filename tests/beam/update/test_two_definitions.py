@@ -4,13 +4,12 @@ and videos, against the closed form of a toy model.
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 from two_sided_toy import ROWS, VIDEO, Simulation
-from update_world import after
+from update_world import after, report
 
 from limaml_beam.update import adapting
 from limaml_beam.update.state import UpdateState
@@ -30,11 +29,6 @@ def check(world, expected):
     assert None not in found.values()
     made = np.array([found[key] for key in expected])
     np.testing.assert_allclose(made, list(expected.values()), rtol=1e-6)
-
-
-def report(capsys):
-    out = capsys.readouterr().out
-    return json.loads(out[out.rindex("\n{") + 1 :] if not out.startswith("{") else out)
 
 
 def test_a_refresh_adapts_both_sides_in_turns_from_nothing(two_sides_once):

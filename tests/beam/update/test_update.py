@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from update_world import ROWS
+from update_world import ROWS, report
 
 from limaml_beam.generate_embeddings import tables
 from limaml_beam.generate_embeddings.digests import digest
@@ -20,11 +20,6 @@ from tfrec_limaml.cli import main
 from tfrec_limaml.errors import StoreError
 from tfrec_limaml.store import open_store
 from tfrec_limaml.store.lmdb_store import LmdbStore
-
-
-def report(capsys):
-    out = capsys.readouterr().out
-    return json.loads(out[out.rindex("\n{") + 1 :] if not out.startswith("{") else out)
 
 
 def digests_of_batch(world):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import grpc
 import pytest
+from certificates import make_certificates
 
 from limaml_serving.server import ConfigError, EmbeddedServer, Tls
 
@@ -15,32 +14,9 @@ def pki(tmp_path_factory):
     """An authority, a server certificate for localhost and a client certificate, made with
     openssl.
     """
-    folder = tmp_path_factory.mktemp("pki")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    openssl(
-        "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority"
+    return make_certificates(
+        tmp_path_factory.mktemp("pki"), "server", "client", host="DNS:localhost"
     )
-    for name in ("server", "client"):
-        (folder / f"{name}.ext").write_text("subjectAltName=DNS:localhost\n")
-        request = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        openssl(*request, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/CN=localhost")
-        authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"]
-        openssl(
-            "x509",
-            "-req",
-            "-in",
-            f"{name}.csr",
-            *authority,
-            "-extfile",
-            f"{name}.ext",
-            "-out",
-            f"{name}.pem",
-        )
-    return folder
 
 
 def test_tls_encrypts_and_a_plain_client_is_turned_away(serve, connect, base, pki, refusal, rows):

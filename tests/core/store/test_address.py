@@ -6,6 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 import redis.crc
+from certificates import make_certificates
 from ports import free_port, free_ports, listens
 from waiting import wait_for
 
@@ -140,17 +141,7 @@ def test_the_environment_gives_the_password_that_an_address_leaves_out(
 @pytest.fixture
 def certificates(tmp_path):
     """An authority and one certificate for 127.0.0.1 that serves both sides."""
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
-
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca")
-    (tmp_path / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
-    openssl("req", *key, "-keyout", "own.key", "-out", "own.csr", "-subj", "/CN=127.0.0.1")
-    authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
-    openssl("x509", "-req", "-in", "own.csr", *authority, "-extfile", "ext", "-out", "own.pem")
-    return tmp_path
+    return make_certificates(tmp_path, "own", host="IP:127.0.0.1")
 
 
 def test_tls_options_name_the_files(start_redis, certificates):

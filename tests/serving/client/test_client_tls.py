@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from concurrent import futures
 
 import grpc
 import pytest
+from certificates import make_certificates
 
 from limaml_serving import ServingError, Tls
 from tfrec_limaml.errors import LimamlError
@@ -20,33 +20,9 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory):
     """A folder with an authority and the certificates it signed for a server and a client."""
-    folder = tmp_path_factory.mktemp("pem")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl(
-        *new, "-x509", "-days", "1", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"
+    return make_certificates(
+        tmp_path_factory.mktemp("pem"), "server", "client", host="DNS:ranker.example"
     )
-    for name in ("server", "client"):
-        openssl(*new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        (folder / "names").write_text("subjectAltName=DNS:ranker.example")
-        openssl(
-            *(
-                "x509",
-                "-req",
-                "-in",
-                f"{name}.csr",
-                "-CA",
-                "ca.pem",
-                "-CAkey",
-                "ca.key",
-                "-CAcreateserial",
-            ),
-            *("-days", "1", "-extfile", "names", "-out", f"{name}.pem"),
-        )
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,33 @@
+"""Certificates for tests of TLS, made with openssl."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+_NEW = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+
+
+def make_certificates(folder: Path, *names: str, host: str) -> Path:
+    """An authority, and a certificate for each name that it signed.
+
+    Args:
+        folder: Folder for ``ca.key`` and ``ca.pem``, and ``.key`` and ``.pem`` of each name.
+        names: Names of the files and subjects.
+        host: What the certificates are for, such as ``DNS:localhost``.
+
+    Returns:
+        The folder.
+    """
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    openssl(*_NEW, "-x509", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem")
+    (folder / "host").write_text(f"subjectAltName={host}\n")
+    authority = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
+    for name in names:
+        request, signed = f"{name}.csr", f"{name}.pem"
+        openssl(*_NEW, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", request)
+        openssl("x509", "-req", "-in", request, *authority, "-extfile", "host", "-out", signed)
+    return folder

@@ -37,3 +37,9 @@ def feature_specs(shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, tf.
         name: tf.TensorSpec(shape, tf.float32 if len(shape) > 1 else tf.int32)
         for name, shape in shapes.items()
     }
+
+
+def zero_row(shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, tf.Tensor]:
+    """One row of zeros as encoded features with these shapes ``[N, ...]``."""
+    specs = feature_specs(shapes)
+    return {name: tf.zeros([1, *spec.shape[1:]], spec.dtype) for name, spec in specs.items()}

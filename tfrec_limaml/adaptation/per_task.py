@@ -155,7 +155,7 @@ def _dense(
 def _layer_norm(
     layer: keras.layers.LayerNormalization, weights: Weights, inputs: tf.Tensor, training: bool
 ) -> tf.Tensor:
-    if list(layer.axis) not in ([-1], [1]) or inputs.shape.rank != 3:
+    if layer.rms_scaling or list(layer.axis) not in ([-1], [1]) or inputs.shape.rank != 3:
         return _vectorized(layer, weights, (inputs,), {}, training)
     dtype = (
         "float64" if layer.compute_dtype == "float64" else "float32"

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfrec_limaml.blocks.support_encoder import SupportEncoder
-from tfrec_limaml.features import Features
+from tfrec_limaml.features import Features, zero_row
 from tfrec_limaml.keras_internals import takes_training
 
 #: Calls a layer of a block on its input.
@@ -96,6 +96,15 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
             raise ValueError(f"embedding_dim must be at least 1, received {embedding_dim}")
         super().__init__(**kwargs)
         self.embedding_dim = int(embedding_dim)
+
+    def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
+        """Builds the block's layers by a call on a row of zeros.
+
+        A subclass may override it to build them from the shapes.
+        """
+        with tf.init_scope():
+            self.call(zero_row(features_shape))
+        self.built = True
 
     @property
     def nested_definitions(self) -> tuple[str, ...]:
@@ -223,6 +232,19 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
     - ``linear_in(parts)``: whether the logit is linear in each of `parts` equal parts of the meta
       embedding while the others are fixed. Closed-form adaptation then calls the head only once.
     """
+
+    def build(
+        self,
+        features_shape: Mapping[str, tuple[int | None, ...]],
+        meta_embedding_shape: tuple[int | None, ...],
+    ) -> None:
+        """Builds the block's layers by a call on a row of zeros.
+
+        A subclass may override it to build them from the shapes.
+        """
+        with tf.init_scope():
+            self.call(zero_row(features_shape), tf.zeros([1, *meta_embedding_shape[1:]]))
+        self.built = True
 
     @abc.abstractmethod
     def encode_context(self, features: Features, training: bool = False) -> Any:

@@ -61,16 +61,17 @@ class KerasMetaBlock(MetaBlock):
         """
         self.inputs_layer.build(features_shape)
         width = self.inputs_layer.compute_output_shape(features_shape)[-1]
-        if not self.layer.built:
-            self.layer.build((None, width))
-        received = tuple(self.layer.compute_output_shape((None, width)))
+        rows = tf.zeros((2, width), self.compute_dtype)
+        with tf.init_scope():  # a call also builds layers that have no `build` of their own
+            outputs = self.call_encoded(rows)
+        received = tf.nest.map_structure(lambda output: (None, *output.shape[1:]), outputs)
         if received != (None, self.embedding_dim):
             raise LimamlError(
                 f"layer {self.layer.name!r} must map [N, {width}] to [N, {self.embedding_dim}] "
                 f"(embedding_dim), received a layer with output {received}"
             )
         try:
-            check_batchable(self.layer, tf.zeros((2, width), self.compute_dtype))
+            check_batchable(self.layer, rows)
         except ValueError as error:
             raise LimamlError(str(error)) from error
         self.built = True

@@ -15,7 +15,7 @@ from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.pooling import pool
 from tfrec_limaml.blocks.base import check_blocks
-from tfrec_limaml.features import Features, feature_specs
+from tfrec_limaml.features import Features, zero_row
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.closed_form import solve_offsets
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
@@ -242,11 +242,7 @@ class LiMAML(ReportsUnadaptedAuc):
     def _summary_width(self, features_shape: Any) -> int:
         """Width of a support encoder's input, from a row of zeros."""
         with tf.init_scope():
-            row = {
-                name: tf.zeros([1, *spec.shape[1:]], spec.dtype)
-                for name, spec in feature_specs(features_shape).items()
-            }
-            context = self.global_block.encode_context(row)
+            context = self.global_block.encode_context(zero_row(features_shape))
             summary = self.global_block.summarise(context)
             return int(summary.shape[-1])
 

@@ -37,6 +37,7 @@ LAYERS = {
     "layer norm": lambda: L.LayerNormalization(),
     "layer norm without center": lambda: L.LayerNormalization(center=False),
     "layer norm without scale": lambda: L.LayerNormalization(scale=False),
+    "layer norm without mean": lambda: L.LayerNormalization(rms_scaling=True),
     "group norm": lambda: L.GroupNormalization(2),
     "prelu": lambda: L.PReLU(),
     "activation": lambda: L.Activation("gelu"),
@@ -66,6 +67,7 @@ def _one_by_one(layer, weights, inputs):
     )
 
 
+@pytest.mark.filterwarnings("ignore:You passed `rms_scaling=True`, which is deprecated")
 @pytest.mark.parametrize("name", sorted(set(LAYERS) - {"gru"}))
 def test_all_tasks_at_once_equal_the_layer_task_by_task(name):
     rng = np.random.default_rng(0)

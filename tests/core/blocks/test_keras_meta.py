@@ -21,10 +21,31 @@ class _AddsLoss(L.Layer):
         return inputs
 
 
+class _BuiltByACall(L.Layer):
+    """Has neither `build` nor `compute_output_shape`."""
+
+    def __init__(self, width=4, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [L.Dense(5, "tanh"), L.Dense(width)]
+
+    def call(self, inputs):
+        return self.parts[1](self.parts[0](inputs))
+
+
 def test_unadapted_embeddings_are_the_layer_s_output(make_model, make_samples):
     block = make_model("keras").meta_block
     rows = flatten_tasks(make_samples([3, 2])["features"])
     np.testing.assert_allclose(block(rows), block.layer(rows["meta"]), rtol=1e-10)
+
+
+def test_a_layer_whose_parts_are_built_by_its_first_call_is_adapted_like_any_other(shapes):
+    layer = _BuiltByACall()
+    block = KerasMetaBlock(layer, 4)
+    block.build(shapes)
+    assert [tuple(v.shape) for v in block.adaptable_variables] == [(3, 5), (5,), (5, 4), (4,)]
+    rows = tf.random.stateless_normal([2, 6, 3], [1, 2])
+    adapted = block.call_adapted(block.initial_weights(rows), rows)
+    np.testing.assert_allclose(adapted[1], layer(rows[1]), rtol=1e-5, atol=1e-6)
 
 
 def test_a_frozen_part_is_shared_and_stays_as_it_is(shapes):
@@ -51,6 +72,10 @@ def test_a_frozen_part_is_shared_and_stays_as_it_is(shapes):
         (
             lambda: keras.Sequential([L.Dense(4), _AddsLoss()], name="all"),
             r"layer 'all' adds a loss .*add_loss",
+        ),
+        (
+            lambda: _BuiltByACall(7, name="late"),
+            r"layer 'late' must map \[N, 3\] to \[N, 4\] .* output \(None, 7\)",
         ),
         (
             lambda: L.Dense(7, name="wide"),

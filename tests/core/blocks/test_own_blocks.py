@@ -1,0 +1,86 @@
+"""A user's own subclasses of the two base classes."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import task_batches
+
+from tfrec_limaml import GlobalBlock, LiMAML, MetaBlock
+
+D = 3
+
+
+@keras.saving.register_keras_serializable("own_blocks")
+class _MetaWithoutBuild(MetaBlock):
+    def __init__(self, embedding_dim=D, **kwargs):
+        super().__init__(embedding_dim, **kwargs)
+        self.dense = keras.layers.Dense(embedding_dim)
+
+    def encode_features(self, features):
+        return features["meta"]
+
+    @property
+    def adaptable_variables(self):
+        return self.dense.trainable_variables
+
+    def call_encoded(self, encoded, training=False):
+        return self.dense(encoded)
+
+    def call_adapted(self, weights, encoded, training=False):
+        kernel, bias = weights
+        return encoded @ kernel + bias[:, None]
+
+
+@keras.saving.register_keras_serializable("own_blocks")
+class _GlobalWithoutBuild(GlobalBlock):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.tower, self.gate = keras.layers.Dense(4, "relu"), keras.layers.Dense(4, "sigmoid")
+        self.logit = keras.layers.Dense(1)
+
+    def encode_context(self, features, training=False):
+        return self.tower(features["other"])
+
+    def head(self, context, meta_embedding, training=False):
+        return self.logit(context * self.gate(meta_embedding))[..., 0]
+
+
+@pytest.mark.filterwarnings("error:.build.. was called on layer")
+def test_blocks_without_a_method_build_are_trained_and_saved_with_all_their_weights(tmp_path):
+    keras.utils.set_random_seed(1)
+    model = LiMAML(_MetaWithoutBuild(), _GlobalWithoutBuild(), inner_steps=1)
+    model.compile(keras.optimizers.SGD(0.5))
+    dataset = task_batches()
+    model.build({n: (None, *s.shape[2:]) for n, s in _features(dataset).items()})
+    before = {v.path: v.numpy() for v in model.trainable_variables}
+    assert len(before) == 8
+    model.fit(dataset, verbose=0)
+    for variable in model.trainable_variables:
+        assert np.any(variable.numpy() != before[variable.path]), variable.path
+    model.save(tmp_path / "own.keras")
+    loaded = keras.saving.load_model(tmp_path / "own.keras")
+    np.testing.assert_array_equal(
+        loaded.predict(dataset, verbose=0)["probability"],
+        model.predict(dataset, verbose=0)["probability"],
+    )
+
+
+def test_blocks_without_a_method_build_are_built_in_the_first_call_of_a_graph_too():
+    model = LiMAML(_MetaWithoutBuild(), _GlobalWithoutBuild(), inner_steps=1)
+    shapes = {"meta": (None, 2), "other": (None, 5)}
+    tf.function(lambda: model.build(shapes), autograph=False)()
+    assert sorted(tuple(v.shape) for v in model.global_block.trainable_variables) == [
+        (1,),
+        (3, 4),
+        (4,),
+        (4,),
+        (4, 1),
+        (5, 4),
+    ]
+
+
+def _features(dataset):
+    return dataset.element_spec["support"]["features"]

@@ -56,17 +56,32 @@ def sample_loss(loss: Any) -> SampleLoss:
     if name is not None and name not in _BINARY | _REGRESSION:
         raise ValueError(
             f"loss {name!r} does not fit one output per sample; use 'binary_crossentropy', "
-            "'binary_focal_crossentropy', 'mean_squared_error', 'mean_absolute_error', 'huber' or "
-            "'log_cosh'"
+            "'binary_focal_crossentropy', 'mean_squared_error', 'mean_absolute_error', 'huber', "
+            "'log_cosh' or your own function of labels and raw outputs"
         )
     if isinstance(loss_function, keras.losses.Loss):
         if name in _BINARY:
             loss_function = type(loss_function).from_config(
                 {**loss_function.get_config(), "from_logits": True}
             )
-        return lambda y, z: loss_function.call(y[:, None], z[:, None])
+        return _by_rows(loss_function.call)
     options = {"from_logits": True} if name in _BINARY else {}
-    return lambda y, z: loss_function(y[:, None], z[:, None], **options)
+    return _by_rows(lambda y, z: loss_function(y, z, **options))
+
+
+def _by_rows(loss_function: SampleLoss) -> SampleLoss:
+    """A loss of labels and outputs ``[N, 1]`` as one of labels and outputs ``[N]``."""
+
+    def losses(y: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
+        values = tf.convert_to_tensor(loss_function(y[:, None], z[:, None]))
+        if values.shape.rank == 0:
+            raise ValueError(
+                "the loss must return one value per row, [N] or [N, 1], received a single one; "
+                "take means over the last axis only: tf.reduce_mean(losses, -1)"
+            )
+        return values
+
+    return losses
 
 
 def is_binary(loss: Any) -> bool:

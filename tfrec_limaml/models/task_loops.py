@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.keras_internals import FitsUnderStrategies, build_compiled
+from tfrec_limaml.models.task_batches import check_task_batch, is_task_batch
 from tfrec_limaml.wording import counted
 
 
@@ -132,12 +133,8 @@ class TaskLoops(FitsUnderStrategies):
                 "expected a dataset of task batches with 'support' and 'query' (see "
                 f"task_dataset), received {spec}"
             )
+        check_task_batch(spec)
         self.build({name: (None, *s.shape[2:]) for name, s in spec["support"]["features"].items()})
-
-
-def is_task_batch(data: Any) -> bool:
-    """Whether this is a batch of tasks, not of encoded rows."""
-    return isinstance(data, Mapping) and "support" in data
 
 
 def _refuse_weights(**arguments: Any) -> None:

@@ -29,7 +29,7 @@ from tfrec_limaml.models.outer_step import (
     zero_unless_finite,
 )
 from tfrec_limaml.models.query_rows import describe_query
-from tfrec_limaml.models.task_loops import is_task_batch
+from tfrec_limaml.models.task_batches import check_task_batch, is_task_batch
 from tfrec_limaml.models.two_block_model import TwoBlockModel
 
 TaskBatch = Mapping[str, Any]
@@ -192,6 +192,7 @@ def step_data(data: Any) -> Any:
     data = data[0] if isinstance(data, tuple) else data
     if not is_task_batch(data):
         return data
+    check_task_batch(data)
     return {**data, **{part: _with_floats(data[part]) for part in ("support", "query")}}
 
 

@@ -61,6 +61,12 @@ def test_a_loss_that_does_not_fit_one_output_is_refused(loss):
         sample_loss(loss)
 
 
+def test_a_loss_of_one_s_own_that_returns_one_value_for_all_rows_is_refused():
+    loss = sample_loss(lambda y, z: tf.reduce_mean(tf.square(y - z)))
+    with pytest.raises(ValueError, match=r"one value per row.*tf\.reduce_mean\(losses, -1\)"):
+        loss(tf.constant(LABEL), tf.constant(LOGIT))
+
+
 @pytest.mark.parametrize("loss", ["binary_crossentropy", "binary_focal_crossentropy", "mse"])
 def test_derivatives_are_those_of_finite_differences(loss):
     derivatives, step = loss_derivatives(loss), 1e-4

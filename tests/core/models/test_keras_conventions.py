@@ -158,3 +158,38 @@ def test_a_network_of_which_nothing_can_be_adapted_is_refused_unless_it_takes_no
     model.inner_steps = model.fine_tune_steps = 0
     assert model.train_on_batch(batch) > 0
     assert len(model.predict_on_batch(batch)["label"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b.pop("query"), "the batch of tasks has no 'query'; it needs"),
+        (lambda b: b["support"].pop("weight"), "has no 'support/weight'; .*0 for padding"),
+        (lambda b: b["query"].pop("label"), "has no 'query/label'"),
+        (
+            lambda b: b["query"].update(label=b["query"]["label"][..., None]),
+            r"query/label must have the shape \[tasks, rows\] .* \(8, 3, 1\)",
+        ),
+        (
+            lambda b: b["query"].update(weight=b["query"]["weight"][:, :1]),
+            r"query/weight must have the shape \[tasks, rows\] of query/label, .* \(8, 1\)",
+        ),
+        (
+            lambda b: b["support"]["features"].update(meta=np.zeros((8, 3), "f")),
+            r"feature 'meta' of the support set .*\(8, 4\), received \(8, 3\); repeat",
+        ),
+        (lambda b: b["query"]["features"].pop("other"), r"only one has \['other'\]"),
+    ],
+    ids=["part", "weight", "label", "label shape", "weight shape", "feature shape", "feature"],
+)
+def test_a_batch_that_lacks_something_is_refused_by_name_whether_the_model_is_built_or_not(
+    change, message
+):
+    batch = task_batch(np.random.default_rng(0))
+    change(batch)
+    for shapes in (None, {"meta": (None, 3), "other": (None, 2)}):
+        model = small_model()
+        if shapes:
+            model.build(shapes)
+        with pytest.raises(LimamlError, match=message):
+            model.train_on_batch(batch)

@@ -98,10 +98,7 @@ class MetaBlock(keras.layers.Layer, abc.ABC):
         self.embedding_dim = int(embedding_dim)
 
     def build(self, features_shape: Mapping[str, tuple[int | None, ...]]) -> None:
-        """Builds the block's layers by a call on a row of zeros.
-
-        A subclass may override it to build them from the shapes.
-        """
+        """Builds the layers by a call on a row of zeros; a subclass may use the shapes instead."""
         with tf.init_scope():
             self.call(zero_row(features_shape))
         self.built = True
@@ -238,10 +235,7 @@ class GlobalBlock(keras.layers.Layer, abc.ABC):
         features_shape: Mapping[str, tuple[int | None, ...]],
         meta_embedding_shape: tuple[int | None, ...],
     ) -> None:
-        """Builds the block's layers by a call on a row of zeros.
-
-        A subclass may override it to build them from the shapes.
-        """
+        """Builds the layers by a call on a row of zeros; a subclass may use the shapes instead."""
         with tf.init_scope():
             self.call(zero_row(features_shape), tf.zeros([1, *meta_embedding_shape[1:]]))
         self.built = True

@@ -21,11 +21,10 @@ from tfrec_limaml.models.closed_form import solve_offsets
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings, subtask_embeddings
 from tfrec_limaml.models.unadapted_auc import ReportsUnadaptedAuc
+from tfrec_limaml.prior_precision import PRECISION_RANGE, check_prior_precision
 
 #: The logarithm of the prior precision is learned at this multiple of the outer learning rate.
 PRECISION_RATE = 10.0
-#: Bounds of the logarithm of the prior precision.
-PRECISION_RANGE = (-8.0, 8.0)
 
 
 class Rows(NamedTuple):
@@ -60,7 +59,7 @@ class LiMAML(ReportsUnadaptedAuc):
             None means ``"gauss-newton"`` for an `OffsetMetaBlock` and ``"gradient"`` for other
             blocks.
         prior_precision: Initial value of the learned prior precision of the offset (one per
-            dimension); `adaptation="gauss-newton"` only.
+            dimension), between 0.00034 and 2980; `adaptation="gauss-newton"` only.
         pooling: How the embeddings of a task's samples are combined into the stored one:
             ``"latest"`` (the paper's), ``"mean"``, ``"max"`` or ``"cosine"`` (mean weighted by
             cosine similarity to the latest).
@@ -89,8 +88,7 @@ class LiMAML(ReportsUnadaptedAuc):
             raise ValueError(
                 f"pooling must be 'latest', 'mean', 'max' or 'cosine', received {pooling!r}"
             )
-        if prior_precision <= 0:
-            raise ValueError(f"prior_precision must be positive, received {prior_precision}")
+        check_prior_precision(prior_precision)
         if adaptation == "gauss-newton" and not meta_block.stores_offset:
             raise ValueError(
                 "adaptation='gauss-newton' adapts the offset of an OffsetMetaBlock, received "

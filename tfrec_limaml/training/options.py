@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.prior_precision import check_prior_precision
 
 Algorithm = Literal["limaml", "vanilla", "maml"]
 Adaptation = Literal["gauss-newton", "gradient"]
@@ -124,8 +125,7 @@ class ModelOptions:
         )
         if not self.dropout < 1:
             raise LimamlError(f"dropout must be less than 1, received {self.dropout}")
-        if not 0 < self.prior_precision < math.inf:
-            raise LimamlError(f"prior_precision must be positive, received {self.prior_precision}")
+        check_prior_precision(self.prior_precision)
         for name in ("meta_units", "global_units"):
             if any(width < 1 for width in getattr(self, name)):
                 raise LimamlError(f"{name} must be at least 1 each, received {getattr(self, name)}")

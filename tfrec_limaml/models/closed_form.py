@@ -31,7 +31,8 @@ def solve_offsets(
     if model.meta_block.nested_definitions:
         return _solve_nested(model, rows, support, steps, precision, training)
     mean = model.prior_mean(rows, support)
-    zero = tf.zeros_like(rows.encoded[:, 0], precision.dtype)
+    tasks, width = tf.shape(rows.encoded)[0], rows.encoded.shape[-1]
+    zero = tf.zeros([tasks, width], precision.dtype)  # tasks may have no rows
     start = zero if mean is None else mean
     unadapted = []
     if not steps or mean is not None:

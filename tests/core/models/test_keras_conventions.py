@@ -5,9 +5,18 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small_models import small_model, task_batch, task_batches
 
-from tfrec_limaml import EntireNetworkMAML, LiMAML, MLPGlobalBlock, MLPMetaBlock, Vanilla
+from tfrec_limaml import (
+    DotProductGlobalBlock,
+    EntireNetworkMAML,
+    LiMAML,
+    MLPGlobalBlock,
+    MLPMetaBlock,
+    OffsetMetaBlock,
+    Vanilla,
+)
 from tfrec_limaml.errors import LimamlError
 
 pytestmark = pytest.mark.slow
@@ -193,3 +202,15 @@ def test_a_batch_that_lacks_something_is_refused_by_name_whether_the_model_is_bu
             model.build(shapes)
         with pytest.raises(LimamlError, match=message):
             model.train_on_batch(batch)
+
+
+def test_a_batch_of_tasks_without_any_history_is_solved_to_offsets_of_zero():
+    model = LiMAML(OffsetMetaBlock((4,), 2), DotProductGlobalBlock((5,)))
+    model.compile(keras.optimizers.SGD(0.05), run_eagerly=True)
+    batch = task_batch(np.random.default_rng(0), support=0)
+    assert np.isfinite(model.train_on_batch(batch))
+    (offsets,) = model.adapt_tasks(tf.nest.map_structure(tf.constant, batch["support"]), 2).weights
+    np.testing.assert_array_equal(offsets, np.zeros((8, 2)))
+    adapted = model.predict_on_batch(batch)["probability"]
+    model.fine_tune = False
+    np.testing.assert_allclose(adapted, model.predict_on_batch(batch)["probability"], rtol=1e-6)

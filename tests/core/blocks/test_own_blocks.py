@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -80,6 +82,21 @@ def test_blocks_without_a_method_build_are_built_in_the_first_call_of_a_graph_to
         (4, 1),
         (5, 4),
     ]
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_batch_statistics_that_include_padding_are_warned_about_unless_they_are_frozen(trainable):
+    block = _GlobalWithoutBuild()
+    block.tower = keras.Sequential(
+        [keras.layers.Dense(4), keras.layers.BatchNormalization(name="bn", trainable=trainable)]
+    )
+    model = LiMAML(_MetaWithoutBuild(), block, inner_steps=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.build({"meta": (None, 2), "other": (None, 5)})
+    said = [str(each.message) for each in caught if "padded rows" in str(each.message)]
+    assert len(said) == trainable
+    assert all("layer 'bn' counts padded rows in its training statistics" in text for text in said)
 
 
 def _features(dataset):

@@ -12,7 +12,6 @@ Keys: `files`, `tasks`, `batch`, `cores`; `compressed` and `uncompressed`, each 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 import reference_work as work
 import tensorflow as tf
 from arguments import positive
+from printing import print_result
 
 from tfrec_limaml import FeatureEncoder, task_dataset
 from tfrec_limaml.tasks.folder import shard_name
@@ -89,12 +89,7 @@ def main():
     parser.add_argument("--batch", type=positive, default=128)
     args = parser.parse_args()
     tf.config.set_visible_devices([], "GPU")
-    result = measure(args)
-    print(
-        json.dumps(result)
-        if args.json
-        else "\n".join(f"{name:14} {value}" for name, value in result.items())
-    )
+    print_result(measure(args), args.json)
 
 
 if __name__ == "__main__":

@@ -94,8 +94,9 @@ def no_graphs() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def optimised_graphs() -> Iterator[None]:
     """The module's tests run graphs as users do; the numbers of others do not depend on it."""
-    with graphs.optimised_graphs():
-        yield
+    graphs.optimise(True)
+    yield
+    graphs.optimise(False)
 
 
 @pytest.fixture(scope="session")

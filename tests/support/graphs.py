@@ -22,29 +22,10 @@ def without_graphs() -> Iterator[None]:
 
 
 def optimise(graphs: bool) -> None:
-    """Whether TensorFlow optimises graphs before they run for the first time: for a short training
-    that takes a tenth to a fourth of the time.
+    """Whether TensorFlow optimises graphs before their first run.
+
+    For a short training that takes a tenth to a fourth of the time.
     """
     import tensorflow as tf
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not graphs})
-
-
-@contextlib.contextmanager
-def graphs_as_traced() -> Iterator[None]:
-    """Inside it, TensorFlow does not optimise graphs."""
-    optimise(False)
-    try:
-        yield
-    finally:
-        optimise(True)
-
-
-@contextlib.contextmanager
-def optimised_graphs() -> Iterator[None]:
-    """Inside it, TensorFlow optimises graphs, as it does by default, but not in most tests."""
-    optimise(True)
-    try:
-        yield
-    finally:
-        optimise(False)

@@ -45,33 +45,6 @@ def check_blocks(meta_block: Any, global_block: Any) -> None:
         )
 
 
-def _defines(block: keras.layers.Layer, method: str) -> bool:
-    """Whether a block's own class defines an optional method.
-
-    An inherited one may not match what the class computes.
-    """
-    return method in vars(type(block))
-
-
-def calls_per_task(block: keras.layers.Layer) -> bool:
-    """Whether a block's own class defines ``call_per_task``; see `MetaBlock` and `GlobalBlock`."""
-    return _defines(block, "call_per_task")
-
-
-def scores_once(block: keras.layers.Layer) -> bool:
-    """Whether a block's own class defines ``encode_context_once``; see `GlobalBlock`."""
-    return _defines(block, "encode_context_once")
-
-
-def is_linear(block: keras.layers.Layer, parts: int) -> bool:
-    """Whether a block's logit is linear in each of `parts` equal parts of the meta embedding.
-
-    The other parts are fixed. False unless the block's own class defines ``linear_in``; see
-    `GlobalBlock`.
-    """
-    return _defines(block, "linear_in") and bool(block.linear_in(parts))
-
-
 class MetaBlock(keras.layers.Layer, abc.ABC):
     """The part of the network that is adapted per task; its output is the meta embedding.
 

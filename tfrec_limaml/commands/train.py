@@ -93,7 +93,7 @@ def _finished_result(args: argparse.Namespace, options: TrainOptions, path: Path
             f"to train it again"
         ) from error
     encoder = load_encoder(args.tasks, args.task, args.nested_task)
-    expected = json.loads(json.dumps(training_identity(args.tasks, args.task, encoder, options)))
+    expected = training_identity(args.tasks, args.task, encoder, options)
     require_same_training(stored, expected, f"the model {path}", ignore=MACHINES)
     warnings.warn(f"{path} is complete: there is nothing to resume", stacklevel=2)
     return result

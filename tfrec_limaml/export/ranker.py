@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from tfrec_limaml import manifest as names
-from tfrec_limaml.blocks.base import scores_once
 from tfrec_limaml.blocks.features_read import features_read
 from tfrec_limaml.blocks.joint import JointMetaBlocks
+from tfrec_limaml.blocks.optional_methods import scores_once
 from tfrec_limaml.export.signatures import Exported, trace_functions
 from tfrec_limaml.features import META, OTHER, Features
 from tfrec_limaml.models import LiMAML

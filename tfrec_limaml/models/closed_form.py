@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.axes import merge_axes, split_axes
 from tfrec_limaml.adaptation.gauss_newton import gauss_newton
-from tfrec_limaml.blocks.base import is_linear
+from tfrec_limaml.blocks.optional_methods import is_linear
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.nested_solves import NestedRows, solve_nested
 from tfrec_limaml.models.outer_step import Samples

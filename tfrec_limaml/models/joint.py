@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.adaptation.gauss_newton import gauss_newton
-from tfrec_limaml.blocks.base import is_linear
 from tfrec_limaml.blocks.joint import JointMetaBlocks
+from tfrec_limaml.blocks.optional_methods import is_linear
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import OTHER_OFFSET, OTHER_ROW, SIDE, Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from tfrec_limaml.adaptation.inner_weights import LowRankKernel, SharedWeight, with_task_axis
 from tfrec_limaml.adaptation.per_task import apply_per_task
-from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock, calls_per_task
+from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock
 from tfrec_limaml.blocks.feature_embeddings import FeatureEmbeddings
+from tfrec_limaml.blocks.optional_methods import calls_per_task
 from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import layers_within
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -32,13 +33,15 @@ def training_identity(
     statistics = (Path(tasks) / STATISTICS_FILE).read_bytes()
     values = dataclasses.asdict(options)
     model_values = values.pop("model")
-    return {
+    identity = {
         "version": version("tfrec-limaml"),
         "schema fingerprint": encoder.schema.fingerprint(),
         "statistics digest": hashlib.sha256(statistics).hexdigest()[:16],
         "task definitions": [task, *encoder.nested],
         **{f"option {name}": value for name, value in {**values, **model_values}.items()},
     }
+    normalised: dict[str, Any] = json.loads(json.dumps(identity))  # tuples become lists
+    return normalised
 
 
 def require_same_training(

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec_limaml.blocks import BilinearGlobalBlock, DotProductGlobalBlock, MLPGlobalBlock
-from tfrec_limaml.blocks.base import scores_once
+from tfrec_limaml.blocks.optional_methods import scores_once
 
 ROWS, META, OTHER, DIM = 5, 3, 4, 6
 EMBEDDINGS = {"member": (7, 2), "item": (9, 3), "tags": (4, 2)}

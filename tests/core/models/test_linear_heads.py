@@ -19,7 +19,7 @@ from tfrec_limaml.blocks import (
     OffsetMetaBlock,
     WideAndDeepGlobalBlock,
 )
-from tfrec_limaml.blocks.base import is_linear
+from tfrec_limaml.blocks.optional_methods import is_linear
 from tfrec_limaml.features import OTHER_ROW, SIDE
 from tfrec_limaml.models import closed_form, joint
 

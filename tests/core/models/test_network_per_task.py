@@ -18,7 +18,7 @@ from tfrec_limaml import (
     Vanilla,
 )
 from tfrec_limaml.blocks import DCNGlobalBlock, WideAndDeepGlobalBlock
-from tfrec_limaml.blocks.base import calls_per_task
+from tfrec_limaml.blocks.optional_methods import calls_per_task
 from tfrec_limaml.models import network
 
 pytestmark = pytest.mark.slow

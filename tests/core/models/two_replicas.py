@@ -5,7 +5,7 @@ moved. A task has no query samples, so that the replicas hold different numbers 
 import keras
 import numpy as np
 import tensorflow as tf
-from graphs import graphs_as_traced
+from graphs import optimise
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
 
@@ -61,5 +61,5 @@ def main():
 
 
 if __name__ == "__main__":
-    with graphs_as_traced():
-        main()
+    optimise(False)
+    main()

@@ -10,7 +10,7 @@ import signal
 import sys
 
 import numpy as np
-from graphs import graphs_as_traced
+from graphs import optimise
 
 from tfrec_limaml.cli import main
 from tfrec_limaml.training.checkpoints import Checkpoints
@@ -44,6 +44,5 @@ elif when == "write":
 tasks, run, *rest = sys.argv[2:]
 options = "--recipe default --epochs 3 --batch-size 2 --embedding-dim 3 --global-units 8"
 options += " --meta-units 4 --no-strength --projection-shrinkage 50 --inner-steps 1"
-with graphs_as_traced():
-    code = main(["train", tasks, "--output", run, *options.split(), *rest])
-sys.exit(code)
+optimise(False)
+sys.exit(main(["train", tasks, "--output", run, *options.split(), *rest]))

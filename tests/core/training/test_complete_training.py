@@ -5,6 +5,8 @@ import json
 import pytest
 
 from tfrec_limaml.cli import main
+from tfrec_limaml.errors import LimamlError
+from tfrec_limaml.training import train as training
 from tfrec_limaml.training.identity import training_identity
 from tfrec_limaml.training.options import TrainOptions
 from tfrec_limaml.training.recipes import load_encoder
@@ -57,6 +59,21 @@ def test_a_complete_training_is_not_taken_for_another_one(
     assert main(["train", str(tasks_folder), "--output", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert contents(run) == before
+
+
+def test_a_run_whose_checkpoints_are_still_there_is_not_complete(
+    tasks_folder, run, capsys, monkeypatch
+):
+    """It was killed after it wrote the model: the next one continues from the last checkpoint."""
+
+    def resume(*arguments, checkpoints, **options):
+        raise LimamlError(f"resumes {checkpoints.resume}")
+
+    (run / "limaml.checkpoints").mkdir()
+    (run / "limaml.checkpoints" / "checkpoint-000008-000000000.npz").write_bytes(b"the last one")
+    monkeypatch.setattr(training, "train", resume)
+    assert main(["train", str(tasks_folder), "--output", str(run), "--resume"]) == 2
+    assert "resumes True" in capsys.readouterr().err
 
 
 def test_a_model_without_a_record_of_its_options_is_not_taken_for_complete(

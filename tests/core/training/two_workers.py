@@ -14,7 +14,7 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from graphs import graphs_as_traced
+from graphs import optimise
 from tensorflow.python.ops import collective_ops
 
 from tfrec_limaml.cli import main
@@ -107,11 +107,11 @@ def mirrored(tasks, run):
 
 when, tasks, run, *rest = sys.argv[1:]
 if when in ("alone", "mirrored"):
-    with graphs_as_traced():
-        if when == "alone":
-            alone(tasks, Path(run), 2, GRADIENT_STEPS)
-        else:
-            mirrored(tasks, Path(run))
+    optimise(False)
+    if when == "alone":
+        alone(tasks, Path(run), 2, GRADIENT_STEPS)
+    else:
+        mirrored(tasks, Path(run))
     sys.exit()
 all_reduce = collective_ops.all_reduce_v2
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.pooling import pool
+from tfrec_limaml.adaptation.prior_precision import PRECISION_RANGE, check_prior_precision
 from tfrec_limaml.blocks.base import check_blocks
 from tfrec_limaml.features import Features, zero_row
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
@@ -21,7 +22,6 @@ from tfrec_limaml.models.closed_form import solve_offsets
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings, subtask_embeddings
 from tfrec_limaml.models.unadapted_auc import ReportsUnadaptedAuc
-from tfrec_limaml.prior_precision import PRECISION_RANGE, check_prior_precision
 
 #: The logarithm of the prior precision is learned at this multiple of the outer learning rate.
 PRECISION_RATE = 10.0

@@ -1,4 +1,7 @@
-"""What determines the weights of a training: only an equal training can continue or replace it."""
+"""The identity of a training run: the values that determine its weights.
+
+A run can be resumed only with equal values.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ MACHINES = ("number of workers", "replicas per worker")
 def training_identity(
     tasks: str | Path, task: str | None, encoder: FeatureEncoder, options: TrainOptions
 ) -> dict[str, Any]:
-    """Version, data and settings of a training, by name; all JSON types.
+    """Version, data and settings of a training run, by name; all JSON types.
 
     Args:
         tasks: Folder written by ``limaml prepare``.
@@ -50,12 +53,12 @@ def require_same_training(
     owner: str,
     ignore: Collection[str] = (),
 ) -> None:
-    """Compares the identity of an earlier training with the one asked for.
+    """Compares the identity of an earlier run with that of the requested one.
 
     Args:
-        stored: Identity of the earlier training.
-        expected: Identity of the training asked for.
-        owner: What the earlier training left, for the error message.
+        stored: Identity of the earlier run.
+        expected: Identity of the requested run.
+        owner: Names the checkpoint or model of the earlier run in the error message.
         ignore: Names whose values may differ.
 
     Raises:

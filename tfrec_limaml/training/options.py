@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from tfrec_limaml.adaptation.prior_precision import check_prior_precision
 from tfrec_limaml.errors import LimamlError
-from tfrec_limaml.prior_precision import check_prior_precision
 
 Algorithm = Literal["limaml", "vanilla", "maml"]
 Adaptation = Literal["gauss-newton", "gradient"]

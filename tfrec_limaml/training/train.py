@@ -107,7 +107,7 @@ class _Work:
     timeout: float
 
     def identity(self, options: TrainOptions) -> dict[str, Any]:
-        """What determines the weights besides the records, by name."""
+        """The values that determine the weights besides the records, by name."""
         machines = (self.workers.share.workers, self.workers.replicas)
         return {
             **training_identity(self.tasks, self.task, self.encoder, options),

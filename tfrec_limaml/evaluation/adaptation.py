@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
-from tfrec_limaml.features import OTHER_ROW, SIDE, Features, subtask_feature
+from tfrec_limaml.adaptation.real_rows import RealRows
+from tfrec_limaml.features import OTHER_ROW, SIDE, subtask_feature
 from tfrec_limaml.models import JointLiMAML, LiMAML, TaskModel
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.outer_step import Samples
@@ -67,17 +67,17 @@ def score_tasks(model: TaskModel, dataset: tf.data.Dataset) -> Scores:
     """
 
     def step(batch: TaskBatch) -> dict[str, Any]:
-        support, features = batch["support"], batch["query"]["features"]
+        support, query = batch["support"], batch["query"]
         adapted, losses = _losses(model, support)
         outputs = {
-            "unadapted": model.adapted_outputs(model.adapt_tasks(support, None), features),
-            "adapted": model.adapted_outputs(adapted, features),
+            "unadapted": model.outputs_of(model.adapt_tasks(support, None), query),
+            "adapted": model.outputs_of(adapted, query),
         }
         if isinstance(model, JointLiMAML):
             outputs["served"] = outputs["adapted"]
-            outputs |= _one_sided(model, support, features)
+            outputs |= _one_sided(model, support, query)
         elif isinstance(model, LiMAML):
-            outputs["served"] = served_outputs(model, support, features, adapted)
+            outputs["served"] = served_outputs(model, support, query, adapted)
         rows = {name: model.query_rows(batch, values) for name, values in outputs.items()}
         return {"losses": losses, **rows}
 
@@ -87,8 +87,9 @@ def score_tasks(model: TaskModel, dataset: tf.data.Dataset) -> Scores:
     return Scores(parts["unadapted"], parts["adapted"], parts.get("served"), losses, by_side)
 
 
-def _one_sided(model: JointLiMAML, support: Samples, features: Features) -> dict[str, tf.Tensor]:
+def _one_sided(model: JointLiMAML, support: Samples, query: Samples) -> dict[str, tf.Tensor]:
     """Outputs ``[T, Q]`` with the offsets of either side alone, by `_SIDE` and definition."""
+    features = query["features"]
     without_others = {OTHER_ROW: tf.zeros_like(features[OTHER_ROW])}
     no_others_known = {OTHER_ROW: tf.zeros_like(support["features"][OTHER_ROW])}
     adapted = model.adapt_tasks(
@@ -96,8 +97,8 @@ def _one_sided(model: JointLiMAML, support: Samples, features: Features) -> dict
     )
     zero_offsets = AdaptedTasks([tf.zeros_like(weight) for weight in adapted.weights])
     outputs = [
-        model.adapted_outputs(adapted, {**features, **without_others}),
-        model.adapted_outputs(zero_offsets, features),
+        model.outputs_of(adapted, {**query, "features": {**features, **without_others}}),
+        model.outputs_of(zero_offsets, query),
     ]
     is_first = tf.reduce_max(features[SIDE]) == 0
     first, second = (tf.where(is_first, *pair) for pair in (outputs, outputs[::-1]))
@@ -110,7 +111,7 @@ def _one_sided(model: JointLiMAML, support: Samples, features: Features) -> dict
 def _losses(model: TaskModel, support: Samples) -> tuple[AdaptedTasks, dict[str, tf.Tensor]]:
     """Adapted tasks, and the support losses of those with support before and after."""
     adapted = model.adapt_tasks(support, model.fine_tune_steps)
-    after = model.task_loss(model.adapted_outputs(adapted, support["features"]), support)
+    after = model.task_loss(model.outputs_of(adapted, support), support)
     before = adapted.losses[0] if adapted.losses else after
     has_support = tf.reduce_any(support["weight"] > 0, -1)
     losses = (("before", before), ("after", after))
@@ -165,22 +166,22 @@ def served_rows(model: LiMAML, dataset: tf.data.Dataset) -> Rows:
     return _collect(
         dataset,
         lambda batch: model.query_rows(
-            batch, served_outputs(model, batch["support"], batch["query"]["features"])
+            batch, served_outputs(model, batch["support"], batch["query"])
         ),
     )
 
 
 def served_outputs(
-    model: LiMAML, support: Samples, features: Features, adapted: AdaptedTasks | None = None
+    model: LiMAML, support: Samples, query: Samples, adapted: AdaptedTasks | None = None
 ) -> tf.Tensor:
-    """Logits ``[T, Q]`` of query `features` with the embeddings that the job would store.
+    """Logits ``[T, Q]`` of query samples with the embeddings that the job would store.
 
     `adapted` is the result of `adapt_tasks`, if it is already known.
     """
     stored = model.task_embeddings(support, adapted)
-    rows = flatten_tasks(features)
-    like = next(iter(features.values()))
-    unadapted = split_axes(model.meta_block(rows), like)
+    rows = RealRows(query["weight"])
+    features = rows.take_features(query["features"])
+    unadapted = rows.spread(model.meta_block(features))
     definitions = model.meta_block.nested_definitions
     first, *nested_unadapted = tf.split(unadapted, 1 + len(definitions), -1)
     has_support = tf.reduce_any(support["weight"] > 0, -1)[:, None, None]
@@ -189,10 +190,10 @@ def served_outputs(
     for definition, (subtasks, embedding), part in zip(
         definitions, stored.nested, nested_unadapted, strict=True
     ):
-        number = subtasks.of_rows(features[subtask_feature(definition)])
+        number = subtasks.of_rows(query["features"][subtask_feature(definition)])
         by_row = tf.gather(embedding, tf.maximum(number, 0))
         parts.append(block.from_stored(by_row, number[..., None] >= 0, part))
-    return split_axes(model.global_block(rows, merge_axes(tf.concat(parts, -1))), like)
+    return rows.spread(model.global_block(features, rows.take(tf.concat(parts, -1))))
 
 
 def _collect(

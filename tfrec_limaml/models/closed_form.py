@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.axes import merge_axes, split_axes
 from tfrec_limaml.adaptation.gauss_newton import gauss_newton
 from tfrec_limaml.blocks.optional_methods import is_linear
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
@@ -36,15 +35,14 @@ def solve_offsets(
     start = zero if mean is None else mean
     unadapted = []
     if not steps or mean is not None:
-        unadapted_outputs = model.head([zero], rows.encoded, rows.context, training)
+        unadapted_outputs = model.head([zero], rows.encoded, rows, training)
         unadapted = [model.task_loss(unadapted_outputs, support)]
     if not steps:
         return AdaptedTasks([start], unadapted)
 
     def outputs(offset: tf.Tensor) -> tf.Tensor:
         embeddings = rows.encoded + tf.cast(offset, rows.encoded.dtype)
-        logits = model.global_block.head(rows.context, merge_axes(embeddings), training)
-        return split_axes(logits, embeddings)
+        return model.outputs_of_embeddings(rows, embeddings, training)
 
     result = gauss_newton(
         outputs,
@@ -70,7 +68,7 @@ def _solve_nested(
         NestedRows(
             [first, *(encoded for encoded, _ in nested)],
             [subtasks for subtasks, _ in memory[1:]],
-            rows.context,
+            tf.nest.map_structure(rows.real.spread, rows.context),
             label,
             weight,
         ),

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.adaptation.gauss_newton import gauss_newton
+from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.blocks.joint import JointMetaBlocks
 from tfrec_limaml.blocks.optional_methods import is_linear
 from tfrec_limaml.errors import LimamlError
@@ -85,7 +85,7 @@ class JointLiMAML(LiMAML):
             rows: Table row of each task ``[T]``.
             support: Support sets of the tasks.
         """
-        support_rows = self._rows(support["features"], False)
+        support_rows = self._rows_of(support, False)
         adapted = self._solve_side(support_rows, support, self.fine_tune_steps, False)
         offset = tf.cast(self._own_half(adapted.weights[0], support["features"]), self.table.dtype)
         self.table.scatter_nd_update(rows[:, None], offset)
@@ -96,17 +96,20 @@ class JointLiMAML(LiMAML):
         """Adapts the batch's side given the other; `steps=None` leaves both sides un-adapted."""
         if steps is None or (self.adaptation_strength == 0 and not training):
             return AdaptedTasks([])
-        return self._adapt(self._rows(support["features"], training), support, steps, training)
+        return self._adapt(self._rows_of(support, training), support, steps, training)
 
     def adapted_outputs(
-        self, adapted: AdaptedTasks, features: Features, training: bool = False
+        self,
+        adapted: AdaptedTasks,
+        features: Features,
+        training: bool = False,
+        weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Outputs ``[T, S]``; un-adapted if nothing was adapted."""
         if not adapted.weights:
-            return split_axes(
-                self.network(flatten_tasks(features), training=training), features[SIDE]
-            )
-        return super().adapted_outputs(adapted, features, training)
+            rows = RealRows.of(features, weight)
+            return rows.spread(self.network(rows.take_features(features), training=training))
+        return super().adapted_outputs(adapted, features, training, weight)
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """Query loss given the other side, plus the weighted un-adapted loss of all rows.
@@ -114,11 +117,13 @@ class JointLiMAML(LiMAML):
         The un-adapted loss does not use the table: its offsets may depend on the support rows'
         labels.
         """
-        contexts = [self._context(s["features"], True) for s in (support, query)]
-        unadapted = [self._unadapted_embeddings(s["features"]) for s in (support, query)]
+        unadapted = [
+            self._unadapted_rows(s["features"], RealRows(s["weight"]), True)
+            for s in (support, query)
+        ]
         rows, query_rows = (
-            self._add_other_offsets(context, encoded, s["features"])
-            for context, encoded, s in zip(contexts, unadapted, (support, query), strict=True)
+            self._add_other_offsets(r, s["features"])
+            for r, s in zip(unadapted, (support, query), strict=True)
         )
         adapted = self._solve_side(rows, support, self.inner_steps, True)
         loss = self.task_loss(self.outputs_of_rows(adapted, query_rows, False, True), query)
@@ -126,13 +131,8 @@ class JointLiMAML(LiMAML):
         if self.unadapted_loss_weight:
             shares = [tf.reduce_sum(s["weight"], -1) for s in (support, query)]
             losses = [
-                self.task_loss(
-                    split_axes(self.global_block.head(context, merge_axes(encoded), True), encoded),
-                    samples,
-                )
-                for context, encoded, samples in zip(
-                    contexts, unadapted, (support, query), strict=True
-                )
+                self.task_loss(self.outputs_of_embeddings(r, r.encoded, True), samples)
+                for r, samples in zip(unadapted, (support, query), strict=True)
             ]
             total = shares[0] * losses[0] + shares[1] * losses[1]
             auxiliary = self.unadapted_loss_weight * tf.math.divide_no_nan(total, sum(shares))
@@ -142,10 +142,10 @@ class JointLiMAML(LiMAML):
         self, support: Samples, adapted: AdaptedTasks | None = None
     ) -> TaskEmbeddings:
         """Offsets ``[T, D]`` of the batch's side given the other."""
-        rows = self._rows(support["features"], False)
+        rows = self._rows_of(support, False)
         adapted = adapted or self.adapt_tasks(support, self.fine_tune_steps)
         if not adapted.weights:  # an adaptation strength of 0
-            loss = self.task_loss(self.adapted_outputs(adapted, support["features"]), support)
+            loss = self.task_loss(self.outputs_of(adapted, support), support)
             unknown = tf.zeros([tf.size(loss), self.meta_block.stored_dim], self.variable_dtype)
             return TaskEmbeddings(unknown, loss, loss)
         after = self.task_loss(self.outputs_of_rows(adapted, rows, True, False), support)
@@ -155,25 +155,20 @@ class JointLiMAML(LiMAML):
 
     # -- rows and sides
 
-    def _context(self, features: Features, training: bool) -> Any:
-        return self.global_block.encode_context(flatten_tasks(features), training)
+    def _unadapted_rows(self, features: Features, real: RealRows, training: bool) -> Rows:
+        """Rows with both sides' un-adapted embeddings ``[T, N, 2 D]``."""
+        return super()._rows(features, real, training)
 
-    def _unadapted_embeddings(self, features: Features) -> tf.Tensor:
-        """Both sides' un-adapted embeddings ``[T, N, 2 D]``."""
-        return self._encode_meta(features)
-
-    def _rows(self, features: Features, training: bool) -> Rows:
+    def _rows(self, features: Features, real: RealRows, training: bool) -> Rows:
         """Rows with the other side adapted."""
-        return self._add_other_offsets(
-            self._context(features, training), self._unadapted_embeddings(features), features
-        )
+        return self._add_other_offsets(self._unadapted_rows(features, real, training), features)
 
-    def _add_other_offsets(self, context: Any, unadapted: tf.Tensor, features: Features) -> Rows:
+    def _add_other_offsets(self, rows: Rows, features: Features) -> Rows:
         other = features.get(OTHER_OFFSET)
         if other is None:
             other = tf.gather(self.table, features[OTHER_ROW])
-        padded = self._pad_side(tf.cast(other, unadapted.dtype), 1 - features[SIDE])
-        return Rows(unadapted + padded, context)
+        padded = self._pad_side(tf.cast(other, rows.encoded.dtype), 1 - features[SIDE])
+        return rows._replace(encoded=rows.encoded + padded)
 
     def _pad_side(self, offset: tf.Tensor, side: tf.Tensor) -> tf.Tensor:
         """Offsets ``[..., D]`` in their side's half of ``[..., 2 D]``; `side` is ``[...]``."""
@@ -202,10 +197,7 @@ class JointLiMAML(LiMAML):
 
         def outputs(offset: tf.Tensor) -> tf.Tensor:
             padded = self._pad_side(tf.cast(offset, rows.encoded.dtype), side)
-            logits = self.global_block.head(
-                rows.context, merge_axes(rows.encoded + padded), training
-            )
-            return split_axes(logits, rows.encoded)
+            return self.outputs_of_embeddings(rows, rows.encoded + padded, training)
 
         def derivatives(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             return self.derivatives(support["label"], values)
@@ -213,7 +205,7 @@ class JointLiMAML(LiMAML):
         first, second = tf.split(self.precision(), 2)
         zero = tf.zeros_like(rows.encoded[:, 0], first.dtype)
         if not steps:
-            unadapted_outputs = self.head([zero], rows.encoded, rows.context, training)
+            unadapted_outputs = self.head([zero], rows.encoded, rows, training)
             return AdaptedTasks([zero], [self.task_loss(unadapted_outputs, support)])
         precision = tf.where(tf.reduce_max(side) == 0, first, second)
         result = gauss_newton(

@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.axes import flatten_tasks, merge_axes, split_axes
 from tfrec_limaml.adaptation.inner_loop import Weights, adapt
 from tfrec_limaml.adaptation.pooling import pool
 from tfrec_limaml.adaptation.prior_precision import PRECISION_RANGE, check_prior_precision
+from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.blocks.base import check_blocks
 from tfrec_limaml.features import Features, zero_row
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
@@ -32,11 +32,13 @@ class Rows(NamedTuple):
 
     Attributes:
         encoded: The meta block's input.
-        context: The global block's context ``[T * N, ...]``.
+        context: The global block's context of the real rows ``[M, ...]``.
+        real: Which rows are real.
     """
 
     encoded: Any
     context: Any
+    real: RealRows
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -146,16 +148,21 @@ class LiMAML(ReportsUnadaptedAuc):
         Everything that does not depend on the meta embedding is computed once.
         """
         if steps is None or (self.adaptation_strength == 0 and not training):
-            encoded = self._encode_meta(support["features"])
+            encoded = self._encode_meta(support["features"], RealRows(support["weight"]))
             encoded = self.meta_block.read_support(encoded, (), causal=True)
             return AdaptedTasks(self.meta_block.initial_weights(encoded))
-        return self._adapt(self._rows(support["features"], training), support, steps, training)
+        return self._adapt(self._rows_of(support, training), support, steps, training)
 
     def adapted_outputs(
-        self, adapted: AdaptedTasks, features: Features, training: bool = False
+        self,
+        adapted: AdaptedTasks,
+        features: Features,
+        training: bool = False,
+        weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Outputs ``[T, S]`` of the adapted meta block and the shared global block."""
-        return self.outputs_of_rows(adapted, self._rows(features, training), False, training)
+        rows = self._rows(features, RealRows.of(features, weight), training)
+        return self.outputs_of_rows(adapted, rows, False, training)
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """Query loss after adaptation, plus the weighted loss before it.
@@ -165,7 +172,7 @@ class LiMAML(ReportsUnadaptedAuc):
         """
         if self.adaptation == "gradient":
             return super().outer_loss(support, query)
-        rows, query_rows = (self._rows(s["features"], True) for s in (support, query))
+        rows, query_rows = (self._rows_of(s, True) for s in (support, query))
         adapted = self._adapt(rows, support, self.inner_steps, True)
         loss = self.task_loss(self.outputs_of_rows(adapted, query_rows, False, True), query)
         auxiliary = None
@@ -191,7 +198,7 @@ class LiMAML(ReportsUnadaptedAuc):
             support: The support sets.
             adapted: The result of `adapt_tasks` on them, if it is already known.
         """
-        rows = self._rows(support["features"], False)
+        rows = self._rows_of(support, False)
         adapted = adapted or self.adapt_tasks(support, self.fine_tune_steps)
         after = self.task_loss(self.outputs_of_rows(adapted, rows, True, False), support)
         encoded = self.meta_block.read_support(rows.encoded, adapted.memory, causal=False)
@@ -213,7 +220,7 @@ class LiMAML(ReportsUnadaptedAuc):
         encoded = self.meta_block.read_support(rows.encoded, memory, causal=True)
 
         def losses(weights: Weights) -> tf.Tensor:
-            return self.task_loss(self.head(weights, encoded, rows.context, training), support)
+            return self.task_loss(self.head(weights, encoded, rows, training), support)
 
         start, mean = self.meta_block.initial_weights(encoded), self.prior_mean(rows, support)
         unadapted = [] if steps and mean is None else [losses(start)]
@@ -234,7 +241,7 @@ class LiMAML(ReportsUnadaptedAuc):
         encoder = self.meta_block.support_encoder
         if encoder is None:
             return None
-        summary = split_axes(self.global_block.summarise(rows.context), support["label"])
+        summary = rows.real.spread(self.global_block.summarise(rows.context))
         return encoder(summary, support["label"], support["weight"], support.get("age"))
 
     def _summary_width(self, features_shape: Any) -> int:
@@ -261,22 +268,28 @@ class LiMAML(ReportsUnadaptedAuc):
         `causal` hides later support rows from each support row.
         """
         encoded = self.meta_block.read_support(rows.encoded, adapted.memory, causal=causal)
-        return self.head(adapted.weights, encoded, rows.context, training)
+        return self.head(adapted.weights, encoded, rows, training)
 
-    def _rows(self, features: Features, training: bool) -> Rows:
-        context = self.global_block.encode_context(flatten_tasks(features), training)
-        return Rows(self._encode_meta(features), context)
+    def _rows_of(self, samples: Samples, training: bool) -> Rows:
+        return self._rows(samples["features"], RealRows(samples["weight"]), training)
 
-    def _encode_meta(self, features: Features) -> Any:
-        like = next(iter(features.values()))
-        encoded = self.meta_block.encode_features(flatten_tasks(features))
-        return tf.nest.map_structure(lambda value: split_axes(value, like), encoded)
+    def _rows(self, features: Features, real: RealRows, training: bool) -> Rows:
+        context = self.global_block.encode_context(real.take_features(features), training)
+        return Rows(self._encode_meta(features, real), context, real)
 
-    def head(self, weights: Weights, encoded: Any, context: Any, training: bool) -> tf.Tensor:
-        """Outputs ``[T, S]`` of encoded rows under per-task weights."""
+    def _encode_meta(self, features: Features, real: RealRows) -> Any:
+        encoded = self.meta_block.encode_features(real.take_features(features))
+        return tf.nest.map_structure(real.spread, encoded)
+
+    def head(self, weights: Weights, encoded: Any, rows: Rows, training: bool) -> tf.Tensor:
+        """Outputs ``[T, S]`` of rows under per-task weights; `encoded` is read in their place."""
         embeddings = self.meta_block.call_adapted(weights, encoded, training)
-        logits = self.global_block.head(context, merge_axes(embeddings), training)
-        return split_axes(logits, embeddings)
+        return self.outputs_of_embeddings(rows, embeddings, training)
+
+    def outputs_of_embeddings(self, rows: Rows, embeddings: tf.Tensor, training: bool) -> tf.Tensor:
+        """Outputs ``[T, S]`` of rows with the meta embeddings ``[T, S, D]``."""
+        logits = self.global_block.head(rows.context, rows.real.take(embeddings), training)
+        return rows.real.spread(logits)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -128,14 +128,14 @@ class MAMLModel(TaskModel):
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """Query loss at the adapted weights, plus the weighted support loss before adaptation."""
         adapted = self.adapt_tasks(support, self.inner_steps, training=True)
-        outputs = self.adapted_outputs(adapted, query["features"], training=True)
+        outputs = self.outputs_of(adapted, query, training=True)
         query_loss = self.task_loss(outputs, query)
         auxiliary = None
         if self.unadapted_loss_weight:
             if adapted.losses:
                 before = adapted.losses[0]
             else:
-                outputs = self.adapted_outputs(adapted, support["features"], training=True)
+                outputs = self.outputs_of(adapted, support, training=True)
                 before = self.task_loss(outputs, support)
             auxiliary = self.unadapted_loss_weight * before
         return OuterLoss(query_loss, self.outer_weights(support, query), auxiliary)
@@ -182,7 +182,11 @@ class EntireNetworkMAML(MAMLModel):
         )
 
     def adapted_outputs(
-        self, adapted: AdaptedTasks, features: Features, training: bool = False
+        self,
+        adapted: AdaptedTasks,
+        features: Features,
+        training: bool = False,
+        weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Outputs ``[T, S]`` of each task's network."""
         return self.network.call_adapted(adapted.weights, features, training)

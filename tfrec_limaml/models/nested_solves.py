@@ -28,7 +28,7 @@ class NestedRows(NamedTuple):
     Attributes:
         unadapted: Each definition's embeddings ``[T, S, D]`` before adaptation.
         subtasks: The subtasks of each definition after the first.
-        context: The global block's context of the rows, ``[T * S, ...]`` each.
+        context: The global block's context of the rows, ``[T, S, ...]`` each.
         label: ``[T, S]``.
         weight: ``[T, S]``, 0 for padding.
     """
@@ -102,9 +102,8 @@ def _solve_definition(
 
         weight = subtasks.weights(rows.weight)
         fixed_parts, label = [gather_owners(part) for part in fixed_parts], gather_owners(label)
-        context = tf.nest.map_structure(
-            lambda value: merge_axes(gather_owners(split_axes(value, rows.label))), context
-        )
+        context = tf.nest.map_structure(gather_owners, context)
+    context = tf.nest.map_structure(merge_axes, context)
 
     def outputs(offset: tf.Tensor) -> tf.Tensor:
         parts = list(fixed_parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -40,7 +39,6 @@ class RecommenderNetwork(keras.layers.Layer):
         for block in (self.meta_block, self.global_block):
             if not block.trainable:
                 _freeze(block)
-        _warn_of_batch_statistics(self.global_block)
         self.built = True
 
     def call(self, features: Features, training: bool = False) -> tf.Tensor:
@@ -114,17 +112,6 @@ class RecommenderNetwork(keras.layers.Layer):
         adapted = {id(v): w for v, w in zip(self.adaptable_variables, weights, strict=True)}
         embedding = _call_block(self.meta_block, adapted, (dict(features),), training)
         return _call_block(self.global_block, adapted, (dict(features), embedding), training)
-
-
-def _warn_of_batch_statistics(block: GlobalBlock) -> None:
-    """Warns of layers whose training statistics include padded rows."""
-    for layer in layers_within(block):
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-            warnings.warn(
-                f"layer {layer.name!r} counts padded rows in its training statistics; use "
-                "LayerNormalization, or freeze it (trainable=False)",
-                stacklevel=2,
-            )
 
 
 def _freeze(block: keras.layers.Layer) -> None:

@@ -74,9 +74,21 @@ class TaskModel(TwoBlockModel):
         raise NotImplementedError
 
     def adapted_outputs(
-        self, adapted: AdaptedTasks, features: Features, training: bool = False
+        self,
+        adapted: AdaptedTasks,
+        features: Features,
+        training: bool = False,
+        weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Outputs (logits) ``[T, S]`` of adapted tasks."""
+        """Outputs (logits) ``[T, S]`` of adapted tasks.
+
+        Args:
+            adapted: The result of `adapt_tasks`.
+            features: Encoded features ``[T, S, ...]``.
+            training: Passed on to the layers.
+            weight: Sample weights ``[T, S]``: outputs of rows of weight 0 mean nothing and may be
+                left uncomputed. None computes all rows.
+        """
         raise NotImplementedError
 
     # -- Keras steps
@@ -141,7 +153,13 @@ class TaskModel(TwoBlockModel):
     def task_outputs(self, support: Samples, query: Samples) -> tf.Tensor:
         """Query outputs ``[T, Q]``, fine-tuned if `fine_tune` is on."""
         steps = self.fine_tune_steps if self.fine_tune else None
-        return self.adapted_outputs(self.adapt_tasks(support, steps), query["features"])
+        return self.outputs_of(self.adapt_tasks(support, steps), query)
+
+    def outputs_of(
+        self, adapted: AdaptedTasks, samples: Samples, training: bool = False
+    ) -> tf.Tensor:
+        """`adapted_outputs` of the samples' real rows."""
+        return self.adapted_outputs(adapted, samples["features"], training, samples["weight"])
 
     def _step(self, support: Samples, query: Samples) -> Step:
         """Computes the step of this replica's tasks."""

@@ -55,9 +55,7 @@ class ReportsUnadaptedAuc(MAMLModel):
         for metric in self._reported.metrics:
             batch = step_data(data)
             query = batch["query"]
-            outputs = self.adapted_outputs(
-                self.adapt_tasks(batch["support"], None), query["features"]
-            )
+            outputs = self.outputs_of(self.adapt_tasks(batch["support"], None), query)
             rows = query["weight"] > 0
             metric.update_state(
                 tf.boolean_mask(query["label"], rows)[:, None],

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.axes import flatten_tasks, split_axes
+from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.features import Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.maml_model import adapt_network
@@ -41,12 +41,16 @@ class Vanilla(TaskModel):
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """The loss of all samples of a task."""
-        samples = tf.nest.map_structure(
-            lambda s, q: tf.concat([s, q], 1), _model_inputs(support), _model_inputs(query)
+        parts = (support, query)
+        rows = [RealRows(samples["weight"]) for samples in parts]
+        features = [r.take_features(s["features"]) for r, s in zip(rows, parts, strict=True)]
+        outputs = self.network(
+            {name: tf.concat([part[name] for part in features], 0) for name in features[0]},
+            training=True,
         )
-        outputs = split_axes(
-            self.network(flatten_tasks(samples["features"]), training=True), samples["label"]
-        )
+        of_parts = tf.split(outputs, [r.count for r in rows])
+        outputs = tf.concat([r.spread(o) for r, o in zip(rows, of_parts, strict=True)], 1)
+        samples = {name: tf.concat([s[name] for s in parts], 1) for name in ("label", "weight")}
         return OuterLoss(self.task_loss(outputs, samples), self.outer_weights(support, query))
 
     def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
@@ -63,19 +67,14 @@ class Vanilla(TaskModel):
         return adapt_network(self, support, steps, rate, 0)
 
     def adapted_outputs(
-        self, adapted: AdaptedTasks, features: Features, training: bool = False
+        self,
+        adapted: AdaptedTasks,
+        features: Features,
+        training: bool = False,
+        weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Outputs ``[T, S]`` of the tasks' networks, or the shared one if nothing was adapted."""
         if adapted.weights:
             return self.network.call_adapted(adapted.weights, features, training)
-        return split_axes(
-            self.network(flatten_tasks(features), training=training), next(iter(features.values()))
-        )
-
-
-def _model_inputs(samples: Samples) -> dict[str, Any]:
-    return {
-        "features": dict(samples["features"]),
-        "label": samples["label"],
-        "weight": samples["weight"],
-    }
+        rows = RealRows.of(features, weight)
+        return rows.spread(self.network(rows.take_features(features), training=training))

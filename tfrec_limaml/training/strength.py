@@ -126,7 +126,7 @@ def _scorer(model: TaskModel, spec: Any) -> Callable[[Any, float], dict[str, Arr
 
     def rows(batch: Any, steps: int | None) -> dict[str, tf.Tensor]:
         tasks = model.adapt_tasks(batch["support"], steps)
-        return model.query_rows(batch, model.adapted_outputs(tasks, batch["query"]["features"]))
+        return model.query_rows(batch, model.outputs_of(tasks, batch["query"]))
 
     number = tf.TensorSpec([], model.variable_dtype)
     score_unadapted = tf.function(unadapted, input_signature=[spec], autograph=False)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
 from tfrec_limaml.adaptation.axes import flatten_tasks
+from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.blocks.nested import NestedMetaBlocks, Subtasks
 from tfrec_limaml.evaluation.adaptation import served_outputs
 
@@ -119,7 +120,7 @@ def test_each_task_and_each_of_its_parts_descends_the_task_s_one_loss(model):
 def test_a_part_without_support_stays_as_it_was(model):
     support, query = _samples(SUPPORT, 1), _samples(QUERY, 2)
     weights, _, memory, _ = model.adapt_tasks(support, 2)
-    encoded = model._encode_meta(query["features"])
+    encoded = model._encode_meta(query["features"], RealRows.of(query["features"]))
     read = model.meta_block.read_support(encoded, memory, causal=False)
     embeddings = model.meta_block.call_adapted(weights, read)
     plain = tf.reshape(model.meta_block(flatten_tasks(query["features"])), [4, 3, 4])
@@ -159,9 +160,8 @@ def test_stored_embeddings_are_those_of_each_task_s_and_each_part_s_last_row(mod
     stored = model.task_embeddings(support)
     (nested,) = stored.nested
     weights, _, memory, _ = model.adapt_tasks(support, model.fine_tune_steps)
-    read = model.meta_block.read_support(
-        model._encode_meta(support["features"]), memory, causal=False
-    )
+    encoded = model._rows_of(support, False).encoded
+    read = model.meta_block.read_support(encoded, memory, causal=False)
     rows = model.meta_block.call_adapted(weights, read)
     np.testing.assert_allclose(
         stored.embedding[:3], [rows[0, 3, :2], rows[1, 0, :2], rows[2, 1, :2]], rtol=1e-12
@@ -175,7 +175,7 @@ def test_what_is_served_joins_the_task_s_and_the_part_s_stored_embedding(model):
     stored = model.task_embeddings(support)
     parts = stored.nested[0].embedding
     of_user = tf.reshape(model.meta_block(flatten_tasks(query["features"])), [4, 3, 4])
-    actual = served_outputs(model, support, query["features"])
+    actual = served_outputs(model, support, query)
     for task, row, part in (
         (0, 0, parts[1]),
         (0, 1, parts[0]),

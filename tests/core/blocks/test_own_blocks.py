@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_models import task_batches
 
-from tfrec_limaml import GlobalBlock, LiMAML, MetaBlock
+from tfrec_limaml import GlobalBlock, LiMAML, MetaBlock, Vanilla
 
 D = 3
 
@@ -84,19 +82,31 @@ def test_blocks_without_a_method_build_are_built_in_the_first_call_of_a_graph_to
     ]
 
 
-@pytest.mark.parametrize("trainable", [True, False])
-def test_batch_statistics_that_include_padding_are_warned_about_unless_they_are_frozen(trainable):
+def test_batch_statistics_are_those_of_the_real_rows():
     block = _GlobalWithoutBuild()
-    block.tower = keras.Sequential(
-        [keras.layers.Dense(4), keras.layers.BatchNormalization(name="bn", trainable=trainable)]
-    )
-    model = LiMAML(_MetaWithoutBuild(), block, inner_steps=1)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model.build({"meta": (None, 2), "other": (None, 5)})
-    said = [str(each.message) for each in caught if "padded rows" in str(each.message)]
-    assert len(said) == trainable
-    assert all("layer 'bn' counts padded rows in its training statistics" in text for text in said)
+    norm = keras.layers.BatchNormalization(momentum=0.0)
+    block.tower = keras.Sequential([norm, keras.layers.Dense(4)])
+    model = Vanilla(_MetaWithoutBuild(), block)
+    model.compile(optimizer=keras.optimizers.SGD(0.0))
+    random = np.random.default_rng(0)
+    parts = {}
+    for name, weight in (
+        ("support", [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]),
+        ("query", [[1.0, 0.0], [1.0, 1.0]]),
+    ):
+        weight = np.float32(weight)
+        parts[name] = {
+            "features": {
+                n: random.normal(size=(*weight.shape, width)).astype("float32")
+                for n, width in (("meta", 2), ("other", 5))
+            },
+            "label": np.zeros_like(weight),
+            "weight": weight,
+        }
+    model.train_on_batch(parts)
+    real = np.concatenate([p["features"]["other"][p["weight"] > 0] for p in parts.values()])
+    np.testing.assert_allclose(norm.moving_mean, real.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, real.var(0), rtol=1e-5)
 
 
 def _features(dataset):

@@ -149,7 +149,7 @@ def test_the_outer_gradient_is_that_of_finite_differences(options):
 
 
 def _mean(model, support):
-    rows = model._rows(support["features"], False)
+    rows = model._rows_of(support, False)
     return model.prior_mean(rows, support).numpy()
 
 
@@ -160,10 +160,10 @@ def test_without_steps_the_offset_is_the_encoders_vector_and_is_served():
     assert np.abs(mean).min() > 1e-4
     np.testing.assert_allclose(adapted.weights[0], mean, rtol=1e-12)
     np.testing.assert_allclose(model.task_embeddings(support).embedding, mean, rtol=1e-12)
-    outputs = model.adapted_outputs(adapted, query["features"])
-    served = served_outputs(model, support, query["features"])
+    outputs = model.outputs_of(adapted, query)
+    served = served_outputs(model, support, query)
     np.testing.assert_allclose(served, outputs, rtol=1e-9)
-    plain = model.adapted_outputs(model.adapt_tasks(support, None), query["features"])
+    plain = model.outputs_of(model.adapt_tasks(support, None), query)
     assert np.abs(outputs - plain).max() > 1e-3
 
 
@@ -211,8 +211,8 @@ def test_a_model_with_an_encoder_trains_and_scores_the_same_after_loading(steps,
 def test_in_mixed_precision_the_sum_keeps_its_digits():
     model = _model("mixed_bfloat16")
     support = _samples(2, 600, 3, "float32")
-    rows = model._rows(support["features"], False)
-    summary = tf.reshape(model.global_block.summarise(rows.context), [2, 600, -1])
+    rows = model._rows_of(support, False)
+    summary = rows.real.spread(model.global_block.summarise(rows.context))
     encoder = model.meta_block.support_encoder
     known = support["label"], support["weight"], support["age"]
     actual = encoder(summary, *known)

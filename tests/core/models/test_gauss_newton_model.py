@@ -86,8 +86,8 @@ def test_what_is_stored_is_the_offset_and_rows_keep_what_varies_between_them():
     stored = model.task_embeddings(support)
     adapted = model.adapt_tasks(support, 3)
     np.testing.assert_allclose(stored.embedding, adapted.weights[0], rtol=1e-12)
-    served = served_outputs(model, support, query["features"])
-    expected = model.adapted_outputs(adapted, query["features"])
+    served = served_outputs(model, support, query)
+    expected = model.outputs_of(adapted, query)
     np.testing.assert_allclose(served, expected, rtol=1e-9)
     assert (stored.loss_after < stored.loss_before).numpy().all()
 

@@ -121,8 +121,8 @@ def test_what_is_stored_are_the_offsets_and_scores_from_them_are_the_adapted_one
     assert model.prior_variance() is None
     query = _samples([[7, 8, 3], [8, 7, 8], [9, 3, 7], [7, 7, 8]], [3, 3, 3, 3], 2)
     np.testing.assert_allclose(
-        served_outputs(model, support, query["features"]),
-        model.adapted_outputs(adapted, query["features"]),
+        served_outputs(model, support, query),
+        model.outputs_of(adapted, query),
         atol=1e-12,
     )
 

@@ -1,0 +1,81 @@
+"""Rows without their padding: layers whose weights all tasks share see real rows only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfrec_limaml.adaptation.axes import merge_axes, split_axes
+from tfrec_limaml.features import Features
+
+
+class RealRows:
+    """The real rows among the rows ``[T, S]`` of tasks.
+
+    Example:
+        >>> rows = RealRows(tf.constant([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
+        >>> rows.take(tf.constant([[1, 2, 0], [3, 0, 0]])).numpy()
+        array([1, 2, 3], dtype=int32)
+        >>> rows.spread(tf.constant([1, 2, 3])).numpy()
+        array([[1, 2, 2],
+               [3, 3, 3]], dtype=int32)
+
+    Args:
+        weight: Sample weights ``[T, S]``, 0 for padding. If all are 0, the first row counts as
+            real: layers with batch statistics cannot do without rows.
+    """
+
+    def __init__(self, weight: tf.Tensor) -> None:
+        self._like = weight
+        real = tf.reshape(weight != 0, [-1])
+        real |= ~tf.reduce_any(real) & (tf.range(tf.size(real)) == 0)
+        self._is_real = real
+        self._positions = tf.cast(tf.where(real)[:, 0], tf.int32)
+        # Padding repeats the real row before it, so that its values are finite.
+        self._places = tf.maximum(tf.cumsum(tf.cast(real, tf.int32)) - 1, 0)
+
+    @classmethod
+    def of(cls, features: Features, weight: tf.Tensor | None = None) -> RealRows:
+        """The rows of non-zero weight; all rows of the features if there are no weights."""
+        like = next(iter(features.values()))
+        return cls(tf.ones(tf.shape(like)[:2]) if weight is None else weight)
+
+    @property
+    def count(self) -> tf.Tensor:
+        """Number of real rows, a scalar."""
+        return tf.size(self._positions)
+
+    def take(self, value: tf.Tensor) -> tf.Tensor:
+        """The real rows ``[N, ...]`` of ``[T, S, ...]``."""
+        return self._take(merge_axes(value))
+
+    def take_features(self, features: Features) -> dict[str, tf.Tensor]:
+        """The real rows of every entry."""
+        return {name: self.take(value) for name, value in features.items()}
+
+    def spread(self, value: tf.Tensor) -> tf.Tensor:
+        """``[T, S, ...]`` from values of the real rows ``[N, ...]``; padding repeats other rows.
+
+        Gradients of padding are ignored, since its weight in every loss is 0.
+        """
+        return split_axes(self._spread(value), self._like)
+
+    # The gradients are gathers too: those of `tf.gather` would add up rows one by one.
+
+    def _take(self, rows: tf.Tensor) -> tf.Tensor:
+        return _with_gradient(lambda value: tf.gather(value, self._positions), self._put_back)(rows)
+
+    def _spread(self, real_rows: tf.Tensor) -> tf.Tensor:
+        return _with_gradient(lambda value: tf.gather(value, self._places), self._take)(real_rows)
+
+    def _put_back(self, real_rows: tf.Tensor) -> tf.Tensor:
+        """All rows ``[T * S, ...]`` from the real ones, with zeros in padding."""
+        rows = self._spread(real_rows)
+        is_real = tf.reshape(self._is_real, [-1, *[1] * (rows.shape.rank - 1)])
+        return tf.where(is_real, rows, tf.zeros_like(rows))
+
+
+def _with_gradient(function: Any, gradient: Any) -> Any:
+    """The function with this gradient with respect to its argument."""
+    return tf.custom_gradient(lambda value: (function(value), gradient))

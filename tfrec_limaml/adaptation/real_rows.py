@@ -13,38 +13,25 @@ from tfrec_limaml.features import Features
 class RealRows:
     """The real rows among the rows ``[T, S]`` of tasks.
 
-    Example:
-        >>> rows = RealRows(tf.constant([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
-        >>> rows.take(tf.constant([[1, 2, 0], [3, 0, 0]])).numpy()
-        array([1, 2, 3], dtype=int32)
-        >>> rows.spread(tf.constant([1, 2, 3])).numpy()
-        array([[1, 2, 2],
-               [3, 3, 3]], dtype=int32)
+    Weights ``[[1, 1, 0], [1, 0, 0]]`` have three real rows: of ``[[a, b, x], [c, y, z]]`` they take
+    ``[a, b, c]``, which is spread as ``[[a, b, b], [c, c, c]]``.
 
     Args:
         weight: Sample weights ``[T, S]``, 0 for padding. If all are 0, the first row counts as
             real: layers with batch statistics cannot do without rows.
+        keep_padding: Whether padding counts as real. XLA needs this: it compiles static shapes.
     """
 
-    def __init__(self, weight: tf.Tensor) -> None:
-        self._like = weight
+    def __init__(self, weight: tf.Tensor, keep_padding: bool = False) -> None:
+        self._like, self._keeps_padding = weight, keep_padding
+        if keep_padding:
+            return
         real = tf.reshape(weight != 0, [-1])
         real |= ~tf.reduce_any(real) & (tf.range(tf.size(real)) == 0)
         self._is_real = real
         self._positions = tf.cast(tf.where(real)[:, 0], tf.int32)
         # Padding repeats the real row before it, so that its values are finite.
         self._places = tf.maximum(tf.cumsum(tf.cast(real, tf.int32)) - 1, 0)
-
-    @classmethod
-    def of(cls, features: Features, weight: tf.Tensor | None = None) -> RealRows:
-        """The rows of non-zero weight; all rows of the features if there are no weights."""
-        like = next(iter(features.values()))
-        return cls(tf.ones(tf.shape(like)[:2]) if weight is None else weight)
-
-    @property
-    def count(self) -> tf.Tensor:
-        """Number of real rows, a scalar."""
-        return tf.size(self._positions)
 
     def take(self, value: tf.Tensor) -> tf.Tensor:
         """The real rows ``[N, ...]`` of ``[T, S, ...]``."""
@@ -64,9 +51,13 @@ class RealRows:
     # The gradients are gathers too: those of `tf.gather` would add up rows one by one.
 
     def _take(self, rows: tf.Tensor) -> tf.Tensor:
+        if self._keeps_padding:
+            return rows
         return _with_gradient(lambda value: tf.gather(value, self._positions), self._put_back)(rows)
 
     def _spread(self, real_rows: tf.Tensor) -> tf.Tensor:
+        if self._keeps_padding:
+            return real_rows
         return _with_gradient(lambda value: tf.gather(value, self._places), self._take)(real_rows)
 
     def _put_back(self, real_rows: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.features import OTHER_ROW, SIDE, subtask_feature
 from tfrec_limaml.models import JointLiMAML, LiMAML, TaskModel
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
@@ -179,7 +178,7 @@ def served_outputs(
     `adapted` is the result of `adapt_tasks`, if it is already known.
     """
     stored = model.task_embeddings(support, adapted)
-    rows = RealRows(query["weight"])
+    rows = model.real_rows(query["features"], query["weight"])
     features = rows.take_features(query["features"])
     unadapted = rows.spread(model.meta_block(features))
     definitions = model.meta_block.nested_definitions

@@ -42,7 +42,7 @@ def solve_offsets(
 
     def outputs(offset: tf.Tensor) -> tf.Tensor:
         embeddings = rows.encoded + tf.cast(offset, rows.encoded.dtype)
-        return model.outputs_of_embeddings(rows, embeddings, training)
+        return model.outputs_from(rows, embeddings, training)
 
     result = gauss_newton(
         outputs,

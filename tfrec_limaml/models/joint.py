@@ -14,7 +14,8 @@ from tfrec_limaml.blocks.optional_methods import is_linear
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import OTHER_OFFSET, OTHER_ROW, SIDE, Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
-from tfrec_limaml.models.limaml import LiMAML, Rows
+from tfrec_limaml.models.encoded_rows import Rows
+from tfrec_limaml.models.limaml import LiMAML
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings
 
@@ -107,7 +108,7 @@ class JointLiMAML(LiMAML):
     ) -> tf.Tensor:
         """Outputs ``[T, S]``; un-adapted if nothing was adapted."""
         if not adapted.weights:
-            rows = RealRows.of(features, weight)
+            rows = self.real_rows(features, weight)
             return rows.spread(self.network(rows.take_features(features), training=training))
         return super().adapted_outputs(adapted, features, training, weight)
 
@@ -118,7 +119,7 @@ class JointLiMAML(LiMAML):
         labels.
         """
         unadapted = [
-            self._unadapted_rows(s["features"], RealRows(s["weight"]), True)
+            self._unadapted_rows(s["features"], self.real_rows(s["features"], s["weight"]), True)
             for s in (support, query)
         ]
         rows, query_rows = (
@@ -131,7 +132,7 @@ class JointLiMAML(LiMAML):
         if self.unadapted_loss_weight:
             shares = [tf.reduce_sum(s["weight"], -1) for s in (support, query)]
             losses = [
-                self.task_loss(self.outputs_of_embeddings(r, r.encoded, True), samples)
+                self.task_loss(self.outputs_from(r, r.encoded, True), samples)
                 for r, samples in zip(unadapted, (support, query), strict=True)
             ]
             total = shares[0] * losses[0] + shares[1] * losses[1]
@@ -197,7 +198,7 @@ class JointLiMAML(LiMAML):
 
         def outputs(offset: tf.Tensor) -> tf.Tensor:
             padded = self._pad_side(tf.cast(offset, rows.encoded.dtype), side)
-            return self.outputs_of_embeddings(rows, rows.encoded + padded, training)
+            return self.outputs_from(rows, rows.encoded + padded, training)
 
         def derivatives(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             return self.derivatives(support["label"], values)

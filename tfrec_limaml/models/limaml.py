@@ -6,7 +6,7 @@ Method: Wang et al., "LiMAML: Personalization of Deep Recommender Models via Met
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -19,26 +19,13 @@ from tfrec_limaml.blocks.base import check_blocks
 from tfrec_limaml.features import Features, zero_row
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.closed_form import solve_offsets
+from tfrec_limaml.models.encoded_rows import Rows
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings, subtask_embeddings
 from tfrec_limaml.models.unadapted_auc import ReportsUnadaptedAuc
 
 #: The logarithm of the prior precision is learned at this multiple of the outer learning rate.
 PRECISION_RATE = 10.0
-
-
-class Rows(NamedTuple):
-    """The parts of rows ``[T, N, ...]`` that adaptation does not change.
-
-    Attributes:
-        encoded: The meta block's input.
-        context: The global block's context of the real rows ``[M, ...]``.
-        real: Which rows are real.
-    """
-
-    encoded: Any
-    context: Any
-    real: RealRows
 
 
 @keras.saving.register_keras_serializable("tfrec_limaml")
@@ -148,7 +135,8 @@ class LiMAML(ReportsUnadaptedAuc):
         Everything that does not depend on the meta embedding is computed once.
         """
         if steps is None or (self.adaptation_strength == 0 and not training):
-            encoded = self._encode_meta(support["features"], RealRows(support["weight"]))
+            real = self.real_rows(support["features"], support["weight"])
+            encoded = self._encode_meta(support["features"], real)
             encoded = self.meta_block.read_support(encoded, (), causal=True)
             return AdaptedTasks(self.meta_block.initial_weights(encoded))
         return self._adapt(self._rows_of(support, training), support, steps, training)
@@ -161,7 +149,7 @@ class LiMAML(ReportsUnadaptedAuc):
         weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Outputs ``[T, S]`` of the adapted meta block and the shared global block."""
-        rows = self._rows(features, RealRows.of(features, weight), training)
+        rows = self._rows(features, self.real_rows(features, weight), training)
         return self.outputs_of_rows(adapted, rows, False, training)
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
@@ -271,7 +259,8 @@ class LiMAML(ReportsUnadaptedAuc):
         return self.head(adapted.weights, encoded, rows, training)
 
     def _rows_of(self, samples: Samples, training: bool) -> Rows:
-        return self._rows(samples["features"], RealRows(samples["weight"]), training)
+        real = self.real_rows(samples["features"], samples["weight"])
+        return self._rows(samples["features"], real, training)
 
     def _rows(self, features: Features, real: RealRows, training: bool) -> Rows:
         context = self.global_block.encode_context(real.take_features(features), training)
@@ -284,9 +273,9 @@ class LiMAML(ReportsUnadaptedAuc):
     def head(self, weights: Weights, encoded: Any, rows: Rows, training: bool) -> tf.Tensor:
         """Outputs ``[T, S]`` of rows under per-task weights; `encoded` is read in their place."""
         embeddings = self.meta_block.call_adapted(weights, encoded, training)
-        return self.outputs_of_embeddings(rows, embeddings, training)
+        return self.outputs_from(rows, embeddings, training)
 
-    def outputs_of_embeddings(self, rows: Rows, embeddings: tf.Tensor, training: bool) -> tf.Tensor:
+    def outputs_from(self, rows: Rows, embeddings: tf.Tensor, training: bool) -> tf.Tensor:
         """Outputs ``[T, S]`` of rows with the meta embeddings ``[T, S, D]``."""
         logits = self.global_block.head(rows.context, rows.real.take(embeddings), training)
         return rows.real.spread(logits)

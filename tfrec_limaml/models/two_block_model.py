@@ -17,6 +17,7 @@ from tfrec_limaml.adaptation.losses import (
     per_task_mean,
     sample_loss,
 )
+from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.blocks.base import GlobalBlock, MetaBlock, check_blocks
 from tfrec_limaml.features import Features
 from tfrec_limaml.keras_internals import take_gradients_as_summed
@@ -199,6 +200,15 @@ class TwoBlockModel(TaskLoops):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def real_rows(self, features: Features, weight: tf.Tensor | None = None) -> RealRows:
+        """The rows of features ``[T, S, ...]`` whose weight ``[T, S]`` is not 0.
+
+        All rows without weights, and if the model is compiled by XLA.
+        """
+        keep_padding = weight is None or (self.compiled and bool(self.jit_compile))
+        like = next(iter(features.values())) if weight is None else weight
+        return RealRows(like, keep_padding)
 
     def predictions(self, outputs: tf.Tensor) -> tf.Tensor:
         """Outputs to predictions: the sigmoid for binary labels."""

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.features import Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.maml_model import adapt_network
@@ -41,16 +40,11 @@ class Vanilla(TaskModel):
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
         """The loss of all samples of a task."""
-        parts = (support, query)
-        rows = [RealRows(samples["weight"]) for samples in parts]
-        features = [r.take_features(s["features"]) for r, s in zip(rows, parts, strict=True)]
-        outputs = self.network(
-            {name: tf.concat([part[name] for part in features], 0) for name in features[0]},
-            training=True,
+        samples = tf.nest.map_structure(
+            lambda s, q: tf.concat([s, q], 1), _model_inputs(support), _model_inputs(query)
         )
-        of_parts = tf.split(outputs, [r.count for r in rows])
-        outputs = tf.concat([r.spread(o) for r, o in zip(rows, of_parts, strict=True)], 1)
-        samples = {name: tf.concat([s[name] for s in parts], 1) for name in ("label", "weight")}
+        rows = self.real_rows(samples["features"], samples["weight"])
+        outputs = rows.spread(self.network(rows.take_features(samples["features"]), training=True))
         return OuterLoss(self.task_loss(outputs, samples), self.outer_weights(support, query))
 
     def outer_weights(self, support: Samples, query: Samples) -> tf.Tensor:
@@ -76,5 +70,13 @@ class Vanilla(TaskModel):
         """Outputs ``[T, S]`` of the tasks' networks, or the shared one if nothing was adapted."""
         if adapted.weights:
             return self.network.call_adapted(adapted.weights, features, training)
-        rows = RealRows.of(features, weight)
+        rows = self.real_rows(features, weight)
         return rows.spread(self.network(rows.take_features(features), training=training))
+
+
+def _model_inputs(samples: Samples) -> dict[str, Any]:
+    return {
+        "features": dict(samples["features"]),
+        "label": samples["label"],
+        "weight": samples["weight"],
+    }

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from tfrec_limaml import LiMAML, MLPGlobalBlock, MLPMetaBlock
 from tfrec_limaml.adaptation.axes import flatten_tasks
-from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.blocks.nested import NestedMetaBlocks, Subtasks
 from tfrec_limaml.evaluation.adaptation import served_outputs
 
@@ -120,7 +119,7 @@ def test_each_task_and_each_of_its_parts_descends_the_task_s_one_loss(model):
 def test_a_part_without_support_stays_as_it_was(model):
     support, query = _samples(SUPPORT, 1), _samples(QUERY, 2)
     weights, _, memory, _ = model.adapt_tasks(support, 2)
-    encoded = model._encode_meta(query["features"], RealRows.of(query["features"]))
+    encoded = model._encode_meta(query["features"], model.real_rows(query["features"]))
     read = model.meta_block.read_support(encoded, memory, causal=False)
     embeddings = model.meta_block.call_adapted(weights, read)
     plain = tf.reshape(model.meta_block(flatten_tasks(query["features"])), [4, 3, 4])

@@ -10,3 +10,11 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, received {text!r}")
     return int(text)
+
+
+def up_to_half(text: str) -> float:
+    """A number from 0 to 0.5."""
+    value = float(text)
+    if not 0.0 <= value <= 0.5:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 0.5, received {text}")
+    return value

@@ -57,13 +57,15 @@ def samples(data):
     }
 
 
-def random_samples(rng, tasks, size):
+def random_samples(rng, tasks, size, padding=0.0):
+    """Samples of tasks; a share `padding` of them, up to 0.5, is padding."""
+    lengths = size - np.round(2 * padding * size * rng.random(tasks)).astype(int)
     return samples(
         {
             "m": rng.standard_normal((tasks, size, META), dtype=np.float32),
             "o": rng.standard_normal((tasks, size, OTHER), dtype=np.float32),
             "y": (rng.random((tasks, size)) < 0.5).astype(np.float32),
-            "w": np.ones((tasks, size), np.float32),
+            "w": (np.arange(size) < lengths[:, None]).astype(np.float32),
         }
     )
 

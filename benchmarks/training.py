@@ -1,14 +1,16 @@
 """Times the learning core on the reference work: 128 tasks x (24 support + 8 query), float32, Adam.
 
     python benchmarks/training.py [--json] [--rounds 9] [--device cpu|gpu] [--tasks 128]
-        [--algorithms vanilla limaml_n1 ...] [--embed-tasks 20000] [--files 2] [--compressed]
+        [--padding 0] [--algorithms vanilla limaml_n1 ...] [--embed-tasks 20000] [--files 2]
+        [--compressed]
 
 Compared measurements alternate, round by round; each figure is a median. Ratios are medians of the
 rounds' ratios. `--device gpu` fails if TensorFlow sees no GPU; `device` in the result names the
 device of the measurement.
 
 `--files` task records are read in parallel, compressed with `--compressed` as by `limaml prepare`.
-On a GPU, batches are copied to it ahead, as `limaml train` does.
+On a GPU, batches are copied to it ahead, as `limaml train` does. With `--padding 0.5`, half of the
+rows in the batch of a step are padding (shares of gemm then count the padding's multiplications).
 
 Keys: `device`; of each algorithm A `A_ms` and, beside vanilla, `A_ratio`; `fit_vanilla_ms`,
 `fit_limaml_n1_ms`, `keras_fit_ms`, `fit_vanilla_over_keras_fit`; `fit_from_files_ms` and
@@ -35,7 +37,7 @@ import keras
 import numpy as np
 import reference_work as work
 import tensorflow as tf
-from arguments import positive
+from arguments import positive, up_to_half
 from embedding_work import (
     EMBED_BATCH,
     EMBED_MAX,
@@ -118,8 +120,8 @@ def measure(args):
     tasks, names = args.tasks, args.algorithms
     rng = np.random.default_rng(0)
     batch = {
-        "support": work.random_samples(rng, tasks, SUPPORT),
-        "query": work.random_samples(rng, tasks, QUERY),
+        "support": work.random_samples(rng, tasks, SUPPORT, args.padding),
+        "query": work.random_samples(rng, tasks, QUERY, args.padding),
     }
     timers = {}
     for name in names:
@@ -237,6 +239,9 @@ def main():
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--tasks", type=positive, default=COUNTED_TASKS, help="of a batch")
+    parser.add_argument(
+        "--padding", type=up_to_half, default=0.0, help="share of padding in the step's batch"
+    )
     parser.add_argument("--embed-tasks", type=positive, default=20_000)
     parser.add_argument("--files", type=positive, default=2, help="of task records")
     parser.add_argument("--compressed", action="store_true", help="compress the task records")

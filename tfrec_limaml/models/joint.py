@@ -8,7 +8,6 @@ import keras
 import tensorflow as tf
 
 from tfrec_limaml.adaptation.gauss_newton import gauss_newton
-from tfrec_limaml.adaptation.real_rows import RealRows
 from tfrec_limaml.blocks.joint import JointMetaBlocks
 from tfrec_limaml.blocks.optional_methods import is_linear
 from tfrec_limaml.errors import LimamlError
@@ -119,8 +118,7 @@ class JointLiMAML(LiMAML):
         labels.
         """
         unadapted = [
-            self._unadapted_rows(s["features"], self.real_rows(s["features"], s["weight"]), True)
-            for s in (support, query)
+            self._unadapted_rows(s["features"], s["weight"], True) for s in (support, query)
         ]
         rows, query_rows = (
             self._add_other_offsets(r, s["features"])
@@ -156,13 +154,13 @@ class JointLiMAML(LiMAML):
 
     # -- rows and sides
 
-    def _unadapted_rows(self, features: Features, real: RealRows, training: bool) -> Rows:
+    def _unadapted_rows(self, features: Features, weight: tf.Tensor | None, training: bool) -> Rows:
         """Rows with both sides' un-adapted embeddings ``[T, N, 2 D]``."""
-        return super()._rows(features, real, training)
+        return super()._rows(features, weight, training)
 
-    def _rows(self, features: Features, real: RealRows, training: bool) -> Rows:
+    def _rows(self, features: Features, weight: tf.Tensor | None, training: bool) -> Rows:
         """Rows with the other side adapted."""
-        return self._add_other_offsets(self._unadapted_rows(features, real, training), features)
+        return self._add_other_offsets(self._unadapted_rows(features, weight, training), features)
 
     def _add_other_offsets(self, rows: Rows, features: Features) -> Rows:
         other = features.get(OTHER_OFFSET)

@@ -149,7 +149,7 @@ class LiMAML(ReportsUnadaptedAuc):
         weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Outputs ``[T, S]`` of the adapted meta block and the shared global block."""
-        rows = self._rows(features, self.real_rows(features, weight), training)
+        rows = self._rows(features, weight, training)
         return self.outputs_of_rows(adapted, rows, False, training)
 
     def outer_loss(self, support: Samples, query: Samples) -> OuterLoss:
@@ -259,10 +259,10 @@ class LiMAML(ReportsUnadaptedAuc):
         return self.head(adapted.weights, encoded, rows, training)
 
     def _rows_of(self, samples: Samples, training: bool) -> Rows:
-        real = self.real_rows(samples["features"], samples["weight"])
-        return self._rows(samples["features"], real, training)
+        return self._rows(samples["features"], samples["weight"], training)
 
-    def _rows(self, features: Features, real: RealRows, training: bool) -> Rows:
+    def _rows(self, features: Features, weight: tf.Tensor | None, training: bool) -> Rows:
+        real = self.real_rows(features, weight)
         context = self.global_block.encode_context(real.take_features(features), training)
         return Rows(self._encode_meta(features, real), context, real)
 

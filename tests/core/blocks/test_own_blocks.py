@@ -42,7 +42,7 @@ class _GlobalWithoutBuild(GlobalBlock):
         self.logit = keras.layers.Dense(1)
 
     def encode_context(self, features, training=False):
-        return self.tower(features["other"])
+        return self.tower(features["other"], training=training)
 
     def head(self, context, meta_embedding, training=False):
         return self.logit(context * self.gate(meta_embedding))[..., 0]
@@ -82,31 +82,46 @@ def test_blocks_without_a_method_build_are_built_in_the_first_call_of_a_graph_to
     ]
 
 
-def test_batch_statistics_are_those_of_the_real_rows():
-    block = _GlobalWithoutBuild()
-    norm = keras.layers.BatchNormalization(momentum=0.0)
+def _random_part(weight):
+    random, weight = np.random.default_rng(0), np.float32(weight)
+    widths = {"meta": 2, "other": 5}
+    return {
+        "features": {
+            name: random.normal(size=(*weight.shape, width)).astype("float32")
+            for name, width in widths.items()
+        },
+        "label": np.zeros_like(weight),
+        "weight": weight,
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "jit_compile", "expected"),
+    [
+        (Vanilla, False, lambda s, q: np.concatenate([_real(s), _real(q)])),
+        (Vanilla, True, lambda s, q: np.concatenate([_all(s), _all(q)])),
+        (LiMAML, False, lambda s, q: _real(q)),  # after those of the support set
+    ],
+)
+def test_batch_statistics_are_those_of_real_rows_and_under_xla_of_all(make, jit_compile, expected):
+    block, norm = _GlobalWithoutBuild(), keras.layers.BatchNormalization(momentum=0.0)
     block.tower = keras.Sequential([norm, keras.layers.Dense(4)])
-    model = Vanilla(_MetaWithoutBuild(), block)
-    model.compile(optimizer=keras.optimizers.SGD(0.0))
-    random = np.random.default_rng(0)
-    parts = {}
-    for name, weight in (
-        ("support", [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]),
-        ("query", [[1.0, 0.0], [1.0, 1.0]]),
-    ):
-        weight = np.float32(weight)
-        parts[name] = {
-            "features": {
-                n: random.normal(size=(*weight.shape, width)).astype("float32")
-                for n, width in (("meta", 2), ("other", 5))
-            },
-            "label": np.zeros_like(weight),
-            "weight": weight,
-        }
-    model.train_on_batch(parts)
-    real = np.concatenate([p["features"]["other"][p["weight"] > 0] for p in parts.values()])
-    np.testing.assert_allclose(norm.moving_mean, real.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(norm.moving_variance, real.var(0), rtol=1e-5)
+    model = make(_MetaWithoutBuild(), block)
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=jit_compile)
+    support = _random_part([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    query = _random_part([[1.0, 0.0], [1.0, 1.0]])
+    model.train_on_batch({"support": support, "query": query})
+    rows = expected(support, query)
+    np.testing.assert_allclose(norm.moving_mean, rows.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, rows.var(0), rtol=1e-5)
+
+
+def _real(part):
+    return part["features"]["other"][part["weight"] > 0]
+
+
+def _all(part):
+    return part["features"]["other"].reshape(-1, 5)
 
 
 def _features(dataset):

@@ -1,4 +1,4 @@
-"""Rows without their padding: layers whose weights all tasks share see real rows only."""
+"""Rows without padding, for layers whose weights all tasks share."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tfrec_limaml.features import Features
 class RealRows:
     """The real rows among the rows ``[T, S]`` of tasks.
 
-    Weights ``[[1, 1, 0], [1, 0, 0]]`` have three real rows: of ``[[a, b, x], [c, y, z]]`` they take
-    ``[a, b, c]``, which is spread as ``[[a, b, b], [c, c, c]]``.
+    With the weights ``[[1, 1, 0], [1, 0, 0]]``, `take` turns ``[[a, b, x], [c, y, z]]`` into
+    ``[a, b, c]``, and `spread` turns that into ``[[a, b, b], [c, c, c]]``.
 
     Args:
         weight: Sample weights ``[T, S]``, 0 for padding. If all are 0, the first row counts as

@@ -1,4 +1,4 @@
-"""Rows of tasks, encoded as far as adaptation does not change them."""
+"""The parts of rows that adaptation does not change."""
 
 from __future__ import annotations
 

@@ -271,7 +271,10 @@ class LiMAML(ReportsUnadaptedAuc):
         return tf.nest.map_structure(real.spread, encoded)
 
     def head(self, weights: Weights, encoded: Any, rows: Rows, training: bool) -> tf.Tensor:
-        """Outputs ``[T, S]`` of rows under per-task weights; `encoded` is read in their place."""
+        """Outputs ``[T, S]`` of rows under per-task weights.
+
+        `encoded` is the meta block's input, after `MetaBlock.read_support`.
+        """
         embeddings = self.meta_block.call_adapted(weights, encoded, training)
         return self.outputs_from(rows, embeddings, training)
 

@@ -204,7 +204,7 @@ class TwoBlockModel(TaskLoops):
     def real_rows(self, features: Features, weight: tf.Tensor | None = None) -> RealRows:
         """The rows of features ``[T, S, ...]`` whose weight ``[T, S]`` is not 0.
 
-        All rows without weights, and if the model is compiled by XLA.
+        These are all rows if there are no weights, or if XLA compiles the model.
         """
         keep_padding = weight is None or (self.compiled and bool(self.jit_compile))
         like = next(iter(features.values())) if weight is None else weight

@@ -14,15 +14,13 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 from tfrec_limaml import manifest as names
 from tfrec_limaml import staging
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.export.adapter import adapter_module
 from tfrec_limaml.export.joint_adapter import joint_adapter_module
 from tfrec_limaml.export.ranker import ranker_module
-from tfrec_limaml.export.signatures import rename_inputs
+from tfrec_limaml.export.signatures import write_saved_model
 from tfrec_limaml.manifest import Manifest
 from tfrec_limaml.models import JointLiMAML, LiMAML
 from tfrec_limaml.schema.schema import Schema
@@ -81,9 +79,7 @@ def export_for_serving(
         joint = isinstance(model, JointLiMAML)
         adapt = joint_adapter_module if joint else adapter_module
         for folder, build in ((adapter, adapt), (ranker, ranker_module)):
-            module, signatures, arguments = build(model)
-            tf.saved_model.save(module, str(folder), signatures=signatures)
-            rename_inputs(folder, arguments)
+            write_saved_model(build(model), folder)
             manifest.write(folder)
         for hook in entry_points(group=EXPORT_HOOKS):
             hook.load()(ranker, manifest)

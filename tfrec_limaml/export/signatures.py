@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from tfrec_limaml.models import LiMAML
 
@@ -106,17 +106,28 @@ def _arguments(inputs: Collection[str]) -> dict[str, str]:
     return {name: f"limaml_input_{i}" for i, name in enumerate(unusual)}
 
 
-def rename_inputs(directory: Path, arguments: Mapping[str, str]) -> None:
-    """Renames a SavedModel's inputs to the names of their columns.
+def write_saved_model(exported: Exported, directory: Path) -> None:
+    """Writes a SavedModel for inference.
 
-    Changes its signatures (TensorFlow Serving) and its functions (`tf.saved_model.load`).
+    Its inputs have the names of their columns, in its signatures (TensorFlow Serving) and its
+    functions (`tf.saved_model.load`). It has no gradient functions: nothing differentiates it, and
+    loading would warn of each custom gradient inside another one.
     """
-    if not arguments:
-        return
+    no_gradients = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(
+        exported.module, str(directory), signatures=exported.signatures, options=no_gradients
+    )
     path = directory / "saved_model.pb"
-    columns = {argument: column for column, argument in arguments.items()}
     saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     (graph,) = saved.meta_graphs
+    _rename_inputs(graph, {argument: column for column, argument in exported.arguments.items()})
+    for nodes in (graph.graph_def.node, *(f.node_def for f in graph.graph_def.library.function)):
+        for node in nodes:
+            node.attr.pop("_gradient_op_type", None)  # names a gradient that is not there
+    path.write_bytes(saved.SerializeToString(deterministic=True))
+
+
+def _rename_inputs(graph: meta_graph_pb2.MetaGraphDef, columns: Mapping[str, str]) -> None:
     for signature in graph.signature_def.values():
         for argument in columns.keys() & signature.inputs.keys():
             signature.inputs[columns[argument]].CopyFrom(signature.inputs.pop(argument))
@@ -124,4 +135,3 @@ def rename_inputs(directory: Path, arguments: Mapping[str, str]) -> None:
         if node.WhichOneof("kind") == "bare_concrete_function":
             keywords = node.bare_concrete_function.argument_keywords
             keywords[:] = [columns.get(argument, argument) for argument in keywords]
-    path.write_bytes(saved.SerializeToString(deterministic=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tfrec_limaml import MLPGlobalBlock, MLPMetaBlock, Vanilla
 from tfrec_limaml.errors import LimamlError, SchemaError, VersionMismatchError
@@ -23,13 +22,10 @@ def model(make_model):
 @pytest.fixture
 def quick_save(monkeypatch):
     """Writes an empty folder instead of a SavedModel; no traces, no hooks."""
-    monkeypatch.setattr(export_module, "adapter_module", lambda model: (None, {}, {}))
-    monkeypatch.setattr(export_module, "ranker_module", lambda model: (None, {}, {}))
+    monkeypatch.setattr(export_module, "adapter_module", lambda model: None)
+    monkeypatch.setattr(export_module, "ranker_module", lambda model: None)
     monkeypatch.setattr(export_module, "entry_points", lambda group: [])
-    monkeypatch.setattr(export_module, "rename_inputs", lambda *_: None)
-    monkeypatch.setattr(
-        tf.saved_model, "save", lambda module, path, signatures: tf.io.gfile.makedirs(path)
-    )
+    monkeypatch.setattr(export_module, "write_saved_model", lambda *_: None)
 
 
 def _versions(folder):
@@ -62,13 +58,12 @@ def test_versions_count_up_from_the_highest_and_existing_ones_are_refused(
 
 
 def test_a_failure_half_way_leaves_nothing_behind(quick_save, monkeypatch, model, tmp_path):
-    def fail_on_the_ranker(module, path, signatures):
-        tf.io.gfile.makedirs(path)
-        if "ranker" in path:
+    def fail_on_the_ranker(exported, directory):
+        if "ranker" in directory.parts:
             raise OSError("disk full")
 
     export_for_serving(model, tmp_path)
-    monkeypatch.setattr(tf.saved_model, "save", fail_on_the_ranker)
+    monkeypatch.setattr(export_module, "write_saved_model", fail_on_the_ranker)
     with pytest.raises(OSError, match="disk full"):
         export_for_serving(model, tmp_path)
     assert _versions(tmp_path) == {"adapter": ["1"], "ranker": ["1"]}

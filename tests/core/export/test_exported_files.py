@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,16 @@ def test_the_signatures_are_the_contract(base):
     assert _signatures(base / "adapter" / "1") == {
         "serving_default": ({"task_records": ("string", [-1])}, outputs)
     }
+
+
+@pytest.mark.parametrize("kind", ["ranker", "adapter"])
+def test_loading_a_model_warns_of_nothing(base, kind, caplog):
+    logging.getLogger("absl").addHandler(caplog.handler)
+    try:
+        tf.saved_model.load(str(base / kind / "1"))
+    finally:
+        logging.getLogger("absl").removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_both_models_hold_the_same_manifest(base, model, every_kind):

@@ -4,6 +4,7 @@ line in process.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -46,6 +47,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
     if "tensorflow" in sys.modules:
         graphs.optimise(False)  # unless a test asks for it: see `optimised_graphs`
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kept_kernels() -> Iterator[None]:
+    with graphs.kept_kernels() if "tensorflow" in sys.modules else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""TensorFlow functions without graphs, or with graphs as they were traced."""
+"""TensorFlow functions without graphs, or with graphs as they were traced; kernels that are kept."""
 
 from __future__ import annotations
 
@@ -29,3 +29,23 @@ def optimise(graphs: bool) -> None:
     import tensorflow as tf
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not graphs})
+
+
+@contextlib.contextmanager
+def kept_kernels() -> Iterator[None]:
+    """Inside it, TensorFlow keeps the kernels of single operations when a random seed is set.
+
+    It drops them to restart those with a random state of their own. Keras and this project draw
+    random numbers from states in variables, and most tests set a seed: to make the kernels again
+    would take a fifth of their time. At the end the kernels are dropped: each takes some memory.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+
+    drop = context.pywrap_tfe.TFE_ContextClearCaches
+    context.pywrap_tfe.TFE_ContextClearCaches = lambda handle: None
+    try:
+        yield
+    finally:
+        context.pywrap_tfe.TFE_ContextClearCaches = drop
+        tf.random.set_seed(0)  # drops them

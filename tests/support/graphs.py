@@ -1,4 +1,4 @@
-"""TensorFlow functions without graphs, or with graphs as they were traced; kernels that are kept."""
+"""TensorFlow without graphs, with graphs as they were traced, and with kernels that it keeps."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from tfrec_limaml.adaptation.real_rows import RealRows
 
 
-class Rows(NamedTuple):
+class EncodedRows(NamedTuple):
     """The parts of rows ``[T, N, ...]`` that adaptation does not change.
 
     Attributes:

@@ -13,7 +13,7 @@ from tfrec_limaml.blocks.optional_methods import is_linear
 from tfrec_limaml.errors import LimamlError
 from tfrec_limaml.features import OTHER_OFFSET, OTHER_ROW, SIDE, Features
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
-from tfrec_limaml.models.encoded_rows import Rows
+from tfrec_limaml.models.encoded_rows import EncodedRows
 from tfrec_limaml.models.limaml import LiMAML
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings
@@ -154,15 +154,17 @@ class JointLiMAML(LiMAML):
 
     # -- rows and sides
 
-    def _unadapted_rows(self, features: Features, weight: tf.Tensor | None, training: bool) -> Rows:
+    def _unadapted_rows(
+        self, features: Features, weight: tf.Tensor | None, training: bool
+    ) -> EncodedRows:
         """Rows with both sides' un-adapted embeddings ``[T, N, 2 D]``."""
         return super()._rows(features, weight, training)
 
-    def _rows(self, features: Features, weight: tf.Tensor | None, training: bool) -> Rows:
+    def _rows(self, features: Features, weight: tf.Tensor | None, training: bool) -> EncodedRows:
         """Rows with the other side adapted."""
         return self._add_other_offsets(self._unadapted_rows(features, weight, training), features)
 
-    def _add_other_offsets(self, rows: Rows, features: Features) -> Rows:
+    def _add_other_offsets(self, rows: EncodedRows, features: Features) -> EncodedRows:
         other = features.get(OTHER_OFFSET)
         if other is None:
             other = tf.gather(self.table, features[OTHER_ROW])
@@ -179,12 +181,14 @@ class JointLiMAML(LiMAML):
         first, second = tf.split(offset, 2, -1)
         return tf.where(features[SIDE][:, :1] == 0, first, second)
 
-    def _solve(self, rows: Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
+    def _solve(
+        self, rows: EncodedRows, support: Samples, steps: int, training: bool
+    ) -> AdaptedTasks:
         return self._solve_side(rows, support, steps, training, with_variance=not training)
 
     def _solve_side(
         self,
-        rows: Rows,
+        rows: EncodedRows,
         support: Samples,
         steps: int,
         training: bool,

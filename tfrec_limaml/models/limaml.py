@@ -19,7 +19,7 @@ from tfrec_limaml.blocks.base import check_blocks
 from tfrec_limaml.features import Features, zero_row
 from tfrec_limaml.models.adapted_tasks import AdaptedTasks
 from tfrec_limaml.models.closed_form import solve_offsets
-from tfrec_limaml.models.encoded_rows import Rows
+from tfrec_limaml.models.encoded_rows import EncodedRows
 from tfrec_limaml.models.outer_step import OuterLoss, Samples
 from tfrec_limaml.models.task_embeddings import TaskEmbeddings, subtask_embeddings
 from tfrec_limaml.models.unadapted_auc import ReportsUnadaptedAuc
@@ -200,7 +200,9 @@ class LiMAML(ReportsUnadaptedAuc):
             adapted.variance,
         )
 
-    def _adapt(self, rows: Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
+    def _adapt(
+        self, rows: EncodedRows, support: Samples, steps: int, training: bool
+    ) -> AdaptedTasks:
         if self.adaptation == "gauss-newton":
             return self._solve(rows, support, steps, training)
         label, weight = support["label"], support["weight"]
@@ -224,7 +226,7 @@ class LiMAML(ReportsUnadaptedAuc):
         )
         return AdaptedTasks(weights, [*unadapted, *before], memory)
 
-    def prior_mean(self, rows: Rows, support: Samples) -> tf.Tensor | None:
+    def prior_mean(self, rows: EncodedRows, support: Samples) -> tf.Tensor | None:
         """The support encoder's output ``[T, D]``: the initial offset of each task."""
         encoder = self.meta_block.support_encoder
         if encoder is None:
@@ -239,7 +241,9 @@ class LiMAML(ReportsUnadaptedAuc):
             summary = self.global_block.summarise(context)
             return int(summary.shape[-1])
 
-    def _solve(self, rows: Rows, support: Samples, steps: int, training: bool) -> AdaptedTasks:
+    def _solve(
+        self, rows: EncodedRows, support: Samples, steps: int, training: bool
+    ) -> AdaptedTasks:
         return solve_offsets(self, rows, support, steps, training)
 
     def derivatives(
@@ -249,7 +253,7 @@ class LiMAML(ReportsUnadaptedAuc):
         return self._loss_derivatives(tf.cast(label, outputs.dtype), outputs)
 
     def outputs_of_rows(
-        self, adapted: AdaptedTasks, rows: Rows, causal: bool, training: bool
+        self, adapted: AdaptedTasks, rows: EncodedRows, causal: bool, training: bool
     ) -> tf.Tensor:
         """Outputs ``[T, S]`` of rows with adapted weights.
 
@@ -258,19 +262,19 @@ class LiMAML(ReportsUnadaptedAuc):
         encoded = self.meta_block.read_support(rows.encoded, adapted.memory, causal=causal)
         return self.head(adapted.weights, encoded, rows, training)
 
-    def _rows_of(self, samples: Samples, training: bool) -> Rows:
+    def _rows_of(self, samples: Samples, training: bool) -> EncodedRows:
         return self._rows(samples["features"], samples["weight"], training)
 
-    def _rows(self, features: Features, weight: tf.Tensor | None, training: bool) -> Rows:
+    def _rows(self, features: Features, weight: tf.Tensor | None, training: bool) -> EncodedRows:
         real = self.real_rows(features, weight)
         context = self.global_block.encode_context(real.take_features(features), training)
-        return Rows(self._encode_meta(features, real), context, real)
+        return EncodedRows(self._encode_meta(features, real), context, real)
 
     def _encode_meta(self, features: Features, real: RealRows) -> Any:
         encoded = self.meta_block.encode_features(real.take_features(features))
         return tf.nest.map_structure(real.spread, encoded)
 
-    def head(self, weights: Weights, encoded: Any, rows: Rows, training: bool) -> tf.Tensor:
+    def head(self, weights: Weights, encoded: Any, rows: EncodedRows, training: bool) -> tf.Tensor:
         """Outputs ``[T, S]`` of rows under per-task weights.
 
         `encoded` is the meta block's input, after `MetaBlock.read_support`.
@@ -278,7 +282,7 @@ class LiMAML(ReportsUnadaptedAuc):
         embeddings = self.meta_block.call_adapted(weights, encoded, training)
         return self.outputs_from(rows, embeddings, training)
 
-    def outputs_from(self, rows: Rows, embeddings: tf.Tensor, training: bool) -> tf.Tensor:
+    def outputs_from(self, rows: EncodedRows, embeddings: tf.Tensor, training: bool) -> tf.Tensor:
         """Outputs ``[T, S]`` of rows with the meta embeddings ``[T, S, D]``."""
         logits = self.global_block.head(rows.context, rows.real.take(embeddings), training)
         return rows.real.spread(logits)
